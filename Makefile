@@ -269,6 +269,12 @@ $(HELM):
 manifests: $(VENV)/.done $(HELM) ## render the chart into deploy/k8s
 	$(BIN)/python -m deploy.helm.render
 
+REGISTRY ?=
+
+.PHONY: chart
+chart: ## package the chart into dist/ with the registry of its images; REGISTRY=registry.example/team
+	$(PYTHON) -m deploy.helm.render package "$(REGISTRY)" $(WHEELS)
+
 .PHONY: test-k8s
 test-k8s: $(VENV)/.done ## check the chart and the manifests against schemas and each other (without Helm only the manifests)
 	$(BIN)/python -m pytest tests/deploy/test_manifests.py tests/deploy/test_chart.py
@@ -300,8 +306,8 @@ wheels: $(VENV)/.done ## build the wheels of all distributions into dist/; their
 	rm -f $(WHEELS)/pointsman*.whl
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-index --no-build-isolation --wheel-dir $(WHEELS) $(DISTRIBUTIONS:%=./%) ./$(CPU_LORA) ./$(GUARD)
 
-# Space-separated interpreters, each for an environment of its own.
-QUICKSTART_PYTHONS ?= $(PYTHON)
+# Space-separated interpreters, each for an environment of its own. By default Debian's 3.13 is tested, too, if it is installed.
+QUICKSTART_PYTHONS ?= $(sort $(foreach python,$(PYTHON) python3.13,$(shell $(python) -c 'import sys; print(sys.executable)' 2>/dev/null)))
 
 .PHONY: test-quickstart
 test-quickstart: wheels ## from `pip install` of the wheels in an empty folder to the first answer, within 90 s; QUICKSTART_PYTHONS="python3.11 python3.13"

@@ -22,7 +22,7 @@ import faiss
 import numpy as np
 from pointsman_embedding import MiniLM
 from pointsman_retriever.index.faiss_index import empty_faiss_index
-from retrieval_sets import VectorFile, memory_mb, read_set, time_searches
+from retrieval_sets import VectorFile, built_since, read_set, time_searches
 
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / ".pointsman/models/minilm"
@@ -95,10 +95,9 @@ def pointsman(rows: VectorFile) -> dict[str, float]:
         for first, vectors in rows.slices(SLICE):
             index = index.with_changes(nothing, np.arange(first, first + len(vectors), dtype=np.int64), vectors)
         index = index.compacted()
-        build = time.perf_counter() - started
-        memory = memory_mb()
+        built = built_since(started)
         searched = time_searches(rows, lambda query: index.nearest(query, NEAREST, None))
-        return {"build_s": build, **memory, **searched, "probes": index.ivf.probes if index.ivf else 0}
+        return {**built, **searched, "probes": index.ivf.probes if index.ivf else 0}
 
 
 # -- vectors

@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import qdrant_edge as qdrant
 import Stemmer
-from retrieval_sets import VectorFile, memory_mb, time_searches
+from retrieval_sets import VectorFile, built_since, time_searches
 
 AT_ONCE = 5_000  # maximum number of rows per call to Chroma
 POOL = 100
@@ -167,7 +167,7 @@ def many_in_lancedb(rows: VectorFile) -> dict[str, float]:
             table.add(batch)
         lists = round(4 * rows.count**0.5)
         table.create_index(metric="dot", index_type="IVF_SQ", num_partitions=lists, vector_column_name="vector")
-        built, memory = time.perf_counter() - started, memory_mb()
+        built = built_since(started)
 
         def search(query: np.ndarray, probes: int) -> list[int]:
             asked = (
@@ -181,7 +181,7 @@ def many_in_lancedb(rows: VectorFile) -> dict[str, float]:
             return asked.to_arrow()["row"].to_pylist()
 
         return _best(
-            {"build_s": built, **memory, **time_searches(rows, partial(search, probes=probes)), "probes": probes}
+            {**built, **time_searches(rows, partial(search, probes=probes)), "probes": probes}
             for probes in (16, 32, 64, 128, 256)
         )
 
@@ -193,9 +193,8 @@ def many_in_chroma(rows: VectorFile) -> dict[str, float]:
     collection = client.create_collection("rows", configuration={"hnsw": hnsw})
     for first, vectors in rows.slices(AT_ONCE):
         collection.add(ids=[str(row) for row in range(first, first + len(vectors))], embeddings=vectors)
-    built = time.perf_counter() - started
-    found = time_searches(rows, partial(nearest_in_chroma, collection, count=10))
-    return {"build_s": built, **memory_mb(), **found, "ef_search": 100}
+    built = built_since(started)
+    return {**built, **time_searches(rows, partial(nearest_in_chroma, collection, count=10)), "ef_search": 100}
 
 
 def many_in_qdrant_edge(rows: VectorFile) -> dict[str, float]:
@@ -214,7 +213,7 @@ def many_in_qdrant_edge(rows: VectorFile) -> dict[str, float]:
             points = [qdrant.Point(first + number, vector) for number, vector in enumerate(part.tolist())]
             shard.update(qdrant.UpdateOperation.upsert_points(points))
         shard.optimize()
-        built, memory = time.perf_counter() - started, memory_mb()
+        built = built_since(started)
 
         def search(query: np.ndarray, ef: int) -> list[int]:
             quantized = qdrant.QuantizationSearchParams(rescore=True, oversampling=3.0)
@@ -223,8 +222,7 @@ def many_in_qdrant_edge(rows: VectorFile) -> dict[str, float]:
             return [point.id for point in shard.query(qdrant.QueryRequest(10, query=nearest, params=params))]
 
         found = _best(
-            {"build_s": built, **memory, **time_searches(rows, partial(search, ef=ef)), "ef_search": ef}
-            for ef in (32, 64, 128, 256)
+            {**built, **time_searches(rows, partial(search, ef=ef)), "ef_search": ef} for ef in (32, 64, 128, 256)
         )
         shard.close()
         return found

@@ -76,15 +76,18 @@ def time_searches(rows: VectorFile, search: Callable[[np.ndarray], Iterable[int]
         search(query)
     seconds, hits = [], 0
     for query, true in zip(rows.queries, rows.truth, strict=True):
-        started = time.perf_counter()
+        started = time.perf_counter(), time.process_time()
         found = search(query)
-        seconds.append(time.perf_counter() - started)
+        seconds.append((time.perf_counter() - started[0], time.process_time() - started[1]))
         hits += len(set(found) & set(true.tolist()))
-    return {"p50_ms": float(np.median(seconds) * 1000), "recall10": hits / rows.truth.size}
+    p50, p50_cpu = np.median(seconds, axis=0) * 1000
+    return {"p50_ms": float(p50), "p50_cpu_ms": float(p50_cpu), "recall10": hits / rows.truth.size}
 
 
-def memory_mb() -> dict[str, float]:
-    """This process's own memory, its memory with the pages of files, and the most that it has used."""
+def built_since(started: float) -> dict[str, float]:
+    """The seconds of a build that started then, and the processor seconds of this process, which depend less on other
+    programs. Also this process's own memory, its memory with the pages of files, and the most that it has used."""
     found = dict(re.findall(r"(RssAnon|VmRSS|VmHWM):\s+(\d+) kB", Path("/proc/self/status").read_text()))
     names = {"memory_mb": "RssAnon", "with_files_mb": "VmRSS", "peak_mb": "VmHWM"}
-    return {name: int(found[key]) / 1024 for name, key in names.items()}
+    seconds = {"build_s": time.perf_counter() - started, "build_cpu_s": time.process_time()}
+    return seconds | {name: int(found[key]) / 1024 for name, key in names.items()}

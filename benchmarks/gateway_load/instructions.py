@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import cycle, islice
@@ -16,6 +16,7 @@ from benchmarks.gateway_load.http_client import Connection, Target
 from benchmarks.gateway_load.machine import CannotMeasure, Cores
 from benchmarks.gateway_load.our_gateway import Gateway, bearer, start_gateway
 from benchmarks.gateway_load.processes import Processes
+from benchmarks.gateway_load.report import table
 from benchmarks.gateway_load.request_bodies import encode_bodies, read_texts, request_bodies
 from benchmarks.gateway_load.upstreams import Upstreams
 
@@ -29,7 +30,8 @@ MIN_CALLS_PER_REQUEST = 0.5
 """Functions that are called less often than this per request are background work and are not counted."""
 COUNTED_FILES = ("/pointsman_", "<string>", "/site-packages/jwt/", "/site-packages/cryptography/")
 """Parts of file names; "<string>" is reported for generated constructors of dataclasses."""
-MAX_ROWS = 25
+MIN_SHOWN = 20.0
+"""Components with fewer instructions on every kind of request are added up in one row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,28 @@ async def _read(gateway: Gateway, processes: Processes, microseconds: float) -> 
     return InstructionCount(instructions, calls, microseconds, by_file)
 
 
+def component_rows(found: Mapping[str, InstructionCount]) -> list[list[str]]:
+    """One row for each folder of the gateway and each other package, the largest of the first kind of request first."""
+    counts = {name: Counter[str]() for name in found}
+    for name, one in found.items():
+        for file, instructions in one.by_file.items():
+            counts[name][_component(file)] += instructions
+    first = next(iter(counts.values()))
+    components = sorted({each for one in counts.values() for each in one}, key=lambda each: (-first[each], each))
+    shown = [each for each in components if max(one[each] for one in counts.values()) >= MIN_SHOWN]
+    rest = {name: sum(one.values()) - sum(one[each] for each in shown) for name, one in counts.items()}
+    rows = [[each, *(f"{one[each]:,.0f}" for one in counts.values())] for each in shown]
+    return [*rows, ["others", *(f"{one:,.0f}" for one in rest.values())]]
+
+
+def _component(file: str) -> str:
+    """`pointsman_gateway/http/server.py` is part of `http`, `pointsman_gateway/breaker.py` of `breaker`."""
+    package, _, rest = file.rpartition("site-packages/")[2].partition("/")
+    if package != "pointsman_gateway":
+        return package
+    return rest.partition("/")[0].removesuffix(".py")
+
+
 def format_report(found: dict[str, InstructionCount]) -> str:
     """Returns a table, with one JSON object as its last line."""
     lines = [f"bytecode instructions (Python {sys.version.split()[0]}) per request in this project and PyJWT:"]
@@ -124,7 +148,7 @@ def format_report(found: dict[str, InstructionCount]) -> str:
         )
     passed = {name: sum(file.startswith("pointsman_gateway/") for file in one.by_file) for name, one in found.items()}
     lines.append(f"gateway files per request: {', '.join(f'{name} {n}' for name, n in passed.items())}")
-    lines += [f"{instructions:8.0f}  {file}" for file, instructions in found["named"].by_file.most_common(MAX_ROWS)]
+    lines.append(table(["component", *found], component_rows(found)))
     result = {f"instructions_{name}": round(counted.instructions) for name, counted in found.items()}
     result |= {f"us_{name}": round(counted.microseconds) for name, counted in found.items()}
     result |= {f"files_{name}": number for name, number in passed.items()}

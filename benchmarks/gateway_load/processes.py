@@ -74,17 +74,15 @@ class ManagedProcess:
         self.process.wait(STOP_SECONDS)
 
     def _stats(self) -> list[list[str]]:
-        """Returns the fields of /proc/PID/stat after the name, for each process of the group."""
-        found = []
+        """Returns the fields of /proc/PID/stat after the name, for each process of the group, and for each child of
+        these: a gateway's workers have groups of their own."""
+        stats = {}
         for entry in os.listdir("/proc"):
             if entry.isdigit():
-                try:
-                    fields = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()
-                except OSError:
-                    continue  # it has exited
-                if int(fields[2]) == self.pid:
-                    found.append(fields)
-        return found
+                with suppress(OSError):  # it has exited
+                    stats[int(entry)] = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()
+        group = {pid for pid, fields in stats.items() if int(fields[2]) == self.pid}
+        return [fields for pid, fields in stats.items() if pid in group or int(fields[1]) in group]
 
 
 def _inherited() -> dict[str, str]:

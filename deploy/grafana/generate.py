@@ -7,16 +7,17 @@ Grafana unit id) and either one `query` or `queries`, a mapping of legends to Pr
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from deploy.grafana.committed import FOLDER
-
+FOLDER = Path(__file__).parent / "dashboards"
 GRID_COLUMNS = 24
 
 
@@ -83,6 +84,65 @@ def _panel(panel: Mapping[str, Any], look: Mapping[str, Any], shared: Mapping[st
         for letter, (legend, expr) in zip("ABCDEFGH", queries.items(), strict=False)
     ]
     return made
+
+
+# -- reading what is committed, for the tests that run its queries
+
+VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One query of a panel."""
+
+    letter: str
+    expr: str
+    legend: str
+    instant: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    dashboard: str
+    row: str
+    sort: str
+    """Grafana's panel type: "stat", "timeseries", ..."""
+    title: str
+    targets: tuple[Target, ...]
+    written: Mapping[str, Any]
+    """The panel's complete JSON."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.dashboard} / {self.row} / {self.title}"
+
+
+def dashboards() -> dict[str, Any]:
+    """Return the parsed dashboards by file name."""
+    return {path.name: json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))}
+
+
+def panels() -> list[Panel]:
+    """Yield the panels of all dashboards in order, without row headings."""
+    return [panel for dashboard in dashboards().values() for panel in _panels(dashboard)]
+
+
+def substituted(expr: str, values: Mapping[str, str]) -> str:
+    """Replace Grafana variables by values. Raises KeyError if a variable has no value."""
+    return VARIABLE.sub(lambda found: values[found[1] or found[2]], expr)
+
+
+def _panels(dashboard: Mapping[str, Any]) -> Iterator[Panel]:
+    row = ""
+    for written in dashboard["panels"]:
+        if written["type"] == "row":
+            row = written["title"]
+            continue
+        targets = tuple(
+            Target(target["refId"], target["expr"], target.get("legendFormat", ""), target.get("instant", False))
+            for target in written["targets"]
+        )
+        yield Panel(dashboard["title"], row, written["type"], written["title"], targets, written)
 
 
 if __name__ == "__main__":

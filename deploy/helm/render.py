@@ -1,7 +1,13 @@
-"""Render the chart into the committed manifests of deploy/k8s: `python -m deploy.helm.render`."""
+"""Render the chart into the committed manifests of deploy/k8s: `python -m deploy.helm.render`.
 
+`package REGISTRY FOLDER` packages the chart for a release. Needs only Python's standard library.
+"""
+
+import re
 import shutil
 import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,6 +46,17 @@ def template(*arguments: str, namespace: str = "pointsman") -> str:
     return helm("template", "pointsman", str(CHART), "--namespace", namespace, *arguments)
 
 
+def package(registry: str, destination: Path) -> None:
+    """Package the chart with `images.registry` set, because it is published beside its images. Raises HelmError."""
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.:/_-]*[a-z0-9]", registry):
+        raise HelmError(f"'{registry}' is no registry of images; write one such as REGISTRY=registry.example/team")
+    with tempfile.TemporaryDirectory() as folder:
+        copy = shutil.copytree(CHART, Path(folder, CHART.name))
+        values = (copy / "values.yaml").read_text()
+        (copy / "values.yaml").write_text(values.replace('registry: ""', f'registry: "{registry}"', 1))
+        helm("package", str(copy), "--destination", str(destination))
+
+
 def rendered_files() -> Iterator[tuple[Path, str]]:
     """Yield the committed files with the text that they should have. Raises HelmError."""
     for name in OVERLAYS:
@@ -55,5 +72,11 @@ def _head(text: str) -> str:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["package"]:
+        try:
+            package(sys.argv[2], Path(sys.argv[3]))
+        except HelmError as error:
+            sys.exit(str(error))
+        sys.exit()
     for file, text in rendered_files():
         file.write_text(text)

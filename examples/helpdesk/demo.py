@@ -9,13 +9,14 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
 import httpx
+import yaml
 from pointsman.v1 import gateway_pb2, gateway_pb2_grpc
 from rich.console import Console
 from rich.markup import escape
@@ -30,80 +31,25 @@ KINDS = ("prompt", "rag", "lora", "hybrid")
 
 AUTO = "auto"
 WIDTH = 100
-LETTER = ("Good day from Larkmoor Railway", "Mind the gap and travel well")
 
 
 @dataclass(frozen=True)
 class Question:
     """A request, and what its answer must be by the handbook and by the rules of DATA.md."""
 
-    api: str
     text: str
     task: str
-    facts: tuple[tuple[str, ...], ...] = ()
+    api: str = "http"
+    facts: Sequence[Sequence[str]] = ()
     """Groups of alternative texts; the answer must contain one text of each group."""
-    never: tuple[str, ...] = ()
+    never: Sequence[str] = ()
     """Texts that must not be in the answer."""
     output: Mapping[str, object] | None = None
     """The JSON object that the answer must be."""
     model: str = AUTO
 
 
-LATE = "The train from Penny Hill on 3 May was 50 minutes late. I want my compensation, booking LM-48213."
-LATE_OUTPUT = {
-    "intent": "delay_claim",
-    "slots": {"from": "Penny Hill", "date": "3 May", "booking": "LM-48213"},
-    "urgency": "normal",
-}
-QUESTIONS = (
-    Question(
-        "http",
-        "left my green umbrella on the 17.40 to Saltby Harbour yesterday, pls tell me u have it!!",
-        "triage",
-        output={
-            "intent": "lost_item",
-            "slots": {"to": "Saltby Harbour", "date": "yesterday", "time": "17.40", "item": "green umbrella"},
-            "urgency": "normal",
-        },
-    ),
-    Question("http", LATE, "triage", output=LATE_OUTPUT),
-    Question("http", LATE, "", output=LATE_OUTPUT, model="path:triage_few_shot"),
-    Question(
-        "http",
-        "Do I have to reserve a space for my bicycle?",
-        "policy_question",
-        facts=(("must be reserved", "must reserve", "need to reserve", "have to reserve", "Yes"),),
-        never=("No, ",),
-    ),
-    Question(
-        "grpc",
-        "how long do i have to claim money back when a train is late",
-        "policy_question",
-        facts=(("28 days",),),
-    ),
-    Question(
-        "http",
-        "Draft a reply to a customer who asks whether her dog needs a ticket.",
-        "branded_reply",
-        facts=((LETTER[0],), (LETTER[1],), ("1.50",)),
-    ),
-    Question(
-        "http",
-        "Write a reply to a customer who asks how long we keep lost property.",
-        "branded_reply",
-        facts=((LETTER[0],), (LETTER[1],), ("60 days",)),
-    ),
-    Question(
-        "http",
-        "What do 2 adults and 1 child of 8 pay together for singles from Larkmoor to Alder Bridge?",
-        "fare_sum",
-        facts=(("9.00", "$9"),),
-    ),
-    Question("http", "hello there, how are you today?", "chat"),
-    Question(
-        "http", "Write a SQL query that joins two tables on their ids.", "unknown", facts=(("railway", "Railway"),)
-    ),
-)
+QUESTIONS = [Question(**question) for question in yaml.safe_load((HERE / "demo_questions.yaml").read_text("utf-8"))]
 
 
 @dataclass(frozen=True)

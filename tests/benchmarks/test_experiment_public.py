@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pointsman_cli.eval.report import PathFigures, Report, TaskReport
@@ -175,16 +176,16 @@ def test_the_mixed_stream_is_of_all_sets_and_its_policies_are_the_best_paths_on_
     assert {row["text"] for row in mixed.out_of_scope(data)} == {"far 1", "far 2"}
 
 
-def render(cell: Cell, public: PublicSet, tmp_path: Path, passages: training.Passages) -> list[Row]:
+def render(cell: Cell, public: PublicSet, tmp_path: Path, found: training.Passages, **options: Any) -> list[Row]:
     written = folder.write_folder(tmp_path / "example", {cell: None}, {cell.set: public}, folder.Model())
-    renderer = training.Renderer(cell, public, load_config(written / "pointsman.yaml", {}))
-    return renderer.render(renderer.examples[:20], passages)
+    rows = public.training_rows(cell.rows, cell.seed)[:100]
+    return training.render(cell, public, load_config(written / "pointsman.yaml", {}), rows, found, **options)
 
 
 def test_an_adapter_with_examples_is_trained_on_other_rows_as_examples(data: Path, tmp_path: Path) -> None:
     public = sets.load_set("clinc150", data)
     public = replace(public, pool=[{**row, "text": f"{row['text']} {n}"} for n, row in enumerate(public.validation)])
-    for row in render(Cell("clinc150", "lora_few_shot", 40), public, tmp_path, {}):
+    for row in render(Cell("clinc150", "lora_few_shot", 40), public, tmp_path, {})[:20]:
         *examples, asked, answer = row["messages"]
         assert [message["role"] for message in examples] == ["user", "assistant"] * cells.FEW_SHOTS
         assert (asked["role"], answer["role"]) == ("user", "assistant")
@@ -192,20 +193,13 @@ def test_an_adapter_with_examples_is_trained_on_other_rows_as_examples(data: Pat
 
 
 def test_an_adapter_with_passages_is_trained_with_the_right_one_and_a_share_without(data: Path, tmp_path: Path) -> None:
-    public = sets.load_set("xquad", data)
-    rows = public.training_rows(400, seed=1)
-    found = {row["id"]: [Passage(f"{n}", "", f"distractor {n}", 0.5) for n in range(3)] for row in rows}
-    chosen = training.training_passages(public, rows, found, seed=1)
-    right = [any(passage.document_id == row["paragraph"] for passage in chosen[row["id"]]) for row in rows]
-    assert 0.7 < sum(right) / len(right) < 0.9
-    assert {len(passages) for passages in chosen.values()} == {cells.PASSAGES}
-    for row, has_answer in zip(
-        render(Cell("xquad", "raft_lora_rag", 400), public, tmp_path, chosen), right, strict=False
-    ):
-        system, asked, _ = row["messages"]
-        assert "distractor" in system["content"]
-        assert ("it 0" in system["content"]) == has_answer
-        assert asked["role"] == "user"
+    public, cell = sets.load_set("xquad", data), Cell("xquad", "raft_lora_rag", 400)
+    found = {row["id"]: [Passage(f"{n}", "", f"distractor {n}", 0.5) for n in range(3)] for row in public.pool}
+    systems = [row["messages"][0]["content"] for row in render(cell, public, tmp_path, found)]
+    assert {system.count("distractor") + ("it 0, it 1" in system) for system in systems} == {cells.PASSAGES}
+    assert 70 < sum("it 0, it 1" in system for system in systems) < 90
+    as_served = render(cell, public, tmp_path, found, is_trained=False)
+    assert {row["messages"][0]["content"].count("distractor") for row in as_served} == {cells.PASSAGES}
 
 
 def test_few_rows_are_repeated_for_a_third_of_the_steps() -> None:

@@ -6,6 +6,7 @@ import json
 import random
 import sys
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from benchmarks.gateway_load.contenders import LITELLM, OURS, VLLM_ROUTER
 from benchmarks.gateway_load.findings import Findings
 from benchmarks.gateway_load.http_client import Answer, Broken, Connection, Target
 from benchmarks.gateway_load.instruction_counter import InstructionCounter
+from benchmarks.gateway_load.instructions import InstructionCount, component_rows
 from benchmarks.gateway_load.latency import Latency, send_at_rate
 from benchmarks.gateway_load.loop_trace import format_report
 from benchmarks.gateway_load.loop_tracer import Iteration, LoopTracer
@@ -195,6 +197,18 @@ def test_instructions_are_counted_by_function_between_two_toggles(tmp_path: Path
     assert (rows["once"][1], rows["thrice"][1]) == (3, 1)
     assert rows["once"][0] >= 3 * 2
     assert rows["thrice"][0] > rows["once"][0] / 3
+
+
+def test_instructions_are_added_up_by_component() -> None:
+    files = {
+        "pointsman_gateway/http/server.py": 30,
+        "pointsman_gateway/http/head.py": 25,
+        "site-packages/jwt/api.py": 3,
+    }
+    named = InstructionCount(58, 9, 100, Counter(files))
+    auto = InstructionCount(98, 9, 100, Counter(files | {"pointsman_gateway/breaker.py": 40}))
+    rows = [["http", "55", "55"], ["breaker", "0", "40"], ["others", "3", "3"]]
+    assert component_rows({"named": named, "auto": auto}) == rows
 
 
 def hold_up_the_loop() -> None:

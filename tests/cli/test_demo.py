@@ -28,12 +28,12 @@ def outcome(demo: Any, task: str, answer: str) -> Any:
 
 
 def test_an_answer_with_all_facts_is_right(demo: Any) -> None:
-    question = demo.Question("http", "?", "policy_question", facts=(("28 days", "four weeks"),))
+    question = demo.Question("?", "policy_question", facts=(("28 days", "four weeks"),))
     assert demo.mistakes(question, outcome(demo, "policy_question", "Within four weeks.")) == []
 
 
 def test_wrong_tasks_missing_facts_and_forbidden_texts_are_named(demo: Any) -> None:
-    question = demo.Question("http", "?", "policy_question", facts=(("28 days",),), never=("No, ",))
+    question = demo.Question("?", "policy_question", facts=(("28 days",),), never=("No, ",))
     assert demo.mistakes(question, outcome(demo, "chat", "No, never.")) == [
         "the task is policy_question",
         "lacks '28 days'",
@@ -42,7 +42,7 @@ def test_wrong_tasks_missing_facts_and_forbidden_texts_are_named(demo: Any) -> N
 
 
 def test_structured_answers_are_compared_as_json(demo: Any) -> None:
-    question = demo.Question("http", "?", "triage", output={"intent": "thanks", "slots": {}})
+    question = demo.Question("?", "triage", output={"intent": "thanks", "slots": {}})
     assert demo.mistakes(question, outcome(demo, "triage", '{"slots": {}, "intent": "thanks"}')) == []
     assert demo.mistakes(question, outcome(demo, "triage", "thanks")) == ['expected {"intent": "thanks", "slots": {}}']
 

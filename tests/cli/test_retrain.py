@@ -44,6 +44,17 @@ PLAN = RetrainPlan(
 )
 
 
+def _with_system_message(file: Path | None) -> Path | None:
+    """Puts a system message before each row's question, if there is such a file."""
+    if file is None or not file.is_file():
+        return file
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    rendered = [{"messages": [{"role": "system", "content": "S"}, *row["messages"], {}]} for row in rows]
+    file = file.with_name("rendered.jsonl")
+    file.write_text("".join(json.dumps(row) + "\n" for row in rendered))
+    return file
+
+
 @dataclass
 class ScriptedServices:
     """Scripted gateway, lora-server and data sets."""
@@ -55,6 +66,8 @@ class ScriptedServices:
     trained: TrainingResult = field(default_factory=lambda: TrainingResult("succeeded", NEW))
     taken_back: str = ""
     calls: list[Any] = field(default_factory=list)
+    first_questions: dict[str, Any] = field(default_factory=dict)
+    """By model."""
     breaks: str = ""
     """The call at which the run is interrupted, as if killed."""
 
@@ -70,6 +83,9 @@ class ScriptedServices:
         manifest = {"task": "triage", "name": "abc", "counts": counts, "sources": {"train": {}}, "digests": {}}
         return {"folder": "/data/triage/abc", "manifest": manifest}
 
+    async def render(self, data: Path, held_out: Path | None) -> tuple[Path, Path | None, str]:
+        return data.with_name("rendered"), _with_system_message(held_out), "rendered"
+
     # the gateway
     async def answers(
         self,
@@ -80,6 +96,7 @@ class ScriptedServices:
         progress: Callable[[int, int], None],
     ) -> list[ModelAnswer]:
         self.call("ask", model)
+        self.first_questions[model] = questions[0]
         right = self.right.get(model, 0)
         return [ModelAnswer("", f"answer {n}" if n < right else "nonsense", "stop") for n in range(len(questions))]
 
@@ -149,9 +166,9 @@ def steps(
     plan = replace(plan, heldout=heldout)
     scorer = make_scorer("triage", plan.metric, httpx.AsyncClient())
     return (
-        DataStep(plan, method, services, services.build, ledger.folder, texts, quiet),
+        DataStep(plan, method, services, services.build, services.render, ledger.folder, texts, quiet),
         TrainStep(plan, method, services, services, services.dates),
-        EvaluateStep(plan, services, services, scorer, ledger.folder, quiet),
+        EvaluateStep(plan, services, services, scorer, services.render, ledger.folder, quiet),
         CanaryStep(plan, services, quiet, look_seconds=0),
         PromoteStep(plan, services),
     )
@@ -192,6 +209,16 @@ def test_the_trainer_gets_data_set_recipe_and_manifest_facts(datasets: Path) -> 
     )
     assert spec.recipe == {"rank": 8, "max_minutes": 5.0, "seed": 7, "baseline_shots": 0}
     assert spec.facts == {"data_set": "triage/abc", "data_unix": "17"}
+
+
+def test_a_student_with_strategies_is_trained_and_evaluated_on_the_prompts_that_it_will_get(datasets: Path) -> None:
+    services = ScriptedServices()
+    assert distill(services, datasets, replace(PLAN, is_rendered=True)).outcome == "promoted"
+    ((_, spec),) = [call for call in services.calls if call[0] == "start"]
+    assert (spec.data, spec.heldout) == (Path("/data/triage/abc/rendered"), Path("/data/triage/abc/heldout.jsonl"))
+    question = {"role": "user", "content": "question 0"}
+    assert list(services.first_questions["path:triage_adapter"]) == [question]
+    assert list(services.first_questions[NEW]) == [{"role": "system", "content": "S"}, question]
 
 
 def test_preference_training_starts_from_the_serving_version(datasets: Path) -> None:

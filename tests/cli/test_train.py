@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -6,7 +7,11 @@ from typing import Any
 import pytest
 from pointsman.v1 import lora_server_pb2, lora_server_pb2_grpc
 from pointsman_cli.train.progress import Evaluation, Message, Step, parse_event
+from pointsman_embedding.prepare import prepare
 from pointsman_servicekit.errors import InvalidArgument
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+MODEL = Path(__file__).parents[2] / ".pointsman" / "models" / "minilm"
 
 Cli = Callable[..., Any]
 Executable = Callable[[str], Path]
@@ -125,6 +130,35 @@ def test_the_trainer_gets_the_given_options_only(cli: Cli, executable: Executabl
         "--max-minutes": "2.5",
         "--seed": "7",
     }
+
+
+def test_rows_are_rendered_as_prompts_of_a_path_before_the_training(
+    cli: Cli, executable: Executable, data: Path, tmp_path: Path
+) -> None:
+    example, out, home = tmp_path / "example", tmp_path / "triage", tmp_path / ".pointsman"
+    shutil.copytree(EXAMPLES / "helpdesk", example)
+    prepare(MODEL)
+    (home / "models").mkdir(parents=True)
+    (home / "models" / "minilm").symlink_to(MODEL)
+    options = ("--data", data, "--config", example, "--out", out, "--no-register", "--data-dir", home)
+
+    outcome = cli(
+        "train", "--name", "triage", "--path", "triage_few_shot", *options, "--engine-python", executable(TRAINER),
+    )  # fmt: skip
+
+    assert outcome.code == 0, outcome.err
+    assert "rendered as prompts of triage_few_shot: 1 rows" in outcome.out
+    rendered = Path(json.loads((out / "given.json").read_text())["--data"])
+    assert rendered == home / "rendered" / "triage" / "data.jsonl"
+    (row,) = [json.loads(line)["messages"] for line in rendered.read_text().splitlines()]
+    assert [message["role"] for message in row] == ["system", *["user", "assistant"] * 7]
+    assert [message["content"] for message in row[-2:]] == ["lost my bag", "lost_item"]
+
+    outcome = cli("train", "--name", "triage", "--path", "none", *options)
+    assert outcome.code == 1
+    assert outcome.err.splitlines()[-1].startswith("error: there is no path 'none'; known: branded_letter, ")
+    outcome = cli("train", "--name", "triage", "--path", "triage_few_shot", "--system", data, *options)
+    assert outcome.err.splitlines()[-1] == "error: --path renders the path's own system message; leave out --system"
 
 
 def test_if_no_lora_server_runs_the_adapter_stays_in_its_folder_and_that_is_printed(

@@ -115,7 +115,7 @@ def _(c: Cluster) -> None:
 
 @fault("claim", "a volume claim that is not there")
 def _(c: Cluster) -> None:
-    c.objects.remove(found(c, "PersistentVolumeClaim", "adapters"))
+    c.objects.remove(found(c, "PersistentVolumeClaim", "adapters-rwx"))
 
 
 @fault("volume", "a mount of no volume")

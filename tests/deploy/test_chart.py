@@ -13,7 +13,7 @@ from pointsman_cli.app import build_app
 from pointsman_servicekit.keys.records import is_well_formed
 from typer.testing import CliRunner
 
-from deploy.helm.render import CHART, K8S, HelmError, helm, rendered_files
+from deploy.helm.render import CHART, K8S, HelmError, helm, package, rendered_files
 from tests.deploy.api_server import api_server
 from tests.deploy.kubernetes_schemas import VERSIONS, violations
 from tests.deploy.manifest_lint import Cluster, faults
@@ -29,7 +29,7 @@ GROUPS = ("keys", "adapters")
 POLICY_MAPS = ("pointsman-policy", "pointsman-policy-prompts", "pointsman-policy-tasks")
 DOCS = (CHART.parents[2] / "docs" / "kubernetes.md").read_text()
 FOLDERS = {"policy": "", "prompts": "-prompts", "tasks": "-tasks"}
-CHOSEN = {"keys are off", "scales by what nobody measures"}
+CHOSEN = {"keys are off", "scales by what nobody measures", "names of the cluster only"}
 """Findings that are a user's choice, made by a value."""
 
 
@@ -48,6 +48,12 @@ def env_of(cluster: Cluster, name: str) -> dict[str, str]:
     return cluster.environment(workload, workload.pod["containers"][0])
 
 
+def data_of(cluster: Cluster, config_map: str) -> list[str]:
+    found = cluster.get("ConfigMap", config_map)
+    assert found
+    return list(found["data"].values())
+
+
 # -- what is committed, and what is accepted
 
 
@@ -56,11 +62,16 @@ def test_the_committed_manifests_are_the_charts_output() -> None:
     assert changed == [], "make manifests"
 
 
-def test_the_package_contains_the_linked_rules_dashboards_and_example(tmp_path: Path) -> None:
-    helm("package", str(CHART), "--destination", str(tmp_path))
-    (package,) = tmp_path.glob("*.tgz")
+def test_a_package_contains_linked_files_and_names_the_images_of_its_registry(tmp_path: Path) -> None:
+    registry = "registry.example/team"
+    package(registry, tmp_path)
+    (file,) = tmp_path.glob("*.tgz")
     values = ("--set", "secrets.generate=false,monitoring.rules=true,monitoring.dashboards=true")
-    assert helm("template", "pointsman", str(package), "--namespace", "pointsman", *values) == chart(*values)
+    packaged = helm("template", "pointsman", str(file), "--namespace", "pointsman", *values)
+    assert packaged == chart(*values, "--set", f"images.registry={registry}")
+    assert f" {registry}/pointsman-gateway:" in packaged
+    with pytest.raises(HelmError, match="'' is no registry"):
+        package("", tmp_path)
 
 
 def test_helm_lint_finds_nothing() -> None:
@@ -109,7 +120,7 @@ def _refusal(values: Object) -> str:
         for engine, keda in zip(engines, ranges, strict=True)
     ]
     refusals = []
-    if not shared and max([1, *counts]) > 1:
+    if not shared and sum(counts) > 1:
         refusals.append("share the adapters")
     has_cidrs = policies.get("clients", {}).get("cidrs")
     if policies.get("enabled") and service.get("type", "ClusterIP") != "ClusterIP" and not has_cidrs:
@@ -142,6 +153,7 @@ def test_the_retriever_reads_the_policy_that_names_another_embedding_model(tmp_p
         ({"gateway": {"auth": "yes"}}, "auth"),
         ({"engines": [{"model": {"source": "image"}}]}, "name"),
         ({"engines": [{"name": "local", "replicas": 2}]}, "set adapters.store.accessMode to ReadWriteMany"),
+        ({"engines": [{"name": "local"}, {"name": "large"}]}, "up to 2 pods share the adapters"),
         (
             {"networkPolicy": {"enabled": True}, "gateway": {"service": {"type": "LoadBalancer"}}},
             "let no address outside in",
@@ -212,10 +224,43 @@ def test_the_order_of_values_does_not_matter() -> None:
 
 
 def test_an_ipv6_cluster_gets_addresses_in_brackets(tmp_path: Path) -> None:
-    cluster = render(tmp_path, {"ipv6": True})
+    cluster = render(tmp_path, {"ipv6": True, "redis": {"mode": "sentinel"}})
     assert env_of(cluster, "lora-server")["POINTSMAN_LORA_ENGINE_LISTEN"] == "[$(POD_IP)]:8101"
     listening = [v for name in SERVICES for key, v in env_of(cluster, name).items() if key.endswith("LISTEN")]
     assert {value.rpartition(":")[0] for value in listening} == {"[::]", "[$(POD_IP)]"}
+    files = "\n".join(text for name in ("valkey-settings", "valkey-proxy-settings") for text in data_of(cluster, name))
+    assert re.findall(r"^ *bind (.*)", files, re.MULTILINE) == ["[::]:6379", "[::]:8404"]  # Valkey's default is both
+    ports = {port for workload in cluster.services for port in workload.ports.values()}
+    assert ports == {6379, 26379, 8404, *(int(value.rpartition(":")[2]) for value in listening)}
+
+
+def test_no_change_of_values_needs_what_the_api_server_refuses() -> None:
+    """Fields that cannot be changed are equal in objects of the same name."""
+    defaults = Cluster.of(chart())
+    changes = ("redis.mode=sentinel", "adapters.store.accessMode=ReadWriteMany", "images.tag=v2", "tls.mode=existing")
+    pairs = [(defaults, Cluster.of(chart("--set", change))) for change in (*changes, "networkPolicy.enabled=true")]
+    for before, after in [*pairs, (Cluster.of(overlay("cpu")), Cluster.of(overlay("gpu")))]:
+        fixed, then = _fixed(before), _fixed(after)
+        assert fixed.keys() & then.keys()
+        assert [name for name in fixed.keys() & then.keys() if fixed[name] != then[name]] == []
+
+
+CHANGEABLE = {
+    "StatefulSet": {"replicas", "template", "revisionHistoryLimit"},
+    "Deployment": {"replicas", "template", "revisionHistoryLimit", "minReadySeconds", "strategy"},
+    "Service": {"selector", "ports", "type", "publishNotReadyAddresses"},
+    "Job": {"backoffLimit"},
+    "PersistentVolumeClaim": set[str](),
+}
+"""Fields of specs that the API server lets be changed, by kind. The spec of other kinds can be changed as a whole."""
+
+
+def _fixed(cluster: Cluster) -> dict[str, Object]:
+    return {
+        f"{kind}/{object['metadata']['name']}": {k: v for k, v in object["spec"].items() if k not in changeable}
+        for kind, changeable in CHANGEABLE.items()
+        for object in cluster.all(kind)
+    }
 
 
 def test_gpus_are_chosen_by_the_users_labels(tmp_path: Path) -> None:
@@ -236,7 +281,7 @@ def test_the_retriever_uses_a_gpu_with_the_image_for_it(tmp_path: Path) -> None:
 def test_storage_is_configurable(tmp_path: Path) -> None:
     store = {"accessMode": "ReadWriteMany", "storageClass": "files", "size": "7Gi"}
     cluster = render(tmp_path, {"storageClass": "fast", "adapters": {"store": store}})
-    claim = cluster.get("PersistentVolumeClaim", "adapters")
+    claim = cluster.get("PersistentVolumeClaim", "adapters-rwx")
     assert claim
     assert claim["spec"] == {
         "accessModes": ["ReadWriteMany"],
@@ -261,6 +306,14 @@ def test_a_large_policy_file_has_a_config_map_of_its_own_in_the_same_folder(tmp_
     volumes = {v["name"]: v for v in cluster.workload("gateway").pod["volumes"]}
     sources = volumes["policy-tasks"]["projected"]["sources"]
     assert [source["configMap"]["name"] for source in sources] == sorted(maps)[1:]
+
+
+@pytest.mark.parametrize(("url", "port"), [("http://milvus.example:19531", 19531), ("http://milvus.example", 19530)])
+def test_network_policies_let_the_retriever_reach_milvus(tmp_path: Path, url: str, port: int) -> None:
+    cluster = render(tmp_path, {"networkPolicy": {"enabled": True}, "retriever": {"milvus": {"url": url}}})
+    policy = cluster.get("NetworkPolicy", "retriever-to-outside")
+    assert policy
+    assert {"ports": [{"protocol": "TCP", "port": port}]} in policy["spec"]["egress"]
 
 
 def test_ones_own_engines_need_no_lora_server(tmp_path: Path) -> None:
@@ -317,8 +370,14 @@ def test_kind_takes_four_commands_from_a_clone_to_an_answer_and_a_small_machine(
     (block,) = (block for block in re.findall(r"```bash\n(.*?)```", DOCS, re.DOTALL) if block.startswith("make kind"))
     commands = [shlex.split(line) for line in block.splitlines()]
     assert len(commands) <= 4
+    contexts = block.count(" kind-pointsman ")  # no command reaches another cluster
+    assert contexts == len(re.findall(r"\b(?:helm|kubectl) --", block)) == 3
     install, forward, ask = commands[1:]
-    assert install[:4] == ["helm", "install", "pointsman", str(CHART.relative_to(CHART.parents[2]))]
+    assert install[3:6] == ["install", "pointsman", str(CHART.relative_to(CHART.parents[2]))]
+    options = [word for word in install if word.startswith("--")]
+    assert [option for option in options if option not in helm("install", "--help")] == []
+    assert "--wait-for-jobs" in options
+    assert "--retry-connrefused" in ask  # the port may not be forwarded yet
     cluster = Cluster.of(chart("--values", install[install.index("--values") + 1]))
     assert faults(cluster) == []
     (port,) = cluster.get("Service", "gateway")["spec"]["ports"]  # type: ignore[index]  # it is there
@@ -327,6 +386,19 @@ def test_kind_takes_four_commands_from_a_clone_to_an_answer_and_a_small_machine(
     assert cluster.get("Secret", "pointsman-first-key")
     long_lived = [c["resources"]["requests"]["cpu"] for workload in cluster.services for c in workload.containers]
     assert sum(int(cpu[:-1]) if cpu.endswith("m") else 1000 * int(cpu) for cpu in long_lived) <= 2000
+
+
+def test_an_autoscaler_gets_the_replicas_by_another_field_manager() -> None:
+    """A server-side apply ignores the annotation of the last client-side apply."""
+    (block,) = (block for block in re.findall(r"```bash\n(.*?)```", DOCS, re.DOTALL) if "--field-manager" in block)
+    command, given, _ = block.splitlines()
+    assert "--server-side" in command
+    handed = yaml.safe_load(re.sub(r"\$\(.*?\)", "3", given))
+    deployment = Cluster.of(overlay("cpu")).get(handed["kind"], handed["metadata"].pop("name"))
+    assert deployment
+    assert handed["metadata"] == {"namespace": deployment["metadata"]["namespace"]}
+    assert (handed["apiVersion"], handed["spec"]) == (deployment["apiVersion"], {"replicas": 3})
+    assert "last-applied" not in DOCS
 
 
 def test_manifests_are_applied_on_the_servers_side() -> None:

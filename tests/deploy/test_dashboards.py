@@ -12,14 +12,14 @@ import promql_parser as promql
 import pytest
 import yaml
 
-from deploy.grafana import committed
-from deploy.grafana.committed import Panel
+from deploy.grafana import generate
+from deploy.grafana.generate import Panel
 
 PROJECT = Path(__file__).parents[2]
 GRAFANA = PROJECT / "deploy" / "grafana"
 
-DASHBOARDS = committed.dashboards()
-PANELS = committed.panels()
+DASHBOARDS = generate.dashboards()
+PANELS = generate.panels()
 EXPRESSIONS = sorted({target.expr for panel in PANELS for target in panel.targets})
 
 VARIABLES = ("datasource", "path", "task", "adapter")
@@ -86,7 +86,7 @@ RECORDED = _recorded()
 
 
 def _parsed(expr: str) -> promql.Expr:
-    return promql.parse(committed.substituted(expr, GRAFANAS))
+    return promql.parse(generate.substituted(expr, GRAFANAS))
 
 
 def _unknown(expr: str, samples: Samples) -> list[str]:

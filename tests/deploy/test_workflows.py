@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 import yaml
 
+from deploy.helm.render import CHART
 from deploy.supply import versions
 from deploy.supply.images import PROJECT
 
 BIN = Path(sys.executable).parent
 WORKFLOWS = sorted((PROJECT / ".github/workflows").glob("*.yml"))
+RELEASE = PROJECT / ".github/workflows/release.yml"
 workflow = pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.stem)
 
 
@@ -66,6 +68,47 @@ def test_all_supported_pythons_and_platforms_are_tested() -> None:
     matrix = jobs["quickstart"]["strategy"]["matrix"]
     assert matrix["python"] == ["3.11", "3.12", "3.13", "3.14"]
     assert {os.rpartition("-")[0] or os for os in matrix["os"]} >= {"ubuntu", "ubuntu-24.04", "macos"}
+
+
+@pytest.mark.parametrize(
+    ("place", "registry", "host"),
+    [
+        ("ghcr.io/Some-Owner", "ghcr.io/some-owner", "ghcr.io"),
+        ("registry.example:5000/team/", "registry.example:5000/team", "registry.example:5000"),
+    ],
+)
+def test_a_release_logs_in_to_the_host_of_its_registry(place: str, registry: str, host: str, tmp_path: Path) -> None:
+    jobs = loaded(RELEASE)["jobs"]
+    (step,) = (step for step in jobs["wheels"]["steps"] if step.get("id") == "names")
+    output = tmp_path / "output"
+    given = {"REGISTRY": place, "GITHUB_REF_NAME": "v1.2.3", "GITHUB_OUTPUT": str(output)}
+    subprocess.run(["bash", "-eu", "-c", step["run"]], check=True, env=given)
+    assert output.read_text().split() == ["version=1.2.3", f"registry={registry}", f"host={host}"]
+    steps = [step for job in jobs.values() for step in job["steps"]]
+    logins = [step["with"] for step in steps if step.get("uses", "").startswith("docker/login-action")]
+    assert {login["registry"] for login in logins} == {"${{ needs.wheels.outputs.host }}"}
+    assert {login["username"] for login in logins} == {"${{ secrets.REGISTRY_USER || github.actor }}"}
+    pushing = [job for job in jobs.values() if "packages" in job.get("permissions", {})]
+    assert {job["env"]["REGISTRY"] for job in pushing} == {"${{ needs.wheels.outputs.registry }}"}
+    assert len(logins) == len(pushing)
+
+
+def test_a_release_builds_and_signs_every_image_that_chart_and_compose_name() -> None:
+    files = (PROJECT / "compose.yaml", CHART / "templates/retriever.yaml")  # the other templates name none besides
+    named = {name for file in files for name in re.findall(r'pointsman-([a-z-]+)(?::\$|")', file.read_text())}
+    jobs = loaded(RELEASE)["jobs"]
+    matrix = jobs["images"]["strategy"]["matrix"]
+    built = {*matrix["image"], *(each["image"] for each in matrix["include"])}
+    built |= {f"lora-server-{kind}" for kind in jobs["lora-server"]["strategy"]["matrix"]["kind"]}
+    assert named >= {"gateway", "retriever", "retriever-gpu", "lora-server-cpu", "lora-server-cuda", "engine-cuda"}
+    assert built == named
+    (signing,) = (step["run"] for step in jobs["sign"]["steps"] if "cosign sign" in step.get("run", ""))
+    assert set(re.findall(r"for image in (.+); do", signing)[0].split()) == built
+
+
+def test_ci_builds_the_documentation_and_runs_its_commands() -> None:
+    commands = [step.get("run") for step in loaded(PROJECT / ".github/workflows/ci.yml")["jobs"]["docs"]["steps"]]
+    assert commands[-2:] == ["make docs", "make test-docs"]
 
 
 def test_release_notes_are_the_top_entry() -> None:

@@ -101,3 +101,30 @@ def test_onnx_runtime_reports_nothing_and_stores_nothing(tmp_path: Path, model_f
     places = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
     subprocess.run([sys.executable, "-c", program], env=environment | places, check=True, timeout=60)
     assert list(tmp_path.iterdir()) == []
+
+
+GROWTH = """
+import ctypes, re, sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from pointsman_embedding import MiniLM
+
+libc = ctypes.CDLL(None)
+libc.mallopt(-8, 1)  # one arena, as in the services
+
+def anonymous_megabytes():
+    libc.malloc_trim(0)
+    return int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1000
+
+model = MiniLM.load(Path(sys.argv[1]))
+model.embed(["word"])
+before = anonymous_megabytes()
+with ThreadPoolExecutor(4) as threads:
+    list(threads.map(model.embed, [["word " * 250]] * 8))
+print(anonymous_megabytes() - before)
+"""
+
+
+def test_embedding_long_texts_at_once_keeps_no_memory(model_folder: Path) -> None:
+    told = subprocess.run([sys.executable, "-c", GROWTH, model_folder], stdout=subprocess.PIPE, text=True, check=True)
+    assert float(told.stdout) < 4

@@ -149,10 +149,7 @@ class Run:
             },
             "receipts": len(self.invariants.receipts),
             "audits": self.invariants.audits,
-            "memory": {
-                name: f"{first:.0f} -> {last:.0f} MB in {seconds / 60:.0f} min, {slope:+.1f} MB/h"
-                for name, seconds, first, last, slope in self._memory.table()
-            },
+            "memory": {one.name: str(one) for one in self._memory.growth()},
             "machine": {
                 "mean load": round(statistics.fmean(self.invariants.waits.loads or [0.0]), 1),
                 "waiting for a processor": {

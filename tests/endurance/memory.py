@@ -4,12 +4,40 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
+from scipy.stats import theilslopes  # type: ignore[import-untyped]  # it ships no types
 
 MAX_SLOPE_MB_PER_HOUR = 1.0
 WARM_UP_SECONDS = 900.0
 MIN_SECONDS = 3600.0
 """A slope over less time says nothing about an hour."""
+WINDOW_SECONDS = 150.0
+"""The smallest sample of each window counts: what requests and faults need for seconds is no growth."""
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Growth:
+    """The anonymous memory of a service's longest-lived process after the warm-up."""
+
+    name: str
+    seconds: float
+    first: float
+    last: float
+    """MB."""
+    slope: float
+    """MB per hour: the median of the slopes between all pairs of windows (Theil and Sen)."""
+    least: float
+    most: float
+    """The slope's confidence interval. Windows are taken as independent."""
+
+    def __str__(self) -> str:
+        interval = f"{self.slope:+.1f} MB/h ({self.least:+.1f} to {self.most:+.1f})"
+        return f"{self.first:.1f} -> {self.last:.1f} MB in {self.seconds / 60:.0f} min, {interval}"
+
+    @property
+    def is_too_fast(self) -> bool:
+        """Whether the slope exceeds the limit, and chance does not explain it."""
+        return self.slope > MAX_SLOPE_MB_PER_HOUR and self.least > 0
 
 
 @dataclass
@@ -26,9 +54,9 @@ class Memory:
         if anonymous:
             self.samples[name, pid].append((at, anonymous[0] / 1000))
 
-    def table(self) -> list[tuple[str, float, float, float, float]]:
-        """For the longest-lived process of each service: seconds after the warm-up, first and last MB, MB per hour."""
-        rows = []
+    def growth(self) -> list[Growth]:
+        """Returns one entry for each service with at least three windows after the warm-up."""
+        grown = []
         for name in dict.fromkeys(service for service, _ in self.samples):
             longest = max(
                 (samples for (service, _), samples in self.samples.items() if service == name),
@@ -37,16 +65,27 @@ class Memory:
             length = longest[-1][0] - longest[0][0]
             begin = longest[0][0] + min(WARM_UP_SECONDS, length / 3)
             kept = [(at, mb) for at, mb in longest if at >= begin]
-            if len(kept) > 2:
-                slope = float(np.polyfit([at for at, _ in kept], [mb for _, mb in kept], 1)[0]) * 3600
-                rows.append((name, kept[-1][0] - kept[0][0], kept[0][1], kept[-1][1], slope))
-        return rows
+            windows = _smallest_by_window(kept)
+            if len(windows) >= 3:
+                hours, megabytes = [at / 3600 for at, _ in windows], [mb for _, mb in windows]
+                slope, _, least, most = theilslopes(megabytes, hours, CONFIDENCE)
+                seconds = kept[-1][0] - kept[0][0]
+                grown.append(Growth(name, seconds, kept[0][1], kept[-1][1], slope, least, most))
+        return grown
 
     def violations(self, seconds: float) -> list[str]:
         if seconds < MIN_SECONDS:
             return []
         return [
-            f"the memory of {name} grows by {slope:.1f} MB/h"
-            for name, length, _, _, slope in self.table()
-            if length >= MIN_SECONDS - WARM_UP_SECONDS - 60 and slope > MAX_SLOPE_MB_PER_HOUR
+            f"the memory of {one.name} grows: {one}"
+            for one in self.growth()
+            if one.seconds >= MIN_SECONDS - WARM_UP_SECONDS - 60 and one.is_too_fast
         ]
+
+
+def _smallest_by_window(samples: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    windows: dict[int, tuple[float, float]] = {}
+    for at, mb in samples:
+        window = int((at - samples[0][0]) // WINDOW_SECONDS)
+        windows[window] = min(windows.get(window, (at, mb)), (at, mb), key=lambda sample: sample[1])
+    return list(windows.values())

@@ -1,7 +1,11 @@
-"""A seed reproduces the faults and changes of a run."""
+"""A seed reproduces the faults and changes of a run, and a leak is told from noise."""
 
+import random
 from itertools import pairwise
 
+import pytest
+
+from tests.endurance.memory import Memory
 from tests.endurance.schedule import CHANGES, FAULTS, MIN_CALM_SECONDS, make_schedule
 
 HOUR = 3600.0
@@ -20,3 +24,33 @@ def test_an_hour_has_every_fault_and_every_change_with_time_to_recover() -> None
     assert {event.kind for event in events if not event.seconds} == set(CHANGES)
     assert all(after.at - before.end >= MIN_CALM_SECONDS for before, after in pairwise(faults))
     assert ("kill", "gateway-a") not in FAULTS
+
+
+def samples(megabytes_per_hour: float, seed: int) -> Memory:
+    """Returns an hour's memory of a service that leaks in steps of 0.3 MB, with an outage in every fourth minute, which
+    needs up to 4 MB for a minute, and noise of 0.3 MB."""
+    random_, memory = random.Random(seed), Memory()
+    outage = 0.0
+    for at in range(0, 3600, 10):
+        if at % 240 == 0:
+            outage = random_.uniform(0, 4)
+        elif at % 240 == 60:
+            outage = 0.0
+        leaked = megabytes_per_hour * at / 3600 // 0.3 * 0.3
+        memory.samples["gateway-a", 1].append((float(at), 180 + leaked + outage + random_.uniform(0, 0.3)))
+    return memory
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_leak_of_two_megabytes_an_hour_is_found_among_outages_and_noise_alone_is_none(seed: int) -> None:
+    (leak,) = samples(2.0, seed).violations(HOUR)
+    assert leak.startswith("the memory of gateway-a grows: 180.")
+    assert samples(0.0, seed).violations(HOUR) == []
+    assert samples(0.5, seed).violations(HOUR) == []
+
+
+def test_growth_that_ends_with_the_warm_up_is_none() -> None:
+    memory = Memory()
+    for at in range(0, 3600, 10):
+        memory.samples["gateway-a", 1].append((float(at), 170 + min(at, 900) / 60))
+    assert memory.violations(HOUR) == []

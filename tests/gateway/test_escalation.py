@@ -13,6 +13,7 @@ from pointsman_servicekit.errors import DeadlineExceeded
 from tests.gateway.doubles.api_clients import ApiClient, HttpStreamClient
 from tests.gateway.doubles.config_folder import IN_POLICY, IN_TRIAGE
 from tests.gateway.doubles.engine import BREAK, DONE, ScriptedEngine, Step, answer, beginning, chunk, usage
+from tests.gateway.doubles.garbage import nothing_is_left
 from tests.gateway.doubles.gateway import Gateway, Neighbours, open_http_client
 from tests.gateway.doubles.waiting import until
 
@@ -100,6 +101,18 @@ async def test_nothing_is_sent_before_the_answer_is_accepted(gateway: Gateway, e
         assert not first.done()
         at_its_end.set()
         assert isinstance(await first, Started)
+
+
+@pytest.mark.parametrize("text", [GOOD, BAD])
+async def test_a_validated_answer_leaves_no_garbage(gateway: Gateway, engine: ScriptedEngine, text: str) -> None:
+    engine.says(*answer(text))
+
+    async def ask() -> None:
+        await told(gateway)
+        await asyncio.sleep(0.1)
+
+    await ask()
+    await nothing_is_left(ask)
 
 
 async def test_buffering_is_a_phase_and_all_phases_are_within_the_total(

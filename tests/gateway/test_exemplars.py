@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from deploy.grafana import committed
+from deploy.grafana import generate
 from tests.gateway.doubles.config_folder import IN_POLICY
 from tests.gateway.doubles.gateway import Gateway, Neighbours, open_http_client
 from tests.gateway.doubles.span_recorder import Recorded
@@ -28,7 +28,7 @@ scrape_configs:
 PROGRAM = shutil.which("prometheus") or "/usr/bin/prometheus"
 
 WITH_EXEMPLARS = [
-    target["expr"] for panel in committed.panels() for target in panel.written["targets"] if target.get("exemplar")
+    target["expr"] for panel in generate.panels() for target in panel.written["targets"] if target.get("exemplar")
 ]
 EVERYTHING = {"path": ".*", "task": ".*", "adapter": ".*", "__rate_interval": "1m", "datasource": "prometheus"}
 
@@ -74,7 +74,7 @@ async def test_each_panel_with_traces_finds_exemplars_in_prometheus(
     traces = {f"{span.context.trace_id:032x}" for span in recorded.all()}
     assert len(WITH_EXEMPLARS) >= 3
     for expr in WITH_EXEMPLARS:
-        query = committed.substituted(expr, EVERYTHING)
+        query = generate.substituted(expr, EVERYTHING)
 
         async def named(query: str = query) -> list[Any]:
             try:

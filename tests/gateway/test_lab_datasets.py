@@ -254,6 +254,13 @@ def test_the_plan_has_all_that_a_flywheel_needs(config: Config) -> None:
     assert (facts["alias"], facts["sampling"]) == ("triage@prod", {"max_tokens": 60, "temperature": 0})
     assert Path(facts["heldout"]).read_text() == '{"text": "I lost 2 hats", "output": "x"}\n'
     assert facts["gates"]["max_regressions"] == 0.1
+    assert not facts["is_rendered"]
+
+
+def test_rows_of_a_student_with_strategies_are_rendered(config_folder: ConfigFolder) -> None:
+    config_folder.tasks["triage"]["flywheel"] = {"student": "letter", "teacher": "triage_few_shot"}
+    facts = plan_report(load_config(config_folder.write()), "triage").facts
+    assert (facts["alias"], facts["is_rendered"]) == ("voice@prod", True)
 
 
 @pytest.mark.parametrize(
@@ -261,7 +268,6 @@ def test_the_plan_has_all_that_a_flywheel_needs(config: Config) -> None:
     [
         ({"student": "triage_adapter", "teacher": "few"}, "names path 'few'; known: handbook"),
         ({"student": "small_talk", "teacher": "triage_few_shot"}, "'small_talk' has no adapter's alias"),
-        ({"student": "letter", "teacher": "triage_few_shot"}, "'letter' has strategies"),
         ({"student": "triage_adapter", "teacher": "triage_adapter"}, "student and teacher are both"),
     ],
 )

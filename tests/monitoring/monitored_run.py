@@ -9,8 +9,8 @@ from typing import Any
 
 import httpx
 
-from deploy.grafana import committed
-from deploy.grafana.committed import Panel
+from deploy.grafana import generate
+from deploy.grafana.generate import Panel
 from tests.gateway.doubles.otlp_agent import Arrived
 from tests.monitoring.help_desk import HelpDesk
 from tests.monitoring.load import KINDS, Load, until
@@ -119,10 +119,10 @@ async def _alarmed(receiver: Receiver) -> bool:
 async def _read(monitored_run: MonitoredRun, prometheus: Prometheus, started: float, calm: float) -> None:
     """`calm` is the time before the fault, at which single numbers are read."""
     ended = time.time()
-    for panel in committed.panels():
+    for panel in generate.panels():
         series = {}
         for target in panel.targets:
-            expr = committed.substituted(target.expr, VARIABLES)
+            expr = generate.substituted(target.expr, VARIABLES)
             asked = prometheus.instant(expr, calm) if target.instant else prometheus.range(expr, started, ended)
             series[target.letter] = await asked
         monitored_run.panels.append(Shown(panel, series))

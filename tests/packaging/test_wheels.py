@@ -1,5 +1,6 @@
 """The wheels of all distributions: they hold every file that the code reads at run time, and one version."""
 
+import os
 import re
 import subprocess
 import sys
@@ -58,6 +59,20 @@ def test_wheels_require_each_other_in_the_same_version(wheels: dict[str, zipfile
     ours = [each for each in asked if each.name == "pointsman" or each.name.startswith("pointsman-")]
     assert ours
     assert {str(each.specifier) for each in ours} == {f"=={versions.version()}"}
+
+
+def test_all_services_are_imported_from_the_wheels_alone(wheels: dict[str, zipfile.ZipFile], tmp_path: Path) -> None:
+    for wheel in wheels.values():
+        wheel.extractall(tmp_path)
+    services = ("gateway", "retriever", "lora_server", "cli")
+    program = f"""if True:
+        import importlib, sys
+        for service in {services}:
+            module = importlib.import_module(f"pointsman_{{service}}.__main__")
+            assert module.__file__.startswith(sys.argv[1]), module.__file__
+    """
+    command = [sys.executable, "-W", "error", "-c", program, str(tmp_path)]
+    subprocess.run(command, check=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)})
 
 
 @pytest.mark.parametrize("folder", distributions())

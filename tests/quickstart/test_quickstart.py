@@ -97,4 +97,6 @@ async def test_five_commands_lead_to_the_first_answer(
     assert not list((folder / "env").rglob("site-packages/torch")), "no engine was asked for"
     await run(folder, environment, pointsman, "init", "mine", "--example", "minimal")
     assert (folder / "mine/pointsman.yaml").is_file()
+    await run(folder, environment, "env/bin/pip", "install", "-q", "--find-links", str(WHEELS), "pointsman[retriever]")
+    await run(folder, environment, "env/bin/python", "-W", "error", "-c", "import pointsman_retriever.__main__")
     assert seconds <= MAX_SECONDS

@@ -1,6 +1,7 @@
 """The URLs of Redis with Sentinels and in a cluster, and the clients that they name, with real Valkeys."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ from pointsman_servicekit.bounded_redis import BoundedRedis, open_redis
 from pointsman_servicekit.errors import Unavailable
 from pointsman_servicekit.redis_clients import open_client
 
-from tests.gateway.doubles.valkey import Valkey
+from tests.gateway.doubles.valkey import Valkey, running_valkey
 from tests.gateway.doubles.valkey_groups import ClusterGroup, SentinelGroup, running_cluster, running_sentinel
 from tests.gateway.doubles.waiting import found
 
@@ -38,6 +39,25 @@ async def test_a_wrong_url_is_refused_with_the_reason(url: str, problem: str) ->
     with pytest.raises(ValueError, match=problem):
         async with open_client(url):
             pass
+
+
+async def test_opening_a_connection_leaves_no_garbage(tmp_path: Path) -> None:
+    """Otherwise each outage of Redis leaves thousands of objects until the next collection."""
+    async with running_valkey(tmp_path) as valkey, open_client(valkey.url) as opened:
+
+        async def reconnect() -> int:
+            gc.collect()
+            await opened.client.connection_pool.disconnect()
+            assert await opened.client.ping()
+            await asyncio.sleep(0)
+            return gc.collect()
+
+        gc.disable()
+        try:
+            left = [await reconnect() for _ in range(3)]
+        finally:
+            gc.enable()
+        assert max(left[1:]) < 10  # an asyncio connection alone leaves five
 
 
 async def test_user_password_database_and_tls_are_those_of_the_url() -> None:

@@ -24,9 +24,22 @@ EMBEDDING_MODEL = "minilm"
 PRIVATE_UMASK = 0o077  # new files get mode 0600, new folders 0700
 
 
-@dataclass(frozen=True, slots=True)
 class DataDir:
-    folder: Path
+    """The files and folders of a data directory."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.adapters = folder / "adapters"
+        self.fetched_adapters = folder / "adapters-fetched"
+        """Copies of adapters from a remote store."""
+        self.jobs = folder / "jobs"
+        """Folders of training jobs."""
+        self.retriever = folder / "retriever"
+        self.valkey = folder / "valkey"
+        self.wal = folder / "wal"
+        self.run_file = folder / "run.json"
+        self.lock_file = folder / "up.lock"
+        self.embedding_model = self.model(EMBEDDING_MODEL)
 
     @classmethod
     def at(cls, folder: Path) -> "DataDir":
@@ -35,50 +48,12 @@ class DataDir:
     def model(self, name: str) -> Path:
         return self.folder / "models" / name
 
-    @property
-    def embedding_model(self) -> Path:
-        return self.model(EMBEDDING_MODEL)
-
-    @property
-    def adapters(self) -> Path:
-        return self.folder / "adapters"
-
-    @property
-    def fetched_adapters(self) -> Path:
-        """Copies of adapters from a remote store."""
-        return self.folder / "adapters-fetched"
-
-    @property
-    def jobs(self) -> Path:
-        """Folders of training jobs."""
-        return self.folder / "jobs"
-
-    @property
-    def retriever(self) -> Path:
-        return self.folder / "retriever"
-
-    @property
-    def valkey(self) -> Path:
-        return self.folder / "valkey"
-
-    @property
-    def wal(self) -> Path:
-        return self.folder / "wal"
-
     def token(self, name: str) -> Path:
         """The file of a token that one service sends, or of those that it accepts; `service_tokens` writes them."""
         return self.folder / "tokens" / name
 
     def log(self, name: str) -> Path:
         return self.folder / "logs" / f"{name}.log"
-
-    @property
-    def run_file(self) -> Path:
-        return self.folder / "run.json"
-
-    @property
-    def lock_file(self) -> Path:
-        return self.folder / "up.lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,12 +140,7 @@ def write_tokens(data_dir: DataDir) -> None:
     The gateway is an admin of the lora-server, since operators move aliases through its console, and only reads from
     the retriever.
     """
-    files = (
-        data_dir.token("cli"),
-        data_dir.token("gateway"),
-        data_dir.token("retriever"),
-        data_dir.token("lora-server"),
-    )
+    files = [data_dir.token(name) for name in ("cli", "gateway", "retriever", "lora-server")]
     if all(file.exists() for file in files):
         return
     cli, gateway = (secrets.token_hex(_TOKEN_BYTES) for _ in range(2))
@@ -203,11 +173,14 @@ def find_run(data_dir: Path) -> Run | None:
     return run
 
 
+def token_file_for(address: str) -> Path | None:
+    named = os.environ.get(TOKEN_FILE_VARIABLE)
+    return _files_by_address.get({}).get(address) or (Path(named) if named else None)
+
+
 def token_for(address: str) -> Token | None:
     """The token for the service at `address`; None if there is none. Raises CommandError if its file is not usable."""
-    named = os.environ.get(TOKEN_FILE_VARIABLE)
-    file = _files_by_address.get({}).get(address) or (Path(named) if named else None)
     try:
-        return open_token(file)
+        return open_token(token_file_for(address))
     except TokenFileError as error:
         raise CommandError(f"the token for {address}: {error}") from error

@@ -21,7 +21,7 @@ from pointsman_cli.up.own_engine import base_url, chat_models, list_models
 
 _INSTALLED = Path(__file__).parent / "files"
 _CHECKOUT = Path(__file__).parents[3]
-_IGNORED = shutil.ignore_patterns("__pycache__", ".pointsman", "demo.py")  # which runs in a clone
+_IGNORED = shutil.ignore_patterns("__pycache__", ".pointsman", "demo*")  # it runs in a clone
 _SHOWN_MODELS = 20
 
 

@@ -22,13 +22,7 @@ from pointsman_cli.train.progress import Message, TrainingProgress, to_event
 
 TRAINING_CALL_SECONDS = 60.0
 """Timeout of a call; CreateJob copies the job's files, and Cancel waits for its process to stop."""
-STATE_NAMES = {
-    pb.TRAINING_STATE_QUEUED: "queued",
-    pb.TRAINING_STATE_RUNNING: "running",
-    pb.TRAINING_STATE_SUCCEEDED: "succeeded",
-    pb.TRAINING_STATE_FAILED: "failed",
-    pb.TRAINING_STATE_CANCELLED: "cancelled",
-}
+STATE_NAMES = {number: name.removeprefix("TRAINING_STATE_").lower() for name, number in pb.TrainingState.items()}
 
 
 async def call_training(address: str, call: Callable[[Any], Awaitable[Any]]) -> Any:

@@ -1,12 +1,13 @@
-"""Commands that run an analysis of the lab: `classifier fit` and `lint`, `datasets build`, and `replay`.
+"""Commands that run an analysis of the lab: `classifier fit` and `lint`, `datasets build`, `replay`, and rendering.
 
 `pointsman_lab` analyses a configuration and its request log as a child process, whose report is shown.
 """
 
 import json
+import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,11 +18,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
-from pointsman_cli.data_dir import DataDir, read_run
+from pointsman_cli.data_dir import DataDir, read_run, token_file_for
 from pointsman_cli.engine_environment import prepare_embedding_model
 from pointsman_cli.errors import CommandError, UsageError, run_interruptibly
 from pointsman_cli.example import EXAMPLE_FILE, load_example
-from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, JsonOption, RedisOption, print_json, redis_url
+from pointsman_cli.options import (
+    DEFAULT_DATA_DIR,
+    DataDirOption,
+    JsonOption,
+    RedisOption,
+    plain_table,
+    print_json,
+    redis_url,
+)
 from pointsman_cli.processes import ProcessEnd, run_to_end
 
 LAB_MODULE = "pointsman_lab"
@@ -47,6 +56,7 @@ class LabJob:
     as_json: bool
     needs_model: bool = True
     """Whether the job needs the embedding model."""
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 def config_folder(folder: Path) -> Path:
@@ -86,7 +96,7 @@ async def _run(job: LabJob) -> tuple[dict[str, Any] | None, ProcessEnd]:
     if job.needs_model:
         await prepare_embedding_model(sys.executable, job.data_dir, lambda line: errors.print(line, style="dim"))
     program = [sys.executable, "-m", LAB_MODULE, "--json", *job.arguments]
-    environment = {"POINTSMAN_GATEWAY_EMBEDDING_MODEL": str(job.data_dir.embedding_model)}
+    environment = {"POINTSMAN_GATEWAY_EMBEDDING_MODEL": str(job.data_dir.embedding_model), **job.environment}
     output: list[str] = []
     with _LabProgress(errors) as progress:
         end = await run_to_end(program, environment, output.append, progress.show)
@@ -108,9 +118,7 @@ def _show(report: dict[str, Any], as_json: bool) -> None:
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    table = Table(box=None, padding=(0, 2), header_style="dim")
-    for column in columns:
-        table.add_column(column, overflow="fold")
+    table = plain_table(*columns)
     for row in rows:
         table.add_row(*map(Text, row))
     return table
@@ -271,6 +279,39 @@ def build(
     if url := redis_url(redis, at):
         arguments += ["--redis", url]
     run_interruptibly(run_lab(LabJob(arguments, at, as_json)))
+
+
+@dataclass(frozen=True, slots=True)
+class Rendering:
+    """Renders training rows as prompts of the path that the adapter will serve."""
+
+    config: Path
+    path: str
+    retriever: str
+    """Its address; empty: the gateway's default."""
+    out: Path
+    """The folder that rendered rows are written to."""
+    seed: int
+
+    async def render(self, data_dir: DataDir, data: Path, held_out: Path | None) -> tuple[Path, Path | None, str]:
+        """Returns the rendered files, and a sentence on what the prompts show; raises CommandError."""
+        arguments = ["render", str(self.config), self.path, "--data", str(data), "--out", str(self.out)]
+        arguments += ["--seed", str(self.seed)]
+        if held_out:
+            arguments += ["--eval-data", str(held_out)]
+        facts = await lab_facts(LabJob(arguments, data_dir, as_json=True, environment=self._environment()))
+        counts = ", ".join(f"{count} {what}" for what, count in facts["counts"].items() if count)
+        said = f"rendered as prompts of {self.path}: {facts['rows']} rows" + (f" ({counts})" if counts else "")
+        return Path(facts["training"]), Path(facts["evaluation"]) if facts["evaluation"] else None, said
+
+    def _environment(self) -> Mapping[str, str]:
+        """How the lab reaches the retriever, which it does as a gateway would."""
+        tls = {name: os.environ.get(f"POINTSMAN_{name}", "") for name in TLS_VARIABLES}
+        given = {**tls, "RETRIEVER": self.retriever, "SERVICE_TOKEN_FILE": str(token_file_for(self.retriever) or "")}
+        return {f"POINTSMAN_GATEWAY_{name}": value for name, value in given.items() if value}
+
+
+TLS_VARIABLES = ("CLIENT_TLS_CA", "CLIENT_TLS_CERTIFICATE", "CLIENT_TLS_KEY")
 
 
 def replay(

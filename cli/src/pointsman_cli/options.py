@@ -7,6 +7,7 @@ machine.
 import getpass
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -14,6 +15,7 @@ from urllib.parse import urlsplit
 import httpx
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from pointsman_cli.data_dir import DataDir, find_run, read_run
 from pointsman_cli.errors import UsageError
@@ -176,6 +178,16 @@ def web_url(given: str) -> str:
     if problem:
         raise UsageError(f"'{given}' is not a URL ({problem}); it should be like http://127.0.0.1:8080")
     return url
+
+
+def plain_table(*left: str, right: Sequence[str] = (), gap: int = 2) -> Table:
+    """Returns a table without lines: columns that fold long texts, then right-aligned ones that do not."""
+    table = Table(box=None, padding=(0, gap, 0, 0), pad_edge=False, header_style="dim")
+    for name in left:
+        table.add_column(name, overflow="fold", vertical="bottom")
+    for name in right:
+        table.add_column(name, justify="right", no_wrap=True, vertical="bottom")
+    return table
 
 
 def table_console() -> Console:

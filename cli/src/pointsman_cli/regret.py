@@ -4,17 +4,15 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Annotated
 
 import httpx
 import typer
 from pointsman_servicekit.statistics import two_sided_z, wilson_interval
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from pointsman_cli.errors import CommandError
-from pointsman_cli.options import DEFAULT_DATA_DIR, DEFAULT_URL, DataDirOption, JsonOption, table_console
+from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, JsonOption, UrlOption, plain_table, table_console
 from pointsman_cli.top.command import find_services
 from pointsman_cli.top.metrics import Scrape, parse_metrics
 
@@ -131,14 +129,7 @@ def _sum(scrape: Scrape, name: str, labels: Mapping[str, str]) -> float:
 
 
 def regret(
-    gateway: Annotated[
-        str,
-        typer.Option(
-            metavar="URL",
-            help=f"The gateway; default: the running `pointsman up`, then {DEFAULT_URL}.",
-            show_default=False,
-        ),
-    ] = "",
+    gateway: UrlOption = "",
     as_json: JsonOption = False,
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
@@ -177,9 +168,7 @@ def regret_table(regrets: Regrets) -> RenderableType:
     judges = [Text(_judge_line(judge)) for judge in regrets.judges]
     if not regrets.comparisons:
         return Group(Text("no shadow request has been answered; `shadow:` in tasks.yaml turns them on"), summary)
-    table = Table(box=None, pad_edge=False)
-    for name in _COLUMNS:
-        table.add_column(name, justify="left" if name in _COLUMNS[:3] else "right", no_wrap=True)
+    table = plain_table(*_COLUMNS[:3], right=_COLUMNS[3:])
     for comparison in regrets.comparisons:
         table.add_row(*_row(comparison))
     return Group(table, summary, *judges)

@@ -27,6 +27,7 @@ from pointsman_cli.options import (
     UrlOption,
     api_key,
     gateway_url,
+    plain_table,
     print_json,
     table_console,
 )
@@ -178,14 +179,8 @@ def _task_lines(advice: TaskAdvice) -> Iterator[RenderableType]:
 
 
 def _break_evens(trained: str, found: Iterable[BreakEven]) -> Table:
-    table = _table(
-        f"{trained} pays against",
-        "score\ndifference",
-        "saves $\nper 1,000",
-        "from\nrequests",
-        "from right\nanswers",
-        "from\na month",
-    )
+    columns = ("score\ndifference", "saves $\nper 1,000", "from\nrequests", "from right\nanswers", "from\na month")
+    table = plain_table(f"{trained} pays against", right=columns)
     for each in found:
         table.add_row(
             Text(each.untrained),
@@ -199,17 +194,9 @@ def _break_evens(trained: str, found: Iterable[BreakEven]) -> Table:
 
 
 def _sensitivities(advice: TaskAdvice) -> Table:
-    table = _table("price", *(f"× {factor:g}" for factor in FACTORS))
+    table = plain_table("price", right=[f"× {factor:g}" for factor in FACTORS])
     for each in advice.sensitivities:
         table.add_row(each.price, *map(volume_text, each.requests))
-    return table
-
-
-def _table(first: str, *others: str) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
-    table.add_column(first, overflow="fold", vertical="bottom")
-    for name in others:
-        table.add_column(name, justify="right", no_wrap=True, vertical="bottom")
     return table
 
 

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from pointsman_cli.advise.recommendation import MARGIN, VERDICTS
 from pointsman_cli.errors import CommandError
-from pointsman_cli.options import bearer
+from pointsman_cli.options import bearer, plain_table
 
 CONFIDENCE = 0.95
 TIMEOUT_SECONDS = 10.0
@@ -156,10 +156,7 @@ def live_lines(advice: LiveAdvice) -> RenderableType:
 
 
 def _table(paths: Sequence[RatedPath]) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
-    table.add_column("path", overflow="fold")
-    for name in ("kind", "ratings", "mean", "interval", "$ per 1,000", "p95 s"):
-        table.add_column(name, justify="right", no_wrap=True)
+    table = plain_table("path", right=("kind", "ratings", "mean", "interval", "$ per 1,000", "p95 s"))
     for path in paths:
         usd = "-" if path.usd_per_1000 is None else f"{path.usd_per_1000:.4f}"
         interval = f"{path.low:.2f} to {path.high:.2f}"

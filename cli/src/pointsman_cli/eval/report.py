@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pointsman_cli.errors import UsageError
+from pointsman_cli.options import plain_table
 
 VERSION = 1
 
@@ -221,21 +222,8 @@ def _task_lines(task: TaskReport, confidence: float) -> Iterator[RenderableType]
 
 
 def _figures(task: TaskReport) -> Table:
-    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
-    table.add_column("path", overflow="fold", vertical="bottom")
-    for column in (
-        "kind",
-        "score",
-        "from to",
-        "form",
-        "TTFT\np50 p95",
-        "total\np50 p95",
-        "tokens\nin",
-        "cached",
-        "out",
-    ):
-        table.add_column(column, justify="right", no_wrap=True, vertical="bottom")
-    table.add_column("$ per\n1,000", justify="right", no_wrap=True, vertical="bottom")
+    columns = ("kind", "score", "from to", "form", "TTFT\np50 p95", "total\np50 p95", "tokens\nin", "cached", "out")
+    table = plain_table("path", right=(*columns, "$ per\n1,000"), gap=1)
     table.add_column("", no_wrap=True, vertical="bottom")
     for path in sorted(task.paths, key=_worse):
         table.add_row(Text(path.path), *_row(path), style="" if path.answers > path.failed else "dim")
@@ -245,10 +233,8 @@ def _figures(task: TaskReport) -> Table:
 def _mixed_lines(mixed: Mixed) -> Iterator[RenderableType]:
     yield Text()
     yield Text("mixed: " + ", ".join(f"{share:.0%} {task}" for task, share in mixed.shares.items()), style="bold")
-    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
-    table.add_column("choice", vertical="bottom")
-    for column in ("score", "from to", "$ per\n1,000", "auto\nis better by", "from to"):
-        table.add_column(column, justify="right", no_wrap=True, vertical="bottom")
+    columns = ("score", "from to", "$ per\n1,000", "auto\nis better by", "from to")
+    table = plain_table("choice", right=columns, gap=1)
     for choice in mixed.choices:
         score, difference = choice.score, choice.auto_difference
         table.add_row(

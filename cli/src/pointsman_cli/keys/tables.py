@@ -8,10 +8,9 @@ from typing import Any
 from pointsman_servicekit.keys.administration import UsageRow
 from pointsman_servicekit.keys.records import ALL_TASKS, KeyRecord, KeyScope, Limits, TenantRecord
 from pointsman_servicekit.keys.redis_layout import COUNTERS, dollars
-from rich.table import Table
 from rich.text import Text
 
-from pointsman_cli.options import table_console
+from pointsman_cli.options import plain_table, table_console
 
 _SHORT = {
     "requests_per_minute": "{:g} req/min",
@@ -23,16 +22,18 @@ _SHORT = {
 
 
 def show_keys(records: Sequence[KeyRecord], now: float) -> None:
-    table = _table("prefix", "name", "tenant", "state", "created", "expires", "priority", "limits", "may use", "id")
+    table = plain_table(
+        "prefix", "name", "tenant", "state", "created", "expires", "priority", "limits", "may use", "id"
+    )
     for record in records:
         created, expires = _day(record.created), _day(record.expires)
         cells = (record.prefix, record.name, record.tenant, record.state(now), created, expires, str(record.priority))
         table.add_row(*map(Text, (*cells, limits_text(record.limits), _rights(record), record.id)))
-    _print(table)
+    table_console().print(table)
 
 
 def show_usage(spendings: Sequence[UsageRow]) -> None:
-    table = _table(
+    table = plain_table(
         "tenant", "key", "", "requests", "failed", "cancelled", "prompt", "cached", "answers", "dollars", "left"
     )
     for one in spendings:
@@ -43,16 +44,16 @@ def show_usage(spendings: Sequence[UsageRow]) -> None:
             cells = (one.tenant.name, who, period, *numbers, f"{dollars(counts):.6f}", left)
             table.add_row(*map(Text, cells))
             left = ""
-    _print(table)
+    table_console().print(table)
 
 
 def show_budgets(budgets: Sequence[Mapping[str, Any]]) -> None:
-    table = _table("tenant", "key", "budget", "used", "", "resets")
+    table = plain_table("tenant", "key", "budget", "used", "", "resets")
     for one in budgets:
         share = f"{one['used_share']:.0%}" + (" nearly spent" if one["is_nearly_spent"] else "")
         budget, used = _SHORT[one["limit"]].format(one["usd"]), f"${one['used_usd']:.6f}"
         table.add_row(*map(Text, (one["tenant"], one["key"] or "all", budget, used, share, _day(one["resets_unix"]))))
-    _print(table)
+    table_console().print(table)
 
 
 def limits_text(limits: Limits) -> str:
@@ -75,14 +76,3 @@ def _scope(scope: KeyScope) -> str:
 
 def _day(unix_seconds: float | None) -> str:
     return "" if unix_seconds is None else datetime.fromtimestamp(unix_seconds, UTC).strftime("%Y-%m-%d %H:%M")
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
-
-
-def _print(table: Table) -> None:
-    table_console().print(table)

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +20,7 @@ from pointsman_cli.lab_commands import (
     ConfigOption,
     DatasetsOption,
     LabJob,
+    Rendering,
     TaskArgument,
     config_folder_of,
     datasets_folder,
@@ -39,7 +41,7 @@ from pointsman_cli.options import (
     table_console,
     web_url,
 )
-from pointsman_cli.retrain.data_step import DataStep, Gateway
+from pointsman_cli.retrain.data_step import DataStep, Gateway, RowRenderer
 from pointsman_cli.retrain.evaluate_step import EvaluateStep, make_scorer
 from pointsman_cli.retrain.rollout_steps import CanaryStep, PromoteStep
 from pointsman_cli.retrain.run_state import (
@@ -250,10 +252,17 @@ async def run_retraining(
         more = ["--teacher-answers", str(teacher_answers)] if teacher_answers else []
         return await lab_facts(LabJob([*arguments, *more], data_dir, as_json=True))
 
+    def render_into(folder: str) -> RowRenderer:
+        seed, out = int(plan.training.get("seed") or 0), run_file.folder / folder
+        rendering = Rendering(wish.config, plan.student, addresses.retriever, out, seed)
+        return partial(rendering.render, data_dir)
+
     async with gateway.open() as client:
         scorer = make_scorer(wish.task, plan.metric, client)
         steps: Sequence[Step] = (
-            DataStep(plan, wish.method, gateway, build, run_file.folder, wish.texts, lines.count),
+            DataStep(
+                plan, wish.method, gateway, build, render_into("rendered"), run_file.folder, wish.texts, lines.count
+            ),
             TrainStep(
                 plan,
                 wish.method,
@@ -261,7 +270,7 @@ async def run_retraining(
                 registry,
                 CollectionDates(addresses.retriever, "", plan.collections),
             ),
-            EvaluateStep(plan, gateway, registry, scorer, run_file.folder, lines.count),
+            EvaluateStep(plan, gateway, registry, scorer, render_into("asked"), run_file.folder, lines.count),
             CanaryStep(plan, registry, lines.count),
             PromoteStep(plan, registry),
         )

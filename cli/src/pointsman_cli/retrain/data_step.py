@@ -20,6 +20,8 @@ from pointsman_cli.retrain.run_state import Facts, RetrainPlan, RunState, StepRe
 
 PAIRS_METHOD = "dpo"
 """The training method that uses preference pairs."""
+ROWS, ROWS_OF_PAIRS = ("rows", "train", "heldout"), ("pairs", "pairs", "heldout_pairs")
+"""What is learned from, and the names of its files and counts for training and evaluation."""
 
 
 CONCURRENCY = 4
@@ -61,12 +63,19 @@ class DatasetBuilder(Protocol):
         ...
 
 
+class RowRenderer(Protocol):
+    async def __call__(self, data: Path, held_out: Path | None) -> tuple[Path, Path | None, str]:
+        """Renders rows by the student's strategies; returns the rendered files, and a sentence on them."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class DataStep:
     plan: RetrainPlan
     method: str
     gateway: AnswerSource
     build: DatasetBuilder
+    render: RowRenderer
     folder: Path
     """Folder of the run."""
     texts: Path | None
@@ -84,10 +93,16 @@ class DataStep:
             "sources": manifest["sources"]["train"],
             "digests": manifest["digests"],
         }
-        rows = counts["pairs" if self.method == PAIRS_METHOD else "train"]
-        what = "pairs" if self.method == PAIRS_METHOD else "rows"
+        what, train, held_out = ROWS_OF_PAIRS if self.method == PAIRS_METHOD else ROWS
+        rows = counts[train]
         said = f"{manifest['task']}/{manifest['name']}: {rows} {what} to learn from, {counts['heldout']} rows held out"
         least = self.plan.gates.min_rows
+        folder = Path(found["folder"])
+        data, evaluated = folder / f"{train}.jsonl", folder / f"{held_out}.jsonl" if counts[held_out] else None
+        if self.plan.is_rendered and rows >= least:
+            data, evaluated, rendered = await self.render(data, evaluated)
+            said += f"; {rendered}"
+        facts |= {"train_file": str(data), "heldout_file": str(evaluated or "")}
         return StepResult(said, facts, f"{rows} {what} to learn from: under {least}" if rows < least else "")
 
     async def _request_teacher_answers(self) -> Path:

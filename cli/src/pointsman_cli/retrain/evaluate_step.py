@@ -17,7 +17,7 @@ from pointsman_cli.errors import CommandError, UsageError
 from pointsman_cli.eval.dataset import Row, numbered, read_dataset, text_of
 from pointsman_cli.eval.plan import JUDGE_METRIC
 from pointsman_cli.eval.scoring import JudgeScorer, MetricScorer, Scorer
-from pointsman_cli.retrain.data_step import AnswerSource, ModelAnswer
+from pointsman_cli.retrain.data_step import AnswerSource, Messages, ModelAnswer, RowRenderer
 from pointsman_cli.retrain.run_state import Facts, GateTerms, RetrainPlan, RunState, StepResult
 from pointsman_cli.retrain.train_step import AliasLookup
 
@@ -124,6 +124,7 @@ class EvaluateStep:
     gateway: AnswerSource
     registry: AliasLookup
     scorer: Scorer
+    render: RowRenderer
     folder: Path
     """Folder of the run."""
     progress: Callable[[str, int, int], None]
@@ -151,8 +152,9 @@ class EvaluateStep:
 
     async def _marked(self, rows: Sequence[Row], incumbent: str, version: str) -> list[ScoredRow]:
         """Leaves out rows without a score from the judge; raises CommandError if none is left."""
-        theirs = await self._ask(f"path:{incumbent}", {}, rows, f"asking {incumbent}")
-        ours = await self._ask(version, self.plan.sampling, rows, f"asking {version}")
+        theirs = await self._ask(f"path:{incumbent}", {}, [row.messages for row in rows], f"asking {incumbent}")
+        questions = await self._prompts(rows)
+        ours = await self._ask(version, self.plan.sampling, questions, f"asking {version}")
         old, new = await score_answers(self.scorer, rows, theirs), await score_answers(self.scorer, rows, ours)
         marked = [
             ScoredRow(row, now, later, before, after)
@@ -163,11 +165,22 @@ class EvaluateStep:
             raise CommandError("the judge could say nothing of any answer")
         return marked
 
-    async def _ask(self, model: str, sampling: Facts, rows: Sequence[Row], what: str) -> list[ModelAnswer]:
+    async def _prompts(self, rows: Sequence[Row]) -> Sequence[Messages]:
+        """Returns what the student path would send: a version that no path names yet gets its messages as they are."""
+        if not self.plan.is_rendered:
+            return [row.messages for row in rows]
+        file = self.folder / "heldout_rows.jsonl"
+        asked = [{"messages": list(row.messages), "output": row.output or ""} for row in rows]
+        file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in asked), "utf-8")
+        _, rendered, _ = await self.render(file, file)
+        assert rendered is not None
+        return [json.loads(line)["messages"][:-1] for _, line in numbered(text_of(rendered))]
+
+    async def _ask(self, model: str, sampling: Facts, questions: Sequence[Messages], what: str) -> list[ModelAnswer]:
         return await self.gateway.answers(
             model,
             sampling,
-            [row.messages for row in rows],
+            questions,
             self.folder / "heldout_answers.jsonl",
             lambda done, total: self.progress(what, done, total),
         )

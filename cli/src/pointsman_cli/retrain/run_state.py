@@ -205,6 +205,8 @@ class RetrainPlan:
     training: Mapping[str, Any]
     gates: GateTerms
     canary: CanaryTerms
+    is_rendered: bool = False
+    """Whether the student's prompt has more than the message, so that the rows are rendered by its strategies."""
 
     @property
     def adapter(self) -> str:
@@ -217,7 +219,18 @@ async def read_plan(folder: Path, task: str, data_dir: DataDir) -> RetrainPlan:
 
 
 def parse_plan(facts: Mapping[str, Any]) -> RetrainPlan:
-    same = ("task", "alias", "student", "teacher", "incumbent", "sampling", "metric", "collections", "training")
+    same = (
+        "task",
+        "alias",
+        "student",
+        "teacher",
+        "incumbent",
+        "sampling",
+        "metric",
+        "collections",
+        "training",
+        "is_rendered",
+    )
     return RetrainPlan(
         **{name: facts[name] for name in same},
         heldout=Path(facts["heldout"]) if facts["heldout"] else None,

@@ -188,16 +188,15 @@ class TrainStep:
 
     async def _training_spec(self, state: RunState) -> TrainingSpec:
         data = state.facts("data")
-        folder, pairs = Path(data["folder"]), self.method == PAIRS_METHOD
-        heldout = "heldout_pairs" if pairs else "heldout"
+        pairs = self.method == PAIRS_METHOD
         left_out = EXCLUDED_FOR_DPO if pairs else ()
         recipe = {
             name: value for name, value in self.plan.training.items() if value is not None and name not in left_out
         }
         return TrainingSpec(
             name=self.plan.adapter,
-            data=folder / ("pairs.jsonl" if pairs else "train.jsonl"),
-            heldout=folder / f"{heldout}.jsonl" if data["counts"][heldout] else None,
+            data=Path(data["train_file"]),
+            heldout=Path(data["heldout_file"]) if data["heldout_file"] else None,
             method=self.method,
             parent=await self.registry.stable(self.plan.alias) if pairs else "",
             recipe={**recipe, "baseline_shots": 0},  # the next step compares with what serves now

@@ -23,6 +23,8 @@ from pointsman_cli.options import (
     DataDirOption,
     JsonOption,
     LoraServerOption,
+    UrlOption,
+    plain_table,
     web_url,
 )
 from pointsman_cli.top.figures import GatewayFigures, LoraFigures, PathFigures
@@ -86,8 +88,7 @@ def _gateway(view: View) -> Iterator[RenderableType]:
 
 
 def _paths(figures: GatewayFigures) -> Table:
-    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
-    table.add_column("path", overflow="fold", vertical="bottom")
+    table = plain_table("path", gap=1)
     for column in _COLUMNS:
         table.add_column(column, justify="right", no_wrap=True)
     for path in figures.paths:
@@ -133,9 +134,7 @@ def _engine(figures: LoraFigures) -> Iterator[Text]:
 
 def _adapters(adapters: EngineAdapters) -> Iterator[RenderableType]:
     if adapters.versions:
-        table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
-        for column in ("adapter", "state", "in use as"):
-            table.add_column(column, overflow="fold")
+        table = plain_table("adapter", "state", "in use as")
         for each in adapters.versions:
             table.add_row(Text(each.version), each.state, Text(_uses(each)))
         yield table
@@ -190,14 +189,7 @@ def top(
     window: Annotated[
         float, typer.Option(min=0.1, metavar="SECONDS", help="Time over which rates and percentiles are computed.")
     ] = WINDOW,
-    gateway: Annotated[
-        str,
-        typer.Option(
-            metavar="URL",
-            help=f"The gateway; default: the running `pointsman up`, then {DEFAULT_URL}.",
-            show_default=False,
-        ),
-    ] = "",
+    gateway: UrlOption = "",
     lora_server: LoraServerOption = "",
     lora_metrics: Annotated[
         str,

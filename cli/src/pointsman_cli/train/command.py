@@ -1,6 +1,6 @@
 """`pointsman train`: runs the trainer in the engine's environment, or as a job of the lora-server."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -12,7 +12,15 @@ from pointsman_cli.errors import CommandError, UsageError, run_interruptibly
 from pointsman_cli.example import ExampleAdapter
 from pointsman_cli.grpc_clients import Provenance, register_adapter
 from pointsman_cli.jobs import TrainingOrder, start_job
-from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, EnginePythonOption, RunningLoraServerOption
+from pointsman_cli.lab_commands import ConfigOption, Rendering, config_folder_of
+from pointsman_cli.options import (
+    DEFAULT_DATA_DIR,
+    DataDirOption,
+    EnginePythonOption,
+    RetrieverOption,
+    RunningLoraServerOption,
+    retriever_address,
+)
 from pointsman_cli.processes import run_to_end
 from pointsman_cli.train import options as given
 from pointsman_cli.train.options import TRAINER_MODULE, TrainingJob
@@ -35,6 +43,8 @@ def train(
     base_model: given.BaseModelOption = BUILT_IN,
     eval_data: given.EvalDataOption = None,
     system: given.SystemOption = None,
+    path: given.PathOption = "",
+    config: ConfigOption = None,
     method: given.MethodOption = given.DEFAULT_METHOD,
     init_from: given.InitFromOption = "",
     rank: given.RankOption = 4,
@@ -58,6 +68,7 @@ def train(
     on_server: given.OnServerOption = False,
     detach: given.DetachOption = False,
     lora_server: RunningLoraServerOption = "",
+    retriever: RetrieverOption = "",
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
     engine_python: EnginePythonOption = None,
 ) -> None:
@@ -72,6 +83,12 @@ def train(
     job = TrainingJob(name, data, method, eval_data, system, out, learning)
     job.check()
     at = DataDir.at(data_dir)
+    if path:
+        if system:
+            raise UsageError("--path renders the path's own system message; leave out --system")
+        at_retriever = retriever_address(retriever, data_dir)
+        rendering = Rendering(config_folder_of(config, at), path, at_retriever, at.folder / RENDERED / name, seed)
+        job = run_interruptibly(_rendered(job, rendering, at))
     running = find_run(data_dir)
     address = lora_server or (running.lora_server if running else "")
     if on_server:
@@ -88,12 +105,22 @@ def train(
         "check-only": check_only, "evaluate-only": evaluate_only, "checkpoint": checkpoint, "resume": resume,
         "merged-out": merged_out,
     }  # fmt: skip
-    job = TrainingJob(name, data, method, eval_data, system, out or at.folder / "nothing", {**learning, **local})
+    job = replace(job, out=out or at.folder / "nothing", options={**learning, **local})
     engine = find_engine(at, engine_python)
     base = locate_base_model(base_model, Path.cwd(), at)
     wanted = registered and not (check_only or evaluate_only)
     target = Target(address, alias, Provenance(force=force)) if wanted else None
     run_interruptibly(_train(job, at, engine, base, target, check_only))
+
+
+RENDERED = "rendered"
+"""Folder of rendered rows, in the data directory."""
+
+
+async def _rendered(job: TrainingJob, rendering: Rendering, data_dir: DataDir) -> TrainingJob:
+    data, held_out, said = await rendering.render(data_dir, job.data, job.heldout)
+    _say(Console(), said)
+    return replace(job, data=data, heldout=held_out)
 
 
 async def _train(

@@ -37,6 +37,14 @@ EvalDataOption = Annotated[
 SystemOption = Annotated[
     Path | None, typer.Option(metavar="FILE", help="A file with the system message for every example.")
 ]
+PathOption = Annotated[
+    str,
+    typer.Option(
+        "--path",
+        metavar="NAME",
+        help="Train on the prompts of this path: its examples and passages, as when it serves.",
+    ),
+]
 InitFromOption = Annotated[
     str,
     typer.Option(

@@ -25,11 +25,27 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- define "pointsman.engines" -}}
 {{- range .Values.engines }}
 {{- $suffix := eq .name "local" | ternary "" (printf "-%s" .name) }}
-{{- $names := dict "workload" (printf "lora-server%s" $suffix) "modelClaim" (printf "base-model%s" $suffix) }}
-{{- $engine := mergeOverwrite (deepCopy $.Values.engineDefaults) (deepCopy .) $names }}
+{{- $engine := mergeOverwrite (deepCopy $.Values.engineDefaults) (deepCopy .) (dict "workload" (printf "lora-server%s" $suffix)) }}
+{{- $claim := include "pointsman.claimName" (dict "name" (printf "base-model%s" $suffix) "storage" $engine.model) }}
+{{- $_ := set $engine "modelClaim" (hasPrefix "pvc:" $engine.model.source | ternary (trimPrefix "pvc:" $engine.model.source) $claim) }}
 {{- $_ := set $engine "pod" (include "pointsman.gpuPod" $engine | fromJson) }}
 - {{ toJson $engine }}
 {{- end }}
+{{- end }}
+
+{{/* A claim's name; call with (dict "name" NAME "storage" {accessMode}). The access mode of an existing claim cannot be
+changed, so each mode has a claim of its own. */}}
+{{- define "pointsman.claimName" -}}
+{{ .name }}{{ get (dict "ReadWriteMany" "-rwx" "ReadWriteOncePod" "-rwop") .storage.accessMode }}
+{{- end }}
+
+{{- define "pointsman.adaptersClaim" -}}
+{{ with .Values.adapters.store }}{{ .existingClaim | default (include "pointsman.claimName" (dict "name" "adapters" "storage" .)) }}{{ end }}
+{{- end }}
+
+{{/* The port of a URL; call with (dict "url" URL "default" PORT). */}}
+{{- define "pointsman.port" -}}
+{{ regexFind `:\d+$` (urlParse .url).host | trimPrefix ":" | default .default }}
 {{- end }}
 
 {{/* The `pod` of what has `gpu` and `pod`: with GPUs, it tolerates the taint of their nodes. As JSON. */}}

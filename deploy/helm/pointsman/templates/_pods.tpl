@@ -35,6 +35,11 @@ resources:
   limits: {memory: 512Mi, ephemeral-storage: 1Gi}
 {{- end }}
 
+{{/* Text whose listeners use IPv6 if the pods have only such addresses; call with (list $ TEXT). */}}
+{{- define "pointsman.listening" -}}
+{{ index . 1 | replace "0.0.0.0" ((index . 0).Values.ipv6 | ternary "[::]" "0.0.0.0") }}
+{{- end }}
+
 {{/* Environment entries: the lines of a file, overridden by a map, in which an empty value removes an entry. Call with
 (dict "root" $ "file" FILE "set" MAP). */}}
 {{- define "pointsman.env" -}}
@@ -43,7 +48,7 @@ resources:
 {{- range .root.Files.Lines .file }}
 {{- if contains "=" . }}
 {{- $pair := splitn "=" 2 . }}
-{{- $_ := set $entries $pair._0 (replace "0.0.0.0" (ternary "[::]" "0.0.0.0" $root.Values.ipv6) $pair._1) }}
+{{- $_ := set $entries $pair._0 (include "pointsman.listening" (list $root $pair._1)) }}
 {{- end }}
 {{- end }}
 {{- range $name, $value := .set }}

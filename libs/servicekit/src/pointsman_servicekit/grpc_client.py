@@ -1,9 +1,11 @@
-"""How clients open gRPC channels to the services."""
+"""How clients open gRPC channels to the services, and how both sides convert values to and from messages."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import grpc
+from google.protobuf.message import Message
 
 from pointsman_servicekit.grpc_server import MAX_MESSAGE_BYTES
 from pointsman_servicekit.tls import ClientTls
@@ -11,6 +13,9 @@ from pointsman_servicekit.tls import ClientTls
 Interceptors: TypeAlias = Sequence[grpc.aio.ClientInterceptor]
 Token: TypeAlias = Callable[[], str]
 """Returns the current token, which may be replaced while the channel is open."""
+
+M = TypeVar("M", bound=Message)
+T = TypeVar("T")
 
 
 def open_channel(
@@ -86,3 +91,15 @@ class _AuthenticatedChannel(grpc.aio.Channel):
 
     async def __aexit__(self, *error: Any) -> None:
         await self.close()
+
+
+def to_message(kind: type[M], source: object, **fields: Any) -> M:
+    """Create a message. Fields that are not given are the attributes of the same name, which `source` must have."""
+    missing = kind.DESCRIPTOR.fields_by_name.keys() - fields.keys()
+    return kind(**{name: getattr(source, name) for name in missing}, **fields)
+
+
+def from_message(kind: type[T], message: Message, **fields: Any) -> T:
+    """Create a dataclass. Fields that are not given are the message's scalar fields of the same name."""
+    missing = {field.name for field in dataclasses.fields(kind)} - fields.keys()  # type: ignore[arg-type]  # it is one
+    return kind(**{name: getattr(message, name) for name in missing}, **fields)

@@ -21,7 +21,9 @@ from redis.asyncio.connection import SSLConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.backoff import NoBackoff
+from redis.driver_info import DriverInfo
 from redis.exceptions import RedisClusterException, RedisError
+from redis.maint_notifications import MaintNotificationsConfig
 
 DEFAULT_PORTS = {"sentinel": 26379, "cluster": 6379}
 """By the part of the URL's scheme after the "+"."""
@@ -49,7 +51,7 @@ async def open_client(url: str, **options: Any) -> AsyncIterator[RedisClient]:
     """Opens a client that does not retry. `options` are passed to each of redis-py's connections. Raises ValueError
     for a wrong URL.
     """
-    options |= {"decode_responses": True, "retry": _no_retry()}
+    options |= {"decode_responses": True, **_connection_options()}
     scheme, _, kind = urlsplit(url).scheme.partition("+")
     if not kind:
         async with Redis.from_url(url, **options) as client:
@@ -63,8 +65,16 @@ async def open_client(url: str, **options: Any) -> AsyncIterator[RedisClient]:
         yield client
 
 
-def _no_retry() -> Retry:
-    return Retry(NoBackoff(), 0)
+def _connection_options() -> dict[str, Any]:
+    """Returns options of all connections: they do not retry, and opening one leaves no reference cycles.
+
+    By default redis-py reads its own version from disk for each connection, and sends a command that Valkey rejects.
+    """
+    return {
+        "retry": Retry(NoBackoff(), 0),
+        "driver_info": DriverInfo(),
+        "maint_notifications_config": MaintNotificationsConfig(enabled=False),
+    }
 
 
 def _parse(url: str, scheme: str, kind: str) -> tuple[list[tuple[str, int]], list[str], dict[str, Any]]:
@@ -93,7 +103,7 @@ async def _open_sentinel(
     login = {name: settings.pop(f"sentinel_{name}", None) for name in ("username", "password")}
     tls = {name: value for name, value in settings.items() if name.startswith("ssl")}
     timeouts = {"socket_timeout": DISCOVERY_TIMEOUT, "socket_connect_timeout": DISCOVERY_TIMEOUT}
-    sentinel_settings = {**login, **tls, **timeouts, "retry": _no_retry()}
+    sentinel_settings = {**login, **tls, **timeouts, **_connection_options()}
     async with Sentinel(hosts, sentinel_kwargs=sentinel_settings) as sentinel:  # type: ignore[no-untyped-call]  # redis's
         client = sentinel.master_for(path[0], **settings, db=int(path[1]) if len(path) == 2 else 0)
         pool = client.connection_pool

@@ -18,7 +18,12 @@ from pointsman_embedding import ModelMissing
 from pointsman_servicekit import logs
 from pointsman_servicekit.buffer_budget import BufferedBytesBudget
 from pointsman_servicekit.grpc_server import ServerLimits, serving
-from pointsman_servicekit.process import freeze_gc, start_worker_threads, wait_for_stop_signal
+from pointsman_servicekit.process import (
+    freeze_gc,
+    start_worker_threads,
+    trimming_heap,
+    wait_for_stop_signal,
+)
 from pointsman_servicekit.tls import server_tls
 from pointsman_servicekit.tracing.exporting import OtelSettingsError, exporting_spans, tracing_server_interceptors
 from pointsman_servicekit.workers import WORKER_OPTION, connect_supervisor
@@ -171,6 +176,7 @@ async def run(settings: Settings, spans: "Spans | None" = None, worker: Sequence
                 reuse_port=is_worker,
             ) as http_address,
             _serving_metrics(dependencies, settings.metrics_listen),
+            trimming_heap(),
         ):
             freeze_gc()
             if siblings:

@@ -1,4 +1,4 @@
-"""Offline tools for a gateway configuration and its request log: init, import, fit, replay, suggest, data, plan."""
+"""Offline tools for a gateway configuration and its log: init, import, fit, replay, suggest, data, render, plan."""
 
 import argparse
 import asyncio
@@ -12,10 +12,15 @@ from pointsman_embedding import ModelMissing
 from pointsman_gateway import bootstrap
 from pointsman_gateway.bootstrap.models import EmbeddingModels, to_trained
 from pointsman_gateway.config.load import Config, ConfigError, load_config
+from pointsman_gateway.prompts.retriever import RetrieverClient
 from pointsman_gateway.settings import Settings
 from pointsman_servicekit.errors import PointsmanError
+from pointsman_servicekit.grpc_client import open_channel
+from pointsman_servicekit.service_tokens import open_token
+from pointsman_servicekit.tls import client_tls
 
 from pointsman_lab.datasets.build import BuildOrder, build, data_report, plan_report
+from pointsman_lab.datasets.rendering import ChosenPassages, PathRenderer, QueryEmbedding, RenderOrder, render
 from pointsman_lab.fit import ARTEFACT, fit, fit_model
 from pointsman_lab.litellm_import import import_litellm
 from pointsman_lab.replay import build_context, replay
@@ -82,10 +87,19 @@ def _parser() -> argparse.ArgumentParser:
     data_parser.add_argument(
         "--teacher-answers", type=Path, metavar="FILE", help='lines of {"text", "answer"} from the teacher path'
     )
+    render_parser = commands.add_parser("render", help="render training rows as prompts of a path")
+    render_parser.set_defaults(command=_render)
+    render_parser.add_argument("--data", type=Path, required=True, metavar="FILE")
+    render_parser.add_argument("--eval-data", type=Path, metavar="FILE")
+    render_parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+    render_parser.add_argument("--seed", type=int, default=7)
     plan_parser = commands.add_parser("plan", help="print the flywheel configuration of a task")
     plan_parser.set_defaults(command=_plan)
-    for subparser in (init_parser, import_parser, fit_parser, replay_parser, suggest_parser, data_parser, plan_parser):
+    for subparser in (
+        init_parser, import_parser, fit_parser, replay_parser, suggest_parser, data_parser, render_parser, plan_parser
+    ):  # fmt: skip
         subparser.add_argument("folder", type=Path, help="a configuration folder")
+    render_parser.add_argument("path", help="one of its paths")
     for subparser in (data_parser, plan_parser):
         subparser.add_argument("task", help="one of its tasks")
     for subparser in (replay_parser, suggest_parser):
@@ -158,6 +172,17 @@ async def _data(options: argparse.Namespace, settings: Settings) -> Report:
         return data_report(await build(config, None, order))
     async with open_request_log(url) as log:
         return data_report(await build(config, log, order))
+
+
+async def _render(options: argparse.Namespace, settings: Settings) -> Report:
+    config = _load(options.folder)
+    models = EmbeddingModels.load(settings.embedding_model, config.encoder)
+    order = RenderOrder(options.path, options.data, options.eval_data, options.out, options.seed)
+    tls = client_tls(settings.client_tls_ca, settings.client_tls_certificate, settings.client_tls_key)
+    async with open_channel(settings.retriever, tls, token=open_token(settings.service_token_file)) as channel:
+        passages = ChosenPassages(RetrieverClient(channel, models.encoder.fingerprint), order.seed)
+        renderer = PathRenderer(config, order.path, passages, QueryEmbedding(models))
+        return await render(order, renderer, passages, ProgressLines())
 
 
 async def _plan(options: argparse.Namespace, settings: Settings) -> Report:

@@ -286,7 +286,3 @@ def _check_flywheel(name: str, flywheel: FlywheelConfig, paths: PathsFile) -> No
     student = paths.paths[flywheel.student]
     if not _ALIAS.fullmatch(student.adapter):
         raise ConfigError(f"{owner}: its student '{flywheel.student}' has no adapter's alias (adapter: NAME@prod)")
-    if student.strategies:
-        raise ConfigError(
-            f"{owner}: its student '{flywheel.student}' has strategies; what is learnt is the bare message"
-        )

@@ -6,6 +6,7 @@ from typing import Any
 import grpc
 from pointsman.v1 import lora_server_pb2 as pb
 from pointsman.v1 import lora_server_pb2_grpc
+from pointsman_servicekit.grpc_client import from_message, to_message
 from pointsman_servicekit.grpc_errors import from_rpc_error
 
 from pointsman_gateway.domain import Alias
@@ -32,36 +33,22 @@ class AdapterAdminClient:
         return AdapterListing(
             tuple(map(_version, listed.versions)),
             tuple(map(to_alias, listed.aliases)),
-            tuple(map(_change, history.changes)),
+            tuple(from_message(AdapterChange, change) for change in history.changes),
         )
 
     async def set_alias(self, move: AliasMove) -> Alias:
         """Points the alias to a version once an engine holds it, and ends the alias's canary."""
-        request = pb.SetAliasRequest(
-            alias=move.alias,
-            version=move.version,
-            expected_version=move.expected_version,
-            author=move.author,
-            force=move.force,
-        )
+        request = to_message(pb.SetAliasRequest, move)
         return to_alias(await _call(self._stub.SetAlias(request, timeout=LOAD_TIMEOUT_SECONDS)))
 
     async def set_canary(self, move: AliasMove) -> Alias:
         """Sets the alias's canary once an engine holds the version; a weight of 0 ends the canary."""
-        request = pb.SetCanaryRequest(
-            alias=move.alias,
-            version=move.version,
-            weight=move.weight,
-            author=move.author,
-            expected_version=move.expected_version,
-        )
+        request = to_message(pb.SetCanaryRequest, move, terms=None)
         return to_alias(await _call(self._stub.SetCanary(request, timeout=LOAD_TIMEOUT_SECONDS)))
 
     async def roll_back(self, move: AliasMove) -> Alias:
         """Ends the alias's canary; if there is none, points the alias back to its previous version."""
-        request = pb.RollbackRequest(
-            alias=move.alias, expected_version=move.expected_version, author=move.author, reason=move.reason
-        )
+        request = to_message(pb.RollbackRequest, move)
         return to_alias(await _call(self._stub.Rollback(request, timeout=LOAD_TIMEOUT_SECONDS)))
 
 
@@ -77,24 +64,12 @@ def to_alias(alias: pb.Alias) -> Alias:
 
 
 def _version(adapter: pb.AdapterVersion) -> AdapterVersion:
-    return AdapterVersion(
-        version=adapter.version,
-        name=adapter.name,
+    return from_message(
+        AdapterVersion,
+        adapter,
         state=_STATE.get(adapter.state, "unspecified"),
         aliases=tuple(adapter.aliases),
-        pinned=adapter.pinned,
-        rank=adapter.rank,
-        bytes=adapter.bytes,
-        created_unix_ms=adapter.created_unix_ms,
         error_code=adapter.last_error_code,
         error=adapter.last_error,
         metrics=dict(adapter.metrics),
-        parent=adapter.parent,
-        author=adapter.author,
-    )
-
-
-def _change(change: pb.Change) -> AdapterChange:
-    return AdapterChange(
-        change.at_unix_ms, change.kind, change.subject, change.before, change.after, change.author, change.reason
     )

@@ -13,7 +13,7 @@ import grpc
 from pointsman.v1 import lora_server_pb2 as pb
 from pointsman.v1 import lora_server_pb2_grpc
 from pointsman_servicekit.errors import DeadlineExceeded, PointsmanError, Unavailable
-from pointsman_servicekit.grpc_client import Interceptors, Token, open_channel
+from pointsman_servicekit.grpc_client import Interceptors, Token, open_channel, to_message
 from pointsman_servicekit.grpc_errors import from_rpc_error
 from pointsman_servicekit.logs import correlation_metadata
 from pointsman_servicekit.tls import ClientTls
@@ -265,14 +265,4 @@ def _is_local(url: str) -> bool:
 
 
 def _to_message(outcomes: CanaryMetrics) -> pb.Outcomes:
-    return pb.Outcomes(
-        alias=outcomes.alias,
-        revision=outcomes.revision,
-        version=outcomes.version,
-        requests=outcomes.requests,
-        errors=outcomes.errors,
-        invalid=outcomes.invalid,
-        milliseconds=outcomes.latency_buckets,
-        rated=outcomes.rated,
-        rating=outcomes.rating,
-    )
+    return to_message(pb.Outcomes, outcomes, milliseconds=outcomes.latency_buckets)

@@ -83,7 +83,7 @@ class Attempt:
         "_path_attempt",
         "_reads",
         "_sink",
-        "_validating",
+        "_transcript",
         "answer",
         "decision",
         "is_complete",
@@ -109,7 +109,9 @@ class Attempt:
         self._path_attempt = path_attempt
         self._judge = judge
         self._reads = reads or judge is not None
-        self._validating: ValidatingSink | None = None
+        self._transcript: Transcript | None = None
+        """Not the sink that fills it: the sink refers to this object, and a reference cycle would stay in memory until
+        the next garbage collection."""
         self._buffer: BufferingSink | None = None
         self._sink: ChunkSink | None = None
 
@@ -135,8 +137,7 @@ class Attempt:
         """Buffers the answer until it is complete or too long to be validated. Raises the engine's error."""
         buffer = self._buffer = BufferingSink()
         self._attach(buffer)
-        if self._validating is not None:
-            buffer.transcript = self._validating.transcript
+        buffer.transcript = self._transcript
         await buffer.arrived
         if buffer.error is not None:
             error, buffer.error = buffer.error, None
@@ -160,8 +161,8 @@ class Attempt:
         if self.is_complete:
             return
         self.is_complete = True
-        if self._judge is not None and self._validating is not None:
-            self.verdicts = self._judge.verdicts(self._validating.transcript)
+        if self._judge is not None and self._transcript is not None:
+            self.verdicts = self._judge.verdicts(self._transcript)
             for verdict in self.verdicts:
                 self._meter.record_verdict(self.decision, verdict.validator, verdict.ruling)
             if refusal(self.verdicts) is not None:
@@ -177,8 +178,8 @@ class Attempt:
     @property
     def answered(self) -> CompletedAnswer | None:
         """The answer's text for the request log; None unless it is a single complete text."""
-        assert self._validating is not None  # called only if the answer is read
-        transcript = self._validating.transcript
+        transcript = self._transcript
+        assert transcript is not None  # called only if the answer is read
         choices = transcript.choices()
         if transcript.too_long or len(choices) != 1 or choices[0].calls_tools or not choices[0].text.strip():
             return None
@@ -189,5 +190,6 @@ class Attempt:
         self._sink = sink
         source: ChunkSink = self
         if self._reads:
-            source = self._validating = ValidatingSink(self._judge, self)
+            source = validating = ValidatingSink(self._judge, self)
+            self._transcript = validating.transcript
         self.answer.source.attach(source)

@@ -7,6 +7,7 @@ from typing import Any
 
 from pointsman.v1 import lora_server_pb2 as pb
 from pointsman_servicekit.errors import InvalidArgument
+from pointsman_servicekit.grpc_client import to_message
 
 from pointsman_lora_server.domain import (
     Alias,
@@ -38,22 +39,8 @@ MAX_LATENCY_BUCKET = 120
 
 _DEFAULT_CHANGES = 100
 
-_STATUS = {
-    EngineStatus.STARTING: pb.ENGINE_STATUS_STARTING,
-    EngineStatus.READY: pb.ENGINE_STATUS_READY,
-    EngineStatus.DOWN: pb.ENGINE_STATUS_DOWN,
-}
-_STATE = {
-    VersionState.REGISTERED: pb.ADAPTER_STATE_REGISTERED,
-    VersionState.VALIDATING: pb.ADAPTER_STATE_VALIDATING,
-    VersionState.READY: pb.ADAPTER_STATE_READY,
-    VersionState.LOADING: pb.ADAPTER_STATE_LOADING,
-    VersionState.WARM: pb.ADAPTER_STATE_WARM,
-    VersionState.SERVING: pb.ADAPTER_STATE_SERVING,
-    VersionState.DRAINING: pb.ADAPTER_STATE_DRAINING,
-    VersionState.RETIRED: pb.ADAPTER_STATE_RETIRED,
-    VersionState.FAILED: pb.ADAPTER_STATE_FAILED,
-}
+_STATUS = {status: getattr(pb, f"ENGINE_STATUS_{status.name}") for status in EngineStatus}
+_STATE = {state: getattr(pb, f"ADAPTER_STATE_{state.name}") for state in VersionState}
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,42 +120,19 @@ def to_placement(name: str, placement: Placement) -> pb.Placement:
 
 
 def to_version(report: VersionReport) -> pb.AdapterVersion:
-    version = report.version
-    return pb.AdapterVersion(
-        version=version.version,
-        name=version.name,
-        sha256=version.sha256,
-        base_model=version.base_model,
-        rank=version.rank,
-        target_modules=version.target_modules,
-        bytes=version.bytes,
-        created_unix_ms=version.created_unix_ms,
+    return to_message(
+        pb.AdapterVersion,
+        report.version,
         state=_STATE[report.state],
         last_error=report.error,
-        facts=version.facts,
-        aliases=report.aliases,
-        base_digest=version.base_digest,
-        chat_template_sha256=version.chat_template_sha256,
-        training_data_sha256=version.training_data_sha256,
-        metrics=version.metrics,
-        parent=version.parent,
-        author=version.author,
-        pinned=report.pinned,
         last_error_code=report.error_code,
+        aliases=report.aliases,
+        pinned=report.pinned,
     )
 
 
 def to_change(change: Change) -> pb.Change:
-    return pb.Change(
-        id=change.id,
-        at_unix_ms=change.at_unix_ms,
-        kind=change.kind,
-        subject=change.subject,
-        before=change.before,
-        after=change.after,
-        author=change.author,
-        reason=change.reason,
-    )
+    return to_message(pb.Change, change)
 
 
 def check_register(request: pb.RegisterRequest) -> None:

@@ -1,13 +1,16 @@
 """The command line of the trainer, parsed into `TrainingOptions`."""
 
 import argparse
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from pointsman_lora_server.training.methods import TrainingMethod, load_method
 
 DEFAULT_METHOD = "lora"
+N = TypeVar("N", int, float)
 STOP_ON_LOSS, STOP_ON_METRIC = STOP_ON = ("loss", "metric")
 
 
@@ -229,36 +232,21 @@ def _method(text: str) -> TrainingMethod:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is below 1")
-    return value
+def _number(kind: type[N], accepts: Callable[[N], bool], problem: str) -> Callable[[str], N]:
+    """Returns an argument type that accepts some numbers; `problem` continues "VALUE is" for all others."""
+
+    def parse_number(text: str) -> N:
+        value = kind(text)
+        if not accepts(value):
+            raise argparse.ArgumentTypeError(f"{text} is {problem}")
+        return value
+
+    parse_number.__name__ = kind.__name__  # which argparse shows for what is no number
+    return parse_number
 
 
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{value} is below 0")
-    return value
-
-
-def _positive_float(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return value
-
-
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is below 0")
-    return value
-
-
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not from 0 to below 1")
-    return value
+_positive = _number(int, lambda value: value >= 1, "below 1")
+_count = _number(int, lambda value: value >= 0, "below 0")
+_positive_float = _number(float, lambda value: 0 < value < math.inf, "not above 0")
+_seconds = _number(float, lambda value: 0 <= value < math.inf, "below 0")
+_share = _number(float, lambda value: 0 <= value < 1, "not from 0 to below 1")

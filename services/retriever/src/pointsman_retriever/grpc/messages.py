@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from pointsman.v1 import retriever_pb2 as pb
 from pointsman_servicekit.errors import PointsmanError
+from pointsman_servicekit.grpc_client import to_message
 
 from pointsman_retriever.domain import (
     DEFAULT_TENANT,
@@ -13,7 +14,6 @@ from pointsman_retriever.domain import (
     CollectionInfo,
     DocumentOutcome,
     DocumentState,
-    Explanation,
     FusionMethod,
     IngestSummary,
     NamedVector,
@@ -41,11 +41,7 @@ from pointsman_retriever.filters import (
 from pointsman_retriever.limits import check_entries
 from pointsman_retriever.search.ranking import SearchSettings
 
-_STATES = {
-    DocumentState.WRITTEN: pb.DocumentOutcome.WRITTEN,
-    DocumentState.UNCHANGED: pb.DocumentOutcome.UNCHANGED,
-    DocumentState.FAILED: pb.DocumentOutcome.FAILED,
-}
+_STATES = {state: getattr(pb.DocumentOutcome, state.name) for state in DocumentState}
 
 
 def to_collection_id(tenant: str, name: str) -> CollectionId:
@@ -73,34 +69,13 @@ def to_quota(message: pb.Quota) -> Quota:
 
 
 def from_collection(collection: CollectionInfo, problem: str = "") -> pb.Collection:
-    quota = collection.quota
-    return pb.Collection(
-        name=collection.name,
-        fingerprint=collection.fingerprint,
-        dimensions=collection.dimensions,
-        documents=collection.documents,
-        chunks=collection.chunks,
-        version=collection.version,
-        tenant=collection.tenant,
-        bytes=collection.bytes,
-        quota=pb.Quota(documents=quota.documents, chunks=quota.chunks, bytes=quota.bytes),
-        problem=problem,
-    )
+    return to_message(pb.Collection, collection, quota=to_message(pb.Quota, collection.quota), problem=problem)
 
 
 def from_ingest_event(event: Sequence[DocumentOutcome] | IngestSummary, together: bool) -> Iterator[pb.IngestResponse]:
     """Converts a batch of outcomes, or the summary; `together` puts the whole batch into one message."""
     if isinstance(event, IngestSummary):
-        yield pb.IngestResponse(
-            summary=pb.IngestSummary(
-                written=event.written,
-                unchanged=event.unchanged,
-                failed=event.failed,
-                removed=event.removed,
-                chunks=event.chunks,
-                version=event.version,
-            )
-        )
+        yield pb.IngestResponse(summary=to_message(pb.IngestSummary, event))
     elif together:
         yield pb.IngestResponse(outcomes=pb.DocumentOutcomes(outcomes=map(_from_outcome, event)))
     else:
@@ -170,12 +145,7 @@ def to_search_settings(message: pb.SearchSettings) -> SearchSettings:
 
 
 def from_search_settings(settings: SearchSettings) -> pb.SearchSettings:
-    return pb.SearchSettings(
-        dense_weight=settings.dense_weight,
-        fusion=_FUSIONS[settings.method],
-        least_dense=settings.least_dense,
-        least_coverage=settings.least_coverage,
-    )
+    return to_message(pb.SearchSettings, settings, fusion=_FUSIONS[settings.method])
 
 
 def _to_filter(request: pb.SearchRequest) -> Filter | None:
@@ -231,21 +201,9 @@ def _from_passage(passage: Passage, tokens: int, explain: bool) -> pb.Passage:
         tokens=tokens,
         before=map(_from_neighbour, passage.before),
         after=map(_from_neighbour, passage.after),
-        explanation=_from_explanation(passage.explanation) if explain else None,
+        explanation=to_message(pb.Explanation, passage.explanation) if explain else None,
     )
 
 
 def _from_neighbour(neighbour: Neighbour) -> pb.Neighbour:
     return pb.Neighbour(text=neighbour.text, start=neighbour.start, end=neighbour.end)
-
-
-def _from_explanation(explanation: Explanation) -> pb.Explanation:
-    return pb.Explanation(
-        dense_rank=explanation.dense_rank,
-        sparse_rank=explanation.sparse_rank,
-        dense_weight=explanation.dense_weight,
-        dense_part=explanation.dense_part,
-        sparse_part=explanation.sparse_part,
-        support_part=explanation.support_part,
-        rerank_score=explanation.rerank_score,
-    )

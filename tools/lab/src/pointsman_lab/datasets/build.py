@@ -180,6 +180,7 @@ def plan_report(config: Config, task: str) -> Report:
         "metric": metric.model_dump(exclude_unset=True) if metric else {"exact": True},
         "heldout": str((config.folder / flywheel.eval_data).resolve()) if flywheel.eval_data else "",
         "collections": _collections(config, task, flywheel),
+        "is_rendered": bool(student.strategies),
         **flywheel.model_dump(exclude={"heldout"}),
     }
     lines = tuple(f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in facts.items())

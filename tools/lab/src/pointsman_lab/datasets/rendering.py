@@ -1,0 +1,241 @@
+"""The `render` command: training rows as prompts of the path that the adapter will serve.
+
+Each row is rendered by the path's own strategies. Examples are chosen as for a request, without the row itself. If a
+training row names the document that answers it, its prompt shows that document's passage among others that the
+retriever finds; one row in five shows others only, so that the adapter also learns the answers (RAFT, T. Zhang et al.,
+arXiv 2403.10131). Evaluation rows, and rows that name no document, show what the retriever finds, as when serving.
+"""
+
+import json
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pointsman_gateway.bootstrap.models import EmbeddingModels
+from pointsman_gateway.classification.reader import token_excerpt
+from pointsman_gateway.config.load import Config, ConfigError, numbered_lines
+from pointsman_gateway.domain import Message, Passage, Request, Vector
+from pointsman_gateway.extensions import (
+    Draft,
+    Embed,
+    Example,
+    Found,
+    NothingRelevant,
+    Search,
+    Strategy,
+    StrategyContext,
+)
+from pointsman_gateway.prompts.strategies import apply_all
+from pointsman_gateway.prompts.templates import PromptTemplates
+
+from pointsman_lab.datasets.rows import prompt_key, text_messages
+from pointsman_lab.report import Progress, Report, Section
+
+SHARE_WITHOUT_ANSWER = 0.2
+SEARCHED_IN_ADDITION = 6
+"""Passages that are searched in addition to those that a prompt shows."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRow:
+    messages: tuple[Message, ...]
+    """The last one is the user's."""
+    answers: Mapping[str, str]
+    """`output`, or for preference pairs `chosen` and `rejected`."""
+    document: str = ""
+    """The id of the document that answers it; empty if it is not known."""
+
+    @property
+    def key(self) -> str:
+        """Equal for prompts that differ only by case and whitespace."""
+        return prompt_key([(message.role, message.content) for message in self.messages])
+
+    def rendered(self, messages: Sequence[Message]) -> dict[str, Any]:
+        """Return the row with these messages, in the format of the trainer."""
+        prompt = [{"role": message.role, "content": message.content} for message in messages]
+        if "output" in self.answers:
+            return {"messages": [*prompt, {"role": "assistant", "content": self.answers["output"]}]}
+        return {"messages": prompt, **self.answers}
+
+
+class ChosenPassages:
+    """Implements `Search` for training: it decides for the current row whether the right passage is shown."""
+
+    def __init__(self, inner: Search, seed: int, share_without: float = SHARE_WITHOUT_ANSWER) -> None:
+        self._inner, self._random, self._share_without = inner, random.Random(seed), share_without
+        self._row: TrainingRow | None = None
+        self._is_hidden = False
+        self.counts: Counter[str] = Counter()
+
+    def begin(self, row: TrainingRow | None) -> None:
+        """Set the row that searches are for. None: show what is found."""
+        self._row, self._is_hidden = row, self._random.random() < self._share_without
+
+    async def search(self, collection: str, query: str, vector: Vector | None, top_k: int, deadline: float) -> Found:
+        row = self._row
+        if row is None or not row.document:
+            self.counts["as found"] += 1
+            return await self._inner.search(collection, query, vector, top_k, deadline)
+        found = await self._inner.search(collection, query, vector, top_k + SEARCHED_IN_ADDITION, deadline)
+        of_document = [passage for passage in found.passages if passage.document_id == row.document]
+        others = [passage for passage in found.passages if passage.document_id != row.document]
+        if not of_document:
+            self.counts["right passage not found"] += 1
+        elif self._is_hidden:
+            self.counts["without the right passage"] += 1
+        else:
+            self.counts["with the right passage"] += 1
+            others.insert(0, _passage_with_answer(of_document, row.answers.get("output", "")))
+        return replace(found, passages=tuple(others[:top_k]), relevant=bool(others))
+
+
+def _passage_with_answer(passages: Sequence[Passage], answer: str) -> Passage:
+    """Return the best passage that contains the answer, or else the best one."""
+    return next((passage for passage in passages if answer and answer in passage.text), passages[0])
+
+
+@dataclass(frozen=True, slots=True)
+class QueryEmbedding:
+    """Embeds a text as the gateway does when it serves a request."""
+
+    models: EmbeddingModels
+
+    async def embed(self, text: str) -> Vector:
+        return np.asarray(self.models.encoder.embed([token_excerpt(text, self.models.static).text])[0])
+
+
+class PathRenderer:
+    """Renders rows by the strategies of one path."""
+
+    def __init__(self, config: Config, path: str, search: Search, embedding: Embed) -> None:
+        """Raises ConfigError if there is no such path."""
+        if path not in config.paths.paths:
+            raise ConfigError(f"there is no path '{path}'; known: {', '.join(sorted(config.paths.paths))}")
+        self._search, self._embedding = search, embedding
+        self._templates = PromptTemplates(config.prompts)
+        self._configured = config.paths.paths[path].strategies
+        shown = {task for strategy in self._configured for task, _ in strategy.resources.examples}
+        self._examples = {task: config.examples[task] for task in sorted(shown)}
+        self._vectors: dict[str, NDArray[np.float32]] = {}
+        self._complete: list[Strategy] = []
+        """The strategies with all examples."""
+
+    async def render(self, row: TrainingRow, is_last: bool = False) -> dict[str, Any]:
+        """Raises PointsmanError; NothingRelevant if the path would leave the request to another one.
+
+        `is_last`: there is no other one, so that it answers without passages.
+        """
+        strategies = await self._strategies_for(row.messages[-1].content)
+        draft = await apply_all(strategies, Draft(Request("", row.messages), None, is_last=is_last))
+        return row.rendered(draft.messages())
+
+    async def _strategies_for(self, text: str) -> list[Strategy]:
+        """Return the strategies, without the examples that have this text."""
+        if not self._vectors:
+            self._vectors = {task: await self._embed(rows) for task, rows in self._examples.items()}
+            self._complete = self._build({task: range(len(rows)) for task, rows in self._examples.items()})
+        kept = {
+            task: [place for place, example in enumerate(rows) if example.text != text]
+            for task, rows in self._examples.items()
+        }
+        is_complete = all(len(kept[task]) == len(rows) for task, rows in self._examples.items())
+        return self._complete if is_complete else self._build(kept)
+
+    def _build(self, kept: Mapping[str, Sequence[int]]) -> list[Strategy]:
+        context = StrategyContext(
+            self._templates,
+            self._search,
+            self._embedding,
+            {task: [self._examples[task][place] for place in places] for task, places in kept.items()},
+            {task: self._vectors[task][list(places)] for task, places in kept.items()},
+        )
+        return [strategy.build(context) for strategy in self._configured]
+
+    async def _embed(self, examples: Sequence[Example]) -> NDArray[np.float32]:
+        return np.stack([await self._embedding.embed(example.text) for example in examples])
+
+
+FORMS = '{"text", "output"}, {"messages"}, or for pairs {"prompt" or "messages", "chosen", "rejected"}'
+
+
+def read_rows(file: Path) -> list[TrainingRow]:
+    """Raises ConfigError that names the line."""
+    try:
+        text = file.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} cannot be read: {error}") from error
+    return [_read_row(line, f"{file}:{number}") for number, line in numbered_lines(text)]
+
+
+def _read_row(line: str, where: str) -> TrainingRow:
+    try:
+        row = json.loads(line)
+        given = row.get("messages") or row.get("prompt") or row["text"]
+        messages = [{"role": "user", "content": given}] if isinstance(given, str) else list(given)
+        if "chosen" in row:
+            answers = {"chosen": row["chosen"], "rejected": row["rejected"]}
+        else:
+            answers = {"output": row["output"] if "output" in row else messages.pop()["content"]}
+        plain = text_messages(messages)
+        document = str(row.get("document", ""))
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+        plain = None
+    if plain is None:
+        raise ConfigError(f"{where} is not a training row: {FORMS}; the message that is answered is the user's")
+    as_text = {name: a if isinstance(a, str) else json.dumps(a, ensure_ascii=False) for name, a in answers.items()}
+    return TrainingRow(tuple(Message(role, content) for role, content in plain), as_text, document)
+
+
+@dataclass(frozen=True, slots=True)
+class RenderOrder:
+    path: str
+    training: Path
+    evaluation: Path | None
+    out: Path
+    """The folder to write to."""
+    seed: int
+
+
+async def render(order: RenderOrder, renderer: PathRenderer, passages: ChosenPassages, progress: Progress) -> Report:
+    """Write the rendered rows. `renderer` searches by `passages`. Raises ConfigError, PointsmanError or OSError."""
+    rows = read_rows(order.training)
+    held_out = read_rows(order.evaluation) if order.evaluation else []
+    training = distinct(rows, {row.key for row in held_out})
+    counts = Counter({"repeated or held out": len(rows) - len(training)})
+
+    async def write(name: str, chosen: Sequence[TrainingRow], is_trained: bool) -> str:
+        lines = []
+        for number, row in enumerate(chosen, 1):
+            passages.begin(row if is_trained else None)
+            try:
+                lines.append(json.dumps(await renderer.render(row, is_last=not is_trained), ensure_ascii=False) + "\n")
+            except NothingRelevant:
+                counts["left to the next path"] += 1
+            progress(f"rendering {name}", number, len(chosen))
+        (order.out / name).write_text("".join(lines), "utf-8")
+        return str(order.out / name)
+
+    order.out.mkdir(parents=True, exist_ok=True)
+    facts: dict[str, Any] = {
+        "training": await write(order.training.name, training, is_trained=True),
+        "evaluation": await write(f"evaluation-{order.evaluation.name}", held_out, is_trained=False)
+        if order.evaluation
+        else "",
+        "rows": len(training),
+        "counts": dict(counts + passages.counts),
+    }
+    table = tuple((str(count), which) for which, count in facts["counts"].items())
+    return Report(facts, (Section(f"Prompts of path {order.path}", columns=("rows", "which"), rows=table),))
+
+
+def distinct(rows: Sequence[TrainingRow], held_out: Set[str]) -> list[TrainingRow]:
+    """Return each row once, without those whose prompt is held out.
+
+    The trainer could not find them: equal questions may be rendered differently.
+    """
+    return list({(row.key, *row.answers.values()): row for row in rows if row.key not in held_out}.values())
