@@ -29,6 +29,7 @@ GROUPS = ("keys", "adapters")
 POLICY_MAPS = ("pointsman-policy", "pointsman-policy-prompts", "pointsman-policy-tasks")
 DOCS = (CHART.parents[2] / "docs" / "kubernetes.md").read_text()
 FOLDERS = {"policy": "", "prompts": "-prompts", "tasks": "-tasks"}
+BUCKET = {"adapters": {"store": {"url": "s3://bucket/adapters"}}}
 CHOSEN = {"keys are off", "scales by what nobody measures", "names of the cluster only"}
 """Findings that are a user's choice, made by a value."""
 
@@ -122,6 +123,14 @@ def _refusal(values: Object) -> str:
     refusals = []
     if not shared and sum(counts) > 1:
         refusals.append("share the adapters")
+    models = [{**defaults.get("model", {}), **engine.get("model", {})} for engine in engines]
+    loaded = [
+        (m.get("accessMode", "ReadWriteOnce"), n)
+        for m, n in zip(models, counts, strict=True)
+        if "://" in m.get("source", "")
+    ]
+    if any(mode == "ReadWriteOncePod" or (mode == "ReadWriteOnce" and n > 1) for mode, n in loaded):
+        refusals.append("in a claim that its pods and a Job share")
     has_cidrs = policies.get("clients", {}).get("cidrs")
     if policies.get("enabled") and service.get("type", "ClusterIP") != "ClusterIP" and not has_cidrs:
         refusals.append("let no address outside in")
@@ -154,6 +163,10 @@ def test_the_retriever_reads_the_policy_that_names_another_embedding_model(tmp_p
         ({"engines": [{"model": {"source": "image"}}]}, "name"),
         ({"engines": [{"name": "local", "replicas": 2}]}, "set adapters.store.accessMode to ReadWriteMany"),
         ({"engines": [{"name": "local"}, {"name": "large"}]}, "up to 2 pods share the adapters"),
+        (
+            {**BUCKET, "engines": [{"name": "local", "replicas": 2, "model": {"source": "hf://a/b"}}]},
+            "the model of 'local' is in a claim that its pods and a Job share",
+        ),
         (
             {"networkPolicy": {"enabled": True}, "gateway": {"service": {"type": "LoadBalancer"}}},
             "let no address outside in",
@@ -269,6 +282,18 @@ def test_gpus_are_chosen_by_the_users_labels(tmp_path: Path) -> None:
     assert pod["nodeSelector"] == {"pool": "gpu"}
     assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "2"
     assert [toleration["key"] for toleration in pod["tolerations"]] == ["nvidia.com/gpu"]
+
+
+def test_a_model_of_one_node_is_downloaded_on_the_engines_node() -> None:
+    model = "engines[0].name=local,engines[0].model.source=hf://organisation/model"
+    near, anywhere = (
+        next(each.pod for each in Cluster.of(chart("--set", model + more)).workloads if each.service == "model")
+        for more in ("", ",engines[0].model.accessMode=ReadWriteMany")
+    )
+    (term,) = near["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    assert term["topologyKey"] == "kubernetes.io/hostname"
+    assert term["labelSelector"] == {"matchLabels": {"pointsman/engine": "local"}}
+    assert "affinity" not in anywhere
 
 
 def test_the_retriever_uses_a_gpu_with_the_image_for_it(tmp_path: Path) -> None:

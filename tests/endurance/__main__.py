@@ -36,7 +36,7 @@ from tests.endurance.world import LIBFAKETIME, World, running_world
 from tests.monitoring.watch import PROMETHEUS, Prometheus, program, watching
 
 AUDIT_SECONDS = 300.0
-SAMPLE_SECONDS = 10.0
+SAMPLE_SECONDS = 2.0
 
 
 class Run:

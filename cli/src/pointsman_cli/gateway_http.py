@@ -3,12 +3,13 @@
 The events of an answer are independent of the protocol: the decision, the text and the final usage.
 """
 
+import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, TypeVar
 
 import httpx
 
@@ -77,6 +78,8 @@ class Question:
     stream: bool = True
 
 
+Item = TypeVar("Item")
+
 _LONE_SURROGATES = re.compile(r"[\ud800-\udfff]")
 _TIMEOUT = httpx.Timeout(130.0, connect=5.0)  # seconds; the gateway's own limit for a request is 120
 
@@ -140,22 +143,10 @@ async def _post(url: str, path: str, body: Mapping[str, Any], key: str) -> dict[
 
 
 def to_decision(body: Mapping[str, Any]) -> Decision:
-    return Decision(
-        id=body["id"],
-        task=body["task"],
-        confidence=body["confidence"],
-        path=body["path"],
-        kind=body["kind"],
-        reason=body["reason"],
-        stage=body["stage"],
-        probabilities=body["probabilities"],
-        considered=tuple(ConsideredPath(**entry) for entry in body["considered"]),
-        expected_cost_usd=body["expected_cost_usd"],
-        margin=body["margin"],
-        in_distribution_score=body["in_distribution_score"],
-        notes=tuple(body["notes"]),
-        generation=body["generation"],
-    )
+    """Raises KeyError or TypeError if the gateway's JSON lacks a field."""
+    decision = Decision(**{field.name: body[field.name] for field in fields(Decision)})
+    considered = tuple(ConsideredPath(**entry) for entry in body["considered"])
+    return replace(decision, considered=considered, notes=tuple(body["notes"]))
 
 
 def _body(question: Question) -> dict[str, Any]:
@@ -277,3 +268,19 @@ def _json(content: str | bytes) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise CommandError(f"the gateway's response is not a JSON object: {content[:200]!r}")
     return found
+
+
+async def run_concurrently(work: Callable[[Item], Awaitable[None]], items: Iterable[Item], at_once: int) -> None:
+    """Does the work on all items, `at_once` of them at a time; stops at the first error and raises it."""
+    waiting = iter(items)
+
+    async def work_on() -> None:
+        for item in waiting:  # all workers share one iterator
+            await work(item)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(at_once):
+                group.create_task(work_on())
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from None

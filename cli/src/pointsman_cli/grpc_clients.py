@@ -130,21 +130,13 @@ async def ask_grpc(address: str, question: Question, key: str = "") -> AsyncIter
 
 
 def _decision(decision: gateway_pb2.Decision) -> Decision:
-    return Decision(
-        id=decision.id,
-        task=decision.task,
-        confidence=decision.confidence,
-        path=decision.path,
-        kind=decision.kind,
-        reason=decision.reason,
-        stage=decision.stage,
+    return grpc_client.from_message(
+        Decision,
+        decision,
         probabilities={entry.task: entry.probability for entry in decision.probabilities},
-        considered=tuple(ConsideredPath(entry.path, entry.outcome, entry.reason) for entry in decision.considered),
+        considered=tuple(grpc_client.from_message(ConsideredPath, entry) for entry in decision.considered),
         expected_cost_usd=decision.expected_cost_usd if decision.HasField("expected_cost_usd") else None,
-        margin=decision.margin,
-        in_distribution_score=decision.in_distribution_score,
         notes=tuple(decision.notes),
-        generation=decision.generation,
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from pointsman_cli.advise.hardware import hardware_cost, hardware_lines
+from pointsman_cli.advise.live import hardware_cost, hardware_lines
 from pointsman_cli.errors import CommandError
 from pointsman_cli.top.metrics import Scrape, parse_metrics
 from pointsman_servicekit.prices import PricedModel, named_price

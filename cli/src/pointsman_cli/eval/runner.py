@@ -17,7 +17,7 @@ from pointsman_cli.errors import CommandError, Refused, Unreachable, UsageError
 from pointsman_cli.eval.dataset import Row, whole_lines
 from pointsman_cli.eval.plan import AUTO, Plan
 from pointsman_cli.eval.scoring import Scorer
-from pointsman_cli.gateway_http import AnswerEnd, Decision, TextChunk, stream_answer
+from pointsman_cli.gateway_http import AnswerEnd, Decision, TextChunk, run_concurrently, stream_answer
 
 OK = "ok"
 
@@ -243,21 +243,14 @@ async def run_plan(
     """Returns all answers, including stored ones; raises CommandError if the evaluation cannot continue."""
     planned = list(row_requests(plan))
     came = [answers.known[work.place] for work in planned if work.place in answers.known]
-    waiting = iter([work for work in planned if work.place not in answers.known])
 
-    async def ask_on() -> None:
-        for work in waiting:  # all workers share one iterator
-            answer = await answer_row(client, work)
-            answers.add(answer)
-            came.append(answer)
-            watcher.came(answer)
+    async def ask(work: RowRequest) -> None:
+        answer = await answer_row(client, work)
+        answers.add(answer)
+        came.append(answer)
+        watcher.came(answer)
 
-    try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(at_once):
-                group.create_task(ask_on())
-    except ExceptionGroup as failures:
-        raise failures.exceptions[0] from None
+    await run_concurrently(ask, [work for work in planned if work.place not in answers.known], at_once)
     return _in_order(plan, came)
 
 

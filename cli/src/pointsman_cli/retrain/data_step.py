@@ -15,7 +15,7 @@ import httpx
 
 from pointsman_cli.errors import CommandError, Refused, Unreachable, UsageError
 from pointsman_cli.eval.dataset import numbered, parsed, text_of, whole_lines
-from pointsman_cli.gateway_http import AnswerEnd, TextChunk, open_client, stream_answer
+from pointsman_cli.gateway_http import AnswerEnd, TextChunk, open_client, run_concurrently, stream_answer
 from pointsman_cli.retrain.run_state import Facts, RetrainPlan, RunState, StepResult
 
 PAIRS_METHOD = "dpo"
@@ -168,23 +168,15 @@ class Gateway:
         bodies = [{"model": model, "messages": list(question), "stream": False, **sampling} for question in questions]
         places = [_prompt_digest(body) for body in bodies]
         known = {answer.place: answer for answer in _read_answers(file)}
-        waiting = iter(
-            [(place, body) for place, body in dict(zip(places, bodies, strict=True)).items() if place not in known]
-        )
+        missing = {place: body for place, body in zip(places, bodies, strict=True) if place not in known}
+        async with self.open() as client:
 
-        async def ask_on(client: httpx.AsyncClient) -> None:
-            for place, body in waiting:  # all workers share one iterator
-                known[place] = await _answer(client, place, body)
+            async def ask(place: str) -> None:
+                known[place] = await _answer(client, place, missing[place])
                 _append_answer(file, known[place])
                 progress(sum(one in known for one in places), len(places))
 
-        async with self.open() as client:
-            try:
-                async with asyncio.TaskGroup() as group:
-                    for _ in range(CONCURRENCY):
-                        group.create_task(ask_on(client))
-            except ExceptionGroup as failures:
-                raise failures.exceptions[0] from None
+            await run_concurrently(ask, missing, CONCURRENCY)
         return [known[place] for place in places]
 
 

@@ -5,6 +5,12 @@
 {{- range $field := list "nodeSelector" "tolerations" "affinity" }}
 {{- with get $engine.pod $field }}{{ $_ := set $pod $field . }}{{ end }}
 {{- end }}
+{{- if ne $engine.model.accessMode "ReadWriteMany" }}
+{{- /* The claim can be mounted on one node only, and the engine's pod may already wait on one. */}}
+{{- $term := dict "topologyKey" "kubernetes.io/hostname" "labelSelector" (dict "matchLabels" (dict "pointsman/engine" $engine.name)) }}
+{{- $near := dict "podAffinity" (dict "requiredDuringSchedulingIgnoredDuringExecution" (list $term)) }}
+{{- $_ := set $pod "affinity" (merge $near ($pod.affinity | default dict)) }}
+{{- end }}
 backoffLimit: 10
 template:
   metadata:

@@ -3,7 +3,7 @@
 Without tracing there are no wrappers, and OpenTelemetry is not imported: `spans` is imported only when it is needed.
 """
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from pointsman_servicekit.grpc_client import Interceptors
 
@@ -18,46 +18,25 @@ if TYPE_CHECKING:
     from pointsman_servicekit.tracing.spans import Spans
 
 
-class Instrumentation(Protocol):
-    """Wraps components; each method returns a component of the same type."""
-
-    @property
-    def grpc_interceptors(self) -> Interceptors:
-        """For calls to other services."""
-        ...
-
-    def engine_client(self, client: EngineClient, gen_ai: GenAiMetrics) -> EngineClient: ...
-
-    def embedder(self, embedder: Embedder, name: str, provider: str) -> Embedder:
-        """`name` is the model's name in the configuration."""
-        ...
-
-    def trace_headers(self) -> str:
-        """HTTP header lines with the trace context of the current request; empty without tracing."""
-        ...
-
-    def request_log(self, request_log: RequestLog, max_characters: int, redaction: Redaction) -> RequestLog:
-        """Records up to `max_characters` of the conversation and of the answer in traces, after `redaction`."""
-        ...
-
-    def stages(self, stages: Stages) -> Stages: ...
-
-
-class NoInstrumentation:
-    """Implements `Instrumentation` without wrappers."""
+class Instrumentation:
+    """Wraps components; each method returns a component of the same type. Without tracing, the component itself."""
 
     grpc_interceptors: Interceptors = ()
+    """For calls to other services."""
 
     def engine_client(self, client: EngineClient, gen_ai: GenAiMetrics) -> EngineClient:
         return client
 
     def embedder(self, embedder: Embedder, name: str, provider: str) -> Embedder:
+        """`name` is the model's name in the configuration."""
         return embedder
 
     def trace_headers(self) -> str:
+        """HTTP header lines with the trace context of the current request; empty without tracing."""
         return ""
 
     def request_log(self, request_log: RequestLog, max_characters: int, redaction: Redaction) -> RequestLog:
+        """Records up to `max_characters` of the conversation and of the answer in traces, after `redaction`."""
         return request_log
 
     def stages(self, stages: Stages) -> Stages:
@@ -66,7 +45,7 @@ class NoInstrumentation:
 
 def instrument_with(spans: "Spans | None") -> Instrumentation:
     if spans is None:
-        return NoInstrumentation()
+        return Instrumentation()
     from pointsman_gateway.tracing.spans import SpanInstrumentation
 
     return SpanInstrumentation(spans)

@@ -9,7 +9,6 @@ from urllib.parse import urlsplit
 
 import msgspec.structs
 from opentelemetry.trace import Span
-from pointsman_servicekit.grpc_client import Interceptors
 from pointsman_servicekit.tracing.grpc import TracedCalls
 from pointsman_servicekit.tracing.spans import Attribute, Spans, current_span, record_exception, trace_header_lines
 
@@ -31,6 +30,7 @@ from pointsman_gateway.metering.gen_ai import GenAiMetrics
 from pointsman_gateway.pipeline.pipeline import Stages
 from pointsman_gateway.pipeline.ports import Backend, ChunkSink, Classifier, OpenAnswer, PromptBuilder, RequestLog
 from pointsman_gateway.redaction import NotRedacted, Redaction
+from pointsman_gateway.tracing import Instrumentation
 
 # Names of github.com/open-telemetry/semantic-conventions/blob/v1.41.0/docs/gen-ai/gen-ai-spans.md
 _NAMES: Mapping[Operation, str] = {"chat": "chat", "completion": "text_completion"}
@@ -290,13 +290,10 @@ def _receipt_attributes(request: Request, receipt: Receipt) -> dict[str, Attribu
     }
 
 
-class SpanInstrumentation:
+class SpanInstrumentation(Instrumentation):
     def __init__(self, spans: Spans) -> None:
         self._spans = spans
-
-    @property
-    def grpc_interceptors(self) -> Interceptors:
-        return (TracedCalls(self._spans),)
+        self.grpc_interceptors = (TracedCalls(spans),)
 
     def engine_client(self, client: EngineClient, gen_ai: GenAiMetrics) -> EngineClient:
         return TracedClient(client, self._spans, gen_ai.provider)
