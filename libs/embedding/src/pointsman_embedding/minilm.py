@@ -177,7 +177,8 @@ def check(folder: Path) -> str:
     found = fingerprint(folder)
     if manifest.get("fingerprint") != found:
         raise ModelMissing(folder, f"its files are {found}, its {MANIFEST} says {manifest.get('fingerprint')}")
-    if (folder / WORDS).exists() and manifest.get("words") != sha256(folder / WORDS):
+    listed = manifest.get("words")  # None: the file may have been added since the manifest was read
+    if listed and (folder / WORDS).exists() and listed != sha256(folder / WORDS):
         raise ModelMissing(folder, f"{WORDS} is not the file that {MANIFEST} describes")
     return found
 
