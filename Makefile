@@ -175,10 +175,9 @@ test-rollout: models ## restart each service under 50 streams, gateways behind a
 
 MINUTES ?= 60
 
-# Ports of its own (tests/ports.py): other tests must not take the port of a service that is down.
 .PHONY: test-endurance
 test-endurance: models ## the help desk under mixed load while processes, Valkey, disk, clock and configuration fail (as root; MINUTES=60); ARGS="--seed 7 --engine scripted"
-	PYTEST_XDIST_WORKER=gw15 $(BIN)/python -m tests.endurance --minutes $(MINUTES) $(ARGS)
+	$(BIN)/python -m tests.endurance --minutes $(MINUTES) $(ARGS)
 
 POSTGRES := /usr/lib/postgresql/17/bin
 POSTGRES_PORT ?= 5499
