@@ -356,7 +356,7 @@ images-tools: ## install buildah, runc, mmdebstrap, HAProxy and redis-cli for te
 	apt-get install -y --no-install-recommends buildah netavark runc mmdebstrap haproxy redis-tools iproute2
 
 .PHONY: test-images
-test-images: models ## build the images, and run them as their manifests say (as root; 5 minutes)
+test-images: models ## build the images, and run them as their manifests and compose.yaml say (as root; 6 minutes)
 	$(BIN)/python -m pytest tests/images --ignore tests/images/test_engine_image.py
 
 .PHONY: test-engine-image

@@ -32,7 +32,7 @@ CONDITIONS = ("full", "small", "imbalanced", "oos_plus")
 LEAVE_OUT_SEEDS = (1, 2, 3)
 COLUMNS = {
     "accuracy": 100, "oos_recall": 100, "recall_at_95": 100, "auroc": 100, "ece": 100, "apgr": 1, "cpt50": 1,
-    "cpt80": 1, "us_per_decision": 1,
+    "cpt80": 1, "gain": 100, "us_per_decision": 1,
 }  # fmt: skip
 """The columns of the tables; fractions are printed in percent."""
 

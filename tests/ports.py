@@ -24,7 +24,8 @@ def _candidates() -> Iterator[int]:
     shares = (LAST + 1 - FIRST) // WORKER_SHARE
     first = FIRST + worker % shares * WORKER_SHARE
     start = random.SystemRandom().randrange(WORKER_SHARE)
-    return (first + (start + number) % WORKER_SHARE for number in itertools.count())
+    for number in itertools.count():
+        yield first + (start + number) % WORKER_SHARE
 
 
 _PORTS = _candidates()

@@ -1,6 +1,8 @@
 """The gateway accepts the experiment's configuration, and the generated page reports the measured figures."""
 
+import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +16,22 @@ from pointsman_scoring.intervals import Interval
 from benchmarks.experiment import adapters, chart, table
 from benchmarks.experiment.folder import EXAMPLE, read_rows, write_folder
 from benchmarks.experiment.tasks import TASKS, paths_of
+
+REPORTED = {hashlib.sha256(file.read_bytes()).hexdigest() for file in (EXAMPLE / "heldout").glob("*.jsonl")}
+
+
+@pytest.mark.parametrize("report", sorted(EXAMPLE.glob("adapters/*/training.json")))
+def test_no_reported_set_selected_the_weights_of_a_committed_adapter(report: Path) -> None:
+    found = json.loads(report.read_text())
+    # Without `best_step` the weights are those of the last step: nothing was selected.
+    assert "best_step" not in found or found["data"]["heldout_sha256"] not in REPORTED
+
+
+def test_no_training_of_the_example_is_given_a_reported_set() -> None:
+    makefile = (EXAMPLE.parents[1] / "Makefile").read_text()
+    commands = re.findall(r"^\t.*pointsman train (?:.*\\\n)*.*$", makefile, re.MULTILINE)
+    assert len(commands) == 2
+    assert not [command for command in commands if "heldout" in command]
 
 
 def figures(path: str, kind: str, score: float, tokens: float) -> PathFigures:

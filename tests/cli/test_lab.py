@@ -150,3 +150,29 @@ def test_each_command_has_help(cli: Cli, command: tuple[str, ...]) -> None:
 
     assert outcome.code == 0
     assert f"Usage: pointsman {' '.join(command)}" in outcome.out
+
+
+def test_a_policy_is_learned_from_an_evaluation_and_printed(
+    cli: Cli, data_dir: Path, example: Path, tmp_path: Path
+) -> None:
+    texts = [("lost_item", "I lost my bag on the train"), ("refund", "Please refund my ticket")]
+    rows = [{"id": str(n), "text": f"{texts[n % 2][1]} {n}", "output": texts[n % 2][0]} for n in range(120)]
+    answers: list[dict[str, Any]] = [
+        {"row": str(n), "task": "triage", "path": path, "score": score, "cost_parts_usd": {"prompt": usd}}
+        for n in range(120)
+        for path, score, usd in (("triage_adapter", float(n % 2), 1e-6), ("triage_few_shot", 1.0, 1e-5))
+    ]
+    for name, lines in (("rows.jsonl", rows), ("answers.jsonl", answers)):
+        (tmp_path / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    options = ("--data", tmp_path / "rows.jsonl", "--answers", tmp_path / "answers.jsonl", "--data-dir", data_dir)
+
+    outcome = cli("predict", "triage", "--config", example, "--tolerance", 0.3, *options, "--json")
+
+    assert outcome.code == 0, outcome.err
+    facts = json.loads(outcome.out)
+    assert list(facts["policy"]["predicted"]["paths"]) == ["triage_adapter", "triage_few_shot"]
+    assert facts["quality"] > 0.9
+    assert facts["lower_bound"] > 0.2
+
+    outcome = cli("predict", "none", "--config", example, *options)
+    assert outcome.err.splitlines()[-1].startswith("error: there is no task 'none'; known: branded_reply, ")

@@ -25,15 +25,25 @@ SETTINGS = {
 OURS = ("gateway", "retriever", "lora-server-cpu", "lora-server-gpu")
 
 
-def interpolated(text: str) -> str:
-    """Replaces ${NAME:-default} by the default, and ${NAME:?error} by a token."""
-    text = re.sub(r"\$\{\w+:-([^{}]*)\}", r"\1", text)
-    return re.sub(r"\$\{\w+:\?[^{}]*\}", "0" * 64, text)
+def interpolated(content: Any, **given: str) -> Any:
+    """Replaces ${NAME:-default} and ${NAME:?error} in all strings by what is given, the default, or a token."""
+
+    def value(found: re.Match[str]) -> str:
+        return given.get(found[1]) or (found[3] if found[2] == "-" else "0" * 64)
+
+    match content:
+        case dict():
+            return {key: interpolated(each, **given) for key, each in content.items()}
+        case list():
+            return [interpolated(each, **given) for each in content]
+        case str():
+            return re.sub(r"\$\{(\w+):([-?])([^{}]*)\}", value, content)
+    return content
 
 
 @pytest.fixture(scope="module")
 def compose() -> dict[str, Any]:
-    return dict(yaml.safe_load(interpolated(FILE.read_text())))
+    return dict(interpolated(yaml.safe_load(FILE.read_text())))
 
 
 def environment(service: dict[str, Any]) -> dict[str, str]:

@@ -4,6 +4,7 @@ import shutil
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pointsman_embedding import MiniLM, ModelMissing
 from pointsman_embedding.prepare import SourceChanged, extract, prepare
@@ -50,6 +51,25 @@ def test_a_complete_folder_is_not_changed(copy: Path, minilm: MiniLM) -> None:
     prepare(copy, said.append)
     assert _identities(copy) == before
     assert said == [f"{copy} is ready: {minilm.fingerprint}"]
+
+
+def test_vectors_of_words_are_mapped_from_a_file_that_is_made_if_it_is_missing(copy: Path, minilm: MiniLM) -> None:
+    texts = ["How do I reset my password?", "日本語"]
+    (copy / "words.npy").unlink()
+    np.testing.assert_array_equal(MiniLM.load(copy).embed(texts), minilm.embed(texts))
+    prepare(copy)
+    assert str(copy / "words.npy") not in Path("/proc/self/maps").read_text()
+    mapped = MiniLM.load(copy)
+    np.testing.assert_array_equal(mapped.embed(texts), minilm.embed(texts))
+    assert str(copy / "words.npy") in Path("/proc/self/maps").read_text()
+
+
+def test_other_vectors_of_words_are_refused(copy: Path) -> None:
+    words = bytearray((copy / "words.npy").read_bytes())
+    words[-1] ^= 1
+    (copy / "words.npy").write_bytes(words)
+    with pytest.raises(ModelMissing, match=r"words.npy is not the file that manifest.json describes"):
+        MiniLM.load(copy)
 
 
 def test_a_damaged_folder_is_made_again_with_the_same_fingerprint(copy: Path, minilm: MiniLM) -> None:

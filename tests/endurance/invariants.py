@@ -14,7 +14,7 @@ import aiohttp
 from pointsman_gateway.domain import PICODOLLARS
 from pointsman_gateway.request_log import redis_schema
 from pointsman_servicekit.keys import redis_layout
-from pointsman_servicekit.redis_clients import open_client
+from pointsman_servicekit.redis_clients import REDIS_ERRORS, open_client
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.endurance.cpu import CpuWaits
@@ -164,7 +164,10 @@ class Invariants:
         problems: list[str] = []
         deadline = time.monotonic() + FLUSH_SECONDS
         while time.monotonic() < deadline:
-            problems = [problem async for problem in self._audit()]
+            try:
+                problems = [problem async for problem in self._audit()]
+            except REDIS_ERRORS as error:  # the run goes on, and the violation is reported
+                problems = [f"Redis does not answer: {error}"]
             if not problems:
                 break
             await asyncio.sleep(1.0)

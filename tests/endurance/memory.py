@@ -34,11 +34,6 @@ class Growth:
         interval = f"{self.slope:+.1f} MB/h ({self.least:+.1f} to {self.most:+.1f})"
         return f"{self.first:.1f} -> {self.last:.1f} MB in {self.seconds / 60:.0f} min, {interval}"
 
-    @property
-    def is_too_fast(self) -> bool:
-        """Whether the slope exceeds the limit, and chance does not explain it."""
-        return self.slope > MAX_SLOPE_MB_PER_HOUR and self.least > 0
-
 
 @dataclass
 class Memory:
@@ -79,7 +74,7 @@ class Memory:
         return [
             f"the memory of {one.name} grows: {one}"
             for one in self.growth()
-            if one.seconds >= MIN_SECONDS - WARM_UP_SECONDS - 60 and one.is_too_fast
+            if one.seconds >= MIN_SECONDS - WARM_UP_SECONDS - 60 and one.slope > MAX_SLOPE_MB_PER_HOUR
         ]
 
 

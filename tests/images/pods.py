@@ -24,13 +24,18 @@ class Pods:
         self.addresses = {name: f"{NETWORK}.{number}" for number, name in enumerate(names, start=10)}
         self._running: dict[tuple[str, str], subprocess.Popen[bytes]] = {}
 
+    @property
+    def outside(self) -> str:
+        """The address at which pods reach this machine."""
+        return f"{NETWORK}.1"
+
     def make(self) -> None:
         _ip("link", "add", BRIDGE, "type", "bridge")
-        _ip("address", "add", f"{NETWORK}.1/24", "dev", BRIDGE)
+        _ip("address", "add", f"{self.outside}/24", "dev", BRIDGE)
         _ip("link", "set", BRIDGE, "up")
         hosts = "".join(f"{address} {name}\n" for name, address in self.addresses.items())
         for number, name in enumerate(self._names):
-            space, outer, inner = self._space(name), f"pm{number}a", f"pm{number}b"
+            space, outer, inner = self.space(name), f"pm{number}a", f"pm{number}b"
             Path("/etc/netns", space).mkdir(parents=True, exist_ok=True)
             Path("/etc/netns", space, "hosts").write_text(f"127.0.0.1 localhost\n{hosts}")
             _ip("netns", "add", space)
@@ -46,14 +51,14 @@ class Pods:
         for number, name in enumerate(self._names):
             # Otherwise the kernel removes it some time after the end of its namespace.
             _ip("link", "delete", f"pm{number}a", check=False)
-            _ip("netns", "delete", self._space(name), check=False)
-            shutil.rmtree(Path("/etc/netns", self._space(name)), ignore_errors=True)
+            _ip("netns", "delete", self.space(name), check=False)
+            shutil.rmtree(Path("/etc/netns", self.space(name)), ignore_errors=True)
         _ip("link", "delete", BRIDGE, check=False)
 
     def start(self, pod: str, container: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
         with (self._folder / f"{pod}-{container}.log").open("ab") as log:
             self._running[pod, container] = subprocess.Popen(
-                ["ip", "netns", "exec", self._space(pod), *command],
+                ["ip", "netns", "exec", self.space(pod), *command],
                 env=os.environ | dict(environment),
                 stdout=log,
                 stderr=log,
@@ -70,7 +75,8 @@ class Pods:
     def words(self) -> str:
         return "\n".join(f"{file.name}:\n{file.read_text()[-2000:]}" for file in sorted(self._folder.glob("*.log")))
 
-    def _space(self, pod: str) -> str:
+    def space(self, pod: str) -> str:
+        """Returns the name of a pod's network namespace."""
         return f"pointsman-{pod.partition('.')[0]}"
 
 

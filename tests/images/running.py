@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -40,22 +40,29 @@ SECRETS = {
 
 
 class Container:
-    """A container in the host's network, so that it reaches the test's servers."""
+    """A container in the host's network, so that it reaches the test's servers, or in a network namespace."""
 
     def __init__(
-        self, folder: Path, image: Built, cluster: Cluster, workload: Workload, settings: Mapping[str, str]
+        self,
+        folder: Path,
+        image: Built,
+        cluster: Cluster,
+        workload: Workload,
+        settings: Mapping[str, str],
+        network: str = "",
     ) -> None:
-        """`settings` replace those of the manifest, mainly addresses."""
+        """`settings` replace those of the manifest, mainly addresses. `network` names a network namespace, whose host
+        names in `/etc/netns` the container gets.
+        """
         folder.mkdir(parents=True)
         self._folder = folder
         self._name = f"pointsman-{workload.name}-{os.getpid()}"
         self._runc = ["runc", "--root", str(folder / "runc")]
-        self.limits = _limits(workload)
-        """Bytes of "memory", and of each limited volume by its mount path."""
+        self._workload = workload
         container = workload.pod["containers"][0]
         environment = dict(line.split("=", 1) for line in image.environment)
         environment |= cluster.environment(workload, container) | dict(settings)
-        bundle = {
+        bundle: dict[str, Any] = {
             "ociVersion": "1.0.2",
             "process": self._process(workload, image, environment),
             "root": {"path": str(image.root), "readonly": container["securityContext"]["readOnlyRootFilesystem"]},
@@ -63,8 +70,16 @@ class Container:
             "mounts": [*SYSTEM, *_volumes(folder, cluster, workload)],
             "linux": {"namespaces": [{"type": kind} for kind in NAMESPACES], "seccomp": default_profile()},
         }
+        if network:
+            bundle["mounts"].append(_bound(Path("/etc/netns", network, "hosts"), "/etc/hosts", read_only=True))
+            bundle["linux"]["namespaces"].append({"type": "network", "path": f"/run/netns/{network}"})
         (folder / "config.json").write_text(json.dumps(bundle))
         self._process_of: asyncio.subprocess.Process | None = None
+
+    @property
+    def limits(self) -> dict[str, int]:
+        """Bytes of "memory", and of each limited volume by its mount path."""
+        return _limits(self._workload)
 
     @property
     def words(self) -> str:
@@ -112,8 +127,17 @@ class Container:
 
     def inside(self, program: str) -> str:
         """Returns the output of a Python program that runs inside the container as its user."""
-        command = [*self._runc, "exec", self._name, "/opt/pointsman/venv/bin/python", "-c", program]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+        done = self._execute("/opt/pointsman/venv/bin/python", "-c", program)
+        done.check_returncode()
+        return done.stdout.strip()
+
+    def is_healthy(self, check: Sequence[str]) -> bool:
+        """Whether a command succeeds inside the container. Raises AssertionError if the container has exited."""
+        assert self.runs, self.words
+        return self._execute(*check).returncode == 0
+
+    def _execute(self, *command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*self._runc, "exec", self._name, *command], capture_output=True, text=True, check=False)
 
     def _process(self, workload: Workload, image: Built, environment: Mapping[str, str]) -> dict[str, Any]:
         container, pod = workload.pod["containers"][0], workload.pod["securityContext"]
@@ -152,6 +176,9 @@ def _volumes(folder: Path, cluster: Cluster, workload: Workload) -> list[dict[st
             options = ["nosuid", "mode=0777", *_size(volume["emptyDir"])]
             made.append({"destination": path, "type": "tmpfs", "source": "tmpfs", "options": options})
             continue
+        if "hostPath" in volume:
+            made.append(_bound(volume["hostPath"]["path"], path, bool(mount.get("readOnly"))))
+            continue
         source = folder / "volumes" / mount["name"]
         source.mkdir(parents=True)
         if "projected" in volume:
@@ -167,9 +194,13 @@ def _volumes(folder: Path, cluster: Cluster, workload: Workload) -> list[dict[st
             for item in volume.get("secret", {}).get("items", ()):
                 (source / item["path"]).write_text(SECRETS[volume["secret"]["secretName"]][item["key"]])
             os.chown(source, pod["securityContext"]["runAsUser"], pod["securityContext"]["fsGroup"])
-        options = ["rbind", "ro" if mount.get("readOnly") else "rw"]
-        made.append({"destination": path, "type": "bind", "source": str(source), "options": options})
+        made.append(_bound(source, path, bool(mount.get("readOnly"))))
     return made
+
+
+def _bound(source: Path, path: str, read_only: bool) -> dict[str, Any]:
+    options = ["rbind", "ro" if read_only else "rw"]
+    return {"destination": path, "type": "bind", "source": str(source), "options": options}
 
 
 def _limits(workload: Workload) -> dict[str, int]:

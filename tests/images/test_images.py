@@ -1,25 +1,29 @@
 """The images, built and run as in the manifests: the gateway answers a request, with passages from the retriever."""
 
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 from pointsman.v1 import retriever_pb2 as pb
 from pointsman.v1 import retriever_pb2_grpc
 from pointsman_servicekit.grpc_client import open_channel
 
 from deploy.supply.versions import version
 from tests.deploy.manifest_lint.cluster import Cluster
-from tests.deploy.rendering import overlay
+from tests.deploy.rendering import PROJECT, overlay
 from tests.gateway.doubles.lora_server import READY, running_lora_server
-from tests.gateway.doubles.process_engine import process_engine
+from tests.gateway.doubles.process_engine import ProcessEngine, process_engine
 from tests.gateway.doubles.valkey import running_valkey
-from tests.gateway.doubles.waiting import found
+from tests.gateway.doubles.waiting import found, until
+from tests.images import compose
 from tests.images.building import Built, Workshop, base_tar, workshop
 from tests.images.commands import made_key
 from tests.images.confinement import CONFINED, confinement
+from tests.images.pods import pods
 from tests.images.running import TOKENS, Container, running
 from tests.ports import free_port
 
@@ -131,6 +135,60 @@ async def test_a_gateway_confined_as_in_its_manifest_answers_with_passages(servi
         assert confinement(container) == CONFINED
     assert await services.gateway.stop(within=60) == 0
     assert await services.retriever.stop(within=60) == 0
+
+
+async def test_composes_services_answer_with_passages_and_are_scraped(images: dict[str, Built], tmp_path: Path) -> None:
+    async with AsyncExitStack() as stack:
+        network = stack.enter_context(pods(tmp_path / "logs", compose.NAMES, ["runc"]))
+        engine = ProcessEngine(tmp_path, "word ", host=network.outside)
+        stack.push_async_callback(engine.kill)
+        await engine.start()
+        variables = {
+            "POINTSMAN_CONFIG": str(_policy(tmp_path / "config")),
+            "OPENAI_URL": engine.url,
+            "OPENAI_API_KEY": "any",
+        }
+        tokens = {"POINTSMAN_GATEWAY_TOKEN": TOKENS["gateway"], "POINTSMAN_CLI_TOKEN": TOKENS["operator"]}
+        composition = compose.Composition(tmp_path, network, {**variables, **tokens, "POINTSMAN_AUTH": "on"})
+        at, started = network.addresses, {}
+        for name in reversed(compose.NAMES):  # what others depend on comes first
+            container = composition.container(name, images.get(name, images["gateway"]))
+            started[name] = await stack.enter_async_context(running(container))
+        await found(lambda: started["retriever"].is_ready(f"http://{at['retriever']}:9082/readyz"), within=120)
+        await _fill(f"{at['retriever']}:8082")
+        check = composition.healthcheck("gateway")
+        await until(lambda: started["gateway"].is_healthy(check), within=120)
+
+        client = await stack.enter_async_context(httpx.AsyncClient(trust_env=False, timeout=30))
+        body = {"model": "path:handbook", "messages": [{"role": "user", "content": "Do I reserve for my bicycle?"}]}
+        valkey = f"redis://{at['valkey']}:6379/0"
+        key = {"authorization": f"Bearer {made_key(valkey)}"}
+        answer = await client.post(f"http://{at['gateway']}:8080/v1/chat/completions", json=body, headers=key)
+        assert answer.status_code == 200, started["gateway"].words
+        assert answer.json()["choices"][0]["message"]["content"].startswith("word word")
+        assert [source["document_id"] for source in answer.json()["pointsman"]["sources"]] == ["bicycles.md"]
+        if "prometheus" in at:
+            await found(lambda: _scraped(client, at["prometheus"], {"gateway", "retriever"}), within=60)
+        assert [name for name, each in started.items() if await each.stop(within=60) != 0] == []
+
+
+def _policy(folder: Path) -> Path:
+    """Writes the default configuration of compose.yaml with a path that looks something up."""
+    own = yaml.safe_load((PROJECT / "examples" / "minimal" / "pointsman.yaml").read_text())
+    retrieval = {"collection": "handbook", "prompt": "passages"}
+    own["paths"]["handbook"] = {"model": "gpt-4o-mini", "strategies": [{"retrieval": retrieval}]}
+    own["prompts"]["passages"] = "{% for passage in passages %}{{ passage.text }}{% endfor %}"
+    own["retrieval"] = {"usd_per_search": 0, "usd_per_embedding": 0}
+    folder.mkdir()
+    (folder / "pointsman.yaml").write_text(yaml.safe_dump(own))
+    return folder
+
+
+async def _scraped(client: httpx.AsyncClient, prometheus: str, jobs: set[str]) -> bool:
+    """Whether the targets that run are up, and all rules are loaded."""
+    said = (await client.get(f"http://{prometheus}:9090/api/v1/targets")).json()["data"]["activeTargets"]
+    groups = (await client.get(f"http://{prometheus}:9090/api/v1/rules")).json()["data"]["groups"]
+    return bool(groups) and {each["labels"]["job"] for each in said if each["health"] == "up"} == jobs
 
 
 async def _fill(address: str) -> None:

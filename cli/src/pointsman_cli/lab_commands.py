@@ -281,6 +281,27 @@ def build(
     run_interruptibly(run_lab(LabJob(arguments, at, as_json)))
 
 
+def predict(
+    task: Annotated[str, typer.Argument(metavar="TASK", help="A task of the configuration.")],
+    data: Annotated[Path, typer.Option(metavar="FILE", help="The data set that was evaluated.")],
+    answers: Annotated[Path, typer.Option(metavar="FILE", help="The answers that `pointsman eval` stored.")],
+    tolerance: Annotated[
+        float, typer.Option(min=0, max=1, help="Predicted quality that may be given up for a cheaper path.")
+    ] = 0.1,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
+) -> None:
+    """Learn from an evaluation which path answers which requests well, and print the task's policy `predicted`.
+
+    Exits with code 1 if the policy is not better than fixed paths on rows that it was not learned from.
+    """
+    at = DataDir.at(data_dir)
+    folder = str(config_folder_of(config, at))
+    arguments = ["predict", folder, task, "--data", str(data), "--answers", str(answers), "--tolerance", str(tolerance)]
+    run_interruptibly(run_lab(LabJob(arguments, at, as_json)))
+
+
 @dataclass(frozen=True, slots=True)
 class Rendering:
     """Renders training rows as prompts of the path that the adapter will serve."""

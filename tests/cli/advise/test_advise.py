@@ -232,6 +232,19 @@ def test_an_adapter_that_was_still_improving_is_to_be_trained_longer(cli: Cli, t
         assert (said in shown.out) == is_best, shown.err
 
 
+def test_rows_that_selected_the_weights_of_an_adapter_are_no_evidence_for_it(cli: Cli, tmp_path: Path) -> None:
+    report = report_of(FEW_SHOT, LORA)
+    write_report(report, tmp_path / "report.json")
+    record = {"name": "triage", "seconds": 1800, "best_step": 9, "data": {"heldout_sha256": report.sha256}}
+    (tmp_path / "training.json").write_text(json.dumps(record))
+    options = ("--training", tmp_path / "training.json", "--trainer-usd-per-hour", 1)
+    outcome = cli("advise", tmp_path / "report.json", *options)
+    assert outcome.code == 2
+    assert "the weights of 'triage' were selected on the evaluated rows" in outcome.err
+    (tmp_path / "training.json").write_text(json.dumps(record | {"data": {"heldout_sha256": "other"}}))
+    assert cli("advise", tmp_path / "report.json", *options).code == 0
+
+
 def test_a_report_without_adapters_needs_no_training_cost() -> None:
     said = advice(FEW_SHOT, RAG, terms=CostTerms())
     assert (said.recommendation.path, said.break_evens, said.compared_pair) == ("rag", (), None)

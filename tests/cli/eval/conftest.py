@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pointsman_embedding.prepare import prepare
 
-from tests.gateway.doubles.config_folder import ConfigFolder
+from tests.gateway.doubles.config_folder import IN_TRIAGE, ConfigFolder
 from tests.gateway.doubles.engine import Refusal, ScriptedEngine, answer, running_engine
 from tests.gateway.doubles.gateway import TRIAGE, Gateway, Neighbours
 from tests.gateway.doubles.lora_server import running_lora_server
@@ -17,10 +17,15 @@ from tests.gateway.doubles.retriever import running_retriever
 MODEL = Path(__file__).parents[3] / ".pointsman" / "models" / "minilm"
 
 ROWS = [
-    {"text": f"message {number}", "output": {"intent": intent, "urgency": "low"}, "task": "triage"}
+    {
+        "text": IN_TRIAGE if number == 0 else f"message {number}",
+        "output": {"intent": intent, "urgency": "low"},
+        "task": "triage",
+    }
     for number, intent in enumerate(["refund", "lost_item"] * 6)
 ]
-"""The adapter answers all of them correctly, the few-shot path every third, and the default path none."""
+"""The adapter answers all of them correctly, the few-shot path every third, and the default path none. The classifier
+recognizes the first; the others resemble no task."""
 
 Rows = Callable[[list[dict[str, Any]]], Path]
 

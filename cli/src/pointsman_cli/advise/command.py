@@ -12,7 +12,14 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from pointsman_cli.advise.costs import FACTORS, BreakEven, CostTerms, read_training_costs, unfinished_trainings
+from pointsman_cli.advise.costs import (
+    FACTORS,
+    BreakEven,
+    CostTerms,
+    check_selection,
+    read_training_costs,
+    unfinished_trainings,
+)
 from pointsman_cli.advise.live import fetch_tasks, hardware_cost, hardware_lines, live_advice, live_lines
 from pointsman_cli.advise.recommendation import Requirements, TaskAdvice, advise
 from pointsman_cli.errors import UsageError
@@ -132,6 +139,8 @@ def advise_on(
         else:
             table_console().print(Group(*map(live_lines, found)))
         return
+    report = read_report(evaluation)
+    check_selection(training_files or (), report.sha256)
     terms = CostTerms(
         training=read_training_costs(training_files or (), trainer_usd_per_hour, training_costs or ()),
         monthly=requests_per_month,
@@ -141,7 +150,7 @@ def advise_on(
         wrong_answer=wrong_answer_usd,
         unfinished=unfinished_trainings(training_files or ()),
     )
-    advice = advise(read_report(evaluation), Requirements(min_score, min_valid, max_p95_seconds), terms)
+    advice = advise(report, Requirements(min_score, min_valid, max_p95_seconds), terms)
     if as_json:
         print_json([asdict(task) for task in advice])
     else:

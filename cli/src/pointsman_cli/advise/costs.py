@@ -168,6 +168,17 @@ def unfinished_trainings(files: Iterable[Path]) -> dict[str, str]:
     return found
 
 
+def check_selection(files: Iterable[Path], evaluated_sha256: str) -> None:
+    """Raises UsageError if the evaluated rows selected an adapter's weights, so that its score is too high."""
+    for file in files:
+        record = _record(file)
+        if "best_step" in record and record.get("data", {}).get("heldout_sha256") == evaluated_sha256:
+            raise UsageError(
+                f"{file}: the weights of '{record['name']}' were selected on the evaluated rows, so their score is no "
+                "evidence; evaluate other rows, or train with other --eval-data"
+            )
+
+
 def training_cost_of(adapter: str, known: Mapping[str, float]) -> float:
     """Returns the training cost of the adapter behind an alias (`triage@prod`).
 

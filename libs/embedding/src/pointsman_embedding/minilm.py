@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -29,9 +29,17 @@ class MiniLM:
     max_tokens: int = MAX_TOKENS
     query_prefix = passage_prefix = ""
 
-    def __init__(self, session: onnxruntime.InferenceSession, tokenizer: Tokenizer, fingerprint: str) -> None:
-        """Use `load`. `tokenizer` must neither truncate nor pad."""
+    def __init__(
+        self,
+        session: onnxruntime.InferenceSession,
+        tokenizer: Tokenizer,
+        fingerprint: str,
+        constants: Mapping[str, onnxruntime.OrtValue] = {},
+    ) -> None:
+        """Use `load`. `tokenizer` must neither truncate nor pad; `constants` are the session's, which does not keep
+        them."""
         self.fingerprint = fingerprint
+        self._constants = constants
         self._session = session
         self._tokenizer = tokenizer
 
@@ -42,8 +50,9 @@ class MiniLM:
         tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
         tokenizer.no_truncation()
         tokenizer.no_padding()
-        session = open_session(folder / GRAPH, threads, ["SkipLayerNormFusion"])  # see BertGraph
-        return cls(session, tokenizer, fingerprint)
+        words = _map_words(folder)
+        session = open_session(folder / GRAPH, threads, ["SkipLayerNormFusion"], words)  # see BertGraph
+        return cls(session, tokenizer, fingerprint, words)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -84,8 +93,14 @@ class MiniLM:
         return np.array([ids], np.int32)
 
 
-def open_session(graph: Path, threads: int, disabled: Sequence[str] = ()) -> onnxruntime.InferenceSession:
-    """Opens a graph for the CPU, without the `disabled` optimizers of ONNX Runtime."""
+def open_session(
+    graph: Path,
+    threads: int,
+    disabled: Sequence[str] = (),
+    constants: Mapping[str, onnxruntime.OrtValue] = {},
+) -> onnxruntime.InferenceSession:
+    """Opens a graph for the CPU, without the `disabled` optimizers of ONNX Runtime. `constants` take the place of those
+    in the file, and must exist as long as the session."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
     options.intra_op_num_threads = threads
@@ -94,14 +109,27 @@ def open_session(graph: Path, threads: int, disabled: Sequence[str] = ()) -> onn
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # It never returns memory, and grew by 7 MB for each long text that was embedded at the same time. It saves no time.
     options.enable_cpu_mem_arena = False
+    for name, value in constants.items():
+        options.add_initializer(name, value)
     return onnxruntime.InferenceSession(
         str(graph), options, providers=["CPUExecutionProvider"], disabled_optimizers=list(disabled)
     )
 
 
+def _map_words(folder: Path) -> dict[str, onnxruntime.OrtValue]:
+    """The vectors of words, if they have a file of their own: only pages that are used are in memory, and all processes
+    share them."""
+    if not (folder / WORDS).exists():
+        return {}
+    return {WORDS_IN_GRAPH: onnxruntime.OrtValue.ortvalue_from_numpy(np.load(folder / WORDS, mmap_mode="r"))}
+
+
 GRAPH = "model.onnx"
 TOKENIZER = "tokenizer.json"
 MANIFEST = "manifest.json"
+WORDS = "words.npy"
+"""A copy of the graph's vectors of words, three quarters of its size. Folders of earlier versions do not have it."""
+WORDS_IN_GRAPH = "embeddings.word_embeddings.weight"
 FINGERPRINT_PREFIX = "minilm-l6-v2-int8"
 
 # Increment it if the way of creating the files changes: existing folders are then created anew.
@@ -130,10 +158,12 @@ def fingerprint(folder: Path) -> str:
     return f"{FINGERPRINT_PREFIX}-{digest.hexdigest()[:12]}"
 
 
-def write_manifest(folder: Path) -> None:
-    """Writes the manifest, as the last file, so that a folder with a manifest is complete."""
-    manifest = {"recipe": RECIPE, "fingerprint": fingerprint(folder)}
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+def write_manifest(folder: Path, words: Path) -> None:
+    """Writes the manifest, so that a folder with a manifest is complete. `words` is the file that becomes WORDS."""
+    manifest = {"recipe": RECIPE, "fingerprint": fingerprint(folder), "words": sha256(words)}
+    temporary = folder / f".{MANIFEST}"
+    temporary.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    temporary.rename(folder / MANIFEST)
 
 
 def check(folder: Path) -> str:
@@ -147,7 +177,15 @@ def check(folder: Path) -> str:
     found = fingerprint(folder)
     if manifest.get("fingerprint") != found:
         raise ModelMissing(folder, f"its files are {found}, its {MANIFEST} says {manifest.get('fingerprint')}")
+    listed = manifest.get("words")  # None: the file may have been added since the manifest was read
+    if listed and (folder / WORDS).exists() and listed != sha256(folder / WORDS):
+        raise ModelMissing(folder, f"{WORDS} is not the file that {MANIFEST} describes")
     return found
+
+
+def sha256(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _bytes_of(folder: Path, name: str) -> bytes:

@@ -178,6 +178,9 @@ def prepare(folder: Path, log: Callable[[str], None] = print) -> None:
     with _alone(folder):
         if not _is_ready(folder, log):
             _replace(folder, log)
+        if not (folder / minilm.WORDS).exists():
+            log("adding the vectors of words")
+            _add_words(folder)
         _add_static_table(folder, log)
 
 
@@ -201,6 +204,17 @@ def _replace(folder: Path, log: Callable[[str], None]) -> None:
     log(f"{folder} is ready: {minilm.check(folder)}")
 
 
+def _add_words(folder: Path) -> None:
+    """Copies the graph's vectors of words to a file of their own, which is not used before it has its name."""
+    constants = onnx.load(folder / minilm.GRAPH).graph.initializer
+    (words,) = (each for each in constants if each.name == minilm.WORDS_IN_GRAPH)
+    temporary = folder / f".{minilm.WORDS}"
+    with temporary.open("wb") as file:
+        np.save(file, numpy_helper.to_array(words), allow_pickle=False)
+    minilm.write_manifest(folder, temporary)
+    temporary.rename(folder / minilm.WORDS)
+
+
 def _add_static_table(folder: Path, log: Callable[[str], None]) -> None:
     try:
         static_model.check(folder)
@@ -219,7 +233,7 @@ def _make(folder: Path, log: Callable[[str], None]) -> None:
         log("quantising to int8")
         to_int8(graph, folder / minilm.GRAPH)
         shutil.copyfile(source / TOKENIZER, folder / minilm.TOKENIZER)
-    minilm.write_manifest(folder)
+    _add_words(folder)
     MiniLM.load(folder).embed(["A folder that does not load never takes its place."])
 
 

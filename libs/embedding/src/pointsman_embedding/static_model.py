@@ -79,7 +79,7 @@ def write(folder: Path, table: NDArray[np.float16]) -> None:
     manifest = {
         "recipe": RECIPE,
         "fingerprint": fingerprint(minilm.check(folder)),
-        "sha256": _sha256(folder / TABLE),
+        "sha256": minilm.sha256(folder / TABLE),
     }
     temporary = folder / f".{MANIFEST}"
     temporary.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
@@ -92,7 +92,7 @@ def check(folder: Path) -> str:
     expected = fingerprint(minilm.check(folder))
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
-        found = _sha256(folder / TABLE)
+        found = minilm.sha256(folder / TABLE)
     except FileNotFoundError as error:
         raise minilm.ModelMissing(folder, f"{Path(error.filename).name} is not there") from error
     except ValueError as error:
@@ -102,11 +102,6 @@ def check(folder: Path) -> str:
     if manifest.get("sha256") != found:
         raise minilm.ModelMissing(folder, f"{TABLE} is not the file that {MANIFEST} describes")
     return expected
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 # Arora et al., "A Simple but Tough-to-Beat Baseline for Sentence Embeddings" (2017): frequent tokens are weighted less.

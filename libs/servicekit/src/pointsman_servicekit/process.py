@@ -28,7 +28,7 @@ MAX_MALLOC_ARENAS = 1
 8 MB after 40 reloads of the help desk's configuration. `malloc_trim` returns the end of the main arena only, so with a
 second one up to 14 MB stayed after four threads had embedded long texts."""
 M_ARENA_MAX = -8  # mallopt(3)
-TRIM_INTERVAL_SECONDS = 60.0
+TRIM_INTERVAL_SECONDS = 10.0
 
 
 async def wait_for_stop_signal() -> signal.Signals:

@@ -1,4 +1,4 @@
-"""Offline tools for a gateway configuration and its log: init, import, fit, replay, suggest, data, render, plan."""
+"""Offline tools for a gateway configuration: init, import, fit, predict, replay, suggest, data, render, plan."""
 
 import argparse
 import asyncio
@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pointsman_embedding import ModelMissing
 from pointsman_gateway import bootstrap
 from pointsman_gateway.bootstrap.models import EmbeddingModels, to_trained
@@ -23,6 +24,7 @@ from pointsman_lab.datasets.build import BuildOrder, build, data_report, plan_re
 from pointsman_lab.datasets.rendering import ChosenPassages, PathRenderer, QueryEmbedding, RenderOrder, render
 from pointsman_lab.fit import ARTEFACT, fit, fit_model
 from pointsman_lab.litellm_import import import_litellm
+from pointsman_lab.prediction import predict, read_evaluation
 from pointsman_lab.replay import build_context, replay
 from pointsman_lab.replay_report import replay_report
 from pointsman_lab.report import ProgressLines, Report
@@ -72,6 +74,11 @@ def _parser() -> argparse.ArgumentParser:
     fit_parser = commands.add_parser("fit", help="train the classifier on the tasks' examples and write it to a file")
     fit_parser.set_defaults(command=_fit)
     fit_parser.add_argument("--out", type=Path, metavar="FILE", help=f"default: {ARTEFACT} in the folder")
+    predict_parser = commands.add_parser("predict", help="learn from an evaluation which path answers which requests")
+    predict_parser.set_defaults(command=_predict)
+    predict_parser.add_argument("--data", type=Path, required=True, metavar="FILE")
+    predict_parser.add_argument("--answers", type=Path, required=True, metavar="FILE")
+    predict_parser.add_argument("--tolerance", type=float, required=True)
     replay_parser = commands.add_parser("replay", help="decide recorded requests again with this configuration")
     replay_parser.set_defaults(command=_replay)
     replay_parser.add_argument("--examples", type=int, default=10, metavar="N")
@@ -96,11 +103,12 @@ def _parser() -> argparse.ArgumentParser:
     plan_parser = commands.add_parser("plan", help="print the flywheel configuration of a task")
     plan_parser.set_defaults(command=_plan)
     for subparser in (
-        init_parser, import_parser, fit_parser, replay_parser, suggest_parser, data_parser, render_parser, plan_parser
+        init_parser, import_parser, fit_parser, predict_parser, replay_parser, suggest_parser, data_parser,
+        render_parser, plan_parser,
     ):  # fmt: skip
         subparser.add_argument("folder", type=Path, help="a configuration folder")
     render_parser.add_argument("path", help="one of its paths")
-    for subparser in (data_parser, plan_parser):
+    for subparser in (predict_parser, data_parser, plan_parser):
         subparser.add_argument("task", help="one of its tasks")
     for subparser in (replay_parser, suggest_parser):
         subparser.add_argument("--since", default="24h", metavar="AGE", help="30m, 24h, 7d")
@@ -132,6 +140,19 @@ async def _import(options: argparse.Namespace, settings: Settings) -> Report:
 async def _fit(options: argparse.Namespace, settings: Settings) -> Report:
     config = _load(options.folder)
     return fit(config, EmbeddingModels.load(settings.embedding_model, config.encoder), options.out, ProgressLines())
+
+
+async def _predict(options: argparse.Namespace, settings: Settings) -> Report:
+    config = _load(options.folder)
+    if options.task not in config.tasks.tasks:
+        raise ConfigError(f"there is no task '{options.task}'; known: {', '.join(sorted(config.tasks.tasks))}")
+    evaluation = read_evaluation(options.data, options.answers, options.task)
+    models = EmbeddingModels.load(settings.embedding_model, config.encoder)
+    embedding, progress, vectors = QueryEmbedding(models), ProgressLines(), []
+    for number, text in enumerate(evaluation.texts, 1):
+        vectors.append(await embedding.embed(text))
+        progress("embedding", number, len(evaluation.texts))
+    return predict(evaluation, np.stack(vectors).astype(float), models.encoder.fingerprint, options.tolerance)
 
 
 async def _replay(options: argparse.Namespace, settings: Settings) -> Report:

@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 
@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 from pointsman_gateway.cache.keys import CacheKeyBuilder
 from pointsman_gateway.cache.stage import CacheResources, CachingBackend, Embed
 from pointsman_gateway.classification.cascade import CascadeClassifier
-from pointsman_gateway.classification.stage import Classification, RuleMatcher
+from pointsman_gateway.classification.stage import Classification, EmbeddedClassification, RuleMatcher
 from pointsman_gateway.config.field_types import StrategyConfig
 from pointsman_gateway.config.load import Config, ConfigError
 from pointsman_gateway.config.tasks_file import PathConfig, TaskConfig
@@ -37,6 +37,7 @@ from pointsman_gateway.pipeline.ports import Backend, HttpPoster
 from pointsman_gateway.prompts.strategies import Prompts
 from pointsman_gateway.prompts.templates import PromptTemplates
 from pointsman_gateway.routing.path_state import ALWAYS_FRESH, Evidence, Freshness, NoEvidence
+from pointsman_gateway.routing.predicted import PredictedOptions
 from pointsman_gateway.routing.router import Router
 from pointsman_gateway.validation.stage import Named, Validation
 
@@ -91,7 +92,7 @@ def build_stages(config: Config, trained: TrainedClassifier, engines: Engines, d
     stages = Stages(
         revision=config.digest,
         resolve_model=named.resolve,
-        classification=Classification(RuleMatcher(config.tasks.tasks), trained.classifier, languages),
+        classification=_classification(config, trained.classifier, languages),
         router=Router(
             paths,
             config.tasks.tasks,
@@ -113,6 +114,23 @@ def build_stages(config: Config, trained: TrainedClassifier, engines: Engines, d
         token_counter=TokenCounter(engines, dependencies.http, now),
     )
     return _wrap_in_guardrails(stages, config, dependencies)
+
+
+def _classification(
+    config: Config, classifier: CascadeClassifier, languages: Collection[str]
+) -> Classification | EmbeddedClassification:
+    """Raises ConfigError if a policy's predictions are for another embedding model."""
+    tasks = config.tasks.tasks
+    for name, task in tasks.items():
+        options, in_use = task.policy.options, classifier.encoder_fingerprint
+        if isinstance(options, PredictedOptions) and options.encoder != in_use:
+            raise ConfigError(
+                f"tasks.yaml: task '{name}': its policy's weights are for the embedding model {options.encoder}, but "
+                f"{in_use} is in use; run `pointsman predict` again"
+            )
+    classification = Classification(RuleMatcher(tasks), classifier, languages)
+    embedded = frozenset(name for name, task in tasks.items() if task.policy.implementation.needs_vector)
+    return EmbeddedClassification(classification, classifier, embedded) if embedded else classification
 
 
 def to_validators(name: str, task: TaskConfig) -> list[Named]:

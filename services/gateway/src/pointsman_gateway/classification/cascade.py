@@ -240,6 +240,10 @@ class CascadeClassifier:
         )
         self._encoder = EncoderStage(model.encoder, model.static_share, encoder) if model.encoder else None
 
+    @property
+    def encoder_fingerprint(self) -> str:
+        return self._embedder.fingerprint
+
     async def classify(self, text: str) -> Labels:
         """Classify on the event loop if the static stage decides, or in a thread if the encoder must."""
         excerpt = token_excerpt(text, self._tokenizer)

@@ -12,6 +12,9 @@ from enum import Enum
 from itertools import filterfalse
 from typing import Protocol
 
+from pointsman_servicekit.errors import PointsmanError
+
+from pointsman_gateway.classification.cascade import FAILED_NOTE
 from pointsman_gateway.classification.reader import (
     COURTESIES,
     FOLLOW_UP_OPENINGS,
@@ -28,6 +31,7 @@ from pointsman_gateway.classification.reader import (
 )
 from pointsman_gateway.config.tasks_file import RuleConfig, TaskConfig
 from pointsman_gateway.domain import AUTO, UNKNOWN, Labels, Message, Request
+from pointsman_gateway.extensions import Embed
 
 MAX_TURNS = 5
 """The user's last turns that are considered."""
@@ -210,6 +214,22 @@ class Classification:
         if not turns:
             return abstention("conversation", "there is no user message")
         return await self._conversation.label(turns)
+
+
+class EmbeddedClassification:
+    """Around a classification: adds the text's embedding to the labels of tasks whose policy needs it."""
+
+    def __init__(self, inner: Classification, embedding: Embed, tasks: Collection[str]) -> None:
+        self._inner, self._embedding, self._tasks = inner, embedding, tasks
+
+    async def label(self, request: Request) -> Labels:
+        labels = await self._inner.label(request)
+        if labels.task not in self._tasks or labels.vector is not None:
+            return labels
+        try:
+            return replace(labels, vector=await self._embedding.embed(request.query))
+        except PointsmanError:
+            return replace(labels, notes=(*labels.notes, FAILED_NOTE))
 
 
 def _rule_matches(

@@ -17,6 +17,7 @@ POLICIES = Registry(
         "split": "pointsman_gateway.routing.policies:Split",
         "best_value": "pointsman_gateway.routing.policies:BestValue",
         "escalate": "pointsman_gateway.routing.policies:Escalate",
+        "predicted": "pointsman_gateway.routing.predicted:Predicted",
     },
     method="plan",
 )
@@ -59,7 +60,7 @@ class PolicyContext(Protocol):
 
     @property
     def vector(self) -> Vector | None:
-        """The embedding of the request's text, if the classifier computed it."""
+        """The embedding of the request's text; None if the classifier did not compute it, unless `needs_vector`."""
         ...
 
     def candidates(self, paths: Sequence[str]) -> list[Candidate]:
@@ -89,6 +90,8 @@ class Policy(Protocol):
     """Whether a task with this policy must have validators."""
     needs_costs: ClassVar[bool] = False
     """Whether the models of its paths must have known prices."""
+    needs_vector: ClassVar[bool] = False
+    """Whether requests of its task are embedded if the classifier has not done so."""
 
     def __init__(self, options: Any) -> None: ...
 

@@ -26,6 +26,7 @@ CALIBRATION_QUERIES = 200  # vectors by which the number of lists to scan is cho
 CALIBRATION_NEAREST = 10
 TARGET_RECALL = 0.99  # of the CALIBRATION_NEAREST nearest, over the calibration queries
 MIN_PROBES = 8  # lists to scan, whatever the calibration says
+MIN_PROBED_SHARE = 1 / 128  # of the lists: a vector with near-duplicates finds them in few lists, a query does not
 PROBE_MARGIN = 1.5  # times the calibrated number: queries are less similar to the vectors than those are to each other
 RESCORING_FACTOR = 3  # times the requested vectors are compared again exactly, because 8-bit values misorder neighbours
 SEED = 1
@@ -131,7 +132,7 @@ def _calibrate_probes(ivf: IvfIndex, vectors: Vectors, random: np.random.Generat
             low = middle
         else:
             high = middle
-    return min(ivf.lists, max(MIN_PROBES, ceil(PROBE_MARGIN * high)))
+    return min(ivf.lists, max(MIN_PROBES, ceil(MIN_PROBED_SHARE * ivf.lists), ceil(PROBE_MARGIN * high)))
 
 
 def _measure_recall(ivf: IvfIndex, sample: Vectors, truth: NDArray[np.intp], probes: int) -> float:

@@ -53,6 +53,7 @@ function policy(task) {
     return [`split: ${Object.entries(task.weights).map(([path, weight]) => `${path} ${percent(weight / whole)}`).join(", ")}`];
   }
   if (task.policy === "escalate") return ["escalate: ", choice, " first; a refused answer is tried once more"];
+  if (task.policy === "predicted") return ["predicted: for each request; on average ", choice];
   if (task.policy === "fixed") return ["fixed: ", choice, task.reason === "availability" ? " stands in" : ""];
   const limit = task.p95_limit ? `, p95 up to ${seconds(task.p95_limit)}` : "";
   return [`best value: floor ${two(task.quality_floor)}${limit}; `, choice, ` (${task.reason.replace("policy:", "").replaceAll("_", " ")})`];

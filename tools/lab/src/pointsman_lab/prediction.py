@@ -1,0 +1,241 @@
+"""The `predict` command: learns from an evaluation how well each path answers which requests, for policy `predicted`.
+
+Logistic regression on the request's embedding (D. R. Cox, Journal of the Royal Statistical Society B 20, 1958). The
+penalty shrinks the weights, so that predictions stay near the path's mean unless the embedding says more. It is chosen
+by cross-validation. Scores between 0 and 1 count as the share of good answers.
+
+The policy is compared with the best mix of fixed paths at equal cost, on rows that the predictions were not learned
+from. If it is not better by more than chance, the report says so and fails.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from pointsman_gateway.config.load import ConfigError, numbered_lines
+from pointsman_gateway.routing.predicted import encode_weights
+from scipy.optimize import minimize  # type: ignore[import-untyped]  # it ships no types
+
+from pointsman_lab.report import Report, Section
+
+Array = NDArray[np.float64]
+
+FOLDS, SEED = 5, 7
+PENALTIES = (3.0, 10.0, 30.0, 100.0, 300.0, 1e6)
+"""The last one leaves the mean alone."""
+MIN_ROWS = 100
+"""With fewer rows, a gain can hardly be told from chance."""
+PRIOR_ROWS = 2.0
+"""Rows of a score of one half that are added to a path's mean, so that no probability is 0 or 1."""
+ONE_SIDED_Z = 1.645
+TOLERANCES = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3)
+"""That the report compares."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """A path's probability of a good answer is sigmoid(bias + weights . embedding)."""
+
+    mean: float
+    bias: float
+    weights: Array
+
+    def of(self, vectors: Array) -> Array:
+        return np.asarray(1 / (1 + np.exp(-(vectors @ self.weights + self.bias))))
+
+
+def fit(vectors: Array, scores: Array) -> Prediction:
+    """Fit one path. `vectors` (rows, dimensions) and `scores` (rows,) from 0 to 1."""
+    folds = np.arange(len(scores)) % FOLDS
+
+    def squared_error(penalty: float) -> float:
+        return sum(
+            float(np.square(_fit(vectors[folds != f], scores[folds != f], penalty).of(vectors[folds == f])
+                            - scores[folds == f]).sum())
+            for f in range(FOLDS)
+        )  # fmt: skip
+
+    return _fit(vectors, scores, min(PENALTIES, key=squared_error))
+
+
+def _fit(vectors: Array, scores: Array, penalty: float) -> Prediction:
+    mean = (scores.sum() + PRIOR_ROWS / 2) / (len(scores) + PRIOR_ROWS)
+    center, start = vectors.mean(axis=0), np.log(mean / (1 - mean))
+    centered = vectors - center
+
+    def loss(parameters: Array) -> tuple[float, Array]:
+        bias, weights = parameters[0], parameters[1:]
+        logits = start + bias + centered @ weights
+        errors = 1 / (1 + np.exp(-logits)) - scores
+        value = np.logaddexp(0, logits).sum() - scores @ logits + (penalty * weights @ weights + bias**2) / 2
+        return float(value), np.concatenate([[errors.sum() + bias], centered.T @ errors + penalty * weights])
+
+    found = minimize(loss, np.zeros(vectors.shape[1] + 1), jac=True, method="L-BFGS-B", options={"maxiter": 100}).x
+    return Prediction(float(mean), float(start + found[0] - center @ found[1:]), found[1:])
+
+
+def predict_out_of_fold(vectors: Array, scores: Array) -> Array:
+    """Predict each row by predictions that were not learned from it; `scores` and the result are (rows, paths)."""
+    folds = np.random.default_rng(SEED).permutation(len(scores)) % FOLDS
+    predicted = np.empty_like(scores)
+    for fold in range(FOLDS):
+        learned, tested = folds != fold, folds == fold
+        for path in range(scores.shape[1]):
+            predicted[tested, path] = fit(vectors[learned], scores[learned, path]).of(vectors[tested])
+    return predicted
+
+
+def choose(predicted: Array, costs: Array, tolerance: float) -> NDArray[np.intp]:
+    """Return the path of each row as the policy `predicted` chooses it; `costs` (paths,)."""
+    is_good = predicted >= predicted.max(axis=1, keepdims=True) - tolerance
+    return np.asarray(np.argmin(np.where(is_good, costs, np.inf), axis=1))
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyResult:
+    shares: Array
+    """Of the rows, by path."""
+    quality: float
+    usd: float
+    """Mean cost of a row."""
+    gain: float
+    """Mean score minus that of fixed paths, mixed at random so that they cost the same."""
+    bound: float
+    """One-sided lower bound of the gain, at 95 %."""
+
+
+def evaluate_policy(predicted: Array, scores: Array, costs: Array, tolerance: float) -> PolicyResult:
+    chosen = choose(predicted, costs, tolerance)
+    rows = np.arange(len(scores))
+    usd = float(costs[chosen].mean())
+    mixed = scores @ best_mix(scores.mean(axis=0), costs, usd)
+    gains = scores[rows, chosen] - mixed
+    error = float(gains.std(ddof=1)) / len(gains) ** 0.5
+    shares = np.bincount(chosen, minlength=len(costs)) / len(chosen)
+    gain = float(gains.mean())
+    return PolicyResult(shares, float(scores[rows, chosen].mean()), usd, gain, gain - ONE_SIDED_Z * error)
+
+
+def best_mix(means: Array, costs: Array, usd: float) -> Array:
+    """Return the shares (paths,) of the best mix of at most two fixed paths that costs no more than `usd`."""
+    best, shares = -np.inf, np.zeros(len(costs))
+    for one in range(len(costs)):
+        for other in range(len(costs)):
+            if costs[one] > usd + 1e-15:
+                continue
+            gap = costs[other] - costs[one]
+            share = min(1.0, (usd - costs[one]) / gap) if gap > 0 else 0.0
+            mean = (1 - share) * means[one] + share * means[other]
+            if mean > best:
+                best, shares = mean, np.zeros(len(costs))
+                shares[one] += 1 - share
+                shares[other] += share
+    return shares
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Answers of several paths to the same rows."""
+
+    texts: Sequence[str]
+    paths: tuple[str, ...]
+    scores: Array
+    """(rows, paths)"""
+    costs: Array
+    """(paths,): mean dollars of an answer."""
+
+
+def read_evaluation(dataset: Path, answers: Path, task: str) -> Evaluation:
+    """Read the data set and the answers of `pointsman eval`; rows that not all paths answered are left out.
+
+    Raises ConfigError.
+    """
+    texts = {str(row.get("id", number)): str(_question(row)) for number, row in _objects(dataset)}
+    scores: dict[str, dict[str, float]] = {}
+    costs: dict[str, list[float]] = {}
+    for _, answer in _objects(answers):
+        if answer.get("task") == task and answer.get("score") is not None and answer.get("path") != "auto":
+            scores.setdefault(answer["path"], {})[str(answer["row"])] = float(answer["score"])
+            costs.setdefault(answer["path"], []).append(sum(answer["cost_parts_usd"].values()))
+    if len(scores) < 2:
+        raise ConfigError(f"{answers} has answers of {len(scores)} paths to task '{task}'; two or more are compared")
+    rows = [row for row in texts if all(row in of_path for of_path in scores.values())]
+    if len(rows) < MIN_ROWS:
+        raise ConfigError(f"all paths answered {len(rows)} rows of task '{task}'; {MIN_ROWS} are needed to learn from")
+    return Evaluation(
+        [texts[row] for row in rows],
+        tuple(scores),
+        np.array([[of_path[row] for of_path in scores.values()] for row in rows]),
+        np.array([np.mean(usd) for usd in costs.values()]),
+    )
+
+
+def _objects(file: Path) -> list[tuple[int, Mapping[str, Any]]]:
+    try:
+        return [(number, json.loads(line)) for number, line in numbered_lines(file.read_text("utf-8-sig"))]
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{file} cannot be read as JSON lines: {error}") from error
+
+
+def _question(row: Mapping[str, Any]) -> object:
+    return row["text"] if "text" in row else row["messages"][-1]["content"]
+
+
+def predict(evaluation: Evaluation, vectors: Array, encoder: str, tolerance: float) -> Report:
+    """Return the policy's options; the report fails if the policy is not better than fixed paths."""
+    scores, costs = evaluation.scores, evaluation.costs
+    predicted = predict_out_of_fold(vectors, scores)
+    results = {each: evaluate_policy(predicted, scores, costs, each) for each in sorted({*TOLERANCES, tolerance})}
+    result = results[tolerance]
+    fitted = [fit(vectors, scores[:, number]) for number in range(len(evaluation.paths))]
+    paths = {
+        path: {"mean": round(one.mean, 4), "bias": round(one.bias, 4), "weights": encode_weights(one.weights)}
+        for path, one in zip(evaluation.paths, fitted, strict=True)
+    }
+    policy = {"predicted": {"encoder": encoder, "tolerance": tolerance, "paths": paths}}
+    facts = {
+        "policy": policy,
+        "rows": len(scores),
+        "quality": result.quality,
+        "usd_per_1000": 1000 * result.usd,
+        "gain_at_equal_cost": result.gain,
+        "lower_bound": result.bound,
+    }
+    failure = (
+        ""
+        if result.bound > 0
+        else f"at a tolerance of {tolerance} the policy is not better than fixed paths at equal cost "
+        f"({result.gain:+.4f}, at least {result.bound:+.4f}); keep best_value, evaluate more rows, or try another one"
+    )
+    page = (_paths_table(evaluation), _tolerance_table(results), Section("For tasks.yaml", _yaml(policy)))
+    return Report(facts, page, failure)
+
+
+def _paths_table(evaluation: Evaluation) -> Section:
+    means = evaluation.scores.mean(axis=0)
+    rows = tuple(
+        (path, f"{mean:.3f}", f"{1000 * usd:.4f}")
+        for path, mean, usd in zip(evaluation.paths, means, evaluation.costs, strict=True)
+    )
+    return Section(f"Paths on {len(evaluation.texts)} rows", (), ("path", "quality", "$ per 1,000"), rows)
+
+
+def _tolerance_table(results: Mapping[float, PolicyResult]) -> Section:
+    line = (
+        "Each row is predicted without itself. Gain: above the best mix of fixed paths at equal cost, at least at 95 %."
+    )
+    columns = ("tolerance", "quality", "$ per 1,000", "gain", "at least")
+    rows = tuple(
+        (f"{tolerance:g}", f"{one.quality:.3f}", f"{1000 * one.usd:.4f}", f"{one.gain:+.4f}", f"{one.bound:+.4f}")
+        for tolerance, one in results.items()
+    )
+    return Section("The policy by its tolerance", (line,), columns, rows)
+
+
+def _yaml(policy: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(yaml.safe_dump({"policy": policy}, sort_keys=False, width=2**20).splitlines())
