@@ -249,7 +249,7 @@ class Invariants:
         return usage
 
     async def _counted(self, name: str) -> int:
-        """Picodollars that the gateway's metrics have counted since its start."""
+        """Returns the cost of all requests since the gateway's start by its metrics, in picodollars (1e-12 dollars)."""
         _, page = await self.world.gateways[name].look("/metrics")
         names = {"pointsman_cost_usd_total", "pointsman_embedding_cost_usd_total"}
         samples = (sample for family in text_string_to_metric_families(page) for sample in family.samples)

@@ -19,13 +19,14 @@ from tests.images.running import Container
 
 PROMETHEUS = shutil.which("prometheus")
 NAMES = ("gateway", "retriever", "valkey", *(["prometheus"] if PROMETHEUS else []))
-"""Without the lora-servers, which are in profiles, and Grafana, which cannot be had here."""
+"""Without the lora-servers, which are in profiles, and Grafana, which no package index offers."""
 
 FOREIGN = {
     "valkey": (str(get_binary_path()), "/usr/local/bin/valkey-server", [], "999:1000"),
     "prometheus": (str(PROMETHEUS), "/bin/prometheus", ["/bin/prometheus"], "65534:65534"),
 }
-"""Images that cannot be had here: this machine's program, its path in the image, the image's entry point and user."""
+"""Images of other projects, which are not pulled: the installed program that takes their place, its path in the image,
+the image's entry point and user."""
 
 
 class Composition:

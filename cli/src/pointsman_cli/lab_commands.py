@@ -126,7 +126,10 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
 
 @dataclass
 class _LabProgress:
-    """One progress bar for each stage; without a terminal, one line for each finished stage."""
+    """Shows the progress lines that the lab prints as one bar for each stage.
+
+    If the output is no terminal, it prints one line when a stage ends.
+    """
 
     console: Console
     _tasks: dict[str, TaskID] = field(default_factory=dict)

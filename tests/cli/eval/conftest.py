@@ -1,4 +1,4 @@
-"""The real gateway with scripted engines, and labelled rows."""
+"""Fixtures for `pointsman eval`: a real gateway whose engines return scripted answers, and labelled rows."""
 
 import json
 from collections.abc import AsyncIterator, Callable, Mapping

@@ -76,7 +76,7 @@ class ProgressLines:
         self._now_and_then(what, f"{what}: {done} of {total}", at_once=done >= total)
 
     def training(self, kind: str, facts: Mapping[str, object]) -> None:
-        """Prints an event of a training job."""
+        """Prints the progress that a training job reports: steps, evaluations and messages."""
         event = to_event(kind, dict(facts))
         if isinstance(event, TrainingStep):
             self._now_and_then("step", f"training: step {event.step} of {event.steps}, loss {event.loss:.3f}")

@@ -71,7 +71,10 @@ def _failed_gates(gates: GateTerms, gain: Interval, worse: float) -> Iterator[st
 
 
 def make_scorer(task: str, metric: Mapping[str, Any], client: httpx.AsyncClient) -> Scorer:
-    """`client` calls the gateway, for a metric that asks a model; raises UsageError for an invalid metric."""
+    """Returns the scorer for a task's metric; `judge` asks a model for scores, through the gateway of `client`.
+
+    Raises UsageError if the metric is unknown or its options are invalid.
+    """
     if JUDGE_METRIC in metric:
         return JudgeScorer(client, metric[JUDGE_METRIC]["model"], metric[JUDGE_METRIC].get("prompt", ""))
     try:

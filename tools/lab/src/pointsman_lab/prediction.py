@@ -1,11 +1,11 @@
-"""The `predict` command: learns from an evaluation how well each path answers which requests, for policy `predicted`.
+"""The `predict` command: fits the quality predictions of the policy `predicted` to the results of an evaluation.
 
-Logistic regression on the request's embedding (D. R. Cox, Journal of the Royal Statistical Society B 20, 1958). The
-penalty shrinks the weights, so that predictions stay near the path's mean unless the embedding says more. It is chosen
-by cross-validation. Scores between 0 and 1 count as the share of good answers.
+For each path, a logistic regression (D. R. Cox, Journal of the Royal Statistical Society B 20, 1958) predicts from a
+request's embedding whether the path answers it well. A score between 0 and 1 is used as the probability of a good
+answer. An L2 penalty, chosen by cross-validation, keeps predictions near the path's mean score if there is little data.
 
-The policy is compared with the best mix of fixed paths at equal cost, on rows that the predictions were not learned
-from. If it is not better by more than chance, the report says so and fails.
+The report compares the policy with the best random mix of two fixed paths that costs as much, on rows that were not
+used for the fit. If the policy is not significantly better, the command exits with 1.
 """
 
 import json

@@ -22,7 +22,10 @@ _STATE = {number: name.removeprefix("ADAPTER_STATE_").lower() for name, number i
 
 
 class AdapterAdminClient:
-    """Each method raises PointsmanError: the lora-server's own error, or Unavailable if it is unreachable."""
+    """Lists and moves adapters through a lora-server's gRPC API.
+
+    Each method raises PointsmanError: the error that the lora-server answered, or Unavailable if it cannot be reached.
+    """
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._stub = lora_server_pb2_grpc.LoraServerStub(channel)

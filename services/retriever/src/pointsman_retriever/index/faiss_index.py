@@ -116,7 +116,10 @@ class FaissIndex:
         return None if self.count == len(self.alive) else self.alive
 
     def _mask_of(self, among: Ids) -> Mask:
-        """A mask of the live rows with these ids; a table over the range of ids is faster than a search for each."""
+        """Returns a mask of the rows, true for those that are not deleted and whose id is in `among`.
+
+        A table with an entry for each id from the first to the last is faster than searching for each id.
+        """
         ids = self._ids
         if not len(ids) or not len(among):
             return np.zeros(len(ids), np.bool_)

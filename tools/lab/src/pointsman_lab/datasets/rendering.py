@@ -164,7 +164,7 @@ FORMS = '{"text", "output"}, {"messages"}, or for pairs {"prompt" or "messages",
 
 
 def read_rows(file: Path) -> list[TrainingRow]:
-    """Raises ConfigError that names the line."""
+    """Reads training rows from a JSON Lines file. Raises ConfigError that names the file and the line."""
     try:
         text = file.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

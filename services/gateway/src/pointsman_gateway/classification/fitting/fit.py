@@ -68,7 +68,7 @@ EMBEDDING_BATCH = 64
 
 
 def no_progress(phase: str, done: int, total: int) -> None:
-    """Ignore the progress."""
+    """The default `Progress`, which reports nothing."""
 
 
 def fit_classifier(
