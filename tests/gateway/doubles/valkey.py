@@ -20,6 +20,7 @@ class Valkey:
         folder.mkdir(exist_ok=True)
         self.folder = folder
         self.port = free_port()
+        self._log = folder.with_name(f"{folder.name}.log")
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
         self.url = f"redis://127.0.0.1:{self.port}/0"
@@ -29,7 +30,8 @@ class Valkey:
         # Written data survives a kill without fsync, which would wait for other disk activity.
         kept = ["--dir", str(self.folder), "--save", "", "--appendonly", "yes", "--appendfsync", "no"]
         everything = [*program, *kept, *self._options]
-        self._process = subprocess.Popen(everything, stdout=subprocess.DEVNULL)  # noqa: ASYNC220  # it forks at once
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(everything, stdout=log)  # noqa: ASYNC220  # it forks at once
         await until(self._answers, within=20)
 
     @property
@@ -54,6 +56,9 @@ class Valkey:
         self._process.send_signal(which)
 
     def _answers(self) -> bool:
+        """Raises AssertionError with the end of Valkey's log if it has ended."""
+        assert self._process
+        assert self._process.poll() is None, self._log.read_text(errors="replace")[-2000:]
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
                 connection.sendall(b"PING\r\n")
