@@ -125,7 +125,7 @@ def search_passages(data_dir: Path, rows: Sequence[Row]) -> Passages:
 
 async def _search(address: str, rows: Sequence[Row]) -> Passages:
     async with open_channel(address) as channel:
-        retriever, top_k = RetrieverClient(channel, ""), PASSAGES + SEARCHED_IN_ADDITION
+        retriever, top_k = RetrieverClient(channel, str), PASSAGES + SEARCHED_IN_ADDITION
         found = {row["id"]: await retriever.search("paragraphs", row["text"], None, top_k, math.inf) for row in rows}
         return {row: each.passages for row, each in found.items()}
 

@@ -19,7 +19,6 @@ from pointsman_cli.data_dir import DataDir
 from pointsman_cli.engine_environment import find_engine
 from pointsman_cli.errors import CommandError, UsageError
 from pointsman_cli.example import load_example
-from pointsman_cli.up.own_engine import TASKS
 from pointsman_cli.up.plan import Programs, make_plan
 from pointsman_gateway.config.load import load_config
 from pointsman_lora_server.base_model import BaseModelError
@@ -138,8 +137,7 @@ async def test_up_writes_a_configuration_and_starts_vllm_with_the_model(
     monkeypatch.setenv("POINTSMAN_LORA_ENGINE_ARGS", "--seed 1")
     located = locate_base_model(str(model), Path("/"), at)
     base = await prepared(located, at, "--enforce-eager", "--load-format=a b")
-    tasks = {name: {"policy": {"fixed": "default"}, "examples": [*texts]} for name, texts in TASKS.items()}
-    folder = write_model_config(base, "", tasks, at)
+    folder = write_model_config(base, "", at)
     config = load_config(folder, {"POINTSMAN_LORA_SERVER": "127.0.0.1:8083"})
     assert config.models.models["tiny-chat"].context_window == 2048
     plan = make_plan(load_example(folder), at, ADDRESSES, Programs(Path("/engine/python"), Path("/valkey")), base)

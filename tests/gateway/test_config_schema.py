@@ -66,7 +66,7 @@ MISTAKES: list[tuple[Callable[[dict[str, Any]], object], str]] = [
     (lambda d: d["paths"]["triage"].update(temperature="hot"), "$.paths.triage.temperature"),
     (lambda d: d["tasks"]["triage"].update(policy={"fixd": "triage"}), "$.tasks.triage.policy"),
     (lambda d: d["tasks"]["triage"].update(examples=[{"txt": "x"}]), "$.tasks.triage.examples"),
-    (lambda d: d.pop("tasks"), "$"),
+    (lambda d: d.pop("paths"), "$"),
 ]
 
 

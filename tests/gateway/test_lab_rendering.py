@@ -50,7 +50,7 @@ async def test_a_rendered_row_has_the_messages_that_the_gateway_sends(
     async with neighbours.gateway() as gateway, open_http_client(gateway) as http:
         (await http.post("/v1/chat/completions", json=body)).raise_for_status()
     async with open_channel(neighbours.retriever.address) as channel:
-        passages = ChosenPassages(RetrieverClient(channel, models.encoder.fingerprint), seed=7)
+        passages = ChosenPassages(RetrieverClient(channel, lambda: models.encoder.fingerprint), seed=7)
         config = load_config(neighbours.config.folder)
         rendered = await PathRenderer(config, path, passages, QueryEmbedding(models)).render(row(text, "an answer"))
     answer = {"role": "assistant", "content": "an answer"}

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from pointsman_embedding import EncoderConfig, open_encoder
 from pointsman_gateway.bootstrap.models import EmbeddingModels
-from pointsman_gateway.classification.cascade import FAILED_NOTE
+from pointsman_gateway.classification.reader import FAILED_NOTE
 from pointsman_gateway.config.load import ConfigError, load_config
 from pointsman_gateway.domain import AUTO, Decision, Message, Request
 

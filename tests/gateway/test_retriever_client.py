@@ -16,7 +16,7 @@ from tests.gateway.doubles.retriever import ScriptedRetriever
 @pytest.fixture
 async def client(retriever: ScriptedRetriever) -> AsyncIterator[RetrieverClient]:
     async with open_channel(retriever.address) as channel:
-        yield RetrieverClient(channel, "minilm-abc")
+        yield RetrieverClient(channel, lambda: "minilm-abc")
 
 
 def in_(seconds: float) -> float:
@@ -61,7 +61,7 @@ async def test_a_search_ends_with_the_requests_deadline(client: RetrieverClient)
 async def test_an_unreachable_retriever_is_unavailable() -> None:
     async with open_channel("127.0.0.1:1") as channel:
         with pytest.raises(Unavailable) as told:
-            await RetrieverClient(channel, "m").search("handbook", "bikes?", None, 3, in_(5))
+            await RetrieverClient(channel, lambda: "m").search("handbook", "bikes?", None, 3, in_(5))
     assert told.value.code == "retriever_unavailable"
 
 

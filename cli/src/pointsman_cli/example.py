@@ -17,6 +17,9 @@ from pointsman_cli.errors import UsageError
 
 EXAMPLE_FILE = "pointsman.yaml"
 
+CONFIG_FILES = (EXAMPLE_FILE, "models.yaml", "paths.yaml", "tasks.yaml")
+STRATEGIES_WITHOUT_EMBEDDING = frozenset({"zero_shot", "persona", "chain_of_thought"})
+
 GATEWAY_KEYS = frozenset({"models", "engines", "paths", "tasks"})
 """Keys by which a file is the gateway's configuration."""
 
@@ -78,12 +81,31 @@ class Example:
     @property
     def needs_retriever(self) -> bool:
         """Whether there are collections, or a path that may look something up."""
-        files = [self.config / name for name in (EXAMPLE_FILE, "paths.yaml")]
         return (
             bool(self.collections)
             or self.has_external_collections
-            or any("retrieval" in file.read_text("utf-8") for file in files if file.is_file())
+            or any("retrieval" in text for text in self._texts(EXAMPLE_FILE, "paths.yaml"))
         )
+
+    @property
+    def needs_embedding_model(self) -> bool:
+        """Whether something may embed texts: the retriever, the classifier, a semantic cache, `/v1/embeddings` or a
+        path's strategy. True for a configuration that the gateway will reject."""
+        texts = self._texts(*CONFIG_FILES)
+        if self.needs_retriever or any("similarity_threshold" in text for text in texts):
+            return True
+        try:
+            content = {key: value for text in texts for key, value in strict_yaml.load(text).items()}
+            local = any(model.get("local") for model in content.get("embeddings", {}).values())
+            strategies = {
+                name for path in content["paths"].values() for one in path.get("strategies", ()) for name in one
+            }
+        except (yaml.YAMLError, AttributeError, LookupError, TypeError):
+            return True
+        return bool(content.get("tasks")) or local or not strategies <= STRATEGIES_WITHOUT_EMBEDDING
+
+    def _texts(self, *names: str) -> list[str]:
+        return [file.read_text("utf-8") for name in names if (file := self.config / name).is_file()]
 
 
 def load_example(folder: Path) -> Example:

@@ -148,7 +148,7 @@ class CacheHarness:
         self._registry = registry
 
     def caching(self, config: CacheConfig, path: Path = PATH, embed: Any = None) -> CachingBackend:
-        asking = {path.name: CacheKeyBuilder(path, config, self.cache.embedding)}
+        asking = {path.name: CacheKeyBuilder(path, config, "encoder-1")}
         return CachingBackend(self.engine, self.cache, asking, lambda path: self.versions.get(path.adapter, ""), embed)
 
     async def ask(self, config: CacheConfig, question: Question, *, accept: bool = True, embed: Any = None) -> Gave:
@@ -189,7 +189,7 @@ async def run_cache(
     async with open_redis(url, metrics.set_redis_up, deadline) as redis:
         store = CacheStore(redis, most_bytes)
         async with AnswerWriter(store, metrics, storable) as keeper:
-            yield CacheHarness(Engine(), CacheResources(store, keeper, metrics, "encoder-1"), registry)
+            yield CacheHarness(Engine(), CacheResources(store, keeper, metrics), registry)
 
 
 def another(question: Question, **fields: Any) -> Question:

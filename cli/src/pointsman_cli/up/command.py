@@ -25,7 +25,7 @@ from pointsman_cli.engine_environment import EngineEnvironment, find_engine
 from pointsman_cli.errors import UsageError, run_interruptibly
 from pointsman_cli.example import load_example
 from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, EnginePythonOption
-from pointsman_cli.up.own_engine import HEADING, TASKS, EngineOption, write_engine_config
+from pointsman_cli.up.own_engine import HEADING, EngineOption, write_engine_config
 from pointsman_cli.up.plan import (
     HOST,
     Programs,
@@ -86,7 +86,7 @@ def up(
     """Run the services on this machine: Valkey, retriever, lora-server with vLLM, and gateway.
 
     Without a base_model in pointsman.yaml, or with --engine, no lora-server and no vLLM are started, and without
-    retrieval no retriever.
+    retrieval no retriever. Without tasks no embedding model is prepared, unless something else embeds texts.
 
     Prepares the models on first use, ingests the example's collections, registers its adapters, and restarts services
     that die. Ctrl-C stops everything. In the data directory, run.json lists the processes and logs/ holds their logs.
@@ -140,8 +140,7 @@ def _own_model(
     if located.is_built_in:
         located = replace(located, context_window=BUILT_IN_CONTEXT)
     model = _prepared(located, environment, arguments)
-    tasks = {name: {"policy": {"fixed": "default"}, "examples": [*texts]} for name, texts in TASKS.items()}
-    return write_model_config(model, HEADING, tasks, data_dir), model
+    return write_model_config(model, HEADING, data_dir), model
 
 
 def _prepared(model: BaseModel, environment: EngineEnvironment, arguments: Sequence[str]) -> BaseModel:

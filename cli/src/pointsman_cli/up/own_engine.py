@@ -32,11 +32,6 @@ HEADING = """\
 # Written anew by each start. To change it, copy this file to a folder and start that:
 # pointsman up FOLDER
 """
-TASKS: Mapping[str, Sequence[str]] = {
-    "writing": ["Rewrite this paragraph in plain English", "Draft a short mail that declines an invitation"],
-    "question": ["What is the capital of Norway?", "Why is the sky blue?"],
-}
-"""Two tasks to begin with, since there must be something to choose between."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +126,6 @@ def engine_config(url: str, option: EngineOption, listed: Sequence[Mapping[str, 
         "engines": engines,
         "paths": {"default": {"model": default}},
         "default_path": "default",
-        "tasks": {name: {"policy": {"fixed": "default"}, "examples": [*texts]} for name, texts in TASKS.items()},
     }
 
 

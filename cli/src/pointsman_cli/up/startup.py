@@ -261,8 +261,9 @@ async def _prepare_models(setup: StartPlan, screen: StartupOutput) -> None:
     if setup.engine is not None and name == BUILT_IN:
         with screen.step(f"base model {name}") as say:
             await prepare_base_model(name, setup.data_dir, setup.engine, say)
-    with screen.step("embedding model") as say:
-        await prepare_embedding_model(setup.python, setup.data_dir, say)
+    if setup.example.needs_embedding_model:
+        with screen.step("embedding model") as say:
+            await prepare_embedding_model(setup.python, setup.data_dir, say)
 
 
 async def _ingest_collection(

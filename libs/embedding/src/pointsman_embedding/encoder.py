@@ -8,15 +8,17 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
 import yaml
-from numpy.typing import NDArray
 from pointsman_servicekit import strict_yaml
 from pointsman_servicekit.errors import FailedPrecondition
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from tokenizers import Tokenizer
+
+if TYPE_CHECKING:  # who reads only a configuration needs neither
+    import numpy as np
+    from numpy.typing import NDArray
+    from tokenizers import Tokenizer
 
 _VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)(?::-([^}]*))?\}")
 
@@ -71,9 +73,9 @@ class Encoder(Protocol):
     passage_prefix: str
 
     @property
-    def tokenizer(self) -> Tokenizer: ...
+    def tokenizer(self) -> "Tokenizer": ...
 
-    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    def embed(self, texts: Sequence[str]) -> "NDArray[np.float32]":
         """Embed n texts as they are: (n, dimensions). Raises Unavailable if an endpoint fails."""
         ...
 
@@ -85,8 +87,19 @@ class Prefixed:
         self.fingerprint, self.dimensions = encoder.fingerprint, encoder.dimensions
         self._encoder, self._prefix = encoder, prefix
 
-    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    def embed(self, texts: Sequence[str]) -> "NDArray[np.float32]":
         return self._encoder.embed([self._prefix + text for text in texts] if self._prefix else texts)
+
+
+class ModelMissing(FileNotFoundError):
+    """The folder does not contain a complete model."""
+
+    def __init__(self, folder: Path, reason: str) -> None:
+        super().__init__(
+            f"no embedding model in {folder}: {reason}; make it with `python -m pointsman_embedding.prepare {folder}`"
+        )
+        self.folder = folder
+        self.reason = reason
 
 
 def unusable(message: str) -> FailedPrecondition:

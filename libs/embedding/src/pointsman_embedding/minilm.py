@@ -12,6 +12,8 @@ import onnxruntime
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from pointsman_embedding.encoder import ModelMissing
+
 DIMENSIONS = 384
 MAX_TOKENS = 256  # the length that the model was trained on, including [CLS] and [SEP]
 
@@ -134,17 +136,6 @@ FINGERPRINT_PREFIX = "minilm-l6-v2-int8"
 
 # Increment it if the way of creating the files changes: existing folders are then created anew.
 RECIPE = 2
-
-
-class ModelMissing(FileNotFoundError):
-    """The folder does not contain a complete model."""
-
-    def __init__(self, folder: Path, reason: str) -> None:
-        super().__init__(
-            f"no embedding model in {folder}: {reason}; make it with `python -m pointsman_embedding.prepare {folder}`"
-        )
-        self.folder = folder
-        self.reason = reason
 
 
 def fingerprint(folder: Path) -> str:

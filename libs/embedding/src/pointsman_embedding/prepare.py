@@ -24,6 +24,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from safetensors.numpy import load_file
 
 from pointsman_embedding import minilm, static_model
+from pointsman_embedding.encoder import ModelMissing
 from pointsman_embedding.minilm import MiniLM
 from pointsman_embedding.static_model import distil
 
@@ -187,7 +188,7 @@ def prepare(folder: Path, log: Callable[[str], None] = print) -> None:
 def _is_ready(folder: Path, log: Callable[[str], None]) -> bool:
     try:
         log(f"{folder} is ready: {minilm.check(folder)}")
-    except minilm.ModelMissing as missing:
+    except ModelMissing as missing:
         log(f"making {folder}: {missing.reason}")
         return False
     return True
@@ -218,7 +219,7 @@ def _add_words(folder: Path) -> None:
 def _add_static_table(folder: Path, log: Callable[[str], None]) -> None:
     try:
         static_model.check(folder)
-    except minilm.ModelMissing as missing:
+    except ModelMissing as missing:
         log(f"adding the static model: {missing.reason}")
         static_model.write(folder, distil(MiniLM.load(folder)))
 

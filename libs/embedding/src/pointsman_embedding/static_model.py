@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from pointsman_embedding import minilm
+from pointsman_embedding.encoder import ModelMissing
 from pointsman_embedding.minilm import MiniLM
 
 DIMENSIONS = 256
@@ -94,13 +95,13 @@ def check(folder: Path) -> str:
         manifest = json.loads((folder / MANIFEST).read_bytes())
         found = minilm.sha256(folder / TABLE)
     except FileNotFoundError as error:
-        raise minilm.ModelMissing(folder, f"{Path(error.filename).name} is not there") from error
+        raise ModelMissing(folder, f"{Path(error.filename).name} is not there") from error
     except ValueError as error:
-        raise minilm.ModelMissing(folder, f"{MANIFEST} is not JSON") from error
+        raise ModelMissing(folder, f"{MANIFEST} is not JSON") from error
     if not isinstance(manifest, dict) or manifest.get("fingerprint") != expected:
-        raise minilm.ModelMissing(folder, f"{TABLE} was not made from this encoder by recipe {RECIPE}")
+        raise ModelMissing(folder, f"{TABLE} was not made from this encoder by recipe {RECIPE}")
     if manifest.get("sha256") != found:
-        raise minilm.ModelMissing(folder, f"{TABLE} is not the file that {MANIFEST} describes")
+        raise ModelMissing(folder, f"{TABLE} is not the file that {MANIFEST} describes")
     return expected
 
 

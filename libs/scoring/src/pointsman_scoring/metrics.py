@@ -6,7 +6,6 @@ import unicodedata
 from typing import Any, Protocol
 
 import regex
-from rapidfuzz.distance import Indel
 
 
 class MetricError(ValueError):
@@ -183,6 +182,8 @@ class RougeL:
     def score(self, answer: str, expected: Any) -> float:
         if not isinstance(expected, str) or not _WORDS.search(expected):
             raise MetricError(f"rouge_l compares with a text that has words; the label is {expected!r}")
+        from rapidfuzz.distance import Indel  # 2 MB that other metrics do not need
+
         return float(Indel.normalized_similarity(_words(answer), _words(expected)))
 
 

@@ -4,11 +4,13 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pointsman_servicekit.eager import in_task
 from pointsman_servicekit.errors import Unavailable
-from pointsman_servicekit.redis_clients import REDIS_ERRORS, RedisClient, open_client
+
+if TYPE_CHECKING:  # imported with the first client: without Redis a process does not need its 7 MB
+    from pointsman_servicekit.redis_clients import RedisClient
 
 log = logging.getLogger(__name__)
 
@@ -46,13 +48,15 @@ class BoundedRedis:
 
     def __init__(
         self,
-        redis: RedisClient,
+        redis: "RedisClient",
         tell: Callable[[bool], None],
         deadline: float = CALL_TIMEOUT,
         cooldown: float = COOLDOWN,
     ) -> None:
         """`tell` is called at each change between up (True) and down (False)."""
         self.client: Any = redis.client
+        self.errors = redis.errors
+        """What the client raises if Redis is unavailable."""
         self._rediscover = redis.rediscover
         self._discovery: asyncio.Task[None] | None = None
         self._deadline, self._cooldown = deadline, cooldown
@@ -91,7 +95,7 @@ class BoundedRedis:
             why = f"nothing within {self._deadline * 1000:.0f} ms"
             self._failed(why)
             raise _unavailable(why) from error
-        except REDIS_ERRORS as error:
+        except self.errors as error:
             self._failed(str(error))
             raise _unavailable(str(error)) from error
         self._answered()
@@ -101,7 +105,7 @@ class BoundedRedis:
         """Finds the primaries of servers with Sentinels, or of a cluster. If that fails, the next failed call repeats
         it."""
         if self._rediscover is not None:
-            with suppress(*REDIS_ERRORS):
+            with suppress(*self.errors):
                 async with asyncio.timeout(MAX_DISCOVERY_SECONDS):
                     await self._rediscover()
 
@@ -185,6 +189,8 @@ async def open_redis(
     url: str, tell: Callable[[bool], None], deadline: float = CALL_TIMEOUT, cooldown: float = COOLDOWN
 ) -> AsyncIterator[BoundedRedis]:
     """Raises ValueError if the URL is invalid; `redis_clients` describes URLs."""
+    from pointsman_servicekit.redis_clients import open_client
+
     async with open_client(url) as client:
         redis = BoundedRedis(client, tell, deadline, cooldown)
         await redis.find_primaries()

@@ -43,7 +43,9 @@ class RedisClient:
     client: Any
     """A `Redis` or a `RedisCluster` that decodes responses; their type stubs describe neither that nor the results."""
     rediscover: Callable[[], Awaitable[None]] | None = None
-    """Finds the current primaries, after a failover for example. May raise one of REDIS_ERRORS."""
+    """Finds the current primaries, after a failover for example. May raise one of `errors`."""
+    errors: tuple[type[Exception], ...] = REDIS_ERRORS
+    """What its calls raise if Redis is unavailable."""
 
 
 @asynccontextmanager

@@ -27,7 +27,6 @@ from pointsman_servicekit.process import (
 from pointsman_servicekit.tls import server_tls
 from pointsman_servicekit.tracing.exporting import OtelSettingsError, exporting_spans, tracing_server_interceptors
 from pointsman_servicekit.workers import WORKER_OPTION, connect_supervisor
-from threadpoolctl import threadpool_limits
 
 from pointsman_gateway import bootstrap
 from pointsman_gateway.codec.limits import LIMITS
@@ -73,10 +72,8 @@ def main() -> int:
         if settings.workers > 1 and not given.worker:
             bootstrap.check_config(load_config(settings.config))
             return asyncio.run(bootstrap.supervise(settings))
-        # A product as small as the classifier's gains nothing from more threads, and they spin while they wait.
         with (
             exporting_spans("gateway", os.environ) as spans,
-            threadpool_limits(limits=1),
             asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
         ):
             runner.run(run(settings, spans, given.worker))

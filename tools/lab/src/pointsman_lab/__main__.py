@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from pointsman_embedding import ModelMissing
 from pointsman_gateway import bootstrap
-from pointsman_gateway.bootstrap.models import EmbeddingModels, to_trained
+from pointsman_gateway.bootstrap.models import EmbeddingModels, to_loaded
 from pointsman_gateway.config.load import Config, ConfigError, load_config
 from pointsman_gateway.prompts.retriever import RetrieverClient
 from pointsman_gateway.settings import Settings
@@ -163,7 +163,8 @@ async def _replay(options: argparse.Namespace, settings: Settings) -> Report:
     async with open_request_log(url) as log:
         evidence = await read_evidence(log, config.tasks.request_log.lookback_days)
         models = EmbeddingModels.load(settings.embedding_model, config.encoder)
-        learned = to_trained(fit_model(config, models, ProgressLines()), models)
+        fitted = fit_model(config, models, ProgressLines()) if config.tasks.tasks else None
+        learned = to_loaded(fitted, models)
         context = build_context(config, learned, evidence)
         diff = await replay(context, log, seconds, options.examples, ProgressLines())
     return replay_report(diff, config.digest, options.since, options.examples, options.fail_if_changed)
@@ -201,7 +202,7 @@ async def _render(options: argparse.Namespace, settings: Settings) -> Report:
     order = RenderOrder(options.path, options.data, options.eval_data, options.out, options.seed)
     tls = client_tls(settings.client_tls_ca, settings.client_tls_certificate, settings.client_tls_key)
     async with open_channel(settings.retriever, tls, token=open_token(settings.service_token_file)) as channel:
-        passages = ChosenPassages(RetrieverClient(channel, models.encoder.fingerprint), order.seed)
+        passages = ChosenPassages(RetrieverClient(channel, lambda: models.encoder.fingerprint), order.seed)
         renderer = PathRenderer(config, order.path, passages, QueryEmbedding(models))
         return await render(order, renderer, passages, ProgressLines())
 

@@ -6,7 +6,7 @@ All engines count as available, so that only the configuration makes a differenc
 from bisect import bisect_left
 from dataclasses import replace
 
-from pointsman_gateway.bootstrap.stages import Dependencies, TrainedClassifier, build_stages
+from pointsman_gateway.bootstrap.stages import Dependencies, LoadedModels, build_stages
 from pointsman_gateway.config.engine_config import EngineConfig
 from pointsman_gateway.config.load import Config
 from pointsman_gateway.domain import AUTO, Decision, Request, Vector
@@ -78,7 +78,7 @@ class ReplayContext:
         return self._line.router.decide(sampled, labels)
 
 
-def build_context(config: Config, learned: TrainedClassifier, evidence: Evidence) -> ReplayContext:
+def build_context(config: Config, learned: LoadedModels, evidence: Evidence) -> ReplayContext:
     """Raises ConfigError."""
     resident = frozenset(path.adapter for path in config.paths.paths.values() if path.adapter)
     engines = Engines([_available(name, engine, resident) for name, engine in config.models.engines.items()])

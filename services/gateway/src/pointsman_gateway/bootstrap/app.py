@@ -17,13 +17,8 @@ from prometheus_client.registry import CollectorRegistry
 
 from pointsman_gateway.adapter_freshness import FreshnessCache, FreshnessMonitor, MonitoredPaths
 from pointsman_gateway.bootstrap.cost_metrics import CostMetrics, to_catalog
+from pointsman_gateway.bootstrap.embeddings import EmbeddingDependencies, ModelsOnDemand, build_embeddings
 from pointsman_gateway.bootstrap.engine_discovery import EngineDiscovery
-from pointsman_gateway.bootstrap.models import (
-    ClassifierCache,
-    EmbeddingDependencies,
-    EmbeddingModels,
-    build_embeddings,
-)
 from pointsman_gateway.bootstrap.persistence import (
     Persistence,
     ShadowSettings,
@@ -104,7 +99,7 @@ async def build_gateway(
     Inside the block, background tasks watch the engines and the configuration. `spans` is None without tracing.
     """
     tracing = instrument_with(spans)
-    models = await asyncio.to_thread(EmbeddingModels.load, settings.embedding_model, config.encoder)
+    models = ModelsOnDemand(settings.embedding_model, settings.classifier, settings.classifier_cache)
     registry = _create_registry()
     counting = MetricsAggregator(registry)
     metrics, gen_ai = counting.metrics, counting.gen_ai
@@ -129,9 +124,9 @@ async def build_gateway(
         await stack.enter_async_context(discovery)
         redaction = open_redaction(settings.redaction, registry)
         persistence = await stack.enter_async_context(open_persistence(settings, config, registry, redaction))
-        cache = await stack.enter_async_context(open_cache(settings, registry, redaction, models.encoder.fingerprint))
+        cache = await stack.enter_async_context(open_cache(settings, registry, redaction))
         tenancy = await stack.enter_async_context(open_tenancy(settings, registry, persistence.redis_state))
-        retriever, freshness = RetrieverClient(channel, models.encoder.fingerprint), FreshnessCache()
+        retriever, freshness = RetrieverClient(channel, lambda: models.fingerprint), FreshnessCache()
         freshness_monitor = FreshnessMonitor(freshness, retriever, settings.freshness_seconds)
         await stack.enter_async_context(measuring_event_loop_lag(registry))
         cost_metrics = CostMetrics.register(registry, metrics)
@@ -155,13 +150,13 @@ async def build_gateway(
             http=http,
             guardrail_metrics=GuardrailMetrics(registry),
         )
-        embeddings = EmbeddingDependencies.create(
-            models, pool, tenancy, EmbeddingMetrics(registry, gen_ai), persistence.request_log, tracing
+        embeddings = EmbeddingDependencies(
+            http, tenancy, EmbeddingMetrics(registry, gen_ai), persistence.request_log, tracing
         )
         shadow_settings = ShadowSettings()
         builder = _SnapshotBuilder(
             settings.config,
-            ClassifierCache(models, settings.classifier, settings.classifier_cache),
+            models,
             discovery,
             dependencies,
             embeddings,
@@ -218,7 +213,7 @@ class _SnapshotBuilder:
     def __init__(
         self,
         folder: FilePath,
-        classifiers: ClassifierCache,
+        models: ModelsOnDemand,
         discovery: EngineDiscovery,
         dependencies: Dependencies,
         embeddings: EmbeddingDependencies,
@@ -227,7 +222,7 @@ class _SnapshotBuilder:
         shared: tuple[Persistence, CostMetrics, ShadowSettings, OpenAccess | Tenancy],
     ) -> None:
         self._folder = folder
-        self._classifiers = classifiers
+        self._models = models
         self._discovery = discovery
         self._dependencies = dependencies
         self._embeddings = embeddings
@@ -245,10 +240,10 @@ class _SnapshotBuilder:
         """Waits up to `engine_wait_seconds` for the first report of new engines. Raises ConfigError."""
         if any(engine.uses_litellm for engine in config.models.engines.values()):
             await asyncio.to_thread(load_litellm)
-        classifier = await asyncio.to_thread(self._classifiers.get, config)
+        loaded = await asyncio.to_thread(self._models.get, config)
         engines = await self._discovery.engines(config.models, engine_wait_seconds)
-        stages = self._tracing.stages(build_stages(config, classifier, engines, self._dependencies))
-        embeddings = build_embeddings(config, self._embeddings)
+        stages = self._tracing.stages(build_stages(config, loaded, engines, self._dependencies))
+        embeddings = build_embeddings(config, loaded, self._embeddings)
         paths = tuple(to_path(name, path, config) for name, path in config.paths.paths.items())
         models, catalog = NamedModels(config, engines), to_catalog(config)
         client_secret = check_single_sign_on(config.access.single_sign_on)

@@ -1,4 +1,4 @@
-"""Loads the embedding models, trains or loads the classifier, and builds the models of `/v1/embeddings`."""
+"""Loads the embedding models, and trains or loads the classifier. Importing this imports NumPy and ONNX Runtime."""
 
 import fcntl
 import json
@@ -15,20 +15,11 @@ from pathlib import Path
 from pointsman_embedding import Encoder, EncoderConfig, Prefixed, StaticModel, open_encoder
 from pointsman_servicekit.errors import PointsmanError
 
-from pointsman_gateway.bootstrap.engine_discovery import check_url
-from pointsman_gateway.bootstrap.stages import TrainedClassifier
-from pointsman_gateway.classification.cascade import CascadeClassifier
+from pointsman_gateway.bootstrap.stages import LoadedModels
+from pointsman_gateway.classification.cascade import CascadeClassifier, TextEmbedder
 from pointsman_gateway.classification.model import ClassifierModel, FitOrder, FitOrigin, FitSettings, fit_origin, load
 from pointsman_gateway.config.load import Config, ConfigError
-from pointsman_gateway.config.models_file import EmbeddingConfig
-from pointsman_gateway.config.providers import auth_header
-from pointsman_gateway.embeddings.models import EmbeddingEndpoint, LocalEmbedder, RemoteEmbedder
-from pointsman_gateway.embeddings.stage import EmbeddingMetrics, Embeddings, PricedModel
-from pointsman_gateway.engines.http1 import Pool
-from pointsman_gateway.engines.http_post import PooledPoster
-from pointsman_gateway.metering.gen_ai import POINTSMAN
-from pointsman_gateway.pipeline.ports import HttpPoster, RequestLog, Tenancy
-from pointsman_gateway.tracing import Instrumentation
+from pointsman_gateway.embeddings.models import LocalEmbedder
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +35,8 @@ class EmbeddingModels:
     """MiniLM's folder, which has the static model too."""
     config: EncoderConfig | None
     """None: `local` is MiniLM."""
+    endpoint: LocalEmbedder | None
+    """Of `/v1/embeddings`; None if the model is behind a URL."""
 
     @classmethod
     def load(cls, folder: Path, config: EncoderConfig | None = None) -> "EmbeddingModels":
@@ -52,7 +45,8 @@ class EmbeddingModels:
             local = open_encoder(config, folder)
         except PointsmanError as error:
             raise ConfigError(f"models.yaml: {error.message}") from error
-        return cls(StaticModel.load(folder), local, Prefixed(local, local.query_prefix), folder, config)
+        endpoint = None if config and config.url else LocalEmbedder(local)
+        return cls(StaticModel.load(folder), local, Prefixed(local, local.query_prefix), folder, config, endpoint)
 
 
 def example_texts(config: Config) -> Mapping[str, Sequence[str]]:
@@ -75,7 +69,7 @@ MAX_STORED_CLASSIFIERS = 32
 FIT_PROGRAM = "pointsman_gateway.classification.fitting.fit"
 
 
-def train_classifier(config: Config, models: EmbeddingModels, store: Path | None = None) -> TrainedClassifier:
+def train_classifier(config: Config, models: EmbeddingModels, store: Path | None = None) -> LoadedModels:
     """Fit in a process of its own, and load the result; or load what an earlier fit left in the folder `store`.
 
     Raises ConfigError.
@@ -89,7 +83,7 @@ def train_classifier(config: Config, models: EmbeddingModels, store: Path | None
                 fitted = _load_stored(file, fitted_on) or _fit_in_process(config, models, file)
             if store:
                 _remove_oldest(store)
-        return to_trained(fitted, models)
+        return to_loaded(fitted, models)
 
 
 def _load_stored(file: Path, fitted_on: FitOrigin) -> ClassifierModel | None:
@@ -147,13 +141,13 @@ def _reason(failed: subprocess.CompletedProcess[str]) -> str:
         return f"the classifier could not be trained: the process ended with status {failed.returncode}: {last}"
 
 
-def load_classifier(file: Path, config: Config, models: EmbeddingModels) -> TrainedClassifier:
+def load_classifier(file: Path, config: Config, models: EmbeddingModels) -> LoadedModels:
     """Loads a file that `pointsman classifier fit` wrote.
 
     Raises ConfigError if it is missing or damaged, or was fitted on other examples, settings or models.
     """
     try:
-        return to_trained(load(file, origin(config, models)), models)
+        return to_loaded(load(file, origin(config, models)), models)
     except FileNotFoundError:
         raise ConfigError(f"there is no classifier {file}; `pointsman classifier fit` makes it") from None
     except PointsmanError as error:
@@ -166,12 +160,18 @@ class ClassifierCache:
     def __init__(self, models: EmbeddingModels, file: Path | None, store: Path | None) -> None:
         """`file` holds a classifier that is used instead of training; without it, trained ones are kept in `store`."""
         self._models, self._file, self._store = models, file, store
-        self._last: tuple[FitOrigin, TrainedClassifier] | None = None
+        self._last: tuple[FitOrigin, LoadedModels] | None = None
 
-    def get(self, config: Config) -> TrainedClassifier:
-        """Takes seconds unless the last configuration had the same examples. Raises ConfigError."""
+    @property
+    def fingerprint(self) -> str:
+        return self._models.encoder.fingerprint
+
+    def get(self, config: Config) -> LoadedModels:
+        """Takes seconds unless the last configuration with tasks had the same examples. Raises ConfigError."""
         if config.encoder != self._models.config:
             raise ConfigError("models.yaml: 'embedding' takes effect at the next start; restart gateway and retriever")
+        if not config.tasks.tasks:
+            return to_loaded(None, self._models)
         fitted_on = origin(config, self._models)
         if self._last is None or self._last[0] != fitted_on:
             if self._file:
@@ -182,62 +182,12 @@ class ClassifierCache:
         return self._last[1]
 
 
-def to_trained(fitted: ClassifierModel, models: EmbeddingModels) -> TrainedClassifier:
-    return TrainedClassifier(CascadeClassifier(fitted, models.static, models.encoder), fitted.vectors)
-
-
-@dataclass(frozen=True, slots=True)
-class EmbeddingDependencies:
-    """What the embedding models of all configurations share."""
-
-    local: LocalEmbedder | None
-    """None if the model is behind an endpoint."""
-    local_name: str
-    """The fingerprint of the gateway's own model."""
-    http: HttpPoster
-    tenancy: Tenancy
-    metrics: EmbeddingMetrics
-    request_log: RequestLog
-    tracing: Instrumentation
-
-    @classmethod
-    def create(
-        cls,
-        models: EmbeddingModels,
-        pool: Pool,
-        tenancy: Tenancy,
-        metrics: EmbeddingMetrics,
-        request_log: RequestLog,
-        tracing: Instrumentation,
-    ) -> "EmbeddingDependencies":
-        is_remote = models.config is not None and bool(models.config.url)
-        local, http = None if is_remote else LocalEmbedder(models.local), PooledPoster(pool, tracing.trace_headers)
-        return cls(local, models.local.fingerprint, http, tenancy, metrics, request_log, tracing)
-
-
-def build_embeddings(config: Config, dependencies: EmbeddingDependencies) -> Embeddings:
-    """Raises ConfigError."""
-    models: dict[str, PricedModel] = {}
-    traced = dependencies.tracing.embedder
-    for name, model in config.models.embeddings.items():
-        price = model.usd_per_million_tokens
-        if model.local:
-            if dependencies.local is None:
-                raise ConfigError(f"models.yaml: embeddings.{name}: no model is local, since 'embedding' has a url")
-            # Also by its fingerprint, for clients that store vectors and must name the exact model.
-            local = PricedModel(name, traced(dependencies.local.with_overflow(model.overflow), name, POINTSMAN), price)
-            models[name] = models[dependencies.local_name] = local
-        else:
-            remote = RemoteEmbedder(_endpoint(name, model), dependencies.http)
-            provider = model.preset.gen_ai_provider
-            models[name] = PricedModel(name, traced(remote, name, provider), price)
-    models |= {alias: models[name] for alias, name in config.models.aliases.items() if name in models}
-    return Embeddings(models, dependencies.tenancy, dependencies.metrics, dependencies.request_log)
-
-
-def _endpoint(name: str, model: EmbeddingConfig) -> EmbeddingEndpoint:
-    what, upstream = f"embedding model '{name}'", model.model or name
-    header = auth_header(what, model.preset, model.api_key_env)
-    check_url(what, model.base_url)
-    api = model.preset.api(upstream, model.url_parts, header)
-    return EmbeddingEndpoint(name, model.base_url + api.embeddings_path, upstream, header)
+def to_loaded(fitted: ClassifierModel | None, models: EmbeddingModels) -> LoadedModels:
+    """`fitted` is None without tasks."""
+    return LoadedModels(
+        CascadeClassifier(fitted, models.static, models.encoder) if fitted else None,
+        fitted.vectors if fitted else {},
+        TextEmbedder(models.encoder, models.static),
+        models.encoder.fingerprint,
+        models.endpoint,
+    )

@@ -128,12 +128,9 @@ async def open_persistence(
 
 @asynccontextmanager
 async def open_cache(
-    settings: Settings, registry: CollectorRegistry, redaction: Redaction, encoder: str
+    settings: Settings, registry: CollectorRegistry, redaction: Redaction
 ) -> AsyncIterator[CacheResources | None]:
-    """Opens the response cache; None without Redis. `encoder` is the fingerprint of the embedding model.
-
-    Raises ConfigError if the Redis URL is invalid.
-    """
+    """Opens the response cache; None without Redis. Raises ConfigError if the Redis URL is invalid."""
     url = settings.cache_redis_url or settings.redis_url
     if not url:
         yield None
@@ -143,7 +140,7 @@ async def open_cache(
         redis = await _connect(stack, url, "CACHE_REDIS_URL", metrics.set_redis_up)
         store = CacheStore(redis, settings.cache_megabytes * 1024 * 1024)
         writer = await stack.enter_async_context(AnswerWriter(store, metrics, redaction.leaves))
-        yield CacheResources(store, writer, metrics, encoder)
+        yield CacheResources(store, writer, metrics)
 
 
 @asynccontextmanager

@@ -5,25 +5,24 @@ import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 
 from pointsman_gateway.cache.keys import CacheKeyBuilder
-from pointsman_gateway.cache.stage import CacheResources, CachingBackend, Embed
-from pointsman_gateway.classification.cascade import CascadeClassifier
-from pointsman_gateway.classification.stage import Classification, EmbeddedClassification, RuleMatcher
+from pointsman_gateway.cache.stage import CacheResources, CachingBackend
+from pointsman_gateway.classification import NoClassification
 from pointsman_gateway.config.field_types import StrategyConfig
 from pointsman_gateway.config.load import Config, ConfigError
 from pointsman_gateway.config.tasks_file import PathConfig, TaskConfig
 from pointsman_gateway.domain import AUTO, PATH_PREFIX, UNKNOWN, Path, Sampling, Vector
+from pointsman_gateway.embeddings.models import LocalEmbedder
 from pointsman_gateway.engines.engine_client import EngineClient
 from pointsman_gateway.engines.engines import Engines
 from pointsman_gateway.engines.http_post import TokenCounter
 from pointsman_gateway.engines.metrics import EngineMetrics
 from pointsman_gateway.engines.stage import AdapterLoading, EngineBackend
-from pointsman_gateway.extensions import Found, GuardrailContext, Search, Strategy, StrategyContext
+from pointsman_gateway.extensions import Embed, Found, GuardrailContext, Search, Strategy, StrategyContext
 from pointsman_gateway.metering.aggregate import CanaryOutcomes, MetricsAggregator
 from pointsman_gateway.metering.engine_hours import EngineCosts
 from pointsman_gateway.metering.gen_ai import OPENAI
@@ -33,13 +32,15 @@ from pointsman_gateway.pipeline.guarded_answer import GuardedBackend
 from pointsman_gateway.pipeline.guarded_stages import GuardedClassification, GuardedMetering, GuardedPrompts
 from pointsman_gateway.pipeline.guardrails import ActiveGuardrail, GuardrailMetrics, Guardrails
 from pointsman_gateway.pipeline.pipeline import Stages
-from pointsman_gateway.pipeline.ports import Backend, HttpPoster
+from pointsman_gateway.pipeline.ports import Backend, Classifier, HttpPoster
 from pointsman_gateway.prompts.strategies import Prompts
-from pointsman_gateway.prompts.templates import PromptTemplates
 from pointsman_gateway.routing.path_state import ALWAYS_FRESH, Evidence, Freshness, NoEvidence
-from pointsman_gateway.routing.predicted import PredictedOptions
 from pointsman_gateway.routing.router import Router
 from pointsman_gateway.validation.stage import Named, Validation
+
+if TYPE_CHECKING:  # not imported by a gateway without tasks and prompts, for the sake of its memory
+    from pointsman_gateway.classification.cascade import CascadeClassifier
+    from pointsman_gateway.prompts.templates import PromptTemplates
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +67,22 @@ class Dependencies:
 
 
 @dataclass(frozen=True, slots=True)
-class TrainedClassifier:
-    """A classifier, and the vectors of its examples by task."""
+class LoadedModels:
+    """The classifier and the embedding model, as far as a configuration needs them."""
 
-    classifier: CascadeClassifier
-    vectors: Mapping[str, NDArray[np.float32]]
+    classifier: "CascadeClassifier | None" = None
+    """None without tasks."""
+    vectors: Mapping[str, Vector] = field(default_factory=dict)
+    """Of the examples, by task."""
+    embed: Embed | None = None
+    """None if nothing needs an embedding."""
+    fingerprint: str = ""
+    """Of the model that computes the vectors; empty without one."""
+    endpoint: LocalEmbedder | None = None
+    """Embeds for `/v1/embeddings`; None if the model is not in this process."""
 
 
-def build_stages(config: Config, trained: TrainedClassifier, engines: Engines, dependencies: Dependencies) -> Stages:
+def build_stages(config: Config, models: LoadedModels, engines: Engines, dependencies: Dependencies) -> Stages:
     """Raises ConfigError."""
     paths = {name: to_path(name, path, config) for name, path in config.paths.paths.items()}
     pricing = Pricing(config.models, engines.training_seconds)
@@ -92,7 +101,7 @@ def build_stages(config: Config, trained: TrainedClassifier, engines: Engines, d
     stages = Stages(
         revision=config.digest,
         resolve_model=named.resolve,
-        classification=_classification(config, trained.classifier, languages),
+        classification=_classification(config, models, languages),
         router=Router(
             paths,
             config.tasks.tasks,
@@ -107,8 +116,8 @@ def build_stages(config: Config, trained: TrainedClassifier, engines: Engines, d
             {name: model.input for name, model in config.models.models.items()},
             named.fallbacks,
         ),
-        prompts=Prompts(_strategies(config, trained, dependencies.search)),
-        backend=_wrap_in_cache(loading, dependencies.cache, config, paths, engines, trained.classifier),
+        prompts=Prompts(_strategies(config, models, dependencies.search)),
+        backend=_wrap_in_cache(loading, dependencies.cache, config, paths, engines, models),
         validation=Validation({name: to_validators(name, task) for name, task in config.tasks.tasks.items()}),
         metering=Metering(pricing, expected_cost, dependencies.counting, dependencies.canary_outcomes),
         token_counter=TokenCounter(engines, dependencies.http, now),
@@ -116,21 +125,23 @@ def build_stages(config: Config, trained: TrainedClassifier, engines: Engines, d
     return _wrap_in_guardrails(stages, config, dependencies)
 
 
-def _classification(
-    config: Config, classifier: CascadeClassifier, languages: Collection[str]
-) -> Classification | EmbeddedClassification:
+def _classification(config: Config, models: LoadedModels, languages: Collection[str]) -> Classifier:
     """Raises ConfigError if a policy's predictions are for another embedding model."""
-    tasks = config.tasks.tasks
+    if models.classifier is None or models.embed is None:
+        return NoClassification()
+    from pointsman_gateway.classification.stage import Classification, EmbeddedClassification, RuleMatcher
+
+    tasks, in_use = config.tasks.tasks, models.fingerprint
     for name, task in tasks.items():
-        options, in_use = task.policy.options, classifier.encoder_fingerprint
-        if isinstance(options, PredictedOptions) and options.encoder != in_use:
+        options = task.policy.options
+        if task.policy.name == "predicted" and options.encoder != in_use:
             raise ConfigError(
                 f"tasks.yaml: task '{name}': its policy's weights are for the embedding model {options.encoder}, but "
                 f"{in_use} is in use; run `pointsman predict` again"
             )
-    classification = Classification(RuleMatcher(tasks), classifier, languages)
+    classification = Classification(RuleMatcher(tasks), models.classifier, languages)
     embedded = frozenset(name for name, task in tasks.items() if task.policy.implementation.needs_vector)
-    return EmbeddedClassification(classification, classifier, embedded) if embedded else classification
+    return EmbeddedClassification(classification, models.embed, embedded) if embedded else classification
 
 
 def to_validators(name: str, task: TaskConfig) -> list[Named]:
@@ -150,7 +161,7 @@ def _wrap_in_cache(
     config: Config,
     paths: Mapping[str, Path],
     engines: Engines,
-    embed: Embed | None,
+    models: LoadedModels,
 ) -> Backend:
     """`inner` itself if no path caches. Raises ConfigError if a path caches and there is no Redis."""
     rules = {name: path.cache for name, path in config.paths.paths.items() if path.cache and path.cache.exact}
@@ -159,8 +170,8 @@ def _wrap_in_cache(
     if cache is None:
         first = next(iter(rules))
         raise ConfigError(f"paths.yaml: path '{first}' caches, and there is no Redis; set POINTSMAN_GATEWAY_REDIS_URL")
-    key_builders = {name: CacheKeyBuilder(paths[name], rule, cache.embedding) for name, rule in rules.items()}
-    return CachingBackend(inner, cache, key_builders, engines.version_of, embed)
+    key_builders = {name: CacheKeyBuilder(paths[name], rule, models.fingerprint) for name, rule in rules.items()}
+    return CachingBackend(inner, cache, key_builders, engines.version_of, models.embed)
 
 
 def to_guardrails(config: Config, http: HttpPoster | None) -> list[ActiveGuardrail]:
@@ -264,7 +275,9 @@ def check_config(config: Config) -> None:
     for name, task in config.tasks.tasks.items():
         to_validators(name, task)
     to_guardrails(config, None)
-    templates = PromptTemplates(config.prompts)
+    templates = _templates(config)
+    if templates is None:
+        return
     for name, path in config.paths.paths.items():
         for strategy in path.strategies:
             try:
@@ -322,24 +335,37 @@ def _fingerprint(path: PathConfig, config: Config) -> str:
     return digest.hexdigest()
 
 
-def _strategies(config: Config, trained: TrainedClassifier, search: Search) -> dict[str, list[Strategy]]:
-    templates = PromptTemplates(config.prompts)
+def _strategies(config: Config, models: LoadedModels, search: Search) -> dict[str, list[Strategy]]:
+    templates = _templates(config)
     return {
-        name: [_strategy(strategy, templates, config, trained, search) for strategy in path.strategies]
+        name: [_strategy(one, templates, config, models, search) for one in path.strategies] if templates else []
         for name, path in config.paths.paths.items()
     }
 
 
+def _templates(config: Config) -> "PromptTemplates | None":
+    """None without prompts and strategies."""
+    if not config.prompts and not any(path.strategies for path in config.paths.paths.values()):
+        return None
+    from pointsman_gateway.prompts.templates import PromptTemplates
+
+    return PromptTemplates(config.prompts)
+
+
 def _strategy(
-    config: StrategyConfig, templates: PromptTemplates, whole: Config, trained: TrainedClassifier | None, search: Search
+    config: StrategyConfig, templates: "PromptTemplates", whole: Config, models: LoadedModels | None, search: Search
 ) -> Strategy:
-    """Build a strategy. `trained` is None if the configuration is only checked. Raises ValueError."""
+    """Build a strategy. `models` is None if the configuration is only checked. Raises ValueError."""
     tasks = [task for task, _ in config.resources.examples]
     examples = {task: whole.examples[task] for task in tasks}
-    vectors = {
-        task: trained.vectors[task] if trained else np.zeros((len(rows), 1), np.float32)
-        for task, rows in examples.items()
-    }
-    embed = trained.classifier if trained else None
+    vectors = {task: models.vectors[task] if models else _zeros(len(rows)) for task, rows in examples.items()}
+    embed = models.embed if models else None
     strategy: Strategy = config.build(StrategyContext(templates, search, embed, examples, vectors))
     return strategy
+
+
+def _zeros(rows: int) -> Vector:
+    """Return vectors with one dimension, to check a configuration."""
+    import numpy as np  # a gateway without tasks does not need it
+
+    return np.zeros((rows, 1), np.float32)

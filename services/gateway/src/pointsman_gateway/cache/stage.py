@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 from pointsman_servicekit.errors import Unavailable
 from prometheus_client import CollectorRegistry, Counter, Gauge
@@ -13,6 +12,7 @@ from pointsman_gateway.cache.keys import CacheKeyBuilder, CacheKeys
 from pointsman_gateway.cache.recording import CacheableAnswer, Recording, Replay, StoredAnswer, parse_answer
 from pointsman_gateway.cache.store import CacheStore, SimilarQuestions
 from pointsman_gateway.domain import Decision, Path, Prompt, Request, Vector
+from pointsman_gateway.extensions import Embed
 from pointsman_gateway.pipeline.ports import Backend, OpenAnswer
 
 log = logging.getLogger(__name__)
@@ -94,12 +94,6 @@ class AnswerWriter:
                 task.cancel()
 
 
-class Embed(Protocol):
-    """Embeds a question that the classifier has not embedded."""
-
-    async def embed(self, text: str) -> Vector: ...
-
-
 @dataclass(frozen=True, slots=True)
 class CacheResources:
     """What all revisions of the configuration share."""
@@ -107,8 +101,6 @@ class CacheResources:
     store: CacheStore
     writer: AnswerWriter
     metrics: CacheMetrics
-    embedding: str
-    """The fingerprint of the model that computes the vectors."""
     similar: SimilarQuestions = field(default_factory=SimilarQuestions)
 
 

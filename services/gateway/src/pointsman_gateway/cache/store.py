@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from pointsman_servicekit.bounded_redis import BoundedRedis
 
 from pointsman_gateway.cache.keys import CacheKeys
@@ -76,7 +75,8 @@ class Question:
 @dataclass(slots=True)
 class _Partition:
     questions: list[Question] = field(default_factory=list)
-    matrix: Vector = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    matrix: Vector | None = None
+    """The vectors of `questions`; None if there are none."""
     last: str = ""
 
 
@@ -109,15 +109,15 @@ class SimilarQuestions:
                 for question in [*known.questions, *after][-MAX_QUESTIONS:]
                 if len(question.vector) == len(after[-1].vector)
             ]
-            known.matrix = np.stack([question.vector for question in known.questions])
+            known.matrix = _stack(known.questions)
 
     def nearest(self, partition: str, vector: Vector, threshold: float) -> str:
         """Return the key of the answer to the most similar question; empty if none reaches the threshold."""
         known = self._partitions.get(partition)
-        if known is None or not known.questions or known.matrix.shape[1] != len(vector):
+        if known is None or known.matrix is None or known.matrix.shape[1] != len(vector):
             return ""
         cosines = known.matrix @ vector
-        best = int(np.argmax(cosines))
+        best = int(cosines.argmax())
         return known.questions[best].answer if cosines[best] >= threshold else ""
 
     def remove(self, partition: str, answer: str) -> None:
@@ -125,16 +125,23 @@ class SimilarQuestions:
         known = self._partitions.get(partition)
         if known:
             known.questions = [question for question in known.questions if question.answer != answer]
-            rows = [question.vector for question in known.questions]
-            known.matrix = np.stack(rows) if rows else np.zeros((0, 0), np.float32)
+            known.matrix = _stack(known.questions) if known.questions else None
+
+
+def _stack(questions: Sequence[Question]) -> Vector:
+    import numpy as np  # without a semantic cache the gateway may run without it
+
+    return np.stack([question.vector for question in questions])
 
 
 def encode_vector(vector: Vector) -> str:
-    return base64.b64encode(np.ascontiguousarray(vector, "<f4").tobytes()).decode()
+    return base64.b64encode(vector.astype("<f4").tobytes()).decode()
 
 
 def parse_question(stream_id: str, fields: dict[str, str]) -> Question | None:
     """Return None if the fields are not those of a question."""
+    import numpy as np
+
     try:
         vector = np.frombuffer(base64.b64decode(fields["vector"], validate=True), "<f4")
         return Question(stream_id, fields["answer"], vector)

@@ -25,7 +25,7 @@ from pointsman_gateway.classification.model import (
     StaticModel,
     Vocabulary,
 )
-from pointsman_gateway.classification.reader import TokenExcerpt, token_excerpt
+from pointsman_gateway.classification.reader import FAILED_NOTE, TokenExcerpt, token_excerpt
 from pointsman_gateway.classification.scores import Floats, probabilities
 from pointsman_gateway.domain import UNKNOWN, Labels, Vector
 
@@ -125,7 +125,6 @@ UNREADABLE_SCORE = -100.0
 """In-distribution score of a text in which nothing is known; lower than that of any text that was read."""
 
 UNREADABLE_NOTE = "nothing in it that can be read"
-FAILED_NOTE = "the embedding endpoint failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,20 +228,29 @@ class EncoderStage:
         return StageOutput(logits, self._scorer.score(logits, pairs, products), pairs, vector)
 
 
+class TextEmbedder:
+    """Embeds single texts. It is thread-safe."""
+
+    def __init__(self, encoder: Encoder, tokenizer: StaticModel) -> None:
+        self._encoder, self._tokenizer = encoder, tokenizer
+
+    async def embed(self, text: str) -> Vector:
+        """Return the embedding of `text`, or of an excerpt if it is long, shape (dimensions,)."""
+        excerpt = token_excerpt(text, self._tokenizer)
+        vectors = await asyncio.to_thread(self._encoder.embed, [excerpt.text])
+        return np.asarray(vectors[0])
+
+
 class CascadeClassifier:
     """Assigns texts to tasks, or abstains. It is thread-safe."""
 
     def __init__(self, model: ClassifierModel, static_model: StaticModel, encoder: Encoder) -> None:
         """The embedding models must be those that `model` was fitted with; `artifact.load` checks that."""
-        self._model, self._tokenizer, self._embedder = model, static_model, encoder
+        self._model, self._tokenizer = model, static_model
         self._static = (
             StaticStage(model.static, model.vocabulary, static_model) if model.static and model.vocabulary else None
         )
         self._encoder = EncoderStage(model.encoder, model.static_share, encoder) if model.encoder else None
-
-    @property
-    def encoder_fingerprint(self) -> str:
-        return self._embedder.fingerprint
 
     async def classify(self, text: str) -> Labels:
         """Classify on the event loop if the static stage decides, or in a thread if the encoder must."""
@@ -255,12 +263,6 @@ class CascadeClassifier:
         excerpt = token_excerpt(text, self._tokenizer)
         labels, output = self._without_encoder(excerpt)
         return labels or self._by_encoder(excerpt, output)
-
-    async def embed(self, text: str) -> Vector:
-        """Return the embedding of `text`, shape (dimensions,), without classifying it."""
-        excerpt = token_excerpt(text, self._tokenizer)
-        vectors = await asyncio.to_thread(self._embedder.embed, [excerpt.text])
-        return np.asarray(vectors[0])
 
     def _without_encoder(self, excerpt: TokenExcerpt) -> tuple[Labels | None, StageOutput | None]:
         if self._static is None:

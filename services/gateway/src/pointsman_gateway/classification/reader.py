@@ -54,6 +54,8 @@ MIN_MARGIN = 0.5
 """Difference between the first and the second task's probability from which a classification is sure. It was chosen
 on tests/gateway/development_conversations.jsonl."""
 
+FAILED_NOTE = "the embedding endpoint failed"
+
 _MAX_SENTENCE_CHARACTERS = 240
 _MIN_SENTENCE_CHARACTERS = 30
 """A shorter sentence, such as "Hi there.", is read together with the next one."""

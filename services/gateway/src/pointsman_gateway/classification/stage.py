@@ -14,9 +14,10 @@ from typing import Protocol
 
 from pointsman_servicekit.errors import PointsmanError
 
-from pointsman_gateway.classification.cascade import FAILED_NOTE
+from pointsman_gateway.classification import FORCED
 from pointsman_gateway.classification.reader import (
     COURTESIES,
+    FAILED_NOTE,
     FOLLOW_UP_OPENINGS,
     LONG_CHARACTERS,
     NO_CONTENT,
@@ -30,7 +31,7 @@ from pointsman_gateway.classification.reader import (
     is_sure,
 )
 from pointsman_gateway.config.tasks_file import RuleConfig, TaskConfig
-from pointsman_gateway.domain import AUTO, UNKNOWN, Labels, Message, Request
+from pointsman_gateway.domain import AUTO, Labels, Message, Request
 from pointsman_gateway.extensions import Embed
 
 MAX_TURNS = 5
@@ -156,9 +157,6 @@ def _with_note(labels: Labels) -> Labels:
     return replace(labels, stage="conversation", notes=(NOTE, *labels.notes))
 
 
-_FORCED = Labels(UNKNOWN, 1.0, (), abstained=False, stage="forced")
-
-
 class Classifier(Protocol):
     """Assigns a text to a task, or abstains."""
 
@@ -205,7 +203,7 @@ class Classification:
 
     async def label(self, request: Request) -> Labels:
         if request.model != AUTO:
-            return _FORCED
+            return FORCED
         matched = self._rules.match(request)
         if matched:
             stage = f"rule:{matched.rule}"

@@ -180,11 +180,19 @@ def _has_lora_server(models: ModelsFile, model: str) -> bool:
 
 
 def _check_tasks(paths: PathsFile, tasks: TasksFile) -> None:
+    if not tasks.default_path:
+        raise ConfigError(
+            f"tasks.yaml: 'default_path' is missing; without it there must be exactly one path, and there are "
+            f"{len(paths.paths)}: {', '.join(sorted(paths.paths)) or 'none'}"
+        )
     must_be_known("tasks.yaml: default_path is", tasks.default_path, paths.paths)
     if UNKNOWN in tasks.tasks:
         raise ConfigError(f"tasks.yaml: '{UNKNOWN}' is the task of requests that fit no other; choose another name")
-    if len(tasks.tasks) < 2:
-        raise ConfigError("tasks.yaml: there is nothing to choose between; write two tasks or more")
+    if len(tasks.tasks) == 1:
+        raise ConfigError(
+            "tasks.yaml: with one task there is nothing to choose between; write two tasks or more, or none: then "
+            "requests for 'auto' take the default path"
+        )
     for name, task in tasks.tasks.items():
         for path in (*task.policy.paths, *task.fallback):
             must_be_known(f"tasks.yaml: task '{name}' names path", path, paths.paths)

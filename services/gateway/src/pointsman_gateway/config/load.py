@@ -233,6 +233,8 @@ def _read_single(file: FilePath, environment: Mapping[str, str]) -> tuple[_Parts
 
 def _load(folder: FilePath, parts: _Parts, inline_prompts: Mapping[str, str]) -> Config:
     models, paths, tasks, access = parts
+    if not tasks.default_path and len(paths.paths) == 1:
+        tasks = tasks.model_copy(update={"default_path": next(iter(paths.paths))})
     prompts = {file.name: read_text(file) for file in sorted((folder / "prompts").glob("*")) if file.is_file()}
     for name in prompts.keys() & inline_prompts.keys():
         raise ConfigError(f"prompt '{name}' is in {SINGLE_FILE} and in {folder / 'prompts'}; keep one of them")

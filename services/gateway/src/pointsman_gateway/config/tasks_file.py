@@ -387,9 +387,13 @@ class GuardrailConfig(Strict):
 
 
 class TasksFile(Strict):
-    default_path: str = Field(description="for requests that fit no task")
+    default_path: str = Field(
+        default="", description="for requests that fit no task; may be left out if there is only one path"
+    )
     classifier: ClassifierConfig = ClassifierConfig()
     request_log: RequestLogConfig = RequestLogConfig()
     learning: LearningConfig | None = Field(default=None, description="unset: no answer is stored")
     guardrails: tuple[GuardrailConfig, ...] = Field(default=(), description="checks of every conversation")
-    tasks: dict[Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}$")], TaskConfig]
+    tasks: dict[Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}$")], TaskConfig] = Field(
+        default={}, description="at least two, or none: then every request for 'auto' takes the default path"
+    )

@@ -20,7 +20,7 @@ class Labels:
     """All tasks, most likely first; they add up to 1."""
     abstained: bool
     stage: str
-    """The stage that decided: "forced", "rule:NAME", "static", "encoder", "conversation" or "language"."""
+    """The stage that decided: "forced", "rule:NAME", "static", "encoder", "conversation", "language" or "no_tasks"."""
     vector: Vector | None = None
     """The query's embedding, unit length; passed on so that it is computed only once."""
     margin: float = 0.0

@@ -2,14 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypeVar, dataclass_transform
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, dataclass_transform
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:  # a gateway that embeds no text runs without NumPy
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Vector = NDArray[np.float32]
+else:
+    Vector = Any
 
 Decorated = TypeVar("Decorated")
-
-Vector = NDArray[np.float32]
 
 Overflow = Literal["error", "truncate", "mean"]
 """What is done with a text that is longer than the embedding model reads: it is rejected, its beginning is read, or the

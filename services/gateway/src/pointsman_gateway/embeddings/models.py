@@ -16,12 +16,11 @@ import msgspec
 from pointsman_servicekit.errors import InvalidArgument, PointsmanError, Unavailable
 from pointsman_servicekit.logs import mask_secrets
 
-from pointsman_gateway.domain import Overflow
+from pointsman_gateway.domain import Overflow, Vector
 from pointsman_gateway.embeddings.stage import EmbeddingRequest, EncodedEmbeddings
 from pointsman_gateway.embeddings.windows import (
     MAX_TOKEN_CHARACTERS,
     Tokenizer,
-    Vectors,
     Window,
     WindowedAnswer,
     split_text,
@@ -153,7 +152,7 @@ class Encoder(Protocol):
     @property
     def tokenizer(self) -> Tokenizer: ...
 
-    def embed(self, texts: Sequence[str]) -> Vectors: ...
+    def embed(self, texts: Sequence[str]) -> Vector: ...
 
 
 class LocalEmbedder:

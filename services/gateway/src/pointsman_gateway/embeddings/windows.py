@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
+
+from pointsman_gateway.domain import Vector
 
 MAX_TOKEN_CHARACTERS = 32
 """A text with more characters per token that the encoder reads is rejected without counting its tokens, because no
@@ -15,8 +15,6 @@ language's tokens are that long on average."""
 
 SPLIT_CHARACTERS = 8
 """Per token of a window: so many characters of a long text are tokenized to find its end, about twice its length."""
-
-Vectors = NDArray[np.float32]
 
 
 class Tokenizer(Protocol):
@@ -49,12 +47,12 @@ class WindowedAnswer:
         self.tokens = 0
         self._write = _base64 if in_base64 else _numbers
         self._objects: list[bytes] = []
-        self._sum: Vectors | None = None
+        self._sum: Vector | None = None
         """Of the vectors of the current text so far, weighted by their tokens."""
         self._tokens_of_text = self._windows_of_text = 0
         self._overflows: list[dict[str, Any]] = []
 
-    def add(self, window: Window, vector: Vectors) -> None:
+    def add(self, window: Window, vector: Vector) -> None:
         """Adds the next window; that of a whole text is written as it is."""
         self.tokens += window.tokens
         self._tokens_of_text += window.tokens
@@ -73,7 +71,7 @@ class WindowedAnswer:
             end["pointsman"] = {"overflow": self._overflows}
         return b'{"object":"list","data":[', b",".join(self._objects), b"],", msgspec.json.encode(end)[1:]
 
-    def _end_text(self, window: Window, vector: Vectors) -> None:
+    def _end_text(self, window: Window, vector: Vector) -> None:
         self._objects.append(_object(window.number, self._write(vector)))
         if window.overflow:
             self._overflows.append(
@@ -119,17 +117,18 @@ def _end_of_window(encoding: Any, length: int, is_rest: bool, max_tokens: int) -
     return max(1, encoding.offsets[content[cut]][0]), cut + specials
 
 
-def _normalized(vector: Vectors) -> Vectors:
-    return np.asarray(vector / max(float(np.linalg.norm(vector)), 1e-12), np.float32)
+def _normalized(vector: Vector) -> Vector:
+    normalized: Vector = vector / max(float(vector @ vector) ** 0.5, 1e-12)
+    return normalized
 
 
 def _object(index: int, embedding: bytes) -> bytes:
     return b'{"object":"embedding","index":%d,"embedding":%b}' % (index, embedding)
 
 
-def _numbers(vector: Vectors) -> bytes:
+def _numbers(vector: Vector) -> bytes:
     return msgspec.json.encode(vector.tolist())
 
 
-def _base64(vector: Vectors) -> bytes:
+def _base64(vector: Vector) -> bytes:
     return b'"%b"' % base64.b64encode(vector.astype("<f4").tobytes())

@@ -4,16 +4,16 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import dns.asyncresolver
-import dns.exception
-import dns.resolver
 from pointsman_servicekit.errors import Unavailable
 
 from pointsman_gateway.config.engine_config import DnsName
 from pointsman_gateway.engines.engine_state import NOT_REPORTED, Engine, EngineState
 from pointsman_gateway.engines.metrics import EngineMetrics
+
+if TYPE_CHECKING:  # imported at the first lookup: without groups a gateway does not need its 2 MB
+    from dns.asyncresolver import Resolver as NameServers
 
 log = logging.getLogger(__name__)
 
@@ -171,22 +171,25 @@ class DnsResolver:
     def __init__(self, server: str = "") -> None:
         """`server`: ADDRESS:PORT of a name server to use instead."""
         self._server = server
-        self._resolver: dns.asyncresolver.Resolver | None = None
+        self._resolver: NameServers | None = None
 
     async def addresses(self, host: str) -> frozenset[str]:
         """The IPv4 addresses; the IPv6 addresses if there are none, so that a member with both is listed once.
 
         Raises Unavailable if there is no answer, no such name, or no address.
         """
+        from dns.exception import DNSException
+        from dns.resolver import NoAnswer
+
         try:
             return await self._resolve(host, "A")
-        except dns.resolver.NoAnswer:
+        except NoAnswer:
             pass
-        except (dns.exception.DNSException, OSError) as error:
+        except (DNSException, OSError) as error:
             raise _dns_failed(host, error) from error
         try:
             return await self._resolve(host, "AAAA")
-        except (dns.exception.DNSException, OSError) as error:
+        except (DNSException, OSError) as error:
             raise _dns_failed(host, error) from error
 
     async def _resolve(self, host: str, record_type: str) -> frozenset[str]:
@@ -196,8 +199,10 @@ class DnsResolver:
         return frozenset(record.address for record in answer)
 
 
-def _create_resolver(server: str) -> dns.asyncresolver.Resolver:
-    resolver = dns.asyncresolver.Resolver(configure=not server)
+def _create_resolver(server: str) -> "NameServers":
+    from dns.asyncresolver import Resolver as NameServers
+
+    resolver = NameServers(configure=not server)
     if server:
         address, _, port = server.rpartition(":")
         resolver.nameservers, resolver.port = [address.strip("[]")], int(port)
@@ -205,9 +210,11 @@ def _create_resolver(server: str) -> dns.asyncresolver.Resolver:
 
 
 def _dns_failed(host: str, error: Exception) -> Unavailable:
-    if isinstance(error, dns.resolver.NXDOMAIN):
+    from dns.resolver import NXDOMAIN, NoAnswer
+
+    if isinstance(error, NXDOMAIN):
         reason = "there is no such name"
-    elif isinstance(error, dns.resolver.NoAnswer):
+    elif isinstance(error, NoAnswer):
         reason = "the name has no address"
     else:
         reason = f"{type(error).__name__}: {error}"

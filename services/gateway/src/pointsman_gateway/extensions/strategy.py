@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
 from pointsman_servicekit.errors import Unavailable
 from pointsman_servicekit.extensions import Registry
 
@@ -126,10 +124,10 @@ class StrategyContext:
     templates: Templates
     search: Search
     embed: Embed | None
-    """None while a configuration is only checked."""
+    """None while a configuration is only checked, and without tasks if `needs_embedding` is false."""
     examples: Mapping[str, Sequence[Example]] = field(default_factory=dict)
     """By task, for the tasks that the strategy refers to."""
-    vectors: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    vectors: Mapping[str, Vector] = field(default_factory=dict)
     """The examples' embeddings by task, (examples, dimensions)."""
 
 
@@ -138,6 +136,9 @@ class Strategy(Protocol):
 
     Options: ClassVar[Any]
     """The type of the options in the configuration: any type that pydantic can validate."""
+    needs_embedding: ClassVar[bool] = True
+    """Whether it may use the context's `embed`. If nothing does, and there are no tasks, the embedding model is not
+    loaded."""
     constant: str | None = None
     """The system text, if adding the same text to every prompt is all that the strategy does."""
 

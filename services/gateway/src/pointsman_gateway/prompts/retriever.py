@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 import grpc
 from pointsman.v1 import retriever_pb2, retriever_pb2_grpc
@@ -22,15 +23,15 @@ MAX_SEARCH_SECONDS = 5.0
 class RetrieverClient:
     """Implements `Search`, and `Collections` of the adapter freshness check."""
 
-    def __init__(self, channel: grpc.aio.Channel, fingerprint: str) -> None:
-        """`fingerprint` identifies the embedding model of the gateway's vectors."""
+    def __init__(self, channel: grpc.aio.Channel, fingerprint: Callable[[], str]) -> None:
+        """`fingerprint` returns that of the embedding model of the gateway's vectors, which may be loaded later."""
         self._stub = retriever_pb2_grpc.RetrieverStub(channel)
         self._fingerprint = fingerprint
 
     async def search(self, collection: str, query: str, vector: Vector | None, top_k: int, deadline: float) -> Found:
         request = retriever_pb2.SearchRequest(collection=collection, query=query[:16384], top_k=top_k)
         if vector is not None:
-            request.vector.fingerprint = self._fingerprint
+            request.vector.fingerprint = self._fingerprint()
             request.vector.values.extend(vector.tolist())
         timeout = min(MAX_SEARCH_SECONDS, deadline - asyncio.get_running_loop().time())
         try:

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
-import numpy as np
 from pointsman_servicekit.errors import PointsmanError
 from pydantic import Field
 
@@ -29,6 +28,7 @@ class Instruction(Strategy):
     """Adds a text to the system message. The three strategies differ only in what their text says."""
 
     Options = InstructionOptions
+    needs_embedding = False
 
     def __init__(self, options: InstructionOptions, context: StrategyContext) -> None:
         context.templates.try_out(options.prompt, query="?")
@@ -78,7 +78,7 @@ class FewShot(Strategy):
         if self._embed is None:
             return replace(draft, examples=tuple(self._pairs[: self._count]))
         vector = draft.vector if draft.vector is not None else await self._embed.embed(draft.request.query)
-        order = np.argsort(-(self._vectors @ vector), kind="stable")[: self._count]
+        order = (-(self._vectors @ vector)).argsort(kind="stable")[: self._count]
         return replace(draft, vector=vector, examples=tuple(self._pairs[i] for i in reversed(order)))
 
 
@@ -102,6 +102,7 @@ class Retrieval(Strategy):
     """Searches a collection, and shows the passages through a template."""
 
     Options = RetrievalOptions
+    needs_embedding = False  # the retriever embeds
 
     def __init__(self, options: RetrievalOptions, context: StrategyContext) -> None:
         for found in [], [Passage("id", "title", "text", 1.0)]:

@@ -104,7 +104,7 @@ class Router:
         self._freshness = freshness
         self._model_inputs = model_inputs
         self._model_fallbacks = model_fallbacks
-        self._abstained = Plan((default_path,), "abstained")
+        self._abstained = Plan((default_path,), "abstained" if tasks else "no_tasks")
         self._policies: dict[str, Policy] = {name: task.policy.build() for name, task in tasks.items()}
         self._constant_plans = {
             name: self._with_fallbacks(name, policy.plan(_Context(self, name, EMPTY_REQUEST)))

@@ -14,7 +14,6 @@ from pointsman_servicekit.errors import Unavailable
 from pointsman_servicekit.keys import redis_layout
 from pointsman_servicekit.keys.key_store import KeyStore
 from pointsman_servicekit.process import Schedule, running_periodically
-from pointsman_servicekit.redis_clients import REDIS_ERRORS
 
 from pointsman_gateway.domain import Usage
 from pointsman_gateway.domain.receipt import CANCELLED, is_failure
@@ -234,7 +233,8 @@ class BackgroundTasks:
 
     async def _listen(self) -> None:
         """Listens until Redis is unavailable: a connection that was cut reports nothing, so a new one is needed."""
-        async with self._sources[-1][0].client.pubsub() as subscription:
+        redis = self._sources[-1][0]
+        async with redis.client.pubsub() as subscription:
             try:
                 async with asyncio.timeout(SUBSCRIBE_TIMEOUT_S):
                     await subscription.subscribe(redis_layout.CHANGED)
@@ -242,7 +242,7 @@ class BackgroundTasks:
                     message = await subscription.get_message(ignore_subscribe_messages=True, timeout=1.0)
                     if message is not None:
                         self._changed.set()
-            except REDIS_ERRORS:
+            except redis.errors:
                 pass  # polling continues meanwhile
 
     async def _shut_down(self, clock: Clock) -> None:

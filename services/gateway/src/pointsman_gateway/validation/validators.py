@@ -8,13 +8,15 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from statistics import fmean
-from typing import Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import regex
-from jsonschema_rs import Draft202012Validator, FancyRegexOptions, ValidationError
 from pydantic import Field
 
 from pointsman_gateway.extensions import Choice, Validator
+
+if TYPE_CHECKING:  # imported with the first schema: without one a gateway does not need its 3 MB
+    from jsonschema_rs import Draft202012Validator, ValidationError
 
 CUT_OFF = {
     "length": "cut off at its longest",
@@ -135,6 +137,8 @@ class JsonSchema(Validator):
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         """Raises BadSchema."""
+        from jsonschema_rs import ValidationError
+
         try:
             _validator(options, None)  # its error quotes the schema
         except ValidationError as error:
@@ -154,7 +158,7 @@ class JsonSchema(Validator):
             return f"not JSON: {problem}"
         return None if error is None else f"{_message(error)}{_at(self._location(error))}"
 
-    def _location(self, error: ValidationError) -> Iterator[str]:
+    def _location(self, error: "ValidationError") -> Iterator[str]:
         for part in error.instance_path:
             yield str(part) if isinstance(part, int) or part in self._names else "*"
 
@@ -180,13 +184,15 @@ def client_schemas(response_format: Mapping[str, Any]) -> Iterator[ClientSchema]
         yield ClientSchema(schema)
 
 
-def _validator(schema: Mapping[str, Any], mask: str | None) -> Draft202012Validator:
+def _validator(schema: Mapping[str, Any], mask: str | None) -> "Draft202012Validator":
     """`mask` replaces the value in its errors."""
+    from jsonschema_rs import Draft202012Validator, FancyRegexOptions
+
     patterns = FancyRegexOptions(backtrack_limit=MAX_BACKTRACKING)
     return Draft202012Validator(dict(schema), pattern_options=patterns, retriever=_fetch_nothing, mask=mask)
 
 
-def _message(error: ValidationError) -> str:
+def _message(error: "ValidationError") -> str:
     naming = NAMING.intersection(map(str, error.schema_path))
     return f"{min(naming)} is not satisfied" if naming else error.message[:MAX_REASON_CHARACTERS]
 

@@ -1,0 +1,101 @@
+"""Loads the embedding models for configurations that need them, and builds the models of `/v1/embeddings`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from threadpoolctl import threadpool_limits
+
+from pointsman_gateway.bootstrap.engine_discovery import check_url
+from pointsman_gateway.bootstrap.stages import LoadedModels
+from pointsman_gateway.config.load import Config, ConfigError
+from pointsman_gateway.config.models_file import EmbeddingConfig
+from pointsman_gateway.config.providers import auth_header
+from pointsman_gateway.embeddings.models import EmbeddingEndpoint, RemoteEmbedder
+from pointsman_gateway.embeddings.stage import EmbeddingMetrics, Embeddings, PricedModel
+from pointsman_gateway.metering.gen_ai import POINTSMAN
+from pointsman_gateway.pipeline.ports import HttpPoster, RequestLog, Tenancy
+from pointsman_gateway.tracing import Instrumentation
+
+if TYPE_CHECKING:
+    from pointsman_gateway.bootstrap.models import ClassifierCache
+
+
+def needs_models(config: Config) -> bool:
+    """Whether something embeds texts: the classifier, a semantic cache, `/v1/embeddings`, or a path's strategy."""
+    paths = config.paths.paths.values()
+    return (
+        bool(config.tasks.tasks)
+        or any(model.local for model in config.models.embeddings.values())
+        or any(path.cache and path.cache.similarity_threshold is not None for path in paths)
+        or any(getattr(used.implementation, "needs_embedding", True) for path in paths for used in path.strategies)
+    )
+
+
+class ModelsOnDemand:
+    """Loads the embedding models when a configuration first needs them, and then keeps them.
+
+    A gateway that never needs them also runs without NumPy, ONNX Runtime and tokenizers, which take 40 MB.
+    """
+
+    def __init__(self, folder: Path, file: Path | None, store: Path | None) -> None:
+        """`folder` is MiniLM's; `file` and `store` are those of `ClassifierCache`."""
+        self._folder, self._file, self._store = folder, file, store
+        self._cache: ClassifierCache | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the embedding model; empty until it is loaded."""
+        return self._cache.fingerprint if self._cache else ""
+
+    def get(self, config: Config) -> LoadedModels:
+        """Takes seconds if models are loaded or a classifier is trained. Raises ConfigError and ModelMissing."""
+        if not needs_models(config):
+            return LoadedModels()
+        if self._cache is None:
+            from pointsman_gateway.bootstrap.models import ClassifierCache, EmbeddingModels
+
+            # Products as small as the classifier's gain nothing from more threads, and they spin while they wait.
+            threadpool_limits(limits=1)
+            models = EmbeddingModels.load(self._folder, config.encoder)
+            self._cache = ClassifierCache(models, self._file, self._store)
+        return self._cache.get(config)
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingDependencies:
+    """What the embedding models of all configurations share."""
+
+    http: HttpPoster
+    tenancy: Tenancy
+    metrics: EmbeddingMetrics
+    request_log: RequestLog
+    tracing: Instrumentation
+
+
+def build_embeddings(config: Config, loaded: LoadedModels, dependencies: EmbeddingDependencies) -> Embeddings:
+    """Raises ConfigError."""
+    models: dict[str, PricedModel] = {}
+    traced = dependencies.tracing.embedder
+    for name, model in config.models.embeddings.items():
+        price = model.usd_per_million_tokens
+        if model.local:
+            if loaded.endpoint is None:
+                raise ConfigError(f"models.yaml: embeddings.{name}: no model is local, since 'embedding' has a url")
+            # Also by its fingerprint, for clients that store vectors and must name the exact model.
+            local = PricedModel(name, traced(loaded.endpoint.with_overflow(model.overflow), name, POINTSMAN), price)
+            models[name] = models[loaded.fingerprint] = local
+        else:
+            remote = RemoteEmbedder(_endpoint(name, model), dependencies.http)
+            provider = model.preset.gen_ai_provider
+            models[name] = PricedModel(name, traced(remote, name, provider), price)
+    models |= {alias: models[name] for alias, name in config.models.aliases.items() if name in models}
+    return Embeddings(models, dependencies.tenancy, dependencies.metrics, dependencies.request_log)
+
+
+def _endpoint(name: str, model: EmbeddingConfig) -> EmbeddingEndpoint:
+    what, upstream = f"embedding model '{name}'", model.model or name
+    header = auth_header(what, model.preset, model.api_key_env)
+    check_url(what, model.base_url)
+    api = model.preset.api(upstream, model.url_parts, header)
+    return EmbeddingEndpoint(name, model.base_url + api.embeddings_path, upstream, header)
