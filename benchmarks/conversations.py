@@ -33,6 +33,7 @@ async def main() -> None:
     learned = train_classifier(
         load_config(HELPDESK / "config"), EmbeddingModels.load(ROOT / ".pointsman/models/minilm")
     )
+    assert learned.classifier  # the configuration has tasks
     result = await measure(learned.classifier, rows, options.wrong)
     for kind, figures in result.items():
         print(f"{kind:10}", *(f"{name} {value}" for name, value in figures.items()))

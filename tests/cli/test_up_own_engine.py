@@ -43,7 +43,6 @@ async def test_the_gateway_serves_the_engine_and_its_adapters_without_vllm(
 ) -> None:
     home = tmp_path / "home"
     home.mkdir(mode=0o700)
-    (home / "models").symlink_to(ROOT / ".pointsman" / "models")
     options = ["--engine", f"{vllm.url}/v1", "--key-env", "MY_KEY", "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0"]
     environment = {**os.environ, "MY_KEY": "sk-mine", "POINTSMAN_ENGINE_PYTHON": "/nowhere/python"}
     with (tmp_path / "up.log").open("wb") as log:
@@ -59,6 +58,7 @@ async def test_the_gateway_serves_the_engine_and_its_adapters_without_vllm(
     finally:
         up.send_signal(signal.SIGINT)
         assert await asyncio.wait_for(up.wait(), 60) == 0
+    assert not (home / "models").exists()  # nothing embeds, so the embedding model is not prepared
 
 
 async def asks(run: Run, vllm: ScriptedEngine) -> None:
@@ -70,6 +70,7 @@ async def asks(run: Run, vllm: ScriptedEngine) -> None:
             told = await http.post("/v1/chat/completions", json=body)
             assert told.json()["choices"][0]["message"]["content"] == f"{answered} here"
             assert told.json()["pointsman"]["cost_usd"] is None
+            assert told.headers["x-pointsman-reason"] == ("no_tasks" if model == "auto" else "forced")
     assert vllm.headers[-1]["authorization"] == "Bearer sk-mine"
 
 
@@ -81,6 +82,29 @@ async def test_the_configuration_is_what_the_engine_lists(vllm: ScriptedEngine, 
     assert config.models.engines["engine-0"].discovers_adapters
     loaded = load_example(folder)
     assert (loaded.base_model, loaded.needs_retriever, loaded.config) == ("", False, folder)
+    assert (config.tasks.tasks, config.tasks.default_path, loaded.needs_embedding_model) == ({}, "default", False)
+
+
+PATH = {"model": "m", "cache": {"ttl_seconds": 60}, "strategies": [{"persona": {"prompt": "p"}}]}
+
+
+@pytest.mark.parametrize(
+    ("content", "needed"),
+    [
+        ({"paths": {"p": PATH}}, False),
+        ({"paths": {"p": PATH}, "tasks": {"a": {}, "b": {}}}, True),
+        ({"paths": {"p": PATH | {"cache": {"similarity_threshold": 0.9}}}}, True),
+        ({"paths": {"p": PATH | {"strategies": [{"own.strategies:Today": {}}]}}}, True),
+        ({"paths": {"p": PATH}, "embeddings": {"minilm": {"local": True}}}, True),
+        ({"paths": {"p": PATH}, "collections": {"c": {"store": "qdrant"}}}, True),
+        ({"paths": ["p"]}, True),
+    ],
+)
+def test_the_embedding_model_is_prepared_if_something_may_embed(
+    tmp_path: Path, content: dict[str, Any], needed: bool
+) -> None:
+    (tmp_path / "pointsman.yaml").write_text(yaml.safe_dump(content))
+    assert load_example(tmp_path).needs_embedding_model is needed
 
 
 def listed(*names: str) -> list[dict[str, Any]]:

@@ -205,7 +205,7 @@ def test_a_fit_in_a_process_of_its_own_gives_the_same_classifier(
 
 def test_the_gateway_loads_no_scipy() -> None:
     """It would take 27 MB, and only a fit needs it."""
-    program = "import sys, pointsman_gateway.bootstrap; print([name for name in sys.modules if name == 'scipy'])"
+    program = "import sys, pointsman_gateway.bootstrap.models; print([name for name in sys.modules if name == 'scipy'])"
     assert subprocess.check_output([sys.executable, "-c", program], text=True).strip() == "[]"
 
 

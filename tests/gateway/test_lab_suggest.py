@@ -97,6 +97,20 @@ async def test_the_request_log_shows_missing_tasks_and_misclassified_requests(
     ]
 
 
+async def test_a_configuration_without_tasks_learns_its_first_ones_from_the_request_log(
+    config_folder: ConfigFolder, harness: RequestLogHarness, valkey: Valkey, suggest: Suggest
+) -> None:
+    harness.store.config = RequestLogConfig(store_messages=True)
+    await _remember(harness)
+    del config_folder.paths["triage_few_shot"]
+    config_folder.tasks = {}
+
+    code, told = await suggest(config_folder.write(), "--redis", valkey.url)
+
+    assert (code, told["confusions"], told["near_duplicates"]) == (0, [], [])
+    assert [group["texts"] for group in told["request_log"]["groups"]] == [4]
+
+
 async def test_texts_that_were_not_stored_are_only_counted(
     config_folder: ConfigFolder, harness: RequestLogHarness, valkey: Valkey, suggest: Suggest
 ) -> None:

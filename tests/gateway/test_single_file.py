@@ -48,9 +48,10 @@ def test_the_example_has_at_most_thirty_lines_and_is_well() -> None:
 def test_the_configurations_on_the_how_to_page_are_well(tmp_path: Path) -> None:
     pages = "".join((DOCS / name).read_text() for name in ("own-vllm.md", "engines.md"))
     blocks = re.findall(r"^```yaml\n(.*?)^```", pages, re.MULTILINE | re.DOTALL)
-    own, providers, sdk, _tuned, path = map(yaml.safe_load, blocks)
+    own, providers, sdk, _tuned, path, no_tasks = map(yaml.safe_load, blocks)
     assert load_data(tmp_path, own).models.engines["mine"].discovers_adapters
     assert load_data(tmp_path, providers).models.engines["azure"].upstream == "my-deployment"
+    assert load_data(tmp_path, no_tasks).tasks.default_path == "default"
     providers["models"] |= sdk["models"]
     providers["engines"] |= sdk["engines"]
     assert load_data(tmp_path, providers).models.engines["cohere"].provider == "litellm/cohere"

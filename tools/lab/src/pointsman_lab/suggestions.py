@@ -96,7 +96,9 @@ def _lines_of(config: Config, task: str) -> list[int]:
 
 
 def check_examples(config: Config, models: EmbeddingModels, progress: Progress) -> ExampleFindings:
-    """Cross-validates the classifier and compares the examples of different tasks."""
+    """Cross-validates the classifier and compares the examples of different tasks; finds nothing without tasks."""
+    if not config.tasks.tasks:
+        return ExampleFindings(0, (), ())
     tried = out_of_fold_results(
         example_texts(config), config.out_of_scope, models.static, models.encoder, fit_settings(config), progress
     )
@@ -241,7 +243,7 @@ def _log_facts(found: LogFindings) -> dict[str, Any]:
 
 def _confusions(found: ExampleFindings) -> Section:
     heading = "Confusions: examples classified as another task when they were held out of training"
-    right = f"{found.right} of {found.examples} examples are classified right"
+    right = f"{found.right} of {found.examples} examples are classified right" if found.examples else "no tasks yet"
     if not found.confusions:
         return Section(heading, (right,))
     rows = tuple(row for confusion in found.confusions[:MAX_ROWS] for row in _confusion_rows(confusion))
