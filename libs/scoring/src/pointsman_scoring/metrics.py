@@ -5,8 +5,6 @@ import re
 import unicodedata
 from typing import Any, Protocol
 
-import regex
-
 
 class MetricError(ValueError):
     """Raised if a metric's options are not valid, or it cannot use the expected value; the message says why."""
@@ -145,6 +143,8 @@ class Regex:
 
     def __init__(self, pattern: str) -> None:
         """Raises MetricError if `pattern` is not a valid regular expression."""
+        import regex  # like RapidFuzz below, only for the metric that needs it
+
         try:
             self._pattern = regex.compile(pattern)
         except regex.error as error:

@@ -3,8 +3,6 @@
 import re
 from collections.abc import Mapping
 
-import regex
-
 from pointsman_gateway.config.field_types import ConfigError, must_be_known
 from pointsman_gateway.config.models_file import ModelsFile
 from pointsman_gateway.config.tasks_file import (
@@ -256,6 +254,8 @@ def _check_metrics(models: ModelsFile, paths: PathsFile, tasks: TasksFile, promp
 
 
 def _check_pattern(what: str, pattern: str) -> None:
+    import regex  # 1 MB, only for a metric with a pattern
+
     try:
         regex.compile(pattern)
     except regex.error as error:

@@ -10,7 +10,6 @@ from contextlib import suppress
 from statistics import fmean
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
-import regex
 from pydantic import Field
 
 from pointsman_gateway.extensions import Choice, Validator
@@ -60,6 +59,8 @@ class Pattern:
 
     def __init__(self, text: str) -> None:
         """Raises BadPattern."""
+        import regex  # 1 MB, only for a validator with a pattern
+
         try:
             self._compiled = regex.compile(text)
         except regex.error as error:
