@@ -77,7 +77,7 @@ class Example:
 
     @property
     def needs_retriever(self) -> bool:
-        """Whether there are collections, or a path that may look something up."""
+        """Returns whether there are collections, or a path that may look something up."""
         files = [self.config / name for name in (EXAMPLE_FILE, "paths.yaml")]
         return (
             bool(self.collections)

@@ -148,7 +148,7 @@ def list_files(folder: Path) -> FolderContent:
 
 
 def _may_be_readable(file: Path) -> bool:
-    """Whether the file is regular, or cannot be inspected: reading it then reports the error."""
+    """Returns whether the file is regular, or cannot be inspected: reading it then reports the error."""
     try:
         return stat.S_ISREG(file.stat().st_mode)
     except FileNotFoundError:  # a broken link

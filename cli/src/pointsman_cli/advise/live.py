@@ -119,7 +119,7 @@ def difference(one: RatedPath, other: RatedPath) -> tuple[float, float]:
 
 
 def _is_settled(chosen: RatedPath, other: RatedPath) -> bool:
-    """Whether one of both is surely better, or the difference is surely within MARGIN."""
+    """Returns whether one of both is surely better, or the difference is surely within MARGIN."""
     low, high = difference(chosen, other)
     return low > 0 or high < 0 or (low >= -MARGIN and high <= MARGIN)
 

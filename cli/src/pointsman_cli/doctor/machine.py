@@ -177,7 +177,7 @@ def check_installation(
 
 
 def has_engine(data_dir: DataDir, engine_python: Path | None) -> bool:
-    """Whether an engine is installed, or one is named by option or environment variable."""
+    """Returns whether an engine is installed, or one is named by option or environment variable."""
     return python_path(data_dir, engine_python).exists() or bool(engine_python or os.environ.get(VARIABLE))
 
 

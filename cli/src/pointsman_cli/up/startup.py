@@ -95,7 +95,7 @@ async def _engine_is_ready(channel: grpc.aio.Channel, say: Callable[[str], None]
 
 
 async def _ping(socket: str) -> bool:
-    """Whether a Redis-protocol server answers PING with PONG."""
+    """Returns whether a Redis-protocol server answers PING with PONG."""
     try:
         async with asyncio.timeout(_CALL_SECONDS):
             reader, writer = await asyncio.open_unix_connection(socket)

@@ -69,7 +69,7 @@ ENTRY_POINT_GROUP = "pointsman.metrics"
 
 
 def is_user_metric(name: str) -> bool:
-    """Whether `name` is "module:attribute", or published by an installed package. Nothing is imported."""
+    """Returns whether `name` is "module:attribute", or published by an installed package. Nothing is imported."""
     return name not in METRICS and (":" in name or name in entry_points(group=ENTRY_POINT_GROUP).names)
 
 

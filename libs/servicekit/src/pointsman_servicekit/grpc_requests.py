@@ -201,7 +201,7 @@ def _received_stream(method: Method, receive: _Receive) -> Method:
 
 
 def has_more_fields(message: bytes, descriptor: Any, limit: int) -> bool:
-    """Whether a serialized message and the messages in it have more than `limit` fields together.
+    """Returns whether a serialized message and the messages in it have more than `limit` fields together.
 
     Stops at the limit, and at what is malformed, which the parser reports. A field has two bytes or more, so a short
     message is not looked at.

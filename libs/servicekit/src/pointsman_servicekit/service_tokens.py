@@ -233,7 +233,7 @@ def open_token_gate(path: Path | None, roles: Mapping[str, Role], listen: str, s
 
 
 def is_loopback(listen: str) -> bool:
-    """Whether only processes of this machine can connect to an address such as "127.0.0.1:8082"."""
+    """Returns whether only processes of this machine can connect to an address such as "127.0.0.1:8082"."""
     if listen.startswith("unix:"):
         return True
     host = listen.rpartition(":")[0].strip("[]")

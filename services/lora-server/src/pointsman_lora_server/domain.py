@@ -294,7 +294,7 @@ def report_of(version: str, desired: DesiredState, engine: EngineState) -> Versi
 
 
 def is_ready(version: str, desired: DesiredState) -> bool:
-    """Whether any engine may load the version."""
+    """Returns whether any engine may load the version."""
     record = desired.phases.get(version)
     return record is not None and record.phase is Phase.READY
 

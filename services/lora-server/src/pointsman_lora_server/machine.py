@@ -42,5 +42,5 @@ def cpu_flags() -> frozenset[str]:
 
 
 def has_gpu() -> bool:
-    """Whether the driver of an NVIDIA or AMD GPU is loaded and visible to this process."""
+    """Returns whether the driver of an NVIDIA or AMD GPU is loaded and visible to this process."""
     return any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/kfd"))

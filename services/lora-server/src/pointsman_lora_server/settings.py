@@ -182,7 +182,7 @@ class Settings(BaseSettings):
 
     @property
     def is_attached(self) -> bool:
-        """Whether the lora-server attaches to a running engine instead of starting one."""
+        """Returns whether the lora-server attaches to a running engine instead of starting one."""
         return not self.engine_listen
 
     @property

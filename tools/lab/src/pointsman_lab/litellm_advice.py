@@ -69,7 +69,7 @@ _SECRET = ("key", "secret", "password", "token", "credential", "database_url", "
 
 
 def is_secret(names: Iterable[str]) -> bool:
-    """Whether the value of a setting must not be shown."""
+    """Returns whether the value of a setting must not be shown."""
     return any(part in name.lower() for name in names for part in _SECRET)
 
 

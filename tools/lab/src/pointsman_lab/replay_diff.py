@@ -35,12 +35,12 @@ class ReplayedDecision:
 
     @property
     def moved(self) -> bool:
-        """Whether the path changes."""
+        """Returns whether the path changes."""
         return self.decision is not None and self.decision.path.name != self.recorded.path
 
     @property
     def relabelled(self) -> bool:
-        """Whether the task changes."""
+        """Returns whether the task changes."""
         return self.decision is not None and self.decision.task != self.recorded.labels.task
 
     @property

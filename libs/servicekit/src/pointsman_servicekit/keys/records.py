@@ -155,7 +155,7 @@ class TenantRecord:
             )
 
     def consents_to(self, task: str) -> bool:
-        """Whether answers of the task may be used for training."""
+        """Returns whether answers of the task may be used for training."""
         return task in self.learning or ALL_TASKS in self.learning
 
     def to_json(self) -> str:

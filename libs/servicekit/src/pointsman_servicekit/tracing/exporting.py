@@ -19,7 +19,7 @@ class OtelSettingsError(ValueError):
 
 
 def is_tracing_enabled(environment: Mapping[str, str]) -> bool:
-    """Whether an OTLP endpoint is set; without one nothing is recorded.
+    """Returns whether an OTLP endpoint is set; without one nothing is recorded.
 
     Raises OtelSettingsError for an exporter or a protocol that is not supported.
     """

@@ -92,7 +92,9 @@ class Reconciler:
 
     @property
     def is_settled(self) -> bool:
-        """Whether the engine is ready and every version that it should hold from the start is loaded or rejected."""
+        """Returns whether the engine is ready and every version that it should hold from the start is loaded or
+        rejected.
+        """
         state = self._engine_state.state
         return state.status is EngineStatus.READY and state.life == self._settled_life
 
@@ -311,5 +313,5 @@ def _is_ready_or_in_progress(name: str, desired: DesiredState) -> bool:
 
 
 def _is_placed_by_count(name: str, desired: DesiredState) -> bool:
-    """Whether placement alone decides which engines hold the version."""
+    """Returns whether placement alone decides which engines hold the version."""
     return name in desired.alias_targets and bool(desired.placement_of(name).copies)

@@ -27,7 +27,7 @@ class RetryBackoff:
         self._failures: dict[str, _Failure] = {}
 
     def is_due(self, version: str) -> bool:
-        """Whether the version has not failed, or its backoff has passed."""
+        """Returns whether the version has not failed, or its backoff has passed."""
         failure = self._failures.get(version)
         return failure is None or time.monotonic() >= failure.not_before
 

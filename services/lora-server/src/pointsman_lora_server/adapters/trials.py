@@ -71,7 +71,7 @@ class Trials:
         self._answered_in: dict[str, int] = {}  # the last life of the engine in which the version has answered
 
     def is_needed(self, version: str, life: int) -> bool:
-        """Whether the version has not answered yet in this life of the engine."""
+        """Returns whether the version has not answered yet in this life of the engine."""
         return version not in self._harmless or self._answered_in.get(version) != life
 
     def enqueue(self, version: AdapterVersion, life: int) -> Trial:
@@ -104,7 +104,7 @@ class Trials:
         trial.result.result()
 
     async def check_engine(self, cause: str) -> bool:
-        """Whether the base model answers as before. If not, the engine is restarted."""
+        """Returns whether the base model answers as before. If not, the engine is restarted."""
         try:
             with self._metrics.time_load_step("probe"):
                 await self._probe.check()
@@ -199,11 +199,11 @@ class WarmUp:
         self._references[version] = reference
 
     def needs_reference(self, version: str) -> bool:
-        """Whether the version has been neither compared nor given a reference in this process."""
+        """Returns whether the version has been neither compared nor given a reference in this process."""
         return version not in self._verified and version not in self._references
 
     def has_reference(self, version: str) -> bool:
-        """Whether the next load of the version is compared with a reference."""
+        """Returns whether the next load of the version is compared with a reference."""
         return version in self._references
 
     async def warm(self, version: AdapterVersion) -> None:

@@ -57,7 +57,7 @@ def map_bytes(path: Path) -> NDArray[np.uint8]:
 
 
 def is_readable(info: TensorInfo) -> bool:
-    """Whether `values` supports its type: a float of 16 or 32 bits."""
+    """Returns whether `values` supports its type: a float of 16 or 32 bits."""
     return info.dtype in READABLE_TYPES
 
 

@@ -139,7 +139,7 @@ class Supervisor:
         return uptime, self._restart_reason or exit_reason
 
     async def _start_probe(self) -> bool:
-        """Whether the base model answers as expected. A corrupted engine is restarted."""
+        """Returns whether the base model answers as expected. A corrupted engine is restarted."""
         try:
             await self._probe.start()
         except EngineCorrupted as error:

@@ -84,7 +84,7 @@ class Leases:
         self._release = redis.client.register_script(_RELEASE)
 
     async def acquire(self, key: str, owner: str, seconds: float) -> bool:
-        """Whether `owner` holds the lease now, for `seconds` from now. Extends a lease that it holds already.
+        """Returns whether `owner` holds the lease now, for `seconds` from now. Extends a lease that it holds already.
 
         Raises Unavailable.
         """

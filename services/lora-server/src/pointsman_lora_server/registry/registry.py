@@ -57,7 +57,8 @@ class AdapterRegistry:
         author: str = "",
         reason: str = "",
     ) -> bool:
-        """Whether the version is in `phase` now: False if it was in another phase than `expected`, or is unknown.
+        """Returns whether the version is in `phase` now: False if it was in another phase than `expected`, or is
+        unknown.
 
         If several callers request the same change with `expected`, one of them gets True.
         """

@@ -122,8 +122,9 @@ class TrialModel:
         }
 
     def _ends_after(self, adapted: Any, prompt: list[int], answer: str) -> bool:
-        """Whether the adapter would end its turn after the sample's own answer. That takes one forward pass, not a
-        generation."""
+        """Returns whether the adapter would end its turn after the sample's own answer. That takes one forward pass,
+        not a generation.
+        """
         answer_ids = self._tokenizer(answer, add_special_tokens=False).input_ids
         if not answer_ids or len(prompt) + len(answer_ids) > MAX_READ_TOKENS:
             return False

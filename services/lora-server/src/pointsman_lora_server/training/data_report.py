@@ -89,7 +89,9 @@ def count_labels(
 
 
 def _are_labels(counts: Counter[str], rows: int) -> bool:
-    """Whether the values are short, occur in nearly every row, and repeat. Free text has another value in each row."""
+    """Returns whether the values are short, occur in nearly every row, and repeat. Free text has another value in each
+    row.
+    """
     return (
         counts.total() >= 0.9 * rows
         and rows >= 4

@@ -134,7 +134,7 @@ def enclosing_sections(headings: list[Heading], starts: Sequence[int], path: Pat
 
 
 def contains_only_headings(text: str, headings: list[Heading], start: int, end: int) -> bool:
-    """Whether `text[start:end]` consists of one or more headings without any text below them."""
+    """Returns whether `text[start:end]` consists of one or more headings without any text below them."""
     first = bisect_left(headings, start, key=lambda heading: heading.start)
     reached = start
     for heading in islice(headings, first, None):

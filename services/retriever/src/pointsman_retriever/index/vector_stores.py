@@ -39,7 +39,7 @@ class VectorIndex(Protocol):
 
     @property
     def needs_compaction(self) -> bool:
-        """Whether `compacted` would make searches notably faster or free notable memory."""
+        """Returns whether `compacted` would make searches notably faster or free notable memory."""
 
     def compacted(self) -> "VectorIndex":
         """Returns an equal index that is faster to search and shares no storage with this one.

@@ -152,7 +152,7 @@ class Change:
         return StoredDocument(row, digest, recipe, source, size, json.loads(metadata))
 
     def _has_vectors(self, row: int, encoded: EncodedDocument) -> bool:
-        """Whether the stored vectors are equal too; they may differ if the caller sent its own vector."""
+        """Returns whether the stored vectors are equal too; they may differ if the caller sent its own vector."""
         stored = self._connection.execute("SELECT vector FROM chunks WHERE document = ? ORDER BY start, id", (row,))
         return [vector for (vector,) in stored] == [_encode_vector(vector) for vector in encoded.vectors]
 

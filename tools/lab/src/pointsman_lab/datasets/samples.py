@@ -36,7 +36,7 @@ class StoredAnswer:
 
     @property
     def accepted(self) -> bool:
-        """Whether there was at least one validator and all accepted the answer."""
+        """Returns whether there was at least one validator and all accepted the answer."""
         return bool(self.rulings) and all(ruling == "accepted" for ruling in self.rulings)
 
 

@@ -126,7 +126,7 @@ class Guard:
         return 404, _error("Not Found", 404)
 
     def _may_manage(self, scope: Scope) -> bool:
-        """Whether the client is on this machine or in one of the networks."""
+        """Returns whether the client is on this machine or in one of the networks."""
         host = (scope.get("client") or ("",))[0]
         if host == (scope.get("server") or (None,))[0]:
             return True
