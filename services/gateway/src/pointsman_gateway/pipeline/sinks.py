@@ -138,8 +138,7 @@ class ItemQueue(Generic[Item]):
             await self.aclose()
 
     async def _write_until(self, write: Callable[[Item], Awaitable[None]], limit: float) -> bool:
-        """Returns whether all items were written before the limit. Raises TimeoutError if the client did not read one.
-        """
+        """Returns whether all items were written before the limit. Raises TimeoutError if the client did not read one."""
         is_writing = False
         try:
             async with asyncio.timeout_at(limit):

@@ -84,8 +84,7 @@ class AdapterSlots:
                 await self.evict(victim, deadline)
 
     async def try_make_room(self, version: str) -> bool:
-        """Returns whether there is a slot for `version`, if need be after evicting an idle version of lower priority.
-        """
+        """Returns whether there is a slot for `version`, if need be after evicting an idle version of lower priority."""
         listed_at = time.monotonic()
         loaded = await self._engine.list_adapters()
         if version in loaded or len(loaded) < self.capacity:
