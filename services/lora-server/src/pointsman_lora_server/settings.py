@@ -191,7 +191,7 @@ class Settings(BaseSettings):
 
     @property
     def local_store(self) -> Path:
-        """The folder from which the engine reads adapters."""
+        """Returns the folder from which the engine reads adapters."""
         return self.store_cache if "://" in self.store else Path(self.store)
 
 

@@ -138,7 +138,7 @@ class ItemQueue(Generic[Item]):
             await self.aclose()
 
     async def _write_until(self, write: Callable[[Item], Awaitable[None]], limit: float) -> bool:
-        """Returns whether all items were written before the limit. Raises TimeoutError if the client did not read one."""
+        """Writes queued items with `write`; returns whether all were written before `limit`. Raises TimeoutError."""
         is_writing = False
         try:
             async with asyncio.timeout_at(limit):

@@ -45,7 +45,7 @@ class Chunker(Protocol):
     has_fences: bool  # whether the text may contain Markdown's code fences
 
     def is_section(self, line: str, after_blank: bool) -> bool:
-        """Returns whether a section or a top-level definition starts with this line; blocks end before it if possible."""
+        """Returns whether a section or definition starts with this line; a block ends before it if possible."""
 
     def chunk(self, block: Block) -> ChunkedBlock: ...
 
