@@ -91,7 +91,7 @@ def is_accepted(expression: str) -> bool:
 
 
 def page() -> str:
-    """Returns the text of docs/licences.md; a package that is not installed keeps its listed licence, else "unknown"."""
+    """Returns docs/licences.md's text; a package that is not installed keeps its listed licence or is "unknown"."""
     known = listed() if PAGE.exists() else {}
     rows = []
     for name, images in packages().items():
