@@ -47,7 +47,7 @@ _EMPTY: tuple[object, ...] = (None, "", [], {}, PydanticUndefined)
 
 
 def table(headings: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
-    """Returns a Markdown table."""
+    """Returns a Markdown table with these headings and rows."""
     headings = list(headings)
     lines = [headings, ["---"] * len(headings), *(list(map(_cell, row)) for row in rows)]
     return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)

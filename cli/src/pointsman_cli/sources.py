@@ -192,7 +192,7 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """How many documents and chunks were written."""
+    """How many documents and chunks `upsert` has written."""
 
     documents: int
     chunks: int

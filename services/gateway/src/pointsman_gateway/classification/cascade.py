@@ -156,7 +156,7 @@ class StageScorer:
         return products[: self._tasks] + self._bias, products
 
     def score(self, logits: Floats, pairs: Floats, products: Floats) -> float:
-        """Return the in-distribution score."""
+        """Computes how similar a text is to the examples of the tasks (its in-distribution score)."""
         best = logits.argmax()
         out_of_scope = products[self._in_scope_end :]
         return self._scale.score_one(
@@ -245,7 +245,7 @@ class CascadeClassifier:
         return self._embedder.fingerprint
 
     async def classify(self, text: str) -> Labels:
-        """Classify on the event loop if the static stage decides, or in a thread if the encoder must."""
+        """Classifies a text, on the event loop if the static stage decides, or in a thread if the encoder must."""
         excerpt = token_excerpt(text, self._tokenizer)
         labels, output = self._without_encoder(excerpt)
         return labels if labels else await asyncio.to_thread(self._by_encoder, excerpt, output)

@@ -28,7 +28,7 @@ HAS_RECEIPT = "pointsman.has_receipt"
 
 
 class Configuration(Protocol):
-    """The active configuration."""
+    """Gives access to the active configuration, its status and its history."""
 
     @property
     def current(self) -> ConfigSnapshot: ...

@@ -175,12 +175,12 @@ class PairStore(Protocol):
     """Stores pairs until feedback brings the right answer."""
 
     def keep(self, pair: Pair) -> None:
-        """Stores a pair; neither waits nor raises."""
+        """Stores a pair of answers until feedback on it comes; neither waits nor raises."""
         ...
 
 
 class PairScorer:
-    """Adds pairs to the evidence on their paths."""
+    """Scores pairs of answers, and adds them to the evidence on their paths."""
 
     def __init__(
         self,
