@@ -74,13 +74,13 @@ class Example:
 
     @property
     def models_file(self) -> Path:
-        """The file of the configuration that has the models."""
+        """Returns the file of the example's configuration that describes its models."""
         single = self.config / EXAMPLE_FILE
         return single if single.is_file() else self.config / "models.yaml"
 
     @property
     def needs_retriever(self) -> bool:
-        """Whether there are collections, or a path that may look something up."""
+        """Returns whether the example has collections, or a path that may retrieve passages."""
         return (
             bool(self.collections)
             or self.has_external_collections
@@ -89,8 +89,8 @@ class Example:
 
     @property
     def needs_embedding_model(self) -> bool:
-        """Whether something may embed texts: the retriever, the classifier, a semantic cache, `/v1/embeddings` or a
-        path's strategy. True for a configuration that the gateway will reject."""
+        """Returns whether something may embed texts: the retriever, the classifier, a semantic cache, `/v1/embeddings`
+        or a path's strategy. True for a configuration that the gateway will reject."""
         texts = self._texts(*CONFIG_FILES)
         if self.needs_retriever or any("similarity_threshold" in text for text in texts):
             return True
@@ -109,7 +109,7 @@ class Example:
 
 
 def load_example(folder: Path) -> Example:
-    """Raises UsageError with the file, the key and the accepted values; unknown keys are refused."""
+    """Reads a folder's pointsman.yaml; raises UsageError with the file, the key and the accepted values."""
     file = folder / EXAMPLE_FILE
     try:
         text = file.read_text(encoding="utf-8")

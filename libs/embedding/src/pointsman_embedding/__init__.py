@@ -35,7 +35,7 @@ _MODELS = {"MiniLM": "minilm", "StaticModel": "static_model"}
 
 
 def __getattr__(name: str) -> Any:
-    """Import a model on first use: NumPy and ONNX Runtime take 30 MB, which a process without a model can do
+    """Imports a model on first use: NumPy and ONNX Runtime take 30 MB, which a process without a model can do
     without."""
     if name not in _MODELS:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

@@ -24,7 +24,7 @@ _VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)(?::-([^}]*))?\}")
 
 
 class EncoderConfig(BaseModel):
-    """The encoder of the classifier and of the retriever."""
+    """The configuration of the encoder that the classifier and the retriever use: a folder or an endpoint."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -58,7 +58,7 @@ class EncoderConfig(BaseModel):
         return self
 
     def relative_to(self, folder: Path) -> "EncoderConfig":
-        """Return a copy whose folder is absolute."""
+        """Returns a copy of the configuration whose folder is absolute, resolved from `folder`."""
         return self.model_copy(update={"folder": (folder / self.folder).resolve()}) if self.folder else self
 
 
@@ -76,12 +76,12 @@ class Encoder(Protocol):
     def tokenizer(self) -> "Tokenizer": ...
 
     def embed(self, texts: Sequence[str]) -> "NDArray[np.float32]":
-        """Embed n texts as they are: (n, dimensions). Raises Unavailable if an endpoint fails."""
+        """Embeds n texts as they are: (n, dimensions), each of length 1. Raises Unavailable if an endpoint fails."""
         ...
 
 
 class Prefixed:
-    """An encoder that puts a prefix before each text."""
+    """An encoder that puts a prefix, such as "query: ", before each text."""
 
     def __init__(self, encoder: Encoder, prefix: str) -> None:
         self.fingerprint, self.dimensions = encoder.fingerprint, encoder.dimensions
@@ -92,7 +92,7 @@ class Prefixed:
 
 
 class ModelMissing(FileNotFoundError):
-    """The folder does not contain a complete model."""
+    """The folder does not contain a complete embedding model."""
 
     def __init__(self, folder: Path, reason: str) -> None:
         super().__init__(
@@ -103,7 +103,7 @@ class ModelMissing(FileNotFoundError):
 
 
 def unusable(message: str) -> FailedPrecondition:
-    """The error of a configured encoder that cannot be used."""
+    """Returns the error for a configured encoder that cannot be used."""
     return FailedPrecondition(message, code="invalid_embedding", param="embedding")
 
 
@@ -132,10 +132,10 @@ def read_encoder_config(file: Path) -> EncoderConfig | None:
 
 
 def open_encoder(config: EncoderConfig | None, minilm: Path) -> Encoder:
-    """Load the configured encoder; without one, MiniLM from its folder `minilm`, whose tokenizer also measures the
-    texts for an endpoint.
+    """Loads the configured encoder; without one, the built-in MiniLM from its folder `minilm`.
 
-    Raises ModelMissing, FailedPrecondition, or Unavailable for an endpoint that does not answer.
+    MiniLM's tokenizer also measures texts for an endpoint. Raises ModelMissing, FailedPrecondition, or Unavailable for
+    an endpoint that does not answer.
     """
     from pointsman_embedding.minilm import MiniLM
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def needs_models(config: Config) -> bool:
-    """Whether something embeds texts: the classifier, a semantic cache, `/v1/embeddings`, or a path's strategy."""
+    """Returns whether something embeds texts: the classifier, a semantic cache, `/v1/embeddings`, or a path's strategy."""
     paths = config.paths.paths.values()
     return (
         bool(config.tasks.tasks)
@@ -39,17 +39,18 @@ class ModelsOnDemand:
     """
 
     def __init__(self, folder: Path, file: Path | None, store: Path | None) -> None:
-        """`folder` is MiniLM's; `file` and `store` are those of `ClassifierCache`."""
+        """Takes MiniLM's `folder`, and the `file` and the `store` of `ClassifierCache`."""
         self._folder, self._file, self._store = folder, file, store
         self._cache: ClassifierCache | None = None
 
     @property
     def fingerprint(self) -> str:
-        """Of the embedding model; empty until it is loaded."""
+        """Returns that of the embedding model; empty until it is loaded."""
         return self._cache.fingerprint if self._cache else ""
 
     def get(self, config: Config) -> LoadedModels:
-        """Takes seconds if models are loaded or a classifier is trained. Raises ConfigError and ModelMissing."""
+        """Returns the models that a configuration needs; takes seconds if they are not loaded. Raises ConfigError and
+        ModelMissing."""
         if not needs_models(config):
             return LoadedModels()
         if self._cache is None:
@@ -64,7 +65,7 @@ class ModelsOnDemand:
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingDependencies:
-    """What the embedding models of all configurations share."""
+    """The parts that the embedding models of all configurations share."""
 
     http: HttpPoster
     tenancy: Tenancy
@@ -74,7 +75,7 @@ class EmbeddingDependencies:
 
 
 def build_embeddings(config: Config, loaded: LoadedModels, dependencies: EmbeddingDependencies) -> Embeddings:
-    """Raises ConfigError."""
+    """Builds the models of `/v1/embeddings`; raises ConfigError."""
     models: dict[str, PricedModel] = {}
     traced = dependencies.tracing.embedder
     for name, model in config.models.embeddings.items():

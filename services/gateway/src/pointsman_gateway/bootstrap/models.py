@@ -40,7 +40,7 @@ class EmbeddingModels:
 
     @classmethod
     def load(cls, folder: Path, config: EncoderConfig | None = None) -> "EmbeddingModels":
-        """Raises ModelMissing, and ConfigError if the configured model cannot be used."""
+        """Loads the embedding models; raises ModelMissing, or ConfigError if the configured one cannot be used."""
         try:
             local = open_encoder(config, folder)
         except PointsmanError as error:
@@ -50,7 +50,7 @@ class EmbeddingModels:
 
 
 def example_texts(config: Config) -> Mapping[str, Sequence[str]]:
-    """By task."""
+    """Returns the texts of each task's examples."""
     return {task: [example.text for example in examples] for task, examples in config.examples.items()}
 
 
@@ -61,7 +61,7 @@ def fit_settings(config: Config) -> FitSettings:
 
 
 def origin(config: Config, models: EmbeddingModels) -> FitOrigin:
-    """Identifies everything that the classifier depends on."""
+    """Returns everything that the classifier depends on, to recognize whether a fitted one is current."""
     return fit_origin(example_texts(config), config.out_of_scope, models.static, models.encoder, fit_settings(config))
 
 
@@ -70,7 +70,7 @@ FIT_PROGRAM = "pointsman_gateway.classification.fitting.fit"
 
 
 def train_classifier(config: Config, models: EmbeddingModels, store: Path | None = None) -> LoadedModels:
-    """Fit in a process of its own, and load the result; or load what an earlier fit left in the folder `store`.
+    """Fits the classifier in a process of its own, unless an earlier fit left it in the folder `store`.
 
     Raises ConfigError.
     """
@@ -142,7 +142,7 @@ def _reason(failed: subprocess.CompletedProcess[str]) -> str:
 
 
 def load_classifier(file: Path, config: Config, models: EmbeddingModels) -> LoadedModels:
-    """Loads a file that `pointsman classifier fit` wrote.
+    """Loads a classifier from a file that `pointsman classifier fit` wrote.
 
     Raises ConfigError if it is missing or damaged, or was fitted on other examples, settings or models.
     """
@@ -158,7 +158,7 @@ class ClassifierCache:
     """Trains the classifier of a configuration, or loads it from a file; keeps the last one."""
 
     def __init__(self, models: EmbeddingModels, file: Path | None, store: Path | None) -> None:
-        """`file` holds a classifier that is used instead of training; without it, trained ones are kept in `store`."""
+        """Takes a `file` with a classifier to use instead of training, and a folder to `store` trained ones in."""
         self._models, self._file, self._store = models, file, store
         self._last: tuple[FitOrigin, LoadedModels] | None = None
 
@@ -167,7 +167,7 @@ class ClassifierCache:
         return self._models.encoder.fingerprint
 
     def get(self, config: Config) -> LoadedModels:
-        """Takes seconds unless the last configuration with tasks had the same examples. Raises ConfigError."""
+        """Returns a configuration's models; takes seconds if its examples are new. Raises ConfigError."""
         if config.encoder != self._models.config:
             raise ConfigError("models.yaml: 'embedding' takes effect at the next start; restart gateway and retriever")
         if not config.tasks.tasks:
@@ -183,7 +183,7 @@ class ClassifierCache:
 
 
 def to_loaded(fitted: ClassifierModel | None, models: EmbeddingModels) -> LoadedModels:
-    """`fitted` is None without tasks."""
+    """Combines the embedding models with the fitted classifier, which is None without tasks."""
     return LoadedModels(
         CascadeClassifier(fitted, models.static, models.encoder) if fitted else None,
         fitted.vectors if fitted else {},
