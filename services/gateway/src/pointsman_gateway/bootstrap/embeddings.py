@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def needs_models(config: Config) -> bool:
-    """Returns whether something embeds texts: the classifier, a semantic cache, `/v1/embeddings`, or a path's strategy."""
+    """Returns whether something embeds texts: the classifier, a semantic cache, `/v1/embeddings` or a strategy."""
     paths = config.paths.paths.values()
     return (
         bool(config.tasks.tasks)
