@@ -29,6 +29,9 @@ FEEDBACK_INDEX = "{pointsman}:feedback:index"
 EVIDENCE = "{pointsman}:evidence:"
 """Followed by a day (YYYYMMDD, UTC): a hash from an evidence key and the name of a count to a whole number."""
 
+EVALUATION = "{pointsman}:evaluation:"
+"""Followed by an evaluation's id: a hash from an evidence key to what it counts there: day, rows, sum of scores."""
+
 TRAINING_SAMPLES = "{pointsman}:training_samples"
 """Stream of answers that may be used for training: `decision`, `tenant` and `sample` (JSON)."""
 
@@ -190,6 +193,29 @@ if over > 0 then
   end
 end
 return 'stored'
+"""
+
+ADD_EVALUATION_SCRIPT = """
+-- Counts the rows of an evaluation and the sum of their scores in the evidence of today, by evidence key. What the same
+-- evaluation has counted for the key before is subtracted, so that sending it again changes nothing.
+local evaluation, evidence, day, evidence_ttl = KEYS[1], KEYS[2], ARGV[1], tonumber(ARGV[2])
+
+local function count(on, key, sign, rows, scores)
+  redis.call('HINCRBY', evidence .. on, key .. 'evaluated', sign * rows)
+  redis.call('HINCRBY', evidence .. on, key .. 'score', sign * scores)
+end
+
+for at = 3, #ARGV, 3 do
+  local key, rows, scores = ARGV[at], tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
+  local on, old_rows, old_scores = string.match(redis.call('HGET', evaluation, key) or '', '(%d+) (%d+) (%d+)')
+  if on and redis.call('EXISTS', evidence .. on) == 1 then
+    count(on, key, -1, tonumber(old_rows), tonumber(old_scores))
+  end
+  count(day, key, 1, rows, scores)
+  redis.call('HSET', evaluation, key, day .. ' ' .. ARGV[at + 1] .. ' ' .. ARGV[at + 2])
+end
+redis.call('EXPIRE', evidence .. day, evidence_ttl)
+redis.call('EXPIRE', evaluation, evidence_ttl)
 """
 
 EVIDENCE_SCRIPT = """
