@@ -173,7 +173,8 @@ class BestValue(Policy):
         if self._incumbent not in unavailable:
             self._incumbent = chosen.paths[0]
         # Another purpose than a split's, so that the users on its small side are not those who explore as well.
-        planned = explore(self._options, assessments, chosen, context.position("trial"))
+        unexplored = {a.name: a.fault for a in assessments if a.needs_exploration}
+        planned = explore(chosen, unexplored, self._options.exploration_rate, context.position("trial"))
         return replace(planned, explanations={**planned.explanations, **unavailable})
 
     def preview(self, context: PolicyContext) -> Plan:
@@ -264,14 +265,17 @@ def _nearest(options: BestValueOptions, assessments: Sequence[Assessment], incum
     return Plan((chosen.name,), "policy:none_good_enough", explanations)
 
 
-def explore(options: BestValueOptions, assessments: Sequence[Assessment], plan: Plan, position: float) -> Plan:
-    """Put a path without enough evidence first for the exploration share of requests, evenly among such paths."""
-    unexplored = [a for a in assessments if a.needs_exploration and a.name != plan.paths[0]]
-    if position >= options.exploration_rate or not unexplored:
+def explore(plan: Plan, unexplored: Mapping[str, str], rate: float, position: float) -> Plan:
+    """Put a path without enough evidence first for the share `rate` of requests, evenly among such paths.
+
+    `unexplored` has the reason for each such path; `position` is the request's, from 0 to 1.
+    """
+    paths = [path for path in unexplored if path != plan.paths[0]]
+    if position >= rate or not paths:
         return plan
-    explored = unexplored[int(position / options.exploration_rate * len(unexplored))]
-    explanations = {**plan.explanations, explored.name: f"on trial; {explored.fault}"}
-    return replace(plan, paths=(explored.name, *plan.paths), reason="policy:trial", explanations=explanations)
+    path = paths[int(position / rate * len(paths))]
+    explanations = {**plan.explanations, path: f"on trial; {unexplored[path]}"}
+    return replace(plan, paths=(path, *plan.paths), reason="policy:trial", explanations=explanations)
 
 
 def _at_least(bound: float) -> str:
