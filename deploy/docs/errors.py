@@ -1,4 +1,4 @@
-"""The error codes in the services' source: every `code="..."` that is given to a class of the one error tree."""
+"""Finds the error codes in the services' source: every `code="..."` that is given to an error class."""
 
 import ast
 from collections.abc import Iterator

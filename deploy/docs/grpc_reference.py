@@ -1,4 +1,4 @@
-"""The reference page of the gRPC interfaces, from `proto/` with its comments."""
+"""Makes the reference page of the gRPC interfaces, from `proto/` with its comments."""
 
 import tempfile
 from collections.abc import Iterator

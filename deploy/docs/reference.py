@@ -192,7 +192,7 @@ PAGES: Mapping[str, Callable[[], str]] = {
 
 
 def write(folder: Path) -> Iterator[Path]:
-    """Writes the pages and yields their files."""
+    """Writes the reference pages to the folder and yields their files."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, page in PAGES.items():
         (folder / f"{name}.md").write_text(page().rstrip() + "\n")

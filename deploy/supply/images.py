@@ -1,4 +1,4 @@
-"""The contents of each image: our distributions, and a lock file with everything else."""
+"""Describes the contents of each image: our distributions, and a lock file with everything else."""
 
 import re
 from collections.abc import Iterator
@@ -75,7 +75,7 @@ class Locked:
 
     @property
     def is_for_linux(self) -> bool:
-        """Whether one of the images, on any of its Pythons and machines, installs this package."""
+        """Returns whether one of the images, on any of its Pythons and machines, installs this package."""
         if not self.marker:
             return True
         marker, common = Marker(self.marker), {"sys_platform": "linux", "platform_system": "Linux", "os_name": "posix"}

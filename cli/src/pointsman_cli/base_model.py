@@ -42,7 +42,7 @@ class BaseModel:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The lora-server's environment variables for this model."""
+        """Returns the environment variables that make the lora-server serve this model."""
         arguments = " ".join(filter(None, (os.environ.get(ARGUMENTS_VARIABLE, ""), self.engine_arguments)))
         return {
             "POINTSMAN_LORA_BASE_MODEL": str(self.folder),
@@ -73,7 +73,7 @@ def locate_base_model(written: str, relative_to: Path, data_dir: DataDir) -> Bas
 async def prepare_model(
     model: BaseModel, engine: EngineEnvironment, arguments: Sequence[str], on_line: Callable[[str], None]
 ) -> BaseModel:
-    """Downloads and checks a model of the user's own; raises CommandError if it cannot be served."""
+    """Downloads and checks the model that a user named; raises CommandError if it cannot be served."""
     if model.is_built_in:  # it is made later, when the services start
         return replace(model, engine_arguments=shlex.join(arguments))
     lines: list[str] = []

@@ -30,7 +30,7 @@ class EngineEnvironment:
 
 
 def find_engine(data_dir: DataDir, given: Path | None) -> EngineEnvironment:
-    """Raises UsageError with instructions if there is no such Python."""
+    """Finds the Python that has vLLM; raises UsageError with instructions if there is none."""
     python = python_path(data_dir, given)
     if not os.access(python, os.X_OK) or python.is_dir():
         raise UsageError(
@@ -43,7 +43,8 @@ def find_engine(data_dir: DataDir, given: Path | None) -> EngineEnvironment:
 
 
 def _engine_path(parent: Path, python: Path, data_dir: DataDir) -> str:
-    """Returns a folder for PYTHONPATH that contains only the lora-server's package; empty if `python` is ours.
+    """Returns a folder for PYTHONPATH that contains only the lora-server's package; empty if `python` is the running
+    one.
 
     A folder of installed packages would hide the engine's own versions of them.
     """
@@ -61,7 +62,7 @@ def _engine_path(parent: Path, python: Path, data_dir: DataDir) -> str:
 
 
 def python_path(data_dir: DataDir, given: Path | None) -> Path:
-    """Returns the engine's Python: the given one, that of a clone's `.venv-engine`, or ours if it has torch.
+    """Returns the engine's Python: the given one, that of a clone's `.venv-engine`, or the running one if it has torch.
 
     Links are not resolved: the target of a virtual environment's python lacks its packages.
     """
@@ -86,7 +87,7 @@ _OnLine = Callable[[str], None]
 
 
 async def prepare_base_model(name: str, data_dir: DataDir, engine: EngineEnvironment, on_line: _OnLine) -> None:
-    """Creates the model unless it exists, in the engine's environment (it needs torch); raises CommandError."""
+    """Creates the base model unless it exists, in the engine's environment (it needs torch); raises CommandError."""
     program = engine.module("pointsman_lora_server.base_model", str(data_dir.model(name)))
     end = await run_to_end(program, engine.variables, on_line)
     if end.code != 0:
@@ -94,7 +95,7 @@ async def prepare_base_model(name: str, data_dir: DataDir, engine: EngineEnviron
 
 
 async def prepare_embedding_model(python: str, data_dir: DataDir, on_line: _OnLine) -> None:
-    """Creates the model in the services' environment (`python`) unless it exists; raises CommandError on failure."""
+    """Creates the embedding model in the services' environment unless it exists; raises CommandError."""
     program = [python, "-m", "pointsman_embedding.prepare", str(data_dir.embedding_model)]
     end = await run_to_end(program, {"PYTHONUNBUFFERED": "1"}, on_line)
     if end.code != 0:

@@ -61,7 +61,7 @@ class SourceFile:
     media_type: str
 
     def read(self) -> bytes:
-        """Raises UsageError with the file's name if it is too large or cannot be read."""
+        """Returns the file's bytes; raises UsageError with its name if it is too large or cannot be read."""
         try:
             size = self.path.stat().st_size
             if size > MAX_FILE_BYTES:
@@ -100,7 +100,7 @@ class FolderContent:
 
 
 def find_sources(paths: Sequence[Path]) -> list[Source]:
-    """Raises UsageError if there is nothing to ingest, or if two files have the same document id."""
+    """Lists the files to ingest; raises UsageError if there are none, or if two files have the same document id."""
     sources = [_source(path) for path in paths]
     seen: dict[str, Path] = {}
     for file in (file for source in sources for file in source.files):
@@ -128,7 +128,7 @@ def _source(path: Path) -> Source:
 
 
 def _source_file(path: Path, relative: Path) -> SourceFile:
-    """The id of a text file is its path without the ending; other files keep the ending."""
+    """Describes one file to ingest. The id of a text file is its path without the ending, else the whole path."""
     named = relative.with_suffix("") if path.suffix.lower() in TEXT_TYPES else relative
     return SourceFile(named.as_posix(), path, relative.as_posix(), MEDIA_TYPES[path.suffix.lower()])
 
@@ -148,7 +148,7 @@ def list_files(folder: Path) -> FolderContent:
 
 
 def _may_be_readable(file: Path) -> bool:
-    """Whether the file is regular, or cannot be inspected: reading it then reports the error."""
+    """Returns whether the file is regular. True also if that is unknown: reading the file then reports the error."""
     try:
         return stat.S_ISREG(file.stat().st_mode)
     except FileNotFoundError:  # a broken link
@@ -186,7 +186,7 @@ class Document:
 
     @property
     def size(self) -> int:
-        """Bytes of the text."""
+        """Returns the length of the document's text in bytes."""
         return len(self.text.encode())
 
 
@@ -240,7 +240,7 @@ def _find_files(source: Path, problems: list[str]) -> list[tuple[Path, Path]]:
 
 
 def _read_document(file: Path, relative: Path) -> Document:
-    """Raises ValueError with the reason if the file cannot be a document."""
+    """Reads one text file as a document; raises ValueError with the reason if it cannot be one."""
     try:
         size = file.stat().st_size
         if size > MAX_BYTES:

@@ -83,7 +83,7 @@ JUDGE_METRIC = "judge"
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What the command line selects."""
+    """The paths and the metric that the command line selects."""
 
     paths: Sequence[str] = ()
     """Empty: all paths that can answer a row's task."""
@@ -114,12 +114,12 @@ class Plan:
         return sum(len(task.rows) * len(self.choices(task)) for task in self.tasks.values())
 
     def choices(self, task: TaskPlan) -> tuple[str, ...]:
-        """The paths to which each row is sent, and `auto`."""
+        """Returns the paths to which each row of the task is sent, with `auto` in a mixed stream."""
         return (*task.paths, AUTO) if self.is_mixed else task.paths
 
 
 def make_plan(dataset: Dataset, catalogue: Catalogue, wanted: Selection, client: httpx.AsyncClient) -> Plan:
-    """Raises UsageError with the unknown name and the known ones; sends no requests."""
+    """Plans an evaluation without sending requests; raises UsageError with the unknown and the known names."""
     for path in wanted.paths:
         if path not in catalogue.paths:
             raise UsageError(f"there is no path '{path}'; known: {', '.join(sorted(catalogue.paths))}")

@@ -25,7 +25,7 @@ class Verdict:
 
 class Scorer(Protocol):
     async def judge(self, row: Row, answer: str) -> Verdict:
-        """Raises CommandError if scoring cannot continue."""
+        """Scores an answer to a row; raises CommandError if scoring cannot continue."""
         ...
 
 
@@ -41,7 +41,7 @@ class MetricScorer:
             raise CommandError(f"row {row.id}: {error}") from error
 
     def expected(self, row: Row) -> Any:
-        """Returns the row's facts for the metric `contains` or if it has no output; else its output."""
+        """Returns what an answer is compared with: the row's output, or its facts for the metric `contains`."""
         if row.facts is not None and (self._name == "contains" or row.output is None):
             return row.facts
         return row.output
@@ -55,7 +55,7 @@ class MetricScorer:
 
 
 class JudgeScorer:
-    """Asks a model of the same gateway to judge, at temperature 0 and without the cache."""
+    """Scores answers by asking a model of the same gateway to judge, at temperature 0 and without the cache."""
 
     def __init__(self, client: httpx.AsyncClient, model: str, criteria: str = "") -> None:
         self._client = client

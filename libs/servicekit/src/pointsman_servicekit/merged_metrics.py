@@ -39,7 +39,7 @@ def _dump_sample(sample: Any) -> list[Any]:
 
 
 class _Series:
-    """The values of one series, one value for each process that has the series."""
+    """The values of one series of a metric: one value for each process that has the series."""
 
     __slots__ = ("exemplar", "labels", "name", "values")
 
@@ -87,14 +87,14 @@ def _combination(kind: str, sample: str, gauges: Mapping[str, Combine]) -> Combi
 
 
 class MergedMetrics:
-    """The metrics of all processes, including ended ones. Without ended ones a counter would fall, and Prometheus
-    would take its remaining value for an increase.
+    """Combines the metrics of all processes of a service, including ended ones.
 
-    Increments between the last scrape and the end of a process are lost.
+    Without ended ones a counter would fall, and Prometheus would take its remaining value for an increase. Increments
+    between the last scrape and the end of a process are lost.
     """
 
     def __init__(self, gauges: Mapping[str, Combine]) -> None:
-        """`gauges` says how to combine the values of a gauge, by its name. Default: the largest value."""
+        """Takes in `gauges` how to combine the values of each gauge, by its name; the default is the largest value."""
         self._gauges = {**PROCESS_GAUGES, **gauges}
         self._ended: Dump = []
 
@@ -104,12 +104,12 @@ class MergedMetrics:
         self._ended = dump_metrics(_Collected(merge([self._ended, cumulative], {})))  # type: ignore[arg-type]  # it only collects
 
     def page(self, dumps: Iterable[Dump], more: Iterable[Metric] = ()) -> "_Collected":
-        """Returns a registry for prometheus_client's encoders. `more` are metrics of this process."""
+        """Returns a registry for prometheus_client's encoders; `more` are metrics of this process."""
         return _Collected([*merge([*dumps, self._ended], self._gauges), *more])
 
 
 class _Collected:
-    """Implements the methods of a registry that the encoders call."""
+    """A registry of collected metrics, with the methods that prometheus_client's encoders call."""
 
     def __init__(self, families: Sequence[Metric]) -> None:
         self._families = families

@@ -23,13 +23,11 @@ if TYPE_CHECKING:
 def serving_metrics(
     listen: str, registry: CollectorRegistry, is_ready: Callable[[], bool] = lambda: True
 ) -> Iterator[int]:
-    """Serves `/metrics`, `/healthz` and `/readyz` at `listen` from a thread for the length of the block; yields the
-    port.
+    """Serves `/metrics`, `/healthz` and `/readyz` from a thread for the length of the block; yields the port.
 
     `listen` is an address such as "127.0.0.1:0" (any free port) or "[::]:9082" (IPv6, and IPv4 if the system has it).
     `/healthz` returns 200 while the process runs; `/readyz` calls `is_ready` in that thread. The probes use HTTP
-    because Kubernetes' gRPC probe does not support TLS.
-    Raises OSError if the port cannot be bound.
+    because Kubernetes' gRPC probe does not support TLS. Raises OSError if the port cannot be bound.
     """
     host, _, port = listen.rpartition(":")
     server_class = _Ipv6Server if host.startswith("[") else ThreadingWSGIServer
@@ -71,7 +69,7 @@ class _Ipv6Server(ThreadingWSGIServer):
 
 
 class _Silent(WSGIRequestHandler):
-    """Does not log requests: there is one every few seconds."""
+    """Handles requests without logging them: there is one every few seconds."""
 
     def log_message(self, format: str, *words: Any) -> None:
         pass
@@ -109,7 +107,7 @@ async def _watch(lag: Histogram) -> None:
 
 
 def export_build_info(registry: CollectorRegistry, service: str) -> None:
-    """Exports the service's version; `service` is the name after "pointsman-" of an installed distribution.
+    """Exports the service's version as a metric; `service` is the name of its distribution after "pointsman-".
 
     Raises PackageNotFoundError.
     """
@@ -118,8 +116,7 @@ def export_build_info(registry: CollectorRegistry, service: str) -> None:
 
 
 class CallsInFlight(HandlerInterceptor):
-    """Counts the calls in progress by method, for methods that exist only, so that clients cannot create label
-    values."""
+    """Counts the calls in progress by method, of existing methods only, so that clients cannot create label values."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         super().__init__()

@@ -43,7 +43,7 @@ TOLERANCES = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3)
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """A path's probability of a good answer is sigmoid(bias + weights . embedding)."""
+    """A path's probability of a good answer: sigmoid(bias + weights . embedding)."""
 
     mean: float
     bias: float
@@ -54,7 +54,10 @@ class Prediction:
 
 
 def fit(vectors: Array, scores: Array) -> Prediction:
-    """Fit one path. `vectors` (rows, dimensions) and `scores` (rows,) from 0 to 1, or NaN if they are unknown."""
+    """Fits the prediction of one path from `vectors` (rows, dimensions) and `scores` (rows,) from 0 to 1.
+
+    Rows whose score is NaN are left out.
+    """
     known = ~np.isnan(scores)
     vectors, scores = vectors[known], scores[known]
     folds = np.arange(len(scores)) % FOLDS
@@ -86,7 +89,7 @@ def _fit(vectors: Array, scores: Array, penalty: float) -> Prediction:
 
 
 def predict_out_of_fold(vectors: Array, scores: Array) -> Array:
-    """Predict each row by predictions that were not learned from it.
+    """Predicts each row by a fit to other rows.
 
     `scores` and the result are (rows, paths); scores that are unknown are NaN.
     """
@@ -100,7 +103,7 @@ def predict_out_of_fold(vectors: Array, scores: Array) -> Array:
 
 
 def choose(predicted: Array, costs: Array, tolerance: float) -> NDArray[np.intp]:
-    """Return the path of each row as the policy `predicted` chooses it; `costs` (paths,)."""
+    """Returns the path of each row as the policy `predicted` chooses it; `costs` is (paths,)."""
     is_good = predicted >= predicted.max(axis=1, keepdims=True) - tolerance
     return np.asarray(np.argmin(np.where(is_good, costs, np.inf), axis=1))
 
@@ -131,7 +134,7 @@ def evaluate_policy(predicted: Array, scores: Array, costs: Array, tolerance: fl
 
 
 def best_mix(means: Array, costs: Array, usd: float) -> Array:
-    """Return the shares (paths,) of the best mix of at most two fixed paths that costs no more than `usd`."""
+    """Returns the shares (paths,) of the best mix of at most two fixed paths that costs no more than `usd`."""
     best, shares = -np.inf, np.zeros(len(costs))
     for one in range(len(costs)):
         for other in range(len(costs)):
@@ -149,7 +152,7 @@ def best_mix(means: Array, costs: Array, usd: float) -> Array:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Scores of the answers of several paths to the same rows."""
+    """The scores and costs of several paths on the same rows, from an evaluation, from ratings, or both."""
 
     texts: Sequence[str]
     paths: tuple[str, ...]
@@ -160,11 +163,11 @@ class Evaluation:
 
     @property
     def is_complete(self) -> NDArray[np.bool_]:
-        """(rows,): whether the scores of all paths are known."""
+        """Returns whether the scores of all paths are known, (rows,)."""
         return np.asarray(~np.isnan(self.scores).any(axis=1))
 
     def with_rows(self, more: "Evaluation") -> "Evaluation":
-        """Return both, with the paths and the costs of this one; of rows with the same text only this one's."""
+        """Returns both, with the paths and the costs of this one; of rows with the same text only this one's."""
         at, texts = [more.paths.index(path) for path in self.paths], set(self.texts)
         new = [row for row, text in enumerate(more.texts) if text not in texts]
         scores = np.concatenate([self.scores, more.scores[new][:, at]])
@@ -172,7 +175,7 @@ class Evaluation:
 
 
 def read_evaluation(dataset: Path, answers: Path, task: str) -> Evaluation:
-    """Read the data set and the answers of `pointsman eval`; rows that not all paths answered are left out.
+    """Reads the data set and the answers of `pointsman eval`; leaves out rows that not all paths answered.
 
     Raises ConfigError.
     """
@@ -199,7 +202,7 @@ def read_evaluation(dataset: Path, answers: Path, task: str) -> Evaluation:
 def to_evaluation(
     requests: Sequence[RatedRequest], known: Mapping[EvidenceKey, PathEvidence], min_ratings: int = MIN_ROWS
 ) -> Evaluation:
-    """Return the requests with a stored text, for the paths of `known` with at least `min_ratings` of them.
+    """Returns the requests with a stored text, for the paths of `known` with at least `min_ratings` of them.
 
     Requests with the same text are one row with their mean ratings, so that no row is predicted by its copies.
 
@@ -242,7 +245,7 @@ def _question(row: Mapping[str, Any]) -> object:
 
 
 def predict(evaluation: Evaluation, vectors: Array, encoder: str, tolerance: float) -> Report:
-    """Return the policy's options; the report fails if the policy is not better than fixed paths.
+    """Returns the policy's options; the report fails if the policy is not better than fixed paths.
 
     Raises ConfigError if too few rows have scores of all paths to measure that.
     """
@@ -291,7 +294,7 @@ def _paths_table(evaluation: Evaluation) -> Section:
 
 
 def _counts(evaluation: Evaluation) -> NDArray[np.int_]:
-    """Return the number of rows with a score, (paths,)."""
+    """Returns the number of rows with a score, (paths,)."""
     return np.asarray((~np.isnan(evaluation.scores)).sum(axis=0))
 
 

@@ -16,7 +16,7 @@ from pointsman_gateway.extensions import Candidate, Plan, Policy, PolicyContext
 
 
 class Fixed(Policy):
-    """Takes one path for every request."""
+    """A policy that takes one path for every request."""
 
     Options = str
     is_constant = True
@@ -36,7 +36,7 @@ Weights = Annotated[dict[str, Annotated[float, Field(gt=0)]], Field(min_length=1
 
 
 class Split(Policy):
-    """Distributes users over paths by their weights. A user keeps the path while the weights stay the same."""
+    """A policy that distributes users over paths by weights; users keep their path while the weights stay the same."""
 
     Options = Weights
 
@@ -51,7 +51,7 @@ class Split(Policy):
         return Plan((self._path_at(context.position()),), "policy:split")
 
     def preview(self, context: PolicyContext) -> Plan:
-        """Return the path with the largest weight."""
+        """Returns the path with the largest weight."""
         return Plan((max(self._weights, key=self._weights.__getitem__),), "policy:split")
 
     def _path_at(self, position: float) -> str:
@@ -81,7 +81,7 @@ class EscalateOptions(Strict):
 
 
 class Escalate(Policy):
-    """Takes the first path. If a validator of the task refuses the answer, the next path answers instead, once."""
+    """A policy that takes the first path; if a validator refuses its answer, the next path answers instead, once."""
 
     Options = EscalateOptions
     is_constant = True
@@ -130,7 +130,7 @@ class BestValueOptions(Strict):
 
 @dataclass(frozen=True, slots=True)
 class Assessment:
-    """What a candidate's evidence says under the policy's options."""
+    """What a candidate's evidence says about it under the policy's options."""
 
     name: str
     cost_usd: float
@@ -152,7 +152,7 @@ class Assessment:
 
 
 class BestValue(Policy):
-    """Takes the cheapest path that is good and fast, with hysteresis, and explores paths without enough evidence."""
+    """A policy that takes the cheapest good and fast path, with hysteresis, and explores paths that lack evidence."""
 
     Options = BestValueOptions
     needs_costs = True
@@ -166,7 +166,7 @@ class BestValue(Policy):
         return self._options.paths
 
     def plan(self, context: PolicyContext) -> Plan:
-        """Chooses the path. If the one in use is unavailable, another takes its place for this request only."""
+        """Chooses the path; if the one in use is unavailable, another takes its place for this request only."""
         unavailable = context.unavailable(self.paths)
         assessments = self._assessments(context, unavailable)
         chosen = choose(self._options, assessments, self._incumbent)
@@ -182,7 +182,7 @@ class BestValue(Policy):
         return choose(self._options, assessments, self._incumbent)
 
     def _assessments(self, context: PolicyContext, unavailable: Mapping[str, str]) -> list[Assessment]:
-        """Assess the paths that are available; all of them if none is."""
+        """Assesses the paths that are available; all of them if none is."""
         candidates = context.candidates(self.paths)
         return [
             assess(self._options, candidate)
@@ -192,7 +192,7 @@ class BestValue(Policy):
 
 
 def assess(options: BestValueOptions, candidate: Candidate) -> Assessment:
-    """Assess a path. Ratings, with those from evaluations, and latencies count only from `min_samples` on."""
+    """Assesses a path; ratings, with those from evaluations, and latencies count only from `min_samples` on."""
     limit, margin = options.p95_seconds or float("inf"), options.hysteresis
     evidence = candidate.evidence.with_evaluations(options.max_evaluation_ratings)
     of_evaluations = f", {evidence.evaluated:.0f} from evaluations" if evidence.evaluated else ""
@@ -254,7 +254,7 @@ def _comparison(options: BestValueOptions, assessment: Assessment, chosen: Asses
 
 
 def _nearest(options: BestValueOptions, assessments: Sequence[Assessment], incumbent: str) -> Plan:
-    """Plan the path with the highest bound among those with enough ratings; if there is none, the first configured."""
+    """Plans the path with the highest bound among those with enough ratings, else the first configured one."""
     fast = [a for a in assessments if not a.slow] or assessments
     chosen = max((a for a in fast if a.has_samples), key=lambda a: a.bound, default=fast[0])
     current = next((a for a in fast if a.name == incumbent and a.has_samples), chosen)
@@ -266,7 +266,7 @@ def _nearest(options: BestValueOptions, assessments: Sequence[Assessment], incum
 
 
 def explore(plan: Plan, unexplored: Mapping[str, str], rate: float, position: float) -> Plan:
-    """Put a path without enough evidence first for the share `rate` of requests, evenly among such paths.
+    """Puts a path without enough evidence first for the share `rate` of requests, evenly among such paths.
 
     `unexplored` has the reason for each such path; `position` is the request's, from 0 to 1.
     """

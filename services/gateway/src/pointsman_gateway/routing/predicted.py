@@ -20,7 +20,7 @@ WEIGHT_TYPE = np.dtype("<f2")
 
 
 class PathPrediction(Strict):
-    """What was learned of one path. Its probability of a good answer is sigmoid(bias + weights . embedding)."""
+    """The fit of one path: its probability of a good answer is sigmoid(bias + weights . embedding)."""
 
     mean: float = Field(ge=0, le=1, description="mean score; predicted for requests without an embedding")
     bias: float
@@ -58,12 +58,12 @@ def encode_weights(weights: NDArray[np.floating]) -> str:
 
 
 def decode_weights(text: str) -> NDArray[np.float32]:
-    """Raises ValueError."""
+    """Decodes the weights of a path's prediction; raises ValueError."""
     return np.frombuffer(base64.b64decode(text, validate=True), WEIGHT_TYPE).astype(np.float32)
 
 
 class Predicted(Policy):
-    """Takes the cheapest path whose predicted quality is at most `tolerance` below that of the best path."""
+    """A policy that takes the cheapest path predicted to be at most `tolerance` worse than the best one."""
 
     Options = PredictedOptions
     needs_costs = True
@@ -93,7 +93,7 @@ class Predicted(Policy):
         return explore(chosen, unexplored, rate, context.position("trial"))
 
     def preview(self, context: PolicyContext) -> Plan:
-        """Return the plan without exploration."""
+        """Returns the plan without exploration."""
         unavailable = context.unavailable(self.paths)
         quality = dict(zip(self.paths, self._predict(context.vector), strict=True))
         all_candidates = context.candidates(self.paths)

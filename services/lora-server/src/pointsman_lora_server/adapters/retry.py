@@ -27,12 +27,12 @@ class RetryBackoff:
         self._failures: dict[str, _Failure] = {}
 
     def is_due(self, version: str) -> bool:
-        """Whether the version has not failed, or its backoff has passed."""
+        """Returns whether work on the version may be tried: it has not failed, or its backoff has passed."""
         failure = self._failures.get(version)
         return failure is None or time.monotonic() >= failure.not_before
 
     def last_error(self, version: str, redis_tolerance: float = 0.0) -> PointsmanError | None:
-        """The error of the last attempt, None if it succeeded.
+        """Returns the error of the last attempt on the version, None if it succeeded.
 
         An outage of Redis that began less than `redis_tolerance` seconds ago is not reported.
         """

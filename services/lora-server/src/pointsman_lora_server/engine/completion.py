@@ -1,4 +1,4 @@
-"""Greedy completions by an engine: the answer, the protocol, and a wrapper that reports how long they take."""
+"""Greedy completions by an engine: the answer, the client's protocol, and a wrapper that reports their duration."""
 
 import math
 import time
@@ -25,7 +25,7 @@ class GreedyAnswer:
 def scored_answer(
     model: str, token_ids: Iterable[int], text: str, logprobs: Sequence[float | None], finish_reason: str
 ) -> GreedyAnswer:
-    """Raises InvalidArgument ("cannot_answer") if there is no token, or one without a finite probability."""
+    """Builds an answer; raises InvalidArgument ("cannot_answer") if a token has no finite probability or none came."""
     finite = tuple(p for p in logprobs if isinstance(p, int | float) and math.isfinite(p))
     if not finite or len(finite) < len(logprobs):
         raise InvalidArgument(f"{model} answers with no tokens that can be scored", code="cannot_answer")
@@ -43,7 +43,7 @@ class TimedEngine:
     """Wraps a `CompletionClient` and reports the duration of each completion."""
 
     def __init__(self, engine: CompletionClient, observe: Callable[[str, str, float], None]) -> None:
-        """`observe` receives the model, the error's code ("cancelled", or empty for success) and the seconds."""
+        """Takes `observe`, which gets the model, an error code (empty: success; or "cancelled") and the seconds."""
         self._engine = engine
         self._observe = observe
 

@@ -47,8 +47,7 @@ class Probe:
     """
 
     def __init__(self, engine: CompletionClient, base_model: str, count_failure: Callable[[], None]) -> None:
-        """`base_model` is the name under which the engine serves it; `count_failure` is called for each failed
-        probe."""
+        """Takes the base model's name at the engine, and `count_failure`, which is called for each failed probe."""
         self._engine = engine
         self._base_model = base_model
         self._count_failure = count_failure
@@ -56,7 +55,7 @@ class Probe:
         self._lock = asyncio.Lock()
 
     async def start(self) -> None:
-        """Must be called after each start of the engine, before any adapter is loaded.
+        """Learns the expected continuation or compares with it; call it after each start, before adapters are loaded.
 
         The first run of the engine defines the expected continuation and must repeat it; each later run must produce
         the same. Raises EngineCorrupted, Unavailable.
@@ -66,7 +65,7 @@ class Probe:
         await self.check()
 
     async def check(self) -> None:
-        """Returns if the base model answers as expected. Raises EngineCorrupted, Unavailable (it cannot be said)."""
+        """Raises EngineCorrupted if the base model answers other than expected, Unavailable if it does not answer."""
         expected = self._expected
         if expected is None:
             raise Unavailable("the engine has not been probed yet", code="engine_not_ready", retry_after=5.0)
@@ -85,7 +84,7 @@ class Probe:
             raise EngineCorrupted(f"the base model {problem}")
 
     async def _problem(self, expected: _Expected) -> str:
-        """What is wrong with the answer, empty if nothing is."""
+        """Describes what is wrong with the base model's answer; empty if nothing is."""
         try:
             answer = await self._engine.complete(self._base_model, expected.prompt, MAX_TOKENS)
         except (InvalidArgument, NotFound) as error:
@@ -95,7 +94,7 @@ class Probe:
         return ""
 
     async def _learn(self) -> _Expected:
-        """Chooses the prompt whose continuation is certain for the most tokens."""
+        """Chooses the prompt that the model continues with certainty for the most tokens."""
         candidates = []
         for prompt in PROMPTS:
             try:
@@ -113,5 +112,5 @@ class Probe:
 
 
 def _count_certain(logprobs: Sequence[float]) -> int:
-    """Number of leading tokens that are certain."""
+    """Returns how many leading tokens are certain, by their log-probabilities."""
     return next((index for index, logprob in enumerate(logprobs) if logprob < CERTAIN_LOGPROB), len(logprobs))

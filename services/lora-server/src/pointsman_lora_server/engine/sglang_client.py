@@ -19,12 +19,12 @@ from pointsman_lora_server.engine.vllm_client import (
 
 
 class SglangClient(RuntimeClient):
-    """Does not know which adapters are in use: SGLang's unload call returns after the adapter's last request."""
+    """Manages adapters of SGLang, which does not say which are in use; its unload waits for the last request."""
 
     _load_route, _unload_route = "/load_lora_adapter", "/unload_lora_adapter"
 
     async def identify(self) -> EngineFacts:
-        """Returns the properties without a boot id, which SGLang does not report."""
+        """Returns the engine's facts, without a boot id, which SGLang does not report."""
         base_models, max_model_len = await self._base_models()
         status, info = await self._call("GET", "/server_info", None, QUERY_TIMEOUT)
         if status == 404:  # before 0.5.4
@@ -73,7 +73,7 @@ class SglangClient(RuntimeClient):
             return scored_answer(model, ids, answer["text"], logprobs, facts["finish_reason"]["type"])
 
     async def _load_error(self, path: str, status: int, answer: Any) -> PointsmanError:
-        """Returns the error for a failed load. SGLang answers 400 for every cause, so the adapter is blamed only if
+        """Returns the error of a failed load; SGLang answers 400 for every cause. So the adapter is blamed only if
         another load has succeeded.
         """
         error = await super()._load_error(path, status, answer)

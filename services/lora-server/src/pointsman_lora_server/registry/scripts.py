@@ -1,5 +1,4 @@
-"""The Lua scripts for changes and reads. A change adds one entry to the stream; a repeated call has no further
-effect."""
+"""The Lua scripts for changes and reads. Each change adds one entry to the stream; a repeated call has no effect."""
 
 from pointsman_lora_server.registry.schema import COUNTS_TTL_SECONDS, DEDUPLICATION_SECONDS, MAX_CHANGES
 

@@ -30,7 +30,7 @@ class BaseFolder:
         return [int(token) for token in ids]
 
     def fingerprint(self) -> str:
-        """Hash of the configuration and of the names and sizes of its weights, which differs between models."""
+        """Returns a hash of the model's configuration and its weights' names and sizes, to tell models apart."""
         digest = hashlib.sha256((self.folder / "config.json").read_bytes())
         for path in sorted(self.folder.glob("*.safetensors")):
             digest.update(f"{path.name} {path.stat().st_size}\n".encode())
@@ -38,7 +38,7 @@ class BaseFolder:
         return digest.hexdigest()
 
     def digest(self) -> str:
-        """The digest of the weights that pointsman.json states, empty if there is none."""
+        """Returns the digest of the weights that pointsman.json states, empty if there is none."""
         try:
             return str(json.loads((self.folder / "pointsman.json").read_text("utf-8"))["digest"])
         except (OSError, ValueError, KeyError, TypeError):
@@ -46,7 +46,7 @@ class BaseFolder:
 
 
 def open_base(folder: Path) -> BaseFolder:
-    """Raises TrainingError."""
+    """Opens a base model's folder; raises TrainingError if it is no model or has no chat template."""
     if not (folder / "config.json").is_file():
         raise TrainingError(f"--base-model {folder} holds no config.json; name the folder of a Hugging Face model")
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -56,8 +56,8 @@ def open_base(folder: Path) -> BaseFolder:
 
 
 def _end_of_turn(tokenizer: Any) -> int:
-    """Returns the first special token after an answer in the chat template, else the tokenizer's end of sequence. The
-    two differ in some models (Gemma, Phi-3).
+    """Returns the first special token after an answer in the chat template, else the end of sequence. The two differ in
+    some models (Gemma, Phi-3).
     """
     answer = "ANSWER"
     turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": answer}]
@@ -72,7 +72,7 @@ def _end_of_turn(tokenizer: Any) -> int:
 
 
 def show_example(base: BaseFolder, example: Example) -> str:
-    """The text as the model reads it, with special tokens. The part between ⟦ and ⟧ is learnt."""
+    """Returns an example's text as the model reads it, with special tokens; the part between ⟦ and ⟧ is learnt."""
     prompt, answer = (
         base.tokenizer.decode(list(ids), skip_special_tokens=False)
         for ids in (example.prompt_ids, example.ids[example.prompt_length :])

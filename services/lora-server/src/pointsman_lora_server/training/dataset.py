@@ -1,4 +1,4 @@
-"""The rows of a run as tokens: for training, for evaluation, and for the adapter's folder."""
+"""Turns the rows of a run into tokens: for training, for evaluation, and for the adapter's folder."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -36,15 +36,14 @@ class Dataset:
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest row. For a pair it is the sum of both answers, which only affects the choice of the
-        attention kernel."""
+        """Returns the tokens of the longest row; for a pair the sum of both answers, to choose the attention kernel."""
         return max(row.length for row in (*self.training, *self.heldout))
 
 
 def build_dataset(
     options: TrainingOptions, rows: TrainingRows, base: BaseFolder, warn: Callable[[str], None]
 ) -> Dataset:
-    """Raises `DataError` if no rows are left."""
+    """Encodes the rows of a run; raises `DataError` if no training rows are left."""
     split, recipe = rows.conversations, options.recipe
     encoded = options.method.encode_rows(rows, base.render, base.end_of_turn, recipe.max_tokens)
     for note in encoded.notes:
@@ -70,7 +69,7 @@ def build_dataset(
 
 
 def run_fingerprint(options: TrainingOptions, base: BaseFolder) -> dict[str, str]:
-    """Everything that determines what is learnt. A checkpoint is only resumed if it is equal."""
+    """Returns everything that determines what is learnt; a checkpoint is only resumed if it is equal."""
     return {
         "recipe": repr(options.recipe),
         "base model": base.fingerprint(),

@@ -1,4 +1,4 @@
-"""The state of a run, and the learning rate as a function of the steps alone, so that a resumed run repeats it."""
+"""The progress of a run, and the learning rate as a function of its steps alone, so that a resumed run repeats it."""
 
 import math
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ WARM_UP_SHARE = 0.05
 
 
 def learning_rate_scale(progress: float) -> float:
-    """The fraction of the peak learning rate at a progress from 0 to 1: linear warm-up, then a cosine down to 0."""
+    """Returns the fraction of the peak learning rate at a progress from 0 to 1: linear warm-up, then a cosine to 0."""
     if progress < WARM_UP_SHARE:
         return progress / WARM_UP_SHARE
     return 0.5 * (1 + math.cos(math.pi * (progress - WARM_UP_SHARE) / (1 - WARM_UP_SHARE)))
@@ -16,8 +16,8 @@ def learning_rate_scale(progress: float) -> float:
 
 @dataclass(slots=True)
 class StepCounter:
-    """Counts the steps. The planned number of steps adapts to the machine's speed, and the learning rate falls to 0 at
-    its end.
+    """Counts the training steps; their planned number adapts to the machine's speed. The learning rate falls to 0 at
+    the last planned step.
     """
 
     steps: int
@@ -33,7 +33,7 @@ class StepCounter:
         return self.steps - self.step
 
     def next_scale(self) -> float:
-        """The learning rate scale of the next step, taken at its middle."""
+        """Returns the learning rate scale of the next step, taken at its middle."""
         return learning_rate_scale(self.progress + 0.5 * self._progress_per_step())
 
     def advance(self) -> None:

@@ -32,7 +32,7 @@ class Block(Protocol):
 
 
 class Dense:
-    """A block that is stored as an array."""
+    """A block of features that is stored as an array."""
 
     def __init__(self, rows: Floats) -> None:
         self.features = rows.shape[1]
@@ -89,7 +89,7 @@ class _Objective:
         return weights, parameters[self._ends[-1] :]
 
     def __call__(self, parameters: Floats) -> tuple[float, Floats]:
-        """Return the loss and its gradient."""
+        """Returns the loss and its gradient at these parameters of a head."""
         weights, bias = self.split(parameters)
         logits = Head(weights, bias).logits(self._blocks)
         logits -= logits.max(axis=1, keepdims=True)
@@ -169,7 +169,7 @@ class Features(Protocol):
 
 
 class DenseFeatures:
-    """The texts' vectors."""
+    """The features of a stage that only uses the texts' vectors."""
 
     def __init__(self, vectors: Floats) -> None:
         self._vectors = vectors
@@ -179,7 +179,7 @@ class DenseFeatures:
 
 
 class LexicalFeatures:
-    """The texts' vectors, subword pieces and word pairs."""
+    """The features of a stage that uses the texts' vectors, subword pieces and word pairs."""
 
     def __init__(self, vectors: Floats, corpus: Corpus) -> None:
         self._vectors, self._corpus = vectors, corpus

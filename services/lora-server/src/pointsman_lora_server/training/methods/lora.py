@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class RsLora(TrainingMethod):
-    """Scales by alpha / sqrt(rank) instead of alpha / rank, which is twice as much at rank 4."""
+    """Rank-stabilized LoRA: scales by alpha / sqrt(rank) instead of alpha / rank, which is twice as much at rank 4."""
 
     name = "rslora"
     learning_rate = 1e-3
@@ -31,7 +31,7 @@ class RsLora(TrainingMethod):
 
 
 class Dora(TrainingMethod):
-    """Learns a magnitude for each output row. No engine computes it, so the result is merged into the base model."""
+    """LoRA with a learnt magnitude for each output row. No engine computes it, so it is merged into the base model."""
 
     name = "dora"
     must_be_merged = True
@@ -45,7 +45,7 @@ class Dora(TrainingMethod):
 
 
 class QLora(TrainingMethod):
-    """Trains on the base model quantized to 4 bits."""
+    """LoRA that is trained on the base model quantized to 4 bits."""
 
     name = "qlora"
     base_in_4_bits = True

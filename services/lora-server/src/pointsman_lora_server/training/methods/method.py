@@ -19,20 +19,20 @@ if TYPE_CHECKING:  # these need torch
 
 
 class TrainingRows(Protocol):
-    """The rows that a method reads, of whatever kind."""
+    """The training and held-out rows that a training method has read."""
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Rows that were left out, and why."""
+        """Returns which rows were left out, and why."""
 
     @property
     def conversations(self) -> Split:
-        """The rows as prompts with their right answers, for statistics, samples and the comparison with prompting."""
+        """Returns the rows as prompts with right answers, for statistics, samples and the comparison with prompting."""
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedRows:
-    """The rows of a run as tokens."""
+    """The rows of a run as token ids, for training, evaluation and few-shot prompts."""
 
     training: tuple[Row, ...]
     heldout: tuple[Row, ...]
@@ -46,7 +46,7 @@ class EncodedRows:
 
 
 class TrainingMethod:
-    """Plain LoRA on conversations, and the defaults of every other method, which overrides what differs.
+    """Plain LoRA on conversations; every other method is a subclass that overrides what differs.
 
     A method is also created where torch is not installed, so the modules that need it are imported inside
     `create_objective`.
@@ -63,7 +63,7 @@ class TrainingMethod:
     """Whether its data can be used with --evaluate-only."""
 
     def peft_options(self) -> Mapping[str, Any]:
-        """More arguments for PEFT's `LoraConfig`."""
+        """Returns additional arguments for PEFT's `LoraConfig`."""
         return {}
 
     def check_options(self, options: TrainingOptions) -> None:
