@@ -203,7 +203,7 @@ class WarmUp:
         return version not in self._verified and version not in self._references
 
     def has_reference(self, version: str) -> bool:
-        """Returns whether the next load of the version is compared with a reference."""
+        """Returns whether reference answers are stored, with which the version's next load is compared."""
         return version in self._references
 
     async def warm(self, version: AdapterVersion) -> None:
