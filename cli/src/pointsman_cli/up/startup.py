@@ -16,9 +16,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pointsman_cli.base_model import BUILT_IN
 from pointsman_cli.data_dir import DataDir, Run, authenticate_to, write_tokens
-from pointsman_cli.engine_environment import EngineEnvironment, prepare_base_model, prepare_embedding_model
+from pointsman_cli.engine_environment import BUILT_IN, EngineEnvironment, prepare_base_model, prepare_embedding_model
 from pointsman_cli.errors import CommandError
 from pointsman_cli.example import Example
 from pointsman_cli.grpc_clients import (
