@@ -75,7 +75,7 @@ class Locked:
 
     @property
     def is_for_linux(self) -> bool:
-        """Whether one of the images, on any of its Pythons and machines, installs this package."""
+        """Returns whether one of the images, on any of its Pythons and machines, installs this package."""
         if not self.marker:
             return True
         marker, common = Marker(self.marker), {"sys_platform": "linux", "platform_system": "Linux", "os_name": "posix"}

@@ -81,7 +81,9 @@ def licence_of(name: str) -> str:
 
 
 def is_accepted(expression: str) -> bool:
-    """Whether the expression is acceptable: of "A OR B" one licence suffices, of "A AND B" both must be accepted."""
+    """Returns whether the expression is acceptable: of "A OR B" one licence suffices, of "A AND B" both must be
+    accepted.
+    """
     inner = expression.replace("(", " ").replace(")", " ")
     if (
         "(" in expression

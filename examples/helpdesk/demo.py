@@ -160,7 +160,7 @@ def wait_for(run_file: Path, up: "subprocess.Popen[bytes]") -> None:
 
 
 def is_of(run_file: Path, pid: int) -> bool:
-    """Whether the run file exists and was written by this process."""
+    """Returns whether the run file exists and was written by this process."""
     try:
         return bool(json.loads(run_file.read_text())["pid"] == pid)
     except (FileNotFoundError, KeyError, ValueError):

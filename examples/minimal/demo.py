@@ -63,7 +63,7 @@ class Load:
     failed: list[str] = field(default_factory=list)
 
     def has_answered(self, version: str, times: int) -> bool:
-        """Whether this version has answered so often, or something has gone wrong."""
+        """Returns whether this version has answered so often, or something has gone wrong."""
         return self.answers[version] >= times or bool(self.wrong or self.failed)
 
     @contextmanager

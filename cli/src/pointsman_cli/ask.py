@@ -66,7 +66,7 @@ def receipt_line(decision: Decision, end: AnswerEnd, first_token: float | None, 
 
 
 def dollars(amount: float) -> str:
-    """Formats without rounding to zero: an answer costs millionths of a dollar."""
+    """Formats an amount of dollars without rounding it to zero: an answer costs millionths of a dollar."""
     return f"${amount:.9f}".rstrip("0").rstrip(".") if amount else "$0"
 
 

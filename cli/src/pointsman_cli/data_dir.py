@@ -49,7 +49,7 @@ class DataDir:
         return self.folder / "models" / name
 
     def token(self, name: str) -> Path:
-        """The file of a token that one service sends, or of those that it accepts; `service_tokens` writes them."""
+        """Returns the path of a token file: a token that a service sends, or the list of peers that it accepts."""
         return self.folder / "tokens" / name
 
     def log(self, name: str) -> Path:
@@ -80,14 +80,14 @@ class Run:
 
 
 def write_run(run: Run, path: Path) -> None:
-    """Replaces the file atomically."""
+    """Writes run.json, which describes what runs; replaces the file atomically."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     unfinished.write_text(json.dumps(asdict(run), indent=2) + "\n")
     unfinished.replace(path)
 
 
 def read_run(path: Path) -> Run | None:
-    """Returns what runs now; None if nothing runs or the `up` that wrote the file is dead.
+    """Returns what runs on this machine now; None if nothing runs or the `up` that wrote the file is dead.
 
     Raises UsageError if the file cannot be read.
     """
@@ -135,7 +135,7 @@ _files_by_address: ContextVar[Mapping[str, Path]] = ContextVar("files_by_address
 
 
 def write_tokens(data_dir: DataDir) -> None:
-    """Writes the files if one of them is missing, else keeps all: lines that a user has added stay.
+    """Writes the token files if one of them is missing; else keeps all of them, with the lines that a user has added.
 
     The gateway is an admin of the lora-server, since operators move aliases through its console, and only reads from
     the retriever.
@@ -160,13 +160,13 @@ def _write_private(file: Path, content: str) -> None:
 
 
 def authenticate_to(addresses: Iterable[str], data_dir: DataDir) -> None:
-    """Sends the data directory's token to these addresses from now on, and to no others."""
+    """Makes later calls to these addresses, and to no others, send the token of the data directory."""
     file = data_dir.token("cli")
     _files_by_address.set(dict.fromkeys(addresses, file) if file.exists() else {})
 
 
 def find_run(data_dir: Path) -> Run | None:
-    """As `read_run`, and lets this command authenticate to the services that run."""
+    """Reads run.json as `read_run` does, and lets this command authenticate to the services that run."""
     at = DataDir.at(data_dir)
     run = read_run(at.run_file)
     authenticate_to([address for address in (run.retriever, run.lora_server) if address] if run else (), at)
@@ -179,7 +179,7 @@ def token_file_for(address: str) -> Path | None:
 
 
 def token_for(address: str) -> Token | None:
-    """The token for the service at `address`; None if there is none. Raises CommandError if its file is not usable."""
+    """Returns the token for the service at `address`, None if there is none; CommandError if it cannot be read."""
     try:
         return open_token(token_file_for(address))
     except TokenFileError as error:

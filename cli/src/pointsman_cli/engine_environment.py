@@ -40,7 +40,7 @@ class EngineEnvironment:
 
 
 def find_engine(data_dir: DataDir, given: Path | None) -> EngineEnvironment:
-    """Raises UsageError with instructions if there is no such Python."""
+    """Finds the Python that has vLLM; raises UsageError with instructions if there is none."""
     python = python_path(data_dir, given)
     if not os.access(python, os.X_OK) or python.is_dir():
         raise UsageError(
@@ -53,7 +53,8 @@ def find_engine(data_dir: DataDir, given: Path | None) -> EngineEnvironment:
 
 
 def _engine_path(parent: Path, python: Path, data_dir: DataDir) -> str:
-    """Returns a folder for PYTHONPATH that contains only the lora-server's package; empty if `python` is ours.
+    """Returns a folder for PYTHONPATH that contains only the lora-server's package; empty if `python` is the running
+    one.
 
     A folder of installed packages would hide the engine's own versions of them.
     """
@@ -71,7 +72,7 @@ def _engine_path(parent: Path, python: Path, data_dir: DataDir) -> str:
 
 
 def python_path(data_dir: DataDir, given: Path | None) -> Path:
-    """Returns the engine's Python: the given one, that of a clone's `.venv-engine`, or ours if it has torch.
+    """Returns the engine's Python: the given one, that of a clone's `.venv-engine`, or the running one if it has torch.
 
     Links are not resolved: the target of a virtual environment's python lacks its packages.
     """
@@ -96,7 +97,7 @@ _OnLine = Callable[[str], None]
 
 
 async def prepare_base_model(name: str, data_dir: DataDir, engine: EngineEnvironment, on_line: _OnLine) -> None:
-    """Creates the model unless it exists, in the engine's environment (it needs torch); raises CommandError."""
+    """Creates the base model unless it exists, in the engine's environment (it needs torch); raises CommandError."""
     program = engine.module("pointsman_lora_server.base_model", str(data_dir.model(name)))
     end = await run_to_end(program, engine.variables, on_line)
     if end.code != 0:
@@ -104,7 +105,7 @@ async def prepare_base_model(name: str, data_dir: DataDir, engine: EngineEnviron
 
 
 async def prepare_embedding_model(python: str, data_dir: DataDir, on_line: _OnLine) -> None:
-    """Creates the model in the services' environment (`python`) unless it exists; raises CommandError on failure."""
+    """Creates the embedding model in the services' environment unless it exists; raises CommandError."""
     program = [python, "-m", "pointsman_embedding.prepare", str(data_dir.embedding_model)]
     end = await run_to_end(program, {"PYTHONUNBUFFERED": "1"}, on_line)
     if end.code != 0:
@@ -136,7 +137,7 @@ class BaseModel:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The lora-server's environment variables for this model."""
+        """Returns the environment variables that make the lora-server serve this model."""
         arguments = " ".join(filter(None, (os.environ.get(ARGUMENTS_VARIABLE, ""), self.engine_arguments)))
         return {
             "POINTSMAN_LORA_BASE_MODEL": str(self.folder),
@@ -167,7 +168,7 @@ def locate_base_model(written: str, relative_to: Path, data_dir: DataDir) -> Bas
 async def prepare_model(
     model: BaseModel, engine: EngineEnvironment, arguments: Sequence[str], on_line: Callable[[str], None]
 ) -> BaseModel:
-    """Downloads and checks a model of the user's own; raises CommandError if it cannot be served."""
+    """Downloads and checks the model that a user named; raises CommandError if it cannot be served."""
     if model.is_built_in:  # it is made later, when the services start
         return replace(model, engine_arguments=shlex.join(arguments))
     lines: list[str] = []

@@ -26,7 +26,7 @@ class Refused(CommandError):
     """The gateway answered with an error, or ended a stream with one."""
 
     def __init__(self, message: str, code: str, retry_after: float | None = None) -> None:
-        """`code` is the gateway's error code; `retry_after` is in seconds, set if a rate limit was exceeded."""
+        """Keeps the gateway's error `code`, and in `retry_after` the seconds to wait if a rate limit was exceeded."""
         super().__init__(message)
         self.code = code
         self.retry_after = retry_after
@@ -43,7 +43,8 @@ class Interrupted(CommandError):
 
 
 def run_interruptibly(work: Coroutine[Any, Any, T]) -> T:
-    """Runs a coroutine; the first Ctrl-C or SIGTERM cancels it and waits for its cleanup, a second one kills us.
+    """Runs a coroutine; the first Ctrl-C or SIGTERM cancels it and waits for its cleanup, a second one ends the
+    process.
 
     Raises Interrupted, unless the cancelled coroutine returns a value: then the signal is its normal end.
     """

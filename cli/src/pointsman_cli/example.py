@@ -71,13 +71,13 @@ class Example:
 
     @property
     def models_file(self) -> Path:
-        """The file of the configuration that has the models."""
+        """Returns the file of the example's configuration that describes its models."""
         single = self.config / EXAMPLE_FILE
         return single if single.is_file() else self.config / "models.yaml"
 
     @property
     def needs_retriever(self) -> bool:
-        """Whether there are collections, or a path that may look something up."""
+        """Returns whether the example has collections, or a path that may retrieve passages."""
         files = [self.config / name for name in (EXAMPLE_FILE, "paths.yaml")]
         return (
             bool(self.collections)
@@ -87,7 +87,7 @@ class Example:
 
 
 def load_example(folder: Path) -> Example:
-    """Raises UsageError with the file, the key and the accepted values; unknown keys are refused."""
+    """Reads a folder's pointsman.yaml; raises UsageError with the file, the key and the accepted values."""
     file = folder / EXAMPLE_FILE
     try:
         text = file.read_text(encoding="utf-8")

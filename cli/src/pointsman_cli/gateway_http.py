@@ -71,7 +71,7 @@ Event = Decision | TextChunk | AnswerEnd
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What the user asks, and of which model."""
+    """A message that the user sends, and the model that is asked."""
 
     text: str
     model: str
@@ -85,7 +85,7 @@ _TIMEOUT = httpx.Timeout(130.0, connect=5.0)  # seconds; the gateway's own limit
 
 
 async def ask_http(url: str, question: Question, key: str = "") -> AsyncIterator[Event]:
-    """Yields the events of an answer; raises as `stream_answer` does."""
+    """Sends the question over HTTP and yields the events of the answer; raises as `stream_answer` does."""
     body = _body(question) | {"stream": question.stream}
     if question.stream:
         body["stream_options"] = {"include_usage": True}
@@ -124,12 +124,12 @@ async def get_json(client: httpx.AsyncClient, path: str) -> dict[str, Any]:
 
 
 async def request_route(url: str, question: Question, key: str, include_prompt: bool) -> dict[str, Any]:
-    """Returns the JSON of `/v1/route`."""
+    """Asks the gateway how it would route the question; returns the JSON of `/v1/route`."""
     return await _post(url, "/v1/route", _body(question) | {"include_prompt": include_prompt}, key)
 
 
 async def send_feedback(url: str, feedback: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """Returns the JSON of `/v1/feedback`: where the feedback was stored, and whether it was already known."""
+    """Sends feedback; returns the JSON of `/v1/feedback`: where it was stored, and whether it was already known."""
     return await _post(url, "/v1/feedback", feedback, key)
 
 
@@ -143,7 +143,7 @@ async def _post(url: str, path: str, body: Mapping[str, Any], key: str) -> dict[
 
 
 def to_decision(body: Mapping[str, Any]) -> Decision:
-    """Raises KeyError or TypeError if the gateway's JSON lacks a field."""
+    """Converts the gateway's JSON to a Decision; raises KeyError or TypeError if a field is missing."""
     decision = Decision(**{field.name: body[field.name] for field in fields(Decision)})
     considered = tuple(ConsideredPath(**entry) for entry in body["considered"])
     return replace(decision, considered=considered, notes=tuple(body["notes"]))
@@ -271,7 +271,7 @@ def _json(content: str | bytes) -> dict[str, Any]:
 
 
 async def run_concurrently(work: Callable[[Item], Awaitable[None]], items: Iterable[Item], at_once: int) -> None:
-    """Does the work on all items, `at_once` of them at a time; stops at the first error and raises it."""
+    """Calls `work` for all items, `at_once` of them at a time; stops at the first error and raises it."""
     waiting = iter(items)
 
     async def work_on() -> None:

@@ -49,7 +49,7 @@ def open_channel(address: str) -> grpc.aio.Channel:
 
 
 def open_anonymous_channel(address: str, token: grpc_client.Token | None = None) -> grpc.aio.Channel:
-    """As `open_channel`, but sends no token unless it is given: for the gateway and for health checks."""
+    """Opens a channel that sends no token unless one is given: for the gateway and for health checks."""
     try:
         return grpc_client.open_channel(address, _tls(), token=token)
     except TlsError as error:
@@ -111,7 +111,7 @@ _TIMEOUT_SECONDS = 130.0
 
 
 async def ask_grpc(address: str, question: Question, key: str = "") -> AsyncIterator[Event]:
-    """Yields the events of an answer; raises the PointsmanError that the gateway answers or that ends the stream."""
+    """Sends the question over gRPC and yields the events of the answer; raises the gateway's PointsmanError."""
     request = gateway_pb2.GenerateRequest(
         model=question.model, messages=[gateway_pb2.Message(role="user", content=question.text)]
     )

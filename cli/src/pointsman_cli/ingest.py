@@ -24,7 +24,7 @@ _CREATE_SECONDS = 30.0
 
 @dataclass
 class IngestCounts:
-    """Outcomes of the documents sent so far."""
+    """How many documents were written, unchanged or removed so far, and what failed."""
 
     answered: int = 0
     written: int = 0

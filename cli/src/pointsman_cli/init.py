@@ -26,7 +26,7 @@ _SHOWN_MODELS = 20
 
 
 def installed_path(name: str) -> Path:
-    """Returns a folder of the repository, such as "examples/minimal": in a wheel its copy, in a checkout itself."""
+    """Returns a folder of the repository, such as "examples/minimal": the wheel's copy of it, or the checkout's own."""
     return next((path for root in (_INSTALLED, _CHECKOUT) if (path := root / name).exists()), _INSTALLED / name)
 
 
@@ -157,7 +157,7 @@ def _choice(listed: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _stated(model: str, listed: Mapping[str, Mapping[str, Any]], engine: str) -> str:
-    """Returns NAME, or NAME=TOKENS if the engine reports the context window. Raises UsageError if the engine lacks the
+    """Returns NAME, or NAME=TOKENS if the engine reports the model's context window; raises UsageError if it lacks the
     model.
     """
     if listed and model not in listed:

@@ -49,7 +49,7 @@ def _require_address(address: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class TrainingOrder:
-    """A training job and what happens to its result: it is registered, and the alias moves to it."""
+    """A training job to start, and the alias to which its result is registered."""
 
     job: TrainingJob
     init_from: str

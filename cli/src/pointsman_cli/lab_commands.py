@@ -49,7 +49,7 @@ SinceOption = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class LabJob:
-    """Arguments of a lab command, and how to show its report."""
+    """The arguments of one `pointsman_lab` command, and how to show its report."""
 
     arguments: Sequence[str]
     data_dir: DataDir
@@ -91,7 +91,7 @@ async def lab_facts(job: LabJob) -> dict[str, Any]:
 
 
 async def _run(job: LabJob) -> tuple[dict[str, Any] | None, ProcessEnd]:
-    """Returns the report, if there is one, and how the process ended."""
+    """Runs the lab as a child process; returns its report, if there is one, and how the process ended."""
     errors = Console(stderr=True)
     if job.needs_model:
         await prepare_embedding_model(sys.executable, job.data_dir, lambda line: errors.print(line, style="dim"))
@@ -329,7 +329,7 @@ class Rendering:
         return Path(facts["training"]), Path(facts["evaluation"]) if facts["evaluation"] else None, said
 
     def _environment(self) -> Mapping[str, str]:
-        """How the lab reaches the retriever, which it does as a gateway would."""
+        """Returns the environment variables by which the lab reaches the retriever as a gateway does."""
         tls = {name: os.environ.get(f"POINTSMAN_{name}", "") for name in TLS_VARIABLES}
         given = {**tls, "RETRIEVER": self.retriever, "SERVICE_TOKEN_FILE": str(token_file_for(self.retriever) or "")}
         return {f"POINTSMAN_GATEWAY_{name}": value for name, value in given.items() if value}

@@ -154,12 +154,12 @@ def api_key(variable: str) -> str:
 
 
 def bearer(key: str) -> dict[str, str]:
-    """Returns the HTTP headers that send `key`; none for an empty one."""
+    """Returns the HTTP header that sends the API key; no header if `key` is empty."""
     return {"authorization": f"Bearer {key}"} if key else {}
 
 
 def author_name(given: str) -> str:
-    """Returns the user name by default; empty if the system has no name for this user."""
+    """Returns `given`, or the user's name by default; empty if the system has no name for this user."""
     try:
         return given or getpass.getuser()
     except (OSError, KeyError):
@@ -181,7 +181,7 @@ def web_url(given: str) -> str:
 
 
 def plain_table(*left: str, right: Sequence[str] = (), gap: int = 2) -> Table:
-    """Returns a table without lines: columns that fold long texts, then right-aligned ones that do not."""
+    """Returns a table without lines: left columns that fold long texts, then right-aligned columns that do not."""
     table = Table(box=None, padding=(0, gap, 0, 0), pad_edge=False, header_style="dim")
     for name in left:
         table.add_column(name, overflow="fold", vertical="bottom")

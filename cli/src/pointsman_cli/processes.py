@@ -28,7 +28,7 @@ class ProcessEnd:
 
     @property
     def reason(self) -> str:
-        """The last error line, or the exit code."""
+        """Returns the last line on standard error, or the exit code if there is none."""
         return self.last_error or describe_exit(self.code)
 
 

@@ -22,7 +22,7 @@ _COLUMNS = ("task", "chosen", "shadow", "pairs", "$ per 1k", "seconds", "quality
 
 @dataclass(frozen=True, slots=True)
 class PathMeans:
-    """Means over all pairs; `quality` is over the scored pairs, None if there are none."""
+    """Means of a path over all its shadow comparisons; `quality` is over the scored ones, None if there are none."""
 
     usd: float
     seconds: float
@@ -31,7 +31,7 @@ class PathMeans:
 
 @dataclass(frozen=True, slots=True)
 class PathComparison:
-    """One chosen path and one shadow path on one task."""
+    """What requests of one task cost and scored on the chosen path, and as copies on one shadow path."""
 
     task: str
     chosen: str
@@ -147,7 +147,7 @@ def regret(
 
 
 def fetch_regrets(url: str) -> Regrets:
-    """Raises CommandError if the gateway's metrics cannot be read."""
+    """Reads the shadow comparisons from a gateway's metrics; raises CommandError if they cannot be read."""
     return read_regrets(fetch_metrics(url))
 
 

@@ -55,7 +55,7 @@ class SourceFile:
     media_type: str
 
     def read(self) -> bytes:
-        """Raises UsageError with the file's name if it is too large or cannot be read."""
+        """Returns the file's bytes; raises UsageError with its name if it is too large or cannot be read."""
         try:
             size = self.path.stat().st_size
             if size > MAX_FILE_BYTES:
@@ -94,7 +94,7 @@ class FolderContent:
 
 
 def find_sources(paths: Sequence[Path]) -> list[Source]:
-    """Raises UsageError if there is nothing to ingest, or if two files have the same document id."""
+    """Lists the files to ingest; raises UsageError if there are none, or if two files have the same document id."""
     sources = [_source(path) for path in paths]
     seen: dict[str, Path] = {}
     for file in (file for source in sources for file in source.files):
@@ -122,7 +122,7 @@ def _source(path: Path) -> Source:
 
 
 def _source_file(path: Path, relative: Path) -> SourceFile:
-    """The id of a text file is its path without the ending; other files keep the ending."""
+    """Describes one file to ingest. The id of a text file is its path without the ending, else the whole path."""
     named = relative.with_suffix("") if path.suffix.lower() in TEXT_TYPES else relative
     return SourceFile(named.as_posix(), path, relative.as_posix(), MEDIA_TYPES[path.suffix.lower()])
 
@@ -142,7 +142,7 @@ def list_files(folder: Path) -> FolderContent:
 
 
 def _may_be_readable(file: Path) -> bool:
-    """Whether the file is regular, or cannot be inspected: reading it then reports the error."""
+    """Returns whether the file is regular. True also if that is unknown: reading the file then reports the error."""
     try:
         return stat.S_ISREG(file.stat().st_mode)
     except FileNotFoundError:  # a broken link

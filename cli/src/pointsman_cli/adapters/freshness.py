@@ -34,7 +34,7 @@ DATA_TIME_FACT, DATA_SET_FACT = "data_unix", "data_set"
 
 @dataclass(frozen=True, slots=True)
 class Freshness:
-    """One serving adapter version and one collection that its training data covers."""
+    """How much the documents of one collection have changed since a serving adapter version was trained on them."""
 
     version: str
     aliases: tuple[str, ...]

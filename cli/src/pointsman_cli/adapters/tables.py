@@ -66,7 +66,7 @@ def change_as_json(change: pb.Change) -> dict[str, Any]:
 def adapters_table(
     versions: Sequence[pb.AdapterVersion], aliases: Sequence[pb.Alias], placed: Sequence[pb.Placement] = ()
 ) -> RenderableType:
-    """Fits into 80 columns if names are short. `placed` holds the adapters that are not on every engine."""
+    """Shows versions and aliases, in 80 columns if possible; `placed` has the adapters that some engines lack."""
     if not versions:
         return Text("no adapters")
     table = _table("version", "state", "in use as", "rank", "MiB", "created (UTC)")
@@ -93,7 +93,7 @@ def adapters_table(
 
 
 def _uses(version: pb.AdapterVersion, aliases: Sequence[pb.Alias]) -> str:
-    """Names of the aliases that point to the version, with the share of users if it is a canary."""
+    """Returns the names of the aliases that point to the version, with the share of users if it is their canary."""
     shares = {each.alias: each.canary_weight for each in aliases if each.canary_version == version.version}
     words = [
         alias.partition("@")[2] + (f" {shares[alias]:.4g}" if alias in shares else "") for alias in version.aliases
@@ -102,7 +102,7 @@ def _uses(version: pb.AdapterVersion, aliases: Sequence[pb.Alias]) -> str:
 
 
 def _aliases(aliases: Sequence[pb.Alias]) -> Table:
-    """A canary gets a row of its own."""
+    """Returns the table of aliases, with a row of its own for each canary."""
     table = _table("alias", "points to", "of its users", "before")
     for alias in aliases:
         if alias.canary_version:
@@ -144,7 +144,7 @@ def version_table(version: pb.AdapterVersion) -> RenderableType:
 
 
 def history_text(changes: Sequence[pb.Change]) -> RenderableType:
-    """Uses several lines for each change, so that long names are not cut."""
+    """Shows each change on several lines, so that long names are not cut."""
     return Group(*map(_change, changes)) if changes else Text("nothing was changed")
 
 
@@ -182,7 +182,7 @@ def _time(unix_ms: int) -> str:
 
 
 def parse_replicas(name: str, words: str) -> pb.Placement:
-    """Raises UsageError if the text is not a number of replicas."""
+    """Parses "all", "on-demand" or a number of engines; raises UsageError for any other text."""
     if words == "all":
         return pb.Placement(name=name, kind=pb.PLACEMENT_KIND_ALL)
     if words == "on-demand":

@@ -62,7 +62,7 @@ async def _watch(address: str, name: str) -> None:
 
 
 async def _follow(address: str, seen: _Snapshot) -> None:
-    """Follows the engine's state; reconnects after an error."""
+    """Follows the state of the lora-server's engine; reconnects after an error."""
     while True:
         try:
             async with open_channel(address) as channel:
@@ -77,7 +77,7 @@ async def _follow(address: str, seen: _Snapshot) -> None:
 
 
 async def _look(address: str, name: str, seen: _Snapshot) -> None:
-    """Waits for a change of the engine's state or one second, then lists the adapters.
+    """Lists the adapters when the engine's state changes, and at least every second.
 
     A version's state can change without a change of the engine's state.
     """

@@ -158,7 +158,7 @@ def advise_on(
 
 
 def _named_price(model: str) -> PricedModel:
-    """Raises UsageError."""
+    """Returns the list price of a provider's model; raises UsageError if it is unknown."""
     try:
         return named_price(model)
     except NotFound as error:

@@ -37,7 +37,7 @@ class CostTerms:
 
 @dataclass(frozen=True, slots=True)
 class PathCost:
-    """Cost of one path; training costs are 0 for a path without an adapter."""
+    """Cost of one path in dollars; training costs are 0 for a path without an adapter."""
 
     request: float
     """Dollars for one request, including the expected cost of wrong answers."""
@@ -56,7 +56,7 @@ class PathCost:
 
 @dataclass(frozen=True, slots=True)
 class BreakEven:
-    """The volume from which a trained path costs less than an untrained one; None if it never does."""
+    """The number of requests from which a trained path costs less than an untrained one; None if it never does."""
 
     trained: str
     untrained: str
@@ -105,12 +105,12 @@ def break_even(
 
 
 def _per_right_answer(path: PathCost) -> float:
-    """Dollars for one right answer; infinite if no answer is right."""
+    """Returns the dollars spent for each right answer; infinite if no answer is right."""
     return path.tokens / path.quality if path.quality else float("inf")
 
 
 def _volume(spent: float, saving: float) -> float | None:
-    """Number of requests whose savings equal the money spent; None if nothing is saved."""
+    """Returns how many requests save as much money as was spent; None if a request saves nothing."""
     if saving == float("inf"):
         return 0.0
     return spent / saving if saving > 0 else None
@@ -128,7 +128,7 @@ class Sensitivity:
 
 
 def sensitivities(trained: PathFigures, untrained: PathFigures, terms: CostTerms) -> tuple[Sensitivity, ...]:
-    """Scales one price at a time, for both paths."""
+    """Returns how the break-even volume changes if one price at a time is scaled, for both paths."""
     prices = dict.fromkeys((*trained.usd_per_1000, *untrained.usd_per_1000, TRAINING))
     return tuple(
         Sensitivity(price, tuple(break_even(trained, untrained, terms, {price: factor}).requests for factor in FACTORS))
@@ -137,7 +137,7 @@ def sensitivities(trained: PathFigures, untrained: PathFigures, terms: CostTerms
 
 
 def read_training_costs(files: Iterable[Path], hourly: float | None, given: Iterable[str]) -> dict[str, float]:
-    """Returns dollars by adapter, from training.json files and from `NAME=USD` arguments; raises UsageError."""
+    """Returns training costs in dollars by adapter, from training.json and `NAME=USD`; raises UsageError."""
     found = {}
     for file in files:
         if hourly is None:
@@ -153,10 +153,9 @@ def read_training_costs(files: Iterable[Path], hourly: float | None, given: Iter
 
 
 def unfinished_trainings(files: Iterable[Path]) -> dict[str, str]:
-    """Returns, by adapter, how much of its training was done when the time limit ended it while the score still
-    improved.
+    """Returns how far each training had come that its time limit ended while the score still improved, by adapter.
 
-    Raises UsageError.
+    Raises UsageError if a file cannot be read.
     """
     found = {}
     for file in files:
@@ -180,7 +179,7 @@ def check_selection(files: Iterable[Path], evaluated_sha256: str) -> None:
 
 
 def training_cost_of(adapter: str, known: Mapping[str, float]) -> float:
-    """Returns the training cost of the adapter behind an alias (`triage@prod`).
+    """Returns the training cost in dollars of the adapter behind an alias (`triage@prod`).
 
     Raises UsageError if it is unknown: an unknown cost must not count as 0.
     """

@@ -1,4 +1,4 @@
-"""Advice by the figures of a running gateway.
+"""Recommends paths by the figures of a running gateway.
 
 `advise --live` recommends a path for each task by the ratings that the gateway has; `advise --against MODEL` compares
 what tokens cost on its engines with a provider's list price.
@@ -28,7 +28,7 @@ NO_RATINGS = "no path has ratings yet: send feedback, or turn shadow requests on
 
 @dataclass(frozen=True, slots=True)
 class RatedPath:
-    """The evidence on one path of a task."""
+    """The ratings and the cost of one path of a task, as a running gateway reports them."""
 
     path: str
     kind: str
@@ -59,7 +59,7 @@ class LiveAdvice:
 
 
 def fetch_tasks(url: str, key: str) -> Sequence[Mapping[str, Any]]:
-    """Reads the evidence of all tasks from a gateway's console. Raises CommandError."""
+    """Reads each task's ratings and costs by path from a gateway's console; raises CommandError."""
     headers = {"x-pointsman-console": "advise", **bearer(key)}
     try:
         answer = httpx.get(f"{url}/console/api/overview", headers=headers, timeout=TIMEOUT_SECONDS, trust_env=False)
@@ -108,7 +108,7 @@ def _rated(path: Mapping[str, Any]) -> RatedPath:
 
 
 def difference(one: RatedPath, other: RatedPath) -> tuple[float, float]:
-    """Returns the interval of the difference of both means.
+    """Returns the confidence interval of the difference between two paths' mean ratings.
 
     It combines both Wilson intervals (R. Newcombe, Statistics in Medicine 17, 1998, method 10).
     """
@@ -119,15 +119,17 @@ def difference(one: RatedPath, other: RatedPath) -> tuple[float, float]:
 
 
 def _is_settled(chosen: RatedPath, other: RatedPath) -> bool:
-    """Whether one of both is surely better, or the difference is surely within MARGIN."""
+    """Returns whether one of two paths is surely better, or their mean ratings surely differ by less than MARGIN."""
     low, high = difference(chosen, other)
     return low > 0 or high < 0 or (low >= -MARGIN and high <= MARGIN)
 
 
 def ratings_to_settle(one: RatedPath, other: RatedPath) -> float:
-    """Returns how many ratings each path must have so that the interval of the difference excludes 0 or lies within
-    MARGIN, if the means stay what they are (normal approximation; the variances are those of A. Agresti and B. Coull,
-    The American Statistician 52, 1998).
+    """Returns how many ratings each of two paths must have before their difference is surely not 0, or surely within
+    MARGIN.
+
+    Assumes that the means stay (normal approximation; variances of A. Agresti and B. Coull, The American Statistician
+    52, 1998).
     """
     gap = abs(one.mean - other.mean)
     half_width = max(gap, MARGIN - gap)
@@ -180,7 +182,7 @@ TOKEN_TYPES = ("prompt", "cached", "completion")
 
 @dataclass(frozen=True, slots=True)
 class HardwareCost:
-    """A gateway's engines with an hourly price, since its start, and a provider's price for the same tokens."""
+    """What tokens have cost on a gateway's own engines since its start, and what a provider would charge."""
 
     against: str
     engines: tuple[str, ...]
@@ -199,7 +201,7 @@ class HardwareCost:
 
 
 def hardware_cost(scrape: Scrape, against: str, price: PricedModel) -> HardwareCost:
-    """Raises CommandError if no engine has an hourly price, or none has answered yet."""
+    """Compares the engines' cost with a provider's price; raises CommandError if no priced engine has answered yet."""
     dollars = scrape.samples.get("pointsman_engine_cost_usd_total", {})
     shares = [(dict(labels)["engine"], dict(labels)["path"], usd) for labels, usd in dollars.items() if usd > 0]
     total = sum(usd for _, _, usd in shares)

@@ -25,7 +25,7 @@ def reasons(
     chosen: PathFigures,
     terms: CostTerms,
 ) -> Iterator[str]:
-    """Yields one sentence for each criterion; `equals` are the paths that are good enough, `chosen` is one of them."""
+    """Yields a sentence for each criterion; `equals` are the good enough paths, `chosen` the recommended one."""
     yield from _accuracy_reason(task, scored, equals, chosen)
     yield from _validity_reason(scored, chosen)
     yield from _latency_reason(scored, chosen)
@@ -143,7 +143,7 @@ NONE_GOOD_ENOUGH = "none of them is good enough yet"
 
 @dataclass(frozen=True, slots=True)
 class Requirements:
-    """Requirements for a path; None means no requirement."""
+    """What the user requires of a path, such as a score or a latency; None means no requirement."""
 
     floor: float | None = None
     """Required lower end of the score's interval."""
@@ -216,7 +216,7 @@ def best_path(paths: Sequence[PathFigures]) -> PathFigures | None:
 
 
 def best_pair(task: TaskReport) -> tuple[PathFigures, PathFigures] | None:
-    """Returns the best trained and the best untrained path; None unless there are both."""
+    """Returns the task's best trained and best untrained path; None if it lacks either."""
     scored = [path for path in task.paths if path.score and path.usd_per_1000]
     trained = best_path([path for path in scored if path.adapter])
     untrained = best_path([path for path in scored if not path.adapter])
@@ -235,7 +235,7 @@ class TaskAdvice:
 
 
 def advise(report: Report, needs: Requirements, terms: CostTerms) -> tuple[TaskAdvice, ...]:
-    """Raises UsageError if the training cost of an adapter is unknown."""
+    """Recommends a path for each task of the report; raises UsageError if an adapter's training cost is unknown."""
     priced = replace(terms, training=_by_alias(report, terms.training))
     return tuple(_advise_task(task, needs, priced) for task in report.tasks)
 

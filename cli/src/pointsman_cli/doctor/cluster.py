@@ -26,7 +26,7 @@ _A_WEEK = 7 * 24 * 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """The addresses of a deployment, and the key for it."""
+    """The HTTP and gRPC addresses of a deployment that `doctor` checks, and the API key for it."""
 
     url: str
     """HTTP URL: https://pointsman.example."""
@@ -42,7 +42,7 @@ class Cluster:
 
 
 async def check_cluster(cluster: Cluster) -> AsyncIterator[Finding]:
-    """Yields one finding after the other; stops early if the gateway cannot be reached."""
+    """Yields the findings on a deployment one by one; stops early if its gateway cannot be reached."""
     address = await _address(cluster.url)
     yield address
     async with httpx.AsyncClient(base_url=cluster.url, timeout=ANSWER_SECONDS, trust_env=False) as client:
@@ -151,7 +151,7 @@ async def _answer(client: httpx.AsyncClient, cluster: Cluster) -> Finding:
 
 
 async def _post(client: httpx.AsyncClient, path: str, cluster: Cluster, seconds: float) -> dict[str, Any] | str:
-    """Returns the JSON response, or a description of the problem."""
+    """Returns the gateway's JSON response, or a text that describes the problem."""
     body = {"model": "auto", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8}
     try:
         answer = await client.post(path, json=body, headers=cluster.headers, timeout=seconds)

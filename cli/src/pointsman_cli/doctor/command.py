@@ -118,7 +118,7 @@ def _needs_engine(folder: Path | None) -> bool:
 
 
 def _security_findings(url: str, data_dir: DataDir) -> list[Finding]:
-    """The findings on security of the gateway at `url`, or else of this machine's deployment."""
+    """Returns the security findings of the gateway at `url`, or of this machine's deployment if `url` is empty."""
     run = find_run(data_dir.folder)
     found = run_interruptibly(check_gateway(url) if url else check_deployment(run, data_dir))
     return [*found, summary(found)]
@@ -154,7 +154,7 @@ def check_example(folder: Path) -> Iterator[Finding]:
 
 
 def check_engine_of(config: Path, name: str) -> Iterator[Finding]:
-    """Has the gateway send requests to the engine."""
+    """Has the gateway send test requests to an engine of the configuration, and yields its findings."""
     program = [sys.executable, "-m", "pointsman_gateway", "--check", str(config), "--engine", name]
     environment = {"POINTSMAN_LORA_SERVER": "127.0.0.1:8083", **os.environ}
     try:

@@ -101,7 +101,7 @@ DISK_WANTED = 3 * GIB
 
 
 def check_hardware(machine: Machine, *, engine: bool = True) -> Iterator[Finding]:
-    """`engine` tells whether an engine will run on this machine; only then processor, memory and disk are checked."""
+    """Checks Python, and if an `engine` will run on this machine also processor, memory and disk."""
     yield _python(machine)
     if engine:
         yield _cores(machine)
@@ -163,7 +163,7 @@ _PROGRAM_SECONDS = 10.0
 def check_installation(
     data_dir: DataDir, engine_python: Path | None, base_model: str, *, engine: bool = True
 ) -> Iterator[Finding]:
-    """`engine` tells whether an engine will run on this machine."""
+    """Checks services, Valkey and embedding model, and if an `engine` will run here vLLM and the base model."""
     yield _services()
     yield _retriever()
     if engine:
@@ -177,7 +177,7 @@ def check_installation(
 
 
 def has_engine(data_dir: DataDir, engine_python: Path | None) -> bool:
-    """Whether an engine is installed, or one is named by option or environment variable."""
+    """Returns whether an engine is installed, or one is named by option or environment variable."""
     return python_path(data_dir, engine_python).exists() or bool(engine_python or os.environ.get(VARIABLE))
 
 

@@ -96,7 +96,7 @@ async def check_configuration(url: str) -> Finding:
 
 
 async def configuration_finding(client: httpx.AsyncClient, headers: Mapping[str, str] | None = None) -> Finding:
-    """As check_configuration, with the caller's client and headers."""
+    """Checks with the caller's HTTP client and headers that the gateway serves the configuration that is on disk."""
     try:
         response = (await client.get("/v1/configuration", headers=headers)).raise_for_status().json()
     except (httpx.HTTPError, ValueError) as error:
@@ -118,7 +118,7 @@ async def _engine(address: str) -> list[Finding]:
 
 
 async def _prometheus(run: Run) -> list[Finding]:
-    """Empty if `up` runs without Prometheus."""
+    """Checks that the Prometheus of `pointsman up` answers; empty if `up` runs without one."""
     process = run.processes.get(PROMETHEUS)
     if process is None:
         return []

@@ -40,7 +40,7 @@ def is_loopback(host: str) -> bool:
 
 
 async def check_gateway(url: str) -> list[Finding]:
-    """What a client without a key gets at the gateway's HTTP address."""
+    """Checks what a client without a key may do at the gateway's HTTP address."""
     parts = urlsplit(url)
     is_local = is_loopback(parts.hostname or "")
     open_to_others = warn if is_local else fail
@@ -72,7 +72,7 @@ async def check_gateway(url: str) -> list[Finding]:
 
 
 async def check_deployment(run: Run | None, data_dir: DataDir) -> list[Finding]:
-    """What is open on this machine: the gateway, the services behind it, Redis, listeners, and files."""
+    """Checks what is open on this machine: the gateway, the services behind it, Redis, listeners, and files."""
     files = list(check_files(data_dir.folder))
     if run is None:
         return [warn("running", "nothing runs here; only the files are checked"), *files]
@@ -81,12 +81,12 @@ async def check_deployment(run: Run | None, data_dir: DataDir) -> list[Finding]:
 
 
 def _as_failure(finding: Finding) -> Finding:
-    """Without tokens, every user of the machine commands the services; for a plain check that is a warning."""
+    """Makes a finding on missing tokens a failure: without tokens, every user of the machine commands the services."""
     return fail(finding.what, finding.detail) if finding.detail.startswith("none:") else finding
 
 
 def check_redis(url: str) -> Finding:
-    """Redis holds digests of keys, the request log and cached answers; whoever writes to it adds keys."""
+    """Checks who can open Redis: it holds digests of keys and cached answers, and whoever writes to it adds keys."""
     parts = urlsplit(url)
     if parts.scheme == "unix":
         return ok("redis", "a Unix socket, without a port")
@@ -96,7 +96,7 @@ def check_redis(url: str) -> Finding:
 
 
 def check_files(folder: Path) -> Iterator[Finding]:
-    """State holds prompts, answers and tokens. A private folder suffices for everything in it, except for tokens."""
+    """Checks that the data directory, which holds prompts, answers and tokens, cannot be opened by others."""
     if not folder.exists():
         yield ok("files", f"{folder} does not exist")
         return
@@ -117,7 +117,7 @@ def check_files(folder: Path) -> Iterator[Finding]:
 
 
 def _token_words(file: Path) -> list[str]:
-    """The token of each line: the last word, since a list of peers has name and role before it."""
+    """Returns the token of each line of a token file: the last word, after the peer's name and role if any."""
     lines = (line.strip() for line in file.read_text("utf-8", "replace").splitlines())
     return [line.split()[-1] for line in lines if line and not line.startswith("#")]
 
@@ -127,7 +127,7 @@ def _is_weak(token: str) -> bool:
 
 
 def check_listeners(run: Run) -> Iterator[Finding]:
-    """Which processes of `pointsman up` listen on other addresses than loopback ones, and whether with TLS."""
+    """Checks which processes of `pointsman up` listen on addresses that other machines reach, and whether with TLS."""
     found = False
     for name, process in sorted(run.processes.items()):
         try:
@@ -149,7 +149,7 @@ def check_listeners(run: Run) -> Iterator[Finding]:
 
 
 def listening_ports(pid: int, root: Path = Path("/proc")) -> list[int]:
-    """The TCP ports on which a process listens at an address that is not a loopback one. Raises OSError."""
+    """Returns the TCP ports on which a process listens at an address that is not a loopback one; raises OSError."""
     sockets = set()
     for descriptor in (root / str(pid) / "fd").iterdir():
         try:
@@ -176,6 +176,6 @@ def _environment(pid: int) -> dict[str, str]:
 
 
 def summary(findings: list[Finding]) -> Finding:
-    """How much is open; a failure sets the exit code."""
+    """Returns a last finding with the number of failures; if there are any, it sets the exit code."""
     count = sum(finding.level is Level.FAIL for finding in findings)
     return fail("security", f"{count} findings to fix") if count else ok("security", "nothing is open that must not be")

@@ -177,7 +177,7 @@ def _text(file: Path) -> str:
 
 
 def _must_be_writable(file: Path | None) -> None:
-    """Raises UsageError before any request is paid for, if the report could not be written."""
+    """Raises UsageError if the report could not be written, before any request is paid for."""
     if file and (not file.parent.is_dir() or file.is_dir() or not os.access(file.parent, os.W_OK)):
         raise UsageError(f"cannot write {file}: its folder is missing or not yours, or it is a folder")
 

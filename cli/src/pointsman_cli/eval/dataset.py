@@ -41,7 +41,7 @@ def parsed(line: str) -> Any:
 
 
 def whole_lines(file: Path) -> Iterator[tuple[int, str]]:
-    """Yields the numbered lines of a file that will be appended to, after truncating an incomplete last line.
+    """Truncates an incomplete last line of a file that will be appended to, and yields the numbered lines before it.
 
     Raises UsageError if the file cannot be read or truncated.
     """
@@ -71,7 +71,7 @@ class Row:
 
     @property
     def text(self) -> str:
-        """The last message, which holds the question."""
+        """Returns the text of the row's last message, which holds the question."""
         return self.messages[-1]["content"]
 
 

@@ -37,7 +37,7 @@ class Dot:
 
 @dataclass(frozen=True, slots=True)
 class QualityPlot:
-    """Quality on the vertical axis, cost on the horizontal axis."""
+    """The positions in a plot of each path's quality (vertical) against its cost (horizontal)."""
 
     xs: tuple[Tick, ...]
     ys: tuple[Tick, ...]
@@ -74,7 +74,7 @@ class LatencyPlot:
 
 
 def quality_plot(task: TaskReport) -> QualityPlot | None:
-    """Returns None if no path has both a score and a cost."""
+    """Returns a task's plot of quality against cost; None if no path has both."""
     shown = [(number, path) for number, path in enumerate(task.paths, 1) if path.score and path.usd_per_1000]
     if not shown:
         return None
@@ -86,7 +86,7 @@ def quality_plot(task: TaskReport) -> QualityPlot | None:
 
 
 def latency_plot(task: TaskReport) -> LatencyPlot | None:
-    """Returns None if no path answered."""
+    """Returns a task's plot of latencies; None if no path answered."""
     shown = [(number, path) for number, path in enumerate(task.paths, 1) if path.total]
     if not shown:
         return None
@@ -124,7 +124,7 @@ def _height(score: float) -> float:
 
 
 def _steps(front: Sequence[tuple[float, float]]) -> str:
-    """Returns the front as a step line: each quality level extends to the cost of the next better path."""
+    """Returns the front of best paths as a step line: each quality extends to the cost of the next better path."""
     points: list[tuple[float, float]] = []
     for x, y in front:
         points += [(x, points[-1][1] if points else HEIGHT - _BOTTOM), (x, y)]
@@ -185,7 +185,7 @@ def _round_steps(high: float) -> list[float]:
 
 
 def render_html(report: Report) -> str:
-    """Escapes all text that comes from rows, models and configurations."""
+    """Renders the report as one page; escapes all text that comes from rows, models and configurations."""
     environment = Environment(
         loader=PackageLoader("pointsman_cli.eval", "templates"),
         autoescape=True,
@@ -204,5 +204,5 @@ def write_html(report: Report, file: Path) -> None:
 
 
 def shade(count: int, confusion: Confusion, row: int) -> int:
-    """Returns the darkness of a cell in percent: its share of the row."""
+    """Returns the darkness in percent of a cell of a confusion matrix: its share of the row."""
     return round(100 * count / (sum(confusion.counts[row]) or 1))

@@ -104,7 +104,7 @@ def _weights(tasks: Mapping[str, _TaskRows], shares: Mapping[str, float]) -> dic
 def _choices(
     tasks: Mapping[str, _TaskRows], known: Mapping[str, Mapping[str, tuple[float, float]]]
 ) -> Iterator[tuple[str, Callable[[str, _TaskRows], _Outcome]]]:
-    """Yields the name of each choice with a function that returns the outcome of a task's rows."""
+    """Yields the name of each way to choose paths, with a function that returns its outcome on a task's rows."""
     yield AUTO, lambda task, rows: _of_path(rows, AUTO)
     for kind in sorted({kind for rows in tasks.values() for kind in rows.kinds.values()}):
 
@@ -149,7 +149,7 @@ def _oracle(task: str, rows: _TaskRows) -> _Outcome:
 
 
 def _resampled(outcome: Mapping[str, _Outcome], weights: Mapping[str, float]) -> Column:
-    """Returns bootstrap means of the score, stratified by task."""
+    """Returns bootstrap means of the score over all tasks' rows, stratified by task."""
     means = np.zeros(RESAMPLES)
     for task, (scores, _) in outcome.items():
         rng = np.random.default_rng([7, len(task), len(scores)])  # the same rows for every choice

@@ -28,7 +28,7 @@ class Verdict:
 
 class Scorer(Protocol):
     async def judge(self, row: Row, answer: str) -> Verdict:
-        """Raises CommandError if scoring cannot continue."""
+        """Scores an answer to a row; raises CommandError if scoring cannot continue."""
         ...
 
 
@@ -44,7 +44,7 @@ class MetricScorer:
             raise CommandError(f"row {row.id}: {error}") from error
 
     def expected(self, row: Row) -> Any:
-        """Returns the row's facts for the metric `contains` or if it has no output; else its output."""
+        """Returns what an answer is compared with: the row's output, or its facts for the metric `contains`."""
         if row.facts is not None and (self._name == "contains" or row.output is None):
             return row.facts
         return row.output
@@ -58,7 +58,7 @@ class MetricScorer:
 
 
 class JudgeScorer:
-    """Asks a model of the same gateway to judge, at temperature 0 and without the cache."""
+    """Scores answers by asking a model of the same gateway to judge, at temperature 0 and without the cache."""
 
     def __init__(self, client: httpx.AsyncClient, model: str, criteria: str = "") -> None:
         self._client = client
@@ -163,7 +163,7 @@ JUDGE_METRIC = "judge"
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What the command line selects."""
+    """The paths and the metric that the command line selects."""
 
     paths: Sequence[str] = ()
     """Empty: all paths that can answer a row's task."""
@@ -194,12 +194,12 @@ class Plan:
         return sum(len(task.rows) * len(self.choices(task)) for task in self.tasks.values())
 
     def choices(self, task: TaskPlan) -> tuple[str, ...]:
-        """The paths to which each row is sent, and `auto`."""
+        """Returns the paths to which each row of the task is sent, with `auto` in a mixed stream."""
         return (*task.paths, AUTO) if self.is_mixed else task.paths
 
 
 def make_plan(dataset: Dataset, catalogue: Catalogue, wanted: Selection, client: httpx.AsyncClient) -> Plan:
-    """Raises UsageError with the unknown name and the known ones; sends no requests."""
+    """Plans an evaluation without sending requests; raises UsageError with the unknown and the known names."""
     for path in wanted.paths:
         if path not in catalogue.paths:
             raise UsageError(f"there is no path '{path}'; known: {', '.join(sorted(catalogue.paths))}")

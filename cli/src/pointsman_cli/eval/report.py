@@ -18,7 +18,7 @@ VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class Quantiles:
-    """Seconds."""
+    """The median and the 95th percentile of a path's latency, in seconds."""
 
     p50: float
     p95: float
@@ -59,12 +59,12 @@ class PathFigures:
 
     @property
     def mean(self) -> float:
-        """Mean score; 0 if nothing was scored."""
+        """Returns the path's mean score; 0 if nothing was scored."""
         return self.score.mean if self.score else 0.0
 
     @property
     def cost(self) -> float:
-        """Dollars for 1,000 answers."""
+        """Returns the cost in dollars of 1,000 of the path's answers."""
         return sum(self.usd_per_1000.values())
 
     @property
@@ -74,7 +74,7 @@ class PathFigures:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """The difference `first` minus `second`, on rows that both have a score for."""
+    """The difference between the scores of path `first` and path `second`, on rows that both have a score for."""
 
     first: str
     second: str
@@ -177,7 +177,7 @@ def write_report(report: Report, file: Path) -> None:
 
 
 def read_report(file: Path) -> Report:
-    """Raises UsageError if the file is not a report of this version."""
+    """Reads a report that `pointsman eval --json` wrote; raises UsageError if the file is not one of this version."""
     try:
         report = _SHAPE.validate_json(file.read_bytes())
     except OSError as error:

@@ -56,12 +56,12 @@ class Answer:
 
     @property
     def cost_usd(self) -> float:
-        """Dollars without the judge."""
+        """Returns the dollars that the answer cost, without those of a judge that scored it."""
         return sum(self.cost_parts_usd.values())
 
 
 def file_header(plan: Plan) -> dict[str, Any]:
-    """Returns the first line of the file; a different data set, metric or path makes it another evaluation."""
+    """Returns an answer file's first line: data set, metric and paths, without which it cannot be continued."""
     return {
         "evaluation": 1,
         "dataset": plan.dataset.file.name,
@@ -76,7 +76,7 @@ def file_header(plan: Plan) -> dict[str, Any]:
 
 
 class AnswerFile:
-    """A new file of answers, or one to continue."""
+    """A file to which the evaluation's answers are written: a new one, or one of an interrupted run to continue."""
 
     def __init__(self, file: Path, plan: Plan, resume: bool) -> None:
         """Raises UsageError on entry if a new file exists already, or if a file cannot be continued."""
@@ -159,12 +159,12 @@ class RowRequest:
 
     @property
     def place(self) -> tuple[str, str]:
-        """The key of the answer: row and path."""
+        """Returns the row and the path, by which the answer is stored."""
         return self.row.id, self.path
 
 
 async def answer_row(client: httpx.AsyncClient, work: RowRequest) -> Answer:
-    """Returns a scored answer; a failed request is an answer with its error code.
+    """Returns a row's scored answer; a failed request becomes an answer with its error code.
 
     Raises Unreachable if no gateway answers, and CommandError if the scorer fails: then nothing can continue.
     """
@@ -176,7 +176,7 @@ async def answer_row(client: httpx.AsyncClient, work: RowRequest) -> Answer:
 
 
 async def _answer(client: httpx.AsyncClient, work: RowRequest) -> Answer:
-    """Returns an answer without a score, or a failed one."""
+    """Requests an answer and waits if the rate limit says so; returns it without a score, or a failed one."""
     for tries_left in reversed(range(_MAX_ATTEMPTS)):
         try:
             return await _request(client, work)
@@ -232,14 +232,14 @@ def _failed_answer(work: RowRequest, code: str, error: str) -> Answer:
 
 class ProgressListener(Protocol):
     def came(self, answer: Answer) -> None:
-        """Called after each answer."""
+        """Handles one answer that has arrived."""
         ...
 
 
 async def run_plan(
     plan: Plan, client: httpx.AsyncClient, answers: AnswerFile, at_once: int, watcher: ProgressListener
 ) -> list[Answer]:
-    """Returns all answers, including stored ones; raises CommandError if the evaluation cannot continue."""
+    """Sends all requests of the plan that have no stored answer; returns all answers. Raises CommandError."""
     planned = list(row_requests(plan))
     came = [answers.known[work.place] for work in planned if work.place in answers.known]
 
@@ -254,7 +254,7 @@ async def run_plan(
 
 
 def row_requests(plan: Plan) -> Iterator[RowRequest]:
-    """Yields requests row by row; each row starts with another path, because later paths find warmer caches."""
+    """Yields requests row by row; each row starts with another path, because later paths find warmer engine caches."""
     for task in plan.tasks.values():
         for number, row in enumerate(task.rows):
             for path in _rotate(plan.choices(task), number):

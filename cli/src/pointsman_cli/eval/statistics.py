@@ -1,4 +1,4 @@
-"""Quality with intervals, latency, tokens and cost of each path; confusion matrices; rows on which paths disagree."""
+"""Computes each path's quality, latency, tokens and cost, confusion matrices, and rows on which paths disagree."""
 
 import json
 from collections import Counter, defaultdict
@@ -178,7 +178,7 @@ OTHER, NO_JSON, FAILED = "(something else)", "(no JSON)", "(failed)"
 
 
 def confusions(rows: Mapping[str, Row], by_path: Mapping[str, Sequence[Answer]]) -> Iterator[Confusion]:
-    """Yields one matrix for each path; none if the task has no labels (a few texts that recur)."""
+    """Yields one confusion matrix for each path; none if the task has no labels (a few texts that recur)."""
     field = _label_field([row.output for row in rows.values()])
     if field is None:
         return
@@ -232,7 +232,7 @@ _MAX_CHARACTERS = 2000  # of one text
 def disagreements(
     rows: Sequence[Row], by_path: Mapping[str, Sequence[Answer]], most: int
 ) -> tuple[tuple[Disagreement, ...], int]:
-    """Returns the rows with different scores, largest difference first, and their total number."""
+    """Returns at most `most` rows that paths scored differently, largest difference first, and their total number."""
     by_row: dict[str, list[Answer]] = defaultdict(list)
     for of_path in by_path.values():
         for answer in of_path:

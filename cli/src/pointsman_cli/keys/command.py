@@ -50,7 +50,7 @@ MonthOption = Annotated[float | None, typer.Option(metavar="USD", help="Budget p
 def changed_limits(
     requests: int | None, tokens: int | None, concurrency: int | None, day: float | None, month: float | None
 ) -> dict[str, int | float | None]:
-    """Returns the limits that were given; 0 removes one."""
+    """Returns the limits that the command line names, by field; None removes a limit, which is written as 0."""
     named = dict(zip(Limits.__dataclass_fields__, (requests, tokens, concurrency, day, month), strict=True))
     return {name: value or None for name, value in named.items() if value is not None}
 
@@ -75,7 +75,7 @@ def expiry_time(text: str, now: float) -> float | None:
 
 
 def run_on_keys(redis: str, data_dir: Path, work: Callable[[Administration], Awaitable[T]]) -> T:
-    """Returns what `work` does; raises UsageError if `redis` is no address, or nothing runs and none is given."""
+    """Runs `work` on the key store in Redis and returns its result; raises UsageError if there is no usable address."""
     url = redis_url(redis, DataDir.at(data_dir))
     if not url:
         raise UsageError("there is no Redis to keep keys in: nothing runs here, and no --redis was given")

@@ -106,7 +106,7 @@ def print_run(state: RunState) -> None:
 
 
 def _facts(step: StepState) -> Iterator[str]:
-    """Yields the short facts; the state file holds all."""
+    """Yields the facts of a step that fit on one line of the display; the state file holds all."""
     for name, value in step.facts.items():
         if isinstance(value, str | int | float) and not isinstance(value, bool):
             yield f"{name} {value}"
@@ -212,7 +212,7 @@ class Addresses:
 
     @classmethod
     def of(cls, data_dir: DataDir, url: str, redis: str, retriever: str, lora_server: str) -> "Addresses":
-        """Uses the given addresses, else those of the running `pointsman up`; raises UsageError if there are none."""
+        """Returns the given addresses, else the running `pointsman up`'s; raises UsageError if there are none."""
         running = find_run(data_dir.folder)
         if running is not None:
             url, redis = url or running.http, redis or running.redis_url
@@ -241,7 +241,7 @@ async def run_retraining(
     gateway: Gateway,
     console: Console,
 ) -> RunState:
-    """Runs or continues a run; raises CommandError or PointsmanError, after which the run can be continued."""
+    """Runs or continues a retraining; after a CommandError or PointsmanError it can be continued."""
     lines = ProgressLines(console)
     registry = Registry(addresses.lora_server, f"retrain {run_file.state.run}")
     arguments = ["data", str(wish.config), wish.task, "--out", str(wish.data)]

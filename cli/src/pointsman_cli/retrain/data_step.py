@@ -59,13 +59,13 @@ class AnswerSource(Protocol):
 
 class DatasetBuilder(Protocol):
     async def __call__(self, teacher_answers: Path | None) -> dict[str, Any]:
-        """Builds a data set and returns the facts of its report."""
+        """Builds a data set from the teacher's answers and the request log; returns the facts of its report."""
         ...
 
 
 class RowRenderer(Protocol):
     async def __call__(self, data: Path, held_out: Path | None) -> tuple[Path, Path | None, str]:
-        """Renders rows by the student's strategies; returns the rendered files, and a sentence on them."""
+        """Renders rows as prompts of the path that is trained; returns the rendered files, and a sentence on them."""
         ...
 
 
@@ -146,7 +146,7 @@ def _text(file: Path, number: int, line: str) -> str:
 
 class Gateway:
     def __init__(self, url: str, key: str = "") -> None:
-        """`key` is the API key, if the gateway needs one."""
+        """Takes the gateway's URL, and in `key` an API key if the gateway needs one."""
         self._url = url
         self._headers = {"authorization": f"Bearer {key}"} if key else {}
 
@@ -181,7 +181,7 @@ class Gateway:
 
 
 async def _answer(client: httpx.AsyncClient, place: str, body: Mapping[str, Any]) -> ModelAnswer:
-    """Raises CommandError if all attempts fail."""
+    """Requests one answer, and retries failures that may pass; raises CommandError if all attempts fail."""
     for tries_left in reversed(range(MAX_ATTEMPTS)):
         wait = RETRY_SECONDS
         try:
@@ -216,7 +216,7 @@ def _prompt_digest(body: Mapping[str, Any]) -> str:
 
 
 def _read_answers(file: Path) -> Iterable[ModelAnswer]:
-    """Skips a line that a killed process left incomplete."""
+    """Yields the answers that are stored in the file; skips a line that a killed process left incomplete."""
     if not file.is_file():
         return
     for _, line in whole_lines(file):

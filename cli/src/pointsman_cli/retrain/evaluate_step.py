@@ -103,7 +103,7 @@ MAX_WORSE_ROWS = 5
 
 @dataclass(frozen=True, slots=True)
 class ScoredRow:
-    """A row with both answers and their scores."""
+    """One held-out row with the answers of the current and the new version, and their scores."""
 
     row: Row
     now: ModelAnswer
@@ -153,7 +153,7 @@ class EvaluateStep:
         return self.plan.student if await self.registry.stable(self.plan.alias) else self.plan.teacher
 
     async def _marked(self, rows: Sequence[Row], incumbent: str, version: str) -> list[ScoredRow]:
-        """Leaves out rows without a score from the judge; raises CommandError if none is left."""
+        """Scores both versions on the held-out rows; leaves out rows that the judge gave no score."""
         theirs = await self._ask(f"path:{incumbent}", {}, [row.messages for row in rows], f"asking {incumbent}")
         questions = await self._prompts(rows)
         ours = await self._ask(version, self.plan.sampling, questions, f"asking {version}")
@@ -168,7 +168,7 @@ class EvaluateStep:
         return marked
 
     async def _prompts(self, rows: Sequence[Row]) -> Sequence[Messages]:
-        """Returns what the student path would send: a version that no path names yet gets its messages as they are."""
+        """Returns the messages that the student path would send for each row; without a path, the row's own."""
         if not self.plan.is_rendered:
             return [row.messages for row in rows]
         file = self.folder / "heldout_rows.jsonl"
@@ -189,7 +189,7 @@ class EvaluateStep:
 
 
 def heldout_rows(plan: RetrainPlan, state: RunState) -> Sequence[Row]:
-    """Raises UsageError if the configured file is invalid, and CommandError if there are no held-out rows."""
+    """Returns a task's held-out rows, from the configured file or the data set; raises UsageError or CommandError."""
     if plan.heldout:
         rows = read_dataset(plan.heldout, plan.task).rows
         return [replace(row, id=f"{plan.heldout.name}:{row.id}") for row in rows if row.task == plan.task]

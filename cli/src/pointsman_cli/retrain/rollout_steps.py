@@ -14,7 +14,7 @@ POLL_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class AliasState:
-    """Where an alias points, and its canary."""
+    """The version to which an alias points, and its canary."""
 
     stable: str
     canary: str
@@ -24,7 +24,7 @@ class AliasState:
 
 class CanaryRegistry(Protocol):
     async def alias_state(self, alias: str) -> AliasState | None:
-        """Returns None if the alias does not exist."""
+        """Returns where the alias points; None if it does not exist."""
         ...
 
     async def set_canary(self, alias: str, version: str, terms: CanaryTerms, expected: str) -> None: ...
@@ -77,7 +77,7 @@ class CanaryStep:
 
 class AliasMover(Protocol):
     async def move(self, alias: str, version: str, expected: str) -> None:
-        """Moves an alias; idempotent. `expected` is the version that it must point to now, empty for any."""
+        """Points an alias to a version; idempotent. `expected` is the version that it must point to now, or ""."""
         ...
 
 

@@ -50,7 +50,7 @@ class RunState:
 
     @property
     def version(self) -> str:
-        """The trained version; empty before training."""
+        """Returns the adapter version that was trained; empty before training."""
         return next((str(step.facts["version"]) for step in self.steps.values() if step.facts.get("version")), "")
 
     def with_step(self, name: str, **changed: Any) -> "RunState":
@@ -66,7 +66,7 @@ class RunFile:
         self._put(self.state.with_step(step, status=RUNNING, began=self.state.steps[step].began or time.time()))
 
     def note(self, step: str, facts: Facts) -> None:
-        """Saves facts that the step needs if it is interrupted."""
+        """Saves facts of a running step, which it needs to continue after an interruption."""
         self._put(self.state.with_step(step, facts={**self.state.facts(step), **facts}))
 
     def end(self, step: str, status: str, facts: Facts) -> None:
@@ -92,7 +92,7 @@ def start_run(runs_folder: Path, task: str, method: str, steps: tuple[str, ...])
 
 
 def latest_run(runs_folder: Path) -> RunFile | None:
-    """Returns the newest run of a task, None if there is none; raises CommandError if its file cannot be read."""
+    """Returns a task's newest retraining, None if there is none; raises CommandError if it cannot be read."""
     files = sorted(runs_folder.glob(f"*/{STATE_FILE}"))
     if not files:
         return None
@@ -124,7 +124,7 @@ class Step(Protocol):
     async def take(self, state: RunState, note: Callable[[Facts], None]) -> StepResult:
         """Runs or continues the step; facts saved by `note` before an interruption are in the state.
 
-        Raises CommandError or PointsmanError; then the step runs again when the run is continued.
+        Raises CommandError or PointsmanError; then the step runs again when the retraining is continued.
         """
         ...
 
@@ -136,7 +136,7 @@ Retire = Callable[[str, str], Awaitable[None]]
 async def run_steps(
     steps: Sequence[Step], run_file: RunFile, retire: Retire, report_progress: Callable[[str], None], until: str = ""
 ) -> RunState:
-    """Runs the steps to the end, or up to and including the step `until`."""
+    """Runs the steps to the end, or up to and including the step named `until`; returns the last state."""
     for step in steps:
         status = run_file.state.steps[step.name].status
         if status == REFUSED:
@@ -152,7 +152,7 @@ async def run_steps(
 
 
 async def _run_step(step: Step, run_file: RunFile, report_progress: Callable[[str], None]) -> bool:
-    """Returns whether the step rejects the version."""
+    """Runs one step and saves its result; returns whether the step rejects the new version."""
     run_file.begin(step.name)
     taken = await step.take(run_file.state, lambda facts: run_file.note(step.name, facts))
     reason = {"refusal": taken.refusal} if taken.refusal else {}
@@ -214,7 +214,7 @@ class RetrainPlan:
 
 
 async def read_plan(folder: Path, task: str, data_dir: DataDir) -> RetrainPlan:
-    """Raises CommandError if the configuration is invalid."""
+    """Reads a task's retraining plan from the configuration; raises CommandError if the configuration is invalid."""
     return parse_plan(await lab_facts(LabJob(["plan", str(folder), task], data_dir, as_json=True)))
 
 

@@ -29,7 +29,7 @@ EXCLUDED_FOR_DPO = ("rank", "learning_rate")
 
 @dataclass(frozen=True, slots=True)
 class TrainingSpec:
-    """The parameters of a training job."""
+    """The name, data, method and parameters of a training job."""
 
     name: str
     data: Path
@@ -51,7 +51,7 @@ class TrainingResult:
 
 
 class Registry:
-    """Aliases and versions; every method raises PointsmanError on failure."""
+    """The lora-server's aliases and versions; every method raises PointsmanError on failure."""
 
     def __init__(self, address: str, author: str) -> None:
         self._address = address
@@ -101,10 +101,10 @@ class Registry:
 
 
 class Trainer:
-    """Training jobs; every method raises PointsmanError on failure."""
+    """Starts and follows training jobs of a lora-server; every method raises PointsmanError on failure."""
 
     def __init__(self, address: str, report_progress: Callable[[str, dict[str, object]], None]) -> None:
-        """`tell` gets every event of a job with its facts."""
+        """Takes the lora-server's address; `report_progress` gets every event of a job with its facts."""
         self._address = address
         self._tell = report_progress
 
@@ -128,7 +128,7 @@ class Trainer:
         return str(job.id)
 
     async def _find_started_job(self, spec: TrainingSpec) -> str:
-        """Finds a job that this run started before it was killed; the job's author names the run."""
+        """Finds a job that this retraining started before it was killed: the job's author names the retraining."""
         request = training_pb2.ListTrainingJobsRequest(name=spec.name)
         found = await call_training(self._address, lambda server: server.List(request, timeout=TRAINING_CALL_SECONDS))
         failed = (training_pb2.TRAINING_STATE_FAILED, training_pb2.TRAINING_STATE_CANCELLED)
@@ -136,7 +136,7 @@ class Trainer:
         return next((str(job.id) for job in mine), "")
 
     async def follow(self, job: str) -> TrainingResult:
-        """Waits for the end of a job."""
+        """Waits until the job ends; returns its result."""
         async for kind, facts in training_events(self._address, job):
             self._tell(kind, facts)
         request = training_pb2.GetTrainingJobRequest(id=job)
@@ -146,7 +146,7 @@ class Trainer:
 
 class TrainingService(Protocol):
     async def start(self, spec: TrainingSpec) -> str:
-        """Returns the job's id; idempotent: a job that the same author already started is returned."""
+        """Starts a training job, unless the same author has already started it; returns the job's id."""
         ...
 
     async def follow(self, job: str) -> TrainingResult: ...
@@ -160,7 +160,7 @@ class AliasLookup(Protocol):
 
 class CollectionSketches(Protocol):
     async def __call__(self) -> Mapping[str, str]:
-        """Returns sketches of the teacher's collections, as facts for the manifest."""
+        """Returns sketches of the collections that the teacher path retrieves from, as facts for the manifest."""
         ...
 
 
@@ -211,14 +211,14 @@ DATA_TIME_FACT = "data_unix"
 
 @dataclass(frozen=True, slots=True)
 class CollectionDates:
-    """Reads the sketches from the retriever."""
+    """Reads sketches of the teacher path's collections from the retriever: which documents the data covers."""
 
     retriever: str
     tenant: str
     collections: Sequence[str]
 
     async def __call__(self) -> Mapping[str, str]:
-        """Raises PointsmanError if a collection does not exist."""
+        """Returns the sketches and the time as facts for the manifest; raises PointsmanError."""
         sketches = {name: await fetch_sketch(self.retriever, self.tenant, name) for name in self.collections}
         return {
             DATA_TIME_FACT: str(round(time.time())),

@@ -43,13 +43,13 @@ class BestScores:
 
 
 def search_candidates() -> SearchCandidates:
-    """Returns the settings to compare; the first one is the default."""
+    """Returns the search settings that `tune` compares, by name; the first one is the default."""
     weighed = {f"dense_weight {weight:.1f}": pb.SearchSettings(dense_weight=weight) for weight in _tenths(2, 10)}
     return {"by agreement": pb.SearchSettings(), **weighed, "ranks (RRF)": pb.SearchSettings(fusion=pb.RRF)}
 
 
 def read_labelled(file: Path) -> list[LabelledQuery]:
-    """Reads JSON Lines of {"query": ..., "documents": [ids]}; raises UsageError."""
+    """Reads labelled queries, JSON Lines of {"query": ..., "documents": [ids]}; raises UsageError."""
     found = []
     for number, line in numbered(text_of(file)):
         try:
@@ -62,7 +62,7 @@ def read_labelled(file: Path) -> list[LabelledQuery]:
 
 
 def _labelled_query(row: Any) -> LabelledQuery:
-    """Raises ValueError with what is wrong."""
+    """Converts one JSON row to a labelled query; raises ValueError with what is wrong."""
     query, documents = (row.get("query"), row.get("documents")) if isinstance(row, dict) else (None, None)
     if not isinstance(query, str) or not query.strip():
         raise ValueError('has no "query" that is a text')
@@ -79,10 +79,11 @@ def ndcg(found: Sequence[str], wanted: frozenset[str]) -> float:
 def choose_settings(scores: Mapping[str, Sequence[float]]) -> str:
     """Returns the best setting that beats the default significantly; the default if none does.
 
-    A permutation test of the maximum (P. H. Westfall, S. S. Young, Resampling-Based Multiple Testing, 1993): if a
-    setting is as good as the default, each query might as well have favoured the other. So the signs of the differences
-    are flipped query by query, for all settings alike. A setting beats the default if the best of all settings gets as
-    far ahead in at most SIGNIFICANCE_LEVEL of the flips. This holds for few queries, and for many or similar settings.
+    This is a permutation test of the maximum (P. H. Westfall, S. S. Young, Resampling-Based Multiple Testing, 1993): if
+    a setting is as good as the default, each query might as well have favoured the other. So the signs of the
+    differences are flipped query by query, for all settings alike. A setting beats the default if the best of all
+    settings gets as far ahead in at most SIGNIFICANCE_LEVEL of the flips. This holds for few queries, and for many or
+    similar settings.
     """
     first, *others = scores
     differences = np.array([np.subtract(scores[way], scores[first]) for way in others])
@@ -97,9 +98,10 @@ def choose_settings(scores: Mapping[str, Sequence[float]]) -> str:
 
 
 def thresholds(answered: Sequence[BestScores], unanswered: Sequence[BestScores]) -> tuple[float, float]:
-    """Returns the smallest cosine and the smallest coverage that count as relevant.
+    """Returns the smallest cosine and the smallest word coverage at which a result counts as relevant.
 
-    With unanswerable queries, it separates both kinds best; without, it keeps nearly all answerable ones.
+    If there are unanswerable queries, the thresholds separate both kinds best; else they keep nearly all answerable
+    ones.
     """
     if not unanswered:
         ranked = sorted(seen.dense for seen in answered)

@@ -39,7 +39,7 @@ def top_view(view: View) -> RenderableType:
 
 
 def as_json(view: View) -> dict[str, Any]:
-    """A service that does not answer has no figures; its `problem` says why."""
+    """Returns the view as JSON; a service that does not answer has no figures, and its `problem` says why."""
     return {
         "unix_ms": view.unix_ms,
         "gateway": {"url": view.where.gateway, "problem": view.gateway_problem, **_fields(view.gateway)},
@@ -152,7 +152,7 @@ def _bad(line: str) -> Text:
 
 
 def _seconds(value: float | None) -> str:
-    """A duration for a table column: at most six characters wide if it is below three hours."""
+    """Formats a duration for a table column: at most six characters wide if it is below three hours."""
     if value is None:
         return _NOTHING
     if value < 0.0095:
@@ -256,14 +256,14 @@ async def _live(console: Console, watched: Services, interval: float) -> None:
 
 
 async def _print(console: Console, watched: Services, interval: float, in_json: bool) -> None:
-    """Prints a view at each interval; JSON on one line."""
+    """Prints the figures at each interval, each JSON view on one line."""
     await watched.look()
     async for view in _looks(watched, interval):
         _show(console, view, in_json)
 
 
 async def _looks(watched: Services, interval: float) -> AsyncIterator[View]:
-    """Yields views at a steady pace, the first after one interval."""
+    """Polls the services at a steady pace and yields each view, the first after one interval."""
     due = time.monotonic()
     while True:
         due = max(due + interval, time.monotonic())
@@ -272,7 +272,7 @@ async def _looks(watched: Services, interval: float) -> AsyncIterator[View]:
 
 
 def _show(console: Console, view: View, in_json: bool) -> None:
-    """Uses `print`, which raises an error for a broken pipe; the rich console would raise SystemExit inside a task."""
+    """Prints a view with `print`, which raises an error for a broken pipe; rich would raise SystemExit in a task."""
     if in_json:
         print(json.dumps(as_json(view)), flush=True)
     else:

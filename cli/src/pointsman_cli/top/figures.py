@@ -47,7 +47,7 @@ class PathFigures:
 
 @dataclass(frozen=True, slots=True)
 class WorkerFigures:
-    """The figures of one of several processes of the gateway."""
+    """The figures of one worker process of a gateway that has several."""
 
     worker: str
     up: bool
@@ -81,7 +81,7 @@ class LoraFigures:
 
 
 def gateway_figures(window: Window) -> GatewayFigures | None:
-    """Returns None until there are two scrapes."""
+    """Computes the gateway's figures over the window; None until there are two scrapes."""
     if not window.seconds or window.latest is None:
         return None
     paths = _Paths(window)
@@ -110,7 +110,7 @@ def _workers(window: Window) -> Iterator[WorkerFigures]:
 
 
 def lora_figures(window: Window) -> LoraFigures | None:
-    """Returns None until there are two scrapes."""
+    """Computes the lora-server's figures over the window; None until there are two scrapes."""
     if not window.seconds or window.latest is None:
         return None
     return LoraFigures(
@@ -126,7 +126,7 @@ def lora_figures(window: Window) -> LoraFigures | None:
 
 
 class _Paths:
-    """The counters of a window, grouped by path."""
+    """The growth of the gateway's counters in a time window, grouped by path."""
 
     def __init__(self, window: Window) -> None:
         self._seconds = window.seconds
@@ -180,7 +180,7 @@ def _failures(window: Window) -> dict[str, float] | None:
 
 
 def _tokens(window: Window) -> dict[tuple[str, str], float]:
-    """Tokens by path and type."""
+    """Returns the number of tokens in the window by path and token type."""
     tokens: dict[tuple[str, str], float] = defaultdict(float)
     for labels, amount in window.growth("pointsman_tokens_total"):
         tokens[labels.get("path", ""), labels.get("type", "")] += amount

@@ -41,7 +41,7 @@ def parse_metrics(text: str, at: float, wanted: tuple[str, ...]) -> Scrape:
 
 @dataclass(frozen=True, slots=True)
 class Quantiles:
-    """None if nothing was observed."""
+    """The 50th, 95th and 99th percentile of a histogram; None if nothing was observed."""
 
     p50: float | None = None
     p95: float | None = None
@@ -49,12 +49,12 @@ class Quantiles:
 
     @classmethod
     def of(cls, buckets: Mapping[float, float]) -> "Quantiles":
-        """`buckets` maps each upper edge, including infinity, to the number of observations at or below it."""
+        """Computes the quantiles; `buckets` maps upper edges, including infinity, to cumulative counts."""
         return cls(*(quantile(buckets, share) for share in (0.5, 0.95, 0.99)))
 
 
 def quantile(buckets: Mapping[float, float], share: float) -> float | None:
-    """Interpolates as Prometheus's `histogram_quantile`: linearly between edges, up to the highest finite edge."""
+    """Returns a quantile as Prometheus does: linear between edges, up to the highest finite edge."""
     edges = sorted(buckets)
     if not edges or buckets[edges[-1]] <= 0:
         return None
@@ -74,7 +74,7 @@ _COUNTERS = ("_total", "_bucket", "_count", "_sum")
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """The change from one scrape to the next."""
+    """How much each counter grew from one scrape to the next."""
 
     ended: float
     seconds: float
@@ -83,7 +83,7 @@ class _Step:
 
 class Window:
     def __init__(self, length: float) -> None:
-        """`length` is in seconds; the last step is kept whole even if it is longer."""
+        """Keeps the scrapes of the last `length` seconds; the last step is kept whole even if it is longer."""
         self._length = length
         self._steps: deque[_Step] = deque()
         self.latest: Scrape | None = None
@@ -98,11 +98,11 @@ class Window:
 
     @property
     def seconds(self) -> float:
-        """The time that the figures cover; 0 until there are two scrapes."""
+        """Returns the seconds that the figures cover; 0 until there are two scrapes."""
         return sum(step.seconds for step in self._steps)
 
     def growth(self, name: str) -> Iterator[tuple[dict[str, str], float]]:
-        """Yields labels and growth; the same labels may occur several times."""
+        """Yields labels and growth of each series of a metric; the same labels may occur several times."""
         for step in self._steps:
             for labels, amount in step.growth.get(name, {}).items():
                 yield dict(labels), amount
@@ -112,7 +112,7 @@ class Window:
 
 
 def _growth(before: Samples, after: Samples) -> dict[str, dict[Labels, float]]:
-    """Computes growth like Prometheus's `increase`, but exactly: a new or reset counter started at 0."""
+    """Returns each counter's growth, like Prometheus's `increase` but exact: a new or reset counter started at 0."""
     growth: dict[str, dict[Labels, float]] = {}
     for name, series in after.items():
         if not name.endswith(_COUNTERS):

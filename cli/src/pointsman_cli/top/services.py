@@ -48,7 +48,7 @@ class EngineAdapters:
 
 
 async def fetch_adapter_view(channel: grpc.aio.Channel) -> EngineAdapters:
-    """Raises the PointsmanError of the call if the lora-server does not answer."""
+    """Returns the engine's adapters and the versions' states; raises the PointsmanError of a call that fails."""
     server = lora_server_stub(channel)
     with service_errors("lora-server"):
         watching = server.Watch(pb.WatchRequest(), timeout=ADAPTER_TIMEOUT_SECONDS)
@@ -118,7 +118,7 @@ class Services:
         self._adapters_problem = ""
 
     async def look(self) -> View:
-        """Polls all services concurrently; never raises if one does not answer."""
+        """Polls all services concurrently and returns their figures; never raises if one does not answer."""
         await asyncio.gather(self._gateway.look(), self._lora.look(), self._look_at_adapters())
         return View(
             where=self._where,
@@ -140,7 +140,7 @@ class Services:
 
 @asynccontextmanager
 async def services(where: ServiceAddresses, window: float) -> AsyncIterator[Services]:
-    """`window` is the number of seconds that the figures cover."""
+    """Opens the connections to poll; `window` is the number of seconds that the figures cover."""
     headers = {"accept": "text/plain"}
     async with (
         httpx.AsyncClient(timeout=TIMEOUT_SECONDS, trust_env=False, headers=headers) as client,
@@ -165,7 +165,7 @@ class _Metrics:
             self.problem = str(error)
 
     async def _scrape(self) -> Scrape:
-        """Raises CommandError with the reason if the metrics cannot be read."""
+        """Reads a service's metrics; raises CommandError with the reason if they cannot be read."""
         try:
             answer = (await self._client.get(self._url)).raise_for_status()
             return parse_metrics(answer.text, time.monotonic(), self._wanted)

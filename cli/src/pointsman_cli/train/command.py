@@ -36,7 +36,7 @@ from pointsman_cli.train.progress import Done, TrainingProgress, parse_event
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where to register the result; an empty address means nowhere."""
+    """The lora-server where the trained adapter is registered; an empty address means that it is not."""
 
     address: str
     alias: str

@@ -18,7 +18,7 @@ METRICS = ("exact", "json_f1", "word_f1", "preference_accuracy")
 
 @dataclass(frozen=True, slots=True)
 class DataReport:
-    """Statistics of the data, before training starts."""
+    """Statistics of the training data, reported before training starts."""
 
     rows: int
     heldout_rows: int
@@ -29,7 +29,7 @@ class DataReport:
 
 @dataclass(frozen=True, slots=True)
 class RenderedPrompt:
-    """One example as the model reads it."""
+    """One example of the training data, as the model reads it."""
 
     text: str
     row: str
@@ -78,7 +78,7 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class StateChanged:
-    """A new state of a job of the lora-server."""
+    """A training job of the lora-server has reached a new state."""
 
     state: str
     facts: Mapping[str, Any]
@@ -86,7 +86,7 @@ class StateChanged:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A line that is not an event, or an unknown event; shown as it came."""
+    """A line of the trainer that is not a known event; it is shown as it came."""
 
     text: str
 
@@ -104,7 +104,7 @@ def parse_event(line: str) -> TrainerEvent:
 
 
 def to_event(kind: str, found: Mapping[str, Any]) -> TrainerEvent | None:
-    """Returns None for an unknown or malformed event. Numbers may be floats, as in protobuf structs."""
+    """Converts a trainer's event; None if it is unknown or malformed. Numbers may be floats, as in protobuf structs."""
     try:
         return _read(kind, found)
     except (KeyError, TypeError, ValueError, AttributeError):
@@ -251,7 +251,7 @@ class TrainingProgress:
 
 
 def _compared(ours: Mapping[str, float], prompting: Mapping[str, float]) -> str:
-    """Formats the comparison with prompting, and its consequence."""
+    """Formats how the adapter's score compares with prompting the base model, and what follows."""
     pairs = ", ".join(
         f"{name} {value:.3g} against {prompting[name]:.3g}" for name, value in ours.items() if name in prompting
     )

@@ -134,7 +134,7 @@ def up(
 def _own_model(
     names: Sequence[str], arguments: Sequence[str], data_dir: DataDir, environment: EngineEnvironment
 ) -> tuple[Path, BaseModel]:
-    """Returns the folder with the configuration of `--model`, and its model."""
+    """Writes the configuration of `--model`; returns its folder and the model."""
     if len(names) > 1:
         raise UsageError(f"vLLM serves one model; --model is given {len(names)} times")
     located = locate_base_model(names[0], Path.cwd(), data_dir)
@@ -153,7 +153,7 @@ def _prepared(model: BaseModel, environment: EngineEnvironment, arguments: Seque
 
 
 async def run_up(setup: StartPlan, screen: StartupOutput, backoff: Backoff) -> None:
-    """Runs all services until cancelled; raises if they do not come up."""
+    """Runs all services until cancelled; raises if one of them does not come up."""
     async with reaper_running(setup.data_dir.lock_file) as guard:
         supervisor = Supervisor(guard)
         try:

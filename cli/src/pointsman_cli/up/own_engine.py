@@ -62,7 +62,7 @@ def write_engine_config(option: EngineOption, data_dir: DataDir) -> Path:
 
 
 def base_url(url: str) -> str:
-    """Returns the URL without `/v1`; raises UsageError if it is not a URL."""
+    """Returns the engine's URL without `/v1`; raises UsageError if it is not a URL."""
     try:
         parts = urlsplit(url)
         is_valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and not parts.query
@@ -74,7 +74,7 @@ def base_url(url: str) -> str:
 
 
 def list_models(url: str, key_env: str) -> Sequence[Mapping[str, Any]]:
-    """Reads /v1/models without following redirects; raises UsageError."""
+    """Reads the models that an engine lists at /v1/models, without following redirects; raises UsageError."""
     headers = {"authorization": f"Bearer {os.environ[key_env]}"} if key_env else {}
     try:
         with (
@@ -108,7 +108,7 @@ def _rejection(url: str, response: httpx.Response) -> str:
 
 
 def engine_config(url: str, option: EngineOption, listed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Returns the content of pointsman.yaml; raises UsageError if no model can be used."""
+    """Returns the content of pointsman.yaml for an engine; raises UsageError if none of its models can be used."""
     bases = {entry["id"]: entry for entry in listed if not entry.get("parent")}
     names = list(option.models) or chat_models(bases)
     unknown = [name for name in names if name not in bases]
@@ -136,7 +136,7 @@ def engine_config(url: str, option: EngineOption, listed: Sequence[Mapping[str, 
 
 
 def chat_models(listed: Iterable[str]) -> list[str]:
-    """Returns the names without those that say that the model is not for chat."""
+    """Returns the model names, without those whose words say that the model is not for chat."""
     return [name for name in listed if _NAME.fullmatch(name) and not _NOT_FOR_CHAT.search(name)]
 
 

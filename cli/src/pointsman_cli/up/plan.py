@@ -23,7 +23,7 @@ HOST = "127.0.0.1"
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """Each as "HOST:PORT"; empty for a service that is not started."""
+    """The address of each service as "HOST:PORT"; empty for a service that is not started."""
 
     http: str
     grpc: str
@@ -35,7 +35,7 @@ class Addresses:
 
 
 def choose_addresses(http: str, grpc: str) -> Addresses:
-    """Raises UsageError if a given port is in use; port 0 takes a free one."""
+    """Chooses a free port for every service; raises UsageError if a given port is in use. Port 0 takes a free one."""
     with ExitStack() as held:  # all ports are held until the last is chosen, so that no two are equal
 
         def hold(address: str, option: str) -> str:
@@ -76,7 +76,7 @@ def hold_port(address: str, option: str) -> Iterator[str]:
 
 
 def split_address(address: str, option: str) -> tuple[str, int]:
-    """Raises UsageError if the text is not "HOST:PORT"."""
+    """Splits "HOST:PORT" into its parts; raises UsageError if the text is not of that form."""
     host, colon, port = address.rpartition(":")
     if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
         raise UsageError(f"{option} is '{address}'; it should be HOST:PORT, such as 127.0.0.1:8080")
@@ -98,7 +98,7 @@ class Service:
 
 @dataclass(frozen=True, slots=True)
 class Programs:
-    """Paths of the installed programs."""
+    """The paths of the programs that `pointsman up` starts."""
 
     engine_python: Path | None
     valkey_server: Path
@@ -107,7 +107,7 @@ class Programs:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Started in this order, stopped in reverse."""
+    """The services of `pointsman up`, in the order in which they start; they are stopped in reverse."""
 
     valkey: Service
     retriever: Service | None
@@ -125,7 +125,7 @@ class Plan:
 def make_plan(
     example: Example, data_dir: DataDir, addresses: Addresses, programs: Programs, base: BaseModel | None = None
 ) -> Plan:
-    """`base` is the example's base model if it has been prepared."""
+    """Describes all services of an example; `base` is its base model if that has been prepared."""
     if base is None and example.base_model:
         base = locate_base_model(example.base_model, example.folder, data_dir)
     return Plan(
@@ -186,7 +186,7 @@ def _lora_server(
 
 
 def _data_roots(example: Example, data_dir: DataDir) -> str:
-    """By default, training data may be in the current folder, the example's folder and the data directory."""
+    """Returns the folders that may hold training data: by default the current, the example's, the data directory."""
     folders = dict.fromkeys((Path.cwd(), example.folder.absolute(), data_dir.folder))
     return os.environ.get("POINTSMAN_LORA_DATA_ROOTS") or os.pathsep.join(map(str, folders))
 
@@ -239,7 +239,7 @@ def server_binary() -> Path:
 
 
 def socket_path(data_dir: DataDir) -> Path:
-    """Below `data_dir`, or if its path is too long for a socket, in a folder of its own for temporary files."""
+    """Returns the path of Valkey's Unix socket: in `data_dir`, or if that is too long, in a temporary folder."""
     path = data_dir.valkey / "valkey.sock"
     if len(os.fsencode(path)) <= MAX_SOCKET_PATH:
         return path
@@ -252,9 +252,7 @@ def redis_url(data_dir: DataDir) -> str:
 
 
 def prepare_folders(data_dir: DataDir) -> None:
-    """Creates the folders of Valkey's data and of its socket. Raises `CommandError` if the socket's folder is another
-    user's.
-    """
+    """Creates the folders of Valkey's data and socket; raises CommandError if the socket's belongs to another user."""
     data_dir.valkey.mkdir(parents=True, exist_ok=True)
     folder = socket_path(data_dir).parent
     folder.mkdir(exist_ok=True)

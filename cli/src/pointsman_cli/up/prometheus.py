@@ -24,7 +24,7 @@ _INTERVAL = 0.1  # seconds between two polls
 
 
 def find_program() -> Path:
-    """Raises UsageError with installation instructions if Prometheus is not installed."""
+    """Returns the path of Prometheus; raises UsageError with installation instructions if it is not installed."""
     found = shutil.which(PROMETHEUS)
     if found is None:
         raise UsageError(
@@ -48,7 +48,7 @@ def make_service(program: Path, address: str, data_dir: DataDir) -> Service:
 
 
 def write_configuration(data_dir: DataDir, addresses: Addresses, rules: Path = RULES) -> None:
-    """Writes the configuration, without rules if their folder does not exist."""
+    """Writes Prometheus's configuration, without alert rules if their folder does not exist."""
     file = _configuration_file(data_dir)
     file.parent.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(_configuration(addresses, rules if rules.is_dir() else None), sort_keys=False)
@@ -56,7 +56,7 @@ def write_configuration(data_dir: DataDir, addresses: Addresses, rules: Path = R
 
 
 def _configuration(addresses: Addresses, rules: Path | None) -> dict[str, Any]:
-    """The job names are those that rules and dashboards use."""
+    """Returns Prometheus's configuration, with the job names that the alert rules and dashboards use."""
     jobs = {
         "gateway": addresses.http,
         "retriever": addresses.retriever_metrics,
@@ -73,7 +73,6 @@ def _configuration(addresses: Addresses, rules: Path | None) -> dict[str, Any]:
 
 
 async def wait_for_prometheus(address: str) -> None:
-    """Waits until Prometheus answers."""
     try:
         async with asyncio.timeout(_READY_SECONDS), httpx.AsyncClient(timeout=_CALL_SECONDS, trust_env=False) as client:
             while not await is_ready(client, address):  # noqa: ASYNC110 -- the event would have to come from another process

@@ -45,7 +45,7 @@ async def wait_for_valkey(socket: str) -> None:
 
 
 async def wait_until_serving(address: str, name: str) -> None:
-    """Waits for gRPC health to say SERVING."""
+    """Waits until the gRPC health check of the service at `address` reports SERVING."""
     async with open_anonymous_channel(address) as channel:
         await _within(SERVICE_SECONDS, name, _until(lambda: is_serving(channel)))
 
@@ -60,7 +60,7 @@ async def is_serving(channel: grpc.aio.Channel) -> bool:
 
 
 async def wait_for_http(url: str) -> None:
-    """Waits for the gateway's /readyz: some engine can answer."""
+    """Waits until the gateway's /readyz answers, which means that at least one engine can answer."""
     async with httpx.AsyncClient(timeout=_CALL_SECONDS, trust_env=False) as client:
         await _within(
             SERVICE_SECONDS, "the gateway's HTTP server", _until(lambda: _answers_ok(client, f"{url}/readyz"))
@@ -75,7 +75,7 @@ async def _answers_ok(client: httpx.AsyncClient, url: str) -> bool:
 
 
 async def wait_for_engine(address: str, say: Callable[[str], None]) -> None:
-    """Waits for the engine behind the lora-server; `say` gets its status messages."""
+    """Waits until the engine behind the lora-server is ready; `say` gets status messages meanwhile."""
     async with open_channel(address) as channel:
         await _within(ENGINE_SECONDS, "the engine", _until(lambda: _engine_is_ready(channel, say)))
 
@@ -95,7 +95,7 @@ async def _engine_is_ready(channel: grpc.aio.Channel, say: Callable[[str], None]
 
 
 async def _ping(socket: str) -> bool:
-    """Whether a Redis-protocol server answers PING with PONG."""
+    """Returns whether a Redis-protocol server at this Unix socket answers PING with PONG."""
     try:
         async with asyncio.timeout(_CALL_SECONDS):
             reader, writer = await asyncio.open_unix_connection(socket)
@@ -131,7 +131,7 @@ class StartupOutput:
 
     @contextmanager
     def step(self, name: str) -> Iterator[Callable[[str], None]]:
-        """Shows that a step is running; yields a function for status messages. Without a terminal: plain lines."""
+        """Shows that a start-up step is running, and yields a function that shows its status messages."""
         began = time.monotonic()
         if not self._console.is_terminal:
             self.say(f"{name} ...")
@@ -179,7 +179,7 @@ def _example_curl(url: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class StartPlan:
-    """Everything that is decided before the first process starts."""
+    """Everything that `pointsman up` decides before it starts the first process."""
 
     example: Example
     data_dir: DataDir
@@ -190,9 +190,9 @@ class StartPlan:
 
 
 async def start_all(setup: StartPlan, supervisor: Supervisor, screen: StartupOutput) -> Sequence[str]:
-    """Starts, fills and checks all services; returns the registered adapters as text.
+    """Starts all services, fills them with the example's data and checks them; returns the registered adapters as text.
 
-    Raises if one does not come up; the supervisor then stops what was started.
+    Raises if a service does not come up; the supervisor then stops what was started.
     """
     sources = {name: find_sources([folder]) for name, folder in setup.example.collections.items()}
     await _prepare_models(setup, screen)
@@ -248,8 +248,10 @@ async def _fill_engine(address: str, example: Example, supervisor: Supervisor, s
 
 
 async def _begin_checks(address: str, example: Example) -> None:
-    """Registers the adapters while the engine starts. That fails without an engine, but the lora-server tests the
-    adapters with PEFT meanwhile; the registrations that follow report whatever is wrong."""
+    """Registers the adapters while the engine starts, so that the lora-server tests them with PEFT meanwhile.
+
+    These registrations fail without an engine; those that follow report whatever is wrong.
+    """
     for adapter in example.adapters:
         with suppress(PointsmanError, TimeoutError):
             async with asyncio.timeout(_CALL_SECONDS):  # what has begun goes on
@@ -276,6 +278,6 @@ async def _ingest_collection(address: str, collection: str, sources: list[Source
 
 
 def _rotate_log(service: Service) -> None:
-    """Keeps the log of the previous run as a second file."""
+    """Renames the log of a service's previous run, so that it is kept beside the new one."""
     if service.log.exists():
         service.log.replace(service.log.with_suffix(".log.1"))

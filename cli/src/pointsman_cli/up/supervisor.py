@@ -20,7 +20,7 @@ from pointsman_cli.up.plan import Service
 
 class Child:
     def __init__(self, service: Service, guard: int = -1) -> None:
-        """`guard` is the pipe to the reaper into which each started process writes its pid; -1: none."""
+        """Describes a child process; into the pipe `guard` its pid is written for the reaper (-1: no reaper)."""
         self.service = service
         self._guard = guard
         self._process: asyncio.subprocess.Process | None = None
@@ -28,7 +28,7 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """Of the current or last process."""
+        """Returns the process id of the current process, or of the last one if none runs."""
         return self._running().pid
 
     async def start(self) -> None:
@@ -61,7 +61,7 @@ class Child:
             say(f"{self.service.name} was started again (pid {self.pid})")
 
     async def stop(self) -> None:
-        """Sends SIGTERM; after the grace period, SIGKILL to the process and its descendants."""
+        """Sends SIGTERM to the process; after the grace period, SIGKILL to it and its descendants."""
         process = self._running()
         below = process_tree(process.pid)
         if process.returncode is None:
@@ -88,7 +88,7 @@ REAPER_GRACE_SECONDS = 35.0  # seconds; longer than the grace of any child
 
 class Supervisor:
     def __init__(self, guard: int = -1) -> None:
-        """`guard` as in Child."""
+        """Starts without children; `guard` is the pipe to the reaper, as in Child."""
         self._guard = guard
         self.children: list[Child] = []
 
@@ -116,7 +116,7 @@ class Supervisor:
             await asyncio.gather(working, *endings, return_exceptions=True)
 
     async def keep_running(self, say: Callable[[str], None], backoff: Backoff) -> None:
-        """Restarts all children until cancelled."""
+        """Restarts each child that dies, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             for child in self.children:
                 tasks.create_task(child.keep_running(say, backoff))
@@ -137,7 +137,7 @@ class Supervisor:
 async def reaper_running(lock_file: Path, grace: float = REAPER_GRACE_SECONDS) -> AsyncIterator[int]:
     """Starts the reaper and yields the pipe for the children's pids; raises UsageError if another `up` runs.
 
-    The reaper shares the lock: after a kill -9 it is released only when the last old process is gone.
+    The reaper shares the lock file: after a kill -9 it is released only when the last old process is gone.
     """
     with _locked(lock_file) as lock:
         lock.truncate(0)
@@ -165,7 +165,7 @@ async def reaper_running(lock_file: Path, grace: float = REAPER_GRACE_SECONDS) -
 
 
 def refuse_if_locked(lock_file: Path) -> None:
-    """Raises UsageError if another `up` runs, before its ports are reported as taken."""
+    """Raises UsageError if another `pointsman up` runs, which is clearer than an error that its ports are taken."""
     with _locked(lock_file):
         pass
 

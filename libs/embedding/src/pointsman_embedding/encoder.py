@@ -22,7 +22,7 @@ _VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)(?::-([^}]*))?\}")
 
 
 class EncoderConfig(BaseModel):
-    """The encoder of the classifier and of the retriever."""
+    """The configuration of the encoder that the classifier and the retriever use: a folder or an endpoint."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -56,7 +56,7 @@ class EncoderConfig(BaseModel):
         return self
 
     def relative_to(self, folder: Path) -> "EncoderConfig":
-        """Return a copy whose folder is absolute."""
+        """Returns a copy of the configuration whose folder is absolute, resolved from `folder`."""
         return self.model_copy(update={"folder": (folder / self.folder).resolve()}) if self.folder else self
 
 
@@ -74,12 +74,12 @@ class Encoder(Protocol):
     def tokenizer(self) -> Tokenizer: ...
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Embed n texts as they are: (n, dimensions). Raises Unavailable if an endpoint fails."""
+        """Embeds n texts as they are: (n, dimensions), each of length 1. Raises Unavailable if an endpoint fails."""
         ...
 
 
 class Prefixed:
-    """An encoder that puts a prefix before each text."""
+    """An encoder that puts a prefix, such as "query: ", before each text."""
 
     def __init__(self, encoder: Encoder, prefix: str) -> None:
         self.fingerprint, self.dimensions = encoder.fingerprint, encoder.dimensions
@@ -90,7 +90,7 @@ class Prefixed:
 
 
 def unusable(message: str) -> FailedPrecondition:
-    """The error of a configured encoder that cannot be used."""
+    """Returns the error for a configured encoder that cannot be used."""
     return FailedPrecondition(message, code="invalid_embedding", param="embedding")
 
 
@@ -119,10 +119,10 @@ def read_encoder_config(file: Path) -> EncoderConfig | None:
 
 
 def open_encoder(config: EncoderConfig | None, minilm: Path) -> Encoder:
-    """Load the configured encoder; without one, MiniLM from its folder `minilm`, whose tokenizer also measures the
-    texts for an endpoint.
+    """Loads the configured encoder; without one, the built-in MiniLM from its folder `minilm`.
 
-    Raises ModelMissing, FailedPrecondition, or Unavailable for an endpoint that does not answer.
+    MiniLM's tokenizer also measures texts for an endpoint. Raises ModelMissing, FailedPrecondition, or Unavailable for
+    an endpoint that does not answer.
     """
     from pointsman_embedding.minilm import MiniLM
 

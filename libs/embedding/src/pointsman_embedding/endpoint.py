@@ -41,7 +41,7 @@ Vectors = NDArray[np.float32]
 
 
 class EndpointEncoder:
-    """The encoder; one instance may be shared between threads.
+    """An encoder behind an OpenAI-compatible endpoint; one instance may be shared between threads.
 
     The model's identity is the configured name, the name in the endpoint's answers, and the dimensions. An answer of
     another name or dimension is refused, and so is every answer while a known text gets another vector.
@@ -51,7 +51,7 @@ class EndpointEncoder:
     """As MiniLM's tokenizer counts them, since that of the endpoint is unknown."""
 
     def __init__(self, config: EncoderConfig, tokenizer: Tokenizer) -> None:
-        """Use `connect`. Raises FailedPrecondition if the key's variable is not set."""
+        """Reads the API key (use `connect` instead); raises FailedPrecondition if its variable is not set."""
         key = os.environ.get(config.api_key_env, "") if config.api_key_env else ""
         if config.api_key_env and not key:
             raise unusable(f"embedding needs the environment variable {config.api_key_env}, which is not set")
@@ -66,7 +66,7 @@ class EndpointEncoder:
 
     @classmethod
     def connect(cls, config: EncoderConfig, tokenizer: Tokenizer) -> "EndpointEncoder":
-        """Raises FailedPrecondition, or Unavailable if the endpoint does not answer as it should."""
+        """Embeds a test text to learn the model's name and dimensions; raises FailedPrecondition or Unavailable."""
         encoder = cls(config, tokenizer)
         encoder._answered_name, vectors = encoder._call([PROBE])
         encoder._probe, encoder._probed_at = vectors[0], time.monotonic()
@@ -79,11 +79,11 @@ class EndpointEncoder:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """MiniLM's, by which texts are measured. It neither truncates nor pads; do not modify it."""
+        """Returns MiniLM's tokenizer, by which texts are measured; it neither truncates nor pads. Do not modify it."""
         return self._tokenizer
 
     def embed(self, texts: Sequence[str]) -> Vectors:
-        """Embed each text: (n, dimensions), of length 1. Raises Unavailable."""
+        """Embeds each text: (n, dimensions), of length 1. Raises Unavailable."""
         parts = [self._embed_batch(texts[start : start + MAX_BATCH]) for start in range(0, len(texts), MAX_BATCH)]
         return np.concatenate(parts) if parts else np.empty((0, self.dimensions), np.float32)
 
@@ -109,7 +109,7 @@ class EndpointEncoder:
         )
 
     def _call(self, texts: Sequence[str]) -> tuple[str, Vectors]:
-        """Return the model's name in the answer, and the vectors, all of one length. Raises Unavailable."""
+        """Returns the model's name in the answer and the texts' vectors, all of one length; raises Unavailable."""
         if time.monotonic() < self._paused_until:
             raise self._failed("failed a moment ago, and is not called yet")
         try:
@@ -119,7 +119,7 @@ class EndpointEncoder:
             raise self._failed(f"did not embed {len(texts)} text(s): {error or type(error).__name__}") from error
 
     def _post(self, texts: Sequence[str]) -> Any:
-        """Raises httpx.HTTPError, or ValueError for an answer that is too long or late, or other than JSON."""
+        """Returns the endpoint's JSON answer; raises httpx.HTTPError, or ValueError for a long, late or invalid one."""
         body = {
             "model": self._config.model,
             "input": [text[:MAX_CHARACTERS] for text in texts],
@@ -144,7 +144,7 @@ class EndpointEncoder:
             raise ValueError(f"its answer is not JSON: {content[:100].decode(errors='replace')!r}") from None
 
     def _read(self, body: Mapping[str, Any], deadline: float) -> tuple[httpx.Response, bytes]:
-        """Return one answer and its content. httpx limits the time of each read, so the whole answer's is limited here.
+        """Reads one answer with its content, within a limit for the whole: httpx limits the time of each read only.
 
         Raises httpx.HTTPError or ValueError.
         """
@@ -160,7 +160,7 @@ class EndpointEncoder:
         return answer, bytes(content)
 
     def _parse(self, answer: Any, count: int) -> tuple[str, Vectors]:
-        """Raises ValueError, KeyError, TypeError or AttributeError unless there is one vector for each text."""
+        """Returns name and vectors in an answer; ValueError, KeyError, TypeError or AttributeError if one lacks."""
         rows = {int(row["index"]): row["embedding"] for row in answer["data"]}
         if sorted(rows) != list(range(count)):
             raise ValueError(f"it answered {len(rows)} vectors")

@@ -23,7 +23,7 @@ _ERRORS_ONLY = 3
 
 
 class MiniLM:
-    """The encoder; one instance may be shared between threads."""
+    """The encoder all-MiniLM-L6-v2; one instance may be shared between threads."""
 
     dimensions: int = DIMENSIONS
     max_tokens: int = MAX_TOKENS
@@ -36,8 +36,7 @@ class MiniLM:
         fingerprint: str,
         constants: Mapping[str, onnxruntime.OrtValue] = {},
     ) -> None:
-        """Use `load`. `tokenizer` must neither truncate nor pad; `constants` are the session's, which does not keep
-        them."""
+        """Takes what `load` makes: a `tokenizer` that neither truncates nor pads, and the session's `constants`."""
         self.fingerprint = fingerprint
         self._constants = constants
         self._session = session
@@ -45,7 +44,7 @@ class MiniLM:
 
     @classmethod
     def load(cls, folder: Path, threads: int = 1) -> "MiniLM":
-        """Loads the folder that `pointsman_embedding.prepare` creates. Raises ModelMissing."""
+        """Loads the folder that `pointsman_embedding.prepare` creates; raises ModelMissing."""
         fingerprint = check(folder)
         tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
         tokenizer.no_truncation()
@@ -56,12 +55,11 @@ class MiniLM:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer, for counting a text's tokens. It neither truncates nor pads; do not modify it."""
+        """Returns the tokenizer, to count a text's tokens; it neither truncates nor pads. Do not modify it."""
         return self._tokenizer
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Embeds each text: an array (n, 384) of vectors of length 1. The first 256 tokens, or 8192 characters, of a
-        text count.
+        """Embeds the first 256 tokens, or 8192 characters, of each text: (n, 384), of length 1.
 
         Texts are run one at a time: in int8 all texts of a batch share a scale, so a vector would depend on the other
         texts and on the padding (cosines down to 0.93 were measured), and on a CPU a batch is hardly faster.
@@ -117,8 +115,7 @@ def open_session(
 
 
 def _map_words(folder: Path) -> dict[str, onnxruntime.OrtValue]:
-    """The vectors of words, if they have a file of their own: only pages that are used are in memory, and all processes
-    share them."""
+    """Returns the word vectors mapped from a file of their own, if there is one: processes share its memory."""
     if not (folder / WORDS).exists():
         return {}
     return {WORDS_IN_GRAPH: onnxruntime.OrtValue.ortvalue_from_numpy(np.load(folder / WORDS, mmap_mode="r"))}
@@ -137,7 +134,7 @@ RECIPE = 2
 
 
 class ModelMissing(FileNotFoundError):
-    """The folder does not contain a complete model."""
+    """The folder does not contain a complete embedding model."""
 
     def __init__(self, folder: Path, reason: str) -> None:
         super().__init__(
@@ -148,7 +145,7 @@ class ModelMissing(FileNotFoundError):
 
 
 def fingerprint(folder: Path) -> str:
-    """The model's name, derived from the content of its files: vectors of equal fingerprints can be compared.
+    """Returns the model's name, derived from the content of its files: equal names mean comparable vectors.
 
     Raises ModelMissing if the graph or the tokenizer is missing.
     """
@@ -167,7 +164,7 @@ def write_manifest(folder: Path, words: Path) -> None:
 
 
 def check(folder: Path) -> str:
-    """The fingerprint of a complete, unmodified folder of the current recipe. Raises ModelMissing for any other."""
+    """Returns the fingerprint of a complete, unmodified folder of the current recipe; else raises ModelMissing."""
     try:
         manifest = json.loads(_bytes_of(folder, MANIFEST))
     except ValueError as error:

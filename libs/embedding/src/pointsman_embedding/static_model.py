@@ -23,12 +23,12 @@ RECIPE = 1
 
 
 class StaticModel:
-    """The table of token vectors; one instance may be shared between threads."""
+    """A table of token vectors; one instance may be shared between threads."""
 
     dimensions: int = DIMENSIONS
 
     def __init__(self, table: NDArray[np.float16], tokenizer: Tokenizer, fingerprint: str) -> None:
-        """Use `load`. `tokenizer` must neither truncate nor pad."""
+        """Takes the parts that `load` makes; `tokenizer` must neither truncate nor pad."""
         self.fingerprint = fingerprint
         self._table = table
         self._tokenizer = tokenizer
@@ -51,27 +51,26 @@ class StaticModel:
         return np.asarray(sums / np.where(lengths > 0, lengths, 1), np.float32)
 
     def sum_of(self, text: str) -> NDArray[np.float32]:
-        """The sum of the vectors of the text's tokens (256,). The sums of a text's words add up to the sum of the
-        text."""
+        """Returns the sum of the vectors of the text's tokens (256,); the sums of its words add up to it."""
         ids = self._tokenizer.encode(text, add_special_tokens=False).ids
         return np.asarray(self._table[ids].sum(axis=0, dtype=np.float32))
 
     def spans(self, text: str) -> list[tuple[int, int]]:
-        """The start and end of each token, in characters."""
+        """Returns the start and end of each token of the text, in characters."""
         return list(self._tokenizer.encode(text, add_special_tokens=False).offsets)
 
 
 def fingerprint(of_encoder: str) -> str:
-    """The table's name, derived from the encoder and the recipe that it is made with.
+    """Returns the table's name, derived from the encoder and the recipe that it is made with.
 
-    Not from its bits: another CPU rounds the encoder's int8 products differently, and the vectors can still be
-    compared.
+    It does not depend on the table's bits: another CPU rounds the encoder's int8 products differently, and the vectors
+    can still be compared.
     """
     return f"{FINGERPRINT_PREFIX}-{hashlib.sha256(f'{of_encoder} {RECIPE}'.encode()).hexdigest()[:12]}"
 
 
 def write(folder: Path, table: NDArray[np.float16]) -> None:
-    """Adds the table to a complete folder; the table's manifest is written last."""
+    """Adds the table of token vectors to a complete folder; its manifest is written last."""
     temporary = folder / f".{TABLE}"
     with temporary.open("wb") as file:
         np.save(file, table, allow_pickle=False)
@@ -87,8 +86,7 @@ def write(folder: Path, table: NDArray[np.float16]) -> None:
 
 
 def check(folder: Path) -> str:
-    """The fingerprint of a table that is complete, unmodified, and made with this folder's encoder. Raises
-    ModelMissing."""
+    """Returns the fingerprint of a complete table made with this folder's encoder; else raises ModelMissing."""
     expected = fingerprint(minilm.check(folder))
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
@@ -109,7 +107,8 @@ SMOOTHING = 1e-3
 
 
 def distil(encoder: MiniLM) -> NDArray[np.float16]:
-    """Makes the table from the encoder by the recipe of model2vec (https://github.com/MinishLab/model2vec).
+    """Makes the table of token vectors from the encoder, by the recipe of model2vec
+    (https://github.com/MinishLab/model2vec).
 
     Each token is embedded, projected on the 256 principal components, and weighted by rarity: (vocabulary, 256).
     Special tokens ([UNK], [PAD], [unused7], ...) get zeros. Takes 11 s on one core.
@@ -131,8 +130,7 @@ def _principal_axes(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _rarity(size: int) -> NDArray[np.float64]:
-    """Weights by rank: the vocabulary is roughly ordered by frequency, and by Zipf's law frequency falls with the
-    rank."""
+    """Returns tokens' weights by rank: the vocabulary is roughly in order of frequency, which falls by Zipf's law."""
     share = 1 / np.arange(2, size + 2)
     share /= share.sum()
     return np.asarray(SMOOTHING / (SMOOTHING + share))

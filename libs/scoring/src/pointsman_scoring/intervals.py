@@ -20,7 +20,7 @@ Scores = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A mean and the confidence interval around it."""
+    """A mean score and the confidence interval around it."""
 
     mean: float
     low: float
@@ -29,7 +29,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The difference of the first path's mean score and the second's, on the same rows."""
+    """The difference between the mean scores of two paths, first minus second, on the same rows."""
 
     difference: Interval
     p_value: float
@@ -39,7 +39,7 @@ class Comparison:
 
 
 def mean_interval(scores: Sequence[float], confidence: float = 0.95, seed: int = 7) -> Interval:
-    """The two-sided confidence interval of the mean of scores from 0 to 1.
+    """Returns the mean of scores from 0 to 1 with its two-sided confidence interval.
 
     For scores of only 0 and 1 it is Wilson's interval (E. B. Wilson, JASA 22, 1927), otherwise a BCa bootstrap (B.
     Efron, JASA 82, 1987). If all scores are equal a bootstrap finds no spread, and Wilson's interval is used, which is
@@ -79,8 +79,7 @@ def compare(first: Sequence[float], second: Sequence[float], confidence: float =
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values adjusted for multiple tests (S. Holm, Scandinavian Journal of Statistics 6, 1979), in the given
-    order."""
+    """Returns p-values adjusted for multiple tests, in the given order (S. Holm, Scand. J. of Statistics 6, 1979)."""
     adjusted, worst = [0.0] * len(p_values), 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
         worst = max(worst, min(1.0, (len(p_values) - rank) * p_values[index]))
@@ -104,8 +103,7 @@ def _wilson(values: Scores, confidence: float) -> Interval:
 
 
 def _bounds(differences: Scores, confidence: float) -> tuple[float, float]:
-    """Limits of the mean that hold for any distribution; at 95 % about 3.7 / n on either side for n differences of
-    0.
+    """Returns limits of the mean that hold for any distribution; at 95 % about 3.7 / n on either side for n zeros.
 
     At least the fraction s = ((1 - confidence) / 2)^(1 / n) of all rows is not below the lowest of n (S. S. Wilks,
     Annals of Mathematical Statistics 12, 1941; for equal values C. J. Clopper and E. S. Pearson, Biometrika 26, 1934),
@@ -156,7 +154,7 @@ def _sign_flips(differences: Scores, seed: int) -> float:
 
 
 def _stats() -> Any:
-    """SciPy's statistics, imported on first use, since that takes a second or two."""
+    """Returns SciPy's statistics module, imported on first use, since that takes a second or two."""
     from scipy import stats  # type: ignore[import-untyped]  # it ships no types
 
     return stats

@@ -49,7 +49,7 @@ def _score_pattern(name: str) -> re.Pattern[str]:
 
 
 def parse_score(said: str, name: str = "score") -> float | None:
-    """Returns the score of the last line that ends with one, from 0 to 1; None unless it is a whole number up to 10."""
+    """Returns the score in the last line that ends with one, from 0 to 1; None unless it is a whole number up to 10."""
     found = _score_pattern(name).findall(said)
     if not found or not found[-1].isdecimal() or int(found[-1]) > MAX_SCORE:
         return None
@@ -63,7 +63,7 @@ def parse_pair(said: str) -> tuple[float, float] | None:
 
 
 def pair_case(messages: Sequence[Any], first: str, second: str) -> str:
-    """The JSON object with a conversation (as in a chat request) and two answers to it."""
+    """Returns the JSON object that shows a judge a conversation (as in a chat request) and two answers to it."""
     return json.dumps({"request": messages, "A": first, "B": second}, ensure_ascii=False)
 
 

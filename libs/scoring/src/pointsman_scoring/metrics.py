@@ -44,13 +44,13 @@ def parsed(text: str) -> Any:
 
 
 def structure(expected: Any) -> Any:
-    """The expected object or array, given as a value or as JSON text; NOTHING if it is anything else."""
+    """Returns the expected object or array, given as a value or as JSON text; NOTHING if it is anything else."""
     value = parsed(expected) if isinstance(expected, str) else expected
     return value if isinstance(value, dict | list) else NOTHING
 
 
 def leaves(value: Any) -> dict[tuple[str | int, ...], Leaf]:
-    """Flattens a value: from the path of keys and positions to each leaf. An empty object or array is a leaf."""
+    """Flattens a JSON value: maps the path of keys and positions to each leaf. An empty object or array is a leaf."""
     found: dict[tuple[str | int, ...], Leaf] = {}
     waiting: list[tuple[tuple[str | int, ...], Any]] = [((), value)]
     while waiting:
@@ -77,8 +77,9 @@ def _refuse(constant: str) -> Any:
 
 
 class Exact:
-    """1 if the answer equals the label, otherwise 0. JSON is compared by value, text without regard to case and
-    spaces."""
+    """A metric: 1 if the answer equals the label, else 0. JSON is compared by value, text without regard to case and
+    spaces.
+    """
 
     def score(self, answer: str, expected: Any) -> float:
         wanted = structure(expected)
@@ -91,7 +92,7 @@ class Exact:
 
 
 class Contains:
-    """The fraction of the expected facts that the answer contains, without regard to case and spaces.
+    """A metric: the fraction of the expected facts that the answer contains, without regard to case and spaces.
 
     A fact is a text, or a list of alternative texts. It must be a separate word: "5 days" is not contained in "15
     days", nor "2 dollars" in "2.40 dollars".
@@ -119,8 +120,9 @@ def _stands_in(text: str, way: str) -> bool:
 
 
 class JsonFields:
-    """F1 over the flattened fields: a missing field costs as much as an invented one. An answer that is not JSON scores
-    0."""
+    """A metric: F1 over the flattened fields of JSON, so a missing field costs as much as an invented one. An answer
+    that is not JSON scores 0.
+    """
 
     def score(self, answer: str, expected: Any) -> float:
         structured = structure(expected)
@@ -145,7 +147,7 @@ class Regex:
     """
 
     def __init__(self, pattern: str) -> None:
-        """Raises MetricError if `pattern` is not a valid regular expression."""
+        """Compiles the pattern; raises MetricError if it is not a valid regular expression."""
         try:
             self._pattern = regex.compile(pattern)
         except regex.error as error:
@@ -175,7 +177,7 @@ _WORDS = re.compile(r"\w+")
 
 
 class RougeL:
-    """ROUGE-L as F1 (C.-Y. Lin, "ROUGE", 2004): 2 LCS / (m + n) over words, without stemming.
+    """A metric: ROUGE-L as F1 (C.-Y. Lin, "ROUGE", 2004): 2 LCS / (m + n) over words, without stemming.
 
     It is computed as RapidFuzz's normalized Indel similarity of the two sequences of words.
     """

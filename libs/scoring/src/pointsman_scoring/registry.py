@@ -27,7 +27,7 @@ class EntryPoint:
     """
 
     def __init__(self, name: str) -> None:
-        """Imports the module. Raises MetricError if the module or the function in it cannot be loaded."""
+        """Imports the function; raises MetricError if the module or the function in it cannot be loaded."""
         self._name = name
         self._function = _load_function(name)
 
@@ -36,10 +36,10 @@ class EntryPoint:
 
 
 class UserMetric:
-    """A metric of a user's class, whose scores and exceptions are checked."""
+    """A metric of a user's class; its scores and exceptions are checked."""
 
     def __init__(self, name: str, option: Any) -> None:
-        """Raises MetricError if the class cannot be loaded, or does not accept `option`."""
+        """Creates the metric; raises MetricError if the class cannot be loaded, or does not accept `option`."""
         self._name = f"metric {name}"
         try:
             self._metric = _load_class(name)(option)
@@ -69,12 +69,12 @@ ENTRY_POINT_GROUP = "pointsman.metrics"
 
 
 def is_user_metric(name: str) -> bool:
-    """Whether `name` is "module:attribute", or published by an installed package. Nothing is imported."""
+    """Returns whether `name` is "module:attribute", or published by an installed package. Nothing is imported."""
     return name not in METRICS and (":" in name or name in entry_points(group=ENTRY_POINT_GROUP).names)
 
 
 def metric_from(spec: Mapping[str, Any]) -> Metric:
-    """The metric that `{NAME: true}` or `{NAME: OPTION}` describes, as in tasks.yaml.
+    """Creates the metric that `{NAME: true}` or `{NAME: OPTION}` describes, as in tasks.yaml.
 
     Raises MetricError, also for `judge`: that metric calls a model and is not implemented here.
     """
@@ -95,7 +95,7 @@ def metric_from(spec: Mapping[str, Any]) -> Metric:
 
 
 def spec_from_text(text: str) -> dict[str, Any]:
-    """The spec that a command line writes as `NAME` or `NAME=OPTION`."""
+    """Parses a metric that a command line writes as `NAME` or `NAME=OPTION`, into the form of `metric_from`."""
     name, equals, option = text.partition("=")
     return {name: option if equals else True}
 

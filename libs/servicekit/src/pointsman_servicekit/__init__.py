@@ -1,1 +1,1 @@
-"""What every Pointsman service is built with: errors, gRPC server and client, logs, metrics, lifetimes."""
+"""Code that every Pointsman service uses: errors, gRPC server and client, logs, metrics, lifetimes."""

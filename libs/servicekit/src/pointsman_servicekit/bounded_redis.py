@@ -44,7 +44,7 @@ Answer = TypeVar("Answer")
 
 
 class BoundedRedis:
-    """Calls must be idempotent: one may be repeated, and may still reach Redis after it has timed out here."""
+    """Calls Redis with a time limit. Calls must be idempotent: one may be repeated, or reach Redis after its limit."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class BoundedRedis:
         deadline: float = CALL_TIMEOUT,
         cooldown: float = COOLDOWN,
     ) -> None:
-        """`tell` is called at each change between up (True) and down (False)."""
+        """Takes `tell`, which is called at each change between up (True) and down (False)."""
         self.client: Any = redis.client
         self._rediscover = redis.rediscover
         self._discovery: asyncio.Task[None] | None = None
@@ -65,7 +65,7 @@ class BoundedRedis:
         self._resting_until = 0.0
 
     async def call(self, call: Callable[[], Awaitable[Answer]]) -> Answer:
-        """Raises Unavailable ("redis_unavailable"), during the cooldown at once, otherwise after the time limit."""
+        """Runs a call; raises Unavailable ("redis_unavailable") after the time limit, during a cooldown at once."""
         await in_task()  # what follows sets a timeout
         async with self._places:
             return await self._call(call)
@@ -82,7 +82,7 @@ class BoundedRedis:
             self._probing = False
 
     async def _try(self, call: Callable[[], Awaitable[Answer]], tries: int, look: float) -> Answer:
-        """`look` is the seconds left for results that arrive after the time limit."""
+        """Tries a call up to `tries` times; `look` is the seconds left for results that arrive after the time limit."""
         due = asyncio.get_running_loop().time() + self._deadline
         try:
             answer = await self._by(due, due + look, call)
@@ -100,8 +100,7 @@ class BoundedRedis:
         return answer
 
     async def find_primaries(self) -> None:
-        """Finds the primaries of servers with Sentinels, or of a cluster. If that fails, the next failed call repeats
-        it."""
+        """Finds the primaries of servers with Sentinels, or of a cluster; if that fails, a later call repeats it."""
         if self._rediscover is not None:
             with suppress(*REDIS_ERRORS):
                 async with asyncio.timeout(MAX_DISCOVERY_SECONDS):
@@ -139,7 +138,7 @@ class BoundedRedis:
 
 @asynccontextmanager
 async def _listening(due: float, latest: float) -> AsyncIterator[None]:
-    """Like `asyncio.timeout_at(due)`, but a result that arrived in time is not lost because the event loop was busy.
+    """Limits the block's time like `asyncio.timeout_at(due)`, without losing a result because the loop was busy.
 
     It gives up at `latest`.
     """
@@ -169,7 +168,7 @@ class _Ear:
 
 
 def pending_cancellations() -> int:
-    """The number of cancellation requests that the current task has received.
+    """Returns the number of cancellation requests that the current task has received.
 
     If it grew during a call to redis-py, the call has swallowed one: Python 3.11's `asyncio.wait_for`, which redis-py
     uses, loses a cancellation that arrives together with the result it waits for.
@@ -192,7 +191,7 @@ def _unavailable(why: str) -> Unavailable:
 async def open_redis(
     url: str, tell: Callable[[bool], None], deadline: float = CALL_TIMEOUT, cooldown: float = COOLDOWN
 ) -> AsyncIterator[BoundedRedis]:
-    """Raises ValueError if the URL is invalid; `redis_clients` describes URLs."""
+    """Opens a Redis client during the block; raises ValueError for an invalid URL (`redis_clients` describes URLs)."""
     async with open_client(url) as client:
         redis = BoundedRedis(client, tell, deadline, cooldown)
         await redis.find_primaries()

@@ -10,14 +10,14 @@ class BufferedBytesBudget:
     """Limits the bytes of all requests that a process holds in memory, and each tenant's share of them."""
 
     def __init__(self, max_bytes: int, max_share: float = 0.5) -> None:
-        """`max_share` is the fraction of `max_bytes` that one tenant may hold."""
+        """Limits all requests to `max_bytes`, and one tenant to the fraction `max_share` of it."""
         self.max_bytes = max_bytes
         self._max_of_tenant = int(max_bytes * max_share)
         self.used = 0
         self._by_tenant: dict[str, int] = {}
 
     def reserve(self, tenant: str, count: int) -> None:
-        """Raises Unavailable ("overloaded") if the process or the tenant would hold more than it may."""
+        """Reserves bytes; raises Unavailable ("overloaded") if the process or the tenant would hold too many."""
         of_tenant = self._by_tenant.get(tenant, 0) + count
         if self.used + count > self.max_bytes or of_tenant > self._max_of_tenant:
             raise Unavailable("too much of other requests is buffered; try again", code="overloaded", retry_after=1.0)
@@ -58,7 +58,7 @@ class BufferReservation:
             self._count += count
 
     def release(self) -> None:
-        """Idempotent."""
+        """Returns the request's bytes to the budget; idempotent."""
         if self._count:
             self._budget.release(self._tenant, self._count)
             self._count = 0

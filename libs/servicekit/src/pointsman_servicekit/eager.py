@@ -48,7 +48,7 @@ class Signal:
 
 
 class EagerRun:
-    """One coroutine, in a copy of the context in which this was made.
+    """Runs one coroutine, in a copy of the context in which this object was made.
 
     The coroutine must not raise: nobody awaits its result. What needs `asyncio.current_task` (`asyncio.timeout` does)
     must come after `await in_task()`.
@@ -71,11 +71,11 @@ class EagerRun:
         return self._is_over
 
     def start(self) -> None:
-        """Returns at the coroutine's first wait, or at its end."""
+        """Runs the coroutine up to its first wait, or to its end."""
         self._step(self._work.send, None)
 
     def cancel(self) -> None:
-        """Raises CancelledError where the coroutine waits. Does nothing after its end, or from within itself."""
+        """Raises CancelledError where the coroutine waits; does nothing after its end, or from within itself."""
         if self._is_over or self._work.cr_running:
             return
         if self._task is not None:
@@ -118,13 +118,13 @@ class EagerRun:
 
 
 async def in_task() -> None:
-    """Makes an eager coroutine a task, if it is none yet."""
+    """Continues an eager coroutine as an asyncio task, if it is none yet."""
     if EagerRun.current is not None:
         await asyncio.sleep(0)
 
 
 class _Rest:
-    """Awaits what the coroutine awaits, from `awaited` on."""
+    """Runs the rest of a coroutine as a task: awaits `awaited`, then whatever the coroutine awaits."""
 
     __slots__ = ("_awaited", "_work")
 

@@ -1,4 +1,4 @@
-"""The one error tree; each class has its gRPC code and HTTP status.
+"""The classes of all errors that callers see, each with its gRPC code and HTTP status.
 
     PointsmanError
     ├── InvalidArgument       400  INVALID_ARGUMENT
@@ -12,8 +12,7 @@
     ├── DeadlineExceeded      504  DEADLINE_EXCEEDED
     └── Internal              500  INTERNAL
 
-A class is a family; `code` is the stable, snake_case name of the very mistake ("unknown_model"), the same over both
-doors.
+An error's `code` is the stable, snake_case name of the exact mistake ("unknown_model"), the same over HTTP and gRPC.
 """
 
 from collections.abc import Mapping
@@ -29,7 +28,7 @@ class PointsmanError(Exception):
     http_status: ClassVar[int] = 500
 
     def __init__(self, message: str, *, code: str, param: str | None = None, retry_after: float | None = None) -> None:
-        """`param` names the parameter at fault; `retry_after` is in seconds."""
+        """Takes a message; `code` names the mistake, `param` the parameter at fault; `retry_after` is in seconds."""
         super().__init__(message)
         self.message = message
         self.code = code
@@ -73,7 +72,7 @@ class NotFound(PointsmanError):
 
 
 class AlreadyExists(PointsmanError):
-    """The name is taken."""
+    """The name that the request wants to create is taken."""
 
     grpc_status = grpc.StatusCode.ALREADY_EXISTS
     http_status = 409
@@ -87,7 +86,7 @@ class FailedPrecondition(PointsmanError):
 
 
 class ResourceExhausted(PointsmanError):
-    """A limit or a budget is used up."""
+    """A rate limit, a quota or a budget is used up."""
 
     grpc_status = grpc.StatusCode.RESOURCE_EXHAUSTED
     http_status = 429

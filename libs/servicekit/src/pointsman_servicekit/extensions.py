@@ -13,7 +13,7 @@ from pointsman_servicekit.errors import FailedPrecondition, PointsmanError
 
 
 def load_extension(name: str, *, setting: str, group: str, builtins: Mapping[str, str]) -> Any:
-    """Returns the object that `name` stands for.
+    """Returns the object that `name` stands for: built in, published by a package, or `module:attribute`.
 
     `builtins` maps short names to `module:attribute`; a module is imported only if its name is asked for, so optional
     dependencies stay optional. `group` is the entry point group that users publish in. `setting` is what the error
@@ -65,7 +65,7 @@ class Registry:
     """A method that every extension of this kind has."""
 
     def find(self, name: str) -> Any:
-        """Return the class of that name. Raises ValueError."""
+        """Returns the extension's class by its name; raises ValueError."""
         try:
             found = load_extension(name, setting=f"the {self.kind}", group=self.group, builtins=self.builtins)
         except PointsmanError as error:

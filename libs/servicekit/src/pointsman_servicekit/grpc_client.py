@@ -1,4 +1,4 @@
-"""How clients open gRPC channels to the services, and how both sides convert values to and from messages."""
+"""Opens gRPC channels to the services, and converts values to and from messages for both sides."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -46,7 +46,7 @@ def _open_channel(address: str, tls: ClientTls | None, interceptors: Interceptor
 
 
 class _AuthenticatedChannel(grpc.aio.Channel):
-    """Adds the token to the metadata of each call of another channel.
+    """A channel that adds the token to the metadata of each call of another channel.
 
     grpc.aio's client interceptors would run every call in two more tasks, and its call credentials need TLS.
     """
@@ -94,12 +94,12 @@ class _AuthenticatedChannel(grpc.aio.Channel):
 
 
 def to_message(kind: type[M], source: object, **fields: Any) -> M:
-    """Create a message. Fields that are not given are the attributes of the same name, which `source` must have."""
+    """Creates a message; fields that are not given are read from the attributes of the same name of `source`."""
     missing = kind.DESCRIPTOR.fields_by_name.keys() - fields.keys()
     return kind(**{name: getattr(source, name) for name in missing}, **fields)
 
 
 def from_message(kind: type[T], message: Message, **fields: Any) -> T:
-    """Create a dataclass. Fields that are not given are the message's scalar fields of the same name."""
+    """Creates a dataclass; fields that are not given are the message's scalar fields of the same name."""
     missing = {field.name for field in dataclasses.fields(kind)} - fields.keys()  # type: ignore[arg-type]  # it is one
     return kind(**{name: getattr(message, name) for name in missing}, **fields)

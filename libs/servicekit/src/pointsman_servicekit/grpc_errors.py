@@ -1,5 +1,4 @@
-"""Conversion of errors to and from gRPC's rich status: an ErrorInfo with the code, and a RetryInfo if a retry may
-help."""
+"""Converts errors to and from gRPC's rich status: an ErrorInfo with the code, and a RetryInfo if a retry may help."""
 
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -32,7 +31,7 @@ def to_status(error: PointsmanError) -> Any:
 
 
 def from_rpc_error(error: grpc.aio.AioRpcError, service: str) -> PointsmanError:
-    """Converts the error of a call to `service` back; a transport failure becomes `Unavailable`."""
+    """Converts the error of a call to `service` back to a PointsmanError; a transport failure becomes `Unavailable`."""
     code, message = error.code(), error.details() or ""
     status = rpc_status.from_call(cast(grpc.Call, error))  # it has what from_call reads
     if status is not None:
@@ -85,7 +84,7 @@ def wrap_handler(handler: Handler, unary: Wrap, stream: Wrap) -> Handler:
 
 
 class HandlerInterceptor(grpc.aio.ServerInterceptor):
-    """Replaces the handler of each method, once: a service has few, and every call looks its handler up."""
+    """Replaces the handler of each gRPC method, once: a service has few, and every call looks its handler up."""
 
     def __init__(self) -> None:
         self._replacements: dict[Handler, Handler] = {}

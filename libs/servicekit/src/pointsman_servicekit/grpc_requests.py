@@ -27,7 +27,7 @@ VARINT, FIXED64, LENGTH_DELIMITED, FIXED32 = 0, 1, 2, 5
 
 
 class Gate(Protocol):
-    """Decides whether a call may go on, before anything of its message is received."""
+    """Decides whether a gRPC call may go on, before anything of its message is received."""
 
     async def admit(self, method: str, context: Context) -> str:
         """Returns the tenant to which the message's memory is charged. Raises PointsmanError or aborts the call.
@@ -39,7 +39,7 @@ class Gate(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ReceiveLimits:
-    """How a request message may arrive. Times are in seconds."""
+    """Limits on the size and the duration (in seconds) of a gRPC request message."""
 
     max_bytes: int
     max_fields: int
@@ -50,7 +50,7 @@ class ReceiveLimits:
 
 
 class RequestReceiver(HandlerInterceptor):
-    """Runs the gate of each call to our own services, then receives its message. Innermost of all interceptors."""
+    """Runs the gate of each call to our own services, then receives its message; the innermost interceptor."""
 
     def __init__(self, limits: ReceiveLimits, budget: BufferedBytesBudget, gate: Gate | None = None) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class RequestReceiver(HandlerInterceptor):
 
 
 class _Receive:
-    """What comes before one method runs."""
+    """Authenticates one call, then receives and parses its message, before its method runs."""
 
     def __init__(
         self,
@@ -97,11 +97,11 @@ class _Receive:
         self._descriptor = getattr(message_class, "DESCRIPTOR", None)
 
     async def admit(self, context: Context) -> str:
-        """The tenant that calls."""
+        """Returns the tenant that calls, by the gate; empty if there is none."""
         return "" if self._gate is None else await self._gate.admit(self._method, context)
 
     async def message(self, context: Context, tenant: str) -> bytes:
-        """Raises Unavailable, DeadlineExceeded, InvalidArgument."""
+        """Receives the message's bytes; raises Unavailable, DeadlineExceeded or InvalidArgument."""
         loop = asyncio.get_running_loop()
         reserved, refusal = 0, None
 
@@ -135,7 +135,7 @@ class _Receive:
         return received
 
     def parse(self, message: bytes) -> Any:
-        """Raises InvalidArgument."""
+        """Parses the message; raises InvalidArgument if it is malformed or has too many fields."""
         if self._descriptor is not None and has_more_fields(message, self._descriptor, self._limits.max_fields):
             told = f"the message has more than {self._limits.max_fields} fields"
             raise InvalidArgument(told, code="message_too_complex")
@@ -201,9 +201,9 @@ def _received_stream(method: Method, receive: _Receive) -> Method:
 
 
 def has_more_fields(message: bytes, descriptor: Any, limit: int) -> bool:
-    """Whether a serialized message and the messages in it have more than `limit` fields together.
+    """Returns whether a serialized message and the messages in it have more than `limit` fields together.
 
-    Stops at the limit, and at what is malformed, which the parser reports. A field has two bytes or more, so a short
+    It stops at the limit, and at what is malformed, which the parser reports. A field has two bytes or more, so a short
     message is not looked at.
     """
     if len(message) <= 2 * limit:
@@ -235,7 +235,7 @@ def has_more_fields(message: bytes, descriptor: Any, limit: int) -> bool:
 
 
 def _varint(view: memoryview, at: int, end: int) -> tuple[int, int]:
-    """The number at `at`, and where it ends; `end` if it is cut off or too long."""
+    """Reads protobuf's number at `at`; returns it and where it ends, or `end` if it is cut off or too long."""
     value = shift = 0
     while at < end and shift < 64:
         byte = view[at]

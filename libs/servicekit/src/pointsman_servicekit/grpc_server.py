@@ -1,5 +1,4 @@
-"""The gRPC server of every service: limits, TLS, health, reflection, and error handling for unary and streaming
-calls."""
+"""The gRPC server of every service: limits, TLS, health, reflection, and the handling of errors."""
 
 import asyncio
 import inspect
@@ -45,7 +44,7 @@ parses what has arrived and builds an error for each further ping: 5 s."""
 
 @dataclass(frozen=True, slots=True)
 class ServerLimits:
-    """What one client may do to a server. Times are in seconds."""
+    """Limits on what one client may do to a gRPC server; times are in seconds."""
 
     max_message_bytes: int = MAX_MESSAGE_BYTES
     max_message_fields: int = 100_000
@@ -68,7 +67,7 @@ class ServerLimits:
     """A connection of this age takes no new calls, so that its client resolves the server's name again; 0: no limit."""
 
     def options(self, reuse_port: bool) -> list[tuple[str, int]]:
-        """These limits as gRPC's channel arguments."""
+        """Returns these limits as gRPC's channel arguments."""
         ages = [("grpc.max_connection_age_ms", _ms(self.max_connection_age))] if self.max_connection_age else []
         return [
             *ages,
@@ -97,7 +96,7 @@ LIMITS = ServerLimits()
 
 
 class _Registrar:
-    """What generated code adds servicers to, in place of the server itself."""
+    """Collects the servicers that generated code adds, in place of the server itself."""
 
     def __init__(self, server: grpc.aio.Server) -> None:
         self.add_generic_rpc_handlers = server.add_generic_rpc_handlers
@@ -113,7 +112,7 @@ class _Registrar:
 
 
 def _reflection_v1(servicer: Any) -> grpc.GenericRpcHandler:
-    """Reflection under the name that newer clients use; its messages are those of v1alpha."""
+    """Returns reflection under the name that newer clients use; its messages are those of v1alpha."""
     handler = grpc.stream_stream_rpc_method_handler(
         servicer.ServerReflectionInfo,
         request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
@@ -191,7 +190,7 @@ async def serving(
 
 
 async def _update_health(update: Awaitable[None]) -> None:
-    """A watcher that does not read its stream would block the update for ever."""
+    """Updates the server's health, within a time limit: a watcher that does not read would block it for ever."""
     try:
         await asyncio.wait_for(update, HEALTH_UPDATE_TIMEOUT)
     except TimeoutError:
@@ -202,8 +201,9 @@ async def _update_health(update: Awaitable[None]) -> None:
 
 
 def _credentials(tls: ServerTls) -> grpc.ServerCredentials:
-    """Credentials that follow their files: a renewed certificate is used from the next handshake on. Raises
-    TlsError."""
+    """Returns credentials that follow their files: a renewed certificate is used from the next handshake on. Raises
+    TlsError.
+    """
     shown = tls.stamp()
 
     def configuration() -> grpc.ServerCertificateConfiguration:
@@ -211,7 +211,7 @@ def _credentials(tls: ServerTls) -> grpc.ServerCredentials:
         return grpc.ssl_server_certificate_configuration([(key, certificate)], client_ca)
 
     def anew() -> grpc.ServerCertificateConfiguration | None:
-        """The configuration from the changed files; None if nothing has changed or the new files cannot be used."""
+        """Returns the configuration from the changed files; None if none has changed or they cannot be used."""
         nonlocal shown
         now = tls.stamp()
         if now == shown:
@@ -228,7 +228,7 @@ def _credentials(tls: ServerTls) -> grpc.ServerCredentials:
 
 
 class ErrorHandler(HandlerInterceptor):
-    """Converts an exception of a servicer to a rich status; an unexpected one is logged and the client gets its id."""
+    """Converts a servicer's exception to a rich status; an unexpected one is logged, and the client gets its id."""
 
     def replace(self, handler: Any, method: str) -> Handler:
         return wrap_handler(handler, _guarded_unary, _guarded_stream)
@@ -278,7 +278,7 @@ def _guarded_stream(behaviour: Any) -> Any:
 
 
 async def _abort(context: Context, error: Exception) -> None:
-    """Ends the call with the status of the error.
+    """Ends a call with the status of the error.
 
     Raises AbortError, or CancelledError if the client is gone: gRPC raises InternalError for all that is sent to it.
     """
@@ -292,7 +292,8 @@ async def _abort(context: Context, error: Exception) -> None:
 
 def _forget_where(aborted: grpc.aio.AbortError) -> None:
     """Removes the traceback of an abort that has been sent. Otherwise context and exception would refer to each other,
-    and the call's objects would stay in memory until the next garbage collection."""
+    and the call's objects would stay in memory until the next garbage collection.
+    """
     aborted.__traceback__ = aborted.__context__ = None
 
 

@@ -1,5 +1,4 @@
-"""Logging: one line an event with the ids of its request; secrets are masked, and at INFO no content of requests
-appears."""
+"""Logs one line for each event with the ids of its request; masks secrets, and at INFO omits requests' content."""
 
 import json
 import logging
@@ -39,7 +38,7 @@ def configure_logging(service: str, level: str = "INFO", form: LogFormat = "text
 
 
 def make_handler(stream: TextIO, service: str, level: str = "INFO", form: LogFormat = "text") -> logging.Handler:
-    """A handler that writes to `stream` in the format of `configure_logging`."""
+    """Returns a handler that writes to `stream` in the format of `configure_logging`."""
     handler = logging.StreamHandler(stream)
     handler.addFilter(_add_ids)
     shows_all = logging.getLevelName(level) == logging.DEBUG
@@ -54,7 +53,7 @@ def _add_ids(record: logging.LogRecord) -> bool:
 
 
 def _further_ids() -> dict[str, str]:
-    """The ids of decision, trace and span that are set."""
+    """Returns those of the ids of decision, trace and span that are set."""
     ids, decision, traced = dict[str, str](), decision_id.get(), current_trace.get()
     if decision != NO_ID:
         ids["decision_id"] = decision
@@ -76,7 +75,7 @@ class _Form(logging.Formatter):
         return mask_secrets(message)
 
     def failure(self, record: logging.LogRecord) -> str:
-        """The traceback, empty without an error."""
+        """Returns a record's traceback, with secrets masked; empty without an error."""
         error = record.exc_info[1] if record.exc_info else None
         return mask_secrets("".join(_traceback(error, self._shows_all)).rstrip()) if error else ""
 
@@ -108,7 +107,7 @@ class _Json(_Form):
 
 
 def _message(record: logging.LogRecord) -> str:
-    """The message with errors among its arguments formatted as in a traceback."""
+    """Returns the record's message; an error among its arguments is formatted as in a traceback."""
     if not isinstance(record.args, tuple) or not any(isinstance(value, BaseException) for value in record.args):
         return record.getMessage()
     told = (_named(value, False) if isinstance(value, BaseException) else value for value in record.args)
@@ -116,14 +115,14 @@ def _message(record: logging.LogRecord) -> str:
 
 
 def _traceback(error: BaseException, shows_all: bool) -> Iterator[str]:
-    """The traceback as Python prints it, causes first, without messages that may quote a request."""
+    """Yields the traceback as Python prints it, causes first, without messages that may quote a request."""
     for before, link in _causes(error):
         yield from traceback.format_tb(before.__traceback__)
         yield f"{_named(before, shows_all)}\n\n{link}\n\n" if link else f"{_named(before, shows_all)}\n"
 
 
 def _causes(error: BaseException) -> list[tuple[BaseException, str]]:
-    """The error and its causes, the first cause first, each with the words that link it to the next."""
+    """Returns the error and its causes, the first cause first, each with the words that link it to the next."""
     found: list[tuple[BaseException, str]] = [(error, "")]
     while len(found) < 10:
         first = found[0][0]
@@ -154,7 +153,7 @@ decision_id: ContextVar[str] = ContextVar("decision_id", default=NO_ID)
 
 @dataclass(frozen=True, slots=True)
 class TraceIds:
-    """The current span and its trace, as lowercase hexadecimal digits."""
+    """The ids of the current span and its trace, as lowercase hexadecimal digits."""
 
     trace_id: str
     span_id: str
@@ -167,7 +166,7 @@ current_trace: ContextVar[TraceIds | None] = ContextVar("trace", default=None)
 
 
 def sampled_trace_id() -> str:
-    """The id of the current trace for an exemplar; empty if the trace is not recorded."""
+    """Returns the id of the current trace, for an exemplar; empty if the trace is not recorded."""
     ids = current_trace.get()
     return ids.trace_id if ids is not None and ids.sampled else ""
 
@@ -176,7 +175,7 @@ Metadata = tuple[tuple[str, str], ...]
 
 
 def correlation_metadata() -> Metadata:
-    """The ids of request and decision as gRPC metadata, so that the called service logs them."""
+    """Returns the ids of request and decision as gRPC metadata, so that the called service logs them."""
     return (("x-request-id", request_id.get()), ("x-pointsman-decision-id", decision_id.get()))
 
 

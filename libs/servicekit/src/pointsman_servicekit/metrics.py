@@ -27,13 +27,11 @@ if TYPE_CHECKING:
 def serving_metrics(
     listen: str, registry: CollectorRegistry, is_ready: Callable[[], bool] = lambda: True
 ) -> Iterator[int]:
-    """Serves `/metrics`, `/healthz` and `/readyz` at `listen` from a thread for the length of the block; yields the
-    port.
+    """Serves `/metrics`, `/healthz` and `/readyz` from a thread for the length of the block; yields the port.
 
     `listen` is an address such as "127.0.0.1:0" (any free port) or "[::]:9082" (IPv6, and IPv4 if the system has it).
     `/healthz` returns 200 while the process runs; `/readyz` calls `is_ready` in that thread. The probes use HTTP
-    because Kubernetes' gRPC probe does not support TLS.
-    Raises OSError if the port cannot be bound.
+    because Kubernetes' gRPC probe does not support TLS. Raises OSError if the port cannot be bound.
     """
     host, _, port = listen.rpartition(":")
     server_class = _Ipv6Server if host.startswith("[") else ThreadingWSGIServer
@@ -75,7 +73,7 @@ class _Ipv6Server(ThreadingWSGIServer):
 
 
 class _Silent(WSGIRequestHandler):
-    """Does not log requests: there is one every few seconds."""
+    """Handles requests without logging them: there is one every few seconds."""
 
     def log_message(self, format: str, *words: Any) -> None:
         pass
@@ -113,7 +111,7 @@ async def _watch(lag: Histogram) -> None:
 
 
 def export_build_info(registry: CollectorRegistry, service: str) -> None:
-    """Exports the service's version; `service` is the name after "pointsman-" of an installed distribution.
+    """Exports the service's version as a metric; `service` is the name of its distribution after "pointsman-".
 
     Raises PackageNotFoundError.
     """
@@ -122,8 +120,7 @@ def export_build_info(registry: CollectorRegistry, service: str) -> None:
 
 
 class CallsInFlight(HandlerInterceptor):
-    """Counts the calls in progress by method, for methods that exist only, so that clients cannot create label
-    values."""
+    """Counts the calls in progress by method, of existing methods only, so that clients cannot create label values."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         super().__init__()
@@ -190,7 +187,7 @@ def _dump_sample(sample: Any) -> list[Any]:
 
 
 class _Series:
-    """The values of one series, one value for each process that has the series."""
+    """The values of one series of a metric: one value for each process that has the series."""
 
     __slots__ = ("exemplar", "labels", "name", "values")
 
@@ -238,14 +235,14 @@ def _combination(kind: str, sample: str, gauges: Mapping[str, Combine]) -> Combi
 
 
 class MergedMetrics:
-    """The metrics of all processes, including ended ones. Without ended ones a counter would fall, and Prometheus
-    would take its remaining value for an increase.
+    """Combines the metrics of all processes of a service, including ended ones.
 
-    Increments between the last scrape and the end of a process are lost.
+    Without ended ones a counter would fall, and Prometheus would take its remaining value for an increase. Increments
+    between the last scrape and the end of a process are lost.
     """
 
     def __init__(self, gauges: Mapping[str, Combine]) -> None:
-        """`gauges` says how to combine the values of a gauge, by its name. Default: the largest value."""
+        """Takes in `gauges` how to combine the values of each gauge, by its name; the default is the largest value."""
         self._gauges = {**PROCESS_GAUGES, **gauges}
         self._ended: Dump = []
 
@@ -255,12 +252,12 @@ class MergedMetrics:
         self._ended = dump_metrics(_Collected(merge([self._ended, cumulative], {})))  # type: ignore[arg-type]  # it only collects
 
     def page(self, dumps: Iterable[Dump], more: Iterable[Metric] = ()) -> "_Collected":
-        """Returns a registry for prometheus_client's encoders. `more` are metrics of this process."""
+        """Returns a registry for prometheus_client's encoders; `more` are metrics of this process."""
         return _Collected([*merge([*dumps, self._ended], self._gauges), *more])
 
 
 class _Collected:
-    """Implements the methods of a registry that the encoders call."""
+    """A registry of collected metrics, with the methods that prometheus_client's encoders call."""
 
     def __init__(self, families: Sequence[Metric]) -> None:
         self._families = families

@@ -1,4 +1,4 @@
-"""The providers' listed prices (prices.yaml)."""
+"""Looks up the providers' listed prices (prices.yaml)."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from pointsman_servicekit.errors import NotFound
 
 @dataclass(frozen=True, slots=True)
 class PricedModel:
-    """A model's entry in prices.yaml."""
+    """A model's context window in tokens and its prices in dollars, from prices.yaml."""
 
     context_window: int
     prompt: float
@@ -33,19 +33,19 @@ def _table() -> dict[str, Any]:
 
 
 def prices_as_of() -> date:
-    """Return the date on which the prices were last checked."""
+    """Returns the date on which the prices were last checked."""
     day: date = _table()["as_of"]
     return day
 
 
 def find_price(price_list: str, names: Iterable[str]) -> PricedModel | None:
-    """Return the entry of the first name that is in a provider's price list; None if no name is."""
+    """Returns the entry of the first name that is in a provider's price list; None if no name is."""
     models = _table()["models"].get(price_list, {})
     return next((PricedModel(*models[name]) for name in names if name in models), None)
 
 
 def named_price(name: str) -> PricedModel:
-    """Return the price of a model, named as MODEL or PROVIDER/MODEL.
+    """Returns the price of a model, named as MODEL or PROVIDER/MODEL.
 
     Raises NotFound if no provider lists it, or if several list it at different prices.
     """

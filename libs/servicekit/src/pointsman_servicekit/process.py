@@ -50,8 +50,7 @@ async def wait_for_stop_signal() -> signal.Signals:
 
 
 async def delay_shutdown(told_by: signal.Signals, seconds: float) -> None:
-    """Keeps serving for `seconds` after SIGTERM, although the service reports not ready, so that load balancers notice
-    first.
+    """Keeps serving for `seconds` after SIGTERM, though reported as not ready, so that load balancers notice first.
 
     SIGINT (Ctrl-C) does not wait.
     """
@@ -106,7 +105,7 @@ async def trimming_heap(interval: float = TRIM_INTERVAL_SECONDS) -> AsyncIterato
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """Seconds before a process is restarted: doubled after each death, reset after `calm` seconds without one."""
+    """The seconds before a process is restarted: doubled after each death, reset after `calm` seconds without one."""
 
     first: float = 0.5
     longest: float = 30.0
@@ -137,7 +136,7 @@ class Schedule:
     """If set by anyone, the next run starts without waiting for the interval; cleared before that run."""
 
     def delay(self) -> float:
-        """Seconds until the next run."""
+        """Returns the seconds until the next run."""
         return self.interval * (1 + self.jitter * random.uniform(-1, 1)) if self.jitter else self.interval
 
 
@@ -190,8 +189,9 @@ async def _sleep(seconds: float, wake: asyncio.Event | None) -> None:
 
 
 def _raise_if_cancelled() -> None:
-    """Python 3.11's `asyncio.wait_for`, which redis-py uses, swallows a cancellation that arrives together with the
-    result it waits for."""
+    """Raises CancelledError if the current task was cancelled and the cancellation was lost. Python 3.11's
+    `asyncio.wait_for`, which redis-py uses, swallows a cancellation that arrives together with the result.
+    """
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError

@@ -48,9 +48,7 @@ class RedisClient:
 
 @asynccontextmanager
 async def open_client(url: str, **options: Any) -> AsyncIterator[RedisClient]:
-    """Opens a client that does not retry. `options` are passed to each of redis-py's connections. Raises ValueError
-    for a wrong URL.
-    """
+    """Opens a Redis client that does not retry; `options` are those of redis-py's connections. Raises ValueError."""
     options |= {"decode_responses": True, **_connection_options()}
     scheme, _, kind = urlsplit(url).scheme.partition("+")
     if not kind:

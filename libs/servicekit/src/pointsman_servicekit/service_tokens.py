@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 
 class TokenFileError(OSError):
-    """A file of tokens cannot be read or has an invalid line. The message contains no token."""
+    """A file of tokens cannot be read or has an invalid line; the message contains no token."""
 
 
 class Role(IntEnum):
@@ -48,14 +48,14 @@ class Role(IntEnum):
 def method_roles(
     service: str, *, read: Iterable[str] = (), write: Iterable[str] = (), admin: Iterable[str] = ()
 ) -> Mapping[str, Role]:
-    """The role that each method of a service needs, by the method's path ("/pointsman.v1.Retriever/Search")."""
+    """Returns the role that each method of a service needs, by its path ("/pointsman.v1.Retriever/Search")."""
     methods = {Role.READ: read, Role.WRITE: write, Role.ADMIN: admin}
     return {f"/{service}/{name}": role for role, names in methods.items() for name in names}
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """An authenticated client of a service."""
+    """An authenticated client of a service, by its name and role."""
 
     name: str
     role: Role
@@ -66,7 +66,7 @@ authenticated_peer: ContextVar[Peer | None] = ContextVar("authenticated_peer", d
 
 
 def author_of(claimed: str) -> str:
-    """The author to record for a change: the authenticated peer, followed by the name that the request claims.
+    """Returns the author to record for a change: the authenticated peer, and the name that the request claims.
 
     Without authentication it is the claimed name alone.
     """
@@ -77,10 +77,10 @@ def author_of(claimed: str) -> str:
 
 
 class FollowedFile(Generic[T]):
-    """The parsed content of a file, read again at most once a second if the file has changed."""
+    """The parsed content of a file, read again when the file has changed, at most once a second."""
 
     def __init__(self, path: Path, parse: Callable[[str], T], clock: Callable[[], float] = time.monotonic) -> None:
-        """`parse` raises TokenFileError. Raises TokenFileError if the file cannot be used."""
+        """Reads the file with `parse`; raises TokenFileError if it cannot be used."""
         self._path = path
         self._parse = parse
         self._clock = clock
@@ -90,7 +90,7 @@ class FollowedFile(Generic[T]):
 
     @property
     def value(self) -> T:
-        """The content of the last valid version of the file."""
+        """Returns the content of the last valid version of the file."""
         now = self._clock()
         if now >= self._checked_at + CHECK_SECONDS:
             self._checked_at = now
@@ -122,7 +122,7 @@ class FollowedFile(Generic[T]):
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:
-    """Returns what differs after each change of the file; None if the file does not exist."""
+    """Returns a value that differs after each change of the file; None if the file does not exist."""
     try:
         status = path.stat()
     except OSError:
@@ -135,7 +135,7 @@ Peers = Mapping[bytes, Peer]
 
 
 def parse_peers(text: str) -> Peers:
-    """Parses a server's file of tokens. Raises TokenFileError."""
+    """Parses a server's file of tokens; raises TokenFileError."""
     peers: dict[bytes, Peer] = {}
     for number, line in enumerate(text.splitlines(), start=1):
         fields = line.split()
@@ -159,7 +159,7 @@ def parse_peers(text: str) -> Peers:
 
 
 def parse_token(text: str) -> str:
-    """Parses a client's file, which contains its token alone. Raises TokenFileError."""
+    """Parses a client's file, which contains its token alone; raises TokenFileError."""
     token = text.strip()
     _check_token(token)
     return token
@@ -175,13 +175,13 @@ def _check_token(token: str, where: str = "") -> None:
 
 
 class TokenGate:
-    """Authenticates each call by the bearer token in its metadata, before its message is received. Implements `Gate`.
+    """Authenticates each gRPC call, except health and reflection, by its bearer token; implements `Gate`.
 
-    Health and reflection are not subject to it.
+    That happens before the call's message is received.
     """
 
     def __init__(self, peers: FollowedFile[Peers], roles: Mapping[str, Role]) -> None:
-        """`roles` as `method_roles` returns it."""
+        """Takes the peers of a token file, and `roles` as `method_roles` returns them."""
         self._peers = peers
         self._roles = roles
 
@@ -221,7 +221,7 @@ class TokenGate:
 
 
 def open_token_gate(path: Path | None, roles: Mapping[str, Role], listen: str, setting: str) -> TokenGate | None:
-    """The gate for a server at `listen`, or None if `path`, which `setting` holds, is not set.
+    """Returns the gate for a server at `listen`, or None if `path`, which the setting `setting` holds, is not set.
 
     Without a gate, logs a warning unless only this machine can connect. Raises TokenFileError.
     """
@@ -233,7 +233,7 @@ def open_token_gate(path: Path | None, roles: Mapping[str, Role], listen: str, s
 
 
 def is_loopback(listen: str) -> bool:
-    """Whether only processes of this machine can connect to an address such as "127.0.0.1:8082"."""
+    """Returns whether only processes of this machine can connect to an address such as "127.0.0.1:8082"."""
     if listen.startswith("unix:"):
         return True
     host = listen.rpartition(":")[0].strip("[]")
@@ -244,7 +244,7 @@ def is_loopback(listen: str) -> bool:
 
 
 def open_token(path: Path | None) -> Callable[[], str] | None:
-    """A function that returns a client's current token; None if no file is named. Raises TokenFileError."""
+    """Returns a function that returns a client's current token; None if no file is named. Raises TokenFileError."""
     if path is None:
         return None
     file = FollowedFile(path, parse_token)

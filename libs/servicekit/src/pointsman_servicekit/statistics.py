@@ -18,18 +18,17 @@ from statistics import NormalDist
 
 @lru_cache(maxsize=64)
 def one_sided_z(confidence: float) -> float:
-    """Standard deviations from the mean of a normal distribution below which `confidence` (0 to 1) of it lies."""
+    """Returns how many standard deviations above the mean `confidence` (0 to 1) of a normal distribution ends."""
     return NormalDist().inv_cdf(confidence)
 
 
 def two_sided_z(confidence: float) -> float:
-    """Standard deviations on either side of the mean within which `confidence` (0 to 1) of a normal distribution lies:
-    1.96 for 0.95."""
+    """Returns the standard deviations around the mean within which `confidence` (0 to 1) lies: 1.96 for 0.95."""
     return one_sided_z((1 + confidence) / 2)
 
 
 def wilson_interval(mean: float, count: float, z: float) -> tuple[float, float]:
-    """The Wilson score interval of a rate: its lower and upper limit, (0, 1) if `count` is 0 or less.
+    """Returns the Wilson score interval of a rate: its lower and upper limit, (0, 1) if `count` is 0 or less.
 
     `mean` is the mean of `count` observations between 0 and 1. `z` is the half-width in standard deviations. The
     formula is for observations that are 0 or 1; values in between vary less around the same mean, so the interval is
@@ -53,14 +52,13 @@ class LogBuckets:
     """
 
     def __init__(self, per_doubling: float, smallest: float, largest: float) -> None:
-        """`per_doubling` is the number of buckets between a value and its double; values above `largest` are counted as
-        `largest`, which bounds the number of buckets."""
+        """Makes `per_doubling` buckets between a value and its double; values above `largest` count as `largest`."""
         self.per_doubling = per_doubling
         self.smallest, self.largest = smallest, largest
 
     @classmethod
     def with_relative_error(cls, error: float, smallest: float, largest: float) -> "LogBuckets":
-        """Buckets from which `quantile` is known to within the fraction `error` of its true value."""
+        """Makes buckets from which `quantile` is known to within the fraction `error` of its true value."""
         return cls(1 / math.log2((1 + error) / (1 - error)), smallest, largest)
 
     def index(self, value: float) -> int:
@@ -69,7 +67,7 @@ class LogBuckets:
         return math.ceil(self.per_doubling * math.log2(min(value, self.largest) / self.smallest))
 
     def quantile(self, counts: Mapping[int, int], fraction: float) -> float:
-        """The value below which `fraction` (0 to 1) of the counted values lie, 0 if there are none.
+        """Returns the value below which `fraction` (0 to 1) of the counted values lie, 0 if there are none.
 
         It is the point of its bucket whose relative error is smallest at both borders.
         """
@@ -82,7 +80,7 @@ class LogBuckets:
         return 0.0
 
     def interpolated_quantile(self, counts: Mapping[int, int], fraction: float) -> float:
-        """As `quantile`, but interpolated within the bucket as if the logarithms of its values were spread evenly.
+        """Returns a quantile, interpolated in its bucket as if the values' logarithms were spread evenly.
 
         It is continuous in `fraction`, as a comparison of two quantiles' confidence limits needs.
         """
@@ -123,18 +121,18 @@ class Sketch:
     """Hashes of the documents' ids and contents, in ascending order."""
 
     def __str__(self) -> str:
-        """The serialized sketch, at most 790 characters."""
+        """Serializes the sketch, in at most 790 characters."""
         return f"{self.documents}:" + "".join(f"{one:0{2 * _BYTES}x}" for one in self.smallest)
 
 
 def sketch_of(documents: Iterable[tuple[str, bytes]]) -> Sketch:
-    """The sketch of documents that are given as pairs of id and content digest."""
+    """Makes a sketch of documents, which are given as pairs of id and content digest."""
     hashes = {_hash(name, digest) for name, digest in documents}
     return Sketch(len(hashes), tuple(nsmallest(MAX_HASHES, hashes)))
 
 
 def parse_sketch(text: str) -> Sketch:
-    """Parses what `str` of a sketch returned. Raises ValueError."""
+    """Parses a serialized sketch; raises ValueError."""
     if not _FORM.fullmatch(text):
         raise ValueError(f"'{text[:40]}' is no sketch of documents")
     documents, _, digits = text.partition(":")
@@ -143,7 +141,7 @@ def parse_sketch(text: str) -> Sketch:
 
 
 def changed_share(then: Sketch, now: Sketch) -> float:
-    """The fraction of documents that were added, removed or changed, relative to the larger of the two collections."""
+    """Returns the fraction of documents that were added, removed or changed, of the larger of both collections."""
     most = max(then.documents, now.documents)
     if not most:
         return 0.0

@@ -7,7 +7,7 @@ import yaml
 
 
 def load(text: str) -> Any:
-    """Raises yaml.YAMLError, also for a malformed date and for a document that is nested too deep."""
+    """Parses YAML; raises yaml.YAMLError, also for a malformed date and for a document that is nested too deep."""
     try:
         return yaml.load(text, _Loader)  # a SafeLoader
     except RecursionError:

@@ -9,7 +9,7 @@ log = logging.getLogger(__name__)
 
 
 class TlsError(OSError):
-    """A file for TLS cannot be used."""
+    """A certificate, key or CA file for TLS cannot be used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class ServerTls:
     """PEM. If set, a client must present a certificate signed by one of these."""
 
     def context(self) -> ssl.SSLContext:
-        """Raises TlsError."""
+        """Returns an SSL context with the server's certificate; raises TlsError."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         self.load_into(context)
@@ -38,11 +38,11 @@ class ServerTls:
         _show(context, self.certificate, self.key)
 
     def stamp(self) -> tuple[object, ...]:
-        """A value that changes if any of the files changes."""
+        """Returns a value that changes if any of the certificate's files changes."""
         return _stamp(self.certificate, self.key, self.client_ca)
 
     def pem(self) -> tuple[bytes, bytes, bytes | None]:
-        """The contents of key, certificate and client CA, after checking that they match. Raises TlsError."""
+        """Returns the contents of key, certificate and client CA, after checking that they match; raises TlsError."""
         self.context()
         return _read(self.key), _read(self.certificate), _read(self.client_ca) if self.client_ca else None
 
@@ -59,7 +59,7 @@ class ClientTls:
     """The name in the server's certificate, if it is not the one in its address."""
 
     def pem(self) -> tuple[bytes, bytes | None, bytes | None]:
-        """The contents of CA, key and certificate, after checking that they match. Raises TlsError."""
+        """Returns the contents of CA, key and certificate, after checking that they match; raises TlsError."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         _trust(context, self.ca)
         if self.certificate is None or self.key is None:
@@ -75,7 +75,7 @@ class ReloadingTls:
     """
 
     def __init__(self, tls: ServerTls) -> None:
-        """Raises TlsError."""
+        """Loads the certificate; raises TlsError."""
         self._tls = tls
         self._stamp = tls.stamp()
         self.context: ssl.SSLContext = tls.context()
@@ -96,7 +96,7 @@ class ReloadingTls:
 
 
 def server_tls(certificate: Path | None, key: Path | None, client_ca: Path | None) -> ServerTls | None:
-    """From the settings `tls_certificate`, `tls_key` and `tls_client_ca`; None if TLS is off. Raises TlsError."""
+    """Returns the server's TLS by the settings `tls_*`, None if TLS is off; raises TlsError."""
     if certificate is None and key is None:
         if client_ca is not None:
             raise TlsError("tls_client_ca is set without tls_certificate and tls_key; set all three, or none")
@@ -110,7 +110,7 @@ def server_tls(certificate: Path | None, key: Path | None, client_ca: Path | Non
 
 
 def client_tls(ca: Path | None, certificate: Path | None, key: Path | None, server_name: str = "") -> ClientTls | None:
-    """Build the client's TLS from the settings `client_tls_*`; None if TLS is off. Raises TlsError."""
+    """Returns the client's TLS by the settings `client_tls_*`, None if TLS is off; raises TlsError."""
     if ca is None:
         if certificate is not None or key is not None:
             raise TlsError(

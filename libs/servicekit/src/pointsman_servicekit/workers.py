@@ -1,4 +1,4 @@
-"""Several processes of one service on the same ports.
+"""Runs several processes of one service on the same ports.
 
 A supervisor starts them, replaces those that die, and stops them. Supervisor and worker are connected by a socket pair,
 on which both may send requests. If one end dies, the other notices at once: the supervisor replaces the worker, and a
@@ -41,7 +41,7 @@ class Peer:
     """
 
     def __init__(self, handlers: Mapping[str, Handler]) -> None:
-        """`handlers` answer questions from the other end, by the question's name."""
+        """Takes in `handlers` the functions that answer questions from the other end, by the question's name."""
         self.handlers = dict(handlers)
         self.reading: asyncio.Task[None]
         """The task that reads messages; it ends when the other end closes. Set by `connect`."""
@@ -51,7 +51,7 @@ class Peer:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def connect(self, end: socket.socket) -> None:
-        """Starts to answer questions from the other end, until the other end closes."""
+        """Starts to answer questions from the other end, until that end closes."""
         reader, self._writer = await asyncio.open_unix_connection(sock=end, limit=MAX_LINE_BYTES)
         self.reading = asyncio.create_task(self._read(reader), name="peer")
 
@@ -76,7 +76,7 @@ class Peer:
                     waiting.set_exception(ConnectionError())
 
     async def ask(self, question: str, argument: Any = None, seconds: float = ANSWER_TIMEOUT) -> Any:
-        """Returns the answer, or None if the other end has no handler for the question yet.
+        """Asks the other end a question; returns the answer, or None if it has no handler for the question yet.
 
         Raises Unavailable if no answer arrives within `seconds`.
         """
@@ -120,7 +120,7 @@ async def connect_supervisor(descriptor: int) -> Peer:
 
 @dataclass(slots=True)
 class Worker:
-    """A numbered worker: its current process, which a new process replaces after a death."""
+    """A numbered worker of a service: its current process, which a new process replaces after a death."""
 
     number: int
     process: asyncio.subprocess.Process | None = None
@@ -139,7 +139,7 @@ class Worker:
 
 
 class Supervisor:
-    """Runs `program` as several processes."""
+    """Runs a program as several worker processes."""
 
     def __init__(
         self,
@@ -149,7 +149,7 @@ class Supervisor:
         on_death: Callable[[Worker], None],
         backoff: Backoff = Backoff(),  # noqa: B008  # it is frozen
     ) -> None:
-        """`on_death` is called before a dead worker is replaced."""
+        """Takes `on_death`, which is called before a dead worker is replaced."""
         self.workers = [Worker(number) for number in range(1, workers + 1)]
         self.handlers: dict[str, Handler] = {}
         """Handlers of the workers' questions, by the question's name."""
@@ -161,11 +161,10 @@ class Supervisor:
         self._failed = False
 
     async def run(self, stopping: Awaitable[signal.Signals], kill_after: float) -> int:
-        """Runs the workers until `stopping` returns a signal, passes the signal on, and returns the exit status once
-        all have ended. After `kill_after` seconds the remaining workers are killed.
+        """Runs the workers until `stopping` returns a signal, which is passed on; returns the exit status.
 
-        If a worker dies before all have started for the first time, the others are stopped: its error is likely to
-        affect all workers, and is in its log.
+        After `kill_after` seconds the remaining workers are killed. If a worker dies before all have started for the
+        first time, the others are stopped: its error is likely to affect all workers, and is in its log.
         """
         tasks = [asyncio.create_task(self._keep(worker)) for worker in self.workers]
         signalled, failed = asyncio.ensure_future(stopping), asyncio.create_task(self._stopping.wait())

@@ -39,7 +39,7 @@ class Breaker:
 
     @property
     def open(self) -> bool:
-        """Whether it blocks all requests."""
+        """Returns whether it blocks all requests."""
         return not self.closed and self._clock() < self._until
 
     @property

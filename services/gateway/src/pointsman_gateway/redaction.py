@@ -65,7 +65,7 @@ class Redaction:
         return value
 
     def leaves(self, text: str) -> bool:
-        """Whether the hook would leave the text unchanged."""
+        """Returns whether the hook would leave the text unchanged."""
         try:
             return self.text(text) == text
         except NotRedacted:

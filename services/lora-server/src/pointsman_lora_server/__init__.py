@@ -1,1 +1,1 @@
-"""The lora-server: stands beside one vLLM engine, feeds it adapters and says what is true; trains adapters."""
+"""The lora-server: stands beside one vLLM engine, loads adapters into it, reports its state, and trains adapters."""

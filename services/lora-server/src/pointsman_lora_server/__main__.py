@@ -35,7 +35,7 @@ def main() -> int:
 
 
 async def run(settings: Settings, spans: "Spans | None" = None) -> None:
-    """Serves until SIGINT or SIGTERM. Then gateways are notified, the watches end, and the engine drains."""
+    """Serves until SIGINT or SIGTERM; then notifies the gateways, ends their watches and drains the engine."""
     engine_bootstrap.require_engine(settings)
     settings = engine_bootstrap.with_held(settings)
     command = engine_bootstrap.command_for(settings, os.environ)

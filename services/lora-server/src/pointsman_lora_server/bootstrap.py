@@ -65,7 +65,7 @@ time."""
 
 @dataclass(frozen=True, slots=True)
 class App:
-    """What the process serves."""
+    """The gRPC services, state and metrics that the lora-server's process serves."""
 
     services: Sequence[str]
     """Full names of the gRPC services, for the health check."""
@@ -85,14 +85,14 @@ class App:
 
 @dataclass(frozen=True, slots=True)
 class _Adapters:
-    """The parts that manage adapter versions."""
+    """The service and the reconciler, which manage adapter versions."""
 
     service: AdapterService
     reconciler: Reconciler
 
 
 def token_gate(settings: Settings) -> TokenGate | None:
-    """Authenticates calls if tokens are set. Raises TokenFileError."""
+    """Returns what authenticates calls by token, None if no tokens are set; raises TokenFileError."""
     return open_token_gate(settings.tokens, servicers.METHOD_ROLES, settings.listen, "POINTSMAN_LORA_TOKENS")
 
 
@@ -100,8 +100,7 @@ def token_gate(settings: Settings) -> TokenGate | None:
 async def build_app(
     settings: Settings, command: EngineCommand | None, smoke_test: SmokeTest | None = None
 ) -> AsyncIterator[App]:
-    """Builds everything but the servers. Starts the engine, and stops it at the end of the block; if ENGINE_URL is
-    set, attaches to the engine there instead.
+    """Builds everything but the servers, and starts or attaches to the engine for the time of the block.
 
     `smoke_test` replaces the one that the settings choose. Raises OSError if the base model does not exist, ValueError
     for an invalid store.
@@ -170,8 +169,7 @@ def _build_adapters(
     placement = PlacementPlanner(registry, f"{settings.engine_name} ({settings.public_url})")
 
     async def ensure_verified(version: AdapterVersion) -> None:
-        """Loads the version here even if it is placed elsewhere, since this process has the reference to compare
-        with."""
+        """Loads the version here even if it is placed on other engines: this process has the reference."""
         await loader.ensure_verified(version)
         await placement.wait_until_warm(version.version, lambda: reconciler.desired)
 
@@ -245,7 +243,7 @@ async def _serving(
 
 
 def _job_environment(settings: Settings) -> JobEnvironment:
-    """Training processes receive none of the lora-server's settings: one of them contains Redis's password."""
+    """Returns the environment of training processes, without our settings: one contains Redis's password."""
     return JobEnvironment(
         folder=settings.jobs,
         python=settings.engine_python,
@@ -258,7 +256,7 @@ def _job_environment(settings: Settings) -> JobEnvironment:
 
 
 def _job_callbacks(service: AdapterService, store: ArtifactStore) -> tuple[RegisterAdapter, FindVersion]:
-    """What a training job needs from the rest of the lora-server."""
+    """Returns two functions for training jobs: one that registers the result, one that finds the parent version."""
 
     async def register(trained: TrainedAdapter) -> str:
         report = await service.register(

@@ -18,8 +18,7 @@ _HASH = re.compile(rf"[0-9a-f]{{{HASH_DIGITS}}}")
 
 @dataclass(frozen=True, slots=True)
 class AdapterVersion:
-    """An immutable adapter and its manifest. The name contains the hash of the content, so a name never changes its
-    weights."""
+    """An immutable adapter and its manifest; its name contains the hash of the weights, so it never means others."""
 
     name: str
     sha256: str
@@ -45,7 +44,7 @@ class AdapterVersion:
 
 @dataclass(frozen=True, slots=True)
 class CanaryTerms:
-    """When a canary is rolled back automatically. Its rates and latencies are compared with the stable version's."""
+    """The differences from the stable version's rates and latencies above which a canary is rolled back."""
 
     min_requests: int = 20
     """Number of requests that both versions must have before they are compared."""
@@ -81,7 +80,7 @@ class Alias:
 
     @property
     def versions(self) -> tuple[str, ...]:
-        """The versions that receive requests sent to the alias."""
+        """Returns the versions that receive requests sent to the alias."""
         return (self.version, self.canary.version) if self.canary else (self.version,)
 
 
@@ -121,7 +120,7 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class FleetState:
-    """The engines that are up and have reported recently."""
+    """The engines of all lora-servers that are up and have reported recently, with the versions that each holds."""
 
     holds: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """Engine name -> the versions that it holds."""
@@ -129,19 +128,19 @@ class FleetState:
 
 @dataclass(frozen=True, slots=True)
 class ChangeLog:
-    """The names that each of the latest revisions of a state has changed."""
+    """The names of the aliases and versions that each of the latest revisions of a state has changed."""
 
     revision: int = 0
     recent: tuple[frozenset[str], ...] = ()
     """The names that the latest revisions changed, the newest last."""
 
     def append(self, names: frozenset[str] | None) -> "ChangeLog":
-        """None: the revision may have changed everything."""
+        """Returns the log with one more revision, which changed `names`; None if it may have changed everything."""
         recent = () if names is None else (*self.recent, names)[-MAX_RECENT_REVISIONS:]
         return ChangeLog(self.revision + 1, recent)
 
     def since(self, revision: int) -> frozenset[str] | None:
-        """The names that differ between `revision` and this one. None: everything may differ."""
+        """Returns the names that differ between `revision` and the current one; None if everything may differ."""
         missing = self.revision - revision
         if not 0 <= missing <= len(self.recent):
             return None
@@ -150,7 +149,7 @@ class ChangeLog:
 
 @dataclass(frozen=True, slots=True)
 class DesiredState:
-    """A consistent snapshot of what Redis holds."""
+    """A consistent snapshot of the versions, aliases, pins and placements that Redis holds."""
 
     versions: Mapping[str, AdapterVersion] = field(default_factory=dict)
     phases: Mapping[str, PhaseRecord] = field(default_factory=dict)
@@ -166,7 +165,7 @@ class DesiredState:
     _alias_names: dict[str, tuple[str, ...]] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def changed_since(self, before: "DesiredState") -> frozenset[str] | None:
-        """The names of what differs from an earlier state; None if everything may differ."""
+        """Returns the versions and aliases that differ from an earlier state; None if everything may differ."""
         if self is before:
             return frozenset()
         return None if self.log.revision == before.log.revision else self.log.since(before.log.revision)
@@ -186,13 +185,13 @@ class DesiredState:
         return self._alias_names.keys()
 
     def aliases_of(self, version: str) -> tuple[str, ...]:
-        """The names of the aliases that point to the version, directly or by their canary."""
+        """Returns the names of the aliases that point to the version, directly or by their canary."""
         return self._alias_names[version] if version in self.alias_targets else ()
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One entry of the history."""
+    """One entry in the history of versions and aliases: who changed what, when and why."""
 
     id: str
     at_unix_ms: int
@@ -212,7 +211,7 @@ class EngineStatus(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class EngineState:
-    """A snapshot of what the engine does and holds, as gateways see it.
+    """A snapshot of the engine's status and of the versions that it holds, as gateways see it.
 
     `life` counts the engine's starts. What the engine held before a restart is gone after it.
     """
@@ -236,7 +235,7 @@ class EngineState:
 
     @property
     def loadable(self) -> frozenset[str]:
-        """Versions that are not resident and can be loaded on demand."""
+        """Returns the versions that are not resident and can be loaded on demand."""
         return frozenset(self.ready.keys() - self.resident) if self.status is EngineStatus.READY else frozenset()
 
     def is_loadable(self, version: str) -> bool:
@@ -294,7 +293,7 @@ def report_of(version: str, desired: DesiredState, engine: EngineState) -> Versi
 
 
 def is_ready(version: str, desired: DesiredState) -> bool:
-    """Whether any engine may load the version."""
+    """Returns whether the version is in phase READY, so that any engine may load it."""
     record = desired.phases.get(version)
     return record is not None and record.phase is Phase.READY
 
@@ -336,5 +335,5 @@ def check_alias(alias: str) -> None:
 
 
 def adapter_name(version_or_alias: str) -> str:
-    """The part before the "@"."""
+    """Returns the adapter's name: the part of a version or an alias before the "@"."""
     return version_or_alias.partition("@")[0]

@@ -36,18 +36,14 @@ NO_PARSER = ("auto", "off")
 
 
 class EngineMonitor(Protocol):
-    """Runs as long as the engine is used: watches the engine, reports its status, and restarts it if it fails or is
-    corrupted.
-    """
+    """Watches the engine while it is used, reports its status, and restarts it if it fails or is corrupted."""
 
     async def run(self) -> None: ...
     def restart(self, reason: str) -> None: ...
 
 
 def require_engine(settings: Settings) -> None:
-    """Raises OSError if vLLM's environment is needed (to start the engine, or to smoke-test versions) and has no
-    Python.
-    """
+    """Raises OSError if vLLM's environment is needed, to start the engine or for smoke tests, and has no Python."""
     if settings.is_attached and settings.smoke_test == "off":
         return
     if not settings.engine_python.is_file():
@@ -154,7 +150,7 @@ def create_runner(
     probe: Probe,
     apply_limits: Callable[[EngineFacts], str],
 ) -> EngineMonitor:
-    """`apply_limits` is the same as for `Attachment`."""
+    """Returns the supervisor of an engine that is started here, or else the watcher of an attached one."""
     if command:
         return Supervisor(
             with_secrets(command, secret),

@@ -1,4 +1,4 @@
-"""The one place that holds the engine's current state. Watchers are notified of every change."""
+"""Holds the engine's current state for the whole process, and notifies watchers of every change."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -14,11 +14,12 @@ _EMPTY: frozenset[str] = frozenset()
 
 
 class EngineStateStore:
-    """Keeps two invariants, whoever changes the state: an engine that is not READY holds nothing, and a resident
-    version is not listed as loading or draining."""
+    """Holds the engine's state and keeps two invariants, whoever changes it. An engine that is not READY holds nothing,
+    and a resident version is not listed as loading or draining.
+    """
 
     def __init__(self, heartbeat: float = 5.0) -> None:
-        """`heartbeat`: seconds after which watchers receive an unchanged state again. The API promises 10 at most."""
+        """Takes in `heartbeat` the seconds after which watchers get an unchanged state again; the API promises 10."""
         self._heartbeat = heartbeat
         self._state = EngineState()
         self._log = ChangeLog(self._state.sequence)
@@ -40,7 +41,7 @@ class EngineStateStore:
         self._update(_EMPTY, changes)
 
     def _update(self, changed_names: frozenset[str] | None, changes: Mapping[str, Any]) -> None:
-        """`changed_names` are those of aliases and ready versions."""
+        """Changes fields of the state; `changed_names` are the aliases and ready versions that differ."""
         before, changed = self._state, replace(self._state, **changes)
         if self._shutting_down:
             changed = replace(changed, status=EngineStatus.DOWN, detail=SHUTTING_DOWN)
@@ -66,7 +67,7 @@ class EngineStateStore:
     ) -> None:
         """Publishes where the aliases point, and which versions any engine may load (see `EngineState.ready`).
 
-        `changed`: the aliases and versions that differ from the last call's; None if everything may differ.
+        `changed` has the aliases and versions that differ from the last call's; None if everything may differ.
         """
         self._update(changed, {"aliases": aliases, "ready": ready})
 
@@ -74,7 +75,7 @@ class EngineStateStore:
         self.update(loading=self._state.loading | {version}, draining=self._state.draining - {version})
 
     def cancel_loading(self, version: str) -> None:
-        """The load failed or was given up."""
+        """Records that the load of the version failed or was given up."""
         self.update(loading=self._state.loading - {version})
 
     def mark_resident(self, version: str) -> None:
@@ -86,11 +87,11 @@ class EngineStateStore:
         self.update(resident=self._state.resident - {version}, draining=self._state.draining | {version})
 
     def mark_unloaded(self, version: str) -> None:
-        """The engine no longer holds its weights."""
+        """Records that the engine no longer holds the version's weights."""
         self.update(draining=self._state.draining - {version})
 
     def pop_lost(self) -> frozenset[str]:
-        """Returns the versions that were resident when the engine went down, since the last call."""
+        """Returns the versions that were resident when the engine went down, once."""
         lost, self._lost = self._lost, _EMPTY
         return lost
 
@@ -105,14 +106,12 @@ class EngineStateStore:
         self._notify()
 
     async def watch(self) -> AsyncIterator[EngineState]:
-        """Yields the current state, then the state after each change and each heartbeat. Changes in quick succession
-        may be combined."""
+        """Yields the current state, then the state after each change and heartbeat; quick changes may be combined."""
         async for state, _ in self.watch_changes():
             yield state
 
     async def watch_changes(self) -> AsyncIterator[tuple[EngineState, frozenset[str] | None]]:
-        """Yields as `watch`, with the names of the versions and aliases that differ from the state yielded before;
-        None if everything may differ."""
+        """Yields states as `watch`, each with the versions and aliases that changed; None if all may have."""
         sequence = 0
         while not self._closed:
             changed, state = self._changed, self._state
@@ -123,7 +122,7 @@ class EngineStateStore:
                     await changed.wait()
 
     async def wait_for_other_than(self, known: EngineState, timeout_seconds: float) -> None:
-        """Waits until the state differs from `known`, for `timeout_seconds` at most."""
+        """Waits until the engine's state differs from `known`, for `timeout_seconds` at most."""
         changed = self._changed
         if self._state is not known or self._closed:
             return

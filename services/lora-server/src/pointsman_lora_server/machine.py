@@ -10,7 +10,7 @@ MAX_DEFAULT_HELD = 512
 
 
 def free_memory() -> int:
-    """Bytes that are free on the machine, or in the container if that has less."""
+    """Returns the free memory of the machine in bytes, or of the container if that has less."""
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     for line in Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").exists() else ():
         if line.startswith("MemAvailable:"):
@@ -25,14 +25,15 @@ def free_memory() -> int:
 
 
 def default_held(adapter_bytes: int, max_loras: int, free_bytes: int) -> int:
-    """How many versions of `adapter_bytes` each the engine holds if the settings do not say; at least `max_loras`,
-    since every adapter of a batch is also held."""
+    """Returns how many versions of `adapter_bytes` each the engine holds if the settings do not say. At least
+    `max_loras`, since every adapter of a batch is also held.
+    """
     fitting = int(HELD_MEMORY_SHARE * free_bytes) // adapter_bytes
     return max(max_loras, min(fitting, MAX_DEFAULT_HELD))
 
 
 def cpu_flags() -> frozenset[str]:
-    """The instruction sets that /proc/cpuinfo lists; empty on systems without it."""
+    """Returns the instruction sets that /proc/cpuinfo lists; empty on systems without it."""
     info = Path("/proc/cpuinfo")
     for line in info.read_text().splitlines() if info.exists() else ():
         name, _, flags = line.partition(":")
@@ -42,5 +43,5 @@ def cpu_flags() -> frozenset[str]:
 
 
 def has_gpu() -> bool:
-    """Whether the driver of an NVIDIA or AMD GPU is loaded and visible to this process."""
+    """Returns whether the driver of an NVIDIA or AMD GPU is loaded and visible to this process."""
     return any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/kfd"))

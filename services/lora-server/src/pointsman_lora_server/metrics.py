@@ -40,7 +40,7 @@ class LoraServerMetrics:
     """The counters and histograms that the other modules report to."""
 
     def __init__(self, base_model: str) -> None:
-        """`base_model` is the name under which the engine serves it."""
+        """Creates the metrics; `base_model` is the name under which the engine serves the base model."""
         self._base_model = base_model
         self.registry = registry = CollectorRegistry()
 
@@ -125,7 +125,7 @@ class LoraServerMetrics:
 
     @contextmanager
     def time_load_step(self, step: str) -> Iterator[None]:
-        """`step` is one of LOAD_STEPS."""
+        """Records how long the block takes, as one of LOAD_STEPS."""
         started = time.perf_counter()
         try:
             yield
@@ -159,7 +159,7 @@ class LoraServerMetrics:
         self._load_steps.labels("room").observe(seconds)
 
     def set_in_use(self, adapters: int) -> None:
-        """The held adapters that requests were using when the engine was asked last."""
+        """Sets how many of the held adapters requests were using when the engine was asked last."""
         self._in_use.set(adapters)
 
     def count_canary_rollback(self) -> None:
@@ -189,7 +189,7 @@ class VersionStateCollector(Collector):
         batch_slots: int,
         registry: CollectorRegistry,
     ) -> None:
-        """The functions are called from the scrape's thread, so they must return immutable values."""
+        """Takes functions that return immutable values, since the scrape's thread calls them."""
         self._desired = desired
         self._engine = engine
         self._slots = slots
@@ -217,7 +217,7 @@ class VersionStateCollector(Collector):
         self._seen, self._held = desired, held
 
     def describe(self) -> Iterable[Metric]:
-        """Empty, so that the registry does not call `collect` before the server has started."""
+        """Describes no metrics, so that the registry does not call `collect` before the server has started."""
         return []
 
     def collect(self) -> Iterable[Metric]:

@@ -182,7 +182,7 @@ class Settings(BaseSettings):
 
     @property
     def is_attached(self) -> bool:
-        """Whether the lora-server attaches to a running engine instead of starting one."""
+        """Returns whether the lora-server attaches to a running engine instead of starting one."""
         return not self.engine_listen
 
     @property
@@ -191,7 +191,7 @@ class Settings(BaseSettings):
 
     @property
     def local_store(self) -> Path:
-        """The folder from which the engine reads adapters."""
+        """Returns the folder from which the engine reads adapters."""
         return self.store_cache if "://" in self.store else Path(self.store)
 
 

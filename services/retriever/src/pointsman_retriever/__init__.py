@@ -1,1 +1,1 @@
-"""The retriever: collections of documents, found by meaning and by word."""
+"""The retriever: stores collections of documents and finds their passages by meaning and by word."""

@@ -67,7 +67,7 @@ class RunningService:
 
 
 def load_model(settings: Settings) -> Encoder:
-    """Raises ModelMissing, FailedPrecondition or Unavailable."""
+    """Loads the configured embedding model; raises ModelMissing, FailedPrecondition or Unavailable."""
     config = read_encoder_config(settings.embedding_config) if settings.embedding_config else None
     return open_encoder(config, settings.embedding_model)
 
@@ -156,7 +156,7 @@ async def _build_servicer(
 
 
 def to_window(model: Encoder) -> int:
-    """Returns the tokens of a chunk with its titles that the model reads after the prefix of passages."""
+    """Returns how many tokens of a chunk with its titles the model reads after the prefix of passages."""
     prefix = model.tokenizer.encode(model.passage_prefix, add_special_tokens=False)
     return min(WINDOW_TOKENS, model.max_tokens - len(prefix.ids))
 
@@ -180,7 +180,7 @@ def snapshot_factory(vector_store: VectorStore) -> SnapshotFactory:
 
 
 def _load_vector_store(stack: AsyncExitStack, settings: Settings, count_search: Callable[[str], None]) -> VectorStore:
-    """Raises FailedPrecondition for an unknown store, or one whose client is not installed."""
+    """Loads the configured vector store; raises FailedPrecondition if it is unknown or lacks its client."""
     factory: vector_stores.VectorStoreFactory = load_extension(
         settings.vector_store,
         setting="POINTSMAN_RETRIEVER_VECTOR_STORE",
@@ -212,7 +212,7 @@ def _load_external(stack: AsyncExitStack, settings: Settings, fingerprint: str) 
 
 
 def _load_reranker(stack: AsyncExitStack, settings: Settings) -> Reranker | None:
-    """Raises FailedPrecondition for an unknown reranker API."""
+    """Loads the configured reranker, None if there is none; raises FailedPrecondition for an unknown API."""
     if not settings.reranker_url and not settings.reranker_api:
         return None
     factory: rerankers.RerankerFactory = load_extension(

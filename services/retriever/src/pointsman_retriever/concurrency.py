@@ -41,14 +41,14 @@ class CallLimit:
     """
 
     def __init__(self, what: str, slots: int) -> None:
-        """`what` is the plural that the error message uses."""
+        """Allows `slots` calls at once; `what` names them in the error message, in the plural."""
         self._what = what
         self._slots = slots
         self._used = 0
 
     @contextmanager
     def slot(self) -> Iterator[None]:
-        """Raises ResourceExhausted if no slot is free."""
+        """Occupies a slot for the length of the block; raises ResourceExhausted if none is free."""
         if self._used >= self._slots:
             raise ResourceExhausted(
                 f"the retriever is already working on {self._slots} {self._what}, its limit; try again later",
@@ -64,7 +64,7 @@ class CallLimit:
 
 @dataclass(frozen=True, slots=True)
 class ThreadPools:
-    """One pool for each kind of work, so that no kind waits for another's threads, and the limits on calls."""
+    """Thread pools, one for each kind of work so that none waits for another's threads, and the limits on calls."""
 
     search: ThreadPool
     external: ThreadPool  # searches in stores of the user, which may hang
@@ -104,7 +104,7 @@ class RWLock:
 
     @contextmanager
     def read(self) -> Iterator[None]:
-        """Shared with other readers."""
+        """Holds the lock for reading, shared with other readers."""
         with self._changed:
             self._changed.wait_for(lambda: not self._has_writer and not self._waiting_writers)
             self._readers += 1
@@ -117,7 +117,7 @@ class RWLock:
 
     @contextmanager
     def write(self) -> Iterator[None]:
-        """Exclusive."""
+        """Holds the lock for writing, exclusively."""
         with self._changed:
             self._waiting_writers += 1
             try:

@@ -37,8 +37,8 @@ def checksum_vectors(ids: Ids, vectors: Vectors) -> int:
     The order does not matter, and the XOR of the checksums of disjoint parts is the checksum of the whole, so a change
     can update it without reading all vectors.
 
-    A multilinear hash of each row (Lemire and Kaser, "Strongly universal string hashing is fast", 2014), finished as
-    in splitmix64. It detects accidental damage, not manipulation.
+    It is a multilinear hash of each row (Lemire and Kaser, "Strongly universal string hashing is fast", 2014), finished
+    as in splitmix64. It detects accidental damage, not manipulation.
     """
     whole = np.uint64(0)
     keys = _row_keys(vectors.shape[1])

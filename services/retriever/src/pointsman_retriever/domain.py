@@ -106,7 +106,7 @@ class Chunk:
 
     @property
     def embedded_text(self) -> str:
-        """The text that is embedded and that word search indexes."""
+        """Returns the text that is embedded and that word search indexes: the chunk with its titles."""
         return f"{self.context}\n\n{self.text}" if self.context else self.text
 
 
@@ -122,7 +122,7 @@ class EncodedDocument:
 
     @property
     def bytes(self) -> int:
-        """The size that counts towards a quota: texts, metadata and vectors."""
+        """Returns the size in bytes that counts towards a quota: texts, metadata and vectors."""
         document = self.document
         entries = [part for entry in document.metadata.items() for part in entry]
         return sum(len(part.encode()) for part in (document.id, document.title, document.text, *entries)) + int(
@@ -146,7 +146,7 @@ class DeleteResult:
 
 @dataclass(frozen=True, slots=True)
 class IndexedChunks:
-    """The columns of some chunks that the in-memory indexes need."""
+    """Columns of several chunks, as the in-memory indexes need them: ids, documents, texts, metadata, vectors."""
 
     ids: Ids  # ascending
     documents: Ids  # row number of each chunk's document
@@ -157,14 +157,14 @@ class IndexedChunks:
 
 @dataclass(frozen=True, slots=True)
 class ChunkDelta:
-    """The chunks that a change removed and added."""
+    """The chunks that a change of a collection has removed and added."""
 
     removed: Ids
     added: IndexedChunks
 
 
 class FusionMethod(Enum):
-    """How the dense and the sparse ranking are combined."""
+    """How the dense ranking (by meaning) and the sparse ranking (by words) are combined."""
 
     CONVEX = "convex"
     RRF = "rrf"
@@ -266,7 +266,7 @@ class DocumentState(Enum):
 
 @dataclass(frozen=True, slots=True)
 class DocumentOutcome:
-    """The result of one document of an ingest."""
+    """What an ingest did with one document: its state, its new chunks, and an error's code and message."""
 
     id: str
     state: DocumentState
@@ -277,7 +277,7 @@ class DocumentOutcome:
 
 @dataclass(frozen=True, slots=True)
 class IngestSummary:
-    """The totals of an ingest."""
+    """How many documents and chunks an ingest has written, skipped, refused and removed."""
 
     written: int = 0
     unchanged: int = 0

@@ -26,7 +26,7 @@ R = TypeVar("R")
 
 
 class Embedder(Protocol):
-    """An embedding model."""
+    """An embedding model, which turns texts into vectors of length 1."""
 
     @property
     def fingerprint(self) -> str: ...
@@ -35,17 +35,17 @@ class Embedder(Protocol):
     def dimensions(self) -> int: ...
 
     def embed(self, texts: Sequence[str]) -> Vectors:
-        """Returns (texts, dimensions), unit length. Blocks."""
+        """Embeds texts: (texts, dimensions), each of length 1. Blocks."""
 
 
 class Chunker(Protocol):
-    """Splits documents into chunks."""
+    """Splits documents into chunks, by a recipe for each kind of document."""
 
     def recipe(self, document: Document) -> str:
-        """Names the chunker and its version for this document; a different recipe means that it is chunked again."""
+        """Returns the chunker's name and version for a document; if the recipe changes, it is chunked again."""
 
     async def chunk(self, documents: Sequence[tuple[Document, str]]) -> list[tuple[Chunk, ...] | PointsmanError]:
-        """Chunks documents by their recipes; an error concerns its document only. Keeps the order."""
+        """Chunks documents by their recipes, in order; an error concerns its document only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +59,11 @@ class ChunkedDocument:
 
     @property
     def texts(self) -> list[str]:
-        """The texts to embed."""
+        """Returns the texts of the document's chunks that are to be embedded."""
         return [chunk.embedded_text for chunk in self.chunks]
 
     def with_vectors(self, vectors: Mapping[str, Vectors]) -> EncodedDocument:
-        """`vectors` must have one for each of the texts."""
+        """Returns the document with its chunks' vectors; `vectors` must have one for each of the texts."""
         return EncodedDocument(
             document=self.document,
             chunks=self.chunks,
@@ -77,7 +77,7 @@ class DocumentEncoder:
     """Turns documents into chunks with vectors, and queries into vectors."""
 
     def __init__(self, passages: Embedder, queries: Embedder, chunker: Chunker, pools: ThreadPools) -> None:
-        """`passages` and `queries` are one model, which may read the two differently."""
+        """Takes one model in two forms, `passages` and `queries`, since it may read the two differently."""
         self.fingerprint = passages.fingerprint
         self.dimensions = passages.dimensions
         self._passages, self._queries = passages, queries
@@ -109,7 +109,7 @@ class DocumentEncoder:
         return replace(document, vector=NamedVector(self.fingerprint, unit))
 
     def query_vector(self, query: Query) -> Vectors:
-        """Returns (dimensions,), unit length: the query's own vector, or the embedding of its text. Blocks."""
+        """Returns the query's own vector or the embedding of its text: (dimensions,), length 1. Blocks."""
         if query.vector is None:
             return self._queries.embed([query.text]).reshape(self.dimensions)
         return self._normalise(query.vector, "the query's vector")
@@ -197,7 +197,7 @@ def _known_vectors(find_known: FindKnownVectors, chunked: ChunkedDocument) -> Ma
 
 
 def require(encoded: EncodedDocument | PointsmanError) -> EncodedDocument:
-    """Raises the error, if it is one."""
+    """Returns the encoded document, or raises the error that took its place."""
     if isinstance(encoded, PointsmanError):
         raise encoded
     return encoded

@@ -1,4 +1,4 @@
-"""Events that the collections report, and the interface of whatever counts or traces them."""
+"""The events that collections report, and the protocol of observers that count or trace them."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -36,7 +36,7 @@ class CollectionDropped:
 
 @dataclass(frozen=True, slots=True)
 class CollectionSize:
-    """The current size of a collection. Not an event: read when metrics are scraped."""
+    """The current size of a collection, which is read when metrics are scraped."""
 
     name: str
     documents: int
@@ -63,7 +63,7 @@ class TracedObserver:
     """Copies each completed search onto the current trace span, then passes the event on to another observer."""
 
     def __init__(self, inner: Observer, set_attributes: SetAttributes) -> None:
-        """`set_attributes` writes to the span that is current when it is called."""
+        """Takes another observer, and `set_attributes`, which writes to the span that is current when it is called."""
         self._inner = inner
         self._set_attributes = set_attributes
 
@@ -74,7 +74,7 @@ class TracedObserver:
 
 
 def _to_span_attributes(event: SearchCompleted) -> dict[str, str | int | float]:
-    """Uses the names of OpenTelemetry's conventions for generative AI if they define one, else `pointsman.*`."""
+    """Returns a search's span attributes, by OpenTelemetry's conventions for generative AI or as `pointsman.*`."""
     return {
         "gen_ai.operation.name": "retrieval",
         "gen_ai.provider.name": "pointsman",

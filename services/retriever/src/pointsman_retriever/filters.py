@@ -29,7 +29,7 @@ class Exists:
 
 @dataclass(frozen=True, slots=True)
 class NumberRange:
-    """Matches values that parse as numbers and lie within the bounds; a bound of None does not apply."""
+    """Matches metadata values that parse as numbers and lie within the bounds; a bound of None does not apply."""
 
     key: str
     gte: float | None = None
@@ -40,7 +40,7 @@ class NumberRange:
 
 @dataclass(frozen=True, slots=True)
 class TextRange:
-    """Matches values within the bounds in code point order, which suits dates in ISO 8601."""
+    """Matches metadata values within the bounds in code point order, which suits dates in ISO 8601."""
 
     key: str
     gte: str | None = None
@@ -78,7 +78,7 @@ def check_filter(root: Filter) -> None:
 
 
 def check_depth(depth: int) -> None:
-    """Raises InvalidArgument for a part `depth` levels deep, the outermost being 1."""
+    """Raises InvalidArgument if a part of a filter is nested too deeply; the outermost part has depth 1."""
     if depth > MAX_DEPTH:
         raise invalid_filter(f"its parts are nested more than {MAX_DEPTH} deep; flatten it")
 

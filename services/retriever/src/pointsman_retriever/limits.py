@@ -156,7 +156,7 @@ def check_vector(vector: Vectors, dimensions: int) -> None:
 
 
 def check_document(document: Document) -> int:
-    """Returns the document's size in bytes."""
+    """Checks a document against the limits on requests; returns its size in bytes."""
     if not document.text.strip():
         raise InvalidArgument(
             f"document {document.id!r} has no text; to remove it, call Delete", code="empty_document", param="text"
@@ -193,7 +193,7 @@ def check_entries(entries: Mapping[str, str], what: str, param: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class TenantLimits:
-    """Limits that apply to every tenant."""
+    """Limits on collections and documents that apply to every tenant."""
 
     collections: int = 0  # per tenant; 0 means unlimited
     quota: Quota = UNLIMITED  # of a collection that was created without one

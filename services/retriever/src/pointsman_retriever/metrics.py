@@ -78,15 +78,15 @@ class GenAiMetrics:
             self._embeddings.observe(event.timings["embed"], exemplar)
 
     def record_failure(self, code: str, seconds: float) -> None:
-        """`code` comes from an error class, so the number of label values is bounded."""
+        """Counts a failed retrieval; `code` is an error class's, so the number of label values is bounded."""
         self._served.labels("retrieval", "pointsman", self._model, code).observe(seconds, _exemplar())
 
 
 class Metrics:
-    """Implements `Observer`: counts events."""
+    """Counts the events of collections as Prometheus metrics; implements `Observer`."""
 
     def __init__(self, registry: CollectorRegistry, labels: BoundedLabels, embedding_model: str) -> None:
-        """`embedding_model` is the model's fingerprint."""
+        """Creates the metrics; `embedding_model` is the model's fingerprint."""
         self._labels = labels
         self._gen_ai = GenAiMetrics(registry, embedding_model)
         info = Gauge(
@@ -139,7 +139,7 @@ class Metrics:
         )
 
     def count_index_search(self, device: str) -> None:
-        """`device` is "gpu" or "cpu". Safe for threads."""
+        """Counts one search of a vector index on "gpu" or "cpu". Safe for threads."""
         self._index_searches.labels(device).inc()
 
     def record(self, event: Event) -> None:

@@ -18,7 +18,7 @@ MAX_ANSWER_BYTES = 64 * 1024 * 1024  # more than a document may have
 
 
 class SandboxError(Exception):
-    """The message continues a sentence that starts with what was sent: "took more than 60 seconds"."""
+    """The sandbox failed; the message continues a sentence that names what was sent: "took more than 60 seconds"."""
 
 
 class Sandbox:
@@ -30,7 +30,7 @@ class Sandbox:
     def __init__(
         self, seconds: float = CALL_SECONDS, answer_bytes: int = MAX_ANSWER_BYTES, setup: bytes | None = None
     ) -> None:
-        """`setup` is sent to each new subprocess before any call: the settings of "chunk", in JSON."""
+        """Limits each call's time and answer; sends `setup`, the settings of "chunk", to each new subprocess."""
         self._seconds = seconds
         self._answer_bytes = answer_bytes
         self._setup = setup
@@ -104,6 +104,6 @@ class Sandbox:
 
 
 def _environment() -> dict[str, str]:
-    """The service's environment without its settings, which may be secrets; tokenizers use one core."""
+    """Returns the environment of the subprocess, without the service's settings, which may be secrets."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("POINTSMAN_")}
     return {**inherited, "TOKENIZERS_PARALLELISM": "false"}

@@ -26,7 +26,7 @@ class Worker:
         self._chunkers: Mapping[str, Any] = {}
 
     def serve(self, requests: BinaryIO, answers: BinaryIO) -> None:
-        """Answers until `requests` ends."""
+        """Answers requests, one after the other, until `requests` ends."""
         while line := requests.readline():
             header = json.loads(line)
             content = requests.read(header["bytes"])

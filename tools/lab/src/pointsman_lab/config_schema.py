@@ -28,7 +28,7 @@ _DIALECT = "http://json-schema.org/draft-07/schema#"
 
 
 def schemas() -> Mapping[str, dict[str, Any]]:
-    """The schema of the single file, `pointsman`, and of each of the three files."""
+    """Returns the JSON Schemas of the single file, `pointsman`, and of each of the three files."""
     return {"pointsman": _schema(_single_file()), **{name: _schema(file) for name, file in _FILES.items()}}
 
 

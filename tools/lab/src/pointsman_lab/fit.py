@@ -30,7 +30,7 @@ class ClassifierFile:
 
 
 def fit(config: Config, models: EmbeddingModels, out: Path | None, progress: Progress) -> Report:
-    """Writes the classifier to `out`, by default into the configuration's folder.
+    """Fits the classifier and writes it to `out`, by default into the configuration's folder.
 
     Raises ConfigError, InvalidArgument or OSError.
     """
@@ -43,7 +43,7 @@ def fit(config: Config, models: EmbeddingModels, out: Path | None, progress: Pro
 
 
 def fit_model(config: Config, models: EmbeddingModels, progress: Progress) -> ClassifierModel:
-    """Fits in this process, in order to show the progress. Raises InvalidArgument."""
+    """Fits the classifier in this process, to show the progress; raises InvalidArgument."""
     texts, settings = example_texts(config), fit_settings(config)
     return fit_classifier(texts, config.out_of_scope, models.static, models.encoder, settings, progress)
 

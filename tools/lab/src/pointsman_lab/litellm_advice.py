@@ -1,4 +1,4 @@
-"""LiteLLM's configuration, of which each value is translated or reported: its providers, and advice on the rest."""
+"""Reads LiteLLM's configuration: its providers, and advice on every value that is not translated."""
 
 import math
 import re
@@ -69,7 +69,7 @@ _SECRET = ("key", "secret", "password", "token", "credential", "database_url", "
 
 
 def is_secret(names: Iterable[str]) -> bool:
-    """Whether the value of a setting must not be shown."""
+    """Returns whether the value of a setting with these names is a secret, which must not be shown."""
     return any(part in name.lower() for name in names for part in _SECRET)
 
 
@@ -141,7 +141,7 @@ def _dotted(location: Location) -> str:
 
 
 def find_problem(name: Any, upstream: Any, mode: str) -> str:
-    """Why an entry of model_list is not translated; empty if it can be."""
+    """Returns why an entry of model_list is not translated; empty if it can be."""
     if not isinstance(name, str) or not isinstance(upstream, str):
         return "needs model_name and litellm_params.model"
     if "*" in name or "*" in upstream:

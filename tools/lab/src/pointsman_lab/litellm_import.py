@@ -34,7 +34,7 @@ STARTER_TASKS = {
 
 
 def import_litellm(file: Path, folder: Path) -> Report:
-    """Writes pointsman.yaml and the report to `folder`. Raises ConfigError if the file has no usable model."""
+    """Writes the translated pointsman.yaml and the report to `folder`; raises ConfigError without a usable model."""
     source = Source(_read(file))
     config = _Translation(source).config()
     written = yaml.safe_dump(config, sort_keys=False, width=120, allow_unicode=True)
@@ -305,12 +305,12 @@ class _Translation:
 
 
 def _variable(text: str) -> str:
-    """Returns the text with LiteLLM's form of a variable in ours."""
+    """Returns the text with LiteLLM's references to environment variables in our form."""
     return re.sub(r"^os\.environ/(\w+)$", r"${\1}", str(text))
 
 
 def _unique(name: str, others: Mapping[str, Any]) -> str:
-    """Returns the name of a path or an engine for a model's, different from the others."""
+    """Returns a name for a model's path or engine that differs from the others."""
     short = re.sub(r"[^a-z0-9_-]+", "-", name.lower()).strip("-")[:56] or "model"
     names = (short, *(f"{short}-{number}" for number in range(2, len(others) + 3)))
     return next(candidate for candidate in names if candidate not in others)

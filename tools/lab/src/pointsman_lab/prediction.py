@@ -39,7 +39,7 @@ TOLERANCES = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3)
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """A path's probability of a good answer is sigmoid(bias + weights . embedding)."""
+    """A path's probability of a good answer: sigmoid(bias + weights . embedding)."""
 
     mean: float
     bias: float
@@ -50,7 +50,7 @@ class Prediction:
 
 
 def fit(vectors: Array, scores: Array) -> Prediction:
-    """Fit one path. `vectors` (rows, dimensions) and `scores` (rows,) from 0 to 1."""
+    """Fits the prediction of one path from `vectors` (rows, dimensions) and `scores` (rows,) from 0 to 1."""
     folds = np.arange(len(scores)) % FOLDS
 
     def squared_error(penalty: float) -> float:
@@ -80,7 +80,7 @@ def _fit(vectors: Array, scores: Array, penalty: float) -> Prediction:
 
 
 def predict_out_of_fold(vectors: Array, scores: Array) -> Array:
-    """Predict each row by predictions that were not learned from it; `scores` and the result are (rows, paths)."""
+    """Predicts each row by a fit to other rows; `scores` and the result are (rows, paths)."""
     folds = np.random.default_rng(SEED).permutation(len(scores)) % FOLDS
     predicted = np.empty_like(scores)
     for fold in range(FOLDS):
@@ -91,7 +91,7 @@ def predict_out_of_fold(vectors: Array, scores: Array) -> Array:
 
 
 def choose(predicted: Array, costs: Array, tolerance: float) -> NDArray[np.intp]:
-    """Return the path of each row as the policy `predicted` chooses it; `costs` (paths,)."""
+    """Returns the path of each row as the policy `predicted` chooses it; `costs` is (paths,)."""
     is_good = predicted >= predicted.max(axis=1, keepdims=True) - tolerance
     return np.asarray(np.argmin(np.where(is_good, costs, np.inf), axis=1))
 
@@ -122,7 +122,7 @@ def evaluate_policy(predicted: Array, scores: Array, costs: Array, tolerance: fl
 
 
 def best_mix(means: Array, costs: Array, usd: float) -> Array:
-    """Return the shares (paths,) of the best mix of at most two fixed paths that costs no more than `usd`."""
+    """Returns the shares (paths,) of the best mix of at most two fixed paths that costs no more than `usd`."""
     best, shares = -np.inf, np.zeros(len(costs))
     for one in range(len(costs)):
         for other in range(len(costs)):
@@ -140,7 +140,7 @@ def best_mix(means: Array, costs: Array, usd: float) -> Array:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Answers of several paths to the same rows."""
+    """The scores and costs of several paths on the same rows, from an evaluation."""
 
     texts: Sequence[str]
     paths: tuple[str, ...]
@@ -151,7 +151,7 @@ class Evaluation:
 
 
 def read_evaluation(dataset: Path, answers: Path, task: str) -> Evaluation:
-    """Read the data set and the answers of `pointsman eval`; rows that not all paths answered are left out.
+    """Reads the data set and the answers of `pointsman eval`; leaves out rows that not all paths answered.
 
     Raises ConfigError.
     """
@@ -187,7 +187,7 @@ def _question(row: Mapping[str, Any]) -> object:
 
 
 def predict(evaluation: Evaluation, vectors: Array, encoder: str, tolerance: float) -> Report:
-    """Return the policy's options; the report fails if the policy is not better than fixed paths."""
+    """Returns the policy's options; the report fails if the policy is not better than fixed paths."""
     scores, costs = evaluation.scores, evaluation.costs
     predicted = predict_out_of_fold(vectors, scores)
     results = {each: evaluate_policy(predicted, scores, costs, each) for each in sorted({*TOLERANCES, tolerance})}

@@ -40,7 +40,7 @@ class ReplayContext:
         self._pseudonyms = Pseudonyms()
 
     async def replay(self, recorded: RecordedDecision) -> ReplayedDecision:
-        """Classifies the text again if it was stored; otherwise routes with the recorded labels."""
+        """Decides again: classifies the text if it was stored, otherwise routes with the recorded labels."""
         task = recorded.labels.task
         if recorded.request.model == AUTO and not recorded.has_text and not self._has_task_of(recorded):
             reason = f"task '{task}' is not in this configuration, and the text was not stored"
@@ -64,8 +64,7 @@ class ReplayContext:
         return recorded.labels.abstained or recorded.labels.task in self._config.tasks.tasks
 
     def _add_adapter(self, adapter: str) -> None:
-        """Marks the adapter as resident on every LoRA engine, since requests may name adapters that no configuration
-        lists."""
+        """Marks an adapter as resident on every LoRA engine: requests may name ones that no configuration lists."""
         for name, config in self._config.models.engines.items():
             engine = self._engines.get(name)
             if config.lora_server and adapter not in engine.resident:
@@ -79,7 +78,7 @@ class ReplayContext:
 
 
 def build_context(config: Config, learned: TrainedClassifier, evidence: Evidence) -> ReplayContext:
-    """Raises ConfigError."""
+    """Builds a replay of one configuration; raises ConfigError."""
     resident = frozenset(path.adapter for path in config.paths.paths.values() if path.adapter)
     engines = Engines([_available(name, engine, resident) for name, engine in config.models.engines.items()])
     around = Dependencies(_NoEngine(), _NoRetriever(), MetricsAggregator(CollectorRegistry()), evidence)
@@ -91,14 +90,14 @@ def _available(name: str, engine: EngineConfig, resident: frozenset[str]) -> Eng
 
 
 class _NoEngine:
-    """A replay generates nothing."""
+    """Stands for an engine in a replay, which generates nothing."""
 
     def send(self, request: EngineRequest, sink: ChunkSink) -> Transfer:
         raise NotImplementedError
 
 
 class _NoRetriever:
-    """A replay retrieves nothing."""
+    """Stands for the retriever in a replay, which retrieves nothing."""
 
     async def search(self, collection: str, query: str, vector: Vector | None, top_k: int, deadline: float) -> Found:
         raise NotImplementedError
@@ -114,14 +113,15 @@ class Pseudonyms:
         self._names = sorted((hash_to_unit_interval(name), name) for name in map(str, range(PSEUDONYM_COUNT)))
 
     def for_digest(self, user_digest: str) -> str:
-        """The name whose hash point is nearest above that of the user with this digest."""
+        """Returns the name whose hash point is nearest above that of the user with this digest."""
         target = int(user_digest, 16) / 2 ** (4 * len(user_digest))
         return self._names[min(bisect_left(self._names, (target, "")), PSEUDONYM_COUNT - 1)][1]
 
 
 def with_pseudonym(request: Request, decision_id: str, user_digest: str, pseudonyms: Pseudonyms) -> Request:
-    """Sets the user by which splits are sampled: the stored name, a pseudonym for its digest, or, if the request named
-    no user, the decision's id, as the gateway does."""
+    """Sets the user by whom splits are sampled: the stored name, or a pseudonym for its digest. If the request named no
+    user, the decision's id takes its place, as in the gateway.
+    """
     if request.user:
         return request
     return replace(request, user=pseudonyms.for_digest(user_digest) if user_digest else decision_id)

@@ -35,12 +35,12 @@ class ReplayedDecision:
 
     @property
     def moved(self) -> bool:
-        """Whether the path changes."""
+        """Returns whether the other configuration chooses another path."""
         return self.decision is not None and self.decision.path.name != self.recorded.path
 
     @property
     def relabelled(self) -> bool:
-        """Whether the task changes."""
+        """Returns whether the other configuration finds another task."""
         return self.decision is not None and self.decision.task != self.recorded.labels.task
 
     @property
@@ -54,7 +54,7 @@ class _Mean:
     count: int = 0
 
     def add(self, value: float | None) -> None:
-        """None is an unknown value, which makes the mean NaN."""
+        """Adds a value to the mean; None is an unknown value, which makes the mean NaN."""
         self.total += math.nan if value is None else value
         self.count += 1
 
@@ -65,7 +65,7 @@ class _Mean:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """One kind of change: from a path and task to a path and task. If both paths are equal, only the task changes."""
+    """A kind of change: from a path and task to a path and task. If both paths are equal, only the task changes."""
 
     path: str
     new_path: str
@@ -75,7 +75,7 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Dollars per thousand requests."""
+    """Dollars per thousand requests, before and after the change of configuration."""
 
     before: float
     after: float
@@ -136,11 +136,11 @@ class ReplayDiff:
 
     @property
     def changed_fraction(self) -> float:
-        """The fraction of the compared decisions that changes."""
+        """Returns the fraction of the compared decisions that changes."""
         return self.changed / self.compared if self.compared else 0.0
 
     def costs(self) -> Costs | None:
-        """Mean cost of 1,000 answers before and after, by today's mean of each path; None if a price is unknown."""
+        """Returns the cost of 1,000 answers before and after, by each path's mean; None if a price is unknown."""
         answered = max(self._paths_after.total(), 1)
         means = {path: self._mean_cost(path) for path in {*self._paths_before, *self._paths_after}}
         before, after = (
@@ -152,7 +152,7 @@ class ReplayDiff:
         return Costs(before, after, tuple(sorted(path for path in means if path not in self._actual_cost)))
 
     def examples(self, limit: int) -> list[ReplayedDecision]:
-        """The most certain example of each move, the most frequent moves first; then the second of each, and so on."""
+        """Returns examples of changes: the most certain of each move, frequent moves first; then the second ones."""
         ranked = [
             [replayed for _, _, replayed in sorted(self._examples[move], key=lambda entry: entry[:2], reverse=True)]
             for move, _ in self.moves.most_common()
@@ -203,7 +203,7 @@ class ReplayDiff:
 
 
 def _shortened(replayed: ReplayedDecision) -> ReplayedDecision:
-    """Replaces the messages, which may be long, by the beginning of the query."""
+    """Replaces a decision's messages, which may be long, by the beginning of the query."""
     request = replayed.recorded.request
     query = (Message("user", request.query[:MAX_QUERY_CHARACTERS]),)
     return replace(replayed, recorded=replace(replayed.recorded, request=replace(request, messages=query)))

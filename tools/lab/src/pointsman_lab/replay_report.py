@@ -1,4 +1,4 @@
-"""The report of `replay`: what a configuration would change."""
+"""Makes the report of `replay`, which shows what a configuration would change."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -14,8 +14,9 @@ MAX_ROWS = 50
 def replay_report(
     diff: ReplayDiff, generation: str, age: str, examples: int, max_changed_fraction: float | None
 ) -> Report:
-    """`generation` identifies the replayed configuration. The report fails if a larger fraction of the decisions than
-    `max_changed_fraction` changes."""
+    """Makes the report; it fails if a larger fraction of decisions than `max_changed_fraction` changes. `generation`
+    identifies the replayed configuration.
+    """
     shown = diff.examples(examples)
     return Report(
         _facts(diff, generation, shown),

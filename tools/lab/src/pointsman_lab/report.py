@@ -17,7 +17,7 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A part of the readable page: a heading, sentences, and an optional table."""
+    """A part of a report for people: a heading, sentences, and an optional table."""
 
     heading: str
     lines: tuple[str, ...] = ()
@@ -36,7 +36,7 @@ class Report:
     """Why the command exits with 1 although it has a result; empty if it succeeds."""
 
     def as_json(self) -> str:
-        """One line of JSON."""
+        """Returns the report as one line of JSON."""
         page = [asdict(section) for section in self.page]
         return json.dumps({"facts": self.facts, "page": page}, ensure_ascii=False)
 
@@ -45,8 +45,7 @@ class Report:
 
 
 def to_cell(text: str) -> str:
-    """Makes a text fit for one table cell: one line, shortened, and without control characters, which a terminal would
-    execute."""
+    """Makes a text fit for one table cell: one line, shortened, and without a terminal's control characters."""
     line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))
     return line if len(line) <= MAX_CELL_CHARACTERS else line[: MAX_CELL_CHARACTERS - 1] + "…"
 

@@ -30,7 +30,7 @@ Reply = TypeVar("Reply")
 
 
 def parse_age(age: str) -> int:
-    """Converts "24h" to 86400 seconds. Raises InvalidArgument."""
+    """Converts an age such as "24h" to seconds; raises InvalidArgument."""
     match = _AGE.fullmatch(age.strip())
     if match is None:
         raise InvalidArgument(f"'{age}' is not an age; write 30m, 24h or 7d", code="bad_age")
@@ -60,7 +60,7 @@ class RecordedDecision:
 
     @property
     def adapter(self) -> str:
-        """The adapter that the request asked for by name and got; empty for all other requests."""
+        """Returns the adapter that the request asked for by name and got; empty for all other requests."""
         return self.request.model if self.path == f"adapter:{self.request.model}" else ""
 
     @property
@@ -70,14 +70,14 @@ class RecordedDecision:
 
 @dataclass(frozen=True, slots=True)
 class TaskCorrection:
-    """Feedback that a decision should have been given another task."""
+    """Feedback that says that a decision should have had another task."""
 
     recorded: RecordedDecision
     right_task: str
 
 
 class RequestLog:
-    """Each method raises Unavailable ("redis_unavailable") if Redis does not answer."""
+    """Reads the request log; each method raises Unavailable ("redis_unavailable") if Redis does not answer."""
 
     def __init__(self, redis: RedisClient, url: str) -> None:
         self._redis = redis.client
@@ -97,14 +97,14 @@ class RequestLog:
         return max(0, round(total * (last - begin) / max(last - first, 1)))
 
     async def decisions(self, seconds: float) -> AsyncIterator[RecordedDecision]:
-        """The decisions of the last `seconds`, oldest first; decisions written after the call are not included."""
+        """Yields the decisions of the last `seconds`, oldest first, up to the time of the call."""
         async for _, fields in self.entries(redis_schema.DECISIONS, seconds):
             recorded = to_recorded_decision(fields["entry"])
             if recorded is not None:
                 yield recorded
 
     async def task_corrections(self, seconds: float) -> AsyncIterator[TaskCorrection]:
-        """Feedback of the last `seconds` that names another task than the decision."""
+        """Yields feedback of the last `seconds` that names another task than the decision."""
         async for _, fields in self.entries(redis_schema.FEEDBACK, seconds):
             recorded = to_recorded_decision(fields["entry"]) if fields["right_task"] else None
             if recorded is not None and fields["right_task"] != recorded.labels.task:
@@ -114,17 +114,17 @@ class RequestLog:
         return {day: from_fields(await self._reply(self._redis.hgetall(redis_schema.EVIDENCE + day))) for day in days}
 
     async def tenants(self) -> dict[str, TenantRecord]:
-        """Raises FailedPrecondition if a record cannot be read."""
+        """Returns all tenants' records by name; raises FailedPrecondition if one cannot be read."""
         read = await self._reply(self._redis.hgetall(redis_layout.TENANTS))
         return {name: TenantRecord.from_json(text) for name, text in read.items()}
 
     async def delete(self, stream: str, entry_ids: Sequence[str]) -> None:
-        """Removes entries permanently."""
+        """Removes entries of a stream permanently."""
         for start in range(0, len(entry_ids), PAGE_SIZE):
             await self._reply(self._redis.xdel(stream, *entry_ids[start : start + PAGE_SIZE]))
 
     async def entries(self, stream: str, seconds: float = inf) -> AsyncIterator[tuple[str, dict[str, str]]]:
-        """Entry ids and fields, oldest first; entries written after the call are not included."""
+        """Yields a stream's entry ids and fields, oldest first, up to the time of the call."""
         newest = await self._reply(self._redis.xrevrange(stream, count=1))
         if not newest:
             return
@@ -135,7 +135,7 @@ class RequestLog:
             start = f"({page[-1][0]}"
 
     async def _begin(self, seconds: float) -> int:
-        """Unix milliseconds by the clock of Redis, which assigns the entry ids."""
+        """Returns the time `seconds` ago in Unix milliseconds, by the clock of Redis, which assigns the entry ids."""
         if seconds == inf:
             return 0
         now, _ = await self._reply(self._redis.time())
@@ -150,7 +150,7 @@ class RequestLog:
 
 @asynccontextmanager
 async def open_request_log(url: str) -> AsyncIterator[RequestLog]:
-    """Raises InvalidArgument ("bad_redis_url")."""
+    """Opens the request log in Redis; raises InvalidArgument ("bad_redis_url")."""
     async with AsyncExitStack() as stack:
         try:
             opened = open_client(url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S)
@@ -162,7 +162,7 @@ async def open_request_log(url: str) -> AsyncIterator[RequestLog]:
 
 
 async def read_evidence(log: RequestLog, days: int) -> EvidenceStore:
-    """The evidence that the gateways counted in the last `days`.
+    """Reads the ratings and costs of paths that the gateways counted in the last `days`.
 
     Which adapter version an alias points to is not known offline, so the version that answered most recently along a
     path is taken as its current one.
@@ -180,7 +180,7 @@ async def read_evidence(log: RequestLog, days: int) -> EvidenceStore:
 
 
 def to_recorded_decision(entry: str) -> RecordedDecision | None:
-    """None if the entry has another format version."""
+    """Parses a logged decision; None if it has another format version."""
     body = json.loads(entry)
     if body["v"] != VERSION:
         return None
@@ -201,7 +201,7 @@ def to_recorded_decision(entry: str) -> RecordedDecision | None:
 
 
 def _first_choice(body: dict[str, Any]) -> str:
-    """The policy's choice. If that path was unavailable, failed or was not accepted, it is the first considered one."""
+    """Returns the path that the policy chose first, before unavailability, failure or escalation led to another."""
     went_elsewhere = body["reason"] in ("availability", "fallback") or body["reason"].startswith("escalated:")
     return str(body["considered"][0]["path"] if went_elsewhere and body["considered"] else body["path"])
 

@@ -71,7 +71,7 @@ def _group(
 
 
 class _WordFrequency:
-    """The fraction of some texts that contain a word."""
+    """The fraction of some texts that contain each word."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         self._texts = len(texts)
@@ -82,7 +82,7 @@ class _WordFrequency:
 
 
 def _words(texts: Sequence[str], overall: _WordFrequency) -> tuple[str, ...]:
-    """The words of at least two texts, ranked by how much more frequent they are in the group than overall."""
+    """Returns the words of at least two texts, by how much more frequent they are in this group than overall."""
     inside = _WordFrequency(texts)
     scores = {
         word: inside.fraction(word) * float(np.log(inside.fraction(word) / overall.fraction(word)))
@@ -94,7 +94,7 @@ def _words(texts: Sequence[str], overall: _WordFrequency) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """An example of a task, with its file and line."""
+    """An example message of a task, with its file and line."""
 
     text: str
     task: str
@@ -114,7 +114,7 @@ class SimilarPair:
 def near_duplicates(
     examples: Sequence[Example], vectors: NDArray[np.float32], min_similarity: float = MIN_SIMILARITY
 ) -> list[SimilarPair]:
-    """Pairs of examples of different tasks, most similar first; `vectors` (examples, dimensions) have length one."""
+    """Returns similar examples of different tasks, most similar first; `vectors` (examples, dimensions): length 1."""
     tasks = np.array([example.task for example in examples])
     pairs = [
         SimilarPair(examples[i], examples[j], cosine)
@@ -127,7 +127,7 @@ def near_duplicates(
 def _similar(
     tasks: NDArray[np.str_], vectors: NDArray[np.float32], start: int, min_similarity: float
 ) -> Iterator[tuple[int, int, float]]:
-    """Compares the rows from `start` with all later ones."""
+    """Yields pairs of similar examples of different tasks: the rows from `start`, compared with all later ones."""
     cosines = vectors[start : start + ROWS_AT_ONCE] @ vectors.T
     for row, column in np.argwhere(cosines >= min_similarity):
         if start + row < column and tasks[start + row] != tasks[column]:

@@ -49,7 +49,7 @@ class LabelledMessage:
 
 
 def read_labelled(file: Path) -> list[LabelledMessage]:
-    """Reads a JSON Lines or CSV file with the fields `text`, `task` and, optionally, `output`; sorts by task. Raises
+    """Reads a JSON Lines or CSV file with the fields `text`, `task` and perhaps `output`, sorted by task. Raises
     ConfigError.
     """
     read = _csv_rows if file.suffix == ".csv" else _json_rows
@@ -108,7 +108,7 @@ def starter_report(config: Config, found: ExampleFindings, api_key_env: str) -> 
 
 
 def write_checked(text: str, folder: Path) -> None:
-    """Writes the configuration if it is valid; else raises ConfigError."""
+    """Writes a configuration to the folder if it is valid; else raises ConfigError."""
     with tempfile.TemporaryDirectory() as trial:
         Path(trial, SINGLE_FILE).write_text(text, "utf-8")
         try:
@@ -120,7 +120,7 @@ def write_checked(text: str, folder: Path) -> None:
 
 
 def configuration(answers: Answers, messages: Sequence[LabelledMessage], folder: str) -> str:
-    """Returns the text of pointsman.yaml. Raises ConfigError if the provider is unknown."""
+    """Returns the text of pointsman.yaml; raises ConfigError if the provider is unknown."""
     paths = _path_names(len(answers.models))
     return "\n".join(
         [
@@ -185,9 +185,7 @@ def _example(message: LabelledMessage) -> str:
 
 
 def _quoted(value: Any) -> str:
-    """Returns a JSON value, which is also valid YAML. `${` is escaped, because the gateway would read it as a
-    variable.
-    """
+    """Returns a JSON value, which is also valid YAML, with `${` escaped: the gateway would read it as a variable."""
     if isinstance(value, str) and re.fullmatch(r"[A-Za-z][\w./-]*[\w]", value) and not _is_keyword(value):
         return value
     return json.dumps(value, ensure_ascii=False).replace("${", "\\u0024{").replace("\x7f", "\\u007f")

@@ -35,7 +35,7 @@ MISTAKES_PER_CONFUSION = 3
 
 @dataclass(frozen=True, slots=True)
 class Confusion:
-    """Examples of one task that the classifier assigns to another, if it was trained without them."""
+    """Examples of one task that the classifier assigns to another one if it is trained without them."""
 
     task: str
     predicted: str
@@ -52,7 +52,7 @@ class ExampleFindings:
 
     @property
     def right(self) -> int:
-        """Number of examples that are classified right when they are held out of training."""
+        """Returns how many examples are classified right when they are held out of training."""
         return self.examples - sum(confusion.count for confusion in self.confusions)
 
 
@@ -73,7 +73,7 @@ class LogFindings:
 
 
 def examples_of(config: Config) -> list[Example]:
-    """All examples, in the classifier's order (by task name), with their line numbers in the file."""
+    """Returns all examples in the classifier's order (by task name), with their line numbers in the file."""
     return [
         Example(example.text, task, _file_of(config, task), line)
         for task in sorted(config.examples)
@@ -82,7 +82,7 @@ def examples_of(config: Config) -> list[Example]:
 
 
 def _file_of(config: Config, task: str) -> str:
-    """The file with the examples; for those in the configuration itself, the key."""
+    """Returns the file with a task's examples; for those in the configuration itself, the key."""
     written = config.tasks.tasks[task].examples
     return written if isinstance(written, str) else f"tasks.{task}.examples"
 
@@ -106,7 +106,7 @@ def check_examples(config: Config, models: EmbeddingModels, progress: Progress) 
 
 
 def confusions(data: Examples, judged: StageResults, examples: Sequence[Example]) -> list[Confusion]:
-    """The most frequent confusion first."""
+    """Returns which tasks' examples are taken for which other task, the most frequent confusion first."""
     wrong = np.flatnonzero(data.inside & (judged.predicted != data.y))
     pairs = Counter((int(data.y[row]), int(judged.predicted[row])) for row in wrong)
     found = []
@@ -120,7 +120,7 @@ def confusions(data: Examples, judged: StageResults, examples: Sequence[Example]
 async def check_log(
     config: Config, models: EmbeddingModels, log: RequestLog, seconds: float, progress: Progress
 ) -> LogFindings:
-    """Groups the requests of the last `seconds` that were abstained from, and collects corrections of the task."""
+    """Groups the last `seconds`' requests that the classifier abstained from, and collects corrections of the task."""
     total, read, abstained, without_text, left_out = await log.count(seconds), 0, 0, 0, 0
     counts: Counter[str] = Counter()
     async for recorded in log.decisions(seconds):
@@ -146,7 +146,7 @@ async def check_log(
 
 
 async def _proposals(log: RequestLog, seconds: float) -> tuple[tuple[TaskCorrection, ...], int]:
-    """Each text once per task, and the number of corrections without a stored text."""
+    """Returns each corrected text once per task, and the number of corrections without a stored text."""
     found: dict[tuple[str, str], TaskCorrection] = {}
     without_text = 0
     async for correction in log.task_corrections(seconds):
@@ -158,7 +158,7 @@ async def _proposals(log: RequestLog, seconds: float) -> tuple[tuple[TaskCorrect
 
 
 def write_proposals(proposals: Sequence[TaskCorrection], file: Path) -> None:
-    """Writes them as JSON lines in the format of examples, each with the task that it belongs to."""
+    """Writes corrected texts as JSON Lines in the format of examples, each with the task that it belongs to."""
     rows = (
         {
             "text": correction.recorded.request.query,
@@ -174,7 +174,7 @@ MAX_ROWS = 30
 
 
 def suggest_report(in_examples: ExampleFindings, in_log: LogFindings | None, age: str, written: str) -> Report:
-    """`in_log` is None without a request log; `written` is the file with the proposals, if they were written."""
+    """Makes the report; `in_log` is None without a request log, `written` is the file of the proposals, if any."""
     facts = _example_facts(in_examples) | {"request_log": _log_facts(in_log) if in_log else None}
     page = [_confusions(in_examples), _near_duplicates(in_examples)]
     if in_log is None:

@@ -1,6 +1,4 @@
-"""The functions that `pointsman keys` and the gateway's admin API share: list and change keys, report usage and
-budgets.
-"""
+"""The functions that `pointsman keys` and the admin API share: list and change keys, report usage and budgets."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +28,7 @@ LimitChanges = Mapping[str, int | float | None]
 
 @dataclass(frozen=True, slots=True)
 class UsageRow:
-    """Usage of a key, or of a tenant if `key` is None."""
+    """The usage of a key, or of a whole tenant if `key` is None."""
 
     tenant: TenantRecord
     key: KeyRecord | None

@@ -42,14 +42,14 @@ class NewKey:
 
 @dataclass(frozen=True, slots=True)
 class IssuedKey:
-    """A key just created, with its credential, which is shown this once and is not stored."""
+    """A key just created, with its credential, which is shown only now and is not stored."""
 
     credential: Credential
     record: KeyRecord
 
 
 class KeyStore:
-    """Each method raises Unavailable ("redis_unavailable") if Redis does not answer in time."""
+    """Keys and tenants in Redis; each method raises Unavailable ("redis_unavailable") if it does not answer in time."""
 
     def __init__(self, redis: BoundedRedis, wall: Callable[[], float] = time.time) -> None:
         self._redis = redis
@@ -58,7 +58,7 @@ class KeyStore:
         self._change = redis.client.register_script(read_script(__package__, "change_record"))
 
     async def create(self, order: NewKey) -> IssuedKey:
-        """Raises InvalidArgument if a property of the key is not valid, AlreadyExists for a key of the same prefix."""
+        """Creates a key; raises InvalidArgument if a property is not valid, AlreadyExists if its prefix is taken."""
         made = order.credential or records.new_credential()
         record = KeyRecord(
             id=f"key-{secrets.token_hex(8)}",
@@ -82,7 +82,7 @@ class KeyStore:
         return IssuedKey(made, record)
 
     async def keys(self) -> list[KeyRecord]:
-        """All keys, the oldest first."""
+        """Returns all keys, the oldest first."""
         read = await self._redis.call(lambda: self._redis.client.hvals(redis_layout.KEYS))
         return sorted(map(KeyRecord.from_json, read), key=lambda record: record.created)
 
@@ -104,17 +104,17 @@ class KeyStore:
         return KeyRecord.from_json(text) if text else None
 
     async def by_digests(self, digests: Sequence[str]) -> list[KeyRecord | None]:
-        """The records of several keys; None for one that does not exist or cannot be parsed."""
+        """Returns the keys with these digests; None for one that does not exist or cannot be parsed."""
         found = await self._redis.call(lambda: self._redis.client.hmget(redis_layout.KEYS, list(digests)))
         return [_readable(text) if text else None for text in found]
 
     async def tenant(self, name: str) -> TenantRecord:
-        """Returns the tenant's record. An unknown tenant has a record without limits."""
+        """Returns a tenant's record; an unknown tenant has one without limits."""
         text = await self._redis.call(lambda: self._redis.client.hget(redis_layout.TENANTS, name))
         return TenantRecord.from_json(text) if text else TenantRecord(name)
 
     async def tenants_named(self, names: Collection[str]) -> dict[str, TenantRecord]:
-        """The records of those tenants whose records can be parsed."""
+        """Returns the records of the named tenants, by name, as far as they exist and can be parsed."""
         asked = list(names)
         if not asked:
             return {}
@@ -138,8 +138,7 @@ class KeyStore:
         return await self._change_tenant(name, lambda record: replace(record, limits=change(record.limits)))
 
     async def consent(self, name: str, tasks: Sequence[str]) -> TenantRecord:
-        """Replaces the list of tasks whose answers the tenant allows to be used for training; an empty list withdraws
-        consent.
+        """Replaces the list of tasks whose answers may be used for training; an empty list withdraws consent.
 
         Creates the tenant if it is new.
         """

@@ -22,12 +22,12 @@ PICO = 10**12
 
 
 def nanodollars(usd: float) -> int:
-    """Converts dollars for limits, rounded up. Exact in Redis's scripts up to 9 million dollars."""
+    """Converts dollars to nanodollars for limits, rounded up; exact in Redis's scripts up to 9 million dollars."""
     return -(-round(usd * PICO) // 1000)
 
 
 def picodollars(usd: float) -> int:
-    """Converts dollars for usage: a price of 0.000001 dollars for a million tokens is one picodollar a token."""
+    """Converts dollars to picodollars for usage: 0.000001 dollars for a million tokens is one picodollar a token."""
     return round(usd * PICO)
 
 
@@ -51,7 +51,7 @@ def new_credential() -> Credential:
 
 
 def credential_of(text: str) -> Credential:
-    """Parses a credential. Raises InvalidArgument if `text` has not the format of a key."""
+    """Parses a credential; raises InvalidArgument if `text` does not have the format of a key."""
     if not is_well_formed(text):
         raise InvalidArgument(f"a key is pm_, {PREFIX} letters or digits, _, and {SECRET} more", code="malformed_key")
     return Credential(text, text.split("_")[1])
@@ -90,7 +90,7 @@ class Limits:
     dollars_per_month: float | None = None
 
     def __post_init__(self) -> None:
-        """Raises InvalidArgument ("bad_limit")."""
+        """Raises InvalidArgument ("bad_limit") if a limit is out of range."""
         for one in fields(self):
             value = getattr(self, one.name)
             if value is not None and not _is_limit(one.name, value):
@@ -104,7 +104,7 @@ NO_LIMITS = Limits()
 
 @dataclass(frozen=True, slots=True)
 class KeyScope:
-    """What a key may be used for: lists of names; None allows all, with one exception."""
+    """The tasks, paths and other names for which a key may be used; None allows all, with one exception."""
 
     tasks: tuple[str, ...] | None = None
     paths: tuple[str, ...] | None = None
@@ -114,7 +114,7 @@ class KeyScope:
     """None allows all embedding models, or none if there is a limit on tasks, paths, adapters or collections."""
 
     def __post_init__(self) -> None:
-        """Raises InvalidArgument ("bad_scope")."""
+        """Raises InvalidArgument ("bad_scope") if there are too many names, or one is too long."""
         for one in fields(self):
             names = getattr(self, one.name) or ()
             if len(names) > MOST_NAMES or not all(0 < len(name) <= LONGEST_NAME for name in names):
@@ -140,7 +140,7 @@ class TenantRecord:
     """The tasks whose answers may be stored for training; none without the tenant's consent."""
 
     def __post_init__(self) -> None:
-        """Raises InvalidArgument ("bad_tenant", "bad_consent")."""
+        """Raises InvalidArgument ("bad_tenant", "bad_consent") if the name or a task's name is not valid."""
         if not _TENANT.fullmatch(self.name):
             raise InvalidArgument(
                 f"the tenant is '{self.name[:80]}'; it must be 1 to 64 of a-z, 0-9, '-' and '_'",
@@ -155,7 +155,7 @@ class TenantRecord:
             )
 
     def consents_to(self, task: str) -> bool:
-        """Whether answers of the task may be used for training."""
+        """Returns whether the tenant allows its answers of the task to be used for training."""
         return task in self.learning or ALL_TASKS in self.learning
 
     def to_json(self) -> str:
@@ -163,7 +163,7 @@ class TenantRecord:
 
     @classmethod
     def from_json(cls, text: str) -> "TenantRecord":
-        """Raises FailedPrecondition ("unreadable_record")."""
+        """Parses a tenant's record; raises FailedPrecondition ("unreadable_record")."""
         with _reading("tenant", text) as read:
             return cls(read["name"], Limits(**read["limits"]), tuple(read.get("learning", ())))
 
@@ -188,7 +188,7 @@ class KeyRecord:
     """Whether the key may use the admin API: keys, limits and usage of all tenants, and the configuration."""
 
     def __post_init__(self) -> None:
-        """Raises InvalidArgument ("bad_name", "bad_priority")."""
+        """Raises InvalidArgument ("bad_name", "bad_priority") if the key's name or priority is not valid."""
         if len(self.name) > LONGEST_NAME or not self.name.isprintable():
             raise InvalidArgument(
                 f"a key's name may have {LONGEST_NAME} printable characters", code="bad_name", param="name"
@@ -199,7 +199,7 @@ class KeyRecord:
             )
 
     def state(self, unix_seconds: float) -> str:
-        """ "active", "expired" or "revoked"."""
+        """Returns "active", "expired" or "revoked", as of the given time."""
         if self.revoked is not None:
             return "revoked"
         return "expired" if self.expires is not None and unix_seconds >= self.expires else "active"
@@ -209,7 +209,7 @@ class KeyRecord:
 
     @classmethod
     def from_json(cls, text: str) -> "KeyRecord":
-        """Raises FailedPrecondition ("unreadable_record")."""
+        """Parses a key's record; raises FailedPrecondition ("unreadable_record")."""
         with _reading("key", text) as read:
             scope = {name: None if names is None else tuple(names) for name, names in read.pop("scope").items()}
             return cls(scope=KeyScope(**scope), limits=Limits(**read.pop("limits")), **read)

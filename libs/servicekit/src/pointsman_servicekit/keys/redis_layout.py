@@ -69,16 +69,16 @@ WHOLE_TENANT = "tenant"
 
 
 def limit_key(tenant: str, whose: str, limit: str) -> str:
-    """The Redis key of a limit's hash: `window` (its number), `held` and `used` (the sums over all leases), and a field
-    for each gateway's lease, "HELD USED NUMBER EXPIRES".
+    """Returns the Redis key of a limit's hash.
 
-    Dollars are nanodollars. All limits of a tenant are in one cluster slot.
+    Its fields are `window` (its number), `held` and `used` (the sums over all leases), and for each gateway's lease one
+    with "HELD USED NUMBER EXPIRES". Dollars are nanodollars. All limits of a tenant are in one cluster slot.
     """
     return f"{{pointsman:{tenant}}}:account:{whose}:{limit}"
 
 
 def window_at(window: Window, unix_ms: int) -> tuple[int, int]:
-    """The window's number at the given time, and its end in Unix milliseconds."""
+    """Returns the number of the window at the given time, and its end in Unix milliseconds."""
     if window is Window.NOW:
         return 0, 2**62
     if window is Window.MONTH:
@@ -96,7 +96,7 @@ def day_of(unix_seconds: float) -> str:
 
 
 def days_of_month(unix_seconds: float) -> list[str]:
-    """The days of the current month up to today, as YYYYMMDD."""
+    """Returns the days of the current month up to today, as YYYYMMDD."""
     at = datetime.fromtimestamp(unix_seconds, UTC)
     return [f"{at:%Y%m}{day:02}" for day in range(1, at.day + 1)]
 
@@ -107,14 +107,14 @@ Counts = Mapping[str, int]
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Counts of each (tenant, key id)."""
+    """What each (tenant, key id) has used today and this month."""
 
     today: Mapping[tuple[str, str], Counts]
     month: Mapping[tuple[str, str], Counts]
 
 
 class UsageStore:
-    """Each method raises Unavailable ("redis_unavailable") if Redis does not answer in time."""
+    """Reads usage from Redis; each method raises Unavailable ("redis_unavailable") if it does not answer in time."""
 
     def __init__(self, redis: BoundedRedis, wall: Callable[[], float] = time.time) -> None:
         self._redis = redis
@@ -134,7 +134,7 @@ class UsageStore:
         return read
 
     async def left(self, tenant: str, whose: str, limits: Limits) -> Mapping[str, float]:
-        """What is neither used nor reserved of each limit that is set, by the gateways' last report.
+        """Returns what is neither used nor reserved of each limit that is set, by the gateways' last report.
 
         It is negative if answers took more than was reserved for them.
         """
@@ -153,7 +153,7 @@ class UsageStore:
 
 
 def sum_counts(all_counts: Iterable[Counts]) -> Counts:
-    """Adds the counts counter by counter."""
+    """Adds up several maps of counters, counter by counter."""
     added: dict[str, int] = {}
     for counts in all_counts:
         for name, number in counts.items():

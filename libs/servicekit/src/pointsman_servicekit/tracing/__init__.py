@@ -1,1 +1,1 @@
-"""OpenTelemetry traces. Nothing here is imported but `exporting`, until the environment asks for traces."""
+"""OpenTelemetry traces; only `exporting` is imported until the environment asks for traces."""

@@ -1,4 +1,4 @@
-"""Whether and where traces are exported, by OpenTelemetry's own environment variables."""
+"""Decides whether and where traces are exported, by OpenTelemetry's own environment variables."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ class OtelSettingsError(ValueError):
 
 
 def is_tracing_enabled(environment: Mapping[str, str]) -> bool:
-    """Whether an OTLP endpoint is set; without one nothing is recorded.
+    """Returns whether an OTLP endpoint is set; without one nothing is recorded.
 
     Raises OtelSettingsError for an exporter or a protocol that is not supported.
     """
@@ -36,8 +36,7 @@ def is_tracing_enabled(environment: Mapping[str, str]) -> bool:
 
 
 def traces_endpoint(environment: Mapping[str, str]) -> str:
-    """The URL that spans are sent to, derived from the variables as OpenTelemetry specifies; empty if tracing is
-    off.
+    """Returns the URL that spans are sent to, by OpenTelemetry's environment variables; empty if tracing is off.
 
     For a subprocess that takes the URL as an argument. Raises OtelSettingsError.
     """
@@ -71,7 +70,7 @@ def exporting_spans(service: str, environment: Mapping[str, str]) -> Iterator["S
 
 
 def tracing_server_interceptors(spans: "Spans | None") -> Sequence[grpc.aio.ServerInterceptor]:
-    """The interceptors that trace calls to a gRPC server; none if tracing is off."""
+    """Returns the interceptors that trace calls to a gRPC server; none if tracing is off."""
     if spans is None:
         return ()
     from pointsman_servicekit.tracing.grpc import TracedServer

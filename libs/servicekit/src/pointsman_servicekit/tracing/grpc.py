@@ -1,4 +1,4 @@
-"""Spans of gRPC calls, on the server and on the client; trace context travels in the metadata."""
+"""Records spans of gRPC calls, on the server and on the client; trace context travels in the metadata."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
@@ -14,7 +14,7 @@ from pointsman_servicekit.tracing.spans import Spans, is_in_trace, record_error_
 
 
 class TracedServer(HandlerInterceptor):
-    """Traces calls to our own services, except health, reflection, and watches, which last as long as their client."""
+    """Traces calls to our own services, except health, reflection and watches, which last as long as their client."""
 
     def __init__(self, spans: Spans) -> None:
         super().__init__()
@@ -85,8 +85,7 @@ def _tell(span: Span, context: Context, error: BaseException | None) -> None:
 
 
 class TracedCalls(grpc.aio.UnaryUnaryClientInterceptor):
-    """Traces calls that belong to a request; background calls such as reports and watches start no traces of their
-    own."""
+    """Traces a client's calls that belong to a request; background calls such as reports start no traces."""
 
     def __init__(self, spans: Spans) -> None:
         self._spans = spans
@@ -97,7 +96,7 @@ class TracedCalls(grpc.aio.UnaryUnaryClientInterceptor):
         client_call_details: grpc.aio.ClientCallDetails,
         request: Any,
     ) -> Any:
-        """Returns when the call has ended, since its status is part of the span."""
+        """Runs a call in a span; returns when the call has ended, since its status is part of the span."""
         if not is_in_trace():
             return await continuation(client_call_details, request)
         asked = client_call_details

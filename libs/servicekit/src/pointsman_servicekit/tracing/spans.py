@@ -49,8 +49,7 @@ class Spans:
         self._tracer = tracer
 
     def serve(self, name: str, sent: Mapping[str, str], attributes: Attributes) -> Span:
-        """Starts the span of a request with the headers `sent` (lowercase names) and makes it the task's current
-        span."""
+        """Starts the span of a request with these headers (lowercase names), and makes it the task's current span."""
         span = self._tracer.start_span(name, _w3c.extract(sent), SpanKind.SERVER, attributes)
         context.attach(set_span_in_context(span))  # never detached: the task serves this request only
         current_trace.set(ids_of(span))
@@ -82,7 +81,7 @@ class Spans:
 
 
 def current_span() -> Span:
-    """The current span, or one that records nothing."""
+    """Returns the current span, or one that records nothing."""
     return get_current_span()
 
 
@@ -95,14 +94,14 @@ def _is_left_out(span: Span) -> bool:
 
 
 def trace_headers(span: Span) -> dict[str, str]:
-    """The headers that make another service's spans children of `span`."""
+    """Returns the headers that make another service's spans children of `span`."""
     headers: dict[str, str] = {}
     _w3c.inject(headers, set_span_in_context(span))
     return headers
 
 
 def trace_header_lines(span: Span) -> str:
-    """The same headers as lines of an HTTP/1 head."""
+    """Returns the headers of `trace_headers` as lines of an HTTP/1 head."""
     return "".join(f"{name}: {value}\r\n" for name, value in trace_headers(span).items())
 
 
@@ -130,8 +129,7 @@ take."""
 
 @contextmanager
 def recording_spans(service: str, environment: Mapping[str, str]) -> Iterator[Spans]:
-    """Records spans with OpenTelemetry's SDK, which reads sampler, batching, endpoint and timeouts from OTEL_*
-    itself."""
+    """Records spans with OpenTelemetry's SDK during the block; the SDK reads its settings from OTEL_* variables."""
     provider = TracerProvider(resource=_resource(service, environment), shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     try:
@@ -143,7 +141,7 @@ def recording_spans(service: str, environment: Mapping[str, str]) -> Iterator[Sp
 
 
 def _resource(service: str, environment: Mapping[str, str]) -> Resource:
-    """The resource attributes; those in the environment take precedence over ours."""
+    """Returns the attributes that describe this service; those in the environment take precedence over ours."""
     ours = {"service.namespace": "pointsman", "service.name": f"pointsman-{service}"}
     said = environment.get("OTEL_RESOURCE_ATTRIBUTES", "")
     if environment.get("OTEL_SERVICE_NAME") or "service.name=" in said:

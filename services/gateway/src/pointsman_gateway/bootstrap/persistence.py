@@ -227,7 +227,7 @@ class ShadowSettings:
         }
 
     def is_allowed(self, request: Request, task: str, path: str) -> bool:
-        """Whether the request's caller may use the task and the path."""
+        """Returns whether the request's caller may use the task and the path."""
         return request.caller.scope.denial_reason(task, self.paths[path]) is None
 
 
@@ -289,5 +289,5 @@ async def open_shadowing(
 
 
 def _is_busy(admission: Admission) -> bool:
-    """Whether requests wait for a slot, or may have to soon: then no shadow request starts."""
+    """Returns whether requests wait for a slot, or may have to soon: then no shadow request starts."""
     return bool(admission.waiting) or admission.in_flight * 2 >= admission.max_in_flight or not admission.is_ready

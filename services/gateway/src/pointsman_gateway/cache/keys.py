@@ -24,7 +24,7 @@ TOOL_CALL_FIELDS = frozenset({"tool_calls", "function_call"})
 
 
 def may_match_similar(request: Request, sampling: Sampling) -> bool:
-    """Whether the request may get the answer to a similar question.
+    """Returns whether the request may get the answer to a similar question.
 
     It may not if it can call tools, because it would get a call with the other question's arguments, nor if it asks for
     several choices, which are meant to differ.

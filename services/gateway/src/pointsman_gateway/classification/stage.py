@@ -99,7 +99,7 @@ def user_turns(messages: Sequence[Message]) -> tuple[str, ...]:
 
 
 def refers_back(turn: str) -> bool:
-    """Whether the turn contains a word that stands for something named before ("it", "he", "the same")."""
+    """Returns whether the turn contains a word that stands for something named before ("it", "he", "the same")."""
     return not REFERENCES.isdisjoint(_WORD.findall(turn[:LONG_CHARACTERS].lower()))
 
 
@@ -133,7 +133,7 @@ class Conversation:
 
 
 def _is_self_contained(alone: Labels, turn: str, kind: Utterance) -> bool:
-    """Whether the labels of the turn alone hold, without the turns before it."""
+    """Returns whether the labels of the turn alone hold, without the turns before it."""
     if alone.stage == "language" or kind is Utterance.CLOSING:
         return True
     if kind is Utterance.WHOLE:

@@ -105,7 +105,7 @@ def _check_aliases(models: ModelsFile, paths: PathsFile) -> None:
 
 
 def _is_adapter(name: str) -> bool:
-    """Whether it is an alias or version of a managed adapter, which may come and go; no path's name has an "@"."""
+    """Returns whether the name is of a managed adapter's alias or version: no path's name has an "@"."""
     return "@" in name
 
 

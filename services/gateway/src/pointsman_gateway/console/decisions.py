@@ -57,7 +57,7 @@ class DecisionRow(_DecisionFields, frozen=True, gc=False):
 
     @property
     def failed(self) -> bool:
-        """Whether the system is at fault, and not the caller or a limit."""
+        """Returns whether the system is at fault, and not the caller or a limit."""
         return self.fault not in NOT_OURS
 
 

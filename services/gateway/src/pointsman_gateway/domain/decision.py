@@ -70,7 +70,7 @@ class Decision:
 
     @property
     def is_buffered(self) -> bool:
-        """Whether the whole answer of `path` is validated before any of it is sent."""
+        """Returns whether the whole answer of `path` is validated before any of it is sent."""
         return _is_buffered(self.path, self.escalation, self.stream_unvalidated)
 
     def with_fallback(self, reason: str) -> "Decision":

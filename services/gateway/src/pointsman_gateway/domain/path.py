@@ -151,7 +151,9 @@ class Sampling:
 
     @property
     def is_structured(self) -> bool:
-        """Whether the answer is JSON, a text of a given form, or a tool call, which is useless if it is cut off."""
+        """Returns whether the answer is JSON, a text of a given form, or a tool call, which is useless if it is cut
+        off.
+        """
         extra = self.extra
         if not extra:
             return False
@@ -166,7 +168,7 @@ class Sampling:
 
     @property
     def requires_form(self) -> bool:
-        """Whether the client requires a form of the answer, by OpenAI's parameter or by one of vLLM's."""
+        """Returns whether the client requires a form of the answer, by OpenAI's parameter or by one of vLLM's."""
         return self.response_format is not None or any(self.extra.get(name) for name in FORM_PARAMETERS)
 
     def default_max_tokens(self, default: "Sampling") -> int | None:

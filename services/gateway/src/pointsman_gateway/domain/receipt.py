@@ -97,7 +97,7 @@ _CALLER, _LIMITS, _GATEWAY = Fault.CALLER.value, Fault.LIMITS.value, Fault.GATEW
 
 
 def is_failure(outcome: str) -> bool:
-    """Whether a request failed. A client that disconnects is no failure."""
+    """Returns whether a request failed. A client that disconnects is no failure."""
     return outcome not in (OK, ROUTED, CANCELLED)
 
 

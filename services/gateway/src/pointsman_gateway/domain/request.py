@@ -39,7 +39,7 @@ class Scope:
         return None
 
     def allows(self, path: Path) -> bool:
-        """Whether the key may use the path for any task."""
+        """Returns whether the key may use the path for any task."""
         some_task = next(iter(self.tasks), "") if self.tasks is not None else ""
         return self.denial_reason(some_task, path) is None
 

@@ -84,7 +84,7 @@ def _model_finding(engine: Engine, listed: Sequence[ListedModel]) -> EngineFindi
 
 
 async def _auth_finding(http: PooledPoster, engine: Engine) -> EngineFinding:
-    """Whether the engine rejects requests without the key."""
+    """Returns whether the engine rejects requests without the key."""
     try:
         await list_models(http, engine.url, replace(engine.api, auth_header=""))
     except NotListed as error:

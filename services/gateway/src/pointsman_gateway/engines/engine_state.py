@@ -63,7 +63,7 @@ class Engine:
         return self.upstream or self.model
 
     def serves(self, model: str, version: str) -> bool:
-        """Whether it can answer with the model, or with the adapter version if there is one."""
+        """Returns whether it can answer with the model, or with the adapter version if there is one."""
         return self.ready and self.model == model and (not version or version in self.resident)
 
     def knows(self, version: str) -> bool:
@@ -143,7 +143,7 @@ class EngineState:
 
     @property
     def is_retired(self) -> bool:
-        """Whether it no longer belongs to its group."""
+        """Returns whether it no longer belongs to its group."""
         return self._cooldown_until == math.inf
 
     @property
@@ -153,7 +153,7 @@ class EngineState:
 
     @property
     def is_available(self) -> bool:
-        """Whether it may get a request now."""
+        """Returns whether it may get a request now."""
         if self.breaker.closed and not self._cooldown_until:
             return True
         return self.breaker.may_enter() and not self.cooldown_left

@@ -142,7 +142,7 @@ class Engines:
 
     @property
     def any_ready(self) -> bool:
-        """Whether an engine is ready and its breaker lets requests through, if only a probe."""
+        """Returns whether an engine is ready and its breaker lets requests through, if only a probe."""
         return any(state.engine.ready and not state.breaker.open for state in self._states)
 
     def alias_of(self, path: Path) -> Alias | None:
@@ -200,11 +200,11 @@ class Engines:
         return 0.0
 
     def holds(self, model: str, version: str) -> bool:
-        """Whether an available engine holds the version."""
+        """Returns whether an available engine holds the version."""
         return any(target.state.is_available for target in self._look_up(model, version).serving)
 
     def may_load(self, model: str, version: str) -> bool:
-        """Whether an engine could load the version now."""
+        """Returns whether an engine could load the version now."""
         return any(target.state.may_load(version) for target in self._look_up(model, version).loadable)
 
     def why_not(self, path: Path) -> str | None:

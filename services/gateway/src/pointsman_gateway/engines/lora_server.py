@@ -255,7 +255,7 @@ def _replaced(names: frozenset[str], changed: Set[str], added: Sequence[str]) ->
 
 
 def _is_local(url: str) -> bool:
-    """Whether the host is a loopback or unspecified address, which other machines cannot use."""
+    """Returns whether the host is a loopback or unspecified address, which other machines cannot use."""
     host = urlsplit(url).hostname or ""
     try:
         address = ipaddress.ip_address(host)

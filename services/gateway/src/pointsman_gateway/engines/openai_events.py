@@ -273,7 +273,9 @@ class EventReader:
 
 
 def is_deep(data: bytes, events: int) -> bool:
-    """Whether the JSON of so many events has more than `MAX_EVENT_DEPTH` levels. Linear in the length of the data."""
+    """Returns whether the JSON of so many events has more than `MAX_EVENT_DEPTH` levels. Linear in the length of the
+    data.
+    """
     if data.count(b"[") + data.count(b"{") <= MAX_EVENT_DEPTH + BRACKETS_PER_EVENT * events:
         return False
     brackets = _STRING.sub(b"", data).translate(_AS_LISTS, _NO_BRACKETS)

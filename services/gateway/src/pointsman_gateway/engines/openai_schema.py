@@ -152,7 +152,7 @@ class _Logprobs(msgspec.Struct, gc=False):
 
 
 def are_logprobs(value: Any) -> bool:
-    """Whether `value` has OpenAI's format for log-probabilities."""
+    """Returns whether `value` has OpenAI's format for log-probabilities."""
     if not isinstance(value, dict):
         return False
     try:

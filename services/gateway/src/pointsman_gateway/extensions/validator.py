@@ -30,7 +30,7 @@ class Choice:
 
     @property
     def only_calls_tools(self) -> bool:
-        """Whether the choice calls tools and so needs no text."""
+        """Returns whether the choice calls tools and so needs no text."""
         return self.calls_tools and not self.text.strip()
 
 

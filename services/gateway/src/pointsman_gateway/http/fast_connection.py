@@ -168,7 +168,7 @@ class FastConnection(GuardedConnection):
 
     @property
     def _is_between_requests(self) -> bool:
-        """Whether uvicorn has read complete requests only, and their answers are complete."""
+        """Returns whether uvicorn has read complete requests only, and their answers are complete."""
         cycle = self.cycle
         is_done = cycle is None or (cycle.response_complete and not cycle.more_body and cycle.scope is self.scope)
         return is_done and self._bytes_read == 0 and not self.flow.write_paused and not self.transport.is_closing()

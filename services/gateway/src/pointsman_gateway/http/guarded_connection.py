@@ -98,7 +98,7 @@ class GuardedConnection(HttpToolsProtocol):
 
     @property
     def has_shown_key(self) -> bool:
-        """Whether one of its requests has had a valid key. Without authentication every key is valid."""
+        """Returns whether one of its requests has had a valid key. Without authentication every key is valid."""
         return self.cycle is not None and CALLER in self.cycle.scope
 
     @property
@@ -108,7 +108,7 @@ class GuardedConnection(HttpToolsProtocol):
 
     @property
     def is_idle(self) -> bool:
-        """Whether no request is in progress, apart from headers that are incomplete."""
+        """Returns whether no request is in progress, apart from headers that are incomplete."""
         return self.cycle is None or self.cycle.response_complete
 
     def _close_a_stranger(self) -> bool:
@@ -270,7 +270,7 @@ class GuardedConnection(HttpToolsProtocol):
 
     @property
     def _waits_for_gateway(self) -> bool:
-        """Whether the client waits for us: we have paused reading, or not answered the previous request yet."""
+        """Returns whether the client waits for us: we have paused reading, or not answered the previous request yet."""
         is_answering = not self._awaits_body and self.cycle is not None and not self.cycle.response_complete
         return is_answering or self.flow.read_paused
 

@@ -43,7 +43,7 @@ class PathCosts(Protocol):
         ...
 
     def is_priced(self, path: Path) -> bool:
-        """Whether the price of the path's model is known."""
+        """Returns whether the price of the path's model is known."""
         ...
 
 

@@ -43,7 +43,7 @@ class _PathCounts:
 
 
 def has_token_times(receipt: Receipt) -> bool:
-    """Whether the receipt has a time per token after the first."""
+    """Returns whether the receipt has a time per token after the first."""
     return receipt.usage.completion_tokens > 1 and "generation" in receipt.seconds
 
 

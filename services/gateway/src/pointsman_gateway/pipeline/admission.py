@@ -125,7 +125,7 @@ class Admission:
 
     @property
     def is_ready(self) -> bool:
-        """Whether load balancers should send requests."""
+        """Returns whether load balancers should send requests."""
         return not (self.is_closed or self.is_draining)
 
     def admitted(self, request: Request) -> "Slot":

@@ -155,7 +155,7 @@ class AnswerWindow:
 
     @property
     def is_due(self) -> bool:
-        """Whether there is enough text for a check."""
+        """Returns whether there is enough text for a check."""
         return any(channel.is_due(self._every) for channel in self._channels.values())
 
     def texts(self) -> tuple[list[GuardedText], list[int]]:

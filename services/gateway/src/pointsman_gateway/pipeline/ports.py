@@ -207,7 +207,7 @@ class RequestLog(Protocol):
     """Records the receipt of every request. Its methods neither block nor raise."""
 
     def wants_answers(self, request: Request, decision: Decision) -> bool:
-        """Whether `note` needs the answers' texts."""
+        """Returns whether `note` needs the answers' texts."""
         ...
 
     def note(
@@ -252,7 +252,7 @@ class StoredFeedback(Protocol):
 
     @property
     def known_already(self) -> bool:
-        """Whether the same feedback had been stored before."""
+        """Returns whether the same feedback had been stored before."""
         ...
 
 

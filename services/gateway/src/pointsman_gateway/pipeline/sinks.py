@@ -67,7 +67,7 @@ class ItemQueue(Generic[Item]):
         self._wake()
 
     def _may_wait(self, size: int) -> bool:
-        """Whether the item may wait for the reader while the run goes on."""
+        """Returns whether the item may wait for the reader while the run goes on."""
         unread = self._unread
         if unread is None or self._unread_bytes + size > MAX_UNREAD_BYTES_EACH or not unread.take(size):
             return False
@@ -138,7 +138,7 @@ class ItemQueue(Generic[Item]):
             await self.aclose()
 
     async def _write_until(self, write: Callable[[Item], Awaitable[None]], limit: float) -> bool:
-        """Whether all items were written before the limit. Raises TimeoutError if the client did not read one."""
+        """Writes queued items with `write`; returns whether all were written before `limit`. Raises TimeoutError."""
         is_writing = False
         try:
             async with asyncio.timeout_at(limit):

@@ -249,9 +249,10 @@ def to_undecided_json(receipt: UndecidedReceipt, unix_seconds: float) -> str:
 
 
 def stores_answers(config: LearningConfig | None, request: Request, decision: Decision) -> bool:
-    """Whether the answers to this request are stored for training: the configuration lists the task, the caller's
-    tenant consents, and the decision is in the configured sample. Answers in a form that the client required are not
-    stored, because the task's adapter would learn it."""
+    """Returns whether the answers to this request are stored for training: the configuration lists the task, the
+    caller's tenant consents, and the decision is in the configured sample. Answers in a form that the client required
+    are not stored, because the task's adapter would learn it.
+    """
     if config is None or decision.task not in config.tasks or request.sampling.requires_form:
         return False
     if not (request.caller.consents_to(decision.task) or (config.anonymous_consent and not request.caller.tenant)):

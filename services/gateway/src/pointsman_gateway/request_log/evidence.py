@@ -68,8 +68,9 @@ def answer_counts(receipt: Receipt, day: str) -> AnswerCounts | None:
 
 
 def _is_evidence(receipt: Receipt) -> bool:
-    """Whether the path gave a complete answer itself. A cached answer is none, nor is one after an escalation: its
-    receipt includes the cost of two paths."""
+    """Returns whether the path gave a complete answer itself. A cached answer is none, nor is one after an escalation:
+    its receipt includes the cost of two paths.
+    """
     return receipt.outcome == "ok" and not receipt.escalated_from and not receipt.cached
 
 

@@ -75,11 +75,11 @@ class Adapters(Protocol):
         ...
 
     def holds(self, model: str, version: str) -> bool:
-        """Whether an available engine holds the version."""
+        """Returns whether an available engine holds the version."""
         ...
 
     def may_load(self, model: str, version: str) -> bool:
-        """Whether an available engine could load it now."""
+        """Returns whether an available engine could load it now."""
         ...
 
 
@@ -107,7 +107,9 @@ def _resolve(model: str, alias: Alias, key: str, adapters: Adapters) -> Resolved
 
 
 def _is_canary_user(alias: Alias, key: str) -> bool:
-    """Whether the canary answers this user. Its hash is independent of a split's, and a growing weight keeps users."""
+    """Returns whether the canary answers this user. Its hash is independent of a split's, and a growing weight keeps
+    users.
+    """
     return hash_to_unit_interval(f"canary {alias.alias} {key}") < alias.canary_weight
 
 

@@ -47,7 +47,7 @@ class ShadowSettings(Protocol):
         ...
 
     def is_allowed(self, request: Request, task: str, path: str) -> bool:
-        """Whether the request's caller may use the path for the task."""
+        """Returns whether the request's caller may use the path for the task."""
         ...
 
 

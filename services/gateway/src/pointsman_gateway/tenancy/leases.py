@@ -86,7 +86,7 @@ class LeasedLimit:
 
     @property
     def is_budget(self) -> bool:
-        """Whether the limit is in dollars."""
+        """Returns whether the limit is in dollars."""
         return self.window in (Window.DAY, Window.MONTH)
 
     @property
@@ -110,7 +110,7 @@ class LeasedLimit:
             self.free -= amount
 
     def is_refused(self, need: int, now: float) -> bool:
-        """Whether it is certain without asking Redis that `need` is not available."""
+        """Returns whether it is certain without asking Redis that `need` is not available."""
         return need > self.maximum or (now < self.refused_until and need >= self.refused_need)
 
     # -- exchange with Redis
@@ -183,7 +183,7 @@ class LeasedLimit:
 
     @property
     def is_settled(self) -> bool:
-        """Whether everything is reported and nothing is held."""
+        """Returns whether everything is reported and nothing is held."""
         return not (self._is_leased or self.carried or self.used != self._reported)
 
     @property

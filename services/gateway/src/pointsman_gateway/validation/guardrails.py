@@ -126,7 +126,9 @@ class Pii(Guardrail):
 
 
 def _is_cut(finding: Finding, start: int, length: int) -> bool:
-    """Whether the finding may go on beyond the window at `start`, in a text of `length`, and is whole in another."""
+    """Returns whether the finding may go on beyond the window at `start`, in a text of `length`, and is whole in
+    another.
+    """
     end = min(start + PII_WINDOW, length)
     is_at_edge = finding.start == start > 0 or finding.end == end < length
     return is_at_edge and (finding.end or 0) - finding.start < PII_OVERLAP - 1

@@ -52,7 +52,7 @@ class Validation:
         self._validators = validators
 
     def judges(self, decision: Decision) -> bool:
-        """Whether the decision's task has validators."""
+        """Returns whether the decision's task has validators."""
         return bool(self._validators.get(decision.task))
 
     def judge(self, request: Request, decision: Decision) -> "Judge":

@@ -1,1 +1,1 @@
-"""Adapter versions: registering, checking, loading, placement_planner and promoting them."""
+"""Adapter versions: registering, checking, loading, placing and promoting them."""

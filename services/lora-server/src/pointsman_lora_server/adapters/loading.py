@@ -29,7 +29,7 @@ class ArtifactFetcher(Protocol):
 
 
 class PhaseStore(Protocol):
-    """The part of the registry that loading uses."""
+    """The part of the registry that loading uses: it records a version's phase."""
 
     async def set_phase(
         self, version: str, phase: Phase, *, expected: Phase | None = None, error_code: str = "", error: str = ""
@@ -37,7 +37,7 @@ class PhaseStore(Protocol):
 
 
 class AdapterLoader:
-    """Single-flight: concurrent requests for one version share one load.
+    """Loads versions; concurrent requests for one version share one load (single-flight).
 
     Loads of different versions take turns at making room and reading weights, which takes one step of the engine.
     Versions that have not answered yet are tried afterwards, in groups; one that is only read again does not wait for
@@ -68,17 +68,18 @@ class AdapterLoader:
         self._alias_targets: Set[str] = frozenset()
 
     def set_targets(self, pinned: frozenset[str], alias_targets: Set[str]) -> None:
-        """`pinned` versions are never evicted. `alias_targets` are not marked as failed for all engines if only this
-        engine rejects them."""
+        """Sets the versions that are never evicted (`pinned`) and those that aliases point to (`alias_targets`). If
+        only this engine rejects an alias's target, the version is not marked as failed for all engines.
+        """
         self._slots.pinned, self._alias_targets = pinned, alias_targets
 
     def set_placed(self, placed: frozenset[str]) -> None:
-        """Versions that this engine should hold; they are evicted last."""
+        """Sets the versions that this engine should hold; they are evicted last."""
         self._slots.placed = placed
 
     @property
     def capacity(self) -> int:
-        """How many versions the engine can hold."""
+        """Returns how many versions the engine can hold."""
         return self._slots.capacity
 
     def rejection(self, version: str) -> InvalidArgument | None:
@@ -86,7 +87,7 @@ class AdapterLoader:
         return self._rejected.get(version)
 
     def clear_rejection(self, version: str) -> None:
-        """The version was registered again, so an earlier rejection no longer applies."""
+        """Forgets that this engine rejected the version, because it was registered again."""
         self._rejected.pop(version, None)
 
     async def ensure_loaded(self, version: AdapterVersion) -> None:
@@ -108,7 +109,7 @@ class AdapterLoader:
         self._metrics.count_load_request(result)
 
     async def ensure_verified(self, version: AdapterVersion) -> None:
-        """As `ensure_loaded`, and compares the answers with a reference that became known after the load."""
+        """Loads the version if needed, and compares its answers with a reference that became known after the load."""
         await self.ensure_loaded(version)
         try:
             await self._sequence.verify(version.version)
@@ -119,8 +120,9 @@ class AdapterLoader:
             raise
 
     async def preload(self, version: AdapterVersion) -> bool:
-        """Loads a version that nobody requested. Returns False if that would evict a version that is needed more.
-        Raises as `ensure_loaded` does."""
+        """Loads a version that nobody requested; False if that would evict a version that is needed more. Raises as
+        `ensure_loaded` does.
+        """
         return await asyncio.shield(self._load_once(version, make_room=False))
 
     def unload(self, version: str) -> None:
@@ -201,7 +203,7 @@ class AdapterLoader:
         await self._sequence.load(name, folder)
 
     async def _try_out(self, version: AdapterVersion, life: int, deadline: float) -> None:
-        """Raises as `Trials.run` does."""
+        """Runs the version's trial, unless it has answered in this life of the engine; raises as `Trials.run` does."""
         trials = self._sequence.trials
         if not trials.is_needed(version.version, life):
             return
@@ -214,13 +216,14 @@ class AdapterLoader:
             trials.withdraw(trial)
 
     def _check_life(self, life: int) -> None:
-        """Raises Unavailable if the engine was restarted since: it does not hold the version any more."""
+        """Raises Unavailable if the engine was restarted since `life`: it does not hold the version any more."""
         if self._ready_state().life != life:
             raise Unavailable("the engine was restarted during the load", code="engine_not_ready", retry_after=5)
 
     async def _reject(self, name: str, error: InvalidArgument) -> None:
-        """Bans the version in this process. It is marked FAILED for every engine only if no alias points to it, so one
-        bad engine cannot take a serving adapter away from the others."""
+        """Bans a version in this process because the engine rejected it. It is marked FAILED for every engine only if
+        no alias points to it, so one bad engine cannot take a serving adapter away from the others.
+        """
         self._rejected[name] = error
         self.unload(name)
         if name in self._alias_targets:
@@ -262,7 +265,7 @@ class AdapterLoader:
             lock.release()
 
     def _ready_state(self) -> EngineState:
-        """Raises Unavailable unless the engine is ready."""
+        """Returns the engine's state; raises Unavailable unless it is READY."""
         state = self._engine_state.state
         if state.status is not EngineStatus.READY:
             raise Unavailable(f"the engine is not ready: {state.detail}", code="engine_not_ready", retry_after=5)
@@ -272,7 +275,7 @@ class AdapterLoader:
 def _start_task(
     tasks: "dict[str, asyncio.Task[Any]]", name: str, work: Coroutine[Any, Any, Any]
 ) -> "asyncio.Task[Any]":
-    """Starts a task that removes itself from `tasks` when done. Errors reach only those who await it."""
+    """Starts a task that removes itself from `tasks` when done; its errors reach only those who await it."""
     task = asyncio.create_task(work, name=name)
 
     def remove(task: "asyncio.Task[Any]") -> None:

@@ -27,9 +27,9 @@ class FleetRegistry(Protocol):
 
 
 def engines_for(version: str, placement: Placement, engines: Collection[str]) -> frozenset[str]:
-    """The engines that should hold the version, by rendezvous hashing (Thaler and Ravishankar, 1998).
+    """Returns the engines that should hold the version, by rendezvous hashing (Thaler and Ravishankar, 1998).
 
-    An engine that leaves moves its own versions only; an engine that joins takes only what is now its own.
+    If an engine leaves, only its versions move; an engine that joins takes only the versions that now belong to it.
     """
     if placement.copies is None:
         return frozenset(engines)
@@ -42,10 +42,10 @@ def _weight(engine: str, version: str) -> tuple[bytes, str]:
 
 
 class PlacementPlanner:
-    """Knows the fleet as last read from Redis and answers what this engine should hold."""
+    """Decides what this engine should hold, from the state of all engines as last read from Redis."""
 
     def __init__(self, registry: FleetRegistry, engine: str, clock: Callable[[], float] = time.monotonic) -> None:
-        """`engine` is the name of this engine, unique among the engines of the base model."""
+        """Takes in `engine` the name of this engine, unique among the engines of the base model."""
         self.engine = engine
         self.leaving = False
         """Set before shutdown: the versions of this engine are then placed on other engines."""
@@ -55,24 +55,24 @@ class PlacementPlanner:
         self._requested_at: dict[str, float] = {}
 
     async def refresh(self) -> None:
-        """Reads the fleet. If Redis is unavailable, the last known fleet is kept."""
+        """Reads from Redis which engines are up and what they hold; without Redis, the last known state is kept."""
         with suppress(Unavailable):
             self._fleet = await self._registry.read_fleet()
 
     def record_request(self, version: str) -> None:
-        """Notes that a caller had the version loaded on this engine."""
+        """Records that a caller had the version loaded on this engine."""
         now = self._clock()
         self._requested_at = {name: at for name, at in self._requested_at.items() if now - at < KEEP_REQUESTED_SECONDS}
         self._requested_at[version] = now
 
     def placed_here(self, desired: DesiredState) -> frozenset[str]:
-        """The versions that this engine should hold, among those that aliases and canaries point to or soon will."""
+        """Returns the versions that this engine should hold, of those that aliases point to or soon will."""
         now = time.time() * 1000
         targets = desired.alias_targets | {version for version, until in desired.upcoming.items() if until > now}
         return frozenset(version for version in targets if self.engine in self._engines_for(version, desired))
 
     def releasable(self, desired: DesiredState, resident: frozenset[str]) -> frozenset[str]:
-        """The resident versions that are placed on other engines, all of which hold them already."""
+        """Returns the resident versions that are placed on other engines, all of which hold them already."""
         now, needed_here = self._clock(), self.placed_here(desired) | desired.pins
         requested = {name for name, at in self._requested_at.items() if now - at < KEEP_REQUESTED_SECONDS}
         elsewhere = (resident & desired.alias_targets) - needed_here - requested
@@ -118,7 +118,7 @@ class PlacementPlanner:
         return engines_for(version, desired.placement_of(version), others if self.leaving else others | {self.engine})
 
     def _missing(self, version: str, desired: DesiredState) -> frozenset[str]:
-        """The engines that should hold the version and do not."""
+        """Returns the engines that should hold the version and do not."""
         holds = self._fleet.holds
         return frozenset(
             engine for engine in self._engines_for(version, desired) if version not in holds.get(engine, frozenset())

@@ -31,11 +31,11 @@ class PromotionGate:
     """
 
     def __init__(self, protected: frozenset[str]) -> None:
-        """`protected`: alias suffixes, the part after the "@"."""
+        """Takes in `protected` the alias suffixes (the part after the "@") whose moves are checked."""
         self._protected = protected
 
     def check(self, version: AdapterVersion, alias_suffix: str, force: bool) -> None:
-        """Raises FailedPrecondition ("not_better")."""
+        """Raises FailedPrecondition ("not_better") if a protected alias would move to a version that does not pass."""
         if force or alias_suffix not in self._protected:
             return
         metric, adapter, prompting = _strictest_scores(version.metrics)
@@ -55,7 +55,7 @@ class PromotionGate:
 
 
 def _strictest_scores(metrics: Mapping[str, float]) -> tuple[str, float, float]:
-    """The strictest metric with a score above 0 on either side, then the adapter's and the prompt path's score.
+    """Returns a metric's name, the adapter's score and the prompt's: the strictest metric with a score above 0.
 
     Free text is rarely answered exactly, so a metric on which both sides score 0 gives way to the next one. The name is
     empty if no metric was measured for both.
@@ -72,7 +72,7 @@ def _strictest_scores(metrics: Mapping[str, float]) -> tuple[str, float, float]:
 
 
 class Promoter:
-    """Carries out the move of an alias that was requested when a version was registered."""
+    """Moves an alias as was requested when a version was registered."""
 
     def __init__(
         self,
@@ -80,13 +80,13 @@ class Promoter:
         gate: PromotionGate,
         ensure_loaded: Callable[[AdapterVersion], Awaitable[None]],
     ) -> None:
-        """`ensure_loaded` loads a version into this server's engine, unless it is there; then it can answer."""
+        """Takes `ensure_loaded`, which returns when this server's engine holds a version and can answer with it."""
         self._registry = registry
         self._gate = gate
         self._ensure_loaded = ensure_loaded
 
     async def promote(self, version: AdapterVersion, alias_suffix: str, force: bool) -> None:
-        """Moves the alias and clears the request. Raises the error if the move can be retried.
+        """Moves the alias to the version and clears the request; raises the error if the move can be retried.
 
         A rejection by the gate is final: it is logged and the request is cleared.
         """
@@ -124,7 +124,7 @@ _TAIL = 0.95
 async def roll_back_failing_canaries(
     registry: AdapterRegistry, desired: DesiredState, count_rollback: Callable[[], None] = lambda: None
 ) -> None:
-    """Checks every canary in `desired`. Raises Unavailable.
+    """Rolls back each canary in `desired` that is worse than its stable version; raises Unavailable.
 
     If several lora-servers detect the same failing canary, one of them rolls it back. A change that someone made after
     `desired` was read is not undone. `count_rollback` is called once for each rollback made here.
@@ -157,7 +157,7 @@ async def _reason_against(registry: AdapterRegistry, alias: Alias, desired: Desi
 
 
 def rollback_reason(terms: CanaryTerms, stable: RequestCounts, canary: RequestCounts) -> str | None:
-    """Why the canary should be rolled back, None if there is no reason or too little data.
+    """Returns why the canary should be rolled back, None if there is no reason or too little data.
 
     A rate is worse if the lower confidence limit of the difference is above the margin. The limit is Newcombe's method
     10, built from Wilson's limits (Statistics in Medicine 17, 1998, 873-890), which is valid for small counts and for
@@ -210,7 +210,7 @@ def _describe_rates(name: str, hits: tuple[float, float], totals: tuple[int, int
 
 
 def min_rate_excess(hits: tuple[float, float], totals: tuple[int, int], z: float = Z) -> float:
-    """The lower confidence limit of the canary's rate minus the stable version's; each pair is (stable, canary)."""
+    """Returns the lower confidence limit of the canary's rate minus the stable one's; pairs are (stable, canary)."""
     stable, canary = (_rate(*each) for each in zip(hits, totals, strict=True))
     stable_upper = wilson_interval(stable, totals[0], z)[1]
     canary_lower = wilson_interval(canary, totals[1], z)[0]
@@ -222,14 +222,14 @@ def _rate(hits: float, total: int) -> float:
 
 
 def _min_p95_ratio(stable: Mapping[int, int], canary: Mapping[int, int]) -> float:
-    """The lower confidence limit of the canary's p95 divided by the stable version's."""
+    """Returns the lower confidence limit of the canary's p95 latency divided by the stable version's."""
     stable_p95, _, stable_upper = map(math.log, _p95_with_limits(stable))
     canary_p95, canary_lower, _ = map(math.log, _p95_with_limits(canary))
     return math.exp(canary_p95 - stable_p95 - math.hypot(canary_p95 - canary_lower, stable_upper - stable_p95))
 
 
 def _p95_with_limits(buckets: Mapping[int, int]) -> tuple[float, float, float]:
-    """The p95 in milliseconds and its confidence limits.
+    """Returns the p95 in milliseconds and its lower and upper confidence limits.
 
     The limits are the quantiles at the Wilson limits of a rate of 0.95: how many of the values lie below the true p95
     is a matter of chance.

@@ -31,7 +31,7 @@ _STATE_POLL_SECONDS = 60.0
 
 
 class DesiredStateSource(Protocol):
-    """The part of the registry that the reconciler uses."""
+    """The part of the registry that the reconciler uses: it reads the desired state and its changes."""
 
     async def read(self) -> DesiredState: ...
     async def wait_for_change(self, last_id: str, seconds: float) -> str: ...
@@ -50,7 +50,7 @@ class Reconciler:
         check_canaries: Callable[[DesiredState], Awaitable[None]],
         placement: PlacementPlanner,
     ) -> None:
-        """`check_canaries` rolls failing canaries back."""
+        """Takes `check_canaries`, which rolls failing canaries back, and the parts that do the other work."""
         self._registry = registry
         self._loader = loader
         self._state_machine = state_machine
@@ -73,7 +73,7 @@ class Reconciler:
         self._lost: set[str] = set()  # held before a restart of the engine and not loaded again yet
 
     async def run(self) -> None:
-        """Runs until cancelled. Errors are logged once and the work is retried."""
+        """Runs the periodic work until cancelled; an error is logged once, and the work is retried."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._follow_redis())
@@ -91,13 +91,14 @@ class Reconciler:
 
     @property
     def is_settled(self) -> bool:
-        """Whether the engine is ready and every version that it should hold from the start is loaded or rejected."""
+        """Returns whether the engine is ready and holds, or has rejected, each version that it should hold at first."""
         state = self._engine_state.state
         return state.status is EngineStatus.READY and state.life == self._settled_life
 
     async def refresh(self) -> DesiredState:
-        """Reads Redis and publishes the result. Reads are serialized, so an older result never overwrites a newer
-        one."""
+        """Reads the desired state from Redis and publishes it. Reads are serialized, so an older result never
+        overwrites a newer one.
+        """
         async with self._read_lock:
             desired = await self._registry.read()
             before, changed = self.desired, desired.changed_since(self.desired)
@@ -109,7 +110,7 @@ class Reconciler:
             return desired
 
     def wake(self) -> None:
-        """Runs all periodic work now."""
+        """Runs all periodic work now instead of at its next interval."""
         self._changed.set()
         self._changed = asyncio.Event()
         for event in self._wake_events:
@@ -128,8 +129,9 @@ class Reconciler:
             engine.cancel()
 
     async def hand_over(self, timeout_seconds: float) -> None:
-        """Before shutdown: has other engines load what is placed on this one. Returns when they hold it, or after
-        `timeout_seconds`."""
+        """Has other engines load what is placed on this one, before it stops. Returns when they hold it, or after
+        `timeout_seconds`.
+        """
         self._placement.leaving = True
         try:
             async with asyncio.timeout(timeout_seconds):
@@ -165,7 +167,7 @@ class Reconciler:
                 self._ready.pop(name, None)
 
     def _unload_not_ready(self, desired: DesiredState) -> None:
-        """Versions that Redis does not know stay: a version is retired, and so unloaded, before it is deleted."""
+        """Unloads versions that are not READY. One that Redis does not know stays: deleted ones were retired before."""
         for name in self._engine_state.state.resident:
             record = desired.phases.get(name)
             if record is not None and record.phase is not Phase.READY:
@@ -205,7 +207,7 @@ class Reconciler:
         await run_periodically(run_and_log, Schedule(interval, run_at_start=True, wake=wake), name)
 
     async def _converge(self) -> None:
-        """Unloads what must not serve, then loads what is needed and what the engine held before a restart."""
+        """Unloads versions that must not serve, then loads those that are needed or were held before a restart."""
         state, desired, has_read = self._engine_state.state, self.desired, self._has_read
         if state.status is not EngineStatus.READY:
             return
@@ -234,7 +236,7 @@ class Reconciler:
                 return  # there is no room for versions of lower priority either
 
     async def _load_one(self, name: str, desired: DesiredState) -> bool:
-        """False if there is no room for it. Errors are recorded, and the load is retried later."""
+        """Loads a version if it is due; False if there is no room. An error is recorded and the load retried later."""
         if name in self._engine_state.state.resident:
             self._lost.discard(name)
             return True
@@ -249,8 +251,9 @@ class Reconciler:
         return loaded or name in desired.pins
 
     async def _load(self, name: str, desired: DesiredState) -> bool:
-        """False if loading would evict a version that is needed more. A version that an alias is about to move to is
-        loaded in any case, because someone waits for it."""
+        """Loads a version; False if that would evict a version that is needed more. A version that an alias is about to
+        move to is loaded in any case, because someone waits for it.
+        """
         version = desired.versions[name]
         if name not in desired.upcoming:
             return await self._loader.preload(version)
@@ -258,7 +261,7 @@ class Reconciler:
         return True
 
     async def _update_placement(self, desired: DesiredState) -> None:
-        """Engines that join or leave change the placement. What other engines hold in place of this one is unloaded."""
+        """Reads which engines have joined or left, and unloads versions that other engines now hold instead."""
         await self._placement.refresh()
         self._loader.set_placed(self._placement.placed_here(desired))
         for name in self._placement.releasable(desired, self._engine_state.state.resident):
@@ -266,8 +269,9 @@ class Reconciler:
             self._loader.unload(name)
 
     def _needed(self, desired: DesiredState) -> list[str]:
-        """READY versions that are pinned, placed here, or were held before a restart, in the order in which to load
-        them: pinned, placed, then the newest."""
+        """Returns the READY versions to load, in order: pinned, placed here, then those held before a restart, newest
+        first.
+        """
         here = self._placement.placed_here(desired)
 
         def priority(name: str) -> tuple[bool, bool, int, str]:
@@ -289,7 +293,7 @@ class Reconciler:
             await self._check_canaries(self.desired)
 
     async def _report(self) -> None:
-        """Reports the versions that are being loaded or drained as held, too: their files are needed."""
+        """Reports to Redis what the engine holds, with versions being loaded or drained: their files are needed."""
         state = self._engine_state.state
         held = state.resident | state.loading | state.draining
         if self._placement.leaving:  # nothing may be placed on this engine any more, whatever it still holds
@@ -310,5 +314,5 @@ def _is_ready_or_in_progress(name: str, desired: DesiredState) -> bool:
 
 
 def _is_placed_by_count(name: str, desired: DesiredState) -> bool:
-    """Whether placement alone decides which engines hold the version."""
+    """Returns whether the version's number of copies alone decides which engines hold it."""
     return name in desired.alias_targets and bool(desired.placement_of(name).copies)

@@ -50,7 +50,7 @@ class AdapterListing:
 
 
 class AdapterService:
-    """An alias is moved only to a version that this engine has loaded before."""
+    """Carries out the calls of the adapter API; an alias is moved only to a version that this engine has loaded."""
 
     def __init__(
         self,
@@ -83,8 +83,7 @@ class AdapterService:
         author: str,
         force: bool,
     ) -> VersionReport:
-        """Stores the adapter in the folder `source`, or behind that URL. Returns when it is resident and its alias, if
-        one is given, points to it.
+        """Stores an adapter from a folder or URL; returns when it is resident and its alias, if given, points to it.
 
         `alias_suffix` is the part of the alias after the "@"; empty moves none. Once the version is recorded in Redis,
         the work continues even if the caller disconnects. Unavailable and ResourceExhausted mean that it is retried.
@@ -110,7 +109,7 @@ class AdapterService:
         return report_of(version.version, self._reconciler.desired, self._engine_state.state)
 
     async def list(self, name: str) -> AdapterListing:
-        """Lists one adapter, or all if `name` is empty; the newest version of each first."""
+        """Lists the versions of one adapter, or of all if `name` is empty, newest first."""
         desired = await self._reconciler.refresh()
         versions = [version for version in desired.versions.values() if name in ("", version.name)]
         versions.sort(key=lambda version: (version.name, -version.created_unix_ms, version.version))
@@ -120,14 +119,14 @@ class AdapterService:
         return AdapterListing(reports, aliases, placements)
 
     async def count_canary_requests(self, alias: Alias) -> int:
-        """Requests that the alias's canary has answered so far, 0 without a canary. Raises Unavailable."""
+        """Returns how many requests the alias's canary has answered, 0 without one; raises Unavailable."""
         if alias.canary is None:
             return 0
         counts = (await self._registry.canary_counts(alias)).get(alias.canary.version)
         return counts.requests if counts else 0
 
     async def get(self, version_or_alias: str) -> VersionReport:
-        """Raises NotFound."""
+        """Reports on a version, or on the one that an alias points to; raises NotFound."""
         desired = await self._reconciler.refresh()
         alias = next((alias for alias in desired.aliases if alias.alias == version_or_alias), None)
         version = alias.version if alias else version_or_alias
@@ -143,7 +142,9 @@ class AdapterService:
     async def set_canary(
         self, alias: str, version: str, weight: float, terms: CanaryTerms, author: str, expected: str
     ) -> Alias:
-        """A weight of 0 ends the canary. A weight of 1 has the effect of a move, so the promotion gate applies."""
+        """Makes a version the canary of an alias for a share of its users (`weight`); a weight of 0 ends it. A weight
+        of 1 has the effect of a move, so the promotion gate applies.
+        """
         canary = None
         if weight or version:
             canary = Canary(version, weight, terms)
@@ -156,7 +157,7 @@ class AdapterService:
         return await self._finish_move(await self._registry.set_canary(alias, canary, expected, author))
 
     async def roll_back(self, alias: str, expected: str, author: str, reason: str) -> Alias:
-        """Works even while this engine is down: other engines load the earlier version, this one does so on demand."""
+        """Returns the alias to its earlier version, even while this engine is down: other engines load that version."""
         check_alias(alias)
         desired = await self._reconciler.refresh()
         current = next((each for each in desired.aliases if each.alias == alias), None)
@@ -185,7 +186,7 @@ class AdapterService:
         return await self.get(version)
 
     async def delete(self, version: str, author: str) -> None:
-        """Raises FailedPrecondition ("in_use") while an engine holds the version, since its files may be needed."""
+        """Deletes a version; raises FailedPrecondition ("in_use") while an engine holds it and may need its files."""
         check_version(version)
         desired = await self._reconciler.refresh()
         known = _known(version, desired)
@@ -197,7 +198,7 @@ class AdapterService:
         await self._reconciler.refresh()
 
     async def history(self, name: str, limit: int) -> "builtins.list[Change]":
-        """Changes of the adapter `name`, or of all if it is empty; the newest first."""
+        """Returns the changes of the adapter `name`, or of all if it is empty, newest first."""
         return await self._registry.history(name, limit)
 
     async def ensure_loaded(self, version: str) -> EngineState:
@@ -214,7 +215,7 @@ class AdapterService:
         return self._engine_state.state
 
     async def report_canary_metrics(self, outcomes: Sequence[CanaryOutcomes]) -> None:
-        """Adds the results of requests to aliases with a canary."""
+        """Adds the results of requests to aliases with a canary, as a gateway has counted them."""
         await self._registry.add_outcomes(outcomes)
 
     async def _load_for_move(self, version: AdapterVersion) -> None:
@@ -224,7 +225,7 @@ class AdapterService:
         await self._placement.wait_until_warm(version.version, lambda: self._reconciler.desired)
 
     async def _check_move(self, alias: str, version: str, expected: str) -> AdapterVersion:
-        """Raises what the move would raise, before the load, which takes seconds. The move itself checks again."""
+        """Raises what moving the alias would raise, before a load that takes seconds. The move itself checks again."""
         check_alias(alias)
         check_version(version)
         if expected:
@@ -252,9 +253,7 @@ class AdapterService:
         return alias
 
     async def _publish_change(self) -> None:
-        """Reads a change that was just made from Redis, and publishes it to watchers. If Redis fails now, the
-        reconciler does both later.
-        """
+        """Reads a change that was just made from Redis and publishes it to watchers; later, if Redis fails."""
         try:
             await self._reconciler.refresh()
         except Unavailable as error:
@@ -269,7 +268,7 @@ class AdapterService:
 
 
 def _known(version: str, desired: DesiredState) -> AdapterVersion:
-    """Raises NotFound."""
+    """Returns the version's record; raises NotFound if it is not registered."""
     if version not in desired.versions:
         kind = "version" if is_version(version) else "version or alias"
         raise NotFound(f"no {kind} '{version}' is registered; List names those that are", code="unknown_version")
@@ -277,7 +276,7 @@ def _known(version: str, desired: DesiredState) -> AdapterVersion:
 
 
 def _check_ready(version: str, desired: DesiredState) -> None:
-    """Raises FailedPrecondition ("not_ready")."""
+    """Raises FailedPrecondition ("not_ready") unless the version is in phase READY."""
     record = desired.phases[version]
     if record.phase is not Phase.READY:
         why = f": {record.error}" if record.error else ""

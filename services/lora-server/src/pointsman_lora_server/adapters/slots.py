@@ -25,7 +25,7 @@ RESERVATION_SECONDS = 1.0
 
 
 class AdapterSlots:
-    """Keeps no record of what is in use: the engine is asked whenever that matters. Callers must take turns."""
+    """Decides which version has a slot. The engine is asked what is in use when that matters; callers take turns."""
 
     def __init__(
         self, engine: VllmClient, engine_state: EngineStateStore, slots: int, metrics: LoraServerMetrics
@@ -40,7 +40,7 @@ class AdapterSlots:
         self._reserved_at: dict[str, float] = {}
 
     async def list_loaded(self) -> Mapping[str, LoadedAdapter]:
-        """The adapters that the engine reports to hold."""
+        """Returns the adapters that the engine reports to hold."""
         return await self._engine.list_adapters()
 
     def remember_folder(self, version: str, folder: Path) -> None:
@@ -48,7 +48,7 @@ class AdapterSlots:
         self._folders[version] = folder
 
     def reserve(self, version: str) -> None:
-        """Protects the version for a moment: its caller was told that it is loaded and is about to send a request."""
+        """Protects the version from eviction for a moment, because a caller is about to send it a request."""
         now = time.monotonic()
         self._reserved_at = {
             name: since for name, since in self._reserved_at.items() if now - since < RESERVATION_SECONDS
@@ -56,8 +56,7 @@ class AdapterSlots:
         self._reserved_at[version] = now
 
     async def make_room(self, version: str, deadline: float) -> None:
-        """Returns when the engine has a slot for `version`. Versions that are needed less are evicted, but none whose
-        requests are in flight.
+        """Returns when the engine has a slot for `version`; evicts versions that are needed less and have no requests.
 
         `deadline` is on the clock of `time.monotonic`. Raises ResourceExhausted ("no_slot") when it has passed.
         """
@@ -84,7 +83,7 @@ class AdapterSlots:
                 await self.evict(victim, deadline)
 
     async def try_make_room(self, version: str) -> bool:
-        """Whether there is a slot for `version`, if need be after evicting an idle version of lower priority."""
+        """Returns whether `version` has a slot, if need be after evicting an idle version of lower priority."""
         listed_at = time.monotonic()
         loaded = await self._engine.list_adapters()
         if version in loaded or len(loaded) < self.capacity:
@@ -102,8 +101,7 @@ class AdapterSlots:
         return len(await self._engine.list_adapters()) < self.capacity
 
     async def evict(self, version: str, deadline: float = math.inf, reason: str = "room") -> bool:
-        """Evicts in three steps: gateways stop sending requests, the engine stops accepting the name, and the weights
-        go when the last request in flight has finished.
+        """Evicts a version: gateways stop using it, its name is closed, and its weights go after its last request.
 
         If that takes longer than `deadline`, the version stays loaded and False is returned.
         """
@@ -122,7 +120,7 @@ class AdapterSlots:
         return True
 
     def _idle_victim(self, loaded: Mapping[str, LoadedAdapter], listed_at: float) -> str | None:
-        """The best version to evict among those without requests in flight: closed, not placed here, longest idle.
+        """Returns the best version to evict among those without requests: closed, not placed here, longest idle.
 
         None if all have requests, or if the best one was just promised to a request, which ends soon. `listed_at` is
         the time at which the engine reported `loaded`.

@@ -39,14 +39,14 @@ class SmokeTest(Protocol):
 
 
 class NullSmokeTest:
-    """Runs nothing. Then only the engine's own answers are checked, without a comparison."""
+    """Tests nothing, so the engine's own answers are checked without a comparison."""
 
     async def run(self, version: AdapterVersion, folder: Path, samples: Sequence[Any]) -> Reference:
         return Reference(())
 
 
 class VersionValidator:
-    """Smoke-tests versions, one at a time: it is heavy work on a machine whose engine serves users."""
+    """Smoke-tests versions one at a time, because that is heavy work on a machine whose engine serves users."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class VersionValidator:
         self._lock = asyncio.Lock()
 
     async def validate(self, version: AdapterVersion, phase: Phase) -> None:
-        """Moves the version to READY or FAILED.
+        """Smoke-tests the version and moves it to READY or FAILED.
 
         `phase` is REGISTERED, or VALIDATING if a process died during its validation. Raises Unavailable if the
         validation has to be retried.
@@ -84,8 +84,7 @@ class VersionValidator:
                 await self._registry.set_phase(name, Phase.READY, expected=Phase.VALIDATING)
 
     async def ensure_reference(self, version: AdapterVersion) -> bool:
-        """Smoke-tests a READY version again if its reference is not known in this process, because another process
-        tested it. Returns False if the version fails this time."""
+        """Smoke-tests a READY version again if another process did so before; False if it fails this time."""
         async with self._lock:
             try:
                 if self._warm_up.needs_reference(version.version):
@@ -96,7 +95,7 @@ class VersionValidator:
             return True
 
     async def _compute_reference(self, version: AdapterVersion) -> None:
-        """Raises the reason if the version must not serve."""
+        """Runs the smoke test for the answers that the engine should give; raises why the version must not serve."""
         folder = await asyncio.to_thread(self._store.fetch, version)
         samples = await asyncio.to_thread(self._store.samples, version)
         self._warm_up.set_reference(version.version, await self._smoke_test.run(version, folder, samples))
@@ -119,7 +118,7 @@ class VersionStateMachine:
         owner: str,
         lease_seconds: float = LEASE_SECONDS,
     ) -> None:
-        """`owner` identifies this process; no other process has the same name."""
+        """Takes in `owner` the name of this process, which no other process has."""
         self._registry = registry
         self._validator = validator
         self._promoter = promoter
@@ -146,8 +145,7 @@ class VersionStateMachine:
         del self._tasks[name]
 
     async def stop(self) -> None:
-        """Cancels the tasks, which release their leases, so that other lora-servers need not wait for them to
-        expire."""
+        """Cancels the tasks; they release their leases, so that other lora-servers need not wait until these expire."""
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
@@ -170,7 +168,7 @@ class VersionStateMachine:
             self.retries.record_success(name)
 
     async def _run_steps(self, name: str) -> None:
-        """Reads the state again first: another process may have held the lease until now."""
+        """Advances one version, after reading its state again: another process may have held the lease until now."""
         desired = await self._registry.read()
         if not _is_unfinished(name, desired):
             return
@@ -190,7 +188,7 @@ class VersionStateMachine:
 
     @asynccontextmanager
     async def _lease(self, key: str) -> AsyncIterator[bool]:
-        """Yields whether the lease was acquired. It is renewed during the block and released at its end."""
+        """Yields whether the version's lease was acquired; it is renewed during the block and released at its end."""
         if not await self._registry.acquire_lease(key, self._owner, self._lease_seconds):
             yield False
             return
@@ -238,12 +236,12 @@ class RetryBackoff:
         self._failures: dict[str, _Failure] = {}
 
     def is_due(self, version: str) -> bool:
-        """Whether the version has not failed, or its backoff has passed."""
+        """Returns whether work on the version may be tried: it has not failed, or its backoff has passed."""
         failure = self._failures.get(version)
         return failure is None or time.monotonic() >= failure.not_before
 
     def last_error(self, version: str, redis_tolerance: float = 0.0) -> PointsmanError | None:
-        """The error of the last attempt, None if it succeeded.
+        """Returns the error of the last attempt on the version, None if it succeeded.
 
         An outage of Redis that began less than `redis_tolerance` seconds ago is not reported.
         """

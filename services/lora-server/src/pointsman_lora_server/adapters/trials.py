@@ -24,7 +24,7 @@ def _new_future() -> "asyncio.Future[None]":
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One version that waits for its trial."""
+    """One version that waits for its trial: its first answer, and a check that the base model answers as before."""
 
     version: AdapterVersion
     life: int
@@ -41,10 +41,10 @@ class Trial:
 
 
 class Trials:
-    """Group commit: versions that arrive while a trial is running are tried together after it.
+    """Tries versions out in groups: those that arrive while a trial is running are tried together after it.
 
-    If anything is wrong in a group, nobody is blamed. Its versions are tried again one at a time, so that a corrupted
-    engine can be attributed to one of them.
+    If anything is wrong in a group, no version is blamed: each is tried again alone, so that a corrupted engine can be
+    attributed to one of them.
 
     A version's content never changes, so what was checked once is not checked again: the base model's health after its
     first answer once in this process, its first answer once in each life of the engine.
@@ -57,7 +57,7 @@ class Trials:
         restart_engine: Callable[[str], None],
         metrics: LoraServerMetrics,
     ) -> None:
-        """`warm_up` requests the first answer of a version; it raises InvalidArgument if there is none."""
+        """Takes `warm_up`, which requests a version's first answer; it raises InvalidArgument if there is none."""
         self.turn = asyncio.Lock()
         """Held by the load that runs the next group."""
         self._warm_up = warm_up
@@ -70,7 +70,7 @@ class Trials:
         self._answered_in: dict[str, int] = {}  # the last life of the engine in which the version has answered
 
     def is_needed(self, version: str, life: int) -> bool:
-        """Whether the version has not answered yet in this life of the engine."""
+        """Returns whether the version has not answered yet in this life of the engine."""
         return version not in self._harmless or self._answered_in.get(version) != life
 
     def enqueue(self, version: AdapterVersion, life: int) -> Trial:
@@ -79,7 +79,7 @@ class Trials:
         return trial
 
     def withdraw(self, trial: Trial) -> None:
-        """Does nothing if the trial has taken place."""
+        """Removes a trial that its caller no longer needs; does nothing if it has taken place."""
         if trial in self._waiting:
             self._waiting.remove(trial)
         trial.result.cancel()
@@ -103,7 +103,7 @@ class Trials:
         trial.result.result()
 
     async def check_engine(self, cause: str) -> bool:
-        """Whether the base model answers as before. If not, the engine is restarted."""
+        """Returns whether the base model answers as before; if it does not, the engine is restarted."""
         try:
             with self._metrics.time_load_step("probe"):
                 await self._probe.check()
@@ -191,22 +191,22 @@ class WarmUp:
         self._verified: set[str] = set()
 
     def set_reference(self, version: str, reference: Reference) -> None:
-        """Stores the answers that the next load of the version is compared with."""
+        """Stores the reference answers with which the version's answers are compared after its next load."""
         self._verified.discard(version)
         while len(self._references) >= MAX_REFERENCES:
             del self._references[next(iter(self._references))]
         self._references[version] = reference
 
     def needs_reference(self, version: str) -> bool:
-        """Whether the version has been neither compared nor given a reference in this process."""
+        """Returns whether the version has been neither compared nor given a reference in this process."""
         return version not in self._verified and version not in self._references
 
     def has_reference(self, version: str) -> bool:
-        """Whether the next load of the version is compared with a reference."""
+        """Returns whether the next load of the version is compared with a reference."""
         return version in self._references
 
     async def warm(self, version: AdapterVersion) -> None:
-        """Raises InvalidArgument if the version cannot answer."""
+        """Requests a first answer of the version; raises InvalidArgument if it cannot answer."""
         await self._engine.complete(version.version, PROMPT, MAX_TOKENS)
 
     async def verify(self, version: str) -> None:
@@ -227,7 +227,7 @@ class WarmUp:
 
 
 class LoadSequence:
-    """The steps of one load, in their order: `load`, a trial if it is needed, `verify`."""
+    """The steps of one load in their order: reading the weights, a trial if one is needed, the comparison with PEFT."""
 
     def __init__(self, engine: VllmClient, warm_up: WarmUp, trials: Trials, metrics: LoraServerMetrics) -> None:
         self.trials = trials
@@ -236,7 +236,7 @@ class LoadSequence:
         self._metrics = metrics
 
     async def load(self, version: str, folder: Path) -> None:
-        """Has the engine read the weights. Raises InvalidArgument if it rejects them, Unavailable if it is gone."""
+        """Has the engine read a version's weights; raises InvalidArgument if it rejects them, or Unavailable."""
         try:
             with self._metrics.time_load_step("engine"):
                 await self._engine.load(version, folder)
@@ -245,7 +245,7 @@ class LoadSequence:
             raise
 
     async def verify(self, version: str) -> None:
-        """See `WarmUp.verify`."""
+        """Compares the version's answers with its reference, if there is one, and records the time that it takes."""
         if self._warm_up.has_reference(version):
             with self._metrics.time_load_step("comparison"):
                 await self._warm_up.verify(version)

@@ -54,8 +54,9 @@ class VersionWaiter:
             await self._wait_for_change(version)
 
     async def wait_until_alias_moved(self, alias: str, version: str) -> None:
-        """Returns when `alias` points to `version`, or someone has moved it to another version since. Raises as
-        `wait_until_ready` does."""
+        """Returns when `alias` points to `version`, or someone has moved it elsewhere; raises as `wait_until_ready`
+        does.
+        """
         while True:
             desired = self._reconciler.desired
             record = desired.phases.get(version)

@@ -29,7 +29,7 @@ _METRIC = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 @dataclass(frozen=True, slots=True)
 class TrainingReport:
-    """The facts of training.json that are used; the trainer states them, nobody has verified them."""
+    """The fields of training.json that are used; the trainer states them, nobody has verified them."""
 
     data_sha256: str = ""
     base_digest: str = ""
@@ -38,7 +38,7 @@ class TrainingReport:
 
 
 def read_report(raw: bytes) -> TrainingReport:
-    """Ignores unknown fields. Raises InvalidArgument ("bad_report") if it is not a JSON object."""
+    """Parses training.json, ignoring unknown fields; raises InvalidArgument ("bad_report") if it is no JSON object."""
     try:
         values = untrusted_input.parse_object(raw)
     except ValueError as error:
@@ -94,7 +94,7 @@ class Sample:
 
 
 def read_samples(raw: bytes) -> tuple[Sample, ...]:
-    """Raises InvalidArgument ("bad_samples")."""
+    """Parses samples.jsonl, the held-out rows beside an adapter; raises InvalidArgument ("bad_samples")."""
     if len(raw) > MAX_SAMPLES_BYTES:
         raise _rejected(f"has more than {MAX_SAMPLES_BYTES} bytes")
     lines = [(number, line) for number, line in enumerate(raw.split(b"\n"), 1) if line.strip()]
@@ -104,7 +104,7 @@ def read_samples(raw: bytes) -> tuple[Sample, ...]:
 
 
 def write_samples(samples: Sequence[Sample]) -> bytes:
-    """Writes compact JSON, so that rows within the size limits stay within them when they are read again."""
+    """Writes samples as compact JSON lines, so that rows within the size limits stay within them when read again."""
     rows = (
         {
             "messages": [{"role": turn.role, "content": turn.content} for turn in sample.messages],

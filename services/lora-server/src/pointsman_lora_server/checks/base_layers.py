@@ -28,7 +28,7 @@ class TensorInfo:
 
 
 def read_header(path: Path) -> Mapping[str, TensorInfo]:
-    """Tensor name -> its type, shape and place in a safetensors file.
+    """Returns the type, shape and place of each tensor in a safetensors file, by name.
 
     The safetensors library validates the file (offsets, overlaps, length). The values are read here, since its numpy
     interface does not support bf16. Raises ValueError if the file is damaged, OSError if it cannot be read.
@@ -57,22 +57,22 @@ def map_bytes(path: Path) -> NDArray[np.uint8]:
 
 
 def is_readable(info: TensorInfo) -> bool:
-    """Whether `values` supports its type: a float of 16 or 32 bits."""
+    """Returns whether `values` supports the tensor's type: a float of 16 or 32 bits."""
     return info.dtype in READABLE_TYPES
 
 
 def values(data: NDArray[np.uint8], info: TensorInfo) -> NDArray[np.float32]:
-    """The tensor in its shape; `data` is the whole file."""
+    """Returns a tensor's values in its shape; `data` is the whole safetensors file."""
     return READABLE_TYPES[info.dtype](data[info.start : info.end]).reshape(info.shape)
 
 
 def _from_bf16(raw: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """numpy has no bf16; it is the upper half of a float32."""
+    """Converts bf16, which numpy does not have, to float32: it is the upper half of one."""
     return (raw.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
 
 
 def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """One parser uses the first of two entries with the same name, another the last."""
+    """Builds a JSON object; raises ValueError if a name appears twice, since parsers differ in which entry they use."""
     result = dict(pairs)
     if len(result) != len(pairs):
         raise ValueError("a name appears twice in its header")
@@ -100,13 +100,13 @@ class BaseModelSpec:
     """Linear layer -> the file that contains its weight, and where."""
 
     def max_adapter_bytes(self, rank: int) -> int:
-        """The size limit of an adapter's weights: all layers in fp32, with a DoRA magnitude for each row."""
+        """Returns the size limit of an adapter's weights: all layers in fp32, with a DoRA magnitude for each row."""
         return MAX_HEADER_BYTES + sum(
             (rank * (rows + columns) + rows) * FP32_BYTES for rows, columns in self.layers.values()
         )
 
     def weight(self, module: str) -> NDArray[np.float32] | None:
-        """[outputs, inputs]; None if the weight is quantized and so cannot be read directly."""
+        """Returns a module's weight [outputs, inputs]; None if it is quantized and so cannot be read directly."""
         path, info = self.places.get(module, (None, None))
         if path is None or info is None or not is_readable(info):
             return None
@@ -161,8 +161,9 @@ def _chat_template_sha256(folder: Path) -> str:
 
 
 def _json_object(path: Path) -> Mapping[str, Any]:
-    """Empty if the file does not exist or is not a JSON object. `base_model.py` writes pointsman.json; folders of other
-    origin have none."""
+    """Reads a JSON object; empty if the file does not exist or holds something else. `base_model.py` writes
+    pointsman.json; folders of other origin have none.
+    """
     try:
         content = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):

@@ -41,7 +41,7 @@ _LAYER_NUMBER = re.compile(r".*\.[^.]*\.(\d+)\.")  # as PEFT finds it if no laye
 
 @dataclass(frozen=True, slots=True)
 class TargetModules:
-    """Which modules the adapter declares to adapt, by PEFT's rules."""
+    """The modules that the adapter declares to adapt, by PEFT's rules."""
 
     names: tuple[str, ...]
     """Names, or their last parts. Empty if `by_pattern`: then the weights define the modules."""
@@ -65,13 +65,15 @@ class AdapterConfig:
         return int(self._pattern_value("rank_pattern", module, self.values["r"]))
 
     def scaling_of(self, module: str) -> float:
-        """The factor by which PEFT and vLLM multiply B @ A."""
+        """Returns the factor by which PEFT and vLLM multiply B @ A of the module."""
         alpha = float(self._pattern_value("alpha_pattern", module, self.values["lora_alpha"]))
         rank = self.rank_of(module)
         return alpha / math.sqrt(rank) if self.values.get("use_rslora") else alpha / rank
 
     def _pattern_value(self, key: str, module: str, default: Any) -> Any:
-        """By PEFT's rule (`get_pattern_key`): the pattern is a name, or the last part of one after a dot."""
+        """Returns a module's value in `rank_pattern` or `alpha_pattern`, by PEFT's rule (`get_pattern_key`). A pattern
+        matches a module's whole name, or the last part of it after a dot.
+        """
         matches = {
             value
             for pattern, value in (self.values.get(key) or {}).items()
@@ -83,7 +85,9 @@ class AdapterConfig:
 
 
 def read_config(raw: bytes, base: BaseModelSpec, max_rank: int) -> AdapterConfig:
-    """Raises InvalidArgument: bad_config, unsupported_feature, wrong_base_model, unknown_module or rank_too_high."""
+    """Parses and checks adapter_config.json. Raises InvalidArgument: bad_config, unsupported_feature, wrong_base_model,
+    unknown_module or rank_too_high.
+    """
     try:
         values = untrusted_input.parse_object(raw)
     except ValueError as error:
@@ -96,7 +100,7 @@ def read_config(raw: bytes, base: BaseModelSpec, max_rank: int) -> AdapterConfig
 
 
 def canonical_config(config: AdapterConfig, modules: Sequence[str]) -> bytes:
-    """The configuration that is hashed and that the engine reads; `modules` are those that the weights adapt.
+    """Returns the configuration that is hashed and that the engine reads; `modules` are those that the weights adapt.
 
     A DoRA is written as a plain LoRA, since its weights have been converted by then.
     """
@@ -109,7 +113,7 @@ def canonical_config(config: AdapterConfig, modules: Sequence[str]) -> bytes:
 
 
 def read_targets(values: Mapping[str, Any], base: BaseModelSpec) -> TargetModules:
-    """Raises InvalidArgument: bad_config, unsupported_feature or unknown_module."""
+    """Returns the modules to adapt; raises InvalidArgument: bad_config, unsupported_feature or unknown_module."""
     targets = values.get("target_modules")
     if isinstance(targets, str) and targets:
         # A regular expression, or "all-linear". It is not evaluated: some expressions take for ever.

@@ -25,7 +25,7 @@ class SourceFolder:
         self._descriptor = descriptor
 
     def read(self, name: str, code: str) -> bytes:
-        """Reads a small file. Raises InvalidArgument: `code` if it is missing or too large, or unsafe_file."""
+        """Reads a small file; raises InvalidArgument: `code` if it is missing or too large, or unsafe_file."""
         with self.open(name, code) as file:
             raw = file.read(MAX_TEXT_BYTES + 1)
         if len(raw) > MAX_TEXT_BYTES:
@@ -60,7 +60,7 @@ class SourceFolder:
 
 @contextmanager
 def open_folder(folder: Path) -> Iterator[SourceFolder]:
-    """Raises InvalidArgument (path_outside, unsafe_file) or NotFound unless `folder` is a folder and not a link to one.
+    """Opens a folder for reading; raises InvalidArgument (path_outside, unsafe_file) or NotFound if it is not one.
 
     A symbolic link is rejected because its target can change after the check.
     """
@@ -100,7 +100,7 @@ def parse_object(raw: bytes) -> dict[str, Any]:
 
 
 def canonical_json(values: Mapping[str, Any]) -> bytes:
-    """Equal content becomes equal bytes."""
+    """Serializes JSON values so that equal content becomes equal bytes."""
     return (json.dumps(values, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 

@@ -52,7 +52,7 @@ class LoraPair:
 
 @dataclass(slots=True)
 class TensorLayout:
-    """The tensors of the file by the base's module."""
+    """The tensors of an adapter's file, sorted by the module of the base model that each adapts."""
 
     header: Mapping[str, TensorInfo]
     pairs: dict[str, LoraPair] = field(default_factory=dict)
@@ -61,8 +61,11 @@ class TensorLayout:
 
 
 def read_layout(path: Path, config: AdapterConfig, base: BaseModelSpec) -> TensorLayout:
-    """Raises InvalidArgument: bad_weights, unpaired_tensor, missing_tensors, unsupported_feature, unknown_module,
-    wrong_rank or wrong_shape."""
+    """Checks the names and shapes of an adapter's tensors against its configuration and the base model.
+
+    Raises InvalidArgument: bad_weights, unpaired_tensor, missing_tensors, unsupported_feature, unknown_module,
+    wrong_rank or wrong_shape.
+    """
     try:
         layout = TensorLayout(read_header(path))
     except (ValueError, RecursionError) as error:
@@ -77,7 +80,7 @@ def read_layout(path: Path, config: AdapterConfig, base: BaseModelSpec) -> Tenso
 
 
 def check_values(path: Path, layout: TensorLayout, config: AdapterConfig) -> None:
-    """Raises InvalidArgument: not_finite, absurd_scale or no_effect."""
+    """Checks the values of an adapter's tensors; raises InvalidArgument: not_finite, absurd_scale or no_effect."""
     data = map_bytes(path)
     for name, info in layout.header.items():
         _check_tensor(name, values(data, info))
@@ -97,7 +100,7 @@ def check_values(path: Path, layout: TensorLayout, config: AdapterConfig) -> Non
 
 
 def convert_dora(path: Path, layout: TensorLayout, config: AdapterConfig, base: BaseModelSpec) -> float:
-    """Rewrites the file at `path` without magnitudes; returns their largest relative deviation from the norms.
+    """Rewrites a DoRA's file at `path` without magnitudes; returns their largest relative deviation from the norms.
 
     DoRA computes m * (W + s B A) / |W + s B A| with the norm of each row (https://arxiv.org/abs/2402.09353). If m
     equals that norm, this is W + s B A, the LoRA without the magnitudes, which is all that the engine can compute.
@@ -253,8 +256,9 @@ def _check_tensor(name: str, tensor: NDArray[np.float32]) -> None:
 
 
 def _gain(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    """How much B @ A amplifies a random input: its Frobenius norm, the square root of trace(BᵀB AAᵀ), divided by the
-    square root of its number of rows."""
+    """Returns how much B @ A amplifies a random input. That is its Frobenius norm, the square root of trace(BᵀB AAᵀ),
+    divided by the square root of its number of rows.
+    """
     wide_a, wide_b = a.astype(np.float64), b.astype(np.float64)
     square = float(((wide_b.T @ wide_b) * (wide_a @ wide_a.T)).sum())
     return math.sqrt(max(square, 0.0) / max(len(b), 1))

@@ -19,8 +19,8 @@ POLL_SECONDS = 1.0
 
 
 class Attachment:
-    """Sets the status, the detail and the run counter (`life`) in the engine's state, as the supervisor does for an
-    engine that is started here.
+    """Watches an attached engine and publishes its status and its number of restarts, as the supervisor does for its
+    own.
     """
 
     def __init__(
@@ -33,8 +33,8 @@ class Attachment:
         apply_limits: Callable[[EngineFacts], str],
         probe_interval: float = PROBE_INTERVAL_SECONDS,
     ) -> None:
-        """`apply_limits` gets the properties that a run of the engine reports, and returns a note for the status,
-        often empty. `probe_interval` is in seconds.
+        """Takes `apply_limits`, which gets the facts that the engine reports and returns a note for its status, often
+        empty. `probe_interval` is in seconds.
         """
         self._url = url
         self._base_model = base_model
@@ -64,7 +64,7 @@ class Attachment:
             await asyncio.sleep(POLL_SECONDS)
 
     def restart(self, reason: str) -> None:
-        """Takes the engine out of service until somebody has restarted it."""
+        """Takes the engine out of service until somebody has restarted it; it was not started here."""
         self._held_before = self._engine_state.state.resident
         self._corruption = f"{reason}; restart the engine at {self._url}, which was not started here"
         self._set_down(self._corruption)
@@ -111,7 +111,7 @@ class Attachment:
             self._engine_state.update(status=EngineStatus.READY, detail=detail)
 
     async def _check_answers(self, check: Callable[[], Awaitable[None]]) -> bool:
-        """Probes the base model, and returns whether its answers are unchanged."""
+        """Probes the base model with `check`, and returns whether its answers are unchanged."""
         self._probe_due_at = time.monotonic() + self._probe_interval
         try:
             await check()
@@ -124,9 +124,7 @@ class Attachment:
         return False
 
     def _report_problem(self, error: PointsmanError) -> None:
-        """Sets the engine's status to DOWN, except for a timeout in the first `MAX_SILENT_SECONDS`: a busy engine may
-        be slow to answer.
-        """
+        """Sets the engine's status to DOWN, except for a timeout in the first `MAX_SILENT_SECONDS`: it may be busy."""
         silent_seconds = time.monotonic() - self._answered_at
         if isinstance(error.__cause__, TimeoutError) and silent_seconds < MAX_SILENT_SECONDS:
             return

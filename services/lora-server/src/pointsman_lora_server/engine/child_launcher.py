@@ -35,8 +35,7 @@ def _kill_group_at_end_of_stdin() -> None:
 
 
 def _die_with_parent() -> None:
-    """Runs in the child before the command starts: if the launcher itself is killed, the kernel kills the child. Linux
-    only."""
+    """Has the kernel kill the command if the launcher is killed; runs in the child before the command (Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 

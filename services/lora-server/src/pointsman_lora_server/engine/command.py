@@ -1,4 +1,4 @@
-"""How vLLM is started: its arguments, its environment, and the secret for the guard's routes."""
+"""Builds the command that starts vLLM: its arguments, its environment, and the secret for the guard's routes."""
 
 import os
 import secrets
@@ -90,24 +90,23 @@ class EngineCommand:
 
 
 class GuardSecret:
-    """The secret for the guard's routes, known to this process and to one run of the engine. `str` and `repr` do not
-    show it."""
+    """The secret for the guard's routes, known to this process and to one run of the engine; never shown by `repr`."""
 
     def __init__(self) -> None:
         self._value = secrets.token_hex(32)
 
     def __call__(self) -> str:
-        """The secret of the current run of the engine."""
+        """Returns the secret of the current run of the engine."""
         return self._value
 
     def renew(self) -> str:
-        """Creates the secret of the next run."""
+        """Creates and returns the secret of the engine's next run."""
         self._value = secrets.token_hex(32)
         return self._value
 
 
 def choose_dtype(setting: str, cpu_flags: Collection[str], has_gpu: bool) -> str:
-    """Resolve "auto": the model's own type on a GPU; on a CPU float32, unless it multiplies bfloat16 natively.
+    """Resolves "auto": the model's own type on a GPU; on a CPU float32, unless it multiplies bfloat16 natively.
 
     With AVX2 alone, SmolLM2-135M generated 138 tokens/s in float32 and 39 in bfloat16, with 16 streams on two cores.
     """
@@ -117,7 +116,7 @@ def choose_dtype(setting: str, cpu_flags: Collection[str], has_gpu: bool) -> str
 
 
 def build_command(settings: EngineSettings, environment: Mapping[str, str], cores: Iterable[int]) -> EngineCommand:
-    """`environment` is that of this process; variables set there take precedence over the defaults below.
+    """Returns vLLM's command; variables in `environment`, this process's own, take precedence over the defaults.
 
     Raises ValueError if the extra arguments contain one that the lora-server must control.
     """
@@ -165,12 +164,12 @@ def build_command(settings: EngineSettings, environment: Mapping[str, str], core
 
 
 def with_secrets(command: EngineCommand, secret: GuardSecret) -> Callable[[], EngineCommand]:
-    """A function that returns the command for the next run of the engine, each time with a new secret."""
+    """Returns a function that returns the command for the engine's next run, each time with a new secret."""
     return lambda: replace(command, environment={**command.environment, SECRET_VARIABLE: secret.renew()})
 
 
 def format_cores(cores: Iterable[int]) -> str:
-    """{0, 1, 2, 5} -> "0-2,5"."""
+    """Formats the numbers of CPU cores as ranges: {0, 1, 2, 5} becomes "0-2,5"."""
     runs: list[list[int]] = []
     for core in sorted(cores):
         if runs and core == runs[-1][1] + 1:
@@ -199,20 +198,20 @@ def _option_name(argument: str) -> str:
 
 
 def _may_be(name: str, option: str) -> bool:
-    """vLLM accepts any unambiguous prefix of an option."""
+    """Returns whether vLLM may read `name` as the option: it accepts any unambiguous prefix of one."""
     return name == option or (len(name) > 3 and name.startswith("--") and option.startswith(name))
 
 
 def _tracing_variables(environment: Mapping[str, str]) -> dict[str, str]:
-    """vLLM's default protocol is gRPC whatever the endpoint is, and without a name its spans belong to an unknown
-    service."""
+    """Returns variables that make vLLM send spans by HTTP, as this endpoint expects, and name its service "vllm"."""
     has_name = "service.name=" in environment.get("OTEL_RESOURCE_ATTRIBUTES", "")
     return {"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf"} | ({} if has_name else {"OTEL_SERVICE_NAME": "vllm"})
 
 
 def _inherited(environment: Mapping[str, str]) -> dict[str, str]:
-    """Leaves out the lora-server's settings (one contains Redis's password), the paths of its Python, and variables
-    that open vLLM to others."""
+    """Returns the environment for the engine, without the lora-server's settings and variables that open vLLM to
+    others.
+    """
     return {
         key: value
         for key, value in environment.items()

@@ -27,7 +27,7 @@ class GreedyAnswer:
 def scored_answer(
     model: str, token_ids: Iterable[int], text: str, logprobs: Sequence[float | None], finish_reason: str
 ) -> GreedyAnswer:
-    """Raises InvalidArgument ("cannot_answer") if there is no token, or one without a finite probability."""
+    """Builds an answer; raises InvalidArgument ("cannot_answer") if a token has no finite probability or none came."""
     finite = tuple(p for p in logprobs if isinstance(p, int | float) and math.isfinite(p))
     if not finite or len(finite) < len(logprobs):
         raise InvalidArgument(f"{model} answers with no tokens that can be scored", code="cannot_answer")
@@ -45,7 +45,7 @@ class TimedEngine:
     """Wraps a `CompletionClient` and reports the duration of each completion."""
 
     def __init__(self, engine: CompletionClient, observe: Callable[[str, str, float], None]) -> None:
-        """`observe` receives the model, the error's code ("cancelled", or empty for success) and the seconds."""
+        """Takes `observe`, which gets the model, an error code (empty: success; or "cancelled") and the seconds."""
         self._engine = engine
         self._observe = observe
 
@@ -102,8 +102,7 @@ class Probe:
     """
 
     def __init__(self, engine: CompletionClient, base_model: str, count_failure: Callable[[], None]) -> None:
-        """`base_model` is the name under which the engine serves it; `count_failure` is called for each failed
-        probe."""
+        """Takes the base model's name at the engine, and `count_failure`, which is called for each failed probe."""
         self._engine = engine
         self._base_model = base_model
         self._count_failure = count_failure
@@ -111,7 +110,7 @@ class Probe:
         self._lock = asyncio.Lock()
 
     async def start(self) -> None:
-        """Must be called after each start of the engine, before any adapter is loaded.
+        """Learns the expected continuation or compares with it; call it after each start, before adapters are loaded.
 
         The first run of the engine defines the expected continuation and must repeat it; each later run must produce
         the same. Raises EngineCorrupted, Unavailable.
@@ -121,7 +120,7 @@ class Probe:
         await self.check()
 
     async def check(self) -> None:
-        """Returns if the base model answers as expected. Raises EngineCorrupted, Unavailable (it cannot be said)."""
+        """Raises EngineCorrupted if the base model answers other than expected, Unavailable if it does not answer."""
         expected = self._expected
         if expected is None:
             raise Unavailable("the engine has not been probed yet", code="engine_not_ready", retry_after=5.0)
@@ -140,7 +139,7 @@ class Probe:
             raise EngineCorrupted(f"the base model {problem}")
 
     async def _problem(self, expected: _Expected) -> str:
-        """What is wrong with the answer, empty if nothing is."""
+        """Describes what is wrong with the base model's answer; empty if nothing is."""
         try:
             answer = await self._engine.complete(self._base_model, expected.prompt, MAX_TOKENS)
         except (InvalidArgument, NotFound) as error:
@@ -150,7 +149,7 @@ class Probe:
         return ""
 
     async def _learn(self) -> _Expected:
-        """Chooses the prompt whose continuation is certain for the most tokens."""
+        """Chooses the prompt that the model continues with certainty for the most tokens."""
         candidates = []
         for prompt in PROMPTS:
             try:
@@ -168,5 +167,5 @@ class Probe:
 
 
 def _count_certain(logprobs: Sequence[float]) -> int:
-    """Number of leading tokens that are certain."""
+    """Returns how many leading tokens are certain, by their log-probabilities."""
     return next((index for index, logprob in enumerate(logprobs) if logprob < CERTAIN_LOGPROB), len(logprobs))

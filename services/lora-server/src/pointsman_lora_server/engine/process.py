@@ -35,7 +35,7 @@ class SupervisedChild:
     """
 
     def __init__(self, process: asyncio.subprocess.Process, lifeline: int) -> None:
-        """`lifeline` is this end of the child's stdin, a file descriptor. When it closes, the process is killed."""
+        """Takes a process and our end of its stdin, a file descriptor; when that closes, the process is killed."""
         self.process = process
         self._lifeline: int | None = lifeline
 
@@ -48,7 +48,7 @@ class SupervisedChild:
         stderr: int,
         max_line_bytes: int = MAX_LINE_BYTES,
     ) -> "SupervisedChild":
-        """`stdout` and `stderr` are as in `subprocess`; `max_line_bytes` applies to asyncio's pipes. Raises OSError."""
+        """Starts a command; `stdout` and `stderr` are as in `subprocess`. Raises OSError."""
         child_end, lifeline = os.pipe()
         try:
             process = await asyncio.create_subprocess_exec(
@@ -77,22 +77,22 @@ class SupervisedChild:
             self.process.terminate()
 
     def kill(self) -> None:
-        """Kills the whole process group."""
+        """Kills the whole process group of the child."""
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
 
     def release(self) -> None:
-        """Closes the lifeline; call it when the process has ended."""
+        """Closes the pipe that keeps the child alive; call it when the process has ended."""
         if self._lifeline is not None:
             os.close(self._lifeline)
             self._lifeline = None
 
 
 class EngineProcess:
-    """One run of the engine. When `wait` or `stop` has returned, no process of its group is left."""
+    """One run of the engine; when `wait` or `stop` has returned, no process of its group is left."""
 
     def __init__(self, child: SupervisedChild, pipe: asyncio.ReadTransport, output: asyncio.StreamReader) -> None:
-        """`pipe` feeds `output`, the engine's log."""
+        """Reads the engine's log from `output`, which `pipe` feeds."""
         self._child = child
         self._pipe = pipe
         self._last_lines: deque[str] = deque(maxlen=_MAX_KEPT_LINES)
@@ -119,11 +119,11 @@ class EngineProcess:
 
     @property
     def group(self) -> int:
-        """The id of its process group, for tests and logs."""
+        """Returns the id of the engine's process group, for tests and logs."""
         return self._child.group
 
     async def wait(self) -> int:
-        """Waits for the end, kills what is left of the group, and returns the exit code (128 + signal)."""
+        """Waits until the engine ends, kills what is left of its group, and returns the exit code (128 + signal)."""
         code = await self._child.process.wait()
         self._child.kill()
         self._child.release()
@@ -132,7 +132,7 @@ class EngineProcess:
         return code
 
     async def stop(self, timeout_seconds: float = STOP_SECONDS) -> int:
-        """Sends SIGTERM, then SIGKILL after `timeout_seconds`."""
+        """Sends the engine SIGTERM, then SIGKILL after `timeout_seconds`."""
         self._child.terminate()
         try:
             async with asyncio.timeout(timeout_seconds):
@@ -146,7 +146,7 @@ class EngineProcess:
         self._child.kill()
 
     def last_error_line(self) -> str:
-        """The line of its log that most likely says why it ended."""
+        """Returns the line of the engine's log that most likely says why it ended."""
         lines = [line for line in self._last_lines if line]
         errors = [line for line in lines if "Error" in line or "error" in line]
         return (errors or lines or [""])[-1][:300]
@@ -169,5 +169,5 @@ class EngineProcess:
 
 
 def _printable(arguments: Sequence[str]) -> str:
-    """On one line; a chat template is left out."""
+    """Formats a command on one line, without chat templates."""
     return " ".join("..." if "\n" in argument else argument for argument in arguments)

@@ -35,7 +35,7 @@ _REQUESTS = re.compile(r"^vllm:num_requests_(?:running|waiting){.*?} (\S+)$", re
 
 
 class RuntimeClient(VllmClient):
-    """Knows of the adapters only what vLLM reports: their names and folders, and approximately which are in use."""
+    """Manages adapters of a vLLM without the guard, which reports names and folders, and roughly which are in use."""
 
     _load_route, _unload_route = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
 
@@ -70,9 +70,7 @@ class RuntimeClient(VllmClient):
         )
 
     async def list_adapters(self) -> Mapping[str, LoadedAdapter]:
-        """Returns the versions that the engine lists. Other adapters are not managed here. A version whose folder has
-        changed is reported as closed.
-        """
+        """Returns the managed versions that the engine lists; one whose folder has changed is reported as closed."""
         listed, in_use = await self._folders(), await self._in_use()
         for name in listed.keys() & self._local.keys():
             with suppress(OSError):
@@ -109,7 +107,7 @@ class RuntimeClient(VllmClient):
         return InvalidArgument(f"the engine refused it: {error_message(answer)}", code="engine_refused")
 
     async def close_adapter(self, version: str) -> int:
-        """Removes the name. Requests in flight finish with the version's weights, which the engine keeps until then."""
+        """Removes the adapter's name; requests in flight finish with its weights, which the engine keeps until then."""
         status, answer = await self._call("POST", self._unload_route, {"lora_name": version}, LOAD_TIMEOUT)
         if status not in (200, 404) and version in await self._folders():
             raise engine_unavailable(f"{status} to {self._unload_route}: {error_message(answer)}")
@@ -127,9 +125,7 @@ class RuntimeClient(VllmClient):
         return {model["id"]: str(model.get("root")) for model in models if is_version(model["id"])}
 
     async def _in_use(self) -> frozenset[str]:
-        """Returns the adapters of running and waiting requests. vLLM reports them after each of its steps, so some are
-        missed.
-        """
+        """Returns the adapters of running and waiting requests, as of vLLM's last step, so some are missed."""
         metrics = await self._metrics()
         with expecting_form("/metrics"):
             if not sum(float(found[1]) for found in _REQUESTS.finditer(metrics)):
@@ -140,12 +136,12 @@ class RuntimeClient(VllmClient):
 
 
 class SglangClient(RuntimeClient):
-    """Does not know which adapters are in use: SGLang's unload call returns after the adapter's last request."""
+    """Manages adapters of SGLang, which does not say which are in use; its unload waits for the last request."""
 
     _load_route, _unload_route = "/load_lora_adapter", "/unload_lora_adapter"
 
     async def identify(self) -> EngineFacts:
-        """Returns the properties without a boot id, which SGLang does not report."""
+        """Returns the engine's facts, without a boot id, which SGLang does not report."""
         base_models, max_model_len = await self._base_models()
         status, info = await self._call("GET", "/server_info", None, QUERY_TIMEOUT)
         if status == 404:  # before 0.5.4
@@ -194,7 +190,7 @@ class SglangClient(RuntimeClient):
             return scored_answer(model, ids, answer["text"], logprobs, facts["finish_reason"]["type"])
 
     async def _load_error(self, path: str, status: int, answer: Any) -> PointsmanError:
-        """Returns the error for a failed load. SGLang answers 400 for every cause, so the adapter is blamed only if
+        """Returns the error of a failed load; SGLang answers 400 for every cause. So the adapter is blamed only if
         another load has succeeded.
         """
         error = await super()._load_error(path, status, answer)

@@ -1,5 +1,4 @@
-"""Keeps the engine running: starts it, waits until it answers correctly, restarts it when it dies, hangs or is
-corrupted."""
+"""Keeps the engine running: starts it, waits until it answers correctly, restarts it if it dies, hangs or is faulty."""
 
 import asyncio
 import logging
@@ -33,7 +32,7 @@ STABLE_SECONDS = 60.0
 
 
 class Supervisor:
-    """Owns the status, the detail and the run counter (`life`) in the engine's state."""
+    """Runs the engine as a child process, and publishes its status and the number of its starts (`life`)."""
 
     def __init__(
         self,
@@ -45,7 +44,7 @@ class Supervisor:
         probe_interval: float = PROBE_INTERVAL_SECONDS,
         shutdown_seconds: float = SHUTDOWN_SECONDS,
     ) -> None:
-        """`next_command` returns the command for each start.
+        """Takes `next_command`, which returns the command for each start of the engine.
 
         `probe_interval` and `shutdown_seconds` (the time for requests in flight before the engine is told to stop) are
         in seconds.
@@ -61,7 +60,7 @@ class Supervisor:
         self._restart_reason = ""
 
     async def run(self) -> None:
-        """Runs until cancelled; then the engine is stopped gracefully."""
+        """Keeps the engine running until cancelled; then stops it gracefully."""
         backoff = MIN_BACKOFF_SECONDS
         try:
             while True:
@@ -79,7 +78,7 @@ class Supervisor:
                 log.info("the engine has stopped")
 
     async def _wait_for_requests(self) -> None:
-        """Returns when no request is in flight, the engine does not answer, or `shutdown_seconds` have passed."""
+        """Waits until no request is in flight, the engine does not answer, or `shutdown_seconds` have passed."""
         try:
             async with asyncio.timeout(self._shutdown_seconds):
                 while await self._client.count_in_flight():  # noqa: ASYNC110  # another process
@@ -100,7 +99,7 @@ class Supervisor:
             self._process.kill()
 
     async def _run_once(self) -> tuple[float, str]:
-        """Runs the engine until it ends. Returns its uptime in seconds and why it ended."""
+        """Runs the engine until it ends; returns its uptime in seconds and why it ended."""
         life = self._engine_state.state.life + 1
         self._engine_state.update(status=EngineStatus.STARTING, life=life, detail="vLLM is starting")
         if _is_in_use(self._listen):
@@ -139,7 +138,7 @@ class Supervisor:
         return uptime, self._restart_reason or exit_reason
 
     async def _start_probe(self) -> bool:
-        """Whether the base model answers as expected. A corrupted engine is restarted."""
+        """Returns whether the base model answers as expected; a corrupted engine is restarted."""
         try:
             await self._probe.start()
         except EngineCorrupted as error:
@@ -150,7 +149,7 @@ class Supervisor:
         return not self._restart_reason
 
     async def _probe_periodically(self) -> None:
-        """Ends when a restart of this run of the engine has been requested."""
+        """Probes the base model at intervals, until a restart of this run of the engine has been requested."""
         while not self._restart_reason:
             await asyncio.sleep(self._probe_interval)
             try:

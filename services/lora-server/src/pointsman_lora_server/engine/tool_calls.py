@@ -65,7 +65,7 @@ _TOOLS_AS_TEXT = Path(__file__).parent / "tools_as_text.jinja"
 
 @dataclass(frozen=True, slots=True)
 class ToolCalling:
-    """How the engine reads and renders tool calls."""
+    """The parser and the chat template with which the engine reads and renders tool calls."""
 
     parser: str = ""
     """vLLM's name; empty: the engine refuses requests with tools."""
@@ -74,8 +74,11 @@ class ToolCalling:
 
     @property
     def arguments(self) -> tuple[str, ...]:
-        """vLLM's arguments. With them, calls satisfy their functions' schemas even without `strict: true`, and with
-        `tool_choice: none` the prompt does not show the tools, since a call would reach the client as text."""
+        """Returns vLLM's arguments for tool calls.
+
+        With them, calls satisfy their functions' schemas even without `strict: true`, and with `tool_choice: none` the
+        prompt does not show the tools, since a call would reach the client as text.
+        """
         if not self.parser:
             return ()
         template = ("--chat-template", self.chat_template) if self.chat_template else ()
@@ -87,7 +90,7 @@ NO_TOOL_CALLING = ToolCalling()
 
 
 def choose_tool_calling(model: Path, setting: str) -> ToolCalling:
-    """`setting` is "auto", "off", or the name of a parser. A model folder without a chat template has no parser."""
+    """Chooses parser and template; `setting` is "auto", "off" or a parser's name. No chat template means no parser."""
     if setting == OFF:
         return NO_TOOL_CALLING
     template = _read_chat_template(model)
@@ -123,7 +126,7 @@ def _detect_parser(template: str, model_type: object) -> str:
 
 
 def _read_chat_template(model: Path) -> str:
-    """Empty if the model has none. Of several named templates the one for tools counts, then the default."""
+    """Returns the model's chat template, empty if it has none; of several the one for tools, else the default one."""
     try:
         return (model / "chat_template.jinja").read_text()
     except (OSError, ValueError):

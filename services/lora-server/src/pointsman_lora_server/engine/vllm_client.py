@@ -31,7 +31,7 @@ _CORRUPTED_METRIC = "vllm:corrupted_requests_total{"
 
 @dataclass(frozen=True, slots=True)
 class LoadedAdapter:
-    """An adapter whose weights the engine holds."""
+    """An adapter whose weights the engine holds, and how much it is used."""
 
     in_flight: int
     """Requests that it is answering."""
@@ -59,7 +59,7 @@ class EngineFacts:
 
 
 class VllmClient:
-    """Every method raises Unavailable ("engine_unavailable") if the engine does not answer."""
+    """Calls the engine over HTTP; every method raises Unavailable ("engine_unavailable") if it does not answer."""
 
     def __init__(
         self,
@@ -68,8 +68,8 @@ class VllmClient:
         secret: Callable[[], str],
         engine_path: Callable[[Path], str] = str,
     ) -> None:
-        """`secret` returns the guard's secret of the engine's current run. `engine_path` converts a folder of this
-        machine to the path at which the engine sees it.
+        """Takes `secret`, which returns the guard's current secret, and `engine_path`, which maps our folders to the
+        engine's.
         """
         self._session = session
         self._url = url
@@ -77,7 +77,9 @@ class VllmClient:
         self._engine_path = engine_path
 
     async def identify(self) -> EngineFacts:
-        """Raises Unavailable, or FailedPrecondition if the engine was started with the wrong settings."""
+        """Returns what the engine reports about itself. Raises Unavailable, or FailedPrecondition if the engine was
+        started with the wrong settings.
+        """
         status, report = await self._call("GET", GUARD_ROUTE, None, QUERY_TIMEOUT)
         if status in (404, 405):
             raise FailedPrecondition(
@@ -119,19 +121,19 @@ class VllmClient:
             return False
 
     async def list_adapters(self) -> Mapping[str, LoadedAdapter]:
-        """The adapters whose weights the engine holds, by version."""
+        """Returns the adapters whose weights the engine holds, by version."""
         answer = await self._call_guard("GET", "", None, QUERY_TIMEOUT)
         with expecting_form(GUARD_ROUTE):
             return {name: LoadedAdapter(**loaded) for name, loaded in answer["adapters"].items()}
 
     async def count_in_flight(self) -> int:
-        """Requests that are being answered, including the base model's, until their last byte is sent."""
+        """Returns how many requests are being answered, the base model's included, until their last byte is sent."""
         answer = await self._call_guard("GET", "", None, QUERY_TIMEOUT)
         with expecting_form(GUARD_ROUTE):
             return sum(int(each["in_flight"]) for each in (answer["base"], *answer["adapters"].values()))
 
     async def load(self, version: str, folder: Path) -> None:
-        """Idempotent: a version that is loaded already stays, and one that was closed is opened again.
+        """Loads a version; idempotent: one that is loaded stays, and one that was closed is opened again.
 
         `folder` is absolute, on this machine. Raises InvalidArgument ("engine_refused") if the engine rejects the
         adapter, FailedPrecondition ("engine_store") if it does not see the folder, and ResourceExhausted ("no_slot").
@@ -139,19 +141,17 @@ class VllmClient:
         await self._call_guard("PUT", f"/{quote(version)}", {"folder": self._engine_path(folder)}, LOAD_TIMEOUT)
 
     async def close_adapter(self, version: str) -> int:
-        """Removes the name, so that new requests get 404. Returns the number of requests in flight; 0 for an unknown
-        name.
-        """
+        """Removes an adapter's name, so that new requests get 404; returns how many are in flight, or 0."""
         answer = await self._call_guard("POST", f"/{quote(version)}/close", None, QUERY_TIMEOUT)
         with expecting_form(GUARD_ROUTE):
             return int(answer["in_flight"])
 
     async def remove(self, version: str) -> bool:
-        """Frees the slot. Returns False, and does nothing, while a request is in flight."""
+        """Frees an adapter's slot; returns False, and does nothing, while a request to it is in flight."""
         return await self._call_guard("DELETE", f"/{quote(version)}", None, LOAD_TIMEOUT, may_be_busy=True) is not None
 
     async def complete(self, model: str, prompt: str | Sequence[int], max_tokens: int) -> GreedyAnswer:
-        """The greedy answer, up to `max_tokens` long.
+        """Returns the model's greedy answer to a prompt, at most `max_tokens` long.
 
         Raises InvalidArgument ("cannot_answer") if there is no token, or one without a finite probability, and NotFound
         ("not_loaded").
@@ -184,7 +184,7 @@ class VllmClient:
             return scored_answer(model, choice["token_ids"], choice["text"], logprobs, choice["finish_reason"])
 
     async def count_corrupted(self) -> int:
-        """Number of requests since the engine started whose logits contained NaN; 0 if vLLM does not count them."""
+        """Returns how many requests since the engine's start had NaN in their logits; 0 if vLLM does not count them."""
         lines = (line for line in (await self._metrics()).splitlines() if line.startswith(_CORRUPTED_METRIC))
         with expecting_form("/metrics"):
             return int(sum(float(line.rpartition(" ")[2]) for line in lines))
@@ -198,7 +198,7 @@ class VllmClient:
     async def _call_guard(
         self, method: str, path: str, body: Any, timeout_seconds: float, may_be_busy: bool = False
     ) -> Any:
-        """The guard's answer, None if it refuses because requests are in flight."""
+        """Calls a route of the guard and returns its answer; None if it refuses because requests are in flight."""
         status, answer = await self._call(method, GUARD_ROUTE + path, body, timeout_seconds)
         if status == 200:
             return answer
@@ -214,7 +214,7 @@ class VllmClient:
         raise engine_unavailable(f"{status} to {method} {path or '/'}: {error_message(answer)}")
 
     async def _call(self, method: str, path: str, body: Any, timeout_seconds: float) -> tuple[int, Any]:
-        """The status and the body: parsed JSON, or else text. `timeout_seconds` bounds the whole call."""
+        """Sends a request; returns status and body (parsed JSON, or else text). The timeout bounds the whole call."""
         headers = {SECRET_HEADER: self._secret()} if path.startswith("/pointsman/") else {}
         try:
             async with self._session.request(
@@ -243,7 +243,7 @@ async def open_client(
     traced: bool = False,
     create: Callable[[aiohttp.ClientSession, str, Callable[[], str]], VllmClient] = VllmClient,
 ) -> AsyncIterator[VllmClient]:
-    """`api_key` is the value of VLLM_API_KEY in the engine's environment, if it is set.
+    """Opens a client of the engine at `url`; `api_key` is the value of its VLLM_API_KEY, if that is set.
 
     If the engine is `traced`, it is asked to record no spans of probes and warm-ups, since no user's request causes
     them.
@@ -257,7 +257,7 @@ async def open_client(
 
 @contextmanager
 def expecting_form(route: str) -> Iterator[None]:
-    """Raises Unavailable for an answer of another form, as of a web page that a proxy shows in the engine's place."""
+    """Raises Unavailable if an answer has another form than the engine's API, as a proxy's error page has."""
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError) as error:
@@ -278,7 +278,7 @@ def no_folder(folder: str) -> FailedPrecondition:
 
 
 def error_message(answer: Any) -> str:
-    """The engine's error message, shortened."""
+    """Returns the message of an engine's error response, shortened to 300 characters."""
     if isinstance(answer, dict) and "error_message" in answer:  # SGLang's loading routes
         answer = answer["error_message"]
     if isinstance(answer, dict) and isinstance(answer.get("error"), dict):

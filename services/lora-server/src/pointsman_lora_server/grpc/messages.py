@@ -45,7 +45,7 @@ _STATE = {state: getattr(pb, f"ADAPTER_STATE_{state.name}") for state in Version
 
 @dataclass(frozen=True, slots=True)
 class EngineIdentity:
-    """Facts about the engine that never change."""
+    """Facts about the engine that never change: its name, model, URL, context window and tool-call parser."""
 
     name: str
     base_model: str
@@ -62,7 +62,7 @@ class StateMessages:
         self._last: tuple[EngineState, frozenset[str] | None, pb.EngineState] | None = None
 
     def get(self, state: EngineState, changed: frozenset[str] | None = None) -> pb.EngineState:
-        """The complete state, or with `changed` only the versions and aliases of these names."""
+        """Returns the engine's state as a message, or with `changed` only the versions and aliases of these names."""
         if self._last is None or self._last[0] is not state or self._last[1] != changed:
             self._last = state, changed, self._convert(state, changed)
         return self._last[2]
@@ -136,7 +136,7 @@ def to_change(change: Change) -> pb.Change:
 
 
 def check_register(request: pb.RegisterRequest) -> None:
-    """The adapter's name and the alias are checked by `AdapterService`, as for all requests."""
+    """Raises InvalidArgument for fields that are missing or too long; `AdapterService` checks name and alias."""
     check_author(request.author)
     if not request.folder or "\0" in request.folder or len(request.folder) > MAX_FOLDER_CHARACTERS:
         raise _bad("folder", f"a folder's path has 1 to {MAX_FOLDER_CHARACTERS} characters")
@@ -152,7 +152,7 @@ def check_register(request: pb.RegisterRequest) -> None:
 
 
 def check_filter(name: str) -> None:
-    """An empty name selects all adapters."""
+    """Raises InvalidArgument unless `name` is an adapter's name, or empty for all adapters."""
     if name:
         check_name(name)
 
@@ -186,7 +186,7 @@ def check_canary(request: pb.SetCanaryRequest) -> None:
 
 
 def from_terms(terms: pb.CanaryTerms) -> CanaryTerms:
-    """Fields that are not set have their defaults."""
+    """Converts a canary's terms; fields that are not set get their defaults."""
     fields: dict[str, Any] = {field.name: value for field, value in terms.ListFields()}
     result = CanaryTerms(**fields)
     if not 1 <= result.min_requests <= 1_000_000:
@@ -204,7 +204,7 @@ def from_terms(terms: pb.CanaryTerms) -> CanaryTerms:
 
 
 def from_placement(placement: pb.Placement) -> Placement:
-    """Raises InvalidArgument if the kind is missing or does not fit the number of copies."""
+    """Converts a placement; raises InvalidArgument if its kind is missing or does not fit the number of copies."""
     is_copies = placement.kind == pb.PLACEMENT_KIND_COPIES
     if is_copies != (placement.copies > 0) or placement.copies > MAX_COPIES:
         raise _bad("placement", f"copies are 1 to {MAX_COPIES} with the kind COPIES, and not set with any other kind")
@@ -219,7 +219,7 @@ def from_placement(placement: pb.Placement) -> Placement:
 
 
 def history_limit(limit: int) -> int:
-    """0 selects the default."""
+    """Returns how many changes to list; 0 selects the default. Raises InvalidArgument for too many."""
     if limit > MAX_CHANGES:
         raise _bad("limit", f"a call returns at most {MAX_CHANGES} changes, not {limit}")
     return limit or _DEFAULT_CHANGES

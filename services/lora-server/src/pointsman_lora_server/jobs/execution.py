@@ -40,7 +40,7 @@ _OnLine = Callable[[str], None]
 
 
 class TrainerProcess:
-    """When `wait` has returned, no process of the trainer's group is left."""
+    """A trainer's process; when `wait` has returned, no process of its group is left."""
 
     def __init__(self, child: SupervisedChild) -> None:
         self._child = child
@@ -48,7 +48,7 @@ class TrainerProcess:
 
     @classmethod
     async def start(cls, command: Sequence[str], variables: Mapping[str, str], events: Path) -> "TrainerProcess":
-        """The trainer appends to the `events` file itself, because events in a pipe would be lost with this process.
+        """Starts a trainer, which appends to the file `events` itself: a pipe would lose them with this process.
 
         Raises OSError.
         """
@@ -58,12 +58,13 @@ class TrainerProcess:
 
     @property
     def group(self) -> int:
-        """The id of its process group, for tests and logs."""
+        """Returns the id of the trainer's process group, for tests and logs."""
         return self._child.group
 
     async def wait(self, on_error_line: _OnLine) -> int:
-        """Waits for the end and returns the exit code (128 + signal). If this is cancelled, the trainer is stopped
-        first. `on_error_line` receives each line of stderr."""
+        """Waits until the trainer ends; returns the exit code (128 + signal). Stops the trainer if cancelled.
+        `on_error_line` receives each line of stderr.
+        """
         process = self._child.process
         assert process.stderr is not None
         reader = asyncio.create_task(_read_lines(process.stderr, on_error_line))
@@ -76,7 +77,7 @@ class TrainerProcess:
             await asyncio.shield(self._end(reader))
 
     def stop(self) -> None:
-        """Sends SIGTERM. `wait` kills the trainer if it does not end in time."""
+        """Sends the trainer SIGTERM; `wait` kills it if it does not end in time."""
         self._child.terminate()
         self._stop_requested.set()
 
@@ -105,7 +106,7 @@ class TrainerExit:
 
     @property
     def was_killed(self) -> bool:
-        """Killed by something else than this server: the job can be resumed from its checkpoint."""
+        """Returns whether something else than this server killed the trainer; then its checkpoint is resumed."""
         return self.code < 0 or (self.code > SIGNAL_EXIT_CODE and self.code != STOPPED_EXIT_CODE)
 
 
@@ -121,7 +122,7 @@ class ErrorOutput:
         return "\n".join(self._error)
 
     def add_line(self, line: str) -> None:
-        """A line that begins with "error:" starts the error, which includes all lines after it."""
+        """Takes a line of stderr; one that begins with "error:" starts the error, which includes all later lines."""
         if self._error or line.startswith("error: "):
             self._error.append(line.removeprefix("error: "))
         else:
@@ -131,7 +132,7 @@ class ErrorOutput:
 async def start_trainer(
     environment: JobEnvironment, folder: JobFolder, job: Job, parent: Path | None
 ) -> TrainerProcess:
-    """`parent` is the folder of the adapter to start from. Raises OSError."""
+    """Starts the trainer of a job; `parent` is the folder of the adapter to start from. Raises OSError."""
     variables = _trainer_variables(environment.environment, environment.folder)
     command = trainer_command(environment, folder, job, parent)
     return await TrainerProcess.start(command, variables, folder.events_file)
@@ -140,8 +141,9 @@ async def start_trainer(
 async def wait_for_trainer(
     trainer: TrainerProcess, folder: JobFolder, add_event: AddEvent, on_new_events: Callable[[], None]
 ) -> TrainerExit:
-    """`add_event` receives the events that the trainer does not append itself; `on_new_events` is called when it has
-    appended some."""
+    """Waits for the trainer and returns how it ended. `add_event` receives the events that the trainer does not append
+    itself; `on_new_events` is called when it has appended some.
+    """
     output = ErrorOutput(add_event)
     watcher = asyncio.create_task(_watch_events(folder, on_new_events))
     try:
@@ -176,7 +178,9 @@ def trainer_command(environment: JobEnvironment, folder: JobFolder, job: Job, pa
 
 
 async def register_result(job: Job, folder: JobFolder, register: RegisterAdapter) -> str:
-    """Returns the version. Raises PointsmanError if it is rejected, or after `REGISTER_ATTEMPTS`."""
+    """Registers the adapter that a job has trained; returns its version. Raises PointsmanError if it is rejected, or
+    after `REGISTER_ATTEMPTS`.
+    """
     trained = TrainedAdapter(
         name=job.request.name,
         folder=folder.out,
@@ -198,7 +202,7 @@ async def register_result(job: Job, folder: JobFolder, register: RegisterAdapter
 
 
 def describe_error(error: PointsmanError, folder: JobFolder) -> str:
-    """Adds the adapter's folder to the error if the adapter was trained but not registered."""
+    """Returns the error's message, and where the adapter is if it was trained but not registered."""
     text = f"{error.message} ({error.code})"
     if isinstance(error, FailedPrecondition) and error.code == "not_better":
         return text  # the message says that the version is registered
@@ -224,7 +228,7 @@ def _read_report(folder: JobFolder) -> Mapping[str, Any]:
 
 
 def _trainer_variables(own: Mapping[str, str], folder: Path) -> dict[str, str]:
-    """This process's environment without the lora-server's settings, some of which are secrets."""
+    """Returns this process's environment without the lora-server's settings, some of which are secrets."""
     inherited = {name: value for name, value in own.items() if not name.startswith("POINTSMAN_")}
     return inherited | {
         "PYTHONPATH": str(_package_path(folder)),
@@ -234,8 +238,9 @@ def _trainer_variables(own: Mapping[str, str], folder: Path) -> dict[str, str]:
 
 
 def _package_path(folder: Path) -> Path:
-    """A folder for PYTHONPATH that contains only this package, since the engine's environment has its own versions of
-    the packages that are installed next to it here."""
+    """Returns a folder for PYTHONPATH that contains only this package. The engine's environment has its own versions of
+    the packages that are installed next to it here.
+    """
     path = folder / ".sources"
     path.mkdir(parents=True, exist_ok=True)
     link, package = path / "pointsman_lora_server", Path(pointsman_lora_server.__file__).parent

@@ -89,7 +89,7 @@ def _open(path: Path, param: str, data_roots: Sequence[Path]) -> BinaryIO:
 
 
 def _open_beneath(root: Path, parts: Sequence[str]) -> int:
-    """Raises OSError for a link, for what is not a regular file, and for a file that is too large."""
+    """Opens a file below a folder; raises OSError for a link, for what is not a regular file, and for one too large."""
     folder = os.open(root, _FOLDER)
     try:
         for part in parts[:-1]:
@@ -150,8 +150,7 @@ class JobFolder:
 
     @property
     def out(self) -> Path:
-        """Where the trainer writes the adapter. Its name is not the adapter's, which the trainer is given
-        separately."""
+        """Returns the folder into which the trainer writes the adapter; the adapter's name is given separately."""
         return self.path / "out"
 
     @property
@@ -159,17 +158,17 @@ class JobFolder:
         return self.path / _EVENTS
 
     def events_size(self) -> int:
-        """Bytes of events.jsonl, 0 if it does not exist."""
+        """Returns the size of events.jsonl in bytes, 0 if it does not exist."""
         try:
             return self.events_file.stat().st_size
         except FileNotFoundError:
             return 0
 
     def create(self, job: Job, inputs: Inputs) -> Job:
-        """Copies the request's files, since the originals may change while the job waits. Returns the job with the
-        copies' paths. Raises OSError.
+        """Copies the request's files, since the originals may change while the job waits.
 
-        Only this service's user can read the folder, whatever the umask: the files may be private ones of the caller.
+        Returns the job with the copies' paths. Raises OSError. Only this service's user can read the folder, whatever
+        the umask: the files may be private ones of the caller.
         """
         self.path.mkdir(parents=True, mode=0o700)
         request = job.request
@@ -187,7 +186,7 @@ class JobFolder:
         unfinished.replace(self.path / _JOB)
 
     def read(self) -> Job:
-        """Raises OSError, or ValueError if the file does not contain a job."""
+        """Reads job.json; raises OSError, or ValueError if the file does not contain a job."""
         try:
             values = json.loads((self.path / _JOB).read_text("utf-8"))
             request = values.pop("request")
@@ -197,13 +196,13 @@ class JobFolder:
             raise ValueError(f"{self.path / _JOB} is not a job: {error}") from error
 
     def append(self, event: Mapping[str, Any]) -> None:
-        """Appends the event on a line of its own, even if a killed trainer has left an incomplete line."""
+        """Appends an event to events.jsonl on a line of its own, even after an incomplete line of a killed trainer."""
         with self.events_file.open("ab+") as file:
             separator = "" if _ends_with_newline(file) else "\n"
             file.write(f"{separator}{json.dumps(event, ensure_ascii=False)}\n".encode())
 
     def events(self, offset: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
-        """The complete events from a byte offset on, each with the offset after it."""
+        """Yields the complete events from a byte offset on, each with the offset after it."""
         try:
             with self.events_file.open("rb") as file:
                 file.seek(offset)
@@ -237,7 +236,7 @@ class JobFolder:
         shutil.rmtree(self.path, ignore_errors=True)
 
     def _copy(self, kind: str, source: BinaryIO, name: str) -> Path:
-        """Keeps the file's name, which appears in the training report."""
+        """Copies an input file into the job's folder under its own name, which appears in the training report."""
         target = self.path / "input" / kind / name
         target.parent.mkdir(parents=True)
         copy_input(source, target)
@@ -245,7 +244,7 @@ class JobFolder:
 
 
 def _ends_with_newline(file: BinaryIO) -> bool:
-    """True for an empty file."""
+    """Returns whether a file ends with a line feed; true if it is empty."""
     if not file.seek(0, os.SEEK_END):
         return True
     file.seek(-1, os.SEEK_END)
@@ -253,8 +252,7 @@ def _ends_with_newline(file: BinaryIO) -> bool:
 
 
 def _parse_event(line: bytes) -> dict[str, Any] | None:
-    """A line that is not an event was printed by a library and becomes a warning. None for an incomplete event or an
-    empty line."""
+    """Parses a line of events.jsonl; a library's output becomes a warning, an incomplete event or empty line None."""
     try:
         event = json.loads(line)
     except ValueError:

@@ -43,7 +43,7 @@ class JobState(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class JobRequest:
-    """What a client asked for. Once the job is queued, the files are the job's own copies."""
+    """The training that a client requested; once the job is queued, its files are the job's own copies."""
 
     name: str
     data: Path
@@ -81,7 +81,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class TrainedAdapter:
-    """The result of a job, to be registered."""
+    """The adapter that a job has trained, and how to register it."""
 
     name: str
     folder: Path
@@ -100,7 +100,7 @@ FindVersion = Callable[[str], Awaitable[Path]]
 
 @dataclass(frozen=True, slots=True)
 class JobEnvironment:
-    """Where jobs run, and with what."""
+    """The folders, Python, base model and training methods with which jobs run."""
 
     folder: Path
     python: Path
@@ -117,7 +117,7 @@ class JobEnvironment:
 
 
 def check_request(request: JobRequest, methods: Collection[str]) -> None:
-    """Raises InvalidArgument. The files are checked as they are opened (`inputs`)."""
+    """Raises InvalidArgument if a field of the request is wrong; the files are checked as they are opened."""
     check_name(request.name)
     if request.alias_suffix:
         check_alias(f"{request.name}@{request.alias_suffix}")

@@ -42,7 +42,7 @@ MAX_RESUMES = 3
 
 
 class JobQueue:
-    """Every state change is written to the job's folder first, so nothing is lost in a crash."""
+    """Queues training jobs; each state change is first written to the job's folder, so no crash loses it."""
 
     def __init__(self, environment: JobEnvironment, register: RegisterAdapter, find_version: FindVersion) -> None:
         self._environment = environment
@@ -58,7 +58,7 @@ class JobQueue:
         self._load()
 
     async def run(self) -> None:
-        """Runs until cancelled. Then the running job is stopped, and resumed at the next start."""
+        """Runs jobs one by one until cancelled; then the running one is stopped, and resumed at the next start."""
         while True:
             await self._wait_for(lambda: self._next() is not None)
             if job := self._next():
@@ -69,7 +69,7 @@ class JobQueue:
                     await asyncio.sleep(RETRY_SECONDS)
 
     async def create(self, request: JobRequest) -> Job:
-        """Raises InvalidArgument; ResourceExhausted if the queue is full."""
+        """Checks a request and queues its job; raises InvalidArgument, or ResourceExhausted if the queue is full."""
         check_request(request, self._environment.methods)
         with self._reserve_place(), ExitStack() as files:
             if request.parent:
@@ -80,17 +80,19 @@ class JobQueue:
         return job
 
     def get(self, job_id: str) -> Job:
-        """Raises NotFound."""
+        """Returns a job; raises NotFound."""
         if job_id not in self._jobs:
             raise NotFound(f"there is no training job '{job_id}' here", code="unknown_job", param="id")
         return self._jobs[job_id]
 
     def list(self, name: str) -> list[Job]:
-        """Jobs of the adapter `name`, or all if it is empty; the newest first."""
+        """Returns the jobs of the adapter `name`, or all if it is empty, newest first."""
         return [job for job in reversed(self._jobs.values()) if name in ("", job.request.name)]
 
     async def cancel(self, job_id: str) -> Job:
-        """Returns when the job has ended. Raises NotFound; FailedPrecondition while its result is being registered."""
+        """Stops a job and waits until it has ended. Raises NotFound; FailedPrecondition while its result is being
+        registered.
+        """
         job = self.get(job_id)
         if self._registering == job_id:
             raise FailedPrecondition(
@@ -106,7 +108,7 @@ class JobQueue:
         return self.get(job_id)
 
     async def watch(self, job_id: str, first: int) -> AsyncIterator[tuple[int, dict[str, Any]]]:
-        """Yields the job's events from number `first` on, with their numbers. Ends with the job or with the server."""
+        """Yields the job's events from number `first` on, with their numbers, until the job or the server ends."""
         self.get(job_id)
         folder, offset, number = self._folder(job_id), 0, 0
         while True:
@@ -120,7 +122,7 @@ class JobQueue:
             await changed.wait()
 
     def close(self) -> None:
-        """Ends the watches."""
+        """Ends all calls of `watch`."""
         self._closed = True
         self._notify()
 
@@ -139,7 +141,7 @@ class JobQueue:
             self._jobs_being_created -= 1
 
     async def _create_folder(self, request: JobRequest, inputs: Inputs) -> Job:
-        """Raises InvalidArgument."""
+        """Creates the job's folder with copies of its input files; raises InvalidArgument."""
         now = time.time()
         stamp = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dt%H%M%S")
         job_id = f"{request.name}-{stamp}-{secrets.token_hex(3)}"
@@ -242,7 +244,7 @@ class JobQueue:
         self._changed = asyncio.Event()
 
     def _is_finished(self, job_id: str) -> bool:
-        """True for a job that has been removed, too."""
+        """Returns whether the job has ended; true also if it has been removed."""
         return job_id not in self._jobs or self._jobs[job_id].state.is_final
 
     def _folder(self, job_id: str) -> JobFolder:
@@ -276,7 +278,7 @@ class JobQueue:
 async def running_queue(
     environment: JobEnvironment, register: RegisterAdapter, find_version: FindVersion
 ) -> AsyncIterator[JobQueue]:
-    """Resumes the jobs of an earlier process. At the end the running job is stopped, and resumed at the next start."""
+    """Runs the queue during the block, also an earlier process's jobs; at the end the running job is stopped."""
     environment.folder.mkdir(parents=True, exist_ok=True)
     queue = JobQueue(environment, register, find_version)
     task = asyncio.create_task(queue.run(), name="training jobs")

@@ -1,4 +1,4 @@
-"""What lora-servers share besides the desired state: leases, engines' reports, and the results of canaries.
+"""What lora-servers share in Redis besides the desired state: leases, engines' reports, and the results of canaries.
 
 A lease says who works on what, a report which engine holds what. Results of requests to aliases with a canary are
 summed over all gateways.
@@ -18,7 +18,7 @@ from pointsman_lora_server.registry.schema import RedisKeys
 
 
 class Leases:
-    """Locks that expire, so a process that dies blocks nobody for long."""
+    """Locks in Redis that expire, so a process that dies blocks nobody for long."""
 
     def __init__(self, redis: BoundedRedis, keys: RedisKeys) -> None:
         self._redis = redis
@@ -27,20 +27,17 @@ class Leases:
         self._release = redis.client.register_script(read_script(__package__, "release_lease"))
 
     async def acquire(self, key: str, owner: str, seconds: float) -> bool:
-        """Whether `owner` holds the lease now, for `seconds` from now. Extends a lease that it holds already.
-
-        Raises Unavailable.
-        """
+        """Acquires or extends the lease for `seconds`; returns whether `owner` holds it now. Raises Unavailable."""
         keys, arguments = [self._keys.lease(key)], [owner, _milliseconds(seconds)]
         return bool(await self._redis.call(lambda: self._acquire(keys=keys, args=arguments)))
 
     async def release(self, key: str, owner: str) -> None:
-        """Does nothing if another owner holds the lease. Raises Unavailable."""
+        """Releases the lease if `owner` holds it; raises Unavailable."""
         await self._redis.call(lambda: self._release(keys=[self._keys.lease(key)], args=[owner]))
 
 
 class EngineReports:
-    """What each engine holds, as it reported last."""
+    """The versions that each engine holds, as its lora-server reported to Redis last."""
 
     def __init__(self, redis: BoundedRedis, keys: RedisKeys) -> None:
         self._redis = redis
@@ -56,13 +53,13 @@ class EngineReports:
         await self._redis.call(lambda: self._report(keys=self._keys, args=arguments))
 
     async def read_fleet(self) -> FleetState:
-        """Raises Unavailable."""
+        """Returns what each engine that is up holds; raises Unavailable."""
         reports = list(await self._redis.call(lambda: self._read_fleet(keys=self._keys)))
         pairs = zip(reports[::2], reports[1::2], strict=True)
         return FleetState({engine: frozenset(held.split()) for engine, held in pairs})
 
     async def engines_holding(self, version: str) -> list[str]:
-        """The names of the engines that hold the version. Raises Unavailable."""
+        """Returns the names of the engines that hold the version; raises Unavailable."""
         return list(await self._redis.call(lambda: self._engines_holding(keys=self._keys, args=[version])))
 
 
@@ -88,8 +85,7 @@ class RequestCounts:
 
 @dataclass(frozen=True, slots=True)
 class CanaryOutcomes:
-    """What one gateway counted since its last report. `revision` is the alias's revision when the requests were
-    sent."""
+    """The requests to one alias that a gateway has counted since its last report; `revision` is the alias's then."""
 
     alias: str
     revision: int
@@ -104,10 +100,9 @@ class CanaryCounters:
         self._add = redis.client.register_script(schema.change_script("add_outcomes"))
 
     async def add_outcomes(self, outcomes: Sequence[CanaryOutcomes]) -> None:
-        """Adds outcomes to the canary's counts. Drops those of an earlier revision, or of a version that the alias
-        does not point to.
+        """Adds outcomes to the canary's counts; raises Unavailable.
 
-        Raises Unavailable.
+        Drops those of an earlier revision, or of a version that the alias does not point to.
         """
         if not outcomes:
             return
@@ -128,7 +123,7 @@ class CanaryCounters:
         await self._redis.call(lambda: self._add(keys=keys, args=[call_id, "", "", payload]))
 
     async def canary_counts(self, alias: Alias) -> Mapping[str, RequestCounts]:
-        """The counts by version, for this revision of the alias. Raises Unavailable."""
+        """Returns the counts by version for this revision of the alias; raises Unavailable."""
         hash_key = self._keys.counts(alias.alias, alias.revision)
         raw: Mapping[str, str] = await self._redis.call(lambda: self._redis.client.hgetall(hash_key))
         counters: dict[str, dict[str, int]] = defaultdict(dict)
@@ -139,7 +134,7 @@ class CanaryCounters:
 
 
 def _to_counters(counts: RequestCounts) -> dict[str, int]:
-    """The counters that are not 0. A latency bucket is named by its number."""
+    """Returns the counters that are not 0, by name; a latency bucket is named by its number."""
     named = {name: getattr(counts, name) for name in ("requests", "errors", "invalid", "rated", "rating")}
     counters = named | {str(bucket): number for bucket, number in counts.milliseconds.items()}
     return {name: number for name, number in counters.items() if number}

@@ -46,7 +46,7 @@ _NOTHING_READ = _Snapshot("", "", DesiredState(versions=HashTrieMap(), phases=Ha
 
 
 class SnapshotReader:
-    """Reads the desired state: first the whole, then what has changed since the last read.
+    """Reads the desired state: first all of it, then only what has changed since the last read.
 
     The versions are in persistent maps, so that a snapshot costs O(log n) for each change and older ones stay valid.
     """
@@ -58,7 +58,7 @@ class SnapshotReader:
         self._last = _NOTHING_READ
 
     async def read(self) -> DesiredState:
-        """Returns the same object, cheaply, if nothing has changed since the last call. Raises Unavailable."""
+        """Returns the desired state, the same object if nothing has changed since the last call; raises Unavailable."""
         for _ in range(_ATTEMPTS):
             state = await self._try()
             if state is not None:
@@ -66,7 +66,7 @@ class SnapshotReader:
         raise Unavailable("versions are deleted faster than they are read", code="redis_unavailable", retry_after=1.0)
 
     async def _try(self) -> DesiredState | None:
-        """None if a version was deleted between two calls."""
+        """Reads the desired state in several calls; None if a version was deleted between two of them."""
         at, last = self._keys, self._last
         keys = [at.phases, at.aliases, at.pins, at.placements, at.upcoming, at.stamp, at.changes]
         stamp, *parts = await self._redis.call(lambda: self._run(keys=keys, args=[last.stamp, last.change_id]))
@@ -96,7 +96,7 @@ class SnapshotReader:
         return state
 
     async def _records(self, tokens: Mapping[str, str], last: _Snapshot) -> dict[str, AdapterVersion] | None:
-        """The records of the versions in `tokens`. A known record is read again only if its token has changed."""
+        """Returns the records of the versions in `tokens`; one whose token is unchanged is not read again."""
         known = last.state.versions
         records = {name: known[name] for name, token in tokens.items() if last.tokens.get(name) == token}
         missing = [name for name in tokens if name not in records]
@@ -131,7 +131,7 @@ class ChangeStream:
         self._key = keys.changes
 
     async def history(self, name: str, limit: int) -> list[Change]:
-        """Changes of the adapter `name`, or of all if it is empty; the newest first. Raises Unavailable."""
+        """Returns the changes of the adapter `name`, or of all if it is empty, newest first; raises Unavailable."""
         changes: list[Change] = []
         before = "+"
         while len(changes) < limit:
@@ -166,7 +166,7 @@ class ChangeStream:
         return page
 
     async def _wait(self, last_id: str, seconds: float) -> Any:
-        """Blocks on its own connection, which no call with a deadline shares."""
+        """Waits for a change on a connection of its own, which no call with a deadline shares."""
         cancellations = pending_cancellations()
         milliseconds = max(1, round(seconds * 1000))  # 0 would block for ever
         try:

@@ -14,14 +14,15 @@ from pointsman_lora_server.registry.schema import RedisKeys, to_utf8
 
 
 class AdapterRegistry:
-    """Every method raises Unavailable ("redis_unavailable") if Redis does not answer in time.
+    """Changes versions and aliases in Redis; each method raises Unavailable ("redis_unavailable") if it does not
+    answer.
 
     The change may have been made even then; the next read shows it. A change that has no effect succeeds and leaves no
     entry in the history. `author` and `reason` are stored in the history.
     """
 
     def __init__(self, redis: BoundedRedis, base_model: str) -> None:
-        """Engines of the same base model share their adapters, so the keys contain its name."""
+        """Puts the base model's name into all keys: engines of the same base model share their adapters."""
         self._redis = redis
         self._keys = keys = RedisKeys(base_model)
         self.read = SnapshotReader(redis, keys).read
@@ -57,7 +58,7 @@ class AdapterRegistry:
         author: str = "",
         reason: str = "",
     ) -> bool:
-        """Whether the version is in `phase` now: False if it was in another phase than `expected`, or is unknown.
+        """Moves the version to `phase` and returns True; False if it is unknown or in another phase than `expected`.
 
         If several callers request the same change with `expected`, one of them gets True.
         """
@@ -66,7 +67,7 @@ class AdapterRegistry:
         return outcome == "done"
 
     async def clear_alias_request(self, version: str, alias_suffix: str = "") -> None:
-        """The requested alias has been moved, or cannot be. With `alias_suffix`, a request for another alias stays."""
+        """Clears the version's requested alias, since it was moved or cannot be; with `alias_suffix` only that."""
         await self._change("clear_alias_request", version, (version, alias_suffix))
 
     async def move_alias(
@@ -120,7 +121,7 @@ class AdapterRegistry:
         return schema.alias_from_json(alias, raw)
 
     async def set_pinned(self, version: str, pinned: bool, author: str) -> None:
-        """Raises NotFound; FailedPrecondition ("not_ready") if a failed or retired version is to be pinned."""
+        """Pins or unpins a version; raises NotFound, or FailedPrecondition ("not_ready") to pin one that is not."""
         await self._change("set_pinned", version, (version, _flag(pinned)), author)
 
     async def set_placement(self, name: str, placement: Placement, expected: Placement | None, author: str) -> None:
@@ -139,26 +140,24 @@ class AdapterRegistry:
         await self._change("announce_target", version, (version, str(round(seconds * 1000))))
 
     async def retire(self, version: str, author: str, reason: str = "") -> None:
-        """Also unpins the version. Raises NotFound; FailedPrecondition ("in_use") if an alias or canary points to
-        it."""
+        """Retires and unpins the version; raises NotFound, or FailedPrecondition ("in_use") if it has an alias."""
         await self._change("retire", version, (version,), author, reason)
 
     async def delete(self, version: str, author: str) -> None:
-        """Raises NotFound; FailedPrecondition unless the version is retired, or failed without an alias or canary that
-        points to it."""
+        """Deletes a retired version, or a failed one without aliases; raises NotFound or FailedPrecondition."""
         await self._change("delete", version, (version,), author)
 
     async def _change(
         self, script: str, subject: str, arguments: Sequence[str], author: str = "", reason: str = ""
     ) -> list[str]:
-        """The result of `change_script(script)`. Raises the error for an outcome other than "done"."""
+        """Runs `change_script(script)` and returns its result; raises the error for an outcome other than "done"."""
         outcome, *words = await self._call(script, arguments, author, reason)
         if outcome != "done":
             raise _error_for(subject, outcome, words)
         return words
 
     async def _call(self, script: str, arguments: Sequence[str], author: str, reason: str) -> list[str]:
-        """Retries of a call carry the same id, by which the script recognizes that it has been done."""
+        """Runs a script; retries carry the same id, by which the script recognizes that it has been done."""
         call_id = secrets.token_hex(8)
         keys = self._keys.of_change(call_id)
         all_arguments = [call_id, to_utf8(author), to_utf8(reason), *arguments]
@@ -179,8 +178,7 @@ def _flag(flag: bool) -> str:
 
 
 def _error_for(subject: str, outcome: str, words: Sequence[str]) -> PointsmanError:
-    """Converts a failure of a registry script to an error. `subject` is the version, alias or adapter of the call; the
-    script returned `outcome` and `words`."""
+    """Converts the `outcome` and `words` of a failed registry script to an error about `subject`, such as a version."""
     match outcome, *words:
         case "unknown", version:
             return NotFound(f"no version '{version}' is registered; List names those that are", code="unknown_version")

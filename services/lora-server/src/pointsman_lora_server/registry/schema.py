@@ -25,53 +25,54 @@ class RedisKeys:
 
     @property
     def versions(self) -> str:
-        """Hash: version -> its record as JSON. A record never changes."""
+        """Returns the key of a hash: version -> its record as JSON, which never changes."""
         return self._key("versions")
 
     @property
     def phases(self) -> str:
-        """Hash: version -> its `PhaseRecord` as JSON, with a token `made` that differs for each new record of it."""
+        """Returns the key of a hash: version -> its `PhaseRecord`, with a token `made` that each new one replaces."""
         return self._key("phases")
 
     @property
     def sorted(self) -> str:
-        """Sorted set: all versions, to find those of one adapter without reading the others."""
+        """Returns the key of a sorted set of all versions, to find those of one adapter without reading the others."""
         return self._key("sorted")
 
     @property
     def aliases(self) -> str:
-        """Hash: alias -> where it points, as JSON."""
+        """Returns the key of a hash: alias -> where it points, as JSON."""
         return self._key("aliases")
 
     @property
     def pins(self) -> str:
-        """Set of versions."""
+        """Returns the key of the set of pinned versions."""
         return self._key("pins")
 
     @property
     def placements(self) -> str:
-        """Hash: adapter name -> placement, for adapters that are not on every engine."""
+        """Returns the key of a hash: adapter name -> placement, for adapters that are not on every engine."""
         return self._key("placements")
 
     @property
     def upcoming(self) -> str:
-        """Hash: version that an alias is about to be moved to -> Unix milliseconds until which that is valid."""
+        """Returns the key of a hash: version that an alias is about to move to -> Unix milliseconds of its end."""
         return self._key("upcoming")
 
     @property
     def changes(self) -> str:
-        """Stream: the history, which also notifies every lora-server of a change."""
+        """Returns the key of the stream of changes: the history, which also notifies every lora-server."""
         return self._key("changes")
 
     @property
     def stamp(self) -> str:
-        """String: a random token that each change replaces. It is no counter, because a counter could repeat a value
-        after Redis has lost its last second."""
+        """Returns the key of a random token that each change replaces. A counter could repeat a value after Redis has
+        lost its last second.
+        """
         return self._key("stamp")
 
     @property
     def engines(self) -> str:
-        """Hash: engine -> what it holds, whether it is up, and when the report expires, as JSON."""
+        """Returns the key of a hash: engine -> what it holds, whether it is up, and when the report expires."""
         return self._key("engines")
 
     def of_change(self, call: str) -> list[str]:
@@ -80,15 +81,15 @@ class RedisKeys:
         return [*versions, self.done(call), self.placements, self.upcoming, self.sorted]
 
     def done(self, call: str) -> str:
-        """String: the result of a call, kept as long as the call may be repeated."""
+        """Returns the key of a call's result, kept as long as the call may be repeated."""
         return self._key(f"done:{call}")
 
     def lease(self, key: str) -> str:
-        """String: the owner of the lease."""
+        """Returns the key that holds the owner of a lease."""
         return self._key(f"lease:{key}")
 
     def counts(self, alias: str, revision: int) -> str:
-        """Hash: "VERSION COUNTER" -> number. A counter is a name, or the number of a latency bucket."""
+        """Returns the key of a hash: "VERSION COUNTER" -> number; a counter is a name or a latency bucket's number."""
         return self._key(f"counts:{alias}:{revision}")
 
 
@@ -103,7 +104,7 @@ def version_to_json(version: AdapterVersion) -> str:
 
 
 def version_from_json(raw: str) -> AdapterVersion:
-    """Ignores fields that a newer lora-server has written."""
+    """Parses a version's record; ignores fields that a newer lora-server has written."""
     values = json.loads(raw)
     known = {name: value for name, value in values.items() if name in _VERSION_FIELDS}
     return AdapterVersion(**(known | {"target_modules": tuple(values["target_modules"])}))
@@ -114,14 +115,14 @@ def alias_from_json(name: str, raw: str) -> Alias:
 
 
 def canary_to_texts(canary: Canary | None) -> tuple[str, str, str]:
-    """The version, weight and terms as texts, which the scripts compare exactly, without rounding numbers."""
+    """Returns a canary's version, weight and terms as texts, which scripts compare exactly, without rounding."""
     if canary is None:
         return "", "", ""
     return canary.version, repr(float(canary.weight)), json.dumps(asdict(canary.terms), sort_keys=True)
 
 
 def phases_from_json(raw: str) -> tuple[dict[str, PhaseRecord], dict[str, str], list[str]]:
-    """The records by version, the token of each record (see `RedisKeys.phases`), and the names that have no record."""
+    """Returns the phase records by version, their tokens (see `RedisKeys.phases`), and the names without a record."""
     values = json.loads(raw)
     missing = [name for name, each in values.items() if each is None]
     for name in missing:
@@ -131,12 +132,12 @@ def phases_from_json(raw: str) -> tuple[dict[str, PhaseRecord], dict[str, str], 
 
 
 def aliases_from_json(raw: str) -> dict[str, Alias]:
-    """By name."""
+    """Parses the aliases, by name."""
     return {name: _alias(name, values) for name, values in json.loads(raw).items() if values is not None}
 
 
 def placement_to_text(placement: Placement | None) -> str:
-    """Empty for None."""
+    """Returns a placement as text, empty for None."""
     return "" if placement is None else str(placement)
 
 
@@ -149,7 +150,7 @@ def upcoming_from_pairs(raw: Sequence[str]) -> dict[str, int]:
 
 
 def to_utf8(text: str, max_characters: int = 2000) -> str:
-    """Shortens the text and replaces what UTF-8 cannot encode; a file name may contain such characters."""
+    """Shortens the text and replaces what UTF-8 cannot encode, such as parts of file names."""
     return text[:max_characters].encode(errors="replace").decode()
 
 

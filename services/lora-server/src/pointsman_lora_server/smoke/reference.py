@@ -35,7 +35,7 @@ class ReferenceRow:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """What PEFT answers with a version."""
+    """The answers of a version, as PEFT computes them in a smoke test."""
 
     rows: tuple[ReferenceRow, ...]
     exact: bool = True
@@ -65,8 +65,9 @@ class Agreement:
 
 
 def check_trial(version: str, trial: Mapping[str, Any], with_samples: bool) -> Reference:
-    """`trial` is the result of `trial.TrialModel.run`. Raises InvalidArgument: not_finite, no_effect or
-    does_not_stop."""
+    """Returns the reference answers of a smoke test; `trial` is the result of `trial.TrialModel.run`. Raises
+    InvalidArgument: not_finite, no_effect or does_not_stop.
+    """
     rows: Sequence[Mapping[str, Any]] = trial["rows"]
     if not all(row["finite"] for row in rows):
         raise InvalidArgument(
@@ -102,7 +103,9 @@ def check_trial(version: str, trial: Mapping[str, Any], with_samples: bool) -> R
 
 
 def compare(reference: Reference, answers: Sequence[ComparableAnswer]) -> Agreement:
-    """`answers` are in the order of the reference's rows. Raises InvalidArgument ("differs_from_peft")."""
+    """Compares the engine's answers, in the order of the reference's rows, with PEFT's. Raises InvalidArgument
+    ("differs_from_peft").
+    """
     tolerance = TOLERANCE if reference.exact else BF16_TOLERANCE
     same = near_ties = tokens = 0
     different: list[tuple[ReferenceRow, ComparableAnswer, int]] = []
@@ -128,7 +131,7 @@ def compare(reference: Reference, answers: Sequence[ComparableAnswer]) -> Agreem
 
 
 def _first_difference(row: ReferenceRow, answer: ComparableAnswer) -> int | None:
-    """The position of the first token that differs. The engine may omit the end of the turn."""
+    """Returns the position of the first token that differs, None if none does; the end of the turn may be missing."""
     for position, (expected, token) in enumerate(zip(row.token_ids, answer.token_ids, strict=False)):
         if expected != token:
             return position

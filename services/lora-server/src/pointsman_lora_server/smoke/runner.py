@@ -57,7 +57,7 @@ class SmokeWorker:
 
     @classmethod
     async def start(cls, command: Sequence[str]) -> "SmokeWorker":
-        """Raises OSError if there is no such program."""
+        """Starts the worker process; raises OSError if there is no such program."""
         process = await asyncio.create_subprocess_exec(
             *command,
             stdin=asyncio.subprocess.PIPE,
@@ -83,7 +83,7 @@ class SmokeWorker:
             await self._process.stdin.drain()
 
     async def receive(self, seconds: float) -> dict[str, Any]:
-        """Waits for the next message. Raises WorkerDied."""
+        """Waits up to `seconds` for the worker's next message; raises WorkerDied."""
         assert self._process.stdout
         try:
             async with asyncio.timeout(seconds):
@@ -120,12 +120,12 @@ class SmokeWorker:
 
 
 class PeftSmokeTest:
-    """Tests one version at a time; concurrent calls wait."""
+    """Runs smoke tests in the worker, one at a time; concurrent calls wait."""
 
     def __init__(
         self, python: Path, base_model: Path, limits: SmokeLimits = SmokeLimits(), *, command: Sequence[str] = ()
     ) -> None:
-        """`python` is the engine's. `command` replaces the command of the worker."""
+        """Takes the `python` of the engine's environment; `command` replaces the command of the worker."""
         self._command = tuple(command) or worker_command(python, WORKER_MODULE, str(base_model.resolve()))
         self._limits = limits
         self._worker: SmokeWorker | None = None
@@ -134,7 +134,7 @@ class PeftSmokeTest:
         self._closed = False
 
     async def run(self, version: AdapterVersion, folder: Path, samples: Sequence[Sample]) -> Reference:
-        """What PEFT answers with the adapter in `folder`.
+        """Returns what PEFT answers with the adapter in `folder`.
 
         Raises InvalidArgument (not_finite, no_effect, does_not_stop, peft_refused) or Unavailable (smoke_unavailable).
         """
@@ -161,18 +161,18 @@ class PeftSmokeTest:
         return check_trial(version.version, answer["trial"], bool(samples))
 
     async def close(self) -> None:
-        """Aborts a test in progress, which raises Unavailable."""
+        """Ends the worker; a test in progress raises Unavailable."""
         self._closed = True
         self._cancel_idle_task()
         await self._end()
 
     @property
     def pid(self) -> int | None:
-        """The worker's process id, None if it does not run."""
+        """Returns the worker's process id, None if it does not run."""
         return self._worker.pid if self._worker and self._worker.alive else None
 
     async def _request(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Retries once if the worker dies."""
+        """Sends a request to the worker; retries once if the worker dies."""
         for is_last in (False, True):
             try:
                 worker = await self._running_worker()
@@ -192,7 +192,7 @@ class PeftSmokeTest:
         raise AssertionError("unreachable")
 
     async def _running_worker(self) -> SmokeWorker:
-        """Raises WorkerDied or Unavailable."""
+        """Returns the worker, started if it does not run; raises WorkerDied or Unavailable."""
         if self._worker and self._worker.alive:
             return self._worker
         await self._end()
@@ -224,14 +224,14 @@ class PeftSmokeTest:
 
 
 def worker_command(python: Path, module: str, *arguments: str) -> tuple[str, ...]:
-    """Runs a module of this package with the Python of another environment."""
+    """Returns the command that runs a module of this package with the Python of another environment."""
     package_parent = Path(pointsman_lora_server.__file__).parents[1]
     # Not resolved: the python of a virtual environment is a link that finds its environment by its own location.
     return (str(python.absolute()), "-P", "-c", _START.format(module=module), str(package_parent), *arguments)
 
 
 def _environment(own: Mapping[str, str]) -> dict[str, str]:
-    """Leaves out the lora-server's settings (one contains Redis's password) and the paths of its Python."""
+    """Returns the worker's environment, without the lora-server's settings and the paths of its Python."""
     inherited = {
         key: value
         for key, value in own.items()

@@ -39,7 +39,7 @@ class NotEnoughMemory(Exception):
 
 
 class TrialModel:
-    """The base model, loaded once. Each trial leaves it unchanged."""
+    """The base model in PEFT, loaded once; each trial of an adapter leaves it unchanged."""
 
     def __init__(self, base_model: Path) -> None:
         dtype = _dtype(base_model)
@@ -49,7 +49,7 @@ class TrialModel:
         self._end_tokens = _end_tokens(base_model, self._tokenizer)
 
     def attach(self, folder: Path) -> Any:
-        """Raises whatever PEFT does if it cannot read the adapter."""
+        """Attaches the adapter in `folder` to the base model; raises whatever PEFT does if it cannot read it."""
         adapted = PeftModel.from_pretrained(self._model, str(folder), is_trainable=False).eval()
         for name, weight in adapted.named_parameters():
             if ".lora_" in name:  # rounded as the engine rounds them
@@ -95,8 +95,7 @@ class TrialModel:
         return rows, logits[:, 0]
 
     def _difference(self, adapted: Any, answers: list[dict[str, Any]], first_logits: Any) -> float:
-        """The largest difference from the base model's logits at the first token, over the rows up to one that differs
-        clearly."""
+        """Returns the adapter's largest change of the first token's logits; stops at a row with a clear difference."""
         largest = 0.0
         with adapted.disable_adapter():
             for row, logits in zip(answers, first_logits, strict=True):
@@ -122,8 +121,7 @@ class TrialModel:
         }
 
     def _ends_after(self, adapted: Any, prompt: list[int], answer: str) -> bool:
-        """Whether the adapter would end its turn after the sample's own answer. That takes one forward pass, not a
-        generation."""
+        """Returns whether the adapter ends its turn after the sample's own answer, by one forward pass."""
         answer_ids = self._tokenizer(answer, add_special_tokens=False).input_ids
         if not answer_ids or len(prompt) + len(answer_ids) > MAX_READ_TOKENS:
             return False
@@ -137,7 +135,7 @@ class TrialModel:
         return list(self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False))
 
     def _pad(self, prompts: list[list[int]]) -> tuple[Any, Any]:
-        """Token ids padded on the left, and their attention mask."""
+        """Returns the prompts' token ids padded on the left, and their attention mask."""
         longest = max(len(prompt) for prompt in prompts)
         ids = torch.full((len(prompts), longest), self._end_tokens[0])
         mask = torch.zeros((len(prompts), longest), dtype=torch.long)
@@ -148,7 +146,7 @@ class TrialModel:
 
 
 def _shortest(prompts: list[list[int]], max_prompts: int) -> list[list[int]]:
-    """The first prompts that fit into `MAX_PROMPT_TOKENS`; `prompts` are ordered by length."""
+    """Returns the first prompts that fit into `MAX_PROMPT_TOKENS`; `prompts` are ordered by length."""
     chosen: list[list[int]] = []
     for prompt in prompts[:max_prompts]:
         if chosen and sum(map(len, chosen)) + len(prompt) > MAX_PROMPT_TOKENS:
@@ -158,7 +156,7 @@ def _shortest(prompts: list[list[int]], max_prompts: int) -> list[list[int]]:
 
 
 def _end_tokens(base_model: Path, tokenizer: Any) -> list[int]:
-    """As the engine finds them: the tokenizer's, and those of generation_config.json."""
+    """Returns the ids of the tokens that end an answer: the tokenizer's, and those of generation_config.json."""
     try:
         configured = json.loads((base_model / "generation_config.json").read_text("utf-8")).get("eos_token_id")
     except (OSError, ValueError):
@@ -168,7 +166,7 @@ def _end_tokens(base_model: Path, tokenizer: Any) -> list[int]:
 
 
 def _dtype(base_model: Path) -> Any:
-    """fp32, which gives the most reliable reference, if it fits easily; else bf16."""
+    """Returns the type to compute in: fp32, the most reliable, if it fits easily into memory; else bf16."""
     on_disk = sum(shard.stat().st_size for shard in base_model.glob("*.safetensors"))
     free = free_memory()
     if 2 * on_disk * MEMORY_FACTOR < FP32_MEMORY_SHARE * free:

@@ -69,7 +69,7 @@ def _read_requests(lines: "queue.Queue[str]") -> None:
 
 
 def _lower_priority() -> None:
-    """If the system supports it. The process is also killed with the thread that started it."""
+    """Lowers this process's priority if the system can, and has it killed with the thread that started it."""
     with suppress(OSError):
         os.nice(NICE)
     if sys.platform == "linux":

@@ -34,7 +34,7 @@ MAX_FACTS, MAX_FACT_CHARACTERS = 64, 1024
 
 
 class StoreBackend(Protocol):
-    """Where versions are kept: a folder, or a service behind an fsspec URL."""
+    """The place where versions are kept: a folder, or a service behind an fsspec URL."""
 
     def scratch(self) -> AbstractContextManager[Path]: ...
     def put(self, copy: Path, version: AdapterVersion) -> None: ...
@@ -69,8 +69,9 @@ class ArtifactStore:
         cache_folder: Path | None = None,
         max_cache_bytes: int = MAX_CACHE_BYTES,
     ) -> None:
-        """`root` is a folder, or an fsspec URL ("s3://bucket/adapters") whose versions are cached in `cache_folder`, up
-        to about `max_cache_bytes`. Raises ValueError for an invalid URL."""
+        """Takes in `root` a folder, or an fsspec URL ("s3://bucket/adapters"); raises ValueError for an invalid URL.
+        Versions behind a URL are cached in `cache_folder`, up to about `max_cache_bytes`.
+        """
         self._root = str(root)
         self._base = base
         self.max_rank = max_rank
@@ -79,8 +80,7 @@ class ArtifactStore:
     def add(
         self, name: str, source: str | Path, facts: Mapping[str, str], parent: str = "", author: str = ""
     ) -> AdapterVersion:
-        """Imports the adapter in the folder `source`, or behind that URL. Idempotent: the same content is the same
-        version.
+        """Imports an adapter from a folder or URL; idempotent: the same content is the same version.
 
         Raises InvalidArgument with the reason for rejecting it, NotFound if there is no such folder, ResourceExhausted
         ("store_full"), Unavailable ("store_unavailable"), and for a URL as `sources.download` does.
@@ -103,7 +103,7 @@ class ArtifactStore:
         return version
 
     def fetch(self, version: AdapterVersion) -> Path:
-        """A local folder with the version's files.
+        """Returns a local folder with the version's files.
 
         Raises NotFound (not in this store), FailedPrecondition (changed since) or Unavailable.
         """
@@ -111,12 +111,12 @@ class ArtifactStore:
         return self._backend.fetch(version)
 
     def samples(self, version: AdapterVersion) -> tuple[Sample, ...]:
-        """Held-out rows that were registered with the version, often none. Raises as `fetch` does."""
+        """Returns the held-out rows that were registered with the version, often none; raises as `fetch` does."""
         check_version(version.version)
         return read_samples(self._backend.samples(version))
 
     def delete(self, version: AdapterVersion) -> None:
-        """Idempotent, so that an interrupted deletion can be repeated."""
+        """Deletes a version's files; idempotent, so that an interrupted deletion can be repeated."""
         check_version(version.version)
         self._backend.delete(version)
 
@@ -175,7 +175,7 @@ def import_adapter(folder: Path, copy: Path, base: BaseModelSpec, max_rank: int)
 
 
 def check_digest(digest: str, source: str, base: BaseModelSpec) -> None:
-    """Raises InvalidArgument ("wrong_base_model") if both digests are known and differ."""
+    """Raises InvalidArgument ("wrong_base_model") if the adapter states another digest of its base model than ours."""
     if digest and base.digest and digest != base.digest:
         raise InvalidArgument(
             f"{source} says that the adapter was trained on a base model with the digest {digest[:12]}..., but this "

@@ -26,7 +26,7 @@ FileStamps = tuple[tuple[int, int, int, int], ...]
 
 
 class FolderBackend:
-    """Versions appear and disappear atomically, by a rename."""
+    """Keeps versions in a folder, where they appear and disappear atomically, by a rename."""
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
@@ -38,7 +38,7 @@ class FolderBackend:
         return scratch_folder(self.root)
 
     def put(self, copy: Path, version: AdapterVersion) -> None:
-        """Moves `copy`, which is in a scratch folder of this backend. If the version is stored already, it stays."""
+        """Moves `copy`, a scratch folder of this backend, to its final place; a version that is stored stays."""
         with translating_disk_errors(str(self.root)):
             for name in (*HASHED, *NOT_HASHED, MANIFEST):
                 with suppress(FileNotFoundError):
@@ -60,7 +60,7 @@ class FolderBackend:
             _sync_folder(self.root)
 
     def fetch(self, version: AdapterVersion) -> Path:
-        """The folder of the version. Raises NotFound (not stored here) or FailedPrecondition (changed since)."""
+        """Returns the version's folder; raises NotFound (not stored here) or FailedPrecondition (changed since)."""
         target = self._target(version)
         if not (target / MANIFEST).is_file():
             raise NotFound(
@@ -75,13 +75,13 @@ class FolderBackend:
         return target
 
     def samples(self, version: AdapterVersion) -> bytes:
-        """Empty if there are none. Raises NotFound."""
+        """Returns the version's samples.jsonl, empty if there is none; raises NotFound."""
         with translating_disk_errors(str(self.root)), suppress(FileNotFoundError):
             return (self.fetch(version) / SAMPLES).read_bytes()
         return b""
 
     def delete(self, version: AdapterVersion) -> None:
-        """Idempotent. The version disappears at once; if the process dies, its files are removed later."""
+        """Deletes a version at once; if the process dies, its files are removed later. Idempotent."""
         target = self._target(version)
         with translating_disk_errors(str(self.root)), suppress(FileNotFoundError):
             with self.scratch() as scratch:
@@ -97,7 +97,7 @@ class FolderBackend:
         return self.root.joinpath(*folder_names(version))
 
     def _is_intact(self, target: Path, version: AdapterVersion) -> bool:
-        """Hashes the files once in each process; later only checks that they are the same files."""
+        """Returns whether a version's files are unchanged; hashes them once, later compares their stamps only."""
         stamps = _stamps(target)
         if stamps is None:
             return False
@@ -113,7 +113,7 @@ class FolderBackend:
         return known[0] == version.sha256
 
     def _put_samples(self, copy: Path, target: Path) -> None:
-        """Replaces the samples by the new ones: wrong samples may be why the version failed its first smoke test."""
+        """Replaces the stored samples: wrong samples may be why the version failed its first smoke test."""
         new = copy / SAMPLES
         with suppress(FileNotFoundError):
             if new.read_bytes() != (target / SAMPLES).read_bytes():
@@ -124,7 +124,7 @@ class FolderBackend:
 
 
 def _stamps(folder: Path) -> FileStamps | None:
-    """Differ whenever a file was changed: the ctime cannot be set back. None if a file is missing."""
+    """Returns stamps that differ whenever a file was changed (the ctime cannot be set back); None if one is missing."""
     try:
         stats = [(folder / name).stat() for name in HASHED]
     except OSError:
@@ -133,7 +133,7 @@ def _stamps(folder: Path) -> FileStamps | None:
 
 
 def _sync_and_protect(path: Path) -> None:
-    """Flushes the file to disk and makes it read-only, for those who may read its folder."""
+    """Flushes the file to disk and makes it read-only for its owner."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
     path.chmod(0o444 & path.parent.stat().st_mode)

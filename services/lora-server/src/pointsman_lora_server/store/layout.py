@@ -1,4 +1,4 @@
-"""What a stored version's folder contains, the hash that names it, scratch folders, and the store's errors."""
+"""Defines the content of a stored version's folder, the hash that names it, scratch folders, and the store's errors."""
 
 import errno
 import fcntl
@@ -30,8 +30,9 @@ DISK_FULL_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 def content_hash(folder: Path) -> str:
-    """SHA-256 over both hashed files. Each is preceded by its name and length, so that bytes cannot move from one file
-    to the other unnoticed."""
+    """Returns the SHA-256 over an adapter's two hashed files. Each is preceded by its name and length, so that bytes
+    cannot move from one file to the other unnoticed.
+    """
     digest = hashlib.sha256()
     for name in HASHED:
         with (folder / name).open("rb") as file:
@@ -42,7 +43,7 @@ def content_hash(folder: Path) -> str:
 
 
 def hash_or_none(folder: Path) -> str | None:
-    """None if a file is missing or unreadable."""
+    """Returns the content hash of an adapter's folder; None if a file is missing or unreadable."""
     try:
         return content_hash(folder)
     except OSError:
@@ -50,14 +51,15 @@ def hash_or_none(folder: Path) -> str | None:
 
 
 def folder_names(version: AdapterVersion) -> tuple[str, str]:
-    """The names of the version's two folders below the store's root: the adapter's name, and the digits of the hash."""
+    """Returns the names of a version's two folders below the store's root: the adapter's name, and the hash."""
     return version.name, version.version.partition("@")[2]
 
 
 @contextmanager
 def scratch_folder(root: Path) -> Iterator[Path]:
-    """A temporary folder on the file system of `root`, so that finished files can be renamed into place. It is removed
-    at the end; if the process dies, `remove_abandoned` does that later."""
+    """Yields a temporary folder on the file system of `root`, so that finished files can be renamed into place. It is
+    removed at the end; if the process dies, `remove_abandoned` does that later.
+    """
     incoming = root / INCOMING
     incoming.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=incoming))
@@ -115,7 +117,7 @@ def translating_disk_errors(location: str) -> Iterator[None]:
 
 @contextmanager
 def translating_service_errors(url: str) -> Iterator[None]:
-    """As `translating_disk_errors`, for a store behind an fsspec URL.
+    """Turns the errors of an fsspec store into the same errors as `translating_disk_errors` does.
 
     Each fsspec implementation raises the errors of its own client library, which have no common base class.
     """

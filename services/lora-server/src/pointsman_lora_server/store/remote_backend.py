@@ -1,5 +1,4 @@
-"""Stores versions behind an fsspec URL (S3-compatible, or any other), with a local cache of those that the engine
-reads."""
+"""Stores versions behind an fsspec URL (S3 or any other), with a local cache of those that the engine reads."""
 
 import logging
 import os
@@ -34,14 +33,15 @@ MIN_CACHED_SECONDS = 900.0
 
 
 class RemoteBackend:
-    """The manifest is written last and removed first, so a version without a manifest does not exist.
+    """Keeps versions at an fsspec URL. A manifest is written last and removed first: without it, a version does not
+    exist.
 
     Concurrent uploads of one version are harmless, since they write the same bytes. The client library reads the
     address and the keys of the service from the environment (for S3: AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, ...).
     """
 
     def __init__(self, url: str, cache_folder: Path, max_cache_bytes: int) -> None:
-        """The local copies take up to about `max_cache_bytes`. Raises ValueError for an unknown kind of URL."""
+        """Caches up to about `max_cache_bytes` locally; raises ValueError for an unknown kind of URL."""
         self._url = url.rstrip("/")
         try:
             # Listings must not be cached: other processes write there, too.
@@ -74,7 +74,7 @@ class RemoteBackend:
         self._shrink_cache(version)
 
     def fetch(self, version: AdapterVersion) -> Path:
-        """A local folder whose hash has been checked. Concurrent calls for one version download it once.
+        """Returns a local folder with the version, whose hash has been checked; concurrent calls share one download.
 
         Raises NotFound, FailedPrecondition or Unavailable.
         """
@@ -90,7 +90,7 @@ class RemoteBackend:
         return folder
 
     def samples(self, version: AdapterVersion) -> bytes:
-        """Read from the remote store: they may have been replaced since the weights were downloaded."""
+        """Reads the samples from the remote store: they may have been replaced since the weights were downloaded."""
         with translating_service_errors(self._url):
             if not self._exists(version):
                 raise self._unknown(version)
@@ -131,7 +131,7 @@ class RemoteBackend:
         return content_hash(folder)
 
     def _shrink_cache(self, version: AdapterVersion) -> None:
-        """Evicts the least recently used versions, but not `version`."""
+        """Evicts the least recently used versions from the local cache, but not `version`."""
         for name, digits in _surplus(self._cache.root, self._max_cache_bytes, keep=folder_names(version)):
             log.info("%s@%s is removed from the cache %s", name, digits, self._cache.root)
             _remove(self._cache.root, name, digits)
@@ -144,7 +144,7 @@ class RemoteBackend:
         return True
 
     def _is_intact(self, version: AdapterVersion) -> bool:
-        """Downloads and hashes the stored files, so that registering again repairs a damaged version."""
+        """Downloads and hashes the stored files, so that registering a version again repairs damage."""
         with self.scratch() as scratch:
             try:
                 return self._copy_to(scratch, version) == version.sha256
@@ -156,7 +156,7 @@ class RemoteBackend:
         self._files.put_file(str(file), self._path(version, name))
 
     def _remove_empty_folders(self, version: AdapterVersion) -> None:
-        """For file systems; an object store has no folders."""
+        """Removes the version's empty folders from file systems; an object store has no folders."""
         for path in (self._path(version), f"{self._root}/{version.name}"):
             with suppress(OSError, NotImplementedError):
                 if not self._files.ls(path, detail=False):
@@ -176,13 +176,13 @@ class RemoteBackend:
 
 
 def _mark_used(folder: Path) -> None:
-    """The folder's mtime is the time of its last use."""
+    """Sets the folder's mtime, which is the time of its last use."""
     with suppress(OSError):
         os.utime(folder)
 
 
 def _surplus(root: Path, max_bytes: int, keep: tuple[str, str]) -> Iterator[tuple[str, str]]:
-    """(name, digits) of the least recently used versions that have to go for the rest to fit into `max_bytes`."""
+    """Yields (name, digits) of the least recently used versions to evict so that the rest fits into `max_bytes`."""
     cached = []
     for manifest in root.glob(f"[!.]*/*/{MANIFEST}"):
         folder = manifest.parent

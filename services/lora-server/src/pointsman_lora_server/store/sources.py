@@ -1,5 +1,4 @@
-"""Downloads adapters that are registered by a URL, so that they can be checked like a local folder: from the Hugging
-Face hub, or from an object store by fsspec."""
+"""Downloads adapters that are registered by a URL, from the Hugging Face hub or from an object store by fsspec."""
 
 import os
 from collections.abc import Iterator
@@ -75,8 +74,7 @@ def _fetch_from_hub(source: str, folder: Path, limits: dict[str, int]) -> None:
 
 
 def parse_hub_url(source: str) -> tuple[str, str, str]:
-    """Splits "hf://OWNER/NAME@REVISION/FOLDER", of which the revision and the folder are optional. Raises
-    InvalidArgument."""
+    """Splits "hf://OWNER/NAME@REVISION/FOLDER" (revision and folder are optional); raises InvalidArgument."""
     owner, _, rest = source.removeprefix(f"{HUB}://").partition("/")
     name, _, subfolder = rest.partition("/")
     name, _, revision = name.partition("@")

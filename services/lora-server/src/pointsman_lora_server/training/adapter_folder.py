@@ -28,7 +28,7 @@ MERGED = "merged"
 
 @dataclass(frozen=True, slots=True)
 class AdapterFiles:
-    """What an adapter's folder contains."""
+    """The weights, configuration, report and samples of an adapter's folder, and how to write its merged model."""
 
     weights: bytes
     config: Mapping[str, object]
@@ -60,7 +60,7 @@ def check_merged_target(folder: Path) -> None:
 
 
 def write_adapter(folder: Path, adapter: AdapterFiles) -> None:
-    """Replaces an older adapter in `folder`."""
+    """Writes an adapter into `folder` atomically; replaces an older adapter there."""
     with _replacing(folder) as new:
         (new / CONFIG).write_text(_to_json(adapter.config), "utf-8")
         (new / WEIGHTS).write_bytes(adapter.weights)
@@ -83,12 +83,12 @@ def write_report(folder: Path, report: Mapping[str, object], samples: Sequence[C
 
 
 def to_plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Turns sets into sorted lists. The order of a set differs between processes, and with it the file's hash would."""
+    """Turns sets into sorted lists: the order of a set differs between processes, and with it the file's hash would."""
     return {key: _to_plain(value) for key, value in sorted(config.items())} | {"inference_mode": True}
 
 
 def read_parent_config(folder: Path, options: "TrainingOptions") -> dict[str, Any]:
-    """The configuration of the adapter to start from. Raises `TrainingError` if training cannot start from it."""
+    """Returns the configuration of the adapter to start from; raises `TrainingError` if it cannot be continued."""
     try:
         config = json.loads((folder / CONFIG).read_text("utf-8"))
     except (OSError, ValueError) as error:
@@ -107,7 +107,7 @@ def read_parent_config(folder: Path, options: "TrainingOptions") -> dict[str, An
 
 
 def with_parent_recipe(options: "TrainingOptions") -> "TrainingOptions":
-    """The options with the rank and alpha of the parent, if there is one."""
+    """Returns the options with the rank and alpha of the parent adapter, if there is one."""
     if options.parent is None:
         return options
     config = read_parent_config(options.parent, options)
@@ -115,14 +115,14 @@ def with_parent_recipe(options: "TrainingOptions") -> "TrainingOptions":
 
 
 def weights_digest(folder: Path) -> str:
-    """SHA-256 of an adapter's weights."""
+    """Returns the SHA-256 of an adapter's weights."""
     with (folder / WEIGHTS).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
 def _replacing(folder: Path) -> Iterator[Path]:
-    """Yields a new folder to fill. It replaces `folder` if the block succeeds."""
+    """Yields a new folder to fill, which replaces `folder` if the block succeeds."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
         new = Path(scratch) / "new"

@@ -23,11 +23,11 @@ BATCHES_PER_GROUP = 16
 class Row(Protocol):
     @property
     def length(self) -> int:
-        """Number of tokens to compute."""
+        """Returns the number of tokens to compute for the row."""
 
 
 class PreferenceRow(Protocol):
-    """A prompt with two answers, such as `methods.dpo.Preference`."""
+    """A prompt with a preferred and a rejected answer, such as `methods.dpo.Preference`."""
 
     @property
     def prompt(self) -> tuple[Message, ...]: ...
@@ -41,7 +41,7 @@ class PreferenceRow(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A conversation as tokens."""
+    """A conversation as token ids, of which the answer is learnt."""
 
     ids: tuple[int, ...]
     prompt_length: int
@@ -54,7 +54,7 @@ class Example:
 
     @property
     def answer_length(self) -> int:
-        """Number of tokens that are learnt."""
+        """Returns the number of tokens that are learnt."""
         return len(self.ids) - self.prompt_length
 
     @property
@@ -64,7 +64,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class PreferencePair:
-    """The preferred and the rejected answer to a prompt."""
+    """The preferred and the rejected answer to a prompt, as token ids."""
 
     chosen: Example
     rejected: Example
@@ -85,7 +85,7 @@ class Encoded(Generic[AnyRow]):
 
 
 def encode(rows: Sequence[Conversation], render: Render, end_of_turn: int, max_tokens: int) -> Encoded[Example]:
-    """Leaves out rows of more than `max_tokens`: cut short, they would teach answers that break off."""
+    """Turns conversations into token ids, without those longer than `max_tokens`: cut answers would be learnt."""
     examples: list[Example] = []
     notes: list[str] = []
     for row in rows:
@@ -100,7 +100,7 @@ def encode(rows: Sequence[Conversation], render: Render, end_of_turn: int, max_t
 def encode_pairs(
     pairs: Sequence[PreferenceRow], render: Render, end_of_turn: int, max_tokens: int
 ) -> Encoded[PreferencePair]:
-    """As `encode`; the limit applies to each of the two answers."""
+    """Turns pairs of answers into token ids; leaves out a pair if one of its answers is longer than `max_tokens`."""
     encoded: list[PreferencePair] = []
     notes: list[str] = []
     for row in pairs:
@@ -121,18 +121,18 @@ def _too_long(where: str, tokens: int, max_tokens: int) -> str:
 
 
 def plan_batches(rows: Sequence[AnyRow], epochs: int, tokens_per_step: int, seed: int) -> list[tuple[AnyRow, ...]]:
-    """Every batch of every epoch. The same seed gives the same batches, so a resumed run repeats them."""
+    """Returns every batch of every epoch; the same seed gives the same batches, so a resumed run repeats them."""
     shuffler = random.Random(seed)
     return [batch for _ in range(epochs) for batch in _plan_epoch(rows, tokens_per_step, shuffler)]
 
 
 def batch_by_length(rows: Sequence[AnyRow], tokens_per_step: int) -> list[tuple[AnyRow, ...]]:
-    """Batches of at most `tokens_per_step` tokens including padding. A longer row is a batch of its own."""
+    """Groups rows into batches of at most `tokens_per_step` tokens with padding; a longer row is a batch of its own."""
     return list(_cut(sorted(rows, key=lambda row: row.length), tokens_per_step))
 
 
 def padded_tokens(batch: Sequence[Row]) -> int:
-    """Number of tokens that are computed, including padding."""
+    """Returns the number of tokens that are computed for a batch, padding included."""
     return len(batch) * max(row.length for row in batch)
 
 
@@ -161,7 +161,7 @@ def _plan_epoch(rows: Sequence[AnyRow], tokens_per_step: int, shuffler: random.R
 
 
 def _cut(ordered: Sequence[AnyRow], tokens_per_step: int) -> Iterator[tuple[AnyRow, ...]]:
-    """`ordered` is sorted from short to long, so the row to add is the longest of its batch."""
+    """Cuts rows, sorted from short to long, into batches: the row to add is the longest of its batch."""
     batch: list[AnyRow] = []
     for row in ordered:
         if batch and (len(batch) + 1) * row.length > tokens_per_step:
@@ -176,7 +176,7 @@ WARM_UP_SHARE = 0.05
 
 
 def learning_rate_scale(progress: float) -> float:
-    """The fraction of the peak learning rate at a progress from 0 to 1: linear warm-up, then a cosine down to 0."""
+    """Returns the fraction of the peak learning rate at a progress from 0 to 1: linear warm-up, then a cosine to 0."""
     if progress < WARM_UP_SHARE:
         return progress / WARM_UP_SHARE
     return 0.5 * (1 + math.cos(math.pi * (progress - WARM_UP_SHARE) / (1 - WARM_UP_SHARE)))
@@ -184,8 +184,8 @@ def learning_rate_scale(progress: float) -> float:
 
 @dataclass(slots=True)
 class StepCounter:
-    """Counts the steps. The planned number of steps adapts to the machine's speed, and the learning rate falls to 0 at
-    its end.
+    """Counts the training steps; their planned number adapts to the machine's speed. The learning rate falls to 0 at
+    the last planned step.
     """
 
     steps: int
@@ -201,7 +201,7 @@ class StepCounter:
         return self.steps - self.step
 
     def next_scale(self) -> float:
-        """The learning rate scale of the next step, taken at its middle."""
+        """Returns the learning rate scale of the next step, taken at its middle."""
         return learning_rate_scale(self.progress + 0.5 * self._progress_per_step())
 
     def advance(self) -> None:

@@ -1,5 +1,4 @@
-"""The state of an unfinished run in one file, which is replaced atomically, so a kill at any moment leaves a valid
-one."""
+"""The state of an unfinished training run in one file, replaced atomically, so that a kill leaves a valid one."""
 
 import os
 from collections.abc import Mapping
@@ -52,7 +51,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def load(path: Path, fingerprint: Mapping[str, str]) -> Checkpoint | None:
-    """None if there is none yet. Raises `TrainingError` if it belongs to another run or cannot be read."""
+    """Reads a checkpoint, None if there is none yet; raises `TrainingError` if it cannot be used for this run."""
     if not path.exists():
         return None
     try:

@@ -28,7 +28,7 @@ _Parsed = TypeVar("_Parsed")
 
 
 class RowError(Exception):
-    """What is wrong with one row; `read_rows` adds its file and line."""
+    """One row of a data file is invalid; the message says why, and `read_rows` adds file and line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Conversation:
 
     @property
     def key(self) -> Key:
-        """Equal for prompts that differ only in case and white space."""
+        """Returns a key that is equal for prompts that differ only in case and white space."""
         return tuple((message.role, " ".join(message.content.casefold().split())) for message in self.prompt)
 
 
@@ -63,7 +63,7 @@ class Split:
 
     @property
     def conversations(self) -> "Split":
-        """The rows themselves; see `TrainingRows`."""
+        """Returns the split itself, whose rows are conversations already; see `TrainingRows`."""
         return self
 
 
@@ -73,7 +73,7 @@ def sha256(path: Path) -> str:
 
 
 def read_split(training: Path, heldout: Path | None, share: float, system: Path | None, seed: int) -> Split:
-    """Reads both sides from files, or holds out a `share` of the prompts if there is no file of held-out rows."""
+    """Reads training and held-out rows from files, or holds out a `share` of the prompts if there is only one file."""
     instruction = read_system(system)
     rows = read_conversations(training, instruction)
     if heldout is None:
@@ -86,8 +86,9 @@ def read_system(path: Path | None) -> str | None:
 
 
 def read_conversations(path: Path, system: str | None = None) -> list[Conversation]:
-    """`system` is put before rows that have no system message. Raises `DataError` that names all bad lines, up to
-    20."""
+    """Reads a file of conversations; raises `DataError` that names the bad lines, up to 20. `system` is put before rows
+    that have no system message.
+    """
     conversations = []
     for where, (prompt, answer) in read_rows(path, _parse):
         if system is not None and prompt[0].role != "system":
@@ -97,7 +98,7 @@ def read_conversations(path: Path, system: str | None = None) -> list[Conversati
 
 
 def read_rows(path: Path, parse: Callable[[dict[str, object]], _Parsed]) -> list[tuple[str, _Parsed]]:
-    """Each row as `parse` reads it, with its file and line. Raises `DataError` that names all bad lines, up to 20."""
+    """Returns each row as `parse` reads it, with file and line; raises `DataError` that names up to 20 bad lines."""
     rows: list[tuple[str, _Parsed]] = []
     errors: list[str] = []
     for number, line in enumerate(_read(path).split("\n"), start=1):
@@ -116,7 +117,8 @@ def read_rows(path: Path, parse: Callable[[dict[str, object]], _Parsed]) -> list
 
 def split(training: Sequence[Conversation], heldout: Sequence[Conversation]) -> Split:
     """Removes training rows that are duplicates or whose prompt is held out. Raises `DataError` if none are left, or
-    two rows give different answers to the same prompt."""
+    two rows give different answers to the same prompt.
+    """
     notes: list[str] = []
     contradictions: list[str] = []
     heldout_by_key = {row.key: row for row in heldout}
@@ -152,7 +154,7 @@ def split_by_share(rows: Sequence[Conversation], share: float, seed: int) -> Spl
 
 
 def draw_prompts(keys: Sequence[Key], share: float, seed: int) -> Set[Key]:
-    """The prompts to hold out: at least one if `share` is above 0, but never all of them.
+    """Draws the prompts to hold out: at least one if `share` is above 0, but never all of them.
 
     `keys` contains one key for each row. All rows of a prompt are on the same side, because a held-out row whose prompt
     was learnt would measure memorization; `share` is a fraction of the prompts, as the groups in scikit-learn's
@@ -214,7 +216,7 @@ def _conversation(messages: object) -> tuple[tuple[Message, ...], str]:
 
 
 def parse_messages(messages: object, name: str) -> tuple[Message, ...]:
-    """At least one message. Raises `RowError`."""
+    """Parses a list of at least one chat message; raises `RowError` that names the list `name`."""
     if not isinstance(messages, list) or not messages:
         raise RowError(f'"{name}" is a list of messages, not {_describe(messages)}')
     parsed = tuple(_message(message, f"{name}[{index}]") for index, message in enumerate(messages))
@@ -234,7 +236,7 @@ def _message(message: object, name: str) -> Message:
 
 
 def parse_answer(value: object, name: str) -> str:
-    """A JSON value becomes one line of unescaped JSON, the form in which the model should write it."""
+    """Returns the answer as text; a JSON value becomes one line of unescaped JSON, as the model should write it."""
     if value is None:
         raise RowError(f'"{name}" is null; give the answer that should be learnt')
     return check_text(value, f'"{name}"') if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

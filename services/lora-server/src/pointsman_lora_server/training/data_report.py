@@ -23,7 +23,7 @@ MAX_LABELS = 200
 
 @dataclass(frozen=True, slots=True)
 class DataReport:
-    """All of it goes into the "data" event as it is."""
+    """What is known of the training data; all of it goes into the "data" event as it is."""
 
     rows: int
     heldout_rows: int
@@ -50,7 +50,7 @@ def describe_data(
     lengths: Sequence[int],
     learnt_tokens: int,
 ) -> DataReport:
-    """`notes` say which rows were left out; `lengths` are the tokens of the remaining rows."""
+    """Reports on the data; `notes` say which rows were left out, `lengths` are the tokens of the remaining rows."""
     contradictory = tuple(_contradictory(training))
     labels = count_labels(training)
     warnings = (*_warnings(labels, count_labels(heldout, labels)),)
@@ -89,7 +89,7 @@ def count_labels(
 
 
 def _are_labels(counts: Counter[str], rows: int) -> bool:
-    """Whether the values are short, occur in nearly every row, and repeat. Free text has another value in each row."""
+    """Returns whether a field's values are labels: short, in nearly every row, and repeated, unlike free text."""
     return (
         counts.total() >= 0.9 * rows
         and rows >= 4
@@ -129,7 +129,7 @@ def _lengths(lengths: Sequence[int]) -> dict[str, int]:
 
 
 def _contradictory(rows: Sequence[Conversation]) -> Iterator[str]:
-    """Answers that differ only in case are no contradiction: "to SALTBY" and "to Saltby" may be answered as written."""
+    """Yields pairs of rows with the same prompt but different answers; a difference in case alone does not count."""
     first: dict[Key, Conversation] = {}
     for row in rows:
         known = first.setdefault(row.key, row)

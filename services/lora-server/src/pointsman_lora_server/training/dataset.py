@@ -36,7 +36,7 @@ class BaseFolder:
         return [int(token) for token in ids]
 
     def fingerprint(self) -> str:
-        """Hash of the configuration and of the names and sizes of its weights, which differs between models."""
+        """Returns a hash of the model's configuration and its weights' names and sizes, to tell models apart."""
         digest = hashlib.sha256((self.folder / "config.json").read_bytes())
         for path in sorted(self.folder.glob("*.safetensors")):
             digest.update(f"{path.name} {path.stat().st_size}\n".encode())
@@ -44,7 +44,7 @@ class BaseFolder:
         return digest.hexdigest()
 
     def digest(self) -> str:
-        """The digest of the weights that pointsman.json states, empty if there is none."""
+        """Returns the digest of the weights that pointsman.json states, empty if there is none."""
         try:
             return str(json.loads((self.folder / "pointsman.json").read_text("utf-8"))["digest"])
         except (OSError, ValueError, KeyError, TypeError):
@@ -52,7 +52,7 @@ class BaseFolder:
 
 
 def open_base(folder: Path) -> BaseFolder:
-    """Raises TrainingError."""
+    """Opens a base model's folder; raises TrainingError if it is no model or has no chat template."""
     if not (folder / "config.json").is_file():
         raise TrainingError(f"--base-model {folder} holds no config.json; name the folder of a Hugging Face model")
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -62,8 +62,8 @@ def open_base(folder: Path) -> BaseFolder:
 
 
 def _end_of_turn(tokenizer: Any) -> int:
-    """Returns the first special token after an answer in the chat template, else the tokenizer's end of sequence. The
-    two differ in some models (Gemma, Phi-3).
+    """Returns the first special token after an answer in the chat template, else the end of sequence. The two differ in
+    some models (Gemma, Phi-3).
     """
     answer = "ANSWER"
     turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": answer}]
@@ -78,7 +78,7 @@ def _end_of_turn(tokenizer: Any) -> int:
 
 
 def show_example(base: BaseFolder, example: Example) -> str:
-    """The text as the model reads it, with special tokens. The part between ⟦ and ⟧ is learnt."""
+    """Returns an example's text as the model reads it, with special tokens; the part between ⟦ and ⟧ is learnt."""
     prompt, answer = (
         base.tokenizer.decode(list(ids), skip_special_tokens=False)
         for ids in (example.prompt_ids, example.ids[example.prompt_length :])
@@ -112,15 +112,14 @@ class Dataset:
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest row. For a pair it is the sum of both answers, which only affects the choice of the
-        attention kernel."""
+        """Returns the tokens of the longest row; for a pair the sum of both answers, to choose the attention kernel."""
         return max(row.length for row in (*self.training, *self.heldout))
 
 
 def build_dataset(
     options: TrainingOptions, rows: TrainingRows, base: BaseFolder, warn: Callable[[str], None]
 ) -> Dataset:
-    """Raises `DataError` if no rows are left."""
+    """Encodes the rows of a run; raises `DataError` if no training rows are left."""
     split, recipe = rows.conversations, options.recipe
     encoded = options.method.encode_rows(rows, base.render, base.end_of_turn, recipe.max_tokens)
     for note in encoded.notes:
@@ -146,7 +145,7 @@ def build_dataset(
 
 
 def run_fingerprint(options: TrainingOptions, base: BaseFolder) -> dict[str, str]:
-    """Everything that determines what is learnt. A checkpoint is only resumed if it is equal."""
+    """Returns everything that determines what is learnt; a checkpoint is only resumed if it is equal."""
     return {
         "recipe": repr(options.recipe),
         "base model": base.fingerprint(),
@@ -167,6 +166,6 @@ def _short(rows: Sequence[Conversation]) -> list[Conversation]:
 
 
 def _choose(rows: Sequence[_Item], max_rows: int, seed: int) -> list[_Item]:
-    """A random choice of at most `max_rows`, in their order."""
+    """Draws at random at most `max_rows` rows, and returns them in their order."""
     indices = sorted(random.Random(seed).sample(range(len(rows)), min(max_rows, len(rows))))
     return [rows[index] for index in indices]

@@ -29,7 +29,7 @@ class DpoObjective:
     def __init__(
         self, learner: Learner, base: BaseFolder, heldout: Sequence[PreferencePair], recipe: "Recipe", is_fresh: bool
     ) -> None:
-        """If the adapter `is_fresh`, it has no effect yet, and the base model without it is the reference."""
+        """Prepares TRL's loss; if the adapter `is_fresh`, the base model without it is the reference."""
         datasets_logging.disable_progress_bar()
         logging.getLogger("trl").setLevel(logging.ERROR)
         self._learner = learner
@@ -46,7 +46,7 @@ class DpoObjective:
         return float(loss.item())
 
     def measure(self) -> dict[str, float]:
-        """The loss on the held-out pairs, and the share of them in which the preferred answer gained more."""
+        """Returns the loss on the held-out pairs, and the share of them in which the preferred answer gained more."""
         if not self._heldout:
             return {}
         total, correct = 0.0, 0.0
@@ -70,7 +70,7 @@ class DpoObjective:
 
 
 def _create_trainer(learner: Learner, base: BaseFolder, recipe: "Recipe", is_fresh: bool) -> Any:
-    """Used for its loss alone. It needs a data set, so it gets one row; the real rows are passed to `_loss`."""
+    """Creates TRL's trainer for its loss alone; the one row of its data set is not used."""
     unused = Path(tempfile.gettempdir()) / "pointsman-dpo-writes-nothing-here"
     config = DPOConfig(
         output_dir=str(unused),

@@ -50,7 +50,7 @@ class Evaluator:
         self._emit = emit
 
     def evaluate_during(self) -> Evaluated | None:
-        """The loss, and the metric on a few rows. None if there are no held-out rows."""
+        """Measures the held-out loss, and the metric on a few rows; None if there are no held-out rows."""
         measured = self._objective.measure()
         if not measured:
             return None
@@ -65,7 +65,7 @@ class Evaluator:
         return Evaluated(-metric + 1e-6 * measured["loss"], facts)  # the loss decides between equal metrics
 
     def evaluate_at_end(self, ends_at: float) -> FinalScores:
-        """Answers of the adapter with its current weights, then those of the prompt path, as far as there is time."""
+        """Scores the adapter's answers, then those of the few-shot prompt, as far as there is time."""
         questions, notes = self._budget.questions, []
         now = time.monotonic()
         # If there is too little time for both, each gets half of it.
@@ -102,7 +102,7 @@ class Evaluator:
         return list(heldout.generate_answers(self._learner, self._base, questions, ends_at))
 
     def _max_seconds(self, questions: Sequence[Question]) -> float:
-        """How long the answers of one evaluation may take: three times the estimate."""
+        """Returns how long the answers of one evaluation may take: three times the estimate."""
         return max(5.0, 3 * self._budget.answer_seconds(questions))
 
 
@@ -125,7 +125,7 @@ def best_step(state: RunState) -> int:
 def training_report(
     options: TrainingOptions, base_digest: str, dataset: Dataset, result: RunResult
 ) -> dict[str, object]:
-    """The content of training.json. It contains no paths, since the folder may be moved to another machine.
+    """Returns the content of training.json, without paths, since the folder may be moved to another machine.
 
     `base_digest` is that of the base model's weights, empty if it is unknown.
     """
@@ -158,7 +158,7 @@ def training_report(
 def evaluated_report(
     older: dict[str, object], options: TrainingOptions, dataset: Dataset, metrics: dict[str, float]
 ) -> dict[str, object]:
-    """The older report with the new measurements."""
+    """Returns an older training report with the new measurements."""
     facts = _data_facts(options, dataset)
     evaluated = {key: value for key, value in facts.items() if key.startswith("heldout")}
     return older | {"metrics": metrics, "evaluated": {**evaluated, "shots": options.evaluation.shots}}

@@ -13,7 +13,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class TrainingError(Exception):
-    """The run cannot be done as requested; the message is meant for the user."""
+    """The training run cannot be done as requested; the message is meant for the user."""
 
 
 class DataError(TrainingError):
@@ -28,7 +28,7 @@ def set_signal_handler(handler: Callable[[int, FrameType | None], object] | sign
 
 @contextmanager
 def delaying_signals() -> Iterator[None]:
-    """Signals that arrive during the block are delivered at its end. For the main thread only, as all of `signal`."""
+    """Delivers signals that arrive during the block at its end; usable in the main thread only."""
     received: list[int] = []
     handlers = [signal.signal(number, lambda which, _: received.append(which)) for number in SIGNALS]
     try:

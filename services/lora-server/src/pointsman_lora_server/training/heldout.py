@@ -48,7 +48,7 @@ def estimate_answer_seconds(questions: Sequence[Question], tokens_per_step: int,
 def generate_answers(
     learner: Learner, base: BaseFolder, questions: Sequence[Question], ends_at: float
 ) -> Iterator[AnsweredSample]:
-    """Greedy answers in batches, the shortest prompts first. What is not answered by `ends_at` is left out."""
+    """Yields greedy answers in batches, the shortest prompts first; leaves out what is not answered by `ends_at`."""
     ordered = sorted(questions, key=lambda question: len(question.prompt_ids))
     last_seconds = 0.0
     for start in range(0, len(ordered), ROWS_PER_BATCH):
@@ -64,7 +64,7 @@ def generate_answers(
 
 
 def _generate(learner: Learner, base: BaseFolder, batch: Sequence[Question], seconds: float) -> list[str] | None:
-    """None if the time ended before all answers did, since an incomplete answer cannot be scored."""
+    """Generates the answers of one batch; None if the time ended first, since a cut answer cannot be scored."""
     longest = max(len(question.prompt_ids) for question in batch)
     ids = torch.full((len(batch), longest), base.end_of_turn)
     mask = torch.zeros((len(batch), longest), dtype=torch.long)

@@ -43,7 +43,7 @@ class Learner:
     bf16: bool
 
     def autocast(self) -> Any:
-        """Weights stay fp32; matrix products are computed in bf16 if that is faster on this machine."""
+        """Returns the context in which matrix products use bf16, if that is faster here; weights stay fp32."""
         return torch.autocast(self.device, torch.bfloat16, enabled=self.bf16)
 
     def without_adapter(self, disabled: bool) -> AbstractContextManager[Any]:
@@ -51,7 +51,7 @@ class Learner:
         return self.model.disable_adapter() if disabled else nullcontext()
 
     def hidden_states(self, ids: Any) -> Any:
-        """`[rows, tokens]` -> `[rows, tokens, hidden]`, before the output layer."""
+        """Computes the last hidden states, before the output layer: `[rows, tokens]` -> `[rows, tokens, hidden]`."""
         base = self.model.get_base_model()
         return getattr(base, base.base_model_prefix)(input_ids=ids, use_cache=False).last_hidden_state
 
@@ -68,7 +68,7 @@ class Learner:
         return [weight for weight in self.model.parameters() if weight.requires_grad]
 
     def weights(self) -> Weights:
-        """A copy of the adapter's weights in fp32."""
+        """Returns a copy of the adapter's weights in fp32."""
         state = get_peft_model_state_dict(self.model, adapter_name="default", save_embedding_layers=False)
         return {name: weight.detach().to("cpu", torch.float32, copy=True) for name, weight in state.items()}
 
@@ -80,16 +80,17 @@ class Learner:
 
 
 def to_safetensors(weights: Weights) -> bytes:
-    """A file in bf16, in which the engine computes anyway: half the size of PEFT's fp32."""
+    """Returns the weights as a safetensors file in bf16, in which the engine computes: half the size of fp32."""
     return save(
         {name: weight.to(torch.bfloat16).contiguous() for name, weight in weights.items()}, metadata={"format": "pt"}
     )
 
 
 def open_learner(base: BaseFolder, options: "TrainingOptions", longest: int, bf16: bool | None = None) -> Learner:
-    """`longest` is the longest row in tokens; `bf16` is what an earlier run of the same job chose.
+    """Loads the base model with a new adapter, or with the parent's; `longest` is the longest row in tokens.
 
-    A new adapter is initialized from the seed and has no effect yet; with a parent, training starts from its weights.
+    A new adapter is initialized from the seed and has no effect yet. `bf16` is what an earlier run of the same job
+    chose.
     """
     torch.set_num_threads(options.threads or len(os.sched_getaffinity(0)))
     _keep_freed_memory()
@@ -172,7 +173,7 @@ def _lora_config(options: "TrainingOptions", model: Any) -> LoraConfig:
 
 
 def _linear_layers(model: Any) -> list[str]:
-    """The last parts of the names of all linear layers except the output layer, which engines do not adapt."""
+    """Returns the last parts of the names of all linear layers except the output layer, which engines do not adapt."""
     output = model.get_output_embeddings()
     layers = {
         name.rsplit(".", 1)[-1]
@@ -190,7 +191,7 @@ def _device(requested: str) -> str:
 
 
 def _is_bf16_faster() -> bool:
-    """Measured for some milliseconds: about 3x with AVX512-BF16 or AMX, slower than fp32 without."""
+    """Measures for some milliseconds whether bf16 is faster: about 3x with AVX512-BF16 or AMX, slower without."""
     return _product_seconds(torch.bfloat16) < _product_seconds(torch.float32)
 
 
@@ -205,8 +206,7 @@ def _product_seconds(dtype: Any) -> float:
 
 
 def _keep_freed_memory() -> None:
-    """Tells glibc to keep freed blocks: returning them to the system and faulting them in again at each step costs 15 %
-    of the time."""
+    """Tells glibc to keep freed blocks: returning and faulting them in again at each step costs 15 % of the time."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(M_MMAP_THRESHOLD, 32 << 20)
@@ -246,7 +246,7 @@ class SftObjective:
 
 
 def mean_loss(learner: Learner, examples: Sequence[Example], tokens_per_step: int) -> float:
-    """The mean over all learnt tokens."""
+    """Returns the mean cross-entropy over all learnt tokens of the examples."""
     total = 0.0
     with torch.no_grad(), learner.autocast():
         for batch in batch_by_length(examples, tokens_per_step):
@@ -257,7 +257,7 @@ def mean_loss(learner: Learner, examples: Sequence[Example], tokens_per_step: in
 
 
 def _learnt_states(learner: Learner, batch: Sequence[Example]) -> tuple[Any, Any]:
-    """The last hidden state before each learnt token, `[learnt, hidden]`, and those tokens, `[learnt]`.
+    """Returns the last hidden state before each learnt token, `[learnt, hidden]`, and those tokens, `[learnt]`.
 
     The caller computes the output layer, a fifth of a small model's work, for the learnt tokens only. Rows are padded
     on the right, where causal attention does not look, so no mask is needed.

@@ -30,13 +30,13 @@ class Emit(Protocol):
 
 
 class Objective(Protocol):
-    """The loss that is minimized."""
+    """The loss that training minimizes, with its gradients and its value on held-out rows."""
 
     def backward(self, batch: Sequence[Any]) -> float:
         """Adds the gradients of the batch to the weights and returns its loss."""
 
     def measure(self) -> dict[str, float]:
-        """Measures the held-out rows: "loss", and perhaps more. Empty if there are no such rows."""
+        """Returns the "loss" on the held-out rows, and perhaps more measures; empty if there are no such rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ SaveCheckpoint = Callable[["TrainingLoop"], None]
 
 
 def measure_pace(learner: Learner, objective: Objective, batches: Batches) -> Pace:
-    """Computes the gradients of a typical batch a few times and discards them.
+    """Measures the speed of training on a typical batch, whose gradients are discarded.
 
     The fastest time counts: a machine that is busy now may not stay so, and the loop adapts to one that does.
     """
@@ -99,7 +99,7 @@ def count_steps_within(batches: Batches, pace: Pace, seconds: float) -> int:
 
 
 class TrainingLoop:
-    """`state` says how far it is, `best` holds the best weights. A resumed run takes both from its checkpoint."""
+    """Trains step by step; `state` says how far it is, `best` holds the best weights. A checkpoint restores both."""
 
     def __init__(
         self,
@@ -121,7 +121,7 @@ class TrainingLoop:
         self._recent_seconds: deque[float] = deque(maxlen=PACE_STEPS)
 
     def run(self, evaluate: Evaluate, save_checkpoint: SaveCheckpoint) -> str:
-        """Returns why it ended: "whole" (the steps of all epochs are done), "time" or "patience"."""
+        """Trains, and returns why it ended: "whole" (the steps of all epochs are done), "time" or "patience"."""
         counter = self.state.counter
         while counter.left > 0:
             if not self._has_time(counter):
@@ -143,7 +143,7 @@ class TrainingLoop:
             self.learner.set_weights(self.best)
 
     def _end(self, evaluate: Evaluate, reason: str) -> str:
-        """Evaluates the last step, unless that has been done."""
+        """Evaluates the weights of the last step, unless that has been done; returns `reason`."""
         is_done = self.state.evaluations and self.state.evaluations[-1]["step"] == self.state.counter.step
         if self.state.counter.step and not is_done:
             self._evaluate(evaluate)
@@ -197,5 +197,5 @@ class TrainingLoop:
 
 
 def recent_loss(losses: Sequence[float]) -> float:
-    """The mean over the last tenth of the steps."""
+    """Returns the mean loss over the last tenth of the steps."""
     return statistics.fmean(losses[-max(1, len(losses) // 10) :]) if losses else math.nan

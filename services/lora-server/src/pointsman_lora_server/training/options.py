@@ -16,7 +16,7 @@ STOP_ON_LOSS, STOP_ON_METRIC = STOP_ON = ("loss", "metric")
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Everything besides the data that determines the weights."""
+    """The hyperparameters of a training run: all that determines the weights besides the data."""
 
     method: str
     rank: int
@@ -63,7 +63,7 @@ class CheckpointOptions:
 
 @dataclass(frozen=True, slots=True)
 class TrainingOptions:
-    """One run of the trainer."""
+    """The options of one run of the trainer, as its command line gives them."""
 
     base_model: Path
     base_model_name: str
@@ -92,7 +92,7 @@ class TrainingOptions:
 
 
 def parse(arguments: Sequence[str] | None = None) -> TrainingOptions:
-    """Exits with code 2, as argparse does, if the arguments are wrong."""
+    """Parses the trainer's command line; exits with code 2, as argparse does, if it is wrong."""
     parser = _parser()
     given = parser.parse_args(arguments)
     if given.resume and given.checkpoint is None:
@@ -145,7 +145,7 @@ def _to_options(given: argparse.Namespace) -> TrainingOptions:
 
 
 class _DefaultsShown(argparse.ArgumentDefaultsHelpFormatter):
-    """Does not show "(default: None)" and "(default: False)"."""
+    """Shows the options' defaults in the help text, except None and False."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         return action.help if action.default in (None, False) else super()._get_help_string(action)

@@ -1,5 +1,4 @@
-"""The baseline that training has to beat: the base model, prompted with the training rows most similar to the
-question."""
+"""The baseline that training has to beat: the base model, prompted with the training rows most similar to a request."""
 
 import math
 import re
@@ -23,13 +22,13 @@ class NearestRows:
         self._weight = {word: math.log(1 + len(rows) / count) for word, count in counts.items()}
 
     def find(self, question: str, count: int) -> list[Conversation]:
-        """The most similar rows, the best first; of equal ones the earlier."""
+        """Returns the `count` rows most similar to the question, the best first; of equal ones the earlier."""
         query = _words(question)
         ranked = sorted(range(len(self._rows)), key=lambda index: (-self._similarity(query, self._words[index]), index))
         return [self._rows[index] for index in ranked[:count]]
 
     def _similarity(self, query: frozenset[str], words: frozenset[str]) -> float:
-        """Cosine of the two weighted sets of words."""
+        """Returns the cosine of two sets of words, weighted by inverse document frequency."""
         shared = sum(self._weight[word] ** 2 for word in query & words)
         return shared / (1e-9 + math.sqrt(self._squared_norm(query) * self._squared_norm(words)))
 
@@ -39,7 +38,7 @@ class NearestRows:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A prompt to answer, and the row that it belongs to."""
+    """A prompt for the model, and the held-out row that it belongs to."""
 
     prompt_ids: tuple[int, ...]
     example: Example
@@ -50,14 +49,14 @@ class Question:
 
 
 def plain_questions(rows: Sequence[Example]) -> tuple[Question, ...]:
-    """The rows' own prompts."""
+    """Returns the prompts of the rows as they are, without examples."""
     return tuple(Question(row.prompt_ids, row) for row in rows)
 
 
 def few_shot_questions(
     rows: Sequence[Example], nearest: NearestRows, shots: int, render: Render, max_tokens: int
 ) -> tuple[Question, ...]:
-    """The rows' prompts with `shots` answered examples before each; fewer if the prompt would be too long."""
+    """Returns the rows' prompts with `shots` answered examples before each; fewer if the prompt would be too long."""
     return tuple(_few_shot_question(row, nearest.find(row.source.question, shots), render, max_tokens) for row in rows)
 
 
@@ -70,8 +69,7 @@ def _few_shot_question(row: Example, shots: Sequence[Conversation], render: Rend
 
 
 def _messages(row: Conversation, shots: Sequence[Conversation]) -> list[Message]:
-    """The system message, the shots as turns (the most similar one last, next to the question), and the row's own
-    prompt."""
+    """Returns the system message, the shots as turns with the most similar one last, and the row's own prompt."""
     system = [message for message in row.prompt[:1] if message.role == "system"]
     turns = [
         turn for shot in reversed(shots) for turn in (Message("user", shot.question), Message("assistant", shot.answer))

@@ -1,4 +1,4 @@
-"""One run of the trainer, from checked rows to an adapter's folder, within its time limit."""
+"""Carries out one training run, from checked rows to an adapter's folder, within its time limit."""
 
 import json
 import math
@@ -50,7 +50,7 @@ def show_first_example(base: BaseFolder, dataset: Dataset, emit: Emit) -> None:
 
 
 def train(options: TrainingOptions, rows: TrainingRows, started: float, emit: Emit, warn: Warn) -> None:
-    """`started`, on the monotonic clock, is when the time limit of the run began. Raises `TrainingError`."""
+    """Trains and writes an adapter; its time limit began at the monotonic time `started`. Raises `TrainingError`."""
     options = with_parent_recipe(options)
     base, dataset = prepare(options, rows, emit, warn)
     _TrainingRun(options, base, dataset, started, emit, warn).run()
@@ -131,7 +131,7 @@ class _TrainingRun:
         return checkpoint.load(file, self._fingerprint) if file and self._options.checkpoints.resume else None
 
     def _choose(self, learner: Learner, batches: Batches, pace: Pace, budget: TimeBudget) -> dict[str, Any]:
-        """What depends on the speed of this machine now; a resumed run keeps it."""
+        """Chooses what depends on this machine's speed now, such as the number of steps; a resumed run keeps it."""
         options = self._options
         seconds = self._ends_at - time.monotonic() - budget.seconds_besides_steps
         steps = loop.count_steps_within(batches, pace, seconds)
@@ -190,7 +190,6 @@ class _TrainingRun:
         return measured
 
     def _save_checkpoint(self, choices: dict[str, Any], training: TrainingLoop) -> None:
-        """Saves a checkpoint if it is time for one."""
         checkpoints = self._options.checkpoints
         if checkpoints.file is None or time.monotonic() - self._saved_at < checkpoints.seconds:
             return
@@ -241,7 +240,7 @@ class _TrainingRun:
         )
 
     def _write(self, learner: Learner, report: dict[str, object]) -> Path | None:
-        """Returns the folder of the merged model, if one is written."""
+        """Writes the adapter's folder; returns the folder of the merged model, if one is written."""
         options, merge = self._options, partial(merge_and_save, learner, self._base)
         config = learner.adapter_config() | {"base_model_name_or_path": options.base_model_name}
         is_inside = options.method.must_be_merged and options.merged_out is None
@@ -264,7 +263,7 @@ def _restore(training: TrainingLoop, earlier: Checkpoint) -> None:
 
 
 def _best_measured(state: RunState, before: dict[str, float]) -> dict[str, float]:
-    """The evaluation of the best weights."""
+    """Returns the measurements of the evaluation that gave the best weights."""
     best = next((each for each in state.evaluations if each["step"] == state.best_step), None)
     if best is None:
         return {}
@@ -274,7 +273,7 @@ def _best_measured(state: RunState, before: dict[str, float]) -> dict[str, float
 
 
 def _without_prefix(metrics: dict[str, float]) -> dict[str, float]:
-    """The names of the metrics as in evaluations during training; those of the prompt path keep theirs."""
+    """Renames the metrics as in evaluations during training; those of the few-shot prompt keep their names."""
     return {name.removeprefix("heldout_"): value for name, value in metrics.items()}
 
 

@@ -25,7 +25,7 @@ class ScoredAnswer:
 
     @property
     def is_exact(self) -> bool:
-        """JSON is compared as a value, everything else as text without surrounding white space."""
+        """Returns whether the answer is the expected one: JSON by value, other text without outer white space."""
         expected, actual = _parse(self.expected), _parse(self.actual)
         if expected is _NOT_JSON or actual is _NOT_JSON:
             return self.expected.strip() == self.actual.strip()
@@ -33,8 +33,9 @@ class ScoredAnswer:
 
 
 def score(answers: Sequence[ScoredAnswer]) -> dict[str, float]:
-    """The share of exact answers and a micro-averaged F1: of JSON leaves if JSON objects are expected, otherwise of
-    words in lower case. Empty if there are no answers."""
+    """Returns the share of exact answers and a micro-averaged F1; empty if there are no answers. The F1 is of JSON
+    leaves if JSON objects are expected, otherwise of words in lower case.
+    """
     if not answers:
         return {}
     exact = {EXACT: sum(answer.is_exact for answer in answers) / len(answers)}
@@ -44,14 +45,14 @@ def score(answers: Sequence[ScoredAnswer]) -> dict[str, float]:
 
 
 def _f1(pairs: Sequence[tuple[Counter[Any], Counter[Any]]]) -> float:
-    """Twice the number of matches, divided by the number of expected and actual items."""
+    """Returns the F1 of pairs of expected and actual items: twice the matches, divided by the number of all items."""
     matches = sum((expected & actual).total() for expected, actual in pairs)
     total = sum(expected.total() + actual.total() for expected, actual in pairs)
     return 2 * matches / total if total else 1.0
 
 
 def _fields(text: str) -> Counter[tuple[_Path, _Leaf]]:
-    """The leaves, regardless of their position in lists; empty if it is not a JSON object."""
+    """Returns a JSON object's leaves with their paths, regardless of positions in lists; empty for other text."""
     value = _parse(text)
     if not isinstance(value, dict):
         return Counter()
@@ -61,7 +62,7 @@ def _fields(text: str) -> Counter[tuple[_Path, _Leaf]]:
 
 
 def _leaves(value: Any) -> Iterator[tuple[_Path, _Leaf]]:
-    """Each leaf with the keys and positions that lead to it, however deep. An empty object or list is a leaf itself."""
+    """Yields each leaf of a JSON value with its keys and positions; an empty object or list is a leaf."""
     pending: list[tuple[_Path, Any]] = [((), value)]
     while pending:
         path, inner = pending.pop()
@@ -85,7 +86,7 @@ def _words(text: str) -> Counter[str]:
 
 
 def _parse(text: str) -> Any:
-    """The JSON value, or _NOT_JSON if it is not JSON or nested too deeply to read."""
+    """Returns the JSON value of a text, or _NOT_JSON if it is not JSON or nested too deeply to read."""
     try:
         return json.loads(text, parse_constant=_reject_constant)
     except (ValueError, RecursionError):

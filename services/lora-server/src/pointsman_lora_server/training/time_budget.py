@@ -51,15 +51,14 @@ class TimeBudget:
 
     @property
     def seconds_besides_steps(self) -> float:
-        """Everything but the steps: the loss before the first one, the evaluations, and all that follows the last."""
+        """Returns the seconds for everything but training steps: all evaluations, and what follows the last step."""
         return self.loss_seconds + self.evaluations * self.evaluation_seconds + self.seconds_after_training
 
 
 def divide_time(options: TrainingOptions, dataset: Dataset, base: BaseFolder, pace: Pace, seconds: float) -> TimeBudget:
-    """Divides the time between training and answers: answers as many rows as fit into their share, or all rows if
-    nothing is trained.
+    """Divides `seconds`, the time left after the model was loaded, between training and evaluation.
 
-    `seconds` is the time that is left after the model was loaded, which takes half a minute on a slow machine.
+    Evaluation answers as many rows as fit into its share, or all rows if nothing is trained.
     """
     tokens = options.recipe.tokens_per_step
     rows = dataset.questions

@@ -60,7 +60,9 @@ def is_correct(wrapper: type[Any]) -> bool:
 
 
 def _answers(wrapper: type[Any], is_prefill: bool) -> list[float]:
-    """The only slot holds an adapter, so a wrapper with the fault finds its weights at index -1."""
+    """Returns the wrapper's results for two rows, one with an adapter and one without. The only slot holds an adapter,
+    so a wrapper with the fault finds its weights at index -1.
+    """
     asked = wrapper(max_num_batched_tokens=2, max_batches=2, device=torch.device("cpu"))
     asked.update_metadata(_Mapping((0, 1), (0, 1), is_prefill), [1], 2, 2 * _OUTPUTS)
     a, b = torch.ones(1, 1, _RANK, _INPUTS), torch.ones(1, 1, _OUTPUTS, _RANK)

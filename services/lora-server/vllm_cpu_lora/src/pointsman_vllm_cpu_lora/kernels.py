@@ -16,10 +16,9 @@ size
 
 
 def add(plan: Plan, y: torch.Tensor, x: torch.Tensor, weights: Stacked, scale: float) -> None:
-    """y[row] += scale * (x[row] @ A.T) @ B with the row's own adapter. y [tokens, outputs], x [tokens, inputs], any
-    dtype.
+    """Adds scale * (x[row] @ A.T) @ B to y[row], with the row's own adapter. y [tokens, outputs], x [tokens, inputs].
 
-    Raises ValueError if the plan has more rows than `x`.
+    Both may have any dtype. Raises ValueError if the plan has more rows than `x`.
     """
     if plan.tokens > x.shape[0]:
         raise ValueError(f"the plan has {plan.tokens} rows, the layer's input {x.shape[0]}")
@@ -35,22 +34,20 @@ def add(plan: Plan, y: torch.Tensor, x: torch.Tensor, weights: Stacked, scale: f
 
 
 def shrink(plan: Plan, y: torch.Tensor, x: torch.Tensor, a: torch.Tensor, scale: float) -> None:
-    """y[row] = scale * x[row] @ A.T. `a` [slots, rank, inputs]; y [tokens, at least rank], often in 32 bits."""
+    """Sets y[row] = scale * x[row] @ A.T. `a` [slots, rank, inputs]; y [tokens, at least rank], often in 32 bits."""
     for slot, rows in plan.rows_by_slot():
         y[rows, : a.shape[1]] = ((x[rows].to(a.dtype) @ a[slot].t()) * scale).to(y.dtype)
 
 
 def expand(plan: Plan, y: torch.Tensor, x: torch.Tensor, b: torch.Tensor, *, add_inputs: bool) -> None:
-    """y[row] = x[row] @ B.T, or += if `add_inputs`. `b` [slots, outputs, rank]; x [tokens, rank]; y [tokens,
-    outputs]."""
+    """Sets y[row] = x[row] @ B.T, or adds if `add_inputs`. `b` [slots, outputs, rank]; x [tokens, rank]."""
     for slot, rows in plan.rows_by_slot():
         grown = x[rows].to(b.dtype) @ b[slot].t()
         y[rows] = (y[rows] + grown if add_inputs else grown).to(y.dtype)
 
 
 def _compute_dtype(rows_of_one: int, rows: int, x: torch.Tensor, weights: Stacked) -> torch.dtype:
-    """The dtype to compute in. `rows` counts those of all adapters, `rows_of_one` those of the adapter with the
-    most."""
+    """Returns the dtype to compute in; `rows` counts all adapters' rows, `rows_of_one` those of the largest."""
     few = rows_of_one < MIN_RUN_ROWS and rows * weights.b.shape[-1] <= MAX_SMALL_RESULT
     return weights.a.dtype if few else x.dtype
 

@@ -14,7 +14,7 @@ log = init_logger("vllm.pointsman_cpu_lora")  # vLLM shows only its own loggers
 
 
 def register() -> None:
-    """Idempotent. Raises guard.UnknownVllm."""
+    """Corrects vLLM's CPU kernels if this is a CPU; idempotent. Raises guard.UnknownVllm."""
     from vllm.platforms import (
         current_platform,
     )  # this import detects the hardware, so it does not happen when the module is imported

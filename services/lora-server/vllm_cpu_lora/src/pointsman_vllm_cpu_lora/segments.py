@@ -19,7 +19,7 @@ dominates, and one batch of padded products serves all adapters. For more rows a
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Consecutive rows of one adapter, as in a prompt. They are used as views and not copied."""
+    """Consecutive rows of one adapter in a batch, as in a prompt; they are used as views and not copied."""
 
     slot: int
     start: int
@@ -32,8 +32,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Scattered rows of several adapters, as in decoding. Each adapter is padded to the row count of the one with the
-    most."""
+    """Scattered rows of several adapters, as in decoding; each adapter is padded to the row count of the largest."""
 
     adapters: int
     slots: torch.Tensor | slice
@@ -47,13 +46,13 @@ class Group:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(adapters, padded)."""
+        """Returns the number of adapters, and the padded number of rows of each."""
         return self.adapters, self.gather.numel() // self.adapters
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Rows in no run and in no group have no adapter and stay unchanged."""
+    """The rows of a batch by adapter; rows in no run and in no group have no adapter and stay unchanged."""
 
     tokens: int
     runs: tuple[Run, ...] = ()
@@ -75,7 +74,7 @@ class Plan:
 
 
 def plan(indices: torch.Tensor) -> Plan:
-    """`indices` [tokens] holds the slot of each row's adapter; a negative one means no adapter."""
+    """Plans a batch; `indices` [tokens] holds the slot of each row's adapter, negative for none."""
     slots, lengths = (found.tolist() for found in torch.unique_consecutive(indices, return_counts=True))
     stops = list(accumulate(lengths))
     found = [
@@ -116,12 +115,12 @@ def _tensor(numbers: Sequence[int]) -> torch.Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Stacked:
-    """A and B of a layer, whose slices (query, key and value are slices of one layer) are stored side by side.
+    """The weights A and B of a layer, whose slices (query, key and value are slices of one layer) are stored side by
+    side.
 
     The slices' own tensors become views of these two tensors. What vLLM writes into a slot is therefore visible here at
-    once,
-    and no copy can belong to another adapter. The values have 32 bits in every model: the few rows of decoding are then
-    computed in a third of the time (see kernels.py), for twice the memory of a slot.
+    once, and no copy can belong to another adapter. The values have 32 bits in every model: the few rows of decoding
+    are then computed in a third of the time (see kernels.py), for twice the memory of a slot.
     """
 
     a: torch.Tensor

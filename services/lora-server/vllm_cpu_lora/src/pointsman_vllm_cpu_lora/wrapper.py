@@ -36,7 +36,7 @@ class SegmentedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc] # the chec
         buffer: Tensors | None = None,
         **more: Any,
     ) -> None:
-        """Changes `y` [tokens, outputs] in place; `buffer` is not used."""
+        """Adds the adapters' results to `y` [tokens, outputs] in place; `buffer` is not used."""
         known = self._layers.get(id(lora_a_stacked))
         weights = known[1] if known else self._stack_layer(lora_a_stacked, lora_b_stacked, output_slices)
         kernels.add(self._tokens, y, x, weights, scale)
@@ -52,7 +52,7 @@ class SegmentedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc] # the chec
         buffer: torch.Tensor | None = None,
         **more: Any,
     ) -> None:
-        """The rows are those that are sampled from. `y` may be narrower than B because vocabularies are padded."""
+        """Adds the adapters' results to the sampled rows' logits; `y` may be narrower than B (padded vocabularies)."""
         if not lora_a_stacked.any():  # the common case: no adapter changes the output layer of the vocabulary
             return
         x, y = x.view(-1, x.shape[-1]), y.view(-1, y.shape[-1])
@@ -63,15 +63,14 @@ class SegmentedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc] # the chec
     def add_lora_embedding(
         self, y: torch.Tensor, x: torch.Tensor, lora_b_stacked: torch.Tensor, add_inputs: bool = True, **more: Any
     ) -> None:
-        """`x` [tokens, rank] holds A's row of each token. Rows without an adapter hold the values of another one and
-        are skipped."""
+        """Adds B's product to rows with an adapter; `x` [tokens, rank] holds A's row of each token."""
         if x.any() or not add_inputs:
             kernels.expand(self._tokens, y, x, lora_b_stacked[:, 0], add_inputs=add_inputs)
 
     def add_shrink(
         self, y: Tensors | torch.Tensor, x: torch.Tensor, lora_a_stacked: Tensors, scale: float, **more: Any
     ) -> None:
-        """Used, with `add_expand`, by layers that are distributed over several processes."""
+        """Sets y = scale * x @ A.T; used, with `add_expand`, by layers that are distributed over several processes."""
         x = x.view(-1, x.shape[-1])
         for y_slice, a in zip(y, lora_a_stacked, strict=True):
             kernels.shrink(self._tokens, y_slice.view(-1, y_slice.shape[-1]), x, a[:, 0], scale)
@@ -93,7 +92,7 @@ class SegmentedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc] # the chec
             offset_start += width
 
     def _stack_layer(self, a: Tensors, b: Tensors, output_slices: tuple[int, ...]) -> Stacked:
-        """Keeping the tuple of a layer guarantees that its id is not reused."""
+        """Stacks a layer's weights once; keeps the layer's tuple, so that its id, the cache's key, is not reused."""
         if tuple(output_slices) != tuple(b_slice.shape[2] for b_slice in b):
             raise ValueError(f"slices of {output_slices} outputs, weights of {[tuple(one.shape) for one in b]}")
         weights = stack_slices(a, b)

@@ -40,12 +40,12 @@ class ChunkedBlock:
 
 
 class Chunker(Protocol):
-    """Chunks one kind of text."""
+    """Chunks one kind of text, such as Markdown."""
 
     has_fences: bool  # whether the text may contain Markdown's code fences
 
     def is_section(self, line: str, after_blank: bool) -> bool:
-        """Whether a section or a top-level definition starts with this line; blocks end before it if possible."""
+        """Returns whether a section or definition starts with this line; a block ends before it if possible."""
 
     def chunk(self, block: Block) -> ChunkedBlock: ...
 
@@ -73,7 +73,7 @@ def first_part(document: Document) -> Part:
 
 
 def next_part(document: Document, chunked: ChunkedPart) -> Part | None:
-    """Returns None after the last part."""
+    """Returns the next part of a document to chunk; None after the last part."""
     if chunked.end == len(document.text):
         return None
     return _part_at(document, chunked.end, chunked.path, chunked.fence)
@@ -112,7 +112,7 @@ class BlockSpan:
 
 
 def split_blocks(text: str, chunker: Chunker, fence: str = "") -> Iterator[BlockSpan]:
-    """Yields the blocks in order, without gaps. `fence` is open at the start.
+    """Yields a text's blocks in order, without gaps; `fence` is the code fence that is open at the start.
 
     A block ends before the last section in its second half, else after the last blank line there, else after the last
     line outside a code fence, else anywhere.
@@ -156,7 +156,7 @@ def break_long_lines(text: str) -> tuple[str, list[int]]:
 
 
 def _lines(text: str) -> Iterator[Span]:
-    """Yields lines with their ends; a line longer than MAX_LINE_CHARACTERS in pieces.
+    """Yields a text's lines with their ends; a line longer than MAX_LINE_CHARACTERS in pieces.
 
     It is cut at the end of a sentence, else after a space, else anywhere; never in the first half of a piece.
     """

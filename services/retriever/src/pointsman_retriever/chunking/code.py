@@ -46,7 +46,7 @@ class CodeChunker:
     has_fences = False
 
     def __init__(self, tokenizer: Tokenizer, window: int = WINDOW_TOKENS) -> None:
-        """`tokenizer` measures texts and must not truncate."""
+        """Takes a `tokenizer` that does not truncate, and the `window` of a chunk with its titles in tokens."""
         self._tokenizer = tokenizer
         self._tokens = chunk_tokens(window)
         self._plain = LengthSplitter(tokenizer, self._tokens)
@@ -82,7 +82,7 @@ class CodeChunker:
         return lines
 
     def _split(self, lines: list[CodeLine], whole: LineRange, level: int) -> list[LineRange]:
-        """Splits at the least indented boundaries, recursively, until the pieces fit or have no boundary."""
+        """Splits lines at their least indented boundaries, recursively, until the pieces fit or have no boundary."""
         first, last = whole
         inside = range(first + 1, last)
         if self._fits(lines, whole) or level == MAX_INDENT_LEVELS or not any(lines[n].is_boundary for n in inside):
@@ -93,7 +93,7 @@ class CodeChunker:
         return self._merge(lines, pieces)
 
     def _merge(self, lines: list[CodeLine], pieces: list[LineRange]) -> list[LineRange]:
-        """Joins adjacent pieces as long as they fit together."""
+        """Joins adjacent pieces of code as long as they fit into one chunk together."""
         merged = pieces[:1]
         for piece in pieces[1:]:
             together = (merged[-1][0], piece[1])
@@ -108,7 +108,7 @@ class CodeChunker:
         return lines[piece[1] - 1].tokens - before <= self._tokens
 
     def _spans(self, text: str, start: int, end: int) -> list[Span]:
-        """Splits a piece that is still too large as plain text; keeps the indentation of its first line if it fits."""
+        """Splits a piece that is too large as plain text; keeps the indentation of its first line if it fits."""
         piece = text[start:end].rstrip()
         if not piece.strip():
             return []

@@ -20,7 +20,7 @@ CONTEXT_CHARACTERS = 160
 
 
 def chunk_tokens(window: int) -> int:
-    """Returns the tokens of a chunk without its titles, for a model that reads `window` tokens."""
+    """Returns how many tokens a chunk may have without its titles, for a model that reads `window` tokens."""
     return max(1, window * CHUNK_TOKENS // WINDOW_TOKENS)
 
 
@@ -28,7 +28,7 @@ class EmbeddingWindow:
     """Makes chunks that the embedding model reads completely."""
 
     def __init__(self, tokenizer: Tokenizer, tokens: int = WINDOW_TOKENS) -> None:
-        """`tokenizer` measures texts and must not truncate."""
+        """Takes a `tokenizer` that does not truncate, and how many tokens the embedding model reads."""
         self._tokenizer = tokenizer
         self._tokens = tokens
 
@@ -56,7 +56,7 @@ class LengthSplitter:
         self._by_characters = TextSplitter(CHUNK_CHARACTERS)
 
     def split(self, text: str, splitter: TextSplitter | MarkdownSplitter | None = None) -> list[Span]:
-        """`splitter` limits the tokens; the default splits plain text."""
+        """Splits the text into spans; `splitter` limits their tokens, by default one for plain text."""
         broken, inserted = break_long_lines(text)
         spans: list[Span] = []
         for offset, piece in (splitter or self._by_tokens).chunk_indices(broken):
@@ -79,7 +79,7 @@ class PlainTextChunker:
     has_fences = False
 
     def __init__(self, tokenizer: Tokenizer, window: int = WINDOW_TOKENS) -> None:
-        """`tokenizer` measures texts and must not truncate."""
+        """Takes a `tokenizer` that does not truncate, and the `window` of a chunk with its title in tokens."""
         self._splitter = LengthSplitter(tokenizer, chunk_tokens(window))
         self._window = EmbeddingWindow(tokenizer, window)
 
@@ -103,7 +103,7 @@ class Heading:
 
 
 def find_headings(text: str) -> list[Heading]:
-    """Returns the headings in order, without those inside quotes and lists, which do not structure the document."""
+    """Returns a text's headings, except those inside quotes and lists, which do not structure the document."""
     parser = MarkdownIt("commonmark")
     parser.core.ruler.enableOnly(["normalize", "block"])  # inline markup is not needed
     tokens = parser.parse(text)
@@ -116,7 +116,7 @@ def find_headings(text: str) -> list[Heading]:
 
 
 def enclosing_sections(headings: list[Heading], starts: Sequence[int], path: Path = ()) -> tuple[list[Path], Path]:
-    """For each of the ascending offsets, the path of the enclosing sections; and the path after the last heading.
+    """Returns the path of headings above each of the ascending offsets, and the path after the last heading.
 
     `path` is the one at the beginning. A heading that starts exactly at an offset is not in its path.
     """
@@ -134,7 +134,7 @@ def enclosing_sections(headings: list[Heading], starts: Sequence[int], path: Pat
 
 
 def contains_only_headings(text: str, headings: list[Heading], start: int, end: int) -> bool:
-    """Whether `text[start:end]` consists of one or more headings without any text below them."""
+    """Returns whether `text[start:end]` consists of one or more headings without any text below them."""
     first = bisect_left(headings, start, key=lambda heading: heading.start)
     reached = start
     for heading in islice(headings, first, None):
@@ -163,7 +163,7 @@ class MarkdownChunker:
     has_fences = True
 
     def __init__(self, tokenizer: Tokenizer, window: int = WINDOW_TOKENS) -> None:
-        """`tokenizer` measures texts and must not truncate."""
+        """Takes a `tokenizer` that does not truncate, and the `window` of a chunk with its titles in tokens."""
         self._markdown = MarkdownSplitter.from_huggingface_tokenizer(tokenizer, chunk_tokens(window))
         self._plain = LengthSplitter(tokenizer, chunk_tokens(window))
         self._window = EmbeddingWindow(tokenizer, window)

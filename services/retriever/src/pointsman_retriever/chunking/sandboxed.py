@@ -1,6 +1,6 @@
 """Selects the chunker for a document by its media type, and chunks documents in the sandbox, part by part.
 
-It encodes the parts on the way there and back.
+Parts are encoded as JSON on the way to the sandbox and back.
 """
 
 import json
@@ -27,8 +27,8 @@ _PLAIN = frozenset({"text/plain", "application/pdf", "text/csv"})
 
 
 def make_chunkers(tokenizer: Tokenizer, window: int = WINDOW_TOKENS) -> Mapping[str, Chunker]:
-    """Returns the chunkers by kind. `tokenizer` measures texts and must not truncate; `window` is the tokens of a chunk
-    with its titles.
+    """Returns the chunkers by kind of text; `tokenizer` must not truncate, `window` is the tokens of a chunk with its
+    titles.
     """
     return {
         "markdown": MarkdownChunker(tokenizer, window),
@@ -38,18 +38,18 @@ def make_chunkers(tokenizer: Tokenizer, window: int = WINDOW_TOKENS) -> Mapping[
 
 
 def chunking_setup(tokenizer: Tokenizer, window: int = WINDOW_TOKENS) -> bytes:
-    """Returns the sandbox's setup for chunking."""
+    """Returns the message that prepares the sandbox for chunking: tokenizer and window."""
     return json.dumps({"tokenizer": tokenizer.to_str(), "window": window}).encode()
 
 
 def set_up_chunkers(setup: bytes) -> Mapping[str, Chunker]:
-    """Returns the chunkers of `chunking_setup`."""
+    """Returns the chunkers that the message of `chunking_setup` describes; runs in the sandbox."""
     settings = json.loads(setup)
     return make_chunkers(Tokenizer.from_str(settings["tokenizer"]), settings["window"])
 
 
 def recipe_for(media_type: str) -> str:
-    """Names the chunker and its version. Any "text/..." that is neither Markdown nor plain text is a source file."""
+    """Returns the chunker's name and version; a "text/..." other than Markdown and plain text is source code."""
     if media_type in _MARKDOWN:
         return _RECIPES["markdown"]
     return _RECIPES["plain"] if media_type in _PLAIN else _RECIPES["code"]
@@ -63,10 +63,10 @@ Chunks = tuple[Chunk, ...]
 
 
 class SandboxedChunker:
-    """Implements Chunker of encoder.py."""
+    """Chunks documents in the sandbox; implements Chunker of encoder.py."""
 
     def __init__(self, sandbox: Sandbox, window: int = WINDOW_TOKENS) -> None:
-        """`sandbox` must have been set up by `chunking_setup` with this window."""
+        """Takes a `sandbox` that `chunking_setup` has set up with this window."""
         self._sandbox = sandbox
         self._suffix = "" if window == WINDOW_TOKENS else f"-{window}"
 
@@ -74,7 +74,7 @@ class SandboxedChunker:
         return recipe_for(document.media_type) + self._suffix
 
     async def chunk(self, documents: Sequence[tuple[Document, str]]) -> list[Chunks | PointsmanError]:
-        """Small documents share a call to the sandbox; the parts of a large one take turns with other calls."""
+        """Chunks documents: small ones share a call to the sandbox, the parts of a large one take turns."""
         results: list[Chunks | PointsmanError] = []
         for batch in _batches(documents):
             results += await self._chunk_batch([document for document, _ in batch], kind_of(batch[0][1]))
@@ -127,7 +127,7 @@ def decode_part(encoded: Mapping[str, Any]) -> Part:
 
 
 def encode_chunked(chunked: ChunkedPart) -> Mapping[str, Any]:
-    """Omits the chunks' texts, which the receiver has."""
+    """Encodes a chunked part as JSON values, without the chunks' texts, which the receiver has."""
     chunks = [(chunk.start, chunk.end, chunk.context) for chunk in chunked.chunks]
     return {"chunks": chunks, "end": chunked.end, "path": chunked.path, "fence": chunked.fence}
 

@@ -49,14 +49,14 @@ class SearchResult:
 
 @dataclass(frozen=True, slots=True)
 class StepResult(Generic[T]):
-    """The result of one caller's step, and the collection's state right after it."""
+    """The result of one caller's step of a change, and the collection's state right after it."""
 
     result: T | PointsmanError
     info: CollectionInfo
 
 
 class Collection:
-    """A search sees the state before a change or after it, the same in all indexes and on disk, never a mixture.
+    """A collection that is searched and changed: a search sees the state before a change or after it, never a mixture.
 
     Each version has an immutable index snapshot. A change publishes the next snapshot before its commit makes the new
     version visible, so no search waits for a writer.
@@ -81,7 +81,7 @@ class Collection:
         self.reload()
 
     def search(self, query: ResolvedQuery) -> SearchResult:
-        """Raises NotFound, FailedPrecondition, Unavailable."""
+        """Searches the collection's current version; raises NotFound, FailedPrecondition or Unavailable."""
         stopwatch = Stopwatch()
         with self._lock.read():
             self._check_searchable(query)
@@ -138,13 +138,13 @@ class Collection:
         return self.info
 
     def set_search_settings(self, settings: str) -> CollectionInfo:
-        """`settings` is a SearchSettings in JSON."""
+        """Stores the collection's search settings, which are a SearchSettings in JSON."""
         self._check_open()
         self.info = self.store.set_search_settings(settings)
         return self.info
 
     def replace_store(self, swap: Callable[[], Store]) -> None:
-        """Exchanges the store while no search runs: `swap` closes the old one and returns the new one."""
+        """Exchanges the collection's store while no search runs: `swap` closes the old one and returns the new one."""
         with self._lock.write():
             try:
                 self.store = swap()
@@ -168,11 +168,11 @@ class Collection:
         return True
 
     def reload(self) -> None:
-        """Builds a new index from disk. Call it in the write thread while no search runs."""
+        """Builds a new index from disk; to be called in the write thread while no search runs."""
         self._install(self.info, self._build_snapshot(self.info, self.store.read_all_chunks()))
 
     def refresh(self) -> None:
-        """Builds a new index from disk while the old one serves searches. Call it in the write thread."""
+        """Builds a new index from disk while the old one serves searches; to be called in the write thread."""
         snapshot = self._build_snapshot(self.info, self.store.read_all_chunks())
         with self._lock.write():
             self._install(self.info, snapshot)
@@ -214,14 +214,14 @@ class Collection:
         )
 
     def verify(self) -> maintenance.Findings:
-        """Reads everything; the store and the index are each read at one version."""
+        """Reads every row and compares the index with it; store and index are each read at one version."""
         with self._lock.read():
             self._check_open()
             differences = self._snapshot.differences(self.info)
         return maintenance.check_all(self.store).with_problems(differences)
 
     def close(self) -> None:
-        """Waits for running searches; later calls fail with NotFound."""
+        """Waits for running searches and closes the collection; later calls fail with NotFound."""
         with self._lock.write():
             self._closed = True
             self._snapshot.close()
@@ -236,7 +236,7 @@ class Collection:
         return parse_search_settings(self.info.search_settings)
 
     def _publish(self, version: int, snapshot: IndexSnapshot) -> None:
-        """Adds or replaces a version's snapshot, and drops the oldest."""
+        """Adds or replaces the index snapshot of a version, and drops the oldest."""
         others = [other for other in self._snapshots if other != version][1 - KEPT_SNAPSHOTS :]
         self._snapshots = {**{other: self._snapshots[other] for other in others}, version: snapshot}
 
@@ -249,13 +249,13 @@ class Collection:
             return self._build_snapshot(transaction.info, transaction.read_all_chunks())
 
     def _install(self, info: CollectionInfo, snapshot: IndexSnapshot) -> None:
-        """Makes a snapshot the only one."""
+        """Makes an index snapshot the only one of the collection."""
         list(self._snapshots.values())[-1].close()
         self.info, self._snapshots = info, {info.version: snapshot}
         self.fault, self._changes_since_compaction = "", None
 
     def _build_snapshot(self, info: CollectionInfo, batches: Iterable[IndexedChunks]) -> IndexSnapshot:
-        """Raises Internal if the chunks do not match the counts and the checksum in `info`."""
+        """Builds an index; raises Internal if the chunks do not match the counts and checksum in `info`."""
         snapshot = self._make_snapshot(info)
         no_ids = np.empty(0, np.int64)
         for chunks in batches:

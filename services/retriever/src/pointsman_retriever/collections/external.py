@@ -1,4 +1,4 @@
-"""A collection that is read from an external store: by meaning, by words where the store ranks by them, or both."""
+"""Searches a collection in an external store: by meaning, by words if the store ranks by them, or both."""
 
 import threading
 import time
@@ -30,7 +30,7 @@ class _Candidate:
 
 
 class ExternalCollection:
-    """Reciprocal ranks fuse both sides, because stores do not return what a convex fusion needs.
+    """A read-only collection in an external store; reciprocal ranks fuse its results by meaning and by words.
 
     All methods block and may be called from any thread.
     """
@@ -42,7 +42,7 @@ class ExternalCollection:
         connect: Callable[[], ExternalStore],
         fingerprint: str,
     ) -> None:
-        """`connect` is called for the first search; `fingerprint` is that of the model that embeds the queries."""
+        """Takes `connect`, called at the first search, and the `fingerprint` of the model that embeds queries."""
         self._id, self._fields, self._connect, self._fingerprint = collection_id, fields, connect, fingerprint
         self._store: ExternalStore | None = None
         self._layout = Layout(0, has_words=False)
@@ -66,11 +66,11 @@ class ExternalCollection:
 
     @property
     def problem(self) -> str:
-        """Why the last contact with the store failed; empty if it did not."""
+        """Returns why the last contact with the store failed; empty if it did not."""
         return self._problem
 
     def search(self, query: ResolvedQuery) -> SearchResult:
-        """Raises InvalidArgument, FailedPrecondition, Unavailable."""
+        """Searches the external store; raises InvalidArgument, FailedPrecondition or Unavailable."""
         if query.filter is not None:
             raise InvalidArgument(
                 f"collection '{self._id}' is read from an external store, where no filter is supported; leave it out",
@@ -103,8 +103,7 @@ class ExternalCollection:
             self._store.close()
 
     def _pause(self, error: Exception, seconds: float) -> Unavailable:
-        """Leaves the store alone for as long as it took to fail, so that a store that hangs is not waited for by every
-        search."""
+        """Skips the store for as long as it took to fail, so that not every search waits for a store that hangs."""
         with self._lock:
             self._checked, self._paused_until = -RECHECK_SECONDS, time.monotonic() + seconds
             self._problem = f"{type(error).__name__}: {error}"[:500]
@@ -155,7 +154,7 @@ class ExternalCollection:
         return sorted(found.values(), key=lambda one: -sum(_parts(one, weight)))
 
     def _relevance(self, text: str, found: Sequence[_Candidate]) -> Relevance:
-        """Words weigh the same here, since a store does not state how rare each is."""
+        """Judges whether passages answer the query; words weigh the same, as the store does not say how rare one is."""
         best_dense = max((one.dense for one in found), default=0.0)
         terms = self._analyzer.query_terms(text).keys()
         texts = [str(one.hit.fields.get(self._fields.text) or "") for one in found if one.sparse_rank]
@@ -185,7 +184,7 @@ class ExternalCollection:
 
 
 def _dense_weight(wanted: float | None, layout: Layout) -> float:
-    """Returns 1 or 0 if the store has one side alone."""
+    """Returns the weight of the ranking by meaning; 1 or 0 if the store has one side alone."""
     if not layout.has_words:
         return 1.0
     if not layout.dimensions:
@@ -194,7 +193,7 @@ def _dense_weight(wanted: float | None, layout: Layout) -> float:
 
 
 def _parts(one: _Candidate, weight: float) -> tuple[float, float]:
-    """Returns both parts of the score, scaled so that the first of both sides has 1."""
+    """Returns a passage's score by meaning and by words, scaled so that the first of both sides has 1 in total."""
     dense = weight * (RRF_K + 1) / (RRF_K + one.dense_rank) if one.dense_rank else 0.0
     sparse = (1 - weight) * (RRF_K + 1) / (RRF_K + one.sparse_rank) if one.sparse_rank else 0.0
     return dense, sparse

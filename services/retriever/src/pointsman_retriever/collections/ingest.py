@@ -1,4 +1,4 @@
-"""Ingest streams: documents are written in small batches, each is answered for, and backpressure bounds memory."""
+"""Ingests a stream of documents: writes small batches, reports each outcome, and bounds memory by backpressure."""
 
 import asyncio
 import logging
@@ -35,7 +35,7 @@ BATCH_WAIT_SECONDS = 0.025  # a batch waits so long for more documents: a commit
 
 
 class InFlightBudget:
-    """Backpressure: limits the documents and bytes in flight. A single document is always admitted, however large.
+    """Limits the documents and bytes of an ingest in flight; a single document is always admitted, however large.
 
     For one caller of `acquire` at a time.
     """
@@ -94,13 +94,13 @@ class DocumentBatch:
         self._closed.set()
 
     async def wait_until_closed(self) -> None:
-        """Returns after BATCH_WAIT_SECONDS at the latest."""
+        """Waits until the batch is complete, for BATCH_WAIT_SECONDS at most."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self._closed.wait(), BATCH_WAIT_SECONDS)
 
 
 class IngestStream:
-    """Processes one stream of documents."""
+    """Processes one client's stream of documents to ingest."""
 
     def __init__(self, service: CollectionService, loader: Loader, collection_id: CollectionId, source: str) -> None:
         self._service = service
@@ -249,7 +249,7 @@ class IngestStream:
         return [one if isinstance(one, DocumentOutcome) else next(outcomes) for one in batch]
 
     async def _cancel_batches(self) -> None:
-        """Cancels what is in flight after the client disconnected or the stream failed."""
+        """Cancels the batches in flight after the client disconnected or the stream failed."""
         tasks = []
         while not self._queue.empty():
             item = self._queue.get_nowait()
@@ -260,7 +260,7 @@ class IngestStream:
 
 
 def _to_outcome(document: Document, result: UpsertResult | PointsmanError) -> DocumentOutcome:
-    """Raises errors that the next document would meet too."""
+    """Converts a document's result to its outcome; raises errors that the next document would meet too."""
     if isinstance(result, UpsertResult):
         state = DocumentState.UNCHANGED if result.unchanged else DocumentState.WRITTEN
         return DocumentOutcome(document.id, state, result.chunks)

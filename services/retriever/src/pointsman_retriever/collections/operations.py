@@ -37,7 +37,7 @@ class VerifyResult:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotTrailer:
-    """The last part of a snapshot stream."""
+    """The end of a snapshot stream: the SHA-256 of the file, and the collection's counts."""
 
     sha256: str
     info: CollectionInfo
@@ -77,11 +77,11 @@ class Operations:
         return VerifyResult(findings.problems, findings.info, time.perf_counter() - started, repaired)
 
     async def sketch(self, collection_id: CollectionId) -> tuple[int, Sketch]:
-        """Returns the version and a sketch of the documents. Raises InvalidArgument, NotFound."""
+        """Returns the collection's version and a sketch of its documents; raises InvalidArgument or NotFound."""
         return await self._pools.maintenance.run(self._collection(collection_id).store.sketch)
 
     async def snapshot(self, collection_id: CollectionId) -> AsyncIterator[bytes | SnapshotTrailer]:
-        """Yields the bytes of one file, then its checksum. Raises InvalidArgument, NotFound."""
+        """Yields the bytes of one snapshot file, then its checksum; raises InvalidArgument or NotFound."""
         collection = self._collection(collection_id)
         with self._registry.data_folder.scratch() as scratch:
             copied = await self._pools.maintenance.run(maintenance.copy_store, collection.store, scratch)
@@ -95,7 +95,7 @@ class Operations:
     async def restore(
         self, collection_id: CollectionId, replace: bool, parts: AsyncIterator[bytes | str]
     ) -> CollectionInfo:
-        """`parts` are the bytes of a snapshot file, then its SHA-256 in hexadecimal.
+        """Restores a collection; `parts` are the bytes of a snapshot file, then its SHA-256 in hexadecimal.
 
         Raises InvalidArgument for a damaged snapshot, AlreadyExists if the collection exists and `replace` is not set.
         """

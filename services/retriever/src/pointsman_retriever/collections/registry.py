@@ -44,9 +44,7 @@ class CollectionRegistry:
         write_pool: ThreadPool,
         external: ExternalCollections = NO_EXTERNAL,
     ) -> None:
-        """`readers` is the number of threads that may search one collection at once. `external` collections are
-        read-only.
-        """
+        """Takes how many threads may search one collection at once, and the read-only `external` ones."""
         self._external = external
         self.data_folder = data_folder
         self._readers = readers
@@ -66,7 +64,7 @@ class CollectionRegistry:
                 self._damaged = {**self._damaged, collection_id: error}
 
     def writer(self, collection_id: CollectionId) -> GroupCommitWriter:
-        """Raises NotFound; for a damaged collection, the error with which it failed to load."""
+        """Returns a collection's writer; raises NotFound, or the error with which a damaged one failed to load."""
         self._refuse_external(collection_id)
         writer = self._writers.get(collection_id)
         if writer is not None:
@@ -74,11 +72,11 @@ class CollectionRegistry:
         raise self._damaged.get(collection_id) or unknown_collection(collection_id)
 
     def collection(self, collection_id: CollectionId) -> Collection:
-        """Raises NotFound; for a damaged collection, the error with which it failed to load."""
+        """Returns a collection; raises NotFound, or the error with which a damaged one failed to load."""
         return self.writer(collection_id).collection
 
     def searchable(self, collection_id: CollectionId) -> Collection | ExternalCollection:
-        """Raises NotFound; for a damaged collection, the error with which it failed to load."""
+        """Returns a collection, also an external one; raises NotFound, or the error of a damaged one."""
         return self._external.get(collection_id) or self.collection(collection_id)
 
     def has(self, collection_id: CollectionId) -> bool:
@@ -103,13 +101,13 @@ class CollectionRegistry:
         return sum(one.tenant == tenant for one in [*self._writers, *self._damaged])
 
     def create(self, info: CollectionInfo) -> CollectionInfo:
-        """Raises storage errors."""
+        """Creates an empty collection; raises storage errors."""
         with self.data_folder.scratch() as scratch:
             create_store(scratch, info)
             return self.add(scratch, info.id)
 
     def add(self, folder: Path, collection_id: CollectionId) -> CollectionInfo:
-        """Moves a folder that holds a complete store into place and loads it."""
+        """Moves a folder that holds a complete store into the data folder and loads it as a collection."""
         self.data_folder.install(folder, collection_id)
         return self._open(collection_id).collection.info
 

@@ -34,7 +34,7 @@ class MeasuredResult:
 
 
 class SearchService:
-    """Use from the event loop's thread; blocking work runs in the search pool."""
+    """Searches collections. Used from the event loop's thread; blocking work runs in the search pool."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class SearchService:
         pools: ThreadPools,
         reranker: Reranker | None = None,
     ) -> None:
-        """`tokenizer` counts the passages' tokens and must not truncate."""
+        """Takes a `tokenizer` that counts the passages' tokens and does not truncate, and the parts of a search."""
         self._registry = registry
         self._encoder = encoder
         self._tokenizer = tokenizer
@@ -54,7 +54,7 @@ class SearchService:
         self._reranker = reranker
 
     async def search(self, query: Query) -> SearchAnswer:
-        """Raises InvalidArgument, NotFound, FailedPrecondition, Unavailable."""
+        """Runs one query; raises InvalidArgument, NotFound, FailedPrecondition or Unavailable."""
         started = time.perf_counter()
         try:
             return await self._search(query, started)
@@ -63,7 +63,7 @@ class SearchService:
             raise
 
     async def search_all(self, queries: Sequence[Query]) -> list[SearchAnswer | PointsmanError]:
-        """Runs the queries concurrently; each succeeds or fails alone. Results keep the order of the queries.
+        """Runs queries concurrently; each succeeds or fails alone, and results keep their order.
 
         Raises InvalidArgument for no queries, or too many.
         """
@@ -76,7 +76,7 @@ class SearchService:
         return list(await asyncio.gather(*map(self._search_or_error, queries)))
 
     async def configure(self, collection_id: CollectionId, settings: SearchSettings) -> SearchSettings:
-        """Replaces a collection's search settings. Raises InvalidArgument, NotFound."""
+        """Replaces a collection's search settings; raises InvalidArgument or NotFound."""
         limits.check_name(collection_id)
         if settings.dense_weight is not None:
             limits.check_share("dense_weight", settings.dense_weight, "0 (words only) to 1 (meaning only)")
@@ -128,7 +128,7 @@ class SearchService:
     def _search_blocking(
         self, collection: Collection | ExternalCollection, query: Query, options: SearchOptions
     ) -> MeasuredResult:
-        """All blocking work of a search in one call: every return to the event loop would cost another wait for it."""
+        """Does all blocking work of a search in one call: each return to the event loop would cost another wait."""
         stopwatch = Stopwatch()
         resolved = ResolvedQuery(
             text=query.text,

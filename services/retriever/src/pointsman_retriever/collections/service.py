@@ -46,30 +46,30 @@ class CollectionService:
         self._tenant_limits = tenant_limits
 
     def list_collections(self, tenant: str) -> Sequence[CollectionStatus]:
-        """Raises InvalidArgument."""
+        """Lists the tenant's collections with their states; raises InvalidArgument."""
         limits.check_name(CollectionId(tenant, "any"))
         return [status for status in self._registry.statuses() if status.info.tenant == tenant]
 
     async def create(self, collection_id: CollectionId, if_missing: bool, quota: Quota | None) -> CollectionInfo:
-        """Raises InvalidArgument, AlreadyExists, ResourceExhausted."""
+        """Creates a collection; raises InvalidArgument, AlreadyExists or ResourceExhausted."""
         limits.check_name(collection_id)
         with self._pools.changes.slot():
             return await self._pools.write.run(self._create, collection_id, if_missing, quota)
 
     async def set_quota(self, collection_id: CollectionId, quota: Quota) -> CollectionInfo:
-        """Raises InvalidArgument, NotFound."""
+        """Sets a collection's quota; raises InvalidArgument or NotFound."""
         collection = self._writer(collection_id).collection
         with self._pools.changes.slot():
             return await self._pools.write.run(collection.set_quota, quota)
 
     async def drop(self, collection_id: CollectionId) -> None:
-        """Raises InvalidArgument, NotFound."""
+        """Deletes a collection with its documents; raises InvalidArgument or NotFound."""
         limits.check_name(collection_id)
         with self._pools.changes.slot():
             await self._pools.write.run(self._drop, collection_id)
 
     async def upsert(self, collection_id: CollectionId, documents: Sequence[Document]) -> UpsertResult:
-        """Adds or replaces all of the documents, or none if one is refused. Unchanged documents are not written.
+        """Adds or replaces all documents, or none if one is refused; unchanged ones are not written.
 
         Raises InvalidArgument, NotFound, FailedPrecondition, ResourceExhausted.
         """
@@ -146,7 +146,7 @@ class CollectionService:
     async def _encode_and_write(
         self, writer: GroupCommitWriter, documents: Sequence[Document], source: str
     ) -> Mapping[str, UpsertResult | PointsmanError]:
-        """Returns the outcome of each document by its id."""
+        """Encodes and writes documents; returns the outcome of each by its id."""
         encoded = await self._encoder.encode(documents, source, writer.collection.store.known_vectors)
         valid = [one for one in encoded if isinstance(one, EncodedDocument)]
         done = iter(await writer.write_each([partial(self._put, documents=[one]) for one in valid]) if valid else [])
@@ -178,7 +178,7 @@ class CollectionService:
         return [document for document in documents if document.id not in unchanged]
 
     def _validate(self, documents: Sequence[Document]) -> Sequence[Document]:
-        """Raises InvalidArgument, FailedPrecondition."""
+        """Checks documents and normalises their own vectors; raises InvalidArgument or FailedPrecondition."""
         limits.check_documents(documents)
         return [self._encoder.with_unit_vector(document) for document in documents]
 
@@ -198,7 +198,7 @@ class CollectionService:
         )
 
     def _put(self, change: Change, documents: Sequence[EncodedDocument]) -> tuple[int, int]:
-        """Returns the number of new chunks and the number of unchanged documents."""
+        """Writes documents; returns the number of new chunks and the number of unchanged documents."""
         self._encoder.check_model(change.before)  # the collection may have been restored meanwhile
         chunks = sum(change.put(document) for document in documents)
         return chunks, change.unchanged

@@ -36,7 +36,7 @@ class GroupCommitWriter:
         self._drain: asyncio.Task[None] | None = None
 
     async def write(self, step: Callable[[Change], T]) -> tuple[T, CollectionInfo]:
-        """Returns the step's result and the collection's state right after it.
+        """Applies a caller's step; returns its result and the collection's state right after it.
 
         Raises what the step raises, or a storage error. A call cancelled while it waits is never applied.
         """
@@ -97,7 +97,7 @@ class Compactor:
         self._tasks: dict[GroupCommitWriter, asyncio.Task[None]] = {}
 
     def compact_if_needed(self, writer: GroupCommitWriter) -> None:
-        """Call after each change. At most one compaction of a collection runs at a time."""
+        """Starts a compaction if the indexes need one and none runs; to be called after each change."""
         if writer.collection.needs_compaction and writer not in self._tasks:
             task = asyncio.create_task(self._compact(writer.collection))
             self._tasks[writer] = task

@@ -11,7 +11,7 @@ CANDIDATES_PER_HIT = 2
 
 
 class _Index:
-    """What Elasticsearch and OpenSearch have in common: mappings, the query by words, and the form of the hits."""
+    """An index of Elasticsearch or OpenSearch: mappings, queries by words and hits are the same in both."""
 
     def __init__(self, options: ExternalOptions, client: Any, missing: type[Exception]) -> None:
         self._options, self._client, self._missing = options, client, missing
@@ -59,7 +59,7 @@ class _Index:
 
 
 class ElasticsearchIndex(_Index):
-    """Implements ExternalStore."""
+    """An index of Elasticsearch; implements ExternalStore."""
 
     def __init__(self, options: ExternalOptions) -> None:
         try:
@@ -86,7 +86,7 @@ class ElasticsearchIndex(_Index):
 
 
 class OpensearchIndex(_Index):
-    """Implements ExternalStore. The key is USER:PASSWORD."""
+    """An index of OpenSearch; implements ExternalStore. The API key is USER:PASSWORD."""
 
     def __init__(self, options: ExternalOptions) -> None:
         try:

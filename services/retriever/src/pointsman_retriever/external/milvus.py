@@ -13,7 +13,7 @@ except ImportError as error:
 
 
 class MilvusCollection:
-    """Implements ExternalStore."""
+    """A collection of Milvus that is only read; implements ExternalStore."""
 
     def __init__(self, options: ExternalOptions) -> None:
         self._options = options

@@ -20,7 +20,7 @@ MAX_IDLE_CONNECTIONS = 8
 
 
 class PgvectorTable:
-    """Implements ExternalStore. Its connections are read-only."""
+    """A table of PostgreSQL, over read-only connections; implements ExternalStore."""
 
     def __init__(self, options: ExternalOptions) -> None:
         self._options = options
@@ -53,7 +53,7 @@ class PgvectorTable:
         return Layout(self._dimensions(kind), has_words=True, documents=rows)
 
     def _dimensions(self, kind: str) -> int:
-        """Returns those of the column's type, such as vector(384), or of a row if the type states none."""
+        """Returns the vectors' dimensions by the column's type, such as vector(384), or else by a row."""
         if not self._vector:
             return 0
         if "(" in kind:
@@ -94,8 +94,7 @@ class PgvectorTable:
 
     @contextmanager
     def _connection(self) -> Iterator[Any]:
-        """Lends an idle connection, or a new one. After a failure all idle ones are closed, since the server may have
-        been restarted."""
+        """Lends an idle connection, or a new one; a failure closes all idle ones, as the server may have restarted."""
         with self._lock:
             connection = self._idle.pop() if self._idle else None
         connection = connection or self._connect()

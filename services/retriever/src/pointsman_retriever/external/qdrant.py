@@ -12,7 +12,7 @@ except ImportError as error:
 
 
 class QdrantCollection:
-    """Implements ExternalStore. Ranks by vectors only: Qdrant can filter by words, but does not rank by them."""
+    """A collection of Qdrant, ranked by vectors only: Qdrant filters by words, but does not rank by them."""
 
     def __init__(self, options: ExternalOptions) -> None:
         self._options, self._distance = options, models.Distance.COSINE

@@ -34,7 +34,7 @@ class _Strict(BaseModel):
 
 
 class ExternalFields(_Strict):
-    """The store's names of a passage's fields."""
+    """The names that the fields of a passage have in the external store."""
 
     text: FieldName
     source: FieldName | None = Field(default=None, description="the field by which a passage is cited; unset: its id")
@@ -46,7 +46,7 @@ class ExternalFields(_Strict):
 
     @property
     def read(self) -> list[str]:
-        """Returns the fields to read for each hit; the vector is not one of them."""
+        """Returns the names of the fields to read for each hit; the vector is not one of them."""
         return list(dict.fromkeys(name for name in (self.text, self.source, self.title, *self.metadata) if name))
 
 
@@ -62,7 +62,7 @@ class ExternalCollectionConfig(_Strict):
 
 @dataclass(frozen=True, slots=True)
 class ExternalOptions:
-    """The arguments of an implementation's constructor."""
+    """The address, key and fields with which an external store is opened."""
 
     url: str
     name: str
@@ -74,9 +74,7 @@ class ExternalOptions:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The fields of a store that matter for a search. Read before the first search; stays valid while the store is
-    unreachable.
-    """
+    """The fields of an external store that matter for a search; they stay valid while the store is unreachable."""
 
     dimensions: int
     """Dimensions of the vectors; 0 if there are no vectors."""
@@ -94,10 +92,10 @@ class Hit:
 
 
 class ExternalStore(Protocol):
-    """One collection of a store. Methods block, may be called by several threads, and write nothing.
+    """One collection of an external store; methods block, may be called by several threads, and write nothing.
 
-    Methods raise LookupError, with a message, for a missing collection or field, and any other error if the store
-    cannot be reached.
+    They raise LookupError, with a message, for a missing collection or field, and any other error if the store cannot
+    be reached.
     """
 
     def read_layout(self) -> Layout: ...
@@ -119,10 +117,9 @@ def require_fields(wanted: Sequence[str], known: Sequence[str], where: str) -> N
 
 
 def read_external(file: Path | None) -> Mapping[CollectionId, ExternalCollectionConfig]:
-    """Reads the key `collections` of a YAML file, such as pointsman.yaml. Entries that are folders are ignored;
-    `pointsman up` ingests them.
+    """Reads the external collections under the key `collections` of a YAML file, such as pointsman.yaml.
 
-    Raises FailedPrecondition.
+    Entries that are folders are ignored; `pointsman up` ingests them. Raises FailedPrecondition.
     """
     if file is None:
         return {}
@@ -155,7 +152,7 @@ def _parse(where: str, entry: Mapping[str, Any]) -> ExternalCollectionConfig:
 
 
 def to_options(collection: CollectionId, config: ExternalCollectionConfig) -> ExternalOptions:
-    """Raises FailedPrecondition if the environment variable of the API key is not set."""
+    """Returns the options of an external store; raises FailedPrecondition if its API key's variable is not set."""
     key = os.environ.get(config.api_key_env, "") if config.api_key_env else ""
     if config.api_key_env and not key:
         raise _invalid(

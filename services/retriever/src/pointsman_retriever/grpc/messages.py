@@ -98,7 +98,7 @@ _FUSIONS = {method: fusion for fusion, method in _METHODS.items()}
 
 
 def to_query(request: pb.SearchRequest) -> Query:
-    """Raises InvalidArgument for a filter with an empty or too deeply nested part."""
+    """Converts a search request; raises InvalidArgument for a filter with an empty or too deeply nested part."""
     return Query(
         collection=to_collection_id(request.tenant, request.collection),
         text=request.query,
@@ -149,7 +149,7 @@ def from_search_settings(settings: SearchSettings) -> pb.SearchSettings:
 
 
 def _to_filter(request: pb.SearchRequest) -> Filter | None:
-    """Combines the request's `filter` and `where`; both must hold."""
+    """Combines the request's `filter` and `where`, which must both hold; None if it has neither."""
     check_entries(request.filter, "the filter", "filter")
     parts: list[Filter] = [Eq(key, value) for key, value in sorted(request.filter.items())]
     if request.HasField("where"):

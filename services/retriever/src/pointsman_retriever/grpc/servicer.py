@@ -64,7 +64,7 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServicer):
         operations: Operations,
         ingests: CallLimit,
     ) -> None:
-        """`ingests` limits the number of open ingest streams."""
+        """Takes the services that it calls; `ingests` limits the number of open ingest streams."""
         self._service = service
         self._search_service = search_service
         self._loader = loader
@@ -187,7 +187,7 @@ async def discard_requests(requests: AsyncIterator[Any]) -> None:
 
 
 async def read_begin(requests: AsyncIterator[Any], what: str) -> Any:
-    """Raises InvalidArgument if the first message is not `begin`; `what` names the stream."""
+    """Returns the `begin` of a stream, which `what` names; raises InvalidArgument if the first message is another."""
     async for request in requests:
         if request.HasField("begin"):
             return request.begin

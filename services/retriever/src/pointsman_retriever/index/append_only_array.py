@@ -25,7 +25,7 @@ class AppendOnlyArray:
     """
 
     def __init__(self, dtype: DTypeLike, width: int | None = None, folder: Path | None = None) -> None:
-        """Each row has `width` values, or is a single value if `width` is None.
+        """Makes an array of rows of `width` values, or of single values if `width` is None.
 
         With `folder`, an array of `MIN_FILE_BYTES` or more is in a file there that has no name: the operating system
         keeps it in memory as long as there is room. If the disk is full, it is in memory.
@@ -36,7 +36,7 @@ class AppendOnlyArray:
         self._array: NDArray[Any] = np.empty((0, *self._shape), dtype)
 
     def append(self, at: int, values: NDArray[Any]) -> None:
-        """Writes from row `at` on, over rows that a change left behind which was not committed."""
+        """Writes values from row `at` on, over rows that an uncommitted change left behind."""
         self._reserve(at + len(values))
         self._array[at : at + len(values)] = values
         self.rows = at + len(values)
@@ -53,7 +53,7 @@ class AppendOnlyArray:
         self.rows = min(self.rows, rows)
 
     def first(self, rows: int) -> NDArray[Any]:
-        """Returns at most the first `rows` rows; later appends do not change them."""
+        """Returns at most the first `rows` rows of the array; later appends do not change them."""
         rows = min(rows, self.rows)  # read before the array: whichever array is current then has all of them
         return self._array[:rows]
 

@@ -31,7 +31,7 @@ _UNKNOWN_TERM = -1  # the number of a term that the collection has never contain
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """The posting lists of some rows. Immutable."""
+    """The posting lists of some rows: which rows contain each term, and how often. Immutable."""
 
     size: int  # rows it was built from
     terms: Ints  # ascending, unique
@@ -51,7 +51,7 @@ class Segment:
 
 
 def build_segment(first: int, texts: Sequence[Mapping[str, int]], numbers: MutableMapping[str, int]) -> Segment:
-    """`texts` holds the term counts of the rows from `first` on; a new term gets the next number in `numbers`."""
+    """Builds posting lists from the term counts of the rows from `first` on; a new term gets the next of `numbers`."""
     sizes = np.fromiter(map(len, texts), np.int64, len(texts))
     terms = np.fromiter(
         (numbers.setdefault(term, len(numbers)) for text in texts for term in text), np.int32, int(sizes.sum())
@@ -71,7 +71,7 @@ def merge_segments(segments: Sequence[Segment], alive: Mask) -> Segment:
 
 
 def _sort_postings(size: int, terms: Ints, rows: Ints, counts: Ints) -> Segment:
-    """The rows arrive in ascending order; a stable sort by term keeps that order within each term."""
+    """Builds a segment from postings in ascending order of rows; a stable sort by term keeps that order."""
     order = np.argsort(terms, kind="stable")
     terms = terms[order]
     first = np.flatnonzero(np.diff(terms, prepend=-1))
@@ -86,7 +86,7 @@ def _sort_postings(size: int, terms: Ints, rows: Ints, counts: Ints) -> Segment:
 
 @dataclass(frozen=True, slots=True)
 class WordIndex:
-    """One immutable snapshot. `with_changes` makes the next one and leaves this one to its readers.
+    """One immutable snapshot of a word index; `with_changes` makes the next one and leaves this one to its readers.
 
     Snapshots share the append-only arrays; `alive` says which of their rows belong to this snapshot.
     """
@@ -101,7 +101,7 @@ class WordIndex:
     length: int = 0  # in words, of all rows that are alive
 
     def with_changes(self, removed: Ids, added: Ids, texts: Sequence[str]) -> "WordIndex":
-        """`added` is ascending, and greater than all earlier ids. One thread at a time, on the latest snapshot."""
+        """Returns the next snapshot, for one thread at a time; `added` is ascending, above all earlier ids."""
         first = len(self.alive)
         alive = np.concatenate((self.alive, np.ones(len(added), np.bool_)))
         gone = self._find_rows(removed)
@@ -111,7 +111,7 @@ class WordIndex:
         return following._append(first, added, texts)._merge_small_segments() if len(added) else following
 
     def score(self, query: str) -> "WordScores":
-        """Scores every chunk.
+        """Computes every chunk's BM25 score for a query.
 
         Processes the postings of all terms together: NumPy releases the GIL in each long step, and every step then
         waits to get it back if other threads are busy.
@@ -166,14 +166,14 @@ class WordIndex:
         )
 
     def _merge_small_segments(self) -> "WordIndex":
-        """Merges small neighbours as a binary counter does, so that each posting is copied a few times only."""
+        """Merges small neighbouring segments as a binary counter does: each posting is copied a few times only."""
         segments = list(self.segments)
         while len(segments) > 1 and segments[-2].size < min(2 * segments[-1].size, MAX_EAGER_MERGE_ROWS):
             segments[-2:] = [merge_segments(segments[-2:], self.alive)]
         return replace(self, segments=tuple(segments))
 
     def _postings(self, terms: Iterable[str]) -> tuple[Ints, Ints, Ints]:
-        """Returns three parallel arrays over all terms and live rows: position of the term, row, count in the row."""
+        """Returns the terms' postings in live rows as three arrays: position of the term, row, count."""
         numbers = np.array([self.term_numbers.get(term, _UNKNOWN_TERM) for term in terms], np.int32)
         found = [postings for segment in self.segments for postings in segment.postings(numbers)]
         if not found:
@@ -188,13 +188,13 @@ class WordIndex:
         return which[live], all_rows[live], all_counts[live]
 
     def _saturations(self, rows: Ints) -> Scores:
-        """The part of BM25's denominator that depends on the length of each row."""
+        """Returns the part of BM25's denominator that depends on the length of each row."""
         mean = max(self.length, 1) / max(self.count, 1)
         found: Scores = K1 * (1.0 - B + B / mean * self.lengths.first(len(self.alive))[rows])
         return found
 
     def _find_rows(self, ids: Ids) -> NDArray[np.intp]:
-        """Returns the live rows with these ids; ids without one are ignored."""
+        """Returns the positions of the live rows with these ids; ids without one are ignored."""
         stored = self._ids
         if not len(stored) or not len(ids):
             return np.empty(0, np.intp)

@@ -15,7 +15,7 @@ from pointsman_retriever.index.vector_stores import VectorStoreOptions
 
 @dataclass(frozen=True, slots=True)
 class IndexThresholds:
-    """When the index changes its shape."""
+    """The numbers and shares of vectors at which the index changes its shape."""
 
     max_flat: int = 20_000  # vectors; up to here all are compared, which takes 2 ms, and lists would be too short
     max_exact_filtered: int = 1_000  # if a filter leaves at most so many vectors, they are compared exactly
@@ -25,7 +25,7 @@ class IndexThresholds:
 
 @dataclass(frozen=True, slots=True)
 class FaissIndex:
-    """One immutable snapshot; implements VectorIndex.
+    """One immutable snapshot of a collection's vectors; implements VectorIndex.
 
     Snapshots share the append-only arrays; `alive` says which of their rows belong to this snapshot.
     """
@@ -40,7 +40,7 @@ class FaissIndex:
     ivf: IvfIndex | None = None  # of the first rows; later rows are compared one by one
 
     def with_changes(self, removed: Ids, added: Ids, vectors: Vectors) -> "FaissIndex":
-        """`added` is ascending, and greater than all earlier ids. One thread at a time, on the latest snapshot."""
+        """Returns the next snapshot, for one thread at a time; `added` is ascending, above all earlier ids."""
         alive = np.concatenate((self.alive, np.ones(len(added), np.bool_)))
         rows = self._find_rows(removed)
         alive[rows] = False
@@ -68,7 +68,7 @@ class FaissIndex:
         return found
 
     def get(self, ids: Ids) -> Vectors:
-        """Returns (ids, dimensions); all ids must be in this snapshot."""
+        """Returns the vectors of these ids, (ids, dimensions); all must be in this snapshot."""
         found: Vectors = self._vectors[np.searchsorted(self._ids, ids)]
         return found
 
@@ -93,7 +93,7 @@ class FaissIndex:
         return replace(self, ids=ids, vectors=vectors, alive=np.ones(len(rows), np.bool_), ivf=ivf)
 
     def close(self) -> None:
-        """Nothing to do: memory is freed with the last reference."""
+        """Does nothing: memory is freed with the last reference."""
 
     @property
     def _ids(self) -> Ids:
@@ -104,7 +104,7 @@ class FaissIndex:
         return self.vectors.first(len(self.alive))
 
     def _find_rows(self, ids: Ids) -> NDArray[np.intp]:
-        """Returns the live rows with these ids; ids without one are ignored."""
+        """Returns the positions of the live rows with these ids; ids without one are ignored."""
         rows = np.searchsorted(self._ids, ids)
         rows = rows[rows < len(self.alive)]
         exists = np.isin(self._ids[rows], ids)
@@ -112,7 +112,7 @@ class FaissIndex:
 
     @property
     def _live_mask(self) -> Mask | None:
-        """None if no row is deleted: searching without a mask is the fastest."""
+        """Returns a mask of the live rows; None if no row is deleted: searching without a mask is the fastest."""
         return None if self.count == len(self.alive) else self.alive
 
     def _mask_of(self, among: Ids) -> Mask:
@@ -131,7 +131,7 @@ class FaissIndex:
         return mask
 
     def _candidates(self, vector: Vectors, count: int, allowed: Mask | None, allowed_rows: int) -> NDArray[np.intp]:
-        """Returns rows that contain the nearest ones: all allowed rows if these are few."""
+        """Returns rows that contain the nearest ones to the vector: all allowed rows if these are few."""
         if allowed_rows <= max(count, self.thresholds.max_exact_filtered):
             return np.arange(allowed_rows) if allowed is None else np.flatnonzero(allowed)
         if self.ivf is None:
@@ -143,7 +143,7 @@ class FaissIndex:
         return np.concatenate((found, self._nearest_rows(vector, count, allowed, rows)))
 
     def _nearest_rows(self, vector: Vectors, count: int, allowed: Mask | None, start: int) -> NDArray[np.intp]:
-        """Returns the exactly nearest rows from row `start` on, which must exist."""
+        """Returns the rows exactly nearest to the vector, compared one by one from row `start` on."""
         cosines = self._vectors[start:] @ vector
         if allowed is not None:
             cosines[~allowed[start:]] = -np.inf
@@ -158,13 +158,13 @@ def empty_faiss_index(
     gpu: Gpu | None = None,
     folder: Path | None = None,
 ) -> FaissIndex:
-    """Returns an index without vectors. Once it is large, its vectors are in a file in `folder`; None: in memory."""
+    """Returns an index without vectors; once it is large, its vectors are in a file in `folder` (None: in memory)."""
     ids, vectors = AppendOnlyArray(np.int64), AppendOnlyArray(np.float32, dimensions, folder)
     return FaissIndex(ids, vectors, np.empty(0, np.bool_), 0, 0, thresholds=thresholds, gpu=gpu)
 
 
 class FaissStore:
-    """Implements VectorStore: memory of this process, and the first GPU if this build of FAISS finds one.
+    """Keeps vectors in memory, and on the first GPU if this build of FAISS finds one; implements VectorStore.
 
     The vectors of large collections, by which the results of an approximate index are ordered, are in files.
     """
@@ -178,4 +178,4 @@ class FaissStore:
         return empty_faiss_index(collection.dimensions, gpu=self._gpu, folder=self._options.folder)
 
     def close(self) -> None:
-        """Nothing to do."""
+        """Does nothing: the store has no connections."""

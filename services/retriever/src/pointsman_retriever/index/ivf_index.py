@@ -47,7 +47,7 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class IvfIndex:
-    """An inverted-list index with 8-bit values. Immutable."""
+    """An immutable inverted-list index of vectors with 8-bit values."""
 
     index: Any  # faiss.IndexIVFScalarQuantizer
     rows: int
@@ -78,7 +78,7 @@ class IvfIndex:
         return found
 
     def _search_on_gpu(self, gpu: Gpu, vector: Vectors, count: int, allowed: Mask | None) -> NDArray[np.intp]:
-        """Returns the allowed ones of the `count` nearest rows; none if the GPU cannot find so many."""
+        """Returns the allowed rows among the `count` nearest; none if the GPU cannot find so many."""
         if max(count - MAX_GPU_RESULTS, self.probes - MAX_GPU_PROBES) > 0:
             return np.empty(0, np.intp)
         with gpu.lock:
@@ -94,7 +94,7 @@ class IvfIndex:
 
 
 def build_ivf_index(vectors: Vectors, gpu: Gpu | None) -> IvfIndex:
-    """`vectors` is (rows, dimensions), unit length. Takes seconds for 100,000 rows."""
+    """Builds an index of `vectors` (rows, dimensions) of length 1; takes seconds for 100,000 rows."""
     rows, dimensions = vectors.shape
     lists = max(1, round(LISTS_PER_ROOT_ROW * sqrt(rows)))
     untyped: Any = faiss  # its type stubs describe the C++ signatures, without the defaults of the Python side
@@ -119,7 +119,7 @@ def build_ivf_index(vectors: Vectors, gpu: Gpu | None) -> IvfIndex:
 
 
 def _calibrate_probes(ivf: IvfIndex, vectors: Vectors, random: np.random.Generator) -> int:
-    """Finds the fewest probes that reach TARGET_RECALL, by doubling and then bisection, and adds the margin."""
+    """Finds how few lists a search must probe to reach TARGET_RECALL, by doubling and bisection; adds a margin."""
     sample = vectors[random.permutation(ivf.rows)[:CALIBRATION_QUERIES]]
     _, truth = faiss.knn(sample, vectors, CALIBRATION_NEAREST + 1, metric=faiss.METRIC_INNER_PRODUCT)
     low, high = 0, 1
@@ -158,5 +158,5 @@ def first_gpu(count_search: Callable[[str], None] = lambda device: None) -> Gpu 
 
 
 def use_one_thread() -> None:
-    """A search runs in a thread of its own and uses no other core."""
+    """Limits FAISS to one core for each search, which runs in a thread of its own."""
     faiss.omp_set_num_threads(1)

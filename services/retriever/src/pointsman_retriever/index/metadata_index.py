@@ -27,7 +27,7 @@ class Column:
         self._rows = AppendOnlyArray(np.int32)
 
     def put(self, row: int, value: str) -> None:
-        """Rows arrive in ascending order; rows that are left out have no value."""
+        """Sets a row's value; rows arrive in ascending order, and rows that are left out have none."""
         number = self._numbers.get(value)
         if number is None:
             number = len(self._values)
@@ -38,7 +38,7 @@ class Column:
         self._rows.append(row, np.array([number], np.int32))
 
     def truncate(self, rows: int) -> None:
-        """Drops rows that a change left behind which was not committed."""
+        """Drops rows that an uncommitted change left behind."""
         self._rows.truncate(rows)
 
     def rows(self, count: int) -> NDArray[np.int32]:
@@ -46,7 +46,7 @@ class Column:
         return self._rows.first(count)
 
     def matches(self, condition: Condition) -> Mask:
-        """Returns one flag for each value number, and a last one, always False, for rows without a value."""
+        """Tests a condition on each distinct value; the last flag, always False, is for rows without a value."""
         match condition:
             case Exists():
                 mask = np.ones(len(self._values) + 1, np.bool_)
@@ -80,7 +80,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class MetadataIndex:
-    """One immutable snapshot. `with_changes` makes the next one and leaves this one to its readers."""
+    """One immutable snapshot of a metadata index; `with_changes` makes the next and leaves this one to its readers."""
 
     ids: AppendOnlyArray  # chunk id of each row, ascending
     documents: AppendOnlyArray  # document number of each row
@@ -91,7 +91,7 @@ class MetadataIndex:
     def with_changes(
         self, removed: Ids, added: Ids, documents: Ids, metadata: Sequence[Mapping[str, str]]
     ) -> "MetadataIndex":
-        """`added` is ascending, and greater than all earlier ids. One thread at a time, on the latest snapshot."""
+        """Returns the next snapshot, for one thread at a time; `added` is ascending, above all earlier ids."""
         alive = np.concatenate((self.alive, np.ones(len(added), np.bool_)))
         rows = self._find_rows(removed)
         gone = int(np.count_nonzero(alive[rows]))
@@ -109,7 +109,7 @@ class MetadataIndex:
         return replace(self, alive=alive, count=self.count + len(added) - gone)
 
     def matching(self, condition: Filter) -> Ids:
-        """Returns the ids of the chunks that match, ascending."""
+        """Returns the ids of the chunks whose metadata match the filter, ascending."""
         found: Ids = self.ids.first(len(self.alive))[self.alive & self._mask(condition)]
         return found
 
@@ -134,7 +134,7 @@ class MetadataIndex:
         return replace(index, alive=np.ones(len(rows), np.bool_), count=len(rows))
 
     def _find_rows(self, ids: Ids) -> NDArray[np.intp]:
-        """Returns the rows with these ids; ids without one are ignored."""
+        """Returns the positions of the rows with these ids; ids without one are ignored."""
         stored = self.ids.first(len(self.alive))
         rows = np.searchsorted(stored, ids)
         rows = rows[rows < len(stored)]
@@ -166,7 +166,7 @@ def empty_metadata_index() -> MetadataIndex:
 
 
 def _parse_number(value: str) -> float:
-    """Returns NaN for text that is not a number."""
+    """Parses a metadata value as a number; NaN if it is none."""
     try:
         return float(value)
     except ValueError:
@@ -174,7 +174,7 @@ def _parse_number(value: str) -> float:
 
 
 def _in_number_range(values: NDArray[np.float64], bounds: NumberRange) -> Mask:
-    """NaN is in no range."""
+    """Returns which values lie within the bounds; NaN is in no range."""
     mask = ~np.isnan(values)
     tests: tuple[tuple[float | None, Callable[..., Mask]], ...] = (
         (bounds.gte, np.greater_equal),

@@ -40,7 +40,7 @@ class Client(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class MilvusIndex:
-    """One snapshot; implements VectorIndex."""
+    """One snapshot of a collection's vectors in Milvus; implements VectorIndex."""
 
     client: Client
     name: str  # of the collection in Milvus
@@ -51,7 +51,7 @@ class MilvusIndex:
     leaving: tuple[int, ...] = ()  # removed by the last change; deleted in Milvus once the next change confirms it
 
     def with_changes(self, removed: Ids, added: Ids, vectors: Vectors) -> "MilvusIndex":
-        """`added` is ascending, and greater than all earlier ids. One thread at a time, on the latest snapshot."""
+        """Returns the next snapshot, for one thread at a time; `added` is ascending, above all earlier ids."""
         if self.leaving:
             self.client.delete(self.name, ids=list(self.leaving))
         stored = self._query(removed)
@@ -88,7 +88,7 @@ class MilvusIndex:
         return np.array([hit["id"] for hit in hits], np.int64)
 
     def get(self, ids: Ids) -> Vectors:
-        """Returns (ids, dimensions); all ids must be in this snapshot."""
+        """Returns the vectors of these ids, (ids, dimensions); all must be in this snapshot."""
         return self._stack(ids, self._query(ids))
 
     @property
@@ -122,7 +122,7 @@ class MilvusIndex:
 
 
 class MilvusStore:
-    """Implements VectorStore. Drops every Milvus collection that begins with its prefix when it connects."""
+    """Keeps vectors in Milvus (implements VectorStore); when it connects, drops all collections with its prefix."""
 
     def __init__(self, options: VectorStoreOptions) -> None:
         self._client = MilvusClient(uri=options.url, token=options.token)

@@ -10,7 +10,7 @@ from pointsman_retriever.index.vector_stores import VectorIndex
 
 @dataclass(frozen=True, slots=True)
 class IndexSnapshot:
-    """Immutable; `with_changes` makes the next one and may only be called on the latest, see VectorIndex."""
+    """All indexes of one version of a collection; immutable: `with_changes` of the latest makes the next."""
 
     vectors: VectorIndex
     words: WordIndex
@@ -51,7 +51,7 @@ class IndexSnapshot:
         )
 
     def with_parts(self, compacted: "CompactedParts") -> "IndexSnapshot":
-        """Returns the same version with the compacted parts in place of its own."""
+        """Returns a snapshot of the same version with the compacted parts in place of its own."""
         return IndexSnapshot(
             self.vectors if compacted.vectors is None else compacted.vectors,
             self.words if compacted.words is None else compacted.words,
@@ -64,7 +64,7 @@ class IndexSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class CompactedParts:
-    """The parts of a snapshot that were rebuilt; None for those that did not need it.
+    """The parts of an index snapshot that were rebuilt; None for those that did not need it.
 
     Rebuilt parts share no storage with a snapshot, so `with_changes` can apply the changes made meanwhile. The other
     parts have received those changes already and must not receive them twice.

@@ -32,7 +32,7 @@ _STOP_WORDS = frozenset(
 
 
 class TermAnalyzer:
-    """Safe for threads: the stemmer holds the GIL, so only one thread uses it at a time."""
+    """Turns text into search terms. Safe for threads: only one uses the stemmer, which holds the GIL, at a time."""
 
     def __init__(self) -> None:
         self._stemmer = Stemmer.Stemmer("english")
@@ -42,7 +42,7 @@ class TermAnalyzer:
         return Counter(self._stem(_split_words(text)))
 
     def query_terms(self, text: str) -> Counter[str]:
-        """Removes stop words, unless there are no other words. A repeated word counts each time."""
+        """Counts a query's terms without stop words, unless it has no other words. A repeated word counts each time."""
         words = _split_words(text)
         topical = [word for word in words if word not in _STOP_WORDS] or words
         return Counter(self._stem(topical[:MAX_QUERY_WORDS]))

@@ -26,20 +26,20 @@ class VectorIndex(Protocol):
 
     @property
     def checksum(self) -> int:
-        """digests.checksum_vectors over all vectors of this snapshot."""
+        """Returns digests.checksum_vectors over all vectors of this snapshot."""
 
     def with_changes(self, removed: Ids, added: Ids, vectors: Vectors) -> "VectorIndex":
-        """`added` is ascending, and greater than all earlier ids; `vectors` has one row for each."""
+        """Returns the next snapshot; `added` is ascending, above all earlier ids; `vectors` has a row for each."""
 
     def nearest(self, vector: Vectors, count: int, among: Ids | None) -> Ids:
         """Returns the ids of at most `count` vectors, nearest first; only ids in `among`, unless it is None."""
 
     def get(self, ids: Ids) -> Vectors:
-        """Returns (ids, dimensions); all ids must be in this snapshot."""
+        """Returns the vectors of these ids, (ids, dimensions); all must be in this snapshot."""
 
     @property
     def needs_compaction(self) -> bool:
-        """Whether `compacted` would make searches notably faster or free notable memory."""
+        """Returns whether `compacted` would make searches notably faster or free much memory."""
 
     def compacted(self) -> "VectorIndex":
         """Returns an equal index that is faster to search and shares no storage with this one.
@@ -49,14 +49,14 @@ class VectorIndex(Protocol):
         """
 
     def close(self) -> None:
-        """Releases external storage of all snapshots; called when none is searched any more."""
+        """Releases external storage of all snapshots; called when none of them is searched any more."""
 
 
 class VectorStore(Protocol):
     """Makes the vector indexes of all collections."""
 
     def empty_index(self, collection: CollectionInfo) -> VectorIndex:
-        """Returns an index without vectors. A collection may have two indexes for a while, when it is rebuilt."""
+        """Returns an index without vectors. While it is rebuilt, a collection has two indexes."""
 
     def close(self) -> None:
         """Releases connections; called once, at shutdown."""

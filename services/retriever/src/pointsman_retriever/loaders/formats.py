@@ -15,14 +15,14 @@ class LoadedText:
 
 
 class UnreadableFile(Exception):
-    """The message continues a sentence that starts with the document's name: "is encrypted"."""
+    """A file cannot be read; the message continues a sentence that starts with its name: "is encrypted"."""
 
 
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def read_text(content: bytes) -> str:
-    """Decodes UTF-8, or UTF-16 with a byte order mark; raises UnreadableFile."""
+    """Decodes a text file in UTF-8, or in UTF-16 with a byte order mark; raises UnreadableFile."""
     try:
         text = content.decode("utf-16" if content.startswith(_UTF_16) else "utf-8-sig")
     except UnicodeDecodeError as error:
@@ -45,7 +45,7 @@ Entry = dict[str, Any]
 
 
 def read_lines(content: bytes) -> Iterator[tuple[int, Entry | UnreadableFile]]:
-    """Yields the number and the parsed object, or the error, of each line that is not blank.
+    """Parses a JSON Lines file: yields each line's number with its object, or with the error.
 
     Raises UnreadableFile if the content is not text.
     """

@@ -15,7 +15,7 @@ _REMOVED_ELEMENTS = ("script", "style", "noscript", "template", "svg", "nav", "f
 
 
 def read_html(content: bytes) -> LoadedText:
-    """Converts to Markdown, which keeps headings, lists, tables and code; drops scripts, navigation and images.
+    """Converts HTML to Markdown: keeps headings, lists, tables and code; drops scripts, navigation and images.
 
     Uses the encoding that the page declares, or guesses it. Raises UnreadableFile.
     """
@@ -31,7 +31,7 @@ def read_html(content: bytes) -> LoadedText:
 
 
 def read_pdf(content: bytes) -> LoadedText:
-    """Extracts the text of all pages. Raises UnreadableFile, also for a scan, which has no text."""
+    """Extracts the text of all pages; raises UnreadableFile, also for a scan, which has no text."""
     try:
         reader = PdfReader(BytesIO(content))
         if reader.is_encrypted and reader.decrypt("") == PasswordType.NOT_DECRYPTED:

@@ -18,7 +18,7 @@ SANDBOXED_TYPES = frozenset({"text/html", "application/xhtml+xml", "application/
 
 @dataclass(frozen=True, slots=True)
 class FailedDocument:
-    """A document that could not be read."""
+    """A document that could not be read, by its id, and the error."""
 
     id: str
     error: PointsmanError
@@ -26,12 +26,12 @@ class FailedDocument:
 
 class Loader:
     def __init__(self, sandbox: Sandbox, max_bad_lines: int) -> None:
-        """`max_bad_lines` is the number of unreadable lines after which the rest of a JSON lines file is not read."""
+        """Reads files in `sandbox`; after `max_bad_lines` unreadable lines it skips the rest of a JSON Lines file."""
         self._sandbox = sandbox
         self._max_bad_lines = max_bad_lines
 
     async def load_one(self, raw: RawDocument) -> Document:
-        """Raises InvalidArgument if the file cannot be read."""
+        """Returns the document with its text; raises InvalidArgument if its file cannot be read."""
         if not raw.content:
             return _to_document(raw, raw.title, raw.text)
         if raw.text:
@@ -56,7 +56,7 @@ class Loader:
         )
 
     async def load(self, raw: RawDocument) -> AsyncIterator[Document | FailedDocument]:
-        """Yields one document, or one for each line of a JSON lines file."""
+        """Yields the documents in a client's file: one, or one for each line of a JSON Lines file."""
         try:
             if raw.media_type != JSONL or not raw.content:
                 yield await self.load_one(raw)

@@ -13,7 +13,7 @@ from pointsman_retriever.rerank.rerankers import RerankerOptions
 
 @dataclass(frozen=True, slots=True)
 class HttpApi:
-    """One provider's request and response format."""
+    """One reranking provider's request and response format."""
 
     make_body: Callable[[str, str, Sequence[str]], Mapping[str, Any]]  # from model, query and texts
     find_rows: Callable[[Any], Any]  # from the response to its list of scored texts; may raise KeyError or TypeError
@@ -40,7 +40,7 @@ COHERE = HttpApi(
 
 
 class HttpReranker:
-    """Implements `Reranker` for any HttpApi."""
+    """Scores passages by a reranker behind HTTP, in the format of `HttpApi`; implements `Reranker`."""
 
     def __init__(self, api: HttpApi, options: RerankerOptions) -> None:
         self._api = api
@@ -67,7 +67,7 @@ class HttpReranker:
         await self._http.aclose()
 
     def _scores(self, response: Any, count: int) -> list[float]:
-        """Raises ValueError, KeyError or TypeError unless the response scores each text exactly once."""
+        """Returns each text's score from a response; raises ValueError, KeyError or TypeError if one is missing."""
         scores = {int(row["index"]): float(row[self._api.score_key]) for row in self._api.find_rows(response)}
         if sorted(scores) != list(range(count)):
             raise ValueError(f"it scored {len(scores)} of {count} texts")

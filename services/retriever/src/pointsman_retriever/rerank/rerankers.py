@@ -11,7 +11,7 @@ from typing import Protocol
 
 
 class Reranker(Protocol):
-    """Scores passages for a query. Used from the event loop's thread."""
+    """Scores passages for a query; used from the event loop's thread."""
 
     async def rerank(self, query: str, texts: Sequence[str]) -> list[float]:
         """Returns one score per text, greater for a better answer, on any scale.

@@ -42,7 +42,7 @@ class FusionParameters:
 
 @dataclass(frozen=True, slots=True)
 class FusedScores:
-    """(candidates,) each; a candidate's total is the sum of its three parts."""
+    """The candidates' scores as three arrays (candidates,), whose sum is each candidate's total."""
 
     dense_weight: float
     dense: Scores
@@ -55,12 +55,12 @@ class FusedScores:
 
     @property
     def score(self) -> Scores:
-        """The totals mapped to 0 to 1, in the same order."""
+        """Returns the candidates' totals mapped to 0 to 1, in the same order."""
         return 1.0 / (1.0 + np.exp(-self.total))
 
 
 def fuse(dense: Scores, sparse: Scores, vectors: Vectors, parameters: FusionParameters) -> FusedScores:
-    """`dense` are cosines, `sparse` BM25 scores (0 without any query word), `vectors` the candidates' unit vectors."""
+    """Combines `dense` (cosines) and `sparse` (BM25, 0 without any query word) scores; `vectors` have length 1."""
     if parameters.method is FusionMethod.RRF:
         return _fuse_by_rank(dense, sparse, 0.5 if parameters.dense_weight is None else parameters.dense_weight)
     meaning, words = _standardise(dense), _standardise(sparse)
@@ -78,7 +78,7 @@ def fuse(dense: Scores, sparse: Scores, vectors: Vectors, parameters: FusionPara
 
 
 class _SimilarCandidates:
-    """For each candidate, the most similar others, weighted by cosine."""
+    """Knows for each candidate the most similar other candidates, weighted by cosine."""
 
     def __init__(self, vectors: Vectors) -> None:
         cosines = vectors @ vectors.T
@@ -89,13 +89,13 @@ class _SimilarCandidates:
         self._weights = weights / weights.sum(axis=1, keepdims=True)
 
     def mean(self, scores: Scores) -> Scores:
-        """Returns (candidates,), the weighted mean score of each candidate's similar ones."""
+        """Returns (candidates,), the weighted mean score of the candidates similar to each."""
         found: Scores = (self._weights * scores[self._nearest]).sum(axis=1)
         return found
 
 
 def _centred_cosines(dense: Scores, vectors: Vectors) -> Scores:
-    """The cosines, up to a constant factor, after the candidates' centroid is subtracted from all vectors."""
+    """Returns the cosines, up to a factor, after the candidates' centroid is subtracted from all vectors."""
     centre = vectors.mean(axis=0)
     near, square = (vectors @ centre).astype(np.float64), float(centre @ centre)
     lengths = np.sqrt(np.maximum(1.0 - 2.0 * near + square, 1e-6))
@@ -104,14 +104,14 @@ def _centred_cosines(dense: Scores, vectors: Vectors) -> Scores:
 
 
 def _dense_weight(meaning: Scores, words: Scores) -> float:
-    """Chooses the weight by the correlation of two standardised sides."""
+    """Chooses the weight of the dense scores by their correlation with the sparse ones, both standardised."""
     correlation = float(np.mean(meaning * words))
     sparse_weight = np.clip(DEFAULT_SPARSE_WEIGHT + CORRELATION_WEIGHT * correlation, *SPARSE_WEIGHT_RANGE)
     return 1.0 - float(sparse_weight)
 
 
 def _standardise(scores: Scores) -> Scores:
-    """Scales to mean 0 and standard deviation 1; returns zeros if all are equal."""
+    """Scales scores to mean 0 and standard deviation 1; returns zeros if all are equal."""
     deviation = scores.std()
     if deviation < 1e-9:
         return np.zeros(len(scores))
@@ -130,7 +130,7 @@ def _fuse_by_rank(dense: Scores, sparse: Scores, dense_weight: float) -> FusedSc
 
 
 def ranks(scores: Scores) -> NDArray[np.int64]:
-    """Returns 1 for the greatest score; equal scores keep their order."""
+    """Returns the rank of each score, 1 for the greatest; equal scores keep their order."""
     places = np.empty(len(scores), np.int64)
     places[np.argsort(-scores, kind="stable")] = np.arange(1, len(scores) + 1)
     return places

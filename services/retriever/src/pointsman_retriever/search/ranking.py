@@ -68,7 +68,7 @@ EMPTY_RANKING = Ranking((), Relevance(False, 0.0, 0.0))
 
 
 class Stopwatch:
-    """Measures the phases of a search."""
+    """Measures how many seconds each phase of a search takes."""
 
     def __init__(self) -> None:
         self.timings: dict[str, float] = {}  # seconds by phase
@@ -83,7 +83,7 @@ class Stopwatch:
 
 @dataclass(frozen=True, slots=True)
 class _Candidates:
-    """(candidates,) each."""
+    """The chunks that may be returned, as parallel arrays (candidates,) of ids, vectors and scores."""
 
     ids: Ids
     vectors: Vectors
@@ -93,7 +93,7 @@ class _Candidates:
 
 
 def rank(snapshot: IndexSnapshot, query: ResolvedQuery, settings: SearchSettings) -> Ranking:
-    """Blocks; reads one snapshot only."""
+    """Ranks a collection's chunks for a query; reads one snapshot only. Blocks."""
     options, parameters = query.options, _resolve_fusion(query.options, settings)
     candidates = _find_candidates(snapshot, query, parameters)
     if not len(candidates.ids):
@@ -110,7 +110,7 @@ def rank(snapshot: IndexSnapshot, query: ResolvedQuery, settings: SearchSettings
 
 
 def _resolve_fusion(options: SearchOptions, settings: SearchSettings) -> FusionParameters:
-    """If a query names a method, the collection's weight does not apply: it was tuned for the collection's method."""
+    """Returns how to fuse: if a query names a method, the collection's weight, tuned for its own method, is ignored."""
     if options.method is not None:
         return FusionParameters(options.dense_weight, options.method)
     weight = settings.dense_weight if options.dense_weight is None else options.dense_weight
@@ -137,7 +137,7 @@ def _find_candidates(snapshot: IndexSnapshot, query: ResolvedQuery, parameters: 
 
 
 def _diversify(order: Ids, score: Scores, vectors: Vectors, options: SearchOptions) -> Ids:
-    """Maximal marginal relevance (Carbonell and Goldstein, 1998) for as many passages as can be returned."""
+    """Orders as many passages as can be returned by maximal marginal relevance (Carbonell and Goldstein, 1998)."""
     count = min(len(order), options.top_k * max(1, 2 * bool(options.per_document)))
     remaining, chosen = order.tolist(), [int(order[0])]
     remaining.pop(0)
@@ -150,7 +150,7 @@ def _diversify(order: Ids, score: Scores, vectors: Vectors, options: SearchOptio
 
 
 def _limit_per_document(order: Ids, documents: Ids, limit: int) -> Ids:
-    """Keeps the first `limit` chunks of each document."""
+    """Keeps the first `limit` chunks of each document, in order."""
     seen: Counter[int] = Counter()
     kept = []
     for place in order.tolist():

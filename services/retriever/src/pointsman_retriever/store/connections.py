@@ -24,7 +24,7 @@ _POLL_SECONDS = 1.0  # after which a thread that waits for a reader checks wheth
 
 
 class Connections:
-    """A writer for one thread at a time, and a pool of readers that grows up to a limit."""
+    """The SQLite connections of one file: a writer for one thread at a time, and a limited pool of readers."""
 
     def __init__(self, file: Path, readers: int) -> None:
         """Opens an existing file; raises FailedPrecondition, Unavailable or Internal if it cannot be opened."""
@@ -68,13 +68,13 @@ class Connections:
     def checkpoint(self) -> None:
         """Copies as much of the write-ahead log into the file as the readers allow; for the write thread.
 
-        Not done as part of a commit, because searches would wait for it.
+        This is not part of a commit, because searches would wait for it.
         """
         with translate_errors(self.file):
             self._writer.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def close(self) -> None:
-        """Waits for the readers in use; for the write thread. Leaves a single file without a log."""
+        """Closes the file, without leaving a log, after waiting for the readers in use; for the write thread."""
         self._closed = True
         with self._lock:
             opened, self._opened, self._may_open = self._opened, [], 0
@@ -190,7 +190,7 @@ _SELECT_PASSAGES = """
 
 @dataclass(frozen=True, slots=True)
 class ReadTransaction:
-    """One version of the collection, valid until the transaction ends."""
+    """Reads one version of a collection, until the transaction ends."""
 
     reader: sqlite3.Connection
     version: int
@@ -232,14 +232,14 @@ class ReadTransaction:
 
 
 def read_all_chunks(connection: sqlite3.Connection) -> Iterator[IndexedChunks]:
-    """Yields all chunks in batches, ascending by id."""
+    """Yields all chunks of a collection in batches, ascending by id."""
     cursor = connection.execute(f"{_SELECT_CHUNKS} ORDER BY id")
     while rows := cursor.fetchmany(_ROWS_PER_BATCH):
         yield _to_indexed_chunks(connection, rows)
 
 
 def read_chunks(connection: sqlite3.Connection, ids: Ids, dimensions: int) -> IndexedChunks:
-    """Returns the chunks with these ids, ascending; they must exist."""
+    """Returns the chunks with these ids, ascending; all must exist."""
     rows = connection.execute(
         f"{_SELECT_CHUNKS} WHERE id IN (SELECT value FROM json_each(?)) ORDER BY id", (json.dumps(ids.tolist()),)
     ).fetchall()

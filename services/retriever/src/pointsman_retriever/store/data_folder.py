@@ -18,7 +18,7 @@ _SCRATCH = ".scratch"  # for collections that are being created or removed
 
 
 class DataFolder:
-    """For the process that holds the lock, see `claim_data_folder`."""
+    """The folders of all collections, for the process that holds the lock (see `claim_data_folder`)."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -40,7 +40,7 @@ class DataFolder:
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """Lends an empty folder on the same file system; removed after the block unless it was moved away."""
+        """Lends an empty folder on the same file system, which is removed after the block unless it was moved away."""
         folder = Path(tempfile.mkdtemp(dir=self._scratch))
         try:
             yield folder
@@ -48,7 +48,7 @@ class DataFolder:
             shutil.rmtree(folder, ignore_errors=True)
 
     def install(self, folder: Path, collection_id: CollectionId) -> None:
-        """Moves a complete folder into place for a new collection, atomically even if the process crashes."""
+        """Moves a complete folder to its place for a new collection, atomically even if the process crashes."""
         target = self.folder(collection_id)
         target.parent.mkdir(exist_ok=True)
         folder.rename(target)
@@ -56,7 +56,7 @@ class DataFolder:
             sync_folder(parent)
 
     def replace_file(self, folder: Path, collection_id: CollectionId) -> None:
-        """Atomically replaces the file of a collection, whose connections must be closed, by the file in `folder`."""
+        """Replaces the file of a collection by the file in `folder`, atomically; its connections must be closed."""
         target = self.folder(collection_id)
         for name in (f"{STORE_FILE}-wal", f"{STORE_FILE}-shm"):
             (target / name).unlink(missing_ok=True)  # SQLite would apply the old file's log to the new file
@@ -72,14 +72,14 @@ class DataFolder:
             sync_folder(folder.parent)
 
     def clear_scratch(self) -> None:
-        """Deletes what a killed process left half created or half removed."""
+        """Deletes the folders that a killed process left half created or half removed."""
         shutil.rmtree(self._scratch, ignore_errors=True)
         self._scratch.mkdir()
 
 
 @contextmanager
 def claim_data_folder(root: Path) -> Iterator[DataFolder]:
-    """Locks the data folder for this process for the length of the block; creates it if it is missing.
+    """Locks the data folder for this process during the block; creates it if it is missing.
 
     Raises FailedPrecondition if another process holds it, or it cannot be written.
     """

@@ -1,4 +1,4 @@
-"""Verification, snapshot files, and migration of a collection's file to another embedding model."""
+"""Verifies a collection's file, copies it to snapshot files, and migrates it to another embedding model."""
 
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -32,7 +32,7 @@ class Findings:
 
 
 def quick_check(store: Store) -> None:
-    """Checks the structure of the file's pages; raises Internal if they are damaged."""
+    """Checks the structure of the collection file's pages; raises Internal if they are damaged."""
     with store.connections.reader() as reader:
         if found := _run_check(reader, "quick_check"):
             raise Internal(
@@ -42,7 +42,7 @@ def quick_check(store: Store) -> None:
 
 
 def check_all(store: Store) -> Findings:
-    """Reads every row of one version, and compares hashes, counts and checksum."""
+    """Reads every row of one version of the collection, and compares hashes, counts and checksum."""
     with store.connections.reader() as reader:
         reader.execute("BEGIN")
         info = read_collection(reader, store.id)
@@ -162,7 +162,7 @@ _PENDING = "FROM documents WHERE NOT EXISTS (SELECT 1 FROM next_chunks WHERE nex
 
 
 def begin_migration(store: Store, fingerprint: str, dimensions: int) -> None:
-    """Starts a migration, or resumes an interrupted one to the same model."""
+    """Starts a migration to another embedding model, or resumes an interrupted one to the same model."""
     with store.connections.transaction() as writer:
         target = writer.execute("SELECT fingerprint, dimensions FROM next_model").fetchone()
         if target != (fingerprint, dimensions):
@@ -172,7 +172,7 @@ def begin_migration(store: Store, fingerprint: str, dimensions: int) -> None:
 
 
 def find_pending(store: Store, count: int) -> list[PendingDocument]:
-    """Returns at most `count` documents."""
+    """Returns at most `count` documents that the migration has not yet encoded."""
     with store.connections.reader() as reader:
         rows = reader.execute(
             f"SELECT row, id, title, text, recipe {_PENDING} ORDER BY row LIMIT ?", (count,)
@@ -190,7 +190,7 @@ def count_pending(store: Store) -> int:
 
 
 def store_migrated(store: Store, documents: Sequence[tuple[PendingDocument, EncodedDocument]]) -> None:
-    """Stores the new chunks; ignores documents that were deleted meanwhile."""
+    """Stores the chunks of documents encoded for the new model; ignores documents deleted meanwhile."""
     with store.connections.transaction() as writer:
         for pending, encoded in documents:
             if writer.execute("SELECT 1 FROM documents WHERE row = ?", (pending.row,)).fetchone() is None:

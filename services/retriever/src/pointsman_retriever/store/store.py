@@ -28,7 +28,7 @@ _COLLECTION_COLUMNS = (
 
 
 class Store:
-    """Reads from any thread; changes (`transaction`, `set_quota`, `set_search_settings`) from one thread at a time."""
+    """Reads and changes one collection's file: reads from any thread, changes from one thread at a time."""
 
     def __init__(
         self, collection_id: CollectionId, folder: Path, readers: int, checkpoint_bytes: int = CHECKPOINT_BYTES
@@ -62,7 +62,7 @@ class Store:
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
-        """Rolled back unless the block calls `commit`."""
+        """Yields a transaction for changes, which is rolled back unless the block calls `commit`."""
         with self.connections.transaction() as writer:
             yield Transaction(writer, read_collection(writer, self.id))
 
@@ -76,7 +76,7 @@ class Store:
             return read_collection(writer, self.id)
 
     def set_search_settings(self, settings: str) -> CollectionInfo:
-        """`settings` is a SearchSettings in JSON."""
+        """Stores the collection's search settings, which are a SearchSettings in JSON."""
         with self.connections.transaction() as writer:
             writer.execute("UPDATE collection SET search = ?", (settings,))
             writer.execute("COMMIT")
@@ -88,7 +88,7 @@ class Store:
             yield from connections.read_all_chunks(reader)
 
     def find_unchanged(self, documents: Sequence[Document], recipes: Sequence[str], source: str) -> set[str]:
-        """Returns the ids of documents that are stored with equal content, the given recipe and the given source."""
+        """Returns the ids of documents stored with equal content, and with the given recipe and source."""
         found = set()
         with self.connections.reader() as reader:
             for document, recipe in zip(documents, recipes, strict=True):
@@ -120,7 +120,7 @@ class Store:
             return [found for (found,) in reader.execute("SELECT id FROM documents WHERE source = ?", (source,))]
 
     def sketch(self) -> tuple[int, Sketch]:
-        """Returns the version, and a sketch of its documents."""
+        """Returns the collection's version, and a sketch of its documents."""
         with self.connections.reader() as reader:
             reader.execute("BEGIN")
             (version,) = reader.execute("SELECT version FROM collection").fetchone()
@@ -128,7 +128,7 @@ class Store:
 
     @contextmanager
     def read_transaction(self) -> Iterator[ReadTransaction]:
-        """Reads one version, whatever is written meanwhile."""
+        """Yields reads of one version of the collection, whatever is written meanwhile."""
         with self.connections.reader() as reader:
             reader.execute("BEGIN")
             (version,) = reader.execute("SELECT version FROM collection").fetchone()
@@ -183,7 +183,7 @@ def create_tables(connection: sqlite3.Connection) -> None:
 
 
 def check_schema(connection: sqlite3.Connection) -> None:
-    """Raises FailedPrecondition for a file of another release or another program."""
+    """Raises FailedPrecondition if the file was written by another release or another program."""
     (found,) = connection.execute("PRAGMA user_version").fetchone()
     if found != SCHEMA_VERSION:
         raise FailedPrecondition(
@@ -199,7 +199,7 @@ def check_schema(connection: sqlite3.Connection) -> None:
 
 
 def outline(connection: sqlite3.Connection) -> list[tuple[str, str, str]]:
-    """Returns type, name and declaration of all tables, indexes, views and triggers."""
+    """Returns type, name and declaration of all tables, indexes, views and triggers in a file."""
     rows = connection.execute("SELECT type, name, coalesce(sql, '') FROM sqlite_schema ORDER BY type, name").fetchall()
     return [row for row in rows if not row[1].startswith("sqlite_stat")]
 

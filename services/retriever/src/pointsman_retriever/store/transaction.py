@@ -25,7 +25,7 @@ class StoredDocument:
 
 
 class Transaction:
-    """Several callers' steps that are committed together. Each step is applied completely or not at all.
+    """Several callers' steps that are committed together; each is applied completely or not at all.
 
     Made by `Store.transaction`. Call `finish` after the last step, then `commit`.
     """
@@ -38,7 +38,7 @@ class Transaction:
 
     @contextmanager
     def step(self) -> Iterator["Change"]:
-        """Rolls back what the block did if it raises, or if the change would exceed the quota."""
+        """Yields a change to apply; rolls it back if the block raises, or if it would exceed the quota."""
         self._connection.execute("SAVEPOINT step")
         change = Change(self._connection, self.info)
         try:
@@ -77,14 +77,14 @@ class Transaction:
         )
 
     def commit(self) -> CollectionInfo:
-        """Makes everything durable, and returns the resulting state."""
+        """Makes all steps durable, and returns the collection's resulting state."""
         write_counts(self._connection, self.info)
         self._connection.execute("COMMIT")
         return self.info
 
 
 class Change:
-    """One caller's step."""
+    """One caller's change of a collection, within a transaction."""
 
     def __init__(self, connection: sqlite3.Connection, before: CollectionInfo) -> None:
         self.before = before
@@ -118,7 +118,7 @@ class Change:
         return self._replace_chunks(row, encoded, keep_equal=has_same_metadata)
 
     def remove(self, document_id: str) -> bool:
-        """Returns whether the document existed."""
+        """Removes a document; returns whether it existed."""
         stored = self._find(document_id)
         if stored is None:
             return False
@@ -130,7 +130,7 @@ class Change:
         return True
 
     def info_after(self) -> CollectionInfo:
-        """Returns the state after this step, except for the checksum. Without changes the version stays the same."""
+        """Returns the collection's state after this step, but for the checksum; its version changes only if it did."""
         return replace(
             self.before,
             documents=self.before.documents + self._documents,
@@ -140,7 +140,7 @@ class Change:
         )
 
     def _find(self, document_id: str) -> StoredDocument | None:
-        """Reads everything in one row: SQLite releases the GIL after each, and running searches take it."""
+        """Reads a stored document in one row: SQLite releases the GIL after each, and running searches take it."""
         found = self._connection.execute(
             "SELECT row, digest, recipe, source, bytes, "
             "(SELECT json_group_object(key, value) FROM metadata WHERE document = row) FROM documents WHERE id = ?",
@@ -152,12 +152,12 @@ class Change:
         return StoredDocument(row, digest, recipe, source, size, json.loads(metadata))
 
     def _has_vectors(self, row: int, encoded: EncodedDocument) -> bool:
-        """Whether the stored vectors are equal too; they may differ if the caller sent its own vector."""
+        """Returns whether the stored vectors are equal too; a caller may have sent other ones for the same text."""
         stored = self._connection.execute("SELECT vector FROM chunks WHERE document = ? ORDER BY start, id", (row,))
         return [vector for (vector,) in stored] == [_encode_vector(vector) for vector in encoded.vectors]
 
     def _set_source(self, stored: StoredDocument, source: str) -> bool:
-        """Returns whether the document had another source."""
+        """Records the document's source; returns whether it had another one."""
         if stored.source == source:
             return False
         self._connection.execute("UPDATE documents SET source = ? WHERE row = ?", (source, stored.row))
@@ -192,7 +192,7 @@ class Change:
         )
 
     def _replace_chunks(self, row: int, encoded: EncodedDocument, keep_equal: bool) -> int:
-        """Returns the number of new chunks; `keep_equal` keeps stored chunks with equal text and vector."""
+        """Replaces a document's chunks; returns how many are new. `keep_equal` keeps equal text and vector."""
         stored = self._chunks_of(row)
         ids_by_digest: dict[bytes, list[int]] = {}
         for chunk_id, (digest, _) in stored.items() if keep_equal else ():
@@ -219,7 +219,7 @@ class Change:
         return len(encoded.chunks)
 
     def _chunks_of(self, row: int) -> dict[int, tuple[bytes, bytes]]:
-        """Returns digest and vector by chunk id, the last chunk first."""
+        """Returns digest and vector of a document's chunks by chunk id, the last chunk first."""
         found = self._connection.execute(
             "SELECT id, digest, vector FROM chunks WHERE document = ? ORDER BY id DESC", (row,)
         )
@@ -234,7 +234,7 @@ class Change:
         self.added[chunk_id] = vector
 
     def _remove_chunks(self, chunks: Mapping[int, tuple[bytes, bytes]]) -> None:
-        """`chunks` are digests and vectors by id."""
+        """Removes chunks, given as digests and vectors by id."""
         self._connection.executemany("DELETE FROM chunks WHERE id = ?", [(chunk_id,) for chunk_id in chunks])
         self.removed.update((chunk_id, vector) for chunk_id, (_, vector) in chunks.items())
 
@@ -256,7 +256,7 @@ def write_counts(connection: sqlite3.Connection, info: CollectionInfo) -> None:
 
 
 def _check_quota(before: CollectionInfo, after: CollectionInfo) -> None:
-    """Refuses growth only: a collection above a quota that was lowered can still shrink."""
+    """Raises an error if a change grows the collection above its quota; one that is above it can still shrink."""
     for what in Quota.__dataclass_fields__:
         limit, old, new = getattr(after.quota, what), getattr(before, what), getattr(after, what)
         if limit and new > limit and new > old:

@@ -38,7 +38,7 @@ class BuildOrder:
 
 
 def flywheel_of(config: Config, task: str) -> FlywheelConfig:
-    """Raises ConfigError if the task does not exist or has no flywheel."""
+    """Returns a task's flywheel configuration; raises ConfigError if the task does not exist or has none."""
     if task not in config.tasks.tasks:
         raise ConfigError(f"there is no task '{task}'; known: {', '.join(sorted(config.tasks.tasks))}")
     flywheel = config.tasks.tasks[task].flywheel
@@ -48,7 +48,7 @@ def flywheel_of(config: Config, task: str) -> FlywheelConfig:
 
 
 async def build(config: Config, log: RequestLog | None, order: BuildOrder) -> WrittenDataSet:
-    """Without a request log the rows come from the task's examples and the teacher's answers. Raises ConfigError."""
+    """Builds a data set, without a request log from examples and teacher answers alone. Raises ConfigError."""
     flywheel = flywheel_of(config, order.task)
     stored = await read_samples(log, config.tasks.learning, order.task) if log else NO_SAMPLES
     terms = ExtractionTerms(order.task, flywheel.teacher, flywheel.data.min_rating)
@@ -95,7 +95,7 @@ def _consent(config: Config, stored: StoredSamples) -> dict[str, Any]:
 
 
 def read_teacher_answers(file: Path, validators: Sequence[Named]) -> tuple[tuple[Row, ...], int]:
-    """Reads lines of {"text", "answer"}; returns the rows that no validator refuses, and the number of refused ones.
+    """Reads JSON Lines of {"text", "answer"}; returns the rows that no validator refuses, and how many were refused.
 
     Raises ConfigError.
     """
@@ -116,7 +116,7 @@ def _teacher_answers(file: Path) -> Iterator[tuple[Row, Choice]]:
 
 
 def read_evaluation_keys(file: Path) -> set[str]:
-    """Prompt keys of the rows by which a new adapter is evaluated; it must not be trained on them.
+    """Returns the prompt keys of the rows that evaluate a new adapter, which must not be trained on them.
 
     Lines have "text" or "messages", as `pointsman eval` reads them. Raises ConfigError.
     """
@@ -168,7 +168,7 @@ def _counted(heading: str, counts: Mapping[str, Any]) -> Section:
 
 
 def plan_report(config: Config, task: str) -> Report:
-    """What `pointsman distill` needs to know of a task. Raises ConfigError."""
+    """Reports what `pointsman retrain` needs to know of a task; raises ConfigError."""
     flywheel = flywheel_of(config, task)
     metric = config.tasks.tasks[task].metric
     student = config.paths.paths[flywheel.student]
@@ -188,7 +188,7 @@ def plan_report(config: Config, task: str) -> Report:
 
 
 def _collections(config: Config, task: str, flywheel: FlywheelConfig) -> list[str]:
-    """The collections that any path of the task retrieves from."""
+    """Returns the collections that any path of the task retrieves from."""
     task_config = config.tasks.tasks[task]
     stale = (task_config.stale.path,) if task_config.stale else ()
     names = (flywheel.teacher, *task_config.policy.paths, *task_config.fallback, *stale)
@@ -197,6 +197,6 @@ def _collections(config: Config, task: str, flywheel: FlywheelConfig) -> list[st
 
 
 def _sampling(student: PathConfig) -> dict[str, Any]:
-    """The student's sampling parameters, also used for a version that no path names yet."""
+    """Returns the student path's sampling parameters, also used for a version that no path names yet."""
     values = {"max_tokens": student.max_tokens, "temperature": student.temperature, "stop": list(student.stop) or None}
     return {name: value for name, value in values.items() if value is not None}

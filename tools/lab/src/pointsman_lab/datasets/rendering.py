@@ -52,11 +52,11 @@ class TrainingRow:
 
     @property
     def key(self) -> str:
-        """Equal for prompts that differ only by case and whitespace."""
+        """Returns a key that is equal for prompts that differ only by case and whitespace."""
         return prompt_key([(message.role, message.content) for message in self.messages])
 
     def rendered(self, messages: Sequence[Message]) -> dict[str, Any]:
-        """Return the row with these messages, in the format of the trainer."""
+        """Returns the row with these messages, in the format of the trainer."""
         prompt = [{"role": message.role, "content": message.content} for message in messages]
         if "output" in self.answers:
             return {"messages": [*prompt, {"role": "assistant", "content": self.answers["output"]}]}
@@ -64,7 +64,7 @@ class TrainingRow:
 
 
 class ChosenPassages:
-    """Implements `Search` for training: it decides for the current row whether the right passage is shown."""
+    """Searches for training rows (implements `Search`): decides for each row whether the right passage is shown."""
 
     def __init__(self, inner: Search, seed: int, share_without: float = SHARE_WITHOUT_ANSWER) -> None:
         self._inner, self._random, self._share_without = inner, random.Random(seed), share_without
@@ -73,7 +73,7 @@ class ChosenPassages:
         self.counts: Counter[str] = Counter()
 
     def begin(self, row: TrainingRow | None) -> None:
-        """Set the row that searches are for. None: show what is found."""
+        """Sets the row that the next searches are for; None shows whatever is found."""
         self._row, self._is_hidden = row, self._random.random() < self._share_without
 
     async def search(self, collection: str, query: str, vector: Vector | None, top_k: int, deadline: float) -> Found:
@@ -95,7 +95,7 @@ class ChosenPassages:
 
 
 def _passage_with_answer(passages: Sequence[Passage], answer: str) -> Passage:
-    """Return the best passage that contains the answer, or else the best one."""
+    """Returns the best passage that contains the answer, or else the best one."""
     return next((passage for passage in passages if answer and answer in passage.text), passages[0])
 
 
@@ -113,7 +113,7 @@ class PathRenderer:
     """Renders rows by the strategies of one path."""
 
     def __init__(self, config: Config, path: str, search: Search, embedding: Embed) -> None:
-        """Raises ConfigError if there is no such path."""
+        """Prepares the path's strategies; raises ConfigError if there is no such path."""
         if path not in config.paths.paths:
             raise ConfigError(f"there is no path '{path}'; known: {', '.join(sorted(config.paths.paths))}")
         self._search, self._embedding = search, embedding
@@ -126,16 +126,16 @@ class PathRenderer:
         """The strategies with all examples."""
 
     async def render(self, row: TrainingRow, is_last: bool = False) -> dict[str, Any]:
-        """Raises PointsmanError; NothingRelevant if the path would leave the request to another one.
+        """Renders a row; raises PointsmanError, or NothingRelevant if the path would leave the request to another one.
 
-        `is_last`: there is no other one, so that it answers without passages.
+        `is_last` says that there is no other path, so that this one answers without passages.
         """
         strategies = await self._strategies_for(row.messages[-1].content)
         draft = await apply_all(strategies, Draft(Request("", row.messages), None, is_last=is_last))
         return row.rendered(draft.messages())
 
     async def _strategies_for(self, text: str) -> list[Strategy]:
-        """Return the strategies, without the examples that have this text."""
+        """Returns the path's strategies, without the examples that have this text."""
         if not self._vectors:
             self._vectors = {task: await self._embed(rows) for task, rows in self._examples.items()}
             self._complete = self._build({task: range(len(rows)) for task, rows in self._examples.items()})
@@ -164,7 +164,7 @@ FORMS = '{"text", "output"}, {"messages"}, or for pairs {"prompt" or "messages",
 
 
 def read_rows(file: Path) -> list[TrainingRow]:
-    """Reads training rows from a JSON Lines file. Raises ConfigError that names the file and the line."""
+    """Reads training rows from a JSON Lines file; raises ConfigError that names the file and the line."""
     try:
         text = file.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -202,7 +202,7 @@ class RenderOrder:
 
 
 async def render(order: RenderOrder, renderer: PathRenderer, passages: ChosenPassages, progress: Progress) -> Report:
-    """Write the rendered rows. `renderer` searches by `passages`. Raises ConfigError, PointsmanError or OSError."""
+    """Writes the rendered rows; `renderer` searches by `passages`. Raises ConfigError, PointsmanError or OSError."""
     rows = read_rows(order.training)
     held_out = read_rows(order.evaluation) if order.evaluation else []
     training = distinct(rows, {row.key for row in held_out})
@@ -234,7 +234,7 @@ async def render(order: RenderOrder, renderer: PathRenderer, passages: ChosenPas
 
 
 def distinct(rows: Sequence[TrainingRow], held_out: Set[str]) -> list[TrainingRow]:
-    """Return each row once, without those whose prompt is held out.
+    """Returns each row once, without those whose prompt is held out.
 
     The trainer could not find them: equal questions may be rendered differently.
     """

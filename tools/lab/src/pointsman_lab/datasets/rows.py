@@ -21,7 +21,7 @@ _ROLES = ("system", "user", "assistant")
 
 
 class Source(IntEnum):
-    """Where the right answer comes from. If two rows have the same prompt, the one with the higher source is kept."""
+    """The kinds of sources of a right answer; of two rows with the same prompt, the one of the higher kind is kept."""
 
     TEACHER = 1
     """The teacher path was asked for it, and the validators accepted it."""
@@ -48,11 +48,11 @@ class Row:
 
     @property
     def key(self) -> str:
-        """Equal for prompts that differ only by case and whitespace."""
+        """Returns a key that is equal for prompts that differ only by case and whitespace."""
         return prompt_key(self.messages)
 
     def as_json(self) -> dict[str, Any]:
-        """In the format of `pointsman train`."""
+        """Returns the row in the format of `pointsman train`."""
         if len(self.messages) == 1:
             return {"text": self.messages[0][1], "output": self.answer}
         return {"messages": [*_as_messages(self.messages), {"role": "assistant", "content": self.answer}]}
@@ -77,7 +77,7 @@ def prompt_key(messages: Sequence[tuple[str, str]]) -> str:
 
 
 def group_of(key: str) -> str:
-    """Returns the key with its numbers replaced. Prompts with the same result are held out together or not at all."""
+    """Returns the prompt key with its numbers replaced; prompts of one group are held out together or not at all."""
     return _DIGITS.sub("0", key)
 
 
@@ -91,8 +91,9 @@ def canonical(answer: str) -> str:
 
 
 def text_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, str], ...] | None:
-    """The messages as (role, content), or None if the trainer cannot use them: one has more than text (tool calls,
-    images), a system message is not first, or the last one is not the user's."""
+    """Returns messages as (role, content), or None if the trainer cannot use them. That is so if one has more than text
+    (tool calls, images), a system message is not first, or the last one is not the user's.
+    """
     read = tuple((message.get("role"), message.get("content")) for message in messages)
     plain_texts = all(role in _ROLES and isinstance(content, str) and content.strip() for role, content in read)
     text_only = all(set(message) <= {"role", "content"} for message in messages)
@@ -108,7 +109,7 @@ def _as_messages(messages: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
 
 @dataclass(frozen=True, slots=True)
 class DataSet:
-    """Rows are sorted by key, so that equal rows make byte-identical files."""
+    """The rows of a data set, sorted by key, so that equal rows make byte-identical files."""
 
     train: tuple[Row, ...]
     heldout: tuple[Row, ...]
@@ -121,7 +122,7 @@ class DataSet:
 def split(
     rows: Iterable[Row], pairs: Iterable[PreferencePair], evaluation_keys: Set[str], heldout_fraction: float
 ) -> DataSet:
-    """Keeps each prompt once, and puts it on one side only; a prompt stays on its side in every later version.
+    """Splits rows into training and held-out ones by prompt; a prompt stays on its side in every later version.
 
     `evaluation_keys` are prompts that decide whether the adapter is promoted. They and prompts that differ from them
     only by numbers are dropped, since the adapter must not be trained on them.
@@ -152,7 +153,7 @@ def split(
 
 
 def _distinct(pairs: Iterable[PreferencePair], chosen: Mapping[str, Row]) -> Sequence[PreferencePair]:
-    """Each pair once, with the right answer that was chosen for its prompt, unless that is the pair's wrong answer."""
+    """Returns each pair once, with the right answer chosen for its prompt, unless that is the pair's wrong answer."""
     found = {}
     for pair in pairs:
         right = chosen.get(pair.right.key)
@@ -162,7 +163,7 @@ def _distinct(pairs: Iterable[PreferencePair], chosen: Mapping[str, Row]) -> Seq
 
 
 def _hash_to_unit_interval(group: str) -> float:
-    """Depends on the text only, so that a prompt stays on its side."""
+    """Maps a group of prompts to a point from 0 to 1, by its text only, so that it stays on its side of a split."""
     return int.from_bytes(hashlib.blake2b(group.encode(), digest_size=8).digest()) / 2**64
 
 
@@ -174,7 +175,7 @@ NAME_DIGITS = 12
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What the manifest states in addition to the rows."""
+    """Facts on a data set's origin that its manifest states in addition to the rows."""
 
     task: str
     configuration: str
@@ -194,7 +195,7 @@ class WrittenDataSet:
 
 
 def write(data: DataSet, origin: Origin, root: Path) -> WrittenDataSet:
-    """Writes to `root`/TASK/HASH. If that content exists already, the folder is left unchanged. Raises OSError."""
+    """Writes a data set to `root`/TASK/HASH; a folder with that content is left unchanged. Raises OSError."""
     files: Mapping[str, Sequence[Row | PreferencePair]] = {
         TRAIN: data.train,
         HELDOUT: data.heldout,
@@ -260,7 +261,7 @@ def _latest(versions: Path) -> str:
 
 
 def _set_latest(versions: Path, name: str) -> None:
-    """Replaces the file atomically."""
+    """Replaces the file that names the latest version, atomically."""
     temporary = versions / f".{LATEST}"
     temporary.write_text(name + "\n", "utf-8")
     temporary.replace(versions / LATEST)

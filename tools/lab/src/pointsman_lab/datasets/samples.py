@@ -16,7 +16,7 @@ from pointsman_lab.request_log import RequestLog
 
 @dataclass(frozen=True, slots=True)
 class AnswerFeedback:
-    """Feedback on one decision; what was not given is empty."""
+    """The feedback on one decision; fields that were not given are empty."""
 
     rating: float | None = None
     right_task: str = ""
@@ -36,7 +36,7 @@ class StoredAnswer:
 
     @property
     def accepted(self) -> bool:
-        """Whether there was at least one validator and all accepted the answer."""
+        """Returns whether the answer had at least one validator and all accepted it."""
         return bool(self.rulings) and all(ruling == "accepted" for ruling in self.rulings)
 
 
@@ -128,7 +128,7 @@ class ExtractionTerms:
 
 @dataclass(frozen=True, slots=True)
 class Extracted:
-    """What one sample contributes to the data set."""
+    """The row and the pairs that one sample contributes to the data set, or why it has no row."""
 
     row: Row | None = None
     pairs: tuple[PreferencePair, ...] = ()
@@ -137,8 +137,7 @@ class Extracted:
 
 
 def extract(sample: Sample, terms: ExtractionTerms) -> Extracted:
-    """Picks the right answer: an expert's correction first, then a highly rated answer, then one that the validators
-    accepted."""
+    """Picks a sample's right answer: an expert's correction, else a highly rated, else a validated answer."""
     messages, feedback = text_messages(sample.messages), sample.feedback
     if messages is None:
         return Extracted(rejected="not only text")
@@ -152,7 +151,7 @@ def extract(sample: Sample, terms: ExtractionTerms) -> Extracted:
 
 
 def _right_answer(sample: Sample, terms: ExtractionTerms) -> tuple[str, Source | None, str]:
-    """The right answer with its source, or why there is none."""
+    """Returns the sample's right answer with its source, or why there is none."""
     feedback, given = sample.feedback, sample.answers[-1]
     if feedback.right_answer.strip():
         retrieved = sample.kind in ("rag", "hybrid")
@@ -166,8 +165,9 @@ def _right_answer(sample: Sample, terms: ExtractionTerms) -> tuple[str, Source |
 
 
 def _pairs(row: Row, sample: Sample) -> Iterator[PreferencePair]:
-    """The right answer paired with each wrong one: those that validators refused and, if an expert corrected it, the
-    one that the caller got."""
+    """Yields the right answer paired with each wrong one. Wrong answers are those that validators refused and, if an
+    expert corrected it, the one that the caller got.
+    """
     for answer in _wrong_answers(sample):
         if canonical(answer.text) != row.answer:
             yield PreferencePair(row, canonical(answer.text))

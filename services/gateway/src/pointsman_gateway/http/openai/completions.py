@@ -61,7 +61,7 @@ class CompletionBody(SurrogateFreeBody):
 
     @property
     def is_raw(self) -> bool:
-        """Whether it names a model or an adapter: its engine then reads the prompt without a chat template."""
+        """Returns whether it names a model or an adapter: its engine then reads the prompt without a chat template."""
         return self.model != domain.AUTO and not self.model.startswith("path:")
 
     @property

@@ -38,7 +38,7 @@ if TYPE_CHECKING:  # these need torch
 
 
 class Dpo(TrainingMethod):
-    """LoRA with TRL's DPO loss."""
+    """Direct preference optimization of a LoRA, with TRL's loss."""
 
     name = "dpo"
     learning_rate = 2e-4
@@ -76,7 +76,7 @@ class Preference:
 
     @property
     def conversation(self) -> Conversation:
-        """The prompt with the preferred answer alone."""
+        """Returns the prompt with the preferred answer alone."""
         return Conversation(self.prompt, self.chosen, self.where)
 
 
@@ -95,7 +95,7 @@ class PreferenceSplit:
 def read_preference_split(
     training: Path, heldout: Path | None, share: float, system: Path | None, seed: int
 ) -> PreferenceSplit:
-    """Reads both sides from files, or holds out a `share` of the prompts if there is no file of held-out pairs."""
+    """Reads training and held-out pairs from files, or holds out a `share` of the prompts if there is only one file."""
     instruction = read_system(system)
     pairs = read_preferences(training, instruction)
     if heldout is None:
@@ -104,7 +104,7 @@ def read_preference_split(
 
 
 def read_preferences(path: Path, system: str | None = None) -> list[Preference]:
-    """Raises `DataError` that names all bad lines, up to 20."""
+    """Reads a file of preference pairs; raises `DataError` that names the bad lines, up to 20."""
     return [
         Preference(prompt, chosen, rejected, where)
         for where, (prompt, chosen, rejected) in read_rows(path, lambda row: _parse(row, system))

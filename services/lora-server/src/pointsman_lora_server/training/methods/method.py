@@ -22,20 +22,20 @@ if TYPE_CHECKING:
 
 
 class TrainingRows(Protocol):
-    """The rows that a method reads, of whatever kind."""
+    """The training and held-out rows that a training method has read."""
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Rows that were left out, and why."""
+        """Returns which rows were left out, and why."""
 
     @property
     def conversations(self) -> Split:
-        """The rows as prompts with their right answers, for statistics, samples and the comparison with prompting."""
+        """Returns the rows as prompts with right answers, for statistics, samples and the comparison with prompting."""
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedRows:
-    """The rows of a run as tokens."""
+    """The rows of a run as token ids, for training, evaluation and few-shot prompts."""
 
     training: tuple[Row, ...]
     heldout: tuple[Row, ...]
@@ -49,7 +49,7 @@ class EncodedRows:
 
 
 class TrainingMethod:
-    """Plain LoRA on conversations, and the defaults of every other method, which overrides what differs.
+    """Plain LoRA on conversations; every other method is a subclass that overrides what differs.
 
     A method is also created where torch is not installed, so the modules that need it are imported inside
     `create_objective`.
@@ -66,7 +66,7 @@ class TrainingMethod:
     """Whether its data can be used with --evaluate-only."""
 
     def peft_options(self) -> Mapping[str, Any]:
-        """More arguments for PEFT's `LoraConfig`."""
+        """Returns additional arguments for PEFT's `LoraConfig`."""
         return {}
 
     def check_options(self, options: TrainingOptions) -> None:
@@ -100,7 +100,7 @@ class TrainingMethod:
 
 
 class RsLora(TrainingMethod):
-    """Scales by alpha / sqrt(rank) instead of alpha / rank, which is twice as much at rank 4."""
+    """Rank-stabilized LoRA: scales by alpha / sqrt(rank) instead of alpha / rank, which is twice as much at rank 4."""
 
     name = "rslora"
     learning_rate = 1e-3
@@ -117,7 +117,7 @@ class RsLora(TrainingMethod):
 
 
 class Dora(TrainingMethod):
-    """Learns a magnitude for each output row. No engine computes it, so the result is merged into the base model."""
+    """LoRA with a learnt magnitude for each output row. No engine computes it, so it is merged into the base model."""
 
     name = "dora"
     must_be_merged = True
@@ -131,7 +131,7 @@ class Dora(TrainingMethod):
 
 
 class QLora(TrainingMethod):
-    """Trains on the base model quantized to 4 bits."""
+    """LoRA that is trained on the base model quantized to 4 bits."""
 
     name = "qlora"
     base_in_4_bits = True

@@ -23,13 +23,14 @@ BUILT_IN: dict[str, type[TrainingMethod]] = {
 
 
 def installed_methods() -> dict[str, str]:
-    """Returns the names that `load_method` accepts: the built-in methods and those of installed packages' entry points.
-    Packages are not imported."""
+    """Returns the names that `load_method` accepts: the built-in methods and installed packages' entry points. Packages
+    are not imported.
+    """
     return {name: name for name in (*BUILT_IN, *sorted(each.name for each in entry_points(group=ENTRY_POINT_GROUP)))}
 
 
 def load_method(name: str) -> TrainingMethod:
-    """Raises ValueError if there is no such method, or it is not a `TrainingMethod`."""
+    """Creates the training method of this name; raises ValueError if there is none, or it is not a `TrainingMethod`."""
     if name in BUILT_IN:
         return BUILT_IN[name]()
     if ":" in name:
@@ -40,7 +41,7 @@ def load_method(name: str) -> TrainingMethod:
 
 
 def method_for_config(config: Mapping[str, Any]) -> TrainingMethod:
-    """The built-in method whose options an existing adapter_config.json can be evaluated with."""
+    """Returns the built-in method that can evaluate an adapter with this adapter_config.json."""
     return Dora() if config.get("use_dora") else TrainingMethod()
 
 
@@ -53,7 +54,7 @@ def _import_attribute(name: str) -> Any:
 
 
 def _create(target: Any, name: str) -> TrainingMethod:
-    """`target` is a method or its class."""
+    """Returns the training method in `target`, which is a method or its class; raises ValueError otherwise."""
     method = target() if isinstance(target, type) else target
     if not isinstance(method, TrainingMethod):
         raise ValueError(f"the training method '{name}' is a {type(method).__name__}, not a TrainingMethod")

@@ -17,7 +17,7 @@ MakeRequest = Callable[[str, int, str], Any]
 
 
 class ModelUsage:
-    """The counters of one model."""
+    """Counts the requests to one model: those in flight, all so far, and the time of the last one."""
 
     __slots__ = ("in_flight", "requests", "used_at")
 
@@ -41,11 +41,10 @@ class ModelUsage:
 
 
 class RequestUse:
-    """Reference count of one request on the models that it uses.
+    """Counts the parts of one request that still use its models, and releases the models after the last part.
 
     The request itself is one part, and each generation that it starts is another (n prompts, the steps of a beam
-    search, or one that must still be aborted after the client has disconnected). The models are released with the last
-    part.
+    search, or one that must still be aborted after the client has disconnected).
     """
 
     __slots__ = ("_models", "_parts")
@@ -92,7 +91,7 @@ class InUse(Exception):
 
 
 class LoadedAdapter:
-    """An adapter whose weights are in the engine."""
+    """An adapter whose weights are in the engine, and its usage."""
 
     __slots__ = ("request", "usage")
 
@@ -132,8 +131,7 @@ class AdapterTable:
     """
 
     def __init__(self, models: Any, engine: Any, make_request: MakeRequest) -> None:
-        """`models` is vLLM's OpenAIServingModels, `engine` its AsyncLLM; both are patched so that requests are
-        counted."""
+        """Patches vLLM's OpenAIServingModels (`models`) and AsyncLLM (`engine`) so that requests are counted."""
         self._models = models
         self._engine = engine
         self._make_request = make_request
@@ -163,7 +161,7 @@ class AdapterTable:
 
     @property
     def capacity(self) -> int:
-        """Return how many adapters the table may hold, in addition to those of --lora-modules."""
+        """Returns how many adapters the table may hold, in addition to those of --lora-modules."""
         return max(0, self.limits["capacity"] - len(self._static))
 
     def report(self) -> dict[str, Any]:
@@ -179,7 +177,7 @@ class AdapterTable:
         }
 
     async def load(self, name: str, folder: str) -> None:
-        """Load an adapter; idempotent. A closed adapter that is still loaded is opened again with the same number.
+        """Loads an adapter; idempotent. A closed adapter that is still loaded is opened again with the same number.
         Raises Refused, NoFolder, NoSlot.
         """
         async with self._lock:
@@ -216,7 +214,7 @@ class AdapterTable:
         return loaded.usage.in_flight if loaded else 0
 
     async def remove(self, name: str) -> None:
-        """Does nothing if the adapter is not loaded. Raises InUse."""
+        """Frees the adapter's slot; does nothing if it is not loaded. Raises InUse while it answers requests."""
         async with self._lock:
             loaded = self._by_name.get(name)
             if loaded is None:
@@ -229,7 +227,7 @@ class AdapterTable:
             self._set_in_engine(numbers)
 
     async def _then_list(self, change: Awaitable[Any]) -> set[int]:
-        """Waits for a change of the engine's adapters and returns those that it holds afterwards.
+        """Waits for a change of the engine's adapters and returns the numbers of those that it holds afterwards.
 
         Both calls are sent at once. The engine handles calls in their order, between two of its steps: sent one after
         the other, they would wait for two steps, which take 0.1 s each on a busy CPU.
@@ -252,8 +250,7 @@ class AdapterTable:
         self._may_hold_unknown = bool(numbers - self._by_id.keys())
 
     def _counted(self, produce: Callable[..., AsyncGenerator[Any, None]]) -> Callable[..., AsyncGenerator[Any, None]]:
-        """Wraps vLLM's `generate` or `encode`: the model is in use until the generator is closed and the work that it
-        started is aborted."""
+        """Wraps vLLM's `generate` or `encode` so that the model counts as in use until the work ends or is aborted."""
 
         @wraps(produce)
         async def counted(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
@@ -292,7 +289,7 @@ def _to_json(usage: ModelUsage) -> dict[str, Any]:
 
 
 def _without_paths(show: Callable[[], Any]) -> Callable[[], Any]:
-    """Removes the models' paths on the server's disk from GET /v1/models."""
+    """Wraps the handler of GET /v1/models so that it does not show the models' paths on the server's disk."""
 
     @wraps(show)
     async def wrapper() -> Any:

@@ -1,4 +1,4 @@
-"""The ASGI middleware: which of vLLM's routes are public, and the lora-server's own routes for adapters."""
+"""The guard's ASGI middleware: decides which of vLLM's routes are public, and serves the lora-server's own routes."""
 
 import hmac
 import json
@@ -52,9 +52,7 @@ class Guard:
     """Counts every public request against the model that it uses, and serves the routes of the lora-server."""
 
     def __init__(self, app: App, make_request: MakeRequest = vllm_request) -> None:
-        """Raises ValueError if the environment has no valid secret or a malformed network: the engine must not start
-        unprotected.
-        """
+        """Raises ValueError without a valid secret or with a malformed network: no engine may start unprotected."""
         self._app = app
         self._make_request = make_request
         self._secret = _read_secret(os.environ).encode()
@@ -85,7 +83,7 @@ class Guard:
             await _send_json(send, 404, _error("Not Found", 404))
 
     def _create_table(self, state: Any) -> AdapterTable:
-        """Called at the first request, since vLLM creates its middleware before the objects that the table needs."""
+        """Creates the table at the first request: vLLM creates its middleware before the objects that it needs."""
         try:
             self._table = AdapterTable(state.openai_serving_models, state.engine_client, self._make_request)
         except AttributeError as error:
@@ -126,7 +124,7 @@ class Guard:
         return 404, _error("Not Found", 404)
 
     def _may_manage(self, scope: Scope) -> bool:
-        """Whether the client is on this machine or in one of the networks."""
+        """Returns whether the client is on this machine or in one of the configured networks."""
         host = (scope.get("client") or ("",))[0]
         if host == (scope.get("server") or (None,))[0]:
             return True
@@ -158,7 +156,7 @@ def _read_networks(environment: Mapping[str, str]) -> "list[IPv4Network | IPv6Ne
 
 
 def _route(scope: Scope) -> str:
-    """The path as vLLM's router sees it, without the prefix of all its routes (--root-path)."""
+    """Returns the path as vLLM's router sees it, without the prefix of all its routes (--root-path)."""
     path, root = str(scope["path"]), str(scope.get("root_path", ""))
     return path[len(root) :] if root and path.startswith(f"{root}/") else path
 
@@ -184,7 +182,7 @@ def _folder_in(body: bytes) -> str:
 
 
 def _error(message: str, code: int) -> dict[str, Any]:
-    """An error body in vLLM's format."""
+    """Returns an error body in vLLM's format."""
     return {"error": {"message": message, "type": "NotFoundError" if code == 404 else "PointsmanGuard", "code": code}}
 
 
