@@ -76,7 +76,7 @@ class RedisKeys:
         return self._key("engines")
 
     def of_change(self, call: str) -> list[str]:
-        """The keys of every script that `change_script` returns, in the order of lua/prelude.lua."""
+        """Returns the keys of every script that `change_script` returns, in the order of lua/prelude.lua."""
         versions = [self.versions, self.phases, self.aliases, self.pins, self.changes, self.stamp]
         return [*versions, self.done(call), self.placements, self.upcoming, self.sorted]
 
@@ -95,7 +95,7 @@ class RedisKeys:
 
 @cache
 def change_script(name: str) -> str:
-    """The Lua script of a change. Its first arguments are the call's id, the author and the reason."""
+    """Returns the Lua script of a change, whose first arguments are the call's id, the author and the reason."""
     return read_script(__package__, "prelude") + read_script(__package__, name)
 
 
