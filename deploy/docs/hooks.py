@@ -40,7 +40,7 @@ def _expand(entry: Any, docs: Path) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Links are relative to the file in the repository, so those of the results start in benchmarks/."""
+    """Adapts a page's links, which are relative to the file in the repository, to the site."""
     source = "benchmarks/RESULTS.md" if page.file.src_uri == "benchmarks.md" else f"docs/{page.file.src_uri}"
     folder = posixpath.dirname(source)
 

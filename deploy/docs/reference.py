@@ -45,7 +45,7 @@ _EMPTY: tuple[object, ...] = (None, "", [], {}, PydanticUndefined)
 
 
 def table(headings: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
-    """Returns a Markdown table."""
+    """Returns a Markdown table with these headings and rows."""
     headings = list(headings)
     lines = [headings, ["---"] * len(headings), *(list(map(_cell, row)) for row in rows)]
     return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
@@ -190,7 +190,7 @@ PAGES: Mapping[str, Callable[[], str]] = {
 
 
 def write(folder: Path) -> Iterator[Path]:
-    """Writes the pages and yields their files."""
+    """Writes the reference pages to the folder and yields their files."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, page in PAGES.items():
         (folder / f"{name}.md").write_text(page().rstrip() + "\n")

@@ -93,7 +93,7 @@ VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One query of a panel."""
+    """One PromQL query of a panel."""
 
     letter: str
     expr: str
@@ -128,7 +128,7 @@ def panels() -> list[Panel]:
 
 
 def substituted(expr: str, values: Mapping[str, str]) -> str:
-    """Replace Grafana variables by values. Raises KeyError if a variable has no value."""
+    """Replaces Grafana variables in a query by values; raises KeyError if a variable has no value."""
     return VARIABLE.sub(lambda found: values[found[1] or found[2]], expr)
 
 

@@ -30,7 +30,7 @@ def helm_program() -> str | None:
 
 
 def helm(*arguments: str) -> str:
-    """Return the standard output. Raises HelmError."""
+    """Runs Helm with these arguments and returns its standard output; raises HelmError."""
     program = helm_program()
     if program is None:
         raise HelmError("helm is not installed: make helm-tools")
@@ -42,7 +42,7 @@ def helm(*arguments: str) -> str:
 
 
 def template(*arguments: str, namespace: str = "pointsman") -> str:
-    """Return the objects of an installation in `namespace`, without the Namespace. Raises HelmError."""
+    """Returns the Kubernetes objects of an installation in `namespace`, without the Namespace; raises HelmError."""
     return helm("template", "pointsman", str(CHART), "--namespace", namespace, *arguments)
 
 

@@ -1,4 +1,4 @@
-"""The contents of each image: our distributions, and a lock file with everything else."""
+"""Describes the contents of each image: our distributions, and a lock file with everything else."""
 
 import re
 from collections.abc import Iterator

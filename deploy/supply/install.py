@@ -42,7 +42,7 @@ def uv_arguments(settings: dict[str, str]) -> list[str]:
 
 
 def install(folder: Path, arguments: list[str]) -> None:
-    """Raises CalledProcessError if pip cannot install either."""
+    """Installs packages into the virtual environment `folder`; raises CalledProcessError if pip cannot either."""
     if not (folder / "bin/python").exists():
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     pip = [f"{folder}/bin/python", "-m", "pip", "--disable-pip-version-check"]

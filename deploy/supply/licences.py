@@ -81,9 +81,7 @@ def licence_of(name: str) -> str:
 
 
 def is_accepted(expression: str) -> bool:
-    """Returns whether the expression is acceptable: of "A OR B" one licence suffices, of "A AND B" both must be
-    accepted.
-    """
+    """Returns whether a licence is accepted: of "A OR B" one must be, of "A AND B" both."""
     inner = expression.replace("(", " ").replace(")", " ")
     if (
         "(" in expression
@@ -93,7 +91,7 @@ def is_accepted(expression: str) -> bool:
 
 
 def page() -> str:
-    """Return the page. A package that is not installed here keeps its listed licence, or is "unknown"."""
+    """Returns docs/licences.md's text; a package that is not installed keeps its listed licence or is "unknown"."""
     known = listed() if PAGE.exists() else {}
     rows = []
     for name, images in packages().items():

@@ -54,7 +54,7 @@ def lock_engine(more: Sequence[str]) -> None:
 
 
 def without_torch(text: str) -> str:
-    """Remove torch, and the packages only torch needs, from a lock."""
+    """Removes torch, and the packages that only torch needs, from the text of a lock file."""
     pins = re.split(r"(?m)^(?=\S)", text)
     return "".join(pin for pin in pins if not pin.startswith(TORCHS_OWN))
 

@@ -43,7 +43,7 @@ def version() -> str:
 
 
 def written() -> Iterator[tuple[Path, str]]:
-    """Yield every place that states the version, with the version it states."""
+    """Yields every file that states the project's version, with the version that it states."""
     for pattern, around in PLACES:
         for file in sorted(PROJECT.glob(pattern)):
             for found in re.finditer(around, file.read_text()):
@@ -73,7 +73,7 @@ def notes() -> str:
 
 
 def problems(tag: str = "") -> list[str]:
-    """Return what prevents a release. With a tag, the entry must have its version and a date."""
+    """Returns what prevents a release; with a tag, CHANGELOG.md's top entry must have its version and a date."""
     now = version()
     found = [f"{file.relative_to(PROJECT)} says {said}, CHANGELOG.md {now}" for file, said in written() if said != now]
     if tag and tag != f"v{now}":

@@ -35,7 +35,7 @@ WIDTH = 100
 
 @dataclass(frozen=True)
 class Question:
-    """A request, and what its answer must be by the handbook and by the rules of DATA.md."""
+    """A request of the demo, and what its answer must be by the handbook and by the rules of DATA.md."""
 
     text: str
     task: str
@@ -54,7 +54,7 @@ QUESTIONS = [Question(**question) for question in yaml.safe_load((HERE / "demo_q
 
 @dataclass(frozen=True)
 class Outcome:
-    """The answer to one question."""
+    """The gateway's decision and answer to one question, with times, tokens and cost."""
 
     task: str
     confidence: float
@@ -160,7 +160,7 @@ def wait_for(run_file: Path, up: "subprocess.Popen[bytes]") -> None:
 
 
 def is_of(run_file: Path, pid: int) -> bool:
-    """Returns whether the run file exists and was written by this process."""
+    """Returns whether the run file exists and was written by the process `pid`."""
     try:
         return bool(json.loads(run_file.read_text())["pid"] == pid)
     except (FileNotFoundError, KeyError, ValueError):

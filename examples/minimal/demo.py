@@ -46,7 +46,7 @@ console = Console(width=100, highlight=False, soft_wrap=False)
 
 
 class DemoError(Exception):
-    """Something is not as it must be; the message says what."""
+    """A step of the demo went wrong; the message says what."""
 
 
 @dataclass
@@ -63,7 +63,7 @@ class Load:
     failed: list[str] = field(default_factory=list)
 
     def has_answered(self, version: str, times: int) -> bool:
-        """Returns whether this version has answered so often, or something has gone wrong."""
+        """Returns whether this version has answered so many times, or something has gone wrong."""
         return self.answers[version] >= times or bool(self.wrong or self.failed)
 
     @contextmanager

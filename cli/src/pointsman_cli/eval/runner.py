@@ -232,7 +232,7 @@ def _failed_answer(work: RowRequest, code: str, error: str) -> Answer:
 
 class ProgressListener(Protocol):
     def came(self, answer: Answer) -> None:
-        """Handles one answer that has arrived."""
+        """Updates the display of progress by an answer that has arrived."""
         ...
 
 

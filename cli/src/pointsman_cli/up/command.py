@@ -1,4 +1,4 @@
-"""`pointsman up`: the command."""
+"""`pointsman up`: the command and its options."""
 
 import asyncio
 import importlib.util

@@ -99,7 +99,7 @@ def check(folder: Path) -> int:
 
 
 async def check_engine_of(folder: Path, name: str) -> int:
-    """Prints one JSON object for each finding about the engine. Raises ConfigError."""
+    """Checks an engine of the configuration in `folder`, and prints each finding as JSON; raises ConfigError."""
     config = load_config(folder)
     engines = config.models.engines
     must_be_known("there is no engine", name, engines)
@@ -188,7 +188,7 @@ async def run(settings: Settings, spans: "Spans | None" = None, worker: Sequence
 
 
 def _serving_metrics(dependencies: HttpDependencies, listen: str) -> AbstractAsyncContextManager[str]:
-    """A block in which metrics are served at `listen`, if that is set."""
+    """Returns a block in which metrics are served at `listen`, or one that does nothing if that is empty."""
     if not listen:
         return nullcontext("")
     reuse_port = dependencies.workers is not None

@@ -30,11 +30,11 @@ class FreshnessCache:
         self._shares: Mapping[str, float] = {}
 
     def changed_share(self, version: str) -> float:
-        """From 0 to 1; 0 if nothing is known."""
+        """Returns the share of changed documents for an adapter version, 0 to 1; 0 if it is unknown."""
         return self._shares.get(version, 0.0)
 
     def put(self, shares: Mapping[str, float]) -> None:
-        """Replaces all values."""
+        """Replaces the shares of changed documents of all adapter versions."""
         self._shares = dict(shares)
 
 
@@ -42,17 +42,17 @@ class Manifests(Protocol):
     """Reads adapter manifests from a lora-server."""
 
     def versions_of(self, path: Path) -> Sequence[str]:
-        """The versions that the path's adapter alias points to now."""
+        """Returns the versions that the path's adapter alias points to now."""
         ...
 
     async def facts(self, model: str, version: str) -> Mapping[str, str]:
-        """Raises PointsmanError."""
+        """Returns the facts in the manifest of an adapter version; raises PointsmanError."""
         ...
 
 
 class Collections(Protocol):
     async def sketch(self, collection: str) -> Sketch:
-        """The present sketch of a collection. Raises PointsmanError."""
+        """Returns a sketch of a collection's present documents; raises PointsmanError."""
         ...
 
 
@@ -65,7 +65,7 @@ class MonitoredPaths:
 
 class FreshnessMonitor:
     def __init__(self, cache: FreshnessCache, collections: Collections, interval: float = INTERVAL_S) -> None:
-        """`interval` in seconds."""
+        """Measures every `interval` seconds, and stores the shares in `cache`."""
         self.monitored = MonitoredPaths()
         """Replaced with each configuration."""
         self._cache = cache
@@ -75,12 +75,12 @@ class FreshnessMonitor:
         self._shares: dict[str, float] = {}
 
     async def run(self) -> None:
-        """Measures at an interval until cancelled. If a measurement fails, the previous value stays."""
+        """Measures at an interval until cancelled; if a measurement fails, the previous shares stay."""
         schedule = Schedule(self._interval, run_at_start=True)
         await run_periodically(self.measure, schedule, "measure the freshness of adapters")
 
     async def measure(self) -> None:
-        """Measures all monitored versions once."""
+        """Measures once how many documents have changed for each monitored adapter version."""
         monitored, found = self.monitored, dict[str, float]()
         if monitored.manifests is None:
             return

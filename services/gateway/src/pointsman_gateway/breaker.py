@@ -7,7 +7,8 @@ from pointsman_gateway.config.engine_config import BreakerConfig
 
 
 class Breaker:
-    """Closed: requests pass. Open: none pass until the cooldown ends. Then half open: one probe at a time.
+    """A circuit breaker in one of three states. Closed: requests pass. Open: none pass until the cooldown ends. Then it
+    is half open: one request at a time passes as a probe.
 
     Its settings are arguments, so that its state outlives a change of the configuration. An entry is the number that
     `enter` returned; the outcome of an entry that is older than the last change of state is ignored.
@@ -39,25 +40,25 @@ class Breaker:
 
     @property
     def open(self) -> bool:
-        """Returns whether it blocks all requests."""
+        """Returns whether the breaker blocks all requests."""
         return not self.closed and self._clock() < self._until
 
     @property
     def cooldown_left(self) -> float:
-        """Seconds until a probe may start; 0 if it may start now, or is in progress."""
+        """Returns the seconds until a probe may start; 0 if it may start now, or is in progress."""
         return 0.0 if self.closed else max(0.0, self._until - self._clock())
 
     def may_enter(self) -> bool:
         return self.closed or (not self._is_probing and self._clock() >= self._until)
 
     def enter(self) -> int:
-        """Requires `may_enter`. Each entry must be followed by one of `succeeded`, `failed` and `undecided`."""
+        """Lets a request pass and returns its entry, to report with `succeeded`, `failed` or `undecided`."""
         if not self.closed:
             self._is_probing = True
         return self._changes
 
     def succeeded(self, entry: int, config: BreakerConfig) -> bool:
-        """Records a success; True if it closed the breaker."""
+        """Records a request's success; returns whether it closed the breaker."""
         self.last_success = now = self._clock()
         if entry != self._changes:
             return False
@@ -69,7 +70,7 @@ class Breaker:
         return True
 
     def failed(self, entry: int, config: BreakerConfig) -> bool:
-        """Records a failure; True if it opened the breaker."""
+        """Records a request's failure; returns whether it opened the breaker."""
         if entry != self._changes or not config.enabled:
             self.undecided(entry)
             return False
@@ -107,7 +108,7 @@ class Breaker:
 
 
 class _Recent:
-    """Counts outcomes in a sliding window of two halves; the older half expires as a whole."""
+    """Counts requests and failures in a sliding window of two halves; the older half expires as a whole."""
 
     __slots__ = ("_failures", "_failures_before", "_since", "_total", "_total_before")
 
@@ -117,7 +118,7 @@ class _Recent:
         self._total_before = self._failures_before = 0
 
     def add(self, now: float, window: float, *, failed: int) -> tuple[int, int]:
-        """Adds an outcome, and returns the outcomes and the failures in the window."""
+        """Adds an outcome; returns how many requests and failures the window has."""
         if now - self._since >= window / 2:
             old = now - self._since >= window
             self._total_before = 0 if old else self._total

@@ -20,12 +20,12 @@ Bucket = tuple[str, float] | tuple[str, float, Exemplar]
 
 
 class Histogram:
-    """One series of a histogram."""
+    """One series of a histogram: the counts of its buckets."""
 
     __slots__ = ("bounds", "counts", "exemplars", "sum")
 
     def __init__(self, bounds: Sequence[float]) -> None:
-        """`bounds` are the buckets' upper bounds in ascending order, without the infinite one."""
+        """Takes the buckets' upper bounds in ascending order, without the infinite one."""
         self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
         self.sum = 0.0
@@ -33,14 +33,14 @@ class Histogram:
         """By bucket: trace id, value and Unix time of the last observation in a recorded trace."""
 
     def observe(self, value: float, trace_id: str = "") -> None:
-        """`trace_id` is that of the recorded trace, if there is one."""
+        """Counts a value; `trace_id` is that of the recorded trace, if there is one."""
         self.counts[bisect_left(self.bounds, value)] += 1
         self.sum += value
         if trace_id:
             self.set_exemplar(value, trace_id, time.time())
 
     def add(self, values: Sequence[float]) -> None:
-        """Observes many values."""
+        """Counts many values in the histogram's buckets."""
         if len(values) < SORT_THRESHOLD:
             for value in values:
                 self.observe(value)
@@ -57,7 +57,7 @@ class Histogram:
         self.exemplars[bisect_left(self.bounds, value)] = (trace_id, value, unix_seconds)
 
     def buckets(self) -> list[Bucket]:
-        """Each bucket's upper bound, its cumulative count, and its exemplar, if it has one."""
+        """Returns each bucket's upper bound, its cumulative count, and its exemplar if it has one."""
         total, buckets = 0, list[Bucket]()
         for number, bound in enumerate([*map(_to_label, self.bounds), "+Inf"]):
             total += self.counts[number]
@@ -80,7 +80,7 @@ class Family(Generic[Metric]):
     def __init__(
         self, name: str, documentation: str, labels: Sequence[str], create: Callable[[], Metric], divisor: int = 1
     ) -> None:
-        """Exported values are divided by `divisor`: dollars are counted in picodollars, which are whole numbers."""
+        """Divides exported values by `divisor`: dollars are counted in picodollars, which are whole numbers."""
         self.name = name
         self.divisor = divisor
         self.documentation = documentation
@@ -121,7 +121,7 @@ def histogram(name: str, documentation: str, labels: Sequence[str], bounds: Sequ
 
 
 def nothing_pending() -> None:
-    """A `flush` for metrics that are updated at once."""
+    """Does nothing: a `flush` for metrics that are updated at once."""
 
 
 class FastCollector:
@@ -133,7 +133,7 @@ class FastCollector:
         histograms: Sequence[Family[Histogram]],
         flush: Callable[[], None] = nothing_pending,
     ) -> None:
-        """`flush` adds pending values; it is called before each export."""
+        """Takes `flush`, which adds pending values; it is called before each export."""
         self._counters = counters
         self._histograms = histograms
         self._flush = flush
@@ -156,17 +156,17 @@ Row = tuple[float, ...]
 
 
 class Series(Protocol):
-    """A series that numbers can be added to."""
+    """A series of a metric to which numbers can be added."""
 
     def add(self, numbers: Sequence[float]) -> None: ...
 
     def set_exemplar(self, number: float, trace_id: str, unix_seconds: float) -> None:
-        """Names the recorded trace of `number`, which is added by `add`."""
+        """Records the trace of `number`, which is added by `add`, as an example of its bucket."""
         ...
 
 
 class SeriesBatch:
-    """Requests that update the same series, so that they differ only in their numbers.
+    """Collects the numbers of requests that update the same series, and adds them together.
 
     Adding one number takes up to 0.3 microseconds, and a request has about thirty. In a column of a hundred numbers it
     takes a tenth of that, so rows are collected and added by column.
@@ -175,8 +175,7 @@ class SeriesBatch:
     __slots__ = ("_columns", "rows")
 
     def __init__(self, columns: Sequence[str], series: Iterable[tuple[str, Series]]) -> None:
-        """`columns` name the numbers of a row; `series` say which column is added to which series. Raises KeyError for
-        an unknown column."""
+        """Takes the names of a row's numbers, and which column is added to which series; raises KeyError."""
         by_column: dict[str, list[Series]] = {name: [] for name in columns}
         for name, one in series:
             by_column[name].append(one)
@@ -185,7 +184,7 @@ class SeriesBatch:
         """Pending rows."""
 
     def flush(self) -> None:
-        """Adds the pending rows."""
+        """Adds the pending rows to their series."""
         if not self.rows:
             return
         for all_series, numbers in zip(self._columns, zip(*self.rows, strict=True), strict=True):
@@ -194,7 +193,7 @@ class SeriesBatch:
         self.rows.clear()
 
     def set_exemplar(self, row: Row, trace_id: str, unix_seconds: float) -> None:
-        """Names the recorded trace of `row`, which is added like any other."""
+        """Records the trace of `row`, which is added like any other, as an example."""
         for all_series, number in zip(self._columns, row, strict=True):
             for series in all_series:
                 series.set_exemplar(number, trace_id, unix_seconds)

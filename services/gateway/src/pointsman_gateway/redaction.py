@@ -14,23 +14,23 @@ Redact = Callable[[str], str]
 
 
 class InvalidHook(ValueError):
-    """The setting does not name a function."""
+    """The setting for the redaction hook does not name a function."""
 
 
 class NotRedacted(Exception):
-    """The hook failed, so the text must not be stored. The message does not contain the text."""
+    """The hook failed, so the text must not be stored; the message does not contain the text."""
 
 
 class Redaction:
-    """Applies the hook. It fails closed: if the hook fails, nothing is stored."""
+    """Applies the redaction hook to texts; if it fails, nothing is stored."""
 
     def __init__(self, hook: Redact | None = None, failed: Callable[[], None] = lambda: None) -> None:
-        """Without a hook, texts are stored unchanged. `failed` counts failures."""
+        """Takes the hook, without which texts are stored unchanged; `failed` counts failures."""
         self._hook = hook
         self._failed = failed
 
     def text(self, text: str) -> str:
-        """The text to store. Raises NotRedacted if the hook raises or returns something else than a string."""
+        """Returns the text to store; raises NotRedacted if the hook raises or returns no string."""
         if self._hook is None or not text:
             return text
         try:
@@ -48,14 +48,14 @@ class Redaction:
         return redacted
 
     def or_nothing(self, text: str) -> str:
-        """The text to store; empty if the hook fails."""
+        """Returns the text to store; empty if the hook fails."""
         try:
             return self.text(text)
         except NotRedacted:
             return ""
 
     def everywhere(self, value: Any) -> Any:
-        """Redacts every string in an object or a list. Raises NotRedacted."""
+        """Redacts every string in an object or a list; raises NotRedacted."""
         if isinstance(value, str):
             return self.text(value)
         if isinstance(value, Mapping):
@@ -73,7 +73,7 @@ class Redaction:
 
 
 def load_hook(name: str) -> Redact | None:
-    """Imports "module:function"; None for an empty name. Raises InvalidHook."""
+    """Imports the hook "module:function"; None for an empty name. Raises InvalidHook."""
     if not name:
         return None
     module, _, function = name.partition(":")
@@ -117,6 +117,8 @@ def _redact_number(match: re.Match[str]) -> str:
 
 
 def _luhn(digits: str) -> bool:
-    """ISO/IEC 7812-1, annex B: every second digit from the right is doubled; the sum of all is a multiple of ten."""
+    """Returns whether the digits of a card number pass the check of ISO/IEC 7812-1, annex B. Every second digit from
+    the right is doubled; the sum of all must be a multiple of ten.
+    """
     doubled = [int(digit) * 2 for digit in digits[-2::-2]]
     return (sum(map(int, digits[-1::-2])) + sum(number - 9 if number > 9 else number for number in doubled)) % 10 == 0

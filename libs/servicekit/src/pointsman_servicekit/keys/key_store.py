@@ -130,7 +130,7 @@ class KeyStore:
         )
 
     async def limit_key(self, which: str, change: Callable[[Limits], Limits]) -> KeyRecord:
-        """Changes a key's limits. Raises NotFound."""
+        """Changes a key's limits by the function `change`; raises NotFound."""
         return await self._change_key(which, lambda record: replace(record, limits=change(record.limits)))
 
     async def limit_tenant(self, name: str, change: Callable[[Limits], Limits]) -> TenantRecord:

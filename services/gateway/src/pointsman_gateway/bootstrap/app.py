@@ -75,7 +75,7 @@ ENGINE_WAIT_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class GatewayComponents:
-    """What the HTTP and gRPC servers need."""
+    """The parts of the gateway that the HTTP and gRPC servers use."""
 
     pipeline: Pipeline
     tenancy: OpenAccess | Tenancy
@@ -91,7 +91,7 @@ class GatewayComponents:
 
     @property
     def engines(self) -> Engines:
-        """The engines of the active configuration."""
+        """Returns the engines of the active configuration."""
         return self.reloader.current.engines
 
 
@@ -242,7 +242,7 @@ class _SnapshotBuilder:
         return await self.build(config, ENGINE_WAIT_SECONDS)
 
     async def build(self, config: Config, engine_wait_seconds: float = 0.0) -> ConfigSnapshot:
-        """Waits up to `engine_wait_seconds` for the first report of new engines. Raises ConfigError."""
+        """Builds the stages, waiting up to `engine_wait_seconds` for new engines' first report; raises ConfigError."""
         if any(engine.uses_litellm for engine in config.models.engines.values()):
             await asyncio.to_thread(load_litellm)
         classifier = await asyncio.to_thread(self._classifiers.get, config)

@@ -22,7 +22,7 @@ from pointsman_gateway.metering.prometheus import GatewayMetrics
 
 @dataclass(frozen=True, slots=True)
 class CostMetrics:
-    """The collectors that all configurations share."""
+    """The collectors of cost metrics, which all configurations share."""
 
     engine_costs: EngineCosts
     counterfactual: CounterfactualCosts
@@ -67,7 +67,7 @@ class HourlyPrices:
         return {engine.name: price for engine, price in self._priced()}
 
     def by_model(self) -> Mapping[str, float]:
-        """The sum over all engines of a base model."""
+        """Returns the price per hour of all engines of each base model, in dollars."""
         sums: dict[str, float] = {}
         for engine, price in self._priced():
             sums[engine.model] = sums.get(engine.model, 0.0) + price
@@ -82,7 +82,7 @@ class HourlyPrices:
 
 
 def to_catalog(config: Config) -> Catalog:
-    """What clients need to compare the paths: models with their prices, tasks with their paths and metrics."""
+    """Returns what clients need to compare paths: models with their prices, tasks with their paths and metrics."""
     return Catalog(
         default_path=config.tasks.default_path,
         search_usd=config.models.retrieval.usd_per_search if config.models.retrieval else 0.0,
@@ -93,7 +93,7 @@ def to_catalog(config: Config) -> Catalog:
 
 
 def _paths_of(task: TaskConfig, default: str) -> list[str]:
-    """The names of all paths that may answer the task's requests: the policy's, the fallbacks, then the default."""
+    """Returns the names of all paths that may answer the task's requests: the policy's, the fallbacks, the default."""
     return list(dict.fromkeys([*task.policy.paths, *task.fallback, default]))
 
 

@@ -31,7 +31,7 @@ _Key = tuple[str, EngineConfig]
 
 
 def to_engine(name: str, config: EngineConfig) -> Engine:
-    """The initial facts about an engine. Raises ConfigError if the environment lacks its API key."""
+    """Returns the initial facts about an engine; raises ConfigError if the environment lacks its API key."""
     what = f"engine '{name}'"
     header = auth_header(what, config.preset, config.api_key_env)
     api = config.preset.api(config.upstream_name, config.url_parts, header)
@@ -51,7 +51,7 @@ def to_engine(name: str, config: EngineConfig) -> Engine:
 
 
 def check_url(what: str, url: str) -> None:
-    """Raises ConfigError if it is no http(s) URL; `what` begins the message."""
+    """Raises ConfigError if `url` is not an http(s) URL; `what` begins the message."""
     try:
         origin_of(url)
     except ValueError as error:
@@ -65,13 +65,13 @@ class TrackedEngines(Protocol):
     def states(self) -> Sequence[EngineState]: ...
 
     def stop(self) -> None:
-        """Stops watching."""
+        """Stops watching the engine or the group."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class _TrackedEngine:
-    """Implements `TrackedEngines`, and the groups' `TrackedMember`."""
+    """One watched engine; implements `TrackedEngines`, and the groups' `TrackedMember`."""
 
     state: EngineState
     task: asyncio.Task[None] | None
@@ -92,7 +92,7 @@ class _TrackedEngine:
 
 @dataclass(frozen=True, slots=True)
 class _TrackedGroup:
-    """Implements `TrackedEngines`."""
+    """One watched group of engines; implements `TrackedEngines`."""
 
     group: EngineGroup
     task: asyncio.Task[None]
@@ -119,8 +119,9 @@ class EngineDiscovery:
         interceptors: Interceptors = (),
         token: Token | None = None,
     ) -> None:
-        """`http` reads engines' lists of models, every `poll_seconds`. `tls`, `interceptors` and `token` are for the
-        connections to the lora-servers."""
+        """Takes `http`, which reads engines' lists of models every `poll_seconds`. `tls`, `interceptors` and `token`
+        are for the connections to the lora-servers.
+        """
         self.aliases = Aliases()
         self._metrics = metrics
         self._resolver = resolver
@@ -133,7 +134,7 @@ class EngineDiscovery:
         self._active: tuple[Engines, Sequence[_Key]] | None = None
 
     async def engines(self, models: ModelsFile, wait_seconds: float = 0.0) -> Engines:
-        """The engines of a configuration. New ones are watched from now on.
+        """Returns the engines of a configuration; new ones are watched from now on.
 
         Waits up to `wait_seconds` for the first report of each new engine: without it, the new configuration would
         reject requests that the active one can answer. Raises ConfigError.
@@ -189,7 +190,7 @@ class EngineDiscovery:
     def _watch(
         self, state: EngineState, config: EngineConfig, address: str, tls: ClientTls | None
     ) -> asyncio.Task[None] | None:
-        """`address` is the lora-server's, if the engine has one."""
+        """Starts to watch an engine, by its lora-server at `address` or its list of models; None if it has neither."""
         name, engines = state.engine.name, Engines([state], aliases=self.aliases)
         if config.lora_server:
             watching = watch_engine(engines, name, address, self._metrics, tls, self._interceptors, self._token)

@@ -47,7 +47,7 @@ class EmbeddingModels:
 
     @classmethod
     def load(cls, folder: Path, config: EncoderConfig | None = None) -> "EmbeddingModels":
-        """Raises ModelMissing, and ConfigError if the configured model cannot be used."""
+        """Loads the embedding models; raises ModelMissing, or ConfigError if the configured one cannot be used."""
         try:
             local = open_encoder(config, folder)
         except PointsmanError as error:
@@ -56,7 +56,7 @@ class EmbeddingModels:
 
 
 def example_texts(config: Config) -> Mapping[str, Sequence[str]]:
-    """By task."""
+    """Returns the texts of each task's examples."""
     return {task: [example.text for example in examples] for task, examples in config.examples.items()}
 
 
@@ -67,7 +67,7 @@ def fit_settings(config: Config) -> FitSettings:
 
 
 def origin(config: Config, models: EmbeddingModels) -> FitOrigin:
-    """Identifies everything that the classifier depends on."""
+    """Returns everything that the classifier depends on, to recognize whether a fitted one is current."""
     return fit_origin(example_texts(config), config.out_of_scope, models.static, models.encoder, fit_settings(config))
 
 
@@ -76,7 +76,7 @@ FIT_PROGRAM = "pointsman_gateway.classification.fitting.fit"
 
 
 def train_classifier(config: Config, models: EmbeddingModels, store: Path | None = None) -> TrainedClassifier:
-    """Fit in a process of its own, and load the result; or load what an earlier fit left in the folder `store`.
+    """Fits the classifier in a process of its own, unless an earlier fit left it in the folder `store`.
 
     Raises ConfigError.
     """
@@ -148,7 +148,7 @@ def _reason(failed: subprocess.CompletedProcess[str]) -> str:
 
 
 def load_classifier(file: Path, config: Config, models: EmbeddingModels) -> TrainedClassifier:
-    """Loads a file that `pointsman classifier fit` wrote.
+    """Loads a classifier from a file that `pointsman classifier fit` wrote.
 
     Raises ConfigError if it is missing or damaged, or was fitted on other examples, settings or models.
     """
@@ -164,12 +164,12 @@ class ClassifierCache:
     """Trains the classifier of a configuration, or loads it from a file; keeps the last one."""
 
     def __init__(self, models: EmbeddingModels, file: Path | None, store: Path | None) -> None:
-        """`file` holds a classifier that is used instead of training; without it, trained ones are kept in `store`."""
+        """Takes a `file` with a classifier to use instead of training, and a folder to `store` trained ones in."""
         self._models, self._file, self._store = models, file, store
         self._last: tuple[FitOrigin, TrainedClassifier] | None = None
 
     def get(self, config: Config) -> TrainedClassifier:
-        """Takes seconds unless the last configuration had the same examples. Raises ConfigError."""
+        """Returns a configuration's classifier; takes seconds if its examples are new. Raises ConfigError."""
         if config.encoder != self._models.config:
             raise ConfigError("models.yaml: 'embedding' takes effect at the next start; restart gateway and retriever")
         fitted_on = origin(config, self._models)
@@ -188,7 +188,7 @@ def to_trained(fitted: ClassifierModel, models: EmbeddingModels) -> TrainedClass
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingDependencies:
-    """What the embedding models of all configurations share."""
+    """The parts that the embedding models of all configurations share."""
 
     local: LocalEmbedder | None
     """None if the model is behind an endpoint."""
@@ -216,7 +216,7 @@ class EmbeddingDependencies:
 
 
 def build_embeddings(config: Config, dependencies: EmbeddingDependencies) -> Embeddings:
-    """Raises ConfigError."""
+    """Builds the models of `/v1/embeddings`; raises ConfigError."""
     models: dict[str, PricedModel] = {}
     traced = dependencies.tracing.embedder
     for name, model in config.models.embeddings.items():

@@ -52,10 +52,10 @@ CONSOLE_REDIS_TIMEOUT_SECONDS = 2.0
 
 
 class RedisState:
-    """Whether all connections to one Redis are up."""
+    """Knows whether all connections to one Redis are up."""
 
     def __init__(self, report: Callable[[bool], None] = lambda up: None) -> None:
-        """`report` is called at each change of a connection."""
+        """Takes `report`, which is called at each change of a connection."""
         self._report = report
         self._down: set[str] = set()
 
@@ -66,7 +66,7 @@ class RedisState:
 
 @dataclass(frozen=True, slots=True)
 class Persistence:
-    """The stores that all configurations share."""
+    """The stores in Redis and on disk that all configurations share."""
 
     evidence: EvidenceStore
     request_log: NullRequestLog | Recorder
@@ -77,7 +77,7 @@ class Persistence:
     redis_state: RedisState = field(default_factory=RedisState)
 
     def apply_config(self, config: Config, version_of: Callable[[Path], str]) -> None:
-        """Takes over retention and tasks of a new configuration; `version_of` resolves a path's adapter version."""
+        """Takes over a new configuration's retention and tasks; `version_of` returns a path's adapter version."""
         self.evidence.window = config.tasks.request_log.lookback_days
         self.evidence.versions = version_of
         if isinstance(self.request_log, Recorder):
@@ -105,7 +105,7 @@ def open_redaction(hook: str, registry: CollectorRegistry) -> Redaction:
 async def open_persistence(
     settings: Settings, config: Config, registry: CollectorRegistry, redaction: Redaction
 ) -> AsyncIterator[Persistence]:
-    """Raises ConfigError if the Redis URL is invalid, OSError if the write-ahead log cannot be written."""
+    """Opens the stores; raises ConfigError if the Redis URL is invalid, OSError if the log cannot be written."""
     evidence = EvidenceStore(config.tasks.request_log.lookback_days)
     if not settings.redis_url:
         yield Persistence(evidence, NullRequestLog(evidence), NullFeedback())
@@ -130,9 +130,9 @@ async def open_persistence(
 async def open_cache(
     settings: Settings, registry: CollectorRegistry, redaction: Redaction, encoder: str
 ) -> AsyncIterator[CacheResources | None]:
-    """Opens the response cache; None without Redis. `encoder` is the fingerprint of the embedding model.
+    """Opens the response cache; None without Redis. Raises ConfigError if the Redis URL is invalid.
 
-    Raises ConfigError if the Redis URL is invalid.
+    `encoder` is the fingerprint of the embedding model.
     """
     url = settings.cache_redis_url or settings.redis_url
     if not url:
@@ -150,7 +150,7 @@ async def open_cache(
 async def open_tenancy(
     settings: Settings, registry: CollectorRegistry, state: RedisState
 ) -> AsyncIterator[OpenAccess | Tenancy]:
-    """Keys and limits; open access if authentication is off. Raises ConfigError if it is on without Redis."""
+    """Opens keys and limits, or open access if authentication is off; raises ConfigError if it is on without Redis."""
     async with AsyncExitStack() as stack:
         tenancy: OpenAccess | Tenancy = OpenAccess()
         if settings.auth == "on":
@@ -206,7 +206,7 @@ async def _connect(stack: AsyncExitStack, url: str, setting: str, set_up: Callab
 
 @dataclass(slots=True)
 class ShadowSettings:
-    """Which tasks are shadowed, by the active configuration."""
+    """The settings of shadow requests by task, as the active configuration has them."""
 
     tasks: Mapping[str, ShadowConfig] = field(default_factory=dict)
     scores: Mapping[str, ScoreFunction] = field(default_factory=dict)
@@ -239,7 +239,7 @@ def _judge_settings(judge: ShadowJudgeConfig, config: Config) -> JudgeSettings:
 
 @dataclass(frozen=True, slots=True)
 class ShadowWrappers:
-    """The request log and the feedback service, with shadowing."""
+    """The request log and the feedback service, wrapped so that they start and score shadow requests."""
 
     request_log: RequestLog
     feedback: FeedbackTaker
@@ -253,7 +253,7 @@ async def open_shadowing(
     admission: Admission,
     registry: CollectorRegistry,
 ) -> AsyncIterator[ShadowWrappers]:
-    """At the end of the block, shadow requests in progress are stopped, and what they cost is stored."""
+    """Opens shadowing during the block; then shadow requests in progress are stopped, and their cost is stored."""
     metrics, store = ShadowMetrics(registry), persistence.shadows
     budget = DailyBudget(store)
     pipeline, is_busy = ShadowPipeline(stages, MAX_CONCURRENT + 1), lambda: _is_busy(admission)

@@ -1,4 +1,4 @@
-"""Builds the stages of one configuration, and checks what can be checked without any service."""
+"""Builds the stages of one configuration, and checks whatever can be checked without any service."""
 
 import asyncio
 import hashlib
@@ -44,7 +44,7 @@ from pointsman_gateway.validation.stage import Named, Validation
 
 @dataclass(frozen=True, slots=True)
 class Dependencies:
-    """What the stages of all configurations share."""
+    """The parts that the stages of all configurations share."""
 
     client: EngineClient
     search: Search
@@ -74,7 +74,7 @@ class TrainedClassifier:
 
 
 def build_stages(config: Config, trained: TrainedClassifier, engines: Engines, dependencies: Dependencies) -> Stages:
-    """Raises ConfigError."""
+    """Builds the stages of a configuration; raises ConfigError."""
     paths = {name: to_path(name, path, config) for name, path in config.paths.paths.items()}
     pricing = Pricing(config.models, engines.training_seconds)
     expected_cost = ExpectedCost(pricing, dependencies.path_statistics)
@@ -119,7 +119,7 @@ def build_stages(config: Config, trained: TrainedClassifier, engines: Engines, d
 def _classification(
     config: Config, classifier: CascadeClassifier, languages: Collection[str]
 ) -> Classification | EmbeddedClassification:
-    """Raises ConfigError if a policy's predictions are for another embedding model."""
+    """Builds classification; raises ConfigError if a policy's predictions are for another embedding model."""
     tasks = config.tasks.tasks
     for name, task in tasks.items():
         options, in_use = task.policy.options, classifier.encoder_fingerprint
@@ -134,7 +134,7 @@ def _classification(
 
 
 def to_validators(name: str, task: TaskConfig) -> list[Named]:
-    """Return the validators of the task called `name`, with their names. Raises ConfigError."""
+    """Returns the validators of the task called `name`, with their names; raises ConfigError."""
     validators: list[Named] = []
     for validator in task.validators:
         try:
@@ -152,7 +152,7 @@ def _wrap_in_cache(
     engines: Engines,
     embed: Embed | None,
 ) -> Backend:
-    """`inner` itself if no path caches. Raises ConfigError if a path caches and there is no Redis."""
+    """Wraps a backend in the cache, unless no path caches; raises ConfigError if one does without Redis."""
     rules = {name: path.cache for name, path in config.paths.paths.items() if path.cache and path.cache.exact}
     if not rules:
         return inner
@@ -164,7 +164,7 @@ def _wrap_in_cache(
 
 
 def to_guardrails(config: Config, http: HttpPoster | None) -> list[ActiveGuardrail]:
-    """Creates the guardrails. `http` is None if the configuration is only checked. Raises ConfigError."""
+    """Creates the guardrails; `http` is None if the configuration is only checked. Raises ConfigError."""
     guardrails = []
     for guardrail in config.tasks.guardrails:
         try:
@@ -192,12 +192,12 @@ def _wrap_in_guardrails(stages: Stages, config: Config, dependencies: Dependenci
 
 
 def label_values(config: Config) -> tuple[list[str], list[str]]:
-    """The paths and the tasks that may be metric labels."""
+    """Returns the paths and the tasks that may be metric labels."""
     return [*config.paths.paths, *config.models.models], [*config.tasks.tasks, UNKNOWN]
 
 
 def gen_ai_names(config: Config) -> tuple[dict[str, str], set[str], list[str]]:
-    """Models with their `gen_ai.provider.name`, adapters without their version, and paths."""
+    """Returns models with their `gen_ai.provider.name`, adapters without their version, and paths."""
     names = dict.fromkeys(config.models.models, OPENAI)
     for engine in reversed(config.models.engines.values()):  # the first engine of a model counts
         names[engine.model] = names[engine.upstream_name] = engine.preset.gen_ai_provider
@@ -206,7 +206,7 @@ def gen_ai_names(config: Config) -> tuple[dict[str, str], set[str], list[str]]:
 
 
 class NamedModels:
-    """Implements `NamedPaths` and `ModelNames`: the base models and adapters that a request may name."""
+    """The base models and adapters that a request may name; implements `NamedPaths` and `ModelNames`."""
 
     def __init__(self, config: Config, engines: Engines) -> None:
         self.plain = {name: Path(name, name, tuned_from=of.tuned_from) for name, of in config.models.models.items()}
@@ -220,7 +220,7 @@ class NamedModels:
         self._sampling = _sampling_of_adapters(config)
 
     def resolve(self, model: str) -> str:
-        """Return what an alias stands for, what the configuration has for unknown models, or else `model`."""
+        """Returns the model behind an alias, the `catch_all` for an unknown name, or else `model` itself."""
         if model == AUTO:
             return model
         target = self._aliases.get(model)
@@ -231,7 +231,7 @@ class NamedModels:
         return self._catch_all
 
     def path_of(self, model: str) -> Path | None:
-        """The path of a base model or an adapter; None if the name is unknown."""
+        """Returns the path that answers with a base model or an adapter; None if the name is unknown."""
         if model in self.plain:
             return self.plain[model]
         base = self._engines.model_of(model)
@@ -241,7 +241,7 @@ class NamedModels:
         return Path(f"adapter:{model}", base, adapter=model, sampling=sampling)
 
     def names(self) -> Sequence[str]:
-        """All values that a request's `model` may have now."""
+        """Returns all values that a request's `model` may have now."""
         paths = (PATH_PREFIX + name for name in self._paths)
         # A discovered adapter may be called like a model or an alias, which then has the name.
         return list(dict.fromkeys([AUTO, *self._aliases, *self.plain, *paths, *self._engines.adapters()]))
@@ -260,7 +260,7 @@ def _sampling_of_adapters(config: Config) -> dict[str, Sampling]:
 
 
 def check_config(config: Config) -> None:
-    """Renders every prompt and builds every validator, which needs no service. Raises ConfigError."""
+    """Checks a configuration without any service: renders each prompt, builds each validator. Raises ConfigError."""
     for name, task in config.tasks.tasks.items():
         to_validators(name, task)
     to_guardrails(config, None)
@@ -274,7 +274,7 @@ def check_config(config: Config) -> None:
 
 
 class _NoSearch:
-    """Implements `Search` without results, to check a configuration."""
+    """A search without results, with which a configuration is checked; implements `Search`."""
 
     async def search(self, collection: str, query: str, vector: Vector | None, top_k: int, deadline: float) -> Found:
         return Found((), False)
@@ -311,7 +311,7 @@ def to_path(name: str, path: PathConfig, config: Config) -> Path:
 
 
 def _fingerprint(path: PathConfig, config: Config) -> str:
-    """A hash of the path's parts. After a change, e.g. of a prompt's text, its quality is measured anew."""
+    """Returns a hash of a path's parts; after a change, such as of a prompt's text, its quality is measured anew."""
     digest = hashlib.blake2b(path.model_dump_json(exclude={"cache"}).encode(), digest_size=6)
     for strategy in path.strategies:
         resources = strategy.resources
@@ -333,7 +333,7 @@ def _strategies(config: Config, trained: TrainedClassifier, search: Search) -> d
 def _strategy(
     config: StrategyConfig, templates: PromptTemplates, whole: Config, trained: TrainedClassifier | None, search: Search
 ) -> Strategy:
-    """Build a strategy. `trained` is None if the configuration is only checked. Raises ValueError."""
+    """Builds a prompt strategy; `trained` is None if the configuration is only checked. Raises ValueError."""
     tasks = [task for task, _ in config.resources.examples]
     examples = {task: whole.examples[task] for task in tasks}
     vectors = {

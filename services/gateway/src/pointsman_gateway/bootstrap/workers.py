@@ -1,4 +1,4 @@
-"""Several gateway processes on the same ports: what they share, and how their metrics become one page."""
+"""Runs several gateway processes on the same ports: what they share, and how their metrics become one page."""
 
 import os
 import socket
@@ -65,7 +65,7 @@ class Siblings:
 
 
 class _Group:
-    """The supervisor, and the metrics of all workers."""
+    """The supervisor of all workers, and their metrics."""
 
     def __init__(self, environment: Mapping[str, str], workers: int) -> None:
         self._metrics = MergedMetrics(GAUGES)

@@ -1,4 +1,4 @@
-"""Cache keys: digests of everything that an answer depends on. Requests with equal keys may share an answer."""
+"""Computes cache keys: digests of all that an answer depends on. Requests with equal keys may share an answer."""
 
 import hashlib
 import json
@@ -40,7 +40,7 @@ def may_match_similar(request: Request, sampling: Sampling) -> bool:
 
 
 def distinguishing_words(question: str) -> list[str]:
-    """Return the words with digits and the words that change an answer, in their order. They must be equal.
+    """Returns the words with digits and those that change an answer; similar questions must have the same ones.
 
     "Refund booking AB12" and "Refund booking CD34" have almost the same vector, and never the same answer.
     """
@@ -57,7 +57,7 @@ MAX_PROMPT_CHARACTERS = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class CacheKeys:
-    """The keys of one request on a path that caches."""
+    """The keys of one request on a path that caches: the exact one, and the partition of similar questions."""
 
     path: str
     model: str
@@ -77,13 +77,13 @@ class CacheKeyBuilder:
     """Computes the keys of the requests on one path."""
 
     def __init__(self, path: Path, config: CacheConfig, embedding: str) -> None:
-        """`embedding` is the fingerprint of the model that computes the vectors."""
+        """Takes in `embedding` the fingerprint of the model that computes the questions' vectors."""
         self.config = config
         self._path = path
         self._embedding = embedding
 
     def keys_for(self, request: Request, prompt: Prompt, model: str) -> CacheKeys | None:
-        """Return the request's keys; None if it must neither use a stored answer nor store its own."""
+        """Returns the cache keys of a request; None if it may neither use a stored answer nor store its own."""
         mode = request.cache
         sampling = request.sampling.with_defaults(self._path.sampling)
         if not model or mode == "off" or not self._is_cacheable(request, prompt, sampling):

@@ -31,7 +31,7 @@ class StoredAnswer:
 
 
 class Replay:
-    """Implements `AnswerSource` by replaying a stored answer."""
+    """Replays a stored answer; implements `AnswerSource`."""
 
     def __init__(self, recorded: StoredAnswer) -> None:
         self._steps = recorded.steps
@@ -75,7 +75,7 @@ class Replay:
 
 @dataclass(frozen=True, slots=True)
 class CacheableAnswer:
-    """A complete answer that may be stored."""
+    """A complete answer that may be stored: its JSON, and all its texts."""
 
     json: str
     """The format that `parse_answer` reads."""
@@ -85,7 +85,7 @@ class CacheableAnswer:
 
 
 class Recording:
-    """Records an answer while it passes through.
+    """Records an answer for the cache while it passes through.
 
     Implements `AnswerSource`, and the `ChunkSink` of the wrapped source.
     """
@@ -132,7 +132,7 @@ class Recording:
 
     @property
     def complete(self) -> CacheableAnswer | None:
-        """Return the complete answer; None if it was cut off, is too long or empty, or ended abnormally."""
+        """Returns the recorded answer; None if it was cut off, is too long or empty, or ended abnormally."""
         ends = self._ends.values()
         pieces = self._texts.values()
         if not (self._ended and any(pieces) and ends and CLEAN_ENDS.issuperset(ends)) or self.too_long:
@@ -171,7 +171,7 @@ def _strings(value: Any, path: JsonPath) -> Iterator[tuple[JsonPath, str]]:
 
 
 def parse_answer(text: str) -> StoredAnswer | None:
-    """Parse a stored answer; None if it has another format."""
+    """Parses a stored answer; None if it has another format."""
     try:
         stored = json.loads(text)
         return StoredAnswer(str(stored["model"]), tuple(tuple(map(_decode, step)) for step in stored["steps"]))
@@ -180,7 +180,7 @@ def parse_answer(text: str) -> StoredAnswer | None:
 
 
 def _encode(chunk: Chunk) -> list[Any]:
-    """Encode a chunk without the engine's raw bytes, which contain the time and id of the first request."""
+    """Encodes a chunk without the engine's raw bytes, which contain the time and id of the first request."""
     usage = chunk.usage
     counted = None if usage is None else [usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens]
     return [chunk.index, chunk.content, chunk.finish_reason, dict(chunk.extra) or None, counted]

@@ -52,7 +52,7 @@ class AnswerWriter:
     """Stores answers in the background. Leaving its context waits for writes in progress, up to a timeout."""
 
     def __init__(self, store: CacheStore, metrics: CacheMetrics, storable: IsStorable = lambda text: True) -> None:
-        """`storable` decides whether an answer's text may be stored unchanged; redaction may forbid it."""
+        """Takes `storable`, which says whether an answer's text may be stored unchanged; redaction may forbid it."""
         self._store = store
         self._metrics = metrics
         self._storable = storable
@@ -102,7 +102,7 @@ class Embed(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CacheResources:
-    """What all revisions of the configuration share."""
+    """The store, metrics and similar questions that all revisions of the configuration share."""
 
     store: CacheStore
     writer: AnswerWriter
@@ -113,7 +113,7 @@ class CacheResources:
 
 
 class CachingBackend:
-    """Implements `Backend` around another one. If Redis is unavailable or slow, requests go on without the cache."""
+    """Answers from the cache or by another backend; without Redis, or if it is slow, requests skip the cache."""
 
     def __init__(
         self,
@@ -123,7 +123,7 @@ class CachingBackend:
         version_of: Callable[[Path], str],
         embed: Embed | None = None,
     ) -> None:
-        """`keys`: the key builders of paths that cache. `version_of` returns the adapter version that would answer now.
+        """Takes the key builders of paths that cache; `version_of` returns a path's adapter version.
 
         Without `embed`, questions are compared by similarity only if the classifier has embedded them.
         """
@@ -134,7 +134,7 @@ class CachingBackend:
         self._embed = embed
 
     async def open(self, request: Request, decision: Decision, prompt: Prompt) -> OpenAnswer:
-        """Raises what the inner one raises."""
+        """Opens an answer from the cache or the inner backend; raises what the inner one raises."""
         path = decision.path
         builder = self._keys.get(path.name)
         if builder is None:
@@ -185,7 +185,7 @@ class CachingBackend:
 
 
 class _Lookup:
-    """The lookup of one answer: by its exact key, then by similarity."""
+    """Looks one answer up: by its exact key, then by similarity."""
 
     def __init__(
         self, cache: CacheResources, keys: CacheKeys, threshold: float, vector: Vector | None, embed: Embed | None
@@ -201,7 +201,7 @@ class _Lookup:
         self._embed = embed
 
     async def run(self) -> StoredAnswer | None:
-        """Raises Unavailable if Redis does not answer in time."""
+        """Returns the stored answer, None if there is none; raises Unavailable if Redis does not answer in time."""
         keys, similar = self.keys, self._cache.similar
         found = await self._cache.store.look_up(keys, similar.last_id(keys.partition))
         answer = parse_answer(found.answer) if found.answer is not None else None

@@ -37,21 +37,18 @@ class _Partition:
 
 
 class SimilarQuestions:
-    """In-memory copies of the most recently used partitions. Each lookup adds what is new in Redis."""
+    """Copies in memory of the most recently used partitions of questions; each lookup adds what is new in Redis."""
 
     def __init__(self) -> None:
         self._partitions: OrderedDict[str, _Partition] = OrderedDict()
 
     def last_id(self, partition: str) -> str:
-        """Return the stream id of the newest known question; empty if none is known."""
+        """Returns the stream id of the partition's newest known question; empty if none is known."""
         known = self._partitions.get(partition)
         return known.last if known else ""
 
     def update(self, partition: str, questions: Sequence[Question]) -> None:
-        """Add new questions.
-
-        Questions that are already known are ignored, since two requests may read the same ones.
-        """
+        """Adds new questions to a partition; ones that are known, since two requests may read the same, are ignored."""
         known = self._partitions.setdefault(partition, _Partition())
         self._partitions.move_to_end(partition)
         if len(self._partitions) > MAX_PARTITIONS:
@@ -68,7 +65,7 @@ class SimilarQuestions:
             known.matrix = np.stack([question.vector for question in known.questions])
 
     def nearest(self, partition: str, vector: Vector, threshold: float) -> str:
-        """Return the key of the answer to the most similar question; empty if none reaches the threshold."""
+        """Returns the key of the answer to the most similar question; empty if none reaches the threshold."""
         known = self._partitions.get(partition)
         if known is None or not known.questions or known.matrix.shape[1] != len(vector):
             return ""
@@ -77,7 +74,7 @@ class SimilarQuestions:
         return known.questions[best].answer if cosines[best] >= threshold else ""
 
     def remove(self, partition: str, answer: str) -> None:
-        """Remove the questions of an answer that is no longer stored."""
+        """Removes the questions of an answer that is no longer stored."""
         known = self._partitions.get(partition)
         if known:
             known.questions = [question for question in known.questions if question.answer != answer]
@@ -90,7 +87,7 @@ def encode_vector(vector: Vector) -> str:
 
 
 def parse_question(stream_id: str, fields: dict[str, str]) -> Question | None:
-    """Return None if the fields are not those of a question."""
+    """Parses a question from a stream entry; None if its fields are not those of one."""
     try:
         vector = np.frombuffer(base64.b64decode(fields["vector"], validate=True), "<f4")
         return Question(stream_id, fields["answer"], vector)
@@ -99,7 +96,7 @@ def parse_question(stream_id: str, fields: dict[str, str]) -> Question | None:
 
 
 def _order(stream_id: str) -> tuple[int, int]:
-    """Return a sort key of a stream id ("1526919030474-55")."""
+    """Returns the sort key of a stream id ("1526919030474-55")."""
     milliseconds, _, number = stream_id.partition("-")
     return int(milliseconds or 0), int(number or 0)
 
@@ -117,7 +114,7 @@ class LookupResult:
 
 
 class CacheStore:
-    """The answers in Redis, with one index and one size limit per tenant.
+    """Reads and writes answers in Redis, with one index and one size limit per tenant.
 
     Each method raises Unavailable ("redis_unavailable") if Redis does not answer in time.
     """
@@ -128,7 +125,7 @@ class CacheStore:
         self._write = redis.client.register_script(read_script(__package__, "store_answer"))
 
     async def look_up(self, keys: CacheKeys, after: str) -> LookupResult:
-        """Return the exact answer, and the partition's questions after the stream id `after`, in one round trip."""
+        """Returns the exact answer, and the partition's questions after the stream id `after`, in one round trip."""
         if not keys.partition:
             return LookupResult(await self.read(keys.tenant, keys.exact))
 
@@ -150,7 +147,7 @@ class CacheStore:
         return found
 
     async def write(self, keys: CacheKeys, answer: str, ttl_seconds: int, vector: Vector | None) -> None:
-        """Store an answer for `ttl_seconds`; with a vector, similar questions may use it too."""
+        """Stores an answer for `ttl_seconds`; with a vector, similar questions may use it too."""
         partition = keys.partition if vector is not None else ""
         names = [
             _answer(keys.tenant, keys.exact),
@@ -173,7 +170,7 @@ class CacheStore:
 
 
 def _prefix(tenant: str) -> str:
-    """Return the prefix of a tenant's keys. Its braces put them into one slot of a Redis Cluster."""
+    """Returns the prefix of a tenant's keys; its braces put them into one slot of a Redis Cluster."""
     return f"{{pointsman:cache:{tenant}}}:"
 
 

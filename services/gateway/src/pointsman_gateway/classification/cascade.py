@@ -81,14 +81,14 @@ class _Snapshot:
 
 
 class WordRowCache:
-    """The rows of recently read words in one array, so that those of a text are summed in one step.
+    """The feature rows of recently read words in one array, so that those of a text are summed in one step.
 
     It is thread-safe: a writer holds a lock, the array is append-only, and a full array is replaced by a new one, so
     the snapshot that a reader holds stays valid.
     """
 
     def __init__(self, row_of: Callable[[str], Floats], max_words: int = MAX_CACHED_WORDS) -> None:
-        """`row_of` computes a word's row; all rows have the same length."""
+        """Takes `row_of`, which computes a word's row; all rows have the same length."""
         self._row_of = row_of
         self._max_words = max_words
         self._snapshot = _Snapshot({}, np.empty((0, 0), np.float32))
@@ -130,7 +130,7 @@ FAILED_NOTE = "the embedding endpoint failed"
 
 @dataclass(frozen=True, slots=True)
 class StageOutput:
-    """One stage's result for a text."""
+    """One stage's result for a text: logits, scores, and the text's vector if it has computed one."""
 
     logits: Floats
     """(tasks,), not yet divided by the temperature."""
@@ -156,7 +156,7 @@ class StageScorer:
         return products[: self._tasks] + self._bias, products
 
     def score(self, logits: Floats, pairs: Floats, products: Floats) -> float:
-        """Return the in-distribution score."""
+        """Computes how similar a text is to the examples of the tasks (its in-distribution score)."""
         best = logits.argmax()
         out_of_scope = products[self._in_scope_end :]
         return self._scale.score_one(
@@ -233,7 +233,7 @@ class CascadeClassifier:
     """Assigns texts to tasks, or abstains. It is thread-safe."""
 
     def __init__(self, model: ClassifierModel, static_model: StaticModel, encoder: Encoder) -> None:
-        """The embedding models must be those that `model` was fitted with; `artifact.load` checks that."""
+        """Takes the models that `model` was fitted with; `artifact.load` checks that they are the same."""
         self._model, self._tokenizer, self._embedder = model, static_model, encoder
         self._static = (
             StaticStage(model.static, model.vocabulary, static_model) if model.static and model.vocabulary else None
@@ -245,13 +245,13 @@ class CascadeClassifier:
         return self._embedder.fingerprint
 
     async def classify(self, text: str) -> Labels:
-        """Classify on the event loop if the static stage decides, or in a thread if the encoder must."""
+        """Classifies a text, on the event loop if the static stage decides, or in a thread if the encoder must."""
         excerpt = token_excerpt(text, self._tokenizer)
         labels, output = self._without_encoder(excerpt)
         return labels if labels else await asyncio.to_thread(self._by_encoder, excerpt, output)
 
     def classify_now(self, text: str) -> Labels:
-        """As `classify`, for callers without an event loop."""
+        """Classifies as `classify` does, for callers without an event loop."""
         excerpt = token_excerpt(text, self._tokenizer)
         labels, output = self._without_encoder(excerpt)
         return labels or self._by_encoder(excerpt, output)
@@ -291,8 +291,7 @@ class CascadeClassifier:
         return self._labels(excerpt, output, self._encoder.temperature, output.score, ENCODER)
 
     def _without_answer(self, excerpt: TokenExcerpt, static: StageOutput | None, error: Unavailable) -> Labels:
-        """Return the labels while the encoder's endpoint fails: the static stage's best task, but no task unless its
-        score suffices."""
+        """Returns the labels while the encoder's endpoint fails: the static stage's, if its score suffices."""
         log.warning("classified without the encoder: %s", error.message)
         excerpt = replace(excerpt, notes=(*excerpt.notes, FAILED_NOTE))
         if static is None or self._static is None or self._model.threshold is None:

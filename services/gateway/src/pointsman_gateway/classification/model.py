@@ -36,7 +36,7 @@ class StaticModel(Protocol):
     fingerprint: str
 
     def sum_of(self, text: str) -> NDArray[np.float32]:
-        """Return the sum of the rows, (dimensions,); zeros if no token is known."""
+        """Returns the sum of the rows of a text's tokens, (dimensions,); zeros if no token is known."""
         ...
 
     def spans(self, text: str) -> Sequence[tuple[int, int]]:
@@ -56,7 +56,7 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FitSettings:
-    """The configured settings of the classifier."""
+    """The settings with which a classifier is fitted."""
 
     target_coverage: float = 0.95
     """The share of a task's own texts on which the classifier must not abstain."""
@@ -68,7 +68,7 @@ class FitSettings:
 
 @dataclass(frozen=True, slots=True)
 class FitOrder:
-    """The input of a fit that runs in a separate process."""
+    """The input of a fit that runs in a separate process: examples, models and settings."""
 
     examples: Mapping[str, Sequence[str]]
     """By task."""
@@ -164,7 +164,7 @@ class CascadeThreshold:
 
 @dataclass(frozen=True, slots=True)
 class FitReport:
-    """Results on out-of-fold examples."""
+    """How well a fitted classifier does on out-of-fold examples."""
 
     accuracy: float
     calibration_error: float
@@ -195,7 +195,7 @@ class ClassifierModel:
 
     @property
     def accuracy(self) -> float:
-        """Accuracy on out-of-fold examples."""
+        """Returns the classifier's accuracy on out-of-fold examples."""
         return self.report.accuracy
 
 
@@ -238,7 +238,7 @@ def fit_origin(
     encoder: Encoder,
     tuning: FitSettings,
 ) -> FitOrigin:
-    """Return the origin of a classifier that is fitted from these."""
+    """Returns the origin of a classifier that is fitted from these examples, models and settings."""
     settings = json.dumps(asdict(tuning) | {"target_coverages": dict(tuning.target_coverages)}, sort_keys=True)
     return FitOrigin(
         format=FORMAT,
@@ -258,15 +258,15 @@ def examples_digest(examples: Mapping[str, Sequence[str]], out_of_scope: Sequenc
 
 
 class StaleClassifier(FailedPrecondition):
-    """The file was fitted from other data, settings or versions than the current ones."""
+    """The classifier's file was fitted from other data, settings or versions than the current ones."""
 
 
 class CorruptClassifier(FailedPrecondition):
-    """The file differs from what `save` wrote."""
+    """The classifier's file differs from what `save` wrote."""
 
 
 def save(fitted: ClassifierModel, origin: FitOrigin, path: Path) -> None:
-    """Write the file atomically: readers see the old file or the new one."""
+    """Writes a classifier's file atomically: readers see the old file or the new one."""
     arrays: dict[str, NDArray[Any]] = {}
     packed = to_json_and_arrays(fitted, arrays)
     content = {f"{name}.npy": _npy(array) for name, array in arrays.items()}
@@ -283,7 +283,7 @@ def save(fitted: ClassifierModel, origin: FitOrigin, path: Path) -> None:
 
 
 def load(path: Path, expected: FitOrigin) -> ClassifierModel:
-    """Raises FileNotFoundError, StaleClassifier or CorruptClassifier."""
+    """Reads a classifier's file; raises FileNotFoundError, StaleClassifier or CorruptClassifier."""
     try:
         with zipfile.ZipFile(path) as archive:
             content = {name: archive.read(name) for name in archive.namelist()}
@@ -339,7 +339,7 @@ def _digest(packed: Any, content: Mapping[str, bytes]) -> str:
 
 
 def to_json_and_arrays(value: Any, arrays: dict[str, NDArray[Any]], name: str = "") -> Any:
-    """Return the value as JSON, and put its arrays into `arrays`, named by their location in the value."""
+    """Converts a value to JSON, and puts its arrays into `arrays`, named by their location in the value."""
     if isinstance(value, np.ndarray):
         arrays[name] = value
         return {ARRAY: name}
@@ -355,7 +355,7 @@ def to_json_and_arrays(value: Any, arrays: dict[str, NDArray[Any]], name: str = 
 
 
 def from_json_and_arrays(shape: Any, value: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:
-    """Return the value of type `shape`. Raises KeyError, TypeError or ValueError if the JSON does not match it."""
+    """Converts JSON to a value of type `shape`; raises KeyError, TypeError or ValueError if it does not match."""
     if isinstance(value, dict) and ARRAY in value:
         return arrays[value[ARRAY]]
     if isinstance(shape, types.UnionType):

@@ -79,14 +79,14 @@ class LanguageDetector:
     """
 
     def __init__(self, known: Collection[str]) -> None:
-        """`known`: ISO 639-1 codes of the examples' languages; if empty, every text is accepted."""
+        """Takes the ISO 639-1 codes of the examples' languages; if there are none, every text is accepted."""
         self._known = frozenset(known)
         if self._known and _CLD2 is None:
             log.warning("pycld2 is not installed: other languages are recognized by their script alone")
         self._latin_only = not self._known & _OTHER_SCRIPTS
 
     def foreign(self, text: str) -> str:
-        """Return the text's language if it is not a known one, else "" (also if the language is uncertain)."""
+        """Returns the language of a text in another one than the known ones; "" for others, and if it is uncertain."""
         if not any(map(str.isalnum, text)):
             return NO_LANGUAGE
         if not self._known:
@@ -117,7 +117,7 @@ class Reader:
         self._languages = languages
 
     async def read(self, text: str) -> Labels:
-        """Classify a text, in three classifications at most."""
+        """Classifies a text, in three classifications at most."""
         if len(text) <= LONG_CHARACTERS:
             return await self.classify_once(text)
         foreign = self._foreign(text)
@@ -132,7 +132,7 @@ class Reader:
         return replace(surest, notes=(*surest.notes, note))
 
     async def classify_once(self, text: str) -> Labels:
-        """Classify a text as a whole, in one classification at most."""
+        """Classifies a text as a whole, in one classification at most."""
         return self._foreign(text) or await self._classify(visible(text) if len(text) <= LONG_CHARACTERS else text)
 
     def _foreign(self, text: str) -> Labels | None:
@@ -177,7 +177,7 @@ def _outer_sentences(text: str) -> tuple[str, str]:
 
 
 def _join_short(sentences: list[str], prepend: bool = False) -> str:
-    """Join the first sentences until they have the minimum length."""
+    """Joins the first sentences until they have the minimum length."""
     joined = ""
     for sentence in sentences:
         if len(joined) >= _MIN_SENTENCE_CHARACTERS:

@@ -82,7 +82,7 @@ requests to the help desk's five tasks are detected at a coverage of 95 %, and 8
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """A signal's mean and standard deviation over in-scope texts."""
+    """The mean and standard deviation of a signal over in-scope texts."""
 
     mean: float
     spread: float
@@ -116,7 +116,7 @@ class Scale:
     out_of_scope_weight: float
 
     def score(self, signals: "Signals") -> Scores:
-        """Score rows."""
+        """Computes the in-distribution scores of several texts, one per row."""
         score = self.logit.scaled(signals.logit) + self.pairs_weight * self.pairs.scaled(signals.pairs)
         score = score + self.nearest_weight * self.nearest.scaled(signals.nearest)
         score = score / (1 + self.pairs_weight + self.nearest_weight)
@@ -125,7 +125,7 @@ class Scale:
         return np.asarray(score)
 
     def score_one(self, logit: float, pairs: float, nearest: float, out_of_scope: float) -> float:
-        """Score one text; faster than `score` on arrays of one row."""
+        """Computes the score of one text; faster than `score` on arrays of one row."""
         score = (
             (logit - self.logit.mean) / self.logit.spread
             + self.pairs_weight * (pairs - self.pairs.mean) / self.pairs.spread
@@ -140,7 +140,7 @@ class Scale:
 
 @dataclass(frozen=True, slots=True)
 class Signals:
-    """The signals that `Scale` combines, (rows,) each."""
+    """The signals of several texts that `Scale` combines, (rows,) each."""
 
     logit: Scores
     pairs: Scores

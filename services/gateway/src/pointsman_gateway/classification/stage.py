@@ -63,7 +63,7 @@ _OPENS = re.compile(rf"\W*(?:{'|'.join(FOLLOW_UP_OPENINGS)})\b", re.IGNORECASE)
 
 
 class Utterance(Enum):
-    """How much a turn says without the turns before it."""
+    """How much a turn of a conversation says without the turns before it."""
 
     BARE = "bare"
     """ "yes please", "why?", "👍": it says nothing by itself."""
@@ -144,7 +144,7 @@ def _is_self_contained(alone: Labels, turn: str, kind: Utterance) -> bool:
 
 
 def _context(before: Sequence[str]) -> list[str]:
-    """Return the last whole turn and the last turn with content; if there is neither, the first turn."""
+    """Returns earlier turns to read: the last whole one and the last one with content; if there is none, the first."""
     with_content = [turn for turn in before if utterance_type(turn) is not Utterance.BARE]
     whole = [turn for turn in with_content if utterance_type(turn) is Utterance.WHOLE]
     return list(dict.fromkeys([*whole[-1:], *with_content[-1:]])) or [before[0]]
@@ -160,7 +160,7 @@ _FORCED = Labels(UNKNOWN, 1.0, (), abstained=False, stage="forced")
 
 
 class Classifier(Protocol):
-    """Assigns a text to a task, or abstains."""
+    """Assigns a text to one of the tasks, or abstains if the text is unlike all of them."""
 
     async def classify(self, text: str) -> Labels:
         """Classify a text. Of a long one only an excerpt is read, and the notes say so."""
@@ -175,7 +175,7 @@ class RuleMatch:
 
 
 class RuleMatcher:
-    """All rules of all tasks, in the order of the configuration; the first that matches decides."""
+    """The rules of all tasks, in the order of the configuration; the first that matches a request decides."""
 
     def __init__(self, tasks: Mapping[str, TaskConfig]) -> None:
         self._rules = [
@@ -185,7 +185,7 @@ class RuleMatcher:
         ]
 
     def match(self, request: Request) -> RuleMatch | None:
-        """Return the first match. Patterns search only an excerpt of a long text."""
+        """Returns the first rule that matches the request; patterns search only an excerpt of a long text."""
         if not self._rules:
             return None
         excerpt = character_excerpt(request.query)
@@ -199,7 +199,7 @@ class Classification:
     """Assigns a request to a task. The text decides the task only; a path named in it is never looked up."""
 
     def __init__(self, rules: RuleMatcher, classifier: Classifier, languages: Collection[str] = ("en",)) -> None:
-        """`languages`: those of the examples; if empty, texts in every language are classified."""
+        """Takes the `languages` of the examples; if there are none, texts in every language are classified."""
         self._rules = rules
         self._conversation = Conversation(Reader(classifier.classify, LanguageDetector(languages)))
 
@@ -217,7 +217,7 @@ class Classification:
 
 
 class EmbeddedClassification:
-    """Around a classification: adds the text's embedding to the labels of tasks whose policy needs it."""
+    """Wraps a classification: adds the text's embedding to the labels of tasks whose policy needs it."""
 
     def __init__(self, inner: Classification, embedding: Embed, tasks: Collection[str]) -> None:
         self._inner, self._embedding, self._tasks = inner, embedding, tasks

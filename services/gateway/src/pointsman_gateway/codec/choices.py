@@ -25,7 +25,7 @@ class Choice:
 
 
 def collect_choices(chunks: Sequence[Chunk]) -> list[Choice]:
-    """The choices in the order of their indexes."""
+    """Joins the chunks of an answer; returns its choices in the order of their indexes."""
     if {chunk.index for chunk in chunks} == {0}:
         return [_collect(0, chunks)]
     by_index: dict[int, list[Chunk]] = {}
@@ -59,7 +59,7 @@ def _add_extra(choice: Choice, extra: Mapping[str, Any]) -> None:
 
 
 def _join(known: Any, delta: Any) -> Any:
-    """Appends texts, lists and objects of texts (such as a function_call); for other types the last value is kept."""
+    """Joins a field of two deltas: appends texts, lists and objects of texts; of other types the last one counts."""
     if isinstance(known, str) and isinstance(delta, str):
         return known + delta
     if isinstance(known, list) and isinstance(delta, list):

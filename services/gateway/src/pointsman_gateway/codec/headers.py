@@ -12,14 +12,13 @@ CACHE_OFF, CACHE_RENEW, CACHE_USE = "off", "renew", "use"
 
 
 async def identify_caller(tenancy: Tenancy, credential: str) -> Caller:
-    """The caller, by its key (empty if there is none). Raises PointsmanError."""
+    """Returns the caller that a key identifies (empty if there is no key); raises PointsmanError."""
     caller = tenancy.identify_now(credential)
     return await tenancy.identify(credential) if caller is None else caller
 
 
 def credential_of(headers: Mapping[bytes, bytes]) -> str:
-    """The key from "authorization: Bearer KEY"; without that header, from "api-key: KEY" (Azure) or "x-api-key: KEY"
-    (Anthropic)."""
+    """Returns the key in the header authorization ("Bearer KEY"), else api-key (Azure) or x-api-key (Anthropic)."""
     authorization = headers.get(b"authorization")
     if authorization is None:
         return (headers.get(b"api-key") or headers.get(b"x-api-key", b"")).decode("latin-1").strip()
@@ -27,13 +26,13 @@ def credential_of(headers: Mapping[bytes, bytes]) -> str:
 
 
 def bearer_token(authorization: str) -> str:
-    """The token of an Authorization header; empty if there is none."""
+    """Returns the token of an Authorization header; empty if there is none."""
     scheme, _, token = authorization.partition(" ")
     return token.strip() if scheme.lower() == "bearer" else ""
 
 
 def cache_mode(cache_control: bytes | None) -> str:
-    """How the response cache is used for a request with this Cache-Control header (RFC 9111, section 5.2.1).
+    """Returns how a request with this Cache-Control header uses the response cache (RFC 9111, section 5.2.1).
 
     `no-store` neither reads nor writes the cache. `no-cache` and `max-age=0` do not read it, but store the new answer.
     """
@@ -46,7 +45,7 @@ def cache_mode(cache_control: bytes | None) -> str:
 
 
 def decision_headers(started: Started) -> Headers:
-    """The `x-pointsman-*` headers that describe the decision behind an answer."""
+    """Returns the `x-pointsman-*` headers that describe the decision behind an answer."""
     decision, path = started.decision, started.decision.path
     headers = [
         (b"x-pointsman-decision-id", decision.id.encode()),
@@ -63,7 +62,7 @@ def decision_headers(started: Started) -> Headers:
 
 @lru_cache(maxsize=1024)
 def _route_headers(task: str, path: str, kind: str, reason: str) -> Headers:
-    """The headers that many requests have in common, encoded once."""
+    """Encodes the headers that many requests have in common, once for each combination."""
     return [
         (b"x-pointsman-task", task.encode()),
         (b"x-pointsman-path", path.encode("latin-1")),
@@ -73,6 +72,6 @@ def _route_headers(task: str, path: str, kind: str, reason: str) -> Headers:
 
 
 def cost_headers(receipt: Receipt) -> Headers:
-    """Empty if the cost is unknown."""
+    """Returns the header with the cost of an answer; none if it is unknown."""
     cost = receipt.cost_usd
     return [] if cost is None else [(b"x-pointsman-cost-usd", b"%.9f" % cost)]

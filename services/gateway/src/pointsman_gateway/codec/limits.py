@@ -78,7 +78,7 @@ def _is_utf_8(body: bytes) -> bool:
 
 
 def _broken_limit(body: bytes, limits: BodyLimits) -> tuple[str, str] | None:
-    """The error code and message for the first limit that the body exceeds."""
+    """Returns the error code and message for the first limit that the body exceeds; None if it exceeds none."""
     # Without escapes each quotation mark begins or ends a string, so every second part between them is a string.
     bare = body.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in body else body
     bare = bare.translate(_AS_LISTS, _TO_DELETE)
@@ -147,7 +147,7 @@ def reject_surrogates(data: Any) -> None:
 
 
 def find_json_path(data: Any, is_wrong: Callable[[Any], bool], path: str = "") -> str | None:
-    """The path of the first wrong name, string or number, as in "messages[0].content"; None if all are right.
+    """Returns the path of the first wrong name, string or number, as "messages[0].content"; None if all are right.
 
     For a wrong name it is the path of its object. `path` is the path of `data` itself. The time is linear in the size
     of `data`.
@@ -161,7 +161,7 @@ def find_json_path(data: Any, is_wrong: Callable[[Any], bool], path: str = "") -
 
 
 def _find_steps(data: Any, is_wrong: Callable[[Any], bool]) -> list[int | str] | None:
-    """The names and indexes that lead to the first wrong value, from the innermost to the outermost."""
+    """Returns the names and indexes that lead to the first wrong value, from the innermost to the outermost."""
     members: Iterable[tuple[int | str, Any]]
     if isinstance(data, dict):
         if any(map(is_wrong, data)):

@@ -1,1 +1,1 @@
-"""Policy as data: what is written in the configuration folder, checked as a whole."""
+"""Reads the configuration's files and checks them as a whole."""

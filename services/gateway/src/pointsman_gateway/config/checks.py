@@ -78,7 +78,7 @@ def _check_prices(models: ModelsFile, paths: PathsFile, tasks: TasksFile) -> Non
 
 
 def _model_of(name: str, paths: PathsFile) -> str:
-    """The base model of a model's name or of "path:NAME"; empty if the path is unknown."""
+    """Returns the base model that a model's name or "path:NAME" stands for; empty if the path is unknown."""
     if not name.startswith(PATH_PREFIX):
         return name
     path = paths.paths.get(name.removeprefix(PATH_PREFIX))
@@ -86,7 +86,7 @@ def _model_of(name: str, paths: PathsFile) -> str:
 
 
 def judge_rejects(models: ModelsFile, paths: PathsFile, judge: JudgeConfig) -> frozenset[str]:
-    """The request fields that an engine of the judge's model rejects."""
+    """Returns the request fields that an engine of the judge's model rejects."""
     model = _model_of(judge.model, paths)
     rejected = [engine.rejected_fields for engine in models.engines.values() if engine.model == model]
     return frozenset[str]().union(*rejected)

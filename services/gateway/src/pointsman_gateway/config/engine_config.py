@@ -55,12 +55,12 @@ class DnsName:
     """Prefix of the URL paths of each engine; usually empty."""
 
     def endpoint(self, address: str) -> str:
-        """Return HOST:PORT for one of the name's addresses."""
+        """Returns HOST:PORT for one of the name's addresses."""
         return f"[{address}]:{self.port}" if ":" in address else f"{address}:{self.port}"
 
 
 def parse_group(lora_server: str, url: str) -> DnsName | None:
-    """Return the group that one of the settings names; None if neither does. Raises ValueError if one is malformed."""
+    """Returns the group of engines that a setting names, None if neither does; raises ValueError if it is malformed."""
     if lora_server.startswith(LORA_SERVER_GROUP):
         return _parse(lora_server, "//" + lora_server.removeprefix(LORA_SERVER_GROUP), f"{LORA_SERVER_GROUP}NAME:PORT")
     if url.startswith(ENGINE_GROUP):
@@ -252,7 +252,7 @@ class EngineConfig(Strict):
 
     @property
     def group(self) -> DnsName | None:
-        """The DNS name of the group's members; None for a single engine."""
+        """Returns the DNS name of the group's members; None for a single engine."""
         return parse_group(self.lora_server, self.url)
 
     @property
@@ -261,15 +261,13 @@ class EngineConfig(Strict):
 
     @property
     def identity(self) -> "EngineConfig":
-        """Return the settings that identify the engine. The engine's state survives a reload that changes only other
-        settings.
-        """
+        """Returns the settings that identify the engine; its state survives a reload that changes only other ones."""
         others = ("timeouts", "breaker", "usd_per_hour", "request_fields", *_CALLER_SETTINGS)
         return self.model_copy(update={name: type(self).model_fields[name].default for name in others})
 
     @property
     def rejected_fields(self) -> frozenset[str]:
-        """Fields and sampling parameters that its provider does not accept, although others of its kind do."""
+        """Returns the fields that the engine's provider does not accept, although others of its kind do."""
         return self.preset.rejected_by(self.upstream_name) | self.preset.rejected_by(self.model)
 
     @property

@@ -1,4 +1,4 @@
-"""What all schemas share: strict models, bounds of sampling parameters, and entries that name an extension."""
+"""What all configuration schemas share: strict models, bounds of sampling parameters, and entries of extensions."""
 
 from collections.abc import Collection, Mapping
 from difflib import get_close_matches
@@ -35,7 +35,7 @@ MIN_SIMILARITY = 0.7
 
 
 def must_be_known(what: str, name: str, known: Collection[str]) -> None:
-    """Raise ConfigError if `name` is not among `known`; `what` begins the message and says where the name stands."""
+    """Raises ConfigError if `name` is not among `known`; `what` begins the message and says where the name stands."""
     if name not in known:
         similar = get_close_matches(name, known, 1, MIN_SIMILARITY)
         hint = f"did you mean '{similar[0]}'? " if similar else ""
@@ -103,11 +103,11 @@ class ExtensionConfig(BaseModel):
 
     @property
     def implementation(self) -> Any:
-        """The extension's class."""
+        """Returns the extension's class."""
         return self.registry.find(self.name)
 
     def build(self, *context: Any) -> Any:
-        """Construct the extension. Raises ValueError if its options cannot be used."""
+        """Constructs the extension; raises ValueError if its options cannot be used."""
         return self.implementation(self.options, *context)
 
 
@@ -116,7 +116,7 @@ class PolicyConfig(ExtensionConfig):
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """Every path that the policy may choose."""
+        """Returns every path that the policy may choose."""
         return tuple(self.build().paths)
 
 
@@ -125,7 +125,7 @@ class StrategyConfig(ExtensionConfig):
 
     @property
     def resources(self) -> Resources:
-        """What the options refer to."""
+        """Returns the prompts, examples and collections that the strategy's options refer to."""
         return self.implementation.resources(self.options)  # type: ignore[no-any-return]  # the class is found by name
 
 

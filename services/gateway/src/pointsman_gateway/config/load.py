@@ -59,7 +59,7 @@ def read_examples(file: FilePath) -> tuple[Example, ...]:
 
 
 def _to_example(row: Any, where: str) -> Example:
-    """Raises ConfigError; `where` begins its message."""
+    """Converts a row to an example; raises ConfigError, whose message `where` begins."""
     if not isinstance(row, dict) or not isinstance(row.get("text"), str) or not row["text"].strip():
         raise ConfigError(f'{where} must be an object with a non-empty "text"')
     output = row.get("output")
@@ -162,7 +162,7 @@ class Config:
 
     @property
     def encoder(self) -> EncoderConfig | None:
-        """The classifier's embedding model, its folder as an absolute path; None is MiniLM."""
+        """Returns the classifier's embedding model, its folder as an absolute path; None stands for MiniLM."""
         return self.models.embedding.relative_to(self.folder) if self.models.embedding else None
 
 
@@ -294,7 +294,7 @@ def _explain(file: FilePath, shape: type[BaseModel], item: Any) -> str:
 
 
 def _known_keys(shape: Any, location: Iterable[str | int]) -> list[str]:
-    """Return the fields of the model that is found by following `location` down from `shape`."""
+    """Returns the keys that are known at a location: the fields of the model found by following it from `shape`."""
     for part in location:
         if isinstance(part, int):
             continue

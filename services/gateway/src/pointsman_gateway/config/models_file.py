@@ -51,7 +51,7 @@ def _none_if_unknown(written: object) -> object:
 
 
 def _allow_unknown(schema: dict[str, Any]) -> None:
-    """In the JSON Schema, the price is an object or `unknown`."""
+    """Changes the JSON Schema of a price: it may be an object or `unknown`."""
     schema["anyOf"] = [of for of in schema["anyOf"] if of.get("type") != "null"] + [{"const": "unknown"}]
 
 
@@ -172,7 +172,7 @@ class EmbeddingConfig(Strict):
 
     @property
     def base_url(self) -> str:
-        """Return the URL before the API's paths."""
+        """Returns the URL of the model's endpoint, without the API's paths."""
         return self.preset.resolve_url(self.url, self.url_parts)
 
 

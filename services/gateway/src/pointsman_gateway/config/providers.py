@@ -37,7 +37,7 @@ LITELLM_URL = "http://litellm.invalid"
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One URL of an engine, and the names of the parameters there."""
+    """One URL of an engine, and the names that its parameters have there."""
 
     path: str
     """With the query; it follows the engine's URL."""
@@ -142,7 +142,7 @@ class Provider(Strict):
         )
 
     def rejected_by(self, model: str) -> frozenset[str]:
-        """The fields that requests to a model must not have, in addition to those of its kind."""
+        """Returns the fields that requests to a model must not have, in addition to those of its kind."""
         own = [fields for pattern, fields in self.models.items() if re.fullmatch(pattern, model)]
         return frozenset(self.rejects).union(*own)
 
@@ -153,7 +153,7 @@ def _variables(template: str) -> list[str]:
 
 @lru_cache(maxsize=1)
 def providers() -> Mapping[str, Provider]:
-    """By name. Read from the package once."""
+    """Returns the providers by name, read from the package once."""
     return {name: Provider.model_validate(provider or {}) for name, provider in _read_table("providers.yaml").items()}
 
 
@@ -168,7 +168,7 @@ def preset_of(provider: str) -> Provider:
 
 
 def provider_at(url: str) -> str:
-    """Return the name of the API at the URL's host; `DEFAULT_PROVIDER` for every other host."""
+    """Returns the name of the provider at the URL's host; `DEFAULT_PROVIDER` for every other host."""
     host = urlsplit(url).hostname
     return next(
         (name for name, of in providers().items() if host and urlsplit(of.url).hostname == host), DEFAULT_PROVIDER
@@ -187,7 +187,7 @@ def _request_fields_table() -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class RejectedField:
-    """A field that requests must not have."""
+    """A field that requests must not have, and what to do instead."""
 
     advice: str
     """What to do instead, or why the field is not accepted."""
@@ -223,7 +223,7 @@ class RequestFields:
         )
 
     def select(self, fields: Mapping[str, Any], path: str = "") -> Mapping[str, Any]:
-        """The fields that are sent to the engine. Raises InvalidArgument if one is not accepted.
+        """Returns the fields that are sent to the engine; raises InvalidArgument if one is not accepted.
 
         `path` precedes the names in error messages.
         """
@@ -250,7 +250,7 @@ class RequestFields:
 
 @lru_cache(maxsize=8)
 def request_fields(kind: str) -> RequestFields:
-    """The fields of one kind in request_fields.yaml."""
+    """Returns the fields of one kind of engine, from request_fields.yaml."""
     table = _request_fields_table()
     names = {use: frozenset(_flatten(lists)) for use, lists in table["kinds"][kind].items()}
     rejected = {name: RejectedField(**field) for name, field in table["rejected"].items()}
@@ -264,7 +264,7 @@ def _flatten(names: Iterable[Any]) -> Iterable[str]:
 
 
 def check_provider(name: str | None) -> str | None:
-    """Return the name. Raises ConfigError if it is not in the table."""
+    """Returns the provider's name; raises ConfigError if it is not in the table."""
     if name == LITELLM:
         raise ConfigError("write provider: litellm/NAME, with LiteLLM's name of the provider, such as litellm/cohere")
     if name is not None and not re.fullmatch(f"{LITELLM}/[a-z0-9_.-]+", name):

@@ -82,7 +82,7 @@ class PathConfig(Strict):
 
     @property
     def extra_fields(self) -> dict[str, Any]:
-        """The fields that requests to its engines have by default."""
+        """Returns the fields that requests to the path's engines have by default."""
         fields: dict[str, Any] = {"response_format": self.response_format} if self.response_format else {}
         if self.answers:
             fields["structured_outputs"] = {"choice": list(self.answers)}

@@ -18,7 +18,7 @@ NOT_OURS = frozenset({Fault.NONE.value, Fault.CALLER.value, Fault.LIMITS.value})
 
 
 class _DecisionFields(msgspec.Struct, frozen=True, gc=False):
-    """The fields that a row takes from the entry as they are."""
+    """The fields that a row takes from the log entry as they are."""
 
     id: str
     unix_ms: int
@@ -52,17 +52,17 @@ class DecisionRow(_DecisionFields, frozen=True, gc=False):
 
     @property
     def is_request(self) -> bool:
-        """False for a request for the decision only."""
+        """Returns whether an answer was requested, and not the decision only."""
         return self.outcome != ROUTED
 
     @property
     def failed(self) -> bool:
-        """Returns whether the system is at fault, and not the caller or a limit."""
+        """Returns whether the request failed through the system's fault, not the caller's or a limit's."""
         return self.fault not in NOT_OURS
 
 
 class _EntryFields(_DecisionFields, frozen=True):
-    """The fields that are read of an entry; its other fields are ignored."""
+    """The fields of a log entry that the console reads; other fields are ignored."""
 
     seconds: Mapping[str, float]
     usage: Mapping[str, int]
@@ -73,7 +73,7 @@ _decode = msgspec.json.Decoder(_EntryFields).decode
 
 
 def to_row(entry: LogEntry) -> DecisionRow | None:
-    """Returns None if the entry cannot be read, because it has another format version."""
+    """Converts a log entry to a row; None if it has another format version."""
     try:
         fields = _decode(entry.json)
     except (msgspec.DecodeError, msgspec.ValidationError):
@@ -131,7 +131,7 @@ class RecentCache:
         self._read_at = float("-inf")
 
     async def read(self) -> RecentDecisions:
-        """Raises Unavailable."""
+        """Returns the newest decisions; raises Unavailable."""
         async with self._reading:
             if self._clock() - self._read_at >= MAX_AGE_S:
                 await self._read_new()
@@ -163,7 +163,7 @@ BARS = 30
 
 @dataclass(frozen=True, slots=True)
 class PathFigures:
-    """Figures of the requests that a path answered last."""
+    """Figures of the requests that a path answered most recently."""
 
     requests: int
     share: float
@@ -192,7 +192,7 @@ class Window:
 
 
 def window_of(rows: Sequence[DecisionRow], since_unix_ms: int, now_ms: int) -> Window:
-    """`rows` are those in the window; all decisions after `since_unix_ms` are among them."""
+    """Describes the time window of `rows`; all decisions after `since_unix_ms` are among them."""
     requests = sum(row.is_request for row in rows)
     return Window(max(since_unix_ms, now_ms - WINDOW_MS), now_ms, requests, len(rows))
 
@@ -225,7 +225,7 @@ def _figures(rows: Sequence[DecisionRow], window: Window) -> PathFigures:
 
 
 def _quantile(ordered: Sequence[float], fraction: float) -> float | None:
-    """Returns the quantile by nearest rank; None if there are no values."""
+    """Returns a quantile by nearest rank; None if there are no values."""
     return ordered[max(0, ceil(fraction * len(ordered)) - 1)] if ordered else None
 
 

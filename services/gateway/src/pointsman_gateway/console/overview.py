@@ -1,4 +1,4 @@
-"""What the console shows, as value objects, and how paths, tasks and engines are converted to them."""
+"""The value objects that the console shows, and how paths, tasks and engines are converted to them."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -47,7 +47,7 @@ class PathView:
 
 @dataclass(frozen=True, slots=True)
 class CandidateView:
-    """A path as a candidate of a task's policy."""
+    """A path as a candidate of a task's policy, with its quality, cost and latency."""
 
     path: str
     kind: str
@@ -155,7 +155,7 @@ def to_path_views(
     unavailable: Mapping[str, str],
     versions: Mapping[str, str],
 ) -> list[PathView]:
-    """`unavailable` (the reason) and `versions` are by path, for those that have one."""
+    """Converts paths for the console; `unavailable` (reasons) and `versions` are by path, for those that have one."""
     tasks: dict[str, list[str]] = {}
     for preview in previews:
         for candidate in preview.candidates:
@@ -181,7 +181,7 @@ def to_path_views(
 def to_named_views(
     rows: Sequence[DecisionRow], configured: Iterable[str], figures: Mapping[str, PathFigures]
 ) -> list[PathView]:
-    """The models and adapters that requests have named and that are not configured as paths."""
+    """Returns the models and adapters that requests have named and that are not configured as paths."""
     by_path = {row.path: row for row in rows if row.path in figures}
     return [
         PathView(path, by_path[path].kind, "", "", by_path[path].model, (), (), "", False, None, figures[path])

@@ -64,7 +64,7 @@ async def _listing(admin: AdapterAdminClient) -> AdapterListing | PointsmanError
 def _model(
     model: str, listings: Sequence[tuple[EngineState, AdapterListing | PointsmanError]], allowed: AllowedNames
 ) -> ModelAdapters:
-    """Versions, aliases and changes are those of the first lora-server that answered, since all share one registry."""
+    """Returns the adapters of a model, from the first lora-server that answers, since all share one registry."""
     read = [listing for _, listing in listings if isinstance(listing, AdapterListing)]
     first = read[0] if read else AdapterListing((), (), ())
     return ModelAdapters(
@@ -88,7 +88,7 @@ def _is_adapter_allowed(name: str, allowed: AllowedNames) -> bool:
 
 
 async def move_alias(states: Sequence[EngineState], model: str, action: str, wanted: AliasMove) -> Alias:
-    """Raises NotFound if no lora-server has adapters of `model`, Unavailable if none of them answers."""
+    """Moves an alias; raises NotFound if no lora-server has adapters of `model`, Unavailable if none answers."""
     clients = [(state.engine.model, state.adapter_admin) for state in states if state.adapter_admin is not None]
     admins = [client for of_model, client in clients if of_model == model]
     if not admins:
@@ -113,7 +113,7 @@ MAX_SCANNED = 2_000
 
 
 class Console:
-    """Callers see the decisions of their tenant, and the paths, tasks and adapters in their key's scope."""
+    """Reads what the console shows: the decisions of the caller's tenant, and whatever is in its key's scope."""
 
     def __init__(
         self,
@@ -123,8 +123,7 @@ class Console:
         keys: bool,
         hosts: Sequence[str] = (),
     ) -> None:
-        """`log` is None in a gateway without Redis. `keys` tells whether keys are required; `hosts` are additional
-        names under which the console may be opened."""
+        """Takes the request log (None without Redis), whether keys are required, and more names of the host."""
         self.keys = keys
         self.hosts = hosts
         self._current = current
@@ -133,7 +132,7 @@ class Console:
         self._recent = None if log is None else RecentCache(log)
 
     async def overview(self, caller: Caller) -> Overview:
-        """Returns the current state. Without the request log it has no figures of requests."""
+        """Returns the current state of paths, tasks and engines, with figures of requests if there is a request log."""
         state, recent = await self._read_recent()
         generation, now = self._current(), round(time.time() * 1000)
         rows = [r for r in recent.rows if r.unix_ms >= now - WINDOW_MS and self._is_visible(r, caller)]
@@ -172,7 +171,7 @@ class Console:
         return DecisionPage(found, before)
 
     async def decision(self, caller: Caller, decision_id: str) -> DecisionView:
-        """Raises NotFound, also for another tenant's decision; Unavailable, FailedPrecondition."""
+        """Returns one decision; raises NotFound (also for another tenant's), Unavailable or FailedPrecondition."""
         recorded = await self._required_log().find(decision_id)
         entry = recorded.entry
         if not self._may_see(caller, entry["tenant"], entry["path"], entry["task"]):
@@ -181,11 +180,11 @@ class Console:
         return DecisionView(entry, recorded.feedback)
 
     async def adapters(self, caller: Caller) -> list[ModelAdapters]:
-        """A lora-server that cannot be read is listed with its problem."""
+        """Lists the adapters of each model; a lora-server that cannot be read is listed with its problem."""
         return await read_adapters(self._current().engines.states, caller.scope.adapters)
 
     async def move(self, caller: Caller, model: str, action: str, move: AliasMove) -> Alias:
-        """`action` is "alias", "canary" or "rollback". Returns the alias afterwards. Raises PointsmanError."""
+        """Moves an alias; `action` is "alias", "canary" or "rollback". Returns the alias; raises PointsmanError."""
         if not caller.is_operator:
             raise PermissionDenied(
                 "this key may not move adapters; `pointsman keys create --operator` makes one that may",

@@ -1,4 +1,4 @@
-"""What the classifier says of a request, and the decision on the path that answers it."""
+"""The classifier's labels of a request, and the decision on the path that answers it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ UNKNOWN = "unknown"
 
 @value
 class Labels:
-    """The classifier's result for a request."""
+    """The classifier's result for a request: task, confidence, and whether it abstained."""
 
     task: str
     confidence: float
@@ -33,7 +33,7 @@ class Labels:
 
 @dataclass(frozen=True, slots=True)
 class Considered:
-    """What became of one path in a decision, and why."""
+    """One path in a decision: whether it was chosen, kept as a fallback or skipped, and why."""
 
     path: str
     outcome: str
@@ -121,11 +121,11 @@ class Decision:
         )
 
     def _notes_with(self, following: Path) -> tuple[str, ...]:
-        """Join the notes with those of the path that takes over."""
+        """Returns the decision's notes joined with those of the path that takes over."""
         return tuple(dict.fromkeys((*self.notes, *following.notes)))
 
     def _with_considered(self, *updates: Considered, last: Considered) -> "Decision":
-        """Replace the entries of the paths in `updates`, and put `last` at the end."""
+        """Replaces the entries of the paths in `updates`, and puts `last` at the end."""
         by_path = {considered.path: considered for considered in updates}
         others = (by_path.get(c.path, c) for c in self.considered if c.path != last.path)
         return replace(self, considered=(*others, last))

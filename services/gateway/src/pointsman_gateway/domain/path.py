@@ -29,7 +29,7 @@ class Alias:
 
 @dataclass(frozen=True, slots=True)
 class ResolvedAdapter:
-    """The adapter version for one request. It is resolved once, with the decision, and does not change afterwards."""
+    """The adapter version for one request, resolved once with the decision; it does not change afterwards."""
 
     version: str
     revision: int = 0
@@ -63,7 +63,7 @@ class CanaryMetrics:
 
 @dataclass(frozen=True, slots=True)
 class AdapterVersion:
-    """One version and its state on one engine."""
+    """One adapter version and its state on one engine."""
 
     version: str
     name: str
@@ -86,7 +86,7 @@ class AdapterVersion:
 
 @dataclass(frozen=True, slots=True)
 class AdapterChange:
-    """One entry of the registry's history."""
+    """One entry of the registry's history: a change of a version or an alias."""
 
     at_unix_ms: int
     kind: str
@@ -136,7 +136,7 @@ FORM_FIELDS = frozenset({"response_format", *FORM_PARAMETERS})
 
 @value
 class Sampling:
-    """Sampling parameters. None means the path's setting, or else the engine's default."""
+    """Sampling parameters of a request; None means the path's setting, or else the engine's default."""
 
     max_tokens: int | None = None
     temperature: float | None = None
@@ -151,9 +151,7 @@ class Sampling:
 
     @property
     def is_structured(self) -> bool:
-        """Returns whether the answer is JSON, a text of a given form, or a tool call, which is useless if it is cut
-        off.
-        """
+        """Returns whether the answer is JSON, of a given form, or a tool call, all useless if cut off."""
         extra = self.extra
         if not extra:
             return False
@@ -161,7 +159,7 @@ class Sampling:
 
     @property
     def response_format(self) -> Mapping[str, Any] | None:
-        """The form that the client requires of the answer; None if any text will do."""
+        """Returns the form that the client requires of the answer; None if any text will do."""
         response_format = self.extra.get("response_format")
         is_form = isinstance(response_format, Mapping) and response_format.get("type") != "text"
         return response_format if is_form else None
@@ -172,7 +170,7 @@ class Sampling:
         return self.response_format is not None or any(self.extra.get(name) for name in FORM_PARAMETERS)
 
     def default_max_tokens(self, default: "Sampling") -> int | None:
-        """Return `max_tokens` of `default` for this kind of request."""
+        """Returns the path's `max_tokens` (`default`) for an answer of this kind: structured, or prose."""
         return default.structured_max_tokens if self.is_structured else default.max_tokens
 
     def with_defaults(self, default: "Sampling") -> "Sampling":
@@ -193,14 +191,14 @@ class Sampling:
         )
 
     def _extra_of(self, default: "Sampling") -> Mapping[str, Any]:
-        """Return the path's own parameters. If the client requires a format, the path's format is left out."""
+        """Returns the path's own parameters; without the path's format if the client requires one."""
         if not self.is_structured:
             return default.extra
         return {name: one for name, one in default.extra.items() if name not in FORM_FIELDS}
 
 
 class Kind(StrEnum):
-    """What a path is made of. It is derived from the path and never configured."""
+    """What a path is made of, such as a prompt, retrieval or an adapter; derived from the path, never configured."""
 
     PROMPT = "prompt"
     RAG = "rag"
@@ -211,7 +209,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Path:
-    """One complete way to answer."""
+    """One complete way to answer a request: a model, perhaps an adapter, prompt strategies, perhaps retrieval."""
 
     name: str
     model: str
@@ -233,7 +231,7 @@ class Path:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Remarks on its resolved adapter."""
+        """Returns remarks on the path's resolved adapter."""
         return self.resolved_adapter.notes if self.resolved_adapter is not None else ()
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What comes of a request: the chunks of an answer, the events that a client receives, the outcome and the receipt.
+"""The values that describe an answer: its chunks, the events that a client receives, the outcome and the receipt.
 
 Outcomes are a closed vocabulary: how a request can end, and which component caused a failure. Feedback on answers and
 receipts add up to the evidence on paths.
@@ -102,7 +102,7 @@ def is_failure(outcome: str) -> bool:
 
 
 class CodedError(Protocol):
-    """What the vocabulary needs of an error; servicekit's `PointsmanError` has it."""
+    """An error with a code and an HTTP status, such as servicekit's `PointsmanError`."""
 
     @property
     def code(self) -> str: ...
@@ -115,12 +115,12 @@ class CodedError(Protocol):
 
 
 def outcome_of(code: str) -> str:
-    """Returns the code, or `UNFORESEEN` if it is not in the vocabulary."""
+    """Returns the error code as an outcome, or `UNFORESEEN` if it is not in the vocabulary."""
     return code if code in OUTCOMES else UNFORESEEN
 
 
 def fault_of(outcome: str, error: CodedError | None) -> str:
-    """Returns a `Fault`'s value. `outcome` is "ok", "routed", "cancelled", "internal" or the code of `error`.
+    """Returns the component at fault (a `Fault`'s value) for an outcome: "ok", "cancelled", or the code of `error`.
 
     If the status says that the caller asked for too much or for something impossible, the code does not matter.
     """
@@ -163,7 +163,7 @@ passes) or "unavailable".
 
 @dataclass(slots=True)
 class Receipt:
-    """What happened to a request that has a decision: tokens, cost, time and outcome.
+    """The tokens, cost, time and outcome of a request that has a decision.
 
     It is treated as immutable; it is not frozen, because that would triple the time to construct it.
     """
@@ -198,7 +198,7 @@ class Receipt:
 
     @property
     def cost_parts_usd(self) -> dict[str, float | None]:
-        """Cost by component, None if it is unknown; computed once, since the response and the request log need it."""
+        """Returns the dollars by component, None if unknown; computed once for response and request log."""
         if self._in_dollars is None:
             self._in_dollars = {component: amount / PICODOLLARS for component, amount in self.picodollars.items()}
             if UNPRICED in self._in_dollars:
@@ -207,7 +207,7 @@ class Receipt:
 
     @property
     def rounded_seconds(self) -> dict[str, float]:
-        """Duration by phase, rounded to microseconds; computed once."""
+        """Returns the duration of each phase in seconds, rounded to microseconds; computed once."""
         if self._rounded is None:
             self._rounded = round_to_microseconds(self.seconds)
         return self._rounded
@@ -258,7 +258,7 @@ class Feedback:
 
 @dataclass(frozen=True, slots=True)
 class PathEvidence:
-    """Statistics of a path on one task, from feedback and from receipts."""
+    """Statistics of a path on one task, from feedback and from receipts: ratings, costs and latencies."""
 
     ratings: float = 0.0
     """The number of rated answers."""
@@ -287,7 +287,7 @@ class Chunk(msgspec.Struct, gc=False, eq=False):
     """The number of engine events in this chunk: more than 1 if events that arrived together were joined."""
 
     def __eq__(self, other: object) -> bool:
-        """Compare by content, not by the bytes in `raw`."""
+        """Compares chunks by content, not by the bytes in `raw`."""
         return isinstance(other, Chunk) and self._content() == other._content()
 
     __hash__ = None  # type: ignore[assignment]  # a mapping among the fields cannot be hashed
@@ -312,7 +312,7 @@ class CompletedAnswer:
 
 @value
 class Started:
-    """The first event: a path has been chosen and the engine begins to answer."""
+    """The first event of an answer: a path has been chosen and the engine begins to answer."""
 
     decision: Decision
     model: str

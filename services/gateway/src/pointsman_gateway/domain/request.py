@@ -13,7 +13,7 @@ AllowedNames = frozenset[str] | None
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """What a key may be used for."""
+    """The tasks, paths, adapters and other names for which a key may be used; None allows all."""
 
     tasks: AllowedNames = None
     paths: AllowedNames = None
@@ -24,7 +24,7 @@ class Scope:
     """Embedding models; None: all, or none if the key is limited to tasks, paths, adapters or collections."""
 
     def denial_reason(self, task: str, path: Path) -> str | None:
-        """Return why `path` must not answer a request of `task`, or None if it may."""
+        """Returns why `path` must not answer a request of `task`, or None if it may."""
         if self.tasks is not None and task not in self.tasks:
             return f"the key is not for task '{task}'"
         if self.paths is not None and path.name not in self.paths:
@@ -49,7 +49,7 @@ class Scope:
         return self.tasks is self.paths is self.adapters is self.collections is None
 
     def visible(self, catalog: Catalog) -> Catalog:
-        """The part of the catalog that the key may use: a key that is limited to tasks gets only their paths."""
+        """Returns the part of the catalog that the key may use: if it is limited to tasks, only their paths."""
         if self is UNRESTRICTED:
             return catalog
         tasks = {name: task for name, task in catalog.tasks.items() if self.tasks is None or name in self.tasks}
@@ -141,7 +141,7 @@ class Request:
 
     @property
     def characters(self) -> int:
-        """The length of all messages, counted on first use."""
+        """Returns the length of all messages in characters, counted on first use."""
         if self._characters < 0:
             # A cached value does not change what the request means.
             self._characters = sum([len(message.content) for message in self.messages])  # type: ignore[misc]
@@ -149,13 +149,13 @@ class Request:
 
     @property
     def query(self) -> str:
-        """The text to classify and to search for: the last user message, or else the last message."""
+        """Returns the text to classify and to search for: the last user message, or else the last message."""
         return next((m.content for m in reversed(self.messages) if m.role == "user"), self.messages[-1].content)
 
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A part of a document that a search found."""
+    """A part of a document that a search of the retriever has found."""
 
     document_id: str
     title: str

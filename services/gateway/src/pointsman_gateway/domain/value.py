@@ -39,7 +39,7 @@ def round_to_microseconds(seconds: Mapping[str, float]) -> dict[str, float]:
 
 @dataclass(frozen=True, slots=True)
 class EngineSeconds:
-    """An engine's own timings of one answer; None if it does not report them."""
+    """The seconds that an engine reports for one answer; None for those that it does not report."""
 
     queue: float | None = None
     """Until the engine began to work on it."""

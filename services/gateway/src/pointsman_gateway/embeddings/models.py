@@ -36,7 +36,7 @@ USAGE_SEARCH_BYTES = 4096
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingEndpoint:
-    """The address of a model."""
+    """The URL, key and name of an embedding model at a remote endpoint."""
 
     name: str
     """The name in the configuration."""
@@ -48,14 +48,14 @@ class EmbeddingEndpoint:
 
 
 class RemoteEmbedder:
-    """Implements `Embedder` with a remote endpoint."""
+    """Computes embeddings with a remote endpoint; implements `Embedder`."""
 
     def __init__(self, endpoint: EmbeddingEndpoint, http: HttpPoster) -> None:
         self._endpoint = endpoint
         self._http = http
 
     async def embed(self, inputs: EmbeddingRequest) -> EncodedEmbeddings:
-        """Raises InvalidArgument if the engine rejects the request, and Unavailable."""
+        """Sends the texts to the endpoint; raises InvalidArgument if it rejects them, or Unavailable."""
         endpoint = self._endpoint
         if inputs.overflow not in (None, "error"):
             raise InvalidArgument(
@@ -76,7 +76,7 @@ class RemoteEmbedder:
         return EncodedEmbeddings(reply.pieces, self._tokens(reply, inputs))
 
     def _tokens(self, reply: HttpReply, inputs: EmbeddingRequest) -> int:
-        """The engine's count of tokens. Only the ends of the response are parsed, because it may have megabytes."""
+        """Returns the engine's count of tokens; parses only the ends of a response that may have megabytes."""
         head, tail = _ends(reply.pieces)
         if not head.lstrip().startswith(b"{") or not tail.rstrip().endswith(b"}"):
             raise self._failed(f"its answer is no JSON object: {head[:100]!r}")
@@ -109,7 +109,7 @@ class RemoteEmbedder:
 
 
 def _ends(pieces: tuple[bytes, ...]) -> tuple[bytes, bytes]:
-    """Up to USAGE_SEARCH_BYTES of the start and of the end; they overlap in a short response."""
+    """Returns up to USAGE_SEARCH_BYTES of the start and of the end of a response; they overlap if it is short."""
     head, tail = b"", b""
     for piece in pieces:
         if len(head) >= USAGE_SEARCH_BYTES:
@@ -123,7 +123,7 @@ def _ends(pieces: tuple[bytes, ...]) -> tuple[bytes, bytes]:
 
 
 def _usage(end: bytes) -> Mapping[str, Any] | None:
-    """Finds the usage object. The response contains no text of the client, so the word can only be the key."""
+    """Finds the usage object in a response, which holds no text of the client, so that "usage" can only be the key."""
     _, found, rest = end.rpartition(b'"usage"')
     if not found:
         return None
@@ -157,20 +157,20 @@ class Encoder(Protocol):
 
 
 class LocalEmbedder:
-    """Implements `Embedder`. Only one batch is embedded at a time, so that the classifier's thread has a core."""
+    """Computes embeddings in this process, one batch at a time, so that the classifier's thread has a core."""
 
     def __init__(self, encoder: Encoder, overflow: Overflow = "error", lock: asyncio.Semaphore | None = None) -> None:
-        """`overflow` is for requests that name none."""
+        """Takes in `overflow` the treatment of long texts for requests that name none."""
         self._encoder = encoder
         self._overflow = overflow
         self._lock = lock or asyncio.Semaphore(1)
 
     def with_overflow(self, overflow: Overflow) -> "LocalEmbedder":
-        """The same embedder, with another treatment of long texts for requests that name none."""
+        """Returns the same embedder with another treatment of long texts for requests that name none."""
         return LocalEmbedder(self._encoder, overflow, self._lock)
 
     async def embed(self, inputs: EmbeddingRequest) -> EncodedEmbeddings:
-        """Raises InvalidArgument."""
+        """Embeds the texts of a request; raises InvalidArgument."""
         self._check(inputs)
         answer = WindowedAnswer(inputs.base64)
         windows = self._windows(inputs)
@@ -201,7 +201,7 @@ class LocalEmbedder:
         return len(batch)
 
     def _windows(self, inputs: EmbeddingRequest) -> Iterator[Window]:
-        """The windows of all texts, in order. Raises InvalidArgument."""
+        """Yields the windows of all texts, in order; raises InvalidArgument."""
         overflow = inputs.overflow or self._overflow
         for number, text in enumerate(inputs.texts):
             yield from self._windows_of(number, text, overflow)
@@ -230,7 +230,7 @@ class LocalEmbedder:
             )
 
     def _decode(self, number: int, ids: tuple[int, ...]) -> str:
-        """The text of token ids. Raises InvalidArgument if they are not exactly those of the model's own tokenizer.
+        """Returns the text of token ids; raises InvalidArgument if the model's own tokenizer did not make them.
 
         Ids of another tokenizer, such as OpenAI's, would be other words here, and their vectors meaningless.
         """

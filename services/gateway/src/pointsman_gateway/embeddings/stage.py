@@ -1,4 +1,4 @@
-"""The embeddings endpoint's stage: admission, limits, the model, and a receipt, whatever the outcome."""
+"""The embeddings endpoint's stage: admission, limits, the model, and a receipt, whatever the outcome of the request."""
 
 import asyncio
 import time
@@ -30,7 +30,7 @@ Admit = Callable[[Request], AbstractAsyncContextManager[None]]
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingRequest:
-    """The texts to embed."""
+    """The texts to embed, and how their vectors are returned."""
 
     request: Request
     """The caller, the model and the deadline, for admission; its messages are the texts."""
@@ -66,13 +66,13 @@ class Embedder(Protocol):
     """A model that computes embeddings."""
 
     async def embed(self, inputs: EmbeddingRequest) -> EncodedEmbeddings:
-        """Raises PointsmanError. Cancelling it stops the work."""
+        """Embeds the texts; raises PointsmanError. Cancelling the call stops the work."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class PricedModel:
-    """A model and its price."""
+    """An embedding model and its price."""
 
     label: str
     """The name in the configuration."""
@@ -120,7 +120,7 @@ class EmbeddingMetrics:
 
 
 class _CostCounter(Collector):
-    """Counts whole picodollars, so that the total equals the sum of the receipts exactly."""
+    """Counts cost in whole picodollars, so that the total equals the sum of the receipts exactly."""
 
     def __init__(self) -> None:
         self._picodollars: dict[str, int] = {}
@@ -137,7 +137,7 @@ class _CostCounter(Collector):
 
 @dataclass(slots=True)
 class _Progress:
-    """What the receipt of one request needs."""
+    """What has happened to a request so far, for its receipt."""
 
     started: float
     tokens: int = 0
@@ -147,12 +147,12 @@ class _Progress:
 
 
 class Embeddings:
-    """The embedding models of one configuration."""
+    """The embedding models of one configuration, by the names that a request's `model` may have."""
 
     def __init__(
         self, models: Mapping[str, PricedModel], tenancy: Tenancy, metrics: EmbeddingMetrics, request_log: RequestLog
     ) -> None:
-        """`models` by the names that a request's `model` may have."""
+        """Takes `models` by the names that a request's `model` may have."""
         self._models = models
         self._tenancy = tenancy
         self._metrics = metrics
@@ -162,7 +162,7 @@ class Embeddings:
         return [name for name, model in self._models.items() if scope.allows_embedding(model.label)]
 
     async def embed(self, inputs: EmbeddingRequest, admit: Admit) -> EncodedEmbeddings:
-        """Raises PointsmanError. Writes a receipt whatever the outcome, except for an unknown model."""
+        """Embeds the texts; writes a receipt whatever happens, unless the model is unknown. Raises PointsmanError."""
         scope = inputs.request.caller.scope
         model = self._models.get(inputs.request.model)
         if model is None:
@@ -199,7 +199,7 @@ class Embeddings:
     async def _embed_within_limits(
         self, model: PricedModel, inputs: EmbeddingRequest, progress: _Progress
     ) -> EncodedEmbeddings:
-        """Reserves the estimated tokens and cost, and settles the real ones; nothing is charged without a result."""
+        """Reserves estimated tokens and cost, and settles the real ones; nothing is charged without a result."""
         estimate = inputs.estimated_tokens
         reservation = await self._tenancy.enter(inputs.request.caller, estimate)
         progress.was_admitted = True

@@ -45,7 +45,7 @@ class WindowedAnswer:
     """Collects the vectors of one request as OpenAI's JSON objects."""
 
     def __init__(self, in_base64: bool) -> None:
-        """`in_base64`: vectors are written as base64 of 32-bit floats instead of as lists of numbers."""
+        """Writes vectors as base64 of 32-bit floats if `in_base64`, otherwise as lists of numbers."""
         self.tokens = 0
         self._write = _base64 if in_base64 else _numbers
         self._objects: list[bytes] = []
@@ -55,7 +55,7 @@ class WindowedAnswer:
         self._overflows: list[dict[str, Any]] = []
 
     def add(self, window: Window, vector: Vectors) -> None:
-        """Adds the next window; that of a whole text is written as it is."""
+        """Adds the vector of the next window; that of a whole text is written as it is, others are averaged."""
         self.tokens += window.tokens
         self._tokens_of_text += window.tokens
         self._windows_of_text += 1
@@ -66,7 +66,7 @@ class WindowedAnswer:
             self._end_text(window, vector if self._sum is None else _normalized(self._sum))
 
     def pieces(self, model: str) -> tuple[bytes, ...]:
-        """The response's body."""
+        """Returns the response's body, in pieces."""
         usage = {"prompt_tokens": self.tokens, "total_tokens": self.tokens}
         end: dict[str, Any] = {"model": model, "usage": usage}
         if self._overflows:
@@ -104,9 +104,10 @@ def split_text(number: int, text: str, tokenizer: Tokenizer, max_tokens: int) ->
 
 
 def _end_of_window(encoding: Any, length: int, is_rest: bool, max_tokens: int) -> tuple[int, int]:
-    """The characters and tokens of the window at the start of a piece with `length` characters.
+    """Returns the characters and tokens of the window at the start of a piece with `length` characters.
 
-    `is_rest`: the piece ends where the text ends; otherwise its last word may be cut, and is left to the next window.
+    `is_rest` says that the piece ends where the text ends; otherwise its last word may be cut, and is left to the next
+    window.
     """
     content = [index for index, special in enumerate(encoding.special_tokens_mask) if not special]
     specials = len(encoding.ids) - len(content)

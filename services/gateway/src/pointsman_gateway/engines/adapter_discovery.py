@@ -32,7 +32,7 @@ MAX_LOGGED_NAMES = 10
 
 
 class ListedModel(msgspec.Struct):
-    """One entry of `/v1/models`."""
+    """One entry of an engine's list of models, `/v1/models`."""
 
     id: str
     parent: str | None = None
@@ -47,10 +47,10 @@ _decode = msgspec.json.Decoder(_ModelList).decode
 
 
 class NotListed(Exception):
-    """The engine's models cannot be read, or are not the configured ones."""
+    """The engine's list of models cannot be read, or is not of the configured model."""
 
     def __init__(self, message: str, outcome: str, retry_after: float = 0.0) -> None:
-        """`outcome` is the label of the metric; `retry_after` is in seconds."""
+        """Takes `outcome`, the label of the metric, and `retry_after` in seconds."""
         super().__init__(message)
         self.outcome = outcome
         self.retry_after = retry_after
@@ -64,9 +64,9 @@ class DiscoveredAdapters:
 
 
 def find_adapters(models: Sequence[ListedModel], base: str, *, by_root: bool = False) -> DiscoveredAdapters:
-    """Returns the adapters of the base model `base`. Raises NotListed if the engine does not serve it.
+    """Returns the adapters of the base model `base`; raises NotListed if the engine does not serve it.
 
-    `by_root`: an adapter may have the base model's name as its `root`, and no `parent`.
+    `by_root` says that an adapter may have the base model's name as its `root`, and no `parent`.
     """
     if by_root:
         models = [
@@ -101,7 +101,7 @@ def _by_name(models: Iterable[ListedModel]) -> Mapping[str, list[ListedModel]]:
 
 
 def _why_unusable(name: str, entries: Sequence[ListedModel], parents: set[str]) -> str | None:
-    """Returns None for a usable adapter, the reason for an unusable one, and "" for a base model."""
+    """Returns why an adapter cannot be used; None if it can be, "" for a base model."""
     first = entries[0]
     if not any(entry.parent for entry in entries):
         return ""
@@ -115,7 +115,7 @@ def _why_unusable(name: str, entries: Sequence[ListedModel], parents: set[str]) 
 
 
 class AdapterDiscovery:
-    """Polls one engine and updates its state. One poll ends before the next begins."""
+    """Polls the list of models of one engine and updates its state; one poll ends before the next begins."""
 
     def __init__(
         self, engines: Engines, name: str, http: PooledPoster, metrics: EngineMetrics, interval_seconds: float
@@ -141,7 +141,7 @@ class AdapterDiscovery:
             await asyncio.sleep(max(wait, self._interval_seconds))
 
     async def poll(self) -> float:
-        """Lists the models once. Returns the seconds for which the engine asks to be left alone."""
+        """Lists the models once; returns the seconds for which the engine asks to be left alone."""
         before = self._engines.get(self._name)
         try:
             listed = await list_models(self._http, before.url, before.api)
@@ -155,7 +155,7 @@ class AdapterDiscovery:
         return 0.0
 
     def _on_problem(self, problem: str, *, serves_other_model: bool) -> None:
-        """The engine stays as it was. It is not ready before its first good list, and while it serves another model."""
+        """Logs a problem; the engine keeps its state unless it was never listed or serves another model."""
         if serves_other_model or not self._has_listed:
             engine = self._engines.get(self._name)
             self._engines.update(replace(engine, ready=False, detail=problem))

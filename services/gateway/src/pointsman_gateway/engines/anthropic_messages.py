@@ -30,7 +30,7 @@ _decode = msgspec.json.Decoder().decode
 
 
 def to_messages_body(request: EngineRequest, endpoint: Endpoint) -> dict[str, Any]:
-    """The body of a request to the Messages API. Raises InvalidArgument if it cannot be expressed there."""
+    """Returns the body of a request to the Messages API; raises InvalidArgument if it cannot be expressed there."""
     sampling = request.sampling
     if request.operation != "chat":
         raise _unsupported("this model continues no texts; send a chat completion", "prompt")
@@ -199,7 +199,7 @@ class MessagesReader:
                 chunks.append(Chunk(extra={"delta": {"reasoning_content": delta["thinking"]}}))
 
     def _count(self, usage: Any) -> None:
-        """Record the token counts of an event; they replace the counts of earlier events."""
+        """Records the token counts of an event; they replace the counts of earlier events."""
         for name, count in (usage or {}).items():
             if isinstance(count, int) and count >= 0:
                 self._usage[name] = count

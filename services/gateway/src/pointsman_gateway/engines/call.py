@@ -34,16 +34,16 @@ class BusyTimeTracker(Protocol):
     """Records which paths keep an engine busy, to divide the cost of engines that are paid by the hour."""
 
     def begin(self, engine: str, path: str) -> Any:
-        """Returns an interval to pass to `end`; None if the engine is not paid by the hour."""
+        """Returns an interval of an answer's work, to pass to `end`; None if the engine is not paid by the hour."""
         ...
 
     def end(self, interval: Any, inference: float | None) -> None:
-        """`inference`: seconds of work that the engine reported; None if it reported none."""
+        """Ends an answer's interval; `inference` is the seconds of work that the engine reported, or None."""
         ...
 
 
 class NullBusyTimeTracker:
-    """Implements `Accounts` if no engine is paid by the hour."""
+    """Records nothing, since no engine is paid by the hour."""
 
     def begin(self, engine: str, path: str) -> None:
         return None
@@ -53,19 +53,19 @@ class NullBusyTimeTracker:
 
 
 class EngineCaller:
-    """Implements `TargetOpener`: one call, without retries."""
+    """Makes one call to an engine, without retries; implements `TargetOpener`."""
 
     def __init__(
         self, client: EngineClient, metrics: EngineMetrics, clock: Callable[[], float], busy_times: BusyTimeTracker
     ) -> None:
-        """`clock` is the event loop's, by which deadlines are measured."""
+        """Takes the event loop's `clock`, by which deadlines are measured."""
         self.client = client
         self.metrics = metrics
         self.busy_times = busy_times
         self._clock = clock
 
     async def open(self, target: Target, others: Candidates, request: CompletionRequest) -> OpenAnswer:
-        """Raises Unavailable, DeadlineExceeded, and what the engine refuses."""
+        """Calls the engine and waits for its first chunk; raises Unavailable, DeadlineExceeded, or its refusal."""
         if self._clock() >= request.deadline:
             raise out_of_time()
         call = EngineCall(self, target, request)
@@ -78,7 +78,7 @@ class EngineCaller:
 
 
 class EngineCall:
-    """Sends a request to one engine, and reads its answer. Implements `AnswerSource`.
+    """Sends a request to one engine, and reads its answer; implements `AnswerSource`.
 
     The client pushes the answer to it, so it implements `ChunkSink` too. Until a sink is attached, only the first
     chunks are read.
@@ -106,7 +106,7 @@ class EngineCall:
     )
 
     def __init__(self, caller: EngineCaller, target: Target, request: CompletionRequest) -> None:
-        """Counts as in flight from here until the answer's end or `close`."""
+        """Counts the call as in flight from here until the answer's end or `close`."""
         engine, state, settings = target.engine, target.state, target.settings
         sampling = request.sampling
         if settings.sends_caller:
@@ -146,7 +146,7 @@ class EngineCall:
             raise
 
     async def first(self) -> None:
-        """Waits for the first chunk. Raises the error if the engine fails before it."""
+        """Waits for the first chunk; raises the engine's error if it fails before."""
         await self._began_signal
         if not self._has_begun:
             error, self._error = self._error, None
@@ -232,7 +232,7 @@ class EngineCall:
             self.pause()
 
     def _evicted(self, error: NotServed) -> PointsmanError:
-        """The error for a 404. If it is for an adapter, the engine has evicted it, and its state is corrected."""
+        """Returns the error for a 404; one for an adapter shows that the engine has evicted it, which is recorded."""
         target = self._target
         if not target.is_adapter:
             return error
@@ -241,7 +241,7 @@ class EngineCall:
         return not_resident(target.engine.name, target.model)
 
     def _leave(self, error: BaseException | None) -> None:
-        """Ends the call for load, metrics and breaker. Idempotent: only the first outcome counts."""
+        """Ends the call for load, metrics and breaker; only the first outcome counts."""
         if not self._is_busy:
             return
         self._is_busy = False
@@ -270,7 +270,7 @@ class EngineCall:
 
 
 def _inference_seconds(last: Chunks) -> float | None:
-    """Seconds of work that the engine reports; None if it reports none."""
+    """Returns the seconds of work that the engine reports for an answer; None if it reports none."""
     usage = last[-1].usage if last else None
     return usage.seconds.inference if usage is not None and usage.seconds is not None else None
 

@@ -25,18 +25,18 @@ LOOKUP_TIMEOUT_SECONDS = 2.0
 
 class Resolver(Protocol):
     async def addresses(self, host: str) -> frozenset[str]:
-        """The addresses of `host`; at least one. Raises Unavailable."""
+        """Returns at least one address of `host`; raises Unavailable."""
         ...
 
 
 class TrackedMember(Protocol):
-    """A member whose lora-server is watched, if it has one."""
+    """A member of a group, whose lora-server is watched if it has one."""
 
     @property
     def state(self) -> EngineState: ...
 
     def stop(self) -> None:
-        """Stops watching it."""
+        """Stops watching the member's lora-server."""
         ...
 
 
@@ -47,10 +47,10 @@ class _NumberedMember:
 
 
 class EngineGroup:
-    """The members of one group. The state of a member is kept as long as DNS lists its address.
+    """The engines of one group: one member for each address that DNS lists, with its own state.
 
-    If DNS fails or lists no address, the members stay. The breaker finds an engine that is really gone, and a wrong
-    DNS answer must not remove all engines that work.
+    If DNS fails or lists no address, the members stay. The breaker finds an engine that is really gone, and a wrong DNS
+    answer must not remove all engines that work.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class EngineGroup:
         on_change: Callable[[], None],
         metrics: EngineMetrics,
     ) -> None:
-        """Members are copies of `template`, which also represents the group while it has no members.
+        """Makes members as copies of `template`, which represents the group while it has none.
 
         `track` starts to watch a member. `on_change` is called if `states` has changed.
         """
@@ -79,12 +79,12 @@ class EngineGroup:
 
     @property
     def states(self) -> Sequence[EngineState]:
-        """The members' states by their numbers; a single state that is not ready if there are no members."""
+        """Returns the members' states by their numbers; a single one that is not ready if there are no members."""
         members = sorted(self._members.values(), key=lambda member: member.number)
         return [member.tracked.state for member in members] or [self._placeholder]
 
     async def watch(self, resolver: Resolver) -> None:
-        """Resolves the name every `LOOKUP_INTERVAL_SECONDS`, until cancelled."""
+        """Looks the group's name up every `LOOKUP_INTERVAL_SECONDS`, until cancelled."""
         while True:
             try:
                 await self.look_up(resolver)
@@ -155,7 +155,7 @@ class EngineGroup:
         log.info("engine %s: %s has left, %d answers are in flight", engine.name, engine.endpoint, in_flight)
 
     def _log_once(self, problem: str) -> None:
-        """Logs a problem when it begins or changes; an empty one ends it."""
+        """Logs a problem when it begins or changes; an empty text ends it."""
         if problem and problem != self._logged_problem:
             log.warning("engines %s: %s; %d members", self._name, problem, len(self._members))
         self._logged_problem = problem
@@ -166,15 +166,15 @@ class EngineGroup:
 
 
 class DnsResolver:
-    """Implements `Resolver` by the name servers and search list of /etc/resolv.conf; /etc/hosts is not read."""
+    """Looks names up with the name servers of /etc/resolv.conf; /etc/hosts is not read. Implements `Resolver`."""
 
     def __init__(self, server: str = "") -> None:
-        """`server`: ADDRESS:PORT of a name server to use instead."""
+        """Uses the name server at `server` (ADDRESS:PORT) if it is given."""
         self._server = server
         self._resolver: dns.asyncresolver.Resolver | None = None
 
     async def addresses(self, host: str) -> frozenset[str]:
-        """The IPv4 addresses; the IPv6 addresses if there are none, so that a member with both is listed once.
+        """Returns IPv4 addresses, or IPv6 ones if there are none, so that a member with both is listed once.
 
         Raises Unavailable if there is no answer, no such name, or no address.
         """

@@ -37,7 +37,7 @@ class EngineFinding:
 async def check_engine(
     engine: Engine, timeouts: Timeouts, *, discovers: bool, adapters: Collection[str]
 ) -> AsyncIterator[EngineFinding]:
-    """Yields one finding after the other. `adapters` are those that the configured paths need."""
+    """Yields the findings on an engine one by one; `adapters` are those that the configured paths need."""
     pool = Pool()
     http = PooledPoster(pool, str)
     try:
@@ -84,7 +84,7 @@ def _model_finding(engine: Engine, listed: Sequence[ListedModel]) -> EngineFindi
 
 
 async def _auth_finding(http: PooledPoster, engine: Engine) -> EngineFinding:
-    """Returns whether the engine rejects requests without the key."""
+    """Checks that the engine rejects requests without the key."""
     try:
         await list_models(http, engine.url, replace(engine.api, auth_header=""))
     except NotListed as error:
@@ -95,7 +95,7 @@ async def _auth_finding(http: PooledPoster, engine: Engine) -> EngineFinding:
 
 
 class _Answer:
-    """Implements `ChunkSink`: waits for the end of one answer."""
+    """Waits for the end of one answer; implements `ChunkSink`."""
 
     def __init__(self) -> None:
         self.started, self.first = perf_counter(), 0.0
@@ -113,7 +113,7 @@ class _Answer:
 
 
 async def _answer_findings(pool: Pool, engine: Engine, model: str, timeouts: Timeouts) -> list[EngineFinding]:
-    """Asks for one token as the gateway does: streamed, and with usage."""
+    """Checks that a model answers with one token, streamed and with usage, as the gateway asks."""
     answer, client = _Answer(), OpenAIClient(pool)
     request = EngineRequest(
         engine.name, engine.url, model, (Message("user", "Hello"),), Sampling(max_tokens=1),

@@ -31,7 +31,7 @@ STALL_SECONDS = 5.0
 
 
 class CompletionRequest(msgspec.Struct, frozen=True):
-    """What to generate, independent of the engine."""
+    """The text to generate, independent of the engine: messages, sampling parameters and deadline."""
 
     messages: Sequence[Message]
     sampling: Sampling
@@ -66,7 +66,7 @@ class Transfer(Protocol):
     """An answer that is being read from an engine."""
 
     def pause(self) -> None:
-        """Stops pushing until `resume`. The connection's buffer fills up, and the engine has to wait (backpressure)."""
+        """Stops pushing until `resume`; the connection's buffer fills up, and the engine has to wait (backpressure)."""
         ...
 
     def resume(self) -> None: ...
@@ -77,10 +77,10 @@ class Transfer(Protocol):
 
 
 class EngineClient(Protocol):
-    """Sends requests to engines."""
+    """Sends requests to engines, and pushes their answers to sinks."""
 
     def send(self, request: EngineRequest, sink: ChunkSink) -> Transfer:
-        """Pushes the answer to `sink`, from a later turn of the event loop on, within the request's timeouts.
+        """Sends a request; pushes the answer to `sink` from a later turn of the event loop on, within its timeouts.
 
         The sink ends with None or an error of this module: Unavailable, DeadlineExceeded, or InvalidArgument if the
         client is at fault. The usage comes last, in a chunk of its own.
@@ -104,7 +104,7 @@ MAX_COOLDOWN_SECONDS = 30.0
 
 
 class EngineFailed(Unavailable):
-    """The engine did not answer."""
+    """The engine did not answer the request."""
 
 
 class NotEngineFault(EngineFailed):
@@ -123,7 +123,7 @@ class NotLoaded(Unavailable):
     """No engine holds the adapter version, and it could not be loaded."""
 
     def __init__(self, message: str, waited: float = 0.0, retry_after: float = 5.0) -> None:
-        """`waited`: seconds that the request spent on it."""
+        """Takes in `waited` the seconds that the request waited for the load."""
         super().__init__(message, code=NOT_RESIDENT, retry_after=retry_after)
         self.waited = waited
 
@@ -153,8 +153,8 @@ def refused(
     code: str = "",
     location: str = "",
 ) -> PointsmanError:
-    """Return the error for a response that is not a stream. `retry_after` is in seconds; `param` and `code` are from
-    the response's body.
+    """Returns the error for a response that is not a stream; `param` and `code` are from its body. `retry_after` is in
+    seconds.
     """
     message = mask_secrets(message)  # it may quote the API key
     if status in (400, 413, 422) and code not in KEY_CODES:
@@ -183,7 +183,7 @@ def not_resident(engine: str, version: str) -> NotResident:
 
 
 def broke_off(request: EngineRequest, why: str) -> Unavailable:
-    """The error if the engine is unreachable, or the connection was lost before the answer's end."""
+    """Returns the error for an engine that is unreachable, or whose connection was lost before the answer's end."""
     return TransientFailure(f"engine '{request.engine}' failed: {why}", code=UNAVAILABLE, retry_after=1.0)
 
 
@@ -200,7 +200,7 @@ def no_more_in_time(request: EngineRequest) -> Unavailable:
 
 
 def out_of_time() -> DeadlineExceeded:
-    """The error if the request's own deadline has passed."""
+    """Returns the error for a request whose own deadline has passed."""
     return DeadlineExceeded("the request's time ran out", code="deadline_exceeded")
 
 

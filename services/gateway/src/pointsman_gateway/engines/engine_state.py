@@ -1,4 +1,4 @@
-"""The state of each engine: what it or its lora-server reported last, its breaker and its load; and all aliases."""
+"""The state of each engine (its last report, its breaker and its load), and where all aliases point."""
 
 import math
 import time
@@ -63,18 +63,18 @@ class Engine:
         return self.upstream or self.model
 
     def serves(self, model: str, version: str) -> bool:
-        """Returns whether it can answer with the model, or with the adapter version if there is one."""
+        """Returns whether the engine can answer with the model, or with the adapter version if there is one."""
         return self.ready and self.model == model and (not version or version in self.resident)
 
     def knows(self, version: str) -> bool:
         return version in self.resident or version in self.loadable
 
     def with_adapter(self, version: str) -> "Engine":
-        """A copy in which the version is resident."""
+        """Returns a copy of the engine in which the version is resident."""
         return replace(self, resident=self.resident | {version}, loadable=self.loadable - {version})
 
     def without_adapter(self, version: str) -> "Engine":
-        """A copy in which the version is not resident."""
+        """Returns a copy of the engine in which the version is not resident."""
         return replace(self, resident=self.resident - {version}, loadable=self.loadable | {version})
 
 
@@ -82,15 +82,15 @@ class LoraServer(Protocol):
     """The control plane of one engine, which loads its adapters."""
 
     def cooldown_left(self, version: str) -> float:
-        """Seconds until a version that failed to load may be requested again; 0 if it may be now."""
+        """Returns the seconds until a version that failed to load may be requested again; 0 if it may be now."""
         ...
 
     async def facts(self, version: str) -> Mapping[str, str]:
-        """Entries of the version's manifest. Raises PointsmanError."""
+        """Returns the facts in the version's manifest; raises PointsmanError."""
         ...
 
     async def ensure(self, version: str, seconds: float) -> None:
-        """Returns once the engine holds the version and its state is updated. Raises Unavailable."""
+        """Loads a version; returns once the engine holds it and its state is updated. Raises Unavailable."""
         ...
 
     async def report(self, outcomes: Sequence[CanaryMetrics]) -> str:
@@ -125,7 +125,7 @@ class EngineState:
         EngineState.version += 1
 
     def mark_evicted(self, version: str, reported: Engine) -> None:
-        """The engine rejected a version that is resident by `reported`; ignored if there is a newer report."""
+        """Removes a version that the engine has rejected, unless there is a newer report than `reported`."""
         if self.engine is reported and not reported.has_fixed_adapters:
             self.update(reported.without_adapter(version))
 
@@ -138,22 +138,22 @@ class EngineState:
             self._cooldown_until = self.clock() + seconds
 
     def retire(self) -> None:
-        """Sends it nothing more, even for requests that have chosen it already."""
+        """Stops all requests to the engine, even those that have chosen it already."""
         self._cooldown_until = math.inf
 
     @property
     def is_retired(self) -> bool:
-        """Returns whether it no longer belongs to its group."""
+        """Returns whether the engine no longer belongs to its group."""
         return self._cooldown_until == math.inf
 
     @property
     def cooldown_left(self) -> float:
-        """Seconds; infinite if it is retired."""
+        """Returns the seconds until the engine may get requests again; infinite if it is retired."""
         return max(0.0, self._cooldown_until - self.clock()) if self._cooldown_until else 0.0
 
     @property
     def is_available(self) -> bool:
-        """Returns whether it may get a request now."""
+        """Returns whether the engine may get a request now, by its breaker and its cooldown."""
         if self.breaker.closed and not self._cooldown_until:
             return True
         return self.breaker.may_enter() and not self.cooldown_left
@@ -161,14 +161,14 @@ class EngineState:
 
 @dataclass(frozen=True, slots=True)
 class _AliasReport:
-    """The last report of one engine's lora-server."""
+    """The aliases in the last report of one engine's lora-server."""
 
     model: str
     aliases: Mapping[str, Alias]
 
 
 class Aliases:
-    """Where aliases point: the highest revision that any lora-server of the model reports.
+    """Where aliases point, by the highest revision that any lora-server of the model reports.
 
     The lora-servers of one model read one registry, some of them later than others. All engines and configurations
     share one table, so that an alias moves everywhere at once.

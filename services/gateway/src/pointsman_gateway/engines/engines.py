@@ -21,7 +21,7 @@ DEFAULT_RETRY_AFTER_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
-    """How one configuration treats one engine."""
+    """The timeouts, breaker and accepted fields that one configuration has for one engine."""
 
     timeouts: Timeouts = DEFAULT_TIMEOUTS
     breaker: BreakerConfig = BreakerConfig()  # noqa: RUF009  # it is frozen
@@ -32,7 +32,7 @@ class EngineSettings:
     """Whether it sends anything that depends on the caller; if not, `with_caller` need not be called."""
 
     def with_caller(self, sampling: Sampling, caller: Caller) -> Sampling:
-        """Adds what the engine gets to know of the caller, by vLLM's names."""
+        """Adds what the engine gets to know of the caller to the parameters, by vLLM's names."""
         fields: dict[str, object] = {}
         if self.sends_priority and caller.priority:
             fields["priority"] = -caller.priority  # vLLM answers the lowest number first
@@ -45,7 +45,7 @@ DEFAULT_SETTINGS = EngineSettings()
 
 
 def engine_settings(models: ModelsFile) -> dict[str, EngineSettings]:
-    """By the name of the engine or group in models.yaml."""
+    """Returns the settings of each engine or group, by its name in models.yaml."""
     return {name: _settings(models, name, engine) for name, engine in models.engines.items()}
 
 
@@ -96,7 +96,7 @@ class _Refusal:
 
 
 class Engines:
-    """The engines of one configuration, with cached lookups: reading them costs next to nothing."""
+    """The engines of one configuration; the lookup of those for a model and adapter is cached and nearly free."""
 
     def __init__(
         self,
@@ -104,7 +104,7 @@ class Engines:
         settings: Mapping[str, EngineSettings] | None = None,
         aliases: Aliases | None = None,
     ) -> None:
-        """An engine that is not in `settings` gets the defaults. `aliases` is shared with what updates it."""
+        """Takes engines, their settings (defaults for those without), and the shared table of aliases."""
         self._settings = dict(settings or {})
         self._lookups: dict[tuple[str, str], _Lookup] = {}
         states = [EngineState(engine) if isinstance(engine, Engine) else engine for engine in engines]
@@ -146,11 +146,11 @@ class Engines:
         return any(state.engine.ready and not state.breaker.open for state in self._states)
 
     def alias_of(self, path: Path) -> Alias | None:
-        """None if the path's adapter is no known alias."""
+        """Returns the alias of the path's adapter; None if it is no known alias."""
         return self._aliases.get(path.model, path.adapter)
 
     def version_of(self, path: Path) -> str:
-        """The path's adapter version: the resolved one, else the alias's current one; empty without an adapter."""
+        """Returns the path's adapter version: the resolved one, else the alias's current one, "" without an adapter."""
         if not path.adapter:
             return ""
         if path.resolved_adapter is not None:
@@ -159,21 +159,21 @@ class Engines:
         return path.adapter if alias is None else alias.version
 
     def versions_of(self, path: Path) -> Sequence[str]:
-        """The versions that the path may use now: its alias's, and the alias's canary; none without an adapter."""
+        """Returns the versions that the path may use now: its alias's and the canary's; none without an adapter."""
         alias = self.alias_of(path)
         if alias is None:
             return (path.adapter,) if path.adapter else ()
         return (alias.version, alias.canary_version) if alias.canary_version else (alias.version,)
 
     async def facts(self, model: str, version: str) -> Mapping[str, str]:
-        """Entries of the version's manifest, from a lora-server of the model. Raises PointsmanError."""
+        """Returns the facts in the version's manifest, from a lora-server of the model; raises PointsmanError."""
         servers = [state.lora_server for state in self._states if state.engine.model == model and state.lora_server]
         if not servers:
             raise Unavailable(f"no lora-server of '{model}' is known", code="lora_server_unavailable")
         return await servers[0].facts(version)
 
     def model_of(self, adapter: str) -> str:
-        """The base model of an alias or a version; empty if it is unknown."""
+        """Returns the base model of an alias or a version; empty if it is unknown."""
         for state in self._states:
             engine = state.engine
             if engine.knows(adapter) or self._aliases.get(engine.model, adapter):
@@ -181,18 +181,18 @@ class Engines:
         return ""
 
     def adapters(self) -> Sequence[str]:
-        """The names of all adapters that a request may name: aliases, then versions."""
+        """Returns the names of all adapters that a request may name: aliases, then versions."""
         models = dict.fromkeys(state.engine.model for state in self._states)
         aliases = {alias.alias for model in models for alias in self._aliases.of(model)}
         versions = {version for engine in self.all() for version in engine.resident | engine.loadable}
         return [*sorted(aliases), *sorted(versions - aliases)]
 
     def trained(self) -> Sequence[tuple[str, str]]:
-        """Base model and version of each adapter whose training time is known."""
+        """Returns base model and version of each adapter whose training time is known."""
         return [(engine.model, version) for engine in self.all() for version in engine.training_seconds]
 
     def training_seconds(self, model: str, version: str) -> float:
-        """0 if it is unknown."""
+        """Returns how long a version was trained, in seconds; 0 if it is unknown."""
         for state in self._states:
             engine = state.engine
             if engine.model == model and version in engine.training_seconds:
@@ -208,7 +208,7 @@ class Engines:
         return any(target.state.may_load(version) for target in self._look_up(model, version).loadable)
 
     def why_not(self, path: Path) -> str | None:
-        """Implements the router's `Availability`. None also if the path's adapter would have to be loaded first."""
+        """Returns why the path cannot be used now; None if it can, also after loading its adapter."""
         version = self.version_of(path) if path.adapter else ""
         lookup = self._look_up(path.model, version)
         for target in lookup.serving:
@@ -219,7 +219,7 @@ class Engines:
         return self._refusal(path, lookup).reason
 
     def targets(self, path: Path) -> list[Target]:
-        """The engines that may answer along `path` now; at least one. Raises Unavailable."""
+        """Returns the engines that may answer along `path` now, at least one; raises Unavailable."""
         lookup = self._look_up(path.model, self.version_of(path) if path.adapter else "")
         found = [target for target in lookup.serving if target.state.is_available]
         if not found:
@@ -227,7 +227,7 @@ class Engines:
         return found
 
     def loading_targets(self, path: Path) -> list[Target]:
-        """The engines that could load the path's adapter now."""
+        """Returns the engines that could load the path's adapter now."""
         version = self.version_of(path)
         return [target for target in self._look_up(path.model, version).loadable if target.state.may_load(version)]
 

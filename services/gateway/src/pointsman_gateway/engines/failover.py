@@ -34,7 +34,7 @@ _LOW = 0xFFFFFFFFFFFFFFFF
 
 
 def hash_prefix(messages: Sequence[Message]) -> int:
-    """Hashes the beginning of a prompt; the same in every gateway.
+    """Hashes the beginning of a prompt; all gateways get the same hash.
 
     A long system prompt is hashed alone, so that all its conversations get one hash. After a short one, the first
     message of the user is hashed too. All turns of a conversation have the same hash.
@@ -53,7 +53,7 @@ class Candidates:
     __slots__ = ("_bound", "_key", "_left", "alone")
 
     def __init__(self, targets: Sequence[Target], key: int, bound: float) -> None:
-        """`key` is the prompt's hashed prefix. Affinity gives an engine at most `bound` times the mean load."""
+        """Takes in `key` the prompt's hashed prefix; affinity gives an engine at most `bound` times the mean load."""
         self._left = list(targets)
         self.alone = len(targets) == 1
         """Whether there was only one from the start."""
@@ -69,7 +69,7 @@ class Candidates:
         return target
 
     def put_back(self, target: Target) -> None:
-        """Lets `take` return it once more."""
+        """Adds an engine again, so that `take` may return it once more."""
         self._left.append(target)
 
     @property
@@ -77,7 +77,7 @@ class Candidates:
         return any(target.state.is_available for target in self._left)
 
     def _best(self) -> Target | None:
-        """An engine that needs a probe, else by rendezvous hashing with bounded loads (Mirrokni et al., 2016)."""
+        """Returns an engine that needs a probe, else one by rendezvous hashing with bounded loads (Mirrokni, 2016)."""
         available, total = [], 1
         for target in self._left:
             state = target.state
@@ -141,12 +141,12 @@ class TargetOpener(Protocol):
     """Opens an answer, starting with a given engine."""
 
     async def open(self, target: Target, others: Candidates, request: CompletionRequest) -> OpenAnswer:
-        """`others` are the engines to fall back to. Raises PointsmanError."""
+        """Opens an answer of `target`; `others` are the engines to fall back to. Raises PointsmanError."""
         ...
 
 
 class Retrying:
-    """Retries on the next engine; on the same one only if there is no other and its failure is transient."""
+    """Retries a failed call on the next engine; on the same one only if it is alone and the failure is transient."""
 
     def __init__(
         self,
@@ -179,7 +179,7 @@ class Retrying:
     async def _next(
         self, target: Target, others: Candidates, deadline: float, failure: Unavailable, retries: int
     ) -> Target | None:
-        """The engine for the next try after `target` has failed; None if the failure is final."""
+        """Returns the engine for the next try after `target` has failed; None if the failure is final."""
         if not self._may_retry(target, others, failure, retries):
             return None
         await self._back_off(retries, deadline, failure)
@@ -196,7 +196,7 @@ class Retrying:
         return granted
 
     async def _back_off(self, retries: int, deadline: float, failure: Unavailable) -> None:
-        """Full jitter: a random time up to a bound that doubles, so that requests that failed together spread out."""
+        """Waits before a retry, with full jitter: a random time up to a bound that doubles each time."""
         pause = random.uniform(0.0, min(self._config.backoff_seconds * 2**retries, self._config.max_backoff_seconds))
         if self._clock() + pause >= deadline:
             raise engine_client.out_of_time() from failure
@@ -213,14 +213,14 @@ class Hedging:
     """Sends a request to a second engine if the first token is late; the first engine to answer wins."""
 
     def __init__(self, inner: TargetOpener, after: float | None, budget: RetryBudget, metrics: EngineMetrics) -> None:
-        """`after`: seconds without a first token, or None to hedge only requests that probe an engine."""
+        """Takes `after`, the seconds without a first token, or None to hedge only requests that probe an engine."""
         self._inner = inner
         self._after = after
         self._budget = budget
         self._metrics = metrics
 
     async def open(self, target: Target, others: Candidates, request: CompletionRequest) -> OpenAnswer:
-        """Raises the error of the engine that failed last."""
+        """Opens the answer of the first engine to answer; raises the error of the engine that failed last."""
         is_probe = not target.state.breaker.closed
         delay = self._after if not is_probe else min(PROBE_SECONDS, self._after or PROBE_SECONDS)
         if delay is None or not others.any_left:
@@ -251,7 +251,7 @@ class Hedging:
             self._start(race, second, others, request)
 
     async def _first_of(self, race: Race, slow: Target) -> OpenAnswer:
-        """The answer that begins first. Raises the last error if every engine fails."""
+        """Returns the answer that begins first; raises the last error if every engine fails."""
         hedged = len(race) > 1
         while True:
             done, _ = await asyncio.wait(race, return_when=asyncio.FIRST_COMPLETED)
@@ -271,7 +271,7 @@ class Hedging:
 
 
 async def _stop(tasks: Sequence["asyncio.Task[OpenAnswer]"]) -> None:
-    """Cancels the losers, and closes an answer that has begun in the meantime."""
+    """Cancels the calls that lost, and closes an answer that has begun in the meantime."""
     for task in tasks:
         task.cancel()
     for outcome in await asyncio.gather(*tasks, return_exceptions=True):

@@ -37,16 +37,16 @@ class ConnectionFailed(Exception):
 
 
 class TimedOut(ConnectionFailed):
-    """Nothing arrived in time."""
+    """Nothing arrived from the engine in time."""
 
 
 class NotConnected(TimedOut):
-    """The connection was not opened in time."""
+    """The connection to the engine was not opened in time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """The address of an engine."""
+    """The address of an engine: host, port, TLS, and what every request to it has."""
 
     host: str
     port: int
@@ -59,7 +59,7 @@ class Origin:
 
 @lru_cache(maxsize=1024)
 def origin_of(url: str) -> Origin:
-    """Raises ValueError if it is no http(s) URL."""
+    """Parses the URL of an engine; raises ValueError if it is not an http(s) URL."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"'{url}' is no URL of an engine; write http://HOST:PORT")
@@ -77,7 +77,7 @@ _LENGTHS_OF_READ_HEADERS = frozenset(map(len, (b"location", b"retry-after", b"re
 
 
 class Connection(asyncio.Protocol):
-    """One connection, used by one request at a time."""
+    """One HTTP connection to an engine, used by one request at a time."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -103,7 +103,7 @@ class Connection(asyncio.Protocol):
     # -- called by the request
 
     def post(self, head: bytes, body: bytes) -> None:
-        """Sends a request; `head` lacks only the content length. Raises ConnectionFailed."""
+        """Sends a request whose `head` lacks only the content length; raises ConnectionFailed."""
         if self._pieces:
             self.read()  # drops what arrived after the previous response
         self.status, self.is_complete = 0, False
@@ -113,7 +113,7 @@ class Connection(asyncio.Protocol):
         self._transport.write(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body))
 
     async def wait_for_event(self) -> None:
-        """Waits for the next call of `on_event`, which it sets."""
+        """Waits for the next call of `on_event`, which this method sets."""
         arrived = self._loop.create_future()
         self.on_event = lambda: None if arrived.done() else arrived.set_result(None)
         try:
@@ -122,7 +122,7 @@ class Connection(asyncio.Protocol):
             self.on_event = None
 
     def read(self) -> bytes:
-        """Removes and returns the buffered bytes of the body; may be empty."""
+        """Removes and returns the buffered bytes of the response's body; they may be empty."""
         pieces = self._pieces
         if not pieces:
             return b""
@@ -144,7 +144,7 @@ class Connection(asyncio.Protocol):
             self._start_timer(due)
 
     def close(self) -> None:
-        """Closes at once; if a response is in progress, the engine stops working on it."""
+        """Closes the connection at once; if a response is in progress, the engine stops working on it."""
         self.on_event = None
         self._stop_timer()
         if self._transport is not None:
@@ -163,13 +163,12 @@ class Connection(asyncio.Protocol):
 
     @property
     def failure(self) -> ConnectionFailed | None:
-        """The error of the connection, as soon as everything that arrived before it has been read."""
+        """Returns the connection's error, once everything that arrived before it has been read."""
         return None if self._pieces else self._failure
 
     @property
     def retry_after(self) -> float | None:
-        """Seconds that the response asks to wait, in a header of seconds, milliseconds or a date; None if it asks for
-        none."""
+        """Returns the seconds that the response asks to wait, in any form of the header; None if it asks for none."""
         for written, unit in ((self._retry_after_ms, 0.001), (self._retry_after, 1.0)):
             with suppress(ValueError):
                 seconds = float(written) * unit
@@ -293,7 +292,7 @@ class Connection(asyncio.Protocol):
 
 
 def _copy(failure: ConnectionFailed) -> ConnectionFailed:
-    """A copy to raise: the traceback of the original would form a reference cycle with the connection."""
+    """Returns a copy of an error to raise: the original's traceback would form a cycle with its connection."""
     return type(failure)(*failure.args)
 
 
@@ -306,7 +305,7 @@ class Pool:
         self._clock = asyncio.get_running_loop().time
 
     def idle(self, origin: Origin) -> Connection | None:
-        """An open connection that is not in use; None if there is none."""
+        """Returns an open connection to the origin that is not in use; None if there is none."""
         idle = self._idle.get(origin)
         oldest = self._clock() - self._max_idle_seconds
         while idle:
@@ -331,7 +330,7 @@ class Pool:
         return connection
 
     def release(self, origin: Origin, connection: Connection) -> None:
-        """Puts a connection back whose response is no longer needed."""
+        """Takes back a connection whose response is no longer needed."""
         connection.finish(lambda: self._keep(origin, connection))
 
     def _keep(self, origin: Origin, connection: Connection) -> None:

@@ -26,10 +26,10 @@ TOKENIZE_FIELDS = ("tools", "add_generation_prompt", "continue_final_message", "
 
 
 class PooledPoster:
-    """Implements `HttpPoster` with the engines' connection pool."""
+    """Sends requests over the engines' connection pool; implements `HttpPoster`."""
 
     def __init__(self, pool: Pool, trace_headers: Callable[[], str]) -> None:
-        """`trace_headers` returns header lines with the trace context of the current request."""
+        """Takes `trace_headers`, which returns header lines with the trace context of the current request."""
         self._pool = pool
         self._trace_headers = trace_headers
 
@@ -37,7 +37,7 @@ class PooledPoster:
         return await self._send("POST", url, auth_header, body, deadline, max_bytes)
 
     async def get(self, url: str, auth_header: str, deadline: float, max_bytes: int) -> HttpReply:
-        """As `post`, without a body."""
+        """Requests a URL as `post` does, without a body."""
         return await self._send("GET", url, auth_header, b"", deadline, max_bytes)
 
     async def _send(
@@ -109,7 +109,7 @@ class TokenCounter:
     """Counts the tokens of prompts with the tokenizers of vLLM engines; other APIs have no route for that."""
 
     def __init__(self, engines: Engines, http: HttpPoster | None, clock: Callable[[], float]) -> None:
-        """Without `http`, `count` returns None. `clock` is the event loop's clock."""
+        """Takes the event loop's `clock`; without `http`, `count` returns None."""
         self._engines = engines
         self._http = http
         self._clock = clock
@@ -117,8 +117,8 @@ class TokenCounter:
     async def count(
         self, model: str, messages: Sequence[Message], fields: Mapping[str, Any], deadline: float
     ) -> int | None:
-        """Return the number of tokens; None if no engine of the base model can count tokens now. `fields` are the
-        other fields of the chat request, such as `tools`.
+        """Returns the number of tokens; None if no engine of the base model can count them now. `fields` are the other
+        fields of the chat request, such as `tools`.
         """
         try:
             # An adapter has the tokenizer of its base model, and need not be loaded.

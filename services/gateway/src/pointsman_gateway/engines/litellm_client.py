@@ -35,7 +35,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 def load_litellm() -> Any:
-    """Import the SDK, which takes seconds. Raises ConfigError if it is not installed."""
+    """Imports LiteLLM's SDK, which takes seconds; raises ConfigError if it is not installed."""
     # Otherwise its import downloads a list of prices, and reads a file .env.
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     os.environ.setdefault("LITELLM_MODE", "PRODUCTION")
@@ -50,7 +50,7 @@ def load_litellm() -> Any:
 
 
 class LiteLLMClient:
-    """Implements `EngineClient`: engines of LiteLLM through its SDK, and all others through `inner`."""
+    """Calls engines through LiteLLM's SDK, and all others through `inner`; implements `EngineClient`."""
 
     def __init__(self, inner: EngineClient) -> None:
         self._inner = inner
@@ -62,7 +62,7 @@ class LiteLLMClient:
 
 
 class LiteLLMTransfer:
-    """Implements `Transfer` by a task that reads the SDK's stream."""
+    """Reads the SDK's stream in a task; implements `Transfer`."""
 
     def __init__(self, request: EngineRequest, sink: ChunkSink) -> None:
         self._request = request
@@ -98,7 +98,7 @@ class LiteLLMTransfer:
             sink.ended(failure)
 
     async def _transfer(self) -> None:
-        """Raises what the SDK raises, TimeoutError and PointsmanError."""
+        """Reads the whole stream and pushes its chunks; raises the SDK's errors, TimeoutError or PointsmanError."""
         request = self._request
         litellm, reader = load_litellm(), EventReader(request.as_a_whole, request.sampling.extra.get("n") or 1)
         arguments = _arguments(request)
@@ -138,7 +138,7 @@ class LiteLLMTransfer:
         return no_more_in_time(self._request) if self._has_begun else no_first_token_in_time(self._request)
 
     def _failure_of(self, error: Exception) -> PointsmanError:
-        """The error of the SDK, which has OpenAI's classes, as that of any other engine."""
+        """Converts an error of the SDK, which has OpenAI's classes, to that of any other engine."""
         status = getattr(error, "status_code", None)
         message = f"{type(error).__name__}: {getattr(error, 'message', error)}"
         if self._has_begun or not isinstance(status, int) or isinstance(error, _connection_errors()):
@@ -161,7 +161,7 @@ def _retry_after(error: Exception) -> float | None:
 
 
 def _arguments(request: EngineRequest) -> dict[str, Any]:
-    """The arguments of the SDK's `acompletion`. Raises InvalidArgument."""
+    """Returns the arguments of the SDK's `acompletion`; raises InvalidArgument."""
     if request.operation != "chat":
         raise InvalidArgument(
             "this model continues no texts; send a chat completion", code="unsupported_parameter", param="prompt"

@@ -40,7 +40,7 @@ _NONE: frozenset[str] = frozenset()
 
 
 class ReportOutcome(StrEnum):
-    """Whether a report arrived."""
+    """Whether a report of canary outcomes has arrived at the lora-server."""
 
     SENT = "sent"
     KEPT = "kept"  # it did not arrive
@@ -49,7 +49,7 @@ class ReportOutcome(StrEnum):
 
 
 class LoraServer:
-    """Implements the engines' `LoraServer`. Loads are single-flight: one call per version, shared by all who wait."""
+    """Watches a lora-server and loads adapters through it: one call per version, shared by all who wait."""
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class LoraServer:
         return dict(adapter.facts)
 
     async def ensure(self, version: str, seconds: float) -> None:
-        """Cancelling a wait does not stop the load, because others may wait for it."""
+        """Loads a version; cancelling the wait does not stop the load, because others may wait for it."""
         load = self._loads.get(version)
         if load is None:
             load = asyncio.create_task(self._load(version, seconds), name=f"load {version} on {self._name}")
@@ -179,7 +179,7 @@ class LoraServer:
         self._engines.update(engine)
 
     async def close(self) -> None:
-        """Cancels the loads in progress."""
+        """Cancels the loads of adapters that are in progress."""
         loads = list(self._loads.values())
         for task in loads:
             task.cancel()
@@ -248,14 +248,14 @@ def _to_engine(before: Engine, state: pb.EngineState) -> Engine:
 
 
 def _replaced(names: frozenset[str], changed: Set[str], added: Sequence[str]) -> frozenset[str]:
-    """The same object if nothing differs: a copy of ten thousand names takes longer than the rest."""
+    """Returns names without `changed` and with `added`; the same object if nothing differs, since copying is slow."""
     if not added and names.isdisjoint(changed):
         return names
     return (names - changed).union(added)
 
 
 def _is_local(url: str) -> bool:
-    """Returns whether the host is a loopback or unspecified address, which other machines cannot use."""
+    """Returns whether the URL's host is a loopback or unspecified address, which other machines cannot use."""
     host = urlsplit(url).hostname or ""
     try:
         address = ipaddress.ip_address(host)

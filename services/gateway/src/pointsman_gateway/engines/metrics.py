@@ -23,12 +23,12 @@ class CallTimer(Protocol):
     """Records the duration of engine calls."""
 
     def observe_call(self, operation: Operation, model: str, outcome: str, seconds: float) -> None:
-        """`model` as the engine knows it; `outcome` is "ok", "cancelled" or the code of an error."""
+        """Records a call: `model` as the engine knows it; `outcome` is "ok", "cancelled" or an error's code."""
         ...
 
 
 class NullCallTimer:
-    """Implements `CallTimer` without recording anything."""
+    """Records nothing; implements `CallTimer`."""
 
     def observe_call(self, operation: Operation, model: str, outcome: str, seconds: float) -> None:
         pass
@@ -110,7 +110,7 @@ class EngineMetrics:
         )
 
     def ended(self, request: EngineRequest, model: str, outcome: str, seconds: float) -> None:
-        """`model` is the gateway's name for it; `outcome` is "ok", "cancelled" or the code of an error."""
+        """Counts a call that has ended; `outcome` is "ok", "cancelled" or an error's code."""
         self._calls.observe_call(request.operation, model, outcome, seconds)
         self._attempts.series(request.engine, outcome).value += 1
 
@@ -118,31 +118,30 @@ class EngineMetrics:
         self._opened.labels(engine).inc()
 
     def retried(self, engine: str, outcome: str) -> None:
-        """`engine` is the one that failed; `outcome` is "sent" or "refused"."""
+        """Counts a retry after `engine` has failed; `outcome` is "sent" or "refused"."""
         self._retries.labels(engine, outcome).inc()
 
     def hedged(self, engine: str, outcome: str) -> None:
-        """`engine` is the one that was slow; `outcome` is "won", "lost", "failed" or "refused"."""
+        """Counts a hedge because `engine` was slow; `outcome` is "won", "lost", "failed" or "refused"."""
         self._hedges.labels(engine, outcome).inc()
 
     def loaded(self, engine: str, outcome: str) -> None:
-        """`outcome` is "loaded", "refused", "late" or "away"."""
+        """Counts a request to load an adapter; `outcome` is "loaded", "refused", "late" or "away"."""
         self._loads.labels(engine, outcome).inc()
 
     def evicted(self, engine: str) -> None:
         self._evicted.labels(engine).inc()
 
     def canary_reported(self, requests: int, outcome: str) -> None:
-        """`outcome` is "sent", "refused", "lost", or "full" if they were dropped before a report."""
+        """Counts reported requests; `outcome` is "sent", "refused", "lost", or "full" if they were dropped."""
         self._canary_outcomes.labels(outcome).inc(requests)
 
     def looked_up(self, group: str, outcome: str) -> None:
-        """`outcome` is "answered" or "failed"."""
+        """Counts a DNS lookup of a group; `outcome` is "answered" or "failed"."""
         self._lookups.labels(group, outcome).inc()
 
     def models_listed(self, engine: str, outcome: str) -> None:
-        """`outcome` is "listed", "unreachable", "rejected", "missing", "overloaded", "redirect", "invalid",
-        "other_model" or "error"."""
+        """Counts a read of an engine's list of models, by its outcome, such as "listed" or "unreachable"."""
         self._listings.labels(engine, outcome).inc()
 
     def adapters_changed(self, engine: str, came: int, went: int) -> None:
@@ -150,7 +149,7 @@ class EngineMetrics:
         self._adapter_changes.labels(engine, "went").inc(went)
 
     def group_changed(self, group: str, change: str) -> None:
-        """`change` is "came" or "went"."""
+        """Counts a change of a group's members; `change` is "came" or "went"."""
         self._changes.labels(group, change).inc()
 
     def group_has(self, group: str, members: int, left_out: int) -> None:
@@ -166,7 +165,7 @@ class EngineStates(Collector):
     """Gauges that read the engines' states at each scrape."""
 
     def __init__(self, states: Callable[[], Sequence[EngineState]]) -> None:
-        """`states` returns the states of the active configuration's engines."""
+        """Takes `states`, which returns the states of the active configuration's engines."""
         self._states = states
 
     def collect(self) -> Iterable[Metric]:
@@ -180,7 +179,7 @@ class EngineStates(Collector):
         )
 
     def describe(self) -> Iterator[Metric]:
-        """Returns no metrics: the registry calls it at registration, before there is any state to read."""
+        """Describes no metrics: the registry calls this at registration, before there is any state to read."""
         return iter(())
 
     def _family(self, name: str, documentation: str, value: Callable[[EngineState], float]) -> GaugeMetricFamily:
@@ -195,10 +194,10 @@ REPORT_INTERVAL_SECONDS = 1.0
 
 
 class CanaryOutcomeSource(Protocol):
-    """Counts canary outcomes."""
+    """Counts canary outcomes until they are reported."""
 
     def take(self) -> Sequence[CanaryMetrics]:
-        """Returns the outcomes since the last call."""
+        """Returns the outcomes counted since the last call."""
         ...
 
     def give_back(self, outcomes: Sequence[CanaryMetrics]) -> None:
@@ -214,19 +213,19 @@ class CanaryReporter:
     """
 
     def __init__(self, source: CanaryOutcomeSource, engines: Callable[[], Engines], metrics: EngineMetrics) -> None:
-        """`engines` returns those of the active configuration."""
+        """Takes `engines`, which returns those of the active configuration."""
         self._source = source
         self._engines = engines
         self._metrics = metrics
 
     async def run(self) -> None:
-        """Reports until cancelled."""
+        """Reports canary outcomes until cancelled."""
         while True:
             await asyncio.sleep(REPORT_INTERVAL_SECONDS)
             await self.report()
 
     async def report(self) -> None:
-        """Reports to one reachable lora-server of each model: they share one registry."""
+        """Reports outcomes to one reachable lora-server of each model: they share one registry."""
         outcomes = sorted(self._source.take(), key=lambda one: one.model)
         for model, of_model in groupby(outcomes, key=lambda one: one.model):
             await self._report(model, list(of_model))

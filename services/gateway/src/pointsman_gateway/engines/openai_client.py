@@ -41,7 +41,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class OpenAIClient:
-    """Implements `EngineClient` with one pool of connections for all engines."""
+    """Sends requests to OpenAI-compatible engines, with one pool of connections; implements `EngineClient`."""
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
@@ -51,12 +51,12 @@ class OpenAIClient:
         return OpenAITransfer(self, request, sink)
 
     async def connect(self, request: EngineRequest) -> Connection:
-        """A new connection. Raises ConnectionFailed."""
+        """Opens a new connection to the request's engine; raises ConnectionFailed."""
         return await self.pool.connect(origin_of(request.url), request.timeouts.connect_seconds, request.deadline)
 
 
 class OpenAITransfer:
-    """Implements `Transfer`. The connection's callbacks push the answer; no task waits for it."""
+    """Pushes an answer from the connection's callbacks, without a task that waits; implements `Transfer`."""
 
     __slots__ = (
         "_client",
@@ -197,7 +197,7 @@ class OpenAITransfer:
             self._connect()
 
     def _reported_error(self, reader: EventReader | MessagesReader) -> PointsmanError:
-        """vLLM checks some parameters, such as schemas, only after it has started its stream."""
+        """Returns the error in a stream; vLLM checks some parameters, such as schemas, only after it has begun."""
         status = reader.error.get("code")
         if not self._has_begun and isinstance(status, int) and 400 <= status < 500:
             return refused(self._request, status, reader.failure, reader.error.get("param"))
@@ -226,13 +226,13 @@ class OpenAITransfer:
 
 
 def _discard(connecting: "asyncio.Task[Connection]") -> None:
-    """Closes a connection that was opened after the request was closed."""
+    """Closes a connection that was opened after its request was closed."""
     if not connecting.cancelled() and connecting.exception() is None:
         connecting.result().close()
 
 
 def _refusal(request: EngineRequest, connection: Connection) -> PointsmanError:
-    """The error of a response that is no stream."""
+    """Returns the error of a response that is not a stream."""
     error = parse_error(connection.read())
     wait = connection.retry_after or error.retry_after
     return refused(request, connection.status, error.message, error.param, wait, error.code, connection.location)
@@ -246,7 +246,7 @@ def _head(origin: Origin, request: EngineRequest, endpoint: Endpoint) -> bytes:
 
 
 def openai_body(request: EngineRequest, endpoint: Endpoint) -> dict[str, Any]:
-    """The body of a chat or text completion. Raises InvalidArgument for more stop sequences than the engine accepts."""
+    """Returns the body of a chat or text completion; raises InvalidArgument for too many stop sequences."""
     sampling = request.sampling
     body: dict[str, Any] = {
         **sampling.extra,
@@ -282,7 +282,7 @@ _BODIES: Mapping[Dialect, Callable[[EngineRequest, Endpoint], dict[str, Any]]] =
 
 
 def _choice_count(request: EngineRequest) -> int:
-    """`n`, for each prompt of a completion."""
+    """Returns the number of choices: `n`, for each prompt of a completion."""
     count: int = request.sampling.extra.get("n") or 1
     return count * len(request.messages) if request.operation == "completion" else count
 

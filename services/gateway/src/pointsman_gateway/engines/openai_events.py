@@ -62,7 +62,7 @@ class EventTemplate:
     after: bytes
 
     def text_in(self, event: bytes) -> str:
-        """The text of an event; empty if the event does not fit the template."""
+        """Returns the text of an event; empty if the event does not fit the template."""
         if not (event.startswith(self.before) and event.endswith(self.after)):
             return ""
         try:
@@ -72,7 +72,7 @@ class EventTemplate:
 
 
 def learn_template(data: bytes, text: str, event: Event) -> EventTemplate | None:
-    """The template of `data`, which decodes as `event` with one delta of `text`; None if that is uncertain.
+    """Returns the template of `data`, which decodes as `event` with one delta of `text`; None if that is uncertain.
 
     It is certain if the data with another text decodes as the same event with that text.
     """
@@ -89,13 +89,10 @@ def learn_template(data: bytes, text: str, event: Event) -> EventTemplate | None
 
 
 class EventReader:
-    """Reads one stream, piece by piece. The data of each event must be on one line."""
+    """Reads an engine's stream of events, piece by piece; the data of each event must be on one line."""
 
     def __init__(self, as_a_whole: bool = False, choices: int = 1) -> None:
-        """`as_a_whole`: the client does not stream, so texts that arrive together may become one chunk.
-
-        `choices`: how many the client has requested; a stream with another one has failed.
-        """
+        """Joins texts that arrive together if `as_a_whole`; a stream with more than `choices` choices fails."""
         self._as_a_whole = as_a_whole
         self._choices = choices
         self.done = False
@@ -115,7 +112,7 @@ class EventReader:
         """Created for the first delta that is not plain text."""
 
     def read(self, piece: bytes) -> Chunks:
-        """The chunks of all events that end in this piece, up to the end of the stream. The usage is the last chunk."""
+        """Returns the chunks of all events that end in this piece, up to the stream's end; the usage comes last."""
         if self._template is not None and not self._rest:
             text = self._template.text_in(piece)
             if text:
@@ -129,7 +126,7 @@ class EventReader:
         return self._chunks(payloads)
 
     def _texts(self, payloads: list[bytes]) -> list[Chunk]:
-        """The chunks of events that hold texts and nothing else; empty if there is any other event among them."""
+        """Returns the chunks of events that hold texts and nothing else; empty if any other event is among them."""
         data = b"[%b]" % b",".join(payloads)
         if len(data) > MAX_FLAT_BYTES and is_deep(data, len(payloads)):
             return []
@@ -193,7 +190,7 @@ class EventReader:
             self._template, self._template_index = learn_template(data, choice.delta.content, event), choice.index
 
     def _split(self, piece: bytes) -> list[bytes]:
-        """The data of all events that end in this piece."""
+        """Returns the data of all events that end in this piece."""
         if not self._rest and piece.startswith(BEGIN) and piece.endswith(END) and b"\r" not in piece:
             payloads = piece[len(BEGIN) : -len(END)].split(END + BEGIN)
             if piece.count(b"\n") == len(END) * len(payloads):
@@ -232,7 +229,7 @@ class EventReader:
         return events
 
     def _event(self, data: bytes) -> Event | AnyEvent | None:
-        """None, with `failure` set, if the stream ends here."""
+        """Decodes one event; None, with `failure` set, if the stream ends here."""
         event: Event | AnyEvent
         try:
             event = decode_event(data)
@@ -250,7 +247,7 @@ class EventReader:
         return event
 
     def _add(self, choice: Choice | AnyChoice, raw: bytes, chunks: list[Chunk]) -> None:
-        """Adds a chunk for a choice in any format. The engine's bytes are kept only if they are in OpenAI's format."""
+        """Adds a chunk for a choice in any format; the engine's bytes are kept only if they are in OpenAI's."""
         index, delta = choice.index or 0, choice.delta
         extra: dict[str, Any] = {}
         is_unchanged = choice.index is not None
@@ -273,9 +270,7 @@ class EventReader:
 
 
 def is_deep(data: bytes, events: int) -> bool:
-    """Returns whether the JSON of so many events has more than `MAX_EVENT_DEPTH` levels. Linear in the length of the
-    data.
-    """
+    """Returns whether the JSON of so many events has more than `MAX_EVENT_DEPTH` levels, in linear time."""
     if data.count(b"[") + data.count(b"{") <= MAX_EVENT_DEPTH + BRACKETS_PER_EVENT * events:
         return False
     brackets = _STRING.sub(b"", data).translate(_AS_LISTS, _NO_BRACKETS)
@@ -292,10 +287,10 @@ def _to_usage(usage: UsageFields, metrics: Any) -> Usage:
 
 
 def _engine_seconds(metrics: Mapping[str, Any]) -> EngineSeconds:
-    """From vLLM's per-request metrics, which it sends with --enable-per-request-metrics and for a single choice.
+    """Returns the engine's seconds by vLLM's per-request metrics, which are in milliseconds.
 
-    They are in milliseconds. The time to the first token starts when vLLM schedules the request; the generation time
-    is from the first to the last token.
+    vLLM sends them with --enable-per-request-metrics and for a single choice. The time to the first token starts when
+    vLLM schedules the request; the generation time is from the first to the last token.
     """
     names = ("queue_time_ms", "time_to_first_token_ms", "generation_time_ms")
     queue, prefill, generation = [value if isinstance(value := metrics.get(n), int | float) else None for n in names]

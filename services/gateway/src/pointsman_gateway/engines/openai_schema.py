@@ -38,7 +38,7 @@ class Choice(msgspec.Struct, gc=False):
 
 
 class Event(msgspec.Struct, gc=False):
-    """An event with a text delta, as most are."""
+    """A stream's event with a text delta, as most are."""
 
     choices: list[Choice] | None = None
     usage: UsageFields | None = None
@@ -55,7 +55,7 @@ class AnyChoice(msgspec.Struct, gc=False):
 
 
 class AnyEvent(msgspec.Struct, gc=False):
-    """An event whose deltas may have any fields."""
+    """A stream's event whose deltas may have any fields."""
 
     choices: list[AnyChoice] | None = None
     usage: UsageFields | None = None
@@ -76,7 +76,7 @@ class _TextChoice(msgspec.Struct, gc=False):
 
 
 class _TextEvent(msgspec.Struct, gc=False):
-    """An event that decodes only if it holds a text and nothing else."""
+    """A stream's event that decodes only if it holds a text and nothing else."""
 
     choices: Annotated[list[_TextChoice], msgspec.Meta(min_length=1, max_length=1)]
     usage: None = None
@@ -94,7 +94,7 @@ MAX_MESSAGE_CHARACTERS = 500
 
 
 class EngineError(msgspec.Struct, frozen=True):
-    """The content of an error response."""
+    """The content of an engine's error response."""
 
     message: str
     param: str | None = None
@@ -134,7 +134,7 @@ def parse_error(body: bytes) -> EngineError:
 
 
 class UnreadableDelta(ValueError):
-    """The delta cannot be converted to OpenAI's format."""
+    """A delta of the stream cannot be converted to OpenAI's format."""
 
 
 class _Alternative(msgspec.Struct, gc=False):
@@ -163,17 +163,17 @@ def are_logprobs(value: Any) -> bool:
 
 
 class DeltaNormalizer:
-    """Converts the deltas of one stream: content in parts, tool calls without numbers or with arguments as objects."""
+    """Converts the deltas of one stream to OpenAI's format: content in parts, and tool calls of other forms."""
 
     def __init__(self) -> None:
         self._calls: dict[int, tuple[int, str]] = {}
         """By choice, the number and id of the last tool call that had no number of its own."""
 
     def normalize(self, choice: int, delta: Mapping[str, Any]) -> tuple[str, dict[str, Any], bool]:
-        """Returns the text, the other fields except the role, and whether nothing was changed. Raises UnreadableDelta.
+        """Returns a delta's text, its other fields but the role, and whether nothing was changed.
 
         Only the text is taken from content in parts. A tool call without a number gets the next number if it has a name
-        or an id of its own, else the number of the call before it.
+        or an id of its own, else the number of the call before it. Raises UnreadableDelta.
         """
         content = delta.get("content")
         text = _text(content)

@@ -31,7 +31,7 @@ DEFAULTS = ResilienceConfig()
 
 
 class EngineBackend:
-    """Implements `Backend`: chooses an engine, and another one if it fails before its first token."""
+    """Answers with an engine, and with another one if it fails before its first token; implements `Backend`."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class EngineBackend:
         metrics: EngineMetrics | None = None,
         busy_times: BusyTimeTracker | None = None,
     ) -> None:
-        """`clock` is the event loop's, by which deadlines are measured."""
+        """Takes the event loop's `clock`, by which deadlines are measured, and the parts of a call."""
         metrics = metrics or EngineMetrics(CollectorRegistry())
         self._clock = clock
         budget = RetryBudget(resilience.retries.budget_ratio, resilience.retries.min_retries)
@@ -53,7 +53,7 @@ class EngineBackend:
         self._bound = resilience.load_bound
 
     async def open(self, request: Request, decision: Decision, prompt: Prompt) -> OpenAnswer:
-        """Raises Unavailable if every engine has failed, DeadlineExceeded, and errors that are the client's fault."""
+        """Opens an answer; raises Unavailable if all engines fail, DeadlineExceeded, or the client's own errors."""
         path = decision.path
         targets = self._engines.targets(path)
         if self._clock() >= request.deadline:
@@ -78,7 +78,7 @@ class EngineBackend:
 
 
 def _select_fields(request: Request, targets: Sequence[Target]) -> Sampling:
-    """Keeps the client's fields that all of the engines get. Raises InvalidArgument if one does not accept a field."""
+    """Returns the client's parameters that all engines get; raises InvalidArgument if one does not accept a field."""
     sampling = request.sampling
     fields, own = sampling.extra, dict[str, Any]()
     if request.operation == "completion" and "prompt" in fields:  # several prompts, which are not an option
@@ -94,7 +94,7 @@ MAX_EVICTIONS = 2
 
 
 class AdapterLoading:
-    """Implements `Backend` around another: waits for an adapter that no engine holds, until an engine has loaded it."""
+    """Waits until an engine has loaded an adapter that none holds, then answers with another backend."""
 
     def __init__(
         self,
@@ -104,8 +104,7 @@ class AdapterLoading:
         resilience: ResilienceConfig,
         lend_slot: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        """`clock` is the event loop's, by which deadlines are measured. While a request waits for a load, its slot is
-        lent to another one."""
+        """Takes the event loop's `clock`; `lend_slot` gives a request's slot to another while it waits for a load."""
         self.inner = inner
         self.engines = engines
         self.lend_slot = lend_slot
@@ -114,7 +113,7 @@ class AdapterLoading:
         self.load_bound = resilience.load_bound
 
     async def open(self, request: Request, decision: Decision, prompt: Prompt) -> OpenAnswer:
-        """Raises NotLoaded, NotLoadedInTime, and the inner backend's errors."""
+        """Opens an answer, after loading its adapter if needed; raises NotLoaded, NotLoadedInTime and inner errors."""
         if not decision.path.adapter:
             return await self.inner.open(request, decision, prompt)
         return await _Load(self, request).open(decision, prompt)
@@ -161,9 +160,9 @@ class _Load:
             self._waited += self._clock() - began
 
     async def _load_on_one(self, targets: list[Target], version: str, began: float) -> None:
-        """Tries one engine after another; all gateways start with the same one (rendezvous hashing, bounded loads).
+        """Loads a version by trying one engine after another; all gateways start with the same one.
 
-        Raises NotLoaded, NotLoadedInTime.
+        The order is by rendezvous hashing with bounded loads. Raises NotLoaded, NotLoadedInTime.
         """
         timeout = self._loading.timeout
         candidates = Candidates(targets, zlib.crc32(version.encode()), self._loading.load_bound)

@@ -50,7 +50,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class GuardrailContext:
-    """The arguments of a guardrail's constructor in addition to the options."""
+    """The arguments of a guardrail's constructor in addition to its options."""
 
     name: str
     """The guardrail's name in the configuration."""
@@ -65,10 +65,10 @@ class Guardrail(Protocol):
     """The type of the options in the configuration: any type that pydantic can validate."""
 
     def __init__(self, options: Any, context: GuardrailContext) -> None:
-        """Raises ValueError if the options cannot be used."""
+        """Takes the options of the configuration; raises ValueError if they cannot be used."""
 
     async def find(self, hook: Hook, texts: Sequence[GuardedText]) -> Sequence[Finding]:
-        """Return the findings; none if all texts may pass.
+        """Returns the findings in the texts; none if all texts may pass.
 
         The method runs on the event loop, so it must not block: use a thread or a service. If it raises or times out,
         the configuration says whether the texts pass.

@@ -25,7 +25,7 @@ POLICIES = Registry(
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A path, and what is known of it on the task."""
+    """A path, and the evidence and expected cost that it has on the task."""
 
     name: str
     evidence: PathEvidence
@@ -36,7 +36,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A policy's choice for one request."""
+    """A policy's choice for one request: the paths in order, and the reason."""
 
     paths: tuple[str, ...]
     """The path to take, then those that may replace it, in order. The router appends the task's fallbacks."""
@@ -50,7 +50,7 @@ class Plan:
 
 
 class PolicyContext(Protocol):
-    """What a policy may use to choose a path for one request."""
+    """The facts that a policy may use to choose a path for one request."""
 
     @property
     def task(self) -> str: ...
@@ -60,7 +60,7 @@ class PolicyContext(Protocol):
 
     @property
     def vector(self) -> Vector | None:
-        """The embedding of the request's text; None if the classifier did not compute it, unless `needs_vector`."""
+        """Returns the embedding of the request's text; None if it was not computed, unless `needs_vector`."""
         ...
 
     def candidates(self, paths: Sequence[str]) -> list[Candidate]:
@@ -80,7 +80,7 @@ class PolicyContext(Protocol):
 
 
 class Policy(Protocol):
-    """Chooses the path of each request of one task. It is built once per revision of the configuration."""
+    """Chooses the path of each request of one task; built once per revision of the configuration."""
 
     Options: ClassVar[Any]
     """The type of the options in the configuration: any type that pydantic can validate."""
@@ -97,7 +97,7 @@ class Policy(Protocol):
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """Every path that the policy may choose."""
+        """Returns every path that the policy may choose."""
         ...
 
     def plan(self, context: PolicyContext) -> Plan: ...

@@ -35,7 +35,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What a strategy's options refer to. References are checked, and make up the path's kind and fingerprint."""
+    """The prompts, examples and collections that a strategy's options refer to; they determine the path's kind."""
 
     prompts: tuple[str, ...] = ()
     """Files in prompts/."""
@@ -47,7 +47,7 @@ class Resources:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A prompt under construction."""
+    """A prompt under construction, to which each strategy of a path adds its part."""
 
     request: Request
     vector: Vector | None
@@ -81,15 +81,15 @@ class Templates(Protocol):
     """The files in prompts/, as sandboxed Jinja templates."""
 
     def constant(self, name: str) -> str | None:
-        """Return the text if the template uses no variable."""
+        """Returns the text of a prompt file whose template uses no variable; None for others."""
         ...
 
     def render(self, name: str, **values: Any) -> str:
-        """Raises Internal ("prompt_failed")."""
+        """Renders a prompt file; raises Internal ("prompt_failed")."""
         ...
 
     def try_out(self, name: str, **values: Any) -> None:
-        """Render once with sample values, to find an unknown variable when the configuration is loaded."""
+        """Renders a prompt file with sample values, to find an unknown variable when the configuration is loaded."""
         ...
 
 
@@ -101,7 +101,7 @@ class Embed(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The result of a search."""
+    """The passages that a search has found, and whether they are relevant."""
 
     passages: tuple[Passage, ...]
     """Best first."""
@@ -112,16 +112,16 @@ class Found:
 
 
 class Search(Protocol):
-    """Finds passages for a text and its vector."""
+    """Finds passages of a collection for a text and its vector."""
 
     async def search(self, collection: str, query: str, vector: Vector | None, top_k: int, deadline: float) -> Found:
-        """`deadline` is on the event loop's clock. Raises PointsmanError."""
+        """Searches a collection; `deadline` is on the event loop's clock. Raises PointsmanError."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class StrategyContext:
-    """What a strategy's factory gets in addition to the strategy's options."""
+    """The parts that a strategy's constructor gets in addition to its options."""
 
     templates: Templates
     search: Search
@@ -134,7 +134,7 @@ class StrategyContext:
 
 
 class Strategy(Protocol):
-    """Adds its part to a draft. It is built once for each path and revision of the configuration."""
+    """Adds its part to a prompt; built once for each path and revision of the configuration."""
 
     Options: ClassVar[Any]
     """The type of the options in the configuration: any type that pydantic can validate."""
@@ -142,20 +142,20 @@ class Strategy(Protocol):
     """The system text, if adding the same text to every prompt is all that the strategy does."""
 
     def __init__(self, options: Any, context: StrategyContext) -> None:
-        """Raises ValueError if the options cannot be used."""
+        """Takes the options of the configuration; raises ValueError if they cannot be used."""
 
     @staticmethod
     def resources(options: Any) -> Resources:
-        """Return what the options refer to."""
+        """Returns the prompts, examples and collections that the options refer to."""
         return Resources()
 
     async def apply(self, draft: Draft) -> Draft:
-        """Raises PointsmanError."""
+        """Returns the draft with this strategy's part; raises PointsmanError."""
         ...
 
 
 class NothingRelevant(Unavailable):
-    """A search found nothing relevant, and the strategy is configured to leave the request to another path."""
+    """A search found nothing relevant, and the strategy is set to leave the request to another path."""
 
     def __init__(self, collection: str, draft: Draft) -> None:
         super().__init__(f"nothing in collection '{collection}' is relevant to the request", code="nothing_relevant")

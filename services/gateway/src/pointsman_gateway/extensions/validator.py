@@ -20,7 +20,7 @@ VALIDATORS = Registry(
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One complete choice of an answer."""
+    """One complete choice of an answer: its text, why it ended, and whether it calls tools."""
 
     text: str
     finish_reason: str = ""
@@ -35,7 +35,7 @@ class Choice:
 
 
 class Validator(Protocol):
-    """Accepts or refuses each choice of an answer."""
+    """Accepts or refuses each choice of an answer to a task."""
 
     Options: ClassVar[Any]
     """The type of the options in the configuration: any type that pydantic can validate."""
@@ -45,7 +45,7 @@ class Validator(Protocol):
     """Whether the engine must report log-probabilities; a client that did not ask for them does not receive them."""
 
     def __init__(self, options: Any) -> None:
-        """Raises ValueError if the options cannot be used."""
+        """Takes the options of the configuration; raises ValueError if they cannot be used."""
 
     def objection(self, choice: Choice) -> str | None:
         """Return why the choice is refused, or None if it is accepted.

@@ -1,1 +1,1 @@
-"""The gRPC server of the gateway."""
+"""The gateway's gRPC server: the servicer, and the conversion of its messages."""

@@ -51,7 +51,7 @@ _NO_FIELDS: Mapping[str, Any] = {}
 def to_request(
     request: pb.GenerateRequest | pb.RouteRequest, deadline: float, caller: Caller, cache: str, arrived: float
 ) -> Request:
-    """Raises InvalidArgument."""
+    """Converts a message to a request; raises InvalidArgument."""
     messages, media = _messages(request.messages)
     return Request(
         model=request.model,
@@ -142,7 +142,7 @@ def _part(role: str, part: pb.ContentPart, where: str) -> dict[str, Any]:
 
 
 def _message_extra(message: pb.Message, number: int) -> Mapping[str, Any]:
-    """Raises InvalidArgument."""
+    """Returns the fields of a message besides role and content; raises InvalidArgument."""
     where = f"messages[{number}]."
     parsed = _parse_extra_json(message.extra_json, RESERVED_MESSAGE_NAMES, f"{where}extra_json")
     extra = request_fields(MESSAGE_FIELDS).select(parsed, where)
@@ -228,13 +228,13 @@ def whole_response(started: Started, chunks: Sequence[Chunk], finished: Finished
 def route_response(
     decision: Decision, costs_usd: Mapping[str, float | None], prompt: Prompt | None
 ) -> pb.RouteResponse:
-    """`costs_usd`: the expected cost of the request by path."""
+    """Converts a decision without an answer; `costs_usd` is the expected cost of the request by path."""
     messages = [pb.Message(role=m.role, content=m.content) for m in prompt.messages] if prompt else ()
     return pb.RouteResponse(decision=_decision(decision), prompt=messages, costs_usd=_known(costs_usd))
 
 
 def path_info(path: Path, why_not: str | None) -> pb.PathInfo:
-    """`why_not` is None if the path is available."""
+    """Describes a path; `why_not` says why it is unavailable, None if it is available."""
     return pb.PathInfo(
         name=path.name,
         kind=path.kind.value,
@@ -312,7 +312,7 @@ def _receipt(receipt: Receipt) -> pb.Receipt:
 
 
 def _known(costs: Mapping[str, float | None]) -> Mapping[str, float]:
-    """The costs without unknown ones, which a map field cannot hold."""
+    """Returns the costs without unknown ones, which a map field cannot hold."""
     return {name: cost for name, cost in costs.items() if cost is not None}
 
 

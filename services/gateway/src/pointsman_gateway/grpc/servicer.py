@@ -33,7 +33,7 @@ _NO_LIMITS: Mapping[str, str] = {}
 
 
 def authorization(metadata: Iterable[tuple[str, str | bytes]] | None) -> str:
-    """The value of the Authorization header; empty if there is none."""
+    """Returns the value of the Authorization header in a call's metadata; empty if there is none."""
     for name, value in metadata or ():
         if name == "authorization":
             return str(value)
@@ -41,13 +41,13 @@ def authorization(metadata: Iterable[tuple[str, str | bytes]] | None) -> str:
 
 
 def cache_control(metadata: Iterable[tuple[str, str | bytes]] | None) -> bytes:
-    """The value of the Cache-Control header; empty if there is none."""
+    """Returns the value of the Cache-Control header in a call's metadata; empty if there is none."""
     found = next((value for name, value in metadata or () if name == "cache-control"), "")
     return found.encode() if isinstance(found, str) else found
 
 
 def initial_metadata(started: Started) -> Metadata:
-    """Initial metadata of a stream: the response headers that HTTP sends, by the same names."""
+    """Returns the initial metadata of a stream: the response headers that HTTP sends, by the same names."""
     headers = [(name.decode(), _to_ascii(value.decode("latin-1"))) for name, value in decision_headers(started)]
     return (*headers, *started.limit_headers.items())
 
@@ -55,7 +55,7 @@ def initial_metadata(started: Started) -> Metadata:
 def trailing_metadata(
     decision: Decision | None, receipt: Receipt | None, limits: Mapping[str, str] = _NO_LIMITS
 ) -> Metadata:
-    """Trailing metadata as far as it is known; `limits` are the rate limit headers if none were sent before."""
+    """Returns what is known for the trailing metadata; `limits` are rate limit headers that were not sent before."""
     sent = [("x-pointsman-request-id", _to_ascii(request_id.get()))]
     if decision is not None:
         sent += [
@@ -93,7 +93,7 @@ The caller then receives the status with its details, decision and cost, before 
 
 
 class Configuration(Protocol):
-    """The active configuration."""
+    """Gives access to the active configuration."""
 
     @property
     def current(self) -> ConfigSnapshot: ...
@@ -136,7 +136,7 @@ class Authentication:
 
 
 class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
-    """Implements the service; its methods are named by the contract."""
+    """Implements the gRPC service `pointsman.v1.Gateway`, whose contract names its methods."""
 
     def __init__(
         self,
@@ -153,7 +153,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
     async def GenerateStream(
         self, request: pb.GenerateRequest, context: Context
     ) -> AsyncIterator[pb.GenerateStreamResponse]:
-        """Writes to the context and yields nothing: a generator cannot limit the time in which its items are read."""
+        """Answers a request as a stream, written to the context: a generator cannot limit the time of each read."""
         sink = StreamSink(self._pipeline.admission.unread)
         try:
             decoded = self._decode("chat", request, context)
@@ -222,7 +222,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
                 del rejection  # breaks the reference cycle with this frame, which is in its traceback
 
     def _deadline(self, context: Context) -> float:
-        """The deadline of the caller or of the gateway, whichever is earlier, on the event loop's clock."""
+        """Returns the earlier deadline of the caller's and the gateway's, on the event loop's clock."""
         seconds, remaining = self._request_timeout, context.time_remaining()
         if remaining is not None:
             seconds = min(seconds, remaining - min(DEADLINE_MARGIN, remaining / 10))
@@ -230,7 +230,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
 
 
 class StreamSink(EventQueue):
-    """The events of a streamed answer; its first one is kept for the metadata of a later error."""
+    """Collects the events of a streamed answer; keeps the first one for the metadata of a later error."""
 
     def __init__(self, unread: UnreadBudget) -> None:
         super().__init__(unread)

@@ -51,7 +51,7 @@ class LimitsBody(StrictBody):
     dollars_per_month: Usd | None = None
 
     def changes(self) -> dict[str, int | float | None]:
-        """The given limits; None removes a limit."""
+        """Returns the given limits by field; None removes a limit."""
         return self.model_dump(exclude_unset=True)
 
 
@@ -81,7 +81,7 @@ class NewKeyBody(StrictBody):
     admin: bool = Field(default=False, description="may use this API")
 
     def to_new_key(self) -> NewKey:
-        """Raises InvalidArgument."""
+        """Converts the body to a key to create; raises InvalidArgument."""
         if self.expires is not None and not time() < self.expires < MAX_UNIX_SECONDS:
             raise InvalidArgument(
                 f"expires is {self.expires}; it must be in the future, in Unix seconds",
@@ -203,7 +203,9 @@ async def configuration(request: Request) -> Response:
 
 
 def _authorize(request: Request) -> tuple[Administration, Caller]:
-    """Raises PermissionDenied without the admin scope, FailedPrecondition if the gateway has no Redis."""
+    """Returns the administration of keys and the caller. Raises PermissionDenied without the admin scope,
+    FailedPrecondition if the gateway has no Redis.
+    """
     caller = _check_admin(request)
     administration = dependencies_of(request).administration
     if administration is None:

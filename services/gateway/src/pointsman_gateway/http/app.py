@@ -52,7 +52,7 @@ CORS_MAX_AGE_SECONDS = 600
 
 
 def build_app(dependencies: HttpDependencies, spans: "Spans | None" = None) -> ASGIApp:
-    """The complete application; requests are traced if there are `spans`."""
+    """Builds the complete ASGI application; requests are traced if there are `spans`."""
 
     def on_rejected(scope: Scope, error: PointsmanError) -> None:
         record_rejection(dependencies, scope, error)
@@ -73,7 +73,7 @@ def build_app(dependencies: HttpDependencies, spans: "Spans | None" = None) -> A
 
 
 class CorsApp:
-    """Lets web pages of other origins call the API, but not the console or the routes of operators.
+    """Wraps an application: lets web pages of other origins call the API, but not the console or operators' routes.
 
     A preflight is answered before the key is looked up. Credentials that a browser adds by itself (cookies) are never
     allowed: a page has to know a key.
@@ -97,7 +97,7 @@ class CorsApp:
 
 
 def build_api(dependencies: HttpDependencies) -> FastAPI:
-    """All routes, as FastAPI serves and documents them."""
+    """Returns the FastAPI application with all routes, as it serves and documents them."""
     # FastAPI's own pages would run scripts of another site on the console's origin.
     app = FastAPI(
         title="Pointsman",
@@ -136,7 +136,7 @@ def build_api(dependencies: HttpDependencies) -> FastAPI:
 
 
 def build_metrics_app(dependencies: HttpDependencies) -> ASGIApp:
-    """Metrics, schema and health checks alone, for a port that clients of the API cannot reach."""
+    """Returns an application with metrics, schema and health checks alone, for a port that API clients cannot reach."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     app.state.dependencies = dependencies
     app.state.schema = build_api(dependencies).openapi()

@@ -37,7 +37,7 @@ class ClientDisconnected(Exception):
 
 
 class AsgiSink(HttpSink, ItemQueue[Message]):
-    """Implements `AnswerSink` as a queue of ASGI messages."""
+    """Queues an answer as ASGI messages; implements `AnswerSink`."""
 
     def __init__(
         self, encoder: Encoder, streams: bool, extra_headers: Sequence[tuple[bytes, bytes]], unread: UnreadBudget
@@ -70,7 +70,7 @@ class AsgiSink(HttpSink, ItemQueue[Message]):
 
 
 class AsgiAnswer(Response):
-    """Runs one request while its answer is sent. A `Response`, so that a FastAPI handler can return it."""
+    """Runs one request while its answer is sent; a `Response`, so that a FastAPI handler can return it."""
 
     def __init__(
         self,
@@ -120,7 +120,7 @@ class BatchAnswer(AsgiAnswer):
     def __init__(
         self, pipeline: Pipeline, requests: Sequence[Request], choices: int, encoder: Encoder, streams: bool
     ) -> None:
-        """`choices` is the number of choices of each request."""
+        """Takes the requests, and in `choices` how many choices each of them has."""
         super().__init__(pipeline, requests[0], encoder, streams)
         self._requests = requests
         self._choices = choices
@@ -161,7 +161,7 @@ async def run_until_disconnect(scope: Scope, receive: Receive, work: Coroutine[A
 
 
 class _DisconnectWatch:
-    """Cancels a task if the client disconnects."""
+    """Cancels a task when the client disconnects."""
 
     def __init__(self, task: asyncio.Task[Any]) -> None:
         self.has_disconnected = False

@@ -79,14 +79,14 @@ class RawRequest:
         self._reservation = reservation
 
     async def read_body(self, caller: Caller) -> bytes:
-        """Raises InvalidArgument, Unavailable, ClientDisconnected."""
+        """Reads the body; raises InvalidArgument, Unavailable or ClientDisconnected."""
         return await read_body(self.receive, self.headers, caller.tenant, self._reservation)
 
 
 async def read_body(
     receive: Receive, headers: Mapping[bytes, bytes], tenant: str, reservation: BufferReservation
 ) -> bytes:
-    """The whole body, whose bytes are reserved as they arrive.
+    """Reads the whole body, whose bytes are reserved as they arrive.
 
     Raises InvalidArgument as soon as the body is known to break a limit, Unavailable if too many bytes of requests are
     buffered, and ClientDisconnected if the client disconnects before the end of the body.
@@ -111,7 +111,7 @@ async def read_body(
 
 
 class GatewayApp:
-    """The outermost ASGI application."""
+    """The outermost ASGI application, which checks keys and limits bodies."""
 
     def __init__(
         self,
@@ -121,9 +121,7 @@ class GatewayApp:
         asgi_routes: Mapping[tuple[str, str], Route],
         on_rejected: OnRejected,
     ) -> None:
-        """`asgi_routes` maps method and path to the handlers that bypass FastAPI; each checks the API key before it
-        reads the body.
-        """
+        """Takes in `asgi_routes` the handlers, by method and path, that bypass FastAPI and check the key themselves."""
         self._app = app
         self._tenancy = tenancy
         self._budget = budget
@@ -181,7 +179,7 @@ class GatewayApp:
 
 
 def request_id_from(header: bytes | None) -> str:
-    """The id of a request: that of the client's x-request-id header if it is usable, otherwise a new one."""
+    """Returns the request's id: the client's x-request-id if it is usable, otherwise a new one."""
     if header:
         id = header[:64].decode("latin-1")
         if id.isascii() and id.isprintable():
@@ -190,7 +188,7 @@ def request_id_from(header: bytes | None) -> str:
 
 
 class _ReceiveWhole:
-    """Passes the body on in one message after it has been checked."""
+    """Passes a request's body on in one message, after it has been checked."""
 
     def __init__(
         self, receive: Receive, headers: Mapping[bytes, bytes], tenant: str, reservation: BufferReservation

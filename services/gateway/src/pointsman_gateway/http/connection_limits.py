@@ -29,7 +29,7 @@ def _ignore_rejection(code: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """What one client may do on a connection. Times are in seconds."""
+    """Limits on what one client may do on an HTTP connection; times are in seconds."""
 
     max_connections: int = 2000
     """Concurrent connections of all clients; must be below the limit of open files (`ulimit -n`)."""
@@ -59,7 +59,7 @@ class Rejection:
     message: str
 
     def response(self, target: bytes) -> bytes:
-        """The bytes of the response, in the format of the API to which the request's target belongs."""
+        """Returns the bytes of the response, in the format of the API to which the request's target belongs."""
         is_anthropic = target.startswith(MESSAGES_PATH.encode())
         server_error = "overloaded_error" if is_anthropic else "server_error"
         kind = server_error if self.status >= 500 else "invalid_request_error"
@@ -86,7 +86,7 @@ def headers_too_large(message: str) -> Rejection:
 
 
 class DiscardingTransport:
-    """The transport that uvicorn's request cycle gets while the body is incomplete.
+    """Takes the transport's place in uvicorn while a request's body is incomplete.
 
     Its `close` calls `end` instead, which may discard the rest of the body first.
     """

@@ -1,4 +1,4 @@
-"""What the HTTP routes use: the gateway's parts, the request's caller and deadline, and the way to answer."""
+"""The parts of the gateway that HTTP routes use, the request's caller and deadline, and the way to answer."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -28,7 +28,7 @@ HAS_RECEIPT = "pointsman.has_receipt"
 
 
 class Configuration(Protocol):
-    """The active configuration."""
+    """Gives access to the active configuration, its status and its history."""
 
     @property
     def current(self) -> ConfigSnapshot: ...
@@ -41,14 +41,14 @@ class Configuration(Protocol):
 
 
 class Workers(Protocol):
-    """Access to the other processes on this gateway's ports."""
+    """Access to the other gateway processes on the same ports."""
 
     async def metrics_page(self, accept: str) -> tuple[str, str]:
-        """Return content type and text of one page with the metrics of all processes. Raises Unavailable."""
+        """Returns content type and text of one page with the metrics of all processes; raises Unavailable."""
         ...
 
     async def states(self) -> list[dict[str, Any]]:
-        """Return number, pid, configuration and requests in progress of each process. Raises Unavailable."""
+        """Returns number, pid, configuration and requests in progress of each process; raises Unavailable."""
         ...
 
 
@@ -83,13 +83,13 @@ class HttpDependencies:
 
 
 class ConversationBody(Protocol):
-    """The decoded body of a conversation."""
+    """The decoded body of a conversation, in any dialect."""
 
     model: str
     stream: bool | None
 
     def to_request(self, deadline: float, caller: domain.Caller, cache: str, arrived: float) -> domain.Request:
-        """Raises InvalidArgument."""
+        """Converts the body to a `Request`; raises InvalidArgument."""
         ...
 
     def encoder(self) -> Encoder: ...
@@ -97,9 +97,7 @@ class ConversationBody(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """An API for conversations. Requests of all dialects are converted to the same `Request` and run in the same
-    way.
-    """
+    """An API for conversations; requests of all dialects become the same `Request` and run in the same way."""
 
     request_lines: tuple[bytes, ...]
     """The first lines of its requests, for the reader that needs no ASGI."""
@@ -163,13 +161,13 @@ def _with_headers(request: Request, decoded: domain.Request, streams: bool) -> d
 
 
 def caller_of_request(request: Request) -> domain.Caller:
-    """The caller, whose key was checked before the body was read."""
+    """Returns the caller, whose key was checked before the body was read."""
     caller: domain.Caller = request.scope[CALLER]
     return caller
 
 
 def model_of_request(request: Request, model: str) -> str:
-    """The deployment in the request's path, or else the `model` of its body."""
+    """Returns the deployment in the request's path, or else the `model` of its body."""
     deployment: str = request.scope.get(DEPLOYMENT, model)
     return deployment
 
@@ -180,18 +178,18 @@ def dependencies_of(request: Request) -> HttpDependencies:
 
 
 def deadline_of_request(request: Request) -> float:
-    """The deadline on the event loop's clock. Raises InvalidArgument."""
+    """Returns the request's deadline on the event loop's clock; raises InvalidArgument."""
     header = request.headers.get("x-request-timeout", "").encode("latin-1")
     return deadline_after(header, dependencies_of(request).request_timeout)
 
 
 def deadline_after(header: bytes | None, max_seconds: float) -> float:
-    """The deadline on the event loop's clock, from an x-request-timeout header. Raises InvalidArgument."""
+    """Returns the deadline by an x-request-timeout header, on the event loop's clock; raises InvalidArgument."""
     return asyncio.get_running_loop().time() + parse_timeout(header, max_seconds)
 
 
 def parse_timeout(header: bytes | None, max_seconds: float) -> float:
-    """The seconds of an x-request-timeout header, limited to `max_seconds`. Raises InvalidArgument."""
+    """Returns the seconds of an x-request-timeout header, at most `max_seconds`; raises InvalidArgument."""
     if not header:
         return max_seconds
     try:

@@ -1,4 +1,4 @@
-"""What all responses share: the protocol of encoders, JSON, errors in both dialects, usage and receipts."""
+"""The parts that all responses share: the protocol of encoders, JSON, errors in both dialects, usage and receipts."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -61,35 +61,35 @@ class Encoder(Protocol):
 
     @property
     def error_format(self) -> ErrorFormat:
-        """The format of an error that is reported instead of an answer."""
+        """Returns the format of an error that is reported instead of an answer."""
         ...
 
     def encode_start(self, started: Started) -> bytes:
-        """Events that precede the first chunk."""
+        """Returns the events that precede the first chunk."""
         ...
 
     def encode_chunks(self, chunks: Chunks) -> bytes:
-        """Called once for each read from an engine."""
+        """Returns the events for the chunks of one read from the engine."""
         ...
 
     def encode_end(self, finished: Finished) -> bytes: ...
 
     def encode_error(self, error: PointsmanError) -> bytes:
-        """The events that end a stream whose answer has failed."""
+        """Returns the events that end a stream whose answer has failed."""
         ...
 
     def encode_whole(self, started: Started, chunks: Sequence[Chunk], finished: Finished) -> bytes:
-        """The JSON body of an answer that is not streamed."""
+        """Returns the JSON body of an answer that is not streamed."""
         ...
 
 
 def to_event(data: Any) -> bytes:
-    """A server-sent event."""
+    """Encodes JSON as a server-sent event."""
     return b"data: " + to_json(data) + b"\n\n"
 
 
 def error_body(error: PointsmanError) -> dict[str, Any]:
-    """An error in OpenAI's format."""
+    """Returns an error in OpenAI's format."""
     return {
         "error": {
             "message": error.message,
@@ -105,7 +105,7 @@ def openai_error(error: PointsmanError) -> tuple[int, dict[str, Any]]:
 
 
 def openai_error_of(field: str) -> ErrorFormat:
-    """OpenAI's error format for an endpoint whose body has the conversation in `field` instead of `messages`."""
+    """Returns OpenAI's error format for an endpoint that has the conversation in `field` instead of `messages`."""
 
     def format_error(error: PointsmanError) -> tuple[int, dict[str, Any]]:
         status, body = openai_error(error)
@@ -117,7 +117,7 @@ def openai_error_of(field: str) -> ErrorFormat:
 
 
 def anthropic_error(error: PointsmanError) -> tuple[int, dict[str, Any]]:
-    """Anthropic's format, with `code` and `param` in addition."""
+    """Returns status and body of an error in Anthropic's format, with `code` and `param` in addition."""
     status, kind = ANTHROPIC_ERRORS.get(error.http_status, ANTHROPIC_ERRORS[500])
     if error.code == "body_too_large":
         status, kind = 413, "request_too_large"
@@ -130,7 +130,7 @@ def error_format_of(path: str) -> ErrorFormat:
 
 
 def request_id_headers(id: bytes, error_format: ErrorFormat) -> Headers:
-    """Return headers with the request's id; in Anthropic's dialect also under the name that its clients read."""
+    """Returns headers with the request's id, in Anthropic's dialect also by the name that its clients read."""
     headers = [(b"x-request-id", id)]
     if error_format is anthropic_error:
         headers.append((b"request-id", id))
@@ -144,7 +144,7 @@ def error_headers(error: PointsmanError) -> dict[str, str]:
 def error_response(
     error: PointsmanError, extra_headers: Sequence[tuple[bytes, bytes]], error_format: ErrorFormat
 ) -> tuple[int, Headers, bytes]:
-    """Status, headers and body of a response that reports an error."""
+    """Returns status, headers and body of a response that reports an error."""
     status, body = error_format(error)
     headers = [JSON_TYPE, *extra_headers, *encode_headers(error_headers(error)), *encode_headers(error.limits)]
     return status, headers, to_json(body)
@@ -155,7 +155,7 @@ def encode_headers(headers: Mapping[str, str]) -> Headers:
 
 
 def system_fingerprint(started: Started) -> str:
-    """Names the model and configuration behind an answer. With the same one, `seed` and engine, answers are repeatable.
+    """Names the model and configuration behind an answer: with the same ones, `seed` and engine, it is repeatable.
 
     It stands for engines that report no fingerprint of their own with the answer.
     """
@@ -168,7 +168,7 @@ def _fingerprint(generation: str, path: str, model: str) -> str:
 
 
 def usage_body(usage: Usage) -> dict[str, Any]:
-    """OpenAI's `usage` object."""
+    """Returns OpenAI's `usage` object."""
     return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
@@ -178,7 +178,7 @@ def usage_body(usage: Usage) -> dict[str, Any]:
 
 
 def receipt_body(receipt: Receipt) -> dict[str, Any]:
-    """The `pointsman` object that is added to OpenAI's answers."""
+    """Returns the `pointsman` object that is added to OpenAI's answers."""
     return {
         "path": receipt.decision.path.name,
         "kind": receipt.decision.path.kind.value,

@@ -14,7 +14,7 @@ from pointsman_gateway.http.sinks import ConnectionSink
 
 
 class FastConnection(GuardedConnection):
-    """One connection of a client. At any time either this class or uvicorn handles its current request."""
+    """One connection of a client; at any time either this class or uvicorn handles its current request."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class FastConnection(GuardedConnection):
         return self._partial.split(b" ", 2)[1] if self._partial else super().request_target
 
     def reserve_buffer(self, tenant: str, count: int) -> bool:
-        """Reserves the bytes of the current request once; False if the budget of buffered bytes is exhausted."""
+        """Reserves the bytes of the current request once; False if too many bytes are buffered."""
         if not self._reserved:
             try:
                 self._reader.budget.reserve(tenant, count)
@@ -133,7 +133,7 @@ class FastConnection(GuardedConnection):
     # -- called by the sink
 
     def end_request(self, *, close: bool = False) -> None:
-        """Called at the end of the request: the connection is closed, or reads its next request."""
+        """Ends the current request: closes the connection, or reads the next request."""
         self._is_busy, self._sink = False, None
         self._has_shown_key = True
         self._release_buffer()

@@ -62,10 +62,10 @@ class Head:
 
 
 class HeadParser:
-    """Parses heads, and caches the results."""
+    """Parses the heads of requests, and caches the results."""
 
     def __init__(self, leaves_browsers: bool = False) -> None:
-        """`leaves_browsers`: requests of web pages are left to uvicorn, because their answers need CORS headers."""
+        """Leaves requests of web pages to uvicorn if `leaves_browsers`: their answers need CORS headers."""
         self._cache: dict[bytes, Head] = {}
         self._left_headers = _CONNECTION_HEADERS | {b"origin"} if leaves_browsers else _CONNECTION_HEADERS
 
@@ -105,7 +105,7 @@ class BufferingConnection(Connection, Protocol):
     """The client's connection, as `ChatReader` uses it."""
 
     def reserve_buffer(self, tenant: str, count: int) -> bool:
-        """Reserves the bytes of the current request once; False if the budget of buffered bytes is exhausted."""
+        """Reserves the bytes of the current request once; False if too many bytes are buffered."""
         ...
 
 

@@ -32,11 +32,11 @@ MAX_STRANGERS_CHECKED = 16
 
 
 class _RejectedRequest(Exception):
-    """Stops the parser."""
+    """Raised to stop uvicorn's parser at a request that is rejected."""
 
 
 class GuardedConnection(HttpToolsProtocol):
-    """One connection. The server calls `check_timeouts` periodically, so requests start no timers of their own."""
+    """One HTTP connection; the server calls `check_timeouts` periodically, so requests start no timers."""
 
     def __init__(
         self, config: Config, server_state: ServerState, app_state: dict[str, Any], limits: ConnectionLimits
@@ -98,12 +98,12 @@ class GuardedConnection(HttpToolsProtocol):
 
     @property
     def has_shown_key(self) -> bool:
-        """Returns whether one of its requests has had a valid key. Without authentication every key is valid."""
+        """Returns whether a request on this connection had a valid key; without authentication every key is valid."""
         return self.cycle is not None and CALLER in self.cycle.scope
 
     @property
     def request_target(self) -> bytes:
-        """Path and query of the current request, or else of the last one, as far as they are known."""
+        """Returns path and query of the current request, or else of the last one, as far as they are known."""
         return self.url
 
     @property
@@ -112,10 +112,7 @@ class GuardedConnection(HttpToolsProtocol):
         return self.cycle is None or self.cycle.response_complete
 
     def _close_a_stranger(self) -> bool:
-        """Closes the oldest idle connection without a key, so that such connections cannot keep new ones out.
-
-        False if none of the oldest ones is idle.
-        """
+        """Closes the oldest idle connection without a key, to admit new ones; False if none of the oldest is idle."""
         for connection in list(islice(self.strangers, MAX_STRANGERS_CHECKED)):
             if connection.has_shown_key:
                 del self.strangers[connection]
@@ -197,7 +194,7 @@ class GuardedConnection(HttpToolsProtocol):
         self._trailers = self._trailer_bytes = self._bytes_without_body = 0
 
     def send_400_response(self, msg: str) -> None:
-        """Called by uvicorn if the parser cannot go on."""
+        """Answers with 400; uvicorn calls this if its parser cannot go on."""
         self._reject(self._rejection)
 
     # -- called by the server
@@ -243,7 +240,7 @@ class GuardedConnection(HttpToolsProtocol):
                 raise _RejectedRequest
 
     def _limit_bytes_without_body(self, count: int) -> None:
-        """Limits trailers and chunk extensions that the parser does not report yet because they are incomplete."""
+        """Limits trailers and chunk extensions, which the parser does not report while they are incomplete."""
         self._bytes_without_body = 0 if self._read_has_body else self._bytes_without_body + count
         self._read_has_body = False
         if self._bytes_without_body > self._limits.max_header_bytes:
@@ -262,7 +259,7 @@ class GuardedConnection(HttpToolsProtocol):
             self._keeps_alive, cycle.keep_alive = cycle.keep_alive, False
 
     def _close_or_discard(self) -> None:
-        """Called after the answer: closes the connection, or first discards the rest of the body."""
+        """Closes the connection after an answer, or first discards the rest of the request's body."""
         if not self.cycle.more_body:
             self.transport.close()
         elif self._unread_body is None:
@@ -270,7 +267,7 @@ class GuardedConnection(HttpToolsProtocol):
 
     @property
     def _waits_for_gateway(self) -> bool:
-        """Returns whether the client waits for us: we have paused reading, or not answered the previous request yet."""
+        """Returns whether the client waits for us: reading is paused, or the previous request not answered yet."""
         is_answering = not self._awaits_body and self.cycle is not None and not self.cycle.response_complete
         return is_answering or self.flow.read_paused
 

@@ -61,7 +61,7 @@ def _described(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_required(schema: Any) -> Any:
-    """Requires every property of each object that is not in `optional`, which it removes."""
+    """Requires every property of each object in a schema that is not in `optional`, which is removed."""
     if isinstance(schema, list):
         return [_with_required(item) for item in schema]
     if not isinstance(schema, dict):

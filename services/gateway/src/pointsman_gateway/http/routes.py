@@ -89,7 +89,7 @@ def _model_names(request: Request) -> Sequence[str]:
 
 
 def _created(request: Request) -> int:
-    """When the configuration was loaded; the models' own dates are unknown."""
+    """Returns when the configuration was loaded, in Unix seconds; the models' own dates are unknown."""
     return int(dependencies_of(request).configuration.status.loaded_unix)
 
 
@@ -129,7 +129,7 @@ async def configuration(request: Request) -> dict[str, Any]:
 
 
 async def live() -> PlainTextResponse:
-    """The process is running."""
+    """Reports that the process is running."""
     return PlainTextResponse("ok\n")
 
 
@@ -147,12 +147,12 @@ async def ready(
 
 
 async def docs() -> Response:
-    """Where FastAPI applications have their documentation: the schema, which any OpenAPI viewer opens."""
+    """Redirects to the OpenAPI schema, from where FastAPI applications have their documentation."""
     return RedirectResponse("openapi.json")
 
 
 async def schema(request: Request) -> Response:
-    """The OpenAPI schema, on the port for metrics."""
+    """Returns the OpenAPI schema, on the port for metrics."""
     return JSONResponse(request.app.state.schema)
 
 

@@ -1,4 +1,4 @@
-"""Write one answer as an HTTP response: the same bytes directly to a connection or as ASGI messages."""
+"""Sinks that write one answer as an HTTP response: the same bytes directly to a connection or as ASGI messages."""
 
 import asyncio
 from collections.abc import Sequence
@@ -70,15 +70,15 @@ class HttpSink:
         raise NotImplementedError
 
     def send_part(self, part: bytes, *, more: bool) -> None:
-        """Sends a part of a stream, which may be empty. `more`: another part or the end follows at once."""
+        """Sends a part of a stream, which may be empty; `more` says that another part or the end follows at once."""
         raise NotImplementedError
 
     def send_end(self, part: bytes) -> None:
-        """Sends the last part of a stream."""
+        """Sends the last part of a streamed response."""
         raise NotImplementedError
 
     def send_whole(self, status: int, headers: Headers, body: bytes) -> None:
-        """Sends a complete response."""
+        """Sends a complete HTTP response, which is not streamed."""
         raise NotImplementedError
 
 
@@ -87,11 +87,11 @@ class Connection(Protocol):
 
     @property
     def default_headers(self) -> Headers:
-        """Headers of every response."""
+        """Returns the headers that every response has."""
         ...
 
     def end_request(self, *, close: bool = False) -> None:
-        """Called at the end of the request: the connection is closed, or reads its next request."""
+        """Ends the current request: closes the connection, or reads the next request."""
         ...
 
 
@@ -115,7 +115,7 @@ class ConnectionSink(HttpSink):
     # -- called by the connection
 
     def pause(self) -> None:
-        """The client has stopped reading. The run is cancelled if it does not read on before the deadline."""
+        """Pauses the run, since the client has stopped reading; cancels it if the client does not go on in time."""
         run = self.run
         if run is not None:
             run.pause()
@@ -129,7 +129,7 @@ class ConnectionSink(HttpSink):
             self.run.resume()
 
     def cancel(self) -> None:
-        """The client has disconnected."""
+        """Cancels the run, since the client has disconnected."""
         if self.run is not None:
             self.run.cancel()
 

@@ -12,10 +12,10 @@ UNTRACED_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
 
 
 class TracingApp:
-    """An ASGI application around another one."""
+    """Wraps an ASGI application, and records a span for each request."""
 
     def __init__(self, app: ASGIApp, spans: Spans, routes: Collection[str]) -> None:
-        """`routes` are the paths that spans may name; any other path is arbitrary text from the client."""
+        """Takes the paths that spans may name; any other path is arbitrary text from the client."""
         self._app = app
         self._spans = spans
         self._routes = frozenset(routes)

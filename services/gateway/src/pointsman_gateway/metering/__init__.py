@@ -1,1 +1,1 @@
-"""What did it cost? Every request ends with a receipt, however it ends."""
+"""Computes what each request costs, and writes its receipt, however it ends."""

@@ -42,10 +42,10 @@ messages; whether the receipt's tokens are one engine's own count of one answer.
 
 
 class MetricsAggregator:
-    """Collects receipts and adds them in batches, which takes a third of the time of adding each by itself during its
-    request. Exported metrics include all receipts, because pending ones are added before each export.
+    """Collects receipts and adds them to the metrics in batches, in a third of the time of adding each by itself.
 
-    Not thread-safe: receipts and scrapes are handled in the event loop's thread.
+    Exported metrics include all receipts, because pending ones are added before each export. Not thread-safe: receipts
+    and scrapes are handled in the event loop's thread.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -76,11 +76,11 @@ class MetricsAggregator:
 
     @property
     def pending(self) -> tuple[int, int]:
-        """The number of pending receipts and of pending rows."""
+        """Returns the number of pending receipts and of pending rows."""
         return len(self._pending), self._pending_rows
 
     def flush(self) -> None:
-        """Adds everything that is pending."""
+        """Adds all pending receipts to the metrics."""
         self._convert()
         self._flush_batches()
 
@@ -195,18 +195,18 @@ def _ignore() -> None:
 
 
 class CanaryOutcomes:
-    """Counting takes a microsecond and never waits."""
+    """Counts the outcomes of requests to aliases with a canary; counting takes a microsecond and never waits."""
 
     def __init__(self, dropped: Callable[[], None] = _ignore) -> None:
-        """`dropped` is called for each outcome that exceeds `MAX_VERSIONS`."""
+        """Takes `dropped`, which is called for each outcome that exceeds `MAX_VERSIONS`."""
         self._dropped = dropped
         self._counts: dict[_Key, _Counts] = {}
 
     def add(self, path: Path, adapter: ResolvedAdapter, outcome: str, refused: bool, seconds: float) -> None:
-        """Counts complete answers and `ERRORS`. Other outcomes say nothing about a version: the caller disconnected or
-        made a mistake, or the engine was overloaded.
+        """Counts a complete answer or one of `ERRORS`; other outcomes say nothing about a version.
 
-        `outcome` is "ok", "cancelled" or an error's code; `seconds` is the duration of a complete answer.
+        Other outcomes are the caller's (a disconnect or a mistake), or an overloaded engine's. `outcome` is "ok",
+        "cancelled" or an error's code; `seconds` is the duration of a complete answer.
         """
         failed = outcome in ERRORS
         if not failed and outcome != "ok":

@@ -1,4 +1,4 @@
-"""What one path did for a request, and what that cost in tokens, picodollars and seconds."""
+"""Records what one path did for a request, and what that cost in tokens, picodollars and seconds."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from time import perf_counter
@@ -38,7 +38,7 @@ class PathAttempt:
     )
 
     def __init__(self, path: Path, started: float) -> None:
-        """All points in time are those of `perf_counter`."""
+        """Starts to record the work of `path`; all points in time are those of `perf_counter`."""
         self.path = path
         self.started = started
         self.prompt = NO_PROMPT
@@ -69,18 +69,19 @@ class PathAttempt:
         return usage, self._cost(pricing, usage), self._seconds(usage)
 
     def _estimate(self) -> Usage:
-        """The usage of an answer that was cut off before the engine reported it: at least one token per piece that
-        arrived, and the prompt by its length, since it had been processed by then."""
+        """Estimates the usage of an answer that was cut off before the engine reported it. That is at least one token
+        per piece that arrived, and the prompt by its length, since it had been processed by then.
+        """
         return Usage(estimate_tokens(self.prompt.messages), self.pieces) if self.pieces else Usage()
 
     def set_prompt(self, prompt: Prompt) -> None:
-        """The prompt is complete and is sent to an engine now."""
+        """Records that the prompt is complete and is sent to an engine now."""
         self.prompt, self.sent = prompt, perf_counter()
 
     def set_opened(
         self, model: str, cached: str = "", hedged: int = 0, loading_seconds: float = 0.0, embeddings: int = 0
     ) -> None:
-        """The answer has begun, or was found in the cache.
+        """Records that the answer has begun, or was found in the cache.
 
         `hedged` is the number of other engines that got the same prompt and were cancelled before they answered.
         `embeddings` were computed to look the request up in the cache.
@@ -110,12 +111,13 @@ class PathAttempt:
             self.first_piece = perf_counter()
 
     def overhead(self) -> float:
-        """Seconds from the start to the sending of the prompt, without retrieval."""
+        """Returns the seconds from the start to the sending of the prompt, without retrieval."""
         return 0.0 if self.sent is None else self.sent - self.started - self.prompt.seconds.get("retrieval", 0.0)
 
     def _seconds(self, usage: Usage) -> dict[str, float]:
-        """Phases up to the first piece, and the time for which the answer was buffered after it. The time until the
-        first piece is divided into queue and prefill if the engine reports its queue time."""
+        """Returns the seconds of each phase up to the first piece, and for which the answer was buffered after it. The
+        time until the first piece is divided into queue and prefill if the engine reports its queue time.
+        """
         seconds = {**self.prompt.seconds}
         if self.loading_seconds:
             seconds["adapter"] = self.loading_seconds
@@ -132,7 +134,7 @@ class PathAttempt:
         return seconds
 
     def _cost(self, pricing: Pricing, usage: Usage) -> CostParts:
-        """Includes a share of the training if an adapter answered."""
+        """Returns the cost by component, with a share of the training if an adapter answered."""
         if self.cached:
             parts = pricing.cache_hit()
         else:

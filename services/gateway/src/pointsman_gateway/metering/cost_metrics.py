@@ -39,7 +39,7 @@ class PathCosts(Protocol):
     """Estimates the cost of requests on a path."""
 
     def picodollars(self, path: Path, requests: int, tokens: int) -> float | None:
-        """None if nothing is known about the path."""
+        """Estimates the cost of requests on the path; None if nothing is known about it."""
         ...
 
     def is_priced(self, path: Path) -> bool:
@@ -48,7 +48,7 @@ class PathCosts(Protocol):
 
 
 class CounterfactualCosts(Collector):
-    """What all requests of a task would have cost on each single path.
+    """Computes what all requests of a task would have cost on each single path.
 
     Requests that a path answered count at their actual cost, others at the path's estimate. The cost of a request
     without an answer would have been lost on any path. Nothing is computed in a request: its cost on a path is linear
@@ -56,7 +56,7 @@ class CounterfactualCosts(Collector):
     """
 
     def __init__(self, totals: Callable[[], Iterable[tuple[str, str, PathTotals]]]) -> None:
-        """`totals` returns task, path and the sums since the start."""
+        """Takes `totals`, which returns task, path and the sums since the start."""
         self._totals = totals
         self._costs: PathCosts | None = None
         self._paths_by_task: Mapping[str, Sequence[Path]] = {}
@@ -79,7 +79,7 @@ class CounterfactualCosts(Collector):
         yield family
 
     def describe(self) -> Iterator[CounterMetricFamily]:
-        """Returns nothing, so that the registration computes nothing."""
+        """Describes no metrics, so that the registration computes nothing."""
         return iter(())
 
     def update(self) -> None:
@@ -104,7 +104,7 @@ class CounterfactualCosts(Collector):
 
 @dataclass(frozen=True, slots=True)
 class FixedCosts:
-    """What costs something per hour in one configuration, whether it is used or not."""
+    """The costs per hour in one configuration that arise whether a path is used or not."""
 
     prices_as_of: date | None
     """None if nothing has a price."""
@@ -118,8 +118,9 @@ class FixedCosts:
     """Returns dollars per hour of the current engines, by base model."""
 
     def usd_per_hour(self, path: Path) -> float:
-        """Cost of the engines whose model no other path uses, and of the training of the path's adapter. An engine that
-        several paths share would be needed without any one of them."""
+        """Returns the dollars per hour of engines whose model no other path uses, and of the adapter's training. An
+        engine that several paths share would be needed without any one of them.
+        """
         exclusive = sum(other.model == path.model for other in self.paths) == 1
         engines = self.engines_usd_per_hour().get(path.model, 0.0) if exclusive else 0.0
         return engines + self.pricing.training_usd_per_hour(path.model, self.version_of(path))
@@ -155,5 +156,5 @@ class FixedCostMetrics(Collector):
         yield GaugeMetricFamily("pointsman_prices_as_of_timestamp_seconds", documentation, value=day.timestamp())
 
     def describe(self) -> Iterator[GaugeMetricFamily]:
-        """Returns nothing: the series are computed at a scrape."""
+        """Describes no metrics: the series are computed at a scrape."""
         return iter(())

@@ -35,7 +35,7 @@ HourlyPrices = Callable[[], Mapping[str, float]]
 
 
 class BusyInterval:
-    """The time that one answer has been at the engine."""
+    """The time for which one answer has been at the engine."""
 
     __slots__ = ("allocator", "path", "start")
 
@@ -46,7 +46,7 @@ class BusyInterval:
 
 
 class EngineCostAllocator:
-    """Allocates one engine's price. All times are seconds on one monotonic clock."""
+    """Allocates one engine's price to paths; all times are seconds on one monotonic clock."""
 
     def __init__(self, usd_per_hour: float, start: float, max_lag: float = MAX_LAG_S) -> None:
         self.dollars: dict[str, float] = {IDLE: 0.0}
@@ -68,7 +68,7 @@ class EngineCostAllocator:
         return interval
 
     def end(self, interval: BusyInterval, now: float, inference: float | None = None) -> None:
-        """`inference` is the duration that the engine reports; without one the whole interval counts."""
+        """Ends an answer; `inference` is the seconds that the engine reported (None: the whole interval counts)."""
         del self._open[interval]
         start = interval.start
         if inference is not None and now - inference > start:
@@ -77,7 +77,7 @@ class EngineCostAllocator:
             self._closed.append((start, now, interval.path))
 
     def allocate(self, now: float) -> None:
-        """Allocates the time of which it is known which answers were in progress."""
+        """Allocates time up to the point until which all answers that were in progress are known."""
         latest = now - self._max_lag
         for interval in self._open:
             if interval.start >= latest:
@@ -143,7 +143,7 @@ class EngineCosts(Collector):
         self._apply_prices(self._clock())
 
     def allocator(self, engine: str) -> EngineCostAllocator:
-        """Raises KeyError if the engine has no price."""
+        """Returns an engine's allocator; raises KeyError if the engine has no price."""
         return self._allocators[engine]
 
     def begin(self, engine: str, path: str) -> BusyInterval | None:
@@ -162,7 +162,7 @@ class EngineCosts(Collector):
             allocator.allocate(now)
 
     def _apply_prices(self, now: float) -> None:
-        """A new engine costs its price from now on. An engine that is gone costs nothing more, and keeps its series."""
+        """Applies prices from now on; an engine that is gone costs nothing more, and keeps its series."""
         prices = self._prices()
         for name in self._allocators.keys() | prices.keys():
             price, allocator = prices.get(name, 0.0), self._allocators.get(name)
@@ -190,5 +190,5 @@ class EngineCosts(Collector):
         yield family
 
     def describe(self) -> Iterator[CounterMetricFamily]:
-        """Returns nothing, so that the registration does not allocate."""
+        """Describes no metrics, so that the registration does not allocate."""
         return iter(())

@@ -37,11 +37,10 @@ _OPERATION_NAMES: Mapping[Operation, str] = {"chat": "chat", "completion": "text
 
 
 class GenAiMetrics:
-    """The gateway's metrics as a server of its callers (`gen_ai_server_*`) and as a client of engines
-    (`gen_ai_client_*`)."""
+    """The metrics of the gateway as a server (`gen_ai_server_*`) and as a client of engines (`gen_ai_client_*`)."""
 
     def __init__(self, registry: CollectorRegistry, flush: Callable[[], None] = nothing_pending) -> None:
-        """`flush` adds pending receipts; it is called before each export."""
+        """Takes `flush`, which adds pending receipts; it is called before each export."""
         self._providers: Mapping[str, str] = {}
         self._adapters: frozenset[str] = frozenset()
         self._request_models: frozenset[str] = frozenset()
@@ -71,12 +70,12 @@ class GenAiMetrics:
         self._request_models = frozenset([AUTO, *(f"path:{path}" for path in paths)])
 
     def observe_rejected(self, request: Request, outcome: str, seconds: float) -> None:
-        """Observes a request without a decision."""
+        """Counts a request that was rejected before it had a decision."""
         labels = self._server_labels(request.operation, request.model, "")
         self._durations.series(*labels, outcome).observe(seconds, sampled_trace_id())
 
     def receipt_series(self, operation: Operation, model: str, receipt: Receipt) -> Iterator[tuple[str, Series]]:
-        """The series that a receipt is added to, with the column of each; `model` is that of the request."""
+        """Yields the series to which a receipt is added, with the column of each; `model` is the request's."""
         labels = self._server_labels(operation, model, receipt.model)
         if receipt.outcome != OK:
             yield "total", self._durations.series(*labels, receipt.outcome)
@@ -88,7 +87,7 @@ class GenAiMetrics:
             yield "per_token", self._per_token.series(*labels)
 
     def token_series(self, operation: Operation, model: str) -> Iterator[tuple[str, Series]]:
-        """The series of tokens that an engine has counted itself; the conventions exclude estimates."""
+        """Yields the series of tokens that an engine has counted itself; the conventions exclude estimates."""
         series = self._client_series_of(operation, model)
         yield "prompt_tokens", series.input
         yield "completion_tokens", series.output
@@ -106,7 +105,7 @@ class GenAiMetrics:
         series.output.observe(usage.completion_tokens)
 
     def observe_embedding(self, model: str, outcome: str, seconds: float) -> None:
-        """`model` is its name in the configuration."""
+        """Observes a request for embeddings; `model` is the model's name in the configuration."""
         error = "" if outcome == OK else outcome
         self._durations.series("embeddings", POINTSMAN, model, model, error).observe(seconds, sampled_trace_id())
 
@@ -114,12 +113,11 @@ class GenAiMetrics:
         self._tokens.series("embeddings", POINTSMAN, model, "input").observe(tokens)
 
     def provider(self, model: str) -> str:
-        """The provider of engines that know `model` by this name."""
+        """Returns the provider of the engines that know `model` by this name."""
         return self._label(model)[1]
 
     def _server_labels(self, operation: Operation, requested: str, model: str) -> tuple[str, str, str, str]:
-        """The labels of one kind of request. All its series are created together, so that rates are right from the
-        first request on."""
+        """Returns the labels of one kind of request; creates all its series at once, so that rates are right."""
         request_model = requested if requested in self._request_models else self._label(requested)[0]
         labels = (_OPERATION_NAMES[operation], POINTSMAN, request_model, self._label(model)[0] if model else "")
         self._durations.series(*labels, "")
@@ -141,7 +139,7 @@ class GenAiMetrics:
         return series
 
     def _label(self, model: str) -> tuple[str, str]:
-        """Label value and provider of a model by the engine's name for it: a base model or an adapter version."""
+        """Returns label value and provider of a model, by the engine's name for it: a base model or an adapter."""
         provider = self._providers.get(model)
         if provider is not None:
             return model, provider

@@ -25,7 +25,7 @@ _NOT_IN_MEANS = frozenset((*_TOKEN_PARTS, "image", "training"))
 
 
 class Metering:
-    """Starts meters."""
+    """Starts a meter for each request, with the prices and metrics of one configuration."""
 
     def __init__(
         self, pricing: Pricing, expected_cost: ExpectedCost, aggregator: MetricsAggregator, canary: CanaryOutcomes
@@ -38,7 +38,7 @@ class Metering:
         self.canary = canary
 
     def with_counters(self, aggregator: MetricsAggregator, canary: CanaryOutcomes) -> "Metering":
-        """The same prices with other metrics."""
+        """Returns a metering with the same prices and other metrics."""
         return Metering(self.pricing, self.expected_cost, aggregator, canary)
 
     def start(self, request: Request) -> "Meter":
@@ -46,7 +46,7 @@ class Metering:
 
 
 class Meter:
-    """Times and counts one request with all its attempts."""
+    """Times and counts one request with all its attempts, and writes its receipt."""
 
     __slots__ = (
         "_admitted",
@@ -64,7 +64,7 @@ class Meter:
     )
 
     def __init__(self, metering: Metering, request: Request) -> None:
-        """Time is measured from the request's arrival or, if that is not set, from now."""
+        """Measures time from the request's arrival or, if that is not set, from now."""
         self._metering = metering
         self._request = request
         self._arrived = request.arrived_at or perf_counter()
@@ -83,7 +83,7 @@ class Meter:
         """What an engine reported that cannot be; empty if nothing."""
 
     def mark_admitted(self) -> None:
-        """The request has a slot, and a reservation of its caller's limits."""
+        """Records that the request has a slot, and a reservation of its caller's limits."""
         self._admitted = perf_counter() - self._arrived
 
     def set_decision(self, decision: Decision) -> None:
@@ -91,7 +91,7 @@ class Meter:
         self._decided = perf_counter() - self._arrived
 
     def start_attempt(self, path: Path) -> PathAttempt:
-        """Everything that follows is the work of `path`. The caller reports the progress to the returned attempt."""
+        """Starts to count the work of `path`; the caller reports the progress to the returned attempt."""
         now = perf_counter()
         if self._answering is not None and self._answering.ended is None:
             self._answering.ended = now
@@ -104,7 +104,7 @@ class Meter:
         self._metering.metrics.count_fallback(source, decision.path)
 
     def record_failure(self, code: str, loading_seconds: float) -> None:
-        """The current attempt has failed, after waiting `loading_seconds` for an adapter that was not loaded."""
+        """Records that the current attempt failed, after waiting `loading_seconds` for an adapter."""
         self._current.failure = code
         self._current.loading_seconds += loading_seconds
 
@@ -113,23 +113,23 @@ class Meter:
         self._metering.metrics.count_verdict(decision, validator, ruling)
 
     def record_escalation(self, source: Path, decision: Decision, validator: str) -> None:
-        """`validator` refused the answer of `source`; `decision` names the next path."""
+        """Records that `validator` refused the answer of `source`; `decision` names the next path."""
         self._current.ended = perf_counter()
         self._decision, self._refused = decision, self._answering
         self._metering.metrics.count_escalation(source, decision, validator)
 
     def restore_refused(self, source: Path, decision: Decision) -> None:
-        """`source`, to which the request was escalated, could not answer; the refused answer is sent after all."""
+        """Records that `source`, to which the request was escalated, failed: the refused answer is sent after all."""
         self._current.ended = perf_counter()
         self._answering, self._refused = self._refused, None
         self.record_fallback(source, decision)
 
     def send_refused(self, decision: Decision) -> None:
-        """Called if the refused answer is sent because no other path could be tried; the decision states the reason."""
+        """Records that the refused answer is sent, because no other path could be tried; `decision` says why."""
         self._decision = decision
 
     def record_buffering(self) -> None:
-        """The answer was buffered from its first piece until now."""
+        """Records that the answer was buffered from its first piece until now."""
         self._current.buffered_seconds = perf_counter() - (self._current.first_piece or perf_counter())
 
     def set_usage(self, usage: Usage) -> None:
@@ -142,7 +142,7 @@ class Meter:
         self._current.usage = usage
 
     def _cap(self, usage: Usage, path: Path, window: int) -> Usage:
-        """An engine can have read at most the context window for each prompt, and written at most n x max_tokens."""
+        """Caps the usage: at most the context window was read for each prompt, and n x max_tokens written."""
         request, choices = self._request, choice_count(self._request)
         prompts = len(request.messages) if request.operation == "completion" else 1
         limit = request.sampling.with_defaults(path.sampling).max_tokens
@@ -160,7 +160,7 @@ class Meter:
         return capped
 
     def mark_first_token(self, chunks: Chunks) -> bool:
-        """Called with the chunks that are sent to the caller, until it returns True because one of them has a token."""
+        """Returns whether one of the chunks sent to the caller has a token, the first one; then records the time."""
         for chunk in chunks:
             if chunk.content or chunk.extra:
                 self._first_token = perf_counter() - self._arrived
@@ -169,7 +169,7 @@ class Meter:
 
     @property
     def finish_reason(self) -> str:
-        """Of the answer that the caller gets."""
+        """Returns why the answer that the caller gets has ended."""
         return self._current.finish_reason
 
     @property
@@ -178,7 +178,7 @@ class Meter:
 
     @property
     def overhead(self) -> float:
-        """Seconds of the gateway itself: the decision, and building prompts without retrieval."""
+        """Returns the seconds of the gateway itself: the decision, and building prompts without retrieval."""
         overhead = self._decided
         for attempt in self._attempts:
             overhead += attempt.overhead()
@@ -190,7 +190,7 @@ class Meter:
         return self._answering
 
     def finish(self, outcome: str, error: PointsmanError | None = None) -> Receipt | UndecidedReceipt:
-        """Writes and counts the receipt. `error` is what the caller gets, if anything."""
+        """Writes, counts and returns the receipt; `error` is what the caller gets, if anything."""
         fault = NO_FAULT
         if outcome != OK:
             fault, outcome = fault_of(outcome, error), outcome_of(outcome)
@@ -258,7 +258,7 @@ class Meter:
         )
 
     def _count_canary(self, attempt: PathAttempt, outcome: str) -> None:
-        """Cached answers are not counted, because they say nothing about the version."""
+        """Counts an attempt for the canary; cached answers say nothing about a version and are not counted."""
         adapter = attempt.path.resolved_adapter
         if adapter is None or not adapter.has_canary or attempt.cached or attempt.sent is None:
             return
@@ -292,7 +292,7 @@ class Meter:
 
 
 def _other_picodollars(parts: CostParts) -> int:
-    """Cost of an answer besides tokens and training."""
+    """Returns the cost of an answer besides tokens and training."""
     if len(parts) == len(_TOKEN_PARTS):
         return 0
     return sum([amount for component, amount in parts.items() if component not in _NOT_IN_MEANS])

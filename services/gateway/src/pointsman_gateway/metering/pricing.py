@@ -33,18 +33,18 @@ def estimate_own_tokens(request: Request) -> int:
 
 
 def estimate_total_tokens(request: Request) -> int:
-    """Tokens of prompt and answer, before a path is chosen: what the path's prompt adds is not known yet."""
+    """Estimates the tokens of prompt and answer before a path is chosen, without what its prompt will add."""
     return estimate_own_tokens(request) + estimate_answer_tokens(request)
 
 
 def estimate_answer_tokens(request: Request, default: int | None = None) -> int:
-    """Tokens of all choices: the request's limit, else `default`, else `TYPICAL_ANSWER_TOKENS` for each."""
+    """Estimates the tokens of all choices: the request's limit, else `default`, else `TYPICAL_ANSWER_TOKENS` each."""
     limit = request.sampling.max_tokens
     return (limit if limit is not None else default or TYPICAL_ANSWER_TOKENS) * choice_count(request)
 
 
 def choice_count(request: Request) -> int:
-    """The number of choices: `n` for each prompt of a completion. Admission has checked that `n` is a number."""
+    """Returns the number of choices: `n`, for each prompt of a completion. Admission has checked `n`."""
     extra = request.sampling.extra
     if not extra:
         return 1
@@ -61,7 +61,7 @@ def _unknown_duration(model: str, version: str) -> float:
 
 
 class Pricing:
-    """The price list of a configuration."""
+    """The price list of a configuration, in picodollars."""
 
     def __init__(self, models: ModelsFile, training_seconds: TrainingSeconds = _unknown_duration) -> None:
         prices = {name: price for name, model in models.models.items() if (price := model.usd_per_million_tokens)}
@@ -92,15 +92,15 @@ class Pricing:
         self._training_seconds = training_seconds
 
     def context_window(self, model: str) -> int:
-        """Tokens of the prompt and the answer together."""
+        """Returns how many tokens prompt and answer may have together."""
         return self._windows[model]
 
     def token_prices(self, model: str) -> TokenPrices | None:
-        """None if they are unknown."""
+        """Returns the prices of a model's tokens; None if they are unknown."""
         return self._token_prices.get(model)
 
     def parts(self, model: str, usage: Usage) -> CostParts:
-        """Cost of an engine's work: prompt, cached prompt and completion; or UNPRICED if the price is unknown."""
+        """Returns the cost of an engine's work by prompt, cached prompt and completion; UNPRICED if unknown."""
         whole = self._whole_prices.get(model)
         if whole is not None:
             prompt, cached, completion = whole
@@ -120,7 +120,7 @@ class Pricing:
         }
 
     def images(self, model: str, messages: Iterable[Message]) -> int:
-        """Cost of the images in a prompt, in addition to its tokens."""
+        """Returns the cost of the images in a prompt, in addition to its tokens."""
         price = self.image_prices.get(model, 0)
         return price * sum([len(image_parts(message)) for message in messages]) if price else 0
 
@@ -132,29 +132,29 @@ class Pricing:
         return count * self._search
 
     def embeddings(self, count: int) -> int:
-        """Cost of embedding that many queries."""
+        """Returns the cost of embedding that many queries."""
         return count * self._embedding
 
     def training_usd(self, model: str, version: str) -> float:
-        """Total cost of training an adapter version; 0 if it is unknown or the configuration has no training price."""
+        """Returns the dollars that training an adapter version took; 0 if unknown, or training has no price."""
         terms = self._training
         if terms is None:
             return 0.0
         return self._training_seconds(model, version) * terms.usd_per_hour / SECONDS_PER_HOUR
 
     def training(self, model: str, version: str) -> int:
-        """One request's share of the training cost."""
+        """Returns one request's share of the training cost."""
         terms = self._training
         return round(self.training_usd(model, version) / terms.expected_requests * PICODOLLARS) if terms else 0
 
     def training_usd_per_hour(self, model: str, version: str) -> float:
-        """The training cost spread over the configured service life of the version."""
+        """Returns the training cost spread over the configured service life of the version."""
         terms = self._training
         return self.training_usd(model, version) / (terms.expected_days * 24) if terms else 0.0
 
 
 def _to_whole(prices: TokenPrices) -> tuple[int, int, int] | None:
-    """None if a price is not a whole number of picodollars. Floating-point error below 1e-6 is ignored."""
+    """Returns the prices as whole picodollars; None if one is not whole, apart from errors below 1e-6."""
     prompt, cached, completion = map(round, prices)
     is_whole = all(abs(price - round(price)) < 1e-6 for price in prices)
     return (prompt, cached, completion) if is_whole else None
@@ -169,7 +169,7 @@ MAX_PATHS = 4096
 
 @dataclass(slots=True)
 class PathMeans:
-    """Moving averages over a path's answers."""
+    """Moving averages over a path's answers: tokens and costs."""
 
     added_tokens: float
     """Tokens that the path's prompt adds to the request's own."""
@@ -187,7 +187,7 @@ class PathStatistics:
         self._means: dict[tuple[str, str], PathMeans] = {}
 
     def of(self, path: Path) -> PathMeans | None:
-        """None before the path's first answer."""
+        """Returns the means of a path; None before its first answer."""
         return self._means.get((path.name, path.fingerprint))
 
     def add(self, path: Path, own_tokens: int, usage: Usage, other_picodollars: int) -> None:
@@ -214,9 +214,9 @@ class ExpectedCost:
         self.statistics = statistics or PathStatistics()
 
     def usd(self, path: Path, request: Request) -> float | None:
-        """By the path's means or, before its first answer, by lengths only; None if the price of its model is unknown.
+        """Returns the expected dollars of a request on the path; None if its model's price is unknown.
 
-        Adapter training is not included.
+        Before the path's first answer, they follow from lengths only. Adapter training is not included.
         """
         prices = self._pricing.token_prices(path.model)
         if prices is None:
@@ -233,14 +233,15 @@ class ExpectedCost:
         return (sum(parts.values()) + self._pricing.searches(len(path.collections))) / PICODOLLARS
 
     def extra_usd(self, decision: Decision) -> float:
-        """What the receipt will contain in addition: a share of the adapter's training, and the embedded query."""
+        """Returns what the receipt will have in addition: a share of the adapter's training, and the embedded query."""
         adapter = decision.path.resolved_adapter
         training = self._pricing.training(decision.path.model, adapter.version) if adapter is not None else 0
         return (training + self._pricing.embeddings(decision.vector is not None)) / PICODOLLARS
 
     def picodollars(self, path: Path, requests: int, tokens: int) -> float | None:
-        """Cost of `requests` requests that have `tokens` tokens of their own together; None before the first answer, or
-        if the price is unknown."""
+        """Returns the expected cost of `requests` requests, which have `tokens` tokens of their own together. None
+        before the path's first answer, or if the price is unknown.
+        """
         means, prices = self.statistics.of(path), self._pricing.token_prices(path.model)
         return None if means is None or prices is None else self._picodollars(prices, means, tokens, requests)
 

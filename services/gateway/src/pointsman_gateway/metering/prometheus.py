@@ -1,4 +1,4 @@
-"""The gateway's own metrics of requests. Label values come from the configuration only; others count as "other"."""
+"""The gateway's own metrics of requests; label values come from the configuration only, others count as "other"."""
 
 from collections.abc import Callable, Collection, Iterator
 
@@ -33,7 +33,7 @@ TOKEN_TYPES = {"uncached_tokens": "prompt", "cached_tokens": "cached", "completi
 
 
 class _PathCounts:
-    """Counts `PathTotals`. All kinds of a path share it, since a change of the configuration may change its kind."""
+    """Counts a path's totals; all kinds of a path share them, since a reload may change its kind."""
 
     def __init__(self) -> None:
         self.answered, self.tokens, self.paid, self.lost = Count(), Count(), Count(), Count()
@@ -43,7 +43,7 @@ class _PathCounts:
 
 
 def has_token_times(receipt: Receipt) -> bool:
-    """Returns whether the receipt has a time per token after the first."""
+    """Returns whether the receipt has a time per token after the first one."""
     return receipt.usage.completion_tokens > 1 and "generation" in receipt.seconds
 
 
@@ -52,10 +52,10 @@ def cost_column(component: str) -> str:
 
 
 class GatewayMetrics:
-    """Receipts are added to the series that `receipt_series` and `decision_series` name; the rest is counted here."""
+    """Counts requests; receipts are added to the series that `receipt_series` and `decision_series` name."""
 
     def __init__(self, registry: CollectorRegistry, flush: Callable[[], None] = nothing_pending) -> None:
-        """`flush` adds pending receipts; it is called before each export."""
+        """Takes `flush`, which adds pending receipts; it is called before each export."""
         self._flush = flush
         self._paths: frozenset[str] = frozenset()
         self._tasks: frozenset[str] = frozenset()
@@ -132,7 +132,7 @@ class GatewayMetrics:
         self._paths, self._tasks = frozenset(paths), frozenset(tasks)
 
     def count_reload(self, outcome: str, generation: str) -> None:
-        """`outcome` is "swapped" or "refused"; `generation` identifies the configuration in use afterwards."""
+        """Counts a reload: `outcome` is "swapped" or "refused", `generation` is the configuration used then."""
         self._reloads.labels(outcome).inc()
         self.set_generation(generation)
 
@@ -141,7 +141,7 @@ class GatewayMetrics:
         self._generation.labels(generation).set(1)
 
     def decision_series(self, decision: Decision) -> Iterator[tuple[str, Series]]:
-        """The series that a decision is added to, with the column of each."""
+        """Yields the series to which a decision is added, with the column of each."""
         task = self._task(decision.task)
         yield "requests", self._reasons.series(self._path(decision.path), task, decision.reason.partition(":")[0])
         yield "decision_seconds", self._decisions
@@ -155,7 +155,7 @@ class GatewayMetrics:
         self._capped.labels(self._path(path)).inc()
 
     def count_verdict(self, decision: Decision, validator: str, ruling: str) -> None:
-        """`validator` is the name of its kind; `ruling` is "accepted", "refused" or "unjudged"."""
+        """Counts a validator's ruling on an answer: "accepted", "refused" or "unjudged"."""
         self._validations.labels(self._path(decision.path), self._task(decision.task), validator, ruling).inc()
 
     def count_escalation(self, source: Path, decision: Decision, validator: str) -> None:
@@ -163,7 +163,7 @@ class GatewayMetrics:
         self._escalations.labels(self._task(decision.task), self._path(source), target, validator).inc()
 
     def count_route(self, receipt: Receipt) -> None:
-        """Counts a request for the decision only."""
+        """Counts a request that asks for the decision only, without an answer."""
         decision, path = receipt.decision, receipt.decision.path
         self._routes.series(self._path(path), path.kind.value, self._task(decision.task)).value += 1
         numbers = {
@@ -175,17 +175,17 @@ class GatewayMetrics:
             series.add([numbers[column]])
 
     def count_rejected(self, outcome: str, fault: str) -> None:
-        """Counts a request without a decision."""
+        """Counts a request that ended before it had a decision."""
         self._rejected.series(outcome, fault).value += 1
 
     def path_totals(self) -> Iterator[tuple[str, str, PathTotals]]:
-        """Returns task, path, and the totals since the start."""
+        """Yields each task and path, with its totals since the start."""
         self._flush()
         for (task, path), counts in self._path_counts.items():
             yield task, path, counts.totals()
 
     def receipt_series(self, receipt: Receipt) -> Iterator[tuple[str, Series]]:
-        """The series that a receipt is added to, with the column of each."""
+        """Yields the series to which a receipt is added, with the column of each."""
         path, task = receipt.decision.path, receipt.decision.task
         labels = (self._path(path), path.kind.value, self._task(task))
         self._create_series(labels)

@@ -49,7 +49,7 @@ class QueueLimits:
 
 
 class UnreadBudget:
-    """Bounds the bytes of answers that are complete before their clients have read them. Such answers have no slot."""
+    """Limits the bytes of answers that are complete and not yet read by their clients; these have no slot."""
 
     def __init__(self, max_bytes: int = MAX_UNREAD_BYTES) -> None:
         self._left = max_bytes
@@ -66,7 +66,7 @@ class UnreadBudget:
 
 @dataclass(order=True, slots=True)
 class _Waiter:
-    """One request in the queue; the smallest gets the next slot."""
+    """One request in the queue for a slot; the smallest in the order gets the next one."""
 
     rank: tuple[int, int]
     turn: "asyncio.Future[None]" = field(compare=False)
@@ -78,7 +78,7 @@ class _Waiter:
 
 
 class Admission:
-    """Gives requests one of a fixed number of slots."""
+    """Gives each request one of a fixed number of slots."""
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class Admission:
         waiting: Gauge | None = None,
         tenant_share: float = 1.0,
     ) -> None:
-        """The gauges show how many requests have a slot, and how many wait for one.
+        """Takes gauges of how many requests have a slot, and how many wait for one.
 
         A tenant that is alone may have `tenant_share` of the slots and of the queue. The threshold is dynamic: with f
         free slots, a tenant may have f * share / (1 - share), so each further tenant still finds free slots (Choudhury
@@ -125,11 +125,11 @@ class Admission:
 
     @property
     def is_ready(self) -> bool:
-        """Returns whether load balancers should send requests."""
+        """Returns whether load balancers should send requests to this gateway."""
         return not (self.is_closed or self.is_draining)
 
     def admitted(self, request: Request) -> "Slot":
-        """A block in which the request has a slot. Entering it raises InvalidArgument or Unavailable."""
+        """Returns a block in which the request has a slot; entering it raises InvalidArgument or Unavailable."""
         return Slot(self, request)
 
     async def wait_until_empty(self, within: float) -> bool:
@@ -209,10 +209,10 @@ class Admission:
 
     @contextmanager
     def lend(self) -> Iterator[None]:
-        """A block in which an admitted request waits for something other than an engine's answer, and its slot is
-        given to another request. At most as many requests as there are slots do so at once.
+        """Lends a slot to another request during a block in which its own waits for something else than an engine.
 
-        Afterwards the request goes on at once, even if more requests than there are slots are then answered.
+        At most as many requests as there are slots do so at once. Afterwards the request goes on at once, even if more
+        requests than there are slots are then answered.
         """
         if self._lent >= self.max_in_flight:
             yield
@@ -231,7 +231,7 @@ class Admission:
             waiter.turn.set_exception(self._overloaded(waiter.tenant))
 
     def _enqueue(self, priority: int, tenant: str) -> _Waiter:
-        """If the queue is full, evicts its last request if that has a lower priority, else raises Unavailable."""
+        """Adds a request to the queue; if it is full, evicts one of lower priority, else raises Unavailable."""
         if tenant and len(self._queue) >= self._share * self._limits.max_waiting:
             own = sum(waiter.tenant == tenant for waiter in self._queue)
             if own and own >= self._share * self._limits.max_waiting:
@@ -256,7 +256,7 @@ class Admission:
 
 
 class Slot:
-    """A block in which a request has a slot."""
+    """A block in which a request has one of the slots."""
 
     def __init__(self, admission: Admission, request: Request) -> None:
         self._admission = admission
@@ -304,7 +304,7 @@ def _check(request: Request) -> None:
 
 
 def _check_choices(choices: object) -> None:
-    """Checks `n` before limits are reserved for each choice."""
+    """Checks `n`, the number of choices, before limits are reserved for each of them."""
     if type(choices) is not int or not 1 <= choices <= MAX_CHOICES:
         raise InvalidArgument(
             f"'n' is {str(choices)[:50]!r}; it is a whole number from 1 to {MAX_CHOICES}",
@@ -333,7 +333,7 @@ def _check_metadata(metadata: Mapping[str, str]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class DrainTimes:
-    """Times in seconds."""
+    """The times of a shutdown in seconds."""
 
     delay: float
     """Requests are still served while readiness fails, so that load balancers notice."""
@@ -347,7 +347,7 @@ async def drain(
     times: DrainTimes,
     report_not_serving: Callable[[], Awaitable[None]],
 ) -> bool:
-    """Returns when no request is in progress, or after the timeout: False if requests remain, which will be aborted.
+    """Waits until no request is in progress; False if some remain after the timeout, which will be aborted.
 
     `report_not_serving` sets gRPC's health status; /readyz follows `admission.is_ready`. After SIGINT (Ctrl-C) there is
     no delay, since nobody stops a gateway behind a load balancer with it.

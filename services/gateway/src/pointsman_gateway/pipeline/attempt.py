@@ -13,12 +13,12 @@ from pointsman_gateway.validation.stage import Judge, Transcript, Verdict, refus
 
 
 class ValidatingSink:
-    """Collects the answer for validators and request log; removes what only the validators had requested."""
+    """Collects an answer for validators and request log; removes what only the validators had requested."""
 
     __slots__ = ("_judge", "_sink", "transcript")
 
     def __init__(self, judge: Judge | None, sink: ChunkSink) -> None:
-        """`judge` is None if only the request log needs the answer."""
+        """Takes the `judge` of the answer, None if only the request log needs it."""
         self.transcript = Transcript()
         self._judge = judge
         self._sink = sink
@@ -38,7 +38,7 @@ class ValidatingSink:
 
 
 class BufferingSink:
-    """Buffers an answer until it is released."""
+    """Buffers an answer until it is released or dropped."""
 
     def __init__(self) -> None:
         self.arrived = Signal()
@@ -74,7 +74,7 @@ class BufferingSink:
 
 
 class Attempt:
-    """The answer of one path, from its first chunk on. Implements `ChunkSink`: meters chunks and passes them on."""
+    """Meters the answer of one path from its first chunk on, and passes it on; implements `ChunkSink`."""
 
     __slots__ = (
         "_buffer",
@@ -99,7 +99,7 @@ class Attempt:
         judge: Judge | None,
         reads: bool,
     ) -> None:
-        """`reads`: whether the request log needs the answer's text."""
+        """Starts to meter an answer; `reads` says that the request log needs its text."""
         self.decision = decision
         self.answer = answer
         self.verdicts: tuple[Verdict, ...] = ()
@@ -134,7 +134,7 @@ class Attempt:
     # -- called by the run
 
     async def hold(self) -> None:
-        """Buffers the answer until it is complete or too long to be validated. Raises the engine's error."""
+        """Buffers the answer until it is complete or too long to be validated; raises the engine's error."""
         buffer = self._buffer = BufferingSink()
         self._attach(buffer)
         buffer.transcript = self._transcript
@@ -172,12 +172,12 @@ class Attempt:
 
     @property
     def refusal(self) -> Verdict | None:
-        """The verdict that rejects the answer; None if it was accepted, or not buffered."""
+        """Returns the verdict that rejects the answer; None if it was accepted, or not buffered."""
         return refusal(self.verdicts) if self._buffer is not None else None
 
     @property
     def answered(self) -> CompletedAnswer | None:
-        """The answer's text for the request log; None unless it is a single complete text."""
+        """Returns the answer's text for the request log; None unless it is a single complete text."""
         transcript = self._transcript
         assert transcript is not None  # called only if the answer is read
         choices = transcript.choices()

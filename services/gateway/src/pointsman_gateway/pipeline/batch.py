@@ -19,7 +19,7 @@ MAX_CONCURRENT_RUNS = 8
 
 @value
 class BatchFinished(Finished):
-    """The end of a batch. Its `receipt` is that of the first request, with the usage and cost of all."""
+    """The end of a batch; its `receipt` is the first request's, with the usage and cost of all."""
 
     parts: tuple[Receipt, ...] = ()
     """The receipts of all requests, in their order."""
@@ -33,7 +33,7 @@ class RequestBatch:
     """
 
     def __init__(self, pipeline: Pipeline, requests: Sequence[Request], choices: int, sink: AnswerSink) -> None:
-        """`choices` is the number of choices of each request. Call it in the request's context."""
+        """Takes the number of choices of each request; to be called in the request's context."""
         self._pipeline = pipeline
         self._sink = sink
         self._waiting = deque(_Part(self, request, number * choices) for number, request in enumerate(requests))
@@ -42,7 +42,7 @@ class RequestBatch:
         self._is_starting = self._is_paused = self._has_started = self._has_failed = False
 
     def start(self) -> None:
-        """Starts the first request. The others follow when it has begun to answer, so the first names the answer."""
+        """Starts the first request; the others follow when it has begun to answer, so the first names the answer."""
         self._start_waiting()
 
     # -- called by the server
@@ -91,7 +91,7 @@ class RequestBatch:
         self._sink.closed()
 
     def _start_waiting(self) -> None:
-        """Starts as many requests as may run at once. A run that ends at once calls this again, which does nothing."""
+        """Starts as many requests as may run at once; a run that ends at once calls this again, to no effect."""
         if self._is_starting:
             return
         self._is_starting = True
@@ -107,7 +107,7 @@ class RequestBatch:
 
 
 class _Part:
-    """One request of a batch. Implements `AnswerSink`."""
+    """One request of a batch; receives its answer as an `AnswerSink`."""
 
     def __init__(self, batch: RequestBatch, request: Request, first_index: int) -> None:
         self.request = request

@@ -23,7 +23,7 @@ MAX_HELD_CHARACTERS = 65_536
 
 
 class GuardedBackend:
-    """Implements `Backend` around another: checks its answers, including those from the cache."""
+    """Checks the answers of another backend by guardrails, also those from the cache; implements `Backend`."""
 
     def __init__(self, inner: Backend, guardrails: Guardrails) -> None:
         configs = [active.config for active in guardrails.at("response")]
@@ -33,7 +33,7 @@ class GuardedBackend:
         self._every = max(config.every_characters for config in configs)
 
     async def open(self, request: Request, decision: Decision, prompt: Prompt) -> OpenAnswer:
-        """Raises the errors of the inner backend."""
+        """Opens an answer that is checked; raises the inner backend's errors."""
         opened = await self._inner.open(request, decision, prompt)
         every = EVERY_CHARACTERS_AS_A_WHOLE if request.as_a_whole else self._every
         window = AnswerWindow(self._overlap, every)
@@ -114,7 +114,7 @@ class AnswerWindow:
     """Holds the chunks of an answer until their texts were checked together with the next `overlap` characters."""
 
     def __init__(self, overlap: int, every: int) -> None:
-        """`every` is the number of new characters before the next check."""
+        """Keeps `overlap` characters of context; a check is due after `every` new characters."""
         self._overlap = overlap
         self._every = every
         self._held: deque[_HeldChunk] = deque()
@@ -128,7 +128,7 @@ class AnswerWindow:
 
     @property
     def characters(self) -> int:
-        """The number of held characters."""
+        """Returns the number of characters in held chunks."""
         return sum([channel.end - channel.released for channel in self._channels.values()])
 
     def add(self, chunk: Chunk) -> None:
@@ -148,14 +148,14 @@ class AnswerWindow:
             self.finish(chunk.index)
 
     def finish(self, index: int | None = None) -> None:
-        """The choice (or, without an index, each choice) is complete."""
+        """Records that the choice `index`, or without an index every choice, is complete."""
         for key, channel in self._channels.items():
             if index is None or key[0] == index:
                 channel.is_final = True
 
     @property
     def is_due(self) -> bool:
-        """Returns whether there is enough text for a check."""
+        """Returns whether there is enough new text for a check."""
         return any(channel.is_due(self._every) for channel in self._channels.values())
 
     def texts(self) -> tuple[list[GuardedText], list[int]]:
@@ -179,7 +179,7 @@ class AnswerWindow:
 
 
 class GuardedSource:
-    """Implements `AnswerSource` around another, and `ChunkSink` for it.
+    """Passes on an answer that guardrails have cleared; implements `AnswerSource`, and `ChunkSink` for the inner one.
 
     If a guardrail blocks, the engine is stopped, and what it has generated until then is metered by an estimate.
     """

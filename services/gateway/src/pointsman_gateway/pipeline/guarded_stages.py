@@ -39,7 +39,7 @@ def _map_message(message: Message, visit: Visit) -> Message:
 async def _checked_messages(
     guardrails: Guardrails, hook: Hook, messages: Sequence[Message]
 ) -> tuple[Message, ...] | None:
-    """Return the redacted messages; None if nothing was redacted. Raises the errors of `Guardrails.check`."""
+    """Returns the redacted messages, None if nothing was redacted; raises the errors of `Guardrails.check`."""
     texts: list[GuardedText] = []
     for message in messages:
 
@@ -58,9 +58,7 @@ async def _checked_messages(
 
 
 def _replace_messages(request: Request, messages: tuple[Message, ...]) -> None:
-    """Change the request in place: no later step, such as the request log or a shadow request, may see the original
-    text.
-    """
+    """Changes the request in place, so that no later step, such as the request log, sees the original text."""
     request.messages, request._characters = messages, -1  # type: ignore[misc]
     sampling = request.sampling
     if request.operation == "completion" and "prompt" in sampling.extra:  # the engine reads several prompts there
@@ -79,16 +77,14 @@ def _reject_token_ids(request: Request) -> None:
 
 
 class GuardedClassification:
-    """Implements `Classifier`: checks the request first. Adds each verdict other than "passed" to the decision's
-    notes.
-    """
+    """Checks a request before it is classified; verdicts other than "passed" become notes of the decision."""
 
     def __init__(self, inner: Classifier, guardrails: Guardrails) -> None:
         self._inner = inner
         self._guardrails = guardrails
 
     async def label(self, request: Request) -> Labels:
-        """Raises GuardrailBlocked, GuardrailUnavailable."""
+        """Classifies the checked request; raises GuardrailBlocked or GuardrailUnavailable."""
         _reject_token_ids(request)
         redacted = await _checked_messages(self._guardrails, "request", request.messages)
         if redacted is not None:
@@ -99,14 +95,14 @@ class GuardedClassification:
 
 
 class GuardedPrompts:
-    """Implements `PromptBuilder`: checks the complete prompt, with everything that its path has added."""
+    """Checks the complete prompt, with everything that its path has added; implements `PromptBuilder`."""
 
     def __init__(self, inner: PromptBuilder, guardrails: Guardrails) -> None:
         self._inner = inner
         self._guardrails = guardrails
 
     async def build(self, request: Request, decision: Decision) -> Prompt:
-        """Raises GuardrailBlocked, GuardrailUnavailable, and the errors of the inner builder."""
+        """Builds and checks a prompt; raises GuardrailBlocked, GuardrailUnavailable, or the inner builder's errors."""
         _reject_token_ids(request)
         prompt = await self._inner.build(request, decision)
         redacted = await _checked_messages(self._guardrails, "prompt", prompt.messages)
@@ -118,10 +114,10 @@ class GuardedPrompts:
 
 
 class GuardedMetering(Metering):
-    """Starts meters whose receipts contain the verdicts."""
+    """Starts meters whose receipts contain the guardrails' verdicts."""
 
     def __init__(self, inner: Metering, metrics: GuardrailMetrics | None) -> None:
-        """Without `metrics`, verdicts are not counted."""
+        """Wraps a metering; without `metrics`, verdicts are not counted."""
         super().__init__(inner.pricing, inner.expected_cost, inner.aggregator, inner.canary)
         self.guardrail_metrics = metrics
 
@@ -129,7 +125,7 @@ class GuardedMetering(Metering):
         return GuardedMetering(super().with_counters(aggregator, canary), None)
 
     def start(self, request: Request) -> Meter:
-        """Must be called in the request's context, where the guardrails find the request's verdicts."""
+        """Starts a request's meter and its verdicts; to be called in the context where guardrails find them."""
         verdicts = Verdicts()
         current_verdicts.set(verdicts)
         return GuardedMeter(self, request, verdicts)

@@ -90,7 +90,7 @@ class ActiveGuardrail:
 
 
 class Guardrails:
-    """The guardrails of a configuration."""
+    """The guardrails of a configuration, and the checks by them."""
 
     def __init__(self, guardrails: Sequence[ActiveGuardrail], metrics: GuardrailMetrics) -> None:
         self._guardrails = guardrails
@@ -102,8 +102,7 @@ class Guardrails:
     async def check(
         self, hook: Hook, texts: Sequence[GuardedText], verdicts: Verdicts, checked: Sequence[int] = ()
     ) -> list[list[Span]]:
-        """Return the spans to redact in each text. Findings within the first `checked` characters of a text do not
-        count.
+        """Returns the spans to redact in each text; findings in its first `checked` characters do not count.
 
         Raises GuardrailBlocked, GuardrailUnavailable.
         """
@@ -197,7 +196,7 @@ def map_texts(value: Any, visit: Visit, at: tuple[Any, ...] = ()) -> Any:
 
 
 def _number(position: int, value: Any) -> Any:
-    """Return the item's own `index`, else its position in the list. Chunks of a stream have the same tool call at
+    """Returns an item's own `index`, else its position in the list. Chunks of a stream have the same tool call at
     different positions.
     """
     return value.get("index", position) if isinstance(value, Mapping) else position

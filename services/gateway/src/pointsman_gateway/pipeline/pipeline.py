@@ -46,7 +46,7 @@ class Stages:
 
 @dataclass(frozen=True, slots=True)
 class Routed:
-    """A decision without an answer."""
+    """A decision without an answer, and its prompt if that was requested."""
 
     decision: Decision
     prompt: Prompt | None
@@ -61,11 +61,11 @@ class Pipeline:
     request_log: RequestLog
 
     def run(self, request: Request, sink: AnswerSink) -> RequestRun:
-        """A run that is not started. Call it in the request's context, because the run reads the request's id there."""
+        """Returns a run that is not started; to be called in the request's context, where it reads the request's id."""
         return RequestRun(self, request, sink)
 
     def answer(self, request: Request) -> EventQueue:
-        """Starts a run, and returns its events to iterate over: Started, Chunks, and Finished. Raises PointsmanError.
+        """Starts a run; returns its events to iterate over: Started, Chunks, and Finished. Raises PointsmanError.
 
         `aclose` stops the engine's work.
         """
@@ -75,7 +75,7 @@ class Pipeline:
         return events
 
     async def decide(self, request: Request, with_prompt: bool = False) -> Routed:
-        """Only decides; `with_prompt` also builds the prompt that would be sent. Raises PointsmanError."""
+        """Decides without answering; `with_prompt` also builds the prompt that would be sent. Raises PointsmanError."""
         stages = self.current()
         request = with_known_model(request, stages.resolve_model)
         meter = stages.metering.start(replace(request, operation="route"))
@@ -108,9 +108,7 @@ class Pipeline:
         return Routed(decision, prompt)
 
     async def count_tokens(self, request: Request, routed: Routed) -> tuple[int, bool]:
-        """Return the number of tokens in a decision's prompt, and whether the number is exact: counted by an engine,
-        not estimated.
-        """
+        """Returns the number of tokens in a decision's prompt, and whether an engine has counted them exactly."""
         assert routed.prompt is not None  # the decision was made with it
         messages, fields = routed.prompt.messages, request.sampling.extra
         counter, model = self.current().token_counter, routed.decision.path.model
@@ -121,14 +119,15 @@ class Pipeline:
         return 1 + estimate_tokens(messages) + len(json.dumps(beside)) // CHARACTERS_PER_TOKEN, False
 
     def costs(self, request: Request, decision: Decision) -> Mapping[str, float | None]:
-        """The expected dollars of the request on each path that was considered."""
+        """Returns the expected dollars of the request on each path that was considered."""
         return self.current().router.costs(request, decision)
 
     def turned_away(
         self, operation: Operation, error: PointsmanError | None, arrived: float = 0.0, caller: Caller = ANONYMOUS
     ) -> None:
-        """Writes the receipt of a request that ended before its run: a server rejected it, or its client disconnected
-        (`error` is None)."""
+        """Writes the receipt of a request that ended before its run. Either a server rejected it, or its client
+        disconnected (`error` is None).
+        """
         meter = self.current().metering.start(Request("", (), caller=caller, arrived_at=arrived, operation=operation))
         receipt = meter.finish(error.code if error else CANCELLED, error)
         assert isinstance(receipt, UndecidedReceipt)  # nothing has decided
@@ -144,23 +143,23 @@ async def _prompt(stages: Stages, meter: Meter, request: Request, decision: Deci
 
 
 def _routed(meter: Meter, outcome: str, failure: PointsmanError | None) -> Receipt:
-    """The receipt of a decision without an answer. It costs nothing, even if building the prompt failed."""
+    """Returns the receipt of a decision without an answer, which costs nothing even if building the prompt failed."""
     return replace(meter.finish_route(), outcome=outcome_of(outcome), fault=fault_of(outcome, failure))
 
 
 class ModelNames(Protocol):
     def names(self) -> Sequence[str]:
-        """All values that a request's `model` may have."""
+        """Returns all values that a request's `model` may have."""
         ...
 
     def path_of(self, model: str) -> domain.Path | None:
-        """The path of a base model or an adapter; None if the name is unknown."""
+        """Returns the path of a base model or an adapter; None if the name is unknown."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class ConfigSnapshot:
-    """Everything that follows from one configuration. A request uses the snapshot that was active at its start."""
+    """All that follows from one configuration, such as its stages; a request uses the one active at its start."""
 
     stages: Stages
     engines: Engines
@@ -172,11 +171,11 @@ class ConfigSnapshot:
 
     @property
     def id(self) -> str:
-        """The configuration's digest, which clients see as `generation`."""
+        """Returns the configuration's digest, which clients see as `generation`."""
         return self.stages.revision
 
     def model_names(self, scope: Scope) -> Sequence[str]:
-        """The values that the `model` of a key's requests may have; embedding models have names of their own."""
+        """Returns the values that `model` may have for a key of this scope; embedding models have other names."""
         names = self.models.names()
         if scope is UNRESTRICTED:
             return names

@@ -31,23 +31,23 @@ class ChunkSink(Protocol):
     """Receives one answer of one source, as it arrives."""
 
     def chunks(self, chunks: Chunks, last: bool) -> None:
-        """`chunks` is never empty. `last`: the end is known to follow immediately."""
+        """Receives chunks, at least one; `last` says that the end is known to follow immediately."""
         ...
 
     def ended(self, error: Exception | None) -> None:
-        """Called once; `error` is None if the answer is complete."""
+        """Receives the end, once; `error` is None if the answer is complete."""
         ...
 
 
 class AnswerSource(Protocol):
-    """An answer that has begun. It pushes its chunks, including the first, to the attached sink."""
+    """An answer that has begun, which pushes its chunks, including the first, to the attached sink."""
 
     def attach(self, sink: ChunkSink) -> None:
-        """Called once. Pushes what has arrived before it returns."""
+        """Attaches the sink, once; pushes what has arrived before it returns."""
         ...
 
     def pause(self) -> None:
-        """Pushes nothing until `resume`; the engine has to wait once buffers are full (backpressure)."""
+        """Stops pushing until `resume`; the engine has to wait once buffers are full (backpressure)."""
         ...
 
     def resume(self) -> None: ...
@@ -59,7 +59,7 @@ class AnswerSource(Protocol):
 
 @value
 class OpenAnswer:
-    """An answer whose first chunk has arrived."""
+    """An answer whose first chunk has arrived, and how it came about."""
 
     model: str
     source: AnswerSource
@@ -82,25 +82,25 @@ class AnswerSink(Protocol):
     """
 
     def started(self, started: Started) -> None:
-        """The first chunk follows immediately."""
+        """Receives the decision; the first chunk follows immediately."""
         ...
 
     def chunks(self, chunks: Chunks, last: bool) -> None:
-        """`chunks` is never empty. `last`: `finished` is known to follow immediately."""
+        """Receives chunks, at least one; `last` says that `finished` is known to follow immediately."""
         ...
 
     def finished(self, finished: Finished) -> None:
-        """The answer is complete and its receipt is written."""
+        """Receives the receipt, which is written; the answer is complete."""
         ...
 
     def failed(self, error: PointsmanError) -> None:
-        """The request has failed and its receipt is written. For `AnswerNotRead` the error cannot be sent: the client
-        does not read.
+        """Receives the request's error, whose receipt is written. An `AnswerNotRead` cannot be sent: the client does
+        not read.
         """
         ...
 
     def closed(self) -> None:
-        """The request has released everything; the client may send its next one."""
+        """Records that the request has released everything; the client may send its next one."""
         ...
 
 
@@ -110,7 +110,7 @@ class Classifier(Protocol):
 
 class PromptBuilder(Protocol):
     async def build(self, request: Request, decision: Decision) -> Prompt:
-        """Raises PointsmanError."""
+        """Builds the prompt of a decision; raises PointsmanError."""
         ...
 
 
@@ -118,29 +118,28 @@ class Backend(Protocol):
     """Opens answers: an engine, the cache in front of engines, or a wrapper around either."""
 
     async def open(self, request: Request, decision: Decision, prompt: Prompt) -> OpenAnswer:
-        """Returns once the first chunk has arrived. Raises PointsmanError."""
+        """Opens an answer; returns once the first chunk has arrived. Raises PointsmanError."""
         ...
 
 
 class Reservation(Protocol):
-    """What one request has reserved from its caller's limits."""
+    """The part of its caller's limits that one request has reserved."""
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """The caller's limits now, as OpenAI's `x-ratelimit-*` headers."""
+        """Returns the caller's limits now, as OpenAI's `x-ratelimit-*` headers."""
         ...
 
     def afford_now(self, usd: float | None) -> bool:
-        """Reserves dollars, in addition to those reserved before; False if `afford` has to be awaited. Raises
-        ResourceExhausted."""
+        """Reserves more dollars; False if `afford` has to be awaited. Raises ResourceExhausted."""
         ...
 
     async def afford(self, usd: float | None) -> None:
-        """Raises ResourceExhausted, also if the cost is unknown and there is a budget in dollars."""
+        """Reserves dollars; raises ResourceExhausted, also for an unknown cost if there is a budget in dollars."""
         ...
 
     def settle(self, usage: Usage, usd: float | None, outcome: str) -> None:
-        """Called at the request's end, whatever its outcome. Idempotent."""
+        """Charges what the request used, at its end and whatever its outcome; only the first call counts."""
         ...
 
 
@@ -160,7 +159,7 @@ class LoginSession(Protocol):
 
     @property
     def expires(self) -> float:
-        """Unix seconds."""
+        """Returns when the session ends, in Unix seconds."""
         ...
 
 
@@ -169,13 +168,11 @@ class Login(Protocol):
 
     @property
     def login_request(self) -> Mapping[str, Any] | None:
-        """Return the authorization endpoint and its parameters; None if login is not configured or the issuer was not
-        reached yet.
-        """
+        """Returns the authorization endpoint and its parameters; None without login, or before it is known."""
         ...
 
     async def log_in(self, code: LoginCode) -> LoginSession:
-        """Raises PointsmanError."""
+        """Exchanges an authorization code for a session; raises PointsmanError."""
         ...
 
 
@@ -183,11 +180,11 @@ class Tenancy(Protocol):
     """Identifies callers and enforces their limits."""
 
     def identify_now(self, credential: str) -> Caller | None:
-        """From a local copy; None if `identify` has to be awaited."""
+        """Returns the caller from a local copy of its key; None if `identify` has to be awaited."""
         ...
 
     async def identify(self, credential: str) -> Caller:
-        """Raises Unauthenticated, Unavailable."""
+        """Returns the caller that a key identifies; raises Unauthenticated or Unavailable."""
         ...
 
     def enter_now(self, caller: Caller, tokens: int) -> Reservation | None:
@@ -195,11 +192,11 @@ class Tenancy(Protocol):
         ...
 
     async def enter(self, caller: Caller, tokens: int) -> Reservation:
-        """Raises ResourceExhausted."""
+        """Reserves a request and `tokens`; raises ResourceExhausted."""
         ...
 
     def headers(self, caller: Caller) -> Mapping[str, str]:
-        """The caller's limits now, as OpenAI's `x-ratelimit-*` headers."""
+        """Returns the caller's limits now, as OpenAI's `x-ratelimit-*` headers."""
         ...
 
 
@@ -213,7 +210,7 @@ class RequestLog(Protocol):
     def note(
         self, request: Request, decision: Decision, receipt: Receipt, answers: tuple[CompletedAnswer, ...] = ()
     ) -> None:
-        """Records a request with a decision. `answers` are in the order of the paths; the client got the last one."""
+        """Records a request with a decision; of the `answers`, in the paths' order, the client got the last one."""
         ...
 
     def note_undecided(self, receipt: UndecidedReceipt) -> None:
@@ -232,22 +229,23 @@ class HttpReply:
 
 
 class HttpUnreachable(Exception):
-    """There is no response; the message gives the reason."""
+    """An HTTP request got no response; the message gives the reason."""
 
 
 class HttpPoster(Protocol):
     """Posts a body to an engine whose response is needed as a whole."""
 
     async def post(self, url: str, auth_header: str, body: bytes, deadline: float, max_bytes: int) -> HttpReply:
-        """`auth_header` is a header line, or empty. `deadline` is on the event loop's clock, and `max_bytes` limits the
-        response's body. Raises HttpUnreachable."""
+        """Posts a body; `auth_header` is a header line, or empty. Raises HttpUnreachable. `deadline` is on the event
+        loop's clock, and `max_bytes` limits the response's body.
+        """
         ...
 
 
 class StoredFeedback(Protocol):
     @property
     def where(self) -> str:
-        """ "request_log" or "wal"."""
+        """Returns where the feedback is stored: "request_log" or "wal"."""
         ...
 
     @property
@@ -258,5 +256,5 @@ class StoredFeedback(Protocol):
 
 class FeedbackStore(Protocol):
     async def take(self, feedback: Feedback) -> StoredFeedback:
-        """Returns once the feedback is on disk or in Redis. Raises PointsmanError."""
+        """Stores feedback; returns once it is on disk or in Redis. Raises PointsmanError."""
         ...

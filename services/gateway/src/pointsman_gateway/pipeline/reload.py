@@ -32,7 +32,7 @@ class ReloadStatus:
 
 @dataclass(frozen=True, slots=True)
 class ConfigVersion:
-    """One state of the configuration's files."""
+    """The configuration's files at one time, and whether they were accepted."""
 
     generation: str
     """The snapshot's id; empty if the files were rejected."""
@@ -56,7 +56,7 @@ class ConfigHistory:
 
 class ReloadMetrics(Protocol):
     def count_reload(self, outcome: str, generation: str) -> None:
-        """`outcome` is "swapped" or "refused"; `generation` is the active snapshot's id."""
+        """Counts a reload: `outcome` is "swapped" or "refused", `generation` is the active snapshot's id."""
         ...
 
 
@@ -70,7 +70,7 @@ class ConfigReloader:
         build: Callable[[], Awaitable[ConfigSnapshot]],
         metrics: ReloadMetrics,
     ) -> None:
-        """`build` reads the configuration from the files and folders in `watched`.
+        """Takes `build`, which reads the configuration from the files and folders in `watched`.
 
         If `build` raises, the active snapshot stays, and `status` reports the problem.
         """

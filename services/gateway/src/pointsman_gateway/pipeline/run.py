@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 
 def with_known_model(request: Request, resolve_model: Callable[[str], str]) -> Request:
-    """Replace an alias, or a model that is not known, by what the configuration has for it."""
+    """Replaces an alias, or a model that is not known, by what the configuration names for it."""
     model = resolve_model(request.model)
     return request if model == request.model else replace(request, model=model)
 
@@ -57,7 +57,7 @@ class RequestRun:
     )  # fmt: skip
 
     def __init__(self, pipeline: "Pipeline", request: Request, sink: AnswerSink) -> None:
-        """Call it in the request's context, from which the request's id is read."""
+        """Prepares a run; to be called in the request's context, from which the request's id is read."""
         self._pipeline = pipeline
         self._stages = stages = pipeline.current()
         self._request = request = with_known_model(request, stages.resolve_model)
@@ -81,7 +81,7 @@ class RequestRun:
         return self._execution.is_over
 
     def start(self) -> None:
-        """Runs until the run has to wait for something, or ends."""
+        """Runs the request until it has to wait for something, or ends."""
         self._execution.start()
 
     # -- called by the server
@@ -208,7 +208,7 @@ class RequestRun:
         return decision
 
     async def _affordable(self, decision: Decision) -> Decision:
-        """Like `_reserve_cost`, for a later path: reserves only what exceeds the earlier reservation."""
+        """Reserves the cost of a later path like `_reserve_cost`: only what exceeds the earlier reservation."""
         reservation, costs = self._reservation, self._stages.metering.expected_cost
         assert reservation is not None  # it was decided
         while True:
@@ -228,7 +228,7 @@ class RequestRun:
     # -- one path after the other
 
     async def _accepted_attempt(self, decision: Decision) -> Attempt:
-        """The answer that the client gets. If a validator rejects the first one, it is that of the next path.
+        """Returns the answer that the client gets: the next path's, if a validator rejects the first one.
 
         If the next path fails or exceeds the budget, the rejected answer is sent after all. Raises PointsmanError.
         """
@@ -272,7 +272,7 @@ class RequestRun:
                 decision = following
 
     async def _alternative(self, decision: Decision, reason: str) -> Decision | None:
-        """The decision for the next path after this one failed for `reason`; None if there is none."""
+        """Returns the decision for the next path after this one failed for `reason`; None if there is none."""
         if not decision.alternatives:
             return None
         try:
@@ -334,7 +334,7 @@ class RequestRun:
 
 
 async def reserve(tenancy: Tenancy, request: Request, tokens: int) -> Reservation:
-    """Raises ResourceExhausted with the caller's limits if the reservation is refused."""
+    """Reserves a request and its tokens; raises ResourceExhausted, with the caller's limits, if that is refused."""
     try:
         return tenancy.enter_now(request.caller, tokens) or await tenancy.enter(request.caller, tokens)
     except ResourceExhausted as error:
@@ -348,7 +348,7 @@ def record(
     receipt: Receipt | UndecidedReceipt,
     answers: tuple[CompletedAnswer, ...] = (),
 ) -> None:
-    """Writes the receipt to the write-ahead log before it returns."""
+    """Writes a receipt to the write-ahead log before it returns."""
     if isinstance(receipt, Receipt):
         request_log.note(request, receipt.decision, receipt, answers)
     else:
@@ -356,12 +356,12 @@ def record(
 
 
 def _seconds_lost(error: PointsmanError) -> float:
-    """Seconds spent on an adapter that could not be loaded."""
+    """Returns the seconds spent on an adapter that could not be loaded."""
     return error.waited if isinstance(error, NotLoaded) else 0.0
 
 
 def to_public_error(error: Exception) -> PointsmanError:
-    """The error to send to the client. A bug is logged, and the client gets only the request's id."""
+    """Returns the error to send to the client; a bug is logged, and the client gets only the request's id."""
     if isinstance(error, PointsmanError):
         return error
     log.exception("internal error (request %s)", request_id.get(), exc_info=error)

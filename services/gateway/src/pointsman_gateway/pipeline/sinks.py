@@ -1,4 +1,4 @@
-"""Answer sinks that a coroutine reads from: for ASGI, gRPC, shadow requests and tests."""
+"""Answer sinks from which a coroutine reads: for ASGI, gRPC, shadow requests and tests."""
 
 import asyncio
 from collections import deque
@@ -29,7 +29,7 @@ class AnswerNotRead(DeadlineExceeded):
 
 
 class RunControl(Protocol):
-    """What a sink may do with its run."""
+    """The calls by which a sink controls its run."""
 
     def pause(self) -> None:
         """Stops the answer until `resume`, because the client does not read (backpressure)."""
@@ -43,13 +43,13 @@ class RunControl(Protocol):
 
 
 class ItemQueue(Generic[Item]):
-    """Passes a run's events to one reader: the run pauses while too many bytes of its answer wait for the reader.
+    """Passes a run's events to one reader; pauses the run while too many bytes of its answer wait to be read.
 
     A run that ends before the reader has read everything releases its slot and its engine.
     """
 
     def __init__(self, unread: UnreadBudget | None = None) -> None:
-        """Without `unread` the run pauses until the reader waits for more."""
+        """Takes the budget of unread bytes, without which the run pauses until the reader waits for more."""
         self.run: RunControl | None = None
         """Set by the code that starts the run; None again at its end."""
         self._unread = unread
@@ -60,14 +60,14 @@ class ItemQueue(Generic[Item]):
         self._reader: asyncio.Future[None] | None = None
 
     def put(self, item: Item, size: int = 0) -> None:
-        """`size`: about how many bytes it has."""
+        """Adds an item, which has about `size` bytes."""
         self._items.append(item)
         if self.run is not None and not self._may_wait(size):
             self.run.pause()
         self._wake()
 
     def _may_wait(self, size: int) -> bool:
-        """Returns whether the item may wait for the reader while the run goes on."""
+        """Returns whether the run may go on while the item waits for the reader."""
         unread = self._unread
         if unread is None or self._unread_bytes + size > MAX_UNREAD_BYTES_EACH or not unread.take(size):
             return False
@@ -86,7 +86,7 @@ class ItemQueue(Generic[Item]):
             self._wake()
 
     def detach(self) -> None:
-        """Called at the end of the run."""
+        """Ends the queue at the end of its run."""
         self.run = None
         self.close()
         self._wake()
@@ -95,7 +95,7 @@ class ItemQueue(Generic[Item]):
         return self
 
     async def __anext__(self) -> Item:
-        """Raises the run's error."""
+        """Returns the next item; raises the run's error."""
         while not self._items:
             self._release_unread()
             if self._is_closed:
@@ -120,7 +120,7 @@ class ItemQueue(Generic[Item]):
                 await self._wait()
 
     async def write_to(self, write: Callable[[Item], Awaitable[None]], deadline: float) -> None:
-        """Writes every item. Raises the run's error, and AnswerNotRead if writing takes too long.
+        """Writes every item with `write`; raises the run's error, or AnswerNotRead if writing takes too long.
 
         An error of `write` stops the run. After the event loop has stalled, the run's own error may be due at the same
         time as this time limit; it is then still written.
@@ -165,7 +165,7 @@ class ItemQueue(Generic[Item]):
 
 
 class EventQueue(ItemQueue[Event]):
-    """Implements `AnswerSink`: the events of one answer, to iterate over."""
+    """The events of one answer, to iterate over; implements `AnswerSink`."""
 
     def started(self, started: Started) -> None:
         self.put(started, EVENT_BYTES)
@@ -184,7 +184,7 @@ class EventQueue(ItemQueue[Event]):
 
 
 class CollectedAnswer:
-    """Implements `AnswerSink`: one answer, to await as a whole."""
+    """One answer, to await as a whole; implements `AnswerSink`."""
 
     def __init__(self) -> None:
         self.run: RunControl | None = None
@@ -196,7 +196,7 @@ class CollectedAnswer:
         self._over = asyncio.Event()
 
     async def whole(self) -> Finished:
-        """Returns once the answer is complete. Raises the run's error. Cancelling this stops the run."""
+        """Waits until the answer is complete; raises the run's error. Cancelling the call stops the run."""
         try:
             await self._over.wait()
         except asyncio.CancelledError:

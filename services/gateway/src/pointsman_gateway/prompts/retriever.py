@@ -20,10 +20,10 @@ MAX_SEARCH_SECONDS = 5.0
 
 
 class RetrieverClient:
-    """Implements `Search`, and `Collections` of the adapter freshness check."""
+    """Searches collections of the retriever, and reads their sketches; implements `Search` and `Collections`."""
 
     def __init__(self, channel: grpc.aio.Channel, fingerprint: str) -> None:
-        """`fingerprint` identifies the embedding model of the gateway's vectors."""
+        """Takes in `fingerprint` the embedding model of the gateway's vectors."""
         self._stub = retriever_pb2_grpc.RetrieverStub(channel)
         self._fingerprint = fingerprint
 
@@ -48,7 +48,7 @@ class RetrieverClient:
         return Found(passages, relevant, answer.version)
 
     async def sketch(self, collection: str) -> Sketch:
-        """Raises PointsmanError."""
+        """Returns a sketch of a collection's documents; raises PointsmanError."""
         try:
             answer = await self._stub.Sketch(
                 retriever_pb2.SketchRequest(collection=collection), timeout=MAX_SEARCH_SECONDS
@@ -70,7 +70,7 @@ LATE = "deadline_exceeded"
 
 
 class ProtectedSearch:
-    """Implements `Search` around another one, with a circuit breaker: only the first few requests of an outage wait."""
+    """Wraps a search in a circuit breaker, so that only the first few requests of an outage wait."""
 
     def __init__(
         self, inner: Search, breaker: Breaker, terms: BreakerConfig = BREAKER, timeout: float = SEARCH_TIMEOUT
@@ -81,7 +81,7 @@ class ProtectedSearch:
         self._timeout = timeout
 
     async def search(self, collection: str, query: str, vector: Vector | None, top_k: int, deadline: float) -> Found:
-        """Raises Unavailable, at once while the breaker is open."""
+        """Searches a collection; raises Unavailable, at once while the breaker is open."""
         if not self._breaker.may_enter():
             wait = max(1.0, self._breaker.cooldown_left)
             raise Unavailable("the retriever has failed and is not asked for a while", code=AWAY, retry_after=wait)

@@ -157,13 +157,13 @@ class Prompts:
     """Builds the prompt for a request and its decision."""
 
     def __init__(self, strategies: Mapping[str, Sequence[Strategy]]) -> None:
-        """`strategies` by path; a path that is missing, such as that of a named model, has none."""
+        """Takes the strategies of each path; a path that is missing, such as a named model's, has none."""
         self._strategies = strategies
         self._constant = {path: texts for path, row in strategies.items() if (texts := _constant(row)) is not None}
         """The system texts of paths whose strategies add nothing else, the same for every request."""
 
     async def build(self, request: Request, decision: Decision) -> Prompt:
-        """Raises PointsmanError."""
+        """Builds the prompt by the strategies of the decision's path; raises PointsmanError."""
         started = time.perf_counter()
         path = decision.path.name
         system = self._constant.get(path) if path in self._strategies else ()
@@ -180,7 +180,7 @@ class Prompts:
 
 
 async def apply_all(strategies: Sequence[Strategy], draft: Draft) -> Draft:
-    """Apply strategies one after another, in the order of the configuration."""
+    """Applies strategies one after another, in the order of the configuration."""
     for strategy in strategies:
         draft = await strategy.apply(draft)
     return draft
@@ -197,7 +197,7 @@ def _to_prompt(draft: Draft, vector_was_known: bool, started: float) -> Prompt:
 
 
 def _constant(strategies: Sequence[Strategy]) -> tuple[str, ...] | None:
-    """Return the system texts if adding them is all that the strategies do."""
+    """Returns the system texts of a path, if adding them is all that its strategies do; else None."""
     texts = [strategy.constant for strategy in strategies]
     known = [text for text in texts if text is not None]
     return tuple(known) if len(known) == len(strategies) else None

@@ -45,11 +45,11 @@ _COUNTED = "_counted"
 
 
 class ForbiddenSyntax(TemplateSyntaxError):
-    """The template is valid Jinja, but uses more of it than is allowed."""
+    """The template is valid Jinja, but uses more of it than is allowed here."""
 
 
 class PromptEnvironment(ImmutableSandboxedEnvironment):
-    """Compiles prompt files. Raises TemplateSyntaxError, of which ForbiddenSyntax is a kind."""
+    """Compiles prompt files; raises TemplateSyntaxError, of which ForbiddenSyntax is a kind."""
 
     def __init__(self) -> None:
         super().__init__(undefined=StrictUndefined, autoescape=False, trim_blocks=True)
@@ -72,7 +72,7 @@ class PromptEnvironment(ImmutableSandboxedEnvironment):
 
 
 def values_of(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the values of a rendering, with a fresh budget of steps for its loops."""
+    """Returns the values for a rendering, with a fresh budget of steps for its loops."""
     return values | {_BUDGET: [MAX_STEPS]}
 
 
@@ -148,10 +148,10 @@ _FAILURES = (TemplateError, TypeError, ValueError, ArithmeticError, LookupError,
 
 
 class PromptTemplates:
-    """All prompt files, compiled once. Implements the strategies' `Templates`."""
+    """All prompt files, compiled once; implements the strategies' `Templates`."""
 
     def __init__(self, sources: Mapping[str, str]) -> None:
-        """`sources` by file name. Raises ConfigError if one is not valid."""
+        """Compiles the sources, given by file name; raises ConfigError if one is not valid."""
         environment = PromptEnvironment()
         self._templates = {}
         self._constant: dict[str, str] = {}
@@ -168,11 +168,11 @@ class PromptTemplates:
                     self._constant[name] = self._templates[name].render({}).strip()
 
     def constant(self, name: str) -> str | None:
-        """Return the text if the template uses no variable."""
+        """Returns the text of a prompt file whose template uses no variable; None for others."""
         return self._constant.get(name)
 
     def render(self, name: str, **values: Any) -> str:
-        """Raises Internal ("prompt_failed"), whose message does not contain the values."""
+        """Renders a prompt file; raises Internal ("prompt_failed"), whose message does not contain the values."""
         try:
             return self._render(name, values)
         except _FAILURES as error:
@@ -182,7 +182,7 @@ class PromptTemplates:
             ) from error
 
     def try_out(self, name: str, **values: Any) -> None:
-        """Render once with sample values, so that an unknown variable is found at load. Raises ConfigError."""
+        """Renders with sample values, so that an unknown variable is found at load; raises ConfigError."""
         try:
             self._render(name, values)
         except _FAILURES as error:

@@ -37,7 +37,7 @@ MAX_TEXT_BYTES = 64 * 1024
 
 
 class PendingEntry(msgspec.Struct):
-    """A receipt on its way to the log. The entry is made from it later, off the request's path."""
+    """A receipt on its way to the log; the entry is made from it later, off the request's path."""
 
     unix_seconds: float
     request: Request
@@ -76,7 +76,7 @@ class Entry(msgspec.Struct):
 
 
 class _EntryFields(msgspec.Struct, gc=False):
-    """The JSON of an entry."""
+    """The fields of an entry's JSON."""
 
     v: int
     id: str
@@ -173,13 +173,12 @@ def to_entry(pending: PendingEntry, store_messages: bool, redaction: Redaction =
 
 
 def empty_entry(pending: PendingEntry) -> Entry:
-    """Takes the place of an entry that cannot be encoded, so that its evidence and its offset still count."""
+    """Returns what takes the place of an entry that cannot be encoded, so that its evidence still counts."""
     return Entry(pending.decision.id, "", "", "", counts=pending.counts, wal_offset=pending.wal_offset)
 
 
 def _stored_text(request: Request, redaction: Redaction) -> tuple[str, list[dict[str, Any]] | None, str | None]:
-    """What was done with the text, then the redacted messages and user; None if they are too long or the redaction
-    fails."""
+    """Returns what was done with the text, then the redacted messages and user; None for those that are not stored."""
     messages = messages_of(request)
     if messages is None:
         return "too long", None, None
@@ -190,7 +189,7 @@ def _stored_text(request: Request, redaction: Redaction) -> tuple[str, list[dict
 
 
 def messages_of(request: Request) -> list[dict[str, Any]] | None:
-    """The messages as they were sent; None if they have media, or are longer than `MAX_TEXT_BYTES`."""
+    """Returns the messages as they were sent; None if they have media, or are longer than `MAX_TEXT_BYTES`."""
     if request.media or request.characters > MAX_TEXT_BYTES:
         return None
     messages = [{"role": m.role, "content": m.content, **m.extra} for m in request.messages]
@@ -212,7 +211,7 @@ def six_digits(number: float) -> float:
 
 
 def _digest(request: Request) -> str:
-    """Identifies the inputs of decision and answer. The hash is fast, since a text may have millions of characters."""
+    """Returns a hash of the inputs of decision and answer; it is fast, since a text may have millions of characters."""
     response_format = request.sampling.extra.get("response_format")
     parameters = (request.model, sorted(request.metadata.items()), request.user, response_format)
     return hashlib.blake2b(_encode_sorted((parameters, request.messages)), digest_size=16).hexdigest()
@@ -227,7 +226,7 @@ def _token_counts(usage: Usage) -> dict[str, int]:
 
 
 def to_undecided_json(receipt: UndecidedReceipt, unix_seconds: float) -> str:
-    """The entry of a request without a decision."""
+    """Returns the entry of a request without a decision, as JSON."""
     fields = {
         "v": VERSION,
         "unix_ms": round(unix_seconds * 1000),
@@ -249,9 +248,10 @@ def to_undecided_json(receipt: UndecidedReceipt, unix_seconds: float) -> str:
 
 
 def stores_answers(config: LearningConfig | None, request: Request, decision: Decision) -> bool:
-    """Returns whether the answers to this request are stored for training: the configuration lists the task, the
-    caller's tenant consents, and the decision is in the configured sample. Answers in a form that the client required
-    are not stored, because the task's adapter would learn it.
+    """Returns whether the answers to this request are stored for training.
+
+    The configuration must list the task, the caller's tenant consent, and the decision be in the configured sample.
+    Answers in a form that the client required are not stored, because the task's adapter would learn it.
     """
     if config is None or decision.task not in config.tasks or request.sampling.requires_form:
         return False
@@ -261,7 +261,7 @@ def stores_answers(config: LearningConfig | None, request: Request, decision: De
 
 
 def to_training_sample(pending: PendingEntry, redaction: Redaction) -> str:
-    """JSON as docs/flywheel.md describes it; empty if the answers must not be stored."""
+    """Returns a sample as JSON (see docs/flywheel.md); empty if the answers must not be stored."""
     receipt = pending.receipt
     if not pending.answers or receipt.outcome != "ok" or receipt.cached:
         return ""

@@ -1,4 +1,4 @@
-"""Evidence on each path per task: counted in each process, added up in Redis, and read back from there."""
+"""Evidence on each path per task (ratings, costs, latencies): counted in each process, added up in Redis, read back."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,7 +24,7 @@ NO_EVIDENCE = PathEvidence()
 
 
 class EvidenceKey(NamedTuple):
-    """What evidence is about. A path with another configuration or adapter version starts without evidence."""
+    """The task, path and version that evidence is about; another configuration or version starts without evidence."""
 
     task: str
     path: str
@@ -51,7 +51,7 @@ def evidence_key(receipt: Receipt) -> EvidenceKey:
 
 
 class AnswerCounts(NamedTuple):
-    """What one answer adds to the evidence."""
+    """The numbers that one answer adds to the evidence."""
 
     key: EvidenceKey
     day: str
@@ -59,7 +59,7 @@ class AnswerCounts(NamedTuple):
 
 
 def answer_counts(receipt: Receipt, day: str) -> AnswerCounts | None:
-    """None if the receipt adds nothing."""
+    """Returns the counts that a receipt adds to the evidence on its path; None if it adds nothing."""
     if not _is_evidence(receipt):
         return None
     bucket = BUCKET + str(PATH_LATENCY_BUCKETS.index(receipt.seconds["total"]))
@@ -68,7 +68,7 @@ def answer_counts(receipt: Receipt, day: str) -> AnswerCounts | None:
 
 
 def _is_evidence(receipt: Receipt) -> bool:
-    """Returns whether the path gave a complete answer itself. A cached answer is none, nor is one after an escalation:
+    """Returns whether the path itself gave a complete answer. A cached answer is none, nor is one after an escalation:
     its receipt includes the cost of two paths.
     """
     return receipt.outcome == "ok" and not receipt.escalated_from and not receipt.cached
@@ -85,7 +85,7 @@ def sum_by_day(answers: Iterable[AnswerCounts]) -> dict[str, Counts]:
 
 
 def to_fields(counts: Counts) -> dict[str, int]:
-    """As fields of a Redis hash: the key as JSON, followed by the name of the count."""
+    """Converts counts to fields of a Redis hash: the key as JSON, followed by the name of the count."""
     return {str(key) + name: number for key, sums in counts.items() for name, number in sums.items()}
 
 
@@ -104,7 +104,7 @@ def _from_json(text: str) -> EvidenceKey:
 
 
 class EvidenceStore:
-    """The evidence of the last days in memory; a lookup takes microseconds.
+    """Holds the evidence of the last days in memory; a lookup takes microseconds.
 
     It is the sum of what Redis held at the last read and what this process has counted since. Counts of answers whose
     log entries wait are `pending`: they are sent to Redis in the same batch as their entries, so that a batch that is
@@ -112,7 +112,7 @@ class EvidenceStore:
     """
 
     def __init__(self, window: int = 14) -> None:
-        """`window` is the number of days that count. `window` and `versions` are replaced with each configuration."""
+        """Counts the last `window` days; `window` and `versions` are replaced with each configuration."""
         self.window = window
         self.versions: Callable[[Path], str] = lambda path: ""
         """Returns the adapter version that a path uses now."""
@@ -128,7 +128,7 @@ class EvidenceStore:
         """Answers not added up yet; those in the second list are pending."""
 
     def of(self, task: str, path: Path) -> PathEvidence:
-        """The evidence over the days of the window."""
+        """Returns the evidence on a path over the days of the window."""
         self._add_uncounted()
         key = EvidenceKey(task, path.name, path.fingerprint, self.versions(path))
         computed = self._computed.get(key)
@@ -138,7 +138,7 @@ class EvidenceStore:
         return computed
 
     def count_answer(self, receipt: Receipt) -> None:
-        """Counts a receipt that has no log entry."""
+        """Counts an answer as evidence, for a receipt that has no log entry."""
         answer = answer_counts(receipt, today())
         if answer is not None:
             self._collect(answer, pending=False)
@@ -175,7 +175,7 @@ class EvidenceStore:
         self._count(self._unsent, key, day, ((RATED, 1), (RATING, round(rating * UNITS_PER_RATING))))
 
     def _count(self, for_redis: dict[str, Counts], key: EvidenceKey, day: str, more: Iterable[tuple[str, int]]) -> None:
-        """Counts of a day outside the window go to Redis only."""
+        """Adds counts to a day; those of a day outside the window go to Redis only."""
         if day not in self._days:
             self._drop_old_days()
         inside = day in self._days or day in last_days(self.window)
@@ -190,7 +190,7 @@ class EvidenceStore:
         self._computed.pop(key, None)
 
     def take_unsent(self) -> dict[str, Counts]:
-        """Counts by day that Redis has not received. The caller must add them to Redis exactly once."""
+        """Returns the counts by day that Redis has not received; the caller must add them there exactly once."""
         self._add_uncounted()
         unsent, self._unsent = self._unsent, {}
         return unsent

@@ -41,11 +41,12 @@ class Stored:
 
 
 class FeedbackQueue:
-    """Feedback that waits for Redis: in the write-ahead log of this process, and in orphaned logs that it has taken
-    over. A record stays on disk until it has been sent."""
+    """Feedback that waits for Redis on disk, in this process's write-ahead log or in orphaned logs. A record stays on
+    disk until it has been sent.
+    """
 
     def __init__(self, file: LockedFile, report_bytes: Callable[[int], None], max_bytes: int = MAX_QUEUE_BYTES) -> None:
-        """`file` is the log's feedback file. `report_bytes` is called with each new size of the queue."""
+        """Takes the log's feedback file, and `report_bytes`, which is called with each new size of the queue."""
         self._file = file
         self._report_bytes = report_bytes
         self._max_bytes = max_bytes
@@ -59,12 +60,13 @@ class FeedbackQueue:
         return len(self._waiting)
 
     async def add(self, record: FeedbackRecord) -> None:
-        """Returns when the record is synchronised to disk. Raises Unavailable ("wal_full", "wal_unwritable")."""
+        """Adds a record; returns when it is synchronised to disk. Raises Unavailable ("wal_full", "wal_unwritable")."""
         await asyncio.shield(self._add(record))  # a write that has begun is finished even if the caller disconnects
 
     async def send_all(self, send: Callable[[FeedbackRecord], Awaitable[bool]]) -> None:
         """Passes each record to `send`, oldest first; those for which it returns False stay queued. An exception of
-        `send` ends the pass and is raised."""
+        `send` ends the pass and is raised.
+        """
         postponed: list[FeedbackRecord] = []
         try:
             while self._waiting:
@@ -79,7 +81,7 @@ class FeedbackQueue:
                 self._report_bytes(self._bytes)
 
     async def adopt(self, orphans: Iterable[OrphanedLog]) -> None:
-        """Takes over the feedback in orphaned logs; the caller keeps the logs open. Raises OSError."""
+        """Takes over the feedback in orphaned logs, which the caller keeps open; raises OSError."""
         async with self._changing:
             for orphan in orphans:
                 records = await asyncio.to_thread(orphan.read_feedback)
@@ -120,7 +122,7 @@ class FeedbackQueue:
 
 
 class FeedbackService:
-    """Accepts feedback from the APIs."""
+    """Accepts feedback from the APIs, and stores it in Redis or on disk."""
 
     def __init__(
         self,
@@ -139,7 +141,7 @@ class FeedbackService:
         """The configured tasks, one of which `right_task` may be."""
 
     async def take(self, feedback: Feedback) -> Stored:
-        """Raises InvalidArgument, NotFound ("unknown_decision"), or Unavailable if it can be stored nowhere."""
+        """Stores feedback; raises InvalidArgument, NotFound ("unknown_decision"), or Unavailable."""
         check(feedback, self.tasks)
         record = FeedbackRecord(
             self._redacted(_with_ids(feedback)), round(time.time() * 1000), call_id=secrets.token_hex(6)
@@ -153,7 +155,7 @@ class FeedbackService:
         return stored
 
     def _redacted(self, feedback: Feedback) -> Feedback:
-        """A text that the redaction fails on is left out; the other fields count."""
+        """Returns the feedback with redacted texts; one on which the redaction fails is left out."""
         redact = self._redaction.or_nothing
         return replace(feedback, correction=redact(feedback.correction), right_answer=redact(feedback.right_answer))
 
@@ -177,7 +179,7 @@ class FeedbackService:
 
 
 def check(feedback: Feedback, tasks: Collection[str]) -> None:
-    """Raises InvalidArgument."""
+    """Checks feedback; raises InvalidArgument if a field is too long, unknown or missing."""
     for param, max_bytes in MAX_BYTES.items():
         _check_text(param, getattr(feedback, param), max_bytes)
     if not feedback.decision_id:
@@ -216,7 +218,7 @@ def _check_text(param: str, text: str, max_bytes: int) -> None:
 
 
 def decision_id_of(feedback: Feedback) -> str:
-    """The decision's id, also if the feedback names the answer's id."""
+    """Returns the decision's id, also if the feedback names the answer's id."""
     decision_id = feedback.decision_id
     for prefix in ANSWER_ID_PREFIXES:
         decision_id = decision_id.removeprefix(prefix)
@@ -224,8 +226,7 @@ def decision_id_of(feedback: Feedback) -> str:
 
 
 def _with_ids(feedback: Feedback) -> Feedback:
-    """Sets the decision's id, and replaces the feedback's id by a short digest of it or, if it is empty, of the
-    content: the same feedback sent twice counts once."""
+    """Sets the ids of decision and feedback; the latter is a digest, so that feedback sent twice counts once."""
     decision_id = decision_id_of(feedback)
     content = (decision_id, feedback.rating, feedback.correction, feedback.right_task, feedback.right_answer)
     digest = hashlib.blake2b(repr(feedback.id or content).encode(), digest_size=12)
@@ -244,7 +245,7 @@ class CanaryRatings:
     def __init__(
         self, inner: FeedbackTaker, stored: RequestLogReader, count: Callable[[str, str, float], None]
     ) -> None:
-        """`count` is called with the path, the adapter version and the rating of each rated answer."""
+        """Takes `count`, which is called with path, adapter version and rating of each rated answer."""
         self._inner = inner
         self._stored = stored
         self._count = count
@@ -262,7 +263,7 @@ class NullFeedback:
     """Takes the place of `FeedbackService` in a gateway without Redis."""
 
     async def take(self, feedback: Feedback) -> Stored:
-        """Raises FailedPrecondition ("no_request_log")."""
+        """Raises FailedPrecondition ("no_request_log"), since nothing can be stored."""
         raise FailedPrecondition(
             "this gateway has no request log, so no decision can be found; "
             "set POINTSMAN_GATEWAY_REDIS_URL (redis://HOST:PORT/0) and restart it",

@@ -1,4 +1,4 @@
-"""The recorder queues receipts within microseconds and writes them to Redis in batches, off the requests' path."""
+"""Queues receipts within microseconds and writes them to Redis in batches, off the requests' path."""
 
 import asyncio
 import logging
@@ -36,7 +36,7 @@ ENCODED_AT_ONCE = 16
 
 
 class Recorder:
-    """Implements the pipeline's `RequestLog`.
+    """Records receipts; implements the pipeline's `RequestLog`.
 
     While Redis is unavailable receipts wait up to a limit; then the oldest are dropped.
     """
@@ -104,19 +104,19 @@ class Recorder:
 
     @property
     def waiting(self) -> int:
-        """Receipts that are not known to be written."""
+        """Returns the number of receipts that are not known to be written."""
         sent = len(self._batch.entries) + len(self._batch.undecided) if self._batch else 0
         return len(self._pending) + len(self._undecided) + len(self._encoded) + sent
 
     @property
     def not_in_wal(self) -> int:
-        """Waiting receipts that the write-ahead log does not hold."""
+        """Returns the number of waiting receipts that the write-ahead log does not hold."""
         offsets = [one.wal_offset for one in self._pending] + [one.wal_offset for one in self._encoded]
         offsets += [offset for *_, offset in self._undecided]
         return offsets.count(0) + (self._batch.not_in_wal if self._batch else 0)
 
     async def write(self) -> None:
-        """Writes everything that waits. Raises Unavailable, and then keeps what it could not write."""
+        """Writes all waiting receipts; raises Unavailable, and then keeps what it could not write."""
         async with self._writing:
             try:
                 for _ in range(0, len(self._pending), ENCODED_AT_ONCE):
@@ -130,7 +130,7 @@ class Recorder:
                 self._metrics.waiting.set(self.waiting)
 
     async def read_evidence(self, day: str) -> None:
-        """Reads what all gateways have counted on that day. Raises Unavailable."""
+        """Reads the evidence that all gateways have counted on that day; raises Unavailable."""
         async with self._writing:
             if self._batch is None:  # otherwise it is unknown whether Redis has counted it
                 self._evidence.read(day, await self.store.evidence(day))
@@ -219,7 +219,7 @@ class Recorder:
         return entry
 
     def _release(self, oldest: Sequence[Entry]) -> None:
-        """Their evidence goes with the next batch, which also completes their records in the write-ahead log."""
+        """Sends the evidence of dropped entries with the next batch, which also completes their log records."""
         self._upto = self._upto.and_decided(max([one.wal_offset for one in oldest], default=0))
         self._evidence.release([counts for one in oldest if (counts := one.counts) is not None])
 

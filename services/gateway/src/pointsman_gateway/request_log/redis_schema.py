@@ -41,19 +41,18 @@ def today() -> str:
 
 
 def day_of(unix_seconds: float) -> str:
-    """YYYYMMDD, UTC."""
+    """Returns the UTC day of a time in Unix seconds, as YYYYMMDD."""
     return _name(int(unix_seconds // SECONDS_PER_DAY))
 
 
 def last_days(count: int) -> list[str]:
-    """Today and the days before it, newest first."""
+    """Returns today and the days before it, newest first."""
     newest = int(time.time() // SECONDS_PER_DAY)
     return [_name(newest - back) for back in range(count)]
 
 
 def hash_to_unit_interval(decision_id: str) -> float:
-    """A number from 0 to 1, uniformly distributed over decisions and always the same for one, by which they are
-    sampled."""
+    """Returns a number from 0 to 1 by which decisions are sampled: uniform, and always the same for one decision."""
     return int.from_bytes(hashlib.blake2b(f"sample {decision_id}".encode(), digest_size=8).digest()) / 2**64
 
 

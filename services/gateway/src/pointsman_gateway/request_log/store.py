@@ -1,4 +1,4 @@
-"""The request log in Redis: batches and feedback are written, entries and evidence are read."""
+"""Reads and writes the request log in Redis: batches and feedback are written, entries and evidence are read."""
 
 import json
 import secrets
@@ -22,7 +22,7 @@ _pack = msgspec.msgpack.Encoder().encode
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Entries and counts that are written atomically. Sending a batch again is idempotent."""
+    """Entries and counts that are written atomically; sending a batch again is idempotent."""
 
     number: int
     entries: Sequence[Entry]
@@ -37,7 +37,7 @@ class Batch:
 
 
 class RequestLogStore:
-    """Writes to Redis. Each method raises Unavailable ("redis_unavailable") if Redis does not answer in time."""
+    """Writes the request log; each method raises Unavailable ("redis_unavailable") if Redis does not answer in time."""
 
     def __init__(self, redis: BoundedRedis, config: RequestLogConfig) -> None:
         self.config = config
@@ -54,16 +54,17 @@ class RequestLogStore:
         """The name under which batches are written."""
 
     async def write(self, batch: Batch) -> int:
-        """Returns the number of decisions in the stream afterwards."""
+        """Writes a batch; returns the number of decisions in the stream afterwards."""
         return await self._send(self.writer, batch)
 
     async def write_for(self, writer: str, last_batch: int, batch: Batch) -> bool:
-        """Writes in the name of a process that has ended. Returns False, and writes nothing, if `last_batch` is not the
-        last one of that writer, because another batch of it has arrived."""
+        """Writes a batch in the name of a process that has ended, and returns whether it was written. It is not written
+        if `last_batch` is not the writer's last one, because another batch of it has arrived.
+        """
         return await self._send(writer, batch, str(last_batch)) >= 0
 
     async def last_batch_of(self, writer: str) -> int | None:
-        """The number of the writer's last batch in Redis; None if there is none or Redis has forgotten it."""
+        """Returns the number of the writer's last batch in Redis; None if Redis knows none."""
         number = await self._redis.call(lambda: self._redis.client.get(redis_schema.WRITER + writer))
         return None if number is None else int(number)
 
@@ -96,8 +97,9 @@ class RequestLogStore:
         return int(await self._redis.call(lambda: self._write_script(keys=keys, args=arguments)))
 
     async def add_feedback(self, feedback: Feedback, unix_ms: int, call_id: str) -> str:
-        """Returns "stored", "known" (the same feedback was there already) or "unknown" (the decision does not exist or
-        is another tenant's). Retries with the same `call_id` get the same result."""
+        """Adds feedback; returns "stored", "known" (it was there already) or "unknown" (no such decision). A decision
+        of another tenant is unknown, too. Retries with the same `call_id` get the same result.
+        """
         keys = [
             redis_schema.DECISIONS,
             redis_schema.INDEX,
@@ -122,21 +124,20 @@ class RequestLogStore:
         return str(await self._redis.call(lambda: self._feedback_script(keys=keys, args=arguments)))
 
     async def evidence(self, day: str) -> Counts:
-        """Reads the day's hash as one JSON text: redis-py would block the event loop for milliseconds while it parses
-        hundreds of fields."""
+        """Reads a day's evidence as one JSON text: redis-py would block for milliseconds to parse many fields."""
         text = await self._redis.call(lambda: self._evidence_script(keys=[redis_schema.EVIDENCE + day]))
         names_and_numbers = list(msgspec.json.decode(text))  # for an empty hash Lua encodes "{}"
         return from_fields(dict(zip(names_and_numbers[::2], names_and_numbers[1::2], strict=True)))
 
     @property
     def _evidence_ttl(self) -> int:
-        """Seconds after its last change for which a day's evidence is kept: two days more than it is read."""
+        """Returns for how many seconds a day's evidence is kept: two days more than it is read."""
         return (self.config.lookback_days + 2) * redis_schema.SECONDS_PER_DAY
 
 
 @dataclass(frozen=True, slots=True)
 class LogEntry:
-    """An entry as it was read from the stream."""
+    """An entry of the request log, as it was read from the stream."""
 
     entry_id: str
     """In the stream. Ids order entries by time: split at "-", both parts are numbers."""
@@ -154,15 +155,14 @@ class RecordedDecision:
 
 
 class RequestLogReader:
-    """Reads entries. Each method raises Unavailable ("redis_unavailable") if Redis does not answer in time."""
+    """Reads the request log; each method raises Unavailable ("redis_unavailable") if Redis does not answer in time."""
 
     def __init__(self, redis: BoundedRedis) -> None:
-        """`redis` should have a connection and a circuit breaker of its own: a long read must not make the writer treat
-        Redis as unavailable."""
+        """Takes a Redis client of its own: a long read must not make the writer treat Redis as unavailable."""
         self._redis = redis
 
     async def before(self, entry_id: str, after: str, count: int) -> Sequence[LogEntry]:
-        """At most `count` entries between two entry ids, both excluded, newest first; an empty id is no bound."""
+        """Returns at most `count` entries between two entry ids, both excluded, newest first; "" is no bound."""
         highest, lowest = f"({entry_id}" if entry_id else "+", f"({after}" if after else "-"
         read = await self._redis.call(
             lambda: self._redis.client.xrevrange(redis_schema.DECISIONS, highest, lowest, count=count)
@@ -170,7 +170,7 @@ class RequestLogReader:
         return [LogEntry(found, fields["entry"]) for found, fields in read]
 
     async def find(self, decision_id: str) -> RecordedDecision:
-        """Raises NotFound ("unknown_decision")."""
+        """Returns a decision with its feedback; raises NotFound ("unknown_decision")."""
         with_feedback = await self._at(redis_schema.FEEDBACK, redis_schema.FEEDBACK_INDEX, decision_id)
         found = with_feedback or await self._at(redis_schema.DECISIONS, redis_schema.INDEX, decision_id)
         if found is None:

@@ -1,5 +1,4 @@
-"""Background tasks of the request log: they write batches, send queued feedback, read evidence and recover the logs of
-processes that have ended."""
+"""Background tasks of the request log: write batches, send queued feedback, read evidence, recover orphaned logs."""
 
 import asyncio
 import logging
@@ -60,8 +59,7 @@ class BackgroundTasks:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Runs the tasks for the length of the block. Reads the evidence before it, and writes what waits after it, if
-        Redis answers in time."""
+        """Runs the tasks during the block; reads the evidence before it, and writes what waits after it."""
         with suppress(Unavailable):
             await self._read_evidence()
         async with AsyncExitStack() as stack:
@@ -89,7 +87,7 @@ class BackgroundTasks:
             await self._queue.send_all(self._send)
 
     async def _send(self, record: FeedbackRecord) -> bool:
-        """Returns False if the record must be retried."""
+        """Sends a feedback record; returns False if it must be retried."""
         feedback_id, now = record.feedback.id, asyncio.get_running_loop().time()
         outcome = await self._store.add_feedback(record.feedback, record.unix_ms, record.call_id)
         if outcome == "unknown":
@@ -128,7 +126,7 @@ class OrphanRecovery:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Searches for orphaned logs for the length of the block; afterwards unlocks those that are not recovered."""
+        """Recovers orphaned logs during the block; afterwards unlocks those that are not recovered."""
         schedule = Schedule(RECOVERY_INTERVAL_S, run_at_start=True)
         try:
             async with running_periodically(self.recover, schedule, "recover orphaned logs"):
@@ -138,7 +136,7 @@ class OrphanRecovery:
                 orphan.close()
 
     async def recover(self) -> None:
-        """Recovers all orphaned logs. Raises Unavailable, and continues with the next call."""
+        """Recovers all orphaned logs; raises Unavailable, and continues with the next call."""
         found = await asyncio.to_thread(lock_orphaned_logs, self._folder)
         self._held += found
         await self._queue.adopt(found)
@@ -154,8 +152,9 @@ class OrphanRecovery:
             pass  # a batch of the process that has ended has just arrived
 
     async def _write_receipts(self, orphan: OrphanedLog) -> bool:
-        """False if another batch of that writer has arrived in the meantime, so that what is missing must be determined
-        again."""
+        """Writes an orphaned log's receipts; False if another batch of its writer has arrived meanwhile. Then it must
+        be determined again what is missing.
+        """
         known = await self._store.last_batch_of(orphan.writer)
         contents = await asyncio.to_thread(orphan.read)
         last, number, found = known or 0, max(contents.last_batch, known or 0), 0

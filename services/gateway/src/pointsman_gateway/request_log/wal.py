@@ -48,7 +48,7 @@ SEGMENT_A, SEGMENT_B, FEEDBACK = ".a.jsonl", ".b.jsonl", ".feedback.jsonl"
 
 
 class LockedFile:
-    """An append-only file that one process locks until it closes the file or ends. Each method may raise OSError."""
+    """An append-only file that one process locks until it closes the file or ends; each method may raise OSError."""
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self.path = path
@@ -58,7 +58,7 @@ class LockedFile:
         """Whether the file may end with an incomplete line."""
 
     def append(self, line: bytes) -> None:
-        """Survives the process, but not the machine. If it raises, an incomplete line is cut off by the next append."""
+        """Appends a line that survives the process, not the machine; after an error, the next append cuts it off."""
         if self._torn:
             self.truncate(self.size)
         self._torn = True
@@ -68,7 +68,7 @@ class LockedFile:
         self.size += len(line)
 
     def append_and_sync(self, line: bytes) -> None:
-        """Survives the machine. If it raises, the file is unchanged."""
+        """Appends a line that survives the machine; if it raises, the file is unchanged."""
         before = self.size
         try:
             self.append(line)
@@ -97,7 +97,7 @@ class LockedFile:
 
 
 def lock_file(path: Path, flags: int = 0) -> LockedFile | None:
-    """None if another process holds the lock, or has just removed the file."""
+    """Opens and locks a file; None if another process holds the lock, or has just removed the file."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | flags, 0o600)
     except FileNotFoundError:
@@ -113,7 +113,7 @@ def lock_file(path: Path, flags: int = 0) -> LockedFile | None:
 
 
 class Offsets(NamedTuple):
-    """Numbers of the last record of each kind; everything up to them is included."""
+    """The numbers of the last record of each kind; all records up to them are included."""
 
     decided: int = 0
     undecided: int = 0
@@ -139,16 +139,16 @@ class Segment:
 
 
 class LogFull(Exception):
-    """The log has reached its maximum size."""
+    """The write-ahead log has reached its maximum size."""
 
 
 class WriteAheadLog:
-    """The log that this process writes. A receipt that cannot be written is counted; the request does not fail."""
+    """The log that this process writes; a receipt that cannot be written is counted, and its request does not fail."""
 
     def __init__(
         self, folder: Path, writer: str, metrics: RequestLogMetrics, max_bytes: int = MAX_RECEIPT_BYTES
     ) -> None:
-        """`writer` is the name under which batches are sent to Redis. Raises OSError if the folder is not writable."""
+        """Takes the name `writer` under which batches go to Redis; raises OSError if it cannot write to the folder."""
         folder.mkdir(parents=True, exist_ok=True)
         segment_a, segment_b, self.feedback = _create(folder, writer)
         self._active, self._other = Segment(segment_a), Segment(segment_b)
@@ -161,7 +161,7 @@ class WriteAheadLog:
         metrics.wal_bytes.set_function(lambda: self._active.file.size + self._other.file.size)
 
     def append_decided(self, unix_seconds: float, request: Request, decision: Decision, receipt: Receipt) -> int:
-        """Returns the record's offset, counted from 1; 0 if it could not be written."""
+        """Appends a receipt; returns the record's number, counted from 1, or 0 if it could not be written."""
         offset = self._last.decided + 1
         if not self._append(decided_record(offset, unix_seconds, request, decision, receipt)):
             return 0
@@ -169,7 +169,7 @@ class WriteAheadLog:
         return offset
 
     def append_undecided(self, unix_seconds: float, receipt: UndecidedReceipt) -> int:
-        """As `append_decided`; these records have offsets of their own."""
+        """Appends the receipt of a request without a decision; these have numbers of their own."""
         offset = self._last.undecided + 1
         if not self._append(undecided_record(offset, unix_seconds, receipt)):
             return 0
@@ -177,7 +177,7 @@ class WriteAheadLog:
         return offset
 
     def mark_batch(self, number: int, upto: Offsets) -> None:
-        """Called before a batch is sent that completes all records up to `upto`."""
+        """Records that a batch is about to be sent that completes all records up to `upto`."""
         try:
             self._active.file.append(to_line(BatchMark(number, time.time(), *upto)))
         except OSError as error:
@@ -188,7 +188,7 @@ class WriteAheadLog:
             self._empty(self._active)
 
     def settle(self, upto: Offsets) -> None:
-        """Called when Redis has all records up to `upto`; empties the segments that hold no others."""
+        """Records that Redis has all records up to `upto`; empties the segments that hold no others."""
         self._settled = upto
         if self._other.file.size and upto.covers(self._other.last):
             self._empty(self._other)
@@ -197,7 +197,7 @@ class WriteAheadLog:
             self._empty(self._active)
 
     def close(self) -> None:
-        """Removes the log if Redis has all of it; otherwise leaves it to another process."""
+        """Removes the log if Redis has all of it; otherwise another process will recover it."""
         if self._settled.covers(self._last) and not self.feedback.size:
             _remove((self._active.file, self._other.file, self.feedback))
         else:
@@ -241,7 +241,7 @@ class WriteAheadLog:
 
 
 def _create(folder: Path, writer: str) -> tuple[LockedFile, LockedFile, LockedFile]:
-    """The lock on the first segment stands for the whole log."""
+    """Creates the files of a log, all locked; the lock on the first segment stands for the whole log."""
     while True:
         name = f"wal-{writer}-{secrets.token_hex(4)}"
         segment_a = lock_file(folder / (name + SEGMENT_A), os.O_CREAT | os.O_EXCL)
@@ -263,7 +263,7 @@ def _remove(files: Sequence[LockedFile]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class RecoveryBatch:
-    """Receipts that are written to Redis together."""
+    """Receipts of an orphaned log that are written to Redis together."""
 
     decided: Sequence[DecidedRecord]
     undecided: Sequence[UndecidedRecord]
@@ -283,7 +283,7 @@ class LogContents:
 
     @property
     def last_batch(self) -> int:
-        """Number of the last batch that may have been sent."""
+        """Returns the number of the last batch that may have been sent."""
         return max((mark.number for mark in self.marks), default=0)
 
     @property
@@ -293,8 +293,9 @@ class LogContents:
         )
 
     def missing(self, last_written: int | None) -> Iterator[RecoveryBatch]:
-        """The receipts that Redis does not have. `last_written` is the number of the last batch that it has; None if it
-        knows none, or has forgotten it after `WRITER_TTL_S`."""
+        """Yields the receipts that Redis does not have; `last_written` is the number of its last batch. It is None if
+        Redis knows no batch, or has forgotten it after `WRITER_TTL_S`.
+        """
         since = time.time() - WRITER_TTL_S
         done = [
             mark
@@ -314,7 +315,7 @@ class LogContents:
 
 
 class OrphanedLog:
-    """The log of a process that has ended, locked by this one. Whoever holds it continues as its writer."""
+    """The log of a process that has ended, locked by this one, which continues as its writer."""
 
     def __init__(self, writer: str, segments: Sequence[LockedFile], feedback: LockedFile | None) -> None:
         self.writer = writer
@@ -322,7 +323,7 @@ class OrphanedLog:
         self.feedback = feedback
 
     def read(self) -> LogContents:
-        """The receipts in it. Raises OSError."""
+        """Returns the receipts in the log; raises OSError."""
         records = [record for segment in self._segments for record in _records(segment)]
         return LogContents(
             sorted((one for one in records if isinstance(one, DecidedRecord)), key=lambda one: one.offset),
@@ -331,17 +332,17 @@ class OrphanedLog:
         )
 
     def read_feedback(self) -> list[FeedbackRecord]:
-        """Raises OSError."""
+        """Returns the feedback in the log; raises OSError."""
         records = _records(self.feedback) if self.feedback else ()
         return [record for record in records if isinstance(record, FeedbackRecord)]
 
     def mark_batch(self, number: int, upto: Offsets) -> None:
-        """As the log's own writer does; if the disk is full, the mark is left out."""
+        """Records a batch that is about to be sent, as the log's own writer does, unless the disk is full."""
         with contextlib.suppress(OSError):
             self._segments[0].append(to_line(BatchMark(number, time.time(), *upto)))
 
     def clear_receipts(self, last_batch: int, upto: Offsets) -> None:
-        """Empties the segments once Redis has all receipts in them, which `last_batch` completed. Raises OSError.
+        """Empties the segments once Redis has all receipts in them, which `last_batch` completed; raises OSError.
 
         The mark stays in the first segment until that is emptied as the last one: a process that reads the log between
         the two steps must not take the receipts in it for missing.
@@ -360,7 +361,7 @@ class OrphanedLog:
         return self.feedback.size if self.feedback else 0
 
     def close(self) -> None:
-        """Removes the log if nothing is left in it; otherwise leaves it to another process."""
+        """Removes the log if nothing is left in it; otherwise another process will recover it."""
         files = [*self._segments, *([self.feedback] if self.feedback else [])]
         if self.has_receipts or self.feedback_bytes:
             for file in files:
@@ -370,7 +371,7 @@ class OrphanedLog:
 
 
 def lock_orphaned_logs(folder: Path) -> list[OrphanedLog]:
-    """Locks all logs in the folder that no process holds. Raises OSError."""
+    """Locks all logs in the folder that no process holds; raises OSError."""
     logs = []
     for path in sorted(folder.glob(f"wal-*{SEGMENT_A}")):
         if first := lock_file(path):
@@ -382,7 +383,7 @@ def lock_orphaned_logs(folder: Path) -> list[OrphanedLog]:
 
 
 def _records(file: LockedFile) -> Iterator[Record]:
-    """An incomplete last line is skipped: nobody was told that it is stored."""
+    """Yields the records in a file; skips an incomplete last line, which nobody was told is stored."""
     *lines, _incomplete = file.read().split(b"\n")
     for number, line in enumerate(lines, 1):
         try:

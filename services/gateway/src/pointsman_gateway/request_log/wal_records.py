@@ -1,4 +1,4 @@
-"""Records of the write-ahead log: receipts, batch marks and feedback, each one line of JSON; and the log's metrics.
+"""Records of the write-ahead log (receipts, batch marks and feedback, each one line of JSON), and the log's metrics.
 
 A receipt's record holds everything of its request log entry except what the caller wrote.
 """
@@ -27,7 +27,7 @@ from pointsman_gateway.request_log.entry import MAX_PROBABILITIES, PendingEntry,
 
 
 class DecidedRecord(msgspec.Struct, array_like=True, tag="d"):
-    """The receipt of a request with a decision."""
+    """The receipt of a request with a decision, as the write-ahead log holds it."""
 
     offset: int
     unix_seconds: float
@@ -114,7 +114,7 @@ class DecidedRecord(msgspec.Struct, array_like=True, tag="d"):
 
 
 class UndecidedRecord(msgspec.Struct, array_like=True, tag="u"):
-    """The receipt of a request without a decision."""
+    """The receipt of a request without a decision, as the write-ahead log holds it."""
 
     offset: int
     unix_seconds: float
@@ -148,7 +148,7 @@ class UndecidedRecord(msgspec.Struct, array_like=True, tag="u"):
 
 
 class BatchMark(msgspec.Struct, array_like=True, tag="b"):
-    """Written before a batch is sent to Redis. If Redis has the batch, it has all records up to these offsets."""
+    """A record that a batch is about to be sent; if Redis has the batch, it has all records up to these offsets."""
 
     number: int
     unix_seconds: float
@@ -157,7 +157,7 @@ class BatchMark(msgspec.Struct, array_like=True, tag="b"):
 
 
 class FeedbackRecord(msgspec.Struct, array_like=True, tag="f", frozen=True):
-    """Feedback that was accepted while Redis was unavailable."""
+    """A record of feedback that was accepted while Redis was unavailable."""
 
     feedback: Feedback
     unix_ms: int
@@ -173,19 +173,19 @@ _decode = msgspec.json.Decoder(Record).decode
 
 
 def to_line(record: Record) -> bytes:
-    """Raises ValueError, OverflowError or TypeError if the record cannot be encoded."""
+    """Encodes a record as a line; raises ValueError, OverflowError or TypeError if it cannot be encoded."""
     return _encode(record) + b"\n"
 
 
 def from_line(line: bytes) -> Record:
-    """Raises ValueError."""
+    """Decodes a line to a record; raises ValueError."""
     return cast(Record, _decode(line))
 
 
 def decided_record(
     offset: int, unix_seconds: float, request: Request, decision: Decision, receipt: Receipt
 ) -> DecidedRecord:
-    """Positional arguments: with keywords the call takes longer, and it runs in every request."""
+    """Makes a receipt's record; with positional arguments, since keywords take longer and this runs in each request."""
     path, usage, caller = decision.path, receipt.usage, request.caller
     return DecidedRecord(
         offset,
@@ -243,8 +243,7 @@ def undecided_record(offset: int, unix_seconds: float, receipt: UndecidedReceipt
 
 
 class RequestLogMetrics:
-    """A series that first appears with the value 1 hides its first event from `rate`, so known labels are created at
-    once."""
+    """The request log's metrics; known labels are created at once, since `rate` would miss a series' first event."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.entries = Counter(

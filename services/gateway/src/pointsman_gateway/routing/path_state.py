@@ -1,4 +1,4 @@
-"""What the router knows about a path when a request arrives, and which paths a decision considered.
+"""What the router knows of a path when a request arrives, and which paths a decision considered.
 
 That is availability, evidence, expected cost and adapter version. An alias is resolved to a version once for each
 request: the alias's own version, or its canary for a share of users.
@@ -27,30 +27,30 @@ class Availability(Protocol):
 
 
 class Evidence(Protocol):
-    """The statistics of paths on tasks. Reading them takes no I/O."""
+    """The statistics of paths on tasks, such as ratings and costs; reading them takes no I/O."""
 
     def of(self, task: str, path: Path) -> PathEvidence:
-        """Return the evidence on the path as it is configured now; all zeros if there is none."""
+        """Returns the evidence on the path as it is configured now; all zeros if there is none."""
         ...
 
 
 class NoEvidence:
-    """Implements `Evidence` if nothing is stored."""
+    """Knows no statistics, since nothing is stored; implements `Evidence`."""
 
     def of(self, task: str, path: Path) -> PathEvidence:
         return PathEvidence()
 
 
 class ExpectedCost(Protocol):
-    """Estimates the cost of an answer in advance."""
+    """Estimates the cost of an answer on a path, before the request is sent."""
 
     def usd(self, path: Path, request: Request) -> float | None:
-        """Return None if the price of the path's model is unknown."""
+        """Returns the expected dollars of an answer; None if the price of the path's model is unknown."""
         ...
 
 
 class Freshness(Protocol):
-    """Knows which documents have changed since adapters were trained on them. Reading it takes no I/O."""
+    """Knows how many documents have changed since adapters were trained on them; reading it takes no I/O."""
 
     def changed_share(self, version: str) -> float:
         """Return the share of changed documents for an adapter version, 0 to 1; 0 if it is not known."""
@@ -58,7 +58,7 @@ class Freshness(Protocol):
 
 
 class AlwaysFresh:
-    """Implements `Freshness` if no task uses it."""
+    """Reports that no document has changed, since no task needs to know; implements `Freshness`."""
 
     def changed_share(self, version: str) -> float:
         return 0.0
@@ -79,7 +79,7 @@ class Adapters(Protocol):
         ...
 
     def may_load(self, model: str, version: str) -> bool:
-        """Returns whether an available engine could load it now."""
+        """Returns whether an available engine could load the version now."""
         ...
 
 
@@ -107,9 +107,7 @@ def _resolve(model: str, alias: Alias, key: str, adapters: Adapters) -> Resolved
 
 
 def _is_canary_user(alias: Alias, key: str) -> bool:
-    """Returns whether the canary answers this user. Its hash is independent of a split's, and a growing weight keeps
-    users.
-    """
+    """Returns whether the canary answers this user, by a hash other than a split's; a growing weight keeps users."""
     return hash_to_unit_interval(f"canary {alias.alias} {key}") < alias.canary_weight
 
 
@@ -147,6 +145,6 @@ def considered_paths(
 
 @lru_cache(maxsize=1024)
 def _in_order(paths: tuple[str, ...], reason: str) -> tuple[Considered, ...]:
-    """Return the first path as chosen and the others as fallbacks; cached, since most decisions are alike."""
+    """Returns the first path as chosen and the others as fallbacks; cached, since most decisions are alike."""
     chosen, *others = dict.fromkeys(paths)
     return (Considered(chosen, "chosen", reason), *[Considered(path, "fallback", "in reserve") for path in others])

@@ -16,7 +16,7 @@ from pointsman_gateway.extensions import Candidate, Plan, Policy, PolicyContext
 
 
 class Fixed(Policy):
-    """Takes one path for every request."""
+    """A policy that takes one path for every request."""
 
     Options = str
     is_constant = True
@@ -36,7 +36,7 @@ Weights = Annotated[dict[str, Annotated[float, Field(gt=0)]], Field(min_length=1
 
 
 class Split(Policy):
-    """Distributes users over paths by their weights. A user keeps the path while the weights stay the same."""
+    """A policy that distributes users over paths by weights; users keep their path while the weights stay the same."""
 
     Options = Weights
 
@@ -51,7 +51,7 @@ class Split(Policy):
         return Plan((self._path_at(context.position()),), "policy:split")
 
     def preview(self, context: PolicyContext) -> Plan:
-        """Return the path with the largest weight."""
+        """Plans the path with the largest weight, as the preview of what users get."""
         return Plan((max(self._weights, key=self._weights.__getitem__),), "policy:split")
 
     def _path_at(self, position: float) -> str:
@@ -81,7 +81,7 @@ class EscalateOptions(Strict):
 
 
 class Escalate(Policy):
-    """Takes the first path. If a validator of the task refuses the answer, the next path answers instead, once."""
+    """A policy that takes the first path; if a validator refuses its answer, the next path answers instead, once."""
 
     Options = EscalateOptions
     is_constant = True
@@ -121,7 +121,7 @@ class BestValueOptions(Strict):
 
 @dataclass(frozen=True, slots=True)
 class Assessment:
-    """What a candidate's evidence says under the policy's options."""
+    """What a candidate's evidence says about it under the policy's options."""
 
     name: str
     cost_usd: float
@@ -141,7 +141,7 @@ class Assessment:
 
 
 class BestValue(Policy):
-    """Takes the cheapest path that is good and fast, with hysteresis, and explores paths without enough evidence."""
+    """A policy that takes the cheapest good and fast path, with hysteresis, and explores paths that lack evidence."""
 
     Options = BestValueOptions
     needs_costs = True
@@ -155,7 +155,7 @@ class BestValue(Policy):
         return self._options.paths
 
     def plan(self, context: PolicyContext) -> Plan:
-        """Chooses the path. If the one in use is unavailable, another takes its place for this request only."""
+        """Chooses the path; if the one in use is unavailable, another takes its place for this request only."""
         unavailable = context.unavailable(self.paths)
         assessments = self._assessments(context, unavailable)
         chosen = choose(self._options, assessments, self._incumbent)
@@ -170,7 +170,7 @@ class BestValue(Policy):
         return choose(self._options, assessments, self._incumbent)
 
     def _assessments(self, context: PolicyContext, unavailable: Mapping[str, str]) -> list[Assessment]:
-        """Assess the paths that are available; all of them if none is."""
+        """Assesses the paths that are available; all of them if none is."""
         candidates = context.candidates(self.paths)
         return [
             assess(self._options, candidate)
@@ -180,7 +180,7 @@ class BestValue(Policy):
 
 
 def assess(options: BestValueOptions, candidate: Candidate) -> Assessment:
-    """Assess a path. Ratings and latencies count only from `min_samples` on."""
+    """Assesses a path; ratings and latencies count only from `min_samples` on."""
     evidence, limit, margin = candidate.evidence, options.p95_seconds or float("inf"), options.hysteresis
     bound = lower_bound(evidence.quality, evidence.ratings, options.confidence)
     has_samples = evidence.ratings >= options.min_samples
@@ -240,7 +240,7 @@ def _comparison(options: BestValueOptions, assessment: Assessment, chosen: Asses
 
 
 def _nearest(options: BestValueOptions, assessments: Sequence[Assessment], incumbent: str) -> Plan:
-    """Plan the path with the highest bound among those with enough ratings; if there is none, the first configured."""
+    """Plans the path with the highest bound among those with enough ratings, else the first configured one."""
     fast = [a for a in assessments if not a.slow] or assessments
     chosen = max((a for a in fast if a.has_samples), key=lambda a: a.bound, default=fast[0])
     current = next((a for a in fast if a.name == incumbent and a.has_samples), chosen)
@@ -252,7 +252,7 @@ def _nearest(options: BestValueOptions, assessments: Sequence[Assessment], incum
 
 
 def explore(options: BestValueOptions, assessments: Sequence[Assessment], plan: Plan, position: float) -> Plan:
-    """Put a path without enough evidence first for the exploration share of requests, evenly among such paths."""
+    """Puts a path without enough evidence first for the exploration share of requests, evenly among such paths."""
     unexplored = [a for a in assessments if a.needs_exploration and a.name != plan.paths[0]]
     if position >= options.exploration_rate or not unexplored:
         return plan

@@ -20,7 +20,7 @@ WEIGHT_TYPE = np.dtype("<f2")
 
 
 class PathPrediction(Strict):
-    """What an evaluation says of one path. Its probability of a good answer is sigmoid(bias + weights . embedding)."""
+    """The fit of one path: its probability of a good answer is sigmoid(bias + weights . embedding)."""
 
     mean: float = Field(ge=0, le=1, description="mean score; predicted for requests without an embedding")
     bias: float
@@ -54,12 +54,12 @@ def encode_weights(weights: NDArray[np.floating]) -> str:
 
 
 def decode_weights(text: str) -> NDArray[np.float32]:
-    """Raises ValueError."""
+    """Decodes the weights of a path's prediction; raises ValueError."""
     return np.frombuffer(base64.b64decode(text, validate=True), WEIGHT_TYPE).astype(np.float32)
 
 
 class Predicted(Policy):
-    """Takes the cheapest path whose predicted quality is at most `tolerance` below that of the best path."""
+    """A policy that takes the cheapest path predicted to be at most `tolerance` worse than the best one."""
 
     Options = PredictedOptions
     needs_costs = True

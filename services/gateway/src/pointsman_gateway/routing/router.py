@@ -1,4 +1,4 @@
-"""The router: a path that the request names, else the task's policy, else the default path.
+"""Chooses the path of a request: the one that it names, else by the task's policy, else the default path.
 
 Paths that are unavailable, outside the key's scope, or whose model cannot take the request's media are passed over.
 """
@@ -46,7 +46,7 @@ class NamedPaths(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CandidatePreview:
-    """A path that requests of a task may take."""
+    """A path that requests of a task may take, and the policy's view of it."""
 
     path: Path
     role: str
@@ -60,7 +60,7 @@ class CandidatePreview:
 
 @dataclass(frozen=True, slots=True)
 class PolicyPreview:
-    """What a task's policy would choose now."""
+    """The path that a task's policy would choose now, and its candidates."""
 
     task: str
     policy: PolicyConfig
@@ -88,7 +88,7 @@ class Router:
         model_inputs: Mapping[str, Collection[str]] = NO_INPUTS,
         model_fallbacks: Mapping[str, Sequence[Path]] = NO_FALLBACKS,
     ) -> None:
-        """`model_inputs` are the kinds of media that each model accepts; a model without an entry accepts only text.
+        """Takes in `model_inputs` the kinds of media that each model accepts; one without an entry accepts only text.
 
         `model_fallbacks` are the paths to try if the model that a request names fails, by model.
         """
@@ -113,7 +113,7 @@ class Router:
         }
 
     def decide(self, request: Request, labels: Labels) -> Decision:
-        """Raises NotFound if the request names a model, an adapter or a path that does not exist."""
+        """Decides which path answers; raises NotFound if the request names something that does not exist."""
         number = f"dec_{time.time_ns() // 1_000_000:x}{os.urandom(6).hex()}"
         # Without a user the key is the decision's id, so that a replay can make the same random choices.
         key = request.user or number
@@ -133,7 +133,7 @@ class Router:
         return {name: self._expected_cost.usd(paths[name], request) for name in names if name in paths}
 
     def previews(self) -> list[PolicyPreview]:
-        """Return what each task's policy would choose now. No state changes."""
+        """Returns what each task's policy would choose now; no state changes."""
         return [self._preview(name) for name in self._tasks]
 
     def _preview(self, name: str) -> PolicyPreview:
@@ -278,7 +278,7 @@ class Router:
 
 
 class _Context:
-    """Implements `PolicyContext`. Without a key, as for previews, adapters are not resolved."""
+    """The facts for a policy; without a key, as for previews, adapters are not resolved. Implements `PolicyContext`."""
 
     def __init__(
         self, router: Router, task: str, request: Request, key: str | None = None, vector: Vector | None = None

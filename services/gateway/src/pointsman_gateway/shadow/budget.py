@@ -31,12 +31,12 @@ class BudgetStore(Protocol):
     """Adds up the spending of all gateways."""
 
     async def add(self, day: str, more: SpentByTask) -> SpentByTask:
-        """Returns the total of that day, including `more`. Raises Unavailable; `more` may then count twice."""
+        """Adds spending; returns that day's total, with `more`. Raises Unavailable; `more` may then count twice."""
         ...
 
 
 class DailyBudget:
-    """Limits the spending per task and UTC day.
+    """Limits the spending on shadow requests per task and UTC day.
 
     A limit is exceeded by at most what each gateway spends in `SETTLE_INTERVAL_S`, and by requests in progress. While
     the store is unavailable nothing may be spent. Without a store the gateway counts its own spending only.
@@ -51,8 +51,7 @@ class DailyBudget:
         self._settled_at = float("-inf")
 
     def denial_reason(self, task: str, limit_usd: float) -> str:
-        """Why nothing may be spent: "spent", or "unsettled" (the other gateways' spending is unknown). Empty if it
-        may."""
+        """Returns why nothing may be spent: "spent", or "unsettled" (others' spending is unknown); empty if it may."""
         self._start_new_day()
         if self._store is not None and time.monotonic() - self._settled_at > MAX_AGE_S:
             return "unsettled"
@@ -64,7 +63,7 @@ class DailyBudget:
         self._unreported[task] = self._unreported.get(task, 0) + round(usd * PICO_PER_DOLLAR)
 
     async def settle(self) -> None:
-        """Reports this gateway's spending, and reads that of all. Raises Unavailable."""
+        """Reports this gateway's spending, and reads that of all; raises Unavailable."""
         self._start_new_day()
         if self._store is None:
             return
@@ -130,11 +129,11 @@ class ShadowStore:
             await on_written(redacted.decision_id)
 
     async def pair(self, decision_id: str) -> Pair | None:
-        """Removes and returns the pair. Raises Unavailable; the pair may then be lost."""
+        """Removes and returns the pair of a decision; raises Unavailable, and the pair may then be lost."""
         return await self._take(PAIR + decision_id)
 
     async def judged(self, decision_id: str) -> Pair | None:
-        """Removes and returns the judged pair. Raises Unavailable; the pair may then be lost."""
+        """Removes and returns the judged pair of a decision; raises Unavailable, and it may then be lost."""
         return await self._take(JUDGED + decision_id)
 
     async def _take(self, key: str) -> Pair | None:
@@ -153,7 +152,7 @@ class ShadowStore:
         return {task: int(amount) for task, amount in (await self._redis.call(add_all)).items()}
 
     def _redact(self, pair: Pair) -> Pair:
-        """Raises NotRedacted."""
+        """Returns the pair with its texts redacted; raises NotRedacted."""
         return replace(pair, chosen=self._redact_side(pair.chosen), other=self._redact_side(pair.other))
 
     def _redact_side(self, side: Side) -> Side:

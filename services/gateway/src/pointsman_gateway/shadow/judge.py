@@ -26,7 +26,7 @@ _LABELS = Labels(UNKNOWN, 1.0, (), abstained=True, stage="judge")
 
 @dataclass(frozen=True, slots=True)
 class JudgeSettings:
-    """How the pairs of one task are judged."""
+    """How a model judges the pairs of answers of one task."""
 
     model: str
     """As a request names it."""
@@ -54,7 +54,7 @@ class PairJudge:
         metrics: ShadowMetrics,
         report: Callable[[Pair, PairScore], None],
     ) -> None:
-        """`report` is called with each score; it neither waits nor raises."""
+        """Takes `report`, which is called with each score and neither waits nor raises."""
         self._pipeline = pipeline
         self._budget = budget
         self._is_crowded = is_crowded
@@ -94,7 +94,7 @@ class PairJudge:
                 self._metrics.count_verdict(job.pair.task, outcome)
 
     async def _judge(self, job: JudgeJob) -> str:
-        """Returns the outcome: a preference, or why there is none."""
+        """Judges one pair; returns the preference, or why there is none."""
         budget = budget_name(job.pair.task)
         if reason := self._budget.denial_reason(budget, job.settings.usd_per_day):
             return reason
@@ -111,7 +111,7 @@ class PairJudge:
         return {"first": "chosen", "second": "shadow"}.get(score.preference, score.preference)
 
     async def _ask(self, job: JudgeJob, first: str, second: str) -> str:
-        """Returns what the judge says, and counts its cost. Raises PointsmanError."""
+        """Returns the judge's answer, and counts its cost; raises PointsmanError."""
         captured = ShadowResult(None)
 
         def capture(result: ShadowResult) -> None:
@@ -128,7 +128,7 @@ class PairJudge:
 
 
 def budget_name(task: str) -> str:
-    """The name of the judge's budget, which no task can have."""
+    """Returns the name of the judge's budget for a task, which no task can have."""
     return f"judge:{task}"
 
 
@@ -149,5 +149,5 @@ def _as_json(message: Message) -> dict[str, Any]:
 
 
 def judge_sampling(rejected: frozenset[str]) -> Sampling:
-    """The sampling parameters of a judge's request, without those that its engines reject."""
+    """Returns the sampling parameters of a judge's request, without those that its engines reject."""
     return Sampling(max_tokens=MAX_TOKENS, temperature=None if "temperature" in rejected else 0.0)

@@ -26,7 +26,7 @@ LOAD_CHECK_INTERVAL_S = 0.05
 
 @dataclass(slots=True)
 class _CapturedLog:
-    """Takes the place of the request log, and captures the receipt of one request."""
+    """Captures the receipt of one request, in the place of the request log."""
 
     receipt: Receipt | None = None
     answer: CompletedAnswer | None = None
@@ -45,7 +45,7 @@ class _CapturedLog:
 
 @dataclass(frozen=True, slots=True)
 class _FixedLabels:
-    """Takes the place of the classifier, since the request has been classified."""
+    """Returns known labels in the place of the classifier, since the request has been classified."""
 
     labels: Labels
 
@@ -65,14 +65,14 @@ class ShadowPipeline:
     """The pipeline of regular requests, without its admission, caller limits and metrics."""
 
     def __init__(self, current: Callable[[], Stages], max_concurrent: int) -> None:
-        """`current` returns the stages of the current configuration."""
+        """Takes `current`, which returns the stages of the current configuration."""
         unused = CollectorRegistry()  # never exported: `ShadowMetrics` counts shadow requests
         self._current = current
         self._aggregator = MetricsAggregator(unused)
         self._admission = Admission(max_concurrent, self._aggregator.metrics.in_flight)
 
     async def answer(self, request: Request, labels: Labels, report: Callable[[ShadowResult], None]) -> None:
-        """Calls `report` once at the end, also if it is cancelled. Raises PointsmanError."""
+        """Answers a request; calls `report` once at the end, also if it is cancelled. Raises PointsmanError."""
         line, captured = self._current(), _CapturedLog()
         metering = line.metering.with_counters(self._aggregator, CanaryOutcomes())
         stages = replace(line, classification=_FixedLabels(labels), metering=metering)
@@ -87,7 +87,7 @@ class ShadowPipeline:
 
 @dataclass(frozen=True, slots=True)
 class ShadowJob:
-    """A request to be answered a second time."""
+    """A request that is to be answered a second time, by another path."""
 
     request: Request
     """It names the sampled path."""
@@ -104,7 +104,7 @@ class ShadowRunner:
     def __init__(
         self, pipeline: ShadowPipeline, budget: DailyBudget, is_crowded: Callable[[], bool], metrics: ShadowMetrics
     ) -> None:
-        """`is_crowded` tells whether regular requests need the capacity."""
+        """Takes `is_crowded`, which tells whether regular requests need the capacity."""
         self._pipeline = pipeline
         self._budget = budget
         self._is_crowded = is_crowded
@@ -135,7 +135,7 @@ class ShadowRunner:
             await asyncio.wait(self._running)
 
     def _denial_reason(self, job: ShadowJob) -> str:
-        """Why the job is not started; empty if it is."""
+        """Returns why the job is not started; empty if it is."""
         if self.running >= MAX_CONCURRENT:
             return "too_many"
         if self._is_crowded():
@@ -158,7 +158,7 @@ class ShadowRunner:
             self._metrics.count_request(job.task, job.path, outcome, usd)
 
     async def _answer(self, job: ShadowJob, report: Callable[[ShadowResult], None]) -> str:
-        """Returns the outcome; cancels the request if load rises."""
+        """Runs the request, and cancels it if load rises; returns the outcome."""
         answering = asyncio.create_task(self._pipeline.answer(job.request, job.labels, report), name="shadow answer")
         try:
             while not answering.done():

@@ -16,7 +16,7 @@ ACCEPTED, REFUSED = "accepted", "refused"
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One answer of a pair."""
+    """One of the two answers of a pair, with its cost and quality."""
 
     evidence_key: EvidenceKey
     """The evidence that its rating counts for."""
@@ -33,7 +33,7 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two answers to one request."""
+    """Two answers to one request: the caller's, and a shadow request's."""
 
     decision_id: str
     day: str
@@ -49,7 +49,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Regret:
-    """What the other path would have saved, and by how much its answer was better; each at least 0."""
+    """The dollars that the other path would have saved, and by how much its answer was better; each at least 0."""
 
     usd: float
     quality: float
@@ -63,7 +63,7 @@ def side_of(receipt: Receipt, answer: CompletedAnswer | None) -> Side:
 
 
 def regret_of(pair: Pair, chosen: float, other: float) -> Regret:
-    """`chosen` and `other` are the answers' qualities. A cheaper answer saves nothing if it is worse."""
+    """Computes the regret of a choice; a cheaper answer saves nothing if its quality is lower."""
     saved = pair.chosen.cost_usd - pair.other.cost_usd if other >= chosen else 0.0
     return Regret(max(0.0, saved), max(0.0, other - chosen))
 
@@ -86,7 +86,7 @@ BY_PAIR = ["task", "chosen", "path"]
 
 
 class ShadowMetrics:
-    """Shadow requests count in no other series. Label values come from the configuration's `shadow` sections only."""
+    """Counts shadow requests, which count in no other series; label values come from `shadow` sections only."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._requests = Counter(
@@ -131,8 +131,9 @@ class ShadowMetrics:
         )
 
     def count_verdict(self, task: str, outcome: str) -> None:
-        """`outcome` is "chosen", "shadow", "tie" or "disagreement" (a tie), or why there is no score: "unparsable",
-        "no_text", "spent", "unsettled", "too_many", "stopped", or an error's code."""
+        """Counts a judge's outcome: "chosen", "shadow", "tie" or "disagreement" (a tie), or why there is none. Reasons
+        are "unparsable", "no_text", "spent", "unsettled", "too_many", "stopped", or an error's code.
+        """
         self._verdicts.labels(task, outcome).inc()
 
     def count_judge_cost(self, task: str, usd: float) -> None:
@@ -143,8 +144,9 @@ class ShadowMetrics:
         self._agreements.labels(task, _verdict(judge), _verdict(human)).inc()
 
     def count_request(self, task: str, path: str, outcome: str, usd: float = 0.0) -> None:
-        """`outcome` is "ok", an error's code, or why the request was not started or was cancelled: "crowded",
-        "too_many", "spent", "unsettled", "stopped"."""
+        """Counts a shadow request; `outcome` is "ok", an error's code, or why it was not started or was cancelled. Such
+        reasons are "crowded", "too_many", "spent", "unsettled" and "stopped".
+        """
         self._requests.labels(task, path, outcome).inc()
         if usd:
             self._cost.labels(task, path).inc(usd)
@@ -173,12 +175,12 @@ class PairStore(Protocol):
     """Stores pairs until feedback brings the right answer."""
 
     def keep(self, pair: Pair) -> None:
-        """Neither waits nor raises."""
+        """Stores a pair of answers until feedback on it comes; neither waits nor raises."""
         ...
 
 
 class PairScorer:
-    """Adds pairs to the evidence on their paths."""
+    """Scores pairs of answers, and adds them to the evidence on their paths."""
 
     def __init__(
         self,
@@ -187,14 +189,14 @@ class PairScorer:
         pairs: PairStore | None,
         scores: Callable[[], Mapping[str, ScoreFunction]],
     ) -> None:
-        """`scores` returns the current configuration's functions by task; `pairs` is None if no text is stored."""
+        """Takes `scores`, which returns the scoring functions by task; `pairs` is None if no text is stored."""
         self._evidence = evidence
         self._metrics = metrics
         self._pairs = pairs
         self._scores = scores
 
     def add(self, pair: Pair, receipt: Receipt, config: ShadowConfig) -> None:
-        """Called with each complete pair; `receipt` is that of the shadow request. Neither waits nor raises."""
+        """Adds a complete pair; `receipt` is that of the shadow request. Neither waits nor raises."""
         self._evidence.count_answer(receipt)
         self._metrics.count_pair(pair)
         if config.rate_by == "validators":
@@ -207,7 +209,7 @@ class PairScorer:
             self._pairs.keep(pair)
 
     def score(self, pair: Pair, right_answer: str, rated: bool) -> None:
-        """`rated` tells whether the feedback has a rating of its own, which then counts for the caller's answer.
+        """Scores both answers by the right one; `rated` says that the caller's answer has a rating, which then counts.
 
         Raises ValueError if `right_answer` cannot be used.
         """
@@ -225,7 +227,7 @@ class PairScorer:
             self._pairs.keep(judged if pair.task in self._scores() else _without_text(judged))
 
     def compare(self, pair: Pair, rating: float | None, right_answer: str) -> None:
-        """Compares a judged pair with people's verdict: the rating is of the caller's answer.
+        """Compares a judge's scores with people's verdict, whose rating is of the caller's answer.
 
         Raises ValueError if `right_answer` cannot be used.
         """
@@ -237,7 +239,7 @@ class PairScorer:
                 self._metrics.count_agreement(pair.task, judge, human)
 
     def _count(self, pair: Pair, chosen: float, other: float, rated: bool = False) -> None:
-        """`rated` tells whether the chosen answer has a rating already."""
+        """Counts the scores of a pair; `rated` says that the chosen answer has a rating already."""
         if not rated:
             self._evidence.count_rating(pair.chosen.evidence_key, pair.day, chosen)
         self._evidence.count_rating(pair.other.evidence_key, pair.day, other)

@@ -36,14 +36,14 @@ TIMEOUT_S = 120.0
 
 
 class ShadowSettings(Protocol):
-    """The settings of the active configuration."""
+    """The shadowing settings of the active configuration."""
 
     @property
     def tasks(self) -> Mapping[str, ShadowConfig]: ...
 
     @property
     def judges(self) -> Mapping[str, JudgeSettings]:
-        """Of the tasks whose pairs are judged by a model."""
+        """Returns the settings of the judge, for the tasks whose pairs a model judges."""
         ...
 
     def is_allowed(self, request: Request, task: str, path: str) -> bool:
@@ -114,7 +114,7 @@ class Shadowing:
 
 
 def _shadow_request(path: str, request: Request) -> Request:
-    """Return the same request for another path: without a caller, with a new deadline, and without the cache."""
+    """Returns the same request for another path: without a caller, with a new deadline, and without the cache."""
     deadline = asyncio.get_running_loop().time() + TIMEOUT_S
     return replace(request, model=f"path:{path}", caller=ANONYMOUS, deadline=deadline, cache="off", arrived_at=0.0)
 
@@ -133,7 +133,7 @@ def _labels(decision: Decision) -> Labels:
 
 
 def sampled_path(config: ShadowConfig | None, decision: Decision) -> str:
-    """The path of the shadow request, chosen by a hash of the decision's id; empty if the request is not sampled."""
+    """Returns the path of the shadow request, by a hash of the decision's id; empty if the request is not sampled."""
     if config is None:
         return ""
     others = [path for path in config.paths if path != decision.path.name]
@@ -154,9 +154,10 @@ class PairSource(Protocol):
 
 
 class ScoringFeedback:
-    """Wraps the feedback service: the first feedback with a right answer scores both answers of a pair. The feedback
-    may arrive before the shadow's answer or after it. The first feedback with a rating or a right answer is compared
-    with a judge's scores.
+    """Wraps the feedback service: the first feedback with a right answer scores both answers of a pair.
+
+    The feedback may arrive before the shadow's answer or after it. The first feedback with a rating or a right answer
+    is compared with a judge's scores.
     """
 
     def __init__(
@@ -167,7 +168,7 @@ class ScoringFeedback:
         stored: RequestLogReader,
         settings: ShadowSettings,
     ) -> None:
-        """`stored` finds feedback that arrived before the pair."""
+        """Takes `stored`, which finds feedback that arrived before the pair."""
         self._inner = inner
         self._pairs = pairs
         self._scorer = scorer

@@ -38,7 +38,7 @@ SigningKeys = Mapping[tuple[str, str], tuple[PyJWK, Mapping[str, Any]]]
 
 class Issuer:
     def __init__(self, config: SingleSignOnConfig, clock: Callable[[], float], on_removed: Callable[[], None]) -> None:
-        """`on_removed` is called when a signing key has become invalid."""
+        """Takes `on_removed`, which is called when a signing key has become invalid."""
         self._config = config
         self._clock = clock
         self._on_removed = on_removed
@@ -60,7 +60,7 @@ class Issuer:
         return candidates[0] if len(candidates) == 1 else None
 
     async def find_key(self, key_id: str, algorithm: str) -> PyJWK:
-        """Returns the key. Reads the issuer's keys if the key is unknown and the last read is long enough ago.
+        """Returns a signing key; reads the issuer's keys if it is unknown and the last read is long enough ago.
 
         Raises Unauthenticated ("unknown_signing_key"), or Unavailable ("issuer_unavailable").
         """
@@ -110,7 +110,7 @@ class Issuer:
         return keys.refresh_seconds + keys.valid_without_issuer_seconds
 
     async def _refresh_for_unknown_key(self) -> bool:
-        """Reads the keys unless they were read just now or too many tokens wait. Returns whether the read succeeded."""
+        """Reads the issuer's keys unless that was just done or too many tokens wait; returns whether it worked."""
         is_free = self._refreshing is None
         if self._waiting >= MAX_WAITING or (is_free and self._clock() - self._tried_at < MIN_REFRESH_INTERVAL_S):
             return False
@@ -217,12 +217,12 @@ async def _send(client: httpx.AsyncClient, method: str, url: str, **more: Any) -
 
 
 async def _get(client: httpx.AsyncClient, url: str) -> Mapping[str, Any]:
-    """Raises httpx.HTTPError, TimeoutError, ValueError."""
+    """Returns the JSON object at a URL; raises httpx.HTTPError, TimeoutError or ValueError."""
     return (await _send(client, "GET", url))[1]
 
 
 def _json_object(content: bytes) -> Mapping[str, Any]:
-    """Raises ValueError."""
+    """Parses a JSON object; raises ValueError for anything else."""
     read = msgspec.json.decode(content)
     if not isinstance(read, dict):
         raise ValueError("the issuer's response is no JSON object")
@@ -230,7 +230,7 @@ def _json_object(content: bytes) -> Mapping[str, Any]:
 
 
 def _endpoint(metadata: Mapping[str, Any], name: str) -> str:
-    """Raises ValueError."""
+    """Returns the URL of an endpoint in the issuer's metadata; raises ValueError if it is not a trusted URL."""
     url = metadata.get(name)
     if not isinstance(url, str) or not is_trusted_url(url):
         raise ValueError(f"its {name} is {url!r}, which is no https URL")

@@ -34,10 +34,7 @@ TOKEN_PREFIX = "eyJ"
 
 class TokenVerifier(Protocol):
     async def verify(self, token: str) -> KeyRecord:
-        """Return the rights that the token's claims grant, as the record of a key.
-
-        Raises PointsmanError if the token is not accepted.
-        """
+        """Returns the rights that the token's claims grant, as a key's record; raises PointsmanError."""
         ...
 
 
@@ -88,7 +85,7 @@ class VerifiedKeys:
         """If set, JSON Web Tokens are accepted in addition to keys."""
 
     def identify_now(self, credential: str) -> VerifiedCaller | None:
-        """Returns the caller from the cached copy; None if there is no valid one."""
+        """Returns the caller from the cached copy of its key; None if there is no valid one."""
         if (len(credential) != credentials.LENGTH and not self._may_be_token(credential)) or not credential.isascii():
             return None
         cached = self._cache.get(_digest(credential))
@@ -101,7 +98,7 @@ class VerifiedKeys:
         return cached.caller
 
     async def identify(self, credential: str) -> VerifiedCaller:
-        """Raises Unauthenticated, or Unavailable if Redis is unavailable and there is no copy.
+        """Returns the caller; raises Unauthenticated, or Unavailable without Redis and without a copy.
 
         Concurrent lookups of one key share one call of Redis (single-flight).
         """
@@ -134,9 +131,7 @@ class VerifiedKeys:
         return self.tokens is not None and len(credential) <= MAX_TOKEN_LENGTH and credential.startswith(TOKEN_PREFIX)
 
     async def _verify_token(self, token: str) -> KeyRecord:
-        """Verifies a token without a call to Redis, and without a call to the issuer if its signing key is known.
-        Raises PointsmanError.
-        """
+        """Verifies a token without Redis, and without the issuer if its signing key is known; raises PointsmanError."""
         try:
             while (verifier := self.tokens) is not None:
                 record = await verifier.verify(token)
@@ -152,8 +147,7 @@ class VerifiedKeys:
         self._epoch = None
 
     async def refresh(self, epoch: int, key_store: KeyStore) -> None:
-        """Reads all copies again if the epoch in Redis has changed, because a key or limit was changed. Raises
-        Unavailable."""
+        """Reads all copies again if the epoch in Redis has changed, because a key or limit was; raises Unavailable."""
         began_at = self._clock.monotonic()
         if epoch != self._epoch:
             self._refreshes += 1
@@ -178,8 +172,8 @@ class VerifiedKeys:
                 self._add(record, tenant, cached.is_token)
 
     async def _look_up(self, digest: str, token: KeyRecord | None, credential: str, refreshes: int) -> VerifiedCaller:
-        """Reads the record and its tenant. `token` is the record of a token that was verified at the count `refreshes`;
-        None for a key, which is read from Redis.
+        """Reads the record of a key and its tenant; a token's record is given as `token`. That token was verified at
+        the count `refreshes`; `token` is None for a key, which is read from Redis.
         """
         while True:
             record, tenant = await self._read(digest, token)

@@ -45,7 +45,7 @@ class LeaseStore:
         """Lower bound of the difference between the clock of Redis and this process's monotonic clock."""
 
     async def exchange(self, needs: Needs) -> None:
-        """Reports usage and renews leases. Raises Unavailable."""
+        """Reports usage to Redis and renews leases; raises Unavailable."""
         limits = list(needs)
         for start in range(0, len(limits), MAX_LIMITS_PER_CALL):
             await self._exchange_batch({limit: needs[limit] for limit in limits[start : start + MAX_LIMITS_PER_CALL]})
@@ -71,7 +71,7 @@ class LeaseStore:
                 self._note_budget(limit, limit.spent_share(now))
 
     def _note_budget(self, limit: LeasedLimit, share: float) -> None:
-        """Logs a warning when the budget first reaches the warning level."""
+        """Logs a warning when a budget first reaches the warning level."""
         if share < BUDGET_WARNING_SHARE:
             self.nearly_spent.discard(limit)
         elif limit not in self.nearly_spent:
@@ -86,7 +86,7 @@ class LeaseStore:
             )
 
     def use_local_fallback(self, limits: Sequence[LeasedLimit]) -> None:
-        """Called while Redis is unavailable."""
+        """Continues with local limits, while Redis is unavailable."""
         now = self._clock.monotonic()
         redis_ms = int(now * 1000 + self._redis_offset_ms)
         for limit in limits:
@@ -105,7 +105,7 @@ class LeaseStore:
         return int(epoch)
 
     async def leave(self) -> None:
-        """Removes this gateway from the running ones. Raises Unavailable."""
+        """Removes this gateway from the running ones; raises Unavailable."""
         await self._redis.call(lambda: self._redis.client.zrem(redis_layout.GATEWAYS, self.gateway))
 
     def _synchronize_clock(self, redis_ms: int) -> float:

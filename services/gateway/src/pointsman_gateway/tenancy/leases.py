@@ -34,7 +34,7 @@ _HALF_LIFE_S = {Window.NOW: 1.0, Window.MINUTE: 2.0, Window.DAY: 60.0, Window.MO
 
 
 class LeasedLimit:
-    """Reservations change `free` directly: method calls would be most of their cost."""
+    """One limit and this gateway's lease of it; reservations change `free` directly, since method calls cost more."""
 
     __slots__ = (
         "_measured_at",
@@ -63,7 +63,7 @@ class LeasedLimit:
     )
 
     def __init__(self, name: str, limit: str, maximum: int, holder: str) -> None:
-        """`name` is the key in Redis, `limit` the limit's name, and `holder` identifies this lease."""
+        """Takes `name`, the key in Redis, the name of the `limit`, and `holder`, which identifies this lease."""
         self.name, self.limit, self.maximum, self.holder = name, limit, maximum, holder
         self.window = WINDOWS[limit]
         self.window_number = 0 if self.window is Window.NOW else -1
@@ -86,12 +86,12 @@ class LeasedLimit:
 
     @property
     def is_budget(self) -> bool:
-        """Returns whether the limit is in dollars."""
+        """Returns whether the limit is in dollars, and so a budget."""
         return self.window in (Window.DAY, Window.MONTH)
 
     @property
     def owner(self) -> str:
-        """Return "key" or "tenant"."""
+        """Returns whose limit it is: "key" or "tenant"."""
         return "tenant" if f":account:{WHOLE_TENANT}:" in self.name else "key"
 
     @property
@@ -103,14 +103,14 @@ class LeasedLimit:
         return 1 - self.unspent / self.maximum if now < self.ends else 0.0
 
     def charge(self, amount: int, now: float) -> None:
-        """Take the amount from the current window, even if less than the amount is free."""
+        """Takes the amount from the current window, even if less than the amount is free."""
         if now >= self.ends:
             self.carried += amount
         else:
             self.free -= amount
 
     def is_refused(self, need: int, now: float) -> bool:
-        """Returns whether it is certain without asking Redis that `need` is not available."""
+        """Returns whether it is certain, without asking Redis, that `need` is not available."""
         return need > self.maximum or (now < self.refused_until and need >= self.refused_need)
 
     # -- exchange with Redis
@@ -149,8 +149,9 @@ class LeasedLimit:
             self.refused_until, self.refused_need = min(now + REFUSAL_TTL_S, self.ends), report[4]
 
     def use_local_fallback(self, redis_ms: int, gateways: int, now: float) -> None:
-        """Called while Redis is unavailable: continues with the lease or, if that is more, with this gateway's share of
-        the limit. Dollars have no share: what is unspent of the lease is all there is, also in the next window."""
+        """Continues with the lease or, if that is more, with this gateway's share, while Redis is unavailable. Dollars
+        have no share: what is unspent of the lease is all there is, also in the next window.
+        """
         share = 0 if self.is_budget else self.maximum // gateways
         if now >= self.ends:
             number, ends_ms = window_at(self.window, redis_ms)
@@ -183,7 +184,7 @@ class LeasedLimit:
 
     @property
     def is_settled(self) -> bool:
-        """Returns whether everything is reported and nothing is held."""
+        """Returns whether all usage is reported and nothing is held."""
         return not (self._is_leased or self.carried or self.used != self._reported)
 
     @property
@@ -191,7 +192,7 @@ class LeasedLimit:
         return self.free > 0 or (self.window is Window.NOW and self.used > 0)
 
     def _wish(self, now: float) -> int:
-        """How much the gateway wants to hold beyond what is used."""
+        """Returns how much the gateway wants to hold beyond what is used."""
         if self.closing:
             return 0
         elapsed = now - self._measured_at
@@ -215,7 +216,7 @@ class LeasedLimit:
 
 
 class ExchangeLock:
-    """A lock for exchanges about one tenant's leases. Everyone who waits for the end of an exchange continues at once.
+    """A lock for exchanges about one tenant's leases; all that wait for the end of one continue at once.
 
     `asyncio.Lock` wakes one waiter per turn of the event loop. Under load a turn takes milliseconds, so the last of
     hundreds of requests that wait for one lease would continue seconds after it has arrived.

@@ -1,4 +1,4 @@
-"""The limits that apply to each key, its own and its tenant's, what its requests have used, and the metrics of both."""
+"""The limits that apply to each key, its own and its tenant's, what its requests have used, and metrics of both."""
 
 import time
 from collections.abc import Callable
@@ -75,7 +75,7 @@ LeasedLimits = tuple[LeasedLimit, ...]
 
 @dataclass(frozen=True, slots=True)
 class LimitSet:
-    """The limits that a request draws on. A request settles with the set it began with, even if limits change."""
+    """The limits that a request draws on; it settles with the set it began with, even if limits change."""
 
     requests: LeasedLimits
     streams: LeasedLimits
@@ -141,13 +141,13 @@ class KeyUsage:
 
 @dataclass(frozen=True, slots=True)
 class VerifiedCaller(Caller):
-    """A caller whose key was verified."""
+    """A caller whose key was verified, with the usage of that key."""
 
     usage: KeyUsage = field(kw_only=True, repr=False, compare=False)
 
 
 class LimitRegistry:
-    """All limits and key usages of this gateway."""
+    """The limits of all tenants and keys that this gateway knows, and the usage of each key."""
 
     def __init__(self, gateway: str, nearly_spent: set[LeasedLimit]) -> None:
         self._gateway = gateway
@@ -171,7 +171,7 @@ class LimitRegistry:
         return usage
 
     def forget(self, key: str) -> None:
-        """The key is no longer cached. Its usage is dropped once it is reported."""
+        """Drops a key that is no longer cached, once its usage is reported."""
         usage = self.usages.get(key)
         if usage is not None:
             usage.is_forgotten = True
@@ -189,7 +189,7 @@ class LimitRegistry:
             self._drop(usage)
 
     def count_nearly_spent(self, limit: str, owner: str, clock: Callable[[], float]) -> int:
-        """Return the number of budgets that are used up to the warning level."""
+        """Returns the number of budgets that are used up to the warning level."""
         now = clock()
         return sum(
             budget.limit == limit and budget.owner == owner and budget.spent_share(now) >= BUDGET_WARNING_SHARE

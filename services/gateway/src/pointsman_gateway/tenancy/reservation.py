@@ -1,6 +1,4 @@
-"""Reserves a request's share of the limits of its key, from admission to the request's end, and creates the errors for
-a refused reservation.
-"""
+"""Reserves a request's share of its key's limits until the request ends, and creates the errors of a refusal."""
 
 from collections.abc import Mapping
 from functools import lru_cache
@@ -36,13 +34,13 @@ _LIMIT_TEXTS = {
 
 
 class Leasing(Protocol):
-    """What a reservation needs from the tenancy."""
+    """The parts of the tenancy that a reservation needs."""
 
     clock: Clock
     usage: UsageWriter
 
     def renew(self) -> None:
-        """Called if a lease runs low."""
+        """Renews leases soon, because one runs low."""
         ...
 
     def check_refusal(self, limit: LeasedLimit, need: int, now: float) -> None:
@@ -50,7 +48,7 @@ class Leasing(Protocol):
         ...
 
     async def lease(self, tenant: TenantLimits, needs: Needs) -> None:
-        """Asks Redis for it. Raises ResourceExhausted if Redis is unavailable and the lease does not suffice."""
+        """Asks Redis for what is needed; raises ResourceExhausted if Redis is unavailable and the lease too small."""
         ...
 
 
@@ -73,8 +71,9 @@ class Reservation:
         self._is_open = True
 
     def afford_now(self, usd: float | None) -> bool:
-        """Reserves dollars, in addition to those reserved before; False if `afford` has to be awaited. Raises
-        ResourceExhausted if it is certain that they are not available."""
+        """Reserves more dollars; False if `afford` has to be awaited. Raises ResourceExhausted if it is certain that
+        they are not available.
+        """
         dollars = self._limits.dollars
         if usd is None:
             if dollars:
@@ -98,7 +97,7 @@ class Reservation:
         return True
 
     async def afford(self, usd: float | None) -> None:
-        """Raises ResourceExhausted, also if the cost is unknown and there is a budget in dollars."""
+        """Reserves dollars; raises ResourceExhausted, also for an unknown cost if there is a budget in dollars."""
         if usd is None:
             self.afford_now(None)
             return
@@ -110,8 +109,7 @@ class Reservation:
         raise contended()
 
     def settle(self, usage: Usage, usd: float | None, outcome: str) -> None:
-        """Called at the request's end, whatever its outcome: returns the unused part of the reservation, and charges
-        usage above it. Idempotent.
+        """Returns the unused part of the reservation at the request's end, and charges usage above it; idempotent.
 
         Usage above the reservation counts in the current window; the unused part is returned only in the window from
         which it was taken.
@@ -136,7 +134,7 @@ class Reservation:
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """The limits now, as OpenAI's `x-ratelimit-*` headers."""
+        """Returns the limits now, as OpenAI's `x-ratelimit-*` headers."""
         return headers_of(self._limits, self._leasing.clock.monotonic())
 
     def _settle_dollars(self, excess: int) -> None:
@@ -148,9 +146,7 @@ class Reservation:
 
 
 def headers_of(limits: LimitSet, now: float) -> dict[str, str]:
-    """Return the limits now as OpenAI's `x-ratelimit-*` headers, and a header of the gateway's own if a budget is
-    nearly spent.
-    """
+    """Returns OpenAI's `x-ratelimit-*` headers, and one of the gateway's own if a budget is nearly spent."""
     headers: dict[str, str] = {}
     if limits.requests:
         _add_headers(headers, _REQUEST_HEADERS, limits.requests, now)
@@ -181,7 +177,7 @@ def _add_headers(headers: dict[str, str], names: tuple[str, str, str], limits: L
 
 
 def to_duration(seconds: float) -> str:
-    """ "250ms", "12s", "6m0s"."""
+    """Formats seconds as in OpenAI's headers: "250ms", "12s", "6m0s"."""
     if seconds < 1:
         return f"{round(seconds * 1000)}ms"
     return _minutes_and_seconds(round(seconds))
@@ -194,7 +190,7 @@ def _minutes_and_seconds(seconds: int) -> str:
 
 
 def exhausted(limit: LeasedLimit, need: int, now: float, without_redis: bool) -> ResourceExhausted:
-    """The error for a request that exceeds a limit; its code is the limit's name."""
+    """Returns the error for a request that exceeds a limit; its code is the limit's name."""
     allowed = f"this {limit.owner} may have {_LIMIT_TEXTS[limit.limit].format(_to_text(limit, limit.maximum))}"
     if need > limit.maximum:
         message = f"{allowed}, and this request alone may need {_to_text(limit, need)}"

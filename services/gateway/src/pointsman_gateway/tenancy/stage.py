@@ -52,7 +52,7 @@ _DEFAULT_CACHE = KeyCacheConfig()
 
 
 class Tenancy:
-    """Implements the pipeline's `Tenancy`, and `Leasing` for its reservations."""
+    """Identifies callers and enforces their limits; implements the pipeline's `Tenancy`, and `Leasing`."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Tenancy:
         clock: Clock = _SYSTEM_CLOCK,
         watching: BoundedRedis | None = None,
     ) -> None:
-        """`watching` has a longer timeout than `redis`: changed keys are read over it if that fails over `redis`."""
+        """Takes two clients of Redis; `watching` has a longer timeout, for changed keys that `redis` fails to read."""
         self.clock = clock
         self._metrics = metrics
         self._leases = LeaseStore(redis, clock, metrics)
@@ -85,7 +85,7 @@ class Tenancy:
         return self._single_sign_on
 
     def use_single_sign_on(self, config: "SingleSignOnConfig | None", client_secret: str = "") -> None:
-        """Sets the issuer whose tokens are accepted; None: accept keys only."""
+        """Sets the issuer whose tokens are accepted; None accepts keys only."""
         if config == (self._single_sign_on and self._single_sign_on.config):
             return
         if config is None:
@@ -120,9 +120,10 @@ class Tenancy:
         return self._keys.identify_now(credential)
 
     async def identify(self, credential: str) -> Caller:
-        """Authenticates a caller. Raises Unauthenticated ("missing_key", "unknown_key", "revoked_key", "expired_key",
-        and the codes for tokens), PermissionDenied ("no_grant"), and Unavailable ("keys_unavailable",
-        "issuer_unavailable").
+        """Returns the caller that a key or token identifies.
+
+        Raises Unauthenticated ("missing_key", "unknown_key", "revoked_key", "expired_key", and the codes for tokens),
+        PermissionDenied ("no_grant"), and Unavailable ("keys_unavailable", "issuer_unavailable").
         """
         return await self._keys.identify(credential)
 
@@ -158,7 +159,7 @@ class Tenancy:
         return Reservation(self, usage, tokens, now)
 
     async def enter(self, caller: Caller, tokens: int) -> Reservation:
-        """Raises ResourceExhausted; its code is the limit's name, and `retry_after` says when to retry."""
+        """Reserves a request; raises ResourceExhausted, whose code is the limit's name and which says when to retry."""
         assert isinstance(caller, VerifiedCaller)
         usage = caller.usage
         usage.waiting += 1
@@ -184,7 +185,7 @@ class Tenancy:
             self._refuse(limit, need, now, without_redis=False)
 
     async def lease(self, tenant: TenantLimits, needs: Needs, next_needed: LeasedLimits = ()) -> None:
-        """Leases what the request needs. Expired leases of `next_needed` are renewed in the same exchange."""
+        """Leases what the request needs; expired leases of `next_needed` are renewed in the same exchange."""
         while (short := self._short(needs)) and tenant.exchange_lock.is_locked:
             await tenant.exchange_lock.wait()
         if not short:

@@ -33,7 +33,7 @@ _COUNTERS = tuple(one.name for one in fields(UsageCounters))
 
 @dataclass(frozen=True, slots=True)
 class UsageBatch:
-    """Counts that are written atomically. Sending a batch again is idempotent."""
+    """Usage counts that are written atomically; sending a batch again is idempotent."""
 
     number: int
     day: str
@@ -77,18 +77,18 @@ class UsageWriter:
 
     @property
     def waiting(self) -> int:
-        """Requests whose usage is not known to be written."""
+        """Returns the number of requests whose usage is not known to be written."""
         self._collect()
         counts = [*self._waiting.values(), *([self._batch.counts] if self._batch else [])]
         return sum(n for one in counts for name, n in one.items() if name.endswith(":requests"))
 
     @property
     def flush_lag(self) -> float:
-        """Seconds since everything was written; below 1 while Redis is available, whatever the load."""
+        """Returns the seconds since everything was written; below 1 while Redis is available, whatever the load."""
         return self._clock.monotonic() - self._written_at
 
     async def write(self) -> None:
-        """Writes all counts. Raises Unavailable, and then keeps them."""
+        """Writes all counts; raises Unavailable, and then keeps them."""
         async with self._writing:
             self._collect()
             while batch := self._batch or self._next_batch():
@@ -105,7 +105,7 @@ class UsageWriter:
         await self._redis.call(lambda: self._write_batch(keys=keys, args=arguments))
 
     def _begin_day(self) -> None:
-        """The day may be earlier than the previous one, if the clock was corrected."""
+        """Begins a day, which may be earlier than the previous one if the clock was corrected."""
         self._collect()
         now = self._clock.wall()
         self._day, self._day_began = redis_layout.day_of(now), now // redis_layout.A_DAY * redis_layout.A_DAY
@@ -160,7 +160,7 @@ class BackgroundTasks:
         keys: VerifiedKeys,
         connections: Sequence[BoundedRedis],
     ) -> None:
-        """A poll tries the `connections` one after the other."""
+        """Takes the `connections` to Redis that a poll tries one after the other."""
         self.leases, self._limits, self._usage, self._keys = leases, limits, usage, keys
         self._sources = [(redis, KeyStore(redis)) for redis in connections]
         leases.metrics.flush_lag.set_function(lambda: usage.flush_lag)
@@ -172,8 +172,7 @@ class BackgroundTasks:
 
     @asynccontextmanager
     async def running(self, clock: Clock) -> AsyncIterator[None]:
-        """Runs the tasks for the length of the block. At its end usage is written and leases are returned, if Redis
-        answers in time."""
+        """Runs the tasks during the block; at its end usage is written and leases are returned, if Redis answers."""
 
         async def renew() -> None:
             try:

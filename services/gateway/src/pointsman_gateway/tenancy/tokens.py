@@ -42,7 +42,7 @@ class LoginSession:
 
 
 class SingleSignOn:
-    """Implements `TokenVerifier` and the pipeline's `Login`."""
+    """Verifies an issuer's tokens and logs users in; implements `TokenVerifier` and the pipeline's `Login`."""
 
     def __init__(
         self,
@@ -66,9 +66,7 @@ class SingleSignOn:
 
     @property
     def login_request(self) -> Mapping[str, Any] | None:
-        """Return the authorization endpoint and its parameters; None if login is not configured or the issuer was not
-        reached yet.
-        """
+        """Returns the authorization endpoint and its parameters; None without login, or before it is known."""
         login = self.config.login
         endpoint = self.issuer.metadata.get("authorization_endpoint")
         if login is None or not endpoint:
@@ -77,7 +75,7 @@ class SingleSignOn:
         return {"endpoint": endpoint, "parameters": parameters}
 
     async def log_in(self, code: LoginCode) -> LoginSession:
-        """Exchange an authorization code, and verify the ID token and the access token. Raises PointsmanError."""
+        """Exchanges an authorization code, and verifies ID token and access token; raises PointsmanError."""
         login = self.config.login
         if login is None:
             raise Unauthenticated("this gateway has no login by single sign-on", code="login_failed")
@@ -120,7 +118,7 @@ class SingleSignOn:
         return claims
 
     def _read_header(self, token: str) -> tuple[str, str]:
-        """Return the key id and the algorithm from the token's header, which is not verified yet."""
+        """Returns the key id and the algorithm from the token's header, which is not verified yet."""
         try:
             header = jwt.get_unverified_header(token)
         except (jwt.InvalidTokenError, ValueError, RecursionError) as error:
@@ -159,7 +157,7 @@ class SingleSignOn:
 
 
 def subject_id(issuer: str, subject: str, tenant: str) -> str:
-    """Return an id of the user for usage and limits, in the place of a key's id."""
+    """Returns an id of the user for usage and limits, which takes the place of a key's id."""
     return "sso-" + hashlib.sha256("\n".join((issuer, subject, tenant)).encode()).hexdigest()[:16]
 
 
@@ -183,9 +181,7 @@ def _matches(grant: GrantConfig, claims: Claims) -> bool:
 
 
 def _tenant_of(grant: GrantConfig, claims: Claims) -> str:
-    """Return the grant's tenant. Raises PermissionDenied if the claim for it is missing or is not a valid name of a
-    tenant.
-    """
+    """Returns the grant's tenant; raises PermissionDenied if the claim for it is missing or no valid name."""
     reference = CLAIM_REFERENCE.fullmatch(grant.tenant)
     if not reference:
         return grant.tenant

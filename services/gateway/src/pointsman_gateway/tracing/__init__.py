@@ -1,4 +1,4 @@
-"""Tracing: the wrappers that `bootstrap` puts around components to create OpenTelemetry spans.
+"""Wrappers that `bootstrap` puts around components to create OpenTelemetry spans.
 
 Without tracing there are no wrappers, and OpenTelemetry is not imported: `spans` is imported only when it is needed.
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Instrumentation:
-    """Wraps components; each method returns a component of the same type. Without tracing, the component itself."""
+    """Wraps components so that they create spans; without tracing, each method returns the component itself."""
 
     grpc_interceptors: Interceptors = ()
     """For calls to other services."""
@@ -28,15 +28,15 @@ class Instrumentation:
         return client
 
     def embedder(self, embedder: Embedder, name: str, provider: str) -> Embedder:
-        """`name` is the model's name in the configuration."""
+        """Wraps an embedder; `name` is the model's name in the configuration."""
         return embedder
 
     def trace_headers(self) -> str:
-        """HTTP header lines with the trace context of the current request; empty without tracing."""
+        """Returns HTTP header lines with the trace context of the current request; empty without tracing."""
         return ""
 
     def request_log(self, request_log: RequestLog, max_characters: int, redaction: Redaction) -> RequestLog:
-        """Records up to `max_characters` of the conversation and of the answer in traces, after `redaction`."""
+        """Wraps a log so that traces get up to `max_characters` of conversation and answer, after `redaction`."""
         return request_log
 
     def stages(self, stages: Stages) -> Stages:

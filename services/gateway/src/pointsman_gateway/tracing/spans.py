@@ -37,10 +37,10 @@ _NAMES: Mapping[Operation, str] = {"chat": "chat", "completion": "text_completio
 
 
 class TracedClient:
-    """Implements `EngineClient` around another: one span per call, whose context is sent to the engine."""
+    """Creates one span per engine call, whose context is sent to the engine; implements `EngineClient`."""
 
     def __init__(self, client: EngineClient, spans: Spans, provider: Callable[[str], str]) -> None:
-        """`provider` returns the `gen_ai.provider.name` of a model."""
+        """Takes `provider`, which returns the `gen_ai.provider.name` of a model."""
         self._client = client
         self._spans = spans
         self._provider = provider
@@ -53,7 +53,7 @@ class TracedClient:
 
 
 class TracedTransfer:
-    """Implements `Transfer` around another, and `ChunkSink` for the inner one."""
+    """Ends the span of a call with its answer; implements `Transfer`, and `ChunkSink` for the inner one."""
 
     def __init__(self, client: EngineClient, request: EngineRequest, sink: ChunkSink, span: Span) -> None:
         self._sink: ChunkSink | None = sink
@@ -136,7 +136,7 @@ def usage_attributes(usage: Usage) -> dict[str, Attribute]:
 
 
 class TracedClassification:
-    """Implements `Classifier`."""
+    """Creates a span for each classification; implements `Classifier`."""
 
     def __init__(self, inner: Classifier, spans: Spans) -> None:
         self._inner = inner
@@ -150,7 +150,7 @@ class TracedClassification:
 
 
 class TracedPrompts:
-    """Implements `PromptBuilder`. Searches for a prompt are child spans."""
+    """Creates a span for each prompt, with those of its searches as children; implements `PromptBuilder`."""
 
     def __init__(self, inner: PromptBuilder, spans: Spans) -> None:
         self._inner = inner
@@ -165,7 +165,7 @@ class TracedPrompts:
 
 
 class TracedBackend:
-    """Implements `Backend`. The span ends with the first token; it includes adapter loads and failed engines."""
+    """Creates a span up to the first token, with adapter loads and failed engines; implements `Backend`."""
 
     def __init__(self, inner: Backend, spans: Spans) -> None:
         self._inner = inner
@@ -180,10 +180,10 @@ class TracedBackend:
 
 
 class TracedEmbedder:
-    """Implements `Embedder`."""
+    """Creates a span for each call of an embedding model; implements `Embedder`."""
 
     def __init__(self, inner: Embedder, name: str, provider: str, spans: Spans) -> None:
-        """`name` is the model's name in the configuration; `provider` is its `gen_ai.provider.name`."""
+        """Takes the model's name in the configuration, and its `gen_ai.provider.name`."""
         self._inner = inner
         self._name = name
         self._provider = provider
@@ -200,8 +200,7 @@ class TracedEmbedder:
 
 
 class TracedRequestLog:
-    """Implements `RequestLog` around another: sets the decision and receipt as attributes of the request's span, and
-    the text if `max_characters` is not 0."""
+    """Sets decision and receipt as attributes of the request's span, and the text if `max_characters` is not 0."""
 
     def __init__(self, inner: RequestLog, max_characters: int, redaction: Redaction) -> None:
         self._inner = inner
@@ -231,9 +230,7 @@ class TracedRequestLog:
         self._inner.note_undecided(receipt)
 
     def _text_attributes(self, request: Request, answers: tuple[CompletedAnswer, ...]) -> dict[str, Attribute]:
-        """Return the last messages and the answer as attributes, with OpenTelemetry's names and with OpenInference's.
-        Raises NotRedacted.
-        """
+        """Returns messages and answer as OpenTelemetry's and OpenInference's attributes; raises NotRedacted."""
         left, messages = self._max_characters, list[tuple[str, str]]()
         for message in reversed(request.messages):
             text = _cut(self._redaction.text(message.content), left)
@@ -258,7 +255,7 @@ def _cut(text: str, characters: int) -> str:
 
 
 def _messages_json(messages: Sequence[tuple[str, str]]) -> str:
-    """Return the messages in the schema of OpenTelemetry's conventions for generative AI."""
+    """Returns the messages in the schema of OpenTelemetry's conventions for generative AI."""
     parts = [{"role": role, "parts": [{"type": "text", "content": text}]} for role, text in messages]
     return json.dumps(parts, ensure_ascii=False)
 

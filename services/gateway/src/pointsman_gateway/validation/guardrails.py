@@ -1,4 +1,4 @@
-"""The guardrails `regex`, `pii` and `http`."""
+"""The built-in guardrails: `regex`, `pii` (personal data) and `http` (a service)."""
 
 import asyncio
 import logging
@@ -32,7 +32,7 @@ Kind = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:/-]{1,64}$")]
 
 
 class Regex(Guardrail):
-    """Finds matches of regular expressions. The options are {KIND: PATTERN}."""
+    """A guardrail that finds matches of regular expressions; the options are {KIND: PATTERN}."""
 
     Options = Annotated[dict[Kind, str], Field(min_length=1)]
 
@@ -53,7 +53,7 @@ class Regex(Guardrail):
         return await self._threads.find(self._matches(texts, MAX_GUARDRAIL_SECONDS, concurrent=True))
 
     def _matches(self, texts: Sequence[GuardedText], timeout: float, **options: bool) -> Iterator[Finding | None]:
-        """Yield the findings, and None after each search. With `concurrent`, other threads run during a search.
+        """Yields the findings, and None after each search; with `concurrent`, other threads run during a search.
 
         Raises TimeoutError.
         """
@@ -67,13 +67,13 @@ class Regex(Guardrail):
 
 
 class _Threads:
-    """Threads of one guardrail. They are not asyncio's own: slow texts must not keep other work waiting."""
+    """The threads of one guardrail; not asyncio's own, so that slow texts do not keep other work waiting."""
 
     def __init__(self, name: str) -> None:
         self._executor = ThreadPoolExecutor(GUARDRAIL_THREADS, name)
 
     async def find(self, findings: Iterator[Finding | None]) -> list[Finding]:
-        """Collect what the iterator yields in a thread; stop after the next item once nobody waits any more."""
+        """Collects what the iterator yields in a thread; stops after the next item once nobody waits any more."""
         is_over = threading.Event()
 
         def collect() -> list[Finding]:
@@ -98,7 +98,7 @@ class PiiOptions(Strict):
 
 
 class Pii(Guardrail):
-    """Finds personal data with Presidio's pattern recognizers, which need no language model."""
+    """A guardrail that finds personal data with Presidio's pattern recognizers, which need no language model."""
 
     Options = PiiOptions
 
@@ -126,16 +126,14 @@ class Pii(Guardrail):
 
 
 def _is_cut(finding: Finding, start: int, length: int) -> bool:
-    """Returns whether the finding may go on beyond the window at `start`, in a text of `length`, and is whole in
-    another.
-    """
+    """Returns whether a finding at the edge of a window may be cut off there, and is whole in another window."""
     end = min(start + PII_WINDOW, length)
     is_at_edge = finding.start == start > 0 or finding.end == end < length
     return is_at_edge and (finding.end or 0) - finding.start < PII_OVERLAP - 1
 
 
 def _pattern_recognizers(options: PiiOptions) -> list[Any]:
-    """Raises ValueError."""
+    """Returns Presidio's recognizers for the options; raises ValueError."""
     try:
         import tldextract
         from presidio_analyzer import RecognizerRegistry
@@ -145,7 +143,7 @@ def _pattern_recognizers(options: PiiOptions) -> list[Any]:
     domain_of: Callable[[str], Any] = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None)
 
     class OfflineEmailRecognizer(EmailRecognizer):  # type: ignore[misc]  # its module is skipped
-        """Uses the public suffixes in tldextract's package, and so downloads nothing during a request."""
+        """Recognizes e-mail addresses by the public suffixes in tldextract's package, without a download."""
 
         def validate_result(self, pattern_text: str) -> bool:
             return bool(domain_of(pattern_text).fqdn)
@@ -174,7 +172,7 @@ class _Reply(msgspec.Struct):
 
 
 class HttpClassifier(Guardrail):
-    """Calls an HTTP service; docs/guardrails.md describes its JSON."""
+    """A guardrail that calls an HTTP service; docs/guardrails.md describes its JSON."""
 
     Options = HttpOptions
 
@@ -189,7 +187,7 @@ class HttpClassifier(Guardrail):
             self._auth = f"authorization: Bearer {key}\r\n"
 
     async def find(self, hook: Hook, texts: Sequence[GuardedText]) -> list[Finding]:
-        """Raises HttpUnreachable, and ValueError if the reply does not have the documented form."""
+        """Returns the service's findings; raises HttpUnreachable, or ValueError for a reply of another form."""
         assert self._http is not None  # a configuration that is only checked has no requests
         body = msgspec.json.encode({"hook": hook, "texts": texts})
         deadline = asyncio.get_running_loop().time() + MAX_GUARDRAIL_SECONDS

@@ -25,7 +25,7 @@ class Ruling(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One validator's ruling on an answer."""
+    """One validator's ruling on an answer, and the reason."""
 
     validator: str
     ruling: Ruling
@@ -45,10 +45,10 @@ Named = tuple[str, Validator]
 
 
 class Validation:
-    """The validators of all tasks."""
+    """The validators of all tasks, which judge answers."""
 
     def __init__(self, validators: Mapping[str, Sequence[Named]]) -> None:
-        """`validators` by task; a task that is missing has none."""
+        """Takes the validators of each task; a task that is missing has none."""
         self._validators = validators
 
     def judges(self, decision: Decision) -> bool:
@@ -70,7 +70,7 @@ class Validation:
 
 
 class Judge:
-    """Judges the answers to one request."""
+    """Judges the answers to one request by the validators of its task."""
 
     def __init__(self, validators: Sequence[Named], request: Request) -> None:
         self._validators = validators

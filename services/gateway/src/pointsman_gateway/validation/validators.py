@@ -31,7 +31,7 @@ SEARCH_TIMEOUT = 0.05
 
 
 class Complete(Validator):
-    """Refuses an empty choice, and one that was cut off."""
+    """A validator that refuses an empty choice, and one that was cut off."""
 
     Options = Literal[True]
     checks_format = False
@@ -46,18 +46,18 @@ class Complete(Validator):
 
 
 class BadPattern(ValueError):
-    """The pattern is not a valid regular expression."""
+    """The pattern of a validator is not a valid regular expression."""
 
 
 class SearchTimeout(Exception):
-    """The search took too long."""
+    """The search for a pattern took too long."""
 
 
 class Pattern:
-    """A regular expression for untrusted texts. It uses the `regex` library, since `re` cannot be interrupted."""
+    """A regular expression for untrusted texts, with the `regex` library, since `re` cannot be interrupted."""
 
     def __init__(self, text: str) -> None:
-        """Raises BadPattern."""
+        """Compiles the pattern; raises BadPattern."""
         try:
             self._compiled = regex.compile(text)
         except regex.error as error:
@@ -65,7 +65,7 @@ class Pattern:
         self.text = text
 
     def is_found_in(self, text: str) -> bool:
-        """Raises SearchTimeout."""
+        """Returns whether the pattern is found in the text; raises SearchTimeout."""
         try:
             return self._compiled.search(text[:MAX_SEARCHED_CHARACTERS], timeout=SEARCH_TIMEOUT) is not None
         except TimeoutError as error:
@@ -74,12 +74,12 @@ class Pattern:
 
 
 class Regex(Validator):
-    """Refuses a choice in which the pattern is not found."""
+    """A validator that refuses a choice in which the pattern is not found."""
 
     Options = str
 
     def __init__(self, options: str) -> None:
-        """Raises BadPattern."""
+        """Compiles the pattern; raises BadPattern."""
         self._pattern = Pattern(options)
 
     def objection(self, choice: Choice) -> str | None:
@@ -92,7 +92,7 @@ class Regex(Validator):
 
 
 class MeanLogprob(Validator):
-    """Refuses a choice whose tokens have a low mean log-probability."""
+    """A validator that refuses a choice whose tokens have a low mean log-probability."""
 
     Options = Annotated[float, Field(le=0)]
     checks_format = False
@@ -102,7 +102,7 @@ class MeanLogprob(Validator):
         self._minimum = options
 
     def objection(self, choice: Choice) -> str | None:
-        """Refuse the choice also if the engine does not report log-probabilities."""
+        """Refuses a choice whose mean is too low, or unknown because the engine reports no log-probabilities."""
         if not choice.logprobs:
             return None if choice.only_calls_tools else "the engine reported no log-probabilities"
         mean = fmean(choice.logprobs)
@@ -125,16 +125,16 @@ MAX_CLIENT_SCHEMA_CHARACTERS = 64 * 1024
 
 
 class BadSchema(ValueError):
-    """The schema is not valid."""
+    """The JSON Schema of a validator is not valid."""
 
 
 class JsonSchema(Validator):
-    """Refuses a choice that is not JSON, or does not satisfy the schema (draft 2020-12)."""
+    """A validator that refuses a choice that is not JSON, or does not satisfy the schema (draft 2020-12)."""
 
     Options = dict[str, Any]
 
     def __init__(self, options: Mapping[str, Any]) -> None:
-        """Raises BadSchema."""
+        """Compiles the schema; raises BadSchema."""
         try:
             _validator(options, None)  # its error quotes the schema
         except ValidationError as error:
@@ -160,7 +160,7 @@ class JsonSchema(Validator):
 
 
 class ClientSchema(JsonSchema):
-    """The schema of a request's own `response_format`.
+    """A validator by the schema of a request's own `response_format`.
 
     A choice that reached the request's length limit is accepted: its finish reason says so, and another path would
     reach the limit as well.
@@ -171,7 +171,7 @@ class ClientSchema(JsonSchema):
 
 
 def client_schemas(response_format: Mapping[str, Any]) -> Iterator[ClientSchema]:
-    """Yield the schema that a `response_format` contains; none if it contains none that is small and valid."""
+    """Yields the schema that a `response_format` contains; none if it contains none that is small and valid."""
     wrapper = response_format.get("json_schema")
     schema = wrapper.get("schema") if isinstance(wrapper, Mapping) else None
     if not isinstance(schema, Mapping) or len(json.dumps(schema)) > MAX_CLIENT_SCHEMA_CHARACTERS:
@@ -181,7 +181,7 @@ def client_schemas(response_format: Mapping[str, Any]) -> Iterator[ClientSchema]
 
 
 def _validator(schema: Mapping[str, Any], mask: str | None) -> Draft202012Validator:
-    """`mask` replaces the value in its errors."""
+    """Compiles a schema; `mask` replaces the value in its errors."""
     patterns = FancyRegexOptions(backtrack_limit=MAX_BACKTRACKING)
     return Draft202012Validator(dict(schema), pattern_options=patterns, retriever=_fetch_nothing, mask=mask)
 
@@ -197,7 +197,7 @@ def _at(location: Iterator[str]) -> str:
 
 
 def _names(schema: Any) -> Iterator[str]:
-    """Yield every name in the schema, of properties and of keywords."""
+    """Yields every name in the schema, of properties and of keywords."""
     if isinstance(schema, Mapping):
         yield from map(str, schema)
     if isinstance(schema, Mapping | list):

@@ -132,7 +132,7 @@ def phases_from_json(raw: str) -> tuple[dict[str, PhaseRecord], dict[str, str], 
 
 
 def aliases_from_json(raw: str) -> dict[str, Alias]:
-    """Parses the aliases, by name."""
+    """Parses the stored aliases; returns them by name."""
     return {name: _alias(name, values) for name, values in json.loads(raw).items() if values is not None}
 
 

@@ -33,7 +33,7 @@ Warn = Callable[[str], None]
 
 
 def prepare(options: TrainingOptions, rows: TrainingRows, emit: Emit, warn: Warn) -> tuple[BaseFolder, Dataset]:
-    """Encodes the rows and reports on them; nothing is computed yet."""
+    """Encodes the rows of a run and reports on them, before anything is trained."""
     base = open_base(options.base_model)
     dataset = build_dataset(options, rows, base, warn)
     emit("data", **dataset.report.facts())

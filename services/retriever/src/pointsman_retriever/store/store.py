@@ -33,7 +33,7 @@ class Store:
     def __init__(
         self, collection_id: CollectionId, folder: Path, readers: int, checkpoint_bytes: int = CHECKPOINT_BYTES
     ) -> None:
-        """Opens a file that `create_store` made.
+        """Opens a collection's file, which `create_store` has made.
 
         Raises FailedPrecondition, Unavailable or Internal if it cannot be read.
         """

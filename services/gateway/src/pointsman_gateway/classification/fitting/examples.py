@@ -79,7 +79,7 @@ def _folds(texts: Sequence[str], rng: np.random.Generator) -> NDArray[np.intp]:
 
 @dataclass(frozen=True, slots=True)
 class Rarity:
-    """Inverse document frequencies; 0 for features that are not in the vocabulary."""
+    """The inverse document frequencies of lexical features; 0 for those that are not in the vocabulary."""
 
     pieces: Floats
     pairs: Floats
@@ -128,7 +128,7 @@ class Corpus:
         return np.asarray(np.rint(ratios / PAIR_RATIO_STEP), np.int8)
 
     def pair_scores(self, scored: Rows, rows: Rows, ratios: NDArray[np.int8]) -> Floats:
-        """Return the scored texts' pair scores, (scored, tasks), for the `ratios` of the texts `rows`."""
+        """Returns the scored texts' pair scores, (scored, tasks), for the `ratios` of the texts `rows`."""
         sums = self._known_pairs(scored, rows) @ (ratios * np.float32(PAIR_RATIO_STEP))
         return np.asarray(sums / np.sqrt(self._has_pair[scored].sum(axis=1))[:, None], np.float32)
 
@@ -154,7 +154,7 @@ class Corpus:
         )
 
     def blocks(self, rows: Rows, rarity: Rarity) -> tuple["Pieces", "Pairs"]:
-        """Return the lexical features of these texts."""
+        """Returns the lexical features of these texts: subword pieces and word pairs."""
         of_words = _known(self._of_words, rarity.pieces)
         pairs = _known(self._pairs[rows], rarity.pairs)
         words = self._words[rows]
@@ -179,7 +179,7 @@ class Pieces:
 
 
 class Pairs:
-    """A `Block` of word pairs."""
+    """A `Block` of word pairs: which pairs each text has."""
 
     def __init__(self, pairs: Any) -> None:
         self.features = pairs.shape[1]
@@ -205,7 +205,7 @@ def _counts(rows: Sequence[Sequence[int]], columns: int) -> Any:
 
 
 def _known(rows: Any, rarity: Floats) -> Any:
-    """Select the columns with a rarity above 0, and scale each by it."""
+    """Selects the feature columns with a rarity above 0, and scales each by it."""
     known = np.flatnonzero(rarity)
     return (rows.tocsc()[:, known] @ sparse.diags_array(rarity[known])).tocsr()
 

@@ -114,7 +114,7 @@ def out_of_fold_results(
 
 
 def embed_all(texts: Sequence[str], encoder: Encoder, progress: Progress) -> Floats:
-    """Embed one or more texts as (texts, dimensions)."""
+    """Embeds one or more texts, and reports the progress; returns (texts, dimensions)."""
     parts = []
     for start in range(0, len(texts), EMBEDDING_BATCH):
         progress("embedding", start, len(texts))
@@ -154,7 +154,7 @@ class _Selection:
 
     @property
     def results(self) -> StageResults:
-        """The results of both stages together."""
+        """Returns the out-of-fold results of both stages together."""
         if self.static and self.encoder and self.threshold:
             return cascade_results(self.threshold, self.static, self.encoder)
         only = self.encoder or self.static
@@ -163,7 +163,7 @@ class _Selection:
 
     @property
     def escalated(self) -> NDArray[np.bool_]:
-        """Which texts the encoder must classify, (texts,)."""
+        """Returns which texts the encoder must classify, (texts,)."""
         if self.static and self.threshold:
             return ~passes(self.threshold, self.static)
         return np.full(len(self.results.predicted), self.encoder is not None)

@@ -32,7 +32,7 @@ class Block(Protocol):
 
 
 class Dense:
-    """A block that is stored as an array."""
+    """A block of features that is stored as an array."""
 
     def __init__(self, rows: Floats) -> None:
         self.features = rows.shape[1]
@@ -53,7 +53,7 @@ class Head:
     """(tasks,)"""
 
     def logits(self, blocks: Sequence[Block]) -> Floats:
-        """Return the logits, (rows, tasks)."""
+        """Computes the tasks' logits from a text's features, (rows, tasks)."""
         return sum((block.times(w) for block, w in zip(blocks, self.weights, strict=True)), start=self.bias)
 
 
@@ -89,7 +89,7 @@ class _Objective:
         return weights, parameters[self._ends[-1] :]
 
     def __call__(self, parameters: Floats) -> tuple[float, Floats]:
-        """Return the loss and its gradient."""
+        """Returns the loss and its gradient at these parameters of a head."""
         weights, bias = self.split(parameters)
         logits = Head(weights, bias).logits(self._blocks)
         logits -= logits.max(axis=1, keepdims=True)
@@ -112,7 +112,7 @@ class _Objective:
 
 
 def _minimize(objective: _Objective, tolerance: float) -> Floats:
-    """Minimize by scipy's L-BFGS-B, from zero.
+    """Minimizes the loss of a head by scipy's L-BFGS-B, from zero.
 
     scipy works in double precision; the objective is computed in single precision, which is faster. `ftol` is 0, so
     that only the gradient decides when to stop.
@@ -161,7 +161,7 @@ BlockReader = Callable[[Rows], Sequence[Block]]
 
 
 class Features(Protocol):
-    """A stage's features of all texts."""
+    """The features from which one stage of the classifier learns, for all texts."""
 
     def reader_for(self, rows: Rows) -> BlockReader:
         """Return a reader that knows only the vocabulary of these rows, which are those to train on."""
@@ -169,7 +169,7 @@ class Features(Protocol):
 
 
 class DenseFeatures:
-    """The texts' vectors."""
+    """The features of a stage that only uses the texts' vectors."""
 
     def __init__(self, vectors: Floats) -> None:
         self._vectors = vectors
@@ -179,7 +179,7 @@ class DenseFeatures:
 
 
 class LexicalFeatures:
-    """The texts' vectors, subword pieces and word pairs."""
+    """The features of a stage that uses the texts' vectors, subword pieces and word pairs."""
 
     def __init__(self, vectors: Floats, corpus: Corpus) -> None:
         self._vectors, self._corpus = vectors, corpus

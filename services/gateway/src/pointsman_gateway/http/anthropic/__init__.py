@@ -89,7 +89,7 @@ class MessagesBody(BaseModel):
     def to_request(
         self, deadline: float, caller: Caller = ANONYMOUS, cache: str = CACHE_USE, arrived: float = 0.0
     ) -> Request:
-        """Raises InvalidArgument."""
+        """Converts the body to a `Request`; raises InvalidArgument."""
         return to_request(self, deadline, caller, cache, arrived)
 
     def encoder(self) -> Encoder:
@@ -97,7 +97,7 @@ class MessagesBody(BaseModel):
 
 
 class CountTokensBody(SurrogateFreeBody, MessagesBody):
-    """`POST /v1/messages/count_tokens`: a request whose answer needs no limit."""
+    """`POST /v1/messages/count_tokens`: a conversation whose tokens are counted."""
 
     max_tokens: MaxTokens | None = 1
     stream: Literal[False] | None = False
@@ -118,7 +118,7 @@ def read_plain_message(
 
 
 def to_request(body: MessagesBody, deadline: float, caller: Caller, cache: str, arrived: float) -> Request:
-    """Raises InvalidArgument."""
+    """Converts a body of the Messages API to a `Request`; raises InvalidArgument."""
     if body.max_tokens is None:
         raise bad_parameter("'max_tokens' is missing; it limits the answer", "max_tokens")
     if not body.messages:
@@ -167,7 +167,7 @@ def _stop_sequences(stop: Sequence[str]) -> tuple[str, ...]:
 
 
 def _split_metadata(metadata: Mapping[str, str | None]) -> tuple[str, Mapping[str, str]]:
-    """Return the user's id, and the other metadata, which routing rules may use. Raises InvalidArgument."""
+    """Returns the user's id and the other metadata, which routing rules may use; raises InvalidArgument."""
     user = metadata.get("user_id") or ""
     if len(user) > MAX_USER_CHARACTERS:
         raise bad_parameter(f"'metadata.user_id' may have {MAX_USER_CHARACTERS} characters", "metadata.user_id")
@@ -175,7 +175,7 @@ def _split_metadata(metadata: Mapping[str, str | None]) -> tuple[str, Mapping[st
 
 
 def _to_fields(body: MessagesBody, continues: bool) -> Mapping[str, Any]:
-    """The engine's fields by their names in chat completions. Raises InvalidArgument."""
+    """Returns the engine's fields by their names in chat completions; raises InvalidArgument."""
     extra = body.model_extra or _NO_FIELDS
     for name, advice in REJECTED_FIELDS.items():
         if extra.get(name):

@@ -22,8 +22,7 @@ _NO_FIELDS: Mapping[str, Any] = {}
 
 
 def to_messages(role: str, blocks: Sequence[Block], where: str) -> Iterator[Message]:
-    """Convert the content of one message to chat messages. Each result of a tool becomes a message of its own, before
-    the others.
+    """Converts the content of one message to chat messages; each result of a tool becomes a message before the others.
 
     In chats only user messages may have media, so media in a result of a tool move to the user's message.
     """

@@ -37,7 +37,7 @@ _decode_last_event = msgspec.json.Decoder(_LastEvent).decode
 
 @dataclass(slots=True)
 class Block:
-    """A content block of the message."""
+    """A content block of a message, such as its text or a tool call."""
 
     kind: str
     index: int
@@ -61,12 +61,12 @@ class Block:
 
 
 class MessageEncoder:
-    """Implements `Encoder`."""
+    """Encodes an answer as Anthropic's stream of events or message; implements `Encoder`."""
 
     error_format = staticmethod(anthropic_error)
 
     def __init__(self, stop_sequences: Sequence[str]) -> None:
-        """`stop_sequences` are the client's."""
+        """Takes the client's stop sequences, by which a stop reason is recognized."""
         self._stop_sequences = stop_sequences
         self._head: dict[str, Any] = {}
         self._blocks: list[Block] = []
@@ -136,7 +136,7 @@ class MessageEncoder:
     # -- collecting: the methods return the events of what they add
 
     def _add_chunk(self, chunk: Chunk) -> Iterator[Event]:
-        """Only the first choice is used: a message is one answer."""
+        """Yields the events of a chunk of the first choice; others are ignored, since a message is one answer."""
         if chunk.index:
             return
         delta = chunk.extra.get("delta") or {}
@@ -177,7 +177,7 @@ class MessageEncoder:
             yield from self._add_piece(block, function["arguments"])
 
     def _start(self, block: Block) -> Iterator[Event]:
-        """Ends the open block, and opens this one. An open tool call stays open, since engines may interleave calls."""
+        """Ends the open block and opens this one; an open tool call stays open, since engines may interleave calls."""
         self._blocks.append(block)
         if self._open is None or self._open.kind != TOOL_USE:
             if self._open is not None:
@@ -214,9 +214,7 @@ def _encode(event: Event) -> bytes:
 
 
 def _to_input(arguments: str) -> dict[str, Any]:
-    """Return a tool call's arguments as an object. Arguments in another form, such as cut-off JSON, become its field
-    "arguments".
-    """
+    """Returns a tool call's arguments as an object; what is not one, such as cut-off JSON, becomes a field."""
     try:
         decoded = msgspec.json.decode(arguments or "{}")
     except msgspec.MsgspecError:
@@ -225,7 +223,7 @@ def _to_input(arguments: str) -> dict[str, Any]:
 
 
 def _usage(usage: Usage) -> dict[str, int]:
-    """Anthropic counts tokens that were read from a cache separately. Engines do not report those written to it."""
+    """Returns the usage in Anthropic's format, which counts tokens that were read from a cache separately."""
     return {
         "input_tokens": usage.prompt_tokens - usage.cached_tokens,
         "cache_creation_input_tokens": 0,

@@ -65,7 +65,7 @@ HEADERS = {
 
 @dataclass(frozen=True, slots=True)
 class Asset:
-    """One file of the page."""
+    """One file of the console's page, as it is served."""
 
     content: bytes
     compressed: bytes
@@ -82,7 +82,7 @@ class Asset:
 
 
 class Assets:
-    """The files by name."""
+    """The files of the console's page, by name."""
 
     def __init__(self) -> None:
         self._assets = {
@@ -92,7 +92,7 @@ class Assets:
         }
 
     def find(self, name: str) -> Asset:
-        """Raises NotFound."""
+        """Returns a file of the page; raises NotFound."""
         asset = self._assets.get(name)
         if asset is None:
             raise NotFound(f"the console has no file '{name[:100]}'", code="unknown_route")
@@ -122,9 +122,10 @@ CONSOLE_HEADER = "x-pointsman-console"
 
 
 def check_site(request: Request, keys: bool, hosts: Sequence[str]) -> None:
-    """Raises PermissionDenied ("other_site", "unknown_host"), or InvalidArgument if the content type is not JSON.
+    """Checks that the console's own page sends the request: raises PermissionDenied ("other_site", "unknown_host").
 
-    `keys`: keys are on. `hosts` are allowed in addition to localhost and IP addresses.
+    Raises InvalidArgument if the content type is not JSON. `keys` says that keys are on; `hosts` are allowed in
+    addition to localhost and IP addresses.
     """
     host = request.headers.get("host", "")
     origin = request.headers.get("origin")
@@ -286,7 +287,7 @@ def _authorize(request: Request) -> tuple[Console, Caller]:
 
 
 def json_answer(content: Any, status: int = 200) -> Response:
-    """A response that must not be cached."""
+    """Returns a JSON response that must not be cached."""
     headers = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
     return Response(_encode(content), status, headers, media_type="application/json")
 

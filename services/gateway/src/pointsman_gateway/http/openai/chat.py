@@ -48,8 +48,7 @@ Body = TypeVar("Body", bound=BaseModel)
 
 
 class MessageBody(BaseModel):
-    """One message. Fields that are not declared ("tool_calls", "tool_call_id") are checked against
-    request_fields.yaml, and go to the engine unchanged."""
+    """One message of a chat. Undeclared fields, such as "tool_calls", go to the engine if it accepts them."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -87,7 +86,7 @@ class ChatBody(BaseModel):
     def to_request(
         self, deadline: float, caller: Caller = ANONYMOUS, cache: str = CACHE_USE, arrived: float = 0.0
     ) -> Request:
-        """Raises InvalidArgument."""
+        """Converts the body to a `Request`; raises InvalidArgument."""
         return to_request(self, deadline, caller, cache, arrived)
 
     def encoder(self) -> Encoder:
@@ -123,7 +122,7 @@ def read_plain_chat(
 
 
 def decode_body(kind: type[Body], body: bytes) -> Body:
-    """Raises InvalidArgument."""
+    """Parses a request's body as `kind`; raises InvalidArgument."""
     try:
         return kind.model_validate_json(body)
     except ValidationError as error:
@@ -144,7 +143,7 @@ def decode_body(kind: type[Body], body: bytes) -> Body:
 
 
 def to_request(body: ChatBody, deadline: float, caller: Caller, cache: str, arrived: float) -> Request:
-    """Raises InvalidArgument if a message has content that is not known, or if a limit is exceeded."""
+    """Converts a chat body to a `Request`; raises InvalidArgument for unknown content, or if a limit is exceeded."""
     extra = body.model_extra or _NO_FIELDS
     check_counts(body.messages, extra)
     stop = None if body.stop == "" else _stop_sequences(body.stop)
@@ -179,7 +178,7 @@ def to_request(body: ChatBody, deadline: float, caller: Caller, cache: str, arri
 
 
 def as_chat_request(fields: Mapping[str, Any], deadline: float) -> Request:
-    """The request of another endpoint, from fields in the format of chat completions. Raises InvalidArgument."""
+    """Makes the request of another endpoint from fields in the format of chat completions; raises InvalidArgument."""
     try:
         body = ChatBody.model_validate(fields)
     except ValidationError as error:  # in a field that the endpoint does not declare itself
@@ -192,7 +191,7 @@ def includes_usage(options: StreamOptions | None) -> bool:
 
 
 def _stop_sequences(stop: str | list[str] | None) -> tuple[str, ...] | None:
-    """None if the path's stop sequences are used."""
+    """Returns the request's stop sequences; None if those of the path are used."""
     if isinstance(stop, str):
         return (stop,) if stop else None
     return tuple(stop or ())
@@ -216,9 +215,7 @@ def _message(number: int, body: MessageBody) -> Message:
 
 
 def read_parts(role: str, parts: Sequence[Mapping[str, Any]], where: str) -> tuple[str, Mapping[str, Any]]:
-    """Return the joined text of content parts, and for a message with media the parts themselves. Raises
-    InvalidArgument.
-    """
+    """Returns the joined text of content parts, and for a message with media the parts; raises InvalidArgument."""
     texts, passed_on = [], []
     for number, part in enumerate(parts):
         kind = part.get("type")
@@ -232,7 +229,7 @@ def read_parts(role: str, parts: Sequence[Mapping[str, Any]], where: str) -> tup
 
 
 def _part_text(part: Mapping[str, Any], where: str) -> str:
-    """The text of a content part: a text, or the refusal or thinking of a model in an earlier answer.
+    """Returns the text of a content part: a text, or the refusal or thinking of a model in an earlier answer.
 
     vLLM too shows the model its earlier thinking as a line of the message.
     """
@@ -247,8 +244,8 @@ def _part_text(part: Mapping[str, Any], where: str) -> str:
 
 
 def check_media(role: str, part: Mapping[str, Any], where: str) -> None:
-    """Checks the form of a media part, and that its message may have media. Does not decode the data. Raises
-    InvalidArgument.
+    """Checks the form of a media part, and that its message may have media; raises InvalidArgument. The data is not
+    decoded.
     """
     kind = part["type"]
     field, expected = MEDIA_FIELDS.get(kind, ("url", 'a "url" that begins with "data:", "https:" or "http:"'))

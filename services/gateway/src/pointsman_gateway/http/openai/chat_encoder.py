@@ -41,7 +41,7 @@ _CHOICE_FIELDS = frozenset({"index", "delta", "finish_reason", "logprobs"})
 
 
 class ChatEncoder:
-    """Implements `Encoder`.
+    """Encodes an answer as `chat.completion`, or as its chunks; implements `Encoder`.
 
     The engine's events are passed on unchanged except for the id of the answer. The first event of each choice is
     encoded anew: it gets the role, and keeps all fields of the engine's event that are unknown to the gateway.
@@ -50,7 +50,7 @@ class ChatEncoder:
     error_format = staticmethod(openai_error)
 
     def __init__(self, include_usage: bool) -> None:
-        """`include_usage`: a stream ends with a chunk that has the usage."""
+        """Ends a stream with a chunk that has the usage if `include_usage`."""
         self._include_usage = include_usage
         self._head: dict[str, Any] = {}
         """The fields that all chunks have in common."""
@@ -123,18 +123,18 @@ class ChatEncoder:
         return {**self._head, "choices": [choice], **({"usage": None} if self._include_usage else {})}
 
     def _usage_chunk(self, finished: Finished) -> dict[str, Any]:
-        """The last chunk with `stream_options.include_usage`; its field "pointsman" is not OpenAI's."""
+        """Returns the last chunk with `stream_options.include_usage`; its field "pointsman" is not OpenAI's."""
         receipt = finished.receipt
         return {**self._head, "choices": [], "usage": usage_body(receipt.usage), "pointsman": receipt_body(receipt)}
 
 
 def _with_null_usage(event: bytes) -> bytes:
-    """As OpenAI does with `include_usage`, adds `"usage":null` to every chunk before the one with the usage."""
+    """Adds `"usage":null` to a chunk before the one with the usage, as OpenAI does with `include_usage`."""
     return event if b'"usage":' in event or not event.endswith(b"}") else event[:-1] + b',"usage":null}'
 
 
 def completion(started: Started, chunks: Sequence[Chunk], finished: Finished) -> dict[str, Any]:
-    """An answer that is not streamed.
+    """Returns an answer that is not streamed.
 
     Fields that are unknown to the gateway are taken from the engine's first event, and from the last event of each
     choice.

@@ -40,7 +40,7 @@ COMPLETION_ONLY = {"echo": False, "suffix": "", "best_of": 1}
 
 
 class CompletionBody(SurrogateFreeBody):
-    """Fields that are not declared go to the engine if it accepts them."""
+    """`POST /v1/completions`. Fields that are not declared go to the engine if it accepts them."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -61,20 +61,17 @@ class CompletionBody(SurrogateFreeBody):
 
     @property
     def is_raw(self) -> bool:
-        """Returns whether it names a model or an adapter: its engine then reads the prompt without a chat template."""
+        """Returns whether a model or adapter is named, whose engine reads the prompt without a chat template."""
         return self.model != domain.AUTO and not self.model.startswith("path:")
 
     @property
     def choices(self) -> int:
-        """The choices for each prompt, or 1 if `n` is not a number, which admission rejects."""
+        """Returns the number of choices for each prompt, or 1 if `n` is not a number, which admission rejects."""
         n = (self.model_extra or {}).get("n")
         return n if type(n) is int and n > 0 else 1
 
     def to_requests(self, deadline: float) -> list[domain.Request]:
-        """One request if the engine of a named model takes all prompts, otherwise one for each prompt.
-
-        Raises InvalidArgument.
-        """
+        """Returns one request if a named model's engine takes all prompts, else one each; raises InvalidArgument."""
         if (self.model_extra or {}).get("messages"):
             advice = "send the 'prompt' alone, or the conversation to /v1/chat/completions"
             raise InvalidArgument(f"'messages': {advice}", code="unsupported_parameter", param="messages")
@@ -151,8 +148,7 @@ class CompletionBody(SurrogateFreeBody):
 
 
 def _to_text(prompt: str | list[int]) -> str:
-    """The prompt as a text. Token ids become numbers of at least four characters with their space, as estimates of
-    tokens expect."""
+    """Returns the prompt as a text; each token id becomes a number of four characters, as estimates expect."""
     return prompt if isinstance(prompt, str) else " ".join([f"{token:03}" for token in prompt])
 
 
@@ -179,12 +175,12 @@ class _Choice:
 
 
 class CompletionEncoder:
-    """Encodes `text_completion`, whole and as chunks. Implements `Encoder`."""
+    """Encodes an answer as `text_completion`, whole or in chunks; implements `Encoder`."""
 
     error_format = staticmethod(openai_error_of("prompt"))
 
     def __init__(self, include_usage: bool) -> None:
-        """`include_usage`: a stream ends with a chunk that has the usage."""
+        """Ends a stream with a chunk that has the usage if `include_usage`."""
         self._include_usage = include_usage
         self._head: dict[str, Any] = {}
         self._choices: dict[int, _Choice] = {}
@@ -221,7 +217,7 @@ class CompletionEncoder:
         return to_json({**_head(started), "choices": choices, **_usage(finished)})
 
     def _add(self, chunk: Chunk) -> dict[str, Any]:
-        """The choice of one chunk, which is also collected for the whole answer."""
+        """Returns the choice of one chunk, which is also collected for the whole answer."""
         choice = self._choices.setdefault(chunk.index, _Choice())
         logprobs = _logprobs(chunk.extra.get("logprobs"), choice.characters)
         choice.text.append(chunk.content)
@@ -252,7 +248,7 @@ def _head(started: Started) -> dict[str, Any]:
 
 
 def _usage(finished: Finished) -> dict[str, Any]:
-    """The usage and the receipt; for several decisions also the receipt of each prompt."""
+    """Returns the usage and the receipt; for several decisions also the receipt of each prompt."""
     receipt = receipt_body(finished.receipt)
     if isinstance(finished, BatchFinished):
         receipt["prompts"] = [{"decision_id": part.decision.id, **receipt_body(part)} for part in finished.parts]
@@ -260,7 +256,7 @@ def _usage(finished: Finished) -> dict[str, Any]:
 
 
 def _logprobs(engine_logprobs: Any, offset: int) -> dict[str, list[Any]] | None:
-    """The log-probabilities in the format of completions, to which those of conversations are converted.
+    """Returns log-probabilities in the format of completions, to which those of conversations are converted.
 
     `offset` is the number of characters before them.
     """

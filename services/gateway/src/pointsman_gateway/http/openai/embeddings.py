@@ -29,7 +29,7 @@ MAX_INPUTS = 2048
 
 
 class EmbeddingBody(SurrogateFreeBody):
-    """Fields that are not declared are checked against request_fields.yaml, and go to the engine unchanged."""
+    """`POST /v1/embeddings`. Fields that are not declared go to the engine if it accepts them."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -45,7 +45,7 @@ class EmbeddingBody(SurrogateFreeBody):
     user: str | None = None
 
     def to_wanted(self, deadline: float, caller: domain.Caller = domain.ANONYMOUS) -> EmbeddingRequest:
-        """Raises InvalidArgument."""
+        """Converts the body to the texts to embed; raises InvalidArgument."""
         if not self.model:
             raise InvalidArgument("'model' is empty; GET /v1/models lists them", code="missing_model", param="model")
         reject_non_finite(self.model_extra or {})

@@ -30,9 +30,7 @@ TokenIds = FailFastList[Annotated[int, Field(strict=True, ge=0, lt=2**31)]]
 
 @dataclass(frozen=True)
 class Expected:
-    """Describes the accepted values of a union in errors. Without this annotation, an error describes only the first
-    type.
-    """
+    """Describes the accepted values of a union in errors, which would otherwise describe only its first type."""
 
     what: str
 
@@ -53,7 +51,7 @@ StopSequences = Annotated[str | FailFastList[str], Expected("a text, or a list o
 
 
 class SurrogateFreeBody(BaseModel):
-    """A body that FastAPI decodes; it rejects lone surrogates, which Python's decoder accepts."""
+    """A body that FastAPI decodes; lone surrogates, which Python's decoder accepts, are rejected."""
 
     @model_validator(mode="before")
     @classmethod
@@ -91,7 +89,7 @@ def string_in(fields: Mapping[str, Any], name: str, where: str) -> str:
 
 
 def invalid_field(item: Any) -> InvalidArgument:
-    """Converts one error of pydantic."""
+    """Converts one validation error of pydantic to an InvalidArgument."""
     parts = (f"[{part}]" if isinstance(part, int) else f".{part[:MAX_LOCATION_CHARACTERS]}" for part in item["loc"])
     location = "".join(parts).removeprefix(".")[:MAX_LOCATION_CHARACTERS]
     location = location.encode("utf-8", "backslashreplace").decode()
@@ -107,7 +105,7 @@ _BOUNDS = ("ge", "gt", "le", "lt")
 
 
 def strict_struct(model: type[BaseModel]) -> type[msgspec.Struct]:
-    """A msgspec struct with the fields, defaults and bounds of a pydantic model, which decodes several times faster.
+    """Returns a msgspec struct with a pydantic model's fields and bounds, which decodes several times faster.
 
     It rejects unknown fields and values of untyped fields, and converts nothing. Its attribute `model_extra` is None.
     """

@@ -30,7 +30,7 @@ Message = dict[str, Any]
 
 
 def to_messages(items: str | Sequence[Mapping[str, Any]]) -> list[Message]:
-    """Raises InvalidArgument if an item or a content part is not text, a function call or reasoning."""
+    """Converts input items to chat messages; raises InvalidArgument for other kinds than text, calls and reasoning."""
     if isinstance(items, str):
         return [{"role": "user", "content": items}]
     messages: list[Message] = []
@@ -68,7 +68,7 @@ def _add_item(messages: list[Message], item: Mapping[str, Any], where: str) -> N
 
 
 def _add_call(messages: list[Message], item: Mapping[str, Any], where: str) -> None:
-    """Adds a call to the assistant's message before it: the calls of one turn are one message."""
+    """Adds a tool call to the assistant's message before it: the calls of one turn are one message."""
     namespace = item.get("namespace")
     name = ToolName(string_in(item, "name", where), namespace if isinstance(namespace, str) else "")
     function = {"name": name.for_engine, "arguments": string_in(item, "arguments", where)}
@@ -119,7 +119,7 @@ def _parts(content: Iterable[Any], where: str) -> Iterable[str]:
 
 @dataclass(frozen=True, slots=True)
 class ToolName:
-    """How a response names a tool. An engine knows functions only, each by one name."""
+    """The name of a tool in a response; an engine knows functions only, each by one name."""
 
     name: str
     namespace: str = ""
@@ -180,7 +180,7 @@ def _add_tool(
 
 
 def to_chat_choice(choice: str | Mapping[str, Any] | None, tools: ChatTools) -> Any:
-    """Raises InvalidArgument."""
+    """Converts `tool_choice` to that of chat completions; raises InvalidArgument."""
     if choice is None or choice in ("auto", "none"):
         return choice if tools.functions else None
     if not tools.functions:
@@ -205,7 +205,7 @@ def to_chat_choice(choice: str | Mapping[str, Any] | None, tools: ChatTools) -> 
 
 
 def _resolve_name(name: str, tools: ChatTools) -> str:
-    """The engine's name of a tool. The name without its namespace suffices if it is unambiguous."""
+    """Returns the engine's name of a tool; without its namespace a name suffices if it is unambiguous."""
     if name in tools.names:
         return name
     found = [engine_name for engine_name, tool in tools.names.items() if tool.name == name]
@@ -216,7 +216,7 @@ def _resolve_name(name: str, tools: ChatTools) -> str:
 
 
 def to_response_format(format: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Raises InvalidArgument."""
+    """Converts `text.format` to chat completions' `response_format`; raises InvalidArgument."""
     kind = (format or {}).get("type", "text")
     if format is None or kind == "text":
         return None

@@ -29,12 +29,12 @@ ERRORS = {400: "invalid_prompt", 429: "rate_limit_exceeded"}
 
 
 class ResponseEncoder:
-    """Implements `Encoder`. A whole response is what the last event of the stream holds."""
+    """Encodes an answer of the Responses API; a whole response is what the last event of the stream holds."""
 
     error_format = staticmethod(openai_error_of("input"))
 
     def __init__(self, echoed: Mapping[str, Any], wants_logprobs: bool, tool_names: Mapping[str, ToolName]) -> None:
-        """`echoed` are the fields of the request that a response repeats; `tool_names` are by the engine's names."""
+        """Takes the request's fields that a response repeats, and tools' names by the engine's names."""
         self._tool_names = tool_names
         self._echoed = echoed
         self._wants_logprobs = wants_logprobs
@@ -89,7 +89,7 @@ class ResponseEncoder:
         }
 
     def _add_chunk(self, chunk: Chunk) -> Iterator[Event]:
-        """Only the first choice is used: a response holds one answer."""
+        """Yields the events of a chunk of the first choice; others are ignored, since a response is one answer."""
         if chunk.index:
             return
         delta = chunk.extra.get("delta") or {}
@@ -118,7 +118,7 @@ class ResponseEncoder:
         yield from self._item.add(kind, text, logprobs)
 
     def _add_call(self, delta_of_call: Mapping[str, Any]) -> Iterator[Event]:
-        """A call stays open until the end, since engines may interleave several calls."""
+        """Yields the events of a tool call, which stays open until the end: engines may interleave several calls."""
         number, function = min(delta_of_call.get("index", 0), MAX_TOOL_CALLS - 1), delta_of_call.get("function") or {}
         call = self._calls.get(number)
         if call is None:
@@ -160,7 +160,7 @@ class ResponseEncoder:
         return [item.body(self._status(item, status)) for item in self._items]
 
     def _status(self, item: Item, status: str) -> str:
-        """Only the last item was incomplete if the answer was cut off."""
+        """Returns an item's status; if the answer was cut off, only the last item is incomplete."""
         return status if item is self._items[-1] else "completed"
 
     def _response(self, status: str) -> dict[str, Any]:
@@ -205,7 +205,7 @@ def _token(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _usage(usage: Usage) -> dict[str, Any]:
-    """Engines do not report reasoning tokens and tokens written to the cache: both are 0."""
+    """Returns the usage; reasoning tokens and tokens written to the cache are 0, since engines do not report them."""
     return {
         "input_tokens": usage.prompt_tokens,
         "input_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": 0},

@@ -47,7 +47,7 @@ class _Part:
 
 
 class Content:
-    """A message or reasoning: content parts, of which the last one grows."""
+    """An output item with content parts, a message or reasoning, of which the last part grows."""
 
     def __init__(self, id: str, number: int, kind: str) -> None:
         self.kind = kind
@@ -132,10 +132,10 @@ class FunctionCall:
 
 
 class CustomToolCall(FunctionCall):
-    """A call of a custom tool, which takes a text. The engine writes that text into a function's arguments."""
+    """A call of a custom tool, which takes a text; the engine writes it into a function's arguments."""
 
     def add(self, arguments: str) -> Iterator[Event]:
-        """The text is known at the end only."""
+        """Collects the arguments; the text that they contain is known at the end only."""
         self._arguments.append(arguments)
         yield from ()
 
@@ -151,7 +151,7 @@ class CustomToolCall(FunctionCall):
         return {"id": self._id, "type": "custom_tool_call", **fields}
 
     def _input(self) -> str:
-        """The text, or the arguments as they are if the model did not write the object that it was shown."""
+        """Returns the call's text, or the arguments as they are if the model did not write the expected object."""
         arguments = "".join(self._arguments)
         try:
             text = json.loads(arguments)["input"]
@@ -169,6 +169,6 @@ def _item_done(number: int, item: Mapping[str, Any]) -> Event:
 
 
 def _without_bytes(token: Mapping[str, Any]) -> dict[str, Any]:
-    """The log-probability of a token as events report it, without bytes."""
+    """Returns the log-probability of a token as events report it, without bytes."""
     tops = [{"token": top["token"], "logprob": top["logprob"]} for top in token["top_logprobs"]]
     return {"token": token["token"], "logprob": token["logprob"], "top_logprobs": tops}

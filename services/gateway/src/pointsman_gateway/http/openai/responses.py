@@ -50,7 +50,7 @@ class TextBody(BaseModel):
 
 
 class ResponsesBody(SurrogateFreeBody):
-    """Fields that are not declared go to the engine if it accepts them."""
+    """`POST /v1/responses`. Fields that are not declared go to the engine if it accepts them."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -87,7 +87,7 @@ class ResponsesBody(SurrogateFreeBody):
         return bool(self.top_logprobs) or LOGPROBS in (self.include or ())
 
     def to_request(self, deadline: float, tools: ChatTools) -> domain.Request:
-        """`tools` are the body's tools, already converted. Raises InvalidArgument."""
+        """Converts the body to a `Request`; `tools` are its tools, already converted. Raises InvalidArgument."""
         self._reject_parameters()
         system = [{"role": "system", "content": self.instructions}] if self.instructions else []
         fields = {
@@ -110,7 +110,7 @@ class ResponsesBody(SurrogateFreeBody):
             raise InvalidArgument("'input' is empty; send a text or an item", code="empty_messages", param="input")
 
     def _converted_fields(self, tools: ChatTools) -> dict[str, Any]:
-        """Parameters that have other names in chat completions."""
+        """Returns the parameters that have other names in chat completions, by these names."""
         return {
             "tools": tools.functions or None,
             "tool_choice": to_chat_choice(self.tool_choice, tools),
@@ -125,7 +125,7 @@ class ResponsesBody(SurrogateFreeBody):
         }
 
     def echoed(self) -> dict[str, Any]:
-        """The fields of the request that a response repeats."""
+        """Returns the fields of the request that a response repeats."""
         text = self.text or TextBody()
         return {
             "instructions": self.instructions,
