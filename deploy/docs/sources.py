@@ -186,7 +186,7 @@ tasks:
 
 
 def build_registries(model: Path) -> Mapping[str, CollectorRegistry]:
-    """Returns the registry of each service. `model` is the folder of the embedding model."""
+    """Returns the metric registry of each service; `model` is the folder of the embedding model."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "pointsman.yaml").write_text(_CONFIG)
