@@ -15,8 +15,7 @@ import httpx
 
 from pointsman_cli.errors import CommandError, Refused, Unreachable, UsageError
 from pointsman_cli.eval.dataset import Row, whole_lines
-from pointsman_cli.eval.plan import AUTO, Plan
-from pointsman_cli.eval.scoring import Scorer
+from pointsman_cli.eval.plan import AUTO, Plan, Scorer
 from pointsman_cli.gateway_http import AnswerEnd, Decision, TextChunk, run_concurrently, stream_answer
 
 OK = "ok"

@@ -9,8 +9,7 @@ from pathlib import Path
 from pointsman_servicekit.errors import InvalidArgument, NotFound, PointsmanError, Unavailable
 
 from pointsman_lora_server.domain import AdapterVersion
-from pointsman_lora_server.engine.completion import CompletionClient
-from pointsman_lora_server.engine.probe import EngineCorrupted, Probe
+from pointsman_lora_server.engine.completion import CompletionClient, EngineCorrupted, Probe
 from pointsman_lora_server.engine.vllm_client import VllmClient
 from pointsman_lora_server.metrics import LoraServerMetrics
 from pointsman_lora_server.smoke.reference import Reference, compare
