@@ -440,7 +440,7 @@ bench-capacity: models ## measure one engine under closed loops and fit the figu
 	$(BIN)/python -m benchmarks.capacity measure $(ARGS)
 
 .PHONY: experiment
-experiment: models ## prompt or fine-tune: ask the example's held-out sets down all kinds of paths, write docs/experiment.md (30 minutes); ARGS="--only triage"
+experiment: models ## prompt or fine-tune: ask the example's held-out sets down all kinds of paths, write docs/experiment.md (over 2 hours); ARGS="--only triage"
 	$(BIN)/python -m benchmarks.experiment $(ARGS)
 
 .PHONY: experiment-public

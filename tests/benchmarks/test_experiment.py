@@ -3,10 +3,11 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+import yaml
 from pointsman_cli.eval.report import Pair, PathFigures, Quantiles, Report, TaskReport
 from pointsman_gateway import bootstrap
 from pointsman_gateway.config.load import load_config
@@ -17,7 +18,19 @@ from benchmarks.experiment import adapters, chart, table
 from benchmarks.experiment.folder import EXAMPLE, read_rows, write_folder
 from benchmarks.experiment.tasks import TASKS, paths_of
 
-REPORTED = {hashlib.sha256(file.read_bytes()).hexdigest() for file in (EXAMPLE / "heldout").glob("*.jsonl")}
+SLOTS = ("from", "to", "date", "time", "booking", "item", "amount")
+"""The slots of a triage message, in the order of a right answer."""
+
+
+def beginnings(file: Path) -> Iterator[str]:
+    """Yields the checksums of the file's first lines, of each number of lines: new rows have only been appended."""
+    read = hashlib.sha256()
+    for line in file.read_bytes().splitlines(keepends=True):
+        read.update(line)
+        yield read.hexdigest()
+
+
+REPORTED = {checksum for file in (EXAMPLE / "heldout").glob("*.jsonl") for checksum in beginnings(file)}
 
 
 @pytest.mark.parametrize("report", sorted(EXAMPLE.glob("adapters/*/training.json")))
@@ -86,6 +99,33 @@ def test_held_out_rows_can_be_scored_and_occur_in_no_prompt_or_training_set(tmp_
         expected = row.get("facts", row.get("output"))
         assert scorer.score(_right_answer(expected), expected) == 1, row
         assert row["text"].casefold() not in seen
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_each_task_has_300_different_held_out_rows(task: str) -> None:
+    texts = [row["text"].casefold() for row in read_rows(EXAMPLE / "heldout" / f"{task}.jsonl")]
+    assert len(texts) == len(set(texts)) == 300
+
+
+def test_the_slots_of_a_held_out_message_are_copied_from_it() -> None:
+    validators = yaml.safe_load((EXAMPLE / "config/tasks.yaml").read_text())["tasks"]["triage"]["validators"]
+    schema = next(each["json_schema"] for each in validators if "json_schema" in each)["properties"]
+    for row in read_rows(EXAMPLE / "heldout/triage.jsonl"):
+        output = row["output"]
+        assert list(output) == ["intent", "slots", "urgency"], row
+        assert output["intent"] in schema["intent"]["enum"], row
+        assert output["urgency"] in schema["urgency"]["enum"], row
+        assert list(output["slots"]) == [slot for slot in SLOTS if slot in output["slots"]], row
+        assert all(value in row["text"] for value in output["slots"].values()), row
+
+
+@pytest.mark.parametrize("task", ["policy_question", "branded_reply"])
+def test_the_facts_of_a_held_out_row_are_in_its_page_of_the_handbook(task: str) -> None:
+    contains = metric_from({"contains": True})
+    for row in read_rows(EXAMPLE / "heldout" / f"{task}.jsonl"):
+        page = (EXAMPLE / "handbook" / f"{row['source']}.md").read_text("utf-8")
+        facts = row["facts"] if task == "policy_question" else row["facts"][3:]
+        assert contains.score(page, facts) == 1, row
 
 
 def _right_answer(expected: object) -> str:

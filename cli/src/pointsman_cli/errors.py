@@ -33,7 +33,7 @@ class Refused(CommandError):
 
 
 class Unreachable(CommandError):
-    """No gateway answers at the address."""
+    """No gateway answers at the address that the command was given."""
 
 
 class Interrupted(CommandError):

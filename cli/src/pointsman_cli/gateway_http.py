@@ -44,7 +44,7 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class TextChunk:
-    """A part of the answer's text."""
+    """A part of the text of an answer, as it arrives."""
 
     content: str
 

@@ -61,7 +61,7 @@ _Outcome = tuple[Column, Column]
 def compare_choices(
     plan: Plan, answers: Sequence[Answer], shares: Mapping[str, float], chosen_by: Report | None, confidence: float
 ) -> Mixed:
-    """Compares `auto` with the other choices.
+    """Compares `model: auto` with fixed choices of paths, on a stream of several tasks.
 
     `shares` are the tasks' weights in the stream; if empty, the data set's own. `chosen_by` is a report on other rows,
     which chooses each task's best path. Raises UsageError if a share names an unknown task, or if `chosen_by` has no

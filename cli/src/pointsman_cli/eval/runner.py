@@ -15,8 +15,7 @@ import httpx
 
 from pointsman_cli.errors import CommandError, Refused, Unreachable, UsageError
 from pointsman_cli.eval.dataset import Row, whole_lines
-from pointsman_cli.eval.plan import AUTO, UNKNOWN, Plan
-from pointsman_cli.eval.scoring import Scorer
+from pointsman_cli.eval.plan import AUTO, UNKNOWN, Plan, Scorer
 from pointsman_cli.gateway_http import AnswerEnd, Decision, TextChunk, run_concurrently, stream_answer
 
 OK = "ok"
@@ -254,7 +253,7 @@ def _failed_answer(work: RowRequest, code: str, error: str) -> Answer:
 
 class ProgressListener(Protocol):
     def came(self, answer: Answer) -> None:
-        """Handles one answer that has arrived."""
+        """Updates the display of progress by an answer that has arrived."""
         ...
 
 

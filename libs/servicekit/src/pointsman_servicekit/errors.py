@@ -100,14 +100,14 @@ class Unavailable(PointsmanError):
 
 
 class DeadlineExceeded(PointsmanError):
-    """The time for the request ran out."""
+    """The request was not finished before its deadline."""
 
     grpc_status = grpc.StatusCode.DEADLINE_EXCEEDED
     http_status = 504
 
 
 class Internal(PointsmanError):
-    """An error in Pointsman itself."""
+    """An error in Pointsman itself, not in the request."""
 
 
 FAMILIES: tuple[type[PointsmanError], ...] = (

@@ -278,7 +278,7 @@ def _guarded_stream(behaviour: Any) -> Any:
 
 
 async def _abort(context: Context, error: Exception) -> None:
-    """Ends a call with the status of the error.
+    """Ends a gRPC call with the status that the error has.
 
     Raises AbortError, or CancelledError if the client is gone: gRPC raises InternalError for all that is sent to it.
     """

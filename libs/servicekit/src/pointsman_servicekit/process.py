@@ -136,7 +136,7 @@ class Schedule:
     """If set by anyone, the next run starts without waiting for the interval; cleared before that run."""
 
     def delay(self) -> float:
-        """Returns the seconds until the next run."""
+        """Returns the seconds until the next run of the periodic work."""
         return self.interval * (1 + self.jitter * random.uniform(-1, 1)) if self.jitter else self.interval
 
 

@@ -75,7 +75,7 @@ class ReloadingTls:
     """
 
     def __init__(self, tls: ServerTls) -> None:
-        """Loads the certificate; raises TlsError."""
+        """Loads the certificate and key of a server; raises TlsError."""
         self._tls = tls
         self._stamp = tls.stamp()
         self.context: ssl.SSLContext = tls.context()

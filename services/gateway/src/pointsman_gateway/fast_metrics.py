@@ -40,7 +40,7 @@ class Histogram:
             self.set_exemplar(value, trace_id, time.time())
 
     def add(self, values: Sequence[float]) -> None:
-        """Counts many values."""
+        """Counts many values in the histogram's buckets."""
         if len(values) < SORT_THRESHOLD:
             for value in values:
                 self.observe(value)

@@ -101,7 +101,7 @@ class EngineStateStore:
         self.update()
 
     def close(self) -> None:
-        """Ends every `watch`."""
+        """Ends all running calls of `watch`, so that their streams end."""
         self._closed = True
         self._notify()
 

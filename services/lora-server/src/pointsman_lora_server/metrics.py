@@ -1,4 +1,4 @@
-"""The lora-server's Prometheus metrics."""
+"""Defines the Prometheus metrics of the lora-server."""
 
 import collections
 import time

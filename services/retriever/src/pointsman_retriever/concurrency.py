@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class ThreadPool:
-    """Runs blocking functions off the event loop.
+    """Runs blocking functions in threads, off the event loop.
 
     A call that is cancelled before it starts never runs; a call that has started runs to its end.
     """

@@ -99,7 +99,7 @@ class DocumentEncoder:
         return GIVEN_VECTOR_RECIPE if document.vector is not None else self._chunker.recipe(document)
 
     def with_unit_vector(self, document: Document) -> Document:
-        """Normalises the document's own vector, if it has one.
+        """Scales the document's own vector, if it has one, to length 1.
 
         Raises InvalidArgument for an unusable vector and FailedPrecondition for one of another model.
         """

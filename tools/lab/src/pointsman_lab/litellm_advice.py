@@ -89,7 +89,7 @@ class Source:
     commands: list[str] = field(default_factory=list)
 
     def take(self, *location: str | int, note: str = "", kind: type = object) -> Any:
-        """Returns the value, and counts it as translated, or as reported with a note.
+        """Returns a value of LiteLLM's configuration, and counts it as translated, or as reported with a note.
 
         None if it is missing, or not of this kind, which is reported. Numbers may be written as texts.
         """

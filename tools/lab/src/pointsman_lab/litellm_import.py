@@ -205,7 +205,7 @@ class _Translation:
     # -- the other sections
 
     def _first(self, *names: str, kind: type) -> Any:
-        """Returns the first of these settings in router_settings or litellm_settings; counts all as translated."""
+        """Returns the first of several alternative settings of LiteLLM, and counts all of them as translated."""
         sections = ("router_settings", "litellm_settings")
         found = [self._source.take(of, name, kind=kind) for name in names for of in sections]
         return next((value for value in found if value is not None), None)
@@ -287,7 +287,7 @@ class _Translation:
         self._add_limits(("litellm_settings",), "keys limit --tenant TEAM")
 
     def _add_limits(self, at: Location, command: str) -> None:
-        """Adds a command that sets the limits in one section."""
+        """Adds a `pointsman keys` command that sets the limits of one section of LiteLLM's configuration."""
         options = [
             f"{option} {value:.12g}"
             for name, option in KEY_LIMITS.items()

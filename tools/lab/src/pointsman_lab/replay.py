@@ -40,7 +40,7 @@ class ReplayContext:
         self._pseudonyms = Pseudonyms()
 
     async def replay(self, recorded: RecordedDecision) -> ReplayedDecision:
-        """Decides again: classifies the text if it was stored, otherwise routes with the recorded labels."""
+        """Decides a recorded request again: classifies its text if that was stored, else keeps the recorded labels."""
         task = recorded.labels.task
         if recorded.request.model == AUTO and not recorded.has_text and not self._has_task_of(recorded):
             reason = f"task '{task}' is not in this configuration, and the text was not stored"

@@ -69,7 +69,7 @@ WHOLE_TENANT = "tenant"
 
 
 def limit_key(tenant: str, whose: str, limit: str) -> str:
-    """Returns the Redis key of a limit's hash.
+    """Returns the Redis key of the hash that holds a limit's state.
 
     Its fields are `window` (its number), `held` and `used` (the sums over all leases), and for each gateway's lease one
     with "HELD USED NUMBER EXPIRES". Dollars are nanodollars. All limits of a tenant are in one cluster slot.

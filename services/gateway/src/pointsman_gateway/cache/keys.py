@@ -83,7 +83,7 @@ class CacheKeyBuilder:
         self._embedding = embedding
 
     def keys_for(self, request: Request, prompt: Prompt, model: str) -> CacheKeys | None:
-        """Returns the request's keys; None if it must neither use a stored answer nor store its own."""
+        """Returns the cache keys of a request; None if it may neither use a stored answer nor store its own."""
         mode = request.cache
         sampling = request.sampling.with_defaults(self._path.sampling)
         if not model or mode == "off" or not self._is_cacheable(request, prompt, sampling):

@@ -156,7 +156,7 @@ class StageScorer:
         return products[: self._tasks] + self._bias, products
 
     def score(self, logits: Floats, pairs: Floats, products: Floats) -> float:
-        """Return the in-distribution score."""
+        """Computes how similar a text is to the examples of the tasks (its in-distribution score)."""
         best = logits.argmax()
         out_of_scope = products[self._in_scope_end :]
         return self._scale.score_one(
@@ -220,7 +220,7 @@ class EncoderStage:
         self._encoder, self._scorer, self._static_share = encoder, StageScorer(stage), np.float32(static_share)
 
     def evaluate(self, text: str, static: StageOutput | None) -> StageOutput:
-        """Return the result, blended with that of the static stage if there is one."""
+        """Return the text's scores for the tasks, blended with those of the static stage if it has run."""
         vector = self._encoder.embed([text])[0]
         logits, products = self._scorer.logits_of(vector)
         pairs = np.zeros_like(logits)
@@ -245,7 +245,7 @@ class CascadeClassifier:
         return self._embedder.fingerprint
 
     async def classify(self, text: str) -> Labels:
-        """Classify on the event loop if the static stage decides, or in a thread if the encoder must."""
+        """Classifies a text, on the event loop if the static stage decides, or in a thread if the encoder must."""
         excerpt = token_excerpt(text, self._tokenizer)
         labels, output = self._without_encoder(excerpt)
         return labels if labels else await asyncio.to_thread(self._by_encoder, excerpt, output)

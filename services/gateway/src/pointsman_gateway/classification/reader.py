@@ -86,7 +86,7 @@ class LanguageDetector:
         self._latin_only = not self._known & _OTHER_SCRIPTS
 
     def foreign(self, text: str) -> str:
-        """Return the text's language if it is not a known one, else "" (also if the language is uncertain)."""
+        """Returns the language of a text in another one than the known ones; "" for others, and if it is uncertain."""
         if not any(map(str.isalnum, text)):
             return NO_LANGUAGE
         if not self._known:

@@ -160,7 +160,7 @@ _FORCED = Labels(UNKNOWN, 1.0, (), abstained=False, stage="forced")
 
 
 class Classifier(Protocol):
-    """Assigns a text to a task, or abstains."""
+    """Assigns a text to one of the tasks, or abstains if the text is unlike all of them."""
 
     async def classify(self, text: str) -> Labels:
         """Classify a text. Of a long one only an excerpt is read, and the notes say so."""

@@ -172,7 +172,7 @@ class EmbeddingConfig(Strict):
 
     @property
     def base_url(self) -> str:
-        """Return the URL before the API's paths."""
+        """Returns the URL of the model's endpoint, without the API's paths."""
         return self.preset.resolve_url(self.url, self.url_parts)
 
 

@@ -170,7 +170,7 @@ class Sampling:
         return self.response_format is not None or any(self.extra.get(name) for name in FORM_PARAMETERS)
 
     def default_max_tokens(self, default: "Sampling") -> int | None:
-        """Returns `max_tokens` of `default` for this kind of request."""
+        """Returns the path's `max_tokens` (`default`) for an answer of this kind: structured, or prose."""
         return default.structured_max_tokens if self.is_structured else default.max_tokens
 
     def with_defaults(self, default: "Sampling") -> "Sampling":

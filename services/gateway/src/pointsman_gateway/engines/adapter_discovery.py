@@ -32,7 +32,7 @@ MAX_LOGGED_NAMES = 10
 
 
 class ListedModel(msgspec.Struct):
-    """One entry of `/v1/models`."""
+    """One entry of an engine's list of models, `/v1/models`."""
 
     id: str
     parent: str | None = None

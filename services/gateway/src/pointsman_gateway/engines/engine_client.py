@@ -77,7 +77,7 @@ class Transfer(Protocol):
 
 
 class EngineClient(Protocol):
-    """Sends requests to engines."""
+    """Sends requests to engines, and pushes their answers to sinks."""
 
     def send(self, request: EngineRequest, sink: ChunkSink) -> Transfer:
         """Sends a request; pushes the answer to `sink` from a later turn of the event loop on, within its timeouts.
@@ -104,7 +104,7 @@ MAX_COOLDOWN_SECONDS = 30.0
 
 
 class EngineFailed(Unavailable):
-    """The engine did not answer."""
+    """The engine did not answer the request."""
 
 
 class NotEngineFault(EngineFailed):

@@ -179,7 +179,7 @@ class LoraServer:
         self._engines.update(engine)
 
     async def close(self) -> None:
-        """Cancels the loads in progress."""
+        """Cancels the loads of adapters that are in progress."""
         loads = list(self._loads.values())
         for task in loads:
             task.cancel()

@@ -36,7 +36,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A policy's choice for one request."""
+    """A policy's choice for one request: the paths in order, and the reason."""
 
     paths: tuple[str, ...]
     """The path to take, then those that may replace it, in order. The router appends the task's fallbacks."""

@@ -93,7 +93,7 @@ The caller then receives the status with its details, decision and cost, before 
 
 
 class Configuration(Protocol):
-    """The active configuration."""
+    """Gives access to the active configuration."""
 
     @property
     def current(self) -> ConfigSnapshot: ...

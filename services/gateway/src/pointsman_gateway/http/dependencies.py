@@ -28,7 +28,7 @@ HAS_RECEIPT = "pointsman.has_receipt"
 
 
 class Configuration(Protocol):
-    """The active configuration."""
+    """Gives access to the active configuration, its status and its history."""
 
     @property
     def current(self) -> ConfigSnapshot: ...
@@ -151,7 +151,7 @@ async def respond(request: Request, decoded: domain.Request, encoder: Encoder, s
 async def respond_to_all(
     request: Request, decoded: Sequence[domain.Request], choices: int, encoder: Encoder, streams: bool
 ) -> Response:
-    """Answers several decoded requests with `choices` choices each as one, in the encoder's format."""
+    """Answers requests that one HTTP request contained, with `choices` choices each, in one response."""
     requests = [_with_headers(request, each, streams) for each in decoded]
     return BatchAnswer(dependencies_of(request).pipeline, requests, choices, encoder, streams)
 

@@ -74,11 +74,11 @@ class HttpSink:
         raise NotImplementedError
 
     def send_end(self, part: bytes) -> None:
-        """Sends the last part of a stream."""
+        """Sends the last part of a streamed response."""
         raise NotImplementedError
 
     def send_whole(self, status: int, headers: Headers, body: bytes) -> None:
-        """Sends a complete response."""
+        """Sends a complete HTTP response, which is not streamed."""
         raise NotImplementedError
 
 

@@ -77,7 +77,7 @@ class EngineCostAllocator:
             self._closed.append((start, now, interval.path))
 
     def allocate(self, now: float) -> None:
-        """Allocates the time up to which it is known which answers were in progress."""
+        """Allocates time up to the point until which all answers that were in progress are known."""
         latest = now - self._max_lag
         for interval in self._open:
             if interval.start >= latest:

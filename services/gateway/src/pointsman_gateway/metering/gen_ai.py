@@ -70,7 +70,7 @@ class GenAiMetrics:
         self._request_models = frozenset([AUTO, *(f"path:{path}" for path in paths)])
 
     def observe_rejected(self, request: Request, outcome: str, seconds: float) -> None:
-        """Observes a request without a decision."""
+        """Counts a request that was rejected before it had a decision."""
         labels = self._server_labels(request.operation, request.model, "")
         self._durations.series(*labels, outcome).observe(seconds, sampled_trace_id())
 

@@ -163,7 +163,7 @@ class GatewayMetrics:
         self._escalations.labels(self._task(decision.task), self._path(source), target, validator).inc()
 
     def count_route(self, receipt: Receipt) -> None:
-        """Counts a request for the decision only."""
+        """Counts a request that asks for the decision only, without an answer."""
         decision, path = receipt.decision, receipt.decision.path
         self._routes.series(self._path(path), path.kind.value, self._task(decision.task)).value += 1
         numbers = {
@@ -175,7 +175,7 @@ class GatewayMetrics:
             series.add([numbers[column]])
 
     def count_rejected(self, outcome: str, fault: str) -> None:
-        """Counts a request without a decision."""
+        """Counts a request that ended before it had a decision."""
         self._rejected.series(outcome, fault).value += 1
 
     def path_totals(self) -> Iterator[tuple[str, str, PathTotals]]:

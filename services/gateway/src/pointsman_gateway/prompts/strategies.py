@@ -197,7 +197,7 @@ def _to_prompt(draft: Draft, vector_was_known: bool, started: float) -> Prompt:
 
 
 def _constant(strategies: Sequence[Strategy]) -> tuple[str, ...] | None:
-    """Returns the system texts, if adding them is all that the strategies do."""
+    """Returns the system texts of a path, if adding them is all that its strategies do; else None."""
     texts = [strategy.constant for strategy in strategies]
     known = [text for text in texts if text is not None]
     return tuple(known) if len(known) == len(strategies) else None

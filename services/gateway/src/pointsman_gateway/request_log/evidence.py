@@ -64,7 +64,7 @@ class AnswerCounts(NamedTuple):
 
 
 def answer_counts(receipt: Receipt, day: str) -> AnswerCounts | None:
-    """Returns what a receipt adds to the evidence; None if it adds nothing."""
+    """Returns the counts that a receipt adds to the evidence on its path; None if it adds nothing."""
     if not _is_evidence(receipt):
         return None
     bucket = BUCKET + str(PATH_LATENCY_BUCKETS.index(receipt.seconds["total"]))
@@ -143,7 +143,7 @@ class EvidenceStore:
         return computed
 
     def count_answer(self, receipt: Receipt) -> None:
-        """Counts a receipt that has no log entry."""
+        """Counts an answer as evidence, for a receipt that has no log entry."""
         answer = answer_counts(receipt, today())
         if answer is not None:
             self._collect(answer, pending=False)

@@ -122,7 +122,7 @@ class FeedbackQueue:
 
 
 class FeedbackService:
-    """Accepts feedback from the APIs."""
+    """Accepts feedback from the APIs, and stores it in Redis or on disk."""
 
     def __init__(
         self,
@@ -245,7 +245,7 @@ class CanaryRatings:
     def __init__(
         self, inner: FeedbackTaker, stored: RequestLogReader, count: Callable[[str, str, float], None]
     ) -> None:
-        """`count` is called with the path, the adapter version and the rating of each rated answer."""
+        """Takes `count`, which is called with path, adapter version and rating of each rated answer."""
         self._inner = inner
         self._stored = stored
         self._count = count

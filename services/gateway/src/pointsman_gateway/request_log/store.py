@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
-from pointsman_servicekit.bounded_redis import BoundedRedis
+from pointsman_servicekit.bounded_redis import BoundedRedis, read_script
 from pointsman_servicekit.errors import NotFound
 
 from pointsman_gateway.config.tasks_file import LearningConfig, RequestLogConfig
@@ -45,10 +45,12 @@ class RequestLogStore:
         self.learning: LearningConfig | None = None
         """Replaced with each configuration."""
         self._redis = redis
-        self._write_script = redis.client.register_script(redis_schema.WRITE_SCRIPT)
-        self._feedback_script = redis.client.register_script(redis_schema.ADD_FEEDBACK_SCRIPT)
-        self._evaluation_script = redis.client.register_script(redis_schema.ADD_EVALUATION_SCRIPT)
-        self._evidence_script = redis.client.register_script(redis_schema.EVIDENCE_SCRIPT)
+        self._write_script = redis.client.register_script(
+            f"local WRITER_TTL_S = {redis_schema.WRITER_TTL_S}\n" + read_script(__package__, "write")
+        )
+        self._feedback_script = redis.client.register_script(read_script(__package__, "add_feedback"))
+        self._evaluation_script = redis.client.register_script(read_script(__package__, "add_evaluation"))
+        self._evidence_script = redis.client.register_script(read_script(__package__, "evidence"))
         self.writer = secrets.token_hex(8)
         """The name under which batches are written."""
 

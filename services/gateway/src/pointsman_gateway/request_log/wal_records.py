@@ -27,7 +27,7 @@ from pointsman_gateway.request_log.entry import MAX_PROBABILITIES, PendingEntry,
 
 
 class DecidedRecord(msgspec.Struct, array_like=True, tag="d"):
-    """The receipt of a request with a decision."""
+    """The receipt of a request with a decision, as the write-ahead log holds it."""
 
     offset: int
     unix_seconds: float
@@ -114,7 +114,7 @@ class DecidedRecord(msgspec.Struct, array_like=True, tag="d"):
 
 
 class UndecidedRecord(msgspec.Struct, array_like=True, tag="u"):
-    """The receipt of a request without a decision."""
+    """The receipt of a request without a decision, as the write-ahead log holds it."""
 
     offset: int
     unix_seconds: float

@@ -42,7 +42,7 @@ class NoEvidence:
 
 
 class ExpectedCost(Protocol):
-    """Estimates the cost of an answer in advance."""
+    """Estimates the cost of an answer on a path, before the request is sent."""
 
     def usd(self, path: Path, request: Request) -> float | None:
         """Returns the expected dollars of an answer; None if the price of the path's model is unknown."""

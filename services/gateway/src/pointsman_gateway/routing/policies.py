@@ -51,7 +51,7 @@ class Split(Policy):
         return Plan((self._path_at(context.position()),), "policy:split")
 
     def preview(self, context: PolicyContext) -> Plan:
-        """Returns the path with the largest weight."""
+        """Plans the path with the largest weight, as the preview of what users get."""
         return Plan((max(self._weights, key=self._weights.__getitem__),), "policy:split")
 
     def _path_at(self, position: float) -> str:

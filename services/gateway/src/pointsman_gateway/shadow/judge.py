@@ -26,7 +26,7 @@ _LABELS = Labels(UNKNOWN, 1.0, (), abstained=True, stage="judge")
 
 @dataclass(frozen=True, slots=True)
 class JudgeSettings:
-    """How the pairs of one task are judged."""
+    """How a model judges the pairs of answers of one task."""
 
     model: str
     """As a request names it."""

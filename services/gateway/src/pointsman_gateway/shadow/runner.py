@@ -87,7 +87,7 @@ class ShadowPipeline:
 
 @dataclass(frozen=True, slots=True)
 class ShadowJob:
-    """A request to be answered a second time."""
+    """A request that is to be answered a second time, by another path."""
 
     request: Request
     """It names the sampled path."""

@@ -183,7 +183,7 @@ class PairStore(Protocol):
     """Stores pairs until feedback brings the right answer, and the scores of both answers."""
 
     def keep(self, pair: Pair) -> None:
-        """Stores a pair; neither waits nor raises."""
+        """Stores a pair of answers until feedback on it comes; neither waits nor raises."""
         ...
 
     def keep_scores(self, scores: PairScores) -> None:
@@ -192,7 +192,7 @@ class PairStore(Protocol):
 
 
 class PairScorer:
-    """Adds pairs to the evidence on their paths."""
+    """Scores pairs of answers, and adds them to the evidence on their paths."""
 
     def __init__(
         self,

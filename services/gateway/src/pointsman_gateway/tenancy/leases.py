@@ -34,7 +34,7 @@ _HALF_LIFE_S = {Window.NOW: 1.0, Window.MINUTE: 2.0, Window.DAY: 60.0, Window.MO
 
 
 class LeasedLimit:
-    """One limit and this gateway's lease of it; reservations change `free` directly, as calls would cost the most."""
+    """One limit and this gateway's lease of it; reservations change `free` directly, since method calls cost more."""
 
     __slots__ = (
         "_measured_at",
@@ -86,7 +86,7 @@ class LeasedLimit:
 
     @property
     def is_budget(self) -> bool:
-        """Returns whether the limit is in dollars."""
+        """Returns whether the limit is in dollars, and so a budget."""
         return self.window in (Window.DAY, Window.MONTH)
 
     @property

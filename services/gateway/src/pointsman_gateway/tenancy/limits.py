@@ -141,13 +141,13 @@ class KeyUsage:
 
 @dataclass(frozen=True, slots=True)
 class VerifiedCaller(Caller):
-    """A caller whose key was verified."""
+    """A caller whose key was verified, with the usage of that key."""
 
     usage: KeyUsage = field(kw_only=True, repr=False, compare=False)
 
 
 class LimitRegistry:
-    """All limits and key usages of this gateway."""
+    """The limits of all tenants and keys that this gateway knows, and the usage of each key."""
 
     def __init__(self, gateway: str, nearly_spent: set[LeasedLimit]) -> None:
         self._gateway = gateway

@@ -1,4 +1,4 @@
-"""The guardrails `regex`, `pii` and `http`."""
+"""The built-in guardrails: `regex`, `pii` (personal data) and `http` (a service)."""
 
 import asyncio
 import logging

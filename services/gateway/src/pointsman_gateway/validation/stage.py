@@ -45,7 +45,7 @@ Named = tuple[str, Validator]
 
 
 class Validation:
-    """The validators of all tasks."""
+    """The validators of all tasks, which judge answers."""
 
     def __init__(self, validators: Mapping[str, Sequence[Named]]) -> None:
         """Takes the validators of each task; a task that is missing has none."""

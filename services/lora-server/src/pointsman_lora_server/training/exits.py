@@ -21,7 +21,7 @@ class DataError(TrainingError):
 
 
 def set_signal_handler(handler: Callable[[int, FrameType | None], object] | signal.Handlers) -> None:
-    """Sets the handler of all `SIGNALS`."""
+    """Sets the handler of the signals that stop a run (`SIGNALS`)."""
     for number in SIGNALS:
         signal.signal(number, handler)
 

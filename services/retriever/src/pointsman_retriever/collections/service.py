@@ -178,7 +178,7 @@ class CollectionService:
         return [document for document in documents if document.id not in unchanged]
 
     def _validate(self, documents: Sequence[Document]) -> Sequence[Document]:
-        """Checks documents and normalises their own vectors; raises InvalidArgument or FailedPrecondition."""
+        """Checks documents and scales their own vectors to length 1; raises InvalidArgument or FailedPrecondition."""
         limits.check_documents(documents)
         return [self._encoder.with_unit_vector(document) for document in documents]
 

@@ -1,1 +1,1 @@
-"""Reads files into text."""
+"""Reads files that clients send, such as PDF and HTML, into text."""

@@ -130,7 +130,7 @@ class Change:
         return True
 
     def info_after(self) -> CollectionInfo:
-        """Returns the collection's state after this step, but for the checksum; its version changes only if it did."""
+        """Returns the collection's state after this step, but for the checksum; without changes the version stays."""
         return replace(
             self.before,
             documents=self.before.documents + self._documents,
@@ -157,7 +157,7 @@ class Change:
         return [vector for (vector,) in stored] == [_encode_vector(vector) for vector in encoded.vectors]
 
     def _set_source(self, stored: StoredDocument, source: str) -> bool:
-        """Records the document's source; returns whether it had another one."""
+        """Records which source a document belongs to; returns whether it had another one."""
         if stored.source == source:
             return False
         self._connection.execute("UPDATE documents SET source = ? WHERE row = ?", (source, stored.row))

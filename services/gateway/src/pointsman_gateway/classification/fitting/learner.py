@@ -53,7 +53,7 @@ class Head:
     """(tasks,)"""
 
     def logits(self, blocks: Sequence[Block]) -> Floats:
-        """Return the logits, (rows, tasks)."""
+        """Computes the tasks' logits from a text's features, (rows, tasks)."""
         return sum((block.times(w) for block, w in zip(blocks, self.weights, strict=True)), start=self.bias)
 
 
@@ -112,7 +112,7 @@ class _Objective:
 
 
 def _minimize(objective: _Objective, tolerance: float) -> Floats:
-    """Minimize by scipy's L-BFGS-B, from zero.
+    """Minimizes the loss of a head by scipy's L-BFGS-B, from zero.
 
     scipy works in double precision; the objective is computed in single precision, which is faster. `ftol` is 0, so
     that only the gradient decides when to stop.
@@ -161,7 +161,7 @@ BlockReader = Callable[[Rows], Sequence[Block]]
 
 
 class Features(Protocol):
-    """A stage's features of all texts."""
+    """The features from which one stage of the classifier learns, for all texts."""
 
     def reader_for(self, rows: Rows) -> BlockReader:
         """Return a reader that knows only the vocabulary of these rows, which are those to train on."""
