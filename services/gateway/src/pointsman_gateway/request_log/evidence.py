@@ -47,7 +47,8 @@ Counts = dict[EvidenceKey, dict[str, int]]
 
 
 def evidence_key(receipt: Receipt) -> EvidenceKey:
-    return path_key(receipt.decision.task, receipt.decision.path, receipt.model)
+    path = receipt.decision.path  # not by `path_key`: a call less for each request
+    return EvidenceKey(receipt.decision.task, path.name, path.fingerprint, receipt.model if path.adapter else "")
 
 
 def path_key(task: str, path: Path, model: str) -> EvidenceKey:
