@@ -52,7 +52,7 @@ def evidence_key(receipt: Receipt) -> EvidenceKey:
 
 
 def path_key(task: str, path: Path, model: str) -> EvidenceKey:
-    """`model` is what answered: the base model or an adapter version."""
+    """Returns the key for `model`, which answered along the path: the base model or an adapter version."""
     return EvidenceKey(task, path.name, path.fingerprint, model if path.adapter else "")
 
 
