@@ -154,15 +154,15 @@ def test_scores_of_one_path_for_each_row_teach_as_well() -> None:
     sparse[np.arange(400), RNG.integers(0, 2, 400)] = np.nan
     known = ~np.isnan(sparse[:, 0])
     np.testing.assert_array_equal(fit(VECTORS, sparse[:, 0]).weights, fit(VECTORS[known], SCORES[known, 0]).weights)
-    texts = list(map(str, range(400)))
-    evaluation = Evaluation(texts[:200], ("small", "large"), SCORES[:200], COSTS)
-    live = Evaluation([*texts[200:], texts[0]], ("large", "small"), sparse[[*range(200, 400), 0], ::-1], COSTS[::-1])
+    texts = list(map(str, range(160)))
+    evaluation = Evaluation(texts[:120], ("small", "large"), SCORES[:120], COSTS)
+    live = Evaluation([*texts[120:], texts[0]], ("large", "small"), sparse[[*range(120, 160), 0], ::-1], COSTS[::-1])
     both = evaluation.with_rows(live)
     assert list(both.texts) == texts
-    np.testing.assert_array_equal(both.scores[200:], sparse[200:])
-    report = predict(both, VECTORS, "tiny", 0.3)
+    np.testing.assert_array_equal(both.scores[120:], sparse[120:160])
+    report = predict(both, VECTORS[:160], "tiny", 0.3)
     assert not report.failure
-    assert (report.facts["rows"], report.facts["rated"]["small"]) == (200, 200 + known[200:].sum())
+    assert (report.facts["rows"], report.facts["rated"]["small"]) == (120, 120 + known[120:160].sum())
 
 
 def test_a_gain_that_cannot_be_measured_is_refused() -> None:
