@@ -51,8 +51,7 @@ def main() -> int:
 
 def run_arm(arm: str, steps: int, *, with_profile: bool) -> list[float]:
     """Returns the seconds of each step after the warm-up."""
-    from pointsman_lora_server.training.base_folder import open_base
-    from pointsman_lora_server.training.dataset import build_dataset
+    from pointsman_lora_server.training.dataset import build_dataset, open_base
     from pointsman_lora_server.training.learner import open_learner
     from pointsman_lora_server.training.options import parse
 
@@ -78,9 +77,9 @@ def run_arm(arm: str, steps: int, *, with_profile: bool) -> list[float]:
 
 
 def run_own(learner: Any, base: Any, batches: Sequence[Any], options: Any) -> list[float]:
+    from pointsman_lora_server.training.batches import RunState, StepCounter
     from pointsman_lora_server.training.learner import SftObjective
     from pointsman_lora_server.training.loop import LoopOptions, TrainingLoop
-    from pointsman_lora_server.training.schedule import RunState, StepCounter
 
     seconds, since = list[float](), [time.perf_counter()]
 

@@ -7,8 +7,13 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from pointsman_embedding import MiniLM
 
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 CLASSIFIERS = "POINTSMAN_GATEWAY_CLASSIFIER_CACHE"
@@ -33,3 +38,20 @@ def restored_umask() -> Iterator[None]:
     os.umask(before)
     yield
     os.umask(before)
+
+
+@pytest.fixture(scope="session")
+def model_folder() -> Path:
+    """The embedding model, which is made once and stored in the project's `.pointsman`."""
+    from pointsman_embedding.prepare import prepare  # imported here: most tests need no model
+
+    folder = Path(__file__).parents[1] / ".pointsman" / "models" / "minilm"
+    prepare(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def minilm(model_folder: Path) -> "MiniLM":
+    from pointsman_embedding import MiniLM
+
+    return MiniLM.load(model_folder)

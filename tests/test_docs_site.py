@@ -13,8 +13,7 @@ from pointsman.v1 import gateway_pb2, lora_server_pb2, retriever_pb2, training_p
 from pointsman_cli.app import build_app
 
 from deploy.docs import reference
-from deploy.docs.errors import error_codes
-from deploy.docs.grpc_reference import build_grpc_page
+from deploy.docs.sources import build_grpc_page, error_codes
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

@@ -21,9 +21,7 @@ from pointsman_retriever.settings import Settings as RetrieverSettings
 from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings
 
-from deploy.docs.errors import error_codes
-from deploy.docs.grpc_reference import build_grpc_page
-from deploy.docs.registries import build_registries, families
+from deploy.docs.sources import build_grpc_page, build_registries, error_codes, families
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / ".pointsman" / "models" / "minilm"

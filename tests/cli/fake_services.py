@@ -22,9 +22,18 @@ class Retriever(retriever_pb2_grpc.RetrieverServicer):
     async def CreateCollection(self, request: Any, context: Any) -> retriever_pb2.Collection:
         return retriever_pb2.Collection(name=request.name)
 
-    async def Upsert(self, request: Any, context: Any) -> retriever_pb2.UpsertResponse:
-        print("upsert", request.collection, [document.id for document in request.documents], flush=True)
-        return retriever_pb2.UpsertResponse(documents=len(request.documents), chunks=1)
+    async def Ingest(self, requests: Any, context: Any) -> AsyncIterator[retriever_pb2.IngestResponse]:
+        collection = ""
+        async for request in requests:
+            collection = request.begin.collection or collection
+            if request.HasField("document"):
+                print("ingest", collection, request.document.id, flush=True)
+                state = retriever_pb2.DocumentOutcome.WRITTEN
+                if not request.document.content.strip():
+                    state = retriever_pb2.DocumentOutcome.FAILED
+                outcome = retriever_pb2.DocumentOutcome(state=state, message=f"{request.document.id} is empty")
+                yield retriever_pb2.IngestResponse(outcome=outcome)
+        yield retriever_pb2.IngestResponse(summary=retriever_pb2.IngestSummary())
 
 
 class LoraServer(lora_server_pb2_grpc.LoraServerServicer):

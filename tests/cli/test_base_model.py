@@ -14,9 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 from aiohttp import web
-from pointsman_cli.base_model import BaseModel, locate_base_model, prepare_model, write_model_config
 from pointsman_cli.data_dir import DataDir
-from pointsman_cli.engine_environment import find_engine
+from pointsman_cli.engine_environment import (
+    BaseModel,
+    find_engine,
+    locate_base_model,
+    prepare_model,
+    write_model_config,
+)
 from pointsman_cli.errors import CommandError, UsageError
 from pointsman_cli.example import load_example
 from pointsman_cli.up.plan import Programs, make_plan

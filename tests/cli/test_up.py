@@ -74,7 +74,7 @@ async def test_services_start_are_filled_and_stop_in_order(
     assert run.pid == up.pid
     assert list(run.processes) == ["valkey", "retriever", "lora-server", "gateway"]
     assert {process.pid for process in run.processes.values()} < {process.pid for process in processes}
-    assert "upsert handbook ['bicycles']" in (tmp_path / "home" / "logs" / "retriever.log").read_text()
+    assert "ingest handbook bicycles" in (tmp_path / "home" / "logs" / "retriever.log").read_text()
     for part in ("engine: loading the weights", "adapters: triage@3f9a1c0b77de (triage@prod)",
                  f"curl -i {run.http}/v1/", run.processes["gateway"].log, run.retriever):  # fmt: skip
         assert part in shown()
@@ -159,6 +159,17 @@ async def test_if_a_service_does_not_start_up_stops_with_the_reason(
     assert told in shown()
     assert "stopping valkey" in shown()
     assert not (tmp_path / "home" / "run.json").exists()
+
+
+async def test_a_document_that_is_not_ingested_stops_up_with_its_name(
+    start: Start, shown: Callable[[], str], example_folder: Path
+) -> None:
+    (example_folder / "handbook" / "blank.md").write_text(" \n")
+    up = await start()
+
+    assert await asyncio.wait_for(up.wait(), 60) == 1
+
+    assert "collection handbook: 1 documents were not ingested: blank is empty" in shown()
 
 
 async def test_ctrl_c_while_starting_stops_the_started_services(

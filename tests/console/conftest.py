@@ -6,19 +6,10 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, async_playwright
-from pointsman_embedding.prepare import prepare
 
 from tests.console.services import ConsoleServices, run_services, send_sample_requests
 from tests.console.visitor import CHROMIUM, Visitor, visiting
 from tests.gateway.doubles.tenancy import issue
-
-MODEL = Path(__file__).parents[2] / ".pointsman" / "models" / "minilm"
-
-
-@pytest.fixture(scope="session")
-def model_folder() -> Path:
-    prepare(MODEL)
-    return MODEL
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session", autouse=True)

@@ -9,7 +9,7 @@ import pytest
 from pointsman_embedding.prepare import prepare
 from prometheus_client import CollectorRegistry
 
-from deploy.docs.registries import build_registries, families
+from deploy.docs.sources import build_registries, families
 
 MODEL = Path(__file__).parents[2] / ".pointsman" / "models" / "minilm"
 SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum"), "gauge": ("",)}

@@ -1,12 +1,14 @@
 """Fixtures: the gateway with scripted engines and services, and the real embedding model."""
 
-from collections.abc import AsyncIterator
+import sys
+import types
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
-from pointsman_embedding import MiniLM, StaticModel
-from pointsman_embedding.prepare import prepare
+from pointsman_embedding import StaticModel
 
 from tests.gateway.doubles.api_clients import API_CLIENTS, ApiClient, open_api_client
 from tests.gateway.doubles.config_folder import ConfigFolder
@@ -16,19 +18,6 @@ from tests.gateway.doubles.lora_server import ScriptedLoraServer, running_lora_s
 from tests.gateway.doubles.request_logs import RequestLogHarness, run_request_log
 from tests.gateway.doubles.retriever import ScriptedRetriever, running_retriever
 from tests.gateway.doubles.valkey import Valkey, running_valkey
-
-MODEL = Path(__file__).parents[2] / ".pointsman" / "models" / "minilm"
-
-
-@pytest.fixture(scope="session")
-def model_folder() -> Path:
-    prepare(MODEL)
-    return MODEL
-
-
-@pytest.fixture(scope="session")
-def minilm(model_folder: Path) -> MiniLM:
-    return MiniLM.load(model_folder)
 
 
 @pytest.fixture(scope="session")
@@ -86,6 +75,16 @@ def neighbours(
     model_folder: Path,
 ) -> Neighbours:
     return Neighbours(engine, lora_server, retriever, config_folder, {"embedding_model": model_folder})
+
+
+@pytest.fixture
+def failing() -> Iterator[None]:
+    """Makes `failing_hook:redact` a redaction that always fails."""
+    module: Any = types.ModuleType("failing_hook")
+    module.redact = lambda text: 1 / 0
+    sys.modules["failing_hook"] = module
+    yield
+    del sys.modules["failing_hook"]
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ import time
 
 import pytest
 from pointsman_gateway.domain import ANONYMOUS, Caller, Usage
-from pointsman_gateway.tenancy import lease_store
 from pointsman_gateway.tenancy.leases import LEASE_S
 from pointsman_gateway.tenancy.reservation import Reservation, to_duration
 from pointsman_gateway.tenancy.stage import OpenAccess
+from pointsman_servicekit.bounded_redis import read_script
 from pointsman_servicekit.errors import ResourceExhausted
 from pointsman_servicekit.keys.records import Limits
 from pointsman_servicekit.keys.redis_layout import WHOLE_TENANT, Window, window_at
@@ -267,7 +267,7 @@ async def test_streams_in_flight_keep_their_lease(valkey: Valkey, times: Times) 
 async def test_late_lease_messages_have_no_effect_and_held_leases_are_never_taken(valkey: Valkey) -> None:
     """A lease message that a gateway gave up on may still arrive after later ones, and its answer may be lost."""
     async with Redis.from_url(valkey.url, decode_responses=True) as redis:
-        exchange = redis.register_script(lease_store.EXCHANGE_SCRIPT)
+        exchange = redis.register_script(read_script("pointsman_gateway.tenancy", "exchange_leases"))
         today = window_at(Window.DAY, int(time.time() * 1000))[0]
 
         async def say(number: int, used: int, wish: int, gateway: str = "g.1") -> list[int]:

@@ -6,8 +6,7 @@ from contextlib import suppress
 
 import pytest
 from pointsman_gateway.domain import Usage
-from pointsman_gateway.tenancy import lease_store
-from pointsman_servicekit.bounded_redis import open_redis
+from pointsman_servicekit.bounded_redis import open_redis, read_script
 from pointsman_servicekit.errors import ResourceExhausted, Unavailable
 from pointsman_servicekit.keys import redis_layout
 from pointsman_servicekit.keys.records import Limits, nanodollars, picodollars
@@ -78,7 +77,7 @@ async def test_a_mixed_load_with_cancels_failures_and_an_outage_is_counted_exact
 
 async def test_a_batch_that_is_written_twice_counts_once(valkey: Valkey) -> None:
     async with Redis.from_url(valkey.url, decode_responses=True) as redis:
-        write = redis.register_script(lease_store.COUNT_SCRIPT)
+        write = redis.register_script(read_script("pointsman_gateway.tenancy", "count_usage"))
         names = [redis_layout.USAGE_WRITER + "g", redis_layout.USAGE + "20260101"]
         for number in (1, 1, 2, 1):
             await write(keys=names, args=[number, 1000, 1, "acme:key-1:requests", 5])

@@ -1,9 +1,7 @@
 """Answers are stored for training if the configuration names their task and the caller's tenant consents."""
 
 import json
-import sys
-import types
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -32,15 +30,6 @@ def learning(neighbours: Neighbours, valkey: Valkey) -> Neighbours:
     neighbours.config.rest_of_tasks["learning"] = {"tasks": ["triage"], "anonymous_consent": True}
     neighbours.engine.says(*answer(JSON))
     return neighbours
-
-
-@pytest.fixture
-def failing() -> Iterator[None]:
-    module: Any = types.ModuleType("failing_hook")
-    module.redact = lambda text: 1 / 0
-    sys.modules["failing_hook"] = module
-    yield
-    del sys.modules["failing_hook"]
 
 
 async def samples(valkey: Valkey) -> list[dict[str, Any]]:

@@ -4,10 +4,9 @@ from tests.gateway.conftest import (
     config_folder,
     engine,
     lora_server,
-    model_folder,
     neighbours,
     retriever,
     second_engine,
 )
 
-__all__ = ["config_folder", "engine", "lora_server", "model_folder", "neighbours", "retriever", "second_engine"]
+__all__ = ["config_folder", "engine", "lora_server", "neighbours", "retriever", "second_engine"]

@@ -26,6 +26,7 @@ from pointsman_lora_server.domain import AdapterVersion
 from pointsman_lora_server.engine.command import EngineCommand
 from pointsman_lora_server.settings import Settings
 from pointsman_lora_server.smoke.reference import Reference, ReferenceRow
+from pointsman_servicekit.bounded_redis import BoundedRedis, open_redis
 from pointsman_servicekit.errors import InvalidArgument, Unavailable
 from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.grpc_server import serving
@@ -38,6 +39,13 @@ from tests.ports import free_port
 
 Tensors = dict[str, NDArray[Any]]
 MakeAdapter = Callable[..., Path]
+
+
+@pytest.fixture
+async def bounded_redis(valkey: Any) -> AsyncIterator[BoundedRedis]:
+    """With a timeout of 5 s for each call, since the machine may be busy."""
+    async with open_redis(valkey.url, lambda up: None, 5.0) as redis:
+        yield redis
 
 
 @pytest.fixture

@@ -7,19 +7,25 @@ import stat
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import grpc
+import pytest
 from pointsman.v1 import lora_server_pb2 as pb
 from pointsman.v1 import lora_server_pb2_grpc
+from pointsman_servicekit.errors import PointsmanError
 from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.grpc_errors import from_rpc_error
 
 from tests.gateway.doubles.processes import Process
 from tests.ports import free_port
+
+MakeAdapter = Callable[..., Path]
+RunLoraServer = Callable[..., AbstractAsyncContextManager[Any]]
+"""The fixtures `make_adapter` and `run_lora_server`."""
 
 FAKE_ENGINE = Path(__file__).parent / "fake_engine.py"
 ENGINE_PYTHON = Path(__file__).parent / "engine_python.py"
@@ -199,3 +205,14 @@ def engine_python(folder: Path) -> Path:
     script.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{ENGINE_PYTHON}" "{folder}" "$@"\n')
     script.chmod(script.stat().st_mode | stat.S_IXUSR)
     return script
+
+
+async def refusal(call: Any) -> PointsmanError:
+    """Returns the error that the lora-server answers."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return from_rpc_error(caught.value, "lora-server")
+
+
+def aliases(state: pb.EngineState) -> dict[str, str]:
+    return {alias.alias: alias.version for alias in state.aliases}

@@ -1,18 +1,12 @@
 """The gateway's adapter admin client for the console, with a complete lora-server and a real Valkey."""
 
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
-from pathlib import Path
-from typing import Any
-
 import pytest
 from pointsman_gateway.domain.path import AliasMove
 from pointsman_gateway.engines.adapter_admin import AdapterAdminClient
 from pointsman_servicekit.errors import FailedPrecondition, NotFound, Unavailable
 from pointsman_servicekit.grpc_client import open_channel
 
-MakeAdapter = Callable[..., Path]
-RunLoraServer = Callable[..., AbstractAsyncContextManager[Any]]
+from tests.lora_server.server_process import MakeAdapter, RunLoraServer
 
 
 async def test_adapters_are_listed_promoted_given_a_canary_and_rolled_back(

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +22,7 @@ from tests.lora_server.attached_engines import (
     WebPage,
 )
 from tests.lora_server.fake_engine import Engine
-from tests.lora_server.test_lora_server import refusal
-
-MakeAdapter = Callable[..., Path]
-RunLoraServer = Callable[..., AbstractAsyncContextManager[Any]]
+from tests.lora_server.server_process import MakeAdapter, RunLoraServer, refusal
 
 GUARD = {"engine_secret": SECRET}
 KINDS = {"guard": (Engine, GUARD), "vllm": (VllmAtRuntime, {}), "sglang": (Sglang, {"engine_api": "sglang"})}

@@ -15,8 +15,9 @@ from pointsman_lora_server.store import ArtifactStore
 from pointsman_servicekit.errors import InvalidArgument, NotFound, PointsmanError
 from safetensors.numpy import load_file
 
+from tests.lora_server.server_process import MakeAdapter
+
 Tensors = dict[str, NDArray[Any]]
-MakeAdapter = Callable[..., Path]
 
 Q = "base_model.model.model.layers.0.self_attn.q_proj"
 V = "base_model.model.model.layers.0.self_attn.v_proj"

@@ -2,7 +2,6 @@
 
 import json
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from pointsman_lora_server.checks.base_layers import BaseModelSpec
 from pointsman_lora_server.store.artifact_store import import_adapter
 from pointsman_servicekit.errors import InvalidArgument
 
-MakeAdapter = Callable[..., Path]
+from tests.lora_server.server_process import MakeAdapter
 
 KEYS = (
     *("peft_type", "task_type", "base_model_name_or_path", "r", "lora_alpha", "target_modules", "bias", "rank_pattern"),

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pytest
-from pointsman_lora_server.engine.completion import GreedyAnswer
-from pointsman_lora_server.engine.probe import PROMPTS, EngineCorrupted, Probe
+from pointsman_lora_server.engine.completion import PROMPTS, EngineCorrupted, GreedyAnswer, Probe
 from pointsman_servicekit.errors import InvalidArgument, Unavailable
 
 RIGHT = GreedyAnswer((1, 2, 3, 4, 5), "9, 10", (-0.1,) * 5, "length")

@@ -18,7 +18,7 @@ import pytest
 from pointsman_lora_server.domain import EngineState, EngineStatus
 from pointsman_lora_server.engine import vllm_client
 from pointsman_lora_server.engine.command import EngineCommand, GuardSecret, with_secrets
-from pointsman_lora_server.engine.probe import EngineCorrupted, Probe
+from pointsman_lora_server.engine.completion import EngineCorrupted, Probe
 from pointsman_lora_server.engine.supervisor import Supervisor
 from pointsman_lora_server.engine.vllm_client import VllmClient
 from pointsman_lora_server.engine_state import EngineStateStore

@@ -22,7 +22,7 @@ from pointsman_lora_server.adapters.trials import LoadSequence, Trials, WarmUp
 from pointsman_lora_server.domain import AdapterVersion, EngineStatus, Phase
 from pointsman_lora_server.engine import vllm_client
 from pointsman_lora_server.engine.command import SECRET_VARIABLE
-from pointsman_lora_server.engine.probe import Probe
+from pointsman_lora_server.engine.completion import Probe
 from pointsman_lora_server.engine.vllm_client import VllmClient
 from pointsman_lora_server.engine_state import EngineStateStore
 from pointsman_lora_server.metrics import LoraServerMetrics

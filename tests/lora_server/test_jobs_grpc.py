@@ -26,7 +26,7 @@ SERVER = """
 import asyncio, os, sys
 from pathlib import Path
 from pointsman.v1 import training_pb2_grpc
-from pointsman_lora_server.grpc.training_servicer import SERVICE, TrainingServicer
+from pointsman_lora_server.grpc.servicers import TRAINING, TrainingServicer
 from pointsman_lora_server.jobs.job import JobEnvironment
 from pointsman_lora_server.jobs.queue import running_queue
 from pointsman_lora_server.training.methods import installed_methods
@@ -46,7 +46,7 @@ async def main(folder, python, base):
     )
     async with running_queue(environment, register, find) as queue:
         add = training_pb2_grpc.add_TrainingServicer_to_server
-        async with serving("127.0.0.1:0", [SERVICE], lambda server: add(TrainingServicer(queue), server)) as server:
+        async with serving("127.0.0.1:0", [TRAINING], lambda server: add(TrainingServicer(queue), server)) as server:
             print(server.address, flush=True)
             await asyncio.Event().wait()
 

@@ -4,12 +4,9 @@ import asyncio
 import os
 import re
 import socket
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 from grpc_health.v1 import health_pb2
 from pointsman.v1 import lora_server_pb2 as pb
@@ -23,23 +20,10 @@ from pointsman_servicekit.errors import (
     Unavailable,
 )
 from pointsman_servicekit.grpc_client import open_channel
-from pointsman_servicekit.grpc_errors import from_rpc_error
 from prometheus_client import CollectorRegistry, generate_latest
 
 from tests.grpc_stubs import health_stub
-
-MakeAdapter = Callable[..., Path]
-RunLoraServer = Callable[..., AbstractAsyncContextManager[Any]]
-
-
-async def refusal(call: Any) -> PointsmanError:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call
-    return from_rpc_error(caught.value, "lora-server")
-
-
-def aliases(state: pb.EngineState) -> dict[str, str]:
-    return {alias.alias: alias.version for alias in state.aliases}
+from tests.lora_server.server_process import MakeAdapter, RunLoraServer, aliases, refusal
 
 
 async def test_a_registered_adapter_is_loaded_before_its_alias_points_to_it(

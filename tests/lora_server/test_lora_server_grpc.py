@@ -22,8 +22,8 @@ from pointsman_lora_server.domain import (
     VersionState,
 )
 from pointsman_lora_server.engine_state import EngineStateStore
-from pointsman_lora_server.grpc.adapter_servicer import SERVICE, LoraServerServicer
 from pointsman_lora_server.grpc.messages import EngineIdentity
+from pointsman_lora_server.grpc.servicers import ADAPTERS, LoraServerServicer
 from pointsman_lora_server.registry import CanaryOutcomes, RequestCounts
 from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.grpc_errors import from_rpc_error
@@ -79,7 +79,7 @@ async def stub(rollout: Asked) -> AsyncIterator[lora_server_pb2_grpc.LoraServerS
     async with (
         serving(
             "127.0.0.1:0",
-            [SERVICE],
+            [ADAPTERS],
             lambda server: lora_server_pb2_grpc.add_LoraServerServicer_to_server(servicer, server),
             grace=0.1,
         ) as server,

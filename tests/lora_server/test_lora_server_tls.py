@@ -1,7 +1,6 @@
 """The lora-server as a process with TLS, and when it reports that it is ready."""
 
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,8 @@ from pointsman_servicekit.tls import ClientTls
 
 from tests.gateway.doubles.certificates import Authority
 from tests.gateway.doubles.waiting import found
-from tests.lora_server.server_process import ServerProcess
+from tests.lora_server.server_process import MakeAdapter, RunLoraServer, ServerProcess
 from tests.ports import free_port
-
-RunLoraServer = Callable[..., AbstractAsyncContextManager[Any]]
-MakeAdapter = Callable[..., Path]
 
 
 async def _watches(address: str, tls: ClientTls | None) -> bool:

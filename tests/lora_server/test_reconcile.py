@@ -3,33 +3,19 @@
 import asyncio
 import time
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import grpc
-import pytest
 from pointsman.v1 import lora_server_pb2 as pb
 from pointsman_lora_server.adapters.placement import PlacementPlanner
 from pointsman_lora_server.adapters.reconciler import Reconciler
 from pointsman_lora_server.domain import Alias, DesiredState, EngineState, EngineStatus, FleetState
 from pointsman_lora_server.engine_state import EngineStateStore
-from pointsman_servicekit.errors import FailedPrecondition, NotFound, PointsmanError, Unavailable
-from pointsman_servicekit.grpc_errors import from_rpc_error
+from pointsman_servicekit.errors import FailedPrecondition, NotFound, Unavailable
 from prometheus_client import generate_latest
 
-MakeAdapter = Callable[..., Path]
-RunLoraServer = Callable[..., AbstractAsyncContextManager[Any]]
-
-
-async def refusal(call: Any) -> PointsmanError:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call
-    return from_rpc_error(caught.value, "lora-server")
-
-
-def aliases(state: pb.EngineState) -> dict[str, str]:
-    return {alias.alias: alias.version for alias in state.aliases}
+from tests.lora_server.server_process import MakeAdapter, RunLoraServer, aliases, refusal
 
 
 async def until(ask: Callable[[], Any], wanted: object) -> None:

@@ -1,13 +1,11 @@
 """The desired state in a real Valkey: versions, their states, aliases and pins."""
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from pointsman_lora_server.domain import AdapterVersion, Alias, Phase, PhaseRecord
 from pointsman_lora_server.registry import AdapterRegistry
-from pointsman_servicekit.bounded_redis import BoundedRedis, open_redis
+from pointsman_servicekit.bounded_redis import BoundedRedis
 from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, NotFound
 
 
@@ -29,13 +27,6 @@ def adapter(digit: str, name: str = "triage") -> AdapterVersion:
 
 OLD, NEW, THIRD = adapter("1"), adapter("2"), adapter("3")
 PROD = "triage@prod"
-PATIENT = 5.0  # timeout of a call in seconds, for a busy machine
-
-
-@pytest.fixture
-async def bounded_redis(valkey: Any) -> AsyncIterator[BoundedRedis]:
-    async with open_redis(valkey.url, lambda up: None, PATIENT) as redis:
-        yield redis
 
 
 @pytest.fixture

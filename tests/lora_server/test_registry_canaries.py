@@ -1,24 +1,14 @@
 """Canaries, rollbacks and canary metrics in a real Valkey."""
 
-from collections.abc import AsyncIterator
-from typing import Any
-
 import pytest
 from pointsman_lora_server.domain import AdapterVersion, Alias, Canary, CanaryTerms, Phase
 from pointsman_lora_server.registry import AdapterRegistry, CanaryOutcomes, RequestCounts
-from pointsman_servicekit.bounded_redis import BoundedRedis, open_redis
+from pointsman_servicekit.bounded_redis import BoundedRedis
 from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, NotFound
 
 OLD, NEW, THIRD, UNREADY = (f"triage@{digit * 12}" for digit in "1234")
 PROD = "triage@prod"
 TENTH = Canary(NEW, 0.1)
-PATIENT = 5.0  # timeout of a call in seconds, for a busy machine
-
-
-@pytest.fixture
-async def bounded_redis(valkey: Any) -> AsyncIterator[BoundedRedis]:
-    async with open_redis(valkey.url, lambda up: None, PATIENT) as redis:
-        yield redis
 
 
 @pytest.fixture

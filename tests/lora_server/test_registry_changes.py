@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -15,12 +15,6 @@ from pointsman_servicekit.errors import Unavailable
 OLD, NEW = (f"triage@{digit * 12}" for digit in "12")
 PROD = "triage@prod"
 PATIENT = 5.0  # timeout of a call in seconds, for a busy machine
-
-
-@pytest.fixture
-async def bounded_redis(valkey: Any) -> AsyncIterator[BoundedRedis]:
-    async with open_redis(valkey.url, lambda up: None, PATIENT) as redis:
-        yield redis
 
 
 async def register(registry: AdapterRegistry, name: str = "triage", digits: str = "12") -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -17,12 +16,6 @@ VERSIONS = [f"triage@{digit * 12}" for digit in "12345678"]
 OLD, NEW = VERSIONS[:2]
 PROD = "triage@prod"
 PATIENT = 5.0  # timeout of a call in seconds, for a busy machine
-
-
-@pytest.fixture
-async def bounded_redis(valkey: Any) -> AsyncIterator[BoundedRedis]:
-    async with open_redis(valkey.url, lambda up: None, PATIENT) as redis:
-        yield redis
 
 
 @pytest.fixture

@@ -2,31 +2,16 @@
 
 import asyncio
 import json
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 from pointsman.v1 import lora_server_pb2 as pb
 from pointsman_lora_server.adapters.promotion import PromotionGate
 from pointsman_lora_server.domain import AdapterVersion
-from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, PointsmanError, Unavailable
-from pointsman_servicekit.grpc_errors import from_rpc_error
+from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, Unavailable
 
-MakeAdapter = Callable[..., Path]
-RunLoraServer = Callable[..., AbstractAsyncContextManager[Any]]
-
-
-async def refusal(call: Any) -> PointsmanError:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call
-    return from_rpc_error(caught.value, "lora-server")
-
-
-def aliases(state: pb.EngineState) -> dict[str, str]:
-    return {alias.alias: alias.version for alias in state.aliases}
+from tests.lora_server.server_process import MakeAdapter, RunLoraServer, aliases, refusal
 
 
 async def kinds(lora: Any, subject: str = "") -> list[str]:

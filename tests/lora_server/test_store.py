@@ -18,7 +18,7 @@ from pointsman_lora_server.domain import AdapterVersion
 from pointsman_lora_server.store import ArtifactStore, content_hash
 from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, NotFound, PointsmanError
 
-MakeAdapter = Callable[..., Path]
+from tests.lora_server.server_process import MakeAdapter
 
 ROW = json.dumps({"messages": [{"role": "user", "content": "Where is my train?"}], "answer": "At Saltby."})
 

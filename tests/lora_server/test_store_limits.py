@@ -7,7 +7,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -18,7 +18,7 @@ from pointsman_lora_server.checks.base_layers import BaseModelSpec
 from pointsman_lora_server.store import ArtifactStore, content_hash, remote_backend
 from pointsman_servicekit.errors import FailedPrecondition, NotFound, Unavailable
 
-MakeAdapter = Callable[..., Path]
+from tests.lora_server.server_process import MakeAdapter
 
 ADD = """
 import json, sys

@@ -5,7 +5,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,12 +15,12 @@ from pointsman_lora_server.checks.base_layers import BaseModelSpec
 from pointsman_lora_server.store import ArtifactStore, content_hash
 from pointsman_servicekit.errors import FailedPrecondition, NotFound, Unavailable
 
+from tests.lora_server.server_process import MakeAdapter
 from tests.ports import free_port
 
 s3fs = pytest.importorskip("s3fs", reason="pip install pointsman-lora-server[s3]")
 pytest.importorskip("moto.server", reason="requirements-dev.txt names what it needs")
 
-MakeAdapter = Callable[..., Path]
 BUCKET = "adapters"
 
 

@@ -4,7 +4,7 @@ hub's own client library calls.
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -13,13 +13,13 @@ from pointsman_lora_server.checks.base_layers import BaseModelSpec, read_base
 from pointsman_lora_server.store import ArtifactStore
 from pointsman_servicekit.errors import InvalidArgument, NotFound, PointsmanError, Unavailable
 
+from tests.lora_server.server_process import MakeAdapter
 from tests.lora_server.test_store_s3 import bucket, s3  # noqa: F401  # fixtures
 from tests.lora_server.tiny_adapters import BASE_NAME
 from tests.ports import free_port
 
 pytest.importorskip("huggingface_hub", reason="pip install pointsman-lora-server[hf]")
 
-MakeAdapter = Callable[..., Path]
 COMMIT = "c0ffee" * 6 + "c0ff"
 
 

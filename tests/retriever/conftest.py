@@ -8,7 +8,6 @@ from typing import Any
 import grpc
 import pytest
 from pointsman_embedding import Encoder, MiniLM
-from pointsman_embedding.prepare import prepare
 from pointsman_retriever import bootstrap
 from pointsman_retriever.settings import Settings
 from pointsman_servicekit.errors import PointsmanError
@@ -16,20 +15,6 @@ from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.grpc_errors import from_rpc_error
 
 from tests.retriever.client import Client, OpenClient, Refusal, Start
-
-PROJECT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="session")
-def model_folder() -> Path:
-    folder = PROJECT / ".pointsman" / "models" / "minilm"
-    prepare(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def minilm(model_folder: Path) -> MiniLM:
-    return MiniLM.load(model_folder)
 
 
 @pytest.fixture

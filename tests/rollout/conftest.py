@@ -3,16 +3,8 @@
 from pathlib import Path
 
 import pytest
-from pointsman_embedding.prepare import prepare
 
 from tests.gateway.doubles.config_folder import ConfigFolder
-from tests.gateway.doubles.deployment import MODEL
-
-
-@pytest.fixture(scope="session")
-def model_folder() -> Path:
-    prepare(MODEL)
-    return MODEL
 
 
 @pytest.fixture

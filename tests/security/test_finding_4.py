@@ -13,7 +13,7 @@ from pointsman.v1 import lora_server_pb2 as lora_pb
 from pointsman.v1 import lora_server_pb2_grpc, retriever_pb2_grpc, training_pb2_grpc
 from pointsman.v1 import retriever_pb2 as retriever_pb
 from pointsman.v1 import training_pb2 as training_pb
-from pointsman_lora_server.grpc import adapter_servicer, training_servicer
+from pointsman_lora_server.grpc import servicers as lora_servicers
 from pointsman_lora_server.jobs.folder import open_inputs
 from pointsman_lora_server.jobs.job import JobRequest
 from pointsman_lora_server.settings import Settings as LoraSettings
@@ -27,8 +27,7 @@ from tests.lora_server.tiny_adapters import good_tensors, write_adapter
 from tests.security.target import Addresses
 
 ROLES = {
-    **adapter_servicer.METHOD_ROLES,
-    **training_servicer.METHOD_ROLES,
+    **lora_servicers.METHOD_ROLES,
     **retriever_servicer.METHOD_ROLES,
 }
 DESCRIPTORS = [

@@ -1,5 +1,5 @@
 """The fixtures of the gateway's tests."""
 
-from tests.gateway.conftest import config_folder, engine, lora_server, model_folder, neighbours, retriever, valkey
+from tests.gateway.conftest import config_folder, engine, lora_server, neighbours, retriever, valkey
 
-__all__ = ["config_folder", "engine", "lora_server", "model_folder", "neighbours", "retriever", "valkey"]
+__all__ = ["config_folder", "engine", "lora_server", "neighbours", "retriever", "valkey"]

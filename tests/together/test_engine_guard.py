@@ -26,7 +26,7 @@ from pointsman_lora_server.engine.command import (
     choose_dtype,
     with_secrets,
 )
-from pointsman_lora_server.engine.probe import EngineCorrupted, Probe
+from pointsman_lora_server.engine.completion import EngineCorrupted, Probe
 from pointsman_lora_server.engine.supervisor import Supervisor
 from pointsman_lora_server.engine.vllm_client import VllmClient
 from pointsman_lora_server.engine_state import EngineStateStore

@@ -11,8 +11,8 @@ import yaml
 from pointsman_servicekit import strict_yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pointsman_cli.base_model import locate_base_model
 from pointsman_cli.data_dir import DataDir
+from pointsman_cli.engine_environment import locate_base_model
 from pointsman_cli.errors import UsageError
 
 EXAMPLE_FILE = "pointsman.yaml"

@@ -17,6 +17,7 @@ from pointsman_cli.grpc_clients import open_channel, retriever_stub, service_err
 from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, RetrieverOption, TenantOption, retriever_address
 from pointsman_cli.sources import Source, SourceFile, find_sources
 
+DEFAULT_TENANT = "default"
 MAX_PROBLEMS_SHOWN = 20
 _CREATE_SECONDS = 30.0
 
@@ -44,7 +45,7 @@ def ingest(
     collection: Annotated[str, typer.Argument(help="The collection; created if missing.")],
     sources: Annotated[list[Path], typer.Argument(metavar="FOLDER_OR_FILE...", help="Folders are read recursively.")],
     retriever: RetrieverOption = "",
-    tenant: TenantOption = "default",
+    tenant: TenantOption = DEFAULT_TENANT,
     prune: Annotated[
         bool,
         typer.Option("--prune/--no-prune", help="Remove documents whose file is gone from the folder, or keep them."),

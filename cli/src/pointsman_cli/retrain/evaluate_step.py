@@ -15,8 +15,7 @@ from pointsman_scoring.intervals import Interval, compare, mean_interval
 
 from pointsman_cli.errors import CommandError, UsageError
 from pointsman_cli.eval.dataset import Row, numbered, read_dataset, text_of
-from pointsman_cli.eval.plan import JUDGE_METRIC
-from pointsman_cli.eval.scoring import JudgeScorer, MetricScorer, Scorer
+from pointsman_cli.eval.plan import JUDGE_METRIC, JudgeScorer, MetricScorer, Scorer
 from pointsman_cli.retrain.data_step import AnswerSource, Messages, ModelAnswer, RowRenderer
 from pointsman_cli.retrain.run_state import Facts, GateTerms, RetrainPlan, RunState, StepResult
 from pointsman_cli.retrain.train_step import AliasLookup

@@ -5,9 +5,16 @@ from pathlib import Path
 
 from rich.console import Console
 
-from pointsman_cli.base_model import BUILT_IN, BaseModel, locate_base_model, prepare_model
 from pointsman_cli.data_dir import DataDir, find_run
-from pointsman_cli.engine_environment import EngineEnvironment, find_engine, prepare_base_model
+from pointsman_cli.engine_environment import (
+    BUILT_IN,
+    BaseModel,
+    EngineEnvironment,
+    find_engine,
+    locate_base_model,
+    prepare_base_model,
+    prepare_model,
+)
 from pointsman_cli.errors import CommandError, UsageError, run_interruptibly
 from pointsman_cli.example import ExampleAdapter
 from pointsman_cli.grpc_clients import Provenance, register_adapter

@@ -13,15 +13,16 @@ import typer
 from pointsman_servicekit.process import Backoff
 from rich.console import Console
 
-from pointsman_cli.base_model import (
+from pointsman_cli.data_dir import DataDir, Run, RunningProcess, read_run, write_run
+from pointsman_cli.engine_environment import (
     BUILT_IN_CONTEXT,
     BaseModel,
+    EngineEnvironment,
+    find_engine,
     locate_base_model,
     prepare_model,
     write_model_config,
 )
-from pointsman_cli.data_dir import DataDir, Run, RunningProcess, read_run, write_run
-from pointsman_cli.engine_environment import EngineEnvironment, find_engine
 from pointsman_cli.errors import UsageError, run_interruptibly
 from pointsman_cli.example import load_example
 from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, EnginePythonOption

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
 
-from pointsman_cli.base_model import BaseModel, locate_base_model
 from pointsman_cli.data_dir import DataDir
+from pointsman_cli.engine_environment import BaseModel, locate_base_model
 from pointsman_cli.errors import CommandError, UsageError
 from pointsman_cli.example import EXAMPLE_FILE, Example
 

@@ -16,9 +16,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pointsman_cli.base_model import BUILT_IN
 from pointsman_cli.data_dir import DataDir, Run, authenticate_to, write_tokens
-from pointsman_cli.engine_environment import EngineEnvironment, prepare_base_model, prepare_embedding_model
+from pointsman_cli.engine_environment import BUILT_IN, EngineEnvironment, prepare_base_model, prepare_embedding_model
 from pointsman_cli.errors import CommandError
 from pointsman_cli.example import Example
 from pointsman_cli.grpc_clients import (
@@ -28,7 +27,8 @@ from pointsman_cli.grpc_clients import (
     open_channel,
     register_adapter,
 )
-from pointsman_cli.sources import Document, read_documents, upsert
+from pointsman_cli.ingest import DEFAULT_TENANT, MAX_PROBLEMS_SHOWN, Target, send_sources
+from pointsman_cli.sources import Source, find_sources
 from pointsman_cli.up.plan import Addresses, Plan, Service, prepare_folders
 from pointsman_cli.up.prometheus import PROMETHEUS, wait_for_prometheus, write_configuration
 from pointsman_cli.up.supervisor import Supervisor
@@ -194,7 +194,7 @@ async def start_all(setup: StartPlan, supervisor: Supervisor, screen: StartupOut
 
     Raises if a service does not come up; the supervisor then stops what was started.
     """
-    documents = {name: read_documents([folder]) for name, folder in setup.example.collections.items()}
+    sources = {name: find_sources([folder]) for name, folder in setup.example.collections.items()}
     await _prepare_models(setup, screen)
     plan = setup.plan
     for service in plan.in_order:
@@ -210,7 +210,7 @@ async def start_all(setup: StartPlan, supervisor: Supervisor, screen: StartupOut
         if needed is not None:
             await supervisor.start(needed)
     if plan.retriever is not None:
-        await _fill_retriever(plan.retriever.address, documents, supervisor, screen)
+        await _fill_retriever(plan.retriever.address, sources, supervisor, screen)
     if plan.lora_server is not None:
         await _fill_engine(plan.lora_server.address, setup.example, supervisor, screen)
     with screen.step("gateway"):
@@ -227,13 +227,13 @@ async def start_all(setup: StartPlan, supervisor: Supervisor, screen: StartupOut
 
 
 async def _fill_retriever(
-    address: str, documents: Mapping[str, Sequence[Document]], supervisor: Supervisor, screen: StartupOutput
+    address: str, collections: Mapping[str, list[Source]], supervisor: Supervisor, screen: StartupOutput
 ) -> None:
     with screen.step("retriever"):
         await supervisor.unless_one_dies(wait_until_serving(address, "retriever"))
-    for collection, texts in documents.items():
+    for collection, sources in collections.items():
         with screen.step(f"collection {collection}") as say:
-            await supervisor.unless_one_dies(_ingest_collection(address, collection, texts, say))
+            await supervisor.unless_one_dies(_ingest_collection(address, collection, sources, say))
 
 
 async def _fill_engine(address: str, example: Example, supervisor: Supervisor, screen: StartupOutput) -> None:
@@ -268,10 +268,14 @@ async def _prepare_models(setup: StartPlan, screen: StartupOutput) -> None:
             await prepare_embedding_model(setup.python, setup.data_dir, say)
 
 
-async def _ingest_collection(
-    address: str, collection: str, texts: Sequence[Document], say: Callable[[str], None]
-) -> None:
-    await upsert(address, collection, texts, lambda documents: say(f"{documents} of {len(texts)} documents"))
+async def _ingest_collection(address: str, collection: str, sources: list[Source], say: Callable[[str], None]) -> None:
+    """Synchronizes the collection with its folder, as `pointsman ingest` does."""
+    files = sum(len(source.files) for source in sources)
+    target = Target(address, DEFAULT_TENANT, collection)
+    counts = await send_sources(target, sources, True, lambda sent: say(f"{sent.answered} of {files} files"))
+    if counts.problems:
+        shown = "; ".join(counts.problems[:MAX_PROBLEMS_SHOWN])
+        raise CommandError(f"collection {collection}: {len(counts.problems)} documents were not ingested: {shown}")
 
 
 def _rotate_log(service: Service) -> None:

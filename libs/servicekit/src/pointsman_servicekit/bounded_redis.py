@@ -1,9 +1,11 @@
-"""A Redis client with a time limit for each call and a circuit breaker in front of all of them."""
+"""A Redis client with a time limit for each call and a circuit breaker in front of all of them; its Lua scripts."""
 
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import cache
+from importlib.resources import files
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pointsman_servicekit.eager import in_task
@@ -177,6 +179,12 @@ def pending_cancellations() -> int:
     """
     task = asyncio.current_task()
     return task.cancelling() if task else 0
+
+
+@cache
+def read_script(package: str, name: str) -> str:
+    """Returns the Lua script in the file lua/NAME.lua of a package."""
+    return files(package).joinpath("lua", f"{name}.lua").read_text("utf-8")
 
 
 def _unavailable(why: str) -> Unavailable:

@@ -32,8 +32,7 @@ from pointsman_lora_server.adapters.trials import LoadSequence, Trials, WarmUp
 from pointsman_lora_server.checks.base_layers import read_base
 from pointsman_lora_server.domain import AdapterVersion, DesiredState
 from pointsman_lora_server.engine.command import EngineCommand, GuardSecret
-from pointsman_lora_server.engine.completion import TimedEngine
-from pointsman_lora_server.engine.probe import Probe
+from pointsman_lora_server.engine.completion import Probe, TimedEngine
 from pointsman_lora_server.engine.vllm_client import EngineFacts
 from pointsman_lora_server.engine_bootstrap import (
     adapter_limit,
@@ -43,10 +42,9 @@ from pointsman_lora_server.engine_bootstrap import (
     open_engine,
 )
 from pointsman_lora_server.engine_state import EngineStateStore
-from pointsman_lora_server.grpc import adapter_servicer, training_servicer
-from pointsman_lora_server.grpc.adapter_servicer import LoraServerServicer
+from pointsman_lora_server.grpc import servicers
 from pointsman_lora_server.grpc.messages import EngineIdentity
-from pointsman_lora_server.grpc.training_servicer import TrainingServicer
+from pointsman_lora_server.grpc.servicers import LoraServerServicer, TrainingServicer
 from pointsman_lora_server.jobs.job import FindVersion, JobEnvironment, RegisterAdapter, TrainedAdapter
 from pointsman_lora_server.jobs.queue import running_queue
 from pointsman_lora_server.metrics import LoraServerMetrics, VersionStateCollector
@@ -95,8 +93,7 @@ class _Adapters:
 
 def token_gate(settings: Settings) -> TokenGate | None:
     """Returns what authenticates calls by token, None if no tokens are set; raises TokenFileError."""
-    roles = {**adapter_servicer.METHOD_ROLES, **training_servicer.METHOD_ROLES}
-    return open_token_gate(settings.tokens, roles, settings.listen, "POINTSMAN_LORA_TOKENS")
+    return open_token_gate(settings.tokens, servicers.METHOD_ROLES, settings.listen, "POINTSMAN_LORA_TOKENS")
 
 
 @asynccontextmanager
@@ -234,7 +231,7 @@ async def _serving(
             queue.close()
 
         yield App(
-            services=[adapter_servicer.SERVICE, training_servicer.SERVICE],
+            services=[servicers.ADAPTERS, servicers.TRAINING],
             add_to=add_to,
             interceptors=[CallsInFlight(metrics.registry)],
             engine_state=engine_state,

@@ -20,9 +20,8 @@ from pointsman_lora_server.engine.command import (
     choose_dtype,
     with_secrets,
 )
-from pointsman_lora_server.engine.probe import Probe
-from pointsman_lora_server.engine.runtime_client import RuntimeClient
-from pointsman_lora_server.engine.sglang_client import SglangClient
+from pointsman_lora_server.engine.completion import Probe
+from pointsman_lora_server.engine.runtime_client import RuntimeClient, SglangClient
 from pointsman_lora_server.engine.supervisor import Supervisor
 from pointsman_lora_server.engine.tool_calls import choose_tool_calling
 from pointsman_lora_server.engine.vllm_client import EngineFacts, VllmClient, open_client

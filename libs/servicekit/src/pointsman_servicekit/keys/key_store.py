@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
-from pointsman_servicekit.bounded_redis import BoundedRedis
+from pointsman_servicekit.bounded_redis import BoundedRedis, read_script
 from pointsman_servicekit.errors import AlreadyExists, FailedPrecondition, NotFound
 from pointsman_servicekit.keys import records, redis_layout
 from pointsman_servicekit.keys.records import (
@@ -22,30 +22,6 @@ from pointsman_servicekit.keys.records import (
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 8
-
-CREATE = """
--- Puts a key in place, and its tenant where it is new. Twice the same is once.
-local keys, index, tenants = KEYS[1], KEYS[2], KEYS[3]
-local digest, id, prefix, record, tenant, tenant_record = unpack(ARGV)
-local there = redis.call('HGET', keys, digest)
-if there then return there == record and 1 or 0 end
-if redis.call('HEXISTS', index, id) == 1 or redis.call('HEXISTS', index, prefix) == 1 then return 0 end
-redis.call('HSETNX', tenants, tenant, tenant_record)
-redis.call('HSET', index, id, digest, prefix, digest)
-redis.call('HSET', keys, digest, record)
-return 1
-"""
-
-CHANGE = """
--- Puts one record in another's place, unless somebody else has changed it, and tells all gateways. Twice is once.
-local records, epoch = KEYS[1], KEYS[2]
-local field, before, after, channel = unpack(ARGV)
-local there = redis.call('HGET', records, field) or ''
-if there ~= before and there ~= after then return 0 end
-redis.call('HSET', records, field, after)
-redis.call('PUBLISH', channel, redis.call('INCR', epoch))
-return 1
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +54,8 @@ class KeyStore:
     def __init__(self, redis: BoundedRedis, wall: Callable[[], float] = time.time) -> None:
         self._redis = redis
         self._wall = wall
-        self._create = redis.client.register_script(CREATE)
-        self._change = redis.client.register_script(CHANGE)
+        self._create = redis.client.register_script(read_script(__package__, "create_key"))
+        self._change = redis.client.register_script(read_script(__package__, "change_record"))
 
     async def create(self, order: NewKey) -> IssuedKey:
         """Creates a key; raises InvalidArgument if a property is not valid, AlreadyExists if its prefix is taken."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from pointsman_servicekit.merged_metrics import Combine, Dump, MergedMetrics, dump_metrics
+from pointsman_servicekit.metrics import Combine, Dump, MergedMetrics, dump_metrics
 from pointsman_servicekit.process import wait_for_stop_signal
 from pointsman_servicekit.workers import MERGED_ANSWER_TIMEOUT, Peer, Supervisor, Worker
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric

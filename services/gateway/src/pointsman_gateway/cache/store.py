@@ -7,54 +7,10 @@ from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pointsman_servicekit.bounded_redis import BoundedRedis
+from pointsman_servicekit.bounded_redis import BoundedRedis, read_script
 
 from pointsman_gateway.cache.keys import CacheKeys
 from pointsman_gateway.domain import Vector
-
-STORE_SCRIPT = """
--- Stores an answer and, with a vector, adds its question to the partition's stream. It is idempotent. `index` has the
--- answers by expiry time, `sizes` has "bytes stream_id partition" of each and their sum ("total"). Expired answers are
--- removed from both. Above the size limit, the answers that would expire next are deleted with their questions.
-local answer, index, sizes, near = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local name, text, ttl, max_bytes, max_questions = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
-local partition, vector, prefix = ARGV[6], ARGV[7], ARGV[8]
-local now = tonumber(redis.call('TIME')[1])
-
-local function remove(old)
-  local about = redis.call('HGET', sizes, old)
-  redis.call('ZREM', index, old)
-  if not about then return end
-  redis.call('HDEL', sizes, old)
-  local bytes, stream_id, partition_of = string.match(about, '^(%d+) (%S*) (%S*)$')
-  redis.call('HINCRBY', sizes, 'total', -tonumber(bytes))
-  if partition_of ~= '' then redis.call('XDEL', prefix .. 'near:' .. partition_of, stream_id) end
-end
-
-for _, old in ipairs(redis.call('ZRANGEBYSCORE', index, '-inf', '(' .. now, 'LIMIT', 0, 64)) do remove(old) end
-remove(name)
-local stream_id = ''
-if partition ~= '' then
-  stream_id = redis.call('XADD', near, 'MAXLEN', max_questions, '*', 'answer', name, 'vector', vector)
-  redis.call('EXPIRE', near, ttl)
-end
-local bytes = #text + #vector + 512
-redis.call('SET', answer, text, 'EX', ttl)
-redis.call('ZADD', index, now + ttl, name)
-redis.call('HSET', sizes, name, bytes .. ' ' .. stream_id .. ' ' .. partition)
-local total = redis.call('HINCRBY', sizes, 'total', bytes)
-for _ = 1, 1024 do
-  if total <= max_bytes then break end
-  local first = redis.call('ZRANGE', index, 0, 0)[1]
-  if not first then break end
-  remove(first)
-  redis.call('UNLINK', prefix .. 'answer:' .. first)
-  total = tonumber(redis.call('HGET', sizes, 'total'))
-end
-for _, key in ipairs({index, sizes}) do redis.call('EXPIRE', key, 31 * 86400) end
-return total
-"""
-
 
 MAX_QUESTIONS = 256
 """The newest questions of a partition that are compared."""
@@ -173,7 +129,7 @@ class CacheStore:
     def __init__(self, redis: BoundedRedis, max_tenant_bytes: int = MAX_TENANT_BYTES) -> None:
         self._redis = redis
         self._max_tenant_bytes = max_tenant_bytes
-        self._write = redis.client.register_script(STORE_SCRIPT)
+        self._write = redis.client.register_script(read_script(__package__, "store_answer"))
 
     async def look_up(self, keys: CacheKeys, after: str) -> LookupResult:
         """Returns the exact answer, and the partition's questions after the stream id `after`, in one round trip."""

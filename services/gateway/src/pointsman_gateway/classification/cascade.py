@@ -219,7 +219,7 @@ class EncoderStage:
         self._encoder, self._scorer, self._static_share = encoder, StageScorer(stage), np.float32(static_share)
 
     def evaluate(self, text: str, static: StageOutput | None) -> StageOutput:
-        """Return the result, blended with that of the static stage if there is one."""
+        """Return the text's scores for the tasks, blended with those of the static stage if it has run."""
         vector = self._encoder.embed([text])[0]
         logits, products = self._scorer.logits_of(vector)
         pairs = np.zeros_like(logits)

@@ -100,9 +100,7 @@ class Provider(Strict):
     price_list: str = ""
 
     def resolve_url(self, url: str, options: Mapping[str, str]) -> str:
-        """Return the URL before all paths, from an engine's own `url` or from the preset and its options. Raises
-        ValueError.
-        """
+        """Return the base URL: an engine's own `url`, or the preset's with its options. Raises ValueError."""
         for name in options:
             if name not in self.options:
                 raise ValueError(f"unknown option '{name}'; known: {', '.join(self.options) or 'none'}")
@@ -142,7 +140,7 @@ class Provider(Strict):
         )
 
     def rejected_by(self, model: str) -> frozenset[str]:
-        """Returns the fields that requests to a model must not have, in addition to those of its kind."""
+        """Returns the fields that the provider rejects in requests to the model of this name."""
         own = [fields for pattern, fields in self.models.items() if re.fullmatch(pattern, model)]
         return frozenset(self.rejects).union(*own)
 

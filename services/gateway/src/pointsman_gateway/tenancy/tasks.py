@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, fields
 
-from pointsman_servicekit.bounded_redis import BoundedRedis, pending_cancellations
+from pointsman_servicekit.bounded_redis import BoundedRedis, pending_cancellations, read_script
 from pointsman_servicekit.errors import Unavailable
 from pointsman_servicekit.keys import redis_layout
 from pointsman_servicekit.keys.key_store import KeyStore
@@ -17,7 +17,6 @@ from pointsman_servicekit.process import Schedule, running_periodically
 
 from pointsman_gateway.domain import Usage
 from pointsman_gateway.domain.receipt import CANCELLED, is_failure
-from pointsman_gateway.tenancy import lease_store
 from pointsman_gateway.tenancy.keys import VerifiedKeys
 from pointsman_gateway.tenancy.lease_store import LeaseStore
 from pointsman_gateway.tenancy.leases import LeasedLimit
@@ -44,7 +43,7 @@ class UsageWriter:
     def __init__(self, redis: BoundedRedis, clock: Clock, gateway: str) -> None:
         self._redis = redis
         self._clock = clock
-        self._write_batch = redis.client.register_script(lease_store.COUNT_SCRIPT)
+        self._write_batch = redis.client.register_script(read_script(__package__, "count_usage"))
         self._writer = redis_layout.USAGE_WRITER + gateway
         self._day, self._day_began, self._day_ends = "", 0.0, 0.0
         self._nonzero: list[KeyUsage] = []

@@ -11,8 +11,7 @@ from pointsman_servicekit.process import Schedule, run_periodically
 
 from pointsman_lora_server.adapters.loading import AdapterLoader
 from pointsman_lora_server.adapters.placement import PlacementPlanner
-from pointsman_lora_server.adapters.retry import RetryBackoff
-from pointsman_lora_server.adapters.state_machine import VersionStateMachine
+from pointsman_lora_server.adapters.state_machine import RetryBackoff, VersionStateMachine
 from pointsman_lora_server.domain import TRAINING_SECONDS, DesiredState, EngineState, EngineStatus, Phase, is_ready
 from pointsman_lora_server.engine_state import EngineStateStore
 

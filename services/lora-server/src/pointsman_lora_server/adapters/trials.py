@@ -9,8 +9,7 @@ from pathlib import Path
 from pointsman_servicekit.errors import InvalidArgument, NotFound, PointsmanError, Unavailable
 
 from pointsman_lora_server.domain import AdapterVersion
-from pointsman_lora_server.engine.completion import CompletionClient
-from pointsman_lora_server.engine.probe import EngineCorrupted, Probe
+from pointsman_lora_server.engine.completion import CompletionClient, EngineCorrupted, Probe
 from pointsman_lora_server.engine.vllm_client import VllmClient
 from pointsman_lora_server.metrics import LoraServerMetrics
 from pointsman_lora_server.smoke.reference import Reference, compare
@@ -203,7 +202,7 @@ class WarmUp:
         return version not in self._verified and version not in self._references
 
     def has_reference(self, version: str) -> bool:
-        """Returns whether the next load of the version is compared with a reference."""
+        """Returns whether reference answers are stored, with which the version's next load is compared."""
         return version in self._references
 
     async def warm(self, version: AdapterVersion) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, Unavailable
 
 from pointsman_lora_server.adapters.reconciler import Reconciler
-from pointsman_lora_server.adapters.retry import RetryBackoff
+from pointsman_lora_server.adapters.state_machine import RetryBackoff
 from pointsman_lora_server.domain import EngineStatus, Phase
 from pointsman_lora_server.engine_state import EngineStateStore
 

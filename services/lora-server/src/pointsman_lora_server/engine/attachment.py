@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from pointsman_servicekit.errors import PointsmanError, Unavailable
 
 from pointsman_lora_server.domain import EngineStatus
-from pointsman_lora_server.engine.probe import EngineCorrupted, Probe
+from pointsman_lora_server.engine.completion import EngineCorrupted, Probe
 from pointsman_lora_server.engine.supervisor import MAX_SILENT_SECONDS, PROBE_INTERVAL_SECONDS
 from pointsman_lora_server.engine.vllm_client import EngineFacts, VllmClient
 from pointsman_lora_server.engine_state import EngineStateStore

@@ -10,7 +10,7 @@ from pointsman_servicekit.errors import Unavailable
 
 from pointsman_lora_server.domain import EngineStatus
 from pointsman_lora_server.engine.command import EngineCommand
-from pointsman_lora_server.engine.probe import EngineCorrupted, Probe
+from pointsman_lora_server.engine.completion import EngineCorrupted, Probe
 from pointsman_lora_server.engine.process import EngineProcess
 from pointsman_lora_server.engine.vllm_client import VllmClient
 from pointsman_lora_server.engine_state import EngineStateStore

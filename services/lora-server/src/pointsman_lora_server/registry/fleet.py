@@ -10,68 +10,11 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pointsman_servicekit.bounded_redis import BoundedRedis
+from pointsman_servicekit.bounded_redis import BoundedRedis, read_script
 
 from pointsman_lora_server.domain import Alias, EngineState, EngineStatus, FleetState
-from pointsman_lora_server.registry import scripts
+from pointsman_lora_server.registry import schema
 from pointsman_lora_server.registry.schema import RedisKeys
-
-_ACQUIRE = """
--- Takes the lease, or extends it if the caller holds it already.
-local owner, milliseconds = ARGV[1], ARGV[2]
-local holder = redis.call('GET', KEYS[1])
-if holder and holder ~= owner then return 0 end
-redis.call('SET', KEYS[1], owner, 'PX', milliseconds)
-return 1
-"""
-
-_RELEASE = """
-if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
-return 1
-"""
-
-_REPORT_ENGINE = """
--- Stores what an engine holds until a time on Redis's clock, and removes reports that have expired.
-local engine, held, milliseconds, is_up = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4] == '1'
-local time = redis.call('TIME')
-local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-local all = redis.call('HGETALL', KEYS[1])
-for at = 1, #all, 2 do
-  if cjson.decode(all[at + 1]).until_ms < now then redis.call('HDEL', KEYS[1], all[at]) end
-end
-redis.call('HSET', KEYS[1], engine, cjson.encode({until_ms = now + milliseconds, resident = held, up = is_up}))
-return 1
-"""
-
-_READ_FLEET = """
--- The engines that are up and whose report has not expired, each followed by what it holds.
-local time = redis.call('TIME')
-local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-local found, all = {}, redis.call('HGETALL', KEYS[1])
-for at = 1, #all, 2 do
-  local engine = cjson.decode(all[at + 1])
-  if engine.until_ms >= now and engine.up ~= false then
-    table.insert(found, all[at])
-    table.insert(found, engine.resident)
-  end
-end
-return found
-"""
-
-_ENGINES_HOLDING = """
-local version = ARGV[1]
-local time = redis.call('TIME')
-local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-local names, all = {}, redis.call('HGETALL', KEYS[1])
-for at = 1, #all, 2 do
-  local engine = cjson.decode(all[at + 1])
-  if engine.until_ms >= now and string.find(' ' .. engine.resident .. ' ', ' ' .. version .. ' ', 1, true) then
-    table.insert(names, all[at])
-  end
-end
-table.sort(names)
-return names
-"""
 
 
 class Leases:
@@ -80,8 +23,8 @@ class Leases:
     def __init__(self, redis: BoundedRedis, keys: RedisKeys) -> None:
         self._redis = redis
         self._keys = keys
-        self._acquire = redis.client.register_script(_ACQUIRE)
-        self._release = redis.client.register_script(_RELEASE)
+        self._acquire = redis.client.register_script(read_script(__package__, "acquire_lease"))
+        self._release = redis.client.register_script(read_script(__package__, "release_lease"))
 
     async def acquire(self, key: str, owner: str, seconds: float) -> bool:
         """Acquires or extends the lease for `seconds`; returns whether `owner` holds it now. Raises Unavailable."""
@@ -99,9 +42,9 @@ class EngineReports:
     def __init__(self, redis: BoundedRedis, keys: RedisKeys) -> None:
         self._redis = redis
         self._keys = [keys.engines]
-        self._report = redis.client.register_script(_REPORT_ENGINE)
-        self._read_fleet = redis.client.register_script(_READ_FLEET)
-        self._engines_holding = redis.client.register_script(_ENGINES_HOLDING)
+        self._report = redis.client.register_script(read_script(__package__, "report_engine"))
+        self._read_fleet = redis.client.register_script(read_script(__package__, "read_fleet"))
+        self._engines_holding = redis.client.register_script(read_script(__package__, "engines_holding"))
 
     async def report_engine(self, engine: str, state: EngineState, seconds: float) -> None:
         """Reports that `engine` holds `state.resident`; the report expires after `seconds`. Raises Unavailable."""
@@ -154,7 +97,7 @@ class CanaryCounters:
     def __init__(self, redis: BoundedRedis, keys: RedisKeys) -> None:
         self._redis = redis
         self._keys = keys
-        self._add = redis.client.register_script(scripts.ADD_OUTCOMES)
+        self._add = redis.client.register_script(schema.change_script("add_outcomes"))
 
     async def add_outcomes(self, outcomes: Sequence[CanaryOutcomes]) -> None:
         """Adds outcomes to the canary's counts; raises Unavailable.
@@ -164,7 +107,8 @@ class CanaryCounters:
         if not outcomes:
             return
         counts_keys = [self._keys.counts(each.alias, each.revision) for each in outcomes]
-        keys = [self._keys.aliases, self._keys.done(secrets.token_hex(8)), *counts_keys]
+        call_id = secrets.token_hex(8)
+        keys = [*self._keys.of_change(call_id), *counts_keys]
         payload = json.dumps(
             [
                 {
@@ -176,7 +120,7 @@ class CanaryCounters:
                 for each in outcomes
             ]
         )
-        await self._redis.call(lambda: self._add(keys=keys, args=[payload]))
+        await self._redis.call(lambda: self._add(keys=keys, args=[call_id, "", "", payload]))
 
     async def canary_counts(self, alias: Alias) -> Mapping[str, RequestCounts]:
         """Returns the counts by version for this revision of the alias; raises Unavailable."""

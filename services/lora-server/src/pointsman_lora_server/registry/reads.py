@@ -4,13 +4,13 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from pointsman_servicekit.bounded_redis import BoundedRedis, pending_cancellations
+from pointsman_servicekit.bounded_redis import BoundedRedis, pending_cancellations, read_script
 from pointsman_servicekit.errors import Unavailable
 from pointsman_servicekit.redis_clients import REDIS_ERRORS
 from rpds import HashTrieMap
 
 from pointsman_lora_server.domain import AdapterVersion, Change, DesiredState
-from pointsman_lora_server.registry import schema, scripts
+from pointsman_lora_server.registry import schema
 from pointsman_lora_server.registry.schema import RedisKeys
 
 MAX_RECORDS_PER_CALL = 100
@@ -54,7 +54,7 @@ class SnapshotReader:
     def __init__(self, redis: BoundedRedis, keys: RedisKeys) -> None:
         self._redis = redis
         self._keys = keys
-        self._run = redis.client.register_script(scripts.READ)
+        self._run = redis.client.register_script(read_script(__package__, "read"))
         self._last = _NOTHING_READ
 
     async def read(self) -> DesiredState:

@@ -7,7 +7,7 @@ from pointsman_servicekit.bounded_redis import BoundedRedis
 from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, NotFound, PointsmanError
 
 from pointsman_lora_server.domain import AdapterVersion, Alias, Canary, Phase, Placement, adapter_name
-from pointsman_lora_server.registry import schema, scripts
+from pointsman_lora_server.registry import schema
 from pointsman_lora_server.registry.fleet import CanaryCounters, EngineReports, Leases
 from pointsman_lora_server.registry.reads import ChangeStream, SnapshotReader
 from pointsman_lora_server.registry.schema import RedisKeys, to_utf8
@@ -44,7 +44,7 @@ class AdapterRegistry:
         alias = f"{version.name}@{alias_suffix}" if alias_suffix else ""
         arguments = (version.version, schema.version_to_json(version), alias, alias_suffix, _flag(force))
         reason = f"for {alias}" if alias else ""
-        (raw,) = await self._change(scripts.ADD_VERSION, version.version, arguments, author, reason)
+        (raw,) = await self._change("add_version", version.version, arguments, author, reason)
         return schema.version_from_json(raw)
 
     async def set_phase(
@@ -63,12 +63,12 @@ class AdapterRegistry:
         If several callers request the same change with `expected`, one of them gets True.
         """
         arguments = (version, phase.value, expected.value if expected else "", error_code, to_utf8(error))
-        outcome, *_ = await self._call(scripts.SET_PHASE, arguments, author, reason or error)
+        outcome, *_ = await self._call("set_phase", arguments, author, reason or error)
         return outcome == "done"
 
     async def clear_alias_request(self, version: str, alias_suffix: str = "") -> None:
         """Clears the version's requested alias, since it was moved or cannot be; with `alias_suffix` only that."""
-        await self._change(scripts.CLEAR_ALIAS_REQUEST, version, (version, alias_suffix))
+        await self._change("clear_alias_request", version, (version, alias_suffix))
 
     async def move_alias(
         self, alias: str, version: str, expected: str = "", author: str = "", reason: str = "", kind: str = "alias"
@@ -80,7 +80,7 @@ class AdapterRegistry:
         any), or the version is not ready ("not_ready").
         """
         _check_same_adapter(alias, version)
-        (raw,) = await self._change(scripts.MOVE_ALIAS, alias, (alias, version, expected, kind), author, reason)
+        (raw,) = await self._change("move_alias", alias, (alias, version, expected, kind), author, reason)
         return schema.alias_from_json(alias, raw)
 
     async def set_canary(
@@ -100,7 +100,7 @@ class AdapterRegistry:
                     param="weight",
                 )
         arguments = (alias, *schema.canary_to_texts(canary), expected)
-        (raw,) = await self._change(scripts.SET_CANARY, alias, arguments, author, reason)
+        (raw,) = await self._change("set_canary", alias, arguments, author, reason)
         return schema.alias_from_json(alias, raw)
 
     async def roll_back(
@@ -117,12 +117,12 @@ class AdapterRegistry:
         FailedPrecondition ("alias_moved", "nothing_to_roll_back", "not_ready").
         """
         revision = "" if expected_revision is None else str(expected_revision)
-        (raw,) = await self._change(scripts.ROLL_BACK, alias, (alias, expected, revision), author, reason)
+        (raw,) = await self._change("roll_back", alias, (alias, expected, revision), author, reason)
         return schema.alias_from_json(alias, raw)
 
     async def set_pinned(self, version: str, pinned: bool, author: str) -> None:
         """Pins or unpins a version; raises NotFound, or FailedPrecondition ("not_ready") to pin one that is not."""
-        await self._change(scripts.SET_PINNED, version, (version, _flag(pinned)), author)
+        await self._change("set_pinned", version, (version, _flag(pinned)), author)
 
     async def set_placement(self, name: str, placement: Placement, expected: Placement | None, author: str) -> None:
         """Sets how many engines hold the adapter `name`.
@@ -130,27 +130,27 @@ class AdapterRegistry:
         Raises NotFound; FailedPrecondition ("placement_moved") if its placement is not `expected` (None accepts any).
         """
         texts = schema.placement_to_text(placement), schema.placement_to_text(expected)
-        await self._change(scripts.SET_PLACEMENT, name, (name, *texts), author)
+        await self._change("set_placement", name, (name, *texts), author)
 
     async def announce_target(self, version: str, seconds: float) -> None:
         """Announces, for `seconds`, that an alias is about to be moved to the version, so that engines load it.
 
         Raises NotFound, FailedPrecondition ("not_ready").
         """
-        await self._change(scripts.ANNOUNCE_TARGET, version, (version, str(round(seconds * 1000))))
+        await self._change("announce_target", version, (version, str(round(seconds * 1000))))
 
     async def retire(self, version: str, author: str, reason: str = "") -> None:
         """Retires and unpins the version; raises NotFound, or FailedPrecondition ("in_use") if it has an alias."""
-        await self._change(scripts.RETIRE, version, (version,), author, reason)
+        await self._change("retire", version, (version,), author, reason)
 
     async def delete(self, version: str, author: str) -> None:
         """Deletes a retired version, or a failed one without aliases; raises NotFound or FailedPrecondition."""
-        await self._change(scripts.DELETE, version, (version,), author)
+        await self._change("delete", version, (version,), author)
 
     async def _change(
         self, script: str, subject: str, arguments: Sequence[str], author: str = "", reason: str = ""
     ) -> list[str]:
-        """Runs a registry script and returns its result; raises the error for an outcome other than "done"."""
+        """Runs `change_script(script)` and returns its result; raises the error for an outcome other than "done"."""
         outcome, *words = await self._call(script, arguments, author, reason)
         if outcome != "done":
             raise _error_for(subject, outcome, words)
@@ -158,21 +158,10 @@ class AdapterRegistry:
 
     async def _call(self, script: str, arguments: Sequence[str], author: str, reason: str) -> list[str]:
         """Runs a script; retries carry the same id, by which the script recognizes that it has been done."""
-        at, call_id = self._keys, secrets.token_hex(8)
-        keys = [
-            at.versions,
-            at.phases,
-            at.aliases,
-            at.pins,
-            at.changes,
-            at.stamp,
-            at.done(call_id),
-            at.placements,
-            at.upcoming,
-            at.sorted,
-        ]
+        call_id = secrets.token_hex(8)
+        keys = self._keys.of_change(call_id)
         all_arguments = [call_id, to_utf8(author), to_utf8(reason), *arguments]
-        run = self._redis.client.register_script(script)
+        run = self._redis.client.register_script(schema.change_script(script))
         answer: list[str] = await self._redis.call(lambda: run(keys=keys, args=all_arguments))
         return answer
 

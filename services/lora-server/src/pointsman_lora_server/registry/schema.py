@@ -1,20 +1,14 @@
-"""The keys in Redis, and how the domain's values are stored there."""
+"""The keys in Redis, how the domain's values are stored there, and the Lua scripts that change them."""
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import cache
 from typing import Any
 
+from pointsman_servicekit.bounded_redis import read_script
+
 from pointsman_lora_server.domain import AdapterVersion, Alias, Canary, CanaryTerms, Phase, PhaseRecord, Placement
-
-MAX_CHANGES = 10_000
-"""Approximate number of entries that the history keeps."""
-
-DEDUPLICATION_SECONDS = 60
-"""How long a call that is repeated, or arrives late, is recognized as already done."""
-
-COUNTS_TTL_SECONDS = 7 * 24 * 3600
-"""How long the counts of a canary are kept after the last report."""
 
 _VERSION_FIELDS = frozenset(each.name for each in fields(AdapterVersion))
 _TERMS_FIELDS = frozenset(each.name for each in fields(CanaryTerms))
@@ -81,6 +75,11 @@ class RedisKeys:
         """Returns the key of a hash: engine -> what it holds, whether it is up, and when the report expires."""
         return self._key("engines")
 
+    def of_change(self, call: str) -> list[str]:
+        """Returns the keys of every script that `change_script` returns, in the order of lua/prelude.lua."""
+        versions = [self.versions, self.phases, self.aliases, self.pins, self.changes, self.stamp]
+        return [*versions, self.done(call), self.placements, self.upcoming, self.sorted]
+
     def done(self, call: str) -> str:
         """Returns the key of a call's result, kept as long as the call may be repeated."""
         return self._key(f"done:{call}")
@@ -92,6 +91,12 @@ class RedisKeys:
     def counts(self, alias: str, revision: int) -> str:
         """Returns the key of a hash: "VERSION COUNTER" -> number; a counter is a name or a latency bucket's number."""
         return self._key(f"counts:{alias}:{revision}")
+
+
+@cache
+def change_script(name: str) -> str:
+    """Returns the Lua script of a change, whose first arguments are the call's id, the author and the reason."""
+    return read_script(__package__, "prelude") + read_script(__package__, name)
 
 
 def version_to_json(version: AdapterVersion) -> str:

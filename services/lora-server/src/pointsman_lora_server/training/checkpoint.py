@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
+from pointsman_lora_server.training.batches import RunState, StepCounter
 from pointsman_lora_server.training.exits import TrainingError, delaying_signals
 from pointsman_lora_server.training.learner import Weights
-from pointsman_lora_server.training.schedule import RunState, StepCounter
 
 FORMAT = 1
 

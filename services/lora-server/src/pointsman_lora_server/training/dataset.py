@@ -1,18 +1,94 @@
-"""Turns the rows of a run into tokens: for training, for evaluation, and for the adapter's folder."""
+"""The base model's folder with its tokenizer and chat template, and the rows of a run as its tokens."""
 
+import hashlib
+import json
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
 
-from pointsman_lora_server.training import data, heldout
+from transformers import AutoTokenizer
+
+from pointsman_lora_server.training import data
 from pointsman_lora_server.training.adapter_folder import weights_digest
-from pointsman_lora_server.training.base_folder import BaseFolder
 from pointsman_lora_server.training.batches import Example, Row
-from pointsman_lora_server.training.data import Conversation
+from pointsman_lora_server.training.data import Conversation, Message
 from pointsman_lora_server.training.data_report import DataReport, describe_data
-from pointsman_lora_server.training.exits import DataError
+from pointsman_lora_server.training.exits import DataError, TrainingError
 from pointsman_lora_server.training.methods import TrainingRows
 from pointsman_lora_server.training.options import TrainingOptions
 
+LEARNT_START, LEARNT_END = "⟦", "⟧"
+
+
+@dataclass(frozen=True, slots=True)
+class BaseFolder:
+    folder: Path
+    tokenizer: Any
+    end_of_turn: int
+    """The token with which the chat template ends an answer."""
+
+    def render(self, messages: Sequence[Message], open_answer: bool) -> list[int]:
+        """Returns a conversation's tokens by the model's chat template; with `open_answer` an answer follows them."""
+        turns = [{"role": message.role, "content": message.content} for message in messages]
+        ids = self.tokenizer.apply_chat_template(turns, add_generation_prompt=open_answer, return_dict=False)
+        return [int(token) for token in ids]
+
+    def fingerprint(self) -> str:
+        """Returns a hash of the model's configuration and its weights' names and sizes, to tell models apart."""
+        digest = hashlib.sha256((self.folder / "config.json").read_bytes())
+        for path in sorted(self.folder.glob("*.safetensors")):
+            digest.update(f"{path.name} {path.stat().st_size}\n".encode())
+        digest.update(self.digest().encode())
+        return digest.hexdigest()
+
+    def digest(self) -> str:
+        """Returns the digest of the weights that pointsman.json states, empty if there is none."""
+        try:
+            return str(json.loads((self.folder / "pointsman.json").read_text("utf-8"))["digest"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return ""
+
+
+def open_base(folder: Path) -> BaseFolder:
+    """Opens a base model's folder; raises TrainingError if it is no model or has no chat template."""
+    if not (folder / "config.json").is_file():
+        raise TrainingError(f"--base-model {folder} holds no config.json; name the folder of a Hugging Face model")
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    if not tokenizer.chat_template:
+        raise TrainingError(f"--base-model {folder} has no chat template; use an instruction-tuned model")
+    return BaseFolder(folder, tokenizer, _end_of_turn(tokenizer))
+
+
+def _end_of_turn(tokenizer: Any) -> int:
+    """Returns the first special token after an answer in the chat template, else the end of sequence. The two differ in
+    some models (Gemma, Phi-3).
+    """
+    answer = "ANSWER"
+    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": answer}]
+    ids = tokenizer.apply_chat_template(turns, return_dict=False)
+    special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    has_answered = False
+    for index, token in enumerate(ids):
+        has_answered = has_answered or answer in tokenizer.decode(ids[:index], skip_special_tokens=False)
+        if has_answered and token in special:
+            return int(token)
+    return int(tokenizer.eos_token_id)
+
+
+def show_example(base: BaseFolder, example: Example) -> str:
+    """Returns an example's text as the model reads it, with special tokens; the part between ⟦ and ⟧ is learnt."""
+    prompt, answer = (
+        base.tokenizer.decode(list(ids), skip_special_tokens=False)
+        for ids in (example.prompt_ids, example.ids[example.prompt_length :])
+    )
+    return f"{prompt}{LEARNT_START}{answer}{LEARNT_END}"
+
+
+_Item = TypeVar("_Item")
+
+MAX_LOSS_ROWS = 256
 MAX_SAMPLES = 16
 """Held-out rows that are stored with the adapter, for its smoke test."""
 MAX_SAMPLE_CHARACTERS = 8000
@@ -53,11 +129,11 @@ def build_dataset(
     sources = {example.source for example in encoded.examples}
     return Dataset(
         training=encoded.training,
-        heldout=tuple(heldout.choose(encoded.heldout, heldout.MAX_LOSS_ROWS, recipe.seed)),
-        questions=tuple(heldout.choose(encoded.heldout_answers, options.evaluation.samples, recipe.seed)),
+        heldout=tuple(_choose(encoded.heldout, MAX_LOSS_ROWS, recipe.seed)),
+        questions=tuple(_choose(encoded.heldout_answers, options.evaluation.samples, recipe.seed)),
         first_example=encoded.examples[0],
         known=tuple(row for row in split.training if row in sources),
-        samples=tuple(heldout.choose(_short(split.heldout), MAX_SAMPLES, recipe.seed)),
+        samples=tuple(_choose(_short(split.heldout), MAX_SAMPLES, recipe.seed)),
         report=describe_data(
             split.training,
             split.heldout,
@@ -87,3 +163,9 @@ def _short(rows: Sequence[Conversation]) -> list[Conversation]:
         for row in rows
         if sum(map(len, (row.answer, *(message.content for message in row.prompt)))) <= MAX_SAMPLE_CHARACTERS
     ]
+
+
+def _choose(rows: Sequence[_Item], max_rows: int, seed: int) -> list[_Item]:
+    """Draws at random at most `max_rows` rows, and returns them in their order."""
+    indices = sorted(random.Random(seed).sample(range(len(rows)), min(max_rows, len(rows))))
+    return [rows[index] for index in indices]

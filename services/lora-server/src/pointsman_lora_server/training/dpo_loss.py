@@ -17,8 +17,8 @@ from datasets.utils import logging as datasets_logging
 from transformers import PrinterCallback, ProgressCallback
 from trl import DPOConfig, DPOTrainer
 
-from pointsman_lora_server.training.base_folder import BaseFolder
 from pointsman_lora_server.training.batches import PreferencePair, batch_by_length
+from pointsman_lora_server.training.dataset import BaseFolder
 from pointsman_lora_server.training.learner import Learner
 
 if TYPE_CHECKING:  # options names the methods, which use this module

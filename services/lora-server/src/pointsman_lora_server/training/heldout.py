@@ -1,21 +1,19 @@
 """Generates the answers to held-out rows for as long as there is time."""
 
-import random
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
-from pointsman_lora_server.training.base_folder import BaseFolder
 from pointsman_lora_server.training.batches import Row, batch_by_length
+from pointsman_lora_server.training.dataset import BaseFolder
 from pointsman_lora_server.training.learner import Learner
 from pointsman_lora_server.training.loop import Pace
 from pointsman_lora_server.training.prompt_baseline import Question
 from pointsman_lora_server.training.scoring import ScoredAnswer
 
-MAX_LOSS_ROWS = 256
 ROWS_PER_BATCH = 16
 SPARE_TOKENS = 16
 """How much longer an answer may be than the longest expected one."""
@@ -23,8 +21,6 @@ SPARE_TOKENS = 16
 READ_SHARE, TOKEN_SHARE = 0.5, 0.08
 """Measured as fractions of the time of a training step: reading is a forward pass, without the backward one; and one
 token each of `ROWS_PER_BATCH` answers."""
-
-_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +31,6 @@ class AnsweredSample:
     @property
     def scored(self) -> ScoredAnswer:
         return ScoredAnswer(self.question.example.source.answer, self.text)
-
-
-def choose(rows: Sequence[_Item], max_rows: int, seed: int) -> list[_Item]:
-    """Draws at random at most `max_rows` rows, and returns them in their order."""
-    indices = sorted(random.Random(seed).sample(range(len(rows)), min(max_rows, len(rows))))
-    return [rows[index] for index in indices]
 
 
 def estimate_loss_seconds(rows: Sequence[Row], tokens_per_step: int, pace: Pace) -> float:

@@ -10,9 +10,8 @@ from typing import Any, Protocol
 
 import torch
 
-from pointsman_lora_server.training.batches import Row, padded_tokens
+from pointsman_lora_server.training.batches import Row, RunState, StepCounter, padded_tokens
 from pointsman_lora_server.training.learner import Learner, Weights
-from pointsman_lora_server.training.schedule import RunState, StepCounter
 
 MAX_GRADIENT_NORM = 1.0
 TIMED_STEPS = 3

@@ -140,7 +140,7 @@ class Corpus:
     def vocabulary(
         self, rarity: Rarity, piece_weights: Floats, pair_weights: Floats, pair_ratios: PairRatios
     ) -> Vocabulary:
-        """Return the features with a rarity above 0, with a head's weights over them (pieces or pairs, tasks)."""
+        """Return the word pieces and pairs with a rarity above 0, and a fitted head's weights for them."""
         pieces, pairs = np.flatnonzero(rarity.pieces), np.flatnonzero(rarity.pairs)
         names, pair_names = list(self._piece_numbers), list(self._pair_numbers)
         return Vocabulary(

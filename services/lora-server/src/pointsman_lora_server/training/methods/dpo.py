@@ -31,7 +31,7 @@ from pointsman_lora_server.training.exits import DataError
 from pointsman_lora_server.training.methods.method import EncodedRows, TrainingMethod
 
 if TYPE_CHECKING:  # these need torch
-    from pointsman_lora_server.training.base_folder import BaseFolder
+    from pointsman_lora_server.training.dataset import BaseFolder
     from pointsman_lora_server.training.learner import Learner
     from pointsman_lora_server.training.loop import Objective
     from pointsman_lora_server.training.options import TrainingOptions

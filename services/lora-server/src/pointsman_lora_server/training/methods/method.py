@@ -1,4 +1,7 @@
-"""What a training method can decide: how rows are read, how the adapter is configured, and the loss."""
+"""What a training method can decide: how rows are read, how the adapter is configured, and the loss.
+
+The variants of LoRA are here too; methods with data of their own have modules of their own.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,8 @@ from pointsman_lora_server.training.batches import Example, Render, Row, encode
 from pointsman_lora_server.training.data import Split, read_split
 from pointsman_lora_server.training.exits import TrainingError
 
-if TYPE_CHECKING:  # these need torch
-    from pointsman_lora_server.training.base_folder import BaseFolder
+if TYPE_CHECKING:
+    from pointsman_lora_server.training.dataset import BaseFolder
     from pointsman_lora_server.training.learner import Learner
     from pointsman_lora_server.training.loop import Objective
     from pointsman_lora_server.training.options import TrainingOptions
@@ -94,3 +97,46 @@ class TrainingMethod:
         from pointsman_lora_server.training.learner import SftObjective
 
         return SftObjective(learner, heldout, options.recipe.tokens_per_step)
+
+
+class RsLora(TrainingMethod):
+    """Rank-stabilized LoRA: scales by alpha / sqrt(rank) instead of alpha / rank, which is twice as much at rank 4."""
+
+    name = "rslora"
+    learning_rate = 1e-3
+
+    def peft_options(self) -> Mapping[str, Any]:
+        return {"use_rslora": True}
+
+    def check_parent(self, folder: Path, config: Mapping[str, Any]) -> None:
+        super().check_parent(folder, config)
+        if not config.get("use_rslora"):
+            raise TrainingError(
+                f"--init-from {folder} is not an rsLoRA adapter; its scale cannot change: use --method lora"
+            )
+
+
+class Dora(TrainingMethod):
+    """LoRA with a learnt magnitude for each output row. No engine computes it, so it is merged into the base model."""
+
+    name = "dora"
+    must_be_merged = True
+
+    def peft_options(self) -> Mapping[str, Any]:
+        return {"use_dora": True}
+
+    def check_parent(self, folder: Path, config: Mapping[str, Any]) -> None:
+        if not config.get("use_dora"):
+            raise TrainingError(f"--init-from {folder} is not a DoRA adapter; --method dora continues from those only")
+
+
+class QLora(TrainingMethod):
+    """LoRA that is trained on the base model quantized to 4 bits."""
+
+    name = "qlora"
+    base_in_4_bits = True
+
+    def check_options(self, options: TrainingOptions) -> None:
+        super().check_options(options)
+        if options.merged_out is not None:
+            raise ValueError("--merged-out needs the whole base model, but qlora loads it in 4 bits")

@@ -6,8 +6,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from pointsman_lora_server.training.methods.dpo import Dpo
-from pointsman_lora_server.training.methods.lora import Dora, QLora, RsLora
-from pointsman_lora_server.training.methods.method import TrainingMethod
+from pointsman_lora_server.training.methods.method import Dora, QLora, RsLora, TrainingMethod
 
 ENTRY_POINT_GROUP = "pointsman.training_methods"
 

@@ -1,28 +1,37 @@
-"""The gRPC service of adapters: validates and converts requests, and delegates to `AdapterService`."""
+"""The gRPC services of adapters and of training jobs: they convert requests and delegate to `AdapterService` and
+`JobQueue`."""
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
-import grpc
+from google.protobuf.json_format import ParseDict
+from google.protobuf.struct_pb2 import Struct
 from pointsman.v1 import lora_server_pb2 as pb
-from pointsman.v1 import lora_server_pb2_grpc
+from pointsman.v1 import lora_server_pb2_grpc, training_pb2, training_pb2_grpc
+from pointsman_servicekit.grpc_errors import Context
 from pointsman_servicekit.service_tokens import author_of, method_roles
 
 from pointsman_lora_server.adapters.service import AdapterService
 from pointsman_lora_server.engine_state import EngineStateStore
 from pointsman_lora_server.grpc import messages
 from pointsman_lora_server.grpc.messages import to_alias, to_change, to_placement, to_version
+from pointsman_lora_server.jobs.job import Job, JobRequest, JobState
+from pointsman_lora_server.jobs.queue import JobQueue
 
-Context = grpc.aio.ServicerContext[Any, Any]
+ADAPTERS = pb.DESCRIPTOR.services_by_name["LoraServer"].full_name
+TRAINING = training_pb2.DESCRIPTOR.services_by_name["Training"].full_name
+DEFAULT_METHOD = "lora"
 
-SERVICE = pb.DESCRIPTOR.services_by_name["LoraServer"].full_name
-
-METHOD_ROLES = method_roles(
-    SERVICE,
-    read=["List", "Get", "History", "Watch"],
-    write=["EnsureLoaded", "ReportCanaryMetrics"],
-    admin=["Register", "SetAlias", "SetCanary", "Rollback", "Pin", "SetPlacement", "Retire", "Delete"],
-)
+METHOD_ROLES = {
+    **method_roles(
+        ADAPTERS,
+        read=["List", "Get", "History", "Watch"],
+        write=["EnsureLoaded", "ReportCanaryMetrics"],
+        admin=["Register", "SetAlias", "SetCanary", "Rollback", "Pin", "SetPlacement", "Retire", "Delete"],
+    ),
+    **method_roles(TRAINING, read=["Get", "List", "Watch"], admin=["CreateJob", "Cancel"]),
+}
 """The role that a peer with a token needs for each method."""
 
 
@@ -129,3 +138,81 @@ class LoraServerServicer(lora_server_pb2_grpc.LoraServerServicer):
     async def Watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[pb.EngineState]:
         async for state, changed in self._engine_state.watch_changes():
             yield self._states.get(state, changed if request.changes else None)
+
+
+_STATE = {
+    JobState.QUEUED: training_pb2.TRAINING_STATE_QUEUED,
+    JobState.RUNNING: training_pb2.TRAINING_STATE_RUNNING,
+    JobState.SUCCEEDED: training_pb2.TRAINING_STATE_SUCCEEDED,
+    JobState.FAILED: training_pb2.TRAINING_STATE_FAILED,
+    JobState.CANCELLED: training_pb2.TRAINING_STATE_CANCELLED,
+}
+
+
+class TrainingServicer(training_pb2_grpc.TrainingServicer):
+    def __init__(self, queue: JobQueue) -> None:
+        self._queue = queue
+
+    async def CreateJob(
+        self, request: training_pb2.CreateTrainingJobRequest, context: Context
+    ) -> training_pb2.TrainingJob:
+        return _to_job(await self._queue.create(_from_request(request)))
+
+    async def Get(self, request: training_pb2.GetTrainingJobRequest, context: Context) -> training_pb2.TrainingJob:
+        return _to_job(self._queue.get(request.id))
+
+    async def List(
+        self, request: training_pb2.ListTrainingJobsRequest, context: Context
+    ) -> training_pb2.ListTrainingJobsResponse:
+        return training_pb2.ListTrainingJobsResponse(jobs=map(_to_job, self._queue.list(request.name)))
+
+    async def Watch(
+        self, request: training_pb2.WatchTrainingJobRequest, context: Context
+    ) -> AsyncIterator[training_pb2.TrainingEvent]:
+        async for number, event in self._queue.watch(request.id, getattr(request, "from")):
+            yield _to_event(number, event)
+
+    async def Cancel(
+        self, request: training_pb2.CancelTrainingJobRequest, context: Context
+    ) -> training_pb2.TrainingJob:
+        return _to_job(await self._queue.cancel(request.id))
+
+
+def _from_request(request: training_pb2.CreateTrainingJobRequest) -> JobRequest:
+    """Converts a request to a job; recipe fields become the trainer's options, as its command line takes them."""
+    options = {field.name.replace("_", "-"): repr(value) for field, value in request.recipe.ListFields()}
+    return JobRequest(
+        name=request.name,
+        data=Path(request.data),
+        heldout=Path(request.heldout) if request.heldout else None,
+        system=Path(request.system) if request.system else None,
+        method=request.method or DEFAULT_METHOD,
+        parent=request.parent,
+        alias_suffix=request.alias,
+        force=request.force,
+        author=author_of(request.author),
+        options=options,
+        facts=dict(request.facts),
+    )
+
+
+def _to_job(job: Job) -> training_pb2.TrainingJob:
+    return training_pb2.TrainingJob(
+        id=job.id,
+        name=job.request.name,
+        method=job.request.method,
+        state=_STATE[job.state],
+        error=job.error,
+        resumed=job.resumed,
+        created_unix_ms=job.created_unix_ms,
+        started_unix_ms=job.started_unix_ms,
+        ended_unix_ms=job.ended_unix_ms,
+        version=job.version,
+        merged=job.merged,
+        author=job.request.author,
+    )
+
+
+def _to_event(number: int, event: dict[str, Any]) -> training_pb2.TrainingEvent:
+    facts = {name: value for name, value in event.items() if name != "event"}
+    return training_pb2.TrainingEvent(number=number, event=event["event"], facts=ParseDict(facts, Struct()))
