@@ -1,13 +1,15 @@
 """Chooses between two models for each question, as the policy `predicted` does, on RouteLLM's published correctness.
 
 The predictions are learned from half of the questions (`pointsman_lab.prediction`), five times with another half, and
-tested on the other half. MMLU counts as one task, and as one for each of its 57 subjects. The published routers learned
-from other data (Chatbot Arena's votes and 1,500 questions), and the authors removed questions that were similar to
-them; here all 14,042 remain. GSM8K has 1,319 questions.
+tested on the other half. MMLU counts as one task, and as one for each of its 57 subjects. In further rows both answers
+are scored for 200 questions only, as by an evaluation, and one answer for each of the others, as by ratings of traffic.
+
+The published routers learned from other data (Chatbot Arena's votes and 1,500 questions), and the authors removed
+questions that were similar to them; here all 14,042 remain. GSM8K has 1,319 questions.
 """
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from numpy.typing import NDArray
 from pointsman_embedding import StaticModel
 from pointsman_gateway.classification.model import Encoder
 from pointsman_gateway.classification.reader import token_excerpt
-from pointsman_lab.prediction import PRIOR_ROWS, evaluate_policy, fit
+from pointsman_lab.prediction import PRIOR_ROWS, choose, evaluate_policy, fit
 
 WEAK, STRONG = "mistralai/Mixtral-8x7B-Instruct-v0.1", "gpt-4-1106-preview"
 USD = np.array([0.24, 24.7])
@@ -24,6 +26,8 @@ USD = np.array([0.24, 24.7])
 SEEDS = (1, 2, 3, 4, 5)
 TOLERANCE = 0.15
 """Of the policy."""
+BOTH = 200
+"""Questions with a score of both answers, if the others have a score of one."""
 SHARES = np.linspace(0, 1, 11)
 """Shares of the questions that the strong model answers, as in RouteLLM's evaluation."""
 
@@ -49,7 +53,46 @@ def measure_mmlu(data: Path, static: StaticModel, encoder: Encoder) -> dict[str,
         **_over_seeds("MMLU as 57 tasks", mmlu, mmlu.subjects),
         "MMLU, at random": figures(mmlu.scores, random),
         **_over_seeds("GSM8K", gsm8k, gsm8k.subjects),
+        **_with_ratings("MMLU", mmlu),
+        **_with_ratings("GSM8K", gsm8k),
     }
+
+
+def _with_ratings(name: str, questions: Questions) -> dict[str, dict[str, float]]:
+    one_task = np.zeros(len(questions.scores), str)
+    sources = {"and no others": only_both, "and a random one": random_ratings, "and the chosen one": ratings_of_chosen}
+    rows = {}
+    for source, known in sources.items():
+        row, _ = _over_seeds(f"{name}, both answers of {BOTH} {source}", questions, one_task, known).items()
+        rows[row[0]] = row[1]
+    return rows
+
+
+Known = Callable[[Array, Array, np.random.Generator], Array]
+"""Returns the known scores of the questions to learn from, NaN for others: of their vectors and all scores."""
+
+
+def all_scores(vectors: Array, scores: Array, random: np.random.Generator) -> Array:
+    return scores
+
+
+def only_both(vectors: Array, scores: Array, random: np.random.Generator) -> Array:
+    return np.where(np.arange(len(scores))[:, None] < BOTH, scores, np.nan)
+
+
+def random_ratings(vectors: Array, scores: Array, random: np.random.Generator) -> Array:
+    return _one_of_others(scores, random.integers(0, 2, len(scores)))
+
+
+def ratings_of_chosen(vectors: Array, scores: Array, random: np.random.Generator) -> Array:
+    """The policy that learned from both answers chooses the answer that is rated."""
+    predicted = np.stack([fit(vectors[:BOTH], scores[:BOTH, model]).of(vectors) for model in (0, 1)], axis=1)
+    return _one_of_others(scores, choose(predicted, USD, TOLERANCE))
+
+
+def _one_of_others(scores: Array, rated: NDArray[np.intp]) -> Array:
+    is_known = (np.arange(2) == rated[:, None]) | (np.arange(len(scores))[:, None] < BOTH)
+    return np.where(is_known, scores, np.nan)
 
 
 def read_questions(files: Iterable[Path], static: StaticModel, encoder: Encoder) -> Questions:
@@ -73,8 +116,10 @@ def embed(texts: Sequence[str], encoder: Encoder) -> Array:
     return encoded
 
 
-def _over_seeds(name: str, questions: Questions, tasks: NDArray[np.str_]) -> dict[str, dict[str, float]]:
-    rounds = [one_seed(questions, tasks, seed) for seed in SEEDS]
+def _over_seeds(
+    name: str, questions: Questions, tasks: NDArray[np.str_], known: Known = all_scores
+) -> dict[str, dict[str, float]]:
+    rounds = [one_seed(questions, tasks, seed, known) for seed in SEEDS]
     spread = float(np.std([predicted["apgr"] for predicted, _ in rounds], ddof=1))
     rows = {f"{name}, predicted (standard deviation {spread:.3f})": 0, f"{name}, by the tasks' means": 1}
     return {
@@ -83,17 +128,21 @@ def _over_seeds(name: str, questions: Questions, tasks: NDArray[np.str_]) -> dic
     }
 
 
-def one_seed(questions: Questions, tasks: NDArray[np.str_], seed: int) -> tuple[dict[str, float], dict[str, float]]:
+def one_seed(
+    questions: Questions, tasks: NDArray[np.str_], seed: int, known: Known = all_scores
+) -> tuple[dict[str, float], dict[str, float]]:
     """Returns the figures of the predictions, and of each task's means alone, which are all that `best_value` knows."""
-    order = np.random.default_rng(seed).permutation(len(tasks))
+    random = np.random.default_rng(seed)
+    order = random.permutation(len(tasks))
     learned, tested = order[: len(order) // 2], order[len(order) // 2 :]
+    vectors, rated = questions.vectors[learned], known(questions.vectors[learned], questions.scores[learned], random)
     predicted, means = np.empty((len(tested), 2)), np.empty((len(tested), 2))
     for task in np.unique(tasks):
-        of_task, asked = learned[tasks[learned] == task], tasks[tested] == task
+        of_task, asked = tasks[learned] == task, tasks[tested] == task
         for model in (0, 1):
-            scores = questions.scores[of_task, model]
-            predicted[asked, model] = fit(questions.vectors[of_task], scores).of(questions.vectors[tested[asked]])
-            means[asked, model] = (scores.sum() + PRIOR_ROWS / 2) / (len(scores) + PRIOR_ROWS)
+            scores = rated[of_task, model]
+            predicted[asked, model] = fit(vectors[of_task], scores).of(questions.vectors[tested[asked]])
+            means[asked, model] = (np.nansum(scores) + PRIOR_ROWS / 2) / ((~np.isnan(scores)).sum() + PRIOR_ROWS)
     scores = questions.scores[tested]
     policy = evaluate_policy(predicted, scores, USD, TOLERANCE)
     gains = [each[:, 1] - each[:, 0] for each in (predicted, means)]

@@ -42,7 +42,7 @@ def uv_arguments(settings: dict[str, str]) -> list[str]:
 
 
 def install(folder: Path, arguments: list[str]) -> None:
-    """Installs packages into the virtual environment `folder`; raises CalledProcessError if pip cannot either."""
+    """Installs packages into the virtual environment `folder`, by uv or else by pip; raises CalledProcessError."""
     if not (folder / "bin/python").exists():
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     pip = [f"{folder}/bin/python", "-m", "pip", "--disable-pip-version-check"]

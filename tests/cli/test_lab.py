@@ -174,5 +174,7 @@ def test_a_policy_is_learned_from_an_evaluation_and_printed(
     assert facts["quality"] > 0.9
     assert facts["lower_bound"] > 0.2
 
+    outcome = cli("predict", "triage", "--config", example, *options[:2])
+    assert (outcome.code, "by both --data and --answers, or --live" in outcome.err) == (2, True)
     outcome = cli("predict", "none", "--config", example, *options)
     assert outcome.err.splitlines()[-1].startswith("error: there is no task 'none'; known: branded_reply, ")

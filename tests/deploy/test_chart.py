@@ -96,6 +96,15 @@ def test_a_training_job_passes_all_rules() -> None:
     assert [violations(own[0], version) for version in VERSIONS] == [[], []]
 
 
+def test_with_a_bucket_training_and_lora_servers_share_the_given_claim(tmp_path: Path) -> None:
+    store = {"url": "s3://bucket/adapters", "existingClaim": "training-data"}
+    cluster = render(tmp_path, {"adapters": {"store": store}, "training": {"name": "triage"}})
+    for name in ("training-triage-1", "lora-server"):
+        volumes = {volume["name"]: volume for volume in cluster.workload(name).pod["volumes"]}
+        assert volumes["adapters"]["persistentVolumeClaim"]["claimName"] == "training-data"
+    assert not cluster.has("PersistentVolumeClaim", "adapters")
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_random_values_of_the_schema_give_manifests_that_pass_all_rules(seed: int, tmp_path: Path) -> None:
     values = random_values(seed)
@@ -171,6 +180,7 @@ def test_the_retriever_reads_the_policy_that_names_another_embedding_model(tmp_p
             {"networkPolicy": {"enabled": True}, "gateway": {"service": {"type": "LoadBalancer"}}},
             "let no address outside in",
         ),
+        ({**BUCKET, "training": {"name": "triage"}}, "set adapters.store.existingClaim to one that has the data"),
         ({"policy": {"files": {"notes/a.txt": "a"}}}, "'notes/a.txt' is in the folder 'notes'"),
         ({"policy": {"files": {"tasks/a.jsonl": "x" * 1_100_000}}}, "a ConfigMap holds 1 MiB: split the file"),
     ],

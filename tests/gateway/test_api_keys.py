@@ -95,6 +95,7 @@ async def test_requests_without_a_valid_key_are_rejected(
     [
         ("POST", "/v1/route", body()),
         ("POST", "/v1/feedback", {"decision_id": "d", "rating": 1}),
+        ("POST", "/v1/evaluations", {}),
         ("POST", "/v1/completions", {"model": "auto", "prompt": IN_CHAT}),
         ("POST", "/v1/responses", {"model": "auto", "input": IN_CHAT}),
         (

@@ -100,6 +100,34 @@ def test_without_a_limit_no_path_is_too_slow() -> None:
     assert planned(candidate("cheap", SLOW, 1e-6), candidate("dear", GOOD, 9e-6), terms=terms).paths[0] == "cheap"
 
 
+# -- evaluations
+
+EVALUATED = PathEvidence(evaluated=300, score=0.95)
+
+
+def test_evaluated_rows_count_as_ratings_up_to_a_limit_and_are_marked() -> None:
+    wanted = planned(candidate("cheap", EVALUATED, 3.3e-6), candidate("dear", GOOD, 12.2e-6))
+    assert wanted.paths == ("cheap", "dear")
+    assert wanted.explanations["cheap"] == "good enough (at least 0.90, 100 from evaluations) at $0.0033 per 1,000"
+    terms = TERMS.model_copy(update={"max_evaluation_ratings": 25})
+    wanted = planned(candidate("cheap", EVALUATED, 1e-6), candidate("dear", GOOD, 9e-6), terms=terms)
+    assert wanted.explanations["cheap"].startswith("good enough (at least 0.82, 25 from evaluations)")
+
+
+def test_ratings_of_traffic_outweigh_an_evaluation_in_time() -> None:
+    poor = PathEvidence(ratings=300, quality=0.5, evaluated=300, score=1.0)
+    wanted = planned(candidate("cheap", poor, 1e-6), candidate("dear", GOOD, 9e-6))
+    assert wanted.explanations["cheap"] == (
+        "quality 0.62, at least 0.58 of 400 ratings, 100 from evaluations: under the floor 0.80"
+    )
+
+
+def test_evaluations_do_not_count_if_the_policy_says_so() -> None:
+    terms = TERMS.model_copy(update={"max_evaluation_ratings": 0})
+    wanted = planned(candidate("cheap", EVALUATED, 1e-6), candidate("dear", GOOD, 9e-6), terms=terms)
+    assert wanted.explanations["cheap"] == "no evidence (0 of 20 ratings): exploration rate 5 %"
+
+
 # -- nothing is good enough
 
 

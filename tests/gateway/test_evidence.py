@@ -4,11 +4,12 @@ from contextlib import suppress
 from dataclasses import replace
 
 import pytest
-from pointsman_gateway.domain import Feedback, PathEvidence
+from pointsman_gateway.domain import Feedback, PathEvidence, PathScore
 from pointsman_gateway.request_log import redis_schema
 from pointsman_gateway.request_log.evidence import EvidenceKey, EvidenceStore
 from pointsman_gateway.request_log.store import Batch
 from pointsman_servicekit.errors import PointsmanError, Unavailable
+from pointsman_servicekit.redis_clients import open_client
 
 from tests.gateway.doubles.api_clients import ApiClient
 from tests.gateway.doubles.config_folder import IN_CHAT
@@ -60,6 +61,43 @@ def test_statistics_belong_to_a_task_a_path_definition_and_an_adapter_version() 
     assert board.of("triage", replace(ADAPTED, fingerprint="another prompt")).answers == 0
     version = "triage@222222222222"  # the alias has changed
     assert board.of("triage", ADAPTED).answers == 0
+
+
+async def test_an_evaluation_replaces_what_it_has_counted_before(harness: RequestLogHarness) -> None:
+    async def known(evaluation: str, rows: int, score: float) -> tuple[float, float]:
+        await harness.store.add_evaluation(evaluation, [PathScore("chat", PLAIN, "tiny", rows, score)])
+        await harness.read_evidence()
+        evidence = harness.board.of("chat", PLAIN)
+        assert evidence.ratings == 0
+        return evidence.evaluated, evidence.score
+
+    assert await known("a", 40, 0.5) == (40, 0.5)
+    assert await known("a", 40, 0.5) == (40, 0.5)
+    assert await known("a", 100, 0.75) == (100, 0.75)  # continued, or repeated
+    assert await known("another", 100, 0.25) == (200, 0.5)
+
+
+async def test_an_evaluation_counts_for_the_version_that_answered(harness: RequestLogHarness) -> None:
+    versions = ["triage@111111111111", "triage@222222222222"]
+    scores = [PathScore("triage", ADAPTED, version, 10 + at, 1.0) for at, version in enumerate(versions)]
+    await harness.store.add_evaluation("a", scores)
+    await harness.read_evidence()
+    for at, version in enumerate(versions):
+        harness.board.versions = lambda path, version=version: version  # type: ignore[misc]  # a bound default
+        assert harness.board.of("triage", ADAPTED).evaluated == 10 + at
+
+
+async def test_what_an_evaluation_counted_on_an_expired_day_is_not_subtracted(
+    harness: RequestLogHarness, valkey: Valkey
+) -> None:
+    async with open_client(valkey.url) as redis:
+        key = str(EvidenceKey("chat", PLAIN.name, PLAIN.fingerprint, ""))
+        await redis.client.hset(redis_schema.EVALUATION + "a", key, "20200101 40 40000000")
+        await harness.store.add_evaluation("a", [PathScore("chat", PLAIN, "tiny", 40, 1.0)])
+        assert not await redis.client.exists(redis_schema.EVIDENCE + "20200101")
+        assert await redis.client.ttl(redis_schema.EVALUATION + "a") > 0
+    await harness.read_evidence()
+    assert harness.board.of("chat", PLAIN).evaluated == 40
 
 
 async def exchange(*desks: RequestLogHarness) -> None:

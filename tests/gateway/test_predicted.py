@@ -1,23 +1,49 @@
-"""The policy `predicted`, and the command that learns its predictions from an evaluation."""
+"""The policy `predicted`, and the command that learns its predictions from an evaluation and from traffic."""
 
+import asyncio
 import json
+import sys
+from asyncio.subprocess import PIPE
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from pointsman_embedding import MiniLM
+from pointsman_gateway.bootstrap import to_path
 from pointsman_gateway.config.load import ConfigError, load_config
-from pointsman_gateway.domain import PathEvidence, Request, Vector
+from pointsman_gateway.config.tasks_file import RequestLogConfig
+from pointsman_gateway.domain import Feedback, Message, PathEvidence, Request, Vector
 from pointsman_gateway.extensions import Candidate
+from pointsman_gateway.redaction import Redaction
+from pointsman_gateway.request_log.evidence import EvidenceKey, evidence_key
 from pointsman_gateway.routing.predicted import Predicted, PredictedOptions, encode_weights
-from pointsman_lab.prediction import Evaluation, best_mix, evaluate_policy, fit, predict, read_evaluation
+from pointsman_gateway.shadow.budget import ShadowStore
+from pointsman_gateway.shadow.scoring import PairScores
+from pointsman_lab.prediction import (
+    Evaluation,
+    best_mix,
+    evaluate_policy,
+    fit,
+    predict,
+    read_evaluation,
+    to_evaluation,
+)
+from pointsman_lab.request_log import RatedRequest
+from pointsman_servicekit.bounded_redis import open_redis
 from pydantic import ValidationError
 
-from tests.gateway.doubles.config_folder import IN_TRIAGE
-from tests.gateway.doubles.gateway import Neighbours, open_http_client
+from tests.gateway.doubles.api_clients import HttpClient
+from tests.gateway.doubles.config_folder import IN_TRIAGE, ConfigFolder
+from tests.gateway.doubles.engine import answer
+from tests.gateway.doubles.gateway import TRIAGE, Neighbours, open_http_client
+from tests.gateway.doubles.process_gateway import process_gateway
+from tests.gateway.doubles.request_logs import RequestLogHarness, decision, receipt
+from tests.gateway.doubles.valkey import Valkey
+from tests.gateway.doubles.waiting import found
 
 RNG = np.random.default_rng(3)
 VECTORS = RNG.normal(0, 1, (400, 8)) / 8**0.5
@@ -45,15 +71,18 @@ class Context:
     away: Mapping[str, str] = field(default_factory=dict)
     task: str = "triage"
     request: Request = field(default_factory=lambda: Request("auto", ()))
+    ratings: Mapping[str, float] = field(default_factory=dict)
+    where: float = 0.5
 
     def candidates(self, paths: Sequence[str]) -> list[Candidate]:
-        return [Candidate(name, PathEvidence(), {"small": 0.001, "large": 0.01}[name]) for name in paths]
+        costs = {"small": 0.001, "large": 0.01}
+        return [Candidate(name, PathEvidence(self.ratings.get(name, 0.0)), costs[name]) for name in paths]
 
     def unavailable(self, paths: Sequence[str]) -> Mapping[str, str]:
         return self.away
 
     def position(self, purpose: str = "") -> float:
-        return 0.5
+        return self.where
 
 
 @pytest.mark.parametrize(
@@ -82,6 +111,27 @@ def test_the_cheapest_path_that_is_predicted_to_be_good_enough_is_chosen(
 
 
 @pytest.mark.parametrize(
+    ("where", "ratings", "away", "path"),
+    [
+        (0.04, {"large": 99}, {}, "large"),
+        (0.06, {"large": 99}, {}, "small"),
+        (0.04, {"large": 100}, {}, "small"),
+        (0.04, {}, {"large": "no engine"}, "small"),
+    ],
+)
+def test_paths_with_too_few_ratings_get_the_exploration_share(
+    where: float, ratings: dict[str, float], away: dict[str, str], path: str
+) -> None:
+    policy = Predicted(PredictedOptions.model_validate(options([9, 0], [9, 0]) | {"exploration_rate": 0.05}))
+    context = Context(np.array([1, 0], np.float32), away, ratings=ratings, where=where)
+    plan = policy.plan(context)
+    assert plan.paths[0] == path
+    assert policy.preview(context).paths[0] == "small"
+    if path == "large":
+        assert (plan.reason, plan.explanations["large"]) == ("policy:trial", "on trial; 99 of 100 ratings")
+
+
+@pytest.mark.parametrize(
     ("small", "message"),
     [([1, 2, 3], "weights of different length"), ([float("nan"), 1], "not finite numbers")],
 )
@@ -97,6 +147,29 @@ def test_what_was_learned_saves_money_without_loss_of_quality() -> None:
     assert result.quality > 0.95
     assert 0.3 < result.shares[0] < 0.6
     assert result.bound > 0.15
+
+
+def test_scores_of_one_path_for_each_row_teach_as_well() -> None:
+    sparse = SCORES.copy()
+    sparse[np.arange(400), RNG.integers(0, 2, 400)] = np.nan
+    known = ~np.isnan(sparse[:, 0])
+    np.testing.assert_array_equal(fit(VECTORS, sparse[:, 0]).weights, fit(VECTORS[known], SCORES[known, 0]).weights)
+    texts = list(map(str, range(160)))
+    evaluation = Evaluation(texts[:120], ("small", "large"), SCORES[:120], COSTS)
+    live = Evaluation([*texts[120:], texts[0]], ("large", "small"), sparse[[*range(120, 160), 0], ::-1], COSTS[::-1])
+    both = evaluation.with_rows(live)
+    assert list(both.texts) == texts
+    np.testing.assert_array_equal(both.scores[120:], sparse[120:160])
+    report = predict(both, VECTORS[:160], "tiny", 0.3)
+    assert not report.failure
+    assert (report.facts["rows"], report.facts["rated"]["small"]) == (120, 120 + known[120:160].sum())
+
+
+def test_a_gain_that_cannot_be_measured_is_refused() -> None:
+    sparse = SCORES.copy()
+    sparse[:301, 0] = np.nan
+    with pytest.raises(ConfigError, match=r"99 rows have scores of all paths \(small, large\), and 100 are needed"):
+        predict(Evaluation([""] * 400, ("small", "large"), sparse, COSTS), VECTORS, "tiny", 0.3)
 
 
 def test_predictions_without_information_are_the_mean() -> None:
@@ -182,3 +255,118 @@ async def test_weights_for_another_embedding_model_are_refused(neighbours: Neigh
         async with neighbours.gateway():
             pass
     assert load_config(neighbours.config.folder).tasks.tasks["triage"].policy.paths == tuple(paths)
+
+
+LOST, REFUND = "I lost my bag on the train to Saltby, please find it", "Please pay back my ticket for booking AB12"
+
+
+@dataclass(frozen=True)
+class Commands:
+    """Runs `pointsman` with the configuration of a gateway."""
+
+    folder: Path
+    data_dir: Path
+
+    async def run(self, *arguments: object) -> str:
+        """Returns the standard output."""
+        program = [sys.executable, "-m", "pointsman_cli", *map(str, arguments), "--data-dir", str(self.data_dir)]
+        process = await asyncio.create_subprocess_exec(*program, stdout=PIPE, stderr=PIPE)
+        out, err = await process.communicate()
+        assert process.returncode == 0, err.decode()
+        return out.decode()
+
+    async def predict(self, *arguments: object) -> dict[str, Any]:
+        options = ("--config", self.folder, "--tolerance", 0.3, "--json")
+        facts: dict[str, Any] = json.loads(await self.run("predict", "triage", *options, *arguments))
+        return facts
+
+
+def only_lost_items(body: Mapping[str, Any]) -> Any:
+    """The adapter, which has the shorter prompt, knows lost items only; the base model answers everything well."""
+    is_lost = "lost" in body["messages"][-1]["content"]
+    if "@" in body["model"]:
+        return answer("lost_item" if is_lost else "I cannot tell.", prompt_tokens=10)
+    return answer("lost_item" if is_lost else "refund", prompt_tokens=100)
+
+
+async def test_a_running_gateway_chooses_by_what_an_evaluation_has_taught(
+    neighbours: Neighbours, model_folder: Path, tmp_path: Path
+) -> None:
+    await neighbours.ready()
+    neighbours.engine.script = only_lost_items
+    neighbours.config.models["engines"]["local"]["lora_server"] = neighbours.lora_server.address
+    paths = ["triage_few_shot", "triage_adapter"]
+    terms = {"paths": paths, "quality_floor": 0.9, "exploration_rate": 0}
+    neighbours.config.tasks["triage"] |= {"metric": {"exact": True}, "policy": {"best_value": terms}, "fallback": []}
+    rows, answers = tmp_path / "rows.jsonl", tmp_path / "answers.jsonl"
+    data = [((LOST, "lost_item"), (REFUND, "refund"))[n % 2] for n in range(120)]
+    rows.write_text(
+        "".join(json.dumps({"text": f"{text} {n}", "output": label}) + "\n" for n, (text, label) in enumerate(data))
+    )
+    folder = neighbours.config.write()
+    commands = Commands(folder, model_folder.parents[1])
+    settings = {"config": folder, "embedding_model": model_folder, "reload_seconds": 0.1, **neighbours.settings}
+    async with process_gateway(tmp_path, **settings) as gateway, httpx.AsyncClient(base_url=gateway.url) as client:
+        asked = ("--task", "triage", "--paths", ",".join(paths), "--answers", answers)
+        await commands.run("eval", rows, "--url", gateway.url, *asked)
+        learned = await commands.predict("--data", rows, "--answers", answers)
+        assert learned["lower_bound"] > 0.2
+
+        neighbours.config.tasks["triage"]["policy"] = learned["policy"]
+        neighbours.config.write()
+        api = HttpClient(client)
+
+        async def reloaded() -> bool:
+            return bool((await api.route(REFUND))["reason"] == "policy:predicted")
+
+        assert await found(reloaded)
+        for text, path in ((LOST, "triage_adapter"), (REFUND, "triage_few_shot"), (LOST, "triage_adapter")):
+            assert (await api.ask(text)).path == path
+
+
+async def test_predictions_are_learned_from_shadow_requests_and_ratings(
+    harness: RequestLogHarness, valkey: Valkey, config_folder: ConfigFolder, model_folder: Path
+) -> None:
+    config_folder.tasks["triage"]["shadow"] = {"paths": ["triage_few_shot"], "usd_per_day": 1}
+    config = load_config(config_folder.write())
+    paths = {name: to_path(name, config.paths.paths[name], config) for name in ("triage_adapter", "triage_few_shot")}
+    commands = Commands(config.folder, model_folder.parents[1])
+    harness.store.config = RequestLogConfig(store_messages=True)
+    async with open_redis(valkey.url, lambda up: None) as redis:
+        shadows = ShadowStore(redis, Redaction())
+        for number in range(120):
+            ask = Request("auto", (Message("user", f"{LOST if number % 2 else REFUND} {number}"),))
+            chosen, other = (
+                receipt(decision(f"d{number}", "triage", path), cost_usd=usd, model=model)
+                for path, usd, model in zip(paths.values(), (1e-6, 1e-5), (TRIAGE, "tiny"), strict=True)
+            )
+            harness.recorder.note(ask, chosen.decision, chosen)
+            harness.board.count_answer(other)
+            scores = ((evidence_key(chosen), float(number % 2)), (evidence_key(other), 1.0))
+            shadows.keep_scores(PairScores(f"d{number}", scores))
+        await harness.written()
+        await shadows.write(lambda decision_id: asyncio.sleep(0))
+    await harness.store.add_feedback(Feedback("d0", id="f", rating=0.75), 0, "call")
+
+    live = ("--live", "--redis", valkey.url)
+    learned = await commands.predict(*live)
+    assert (learned["rows"], learned["rated"]) == (120, {"triage_adapter": 120, "triage_few_shot": 120})
+    assert learned["policy"]["predicted"]["paths"]["triage_adapter"]["mean"] == pytest.approx(61.75 / 122, abs=1e-4)
+    assert learned["lower_bound"] > 0.2
+
+    with pytest.raises(AssertionError, match=r"too few requests are rated \(triage_adapter 0, triage_few_shot 0\)"):
+        await commands.predict(*live, "--since", "0s")
+
+
+def test_requests_with_the_same_text_are_one_row() -> None:
+    keys = [EvidenceKey("triage", name, "f", "") for name in ("small", "large")]
+    asked = [RatedRequest({keys[0]: rating, keys[1]: 1.0}, "Hello") for rating in (0.0, 0.5)]
+    asked += [RatedRequest({keys[0]: 1.0}, str(n)) for n in range(2)] + [RatedRequest({keys[1]: 0.0}, "")]
+    known = dict.fromkeys(keys, PathEvidence(mean_cost_usd=1e-6))
+    found = to_evaluation(asked, known, min_ratings=1)
+    assert list(found.texts) == ["Hello", "0", "1"]
+    np.testing.assert_array_equal(found.scores, [[0.25, 1], [1, np.nan], [1, np.nan]])
+    with pytest.raises(ConfigError, match=r"\(small 3, large 1\); 1 more have no stored text \(request_log.store_mess"):
+        to_evaluation(asked, known, min_ratings=2)
+    with pytest.raises(ConfigError, match="the cost of path 'small' is not known"):
+        to_evaluation(asked, dict.fromkeys(keys, PathEvidence()), min_ratings=1)

@@ -102,10 +102,13 @@ async def test_every_route_conforms_to_the_openapi_description(gateway: Gateway,
         "POST /v1/chat/completions", "POST /v1/completions", "POST /v1/responses", "POST /v1/embeddings",
         "POST /v1/messages", "POST /v1/messages/count_tokens",
         "GET /v1/models", "GET /v1/models/{name}", "POST /v1/route", "POST /v1/feedback", "GET /v1/tasks",
-        "GET /v1/configuration", "GET /healthz", "GET /readyz", "GET /metrics",
+        "POST /v1/evaluations",        "GET /v1/configuration", "GET /healthz", "GET /readyz", "GET /metrics",
     }  # fmt: skip
-    # This gateway has no request log, and so accepts no feedback.
-    assert [route for route, answered in tried.items() if not answered] == ["POST /v1/feedback"]
+    # This gateway has no request log, and so accepts no feedback and no evaluation.
+    assert [route for route, answered in tried.items() if not answered] == [
+        "POST /v1/feedback",
+        "POST /v1/evaluations",
+    ]
 
 
 async def test_the_admin_api_conforms_to_the_openapi_description(neighbours: Neighbours, valkey: Valkey) -> None:

@@ -18,7 +18,7 @@ from tests.gateway.doubles.config_folder import IN_TRIAGE, ConfigFolder
 from tests.gateway.doubles.engine import Refusal, answer
 from tests.gateway.doubles.gateway import Gateway, Neighbours, open_http_client
 from tests.gateway.doubles.process_gateway import process_gateway
-from tests.gateway.doubles.request_logs import rated_in
+from tests.gateway.doubles.request_logs import pair_scores_in, rated_in
 from tests.gateway.doubles.valkey import Valkey
 from tests.gateway.doubles.waiting import found, until
 
@@ -98,6 +98,7 @@ async def test_the_judge_scores_both_answers_in_both_orders(
         return ratings.keys() == {"triage_adapter", "triage_few_shot"}
 
     assert await found(rated)
+    assert (await pair_scores_in(valkey.url))[0] == {"triage_adapter": 0.9, "triage_few_shot": 0.2}
 
 
 async def test_a_preference_that_depends_on_the_order_is_a_tie(

@@ -20,6 +20,7 @@ POSTS = [
     "/v1/embeddings",
     "/v1/route",
     "/v1/feedback",
+    "/v1/evaluations",
     "/admin/v1/keys",
     "/openai/deployments/tiny/chat/completions",
     "/openai/v1/embeddings",
@@ -73,6 +74,7 @@ BAD_BODIES = {
     ],
     "/v1/route": [('{"model":"auto","messages":[', "true,", "1]}"), ('{"messages":[],"stop":[', "1,", "1]}")],
     "/v1/feedback": [('{"decision_id":[', "1,", "1]}"), ('{"', '":1,"', '":1}')],
+    "/v1/evaluations": [('{"results":[', "1,", "1]}")],
     "/console/api/adapters/alias": [('{"model":[', "1,", "1]}")],
 }
 

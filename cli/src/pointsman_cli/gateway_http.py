@@ -135,8 +135,13 @@ async def send_feedback(url: str, feedback: Mapping[str, Any], key: str) -> dict
 
 async def _post(url: str, path: str, body: Mapping[str, Any], key: str) -> dict[str, Any]:
     async with open_client(url, bearer(key)) as client:
-        with _connection_errors(url):
-            response = await client.post(path, json=body)
+        return await post_json(client, path, body)
+
+
+async def post_json(client: httpx.AsyncClient, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a route's JSON object; raises as `stream_answer` does."""
+    with _connection_errors(str(client.base_url)):
+        response = await client.post(path, json=body)
     if not response.is_success:
         raise _error_of(response, response.content)
     return _json(response.content)

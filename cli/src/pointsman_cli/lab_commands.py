@@ -286,8 +286,18 @@ def build(
 
 def predict(
     task: Annotated[str, typer.Argument(metavar="TASK", help="A task of the configuration.")],
-    data: Annotated[Path, typer.Option(metavar="FILE", help="The data set that was evaluated.")],
-    answers: Annotated[Path, typer.Option(metavar="FILE", help="The answers that `pointsman eval` stored.")],
+    data: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The data set that was evaluated.", show_default=False)
+    ] = None,
+    answers: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The answers that `pointsman eval` stored.", show_default=False)
+    ] = None,
+    live: Annotated[
+        bool,
+        typer.Option("--live", help="Learn from the gateway's ratings and shadow requests too, or from them alone."),
+    ] = False,
+    since: Annotated[str, typer.Option(metavar="AGE", help="With --live: how old ratings may be.")] = "14d",
+    redis: RedisOption = "",
     tolerance: Annotated[
         float, typer.Option(min=0, max=1, help="Predicted quality that may be given up for a cheaper path.")
     ] = 0.1,
@@ -295,13 +305,20 @@ def predict(
     as_json: JsonOption = False,
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
-    """Learn from an evaluation which path answers which requests well, and print the task's policy `predicted`.
+    """Learn which path of a task answers which requests well, and print the task's policy `predicted`.
 
     Exits with code 1 if the policy is not better than fixed paths on rows that it was not learned from.
     """
+    if (data is None) != (answers is None) or not (data or live):
+        raise UsageError("name an evaluation by both --data and --answers, or --live, or all three")
     at = DataDir.at(data_dir)
-    folder = str(config_folder_of(config, at))
-    arguments = ["predict", folder, task, "--data", str(data), "--answers", str(answers), "--tolerance", str(tolerance)]
+    arguments = ["predict", str(config_folder_of(config, at)), task, "--tolerance", str(tolerance), "--since", since]
+    if data and answers:
+        arguments += ["--data", str(data), "--answers", str(answers)]
+    if live:
+        arguments.append("--live")
+        if url := redis_url(redis, at):
+            arguments += ["--redis", url]
     run_interruptibly(run_lab(LabJob(arguments, at, as_json)))
 
 

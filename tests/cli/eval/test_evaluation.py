@@ -18,16 +18,18 @@ from pointsman_cli.eval.dataset import read_dataset
 from pointsman_cli.eval.html_report import render_html
 from pointsman_cli.eval.plan import Selection
 from pointsman_cli.eval.report import PathFigures, Report, read_report, write_report
+from pointsman_cli.eval.runner import scores_of
 from pointsman_cli.eval.statistics import EvalSettings
 from pointsman_cli.gateway_http import open_client
 
 from tests.cli.eval.conftest import ROWS, Rows, as_trained, refusing
+from tests.gateway.doubles.api_clients import HttpClient
 from tests.gateway.doubles.config_folder import IN_TRIAGE
 from tests.gateway.doubles.engine import ScriptedEngine, answer
-from tests.gateway.doubles.gateway import TRIAGE, Gateway, Neighbours
+from tests.gateway.doubles.gateway import TRIAGE, Gateway, Neighbours, open_http_client
 from tests.gateway.doubles.tenancy import issue
 from tests.gateway.doubles.valkey import running_valkey
-from tests.gateway.doubles.waiting import until
+from tests.gateway.doubles.waiting import found, until
 
 TERMS = EvalSettings(at_once=4, confidence=0.95, examples=5)
 
@@ -382,3 +384,57 @@ async def test_the_api_key_is_taken_from_the_named_variable(neighbours: Neighbou
 async def test_a_server_that_is_not_a_gateway_is_reported(engine: ScriptedEngine, rows: Rows) -> None:
     with pytest.raises(CommandError, match="knows no /v1/tasks: no gateway, or an old one"):
         await evaluate(engine.url, rows(ROWS))
+
+
+async def test_scores_count_as_ratings_once_and_for_the_evaluated_configuration(
+    neighbours: Neighbours, rows: Rows, tmp_path: Path
+) -> None:
+    terms = {"paths": ["triage_few_shot", "triage_adapter"], "quality_floor": 0.7, "min_samples": 10}
+    neighbours.config.tasks["triage"]["policy"] = {"best_value": {**terms, "exploration_rate": 0}}
+    async with running_valkey(tmp_path / "valkey") as valkey:
+        neighbours.settings |= {"redis_url": valkey.url, "wal_dir": tmp_path / "wal", "reload_seconds": 0.05}
+        await neighbours.ready()
+        async with neighbours.gateway() as gateway, open_http_client(gateway) as client:
+            api, file, answers = HttpClient(client), rows(ROWS), tmp_path / "answers.jsonl"
+            assert (await api.route(IN_TRIAGE))["path"] == "triage_few_shot"
+
+            at = ("--url", gateway.url, "--data-dir", tmp_path, "--as-ratings")
+            ended = await command("eval", file, *at, "--answers", answers)
+            assert "36 scores sent: those of 3 of 3 paths count as ratings" in ended.err
+
+            async def moved() -> bool:
+                return bool((await api.route(IN_TRIAGE))["path"] == "triage_adapter")
+
+            assert await found(moved)
+            explanations = {row["path"]: row["reason"] for row in (await api.route(IN_TRIAGE))["considered"]}
+            assert explanations["triage_adapter"].startswith("good enough (at least 0.81, 12 from evaluations)")
+            assert "of 12 ratings, 12 from evaluations: under the floor 0.70" in explanations["triage_few_shot"]
+
+            ended = await command("eval", file, *at, "--resume", answers)
+            assert (ended.code, "36 scores sent" in ended.err) == (0, True)
+            shown = await client.get("/console/api/overview", headers={"x-pointsman-console": "1"})
+            [task] = [task for task in shown.json()["overview"]["tasks"] if task["task"] == "triage"]
+            quality = {path["path"]: path["quality"] for path in task["paths"]}["triage_adapter"]
+            assert (quality["ratings"], quality["mean"], quality["evaluated"]) == (12, 1.0, 12)
+
+            neighbours.config.paths["triage_adapter"]["max_tokens"] = 77
+            neighbours.config.write()
+            await until(lambda: gateway.known("triage", "triage_adapter").evaluated == 0)
+            assert gateway.known("triage", "triage_few_shot").evaluated == 12
+
+            async def ignored() -> list[dict[str, str]]:
+                reply = (await client.post("/v1/evaluations", json=scores_of(answers))).json()
+                assert reply["counted"] + len(reply["ignored"]) == 3
+                return list(reply["ignored"])
+
+            reason = "path 'triage_adapter' is configured differently now; evaluate it again"
+            assert await found(ignored) == [{"task": "triage", "path": "triage_adapter", "reason": reason}]
+
+
+async def test_scores_that_the_gateway_cannot_keep_are_in_the_file(gateway: Gateway, rows: Rows) -> None:
+    file = rows(ROWS[:1])
+    ended = await command("eval", file, "--url", gateway.url, "--data-dir", file.parent, "--as-ratings")
+    assert ended.code == 1
+    assert "triage_adapter" in ended.out  # the report
+    assert "the scores do not count: this gateway has no request log, so results cannot be kept" in ended.err
+    assert "--as-ratings sends them again" in ended.err

@@ -68,6 +68,7 @@ def http_dependencies(
         components.pipeline,
         components.tenancy,
         components.feedback,
+        components.persistence.evaluations,
         components.reloader,
         components.registry,
         request_timeout,

@@ -122,6 +122,12 @@ async def feedback_in(url: str) -> list[dict[str, str]]:
     return await _stream(url, redis_schema.FEEDBACK)
 
 
+async def pair_scores_in(url: str) -> list[dict[str, float]]:
+    """Returns the scores of each scored pair by path, oldest first."""
+    stream = await _stream(url, redis_schema.PAIR_SCORES)
+    return [{key[1]: score for key, score in json.loads(fields["scores"])} for fields in stream]
+
+
 async def rated_in(url: str) -> dict[str, tuple[int, float]]:
     """Returns today's number of ratings of each path, and their mean."""
     async with open_client(url) as redis:

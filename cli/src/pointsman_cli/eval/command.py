@@ -18,9 +18,9 @@ from pointsman_cli.eval.dataset import Dataset, read_dataset
 from pointsman_cli.eval.html_report import write_html
 from pointsman_cli.eval.plan import Selection, make_plan, read_catalogue
 from pointsman_cli.eval.report import Report, print_report, read_report, write_report
-from pointsman_cli.eval.runner import Answer, AnswerFile, run_plan
+from pointsman_cli.eval.runner import Answer, AnswerFile, run_plan, scores_of
 from pointsman_cli.eval.statistics import EvalSettings, build_report
-from pointsman_cli.gateway_http import open_client
+from pointsman_cli.gateway_http import open_client, post_json
 from pointsman_cli.options import (
     DEFAULT_DATA_DIR,
     KEY_VARIABLE,
@@ -92,6 +92,9 @@ def evaluate(
     html_file: Annotated[
         Path | None, typer.Option("--html", metavar="FILE", help="Write the report as one HTML page.")
     ] = None,
+    as_ratings: Annotated[
+        bool, typer.Option("--as-ratings", help="Send the scores to the gateway, as ratings of the paths (best_value).")
+    ] = False,
     examples: Annotated[int, typer.Option(min=0, help="Disagreements to show for each task.")] = 30,
     confidence: Annotated[float, typer.Option(min=0.5, max=0.999, help="Confidence level of the intervals.")] = 0.95,
     url: UrlOption = "",
@@ -118,13 +121,31 @@ def evaluate(
         _must_be_writable(file)
     earlier = read_report(chosen_by) if chosen_by else None
     terms = EvalSettings(concurrency, confidence, examples, _shares(shares), earlier)
-    client = open_client(gateway_url(url, data_dir), _PAST_THE_CACHE | bearer(api_key(key_env)))
-    found = run_interruptibly(evaluated(client, read, wanted, kept, resume is not None, terms))
+    at, headers = gateway_url(url, data_dir), _PAST_THE_CACHE | bearer(api_key(key_env))
+    found = run_interruptibly(evaluated(open_client(at, headers), read, wanted, kept, resume is not None, terms))
     print_report(table_console(), found)
     if json_file:
         write_report(found, json_file)
     if html_file:
         write_html(found, html_file)
+    if as_ratings:
+        run_interruptibly(_send_scores(open_client(at, headers), kept))
+
+
+async def _send_scores(client: httpx.AsyncClient, kept: Path) -> None:
+    """Sends the scores of a complete evaluation, and reports what counts; raises CommandError."""
+    console, body = Console(stderr=True, highlight=False), scores_of(kept)
+    if not body["results"]:
+        raise CommandError("no answer has a score, so nothing counts as a rating")
+    try:
+        async with client:
+            reply = await post_json(client, "/v1/evaluations", body)
+    except CommandError as error:
+        raise CommandError(f"the scores do not count: {error}; --resume {kept} --as-ratings sends them again") from None
+    for ignored in reply["ignored"]:
+        _say(console, f"{ignored['task']}: {ignored['reason']}")
+    rows = sum(result["rows"] for result in body["results"])
+    _say(console, f"{rows} scores sent: those of {reply['counted']} of {len(body['results'])} paths count as ratings")
 
 
 async def evaluated(

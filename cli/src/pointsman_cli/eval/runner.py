@@ -15,7 +15,7 @@ import httpx
 
 from pointsman_cli.errors import CommandError, Refused, Unreachable, UsageError
 from pointsman_cli.eval.dataset import Row, whole_lines
-from pointsman_cli.eval.plan import AUTO, Plan, Scorer
+from pointsman_cli.eval.plan import AUTO, UNKNOWN, Plan, Scorer
 from pointsman_cli.gateway_http import AnswerEnd, Decision, TextChunk, run_concurrently, stream_answer
 
 OK = "ok"
@@ -145,6 +145,27 @@ class AnswerFile:
                 yield dict(json.loads(line))
             except (ValueError, TypeError) as error:
                 raise UsageError(f"{self.file}:{number} is no answer: {error}") from None
+
+
+def scores_of(file: Path) -> dict[str, Any]:
+    """Returns the body of a request to `/v1/evaluations` from a complete file of answers.
+
+    It has the mean score of each path that was named, by task and by what answered; failed answers are left out.
+    """
+    (_, first), *lines = whole_lines(file)
+    header, scores = json.loads(first), dict[tuple[str, str, str], list[float]]()
+    for _, line in lines:
+        answer = Answer(**json.loads(line))
+        if answer.is_ok and answer.score is not None and answer.path != AUTO and answer.task != UNKNOWN:
+            scores.setdefault((answer.task, answer.path, answer.model), []).append(answer.score)
+    results = [
+        {
+            "task": task, "path": path, "fingerprint": header["paths"][path], "model": model,
+            "rows": len(of_path), "score": sum(of_path) / len(of_path),
+        }
+        for (task, path, model), of_path in scores.items()
+    ]  # fmt: skip
+    return {"id": header["sha256"], "results": results}
 
 
 _MAX_ATTEMPTS = 5

@@ -131,7 +131,7 @@ def create(
         str, typer.Option(metavar="WHEN", help="After an age (12h, 30d, 8w) or on a date (2027-01-31, UTC).")
     ] = "",
     operator: Annotated[
-        bool, typer.Option("--operator", help="Also allow to move adapter aliases in the console.")
+        bool, typer.Option("--operator", help="Also allow to move adapter aliases and to send evaluations.")
     ] = False,
     admin: Annotated[
         bool, typer.Option("--admin", help="Also allow the admin API: keys and limits of all tenants, configuration.")

@@ -130,6 +130,7 @@ async def run(settings: Settings, spans: "Spans | None" = None, worker: Sequence
             components.pipeline,
             components.tenancy,
             components.feedback,
+            components.persistence.evaluations,
             components.reloader,
             components.registry,
             settings.request_timeout,

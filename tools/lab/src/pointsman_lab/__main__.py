@@ -14,6 +14,7 @@ from pointsman_gateway import bootstrap
 from pointsman_gateway.bootstrap.models import EmbeddingModels, to_trained
 from pointsman_gateway.config.load import Config, ConfigError, load_config
 from pointsman_gateway.prompts.retriever import RetrieverClient
+from pointsman_gateway.request_log.evidence import path_key
 from pointsman_gateway.settings import Settings
 from pointsman_servicekit.errors import PointsmanError
 from pointsman_servicekit.grpc_client import open_channel
@@ -24,7 +25,7 @@ from pointsman_lab.datasets.build import BuildOrder, build, data_report, plan_re
 from pointsman_lab.datasets.rendering import ChosenPassages, PathRenderer, QueryEmbedding, RenderOrder, render
 from pointsman_lab.fit import ARTEFACT, fit, fit_model
 from pointsman_lab.litellm_import import import_litellm
-from pointsman_lab.prediction import predict, read_evaluation
+from pointsman_lab.prediction import MIN_ROWS, Evaluation, predict, read_evaluation, to_evaluation
 from pointsman_lab.replay import build_context, replay
 from pointsman_lab.replay_report import replay_report
 from pointsman_lab.report import ProgressLines, Report
@@ -76,8 +77,9 @@ def _parser() -> argparse.ArgumentParser:
     fit_parser.add_argument("--out", type=Path, metavar="FILE", help=f"default: {ARTEFACT} in the folder")
     predict_parser = commands.add_parser("predict", help="learn from an evaluation which path answers which requests")
     predict_parser.set_defaults(command=_predict)
-    predict_parser.add_argument("--data", type=Path, required=True, metavar="FILE")
-    predict_parser.add_argument("--answers", type=Path, required=True, metavar="FILE")
+    predict_parser.add_argument("--data", type=Path, metavar="FILE", help="the data set that was evaluated")
+    predict_parser.add_argument("--answers", type=Path, metavar="FILE", help="of the evaluation")
+    predict_parser.add_argument("--live", action="store_true", help="learn from the ratings in the request log too")
     predict_parser.add_argument("--tolerance", type=float, required=True)
     replay_parser = commands.add_parser("replay", help="decide recorded requests again with this configuration")
     replay_parser.set_defaults(command=_replay)
@@ -110,9 +112,10 @@ def _parser() -> argparse.ArgumentParser:
     render_parser.add_argument("path", help="one of its paths")
     for subparser in (predict_parser, data_parser, plan_parser):
         subparser.add_argument("task", help="one of its tasks")
+    predict_parser.add_argument("--since", default="14d", metavar="AGE", help="of the ratings")
     for subparser in (replay_parser, suggest_parser):
         subparser.add_argument("--since", default="24h", metavar="AGE", help="30m, 24h, 7d")
-    for subparser in (replay_parser, suggest_parser, data_parser):
+    for subparser in (predict_parser, replay_parser, suggest_parser, data_parser):
         subparser.add_argument("--redis", metavar="URL", help="default: POINTSMAN_GATEWAY_REDIS_URL")
     return parser
 
@@ -146,13 +149,35 @@ async def _predict(options: argparse.Namespace, settings: Settings) -> Report:
     config = _load(options.folder)
     if options.task not in config.tasks.tasks:
         raise ConfigError(f"there is no task '{options.task}'; known: {', '.join(sorted(config.tasks.tasks))}")
-    evaluation = read_evaluation(options.data, options.answers, options.task)
+    evaluation = read_evaluation(options.data, options.answers, options.task) if options.data else None
+    if options.live:
+        paths = evaluation.paths if evaluation else ()
+        live = await _rated_live(config, options, options.redis or settings.redis_url, paths)
+        evaluation = evaluation.with_rows(live) if evaluation else live
+    if evaluation is None:
+        raise ConfigError("there is nothing to learn from; name an evaluation (--data and --answers), or --live")
     models = EmbeddingModels.load(settings.embedding_model, config.encoder)
     embedding, progress, vectors = QueryEmbedding(models), ProgressLines(), []
     for number, text in enumerate(evaluation.texts, 1):
         vectors.append(await embedding.embed(text))
         progress("embedding", number, len(evaluation.texts))
     return predict(evaluation, np.stack(vectors).astype(float), models.encoder.fingerprint, options.tolerance)
+
+
+async def _rated_live(config: Config, options: argparse.Namespace, url: str, evaluated: Sequence[str]) -> Evaluation:
+    """The rated requests of the request log for the paths of an evaluation or, without one, all paths of the task."""
+    if not url:
+        raise ConfigError("there is no request log; name its Redis by --redis or POINTSMAN_GATEWAY_REDIS_URL")
+    task = config.tasks.tasks[options.task]
+    names = evaluated or dict.fromkeys((*task.policy.paths, *(task.shadow.paths if task.shadow else ())))
+    if unknown := [name for name in names if name not in config.paths.paths]:
+        raise ConfigError(f"path '{unknown[0]}' of the evaluation is not in this configuration")
+    async with open_request_log(url) as log:
+        evidence = await read_evidence(log, config.tasks.request_log.lookback_days)
+        requests = await log.rated_requests(options.task, parse_age(options.since))
+    paths = [bootstrap.to_path(name, config.paths.paths[name], config) for name in names]
+    known = {path_key(options.task, path, evidence.versions(path)): evidence.of(options.task, path) for path in paths}
+    return to_evaluation(requests, known, 0 if evaluated else MIN_ROWS)
 
 
 async def _replay(options: argparse.Namespace, settings: Settings) -> Report:

@@ -1,11 +1,12 @@
-"""The `predict` command: fits the quality predictions of the policy `predicted` to the results of an evaluation.
+"""The `predict` command: fits the quality predictions of the policy `predicted` to an evaluation, to ratings, or both.
 
 For each path, a logistic regression (D. R. Cox, Journal of the Royal Statistical Society B 20, 1958) predicts from a
 request's embedding whether the path answers it well. A score between 0 and 1 is used as the probability of a good
 answer. An L2 penalty, chosen by cross-validation, keeps predictions near the path's mean score if there is little data.
 
-The report compares the policy with the best random mix of two fixed paths that costs as much, on rows that were not
-used for the fit. If the policy is not significantly better, the command exits with 1.
+A row may have scores of some of the paths only. The report compares the policy with the best random mix of two fixed
+paths that costs as much, on rows with scores of all paths, none of which was used for its own prediction. If the policy
+is not significantly better, the command exits with 1.
 """
 
 import json
@@ -18,10 +19,13 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 from pointsman_gateway.config.load import ConfigError, numbered_lines
+from pointsman_gateway.domain import PathEvidence
+from pointsman_gateway.request_log.evidence import EvidenceKey
 from pointsman_gateway.routing.predicted import encode_weights
 from scipy.optimize import minimize  # type: ignore[import-untyped]  # it ships no types
 
 from pointsman_lab.report import Report, Section
+from pointsman_lab.request_log import RatedRequest
 
 Array = NDArray[np.float64]
 
@@ -50,7 +54,12 @@ class Prediction:
 
 
 def fit(vectors: Array, scores: Array) -> Prediction:
-    """Fits the prediction of one path from `vectors` (rows, dimensions) and `scores` (rows,) from 0 to 1."""
+    """Fits the prediction of one path from `vectors` (rows, dimensions) and `scores` (rows,) from 0 to 1.
+
+    Rows whose score is NaN are left out.
+    """
+    known = ~np.isnan(scores)
+    vectors, scores = vectors[known], scores[known]
     folds = np.arange(len(scores)) % FOLDS
 
     def squared_error(penalty: float) -> float:
@@ -80,7 +89,10 @@ def _fit(vectors: Array, scores: Array, penalty: float) -> Prediction:
 
 
 def predict_out_of_fold(vectors: Array, scores: Array) -> Array:
-    """Predicts each row by a fit to other rows; `scores` and the result are (rows, paths)."""
+    """Predicts each row by a fit to other rows.
+
+    `scores` and the result are (rows, paths); scores that are unknown are NaN.
+    """
     folds = np.random.default_rng(SEED).permutation(len(scores)) % FOLDS
     predicted = np.empty_like(scores)
     for fold in range(FOLDS):
@@ -140,14 +152,26 @@ def best_mix(means: Array, costs: Array, usd: float) -> Array:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """The scores and costs of several paths on the same rows, from an evaluation."""
+    """The scores and costs of several paths on the same rows, from an evaluation, from ratings, or both."""
 
     texts: Sequence[str]
     paths: tuple[str, ...]
     scores: Array
-    """(rows, paths)"""
+    """(rows, paths); NaN if it is unknown."""
     costs: Array
     """(paths,): mean dollars of an answer."""
+
+    @property
+    def is_complete(self) -> NDArray[np.bool_]:
+        """Returns whether the scores of all paths are known, (rows,)."""
+        return np.asarray(~np.isnan(self.scores).any(axis=1))
+
+    def with_rows(self, more: "Evaluation") -> "Evaluation":
+        """Returns both, with the paths and the costs of this one; of rows with the same text only this one's."""
+        at, texts = [more.paths.index(path) for path in self.paths], set(self.texts)
+        new = [row for row, text in enumerate(more.texts) if text not in texts]
+        scores = np.concatenate([self.scores, more.scores[new][:, at]])
+        return Evaluation([*self.texts, *(more.texts[row] for row in new)], self.paths, scores, self.costs)
 
 
 def read_evaluation(dataset: Path, answers: Path, task: str) -> Evaluation:
@@ -175,6 +199,40 @@ def read_evaluation(dataset: Path, answers: Path, task: str) -> Evaluation:
     )
 
 
+def to_evaluation(
+    requests: Sequence[RatedRequest], known: Mapping[EvidenceKey, PathEvidence], min_ratings: int = MIN_ROWS
+) -> Evaluation:
+    """Returns the requests with a stored text, for the paths of `known` with at least `min_ratings` of them.
+
+    Requests with the same text are one row with their mean ratings, so that no row is predicted by its copies.
+
+    Raises ConfigError if there are fewer than two such paths, or if the cost of one is not known.
+    """
+    candidates, ratings = list(known), dict[str, list[list[float]]]()
+    for request in requests:
+        if request.text and request.ratings.keys() & set(candidates):
+            of_text = ratings.setdefault(request.text, [[] for _ in candidates])
+            for key, rating in request.ratings.items():
+                if key in known:
+                    of_text[candidates.index(key)].append(rating)
+    means = [np.mean(of_path) if of_path else np.nan for of_text in ratings.values() for of_path in of_text]
+    scores = np.array(means, float).reshape(len(ratings), len(candidates))
+    counts = (~np.isnan(scores)).sum(axis=0)
+    enough = [at for at, count in enumerate(counts) if count >= min_ratings]
+    if len(enough) < 2:
+        found = ", ".join(f"{key.path} {count}" for key, count in zip(candidates, counts, strict=True))
+        untold = sum(not request.text for request in requests)
+        stored = f"; {untold} more have no stored text (request_log.store_messages)" if untold else ""
+        raise ConfigError(
+            f"too few requests are rated ({found}){stored}; two paths need {min_ratings} each: run shadow requests"
+        )
+    paths = tuple(candidates[at].path for at in enough)
+    costs = np.array([known[candidates[at]].mean_cost_usd for at in enough])
+    if min_ratings and not costs.all():
+        raise ConfigError(f"the cost of path '{paths[int(np.argmin(costs))]}' is not known: it has no recent answers")
+    return Evaluation(list(ratings), paths, scores[:, enough], costs)
+
+
 def _objects(file: Path) -> list[tuple[int, Mapping[str, Any]]]:
     try:
         return [(number, json.loads(line)) for number, line in numbered_lines(file.read_text("utf-8-sig"))]
@@ -187,12 +245,20 @@ def _question(row: Mapping[str, Any]) -> object:
 
 
 def predict(evaluation: Evaluation, vectors: Array, encoder: str, tolerance: float) -> Report:
-    """Returns the policy's options; the report fails if the policy is not better than fixed paths."""
-    scores, costs = evaluation.scores, evaluation.costs
-    predicted = predict_out_of_fold(vectors, scores)
+    """Returns the policy's options; the report fails if the policy is not better than fixed paths.
+
+    Raises ConfigError if too few rows have scores of all paths to measure that.
+    """
+    complete, costs = evaluation.is_complete, evaluation.costs
+    if complete.sum() < MIN_ROWS:
+        raise ConfigError(
+            f"{complete.sum()} rows have scores of all paths ({', '.join(evaluation.paths)}), "
+            f"and {MIN_ROWS} are needed to measure the gain; evaluate the paths with `pointsman eval`"
+        )
+    scores, predicted = evaluation.scores[complete], predict_out_of_fold(vectors, evaluation.scores)[complete]
     results = {each: evaluate_policy(predicted, scores, costs, each) for each in sorted({*TOLERANCES, tolerance})}
     result = results[tolerance]
-    fitted = [fit(vectors, scores[:, number]) for number in range(len(evaluation.paths))]
+    fitted = [fit(vectors, evaluation.scores[:, number]) for number in range(len(evaluation.paths))]
     paths = {
         path: {"mean": round(one.mean, 4), "bias": round(one.bias, 4), "weights": encode_weights(one.weights)}
         for path, one in zip(evaluation.paths, fitted, strict=True)
@@ -201,6 +267,7 @@ def predict(evaluation: Evaluation, vectors: Array, encoder: str, tolerance: flo
     facts = {
         "policy": policy,
         "rows": len(scores),
+        "rated": dict(zip(evaluation.paths, map(int, _counts(evaluation)), strict=True)),
         "quality": result.quality,
         "usd_per_1000": 1000 * result.usd,
         "gain_at_equal_cost": result.gain,
@@ -217,12 +284,18 @@ def predict(evaluation: Evaluation, vectors: Array, encoder: str, tolerance: flo
 
 
 def _paths_table(evaluation: Evaluation) -> Section:
-    means = evaluation.scores.mean(axis=0)
+    means = np.nanmean(evaluation.scores, axis=0)
     rows = tuple(
-        (path, f"{mean:.3f}", f"{1000 * usd:.4f}")
-        for path, mean, usd in zip(evaluation.paths, means, evaluation.costs, strict=True)
+        (path, str(count), f"{mean:.3f}", f"{1000 * usd:.4f}")
+        for path, count, mean, usd in zip(evaluation.paths, _counts(evaluation), means, evaluation.costs, strict=True)
     )
-    return Section(f"Paths on {len(evaluation.texts)} rows", (), ("path", "quality", "$ per 1,000"), rows)
+    heading = f"Paths on {len(evaluation.texts)} rows, {evaluation.is_complete.sum()} of them with scores of all"
+    return Section(heading, (), ("path", "rows", "quality", "$ per 1,000"), rows)
+
+
+def _counts(evaluation: Evaluation) -> NDArray[np.int_]:
+    """Returns the number of rows with a score, (paths,)."""
+    return np.asarray((~np.isnan(evaluation.scores)).sum(axis=0))
 
 
 def _tolerance_table(results: Mapping[float, PolicyResult]) -> Section:

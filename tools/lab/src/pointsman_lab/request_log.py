@@ -4,14 +4,14 @@ import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 from typing import Any, TypeVar
 
 from pointsman_gateway.domain import AUTO, UNKNOWN, Labels, Message, Path, Request, Sampling
 from pointsman_gateway.request_log import redis_schema
 from pointsman_gateway.request_log.entry import VERSION
-from pointsman_gateway.request_log.evidence import Counts, EvidenceStore, from_fields
+from pointsman_gateway.request_log.evidence import Counts, EvidenceKey, EvidenceStore, from_fields
 from pointsman_gateway.request_log.redis_schema import last_days
 from pointsman_servicekit.errors import InvalidArgument, Unavailable
 from pointsman_servicekit.keys import redis_layout
@@ -76,6 +76,16 @@ class TaskCorrection:
     right_task: str
 
 
+@dataclass(slots=True)
+class RatedRequest:
+    """A request of which answers of one or more paths have a rating."""
+
+    ratings: dict[EvidenceKey, float] = field(default_factory=dict)
+    """From 0 to 1."""
+    text: str = ""
+    """The last message; empty if it was not stored."""
+
+
 class RequestLog:
     """Reads the request log; each method raises Unavailable ("redis_unavailable") if Redis does not answer."""
 
@@ -109,6 +119,29 @@ class RequestLog:
             recorded = to_recorded_decision(fields["entry"]) if fields["right_task"] else None
             if recorded is not None and fields["right_task"] != recorded.labels.task:
                 yield TaskCorrection(recorded, fields["right_task"])
+
+    async def rated_requests(self, task: str, seconds: float) -> list[RatedRequest]:
+        """Requests with scores of shadow requests (by validators, right answers or a judge) and ratings of people.
+
+        If both rate an answer, the person's rating counts.
+        """
+        requests = dict[str, RatedRequest]()
+        async for _, fields in self.entries(redis_schema.PAIR_SCORES, seconds):
+            scores = {EvidenceKey(*key): float(score) for key, score in json.loads(fields["scores"])}
+            if all(key.task == task for key in scores):
+                requests.setdefault(fields["decision"], RatedRequest()).ratings.update(scores)
+        async for _, fields in self.entries(redis_schema.FEEDBACK, seconds):
+            if not (fields["rating"] and fields["evidence_key"]):
+                continue
+            key = EvidenceKey(*json.loads(fields["evidence_key"]))
+            if key.task == task:
+                request = requests.setdefault(fields["decision"], RatedRequest())
+                request.ratings[key], request.text = float(fields["rating"]), last_message(fields["entry"])
+        if any(not request.text for request in requests.values()):
+            async for _, fields in self.entries(redis_schema.DECISIONS, seconds):
+                if fields["decision"] in requests:
+                    requests[fields["decision"]].text = last_message(fields["entry"])
+        return list(requests.values())
 
     async def evidence(self, days: list[str]) -> dict[str, Counts]:
         return {day: from_fields(await self._reply(self._redis.hgetall(redis_schema.EVIDENCE + day))) for day in days}
@@ -177,6 +210,13 @@ async def read_evidence(log: RequestLog, days: int) -> EvidenceStore:
 
     store.versions = version_of
     return store
+
+
+def last_message(entry: str) -> str:
+    """Empty if the messages were not stored, or the last one is not a text."""
+    messages = json.loads(entry)["messages"]
+    content = messages[-1]["content"] if messages else ""
+    return content if isinstance(content, str) else ""
 
 
 def to_recorded_decision(entry: str) -> RecordedDecision | None:

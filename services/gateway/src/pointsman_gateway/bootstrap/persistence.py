@@ -26,7 +26,7 @@ from pointsman_gateway.console.stage import Console
 from pointsman_gateway.domain import Path, Request
 from pointsman_gateway.pipeline.admission import Admission
 from pointsman_gateway.pipeline.pipeline import Stages
-from pointsman_gateway.pipeline.ports import RequestLog
+from pointsman_gateway.pipeline.ports import EvaluationStore, RequestLog
 from pointsman_gateway.pipeline.reload import ConfigReloader
 from pointsman_gateway.redaction import InvalidHook, Redaction, load_hook
 from pointsman_gateway.request_log.evidence import EvidenceStore
@@ -75,6 +75,10 @@ class Persistence:
     """None without Redis; so is `log_reader`."""
     log_reader: RequestLogReader | None = None
     redis_state: RedisState = field(default_factory=RedisState)
+
+    @property
+    def evaluations(self) -> EvaluationStore:
+        return self.request_log.store if isinstance(self.request_log, Recorder) else NullFeedback()
 
     def apply_config(self, config: Config, version_of: Callable[[Path], str]) -> None:
         """Takes over a new configuration's retention and tasks; `version_of` returns a path's adapter version."""

@@ -10,7 +10,12 @@ from pointsman_gateway.domain import UNKNOWN, Path, PathEvidence
 from pointsman_gateway.domain.path import AdapterChange, AdapterVersion, Alias
 from pointsman_gateway.domain.request import Scope
 from pointsman_gateway.engines.engine_state import EngineState
-from pointsman_gateway.routing.policies import ANSWERS_PER_PRICE, BestValueOptions, lower_bound
+from pointsman_gateway.routing.policies import (
+    ANSWERS_PER_PRICE,
+    MAX_EVALUATION_RATINGS,
+    BestValueOptions,
+    lower_bound,
+)
 from pointsman_gateway.routing.router import CandidatePreview, PolicyPreview
 
 DEFAULT_CONFIDENCE = 0.95
@@ -19,10 +24,14 @@ DEFAULT_CONFIDENCE = 0.95
 
 @dataclass(frozen=True, slots=True)
 class Quality:
+    """Of the ratings, with those from evaluations."""
+
     ratings: float
     mean: float
     bound: float
     """Lower confidence bound of the mean."""
+    evaluated: float
+    """The number of ratings that are from evaluations."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,17 +199,25 @@ def to_named_views(
 
 
 def _pooled(evidence: Sequence[PathEvidence]) -> Quality | None:
-    ratings = sum(one.ratings for one in evidence)
-    if ratings <= 0:
+    counted = [one.with_evaluations(MAX_EVALUATION_RATINGS) for one in evidence]
+    ratings = sum(one.ratings for one in counted)
+    mean = sum(one.ratings * one.quality for one in counted) / (ratings or 1)
+    return _quality(PathEvidence(ratings, mean, evaluated=sum(one.evaluated for one in counted)), DEFAULT_CONFIDENCE)
+
+
+def _quality(counted: PathEvidence, confidence: float) -> Quality | None:
+    """None without ratings."""
+    if counted.ratings <= 0:
         return None
-    mean = sum(one.ratings * one.quality for one in evidence) / ratings
-    return Quality(ratings, mean, lower_bound(mean, ratings, DEFAULT_CONFIDENCE))
+    bound = lower_bound(counted.quality, counted.ratings, confidence)
+    return Quality(counted.ratings, counted.quality, bound, counted.evaluated)
 
 
 def to_task_view(preview: PolicyPreview, rows: Sequence[DecisionRow], scope: Scope) -> TaskView:
     policy = preview.policy
     options = policy.options if isinstance(policy.options, BestValueOptions) else None
     confidence = options.confidence if options else DEFAULT_CONFIDENCE
+    max_evaluations = options.max_evaluation_ratings if options else MAX_EVALUATION_RATINGS
     return TaskView(
         task=preview.task,
         policy=policy.name,
@@ -211,18 +228,21 @@ def to_task_view(preview: PolicyPreview, rows: Sequence[DecisionRow], scope: Sco
         choice=preview.choice,
         reason=preview.reason,
         requests=sum(row.task == preview.task and row.is_request for row in rows),
-        paths=[_to_candidate_view(p, confidence) for p in preview.candidates if scope.allows(p.path)],
+        paths=[
+            _to_candidate_view(candidate, confidence, max_evaluations)
+            for candidate in preview.candidates
+            if scope.allows(candidate.path)
+        ],
     )
 
 
-def _to_candidate_view(candidate: CandidatePreview, confidence: float) -> CandidateView:
-    known = candidate.known.evidence
-    bound = lower_bound(known.quality, known.ratings, confidence)
+def _to_candidate_view(candidate: CandidatePreview, confidence: float, max_evaluations: int) -> CandidateView:
+    known = candidate.known.evidence.with_evaluations(max_evaluations)
     return CandidateView(
         path=candidate.path.name,
         kind=candidate.path.kind.value,
         role=candidate.role,
-        quality=Quality(known.ratings, known.quality, bound) if known.ratings > 0 else None,
+        quality=_quality(known, confidence),
         answers=known.answers,
         usd_per_1k=None if isinf(candidate.known.cost_usd) else candidate.known.cost_usd * ANSWERS_PER_PRICE,
         estimated=known.answers <= 0,

@@ -1,17 +1,18 @@
 """The values that describe an answer: its chunks, the events that a client receives, the outcome and the receipt.
 
-Outcomes are a closed vocabulary: how a request can end, and which component caused a failure. Feedback on answers and
-receipts add up to the evidence on paths.
+Outcomes are a closed vocabulary: how a request can end, and which component caused a failure. Feedback on answers,
+receipts and evaluations add up to the evidence on paths.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Protocol
 
 import msgspec
 
 from pointsman_gateway.domain.decision import Decision
+from pointsman_gateway.domain.path import Path
 from pointsman_gateway.domain.request import ANONYMOUS, Caller, Passage
 from pointsman_gateway.domain.value import PICODOLLARS, UNPRICED, Usage, round_to_microseconds, value
 
@@ -41,7 +42,7 @@ _BY_FAULT: Mapping[Fault, str] = {
         unknown_route not_in_scope missing_key unknown_key revoked_key expired_key empty_prompt empty_input
         too_many_prompts unsupported_prompt unsupported_parameter unsupported_content unsupported_item unsupported_tool
         empty_feedback guardrail_blocked unknown_decision missing_decision_id unknown_task no_request_log bad_method
-        bad_message message_too_complex
+        bad_message message_too_complex unknown_path
         bad_alias bad_consent bad_limit bad_name bad_priority bad_scope bad_tenant bad_age no_examples call_too_large
         body_too_complex body_too_deep too_many_messages too_many_tools too_many_functions
         other_site unknown_host bad_content_type not_operator missing_token bad_token unknown_token role_too_low
@@ -258,7 +259,7 @@ class Feedback:
 
 @dataclass(frozen=True, slots=True)
 class PathEvidence:
-    """Statistics of a path on one task, from feedback and from receipts: ratings, costs and latencies."""
+    """Statistics of a path on one task, from feedback, receipts and evaluations: ratings, costs and latencies."""
 
     ratings: float = 0.0
     """The number of rated answers."""
@@ -269,6 +270,35 @@ class PathEvidence:
     p95_seconds: float = 0.0
     """From arrival to end."""
     mean_cost_usd: float = 0.0
+    evaluated: float = 0.0
+    """The number of rows that evaluations have scored."""
+    score: float = 0.0
+    """Their mean score, 0 to 1."""
+
+    def with_evaluations(self, max_ratings: float) -> "PathEvidence":
+        """Returns the evidence with its evaluated rows as at most `max_ratings` further ratings of their mean score.
+
+        `evaluated` is then the number of ratings that are from evaluations.
+        """
+        if not self.evaluated:
+            return self
+        counted = min(self.evaluated, max_ratings)
+        ratings = self.ratings + counted
+        quality = (self.ratings * self.quality + counted * self.score) / (ratings or 1)
+        return replace(self, ratings=ratings, quality=quality, evaluated=counted)
+
+
+@dataclass(frozen=True, slots=True)
+class PathScore:
+    """The mean score of one path in an evaluation."""
+
+    task: str
+    path: Path
+    model: str
+    """What answered: the base model or an adapter version."""
+    rows: int
+    score: float
+    """The mean over the rows, 0 to 1."""
 
 
 class Chunk(msgspec.Struct, gc=False, eq=False):

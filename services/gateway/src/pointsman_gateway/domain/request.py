@@ -82,7 +82,7 @@ class Caller:
     training_consent: frozenset[str] = frozenset()
     """Tasks whose answers the tenant releases as training data; `ALL_TASKS` stands for every task."""
     is_operator: bool = False
-    """Whether the caller may move adapter aliases."""
+    """Whether the caller may move adapter aliases and send evaluations."""
     is_admin: bool = False
     """Whether the caller may use the admin API."""
 

@@ -77,7 +77,7 @@ class NewKeyBody(StrictBody):
     limits: LimitsBody = Field(default_factory=LimitsBody)
     priority: int = Field(default=0, strict=True, json_schema_extra={"minimum": -100, "maximum": 100})
     expires: float | None = Field(default=None, description="Unix seconds; null: never")
-    operator: bool = Field(default=False, description="may move adapters in the console")
+    operator: bool = Field(default=False, description="may move adapters in the console and send evaluations")
     admin: bool = Field(default=False, description="may use this API")
 
     def to_new_key(self) -> NewKey:

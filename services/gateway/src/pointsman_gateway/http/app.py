@@ -119,6 +119,7 @@ def build_api(dependencies: HttpDependencies) -> FastAPI:
     app.get("/v1/models/{name:path}")(routes.find_model)
     app.post("/v1/route")(routes.route)
     app.post("/v1/feedback")(routes.feedback)
+    app.post("/v1/evaluations")(routes.evaluations)
     app.get("/v1/tasks")(routes.list_tasks)
     app.get("/v1/configuration")(routes.configuration)
     app.head("/", include_in_schema=False)(routes.live)  # with which some clients test the base URL

@@ -19,7 +19,7 @@ from pointsman_gateway.http.asgi_answer import CALLER, AsgiAnswer, BatchAnswer, 
 from pointsman_gateway.http.asgi_app import DEPLOYMENT, RawRequest
 from pointsman_gateway.http.encoding import Encoder, ErrorFormat
 from pointsman_gateway.pipeline.pipeline import ConfigSnapshot, Pipeline
-from pointsman_gateway.pipeline.ports import FeedbackStore, Login, Tenancy
+from pointsman_gateway.pipeline.ports import EvaluationStore, FeedbackStore, Login, Tenancy
 from pointsman_gateway.pipeline.reload import ConfigHistory, ReloadStatus
 from pointsman_gateway.pipeline.run import to_public_error
 
@@ -59,6 +59,7 @@ class HttpDependencies:
     pipeline: Pipeline
     tenancy: Tenancy
     feedback: FeedbackStore
+    evaluations: EvaluationStore
     configuration: Configuration
     registry: CollectorRegistry
     request_timeout: float

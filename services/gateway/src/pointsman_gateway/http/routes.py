@@ -6,15 +6,19 @@ from typing import Annotated, Any
 
 from fastapi import Query, Request
 from fastapi.responses import JSONResponse, PlainTextResponse
-from pointsman_servicekit.errors import NotFound
+from pointsman_servicekit.errors import InvalidArgument, NotFound, PermissionDenied
 from prometheus_client.exposition import choose_encoder
 from pydantic import Field
 from starlette.responses import RedirectResponse, Response
 
-from pointsman_gateway.domain import Caller, Decision, Feedback, Path, Prompt
+from pointsman_gateway.domain import Caller, Decision, Feedback, Path, PathScore, Prompt
+from pointsman_gateway.domain.path import Catalog
 from pointsman_gateway.http.dependencies import HAS_RECEIPT, caller_of_request, deadline_of_request, dependencies_of
 from pointsman_gateway.http.openai.chat import RouteBody
-from pointsman_gateway.http.openai.fields import StrictBody
+from pointsman_gateway.http.openai.fields import FailFastList, StrictBody
+
+MAX_EVALUATED_ROWS = 1_000_000
+"""Of one path in one evaluation, so that the sum of their scores stays exact."""
 
 
 async def route(body: RouteBody, request: Request) -> Response:
@@ -68,6 +72,54 @@ async def feedback(body: FeedbackBody, request: Request) -> Response:
     stored = await store.take(body.to_feedback(caller_of_request(request)))
     content = {"stored": stored.where, "known_already": stored.known_already}
     return JSONResponse(content, status_code=202 if stored.where == "wal" else 200)
+
+
+class PathScoreBody(StrictBody):
+    task: str
+    path: str
+    fingerprint: str = Field(description="of the path when it was evaluated, as in /v1/tasks")
+    model: str = Field(min_length=1, max_length=300, description="what answered: the base model or an adapter version")
+    rows: int = Field(strict=True, ge=1, le=MAX_EVALUATED_ROWS, description="that were scored")
+    score: float = Field(strict=True, ge=0, le=1, description="their mean score")
+
+
+class EvaluationBody(StrictBody):
+    id: str = Field(
+        pattern="^[0-9a-f]{64}$", description="SHA-256 of the data set: sent again, its results are replaced"
+    )
+    results: FailFastList[PathScoreBody] = Field(min_length=1, max_length=1000)
+
+
+async def evaluations(body: EvaluationBody, request: Request) -> Response:
+    """Counts the results of an evaluation as ratings of its paths, within the limits of each task's policy.
+
+    Results for a path whose configuration has changed since are ignored.
+    """
+    dependencies, caller = dependencies_of(request), caller_of_request(request)
+    if not (caller.is_operator or caller.is_admin):
+        problem = "only operators may send evaluations; `pointsman keys create --operator` makes a key that may"
+        raise PermissionDenied(problem, code="not_operator")
+    catalog = caller.scope.visible(dependencies.configuration.current.catalogue)
+    scores, ignored = [], []
+    for result in body.results:
+        path = _known(catalog, result)
+        if path.fingerprint == result.fingerprint:
+            scores.append(PathScore(result.task, path, result.model, result.rows, result.score))
+        else:
+            reason = f"path '{path.name}' is configured differently now; evaluate it again"
+            ignored.append({"task": result.task, "path": path.name, "reason": reason})
+    if scores:
+        await dependencies.evaluations.add_evaluation(body.id, scores)
+    return JSONResponse({"counted": len(scores), "ignored": ignored})
+
+
+def _known(catalog: Catalog, result: PathScoreBody) -> Path:
+    """Raises InvalidArgument if the task or the path is unknown."""
+    for kind, name, known in (("task", result.task, catalog.tasks), ("path", result.path, catalog.paths)):
+        if name not in known:
+            problem = f"unknown {kind} '{name[:64]}'; known: {', '.join(known)}"
+            raise InvalidArgument(problem, code=f"unknown_{kind}", param=kind)
+    return catalog.paths[result.path]
 
 
 async def list_models(request: Request) -> dict[str, Any]:

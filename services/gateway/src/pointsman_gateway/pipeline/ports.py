@@ -3,7 +3,7 @@
 Request -> Classifier -> Decision -> PromptBuilder -> Backend -> AnswerSource -> ChunkSink -> AnswerSink
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ from pointsman_gateway.domain import (
     Feedback,
     Finished,
     Labels,
+    PathScore,
     Prompt,
     Receipt,
     Request,
@@ -257,4 +258,10 @@ class StoredFeedback(Protocol):
 class FeedbackStore(Protocol):
     async def take(self, feedback: Feedback) -> StoredFeedback:
         """Stores feedback; returns once it is on disk or in Redis. Raises PointsmanError."""
+        ...
+
+
+class EvaluationStore(Protocol):
+    async def add_evaluation(self, evaluation_id: str, results: Sequence[PathScore]) -> None:
+        """Counts the results as evidence; idempotent by the id. Raises PointsmanError."""
         ...

@@ -11,11 +11,12 @@ from pointsman_gateway.domain import PICODOLLARS, Path, PathEvidence, Receipt
 from pointsman_gateway.request_log.redis_schema import last_days, today
 
 ANSWERS, COST, RATED, RATING, BUCKET = "answers", "cost", "rated", "rating", "b"
+EVALUATED, SCORE = "evaluated", "score"
 """Names of the counts; BUCKET is followed by the number of a latency bucket."""
 
 UNITS_PER_RATING = 10**6
-"""Ratings are counted in millionths and costs in picodollars: whole numbers give the same sum in any order, and can be
-subtracted exactly."""
+"""Ratings and scores are counted in millionths and costs in picodollars: whole numbers give the same sum in any order,
+and can be subtracted exactly."""
 
 MAX_UNCOUNTED = 256
 """Answers that are collected before they are added to the sums together."""
@@ -46,8 +47,13 @@ Counts = dict[EvidenceKey, dict[str, int]]
 
 
 def evidence_key(receipt: Receipt) -> EvidenceKey:
-    path = receipt.decision.path
+    path = receipt.decision.path  # not by `path_key`: a call less for each request
     return EvidenceKey(receipt.decision.task, path.name, path.fingerprint, receipt.model if path.adapter else "")
+
+
+def path_key(task: str, path: Path, model: str) -> EvidenceKey:
+    """Returns the key for `model`, which answered along the path: the base model or an adapter version."""
+    return EvidenceKey(task, path.name, path.fingerprint, model if path.adapter else "")
 
 
 class AnswerCounts(NamedTuple):
@@ -237,7 +243,7 @@ def _add(into: Counts, more: Counts, sign: int = 1) -> None:
 
 
 def _evidence(counts: Mapping[str, int]) -> PathEvidence:
-    rated, answers = counts.get(RATED, 0), counts.get(ANSWERS, 0)
+    rated, answers, evaluated = counts.get(RATED, 0), counts.get(ANSWERS, 0), max(0, counts.get(EVALUATED, 0))
     buckets = {int(name[1:]): number for name, number in counts.items() if name[0] == BUCKET}
     return PathEvidence(
         ratings=rated,
@@ -245,4 +251,6 @@ def _evidence(counts: Mapping[str, int]) -> PathEvidence:
         answers=answers,
         p95_seconds=PATH_LATENCY_BUCKETS.quantile(buckets, 0.95),
         mean_cost_usd=counts.get(COST, 0) / PICODOLLARS / answers if answers > 0 else 0.0,
+        evaluated=evaluated,
+        score=counts.get(SCORE, 0) / UNITS_PER_RATING / evaluated if evaluated else 0.0,
     )

@@ -5,14 +5,14 @@ import hashlib
 import secrets
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
 
-from pointsman_gateway.domain import UNKNOWN, Feedback
+from pointsman_gateway.domain import UNKNOWN, Feedback, PathScore
 from pointsman_gateway.redaction import Redaction
 from pointsman_gateway.request_log.entry import NO_REDACTION
 from pointsman_gateway.request_log.recorder import Recorder
@@ -260,12 +260,20 @@ class CanaryRatings:
 
 
 class NullFeedback:
-    """Takes the place of `FeedbackService` in a gateway without Redis."""
+    """Takes the place of `FeedbackService`, and of the store of evaluations, in a gateway without Redis."""
 
     async def take(self, feedback: Feedback) -> Stored:
-        """Raises FailedPrecondition ("no_request_log"), since nothing can be stored."""
-        raise FailedPrecondition(
-            "this gateway has no request log, so no decision can be found; "
-            "set POINTSMAN_GATEWAY_REDIS_URL (redis://HOST:PORT/0) and restart it",
-            code="no_request_log",
-        )
+        """Raises FailedPrecondition ("no_request_log")."""
+        raise _no_request_log("no decision can be found")
+
+    async def add_evaluation(self, evaluation_id: str, results: Sequence[PathScore]) -> None:
+        """Raises FailedPrecondition ("no_request_log")."""
+        raise _no_request_log("results cannot be kept")
+
+
+def _no_request_log(so: str) -> FailedPrecondition:
+    return FailedPrecondition(
+        f"this gateway has no request log, so {so}; "
+        "set POINTSMAN_GATEWAY_REDIS_URL (redis://HOST:PORT/0) and restart it",
+        code="no_request_log",
+    )

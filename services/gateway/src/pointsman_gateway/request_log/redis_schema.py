@@ -29,6 +29,12 @@ FEEDBACK_INDEX = "{pointsman}:feedback:index"
 EVIDENCE = "{pointsman}:evidence:"
 """Followed by a day (YYYYMMDD, UTC): a hash from an evidence key and the name of a count to a whole number."""
 
+EVALUATION = "{pointsman}:evaluation:"
+"""Followed by an evaluation's id: a hash from an evidence key to what it counts there: day, rows, sum of scores."""
+
+PAIR_SCORES = "{pointsman}:shadow:scores"
+"""Stream of scored shadow requests: `decision`, and `scores` (JSON: an evidence key and a score for both answers)."""
+
 TRAINING_SAMPLES = "{pointsman}:training_samples"
 """Stream of answers that may be used for training: `decision`, `tenant` and `sample` (JSON)."""
 

@@ -11,10 +11,10 @@ from pointsman_servicekit.bounded_redis import BoundedRedis, read_script
 from pointsman_servicekit.errors import NotFound
 
 from pointsman_gateway.config.tasks_file import LearningConfig, RequestLogConfig
-from pointsman_gateway.domain import Feedback
+from pointsman_gateway.domain import Feedback, PathScore
 from pointsman_gateway.request_log import redis_schema
 from pointsman_gateway.request_log.entry import Entry
-from pointsman_gateway.request_log.evidence import UNITS_PER_RATING, Counts, from_fields, to_fields
+from pointsman_gateway.request_log.evidence import UNITS_PER_RATING, Counts, from_fields, path_key, to_fields
 from pointsman_gateway.request_log.wal import NO_OFFSETS, Offsets
 
 _pack = msgspec.msgpack.Encoder().encode
@@ -49,6 +49,7 @@ class RequestLogStore:
             f"local WRITER_TTL_S = {redis_schema.WRITER_TTL_S}\n" + read_script(__package__, "write")
         )
         self._feedback_script = redis.client.register_script(read_script(__package__, "add_feedback"))
+        self._evaluation_script = redis.client.register_script(read_script(__package__, "add_evaluation"))
         self._evidence_script = redis.client.register_script(read_script(__package__, "evidence"))
         self.writer = secrets.token_hex(8)
         """The name under which batches are written."""
@@ -122,6 +123,15 @@ class RequestLogStore:
             call_id,
         ]
         return str(await self._redis.call(lambda: self._feedback_script(keys=keys, args=arguments)))
+
+    async def add_evaluation(self, evaluation_id: str, results: Sequence[PathScore]) -> None:
+        """Counts the results as today's evidence. Those of an evaluation with the same id are replaced."""
+        arguments: list[Any] = [redis_schema.today(), self._evidence_ttl]
+        for result in results:
+            key = path_key(result.task, result.path, result.model)
+            arguments += (str(key), result.rows, round(result.score * result.rows * UNITS_PER_RATING))
+        keys = [redis_schema.EVALUATION + evaluation_id, redis_schema.EVIDENCE]
+        await self._redis.call(lambda: self._evaluation_script(keys=keys, args=arguments))
 
     async def evidence(self, day: str) -> Counts:
         """Reads a day's evidence as one JSON text: redis-py would block for milliseconds to parse many fields."""

@@ -103,6 +103,10 @@ ANSWERS_PER_PRICE = 1000
 """Prices are quoted for 1,000 answers, which are easier to read than those for one."""
 
 
+MAX_EVALUATION_RATINGS = 100
+"""By default: more rows do not outweigh the ratings of traffic further."""
+
+
 class BestValueOptions(Strict):
     paths: tuple[str, ...] = Field(min_length=2)
     quality_floor: float = Field(
@@ -114,6 +118,11 @@ class BestValueOptions(Strict):
         default=0.05, ge=0, le=0.5, description="share of requests for paths without enough evidence"
     )
     min_samples: int = Field(default=20, ge=1, description="ratings, or answers for the p95; fewer are no evidence")
+    max_evaluation_ratings: int = Field(
+        default=MAX_EVALUATION_RATINGS,
+        ge=0,
+        description="ratings that the evaluated rows of a path count as at most; 0: evaluations do not count",
+    )
     hysteresis: float = Field(
         default=0.1, ge=0, lt=1, description="share by which another path must be cheaper to take over"
     )
@@ -130,6 +139,8 @@ class Assessment:
     has_samples: bool
     """Whether it has enough ratings."""
     slow: bool
+    of_evaluations: str
+    """How many of its ratings are from evaluations; empty if none is."""
     fault: str
     """Why it must not be chosen; empty if it is good enough and fast enough."""
     clear: bool
@@ -162,7 +173,8 @@ class BestValue(Policy):
         if self._incumbent not in unavailable:
             self._incumbent = chosen.paths[0]
         # Another purpose than a split's, so that the users on its small side are not those who explore as well.
-        planned = explore(self._options, assessments, chosen, context.position("trial"))
+        unexplored = {a.name: a.fault for a in assessments if a.needs_exploration}
+        planned = explore(chosen, unexplored, self._options.exploration_rate, context.position("trial"))
         return replace(planned, explanations={**planned.explanations, **unavailable})
 
     def preview(self, context: PolicyContext) -> Plan:
@@ -180,8 +192,10 @@ class BestValue(Policy):
 
 
 def assess(options: BestValueOptions, candidate: Candidate) -> Assessment:
-    """Assesses a path; ratings and latencies count only from `min_samples` on."""
-    evidence, limit, margin = candidate.evidence, options.p95_seconds or float("inf"), options.hysteresis
+    """Assesses a path; ratings, with those from evaluations, and latencies count only from `min_samples` on."""
+    limit, margin = options.p95_seconds or float("inf"), options.hysteresis
+    evidence = candidate.evidence.with_evaluations(options.max_evaluation_ratings)
+    of_evaluations = f", {evidence.evaluated:.0f} from evaluations" if evidence.evaluated else ""
     bound = lower_bound(evidence.quality, evidence.ratings, options.confidence)
     has_samples = evidence.ratings >= options.min_samples
     p95 = evidence.p95_seconds if evidence.answers >= options.min_samples else 0.0
@@ -192,13 +206,13 @@ def assess(options: BestValueOptions, candidate: Candidate) -> Assessment:
         fault = f"no evidence ({evidence.ratings:.0f} of {options.min_samples} ratings): exploration rate {rate}"
     elif bound < options.quality_floor:
         fault = (
-            f"quality {evidence.quality:.2f}, {_at_least(bound)} of {evidence.ratings:.0f} ratings: "
+            f"quality {evidence.quality:.2f}, {_at_least(bound)} of {evidence.ratings:.0f} ratings{of_evaluations}: "
             f"under the floor {options.quality_floor:.2f}"
         )
     else:
         fault = ""
     clear = bound >= options.quality_floor + margin * (1 - options.quality_floor) and p95 <= limit * (1 - margin)
-    return Assessment(candidate.name, candidate.cost_usd, bound, has_samples, p95 > limit, fault, clear)
+    return Assessment(candidate.name, candidate.cost_usd, bound, has_samples, p95 > limit, of_evaluations, fault, clear)
 
 
 def lower_bound(mean: float, count: float, confidence: float) -> float:
@@ -230,7 +244,7 @@ def _cheapest(options: BestValueOptions, good: Sequence[Assessment], incumbent: 
 
 def _comparison(options: BestValueOptions, assessment: Assessment, chosen: Assessment) -> str:
     if assessment is chosen:
-        return f"good enough ({_at_least(chosen.bound)}) at {_price(chosen)}"
+        return f"good enough ({_at_least(chosen.bound)}{chosen.of_evaluations}) at {_price(chosen)}"
     against = f"{_price(assessment)} against {_price(chosen)}"
     if assessment.cost_usd >= chosen.cost_usd:
         return f"good enough, but dearer: {against}"
@@ -251,14 +265,17 @@ def _nearest(options: BestValueOptions, assessments: Sequence[Assessment], incum
     return Plan((chosen.name,), "policy:none_good_enough", explanations)
 
 
-def explore(options: BestValueOptions, assessments: Sequence[Assessment], plan: Plan, position: float) -> Plan:
-    """Puts a path without enough evidence first for the exploration share of requests, evenly among such paths."""
-    unexplored = [a for a in assessments if a.needs_exploration and a.name != plan.paths[0]]
-    if position >= options.exploration_rate or not unexplored:
+def explore(plan: Plan, unexplored: Mapping[str, str], rate: float, position: float) -> Plan:
+    """Puts a path without enough evidence first for the share `rate` of requests, evenly among such paths.
+
+    `unexplored` has the reason for each such path; `position` is the request's, from 0 to 1.
+    """
+    paths = [path for path in unexplored if path != plan.paths[0]]
+    if position >= rate or not paths:
         return plan
-    explored = unexplored[int(position / options.exploration_rate * len(unexplored))]
-    explanations = {**plan.explanations, explored.name: f"on trial; {explored.fault}"}
-    return replace(plan, paths=(explored.name, *plan.paths), reason="policy:trial", explanations=explanations)
+    path = paths[int(position / rate * len(paths))]
+    explanations = {**plan.explanations, path: f"on trial; {unexplored[path]}"}
+    return replace(plan, paths=(path, *plan.paths), reason="policy:trial", explanations=explanations)
 
 
 def _at_least(bound: float) -> str:

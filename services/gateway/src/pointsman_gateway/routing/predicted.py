@@ -1,7 +1,7 @@
 """The policy `predicted`: chooses by how well each path is predicted to answer this request.
 
-`pointsman predict` learns the predictions from an evaluation (logistic regression on the request's embedding, shrunk
-towards each path's mean) and writes the policy's options.
+`pointsman predict` learns the predictions from an evaluation and from ratings of traffic (logistic regression on the
+request's embedding, shrunk towards each path's mean) and writes the policy's options.
 """
 
 import base64
@@ -14,7 +14,7 @@ from pydantic import Field, field_validator
 from pointsman_gateway.config.field_types import Strict
 from pointsman_gateway.domain import Vector
 from pointsman_gateway.extensions import Candidate, Plan, Policy, PolicyContext
-from pointsman_gateway.routing.policies import ANSWERS_PER_PRICE
+from pointsman_gateway.routing.policies import ANSWERS_PER_PRICE, explore
 
 WEIGHT_TYPE = np.dtype("<f2")
 
@@ -39,6 +39,10 @@ class PredictedOptions(Strict):
     tolerance: float = Field(
         default=0.05, ge=0, le=1, description="predicted quality that may be given up for a cheaper path"
     )
+    exploration_rate: float = Field(
+        default=0, ge=0, le=0.5, description="share of requests for paths with too few ratings to learn from"
+    )
+    min_samples: int = Field(default=100, ge=1, description="ratings; paths with fewer are explored")
     paths: Annotated[dict[str, PathPrediction], Field(min_length=2)]
 
     @field_validator("paths")
@@ -77,6 +81,19 @@ class Predicted(Policy):
         return tuple(self._options.paths)
 
     def plan(self, context: PolicyContext) -> Plan:
+        chosen, rate = self.preview(context), self._options.exploration_rate
+        if not rate:
+            return chosen
+        enough, unavailable = self._options.min_samples, context.unavailable(self.paths)
+        unexplored = {
+            each.name: f"{each.evidence.ratings:.0f} of {enough} ratings"
+            for each in context.candidates(self.paths)
+            if each.evidence.ratings < enough and each.name not in unavailable
+        }
+        return explore(chosen, unexplored, rate, context.position("trial"))
+
+    def preview(self, context: PolicyContext) -> Plan:
+        """Returns the plan without exploration."""
         unavailable = context.unavailable(self.paths)
         quality = dict(zip(self.paths, self._predict(context.vector), strict=True))
         all_candidates = context.candidates(self.paths)

@@ -11,8 +11,8 @@ import msgspec
 from pointsman_servicekit.bounded_redis import BoundedRedis
 
 from pointsman_gateway.redaction import NotRedacted, Redaction
-from pointsman_gateway.request_log.redis_schema import SECONDS_PER_DAY, today
-from pointsman_gateway.shadow.scoring import Pair, Side
+from pointsman_gateway.request_log.redis_schema import PAIR_SCORES, SECONDS_PER_DAY, today
+from pointsman_gateway.shadow.scoring import Pair, PairScores, Side
 
 PICO_PER_DOLLAR = 10**12
 """Dollars are counted in whole picodollars, which give the same sum in any order."""
@@ -93,7 +93,9 @@ PAIR_TTL_S = 14 * SECONDS_PER_DAY
 MAX_CHARACTERS = 32 * 1024
 """Characters of both answers; pairs with longer ones are not stored."""
 MAX_WAITING_PAIRS = 256
-"""The maximum number of pairs that wait to be written; further pairs replace the oldest."""
+"""The maximum number of pairs, and of scores, that wait to be written; further ones replace the oldest."""
+MAX_PAIR_SCORES = 20_000
+"""Scored pairs in Redis; the oldest are deleted."""
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Pair).decode
@@ -106,15 +108,20 @@ class ShadowStore:
         self._redis = redis
         self._redaction = redaction
         self._waiting: deque[Pair] = deque(maxlen=MAX_WAITING_PAIRS)
+        self._scores: deque[PairScores] = deque(maxlen=MAX_WAITING_PAIRS)
 
     def keep(self, pair: Pair) -> None:
         if len(pair.chosen.text) + len(pair.other.text) <= MAX_CHARACTERS:
             self._waiting.append(pair)
 
+    def keep_scores(self, scores: PairScores) -> None:
+        self._scores.append(scores)
+
     async def write(self, on_written: Callable[[str], Awaitable[None]]) -> None:
-        """Writes the waiting pairs, and calls `on_written` with the decision id of each. Raises Unavailable, and keeps
-        the pairs that are not written yet.
+        """Writes the waiting scores and pairs, and calls `on_written` with the decision id of each pair. Raises
+        Unavailable, and keeps what is not written yet.
         """
+        await self._write_scores()
         while self._waiting:
             pair = self._waiting[0]
             try:
@@ -127,6 +134,16 @@ class ShadowStore:
             if self._waiting and self._waiting[0] is pair:
                 self._waiting.popleft()
             await on_written(redacted.decision_id)
+
+    async def _write_scores(self) -> None:
+        """Scores that are written twice, because Redis did not answer in time, are read once: the last ones count."""
+        add = partial(self._redis.client.xadd, PAIR_SCORES, maxlen=MAX_PAIR_SCORES)
+        while self._scores:
+            scores = self._scores[0]
+            fields = {"decision": scores.decision_id, "scores": _encode(scores.scores)}
+            await self._redis.call(partial(add, fields))
+            if self._scores and self._scores[0] is scores:
+                self._scores.popleft()
 
     async def pair(self, decision_id: str) -> Pair | None:
         """Removes and returns the pair of a decision; raises Unavailable, and the pair may then be lost."""

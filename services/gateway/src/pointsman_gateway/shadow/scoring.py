@@ -48,6 +48,14 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True)
+class PairScores:
+    """The scores of both answers to one request, from which `pointsman predict` learns."""
+
+    decision_id: str
+    scores: tuple[tuple[EvidenceKey, float], tuple[EvidenceKey, float]]
+
+
+@dataclass(frozen=True, slots=True)
 class Regret:
     """The dollars that the other path would have saved, and by how much its answer was better; each at least 0."""
 
@@ -172,10 +180,14 @@ ScoreFunction = Callable[[str, str], float]
 
 
 class PairStore(Protocol):
-    """Stores pairs until feedback brings the right answer."""
+    """Stores pairs until feedback brings the right answer, and the scores of both answers."""
 
     def keep(self, pair: Pair) -> None:
         """Stores a pair of answers until feedback on it comes; neither waits nor raises."""
+        ...
+
+    def keep_scores(self, scores: PairScores) -> None:
+        """Stores the scores; neither waits nor raises."""
         ...
 
 
@@ -189,7 +201,7 @@ class PairScorer:
         pairs: PairStore | None,
         scores: Callable[[], Mapping[str, ScoreFunction]],
     ) -> None:
-        """Takes `scores`, which returns the scoring functions by task; `pairs` is None if no text is stored."""
+        """Takes `scores`, which returns the scoring functions by task; `pairs` is None without Redis."""
         self._evidence = evidence
         self._metrics = metrics
         self._pairs = pairs
@@ -243,6 +255,9 @@ class PairScorer:
         if not rated:
             self._evidence.count_rating(pair.chosen.evidence_key, pair.day, chosen)
         self._evidence.count_rating(pair.other.evidence_key, pair.day, other)
+        if self._pairs is not None:
+            scores = ((pair.chosen.evidence_key, chosen), (pair.other.evidence_key, other))
+            self._pairs.keep_scores(PairScores(pair.decision_id, scores))
         self._metrics.count_scores(pair, chosen, other, regret_of(pair, chosen, other))
 
 

@@ -51,7 +51,7 @@ function share(value, kind) {
 export function quality(known) {
   if (!known) return h("span", { class: "faint" }, "not rated");
   return h("span", { class: "quality" }, two(known.mean),
-    h("span", { class: "made" }, `≥ ${bound(known.bound)} of ${count(known.ratings)}`));
+    h("span", { class: "made" }, `≥ ${bound(known.bound)} of ${count(known.ratings)}${known.evaluated ? `, ${count(known.evaluated)} evaluated` : ""}`));
 }
 
 function bars(counts, busiest, kind) {
