@@ -150,6 +150,7 @@ class Run:
             "receipts": len(self.invariants.receipts),
             "audits": self.invariants.audits,
             "memory": {one.name: str(one) for one in self._memory.growth()},
+            "memory by window": {one.name: str(one.by_window) for one in self._memory.growth()},
             "machine": {
                 "mean load": round(statistics.fmean(self.invariants.waits.loads or [0.0]), 1),
                 "waiting for a processor": {

@@ -29,6 +29,8 @@ class Growth:
     least: float
     most: float
     """The slope's confidence interval. Windows are taken as independent."""
+    by_window: list[float]
+    """MB; shows whether the memory grows steadily or in steps."""
 
     def __str__(self) -> str:
         interval = f"{self.slope:+.1f} MB/h ({self.least:+.1f} to {self.most:+.1f})"
@@ -65,7 +67,7 @@ class Memory:
                 hours, megabytes = [at / 3600 for at, _ in windows], [mb for _, mb in windows]
                 slope, _, least, most = theilslopes(megabytes, hours, CONFIDENCE)
                 seconds = kept[-1][0] - kept[0][0]
-                grown.append(Growth(name, seconds, kept[0][1], kept[-1][1], slope, least, most))
+                grown.append(Growth(name, seconds, kept[0][1], kept[-1][1], slope, least, most, megabytes))
         return grown
 
     def violations(self, seconds: float) -> list[str]:

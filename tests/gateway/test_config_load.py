@@ -48,6 +48,17 @@ def test_an_output_that_is_an_object_becomes_one_line_of_json(config_folder: Con
     ]
 
 
+def test_unchanged_examples_are_shared_with_the_earlier_configuration(config_folder: ConfigFolder) -> None:
+    earlier = load_config(config_folder.write(), {})
+    (config_folder.folder / "tasks" / "chat.jsonl").write_text(
+        """{"text": "Good evening"}\n{"text": "Good morning"}\n"""
+    )
+    read = load_config(config_folder.folder, {})
+    shared = read.sharing_examples(earlier)
+    assert shared == read
+    assert [name for name, rows in shared.examples.items() if rows is not earlier.examples[name]] == ["chat"]
+
+
 @pytest.mark.parametrize(
     ("path", "kind"),
     [

@@ -222,6 +222,7 @@ class _SnapshotBuilder:
         shared: tuple[Persistence, CostMetrics, ShadowSettings, OpenAccess | Tenancy],
     ) -> None:
         self._folder = folder
+        self._active: Config | None = None
         self._models = models
         self._discovery = discovery
         self._dependencies = dependencies
@@ -234,6 +235,8 @@ class _SnapshotBuilder:
         """Builds the stages of the request path from the files of the configuration folder. Raises ConfigError."""
         config = await asyncio.to_thread(load_config, self._folder)
         check_config(config)
+        if self._active is not None:
+            config = config.sharing_examples(self._active)
         return await self.build(config, ENGINE_WAIT_SECONDS)
 
     async def build(self, config: Config, engine_wait_seconds: float = 0.0) -> ConfigSnapshot:
@@ -248,6 +251,7 @@ class _SnapshotBuilder:
         models, catalog = NamedModels(config, engines), to_catalog(config)
         client_secret = check_single_sign_on(config.access.single_sign_on)
         # Everything that can fail is done. From here on the shared components follow the new configuration.
+        self._active = config
         self._discovery.activate(engines, config.models)
         self._dependencies.counting.set_label_values(label_values(config), gen_ai_names(config))
         self._persistence.apply_config(config, engines.version_of)

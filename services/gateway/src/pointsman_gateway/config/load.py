@@ -10,7 +10,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path as FilePath
 from typing import Any, TypeVar
@@ -164,6 +164,14 @@ class Config:
     def encoder(self) -> EncoderConfig | None:
         """Returns the classifier's embedding model, its folder as an absolute path; None stands for MiniLM."""
         return self.models.embedding.relative_to(self.folder) if self.models.embedding else None
+
+    def sharing_examples(self, earlier: "Config") -> "Config":
+        """Returns this configuration with the unchanged examples of an earlier one, whose objects it then shares.
+
+        Otherwise each reload would replace thousands of small objects, and fragment the memory that they are in.
+        """
+        known = earlier.examples
+        return replace(self, examples={n: known[n] if known.get(n) == new else new for n, new in self.examples.items()})
 
 
 def load_config(at: FilePath, environment: Mapping[str, str] = os.environ) -> Config:

@@ -162,7 +162,7 @@ def system_fingerprint(started: Started) -> str:
     return _fingerprint(started.decision.generation, started.decision.path.name, started.model)
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=128)
 def _fingerprint(generation: str, path: str, model: str) -> str:
     return "fp_" + hashlib.blake2b(f"{generation}\n{path}\n{model}".encode(), digest_size=5).hexdigest()
 
