@@ -197,10 +197,11 @@ def test_a_fit_in_a_process_of_its_own_gives_the_same_classifier(
     config_folder: ConfigFolder, models: Models, model_folder: Path, examples: Examples
 ) -> None:
     config = load_config(config_folder.write())
-    trained = train_classifier(config, EmbeddingModels.load(model_folder))
+    trained = train_classifier(config, EmbeddingModels.load(model_folder)).classifier
+    assert trained
     here = models.classifier(models.fit(example_texts(config), fit_settings(config), config.out_of_scope))
     for text in (IN_TRIAGE, IN_NONE, "Do you like music?"):
-        assert trained.classifier.classify_now(text).probabilities == here.classify_now(text).probabilities
+        assert trained.classify_now(text).probabilities == here.classify_now(text).probabilities
 
 
 def test_the_gateway_loads_no_scipy() -> None:
@@ -234,8 +235,9 @@ def test_a_stored_fit_is_used_until_the_examples_change(
     assert file.stat().st_mtime_ns == written
 
     file.write_bytes(b"cut off")
-    again = train_classifier(config, models, store)
-    assert again.classifier.classify_now(IN_TRIAGE).task == "triage"
+    again = train_classifier(config, models, store).classifier
+    assert again
+    assert again.classify_now(IN_TRIAGE).task == "triage"
     assert "is damaged" in caplog.text
     assert file.stat().st_size > len(b"cut off")
 

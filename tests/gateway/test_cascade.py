@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from pointsman_embedding import MiniLM, StaticModel
-from pointsman_gateway.classification.cascade import CascadeClassifier
+from pointsman_gateway.classification.cascade import CascadeClassifier, TextEmbedder
 from pointsman_gateway.classification.fitting.examples import FOLDS, collect_examples
 from pointsman_gateway.classification.fitting.fit import fit_classifier
 from pointsman_gateway.classification.model import ClassifierModel, FitSettings
@@ -160,7 +160,7 @@ async def test_the_labels_have_the_vector_if_the_encoder_computed_it(
     labels = await by_encoder.classify(IN_CHAT)
     assert labels.vector is not None
     np.testing.assert_array_equal(labels.vector, minilm.embed([IN_CHAT])[0])
-    np.testing.assert_array_equal(labels.vector, await by_encoder.embed(IN_CHAT))
+    np.testing.assert_array_equal(labels.vector, await TextEmbedder(minilm, school.static_model).embed(IN_CHAT))
     assert (await school.classifier(examples, *ONLY_STATIC).classify(IN_CHAT)).vector is None
 
 

@@ -202,9 +202,9 @@ async def test_the_result_depends_on_the_messages_alone() -> None:
 async def test_the_help_desks_follow_ups_are_classified_far_better_than_alone(model_folder: Path) -> None:
     """Uses the conversations with which the thresholds were chosen, so that a regression is detected."""
     rows = [json.loads(row) for row in DEVELOPMENT.read_text("utf-8").splitlines()]
-    stage = Classification(
-        RuleMatcher({}), train_classifier(load_config(HELPDESK), EmbeddingModels.load(model_folder)).classifier
-    )
+    classifier = train_classifier(load_config(HELPDESK), EmbeddingModels.load(model_folder)).classifier
+    assert classifier
+    stage = Classification(RuleMatcher({}), classifier)
     count, right, alone = Counter[str](), Counter[str](), Counter[str]()
     for row in rows:
         kind = "follow-up" if row["kind"] in ("bare", "elliptic", "continued") else row["kind"]

@@ -198,7 +198,7 @@ async def prepare_model(
     return replace(model, context_window=context, engine_arguments=shlex.join(arguments))
 
 
-def write_model_config(model: BaseModel, heading: str, tasks: dict[str, Any], data_dir: DataDir) -> Path:
+def write_model_config(model: BaseModel, heading: str, data_dir: DataDir) -> Path:
     """Writes the configuration of `pointsman up --model`; returns its folder."""
     config = {
         "base_model": BUILT_IN if model.is_built_in else model.hub_name or str(model.folder),
@@ -206,7 +206,6 @@ def write_model_config(model: BaseModel, heading: str, tasks: dict[str, Any], da
         "engines": {"local": {"model": model.name, "lora_server": "${POINTSMAN_LORA_SERVER}"}},
         "paths": {"default": {"model": model.name}},
         "default_path": "default",
-        "tasks": tasks,
     }
     folder = data_dir.folder / "model"
     make_private(data_dir.folder)
