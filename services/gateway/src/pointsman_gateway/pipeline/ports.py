@@ -167,9 +167,8 @@ class LoginSession(Protocol):
 class Login(Protocol):
     """Login at an OpenID Connect issuer by authorization code."""
 
-    @property
-    def login_request(self) -> Mapping[str, Any] | None:
-        """Returns the authorization endpoint and its parameters; None without login, or before it is known."""
+    async def login_request(self) -> Mapping[str, Any] | None:
+        """Returns the authorization endpoint and its parameters; None without login, or if the issuer is away."""
         ...
 
     async def log_in(self, code: LoginCode) -> LoginSession:

@@ -75,6 +75,12 @@ class Issuer:
             f"the token is signed with a key that {self._config.issuer} does not publish", code="unknown_signing_key"
         )
 
+    async def find_metadata(self) -> Mapping[str, Any]:
+        """Returns the issuer's metadata, which is read if it never was; empty if the issuer is unavailable."""
+        if not self.metadata:
+            await self._refresh_for_unknown_key()
+        return self.metadata
+
     async def refresh_if_due(self) -> None:
         """Reads the issuer's keys if they are due; called periodically. Raises Unavailable."""
         now = self._clock()

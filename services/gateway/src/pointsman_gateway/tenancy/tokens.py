@@ -64,11 +64,10 @@ class SingleSignOn:
         claims = await self._verified_claims(token, self.config.audiences)
         return self._to_record(claims, digest_of(token))
 
-    @property
-    def login_request(self) -> Mapping[str, Any] | None:
-        """Returns the authorization endpoint and its parameters; None without login, or before it is known."""
+    async def login_request(self) -> Mapping[str, Any] | None:
+        """Returns the authorization endpoint and its parameters; None without login, or if the issuer is away."""
         login = self.config.login
-        endpoint = self.issuer.metadata.get("authorization_endpoint")
+        endpoint = (await self.issuer.find_metadata()).get("authorization_endpoint") if login else None
         if login is None or not endpoint:
             return None
         parameters = {**login.parameters, "client_id": login.client_id, "scope": " ".join(login.scopes)}

@@ -171,7 +171,7 @@ async def login_request(request: Request) -> Response:
     """Returns the issuer's authorization endpoint and its parameters; null without single sign-on."""
     check_site(request, True, ())
     login = dependencies_of(request).login()
-    return json_answer(login and login.login_request)
+    return json_answer(login and await login.login_request())
 
 
 async def log_in(request: Request) -> Response:
