@@ -17,6 +17,7 @@ MADE_UP = {
     "bad_{}": ("bad_limit", "bad_age", "bad_priority"),
     "invalid_{}": ("invalid_top_k", "invalid_neighbours", "invalid_least_dense"),
     "too_many_{}": ("too_many_messages", "too_many_tools", "too_many_functions"),
+    "unknown_{}": ("unknown_task", "unknown_path"),
     "{}_unavailable": ("retriever_unavailable", "lora_server_unavailable", "gateway_unavailable"),
 }
 """Error codes that are composed, and their outcomes."""

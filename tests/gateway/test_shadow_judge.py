@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,8 @@ async def test_the_judge_scores_both_answers_in_both_orders(
         return ratings.keys() == {"triage_adapter", "triage_few_shot"}
 
     assert await found(rated)
-    assert (await pair_scores_in(valkey.url))[0] == {"triage_adapter": 0.9, "triage_few_shot": 0.2}
+    scores = await found(partial(pair_scores_in, valkey.url))
+    assert scores[0] == {"triage_adapter": 0.9, "triage_few_shot": 0.2}
 
 
 async def test_a_preference_that_depends_on_the_order_is_a_tie(
