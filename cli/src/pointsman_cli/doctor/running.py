@@ -118,7 +118,7 @@ async def _engine(address: str) -> list[Finding]:
 
 
 async def _prometheus(run: Run) -> list[Finding]:
-    """Checks that the Prometheus of `pointsman up` answers; empty if `up` runs without one."""
+    """Checks that the Prometheus that `pointsman up` has started answers; returns nothing if it started none."""
     process = run.processes.get(PROMETHEUS)
     if process is None:
         return []

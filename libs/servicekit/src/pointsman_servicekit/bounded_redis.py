@@ -195,7 +195,11 @@ def _unavailable(why: str) -> Unavailable:
 async def open_redis(
     url: str, tell: Callable[[bool], None], deadline: float = CALL_TIMEOUT, cooldown: float = COOLDOWN
 ) -> AsyncIterator[BoundedRedis]:
-    """Opens a Redis client during the block; raises ValueError for an invalid URL (`redis_clients` describes URLs)."""
+    """Connects to Redis for the length of the block, with time limits; the module `redis_clients` describes `url`.
+
+    `tell` is called with whether Redis answers; `deadline` and `cooldown` are in seconds. Raises ValueError if the URL
+    is invalid.
+    """
     from pointsman_servicekit.redis_clients import open_client
 
     async with open_client(url) as client:

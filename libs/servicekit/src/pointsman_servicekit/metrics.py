@@ -73,7 +73,7 @@ class _Ipv6Server(ThreadingWSGIServer):
 
 
 class _Silent(WSGIRequestHandler):
-    """Handles requests without logging them: there is one every few seconds."""
+    """Serves the metrics page without a log line for each request, since Prometheus reads it every few seconds."""
 
     def log_message(self, format: str, *words: Any) -> None:
         pass

@@ -52,7 +52,7 @@ class ExampleFindings:
 
     @property
     def right(self) -> int:
-        """Returns how many examples are classified right when they are held out of training."""
+        """Returns how many examples get their own task from a classifier that was trained without them."""
         return self.examples - sum(confusion.count for confusion in self.confusions)
 
 

@@ -1,4 +1,7 @@
-"""Groups of engines behind one DNS name: new addresses get requests, and addresses that disappear get no new ones."""
+"""Engines behind one DNS name: each address of the name is one engine, and its addresses are looked up periodically.
+
+An address that is new gets requests; one that has disappeared finishes its requests and gets no new ones.
+"""
 
 import asyncio
 import logging

@@ -175,7 +175,7 @@ def _path(path: Path) -> dict[str, Any]:
 
 
 async def configuration(request: Request) -> dict[str, Any]:
-    """Returns the active configuration, the error of an invalid edit of its files, and the workers."""
+    """Returns the active configuration's id and age, why the last edit was rejected, and what each worker runs."""
     dependencies = dependencies_of(request)
     return {**asdict(dependencies.configuration.status), "workers": await dependencies.states_of_workers()}
 

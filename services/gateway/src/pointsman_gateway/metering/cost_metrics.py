@@ -16,7 +16,7 @@ COUNTERFACTUAL_METRIC = "pointsman_counterfactual_cost_usd"
 
 @dataclass(frozen=True, slots=True)
 class PathTotals:
-    """Sums over the requests of one task that were sent to one path."""
+    """Totals of the requests of one task that were routed to one path: answers, tokens and costs."""
 
     answered: int = 0
     tokens: int = 0

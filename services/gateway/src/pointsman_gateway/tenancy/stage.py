@@ -128,9 +128,10 @@ class Tenancy:
         return await self._keys.identify(credential)
 
     def enter_now(self, caller: Caller, tokens: int) -> Reservation | None:
-        """Reserves a request, a stream and `tokens` from the leases; None if `enter` has to be awaited.
+        """Reserves one request, one stream and `tokens` from the amounts that Redis has granted to this gateway.
 
-        Raises ResourceExhausted if it is certain that they are not available. `caller` was identified here.
+        Returns None if these do not suffice: then await `enter`, which asks Redis for more. Raises ResourceExhausted
+        if a limit is certainly used up. `caller` must come from this object's `identify` or `identify_now`.
         """
         assert isinstance(caller, VerifiedCaller)
         usage = caller.usage

@@ -57,9 +57,10 @@ class SingleSignOn:
         self._wall = wall
 
     async def verify(self, token: str) -> KeyRecord:
-        """Return the record of a key with the rights of the token's holder.
+        """Returns the rights that a JSON Web Token gives its holder, in the form in which an API key has them.
 
-        Raises Unauthenticated, PermissionDenied if no grant matches, Unavailable if the issuer's keys are unknown.
+        Raises Unauthenticated if the token is invalid, PermissionDenied if no grant of the configuration matches its
+        claims, Unavailable if the issuer's signing keys have not been read.
         """
         claims = await self._verified_claims(token, self.config.audiences)
         return self._to_record(claims, digest_of(token))

@@ -148,9 +148,10 @@ class ArtifactStore:
 
 
 def import_adapter(folder: Path, copy: Path, base: BaseModelSpec, max_rank: int) -> ImportedAdapter:
-    """Copies the adapter in `folder` into the folder `copy` and checks the copy.
+    """Copies the adapter in `folder` into the folder `copy`, and checks it against `base` and `max_rank`.
 
-    Raises InvalidArgument with the reason for rejecting it, NotFound if there is no such folder.
+    Raises InvalidArgument if the adapter is damaged, harmful or made for another model, NotFound if there is no
+    `folder`.
     """
     with untrusted_input.open_folder(folder) as source:
         config = read_config(source.read(CONFIG, "bad_config"), base, max_rank)

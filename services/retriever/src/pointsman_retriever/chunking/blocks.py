@@ -144,7 +144,10 @@ def split_blocks(text: str, chunker: Chunker, fence: str = "") -> Iterator[Block
 
 
 def break_long_lines(text: str) -> tuple[str, list[int]]:
-    """Inserts line breaks into lines longer than MAX_LINE_CHARACTERS; returns the text and their offsets in it."""
+    """Splits lines longer than MAX_LINE_CHARACTERS by line breaks.
+
+    Returns the new text, and the offset in it of each line break that was inserted.
+    """
     pieces: list[str] = []
     inserted: list[int] = []
     for start, end in _lines(text):

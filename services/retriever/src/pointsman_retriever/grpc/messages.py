@@ -73,7 +73,10 @@ def from_collection(collection: CollectionInfo, problem: str = "") -> pb.Collect
 
 
 def from_ingest_event(event: Sequence[DocumentOutcome] | IngestSummary, together: bool) -> Iterator[pb.IngestResponse]:
-    """Converts a batch of outcomes, or the summary; `together` puts the whole batch into one message."""
+    """Converts an event of an ingestion to messages: the outcomes of a batch of documents, or the final summary.
+
+    The outcomes become one message each, or with `together` a single one.
+    """
     if isinstance(event, IngestSummary):
         yield pb.IngestResponse(summary=to_message(pb.IngestSummary, event))
     elif together:
