@@ -18,7 +18,7 @@ from pointsman_gateway.config.access_file import SingleSignOnConfig
 from pointsman_gateway.domain import Scope, Usage
 from pointsman_gateway.domain.request import Caller
 from pointsman_gateway.pipeline.ports import LoginCode
-from pointsman_gateway.tenancy.issuer import MIN_REFRESH_INTERVAL_S, to_signing_keys
+from pointsman_gateway.tenancy.issuer import MAX_WAITING, MIN_REFRESH_INTERVAL_S, to_signing_keys
 from pointsman_servicekit.bounded_redis import open_redis
 from pointsman_servicekit.errors import PermissionDenied, PointsmanError, Unauthenticated, Unavailable
 from pointsman_servicekit.keys.administration import Administration
@@ -269,6 +269,25 @@ async def test_settings_that_change_while_a_token_is_looked_up_apply_to_it(valke
         counter.tenancy.use_single_sign_on(config(issuer))
         told, _ = await asyncio.gather(refused(counter, token), change(None))
         assert told == "unknown_key"
+
+
+async def test_the_first_pages_wait_for_the_issuers_metadata(valkey: Valkey, issuer: FakeIssuer) -> None:
+    async with signing_on(valkey, issuer, login={"client_id": CLIENT}) as counter:
+        sign_on = counter.tenancy.single_sign_on
+        assert sign_on is not None
+        requests = await asyncio.gather(*(sign_on.login_request() for _ in range(MAX_WAITING)))
+        assert [request and request["endpoint"] for request in requests] == [f"{issuer.url}/authorize"] * MAX_WAITING
+        assert issuer.metadata_reads == 1
+
+
+async def test_pages_cause_one_read_in_ten_seconds_while_the_issuer_is_down(valkey: Valkey, issuer: FakeIssuer) -> None:
+    issuer.is_up = False
+    async with signing_on(valkey, issuer, Times(), login={"client_id": CLIENT}) as counter:
+        sign_on = counter.tenancy.single_sign_on
+        assert sign_on is not None
+        for _ in range(2):
+            assert set(await asyncio.gather(*(sign_on.login_request() for _ in range(300)))) == {None}
+        assert issuer.metadata_reads == 1
 
 
 @pytest.mark.parametrize("fault", ["trickle", "flood", "redirect"])

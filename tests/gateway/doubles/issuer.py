@@ -38,6 +38,7 @@ class FakeIssuer:
     """How it answers everything instead: "trickle", "flood" or "redirect"."""
     reads: int = 0
     """Number of reads of the issuer's keys."""
+    metadata_reads: int = 0
     subject: str = "ada"
     """The user who logs in."""
     claims: dict[str, Any] = field(default_factory=dict)
@@ -73,6 +74,7 @@ class FakeIssuer:
         await answer_without_end(request, *((b" ", 0.02) if self.fault == "trickle" else (b" " * 65536,)))
 
     async def metadata(self, request: web.Request) -> web.Response:
+        self.metadata_reads += 1
         if not self.is_up:
             raise web.HTTPServiceUnavailable
         endpoints = {"jwks_uri": "keys", "authorization_endpoint": "authorize", "token_endpoint": "token"}
