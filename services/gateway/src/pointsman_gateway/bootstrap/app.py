@@ -234,7 +234,7 @@ class _SnapshotBuilder:
     async def build_from_folder(self) -> ConfigSnapshot:
         """Builds the stages of the request path from the files of the configuration folder. Raises ConfigError."""
         config = await asyncio.to_thread(load_config, self._folder)
-        check_config(config)
+        await asyncio.to_thread(check_config, config)  # which imports the libraries of new prompts and validators
         if self._active is not None:
             config = config.sharing_examples(self._active)
         return await self.build(config, ENGINE_WAIT_SECONDS)

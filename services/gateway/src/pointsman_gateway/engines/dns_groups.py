@@ -7,6 +7,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
 from typing import TYPE_CHECKING, Protocol
 
 from pointsman_servicekit.errors import Unavailable
@@ -181,6 +182,8 @@ class DnsResolver:
 
         Raises Unavailable if there is no answer, no such name, or no address.
         """
+        if self._resolver is None:  # a reload may add the first group during streams, and the import takes 0.2 s
+            await asyncio.to_thread(import_module, "dns.asyncresolver")
         from dns.exception import DNSException
         from dns.resolver import NoAnswer
 
