@@ -15,7 +15,7 @@ from benchmarks.experiment_public.training import Passages, epochs, search_passa
 
 WORK = ROOT / ".pointsman/experiment-public"
 RESULTS = Path(__file__).parent / "results"
-CONCURRENCY = 16
+CONCURRENCY = 48
 
 
 @dataclass(frozen=True, slots=True)
