@@ -7,6 +7,7 @@ import signal
 import sys
 from asyncio.subprocess import PIPE
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,15 @@ from typing import Any
 import pytest
 from pointsman_cli.errors import CommandError, Unreachable, UsageError
 from pointsman_cli.eval.command import evaluated
-from pointsman_cli.eval.dataset import read_dataset
+from pointsman_cli.eval.dataset import Dataset, read_dataset
 from pointsman_cli.eval.html_report import render_html
-from pointsman_cli.eval.plan import Selection
-from pointsman_cli.eval.report import PathFigures, Report, read_report, write_report
-from pointsman_cli.eval.runner import scores_of
+from pointsman_cli.eval.mixed import compare_choices
+from pointsman_cli.eval.plan import AUTO, Catalogue, MetricScorer, PathFacts, Plan, Selection, TaskPlan
+from pointsman_cli.eval.report import Choice, Mixed, PathFigures, Report, read_report, write_report
+from pointsman_cli.eval.runner import Answer, scores_of
 from pointsman_cli.eval.statistics import EvalSettings
 from pointsman_cli.gateway_http import open_client
+from pointsman_scoring.metrics import Exact
 
 from tests.cli.eval.conftest import ROWS, Rows, as_trained, refusing
 from tests.gateway.doubles.api_clients import HttpClient
@@ -141,6 +144,36 @@ async def test_auto_on_a_mixed_stream_is_compared_with_fixed_choices(gateway: Ga
     assert lora.auto_difference.mean == pytest.approx(auto - 1)
     assert lora.auto_difference.low < auto - 1 < lora.auto_difference.high < 0
     assert found.lost_usd_per_1000 > 0  # the default path searches
+
+
+def mixed_of(tasks: Mapping[str, Mapping[str, Sequence[float]]]) -> Mixed:
+    """Compares the choices by the scores of each task's paths and of `auto`, whose requests of score 0 failed. The
+    default path is "small".
+    """
+    kinds = {"small": "prompt", "searching": "rag", "tuned": "lora"}
+    catalogue = Catalogue("", {}, {name: PathFacts(kind, "", "", "") for name, kind in kinds.items()}, {}, "small", ())
+    plans = {
+        task: TaskPlan(tuple(path for path in scores if path != AUTO), {}, MetricScorer("exact", Exact()), ())
+        for task, scores in tasks.items()
+    }
+    answers = [
+        Answer(f"{task} {row}", task, path, "", score, decided_task=task if path == AUTO and score else "")
+        for task, scores in tasks.items()
+        for path, of_path in scores.items()
+        for row, score in enumerate(of_path)
+    ]
+    return compare_choices(Plan(Dataset(Path(), "", ()), plans, catalogue, True), answers, {}, None, 0.95)
+
+
+def choice_of(mixed: Mixed, name: str) -> Choice:
+    return next(choice for choice in mixed.choices if choice.name == name)
+
+
+def test_the_default_path_answers_tasks_without_a_path_of_the_kind_wherever_it_is_listed() -> None:
+    mixed = mixed_of(
+        {"triage": {"small": [1], "tuned": [0], AUTO: [1]}, "policy": {"searching": [1], "small": [0], AUTO: [1]}}
+    )
+    assert choice_of(mixed, "always rag").score.mean == 1
 
 
 async def test_a_share_of_a_task_without_rows_is_refused(gateway: Gateway, rows: Rows) -> None:

@@ -24,8 +24,9 @@ Column = NDArray[np.float64]
 class _TaskRows:
     """The rows of one task for which every path and `auto` have a score, with these scores."""
 
-    def __init__(self, paths: Sequence[str], kinds: Mapping[str, str], answers: Sequence[Answer]) -> None:
+    def __init__(self, paths: Sequence[str], kinds: Mapping[str, str], default: str, answers: Sequence[Answer]) -> None:
         self.paths, self.kinds = paths, kinds
+        self.default = default if default in paths else paths[-1]
         by_row: dict[str, dict[str, Answer]] = {}
         for answer in answers:
             by_row.setdefault(answer.row, {})[answer.path] = answer
@@ -71,6 +72,7 @@ def compare_choices(
         name: _TaskRows(
             task.paths,
             {path: plan.catalogue.paths[path].kind for path in task.paths},
+            plan.catalogue.default_path,
             [answer for answer in answers if answer.task == name],
         )
         for name, task in plan.tasks.items()
@@ -110,15 +112,14 @@ def _choices(
 
         def always(task: str, rows: _TaskRows, kind: str = kind) -> _Outcome:
             of_kind = [path for path in rows.paths if rows.kinds[path] == kind]
-            # The last path is the default one, which answers tasks without a path of this kind.
-            return _of_path(rows, of_kind[0] if of_kind else rows.paths[-1])
+            return _of_path(rows, of_kind[0] if of_kind else rows.default)
 
         yield f"always {kind}", always
     if known:
 
         def chosen_before(task: str, rows: _TaskRows) -> _Outcome:
             if task == UNKNOWN:
-                return _of_path(rows, rows.paths[-1])
+                return _of_path(rows, rows.default)
             if not set(rows.paths) & known.get(task, {}).keys():
                 raise UsageError(f"--chosen-by has no path of task '{task}'")
             return _of_path(rows, rows.best(known[task]))
