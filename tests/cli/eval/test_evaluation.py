@@ -169,6 +169,12 @@ def choice_of(mixed: Mixed, name: str) -> Choice:
     return next(choice for choice in mixed.choices if choice.name == name)
 
 
+def test_the_rows_of_each_task_are_resampled_independently() -> None:
+    alike = {"small": [1, 0] * 50, AUTO: [1, 1] * 50}
+    score = choice_of(mixed_of({"one": alike, "two": alike}), "always prompt").score
+    assert score.high - score.low == pytest.approx(2 * 1.96 * (0.25 / 200) ** 0.5, rel=0.1)
+
+
 def test_the_default_path_answers_tasks_without_a_path_of_the_kind_wherever_it_is_listed() -> None:
     mixed = mixed_of(
         {"triage": {"small": [1], "tuned": [0], AUTO: [1]}, "policy": {"searching": [1], "small": [0], AUTO: [1]}}

@@ -152,8 +152,8 @@ def _oracle(task: str, rows: _TaskRows) -> _Outcome:
 def _resampled(outcome: Mapping[str, _Outcome], weights: Mapping[str, float]) -> Column:
     """Returns bootstrap means of the score over all tasks' rows, stratified by task."""
     means = np.zeros(RESAMPLES)
-    for task, (scores, _) in outcome.items():
-        rng = np.random.default_rng([7, len(task), len(scores)])  # the same rows for every choice
+    for place, (task, (scores, _)) in enumerate(outcome.items()):
+        rng = np.random.default_rng([7, place])  # the same rows for every choice, and others for every task
         means += weights[task] * scores[rng.integers(len(scores), size=(RESAMPLES, len(scores)))].mean(axis=1)
     return means
 
