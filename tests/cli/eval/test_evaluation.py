@@ -169,6 +169,12 @@ def choice_of(mixed: Mixed, name: str) -> Choice:
     return next(choice for choice in mixed.choices if choice.name == name)
 
 
+def test_a_failed_request_got_no_wrong_task() -> None:
+    mixed = mixed_of({"triage": {"small": [1, 1], AUTO: [1, 0]}})
+    assert (mixed.misrouted, mixed.abstained, mixed.lost_score) == (0, 0, 0)
+    assert choice_of(mixed, "always prompt").auto_difference.mean == -0.5
+
+
 def test_the_rows_of_each_task_are_resampled_independently() -> None:
     alike = {"small": [1, 0] * 50, AUTO: [1, 1] * 50}
     score = choice_of(mixed_of({"one": alike, "two": alike}), "always prompt").score

@@ -194,7 +194,8 @@ def _misrouted(
     best = outcomes["best path per task, in hindsight"]
     for task, rows in tasks.items():
         decided = np.array(rows.decided())
-        wrong, abstained = decided != task, (decided == UNKNOWN) & (task != UNKNOWN)
+        # A failed request has no task, and is no error of the classifier.
+        wrong, abstained = (decided != task) & (decided != ""), (decided == UNKNOWN) & (task != UNKNOWN)
         auto, other = outcomes[AUTO][task], best[task]
         found["misrouted"] += weights[task] * float(np.mean(wrong & ~abstained))
         found["abstained"] += weights[task] * float(np.mean(abstained))
