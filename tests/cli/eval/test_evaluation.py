@@ -188,9 +188,21 @@ def test_the_default_path_answers_tasks_without_a_path_of_the_kind_wherever_it_i
     assert choice_of(mixed, "always rag").score.mean == 1
 
 
-async def test_a_share_of_a_task_without_rows_is_refused(gateway: Gateway, rows: Rows) -> None:
-    with pytest.raises(UsageError, match="--shares names 'letter', of which there are no rows; there are: triage"):
-        await evaluate(gateway.url, rows(ROWS), Selection(is_mixed=True), terms=replace(TERMS, shares={"letter": 1.0}))
+async def test_impossible_choices_of_a_mixed_stream_are_rejected_before_any_request(
+    gateway: Gateway, engine: ScriptedEngine, rows: Rows
+) -> None:
+    same = await evaluate(gateway.url, rows(ROWS), answers="earlier.jsonl")
+    engine.bodies.clear()
+    for shares, chosen_by, says in (
+        ({"letter": 1.0}, None, "--shares names 'letter', of which there are no rows; there are: triage"),
+        ({"triage": 0.0}, None, "--shares must have a share above 0"),
+        ({}, replace(same, sha256="", tasks=()), "--chosen-by has no path of task 'triage'"),
+        ({}, same, "--chosen-by is a report on the same data set"),
+    ):
+        terms = replace(TERMS, shares=shares, chosen_by=chosen_by)
+        with pytest.raises(UsageError, match=says):
+            await evaluate(gateway.url, rows(ROWS), Selection(is_mixed=True), terms=terms)
+    assert engine.bodies == []
 
 
 async def test_the_cache_is_bypassed(neighbours: Neighbours, rows: Rows, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pointsman_scoring.intervals import Interval
 
-from pointsman_cli.errors import UsageError
+from pointsman_cli.errors import CommandError, UsageError
 from pointsman_cli.eval.plan import AUTO, UNKNOWN, Plan
 from pointsman_cli.eval.report import Choice, Mixed, Report
 from pointsman_cli.eval.runner import Answer
@@ -59,14 +59,35 @@ _Outcome = tuple[Column, Column]
 """The score and the dollars of each row."""
 
 
+def check_choices(plan: Plan, shares: Mapping[str, float], chosen_by: Report | None) -> None:
+    """Raises UsageError if a share names a task without rows, none is above 0, or `chosen_by` cannot choose the paths:
+    it has no path of a task, or is on the same rows.
+    """
+    for name in shares:
+        if name not in plan.tasks:
+            raise UsageError(f"--shares names '{name}', of which there are no rows; there are: {', '.join(plan.tasks)}")
+    if shares and not any(shares.values()):
+        raise UsageError("--shares must have a share above 0")
+    if chosen_by and chosen_by.sha256 == plan.dataset.digest:
+        raise UsageError("--chosen-by is a report on the same data set; choose the paths on other rows")
+    for name, task in plan.tasks.items() if chosen_by else ():
+        if name != UNKNOWN and not set(task.paths) & _known(chosen_by).get(name, {}).keys():
+            raise UsageError(f"--chosen-by has no path of task '{name}'")
+
+
+def _known(report: Report | None) -> dict[str, dict[str, tuple[float, float]]]:
+    """Returns score and dollars by task and path."""
+    tasks = report.tasks if report else ()
+    return {task.task: {path.path: (path.mean, path.cost) for path in task.paths} for task in tasks}
+
+
 def compare_choices(
     plan: Plan, answers: Sequence[Answer], shares: Mapping[str, float], chosen_by: Report | None, confidence: float
 ) -> Mixed:
     """Compares `model: auto` with fixed choices of paths, on a stream of several tasks.
 
     `shares` are the tasks' weights in the stream; if empty, the data set's own. `chosen_by` is a report on other rows,
-    which chooses each task's best path. Raises UsageError if a share names an unknown task, or if `chosen_by` has no
-    path of a task.
+    which chooses each task's best path. Raises CommandError if no row of a task with a share has all scores.
     """
     tasks = {
         name: _TaskRows(
@@ -78,28 +99,18 @@ def compare_choices(
         for name, task in plan.tasks.items()
     }
     tasks = {name: rows for name, rows in tasks.items() if len(rows)}
-    weights = _weights(tasks, shares)
-    known = (
-        {task.task: {path.path: (path.mean, path.cost) for path in task.paths} for task in chosen_by.tasks}
-        if chosen_by
-        else {}
-    )
-    outcomes = {
-        name: {task: choose(task, rows) for task, rows in tasks.items()} for name, choose in _choices(tasks, known)
-    }
+    weights, choices_by_name = _weights(tasks, shares), _choices(tasks, _known(chosen_by))
+    outcomes = {name: {task: choose(task, rows) for task, rows in tasks.items()} for name, choose in choices_by_name}
     means = {name: _resampled(outcome, weights) for name, outcome in outcomes.items()}
     choices = tuple(_choice(name, outcomes, means, weights, confidence) for name in outcomes)
     return Mixed(weights, choices, **_misrouted(tasks, outcomes, weights))
 
 
 def _weights(tasks: Mapping[str, _TaskRows], shares: Mapping[str, float]) -> dict[str, float]:
-    for name in shares:
-        if name not in tasks:
-            raise UsageError(f"--shares names '{name}', of which there are no rows; there are: {', '.join(tasks)}")
     given = {name: shares.get(name, 0.0) if shares else float(len(rows)) for name, rows in tasks.items()}
     total = sum(given.values())
     if total <= 0:
-        raise UsageError("--shares must have a share above 0")
+        raise CommandError("no row has a score of every path and of auto, so there is nothing to compare")
     return {name: weight / total for name, weight in given.items()}
 
 
@@ -120,8 +131,6 @@ def _choices(
         def chosen_before(task: str, rows: _TaskRows) -> _Outcome:
             if task == UNKNOWN:
                 return _of_path(rows, rows.default)
-            if not set(rows.paths) & known.get(task, {}).keys():
-                raise UsageError(f"--chosen-by has no path of task '{task}'")
             return _of_path(rows, rows.best(known[task]))
 
         yield "best path per task, chosen before", chosen_before
