@@ -181,6 +181,15 @@ def test_the_rows_of_each_task_are_resampled_independently() -> None:
     assert score.high - score.low == pytest.approx(2 * 1.96 * (0.25 / 200) ** 0.5, rel=0.1)
 
 
+def test_a_few_rows_that_are_all_alike_are_no_certainty() -> None:
+    mixed = mixed_of({"triage": {"small": [0], AUTO: [1]}, "policy": {"small": [0], AUTO: [1]}})
+    auto, small = choice_of(mixed, AUTO), choice_of(mixed, "always prompt")
+    assert auto.score.low == pytest.approx(0.342, abs=0.001)  # Wilson, two rows
+    assert small.auto_difference.mean == 1
+    assert small.auto_difference.low < 0
+    assert (auto.auto_difference.low, auto.auto_difference.high) == (0, 0)
+
+
 def test_the_default_path_answers_tasks_without_a_path_of_the_kind_wherever_it_is_listed() -> None:
     mixed = mixed_of(
         {"triage": {"small": [1], "tuned": [0], AUTO: [1]}, "policy": {"searching": [1], "small": [0], AUTO: [1]}}

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from pointsman_scoring.intervals import Interval
+from pointsman_scoring.intervals import ROUNDING, Interval, compare
+from pointsman_servicekit.statistics import two_sided_z, wilson_interval
 
 from pointsman_cli.errors import CommandError, UsageError
 from pointsman_cli.eval.plan import AUTO, UNKNOWN, Plan
@@ -174,14 +175,17 @@ def _choice(
     weights: Mapping[str, float],
     confidence: float,
 ) -> Choice:
+    """A bootstrap finds no spread in rows that are all alike; their intervals then cover what unseen rows could be."""
     score, usd = (_mean(outcomes[name], weights, which) for which in (0, 1))
     difference = _mean(outcomes[AUTO], weights, 0) - score
-    return Choice(
-        name,
-        _interval(score, means[name], confidence),
-        1000 * usd,
-        _interval(difference, means[AUTO] - means[name], confidence),
-    )
+    auto, own = (np.concatenate([column for column, _ in outcomes[each].values()]) for each in (AUTO, name))
+    of_score = _interval(score, means[name], confidence)
+    if of_score.high - of_score.low < ROUNDING:
+        of_score = Interval(score, *wilson_interval(score, len(own), two_sided_z(confidence)))
+    of_difference = _interval(difference, means[AUTO] - means[name], confidence)
+    if name != AUTO and np.ptp(auto - own) < ROUNDING:
+        of_difference = compare(list(auto), list(own), confidence).difference
+    return Choice(name, of_score, 1000 * usd, of_difference)
 
 
 def _mean(outcome: Mapping[str, _Outcome], weights: Mapping[str, float], which: int) -> float:
