@@ -174,6 +174,8 @@ def test_the_mixed_stream_is_of_all_sets_and_its_policies_are_the_best_paths_on_
     assert config.tasks.default_path == "decline"
     assert [row["task"] for row in mixed.stream(public, "test", 2)] == ["clinc150"] * 2 + ["snips"] * 2 + ["xquad"] * 2
     assert {row["text"] for row in mixed.out_of_scope(data)} == {"far 1", "far 2"}
+    drawn = [row["id"] for row in mixed.stream(public, "test", mixed.TEST_ROWS)]
+    assert 30 < sum(name.startswith("xquad-seen") for name in drawn) < 60  # 150 of the 500 test rows
 
 
 def render(cell: Cell, public: PublicSet, tmp_path: Path, found: training.Passages, **options: Any) -> list[Row]:
