@@ -14,6 +14,7 @@ from pointsman_gateway.domain import Passage
 from pointsman_scoring.intervals import Interval
 
 from benchmarks.experiment.folder import Row, write_rows
+from benchmarks.experiment.services import check_outcomes
 from benchmarks.experiment_public import __main__ as program
 from benchmarks.experiment_public import baselines, cells, folder, measure, mixed, page, scoring, sets, training
 from benchmarks.experiment_public.cells import Cell, all_cells
@@ -21,6 +22,7 @@ from benchmarks.experiment_public.evidence import Evidence
 from benchmarks.experiment_public.measure import Setting
 from benchmarks.experiment_public.result_files import Answer, ResultFolder, read_answers
 from benchmarks.experiment_public.sets import PublicSet
+from benchmarks.gateway_load.machine import CannotMeasure
 
 FIGURES = PathFigures(
     path="", kind="prompt", adapter="", model="", answers=10, failures={}, unscored=0, score=Interval(1, 0, 1),
@@ -253,6 +255,16 @@ def test_the_last_answer_to_a_row_counts(tmp_path: Path) -> None:
     ]
     (answer,) = read_answers(write_rows(lines, tmp_path / "answers.jsonl"))
     assert answer == Answer("1", "yes", 1.0, 0.75, 9, 1, 2, 0.25)
+
+
+def test_failures_of_the_machine_are_no_result(tmp_path: Path) -> None:
+    def file(*outcomes: str) -> Path:
+        lines = [{"row": str(n // 2), "path": "rag", "outcome": outcome} for n, outcome in enumerate(outcomes)]
+        return write_rows([{"evaluation": 1}, *lines], tmp_path / "answers.jsonl")
+
+    check_outcomes(file("engine_error", "ok", "ok", "context_length_exceeded"))
+    with pytest.raises(CannotMeasure, match=r"1 of 2 requests failed \(engine_error 1\); the same command"):
+        check_outcomes(file("ok", "engine_error", "ok", "ok"))
 
 
 def test_cells_that_are_done_are_not_repeated_and_a_run_stops_after_its_minutes(
