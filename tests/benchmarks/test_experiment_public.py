@@ -323,6 +323,8 @@ def test_the_page_reports_what_has_run_and_names_what_has_not(data: Path, tmp_pa
     assert "| chain of thought | prompt | *not run* |" in written
     assert "| full fine tune | tuned | reserved" in written
     assert "| snips | 30 | 0.250 (0.14 to 0.40) | 0.750 (0.60 to 0.86) | -50.0 points" in written
+    assert "| xquad | 1,000 | 0.050" in written
+    assert "| snips | all, up to 1,000 | *not run* | *not run* |" in written
     assert "### `auto` on a mixed stream\n\n*not run*" in written
     assert "* rag is wrong on 20 of 40 rows that raft lora rag answers correctly" in written
     for name in cells.SETS:
