@@ -33,7 +33,7 @@ help: ## list the targets
 # -- the two commands
 
 .PHONY: demo
-demo: models ## start everything, ask down every kind of path, print what came of it, stop
+demo: models ## start everything, send requests along every kind of path, print the answers, stop
 	$(BIN)/python $(EXAMPLE)/demo.py
 
 .PHONY: demo-own
@@ -217,7 +217,7 @@ monitoring-tools: ## install Prometheus, promtool and Alertmanager (as root; wit
 	apt-get install -y --no-install-recommends prometheus promtool prometheus-alertmanager
 
 .PHONY: test-rules
-test-rules: $(VENV)/.done ## check Prometheus's rules, the alerts, and who is told
+test-rules: $(VENV)/.done ## check Prometheus's rules, the alerts, and their receivers
 	$(BIN)/python -m pytest tests/deploy/test_prometheus_rules.py tests/deploy/test_alertmanager.py
 
 # The documentation site, in an environment of its own.
@@ -396,16 +396,16 @@ DATA ?=
 	touch $@
 
 .PHONY: bench-routing
-bench-routing: embedding-model .venv-bench/routing/.done ## measure how well and how fast requests are told apart, beside peers
+bench-routing: embedding-model .venv-bench/routing/.done ## measure how well and how fast requests are classified, compared with peers
 	$(BIN)/python benchmarks/routing_quality.py
 
 .PHONY: bench-public
-bench-public: $(VENV)/.done ## measure the classifier on published benchmarks beside published figures; ARGS="--data FOLDER --only snips"
+bench-public: $(VENV)/.done ## measure the classifier on published benchmarks, compared with published figures; ARGS="--data FOLDER --only snips"
 	$(BIN)/python -m pointsman_embedding.prepare $(MODELS)/minilm
 	$(BIN)/python benchmarks/public_scorecard.py $(ARGS)
 
 .PHONY: bench-retrieval
-bench-retrieval: embedding-model .venv-bench/retrieval/.done ## measure the retriever beside its peers; DATA="FOLDER ..." for other judged sets
+bench-retrieval: embedding-model .venv-bench/retrieval/.done ## measure the retriever, compared with its peers; DATA="FOLDER ..." for other judged sets
 	$(BIN)/python benchmarks/retrieval_quality.py $(DATA)
 
 ARGS ?=
@@ -416,7 +416,7 @@ bench-gateway-tools: ## install nginx, wrk and Portkey's gateway for bench-gatew
 	npm install --no-fund --no-audit --prefix .venv-bench/portkey @portkey-ai/gateway@1.15.2
 
 .PHONY: bench-gateway
-bench-gateway: embedding-model .venv-bench/gateway/.done ## measure the gateway's hot path beside its peers (8 minutes); ARGS="--quick --profile"
+bench-gateway: embedding-model .venv-bench/gateway/.done ## measure the gateway's hot path, compared with its peers (8 minutes); ARGS="--quick --profile"
 	$(BIN)/python -m benchmarks.gateway_load $(ARGS)
 
 .PHONY: bench-gateway-soak
@@ -424,7 +424,7 @@ bench-gateway-soak: embedding-model ## 20 minutes of mixed load: does the gatewa
 	$(BIN)/python -m benchmarks.gateway_load --soak $(ARGS)
 
 .PHONY: bench-metering
-bench-metering: embedding-model ## measure what metering costs a request, beside a meter that does nothing
+bench-metering: embedding-model ## measure what metering costs a request, compared with a meter that does nothing
 	$(BIN)/python benchmarks/metering.py $(ARGS)
 
 .PHONY: bench-adapters
@@ -440,7 +440,7 @@ bench-capacity: models ## measure one engine under closed loops and fit the figu
 	$(BIN)/python -m benchmarks.capacity measure $(ARGS)
 
 .PHONY: experiment
-experiment: models ## prompt or fine-tune: ask the example's held-out sets down all kinds of paths, write docs/experiment.md (over 2 hours); ARGS="--only triage"
+experiment: models ## prompt or fine-tune: send the example's held-out sets along all kinds of paths, write docs/experiment.md (over 2 hours); ARGS="--only triage"
 	$(BIN)/python -m benchmarks.experiment $(ARGS)
 
 .PHONY: experiment-public

@@ -1,5 +1,4 @@
-"""Everything that README.md, CONTRIBUTING.md and docs/ name exists: pages, files, targets, commands, settings,
-metrics."""
+"""Everything that the pages name exists: pages, files, targets, commands, options, settings, metrics."""
 
 import re
 from functools import cache
@@ -14,8 +13,13 @@ from pointsman_lora_server.settings import Settings as LoraSettings
 from pointsman_retriever.settings import Settings as RetrieverSettings
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
 FOLDERS = ("benchmarks", "cli", "deploy", "docs", "examples", "libs", "proto", "services", "tests", "tools")
+FOUND = [*ROOT.glob("*.md"), *(page for folder in FOLDERS for page in (ROOT / folder).rglob("*.md"))]
+PAGES = sorted(page for page in FOUND if page.parent.name != "handbook")
+FOREIGN = {
+    *("--allowed-media-domains", "--collect-detailed-traces", "--gpu-memory-utilization"),  # vLLM
+    *("--max-loaded-loras", "--volumes"),  # SGLang, docker compose
+}
 SETTINGS = {
     f"{settings.model_config['env_prefix']}{field.upper()}"
     for settings in (GatewaySettings, RetrieverSettings, LoraSettings)
@@ -51,6 +55,19 @@ def variables_of(page: Path) -> set[str]:
     none."""
     found = re.findall(r"(POINTSMAN_[A-Z0-9_]+)(?:\{([A-Z0-9_,]+)\})?", page.read_text())
     return {stem + end for stem, ends in found for end in ends.split(",") if not (stem + end).endswith("_")}
+
+
+def options_of(command: Any) -> set[str]:
+    return {"--help"}.union(*([*parameter.opts, *parameter.secondary_opts] for parameter in command.params))
+
+
+@cache
+def all_options() -> set[str]:
+    """Returns the options of all our commands, and all that the source names."""
+    commands: list[Any] = [typer.main.get_command(build_app())]
+    for command in commands:
+        commands += getattr(command, "commands", {}).values()
+    return FOREIGN.union(*map(options_of, commands), re.findall(r"--[a-z][a-z0-9-]+", "\n".join(sources().values())))
 
 
 @page
@@ -89,9 +106,15 @@ def test_every_named_command_and_option_exists(page: Path) -> None:
                 break
             assert word in command.commands, f"pointsman {line}: '{word}' is none of {', '.join(command.commands)}"
             command = command.commands[word]
-        known = {option for parameter in command.params for option in [*parameter.opts, *parameter.secondary_opts]}
+        known = options_of(command)
         unknown = {*re.findall(r"(?<!\S)--[a-z0-9-]+", line)} - known
         assert not unknown, f"pointsman {line}: {', '.join(sorted(unknown))}; there are {', '.join(sorted(known))}"
+
+
+@page
+def test_every_option_that_is_named_alone_exists(page: Path) -> None:
+    unknown = {*re.findall(r"^--[a-z][a-z0-9-]+", code_of(page), re.MULTILINE)} - all_options()
+    assert not unknown, f"{', '.join(sorted(unknown))}: neither a command of ours nor the source has such an option"
 
 
 def test_everything_is_documented() -> None:

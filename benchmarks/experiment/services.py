@@ -4,23 +4,37 @@ import json
 import signal
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.experiment.adapters import POINTSMAN
-from benchmarks.experiment.folder import ROOT
+from benchmarks.experiment.folder import ROOT, read_rows
 from benchmarks.gateway_load.machine import CannotMeasure, free_ports
+
+_OF_THE_PATH = ("ok", "context_length_exceeded", "nothing_relevant")
+"""Outcomes that count; other failures, such as a timeout, are the machine's."""
 
 _MAX_START_SECONDS = 600.0
 """A start takes about a second on two idle cores, plus the smoke test of each new adapter."""
 
 
 def evaluate(dataset: Path, url: str, data_dir: Path, answers: Path, *options: str) -> None:
-    """Runs `pointsman eval`; it resumes an interrupted run if there is one."""
+    """Runs `pointsman eval`; it resumes an interrupted run if there is one. Raises CannotMeasure if requests failed."""
     resume = "--resume" if answers.exists() else "--answers"
     command = ["eval", str(dataset), "--url", url, "--data-dir", str(data_dir), resume, str(answers), *options]
     subprocess.run([str(POINTSMAN), *command], cwd=ROOT, check=True)
+    check_outcomes(answers)
+
+
+def check_outcomes(answers: Path) -> None:
+    """Raises CannotMeasure if the last answer to a row is a failure of the machine and not of the path."""
+    last = {(row["row"], row["path"]): row["outcome"] for row in read_rows(answers)[1:]}
+    failed = Counter(outcome for outcome in last.values() if outcome not in _OF_THE_PATH)
+    if failed:
+        codes = ", ".join(f"{code} {count}" for code, count in failed.items())
+        raise CannotMeasure(f"{failed.total()} of {len(last)} requests failed ({codes}); the same command repeats them")
 
 
 @contextmanager

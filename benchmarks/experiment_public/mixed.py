@@ -6,6 +6,8 @@ of scope are CLINC150's; the default path declines them.
 """
 
 import json
+import random
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from benchmarks.experiment.services import evaluate, run_services
 from benchmarks.experiment_public.cells import SETS, Cell
 from benchmarks.experiment_public.folder import write_config, write_folder
 from benchmarks.experiment_public.measure import CONCURRENCY, Setting, adapter_of
-from benchmarks.experiment_public.sets import PublicSet
+from benchmarks.experiment_public.sets import SPLIT_SEED, PublicSet
 
 PATHS = {
     "clinc150": ("lora", "nearest_8"),
@@ -36,15 +38,14 @@ def run(sets: Mapping[str, PublicSet], setting: Setting) -> None:
     """Raises CannotMeasure or CalledProcessError. A run that was interrupted continues."""
     served = {cell: adapter_of(cell, sets[cell.set], setting) if cell.is_trained else None for cell in cells()}
     example = write_folder(setting.work / "mixed", served, sets, setting.model)
-    chosen = setting.work / "mixed-validation.json"
-    if not chosen.is_file():
-        _evaluate(example, setting, "validation", VALIDATION_ROWS, sets, ["--json", str(chosen)])
+    chosen, report = setting.work / "mixed-validation.json", setting.work / REPORT
+    _evaluate(example, setting, "validation", VALIDATION_ROWS, sets, ["--json", str(chosen)])
     serve_best(example, read_report(chosen))
-    report = setting.results.folder / REPORT
-    report.parent.mkdir(parents=True, exist_ok=True)
     shares = ",".join(f"{task}={share}" for task, share in SHARES.items())
     options = ["--mixed", "--shares", shares, "--chosen-by", str(chosen), "--json", str(report)]
     _evaluate(example, setting, "test", TEST_ROWS, sets, options)
+    setting.results.folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(report, setting.results.folder)
 
 
 def cells() -> list[Cell]:
@@ -65,7 +66,7 @@ def _evaluate(
 
 
 def stream(sets: Mapping[str, PublicSet], part: str, count: int) -> list[Row]:
-    """Returns the first rows of each set."""
+    """Draws rows of each set; the first test rows of XQuAD would all be on paragraphs of the training."""
     return [row for name in SETS for row in _rows(sets[name], part, count)]
 
 
@@ -73,7 +74,7 @@ def _rows(public: PublicSet, part: str, count: int) -> list[Row]:
     rows = public.validation if part == "validation" else public.test
     return [
         {"id": f"{public.name}-{row['id']}", "task": public.name, "text": row["text"], "output": row["output"]}
-        for row in rows[:count]
+        for row in random.Random(SPLIT_SEED).sample(rows, min(count, len(rows)))
     ]
 
 

@@ -147,7 +147,7 @@ def _curves(evidence: Evidence, stem: str) -> Iterator[str]:
 def _row_count(name: str, rows: int, found: Sequence[PathResult | None]) -> str:
     """A set may have fewer training rows than the largest number asked for."""
     trained = [run.training["rows"] for result in found if result for run in result.runs if run.training]
-    return f"{min([rows, *trained]):,}"
+    return f"{min([rows, *trained]):,}" if trained or rows < ALL_ROWS else f"all, up to {rows:,}"
 
 
 def _mixed(report: Path) -> Iterator[str]:

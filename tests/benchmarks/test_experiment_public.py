@@ -14,6 +14,7 @@ from pointsman_gateway.domain import Passage
 from pointsman_scoring.intervals import Interval
 
 from benchmarks.experiment.folder import Row, write_rows
+from benchmarks.experiment.services import check_outcomes
 from benchmarks.experiment_public import __main__ as program
 from benchmarks.experiment_public import baselines, cells, folder, measure, mixed, page, scoring, sets, training
 from benchmarks.experiment_public.cells import Cell, all_cells
@@ -21,6 +22,7 @@ from benchmarks.experiment_public.evidence import Evidence
 from benchmarks.experiment_public.measure import Setting
 from benchmarks.experiment_public.result_files import Answer, ResultFolder, read_answers
 from benchmarks.experiment_public.sets import PublicSet
+from benchmarks.gateway_load.machine import CannotMeasure
 
 FIGURES = PathFigures(
     path="", kind="prompt", adapter="", model="", answers=10, failures={}, unscored=0, score=Interval(1, 0, 1),
@@ -174,6 +176,8 @@ def test_the_mixed_stream_is_of_all_sets_and_its_policies_are_the_best_paths_on_
     assert config.tasks.default_path == "decline"
     assert [row["task"] for row in mixed.stream(public, "test", 2)] == ["clinc150"] * 2 + ["snips"] * 2 + ["xquad"] * 2
     assert {row["text"] for row in mixed.out_of_scope(data)} == {"far 1", "far 2"}
+    drawn = [row["id"] for row in mixed.stream(public, "test", mixed.TEST_ROWS)]
+    assert 30 < sum(name.startswith("xquad-seen") for name in drawn) < 60  # 150 of the 500 test rows
 
 
 def render(cell: Cell, public: PublicSet, tmp_path: Path, found: training.Passages, **options: Any) -> list[Row]:
@@ -253,6 +257,16 @@ def test_the_last_answer_to_a_row_counts(tmp_path: Path) -> None:
     assert answer == Answer("1", "yes", 1.0, 0.75, 9, 1, 2, 0.25)
 
 
+def test_failures_of_the_machine_are_no_result(tmp_path: Path) -> None:
+    def file(*outcomes: str) -> Path:
+        lines = [{"row": str(n // 2), "path": "rag", "outcome": outcome} for n, outcome in enumerate(outcomes)]
+        return write_rows([{"evaluation": 1}, *lines], tmp_path / "answers.jsonl")
+
+    check_outcomes(file("engine_error", "ok", "ok", "context_length_exceeded"))
+    with pytest.raises(CannotMeasure, match=r"1 of 2 requests failed \(engine_error 1\); the same command"):
+        check_outcomes(file("ok", "engine_error", "ok", "ok"))
+
+
 def test_cells_that_are_done_are_not_repeated_and_a_run_stops_after_its_minutes(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -309,6 +323,8 @@ def test_the_page_reports_what_has_run_and_names_what_has_not(data: Path, tmp_pa
     assert "| chain of thought | prompt | *not run* |" in written
     assert "| full fine tune | tuned | reserved" in written
     assert "| snips | 30 | 0.250 (0.14 to 0.40) | 0.750 (0.60 to 0.86) | -50.0 points" in written
+    assert "| xquad | 1,000 | 0.050" in written
+    assert "| snips | all, up to 1,000 | *not run* | *not run* |" in written
     assert "### `auto` on a mixed stream\n\n*not run*" in written
     assert "* rag is wrong on 20 of 40 rows that raft lora rag answers correctly" in written
     for name in cells.SETS:

@@ -158,7 +158,14 @@ def test_a_policy_is_learned_from_an_evaluation_and_printed(
     texts = [("lost_item", "I lost my bag on the train"), ("refund", "Please refund my ticket")]
     rows = [{"id": str(n), "text": f"{texts[n % 2][1]} {n}", "output": texts[n % 2][0]} for n in range(120)]
     answers: list[dict[str, Any]] = [
-        {"row": str(n), "task": "triage", "path": path, "score": score, "cost_parts_usd": {"prompt": usd}}
+        {
+            "row": str(n),
+            "task": "triage",
+            "path": path,
+            "outcome": "ok",
+            "score": score,
+            "cost_parts_usd": {"prompt": usd},
+        }
         for n in range(120)
         for path, score, usd in (("triage_adapter", float(n % 2), 1e-6), ("triage_few_shot", 1.0, 1e-5))
     ]

@@ -8,6 +8,7 @@ from pointsman_gateway.domain import Feedback, PathEvidence, PathScore
 from pointsman_gateway.request_log import redis_schema
 from pointsman_gateway.request_log.evidence import EvidenceKey, EvidenceStore
 from pointsman_gateway.request_log.store import Batch
+from pointsman_lab.request_log import open_request_log, read_evidence
 from pointsman_servicekit.errors import PointsmanError, Unavailable
 from pointsman_servicekit.redis_clients import open_client
 
@@ -85,6 +86,20 @@ async def test_an_evaluation_counts_for_the_version_that_answered(harness: Reque
     for at, version in enumerate(versions):
         harness.board.versions = lambda path, version=version: version  # type: ignore[misc]  # a bound default
         assert harness.board.of("triage", ADAPTED).evaluated == 10 + at
+
+
+async def test_offline_the_current_version_is_the_one_that_answered_not_the_one_evaluated_later(
+    harness: RequestLogHarness, valkey: Valkey
+) -> None:
+    answering, evaluated = "triage@111111111111", "triage@222222222222"
+    made = decision("d1", "triage", ADAPTED)
+    async with open_request_log(valkey.url) as log:
+        await harness.store.add_evaluation("a", [PathScore("triage", ADAPTED, evaluated, 10, 1.0)])
+        assert (await read_evidence(log, 2)).versions(ADAPTED) == evaluated
+        harness.recorder.note(REQUEST, made, receipt(made, model=answering))
+        await harness.written()
+        await harness.store.add_evaluation("b", [PathScore("triage", ADAPTED, f"{evaluated[:-1]}3", 10, 1.0)])
+        assert (await read_evidence(log, 2)).versions(ADAPTED) == answering
 
 
 async def test_what_an_evaluation_counted_on_an_expired_day_is_not_subtracted(

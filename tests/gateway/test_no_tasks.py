@@ -63,6 +63,12 @@ def test_a_folders_tasks_file_may_have_no_tasks(config_folder: ConfigFolder) -> 
     assert load_config(config_folder.write(), {}).tasks.tasks == {}
 
 
+def test_a_path_must_not_show_the_examples_of_removed_tasks(config_folder: ConfigFolder) -> None:
+    config_folder.tasks = {}
+    with pytest.raises(ConfigError, match="'triage_few_shot' names the examples of task 'triage'; known: none"):
+        load_config(config_folder.write(), {})
+
+
 class Own(Strategy):
     """A strategy that does not say whether it embeds."""
 

@@ -200,7 +200,14 @@ def write_evaluation(folder: Path, rows: int = 120) -> tuple[Path, Path]:
     data = [{"id": f"r{n}", "text": f"question {n}", "output": "x"} for n in range(rows)]
     answers: list[dict[str, Any]] = [{"evaluation": 1}]
     answers += [
-        {"row": f"r{n}", "task": "triage", "path": path, "score": score, "cost_parts_usd": {"prompt": usd, "done": usd}}
+        {
+            "row": f"r{n}",
+            "task": "triage",
+            "path": path,
+            "outcome": "ok",
+            "score": score,
+            "cost_parts_usd": {"prompt": usd, "done": usd},
+        }
         for n in range(rows)
         for path, score, usd in (("small", float(n % 2), 0.001), ("large", 1.0, 0.01), ("auto", 0.5, 0.0))
     ]
@@ -214,6 +221,20 @@ def test_an_evaluation_is_read_from_its_data_set_and_answers(tmp_path: Path) -> 
     found = read_evaluation(*write_evaluation(tmp_path), "triage")
     assert found.paths == ("small", "large")
     assert (found.texts[1], found.scores[1].tolist()) == ("question 1", [1.0, 1.0])
+    np.testing.assert_allclose(found.costs, [0.002, 0.02])
+
+
+def test_rows_with_the_same_text_are_one_and_failed_answers_are_left_out(tmp_path: Path) -> None:
+    rows, answers = write_evaluation(tmp_path)
+    rows.write_text(rows.read_text().replace('"question 1"', '"question 0"'))
+    first, small, *others = answers.read_text().splitlines()
+    failed = {**json.loads(small), "outcome": "engine_unavailable", "score": 0.0, "cost_parts_usd": {}}
+    again = [json.dumps({**failed, "row": row}) for row in ("r0", "r119")]
+    kept = [line for line in others if not ('"r119"' in line and '"small"' in line)]
+    answers.write_text("\n".join([first, again[0], small, *kept, again[1]]))  # r0 was asked again, r119 was not
+    found = read_evaluation(rows, answers, "triage")
+    assert (len(found.texts), found.texts[:2]) == (118, ["question 0", "question 2"])
+    assert found.scores[0].tolist() == [0.5, 1.0]
     np.testing.assert_allclose(found.costs, [0.002, 0.02])
 
 

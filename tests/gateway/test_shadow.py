@@ -127,15 +127,20 @@ async def test_a_right_answer_that_arrives_before_the_shadows_scores_both(neighb
         assert gateway.metric("pointsman_shadow_quality_total", side="chosen") == 1
 
 
-async def test_the_regret_is_the_shadows_advantage(neighbours: Neighbours, valkey: Valkey) -> None:
+@pytest.mark.parametrize("is_rated_before", [False, True])
+async def test_the_regret_is_the_shadows_advantage(
+    neighbours: Neighbours, valkey: Valkey, is_rated_before: bool
+) -> None:
     neighbours.engine.script = lambda body: answer(BAD if "@" in body["model"] else GOOD)
     await neighbours.ready()
     async with neighbours.gateway() as gateway, open_http_client(gateway) as client:
         api = HttpClient(client)
-        got = await shadowed(api, gateway)
+        got, rating = await shadowed(api, gateway), {"rating": 0.25}
+        if is_rated_before:
+            await api.say(got.decision_id, **rating)
 
         async def marked() -> bool:
-            await api.say(got.decision_id, right_answer=GOOD, rating=0.25)
+            await api.say(got.decision_id, right_answer=GOOD, **({} if is_rated_before else rating))
             return gateway.metric("pointsman_shadow_scored_total") == 1
 
         await found(marked)

@@ -7,6 +7,7 @@ import signal
 import sys
 from asyncio.subprocess import PIPE
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,15 @@ from typing import Any
 import pytest
 from pointsman_cli.errors import CommandError, Unreachable, UsageError
 from pointsman_cli.eval.command import evaluated
-from pointsman_cli.eval.dataset import read_dataset
+from pointsman_cli.eval.dataset import Dataset, read_dataset
 from pointsman_cli.eval.html_report import render_html
-from pointsman_cli.eval.plan import Selection
-from pointsman_cli.eval.report import PathFigures, Report, read_report, write_report
-from pointsman_cli.eval.runner import scores_of
+from pointsman_cli.eval.mixed import compare_choices
+from pointsman_cli.eval.plan import AUTO, Catalogue, MetricScorer, PathFacts, Plan, Selection, TaskPlan
+from pointsman_cli.eval.report import Choice, Mixed, PathFigures, Report, read_report, write_report
+from pointsman_cli.eval.runner import Answer, scores_of
 from pointsman_cli.eval.statistics import EvalSettings
 from pointsman_cli.gateway_http import open_client
+from pointsman_scoring.metrics import Exact
 
 from tests.cli.eval.conftest import ROWS, Rows, as_trained, refusing
 from tests.gateway.doubles.api_clients import HttpClient
@@ -143,9 +146,72 @@ async def test_auto_on_a_mixed_stream_is_compared_with_fixed_choices(gateway: Ga
     assert found.lost_usd_per_1000 > 0  # the default path searches
 
 
-async def test_a_share_of_a_task_without_rows_is_refused(gateway: Gateway, rows: Rows) -> None:
-    with pytest.raises(UsageError, match="--shares names 'letter', of which there are no rows; there are: triage"):
-        await evaluate(gateway.url, rows(ROWS), Selection(is_mixed=True), terms=replace(TERMS, shares={"letter": 1.0}))
+def mixed_of(tasks: Mapping[str, Mapping[str, Sequence[float]]]) -> Mixed:
+    """Compares the choices by the scores of each task's paths and of `auto`, whose requests of score 0 failed. The
+    default path is "small".
+    """
+    kinds = {"small": "prompt", "searching": "rag", "tuned": "lora"}
+    catalogue = Catalogue("", {}, {name: PathFacts(kind, "", "", "") for name, kind in kinds.items()}, {}, "small", ())
+    plans = {
+        task: TaskPlan(tuple(path for path in scores if path != AUTO), {}, MetricScorer("exact", Exact()), ())
+        for task, scores in tasks.items()
+    }
+    answers = [
+        Answer(f"{task} {row}", task, path, "", score, decided_task=task if path == AUTO and score else "")
+        for task, scores in tasks.items()
+        for path, of_path in scores.items()
+        for row, score in enumerate(of_path)
+    ]
+    return compare_choices(Plan(Dataset(Path(), "", ()), plans, catalogue, True), answers, {}, None, 0.95)
+
+
+def choice_of(mixed: Mixed, name: str) -> Choice:
+    return next(choice for choice in mixed.choices if choice.name == name)
+
+
+def test_a_failed_request_got_no_wrong_task() -> None:
+    mixed = mixed_of({"triage": {"small": [1, 1], AUTO: [1, 0]}})
+    assert (mixed.misrouted, mixed.abstained, mixed.lost_score) == (0, 0, 0)
+    assert choice_of(mixed, "always prompt").auto_difference.mean == -0.5
+
+
+def test_the_rows_of_each_task_are_resampled_independently() -> None:
+    alike = {"small": [1, 0] * 50, AUTO: [1, 1] * 50}
+    score = choice_of(mixed_of({"one": alike, "two": alike}), "always prompt").score
+    assert score.high - score.low == pytest.approx(2 * 1.96 * (0.25 / 200) ** 0.5, rel=0.1)
+
+
+def test_a_few_rows_that_are_all_alike_are_no_certainty() -> None:
+    mixed = mixed_of({"triage": {"small": [0], AUTO: [1]}, "policy": {"small": [0], AUTO: [1]}})
+    auto, small = choice_of(mixed, AUTO), choice_of(mixed, "always prompt")
+    assert auto.score.low == pytest.approx(0.342, abs=0.001)  # Wilson, two rows
+    assert small.auto_difference.mean == 1
+    assert small.auto_difference.low < 0
+    assert (auto.auto_difference.low, auto.auto_difference.high) == (0, 0)
+
+
+def test_the_default_path_answers_tasks_without_a_path_of_the_kind_wherever_it_is_listed() -> None:
+    mixed = mixed_of(
+        {"triage": {"small": [1], "tuned": [0], AUTO: [1]}, "policy": {"searching": [1], "small": [0], AUTO: [1]}}
+    )
+    assert choice_of(mixed, "always rag").score.mean == 1
+
+
+async def test_impossible_choices_of_a_mixed_stream_are_rejected_before_any_request(
+    gateway: Gateway, engine: ScriptedEngine, rows: Rows
+) -> None:
+    same = await evaluate(gateway.url, rows(ROWS), answers="earlier.jsonl")
+    engine.bodies.clear()
+    for shares, chosen_by, says in (
+        ({"letter": 1.0}, None, "--shares names 'letter', of which there are no rows; there are: triage"),
+        ({"triage": 0.0}, None, "--shares must have a share above 0"),
+        ({}, replace(same, sha256="", tasks=()), "--chosen-by has no path of task 'triage'"),
+        ({}, same, "--chosen-by is a report on the same data set"),
+    ):
+        terms = replace(TERMS, shares=shares, chosen_by=chosen_by)
+        with pytest.raises(UsageError, match=says):
+            await evaluate(gateway.url, rows(ROWS), Selection(is_mixed=True), terms=terms)
+    assert engine.bodies == []
 
 
 async def test_the_cache_is_bypassed(neighbours: Neighbours, rows: Rows, tmp_path: Path) -> None:

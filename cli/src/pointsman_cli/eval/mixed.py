@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from pointsman_scoring.intervals import Interval
+from pointsman_scoring.intervals import ROUNDING, Interval, compare
+from pointsman_servicekit.statistics import two_sided_z, wilson_interval
 
-from pointsman_cli.errors import UsageError
+from pointsman_cli.errors import CommandError, UsageError
 from pointsman_cli.eval.plan import AUTO, UNKNOWN, Plan
 from pointsman_cli.eval.report import Choice, Mixed, Report
 from pointsman_cli.eval.runner import Answer
@@ -24,8 +25,9 @@ Column = NDArray[np.float64]
 class _TaskRows:
     """The rows of one task for which every path and `auto` have a score, with these scores."""
 
-    def __init__(self, paths: Sequence[str], kinds: Mapping[str, str], answers: Sequence[Answer]) -> None:
+    def __init__(self, paths: Sequence[str], kinds: Mapping[str, str], default: str, answers: Sequence[Answer]) -> None:
         self.paths, self.kinds = paths, kinds
+        self.default = default if default in paths else paths[-1]
         by_row: dict[str, dict[str, Answer]] = {}
         for answer in answers:
             by_row.setdefault(answer.row, {})[answer.path] = answer
@@ -58,46 +60,58 @@ _Outcome = tuple[Column, Column]
 """The score and the dollars of each row."""
 
 
+def check_choices(plan: Plan, shares: Mapping[str, float], chosen_by: Report | None) -> None:
+    """Raises UsageError if a share names a task without rows, none is above 0, or `chosen_by` cannot choose the paths:
+    it has no path of a task, or is on the same rows.
+    """
+    for name in shares:
+        if name not in plan.tasks:
+            raise UsageError(f"--shares names '{name}', of which there are no rows; there are: {', '.join(plan.tasks)}")
+    if shares and not any(shares.values()):
+        raise UsageError("--shares must have a share above 0")
+    if chosen_by and chosen_by.sha256 == plan.dataset.digest:
+        raise UsageError("--chosen-by is a report on the same data set; choose the paths on other rows")
+    for name, task in plan.tasks.items() if chosen_by else ():
+        if name != UNKNOWN and not set(task.paths) & _known(chosen_by).get(name, {}).keys():
+            raise UsageError(f"--chosen-by has no path of task '{name}'")
+
+
+def _known(report: Report | None) -> dict[str, dict[str, tuple[float, float]]]:
+    """Returns score and dollars by task and path."""
+    tasks = report.tasks if report else ()
+    return {task.task: {path.path: (path.mean, path.cost) for path in task.paths} for task in tasks}
+
+
 def compare_choices(
     plan: Plan, answers: Sequence[Answer], shares: Mapping[str, float], chosen_by: Report | None, confidence: float
 ) -> Mixed:
     """Compares `model: auto` with fixed choices of paths, on a stream of several tasks.
 
     `shares` are the tasks' weights in the stream; if empty, the data set's own. `chosen_by` is a report on other rows,
-    which chooses each task's best path. Raises UsageError if a share names an unknown task, or if `chosen_by` has no
-    path of a task.
+    which chooses each task's best path. Raises CommandError if no row of a task with a share has all scores.
     """
     tasks = {
         name: _TaskRows(
             task.paths,
             {path: plan.catalogue.paths[path].kind for path in task.paths},
+            plan.catalogue.default_path,
             [answer for answer in answers if answer.task == name],
         )
         for name, task in plan.tasks.items()
     }
     tasks = {name: rows for name, rows in tasks.items() if len(rows)}
-    weights = _weights(tasks, shares)
-    known = (
-        {task.task: {path.path: (path.mean, path.cost) for path in task.paths} for task in chosen_by.tasks}
-        if chosen_by
-        else {}
-    )
-    outcomes = {
-        name: {task: choose(task, rows) for task, rows in tasks.items()} for name, choose in _choices(tasks, known)
-    }
+    weights, choices_by_name = _weights(tasks, shares), _choices(tasks, _known(chosen_by))
+    outcomes = {name: {task: choose(task, rows) for task, rows in tasks.items()} for name, choose in choices_by_name}
     means = {name: _resampled(outcome, weights) for name, outcome in outcomes.items()}
     choices = tuple(_choice(name, outcomes, means, weights, confidence) for name in outcomes)
     return Mixed(weights, choices, **_misrouted(tasks, outcomes, weights))
 
 
 def _weights(tasks: Mapping[str, _TaskRows], shares: Mapping[str, float]) -> dict[str, float]:
-    for name in shares:
-        if name not in tasks:
-            raise UsageError(f"--shares names '{name}', of which there are no rows; there are: {', '.join(tasks)}")
     given = {name: shares.get(name, 0.0) if shares else float(len(rows)) for name, rows in tasks.items()}
     total = sum(given.values())
     if total <= 0:
-        raise UsageError("--shares must have a share above 0")
+        raise CommandError("no row has a score of every path and of auto, so there is nothing to compare")
     return {name: weight / total for name, weight in given.items()}
 
 
@@ -110,17 +124,14 @@ def _choices(
 
         def always(task: str, rows: _TaskRows, kind: str = kind) -> _Outcome:
             of_kind = [path for path in rows.paths if rows.kinds[path] == kind]
-            # The last path is the default one, which answers tasks without a path of this kind.
-            return _of_path(rows, of_kind[0] if of_kind else rows.paths[-1])
+            return _of_path(rows, of_kind[0] if of_kind else rows.default)
 
         yield f"always {kind}", always
     if known:
 
         def chosen_before(task: str, rows: _TaskRows) -> _Outcome:
             if task == UNKNOWN:
-                return _of_path(rows, rows.paths[-1])
-            if not set(rows.paths) & known.get(task, {}).keys():
-                raise UsageError(f"--chosen-by has no path of task '{task}'")
+                return _of_path(rows, rows.default)
             return _of_path(rows, rows.best(known[task]))
 
         yield "best path per task, chosen before", chosen_before
@@ -151,8 +162,8 @@ def _oracle(task: str, rows: _TaskRows) -> _Outcome:
 def _resampled(outcome: Mapping[str, _Outcome], weights: Mapping[str, float]) -> Column:
     """Returns bootstrap means of the score over all tasks' rows, stratified by task."""
     means = np.zeros(RESAMPLES)
-    for task, (scores, _) in outcome.items():
-        rng = np.random.default_rng([7, len(task), len(scores)])  # the same rows for every choice
+    for place, (task, (scores, _)) in enumerate(outcome.items()):
+        rng = np.random.default_rng([7, place])  # the same rows for every choice, and others for every task
         means += weights[task] * scores[rng.integers(len(scores), size=(RESAMPLES, len(scores)))].mean(axis=1)
     return means
 
@@ -164,14 +175,17 @@ def _choice(
     weights: Mapping[str, float],
     confidence: float,
 ) -> Choice:
+    """A bootstrap finds no spread in rows that are all alike; their intervals then cover what unseen rows could be."""
     score, usd = (_mean(outcomes[name], weights, which) for which in (0, 1))
     difference = _mean(outcomes[AUTO], weights, 0) - score
-    return Choice(
-        name,
-        _interval(score, means[name], confidence),
-        1000 * usd,
-        _interval(difference, means[AUTO] - means[name], confidence),
-    )
+    auto, own = (np.concatenate([column for column, _ in outcomes[each].values()]) for each in (AUTO, name))
+    of_score = _interval(score, means[name], confidence)
+    if of_score.high - of_score.low < ROUNDING:
+        of_score = Interval(score, *wilson_interval(score, len(own), two_sided_z(confidence)))
+    of_difference = _interval(difference, means[AUTO] - means[name], confidence)
+    if name != AUTO and np.ptp(auto - own) < ROUNDING:
+        of_difference = compare(list(auto), list(own), confidence).difference
+    return Choice(name, of_score, 1000 * usd, of_difference)
 
 
 def _mean(outcome: Mapping[str, _Outcome], weights: Mapping[str, float], which: int) -> float:
@@ -193,7 +207,8 @@ def _misrouted(
     best = outcomes["best path per task, in hindsight"]
     for task, rows in tasks.items():
         decided = np.array(rows.decided())
-        wrong, abstained = decided != task, (decided == UNKNOWN) & (task != UNKNOWN)
+        # A failed request has no task, and is no error of the classifier.
+        wrong, abstained = (decided != task) & (decided != ""), (decided == UNKNOWN) & (task != UNKNOWN)
         auto, other = outcomes[AUTO][task], best[task]
         found["misrouted"] += weights[task] * float(np.mean(wrong & ~abstained))
         found["abstained"] += weights[task] * float(np.mean(abstained))

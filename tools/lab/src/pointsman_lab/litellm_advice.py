@@ -34,7 +34,7 @@ KEY_LIMITS = {
     "max_parallel_requests": "--max-concurrency",
 }
 
-_METRICS = "Prometheus metrics and OpenTelemetry are built in (docs/tracing.md, docs/operations.md)"
+_METRICS = "Prometheus metrics and OpenTelemetry are built in (docs/tracing.md, docs/howto/grafana.md)"
 _REDIS = "set POINTSMAN_GATEWAY_REDIS_URL (docs/resilience.md)"
 _ENGINE_LIMIT = "engines have no limit of their own; a 429 is sent to another engine; limit callers with pointsman keys"
 _FALLBACK = "fallback applies to every failure before the first token, and no list applies to one kind of failure"

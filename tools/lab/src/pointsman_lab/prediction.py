@@ -175,26 +175,31 @@ class Evaluation:
 
 
 def read_evaluation(dataset: Path, answers: Path, task: str) -> Evaluation:
-    """Reads the data set and the answers of `pointsman eval`; leaves out rows that not all paths answered.
+    """Reads the data set and the answers of `pointsman eval`; leaves out rows that not all paths answered. Rows with
+    the same text are one row with their mean scores, so that no row is predicted by its copies.
 
     Raises ConfigError.
     """
-    texts = {str(row.get("id", number)): str(_question(row)) for number, row in _objects(dataset)}
+    ids: dict[str, list[str]] = {}
+    for number, row in _objects(dataset):
+        ids.setdefault(str(_question(row)), []).append(str(row.get("id", number)))
     scores: dict[str, dict[str, float]] = {}
     costs: dict[str, list[float]] = {}
     for _, answer in _objects(answers):
-        if answer.get("task") == task and answer.get("score") is not None and answer.get("path") != "auto":
+        is_scored = answer.get("outcome") == "ok" and answer["score"] is not None
+        if is_scored and answer["task"] == task and answer["path"] != "auto":
             scores.setdefault(answer["path"], {})[str(answer["row"])] = float(answer["score"])
             costs.setdefault(answer["path"], []).append(sum(answer["cost_parts_usd"].values()))
     if len(scores) < 2:
         raise ConfigError(f"{answers} has answers of {len(scores)} paths to task '{task}'; two or more are compared")
-    rows = [row for row in texts if all(row in of_path for of_path in scores.values())]
+    answered = set.intersection(*map(set, scores.values()))
+    rows = {text: both for text, same in ids.items() if (both := [row for row in same if row in answered])}
     if len(rows) < MIN_ROWS:
         raise ConfigError(f"all paths answered {len(rows)} rows of task '{task}'; {MIN_ROWS} are needed to learn from")
     return Evaluation(
-        [texts[row] for row in rows],
+        list(rows),
         tuple(scores),
-        np.array([[of_path[row] for of_path in scores.values()] for row in rows]),
+        np.array([[np.mean([of_path[row] for row in same]) for of_path in scores.values()] for same in rows.values()]),
         np.array([np.mean(usd) for usd in costs.values()]),
     )
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from pointsman_gateway.domain import AUTO, UNKNOWN, Labels, Message, Path, Request, Sampling
 from pointsman_gateway.request_log import redis_schema
 from pointsman_gateway.request_log.entry import VERSION
-from pointsman_gateway.request_log.evidence import Counts, EvidenceKey, EvidenceStore, from_fields
+from pointsman_gateway.request_log.evidence import ANSWERS, Counts, EvidenceKey, EvidenceStore, from_fields
 from pointsman_gateway.request_log.redis_schema import last_days
 from pointsman_servicekit.errors import InvalidArgument, Unavailable
 from pointsman_servicekit.keys import redis_layout
@@ -198,12 +198,14 @@ async def read_evidence(log: RequestLog, days: int) -> EvidenceStore:
     """Reads the ratings and costs of paths that the gateways counted in the last `days`.
 
     Which adapter version an alias points to is not known offline, so the version that answered most recently along a
-    path is taken as its current one.
+    path is taken as its current one. If none has answered, the one that was evaluated most recently is taken.
     """
-    store, versions = EvidenceStore(days), dict[tuple[str, str], str]()
+    store, versions, evaluated = EvidenceStore(days), dict[tuple[str, str], str](), dict[tuple[str, str], str]()
     for day, counts in (await log.evidence(last_days(days)[::-1])).items():
         store.read(day, counts)
-        versions |= {(key.path, key.fingerprint): key.version for key in counts}
+        for key, sums in counts.items():
+            (versions if ANSWERS in sums else evaluated)[key.path, key.fingerprint] = key.version
+    versions = evaluated | versions
 
     def version_of(path: Path) -> str:
         return versions.get((path.name, path.fingerprint), "")

@@ -274,7 +274,7 @@ async def open_shadowing(
 
     async def settle() -> None:
         await budget.settle()
-        await store.write(feedback.score_by_earlier_feedback)
+        await store.write(feedback.score_by_stored_feedback)
 
     schedule = Schedule(SETTLE_INTERVAL_S)
     with suppress(Unavailable):

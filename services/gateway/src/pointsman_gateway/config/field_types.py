@@ -39,7 +39,7 @@ def must_be_known(what: str, name: str, known: Collection[str]) -> None:
     if name not in known:
         similar = get_close_matches(name, known, 1, MIN_SIMILARITY)
         hint = f"did you mean '{similar[0]}'? " if similar else ""
-        raise ConfigError(f"{what} '{name}'; {hint}known: {', '.join(sorted(known))}")
+        raise ConfigError(f"{what} '{name}'; {hint}known: {', '.join(sorted(known)) or 'none'}")
 
 
 MAX_TEMPERATURE = 2.0

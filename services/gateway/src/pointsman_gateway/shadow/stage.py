@@ -168,7 +168,7 @@ class ScoringFeedback:
         stored: RequestLogReader,
         settings: ShadowSettings,
     ) -> None:
-        """Takes `stored`, which finds feedback that arrived before the pair."""
+        """Takes `stored`, which finds the feedback on a decision."""
         self._inner = inner
         self._pairs = pairs
         self._scorer = scorer
@@ -177,14 +177,13 @@ class ScoringFeedback:
 
     async def take(self, feedback: Feedback) -> Stored:
         stored = await self._inner.take(feedback)
-        if feedback.right_answer:
-            await self._score(decision_id_of(feedback), feedback.right_answer, feedback.rating is not None)
-        if self._settings.judges and (feedback.right_answer or feedback.rating is not None):
-            await self._compare(decision_id_of(feedback), feedback.rating, feedback.right_answer)
+        if feedback.right_answer or (self._settings.judges and feedback.rating is not None):
+            with suppress(Unavailable):
+                await self.score_by_stored_feedback(decision_id_of(feedback))
         return stored
 
-    async def score_by_earlier_feedback(self, decision_id: str) -> None:
-        """Scores a stored pair by feedback that arrived before it. Raises Unavailable."""
+    async def score_by_stored_feedback(self, decision_id: str) -> None:
+        """Scores a stored pair by all feedback on its decision so far. Raises Unavailable."""
         with suppress(NotFound):  # the decision itself is not written yet
             given = (await self._stored.find(decision_id)).feedback
             rating = float(given["rating"]) if "rating" in given else None

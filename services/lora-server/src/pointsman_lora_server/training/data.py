@@ -164,7 +164,7 @@ def draw_prompts(keys: Sequence[Key], share: float, seed: int) -> Set[Key]:
         return frozenset()
     prompts = list(dict.fromkeys(keys))
     if len(prompts) < 2:
-        raise DataError("a single prompt cannot be split; add rows with other prompts, or use --heldout-share 0")
+        raise DataError("a single prompt cannot be split; add rows with other prompts, or name some with --eval-data")
     count = min(max(1, round(len(prompts) * share)), len(prompts) - 1)
     return frozenset(random.Random(seed).sample(prompts, count))
 

@@ -125,7 +125,7 @@ def build_dataset(
     for note in encoded.notes:
         warn(note)
     if not encoded.training:
-        raise DataError(f"no training rows are left: all have more tokens than --max-tokens {recipe.max_tokens}")
+        raise DataError(f"no training rows are left: all have more than {recipe.max_tokens} tokens")
     sources = {example.source for example in encoded.examples}
     return Dataset(
         training=encoded.training,
