@@ -3,7 +3,10 @@
 import base64
 import hashlib
 import secrets
+import sys
+import threading
 from collections.abc import AsyncIterator
+from importlib.abc import MetaPathFinder
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -19,6 +22,8 @@ from tests.gateway.test_api_keys import over_grpc, over_http
 
 OURS = {"x-pointsman-console": "1"}
 LOGIN = "/console/api/login"
+TOKENS = "pointsman_gateway.tenancy.tokens"
+"""The module that imports PyJWT, cryptography and httpx."""
 
 
 @pytest.fixture
@@ -165,6 +170,31 @@ async def test_the_login_follows_the_configuration(
     with pytest.raises(Unauthenticated) as told:
         await over_http(guarded, token)
     assert told.value.code == "unknown_key"
+
+
+async def test_a_reload_that_adds_single_sign_on_imports_its_libraries_in_a_thread(
+    neighbours: Neighbours, valkey: Valkey, issuer: FakeIssuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The import takes 0.2 s, for which the event loop would answer nothing."""
+    threads: list[threading.Thread] = []
+
+    class Observer(MetaPathFinder):
+        def find_spec(self, name: str, path: Any, target: Any = None) -> None:
+            if name == TOKENS:
+                threads.append(threading.current_thread())
+
+    del neighbours.config.paths["triage_few_shot"]
+    neighbours.config.tasks = {}
+    neighbours.settings |= {"auth": "on", "redis_url": valkey.url, "reload_seconds": 0.05}
+    await neighbours.ready()
+    async with neighbours.gateway() as gateway:
+        monkeypatch.delitem(sys.modules, TOKENS, raising=False)
+        monkeypatch.setattr(sys, "meta_path", [Observer(), *sys.meta_path])
+        neighbours.config.access = access(issuer)
+        neighbours.config.write()
+        await until(lambda: gateway.components.tenancy.single_sign_on)
+    assert threads
+    assert threading.main_thread() not in threads
 
 
 async def test_a_confidential_client_shows_its_secret(

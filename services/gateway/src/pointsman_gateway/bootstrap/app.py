@@ -243,13 +243,13 @@ class _SnapshotBuilder:
         """Builds the stages, waiting up to `engine_wait_seconds` for new engines' first report; raises ConfigError."""
         if any(engine.uses_litellm for engine in config.models.engines.values()):
             await asyncio.to_thread(load_litellm)
+        client_secret = await asyncio.to_thread(check_single_sign_on, config.access.single_sign_on)
         loaded = await asyncio.to_thread(self._models.get, config)
         engines = await self._discovery.engines(config.models, engine_wait_seconds)
         stages = self._tracing.stages(build_stages(config, loaded, engines, self._dependencies))
         embeddings = build_embeddings(config, loaded, self._embeddings)
         paths = tuple(to_path(name, path, config) for name, path in config.paths.paths.items())
         models, catalog = NamedModels(config, engines), to_catalog(config)
-        client_secret = check_single_sign_on(config.access.single_sign_on)
         # Everything that can fail is done. From here on the shared components follow the new configuration.
         self._active = config
         self._discovery.activate(engines, config.models)

@@ -102,7 +102,7 @@ def build_api(dependencies: HttpDependencies) -> FastAPI:
     app = FastAPI(
         title="Pointsman",
         summary="Prompt it, look it up, or hand it to an adapter.",
-        openapi_url=None if dependencies.has_metrics_port else "/openapi.json",
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
     )
@@ -128,6 +128,7 @@ def build_api(dependencies: HttpDependencies) -> FastAPI:
     if not dependencies.has_metrics_port:
         app.get("/metrics")(routes.metrics)
         app.get("/docs", include_in_schema=False)(routes.docs)
+        app.add_route("/openapi.json", routes.schema, include_in_schema=False)  # FastAPI's would build it in the loop
     add_admin_api(app)
     if dependencies.console is not None:
         add_console(app)
@@ -140,7 +141,8 @@ def build_metrics_app(dependencies: HttpDependencies) -> ASGIApp:
     """Returns an application with metrics, schema and health checks alone, for a port that API clients cannot reach."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     app.state.dependencies = dependencies
-    app.state.schema = build_api(dependencies).openapi()
+    document = build_api(dependencies).openapi()
+    app.openapi = lambda: document  # type: ignore[method-assign]  # the way that FastAPI documents
     app.get("/healthz")(routes.live)
     app.get("/readyz")(routes.ready)
     app.get("/metrics")(routes.metrics)

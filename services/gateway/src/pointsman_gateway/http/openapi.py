@@ -4,6 +4,7 @@
 """
 
 from importlib.resources import files
+from threading import Lock
 from typing import Any
 
 import yaml
@@ -36,11 +37,14 @@ RETRY_AFTER: Schema = {"retry-after": {"description": "seconds", "schema": STRIN
 def describe_answers(app: FastAPI) -> None:
     """Makes `app` document the answers of all its routes, including routes that are added later."""
 
+    building = Lock()
+
     def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            document = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
-            app.openapi_schema = _described(document)
-        return app.openapi_schema
+        with building:  # requests call it in threads: one builds the document, and the others wait
+            if app.openapi_schema is None:
+                document = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
+                app.openapi_schema = _described(document)
+            return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]  # the way that FastAPI documents
 
