@@ -3,7 +3,6 @@
 If an event can be sent to clients unchanged, its chunk also holds the original bytes.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -45,7 +44,7 @@ BRACKETS_PER_EVENT = 8
 """Objects and lists of an event that is not deep."""
 
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
+_TOO_MANY_OPEN = b"[" * (MAX_EVENT_DEPTH + 2)
 _AS_LISTS = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 _BEFORE_TEXT = b'"delta":{"content":'
@@ -273,8 +272,11 @@ def is_deep(data: bytes, events: int) -> bool:
     """Returns whether the JSON of so many events has more than `MAX_EVENT_DEPTH` levels, in linear time."""
     if data.count(b"[") + data.count(b"{") <= MAX_EVENT_DEPTH + BRACKETS_PER_EVENT * events:
         return False
-    brackets = _STRING.sub(b"", data).translate(_AS_LISTS, _NO_BRACKETS)
+    outside_strings = data.replace(rb"\\", b"").replace(rb"\"", b"").split(b'"')[::2]
+    brackets = b"".join(outside_strings).translate(_AS_LISTS, _NO_BRACKETS)
     for _ in range(MAX_EVENT_DEPTH + 1):  # in addition to the list of events
+        if _TOO_MANY_OPEN in brackets:
+            return True
         brackets = brackets.replace(b"[]", b"")
     return bool(brackets)
 
