@@ -45,6 +45,8 @@ BRACKETS_PER_EVENT = 8
 
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _TOO_MANY_OPEN = b"[" * (MAX_EVENT_DEPTH + 2)
+_BEGINNING_BYTES = 64 * 1024
+"""They are checked first, since a deep event is mostly deep from its beginning."""
 _AS_LISTS = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 _BEFORE_TEXT = b'"delta":{"content":'
@@ -272,13 +274,20 @@ def is_deep(data: bytes, events: int) -> bool:
     """Returns whether the JSON of so many events has more than `MAX_EVENT_DEPTH` levels, in linear time."""
     if data.count(b"[") + data.count(b"{") <= MAX_EVENT_DEPTH + BRACKETS_PER_EVENT * events:
         return False
-    outside_strings = data.replace(rb"\\", b"").replace(rb"\"", b"").split(b'"')[::2]
-    brackets = b"".join(outside_strings).translate(_AS_LISTS, _NO_BRACKETS)
+    if _TOO_MANY_OPEN in _brackets(data[:_BEGINNING_BYTES]):
+        return True
+    brackets = _brackets(data)
     for _ in range(MAX_EVENT_DEPTH + 1):  # in addition to the list of events
         if _TOO_MANY_OPEN in brackets:
             return True
         brackets = brackets.replace(b"[]", b"")
     return bool(brackets)
+
+
+def _brackets(data: bytes) -> bytes:
+    """Returns the brackets outside strings, with braces as brackets; `data` may end anywhere."""
+    outside_strings = data.replace(rb"\\", b"").replace(rb"\"", b"").split(b'"')[::2]
+    return b"".join(outside_strings).translate(_AS_LISTS, _NO_BRACKETS)
 
 
 def _to_usage(usage: UsageFields, metrics: Any) -> Usage:
