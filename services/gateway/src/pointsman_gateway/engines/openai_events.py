@@ -5,6 +5,7 @@ If an event can be sent to clients unchanged, its chunk also holds the original 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import msgspec
@@ -44,10 +45,8 @@ BRACKETS_PER_EVENT = 8
 """Objects and lists of an event that is not deep."""
 
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-_TOO_MANY_OPEN = b"[" * (MAX_EVENT_DEPTH + 2)
-_BEGINNING_BYTES = 64 * 1024
-"""They are checked first, since a deep event is mostly deep from its beginning."""
-_AS_LISTS = bytes.maketrans(b"{}", b"[]")
+_LEVELS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
+"""Brackets as what they add to the depth, 1 and -1 as signed bytes."""
 _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 _BEFORE_TEXT = b'"delta":{"content":'
 _ANY_TEXT = b'"?"'
@@ -274,20 +273,9 @@ def is_deep(data: bytes, events: int) -> bool:
     """Returns whether the JSON of so many events has more than `MAX_EVENT_DEPTH` levels, in linear time."""
     if data.count(b"[") + data.count(b"{") <= MAX_EVENT_DEPTH + BRACKETS_PER_EVENT * events:
         return False
-    if _TOO_MANY_OPEN in _brackets(data[:_BEGINNING_BYTES]):
-        return True
-    brackets = _brackets(data)
-    for _ in range(MAX_EVENT_DEPTH + 1):  # in addition to the list of events
-        if _TOO_MANY_OPEN in brackets:
-            return True
-        brackets = brackets.replace(b"[]", b"")
-    return bool(brackets)
-
-
-def _brackets(data: bytes) -> bytes:
-    """Returns the brackets outside strings, with braces as brackets; `data` may end anywhere."""
     outside_strings = data.replace(rb"\\", b"").replace(rb"\"", b"").split(b'"')[::2]
-    return b"".join(outside_strings).translate(_AS_LISTS, _NO_BRACKETS)
+    steps = b"".join(outside_strings).translate(_LEVELS, _NO_BRACKETS)
+    return max(accumulate(memoryview(steps).cast("b")), default=0) > MAX_EVENT_DEPTH + 1  # and the list of events
 
 
 def _to_usage(usage: UsageFields, metrics: Any) -> Usage:
