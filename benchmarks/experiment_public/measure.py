@@ -97,7 +97,9 @@ def _ask(cell: Cell, test: Sequence[Row], example: Path, setting: Setting) -> Pa
 
 # Measured on two cores without a GPU, with SmolLM2-135M.
 _TRAINED, _READ, _GENERATED = 450.0, 280.0, 138.0
-"""Tokens per second in training, of prompts that are not cached, and of 16 answers at once."""
+"""Tokens per second in training, of prompts that are not cached, and of answers, for 16 requests at once. With more at
+once it is faster, so the estimates are high.
+"""
 _START_MINUTES = 1.0
 _TEXT = {"clinc150": 36, "snips": 36, "xquad": 40}
 _OUTPUT = {"clinc150": 5, "snips": 42, "xquad": 6}

@@ -240,7 +240,7 @@ async def test_a_base_url_can_be_tested_with_head(http: httpx.AsyncClient) -> No
 
 
 async def test_the_schema_is_built_outside_the_event_loop() -> None:
-    """It takes 0.2 s, and needs no key."""
+    """Building it takes 0.2 s, and anybody may request it without a key."""
     dependencies: Any = SimpleNamespace(has_metrics_port=False, console=None)
     api, threads = build_api(dependencies), list[threading.Thread]()
     build = api.openapi

@@ -109,10 +109,11 @@ def warm(target: Addresses) -> None:
 
 
 def assert_costs_next_to_nothing(target: Addresses, body: bytes, path: str, *headers: str) -> None:
-    """At most 5 ms of CPU time, and no memory for the body, in the best of five attempts.
+    """Asserts that refusing a request takes at most 5 ms of CPU time and no memory for its body, in the best of five
+    attempts.
 
-    The gateway reads the body and drops it, so that the client can read the answer. The limit is higher if this machine
-    is so busy that receiving alone takes that long. Memory is compared with that of the ten requests before.
+    The gateway reads the body and drops it, so that the client can read the answer. Where receiving the bytes alone
+    takes about that long, because the machine is busy, the limit is three times as long and 2 ms.
     """
     times, costs = 10, []
     for _ in range(5):

@@ -200,8 +200,10 @@ def _interval(mean: float, resampled: Column, confidence: float) -> Interval:
 def _misrouted(
     tasks: Mapping[str, _TaskRows], outcomes: Mapping[str, Mapping[str, _Outcome]], weights: Mapping[str, float]
 ) -> dict[str, float]:
-    """Returns the weighted share of rows that got a wrong task, the share that got no task, and the score and cost
-    that both lost against the best path of the right task.
+    """Returns what wrong decisions of the classifier cost, weighted by the tasks' shares of the stream.
+
+    "misrouted" is the share of rows that were assigned to a wrong task, and "abstained" the share of those assigned to
+    none. The other two values are the score and the dollars that both lose against the best path of the right task.
     """
     found = dict.fromkeys(("misrouted", "abstained", "lost_score", "lost_usd_per_1000"), 0.0)
     best = outcomes["best path per task, in hindsight"]

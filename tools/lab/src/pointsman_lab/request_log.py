@@ -78,7 +78,7 @@ class TaskCorrection:
 
 @dataclass(slots=True)
 class RatedRequest:
-    """A request of which answers of one or more paths have a rating."""
+    """A request and the ratings of its answers, of which each path can have given one."""
 
     ratings: dict[EvidenceKey, float] = field(default_factory=dict)
     """From 0 to 1."""

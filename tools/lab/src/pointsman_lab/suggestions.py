@@ -35,7 +35,7 @@ MISTAKES_PER_CONFUSION = 3
 
 @dataclass(frozen=True, slots=True)
 class Confusion:
-    """Examples of one task that the classifier assigns to another one if it is trained without them."""
+    """Examples of one task that a classifier trained without them assigns to another task."""
 
     task: str
     predicted: str

@@ -142,7 +142,9 @@ def _model_names(request: Request) -> Sequence[str]:
 
 
 def _created(request: Request) -> int:
-    """Returns when the configuration was loaded, in Unix seconds; the models' own dates are unknown."""
+    """Returns when the configuration was loaded, in Unix seconds. It stands for the date of each model, which is
+    unknown.
+    """
     return int(dependencies_of(request).configuration.status.loaded_unix)
 
 

@@ -39,7 +39,9 @@ class PathCosts(Protocol):
     """Estimates the cost of requests on a path."""
 
     def picodollars(self, path: Path, requests: int, tokens: int) -> float | None:
-        """Estimates the cost of requests on the path; None if nothing is known about it."""
+        """Estimates the cost, in 1e-12 dollars, of `requests` requests on the path, whose own texts have `tokens`
+        tokens together. None before the path's first answer, or if the price is unknown.
+        """
         ...
 
     def is_priced(self, path: Path) -> bool:

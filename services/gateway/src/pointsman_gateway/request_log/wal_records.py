@@ -178,7 +178,7 @@ def to_line(record: Record) -> bytes:
 
 
 def from_line(line: bytes) -> Record:
-    """Decodes a line to a record; raises ValueError."""
+    """Decodes a line of the write-ahead log. Raises ValueError if it is not a record."""
     record: Record = _decode(line)  # msgspec before 0.23 declares no type
     return record
 
@@ -244,7 +244,11 @@ def undecided_record(offset: int, unix_seconds: float, receipt: UndecidedReceipt
 
 
 class RequestLogMetrics:
-    """The request log's metrics; known labels are created at once, since `rate` would miss a series' first event."""
+    """The metrics of the request log.
+
+    Series with known labels exist from the start, because Prometheus' `rate` does not count the first event of a new
+    series.
+    """
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.entries = Counter(

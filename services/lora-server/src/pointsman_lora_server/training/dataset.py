@@ -62,8 +62,8 @@ def open_base(folder: Path) -> BaseFolder:
 
 
 def _end_of_turn(tokenizer: Any) -> int:
-    """Returns the first special token after an answer in the chat template, else the end of sequence. The two differ in
-    some models (Gemma, Phi-3).
+    """Returns the token that ends an answer: the first special token after it in the chat template, or else the
+    tokenizer's end of sequence. In some models (Gemma, Phi-3) these are different tokens.
     """
     answer = "ANSWER"
     turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": answer}]
