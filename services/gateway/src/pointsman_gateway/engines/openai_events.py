@@ -45,6 +45,7 @@ BRACKETS_PER_EVENT = 8
 """Objects and lists of an event that is not deep."""
 
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+_BEGINNING_BYTES = 64 * 1024
 _LEVELS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 """Brackets as what they add to the depth, 1 and -1 as signed bytes."""
 _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
@@ -273,9 +274,15 @@ def is_deep(data: bytes, events: int) -> bool:
     """Returns whether the JSON of so many events has more than `MAX_EVENT_DEPTH` levels, in linear time."""
     if data.count(b"[") + data.count(b"{") <= MAX_EVENT_DEPTH + BRACKETS_PER_EVENT * events:
         return False
+    # The beginning first, since a hostile event is mostly deep from there.
+    return any(_depth(part) > MAX_EVENT_DEPTH + 1 for part in (data[:_BEGINNING_BYTES], data))  # and the list of events
+
+
+def _depth(data: bytes) -> int:
+    """Returns the number of levels of JSON that may end anywhere."""
     outside_strings = data.replace(rb"\\", b"").replace(rb"\"", b"").split(b'"')[::2]
     steps = b"".join(outside_strings).translate(_LEVELS, _NO_BRACKETS)
-    return max(accumulate(memoryview(steps).cast("b")), default=0) > MAX_EVENT_DEPTH + 1  # and the list of events
+    return max(accumulate(memoryview(steps).cast("b")), default=0)
 
 
 def _to_usage(usage: UsageFields, metrics: Any) -> Usage:
