@@ -8,6 +8,7 @@ import openai
 import pytest
 from pointsman_gateway.domain import Chunk, Usage
 from pointsman_gateway.engines.openai_events import EventReader
+from pointsman_gateway.engines.openai_schema import is_deep
 from pointsman_gateway.http.openai.chat_encoder import ChatEncoder
 
 from tests.gateway.doubles import openai_shapes as shapes
@@ -145,3 +146,18 @@ async def test_an_answer_that_cannot_be_encoded_is_an_internal_error(
     assert got.status_code == (200 if stream else 500)
     assert '"code":"internal"' in got.text
     assert (await http.post("/v1/chat/completions", json=asked)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"[" * 66 + b"]" * 66 + b"[]" * 99, True),
+        (b"[" * 65 + b"]" * 65 + b"[]" * 99, False),
+        (b'{"a":' * 66 + b"1" + b"}" * 66 + b"[]" * 99, True),
+        (b'["' + b"[" * 99 + b'\\"[\\\\"]' + b"[]" * 99, False),
+        (b"[" + b'"a",' * 50_000 + b"[" * 99, True),
+    ],
+    ids=["too deep", "as deep as allowed", "objects", "brackets in a text", "deep after a long beginning"],
+)
+def test_levels_are_counted_outside_texts(data: bytes, expected: bool) -> None:
+    assert is_deep(data, events=1) is expected

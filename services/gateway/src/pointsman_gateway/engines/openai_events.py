@@ -5,13 +5,14 @@ If an event can be sent to clients unchanged, its chunk also holds the original 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any
 
 import msgspec
 
 from pointsman_gateway.domain import Chunk, Chunks, EngineSeconds, Usage
 from pointsman_gateway.engines.openai_schema import (
+    MAX_EVENT_DEPTH,
+    MAX_FLAT_BYTES,
     AnyChoice,
     AnyEvent,
     Choice,
@@ -25,6 +26,7 @@ from pointsman_gateway.engines.openai_schema import (
     decode_event,
     decode_events,
     decode_texts,
+    is_deep,
 )
 
 BEGIN, END = b"data: ", b"\n\n"
@@ -37,18 +39,7 @@ CLOSING_EVENTS = 3
 MAX_TEMPLATES = 3
 """Attempts to learn a template in one stream; without success its events differ in more than their text."""
 
-MAX_EVENT_DEPTH = 64
-"""Levels of objects and lists within each other."""
-MAX_FLAT_BYTES = 512
-"""The depth of shorter data need not be checked."""
-BRACKETS_PER_EVENT = 8
-"""Objects and lists of an event that is not deep."""
-
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-_BEGINNING_BYTES = 64 * 1024
-_LEVELS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
-"""Brackets as what they add to the depth, 1 and -1 as signed bytes."""
-_NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 _BEFORE_TEXT = b'"delta":{"content":'
 _ANY_TEXT = b'"?"'
 _decode_text = msgspec.json.Decoder(str).decode
@@ -268,21 +259,6 @@ class EventReader:
                 is_unchanged = False
         if content or choice.finish_reason or extra:
             chunks.append(Chunk(index, content, choice.finish_reason, extra, None, raw if is_unchanged else b""))
-
-
-def is_deep(data: bytes, events: int) -> bool:
-    """Returns whether the JSON of so many events has more than `MAX_EVENT_DEPTH` levels, in linear time."""
-    if data.count(b"[") + data.count(b"{") <= MAX_EVENT_DEPTH + BRACKETS_PER_EVENT * events:
-        return False
-    # The beginning first, since a hostile event is mostly deep from there.
-    return any(_depth(part) > MAX_EVENT_DEPTH + 1 for part in (data[:_BEGINNING_BYTES], data))  # and the list of events
-
-
-def _depth(data: bytes) -> int:
-    """Returns the number of levels of JSON that may end anywhere."""
-    outside_strings = data.replace(rb"\\", b"").replace(rb"\"", b"").split(b'"')[::2]
-    steps = b"".join(outside_strings).translate(_LEVELS, _NO_BRACKETS)
-    return max(accumulate(memoryview(steps).cast("b")), default=0)
 
 
 def _to_usage(usage: UsageFields, metrics: Any) -> Usage:

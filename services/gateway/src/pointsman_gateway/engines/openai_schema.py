@@ -6,9 +6,22 @@ Engines differ in tool calls, content in parts and log-probabilities. After `Del
 import json
 import re
 from collections.abc import Mapping
+from itertools import accumulate
 from typing import Annotated, Any, Literal
 
 import msgspec
+
+MAX_EVENT_DEPTH = 64
+"""Levels of objects and lists within each other."""
+MAX_FLAT_BYTES = 512
+"""The depth of shorter data need not be checked."""
+BRACKETS_PER_EVENT = 8
+"""Objects and lists of an event that is not deep."""
+
+_BEGINNING_BYTES = 64 * 1024
+_LEVELS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
+"""Brackets as what they add to the depth, 1 and -1 as signed bytes."""
+_NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 
 Count = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
 
@@ -239,3 +252,19 @@ def _normalize_function(function: Any) -> dict[str, Any]:
     if not all(isinstance(normalized.get(key), str | None) for key in ("name", "arguments")):
         raise UnreadableDelta("a called function's name and arguments are no texts")
     return normalized
+
+
+def is_deep(data: bytes, events: int) -> bool:
+    """Returns whether the JSON of so many events has more than `MAX_EVENT_DEPTH` levels, in linear time."""
+    if data.count(b"[") + data.count(b"{") <= MAX_EVENT_DEPTH + BRACKETS_PER_EVENT * events:
+        return False
+    levels = MAX_EVENT_DEPTH + 1  # the events are in a list
+    # The beginning is checked first, since most events that are too deep are so from there.
+    return any(_depth(part) > levels for part in (data[:_BEGINNING_BYTES], data))
+
+
+def _depth(data: bytes) -> int:
+    """Returns the number of levels of objects and lists in JSON that may be cut off."""
+    outside_strings = data.replace(rb"\\", b"").replace(rb"\"", b"").split(b'"')[::2]
+    steps = b"".join(outside_strings).translate(_LEVELS, _NO_BRACKETS)
+    return max(accumulate(memoryview(steps).cast("b")), default=0)
