@@ -11,18 +11,27 @@ committed. All requests have temperature 0.
 """
 
 import argparse
+import math
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 
 from benchmarks.experiment.folder import ROOT
 from benchmarks.experiment_public import mixed, page
 from benchmarks.experiment_public.cells import SETS, Cell, all_cells
 from benchmarks.experiment_public.folder import BASE_MODEL, Model
-from benchmarks.experiment_public.measure import RESULTS, Setting, estimated_minutes, run_cell, state
+from benchmarks.experiment_public.measure import (
+    RESULTS,
+    Setting,
+    can_run_together,
+    estimated_minutes,
+    run_together,
+    state,
+)
 from benchmarks.experiment_public.sets import PublicSet
 from benchmarks.gateway_load.machine import CannotMeasure
 
@@ -121,17 +130,24 @@ def print_cells(cells: Sequence[Cell], sets: Mapping[str, PublicSet], setting: S
 
 
 def run(cells: Sequence[Cell], sets: Mapping[str, PublicSet], setting: Setting, minutes: float | None) -> None:
-    started = time.monotonic()
-    for cell in cells:
-        if minutes is not None and time.monotonic() - started >= 60 * minutes:
-            print(f"stopped after {minutes:g} minutes; the same command continues with {cell}")
+    begun = time.monotonic()
+    ends = math.inf if minutes is None else begun + 60 * minutes
+    left = [cell for cell in cells if state(cell, sets[cell.set], setting) != "done"]
+    while left:
+        if begun >= ends:
+            print(f"stopped after {minutes:g} minutes; the same command continues with {left[0]}")
             return
-        if state(cell, sets[cell.set], setting) != "done":
-            begun = time.monotonic()
-            run_cell(cell, sets[cell.set], setting)
-            summary = setting.results.summary(cell)
-            assert summary
-            print(f"{cell}: {summary.score.mean:.3f} in {time.monotonic() - begun:.0f} s", flush=True)
+        first, *others = left
+        group = [first, *(cell for cell in others if can_run_together(cell, first, setting))]
+        with closing(run_together(group, sets[first.set], setting)) as finished:
+            for cell in finished:
+                left.remove(cell)
+                summary, now = setting.results.summary(cell), time.monotonic()
+                assert summary
+                print(f"{cell}: {summary.score.mean:.3f} in {now - begun:.0f} s", flush=True)
+                begun = now
+                if begun >= ends:
+                    break
 
 
 if __name__ == "__main__":

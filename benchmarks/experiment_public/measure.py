@@ -1,6 +1,6 @@
 """Runs cells: trains what is missing, starts the services, sends the test rows, and stores the answers."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -45,17 +45,31 @@ class Setting:
         return replace(public, test=public.test[: self.limit])
 
 
-def run_cell(cell: Cell, public: PublicSet, setting: Setting) -> None:
-    """Runs a cell to its end, or continues it. Raises CannotMeasure or CalledProcessError."""
-    training = None
-    if cell.is_baseline:
-        answers = baselines.answer(cell, public, public.test)
-    else:
-        adapter = adapter_of(cell.adapter, public, setting) if cell.is_trained else None
-        training = training_facts(adapter) if adapter else None
-        example = write_folder(setting.work / "example", {cell: adapter}, {cell.set: public}, setting.model)
-        answers = read_answers(_ask(cell, public.test, example, setting))
-    setting.results.write(cell, public.test, answers, training)
+def run_together(cells: Sequence[Cell], public: PublicSet, setting: Setting) -> Generator[Cell, None, None]:
+    """Runs cells that `can_run_together` to their end, or continues them, with one start of the services; yields each
+    one when its results are stored. Raises CannotMeasure or CalledProcessError.
+    """
+    if cells[0].is_baseline:
+        for cell in cells:
+            setting.results.write(cell, public.test, baselines.answer(cell, public, public.test), None)
+            yield cell
+        return
+    adapters = {cell: adapter_of(cell.adapter, public, setting) if cell.is_trained else None for cell in cells}
+    example = write_folder(setting.work / "example", adapters, {cells[0].set: public}, setting.model)
+    with run_services(example, setting.work / "home") as url:
+        for cell, adapter in adapters.items():
+            answers = read_answers(_ask(cell, public.test, url, setting))
+            setting.results.write(cell, public.test, answers, training_facts(adapter) if adapter else None)
+            yield cell
+
+
+def can_run_together(cell: Cell, first: Cell, setting: Setting) -> bool:
+    """Returns whether the services that `first` needs can also answer for `cell`, without another training.
+
+    Prompts show the examples of one draw only, and an adapter has one name for all numbers of rows and seeds.
+    """
+    same = [(each.set, each.rows, each.seed, each.is_baseline) for each in (cell, first)]
+    return same[0] == same[1] and (not cell.is_trained or is_trained(cell, setting))
 
 
 def adapter_of(cell: Cell, public: PublicSet, setting: Setting) -> Path:
@@ -82,16 +96,15 @@ def _passages(cell: Cell, public: PublicSet, example: Path, setting: Setting) ->
         return search_passages(setting.work / "home", rows)
 
 
-def _ask(cell: Cell, test: Sequence[Row], example: Path, setting: Setting) -> Path:
+def _ask(cell: Cell, test: Sequence[Row], url: str, setting: Setting) -> Path:
     """Sends the test rows through the running gateway; returns the file of answers."""
     rows = [{key: row[key] for key in ("id", "text", "output")} for row in test]
     dataset = write_rows(rows, setting.work / "data" / f"{cell.set}-test.jsonl")
     answers = setting.work / "answers" / f"{cell}.jsonl"
-    with run_services(example, setting.work / "home") as url:
-        evaluate(
-            dataset, url, setting.work / "home", answers, "--task", cell.set, "--paths", cell.path_name,
-            "--concurrency", str(CONCURRENCY), "--examples", "0",
-        )  # fmt: skip
+    evaluate(
+        dataset, url, setting.work / "home", answers, "--task", cell.set, "--paths", cell.path_name,
+        "--concurrency", str(CONCURRENCY), "--examples", "0",
+    )  # fmt: skip
     return answers
 
 

@@ -284,6 +284,21 @@ def test_cells_that_are_done_are_not_repeated_and_a_run_stops_after_its_minutes(
     assert capsys.readouterr().out.count("done") == 4
 
 
+def test_cells_share_a_start_of_the_services_unless_examples_differ_or_an_adapter_is_missing(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure, "WORK", tmp_path)
+    setting, first = Setting(data, folder.Model()), Cell("xquad", "zero_shot")
+
+    def together() -> set[str]:
+        return {str(cell) for cell in all_cells() if measure.can_run_together(cell, first, setting)}
+
+    paths = {"zero_shot", "guided", "rag", "few_shot_rag", "nearest_8", "fixed_8", "chain_of_thought"}
+    assert together() == {f"xquad-{path}-1000-1" for path in paths}
+    _write(setting.work / "adapters/xquad-lora-1000-1/training.json", {})
+    assert together() == {f"xquad-{path}-1000-1" for path in paths | {"lora", "lora_rag"}}
+
+
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
