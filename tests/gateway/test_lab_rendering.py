@@ -131,6 +131,17 @@ async def test_files_are_rendered_without_rows_that_are_held_out_or_left_to_anot
     assert report.facts["counts"]["left to the next path"] == 1
 
 
+async def test_documents_that_are_never_found_are_reported_with_an_id_that_is(
+    config_folder: ConfigFolder, models: EmbeddingModels, tmp_path: Path
+) -> None:
+    data = tmp_path / "data.jsonl"
+    data.write_text(json.dumps({"text": "A tandem?", "output": "10 euros", "document": "bicycles"}) + "\n")
+    rendering, passages = renderer(config_folder, "handbook", models, seed=7)
+    order = RenderOrder("handbook", data, None, tmp_path / "out", seed=7)
+    with pytest.raises(ConfigError, match=r"it names \('bicycles'\); .* sources of an answer \('\w+\.md'\)"):
+        await render(order, rendering, passages, lambda *_: None)
+
+
 def test_preference_pairs_are_rendered_and_a_prompt_may_have_several() -> None:
     pairs = [TrainingRow((Message("user", "Hi"),), {"chosen": "a", "rejected": worse}) for worse in ("b", "c", "b")]
     assert len(distinct(pairs, set())) == 2

@@ -37,6 +37,7 @@ from pointsman_lab.datasets.rows import prompt_key, text_messages
 from pointsman_lab.report import Progress, Report, Section
 
 SHARE_WITHOUT_ANSWER = 0.2
+_NOT_FOUND = "right passage not found"
 SEARCHED_IN_ADDITION = 6
 """Passages that are searched in addition to those that a prompt shows."""
 
@@ -71,6 +72,8 @@ class ChosenPassages:
         self._row: TrainingRow | None = None
         self._is_hidden = False
         self.counts: Counter[str] = Counter()
+        self.found_instead = ""
+        """The id of a document that was found for a row in place of its own."""
 
     def begin(self, row: TrainingRow | None) -> None:
         """Sets the row that the next searches are for; None shows whatever is found."""
@@ -85,7 +88,8 @@ class ChosenPassages:
         of_document = [passage for passage in found.passages if passage.document_id == row.document]
         others = [passage for passage in found.passages if passage.document_id != row.document]
         if not of_document:
-            self.counts["right passage not found"] += 1
+            self.counts[_NOT_FOUND] += 1
+            self.found_instead = next((passage.document_id for passage in others), self.found_instead)
         elif self._is_hidden:
             self.counts["without the right passage"] += 1
         else:
@@ -221,8 +225,10 @@ async def render(order: RenderOrder, renderer: PathRenderer, passages: ChosenPas
         return str(order.out / name)
 
     order.out.mkdir(parents=True, exist_ok=True)
+    trained = await write(order.training.name, training, is_trained=True)
+    _check_documents(training, passages)
     facts: dict[str, Any] = {
-        "training": await write(order.training.name, training, is_trained=True),
+        "training": trained,
         "evaluation": await write(f"evaluation-{order.evaluation.name}", held_out, is_trained=False)
         if order.evaluation
         else "",
@@ -231,6 +237,16 @@ async def render(order: RenderOrder, renderer: PathRenderer, passages: ChosenPas
     }
     table = tuple((str(count), which) for which, count in facts["counts"].items())
     return Report(facts, (Section(f"Prompts of path {order.path}", columns=("rows", "which"), rows=table),))
+
+
+def _check_documents(rows: Sequence[TrainingRow], passages: ChosenPassages) -> None:
+    """Raises ConfigError if rows name documents and the retriever found none of them, as with ids of another form."""
+    named = sorted({row.document for row in rows if row.document})
+    if named and passages.counts[_NOT_FOUND] == sum(bool(row.document) for row in rows):
+        raise ConfigError(
+            f"for no row was the document found that it names ('{named[0]}'); name documents by their ids, as in the "
+            f"sources of an answer ('{passages.found_instead}')"
+        )
 
 
 def distinct(rows: Sequence[TrainingRow], held_out: Set[str]) -> list[TrainingRow]:
