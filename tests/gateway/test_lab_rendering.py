@@ -138,8 +138,20 @@ async def test_documents_that_are_never_found_are_reported_with_an_id_that_is(
     data.write_text(json.dumps({"text": "A tandem?", "output": "10 euros", "document": "bicycles"}) + "\n")
     rendering, passages = renderer(config_folder, "handbook", models, seed=7)
     order = RenderOrder("handbook", data, None, tmp_path / "out", seed=7)
-    with pytest.raises(ConfigError, match=r"it names \('bicycles'\); .* sources of an answer \('\w+\.md'\)"):
+    with pytest.raises(ConfigError, match=r"\('bicycles' in the first one\); it found only others, such as '\w+\.md'"):
         await render(order, rendering, passages, lambda *_: None)
+
+
+async def test_a_document_needs_to_be_in_one_of_the_paths_collections(
+    config_folder: ConfigFolder, models: EmbeddingModels, tmp_path: Path
+) -> None:
+    data = tmp_path / "data.jsonl"
+    data.write_text(json.dumps({"text": "A tandem?", "output": "10 euros", "document": "bicycles.md"}) + "\n")
+    rendering, passages = renderer(config_folder, "handbook", models, seed=7)
+    passages.counts["right passage not found"] = 1  # by the search in another collection
+    order = RenderOrder("handbook", data, None, tmp_path / "out", seed=7)
+    report = await render(order, rendering, passages, lambda *_: None)
+    assert report.facts["counts"]["right passage not found"] == 1
 
 
 def test_preference_pairs_are_rendered_and_a_prompt_may_have_several() -> None:

@@ -1,9 +1,10 @@
-"""The `render` command: training rows as prompts of the path that the adapter will serve.
+"""Turns training rows into the prompts that the adapter will receive on its path (the `render` command).
 
-Each row is rendered by the path's own strategies. Examples are chosen as for a request, without the row itself. If a
-training row names the document that answers it, its prompt shows that document's passage among others that the
-retriever finds; one row in five shows others only, so that the adapter also learns the answers (RAFT, T. Zhang et al.,
-arXiv 2403.10131). Evaluation rows, and rows that name no document, show what the retriever finds, as when serving.
+The path's own strategies write each prompt. Few-shot examples are chosen as for a request, but never the row itself.
+Passages follow RAFT (T. Zhang et al., arXiv 2403.10131): if a training row names the document that answers it, the
+prompt has a passage of that document and others that the retriever finds. One such row in five has only the others, so
+that the adapter also learns the answers themselves. Rows without a document, and evaluation rows, have the passages
+that the retriever finds, as a request would.
 """
 
 import json
@@ -37,9 +38,10 @@ from pointsman_lab.datasets.rows import prompt_key, text_messages
 from pointsman_lab.report import Progress, Report, Section
 
 SHARE_WITHOUT_ANSWER = 0.2
-_NOT_FOUND = "right passage not found"
 SEARCHED_IN_ADDITION = 6
 """Passages that are searched in addition to those that a prompt shows."""
+_SHOWN, _HIDDEN = "with the right passage", "without the right passage"
+_NOT_FOUND = "right passage not found"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +93,9 @@ class ChosenPassages:
             self.counts[_NOT_FOUND] += 1
             self.found_instead = next((passage.document_id for passage in others), self.found_instead)
         elif self._is_hidden:
-            self.counts["without the right passage"] += 1
+            self.counts[_HIDDEN] += 1
         else:
-            self.counts["with the right passage"] += 1
+            self.counts[_SHOWN] += 1
             others.insert(0, _passage_with_answer(of_document, row.answers.get("output", "")))
         return replace(found, passages=tuple(others[:top_k]), relevant=bool(others))
 
@@ -168,7 +170,10 @@ FORMS = '{"text", "output"}, {"messages"}, or for pairs {"prompt" or "messages",
 
 
 def read_rows(file: Path) -> list[TrainingRow]:
-    """Reads training rows from a JSON Lines file; raises ConfigError that names the file and the line."""
+    """Reads training rows from a JSON Lines file.
+
+    Raises ConfigError with the file's name, and the number of the first line that is not a training row.
+    """
     try:
         text = file.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -240,12 +245,13 @@ async def render(order: RenderOrder, renderer: PathRenderer, passages: ChosenPas
 
 
 def _check_documents(rows: Sequence[TrainingRow], passages: ChosenPassages) -> None:
-    """Raises ConfigError if rows name documents and the retriever found none of them, as with ids of another form."""
-    named = sorted({row.document for row in rows if row.document})
-    if named and passages.counts[_NOT_FOUND] == sum(bool(row.document) for row in rows):
+    """Raises ConfigError if no search found the document that its row names, as with ids that the retriever lacks."""
+    if passages.counts[_NOT_FOUND] and not (passages.counts[_SHOWN] or passages.counts[_HIDDEN]):
+        named = next(row.document for row in rows if row.document)
+        found = f"only others, such as '{passages.found_instead}'" if passages.found_instead else "nothing"
         raise ConfigError(
-            f"for no row was the document found that it names ('{named[0]}'); name documents by their ids, as in the "
-            f"sources of an answer ('{passages.found_instead}')"
+            f"the retriever found the document of no training row ('{named}' in the first one); it found {found}; name "
+            "documents by their ids, as in the sources of an answer"
         )
 
 
