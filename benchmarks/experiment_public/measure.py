@@ -64,12 +64,14 @@ def run_together(cells: Sequence[Cell], public: PublicSet, setting: Setting) -> 
 
 
 def can_run_together(cell: Cell, first: Cell, setting: Setting) -> bool:
-    """Returns whether the services that `first` needs can also answer for `cell`, without another training.
+    """Returns whether services that are configured for `first` can answer the requests of `cell` too.
 
-    Prompts show the examples of one draw only, and an adapter has one name for all numbers of rows and seeds.
+    Both must have the same set and the same training rows, because one configuration has one set of examples. The
+    adapter of `cell` must be there already.
     """
-    same = [(each.set, each.rows, each.seed, each.is_baseline) for each in (cell, first)]
-    return same[0] == same[1] and (not cell.is_trained or is_trained(cell, setting))
+    same_rows = (cell.set, cell.rows, cell.seed) == (first.set, first.rows, first.seed)
+    has_adapter = not cell.is_trained or is_trained(cell, setting)
+    return same_rows and cell.is_baseline == first.is_baseline and has_adapter
 
 
 def adapter_of(cell: Cell, public: PublicSet, setting: Setting) -> Path:

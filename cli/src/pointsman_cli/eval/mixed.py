@@ -77,7 +77,7 @@ def check_choices(plan: Plan, shares: Mapping[str, float], chosen_by: Report | N
 
 
 def _known(report: Report | None) -> dict[str, dict[str, tuple[float, float]]]:
-    """Returns score and dollars by task and path."""
+    """Returns the report's mean score of each path and its dollars per 1,000 answers, by task; empty without one."""
     tasks = report.tasks if report else ()
     return {task.task: {path.path: (path.mean, path.cost) for path in task.paths} for task in tasks}
 
@@ -118,7 +118,10 @@ def _weights(tasks: Mapping[str, _TaskRows], shares: Mapping[str, float]) -> dic
 def _choices(
     tasks: Mapping[str, _TaskRows], known: Mapping[str, Mapping[str, tuple[float, float]]]
 ) -> Iterator[tuple[str, Callable[[str, _TaskRows], _Outcome]]]:
-    """Yields the name of each way to choose paths, with a function that returns its outcome on a task's rows."""
+    """Yields the ways to choose paths that `auto` is compared with, and `auto` itself, by name.
+
+    Each comes with a function that takes a task and its rows, and returns the scores and costs of the paths it chooses.
+    """
     yield AUTO, lambda task, rows: _of_path(rows, AUTO)
     for kind in sorted({kind for rows in tasks.values() for kind in rows.kinds.values()}):
 

@@ -78,7 +78,7 @@ class TaskCorrection:
 
 @dataclass(slots=True)
 class RatedRequest:
-    """A request and the ratings of its answers, of which each path can have given one."""
+    """A request whose answers were rated, with the rating of each path's answer."""
 
     ratings: dict[EvidenceKey, float] = field(default_factory=dict)
     """From 0 to 1."""

@@ -1,6 +1,6 @@
-"""Parses an engine's server-sent events into chunks.
+"""Parses the server-sent events of an OpenAI-compatible engine into chunks of an answer.
 
-If an event can be sent to clients unchanged, its chunk also holds the original bytes.
+A chunk keeps its event's original bytes if the gateway may send them to the client unchanged.
 """
 
 from collections.abc import Mapping, Sequence
@@ -195,7 +195,11 @@ class EventReader:
         return payloads
 
     def _events(self, payloads: list[bytes]) -> Sequence[Event | AnyEvent]:
-        """Decodes the payloads of events. Stops before an event that reports an error or cannot be read."""
+        """Decodes the JSON texts of several events.
+
+        The result ends before the first event that reports an error or cannot be read. It is empty if one has too many
+        levels. `failure` says which it was.
+        """
         if not payloads:
             return ()
         data = b"[%b]" % b",".join(payloads)

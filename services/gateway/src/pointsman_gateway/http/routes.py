@@ -92,9 +92,10 @@ class EvaluationBody(StrictBody):
 
 
 async def evaluations(body: EvaluationBody, request: Request) -> Response:
-    """Counts the results of an evaluation as ratings of its paths, within the limits of each task's policy.
+    """Lets the scores of an evaluation count as ratings of its paths, for the policy `best_value`.
 
-    Results for a path whose configuration has changed since are ignored.
+    A task's policy limits how many ratings they count as. Scores of a path are ignored, and reported as such, if its
+    configuration has changed since the evaluation.
     """
     dependencies, caller = dependencies_of(request), caller_of_request(request)
     if not (caller.is_operator or caller.is_admin):

@@ -246,8 +246,8 @@ def undecided_record(offset: int, unix_seconds: float, receipt: UndecidedReceipt
 class RequestLogMetrics:
     """The metrics of the request log.
 
-    Series with known labels exist from the start, because Prometheus' `rate` does not count the first event of a new
-    series.
+    Series whose labels are known are created with the value 0. Prometheus' `rate` measures changes between samples, so
+    it would miss the event that a series began with.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:

@@ -30,7 +30,10 @@ class BaseFolder:
     """The token with which the chat template ends an answer."""
 
     def render(self, messages: Sequence[Message], open_answer: bool) -> list[int]:
-        """Returns a conversation's tokens by the model's chat template; with `open_answer` an answer follows them."""
+        """Returns the token ids of a conversation, written with the model's chat template.
+
+        With `open_answer` they end where the model's next answer begins.
+        """
         turns = [{"role": message.role, "content": message.content} for message in messages]
         ids = self.tokenizer.apply_chat_template(turns, add_generation_prompt=open_answer, return_dict=False)
         return [int(token) for token in ids]
@@ -96,7 +99,7 @@ MAX_SAMPLE_CHARACTERS = 8000
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """The rows of a run, ready for training and evaluation."""
+    """The rows of one training run as tokens, divided into those to train on and those held out to evaluate on."""
 
     training: tuple[Row, ...]
     heldout: tuple[Row, ...]
