@@ -41,7 +41,8 @@ class Cell:
     @property
     def path_name(self) -> str:
         """The path's name in the gateway's configuration."""
-        return f"{self.set}_{self.path}"
+        name = f"{self.set}_{self.path}"
+        return name if (self.rows, self.seed) == (ALL_ROWS, 1) else f"{name}_{self.rows}_{self.seed}"
 
     @property
     def is_baseline(self) -> bool:
@@ -50,6 +51,11 @@ class Cell:
     @property
     def is_trained(self) -> bool:
         return "lora" in self.path
+
+    @property
+    def shows_examples(self) -> bool:
+        """Whether the prompt has examples, which are training rows."""
+        return self.path.startswith(("nearest_", "fixed_")) or "few_shot" in self.path
 
     @property
     def uses_passages(self) -> bool:

@@ -66,12 +66,13 @@ def run_together(cells: Sequence[Cell], public: PublicSet, setting: Setting) -> 
 def can_run_together(cell: Cell, first: Cell, setting: Setting) -> bool:
     """Returns whether services that are configured for `first` can answer the requests of `cell` too.
 
-    Both must have the same set and the same training rows, because one configuration has one set of examples. The
-    adapter of `cell` must be there already.
+    Both must have the same set, and the same training rows if `cell` shows examples, because one configuration has one
+    set of examples. The adapter of `cell` must be there already.
     """
-    same_rows = (cell.set, cell.rows, cell.seed) == (first.set, first.rows, first.seed)
+    same_examples = (cell.rows, cell.seed) == (first.rows, first.seed) or not (cell.shows_examples or cell.is_baseline)
     has_adapter = not cell.is_trained or is_trained(cell, setting)
-    return same_rows and cell.is_baseline == first.is_baseline and has_adapter
+    same_kind = (cell.set, cell.is_baseline) == (first.set, first.is_baseline)
+    return same_kind and same_examples and has_adapter
 
 
 def adapter_of(cell: Cell, public: PublicSet, setting: Setting) -> Path:

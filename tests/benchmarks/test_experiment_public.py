@@ -297,6 +297,11 @@ def test_cells_share_a_start_of_the_services_unless_examples_differ_or_an_adapte
     assert together() == {f"xquad-{path}-1000-1" for path in paths}
     _write(setting.work / "adapters/xquad-lora-1000-1/training.json", {})
     assert together() == {f"xquad-{path}-1000-1" for path in paths | {"lora", "lora_rag"}}
+    # An adapter that another number of rows or another seed has trained; its prompts show no examples.
+    _write(setting.work / "adapters/xquad-lora-30-1/training.json", {})
+    _write(setting.work / "adapters/xquad-raft_lora_rag-1000-2/training.json", {})
+    assert {"xquad-lora-30-1", "xquad-raft_lora_rag-1000-2"} <= together()
+    assert "xquad-nearest_8-30-1" not in together()
 
 
 @pytest.mark.parametrize(
