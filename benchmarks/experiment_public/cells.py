@@ -24,7 +24,7 @@ MAX_TOKENS = {"clinc150": 16, "snips": 120, "xquad": 32}
 _STEPS_TOKENS = 200
 
 FULL_FINE_TUNE = "full_fine_tune"
-"""A reserved row: `pointsman train` has no method that trains all weights."""
+"""Its model is the base model with all weights trained, for an engine of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,11 @@ class Cell:
 
     @property
     def is_trained(self) -> bool:
-        return "lora" in self.path
+        return "lora" in self.path or self.is_fully_tuned
+
+    @property
+    def is_fully_tuned(self) -> bool:
+        return self.path == FULL_FINE_TUNE
 
     @property
     def shows_examples(self) -> bool:
@@ -82,6 +86,7 @@ def _ordered() -> Iterator[Cell]:
     for path in ("zero_shot", "guided"):
         yield from (Cell(name, path) for name in SETS)
     yield from (Cell(name, "lora_few_shot") for name in LABEL_SETS)
+    yield from (Cell(name, FULL_FINE_TUNE) for name in SETS)
     yield from (Cell(name, "lora", rows) for name in SETS for rows in CURVE_ROWS)
     yield from (Cell(name, f"nearest_{_SHOTS[0]}", rows) for name in SETS for rows in CURVE_ROWS)
     yield Cell("xquad", "lora_rag")
@@ -120,6 +125,7 @@ def _strategies(cell: Cell) -> list[dict[str, Any]]:
         "rag": [{"zero_shot": {"prompt": "xquad_passages"}}, retrieval],
         "few_shot_rag": [{"few_shot": {**few_shot, "selection": "fixed", "prompt": "xquad_passages"}}, retrieval],
         "lora": [],
+        FULL_FINE_TUNE: [],
         "lora_few_shot": [{"few_shot": few_shot}],
         "raft_lora_rag": [retrieval],
         "lora_rag": [retrieval],

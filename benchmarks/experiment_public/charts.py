@@ -7,7 +7,7 @@ from benchmarks.experiment.chart import COLOURS, svg, text
 from benchmarks.experiment_public.cells import ALL_ROWS, CURVE_ROWS, SETS
 from benchmarks.experiment_public.evidence import CURVE_PATHS, Evidence, PathResult, kind
 
-_COLOURS = COLOURS | {"baseline": "#7a8394"}
+_COLOURS = COLOURS | {"tuned": "#a8323e", "baseline": "#7a8394"}
 _CURVE_COLOURS = dict(zip(CURVE_PATHS, ("#c2571a", "#3566c8", "#7a8394", "#b4b9c4"), strict=True))
 _LEFT, _TOP, _WIDTH, _HEIGHT = 50, 40, 480, 300
 _NAMES = 570

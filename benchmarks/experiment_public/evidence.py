@@ -7,7 +7,7 @@ from statistics import fmean
 
 from pointsman_scoring.intervals import Comparison, Interval, compare, holm, mean_interval
 
-from benchmarks.experiment_public.cells import ALL_ROWS, BASELINES, Cell, all_cells
+from benchmarks.experiment_public.cells import ALL_ROWS, BASELINES, FULL_FINE_TUNE, Cell, all_cells
 from benchmarks.experiment_public.result_files import Answer, ResultFolder, Summary
 
 CURVE_PATHS = ("lora", "nearest_8", "nearest", "tfidf")
@@ -15,6 +15,7 @@ COMPARED = {
     "lora_few_shot": ("lora", "nearest_8"),
     "raft_lora_rag": ("lora", "rag", "few_shot_rag"),
     "lora": ("nearest_8", "nearest"),
+    FULL_FINE_TUNE: ("lora",),
     "nearest_8": ("nearest",),
 }
 """The paths that each path has to beat: the parts of a hybrid, and what is simpler."""
@@ -24,6 +25,8 @@ def kind(path: str) -> str:
     """Returns the kind of a path, or "baseline"."""
     if path in BASELINES:
         return "baseline"
+    if path == FULL_FINE_TUNE:
+        return "tuned"
     if "lora" in path:
         return "lora" if path == "lora" else "hybrid"
     return "rag" if path.endswith("rag") else "prompt"

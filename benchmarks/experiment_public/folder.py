@@ -31,6 +31,8 @@ class Model:
     """smollm2-135m, an absolute folder, or a name at the Hugging Face hub."""
     prices: tuple[float, float, float] | None = None
     """Dollars per million tokens of prompts, of cached prompts, and of answers; None: those of the help desk."""
+    tuned_from: str = ""
+    """The model that it was before all its weights were trained."""
 
     @property
     def name(self) -> str:
@@ -96,6 +98,8 @@ def _models(model: Model) -> dict[str, object]:
     (entry,) = content["models"].values()
     if model.prices:
         entry["usd_per_million_tokens"] = dict(zip(("prompt", "cached", "completion"), model.prices, strict=True))
+    if model.tuned_from:
+        entry["tuned_from"] = model.tuned_from
     content["models"] = {model.name: entry}
     for engine in content["engines"].values():
         engine["model"] = model.name

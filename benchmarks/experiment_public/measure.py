@@ -54,30 +54,39 @@ def run_together(cells: Sequence[Cell], public: PublicSet, setting: Setting) -> 
             setting.results.write(cell, public.test, baselines.answer(cell, public, public.test), None)
             yield cell
         return
-    adapters = {cell: adapter_of(cell.adapter, public, setting) if cell.is_trained else None for cell in cells}
-    example = write_folder(setting.work / "example", adapters, {cells[0].set: public}, setting.model)
+    trained = {cell: adapter_of(cell.adapter, public, setting) if cell.is_trained else None for cell in cells}
+    served = {cell: None if cell.is_fully_tuned else weights for cell, weights in trained.items()}
+    model = _tuned(trained[cells[0]], setting.model) if cells[0].is_fully_tuned else setting.model
+    example = write_folder(setting.work / "example", served, {cells[0].set: public}, model)
     with run_services(example, setting.work / "home") as url:
-        for cell, adapter in adapters.items():
+        for cell, weights in trained.items():
             answers = read_answers(_ask(cell, public.test, url, setting))
-            setting.results.write(cell, public.test, answers, training_facts(adapter) if adapter else None)
+            setting.results.write(cell, public.test, answers, training_facts(weights) if weights else None)
             yield cell
+
+
+def _tuned(folder: Path | None, base: Model) -> Model:
+    """Returns the model of which all weights were trained; its tokens have the base model's prices."""
+    assert folder
+    return Model(str(folder), base.prices, tuned_from=base.name)
 
 
 def can_run_together(cell: Cell, first: Cell, setting: Setting) -> bool:
     """Returns whether services that are configured for `first` can answer the requests of `cell` too.
 
     Both must have the same set, and the same training rows if `cell` shows examples, because one configuration has one
-    set of examples. The adapter of `cell` must be there already.
+    set of examples. Both must have the same model, and the adapter of `cell` must be there already.
     """
     same_examples = (cell.rows, cell.seed) == (first.rows, first.seed) or not (cell.shows_examples or cell.is_baseline)
     has_adapter = not cell.is_trained or is_trained(cell, setting)
     same_kind = (cell.set, cell.is_baseline) == (first.set, first.is_baseline)
-    return same_kind and same_examples and has_adapter
+    same_model = not (cell.is_fully_tuned or first.is_fully_tuned)
+    return same_kind and same_model and same_examples and has_adapter
 
 
 def adapter_of(cell: Cell, public: PublicSet, setting: Setting) -> Path:
-    """Returns the folder of the cell's adapter, and trains it if it is missing. Trials with few test rows use the
-    adapters of whole runs.
+    """Returns the folder of the cell's adapter, or of its fully tuned model, and trains it if it is missing. Trials
+    with few test rows use the adapters of whole runs.
     """
     work = replace(setting, limit=None).work
     if not is_trained(cell, setting):
@@ -121,6 +130,8 @@ _TEXT = {"clinc150": 36, "snips": 36, "xquad": 40}
 _OUTPUT = {"clinc150": 5, "snips": 42, "xquad": 6}
 _PASSAGE = 190
 """Mean tokens of a request with its markers, of an answer, and of a passage."""
+_FULL_FINE_TUNE_FACTOR = 1.5
+"""How much longer a training of all weights takes: it computes their gradients too."""
 _UNTRAINED_FACTOR = 2
 """How much longer answers are without training and without examples."""
 
@@ -138,7 +149,8 @@ def estimated_minutes(cell: Cell, public: PublicSet, setting: Setting) -> float:
     trained = 0.0
     if cell.is_trained and not is_trained(cell, setting):
         tokens = _TEXT[cell.set] + _added(cell.adapter) + output
-        trained = min(cell.rows, len(public.pool)) * epochs(cell.adapter) * tokens / _TRAINED
+        factor = _FULL_FINE_TUNE_FACTOR if cell.is_fully_tuned else 1.0
+        trained = factor * min(cell.rows, len(public.pool)) * epochs(cell.adapter) * tokens / _TRAINED
     return _START_MINUTES + (asked + trained) / 60
 
 

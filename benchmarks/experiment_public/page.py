@@ -11,7 +11,7 @@ from pointsman_scoring.intervals import Interval
 from benchmarks.experiment.folder import ROOT, Row
 from benchmarks.experiment.table import insert
 from benchmarks.experiment_public import charts, scoring
-from benchmarks.experiment_public.cells import ALL_ROWS, CURVE_ROWS, FULL_FINE_TUNE, SETS, all_cells
+from benchmarks.experiment_public.cells import ALL_ROWS, CURVE_ROWS, SETS, all_cells
 from benchmarks.experiment_public.evidence import Evidence, PathResult, kind
 from benchmarks.experiment_public.mixed import REPORT
 from benchmarks.experiment_public.result_files import ResultFolder
@@ -60,10 +60,8 @@ def _set(evidence: Evidence, name: str, test: Sequence[Row], stem: str) -> Itera
     yield f"| {' | '.join(columns)} |"
     yield "|" + "---|" * len(columns)
     yield from (_row(result) for result in results)
-    for path in (*evidence.missing(name), FULL_FINE_TUNE):
-        why = "reserved: `pointsman train` trains adapters only" if path == FULL_FINE_TUNE else "*not run*"
-        kind_of = "tuned" if path == FULL_FINE_TUNE else kind(path)
-        yield f"| {_words(path)} | {kind_of} | {why} |" + " |" * (len(columns) - 3)
+    for path in evidence.missing(name):
+        yield f"| {_words(path)} | {kind(path)} | *not run* |" + " |" * (len(columns) - 3)
     yield ""
     for difference in evidence.comparisons(name):
         yield (
@@ -97,7 +95,7 @@ def _row(result: PathResult) -> str:
 def _by_part(evidence: Evidence, name: str, results: Sequence[PathResult]) -> Iterator[str]:
     """Yields the scores on held-out questions of trained paragraphs, and on those of the other half."""
     for result in results if name == "xquad" else ():
-        if kind(result.path) in ("lora", "hybrid"):
+        if kind(result.path) in ("lora", "tuned", "hybrid"):
             answers = [answer for run in result.runs for answer in evidence.answers(run.cell)]
             means = {
                 part: fmean([answer.score for answer in answers if answer.row.startswith(part)] or [0.0])
@@ -111,7 +109,7 @@ def _by_part(evidence: Evidence, name: str, results: Sequence[PathResult]) -> It
 
 def _losses(evidence: Evidence, name: str, test: Sequence[Row]) -> Iterator[str]:
     """Yields rows that the best trained path answers wrongly and the best untrained one rightly, and the reverse."""
-    sides = [evidence.best(name, kinds) for kinds in (("lora", "hybrid"), ("prompt", "rag"))]
+    sides = [evidence.best(name, kinds) for kinds in (("lora", "tuned", "hybrid"), ("prompt", "rag"))]
     if sides[0] is None or sides[1] is None:
         return
     rows = {row["id"]: row for row in test}

@@ -7,6 +7,7 @@ import asyncio
 import hashlib
 import json
 import math
+import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -26,13 +27,13 @@ from pointsman_lab.datasets.rendering import SEARCHED_IN_ADDITION, ChosenPassage
 
 from benchmarks.experiment.adapters import run_trainer
 from benchmarks.experiment.folder import ROOT, Row, write_rows
-from benchmarks.experiment_public.cells import ALL_ROWS, PASSAGES, Cell
+from benchmarks.experiment_public.cells import ALL_ROWS, FULL_FINE_TUNE, PASSAGES, Cell
 from benchmarks.experiment_public.sets import PublicSet
 
 LEARNING_RATE = "2e-3"
 MAX_MINUTES = "600"
 """So that the number of epochs does not depend on the machine's load."""
-_EPOCHS = {"lora": {"clinc150": 6, "snips": 4, "xquad": 4}}
+_EPOCHS = {path: {"clinc150": 6, "snips": 4, "xquad": 4} for path in ("lora", FULL_FINE_TUNE)}
 _EPOCHS_WITH_LONG_PROMPTS = 3
 _LEAST_SHARE_OF_STEPS = 1 / 3
 """Few rows are repeated until they take this share of the steps of 1,000 rows."""
@@ -56,12 +57,25 @@ def train(cell: Cell, public: PublicSet, example: Path, base_model: str, found: 
     validation = render(cell, public, config, public.validation, found, is_trained=False)
     checked = write_rows(validation, work / "data" / f"{cell}-validation.jsonl")
     out = work / "adapters" / str(cell)
+    if cell.is_fully_tuned:
+        return _tune(cell, data, checked, out, base_model)
     options = {
         "eval-data": checked, "seed": cell.seed, "learning-rate": LEARNING_RATE, "epochs": epochs(cell),
         "max-minutes": MAX_MINUTES, "baseline-shots": 0, "samples": 0, "base-model": base_model,
         "checkpoint": work / "checkpoints" / str(cell),
     }  # fmt: skip
     run_trainer(str(cell), data, out, options, "--resume")
+    return out
+
+
+def _tune(cell: Cell, data: Path, checked: Path, out: Path, base_model: str) -> Path:
+    base = base_model if Path(base_model).is_absolute() else ROOT / ".pointsman/models" / base_model
+    module = "benchmarks.experiment_public.full_fine_tune"
+    options = {
+        "base-model": base, "data": data, "eval-data": checked, "out": out, "epochs": epochs(cell), "seed": cell.seed
+    }  # fmt: skip
+    given = [part for option, value in options.items() for part in (f"--{option}", str(value))]
+    subprocess.run([str(ROOT / ".venv-engine/bin/python"), "-m", module, *given], cwd=ROOT, check=True)
     return out
 
 
@@ -133,10 +147,11 @@ async def _search(address: str, rows: Sequence[Row]) -> Passages:
 def training_facts(folder: Path) -> dict[str, object]:
     """Returns what a summary states of a training."""
     report = json.loads((folder / "training.json").read_text("utf-8"))
+    (weights,) = folder.glob("*model.safetensors")
     return {
         "rows": report["data"]["rows"],
         "steps": report["steps"],
         "seconds": report["seconds"],
         "heldout_loss": report.get("metrics", {}).get("heldout_loss"),
-        "weights_sha256": hashlib.sha256((folder / "adapter_model.safetensors").read_bytes()).hexdigest(),
+        "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
     }

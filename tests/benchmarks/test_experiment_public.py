@@ -140,14 +140,16 @@ def test_the_gateway_accepts_the_configuration_of_every_path(data: Path, tmp_pat
         "rag": "rag",
         "few_shot_rag": "rag",
         "lora": "lora",
+        "full_fine_tune": "tuned",
         "lora_few_shot": "hybrid",
         "raft_lora_rag": "hybrid",
         "lora_rag": "hybrid",
     }
     for name, path in dict.fromkeys((cell.set, cell.path) for cell in all_cells() if not cell.is_baseline):
         cell = Cell(name, path, 100)
-        adapter = tmp_path / str(cell) if cell.is_trained else None
-        written = folder.write_folder(tmp_path / "example", {cell: adapter}, public, model)
+        adapter = tmp_path / str(cell) if cell.is_trained and not cell.is_fully_tuned else None
+        served = replace(model, tuned_from="base") if cell.is_fully_tuned else model
+        written = folder.write_folder(tmp_path / "example", {cell: adapter}, public, served)
         config = load_config(written / "pointsman.yaml", {})
         bootstrap.check_config(config)
         entry = config.paths.paths[cell.path_name]
@@ -302,6 +304,11 @@ def test_cells_share_a_start_of_the_services_unless_examples_differ_or_an_adapte
     _write(setting.work / "adapters/xquad-raft_lora_rag-1000-2/training.json", {})
     assert {"xquad-lora-30-1", "xquad-raft_lora_rag-1000-2"} <= together()
     assert "xquad-nearest_8-30-1" not in together()
+    # A fully tuned model has an engine of its own.
+    tuned = Cell("xquad", "full_fine_tune")
+    _write(setting.work / f"adapters/{tuned}/training.json", {})
+    assert str(tuned) not in together()
+    assert not measure.can_run_together(Cell("xquad", "zero_shot"), tuned, setting)
 
 
 @pytest.mark.parametrize(
@@ -341,7 +348,7 @@ def test_the_page_reports_what_has_run_and_names_what_has_not(data: Path, tmp_pa
     assert "| 0.750, 0.650 |" in written
     assert "raft lora rag minus rag: +45.0 points" in written
     assert "| chain of thought | prompt | *not run* |" in written
-    assert "| full fine tune | tuned | reserved" in written
+    assert "| full fine tune | tuned | *not run* |" in written
     assert "| snips | 30 | 0.250 (0.14 to 0.40) | 0.750 (0.60 to 0.86) | -50.0 points" in written
     assert "| xquad | 1,000 | 0.050" in written
     assert "| snips | all, up to 1,000 | *not run* | *not run* |" in written
