@@ -379,12 +379,14 @@ stubs: $(VENV)/.done ## generate the gRPC stubs from proto/
 # -- the example's adapters (up to ten minutes each, on two cores). A tenth of the rows selects the weights; heldout/ only tests them.
 
 .PHONY: train-example
-train-example: models ## train the example's adapters again, from its data
+train-example: models ## train the example's adapters again, from its data; `make up` must be running
 	$(BIN)/pointsman train --name triage --data $(EXAMPLE)/config/tasks/triage.jsonl \
 	  --out $(EXAMPLE)/adapters/triage --no-register \
-	  --learning-rate 3e-3 --epochs 4 --max-minutes 10
-	$(BIN)/pointsman train --name voice --data $(EXAMPLE)/training/voice.jsonl --out $(EXAMPLE)/adapters/voice --no-register \
-	  --learning-rate 2e-3 --epochs 4 --max-minutes 10
+	  --learning-rate 3e-3 --epochs 4 --max-minutes 30
+	$(BIN)/pointsman train --path handbook_adapter --name policy --data $(EXAMPLE)/training/policy.jsonl \
+	  --out $(EXAMPLE)/adapters/policy --no-register --learning-rate 2e-3 --epochs 4 --max-minutes 30
+	$(BIN)/pointsman train --path branded_letter --name voice --data $(EXAMPLE)/training/letters.jsonl \
+	  --out $(EXAMPLE)/adapters/voice --no-register --learning-rate 2e-3 --epochs 4 --max-minutes 30
 
 # -- measuring
 

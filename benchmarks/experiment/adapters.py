@@ -1,4 +1,6 @@
-"""Trains the two adapters that the example does not have: one for policy questions and one for fare sums."""
+"""Trains the two adapters that the example does not have: one for policy questions without the handbook, and one for fare
+sums.
+"""
 
 import subprocess
 import sys
@@ -26,7 +28,7 @@ def recipes() -> dict[str, Recipe]:
     questions = [{"text": row["text"], "output": row["output"]} for row in policy_answers()]
     sums = read_rows(EXAMPLE / "config/tasks/fare_sum.jsonl")
     return {
-        "policy": Recipe((*questions, *facts()), "2e-3", 8, 6),
+        "policy_alone": Recipe((*questions, *facts()), "2e-3", 8, 6),
         "fares": Recipe(tuple(sums), "2e-3", 10, 3),
     }
 

@@ -35,17 +35,15 @@ def policy_answers() -> list[Row]:
 
 def letters() -> list[Row]:
     """Returns requests for a letter with their letters, from the training data of the example's voice adapter."""
-    return [
-        {"text": row["text"], "output": row["reply"]} for row in read_rows(EXAMPLE / "training/voice_replies.jsonl")
-    ]
+    return [{"text": row["text"], "output": row["output"]} for row in read_rows(EXAMPLE / "training/letters.jsonl")]
 
 
 def facts() -> list[Row]:
     """Returns the same requests, each with the sentences of its letter that occur in the handbook."""
     rows: list[Row] = []
-    for row in read_rows(EXAMPLE / "training/voice_replies.jsonl"):
-        page = (EXAMPLE / "handbook" / f"{row['source']}.md").read_text("utf-8")
-        body = row["reply"].split("\n\n")[1]
+    for row in read_rows(EXAMPLE / "training/letters.jsonl"):
+        page = (EXAMPLE / "handbook" / f"{row['document']}.md").read_text("utf-8")
+        body = row["output"].split("\n\n")[1]
         stated = [sentence for sentence in body.replace(". ", ".\n").split("\n") if sentence in page]
         if stated:
             rows.append({"text": row["text"], "output": " ".join(stated)})

@@ -43,7 +43,7 @@ def test_no_reported_set_selected_the_weights_of_a_committed_adapter(report: Pat
 def test_no_training_of_the_example_is_given_a_reported_set() -> None:
     makefile = (EXAMPLE.parents[1] / "Makefile").read_text()
     commands = re.findall(r"^\t.*pointsman train (?:.*\\\n)*.*$", makefile, re.MULTILINE)
-    assert len(commands) == 2
+    assert len(commands) == 3
     assert not [command for command in commands if "heldout" in command]
 
 
@@ -78,7 +78,7 @@ REPORTS = {
 
 
 def test_the_gateway_accepts_the_experiments_configuration(tmp_path: Path) -> None:
-    folder = write_folder(tmp_path / "helpdesk", {"policy": tmp_path, "fares": tmp_path})
+    folder = write_folder(tmp_path / "helpdesk", {"policy_alone": tmp_path, "fares": tmp_path})
     config = load_config(folder / "config", {})
     bootstrap.check_config(config)
     for task in TASKS:
@@ -95,6 +95,7 @@ def test_held_out_rows_can_be_scored_and_occur_in_no_prompt_or_training_set(tmp_
     scorer = metric_from(metric.model_dump(exclude_unset=True))
     seen = {row.text.casefold() for row in config.examples[task]}
     seen |= {row["text"].casefold() for recipe in adapters.recipes().values() for row in recipe.rows}
+    seen |= {row["text"].casefold() for file in (EXAMPLE / "training").glob("*.jsonl") for row in read_rows(file)}
     for row in read_rows(EXAMPLE / "heldout" / f"{task}.jsonl"):
         expected = row.get("facts", row.get("output"))
         assert scorer.score(_right_answer(expected), expected) == 1, row

@@ -82,7 +82,7 @@ changed, so each mode has a claim of its own. */}}
 {{- $image := include "pointsman.image" (dict "root" . "name" "pointsman-gateway") }}
 {{- $folder := "/opt/pointsman/examples/helpdesk" }}
 {{- $documents = append $documents (dict "collection" "handbook" "image" $image "folder" (printf "%s/handbook" $folder)) }}
-{{- range list "triage" "voice" }}
+{{- range list "triage" "policy" "voice" }}
 {{- $adapters = append $adapters (dict "name" . "image" $image "folder" (printf "%s/adapters/%s" $folder .) "alias" "prod") }}
 {{- end }}
 {{- end }}
