@@ -92,6 +92,29 @@ async def test_a_prompt_shows_the_documents_passage_with_the_answer_and_one_in_f
     assert passages.counts == {"with the right passage": len(right), "without the right passage": 100 - len(right)}
 
 
+class FoundByAnswerAlone:
+    """Implements `Search`: the question finds nothing of the right document."""
+
+    async def search(self, collection: str, query: str, vector: Vector | None, top_k: int, deadline: float) -> Found:
+        found = MANY if "10 euros" in query else [("dogs.md", "Dogs pay half.")]
+        return Found(tuple(Passage(document, document, text, 0.9) for document, text in found), True)
+
+
+async def test_a_passage_that_only_the_answer_finds_is_shown(
+    config_folder: ConfigFolder, models: EmbeddingModels
+) -> None:
+    passages = ChosenPassages(FoundByAnswerAlone(), seed=7, share_without=0)
+    rendering = PathRenderer(load_config(config_folder.write()), "handbook", passages, QueryEmbedding(models))
+    asked = row(
+        "What must I pay for it?", "Dear sir,\n\nTandems pay 10 euros. Have a good day.", document="bicycles.md"
+    )
+    passages.begin(asked)
+    system = (await rendering.render(asked))["messages"][0]["content"]
+    assert "Tandems pay 10 euros." in system
+    assert "Dogs pay half." in system
+    assert passages.counts == {"with the right passage": 1}
+
+
 async def test_an_evaluation_row_and_a_row_of_an_unknown_document_show_what_is_found(
     config_folder: ConfigFolder, models: EmbeddingModels
 ) -> None:

@@ -2,13 +2,14 @@
 
 The path's own strategies write each prompt. Few-shot examples are chosen as for a request, but never the row itself.
 Passages follow RAFT (T. Zhang et al., arXiv 2403.10131): if a training row names the document that answers it, the
-prompt has a passage of that document and others that the retriever finds. One such row in five has only the others, so
-that the adapter also learns the answers themselves. Rows without a document, and evaluation rows, have the passages
-that the retriever finds, as a request would.
+prompt has the passage of that document that states most of the answer, and others that the retriever finds. One such
+row in five has only the others, so that the adapter also learns the answers themselves. Rows without a document, and
+evaluation rows, have the passages that the retriever finds, as a request would.
 """
 
 import json
 import random
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
@@ -40,6 +41,7 @@ from pointsman_lab.report import Progress, Report, Section
 SHARE_WITHOUT_ANSWER = 0.2
 SEARCHED_IN_ADDITION = 6
 """Passages that are searched in addition to those that a prompt shows."""
+_SENTENCE_ENDS = re.compile(r"(?<=[.!?])\s+|\n+")
 _SHOWN, _HIDDEN = "with the right passage", "without the right passage"
 _NOT_FOUND = "right passage not found"
 
@@ -87,7 +89,14 @@ class ChosenPassages:
             self.counts["as found"] += 1
             return await self._inner.search(collection, query, vector, top_k, deadline)
         found = await self._inner.search(collection, query, vector, top_k + SEARCHED_IN_ADDITION, deadline)
-        of_document = [passage for passage in found.passages if passage.document_id == row.document]
+        of_document = _of(row.document, found)
+        answer = row.answers.get("output", "")
+        if answer and not self._is_hidden and not any(_stated(answer, passage) for passage in of_document):
+            # The question alone does not find it; its answer is in other words.
+            again = await self._inner.search(
+                collection, f"{query}\n{answer}", None, top_k + SEARCHED_IN_ADDITION, deadline
+            )
+            of_document += _of(row.document, again)
         others = [passage for passage in found.passages if passage.document_id != row.document]
         if not of_document:
             self.counts[_NOT_FOUND] += 1
@@ -96,13 +105,17 @@ class ChosenPassages:
             self.counts[_HIDDEN] += 1
         else:
             self.counts[_SHOWN] += 1
-            others.insert(0, _passage_with_answer(of_document, row.answers.get("output", "")))
+            others.insert(0, max(of_document, key=lambda passage: _stated(answer, passage)))
         return replace(found, passages=tuple(others[:top_k]), relevant=bool(others))
 
 
-def _passage_with_answer(passages: Sequence[Passage], answer: str) -> Passage:
-    """Returns the best passage that contains the answer, or else the best one."""
-    return next((passage for passage in passages if answer and answer in passage.text), passages[0])
+def _of(document: str, found: Found) -> list[Passage]:
+    return [passage for passage in found.passages if passage.document_id == document]
+
+
+def _stated(answer: str, passage: Passage) -> int:
+    """Returns how many sentences of the answer the passage contains."""
+    return sum(sentence in passage.text for sentence in _SENTENCE_ENDS.split(answer) if sentence)
 
 
 @dataclass(frozen=True, slots=True)
