@@ -188,9 +188,6 @@ def _configure(config: Path, lora_server: str) -> None:
     models = yaml.safe_load((config / "models.yaml").read_text())
     models["engines"]["local"]["lora_server"] = lora_server
     (config / "models.yaml").write_text(yaml.safe_dump(models, sort_keys=False))
-    tasks = yaml.safe_load((config / "tasks.yaml").read_text())
-    tasks["tasks"]["policy_question"]["policy"] = {"fixed": "handbook_answer"}  # its adapter is not registered here
-    (config / "tasks.yaml").write_text(yaml.safe_dump(tasks, sort_keys=False))
 
 
 def _gateway(folder: Path, name: str, valkey: Valkey, retriever: ProcessRetriever) -> ProcessGateway:

@@ -30,8 +30,7 @@ class Question:
 QUESTIONS = (
     # lora; enough tokens for all of its JSON, because its validators would escalate an incomplete answer
     Question("left my green umbrella on the 17.40 to Saltby Harbour yesterday, pls tell me u have it!!", most=120),
-    # rag; cached if it is complete
-    Question("Do I have to reserve a space for my bicycle?", model="path:handbook_answer", most=80),
+    Question("Do I have to reserve a space for my bicycle?", most=80),  # rag; cached if it is complete
     Question("Draft a reply to a customer who asks whether her dog needs a ticket."),  # hybrid
     Question("What do 2 adults and 1 child of 8 pay together for singles from Larkmoor to Alder Bridge?"),  # prompt
     Question("Write a SQL query that joins two tables on their ids."),  # out of scope

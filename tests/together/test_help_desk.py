@@ -14,10 +14,9 @@ import pytest
 from pointsman.v1 import gateway_pb2, gateway_pb2_grpc
 
 BICYCLES = Path(__file__).parents[2] / "examples/helpdesk/handbook/bicycles.md"
-ABOUT_A_RULE = "Do I have to reserve a space for my bicycle?"
 QUESTIONS = {
     "lora": "left my green umbrella on the 17.40 to Saltby Harbour yesterday, pls tell me u have it!!",
-    "rag": "Write a SQL query that joins two tables on their ids.",
+    "rag": "Do I have to reserve a space for my bicycle?",
     "hybrid": "Draft a reply to a customer who asks whether her dog needs a ticket.",
     "prompt": "What do 2 adults and 1 child of 8 pay together for singles from Larkmoor to Alder Bridge?",
 }
@@ -65,12 +64,13 @@ def test_the_hybrid_path_uses_the_adapters_style_and_the_handbook(client: openai
 
 
 def test_the_policy_adapter_quotes_a_sentence_of_the_page_that_was_found(client: openai.OpenAI) -> None:
-    answer = client.chat.completions.create(model="auto", messages=[{"role": "user", "content": ABOUT_A_RULE}])
+    answer = client.chat.completions.create(
+        model="path:handbook_adapter", messages=[{"role": "user", "content": QUESTIONS["rag"]}]
+    )
     quoted = answer.choices[0].message.content
     assert quoted
     assert quoted in BICYCLES.read_text("utf-8")
     assert answer.model_extra
-    assert answer.model_extra["pointsman"]["path"] == "handbook_adapter"
     assert [source["document_id"] for source in answer.model_extra["pointsman"]["sources"]] == ["bicycles"]
 
 
@@ -89,7 +89,7 @@ def test_stream_and_plain_answers_have_equal_text_tokens_and_cost(client: openai
 
 def test_out_of_scope_requests_use_the_default_path(client: openai.OpenAI) -> None:
     raw = client.chat.completions.with_raw_response.create(
-        model="auto", messages=[{"role": "user", "content": QUESTIONS["rag"]}]
+        model="auto", messages=[{"role": "user", "content": "Write a SQL query that joins two tables on their ids."}]
     )
     assert raw.headers["x-pointsman-reason"] == "abstained"
     assert raw.headers["x-pointsman-path"] == "safe_start"
@@ -97,12 +97,12 @@ def test_out_of_scope_requests_use_the_default_path(client: openai.OpenAI) -> No
 
 
 def test_grpc_answers_like_http(help_desk: Any, client: openai.OpenAI) -> None:
-    message = gateway_pb2.Message(role="user", content=ABOUT_A_RULE)
+    message = gateway_pb2.Message(role="user", content=QUESTIONS["rag"])
     with grpc.insecure_channel(help_desk.grpc) as channel:
         request = gateway_pb2.GenerateRequest(model="path:handbook_answer", messages=[message])
         events = list(gateway_pb2_grpc.GatewayStub(channel).GenerateStream(request, timeout=120))
     plain = client.chat.completions.create(
-        model="path:handbook_answer", messages=[{"role": "user", "content": ABOUT_A_RULE}]
+        model="path:handbook_answer", messages=[{"role": "user", "content": QUESTIONS["rag"]}]
     )
     assert events[0].WhichOneof("event") == "started"
     assert events[-1].WhichOneof("event") == "finished"
