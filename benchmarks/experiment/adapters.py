@@ -1,6 +1,4 @@
-"""Trains the two adapters that the example does not have: one for policy questions without the handbook, and one for fare
-sums.
-"""
+"""Trains the adapters that the example does not have: for policy questions without the handbook, and for fare sums."""
 
 import subprocess
 import sys

@@ -250,10 +250,11 @@ def test_stored_answers_are_read_back_and_other_test_rows_need_a_new_run(data: P
 
 def test_the_last_answer_to_a_row_counts(tmp_path: Path) -> None:
     part = {"prompt_tokens": 9, "cached_tokens": 1, "completion_tokens": 2, "total": 0.25}
+    paid = {"prompt": 0.25, "completion": 0.5, "training": 8.0}  # the training does not count
     lines: list[Row] = [
         {"evaluation": 1},
         {"row": "1", "text": "", "score": 0.0, "cost_parts_usd": {}, **part},
-        {"row": "1", "text": "yes", "score": 1.0, "cost_parts_usd": {"prompt": 0.25, "completion": 0.5, "training": 8.0}, **part},
+        {"row": "1", "text": "yes", "score": 1.0, "cost_parts_usd": paid, **part},
     ]
     (answer,) = read_answers(write_rows(lines, tmp_path / "answers.jsonl"))
     assert answer == Answer("1", "yes", 1.0, 0.75, 9, 1, 2, 0.25)
