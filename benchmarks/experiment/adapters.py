@@ -49,7 +49,10 @@ def _train(folder: Path, name: str, recipe: Recipe) -> Path:
 
 
 def run_trainer(name: str, data: Path, out: Path, options: Mapping[str, object], *flags: str) -> None:
-    """Runs `pointsman train` without registering the result. Raises CalledProcessError if it fails."""
+    """Runs `pointsman train` and leaves the adapter in `out`; no running lora-server gets it.
+
+    `options` are given as `--NAME VALUE`, `flags` as they are. Raises CalledProcessError if the training fails.
+    """
     given = [part for option, value in options.items() for part in (f"--{option}", str(value))]
     command = ["train", "--name", name, "--data", str(data), "--out", str(out), "--no-register", *given, *flags]
     subprocess.run([str(POINTSMAN), *command], cwd=ROOT, check=True)

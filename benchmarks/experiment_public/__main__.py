@@ -1,4 +1,7 @@
-"""Runs the cells of the experiment on public data that have not run yet, and writes docs/experiment-public.md.
+"""Runs the parts of the experiment on public data that have no result yet, and writes docs/experiment-public.md.
+
+A part, called a cell, is one path that answers the test rows of one data set, for one number of training rows and one
+random seed.
 
     make experiment-public                                # hours on two cores; may be interrupted at any time
     make experiment-public ARGS="--list"                  # all cells, with state and estimated minutes

@@ -24,7 +24,7 @@ MAX_TOKENS = {"clinc150": 16, "snips": 120, "xquad": 32}
 _STEPS_TOKENS = 200
 
 FULL_FINE_TUNE = "full_fine_tune"
-"""Its model is the base model with all weights trained, for an engine of its own."""
+"""The name of the path whose model is the base model after a training of all its weights. An engine serves it alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class Cell:
 
     @property
     def shows_examples(self) -> bool:
-        """Whether the prompt has examples, which are training rows."""
+        """Returns whether prompts show answered examples, which are training rows."""
         return self.path.startswith(("nearest_", "fixed_")) or "few_shot" in self.path
 
     @property

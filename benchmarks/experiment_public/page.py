@@ -1,4 +1,4 @@
-"""Writes the generated part of docs/experiment-public.md and its charts."""
+"""Makes tables and charts from the stored results. The tables go into docs/experiment-public.md, between two markers."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence

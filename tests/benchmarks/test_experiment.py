@@ -1,4 +1,4 @@
-"""The gateway accepts the experiment's configuration, and the generated page reports the measured figures."""
+"""The help desk experiment: its configuration and test rows are valid, and its page shows what was measured."""
 
 import hashlib
 import json

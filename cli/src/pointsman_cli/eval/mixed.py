@@ -85,10 +85,12 @@ def _known(report: Report | None) -> dict[str, dict[str, tuple[float, float]]]:
 def compare_choices(
     plan: Plan, answers: Sequence[Answer], shares: Mapping[str, float], chosen_by: Report | None, confidence: float
 ) -> Mixed:
-    """Compares `model: auto` with fixed choices of paths, on a stream of several tasks.
+    """Compares `model: auto` with rules that choose the path without it, such as one fixed path for each task.
 
-    `shares` are the tasks' weights in the stream; if empty, the data set's own. `chosen_by` is a report on other rows,
-    which chooses each task's best path. Raises CommandError if no row of a task with a share has all scores.
+    The rows are of several tasks, mixed as a gateway would receive them. `shares` is each task's share of the requests;
+    if it is empty, each task has the share of its rows. `chosen_by` is an evaluation of other rows: its best path of
+    each task is one of the rules. A row counts only if `auto` and all paths have a score for it; raises CommandError if
+    none is left of the tasks that have a share.
     """
     tasks = {
         name: _TaskRows(
@@ -203,10 +205,11 @@ def _interval(mean: float, resampled: Column, confidence: float) -> Interval:
 def _misrouted(
     tasks: Mapping[str, _TaskRows], outcomes: Mapping[str, Mapping[str, _Outcome]], weights: Mapping[str, float]
 ) -> dict[str, float]:
-    """Returns what wrong decisions of the classifier cost, weighted by the tasks' shares of the stream.
+    """Returns how often the classifier was wrong and what that cost; each task counts by its share of the requests.
 
-    "misrouted" is the share of rows that were assigned to a wrong task, and "abstained" the share of those assigned to
-    none. The other two values are the score and the dollars that both lose against the best path of the right task.
+    "misrouted" is the share of requests that got a wrong task, "abstained" of those that got none. "lost_score" is by
+    how much the mean score of all requests would be higher, had both gone along the best path of their right task, and
+    "lost_usd_per_1000" by how many dollars 1,000 requests would be cheaper.
     """
     found = dict.fromkeys(("misrouted", "abstained", "lost_score", "lost_usd_per_1000"), 0.0)
     best = outcomes["best path per task, in hindsight"]

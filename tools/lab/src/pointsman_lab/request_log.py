@@ -147,7 +147,10 @@ class RequestLog:
         return {day: from_fields(await self._reply(self._redis.hgetall(redis_schema.EVIDENCE + day))) for day in days}
 
     async def tenants(self) -> dict[str, TenantRecord]:
-        """Returns all tenants' records by name; raises FailedPrecondition if one cannot be read."""
+        """Returns each tenant's limits and consent to training, by the tenant's name.
+
+        Raises FailedPrecondition if an entry has a format that this version cannot read.
+        """
         read = await self._reply(self._redis.hgetall(redis_layout.TENANTS))
         return {name: TenantRecord.from_json(text) for name, text in read.items()}
 

@@ -23,7 +23,7 @@ MAX_EVALUATED_ROWS = 1_000_000
 
 
 async def route(body: RouteBody, request: Request) -> Response:
-    """Returns the decision alone; nothing is generated or charged."""
+    """Returns which path the request would take, why, and at what price. No model is called and nothing is charged."""
     pipeline = dependencies_of(request).pipeline
     decoded = body.to_request(deadline_of_request(request), caller_of_request(request))
     request.scope[HAS_RECEIPT] = True

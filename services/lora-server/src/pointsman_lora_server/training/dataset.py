@@ -1,4 +1,4 @@
-"""The base model's folder with its tokenizer and chat template, and the rows of a run as its tokens."""
+"""Opens the base model's folder, and turns training rows into token ids by its tokenizer and chat template."""
 
 import hashlib
 import json

@@ -120,7 +120,7 @@ def _stated(answer: str, passage: Passage) -> int:
 
 @dataclass(frozen=True, slots=True)
 class QueryEmbedding:
-    """Embeds a text as the gateway does when it serves a request."""
+    """Embeds a training row's text as the gateway embeds a request's: of a long one only the first and the last tokens."""
 
     models: EmbeddingModels
 
