@@ -78,8 +78,9 @@ class Evidence:
         return PathResult(path, mean_interval(list(self._scores(runs).values())), runs)
 
     def paths(self, name: str) -> list[PathResult]:
-        """Returns the results with all training rows of a data set's paths, by falling score. Paths that have not run are
-        left out.
+        """Returns the results of a data set's paths with all training rows, the highest score first.
+
+        Paths that have not run are left out.
         """
         known = dict.fromkeys(cell.path for cell in all_cells() if cell.set == name)
         found = [result for path in known if (result := self.path(name, path))]

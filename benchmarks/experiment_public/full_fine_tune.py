@@ -6,7 +6,7 @@ Run by the engine's Python, from the repository's root:
         --eval-data ROWS.jsonl --out FOLDER --epochs 4 --seed 1
 
 Rows are {"messages": [...]} with the answer as the last message; only answers are learnt. The weights with the lowest
-loss on the rows of --eval-data after an epoch are written.
+loss on the rows of --eval-data after an epoch are written. An interrupted run continues from its last whole epoch.
 """
 
 import argparse
@@ -25,6 +25,7 @@ LEARNING_RATE = 1e-4
 """Not searched for."""
 ROWS_PER_STEP = 8
 WARMUP_SHARE = 0.1
+"""Of all steps: those in which the learning rate rises."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         eval_dataset=validation,
         processing_class=tokenizer,
     )
-    trainer.train()
+    trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
     report = {
         "data": {"rows": len(training)},
         "steps": trainer.state.global_step,
@@ -57,6 +58,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tokenizer.save_pretrained(given.out)
     (given.out / "training.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     shutil.rmtree(checkpoints)
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """Returns the folder of the last whole checkpoint; transformers writes the file of its state last."""
+    whole = [state.parent for state in folder.glob("checkpoint-*/trainer_state.json")]
+    return str(max(whole, key=lambda checkpoint: int(checkpoint.name.partition("-")[2]))) if whole else None
 
 
 def read_rows(file: Path) -> Dataset:
@@ -82,7 +89,6 @@ def _config(folder: Path, epochs: int, seed: int, rows: int) -> SFTConfig:
         gradient_checkpointing=False,
         eval_strategy="epoch",
         save_strategy="epoch",
-        save_only_model=True,
         save_total_limit=1,
         load_best_model_at_end=True,
         metric_for_best_model="eval_loss",

@@ -1,4 +1,4 @@
-"""Makes tables and charts from the stored results. The tables go into docs/experiment-public.md, between two markers."""
+"""Makes tables and charts from the stored results; the tables are written into docs/experiment-public.md."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pointsman_cli.data_dir import find_run
+from pointsman_cli.data_dir import DataDir, find_run
+from pointsman_cli.engine_environment import locate_base_model
 from pointsman_cli.errors import CommandError
 from pointsman_cli.grpc_clients import open_channel
 from pointsman_embedding import MiniLM
@@ -29,6 +30,7 @@ from benchmarks.experiment.adapters import run_trainer
 from benchmarks.experiment.folder import ROOT, Row, write_rows
 from benchmarks.experiment_public.cells import ALL_ROWS, FULL_FINE_TUNE, PASSAGES, Cell
 from benchmarks.experiment_public.sets import PublicSet
+from benchmarks.gateway_load.machine import CannotMeasure
 
 LEARNING_RATE = "2e-3"
 MAX_MINUTES = "600"
@@ -69,7 +71,9 @@ def train(cell: Cell, public: PublicSet, example: Path, base_model: str, found: 
 
 
 def _tune(cell: Cell, data: Path, checked: Path, out: Path, base_model: str) -> Path:
-    base = base_model if Path(base_model).is_absolute() else ROOT / ".pointsman/models" / base_model
+    base = locate_base_model(base_model, ROOT, DataDir(ROOT / ".pointsman")).folder
+    if not base.is_dir():
+        raise CannotMeasure(f"the base model is not in {base}; run a cell without training first, which fetches it")
     module = "benchmarks.experiment_public.full_fine_tune"
     options = {
         "base-model": base, "data": data, "eval-data": checked, "out": out, "epochs": epochs(cell), "seed": cell.seed

@@ -154,13 +154,16 @@ async def test_files_are_rendered_without_rows_that_are_held_out_or_left_to_anot
     assert report.facts["counts"]["left to the next path"] == 1
 
 
+def about_tandems(folder: Path, document: str) -> RenderOrder:
+    data = folder / "data.jsonl"
+    data.write_text(json.dumps({"text": "A tandem?", "output": "10 euros", "document": document}) + "\n")
+    return RenderOrder("handbook", data, None, folder / "out", seed=7)
+
+
 async def test_documents_that_are_never_found_are_reported_with_an_id_that_is(
     config_folder: ConfigFolder, models: EmbeddingModels, tmp_path: Path
 ) -> None:
-    data = tmp_path / "data.jsonl"
-    data.write_text(json.dumps({"text": "A tandem?", "output": "10 euros", "document": "bicycles"}) + "\n")
-    rendering, passages = renderer(config_folder, "handbook", models, seed=7)
-    order = RenderOrder("handbook", data, None, tmp_path / "out", seed=7)
+    order, (rendering, passages) = about_tandems(tmp_path, "bicycles"), renderer(config_folder, "handbook", models, 7)
     with pytest.raises(ConfigError, match=r"\('bicycles' in the first one\); it found only others, such as '\w+\.md'"):
         await render(order, rendering, passages, lambda *_: None)
 
@@ -168,11 +171,11 @@ async def test_documents_that_are_never_found_are_reported_with_an_id_that_is(
 async def test_a_document_needs_to_be_in_one_of_the_paths_collections(
     config_folder: ConfigFolder, models: EmbeddingModels, tmp_path: Path
 ) -> None:
-    data = tmp_path / "data.jsonl"
-    data.write_text(json.dumps({"text": "A tandem?", "output": "10 euros", "document": "bicycles.md"}) + "\n")
-    rendering, passages = renderer(config_folder, "handbook", models, seed=7)
+    order, (rendering, passages) = (
+        about_tandems(tmp_path, "bicycles.md"),
+        renderer(config_folder, "handbook", models, 7),
+    )
     passages.counts["right passage not found"] = 1  # by the search in another collection
-    order = RenderOrder("handbook", data, None, tmp_path / "out", seed=7)
     report = await render(order, rendering, passages, lambda *_: None)
     assert report.facts["counts"]["right passage not found"] == 1
 

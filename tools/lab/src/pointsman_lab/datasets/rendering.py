@@ -120,7 +120,7 @@ def _stated(answer: str, passage: Passage) -> int:
 
 @dataclass(frozen=True, slots=True)
 class QueryEmbedding:
-    """Embeds a training row's text as the gateway embeds a request's: of a long one only the first and the last tokens."""
+    """Embeds a training row's text as the gateway embeds a request's: of a long one only its beginning and end."""
 
     models: EmbeddingModels
 
