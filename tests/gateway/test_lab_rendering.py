@@ -21,6 +21,7 @@ from pointsman_lab.datasets.rendering import (
     read_rows,
     render,
 )
+from pointsman_retriever.limits import MAX_QUERY_BYTES
 from pointsman_servicekit.grpc_client import open_channel
 
 from tests.gateway.doubles.config_folder import IN_NONE, IN_TRIAGE, ConfigFolder
@@ -96,18 +97,18 @@ class FoundByAnswerAlone:
     """Implements `Search`: the question finds nothing of the right document."""
 
     async def search(self, collection: str, query: str, vector: Vector | None, top_k: int, deadline: float) -> Found:
+        assert len(query.encode()) < MAX_QUERY_BYTES
         found = MANY if "10 euros" in query else [("dogs.md", "Dogs pay half.")]
         return Found(tuple(Passage(document, document, text, 0.9) for document, text in found), True)
 
 
+@pytest.mark.parametrize("ending", ["Have a good day.", "é" * MAX_QUERY_BYTES])
 async def test_a_passage_that_only_the_answer_finds_is_shown(
-    config_folder: ConfigFolder, models: EmbeddingModels
+    config_folder: ConfigFolder, models: EmbeddingModels, ending: str
 ) -> None:
     passages = ChosenPassages(FoundByAnswerAlone(), seed=7, share_without=0)
     rendering = PathRenderer(load_config(config_folder.write()), "handbook", passages, QueryEmbedding(models))
-    asked = row(
-        "What must I pay for it?", "Dear sir,\n\nTandems pay 10 euros. Have a good day.", document="bicycles.md"
-    )
+    asked = row("What must I pay for it?", f"Dear sir,\n\nTandems pay 10 euros. {ending}", document="bicycles.md")
     passages.begin(asked)
     system = (await rendering.render(asked))["messages"][0]["content"]
     assert "Tandems pay 10 euros." in system

@@ -41,6 +41,8 @@ from pointsman_lab.report import Progress, Report, Section
 SHARE_WITHOUT_ANSWER = 0.2
 SEARCHED_IN_ADDITION = 6
 """Passages that are searched in addition to those that a prompt shows."""
+MAX_SEARCHED_CHARACTERS = 8000
+"""Of a question with its answer; the retriever refuses long queries."""
 _SENTENCE_ENDS = re.compile(r"(?<=[.!?])\s+|\n+")
 _SHOWN, _HIDDEN = "with the right passage", "without the right passage"
 _NOT_FOUND = "right passage not found"
@@ -93,9 +95,8 @@ class ChosenPassages:
         answer = row.answers.get("output", "")
         if answer and not self._is_hidden and not any(_stated(answer, passage) for passage in of_document):
             # The question alone does not find it; its answer is in other words.
-            again = await self._inner.search(
-                collection, f"{query}\n{answer}", None, top_k + SEARCHED_IN_ADDITION, deadline
-            )
+            longer = f"{query}\n{answer}"[:MAX_SEARCHED_CHARACTERS]
+            again = await self._inner.search(collection, longer, None, top_k + SEARCHED_IN_ADDITION, deadline)
             of_document += _of(row.document, again)
         others = [passage for passage in found.passages if passage.document_id != row.document]
         if not of_document:
