@@ -36,7 +36,7 @@ def test_a_valid_folder_is_loaded(config_folder: ConfigFolder) -> None:
 
 def test_the_help_desks_configuration_is_valid(capsys: pytest.CaptureFixture[str]) -> None:
     assert check(EXAMPLE) == 0
-    assert "7 paths, 5 tasks, all well" in capsys.readouterr().out
+    assert "8 paths, 5 tasks, all well" in capsys.readouterr().out
 
 
 def test_an_output_that_is_an_object_becomes_one_line_of_json(config_folder: ConfigFolder) -> None:
