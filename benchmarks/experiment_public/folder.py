@@ -93,8 +93,12 @@ def _name(folder: Path) -> str:
 
 
 def _models(model: Model) -> dict[str, object]:
-    """Returns the help desk's models.yaml with this model in place of its own."""
+    """Returns the help desk's models.yaml with this model in place of its own.
+
+    Answers do not pay for the training, because its seconds depend on how busy the machine was.
+    """
     content = yaml.safe_load((EXAMPLE / "config/models.yaml").read_text("utf-8"))
+    del content["training"]
     (entry,) = content["models"].values()
     if model.prices:
         entry["usd_per_million_tokens"] = dict(zip(("prompt", "cached", "completion"), model.prices, strict=True))

@@ -2,7 +2,8 @@
 
 Each task has several paths. Validation rows choose the best one, which becomes the task's policy, and the fixed choice
 that `auto` is compared with. Then every path and `auto` answer the test stream (`pointsman eval --mixed`). Requests out
-of scope are CLINC150's; the default path declines them.
+of scope are CLINC150's; the default path declines them. The policy `predicted` learns from the answers to validation
+rows, and chooses among those to test rows.
 """
 
 import json
@@ -14,9 +15,11 @@ from typing import Any
 
 import yaml
 from pointsman_cli.eval.report import Report, read_report
+from pointsman_embedding import MiniLM
 
-from benchmarks.experiment.folder import Row, write_rows
+from benchmarks.experiment.folder import ROOT, Row, write_rows
 from benchmarks.experiment.services import evaluate, run_services
+from benchmarks.experiment_public import predicted
 from benchmarks.experiment_public.cells import SETS, Cell
 from benchmarks.experiment_public.folder import write_config, write_folder
 from benchmarks.experiment_public.measure import CONCURRENCY, Setting, adapter_of
@@ -28,9 +31,12 @@ PATHS = {
     "xquad": ("raft_lora_rag", "lora", "rag", "zero_shot"),
 }
 SHARES = {"clinc150": 0.3, "snips": 0.3, "xquad": 0.3, "unknown": 0.1}
-TEST_ROWS, VALIDATION_ROWS = 150, 60
-"""Of each set, and of the requests that belong to none."""
-REPORT = "mixed-report.json"
+SEED = 2
+"""Of adapters and examples."""
+TEST_ROWS, VALIDATION_ROWS = 150, 150
+"""Of each set, and of the requests that belong to none. XQuAD has fewer validation rows."""
+CHOSEN, REPORT = "mixed-validation.json", "mixed-report.json"
+DEFAULT = "decline"
 DECLINED = "I cannot help with that."
 
 
@@ -38,23 +44,27 @@ def run(sets: Mapping[str, PublicSet], setting: Setting) -> None:
     """Raises CannotMeasure or CalledProcessError. A run that was interrupted continues."""
     served = {cell: adapter_of(cell, sets[cell.set], setting) if cell.is_trained else None for cell in cells()}
     example = write_folder(setting.work / "mixed", served, sets, setting.model)
-    chosen, report = setting.work / "mixed-validation.json", setting.work / REPORT
-    _evaluate(example, setting, "validation", VALIDATION_ROWS, sets, ["--json", str(chosen)])
+    chosen, report = setting.work / CHOSEN, setting.work / REPORT
+    validation = _evaluate(example, setting, "validation", VALIDATION_ROWS, sets, ["--json", str(chosen)])
     serve_best(example, read_report(chosen))
     shares = ",".join(f"{task}={share}" for task, share in SHARES.items())
     options = ["--mixed", "--shares", shares, "--chosen-by", str(chosen), "--json", str(report)]
-    _evaluate(example, setting, "test", TEST_ROWS, sets, options)
+    test = _evaluate(example, setting, "test", TEST_ROWS, sets, options)
     setting.results.folder.mkdir(parents=True, exist_ok=True)
-    shutil.copy(report, setting.results.folder)
+    for file in (chosen, report):
+        shutil.copy(file, setting.results.folder)
+    encoder = MiniLM.load(ROOT / ".pointsman/models/minilm")
+    predicted.write(predicted.measure(validation, test, SETS, DEFAULT, encoder), setting.results.folder)
 
 
 def cells() -> list[Cell]:
-    return [Cell(name, path) for name in SETS for path in PATHS[name]]
+    return [Cell(name, path, seed=SEED) for name in SETS for path in PATHS[name]]
 
 
 def _evaluate(
     example: Path, setting: Setting, part: str, count: int, sets: Mapping[str, PublicSet], options: list[str]
-) -> None:
+) -> tuple[Path, Path]:
+    """Returns the files of rows and answers."""
     rows = stream(sets, part, count)
     if part == "test":
         rows += out_of_scope(setting.data)[: min(count, setting.limit or count)]
@@ -63,6 +73,7 @@ def _evaluate(
     settings = ["--concurrency", str(CONCURRENCY), "--examples", "0", *options]
     with run_services(add_default(example), home) as url:
         evaluate(dataset, url, home, answers, *settings)
+    return dataset, answers
 
 
 def stream(sets: Mapping[str, PublicSet], part: str, count: int) -> list[Row]:
@@ -91,8 +102,8 @@ def add_default(example: Path) -> Path:
     """Adds the default path, which always declines."""
     content = _read(example)
     model = next(iter(content["models"]))
-    content["paths"]["decline"] = {"model": model, "answers": [DECLINED], "max_tokens": 16, "temperature": 0}
-    write_config(example, content | {"default_path": "decline"})
+    content["paths"][DEFAULT] = {"model": model, "answers": [DECLINED], "max_tokens": 16, "temperature": 0}
+    write_config(example, content | {"default_path": DEFAULT})
     return example
 
 
@@ -101,7 +112,7 @@ def serve_best(example: Path, report: Report) -> None:
     content = _read(example)
     for task in report.tasks:
         ranked = sorted(task.paths, key=lambda path: (-path.mean, path.cost))
-        best, *others = [path.path for path in ranked if path.path != "decline"]
+        best, *others = [path.path for path in ranked if path.path != DEFAULT]
         content["tasks"][task.task] |= {"policy": {"fixed": best}, "fallback": others}
     write_config(example, content)
 

@@ -10,10 +10,10 @@ from pointsman_scoring.intervals import Interval
 
 from benchmarks.experiment.folder import ROOT, Row
 from benchmarks.experiment.table import insert
-from benchmarks.experiment_public import charts, scoring
+from benchmarks.experiment_public import charts, mixed, predicted, scoring
 from benchmarks.experiment_public.cells import ALL_ROWS, CURVE_ROWS, SETS, all_cells
 from benchmarks.experiment_public.evidence import Evidence, PathResult, kind
-from benchmarks.experiment_public.mixed import REPORT
+from benchmarks.experiment_public.mixed import CHOSEN, REPORT
 from benchmarks.experiment_public.result_files import ResultFolder
 
 PAGE = ROOT / "docs/experiment-public.md"
@@ -21,6 +21,8 @@ BEGIN = "<!-- results: written by `make experiment-public` -->"
 RESERVED_MODELS = ("Qwen2.5-0.5B-Instruct", "Llama-3.1-8B-Instruct")
 """Rows for models that have not been measured; each needs `--base-model`, the second one a GPU."""
 _EXAMPLES, _CHARACTERS = 3, 90
+PATH_NAMES = {cell.path_name: cell.path for cell in mixed.cells()}
+"""Of the mixed stream, by their names in the gateway's configuration."""
 
 
 def write(results: Path, main_model: str, tests: Mapping[str, Sequence[Row]], page: Path = PAGE) -> None:
@@ -36,7 +38,7 @@ def write(results: Path, main_model: str, tests: Mapping[str, Sequence[Row]], pa
     others = sorted({file.parent.name for file in results.glob("*/*.json")} - {main_model})
     lines += [
         *_curves(evidence, page.stem),
-        *_mixed(results / main_model / REPORT),
+        *_mixed(results / main_model),
         *_models(results, (main_model, *others)),
     ]
     page.write_text(insert(page.read_text("utf-8"), BEGIN, "\n".join(lines)), encoding="utf-8")
@@ -148,23 +150,60 @@ def _row_count(name: str, rows: int, found: Sequence[PathResult | None]) -> str:
     return f"{min([rows, *trained]):,}" if trained or rows < ALL_ROWS else f"all, up to {rows:,}"
 
 
-def _mixed(report: Path) -> Iterator[str]:
+def _mixed(folder: Path) -> Iterator[str]:
     yield from ("### `auto` on a mixed stream", "")
-    mixed = read_report(report).mixed if report.is_file() else None
-    if mixed is None:
+    found = read_report(folder / REPORT).mixed if (folder / REPORT).is_file() else None
+    if found is None:
         yield from ("*not run*", "")
         return
-    yield ", ".join(f"{share:.0%} {task}" for task, share in mixed.shares.items())
+    yield ", ".join(f"{share:.0%} {task}" for task, share in found.shares.items())
     yield from ("", "| choice | score | $ per 1,000 | `auto` minus this choice |", "|---|---|---|---|")
-    for choice in mixed.choices:
+    for choice in found.choices:
         cells = (choice.name, _score(choice.score), f"{choice.usd_per_1000:.4f}", _points(choice.auto_difference))
         yield f"| {' | '.join(cells)} |"
     yield ""
     yield (
-        f"{mixed.misrouted:.1%} of the requests got a wrong task and {mixed.abstained:.1%} none. Both together cost "
-        f"{100 * mixed.lost_score:.1f} points and {mixed.lost_usd_per_1000:.4f} dollars per 1,000 requests."
+        f"{found.misrouted:.1%} of the requests got a wrong task and {found.abstained:.1%} none. Both together cost "
+        f"{100 * found.lost_score:.1f} points and {found.lost_usd_per_1000:.4f} dollars per 1,000 requests."
     )
     yield ""
+    yield from _mixed_paths(folder)
+    yield from _predicted(folder)
+
+
+def _mixed_paths(folder: Path) -> Iterator[str]:
+    """Yields the paths that the validation rows chose from, without the default path."""
+    on_validation, on_test = (read_report(folder / name).tasks for name in (CHOSEN, REPORT))
+    known = {path.path: path for task in on_validation for path in task.paths}
+    yield from ("| task | path | validation rows | test rows | $ per 1,000 |", "|---|---|---|---|---|")
+    for task in on_test:
+        for path in task.paths:
+            if path.path in PATH_NAMES and path.score:
+                of_validation = f"{known[path.path].mean:.3f}"
+                cells = (task.task, _plain(path.path), of_validation, _score(path.score), f"{path.cost:.4f}")
+                yield f"| {' | '.join(cells)} |"
+    yield ""
+
+
+def _predicted(folder: Path) -> Iterator[str]:
+    """Yields the comparison of the policy `predicted` with fixed paths."""
+    columns = (
+        "task | rows to learn from | accepted | its choices | score | $ per 1,000 | gain at equal cost | best path"
+    )
+    yield from (f"| {columns} |", f"|{'---|' * 8}")
+    for each in predicted.read(folder):
+        shares = ", ".join(f"{share:.0%} {_plain(path)}" for path, share in each.shares.items() if share)
+        gain = f"{100 * each.gain:+.1f} points (at least {100 * each.bound:+.1f})"
+        best = f"{_plain(each.fixed)}: {each.fixed_score:.3f} for {each.fixed_usd_per_1000:.4f}"
+        accepted = "yes" if each.accepted else "no"
+        cells = (each.task, str(each.learned), accepted, shares, f"{each.score:.3f}", f"{each.usd_per_1000:.4f}", gain)
+        yield f"| {' | '.join(cells)} | {best} |"
+    yield ""
+
+
+def _plain(path: str) -> str:
+    """Returns the words for a path of the mixed stream."""
+    return _words(PATH_NAMES.get(path, path))
 
 
 def _models(results: Path, measured: Sequence[str]) -> Iterator[str]:

@@ -126,14 +126,11 @@ def summarize(
 
 
 def read_answers(file: Path) -> list[Answer]:
-    """Reads a file of `pointsman eval`; the last answer to a row counts.
-
-    Dollars are without the part that pays for the training, which depends on how busy the machine was then.
-    """
+    """Reads a file of `pointsman eval`; the last answer to a row counts."""
     found: dict[str, Answer] = {}
     for line in file.read_text("utf-8").splitlines()[1:]:
         row = json.loads(line)
-        usd = sum(value for part, value in row["cost_parts_usd"].items() if part != "training")
+        usd = sum(row["cost_parts_usd"].values())
         found[row["row"]] = Answer(
             row["row"], row["text"], row["score"] or 0.0, round(usd, 10),
             row["prompt_tokens"], row["cached_tokens"], row["completion_tokens"], round(row["total"], 3),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pointsman_cli.eval.report import PathFigures, Report, TaskReport
+from pointsman_cli.eval.report import Choice, Mixed, PathFigures, Report, TaskReport, write_report
 from pointsman_gateway import bootstrap
 from pointsman_gateway.config.load import load_config
 from pointsman_gateway.domain import Passage
@@ -16,7 +16,18 @@ from pointsman_scoring.intervals import Interval
 from benchmarks.experiment.folder import Row, write_rows
 from benchmarks.experiment.services import check_outcomes
 from benchmarks.experiment_public import __main__ as program
-from benchmarks.experiment_public import baselines, cells, folder, measure, mixed, page, scoring, sets, training
+from benchmarks.experiment_public import (
+    baselines,
+    cells,
+    folder,
+    measure,
+    mixed,
+    page,
+    predicted,
+    scoring,
+    sets,
+    training,
+)
 from benchmarks.experiment_public.cells import Cell, all_cells
 from benchmarks.experiment_public.evidence import Evidence
 from benchmarks.experiment_public.measure import Setting
@@ -166,20 +177,87 @@ def test_the_mixed_stream_is_of_all_sets_and_its_policies_are_the_best_paths_on_
     example = folder.write_folder(tmp_path / "mixed", served, public, folder.Model())
     mixed.add_default(example)
     figures = [
-        replace(FIGURES, path=f"clinc150_{path}", score=Interval(score, 0, 1))
+        replace(FIGURES, path=f"clinc150_{path}_1000_2", score=Interval(score, 0, 1))
         for path, score in (("lora", 0.5), ("nearest_8", 0.75))
     ]
     report = TaskReport("clinc150", "entry_point", 10, (*figures, replace(FIGURES, path="decline")), (), (), (), 0)
     mixed.serve_best(example, Report(1, "validation", "", "", 16, 0.95, (report,)))
     config = load_config(example / "pointsman.yaml", {})
     bootstrap.check_config(config)
-    assert config.tasks.tasks["clinc150"].policy.paths == ("clinc150_nearest_8",)
-    assert config.tasks.tasks["clinc150"].fallback == ("clinc150_lora",)
+    assert config.tasks.tasks["clinc150"].policy.paths == ("clinc150_nearest_8_1000_2",)
+    assert config.tasks.tasks["clinc150"].fallback == ("clinc150_lora_1000_2",)
     assert config.tasks.default_path == "decline"
     assert [row["task"] for row in mixed.stream(public, "test", 2)] == ["clinc150"] * 2 + ["snips"] * 2 + ["xquad"] * 2
     assert {row["text"] for row in mixed.out_of_scope(data)} == {"far 1", "far 2"}
     drawn = [row["id"] for row in mixed.stream(public, "test", mixed.TEST_ROWS)]
     assert 30 < sum(name.startswith("xquad-seen") for name in drawn) < 60  # 150 of the 500 test rows
+
+
+class FakeEncoder:
+    """Embeds a text as its number of letters "a" and of letters "b"."""
+
+    def embed(self, texts: Sequence[str]) -> list[list[int]]:
+        return [[text.count("a"), text.count("b")] for text in texts]
+
+
+def test_predicted_learns_which_path_answers_a_request_from_validation_rows_alone(tmp_path: Path) -> None:
+    def files(part: str, count: int, swapped: bool = False) -> tuple[Path, Path]:
+        texts = [f"{'ab'[n % 2] * 3} {n}" for n in range(count)]
+        rows = [{"id": str(n), "text": text} for n, text in enumerate(texts)]
+        answers = [
+            {"row": str(n), "task": "snips", "path": path, "outcome": "ok", "cost_parts_usd": {"prompt": usd},
+             "score": float(("a" in text) == ((path == "one") != swapped)) if path != "decline" else 0.0}
+            for n, text in enumerate(texts)
+            for path, usd in (("two", 2e-3), ("one", 1e-3), ("decline", 0.0))
+        ]  # fmt: skip
+        of_answers = write_rows([{"evaluation": 1}, *answers], tmp_path / f"{part}-answers.jsonl")
+        return write_rows(rows, tmp_path / f"{part}.jsonl"), of_answers
+
+    encoder: Any = FakeEncoder()
+    validation, test = files("validation", 120), files("test", 40)
+    (found,) = predicted.measure(validation, test, ["snips"], "decline", encoder)
+    assert found.accepted
+    assert found.learned == 120
+    assert found.shares == {"one": 0.5, "two": 0.5}
+    assert (found.score, found.gain, found.fixed, found.fixed_score) == (1.0, 0.5, "one", 0.5)
+    assert found.usd_per_1000 == pytest.approx(1.5)
+    (few,) = predicted.measure(files("few", 80), test, ["snips"], "decline", encoder)
+    assert (few.accepted, few.score) == (False, 1.0)
+    (wrong,) = predicted.measure(validation, files("other", 40, swapped=True), ["snips"], "decline", encoder)
+    assert (wrong.accepted, wrong.score, wrong.gain) == (True, 0.0, -0.5)
+    predicted.write([found, few], tmp_path)
+    assert predicted.read(tmp_path) == [found, few]
+    assert predicted.read(tmp_path / "none") == []
+
+
+def test_the_page_shows_the_mixed_stream(tmp_path: Path) -> None:
+    folder, none = tmp_path / "results/smollm2-135m", Interval(0, 0, 0)
+    folder.mkdir(parents=True)
+    for file, scores in ((mixed.CHOSEN, (0.5, 0.25)), (mixed.REPORT, (0.75, 0.125))):
+        paths = [
+            replace(FIGURES, path=f"snips_{path}_1000_2", score=Interval(score, 0, 1))
+            for path, score in zip(("lora", "nearest_8"), scores, strict=True)
+        ]
+        task = TaskReport("snips", "exact", 10, (*paths, replace(FIGURES, path="decline")), (), (), (), 0)
+        auto = Choice("auto", Interval(0.7, 0.6, 0.8), 0.003, none)
+        stream = Mixed({"snips": 0.9, "unknown": 0.1}, (auto,), 0.02, 0.01, 0.005, 0.001)
+        write_report(Report(1, file, "", "", 16, 0.95, (task,), stream), folder / file)
+    shares = {"snips_lora_1000_2": 1.0, "snips_nearest_8_1000_2": 0.0}
+    result = predicted.Predicted(
+        "snips", 150, -0.01, False, shares, 0.75, 0.003, 0.0, 0.0, "snips_lora_1000_2", 0.75, 0.003
+    )
+    predicted.write([result], folder)
+    at = tmp_path / "experiment-public.md"
+    at.write_text(f"{page.BEGIN}\n<!-- end of results -->\n", encoding="utf-8")
+    page.write(tmp_path / "results", "smollm2-135m", dict.fromkeys(cells.SETS, ()), at)
+    written = at.read_text("utf-8")
+    assert "90% snips, 10% unknown" in written
+    assert "| auto | 0.700 (0.60 to 0.80) | 0.0030 |" in written
+    assert "2.0% of the requests got a wrong task and 1.0% none. Both together cost 0.5 points" in written
+    assert "| snips | lora | 0.500 | 0.750 (0.00 to 1.00) |" in written
+    assert "| snips | nearest 8 | 0.250 | 0.125 (0.00 to 1.00) |" in written
+    assert "decline" not in written
+    assert "| snips | 150 | no | 100% lora | 0.750 | 0.0030 | +0.0 points (at least +0.0) | lora: 0.750" in written
 
 
 def render(cell: Cell, public: PublicSet, tmp_path: Path, found: training.Passages, **options: Any) -> list[Row]:
@@ -250,7 +328,7 @@ def test_stored_answers_are_read_back_and_other_test_rows_need_a_new_run(data: P
 
 def test_the_last_answer_to_a_row_counts(tmp_path: Path) -> None:
     part = {"prompt_tokens": 9, "cached_tokens": 1, "completion_tokens": 2, "total": 0.25}
-    paid = {"prompt": 0.25, "completion": 0.5, "training": 8.0}  # the training does not count
+    paid = {"prompt": 0.25, "completion": 0.5}
     lines: list[Row] = [
         {"evaluation": 1},
         {"row": "1", "text": "", "score": 0.0, "cost_parts_usd": {}, **part},

@@ -174,7 +174,7 @@ class Evaluation:
         return Evaluation([*self.texts, *(more.texts[row] for row in new)], self.paths, scores, self.costs)
 
 
-def read_evaluation(dataset: Path, answers: Path, task: str) -> Evaluation:
+def read_evaluation(dataset: Path, answers: Path, task: str, min_rows: int = MIN_ROWS) -> Evaluation:
     """Reads the data set and the answers of `pointsman eval`; leaves out rows that not all paths answered. Rows with
     the same text are one row with their mean scores, so that no row is predicted by its copies.
 
@@ -194,8 +194,8 @@ def read_evaluation(dataset: Path, answers: Path, task: str) -> Evaluation:
         raise ConfigError(f"{answers} has answers of {len(scores)} paths to task '{task}'; two or more are compared")
     answered = set.intersection(*map(set, scores.values()))
     rows = {text: both for text, same in ids.items() if (both := [row for row in same if row in answered])}
-    if len(rows) < MIN_ROWS:
-        raise ConfigError(f"all paths answered {len(rows)} rows of task '{task}'; {MIN_ROWS} are needed to learn from")
+    if len(rows) < min_rows:
+        raise ConfigError(f"all paths answered {len(rows)} rows of task '{task}'; {min_rows} are needed to learn from")
     return Evaluation(
         list(rows),
         tuple(scores),

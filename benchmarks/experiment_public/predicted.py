@@ -1,0 +1,102 @@
+"""Measures the policy `predicted` on the mixed stream: it learns from the validation rows and chooses on the test rows.
+
+Every path answered every row at temperature 0, so a choice's score and dollars are those of the chosen path's answer.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pointsman_embedding import MiniLM
+from pointsman_lab.prediction import (
+    MIN_ROWS,
+    Evaluation,
+    evaluate_policy,
+    fit,
+    predict_out_of_fold,
+    read_evaluation,
+)
+
+RESULT = "mixed-predicted.json"
+TOLERANCE = 0.05
+"""The policy's default."""
+
+
+@dataclass(frozen=True, slots=True)
+class Predicted:
+    """The policy `predicted` for one task, and the path with the best score on the validation rows."""
+
+    task: str
+    learned: int
+    """Validation rows."""
+    validation_bound: float
+    """The lower bound of its gain on validation rows, predicted out of fold. `pointsman predict` refuses a policy
+    unless it is above 0, and refuses to learn from fewer than 100 rows.
+    """
+    accepted: bool
+    """Whether `pointsman predict` would accept it."""
+    shares: dict[str, float]
+    """Of the test rows, by path."""
+    score: float
+    usd_per_1000: float
+    gain: float
+    """On test rows, above the best mix of fixed paths that costs as much, known in hindsight."""
+    bound: float
+    """The lower bound of `gain`, one-sided, at 95 %."""
+    fixed: str
+    fixed_score: float
+    fixed_usd_per_1000: float
+
+
+def measure(
+    validation: tuple[Path, Path], test: tuple[Path, Path], tasks: Sequence[str], default: str, encoder: MiniLM
+) -> list[Predicted]:
+    """`validation` and `test` are the files of rows and of answers; `default` is a path that is left out."""
+    results = []
+    for task in tasks:
+        known = read_evaluation(*validation, task, min_rows=1)
+        paths = tuple(sorted(path for path in known.paths if path != default))
+        asked = read_evaluation(*test, task, min_rows=1)
+        results.append(_measure_task(task, _of(known, paths), _of(asked, paths), encoder))
+    return results
+
+
+def write(results: Sequence[Predicted], folder: Path) -> None:
+    content = json.dumps([asdict(result) for result in results], indent=1)
+    (folder / RESULT).write_text(content + "\n", encoding="utf-8")
+
+
+def read(folder: Path) -> list[Predicted]:
+    """Returns nothing if it was not measured."""
+    file = folder / RESULT
+    return [Predicted(**each) for each in json.loads(file.read_text("utf-8"))] if file.is_file() else []
+
+
+def _of(evaluation: Evaluation, paths: tuple[str, ...]) -> Evaluation:
+    """Returns the evaluation with these paths alone, in this order."""
+    at = [evaluation.paths.index(path) for path in paths]
+    return Evaluation(evaluation.texts, paths, evaluation.scores[:, at], evaluation.costs[at])
+
+
+def _measure_task(task: str, known: Evaluation, asked: Evaluation, encoder: MiniLM) -> Predicted:
+    vectors, others = (_embed(encoder, each.texts) for each in (known, asked))
+    fitted = [fit(vectors, known.scores[:, at]) for at in range(len(known.paths))]
+    predicted = np.stack([one.of(others) for one in fitted], axis=1)
+    own = evaluate_policy(predict_out_of_fold(vectors, known.scores), known.scores, known.costs, TOLERANCE)
+    result = evaluate_policy(predicted, asked.scores, asked.costs, TOLERANCE)
+    best = max(range(len(known.paths)), key=lambda at: (known.scores[:, at].mean(), -known.costs[at]))
+    return Predicted(
+        task=task, learned=len(known.texts), validation_bound=own.bound,
+        accepted=own.bound > 0 and len(known.texts) >= MIN_ROWS,
+        shares=dict(zip(known.paths, map(float, result.shares), strict=True)),
+        score=result.quality, usd_per_1000=1000 * result.usd, gain=result.gain, bound=result.bound,
+        fixed=known.paths[best], fixed_score=float(asked.scores[:, best].mean()),
+        fixed_usd_per_1000=1000 * float(asked.costs[best]),
+    )  # fmt: skip
+
+
+def _embed(encoder: MiniLM, texts: Sequence[str]) -> NDArray[np.float64]:
+    return np.asarray(encoder.embed(list(texts)), dtype=float)
