@@ -164,7 +164,8 @@ def _mixed(folder: Path) -> Iterator[str]:
     yield ""
     yield (
         f"{found.misrouted:.1%} of the requests got a wrong task and {found.abstained:.1%} none. Both together cost "
-        f"{100 * found.lost_score:.1f} points and change the price by {found.lost_usd_per_1000:+.4f} $ per 1,000."
+        f"{100 * found.lost_score:.1f} points and change the price by {found.lost_usd_per_1000:+.4f} dollars "
+        "per 1,000 requests."
     )
     yield ""
     yield from _mixed_paths(folder)
