@@ -43,10 +43,15 @@ class Times:
         self.pass_by((redis_layout.window_at(window, now)[1] - now) / 1000 + plus)
 
     def begin_a_minute(self) -> None:
-        """Advances so that what follows is in one minute and one day."""
+        """Advances so that what follows is in one minute and one day, and the next day in the same month."""
+        while self._month_in(2 * redis_layout.A_DAY) != self._month_in(0):
+            self.pass_by(redis_layout.A_DAY)
         self.enter_the_next(redis_layout.Window.MINUTE)
         if (int(self.wall()) + 120) // redis_layout.A_DAY != int(self.wall()) // redis_layout.A_DAY:
             self.pass_by(180)
+
+    def _month_in(self, seconds: int) -> int:
+        return redis_layout.window_at(redis_layout.Window.MONTH, int(1000 * (self.wall() + seconds)))[0]
 
     @property
     def clock(self) -> Clock:
