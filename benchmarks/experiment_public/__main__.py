@@ -96,7 +96,10 @@ def _positive(text: str) -> int:
 
 
 def read_model(source: str, prices: str | None) -> Model:
-    """Raises ValueError if a model other than the default has no prices, or they are not three numbers."""
+    """Reads the options --base-model and --prices.
+
+    Raises ValueError if `prices` are not three numbers; they may be left out for the default model only.
+    """
     if source == BASE_MODEL and not prices:
         return Model()
     try:

@@ -72,7 +72,7 @@ class Cell:
 
 
 def all_cells() -> list[Cell]:
-    """Returns every cell once."""
+    """Returns the plan of the experiment: every cell once, in the order in which they run."""
     return list(dict.fromkeys(_ordered()))
 
 

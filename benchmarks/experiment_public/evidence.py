@@ -22,7 +22,7 @@ COMPARED = {
 
 
 def kind(path: str) -> str:
-    """Returns the kind of a path, or "baseline"."""
+    """Returns the kind of a path ("prompt", "rag", "lora", "tuned" or "hybrid"), or "baseline" if no model answers."""
     if path in BASELINES:
         return "baseline"
     if path == FULL_FINE_TUNE:

@@ -1,4 +1,4 @@
-"""Makes tables and charts from the stored results; the tables are written into docs/experiment-public.md."""
+"""Writes the results of docs/experiment-public.md: makes its tables and charts from the stored results."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -203,7 +203,7 @@ def _predicted(folder: Path) -> Iterator[str]:
 
 
 def _plain(path: str) -> str:
-    """Returns the words for a path of the mixed stream."""
+    """Returns the words that the page uses for a path of the mixed stream, such as "nearest 8"."""
     return _words(PATH_NAMES.get(path, path))
 
 

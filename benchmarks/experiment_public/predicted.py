@@ -27,7 +27,7 @@ TOLERANCE = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Predicted:
-    """The policy `predicted` for one task, and the path with the best score on the validation rows."""
+    """How good the choices of the policy `predicted` are for one task, compared with always taking the same path."""
 
     task: str
     learned: int
@@ -47,6 +47,7 @@ class Predicted:
     bound: float
     """The lower bound of `gain`, one-sided, at 95 %."""
     fixed: str
+    """The path with the best score on the validation rows."""
     fixed_score: float
     fixed_usd_per_1000: float
 

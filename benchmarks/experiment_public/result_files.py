@@ -126,7 +126,7 @@ def summarize(
 
 
 def read_answers(file: Path) -> list[Answer]:
-    """Reads a file of `pointsman eval`; the last answer to a row counts."""
+    """Reads the answers that `pointsman eval` wrote. If a row was asked several times, its last answer counts."""
     found: dict[str, Answer] = {}
     for line in file.read_text("utf-8").splitlines()[1:]:
         row = json.loads(line)

@@ -50,9 +50,10 @@ def epochs(cell: Cell) -> int:
 
 
 def train(cell: Cell, public: PublicSet, example: Path, base_model: str, found: Passages, work: Path) -> Path:
-    """Trains, or continues an interrupted training. The validation rows choose the weights.
+    """Trains the cell's adapter, or all weights of its model. Continues an interrupted training.
 
-    `example` is the cell's folder for `pointsman up`; `found` has the passages of training and validation rows.
+    The weights with the lowest loss on the validation rows are kept. `example` is the folder from which `pointsman up`
+    serves the cell's path. `found` has the passages for the prompt of each training and validation row.
     """
     config, rows = load_config(example / "pointsman.yaml", {}), public.training_rows(cell.rows, cell.seed)
     data = write_rows(render(cell, public, config, rows, found), work / "data" / f"{cell}-train.jsonl")

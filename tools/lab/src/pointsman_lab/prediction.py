@@ -1,7 +1,8 @@
-"""The `predict` command: fits the quality predictions of the policy `predicted` to an evaluation, to ratings, or both.
+"""The `predict` command: learns the options of the policy `predicted`, which chooses a path for each request.
 
-For each path, a logistic regression (D. R. Cox, Journal of the Royal Statistical Society B 20, 1958) predicts from a
-request's embedding whether the path answers it well. A score between 0 and 1 is used as the probability of a good
+It learns from requests with known scores: from an evaluation, from ratings, or from both. For each path it fits a
+logistic regression (D. R. Cox, Journal of the Royal Statistical Society B 20, 1958), which predicts from a request's
+embedding the probability that the path answers it well. A score between 0 and 1 is used as the probability of a good
 answer. An L2 penalty, chosen by cross-validation, keeps predictions near the path's mean score if there is little data.
 
 A row may have scores of some of the paths only. The report compares the policy with the best random mix of two fixed

@@ -171,7 +171,10 @@ class RequestLog:
             start = f"({page[-1][0]}"
 
     async def _begin(self, seconds: float) -> int:
-        """Returns the time `seconds` ago in Unix milliseconds, by the clock of Redis, which assigns the entry ids."""
+        """Returns the time `seconds` ago in Unix milliseconds.
+
+        It is by the clock of Redis, because Redis makes the log's entry ids from its own clock.
+        """
         if seconds == inf:
             return 0
         now, _ = await self._reply(self._redis.time())

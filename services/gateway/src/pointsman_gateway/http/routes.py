@@ -213,7 +213,7 @@ async def schema(request: Request) -> Response:
 
 
 async def metrics(request: Request) -> Response:
-    """Returns all metrics in Prometheus's text format, or with exemplars in OpenMetrics if the client accepts it."""
+    """Returns all metrics in the OpenMetrics format, with exemplars, if the client accepts it, else in Prometheus's."""
     dependencies, accept = dependencies_of(request), request.headers.get("accept", "")
     page: bytes | str
     if dependencies.workers:

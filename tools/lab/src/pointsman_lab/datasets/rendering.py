@@ -270,8 +270,9 @@ def _check_documents(rows: Sequence[TrainingRow], passages: ChosenPassages) -> N
 
 
 def distinct(rows: Sequence[TrainingRow], held_out: Set[str]) -> list[TrainingRow]:
-    """Returns each row once, without those whose prompt is held out.
+    """Removes repeated rows, and rows whose request is also in the held-out data (`held_out` has the requests' keys).
 
-    The trainer could not find them: equal questions may be rendered differently.
+    This must happen before rendering: equal requests can get different prompts, which the trainer cannot recognize as
+    the same.
     """
     return list({(row.key, *row.answers.values()): row for row in rows if row.key not in held_out}.values())
