@@ -18,6 +18,7 @@ from pointsman_embedding import ModelMissing
 from pointsman_servicekit import logs
 from pointsman_servicekit.buffer_budget import BufferedBytesBudget
 from pointsman_servicekit.grpc_server import ServerLimits, serving
+from pointsman_servicekit.huge_pages import use_huge_pages
 from pointsman_servicekit.process import (
     freeze_gc,
     start_worker_threads,
@@ -177,6 +178,7 @@ async def run(settings: Settings, spans: "Spans | None" = None, worker: Sequence
             trimming_heap(),
         ):
             freeze_gc()
+            use_huge_pages()
             if siblings:
                 await siblings.report_serving()
             log.info("HTTP on %s, gRPC on %s", http_address, grpc_server.address)
