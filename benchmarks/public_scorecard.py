@@ -157,7 +157,7 @@ class Scorecard:
         fitted = fit_classifier(data.by_task(), out_of_scope, self._static, self._encoder, TUNING)
         self._encoder.save()
         classifier = CascadeClassifier(fitted, self._static, self._minilm)
-        use_huge_pages()  # as the gateway does when it has started
+        use_huge_pages()  # as the gateway does before it listens
         return classifier
 
     def _classify(self, classifier: CascadeClassifier, rows: Rows) -> Results:

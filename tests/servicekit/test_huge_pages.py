@@ -67,3 +67,10 @@ def test_nothing_happens_where_large_pages_are_turned_off(
         (tmp_path / "hpage_pmd_size").write_text("2097152\n")
     monkeypatch.setattr(huge_pages, "TRANSPARENT", tmp_path)
     assert huge_pages.use_huge_pages() == 0
+
+
+def test_nothing_happens_where_the_kernel_does_not_tell_which_memory_is_in_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huge_pages, "MEMORY", tmp_path / "smaps")
+    assert huge_pages.use_huge_pages() == 0

@@ -141,6 +141,7 @@ async def run(settings: Settings, spans: "Spans | None" = None, worker: Sequence
             components.administration,
         )
         app = build_app(dependencies, spans)
+        await asyncio.to_thread(use_huge_pages)  # before it listens, since it holds up the process
         stopping = asyncio.create_task(wait_for_stop_signal())
         await asyncio.sleep(0)  # it listens from its first turn on, before the servers start: no signal is missed
         servicer = GatewayServicer(
@@ -178,7 +179,6 @@ async def run(settings: Settings, spans: "Spans | None" = None, worker: Sequence
             trimming_heap(),
         ):
             freeze_gc()
-            use_huge_pages()
             if siblings:
                 await siblings.report_serving()
             log.info("HTTP on %s, gRPC on %s", http_address, grpc_server.address)
