@@ -54,7 +54,7 @@ class Difference:
 
 
 class Evidence:
-    """The results of one base model."""
+    """The stored results of the experiment with one base model: its scores, and the comparisons of its paths."""
 
     def __init__(self, results: ResultFolder) -> None:
         self.results = results
@@ -92,7 +92,10 @@ class Evidence:
         return [path for path in known if not self.runs(name, path)]
 
     def difference(self, name: str, first: str, second: str, rows: int = ALL_ROWS) -> Difference | None:
-        """Compares two paths on the same test rows; returns None unless both have run."""
+        """Returns how much better the path `first` scores than `second` on the same test rows of the set `name`.
+
+        Returns None unless both have run with that many training rows.
+        """
         one, other = self.runs(name, first, rows), self.runs(name, second, rows)
         if not one or not other:
             return None
@@ -100,7 +103,10 @@ class Evidence:
         return Difference(first, second, compare(list(left.values()), [right[row] for row in left]))
 
     def comparisons(self, name: str) -> list[Difference]:
-        """Returns the differences of `COMPARED`; p-values are corrected by Holm's method."""
+        """Compares the pairs of paths in `COMPARED` on the set `name`, without those of which one has not run.
+
+        The p-values are corrected for the number of comparisons by Holm's method.
+        """
         pairs = [(path, other) for path, others in COMPARED.items() for other in others]
         found = [difference for pair in pairs if (difference := self.difference(name, *pair))]
         adjusted = holm([difference.found.p_value for difference in found])

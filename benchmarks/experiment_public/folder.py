@@ -1,4 +1,7 @@
-"""Writes a folder for `pointsman up`: the paths of cells, with the examples, paragraphs and adapters that they use."""
+"""Writes the configuration folder from which `pointsman up` serves the paths of cells.
+
+It contains the examples, paragraphs and adapters that these paths use.
+"""
 
 import hashlib
 import shutil
@@ -88,7 +91,10 @@ def _task(cell: Cell, served: Mapping[Cell, Path | None], public: PublicSet, fol
 
 
 def _name(folder: Path) -> str:
-    """Returns a name of at most 64 characters, different for each base model's folder of adapters."""
+    """Returns the name under which the adapter in `folder` is served, of at most 64 characters.
+
+    Its last six characters differ between base models, whose adapters would have the same name otherwise.
+    """
     return f"{folder.name}-{hashlib.sha256(str(folder.parent.name).encode()).hexdigest()[:6]}"[-64:]
 
 

@@ -41,7 +41,11 @@ DECLINED = "I cannot help with that."
 
 
 def run(sets: Mapping[str, PublicSet], setting: Setting) -> None:
-    """Raises CannotMeasure or CalledProcessError. A run that was interrupted continues."""
+    """Sends the mixed stream to the running services, and stores the reports in the folder of results.
+
+    Answers that an interrupted run stored are not asked for again. Raises CannotMeasure if a service does not start,
+    and CalledProcessError if `pointsman eval` fails.
+    """
     served = {cell: adapter_of(cell, sets[cell.set], setting) if cell.is_trained else None for cell in cells()}
     example = write_folder(setting.work / "mixed", served, sets, setting.model)
     chosen, report = setting.work / CHOSEN, setting.work / REPORT
@@ -111,8 +115,8 @@ def serve_best(example: Path, report: Report) -> None:
     """Makes the path with the highest validation score, the cheaper one in a tie, the policy of each task."""
     content = _read(example)
     for task in report.tasks:
-        ranked = sorted(task.paths, key=lambda path: (-path.mean, path.cost))
-        best, *others = [path.path for path in ranked if path.path != DEFAULT]
+        found = {path.path: (path.mean, path.cost) for path in task.paths if path.path != DEFAULT}
+        best, *others = predicted.best_first(found)
         content["tasks"][task.task] |= {"policy": {"fixed": best}, "fallback": others}
     write_config(example, content)
 

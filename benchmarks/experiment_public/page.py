@@ -203,7 +203,7 @@ def _predicted(folder: Path) -> Iterator[str]:
 
 
 def _plain(path: str) -> str:
-    """Returns the words that the page uses for a path of the mixed stream, such as "nearest 8"."""
+    """Returns how the page writes a path that the gateway names "clinc150_nearest_8_1000_2": "nearest 8"."""
     return _words(PATH_NAMES.get(path, path))
 
 

@@ -4,7 +4,7 @@ Every path answered every row at temperature 0, so a choice's score and dollars 
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -55,7 +55,11 @@ class Predicted:
 def measure(
     validation: tuple[Path, Path], test: tuple[Path, Path], tasks: Sequence[str], default: str, encoder: MiniLM
 ) -> list[Predicted]:
-    """`validation` and `test` are the files of rows and of answers; `default` is a path that is left out."""
+    """Measures the policy for each task.
+
+    `validation` and `test` are each a file of rows and the file of the answers to them. The path `default` answers the
+    requests of no task and is left out.
+    """
     results = []
     for task in tasks:
         known = read_evaluation(*validation, task, min_rows=1)
@@ -65,13 +69,18 @@ def measure(
     return results
 
 
+def best_first(paths: Mapping[str, tuple[float, float]]) -> list[str]:
+    """Sorts paths by their mean score and dollars of an answer: the highest score first, the cheaper one in a tie."""
+    return sorted(paths, key=lambda path: (-paths[path][0], paths[path][1]))
+
+
 def write(results: Sequence[Predicted], folder: Path) -> None:
     content = json.dumps([asdict(result) for result in results], indent=1)
     (folder / RESULT).write_text(content + "\n", encoding="utf-8")
 
 
 def read(folder: Path) -> list[Predicted]:
-    """Returns nothing if it was not measured."""
+    """Returns the results stored in a folder; an empty list if there are none."""
     file = folder / RESULT
     return [Predicted(**each) for each in json.loads(file.read_text("utf-8"))] if file.is_file() else []
 
@@ -88,7 +97,8 @@ def _measure_task(task: str, known: Evaluation, asked: Evaluation, encoder: Mini
     predicted = np.stack([one.of(others) for one in fitted], axis=1)
     own = evaluate_policy(predict_out_of_fold(vectors, known.scores), known.scores, known.costs, TOLERANCE)
     result = evaluate_policy(predicted, asked.scores, asked.costs, TOLERANCE)
-    best = max(range(len(known.paths)), key=lambda at: (known.scores[:, at].mean(), -known.costs[at]))
+    found = {path: (known.scores[:, at].mean(), known.costs[at]) for at, path in enumerate(known.paths)}
+    best = known.paths.index(best_first(found)[0])
     return Predicted(
         task=task, learned=len(known.texts), validation_bound=own.bound,
         accepted=own.bound > 0 and len(known.texts) >= MIN_ROWS,

@@ -59,7 +59,7 @@ async def test_a_rendered_row_has_the_messages_that_the_gateway_sends(
 
 
 class KnownPassages:
-    """Implements `Search`."""
+    """A retriever (implements `Search`) that finds the passages of `MANY` for every query."""
 
     async def search(self, collection: str, query: str, vector: Vector | None, top_k: int, deadline: float) -> Found:
         return Found(tuple(Passage(document, document, text, 0.9) for document, text in MANY[:top_k]), False)

@@ -153,7 +153,10 @@ def best_mix(means: Array, costs: Array, usd: float) -> Array:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """The scores and costs of several paths on the same rows, from an evaluation, from ratings, or both."""
+    """What the policy learns from: the score and the cost of each path for the same requests.
+
+    The scores come from `pointsman eval`, from ratings, or from both.
+    """
 
     texts: Sequence[str]
     paths: tuple[str, ...]

@@ -147,15 +147,15 @@ class RequestLog:
         return {day: from_fields(await self._reply(self._redis.hgetall(redis_schema.EVIDENCE + day))) for day in days}
 
     async def tenants(self) -> dict[str, TenantRecord]:
-        """Returns each tenant's limits and consent to training, by the tenant's name.
+        """Returns what is stored of each tenant, such as its limits and its consent to training, by the tenant's name.
 
-        Raises FailedPrecondition if an entry has a format that this version cannot read.
+        Raises FailedPrecondition if this version cannot read the format in which a tenant is stored.
         """
         read = await self._reply(self._redis.hgetall(redis_layout.TENANTS))
         return {name: TenantRecord.from_json(text) for name, text in read.items()}
 
     async def delete(self, stream: str, entry_ids: Sequence[str]) -> None:
-        """Removes entries of a stream permanently."""
+        """Deletes the entries with these ids from a Redis stream. They cannot be restored."""
         for start in range(0, len(entry_ids), PAGE_SIZE):
             await self._reply(self._redis.xdel(stream, *entry_ids[start : start + PAGE_SIZE]))
 

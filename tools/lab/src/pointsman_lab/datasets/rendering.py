@@ -82,7 +82,10 @@ class ChosenPassages:
         """The id of a document that was found for a row in place of its own."""
 
     def begin(self, row: TrainingRow | None) -> None:
-        """Sets the row that the next searches are for; None shows whatever is found."""
+        """Must be called before the searches for a row; decides whether they return the row's right passage.
+
+        With None, as with a row that names no document, they return what the retriever finds.
+        """
         self._row, self._is_hidden = row, self._random.random() < self._share_without
 
     async def search(self, collection: str, query: str, vector: Vector | None, top_k: int, deadline: float) -> Found:
