@@ -27,7 +27,7 @@ WORK = ROOT / ".pointsman/experiment"
 RESULTS = HERE / "results"
 PAGE = ROOT / "docs/experiment.md"
 CHART = ROOT / "docs/experiment.svg"
-CONCURRENCY = 8
+CONCURRENCY = 32
 
 
 def main() -> int:

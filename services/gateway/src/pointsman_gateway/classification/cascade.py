@@ -129,39 +129,36 @@ UNREADABLE_NOTE = "nothing in it that can be read"
 
 @dataclass(frozen=True, slots=True)
 class StageOutput:
-    """One stage's result for a text: logits, scores, and the text's vector if it has computed one."""
+    """One stage's result for a text."""
 
     logits: Floats
     """(tasks,), not yet divided by the temperature."""
-    score: float
-    """In-distribution score."""
     pairs: Floats
     """(tasks,): the text's pair score for each task, less the mean of the task's own examples."""
-    vector: Vector | None = None
+    vector: Vector
+    """The text's vector in the stage's own space, of length 1; zeros for a text without a known token."""
 
 
 class StageScorer:
-    """Computes a stage's logits and similarities to its centroids in one matrix product."""
+    """Computes a stage's logits and, separately, in-distribution scores, which few texts need of the static stage."""
 
     def __init__(self, stage: StageParameters) -> None:
-        self._rows = np.ascontiguousarray(np.concatenate([stage.weights.T, stage.centroids, stage.out_of_scope]))
-        self._bias, self._scale = stage.bias, stage.scale
-        self._tasks = len(stage.bias)
-        self._in_scope_end = self._tasks + len(stage.centroids)
+        self._weights = np.ascontiguousarray(stage.weights.T)
+        self._stored = np.ascontiguousarray(np.concatenate([stage.centroids, stage.out_of_scope]))
+        self._bias, self._scale, self._centroids = stage.bias, stage.scale, len(stage.centroids)
 
-    def logits_of(self, vector: Vector) -> tuple[Floats, Floats]:
-        """Return the logit of each task, and the inner products with all stored vectors, which `score` takes."""
-        products = self._rows @ vector
-        return products[: self._tasks] + self._bias, products
+    def logits_of(self, vector: Vector) -> Floats:
+        """Return the logit of each task, (tasks,)."""
+        return np.asarray(self._weights @ vector + self._bias)
 
-    def score(self, logits: Floats, pairs: Floats, products: Floats) -> float:
+    def score(self, output: StageOutput) -> float:
         """Computes how similar a text is to the examples of the tasks (its in-distribution score)."""
-        best = logits.argmax()
-        out_of_scope = products[self._in_scope_end :]
+        best, products = output.logits.argmax(), self._stored @ output.vector
+        out_of_scope = products[self._centroids :]
         return self._scale.score_one(
-            float(logits[best]),
-            float(pairs[best]),
-            float(np.maximum.reduce(products[self._tasks : self._in_scope_end])),  # `max()` takes twice as long
+            float(output.logits[best]),
+            float(output.pairs[best]),
+            float(np.maximum.reduce(products[: self._centroids])),  # `max()` takes twice as long
             float(np.maximum.reduce(out_of_scope)) if len(out_of_scope) else 0.0,
         )
 
@@ -201,9 +198,14 @@ class StaticStage:
         length, squared = float(vector @ vector) ** 0.5, float(lexical[-1])
         if length == 0 and squared == 0:
             return None
-        logits, products = self._scorer.logits_of(vector / np.float32(length or 1))
+        vector = vector / np.float32(length or 1)
+        logits = self._scorer.logits_of(vector)
         logits += lexical[:-1] / np.float32((squared or 1) ** 0.5)
-        return StageOutput(logits, self._scorer.score(logits, typical, products), typical)
+        return StageOutput(logits, typical, vector)
+
+    def score(self, output: StageOutput) -> float:
+        """Returns the in-distribution score of a text that this stage has evaluated."""
+        return self._scorer.score(output)
 
     def _row(self, word: str) -> Floats:
         """Return the word's vector, its part of the logits, and its squared length: (dimensions + tasks + 1,)."""
@@ -221,11 +223,15 @@ class EncoderStage:
     def evaluate(self, text: str, static: StageOutput | None) -> StageOutput:
         """Return the text's scores for the tasks, blended with those of the static stage if it has run."""
         vector = self._encoder.embed([text])[0]
-        logits, products = self._scorer.logits_of(vector)
-        pairs = np.zeros_like(logits)
-        if static:
-            logits, pairs = (1 - self._static_share) * logits + self._static_share * static.logits, static.pairs
-        return StageOutput(logits, self._scorer.score(logits, pairs, products), pairs, vector)
+        logits = self._scorer.logits_of(vector)
+        if static is None:
+            return StageOutput(logits, np.zeros_like(logits), vector)
+        blended = (1 - self._static_share) * logits + self._static_share * static.logits
+        return StageOutput(blended, static.pairs, vector)
+
+    def score(self, output: StageOutput) -> float:
+        """Returns the in-distribution score of a text that this stage has evaluated."""
+        return self._scorer.score(output)
 
 
 class TextEmbedder:
@@ -271,26 +277,30 @@ class CascadeClassifier:
         output = self._static.evaluate(excerpt.text)
         if output is None:
             return self._unreadable(excerpt, STATIC), None
-        return self._by_static(excerpt, output, self._static.temperature), output
+        return self._by_static(self._static, excerpt, output), output
 
-    def _by_static(self, excerpt: TokenExcerpt, output: StageOutput, temperature: float) -> Labels | None:
+    def _by_static(self, stage: StaticStage, excerpt: TokenExcerpt, output: StageOutput) -> Labels | None:
         """Return the static stage's labels, or None if it is below the cascade threshold."""
-        threshold = self._model.threshold
+        threshold, likely = self._model.threshold, probabilities(output.logits, stage.temperature)
         if threshold is None:
-            return self._labels(excerpt, output, temperature, output.score, STATIC)
-        if output.score < threshold.min_score:
+            return self._labels(excerpt, likely, stage.score(output), STATIC)
+        second, first = np.partition(likely, -2)[-2:].tolist()
+        if first - second < threshold.min_margin:
             return None
-        score = threshold.slope * output.score + threshold.offset
-        labels = self._labels(excerpt, output, temperature, score, STATIC)
-        return None if labels.margin < threshold.min_margin else labels
+        score = stage.score(output)
+        if score < threshold.min_score:
+            return None
+        return self._labels(excerpt, likely, threshold.slope * score + threshold.offset, STATIC)
 
     def _by_encoder(self, excerpt: TokenExcerpt, static: StageOutput | None) -> Labels:
-        assert self._encoder is not None  # without an encoder the static stage has decided
+        stage = self._encoder
+        assert stage is not None  # without an encoder the static stage has decided
         try:
-            output = self._encoder.evaluate(excerpt.text, static)
+            output = stage.evaluate(excerpt.text, static)
         except Unavailable as error:
             return self._without_answer(excerpt, static, error)
-        return self._labels(excerpt, output, self._encoder.temperature, output.score, ENCODER)
+        likely = probabilities(output.logits, stage.temperature)
+        return self._labels(excerpt, likely, stage.score(output), ENCODER, output.vector)
 
     def _without_answer(self, excerpt: TokenExcerpt, static: StageOutput | None, error: Unavailable) -> Labels:
         """Returns the labels while the encoder's endpoint fails: the static stage's, if its score suffices."""
@@ -298,25 +308,24 @@ class CascadeClassifier:
         excerpt = replace(excerpt, notes=(*excerpt.notes, FAILED_NOTE))
         if static is None or self._static is None or self._model.threshold is None:
             return replace(self._unreadable(excerpt, ENCODER), notes=excerpt.notes)
-        score = self._model.threshold.slope * static.score + self._model.threshold.offset
-        return self._labels(excerpt, static, self._static.temperature, score, STATIC)
+        score = self._model.threshold.slope * self._static.score(static) + self._model.threshold.offset
+        return self._labels(excerpt, probabilities(static.logits, self._static.temperature), score, STATIC)
 
     def _labels(
-        self, excerpt: TokenExcerpt, output: StageOutput, temperature: float, score: float, stage: str
+        self, excerpt: TokenExcerpt, likely: Floats, score: float, stage: str, vector: Vector | None = None
     ) -> Labels:
-        likely = probabilities(output.logits, temperature)
-        tasks, order = self._model.tasks, (-likely).argsort().tolist()
-        values = likely.tolist()
-        best = order[0]
+        """Makes the labels from the tasks' probabilities; `vector` is the encoder's, if it has computed one."""
+        tasks, order = self._model.tasks, (-likely).argsort()
+        best, values = int(order[0]), likely[order].tolist()
         above = score - float(self._model.thresholds[best])
         return Labels(
             task=UNKNOWN if above < 0 else tasks[best],
-            confidence=values[best],
-            probabilities=tuple([(tasks[number], values[number]) for number in order]),
+            confidence=values[0],
+            probabilities=tuple(zip(map(tasks.__getitem__, order.tolist()), values, strict=True)),
             abstained=above < 0,
             stage=stage,
-            vector=output.vector,
-            margin=values[best] - values[order[1]],
+            vector=vector,
+            margin=values[0] - values[1],
             in_distribution_score=above,
             notes=excerpt.notes,
         )
