@@ -16,6 +16,10 @@ from benchmarks.experiment_public.training import Passages, epochs, search_passa
 WORK = ROOT / ".pointsman/experiment-public"
 RESULTS = Path(__file__).parent / "results"
 CONCURRENCY = 48
+_LONG_PROMPTS, _LONG_PROMPTS_CONCURRENCY = ("nearest_16", "nearest_32"), 8
+"""Paths of whose prompts hardly anything is cached, and how many of their requests are sent at once. With 48 on two
+cores the last ones waited for a first token for longer than the gateway's timeout.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +117,10 @@ def _ask(cell: Cell, test: Sequence[Row], url: str, setting: Setting) -> Path:
     rows = [{key: row[key] for key in ("id", "text", "output")} for row in test]
     dataset = write_rows(rows, setting.work / "data" / f"{cell.set}-test.jsonl")
     answers = setting.work / "answers" / f"{cell}.jsonl"
+    concurrency = _LONG_PROMPTS_CONCURRENCY if cell.path in _LONG_PROMPTS else CONCURRENCY
     evaluate(
         dataset, url, setting.work / "home", answers, "--task", cell.set, "--paths", cell.path_name,
-        "--concurrency", str(CONCURRENCY), "--examples", "0",
+        "--concurrency", str(concurrency), "--examples", "0",
     )  # fmt: skip
     return answers
 
