@@ -3,8 +3,10 @@
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,39 @@ MAX_CHARACTERS = MAX_TOKENS * 32
 TOKENS_PER_JOB = 500
 
 _ERRORS_ONLY = 3
+
+
+class CachedTokenizer:
+    """Tokenizes as BERT's uncased `tokenizer` does, and keeps the tokens of words, which saves most of the time.
+
+    It is thread-safe. The words of other than plain text, as with accents or special tokens, are not cached.
+    """
+
+    MAX_WORDS = 8192
+    MAX_WORD_CHARACTERS = 40
+    _WORD = re.compile(r"[a-z0-9]+|[^a-z0-9 ]")
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        """Takes a `tokenizer` that neither truncates nor pads."""
+        self._tokenizer = tokenizer
+        self._begin, self._end = tokenizer.encode("").ids  # [CLS] and [SEP]
+        self._known: dict[str, list[int]] = {}
+
+    def token_ids(self, text: str) -> list[int]:
+        """Returns the ids of the text's tokens, with [CLS] before and [SEP] after them."""
+        if not (text.isascii() and text.isprintable()) or "[" in text:
+            return list(self._tokenizer.encode(text).ids)
+        known = self._known
+        ids = [known.get(word) or self._ids_of(word) for word in self._WORD.findall(text.lower())]
+        return [self._begin, *chain.from_iterable(ids), self._end]
+
+    def _ids_of(self, word: str) -> list[int]:
+        ids = list(self._tokenizer.encode(word, add_special_tokens=False).ids)
+        if len(self._known) >= self.MAX_WORDS:
+            self._known = {}
+        if len(word) <= self.MAX_WORD_CHARACTERS:
+            self._known[word] = ids
+        return ids
 
 
 class MiniLM:
@@ -42,7 +77,7 @@ class MiniLM:
         self.fingerprint = fingerprint
         self._constants = constants
         self._session = session
-        self._tokenizer = tokenizer
+        self._tokenizer, self._cached = tokenizer, CachedTokenizer(tokenizer)
 
     @classmethod
     def load(cls, folder: Path, threads: int = 1) -> "MiniLM":
@@ -87,7 +122,7 @@ class MiniLM:
         return np.asarray(self._session.run(["embedding"], {"input_ids": token_ids})[0])
 
     def _token_ids(self, text: str) -> NDArray[np.int32]:
-        ids = self._tokenizer.encode(text[:MAX_CHARACTERS]).ids
+        ids = self._cached.token_ids(text[:MAX_CHARACTERS])
         if len(ids) > MAX_TOKENS:
             ids = [*ids[: MAX_TOKENS - 1], ids[-1]]
         return np.array([ids], np.int32)
