@@ -46,3 +46,20 @@ def test_a_cached_word_is_not_looked_up_again() -> None:
     before = list(made)
     rows.sum_of(["ticket", "a"])
     assert made == before
+
+
+def test_words_added_in_advance_are_not_looked_up_again_and_leave_room_for_others() -> None:
+    made: list[str] = []
+
+    def noted(word: str) -> Floats:
+        made.append(word)
+        return row_of(word)
+
+    rows = WordRowCache(noted, max_words=6)
+    rows.add(["a", "ticket", "to", "Bern"])
+    before = list(made)
+    rows.sum_of(["a", "ticket", "to"])
+    assert made == before
+    assert rows.sum_of(["Bern", "one", "two"]).tolist() == summed(["Bern", "one", "two"])
+    rows.sum_of(["a", "ticket", "to"])
+    assert made.count("a") == before.count("a")

@@ -103,6 +103,10 @@ class WordRowCache:
             numbers = [snapshot.numbers[word] for word in words]
         return np.asarray(np.add.reduce(snapshot.rows.take(numbers, axis=0)))
 
+    def add(self, words: Iterable[str]) -> None:
+        """Computes the rows of words in advance, of so many that half of the cache stays free."""
+        self._with(list(words)[: self._max_words // 2])
+
     def _with(self, words: Sequence[str]) -> _Snapshot:
         with self._write_lock:
             snapshot = self._snapshot
@@ -180,6 +184,7 @@ class StaticStage:
         self._pair_ratios = np.concatenate([np.zeros_like(ratios[:1]), ratios])
         self._pair_means = vocabulary.pair_ratios.means
         self._words = WordRowCache(self._row)
+        self._words.add(dict.fromkeys(word for pair in self._pairs for word in pair if word != EDGE))
 
     def evaluate(self, text: str) -> StageOutput | None:
         """Return None for a text without letters and digits, and for one without a known word, piece or token."""
