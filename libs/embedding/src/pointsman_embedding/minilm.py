@@ -29,7 +29,7 @@ _ERRORS_ONLY = 3
 class CachedTokenizer:
     """Tokenizes as BERT's uncased `tokenizer` does, and keeps the tokens of words, which saves most of the time.
 
-    It is thread-safe. The words of other than plain text, as with accents or special tokens, are not cached.
+    It is thread-safe. Text that is not printable ASCII, or may have special tokens, goes to `tokenizer` as a whole.
     """
 
     MAX_WORDS = 8192
