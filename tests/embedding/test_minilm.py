@@ -109,9 +109,7 @@ GROWTH = """
 import ctypes, re, sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from random import Random
 from pointsman_embedding import MiniLM
-from pointsman_embedding.minilm import CachedTokenizer
 
 libc = ctypes.CDLL(None)
 libc.mallopt(-8, 1)  # one arena, as in the services
@@ -137,7 +135,7 @@ def test_embedding_long_texts_at_once_keeps_no_memory(model_folder: Path) -> Non
 PRINTABLE = "".join(map(chr, range(32, 127)))
 OTHER_TEXTS = (
     "", " ", "a\tb\nc", "Zürich HB", "na\u0308ive", "bell\x07ring", "10\u20ac", "\u65e5\u672c", "\U0001f680",
-    "[SEP] [sep]", "x[MASK]y", "_a__b_", "don't", "3.14%", "word" * 60, "I\u0130i",
+    "[SEP] [sep]", "x[MASK]y", "_a__b_", "don't", "3.14%", "word" * 60, "river " * 200, "I\u0130i",
 )  # fmt: skip
 
 

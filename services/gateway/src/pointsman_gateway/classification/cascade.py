@@ -88,7 +88,7 @@ class WordRowCache:
     """
 
     def __init__(self, row_of: Callable[[str], Floats], max_words: int = MAX_CACHED_WORDS) -> None:
-        """Takes `row_of`, which computes a word's row; all rows have the same length."""
+        """Caches what `row_of` returns for a word: its feature row, of the same length for every word."""
         self._row_of = row_of
         self._max_words = max_words
         self._snapshot = _Snapshot({}, np.empty((0, 0), np.float32))
@@ -172,7 +172,7 @@ class StaticStage:
 
     def __init__(self, stage: StageParameters, vocabulary: Vocabulary, model: StaticModel) -> None:
         self.temperature = stage.temperature
-        self._model, self._scorer = model, StageScorer(stage)
+        self._model, self.scorer = model, StageScorer(stage)
         self._dimensions, self._tasks = stage.weights.shape
         self._pieces = {piece: number for number, piece in enumerate(vocabulary.pieces)}
         self._pairs = {tuple(pair.split(" ")): number for number, pair in enumerate(vocabulary.pairs, start=1)}
@@ -204,13 +204,9 @@ class StaticStage:
         if length == 0 and squared == 0:
             return None
         vector = vector / np.float32(length or 1)
-        logits = self._scorer.logits_of(vector)
+        logits = self.scorer.logits_of(vector)
         logits += lexical[:-1] / np.float32((squared or 1) ** 0.5)
         return StageOutput(logits, typical, vector)
-
-    def score(self, output: StageOutput) -> float:
-        """Returns the in-distribution score of a text that this stage has evaluated."""
-        return self._scorer.score(output)
 
     def _row(self, word: str) -> Floats:
         """Return the word's vector, its part of the logits, and its squared length: (dimensions + tasks + 1,)."""
@@ -223,20 +219,16 @@ class EncoderStage:
 
     def __init__(self, stage: StageParameters, static_share: float, encoder: Encoder) -> None:
         self.temperature = stage.temperature
-        self._encoder, self._scorer, self._static_share = encoder, StageScorer(stage), np.float32(static_share)
+        self._encoder, self.scorer, self._static_share = encoder, StageScorer(stage), np.float32(static_share)
 
     def evaluate(self, text: str, static: StageOutput | None) -> StageOutput:
         """Return the text's scores for the tasks, blended with those of the static stage if it has run."""
         vector = self._encoder.embed([text])[0]
-        logits = self._scorer.logits_of(vector)
+        logits = self.scorer.logits_of(vector)
         if static is None:
             return StageOutput(logits, np.zeros_like(logits), vector)
         blended = (1 - self._static_share) * logits + self._static_share * static.logits
         return StageOutput(blended, static.pairs, vector)
-
-    def score(self, output: StageOutput) -> float:
-        """Returns the in-distribution score of a text that this stage has evaluated."""
-        return self._scorer.score(output)
 
 
 class TextEmbedder:
@@ -256,7 +248,9 @@ class CascadeClassifier:
     """Assigns texts to tasks, or abstains. It is thread-safe."""
 
     def __init__(self, model: ClassifierModel, static_model: StaticModel, encoder: Encoder) -> None:
-        """Takes the models that `model` was fitted with; `artifact.load` checks that they are the same."""
+        """`static_model` and `encoder` must be those with which `model` was fitted. `load` rejects a stored classifier
+        that was fitted with others.
+        """
         self._model, self._tokenizer = model, static_model
         self._static = (
             StaticStage(model.static, model.vocabulary, static_model) if model.static and model.vocabulary else None
@@ -288,11 +282,11 @@ class CascadeClassifier:
         """Return the static stage's labels, or None if it is below the cascade threshold."""
         threshold, likely = self._model.threshold, probabilities(output.logits, stage.temperature)
         if threshold is None:
-            return self._labels(excerpt, likely, stage.score(output), STATIC)
+            return self._labels(excerpt, likely, stage.scorer.score(output), STATIC)
         second, first = np.partition(likely, -2)[-2:].tolist()
         if first - second < threshold.min_margin:
             return None
-        score = stage.score(output)
+        score = stage.scorer.score(output)
         if score < threshold.min_score:
             return None
         return self._labels(excerpt, likely, threshold.slope * score + threshold.offset, STATIC)
@@ -305,7 +299,7 @@ class CascadeClassifier:
         except Unavailable as error:
             return self._without_answer(excerpt, static, error)
         likely = probabilities(output.logits, stage.temperature)
-        return self._labels(excerpt, likely, stage.score(output), ENCODER, output.vector)
+        return self._labels(excerpt, likely, stage.scorer.score(output), ENCODER, output.vector)
 
     def _without_answer(self, excerpt: TokenExcerpt, static: StageOutput | None, error: Unavailable) -> Labels:
         """Returns the labels while the encoder's endpoint fails: the static stage's, if its score suffices."""
@@ -313,7 +307,7 @@ class CascadeClassifier:
         excerpt = replace(excerpt, notes=(*excerpt.notes, FAILED_NOTE))
         if static is None or self._static is None or self._model.threshold is None:
             return replace(self._unreadable(excerpt, ENCODER), notes=excerpt.notes)
-        score = self._model.threshold.slope * self._static.score(static) + self._model.threshold.offset
+        score = self._model.threshold.slope * self._static.scorer.score(static) + self._model.threshold.offset
         return self._labels(excerpt, probabilities(static.logits, self._static.temperature), score, STATIC)
 
     def _labels(
