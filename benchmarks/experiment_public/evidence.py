@@ -87,7 +87,7 @@ class Evidence:
         return sorted(found, key=lambda result: (-result.score.mean, result.usd_per_1000))
 
     def missing(self, name: str) -> list[str]:
-        """Returns the paths of a set that have not run with all training rows."""
+        """Returns the paths planned for the set `name` that have no result with all of its training rows yet."""
         known = dict.fromkeys(cell.path for cell in all_cells() if cell.set == name)
         return [path for path in known if not self.runs(name, path)]
 
@@ -117,7 +117,7 @@ class Evidence:
         return next((result for result in self.paths(name) if kind(result.path) in kinds), None)
 
     def _scores(self, runs: Sequence[Summary]) -> dict[str, float]:
-        """Returns the mean score over the seeds by test row."""
+        """Returns the score of each test row, by its id: the mean of the runs, which differ in their seeds."""
         by_row: dict[str, list[float]] = defaultdict(list)
         for run in runs:
             for answer in self.answers(run.cell):

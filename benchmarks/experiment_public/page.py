@@ -145,7 +145,7 @@ def _curves(evidence: Evidence, stem: str) -> Iterator[str]:
 
 
 def _row_count(name: str, rows: int, found: Sequence[PathResult | None]) -> str:
-    """A set may have fewer training rows than the largest number asked for."""
+    """Returns the number of training rows for a table: those that were used, as a set may have fewer than `rows`."""
     trained = [run.training["rows"] for result in found if result for run in result.runs if run.training]
     return f"{min([rows, *trained]):,}" if trained or rows < ALL_ROWS else f"all, up to {rows:,}"
 
@@ -203,7 +203,7 @@ def _predicted(folder: Path) -> Iterator[str]:
 
 
 def _plain(path: str) -> str:
-    """Returns how the page writes a path that the gateway names "clinc150_nearest_8_1000_2": "nearest 8"."""
+    """Returns a path's name in the tables, such as "nearest 8" for the gateway's "clinc150_nearest_8_1000_2"."""
     return _words(PATH_NAMES.get(path, path))
 
 

@@ -1,4 +1,4 @@
-"""The sum of a text's word vectors does not depend on texts that were read before."""
+"""Tests the cache of words' rows: sums are right whatever was read before, and cached rows are not computed again."""
 
 import numpy as np
 from pointsman_gateway.classification.cascade import WordRowCache
@@ -9,6 +9,17 @@ TEXTS = [["a", "ticket", "to", "Bern"], ["to", "Basel"], ["one", "two", "three",
 
 def row_of(word: str) -> Floats:
     return np.random.default_rng(list(word.encode())).normal(size=7).astype(np.float32)
+
+
+class CountedRows:
+    """Returns the rows of `row_of`, and lists the words that it was asked for."""
+
+    def __init__(self) -> None:
+        self.made: list[str] = []
+
+    def __call__(self, word: str) -> Floats:
+        self.made.append(word)
+        return row_of(word)
 
 
 def summed(words: list[str]) -> list[float]:
@@ -22,44 +33,29 @@ def test_a_texts_vector_is_the_sum_of_its_words() -> None:
 
 
 def test_the_cache_is_bounded_and_sums_stay_correct() -> None:
-    made: list[str] = []
-
-    def noted(word: str) -> Floats:
-        made.append(word)
-        return row_of(word)
-
+    noted = CountedRows()
     rows = WordRowCache(noted, max_words=4)
     for words in TEXTS:  # the third text has more words than the cache holds
         assert rows.sum_of(words).tolist() == summed(words)
-    assert made.count("a") > 1  # it was evicted meanwhile
+    assert noted.made.count("a") > 1  # it was evicted meanwhile
 
 
 def test_a_cached_word_is_not_looked_up_again() -> None:
-    made: list[str] = []
-
-    def noted(word: str) -> Floats:
-        made.append(word)
-        return row_of(word)
-
+    noted = CountedRows()
     rows = WordRowCache(noted)
     rows.sum_of(["a", "ticket"])
-    before = list(made)
+    before = list(noted.made)
     rows.sum_of(["ticket", "a"])
-    assert made == before
+    assert noted.made == before
 
 
 def test_words_added_in_advance_are_not_looked_up_again_and_leave_room_for_others() -> None:
-    made: list[str] = []
-
-    def noted(word: str) -> Floats:
-        made.append(word)
-        return row_of(word)
-
+    noted = CountedRows()
     rows = WordRowCache(noted, max_words=6)
     rows.add(["a", "ticket", "to", "Bern"])
-    before = list(made)
+    before = list(noted.made)
     rows.sum_of(["a", "ticket", "to"])
-    assert made == before
+    assert noted.made == before
     assert rows.sum_of(["Bern", "one", "two"]).tolist() == summed(["Bern", "one", "two"])
     rows.sum_of(["a", "ticket", "to"])
-    assert made.count("a") == before.count("a")
+    assert noted.made.count("a") == before.count("a")

@@ -211,9 +211,9 @@ def read_evaluation(dataset: Path, answers: Path, task: str, min_rows: int = MIN
 def to_evaluation(
     requests: Sequence[RatedRequest], known: Mapping[EvidenceKey, PathEvidence], min_ratings: int = MIN_ROWS
 ) -> Evaluation:
-    """Returns the requests with a stored text, for the paths of `known` with at least `min_ratings` of them.
+    """Makes rows to learn from out of rated requests whose text is stored, for paths with `min_ratings` or more.
 
-    Requests with the same text are one row with their mean ratings, so that no row is predicted by its copies.
+    Requests with the same text become one row with the mean of their ratings: copies would predict each other.
 
     Raises ConfigError if there are fewer than two such paths, or if the cost of one is not known.
     """

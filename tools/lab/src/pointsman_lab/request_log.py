@@ -147,7 +147,7 @@ class RequestLog:
         return {day: from_fields(await self._reply(self._redis.hgetall(redis_schema.EVIDENCE + day))) for day in days}
 
     async def tenants(self) -> dict[str, TenantRecord]:
-        """Returns what is stored of each tenant, such as its limits and its consent to training, by the tenant's name.
+        """Returns the stored records of all tenants (limits, consent to training and others), by tenant name.
 
         Raises FailedPrecondition if this version cannot read the format in which a tenant is stored.
         """

@@ -158,7 +158,7 @@ class PathRenderer:
         return row.rendered(draft.messages())
 
     async def _strategies_for(self, text: str) -> list[Strategy]:
-        """Returns the path's strategies, without the examples that have this text."""
+        """Returns the path's strategies. No example has this text: a row must not be shown its answer."""
         if not self._vectors:
             self._vectors = {task: await self._embed(rows) for task, rows in self._examples.items()}
             self._complete = self._build({task: range(len(rows)) for task, rows in self._examples.items()})
