@@ -16,7 +16,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from pointsman_cli.advise.recommendation import MARGIN, VERDICTS
+from pointsman_cli.advise.recommendation import MARGIN, VERDICTS, allowed_gap
 from pointsman_cli.errors import CommandError
 from pointsman_cli.options import bearer, plain_table
 from pointsman_cli.top.metrics import Scrape
@@ -79,7 +79,8 @@ def live_advice(task: Mapping[str, Any]) -> LiveAdvice:
     if not rated:
         return LiveAdvice(task["task"], NO_RATINGS, "", False, {}, unrated, (), ())
     best = max(rated, key=lambda path: path.mean)
-    equals = [path for path in rated if best.mean - path.mean <= MARGIN and difference(best, path)[0] <= 0]
+    gap = allowed_gap(best.mean)
+    equals = [path for path in rated if best.mean - path.mean <= gap and difference(best, path)[0] <= 0]
     chosen = min(equals, key=lambda path: math.inf if path.usd_per_1000 is None else path.usd_per_1000)
     others = [path for path in rated if path is not chosen]
     open_comparisons = [path for path in others if not _is_settled(chosen, path)]
