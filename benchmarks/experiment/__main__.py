@@ -1,7 +1,7 @@
 """Compares prompts, retrieval and adapters on the help desk's held-out requests, and writes the tables and the chart of
 docs/experiment.md.
 
-    make experiment                       # over an hour on two cores, 8 minutes more if adapters have to be trained
+    make experiment                       # an hour on two cores, 8 minutes more if adapters have to be trained
     make experiment ARGS="--only triage --limit 20 --no-write"
     make experiment ARGS="--write-only"   # only regenerates tables and chart from the stored results
 
