@@ -75,19 +75,19 @@ class LoopTracer:
             return
         self._sockets, self._gc_seconds = sockets, 0.0
         self._sampled.clear()
-        self._cpu, self._began = time.thread_time(), time.perf_counter()
+        # The processor's time is read within the other readings, so that it is never the longer one.
+        self._began, self._cpu = time.perf_counter(), time.thread_time()
         signal.setitimer(signal.ITIMER_REAL, THRESHOLD_SECONDS, SAMPLE_SECONDS)
 
     def end_iteration(self) -> None:
         began, self._began = self._began, 0.0
         if not began:
             return
-        seconds = time.perf_counter() - began
+        cpu, seconds = time.thread_time() - self._cpu, time.perf_counter() - began
         signal.setitimer(signal.ITIMER_REAL, 0)
         if seconds < THRESHOLD_SECONDS:
             return
         ((cause, _),) = self._sampled.most_common(1) or [("ended before it was sampled", 0)]
-        cpu = time.thread_time() - self._cpu
         total, cpu, gc_ms = (round(1e3 * value, 3) for value in (seconds, cpu, self._gc_seconds))
         at = round(began - self._started, 4)
         self.iterations.append(Iteration(at, total, cpu, gc_ms, self._sockets, cause))
