@@ -202,7 +202,7 @@ class ClassifierModel:
 ARRAY = "$array"
 """Key of the JSON object that refers to an array."""
 
-FORMAT = 3
+FORMAT = 4
 """Increment it when fitting changes; files of an earlier format are then rejected."""
 
 MANIFEST = "manifest.json"
