@@ -20,8 +20,9 @@ import numpy as np
 import routing_data
 from pointsman_embedding import MiniLM, StaticModel
 from pointsman_gateway.classification.cascade import CascadeClassifier
+from pointsman_gateway.classification.classifier_file import fit_origin, load, save
 from pointsman_gateway.classification.fitting.fit import fit_classifier
-from pointsman_gateway.classification.model import ENCODER, STATIC, FitSettings, fit_origin, load, save
+from pointsman_gateway.classification.model import ENCODER, STATIC, FitSettings
 from pointsman_gateway.domain import Labels
 from pointsman_servicekit.huge_pages import use_huge_pages
 from routing_data import RoutingSet

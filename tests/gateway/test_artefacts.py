@@ -15,17 +15,16 @@ import pytest
 from pointsman_embedding import MiniLM, StaticModel
 from pointsman_gateway.bootstrap.models import EmbeddingModels, example_texts, fit_settings, train_classifier
 from pointsman_gateway.classification.cascade import CascadeClassifier
-from pointsman_gateway.classification.fitting.fit import fit_classifier
-from pointsman_gateway.classification.model import (
-    ClassifierModel,
+from pointsman_gateway.classification.classifier_file import (
     CorruptClassifier,
     FitOrigin,
-    FitSettings,
     StaleClassifier,
     fit_origin,
     load,
     save,
 )
+from pointsman_gateway.classification.fitting.fit import fit_classifier
+from pointsman_gateway.classification.model import ClassifierModel, FitSettings
 from pointsman_gateway.config.load import ConfigError, load_config
 
 from tests.gateway.doubles.config_folder import IN_NONE, IN_TRIAGE, ConfigFolder

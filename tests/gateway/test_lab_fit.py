@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from pointsman_gateway.bootstrap.models import EmbeddingModels, origin
-from pointsman_gateway.classification.model import StaleClassifier, load
+from pointsman_gateway.classification.classifier_file import StaleClassifier, load
 from pointsman_gateway.config.load import load_config
 from pointsman_lab.__main__ import main
 

@@ -1,8 +1,8 @@
 """Tests the cache of words' rows: sums are right whatever was read before, and cached rows are not computed again."""
 
 import numpy as np
-from pointsman_gateway.classification.cascade import WordRowCache
 from pointsman_gateway.classification.scores import Floats
+from pointsman_gateway.classification.words import WordRowCache
 
 TEXTS = [["a", "ticket", "to", "Bern"], ["to", "Basel"], ["one", "two", "three", "four", "five"], ["a", "ticket"]]
 

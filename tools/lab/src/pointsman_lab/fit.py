@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from pointsman_gateway.bootstrap.models import EmbeddingModels, example_texts, fit_settings, origin
+from pointsman_gateway.classification.classifier_file import save
 from pointsman_gateway.classification.fitting.fit import fit_classifier
-from pointsman_gateway.classification.model import ClassifierModel, save
+from pointsman_gateway.classification.model import ClassifierModel
 from pointsman_gateway.config.load import Config
 
 from pointsman_lab.report import Progress, Report, Section

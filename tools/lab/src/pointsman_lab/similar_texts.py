@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from pointsman_gateway.classification.cascade import words_of
+from pointsman_gateway.classification.words import words_of
 from scipy.cluster.hierarchy import fcluster, linkage  # type: ignore[import-untyped]  # it ships no types
 
 MAX_TEXTS = 5_000

@@ -17,7 +17,8 @@ from pointsman_servicekit.errors import PointsmanError
 
 from pointsman_gateway.bootstrap.stages import LoadedModels
 from pointsman_gateway.classification.cascade import CascadeClassifier, TextEmbedder
-from pointsman_gateway.classification.model import ClassifierModel, FitOrder, FitOrigin, FitSettings, fit_origin, load
+from pointsman_gateway.classification.classifier_file import FitOrigin, fit_origin, load
+from pointsman_gateway.classification.model import ClassifierModel, FitOrder, FitSettings
 from pointsman_gateway.config.load import Config, ConfigError
 from pointsman_gateway.embeddings.models import LocalEmbedder
 

@@ -5,12 +5,7 @@ The static stage reads words, subword pieces and word pairs of a text; the featu
 
 import asyncio
 import logging
-import re
-import unicodedata
-from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import repeat
-from threading import Lock
 
 import numpy as np
 from pointsman_servicekit.errors import Unavailable
@@ -27,103 +22,10 @@ from pointsman_gateway.classification.model import (
 )
 from pointsman_gateway.classification.reader import FAILED_NOTE, TokenExcerpt, token_excerpt
 from pointsman_gateway.classification.scores import Floats, probabilities
+from pointsman_gateway.classification.words import EDGE, WordRowCache, pairs_of, pieces_of, unique_words, words_of
 from pointsman_gateway.domain import UNKNOWN, Labels, Vector
 
 log = logging.getLogger(__name__)
-
-_WORD = re.compile(r"[^\W_]+|[^\w\s]|_")
-
-PIECE_LENGTHS = (3, 4)
-
-MAX_WORD_CHARACTERS = 40
-"""Only this many characters of a longer word are used."""
-
-EDGE = ""
-"""Marks the beginning and the end of a text in word pairs."""
-
-
-def words_of(text: str) -> list[str]:
-    """Split a text into lower-case words; each punctuation mark is a word of its own."""
-    if not text.isascii():
-        text = unicodedata.normalize("NFC", text)
-    return _WORD.findall(text.lower())
-
-
-def unique_words(words: Iterable[str]) -> list[str]:
-    """Return each word once, in the order of first occurrence, so that repeating a word does not raise its weight."""
-    return list(dict.fromkeys(words))
-
-
-def pieces_of(word: str) -> list[str]:
-    """Return the word and its character n-grams of lengths 3 and 4, with "<" and ">" as its ends.
-
-    They relate a word that was not in the examples to similar ones that were.
-    """
-    marked = f"<{word[:MAX_WORD_CHARACTERS]}>"
-    runs = {marked[i : i + n] for n in PIECE_LENGTHS for i in range(len(marked) - n + 1)}
-    return [word, *sorted(runs)]
-
-
-def pairs_of(words: list[str]) -> dict[tuple[str, str], None]:
-    """Return the pairs of adjacent words, each once, in order."""
-    return dict.fromkeys(zip([EDGE, *words], [*words, EDGE], strict=True))
-
-
-MAX_CACHED_WORDS = 8192
-"""13 MB of rows with 150 tasks."""
-NOT_CACHED = -1
-
-
-@dataclass(frozen=True, slots=True)
-class _Snapshot:
-    numbers: dict[str, int]
-    rows: Floats
-
-
-class WordRowCache:
-    """The feature rows of recently read words in one array, so that those of a text are summed in one step.
-
-    It is thread-safe: a writer holds a lock, the array is append-only, and a full array is replaced by a new one, so
-    the snapshot that a reader holds stays valid.
-    """
-
-    def __init__(self, row_of: Callable[[str], Floats], max_words: int = MAX_CACHED_WORDS) -> None:
-        """Caches what `row_of` returns for a word: its feature row, of the same length for every word."""
-        self._row_of = row_of
-        self._max_words = max_words
-        self._snapshot = _Snapshot({}, np.empty((0, 0), np.float32))
-        self._write_lock = Lock()
-
-    def sum_of(self, words: Sequence[str]) -> Floats:
-        """Return the sum of the rows of `words`, which are at least one, and unique."""
-        snapshot = self._snapshot
-        numbers = list(map(snapshot.numbers.get, words, repeat(NOT_CACHED)))
-        if NOT_CACHED in numbers:
-            snapshot = self._with(words)
-            numbers = [snapshot.numbers[word] for word in words]
-        return np.asarray(np.add.reduce(snapshot.rows.take(numbers, axis=0)))
-
-    def add(self, words: Iterable[str]) -> None:
-        """Computes the rows of words in advance, of so many that half of the cache stays free."""
-        self._with(list(words)[: self._max_words // 2])
-
-    def _with(self, words: Sequence[str]) -> _Snapshot:
-        with self._write_lock:
-            snapshot = self._snapshot
-            new = [word for word in words if word not in snapshot.numbers]
-            if len(snapshot.numbers) + len(new) > len(snapshot.rows):
-                new = list(words)
-                snapshot = self._snapshot = _Snapshot({}, self._room_for(new))
-            for word in new:
-                number = len(snapshot.numbers)
-                snapshot.rows[number] = self._row_of(word)
-                snapshot.numbers[word] = number
-            return snapshot
-
-    def _room_for(self, words: Sequence[str]) -> Floats:
-        row = self._row_of(words[0])
-        return np.empty((max(self._max_words, len(words)), len(row)), row.dtype)
-
 
 UNREADABLE_SCORE = -100.0
 """In-distribution score of a text in which nothing is known; lower than that of any text that was read."""

@@ -9,10 +9,10 @@ import scipy.sparse as sparse  # type: ignore[import-untyped]  # it ships no typ
 from numpy.typing import NDArray
 from pointsman_servicekit.errors import InvalidArgument
 
-from pointsman_gateway.classification.cascade import pairs_of, pieces_of, unique_words, words_of
 from pointsman_gateway.classification.model import PAIR_RATIO_STEP, PairRatios, Vocabulary
 from pointsman_gateway.classification.reader import Tokenizer, token_excerpt
 from pointsman_gateway.classification.scores import Floats
+from pointsman_gateway.classification.words import pairs_of, pieces_of, unique_words, words_of
 
 FOLDS = 5
 

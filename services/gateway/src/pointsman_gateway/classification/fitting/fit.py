@@ -19,7 +19,7 @@ from pointsman_embedding import StaticModel as TokenTable
 from pointsman_servicekit.errors import PointsmanError
 from threadpoolctl import threadpool_limits
 
-from pointsman_gateway.classification.cascade import unique_words, words_of
+from pointsman_gateway.classification.classifier_file import fit_origin, save
 from pointsman_gateway.classification.fitting.examples import (
     FOLDS,
     PRIOR_TEXTS,
@@ -56,10 +56,9 @@ from pointsman_gateway.classification.model import (
     StageParameters,
     StaticModel,
     Vocabulary,
-    fit_origin,
-    save,
 )
 from pointsman_gateway.classification.scores import Floats, Scores, calibration_error, task_thresholds
+from pointsman_gateway.classification.words import unique_words, words_of
 
 Progress = Callable[[str, int, int], None]
 """Called with the phase ("embedding" or "learning"), the number of steps done and their total."""

@@ -1,0 +1,199 @@
+"""The file of a fitted classifier, a zip archive of JSON and arrays. Loading it executes nothing, unlike a pickle.
+
+It is loaded only if the classifier was fitted from the current data, settings and versions.
+"""
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import types
+import typing
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pointsman_servicekit.errors import FailedPrecondition
+
+from pointsman_gateway.classification.model import ClassifierModel, Encoder, FitSettings, StaticModel
+
+ARRAY = "$array"
+"""Key of the JSON object that refers to an array."""
+
+FORMAT = 4
+"""Increment it when fitting changes; files of an earlier format are then rejected."""
+
+MANIFEST = "manifest.json"
+
+REMEDY = "`pointsman classifier fit` makes a new one"
+
+# A fixed date, so that equal content gives equal files.
+_ARCHIVE_DATE = (1980, 1, 1, 0, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class FitOrigin:
+    """Everything that a fit depends on: equal origins give equal classifiers."""
+
+    format: int
+    static_model: str
+    encoder: str
+    examples: str
+    tuning: str
+    numpy: str
+    scipy: str
+
+    @property
+    def digest(self) -> str:
+        """Return a hash for file names; the file itself contains the origin in full."""
+        return hashlib.sha256(repr(self).encode()).hexdigest()[:24]
+
+
+def fit_origin(
+    examples: Mapping[str, Sequence[str]],
+    out_of_scope: Sequence[str],
+    static_model: StaticModel,
+    encoder: Encoder,
+    tuning: FitSettings,
+) -> FitOrigin:
+    """Returns the origin of a classifier that is fitted from these examples, models and settings."""
+    settings = json.dumps(asdict(tuning) | {"target_coverages": dict(tuning.target_coverages)}, sort_keys=True)
+    return FitOrigin(
+        format=FORMAT,
+        static_model=static_model.fingerprint,
+        encoder=encoder.fingerprint,
+        examples=examples_digest(examples, out_of_scope),
+        tuning=hashlib.sha256(settings.encode()).hexdigest()[:16],
+        numpy=np.__version__,
+        scipy=version("scipy"),
+    )
+
+
+def examples_digest(examples: Mapping[str, Sequence[str]], out_of_scope: Sequence[str]) -> str:
+    """Hash the training data. The order of a task's examples matters, the order of the tasks does not."""
+    canonical = [[task, list(examples[task])] for task in sorted(examples)], list(out_of_scope)
+    return hashlib.sha256(json.dumps(canonical).encode()).hexdigest()[:16]
+
+
+class StaleClassifier(FailedPrecondition):
+    """The classifier's file was fitted from other data, settings or versions than the current ones."""
+
+
+class CorruptClassifier(FailedPrecondition):
+    """The classifier's file differs from what `save` wrote."""
+
+
+def save(fitted: ClassifierModel, origin: FitOrigin, path: Path) -> None:
+    """Writes a classifier's file atomically: readers see the old file or the new one."""
+    arrays: dict[str, NDArray[Any]] = {}
+    packed = to_json_and_arrays(fitted, arrays)
+    content = {f"{name}.npy": _npy(array) for name, array in arrays.items()}
+    manifest = {"origin": asdict(origin), "fitted": packed, "sha256": _digest(packed, content)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with zipfile.ZipFile(temporary, "w") as archive:
+            for name, data in [(MANIFEST, json.dumps(manifest).encode()), *content.items()]:
+                archive.writestr(zipfile.ZipInfo(name, _ARCHIVE_DATE), data)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load(path: Path, expected: FitOrigin) -> ClassifierModel:
+    """Reads a classifier's file; raises FileNotFoundError, StaleClassifier or CorruptClassifier."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            content = {name: archive.read(name) for name in archive.namelist()}
+        manifest = json.loads(content.pop(MANIFEST))
+        origin, packed, sha256 = manifest["origin"], manifest["fitted"], manifest["sha256"]
+    except FileNotFoundError:
+        raise
+    except (OSError, zipfile.BadZipFile, zlib.error, KeyError, TypeError, ValueError) as error:
+        raise _corrupt(path, f"it cannot be read ({error})") from error
+    _check_origin(path, origin, expected)
+    if sha256 != _digest(packed, content):
+        raise _corrupt(path, "its content is not what its manifest describes")
+    try:
+        arrays = {name.removesuffix(".npy"): _array(data) for name, data in content.items()}
+        fitted = from_json_and_arrays(ClassifierModel, packed, arrays)
+    except (KeyError, TypeError, ValueError) as error:
+        raise _corrupt(path, f"it does not hold a classifier ({error})") from error
+    assert isinstance(fitted, ClassifierModel)
+    return fitted
+
+
+def _check_origin(path: Path, origin: Any, expected: FitOrigin) -> None:
+    if not isinstance(origin, dict):
+        raise _corrupt(path, "it does not say what it was fitted from")
+    wanted = asdict(expected)
+    differing = [
+        f"{name}: has {origin.get(name)}, wanted {want}" for name, want in wanted.items() if origin.get(name) != want
+    ]
+    if differing:
+        message = f"{path} was fitted from something else ({'; '.join(differing)}); {REMEDY}"
+        raise StaleClassifier(message, code="stale_classifier")
+
+
+def _corrupt(path: Path, reason: str) -> CorruptClassifier:
+    return CorruptClassifier(f"{path} is damaged: {reason}; {REMEDY}", code="corrupt_classifier")
+
+
+def _npy(array: NDArray[Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _array(data: bytes) -> NDArray[Any]:
+    return np.asarray(np.load(io.BytesIO(data), allow_pickle=False))
+
+
+def _digest(packed: Any, content: Mapping[str, bytes]) -> str:
+    digest = hashlib.sha256(json.dumps(packed, sort_keys=True).encode())
+    for name in sorted(content):
+        digest.update(name.encode() + content[name])
+    return digest.hexdigest()
+
+
+def to_json_and_arrays(value: Any, arrays: dict[str, NDArray[Any]], name: str = "") -> Any:
+    """Converts a value to JSON, and puts its arrays into `arrays`, named by their location in the value."""
+    if isinstance(value, np.ndarray):
+        arrays[name] = value
+        return {ARRAY: name}
+    if dataclasses.is_dataclass(value):
+        fields = [field.name for field in dataclasses.fields(value)]
+        return {
+            field: to_json_and_arrays(getattr(value, field), arrays, f"{name}.{field}" if name else field)
+            for field in fields
+        }
+    if isinstance(value, Mapping):
+        return {key: to_json_and_arrays(item, arrays, f"{name}.{key}") for key, item in value.items()}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def from_json_and_arrays(shape: Any, value: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:
+    """Converts JSON to a value of type `shape`; raises KeyError, TypeError or ValueError if it does not match."""
+    if isinstance(value, dict) and ARRAY in value:
+        return arrays[value[ARRAY]]
+    if isinstance(shape, types.UnionType):
+        options = [option for option in typing.get_args(shape) if option is not type(None)]
+        return None if value is None else from_json_and_arrays(options[0], value, arrays)
+    if dataclasses.is_dataclass(shape):
+        hints = typing.get_type_hints(shape)
+        return typing.cast(Any, shape)(
+            **{key: from_json_and_arrays(hints[key], item, arrays) for key, item in value.items()}
+        )
+    origin = typing.get_origin(shape)
+    if origin is tuple:
+        return tuple(value)
+    if origin is not None and issubclass(origin, Mapping):
+        return {key: from_json_and_arrays(typing.get_args(shape)[1], item, arrays) for key, item in value.items()}
+    return shape(value)
