@@ -191,7 +191,7 @@ class CascadeClassifier:
         score = stage.scorer.score(output)
         if score < threshold.min_score:
             return None
-        return self._labels(excerpt, likely, threshold.slope * score + threshold.offset, STATIC)
+        return self._labels(excerpt, likely, threshold.on_encoder_scale(score), STATIC)
 
     def _by_encoder(self, excerpt: TokenExcerpt, static: StageOutput | None) -> Labels:
         stage = self._encoder
@@ -209,7 +209,7 @@ class CascadeClassifier:
         excerpt = replace(excerpt, notes=(*excerpt.notes, FAILED_NOTE))
         if static is None or self._static is None or self._model.threshold is None:
             return replace(self._unreadable(excerpt, ENCODER), notes=excerpt.notes)
-        score = self._model.threshold.slope * self._static.scorer.score(static) + self._model.threshold.offset
+        score = self._model.threshold.on_encoder_scale(self._static.scorer.score(static))
         return self._labels(excerpt, probabilities(static.logits, self._static.temperature), score, STATIC)
 
     def _labels(

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from pointsman_gateway.classification.scores import Floats, Scale
 
 STATIC, ENCODER = "static", "encoder"
+
+Score = TypeVar("Score", float, NDArray[np.floating])
 
 PAIR_RATIO_STEP = 1 / 16
 
@@ -143,8 +145,11 @@ class CascadeThreshold:
     min_margin: float
     min_score: float
     slope: float
-    """With `offset`, maps the static stage's score to the score expected from the encoder."""
     offset: float
+
+    def on_encoder_scale(self, static_score: Score) -> Score:
+        """Returns the score to expect from the encoder for a text, or texts, with this score in the static stage."""
+        return self.slope * static_score + self.offset
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,7 +124,7 @@ def cascade_results(threshold: CascadeThreshold, static: StageResults, encoder: 
         predicted=np.where(passing, static.predicted, encoder.predicted),
         confidence=np.where(passing, static.confidence, encoder.confidence),
         margin=np.where(passing, static.margin, encoder.margin),
-        score=np.where(passing, threshold.slope * static.score + threshold.offset, encoder.score),
+        score=np.where(passing, threshold.on_encoder_scale(static.score), encoder.score),
     )
 
 
