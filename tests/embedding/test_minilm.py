@@ -6,12 +6,10 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from random import Random
 
 import numpy as np
 import pytest
 from pointsman_embedding import MiniLM
-from pointsman_embedding.minilm import CachedTokenizer
 
 PASSWORD = "How do I reset my password?"
 CHARGED_TWICE = "Why was my card charged twice for the same purchase?"
@@ -130,18 +128,3 @@ print(anonymous_megabytes() - before)
 def test_embedding_long_texts_at_once_keeps_no_memory(model_folder: Path) -> None:
     told = subprocess.run([sys.executable, "-c", GROWTH, model_folder], stdout=subprocess.PIPE, text=True, check=True)
     assert float(told.stdout) < 4
-
-
-PRINTABLE = "".join(map(chr, range(32, 127)))
-OTHER_TEXTS = (
-    "", " ", "a\tb\nc", "Zürich HB", "na\u0308ive", "bell\x07ring", "10\u20ac", "\u65e5\u672c", "\U0001f680",
-    "[SEP] [sep]", "x[MASK]y", "_a__b_", "don't", "3.14%", "word" * 60, "river " * 200, "I\u0130i",
-)  # fmt: skip
-
-
-def test_cached_tokens_are_those_of_the_tokenizer(minilm: MiniLM) -> None:
-    cached, random = CachedTokenizer(minilm.tokenizer), Random(7)
-    cached.MAX_WORDS = 500
-    drawn = ["".join(random.choices(PRINTABLE, k=random.randrange(24))) for _ in range(3000)]
-    for text in [*OTHER_TEXTS, *FIRST_COMPONENTS, *drawn, *OTHER_TEXTS, *FIRST_COMPONENTS]:
-        assert cached.token_ids(text) == minilm.tokenizer.encode(text).ids, text

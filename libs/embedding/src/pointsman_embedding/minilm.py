@@ -3,10 +3,8 @@
 import hashlib
 import json
 import os
-import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -24,42 +22,6 @@ MAX_CHARACTERS = MAX_TOKENS * 32
 TOKENS_PER_JOB = 500
 
 _ERRORS_ONLY = 3
-
-
-class CachedTokenizer:
-    """Gives the same tokens as the tokenizer of BERT's uncased models, and remembers those of each word.
-
-    A text whose words are all remembered takes 3 us instead of 18. Texts that are long, are not printable ASCII, or may
-    contain special tokens ("[SEP]") are left to the tokenizer. It is thread-safe.
-    """
-
-    MAX_WORDS = 8192
-    MAX_CHARACTERS = 500
-    """Of a text: the words of a longer one may all be new, and one by one they take longer than the whole text."""
-    MAX_WORD_CHARACTERS = 40
-    _WORD = re.compile(r"[a-z0-9]+|[^a-z0-9 ]")
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        """Takes a `tokenizer` that neither truncates nor pads."""
-        self._tokenizer = tokenizer
-        self._begin, self._end = tokenizer.encode("").ids  # [CLS] and [SEP]
-        self._known: dict[str, list[int]] = {}
-
-    def token_ids(self, text: str) -> list[int]:
-        """Returns the ids of the text's tokens, with [CLS] before and [SEP] after them."""
-        if len(text) > self.MAX_CHARACTERS or not (text.isascii() and text.isprintable()) or "[" in text:
-            return list(self._tokenizer.encode(text).ids)
-        known = self._known
-        ids = [known.get(word) or self._ids_of(word) for word in self._WORD.findall(text.lower())]
-        return [self._begin, *chain.from_iterable(ids), self._end]
-
-    def _ids_of(self, word: str) -> list[int]:
-        ids = list(self._tokenizer.encode(word, add_special_tokens=False).ids)
-        if len(self._known) >= self.MAX_WORDS:
-            self._known = {}
-        if len(word) <= self.MAX_WORD_CHARACTERS:
-            self._known[word] = ids
-        return ids
 
 
 class MiniLM:
@@ -80,7 +42,7 @@ class MiniLM:
         self.fingerprint = fingerprint
         self._constants = constants
         self._session = session
-        self._tokenizer, self._cached = tokenizer, CachedTokenizer(tokenizer)
+        self._tokenizer = tokenizer
 
     @classmethod
     def load(cls, folder: Path, threads: int = 1) -> "MiniLM":
@@ -125,7 +87,7 @@ class MiniLM:
         return np.asarray(self._session.run(["embedding"], {"input_ids": token_ids})[0])
 
     def _token_ids(self, text: str) -> NDArray[np.int32]:
-        ids = self._cached.token_ids(text[:MAX_CHARACTERS])
+        ids = self._tokenizer.encode(text[:MAX_CHARACTERS]).ids
         if len(ids) > MAX_TOKENS:
             ids = [*ids[: MAX_TOKENS - 1], ids[-1]]
         return np.array([ids], np.int32)
