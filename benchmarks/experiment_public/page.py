@@ -26,8 +26,9 @@ PATH_NAMES = {cell.path_name: cell.path for cell in mixed.cells()}
 
 
 def write(results: Path, main_model: str, tests: Mapping[str, Sequence[Row]], page: Path = PAGE) -> None:
-    """Writes page and charts from the results of all base models below `results`. `tests` has the test rows of each
-    set.
+    """Writes the page and its charts.
+
+    `results` has a folder of results for each base model; `tests` has the test rows of each set.
     """
     evidence = Evidence(ResultFolder(results / main_model))
     for name in SETS:
@@ -234,6 +235,6 @@ def _words(path: str) -> str:
 
 
 def _quoted(value: str) -> str:
-    """Returns a text as code of one line, cut after some characters."""
+    """Returns the first `_CHARACTERS` of a text as one line of Markdown code."""
     line = json.dumps(value, ensure_ascii=False)[1:-1].replace('\\"', '"').replace("`", "'")
     return f"`{line if len(line) <= _CHARACTERS else line[:_CHARACTERS] + '…'}`"

@@ -35,6 +35,16 @@ def test_the_cheaper_of_equal_paths_is_recommended() -> None:
     assert (found.verdict, found.path, found.settled) == ("add retrieval", "rag", True)
 
 
+def test_of_low_ratings_half_the_best_one_is_not_equal() -> None:
+    paths = path("few_shot", "prompt", 300, 0.037, 4.0), path("adapter", "lora", 300, 0.017, 1.0)
+    assert advice(*paths).path == "few_shot"
+
+
+def test_of_paths_without_a_good_rating_the_cheapest_is_recommended() -> None:
+    found = advice(path("few_shot", "prompt", 300, 0.0, 4.0), path("adapter", "lora", 300, 0.0, 1.0))
+    assert (found.path, found.settled) == ("adapter", True)
+
+
 def test_few_ratings_settle_nothing_and_the_missing_number_is_stated() -> None:
     found = advice(path("few_shot", "prompt", 10, 0.6, 4.0), path("adapter", "lora", 12, 0.8, 3.0))
     assert found.path == "adapter"

@@ -135,7 +135,10 @@ def evaluate_policy(predicted: Array, scores: Array, costs: Array, tolerance: fl
 
 
 def best_mix(means: Array, costs: Array, usd: float) -> Array:
-    """Returns the shares (paths,) of the best mix of at most two fixed paths that costs no more than `usd`."""
+    """Returns the share of requests to send to each path, (paths,), for the best mean score at `usd` or less a request.
+
+    `means` and `costs` are each path's mean score and dollars. More than two paths never do better than two.
+    """
     best, shares = -np.inf, np.zeros(len(costs))
     for one in range(len(costs)):
         for other in range(len(costs)):
@@ -153,7 +156,7 @@ def best_mix(means: Array, costs: Array, usd: float) -> Array:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What the policy learns from: the score and the cost of each path for the same requests.
+    """What the policy `predicted` learns from: each path's score for every request, and what its answers cost.
 
     The scores come from `pointsman eval`, from ratings, or from both.
     """

@@ -189,7 +189,7 @@ class RequestLog:
 
 @asynccontextmanager
 async def open_request_log(url: str) -> AsyncIterator[RequestLog]:
-    """Opens the request log in Redis; raises InvalidArgument ("bad_redis_url")."""
+    """Opens the request log in Redis. Raises InvalidArgument, code "bad_redis_url", if `url` is not one of Redis."""
     async with AsyncExitStack() as stack:
         try:
             opened = open_client(url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S)

@@ -124,7 +124,7 @@ class EncoderStage:
         self._encoder, self.scorer, self._static_share = encoder, StageScorer(stage), np.float32(static_share)
 
     def evaluate(self, text: str, static: StageOutput | None) -> StageOutput:
-        """Return the text's scores for the tasks, blended with those of the static stage if it has run."""
+        """Returns the text's vector and logits; if the static stage has run, the logits are a mean of both stages'."""
         vector = self._encoder.embed([text])[0]
         logits = self.scorer.logits_of(vector)
         if static is None:
@@ -160,7 +160,7 @@ class CascadeClassifier:
         self._encoder = EncoderStage(model.encoder, model.static_share, encoder) if model.encoder else None
 
     async def classify(self, text: str) -> Labels:
-        """Classifies a text, on the event loop if the static stage decides, or in a thread if the encoder must."""
+        """Classifies a text. If the encoder is needed, it runs in a thread, since it would hold up the event loop."""
         excerpt = token_excerpt(text, self._tokenizer)
         labels, output = self._without_encoder(excerpt)
         return labels if labels else await asyncio.to_thread(self._by_encoder, excerpt, output)
@@ -181,7 +181,7 @@ class CascadeClassifier:
         return self._by_static(self._static, excerpt, output), output
 
     def _by_static(self, stage: StaticStage, excerpt: TokenExcerpt, output: StageOutput) -> Labels | None:
-        """Return the static stage's labels, or None if it is below the cascade threshold."""
+        """Returns the static stage's labels, or None if its margin or score is too low: then the encoder decides."""
         threshold, likely = self._model.threshold, probabilities(output.logits, stage.temperature)
         if threshold is None:
             return self._labels(excerpt, likely, stage.scorer.score(output), STATIC)

@@ -180,7 +180,10 @@ def to_json_and_arrays(value: Any, arrays: dict[str, NDArray[Any]], name: str = 
 
 
 def from_json_and_arrays(shape: Any, value: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:
-    """Converts JSON to a value of type `shape`; raises KeyError, TypeError or ValueError if it does not match."""
+    """Restores a value of type `shape` from what `to_json_and_arrays` made of it.
+
+    Raises KeyError, TypeError or ValueError if the JSON is not of this type.
+    """
     if isinstance(value, dict) and ARRAY in value:
         return arrays[value[ARRAY]]
     if isinstance(shape, types.UnionType):

@@ -37,7 +37,7 @@ class Encoder(Protocol):
     fingerprint: str
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Embed n texts as (n, dimensions)."""
+        """Returns the vectors of n texts, each of length 1: an array (n, dimensions)."""
         ...
 
 
