@@ -21,8 +21,8 @@ from tests.security.measuring import connect
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-SLOTS, SHARE, CONNECTIONS = 16, 12, 40
-"""Of the gateway, of one tenant (three quarters), and over HTTP."""
+SLOTS, SHARE, CONNECTIONS = 16, 15, 40
+"""Of the gateway, of one tenant that is alone (15 of 16), and over HTTP."""
 PATIENCE = 60.0
 SLOW = [{"role": "user", "content": "Answer slowly"}]
 INNOCENT_SECONDS = 0.5
@@ -44,6 +44,7 @@ async def gateway(engine: ScriptedEngine, tmp_path_factory: pytest.TempPathFacto
         {"timeouts": {"connect_seconds": 30}},
         max_in_flight=SLOTS,
         queue_size=4,
+        queue_timeout=1.0,
         http_connections=CONNECTIONS,
     ) as gateway:
         yield gateway

@@ -156,7 +156,7 @@ async def run(settings: Settings, spans: "Spans | None" = None, worker: Sequence
                 limits=ServerLimits(
                     max_message_bytes=LIMITS.max_bytes,
                     max_message_fields=LIMITS.max_fields,
-                    max_connections=settings.grpc_connections,
+                    max_connections=components.capacity.grpc_connections,
                     max_concurrent_streams=GRPC_STREAMS,
                     max_connection_age=settings.grpc_max_connection_age,
                 ),
@@ -170,7 +170,7 @@ async def run(settings: Settings, spans: "Spans | None" = None, worker: Sequence
                 app,
                 settings.http_listen,
                 grace=FLUSH_SECONDS,
-                limits=ConnectionLimits(max_connections=settings.http_connections),
+                limits=ConnectionLimits(max_connections=components.capacity.http_connections),
                 tls=tls,
                 chat_reader=ChatReader(dependencies) if spans is None else None,  # it records no spans
                 reuse_port=is_worker,

@@ -65,15 +65,19 @@ class Settings(BaseSettings):
     freshness_seconds: float = Field(
         default=15.0, gt=0, description="interval of checks for documents changed since adapters were trained"
     )
-    max_in_flight: int = Field(default=256, ge=1, description="concurrent requests; further ones are queued")
+    max_in_flight: int | None = Field(
+        default=None,
+        ge=1,
+        description="concurrent requests; further ones are queued. Unset: as many as there is memory for, at most 4096",
+    )
     tenant_share: float = Field(
-        default=0.75,
+        default=0.9375,
         gt=0,
         le=1,
-        description="of the concurrent and of the queued requests that one tenant may have; the rest is for others",
+        description="of the concurrent requests that one tenant may have if it is alone; the rest is for others",
     )
-    queue_size: int = Field(default=64, ge=0, description="queued requests, by priority; further ones are rejected")
-    queue_timeout: float = Field(default=1.0, ge=0, description="seconds that a request may stay queued")
+    queue_size: int = Field(default=1024, ge=0, description="queued requests; further ones are rejected")
+    queue_timeout: float = Field(default=10.0, ge=0, description="seconds that a request may stay queued")
     shutdown_delay: float = Field(
         default=3.0, ge=0, description="seconds after SIGTERM in which requests are accepted while /readyz fails"
     )
@@ -98,10 +102,10 @@ class Settings(BaseSettings):
     service_token_file: Path | None = Field(
         default=None, description="contains the token that the gateway sends to the retriever and the lora-servers"
     )
-    http_connections: int = Field(
-        default=2000, ge=1, description="concurrent connections; keep both limits together below `ulimit -n`"
+    http_connections: int | None = Field(
+        default=None, ge=1, description="concurrent connections; unset: max_in_flight and 1024 idle ones"
     )
-    grpc_connections: int = Field(default=2000, ge=1, description="concurrent connections")
+    grpc_connections: int | None = Field(default=None, ge=1, description="concurrent connections; unset: as over HTTP")
     buffer_megabytes: int = Field(
         default=256, ge=32, description="of request bodies in memory, over HTTP and gRPC; half of it for each tenant"
     )

@@ -16,6 +16,7 @@ from prometheus_client import GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.registry import CollectorRegistry
 
 from pointsman_gateway.adapter_freshness import FreshnessCache, FreshnessMonitor, MonitoredPaths
+from pointsman_gateway.bootstrap.capacity import Capacity, find_capacity
 from pointsman_gateway.bootstrap.cost_metrics import CostMetrics, to_catalog
 from pointsman_gateway.bootstrap.embeddings import EmbeddingDependencies, ModelsOnDemand, build_embeddings
 from pointsman_gateway.bootstrap.engine_discovery import EngineDiscovery
@@ -83,6 +84,7 @@ class GatewayComponents:
     console: Console
     administration: Administration | None
     """None if there is no Redis."""
+    capacity: Capacity
 
     @property
     def engines(self) -> Engines:
@@ -130,10 +132,9 @@ async def build_gateway(
         freshness_monitor = FreshnessMonitor(freshness, retriever, settings.freshness_seconds)
         await stack.enter_async_context(measuring_event_loop_lag(registry))
         cost_metrics = CostMetrics.register(registry, metrics)
-        queue = QueueLimits(settings.queue_size, settings.queue_timeout)
-        admission = Admission(
-            settings.max_in_flight, metrics.in_flight, queue, metrics.queue_depth, settings.tenant_share
-        )
+        capacity, queue = find_capacity(settings), QueueLimits(settings.queue_size, settings.queue_timeout)
+        admission = Admission(capacity.requests, metrics.in_flight, queue, metrics.queue_depth, settings.tenant_share)
+        metrics.max_in_flight.set(capacity.requests)
         client = OpenAIClient(pool)
         dependencies = Dependencies(
             tracing.engine_client(client, gen_ai),
@@ -190,6 +191,7 @@ async def build_gateway(
             _with_canary_ratings(shadows.feedback, persistence, reloader, canary_outcomes),
             console,
             administration,
+            capacity,
         )
 
 

@@ -47,6 +47,8 @@ from pointsman_gateway.tenancy.limits import TenancyMetrics
 from pointsman_gateway.tenancy.stage import OpenAccess, Tenancy
 from pointsman_gateway.tenancy.tasks import POLL_TIMEOUT_S
 
+MAX_CALM_REQUESTS = 128
+"""Requests in progress up to which shadow requests start, if these are fewer than half of the slots."""
 CONSOLE_REDIS_TIMEOUT_SECONDS = 2.0
 """For one call. A person waits for it, no request does."""
 
@@ -298,4 +300,5 @@ async def open_shadowing(
 
 def _is_busy(admission: Admission) -> bool:
     """Returns whether requests wait for a slot, or may have to soon: then no shadow request starts."""
-    return bool(admission.waiting) or admission.in_flight * 2 >= admission.max_in_flight or not admission.is_ready
+    is_calm = admission.in_flight < MAX_CALM_REQUESTS and admission.in_flight * 2 < admission.max_in_flight
+    return bool(admission.waiting) or not is_calm or not admission.is_ready

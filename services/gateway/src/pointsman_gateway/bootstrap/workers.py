@@ -20,6 +20,7 @@ from pointsman_gateway.settings import Settings
 GAUGES: Mapping[str, Combine] = {
     "pointsman_config_generation": sum,  # the number of workers that use it
     "pointsman_in_flight": sum,
+    "pointsman_max_in_flight": sum,
     "pointsman_queue_depth": sum,
     "pointsman_quota_leases": sum,
     "pointsman_request_log_waiting": sum,

@@ -32,7 +32,7 @@ class ConnectionLimits:
     """Limits on what one client may do on an HTTP connection; times are in seconds."""
 
     max_connections: int = 2000
-    """Concurrent connections of all clients; must be below the limit of open files (`ulimit -n`)."""
+    """Concurrent connections of all clients."""
     max_headers: int = 100
     max_header_bytes: int = 32 * 1024
     """Bytes of the request line and all headers together."""

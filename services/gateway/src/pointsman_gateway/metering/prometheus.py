@@ -125,6 +125,9 @@ class GatewayMetrics:
             "pointsman_config_generation", "1 for the current configuration.", ["generation"], registry=registry
         )
         self.in_flight = Gauge("pointsman_in_flight", "Requests in progress.", registry=registry)
+        self.max_in_flight = Gauge(
+            "pointsman_max_in_flight", "Requests that may be in progress at once.", registry=registry
+        )
         self.queue_depth = Gauge("pointsman_queue_depth", "Requests that wait for a slot.", registry=registry)
 
     def set_label_values(self, paths: Collection[str], tasks: Collection[str]) -> None:

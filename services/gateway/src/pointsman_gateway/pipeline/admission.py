@@ -1,9 +1,9 @@
-"""Admission control: a bound on how many requests are answered at once, with a short priority queue in front.
+"""Admission control: a bound on how many requests are answered at once, with a short, fair queue in front.
 
 free slot      the request gets it at once
-no free slot   it waits briefly, by its caller's priority, first come first served within one priority
+no free slot   it waits briefly, by its caller's priority, and fairly between tenants (`fair_queue`)
 full queue     Unavailable ("overloaded") at once, with the seconds after which a slot is likely to be free
-large tenant   a tenant may have a share of the slots only, so that it cannot occupy all of them with long streams
+large tenant   a few slots are left for other tenants, so that one tenant's long streams cannot keep them all out
 shutting down  Unavailable ("shutting_down")
 
 At shutdown, `drain` first reports not ready, then admits no more requests, and waits for those in flight.
@@ -14,10 +14,9 @@ import logging
 import math
 import signal
 import time
-from bisect import insort
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from operator import attrgetter
 from types import TracebackType
 
@@ -26,6 +25,7 @@ from pointsman_servicekit.process import delay_shutdown
 from prometheus_client import Gauge
 
 from pointsman_gateway.domain import Message, Request
+from pointsman_gateway.pipeline.fair_queue import FairQueue, Waiter
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +43,8 @@ MAX_UNREAD_BYTES = 64 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class QueueLimits:
-    max_waiting: int = 64
-    timeout: float = 1.0
+    max_waiting: int = 1024
+    timeout: float = 10.0
     """Seconds that a request waits at most."""
 
 
@@ -64,19 +64,6 @@ class UnreadBudget:
         self._left += count
 
 
-@dataclass(order=True, slots=True)
-class _Waiter:
-    """One request in the queue for a slot; the smallest in the order gets the next one."""
-
-    rank: tuple[int, int]
-    turn: "asyncio.Future[None]" = field(compare=False)
-    tenant: str = field(compare=False)
-
-    @property
-    def priority(self) -> int:
-        return -self.rank[0]
-
-
 class Admission:
     """Gives each request one of a fixed number of slots."""
 
@@ -90,9 +77,9 @@ class Admission:
     ) -> None:
         """Takes gauges of how many requests have a slot, and how many wait for one.
 
-        A tenant that is alone may have `tenant_share` of the slots and of the queue. The threshold is dynamic: with f
-        free slots, a tenant may have f * share / (1 - share), so each further tenant still finds free slots (Choudhury
-        and Hahne, "Dynamic queue length thresholds for shared-memory packet switches", 1998).
+        A tenant that is alone may have `tenant_share` of the slots. The threshold is dynamic: with f free slots, a
+        tenant may have f * share / (1 - share), so each further tenant still finds free slots (Choudhury and Hahne,
+        "Dynamic queue length thresholds for shared-memory packet switches", 1998).
         """
         self.is_closed = False
         """Whether new requests are rejected."""
@@ -103,12 +90,10 @@ class Admission:
         self.max_in_flight = max_in_flight
         self.unread = UnreadBudget()
         self._limits = queue or QueueLimits()
-        self._share = tenant_share
         self._slots_per_free = tenant_share / (1 - tenant_share) if tenant_share < 1 else math.inf
         self._by_tenant: dict[str, int] = {}
         """The slots of each tenant; requests without one are not limited."""
-        self._queue: list[_Waiter] = []
-        self._arrivals = 0
+        self._queue = FairQueue(self._limits.max_waiting)
         self._pace = _Pace(time.monotonic)
         self._empty = asyncio.Event()
         in_flight.set_function(lambda: self.in_flight)
@@ -160,10 +145,8 @@ class Admission:
         try:
             await waiter.turn
         except asyncio.CancelledError:
-            if waiter in self._queue:
-                self._queue.remove(waiter)
-            elif waiter.turn.done() and not waiter.turn.cancelled() and waiter.turn.exception() is None:
-                self.leave(request)  # it got a slot at the same moment
+            if not self._queue.remove(waiter) and _got_slot(waiter):
+                self.leave(request)  # at the same moment
             raise
         finally:
             timer.cancel()
@@ -188,23 +171,27 @@ class Admission:
 
     def _take(self, tenant: str) -> bool:
         """Takes a free slot; False if the tenant has its share already."""
+        if not self._may_take(tenant):
+            return False
         if tenant:
-            held = self._by_tenant.get(tenant, 0)
-            if held >= self._slots_per_free * self._free:
-                return False
-            self._by_tenant[tenant] = held + 1
+            self._by_tenant[tenant] = self._held(tenant) + 1
         self._free -= 1
         return True
 
+    def _held(self, tenant: str) -> int:
+        return self._by_tenant.get(tenant, 0)
+
+    def _may_take(self, tenant: str) -> bool:
+        return not tenant or self._held(tenant) < self._slots_per_free * self._free
+
     def _grant(self) -> None:
-        """Gives free slots to the first requests in the queue whose tenants do not have their share."""
-        for waiter in list(self._queue):
-            if self._free <= 0:
+        """Gives the free slots to requests in the queue."""
+        while self._free > 0:
+            waiter = self._queue.next(self._held, self._may_take)
+            if waiter is None:
                 return
-            if waiter.turn.done():
-                self._queue.remove(waiter)
-            elif self._take(waiter.tenant):
-                self._queue.remove(waiter)
+            if waiter.is_waiting:
+                self._take(waiter.tenant)
                 waiter.turn.set_result(None)
 
     @contextmanager
@@ -225,34 +212,32 @@ class Admission:
             self._lent -= 1
             self._free -= 1
 
-    def _give_up(self, waiter: _Waiter) -> None:
-        if waiter in self._queue:
-            self._queue.remove(waiter)
+    def _give_up(self, waiter: Waiter) -> None:
+        if self._queue.remove(waiter):
             waiter.turn.set_exception(self._overloaded(waiter.tenant))
 
-    def _enqueue(self, priority: int, tenant: str) -> _Waiter:
-        """Adds a request to the queue; if it is full, evicts one of lower priority, else raises Unavailable."""
-        if tenant and len(self._queue) >= self._share * self._limits.max_waiting:
-            own = sum(waiter.tenant == tenant for waiter in self._queue)
-            if own and own >= self._share * self._limits.max_waiting:
-                raise self._overloaded(tenant)
-        if len(self._queue) >= self._limits.max_waiting:
-            if not self._queue or self._queue[-1].priority >= priority:
-                raise self._overloaded(tenant)
-            evicted = self._queue.pop()
-            evicted.turn.set_exception(self._overloaded(evicted.tenant))
-        self._arrivals += 1
-        waiter = _Waiter((-priority, self._arrivals), asyncio.get_running_loop().create_future(), tenant)
-        insort(self._queue, waiter)
+    def _enqueue(self, priority: int, tenant: str) -> Waiter:
+        """Adds a request to the queue. If it is full, the request or another one gets Unavailable."""
+        waiter = Waiter(priority, tenant, asyncio.get_running_loop().create_future())
+        dropped = self._queue.add(waiter)
+        if dropped is waiter:
+            raise self._overloaded(tenant)
+        if dropped is not None:
+            dropped.turn.set_exception(self._overloaded(dropped.tenant))
         return waiter
 
     def _overloaded(self, tenant: str) -> Unavailable:
         wait = min(max(1.0, (len(self._queue) + 1) * self._pace.seconds), MAX_RETRY_AFTER_SECONDS)
         held, of_tenant = self.max_in_flight, ""
         if self._free > 0:  # for other tenants
-            held, of_tenant = self._by_tenant.get(tenant, 0), f" of this tenant, its share of {self.max_in_flight},"
+            held, of_tenant = self._held(tenant), f" of this tenant, its share of {self.max_in_flight},"
         message = f"{held} requests{of_tenant} are being answered already, and {len(self._queue)} wait"
         return Unavailable(message, code="overloaded", retry_after=wait)
+
+
+def _got_slot(waiter: Waiter) -> bool:
+    turn = waiter.turn
+    return turn.done() and not turn.cancelled() and turn.exception() is None
 
 
 class Slot:

@@ -1,0 +1,88 @@
+"""The queue in front of the slots: by priority, and fair between tenants within one priority.
+
+A free slot goes to the waiting tenant that has the fewest slots (max-min fairness with equal weights), and to that
+tenant's oldest request. A full queue makes room for a request by dropping the newest one of a lower priority, or of the
+tenant that waits with the most requests, if those are more than the new one's tenant would have (longest queue drop).
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(slots=True, eq=False)
+class Waiter:
+    """One request in the queue."""
+
+    priority: int
+    tenant: str
+    turn: "asyncio.Future[None]"
+    """Set when the request gets a slot; an error, or cancelled, if it leaves the queue without one."""
+
+    @property
+    def is_waiting(self) -> bool:
+        return not self.turn.done()
+
+
+class FairQueue:
+    """Requests that wait for a slot."""
+
+    def __init__(self, max_waiting: int) -> None:
+        self._max_waiting = max_waiting
+        self._by_priority: dict[int, dict[str, deque[Waiter]]] = {}
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, waiter: Waiter) -> Waiter | None:
+        """Adds a request; returns the one that leaves the full queue for it, which is the new one if none gives way."""
+        dropped = None
+        if self._count >= self._max_waiting:
+            dropped = self._newest_to_drop(waiter)
+            if dropped is None:
+                return waiter
+            self.remove(dropped)
+        self._by_priority.setdefault(waiter.priority, {}).setdefault(waiter.tenant, deque()).append(waiter)
+        self._count += 1
+        return dropped
+
+    def remove(self, waiter: Waiter) -> bool:
+        """Removes a request; False if it is not in the queue."""
+        tenants = self._by_priority.get(waiter.priority, {})
+        waiting = tenants.get(waiter.tenant)
+        if waiting is None or waiter not in waiting:
+            return False
+        waiting.remove(waiter)
+        self._count -= 1
+        if not waiting:
+            del tenants[waiter.tenant]
+            if not tenants:
+                del self._by_priority[waiter.priority]
+        return True
+
+    def next(self, held: Callable[[str], int], may_take: Callable[[str], bool]) -> Waiter | None:
+        """Removes and returns the request that gets the next slot; None if no waiting tenant may take one.
+
+        `held` returns how many slots a tenant has, and `may_take` whether it may have a further one.
+        """
+        for priority in sorted(self._by_priority, reverse=True):
+            tenants = [tenant for tenant in self._by_priority[priority] if may_take(tenant)]
+            if tenants:
+                first = self._by_priority[priority][min(tenants, key=held)][0]
+                self.remove(first)
+                return first
+        return None
+
+    def _newest_to_drop(self, new: Waiter) -> Waiter | None:
+        """Returns the request that gives way to a new one; None if none does."""
+        if not self._by_priority:
+            return None
+        lowest = min(self._by_priority)
+        tenants = self._by_priority[lowest]
+        longest = max(tenants.values(), key=len)
+        if lowest < new.priority:
+            return longest[-1]
+        own = len(tenants.get(new.tenant, ()))
+        return longest[-1] if lowest == new.priority and len(longest) > own + 1 else None
