@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import yaml
 
@@ -25,7 +25,7 @@ from benchmarks.gateway_load.upstreams import Upstreams, nginx_command, nginx_ve
 
 DIRECT, NGINX, LITELLM, PORTKEY_GATEWAY = "direct", "nginx", "LiteLLM", "Portkey"
 VLLM_ROUTER, VLLM_ROUTER_DEFAULT = "vllm-router", "vllm-router, defaults"
-OURS, OURS_AUTO = "Pointsman, named path", "Pointsman, auto"
+OURS, OURS_AUTO, OURS_OPEN = "Pointsman, named path", "Pointsman, auto", "Pointsman, without keys"
 
 IDLE_CHECK_SECONDS = 0.5
 MAX_IDLE_WAIT_SECONDS = 20.0
@@ -184,6 +184,10 @@ async def portkey(setup: Setup) -> Contender:
 
 def ours(gateway: Gateway) -> Contender:
     return Contender(OURS, "this tree", gateway.path("fast"), gateway.path("paced"), (gateway.process,))
+
+
+def ours_open(gateway: Gateway) -> Contender:
+    return replace(ours(gateway), name=OURS_OPEN)
 
 
 def ours_with_workers(gateway: Gateway, workers: int) -> Contender:

@@ -1,5 +1,6 @@
 """The results of all measurements, and figures derived from them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from benchmarks.gateway_load import contenders
@@ -21,6 +22,9 @@ class Findings:
     rates: dict[str, Throughput] = field(default_factory=dict)
     latencies: dict[int, dict[str, Latency]] = field(default_factory=dict)
     streams: dict[str, StreamStatistics] = field(default_factory=dict)
+    """Of 256 streams at once, by contender."""
+    streams1000: dict[str, StreamStatistics] = field(default_factory=dict)
+    """Of 1,000 streams at once, each a quarter as fast."""
     grpc: CallStatistics | None = None
     junk: JunkResult | None = None
     workers: dict[str, Throughput] = field(default_factory=dict)
@@ -37,18 +41,21 @@ class Findings:
             return None
         return float(getattr(waited[name], what) - getattr(waited[contenders.DIRECT], what))
 
-    def relative_to_direct(self, name: str = contenders.OURS) -> float | None:
-        """Returns the streams' chunks per second as a share of those without a gateway."""
-        if name not in self.streams or contenders.DIRECT not in self.streams:
-            return None
-        return self.streams[name].chunks_per_second / self.streams[contenders.DIRECT].chunks_per_second
-
     def workers2_ratio(self, name: str = contenders.OURS) -> float | None:
         """Returns the requests per second of two processes, divided by those of one."""
         one, two = (self.workers.get(f"{name}, {count}") for count in (1, 2))
         return two.rps / one.rps if one and two and one.rps else None
 
-    def first_added_ms(self, name: str = contenders.OURS) -> float | None:
-        if name not in self.streams or contenders.DIRECT not in self.streams:
-            return None
-        return self.streams[name].first_ms - self.streams[contenders.DIRECT].first_ms
+
+def relative_to_direct(streams: Mapping[str, StreamStatistics], name: str = contenders.OURS) -> float | None:
+    """Returns the streams' chunks per second as a share of those without a gateway."""
+    if name not in streams or contenders.DIRECT not in streams:
+        return None
+    return streams[name].chunks_per_second / streams[contenders.DIRECT].chunks_per_second
+
+
+def first_added_ms(streams: Mapping[str, StreamStatistics], name: str = contenders.OURS) -> float | None:
+    """Returns the median milliseconds to the first chunk beyond those without a gateway."""
+    if name not in streams or contenders.DIRECT not in streams:
+        return None
+    return streams[name].first_ms - streams[contenders.DIRECT].first_ms

@@ -156,6 +156,22 @@ async def start_workers(processes: Processes, cores: Cores, gateway: Gateway, wo
     return replace(gateway, process=running, http=http, grpc=grpc)
 
 
+async def start_open_gateway(processes: Processes, cores: Cores, gateway: Gateway) -> Gateway:
+    """Starts a second gateway with the same services, which needs no keys."""
+    http, grpc = free_ports(2)
+    environment = {
+        **gateway.environment,
+        "POINTSMAN_GATEWAY_HTTP_LISTEN": f"{HOST}:{http}",
+        "POINTSMAN_GATEWAY_GRPC_LISTEN": f"{HOST}:{grpc}",
+        "POINTSMAN_GATEWAY_AUTH": "off",
+    }
+    running = processes.start(
+        "pointsman-open", cores.measured, [sys.executable, "-m", "pointsman_gateway"], environment
+    )
+    await running.until_ready(lambda: answers_at(http, "/readyz"), timeout_s=120)
+    return replace(gateway, process=running, http=http, grpc=grpc, headers={})
+
+
 async def _all_listen(running: ManagedProcess, workers: int) -> bool:
     return running.log.read_text("utf-8", "replace").count("HTTP on ") == workers
 

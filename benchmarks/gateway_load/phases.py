@@ -13,13 +13,13 @@ from benchmarks.gateway_load.contenders import Contender, Setup
 from benchmarks.gateway_load.findings import Findings
 from benchmarks.gateway_load.http_client import Broken, Connection
 from benchmarks.gateway_load.machine import CannotMeasure, NotInstalled, take_cores
-from benchmarks.gateway_load.our_gateway import Gateway, start_gateway, start_workers
+from benchmarks.gateway_load.our_gateway import Gateway, start_gateway, start_open_gateway, start_workers
 from benchmarks.gateway_load.processes import Processes
 from benchmarks.gateway_load.request_bodies import encode_bodies, read_texts, request_bodies
 from benchmarks.gateway_load.upstream import Pace
 from benchmarks.gateway_load.upstreams import start_upstreams
 
-PHASES = ("rps", "auto", "latency", "streams", "grpc", "junk", "workers")
+PHASES = ("rps", "auto", "latency", "streams", "streams1000", "grpc", "junk", "workers")
 PACE = Pace(chunks=100, min_gap=0.02, max_gap=0.04)
 RATES = (200, 1000)
 WORKERS = (1, 2)
@@ -38,6 +38,7 @@ PEERS_OF = {
     "auto": [contenders.VLLM_ROUTER, contenders.VLLM_ROUTER_DEFAULT],
     "latency": [contenders.VLLM_ROUTER],
     "streams": [contenders.NGINX, contenders.VLLM_ROUTER, contenders.PORTKEY_GATEWAY, contenders.LITELLM],
+    "streams1000": [contenders.NGINX, contenders.VLLM_ROUTER],
 }
 
 
@@ -161,7 +162,19 @@ async def _latency(bench: Bench) -> None:
 async def _streams(bench: Bench) -> None:
     slow = () if bench.extent.slow_streams else (contenders.PORTKEY_GATEWAY, contenders.LITELLM)
     bodies = [one for one in bench.of("streams") if one.name not in slow]
-    bench.found.streams = await streams.measure(bodies, bench.bodies, PACE, bench.extent.streams)
+    rounds = bench.extent.streams
+    bench.found.streams = await streams.measure(bodies, bench.bodies, PACE, streams.STREAMS_256, rounds)
+
+
+async def _streams1000(bench: Bench) -> None:
+    """Measures 1,000 streams with one key, and through a gateway that needs none."""
+    setup = bench.setup
+    without_keys = contenders.ours_open(await start_open_gateway(setup.processes, setup.cores, bench.gateway))
+    all_contenders = [*bench.of("streams1000"), without_keys]
+    rounds = bench.extent.streams
+    found = await streams.measure(all_contenders, bench.bodies, PACE, streams.STREAMS_1000, rounds)
+    bench.found.streams1000 = found
+    setup.processes.end(*without_keys.programs)
 
 
 async def _grpc(bench: Bench) -> None:
@@ -199,6 +212,7 @@ _PHASES: dict[str, Callable[[Bench], Awaitable[None]]] = {
     "auto": _auto,
     "latency": _latency,
     "streams": _streams,
+    "streams1000": _streams1000,
     "grpc": _grpc,
     "junk": _junk,
     "workers": _workers,

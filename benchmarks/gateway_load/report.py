@@ -2,10 +2,11 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from benchmarks.gateway_load import contenders
-from benchmarks.gateway_load.findings import Findings
+from benchmarks.gateway_load.findings import Findings, first_added_ms, relative_to_direct
+from benchmarks.gateway_load.streams import StreamStatistics
 from benchmarks.gateway_load.targets import check_targets
 
 MAX_ROWS = 25
@@ -16,7 +17,8 @@ def format_report(found: Findings) -> str:
         _rates(found),
         _workers(found),
         _latency_table(found),
-        _streams(found),
+        _streams("256 streams", found.streams),
+        _streams("1,000 streams, each a quarter as fast", found.streams1000),
         _grpc(found),
         _junk(found),
         _profile(found),
@@ -41,8 +43,10 @@ def json_summary(found: Findings) -> dict[str, float | None]:
         "rps_portkey": found.rps(contenders.PORTKEY_GATEWAY),
         "added_p50_ms_at_200": found.added_ms(200, "p50_ms"),
         "added_p99_ms_at_1000": found.added_ms(1000, "p99_ms"),
-        "streams256_vs_direct": found.relative_to_direct(),
-        "first_chunk_added_p50_ms": found.first_added_ms(),
+        "streams256_vs_direct": relative_to_direct(found.streams),
+        "first_chunk_added_p50_ms": first_added_ms(found.streams),
+        "streams1000_vs_direct": relative_to_direct(found.streams1000),
+        "streams1000_first_chunk_added_p50_ms": first_added_ms(found.streams1000),
         "workers2_ratio": found.workers2_ratio(),
         "workers2_ratio_nginx": found.workers2_ratio(contenders.NGINX),
         "grpc_rps": found.grpc.per_second if found.grpc else None,
@@ -103,12 +107,12 @@ def _latency_table(found: Findings) -> str:
     return table(heads, rows)
 
 
-def _streams(found: Findings) -> str:
-    heads = ["256 streams", "chunks/s", "relative to direct", "first chunk ms", "added ms", "longest gap s", "stalled",
+def _streams(title: str, streams: Mapping[str, StreamStatistics]) -> str:
+    heads = [title, "chunks/s", "relative to direct", "first chunk ms", "added ms", "longest gap s", "stalled",
              "incomplete", "refused"]  # fmt: skip
     rows = []
-    for name, one in found.streams.items():
-        share, added = found.relative_to_direct(name), found.first_added_ms(name)
+    for name, one in streams.items():
+        share, added = relative_to_direct(streams, name), first_added_ms(streams, name)
         rows.append([
             name, f"{one.chunks_per_second:,.0f}", "" if share is None else f"{share:.2f}", f"{one.first_ms:.1f}",
             "" if added is None else f"{added:+.1f}", f"{one.longest_gap:.2f}", str(one.stalled), str(one.incomplete),

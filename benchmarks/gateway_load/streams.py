@@ -1,4 +1,4 @@
-"""Measures 256 concurrent paced streams: chunks per second, time to the first chunk, and stalls."""
+"""Measures concurrent paced streams: chunks per second, time to the first chunk, and stalls."""
 
 import asyncio
 import time
@@ -11,15 +11,33 @@ from benchmarks.gateway_load.answers import DONE, TICK
 from benchmarks.gateway_load.contenders import Contender
 from benchmarks.gateway_load.http_client import Connection
 from benchmarks.gateway_load.request_bodies import encode_bodies
-from benchmarks.gateway_load.upstream import Pace
+from benchmarks.gateway_load.upstream import SLOWLY, SLOWLY_FACTOR, Pace
 
-STREAM_COUNT = 256
 STALL_SECONDS = 1.0
 """A longer gap between chunks is a stall."""
-MAX_ROUND_SECONDS = 20.0
-"""A round that takes longer is aborted, and its open streams count as stalled."""
 WORD = TICK.strip().encode()
 END = DONE.strip()
+
+
+@dataclass(frozen=True, slots=True)
+class StreamLoad:
+    """How many streams run at once, and whether the engine answers each of them at a quarter of its speed."""
+
+    count: int
+    slowly: bool
+    max_seconds: float
+    """A round that takes longer is aborted, and its open streams count as stalled."""
+
+    def encode_requests(self, one: Contender, bodies: Sequence[dict[str, object]]) -> list[bytes]:
+        """Returns a request for each stream; bodies are used again if there are too few."""
+        encoded = encode_bodies([*bodies[: self.count]], one.paced.model, stream=True)
+        if self.slowly:
+            encoded = [body.replace(b'"}],', SLOWLY + b'"}],', 1) for body in encoded]
+        return [one.paced.request(encoded[number % len(encoded)]) for number in range(self.count)]
+
+
+STREAMS_256 = StreamLoad(256, slowly=False, max_seconds=20.0)
+STREAMS_1000 = StreamLoad(1000, slowly=True, max_seconds=20.0 * SLOWLY_FACTOR / 2)
 
 
 @dataclass(slots=True)
@@ -69,25 +87,25 @@ class StreamStatistics:
 
 
 async def measure(
-    contenders: Sequence[Contender], bodies: list[dict[str, object]], pace: Pace, rounds: int
+    contenders: Sequence[Contender], bodies: list[dict[str, object]], pace: Pace, load: StreamLoad, rounds: int
 ) -> dict[str, StreamStatistics]:
     found: dict[str, list[StreamStatistics]] = {one.name: [] for one in contenders}
     for _ in range(rounds):
         for one in contenders:
-            found[one.name].append(await _round(one, bodies, pace))
+            found[one.name].append(await _round(one, bodies, pace, load))
             await one.wait_until_idle()
     return {name: _median_over(each) for name, each in found.items()}
 
 
-async def _round(one: Contender, bodies: list[dict[str, object]], pace: Pace) -> StreamStatistics:
-    requests = [one.paced.request(body) for body in encode_bodies(bodies[:STREAM_COUNT], one.paced.model, stream=True)]
-    connections = [await Connection.to(one.paced.port) for _ in range(STREAM_COUNT)]
+async def _round(one: Contender, bodies: list[dict[str, object]], pace: Pace, load: StreamLoad) -> StreamStatistics:
+    requests = load.encode_requests(one, bodies)
+    connections = [await Connection.to(one.paced.port) for _ in requests]
     started = time.monotonic()
     streams = [Stream(started, started) for _ in connections]
     every = zip(connections, requests, streams, strict=False)
     answers = [_ask(*each) for each in every]
     with suppress(TimeoutError):
-        async with asyncio.timeout(MAX_ROUND_SECONDS):
+        async with asyncio.timeout(load.max_seconds):
             await asyncio.gather(*answers, return_exceptions=True)
     now = time.monotonic()
     for connection, stream in zip(connections, streams, strict=True):

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from benchmarks.gateway_load import contenders
-from benchmarks.gateway_load.findings import Findings
+from benchmarks.gateway_load.findings import Findings, first_added_ms, relative_to_direct
+from benchmarks.gateway_load.streams import StreamStatistics
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,9 @@ def _minimums(found: Findings) -> Figures:
     yield "auto, relative to vllm-router", _ratio(auto, router), 0.6
     yield "auto, relative to vllm-router with its defaults", _ratio(auto, router_default), 0.6
     yield "two workers on two cores, relative to one", found.workers2_ratio(), 1.7
-    yield "256 streams, chunks/s relative to direct", found.relative_to_direct(), 0.9
+    yield "256 streams, chunks/s relative to direct", relative_to_direct(found.streams), 0.9
+    for name in (contenders.OURS, contenders.OURS_OPEN):
+        yield f"1,000 streams, {name}, chunks/s relative to direct", relative_to_direct(found.streams1000, name), 0.9
     if found.grpc:
         yield f"gRPC {found.grpc.method}, calls/s", found.grpc.per_second, 2000
 
@@ -50,12 +53,24 @@ def _maximums(found: Findings) -> Figures:
     for rate in found.latencies:
         yield f"added p50 ms at {rate}/s", found.added_ms(rate, "p50_ms"), 0.6
         yield f"added p99 ms at {rate}/s", found.added_ms(rate, "p99_ms"), 3.0
-    yield "256 streams, first chunk added p50 ms", found.first_added_ms(), 30
-    if contenders.OURS in found.streams:
-        ours = found.streams[contenders.OURS]
-        yield "256 streams, stalled or incomplete", ours.stalled + ours.incomplete, 0
+    yield "256 streams, first chunk added p50 ms", first_added_ms(found.streams), 30
+    router = first_added_ms(found.streams1000, contenders.VLLM_ROUTER)
+    for name in (contenders.OURS, contenders.OURS_OPEN):
+        if router is not None:
+            yield (
+                f"1,000 streams, {name}, first chunk added p50 ms (vllm-router's and 30)",
+                first_added_ms(found.streams1000, name),
+                router + 30,
+            )
+    for count, streams in (("256", found.streams), ("1,000", found.streams1000)):
+        for name in streams.keys() & {contenders.OURS, contenders.OURS_OPEN}:
+            yield f"{count} streams, {name}, stalled or incomplete", _lost(streams[name]), 0
     if found.junk:
         yield "unknown names, additional series", found.junk.after_all - found.junk.after_first, 0
+
+
+def _lost(one: StreamStatistics) -> int:
+    return one.stalled + one.incomplete
 
 
 def _ratio(one: float | None, other: float | None) -> float | None:

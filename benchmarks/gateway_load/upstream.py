@@ -18,6 +18,9 @@ import uvloop
 from benchmarks.gateway_load import answers
 
 JSON_HEAD = b"HTTP/1.1 %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
+SLOWLY, SLOWLY_FACTOR = b" (slowly)", 4
+"""A request whose body contains this gets its paced chunks with gaps that are longer by the factor."""
+
 STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
 
@@ -54,6 +57,7 @@ class MockEngine(asyncio.Protocol):
         self._behaviour, self._pace = behaviour, pace
         self._left = 0
         self._due = 0.0
+        self._gap_factor = 1
         self._waiting: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -86,11 +90,12 @@ class MockEngine(asyncio.Protocol):
         elif not (b'"stream":true' in body or b'"stream": true' in body):
             self._transport.write(PLAIN)
         elif self._behaviour == "paced":
-            self._begin()
+            self._begin(SLOWLY_FACTOR if SLOWLY in body else 1)
         else:
             self._transport.write(STREAM)
 
-    def _begin(self) -> None:
+    def _begin(self, gap_factor: int) -> None:
+        self._gap_factor = gap_factor
         self._transport.write(STREAM_HEAD + chunked([EVENTS[0]]))
         self._left = self._pace.chunks
         self._due = asyncio.get_running_loop().time()
@@ -98,7 +103,7 @@ class MockEngine(asyncio.Protocol):
 
     def _wait(self) -> None:
         # Relative to when the last chunk was due, so that a late chunk does not delay the following ones.
-        self._due += random.uniform(self._pace.min_gap, self._pace.max_gap)
+        self._due += self._gap_factor * random.uniform(self._pace.min_gap, self._pace.max_gap)
         self._waiting = asyncio.get_running_loop().call_at(self._due, self._go_on)
 
     def _go_on(self) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.gateway_load import answers, report
-from benchmarks.gateway_load.contenders import LITELLM, OURS, VLLM_ROUTER
+from benchmarks.gateway_load.contenders import LITELLM, OURS, VLLM_ROUTER, Contender
 from benchmarks.gateway_load.findings import Findings
 from benchmarks.gateway_load.http_client import Answer, Broken, Connection, Target
 from benchmarks.gateway_load.instruction_counter import InstructionCounter
@@ -24,10 +24,10 @@ from benchmarks.gateway_load.loop_trace import format_report
 from benchmarks.gateway_load.loop_tracer import Iteration, LoopTracer
 from benchmarks.gateway_load.profiling import summarize
 from benchmarks.gateway_load.soak import fit_slope
-from benchmarks.gateway_load.streams import Stream
+from benchmarks.gateway_load.streams import Stream, StreamLoad
 from benchmarks.gateway_load.targets import check_targets
 from benchmarks.gateway_load.throughput import Throughput
-from benchmarks.gateway_load.upstream import MockEngine, Pace
+from benchmarks.gateway_load.upstream import SLOWLY, MockEngine, Pace
 
 ASKED = json.dumps({"messages": [{"role": "user", "content": "Hello"}]}).encode()
 STREAMED = json.dumps({"stream": True, "messages": [{"role": "user", "content": "Hello"}]}).encode()
@@ -85,6 +85,14 @@ def test_correlated_values_have_a_wider_interval_than_independent_ones() -> None
 
 def test_the_slope_of_a_few_measurements_has_an_infinite_interval() -> None:
     assert fit_slope([0, 1, 2], [1, 2, 3]).low == float("-inf")
+
+
+def test_slow_streams_are_requested_by_their_bodies() -> None:
+    bodies: list[dict[str, object]] = [{"messages": [{"role": "user", "content": f"Question {n}"}]} for n in range(3)]
+    one = Contender("x", "", Target(1, "mock"), Target(1, "mock"))
+    requests = StreamLoad(4, slowly=True, max_seconds=1).encode_requests(one, bodies)
+    assert [request.count(SLOWLY) for request in requests] == [1, 1, 1, 1]
+    assert requests[3] == requests[0] != requests[1]
 
 
 @pytest.mark.parametrize("size", [1, 3, 7, 50, 10_000])
@@ -159,6 +167,7 @@ def test_the_last_line_has_every_figure_and_null_for_unmeasured_ones() -> None:
     assert list(line) == [
         "rps", "rps_auto", "rps_vllm_router", "rps_vllm_router_default", "rps_litellm", "rps_portkey",
         "added_p50_ms_at_200", "added_p99_ms_at_1000", "streams256_vs_direct", "first_chunk_added_p50_ms",
+        "streams1000_vs_direct", "streams1000_first_chunk_added_p50_ms",
         "workers2_ratio", "workers2_ratio_nginx", "grpc_rps",
     ]  # fmt: skip
     assert "not installed" in printed
