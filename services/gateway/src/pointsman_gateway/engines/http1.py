@@ -167,6 +167,11 @@ class Connection(asyncio.Protocol):
         return None if self._pieces else self._failure
 
     @property
+    def has_failed(self) -> bool:
+        """Returns whether nothing more will arrive, even if there is something left to read."""
+        return self._failure is not None
+
+    @property
     def retry_after(self) -> float | None:
         """Returns the seconds that the response asks to wait, in any form of the header; None if it asks for none."""
         for written, unit in ((self._retry_after_ms, 0.001), (self._retry_after, 1.0)):

@@ -162,10 +162,12 @@ class OpenAITransfer:
             return
         if connection.status == 200:
             self._read(connection)
+        elif connection.status:
+            # Without a length, the body of an error ends with its connection.
+            if connection.is_complete or connection.has_failed or connection.unread > MAX_REFUSAL_BYTES:
+                self._fail(_refusal(self._request, connection))
         elif connection.failure is not None:
             self._on_lost(connection, connection.failure)
-        elif connection.status and (connection.is_complete or connection.unread > MAX_REFUSAL_BYTES):
-            self._fail(_refusal(self._request, connection))
 
     def _read(self, connection: Connection) -> None:
         reader = self._reader
