@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from pointsman_servicekit.errors import PointsmanError
@@ -19,6 +19,7 @@ from pointsman_gateway.engines.engines import Engines
 from pointsman_gateway.engines.http_post import TokenCounter
 from pointsman_gateway.metering.meter import Meter, Metering
 from pointsman_gateway.metering.pricing import CHARACTERS_PER_TOKEN, estimate_tokens
+from pointsman_gateway.pipeline.active_runs import ActiveRuns
 from pointsman_gateway.pipeline.admission import Admission
 from pointsman_gateway.pipeline.ports import AnswerSink, Backend, Classifier, PromptBuilder, RequestLog, Tenancy
 from pointsman_gateway.pipeline.run import RequestRun, record, reserve, with_known_model
@@ -59,6 +60,7 @@ class Pipeline:
     tenancy: Tenancy
     current: Callable[[], Stages]
     request_log: RequestLog
+    active_runs: ActiveRuns = field(default_factory=ActiveRuns)
 
     def run(self, request: Request, sink: AnswerSink) -> RequestRun:
         """Returns a run that is not started; to be called in the request's context, where it reads the request's id."""

@@ -82,6 +82,7 @@ class RequestRun:
 
     def start(self) -> None:
         """Runs the request until it has to wait for something, or ends."""
+        self._pipeline.active_runs.add(self, self._request.deadline)
         self._execution.start()
 
     # -- called by the server
@@ -134,9 +135,10 @@ class RequestRun:
 
     def _finish(self, outcome: str, error: PointsmanError | None) -> None:
         receipt, sink = None, self._sink
-        if outcome != OK:
-            self._close_source()  # the engine stops before anything else
+        self._pipeline.active_runs.remove(self)
         try:
+            if outcome != OK:
+                self._close_source()  # the engine stops before anything else
             receipt = self._write_receipt(outcome, error)
             if error is not None:
                 error.__traceback__ = None  # breaks a reference cycle

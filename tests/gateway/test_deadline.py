@@ -1,0 +1,51 @@
+"""A request ends at its deadline even if its engine client neither answers nor watches the deadline."""
+
+import asyncio
+
+import pytest
+from pointsman_servicekit.errors import DeadlineExceeded, PointsmanError
+
+from tests.gateway.doubles.api_clients import ApiClient
+from tests.gateway.doubles.broken_clients import SilentClient, events_of, use_client
+from tests.gateway.doubles.config_folder import IN_CHAT
+from tests.gateway.doubles.engine import DONE, ScriptedEngine, chunk
+from tests.gateway.doubles.gateway import Gateway, Neighbours
+from tests.gateway.doubles.waiting import until
+
+
+@pytest.fixture
+def neighbours(neighbours: Neighbours) -> Neighbours:
+    neighbours.settings["request_timeout"] = 0.3
+    return neighbours
+
+
+@pytest.mark.parametrize("pieces", [(), ("Hel",)])
+async def test_a_request_ends_at_its_deadline_over_every_api(
+    api: ApiClient, gateway: Gateway, pieces: tuple[str, ...]
+) -> None:
+    client = SilentClient(*pieces)
+    use_client(gateway, client)
+    with pytest.raises(PointsmanError) as told:
+        await asyncio.wait_for(api.ask(IN_CHAT, "tiny"), 5)
+    assert told.value.code == "deadline_exceeded"
+    await until(lambda: gateway.metric("pointsman_requests_total", outcome="deadline_exceeded") == 1)
+    await until(lambda: client.running == 0)
+    assert gateway.metric("pointsman_in_flight") == gateway.metric("pointsman_engine_in_flight") == 0
+
+
+async def test_a_buffered_answer_ends_at_its_deadline(neighbours: Neighbours) -> None:
+    neighbours.config.tasks["chat"] |= {
+        "policy": {"escalate": {"paths": ["small_talk", "safe_start"]}}, "validators": [{"complete": True}],
+    }  # fmt: skip
+    await neighbours.ready()
+    async with neighbours.gateway() as gateway:
+        use_client(gateway, client := SilentClient("Hel"))
+        with pytest.raises(DeadlineExceeded):
+            await events_of(gateway, "auto", 0.3)
+        assert (client.running, gateway.metric("pointsman_in_flight")) == (0, 0)
+
+
+async def test_a_run_that_has_ended_is_not_watched_any_more(gateway: Gateway, engine: ScriptedEngine) -> None:
+    engine.says(chunk("Hello"), DONE)
+    await events_of(gateway, "tiny")
+    assert gateway.components.pipeline.active_runs.count == 0
