@@ -179,9 +179,11 @@ class EngineCall:
 
     def close(self) -> None:
         transfer, self._transfer, self._sink = self._transfer, None, None
-        if transfer is not None:
-            transfer.close()
-        self._leave(None if self._has_ended else asyncio.CancelledError())
+        try:
+            if transfer is not None:
+                transfer.close()
+        finally:
+            self._leave(None if self._has_ended else asyncio.CancelledError())
 
     # -- called by the client
 

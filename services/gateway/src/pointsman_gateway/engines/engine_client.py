@@ -12,6 +12,7 @@ first_token_timeout      yes                        another engine
 stream_idle_timeout      yes                        nothing: the answer has begun
 """
 
+import logging
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -23,6 +24,8 @@ from pointsman_gateway.config.engine_config import Timeouts
 from pointsman_gateway.config.providers import DEFAULT_API, EngineApi
 from pointsman_gateway.domain import ANONYMOUS, Caller, Message, Operation, Sampling
 from pointsman_gateway.pipeline.ports import ChunkSink
+
+log = logging.getLogger(__name__)
 
 DEFAULT_TIMEOUTS = Timeouts()
 
@@ -185,6 +188,12 @@ def not_resident(engine: str, version: str) -> NotResident:
 def broke_off(request: EngineRequest, why: str) -> Unavailable:
     """Returns the error for an engine that is unreachable, or whose connection was lost before the answer's end."""
     return TransientFailure(f"engine '{request.engine}' failed: {why}", code=UNAVAILABLE, retry_after=1.0)
+
+
+def unreadable(request: EngineRequest, bug: Exception) -> Unavailable:
+    """Returns the error for an answer whose reading raised `bug`, which is logged with its traceback."""
+    log.error("engine %s: its answer cannot be read", request.engine, exc_info=bug)
+    return broke_off(request, f"its answer cannot be read ({type(bug).__name__})")
 
 
 def no_connection_in_time(request: EngineRequest) -> Unavailable:

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from contextvars import Context
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
@@ -301,6 +302,18 @@ def _copy(failure: ConnectionFailed) -> ConnectionFailed:
     return type(failure)(*failure.args)
 
 
+async def _open(origin: Origin) -> Connection:
+    loop = asyncio.get_running_loop()
+    _, connection = await loop.create_connection(Connection, origin.host, origin.port, ssl=origin.tls)
+    return connection
+
+
+def close_unused(opening: "asyncio.Task[Connection]") -> None:
+    """Closes a connection that was opened after nobody waited for it any more."""
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().close()
+
+
 class Pool:
     """Keeps open connections for later requests, by origin."""
 
@@ -322,17 +335,24 @@ class Pool:
 
     async def connect(self, origin: Origin, seconds: float, deadline: float) -> Connection:
         """Opens a connection within `seconds` and before the deadline. Raises ConnectionFailed, NotConnected."""
-        loop = asyncio.get_running_loop()
         until = min(self._clock() + seconds, deadline)
+        # The callbacks of a connection run in the context in which it was opened. It outlives the request, so that is
+        # an empty one.
+        opening = asyncio.create_task(_open(origin), context=Context())
         try:
             async with asyncio.timeout_at(until):
-                _, connection = await loop.create_connection(Connection, origin.host, origin.port, ssl=origin.tls)
+                return await opening
         except TimeoutError as error:
+            opening.add_done_callback(close_unused)  # it may have been opened at the same moment
             late = TimedOut if until == deadline else NotConnected
             raise late(f"no connection within {seconds:g} s") from error
         except OSError as error:
             raise ConnectionFailed(f"no connection: {error.strerror or error}") from error
-        return connection
+        except asyncio.CancelledError:
+            opening.add_done_callback(close_unused)
+            raise
+        finally:
+            del opening  # breaks the reference cycle: it holds the error, whose traceback holds this frame
 
     def release(self, origin: Origin, connection: Connection) -> None:
         """Takes back a connection whose response is no longer needed."""

@@ -9,7 +9,7 @@ import importlib
 import os
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from pointsman_servicekit.errors import InvalidArgument, PointsmanError
@@ -26,6 +26,7 @@ from pointsman_gateway.engines.engine_client import (
     no_more_in_time,
     out_of_time,
     refused,
+    unreadable,
 )
 from pointsman_gateway.engines.openai_client import openai_body
 from pointsman_gateway.engines.openai_events import BEGIN, DONE, END, EventReader
@@ -65,13 +66,15 @@ class LiteLLMTransfer:
     """Reads the SDK's stream in a task; implements `Transfer`."""
 
     def __init__(self, request: EngineRequest, sink: ChunkSink) -> None:
+        """Starts to read; raises InvalidArgument if the SDK's `acompletion` cannot express the request."""
+        arguments = _arguments(request)
         self._request = request
         self._sink: ChunkSink | None = sink
         self._has_begun = False
         self._may_push = asyncio.Event()
         self._may_push.set()
         self._clock = asyncio.get_running_loop().time
-        self._reading = asyncio.create_task(self._run(), name="litellm")
+        self._reading = asyncio.create_task(self._run(arguments), name="litellm")
 
     def pause(self) -> None:
         self._may_push.clear()
@@ -83,37 +86,50 @@ class LiteLLMTransfer:
         self._sink = None
         self._reading.cancel()
 
-    async def _run(self) -> None:
+    async def _run(self, arguments: dict[str, Any]) -> None:
+        """Reports the end of the answer, whatever it is: nobody else would."""
         failure: Exception | None = None
         try:
-            await self._transfer()
-        except PointsmanError as error:
-            failure = error
-        except TimeoutError:
-            failure = self._late()
-        except Exception as error:
-            failure = self._failure_of(error)
+            failure = await self._read(arguments)
+        except asyncio.CancelledError:  # by `close`, or within the SDK
+            failure = broke_off(self._request, "its SDK has cancelled the call")
+        except Exception as bug:
+            failure = unreadable(self._request, bug)
         sink, self._sink = self._sink, None
         if sink is not None:
             sink.ended(failure)
 
-    async def _transfer(self) -> None:
-        """Reads the whole stream and pushes its chunks; raises the SDK's errors, TimeoutError or PointsmanError."""
-        request = self._request
-        litellm, reader = load_litellm(), EventReader(request.as_a_whole, request.sampling.extra.get("n") or 1)
-        arguments = _arguments(request)
-        async with asyncio.timeout_at(self._first_token_deadline()):
-            stream = await litellm.acompletion(**arguments)
-            events = aiter(stream)
-            event = await anext(events, None)
+    async def _read(self, arguments: dict[str, Any]) -> PointsmanError | None:
+        """Returns the error that the answer ended with; None if it is complete."""
         try:
+            await self._transfer(arguments)
+        except PointsmanError as error:
+            return error
+        except TimeoutError:
+            return self._late()
+        except Exception as error:
+            if not isinstance(error, _sdk_errors()):
+                raise
+            return self._failure_of(error)
+        return None
+
+    async def _transfer(self, arguments: dict[str, Any]) -> None:
+        """Reads the whole stream and pushes its chunks; raises the SDK's errors, TimeoutError or PointsmanError."""
+        request, stream = self._request, cast(Any, None)
+        litellm, reader = load_litellm(), EventReader(request.as_a_whole, request.sampling.extra.get("n") or 1)
+        try:
+            async with asyncio.timeout_at(self._first_token_deadline()):
+                stream = await litellm.acompletion(**arguments)
+                events = aiter(stream)
+                event = await anext(events, None)
             while event is not None:
                 await self._push(reader, BEGIN + _encode(event.model_dump(exclude_none=True)) + END)
                 event = await self._next(events)
             await self._push(reader, BEGIN + DONE + END)
         finally:
-            with suppress(Exception):  # it may be closed already
-                await stream.aclose()
+            if stream is not None:
+                with suppress(Exception):  # it may be closed already
+                    await stream.aclose()
 
     async def _push(self, reader: EventReader, event: bytes) -> None:
         chunks: Chunks = reader.read(event)
@@ -145,6 +161,11 @@ class LiteLLMTransfer:
             return broke_off(self._request, message)
         code = "context_length_exceeded" if type(error).__name__ == "ContextWindowExceededError" else ""
         return refused(self._request, status, message, getattr(error, "param", None), _retry_after(error), code)
+
+
+def _sdk_errors() -> tuple[type[Exception], ...]:
+    """Returns the classes of the SDK's errors; any other exception is a bug."""
+    return importlib.import_module("openai").OpenAIError, importlib.import_module("httpx").HTTPError
 
 
 def _connection_errors() -> type[Exception]:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Mapping
 from contextvars import copy_context
+from functools import partial
 from math import inf
 from typing import Any
 
@@ -20,6 +21,7 @@ from pointsman_gateway.engines.engine_client import (
     no_more_in_time,
     out_of_time,
     refused,
+    unreadable,
 )
 from pointsman_gateway.engines.http1 import (
     Connection,
@@ -28,6 +30,7 @@ from pointsman_gateway.engines.http1 import (
     Origin,
     Pool,
     TimedOut,
+    close_unused,
     origin_of,
 )
 from pointsman_gateway.engines.openai_events import EventReader
@@ -38,6 +41,9 @@ MAX_REFUSAL_BYTES = 64 * 1024
 """Limit for an error response; the client does not wait for more of it."""
 
 _encode = msgspec.json.Encoder().encode
+
+Message = tuple[bytes, bytes]
+"""The head and the body of a request."""
 
 
 class OpenAIClient:
@@ -89,7 +95,7 @@ class OpenAITransfer:
             self._connect()
         else:
             try:
-                self._post(connection)
+                self._post(connection, self._message())
             except BaseException:
                 self.close()
                 raise
@@ -102,7 +108,7 @@ class OpenAITransfer:
     def resume(self) -> None:
         if self._is_paused:
             self._is_paused = False
-            self._on_event()
+            self._handle_event()
 
     def close(self) -> None:
         self._sink = None
@@ -111,35 +117,38 @@ class OpenAITransfer:
     # -- connection
 
     def _connect(self) -> None:
-        context = self._context
+        context, message = self._context, self._message()  # a request that has no form fails before it waits
         self._is_new = True
         self._connecting = asyncio.create_task(self._client.connect(self._request), context=context)
-        self._connecting.add_done_callback(self._connected, context=context)
+        self._connecting.add_done_callback(partial(self._connected, message), context=context)
 
-    def _connected(self, connecting: "asyncio.Task[Connection]") -> None:
+    def _connected(self, message: Message, connecting: "asyncio.Task[Connection]") -> None:
         if self._connecting is not connecting:
-            _discard(connecting)
+            close_unused(connecting)
             return
         self._connecting = None
         if connecting.cancelled():
             return
         try:
-            self._post(connecting.result())
+            self._post(connecting.result(), message)
         except ConnectionFailed as error:
             self._fail(self._failure_of(error))
-        except Exception as error:
-            self._end(error)
+        except Exception as bug:
+            self._fail(unreadable(self._request, bug))
         finally:
             del connecting  # breaks the reference cycle: it holds the error, whose traceback holds this frame
 
-    def _post(self, connection: Connection) -> None:
-        self._connection, request = connection, self._request
+    def _message(self) -> Message:
+        """Returns the request as it is sent; raises InvalidArgument if the engine's API cannot express it."""
+        request = self._request
         endpoint = request.api.endpoints[request.operation]
-        connection.post(
-            _head(self._origin, request, endpoint), _encode(_BODIES[request.api.dialect](request, endpoint))
-        )
+        return _head(self._origin, request, endpoint), _encode(_BODIES[request.api.dialect](request, endpoint))
+
+    def _post(self, connection: Connection, message: Message) -> None:
+        self._connection, request = connection, self._request
+        connection.post(*message)
         connection.set_timeouts(inf, min(self._client.clock() + request.timeouts.first_token_seconds, request.deadline))
-        connection.on_event = self._on_event
+        connection.on_event = self._handle_event
 
     def _release(self, *, complete: bool = False) -> None:
         """Returns the connection to the pool if the answer is complete, else closes it, which stops the engine."""
@@ -155,6 +164,13 @@ class OpenAITransfer:
             connection.close()
 
     # -- response
+
+    def _handle_event(self) -> None:
+        """Reads what has arrived. An exception is a failure of the engine: nobody else would end the answer."""
+        try:
+            self._on_event()
+        except Exception as bug:
+            self._fail(unreadable(self._request, bug))
 
     def _on_event(self) -> None:
         connection = self._connection
@@ -225,12 +241,6 @@ class OpenAITransfer:
         sink, self._sink = self._sink, None
         if sink is not None:
             sink.ended(error)
-
-
-def _discard(connecting: "asyncio.Task[Connection]") -> None:
-    """Closes a connection that was opened after its request was closed."""
-    if not connecting.cancelled() and connecting.exception() is None:
-        connecting.result().close()
 
 
 def _refusal(request: EngineRequest, connection: Connection) -> PointsmanError:

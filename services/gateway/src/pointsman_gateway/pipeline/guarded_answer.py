@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
-from pointsman_servicekit.errors import PointsmanError
 
 from pointsman_gateway.domain import Chunk, Chunks, Decision, Prompt, Request, Usage
 from pointsman_gateway.extensions import GuardedText
@@ -257,23 +256,24 @@ class GuardedSource:
         try:
             texts, checked = self._window.texts()
             self._window.clear(await self._guardrails.check("response", texts, self._verdicts, checked))
-        except PointsmanError as error:
+        except Exception as error:  # also a bug of the check: nobody else would end the answer
             self._check = None
             self._end(error)
             return
         self._check = None
-        try:
-            self._advance()
-        except Exception as error:  # of the sink, which nobody else hears of here
-            self._end(error)
+        self._advance()
 
     def _pass_on(self) -> None:
         if self._is_paused or self._sink is None:
             return
-        released = self._window.release()
-        is_over = self._is_complete and self._window.is_empty
-        if released:
-            self._sink.chunks(tuple(released), is_over)
+        try:
+            released = self._window.release()
+            is_over = self._is_complete and self._window.is_empty
+            if released:
+                self._sink.chunks(tuple(released), is_over)
+        except Exception as error:  # the caller may be a callback of which nobody hears
+            self._end(error)
+            return
         if is_over and self._sink is not None:
             sink, self._sink = self._sink, None
             sink.ended(None)

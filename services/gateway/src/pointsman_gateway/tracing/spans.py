@@ -85,10 +85,12 @@ class TracedTransfer:
             self._sink.chunks(chunks, last)
 
     def ended(self, error: Exception | None) -> None:
-        self._end(error)
         sink, self._sink = self._sink, None
-        if sink is not None:
-            sink.ended(error)
+        try:
+            self._end(error)
+        finally:
+            if sink is not None:
+                sink.ended(error)
 
     def _end(self, error: BaseException | None) -> None:
         span, self._span = self._span, None

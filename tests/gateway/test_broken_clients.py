@@ -1,0 +1,108 @@
+"""A bug in an engine client ends its request: with an error, a receipt, a free slot, and a failure of the engine."""
+
+import asyncio
+import logging
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from pointsman_gateway.breaker import Breaker
+from pointsman_gateway.engines.engine_state import EngineState
+from pointsman_gateway.engines.openai_client import OpenAIClient
+from pointsman_servicekit.errors import Unavailable
+
+from tests.gateway.doubles.broken_clients import BrokenPool, BrokenSdk, BrokenStream, Bug, events_of, use_client
+from tests.gateway.doubles.engine import BREAK, DONE, ScriptedEngine, chunk
+from tests.gateway.doubles.gateway import Gateway, Neighbours
+from tests.gateway.doubles.waiting import until
+
+
+@pytest.fixture
+def neighbours(neighbours: Neighbours) -> Neighbours:
+    neighbours.config.models["resilience"] = {
+        "retries": {"max_retries": 0},
+        "breaker": {"consecutive_failures": 1},
+    }
+    return neighbours
+
+
+def state_of(gateway: Gateway, engine: str) -> EngineState:
+    return next(state for state in gateway.components.engines.states if state.engine.name == engine)
+
+
+async def fails_and_frees_everything(gateway: Gateway, model: str, engine: str, caplog: Any, bugs: int = 1) -> None:
+    """Asserts that a request ends as an engine's failure, whose traceback is logged once."""
+    caplog.clear()
+    state = state_of(gateway, engine)
+    state.breaker = Breaker(state.clock)
+    before = gateway.metric("pointsman_requests_total", outcome="engine_unavailable")
+    with pytest.raises(Unavailable) as told:
+        await events_of(gateway, model)
+    assert told.value.code == "engine_unavailable"
+    assert told.value.receipt is not None
+    await until(lambda: gateway.metric("pointsman_requests_total", outcome="engine_unavailable") == before + 1)
+    assert not state.breaker.closed
+    assert state.in_flight == 0
+    assert gateway.metric("pointsman_in_flight") == 0
+    tracebacks = [record for record in caplog.records if record.levelno == logging.ERROR and record.exc_info]
+    assert len(tracebacks) == bugs
+
+
+async def test_a_bug_while_an_engines_answer_is_read_is_the_engines_failure(
+    gateway: Gateway, engine: ScriptedEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    for where, last in [("post", DONE), ("read 1", DONE), ("read 2", DONE), ("failure", BREAK)]:
+        later = asyncio.Event()
+        asyncio.get_running_loop().call_later(0.05, later.set)
+        engine.says(chunk("Hel"), later, chunk("lo"), last)
+        use_client(gateway, OpenAIClient(BrokenPool(where)))
+        await fails_and_frees_everything(gateway, "tiny", "local", caplog)
+        await until(lambda: engine.running == 0)
+
+
+class TestLiteLLM:
+    @pytest.fixture
+    def sdk(self) -> Iterator[BrokenSdk]:
+        sys.modules["litellm"] = sdk = BrokenSdk()
+        yield sdk
+        del sys.modules["litellm"]
+
+    @pytest.fixture
+    def neighbours(self, neighbours: Neighbours, sdk: BrokenSdk) -> Neighbours:
+        models = neighbours.config.models
+        models["models"]["other"] = models["models"]["tiny"]
+        models["engines"]["other"] = {
+            "model": "other", "provider": "litellm/openai", "timeouts": {"first_token_seconds": 0.2},
+        }  # fmt: skip
+        return neighbours
+
+    async def test_a_bug_of_the_sdk_is_the_engines_failure(
+        self, gateway: Gateway, sdk: BrokenSdk, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        cancelled = asyncio.CancelledError()
+        for stream, bugs in [
+            (Bug(), 1),
+            (object(), 1),
+            (BrokenStream(0, Bug()), 1),
+            (BrokenStream(2, Bug()), 1),
+            (cancelled, 0),
+            (BrokenStream(2, cancelled), 0),
+        ]:
+            sdk.stream = stream
+            await fails_and_frees_everything(gateway, "other", "other", caplog, bugs)
+
+    async def test_a_stream_is_closed_if_it_fails_before_its_first_event(
+        self, gateway: Gateway, sdk: BrokenSdk, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        class Silent(BrokenStream):
+            async def __anext__(self) -> Any:
+                await asyncio.Event().wait()
+
+        for stream, code in [(BrokenStream(0, Bug()), "engine_unavailable"), (Silent(0, Bug()), "first_token_timeout")]:
+            sdk.stream = stream
+            with pytest.raises(Unavailable) as told:
+                await events_of(gateway, "other")
+            assert told.value.code == code
+            await until(lambda: sdk.stream.is_closed)
+            state_of(gateway, "other").breaker = Breaker()
