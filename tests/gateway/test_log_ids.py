@@ -1,5 +1,6 @@
 """The log lines of all services have the ids of the request, its decision, and its trace."""
 
+import asyncio
 import io
 import json
 import logging
@@ -15,7 +16,7 @@ from pointsman_servicekit.errors import PointsmanError
 
 from tests.gateway.doubles.api_clients import API_CLIENTS, open_api_client
 from tests.gateway.doubles.config_folder import IN_CHAT, IN_POLICY, IN_TRIAGE
-from tests.gateway.doubles.engine import ScriptedEngine
+from tests.gateway.doubles.engine import DONE, ScriptedEngine, beginning, chunk, usage
 from tests.gateway.doubles.gateway import TRIAGE, Gateway, Neighbours, open_http_client
 from tests.gateway.doubles.lora_server import READY
 from tests.gateway.doubles.retriever import ScriptedRetriever
@@ -86,6 +87,26 @@ async def test_retriever_and_lora_server_get_request_and_decision_ids(
         loaded = await _ask(http, IN_TRIAGE, "r-2")
     assert retriever.ids == [("r-1", looked_up.headers["x-pointsman-decision-id"])]
     assert server.ids == [("r-2", loaded.headers["x-pointsman-decision-id"])]
+
+
+async def test_log_lines_about_an_engines_answer_have_the_id_of_their_own_request(
+    log: io.StringIO, gateway: Gateway, engine: ScriptedEngine
+) -> None:
+    """Requests share the connections to engines, and the second one here uses that of the first."""
+    names = ["r-1", "r-2", "r-3"]
+    async with open_http_client(gateway) as http:
+        for name in names:
+            goes_on = asyncio.Event()
+            engine.says(*beginning("Hello"), goes_on, chunk("", finish="stop"), usage(10**6, 1), DONE)
+            body = {"model": "tiny", "messages": [{"role": "user", "content": IN_CHAT}], "stream": True}
+            async with http.stream("POST", CHAT, json=body, headers={"x-request-id": name}) as answer:
+                async for line in answer.aiter_lines():
+                    if "Hello" in line:
+                        goes_on.set()
+    assert len(engine.connections) == 1
+    capped = [line for line in _lines(log) if "usage capped" in line["message"]]
+    assert [line["request_id"] for line in capped] == names
+    assert len({line["decision_id"] for line in capped}) == len(names)
 
 
 async def _ask(http: httpx.AsyncClient, text: str, name: str) -> httpx.Response:

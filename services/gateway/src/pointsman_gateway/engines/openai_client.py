@@ -148,7 +148,8 @@ class OpenAITransfer:
         self._connection, request = connection, self._request
         connection.post(*message)
         connection.set_timeouts(inf, min(self._client.clock() + request.timeouts.first_token_seconds, request.deadline))
-        connection.on_event = self._handle_event
+        # Connections are opened in no request's context.
+        connection.on_event = partial(self._context.run, self._handle_event)
 
     def _release(self, *, complete: bool = False) -> None:
         """Returns the connection to the pool if the answer is complete, else closes it, which stops the engine."""
