@@ -11,7 +11,7 @@ from pointsman_gateway.domain import Chunks, Finished, Receipt, Request, Started
 from pointsman_gateway.domain.value import value
 from pointsman_gateway.pipeline.pipeline import Pipeline
 from pointsman_gateway.pipeline.ports import AnswerSink
-from pointsman_gateway.pipeline.run import RequestRun
+from pointsman_gateway.pipeline.run import RequestRun, to_public_error
 
 MAX_CONCURRENT_RUNS = 8
 """Requests of one batch that are answered at once; the others wait, without a slot of the admission control."""
@@ -86,9 +86,13 @@ class RequestBatch:
         if self._running or self._waiting:
             return
         receipts = tuple(part.receipt for part in self._parts if part.receipt is not None)
-        if len(receipts) == len(self._parts) and not self._has_failed:
-            self._sink.finished(_merged(receipts))
-        self._sink.closed()
+        try:
+            if len(receipts) == len(self._parts) and not self._has_failed:
+                self._sink.finished(_merged(receipts))
+        except Exception as bug:
+            self._sink.failed(to_public_error(bug))
+        finally:
+            self._sink.closed()
 
     def _start_waiting(self) -> None:
         """Starts as many requests as may run at once; a run that ends at once calls this again, to no effect."""

@@ -2,8 +2,10 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from math import inf
 from typing import Protocol
 
 from pointsman_servicekit.errors import PointsmanError
@@ -15,14 +17,15 @@ from pointsman_gateway.domain.path import Catalog
 from pointsman_gateway.domain.receipt import CANCELLED, INTERNAL, ROUTED, fault_of, outcome_of
 from pointsman_gateway.domain.request import UNRESTRICTED, Scope
 from pointsman_gateway.embeddings.stage import Embeddings
+from pointsman_gateway.engines.engine_client import out_of_time
 from pointsman_gateway.engines.engines import Engines
 from pointsman_gateway.engines.http_post import TokenCounter
 from pointsman_gateway.metering.meter import Meter, Metering
 from pointsman_gateway.metering.pricing import CHARACTERS_PER_TOKEN, estimate_tokens
-from pointsman_gateway.pipeline.active_runs import ActiveRuns
+from pointsman_gateway.pipeline.active_runs import GRACE_SECONDS, ActiveRuns
 from pointsman_gateway.pipeline.admission import Admission
 from pointsman_gateway.pipeline.ports import AnswerSink, Backend, Classifier, PromptBuilder, RequestLog, Tenancy
-from pointsman_gateway.pipeline.run import RequestRun, record, reserve, with_known_model
+from pointsman_gateway.pipeline.run import RequestRun, record, reserve, settle, with_known_model
 from pointsman_gateway.pipeline.sinks import EventQueue
 from pointsman_gateway.routing.router import Router
 from pointsman_gateway.validation.stage import Validation
@@ -81,9 +84,9 @@ class Pipeline:
         stages = self.current()
         request = with_known_model(request, stages.resolve_model)
         meter = stages.metering.start(replace(request, operation="route"))
-        outcome, reservation, failure, decision = CANCELLED, None, None, None
+        outcome, reservation, failure, decision, receipt = CANCELLED, None, None, None, None
         try:
-            async with self.admission.admitted(request):
+            async with _until(request.deadline), self.admission.admitted(request):
                 reservation = await reserve(self.tenancy, request, 0)
                 meter.mark_admitted()
                 decision = stages.router.decide(request, await stages.classification.label(request))
@@ -100,13 +103,15 @@ class Pipeline:
             outcome = INTERNAL
             raise
         finally:
-            receipt = meter.finish(outcome, failure) if decision is None else _routed(meter, outcome, failure)
-            if failure is not None:
-                failure.receipt, failure.__traceback__ = receipt, None
-            if reservation is not None:
-                reservation.settle(receipt.usage, receipt.cost_usd, receipt.outcome)
+            try:
+                receipt = meter.finish(outcome, failure) if decision is None else _routed(meter, outcome, failure)
+                if failure is not None:
+                    failure.receipt, failure.__traceback__ = receipt, None
+            finally:
+                failure = None  # breaks the reference cycle between the error's traceback and this frame
+                if reservation is not None:
+                    settle(reservation, receipt)
             record(self.request_log, request, receipt)
-            failure = None  # breaks the reference cycle between the error's traceback and this frame
         return Routed(decision, prompt)
 
     async def count_tokens(self, request: Request, routed: Routed) -> tuple[int, bool]:
@@ -134,6 +139,16 @@ class Pipeline:
         receipt = meter.finish(error.code if error else CANCELLED, error)
         assert isinstance(receipt, UndecidedReceipt)  # nothing has decided
         self.request_log.note_undecided(receipt)
+
+
+@asynccontextmanager
+async def _until(deadline: float) -> AsyncIterator[None]:
+    """A block that raises DeadlineExceeded if it is still in progress some time after the deadline."""
+    try:
+        async with asyncio.timeout_at(deadline + GRACE_SECONDS if deadline < inf else None):
+            yield
+    except TimeoutError as error:
+        raise out_of_time() from error
 
 
 async def _prompt(stages: Stages, meter: Meter, request: Request, decision: Decision) -> Prompt:

@@ -26,6 +26,7 @@ from pointsman_gateway.domain import (
     Request,
     Started,
     UndecidedReceipt,
+    Usage,
 )
 from pointsman_gateway.domain.receipt import CANCELLED, INTERNAL, OK
 from pointsman_gateway.engines.engine_client import NOT_RESIDENT, NotLoaded, NotLoadedInTime
@@ -139,7 +140,8 @@ class RequestRun:
         try:
             if outcome != OK:
                 self._close_source()  # the engine stops before anything else
-            receipt = self._write_receipt(outcome, error)
+            receipt = self._meter.finish(outcome, error if outcome != INTERNAL else None)
+            self._record(outcome, error, receipt)
             if error is not None:
                 error.__traceback__ = None  # breaks a reference cycle
                 sink.failed(error)
@@ -149,9 +151,7 @@ class RequestRun:
         except Exception as bug:
             sink.failed(to_public_error(bug))
         finally:
-            self._settle(receipt)
-            self._close_source()
-            sink.closed()
+            self._release(receipt)
 
     async def _answer(self) -> None:
         stages, meter, request = self._stages, self._meter, self._request
@@ -315,24 +315,27 @@ class RequestRun:
         if source is not None:
             source.close()
 
-    def _write_receipt(self, outcome: str, error: PointsmanError | None) -> Receipt | UndecidedReceipt:
-        receipt = self._meter.finish(outcome, error if outcome != INTERNAL else None)
+    def _record(self, outcome: str, error: PointsmanError | None, receipt: Receipt | UndecidedReceipt) -> None:
         if error is not None:
             error.receipt = receipt
         answers = self._answers() if self._reads and outcome == OK else ()
         record(self._pipeline.request_log, self._request, receipt, answers)
-        return receipt
 
     def _answers(self) -> tuple[CompletedAnswer, ...]:
         """Returns the answers for the request log; none if any answer has more than one text."""
         found = [attempt.answered for attempt in self._attempts if attempt.is_complete]
         return tuple(answer for answer in found if answer is not None) if None not in found else ()
 
-    def _settle(self, receipt: Receipt | UndecidedReceipt | None) -> None:
-        if self._is_admitted:
-            self._pipeline.admission.leave(self._request)
-        if self._reservation is not None and receipt is not None:
-            self._reservation.settle(receipt.usage, receipt.cost_usd, receipt.outcome)
+    def _release(self, receipt: Receipt | UndecidedReceipt | None) -> None:
+        """Gives back everything that the request has taken; `receipt` is None if it could not be written."""
+        try:
+            if self._is_admitted:
+                self._pipeline.admission.leave(self._request)
+            if self._reservation is not None:
+                settle(self._reservation, receipt)
+        finally:
+            self._close_source()
+            self._sink.closed()
 
 
 async def reserve(tenancy: Tenancy, request: Request, tokens: int) -> Reservation:
@@ -342,6 +345,14 @@ async def reserve(tenancy: Tenancy, request: Request, tokens: int) -> Reservatio
     except ResourceExhausted as error:
         error.limits = tenancy.headers(request.caller)
         raise
+
+
+def settle(reservation: Reservation, receipt: Receipt | UndecidedReceipt | None) -> None:
+    """Charges what a request used; nothing if its receipt could not be written, and so nobody knows."""
+    if receipt is None:
+        reservation.settle(Usage(), 0.0, INTERNAL)
+    else:
+        reservation.settle(receipt.usage, receipt.cost_usd, receipt.outcome)
 
 
 def record(
