@@ -90,12 +90,30 @@ def test_cached_tokens_are_limited_to_prompt_tokens() -> None:
         (delta(tool_calls=[{"function": "pay"}]), "a called function is no object"),
         (delta(tool_calls=[call("pay", 7)]), "a called function's name and arguments are no texts"),
         (delta(function_call="pay"), "a called function is no object"),
+        (delta(reasoning=7), "reasoning is no text"),
+        (delta(reasoning_content=["x"]), "reasoning_content is no text"),
+        (delta(refusal={}), "refusal is no text"),
     ],
 )
 def test_an_unusable_delta_ends_the_stream_with_an_error(choice: dict[str, Any], why: str) -> None:
     chunks, failure = read(delta(content="Hello"), choice)
     assert [told.content for told in chunks] == ["Hello"]
     assert why in failure
+
+
+@pytest.mark.parametrize(
+    ("error", "failure", "known"),
+    [
+        (5, "5", {}),
+        ({"message": "no", "code": 400, "param": "n"}, "no", {"code": 400, "param": "n"}),
+        ({"message": {"a": 1}, "param": ["n"]}, '{"message": {"a": 1}, "param": ["n"]}', {"code": None, "param": None}),
+        ({"type": "overloaded"}, '{"type": "overloaded"}', {"code": None, "param": None}),
+    ],
+)
+def test_an_error_in_the_stream_of_any_form_has_a_message(error: Any, failure: str, known: Any) -> None:
+    reader = EventReader()
+    assert reader.read(event({"error": error})) == ()
+    assert (reader.failure, reader.error) == (failure, known)
 
 
 @pytest.fixture

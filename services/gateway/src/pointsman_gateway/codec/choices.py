@@ -10,6 +10,11 @@ MAX_TOOL_CALLS = 1024
 """Tool calls in one choice. Higher indexes from an engine are counted as the last one."""
 REASONING_KEYS = ("reasoning", "reasoning_content")
 """Names under which engines send reasoning in addition to the text."""
+ANTHROPIC_THINKING = "anthropic-claude-v1"
+"""The `format` by which entries of `reasoning_details` are known as Anthropic's thinking, as at OpenRouter. They hold
+the signature of the thinking, or thinking that is encrypted."""
+SIGNED, ENCRYPTED = "reasoning.text", "reasoning.encrypted"
+"""The types of these entries."""
 
 
 @dataclass(slots=True)

@@ -1,32 +1,19 @@
-"""Anthropic's Messages API as an engine: OpenAI's chat requests are converted to it, and its streams back to chunks."""
+"""Converts requests to Anthropic's Messages API. `anthropic_events` reads the answers."""
 
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import msgspec
 from pointsman_servicekit.errors import InvalidArgument
 
 from pointsman_gateway.config.providers import Endpoint
-from pointsman_gateway.domain import Chunk, Chunks, Message, Usage
+from pointsman_gateway.domain import Message
 from pointsman_gateway.engines.engine_client import EngineRequest
 
 DEFAULT_MAX_TOKENS = 4096
 """The API requires a limit; this one is for requests and paths without one."""
 MAX_TEMPERATURE = 1.0
 """OpenAI's temperatures go up to 2; higher ones than this are cut."""
-MAX_REST_BYTES = 4 * 1024 * 1024
-
-_FINISH_REASONS = {
-    "end_turn": "stop",
-    "stop_sequence": "stop",
-    "pause_turn": "stop",
-    "max_tokens": "length",
-    "model_context_window_exceeded": "length",
-    "tool_use": "tool_calls",
-    "refusal": "content_filter",
-}
-_decode = msgspec.json.Decoder().decode
 
 
 def to_messages_body(request: EngineRequest, endpoint: Endpoint) -> dict[str, Any]:
@@ -129,83 +116,3 @@ def _to_input(arguments: Any) -> dict[str, Any]:
     except ValueError:
         decoded = None
     return decoded if isinstance(decoded, dict) else {"arguments": arguments}
-
-
-class MessagesReader:
-    """Reads one stream of the Messages API, piece by piece, as `EventReader` reads OpenAI's."""
-
-    def __init__(self, as_a_whole: bool = False, choices: int = 1) -> None:
-        self.done = False
-        """Whether the last event has arrived."""
-        self.failure = ""
-        """Why the stream ended early."""
-        self.error: Mapping[str, Any] = {}
-        """The error that the stream reported."""
-        self._rest = b""
-        self._usage: dict[str, int] = {}
-        self._calls: dict[int, int] = {}
-        """The number of the tool call, by its block's index."""
-
-    def read(self, piece: bytes) -> Chunks:
-        *lines, self._rest = (self._rest + piece).split(b"\n")
-        chunks: list[Chunk] = []
-        for line in lines:
-            if line.startswith(b"data:") and not (self.done or self.failure):
-                try:
-                    self._read_event(_decode(line[5:]), chunks)
-                except (msgspec.MsgspecError, RecursionError, LookupError, TypeError, AttributeError, ValueError):
-                    self.failure = f"an event of its stream cannot be read: {line[5:105]!r}"
-        if len(self._rest) > MAX_REST_BYTES:
-            self.failure = "a line of the stream is too long"
-        return tuple(chunks)
-
-    def _read_event(self, event: Mapping[str, Any], chunks: list[Chunk]) -> None:
-        match event["type"]:
-            case "message_start":
-                self._count(event["message"].get("usage"))
-            case "content_block_start":
-                self._start_block(event["index"], event["content_block"], chunks)
-            case "content_block_delta":
-                self._read_delta(event["index"], event["delta"], chunks)
-            case "message_delta":
-                self._count(event.get("usage"))
-                reason = event["delta"].get("stop_reason")
-                if reason:
-                    chunks.append(Chunk(finish_reason=_FINISH_REASONS.get(reason, "stop")))
-            case "message_stop":
-                self.done = True
-                chunks.append(Chunk(usage=self._to_usage()))
-            case "error":
-                self.error = event["error"]
-                self.failure = str(self.error.get("message") or self.error.get("type"))
-
-    def _start_block(self, index: int, block: Mapping[str, Any], chunks: list[Chunk]) -> None:
-        if block["type"] == "text" and block.get("text"):
-            chunks.append(Chunk(content=block["text"]))
-        elif block["type"] == "tool_use":
-            number = self._calls[index] = len(self._calls)
-            function = {"name": block["name"], "arguments": ""}
-            call = {"index": number, "id": block["id"], "type": "function", "function": function}
-            chunks.append(Chunk(extra={"delta": {"tool_calls": [call]}}))
-
-    def _read_delta(self, index: int, delta: Mapping[str, Any], chunks: list[Chunk]) -> None:
-        match delta["type"]:
-            case "text_delta" if delta["text"]:
-                chunks.append(Chunk(content=delta["text"]))
-            case "input_json_delta" if delta["partial_json"]:
-                call = {"index": self._calls[index], "function": {"arguments": delta["partial_json"]}}
-                chunks.append(Chunk(extra={"delta": {"tool_calls": [call]}}))
-            case "thinking_delta" if delta["thinking"]:
-                chunks.append(Chunk(extra={"delta": {"reasoning_content": delta["thinking"]}}))
-
-    def _count(self, usage: Any) -> None:
-        """Records the token counts of an event; they replace the counts of earlier events."""
-        for name, count in (usage or {}).items():
-            if isinstance(count, int) and count >= 0:
-                self._usage[name] = count
-
-    def _to_usage(self) -> Usage:
-        fresh, written, cached = (
-            self._usage.get(f"{kind}input_tokens", 0) for kind in ("", "cache_creation_", "cache_read_")
-        )
-        return Usage(fresh + written + cached, self._usage.get("output_tokens", 0), cached)

@@ -12,7 +12,8 @@ from pointsman_servicekit.errors import InvalidArgument, PointsmanError
 from pointsman_servicekit.logs import request_id
 
 from pointsman_gateway.config.providers import Dialect, Endpoint
-from pointsman_gateway.engines.anthropic_messages import MessagesReader, to_messages_body
+from pointsman_gateway.engines.anthropic_events import MessagesReader
+from pointsman_gateway.engines.anthropic_messages import to_messages_body
 from pointsman_gateway.engines.engine_client import (
     EngineRequest,
     broke_off,

@@ -3,6 +3,7 @@
 A chunk keeps its event's original bytes if the gateway may send them to the client unchanged.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from pointsman_gateway.domain import Chunk, Chunks, EngineSeconds, Usage
 from pointsman_gateway.engines.openai_schema import (
     MAX_EVENT_DEPTH,
     MAX_FLAT_BYTES,
+    MAX_MESSAGE_CHARACTERS,
     AnyChoice,
     AnyEvent,
     Choice,
@@ -28,12 +30,12 @@ from pointsman_gateway.engines.openai_schema import (
     decode_texts,
     is_deep,
 )
+from pointsman_gateway.engines.stream_lines import MAX_LINE_BYTES, split_lines
 
 BEGIN, END = b"data: ", b"\n\n"
 """Around the data of an event, as all known engines write it. Other line ends are read too, but more slowly."""
 DONE = b"[DONE]"
 NO_EXTRA: Mapping[str, Any] = {}
-MAX_LINE_BYTES = 4 * 1024 * 1024
 CLOSING_EVENTS = 3
 """The last events of a stream hold more than text: the finish reason, the usage, and [DONE]."""
 MAX_TEMPLATES = 3
@@ -93,7 +95,7 @@ class EventReader:
         """Why the stream ended early: it cannot be read, or it holds an error of the engine."""
         self.error: Mapping[str, Any] = NO_EXTRA
         """The error of the engine, if it is in OpenAI's format."""
-        self._rest = b""
+        self._rest = bytearray()
         self._template: EventTemplate | None = None
         self._template_index = 0
         """The index of its choice."""
@@ -187,10 +189,9 @@ class EventReader:
             payloads = piece[len(BEGIN) : -len(END)].split(END + BEGIN)
             if piece.count(b"\n") == len(END) * len(payloads):
                 return payloads
-        *lines, rest = (self._rest + piece if self._rest else piece).split(b"\n")
-        self._rest = rest
+        lines = split_lines(self._rest, piece)
         payloads = [line[5:].strip() for line in lines if line.startswith(b"data:")]
-        if len(rest) > MAX_LINE_BYTES and DONE not in payloads:
+        if len(self._rest) > MAX_LINE_BYTES and DONE not in payloads:
             self.failure = "a line of the stream is too long"
         return payloads
 
@@ -236,9 +237,7 @@ class EventReader:
                 self.failure = f"an event of its stream cannot be read: {data[:100]!r}"
                 return None
         if event.error:
-            error = event.error
-            self.error = error if isinstance(error, dict) else NO_EXTRA
-            self.failure = str(self.error.get("message") if self.error else error) or "it has failed"
+            self.error, self.failure = _read_error(event.error)
             return None
         return event
 
@@ -263,6 +262,16 @@ class EventReader:
                 is_unchanged = False
         if content or choice.finish_reason or extra:
             chunks.append(Chunk(index, content, choice.finish_reason, extra, None, raw if is_unchanged else b""))
+
+
+def _read_error(error: Any) -> tuple[Mapping[str, Any], str]:
+    """Returns the code and the parameter of an error in OpenAI's format, and the message of an error in any format."""
+    if not isinstance(error, dict):
+        return NO_EXTRA, str(error)
+    message, param = error.get("message"), error.get("param")
+    if not isinstance(message, str) or not message:
+        message = json.dumps(error)[:MAX_MESSAGE_CHARACTERS]
+    return {"code": error.get("code"), "param": param if isinstance(param, str) else None}, message
 
 
 def _to_usage(usage: UsageFields, metrics: Any) -> Usage:

@@ -146,6 +146,10 @@ def parse_error(body: bytes) -> EngineError:
     )
 
 
+_TEXT_FIELDS = frozenset({"reasoning", "reasoning_content", "refusal"})
+"""Fields of a delta that are texts, in addition to its content."""
+
+
 class UnreadableDelta(ValueError):
     """A delta of the stream cannot be converted to OpenAI's format."""
 
@@ -191,6 +195,9 @@ class DeltaNormalizer:
         content = delta.get("content")
         text = _text(content)
         rest = {key: value for key, value in delta.items() if key not in ("role", "content") and value is not None}
+        for name in _TEXT_FIELDS & rest.keys():
+            if not isinstance(rest[name], str):
+                raise UnreadableDelta(f"{name} is no text")
         is_unchanged = content is None or text is content
         if "tool_calls" in rest:
             calls = rest.pop("tool_calls")

@@ -1,13 +1,13 @@
 """Encodes answers of the Messages API: as Anthropic's stream of events, or as a whole message."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 from pointsman_servicekit.errors import PointsmanError
 
-from pointsman_gateway.codec.choices import MAX_TOOL_CALLS, REASONING_KEYS
+from pointsman_gateway.codec.choices import ANTHROPIC_THINKING, ENCRYPTED, MAX_TOOL_CALLS, REASONING_KEYS, SIGNED
 from pointsman_gateway.domain import Chunk, Chunks, Finished, Started, Usage
 from pointsman_gateway.http.encoding import anthropic_error, receipt_body, to_json
 
@@ -15,7 +15,7 @@ Event = dict[str, Any]
 
 STOP_REASONS = {"length": "max_tokens", "content_filter": "refusal"}
 """Anthropic's stop reasons by the engine's finish reason; others depend on the content."""
-TEXT, THINKING, TOOL_USE = "text", "thinking", "tool_use"
+TEXT, THINKING, REDACTED, TOOL_USE = "text", "thinking", "redacted_thinking", "tool_use"
 DELTAS = {
     TEXT: ("text_delta", "text"),
     THINKING: ("thinking_delta", "thinking"),
@@ -57,6 +57,8 @@ class Block:
 
     def body(self) -> dict[str, Any]:
         content = "".join(self.pieces)
+        if self.kind == REDACTED:
+            return self.head
         return {**self.head, **({"input": _to_input(content)} if self.kind == TOOL_USE else {self.kind: content})}
 
 
@@ -143,6 +145,8 @@ class MessageEncoder:
         thinking = next((delta[key] for key in REASONING_KEYS if isinstance(delta.get(key), str)), "")
         if thinking:
             yield from self._add_text(THINKING, thinking)
+        for detail in delta.get("reasoning_details") or ():
+            yield from self._add_detail(detail)
         if chunk.content:
             yield from self._add_text(TEXT, chunk.content)
         if isinstance(delta.get("refusal"), str):
@@ -150,19 +154,40 @@ class MessageEncoder:
             yield from self._add_text(TEXT, delta["refusal"])
         for call in delta.get("tool_calls") or ():
             yield from self._add_call(call)
-        if chunk.finish_reason == "stop" and self._stop_sequences and chunk.raw:
-            reason = (
-                _decode_last_event(chunk.raw).choices[0].get("stop_reason")
-            )  # vLLM's: the sequence, or a token's id
+        if chunk.finish_reason == "stop" and self._stop_sequences:
+            reason = chunk.extra.get("stop_reason")
+            if reason is None and chunk.raw:
+                # vLLM's: the sequence, or a token's id.
+                reason = _decode_last_event(chunk.raw).choices[0].get("stop_reason")
             self._stop_sequence = reason if reason in self._stop_sequences else None
 
     def _add_text(self, kind: str, text: str) -> Iterator[Event]:
         block = self._blocks[-1] if self._blocks else None
-        if block is None or block.kind != kind:
-            head = {"type": kind, kind: "", **({"signature": ""} if kind == THINKING else {})}
-            block = Block(kind, len(self._blocks), head)
-            yield from self._start(block)
+        if block is None or block.kind != kind or block.head.get("signature"):
+            block = yield from self._start_text(kind)
         yield from self._add_piece(block, text)
+
+    def _start_text(self, kind: str) -> Generator[Event, None, Block]:
+        head = {"type": kind, kind: "", **({"signature": ""} if kind == THINKING else {})}
+        block = Block(kind, len(self._blocks), head)
+        yield from self._start(block)
+        return block
+
+    def _add_detail(self, detail: Any) -> Iterator[Event]:
+        """Adds the signature of the thinking so far, or encrypted thinking; ignores that of other engines."""
+        if not isinstance(detail, dict) or detail.get("format") != ANTHROPIC_THINKING:
+            return
+        if detail.get("type") == ENCRYPTED:
+            head = {"type": REDACTED, "data": detail.get("data")}
+            yield from self._start(Block(REDACTED, len(self._blocks), head))
+        elif detail.get("type") == SIGNED:
+            block = self._blocks[-1] if self._blocks else None
+            if block is None or block.kind != THINKING or block.head["signature"]:
+                block = yield from self._start_text(THINKING)  # its text is not shown
+            block.head["signature"] = detail.get("signature")
+            if block is self._open:
+                delta = {"type": "signature_delta", "signature": block.head["signature"]}
+                yield {"type": "content_block_delta", "index": block.index, "delta": delta}
 
     def _add_call(self, delta: Mapping[str, Any]) -> Iterator[Event]:
         number, function = min(delta.get("index", 0), MAX_TOOL_CALLS - 1), delta.get("function") or {}
