@@ -1,8 +1,9 @@
 """Checks the configuration files against each other."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from pointsman_gateway.config.engine_config import EngineConfig
 from pointsman_gateway.config.field_types import ConfigError, must_be_known
 from pointsman_gateway.config.models_file import ModelsFile
 from pointsman_gateway.config.tasks_file import (
@@ -42,11 +43,23 @@ def check_files(models: ModelsFile, paths: PathsFile, tasks: TasksFile, prompts:
 def _check_models(models: ModelsFile) -> None:
     for name, engine in models.engines.items():
         must_be_known(f"models.yaml: engine '{name}' serves model", engine.model, models.models)
+        _check_media(name, engine, models.models[engine.model].input)
     for name, model in models.models.items():
         for other in model.fallback:
             must_be_known(f"models.yaml: model '{name}' falls back to", other, models.models.keys() - {name})
         if not any(engine.model == name for engine in models.engines.values()):
             raise ConfigError(f"models.yaml: no engine serves model '{name}'")
+
+
+def _check_media(name: str, engine: EngineConfig, taken: Sequence[str]) -> None:
+    """Checks that the engine's provider takes all media that its model takes."""
+    accepted = engine.preset.media
+    refused = [kind for kind in taken if accepted is not None and kind not in ("text", *accepted)]
+    if accepted is not None and refused:
+        raise ConfigError(
+            f"models.yaml: model '{engine.model}' has input: {refused[0]}, which its engine '{name}' of provider "
+            f"'{engine.preset_name}' does not take; it takes text, {', '.join(accepted)}"
+        )
 
 
 def _check_prices(models: ModelsFile, paths: PathsFile, tasks: TasksFile) -> None:

@@ -30,6 +30,9 @@ MAX_NAME_CHARACTERS = 100
 Dialect = Literal["openai", "anthropic", "litellm"]
 """The formats of requests and streams. `litellm` is no format: its SDK sends the requests."""
 
+MediaKind = Literal["image", "audio", "video", "file", "url"]
+"""What a model may take in addition to text; "url" means that the engine fetches media from an address."""
+
 LITELLM = "litellm"
 LITELLM_URL = "http://litellm.invalid"
 """Stands for the address that LiteLLM's SDK knows itself."""
@@ -93,6 +96,7 @@ class Provider(Strict):
     rejects: tuple[str, ...] = ()
     ignores: tuple[str, ...] = ()
     max_stop: int | None = None
+    media: tuple[MediaKind, ...] | None = None
     models: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     adapters: Literal["listed", "listed_by_root", "named"] | None = None
     adapter_name: str = "{adapter}"

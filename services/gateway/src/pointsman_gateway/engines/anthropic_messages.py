@@ -1,13 +1,12 @@
 """Converts requests to Anthropic's Messages API. `anthropic_events` reads the answers."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from pointsman_servicekit.errors import InvalidArgument
 
 from pointsman_gateway.config.providers import Endpoint
-from pointsman_gateway.domain import Message
+from pointsman_gateway.engines.anthropic_content import to_turns
 from pointsman_gateway.engines.engine_client import EngineRequest
 
 DEFAULT_MAX_TOKENS = 4096
@@ -25,7 +24,7 @@ def to_messages_body(request: EngineRequest, endpoint: Endpoint) -> dict[str, An
     system = [m.content for m in request.messages if m.role in ("system", "developer") and m.content]
     body: dict[str, Any] = {
         "model": request.model,
-        "messages": _to_turns([m for m in request.messages if m.role not in ("system", "developer")]),
+        "messages": to_turns([m for m in request.messages if m.role not in ("system", "developer")]),
         "max_tokens": DEFAULT_MAX_TOKENS if sampling.max_tokens is None else sampling.max_tokens,
         "stream": True,
     }
@@ -39,7 +38,7 @@ def to_messages_body(request: EngineRequest, endpoint: Endpoint) -> dict[str, An
         body["stop_sequences"] = list(sampling.stop)
     tools, choice, parallel = (extra.pop(name, None) for name in ("tools", "tool_choice", "parallel_tool_calls"))
     if tools:
-        body["tools"] = [_to_tool(tool.get("function", tool)) for tool in tools]
+        body["tools"] = [_to_tool(number, tool) for number, tool in enumerate(tools)]
         body["tool_choice"] = _to_tool_choice(choice, parallel)
     output = _to_output_config(extra.pop("response_format", None), extra.pop("reasoning_effort", None))
     return {**extra, **body, **({"output_config": output} if output else {})}
@@ -62,57 +61,27 @@ def _unsupported(message: str, param: str) -> InvalidArgument:
     return InvalidArgument(message, code="unsupported_parameter", param=param)
 
 
-def _to_tool(function: Mapping[str, Any]) -> dict[str, Any]:
+def _to_tool(number: int, tool: Mapping[str, Any]) -> dict[str, Any]:
+    kind, function = tool.get("type", "function"), tool.get("function", tool)
+    if kind != "function" or not isinstance(function, Mapping):
+        raise InvalidArgument(
+            f'tools[{number}].type is {str(kind)[:50]!r}; this model takes the type "function"',
+            code="unsupported_tool",
+            param=f"tools[{number}].type",
+        )
     schema = function.get("parameters") or {"type": "object", "properties": {}}
     described = {"description": function["description"]} if function.get("description") else {}
-    return {"name": function.get("name", ""), **described, "input_schema": schema}
+    strict = {"strict": True} if function.get("strict") is True else {}
+    return {"name": function.get("name", ""), **described, "input_schema": schema, **strict}
 
 
 def _to_tool_choice(choice: Any, parallel: Any) -> dict[str, Any]:
     if isinstance(choice, Mapping):
-        converted = {"type": "tool", "name": (choice.get("function") or {}).get("name", "")}
+        function = choice.get("function")
+        if choice.get("type", "function") != "function" or not isinstance(function, Mapping):
+            known = 'this model takes "auto", "none", "required" or a function as tool_choice'
+            raise _unsupported(f"{known}, and no type {str(choice.get('type'))[:50]!r}", "tool_choice")
+        converted = {"type": "tool", "name": function.get("name", "")}
     else:
         converted = {"type": {"none": "none", "required": "any"}.get(choice, "auto")}
     return {**converted, "disable_parallel_tool_use": True} if parallel is False and choice != "none" else converted
-
-
-def _to_turns(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """Merge messages into alternating user and assistant turns, as Anthropic requires. A result of a tool is part of a
-    user turn.
-    """
-    turns: list[dict[str, Any]] = []
-    for message in messages:
-        role = "assistant" if message.role == "assistant" else "user"
-        blocks = _to_blocks(message)
-        if turns and turns[-1]["role"] == role:
-            turns[-1]["content"] += blocks
-        elif blocks:
-            turns.append({"role": role, "content": blocks})
-    return turns
-
-
-def _to_blocks(message: Message) -> list[dict[str, Any]]:
-    if message.role in ("tool", "function"):
-        call_id = message.extra.get("tool_call_id") or message.extra.get("name", "")
-        return [{"type": "tool_result", "tool_use_id": call_id, "content": message.content}]
-    blocks: list[dict[str, Any]] = [{"type": "text", "text": message.content}] if message.content.strip() else []
-    for call in message.extra.get("tool_calls") or ():
-        function = call.get("function", {})
-        blocks.append(
-            {
-                "type": "tool_use",
-                "id": call.get("id", ""),
-                "name": function.get("name", ""),
-                "input": _to_input(function.get("arguments")),
-            }
-        )
-    return blocks
-
-
-def _to_input(arguments: Any) -> dict[str, Any]:
-    """Return a tool call's arguments as an object. Text that is not a JSON object becomes its only field."""
-    try:
-        decoded = json.loads(arguments or "{}") if isinstance(arguments, str) else arguments
-    except ValueError:
-        decoded = None
-    return decoded if isinstance(decoded, dict) else {"arguments": arguments}
