@@ -155,3 +155,15 @@ async def test_a_client_that_disconnects_stops_the_answer(
             await anext(response.aiter_raw())
             assert anthropic.running == 1
         await until(lambda: anthropic.running == 0)
+
+
+@pytest.mark.parametrize(
+    ("tier", "sent"),
+    [("auto", "auto"), ("default", "standard_only"), ("standard_only", "standard_only"), ("flex", None)],
+)
+async def test_the_service_tier_is_sent_by_anthropics_name(
+    neighbours: Neighbours, anthropic: Anthropic, monkeypatch: pytest.MonkeyPatch, tier: str, sent: str | None
+) -> None:
+    async with site(neighbours, anthropic, monkeypatch) as http:
+        assert (await ask(http, service_tier=tier, store=True)).status_code == 200
+    assert anthropic.bodies[0].get("service_tier") == sent

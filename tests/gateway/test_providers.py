@@ -280,6 +280,26 @@ def test_a_reasoning_model_gets_no_sampling_parameters(upstream: str, is_accepte
     assert "reasoning_effort" in engine.accepted_fields.forwarded
 
 
+HINTS = {"service_tier": "flex", "store": True, "prompt_cache_retention": "24h", "prompt_cache_options": {"ttl": "1h"}}
+
+
+@pytest.mark.parametrize(
+    ("provider", "sent"),
+    [
+        ("openai", HINTS.keys()),
+        ("azure", HINTS.keys() - {"prompt_cache_options"}),
+        ("groq", {"service_tier"}),
+        ("anthropic", {"service_tier"}),
+        ("mistral", set()),
+        ("vllm", set()),
+        ("openai-compatible", set()),
+    ],
+)
+def test_a_providers_own_fields_are_sent_to_it_alone(provider: str, sent: Any) -> None:
+    fields = EngineConfig(model="m", provider=provider, url="http://127.0.0.1:1").accepted_fields
+    assert fields.select(HINTS) == {name: HINTS[name] for name in sent}
+
+
 def test_each_preset_is_well() -> None:
     for name, provider in providers().items():
         assert provider.api("m", {"resource": "r", "region": "r"} if provider.options else {}).endpoints["chat"], name

@@ -14,8 +14,9 @@ from tests.gateway.doubles.gateway import Neighbours, open_http_client
 from tests.gateway.doubles.http_server import serving
 
 FIELDS = frozenset(
-    ["model", "messages", "max_tokens", "system", "stream", "temperature", "top_p", "top_k", "stop_sequences"]
-) | {"tools", "tool_choice", "thinking", "metadata", "output_config"}  # fmt: skip
+    {"model", "messages", "max_tokens", "system", "stream", "temperature", "top_p", "top_k", "stop_sequences", "tools",
+     "tool_choice", "thinking", "metadata", "output_config", "service_tier", "cache_control", "context_management"}
+)  # fmt: skip
 Event = Mapping[str, Any]
 
 

@@ -274,6 +274,6 @@ class EngineConfig(Strict):
     def accepted_fields(self) -> RequestFields:
         """Return the fields that the engine accepts in requests."""
         preset = self.preset
-        kind = request_fields(preset.request_fields)
+        kind = request_fields(preset.request_fields).with_forwarded(preset.accepts)
         advice = f"engine provider '{self.preset_name}' does not accept it"
         return kind.without(self.rejected_fields, preset.ignores, advice).with_forwarded(self.request_fields)

@@ -93,6 +93,7 @@ class Provider(Strict):
     request_usage: bool = True
     gen_ai_provider: str = "openai"
     request_fields: str = DEFAULT_FIELDS
+    accepts: tuple[str, ...] = ()
     rejects: tuple[str, ...] = ()
     ignores: tuple[str, ...] = ()
     max_stop: int | None = None

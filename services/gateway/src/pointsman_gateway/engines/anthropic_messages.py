@@ -14,6 +14,9 @@ DEFAULT_MAX_TOKENS = 4096
 MAX_TEMPERATURE = 1.0
 """OpenAI's temperatures go up to 2; higher ones than this are cut."""
 
+SERVICE_TIERS = {"auto": "auto", "default": "standard_only", "standard_only": "standard_only"}
+"""By OpenAI's name or Anthropic's; the API has no others, and they are not sent."""
+
 
 def to_messages_body(request: EngineRequest, endpoint: Endpoint) -> dict[str, Any]:
     """Returns the body of a request to the Messages API; raises InvalidArgument if it cannot be expressed there."""
@@ -40,6 +43,9 @@ def to_messages_body(request: EngineRequest, endpoint: Endpoint) -> dict[str, An
     if tools:
         body["tools"] = [_to_tool(number, tool) for number, tool in enumerate(tools)]
         body["tool_choice"] = _to_tool_choice(choice, parallel)
+    tier = SERVICE_TIERS.get(str(extra.pop("service_tier", None)))
+    if tier:
+        body["service_tier"] = tier
     output = _to_output_config(extra.pop("response_format", None), extra.pop("reasoning_effort", None))
     return {**extra, **body, **({"output_config": output} if output else {})}
 
