@@ -202,7 +202,7 @@ BAD_MEDIA: list[tuple[pb.GenerateRequest, str]] = [
     (grpc_request(pb.ContentPart(media=pb.Media(kind="image", data=b"x"))), "data without a media_type"),
     (
         grpc_request(pb.ContentPart(media=pb.Media(kind="image", url="file:///etc/passwd"))),
-        "other urls begin with https:",
+        "urls begin with https:",
     ),
     (grpc_request(pb.ContentPart(media=MEDIA[0][0]), role="system"), "only messages of the user and of tools"),
     (grpc_request(pb.ContentPart(text="x"), content="x"), "has content and parts; send one of them"),

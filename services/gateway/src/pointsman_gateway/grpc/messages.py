@@ -11,6 +11,7 @@ from pointsman_servicekit.errors import InvalidArgument
 
 from pointsman_gateway.codec.choices import Choice, collect_choices
 from pointsman_gateway.codec.limits import LIMITS, check_body, reject_non_finite
+from pointsman_gateway.codec.parts import MEDIA, MEDIA_ROLES, Part, is_media_url, media_of, text_of, to_media_part
 from pointsman_gateway.config.field_types import MAX_STOP_SEQUENCES, MAX_TEMPERATURE, SMALLEST_TOP_P
 from pointsman_gateway.config.providers import MESSAGE_FIELDS, request_fields
 from pointsman_gateway.domain import (
@@ -28,6 +29,7 @@ from pointsman_gateway.domain import (
     Sampling,
     Started,
 )
+from pointsman_gateway.domain.request import NO_MEDIA
 
 RESERVED_NAMES = frozenset(
     {"model", "messages", "user", "metadata", "stream", "stream_options"}
@@ -38,9 +40,6 @@ RESERVED_NAMES = frozenset(
 RESERVED_MESSAGE_NAMES = frozenset({"role", "content", "name"})
 """The same for the `extra_json` of a message."""
 
-MEDIA_KINDS = ("image", "audio", "video", "file")
-MEDIA_ROLES = ("user", "tool")
-URL_SCHEMES = ("data:", "https:", "http:")
 AUDIO_FORMATS = {"audio/mpeg": "mp3", "audio/x-wav": "wav", "audio/wave": "wav"}
 """OpenAI's names of audio formats, by media type, if they differ from the media type's second part."""
 
@@ -87,15 +86,12 @@ def _messages(
     if len(parts) > LIMITS.max_parts:
         text = f"'messages' has {len(parts)} content parts; at most {LIMITS.max_parts}"
         raise InvalidArgument(text, code="too_many_messages", param="messages")
-    media = {part.media.kind for part in parts if part.HasField("media")}
-    if any(part.media.url and part.media.url[:5].lower() != "data:" for part in parts):
-        media.add("url")
     # A list takes half the time of a generator.
     converted = [
         _message(number, m) if m.name or m.extra_json or m.parts else Message(m.role, m.content)
         for number, m in enumerate(messages)
     ]
-    return tuple(converted), frozenset(media)
+    return tuple(converted), media_of(converted) if parts else NO_MEDIA
 
 
 def _message(number: int, message: pb.Message) -> Message:
@@ -107,38 +103,37 @@ def _message(number: int, message: pb.Message) -> Message:
         text = f"{where} has content and parts; send one of them"
         raise InvalidArgument(text, code="bad_parameter", param=f"{where}.parts")
     parts = [_part(message.role, part, f"{where}.parts[{n}]") for n, part in enumerate(message.parts)]
-    content = "".join([part["text"] for part in parts if part["type"] == "text"])
     has_media = any(part["type"] != "text" for part in parts)
-    return Message(message.role, content, {**extra, "content": parts} if has_media else extra)
+    return Message(message.role, text_of(parts), {**extra, "content": parts} if has_media else extra)
 
 
-def _part(role: str, part: pb.ContentPart, where: str) -> dict[str, Any]:
+def _part(role: str, part: pb.ContentPart, where: str) -> Part:
     """Returns a content part in the format of chat completions. Raises InvalidArgument."""
     if part.HasField("text"):
         return {"type": "text", "text": part.text}
     media, problem = part.media, ""
-    if media.kind not in MEDIA_KINDS:
-        problem = f"kind {media.kind[:50]!r}; known: {', '.join(MEDIA_KINDS)}"
+    if media.kind not in MEDIA:
+        problem = f"kind {media.kind[:50]!r}; known: {', '.join(MEDIA)}"
     elif role not in MEDIA_ROLES:
         problem = f"media, which only messages of the user and of tools may have, not {role[:50]!r}"
     elif media.WhichOneof("source") is None:
         problem = "neither data nor url"
     elif media.data and not media.media_type:
         problem = "data without a media_type (image/png, audio/wav, ...)"
-    elif media.url and (media.kind == "file" or not media.url[:8].lower().startswith(URL_SCHEMES)):
-        problem = "a url; files need data, and other urls begin with https:, http: or data:"
+    elif media.url and not is_media_url(media.url):
+        problem = "a url of another kind; urls begin with https:, http: or data:"
     if problem:
         raise InvalidArgument(f"{where} has {problem}", code="unsupported_content", param=where)
     data = base64.b64encode(media.data).decode()
     url = media.url or f"data:{media.media_type};base64,{data}"
     match media.kind:
         case "file":
-            return {"type": "file", "file": {"filename": media.name or "document", "file_data": url}}
+            return to_media_part("file", {"filename": media.name or "document", "file_data": url}, where)
         case "audio" if data:
             form = AUDIO_FORMATS.get(media.media_type, media.media_type.rpartition("/")[2])
-            return {"type": "input_audio", "input_audio": {"data": data, "format": form}}
+            return to_media_part("input_audio", {"data": data, "format": form}, where)
         case kind:
-            return {"type": f"{kind}_url", f"{kind}_url": {"url": url}}
+            return to_media_part(f"{kind}_url", {"url": url}, where)
 
 
 def _message_extra(message: pb.Message, number: int) -> Mapping[str, Any]:

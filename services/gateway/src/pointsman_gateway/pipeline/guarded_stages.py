@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from pointsman_servicekit.errors import InvalidArgument, PointsmanError
 
+from pointsman_gateway.codec.parts import text_of
 from pointsman_gateway.domain import Decision, Labels, Message, Prompt, Receipt, Request, UndecidedReceipt
 from pointsman_gateway.extensions import GuardedText, Hook
 from pointsman_gateway.metering.aggregate import CanaryOutcomes, MetricsAggregator
@@ -32,7 +33,7 @@ def _map_message(message: Message, visit: Visit) -> Message:
     extra = map_texts(message.extra, visit) if message.extra else message.extra
     parts = extra.get("content")
     if parts:  # the text of a message with media is in its parts
-        return replace(message, content="".join([part.get("text", "") for part in parts]), extra=extra)
+        return replace(message, content=text_of(parts), extra=extra)
     return replace(message, content=map_texts(message.content, visit), extra=extra)
 
 

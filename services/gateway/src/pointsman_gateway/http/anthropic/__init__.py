@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from pointsman_gateway.codec.headers import CACHE_USE
 from pointsman_gateway.codec.limits import check_counts, reject_non_finite
+from pointsman_gateway.codec.parts import media_of
 from pointsman_gateway.config.field_types import MAX_MESSAGES_STOP_SEQUENCES, MaxTokens, Temperature, TopP
 from pointsman_gateway.domain import ANONYMOUS, Caller, Message, Request, Sampling
 from pointsman_gateway.domain.request import NO_MEDIA
@@ -32,7 +33,7 @@ from pointsman_gateway.http.dependencies import (
     respond,
 )
 from pointsman_gateway.http.encoding import MESSAGES_PATH, Encoder, anthropic_error
-from pointsman_gateway.http.openai.chat import decode_body, media_of
+from pointsman_gateway.http.openai.chat import decode_body
 from pointsman_gateway.http.openai.fields import (
     FailFastDict,
     FailFastList,

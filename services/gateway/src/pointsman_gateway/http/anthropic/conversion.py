@@ -8,8 +8,8 @@ from typing import Any
 from pointsman_servicekit.errors import InvalidArgument
 
 from pointsman_gateway.codec.limits import reject_non_finite
+from pointsman_gateway.codec.parts import Part, read_parts, reject_unknown_fields, to_media_part
 from pointsman_gateway.domain import Message
-from pointsman_gateway.http.openai.chat import MEDIA_PARTS, check_media, read_parts
 from pointsman_gateway.http.openai.fields import bad_parameter, string_in
 
 Block = Mapping[str, Any]
@@ -60,40 +60,39 @@ def _to_call(block: Block, where: str) -> dict[str, Any]:
     return {"id": string_in(block, "id", where), "type": "function", "function": function}
 
 
-def _to_part(block: Any, where: str) -> dict[str, Any]:
+def _to_part(block: Any, where: str) -> Part:
     """Convert a text, an image or a document to a chat's content part. Raises InvalidArgument."""
     block = block if isinstance(block, dict) else _NO_FIELDS
     source = block.get("source") if isinstance(block.get("source"), dict) else _NO_FIELDS
-    part: dict[str, Any] = {}
+    text: Any = None
     match block.get("type"), source.get("type"):
         case "text", _:
-            part = {"type": "text", "text": block.get("text")}
+            text = block.get("text")
         case "document", "text":
-            part = {"type": "text", "text": source.get("data")}
-        case "image", "base64":
-            part = {"type": "image_url", "image_url": {"url": _data_url(source)}}
-        case "image", "url":
-            part = {"type": "image_url", "image_url": {"url": source.get("url")}}
-        case "document", "base64":
-            part = {
-                "type": "file",
-                "file": {"filename": block.get("title") or "document", "file_data": _data_url(source)},
-            }
-    if part.get("type") in MEDIA_PARTS:
-        check_media("user", part, where)
-    elif not isinstance(part.get("text"), str):
+            text = source.get("data")
+        case "image", "base64" | "url":
+            return to_media_part("image_url", {"url": _to_url(source, f"{where}.source")}, where)
+        case "document", "base64" | "url":
+            name = string_in(block, "title", where) if block.get("title") else "document"
+            return to_media_part("file", {"filename": name, "file_data": _to_url(source, f"{where}.source")}, where)
+    if not isinstance(text, str):
         raise InvalidArgument(
             f"{where} has type {str(block.get('type'))[:50]!r}, which is not known here, or is incomplete; known: "
-            '"text", "image" (base64 or url) and "document" (base64 or text), from a user also "tool_result", from an '
+            '"text", "image" (base64, url) and "document" (base64, url, text), from a user also "tool_result", from an '
             'assistant "tool_use" and "thinking"',
             code="unsupported_content",
             param=where,
         )
-    return part
+    return {"type": "text", "text": text}
 
 
-def _data_url(source: Block) -> str:
-    return f"data:{source.get('media_type')};base64,{source.get('data')}"
+def _to_url(source: Block, where: str) -> str:
+    """Returns the URL that a source names, or one that holds its data. Raises InvalidArgument."""
+    if source["type"] == "url":
+        reject_unknown_fields(source, ("type", "url"), where)
+        return string_in(source, "url", where)
+    reject_unknown_fields(source, ("type", "media_type", "data"), where)
+    return f"data:{string_in(source, 'media_type', where)};base64,{string_in(source, 'data', where)}"
 
 
 # -- tools and formats

@@ -1,7 +1,7 @@
 """`POST /v1/chat/completions`: converts the body of a chat request to a `Request`."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, Literal, TypeVar
 
@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from pointsman_gateway.codec.headers import CACHE_USE
 from pointsman_gateway.codec.limits import check_counts, reject_non_finite, reject_surrogates
+from pointsman_gateway.codec.parts import media_of, read_parts
 from pointsman_gateway.config.field_types import MAX_STOP_SEQUENCES, MaxTokens, Seed, Temperature, TopP
 from pointsman_gateway.config.providers import MESSAGE_FIELDS, request_fields
 from pointsman_gateway.domain import ANONYMOUS, Caller, Message, Request, Sampling
@@ -29,18 +30,6 @@ from pointsman_gateway.http.openai.fields import (
     invalid_field,
     strict_struct,
 )
-
-TEXT_PARTS = ("text", "refusal", "thinking")
-"""Content parts with a text, in a field of the part's name."""
-MEDIA_PARTS = {"image_url": "image", "input_audio": "audio", "audio_url": "audio", "video_url": "video", "file": "file"}
-"""Content parts that are passed on to models that take them, and what they hold."""
-MEDIA_FIELDS = {
-    "input_audio": ("data", '"data" (base64) and its "format"'),
-    "file": ("file_data", '"file_data", as a "data:" URL; no files are kept'),
-}
-"""The field with the data of a part, and what it must be. In all others it is a URL."""
-URL_SCHEMES = ("data:", "https:", "http:")
-MEDIA_ROLES = ("user", "tool")
 
 _NO_FIELDS: Mapping[str, Any] = {}
 
@@ -209,62 +198,8 @@ def _message(number: int, body: MessageBody) -> Message:
         extra = request_fields(MESSAGE_FIELDS).select(fields, f"messages[{number}].")
     if isinstance(content, list):
         content, media = read_parts(role, content, f"messages[{number}].content")
-        reject_non_finite(media, f"messages[{number}]")
         extra = {**extra, **media}
     return Message(role, content or "", extra)
-
-
-def read_parts(role: str, parts: Sequence[Mapping[str, Any]], where: str) -> tuple[str, Mapping[str, Any]]:
-    """Returns the joined text of content parts, and for a message with media the parts; raises InvalidArgument."""
-    texts, passed_on = [], []
-    for number, part in enumerate(parts):
-        kind = part.get("type")
-        if kind in MEDIA_PARTS:
-            check_media(role, part, f"{where}[{number}]")
-            passed_on.append(part)
-        else:
-            texts.append(_part_text(part, f"{where}[{number}]"))
-            passed_on.append({"type": "text", "text": texts[-1]})
-    return "".join(texts), {"content": passed_on} if len(texts) < len(passed_on) else _NO_FIELDS
-
-
-def _part_text(part: Mapping[str, Any], where: str) -> str:
-    """Returns the text of a content part: a text, or the refusal or thinking of a model in an earlier answer.
-
-    vLLM too shows the model its earlier thinking as a line of the message.
-    """
-    kind = part.get("type")
-    text = part.get(kind) if kind in TEXT_PARTS else None
-    if not isinstance(text, str):
-        known = ", ".join([*[f'"{name}" with a "{name}"' for name in TEXT_PARTS], *[f'"{n}"' for n in MEDIA_PARTS]])
-        raise InvalidArgument(
-            f"{where} has type {str(kind)[:50]!r}; known: {known}", code="unsupported_content", param=where
-        )
-    return text + "\n" if kind == "thinking" else text
-
-
-def check_media(role: str, part: Mapping[str, Any], where: str) -> None:
-    """Checks the form of a media part, and that its message may have media; raises InvalidArgument. The data is not
-    decoded.
-    """
-    kind = part["type"]
-    field, expected = MEDIA_FIELDS.get(kind, ("url", 'a "url" that begins with "data:", "https:" or "http:"'))
-    value = part.get(kind)
-    data = value.get(field) if isinstance(value, Mapping) else None
-    if not isinstance(data, str) or (field == "url" and not data[:8].lower().startswith(URL_SCHEMES)):
-        message, param = f"{where}.{kind} must be an object with {expected}", f"{where}.{kind}"
-        raise InvalidArgument(message, code="unsupported_content", param=param)
-    if role not in MEDIA_ROLES:
-        message = f"{where} has type {kind!r}; only messages of the user and of tools may have it, not {role[:50]!r}"
-        raise InvalidArgument(message, code="unsupported_content", param=where)
-
-
-def media_of(messages: Iterable[Message]) -> frozenset[str]:
-    """Return the kinds of media in the messages, which the model must accept."""
-    parts = [part for message in messages for part in message.extra.get("content", ()) if part["type"] in MEDIA_PARTS]
-    kinds = {MEDIA_PARTS[part["type"]] for part in parts}
-    urls = [part[part["type"]].get("url") or "data:" for part in parts]
-    return frozenset(kinds if all(url[:5].lower() == "data:" for url in urls) else kinds | {"url"})
 
 
 CHAT = Dialect(

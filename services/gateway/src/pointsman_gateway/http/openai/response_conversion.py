@@ -1,13 +1,13 @@
 """Converts the input items, tools and formats of the Responses API to those of chat completions."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pointsman_servicekit.errors import InvalidArgument
 
-from pointsman_gateway.http.openai.chat import check_media
+from pointsman_gateway.codec.parts import Part, reject_media_fields, reject_unknown_fields, to_media_part
 from pointsman_gateway.http.openai.fields import bad_parameter, string_in
 
 TEXTS = {"input_text": "text", "output_text": "text", "text": "text", "refusal": "refusal"}
@@ -15,6 +15,7 @@ TEXTS = {"input_text": "text", "output_text": "text", "text": "text", "refusal":
 MEDIA = {"input_image": "image_url", "input_file": "file", "input_audio": "input_audio"}
 """Other content parts, and their types in chat completions."""
 
+OUTPUTS = ("function_call_output", "custom_tool_call_output")
 ROLES = ("user", "assistant", "system", "developer")
 OPENAI_TOOLS = frozenset(
     {"apply_patch", "code_interpreter", "computer", "computer_use_preview", "file_search", "image_generation",
@@ -53,7 +54,7 @@ def _add_item(messages: list[Message], item: Mapping[str, Any], where: str) -> N
             arguments = json.dumps({"input": string_in(item, "input", where)}, ensure_ascii=False)
             _add_call(messages, {**item, "arguments": arguments}, where)
         case "function_call_output" | "custom_tool_call_output":
-            output = _text(item.get("output"), f"{where}.output")
+            output = _content(item.get("output"), f"{where}.output")
             call_id = string_in(item, "call_id", where)
             messages.append({"role": "tool", "tool_call_id": call_id, "content": output})
         case "reasoning":
@@ -79,42 +80,48 @@ def _add_call(messages: list[Message], item: Mapping[str, Any], where: str) -> N
         messages.append({"role": "assistant", "content": None, "tool_calls": [call]})
 
 
-def _content(content: Any, where: str) -> str | list[dict[str, Any]]:
-    """Return the content as one text, or as content parts if it has media."""
-    if not isinstance(content, list) or not any(isinstance(p, dict) and p.get("type") in MEDIA for p in content):
-        return _text(content, where)
-    parts = []
-    for number, part in enumerate(content):
-        if isinstance(part, dict) and part.get("type") in MEDIA:
-            kind, given = MEDIA[part["type"]], {key: value for key, value in part.items() if key != "type"}
-            value = {"url": given.pop("image_url", None), **given} if kind == "image_url" else given.get(kind, given)
-            parts.append({"type": kind, kind: value})
-            check_media("user", parts[-1], f"{where}[{number}]")
-        else:
-            parts.append({"type": "text", "text": _text([part], where)})
-    return parts
-
-
-def _text(content: Any, where: str) -> str:
+def _content(content: Any, where: str) -> str | list[Part]:
+    """Returns the content as a text, or as content parts of chat completions. Raises InvalidArgument."""
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
         raise bad_parameter(f"{where} is neither a text nor a list of parts", where)
-    return "".join(_parts(content, where))
+    return [_to_part(part, f"{where}[{number}]") for number, part in enumerate(content)]
 
 
-def _parts(content: Iterable[Any], where: str) -> Iterable[str]:
-    for number, part in enumerate(content):
-        kind = part.get("type") if isinstance(part, dict) else None
-        text = part.get(TEXTS[kind]) if isinstance(kind, str) and kind in TEXTS else None
-        if not isinstance(text, str):
-            raise InvalidArgument(
-                f'{where}[{number}] has type {str(kind)[:50]!r}; known: "input_text" and "output_text" with a "text"; '
-                'in messages also "input_image", "input_file" and "input_audio"',
-                code="unsupported_content",
-                param=f"{where}[{number}]",
-            )
-        yield text
+def _to_part(part: Any, where: str) -> Part:
+    kind = part.get("type") if isinstance(part, dict) else None
+    if isinstance(kind, str) and kind in MEDIA:
+        return _to_media_part(kind, part, where)
+    field = TEXTS.get(kind, "") if isinstance(kind, str) else ""
+    text = part.get(field) if field else None
+    if not isinstance(text, str):
+        raise InvalidArgument(
+            f'{where} has type {str(kind)[:50]!r}; known: "input_text" and "output_text" with a "text", "input_image", '
+            '"input_file" and "input_audio"',
+            code="unsupported_content",
+            param=where,
+        )
+    reject_media_fields(part, ("type", field), where)
+    return {"type": "text", "text": text}
+
+
+def _to_media_part(kind: str, part: Mapping[str, Any], where: str) -> Part:
+    """Converts an image, a file or a sound. Files have no `detail` in chats, and none has a `file_id`."""
+    known: tuple[str, ...]
+    given: Any
+    match kind:
+        case "input_image":
+            known, given = ("image_url", "detail"), {"url": part.get("image_url"), "detail": part.get("detail")}
+        case "input_file":
+            source = "file_url" if part.get("file_data") is None else "file_data"
+            known = (source, "filename", "detail")
+            given = {"file_data": part.get(source), "filename": part.get("filename")}
+        case _:
+            known, given = ("input_audio",), part.get("input_audio")
+    converted = to_media_part(MEDIA[kind], given, f"{where}.{MEDIA[kind]}")
+    reject_unknown_fields(part, ("type", *known), where)
+    return converted
 
 
 @dataclass(frozen=True, slots=True)
