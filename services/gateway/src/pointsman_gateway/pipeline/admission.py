@@ -24,6 +24,7 @@ from pointsman_servicekit.errors import InvalidArgument, Unavailable
 from pointsman_servicekit.process import delay_shutdown
 from prometheus_client import Gauge
 
+from pointsman_gateway.codec.template_variables import TEMPLATE_VARIABLES, check_template_variables
 from pointsman_gateway.domain import Message, Request
 from pointsman_gateway.pipeline.fair_queue import FairQueue, Waiter
 
@@ -284,8 +285,10 @@ def _check(request: Request) -> None:
         _check_metadata(request.metadata)
     if len(request.user) > MAX_USER_CHARACTERS:
         raise InvalidArgument(f"'user' may have {MAX_USER_CHARACTERS} characters", code="bad_parameter", param="user")
-    if (choices := request.sampling.extra.get("n")) is not None:
-        _check_choices(choices)
+    if extra := request.sampling.extra:
+        if (choices := extra.get("n")) is not None:
+            _check_choices(choices)
+        check_template_variables(extra.get(TEMPLATE_VARIABLES))
 
 
 def _check_choices(choices: object) -> None:
