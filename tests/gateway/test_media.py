@@ -139,6 +139,55 @@ async def test_responses_and_messages_are_converted(http: httpx.AsyncClient, eng
     assert (told["code"], told["type"]) == ("unsupported_content", "invalid_request_error")
 
 
+CALLS = [
+    {"type": "function_call", "call_id": call_id, "name": "view_image", "arguments": "{}"} for call_id in ("c1", "c2")
+]
+
+
+def output(call_id: str, *parts: Any, kind: str = "function_call_output") -> dict[str, Any]:
+    return {"type": kind, "call_id": call_id, "output": list(parts)}
+
+
+SAW: dict[str, Any] = {"type": "input_text", "text": "a.png"}
+SHOWN = {"type": "input_image", "image_url": DATA_URL}
+READ = {"type": "input_file", **FILE["file"]}
+ASKED = {"role": "user", "content": IN_CHAT}
+
+
+async def test_media_in_an_output_of_a_tool_go_into_a_users_message_after_all_outputs(
+    http: httpx.AsyncClient, engine: ScriptedEngine
+) -> None:
+    results = [
+        {"role": "tool", "tool_call_id": "c1", "content": "a.png"},
+        {"role": "tool", "tool_call_id": "c2", "content": ""},
+    ]
+    outputs = [output("c1", SAW, SHOWN), output("c2", READ, kind="custom_tool_call_output")]
+    reasoning = {"type": "reasoning", "summary": []}
+    for after, messages in (
+        ([], [{"role": "user", "content": [IMAGE, FILE]}]),
+        ([reasoning, ASKED], [{"role": "user", "content": [IMAGE, FILE, TEXT]}]),
+        (
+            [{"role": "assistant", "content": "A dog."}, ASKED],
+            [{"role": "user", "content": [IMAGE, FILE]}, {"role": "assistant", "content": "A dog."}, ASKED],
+        ),
+    ):
+        answer = await http.post(RESPONSES, json={"model": "open", "input": [ASKED, *CALLS, *outputs, *after]})
+        assert answer.status_code == 200, answer.text
+        asked, called, *rest = engine.bodies[-1]["messages"]
+        assert (asked, [call["id"] for call in called["tool_calls"]]) == (ASKED, ["c1", "c2"])
+        assert rest == [*results, *messages], after
+
+
+async def test_a_model_without_images_gets_none_from_a_tool(http: httpx.AsyncClient, engine: ScriptedEngine) -> None:
+    body = {"model": "tiny", "input": [ASKED, CALLS[0], output("c1", SHOWN)]}
+    told = openai_shapes.error(await http.post(RESPONSES, json=body))
+    assert (told["code"], "and no image" in told["message"]) == ("unsupported_content", True)
+    odd = {**body, "model": "open", "input": [output("c1", {"type": "input_image", "image_url": "file:///etc/passwd"})]}
+    told = openai_shapes.error(await http.post(RESPONSES, json=odd))
+    assert told["param"] == "input[0].output[0].image_url"
+    assert engine.bodies == []
+
+
 BAD: list[tuple[str, Any, str]] = [
     ("user", {"type": "image_url", "image_url": "x"}, ".image_url"),
     ("user", {"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}, ".image_url"),

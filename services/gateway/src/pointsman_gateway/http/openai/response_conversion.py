@@ -7,7 +7,14 @@ from typing import Any
 
 from pointsman_servicekit.errors import InvalidArgument
 
-from pointsman_gateway.codec.parts import Part, reject_media_fields, reject_unknown_fields, to_media_part
+from pointsman_gateway.codec.parts import (
+    MEDIA_PARTS,
+    Part,
+    reject_media_fields,
+    reject_unknown_fields,
+    text_of,
+    to_media_part,
+)
 from pointsman_gateway.http.openai.fields import bad_parameter, string_in
 
 TEXTS = {"input_text": "text", "output_text": "text", "text": "text", "refusal": "refusal"}
@@ -31,13 +38,46 @@ Message = dict[str, Any]
 
 
 def to_messages(items: str | Sequence[Mapping[str, Any]]) -> list[Message]:
-    """Converts input items to chat messages; raises InvalidArgument for other kinds than text, calls and reasoning."""
+    """Converts input items to chat messages; raises InvalidArgument for other kinds than messages, calls and reasoning.
+
+    In chats only user messages may have media, so media in the outputs of tools become a part of the user's next
+    message, or a message of their own.
+    """
     if isinstance(items, str):
         return [{"role": "user", "content": items}]
     messages: list[Message] = []
+    shown: list[Part] = []
     for number, item in enumerate(items):
-        _add_item(messages, item, f"input[{number}]")
-    return messages
+        where, kind = f"input[{number}]", item.get("type") or "message"
+        if kind in OUTPUTS:
+            shown += _add_output(messages, item, where)
+        elif kind != "reasoning":  # engines do not accept the reasoning of an earlier turn
+            _add_item(messages, item, where)
+            if shown:
+                _show_before_last(messages, shown)
+                shown = []
+    return [*messages, {"role": "user", "content": shown}] if shown else messages
+
+
+def _show_before_last(messages: list[Message], media: list[Part]) -> None:
+    """Adds media to the last message if it is the user's, otherwise as a message before it."""
+    last = messages[-1]
+    if last["role"] == "user":
+        last["content"] = [*media, *_as_parts(last["content"])]
+    else:
+        messages.insert(-1, {"role": "user", "content": media})
+
+
+def _add_output(messages: list[Message], item: Mapping[str, Any], where: str) -> list[Part]:
+    """Adds the message of a tool with the texts of its output, and returns the output's media."""
+    parts = _as_parts(_content(item.get("output"), f"{where}.output"))
+    call_id = string_in(item, "call_id", where)
+    messages.append({"role": "tool", "tool_call_id": call_id, "content": text_of(parts)})
+    return [part for part in parts if part["type"] in MEDIA_PARTS]
+
+
+def _as_parts(content: str | list[Part]) -> list[Part]:
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
 def _add_item(messages: list[Message], item: Mapping[str, Any], where: str) -> None:
@@ -53,12 +93,6 @@ def _add_item(messages: list[Message], item: Mapping[str, Any], where: str) -> N
         case "custom_tool_call":
             arguments = json.dumps({"input": string_in(item, "input", where)}, ensure_ascii=False)
             _add_call(messages, {**item, "arguments": arguments}, where)
-        case "function_call_output" | "custom_tool_call_output":
-            output = _content(item.get("output"), f"{where}.output")
-            call_id = string_in(item, "call_id", where)
-            messages.append({"role": "tool", "tool_call_id": call_id, "content": output})
-        case "reasoning":
-            pass  # engines do not accept the reasoning of an earlier turn
         case other:
             raise InvalidArgument(
                 f"{where}.type is {str(other)[:50]!r}; known: message, function_call, function_call_output, "
