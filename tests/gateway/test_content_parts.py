@@ -203,3 +203,33 @@ async def test_a_file_by_url_over_grpc_needs_a_model_that_takes_urls(gateway: Ga
         assert engine.bodies == []
         await stub.Generate(request("open"))
         assert engine.bodies[-1]["messages"][0]["content"] == [within(FILE, file_data=METADATA)]
+
+
+async def test_texts_of_one_message_become_lines_as_in_vllm(
+    http: httpx.AsyncClient, gateway: Gateway, engine: ScriptedEngine
+) -> None:
+    def texts(kind: str = "text") -> list[dict[str, Any]]:
+        return [{"type": kind, "text": "The rules."}, {"type": kind, "text": "May I?"}]
+
+    joined = {"role": "user", "content": "The rules.\nMay I?"}
+    result = [{"type": "tool_result", "tool_use_id": "c", "content": texts()}]
+    output = [{"type": "function_call_output", "call_id": "c", "output": texts("input_text")}]
+    told = {"role": "tool", "content": joined["content"], "tool_call_id": "c"}
+    bodies: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+        (CHAT, chat(*texts()), joined),
+        (RESPONSES, {"input": [{"role": "user", "content": texts("input_text")}]}, joined),
+        (RESPONSES, {"input": output}, told),
+        (MESSAGES, {"max_tokens": 5, "messages": [{"role": "user", "content": texts()}]}, joined),
+        (MESSAGES, {"max_tokens": 5, "messages": [{"role": "user", "content": result}]}, told),
+    ]
+    for url, body, message in bodies:
+        answer = await http.post(url, json={**body, "model": "shown"})
+        assert (answer.status_code, engine.bodies[-1]["messages"]) == (200, [message]), (url, answer.text)
+    thought = [{"type": "thinking", "thinking": "Hm."}, {"type": "text", "text": "Yes."}]
+    await http.post(CHAT, json=chat(*thought, role="assistant"))
+    assert engine.bodies[-1]["messages"] == [{"role": "assistant", "content": "Hm.\nYes."}]
+    async with open_channel(gateway.grpc_address) as channel:
+        parts = [pb.ContentPart(text=part["text"]) for part in texts()]
+        message = pb.Message(role="user", parts=parts)
+        await gateway_pb2_grpc.GatewayStub(channel).Generate(pb.GenerateRequest(model="shown", messages=[message]))
+    assert engine.bodies[-1]["messages"] == [joined]

@@ -18,10 +18,10 @@ def asking(text: str = IN_CHAT, **more: Any) -> dict[str, Any]:
 
 
 async def test_text_parts_are_joined(http: httpx.AsyncClient, engine: ScriptedEngine) -> None:
-    parts = [{"type": "text", "text": "Hello, how are "}, {"type": "text", "text": "you today?"}]
+    parts = [{"type": "text", "text": "Hello, how are"}, {"type": "text", "text": "you today?"}]
     response = await http.post(CHAT, json={"model": "auto", "messages": [{"role": "user", "content": parts}]})
     assert response.headers["x-pointsman-task"] == "chat"
-    assert engine.bodies[0]["messages"][-1]["content"] == IN_CHAT
+    assert engine.bodies[0]["messages"][-1]["content"] == IN_CHAT.replace(" you", "\nyou")
 
 
 @pytest.mark.parametrize("content", ["", None, [], " ", [{"type": "text", "text": ""}]])

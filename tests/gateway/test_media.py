@@ -235,7 +235,7 @@ async def test_media_over_grpc_are_those_of_http(gateway: Gateway, engine: Scrip
             await stub.Generate(grpc_request(pb.ContentPart(text=IN_CHAT), pb.ContentPart(media=media)))
             assert engine.bodies[-1]["messages"] == [{"role": "user", "content": [TEXT, part]}]
         await stub.Generate(grpc_request(pb.ContentPart(text="Hel"), pb.ContentPart(text="lo")))
-        assert engine.bodies[-1]["messages"] == [{"role": "user", "content": "Hello"}]
+        assert engine.bodies[-1]["messages"] == [{"role": "user", "content": "Hel\nlo"}]
         image = pb.ContentPart(media=MEDIA[0][0])
         routed = await stub.Route(
             pb.RouteRequest(

@@ -199,7 +199,7 @@ CONVERSATIONS: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
     ),
     "blocks": (
         body({"role": "user", "content": [{**text("a"), "citations": None}, text("b")]}),
-        [{"role": "user", "content": "ab"}],
+        [{"role": "user", "content": "a\nb"}],
     ),
     "a document": (
         body({"role": "user", "content": [{
@@ -227,7 +227,7 @@ CONVERSATIONS: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
         ),
         [
             USER, {"role": "assistant", "content": "I look.", "reasoning": "Hm", "tool_calls": [CALL]},
-            {"role": "tool", "content": "sunny", "tool_call_id": "call_1"},
+            {"role": "tool", "content": "sun\nny", "tool_call_id": "call_1"},
             {"role": "tool", "content": "cold", "tool_call_id": "call_2"},
             {"role": "tool", "content": "", "tool_call_id": "call_3"},
             {"role": "user", "content": "And now?"},

@@ -54,14 +54,14 @@ async def test_an_earlier_refusal_and_an_older_tools_result_reach_the_engine(
 ) -> None:
     refused = {
         "role": "assistant",
-        "content": [{"type": "text", "text": "No. "}, {"type": "refusal", "refusal": "Never."}],
+        "content": [{"type": "text", "text": "No."}, {"type": "refusal", "refusal": "Never."}],
     }
     called = {"role": "assistant", "content": None, "function_call": CALL}
     result = {"role": "function", "name": "find", "content": "4"}
     engine.says(*answer("Hello"))
     assert (await http.post(CHAT, json=chat(refused, called, result))).status_code == 200
     assert engine.bodies[-1]["messages"][-4:-1] == [
-        {"role": "assistant", "content": "No. Never."}, {**called, "content": ""}, result,
+        {"role": "assistant", "content": "No.\nNever."}, {**called, "content": ""}, result,
     ]  # fmt: skip
 
 

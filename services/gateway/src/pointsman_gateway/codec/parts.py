@@ -5,7 +5,7 @@ ignores the type of a part that has a `uuid`, and reads the first medium that it
 their `uuid` in a cache that all tenants share.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,7 +61,8 @@ def is_media_url(text: str) -> bool:
 
 
 def join_texts(texts: Iterable[str]) -> str:
-    return "".join(texts)
+    """Joins the texts of a message's parts with line breaks, as vLLM does."""
+    return "\n".join(texts)
 
 
 def text_of(parts: Iterable[Part]) -> str:
@@ -81,7 +82,9 @@ def media_of(messages: Iterable[Message]) -> frozenset[str]:
     return frozenset(taken)
 
 
-def read_parts(role: str, parts: Sequence[Mapping[str, Any]], where: str) -> tuple[str, Mapping[str, Any]]:
+def read_parts(
+    role: str, parts: Sequence[Mapping[str, Any]], where: str, join: Callable[[Iterable[str]], str] = join_texts
+) -> tuple[str, Mapping[str, Any]]:
     """Returns the joined text of content parts, and for a message with media the parts; raises InvalidArgument."""
     texts, rebuilt = [], []
     for number, part in enumerate(parts):
@@ -91,7 +94,7 @@ def read_parts(role: str, parts: Sequence[Mapping[str, Any]], where: str) -> tup
         else:
             texts.append(_read_text(kind, part, f"{where}[{number}]"))
             rebuilt.append({"type": "text", "text": texts[-1]})
-    return join_texts(texts), {"content": rebuilt} if len(texts) < len(rebuilt) else _NO_FIELDS
+    return join(texts), {"content": rebuilt} if len(texts) < len(rebuilt) else _NO_FIELDS
 
 
 def _read_media(role: str, kind: str, part: Mapping[str, Any], where: str) -> Part:
@@ -139,16 +142,13 @@ def reject_media_fields(part: Mapping[str, Any], known: Collection[str], where: 
 
 
 def _read_text(kind: Any, part: Mapping[str, Any], where: str) -> str:
-    """Returns the text of a content part: a text, or the refusal or thinking of a model in an earlier answer.
-
-    vLLM too shows the model its earlier thinking as a line of the message.
-    """
+    """Returns the text of a content part: a text, or the refusal or thinking of a model in an earlier answer."""
     text = part.get(kind) if kind in TEXT_PARTS else None
     if not isinstance(text, str):
         known = ", ".join([*[f'"{name}" with a "{name}"' for name in TEXT_PARTS], *[f'"{n}"' for n in MEDIA_PARTS]])
         raise _unsupported(f"{where} has type {str(kind)[:50]!r}; known: {known}", where)
     reject_media_fields(part, ("type", kind), where)
-    return text + "\n" if kind == "thinking" else text
+    return text
 
 
 def _unknown_field(name: str, known: Iterable[str], where: str) -> InvalidArgument:

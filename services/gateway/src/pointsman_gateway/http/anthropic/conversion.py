@@ -8,7 +8,7 @@ from typing import Any
 from pointsman_servicekit.errors import InvalidArgument
 
 from pointsman_gateway.codec.limits import reject_non_finite
-from pointsman_gateway.codec.parts import Part, read_parts, reject_unknown_fields, to_media_part
+from pointsman_gateway.codec.parts import Part, join_texts, read_parts, reject_unknown_fields, text_of, to_media_part
 from pointsman_gateway.domain import Message
 from pointsman_gateway.http.openai.fields import bad_parameter, string_in
 
@@ -36,8 +36,8 @@ def to_messages(role: str, blocks: Sequence[Block], where: str) -> Iterator[Mess
                 result = content if isinstance(content, list) else [{"type": "text", "text": content}]
                 shown = [_to_part(b, f"{where}[{number}].content[{n}]") for n, b in enumerate(result)]
                 parts += [part for part in shown if part["type"] != "text"]
-                text, has_results = "".join([part.get("text", "") for part in shown]), True
-                yield Message("tool", text, {"tool_call_id": string_in(block, "tool_use_id", f"{where}[{number}]")})
+                call_id, has_results = string_in(block, "tool_use_id", f"{where}[{number}]"), True
+                yield Message("tool", text_of(shown), {"tool_call_id": call_id})
             case "tool_use" if role == "assistant":
                 fields.setdefault("tool_calls", []).append(_to_call(block, f"{where}[{number}]"))
             case "thinking" if role == "assistant":
@@ -47,7 +47,8 @@ def to_messages(role: str, blocks: Sequence[Block], where: str) -> Iterator[Mess
             case _:
                 parts.append(_to_part(block, f"{where}[{number}]"))
     if parts or fields or not has_results:
-        text, media = read_parts(role, parts, where)
+        # As in vLLM, the blocks of a system prompt are joined as they are.
+        text, media = read_parts(role, parts, where, "".join if role == "system" else join_texts)
         yield Message(role, text, {**fields, **media} or _NO_FIELDS)
 
 
