@@ -75,10 +75,22 @@ async def test_the_newer_urls_are_openais_with_a_prefix(guarded: Gateway, key: s
 async def test_the_deployment_is_the_model_whatever_the_body_says(guarded: Gateway, key: str) -> None:
     async with open_http_client(guarded) as http:
         http.headers["api-key"] = key
-        for model in ({}, {"model": "path:handbook"}):
-            url = "/openai/deployments/path:small_talk/chat/completions"
-            answer = await http.post(url, json={"messages": USER, **model})
-            assert answer.headers["x-pointsman-path"] == "small_talk"
+        for model in ({}, {"model": "path:handbook"}, {"model": None}, {"model": 5}, {"model": {"a": [1]}}):
+            for route, deployment, body in (
+                ("chat/completions", "path:small_talk", {"messages": USER}),
+                ("completions", "path:small_talk", {"prompt": IN_CHAT}),
+                ("responses", "path:small_talk", {"input": IN_CHAT}),
+                ("embeddings", "minilm", {"input": "a"}),
+            ):
+                answer = await http.post(f"/openai/deployments/{deployment}/{route}", json={**body, **model})
+                assert answer.status_code == 200, (route, model, answer.text)
+                assert answer.headers.get("x-pointsman-path", "small_talk") == "small_talk"
+        for route in ("chat/completions", "completions", "responses", "embeddings"):
+            for sent in (b"", b"[]", b'{"model": null, "n": NaN}', b'{"model": '):
+                answer = await http.post(
+                    f"/openai/deployments/auto/{route}", content=sent, headers={"content-type": "application/json"}
+                )
+                assert (answer.status_code, shapes.error(answer)["code"]) == (400, "bad_json"), (route, sent)
         told = shapes.error(await http.post("/openai/deployments/nobody/embeddings", json={"input": "a"}))
         assert told["code"] == "unknown_model"
         told = shapes.error(await http.post("/openai/deployments/auto/completions", json={"prompt": [1, 2]}))

@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+import msgspec
 from pointsman_servicekit.buffer_budget import BufferedBytesBudget, BufferReservation
 from pointsman_servicekit.errors import InvalidArgument, PointsmanError
 from pointsman_servicekit.logs import request_id
@@ -29,6 +30,7 @@ OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/metrics", "/openapi.json",
 AZURE_PREFIX = "/openai/"
 DEPLOYMENT = "pointsman.deployment"
 """Key in the ASGI scope of a request with a deployment in its path: its name, which is the request's model."""
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _DEPLOYMENT_PATH = re.compile(r"/openai/deployments/([^/].*?)(/(?:chat/completions|completions|embeddings|responses))")
 
 Route = Callable[["RawRequest"], Awaitable[None]]
@@ -56,6 +58,21 @@ def translate_azure_path(scope: Scope) -> None:
     scope["path"], scope["raw_path"] = path, path.encode()
 
 
+def name_model(body: bytes, scope: Scope) -> bytes:
+    """Returns the body; with a deployment in the request's path, that is its `model`, whatever the body says.
+
+    Raises InvalidArgument if the body of such a request is no object.
+    """
+    deployment = scope.get(DEPLOYMENT)
+    if deployment is None:
+        return body
+    try:
+        fields = _decode_fields(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise InvalidArgument(f"the body is not a JSON object: {error}", code="bad_json") from error
+    return msgspec.json.encode({**fields, "model": deployment})
+
+
 class RawRequest:
     """One HTTP request that is handled without FastAPI."""
 
@@ -80,7 +97,8 @@ class RawRequest:
 
     async def read_body(self, caller: Caller) -> bytes:
         """Reads the body; raises InvalidArgument, Unavailable or ClientDisconnected."""
-        return await read_body(self.receive, self.headers, caller.tenant, self._reservation)
+        body = await read_body(self.receive, self.headers, caller.tenant, self._reservation)
+        return name_model(body, self.scope)
 
 
 async def read_body(
@@ -168,7 +186,7 @@ class GatewayApp:
             if needs_key(scope["path"]):
                 scope[CALLER] = caller = await identify_caller(self._tenancy, credential_of(headers))
                 tenant = caller.tenant
-            await self._app(scope, _ReceiveWhole(receive, headers, tenant, reservation), send)
+            await self._app(scope, _ReceiveWhole(scope, receive, headers, tenant, reservation), send)
         except Exception as error:
             if send.has_ended:
                 return  # Starlette raises an error again after it has sent the response to it
@@ -191,8 +209,14 @@ class _ReceiveWhole:
     """Passes a request's body on in one message, after it has been checked."""
 
     def __init__(
-        self, receive: Receive, headers: Mapping[bytes, bytes], tenant: str, reservation: BufferReservation
+        self,
+        scope: Scope,
+        receive: Receive,
+        headers: Mapping[bytes, bytes],
+        tenant: str,
+        reservation: BufferReservation,
     ) -> None:
+        self._scope = scope
         self._receive = receive
         self._headers = headers
         self._tenant = tenant
@@ -208,7 +232,7 @@ class _ReceiveWhole:
             return {"type": "http.disconnect"}
         finally:
             self._has_read = True
-        return {"type": "http.request", "body": body, "more_body": False}
+        return {"type": "http.request", "body": name_model(body, self._scope), "more_body": False}
 
 
 class _SendWithId:

@@ -16,7 +16,7 @@ from pointsman_gateway import domain
 from pointsman_gateway.codec.headers import cache_mode, credential_of, identify_caller
 from pointsman_gateway.console.stage import Console
 from pointsman_gateway.http.asgi_answer import CALLER, AsgiAnswer, BatchAnswer, ClientDisconnected, send_error
-from pointsman_gateway.http.asgi_app import DEPLOYMENT, RawRequest
+from pointsman_gateway.http.asgi_app import RawRequest
 from pointsman_gateway.http.encoding import Encoder, ErrorFormat
 from pointsman_gateway.pipeline.pipeline import ConfigSnapshot, Pipeline
 from pointsman_gateway.pipeline.ports import EvaluationStore, FeedbackStore, Login, Tenancy
@@ -136,7 +136,6 @@ class ConversationRoute:
         parts, headers = self._dependencies, request.headers
         request.scope[CALLER] = caller = await identify_caller(parts.tenancy, credential_of(headers))
         body = self._dialect.decode(await request.read_body(caller))
-        body.model = request.scope.get(DEPLOYMENT, body.model)
         deadline = deadline_after(headers.get(b"x-request-timeout"), parts.request_timeout)
         decoded = body.to_request(deadline, caller, cache_mode(headers.get(b"cache-control")), request.arrived)
         return AsgiAnswer(parts.pipeline, decoded, body.encoder(), bool(body.stream), request.response_headers)
@@ -165,12 +164,6 @@ def caller_of_request(request: Request) -> domain.Caller:
     """Returns the caller, whose key was checked before the body was read."""
     caller: domain.Caller = request.scope[CALLER]
     return caller
-
-
-def model_of_request(request: Request, model: str) -> str:
-    """Returns the deployment in the request's path, or else the `model` of its body."""
-    deployment: str = request.scope.get(DEPLOYMENT, model)
-    return deployment
 
 
 def dependencies_of(request: Request) -> HttpDependencies:

@@ -16,7 +16,6 @@ from pointsman_gateway.domain import Chunk, Chunks, Finished, Started
 from pointsman_gateway.http.dependencies import (
     deadline_of_request,
     dependencies_of,
-    model_of_request,
     respond,
     respond_to_all,
 )
@@ -154,7 +153,7 @@ def _to_text(prompt: str | list[int]) -> str:
 
 async def complete(body: CompletionBody, request: Request) -> Response:
     """Completes one prompt or several."""
-    body.model = dependencies_of(request).pipeline.current().resolve_model(model_of_request(request, body.model))
+    body.model = dependencies_of(request).pipeline.current().resolve_model(body.model)
     requests = body.to_requests(deadline_of_request(request))
     encoder = CompletionEncoder(includes_usage(body.stream_options))
     if len(requests) == 1:

@@ -19,7 +19,6 @@ from pointsman_gateway.http.dependencies import (
     caller_of_request,
     deadline_of_request,
     dependencies_of,
-    model_of_request,
 )
 from pointsman_gateway.http.encoding import JSON_TYPE, encode_headers
 from pointsman_gateway.http.openai.fields import SurrogateFreeBody, TextsOrTokens
@@ -118,7 +117,6 @@ class EmbeddingResponse(Response):
 
 async def embed(body: EmbeddingBody, request: Request) -> Response:
     """Returns a vector for each text. Those of the gateway's own model have length 1."""
-    body.model = model_of_request(request, body.model)
     return EmbeddingResponse(
         dependencies_of(request), body.to_wanted(deadline_of_request(request), caller_of_request(request))
     )

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from pointsman_gateway import domain
 from pointsman_gateway.config.field_types import MaxTokens, Temperature, TopLogprobs, TopP
-from pointsman_gateway.http.dependencies import deadline_of_request, model_of_request, respond
+from pointsman_gateway.http.dependencies import deadline_of_request, respond
 from pointsman_gateway.http.openai.chat import as_chat_request
 from pointsman_gateway.http.openai.fields import Expected, FailFastDict, FailFastList, SurrogateFreeBody, TextOrList
 from pointsman_gateway.http.openai.response_conversion import (
@@ -156,7 +156,6 @@ class ResponsesBody(SurrogateFreeBody):
 
 async def create_response(body: ResponsesBody, request: Request) -> Response:
     """Answers one conversation in the format of OpenAI's Responses API."""
-    body.model = model_of_request(request, body.model)
     tools = to_chat_tools(body.tools)
     encoder = ResponseEncoder(body.echoed(), body.wants_logprobs, tools.names)
     return await respond(request, body.to_request(deadline_of_request(request), tools), encoder, bool(body.stream))
