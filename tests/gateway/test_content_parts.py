@@ -183,12 +183,13 @@ async def test_the_same_rules_apply_to_messages_and_results_of_tools(
         ):
             told = anthropic_shapes.error(await http.post(MESSAGES, json=body(sent)))
             assert (told["code"], told["param"]) == (code, where + param), sent
-    remote = {"type": "document", "title": "a.pdf", "source": {"type": "url", "url": METADATA}}
+    remote = {"type": "document", "title": "a.pdf", "context": "Ours.", "source": {"type": "url", "url": METADATA}}
     told = anthropic_shapes.error(await http.post(MESSAGES, json=body(remote, "shown")))
     assert (told["code"], "and no url" in told["message"]) == ("unsupported_content", True)
     assert engine.bodies == []
     assert (await http.post(MESSAGES, json=body(remote))).status_code == 200
-    assert engine.bodies[-1]["messages"][0]["content"] == [within(FILE, file_data=METADATA)]
+    context = {"type": "text", "text": "Ours."}
+    assert engine.bodies[-1]["messages"][0]["content"] == [context, within(FILE, file_data=METADATA)]
 
 
 async def test_a_file_by_url_over_grpc_needs_a_model_that_takes_urls(gateway: Gateway, engine: ScriptedEngine) -> None:

@@ -205,7 +205,25 @@ CONVERSATIONS: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
         body({"role": "user", "content": [{
             "type": "document", "title": "Rules", "source": {"type": "text", "media_type": "text/plain", "data": "No."},
         }]}),
-        [{"role": "user", "content": "No."}],
+        [{"role": "user", "content": "Rules\nNo."}],
+    ),
+    "documents and search results": (
+        body({"role": "user", "content": [
+            {"type": "document", "title": "Rules", "context": "Of the house.", "cache_control": {"type": "ephemeral"},
+             "source": {"type": "content", "content": [text("No."), text("Never.")]}},
+            {"type": "document", "title": None, "source": {"type": "content", "content": "Or so."}},
+            {"type": "search_result", "title": "Hats", "source": "https://hats.example/1", "content": [text("A hat.")],
+             "citations": {"enabled": True}},
+            text("May I?"),
+        ]}),
+        [{"role": "user", "content":
+          "Rules\nOf the house.\nNo.\nNever.\nOr so.\nHats\nhttps://hats.example/1\nA hat.\nMay I?"}],
+    ),
+    "a search result of a tool": (
+        body({"role": "user", "content": [{**RESULT, "content": [
+            {"type": "search_result", "title": "Hats", "source": "shop", "content": [text("A hat.")]}, text("And more.")
+        ]}]}),
+        [{"role": "tool", "content": "Hats\nshop\nA hat.\nAnd more.", "tool_call_id": "call_1"}],
     ),
     "an empty message": (body({"role": "user", "content": []}), [{"role": "user", "content": ""}]),
     "a system message within": (
@@ -315,6 +333,19 @@ REJECTED: list[tuple[dict[str, Any], str, str | None]] = [
      "unsupported_content", "messages[0].content[0].content[0]"),
     ({"messages": [{"role": "user", "content": [{"type": "image", "source": {"type": "file", "file_id": "f"}}]}]},
      "unsupported_content", "messages[0].content[0]"),
+    ({"messages": [{"role": "user", "content": [{"type": "document", "source": {"type": "file", "file_id": "f"}}]}]},
+     "unsupported_content", "messages[0].content[0]"),
+    ({"messages": [{"role": "user", "content": [{"type": "container_upload", "file_id": "f"}]}]},
+     "unsupported_content", "messages[0].content[0]"),
+    ({"messages": [{"role": "user", "content": [{"type": "document", "context": [], "source": {"type": "text"}}]}]},
+     "bad_parameter", "messages[0].content[0].context"),
+    ({"messages": [{"role": "user", "content": [{"type": "document", "source": {"type": "content"}}]}]},
+     "bad_parameter", "messages[0].content[0].source.content"),
+    ({"messages": [{"role": "user", "content": [{"type": "search_result", "title": "x", "source": {}}]}]},
+     "bad_parameter", "messages[0].content[0].source"),
+    ({"messages": [{"role": "user", "content": [
+        {"type": "search_result", "title": "x", "source": "y", "content": [{"type": "document"}]}]}]},
+     "unsupported_content", "messages[0].content[0].content[0]"),
     ({"messages": [{"role": "user", "content": [{"type": "tool_result"}]}]},
      "bad_parameter", "messages[0].content[0].tool_use_id"),
     ({"messages": [{"role": "user", "content": [use(1, "weather")]}]}, "unsupported_content", "messages[0].content[0]"),

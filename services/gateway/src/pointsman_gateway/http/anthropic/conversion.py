@@ -8,8 +8,9 @@ from typing import Any
 from pointsman_servicekit.errors import InvalidArgument
 
 from pointsman_gateway.codec.limits import reject_non_finite
-from pointsman_gateway.codec.parts import Part, join_texts, read_parts, reject_unknown_fields, text_of, to_media_part
+from pointsman_gateway.codec.parts import Part, join_texts, read_parts, text_of
 from pointsman_gateway.domain import Message
+from pointsman_gateway.http.anthropic.parts import to_parts
 from pointsman_gateway.http.openai.fields import bad_parameter, string_in
 
 Block = Mapping[str, Any]
@@ -26,7 +27,7 @@ def to_messages(role: str, blocks: Sequence[Block], where: str) -> Iterator[Mess
 
     In chats only user messages may have media, so media in a result of a tool move to the user's message.
     """
-    parts: list[dict[str, Any]] = []
+    parts: list[Part] = []
     fields: dict[str, Any] = {}
     has_results = False
     for number, block in enumerate(blocks):
@@ -34,7 +35,7 @@ def to_messages(role: str, blocks: Sequence[Block], where: str) -> Iterator[Mess
             case "tool_result" if role == "user":
                 content = block.get("content") or ""
                 result = content if isinstance(content, list) else [{"type": "text", "text": content}]
-                shown = [_to_part(b, f"{where}[{number}].content[{n}]") for n, b in enumerate(result)]
+                shown = [p for n, b in enumerate(result) for p in to_parts(b, f"{where}[{number}].content[{n}]")]
                 parts += [part for part in shown if part["type"] != "text"]
                 call_id, has_results = string_in(block, "tool_use_id", f"{where}[{number}]"), True
                 yield Message("tool", text_of(shown), {"tool_call_id": call_id})
@@ -45,7 +46,7 @@ def to_messages(role: str, blocks: Sequence[Block], where: str) -> Iterator[Mess
             case "redacted_thinking" if role == "assistant":
                 pass  # only the provider that wrote it can read it
             case _:
-                parts.append(_to_part(block, f"{where}[{number}]"))
+                parts += to_parts(block, f"{where}[{number}]")
     if parts or fields or not has_results:
         # As in vLLM, the blocks of a system prompt are joined as they are.
         text, media = read_parts(role, parts, where, "".join if role == "system" else join_texts)
@@ -59,41 +60,6 @@ def _to_call(block: Block, where: str) -> dict[str, Any]:
     reject_non_finite(arguments, f"{where}.input")
     function = {"name": string_in(block, "name", where), "arguments": json.dumps(arguments, ensure_ascii=False)}
     return {"id": string_in(block, "id", where), "type": "function", "function": function}
-
-
-def _to_part(block: Any, where: str) -> Part:
-    """Convert a text, an image or a document to a chat's content part. Raises InvalidArgument."""
-    block = block if isinstance(block, dict) else _NO_FIELDS
-    source = block.get("source") if isinstance(block.get("source"), dict) else _NO_FIELDS
-    text: Any = None
-    match block.get("type"), source.get("type"):
-        case "text", _:
-            text = block.get("text")
-        case "document", "text":
-            text = source.get("data")
-        case "image", "base64" | "url":
-            return to_media_part("image_url", {"url": _to_url(source, f"{where}.source")}, where)
-        case "document", "base64" | "url":
-            name = string_in(block, "title", where) if block.get("title") else "document"
-            return to_media_part("file", {"filename": name, "file_data": _to_url(source, f"{where}.source")}, where)
-    if not isinstance(text, str):
-        raise InvalidArgument(
-            f"{where} has type {str(block.get('type'))[:50]!r}, which is not known here, or is incomplete; known: "
-            '"text", "image" (base64, url) and "document" (base64, url, text), from a user also "tool_result", from an '
-            'assistant "tool_use" and "thinking"',
-            code="unsupported_content",
-            param=where,
-        )
-    return {"type": "text", "text": text}
-
-
-def _to_url(source: Block, where: str) -> str:
-    """Returns the URL that a source names, or one that holds its data. Raises InvalidArgument."""
-    if source["type"] == "url":
-        reject_unknown_fields(source, ("type", "url"), where)
-        return string_in(source, "url", where)
-    reject_unknown_fields(source, ("type", "media_type", "data"), where)
-    return f"data:{string_in(source, 'media_type', where)};base64,{string_in(source, 'data', where)}"
 
 
 # -- tools and formats
