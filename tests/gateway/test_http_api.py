@@ -4,7 +4,7 @@ import asyncio
 import json
 import re
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +15,8 @@ from openai.types.chat import ChatCompletionMessageParam
 from pointsman_gateway.http.app import build_api, build_app
 from pointsman_gateway.http.asgi_app import GatewayApp
 from pointsman_gateway.http.server import serve_http
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from tests.gateway.doubles.config_folder import IN_CHAT, IN_POLICY, IN_TRIAGE
 from tests.gateway.doubles.engine import BREAK, DONE, TOO_LONG, ScriptedEngine, answer, beginning, chunk, usage
@@ -254,6 +256,26 @@ async def test_the_schema_is_built_outside_the_event_loop() -> None:
         answers = await asyncio.gather(*(client.get("/openapi.json") for _ in range(3)))
     assert [answered.json() for answered in answers] == [build()] * 3
     assert threading.main_thread() not in threads
+
+
+class CountedCollects(Collector):
+    """Counts how often the metrics are collected."""
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    def collect(self) -> Iterator[Metric]:
+        self.times += 1
+        yield CounterMetricFamily("collects", "-", value=self.times)
+
+
+async def test_all_who_ask_at_once_get_the_same_metrics_page(gateway: Gateway, http: httpx.AsyncClient) -> None:
+    collector = CountedCollects()
+    gateway.components.registry.register(collector)
+    pages = await asyncio.gather(*(http.get("/metrics") for _ in range(20)))
+    assert collector.times < 5, "each page is served for a second"
+    assert len({page.text for page in pages}) == collector.times
+    assert pages[0].headers["content-encoding"] == "gzip"
 
 
 async def test_metrics_are_prometheus_text(http: httpx.AsyncClient) -> None:

@@ -218,6 +218,13 @@ async def test_the_metrics_page_is_the_sum_over_all_workers(workers: Workers) ->
     assert await workers.gateway.metric("pointsman_worker_up") == len(pids)
 
 
+async def test_all_workers_serve_the_same_metrics_page(workers: Workers) -> None:
+    """Building it costs each of them tens of milliseconds, and asking needs no key."""
+    answers = await asyncio.gather(*(workers.gateway.look("/metrics") for _ in range(20)))
+    assert {status for status, _ in answers} == {200}
+    assert len({page for _, page in answers}) <= 5  # on a slow machine the page may expire meanwhile
+
+
 async def _counts(workers: Workers, total: int) -> bool:
     return await workers.counted() == total
 

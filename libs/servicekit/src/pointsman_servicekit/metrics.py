@@ -13,11 +13,12 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
-from prometheus_client import CollectorRegistry, Gauge, Histogram, make_wsgi_app
+from prometheus_client import CollectorRegistry, Gauge, Histogram
 from prometheus_client.core import Exemplar, Metric
 from prometheus_client.exposition import ThreadingWSGIServer
 
 from pointsman_servicekit.grpc_errors import Context, Handler, HandlerInterceptor, Method, wrap_handler
+from pointsman_servicekit.metrics_page import ThreadedMetricsPages, encode_page, format_of
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication
@@ -29,6 +30,7 @@ def serving_metrics(
 ) -> Iterator[int]:
     """Serves `/metrics`, `/healthz` and `/readyz` from a thread for the length of the block; yields the port.
 
+    The metrics are up to a second old (`ThreadedMetricsPages`).
     `listen` is an address such as "127.0.0.1:0" (any free port) or "[::]:9082" (IPv6, and IPv4 if the system has it).
     `/healthz` returns 200 while the process runs; `/readyz` calls `is_ready` in that thread. The probes use HTTP
     because Kubernetes' gRPC probe does not support TLS. Raises OSError if the port cannot be bound.
@@ -50,7 +52,7 @@ def serving_metrics(
 
 
 def _app(registry: CollectorRegistry, is_ready: Callable[[], bool]) -> "WSGIApplication":
-    metrics: WSGIApplication = make_wsgi_app(registry)
+    pages = ThreadedMetricsPages(lambda format: encode_page(format, registry))
 
     def app(environ: dict[str, Any], start_response: "StartResponse") -> Iterable[bytes]:
         if environ["PATH_INFO"] == "/healthz":
@@ -58,7 +60,12 @@ def _app(registry: CollectorRegistry, is_ready: Callable[[], bool]) -> "WSGIAppl
         if environ["PATH_INFO"] == "/readyz":
             status, word = ("200 OK", "ready") if is_ready() else ("503 Service Unavailable", "not ready")
             return _say(status, word, start_response)
-        return metrics(environ, start_response)
+        if environ["REQUEST_METHOD"] != "GET":
+            return _say("405 Method Not Allowed", "use GET", start_response)
+        found = pages.find(format_of(environ.get("HTTP_ACCEPT", "")))
+        headers, body = found.page.respond(environ.get("HTTP_ACCEPT_ENCODING", ""))
+        start_response("200 OK", list(headers.items()))
+        return [body]
 
     return app
 
@@ -249,18 +256,18 @@ class MergedMetrics:
     def retire(self, last: Dump) -> None:
         """Keeps the counters and histograms of a process that has ended."""
         cumulative = [family for family in last if family[2] in CUMULATIVE]
-        self._ended = dump_metrics(_Collected(merge([self._ended, cumulative], {})))  # type: ignore[arg-type]  # it only collects
+        self._ended = dump_metrics(CollectedMetrics(merge([self._ended, cumulative], {})))  # type: ignore[arg-type]  # it only collects
 
-    def page(self, dumps: Iterable[Dump], more: Iterable[Metric] = ()) -> "_Collected":
+    def page(self, dumps: Iterable[Dump], more: Iterable[Metric] = ()) -> "CollectedMetrics":
         """Returns a registry for prometheus_client's encoders; `more` are metrics of this process."""
-        return _Collected([*merge([*dumps, self._ended], self._gauges), *more])
+        return CollectedMetrics([*merge([*dumps, self._ended], self._gauges), *more])
 
 
-class _Collected:
+class CollectedMetrics:
     """A registry of collected metrics, with the methods that prometheus_client's encoders call."""
 
-    def __init__(self, families: Sequence[Metric]) -> None:
-        self._families = families
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families = list(families)
 
     def collect(self) -> Iterator[Metric]:
         return iter(self._families)

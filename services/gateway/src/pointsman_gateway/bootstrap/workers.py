@@ -1,5 +1,6 @@
 """Runs several gateway processes on the same ports: what they share, and how their metrics become one page."""
 
+import asyncio
 import os
 import socket
 import sys
@@ -9,10 +10,10 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from pointsman_servicekit.metrics import Combine, Dump, MergedMetrics, dump_metrics
+from pointsman_servicekit.metrics_page import MetricsPage, MetricsPages, decode_page, encode_page
 from pointsman_servicekit.process import wait_for_stop_signal
 from pointsman_servicekit.workers import MERGED_ANSWER_TIMEOUT, Peer, Supervisor, Worker
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.exposition import choose_encoder
 
 from pointsman_gateway.bootstrap.app import GatewayComponents
 from pointsman_gateway.settings import Settings
@@ -46,10 +47,10 @@ class Siblings:
     async def report_serving(self) -> None:
         await self._supervisor.ask("serving")
 
-    async def metrics_page(self, accept: str) -> tuple[str, str]:
-        """Returns content type and text of one page with the metrics of all workers. Raises Unavailable."""
-        content_type, text = await self._supervisor.ask("page", accept, MERGED_ANSWER_TIMEOUT)
-        return content_type, text
+    async def metrics_page(self, format: str) -> MetricsPage:
+        """Returns one page with the metrics of all workers. Raises Unavailable."""
+        text, expires = await self._supervisor.ask("page", format, MERGED_ANSWER_TIMEOUT)
+        return await asyncio.to_thread(decode_page, format, text, expires)
 
     async def states(self) -> list[dict[str, Any]]:
         """Returns number, pid, configuration and requests in progress of each worker. Raises Unavailable."""
@@ -74,15 +75,20 @@ class _Group:
         """The last metrics of each worker, by its number."""
         program = (sys.executable, "-m", "pointsman_gateway")
         self.supervisor = Supervisor(program, environment, workers, self._retire)
+        self._pages = MetricsPages(self._build_page)
         self.supervisor.handlers |= {"page": self._page, "states": self._states}
 
     def _retire(self, worker: Worker) -> None:
         self._metrics.retire(self._dumps.pop(worker.number, ()))
 
-    async def _page(self, accept: str) -> tuple[str, str]:
+    async def _page(self, format: str) -> tuple[str, float]:
+        """Returns text and expiry of the page; it expires for all workers together, so that no counter falls."""
+        found = await self._pages.find(format)
+        return found.page.text.decode(), found.expires
+
+    async def _build_page(self, format: str) -> MetricsPage:
         self._dumps |= {worker.number: dump for worker, dump in await self.supervisor.ask_all("metrics")}
-        encode, content_type = choose_encoder(accept)
-        return content_type, encode(self._metrics.page(self._dumps.values(), self._own_metrics())).decode()
+        return encode_page(format, self._metrics.page(self._dumps.values(), self._own_metrics()))
 
     async def _states(self, _: Any) -> list[dict[str, Any]]:
         answers = {worker.number: state for worker, state in await self.supervisor.ask_all("state")}

@@ -22,6 +22,7 @@ from pointsman_gateway.http.asgi_answer import ClientDisconnected
 from pointsman_gateway.http.asgi_app import AZURE_PREFIX, GatewayApp
 from pointsman_gateway.http.console import add_console
 from pointsman_gateway.http.dependencies import HAS_RECEIPT, ConversationRoute, HttpDependencies, dependencies_of
+from pointsman_gateway.http.description import add_description
 from pointsman_gateway.http.encoding import MESSAGES_PATH, error_format_of, error_headers
 from pointsman_gateway.http.openai.chat import CHAT, chat
 from pointsman_gateway.http.openai.completions import complete
@@ -126,9 +127,7 @@ def build_api(dependencies: HttpDependencies) -> FastAPI:
     app.get("/healthz")(routes.live)
     app.get("/readyz")(routes.ready)
     if not dependencies.has_metrics_port:
-        app.get("/metrics")(routes.metrics)
-        app.get("/docs", include_in_schema=False)(routes.docs)
-        app.add_route("/openapi.json", routes.schema, include_in_schema=False)  # FastAPI's would build it in the loop
+        add_description(app, lambda: app.openapi())
     add_admin_api(app)
     if dependencies.console is not None:
         add_console(app)
@@ -141,13 +140,9 @@ def build_metrics_app(dependencies: HttpDependencies) -> ASGIApp:
     """Returns an application with metrics, schema and health checks alone, for a port that API clients cannot reach."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     app.state.dependencies = dependencies
-    document = build_api(dependencies).openapi()
-    app.openapi = lambda: document  # type: ignore[method-assign]  # the way that FastAPI documents
     app.get("/healthz")(routes.live)
     app.get("/readyz")(routes.ready)
-    app.get("/metrics")(routes.metrics)
-    app.get("/docs")(routes.docs)
-    app.get("/openapi.json")(routes.schema)
+    add_description(app, build_api(dependencies).openapi)
     return app
 
 

@@ -9,6 +9,8 @@ from fastapi import Request
 from pointsman_servicekit.buffer_budget import BufferedBytesBudget
 from pointsman_servicekit.errors import InvalidArgument
 from pointsman_servicekit.keys.administration import Administration
+from pointsman_servicekit.metrics import CollectedMetrics
+from pointsman_servicekit.metrics_page import MetricsPage, encode_page
 from prometheus_client import CollectorRegistry
 from starlette.responses import Response
 
@@ -43,8 +45,8 @@ class Configuration(Protocol):
 class Workers(Protocol):
     """Access to the other gateway processes on the same ports."""
 
-    async def metrics_page(self, accept: str) -> tuple[str, str]:
-        """Returns content type and text of one page with the metrics of all processes; raises Unavailable."""
+    async def metrics_page(self, format: str) -> MetricsPage:
+        """Returns one page with the metrics of all processes; raises Unavailable."""
         ...
 
     async def states(self) -> list[dict[str, Any]]:
@@ -77,6 +79,13 @@ class HttpDependencies:
     """Single sign-on of the active configuration; None without it."""
     administration: Administration | None = None
     """None without Redis, because then there are no keys."""
+
+    async def build_metrics_page(self, format: str) -> MetricsPage:
+        """Returns the metrics of all processes, or of the only one. Encodes them in a thread, since that takes long."""
+        if self.workers:
+            return await self.workers.metrics_page(format)
+        collected = CollectedMetrics(self.registry.collect())  # here, where requests do not change them meanwhile
+        return await asyncio.to_thread(encode_page, format, collected)
 
     async def states_of_workers(self) -> list[dict[str, Any]]:
         """Return the state of each process; empty if this is the only process."""

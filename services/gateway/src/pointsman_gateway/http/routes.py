@@ -1,6 +1,5 @@
-"""The routes for decisions, feedback, models, tasks, the configuration, health and metrics."""
+"""The routes for decisions, feedback, models, tasks, the configuration and health."""
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -8,9 +7,8 @@ from typing import Annotated, Any
 from fastapi import Query, Request
 from fastapi.responses import JSONResponse, PlainTextResponse
 from pointsman_servicekit.errors import InvalidArgument, NotFound, PermissionDenied
-from prometheus_client.exposition import choose_encoder
 from pydantic import Field
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import Response
 
 from pointsman_gateway.domain import Caller, Decision, Feedback, Path, PathScore, Prompt
 from pointsman_gateway.domain.path import Catalog
@@ -200,26 +198,3 @@ async def ready(
     if not engines or dependencies.configuration.current.engines.any_ready:
         return PlainTextResponse("ready\n")
     return PlainTextResponse("no engine is ready\n", status_code=503, headers={"retry-after": "5"})
-
-
-async def docs() -> Response:
-    """Redirects to the OpenAPI schema, from where FastAPI applications have their documentation."""
-    return RedirectResponse("openapi.json")
-
-
-async def schema(request: Request) -> Response:
-    """Returns the OpenAPI schema, which the first request builds: in a thread, since that takes 0.2 s."""
-    return JSONResponse(await asyncio.to_thread(request.app.openapi))
-
-
-async def metrics(request: Request) -> Response:
-    """Returns all metrics in the OpenMetrics format, with exemplars, if the client accepts it, else in Prometheus's."""
-    dependencies, accept = dependencies_of(request), request.headers.get("accept", "")
-    page: bytes | str
-    if dependencies.workers:
-        content_type, page = await dependencies.workers.metrics_page(accept)
-    else:
-        write, content_type = choose_encoder(accept)
-        page = write(dependencies.registry)
-    # Starlette would add a charset to a `media_type` that has one already.
-    return Response(page, headers={"content-type": content_type})

@@ -1,0 +1,109 @@
+"""A service's metrics as the text that Prometheus reads.
+
+Encoding all metrics takes tens of milliseconds, and whoever reaches the port may ask for them. So each format's page is
+built at most once a second, by one caller while others wait for it, and its bytes are shared by all.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any
+
+from prometheus_client.exposition import choose_encoder
+
+from pointsman_servicekit.shared_page import SharedPage, to_shared_page
+
+MAX_AGE_SECONDS = 1.0
+"""For which a page is served after it has been built."""
+
+OPENMETRICS = "application/openmetrics-text"
+PLAIN = "text/plain"
+
+_ENCODERS: Mapping[str, tuple[Callable[[Any], bytes], str]] = {
+    OPENMETRICS: choose_encoder(OPENMETRICS),
+    PLAIN: choose_encoder(PLAIN),
+}
+"""The encoder and the content type of each format. There are no others: otherwise a client could have a page built for
+each version and each escaping of names that it asks for."""
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsPage:
+    """The metrics in one format."""
+
+    page: SharedPage
+    expires: float
+    """On the clock of `time.monotonic`, which all processes of a machine share."""
+
+    @property
+    def is_fresh(self) -> bool:
+        return time.monotonic() < self.expires
+
+
+def format_of(accept: str) -> str:
+    """Returns the format that a client asks for: OpenMetrics if its Accept header names it, else Prometheus's text."""
+    kinds = (part.partition(";")[0].strip().lower() for part in accept.split(","))
+    return OPENMETRICS if OPENMETRICS in kinds else PLAIN
+
+
+def encode_page(format: str, registry: Any) -> MetricsPage:
+    """Encodes the metrics of a registry, or of `CollectedMetrics`, in a format of `format_of`."""
+    encode, _ = _ENCODERS[format]
+    page = _to_page(format, encode(registry))
+    return MetricsPage(page, time.monotonic() + MAX_AGE_SECONDS)  # from the end, or a slow page would expire at once
+
+
+def decode_page(format: str, text: str, expires: float) -> MetricsPage:
+    """Returns a page that another process has encoded."""
+    return MetricsPage(_to_page(format, text.encode()), expires)
+
+
+def _to_page(format: str, text: bytes) -> SharedPage:
+    return to_shared_page(text, _ENCODERS[format][1])
+
+
+class ThreadedMetricsPages:
+    """The page of each format, for a server that calls from threads."""
+
+    def __init__(self, build: Callable[[str], MetricsPage]) -> None:
+        """Takes the function that builds the page of a format; it runs in one thread at a time."""
+        self._build = build
+        self._pages: dict[str, MetricsPage] = {}
+        self._lock = Lock()
+
+    def find(self, format: str) -> MetricsPage:
+        """Returns the page, which is up to `MAX_AGE_SECONDS` old."""
+        with self._lock:
+            page = self._pages.get(format)
+            if page is None or not page.is_fresh:
+                page = self._pages[format] = self._build(format)
+        return page
+
+
+class MetricsPages:
+    """The page of each format, for a server on an event loop."""
+
+    def __init__(self, build: Callable[[str], Awaitable[MetricsPage]]) -> None:
+        """Takes the function that builds the page of a format."""
+        self._build = build
+        self._pages: dict[str, MetricsPage] = {}
+        self._builds: dict[str, asyncio.Task[MetricsPage]] = {}
+
+    async def find(self, format: str) -> MetricsPage:
+        """Returns the page, which is up to `MAX_AGE_SECONDS` old; raises what its builder raises."""
+        page = self._pages.get(format)
+        if page is not None and page.is_fresh:
+            return page
+        build = self._builds.get(format)
+        if build is None:
+            build = self._builds[format] = asyncio.create_task(self._rebuild(format), name="metrics page")
+        return await asyncio.shield(build)  # a caller may disconnect while others wait
+
+    async def _rebuild(self, format: str) -> MetricsPage:
+        try:
+            page = self._pages[format] = await self._build(format)
+            return page
+        finally:
+            del self._builds[format]

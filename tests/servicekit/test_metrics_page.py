@@ -1,0 +1,107 @@
+"""The metrics page is built at most once a second, however many clients ask for it."""
+
+import asyncio
+import gzip
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from pointsman_servicekit import metrics_page
+from pointsman_servicekit.metrics import CollectedMetrics, serving_metrics
+from pointsman_servicekit.metrics_page import OPENMETRICS, PLAIN, MetricsPage, MetricsPages, encode_page, format_of
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, Metric
+
+
+class CountedCollects:
+    """A collector that counts how often its metrics are collected, and exports the number."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.times = 0
+        self.registry.register(self)
+
+    def collect(self) -> Iterator[Metric]:
+        self.times += 1
+        yield CounterMetricFamily("collects", "-", value=self.times)
+
+
+def pages_of(collector: CountedCollects) -> MetricsPages:
+    async def build(format: str) -> MetricsPage:
+        collected = CollectedMetrics(collector.registry.collect())
+        await asyncio.sleep(0)
+        return encode_page(format, collected)
+
+    return MetricsPages(build)
+
+
+async def test_callers_at_the_same_time_share_one_page() -> None:
+    collector = CountedCollects()
+    pages = pages_of(collector)
+    found = await asyncio.gather(*(pages.find(PLAIN) for _ in range(50)))
+    assert collector.times == 1
+    assert all(one is found[0] for one in found)
+    assert await pages.find(PLAIN) is found[0]
+
+
+async def test_a_caller_that_gives_up_takes_the_page_from_nobody() -> None:
+    collector = CountedCollects()
+    pages = pages_of(collector)
+    first, second = (asyncio.ensure_future(pages.find(PLAIN)) for _ in range(2))
+    await asyncio.sleep(0)
+    first.cancel()
+    assert b"collects_total 1.0" in (await second).page.text
+
+
+async def test_a_page_is_built_again_once_it_has_expired(monkeypatch: pytest.MonkeyPatch) -> None:
+    collector = CountedCollects()
+    pages = pages_of(collector)
+    monkeypatch.setattr(metrics_page, "MAX_AGE_SECONDS", 0)
+    await pages.find(PLAIN)
+    assert b"collects_total 2.0" in (await pages.find(PLAIN)).page.text
+
+
+async def test_a_failed_build_is_reported_and_tried_again() -> None:
+    collector, fails = CountedCollects(), True
+
+    async def build(format: str) -> MetricsPage:
+        if fails:
+            raise OSError("away")
+        return encode_page(format, collector.registry)
+
+    pages = MetricsPages(build)
+    with pytest.raises(OSError, match="away"):
+        await pages.find(PLAIN)
+    fails = False
+    assert b"collects_total" in (await pages.find(PLAIN)).page.text
+
+
+def test_there_are_two_formats_whatever_a_client_accepts() -> None:
+    newest = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,text/plain;version=0.0.4;q=0.3"
+    accepted = ["", "*/*", "text/plain;version=1.0.0;escaping=dots", "application/openmetrics-text;version=x", newest]
+    assert [format_of(header) for header in accepted] == [PLAIN, PLAIN, PLAIN, OPENMETRICS, OPENMETRICS]
+
+
+def test_the_endpoint_builds_one_page_for_all_threads_and_paths() -> None:
+    collector = CountedCollects()
+
+    def read(number: int) -> bytes:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics?name[]=x{number}") as response:
+            page: bytes = response.read()
+            return page
+
+    with serving_metrics("127.0.0.1:0", collector.registry) as port, ThreadPoolExecutor(4) as threads:
+        pages = set(threads.map(read, range(20)))
+    assert len(pages) == collector.times
+    assert collector.times < 20, "each page is served for a second"
+
+
+@pytest.mark.parametrize(("accepted", "compressed"), [("gzip", True), ("br, gzip;q=0.5", True), ("gzip;q=0", False)])
+def test_the_endpoint_compresses_for_clients_that_accept_it(accepted: str, compressed: bool) -> None:
+    with serving_metrics("127.0.0.1:0", CountedCollects().registry) as port:
+        request = urllib.request.Request(f"http://127.0.0.1:{port}/metrics", headers={"accept-encoding": accepted})
+        with urllib.request.urlopen(request) as response:
+            assert (response.headers["content-encoding"] == "gzip") is compressed
+            body = response.read()
+    assert b"collects_total" in (gzip.decompress(body) if compressed else body)
