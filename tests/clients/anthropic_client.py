@@ -117,6 +117,25 @@ def tool_results(url: str) -> None:
     ]
     second = messages(url).create(**CAPITAL | {"messages": later, "tools": [TOOL]})
     assert second.usage.input_tokens > first.usage.input_tokens + 20, (first, second)
+    tool_runner(url)
+
+
+def tool_runner(url: str) -> None:
+    """The runner calls the function, and sends its result with the whole conversation."""
+    cities: list[str] = []
+
+    @anthropic.beta_tool(input_schema=TOOL["input_schema"])
+    def get_weather(city: str) -> str:
+        """The weather of a city"""
+        cities.append(city)
+        return "sunny"
+
+    runner = anthropic.Anthropic(base_url=url, api_key="none", max_retries=0).beta.messages.tool_runner(
+        **FORECAST | {"tools": [get_weather]}, max_iterations=2
+    )
+    first, second = runner
+    assert cities, first  # the second one calls it again, since `tool_choice` names it
+    assert second.usage.input_tokens > first.usage.input_tokens + 20, (first, second)
 
 
 def structured(url: str) -> None:

@@ -2,6 +2,7 @@
 
 export const CHAT = "chat completions";
 export const RESPONSES = "responses";
+export const MESSAGES = "messages";
 export const EMBEDDINGS = "embeddings";
 export const BASE_MODEL = "smollm2-135m";
 export const EMBEDDING_MODEL = "minilm";

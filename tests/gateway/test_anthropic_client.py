@@ -70,6 +70,7 @@ async def test_everything_that_a_client_does(
     await plain(client, engine)
     await streamed(client, engine)
     await with_tools(client, engine)
+    await with_a_tool_runner(client, engine)
     await structured(client, engine)
     await counted(client, engine)
     await beta(client, engine)
@@ -131,6 +132,25 @@ async def with_tools(client: anthropic.AsyncAnthropic, engine: ScriptedEngine) -
         "tool",
     )
     assert (told["tool_choice"]["function"], told["parallel_tool_calls"]) == ({"name": "weather"}, False)
+
+
+async def with_a_tool_runner(client: anthropic.AsyncAnthropic, engine: ScriptedEngine) -> None:
+    """The runner sends only what is new at first, and the whole conversation if the server keeps none."""
+
+    @anthropic.beta_async_tool
+    async def weather(city: str) -> str:
+        """The weather of a city."""
+        engine.says(*answer("It is ", "sunny."))
+        return f"sunny in {city}"
+
+    for streams in (False, True):
+        engine.says(*CALLS)
+        runner: Any = client.beta.messages.tool_runner(**ASKED, tools=[weather], stream=streams)
+        message = await runner.until_done()
+        assert "".join(block.text for block in message.content if block.type == "text") == "It is sunny."
+        roles = [each["role"] for each in engine.bodies[-1]["messages"] if each["role"] != "system"]
+        assert roles[-3:] == ["user", "assistant", "tool"]
+        assert engine.bodies[-1]["messages"][-1]["content"] == "sunny in Rome"
 
 
 async def structured(client: anthropic.AsyncAnthropic, engine: ScriptedEngine) -> None:

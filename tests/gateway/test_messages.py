@@ -364,6 +364,7 @@ REJECTED: list[tuple[dict[str, Any], str, str | None]] = [
     ({"tools": [TOOL], "tool_choice": {"type": ["auto"]}}, "bad_parameter", "tool_choice.type"),
     ({"mcp_servers": [{"url": "http://x"}]}, "unsupported_parameter", "mcp_servers"),
     ({"container": "c"}, "unsupported_parameter", "container"),
+    ({"thread": {"type": "create"}}, "thread_unsupported_request", "thread"),
     ({"n": 2}, "bad_parameter", "n"),
     ({"top_k": -1}, "bad_parameter", "top_k"),
     ({"temperature": 3}, "bad_parameter", "temperature"),

@@ -47,7 +47,7 @@ _BY_FAULT: Mapping[Fault, str] = {
         body_too_complex body_too_deep too_many_messages too_many_tools too_many_functions
         other_site unknown_host bad_content_type not_operator missing_token bad_token unknown_token role_too_low
         bad_expiry long_lived_token login_failed malformed_key missing_claim no_grant no_keys not_admin
-        unknown_signing_key unknown_tenant wrong_algorithm
+        unknown_signing_key unknown_tenant wrong_algorithm thread_unsupported_request
     """,
     Fault.LIMITS: """
         requests_per_minute tokens_per_minute concurrent_streams dollars_per_day dollars_per_month quota_exceeded

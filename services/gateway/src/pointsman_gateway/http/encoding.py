@@ -44,6 +44,9 @@ ANTHROPIC_ERRORS = {
 MESSAGES_PATH = "/v1/messages"
 """Anthropic's route; errors of all paths that begin like this have Anthropic's format."""
 
+THREAD_UNSUPPORTED = "thread_unsupported_request"
+"""Anthropic's code, upon which its clients send the whole conversation."""
+
 to_json = msgspec.json.Encoder().encode
 _to_latin_1 = methodcaller("encode", "latin-1")
 
@@ -117,12 +120,17 @@ def openai_error_of(field: str) -> ErrorFormat:
 
 
 def anthropic_error(error: PointsmanError) -> tuple[int, dict[str, Any]]:
-    """Returns status and body of an error in Anthropic's format, with `code` and `param` in addition."""
+    """Returns status and body of an error in Anthropic's format, with `code` and `param` in addition.
+
+    The only `details` that Anthropic's clients act on are those of a refused `thread`.
+    """
     status, kind = ANTHROPIC_ERRORS.get(error.http_status, ANTHROPIC_ERRORS[500])
     if error.code == "body_too_large":
         status, kind = 413, "request_too_large"
-    details = {"type": kind, "message": error.message, "code": error.code, "param": error.param}
-    return status, {"type": "error", "error": details, "request_id": request_id.get()}
+    body: dict[str, Any] = {"type": kind, "message": error.message, "code": error.code, "param": error.param}
+    if error.code == THREAD_UNSUPPORTED:
+        body["details"] = {"error_code": error.code, "unsupported": [error.param]}
+    return status, {"type": "error", "error": body, "request_id": request_id.get()}
 
 
 def error_format_of(path: str) -> ErrorFormat:

@@ -32,7 +32,7 @@ from pointsman_gateway.http.dependencies import (
     dependencies_of,
     respond,
 )
-from pointsman_gateway.http.encoding import MESSAGES_PATH, Encoder, anthropic_error
+from pointsman_gateway.http.encoding import MESSAGES_PATH, THREAD_UNSUPPORTED, Encoder, anthropic_error
 from pointsman_gateway.http.openai.chat import decode_body
 from pointsman_gateway.http.openai.fields import (
     FailFastDict,
@@ -54,6 +54,10 @@ REJECTED_FIELDS = {
     "mcp_servers": "the gateway calls no tools; let the client call the server, and send its tools as 'tools'",
 }
 """Fields that would need a part that the gateway does not have, and what to do instead."""
+THREAD = "thread"
+"""Anthropic's field for a conversation that the server keeps. Its clients send the new messages only, but the whole
+conversation without the field if the answer has the code for that."""
+NOT_SENT = IGNORED_FIELDS | REJECTED_FIELDS.keys() | {THREAD}
 _NO_FIELDS: Mapping[str, Any] = {}
 
 
@@ -178,6 +182,9 @@ def _split_metadata(metadata: Mapping[str, str | None]) -> tuple[str, Mapping[st
 def _to_fields(body: MessagesBody, continues: bool) -> Mapping[str, Any]:
     """Returns the engine's fields by their names in chat completions; raises InvalidArgument."""
     extra = body.model_extra or _NO_FIELDS
+    if extra.get(THREAD):
+        message = f"'{THREAD}': no conversation is kept; send all messages, without this field"
+        raise InvalidArgument(message, code=THREAD_UNSUPPORTED, param=THREAD)
     for name, advice in REJECTED_FIELDS.items():
         if extra.get(name):
             raise InvalidArgument(f"'{name}': {advice}", code="unsupported_parameter", param=name)
@@ -198,7 +205,7 @@ def _to_fields(body: MessagesBody, continues: bool) -> Mapping[str, Any]:
         "add_generation_prompt": False if continues else None,
     }
     reject_non_finite(fields)
-    own = {name: value for name, value in extra.items() if name not in IGNORED_FIELDS | REJECTED_FIELDS.keys()}
+    own = {name: value for name, value in extra.items() if name not in NOT_SENT}
     return {**own, **{name: value for name, value in fields.items() if value is not None}}
 
 
