@@ -9,6 +9,7 @@ import httpx
 import openai
 import pytest
 from pointsman_gateway.http.asgi_answer import send_error
+from pointsman_gateway.http.encoding import error_headers
 from pointsman_servicekit.errors import (
     DeadlineExceeded,
     FailedPrecondition,
@@ -206,6 +207,12 @@ CLASSES: list[tuple[type[PointsmanError], type[openai.APIStatusError], str]] = [
     (DeadlineExceeded, openai.InternalServerError, "server_error"),
     (Internal, openai.InternalServerError, "server_error"),
 ]
+
+
+def test_the_time_to_wait_is_rounded_up() -> None:
+    """Clients wait exactly as long as the header says, and count the retry."""
+    waits = [error_headers(Unavailable("-", code="c", retry_after=seconds)) for seconds in (0.1, 1.0, 21.4, 21.6)]
+    assert [headers["retry-after"] for headers in waits] == ["1", "1", "22", "22"]
 
 
 @pytest.mark.parametrize(("error", "raised", "kind"), CLASSES)

@@ -340,7 +340,22 @@ async def test_headers_report_the_tighter_limit(valkey: Valkey, times: Times) ->
             "x-ratelimit-limit-tokens": "500", "x-ratelimit-remaining-tokens": "300",
         }  # fmt: skip
         assert all(reset.endswith("s") for reset in resets)
-    assert [to_duration(0.25), to_duration(12.4), to_duration(60), to_duration(360)] == ["250ms", "12s", "1m0s", "6m0s"]
+
+
+def test_times_until_a_reset_are_rounded_up() -> None:
+    """A client that waits as long as it is told is not too early."""
+    seconds = 0.25, 0.2501, 0.9996, 12, 12.4, 59.1, 60, 360
+    assert [to_duration(each) for each in seconds] == ["250ms", "251ms", "1s", "12s", "13s", "1m0s", "1m0s", "6m0s"]
+
+
+async def test_dollars_in_messages_have_no_exponent(valkey: Valkey, times: Times) -> None:
+    issued = await issue(valkey.url, Limits(dollars_per_day=0.00002))
+    async with counter_at(valkey.url, times) as counter:
+        caller = await counter.caller(issued)
+        hold = await entered(counter, caller)
+        expected = "0.00002 dollars a day, and this request alone may need 0.0012"
+        with pytest.raises(ResourceExhausted, match=expected):
+            await hold.afford(0.0012)
 
 
 async def test_a_key_without_limits_needs_no_lease_and_has_no_headers(valkey: Valkey) -> None:

@@ -6,6 +6,7 @@ so that they are read like those of every other engine.
 
 import asyncio
 import importlib
+import math
 import os
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -176,9 +177,10 @@ def _connection_errors() -> type[Exception]:
 def _retry_after(error: Exception) -> float | None:
     headers = getattr(getattr(error, "response", None), "headers", None) or {}
     try:
-        return float(headers.get("retry-after", ""))
+        seconds = float(headers.get("retry-after", ""))
     except ValueError:
         return None
+    return seconds if 0 < seconds < math.inf else None
 
 
 def _arguments(request: EngineRequest) -> dict[str, Any]:

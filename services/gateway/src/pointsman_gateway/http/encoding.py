@@ -1,6 +1,7 @@
 """The parts that all responses share: the protocol of encoders, JSON, errors in both dialects, usage and receipts."""
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from operator import methodcaller
@@ -146,7 +147,8 @@ def request_id_headers(id: bytes, error_format: ErrorFormat) -> Headers:
 
 
 def error_headers(error: PointsmanError) -> dict[str, str]:
-    return {"retry-after": str(max(1, round(error.retry_after)))} if error.retry_after is not None else {}
+    # Rounded up, because clients wait exactly this long.
+    return {"retry-after": str(max(1, math.ceil(error.retry_after)))} if error.retry_after is not None else {}
 
 
 def error_response(

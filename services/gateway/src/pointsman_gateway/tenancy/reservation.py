@@ -1,6 +1,8 @@
 """Reserves a request's share of its key's limits until the request ends, and creates the errors of a refusal."""
 
+import math
 from collections.abc import Mapping
+from decimal import Decimal
 from functools import lru_cache
 from typing import Protocol
 
@@ -177,10 +179,11 @@ def _add_headers(headers: dict[str, str], names: tuple[str, str, str], limits: L
 
 
 def to_duration(seconds: float) -> str:
-    """Formats seconds as in OpenAI's headers: "250ms", "12s", "6m0s"."""
-    if seconds < 1:
-        return f"{round(seconds * 1000)}ms"
-    return _minutes_and_seconds(round(seconds))
+    """Formats seconds as in OpenAI's headers: "250ms", "12s", "6m0s". Rounds up, because clients wait that long."""
+    milliseconds = math.ceil(seconds * 1000)
+    if milliseconds < 1000:
+        return f"{milliseconds}ms"
+    return _minutes_and_seconds(math.ceil(seconds))
 
 
 @lru_cache(maxsize=128)
@@ -197,9 +200,8 @@ def exhausted(limit: LeasedLimit, need: int, now: float, without_redis: bool) ->
         return ResourceExhausted(message, code=limit.limit)
     retry_after = max(_retry_after(limit, need, now, without_redis), 0.1)
     reason = ", and Redis, which distributes them, is unavailable" if without_redis else ""
-    return ResourceExhausted(
-        f"{allowed}{reason}; try again in {retry_after:.1f} s", code=limit.limit, retry_after=retry_after
-    )
+    message = f"{allowed}{reason}; try again in {math.ceil(retry_after * 10) / 10} s"
+    return ResourceExhausted(message, code=limit.limit, retry_after=retry_after)
 
 
 def _price_unknown() -> ResourceExhausted:
@@ -223,4 +225,5 @@ def _retry_after(limit: LeasedLimit, need: int, now: float, without_redis: bool)
 
 
 def _to_text(limit: LeasedLimit, amount: int) -> str:
-    return f"{amount / NANO:.6g}" if limit.limit.startswith("dollars") else f"{amount:,}"
+    """Returns the amount in words; dollars with six digits, and never with an exponent."""
+    return f"{Decimal(f'{amount / NANO:.6g}'):f}" if limit.limit.startswith("dollars") else f"{amount:,}"
