@@ -15,9 +15,10 @@ import pytest
 from pointsman_embedding import MiniLM
 from pointsman_gateway.config.load import ConfigError, load_config
 from pointsman_gateway.domain import Caller, Request, UndecidedReceipt, Usage
-from pointsman_gateway.embeddings.models import BATCH_TEXTS, LocalEmbedder
+from pointsman_gateway.embeddings.models import BATCH_TEXTS, MAX_ADDED_TOKENS, MAX_HELD_BYTES, LocalEmbedder
 from pointsman_gateway.embeddings.stage import EmbeddingMetrics, EmbeddingRequest, Embeddings, PricedModel
 from pointsman_gateway.metering.gen_ai import GenAiMetrics
+from pointsman_servicekit.buffer_budget import BufferedBytesBudget
 from pointsman_servicekit.errors import DeadlineExceeded, PointsmanError, ResourceExhausted
 from prometheus_client import CollectorRegistry
 
@@ -257,6 +258,7 @@ def _answer(**more: Any) -> bytes:
         (_answer(), 3),
         (_answer(usage=None), 3),
         (_answer(usage={"prompt_tokens": "many"}), 3),
+        (_answer(usage={"total_tokens": 74}), 74),
     ],
 )
 async def test_usage_is_found_anywhere_in_the_answer_or_estimated(
@@ -266,6 +268,60 @@ async def test_usage_is_found_anywhere_in_the_answer_or_estimated(
     got = await http.post(URL, json={"model": "small", "input": "ten letter"})
     assert (got.status_code, got.content) == (200, answer)
     assert gateway.metric("pointsman_embedding_tokens_total", model="small") == tokens
+
+
+@pytest.mark.parametrize(
+    ("usage", "charged"),
+    [
+        (b'{"total_tokens": -5000000}', 3),
+        (b'{"total_tokens": 1000000000000}', 10 + MAX_ADDED_TOKENS),
+        (b'{"total_tokens": 75}', 10 + MAX_ADDED_TOKENS),
+        (b'{"total_tokens": true}', 3),
+        (b'{"total_tokens": 9.5}', 3),
+        (b'{"prompt_tokens": "9"}', 3),
+        (b'{"total_tokens": {"a": 1}}', 3),
+    ],
+)
+async def test_a_usage_that_cannot_be_is_capped_with_a_note(
+    http: httpx.AsyncClient,
+    gateway: Gateway,
+    engine: ScriptedEngine,
+    usage: bytes,
+    charged: int,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    engine.embeds = lambda body: b'{"data": [], "usage": %b}' % usage
+    got = await http.post(URL, json={"model": "small", "input": "ten letter"})
+    assert got.status_code == 200
+    assert gateway.metric("pointsman_embedding_tokens_total", model="small") == charged
+    assert gateway.metric("pointsman_embedding_usage_capped_total", model="small") == 1
+    assert "usage capped: the engine reported" in caplog.text
+
+
+@pytest.mark.parametrize("usage", [b"[" * 2000, b'{"a":' * 600 + b"1", b"1" * 4000])
+async def test_a_usage_that_cannot_be_read_is_estimated(
+    http: httpx.AsyncClient, gateway: Gateway, engine: ScriptedEngine, usage: bytes
+) -> None:
+    engine.embeds = lambda body: b'{"data": [], "usage": %b}' % usage
+    assert (await http.post(URL, json={"model": "small", "input": "ten letter"})).status_code == 200
+    assert gateway.metric("pointsman_embedding_tokens_total", model="small") == 3
+
+
+async def test_the_answers_of_endpoints_share_one_memory_budget(
+    gateway: Gateway, http: httpx.AsyncClient, engine: ScriptedEngine
+) -> None:
+    embeddings = gateway.components.reloader.current.embeddings
+    large = b'{"data": [' + b"0.5, " * 40_000 + b"1]}"
+    engine.embeds = lambda body: large
+    held = embeddings.reserve_answer()
+    held.grow("", MAX_HELD_BYTES // 2 - len(large) + 1)
+    refused = await http.post(URL, json={"model": "small", "input": "a"})
+    assert (refused.status_code, shapes.error(refused)["code"]) == (503, "overloaded")
+    held.release()
+    for _ in range(3):  # an answer that was sent, or refused, leaves nothing behind
+        assert (await http.post(URL, json={"model": "small", "input": "a"})).status_code == 200
+    held.grow("", MAX_HELD_BYTES // 2)
+    held.release()
 
 
 FAILURES: list[tuple[Any, int, str]] = [
@@ -398,7 +454,7 @@ def stage(model: LocalEmbedder, limits: Limits) -> Embeddings:
     metrics = EmbeddingMetrics(CollectorRegistry(), GenAiMetrics(CollectorRegistry()))
     tenancy: Any = limits  # it has the methods that the stage calls
     request_log: Any = Receipts()
-    return Embeddings({"m": PricedModel("m", model, 2.0)}, tenancy, metrics, request_log)
+    return Embeddings({"m": PricedModel("m", model, 2.0)}, tenancy, metrics, request_log, BufferedBytesBudget(1000))
 
 
 async def test_the_reservation_is_settled_with_the_actual_usage(minilm: MiniLM) -> None:

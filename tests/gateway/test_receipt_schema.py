@@ -70,6 +70,7 @@ UNDECIDED_CHANGED: Mapping[str, object] = {
     "usage.cached_tokens": Usage(20, 2, 6),
     "picodollars": {"embedding": 2_000_000},
     "guardrails": (GuardrailVerdict("pii", "request", "blocked", ("EMAIL_ADDRESS",)),),
+    "notes": ("usage capped: ...",),
 }
 
 

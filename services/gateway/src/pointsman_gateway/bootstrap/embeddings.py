@@ -1,9 +1,10 @@
 """Loads the embedding models for configurations that need them, and builds the models of `/v1/embeddings`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pointsman_servicekit.buffer_budget import BufferedBytesBudget
 from threadpoolctl import threadpool_limits
 
 from pointsman_gateway.bootstrap.engine_discovery import check_url
@@ -11,7 +12,7 @@ from pointsman_gateway.bootstrap.stages import LoadedModels
 from pointsman_gateway.config.load import Config, ConfigError
 from pointsman_gateway.config.models_file import EmbeddingConfig
 from pointsman_gateway.config.providers import auth_header
-from pointsman_gateway.embeddings.models import EmbeddingEndpoint, RemoteEmbedder
+from pointsman_gateway.embeddings.models import MAX_HELD_BYTES, EmbeddingEndpoint, RemoteEmbedder
 from pointsman_gateway.embeddings.stage import EmbeddingMetrics, Embeddings, PricedModel
 from pointsman_gateway.metering.gen_ai import POINTSMAN
 from pointsman_gateway.pipeline.ports import HttpPoster, RequestLog, Tenancy
@@ -72,6 +73,8 @@ class EmbeddingDependencies:
     metrics: EmbeddingMetrics
     request_log: RequestLog
     tracing: Instrumentation
+    answer_budget: BufferedBytesBudget = field(default_factory=lambda: BufferedBytesBudget(MAX_HELD_BYTES))
+    """The memory for the responses of endpoints, which outlives a configuration."""
 
 
 def build_embeddings(config: Config, loaded: LoadedModels, dependencies: EmbeddingDependencies) -> Embeddings:
@@ -91,7 +94,9 @@ def build_embeddings(config: Config, loaded: LoadedModels, dependencies: Embeddi
             provider = model.preset.gen_ai_provider
             models[name] = PricedModel(name, traced(remote, name, provider), price)
     models |= {alias: models[name] for alias, name in config.models.aliases.items() if name in models}
-    return Embeddings(models, dependencies.tenancy, dependencies.metrics, dependencies.request_log)
+    return Embeddings(
+        models, dependencies.tenancy, dependencies.metrics, dependencies.request_log, dependencies.answer_budget
+    )
 
 
 def _endpoint(name: str, model: EmbeddingConfig) -> EmbeddingEndpoint:

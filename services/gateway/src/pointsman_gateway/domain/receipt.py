@@ -234,6 +234,8 @@ class UndecidedReceipt:
     usage: Usage = field(default_factory=Usage)
     picodollars: Mapping[str, int] = field(default_factory=dict)
     guardrails: tuple[GuardrailVerdict, ...] = ()
+    notes: tuple[str, ...] = ()
+    """Remarks, such as on a reported usage that cannot be."""
 
     @property
     def cost_usd(self) -> float:

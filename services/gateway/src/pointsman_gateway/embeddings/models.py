@@ -29,6 +29,10 @@ from pointsman_gateway.pipeline.ports import HttpPoster, HttpReply, HttpUnreacha
 
 MAX_REPLY_BYTES = 128 * 1024 * 1024
 """Bytes: 2048 vectors of 3072 numbers in full."""
+MAX_HELD_BYTES = 2 * MAX_REPLY_BYTES
+"""Bytes of all responses of endpoints that a gateway holds at a time, until their clients have read them."""
+MAX_ADDED_TOKENS = 64
+"""Tokens that an engine may add to each text: special tokens and a prompt of the model's own."""
 USAGE_SEARCH_BYTES = 4096
 """Bytes at the start and the end of a response that are searched for its usage."""
 
@@ -66,28 +70,40 @@ class RemoteEmbedder:
         body = msgspec.json.encode({**inputs.body, "model": endpoint.model})
         try:
             reply = await self._http.post(
-                endpoint.url, endpoint.auth_header, body, inputs.request.deadline, MAX_REPLY_BYTES
+                endpoint.url, endpoint.auth_header, body, inputs.request.deadline, MAX_REPLY_BYTES, inputs.reserve
             )
         except HttpUnreachable as error:
             raise self._failed(str(error)) from error
         if reply.status != 200:
             raise self._refused(reply)
-        return EncodedEmbeddings(reply.pieces, self._tokens(reply, inputs))
+        tokens, note = self._tokens(reply, inputs)
+        return EncodedEmbeddings(reply.pieces, tokens, note=note)
 
-    def _tokens(self, reply: HttpReply, inputs: EmbeddingRequest) -> int:
-        """Returns the engine's count of tokens; parses only the ends of a response that may have megabytes."""
+    def _tokens(self, reply: HttpReply, inputs: EmbeddingRequest) -> tuple[int, str]:
+        """Returns the tokens to charge, and a note if the engine's count cannot be right.
+
+        Parses only the ends of a response that may have megabytes.
+        """
         head, tail = _ends(reply.pieces)
         if not head.lstrip().startswith(b"{") or not tail.rstrip().endswith(b"}"):
             raise self._failed(f"its answer is no JSON object: {head[:100]!r}")
         usage = _usage(tail) or _usage(head) or {}
         counted = usage.get("total_tokens") or usage.get("prompt_tokens")
-        # Without a count the estimate is charged.
-        return counted if isinstance(counted, int) else inputs.estimated_tokens
+        most = inputs.max_tokens + MAX_ADDED_TOKENS * inputs.count
+        if counted is None:  # the estimate is charged
+            return inputs.estimated_tokens, ""
+        if type(counted) is int and 0 <= counted <= most:
+            return counted, ""
+        charged = most if type(counted) is int and counted > most else inputs.estimated_tokens
+        reported = repr(counted)[:40]
+        return charged, f"usage capped: the engine reported {reported} tokens, 0 to {most} are possible"
 
     def _refused(self, reply: HttpReply) -> PointsmanError:
         body = b"".join(reply.pieces)[:65536]
         message, param = body[:500].decode("utf-8", "replace"), None
-        with suppress(ValueError, LookupError, TypeError, AttributeError):  # not in OpenAI's error format
+        with suppress(
+            ValueError, LookupError, TypeError, AttributeError, RecursionError
+        ):  # not in OpenAI's error format
             error = json.loads(body)["error"]
             message, param = str(error["message"]), error.get("param")
         message = mask_secrets(message)  # it may quote the API key
@@ -128,7 +144,7 @@ def _usage(end: bytes) -> Mapping[str, Any] | None:
         return None
     try:
         usage, _ = json.JSONDecoder().raw_decode(rest.lstrip().removeprefix(b":").decode("utf-8", "replace").lstrip())
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return usage if isinstance(usage, dict) else None
 

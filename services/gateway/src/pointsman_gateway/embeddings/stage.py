@@ -1,12 +1,14 @@
 """The embeddings endpoint's stage: admission, limits, the model, and a receipt, whatever the outcome of the request."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from pointsman_servicekit.buffer_budget import BufferedBytesBudget, BufferReservation
 from pointsman_servicekit.errors import DeadlineExceeded, NotFound, PermissionDenied, PointsmanError
 from pointsman_servicekit.logs import request_id
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -17,6 +19,8 @@ from pointsman_gateway.domain import PICODOLLARS, Overflow, Request, UndecidedRe
 from pointsman_gateway.domain.receipt import CANCELLED, INTERNAL, OK, fault_of, outcome_of
 from pointsman_gateway.domain.request import UNRESTRICTED, Scope
 from pointsman_gateway.pipeline.ports import RequestLog, Tenancy
+
+log = logging.getLogger(__name__)
 
 CHARACTERS_PER_TOKEN = 4
 """A usual figure for English, to estimate the tokens of a request before they are counted."""
@@ -44,10 +48,22 @@ class EmbeddingRequest:
     """None: the model's setting."""
     body: Mapping[str, Any] = field(default_factory=dict)
     """The client's body, to send to a remote model."""
+    reserve: Callable[[int], None] | None = None
+    """Reserves memory for so many bytes of a remote model's response; raises Unavailable."""
 
     @property
     def estimated_tokens(self) -> int:
         return sum(len(t) // CHARACTERS_PER_TOKEN + 1 for t in self.texts) + sum(len(t) for t in self.tokens)
+
+    @property
+    def max_tokens(self) -> int:
+        """Returns the most tokens that the texts can have: no tokenizer makes more than one of each UTF-8 byte."""
+        return sum(len(t.encode()) for t in self.texts) + sum(len(t) for t in self.tokens)
+
+    @property
+    def count(self) -> int:
+        """Returns the number of texts."""
+        return len(self.texts) + len(self.tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +76,8 @@ class EncodedEmbeddings:
     usd: float = 0.0
     headers: Mapping[str, str] = field(default_factory=dict)
     """The caller's limits, as `x-ratelimit-*`."""
+    note: str = ""
+    """What the engine reported that cannot be; empty if nothing."""
 
 
 class Embedder(Protocol):
@@ -106,6 +124,12 @@ class EmbeddingMetrics:
             "pointsman_embedding_seconds", "Arrival to end.", ["model"], buckets=SECONDS, registry=registry
         )
         self._tokens = Counter("pointsman_embedding_tokens", "Tokens embedded.", ["model"], registry=registry)
+        self._capped = Counter(
+            "pointsman_embedding_usage_capped",
+            "Answers for which an engine reported a number of tokens that is not possible.",
+            ["model"],
+            registry=registry,
+        )
         self._cost = _CostCounter()
         registry.register(self._cost)
 
@@ -116,6 +140,8 @@ class EmbeddingMetrics:
         self._gen_ai.observe_embedding(receipt.model, receipt.outcome, receipt.seconds["total"])
         if receipt.usage.prompt_tokens:
             self._gen_ai.observe_embedding_tokens(receipt.model, receipt.usage.prompt_tokens)
+        if receipt.notes:
+            self._capped.labels(receipt.model).inc()
         self._cost.add(receipt.model, sum(receipt.picodollars.values()))
 
 
@@ -142,6 +168,7 @@ class _Progress:
     started: float
     tokens: int = 0
     was_admitted: bool = False
+    note: str = ""
     outcome: str = CANCELLED
     error: PointsmanError | None = None
 
@@ -150,9 +177,15 @@ class Embeddings:
     """The embedding models of one configuration, by the names that a request's `model` may have."""
 
     def __init__(
-        self, models: Mapping[str, PricedModel], tenancy: Tenancy, metrics: EmbeddingMetrics, request_log: RequestLog
+        self,
+        models: Mapping[str, PricedModel],
+        tenancy: Tenancy,
+        metrics: EmbeddingMetrics,
+        request_log: RequestLog,
+        answer_budget: BufferedBytesBudget,
     ) -> None:
-        """Takes `models` by the names that a request's `model` may have."""
+        """Takes `models` by the names that a request's `model` may have, and the memory for responses of endpoints."""
+        self._answer_budget = answer_budget
         self._models = models
         self._tenancy = tenancy
         self._metrics = metrics
@@ -160,6 +193,10 @@ class Embeddings:
 
     def names(self, scope: Scope = UNRESTRICTED) -> Sequence[str]:
         return [name for name, model in self._models.items() if scope.allows_embedding(model.label)]
+
+    def reserve_answer(self) -> BufferReservation:
+        """Returns the memory of one answer, which grows while it arrives; release it when the answer is sent."""
+        return BufferReservation(self._answer_budget)
 
     async def embed(self, inputs: EmbeddingRequest, admit: Admit) -> EncodedEmbeddings:
         """Embeds the texts; writes a receipt whatever happens, unless the model is unknown. Raises PointsmanError."""
@@ -207,7 +244,7 @@ class Embeddings:
         try:
             await reservation.afford(model.picodollars(estimate) / PICODOLLARS)
             result = await _before_deadline(model.embedder, inputs)
-            progress.tokens, outcome = result.tokens, OK
+            progress.tokens, progress.note, outcome = result.tokens, result.note, OK
         except PointsmanError as error:
             outcome = error.code
             raise
@@ -228,7 +265,10 @@ class Embeddings:
             model.label,
             Usage(progress.tokens),
             {"embedding": model.picodollars(progress.tokens)},
+            notes=(progress.note,) if progress.note else (),
         )
+        if progress.note:
+            log.warning("embedding model %s: %s", model.label, progress.note)
         self._metrics.ended(receipt)
         self._request_log.note_undecided(receipt)
 

@@ -1,6 +1,7 @@
 """Requests to engines whose response is needed as a whole: embeddings, the list of models, and counted tokens."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from math import inf
 from typing import Any
 from urllib.parse import urlsplit
@@ -13,6 +14,7 @@ from pointsman_gateway.config.providers import VLLM
 from pointsman_gateway.domain import Message, Path
 from pointsman_gateway.engines.engines import Engines, Target
 from pointsman_gateway.engines.http1 import Connection, ConnectionFailed, Origin, Pool, TimedOut, origin_of
+from pointsman_gateway.engines.openai_schema import Count
 from pointsman_gateway.pipeline.ports import HttpPoster, HttpReply, HttpUnreachable
 
 CONNECT_SECONDS = 2.0
@@ -25,6 +27,10 @@ TOKENIZE_FIELDS = ("tools", "add_generation_prompt", "continue_final_message", "
 """Fields of a request that change its prompt."""
 
 
+Reserve = Callable[[int], None]
+"""Reserves memory for so many bytes; raises PointsmanError."""
+
+
 class PooledPoster:
     """Sends requests over the engines' connection pool; implements `HttpPoster`."""
 
@@ -33,15 +39,23 @@ class PooledPoster:
         self._pool = pool
         self._trace_headers = trace_headers
 
-    async def post(self, url: str, auth_header: str, body: bytes, deadline: float, max_bytes: int) -> HttpReply:
-        return await self._send("POST", url, auth_header, body, deadline, max_bytes)
+    async def post(
+        self,
+        url: str,
+        auth_header: str,
+        body: bytes,
+        deadline: float,
+        max_bytes: int,
+        reserve: Reserve | None = None,
+    ) -> HttpReply:
+        return await self._send("POST", url, auth_header, body, deadline, _Limit(max_bytes, reserve))
 
     async def get(self, url: str, auth_header: str, deadline: float, max_bytes: int) -> HttpReply:
         """Requests a URL as `post` does, without a body."""
-        return await self._send("GET", url, auth_header, b"", deadline, max_bytes)
+        return await self._send("GET", url, auth_header, b"", deadline, _Limit(max_bytes))
 
     async def _send(
-        self, method: str, url: str, auth_header: str, body: bytes, deadline: float, max_bytes: int
+        self, method: str, url: str, auth_header: str, body: bytes, deadline: float, limit: "_Limit"
     ) -> HttpReply:
         origin = origin_of(url)
         query = f"?{query}" if (query := urlsplit(url).query) else ""
@@ -50,17 +64,17 @@ class PooledPoster:
             f"{self._trace_headers()}{auth_header}"
         ).encode("latin-1")
         try:
-            return await self._send_on_pool(origin, head, body, deadline, max_bytes)
+            return await self._send_on_pool(origin, head, body, deadline, limit)
         except ConnectionFailed as error:
             raise HttpUnreachable(str(error)) from error
 
     async def _send_on_pool(
-        self, origin: Origin, head: bytes, body: bytes, deadline: float, max_bytes: int
+        self, origin: Origin, head: bytes, body: bytes, deadline: float, limit: "_Limit"
     ) -> HttpReply:
         connection = self._pool.idle(origin)
         if connection is not None:
             try:
-                return await self._exchange(connection, origin, head, body, deadline, max_bytes)
+                return await self._exchange(connection, origin, head, body, deadline, limit)
             except TimedOut:
                 raise
             except ConnectionFailed:
@@ -68,15 +82,15 @@ class PooledPoster:
                     raise
                 # The engine closed the idle connection before it got the request: retry on a new one.
         connection = await self._pool.connect(origin, CONNECT_SECONDS, deadline)
-        return await self._exchange(connection, origin, head, body, deadline, max_bytes)
+        return await self._exchange(connection, origin, head, body, deadline, limit)
 
     async def _exchange(
-        self, connection: Connection, origin: Origin, head: bytes, body: bytes, deadline: float, max_bytes: int
+        self, connection: Connection, origin: Origin, head: bytes, body: bytes, deadline: float, limit: "_Limit"
     ) -> HttpReply:
         try:
             connection.post(head, body)
             connection.set_timeouts(inf, deadline)
-            pieces = await _read_body(connection, max_bytes)
+            pieces = await _read_body(connection, limit)
         except BaseException:
             connection.close()
             raise
@@ -85,15 +99,25 @@ class PooledPoster:
         return reply
 
 
-async def _read_body(connection: Connection, max_bytes: int) -> tuple[bytes, ...]:
+@dataclass(frozen=True, slots=True)
+class _Limit:
+    """What limits a response's body: its own bytes, and a budget that it shares with others."""
+
+    max_bytes: int
+    reserve: Reserve | None = None
+
+
+async def _read_body(connection: Connection, limit: _Limit) -> tuple[bytes, ...]:
     pieces, size = [], 0
     while True:
         piece = connection.read()
         if piece:
             pieces.append(piece)
             size += len(piece)
-            if size > max_bytes:
-                raise ConnectionFailed(f"its answer is over {max_bytes} bytes")
+            if size > limit.max_bytes:
+                raise ConnectionFailed(f"its answer is over {limit.max_bytes} bytes")
+            if limit.reserve is not None:
+                limit.reserve(len(piece))
         if connection.status and connection.is_complete:
             return tuple(pieces)
         if connection.failure is not None:
@@ -102,7 +126,7 @@ async def _read_body(connection: Connection, max_bytes: int) -> tuple[bytes, ...
 
 
 class _Counted(msgspec.Struct):
-    count: int
+    count: Count
 
 
 class TokenCounter:
@@ -135,7 +159,7 @@ class TokenCounter:
         try:
             reply = await http.post(f"{engine.url}/tokenize", engine.api.auth_header, body, deadline, MAX_COUNT_BYTES)
             return msgspec.json.decode(b"".join(reply.pieces), type=_Counted).count if reply.status == 200 else None
-        except (HttpUnreachable, msgspec.MsgspecError):
+        except (HttpUnreachable, msgspec.MsgspecError, RecursionError):
             return None
 
 

@@ -235,9 +235,18 @@ class HttpUnreachable(Exception):
 class HttpPoster(Protocol):
     """Posts a body to an engine whose response is needed as a whole."""
 
-    async def post(self, url: str, auth_header: str, body: bytes, deadline: float, max_bytes: int) -> HttpReply:
+    async def post(
+        self,
+        url: str,
+        auth_header: str,
+        body: bytes,
+        deadline: float,
+        max_bytes: int,
+        reserve: Callable[[int], None] | None = None,
+    ) -> HttpReply:
         """Posts a body; `auth_header` is a header line, or empty. Raises HttpUnreachable. `deadline` is on the event
-        loop's clock, and `max_bytes` limits the response's body.
+        loop's clock, and `max_bytes` limits the response's body. `reserve` is called with the length of each piece of
+        it; the PointsmanError that it raises ends the request.
         """
         ...
 

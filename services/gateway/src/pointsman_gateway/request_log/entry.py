@@ -243,6 +243,7 @@ def to_undecided_json(receipt: UndecidedReceipt, unix_seconds: float) -> str:
         "cost_parts_usd": {component: amount / PICODOLLARS for component, amount in receipt.picodollars.items()},
         "seconds": round_to_microseconds(receipt.seconds),
         "guardrails": receipt.guardrails,
+        "notes": receipt.notes,
     }
     return _encode(fields).decode()
 

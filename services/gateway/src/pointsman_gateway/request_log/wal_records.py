@@ -130,6 +130,7 @@ class UndecidedRecord(msgspec.Struct, array_like=True, tag="u"):
     usage: tuple[int, int, int]
     picodollars: Mapping[str, int]
     guardrails: tuple[GuardrailVerdict, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def receipt(self) -> UndecidedReceipt:
         return UndecidedReceipt(
@@ -144,6 +145,7 @@ class UndecidedRecord(msgspec.Struct, array_like=True, tag="u"):
             Usage(*self.usage),
             self.picodollars,
             self.guardrails,
+            self.notes,
         )
 
 
@@ -240,6 +242,7 @@ def undecided_record(offset: int, unix_seconds: float, receipt: UndecidedReceipt
         (usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens),
         receipt.picodollars,
         receipt.guardrails,
+        receipt.notes,
     )
 
 

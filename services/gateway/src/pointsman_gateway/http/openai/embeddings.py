@@ -1,8 +1,11 @@
 """`POST /v1/embeddings`: converts texts to vectors."""
 
+from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 from fastapi import Request
+from pointsman_servicekit.buffer_budget import BufferReservation
 from pointsman_servicekit.errors import InvalidArgument
 from pydantic import ConfigDict, Field
 from starlette.responses import Response
@@ -12,7 +15,7 @@ from pointsman_gateway import domain
 from pointsman_gateway.codec.headers import Headers
 from pointsman_gateway.codec.limits import reject_non_finite
 from pointsman_gateway.config.providers import EMBEDDING_FIELDS, request_fields
-from pointsman_gateway.embeddings.stage import EmbeddingRequest, EncodedEmbeddings
+from pointsman_gateway.embeddings.stage import EmbeddingRequest, Embeddings, EncodedEmbeddings
 from pointsman_gateway.http.asgi_answer import ClientDisconnected, run_until_disconnect, send_error
 from pointsman_gateway.http.dependencies import (
     HttpDependencies,
@@ -102,8 +105,16 @@ class EmbeddingResponse(Response):
     async def _answer(self, send: Send) -> None:
         self._has_started = True
         embeddings = self._dependencies.configuration.current.embeddings
+        held = embeddings.reserve_answer()
         try:
-            embedded = await embeddings.embed(self._wanted, self._dependencies.pipeline.admission.admitted)
+            await self._embed_and_send(send, embeddings, held)
+        finally:
+            held.release()
+
+    async def _embed_and_send(self, send: Send, embeddings: Embeddings, held: BufferReservation) -> None:
+        wanted = replace(self._wanted, reserve=partial(held.grow, self._wanted.request.caller.tenant))
+        try:
+            embedded = await embeddings.embed(wanted, self._dependencies.pipeline.admission.admitted)
         except Exception as error:
             rejection = to_public_error(error)
             if self._wanted.request.model not in embeddings.names():  # otherwise the receipt is written already
