@@ -290,7 +290,7 @@ async def test_pages_cause_one_read_in_ten_seconds_while_the_issuer_is_down(valk
         assert issuer.metadata_reads == 1
 
 
-@pytest.mark.parametrize("fault", ["trickle", "flood", "redirect"])
+@pytest.mark.parametrize("fault", ["trickle", "flood", "redirect", "compress"])
 async def test_an_issuer_that_misbehaves_is_left_in_time(
     valkey: Valkey, issuer: FakeIssuer, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:

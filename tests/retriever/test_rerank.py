@@ -1,5 +1,6 @@
 """Rerankers: the HTTP APIs against a small server, and extensions by module:attribute."""
 
+import gzip
 import json
 import sys
 import time
@@ -36,6 +37,15 @@ class Scorer(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.asked.append((dict(self.headers), asked))
+        if self.path in ("/flood", "/bomb"):
+            piece = b" " * 65536 if self.path == "/flood" else gzip.compress(b" " * 65536)
+            with suppress(ConnectionError):
+                self.send_response(200)
+                self.send_header("Content-Encoding", "identity" if self.path == "/flood" else "gzip")
+                self.end_headers()
+                while True:
+                    self.wfile.write(piece)
+            return
         if self.path == "/slow":
             self.send_response(200)
             self.end_headers()
@@ -51,6 +61,9 @@ class Scorer(BaseHTTPRequestHandler):
             "/cohere": {"results": [{"index": index, "relevance_score": score} for index, score in scores]},
             "/half": [{"index": 0, "score": 1.0}],
             "/odd": {"surprise": True},
+            "/list": [[0, 1.0], [1, 1.0]],
+            "/infinite": [{"index": 0, "score": float("inf")}, {"index": 1, "score": 0}],
+            "/huge": [{"index": float("inf"), "score": 1.0}, {"index": 1, "score": 0}],
         }
         body = json.dumps(answers.get(self.path)).encode()
         self.send_response(200 if self.path in answers else 500)
@@ -96,12 +109,13 @@ async def test_passages_are_ordered_by_the_rerankers_scores_if_requested(
         assert len(asked.get("texts") or asked["documents"]) == 3  # more than are shown
 
 
-@pytest.mark.parametrize("path", ["half", "odd", "missing", "slow"])
+@pytest.mark.parametrize("path", ["half", "odd", "missing", "slow", "list", "infinite", "huge", "flood", "bomb"])
 async def test_a_reranker_that_does_not_score_each_text_in_time_is_an_error(scorer: ScoringServer, path: str) -> None:
     reranker = tei_reranker(RerankerOptions(address(scorer, path), timeout=1.0))
     with pytest.raises(Unavailable) as raised:
         await reranker.rerank("cat", ["one", "two"])
     assert raised.value.code == "reranker_failed"
+    assert isinstance(raised.value.__cause__, TimeoutError) == (path == "slow")  # the others are left at once
     await reranker.close()
 
 

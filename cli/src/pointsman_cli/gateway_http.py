@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 import httpx
+from pointsman_servicekit.http_client import open_async_client
 
 from pointsman_cli.errors import CommandError, Refused, Unreachable
 from pointsman_cli.options import bearer
@@ -161,7 +162,7 @@ def _body(question: Question) -> dict[str, Any]:
 def open_client(url: str, headers: Mapping[str, str] | None = None) -> httpx.AsyncClient:
     # trust_env: proxies are not used for local services. limits: httpx must not queue requests, since callers measure
     # their time.
-    return httpx.AsyncClient(
+    return open_async_client(
         base_url=url, headers=headers, timeout=_TIMEOUT, trust_env=False, limits=httpx.Limits(max_connections=None)
     )
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 
 import httpx
 import typer
+from pointsman_servicekit.http_client import open_client
 from pointsman_servicekit.statistics import two_sided_z, wilson_interval
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -154,9 +155,8 @@ def fetch_regrets(url: str) -> Regrets:
 def fetch_metrics(url: str) -> Scrape:
     """Reads a gateway's metrics; raises CommandError if they cannot be read."""
     try:
-        answer = httpx.get(
-            url, timeout=TIMEOUT_SECONDS, trust_env=False, headers={"accept": "text/plain"}
-        ).raise_for_status()
+        with open_client(timeout=TIMEOUT_SECONDS, trust_env=False, headers={"accept": "text/plain"}) as client:
+            answer = client.get(url).raise_for_status()
         return parse_metrics(answer.text, time.monotonic(), ("pointsman_",))
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         raise CommandError(f"{url} cannot be read: {error or type(error).__name__}") from error

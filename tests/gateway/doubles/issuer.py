@@ -35,7 +35,7 @@ class FakeIssuer:
     )
     is_up: bool = True
     fault: str = ""
-    """How it answers everything instead: "trickle", "flood" or "redirect"."""
+    """How it answers everything instead: "trickle", "flood" or "redirect"; "compress" compresses its answers."""
     reads: int = 0
     """Number of reads of the issuer's keys."""
     metadata_reads: int = 0
@@ -114,7 +114,10 @@ async def running_issuer() -> AsyncIterator[FakeIssuer]:
 
     @web.middleware
     async def handle(request: web.Request, handler: Any) -> web.StreamResponse:
-        answer: web.StreamResponse = await (issuer.misbehave if issuer.fault else handler)(request)
+        misbehaves = issuer.fault not in ("", "compress")
+        answer: web.StreamResponse = await (issuer.misbehave if misbehaves else handler)(request)
+        if issuer.fault == "compress":
+            answer.enable_compression(web.ContentCoding.gzip)
         return answer
 
     app = web.Application(middlewares=[handle])

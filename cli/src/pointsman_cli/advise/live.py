@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
+from pointsman_servicekit.http_client import open_client
 from pointsman_servicekit.prices import PricedModel
 from pointsman_servicekit.statistics import two_sided_z, wilson_interval
 from rich.console import Group, RenderableType
@@ -62,7 +63,8 @@ def fetch_tasks(url: str, key: str) -> Sequence[Mapping[str, Any]]:
     """Reads each task's ratings and costs by path from a gateway's console; raises CommandError."""
     headers = {"x-pointsman-console": "advise", **bearer(key)}
     try:
-        answer = httpx.get(f"{url}/console/api/overview", headers=headers, timeout=TIMEOUT_SECONDS, trust_env=False)
+        with open_client(headers=headers, timeout=TIMEOUT_SECONDS, trust_env=False) as client:
+            answer = client.get(f"{url}/console/api/overview")
         content = answer.json()
         if answer.is_success:
             return list(content["overview"]["tasks"])

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import httpx
 from pointsman_servicekit.grpc_client import open_channel
+from pointsman_servicekit.http_client import open_async_client
 
 from pointsman_cli.doctor.machine import Finding, fail, ok, warn
 from pointsman_cli.doctor.running import configuration_finding
@@ -45,7 +46,7 @@ async def check_cluster(cluster: Cluster) -> AsyncIterator[Finding]:
     """Yields the findings on a deployment one by one; stops early if its gateway cannot be reached."""
     address = await _address(cluster.url)
     yield address
-    async with httpx.AsyncClient(base_url=cluster.url, timeout=ANSWER_SECONDS, trust_env=False) as client:
+    async with open_async_client(base_url=cluster.url, timeout=ANSWER_SECONDS, trust_env=False) as client:
         alive = await _says(client, "gateway lives", "/healthz")
         yield alive
         if alive.level.value == "fail":

@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 import httpx
 from pointsman.v1 import lora_server_pb2, retriever_pb2
+from pointsman_servicekit.http_client import open_async_client
 
 from pointsman_cli.data_dir import Run, is_alive
 from pointsman_cli.doctor.machine import Finding, fail, ok, warn
@@ -91,7 +92,7 @@ async def _service(name: str, address: str, run: Run) -> Finding:
 
 async def check_configuration(url: str) -> Finding:
     """Checks that the gateway serves the configuration that is on disk."""
-    async with httpx.AsyncClient(base_url=url, timeout=_ANSWER_SECONDS, trust_env=False) as client:
+    async with open_async_client(base_url=url, timeout=_ANSWER_SECONDS, trust_env=False) as client:
         return await configuration_finding(client)
 
 
@@ -122,7 +123,7 @@ async def _prometheus(run: Run) -> list[Finding]:
     process = run.processes.get(PROMETHEUS)
     if process is None:
         return []
-    async with httpx.AsyncClient(timeout=_ANSWER_SECONDS, trust_env=False) as client:
+    async with open_async_client(timeout=_ANSWER_SECONDS, trust_env=False) as client:
         if await is_ready(client, process.address):
             return [ok(PROMETHEUS, f"answers at http://{process.address}")]
     return [fail(PROMETHEUS, f"does not answer at {process.address}; its log is {process.log}")]

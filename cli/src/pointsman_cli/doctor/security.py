@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
+from pointsman_servicekit.http_client import open_async_client
 
 from pointsman_cli.data_dir import DataDir, Run
 from pointsman_cli.doctor.machine import Finding, Level, fail, ok, warn
@@ -44,7 +45,7 @@ async def check_gateway(url: str) -> list[Finding]:
     parts = urlsplit(url)
     is_local = is_loopback(parts.hostname or "")
     open_to_others = warn if is_local else fail
-    async with httpx.AsyncClient(base_url=url, timeout=ANSWER_SECONDS, trust_env=False) as client:
+    async with open_async_client(base_url=url, timeout=ANSWER_SECONDS, trust_env=False) as client:
         try:
             statuses = {path: (await client.get(path)).status_code for path in ("/v1/models", "/metrics", "/console")}
         except httpx.HTTPError as error:

@@ -10,6 +10,7 @@ import grpc
 import httpx
 from pointsman.v1 import lora_server_pb2 as pb
 from pointsman_servicekit.errors import PointsmanError, Unavailable
+from pointsman_servicekit.http_client import open_async_client
 
 from pointsman_cli.adapters.tables import STATE_NAMES
 from pointsman_cli.errors import CommandError
@@ -143,7 +144,7 @@ async def services(where: ServiceAddresses, window: float) -> AsyncIterator[Serv
     """Opens the connections to poll; `window` is the number of seconds that the figures cover."""
     headers = {"accept": "text/plain"}
     async with (
-        httpx.AsyncClient(timeout=TIMEOUT_SECONDS, trust_env=False, headers=headers) as client,
+        open_async_client(timeout=TIMEOUT_SECONDS, trust_env=False, headers=headers) as client,
         open_channel(where.lora_server) as channel,
     ):
         yield Services(where, window, client, channel)

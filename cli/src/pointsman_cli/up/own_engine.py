@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import yaml
+from pointsman_servicekit.http_client import open_client
 
 from pointsman_cli.data_dir import DataDir, make_private
 from pointsman_cli.errors import UsageError
@@ -73,7 +74,7 @@ def list_models(url: str, key_env: str) -> Sequence[Mapping[str, Any]]:
     headers = {"authorization": f"Bearer {os.environ[key_env]}"} if key_env else {}
     try:
         with (
-            httpx.Client(timeout=LIST_SECONDS, trust_env=False) as client,
+            open_client(timeout=LIST_SECONDS, trust_env=False) as client,
             client.stream("GET", f"{url}/v1/models", headers=headers) as response,
         ):
             body, deadline = b"", time.monotonic() + LIST_SECONDS
@@ -89,7 +90,7 @@ def list_models(url: str, key_env: str) -> Sequence[Mapping[str, Any]]:
             return [dict(entry) for entry in found if isinstance(entry["id"], str)]
     except httpx.HTTPError as error:
         raise UsageError(f"{url}/v1/models cannot be read: {error or type(error).__name__}") from error
-    except (ValueError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(f"{url}/v1/models is no list of models in OpenAI's format") from error
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import yaml
+from pointsman_servicekit.http_client import open_async_client
 
 from pointsman_cli.data_dir import DataDir
 from pointsman_cli.errors import CommandError, UsageError
@@ -74,7 +75,7 @@ def _configuration(addresses: Addresses, rules: Path | None) -> dict[str, Any]:
 
 async def wait_for_prometheus(address: str) -> None:
     try:
-        async with asyncio.timeout(_READY_SECONDS), httpx.AsyncClient(timeout=_CALL_SECONDS, trust_env=False) as client:
+        async with asyncio.timeout(_READY_SECONDS), open_async_client(timeout=_CALL_SECONDS, trust_env=False) as client:
             while not await is_ready(client, address):  # noqa: ASYNC110 -- the event would have to come from another process
                 await asyncio.sleep(_INTERVAL)
     except TimeoutError:
@@ -84,7 +85,7 @@ async def wait_for_prometheus(address: str) -> None:
 async def is_ready(client: httpx.AsyncClient, address: str) -> bool:
     try:
         return (await client.get(f"http://{address}/-/ready")).is_success
-    except httpx.TransportError:
+    except httpx.RequestError:
         return False
 
 

@@ -12,6 +12,7 @@ import httpx
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from pointsman.v1 import lora_server_pb2
 from pointsman_servicekit.errors import PointsmanError
+from pointsman_servicekit.http_client import open_async_client
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -61,7 +62,7 @@ async def is_serving(channel: grpc.aio.Channel) -> bool:
 
 async def wait_for_http(url: str) -> None:
     """Waits until the gateway's /readyz answers, which means that at least one engine can answer."""
-    async with httpx.AsyncClient(timeout=_CALL_SECONDS, trust_env=False) as client:
+    async with open_async_client(timeout=_CALL_SECONDS, trust_env=False) as client:
         await _within(
             SERVICE_SECONDS, "the gateway's HTTP server", _until(lambda: _answers_ok(client, f"{url}/readyz"))
         )
@@ -70,7 +71,7 @@ async def wait_for_http(url: str) -> None:
 async def _answers_ok(client: httpx.AsyncClient, url: str) -> bool:
     try:
         return (await client.get(url)).is_success
-    except httpx.TransportError:
+    except httpx.RequestError:
         return False
 
 

@@ -13,6 +13,7 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 from pointsman_servicekit.errors import Unavailable
+from pointsman_servicekit.http_client import open_client
 from tokenizers import Tokenizer
 
 from pointsman_embedding.encoder import EncoderConfig, unusable
@@ -58,7 +59,7 @@ class EndpointEncoder:
         self.query_prefix, self.passage_prefix = config.query_prefix or "", config.passage_prefix or ""
         self.fingerprint, self.dimensions = "", 0
         self._config, self._tokenizer, self._url = config, tokenizer, _embeddings_url(config.url)
-        self._http = httpx.Client(headers={"Authorization": f"Bearer {key}"} if key else {})
+        self._http = open_client(headers={"Authorization": f"Bearer {key}"} if key else {})
         weakref.finalize(self, self._http.close)
         self._answered_name = ""
         self._probe: Vectors | None = None
@@ -114,7 +115,7 @@ class EndpointEncoder:
             raise self._failed("failed a moment ago, and is not called yet")
         try:
             return self._parse(self._post(texts), len(texts))
-        except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (httpx.HTTPError, ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
             self._paused_until = time.monotonic() + PAUSE_SECONDS
             raise self._failed(f"did not embed {len(texts)} text(s): {error or type(error).__name__}") from error
 
@@ -140,7 +141,7 @@ class EndpointEncoder:
             raise ValueError(f"it answered {answer.status_code}: {content[:300].decode(errors='replace')}")
         try:
             return json.loads(content)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise ValueError(f"its answer is not JSON: {content[:100].decode(errors='replace')!r}") from None
 
     def _read(self, body: Mapping[str, Any], deadline: float) -> tuple[httpx.Response, bytes]:

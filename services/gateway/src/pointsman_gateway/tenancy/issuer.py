@@ -11,6 +11,7 @@ import httpx
 import msgspec
 from jwt import PyJWK, PyJWTError
 from pointsman_servicekit.errors import Unauthenticated, Unavailable
+from pointsman_servicekit.http_client import open_async_client, read_body
 
 from pointsman_gateway.config.access_file import LoginConfig, SingleSignOnConfig, is_trusted_url
 
@@ -203,7 +204,7 @@ def _is_for(jwk: Mapping[str, Any], algorithm: str) -> bool:
 
 async def _open_client() -> httpx.AsyncClient:
     """Opens the HTTP client in a thread, because loading the certificates of all authorities takes long."""
-    return await asyncio.to_thread(httpx.AsyncClient, timeout=TIMEOUT_S)
+    return await asyncio.to_thread(open_async_client, timeout=TIMEOUT_S)
 
 
 async def _send(client: httpx.AsyncClient, method: str, url: str, **more: Any) -> tuple[int, Mapping[str, Any]]:
@@ -211,14 +212,10 @@ async def _send(client: httpx.AsyncClient, method: str, url: str, **more: Any) -
 
     Raises httpx.HTTPError, TimeoutError, ValueError.
     """
-    content = b""
     async with asyncio.timeout(TIMEOUT_S), client.stream(method, url, **more) as answer:
         if method == "GET" or not answer.is_client_error:
             answer.raise_for_status()
-        async for part in answer.aiter_bytes():
-            content += part
-            if len(content) > MAX_BYTES:
-                raise ValueError(f"{url} has more than {MAX_BYTES} bytes")
+        content = await read_body(answer, MAX_BYTES)
     return answer.status_code, _json_object(content)
 
 
@@ -229,7 +226,10 @@ async def _get(client: httpx.AsyncClient, url: str) -> Mapping[str, Any]:
 
 def _json_object(content: bytes) -> Mapping[str, Any]:
     """Parses a JSON object; raises ValueError for anything else."""
-    read = msgspec.json.decode(content)
+    try:
+        read = msgspec.json.decode(content)
+    except RecursionError:
+        raise ValueError("the issuer's response is nested too deeply") from None
     if not isinstance(read, dict):
         raise ValueError("the issuer's response is no JSON object")
     return read

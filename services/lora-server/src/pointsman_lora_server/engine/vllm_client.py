@@ -1,5 +1,6 @@
 """HTTP client for the engine: vLLM's own routes, and the guard's routes for adapters."""
 
+import json
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ LOAD_TIMEOUT = 60.0
 COMPLETION_TIMEOUT = 120.0
 """Seconds. The first answer of an adapter takes 1.6 s on an idle CPU; on a busy one it has to wait."""
 QUERY_TIMEOUT = 5.0
+MAX_ANSWER_BYTES = 32 * 1024 * 1024
 GUARD_ROUTE = "/pointsman/v1/adapters"
 _CORRUPTED_METRIC = "vllm:corrupted_requests_total{"
 
@@ -228,11 +230,23 @@ class VllmClient:
                 if "location" in answer.headers:
                     where = answer.headers["location"][:200]
                     raise engine_unavailable(f"{answer.status} to {path}, a redirect to {where}, which is not followed")
-                if answer.content_type == "application/json":
-                    return answer.status, await answer.json()
-                return answer.status, await answer.text()
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+                return answer.status, await _read(answer)
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError, RecursionError) as error:
             raise engine_unavailable(f"nothing to {path}: {error or type(error).__name__}") from error
+
+
+async def _read(answer: aiohttp.ClientResponse) -> Any:
+    """Returns the body: parsed JSON, or else text. Raises ValueError if it is compressed or too long."""
+    encoding = answer.headers.get("content-encoding", "identity")
+    if encoding != "identity":
+        raise ValueError(f"the answer has the content-encoding {encoding[:40]!r}, although none was accepted")
+    body = bytearray()
+    async for piece in answer.content.iter_any():
+        body += piece
+        if len(body) > MAX_ANSWER_BYTES:
+            raise ValueError(f"the answer has more than {MAX_ANSWER_BYTES} bytes")
+    text = body.decode("utf-8", "replace")
+    return json.loads(text) if answer.content_type == "application/json" else text
 
 
 @asynccontextmanager
@@ -248,10 +262,12 @@ async def open_client(
     If the engine is `traced`, it is asked to record no spans of probes and warm-ups, since no user's request causes
     them.
     """
-    headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+    headers = {"accept-encoding": "identity"}
+    if api_key:
+        headers["authorization"] = f"Bearer {api_key}"
     if traced:
         headers["traceparent"] = f"00-{token_hex(16)}-{token_hex(8)}-00"  # W3C trace flags 00: not recorded
-    async with aiohttp.ClientSession(headers=headers) as session:
+    async with aiohttp.ClientSession(headers=headers, auto_decompress=False) as session:
         yield create(session, url, secret)
 
 

@@ -1,12 +1,15 @@
 """Rerankers behind HTTP, in the API of Text Embeddings Inference or of Cohere."""
 
 import asyncio
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 import httpx
 from pointsman_servicekit.errors import Unavailable
+from pointsman_servicekit.http_client import open_async_client, read_body
 
 from pointsman_retriever.rerank.rerankers import RerankerOptions
 
@@ -39,6 +42,13 @@ COHERE = HttpApi(
 )
 
 
+MAX_ROW_BYTES = 64 * 1024
+"""Bytes of a response for each text: its score, and perhaps the text itself."""
+MAX_OTHER_BYTES = 64 * 1024
+UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
+"""What reading a response of another form may raise."""
+
+
 class HttpReranker:
     """Scores passages by a reranker behind HTTP, in the format of `HttpApi`; implements `Reranker`."""
 
@@ -46,16 +56,19 @@ class HttpReranker:
         self._api = api
         self._options = options
         headers = {"Authorization": f"Bearer {options.key}"} if options.key else {}
-        self._http = httpx.AsyncClient(headers=headers, timeout=options.timeout)
+        self._http = open_async_client(headers=headers, timeout=options.timeout)
 
     async def rerank(self, query: str, texts: Sequence[str]) -> list[float]:
         try:
             body = self._api.make_body(self._options.model, query, texts)
-            async with asyncio.timeout(self._options.timeout):  # httpx's own timeout is that of each read
-                response = await self._http.post(self._options.url, json=body)
-            response.raise_for_status()
-            return self._scores(response.json(), len(texts))
-        except (httpx.HTTPError, TimeoutError, ValueError, KeyError, TypeError) as error:
+            async with (
+                asyncio.timeout(self._options.timeout),  # httpx's own timeout is that of each read
+                self._http.stream("POST", self._options.url, json=body) as response,
+            ):
+                response.raise_for_status()
+                content = await read_body(response, MAX_ROW_BYTES * len(texts) + MAX_OTHER_BYTES)
+            return self._scores(json.loads(content), len(texts))
+        except (httpx.HTTPError, TimeoutError, *UNREADABLE) as error:
             raise Unavailable(
                 f"the reranker at {self._options.url} did not score the passages: {error!r}; check it, or search "
                 "without `rerank`",
@@ -67,8 +80,10 @@ class HttpReranker:
         await self._http.aclose()
 
     def _scores(self, response: Any, count: int) -> list[float]:
-        """Returns each text's score from a response; raises ValueError, KeyError or TypeError if one is missing."""
+        """Returns each text's score from a response; raises one of UNREADABLE if one is missing or no number."""
         scores = {int(row["index"]): float(row[self._api.score_key]) for row in self._api.find_rows(response)}
+        if not all(map(isfinite, scores.values())):
+            raise ValueError("a score is no finite number")
         if sorted(scores) != list(range(count)):
             raise ValueError(f"it scored {len(scores)} of {count} texts")
         return [scores[place] for place in range(count)]

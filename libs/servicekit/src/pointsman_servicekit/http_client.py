@@ -1,0 +1,48 @@
+"""Opens httpx's clients so that no server can fill their memory with a compressed answer.
+
+httpx decompresses a whole piece at once, and any number of codings one after another: two kilobytes become gigabytes.
+Therefore servers are asked for plain bytes, and an answer that is encoded nevertheless is an error.
+"""
+
+from typing import Any
+
+import httpx
+
+_PLAIN = {"accept-encoding": "identity"}
+
+
+def open_client(**options: Any) -> httpx.Client:
+    """Opens a client with httpx's `options`. A compressed answer raises httpx.DecodingError before it is read."""
+    return httpx.Client(event_hooks={"response": [_refuse_encoded]}, **_with_plain(options))
+
+
+def open_async_client(**options: Any) -> httpx.AsyncClient:
+    """Opens an asynchronous client like `open_client`."""
+    return httpx.AsyncClient(event_hooks={"response": [_refuse_encoded_async]}, **_with_plain(options))
+
+
+async def read_body(response: httpx.Response, max_bytes: int) -> bytes:
+    """Reads the body of a streamed response; raises httpx.HTTPError, or ValueError if it is longer than `max_bytes`."""
+    body = bytearray()
+    async for piece in response.aiter_raw():
+        body += piece
+        if len(body) > max_bytes:
+            raise ValueError(f"the answer of {response.url} has more than {max_bytes} bytes")
+    return bytes(body)
+
+
+def _with_plain(options: dict[str, Any]) -> dict[str, Any]:
+    return {**options, "headers": {**(options.get("headers") or {}), **_PLAIN}}
+
+
+def _refuse_encoded(response: httpx.Response) -> None:
+    encoding = response.headers.get("content-encoding", "").strip()
+    if encoding.lower() not in ("", "identity"):
+        raise httpx.DecodingError(
+            f"the answer has the content-encoding {encoding[:40]!r}, although none was accepted",
+            request=response.request,
+        )
+
+
+async def _refuse_encoded_async(response: httpx.Response) -> None:
+    _refuse_encoded(response)
