@@ -1,10 +1,12 @@
 """The desired state in a real Valkey: versions, their states, aliases and pins."""
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 
 import pytest
 from pointsman_lora_server.domain import AdapterVersion, Alias, Phase, PhaseRecord
 from pointsman_lora_server.registry import AdapterRegistry
+from pointsman_lora_server.registry.schema import RedisKeys
 from pointsman_servicekit.bounded_redis import BoundedRedis
 from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, NotFound
 
@@ -304,3 +306,46 @@ async def test_text_that_utf8_cannot_encode_is_recorded(registry: AdapterRegistr
     )
 
     assert (await registry.read()).phases[THIRD.version].error == "the file '?\x00' of Zoë"
+
+
+DEEP = '{"a":' * 5000
+WRONG_RECORDS: list[tuple[str, str, str]] = [
+    *(("versions", OLD.version, text) for text in ("", "{", "[]", "null", "{}", DEEP, '{"name": "triage"}')),
+    *(
+        ("versions", OLD.version, json.dumps(asdict(OLD) | wrong))
+        for wrong in ({"rank": "2"}, {"target_modules": 5}, {"target_modules": [5]}, {"sha256": None}, {"facts": []})
+    ),
+    *(("phases", OLD.version, text) for text in ("5", "[]", "{}", DEEP, '{"phase": "asleep", "made": "1"}')),
+    *(
+        ("aliases", PROD, text)
+        for text in ("5", "[]", "{}", '{"version": 5, "canary": "", "revision": 1, "previous": ""}')
+    ),
+    ("aliases", PROD, '{"version": "a", "canary": "b", "terms": "{", "weight": "1", "revision": 1, "previous": ""}'),
+    ("aliases", PROD, '{"version": "a", "canary": "", "revision": "new", "previous": ""}'),
+    ("placements", "triage", "everywhere"),
+    ("upcoming", NEW.version, "soon"),
+]
+
+
+async def test_an_alias_that_cannot_be_read_is_named(registry: AdapterRegistry, bounded_redis: BoundedRedis) -> None:
+    await bounded_redis.client.hset(RedisKeys("tiny-base").aliases, PROD, '{"version": 5}')
+    with pytest.raises(FailedPrecondition, match=f"alias '{PROD}' cannot be read"):
+        await registry.read()
+
+
+@pytest.mark.parametrize(("where", "field", "wrong"), WRONG_RECORDS, ids=range(len(WRONG_RECORDS)))
+async def test_a_record_of_another_form_is_an_error_that_names_it(
+    registry: AdapterRegistry, bounded_redis: BoundedRedis, where: str, field: str, wrong: str
+) -> None:
+    await bounded_redis.client.hset(getattr(RedisKeys("tiny-base"), where), field, wrong)
+    with pytest.raises(FailedPrecondition, match="cannot be read") as raised:
+        await registry.read()
+    assert raised.value.code == "unreadable_record"
+
+
+async def test_a_change_of_another_form_is_left_out_of_the_history(
+    registry: AdapterRegistry, bounded_redis: BoundedRedis
+) -> None:
+    before = await registry.history("", 1000)
+    await bounded_redis.client.xadd(RedisKeys("tiny-base").changes, {"alien": "x"})
+    assert await registry.history("", 1000) == before

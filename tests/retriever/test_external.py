@@ -10,16 +10,18 @@ import grpc
 import numpy as np
 import pytest
 from pointsman.v1 import retriever_pb2 as pb
+from pointsman_retriever.collections.external import ExternalCollection
+from pointsman_retriever.domain import CollectionId
 from pointsman_retriever.external.elasticsearch import ElasticsearchIndex, OpensearchIndex
 from pointsman_retriever.external.milvus import MilvusCollection
 from pointsman_retriever.external.qdrant import QdrantCollection
-from pointsman_retriever.external.stores import ExternalOptions, read_external
+from pointsman_retriever.external.stores import ExternalOptions, Hit, Layout, read_external
 from pointsman_servicekit.errors import FailedPrecondition
 from pymilvus import DataType, MilvusClient
 from qdrant_client import QdrantClient, models
 
 from tests.retriever.client import Start
-from tests.retriever.external_conformance import DIMENSIONS, FIELDS, Conformance, payloads, rows
+from tests.retriever.external_conformance import DIMENSIONS, FIELDS, Conformance, asked, payloads, rows, toward
 from tests.retriever.search_api import ELASTICSEARCH_KEYS, OPENSEARCH_KEYS, search_server
 
 
@@ -161,3 +163,55 @@ def test_a_wrong_configuration_is_named(tmp_path: Path, text: str, told: str) ->
     with pytest.raises(FailedPrecondition) as refused:
         read_external(file)
     assert told in str(refused.value)
+
+
+class OddStore:
+    """A store whose rows a test gives; implements ExternalStore."""
+
+    def __init__(self, hits: list[Hit]) -> None:
+        self._hits = hits
+
+    def read_layout(self) -> Layout:
+        return Layout(DIMENSIONS, has_words=True)
+
+    def by_meaning(self, vector: Any, count: int) -> list[Hit]:
+        return self._hits
+
+    def by_words(self, text: str, count: int) -> list[Hit]:
+        return self._hits
+
+    def close(self) -> None:
+        """Has nothing to close."""
+
+
+GOOD = Hit("1", {"body": "Dogs ride free.", "title": None, "topic": None}, 0.9)
+ODD_HITS: list[Any] = [
+    Hit("2", {"body": None}, 0.5),
+    Hit("2", {"body": ""}, 0.5),
+    Hit("2", {}, 0.5),
+    Hit("2", {"body": "x"}, float("nan")),
+    Hit("2", {"body": "x"}, float("inf")),
+    Hit("2", {"body": "x"}, None),  # type: ignore[arg-type]  # as Elasticsearch's score of a sorted search
+    Hit("2", {"body": "x"}, "0.5"),  # type: ignore[arg-type]
+    Hit("", {"body": "x"}, 0.5),
+    Hit(None, {"body": "x"}, 0.5),  # type: ignore[arg-type]
+    Hit("2", None, 0.5),  # type: ignore[arg-type]
+    Hit("2", ["body"], 0.5),  # type: ignore[arg-type]
+]
+
+
+@pytest.mark.parametrize("odd", ODD_HITS, ids=range(len(ODD_HITS)))
+def test_rows_without_id_score_or_text_are_left_out(odd: Hit, caplog: pytest.LogCaptureFixture) -> None:
+    store = OddStore([odd, GOOD])
+    opened = ExternalCollection(CollectionId("default", "docs"), FIELDS, lambda: store, "model")
+    found = opened.search(asked("dogs", toward(1)))
+    assert [passage.text for passage in found.passages] == ["Dogs ride free."]
+    assert "1 of 2 hits" in caplog.text
+
+
+def test_texts_that_are_none_are_shown_as_texts_that_can_be_sent() -> None:
+    store = OddStore([Hit("\ud800", {"body": "a\ud800b", "title": 5, "topic": {"a": [1]}}, 0.9)])
+    opened = ExternalCollection(CollectionId("default", "docs"), FIELDS, lambda: store, "model")
+    (passage,) = opened.search(asked("dogs", toward(1))).passages
+    assert (passage.text, passage.title, passage.document_id) == ("a?b", "5", "?")
+    assert passage.metadata == {"topic": "{'a': [1]}"}

@@ -132,7 +132,7 @@ async def rated_in(url: str) -> dict[str, tuple[int, float]]:
     """Returns today's number of ratings of each path, and their mean."""
     async with open_client(url) as redis:
         fields: Any = await redis.client.hgetall(redis_schema.EVIDENCE + redis_schema.today())
-        counts = from_fields(fields)
+        counts, _ = from_fields(fields)
     return {
         cell.path: (named["rated"], named.get("rating", 0) / UNITS_PER_RATING / named["rated"])
         for cell, named in counts.items()

@@ -144,7 +144,9 @@ class RequestLog:
         return list(requests.values())
 
     async def evidence(self, days: list[str]) -> dict[str, Counts]:
-        return {day: from_fields(await self._reply(self._redis.hgetall(redis_schema.EVIDENCE + day))) for day in days}
+        return {
+            day: from_fields(await self._reply(self._redis.hgetall(redis_schema.EVIDENCE + day)))[0] for day in days
+        }
 
     async def tenants(self) -> dict[str, TenantRecord]:
         """Returns the stored records of all tenants (limits, consent to training and others), by tenant name.

@@ -83,12 +83,12 @@ class KeyStore:
 
     async def keys(self) -> list[KeyRecord]:
         """Returns all keys, the oldest first."""
-        read = await self._redis.call(lambda: self._redis.client.hvals(redis_layout.KEYS))
-        return sorted(map(KeyRecord.from_json, read), key=lambda record: record.created)
+        read = await self._redis.call(lambda: self._redis.client.hgetall(redis_layout.KEYS))
+        return sorted((_key(digest, text) for digest, text in read.items()), key=lambda record: record.created)
 
     async def tenants(self) -> dict[str, TenantRecord]:
         read = await self._redis.call(lambda: self._redis.client.hgetall(redis_layout.TENANTS))
-        return {name: TenantRecord.from_json(text) for name, text in sorted(read.items())}
+        return {name: _tenant(name, text) for name, text in sorted(read.items())}
 
     async def find(self, which: str) -> KeyRecord:
         """Finds a key by its id, its prefix, or a credential, of which only the prefix is used. Raises NotFound."""
@@ -101,17 +101,17 @@ class KeyStore:
 
     async def by_digest(self, digest: str) -> KeyRecord | None:
         text = await self._redis.call(lambda: self._redis.client.hget(redis_layout.KEYS, digest))
-        return KeyRecord.from_json(text) if text else None
+        return _key(digest, text) if text else None
 
     async def by_digests(self, digests: Sequence[str]) -> list[KeyRecord | None]:
         """Returns the keys with these digests; None for one that does not exist or cannot be parsed."""
         found = await self._redis.call(lambda: self._redis.client.hmget(redis_layout.KEYS, list(digests)))
-        return [_readable(text) if text else None for text in found]
+        return [_readable(digest, text) if text else None for digest, text in zip(digests, found, strict=True)]
 
     async def tenant(self, name: str) -> TenantRecord:
         """Returns a tenant's record; an unknown tenant has one without limits."""
         text = await self._redis.call(lambda: self._redis.client.hget(redis_layout.TENANTS, name))
-        return TenantRecord.from_json(text) if text else TenantRecord(name)
+        return _tenant(name, text)
 
     async def tenants_named(self, names: Collection[str]) -> dict[str, TenantRecord]:
         """Returns the records of the named tenants, by name, as far as they exist and can be parsed."""
@@ -148,7 +148,7 @@ class KeyStore:
     async def _change_tenant(self, name: str, change: Callable[[TenantRecord], TenantRecord]) -> TenantRecord:
         for _ in range(MAX_ATTEMPTS):
             before = await self._redis.call(lambda: self._redis.client.hget(redis_layout.TENANTS, name))
-            changed = change(TenantRecord.from_json(before) if before else TenantRecord(name))
+            changed = change(_tenant(name, before))
             if await self._put(redis_layout.TENANTS, name, before or "", changed.to_json()):
                 return changed
         raise _contended(name)
@@ -167,9 +167,17 @@ class KeyStore:
         return bool(await self._redis.call(lambda: self._change(keys=names, args=arguments)))
 
 
-def _readable(text: str) -> KeyRecord | None:
+def _key(digest: str, text: str) -> KeyRecord:
+    return KeyRecord.from_json(text, f"{redis_layout.KEYS} {digest[:80]}")
+
+
+def _tenant(name: str, text: str | None) -> TenantRecord:
+    return TenantRecord.from_json(text, f"{redis_layout.TENANTS} {name}") if text else TenantRecord(name)
+
+
+def _readable(digest: str, text: str) -> KeyRecord | None:
     try:
-        return KeyRecord.from_json(text)
+        return _key(digest, text)
     except FailedPrecondition as error:
         log.error("%s", error.message)
         return None
@@ -177,7 +185,7 @@ def _readable(text: str) -> KeyRecord | None:
 
 def _readable_tenant(name: str, text: str | None) -> TenantRecord | None:
     try:
-        return TenantRecord.from_json(text) if text else TenantRecord(name)
+        return _tenant(name, text)
     except FailedPrecondition as error:
         log.error("%s", error.message)
         return None

@@ -13,7 +13,9 @@ import string
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from math import isfinite
+from types import NoneType
+from typing import Any, TypeVar
 
 from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument
 
@@ -162,10 +164,10 @@ class TenantRecord:
         return _to_json(self)
 
     @classmethod
-    def from_json(cls, text: str) -> "TenantRecord":
-        """Parses a tenant's record; raises FailedPrecondition ("unreadable_record")."""
-        with _reading("tenant", text) as read:
-            return cls(read["name"], Limits(**read["limits"]), tuple(read.get("learning", ())))
+    def from_json(cls, text: str, at: str = "") -> "TenantRecord":
+        """Parses a tenant's record; raises FailedPrecondition ("unreadable_record"), which names its place `at`."""
+        with _reading("tenant", text, at) as read:
+            return _typed(cls(read["name"], Limits(**read["limits"]), _names(read.get("learning", []))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,11 +210,11 @@ class KeyRecord:
         return _to_json(self)
 
     @classmethod
-    def from_json(cls, text: str) -> "KeyRecord":
-        """Parses a key's record; raises FailedPrecondition ("unreadable_record")."""
-        with _reading("key", text) as read:
-            scope = {name: None if names is None else tuple(names) for name, names in read.pop("scope").items()}
-            return cls(scope=KeyScope(**scope), limits=Limits(**read.pop("limits")), **read)
+    def from_json(cls, text: str, at: str = "") -> "KeyRecord":
+        """Parses a key's record; raises FailedPrecondition ("unreadable_record"), which names its place `at`."""
+        with _reading("key", text, at) as read:
+            scope = {name: None if names is None else _names(names) for name, names in read.pop("scope").items()}
+            return _typed(cls(scope=KeyScope(**scope), limits=Limits(**read.pop("limits")), **read))
 
 
 def _to_json(record: KeyRecord | TenantRecord) -> str:
@@ -227,15 +229,40 @@ def _to_json(record: KeyRecord | TenantRecord) -> str:
     return json.dumps({"v": VERSION, **fields}, separators=(",", ":"))
 
 
+_TYPES = {"float | None": (int, float, NoneType), "float": (int, float), "str": (str,), "int": (int,), "bool": (bool,)}
+"""The types that a record's fields may have, by their annotations."""
+
+Record = TypeVar("Record", bound=KeyRecord | TenantRecord)
+
+
+def _typed(record: Record) -> Record:
+    """Returns the record; raises TypeError if a field has another type than it is declared with."""
+    for one in fields(record):
+        types = _TYPES.get(getattr(one.type, "__name__", None) or str(one.type), (object,))
+        value = getattr(record, one.name)
+        is_number = isinstance(value, int | float) and bool not in types
+        if not isinstance(value, types) or (is_number and (isinstance(value, bool) or not isfinite(value))):
+            raise TypeError(f"{one.name} is {str(value)[:100]!r}")
+    return record
+
+
+def _names(names: Any) -> tuple[str, ...]:
+    """Returns a list of names as a tuple; raises TypeError for anything else."""
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"{str(names)[:100]} is no list of names")
+    return tuple(names)
+
+
 @contextmanager
-def _reading(what: str, text: str) -> Iterator[dict[str, Any]]:
+def _reading(what: str, text: str, at: str) -> Iterator[dict[str, Any]]:
     try:
         read = json.loads(text)
         if read.pop("v") != VERSION:
             raise ValueError(f"it is not of version {VERSION}")
         yield read
-    except (ValueError, LookupError, TypeError, AttributeError, InvalidArgument) as error:
-        message = f"the record of a {what} cannot be read; was it written by a later version? {error}"
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, InvalidArgument) as error:
+        place = f" at {at} in Redis" if at else ""
+        message = f"the record of a {what}{place} cannot be read; was it written by a later version? {error}"
         raise FailedPrecondition(message, code="unreadable_record") from error
 
 

@@ -4,9 +4,13 @@ import asyncio
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from itertools import chain
+from typing import Annotated, Any
+
+import msgspec
 
 from pointsman_gateway.domain import Chunk, Chunks, Usage
+from pointsman_gateway.engines.openai_schema import are_logprobs
 from pointsman_gateway.pipeline.ports import AnswerSource, ChunkSink
 
 MAX_STORED_CHARACTERS = 256 * 1024
@@ -17,6 +21,19 @@ CLEAN_ENDS = frozenset({"stop", "tool_calls", "function_call"})
 STEPS_PER_TURN = 32
 """Steps of a replay per turn of the event loop, so that other tasks are not delayed."""
 
+
+_Count = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
+_EncodedChunk = tuple[_Count, str, str | None, dict[str, Any] | None, tuple[_Count, _Count, _Count] | None]
+
+
+class _EncodedAnswer(msgspec.Struct):
+    """The format of a stored answer; Redis may hold anything."""
+
+    model: str
+    steps: list[list[_EncodedChunk]]
+
+
+_decode_answer = msgspec.json.Decoder(_EncodedAnswer).decode
 
 JsonPath = tuple[Any, ...]
 """A location in an answer: the choice's index, then names and numbers."""
@@ -173,10 +190,11 @@ def _strings(value: Any, path: JsonPath) -> Iterator[tuple[JsonPath, str]]:
 def parse_answer(text: str) -> StoredAnswer | None:
     """Parses a stored answer; None if it has another format."""
     try:
-        stored = json.loads(text)
-        return StoredAnswer(str(stored["model"]), tuple(tuple(map(_decode, step)) for step in stored["steps"]))
-    except (ValueError, LookupError, TypeError):
+        stored = _decode_answer(text)
+    except (msgspec.MsgspecError, RecursionError, ValueError):
         return None
+    steps = tuple(tuple(map(_to_chunk, step)) for step in stored.steps)
+    return StoredAnswer(stored.model, steps) if all(map(_is_sound, chain.from_iterable(steps))) else None
 
 
 def _encode(chunk: Chunk) -> list[Any]:
@@ -186,6 +204,12 @@ def _encode(chunk: Chunk) -> list[Any]:
     return [chunk.index, chunk.content, chunk.finish_reason, dict(chunk.extra) or None, counted]
 
 
-def _decode(encoded: Any) -> Chunk:
+def _to_chunk(encoded: _EncodedChunk) -> Chunk:
     index, content, finish_reason, extra, counted = encoded
     return Chunk(index, content, finish_reason, extra or {}, None if counted is None else Usage(*counted))
+
+
+def _is_sound(chunk: Chunk) -> bool:
+    """Returns whether the extra fields have the forms that encoders of answers expect."""
+    delta, logprobs = chunk.extra.get("delta", {}), chunk.extra.get("logprobs", {})
+    return isinstance(delta, dict) and (not logprobs or are_logprobs(logprobs))

@@ -97,7 +97,8 @@ def parse_question(stream_id: str, fields: dict[str, str]) -> Question | None:
 
     try:
         vector = np.frombuffer(base64.b64decode(fields["vector"], validate=True), "<f4")
-        return Question(stream_id, fields["answer"], vector)
+        # A comparison with NaN would hide the other questions.
+        return Question(stream_id, fields["answer"], vector) if len(vector) and np.isfinite(vector).all() else None
     except (KeyError, ValueError, binascii.Error):
         return None
 

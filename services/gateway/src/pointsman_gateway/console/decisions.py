@@ -76,7 +76,7 @@ def to_row(entry: LogEntry) -> DecisionRow | None:
     """Converts a log entry to a row; None if it has another format version."""
     try:
         fields = _decode(entry.json)
-    except (msgspec.DecodeError, msgspec.ValidationError):
+    except (msgspec.MsgspecError, RecursionError):
         return None
     return DecisionRow(
         **{name: getattr(fields, name) for name in _DecisionFields.__struct_fields__},

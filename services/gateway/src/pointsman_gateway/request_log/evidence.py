@@ -95,18 +95,32 @@ def to_fields(counts: Counts) -> dict[str, int]:
     return {str(key) + name: number for key, sums in counts.items() for name, number in sums.items()}
 
 
-def from_fields(fields: Mapping[str, str]) -> Counts:
+def from_fields(fields: Mapping[str, str]) -> tuple[Counts, list[str]]:
+    """Returns the counts in fields of a Redis hash, and the names of fields that are none."""
     counts: Counts = {}
-    for field, number in fields.items():
+    unreadable = []
+    for field, text in fields.items():
         key, bracket, name = field.rpartition("]")
-        if int(number):
-            counts.setdefault(_from_json(key + bracket), {})[name] = int(number)
-    return counts
+        try:
+            number = int(text)
+            sums = counts.setdefault(_from_json(key + bracket), {}) if number else {}
+            if name[:1] == BUCKET:
+                int(name[1:])
+        except (ValueError, TypeError, RecursionError):
+            unreadable.append(field)
+            continue
+        if number:
+            sums[name] = number
+    return counts, unreadable
 
 
 @lru_cache(maxsize=4096)
 def _from_json(text: str) -> EvidenceKey:
-    return EvidenceKey(*json.loads(text))
+    """Parses an evidence key; raises ValueError, TypeError or RecursionError."""
+    key = EvidenceKey(*json.loads(text))
+    if not all(isinstance(part, str) for part in key):
+        raise TypeError("an evidence key has texts only")
+    return key
 
 
 class EvidenceStore:

@@ -1,6 +1,7 @@
 """Reads and writes the request log in Redis: batches and feedback are written, entries and evidence are read."""
 
 import json
+import logging
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,7 +9,7 @@ from typing import Any
 
 import msgspec
 from pointsman_servicekit.bounded_redis import BoundedRedis, read_script
-from pointsman_servicekit.errors import NotFound
+from pointsman_servicekit.errors import FailedPrecondition, NotFound
 
 from pointsman_gateway.config.tasks_file import LearningConfig, RequestLogConfig
 from pointsman_gateway.domain import Feedback, PathScore
@@ -16,6 +17,8 @@ from pointsman_gateway.request_log import redis_schema
 from pointsman_gateway.request_log.entry import Entry
 from pointsman_gateway.request_log.evidence import UNITS_PER_RATING, Counts, from_fields, path_key, to_fields
 from pointsman_gateway.request_log.wal import NO_OFFSETS, Offsets
+
+log = logging.getLogger(__name__)
 
 _pack = msgspec.msgpack.Encoder().encode
 
@@ -135,9 +138,13 @@ class RequestLogStore:
 
     async def evidence(self, day: str) -> Counts:
         """Reads a day's evidence as one JSON text: redis-py would block for milliseconds to parse many fields."""
-        text = await self._redis.call(lambda: self._evidence_script(keys=[redis_schema.EVIDENCE + day]))
+        key = redis_schema.EVIDENCE + day
+        text = await self._redis.call(lambda: self._evidence_script(keys=[key]))
         names_and_numbers = list(msgspec.json.decode(text))  # for an empty hash Lua encodes "{}"
-        return from_fields(dict(zip(names_and_numbers[::2], names_and_numbers[1::2], strict=True)))
+        counts, unreadable = from_fields(dict(zip(names_and_numbers[::2], names_and_numbers[1::2], strict=True)))
+        if unreadable:
+            log.error("%d fields of %s in Redis are no evidence, such as %.200r", len(unreadable), key, unreadable[0])
+        return counts
 
     @property
     def _evidence_ttl(self) -> int:
@@ -177,17 +184,20 @@ class RequestLogReader:
         read = await self._redis.call(
             lambda: self._redis.client.xrevrange(redis_schema.DECISIONS, highest, lowest, count=count)
         )
-        return [LogEntry(found, fields["entry"]) for found, fields in read]
+        return [LogEntry(found, fields.get("entry", "")) for found, fields in read]
 
     async def find(self, decision_id: str) -> RecordedDecision:
-        """Returns a decision with its feedback; raises NotFound ("unknown_decision")."""
+        """Returns a decision with its feedback.
+
+        Raises NotFound ("unknown_decision"), or FailedPrecondition ("unreadable_record").
+        """
         with_feedback = await self._at(redis_schema.FEEDBACK, redis_schema.FEEDBACK_INDEX, decision_id)
         found = with_feedback or await self._at(redis_schema.DECISIONS, redis_schema.INDEX, decision_id)
         if found is None:
             message = f"the request log has no decision '{decision_id[:128]}', or no longer"
             raise NotFound(message, code="unknown_decision", param="decision_id")
         names = ("rating", "correction", "right_task", "right_answer")
-        return RecordedDecision(json.loads(found["entry"]), {name: found[name] for name in names if found.get(name)})
+        return RecordedDecision(_entry_of(found, decision_id), {name: found[name] for name in names if found.get(name)})
 
     async def _at(self, stream: str, index: str, decision_id: str) -> Mapping[str, str] | None:
         entry_id = await self._redis.call(lambda: self._redis.client.hget(index, decision_id))
@@ -195,3 +205,22 @@ class RequestLogReader:
             return None
         found = await self._redis.call(lambda: self._redis.client.xrange(stream, entry_id, entry_id))
         return found[0][1] if found else None
+
+
+_ENTRY_TEXTS = ("tenant", "path", "task")
+"""The fields of an entry that say who may see it."""
+
+
+def _entry_of(found: Mapping[str, str], decision_id: str) -> Mapping[str, Any]:
+    """Parses the entry of a decision; raises FailedPrecondition ("unreadable_record")."""
+    try:
+        entry = json.loads(found["entry"])
+        if not isinstance(entry, dict) or not all(isinstance(entry.get(name), str) for name in _ENTRY_TEXTS):
+            raise ValueError(f"it is no object with the texts {', '.join(_ENTRY_TEXTS)}")
+    except (ValueError, LookupError, RecursionError) as error:
+        raise FailedPrecondition(
+            f"the entry of decision '{decision_id[:128]}' in the streams {redis_schema.DECISIONS} and "
+            f"{redis_schema.FEEDBACK} of Redis cannot be read: {error}",
+            code="unreadable_record",
+        ) from error
+    return entry

@@ -1,5 +1,6 @@
 """The daily budget of shadow requests over all gateways, and the storage of budget and pairs in Redis."""
 
+import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -9,10 +10,13 @@ from typing import Protocol
 
 import msgspec
 from pointsman_servicekit.bounded_redis import BoundedRedis
+from pointsman_servicekit.errors import Unavailable
 
 from pointsman_gateway.redaction import NotRedacted, Redaction
 from pointsman_gateway.request_log.redis_schema import PAIR_SCORES, SECONDS_PER_DAY, today
 from pointsman_gateway.shadow.scoring import Pair, PairScores, Side
+
+log = logging.getLogger(__name__)
 
 PICO_PER_DOLLAR = 10**12
 """Dollars are counted in whole picodollars, which give the same sum in any order."""
@@ -155,7 +159,11 @@ class ShadowStore:
 
     async def _take(self, key: str) -> Pair | None:
         found = await self._redis.call(lambda: self._redis.client.getdel(key))
-        return _decode(found) if found else None
+        try:
+            return _decode(found) if found else None
+        except (msgspec.MsgspecError, RecursionError) as error:
+            log.error("the pair at %s in Redis is dropped, since it cannot be read: %s", key, error)
+            return None
 
     async def add(self, day: str, more: SpentByTask) -> SpentByTask:
         async def add_all() -> dict[str, str]:
@@ -166,7 +174,14 @@ class ShadowStore:
                 pipe.hgetall(SPENT + day)
                 return dict((await pipe.execute())[-1])
 
-        return {task: int(amount) for task, amount in (await self._redis.call(add_all)).items()}
+        amounts = await self._redis.call(add_all)
+        try:
+            return {task: int(amount) for task, amount in amounts.items()}
+        except ValueError as error:
+            # Nothing is spent while the total is unknown.
+            raise Unavailable(
+                f"the spending at {SPENT + day} in Redis cannot be read: {error}", code="unreadable_record"
+            ) from error
 
     def _redact(self, pair: Pair) -> Pair:
         """Returns the pair with its texts redacted; raises NotRedacted."""

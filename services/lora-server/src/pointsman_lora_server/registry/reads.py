@@ -30,6 +30,8 @@ _PAGE = 500
 _INTERNAL_KINDS = frozenset({"settled", "upcoming"})
 """Changes that notify lora-servers and are not shown in the history."""
 
+_CHANGE_FIELDS = frozenset({"kind", "subject", "before", "after", "author", "reason"})
+
 Value = TypeVar("Value")
 
 
@@ -136,7 +138,7 @@ class ChangeStream:
         before = "+"
         while len(changes) < limit:
             page = await self._page(before)
-            changes += [change for change in map(_change, page) if _is_shown(change, name)]
+            changes += [change for entry in page if (change := _change(entry)) and _is_shown(change, name)]
             if len(page) < _PAGE:
                 break
             before = f"({page[-1][0]}"
@@ -183,8 +185,11 @@ class ChangeStream:
         return answer[0][1] if answer else []
 
 
-def _change(entry: tuple[str, dict[str, str]]) -> Change:
+def _change(entry: tuple[str, dict[str, str]]) -> Change | None:
+    """Converts an entry of the stream to a change; None if it has not the fields of one."""
     id_, values = entry
+    if not values.keys() >= _CHANGE_FIELDS:
+        return None
     return Change(
         id=id_,
         at_unix_ms=int(id_.partition("-")[0]),

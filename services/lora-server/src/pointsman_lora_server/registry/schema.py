@@ -1,12 +1,14 @@
 """The keys in Redis, how the domain's values are stored there, and the Lua scripts that change them."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from functools import cache
 from typing import Any
 
 from pointsman_servicekit.bounded_redis import read_script
+from pointsman_servicekit.errors import FailedPrecondition
 
 from pointsman_lora_server.domain import AdapterVersion, Alias, Canary, CanaryTerms, Phase, PhaseRecord, Placement
 
@@ -105,13 +107,15 @@ def version_to_json(version: AdapterVersion) -> str:
 
 def version_from_json(raw: str) -> AdapterVersion:
     """Parses a version's record; ignores fields that a newer lora-server has written."""
-    values = json.loads(raw)
-    known = {name: value for name, value in values.items() if name in _VERSION_FIELDS}
-    return AdapterVersion(**(known | {"target_modules": tuple(values["target_modules"])}))
+    with _reading("an adapter version", raw):
+        values = json.loads(raw)
+        known = {name: value for name, value in values.items() if name in _VERSION_FIELDS}
+        return _checked_version(AdapterVersion(**(known | {"target_modules": tuple(values["target_modules"])})))
 
 
 def alias_from_json(name: str, raw: str) -> Alias:
-    return _alias(name, json.loads(raw))
+    with _reading(f"alias '{name}'", raw):
+        return _alias(name, json.loads(raw))
 
 
 def canary_to_texts(canary: Canary | None) -> tuple[str, str, str]:
@@ -123,17 +127,26 @@ def canary_to_texts(canary: Canary | None) -> tuple[str, str, str]:
 
 def phases_from_json(raw: str) -> tuple[dict[str, PhaseRecord], dict[str, str], list[str]]:
     """Returns the phase records by version, their tokens (see `RedisKeys.phases`), and the names without a record."""
-    values = json.loads(raw)
-    missing = [name for name, each in values.items() if each is None]
-    for name in missing:
-        del values[name]
-    tokens = {version: str(each["made"]) for version, each in values.items()}
-    return {version: _phase_record(each) for version, each in values.items()}, tokens, missing
+    with _reading("the phases of versions", raw):
+        values = json.loads(raw)
+        missing = [name for name, each in values.items() if each is None]
+    records, tokens = {}, {}
+    for version, each in values.items():
+        if each is not None:
+            with _reading(f"the phase of '{version}'", each):
+                records[version], tokens[version] = _phase_record(each), str(each["made"])
+    return records, tokens, missing
 
 
 def aliases_from_json(raw: str) -> dict[str, Alias]:
     """Parses the stored aliases; returns them by name."""
-    return {name: _alias(name, values) for name, values in json.loads(raw).items() if values is not None}
+    with _reading("the aliases", raw):
+        listed = [(name, values) for name, values in json.loads(raw).items() if values is not None]
+    aliases = {}
+    for name, values in listed:
+        with _reading(f"alias '{name}'", values):
+            aliases[name] = _alias(name, values)
+    return aliases
 
 
 def placement_to_text(placement: Placement | None) -> str:
@@ -142,16 +155,52 @@ def placement_to_text(placement: Placement | None) -> str:
 
 
 def placements_from_pairs(raw: Sequence[str]) -> dict[str, Placement]:
-    return {name: _placement(text) for name, text in zip(raw[::2], raw[1::2], strict=True)}
+    placements = {}
+    for name, text in zip(raw[::2], raw[1::2], strict=True):
+        with _reading(f"the placement of '{name}'", text):
+            placements[name] = _placement(text)
+    return placements
 
 
 def upcoming_from_pairs(raw: Sequence[str]) -> dict[str, int]:
-    return {version: int(until) for version, until in zip(raw[::2], raw[1::2], strict=True)}
+    upcoming = {}
+    for version, until in zip(raw[::2], raw[1::2], strict=True):
+        with _reading(f"the announcement of '{version}'", until):
+            upcoming[version] = int(until)
+    return upcoming
 
 
 def to_utf8(text: str, max_characters: int = 2000) -> str:
     """Shortens the text and replaces what UTF-8 cannot encode, such as parts of file names."""
     return text[:max_characters].encode(errors="replace").decode()
+
+
+@contextmanager
+def _reading(what: str, raw: Any) -> Iterator[None]:
+    """Raises FailedPrecondition ("unreadable_record") if a value in Redis has another form."""
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        shown = str(raw)[:200]
+        raise FailedPrecondition(
+            f"the registry in Redis: {what} cannot be read ({type(error).__name__}: {error}): {shown!r}",
+            code="unreadable_record",
+        ) from error
+
+
+def _checked_version(version: AdapterVersion) -> AdapterVersion:
+    """Returns the version; raises TypeError if one of its fields has another type."""
+    for name in ("rank", "bytes", "created_unix_ms"):
+        if type(getattr(version, name)) is not int:
+            raise TypeError(f"{name} is no whole number")
+    for name in ("name", "sha256", "base_model", "base_digest", "chat_template_sha256", "parent", "author"):
+        if not isinstance(getattr(version, name), str):
+            raise TypeError(f"{name} is no text")
+    if not all(isinstance(module, str) for module in version.target_modules):
+        raise TypeError("target_modules are no texts")
+    if not isinstance(version.facts, dict) or not isinstance(version.metrics, dict):
+        raise TypeError("facts or metrics are no object")
+    return version
 
 
 def _placement(text: str) -> Placement:
@@ -169,4 +218,7 @@ def _alias(name: str, values: Mapping[str, Any]) -> Alias:
     if values["canary"]:
         terms = {name: value for name, value in json.loads(values["terms"]).items() if name in _TERMS_FIELDS}
         canary = Canary(values["canary"], float(values["weight"]), CanaryTerms(**terms))
-    return Alias(name, values["version"], values["revision"], canary, values["previous"])
+    version, previous, revision = values["version"], values["previous"], values["revision"]
+    if not isinstance(version, str) or not isinstance(previous, str):
+        raise TypeError("a version is no text")
+    return Alias(name, version, int(revision), canary, previous)

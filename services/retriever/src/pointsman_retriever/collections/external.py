@@ -1,9 +1,12 @@
 """Searches a collection in an external store: by meaning, by words if the store ranks by them, or both."""
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
+from typing import Any
 
 from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, PointsmanError, Unavailable
 
@@ -13,6 +16,8 @@ from pointsman_retriever.external.stores import ExternalFields, ExternalStore, H
 from pointsman_retriever.index.term_analyzer import TermAnalyzer
 from pointsman_retriever.search.fusion import RRF_K
 from pointsman_retriever.search.ranking import CANDIDATES_PER_SIDE, ResolvedQuery, SearchSettings, Stopwatch
+
+log = logging.getLogger(__name__)
 
 RECHECK_SECONDS = 60.0
 """After which a search reads the layout again; while the store is away, the last one stays."""
@@ -82,8 +87,8 @@ class ExternalCollection:
             store, layout = self._checked_store()
             self._check_dimensions(layout, len(query.vector))
             weight = _dense_weight(query.options.dense_weight, layout)
-            dense = store.by_meaning(query.vector, CANDIDATES_PER_SIDE) if weight > 0 else []
-            sparse = store.by_words(query.text, CANDIDATES_PER_SIDE) if weight < 1 else []
+            dense = self._usable(store.by_meaning(query.vector, CANDIDATES_PER_SIDE)) if weight > 0 else []
+            sparse = self._usable(store.by_words(query.text, CANDIDATES_PER_SIDE)) if weight < 1 else []
         except PointsmanError as error:
             self._problem = error.message
             raise
@@ -146,6 +151,27 @@ class ExternalCollection:
         if not layout.dimensions and not layout.has_words:
             raise FailedPrecondition(f"collection '{self._id}' has neither vectors nor words", code="store_mismatch")
 
+    def _usable(self, hits: Sequence[Hit]) -> list[Hit]:
+        """Returns the hits with an id, a finite score and a text; the store may hold rows of any form."""
+        usable = [hit for hit in hits if self._is_usable(hit)]
+        if len(usable) < len(hits):
+            log.warning(
+                "collection '%s': %d of %d hits of its store have no id, no score or no text and are left out",
+                self._id,
+                len(hits) - len(usable),
+                len(hits),
+            )
+        return usable
+
+    def _is_usable(self, hit: Hit) -> bool:
+        try:
+            return bool(hit.id) and isfinite(hit.score) and bool(self._text_of(hit))
+        except (TypeError, AttributeError):  # null instead of a number or of an object
+            return False
+
+    def _text_of(self, hit: Hit) -> str:
+        return _to_text(hit.fields.get(self._fields.text))
+
     def _fused(self, dense: Sequence[Hit], sparse: Sequence[Hit], weight: float) -> list[_Candidate]:
         found = {hit.id: _Candidate(hit, rank, hit.score) for rank, hit in enumerate(dense, 1)}
         for rank, hit in enumerate(sparse, 1):
@@ -157,7 +183,7 @@ class ExternalCollection:
         """Judges whether passages answer the query; words weigh the same, as the store does not say how rare one is."""
         best_dense = max((one.dense for one in found), default=0.0)
         terms = self._analyzer.query_terms(text).keys()
-        texts = [str(one.hit.fields.get(self._fields.text) or "") for one in found if one.sparse_rank]
+        texts = [self._text_of(one.hit) for one in found if one.sparse_rank]
         shares = [len(terms & self._analyzer.document_terms(text).keys()) / len(terms) for text in texts if terms]
         coverage, thresholds = max(shares, default=0.0), SearchSettings()
         relevant = best_dense >= thresholds.least_dense or coverage >= thresholds.least_coverage
@@ -165,17 +191,17 @@ class ExternalCollection:
 
     def _passage(self, one: _Candidate, weight: float) -> Passage:
         fields, hit = self._fields, one.hit
-        text = str(hit.fields.get(fields.text) or "")
-        title = str(hit.fields.get(fields.title) or "") if fields.title else ""
+        text = self._text_of(hit)
+        title = _to_text(hit.fields.get(fields.title)) if fields.title else ""
         source = hit.fields.get(fields.source) if fields.source else None
         dense_part, sparse_part = _parts(one, weight)
         return Passage(
-            document_id=str(hit.id if source is None else source),
+            document_id=_to_text(source) or _to_text(hit.id),
             title=title,
             text=text,
             start=0,
             end=len(text),
-            metadata={name: str(hit.fields[name]) for name in fields.metadata if hit.fields.get(name) is not None},
+            metadata={name: _to_text(hit.fields[name]) for name in fields.metadata if hit.fields.get(name) is not None},
             score=min(dense_part + sparse_part, 1.0),
             dense_score=one.dense,
             sparse_score=one.sparse,
@@ -219,3 +245,8 @@ def read_only(collection_id: CollectionId) -> FailedPrecondition:
         code="read_only_collection",
         param="collection",
     )
+
+
+def _to_text(value: Any) -> str:
+    """Returns a value as a text that can be sent; empty for null."""
+    return "" if value is None else str(value).encode(errors="replace").decode()
