@@ -190,3 +190,9 @@ async def test_each_listed_base_model_is_an_engine(vllm: ScriptedEngine, tmp_pat
     vllm.lists = lambda: web.json_response({"data": cards})
     config = load_config(await write(EngineOption(vllm.url), tmp_path), {})
     assert {engine.model for engine in config.models.engines.values()} == {"short", "long/name"}
+
+
+async def test_names_of_models_are_no_variables(vllm: ScriptedEngine, tmp_path: Path) -> None:
+    vllm.lists = lambda: model_list("llama-${VICTIM_SECRET}")
+    folder = await write(EngineOption(vllm.url), tmp_path)
+    assert list(load_config(folder, {"VICTIM_SECRET": "sk"}).models.models) == ["llama-${VICTIM_SECRET}"]

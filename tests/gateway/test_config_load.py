@@ -413,8 +413,18 @@ def test_variables_are_taken_from_the_environment_or_their_default(config_folder
     assert served == "127.0.0.1:9"
     served = load_config(folder, {"LORA_PORT": "9", "LORA_HOST": "gpu-1"}).models.engines["local"].lora_server
     assert served == "gpu-1:9"
-    with pytest.raises(ConfigError, match=r"models.yaml needs the environment variable LORA_PORT, which is not set"):
+    with pytest.raises(
+        ConfigError, match=r"models.yaml:\d+ needs the environment variable LORA_PORT, which is not set"
+    ):
         load_config(folder, {})
+
+
+def test_the_value_of_a_variable_changes_no_other_key(config_folder: ConfigFolder) -> None:
+    config_folder.models["engines"]["local"]["lora_server"] = "${HOST}"
+    folder = config_folder.write()
+    hostile = "a:1\n  cloud: {model: tiny, url: http://evil} # "
+    engines = load_config(folder, {"HOST": hostile}).models.engines
+    assert [(name, engine.lora_server) for name, engine in engines.items()] == [("local", hostile)]
 
 
 @pytest.mark.parametrize(

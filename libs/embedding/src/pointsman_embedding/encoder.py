@@ -5,7 +5,6 @@ embedding: {url: "http://tei:8080", model: BAAI/bge-m3, api_key_env: TEI_KEY}
 """
 
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -19,8 +18,6 @@ if TYPE_CHECKING:  # who reads only a configuration needs neither
     import numpy as np
     from numpy.typing import NDArray
     from tokenizers import Tokenizer
-
-_VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)(?::-([^}]*))?\}")
 
 
 class EncoderConfig(BaseModel):
@@ -115,7 +112,7 @@ def read_encoder_config(file: Path) -> EncoderConfig | None:
     """
     try:
         text = file.read_text("utf-8-sig")
-        content = strict_yaml.load(_VARIABLE.sub(lambda m: os.environ.get(m[1], m[2] or ""), text))
+        content = strict_yaml.load(text, os.environ, unset="")
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise unusable(f"{file} cannot be read as YAML: {error}") from error
     written = content.get("embedding") if isinstance(content, dict) else None

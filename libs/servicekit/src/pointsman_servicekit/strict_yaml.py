@@ -1,17 +1,86 @@
-"""YAML in which a duplicate key is an error; plain YAML silently drops the first one. Needs PyYAML."""
+"""YAML in which a duplicate key is an error, aliases are bounded, and environment variables may stand. Needs PyYAML.
 
-from collections.abc import Hashable
+Plain YAML silently drops the first of two equal keys, and a few lines of aliases of aliases stand for billions of
+values.
+"""
+
+from collections.abc import Hashable, Iterator, Mapping
 from typing import Any
 
 import yaml
 
+from pointsman_servicekit.yaml_variables import substitute
 
-def load(text: str) -> Any:
-    """Parses YAML; raises yaml.YAMLError, also for a malformed date and for a document that is nested too deep."""
+MAX_ALIASED_VALUES = 100_000
+"""Values that a document has by its aliases in addition to those that are written out."""
+MAX_DEPTH = 100
+"""Levels of lists and mappings, aliases expanded."""
+
+
+def load(text: str, variables: Mapping[str, str] | None = None, unset: str | None = None) -> Any:
+    """Parses YAML; raises yaml.YAMLError, also for a malformed date and for a document that is nested too deep.
+
+    With `variables`, `${NAME}` is replaced in scalars. `unset` is the value of those that are not set and have no
+    default; None raises UnsetVariable.
+    """
+    loader = _Loader(text)
     try:
-        return yaml.load(text, _Loader)  # a SafeLoader
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        scalars = list(_scalars(node))
+        if variables is not None:
+            substitute(scalars, loader, variables, unset)
+        return loader.construct_document(node)
     except RecursionError:
         raise yaml.YAMLError("it is nested too deep") from None
+    except yaml.MarkedYAMLError as error:
+        if variables is not None and error.problem_mark and "${" in _line(text, error.problem_mark.line):
+            error.note = "inside { } and [ ], a ${VARIABLE} needs quotes"
+        raise
+    finally:
+        loader.dispose()
+
+
+def _line(text: str, number: int) -> str:
+    lines = text.splitlines()
+    return lines[number] if number < len(lines) else ""
+
+
+def _scalars(root: yaml.Node) -> Iterator[yaml.ScalarNode]:
+    """Yields each scalar once; raises yaml.YAMLError if aliases make the document too large, too deep or endless."""
+    sizes: dict[int, int] = {}
+    """By node: its values, aliases expanded; 0 while they are counted."""
+    depths: dict[int, int] = {}
+    written = 0
+    pending = [(root, False)]
+    while pending:
+        node, is_counted = pending.pop()
+        inner = _inner(node)
+        if is_counted:
+            sizes[id(node)] = 1 + sum(sizes[id(one)] for one in inner)
+            depths[id(node)] = 1 + max((depths[id(one)] for one in inner), default=0)
+            if sizes[id(node)] > MAX_ALIASED_VALUES + written or depths[id(node)] > MAX_DEPTH:
+                raise _error(node, "its aliases make it too large, or it is nested too deep")
+        elif id(node) not in sizes:
+            written += 1
+            sizes[id(node)] = 0
+            pending.append((node, True))
+            pending += [(one, False) for one in reversed(inner)]
+            if isinstance(node, yaml.ScalarNode):
+                yield node
+        elif not sizes[id(node)]:
+            raise _error(node, "it contains itself by an alias")
+
+
+def _inner(node: yaml.Node) -> list[yaml.Node]:
+    if isinstance(node, yaml.MappingNode):
+        return [part for pair in node.value for part in pair]
+    return node.value if isinstance(node, yaml.SequenceNode) else []
+
+
+def _error(node: yaml.Node, problem: str) -> yaml.YAMLError:
+    return yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
 
 
 class _Loader(yaml.SafeLoader):

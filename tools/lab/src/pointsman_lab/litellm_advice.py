@@ -87,6 +87,11 @@ class Source:
     notes: dict[Location, str] = field(default_factory=dict)
     """What became of a value that is not translated as it stands."""
     commands: list[str] = field(default_factory=list)
+    variables: dict[str, set[str]] = field(default_factory=dict)
+    """The environment variables that the translation reads, and what for."""
+
+    def add_variable(self, name: str, use: str) -> None:
+        self.variables.setdefault(name, set()).add(use)
 
     def take(self, *location: str | int, note: str = "", kind: type = object) -> Any:
         """Returns a value of LiteLLM's configuration, and counts it as translated, or as reported with a note.

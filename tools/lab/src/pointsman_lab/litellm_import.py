@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from pointsman_gateway.config.load import SINGLE_FILE, ConfigError, load_config, read_text
 from pointsman_gateway.config.providers import find_price, providers
-from pointsman_servicekit import strict_yaml
+from pointsman_servicekit import strict_yaml, yaml_variables
 
 from pointsman_lab.litellm_advice import (
     KEY_LIMITS,
@@ -33,12 +33,16 @@ STARTER_TASKS = {
 """Two tasks for `model: auto`, which LiteLLM's configuration does not describe."""
 
 
+_VARIABLES = "Environment variables that it reads; check them if others wrote the file"
+
+
 def import_litellm(file: Path, folder: Path) -> Report:
     """Writes the translated pointsman.yaml and the report to `folder`; raises ConfigError without a usable model."""
     source = Source(_read(file))
     config = _Translation(source).config()
     written = yaml.safe_dump(config, sort_keys=False, width=120, allow_unicode=True)
-    written = re.sub(r"(\$\{\w+\})$", r'"\1"', written, flags=re.MULTILINE)  # whatever it stands for is a text
+    # Whatever it stands for is a text.
+    written = re.sub(r"(?<=: )(\$\{\w+\})$", r'"\1"', written, flags=re.MULTILINE)
     text = f"# Translated from LiteLLM's {file.name}; {REPORT_FILE} lists what has no equivalent.\n{written}"
     _check(text)
     remaining = list(source.remaining())
@@ -49,6 +53,9 @@ def import_litellm(file: Path, folder: Path) -> Report:
         page.append(Section("Not translated, or not as it stands", (), ("value", "what to do"), rows))
     else:
         page.append(Section("Everything is translated"))
+    if source.variables:
+        rows = tuple((name, ", ".join(sorted(uses))) for name, uses in sorted(source.variables.items()))
+        page.append(Section(_VARIABLES, (), ("environment variable", "for"), rows))
     if source.commands:
         page.append(Section("To run once the gateway runs with POINTSMAN_GATEWAY_AUTH=on", tuple(source.commands)))
     page.append(Section("To start it", (f"pointsman up {folder}",)))
@@ -66,7 +73,8 @@ def _read(file: Path) -> dict[str, Any]:
         raise ConfigError(f"{file} cannot be read as YAML: {error}") from error
     if not isinstance(content, dict) or not isinstance(content.get("model_list"), list):
         raise ConfigError(f"{file} has no model_list, so it is no config.yaml of LiteLLM's proxy")
-    return content
+    escaped: dict[str, Any] = yaml_variables.escape(content)  # LiteLLM replaces no ${VARIABLE}
+    return escaped
 
 
 def _check(text: str) -> None:
@@ -121,7 +129,7 @@ class _Translation:
         name, upstream = take(*at, "model_name"), take(*at, "litellm_params", "model")
         mode = take(*at, "model_info", "mode", kind=str) or "chat"
         stated = take(*at, "litellm_params", "custom_llm_provider", kind=str)
-        url = _variable(take(*at, "litellm_params", "api_base", kind=str) or "")
+        url = self._variable(take(*at, "litellm_params", "api_base", kind=str) or "", "a URL")
         prefix, bare = provider_and_name(str(upstream), stated, url)
         problem = find_problem(name, upstream, mode) or unknown_provider(prefix)
         if problem:
@@ -140,7 +148,7 @@ class _Translation:
         self._engines[_unique(name, self._engines)] = {"model": name, **engine}
 
     def _engine(self, at: Location, prefix: str, upstream: str, url: str) -> dict[str, Any]:
-        version = _variable(self._source.take(*at, "litellm_params", "api_version") or "")
+        version = self._variable(self._source.take(*at, "litellm_params", "api_version") or "", "a version")
         provider, key_env = PROVIDERS[prefix]
         if provider == "azure" and version:
             provider = "azure-deployments"
@@ -152,8 +160,17 @@ class _Translation:
         if provider == "azure-deployments":
             engine["api_version"] = version
         if key or preset.key_env:
-            engine["api_key_env"] = self._key_variable(at, key, key_env)
+            engine["api_key_env"] = variable = self._key_variable(at, key, key_env)
+            self._source.add_variable(variable, f"the key that is sent to {url or provider}")
         return engine
+
+    def _variable(self, text: Any, use: str) -> str:
+        """Returns a text with LiteLLM's reference to an environment variable in our form."""
+        found = re.fullmatch(r"os\.environ/([A-Za-z0-9_]+)", str(text))
+        if not found:
+            return str(text)
+        self._source.add_variable(found[1], use)
+        return f"${{{found[1]}}}"
 
     def _key_variable(self, at: Location, key: str | None, usual: str) -> str:
         found = re.fullmatch(r"os\.environ/(\w+)", key or "")
@@ -302,11 +319,6 @@ class _Translation:
                 self._source.notes[(*at, "budget_duration")] = f"{per}: budgets are by day or month, UTC"
         if options:
             self._source.commands.append(f"pointsman {command} {' '.join(options)}")
-
-
-def _variable(text: str) -> str:
-    """Returns the text with LiteLLM's references to environment variables in our form."""
-    return re.sub(r"^os\.environ/(\w+)$", r"${\1}", str(text))
 
 
 def _unique(name: str, others: Mapping[str, Any]) -> str:

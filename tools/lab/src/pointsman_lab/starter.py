@@ -188,7 +188,7 @@ def _quoted(value: Any) -> str:
     """Returns a JSON value, which is also valid YAML, with `${` escaped: the gateway would read it as a variable."""
     if isinstance(value, str) and re.fullmatch(r"[A-Za-z][\w./-]*[\w]", value) and not _is_keyword(value):
         return value
-    return json.dumps(value, ensure_ascii=False).replace("${", "\\u0024{").replace("\x7f", "\\u007f")
+    return json.dumps(value, ensure_ascii=False).replace("${", "$${").replace("\x7f", "\\u007f")
 
 
 def _is_keyword(word: str) -> bool:

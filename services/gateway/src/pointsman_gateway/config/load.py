@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import yaml
 from pointsman_embedding import EncoderConfig
 from pointsman_servicekit import strict_yaml
+from pointsman_servicekit.yaml_variables import UnsetVariable
 from pydantic import BaseModel, ValidationError
 
 from pointsman_gateway.config.access_file import AccessFile
@@ -137,8 +138,6 @@ _SINGLE_FILE_KEYS = (
     "prompts",
     *_UP_KEYS,
 )
-
-_VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)(?::-([^}]*))?\}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,7 +270,11 @@ def _read_yaml(file: FilePath, environment: Mapping[str, str]) -> Any:
     except FileNotFoundError:
         raise ConfigError(f"{file} is missing") from None
     try:
-        return strict_yaml.load(_VARIABLE.sub(lambda m: _variable(m, file, environment), text))
+        return strict_yaml.load(text, environment)
+    except UnsetVariable as error:
+        raise ConfigError(
+            f"{file}:{error.line} needs the environment variable {error.name}, which is not set"
+        ) from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{file} is not YAML: {error}") from error
 
@@ -281,14 +284,6 @@ def _validate(file: FilePath, shape: type[File], data: Any) -> File:
         return shape.model_validate(data)
     except ValidationError as error:
         raise ConfigError("; ".join(_explain(file, shape, item) for item in error.errors())) from error
-
-
-def _variable(match: re.Match[str], file: FilePath, environment: Mapping[str, str]) -> str:
-    name, default = match.groups()
-    value = environment.get(name, default)
-    if value is None:
-        raise ConfigError(f"{file} needs the environment variable {name}, which is not set")
-    return value
 
 
 def _explain(file: FilePath, shape: type[BaseModel], item: Any) -> str:
