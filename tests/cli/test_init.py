@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pointsman_cli.example import load_example
+from pointsman_cli.up.command import check_retriever
 from pointsman_gateway.config.load import ConfigError, load_config
 from pointsman_lab.starter import Answers, LabelledMessage, configuration, read_labelled, write_checked
 
@@ -127,6 +129,17 @@ def test_messages_may_be_csv(tmp_path: Path) -> None:
     file = write(tmp_path / "labelled.csv", 'task,text,output\nb,"one, two",\na,three,yes\n')
 
     assert read_labelled(file) == [LabelledMessage("three", "a", "yes"), LabelledMessage("one, two", "b")]
+
+
+def test_what_init_writes_needs_no_retriever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pointsman_retriever", None)  # not installed
+    texts = ["Is retrieval slow?", "what is a similarity_threshold", "collections: {a: b}", "Where is my parcel?"]
+    lines = [f'{"ab"[number % 2]},"{text}"' for number, text in enumerate(texts)]
+    messages = read_labelled(write(tmp_path / "labelled.csv", "\n".join(["task,text", *lines])))
+    folder = tmp_path / "mine"
+    write_checked(configuration(ANSWERS, messages, str(folder)), folder)
+    assert "retrieval" in (folder / "pointsman.yaml").read_text()
+    check_retriever(load_example(folder))
 
 
 def test_an_unknown_provider_is_answered_with_the_nearest_one(labelled: Path) -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from aiohttp import web
 from pointsman_cli.data_dir import DataDir, Run, read_run
 from pointsman_cli.errors import UsageError
 from pointsman_cli.example import load_example
+from pointsman_cli.up.command import check_retriever
 from pointsman_cli.up.own_engine import EngineOption, engine_config, write_engine_config
 from pointsman_gateway.config.load import load_config
 
@@ -105,6 +107,33 @@ def test_the_embedding_model_is_prepared_if_something_may_embed(
 ) -> None:
     (tmp_path / "pointsman.yaml").write_text(yaml.safe_dump(content))
     assert load_example(tmp_path).needs_embedding_model is needed
+
+
+LOOKS_UP = PATH | {"strategies": [{"retrieval": {"collection": "docs"}}]}
+OWN = PATH | {"strategies": [{"own.strategies:Today": {}}]}
+
+
+@pytest.mark.parametrize(
+    ("content", "needed"),
+    [
+        ("paths: {p: {model: m}} # retrieval", False),
+        ({"paths": {"p": PATH}, "tasks": {"a": {"examples": ["retrieval", "b"]}}}, False),
+        ({"paths": {"retrieval": PATH}, "retrieval": {"usd_per_search": 0}}, False),
+        ({"paths": {"p": LOOKS_UP}}, True),
+        ({"paths": {"p": OWN}}, False),
+        ({"paths": {"p": OWN}, "retrieval": {"usd_per_search": 0}}, True),
+        ({"paths": {"p": PATH}, "collections": {"c": {"store": "qdrant"}}}, True),
+        ({"paths": ["retrieval"]}, False),
+    ],
+)
+def test_the_retriever_is_needed_if_a_path_may_retrieve(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: Any, needed: bool
+) -> None:
+    (tmp_path / "pointsman.yaml").write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+    monkeypatch.setitem(sys.modules, "pointsman_retriever", None)  # not installed
+    refusal = pytest.raises(UsageError, match="the retriever is not installed") if needed else nullcontext()
+    with refusal:
+        check_retriever(load_example(tmp_path))
 
 
 def listed(*names: str) -> list[dict[str, Any]]:

@@ -20,6 +20,9 @@ EXAMPLE_FILE = "pointsman.yaml"
 CONFIG_FILES = (EXAMPLE_FILE, "models.yaml", "paths.yaml", "tasks.yaml")
 STRATEGIES_WITHOUT_EMBEDDING = frozenset({"zero_shot", "persona", "chain_of_thought"})
 
+STRATEGIES = STRATEGIES_WITHOUT_EMBEDDING | {"few_shot", "retrieval"}
+"""Those of the gateway; others are extensions."""
+
 GATEWAY_KEYS = frozenset({"models", "engines", "paths", "tasks"})
 """Keys by which a file is the gateway's configuration."""
 
@@ -80,32 +83,43 @@ class Example:
 
     @property
     def needs_retriever(self) -> bool:
-        """Returns whether the example has collections, or a path that may retrieve passages."""
-        return (
-            bool(self.collections)
-            or self.has_external_collections
-            or any("retrieval" in text for text in self._texts(EXAMPLE_FILE, "paths.yaml"))
-        )
+        """Returns whether the example has collections, or a path that retrieves passages.
+
+        A strategy of an extension may retrieve them; then the configuration must state the prices of retrieval.
+        """
+        if self.collections or self.has_external_collections:
+            return True
+        try:
+            content = self._content()
+            strategies = _strategies(content)
+        except (yaml.YAMLError, AttributeError, LookupError, TypeError):
+            return False  # the gateway will reject it
+        return "retrieval" in strategies or ("retrieval" in content and not strategies <= STRATEGIES)
 
     @property
     def needs_embedding_model(self) -> bool:
         """Returns whether something may embed texts: the retriever, the classifier, a semantic cache, `/v1/embeddings`
         or a path's strategy. True for a configuration that the gateway will reject."""
-        texts = self._texts(*CONFIG_FILES)
-        if self.needs_retriever or any("similarity_threshold" in text for text in texts):
+        if self.needs_retriever:
             return True
         try:
-            content = {key: value for text in texts for key, value in strict_yaml.load(text).items()}
+            content = self._content()
             local = any(model.get("local") for model in content.get("embeddings", {}).values())
-            strategies = {
-                name for path in content["paths"].values() for one in path.get("strategies", ()) for name in one
-            }
+            semantic = any("similarity_threshold" in (path.get("cache") or {}) for path in content["paths"].values())
+            strategies = _strategies(content)
         except (yaml.YAMLError, AttributeError, LookupError, TypeError):
             return True
-        return bool(content.get("tasks")) or local or not strategies <= STRATEGIES_WITHOUT_EMBEDDING
+        return bool(content.get("tasks")) or local or semantic or not strategies <= STRATEGIES_WITHOUT_EMBEDDING
 
-    def _texts(self, *names: str) -> list[str]:
-        return [file.read_text("utf-8") for name in names if (file := self.config / name).is_file()]
+    def _content(self) -> dict[str, Any]:
+        """Returns the keys of all files of the configuration; raises yaml.YAMLError or AttributeError."""
+        files = [file for name in CONFIG_FILES if (file := self.config / name).is_file()]
+        return {key: value for file in files for key, value in strict_yaml.load(file.read_text("utf-8-sig")).items()}
+
+
+def _strategies(content: dict[str, Any]) -> set[str]:
+    """Returns the names of the paths' strategies; raises AttributeError, LookupError or TypeError."""
+    return {name for path in content["paths"].values() for one in path.get("strategies", ()) for name in one}
 
 
 def load_example(folder: Path) -> Example:

@@ -24,7 +24,7 @@ from pointsman_cli.engine_environment import (
     write_model_config,
 )
 from pointsman_cli.errors import UsageError, run_interruptibly
-from pointsman_cli.example import load_example
+from pointsman_cli.example import Example, load_example
 from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, EnginePythonOption
 from pointsman_cli.up.own_engine import HEADING, EngineOption, write_engine_config
 from pointsman_cli.up.plan import (
@@ -104,10 +104,7 @@ def up(
     if folder is None and not engine:
         folder, base = _own_model(model or [], arguments, at, find_engine(at, engine_python))
     loaded = load_example(folder or write_engine_config(EngineOption(engine, key_env, tuple(model or ())), at))
-    if loaded.needs_retriever and importlib.util.find_spec("pointsman_retriever") is None:
-        raise UsageError(
-            f"{loaded.folder} looks things up, and the retriever is not installed; pip install 'pointsman[retriever]'"
-        )
+    check_retriever(loaded)
     environment = find_engine(at, engine_python) if loaded.base_model else None
     if environment and base is None:
         located = locate_base_model(loaded.base_model, loaded.folder, at)
@@ -196,3 +193,11 @@ def _write_run(setup: StartPlan, supervisor: Supervisor) -> Run:
     )
     write_run(run, setup.data_dir.run_file)
     return run
+
+
+def check_retriever(example: Example) -> None:
+    """Raises UsageError if the example needs the retriever, and it is not installed."""
+    if example.needs_retriever and importlib.util.find_spec("pointsman_retriever") is None:
+        raise UsageError(
+            f"{example.folder} looks things up, and the retriever is not installed; pip install 'pointsman[retriever]'"
+        )

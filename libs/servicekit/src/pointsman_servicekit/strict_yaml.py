@@ -35,7 +35,7 @@ def load(text: str, variables: Mapping[str, str] | None = None, unset: str | Non
     except RecursionError:
         raise yaml.YAMLError("it is nested too deep") from None
     except yaml.MarkedYAMLError as error:
-        if variables is not None and error.problem_mark and "${" in _line(text, error.problem_mark.line):
+        if error.problem_mark and "${" in _line(text, error.problem_mark.line):
             error.note = "inside { } and [ ], a ${VARIABLE} needs quotes"
         raise
     finally:
