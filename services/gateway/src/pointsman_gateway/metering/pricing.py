@@ -1,5 +1,6 @@
 """Prices requests in whole picodollars: after an answer by its tokens, before it by the path's past answers."""
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -164,7 +165,7 @@ SMOOTHING = 0.05
 """Weight of a new answer in its path's exponential moving averages: they cover about the last 20 answers."""
 
 MAX_PATHS = 4096
-"""Bounds the memory: paths that callers name are among them."""
+"""Bounds the memory, for configured paths and for paths that callers name alike; the longest unused is dropped."""
 
 
 @dataclass(slots=True)
@@ -181,29 +182,37 @@ class PathMeans:
 
 
 class PathStatistics:
-    """The means of all paths, by name and configuration; they survive a change of the configuration."""
+    """The means of all paths, by name and configuration; they survive a change of the configuration.
+
+    Paths that callers name, such as adapter versions, have no fingerprint, and never take the place of configured ones.
+    """
 
     def __init__(self) -> None:
-        self._means: dict[tuple[str, str], PathMeans] = {}
+        self._configured: OrderedDict[tuple[str, str], PathMeans] = OrderedDict()
+        """The longest unused first, as below."""
+        self._named: OrderedDict[tuple[str, str], PathMeans] = OrderedDict()
 
     def of(self, path: Path) -> PathMeans | None:
         """Returns the means of a path; None before its first answer."""
-        return self._means.get((path.name, path.fingerprint))
+        known = self._configured if path.fingerprint else self._named
+        return known.get((path.name, path.fingerprint))
 
     def add(self, path: Path, own_tokens: int, usage: Usage, other_picodollars: int) -> None:
         """Adds a complete answer; `own_tokens` are those of the request's own messages."""
         prompt, completion = usage.prompt_tokens, usage.completion_tokens
         cached = usage.cached_tokens / prompt if prompt else 0.0
-        means = self._means.get((path.name, path.fingerprint))
+        known, key = self._configured if path.fingerprint else self._named, (path.name, path.fingerprint)
+        means = known.get(key)
         if means is not None:
             means.added_tokens += SMOOTHING * (prompt - own_tokens - means.added_tokens)
             means.cached_fraction += SMOOTHING * (cached - means.cached_fraction)
             means.completion_tokens += SMOOTHING * (completion - means.completion_tokens)
             means.other_picodollars += SMOOTHING * (other_picodollars - means.other_picodollars)
-        elif len(self._means) < MAX_PATHS:
-            self._means[path.name, path.fingerprint] = PathMeans(
-                prompt - own_tokens, cached, completion, other_picodollars
-            )
+        else:
+            known[key] = PathMeans(prompt - own_tokens, cached, completion, other_picodollars)
+        known.move_to_end(key)
+        if len(known) > MAX_PATHS:
+            known.popitem(last=False)
 
 
 class ExpectedCost:
