@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from traceback import walk_tb
 from types import FrameType
 from typing import Any
 
@@ -398,10 +399,15 @@ async def test_a_slow_engine_report_starves_no_load(swapping: RunEngine, monkeyp
 async def test_a_version_rejected_by_the_engine_fails_permanently(swapping: RunEngine) -> None:
     async with swapping() as engine:
         engine.folders.behaviours[A.version] = {"behaviour": "refused"}
-        for _ in range(2):
+        lengths = []
+        for _ in range(4):
             with pytest.raises(InvalidArgument) as caught:
                 await engine.loader.ensure_loaded(A)
             assert caught.value.code == "engine_refused"
+            rejection = engine.loader.rejection(A.version)
+            assert rejection is not None
+            lengths.append(len(list(walk_tb(rejection.__traceback__))))
+        assert len(set(lengths)) == 1  # what is stored holds no frames of later requests
 
         assert engine.phases.failed == [(A.version, "engine_refused")]
         assert await engine.asked("load") == [f"load {A.version}"]

@@ -16,7 +16,7 @@ An error's `code` is the stable, snake_case name of the exact mistake ("unknown_
 """
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import grpc
 
@@ -41,6 +41,16 @@ class PointsmanError(Exception):
         """Who caused the error, if neither the class nor the code implies it."""
         self.limits: Mapping[str, str] = {}
         """The state of the caller's limits as HTTP headers, if one of them was exceeded."""
+
+    def copy(self) -> Self:
+        """Returns a copy to raise instead of an error that is stored.
+
+        Each raise of one object adds to its traceback, which keeps the frames of every request that it was raised in.
+        """
+        copied = type(self).__new__(type(self), *self.args)
+        copied.args = self.args
+        copied.__dict__.update(self.__dict__)
+        return copied
 
 
 class InvalidArgument(PointsmanError):

@@ -170,7 +170,7 @@ class AdapterLoader:
     async def _load(self, version: AdapterVersion, make_room: bool) -> bool:
         name, deadline = version.version, time.monotonic() + self._max_wait_seconds
         if name in self._rejected:
-            raise self._rejected[name]
+            raise self._rejected[name].copy()
         self._ready_state()
         with self._metrics.time_load_step("fetch"):
             folder = await asyncio.to_thread(self._store.fetch, version)

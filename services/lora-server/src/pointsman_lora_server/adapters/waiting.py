@@ -85,7 +85,7 @@ class VersionWaiter:
     async def _wait_for_change(self, version: str) -> None:
         error = self._retries.last_error(version, REDIS_TOLERANCE_SECONDS)
         if error is not None:
-            raise error
+            raise error.copy()
         await self._reconciler.wait_for_change(POLL_SECONDS)
 
     def _engine_not_ready(self, version: str) -> Unavailable:

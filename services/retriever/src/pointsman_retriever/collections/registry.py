@@ -69,7 +69,8 @@ class CollectionRegistry:
         writer = self._writers.get(collection_id)
         if writer is not None:
             return writer
-        raise self._damaged.get(collection_id) or unknown_collection(collection_id)
+        damage = self._damaged.get(collection_id)
+        raise damage.copy() if damage else unknown_collection(collection_id)
 
     def collection(self, collection_id: CollectionId) -> Collection:
         """Returns a collection; raises NotFound, or the error with which a damaged one failed to load."""
