@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from pointsman_gateway.bootstrap.models import EmbeddingModels, train_classifier
 from pointsman_gateway.classification.stage import (
-    MAX_CLASSIFICATIONS,
     NOTE,
     Classification,
     RuleMatcher,
@@ -19,6 +18,9 @@ from pointsman_gateway.config.load import load_config
 from pointsman_gateway.domain import Labels, Message, Request
 
 from tests.gateway.doubles.classifier import ScriptedClassifier, labels
+
+MAX_CLASSIFICATIONS = 5
+"""Up to three for a long last turn, one for an earlier turn, one for both together."""
 
 DEVELOPMENT = Path(__file__).with_name("development_conversations.jsonl")
 HELPDESK = Path(__file__).parents[2] / "examples" / "helpdesk" / "config"

@@ -14,13 +14,14 @@ from pointsman_retriever.chunking.blocks import (
     MAX_PART_CHARACTERS,
     Chunker,
     break_long_lines,
-    chunk_document,
     split_blocks,
 )
 from pointsman_retriever.chunking.code import CodeChunker
 from pointsman_retriever.chunking.prose import MarkdownChunker
 from pointsman_retriever.chunking.sandboxed import make_chunkers
 from pointsman_retriever.domain import Document
+
+from tests.retriever.chunks import chunk_document
 
 SENTENCE = "The 7:40 to Saltby waits at Tarn Junction for the branch line. "
 

@@ -4,11 +4,12 @@ import random
 
 import pytest
 from pointsman_embedding import MiniLM
-from pointsman_retriever.chunking.blocks import chunk_document
 from pointsman_retriever.chunking.code import CodeChunker
 from pointsman_retriever.chunking.prose import CHUNK_CHARACTERS, WINDOW_TOKENS
 from pointsman_retriever.chunking.sandboxed import kind_of, make_chunkers, recipe_for
 from pointsman_retriever.domain import Document
+
+from tests.retriever.chunks import chunk_document
 
 PYTHON = '''"""Signals and lamps."""
 

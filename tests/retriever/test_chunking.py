@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 from pointsman_embedding import MiniLM
-from pointsman_retriever.chunking.blocks import chunk_document
 from pointsman_retriever.chunking.prose import (
     CHUNK_CHARACTERS,
     CHUNK_TOKENS,
@@ -13,6 +12,8 @@ from pointsman_retriever.chunking.prose import (
     find_headings,
 )
 from pointsman_retriever.domain import Document
+
+from tests.retriever.chunks import chunk_document
 
 HANDBOOK = Path(__file__).parents[2] / "examples" / "helpdesk" / "handbook"
 SENTENCE = "The 7:40 to Saltby waits at Tarn Junction for the branch line. "

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from pointsman.v1 import retriever_pb2 as pb
 from pointsman_embedding import MiniLM
-from pointsman_retriever.chunking.blocks import chunk_document
 from pointsman_retriever.chunking.sandboxed import SandboxedChunker, chunking_setup, kind_of, make_chunkers
 from pointsman_retriever.domain import Document
 from pointsman_retriever.sandbox import Sandbox
 
+from tests.retriever.chunks import chunk_document
 from tests.retriever.client import Client
 
 HOSTILE = "#" * 1_000_000  # about 15 s of CPU

@@ -11,7 +11,7 @@ import grpc
 import httpx
 import pytest
 from pointsman.v1 import gateway_pb2, gateway_pb2_grpc
-from pointsman_lora_server.engine.tool_calls import KNOWN_PARSERS
+from pointsman_lora_server.engine import tool_calls
 
 from tests.running_example import ROOT, RunningExample
 
@@ -100,4 +100,5 @@ def test_vllm_has_every_tool_call_parser_that_the_lora_server_may_choose() -> No
     program = "from vllm.tool_parsers import ToolParserManager as parsers; print(*parsers.list_registered())"
     listed = subprocess.run([python, "-c", program], capture_output=True, text=True, check=True, env=os.environ)
 
-    assert set(listed.stdout.split()) >= KNOWN_PARSERS
+    chosen = {*(parser for _, parser in tool_calls._BY_CHAT_TEMPLATE), *tool_calls._BY_MODEL_TYPE.values()}
+    assert set(listed.stdout.split()) >= chosen

@@ -30,9 +30,6 @@ MAX_LATE_LOOK_SECONDS = 0.12
 MAX_ATTEMPTS = 3
 """Attempts of a call while Redis is up: on a busy machine one can exceed the time limit by chance."""
 
-MAX_CALL_SECONDS = MAX_ATTEMPTS * CALL_TIMEOUT + MAX_LATE_LOOK_SECONDS
-"""The longest that a call takes in seconds, plus at most one iteration of the event loop for each attempt."""
-
 COOLDOWN = 1.0
 """Seconds after a failure in which calls fail at once; then one call is let through as a probe."""
 

@@ -37,9 +37,6 @@ from pointsman_gateway.extensions import Embed
 MAX_TURNS = 5
 """The user's last turns that are considered."""
 
-MAX_CLASSIFICATIONS = 5
-"""Up to three for a long last turn, one for an earlier turn, one for both together."""
-
 # The thresholds below were chosen on tests/gateway/development_conversations.jsonl.
 
 MAX_FOLLOW_UP_WORDS = 8

@@ -58,7 +58,6 @@ _BY_MODEL_TYPE = {
     "ernie4_5_moe": "ernie45",
     "hunyuan_v1_moe": "hunyuan_a13b",
 }
-KNOWN_PARSERS = frozenset((*(parser for _, parser in _BY_CHAT_TEMPLATE), *_BY_MODEL_TYPE.values()))
 _CHATML = "<|im_start|>"
 _TOOLS_AS_TEXT = Path(__file__).parent / "tools_as_text.jinja"
 

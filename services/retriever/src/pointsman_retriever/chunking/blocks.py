@@ -93,17 +93,6 @@ def chunk_part(chunker: Chunker, part: Part) -> ChunkedPart:
     return ChunkedPart(tuple(chunks), end, path, "" if last is None else last.fence)
 
 
-def chunk_document(chunker: Chunker, document: Document) -> tuple[Chunk, ...]:
-    """Chunks all parts one after the other; returns at least one chunk for a text that is not blank."""
-    chunks: list[Chunk] = []
-    part: Part | None = first_part(document)
-    while part is not None:
-        chunked = chunk_part(chunker, part)
-        chunks.extend(chunked.chunks)
-        part = next_part(document, chunked)
-    return tuple(chunks)
-
-
 @dataclass(frozen=True, slots=True)
 class BlockSpan:
     start: int
