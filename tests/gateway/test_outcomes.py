@@ -25,13 +25,38 @@ MADE_UP = {
 
 def codes() -> Iterator[tuple[str, str]]:
     """Yields each code that is passed to a service's error in the source, with its place."""
-    for folder in SOURCES:
-        for file in folder.rglob("*.py"):
-            for node in ast.walk(ast.parse(file.read_text())):
-                if isinstance(node, ast.Call):
-                    for keyword in node.keywords:
-                        if keyword.arg == "code":
-                            yield from ((code, f"{file.name}:{node.lineno}") for code in said(keyword.value))
+    trees = {file: ast.parse(file.read_text()) for folder in SOURCES for file in folder.rglob("*.py")}
+    for file, tree in trees.items():
+        positions = code_positions(tree)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call):
+                values = [keyword.value for keyword in node.keywords if keyword.arg == "code"]
+                name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
+                values += node.args[positions[name] :][:1] if name in positions else []
+                yield from ((code, f"{file.name}:{node.lineno}") for value in values for code in said(value))
+            elif isinstance(node, ast.FunctionDef):
+                yield from ((code, f"{file.name}:{node.lineno}") for code in default_codes(node))
+
+
+def code_positions(tree: ast.Module) -> dict[str, int]:
+    """Returns the functions of a module that take a `code` by position, and where they take it."""
+    found = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            names = [argument.arg for argument in node.args.args if argument.arg not in ("self", "cls")]
+            if "code" in names:
+                found[node.name] = names.index("code")
+    return found
+
+
+def default_codes(function: ast.FunctionDef) -> Iterator[str]:
+    """Yields the code that a function has as the default of its parameter `code`; an empty text is none."""
+    arguments = function.args
+    pairs = [*zip(reversed(arguments.args), reversed(arguments.defaults), strict=False)]
+    pairs += [(one, value) for one, value in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True) if value]
+    for argument, default in pairs:
+        if argument.arg == "code":
+            yield from filter(None, said(default))
 
 
 def said(value: ast.expr) -> Iterator[str]:
@@ -55,6 +80,11 @@ def test_every_code_of_every_service_is_in_the_vocabulary() -> None:
                 missing[possible] = where
     assert missing == {}
     assert {code for code in found if "{}" in code} == set(MADE_UP)
+
+
+def test_codes_are_seen_however_they_are_passed() -> None:
+    found = dict(codes())
+    assert {"unsupported_feature", "rank_too_high", "unknown_module", "dora_not_exact", "unsafe_file"} <= found.keys()
 
 
 def test_every_fault_has_its_outcomes() -> None:

@@ -75,7 +75,7 @@ class CandidateView:
 class TaskView:
     task: str
     policy: str
-    """ "fixed", "split", "best_value" or "escalate"."""
+    """ "fixed", "split", "best_value", "escalate", "predicted" or an extension's name."""
     weights: Mapping[str, float]
     """By path; of a split policy."""
     quality_floor: float | None

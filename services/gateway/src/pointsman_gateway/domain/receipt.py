@@ -72,6 +72,8 @@ _BY_FAULT: Mapping[Fault, str] = {
         not_better not_finite not_retired nothing_to_roll_back path_outside peft_refused poisons_engine
         smoke_unavailable steps_out_of_order store_failed store_full store_unavailable too_many_jobs
         unknown_folder unknown_job unknown_schema_version wrong_base_model
+        unsupported_feature rank_too_high unknown_module dora_not_exact unsafe_file absurd_scale missing_tensors
+        unpaired_tensor unreadable wrong_rank wrong_shape
         bad_config bad_source bad_weights hub_refused hub_unreachable source_unavailable too_large unknown_source
     """,
     Fault.RETRIEVER: """
