@@ -68,11 +68,16 @@ def test_the_line_of_an_unset_variable_is_known() -> None:
     assert strict_yaml.load("a: ${UNSET}x", VALUES, unset="") == {"a": "x"}
 
 
-@pytest.mark.parametrize("text", ["a: {b: ${NAME}}", "a: [${NAME}]"])
-def test_a_variable_without_quotes_in_a_flow_collection_is_explained(text: str) -> None:
-    with pytest.raises(yaml.YAMLError, match="needs quotes"):
-        load(text)
-    assert load(text.replace("${NAME}", "'${NAME}'"))
+def test_a_variable_may_stand_inside_braces_and_brackets() -> None:
+    assert load("{a: ${PORT}, b: [${NAME}, '${PORT}', ${UNSET:-x y}], ${NAME}${NAME}: $${PORT}}") == {
+        "a": 8083, "b": ["a", "8083", "x y"], "aa": "${PORT}",
+    }  # fmt: skip
+
+
+def test_an_error_shows_variables_as_they_are_written() -> None:
+    with pytest.raises(yaml.YAMLError, match=r"line 2(.|\n)*c: \$\{NAME\}: \[") as raised:
+        load("a: ${NAME}\nc: ${NAME}: [")
+    assert "\ue000" not in str(raised.value)
 
 
 def test_without_variables_nothing_is_replaced() -> None:

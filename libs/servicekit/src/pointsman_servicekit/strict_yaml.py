@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from pointsman_servicekit.yaml_variables import substitute
+from pointsman_servicekit.yaml_variables import Variables
 
 MAX_ALIASED_VALUES = 100_000
 """Values that a document has by its aliases in addition to those that are written out."""
@@ -23,28 +23,24 @@ def load(text: str, variables: Mapping[str, str] | None = None, unset: str | Non
     With `variables`, `${NAME}` is replaced in scalars. `unset` is the value of those that are not set and have no
     default; None raises UnsetVariable.
     """
-    loader = _Loader(text)
+    names = None if variables is None else Variables(variables, unset)
+    loader = _Loader(text if names is None else names.mark(text))
     try:
         node = loader.get_single_node()
         if node is None:
             return None
         scalars = list(_scalars(node))
-        if variables is not None:
-            substitute(scalars, loader, variables, unset)
+        if names is not None:
+            names.substitute(scalars, loader)
         return loader.construct_document(node)
     except RecursionError:
         raise yaml.YAMLError("it is nested too deep") from None
     except yaml.MarkedYAMLError as error:
-        if error.problem_mark and "${" in _line(text, error.problem_mark.line):
-            error.note = "inside { } and [ ], a ${VARIABLE} needs quotes"
-        raise
+        if names is None:
+            raise
+        raise yaml.YAMLError(names.unmark(str(error))) from error
     finally:
         loader.dispose()
-
-
-def _line(text: str, number: int) -> str:
-    lines = text.splitlines()
-    return lines[number] if number < len(lines) else ""
 
 
 def _scalars(root: yaml.Node) -> Iterator[yaml.ScalarNode]:
