@@ -98,7 +98,7 @@ async def logged(neighbours: Neighbours, valkey: Valkey, tmp_path: Path) -> Neig
     return neighbours
 
 
-WRONG_ENTRIES: list[dict[str, Any]] = [
+WRONG_ENTRIES: list[dict[Any, Any]] = [
     {"alien": "x"},
     *({"entry": text} for text in NO_JSON),
     {"entry": '{"id":5}'},
@@ -174,27 +174,18 @@ async def test_nothing_is_spent_while_the_spending_cannot_be_read(valkey: Valkey
 
 KEY = {"v": 1, "id": "key-1", "prefix": "abcdefgh", "digest": "d" * 64, "tenant": "acme", "scope": {}, "limits": {}}
 TENANT = {"v": 1, "name": "acme", "limits": {}}
-WRONG_KEYS = [
-    *NO_JSON,
-    *(
-        json.dumps(KEY | wrong)
-        for wrong in (
-            {"v": 2}, {"id": 5}, {"tenant": None}, {"scope": []}, {"scope": {"tasks": "triage"}},
-            {"scope": {"tasks": [5]}}, {"scope": {"other": None}}, {"limits": {"dollars_per_day": "5"}},
-            {"limits": {"requests_per_minute": -1}}, {"priority": "high"}, {"priority": True}, {"created": "today"},
-            {"created": float("nan")}, {"expires": "soon"}, {"expires": [1]}, {"revoked": {}}, {"operator": "yes"},
-            {"admin": 1}, {"name": 5}, {"more": 1},
-        )
-    ),
+WRONG_KEY_FIELDS: list[dict[str, Any]] = [
+    {"v": 2}, {"id": 5}, {"tenant": None}, {"scope": []}, {"scope": {"tasks": "triage"}}, {"scope": {"tasks": [5]}},
+    {"scope": {"other": None}}, {"limits": {"dollars_per_day": "5"}}, {"limits": {"requests_per_minute": -1}},
+    {"priority": "high"}, {"priority": True}, {"created": "today"}, {"created": float("nan")}, {"expires": "soon"},
+    {"expires": [1]}, {"revoked": {}}, {"operator": "yes"}, {"admin": 1}, {"name": 5}, {"more": 1},
 ]  # fmt: skip
-WRONG_TENANTS = [
-    *NO_JSON,
-    *(
-        json.dumps(TENANT | wrong)
-        for wrong in ({"v": 2}, {"name": 5}, {"name": "A b"}, {"limits": []}, {"limits": {"x": 1}},
-                      {"learning": "all"}, {"learning": [5]}, {"learning": {"a": 1}})
-    ),
+WRONG_TENANT_FIELDS: list[dict[str, Any]] = [
+    {"v": 2}, {"name": 5}, {"name": "A b"}, {"limits": []}, {"limits": {"x": 1}}, {"learning": "all"},
+    {"learning": [5]}, {"learning": {"a": 1}},
 ]  # fmt: skip
+WRONG_KEYS = [*NO_JSON, *(json.dumps(KEY | wrong) for wrong in WRONG_KEY_FIELDS)]
+WRONG_TENANTS = [*NO_JSON, *(json.dumps(TENANT | wrong) for wrong in WRONG_TENANT_FIELDS)]
 
 
 def test_the_records_that_are_changed_here_can_be_read() -> None:

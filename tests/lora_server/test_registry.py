@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, replace
+from typing import Any
 
 import pytest
 from pointsman_lora_server.domain import AdapterVersion, Alias, Phase, PhaseRecord
@@ -308,13 +309,13 @@ async def test_text_that_utf8_cannot_encode_is_recorded(registry: AdapterRegistr
     assert (await registry.read()).phases[THIRD.version].error == "the file '?\x00' of Zoë"
 
 
+WRONG_FIELDS: list[dict[str, Any]] = [
+    {"rank": "2"}, {"target_modules": 5}, {"target_modules": [5]}, {"sha256": None}, {"facts": []},
+]  # fmt: skip
 DEEP = '{"a":' * 5000
 WRONG_RECORDS: list[tuple[str, str, str]] = [
     *(("versions", OLD.version, text) for text in ("", "{", "[]", "null", "{}", DEEP, '{"name": "triage"}')),
-    *(
-        ("versions", OLD.version, json.dumps(asdict(OLD) | wrong))
-        for wrong in ({"rank": "2"}, {"target_modules": 5}, {"target_modules": [5]}, {"sha256": None}, {"facts": []})
-    ),
+    *(("versions", OLD.version, json.dumps(asdict(OLD) | wrong)) for wrong in WRONG_FIELDS),
     *(("phases", OLD.version, text) for text in ("5", "[]", "{}", DEEP, '{"phase": "asleep", "made": "1"}')),
     *(
         ("aliases", PROD, text)

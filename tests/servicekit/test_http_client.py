@@ -2,7 +2,7 @@
 
 import ast
 import gzip
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import httpx
@@ -28,7 +28,7 @@ class Pieces(httpx.SyncByteStream, httpx.AsyncByteStream):
     def __iter__(self) -> Iterator[bytes]:
         yield self._body
 
-    async def __aiter__(self):  # type: ignore[no-untyped-def]  # an asynchronous generator
+    async def __aiter__(self) -> AsyncIterator[bytes]:
         yield self._body
 
 

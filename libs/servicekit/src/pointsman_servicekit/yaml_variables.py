@@ -78,7 +78,7 @@ class Variables:
                 continue
             node.value = _MARK.sub(self._value, node.value)
             if whole and self._found[int(whole[1])].literal is None and node.style is None and node.tag == _TEXT:
-                resolved = resolver.resolve(yaml.ScalarNode, node.value, (True, False))
+                resolved: str = resolver.resolve(yaml.ScalarNode, node.value, (True, False))  # type: ignore[no-untyped-call]  # of PyYAML
                 node.tag = resolved if resolved in _TYPED and ":" not in node.value else _TEXT
 
     def _value(self, mark: re.Match[str]) -> str:

@@ -239,9 +239,9 @@ def _typed(record: Record) -> Record:
     """Returns the record; raises TypeError if a field has another type than it is declared with."""
     for one in fields(record):
         types = _TYPES.get(getattr(one.type, "__name__", None) or str(one.type), (object,))
-        value = getattr(record, one.name)
+        value: Any = getattr(record, one.name)
         is_number = isinstance(value, int | float) and bool not in types
-        if not isinstance(value, types) or (is_number and (isinstance(value, bool) or not isfinite(value))):
+        if (is_number and (isinstance(value, bool) or not isfinite(value))) or not isinstance(value, types):
             raise TypeError(f"{one.name} is {str(value)[:100]!r}")
     return record
 

@@ -45,8 +45,10 @@ COHERE = HttpApi(
 MAX_ROW_BYTES = 64 * 1024
 """Bytes of a response for each text: its score, and perhaps the text itself."""
 MAX_OTHER_BYTES = 64 * 1024
-UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
-"""What reading a response of another form may raise."""
+
+
+class UnreadableAnswer(ValueError):
+    """A response has another form than the API's; the cause is what reading it raised."""
 
 
 class HttpReranker:
@@ -67,8 +69,8 @@ class HttpReranker:
             ):
                 response.raise_for_status()
                 content = await read_body(response, MAX_ROW_BYTES * len(texts) + MAX_OTHER_BYTES)
-            return self._scores(json.loads(content), len(texts))
-        except (httpx.HTTPError, TimeoutError, *UNREADABLE) as error:
+            return self._scores(content, len(texts))
+        except (httpx.HTTPError, TimeoutError, ValueError) as error:
             raise Unavailable(
                 f"the reranker at {self._options.url} did not score the passages: {error!r}; check it, or search "
                 "without `rerank`",
@@ -79,13 +81,15 @@ class HttpReranker:
     async def close(self) -> None:
         await self._http.aclose()
 
-    def _scores(self, response: Any, count: int) -> list[float]:
-        """Returns each text's score from a response; raises one of UNREADABLE if one is missing or no number."""
-        scores = {int(row["index"]): float(row[self._api.score_key]) for row in self._api.find_rows(response)}
-        if not all(map(isfinite, scores.values())):
-            raise ValueError("a score is no finite number")
-        if sorted(scores) != list(range(count)):
-            raise ValueError(f"it scored {len(scores)} of {count} texts")
+    def _scores(self, content: bytes, count: int) -> list[float]:
+        """Returns each text's score from a response; raises UnreadableAnswer if one is missing or no number."""
+        try:
+            rows = self._api.find_rows(json.loads(content))
+            scores = {int(row["index"]): float(row[self._api.score_key]) for row in rows}
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+            raise UnreadableAnswer(f"its answer has another form: {error!r}") from error
+        if sorted(scores) != list(range(count)) or not all(map(isfinite, scores.values())):
+            raise UnreadableAnswer(f"it scored {len(scores)} of {count} texts, each with a finite number")
         return [scores[place] for place in range(count)]
 
 
