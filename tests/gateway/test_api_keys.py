@@ -20,6 +20,7 @@ from pointsman_servicekit.keys.redis_layout import UsageStore
 from tests.gateway.doubles.config_folder import IN_CHAT, IN_TRIAGE, PRICES
 from tests.gateway.doubles.engine import ScriptedEngine, answer, beginning
 from tests.gateway.doubles.gateway import Gateway, Neighbours, open_http_client
+from tests.gateway.doubles.receipts import receipts_once
 from tests.gateway.doubles.tenancy import issue, register_at
 from tests.gateway.doubles.valkey import SlowLink, Valkey
 from tests.gateway.doubles.waiting import found, until
@@ -118,6 +119,33 @@ async def test_every_route_except_operational_ones_needs_a_key(
     async with open_http_client(guarded) as client:
         told = await client.request(method, path, json=asked)
     assert (told.status_code, told.json()["error"]["code"]) == (401, "missing_key"), path
+
+
+async def test_rejected_requests_of_a_known_key_are_recorded_with_it(guarded: Gateway, valkey: Valkey) -> None:
+    issued = await issue(valkey.url, tenant="acme")
+    headers = {"authorization": f"Bearer {issued.credential.text}", "content-type": "application/json"}
+    rejected = [
+        (CHAT, b"{"),
+        ("/v1/messages", b"{}"),
+        ("/v1/messages/count_tokens", b"{"),
+        ("/v1/completions", b'{"model": "auto", "prompt": 1.5}'),
+        ("/v1/responses", b'{"model": "auto", "input": []}'),
+        ("/v1/embeddings", b'{"model": "minilm", "input": ""}'),
+        ("/v1/route", b"\xff"),
+    ]
+    async with open_http_client(guarded) as client:
+        for path, wrong in rejected:
+            assert (await client.post(path, content=wrong, headers=headers)).status_code == 400, path
+        assert (await client.post(CHAT, content=b"{", headers={"x-api-key": "sk-1"})).status_code == 401
+    async with open_channel(guarded.grpc_address) as channel:
+        call = gateway_pb2_grpc.GatewayStub(channel).Generate(
+            pb.GenerateRequest(model="auto"), metadata=(("authorization", headers["authorization"]),)
+        )
+        with pytest.raises(grpc.aio.AioRpcError, match="INVALID_ARGUMENT"):
+            await call
+    receipts = await receipts_once(valkey.url, lambda receipts: len(receipts.undecided) == len(rejected) + 2)
+    callers = [(one["tenant"], one["key"]) for one in receipts.undecided]
+    assert callers == [("acme", issued.record.id)] * len(rejected) + [("", "")] + [("acme", issued.record.id)]
 
 
 async def test_health_and_metrics_need_no_key(guarded: Gateway) -> None:

@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from pointsman.v1 import gateway_pb2 as pb
 from pointsman.v1 import gateway_pb2_grpc
-from pointsman_gateway.domain import Caller, Request
+from pointsman_gateway.domain import ANONYMOUS, Caller, Request
 from pointsman_gateway.grpc.servicer import SERVICE, Authentication, GatewayServicer
 from pointsman_gateway.pipeline.admission import Admission
 from pointsman_gateway.pipeline.pipeline import Pipeline, Routed
@@ -352,8 +352,9 @@ class Overheard:
         self.callers.append(request.caller)
         return await self.pipeline.decide(request, *wanted)
 
-    def turned_away(self, *request: Any) -> None:
-        self.pipeline.turned_away(*request)
+    def turned_away(self, *request: Any, caller: Caller) -> None:
+        self.callers.append(caller)
+        self.pipeline.turned_away(*request, caller=caller)
 
     def costs(self, *routed: Any) -> Any:
         return self.pipeline.costs(*routed)
@@ -408,7 +409,22 @@ async def test_without_a_valid_key_nothing_is_revealed(
             await call
         assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
         assert from_rpc_error(refused.value, "gateway").code == "unknown_key"
-    assert (callers, engine.bodies) == ([], [])
+    assert (set(callers), engine.bodies) == ({ANONYMOUS}, [])
+
+
+async def test_a_rejected_call_is_recorded_with_its_caller(
+    keyed: tuple[gateway_pb2_grpc.GatewayStub, list[Caller]],
+) -> None:
+    stub, callers = keyed
+    sent = (("authorization", "Bearer pm_known"),)
+    for call in (
+        stub.Generate(pb.GenerateRequest(model="tiny"), metadata=sent),
+        stub.Route(pb.RouteRequest(model="tiny"), metadata=sent),
+        stub.GenerateStream(pb.GenerateRequest(model="tiny"), metadata=sent).read(),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError, match="INVALID_ARGUMENT"):
+            await call
+    assert callers == [Caller("known", "acme")] * 3
 
 
 async def test_the_health_service_is_available(channel: grpc.aio.Channel) -> None:

@@ -19,7 +19,7 @@ from pointsman_servicekit.logs import request_id
 
 from pointsman_gateway.codec.headers import bearer_token, cache_mode, cost_headers, decision_headers, identify_caller
 from pointsman_gateway.codec.limits import check_counts
-from pointsman_gateway.domain import Caller, Decision, Event, Operation, Receipt, Request, Started
+from pointsman_gateway.domain import ANONYMOUS, Caller, Decision, Event, Operation, Receipt, Request, Started
 from pointsman_gateway.grpc import messages
 from pointsman_gateway.pipeline.admission import UnreadBudget
 from pointsman_gateway.pipeline.pipeline import ConfigSnapshot, Pipeline
@@ -125,11 +125,11 @@ class Authentication:
             caller = await identify_caller(self._tenancy, bearer_token(authorization(context.invocation_metadata())))
         except asyncio.CancelledError:
             if operation:
-                self._pipeline.turned_away(operation, None, arrived)
+                self._pipeline.turned_away(operation, None, arrived, caller=ANONYMOUS)
             raise
         except Exception as error:
             if operation:
-                self._pipeline.turned_away(operation, to_public_error(error), arrived)
+                self._pipeline.turned_away(operation, to_public_error(error), arrived, caller=ANONYMOUS)
             await _abort(context, error, None)
         authenticated_caller.set(caller)
         return caller.tenant
@@ -214,7 +214,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
         except Exception as error:
             rejection = to_public_error(error)
             try:
-                self._pipeline.turned_away(operation, rejection, arrived)
+                self._pipeline.turned_away(operation, rejection, arrived, caller=authenticated_caller.get())
                 if rejection is error:
                     raise
                 raise rejection from error

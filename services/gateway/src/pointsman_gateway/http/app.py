@@ -21,7 +21,13 @@ from pointsman_gateway.http.anthropic import MESSAGES, count_tokens, create_mess
 from pointsman_gateway.http.asgi_answer import ClientDisconnected
 from pointsman_gateway.http.asgi_app import AZURE_PREFIX, GatewayApp
 from pointsman_gateway.http.console import add_console
-from pointsman_gateway.http.dependencies import HAS_RECEIPT, ConversationRoute, HttpDependencies, dependencies_of
+from pointsman_gateway.http.dependencies import (
+    HAS_RECEIPT,
+    ConversationRoute,
+    HttpDependencies,
+    caller_in,
+    dependencies_of,
+)
 from pointsman_gateway.http.description import add_description
 from pointsman_gateway.http.encoding import MESSAGES_PATH, error_format_of, error_headers
 from pointsman_gateway.http.openai.chat import CHAT, chat
@@ -161,7 +167,7 @@ def record_rejection(dependencies: HttpDependencies, scope: Scope, error: Points
     """
     operation = METERED_ROUTES.get(scope["path"])
     if operation is not None and scope["method"] == "POST" and HAS_RECEIPT not in scope:
-        dependencies.pipeline.turned_away(operation, error)
+        dependencies.pipeline.turned_away(operation, error, caller=caller_in(scope))
 
 
 async def _on_error(request: Request, error: Any) -> Response:

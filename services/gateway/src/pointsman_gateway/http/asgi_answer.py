@@ -21,7 +21,7 @@ from pointsman_gateway.pipeline.sinks import AnswerNotRead, ItemQueue
 Result = TypeVar("Result")
 
 CALLER = "pointsman.caller"
-"""Key in the ASGI scope of a request whose key has been checked: its `Caller`."""
+"""Key in the ASGI scope of a request whose key has been checked: its `Caller`. Without a valid key there is none."""
 
 ON_DISCONNECT = "pointsman.on_disconnect"
 """Key in the ASGI scope: the callback that the server calls if the client disconnects before its answer is complete.
@@ -100,7 +100,7 @@ class AsgiAnswer(Response):
         except (ClientDisconnected, AnswerNotRead, OSError) as error:
             if not self._has_run:  # otherwise the run has written the receipt
                 request = self._request
-                self._pipeline.turned_away(request.operation, None, request.arrived_at, request.caller)
+                self._pipeline.turned_away(request.operation, None, request.arrived_at, caller=request.caller)
             if not has_started and not isinstance(error, ClientDisconnected):
                 # On a starved machine the time limit may pass before the run has reported its own error.
                 await send_error(send, out_of_time(), self._extra_headers, self._error_format)

@@ -13,6 +13,7 @@ from pointsman_servicekit.metrics import CollectedMetrics
 from pointsman_servicekit.metrics_page import MetricsPage, encode_page
 from prometheus_client import CollectorRegistry
 from starlette.responses import Response
+from starlette.types import Scope
 
 from pointsman_gateway import domain
 from pointsman_gateway.codec.headers import cache_mode, credential_of, identify_caller
@@ -130,13 +131,13 @@ class ConversationRoute:
         try:
             answer = await self._prepare(request)
         except (ClientDisconnected, asyncio.CancelledError) as error:
-            pipeline.turned_away("chat", None, request.arrived)
+            pipeline.turned_away("chat", None, request.arrived, caller=caller_in(request.scope))
             if isinstance(error, ClientDisconnected):
                 return
             raise
         except Exception as error:
             rejection = to_public_error(error)
-            pipeline.turned_away("chat", rejection, request.arrived)
+            pipeline.turned_away("chat", rejection, request.arrived, caller=caller_in(request.scope))
             await send_error(request.send, rejection, request.response_headers, self._dialect.error_format)
             return
         await answer(request.scope, request.receive, request.send)
@@ -167,6 +168,12 @@ async def respond_to_all(
 def _with_headers(request: Request, decoded: domain.Request, streams: bool) -> domain.Request:
     cache = cache_mode(request.headers.get("cache-control", "").encode("latin-1"))
     return replace(decoded, caller=caller_of_request(request), cache=cache, as_a_whole=not streams)
+
+
+def caller_in(scope: Scope) -> domain.Caller:
+    """Returns the caller of a request that may have ended before its key was checked, or with a wrong one."""
+    caller: domain.Caller = scope.get(CALLER, domain.ANONYMOUS)
+    return caller
 
 
 def caller_of_request(request: Request) -> domain.Caller:

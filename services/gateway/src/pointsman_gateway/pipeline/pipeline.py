@@ -12,7 +12,7 @@ from pointsman_servicekit.errors import PointsmanError
 from pointsman_servicekit.logs import decision_id
 
 from pointsman_gateway import domain
-from pointsman_gateway.domain import ANONYMOUS, Caller, Decision, Operation, Prompt, Receipt, Request, UndecidedReceipt
+from pointsman_gateway.domain import Caller, Decision, Operation, Prompt, Receipt, Request, UndecidedReceipt
 from pointsman_gateway.domain.path import Catalog
 from pointsman_gateway.domain.receipt import CANCELLED, INTERNAL, ROUTED, fault_of, outcome_of
 from pointsman_gateway.domain.request import UNRESTRICTED, Scope
@@ -130,10 +130,10 @@ class Pipeline:
         return self.current().router.costs(request, decision)
 
     def turned_away(
-        self, operation: Operation, error: PointsmanError | None, arrived: float = 0.0, caller: Caller = ANONYMOUS
+        self, operation: Operation, error: PointsmanError | None, arrived: float = 0.0, *, caller: Caller
     ) -> None:
         """Writes the receipt of a request that ended before its run. Either a server rejected it, or its client
-        disconnected (`error` is None).
+        disconnected (`error` is None). `caller` is `ANONYMOUS` if it ended before its key was checked.
         """
         meter = self.current().metering.start(Request("", (), caller=caller, arrived_at=arrived, operation=operation))
         receipt = meter.finish(error.code if error else CANCELLED, error)
