@@ -14,6 +14,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
+from jwt.api_jws import PyJWS
 from pointsman_gateway.config.access_file import SingleSignOnConfig
 from pointsman_gateway.domain import Scope, Usage
 from pointsman_gateway.domain.request import Caller
@@ -111,6 +112,10 @@ def _limit_of(caller: Caller | None) -> int:
     return caller.usage.limits.requests[0].maximum if caller else 0  # type: ignore[attr-defined]  # a VerifiedCaller
 
 
+def sign(issuer: FakeIssuer, claims: bytes) -> str:
+    return PyJWS().encode(claims, issuer.keys["first"], "ES256", {"kid": "first", "typ": "JWT"})
+
+
 def _forgeries(issuer: FakeIssuer) -> dict[str, tuple[str, str]]:
     """Yields forged tokens with the code of their error."""
     now, other = time.time(), ec.generate_private_key(ec.SECP256R1())
@@ -146,6 +151,15 @@ def _forgeries(issuer: FakeIssuer) -> dict[str, tuple[str, str]]:
         "another issuer": (issuer.token(iss="https://evil.example"), "wrong_issuer"),
         "no expiry": (issuer.token(exp=None), "missing_claim"),
         "for ever": (issuer.token(exp=now + 10**8), "long_lived_token"),
+        "an expiry in a text": (issuer.token(exp=str(int(now) + 60)), "bad_token"),
+        "an expiry without end": (issuer.token(exp=1e400), "bad_token"),
+        "an expiry of 100 bits": (issuer.token(exp=2**100), "bad_token"),
+        "an expiry of 2,000 bits": (issuer.token(exp=2**2000), "bad_token"),
+        "a time of issue in a text": (issuer.token(iat=str(int(now))), "bad_token"),
+        "a time of issue of 2,000 bits": (issuer.token(iat=-(2**2000)), "bad_token"),
+        "true as a time": (issuer.token(iat=True), "bad_token"),
+        "deep claims": (sign(issuer, b'{"exp":' + b"[" * 2_000 + b"]" * 2_000 + b"}"), "bad_token"),
+        "a time of 5,000 digits": (sign(issuer, b'{"exp":' + b"9" * 5_000 + b"}"), "bad_token"),
         "no subject": (issuer.token(sub=None), "missing_claim"),
         "a logout token": (issuer.token(headers={"typ": "logout+jwt"}), "bad_token"),
         "a critical extension": (issuer.token(headers={"crit": ["exp"]}), "bad_token"),

@@ -31,6 +31,9 @@ _REFUSALS: Mapping[type[jwt.InvalidTokenError], tuple[str, str]] = {
 
 Claims = Mapping[str, Any]
 
+MAX_UNIX_SECONDS = 2.0**53
+"""The largest number up to which JSON's numbers are exact everywhere."""
+
 
 @dataclass(frozen=True, slots=True)
 class LoginSession:
@@ -110,6 +113,10 @@ class SingleSignOn:
             )
         except jwt.InvalidTokenError as error:
             raise _refusal(error) from error
+        except (ValueError, RecursionError) as error:  # of json, for numbers that are too long and deep values
+            raise _malformed() from error
+        if not all(map(_is_time, (claims["exp"], claims["iat"]))):
+            raise Unauthenticated("the token's times are no numbers of seconds since 1970", code="bad_token")
         if claims["exp"] - claims["iat"] > config.max_lifetime_seconds:
             raise Unauthenticated(
                 f"the token is valid for longer than the {config.max_lifetime_seconds:g} seconds that are allowed",
@@ -159,6 +166,11 @@ class SingleSignOn:
 def subject_id(issuer: str, subject: str, tenant: str) -> str:
     """Returns an id of the user for usage and limits, which takes the place of a key's id."""
     return "sso-" + hashlib.sha256("\n".join((issuer, subject, tenant)).encode()).hexdigest()[:16]
+
+
+def _is_time(claim: Any) -> bool:
+    """Returns whether a claim is a NumericDate (RFC 7519); PyJWT accepts texts and numbers of any size, too."""
+    return type(claim) in (int, float) and abs(claim) < MAX_UNIX_SECONDS
 
 
 def _claim(claims: Claims, name: str) -> Any:

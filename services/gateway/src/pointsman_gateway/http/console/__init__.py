@@ -128,8 +128,7 @@ def check_site(request: Request, keys: bool, hosts: Sequence[str]) -> None:
     addition to localhost and IP addresses.
     """
     host = request.headers.get("host", "")
-    origin = request.headers.get("origin")
-    if CONSOLE_HEADER not in request.headers or (origin is not None and urlsplit(origin).netloc != host):
+    if CONSOLE_HEADER not in request.headers or not _is_same_site(request.headers.get("origin"), host):
         raise PermissionDenied(
             f"only the console's own page speaks to this route: same origin, and the header {CONSOLE_HEADER}",
             code="other_site",
@@ -145,8 +144,21 @@ def check_site(request: Request, keys: bool, hosts: Sequence[str]) -> None:
         raise InvalidArgument("the body must be application/json", code="bad_content_type", param="content-type")
 
 
+def _is_same_site(origin: str | None, host: str) -> bool:
+    """Returns whether a page of this host sends the request, or no page of a browser."""
+    if origin is None:
+        return True
+    try:
+        return urlsplit(origin).netloc == host
+    except ValueError:  # the origin is no URL
+        return False
+
+
 def _is_local_or_allowed(host: str, hosts: Sequence[str]) -> bool:
-    name = (urlsplit(f"//{host}").hostname or "").lower()
+    try:
+        name = (urlsplit(f"//{host}").hostname or "").lower()
+    except ValueError:  # such as an address with one bracket
+        return False
     if name == "localhost" or name.endswith(".localhost") or name in hosts:
         return True
     try:
