@@ -34,10 +34,14 @@ MAX_LINE_BYTES = 64 * 1024 * 1024
 Handler = Callable[[Any], Awaitable[Any]]
 
 
+class AnswerFailed(Exception):
+    """The other end has failed to answer a question."""
+
+
 class Peer:
     """The process at the other end of a socket pair.
 
-    Messages are lines of JSON: [id, question, argument] or [id, answer].
+    Messages are lines of JSON: [id, question, argument], [id, answer], or [id] if answering has failed.
     """
 
     def __init__(self, handlers: Mapping[str, Handler]) -> None:
@@ -64,7 +68,10 @@ class Peer:
                     self._tasks.add(task)
                     task.add_done_callback(self._tasks.discard)
                 elif (waiting := self._answers.get(number)) and not waiting.done():
-                    waiting.set_result(rest[0])
+                    if rest:
+                        waiting.set_result(rest[0])
+                    else:
+                        waiting.set_exception(AnswerFailed())
         except ConnectionError:
             pass
         finally:
@@ -78,30 +85,41 @@ class Peer:
     async def ask(self, question: str, argument: Any = None, seconds: float = ANSWER_TIMEOUT) -> Any:
         """Asks the other end a question; returns the answer, or None if it has no handler for the question yet.
 
-        Raises Unavailable if no answer arrives within `seconds`.
+        Raises Unavailable if the other end fails to answer, or no answer arrives within `seconds`.
         """
         number = next(self._ids)
         answer = self._answers[number] = asyncio.get_running_loop().create_future()
         try:
-            self._send(number, question, argument)
+            self._write(_to_line(number, question, argument))
             async with asyncio.timeout(seconds):
                 return await answer
         except (TimeoutError, ConnectionError):
             message = f"another process of this service does not answer '{question}'; try again"
+            raise Unavailable(message, code="worker_unavailable") from None
+        except AnswerFailed:
+            message = f"another process of this service failed to answer '{question}'; its log says why"
             raise Unavailable(message, code="worker_unavailable") from None
         finally:
             del self._answers[number]
 
     async def _answer(self, number: int, question: str, argument: Any) -> None:
         handler = self.handlers.get(question)
-        answer = await handler(argument) if handler else None
+        try:
+            answer = _to_line(number, await handler(argument) if handler else None)
+        except Exception:
+            log.exception("cannot answer '%s' of another process", question)
+            answer = _to_line(number)
         with suppress(ConnectionError):
-            self._send(number, answer)
+            self._write(answer)
 
-    def _send(self, *message: Any) -> None:
+    def _write(self, line: bytes) -> None:
         if self._writer is None:
             raise ConnectionError
-        self._writer.write(json.dumps(message).encode() + b"\n")
+        self._writer.write(line)
+
+
+def _to_line(*message: Any) -> bytes:
+    return json.dumps(message).encode() + b"\n"
 
 
 async def connect_supervisor(descriptor: int) -> Peer:
