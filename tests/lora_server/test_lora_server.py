@@ -257,8 +257,9 @@ async def test_while_the_engine_starts_health_is_serving_and_registrations_wait(
 ) -> None:
     go = tmp_path / "go"
     async with run_lora_server("--start-file", str(go)) as lora, open_channel(lora.address) as channel:
-        health = await health_stub(channel).Check(health_pb2.HealthCheckRequest())
-        assert health.status == health_pb2.HealthCheckResponse.SERVING
+        for name in ("", "pointsman.v1.LoraServer", "pointsman.v1.Training"):
+            health = await health_stub(channel).Check(health_pb2.HealthCheckRequest(service=name))
+            assert health.status == health_pb2.HealthCheckResponse.SERVING
         state = await lora.until(lambda state: state.status == pb.ENGINE_STATUS_STARTING)
         assert state.detail
         error = await refusal(lora.register("triage", make_adapter(), "prod"))

@@ -11,8 +11,9 @@ from tests.retriever.client import Client
 
 
 async def test_health_reports_serving(client: Client) -> None:
-    answer = await health_stub(client.channel).Check(health_pb2.HealthCheckRequest())
-    assert answer.status == health_pb2.HealthCheckResponse.SERVING
+    for name in ("", "pointsman.v1.Retriever"):
+        answer = await health_stub(client.channel).Check(health_pb2.HealthCheckRequest(service=name))
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
 async def test_reflection_lists_the_service(client: Client) -> None:

@@ -145,6 +145,24 @@ async def test_health_reports_the_services_state(server: GrpcServer, channel: gr
     ]
 
 
+async def test_health_may_be_asked_by_the_services_name(server: GrpcServer, channel: grpc.aio.Channel) -> None:
+    """Load balancers and `grpc_health_probe -service=NAME` do so."""
+    health, named = health_stub(channel), health_pb2.HealthCheckRequest(service="pointsman.v1.Gateway")
+    watch = health.Watch(named)
+    assert (await watch.read()).status == (await health.Check(named)).status == health_pb2.HealthCheckResponse.SERVING
+    await server.set_serving(False)
+    assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+    await server.set_serving(True)
+    assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+    await server.start_shutdown()
+    assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+    assert (await health.Check(named)).status == health_pb2.HealthCheckResponse.NOT_SERVING
+    watch.cancel()
+    with pytest.raises(grpc.aio.AioRpcError) as unknown:
+        await health.Check(health_pb2.HealthCheckRequest(service="pointsman.v1.Nothing"))
+    assert unknown.value.code() is grpc.StatusCode.NOT_FOUND
+
+
 async def test_a_health_watcher_receives_changes(server: GrpcServer, channel: grpc.aio.Channel) -> None:
     watch = health_stub(channel).Watch(health_pb2.HealthCheckRequest())
     assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING

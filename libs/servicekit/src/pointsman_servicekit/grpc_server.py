@@ -125,18 +125,22 @@ def _reflection_v1(servicer: Any) -> grpc.GenericRpcHandler:
 class GrpcServer:
     """A running server: its port and its health status."""
 
-    def __init__(self, host: str, port: int, health_servicer: health.aio.HealthServicer) -> None:
+    def __init__(
+        self, host: str, port: int, health_servicer: health.aio.HealthServicer, services: Sequence[str]
+    ) -> None:
         self._health = health_servicer
+        self._services = services
         self.port = port
         self.address = f"{host}:{port}"
 
     async def set_serving(self, serving: bool) -> None:
-        """Sets the health of the whole server (the empty service name) to SERVING or NOT_SERVING."""
+        """Sets the health of the whole server (the empty name), and of each service, to SERVING or NOT_SERVING."""
         status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
-        await _update_health(self._health.set("", status))
+        await asyncio.gather(*(_update_health(self._health.set(name, status)) for name in ("", *self._services)))
 
     async def start_shutdown(self) -> None:
         """Sets the health to NOT_SERVING for good; calls are still answered."""
+        await self.set_serving(False)  # each name on its own, in case a watcher of another one does not read
         await _update_health(self._health.enter_graceful_shutdown())
 
 
@@ -157,10 +161,10 @@ async def serving(
 ) -> AsyncIterator[GrpcServer]:
     """Runs a server at `listen` ("127.0.0.1:0": any free port) for the length of the block.
 
-    `services` are the full names that reflection lists, `register` adds the servicers, `interceptors` run outside the
-    one that converts errors. `gate` authenticates each call before its message is received; `budget` limits the bytes
-    of messages in memory (not set: `MAX_BUFFERED_BYTES`). With `reuse_port` other processes may listen at the same
-    address. At the end, calls in flight have `grace` seconds to finish.
+    `services` are the full names that reflection lists and that health checks may name. `register` adds the servicers,
+    `interceptors` run outside the one that converts errors. `gate` authenticates each call before its message is
+    received; `budget` limits the bytes of messages in memory (not set: `MAX_BUFFERED_BYTES`). With `reuse_port` other
+    processes may listen at the same address. At the end, calls in flight have `grace` seconds to finish.
     Raises OSError if the port cannot be bound, TlsError if the files of `tls` cannot be used.
     """
     received = ReceiveLimits(limits.max_message_bytes, limits.max_message_fields, limits.message_timeout)
@@ -180,7 +184,7 @@ async def serving(
     except RuntimeError as error:
         raise OSError(f"cannot listen on {listen}: {error}") from error
     await server.start()
-    running = GrpcServer(listen.rpartition(":")[0], port, health_servicer)
+    running = GrpcServer(listen.rpartition(":")[0], port, health_servicer, services)
     await running.set_serving(ready)
     try:
         yield running
