@@ -73,6 +73,7 @@ async def test_everything_that_a_client_does(
     await with_a_tool_runner(client, engine)
     await structured(client, engine)
     await counted(client, engine)
+    await models(client)
     await beta(client, engine)
     await synchronous(client, process, engine)
     await with_a_bearer_token(client, process, engine)
@@ -163,6 +164,26 @@ async def structured(client: anthropic.AsyncAnthropic, engine: ScriptedEngine) -
 async def counted(client: anthropic.AsyncAnthropic, engine: ScriptedEngine) -> None:
     count = await client.messages.count_tokens(model="path:small_talk", messages=ASKED["messages"])
     assert count.input_tokens == 8
+
+
+async def models(client: anthropic.AsyncAnthropic) -> None:
+    everything = [model async for model in client.models.list(limit=1000)]
+    names = [model.id for model in everything]
+    assert {"auto", "tiny", "claude-sonnet-5"} < set(names)
+    assert {model.type for model in everything} == {"model"}
+    assert all(model.display_name == model.id and model.created_at.year > 2020 for model in everything)
+    assert [model.id async for model in client.models.list(limit=2)] == names
+    last = await client.models.list(before_id=names[-1], limit=2)
+    assert ([model.id for model in last.data], last.has_more) == (names[-3:-1], True)
+    assert [model.id async for model in client.models.list(before_id=names[2], limit=2)] == names[:2]
+    assert await client.models.retrieve("claude-sonnet-5") == everything[names.index("claude-sonnet-5")]
+    assert [model async for model in client.models.list(lifecycle=["retired"])] == []
+    with pytest.raises(anthropic.NotFoundError) as unknown:
+        await client.models.retrieve("nobody")
+    assert unknown.value.type == "not_found_error"
+    for wrong in ({"limit": 0}, {"limit": "x"}, {"after_id": "nobody"}, {"after_id": "auto", "before_id": "tiny"}):
+        with pytest.raises(anthropic.BadRequestError):
+            await client.models.list(extra_query=wrong)
 
 
 async def beta(client: anthropic.AsyncAnthropic, engine: ScriptedEngine) -> None:

@@ -216,7 +216,7 @@ async def _on_disconnected(request: Request, error: Any) -> Response:
 
 def _reject(request: Request, error: PointsmanError) -> Response:
     record_rejection(dependencies_of(request), request.scope, error)
-    status, body = error_format_of(request.scope["path"])(error)
+    status, body = error_format_of(request.scope)(error)
     return JSONResponse(body, status, error_headers(error))
 
 

@@ -92,7 +92,7 @@ class RawRequest:
         self.receive = receive
         self.send = send
         self.headers = headers
-        self.response_headers = request_id_headers(id.encode(), error_format_of(scope["path"]))
+        self.response_headers = request_id_headers(id.encode(), error_format_of(scope))
         self._reservation = reservation
 
     async def read_body(self, caller: Caller) -> bytes:
@@ -165,7 +165,7 @@ class GatewayApp:
                 await self._pass_to_fastapi(
                     scope,
                     receive,
-                    _SendWithId(send, request_id_headers(id.encode(), error_format_of(scope["path"]))),
+                    _SendWithId(send, request_id_headers(id.encode(), error_format_of(scope))),
                     headers,
                     reservation,
                 )
@@ -193,7 +193,7 @@ class GatewayApp:
             if send.has_started or not isinstance(error, PointsmanError):
                 raise
             self._on_rejected(scope, error)
-            await send_error(send, error, [], error_format_of(scope["path"]))
+            await send_error(send, error, [], error_format_of(scope))
 
 
 def request_id_from(header: bytes | None) -> str:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import msgspec
 from pointsman_servicekit.errors import PointsmanError
 from pointsman_servicekit.logs import request_id
+from starlette.types import Scope
 
 from pointsman_gateway.codec.headers import Headers
 from pointsman_gateway.domain import Chunk, Chunks, Finished, Receipt, Started, Usage
@@ -47,6 +48,8 @@ MESSAGES_PATH = "/v1/messages"
 
 THREAD_UNSUPPORTED = "thread_unsupported_request"
 """Anthropic's code, upon which its clients send the whole conversation."""
+
+MODELS_PATH = "/v1/models"
 
 to_json = msgspec.json.Encoder().encode
 _to_latin_1 = methodcaller("encode", "latin-1")
@@ -134,8 +137,16 @@ def anthropic_error(error: PointsmanError) -> tuple[int, dict[str, Any]]:
     return status, {"type": "error", "error": body, "request_id": request_id.get()}
 
 
-def error_format_of(path: str) -> ErrorFormat:
-    return anthropic_error if path.startswith(MESSAGES_PATH) else openai_error
+def is_for_anthropic(scope: Scope) -> bool:
+    """Returns whether the response has Anthropic's format. Both APIs have models, so a header says which it is."""
+    path: str = scope["path"]
+    if path.startswith(MODELS_PATH):
+        return any(name == b"anthropic-version" for name, _ in scope["headers"])
+    return path.startswith(MESSAGES_PATH)
+
+
+def error_format_of(scope: Scope) -> ErrorFormat:
+    return anthropic_error if is_for_anthropic(scope) else openai_error
 
 
 def request_id_headers(id: bytes, error_format: ErrorFormat) -> Headers:

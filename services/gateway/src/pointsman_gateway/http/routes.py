@@ -12,7 +12,9 @@ from starlette.responses import Response
 
 from pointsman_gateway.domain import Caller, Decision, Feedback, Path, PathScore, Prompt
 from pointsman_gateway.domain.path import Catalog
+from pointsman_gateway.http.anthropic.models import model_body, models_page
 from pointsman_gateway.http.dependencies import HAS_RECEIPT, caller_of_request, deadline_of_request, dependencies_of
+from pointsman_gateway.http.encoding import is_for_anthropic
 from pointsman_gateway.http.openai.chat import RouteBody
 from pointsman_gateway.http.openai.fields import FailFastList, StrictBody
 
@@ -123,21 +125,32 @@ def _known(catalog: Catalog, result: PathScoreBody) -> Path:
 
 
 async def list_models(request: Request) -> dict[str, Any]:
-    """Lists the values of `model` that the key may use, for conversations and for embeddings."""
+    """Lists the values of `model` that the key may use, for conversations and for embeddings.
+
+    With the header `anthropic-version` the list has Anthropic's form, with pages, and no embedding models.
+    """
     created = _created(request)
+    if is_for_anthropic(request.scope):
+        return models_page(_conversation_names(request), created, request.query_params)
     return {"object": "list", "data": [_model(name, created) for name in _model_names(request)]}
 
 
 async def find_model(name: str, request: Request) -> dict[str, Any]:
-    """Returns one model, by a name that may contain ':', '@' and '/'."""
+    """Returns one model, by a name that may contain ':', '@' and '/'. `anthropic-version` selects Anthropic's form."""
     if name not in _model_names(request):
         raise NotFound(f"unknown model '{name[:200]}'; GET /v1/models lists them", code="unknown_model", param="model")
-    return _model(name, _created(request))
+    body = model_body if is_for_anthropic(request.scope) else _model
+    return body(name, _created(request))
 
 
 def _model_names(request: Request) -> Sequence[str]:
     current, scope = dependencies_of(request).configuration.current, caller_of_request(request).scope
-    return [*current.model_names(scope), *current.embeddings.names(scope)]
+    return [*_conversation_names(request), *current.embeddings.names(scope)]
+
+
+def _conversation_names(request: Request) -> Sequence[str]:
+    current, scope = dependencies_of(request).configuration.current, caller_of_request(request).scope
+    return list(current.model_names(scope))
 
 
 def _created(request: Request) -> int:
