@@ -31,6 +31,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from pointsman_servicekit.errors import PointsmanError
 from pointsman_servicekit.logs import TraceIds, current_trace
+from pointsman_servicekit.tracing.reporting_exporter import ReportingExporter
 
 Attribute: TypeAlias = str | int | float | bool | tuple[str, ...]
 Attributes: TypeAlias = Mapping[str, Attribute]
@@ -131,7 +132,7 @@ take."""
 def recording_spans(service: str, environment: Mapping[str, str]) -> Iterator[Spans]:
     """Records spans with OpenTelemetry's SDK during the block; the SDK reads its settings from OTEL_* variables."""
     provider = TracerProvider(resource=_resource(service, environment), shutdown_on_exit=False)
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    provider.add_span_processor(BatchSpanProcessor(ReportingExporter(OTLPSpanExporter())))
     try:
         yield Spans(provider.get_tracer("pointsman", version(f"pointsman-{service}")))
     finally:

@@ -1,0 +1,64 @@
+"""Reports in few log lines that spans cannot be sent: a collector may be down for hours."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+from opentelemetry.exporter.otlp.proto.http import trace_exporter
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+
+log = logging.getLogger(__name__)
+
+REPORT_SECONDS = 600.0
+"""Between two reports while spans cannot be sent."""
+MAX_REASON_CHARACTERS = 300
+
+
+class ReportingExporter(SpanExporter):
+    """Wraps an exporter: logs a warning for the first failure, a further one every ten minutes, and the end of it."""
+
+    def __init__(self, exporter: SpanExporter, clock: Callable[[], float] = time.monotonic) -> None:
+        self._exporter = exporter
+        self._clock = clock
+        self._lost = 0
+        self._next_report = 0.0
+        self._attempts = _Attempts()
+        logging.getLogger(trace_exporter.__name__).addFilter(self._attempts)
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        self._attempts.first = ""
+        result = self._exporter.export(spans)
+        if result is not SpanExportResult.SUCCESS:
+            self._report(len(spans))
+        elif self._lost:
+            log.warning("spans are sent again; %d were lost", self._lost)
+            self._lost, self._next_report = 0, 0.0
+        return result
+
+    def _report(self, count: int) -> None:
+        self._lost += count
+        now = self._clock()
+        if now >= self._next_report:
+            reason = self._attempts.first[:MAX_REASON_CHARACTERS] or "unknown"
+            log.warning("%d spans could not be sent and are lost: %s", self._lost, reason)
+            self._next_report = now + REPORT_SECONDS
+
+    def shutdown(self) -> None:
+        logging.getLogger(trace_exporter.__name__).removeFilter(self._attempts)
+        self._exporter.shutdown()
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        return self._exporter.force_flush(timeout_millis)
+
+
+class _Attempts(logging.Filter):
+    """Keeps the first message about an export, and drops all of them unless the level is DEBUG."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = ""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        self.first = self.first or record.getMessage()
+        return log.isEnabledFor(logging.DEBUG)
