@@ -25,7 +25,9 @@ class SchemaPage:
         self._building = Lock()
 
     async def find(self) -> SharedPage:
-        return self._page or await asyncio.to_thread(self._find_or_build)
+        if self._page is not None:
+            return self._page
+        return await asyncio.to_thread(self._find_or_build)
 
     def _find_or_build(self) -> SharedPage:
         with self._building:
