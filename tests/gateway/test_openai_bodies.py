@@ -5,6 +5,7 @@ from typing import Any
 
 import httpx
 import pytest
+from pointsman_gateway.config.providers import preset_of, request_fields
 from pointsman_servicekit.errors import InvalidArgument
 
 from tests.gateway.doubles.api_clients import open_api_client
@@ -32,8 +33,12 @@ TAKEN: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     (COMPLETIONS, {"model": "auto", "prompt": "Hi", "stream": None, "seed": -1}, {"seed": -1}),
     (COMPLETIONS, {"model": "auto", "prompt": "Hi", "stream_options": {"include_usage": None}}, {}),
     (RESPONSES, {"model": "auto", "input": [{**USER, "type": None}]}, {}),
+    (RESPONSES, {"model": "auto", "input": IN_CHAT, "context_management": [{"type": "compaction"}],
+                 "access_programs": {"cyber": "standard"}, "background_options": {"completion_window": "2h"},
+                 "image": {"context_compression": "auto"}}, {}),
+    (CHAT, chat(audio=None, moderation=None, web_search_options=None), {}),
     ("/v1/route", chat(stream=None, seed=-1), {}),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("route", "body", "sent"), TAKEN)
@@ -47,6 +52,21 @@ async def test_bodies_allowed_by_openais_types_are_accepted(
         asked = engine.bodies[-1]
         assert asked["messages"][-1] == {"role": "user", "content": body.get("prompt", IN_CHAT)}
         assert {name: asked[name] for name in sent} == sent
+
+
+CHANGES_THE_ANSWER: list[tuple[str, Any, str]] = [
+    ("audio", {"voice": "alloy", "format": "wav"}, "answers are text"),
+    ("moderation", {"model": "omni-moderation-latest"}, "guardrails"),
+    ("web_search_options", {}, "use a function"),
+]
+
+
+@pytest.mark.parametrize("provider", ["vllm", "openai", "anthropic", "openai-compatible"])
+def test_a_field_that_would_change_the_answer_is_refused_with_advice(provider: str) -> None:
+    fields = request_fields(preset_of(provider).request_fields)
+    for name, value, advice in CHANGES_THE_ANSWER:
+        with pytest.raises(InvalidArgument, match=f"'{name}' cannot be set by a request.*{advice}"):
+            fields.select({name: value})
 
 
 async def test_an_earlier_refusal_and_an_older_tools_result_reach_the_engine(

@@ -45,11 +45,12 @@ from pointsman_gateway.http.openai.fields import (
 from pointsman_gateway.pipeline.admission import MAX_USER_CHARACTERS
 
 IGNORED_FIELDS = frozenset(
-    {"betas", "cache_control", "context_management", "diagnostics", "fallbacks", "inference_geo", "service_tier",
-     "speed", "user_profile_id", "workspace_id"}
+    {"betas", "billing_policy", "cache_control", "context_management", "diagnostics", "fallback_credit_token",
+     "fallbacks", "inference_geo", "service_tier", "speed", "user_profile_id", "workspace_id"}
 )  # fmt: skip
 """Fields that clients send to every server; the engine does not get them."""
 REJECTED_FIELDS = {
+    "compaction": "the gateway compacts no conversations; ask for a summary in a message",
     "container": "the gateway runs no code",
     "mcp_servers": "the gateway calls no tools; let the client call the server, and send its tools as 'tools'",
 }

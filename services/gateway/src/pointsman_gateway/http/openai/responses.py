@@ -79,6 +79,10 @@ class ResponsesBody(SurrogateFreeBody):
     prompt: dict[str, Any] | None = Field(default=None, description="refused: nothing is kept")
     background: bool | None = Field(default=None, description="true is refused: nothing is kept")
     max_tool_calls: int | None = Field(default=None, description="of tools that OpenAI runs; there are none here")
+    context_management: Any = Field(default=None, description="accepted; no conversation is compacted")
+    access_programs: Any = Field(default=None, description="accepted; other models have none")
+    background_options: Any = Field(default=None, description="accepted; `background` is refused")
+    image: Any = Field(default=None, description="accepted; the engine treats images as it is set up to")
     n: Literal[1] | None = None
     stream_options: dict[str, Any] | None = None
 
