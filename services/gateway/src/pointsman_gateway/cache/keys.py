@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pointsman_gateway.config.tasks_file import CacheConfig
-from pointsman_gateway.domain import Path, Prompt, Request, Sampling
+from pointsman_gateway.domain import Message, Path, Prompt, Request, Sampling
 
 MAX_QUESTION_CHARACTERS = 1_000
 """A longer question is not compared by similarity, since the encoder reads only a part of it."""
@@ -98,7 +98,7 @@ class CacheKeyBuilder:
             model,
             prompt.collection_versions,
         ]
-        messages = [(m.role, m.content, dict(m.extra)) for m in prompt.messages]
+        messages = list(map(_message_key, prompt.messages))
         return CacheKeys(
             path=self._path.name,
             model=model,
@@ -126,7 +126,7 @@ class CacheKeyBuilder:
         if self.config.similarity_threshold is None or not may_match_similar(request, sampling):
             return ""
         *earlier, last = request.messages
-        before = [*((m.role, m.content, dict(m.extra)) for m in earlier), dict(last.extra)]
+        before = [*map(_message_key, earlier), dict(last.extra), [(b.kind, dict(b.fields)) for b in last.blocks]]
         # A collection that was deleted and created again may repeat an earlier version number.
         shown = [(p.document_id, p.start, p.text) for p in prompt.passages]
         return _digest(["near", *common, before, shown, distinguishing_words(request.query), self._embedding])
@@ -134,7 +134,15 @@ class CacheKeyBuilder:
 
 def _sampling_key(sampling: Sampling) -> list[Any]:
     temperature = None if sampling.temperature is None else float(sampling.temperature)
-    return [sampling.max_tokens, temperature, sampling.top_p, sampling.seed, sampling.stop, dict(sampling.extra)]
+    key = [sampling.max_tokens, temperature, sampling.top_p, sampling.seed, sampling.stop, dict(sampling.extra)]
+    return [*key, dict(sampling.anthropic)] if sampling.anthropic else key
+
+
+def _message_key(message: Message) -> list[Any]:
+    key: list[Any] = [message.role, message.content, dict(message.extra)]
+    if message.blocks:
+        key.append([(block.kind, dict(block.fields), block.start, block.end) for block in message.blocks])
+    return key
 
 
 def _digest(value: Any) -> str:

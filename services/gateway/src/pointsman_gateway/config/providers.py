@@ -68,6 +68,8 @@ class EngineApi:
     dialect: Dialect = "openai"
     max_stop: int | None = None
     """The maximum number of stop sequences; None: any number."""
+    betas: frozenset[str] = frozenset()
+    """The values of `anthropic-beta` that requests may have."""
 
     def name_of_adapter(self, adapter: str, base: str) -> str:
         """Return the name by which a request asks for an adapter."""
@@ -98,6 +100,7 @@ class Provider(Strict):
     ignores: tuple[str, ...] = ()
     max_stop: int | None = None
     media: tuple[MediaKind, ...] | None = None
+    betas: frozenset[str] = frozenset()
     models: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     adapters: Literal["listed", "listed_by_root", "named"] | None = None
     adapter_name: str = "{adapter}"
@@ -142,6 +145,7 @@ class Provider(Strict):
             self.adapters == "listed_by_root",
             self.dialect,
             self.max_stop,
+            self.betas,
         )
 
     def rejected_by(self, model: str) -> frozenset[str]:

@@ -148,6 +148,9 @@ class Sampling:
     """Of a path only: its `max_tokens` for structured requests."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """OpenAI parameters that the gateway does not interpret; the engine receives them unchanged."""
+    anthropic: Mapping[str, Any] | None = None
+    """Fields of a request in Anthropic's format that chat completions do not have; only engines with this format get
+    them."""
 
     @property
     def is_structured(self) -> bool:
@@ -188,6 +191,7 @@ class Sampling:
             seed=self.seed if self.seed is not None else default.seed,
             stop=stop,
             extra={**self._extra_of(default), **self.extra} if default.extra else self.extra,
+            anthropic=self.anthropic,
         )
 
     def _extra_of(self, default: "Sampling") -> Mapping[str, Any]:

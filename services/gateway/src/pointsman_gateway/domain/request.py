@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from pointsman_gateway.domain.blocks import Blocks
 from pointsman_gateway.domain.path import Catalog, Path, Sampling
 from pointsman_gateway.domain.value import Vector, value
 
@@ -114,6 +115,9 @@ class Message:
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Other fields of the message ("name", "tool_calls", "tool_call_id"), passed to the engine. If the message has
     media, "content" is all of it in parts, of which `content` is the text."""
+    blocks: Blocks = ()
+    """The blocks of a message in Anthropic's format, if they say more than `content` and `extra`; no other engine gets
+    them."""
 
 
 @value

@@ -8,7 +8,10 @@ from typing import Any
 
 from pointsman_servicekit.errors import InvalidArgument
 
+from pointsman_gateway.codec.choices import ANTHROPIC_THINKING, ENCRYPTED, REASONING_KEYS, SIGNED
 from pointsman_gateway.domain import Message
+from pointsman_gateway.domain import blocks as domain
+from pointsman_gateway.domain.blocks import slice_texts
 
 Block = dict[str, Any]
 
@@ -32,11 +35,82 @@ def to_turns(messages: Sequence[Message]) -> list[dict[str, Any]]:
 
 def to_blocks(message: Message) -> list[Block]:
     """Converts the content and the tool calls of one message; raises InvalidArgument."""
+    laid_out = _lay_out(message) if message.blocks else None
     if message.role in ("tool", "function"):
-        return [_to_result(message)]
-    refusal = "" if message.content.strip() else message.extra.get("refusal")
-    blocks = [_to_text(refusal)] if isinstance(refusal, str) and refusal.strip() else _to_content(message)
+        return [_to_result(message, laid_out)]
+    if laid_out is not None:
+        return [*_to_thinking(message), *laid_out]
+    blocks = [*_to_thinking(message), *_to_texts_and_media(message)]
     return [*blocks, *map(_to_tool_use, _calls(message))]
+
+
+def _lay_out(message: Message) -> list[Block] | None:
+    """Returns the blocks of a message that has them; None if its content has been replaced since they were made."""
+    extra = message.extra
+    parts = list(extra.get("content") or ())
+    texts = [part["text"] for part in parts if part["type"] == "text"] if parts else None
+    if texts is None:
+        texts = slice_texts(message.content, message.blocks)
+    if texts is None:
+        return None
+    of_text, of_media, of_calls = (
+        iter(texts),
+        (part for part in parts if part["type"] != "text"),
+        iter(extra.get("tool_calls") or ()),
+    )
+    laid_out: list[Block] = []
+    try:
+        for block in message.blocks:
+            match block.kind:
+                case "text" | "document_text":
+                    laid_out += _laid_out_text(next(of_text), block)
+                case "repeated_text":
+                    next(of_text)
+                case "media":
+                    laid_out.append({**_to_block(next(of_media)), **block.fields})
+                case "moved_media":
+                    next(of_media)
+                case "tool_use":
+                    laid_out.append({**_to_tool_use(next(of_calls)), **block.fields})
+                case "thinking":
+                    thinking = extra.get("reasoning", "")[block.start : block.end]
+                    laid_out.append({"type": "thinking", "thinking": thinking, **block.fields})
+                case "whole":
+                    laid_out.append(dict(block.fields))
+    except StopIteration:
+        return None
+    left = [*of_text, *of_media, *of_calls]
+    return None if left else laid_out
+
+
+def _laid_out_text(text: str, block: domain.Block) -> list[Block]:
+    if block.kind == "text":
+        return [{**_to_text(text), **block.fields}] if text.strip() else []  # the API rejects empty ones
+    source = {"type": "text", "media_type": PLAIN_TEXT, "data": text}
+    return [{"type": "document", "source": source, **block.fields}]
+
+
+def _to_thinking(message: Message) -> list[Block]:
+    """Returns signed and encrypted thinking of an earlier answer, which chat clients repeat as `reasoning_details`."""
+    details = message.extra.get("reasoning_details")
+    if not isinstance(details, list) or message.role != "assistant":
+        return []
+    own = [d for d in details if isinstance(d, Mapping) and d.get("format") == ANTHROPIC_THINKING]
+    signed = [detail for detail in own if detail.get("type") == SIGNED and isinstance(detail.get("signature"), str)]
+    shown = next((text for key in REASONING_KEYS if isinstance(text := message.extra.get(key), str)), "")
+    blocks: list[Block] = []
+    for detail in own:
+        if detail.get("type") == ENCRYPTED:
+            blocks.append({"type": "redacted_thinking", "data": detail.get("data")})
+        elif detail in signed:
+            text = detail.get("text") or (shown if len(signed) == 1 else "")
+            blocks.append({"type": "thinking", "thinking": text, "signature": detail["signature"]})
+    return blocks
+
+
+def _to_texts_and_media(message: Message) -> list[Block]:
+    refusal = "" if message.content.strip() else message.extra.get("refusal")
+    return [_to_text(refusal)] if isinstance(refusal, str) and refusal.strip() else _to_content(message)
 
 
 def _to_content(message: Message) -> list[Block]:
@@ -101,10 +175,17 @@ def _unsupported(what: str) -> InvalidArgument:
 # -- tools
 
 
-def _to_result(message: Message) -> Block:
+def _to_result(message: Message, laid_out: list[Block] | None) -> Block:
     call_id = message.extra.get("tool_call_id") or message.extra.get("name", "")
-    content = message.content if message.extra.get("content") is None else _to_content(message)
-    return {"type": "tool_result", "tool_use_id": call_id, "content": content}
+    result: Block = {"type": "tool_result", "tool_use_id": call_id}
+    if laid_out is not None:
+        result["content"] = laid_out
+    else:
+        result["content"] = message.content if message.extra.get("content") is None else _to_content(message)
+    for block in message.blocks:
+        if block.kind == "tool_result":
+            result |= block.fields
+    return result
 
 
 def _calls(message: Message) -> list[Mapping[str, Any]]:

@@ -25,6 +25,8 @@ _FINISH_REASONS = {
     TOOL_USE: "tool_calls",
     "refusal": "content_filter",
 }
+NEXT_TEXT: Mapping[str, Any] = {"begins": "text"}
+"""Of a chunk between two text blocks."""
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _NO_INPUT = (b"", b"{}", b"null")
 
@@ -59,6 +61,7 @@ class _Delta(msgspec.Struct, gc=False):
     partial_json: str | None = None
     thinking: str | None = None
     signature: str | None = None
+    citation: dict[str, str | int | None] | None = None
     stop_reason: str | None = None
     stop_sequence: str | None = None
 
@@ -137,7 +140,10 @@ class MessagesReader:
         index, block = event.index, event.content_block
         if index is None or block is None:
             raise _UnreadableEvent("a block needs an index and its content")
+        follows_text = bool(self._blocks) and next(reversed(self._blocks.values())) == "text"
         self._blocks[index] = block.type
+        if block.type == "text" and follows_text:
+            chunks.append(Chunk(extra=NEXT_TEXT))  # so that citations stay with their text
         if block.type == "text" and block.text:
             chunks.append(Chunk(content=block.text))
         elif block.type == TOOL_USE:
@@ -162,6 +168,8 @@ class MessagesReader:
                 chunks.append(Chunk(extra={"delta": {"tool_calls": [call]}}))
             case "thinking_delta" if delta.thinking:
                 chunks.append(Chunk(extra={"delta": {"reasoning_content": delta.thinking}}))
+            case "citations_delta" if delta.citation:
+                chunks.append(Chunk(extra={"delta": {"citations": [delta.citation]}}))
             case "signature_delta" if delta.signature:
                 chunks.append(_detail(index, SIGNED, signature=delta.signature))
 

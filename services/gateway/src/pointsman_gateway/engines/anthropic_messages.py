@@ -1,12 +1,13 @@
 """Converts requests to Anthropic's Messages API. `anthropic_events` reads the answers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pointsman_servicekit.errors import InvalidArgument
 
 from pointsman_gateway.config.providers import Endpoint
-from pointsman_gateway.engines.anthropic_content import to_turns
+from pointsman_gateway.domain import Message
+from pointsman_gateway.engines.anthropic_content import to_blocks, to_turns
 from pointsman_gateway.engines.engine_client import EngineRequest
 
 DEFAULT_MAX_TOKENS = 4096
@@ -14,6 +15,7 @@ DEFAULT_MAX_TOKENS = 4096
 MAX_TEMPERATURE = 1.0
 """OpenAI's temperatures go up to 2; higher ones than this are cut."""
 
+SYSTEM_ROLES = ("system", "developer")
 SERVICE_TIERS = {"auto": "auto", "default": "standard_only", "standard_only": "standard_only"}
 """By OpenAI's name or Anthropic's; the API has no others, and they are not sent."""
 
@@ -23,31 +25,62 @@ def to_messages_body(request: EngineRequest, endpoint: Endpoint) -> dict[str, An
     sampling = request.sampling
     if request.operation != "chat":
         raise _unsupported("this model continues no texts; send a chat completion", "prompt")
-    extra = dict(sampling.extra)
-    system = [m.content for m in request.messages if m.role in ("system", "developer") and m.content]
+    extra, native = dict(sampling.extra), dict(sampling.anthropic or {})
     body: dict[str, Any] = {
         "model": request.model,
-        "messages": to_turns([m for m in request.messages if m.role not in ("system", "developer")]),
+        "messages": to_turns([m for m in request.messages if m.role not in SYSTEM_ROLES]),
         "max_tokens": DEFAULT_MAX_TOKENS if sampling.max_tokens is None else sampling.max_tokens,
         "stream": True,
+        **_to_system([m for m in request.messages if m.role in SYSTEM_ROLES and m.content]),
+        **_to_tools(extra, native.pop("tools", None)),
     }
-    if system:
-        body["system"] = "\n\n".join(system)
-    if sampling.temperature is not None:
+    thinking = native.pop("thinking", None) or extra.pop("thinking", None)
+    if thinking:
+        body["thinking"] = thinking
+    if _thinks(thinking):
+        extra.pop("top_k", None)
+    elif sampling.temperature is not None:
         body["temperature"] = min(sampling.temperature, MAX_TEMPERATURE)
     if sampling.top_p is not None:
         body["top_p"] = sampling.top_p
     if sampling.stop:
         body["stop_sequences"] = list(sampling.stop)
-    tools, choice, parallel = (extra.pop(name, None) for name in ("tools", "tool_choice", "parallel_tool_calls"))
-    if tools:
-        body["tools"] = [_to_tool(number, tool) for number, tool in enumerate(tools)]
-        body["tool_choice"] = _to_tool_choice(choice, parallel)
-    tier = SERVICE_TIERS.get(str(extra.pop("service_tier", None)))
+    tier = SERVICE_TIERS.get(str(native.pop("service_tier", None) or extra.pop("service_tier", None)))
     if tier:
         body["service_tier"] = tier
     output = _to_output_config(extra.pop("response_format", None), extra.pop("reasoning_effort", None))
-    return {**extra, **body, **({"output_config": output} if output else {})}
+    output |= native.pop("output_config", {})
+    if output:
+        body["output_config"] = output
+    native.pop("betas", None)  # in a header
+    return {**extra, **native, **body}
+
+
+def beta_header(request: EngineRequest) -> str:
+    """Returns the header line with the beta features that the request names and the provider's preset allows."""
+    native = request.sampling.anthropic
+    betas = [beta for beta in native.get("betas", ()) if beta in request.api.betas] if native else []
+    return f"anthropic-beta: {','.join(betas)}\r\n" if betas else ""
+
+
+def _thinks(thinking: Any) -> bool:
+    """Returns whether thinking is on: the API then rejects other temperatures than 1, and `top_k`."""
+    return isinstance(thinking, Mapping) and thinking.get("type") in ("enabled", "adaptive")
+
+
+def _to_system(messages: Sequence[Message]) -> dict[str, Any]:
+    if any(message.blocks for message in messages):
+        return {"system": [block for message in messages for block in to_blocks(message)]}
+    return {"system": "\n\n".join([message.content for message in messages])} if messages else {}
+
+
+def _to_tools(extra: dict[str, Any], native: Sequence[Mapping[str, Any]] | None) -> dict[str, Any]:
+    """Takes the tools and their parameters from `extra`; `native` are the tools if they came in Anthropic's format."""
+    tools, choice, parallel = (extra.pop(name, None) for name in ("tools", "tool_choice", "parallel_tool_calls"))
+    if not (tools or native):
+        return {}
+    converted = native or [_to_tool(number, tool) for number, tool in enumerate(tools)]
+    return {"tools": converted, "tool_choice": _to_tool_choice(choice, parallel)}
 
 
 def _to_output_config(response_format: Any, effort: Any) -> dict[str, Any]:
@@ -78,7 +111,9 @@ def _to_tool(number: int, tool: Mapping[str, Any]) -> dict[str, Any]:
     schema = function.get("parameters") or {"type": "object", "properties": {}}
     described = {"description": function["description"]} if function.get("description") else {}
     strict = {"strict": True} if function.get("strict") is True else {}
-    return {"name": function.get("name", ""), **described, "input_schema": schema, **strict}
+    cached = tool.get("cache_control") or function.get("cache_control")
+    cache_control = {"cache_control": cached} if cached else {}
+    return {"name": function.get("name", ""), **described, "input_schema": schema, **strict, **cache_control}
 
 
 def _to_tool_choice(choice: Any, parallel: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from pointsman_servicekit.logs import request_id
 
 from pointsman_gateway.config.providers import Dialect, Endpoint
 from pointsman_gateway.engines.anthropic_events import MessagesReader
-from pointsman_gateway.engines.anthropic_messages import to_messages_body
+from pointsman_gateway.engines.anthropic_messages import beta_header, to_messages_body
 from pointsman_gateway.engines.engine_client import (
     EngineRequest,
     broke_off,
@@ -255,7 +255,7 @@ def _refusal(request: EngineRequest, connection: Connection) -> PointsmanError:
 def _head(origin: Origin, request: EngineRequest, endpoint: Endpoint) -> bytes:
     return (
         f"POST {origin.path}{endpoint.path} HTTP/1.1\r\n{origin.headers}"
-        f"x-request-id: {request_id.get()}\r\n{request.trace_headers}{request.api.auth_header}"
+        f"x-request-id: {request_id.get()}\r\n{request.trace_headers}{request.api.auth_header}{beta_header(request)}"
     ).encode("latin-1")
 
 

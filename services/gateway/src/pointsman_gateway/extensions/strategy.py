@@ -8,6 +8,7 @@ from pointsman_servicekit.errors import Unavailable
 from pointsman_servicekit.extensions import Registry
 
 from pointsman_gateway.domain import Message, Passage, Prompt, Request, Vector
+from pointsman_gateway.domain.blocks import Blocks, join_blocks
 
 STRATEGIES = Registry(
     "strategy",
@@ -170,7 +171,12 @@ def build_messages(
     system: Sequence[str], messages: Sequence[Message], examples: tuple[Message, ...] = ()
 ) -> tuple[Message, ...]:
     """Return one system message (`system`, then the client's), `examples`, and the client's other messages."""
-    own = [message.content for message in messages if message.role == "system"]
+    own = [message for message in messages if message.role == "system"]
     rest = tuple([message for message in messages if message.role != "system"]) if own else tuple(messages)
-    text = "\n\n".join([*system, *own])
-    return (Message("system", text), *examples, *rest) if text else (*examples, *rest)
+    text = "\n\n".join([*system, *[message.content for message in own]])
+    if not text:
+        return (*examples, *rest)
+    blocks: Blocks = ()
+    if any(message.blocks for message in own):
+        blocks = join_blocks([*[(one, ()) for one in system], *[(one.content, one.blocks) for one in own]], "\n\n")
+    return (Message("system", text, blocks=blocks), *examples, *rest)

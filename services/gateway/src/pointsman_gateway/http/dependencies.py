@@ -1,7 +1,7 @@
 """The parts of the gateway that HTTP routes use, the request's caller and deadline, and the way to answer."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -105,6 +105,10 @@ class ConversationBody(Protocol):
 
     def encoder(self) -> Encoder: ...
 
+    def read_headers(self, headers: Mapping[bytes, bytes]) -> None:
+        """Reads the headers that belong to the dialect, before `to_request`."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
@@ -146,6 +150,7 @@ class ConversationRoute:
         parts, headers = self._dependencies, request.headers
         request.scope[CALLER] = caller = await identify_caller(parts.tenancy, credential_of(headers))
         body = self._dialect.decode(await request.read_body(caller))
+        body.read_headers(headers)
         deadline = deadline_after(headers.get(b"x-request-timeout"), parts.request_timeout)
         decoded = body.to_request(deadline, caller, cache_mode(headers.get(b"cache-control")), request.arrived)
         return AsgiAnswer(parts.pipeline, decoded, body.encoder(), bool(body.stream), request.response_headers)

@@ -18,7 +18,7 @@ from pointsman_servicekit.logs import request_id
 
 from pointsman_gateway.codec.headers import cache_mode, credential_of
 from pointsman_gateway.domain import Caller, Request
-from pointsman_gateway.http.anthropic import MESSAGES
+from pointsman_gateway.http.anthropic import BETA_HEADER, MESSAGES
 from pointsman_gateway.http.asgi_app import request_id_from
 from pointsman_gateway.http.dependencies import HttpDependencies, parse_timeout
 from pointsman_gateway.http.encoding import Encoder
@@ -38,7 +38,7 @@ MAX_BODY_BYTES = 256 * 1024
 _END_OF_HEAD = b"\r\n\r\n"
 _HEADERS = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e]*\r\n)+\r\n")
 """Header fields by RFC 9112, section 5, with ASCII values; all others are left to uvicorn's parser."""
-_CONNECTION_HEADERS = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"te", b"trailer"})
+_UNUSUAL_HEADERS = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"te", b"trailer", BETA_HEADER})
 """Requests with one of these are left to uvicorn."""
 _PER_REQUEST_HEADERS = frozenset({b"x-request-id", b"traceparent", b"tracestate"})
 """Heads with one of these are not cached, since they differ between requests."""
@@ -67,7 +67,7 @@ class HeadParser:
     def __init__(self, leaves_browsers: bool = False) -> None:
         """Leaves requests of web pages to uvicorn if `leaves_browsers`: their answers need CORS headers."""
         self._cache: dict[bytes, Head] = {}
-        self._left_headers = _CONNECTION_HEADERS | {b"origin"} if leaves_browsers else _CONNECTION_HEADERS
+        self._left_headers = _UNUSUAL_HEADERS | {b"origin"} if leaves_browsers else _UNUSUAL_HEADERS
 
     def parse(self, head: bytes) -> Head | None:
         """Parses the bytes from the request line to the empty line; None if the request is left to uvicorn."""

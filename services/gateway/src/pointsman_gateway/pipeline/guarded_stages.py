@@ -4,20 +4,23 @@ Each wrapper implements the protocol of the wrapped stage, so configurations wit
 `guarded_answer` wraps the engines.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
 from pointsman_servicekit.errors import InvalidArgument, PointsmanError
 
+from pointsman_gateway.codec.choices import REASONING_KEYS
 from pointsman_gateway.codec.parts import text_of
 from pointsman_gateway.domain import Decision, Labels, Message, Prompt, Receipt, Request, UndecidedReceipt
+from pointsman_gateway.domain.blocks import Block, move_texts
 from pointsman_gateway.extensions import GuardedText, Hook
 from pointsman_gateway.metering.aggregate import CanaryOutcomes, MetricsAggregator
 from pointsman_gateway.metering.meter import Meter, Metering
 from pointsman_gateway.pipeline.guardrails import (
     GuardrailMetrics,
     Guardrails,
+    Span,
     Verdicts,
     Visit,
     current_verdicts,
@@ -29,12 +32,53 @@ from pointsman_gateway.pipeline.ports import Classifier, PromptBuilder
 AnyReceipt = TypeVar("AnyReceipt", bound=Receipt | UndecidedReceipt)
 
 
+DETAILS = "reasoning_details"
+"""The field of a message with the signatures of its reasoning."""
+BLOCK_NAMES = frozenset({"cache_control", "media_type", "encrypted_index", "file_id"})
+"""Fields of content blocks that contain no text, in addition to those of messages."""
+
+
 def _map_message(message: Message, visit: Visit) -> Message:
     extra = map_texts(message.extra, visit) if message.extra else message.extra
     parts = extra.get("content")
     if parts:  # the text of a message with media is in its parts
-        return replace(message, content=text_of(parts), extra=extra)
-    return replace(message, content=map_texts(message.content, visit), extra=extra)
+        changed = replace(message, content=text_of(parts), extra=extra)
+    else:
+        changed = replace(message, content=map_texts(message.content, visit), extra=extra)
+    if message.blocks:
+        changed.blocks = tuple([_map_block(block, visit) for block in message.blocks])  # type: ignore[misc]
+    return changed
+
+
+def _map_block(block: Block, visit: Visit) -> Block:
+    """Visits the texts that only a block has, such as a document's title; its others are those of the message."""
+    texts = {name: value for name, value in block.fields.items() if name not in BLOCK_NAMES}
+    mapped = map_texts(texts, lambda at, text: text if at[-1] in BLOCK_NAMES else visit(at, text), ("blocks",))
+    return replace(block, fields={**block.fields, **mapped}) if texts else block
+
+
+def _redact_message(message: Message, following: Iterator[Sequence[Span]]) -> Message:
+    """Redacts the next texts; the message's blocks then refer to the same parts of the redacted text."""
+    of_content: list[Span] = []
+
+    def rewrite(at: tuple[Any, ...], text: str) -> str:
+        spans = next(following)
+        if not at:
+            of_content.extend(spans)
+        return redact(text, spans)
+
+    redacted = _map_message(message, rewrite)
+    if of_content and redacted.blocks:
+        redacted.blocks = move_texts(redacted.blocks, lambda at: len(redact(message.content[:at], of_content)))  # type: ignore[misc]
+    return _without_stale_thinking(message, redacted)
+
+
+def _without_stale_thinking(message: Message, redacted: Message) -> Message:
+    """Removes signed thinking whose text was redacted: its signature is that of the original text."""
+    if all(message.extra.get(key) == redacted.extra.get(key) for key in (*REASONING_KEYS, DETAILS)):
+        return redacted
+    extra = {name: value for name, value in redacted.extra.items() if name != DETAILS}
+    return replace(redacted, extra=extra, blocks=tuple([b for b in redacted.blocks if b.kind != "thinking"]))
 
 
 async def _checked_messages(
@@ -55,7 +99,7 @@ async def _checked_messages(
     if not any(spans):
         return None
     following = iter(spans)
-    return tuple([_map_message(message, lambda at, text: redact(text, next(following))) for message in messages])
+    return tuple([_redact_message(message, following) for message in messages])
 
 
 def _replace_messages(request: Request, messages: tuple[Message, ...]) -> None:

@@ -24,6 +24,7 @@ from pointsman_gateway.http.anthropic.conversion import (
     to_response_format,
 )
 from pointsman_gateway.http.anthropic.message_encoder import MessageEncoder
+from pointsman_gateway.http.anthropic.native import to_native
 from pointsman_gateway.http.dependencies import (
     HAS_RECEIPT,
     Dialect,
@@ -48,7 +49,7 @@ IGNORED_FIELDS = frozenset(
     {"betas", "billing_policy", "cache_control", "context_management", "diagnostics", "fallback_credit_token",
      "fallbacks", "inference_geo", "service_tier", "speed", "user_profile_id", "workspace_id"}
 )  # fmt: skip
-"""Fields that clients send to every server; the engine does not get them."""
+"""Fields that clients send to every server. Engines with Anthropic's API get some of them, see `to_native`."""
 REJECTED_FIELDS = {
     "compaction": "the gateway compacts no conversations; ask for a summary in a message",
     "container": "the gateway runs no code",
@@ -59,6 +60,7 @@ THREAD = "thread"
 """Anthropic's field for a conversation that the server keeps. Its clients send the new messages only, but the whole
 conversation without the field if the answer has the code for that."""
 NOT_SENT = IGNORED_FIELDS | REJECTED_FIELDS.keys() | {THREAD}
+BETA_HEADER = b"anthropic-beta"
 _NO_FIELDS: Mapping[str, Any] = {}
 
 
@@ -88,7 +90,9 @@ class MessagesBody(BaseModel):
         default=None, description="functions; those that Anthropic runs itself are left out"
     )
     tool_choice: dict[str, Any] | None = None
-    thinking: dict[str, Any] | None = Field(default=None, description="accepted; models think as they are set up to")
+    thinking: dict[str, Any] | None = Field(
+        default=None, description="for engines with Anthropic's API; other models think as they are set up to"
+    )
     output_config: dict[str, Any] | None = Field(default=None, description="`format` and `effort`")
     output_format: dict[str, Any] | None = Field(default=None, description="the older name of `output_config.format`")
 
@@ -100,6 +104,13 @@ class MessagesBody(BaseModel):
 
     def encoder(self) -> Encoder:
         return MessageEncoder(self.stop_sequences or ())
+
+    def read_headers(self, headers: Mapping[bytes, bytes]) -> None:
+        """Adds the beta features that the client names in a header, as its SDK does, to those of the body."""
+        header = headers.get(BETA_HEADER, b"").decode("latin-1")
+        named = [name.strip() for name in header.split(",") if name.strip()]
+        if named and self.model_extra is not None:
+            self.model_extra["betas"] = list(dict.fromkeys([*(self.model_extra.get("betas") or ()), *named]))
 
 
 class CountTokensBody(SurrogateFreeBody, MessagesBody):
@@ -143,6 +154,9 @@ def to_request(body: MessagesBody, deadline: float, caller: Caller, cache: str, 
     last = messages[-1]
     continues = last.role == "assistant" and not last.extra
     is_plain = body.model_extra is None and body.top_k is None and not continues
+    native = None
+    if body.model_extra is not None:
+        native = to_native(body.model_extra, body.thinking, body.output_config or _NO_FIELDS, body.tools or ())
     user, metadata = _split_metadata(body.metadata) if body.metadata else ("", _NO_FIELDS)
     return Request(
         model=body.model,
@@ -153,6 +167,7 @@ def to_request(body: MessagesBody, deadline: float, caller: Caller, cache: str, 
             top_p=body.top_p,
             stop=None if body.stop_sequences is None else _stop_sequences(body.stop_sequences),
             extra=_NO_FIELDS if is_plain else _to_fields(body, continues),
+            anthropic=native,
         ),
         metadata=metadata,
         user=user,

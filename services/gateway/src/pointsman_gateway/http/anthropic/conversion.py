@@ -10,6 +10,7 @@ from pointsman_servicekit.errors import InvalidArgument
 from pointsman_gateway.codec.limits import reject_non_finite
 from pointsman_gateway.codec.parts import Part, join_texts, read_parts, text_of
 from pointsman_gateway.domain import Message
+from pointsman_gateway.http.anthropic.blocks import Converted, lay_out, lay_out_result
 from pointsman_gateway.http.anthropic.parts import to_parts
 from pointsman_gateway.http.openai.fields import bad_parameter, string_in
 
@@ -28,29 +29,36 @@ def to_messages(role: str, blocks: Sequence[Block], where: str) -> Iterator[Mess
     In chats only user messages may have media, so media in a result of a tool move to the user's message.
     """
     parts: list[Part] = []
+    converted: list[Converted] = []
     fields: dict[str, Any] = {}
     has_results = False
     for number, block in enumerate(blocks):
+        own: list[Part] = []
         match block.get("type"):
             case "tool_result" if role == "user":
                 content = block.get("content") or ""
                 result = content if isinstance(content, list) else [{"type": "text", "text": content}]
-                shown = [p for n, b in enumerate(result) for p in to_parts(b, f"{where}[{number}].content[{n}]")]
-                parts += [part for part in shown if part["type"] != "text"]
-                call_id, has_results = string_in(block, "tool_use_id", f"{where}[{number}]"), True
-                yield Message("tool", text_of(shown), {"tool_call_id": call_id})
+                items = [(item, to_parts(item, f"{where}[{number}].content[{n}]")) for n, item in enumerate(result)]
+                shown = [part for _, each in items for part in each]
+                own = [part for part in shown if part["type"] != "text"]
+                call_id, text, has_results = string_in(block, "tool_use_id", f"{where}[{number}]"), text_of(shown), True
+                laid_out = lay_out_result(block, items, text, f"{where}[{number}]")
+                yield Message("tool", text, {"tool_call_id": call_id}, laid_out)
             case "tool_use" if role == "assistant":
                 fields.setdefault("tool_calls", []).append(_to_call(block, f"{where}[{number}]"))
             case "thinking" if role == "assistant":
                 fields["reasoning"] = fields.get("reasoning", "") + string_in(block, "thinking", f"{where}[{number}]")
             case "redacted_thinking" if role == "assistant":
-                pass  # only the provider that wrote it can read it
+                pass  # only the provider that wrote it can read it; `lay_out` keeps it for that one
             case _:
-                parts += to_parts(block, f"{where}[{number}]")
+                own = to_parts(block, f"{where}[{number}]")
+        parts += own
+        converted.append((block, own))
     if parts or fields or not has_results:
         # As in vLLM, the blocks of a system prompt are joined as they are.
         text, media = read_parts(role, parts, where, "".join if role == "system" else join_texts)
-        yield Message(role, text, {**fields, **media} or _NO_FIELDS)
+        laid_out = lay_out(converted, text, fields.get("reasoning", ""), where)
+        yield Message(role, text, {**fields, **media} or _NO_FIELDS, laid_out)
 
 
 def _to_call(block: Block, where: str) -> dict[str, Any]:

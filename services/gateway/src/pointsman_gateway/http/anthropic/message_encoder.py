@@ -147,8 +147,12 @@ class MessageEncoder:
             yield from self._add_text(THINKING, thinking)
         for detail in delta.get("reasoning_details") or ():
             yield from self._add_detail(detail)
+        if chunk.extra.get("begins") == TEXT:
+            yield from self._start_text(TEXT)
         if chunk.content:
             yield from self._add_text(TEXT, chunk.content)
+        for citation in delta.get("citations") or ():
+            yield from self._add_citation(citation)
         if isinstance(delta.get("refusal"), str):
             self._has_refusal = True
             yield from self._add_text(TEXT, delta["refusal"])
@@ -188,6 +192,16 @@ class MessageEncoder:
             if block is self._open:
                 delta = {"type": "signature_delta", "signature": block.head["signature"]}
                 yield {"type": "content_block_delta", "index": block.index, "delta": delta}
+
+    def _add_citation(self, citation: Any) -> Iterator[Event]:
+        """Adds a citation to the current text; only those of Anthropic's API, which have a type, are known."""
+        block = self._blocks[-1] if self._blocks else None
+        if not isinstance(citation, dict) or "type" not in citation or block is None or block.kind != TEXT:
+            return
+        block.head.setdefault("citations", []).append(citation)
+        if block is self._open:
+            delta = {"type": "citations_delta", "citation": citation}
+            yield {"type": "content_block_delta", "index": block.index, "delta": delta}
 
     def _add_call(self, delta: Mapping[str, Any]) -> Iterator[Event]:
         number, function = min(delta.get("index", 0), MAX_TOOL_CALLS - 1), delta.get("function") or {}

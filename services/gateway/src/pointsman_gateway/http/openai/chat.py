@@ -1,7 +1,7 @@
 """`POST /v1/chat/completions`: converts the body of a chat request to a `Request`."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, TypeVar
 
@@ -13,13 +13,15 @@ from starlette.responses import Response
 
 from pointsman_gateway.codec.headers import CACHE_USE
 from pointsman_gateway.codec.limits import check_counts, reject_non_finite, reject_surrogates
-from pointsman_gateway.codec.parts import media_of, read_parts
+from pointsman_gateway.codec.parts import MEDIA_PARTS, media_of, read_parts
 from pointsman_gateway.config.field_types import MAX_STOP_SEQUENCES, MaxTokens, Seed, Temperature, TopP
 from pointsman_gateway.config.providers import MESSAGE_FIELDS, request_fields
 from pointsman_gateway.domain import ANONYMOUS, Caller, Message, Request, Sampling
+from pointsman_gateway.domain.blocks import Blocks
 from pointsman_gateway.domain.request import NO_MEDIA
 from pointsman_gateway.http.dependencies import Dialect, deadline_of_request, respond
 from pointsman_gateway.http.encoding import Encoder, openai_error
+from pointsman_gateway.http.openai.cache_control import blocks_of
 from pointsman_gateway.http.openai.chat_encoder import ChatEncoder
 from pointsman_gateway.http.openai.fields import (
     FailFastDict,
@@ -80,6 +82,9 @@ class ChatBody(BaseModel):
 
     def encoder(self) -> Encoder:
         return ChatEncoder(includes_usage(self.stream_options))
+
+    def read_headers(self, headers: Mapping[bytes, bytes]) -> None:
+        """Reads nothing: chat completions have no headers of their own."""
 
 
 class RouteBody(SurrogateFreeBody, ChatBody):
@@ -192,14 +197,27 @@ def _message(number: int, body: MessageBody) -> Message:
     content, fields = body.content, body.model_extra
     if isinstance(content, str) and not fields:
         return Message(role, content, _NO_FIELDS)
-    extra = _NO_FIELDS
+    extra, parts, where = _NO_FIELDS, None, f"messages[{number}]"
     if fields:
-        reject_non_finite(fields, f"messages[{number}]")
-        extra = request_fields(MESSAGE_FIELDS).select(fields, f"messages[{number}].")
+        reject_non_finite(fields, where)
+        extra = request_fields(MESSAGE_FIELDS).select(fields, f"{where}.")
     if isinstance(content, list):
-        content, media = read_parts(role, content, f"messages[{number}].content")
+        parts = content
+        content, media = read_parts(role, parts, f"{where}.content")
         extra = {**extra, **media}
-    return Message(role, content or "", extra)
+    blocks = _cache_blocks(role, parts, content or "", fields or _NO_FIELDS, where)
+    return Message(role, content or "", extra, blocks)
+
+
+def _cache_blocks(
+    role: str, parts: Sequence[Mapping[str, Any]] | None, text: str, fields: Mapping[str, Any], where: str
+) -> Blocks:
+    own = fields.get("cache_control")
+    if own is None and not any("cache_control" in part for part in parts or ()):
+        return ()
+    texts = [None if part["type"] in MEDIA_PARTS else part[part["type"]] for part in parts or ()]
+    calls = fields.get("tool_calls")
+    return blocks_of(role, parts, texts, text, len(calls) if isinstance(calls, list) else 0, own, where)
 
 
 CHAT = Dialect(

@@ -1,0 +1,116 @@
+"""Keeps what content blocks of Anthropic's format say in addition to the text, media and calls of a chat message."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from pointsman_servicekit.errors import InvalidArgument
+
+from pointsman_gateway.codec.limits import reject_non_finite
+from pointsman_gateway.codec.parts import Part
+from pointsman_gateway.domain.blocks import Block, BlockKind, Blocks, find_parts
+
+Converted = tuple[Mapping[str, Any], Sequence[Part]]
+"""A content block, and the parts that it became in its chat message."""
+
+KEPT_FIELDS: Mapping[str, Mapping[str, type]] = {
+    "text": {"cache_control": dict, "citations": list},
+    "document": {"cache_control": dict, "citations": dict, "title": str, "context": str},
+    "tool_result": {"cache_control": dict, "is_error": bool},
+    "thinking": {"signature": str},
+    "redacted_thinking": {"data": str},
+}
+"""Fields of blocks that engines with Anthropic's format get, by the block's type, and their types."""
+_DOCUMENT_SOURCES = ("base64", "url", "text")
+"""Sources of documents that stay one document."""
+_HINTS: Mapping[str, type] = {"cache_control": dict}
+"""The fields of all other blocks that these engines get."""
+_TYPE_NAMES = {dict: "an object", list: "a list", str: "a string", bool: "true or false"}
+
+
+def lay_out(converted: Sequence[Converted], text: str, reasoning: str, where: str) -> Blocks:
+    """Returns the blocks of a message that has this text and reasoning; empty if they say nothing in addition.
+
+    The parts of a tool's result are those that the message has from it: its media. Raises InvalidArgument for a field
+    of a wrong type.
+    """
+    laid_out: list[Block] = []
+    spans = _spans(converted, text)
+    thoughts = iter(find_parts(reasoning, [block["thinking"] for block, _ in converted if block["type"] == "thinking"]))
+    for number, (block, parts) in enumerate(converted):
+        place = f"{where}[{number}]"
+        match block["type"]:
+            case "tool_result":
+                laid_out += [Block("moved_media") for _ in parts]
+            case "tool_use":
+                laid_out.append(Block("tool_use", _kept(block, place)))
+            case "thinking":
+                fields, span = _kept(block, place), next(thoughts)
+                laid_out += [Block("thinking", fields, *span)] if fields else []  # others cannot be sent back
+            case "redacted_thinking":
+                laid_out.append(Block("whole", {"type": "redacted_thinking", **_kept(block, place)}))
+            case _:
+                laid_out += _content_blocks(block, parts, spans, place)
+    return _if_needed(laid_out)
+
+
+def lay_out_result(block: Mapping[str, Any], items: Sequence[Converted], text: str, where: str) -> Blocks:
+    """Returns the blocks of a tool's result with this text; empty if they say nothing in addition to it."""
+    laid_out = [Block("tool_result", _kept(block, where))]
+    spans = _spans(items, text)
+    for number, (item, parts) in enumerate(items):
+        found = _content_blocks(item, parts, spans, f"{where}.content[{number}]")
+        media = iter([part for part in parts if part["type"] != "text"])
+        # The chat message of a result has no media; the block is the whole of them.
+        laid_out += [_whole(one, next(media)) if one.kind == "media" else one for one in found]
+    return _if_needed(laid_out)
+
+
+def _spans(converted: Sequence[Converted], text: str) -> Iterator[tuple[int, int]]:
+    """Returns where the texts of the blocks are in the text that was joined of them."""
+    return iter(find_parts(text, [part["text"] for _, parts in converted for part in parts if part["type"] == "text"]))
+
+
+def _content_blocks(
+    block: Mapping[str, Any], parts: Sequence[Part], spans: Iterator[tuple[int, int]], where: str
+) -> list[Block]:
+    """Returns the blocks of a text, medium, document or search result. What it says of itself is with the last one."""
+    is_whole_document = block["type"] == "document" and block["source"]["type"] in _DOCUMENT_SOURCES
+    # The title and the context of a document are a line before it.
+    kind: BlockKind = "repeated_text" if is_whole_document else "text"
+    found = [Block(kind, {}, *next(spans)) if part["type"] == "text" else Block("media") for part in parts]
+    if found:
+        found[-1] = replace(found[-1], fields=_kept(block, where))
+        if is_whole_document and found[-1].kind == "repeated_text":
+            found[-1] = replace(found[-1], kind="document_text")
+    return found
+
+
+def _whole(block: Block, part: Part) -> Block:
+    """Returns a block that is complete in itself, for a medium in a tool's result."""
+    kind, url = (
+        ("image", part["image_url"]["url"]) if part["type"] == "image_url" else ("document", part["file"]["file_data"])
+    )
+    media_type, is_inline, data = url.removeprefix("data:").partition(";base64,")
+    source = {"type": "base64", "media_type": media_type, "data": data} if is_inline else {"type": "url", "url": url}
+    return Block("whole", {"type": kind, "source": source, **block.fields})
+
+
+def _kept(block: Mapping[str, Any], where: str) -> dict[str, Any]:
+    kept = KEPT_FIELDS.get(block["type"], _HINTS)
+    if block["type"] == "document" and block["source"]["type"] not in _DOCUMENT_SOURCES:
+        kept = _HINTS  # it becomes texts and images
+    return {name: _checked(name, block[name], kind, where) for name, kind in kept.items() if block.get(name)}
+
+
+def _checked(name: str, value: Any, kind: type, where: str) -> Any:
+    if not isinstance(value, kind):
+        message, param = f"{where}.{name} must be {_TYPE_NAMES[kind]}", f"{where}.{name}"
+        raise InvalidArgument(message, code="bad_parameter", param=param)
+    reject_non_finite({name: value}, where)
+    return value
+
+
+def _if_needed(blocks: Sequence[Block]) -> Blocks:
+    is_needed = any(block.fields or block.kind == "moved_media" for block in blocks)
+    return tuple(blocks) if is_needed else ()

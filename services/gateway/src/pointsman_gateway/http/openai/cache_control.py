@@ -1,0 +1,49 @@
+"""Reads `cache_control` of chat completions: Anthropic's breakpoints of the prompt cache, at a message or its parts.
+
+OpenAI's API has no such field. OpenRouter and LiteLLM accept it at the same places, so that their clients send it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from pointsman_gateway.domain.blocks import Block, Blocks, find_parts
+from pointsman_gateway.http.openai.fields import bad_parameter
+
+Parts = Sequence[Mapping[str, Any]]
+
+
+def blocks_of(
+    role: str, parts: Parts | None, texts: Sequence[str | None], text: str, calls: int, of_message: Any, where: str
+) -> Blocks:
+    """Returns the blocks of a message with a cache breakpoint; empty if it has none. Raises InvalidArgument.
+
+    `texts` has the text of each part, None for media; `text` is that of the message, `calls` the number of its tool
+    calls, and `of_message` its own `cache_control`.
+    """
+    fields = [_cache_control(part, f"{where}.content[{number}]") for number, part in enumerate(parts or ())]
+    own = _cache_control({"cache_control": of_message}, where)
+    if not own and not any(fields):
+        return ()
+    if parts is None:
+        texts, fields = [text], [{}]
+    spans = iter(find_parts(text, [one for one in texts if one is not None]))
+    of_content = [
+        Block("media", given) if one is None else Block("text", given, *next(spans))
+        for one, given in zip(texts, fields, strict=True)
+    ]
+    blocks = [*of_content, *[Block("tool_use")] * calls]
+    if role in ("tool", "function"):
+        blocks.insert(0, Block("tool_result", own))
+    elif own and blocks:
+        blocks[-1] = replace(blocks[-1], fields=own)
+    return tuple(blocks)
+
+
+def _cache_control(part: Mapping[str, Any], where: str) -> dict[str, Any]:
+    value = part.get("cache_control")
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise bad_parameter(f"{where}.cache_control must be an object", f"{where}.cache_control")
+    return {"cache_control": value}

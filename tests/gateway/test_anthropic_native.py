@@ -1,0 +1,352 @@
+"""Anthropic's own features reach an engine with Anthropic's API, and no other engine."""
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import httpx
+import pytest
+from pointsman_gateway.domain import Message
+from pointsman_gateway.domain.blocks import Block
+from pointsman_gateway.engines.anthropic_content import to_turns
+
+from tests.gateway.doubles import anthropic_shapes
+from tests.gateway.doubles.anthropic_api import (
+    HELLO,
+    Anthropic,
+    ask,
+    block,
+    ended,
+    running_anthropic,
+    site,
+    started,
+    text,
+)
+from tests.gateway.doubles.engine import ScriptedEngine
+from tests.gateway.doubles.gateway import Neighbours
+
+MESSAGES = "/v1/messages"
+CACHED: Mapping[str, Any] = {"cache_control": {"type": "ephemeral"}}
+LONG: Mapping[str, Any] = {"cache_control": {"type": "ephemeral", "ttl": "1h"}}
+SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}}
+PICTURE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}}
+USE = {"type": "tool_use", "id": "c1", "name": "look", "input": {"city": "Oslo"}}
+
+
+@pytest.fixture
+async def anthropic() -> AsyncIterator[Anthropic]:
+    async with running_anthropic() as double:
+        yield double
+
+
+@pytest.fixture
+async def claude(
+    neighbours: Neighbours, anthropic: Anthropic, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[httpx.AsyncClient]:
+    async with site(neighbours, anthropic, monkeypatch, input=["text", "image", "file", "url"]) as http:
+        yield http
+
+
+def said(text: str, **more: Any) -> dict[str, Any]:
+    return {"type": "text", "text": text, **more}
+
+
+def asked(*messages: Any, **more: Any) -> dict[str, Any]:
+    given = messages or ({"role": "user", "content": "Hi"},)
+    return {"model": "claude", "max_tokens": 2000, "messages": [*given], **more}
+
+
+CONVERSATION: list[dict[str, Any]] = [
+    {
+        "role": "user",
+        "content": [
+            {
+                "type": "document",
+                "title": "Rules",
+                "context": "of the house",
+                "citations": {"enabled": True},
+                "source": {"type": "text", "media_type": "text/plain", "data": "No umbrellas."},
+                **LONG,
+            },
+            {**PICTURE, **CACHED},
+            said("May I?"),
+            said(" Really?", **CACHED),
+        ],
+    },
+    {
+        "role": "assistant",
+        "content": [
+            {"type": "thinking", "thinking": "Let me look.", "signature": "sig=="},
+            {"type": "redacted_thinking", "data": "secret=="},
+            said("I look."),
+            {**USE, **CACHED},
+        ],
+    },
+    {
+        "role": "user",
+        "content": [
+            {
+                "type": "tool_result",
+                "tool_use_id": "c1",
+                "is_error": True,
+                "content": [said("Broken:"), {**PICTURE, **CACHED}, said("see")],
+                **CACHED,
+            },
+            said("Again", **CACHED),
+        ],
+    },
+]
+
+
+async def test_blocks_arrive_as_they_were_sent(claude: httpx.AsyncClient, anthropic: Anthropic) -> None:
+    system = [said("Be brief."), said("Be kind.", **CACHED)]
+    answered = await claude.post(MESSAGES, json=asked(*CONVERSATION, system=system))
+    assert answered.status_code == 200, answered.text
+    assert anthropic.bodies[0]["system"] == system
+    assert anthropic.bodies[0]["messages"] == CONVERSATION
+
+
+async def test_a_paths_own_system_prompt_comes_before_the_cached_one(
+    neighbours: Neighbours, anthropic: Anthropic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    neighbours.config.paths["careful"] = {"model": "claude", "strategies": [{"persona": {"prompt": "persona.txt"}}]}
+    async with site(neighbours, anthropic, monkeypatch) as http:
+        await http.post(MESSAGES, json=asked(model="path:careful", system=[said("Be brief.", **CACHED)]))
+    assert anthropic.bodies[0]["system"] == [said("You are Wren."), said("Be brief.", **CACHED)]
+
+
+async def test_fields_of_the_request_are_kept(claude: httpx.AsyncClient, anthropic: Anthropic) -> None:
+    fields: dict[str, Any] = {
+        "thinking": {"type": "enabled", "budget_tokens": 1024},
+        "context_management": {"edits": [{"type": "clear_tool_uses_20250919"}]},
+        "service_tier": "standard_only",
+        "output_config": {"effort": "low", "task_budget": {"type": "tokens", "total": 9}},
+        **CACHED,
+    }
+    answered = await claude.post(MESSAGES, json=asked(**fields, metadata={"user_id": "u1"}, temperature=0.5, top_k=3))
+    assert answered.status_code == 200, answered.text
+    body = anthropic.bodies[0]
+    assert {name: body[name] for name in fields} == fields
+    assert not {"metadata", "temperature", "top_k"} & body.keys()  # the last two: with thinking the API rejects them
+
+
+async def test_tools_keep_their_own_fields_and_those_that_the_client_runs_are_sent(
+    claude: httpx.AsyncClient, anthropic: Anthropic
+) -> None:
+    tool = {
+        "name": "look", "description": "Looks", "input_schema": SCHEMA, "input_examples": [{"city": "Oslo"}],
+        "eager_input_streaming": True, **CACHED,
+    }  # fmt: skip
+    bash, search = {"type": "bash_20250124", "name": "bash"}, {"type": "web_search_20250305", "name": "web_search"}
+    choice = {"type": "tool", "name": "look", "disable_parallel_tool_use": True}
+    tools = [{**tool, "defer_loading": True}, bash, search]
+    answered = await claude.post(MESSAGES, json=asked(tools=tools, tool_choice=choice))
+    assert answered.status_code == 200, answered.text
+    assert (anthropic.bodies[0]["tools"], anthropic.bodies[0]["tool_choice"]) == ([tool, bash], choice)
+
+
+async def test_only_beta_features_that_the_preset_allows_are_named(
+    claude: httpx.AsyncClient, anthropic: Anthropic
+) -> None:
+    wanted = {"anthropic-beta": "interleaved-thinking-2025-05-14, context-1m-2025-08-07,\tx-y"}
+    for body in (asked(), asked({"role": "user", "content": [said("Hi")]}, betas=["structured-outputs-2025-11-13"])):
+        assert (await claude.post(MESSAGES, json=body, headers=wanted)).status_code == 200
+    await claude.post(MESSAGES, json=asked())
+    sent = [headers.get("anthropic-beta") for headers in anthropic.headers]
+    assert sent == [
+        "interleaved-thinking-2025-05-14", "structured-outputs-2025-11-13,interleaved-thinking-2025-05-14", None,
+    ]  # fmt: skip
+
+
+async def test_other_engines_get_what_they_got_before(
+    http: httpx.AsyncClient, neighbours: Neighbours, engine: ScriptedEngine
+) -> None:
+    def without(value: Any) -> Any:
+        own = {"cache_control", "is_error", "signature", "citations"}
+        if isinstance(value, dict):
+            return {name: without(one) for name, one in value.items() if name not in own}
+        return [without(one) for one in value] if isinstance(value, list) else value
+
+    texts = [{**m, "content": [b for b in m["content"] if b["type"] != "image"]} for m in CONVERSATION]
+    texts[2]["content"] = [{**texts[2]["content"][0], "content": [said("Broken:")]}, texts[2]["content"][1]]
+    body = {**asked(*texts, system=[said("Be brief.", **CACHED)]), "model": "tiny"}
+    for each in ({**body, "thinking": {"type": "enabled", "budget_tokens": 1024}, **CACHED}, without(body)):
+        assert (await http.post(MESSAGES, json=each)).status_code == 200
+    first, second = engine.bodies[-2:]
+    assert first == second
+    assert "cache_control" not in json.dumps(first)
+
+
+WRONG: list[tuple[Any, str]] = [
+    (said("x", cache_control="5m"), "messages[0].content[0].cache_control"),
+    ({**PICTURE, "cache_control": ["x"]}, "messages[0].content[0].cache_control"),
+    (
+        {"type": "tool_result", "tool_use_id": "c", "content": "x", "is_error": "yes"},
+        "messages[0].content[0].is_error",
+    ),
+]
+
+
+@pytest.mark.parametrize(("part", "param"), WRONG)
+async def test_fields_of_a_wrong_type_are_named(claude: httpx.AsyncClient, part: Any, param: str) -> None:
+    error = anthropic_shapes.error(await claude.post(MESSAGES, json=asked({"role": "user", "content": [part]})))
+    assert (error["code"], error["param"]) == ("bad_parameter", param)
+
+
+async def test_chat_completions_may_set_cache_breakpoints(claude: httpx.AsyncClient, anthropic: Anthropic) -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+    tool = {"type": "function", "function": {"name": "look", "parameters": SCHEMA}, **CACHED}
+    picture = {"type": "image_url", "image_url": {"url": "https://x.example/a"}, **CACHED}
+    answered = await ask(
+        claude,
+        {"role": "system", "content": [said("Be brief."), said("Be kind.", **CACHED)]},
+        {"role": "user", "content": [said("Look"), picture]},
+        {"role": "assistant", "content": "I look.", "tool_calls": [call], **CACHED},
+        {"role": "tool", "tool_call_id": "c1", "content": "Nothing", **CACHED},
+        tools=[tool],
+        **LONG,
+    )  # fmt: skip
+    assert answered.status_code == 200, answered.text
+    body = anthropic.bodies[0]
+    assert body["system"] == [said("Be brief."), said("Be kind.", **CACHED)]
+    remote = {"type": "image", "source": {"type": "url", "url": "https://x.example/a"}, **CACHED}
+    use = {"type": "tool_use", "id": "c1", "name": "look", "input": {}, **CACHED}
+    result = {"type": "tool_result", "tool_use_id": "c1", "content": [said("Nothing")], **CACHED}
+    assert body["messages"] == [
+        {"role": "user", "content": [said("Look"), remote]},
+        {"role": "assistant", "content": [said("I look."), use]},
+        {"role": "user", "content": [result]},
+    ]
+    assert body["tools"] == [{"name": "look", "input_schema": SCHEMA, **CACHED}]
+    assert body["cache_control"] == LONG["cache_control"]
+
+
+THOUGHT = block(
+    0, "thinking", {"type": "thinking_delta", "thinking": "Hm"}, {"type": "signature_delta", "signature": "sig"},
+    thinking="", signature="",
+)  # fmt: skip
+ENCRYPTED = block(1, "redacted_thinking", data="secret")
+
+
+@pytest.mark.parametrize("streams", [False, True], ids=["plain", "stream"])
+async def test_signed_thinking_comes_back_signed(
+    claude: httpx.AsyncClient, anthropic: Anthropic, streams: bool
+) -> None:
+    anthropic.events = [started(), *THOUGHT, *ENCRYPTED, *text("Hello", index=2), *ended()]
+    answered = await claude.post(MESSAGES, json=asked(stream=streams))
+    content = [
+        {"type": "thinking", "thinking": "Hm", "signature": "sig"},
+        {"type": "redacted_thinking", "data": "secret"},
+        said("Hello"),
+    ]
+    message = anthropic_shapes.joined(answered.text) if streams else answered.json()
+    assert message["content"] == content
+    anthropic.events = HELLO
+    await claude.post(MESSAGES, json=asked(*asked()["messages"], {"role": "assistant", "content": content}))
+    assert anthropic.bodies[1]["messages"][1]["content"] == content
+
+
+async def test_chat_clients_send_signed_thinking_back_as_they_got_it(
+    claude: httpx.AsyncClient, anthropic: Anthropic
+) -> None:
+    anthropic.events = [started(), *THOUGHT, *ENCRYPTED, *text("Hello", index=2), *ended()]
+    message = (await ask(claude)).json()["choices"][0]["message"]
+    assert [one["type"] for one in message["reasoning_details"]] == ["reasoning.text", "reasoning.encrypted"]
+    anthropic.events = HELLO
+    await ask(claude, {"role": "user", "content": "Hi"}, message, {"role": "user", "content": "And?"})
+    assert anthropic.bodies[1]["messages"][1]["content"] == [
+        {"type": "thinking", "thinking": "Hm", "signature": "sig"},
+        {"type": "redacted_thinking", "data": "secret"},
+        said("Hello"),
+    ]
+
+
+@pytest.mark.parametrize("streams", [False, True], ids=["plain", "stream"])
+async def test_citations_stay_with_their_text(claude: httpx.AsyncClient, anthropic: Anthropic, streams: bool) -> None:
+    citation: dict[str, Any] = {
+        "type": "char_location",
+        "cited_text": "No umbrellas.",
+        "document_index": 0,
+        "document_title": "Rules",
+    }
+    citation |= {"start_char_index": 0, "end_char_index": 13}
+    cited = {"type": "citations_delta", "citation": citation}
+    anthropic.events = [
+        started(), *text("I read: "), *block(1, "text", {"type": "text_delta", "text": "no."}, cited, text=""),
+        *text(" Sorry.", index=2), *ended(),
+    ]  # fmt: skip
+    answered = await claude.post(MESSAGES, json=asked(stream=streams))
+    message = anthropic_shapes.joined(answered.text) if streams else answered.json()
+    assert message["content"] == [said("I read: "), said("no.", citations=[citation]), said(" Sorry.")]
+    assert message["stop_reason"] == "end_turn"
+
+
+async def test_the_stop_sequence_is_reported(claude: httpx.AsyncClient, anthropic: Anthropic) -> None:
+    delta = {"stop_reason": "stop_sequence", "stop_sequence": "END"}
+    anthropic.events = [*HELLO[:-2], {"type": "message_delta", "delta": delta, "usage": {}}, HELLO[-1]]
+    told = (await claude.post(MESSAGES, json=asked(stop_sequences=["END"]))).json()
+    assert (told["stop_reason"], told["stop_sequence"]) == ("stop_sequence", "END")
+
+
+# -- guardrails
+
+EMAIL = "ann@example.org"
+SECRETS = {"name": "secrets", "action": "redact", "check": {"regex": {"EMAIL": r"[\w.]+@[\w.]+\w"}}}
+
+
+@pytest.fixture
+async def guarded(
+    neighbours: Neighbours, anthropic: Anthropic, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[httpx.AsyncClient]:
+    neighbours.config.rest_of_tasks["guardrails"] = [SECRETS]
+    async with site(neighbours, anthropic, monkeypatch, input=["text", "image", "file", "url"]) as http:
+        yield http
+
+
+async def test_a_redacted_text_is_redacted_in_its_block_too(guarded: httpx.AsyncClient, anthropic: Anthropic) -> None:
+    document = {
+        "type": "document", "title": f"By {EMAIL}", "context": EMAIL, **CACHED,
+        "source": {"type": "text", "media_type": "text/plain", "data": f" Says {EMAIL} now."},
+    }  # fmt: skip
+    result = {"type": "tool_result", "tool_use_id": "c1", "is_error": True, "content": [said(f"no {EMAIL}", **CACHED)]}
+    messages = [
+        {"role": "user", "content": [said(f"I am {EMAIL} here"), document, said("It rains.", **CACHED)]},
+        {"role": "assistant", "content": [{**USE, "input": {"to": EMAIL}, **CACHED}]},
+        {"role": "user", "content": [result, PICTURE, said(f"And {EMAIL}?", **LONG)]},
+    ]
+    system = [said(f"Ask {EMAIL} now."), said("Be kind.", **CACHED)]
+    answered = await guarded.post(MESSAGES, json=asked(*messages, system=system))
+    assert answered.status_code == 200, answered.text
+    body = anthropic.bodies[0]
+    expected = json.loads(json.dumps({"system": system, "messages": messages}).replace(EMAIL, "[EMAIL]"))
+    assert {"system": body["system"], "messages": body["messages"]} == expected
+
+
+async def test_a_finding_that_spans_two_blocks_is_redacted_in_both(
+    guarded: httpx.AsyncClient, anthropic: Anthropic
+) -> None:
+    system = [said("I am ann@exam", **CACHED), said("ple.org, and", **CACHED), said(" you?")]
+    await guarded.post(MESSAGES, json=asked({"role": "user", "content": "Hi"}, system=system))
+    told = anthropic.bodies[0]["system"]
+    sent = "".join(block["text"] for block in told)
+    assert "ann@exam" not in sent
+    assert "ple.org" not in sent
+    assert told[-1] == said(" you?")
+
+
+async def test_thinking_that_is_redacted_loses_its_signature_and_is_not_sent(
+    guarded: httpx.AsyncClient, anthropic: Anthropic
+) -> None:
+    thinking = {"type": "thinking", "thinking": f"It is {EMAIL}", "signature": "sig"}
+    content = [thinking, said("Hello", **CACHED)]
+    user = {"role": "user", "content": "Hi"}
+    await guarded.post(MESSAGES, json=asked(user, {"role": "assistant", "content": content}, user))
+    detail = {"type": "reasoning.text", "text": f"It is {EMAIL}", "signature": "s", "format": "anthropic-claude-v1"}
+    await ask(guarded, user, {"role": "assistant", "content": "Hello", "reasoning_details": [detail]}, user)
+    assert anthropic.bodies[0]["messages"][1]["content"] == [said("Hello", **CACHED)]
+    assert anthropic.bodies[1]["messages"][1]["content"] == [said("Hello")]
+
+
+async def test_a_text_that_a_strategy_replaces_is_not_undone_by_its_blocks() -> None:
+    message = Message("user", "Something else", {}, (Block("text", CACHED, 0, 2), Block("text", {}, 2, 5)))
+    assert to_turns([message]) == [{"role": "user", "content": [said("Something else")]}]
