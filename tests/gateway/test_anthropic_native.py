@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
-from pointsman_gateway.domain import Message
+from pointsman_gateway.domain import Message, Sampling
 from pointsman_gateway.domain.blocks import Block
 from pointsman_gateway.engines.anthropic_content import to_turns
 
@@ -123,11 +123,25 @@ async def test_fields_of_the_request_are_kept(claude: httpx.AsyncClient, anthrop
         "output_config": {"effort": "low", "task_budget": {"type": "tokens", "total": 9}},
         **CACHED,
     }
-    answered = await claude.post(MESSAGES, json=asked(**fields, metadata={"user_id": "u1"}, temperature=0.5, top_k=3))
+    sampling = {"temperature": 0.5, "top_k": 3, "top_p": 0.5}
+    answered = await claude.post(MESSAGES, json=asked(**fields, **sampling, metadata={"user_id": "u1"}))
     assert answered.status_code == 200, answered.text
     body = anthropic.bodies[0]
     assert {name: body[name] for name in fields} == fields
-    assert not {"metadata", "temperature", "top_k"} & body.keys()  # the last two: with thinking the API rejects them
+    assert not {"metadata", *sampling} & body.keys()  # with thinking the API rejects such sampling
+
+
+async def test_the_beginning_of_an_answer_is_continued(claude: httpx.AsyncClient, anthropic: Anthropic) -> None:
+    messages = [{"role": "user", "content": "Count"}, {"role": "assistant", "content": "One, two,"}]
+    assert (await claude.post(MESSAGES, json=asked(*messages))).status_code == 200
+    assert anthropic.bodies[0]["messages"][1] == {"role": "assistant", "content": [said("One, two,")]}
+
+
+def test_tools_that_the_client_runs_keep_a_paths_limits_away() -> None:
+    path = Sampling(max_tokens=60, stop=("\n",))
+    asked_with_tools = Sampling(anthropic={"tools": [{"type": "bash_20250124", "name": "bash"}]})
+    limited = asked_with_tools.with_defaults(path)
+    assert (limited.max_tokens, limited.stop, limited.anthropic) == (None, (), asked_with_tools.anthropic)
 
 
 async def test_tools_keep_their_own_fields_and_those_that_the_client_runs_are_sent(

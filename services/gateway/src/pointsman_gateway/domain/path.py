@@ -156,6 +156,8 @@ class Sampling:
     def is_structured(self) -> bool:
         """Returns whether the answer is JSON, of a given form, or a tool call, all useless if cut off."""
         extra = self.extra
+        if self.anthropic and self.anthropic.get("tools"):
+            return True
         if not extra:
             return False
         return self.response_format is not None or any(extra.get(name) for name in STRUCTURING_PARAMETERS)

@@ -15,6 +15,7 @@ DEFAULT_MAX_TOKENS = 4096
 MAX_TEMPERATURE = 1.0
 """OpenAI's temperatures go up to 2; higher ones than this are cut."""
 
+MIN_THINKING_TOP_P = 0.95
 SYSTEM_ROLES = ("system", "developer")
 SERVICE_TIERS = {"auto": "auto", "default": "standard_only", "standard_only": "standard_only"}
 """By OpenAI's name or Anthropic's; the API has no others, and they are not sent."""
@@ -37,11 +38,12 @@ def to_messages_body(request: EngineRequest, endpoint: Endpoint) -> dict[str, An
     thinking = native.pop("thinking", None) or extra.pop("thinking", None)
     if thinking:
         body["thinking"] = thinking
-    if _thinks(thinking):
+    thinks = isinstance(thinking, Mapping) and thinking.get("type") in ("enabled", "adaptive")
+    if thinks:  # the API then rejects other temperatures than 1, `top_k`, and a low `top_p`
         extra.pop("top_k", None)
     elif sampling.temperature is not None:
         body["temperature"] = min(sampling.temperature, MAX_TEMPERATURE)
-    if sampling.top_p is not None:
+    if sampling.top_p is not None and (not thinks or sampling.top_p >= MIN_THINKING_TOP_P):
         body["top_p"] = sampling.top_p
     if sampling.stop:
         body["stop_sequences"] = list(sampling.stop)
@@ -61,11 +63,6 @@ def beta_header(request: EngineRequest) -> str:
     native = request.sampling.anthropic
     betas = [beta for beta in native.get("betas", ()) if beta in request.api.betas] if native else []
     return f"anthropic-beta: {','.join(betas)}\r\n" if betas else ""
-
-
-def _thinks(thinking: Any) -> bool:
-    """Returns whether thinking is on: the API then rejects other temperatures than 1, and `top_k`."""
-    return isinstance(thinking, Mapping) and thinking.get("type") in ("enabled", "adaptive")
 
 
 def _to_system(messages: Sequence[Message]) -> dict[str, Any]:
