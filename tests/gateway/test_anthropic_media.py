@@ -22,9 +22,12 @@ PNG = base64.b64encode(b"a picture").decode()
 PDF = base64.b64encode(b"a document").decode()
 NOTE = base64.b64encode("Grüße".encode()).decode()
 ASKED = {"type": "text", "text": "What is this?"}
-IMAGE = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PNG}"}}
+IMAGE: dict[str, Any] = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PNG}"}}
 REMOTE = {"type": "image_url", "image_url": {"url": "https://example.com/x.png", "detail": "low"}}
-FILE = {"type": "file", "file": {"filename": "a.pdf", "file_data": f"data:application/pdf;base64,{PDF}"}}
+FILE: dict[str, Any] = {
+    "type": "file",
+    "file": {"filename": "a.pdf", "file_data": f"data:application/pdf;base64,{PDF}"},
+}
 TEXT_FILE = {"type": "file", "file": {"filename": "a.txt", "file_data": f"data:text/plain;charset=utf-8;base64,{NOTE}"}}
 
 IMAGE_BLOCK = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": PNG}}
