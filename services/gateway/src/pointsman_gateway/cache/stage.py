@@ -142,9 +142,7 @@ class CachingBackend:
             self._count(path.name, "renewed")
         if found is not None:
             return OpenAnswer(found.model, Replay(found), lookup.outcome, embeddings=lookup.embeddings)
-        opened = await self._inner.open(
-            replace(request, as_a_whole=False), decision, prompt
-        )  # it may be replayed as a stream
+        opened = await self._inner.open(replace(request, keeps_pieces=True), decision, prompt)
         if lookup.embeddings:
             opened = replace(opened, embeddings=lookup.embeddings)
         return self._record(opened, builder, lookup)

@@ -141,6 +141,8 @@ class Request:
     """The answer is delivered in one piece, so chunks that arrive together may be joined."""
     media: frozenset[str] = NO_MEDIA
     """What a model must take in addition to text: "image", "audio", "video", "file"; "url" if it has to fetch it."""
+    keeps_pieces: bool = False
+    """Chunks are not joined all the same, because the answer is stored and may be replayed as a stream."""
     _characters: int = field(default=-1, init=False, repr=False, compare=False)
 
     @property

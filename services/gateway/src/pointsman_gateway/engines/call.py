@@ -125,6 +125,7 @@ class EngineCall:
             request.operation,
             "",
             request.as_a_whole,
+            request.max_bytes,
         )
         self._stall_seconds = request.stall_seconds
         self._began_signal = Signal()

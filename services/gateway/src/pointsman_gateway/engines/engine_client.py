@@ -14,6 +14,7 @@ stream_idle_timeout      yes                        nothing: the answer has begu
 
 import logging
 from collections.abc import Sequence
+from math import inf
 from typing import Protocol
 
 import msgspec
@@ -33,6 +34,11 @@ STALL_SECONDS = 5.0
 """Seconds of silence to all its requests after which an engine has failed, even if the client gave up first."""
 
 
+MAX_COLLECTED_BYTES = 64 * 1024 * 1024
+"""Of an engine's answer that is kept in memory until it is complete, because it is not streamed or is validated first;
+more is a failure of the engine. The longest answers of today's models, of 128,000 tokens, have 30 MB of events."""
+
+
 class CompletionRequest(msgspec.Struct, frozen=True):
     """The text to generate, independent of the engine: messages, sampling parameters and deadline."""
 
@@ -46,6 +52,8 @@ class CompletionRequest(msgspec.Struct, frozen=True):
     as_a_whole: bool = False
     """Chunks that arrive together may be joined."""
     caller: Caller = ANONYMOUS
+    max_bytes: float = inf
+    """Limit of the answer's events, `MAX_COLLECTED_BYTES` unless they are passed on as they arrive."""
 
 
 class EngineRequest(msgspec.Struct, frozen=True):
@@ -63,6 +71,8 @@ class EngineRequest(msgspec.Struct, frozen=True):
     trace_headers: str = ""
     """Header lines with the trace context; empty without tracing."""
     as_a_whole: bool = False
+    max_bytes: float = inf
+    """As in `CompletionRequest`."""
 
 
 class Transfer(Protocol):
@@ -194,6 +204,11 @@ def unreadable(request: EngineRequest, bug: Exception) -> Unavailable:
     """Returns the error for an answer whose reading raised `bug`, which is logged with its traceback."""
     log.error("engine %s: its answer cannot be read", request.engine, exc_info=bug)
     return broke_off(request, f"its answer cannot be read ({type(bug).__name__})")
+
+
+def too_long(request: EngineRequest) -> Unavailable:
+    """Returns the error for an answer that has more bytes than may be collected."""
+    return broke_off(request, f"its answer has more than {request.max_bytes / 2**20:g} MiB, and is not streamed")
 
 
 def no_connection_in_time(request: EngineRequest) -> Unavailable:

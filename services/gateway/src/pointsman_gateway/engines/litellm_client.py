@@ -27,6 +27,7 @@ from pointsman_gateway.engines.engine_client import (
     no_more_in_time,
     out_of_time,
     refused,
+    too_long,
     unreadable,
 )
 from pointsman_gateway.engines.openai_client import openai_body
@@ -72,6 +73,8 @@ class LiteLLMTransfer:
         self._request = request
         self._sink: ChunkSink | None = sink
         self._has_begun = False
+        self._received = 0
+        """Bytes of the answer's events."""
         self._may_push = asyncio.Event()
         self._may_push.set()
         self._clock = asyncio.get_running_loop().time
@@ -133,6 +136,9 @@ class LiteLLMTransfer:
                     await stream.aclose()
 
     async def _push(self, reader: EventReader, event: bytes) -> None:
+        self._received += len(event)
+        if self._received > self._request.max_bytes:
+            raise too_long(self._request)
         chunks: Chunks = reader.read(event)
         if reader.failure:
             raise broke_off(self._request, reader.failure)

@@ -22,6 +22,7 @@ from pointsman_gateway.engines.engine_client import (
     no_more_in_time,
     out_of_time,
     refused,
+    too_long,
     unreadable,
 )
 from pointsman_gateway.engines.http1 import (
@@ -75,6 +76,7 @@ class OpenAITransfer:
         "_is_paused",
         "_origin",
         "_reader",
+        "_received",
         "_request",
         "_sink",
     )
@@ -87,6 +89,8 @@ class OpenAITransfer:
         extra = request.sampling.extra
         self._reader = _READERS[request.api.dialect](request.as_a_whole, _choice_count(request) if extra else 1)
         self._has_begun = self._is_new = self._is_paused = False
+        self._received = 0
+        """Bytes of the answer."""
         self._context = copy_context()
         """A copy of the request's context: code in it may resume the request's run, which enters the original."""
         self._connecting: asyncio.Task[Connection] | None = None
@@ -190,7 +194,12 @@ class OpenAITransfer:
     def _read(self, connection: Connection) -> None:
         reader = self._reader
         if not reader.done:
-            chunks = reader.read(connection.read())
+            piece = connection.read()
+            self._received += len(piece)
+            if self._received > self._request.max_bytes:
+                self._fail(too_long(self._request))
+                return
+            chunks = reader.read(piece)
             if chunks and self._sink is not None:
                 if not self._has_begun:
                     self._has_begun = True

@@ -5,6 +5,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from math import inf
 from typing import Any
 
 from pointsman_servicekit.eager import in_task
@@ -15,6 +16,7 @@ from pointsman_gateway.config.models_file import ResilienceConfig
 from pointsman_gateway.domain import Decision, Path, Prompt, Request, Sampling
 from pointsman_gateway.engines.call import BusyTimeTracker, EngineCaller, NullBusyTimeTracker
 from pointsman_gateway.engines.engine_client import (
+    MAX_COLLECTED_BYTES,
     CompletionRequest,
     EngineClient,
     NotLoaded,
@@ -71,8 +73,9 @@ class EngineBackend:
             request.deadline,
             operation=request.operation,
             path=path.name,
-            as_a_whole=request.as_a_whole,
+            as_a_whole=request.as_a_whole and not request.keeps_pieces,
             caller=request.caller,
+            max_bytes=MAX_COLLECTED_BYTES if request.as_a_whole or decision.is_buffered else inf,
         )
         return await self._retrying.open(first, candidates, completion)
 
