@@ -170,6 +170,32 @@ async def test_an_error_after_the_first_token_is_the_engines(engine: ScriptedEng
         await collect(stream())
 
 
+KEYS = "pm_ABCDEFGH_" + "s" * 32, "sk-" + "a" * 40
+
+
+@pytest.mark.parametrize("before", [(), ("Hel",)])
+@pytest.mark.parametrize("code", [400, 500])
+async def test_an_error_in_a_stream_is_masked_and_cut(
+    engine: ScriptedEngine, stream: Stream, before: tuple[str, ...], code: int
+) -> None:
+    message = f"Incorrect API key provided: {' and '.join(KEYS)} {'x' * 100_000}"
+    engine.says(*beginning(*before), {"error": {"message": message, "code": code, "param": ["x"]}}, DONE)
+
+    with pytest.raises(PointsmanError, match=r"Incorrect API key provided: \[secret\] and \[secret\] x") as told:
+        await collect(stream())
+
+    assert len(told.value.message) < 2100
+    assert told.value.message.endswith("x…")
+
+
+@pytest.mark.parametrize("status", [400, 500])
+async def test_the_message_of_a_response_is_cut(engine: ScriptedEngine, stream: Stream, status: int) -> None:
+    engine.refuses(status, {"error": {"message": "x" * 100_000}})
+    with pytest.raises(PointsmanError) as told:
+        await collect(stream())
+    assert len(told.value.message) < 2100
+
+
 VALIDATION = {"error": {"message": "top_k must be 1 or more", "type": "BadRequestError", "param": "top_k", "code": 400}}
 
 

@@ -112,6 +112,9 @@ NOT_RESIDENT = "adapter_not_resident"
 KEY_CODES = ("invalid_api_key", "API_KEY_INVALID")
 """Codes of errors for a wrong API key; Google sends its with status 400."""
 
+MAX_ERROR_CHARACTERS = 2000
+"""Of an engine's error message; the rest is cut."""
+
 MAX_COOLDOWN_SECONDS = 30.0
 """Longer Retry-After values of engines are cut to this."""
 
@@ -169,7 +172,7 @@ def refused(
     """Returns the error for a response that is not a stream; `param` and `code` are from its body. `retry_after` is in
     seconds.
     """
-    message = mask_secrets(message)  # it may quote the API key
+    message = _shown(message)
     if status in (400, 413, 422) and code not in KEY_CODES:
         # Azure writes "prompt" for one that its content filter has rejected.
         is_too_long = param in ("input_tokens", "prompt") and code != "content_filter"
@@ -197,7 +200,7 @@ def not_resident(engine: str, version: str) -> NotResident:
 
 def broke_off(request: EngineRequest, why: str) -> Unavailable:
     """Returns the error for an engine that is unreachable, or whose connection was lost before the answer's end."""
-    return TransientFailure(f"engine '{request.engine}' failed: {why}", code=UNAVAILABLE, retry_after=1.0)
+    return TransientFailure(f"engine '{request.engine}' failed: {_shown(why)}", code=UNAVAILABLE, retry_after=1.0)
 
 
 def unreadable(request: EngineRequest, bug: Exception) -> Unavailable:
@@ -230,6 +233,12 @@ def out_of_time() -> DeadlineExceeded:
 
 def _late(request: EngineRequest, code: str, why: str) -> Unavailable:
     return EngineFailed(f"engine '{request.engine}' failed: {why}", code=code, retry_after=1.0)
+
+
+def _shown(text: str) -> str:
+    """Returns what an engine has written about an error, as clients may see it: cut, and without keys."""
+    shown = mask_secrets(text[: 2 * MAX_ERROR_CHARACTERS])
+    return shown if len(shown) <= MAX_ERROR_CHARACTERS else f"{shown[:MAX_ERROR_CHARACTERS]}…"
 
 
 def _cut(retry_after: float | None) -> float | None:

@@ -229,7 +229,8 @@ class OpenAITransfer:
         """Returns the error in a stream; vLLM checks some parameters, such as schemas, only after it has begun."""
         status = reader.error.get("code")
         if not self._has_begun and isinstance(status, int) and 400 <= status < 500:
-            return refused(self._request, status, reader.failure, reader.error.get("param"))
+            param = reader.error.get("param")
+            return refused(self._request, status, reader.failure, param if isinstance(param, str) else None)
         return broke_off(self._request, reader.failure)
 
     def _failure_of(self, error: ConnectionFailed) -> PointsmanError:
