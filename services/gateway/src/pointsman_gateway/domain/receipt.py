@@ -62,7 +62,7 @@ _BY_FAULT: Mapping[Fault, str] = {
     Fault.ENGINE: """
         engine_not_ready engine_error engine_overloaded engine_unavailable breaker_open
         connect_timeout first_token_timeout stream_idle_timeout engine_poisoned does_not_stop dns_failed
-        bad_api_key engine_store guard_refused no_guard no_lora no_runtime_loading
+        model_not_served bad_api_key engine_store guard_refused no_guard no_lora no_runtime_loading
     """,
     Fault.ADAPTER: """
         adapter_not_resident lora_server_unavailable no_slot not_ready not_loaded unknown_version unknown_alias
@@ -125,16 +125,17 @@ def outcome_of(code: str) -> str:
 def fault_of(outcome: str, error: CodedError | None) -> str:
     """Returns the component at fault (a `Fault`'s value) for an outcome: "ok", "cancelled", or the code of `error`.
 
-    If the status says that the caller asked for too much or for something impossible, the code does not matter.
+    The error may name it. Otherwise, if the status says that the caller asked for too much or for something impossible,
+    the code does not matter.
     """
     if error is None:
         return OUTCOMES.get(outcome, _GATEWAY)
+    if error.fault in _FAULTS:
+        return error.fault
     if error.http_status == 429:
         return _LIMITS
     if error.http_status < 500:
         return _CALLER
-    if error.fault in _FAULTS:
-        return error.fault
     fault = OUTCOMES.get(error.code, _GATEWAY)
     # A caller's code with a status of 500 or more came from another service, or is a mistake of this one.
     return _GATEWAY if fault == _CALLER else fault

@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Any, Protocol
 
 import msgspec
-from pointsman_servicekit.errors import InvalidArgument, PointsmanError, Unavailable
+from pointsman_servicekit.errors import InvalidArgument, NotFound, PointsmanError, Unavailable
 from pointsman_servicekit.logs import mask_secrets
 
 from pointsman_gateway.domain import Overflow, Vector
@@ -109,8 +109,13 @@ class RemoteEmbedder:
         message = mask_secrets(message)  # it may quote the API key
         if reply.status in (400, 413, 422):
             return InvalidArgument(message, code="engine_refused", param=param if isinstance(param, str) else None)
+        text = f"embedding model '{self._endpoint.name}': its engine answered {reply.status}: {message}"
+        if reply.status == 404:
+            missing = NotFound(text, code="model_not_served", param="model")
+            missing.fault = "engine"
+            return missing
         return Unavailable(
-            f"embedding model '{self._endpoint.name}': its engine answered {reply.status}: {message}",
+            text,
             code="engine_overloaded" if reply.status == 429 else "engine_error",
             retry_after=reply.retry_after or 1.0,
         )

@@ -5,7 +5,8 @@ engine_refused           no (client's fault)        reported at once
 context_length_exceeded  no (client's fault)        reported at once
 engine_overloaded        no (429)                   another engine; this one cools down as long as it asks for
 adapter_not_resident     no (404)                   an engine that holds the adapter, or load it; at most twice
-engine_error             yes, except 404            another engine; after 502, 503, 504 the same one if it is alone
+engine_error             yes, except 404            another engine; after 502, 503, 504 the same one if it is alone;
+                                                    if all answer 404, clients get model_not_served
 engine_unavailable       yes                        another engine, or the same one if it is alone
 connect_timeout          yes                        another engine
 first_token_timeout      yes                        another engine
@@ -18,7 +19,7 @@ from math import inf
 from typing import Protocol
 
 import msgspec
-from pointsman_servicekit.errors import DeadlineExceeded, InvalidArgument, PointsmanError, Unavailable
+from pointsman_servicekit.errors import DeadlineExceeded, InvalidArgument, NotFound, PointsmanError, Unavailable
 from pointsman_servicekit.logs import mask_secrets
 
 from pointsman_gateway.config.engine_config import Timeouts
@@ -107,6 +108,7 @@ UNAVAILABLE = "engine_unavailable"
 CONNECT_TIMEOUT = "connect_timeout"
 FIRST_TOKEN_TIMEOUT = "first_token_timeout"
 STREAM_IDLE_TIMEOUT = "stream_idle_timeout"
+NOT_SERVED = "model_not_served"
 NOT_RESIDENT = "adapter_not_resident"
 
 KEY_CODES = ("invalid_api_key", "API_KEY_INVALID")
@@ -189,9 +191,22 @@ def refused(
     if status in (429, 529):  # 529 is Anthropic's
         return NotEngineFault(text, code=OVERLOADED, retry_after=_cut(retry_after))
     if status == 404:
+        text = f"{text}; check its url, and the `upstream` of its model"
         return NotServed(text, code=ERROR, retry_after=1.0)
     failed = TransientFailure if status in (502, 503, 504) else EngineFailed
     return failed(text, code=ERROR, retry_after=_cut(retry_after) or 1.0)
+
+
+def may_pass(error: NotServed) -> NotEngineFault:
+    """Returns a 404 as an error after which a retry may succeed, because something else may answer it."""
+    return NotEngineFault(error.message, code=ERROR, retry_after=1.0)
+
+
+def not_served(error: NotServed) -> NotFound:
+    """Returns the error for clients if nothing else can answer: they must not send the request again."""
+    failure = NotFound(error.message, code=NOT_SERVED, param="model")
+    failure.fault = "engine"
+    return failure
 
 
 def not_resident(engine: str, version: str) -> NotResident:

@@ -226,6 +226,10 @@ class Engines:
             raise self._unavailable(path, lookup)
         return found
 
+    def count(self, model: str) -> int:
+        """Returns the number of the base model's engines, also of those that cannot answer now."""
+        return sum(state.engine.model == model for state in self._states)
+
     def loading_targets(self, path: Path) -> list[Target]:
         """Returns the engines that could load the path's adapter now."""
         version = self.version_of(path)

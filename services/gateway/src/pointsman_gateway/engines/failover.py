@@ -164,7 +164,7 @@ class Retrying:
 
     async def open(self, target: Target, others: Candidates, request: CompletionRequest) -> OpenAnswer:
         self._budget.count_request()
-        retries = 0
+        retries, is_served = 0, False
         while True:
             try:
                 return await self._inner.open(target, others, request)
@@ -173,7 +173,10 @@ class Retrying:
             except Unavailable as failure:
                 following = await self._next(target, others, request.deadline, failure, retries)
                 if following is None:
+                    if is_served and isinstance(failure, engine_client.NotServed):
+                        raise engine_client.may_pass(failure) from failure
                     raise
+                is_served = is_served or not isinstance(failure, engine_client.NotServed)
             target, retries = following, retries + 1
 
     async def _next(

@@ -22,6 +22,8 @@ from pointsman_gateway.engines.engine_client import (
     NotLoaded,
     NotLoadedInTime,
     NotResident,
+    NotServed,
+    may_pass,
     out_of_time,
 )
 from pointsman_gateway.engines.engines import Engines, Target
@@ -77,7 +79,12 @@ class EngineBackend:
             caller=request.caller,
             max_bytes=MAX_COLLECTED_BYTES if request.as_a_whole or decision.is_buffered else inf,
         )
-        return await self._retrying.open(first, candidates, completion)
+        try:
+            return await self._retrying.open(first, candidates, completion)
+        except NotServed as error:
+            if len(targets) < self._engines.count(path.model):  # the others may answer later
+                raise may_pass(error) from error
+            raise
 
 
 def _select_fields(request: Request, targets: Sequence[Target]) -> Sampling:

@@ -29,7 +29,13 @@ from pointsman_gateway.domain import (
     Usage,
 )
 from pointsman_gateway.domain.receipt import CANCELLED, INTERNAL, OK
-from pointsman_gateway.engines.engine_client import NOT_RESIDENT, NotLoaded, NotLoadedInTime
+from pointsman_gateway.engines.engine_client import (
+    NOT_RESIDENT,
+    NotLoaded,
+    NotLoadedInTime,
+    NotServed,
+    not_served,
+)
 from pointsman_gateway.extensions import NothingRelevant
 from pointsman_gateway.metering.pricing import estimate_total_tokens
 from pointsman_gateway.pipeline.attempt import Attempt
@@ -259,6 +265,7 @@ class RequestRun:
 
     async def _open(self, decision: Decision) -> Attempt:
         """Opens the answer of the decision's path, or of the first alternative that works. Raises PointsmanError."""
+        is_served = False
         while True:
             try:
                 return await self._attempt(decision)
@@ -269,7 +276,10 @@ class RequestRun:
                 self._meter.record_failure(error.code, _seconds_lost(error))
                 following = await self._alternative(decision, error.code)
                 if following is None:
+                    if isinstance(error, NotServed) and not is_served:
+                        raise not_served(error) from None
                     raise
+                is_served = is_served or not isinstance(error, NotServed)
                 self._meter.record_fallback(decision.path, following)
                 decision = following
 
