@@ -8,13 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import httpx
 import pytest
 from pointsman_gateway.domain import Message, Request
 from pointsman_gateway.pipeline.admission import Admission, DrainTimes, drain
 from pointsman_servicekit.errors import Unavailable
+from pointsman_servicekit.grpc_client import open_channel
 from prometheus_client import CollectorRegistry, Gauge
 
+from tests.gateway.doubles.api_clients import GrpcStreamClient
 from tests.gateway.doubles.config_folder import IN_CHAT, ConfigFolder
+from tests.gateway.doubles.engine import ScriptedEngine, beginning
+from tests.gateway.doubles.gateway import Gateway, open_http_client
 from tests.gateway.doubles.load import Load, Outcome
 from tests.gateway.doubles.process_engine import process_engine
 from tests.gateway.doubles.process_gateway import ProcessGateway, process_gateway
@@ -91,9 +96,51 @@ async def test_requests_beyond_the_shutdown_timeout_end_with_an_error(starting: 
     ):
         _, asked = await streams(gateway, 5, session)
         gateway.signal(signal.SIGTERM)
-        await gateway.ended(within=30)
-        assert not any(outcome.ok for outcome in await asked)
+        assert await gateway.ended(within=30) == 0
+        outcomes: list[Outcome] = await asked
+        assert [(outcome.status, outcome.code) for outcome in outcomes] == [(200, "shutting_down")] * 5
         assert "draining: 5 requests are aborted after 0.3 s" in gateway.words
+
+
+STREAMS: dict[str, tuple[dict[str, Any], str]] = {
+    "/v1/chat/completions": ({"messages": [{"role": "user", "content": IN_CHAT}]}, '"code":"shutting_down"'),
+    "/v1/completions": ({"prompt": IN_CHAT}, '"code":"shutting_down"'),
+    "/v1/responses": ({"input": IN_CHAT}, '"type":"response.failed"'),
+    "/v1/messages": ({"messages": [{"role": "user", "content": IN_CHAT}], "max_tokens": 9}, '"type":"error"'),
+}
+"""What a request to each route has, and what its last event does if the gateway stops."""
+
+
+async def test_every_api_reports_that_the_gateway_stops(gateway: Gateway, engine: ScriptedEngine) -> None:
+    """In the middle of a stream, and before the answer."""
+
+    async def streamed(http: httpx.AsyncClient, route: str) -> str:
+        body = {"model": "path:small_talk", "stream": True, **STREAMS[route][0]}
+        return (await http.post(route, json=body)).text
+
+    engine.says(*beginning("Hello"), asyncio.Event())
+    async with open_http_client(gateway) as http, open_channel(gateway.grpc_address) as channel:
+        asked = [asyncio.create_task(streamed(http, route)) for route in STREAMS]
+        grpc_client = asyncio.create_task(GrpcStreamClient(channel).ask(IN_CHAT, "tiny"))
+        await until(lambda: engine.running == 5)
+        await until(lambda: gateway.components.pipeline.active_runs.count == 5)
+        engine.says(asyncio.Event())
+        plain = {"model": "path:small_talk", **STREAMS["/v1/chat/completions"][0]}
+        waiting = asyncio.create_task(http.post("/v1/chat/completions", json=plain))
+        await until(lambda: engine.running == 6)
+        gateway.components.pipeline.active_runs.shut_down()
+        for route, text in zip(STREAMS, await asyncio.gather(*asked), strict=True):
+            last = text.strip().split("\n\n")[-1]
+            assert STREAMS[route][1] in last, text
+            assert "the gateway is shutting down" in last, text
+        with pytest.raises(Unavailable) as told:
+            await grpc_client
+        refused = await waiting
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+        assert refused.json()["error"]["code"] == told.value.code == "shutting_down"
+    await until(lambda: engine.running == 0)
+    assert gateway.metric("pointsman_in_flight") == 0
+    assert gateway.metric("pointsman_requests_total", outcome="shutting_down", fault="gateway") == 6
 
 
 async def test_ctrl_c_skips_the_notice_period(starting: Starting) -> None:

@@ -184,7 +184,9 @@ async def run(settings: Settings, spans: "Spans | None" = None, worker: Sequence
             log.info("HTTP on %s, gRPC on %s", http_address, grpc_server.address)
             stopped_by = await stopping
             times = DrainTimes(settings.shutdown_delay, settings.shutdown_timeout)
-            await drain(components.pipeline.admission, stopped_by, times, lambda: grpc_server.set_serving(False))
+            pipeline = components.pipeline
+            if not await drain(pipeline.admission, stopped_by, times, lambda: grpc_server.set_serving(False)):
+                pipeline.active_runs.shut_down()
 
 
 def _serving_metrics(dependencies: HttpDependencies, listen: str) -> AbstractAsyncContextManager[str]:
