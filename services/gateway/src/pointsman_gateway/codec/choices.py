@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 from pointsman_gateway.domain import Chunk
@@ -41,45 +42,71 @@ def collect_choices(chunks: Sequence[Chunk]) -> list[Choice]:
 
 def _collect(index: int, chunks: Sequence[Chunk]) -> Choice:
     choice = Choice(index, "".join([chunk.content for chunk in chunks]))
+    fields: dict[str, list[Any]] = {}
     for chunk in chunks:
         if chunk.finish_reason:
             choice.finish_reason, choice.last_event = chunk.finish_reason, chunk.raw
         if chunk.extra:
-            _add_extra(choice, chunk.extra)
+            for key, value in chunk.extra.get("delta", {}).items():
+                fields.setdefault(key, []).append(value)
+            _add_logprobs(choice, chunk.extra.get("logprobs"))
+    for key, values in fields.items():
+        choice.message[key] = _join_tool_calls(values) if key == "tool_calls" else _join(values)
     return choice
 
 
-def _add_extra(choice: Choice, extra: Mapping[str, Any]) -> None:
-    message = choice.message
-    for key, value in extra.get("delta", {}).items():
-        if key == "tool_calls":
-            _add_tool_calls(message.setdefault("tool_calls", []), value)
-        else:
-            message[key] = _join(message.get(key), value)
-    logprobs = extra.get("logprobs")
+def _add_logprobs(choice: Choice, logprobs: Mapping[str, Any] | None) -> None:
     if logprobs:
         if choice.logprobs is None:
             choice.logprobs = {"content": []}
         choice.logprobs["content"].extend(logprobs.get("content") or [])
 
 
-def _join(known: Any, delta: Any) -> Any:
-    """Joins a field of two deltas: appends texts, lists and objects of texts; of other types the last one counts."""
-    if isinstance(known, str) and isinstance(delta, str):
-        return known + delta
-    if isinstance(known, list) and isinstance(delta, list):
-        return [*known, *delta]
-    if isinstance(known, dict) and isinstance(delta, dict):
-        return {**known, **{name: _join(known.get(name), value) for name, value in delta.items()}}
-    return delta
+def _join(values: Sequence[Any]) -> Any:
+    """Joins a field's values in all deltas: appends texts, lists and objects of texts; else the last one counts.
+
+    After a change of the type, the values before it do not count either. Each value is copied once, so that an answer
+    in many pieces takes linear time.
+    """
+    kind = type(values[-1])
+    if kind not in (str, list, dict):
+        return values[-1]
+    start = next((at for at in range(len(values) - 1, -1, -1) if type(values[at]) is not kind), -1) + 1
+    same = values[start:]
+    if kind is str:
+        return "".join(same)
+    if kind is list:
+        return list(chain.from_iterable(same))
+    by_name: dict[str, list[Any]] = {}
+    for value in same:
+        for name, part in value.items():
+            by_name.setdefault(name, []).append(part)
+    return {name: _join(parts) for name, parts in by_name.items()}
 
 
-def _add_tool_calls(calls: list[dict[str, Any]], deltas: Iterable[Mapping[str, Any]]) -> None:
-    for delta in deltas:
+class _ToolCall:
+    """A tool call whose name and arguments arrive in pieces."""
+
+    __slots__ = ("arguments", "id", "name")
+
+    def __init__(self) -> None:
+        self.id: Any = None
+        self.name: list[str] = []
+        self.arguments: list[str] = []
+
+    def to_json(self) -> dict[str, Any]:
+        function = {"name": "".join(self.name), "arguments": "".join(self.arguments)}
+        return {"id": self.id, "type": "function", "function": function}
+
+
+def _join_tool_calls(deltas: Iterable[Iterable[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    calls: list[_ToolCall] = []
+    for delta in chain.from_iterable(deltas):
         index = min(delta.get("index", 0), MAX_TOOL_CALLS - 1)
         while len(calls) <= index:
-            calls.append({"id": None, "type": "function", "function": {"name": "", "arguments": ""}})
+            calls.append(_ToolCall())
         call, function = calls[index], delta.get("function") or {}
-        call["id"] = delta.get("id") or call["id"]
-        call["function"]["name"] += function.get("name") or ""
-        call["function"]["arguments"] += function.get("arguments") or ""
+        call.id = delta.get("id") or call.id
+        call.name.append(function.get("name") or "")
+        call.arguments.append(function.get("arguments") or "")
+    return [call.to_json() for call in calls]
