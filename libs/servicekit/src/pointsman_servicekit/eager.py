@@ -57,7 +57,11 @@ class EagerRun:
     __slots__ = ("_context", "_is_over", "_signal", "_task", "_work")
 
     current: "EagerRun | None" = None
-    """The one whose coroutine runs now without a task."""
+    """The one whose coroutine runs now without a task.
+
+    It is a variable of the class, because awaiting a `Signal` has to find it. A context variable would be copied to the
+    tasks that the coroutine creates, and those do not run without a task.
+    """
 
     def __init__(self, work: Coroutine[Any, Any, None]) -> None:
         self._work = cast("CoroutineType[Any, Any, None]", work)
