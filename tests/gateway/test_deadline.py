@@ -3,10 +3,11 @@
 import asyncio
 
 import pytest
+from pointsman_gateway.pipeline.active_runs import ActiveRuns
 from pointsman_servicekit.errors import DeadlineExceeded, PointsmanError
 
 from tests.gateway.doubles.api_clients import ApiClient
-from tests.gateway.doubles.broken_clients import SilentClient, events_of, use_client
+from tests.gateway.doubles.broken_clients import Bug, SilentClient, events_of, use_client
 from tests.gateway.doubles.config_folder import IN_CHAT
 from tests.gateway.doubles.engine import DONE, ScriptedEngine, chunk
 from tests.gateway.doubles.gateway import Gateway, Neighbours
@@ -49,3 +50,28 @@ async def test_a_run_that_has_ended_is_not_watched_any_more(gateway: Gateway, en
     engine.says(chunk("Hello"), DONE)
     await events_of(gateway, "tiny")
     assert gateway.components.pipeline.active_runs.count == 0
+
+
+async def test_a_run_whose_end_raises_keeps_no_other_from_ending() -> None:
+    class Stubborn:
+        def cancel(self, reason: PointsmanError | None = None) -> None:
+            raise Bug
+
+    class Obedient:
+        ended: PointsmanError | None = None
+
+        def cancel(self, reason: PointsmanError | None = None) -> None:
+            self.ended = reason
+            runs.remove(self)
+
+    runs, loop, obedient = ActiveRuns(), asyncio.get_running_loop(), [Obedient(), Obedient()]
+    unhandled: list[object] = []
+    loop.set_exception_handler(lambda _, context: unhandled.append(context["exception"]))
+    runs.add(stubborn := Stubborn(), loop.time() - 1)
+    runs.add(obedient[0], loop.time() - 1)
+    runs.add(obedient[1], loop.time() + 60)
+    await until(lambda: obedient[0].ended)
+    runs.remove(stubborn)
+    assert isinstance(obedient[0].ended, DeadlineExceeded)
+    assert type(unhandled[0]) is Bug
+    assert obedient[1].ended is None

@@ -197,7 +197,7 @@ def refused(
     return failed(text, code=ERROR, retry_after=_cut(retry_after) or 1.0)
 
 
-def may_pass(error: NotServed) -> NotEngineFault:
+def retryable(error: NotServed) -> NotEngineFault:
     """Returns a 404 as an error after which a retry may succeed, because something else may answer it."""
     return NotEngineFault(error.message, code=ERROR, retry_after=1.0)
 

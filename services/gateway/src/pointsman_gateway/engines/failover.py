@@ -174,7 +174,7 @@ class Retrying:
                 following = await self._next(target, others, request.deadline, failure, retries)
                 if following is None:
                     if is_served and isinstance(failure, engine_client.NotServed):
-                        raise engine_client.may_pass(failure) from failure
+                        raise engine_client.retryable(failure) from failure
                     raise
                 is_served = is_served or not isinstance(failure, engine_client.NotServed)
             target, retries = following, retries + 1

@@ -23,8 +23,8 @@ from pointsman_gateway.engines.engine_client import (
     NotLoadedInTime,
     NotResident,
     NotServed,
-    may_pass,
     out_of_time,
+    retryable,
 )
 from pointsman_gateway.engines.engines import Engines, Target
 from pointsman_gateway.engines.failover import Candidates, Hedging, RetryBudget, Retrying, hash_prefix
@@ -83,7 +83,7 @@ class EngineBackend:
             return await self._retrying.open(first, candidates, completion)
         except NotServed as error:
             if len(targets) < self._engines.count(path.model):  # the others may answer later
-                raise may_pass(error) from error
+                raise retryable(error) from error
             raise
 
 

@@ -45,8 +45,8 @@ class ActiveRuns:
 
     def shut_down(self) -> None:
         """Ends all runs with an error, because the gateway stops."""
-        for run in list(self._limits):
-            run.cancel(Unavailable("the gateway is shutting down", code="shutting_down", retry_after=1.0))
+        for run in self._limits:
+            _end(run, Unavailable("the gateway is shutting down", code="shutting_down", retry_after=1.0))
 
     def _start_timer(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(CHECK_SECONDS, self._check)
@@ -54,7 +54,13 @@ class ActiveRuns:
     def _check(self) -> None:
         self._timer = None
         latest = asyncio.get_running_loop().time() - GRACE_SECONDS
-        for run in [run for run, deadline in self._limits.items() if deadline <= latest]:
-            run.cancel(out_of_time())
+        for run, deadline in self._limits.items():
+            if deadline <= latest:
+                _end(run, out_of_time())
         if self._limits:
             self._start_timer()
+
+
+def _end(run: Run, error: PointsmanError) -> None:
+    """Ends a run in a turn of its own, so that an exception of its sink stops no others from ending."""
+    asyncio.get_running_loop().call_soon(run.cancel, error)
