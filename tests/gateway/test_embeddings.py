@@ -327,6 +327,7 @@ async def test_the_answers_of_endpoints_share_one_memory_budget(
 FAILURES: list[tuple[Any, int, str]] = [
     (Refusal(400, {"error": {"message": "too many", "param": "input"}}), 400, "engine_refused"),
     (Refusal(401, {"error": {"message": "bad key"}}), 503, "engine_error"),
+    (Refusal(404, {"error": {"message": "no such model"}}), 404, "model_not_served"),
     (Refusal(429, "slow down"), 503, "engine_overloaded"),
     (Refusal(500, {}), 503, "engine_error"),
     (b"<html>", 503, "engine_unavailable"),

@@ -188,6 +188,15 @@ async def test_an_error_in_a_stream_is_masked_and_cut(
     assert told.value.message.endswith("x…")
 
 
+async def test_an_error_in_an_anthropic_stream_is_masked_and_cut(engine: ScriptedEngine, stream: Stream) -> None:
+    engine.says({"type": "error", "error": {"type": "api_error", "message": f"{' '.join(KEYS)} {'x' * 100_000}"}})
+
+    with pytest.raises(TransientFailure, match=r"failed: \[secret\] \[secret\] x") as told:
+        await collect(stream(api=replace(DEFAULT_API, dialect="anthropic")))
+
+    assert len(told.value.message) < 2100
+
+
 @pytest.mark.parametrize("status", [400, 500])
 async def test_the_message_of_a_response_is_cut(engine: ScriptedEngine, stream: Stream, status: int) -> None:
     engine.refuses(status, {"error": {"message": "x" * 100_000}})
