@@ -13,7 +13,7 @@ from pointsman_gateway.engines.openai_client import OpenAIClient
 from pointsman_servicekit.errors import Unavailable
 
 from tests.gateway.doubles.broken_clients import BrokenPool, BrokenSdk, BrokenStream, Bug, events_of, use_client
-from tests.gateway.doubles.engine import BREAK, DONE, ScriptedEngine, chunk
+from tests.gateway.doubles.engine import BREAK, DONE, ScriptedEngine, Step, chunk
 from tests.gateway.doubles.gateway import Gateway, Neighbours
 from tests.gateway.doubles.waiting import until
 
@@ -52,7 +52,8 @@ async def fails_and_frees_everything(gateway: Gateway, model: str, engine: str, 
 async def test_a_bug_while_an_engines_answer_is_read_is_the_engines_failure(
     gateway: Gateway, engine: ScriptedEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for where, last in [("post", DONE), ("read 1", DONE), ("read 2", DONE), ("failure", BREAK)]:
+    ends: dict[str, Step] = {"post": DONE, "read 1": DONE, "read 2": DONE, "failure": BREAK}
+    for where, last in ends.items():
         later = asyncio.Event()
         asyncio.get_running_loop().call_later(0.05, later.set)
         engine.says(chunk("Hel"), later, chunk("lo"), last)
