@@ -9,8 +9,9 @@ from pointsman_gateway import bootstrap
 from pointsman_gateway.config.load import ConfigError, load_config
 from pointsman_gateway.domain import Chunk, Decision, Message, Path, Request, Sampling
 from pointsman_gateway.extensions import VALIDATORS, Choice, Validator
+from pointsman_gateway.validation.json_schema import JsonSchema
 from pointsman_gateway.validation.stage import Named, Ruling, Transcript, Validation, Verdict, refusal
-from pointsman_gateway.validation.validators import MAX_SEARCHED_CHARACTERS, Complete, JsonSchema, MeanLogprob, Regex
+from pointsman_gateway.validation.validators import MAX_SEARCHED_CHARACTERS, Complete, MeanLogprob, Regex
 
 from tests.gateway.doubles.config_folder import ConfigFolder
 

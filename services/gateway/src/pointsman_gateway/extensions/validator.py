@@ -10,7 +10,7 @@ VALIDATORS = Registry(
     "pointsman.validators",
     {
         "complete": "pointsman_gateway.validation.validators:Complete",
-        "json_schema": "pointsman_gateway.validation.validators:JsonSchema",
+        "json_schema": "pointsman_gateway.validation.json_schema:JsonSchema",
         "regex": "pointsman_gateway.validation.validators:Regex",
         "mean_logprob": "pointsman_gateway.validation.validators:MeanLogprob",
     },

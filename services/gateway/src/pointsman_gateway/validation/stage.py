@@ -8,7 +8,7 @@ import msgspec
 
 from pointsman_gateway.domain import Chunk, Decision, Request
 from pointsman_gateway.extensions import Choice, Validator
-from pointsman_gateway.validation.validators import client_schemas
+from pointsman_gateway.validation.client_schemas import ClientSchemas, NotJudged
 
 MAX_CHARACTERS = 1_000_000
 """Characters of an answer that are collected; a longer answer is not judged."""
@@ -50,6 +50,7 @@ class Validation:
     def __init__(self, validators: Mapping[str, Sequence[Named]]) -> None:
         """Takes the validators of each task; a task that is missing has none."""
         self._validators = validators
+        self._client_schemas = ClientSchemas()
 
     def judges(self, decision: Decision) -> bool:
         """Returns whether the decision's task has validators."""
@@ -64,7 +65,7 @@ class Validation:
         sampling = request.sampling
         if sampling.requires_form:
             kept = [named for named in validators if not named[1].checks_format]
-            schemas = client_schemas(sampling.response_format or {})
+            schemas = self._client_schemas.validators(sampling.response_format or {})
             validators = [*kept, *((CLIENT_SCHEMA, schema) for schema in schemas)]
         return Judge(validators, request)
 
@@ -102,12 +103,17 @@ class Judge:
 
 
 def _verdict(name: str, validator: Validator, choices: Sequence[Choice]) -> Verdict:
+    ruling, not_judged = Ruling.ACCEPTED, ""
     for number, choice in enumerate(choices):
-        objection = validator.objection(choice)
+        try:
+            objection = validator.objection(choice)
+        except NotJudged as error:
+            ruling, not_judged = Ruling.UNJUDGED, str(error)
+            continue
         if objection:
             reason = f"choice {number}: {objection}" if len(choices) > 1 else objection
             return Verdict(name, Ruling.REFUSED, reason)
-    return Verdict(name, Ruling.ACCEPTED)
+    return Verdict(name, ruling, not_judged)
 
 
 @dataclass(slots=True)

@@ -1,0 +1,161 @@
+"""The validator `json_schema`, by a schema of the configuration.
+
+Reasons are stored even if messages are not, so they do not quote the answer: they name the keyword that is not
+satisfied and its location, in names that the schema contains.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from pointsman_gateway.extensions import Choice, Validator
+from pointsman_gateway.validation.schema_work import SchemaWork, TooMuchWork, measure
+
+if TYPE_CHECKING:  # imported with the first schema: without one a gateway does not need its 3 MB
+    from jsonschema_rs import Draft202012Validator, FancyRegexOptions, RegexOptions, ValidationError
+
+MAX_REASON_CHARACTERS = 300
+"""Length of a reason; an error may quote a large schema."""
+MAX_REASON_WORK = 1_000_000
+"""Characters that the errors of an answer may copy, in 50 ns each. Beyond that, the reason has no details."""
+UNEXPLAINED = "the schema is not satisfied"
+THE_VALUE = "the value"
+"""Replaces the value that an error is about."""
+NAMING = frozenset(
+    {"additionalProperties", "unevaluatedProperties", "propertyNames", "additionalItems", "unevaluatedItems"}
+)
+"""Keywords whose errors quote property names of the answer."""
+MAX_BACKTRACKING = 10_000
+"""Backtracking steps of a `pattern`; if it needs more, it counts as not satisfied."""
+MAX_INTEGER_DIGITS = 100
+"""It takes a millisecond to compare an integer of 4,000 digits."""
+
+
+class BadSchema(ValueError):
+    """The JSON Schema of a validator is not valid."""
+
+
+class JsonSchema(Validator):
+    """A validator that refuses a choice that is not JSON, or does not satisfy the schema (draft 2020-12)."""
+
+    Options = dict[str, Any]
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        """Compiles the schema; raises BadSchema."""
+        from jsonschema_rs import FancyRegexOptions
+
+        try:
+            work = measure(options)
+        except TooMuchWork:  # the configuration is trusted
+            work = None
+        self._schema = CompiledSchema(options, FancyRegexOptions(backtrack_limit=MAX_BACKTRACKING), work)
+
+    def objection(self, choice: Choice) -> str | None:
+        if choice.only_calls_tools:
+            return None
+        try:
+            return self._schema.objection(parse_json(choice.text), len(choice.text), MAX_REASON_WORK)
+        except (ValueError, RecursionError) as problem:
+            return f"not JSON: {problem}"
+
+
+class CompiledSchema:
+    """A JSON Schema that says why a value does not satisfy it."""
+
+    def __init__(
+        self, schema: Mapping[str, Any], patterns: "FancyRegexOptions | RegexOptions", work: SchemaWork | None
+    ) -> None:
+        """Compiles the schema; `work` is None if it could not be measured. Raises BadSchema."""
+        self._validator = _compile(schema, patterns)
+        self._names = frozenset(_names(schema))
+        self._work = work
+
+    def objection(self, value: Any, characters: int, max_reason_work: int) -> str | None:
+        """Returns why the value, which has so many characters as JSON, does not satisfy the schema; None if it does.
+
+        Raises ValueError if the value is nested too deeply.
+        """
+        from jsonschema_rs import ValidationError
+
+        if self._validator.is_valid(value):  # evaluates a recursive $ref once for each value, and copies nothing
+            return None
+        if self._reason_work(value, characters) <= max_reason_work:
+            try:
+                self._validator.validate(value)
+            except ValidationError as error:
+                return f"{_message(error)}{_at(self._location(error))}"
+        return UNEXPLAINED
+
+    def _reason_work(self, value: Any, characters: int) -> float:
+        """Returns how many characters the errors may copy: each alternative has an error with the value."""
+        work = self._work
+        if work is None:
+            return float("inf") if self._names & {"$ref", "anyOf", "oneOf"} else 0
+        depth = _depth(value) if work.recursions else 0
+        repeated = work.recursions**depth
+        return repeated * work.alternatives * characters * max(depth, 1) if work.alternatives else repeated
+
+    def _location(self, error: "ValidationError") -> Iterator[str]:
+        for part in error.instance_path:
+            yield str(part) if isinstance(part, int) or part in self._names else "*"
+
+
+def parse_json(text: str) -> Any:
+    """Parses JSON without `NaN` and without long integers; raises ValueError, RecursionError."""
+    return json.loads(text, parse_constant=_refuse_constant, parse_int=_parse_integer)
+
+
+def _compile(schema: Mapping[str, Any], patterns: "FancyRegexOptions | RegexOptions") -> "Draft202012Validator":
+    from jsonschema_rs import Draft202012Validator, ValidationError
+
+    options = {"pattern_options": patterns, "retriever": _fetch_nothing}
+    try:
+        return Draft202012Validator(dict(schema), mask=THE_VALUE, **options)
+    except ValidationError:
+        try:  # again without the mask, for an error that quotes the schema
+            return Draft202012Validator(dict(schema), **options)
+        except ValidationError as error:
+            reason = error.message[:MAX_REASON_CHARACTERS]
+            raise BadSchema(f"bad schema{_at(map(str, error.instance_path))}: {reason}") from error
+
+
+def _message(error: "ValidationError") -> str:
+    naming = NAMING.intersection(map(str, error.schema_path))
+    return f"{min(naming)} is not satisfied" if naming else error.message[:MAX_REASON_CHARACTERS]
+
+
+def _at(location: Iterator[str]) -> str:
+    joined = ".".join(location)
+    return f" at '{joined}'" if joined else ""
+
+
+def _names(schema: Any) -> Iterator[str]:
+    """Yields every name in the schema, of properties and of keywords."""
+    if isinstance(schema, Mapping):
+        yield from map(str, schema)
+    if isinstance(schema, Mapping | list):
+        for part in schema.values() if isinstance(schema, Mapping) else schema:
+            yield from _names(part)
+
+
+def _depth(value: Any) -> int:
+    """Returns how many arrays and objects are within each other."""
+    depth, level = 0, [value]
+    while level := [part for part in level if isinstance(part, dict | list)]:
+        depth += 1
+        level = [child for part in level for child in (part.values() if isinstance(part, dict) else part)]
+    return depth
+
+
+def _parse_integer(digits: str) -> int:
+    if len(digits) > MAX_INTEGER_DIGITS:
+        raise ValueError(f"an integer has over {MAX_INTEGER_DIGITS} digits")
+    return int(digits)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _fetch_nothing(uri: str) -> NoReturn:
+    raise ValueError("schemas are not fetched; write it into the file, under $defs")

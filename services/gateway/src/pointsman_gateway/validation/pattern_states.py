@@ -1,0 +1,33 @@
+"""The size of a regular expression's automaton, estimated without compiling the expression."""
+
+import re
+
+UNICODE_STATES = 300
+"""States of a Unicode class such as `\\p{L}`; other atoms have one."""
+
+_CLASS = r"\\[pP](?:\{[^}]*\}|.)"
+_UNICODE = re.compile(_CLASS, re.DOTALL)
+_TOKEN = re.compile(
+    rf"(?P<open>\()|(?P<close>\))|\{{(?P<least>\d+)(?P<comma>,(?P<most>\d*))?\}}"
+    rf"|(?P<atom>{_CLASS}|\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|.)",
+    re.DOTALL,
+)
+
+
+def pattern_states(pattern: str) -> int:
+    """Returns about how many states the automaton of a regular expression has: repetitions are written out."""
+    groups, last = [1], 0  # the states of each open group; those of the last atom or group
+    for token in _TOKEN.finditer(pattern):
+        if token["open"]:
+            groups.append(0)
+        elif token["close"]:
+            last = groups.pop() if len(groups) > 1 else 0
+            groups[-1] += last
+        elif token["least"]:
+            times = max(int(token["least"]) + (token["comma"] == ","), int(token["most"] or 0))
+            groups[-1] += last * max(times - 1, 0)
+            last *= times
+        else:
+            last = max(UNICODE_STATES * len(_UNICODE.findall(token["atom"])), 1)
+            groups[-1] += last
+    return sum(groups)

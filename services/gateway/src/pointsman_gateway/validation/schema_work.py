@@ -1,0 +1,235 @@
+"""The work that a JSON Schema can cause, computed before it is compiled.
+
+jsonschema_rs compiles the target of a `$ref` in its place, up to the first recursion, and evaluates a recursive `$ref`
+once for each value. So both are limited by the number of subschemas after the same expansion, which is counted here.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+from urllib.parse import unquote
+
+from pointsman_gateway.validation.pattern_states import pattern_states
+
+MAX_SUBSCHEMAS = 1_000
+"""After expansion."""
+MAX_SCHEMA_DEPTH = 100
+"""Levels of subschemas after expansion."""
+MAX_PATTERNS = 20
+MAX_PATTERN_CHARACTERS = 1_000
+MAX_PATTERN_STATES = 1_500
+"""States of the automata of all patterns, which limit the time to compile them and to search with them."""
+
+COMPARISON_STEPS = 10
+"""Of `minimum` and its siblings, on numbers of many digits."""
+MULTIPLE_STEPS = 250
+UNIQUE_STEPS = 10
+RECURSIVE_UNIQUE_STEPS = 640
+"""`uniqueItems` reads all values in an array, and if it is recursive, reads them again for each level."""
+
+Name = str | None
+"""The innermost property that contains a value; None stands for any."""
+
+
+class TooMuchWork(ValueError):
+    """A schema may cause too much work; the message says what exceeds a limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaWork:
+    """The work to check values, by the property that contains the value."""
+
+    steps: Mapping[Name, int]
+    """Keywords to evaluate for one value, each in about 100 ns."""
+    pattern_states: Mapping[Name, int]
+    """States of the patterns that search a value if it is a string: each takes up to 25 ns for each character."""
+    alternatives: int
+    """Subschemas of `anyOf` and `oneOf`: each has an error of its own, which contains the value."""
+    recursions: int
+    """Recursive `$ref`s."""
+
+    def steps_and_searches(self, value: Any, max_steps: int) -> tuple[int, int]:
+        """Returns the steps to check a value, and the states of patterns times the characters that they search.
+
+        Stops to count beyond `max_steps`.
+        """
+        steps = searches = 0
+        steps_for_all, states_for_all = self.steps.get(None, 0), self.pattern_states.get(None, 0)
+        waiting: list[tuple[Name, Any]] = [("", value)]
+        while waiting and steps <= max_steps:
+            name, part = waiting.pop()
+            steps += self.steps.get(name, 0) + steps_for_all
+            if isinstance(part, dict):
+                waiting.extend(part.items())
+                searches += states_for_all * sum(map(len, part)) if states_for_all else 0
+            elif isinstance(part, list):
+                waiting.extend([(name, item) for item in part])
+            elif isinstance(part, str):
+                searches += (self.pattern_states.get(name, 0) + states_for_all) * len(part)
+        return steps, searches
+
+
+def measure(schema: Mapping[str, Any]) -> SchemaWork:
+    """Returns the work that a schema may cause; raises TooMuchWork."""
+    walk = _Walk(schema)
+    walk.visit(schema, _Place(None, 0, frozenset()))
+    walk.steps[None] += walk.unique_items * (RECURSIVE_UNIQUE_STEPS if walk.recursions else UNIQUE_STEPS)
+    return SchemaWork(walk.steps, walk.pattern_states, walk.alternatives, walk.recursions)
+
+
+class _Place(NamedTuple):
+    """The values that a subschema is for."""
+
+    name: Name
+    depth: int
+    followed: frozenset[int]
+    """The targets of the `$ref`s that led to the subschema from another one for the same value."""
+
+
+class _Walk:
+    """Visits the subschemas of a schema in the way in which they are compiled."""
+
+    def __init__(self, root: Mapping[str, Any]) -> None:
+        self.steps: Counter[Name] = Counter()
+        self.pattern_states: Counter[Name] = Counter()
+        self.alternatives = self.recursions = self.unique_items = 0
+        self._root = root
+        self._subschemas = 0
+        self._followed: set[int] = set()
+        """The targets of the `$ref`s that are being followed."""
+        self._states: dict[str, int] = {}
+        """By pattern."""
+        self._pattern_characters = 0
+
+    def visit(self, schema: Any, place: _Place) -> None:
+        """Adds the work of a subschema."""
+        if not isinstance(schema, dict):
+            return
+        self._subschemas += 1
+        if self._subschemas > MAX_SUBSCHEMAS:
+            raise TooMuchWork(f"it has over {MAX_SUBSCHEMAS:,} subschemas, counting each $ref's")
+        if place.depth > MAX_SCHEMA_DEPTH:
+            raise TooMuchWork(f"it is over {MAX_SCHEMA_DEPTH} levels deep, counting each $ref's")
+        self.steps[place.name] += len(schema)
+        for keyword, value in schema.items():
+            if keyword in _VISITS:
+                _VISITS[keyword](self, value, place)
+
+    # -- one method for each kind of keyword
+
+    def same_value(self, value: Any, place: _Place) -> None:
+        inner = place._replace(depth=place.depth + 1)
+        for part in value if isinstance(value, list) else (value,):
+            self.visit(part, inner)
+
+    def alternative(self, value: Any, place: _Place) -> None:
+        self.alternatives += len(value) if isinstance(value, list) else 1
+        self.same_value(value, place)
+
+    def dependent(self, value: Any, place: _Place) -> None:
+        if isinstance(value, dict):
+            self.same_value(list(value.values()), place)
+
+    def items(self, value: Any, place: _Place) -> None:
+        self.same_value(value, _Place(place.name, place.depth, frozenset()))
+
+    def other_properties(self, value: Any, place: _Place) -> None:
+        self.visit(value, _Place(None, place.depth + 1, frozenset()))
+
+    def properties(self, value: Any, place: _Place) -> None:
+        if isinstance(value, dict):
+            for name, part in value.items():
+                self.visit(part, _Place(name, place.depth + 1, frozenset()))
+
+    def named_by_pattern(self, value: Any, place: _Place) -> None:
+        if isinstance(value, dict):
+            for pattern, part in value.items():
+                self.pattern_states[None] += self._states_of(pattern)
+                self.other_properties(part, place)
+
+    def pattern(self, value: Any, place: _Place) -> None:
+        if isinstance(value, str):
+            self.pattern_states[place.name] += self._states_of(value)
+
+    def reference(self, value: Any, place: _Place) -> None:
+        """Visits the target of a `$ref`, unless the `$ref` is recursive."""
+        target = self._target(value)
+        if id(target) in place.followed:
+            raise TooMuchWork("a $ref refers to itself for the same value")
+        if id(target) in self._followed:
+            self.recursions += 1
+            return
+        self._followed.add(id(target))
+        self.visit(target, _Place(place.name, place.depth + 1, place.followed | {id(target)}))
+        self._followed.remove(id(target))
+
+    def required(self, value: Any, place: _Place) -> None:
+        self.steps[place.name] += len(value) if isinstance(value, list) else 0
+
+    def comparison(self, value: Any, place: _Place) -> None:
+        self.steps[place.name] += COMPARISON_STEPS
+
+    def multiple(self, value: Any, place: _Place) -> None:
+        self.steps[place.name] += MULTIPLE_STEPS
+
+    def unique(self, value: Any, place: _Place) -> None:
+        self.unique_items += 1
+
+    def identifier(self, value: Any, place: _Place) -> None:
+        if place.depth:
+            raise TooMuchWork("it has an '$id' below its first level")
+
+    def unlimited(self, value: Any, place: _Place) -> None:
+        raise TooMuchWork(f"it uses one of {', '.join(_UNLIMITED)}")
+
+    # -- their parts
+
+    def _target(self, reference: Any) -> Any:
+        if not isinstance(reference, str) or not (reference == "#" or reference.startswith("#/")):
+            raise TooMuchWork("a $ref is no pointer such as '#/$defs/name'")
+        target: Any = self._root
+        for part in unquote(reference).split("/")[1:]:
+            key = part.replace("~1", "/").replace("~0", "~")
+            if isinstance(target, dict) and key in target:
+                target = target[key]
+            elif isinstance(target, list) and key.isdecimal() and int(key) < len(target):
+                target = target[int(key)]
+            else:
+                raise TooMuchWork("a $ref refers to nothing")
+        return target
+
+    def _states_of(self, pattern: str) -> int:
+        if pattern not in self._states:
+            self._pattern_characters += len(pattern)
+            if self._pattern_characters > MAX_PATTERN_CHARACTERS:
+                raise TooMuchWork(f"its patterns have over {MAX_PATTERN_CHARACTERS:,} characters")
+            if len(self._states) == MAX_PATTERNS:
+                raise TooMuchWork(f"it has over {MAX_PATTERNS} patterns")
+            self._states[pattern] = pattern_states(pattern)
+            if sum(self._states.values()) > MAX_PATTERN_STATES:
+                raise TooMuchWork(f"its patterns have over {MAX_PATTERN_STATES:,} states, counting repetitions")
+        return self._states[pattern]
+
+
+_UNLIMITED = ("unevaluatedProperties", "unevaluatedItems", "$dynamicRef", "$recursiveRef", "dependencies")
+"""Keywords whose work is not limited by the number of subschemas."""
+
+_VISITS: Mapping[str, Callable[[_Walk, Any, _Place], None]] = {
+    **dict.fromkeys(("allOf", "not", "if", "then", "else"), _Walk.same_value),
+    **dict.fromkeys(("anyOf", "oneOf"), _Walk.alternative),
+    "dependentSchemas": _Walk.dependent,
+    **dict.fromkeys(("items", "prefixItems", "contains"), _Walk.items),
+    **dict.fromkeys(("additionalProperties", "additionalItems", "propertyNames"), _Walk.other_properties),
+    "properties": _Walk.properties,
+    "patternProperties": _Walk.named_by_pattern,
+    "pattern": _Walk.pattern,
+    "$ref": _Walk.reference,
+    "required": _Walk.required,
+    **dict.fromkeys(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"), _Walk.comparison),
+    "multipleOf": _Walk.multiple,
+    "uniqueItems": _Walk.unique,
+    "$id": _Walk.identifier,
+    **dict.fromkeys(_UNLIMITED, _Walk.unlimited),
+}
+"""By keyword. Other keywords take one step."""
