@@ -3,10 +3,11 @@
 import base64
 import random
 from dataclasses import replace
+from time import thread_time
 
 import pytest
 from pointsman_gateway.classification.reader import CHARACTERS_PER_END, character_excerpt, is_binary, visible
-from pointsman_gateway.classification.stage import Classification, RuleMatcher
+from pointsman_gateway.classification.stage import Classification, RuleMatch, RuleMatcher
 from pointsman_gateway.config.field_types import PolicyConfig
 from pointsman_gateway.config.load import ConfigError, load_config
 from pointsman_gateway.config.tasks_file import RuleConfig, TaskConfig
@@ -137,11 +138,11 @@ def test_only_invisible_characters_are_removed() -> None:
     assert not any(map(is_binary, ["", "Hello\n\tthere", "\u200bnaïve 日本\u202e"]))
 
 
-def rules_of(regex: str) -> RuleMatcher:
+def rules_of(*patterns: str) -> RuleMatcher:
     task = TaskConfig(
         examples="x.jsonl",
         policy=PolicyConfig.model_validate({"fixed": "p"}),
-        rules=(RuleConfig(name="r", regex=regex),),
+        rules=tuple(RuleConfig(name=f"r{number}", regex=regex) for number, regex in enumerate(patterns)),
     )
     return RuleMatcher({"first": task})
 
@@ -166,13 +167,54 @@ def test_a_rules_pattern_is_shown_the_ends_of_a_long_text_and_the_match_says_so(
 
 
 def test_a_quadratic_pattern_is_stopped() -> None:
-    assert rules_of(r"\s+$").match(asking(" " * MEGABYTE + "x")) is None
+    match = rules_of(r"\s+$").match(asking(" " * MEGABYTE + "x"))
+    assert match is None or not match.task
+
+
+EVIL = "^(a|aa)+$"
+"""Takes time that grows exponentially with the text."""
+
+
+def test_all_patterns_of_rules_together_have_50_ms() -> None:
+    began = thread_time()
+
+    match = rules_of(*[EVIL] * 200).match(asking("a" * 60 + "!"))
+
+    assert thread_time() - began < 0.5
+    assert match is not None
+    assert (match.task, len(match.notes)) == ("", 200)
+    assert match.notes[0] == f"rule r0: the search for {EVIL!r} was given up after 50 ms"
+
+
+def test_rules_before_a_pattern_that_takes_too_long_and_without_a_pattern_still_match() -> None:
+    assert rules_of("a", EVIL).match(asking("a" * 60 + "!")) == RuleMatch("first", "r0")
+    without_pattern = RuleConfig(name="r1", metadata={"plan": "gold"})
+    task = TaskConfig(
+        examples="x.jsonl",
+        policy=PolicyConfig.model_validate({"fixed": "p"}),
+        rules=(RuleConfig(name="r0", regex=EVIL), without_pattern),
+    )
+
+    match = RuleMatcher({"first": task}).match(replace(asking("a" * 60 + "!"), metadata={"plan": "gold"}))
+
+    assert match is not None
+    assert (match.task, match.rule, len(match.notes)) == ("first", "r1", 1)
+
+
+async def test_the_classifier_decides_if_a_pattern_takes_too_long() -> None:
+    text = "a" * 60 + "!"
+    classifier = ScriptedClassifier({text: labels("chat", 0.9, 1.0)})
+
+    got = await Classification(rules_of(EVIL), classifier).label(asking(text))
+
+    assert got.task == "chat"
+    assert got.notes[0].startswith("rule r0: the search for ")
 
 
 async def test_a_rules_note_reaches_the_labels() -> None:
     text = "x" * MEGABYTE + "needle"
     got = await Classification(rules_of("needle"), ScriptedClassifier({})).label(asking(text))
-    assert (got.stage, got.notes) == ("rule:r", character_excerpt(text).notes)
+    assert (got.stage, got.notes) == ("rule:r0", character_excerpt(text).notes)
 
 
 async def test_a_megabyte_is_classified_three_times_at_most() -> None:

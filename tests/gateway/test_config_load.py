@@ -224,7 +224,7 @@ NO_SUCH_COLLECTION_KEY = {"retrieval": {"collections": "handbook", "prompt": "pa
         ),
         (
             _set("tasks", "chat", "rules", to=[{"name": "r", "regex": "("}]),
-            "rule 'r' of task 'chat': bad regex: missing )",
+            "rule 'r' of task 'chat': bad regex '(': missing )",
         ),
         (
             _set("tasks", "chat", "rules", to=[{"name": "r"}]),

@@ -33,6 +33,7 @@ from pointsman_gateway.classification.reader import (
 from pointsman_gateway.config.tasks_file import RuleConfig, TaskConfig
 from pointsman_gateway.domain import AUTO, Labels, Message, Request
 from pointsman_gateway.extensions import Embed
+from pointsman_gateway.patterns import Pattern, SearchBudget, SearchTimeout
 
 MAX_TURNS = 5
 """The user's last turns that are considered."""
@@ -165,6 +166,7 @@ class Classifier(Protocol):
 @dataclass(frozen=True, slots=True)
 class RuleMatch:
     task: str
+    """Empty if no rule matches."""
     rule: str
     notes: tuple[str, ...] = ()
 
@@ -174,20 +176,28 @@ class RuleMatcher:
 
     def __init__(self, tasks: Mapping[str, TaskConfig]) -> None:
         self._rules = [
-            (task, rule, re.compile(rule.regex) if rule.regex else None)
+            (task, rule, Pattern(rule.regex) if rule.regex else None)
             for task, config in tasks.items()
             for rule in config.rules
         ]
 
     def match(self, request: Request) -> RuleMatch | None:
-        """Returns the first rule that matches the request; patterns search only an excerpt of a long text."""
+        """Returns the first rule that matches the request; patterns search only an excerpt of a long text.
+
+        All patterns together have 50 ms. A rule whose pattern takes longer does not match, which the notes say; if no
+        other rule matches, the notes are in a RuleMatch without a task.
+        """
         if not self._rules:
             return None
-        excerpt = character_excerpt(request.query)
+        excerpt, budget = character_excerpt(request.query), SearchBudget()
+        given_up: tuple[str, ...] = ()
         for task, rule, pattern in self._rules:
-            if _rule_matches(rule, pattern, request, excerpt):
-                return RuleMatch(task, rule.name, excerpt.notes if pattern else ())
-        return None
+            try:
+                if _rule_matches(rule, pattern, request, excerpt, budget):
+                    return RuleMatch(task, rule.name, (*given_up, *(excerpt.notes if pattern else ())))
+            except SearchTimeout as error:
+                given_up = (*given_up, f"rule {rule.name}: {error}")
+        return RuleMatch("", "", given_up) if given_up else None
 
 
 class Classification:
@@ -202,13 +212,14 @@ class Classification:
         if request.model != AUTO:
             return FORCED
         matched = self._rules.match(request)
-        if matched:
+        if matched and matched.task:
             stage = f"rule:{matched.rule}"
             return Labels(matched.task, 1.0, (), abstained=False, stage=stage, notes=matched.notes)
         turns = user_turns(request.messages)
         if not turns:
             return abstention("conversation", "there is no user message")
-        return await self._conversation.label(turns)
+        labels = await self._conversation.label(turns)
+        return replace(labels, notes=(*matched.notes, *labels.notes)) if matched else labels
 
 
 class EmbeddedClassification:
@@ -228,15 +239,16 @@ class EmbeddedClassification:
 
 
 def _rule_matches(
-    rule: RuleConfig, pattern: re.Pattern[str] | None, request: Request, excerpt: CharacterExcerpt
+    rule: RuleConfig, pattern: Pattern | None, request: Request, excerpt: CharacterExcerpt, budget: SearchBudget
 ) -> bool:
+    """Returns whether a rule matches; raises SearchTimeout."""
     if any(request.metadata.get(key) != value for key, value in rule.metadata.items()):
-        return False
-    if pattern is not None and not pattern.search(excerpt.text):
         return False
     if rule.has is not None and rule.has not in request.media:
         return False
-    return rule.json_schema is None or rule.json_schema == _asks_for_schema(request)
+    if rule.json_schema is not None and rule.json_schema != _asks_for_schema(request):
+        return False
+    return pattern is None or pattern.is_found_in(excerpt.text, budget.left)
 
 
 def _asks_for_schema(request: Request) -> bool:

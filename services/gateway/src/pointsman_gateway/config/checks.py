@@ -16,6 +16,7 @@ from pointsman_gateway.config.tasks_file import (
     TasksFile,
 )
 from pointsman_gateway.domain import AUTO, PATH_PREFIX, UNKNOWN
+from pointsman_gateway.patterns import BadPattern, Pattern
 
 RESERVED_PATH_NAMES = {"idle": "an engine's time that nobody used", "other": "whatever the configuration does not name"}
 
@@ -211,9 +212,10 @@ def _check_tasks(paths: PathsFile, tasks: TasksFile) -> None:
         _check_shadow(name, task, paths, tasks.request_log.store_messages)
         for rule in task.rules:
             try:
-                re.compile(rule.regex)
-            except re.error as error:
-                raise ConfigError(f"tasks.yaml: rule '{rule.name}' of task '{name}': bad regex: {error}") from error
+                if rule.regex:
+                    Pattern(rule.regex)
+            except BadPattern as error:
+                raise ConfigError(f"tasks.yaml: rule '{rule.name}' of task '{name}': {error}") from error
 
 
 def _check_policy(name: str, task: TaskConfig) -> None:

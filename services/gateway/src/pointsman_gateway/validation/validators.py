@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from pointsman_gateway.extensions import Choice, Validator
+from pointsman_gateway.patterns import Pattern, SearchTimeout
 
 CUT_OFF = {
     "length": "cut off at its longest",
@@ -20,8 +21,6 @@ CUT_OFF = {
 
 MAX_SEARCHED_CHARACTERS = 65_536
 """Only this many characters at the start of a text are searched."""
-SEARCH_TIMEOUT = 0.05
-"""Seconds for one search. A pattern such as `(a+)+$` could search for years, and would block all other requests."""
 
 
 class Complete(Validator):
@@ -39,36 +38,6 @@ class Complete(Validator):
         return None if choice.text.strip() or choice.calls_tools else "empty"
 
 
-class BadPattern(ValueError):
-    """The pattern of a validator is not a valid regular expression."""
-
-
-class SearchTimeout(Exception):
-    """The search for a pattern took too long."""
-
-
-class Pattern:
-    """A regular expression for untrusted texts, with the `regex` library, since `re` cannot be interrupted."""
-
-    def __init__(self, text: str) -> None:
-        """Compiles the pattern; raises BadPattern."""
-        import regex  # 1 MB, only for a validator with a pattern
-
-        try:
-            self._compiled = regex.compile(text)
-        except regex.error as error:
-            raise BadPattern(f"bad regex {text!r}: {error}") from error
-        self.text = text
-
-    def is_found_in(self, text: str) -> bool:
-        """Returns whether the pattern is found in the text; raises SearchTimeout."""
-        try:
-            return self._compiled.search(text[:MAX_SEARCHED_CHARACTERS], timeout=SEARCH_TIMEOUT) is not None
-        except TimeoutError as error:
-            limit = f"{SEARCH_TIMEOUT * 1000:.0f} ms"
-            raise SearchTimeout(f"the search for {self.text!r} was given up after {limit}") from error
-
-
 class Regex(Validator):
     """A validator that refuses a choice in which the pattern is not found."""
 
@@ -82,9 +51,10 @@ class Regex(Validator):
         if choice.only_calls_tools:
             return None
         try:
-            return None if self._pattern.is_found_in(choice.text) else f"{self._pattern.text!r} is not found"
+            is_found = self._pattern.is_found_in(choice.text[:MAX_SEARCHED_CHARACTERS])
         except SearchTimeout as error:
             return str(error)
+        return None if is_found else f"{self._pattern.text!r} is not found"
 
 
 class MeanLogprob(Validator):
