@@ -152,7 +152,10 @@ class Strategy(Protocol):
         return Resources()
 
     async def apply(self, draft: Draft) -> Draft:
-        """Returns the draft with this strategy's part; raises PointsmanError."""
+        """Returns the draft with this strategy's part; raises PointsmanError.
+
+        Each call runs in an asyncio task of its own, except of the built-in strategies.
+        """
         ...
 
 

@@ -5,6 +5,7 @@
 * `retrieval` adds passages that a search finds for the request.
 """
 
+import asyncio
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -180,10 +181,18 @@ class Prompts:
             raise
 
 
+BUILT_IN = frozenset({Instruction, FewShot, Retrieval})
+
+
 async def apply_all(strategies: Sequence[Strategy], draft: Draft) -> Draft:
-    """Applies strategies one after another, in the order of the configuration."""
+    """Applies strategies one after another, in the order of the configuration.
+
+    A strategy that is not built in runs in a task of its own: a request has none until it waits, but `asyncio.timeout`
+    and HTTP clients need one, and may cancel it.
+    """
     for strategy in strategies:
-        draft = await strategy.apply(draft)
+        applied = strategy.apply(draft)
+        draft = await (applied if type(strategy) in BUILT_IN else asyncio.ensure_future(applied))
     return draft
 
 
