@@ -12,12 +12,13 @@ from pointsman_servicekit.errors import InvalidArgument, PointsmanError
 
 from pointsman_gateway.codec.choices import REASONING_KEYS
 from pointsman_gateway.codec.parts import text_of
-from pointsman_gateway.domain import Decision, Labels, Message, Prompt, Receipt, Request, UndecidedReceipt
+from pointsman_gateway.domain import Decision, Labels, Message, Prompt, Receipt, Request, Sampling, UndecidedReceipt
 from pointsman_gateway.domain.blocks import Block, move_texts
 from pointsman_gateway.extensions import GuardedText, Hook
 from pointsman_gateway.metering.aggregate import CanaryOutcomes, MetricsAggregator
 from pointsman_gateway.metering.meter import Meter, Metering
 from pointsman_gateway.pipeline.guardrails import (
+    NOT_TEXT_IN_REQUESTS,
     GuardrailMetrics,
     Guardrails,
     Span,
@@ -32,14 +33,18 @@ from pointsman_gateway.pipeline.ports import Classifier, PromptBuilder
 AnyReceipt = TypeVar("AnyReceipt", bound=Receipt | UndecidedReceipt)
 
 
+PARAMETER = "parameter"
+"""The role of a text in a parameter of a request."""
+UNCHECKED_PARAMETERS = frozenset({"prompt", "tools", "functions"})
+"""The prompts of a completion are checked as messages; the definitions of tools are not checked."""
 DETAILS = "reasoning_details"
 """The field of a message with the signatures of its reasoning."""
-BLOCK_NAMES = frozenset({"cache_control", "media_type", "encrypted_index", "file_id"})
-"""Fields of content blocks that contain no text, in addition to those of messages."""
+NOT_TEXT_IN_BLOCKS = NOT_TEXT_IN_REQUESTS | {"cache_control", "media_type", "encrypted_index", "file_id"}
+"""Fields of Anthropic's content blocks and requests that contain no text."""
 
 
 def _map_message(message: Message, visit: Visit) -> Message:
-    extra = map_texts(message.extra, visit) if message.extra else message.extra
+    extra = map_texts(message.extra, visit, not_text=NOT_TEXT_IN_REQUESTS) if message.extra else message.extra
     parts = extra.get("content")
     if parts:  # the text of a message with media is in its parts
         changed = replace(message, content=text_of(parts), extra=extra)
@@ -52,9 +57,11 @@ def _map_message(message: Message, visit: Visit) -> Message:
 
 def _map_block(block: Block, visit: Visit) -> Block:
     """Visits the texts that only a block has, such as a document's title; its others are those of the message."""
-    texts = {name: value for name, value in block.fields.items() if name not in BLOCK_NAMES}
-    mapped = map_texts(texts, lambda at, text: text if at[-1] in BLOCK_NAMES else visit(at, text), ("blocks",))
-    return replace(block, fields={**block.fields, **mapped}) if texts else block
+    return (
+        replace(block, fields=map_texts(block.fields, visit, ("blocks",), NOT_TEXT_IN_BLOCKS))
+        if block.fields
+        else block
+    )
 
 
 def _redact_message(message: Message, following: Iterator[Sequence[Span]]) -> Message:
@@ -81,25 +88,39 @@ def _without_stale_thinking(message: Message, redacted: Message) -> Message:
     return replace(redacted, extra=extra, blocks=tuple([b for b in redacted.blocks if b.kind != "thinking"]))
 
 
-async def _checked_messages(
-    guardrails: Guardrails, hook: Hook, messages: Sequence[Message]
-) -> tuple[Message, ...] | None:
-    """Returns the redacted messages, None if nothing was redacted; raises the errors of `Guardrails.check`."""
-    texts: list[GuardedText] = []
-    for message in messages:
+def _map_parameters(sampling: Sampling, visit: Visit) -> Sampling:
+    extra = map_texts(sampling.extra, visit, not_text=NOT_TEXT_IN_REQUESTS | UNCHECKED_PARAMETERS)
+    stop = tuple(map_texts(sampling.stop, visit)) if sampling.stop else sampling.stop
+    native = sampling.anthropic
+    if native:
+        native = map_texts(native, visit, not_text=NOT_TEXT_IN_BLOCKS | UNCHECKED_PARAMETERS | {"betas"})
+    return replace(sampling, extra=extra, stop=stop, anthropic=native)
 
-        def collect(at: tuple[Any, ...], text: str, role: str = message.role) -> str:
+
+async def _redacted(
+    guardrails: Guardrails, hook: Hook, messages: Sequence[Message], sampling: Sampling
+) -> tuple[tuple[Message, ...], Sampling] | None:
+    """Returns what is redacted, None if nothing is; raises the errors of `Guardrails.check`."""
+    texts: list[GuardedText] = []
+
+    def collector(role: str) -> Visit:
+        def collect(at: tuple[Any, ...], text: str) -> str:
             texts.append(GuardedText(role, text))
             return text
 
-        _map_message(message, collect)
+        return collect
+
+    for message in messages:
+        _map_message(message, collector(message.role))
+    _map_parameters(sampling, collector(PARAMETER))
     if not texts:
         return None
     spans = await guardrails.check(hook, texts, current_verdicts.get())
     if not any(spans):
         return None
     following = iter(spans)
-    return tuple([_redact_message(message, following) for message in messages])
+    checked = tuple([_redact_message(message, following) for message in messages])
+    return checked, _map_parameters(sampling, lambda at, text: redact(text, next(following)))
 
 
 def _replace_messages(request: Request, messages: tuple[Message, ...]) -> None:
@@ -131,9 +152,10 @@ class GuardedClassification:
     async def label(self, request: Request) -> Labels:
         """Classifies the checked request; raises GuardrailBlocked or GuardrailUnavailable."""
         _reject_token_ids(request)
-        redacted = await _checked_messages(self._guardrails, "request", request.messages)
+        redacted = await _redacted(self._guardrails, "request", request.messages, request.sampling)
         if redacted is not None:
-            _replace_messages(request, redacted)
+            messages, request.sampling = redacted  # type: ignore[misc]  # as in _replace_messages
+            _replace_messages(request, messages)
         labels = await self._inner.label(request)
         notes = [str(verdict) for verdict in current_verdicts.get() if verdict.ruling != "passed"]
         return replace(labels, notes=(*notes, *labels.notes)) if notes else labels
@@ -150,12 +172,13 @@ class GuardedPrompts:
         """Builds and checks a prompt; raises GuardrailBlocked, GuardrailUnavailable, or the inner builder's errors."""
         _reject_token_ids(request)
         prompt = await self._inner.build(request, decision)
-        redacted = await _checked_messages(self._guardrails, "prompt", prompt.messages)
+        redacted = await _redacted(self._guardrails, "prompt", prompt.messages, request.sampling)
         if redacted is None:
             return prompt
+        messages, request.sampling = redacted  # type: ignore[misc]  # as in _replace_messages
         if request.operation == "completion":  # the path adds nothing, and the engine reads the request's prompts
-            _replace_messages(request, redacted)
-        return replace(prompt, messages=redacted)
+            _replace_messages(request, messages)
+        return replace(prompt, messages=messages)
 
 
 class GuardedMetering(Metering):

@@ -178,20 +178,28 @@ def redact(text: str, spans: Iterable[Span], start: int = 0) -> str:
 NOT_TEXT = frozenset(
     {"id", "type", "role", "name", "url", "data", "file_data", "format", "detail", "tool_call_id", "signature"}
 )
-"""Fields of messages that contain no text."""
+"""Fields of answers that contain no text."""
+NOT_TEXT_IN_REQUESTS = frozenset({"type", "role", "id", "tool_call_id", "data", "signature"})
+"""Every other string of a request is text. Types and roles have fixed values; ids would no longer match each other
+after a finding that is none; `data` and `signature` are encrypted, signed or media."""
+
+_MEDIA_FIELDS = frozenset({"url", "file_data"})
 
 Visit = Callable[[tuple[Any, ...], str], str]
 """A function that gets a text and its path of names in the JSON, and returns the replacement."""
 
 
-def map_texts(value: Any, visit: Visit, at: tuple[Any, ...] = ()) -> Any:
-    """Return a copy of decoded JSON in which `visit` has replaced each non-empty text."""
+def map_texts(value: Any, visit: Visit, at: tuple[Any, ...] = (), not_text: frozenset[str] = NOT_TEXT) -> Any:
+    """Return a copy of decoded JSON in which `visit` has replaced each non-empty text; media in URLs are no text."""
     if isinstance(value, str):
-        return visit(at, value) if value else value
+        is_media = at and at[-1] in _MEDIA_FIELDS and value.startswith("data:")
+        return visit(at, value) if value and not is_media else value
     if isinstance(value, Mapping):
-        return {name: v if name in NOT_TEXT else map_texts(v, visit, (*at, name)) for name, v in value.items()}
+        return {
+            name: v if name in not_text else map_texts(v, visit, (*at, name), not_text) for name, v in value.items()
+        }
     if isinstance(value, list | tuple):
-        return [map_texts(v, visit, (*at, _number(n, v))) for n, v in enumerate(value)]
+        return [map_texts(v, visit, (*at, _number(n, v)), not_text) for n, v in enumerate(value)]
     return value
 
 
