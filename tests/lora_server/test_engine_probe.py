@@ -106,10 +106,12 @@ async def test_a_busy_engine_is_not_corrupted() -> None:
 
 async def test_near_ties_may_change() -> None:
     unsure = GreedyAnswer((1, 2, 3, 4, 5), "9, 10", (-0.1, -0.1, -0.1, -0.6, -0.1), "length")
-    probe, engine, _ = await begun(unsure)
+    probe, engine, meter = await begun(unsure)
     engine.answers = [GreedyAnswer((1, 2, 3, 9, 5), "9, ho", (-0.1,) * 5, "length")]
 
     await probe.check()
+
+    assert meter.failed == 0
 
 
 async def test_the_prompt_with_the_largest_margin_is_used() -> None:

@@ -1,5 +1,6 @@
 """Placement of versions on engines: every lora-server computes the same, and a change of engines moves few versions."""
 
+import asyncio
 import time
 from collections.abc import Mapping
 
@@ -182,4 +183,5 @@ async def test_a_leaving_server_waits_until_others_hold_its_versions() -> None:
 async def test_the_last_server_leaves_without_waiting() -> None:
     leaving = PlacementPlanner(Registry(), A)
     leaving.leaving = True
-    await leaving.wait_until_handed_over(lambda: DESIRED, frozenset({VERSION}))
+    async with asyncio.timeout(5):
+        await leaving.wait_until_handed_over(lambda: DESIRED, frozenset({VERSION}))
