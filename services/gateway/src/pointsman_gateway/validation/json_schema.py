@@ -92,7 +92,7 @@ class CompiledSchema:
         if work is None:
             return float("inf") if self._names & {"$ref", "anyOf", "oneOf"} else 0
         depth = _depth(value) if work.recursions else 0
-        repeated = work.recursions**depth
+        repeated: int = work.recursions**depth
         return repeated * work.alternatives * characters * max(depth, 1) if work.alternatives else repeated
 
     def _location(self, error: "ValidationError") -> Iterator[str]:
@@ -108,12 +108,14 @@ def parse_json(text: str) -> Any:
 def _compile(schema: Mapping[str, Any], patterns: "FancyRegexOptions | RegexOptions") -> "Draft202012Validator":
     from jsonschema_rs import Draft202012Validator, ValidationError
 
-    options = {"pattern_options": patterns, "retriever": _fetch_nothing}
+    def compiled(mask: str | None) -> Draft202012Validator:
+        return Draft202012Validator(dict(schema), pattern_options=patterns, retriever=_fetch_nothing, mask=mask)
+
     try:
-        return Draft202012Validator(dict(schema), mask=THE_VALUE, **options)
+        return compiled(THE_VALUE)
     except ValidationError:
         try:  # again without the mask, for an error that quotes the schema
-            return Draft202012Validator(dict(schema), **options)
+            return compiled(None)
         except ValidationError as error:
             reason = error.message[:MAX_REASON_CHARACTERS]
             raise BadSchema(f"bad schema{_at(map(str, error.instance_path))}: {reason}") from error
