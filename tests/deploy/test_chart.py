@@ -351,6 +351,18 @@ def test_network_policies_let_the_retriever_reach_milvus(tmp_path: Path, url: st
     assert {"ports": [{"protocol": "TCP", "port": port}]} in policy["spec"]["egress"]
 
 
+def test_installations_that_share_a_milvus_have_prefixes_of_their_own() -> None:
+    setting, milvus = (
+        "POINTSMAN_RETRIEVER_VECTOR_STORE_PREFIX",
+        "retriever.milvus.url=http://pointsman-milvus.milvus.svc",
+    )
+    prefixes = [
+        env_of(Cluster.of(chart("--namespace", namespace, "--set", f"{milvus}{more}")), "retriever")[setting]
+        for namespace, more in (("pointsman", ""), ("team-dev", ""), ("team-dev", ",retriever.milvus.prefix=ours"))
+    ]
+    assert prefixes == ["pointsman_pointsman", "pointsman_team_dev", "ours"]
+
+
 def test_ones_own_engines_need_no_lora_server(tmp_path: Path) -> None:
     values = {"engines": [], "retriever": {"enabled": False}, "policy": {"files": {"pointsman.yaml": "models: {}"}}}
     cluster = render(tmp_path, {**values, "networkPolicy": {"enabled": True}})

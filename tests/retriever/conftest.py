@@ -22,11 +22,13 @@ def start(tmp_path: Path, minilm: MiniLM, model_folder: Path) -> Start:
     """`async with start() as client` runs a retriever over this test's folder; call it again to restart."""
 
     @asynccontextmanager
-    async def start(model: Encoder = minilm, search_threads: int = 2, **further: Any) -> AsyncIterator[Client]:
+    async def start(
+        model: Encoder = minilm, search_threads: int = 2, data: Path = tmp_path / "data", **further: Any
+    ) -> AsyncIterator[Client]:
         settings = Settings(
             listen="127.0.0.1:0",
             metrics_listen="127.0.0.1:0",
-            data=tmp_path / "data",
+            data=data,
             embedding_model=model_folder,
             search_threads=search_threads,
             **further,

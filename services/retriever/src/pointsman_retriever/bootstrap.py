@@ -94,7 +94,7 @@ async def run_service(
         stack.enter_context(threadpool_limits(1))  # a search runs in its own thread and uses no other core
         external = _load_external(stack, settings, model.fingerprint)
         counted = Metrics(metrics, labels, model.fingerprint)
-        vector_store = _load_vector_store(stack, settings, counted.count_index_search)
+        vector_store = _load_vector_store(stack, settings, data_folder.id(), counted.count_index_search)
         registry = CollectionRegistry(data_folder, readers, snapshot_factory(vector_store), pools.write, external)
         stack.callback(registry.close)
         stack.callback(pools.close)
@@ -179,7 +179,9 @@ def snapshot_factory(vector_store: VectorStore) -> SnapshotFactory:
     return make_snapshot
 
 
-def _load_vector_store(stack: AsyncExitStack, settings: Settings, count_search: Callable[[str], None]) -> VectorStore:
+def _load_vector_store(
+    stack: AsyncExitStack, settings: Settings, owner: str, count_search: Callable[[str], None]
+) -> VectorStore:
     """Loads the configured vector store; raises FailedPrecondition if it is unknown or lacks its client."""
     factory: vector_stores.VectorStoreFactory = load_extension(
         settings.vector_store,
@@ -188,7 +190,7 @@ def _load_vector_store(stack: AsyncExitStack, settings: Settings, count_search: 
         builtins=vector_stores.VECTOR_STORES,
     )
     url, token, prefix = settings.vector_store_url, settings.vector_store_token, settings.vector_store_prefix
-    store = factory(VectorStoreOptions(url, token, prefix, count_search, settings.data))
+    store = factory(VectorStoreOptions(url, token, prefix, owner, count_search, settings.data))
     stack.callback(store.close)
     return store
 

@@ -47,8 +47,9 @@ class Settings(BaseSettings):
     vector_store_token: str = ""
     vector_store_prefix: str = Field(
         default="pointsman",
-        pattern="[A-Za-z][A-Za-z0-9]*",
-        description="starts the names of this retriever's collections in the vector store; unique per retriever",
+        pattern="^[A-Za-z][A-Za-z0-9_]*$",
+        max_length=80,
+        description="starts the names of this retriever's collections in the vector store",
     )
     reranker_url: str = Field(default="", description="the complete address of a reranker; empty: no reranker")
     reranker_api: str = Field(

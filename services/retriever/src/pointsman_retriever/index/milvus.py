@@ -1,9 +1,12 @@
 """A vector store in Milvus: a server or cluster, or Milvus Lite in a file, depending on the address.
 
-Milvus holds a copy that is filled from the collection's file at start and dropped at shutdown. It has no immutable
-snapshots, so each snapshot filters its searches: it hides ids above its last one, and ids that were removed last.
+Milvus holds a copy that is filled from the collection's file at start and dropped at shutdown. The name of each copy
+contains the id of the data folder that it was filled from, so retrievers with the same prefix leave each other's alone.
+Milvus has no immutable snapshots, so each snapshot filters its searches: it hides ids above its last one, and ids that
+were removed last.
 """
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from secrets import token_hex
@@ -19,6 +22,8 @@ try:
     from pymilvus import DataType, MilvusClient
 except ImportError as error:
     raise ImportError("Milvus's client is not installed: pip install 'pointsman-retriever[milvus]'") from error
+
+log = logging.getLogger(__name__)
 
 ROWS_PER_CALL = 1_000
 MAX_HITS = 16_384  # Milvus's limit for one search
@@ -122,18 +127,16 @@ class MilvusIndex:
 
 
 class MilvusStore:
-    """Keeps vectors in Milvus (implements VectorStore); when it connects, drops all collections with its prefix."""
+    """Keeps vectors in Milvus (implements VectorStore); when it connects, drops what its owner has left behind."""
 
     def __init__(self, options: VectorStoreOptions) -> None:
         self._client = MilvusClient(uri=options.url, token=options.token)
-        self._prefix = options.prefix
-        for name in self._client.list_collections():
-            if name.startswith(f"{self._prefix}_"):
-                self._client.drop_collection(name)
+        self._own = f"{options.prefix}_{options.owner}_"
+        self._drop_abandoned(options.prefix)
 
     def empty_index(self, collection: CollectionInfo) -> MilvusIndex:
         # The random suffix lets two indexes of a collection coexist while it is rebuilt.
-        name = f"{self._prefix}_{collection.tenant}_{collection.name}_{token_hex(4)}".replace("-", "_")
+        name = f"{self._own}{collection.tenant}_{collection.name}_{token_hex(4)}".replace("-", "_")
         schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
         schema.add_field("id", DataType.INT64, is_primary=True)
         schema.add_field("vector", DataType.FLOAT_VECTOR, dim=collection.dimensions)
@@ -145,6 +148,19 @@ class MilvusStore:
 
     def close(self) -> None:
         self._client.close()
+
+    def _drop_abandoned(self, prefix: str) -> None:
+        """Drops the collections that a killed process with this owner's data folder has left."""
+        present = [name for name in self._client.list_collections() if name.startswith(f"{prefix}_")]
+        others = [name for name in present if not name.startswith(self._own)]
+        for name in set(present).difference(others):
+            self._client.drop_collection(name)
+        if others:
+            log.warning(
+                "%d collections in Milvus begin with %s_ and belong to other retrievers (such as %s): they are left "
+                "alone; drop them in Milvus if their retriever no longer exists",
+                *(len(others), prefix, min(others)),
+            )
 
 
 def _checksum(ids: Ids, vectors: Vectors) -> int:

@@ -69,6 +69,7 @@ class VectorStoreOptions:
     url: str = ""
     token: str = ""
     prefix: str = "pointsman"  # starts all names that this retriever creates in the store
+    owner: str = ""  # the id of the retriever's data folder, by which a store tells its collections from others'
     count_search: Callable[[str], None] = lambda device: None  # for stores on a GPU: called with "gpu" or "cpu"
     folder: Path | None = None  # for temporary files: the data folder
 

@@ -2,11 +2,13 @@
 
 import fcntl
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from secrets import token_hex
 
 from pointsman_servicekit.errors import FailedPrecondition
 
@@ -15,6 +17,8 @@ from pointsman_retriever.domain import NAME_PATTERN, CollectionId
 STORE_FILE = "store.sqlite3"
 
 _SCRATCH = ".scratch"  # for collections that are being created or removed
+_ID = ".id"
+_ID_BYTES = 6
 
 
 class DataFolder:
@@ -32,6 +36,19 @@ class DataFolder:
             for folder in tenant.iterdir()
             if NAME_PATTERN.fullmatch(folder.name) and (folder / STORE_FILE).exists()
         )
+
+    def id(self) -> str:
+        """Returns the random id of this folder, 12 hexadecimal digits, which is made at the first call."""
+        file = self._root / _ID
+        if file.exists() and re.fullmatch(rf"[0-9a-f]{{{2 * _ID_BYTES}}}", known := file.read_text()):
+            return known
+        made = token_hex(_ID_BYTES)
+        with self.scratch() as scratch:
+            (scratch / _ID).write_text(made)
+            sync_file(scratch / _ID)
+            (scratch / _ID).replace(file)
+        sync_folder(self._root)
+        return made
 
     def folder(self, collection_id: CollectionId) -> Path:
         assert NAME_PATTERN.fullmatch(collection_id.tenant), collection_id.tenant
