@@ -59,3 +59,34 @@ def test_a_failed_snapshot_leaves_no_file(cli: Cli, tmp_path: Path) -> None:
         outcome = cli("retriever", "snapshot", "nowhere", tmp_path / "copy", "--retriever", address)
     assert (outcome.code, "(unknown_collection)" in outcome.err) == (1, True)
     assert [one.name for one in tmp_path.iterdir()] == ["data"]
+
+
+def test_all_collections_of_all_tenants_are_copied_and_restored(cli: Cli, tmp_path: Path, notes: Path) -> None:
+    copies = tmp_path / "copies"
+    with running(tmp_path / "data") as address:
+        at = ("--retriever", address)
+        for tenant, collection in (("acme", "notes"), ("default", "notes"), ("default", "more")):
+            assert cli("ingest", collection, notes, "--tenant", tenant, *at).code == 0
+        assert cli("retriever", "snapshot-all", copies, *at).code == 0
+        assert cli("retriever", "snapshot-all", copies, *at).code == 2  # the folder is not empty
+    written = sorted(str(file.relative_to(copies)) for file in copies.rglob("*") if file.is_file())
+    assert written == ["acme/notes.snapshot", "default/more.snapshot", "default/notes.snapshot"]
+    with running(tmp_path / "empty") as address:
+        at = ("--retriever", address)
+        assert cli("retriever", "restore-all", tmp_path / "data", *at).code == 2  # there are no snapshots
+        assert cli("retriever", "restore-all", copies, *at).out.count("has 5 documents") == 3
+        assert "(collection_exists)" in cli("retriever", "restore-all", copies, *at).err
+        assert cli("retriever", "restore-all", copies, "--replace", *at).code == 0
+        assert "notes is consistent: 5 documents" in cli("retriever", "verify", "notes", "--tenant", "acme", *at).out
+
+
+def test_a_damaged_collection_is_reported_and_the_others_are_copied(cli: Cli, tmp_path: Path, notes: Path) -> None:
+    data, copies = tmp_path / "data", tmp_path / "copies"
+    with running(data) as address:
+        for collection in ("broken", "notes"):
+            assert cli("ingest", collection, notes, "--retriever", address).code == 0
+    (data / "default" / "broken" / "store.sqlite3").write_bytes(b"damaged")
+    with running(data) as address:
+        outcome = cli("retriever", "snapshot-all", copies, "--retriever", address)
+    assert (outcome.code, "no copy was made of default/broken" in outcome.err) == (1, True)
+    assert [file.name for file in copies.rglob("*.snapshot")] == ["notes.snapshot"]

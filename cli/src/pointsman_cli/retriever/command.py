@@ -1,8 +1,6 @@
 """`pointsman retriever`: the commands, and their calls of the retriever's administrative methods."""
 
-import hashlib
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -22,9 +20,9 @@ from pointsman_cli.options import (
     retriever_address,
     table_console,
 )
+from pointsman_cli.retriever.copies import restore_all, restore_snapshot, snapshot_all, write_snapshot
 from pointsman_cli.retriever.tune import tune
 
-PART_BYTES = 1024 * 1024
 _LIST_SECONDS = 30.0
 
 
@@ -52,40 +50,6 @@ async def verify_collection(address: str, request: pb.VerifyRequest) -> pb.Verif
     return found
 
 
-async def write_snapshot(address: str, request: pb.SnapshotRequest, file: Path) -> pb.SnapshotPart:
-    """Writes a snapshot to a file that appears only when it is complete; returns the last message, which describes it.
-
-    Raises CommandError if the data is damaged or the file cannot be written.
-    """
-    unfinished = file.with_name(f".{file.name}.unfinished")
-    digest, last = hashlib.sha256(), pb.SnapshotPart()
-    try:
-        async with open_channel(address) as channel:
-            with unfinished.open("wb") as target, service_errors("retriever"):
-                async for last in retriever_stub(channel).Snapshot(request):
-                    digest.update(last.data)
-                    target.write(last.data)
-        if last.sha256 != digest.hexdigest():
-            raise CommandError("the snapshot did not arrive whole; take it again")
-        unfinished.replace(file)
-    except OSError as error:
-        problem = error.strerror or error
-        raise CommandError(
-            f"{file} cannot be written: {problem}; name one in a folder of yours that has room"
-        ) from error
-    finally:
-        with suppress(OSError):
-            unfinished.unlink(missing_ok=True)
-    return last
-
-
-async def restore_snapshot(address: str, begin: pb.RestoreBegin, file: Path) -> pb.Collection:
-    async with open_channel(address) as channel:
-        with service_errors("retriever"):
-            restored: pb.Collection = await retriever_stub(channel).Restore(_restore_requests(begin, file))
-    return restored
-
-
 async def reembed_collection(
     address: str, request: pb.ReembedRequest, progress: Callable[[pb.ReembedProgress], None]
 ) -> pb.Collection:
@@ -97,16 +61,6 @@ async def reembed_collection(
     return last.collection
 
 
-async def _restore_requests(begin: pb.RestoreBegin, file: Path) -> AsyncIterator[pb.RestoreRequest]:
-    yield pb.RestoreRequest(begin=begin)
-    digest = hashlib.sha256()
-    with file.open("rb") as source:
-        while part := source.read(PART_BYTES):
-            digest.update(part)
-            yield pb.RestoreRequest(data=part)
-    yield pb.RestoreRequest(sha256=digest.hexdigest())
-
-
 CollectionArgument = Annotated[str, typer.Argument(help="The collection.")]
 
 
@@ -115,7 +69,7 @@ def build_app() -> typer.Typer:
         help="Inspect, verify, copy and tune the retriever's collections.", no_args_is_help=True, rich_markup_mode=None
     )
     app.command("list")(list_collections)
-    for command in (verify, snapshot, restore, reembed, tune):
+    for command in (verify, snapshot, snapshot_all, restore, restore_all, reembed, tune):
         app.command()(command)
     return app
 

@@ -45,8 +45,10 @@ class CollectionService:
         self._compactor = compactor
         self._tenant_limits = tenant_limits
 
-    def list_collections(self, tenant: str) -> Sequence[CollectionStatus]:
-        """Lists the tenant's collections with their states; raises InvalidArgument."""
+    def list_collections(self, tenant: str | None) -> Sequence[CollectionStatus]:
+        """Lists the tenant's collections with their states, with None those of all tenants; raises InvalidArgument."""
+        if tenant is None:
+            return self._registry.statuses()
         limits.check_name(CollectionId(tenant, "any"))
         return [status for status in self._registry.statuses() if status.info.tenant == tenant]
 

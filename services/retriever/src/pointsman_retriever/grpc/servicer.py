@@ -77,7 +77,8 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServicer):
         return from_collection(created)
 
     async def ListCollections(self, request: pb.ListCollectionsRequest, context: Context) -> pb.ListCollectionsResponse:
-        statuses = self._service.list_collections(to_collection_id(request.tenant, "").tenant)
+        tenant = None if request.all_tenants else to_collection_id(request.tenant, "").tenant
+        statuses = self._service.list_collections(tenant)
         return pb.ListCollectionsResponse(
             collections=[from_collection(status.info, status.problem) for status in statuses]
         )
