@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from pointsman_cli import backup as backup
 from pointsman_cli import jobs as jobs
 from pointsman_cli.adapters import command as adapters
 from pointsman_cli.advise.command import advise_on
@@ -44,6 +45,7 @@ def build_app() -> typer.Typer:
     app.add_typer(keys.build_app(), name="keys")
     app.add_typer(datasets_app(), name="datasets")
     app.add_typer(import_app(), name="import")
+    app.add_typer(backup.build_app(), name="backup")
     return app
 
 
