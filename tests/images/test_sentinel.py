@@ -118,7 +118,12 @@ class SentinelCluster:
 
     def _environment(self, pod: str) -> dict[str, str]:
         path = f"{self._programs}:/usr/sbin:/usr/bin:/sbin:/bin"
-        return {"PATH": path, "HOSTNAME": pod.partition(".")[0], "REDISCLI_AUTH": PASSWORD}
+        return {
+            "PATH": path,
+            "HOSTNAME": pod.partition(".")[0],
+            "REDISCLI_AUTH": PASSWORD,
+            "MEMORY_LIMIT": "2147483648",
+        }
 
 
 @pytest.fixture

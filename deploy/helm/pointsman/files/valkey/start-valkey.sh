@@ -21,6 +21,7 @@ primary="${primary:-valkey-0.valkey-pods}"
 exec valkey-server - <<END
 include /etc/valkey/valkey.conf
 include /etc/valkey/replica.conf
+maxmemory $((MEMORY_LIMIT / 10 * 7))
 requirepass "$REDISCLI_AUTH"
 primaryauth "$REDISCLI_AUTH"
 replica-announce-ip $me
