@@ -19,6 +19,7 @@ PAGES = sorted(page for page in FOUND if page.parent.name != "handbook")
 FOREIGN = {
     *("--allowed-media-domains", "--collect-detailed-traces", "--gpu-memory-utilization"),  # vLLM
     *("--max-loaded-loras", "--volumes"),  # SGLang, docker compose
+    *("--cascade", "--force-conflicts"),  # kubectl, Helm
 }
 SETTINGS = {
     f"{settings.model_config['env_prefix']}{field.upper()}"
