@@ -20,7 +20,7 @@ GUARD := services/lora-server/src/pointsman_lora_server/engine/guard
 MODELS := .pointsman/models
 INSTALL := $(PYTHON) deploy/supply/install.py
 # Slow checks have targets of their own.
-ELSEWHERE := $(patsubst %,--ignore tests/%,faults rollout upgrades monitoring pgvector trainings flywheel policy images console swaps clients quickstart documents sign_on litellm)
+ELSEWHERE := $(patsubst %,--ignore tests/%,faults rollout upgrades monitoring pgvector trainings flywheel policy images console swaps clients quickstart documents sign_on litellm restore)
 # Most tests wait for processes, so one more of them runs than there are cores; those with the real engine run alone.
 WORKERS ?= $(shell cores=$$(nproc); echo $$((cores < 4 ? cores + 1 : 4)))
 OWN := tests/together/test_own_model.py tests/together/test_own_vllm.py
@@ -174,6 +174,10 @@ test-rollout: models ## restart each service under 50 streams, gateways behind a
 	$(BIN)/python -m pytest tests/rollout tests/upgrades
 
 MINUTES ?= 60
+
+.PHONY: test-restore
+test-restore: embedding-model ## the commands of docs/howto/backup-and-restore.md: state of every kind is made, lost, restored and compared (5 minutes; make helm-tools for the part on Kubernetes)
+	$(BIN)/python -m pytest tests/restore
 
 .PHONY: test-endurance
 test-endurance: models ## the help desk under mixed load while processes, Valkey, disk, clock and configuration fail (as root; MINUTES=60); ARGS="--seed 7 --engine scripted"

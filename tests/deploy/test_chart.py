@@ -140,6 +140,9 @@ def _refusal(values: Object) -> str:
     ]
     if any(mode == "ReadWriteOncePod" or (mode == "ReadWriteOnce" and n > 1) for mode, n in loaded):
         refusals.append("in a claim that its pods and a Job share")
+    backup = values.get("backup", {})
+    if backup.get("restore") and not backup.get("url"):
+        refusals.append("set backup.url, where the copies are")
     has_cidrs = policies.get("clients", {}).get("cidrs")
     if policies.get("enabled") and service.get("type", "ClusterIP") != "ClusterIP" and not has_cidrs:
         refusals.append("let no address outside in")
@@ -180,6 +183,8 @@ def test_the_retriever_reads_the_policy_that_names_another_embedding_model(tmp_p
             {"networkPolicy": {"enabled": True}, "gateway": {"service": {"type": "LoadBalancer"}}},
             "let no address outside in",
         ),
+        ({"backup": {"restore": "latest"}}, "set backup.url, where the copies are"),
+        ({"backup": {"url": "/mnt/copies"}}, "url"),
         ({**BUCKET, "training": {"name": "triage"}}, "set adapters.store.existingClaim to one that has the data"),
         ({"policy": {"files": {"notes/a.txt": "a"}}}, "'notes/a.txt' is in the folder 'notes'"),
         ({"policy": {"files": {"tasks/a.jsonl": "x" * 1_100_000}}}, "a ConfigMap holds 1 MiB: split the file"),

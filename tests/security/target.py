@@ -17,8 +17,8 @@ import signal
 import stat
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, redirect_stdout
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -68,13 +68,18 @@ class Services:
 
 @asynccontextmanager
 async def running_services(
-    folder: Path, settings: Mapping[str, object] = {}, lora_settings: Mapping[str, str] = {}, *, fill: bool = True
+    folder: Path,
+    settings: Mapping[str, object] = {},
+    lora_settings: Mapping[str, str] = {},
+    *,
+    fill: bool = True,
+    run_valkey: Callable[[Path], AbstractAsyncContextManager[Valkey]] = running_valkey,
 ) -> AsyncIterator[Services]:
     """Starts the services with the state that is in `folder`; with `fill`, the handbook is written.
 
     `settings` are further ones of the gateway, and `lora_settings` of the lora-server.
     """
-    async with running_valkey(folder / "valkey") as valkey:
+    async with run_valkey(folder / "valkey") as valkey:
         tokens = {role: secrets.token_hex(32) for role in ("read", "write", "admin")}
         file = folder / "tokens"
         file.write_text("".join(f"{role} {role} {token}\n" for role, token in tokens.items()))

@@ -10,7 +10,7 @@ import yaml
 Object = dict[str, Any]
 
 LONG_LIVED = ("Deployment", "StatefulSet")
-WORKLOADS = (*LONG_LIVED, "Job", "Pod")
+WORKLOADS = (*LONG_LIVED, "Job", "CronJob", "Pod")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,10 @@ class Workload:
 
     @property
     def template(self) -> Object:
-        template: Object = self.object if self.object["kind"] == "Pod" else self.object["spec"]["template"]
+        if self.object["kind"] == "Pod":
+            return self.object
+        spec: Object = self.object["spec"]
+        template: Object = spec.get("jobTemplate", {}).get("spec", spec)["template"]
         return template
 
     @property

@@ -11,6 +11,7 @@ SECRETS = {
     "provider-keys": set(),
     "my-redis": {"url", "password"},
     "pointsman-milvus": {"token"},
+    "backup-bucket": set(),
     "gateway-tls": {"tls.crt", "tls.key", "ca.crt"},
     "retriever-tls": {"tls.crt", "tls.key", "ca.crt"},
     "lora-server-tls": {"tls.crt", "tls.key", "ca.crt"},
