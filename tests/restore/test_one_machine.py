@@ -13,7 +13,7 @@ import httpx
 
 from tests.gateway.doubles.receipts import receipts_once
 from tests.lora_server.server_process import engine_python
-from tests.restore.conftest import commands_of
+from tests.restore.installation import commands_of
 from tests.running_example import EXAMPLE, POINTSMAN, RunningExample, run_example
 
 QUESTION = {"model": "auto", "messages": [{"role": "user", "content": "May my dog come along?"}], "max_tokens": 8}

@@ -5,7 +5,7 @@ import pytest
 from deploy.helm.render import helm_program
 from tests.gateway.doubles.config_folder import IN_POLICY, IN_TRIAGE
 from tests.gateway.doubles.tenancy import issue
-from tests.restore.conftest import Installation, commands_of
+from tests.restore.installation import Installation, commands_of
 from tests.restore.state import (
     answer,
     describe,

@@ -10,7 +10,7 @@ import pytest
 from pointsman_servicekit.redis_clients import open_client
 
 from deploy.helm.render import CHART
-from tests.restore.conftest import ChartValkey, chart_valkey, programs_in
+from tests.restore.installation import ChartValkey, chart_valkey, programs_in
 
 SCRIPT = CHART / "files" / "valkey" / "restore-valkey.sh"
 KEYS = {f"k{number}": f"v{number}" for number in range(100)}
