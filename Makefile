@@ -176,7 +176,7 @@ test-rollout: models ## restart each service under 50 streams, gateways behind a
 MINUTES ?= 60
 
 .PHONY: test-restore
-test-restore: embedding-model ## the commands of docs/howto/backup-and-restore.md: state of every kind is made, lost, restored and compared (5 minutes; make helm-tools for the part on Kubernetes)
+test-restore: embedding-model ## the commands of docs/howto/backup-and-restore.md: state of every kind is made, lost, restored and compared (3 to 10 minutes; make helm-tools for the part on Kubernetes)
 	$(BIN)/python -m pytest tests/restore
 
 .PHONY: test-endurance
