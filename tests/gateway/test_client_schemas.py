@@ -160,7 +160,7 @@ INVOICE = {
 
 
 def linked(length: int) -> dict[str, Any]:
-    node = None
+    node: dict[str, Any] | None = None
     for number in range(length):
         node = {"value": number, "next": node}
     return {"linked_list": node}

@@ -231,6 +231,6 @@ async def test_texts_of_one_message_become_lines_as_in_vllm(
     assert engine.bodies[-1]["messages"] == [{"role": "assistant", "content": "Hm.\nYes."}]
     async with open_channel(gateway.grpc_address) as channel:
         parts = [pb.ContentPart(text=part["text"]) for part in texts()]
-        message = pb.Message(role="user", parts=parts)
-        await gateway_pb2_grpc.GatewayStub(channel).Generate(pb.GenerateRequest(model="shown", messages=[message]))
+        spoken = pb.Message(role="user", parts=parts)
+        await gateway_pb2_grpc.GatewayStub(channel).Generate(pb.GenerateRequest(model="shown", messages=[spoken]))
     assert engine.bodies[-1]["messages"] == [joined]

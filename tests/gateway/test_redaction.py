@@ -3,6 +3,7 @@
 import sys
 import types
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -127,6 +128,6 @@ def test_other_text_is_not_changed(text: str) -> None:
 
 @pytest.mark.parametrize("piece", ["1", "1 ", "1-", "a@", "a.", "a@b.", "+", "(0", "4111 1111 "])
 def test_redaction_takes_linear_time(piece: str) -> None:
-    short, long = (cpu_seconds(lambda times=times: redact_common(piece * times)) for times in (4_000, 32_000))
+    short, long = (cpu_seconds(partial(redact_common, piece * times)) for times in (4_000, 32_000))
 
     assert long < 24 * short + 0.05  # 8 times as much text; quadratic time would be 64 times as long

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 from pointsman_servicekit.logs import mask_secrets
@@ -159,6 +160,6 @@ def test_text_that_looks_like_a_secret_is_masked(text: str, masked: str) -> None
 
 @pytest.mark.parametrize("piece", ["sk-", "eyJ", "://a:", "Bearer ", "-----BEGIN ", "pm_a", "eyJaaaaaaaa."])
 def test_masking_takes_linear_time(piece: str) -> None:
-    short, long = (cpu_seconds(lambda times=times: mask_secrets(piece * times)) for times in (4_000, 32_000))
+    short, long = (cpu_seconds(partial(mask_secrets, piece * times)) for times in (4_000, 32_000))
 
     assert long < 24 * short + 0.05  # 8 times as much text; quadratic time would be 64 times as long
