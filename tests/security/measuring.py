@@ -11,6 +11,7 @@ from pathlib import Path
 
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 MIB = 1024 * 1024
+NANO = 1e9
 FIRST_BYTE_SECONDS = 60.0
 
 
@@ -28,9 +29,9 @@ def cost_of(pid: int) -> Iterator[Cost]:
     """Measures the cost of the block for the process `pid`."""
     cost = Cost()
     Path(f"/proc/{pid}/clear_refs").write_text("5")  # resets VmHWM to the current VmRSS
-    rss, cpu = _memory_mib(pid, "VmRSS"), cpu_seconds(pid)
+    rss, cpu = memory_mib(pid, "VmRSS"), cpu_seconds(pid)
     yield cost
-    cost.cpu_seconds, cost.peak_mib = cpu_seconds(pid) - cpu, _memory_mib(pid, "VmHWM") - rss
+    cost.cpu_seconds, cost.peak_mib = cpu_seconds(pid) - cpu, memory_mib(pid, "VmHWM") - rss
 
 
 def cpu_seconds_to_receive(count: int, times: int = 10) -> float:
@@ -59,7 +60,18 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND
 
 
-def _memory_mib(pid: int, name: str) -> float:
+def loop_cpu_seconds(pid: int) -> float:
+    """Returns the processor time of the main thread, which runs the event loop, in steps of nanoseconds."""
+    return int(Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split()[0]) / NANO
+
+
+def cpu_wait_seconds(pid: int) -> float:
+    """Returns how long the main thread was ready to run, and had to wait for a processor."""
+    return int(Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split()[1]) / NANO
+
+
+def memory_mib(pid: int | str, name: str) -> float:
+    """Returns a figure of /proc/PID/status, such as VmRSS."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) / 1024
 

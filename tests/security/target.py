@@ -17,7 +17,7 @@ import signal
 import stat
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,6 +34,7 @@ from tests.lora_server.server_process import ServerProcess
 from tests.lora_server.tiny_adapters import write_base
 
 MODEL = Path(__file__).parents[2] / ".pointsman" / "models" / "minilm"
+GATEWAY = ("-m", "pointsman_gateway")
 STOP_SECONDS = 10.0
 """Time that a service gets to stop before it is killed."""
 
@@ -74,10 +75,13 @@ async def running_services(
     *,
     fill: bool = True,
     run_valkey: Callable[[Path], AbstractAsyncContextManager[Valkey]] = running_valkey,
+    configure: Callable[[ConfigFolder], None] = lambda config: None,
+    program: Sequence[str] = GATEWAY,
 ) -> AsyncIterator[Services]:
     """Starts the services with the state that is in `folder`; with `fill`, the handbook is written.
 
-    `settings` are further ones of the gateway, and `lora_settings` of the lora-server.
+    `settings` are further ones of the gateway, and `lora_settings` of the lora-server. `configure` changes the
+    gateway's configuration before it is written; `program` are the arguments of Python that run it.
     """
     async with run_valkey(folder / "valkey") as valkey:
         tokens = {role: secrets.token_hex(32) for role in ("read", "write", "admin")}
@@ -86,7 +90,7 @@ async def running_services(
         (folder / "gateway-token").write_text(tokens["write"])
         retriever = ProcessRetriever(folder, MODEL, file, tokens["admin"])
         lora_server = _lora_server(folder, valkey, file, tokens["admin"], lora_settings)
-        gateway = _gateway(folder, valkey, retriever, lora_server, settings)
+        gateway = _gateway(folder, valkey, retriever, lora_server, settings, configure, program)
         try:
             await asyncio.gather(
                 _start_retriever(retriever, fill), lora_server.start_with_engine(), gateway.open_clients()
@@ -128,9 +132,12 @@ def _gateway(
     retriever: ProcessRetriever,
     lora_server: ServerProcess,
     settings: Mapping[str, object],
+    configure: Callable[[ConfigFolder], None],
+    program: Sequence[str],
 ) -> ProcessGateway:
     config = ConfigFolder(folder / "config")
     config.models["engines"]["local"]["lora_server"] = lora_server.address
+    configure(config)
     given = {
         "config": config.write(),
         "embedding_model": MODEL,
@@ -140,7 +147,7 @@ def _gateway(
         "auth": "on",
         "service_token_file": folder / "gateway-token",
     }
-    return ProcessGateway(folder, given | dict(settings))
+    return ProcessGateway(folder, given | dict(settings), program=program)
 
 
 async def _start_retriever(retriever: ProcessRetriever, fill: bool) -> None:

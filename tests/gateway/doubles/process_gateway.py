@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -21,13 +21,19 @@ def fit_classifier(config: Path, file: Path) -> Path:
 
 
 class ProcessGateway(Process):
-    def __init__(self, folder: Path, settings: Mapping[str, object], more: Mapping[str, str] = {}) -> None:
-        """`more` are further environment variables."""
+    def __init__(
+        self,
+        folder: Path,
+        settings: Mapping[str, object],
+        more: Mapping[str, str] = {},
+        program: Sequence[str] = ("-m", "pointsman_gateway"),
+    ) -> None:
+        """`more` are further environment variables, and `program` the arguments of Python."""
         given = {"http_listen": "127.0.0.1:0", "grpc_listen": "127.0.0.1:0"} | dict(settings)
         environment = {f"POINTSMAN_GATEWAY_{name.upper()}": str(value) for name, value in given.items()} | dict(more)
         self.http_address = str(given["http_listen"])
         listening = r"HTTP on (127.0.0.1:[1-9]\d*), gRPC on (127.0.0.1:[1-9]\d*)"
-        super().__init__([sys.executable, "-m", "pointsman_gateway"], environment, folder / "gateway.log", listening)
+        super().__init__([sys.executable, *program], environment, folder / "gateway.log", listening)
         self.url = ""
         self.grpc_address = ""
 

@@ -4,7 +4,7 @@ import asyncio
 import json
 import socket
 import struct
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from enum import Enum
 
@@ -18,6 +18,9 @@ class End(Enum):
 
 Step = bytes | asyncio.Event | End
 """Bytes to write at once, something to wait for, or an end."""
+
+Script = Callable[[bytes], Iterable[Step]]
+"""Returns the steps of the answer to a request, which is given with its headers."""
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 OPEN_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n"
@@ -36,11 +39,12 @@ def in_chunks(pieces: Iterable[bytes]) -> bytes:
 
 
 class RawEngine:
-    """Sends the same answer to every request."""
+    """Sends the same answer to every request, unless its `script` tells them apart."""
 
     def __init__(self) -> None:
         self.url = ""
-        self.steps: Sequence[Step] = ()
+        self.steps: Iterable[Step] = ()
+        self.script: Script = lambda request: self.steps
         self.asked = 0
         self.running = 0
         """Requests whose answers have not ended and whose clients are connected."""
@@ -61,11 +65,11 @@ class RawEngine:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         begun = b""
         try:
-            while await _request(reader, begun):
+            while request := await _request(reader, begun):
                 self.asked += 1
                 self.running += 1
                 self.sent = 0
-                answering = asyncio.ensure_future(self._answer(writer))
+                answering = asyncio.ensure_future(self._answer(writer, self.script(request)))
                 following = asyncio.ensure_future(_following(reader))
                 await asyncio.wait({answering, following}, return_when=asyncio.FIRST_COMPLETED)
                 self.running -= 1
@@ -80,8 +84,8 @@ class RawEngine:
         finally:
             writer.transport.abort()
 
-    async def _answer(self, writer: asyncio.StreamWriter) -> End | None:
-        for step in self.steps:
+    async def _answer(self, writer: asyncio.StreamWriter, steps: Iterable[Step]) -> End | None:
+        for step in steps:
             match step:
                 case asyncio.Event():
                     await step.wait()
@@ -101,16 +105,15 @@ class RawEngine:
         return None
 
 
-async def _request(reader: asyncio.StreamReader, begun: bytes) -> bool:
-    """Reads the rest of a request that starts with `begun`; returns False at the end of the connection."""
+async def _request(reader: asyncio.StreamReader, begun: bytes) -> bytes:
+    """Reads and returns the request that starts with `begun`; empty at the end of the connection."""
     try:
         head = begun + await reader.readuntil(b"\r\n\r\n")
         lines = head.lower().split(b"\r\n")
-        length = next(line for line in lines if line.startswith(b"content-length:"))
-        await reader.readexactly(int(length.partition(b":")[2]))
+        length = next((line for line in lines if line.startswith(b"content-length:")), b":0")
+        return head + await reader.readexactly(int(length.partition(b":")[2]))
     except (asyncio.IncompleteReadError, ConnectionError):
-        return False
-    return True
+        return b""
 
 
 async def _following(reader: asyncio.StreamReader) -> bytes:

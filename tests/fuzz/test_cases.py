@@ -1,0 +1,112 @@
+"""Cases depend on their seed alone, and answers of the gateway are judged rightly."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+from typing import Any, cast
+
+import pytest
+
+from tests.fuzz.__main__ import FUZZERS
+from tests.fuzz.json_routes import JsonRoutes
+from tests.fuzz.problems import Answer, Problem, problem_of
+from tests.fuzz.rig import Hung, Rig
+from tests.fuzz.runner import Phase, Report
+from tests.fuzz.watch import Watch
+
+NO_RIG = cast(Rig, None)
+JSON = "application/json"
+
+
+@pytest.mark.parametrize("name", FUZZERS)
+def test_the_same_seed_gives_the_same_cases(name: str) -> None:
+    fuzzer = FUZZERS[name](NO_RIG)
+
+    def cases(seed: int) -> Iterator[str]:
+        return (repr(fuzzer.make(Random(f"{seed} {number}"), "case-1")) for number in range(50))
+
+    # What an engine waits for is an object of its own.
+    once, again = (one.partition("<")[0] for one in cases(7)), (one.partition("<")[0] for one in cases(7))
+    assert list(once) == list(again)
+    assert list(cases(7)) != list(cases(8))
+
+
+def test_every_route_of_the_gateway_gets_cases() -> None:
+    fuzzer = JsonRoutes(NO_RIG)
+    paths = {fuzzer.make(Random(number), "").path.partition("?")[0] for number in range(3000)}
+    assert {
+        "/v1/chat/completions",
+        "/v1/messages",
+        "/admin/v1/usage",
+        "/console/api/adapters/canary",
+        "/metrics",
+    } <= paths
+
+
+def stream(*events: bytes) -> Answer:
+    return Answer(200, "text/event-stream", b"".join(b"data: %b\n\n" % event for event in events), is_stream=True)
+
+
+@pytest.mark.parametrize(
+    ("answer", "may_fail", "is_right"),
+    [
+        (Answer(400, JSON, b'{"error": {"code": "bad_json"}}'), False, True),
+        (Answer(503, JSON, b'{"error": {"code": "engine_unavailable"}}'), True, True),
+        (Answer(503, JSON, b'{"error": {"code": "engine_unavailable"}}'), False, False),
+        (Answer(503, JSON, b'{"error": {"code": "overloaded"}}'), True, False),
+        (Answer(500, JSON, b'{"error": {"code": "internal"}}'), True, False),
+        (Answer(503, "text/plain", b"Service Unavailable"), True, False),
+        (Answer(200, JSON, b"{}", is_complete=False), True, False),
+        (stream(b'{"choices": []}', b"[DONE]"), False, True),
+        (stream(b'{"error": {"code": "engine_error"}}'), False, True),
+        (stream(b'{"error": {"code": "internal"}}', b"[DONE]"), True, False),
+        (stream(b'{"type": "response.failed", "response": {"error": {"code": "internal"}}}'), True, False),
+        (stream(b'{"choices": []}'), True, False),
+    ],
+)
+def test_answers_are_judged(answer: Answer, may_fail: bool, is_right: bool) -> None:
+    assert (problem_of("here", answer, may_fail) is None) == is_right
+
+
+LOG = """2026-11-30 ERROR gateway [-] pointsman_gateway.x: internal error
+  File "/x/site-packages/starlette/app.py", line 5, in call
+    await self.app()
+    ^^^^^^^^^^^^^^^^
+  File "/x/pointsman_gateway/http/app.py", line 132, in check
+    urlsplit(origin)
+ValueError
+2026-11-30 INFO gateway [-] all is well
+"""
+
+
+def test_a_traceback_in_the_log_is_found_once(tmp_path: Path) -> None:
+    watch = Watch(cast(Any, None), tmp_path / "gateway.log")
+    watch.log.write_text(LOG)
+    assert [problem.sign for problem in watch.tracebacks()] == ["traceback: ValueError in http/app.py:132 check"]
+    assert list(watch.tracebacks()) == []
+
+
+class Failing:
+    name, share, lanes = "failing", 1.0, 1
+
+    def make(self, random: Random, marker: str) -> str:
+        return marker
+
+    async def carry_out(self, case: str) -> Problem | None:
+        if case.endswith("-1"):
+            raise Hung
+        if case.endswith("-2"):
+            raise ConnectionResetError
+        return Problem("bad", case) if case.endswith("-3") else None
+
+
+async def test_each_problem_is_reported_with_the_number_of_its_case() -> None:
+    phase = Phase(Failing(), 7, Report())
+    for number in (0, 1, 2, 3, 3):
+        await phase.run_case(number)
+    found = {sign: (one.number, one.count) for (_, sign), one in phase.report.found.items()}
+    assert found == {
+        "a request hangs beyond its deadline": (1, 1),
+        "ConnectionResetError instead of an answer": (2, 1),
+        "bad": (3, 2),
+    }
