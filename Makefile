@@ -440,6 +440,10 @@ bench-gateway-soak: embedding-model ## 20 minutes of mixed load: does the gatewa
 bench-metering: embedding-model ## measure what metering costs a request, compared with a meter that does nothing
 	$(BIN)/python benchmarks/metering.py $(ARGS)
 
+.PHONY: bench-costs
+bench-costs: embedding-model ## measure what hostile and big inputs cost a gateway, with and without a key, and print the worst twenty (10 minutes); ARGS="--only embeddings"
+	$(BIN)/python -m benchmarks.costs $(ARGS)
+
 .PHONY: bench-adapters
 bench-adapters: models ## measure hot-swapping under load, promotion, slots and the CPU kernels; ARGS="--quick --only swap"
 	$(BIN)/python -m benchmarks.adapters $(ARGS)

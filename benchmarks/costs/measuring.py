@@ -1,0 +1,126 @@
+"""Measures what one input costs the gateway's process, by processor time and resident memory, never by wall time."""
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.security.measuring import MIB, cpu_seconds_to_receive, loop_cpu_seconds, memory_mib
+
+HOPELESS_MS = 500.0
+"""One attempt suffices if it takes so long."""
+WRITTEN_SECONDS = 60.0
+KEYED_STEP_MS, KEYED_TIMES_OWN_SIZE, KEYED_BEYOND_MIB = 50.0, 3.0, 64.0
+KEYLESS_MS, KEYLESS_MIB = 5.0, 1.0
+MIN_MIB = 1.0
+"""The smallest bound of memory: the allocator takes memory in steps."""
+
+Attempt = Callable[[], Awaitable[object]]
+
+
+@dataclass(frozen=True)
+class Use:
+    """What an attempt used: processor time of the event loop, and memory above that of before."""
+
+    total_ms: float
+    peak_mib: float
+
+
+@dataclass(frozen=True)
+class Step:
+    """The longest iteration of the event loop by its processor time, and the function in which it was."""
+
+    ms: float
+    cause: str = ""
+
+
+@dataclass(frozen=True)
+class Cost:
+    name: str
+    is_keyed: bool
+    size_mib: float
+    use: Use
+    step: Step
+    receive_ms: float = 0.0
+    """What it takes this machine, as busy as it is, to receive so many bytes and do nothing with them."""
+
+    @property
+    def ms(self) -> float:
+        """The processor time that has a bound: of the longest step, and without a key of the whole request."""
+        return min(self.step.ms, self.use.total_ms) if self.is_keyed else self.use.total_ms
+
+    @property
+    def max_ms(self) -> float:
+        return KEYED_STEP_MS if self.is_keyed else max(KEYLESS_MS, 3 * self.receive_ms + 2)
+
+    @property
+    def max_mib(self) -> float:
+        if not self.is_keyed:
+            return KEYLESS_MIB
+        return max(MIN_MIB, min(KEYED_TIMES_OWN_SIZE * self.size_mib, self.size_mib + KEYED_BEYOND_MIB))
+
+    @property
+    def ratio(self) -> float:
+        """How much of the tighter bound it uses; over 1, it breaks it."""
+        return max(self.ms / self.max_ms, self.use.peak_mib / self.max_mib)
+
+
+async def measure_use(pid: int, attempts: int, attempt: Attempt) -> Use:
+    """Returns the least that an attempt used."""
+    uses: list[Use] = []
+    for _ in range(attempts):
+        reset_peak(pid)
+        memory, begun = memory_mib(pid, "VmRSS"), loop_cpu_seconds(pid)
+        await attempt()
+        total_ms = 1000 * (loop_cpu_seconds(pid) - begun)
+        uses.append(Use(total_ms, memory_mib(pid, "VmHWM") - memory))
+        if total_ms > HOPELESS_MS:
+            break
+    return Use(min(use.total_ms for use in uses), max(0.0, min(use.peak_mib for use in uses)))
+
+
+async def measure_step(pid: int, file: Path, attempts: int, attempt: Attempt) -> Step:
+    """Returns the shortest of the longest iterations of some attempts, for a gateway under the loop tracer, which
+    writes its iterations to `file`."""
+    steps: list[Step] = []
+    for _ in range(attempts):
+        os.kill(pid, signal.SIGUSR2)
+        await attempt()
+        os.kill(pid, signal.SIGUSR2)
+        async with asyncio.timeout(WRITTEN_SECONDS):
+            while (longest := _longest(file)) is None:  # noqa: ASYNC110  # another process writes it
+                await asyncio.sleep(0.01)
+        steps.append(longest)
+        if steps[-1].ms > HOPELESS_MS:
+            break
+    return min(steps, key=_ms)
+
+
+def _longest(file: Path) -> Step | None:
+    """Removes the file of iterations, and returns the longest of them; None if the file is not written yet."""
+    if not file.exists():
+        return None
+    rows = json.loads(file.read_text())
+    file.unlink()
+    return max((Step(row["cpu_milliseconds"], row["cause"]) for row in rows), key=_ms, default=Step(0.0))
+
+
+def measure_receiving(size: int) -> float:
+    """Returns the processor milliseconds that receiving `size` bytes takes."""
+    return 1000 * cpu_seconds_to_receive(size, times=3)
+
+
+def mib(size: int) -> float:
+    return size / MIB
+
+
+def reset_peak(pid: int) -> None:
+    """Resets VmHWM to the current VmRSS."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+
+def _ms(step: Step) -> float:
+    return step.ms
