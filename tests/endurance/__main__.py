@@ -89,7 +89,12 @@ class Run:
         await asyncio.sleep(max(0.0, at - self._now()))
 
     def _is_possible(self, event: Event) -> bool:
-        return {"fill disk": self._world.has_disk, "step clock": LIBFAKETIME.exists()}.get(event.kind, True)
+        possible = {
+            "fill disk": self._world.has_disk,
+            "step clock": LIBFAKETIME.exists(),
+            "malform answers": self._world.kind.is_scripted,
+        }
+        return possible.get(event.kind, True)
 
     async def _carry_out(self, event: Event) -> None:
         at = self._now()

@@ -21,6 +21,7 @@ ALERTS: Mapping[str, Sequence[str]] = {
     "fill disk": ("PointsmanRedisDegraded",),
     "step clock": ("PointsmanClockSkew",),
     "break configuration": ("PointsmanConfigReloadFailed",),
+    "malform answers": ("PointsmanBreakerOpen",),
 }
 """Alerts one of which fires, by the fault's kind if it has an entry, else by its target."""
 
@@ -34,7 +35,11 @@ METRICS: Mapping[str, str] = {
     "fill disk": "pointsman_redis_up == 0 or pointsman_usage_flush_lag_seconds > 3",
     "step clock": "abs(pointsman_clock_offset_seconds) > 5",
     "break configuration": 'increase(pointsman_config_reloads_total{outcome="refused"}[30s]) > 0',
+    "malform answers": "pointsman_engine_breaker_open == 1",
 }
+
+HARMLESS = frozenset({"send schemas"})
+"""Kinds that must not disturb anybody, and so have no alert."""
 
 
 def _key(event: Event) -> str:
@@ -44,7 +49,7 @@ def _key(event: Event) -> str:
 async def invisible_faults(prometheus: Prometheus, events: Sequence[Event], started: float) -> list[str]:
     """The faults that no metric or no alert has shown. `started` is the Unix time of the events' 0."""
     problems = []
-    for event in events:
+    for event in [event for event in events if event.kind not in HARMLESS]:
         begin, end = started + event.at, started + event.end + GRACE_SECONDS
         names = "|".join(ALERTS[_key(event)])
         what = f"{event.kind} {event.target} at {event.at:.0f} s"

@@ -8,6 +8,8 @@ from tests.lora_server.tiny_adapters import good_tensors, write_adapter, write_b
 
 ROOT = Path(__file__).parents[2]
 MODEL = "smollm2-135m"
+CLAUDE = "claude"
+"""The model of the scripted engine that the gateway asks in Anthropic's dialect."""
 ADAPTERS = ("triage", "voice")
 VERSIONS = 3
 """Versions of each adapter."""
@@ -24,6 +26,8 @@ class EngineKind:
     """Whether a text can be by a version (or the base model), which has the digest of one of the folders."""
     start_seconds: float
     answer_tokens: int
+    is_scripted: bool = False
+    """Whether it also answers in Anthropic's dialect, and can be asked for malformed answers."""
 
 
 def scripted(folder: Path) -> EngineKind:
@@ -48,7 +52,7 @@ def scripted(folder: Path) -> EngineKind:
         "HELD": "8",
         "MAX_LORAS": "2",
     }
-    return EngineKind(write_base(folder / "base"), settings, folders, is_text_of, 60.0, 16)
+    return EngineKind(write_base(folder / "base"), settings, folders, is_text_of, 60.0, 16, is_scripted=True)
 
 
 def real(folder: Path) -> EngineKind:

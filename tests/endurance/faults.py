@@ -94,6 +94,14 @@ class Faults:
             yield
             await self._until_refused(before)
             file.write_text(text)
+        elif event.kind == "malform answers":
+            await self._world.malform_answers(True)
+            yield
+            await self._world.malform_answers(False)
+        elif event.kind == "send schemas":
+            self._load.sends_schemas.set()
+            yield
+            self._load.sends_schemas.clear()
         else:
             raise AssertionError(event)
         began = time.monotonic()

@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.endurance.cpu import CpuWaits
 from tests.endurance.faults import Faults
-from tests.endurance.load import Load
+from tests.endurance.load import CLIENT_PATIENCE_SECONDS, Load
 from tests.endurance.schedule import GATEWAYS, Event
 from tests.endurance.truth import (
     ALIAS_STALENESS_SECONDS,
@@ -96,6 +96,10 @@ class Invariants:
             yield f"ended {late:.1f} s after its deadline ({record.code or 'answered'})"
         if record.code == "cut off" and not gateway_was_away:
             yield "the stream ended without an end or an error"
+        if record.code == "internal":
+            yield "failed by an internal error"
+        if record.code == "no answer: TimeoutError" and not gateway_was_away:
+            yield f"has no answer {CLIENT_PATIENCE_SECONDS:.0f} s after its deadline"
         if record.text and not self.world.kind.is_text_of(
             record.model, record.text, self.world.sources.get(record.model, "")
         ):

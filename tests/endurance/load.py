@@ -16,8 +16,10 @@ from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.grpc_errors import from_rpc_error
 from pointsman_servicekit.keys.key_store import IssuedKey
 
+from tests.endurance.engines import CLAUDE
 from tests.endurance.truth import Record, Truth
 from tests.endurance.world import World
+from tests.fuzz.schemas import hostile_schema
 
 AS_CHAT = (
     "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
@@ -35,6 +37,10 @@ QUESTIONS = (
 ABOUT_THE_DOCUMENT = "Is my bicycle free of charge on the ferry to Gull Island?"
 MODELS = ("auto", "auto", "auto", "triage@prod", "voice@prod", "path:small_talk")
 DEADLINES = (3.0, 6.0, 12.0)
+SCHEMA = "schema"
+"""The protocol of requests with a hostile schema."""
+CLIENT_PATIENCE_SECONDS = 60.0
+"""How long a client waits after the deadline of its request."""
 MEAN_PAUSE_SECONDS = 0.4
 """Between two requests of a client."""
 
@@ -53,6 +59,9 @@ class Load:
         self.records: list[Record] = []
         self._running = asyncio.Event()
         self._running.set()
+        self.sends_schemas = asyncio.Event()
+        """Set while requests with hostile schemas are sent."""
+        self._models = (*MODELS, CLAUDE) if world.kind.is_scripted else MODELS
         self._in_flight = 0
         self._sessions: dict[str, aiohttp.ClientSession] = {}
         self._channels: dict[str, grpc.aio.Channel] = {}
@@ -66,7 +75,7 @@ class Load:
             ("chat stream", self._chat_stream), ("responses", self._responses),
             ("responses stream", self._responses_stream), ("completions", self._completions),
             ("messages", self._messages), ("embeddings", self._embeddings), ("route", self._route),
-            ("gRPC", self._grpc), ("gRPC stream", self._grpc_stream), ("spender", self._chat),
+            ("gRPC", self._grpc), ("gRPC stream", self._grpc_stream), ("spender", self._chat), (SCHEMA, self._schema),
         ]  # fmt: skip
         async with AsyncExitStack() as stack:
             for name, gateway in self._world.gateways.items():
@@ -93,11 +102,15 @@ class Load:
 
     async def _keep_asking(self, protocol: str, ask: Callable[..., Awaitable[Answer]]) -> None:
         while True:
+            if protocol == SCHEMA:
+                await self.sends_schemas.wait()
             await self._rest()
             name = self._random.choice(list(self._world.gateways))
             key = self._world.spender if protocol == "spender" else self._world.keys[name]
             assert key is not None
-            model, text = self._random.choice(MODELS), self._random.choice(QUESTIONS)
+            model, text = self._random.choice(self._models), self._random.choice(QUESTIONS)
+            if protocol == SCHEMA or (protocol == "completions" and model == CLAUDE):
+                model = "auto"  # schemas are checked for a task; Anthropic's dialect continues no texts
             record = Record(protocol, name, key.record.id, self._random.choice(DEADLINES))
             if model.endswith("@prod") and protocol not in ("route", "embeddings"):
                 record.adapter = model.partition("@")[0]
@@ -131,7 +144,7 @@ class Load:
         self, record: Record, key: IssuedKey, path: str, body: dict[str, Any]
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Raises Refused."""
-        timeout = aiohttp.ClientTimeout(total=record.deadline + 60)
+        timeout = aiohttp.ClientTimeout(total=record.deadline + CLIENT_PATIENCE_SECONDS)
         session = self._sessions[record.gateway]
         async with session.post(path, json=body, headers=self._headers(record, key), timeout=timeout) as response:
             if response.status != 200:
@@ -150,6 +163,20 @@ class Load:
             content = body["choices"][0]["message"]["content"] or ""
             return body["model"], content, record.decision, body["pointsman"]["cost_usd"]
 
+    async def _schema(self, record: Record, key: IssuedKey, model: str, text: str) -> Answer:
+        """Asks the task with validators for an answer by a hostile schema."""
+        schema, _ = hostile_schema(self._random)
+        wanted = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+        body = self._chat_body(model, text) | {"metadata": {"source": "inbox"}, "response_format": wanted}
+        async with self._post(record, key, "/v1/chat/completions", body) as response:
+            told = await response.json()
+            return (
+                told["model"],
+                told["choices"][0]["message"]["content"] or "",
+                record.decision,
+                told["pointsman"]["cost_usd"],
+            )
+
     async def _chat_stream(self, record: Record, key: IssuedKey, model: str, text: str) -> Answer:
         body = self._chat_body(model, text) | {"stream": True}
         said, by, cost, done = "", "", None, False
@@ -159,7 +186,7 @@ class Load:
                 if event is None:
                     continue
                 by = event.get("model", by)
-                said += "".join(choice["delta"].get("content") or "" for choice in event.get("choices", ()))
+                said += "".join(str(choice["delta"].get("content") or "") for choice in event.get("choices", ()))
                 cost = (event.get("pointsman") or {}).get("cost_usd", cost)
         if not done:
             raise Refused("cut off")

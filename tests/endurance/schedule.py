@@ -9,7 +9,7 @@ GATEWAYS = ("gateway-a", "gateway-b")
 SERVICES = (*GATEWAYS, "retriever", "lora-server", "engine", "valkey")
 
 Kind = Literal[
-    "kill", "pause", "fill disk", "step clock", "break configuration",
+    "kill", "pause", "fill disk", "step clock", "break configuration", "malform answers", "send schemas",
     "edit configuration", "promote", "roll back", "replace document", "revoke key",
 ]  # fmt: skip
 
@@ -19,6 +19,8 @@ FAULTS: tuple[tuple[Kind, str], ...] = (
     ("fill disk", "valkey"),
     ("step clock", "gateway-b"),
     ("break configuration", "gateways"),
+    ("malform answers", "engine"),
+    ("send schemas", "gateways"),
 )
 """What disturbs the services, with the target. gateway-a is never killed, so that its counters and its memory can be
 followed over the whole run; gateway-b is another process of the same program."""

@@ -66,6 +66,8 @@ def test_a_right_answer_violates_nothing(invariants: Invariants) -> None:
         ({"ended": 104.5}, "ended 1.5 s after its deadline (answered)"),
         ({"ended": 104.5, "code": "deadline_exceeded"}, "ended 1.5 s after its deadline (deadline_exceeded)"),
         ({"code": "cut off"}, "the stream ended without an end or an error"),
+        ({"code": "internal"}, "failed by an internal error"),
+        ({"code": "no answer: TimeoutError"}, "has no answer 60 s after its deadline"),
         ({"text": "triage-1 says"}, "'triage-1 says' is no text of triage-2"),
         (
             {"model": "triage-1", "text": "triage-1 says"},

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import yaml
 from pointsman.v1 import retriever_pb2 as pb
 from pointsman.v1 import retriever_pb2_grpc
@@ -19,7 +20,7 @@ from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.keys.key_store import IssuedKey
 from pointsman_servicekit.keys.records import NO_LIMITS, Limits
 
-from tests.endurance.engines import ADAPTERS, ROOT, EngineKind
+from tests.endurance.engines import ADAPTERS, CLAUDE, MODEL, ROOT, EngineKind
 from tests.endurance.schedule import GATEWAYS
 from tests.gateway.doubles.process_gateway import ProcessGateway, fit_classifier
 from tests.gateway.doubles.process_retriever import ProcessRetriever
@@ -35,6 +36,8 @@ EXAMPLE = ROOT / "examples" / "helpdesk"
 COLLECTION = "handbook"
 LIBFAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 DISK_MEGABYTES = 192
+ENGINE_KEY = "ENDURANCE_ENGINE_KEY"
+"""The environment variable with the key of the engine that is asked in Anthropic's dialect."""
 SPENDER_PER_MINUTE = 20
 FILL_SECONDS = 240.0
 """Time limit of eight documents of the handbook: the machine may be busy."""
@@ -114,6 +117,14 @@ class World:
         """Shifts the wall clock of a gateway's process by `seconds`; 0 removes the shift."""
         (self.folder / f"{gateway}.clock").write_text(f"{seconds:+d}\n")
 
+    async def malform_answers(self, is_on: bool) -> None:
+        """Asks the scripted engine for malformed events in its answers, or for none."""
+        async with (
+            aiohttp.ClientSession(self.lora_server.engine_url) as session,
+            session.post("/malform", json={"on": is_on}) as response,
+        ):
+            response.raise_for_status()
+
     def fill_disk(self) -> None:
         """Fills Valkey's disk."""
         with (self.valkey.folder / "filler").open("wb") as file, contextlib.suppress(OSError):
@@ -142,7 +153,7 @@ async def running_world(folder: Path, make_kind: Any, classifier: str = "") -> A
         lora_server = ServerProcess(
             folder / "lora-server", kind.base, "local", valkey.url, folder / "store", more={**metrics, **kind.settings}
         )
-        _configure(folder / "helpdesk" / "config", lora_server.address)
+        _configure(folder / "helpdesk" / "config", lora_server, kind)
         if classifier:
             shutil.copy(classifier, folder / "classifier")
         else:
@@ -184,9 +195,13 @@ def _mount(folder: Path, stack: AsyncExitStack) -> bool:
     return True
 
 
-def _configure(config: Path, lora_server: str) -> None:
+def _configure(config: Path, lora_server: ServerProcess, kind: EngineKind) -> None:
     models = yaml.safe_load((config / "models.yaml").read_text())
-    models["engines"]["local"]["lora_server"] = lora_server
+    models["engines"]["local"]["lora_server"] = lora_server.address
+    if kind.is_scripted:
+        models["models"][CLAUDE] = models["models"][MODEL]
+        url = {"url": lora_server.engine_url, "api_key_env": ENGINE_KEY}
+        models["engines"][CLAUDE] = {"model": CLAUDE, "provider": "anthropic", **url}
     (config / "models.yaml").write_text(yaml.safe_dump(models, sort_keys=False))
 
 
@@ -203,15 +218,15 @@ def _gateway(folder: Path, name: str, valkey: Valkey, retriever: ProcessRetrieve
         "grpc_listen": free_address(),
     }
     (folder / f"log-{name}").mkdir()
-    more = {}
+    clock = {}
     if LIBFAKETIME.exists():
-        more = {
+        clock = {
             "LD_PRELOAD": str(LIBFAKETIME),
             "FAKETIME_TIMESTAMP_FILE": str(folder / f"{name}.clock"),
             "FAKETIME_CACHE_DURATION": "1",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
         }
-    return ProcessGateway(folder / f"log-{name}", settings, more if name == "gateway-b" else {})
+    return ProcessGateway(folder / f"log-{name}", settings, {ENGINE_KEY: "x", **(clock if name == "gateway-b" else {})})
 
 
 async def _fill(world: World) -> None:

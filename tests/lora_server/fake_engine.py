@@ -18,6 +18,8 @@ For tests:
   POST /hold                 {"what": "answers" | "loads"}: from now on answers stop after their first token, loads
                              before they begin, until
   POST /release              lets all go on
+  POST /malform              {"on": true}: from now on each stream has an event after its first token that no engine
+                             should send; {"on": false} ends it
   POST /restart              it holds nothing any more and is healthy again, like a new process
 """
 
@@ -28,7 +30,7 @@ import math
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +39,20 @@ from typing import Any
 from aiohttp import web
 
 LONGEST = 16  # words
+MALFORMED_CHUNKS: Sequence[Any] = (
+    {"error": 5},
+    {"choices": 5},
+    {"choices": [{"index": 0, "delta": {"content": {"a": 1}}}]},
+    {"choices": [{"index": "0", "delta": 5}]},
+    [1],
+)
+MALFORMED_MESSAGE_EVENTS: Sequence[Any] = (
+    {"type": "error", "error": 5},
+    {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": 5}},
+    {"type": "content_block_start", "index": 1, "content_block": {"type": "tool_use", "id": 1, "name": []}},
+    {"type": "content_block_delta", "index": 0, "delta": {"type": "input_json_delta", "partial_json": {}}},
+    {"type": []},
+)
 
 
 @dataclass
@@ -61,6 +77,9 @@ class Engine:
         self._evicted = 0
         self._corrupted = 0
         self._poisoned = False
+        self._is_malformed = False
+        self._malformed = 0
+        """Malformed events that were sent."""
         self._boot = secrets.token_hex(4)
         self._free = {"answers": asyncio.Event(), "loads": asyncio.Event()}
         for event in self._free.values():
@@ -76,11 +95,13 @@ class Engine:
                 web.get("/metrics", self.metrics),
                 web.post("/v1/completions", self.complete),
                 web.post("/v1/chat/completions", self.chat),
+                web.post("/v1/messages", self.messages),
                 web.get("/asked", self.asked),
                 web.get("/evicted", self.evicted),
                 web.post("/hold", self.hold),
                 web.post("/release", self.release),
                 web.post("/restart", self.restart),
+                web.post("/malform", self.malform),
             ]
         )
         return app
@@ -226,11 +247,40 @@ class Engine:
         async for number, word in self._tokens(answer.words):
             last = number == len(answer.words) - 1
             await response.write(_event(answer.part(word, answer.finish_reason if last else None)))
+            await self._malform(response, number, MALFORMED_CHUNKS)
         if (answer.body.get("stream_options") or {}).get("include_usage"):
             await response.write(_event(answer.last()))
         await response.write(b"data: [DONE]\n\n")
         await response.write_eof()
         return response
+
+    async def messages(self, request: web.Request) -> web.StreamResponse:
+        """Answers in Anthropic's dialect, for any model; always a stream."""
+        body = await request.json()
+        words = [body["model"], *[" word"] * (LONGEST - 1)][: body["max_tokens"]]
+        response = web.StreamResponse(headers={"content-type": "text/event-stream; charset=utf-8"})
+        await response.prepare(request)
+        usage = {"input_tokens": len(body["messages"]), "output_tokens": 0}
+        message = {"id": "msg_1", "type": "message", "role": "assistant", "content": [], "model": body["model"]}
+        await response.write(_event({"type": "message_start", "message": {**message, "usage": usage}}))
+        block = {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
+        await response.write(_event(block))
+        async for number, word in self._tokens(words):
+            delta = {"type": "text_delta", "text": word}
+            await response.write(_event({"type": "content_block_delta", "index": 0, "delta": delta}))
+            await self._malform(response, number, MALFORMED_MESSAGE_EVENTS)
+        await response.write(_event({"type": "content_block_stop", "index": 0}))
+        reason = {"stop_reason": "end_turn" if len(words) == LONGEST else "max_tokens", "stop_sequence": None}
+        await response.write(_event({"type": "message_delta", "delta": reason, "usage": {"output_tokens": len(words)}}))
+        await response.write(_event({"type": "message_stop"}))
+        await response.write_eof()
+        return response
+
+    async def _malform(self, response: web.StreamResponse, number: int, events: Sequence[Any]) -> None:
+        """After the first token, sends the next of the malformed events, if they were asked for."""
+        if self._is_malformed and number == 0:
+            await response.write(_event(events[self._malformed % len(events)]))
+            self._malformed += 1
 
     async def _tokens(self, words: list[str]) -> AsyncIterator[tuple[int, str]]:
         for number, word in enumerate(words):
@@ -253,6 +303,10 @@ class Engine:
     async def restart(self, request: web.Request) -> web.Response:
         self._adapters.clear()
         self._poisoned, self._corrupted = False, 0
+        return web.json_response({})
+
+    async def malform(self, request: web.Request) -> web.Response:
+        self._is_malformed = bool((await request.json())["on"])
         return web.json_response({})
 
     async def release(self, request: web.Request) -> web.Response:
@@ -321,7 +375,7 @@ def _using(adapter: Adapter) -> Any:
         adapter.used_at = time.monotonic()
 
 
-def _event(body: dict[str, Any]) -> bytes:
+def _event(body: Any) -> bytes:
     return f"data: {json.dumps(body)}\n\n".encode()
 
 
