@@ -94,7 +94,7 @@ async def main(options: argparse.Namespace) -> int:
     uses = await _measure_uses(inputs, options.attempts)
     # No step is longer than the whole.
     long = [one for one, (use, _) in zip(inputs, uses, strict=True) if one.key and use.total_ms > KEYED_STEP_MS]
-    steps = await _measure_steps(long, options.attempts)
+    steps = {} if options.whole else await _measure_steps(long, options.attempts)
     costs = [
         Cost(one.title, bool(one.key), mib(one.size), use, steps.get(one.title, Step(use.total_ms)), receive_ms)
         for one, (use, receive_ms) in zip(inputs, uses, strict=True)
@@ -153,5 +153,6 @@ def line(cost: Cost) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m benchmarks.costs")
     parser.add_argument("--only", default="", help="only inputs whose name contains this")
+    parser.add_argument("--whole", action="store_true", help="do not look for the longest step of a request")
     parser.add_argument("--attempts", type=int, default=3, help="of which the cheapest counts, since others only add")
     sys.exit(asyncio.run(main(parser.parse_args())))
