@@ -11,7 +11,8 @@ import aiohttp
 import httpx
 import pytest
 from pointsman_gateway.domain import Message, Request
-from pointsman_gateway.pipeline.admission import Admission, DrainTimes, drain
+from pointsman_gateway.pipeline.admission import Admission
+from pointsman_gateway.pipeline.shutdown import DrainTimes, drain
 from pointsman_servicekit.errors import Unavailable
 from pointsman_servicekit.grpc_client import open_channel
 from prometheus_client import CollectorRegistry, Gauge

@@ -40,7 +40,7 @@ from pointsman_gateway.http.connection_limits import ConnectionLimits
 from pointsman_gateway.http.dependencies import HttpDependencies
 from pointsman_gateway.http.fast_reader import ChatReader
 from pointsman_gateway.http.server import serve_http
-from pointsman_gateway.pipeline.admission import DrainTimes, drain
+from pointsman_gateway.pipeline.shutdown import DrainTimes, drain
 from pointsman_gateway.settings import Settings
 
 if TYPE_CHECKING:

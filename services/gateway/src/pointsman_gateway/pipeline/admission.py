@@ -5,38 +5,23 @@ no free slot   it waits briefly, by its caller's priority, and fairly between te
 full queue     Unavailable ("overloaded") at once, with the seconds after which a slot is likely to be free
 large tenant   a few slots are left for other tenants, so that one tenant's long streams cannot keep them all out
 shutting down  Unavailable ("shutting_down")
-
-At shutdown, `drain` first reports not ready, then admits no more requests, and waits for those in flight.
 """
 
 import asyncio
-import logging
 import math
-import signal
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from operator import attrgetter
 from types import TracebackType
 
-from pointsman_servicekit.errors import InvalidArgument, Unavailable
-from pointsman_servicekit.process import delay_shutdown
+from pointsman_servicekit.errors import Unavailable
 from prometheus_client import Gauge
 
-from pointsman_gateway.codec.template_variables import TEMPLATE_VARIABLES, check_template_variables
-from pointsman_gateway.domain import Message, Request
+from pointsman_gateway.domain import Request
 from pointsman_gateway.pipeline.fair_queue import FairQueue, Waiter
+from pointsman_gateway.pipeline.request_checks import check_request
 
-log = logging.getLogger(__name__)
-
-ROLES = frozenset({"system", "user", "assistant", "tool", "function"})
-_role_of = attrgetter("role")
-MAX_METADATA_ENTRIES, MAX_METADATA_KEY, MAX_METADATA_VALUE = 16, 64, 512
-"""Keys and values in characters; OpenAI has the same limits."""
-MAX_USER_CHARACTERS = 512
-MAX_CHOICES = 128
-"""OpenAI's limit on `n`."""
 MAX_RETRY_AFTER_SECONDS = 30.0
 MAX_UNREAD_BYTES = 64 * 1024 * 1024
 """Of all answers together that their clients have not read yet."""
@@ -131,7 +116,7 @@ class Admission:
 
     def enter(self, request: Request) -> bool:
         """Takes a slot, which `leave` gives back; False if the request has to `wait`. Raises PointsmanError."""
-        _check(request)
+        check_request(request)
         if self.is_closed:
             raise Unavailable("the gateway is shutting down", code="shutting_down", retry_after=1.0)
         # If a slot is free, the requests in the queue are those of tenants that have their share.
@@ -272,80 +257,3 @@ class _Pace:
         now = self._clock()
         self.seconds += 0.1 * (now - self._last - self.seconds)
         self._last = now
-
-
-def _check(request: Request) -> None:
-    if not request.model:
-        raise InvalidArgument("'model' is empty; 'auto' lets the gateway choose", code="missing_model", param="model")
-    if not request.messages:
-        raise InvalidArgument("'messages' is empty; send at least one", code="empty_messages", param="messages")
-    if not ROLES.issuperset(map(_role_of, request.messages)):
-        raise _bad_role(request.messages)
-    if request.metadata:
-        _check_metadata(request.metadata)
-    if len(request.user) > MAX_USER_CHARACTERS:
-        raise InvalidArgument(f"'user' may have {MAX_USER_CHARACTERS} characters", code="bad_parameter", param="user")
-    if extra := request.sampling.extra:
-        if (choices := extra.get("n")) is not None:
-            _check_choices(choices)
-        check_template_variables(extra.get(TEMPLATE_VARIABLES))
-
-
-def _check_choices(choices: object) -> None:
-    """Checks `n`, the number of choices, before limits are reserved for each of them."""
-    if type(choices) is not int or not 1 <= choices <= MAX_CHOICES:
-        raise InvalidArgument(
-            f"'n' is {str(choices)[:50]!r}; it is a whole number from 1 to {MAX_CHOICES}",
-            code="bad_parameter",
-            param="n",
-        )
-
-
-def _bad_role(messages: Sequence[Message]) -> InvalidArgument:
-    number, role = next((i, message.role) for i, message in enumerate(messages) if message.role not in ROLES)
-    known = ", ".join(sorted({*ROLES, "developer"}))
-    where = f"messages[{number}].role"
-    return InvalidArgument(f"{where} is '{role[:50]}'; known: {known}", code="bad_role", param=where)
-
-
-def _check_metadata(metadata: Mapping[str, str]) -> None:
-    too_long = any(len(k) > MAX_METADATA_KEY or len(v) > MAX_METADATA_VALUE for k, v in metadata.items())
-    if len(metadata) > MAX_METADATA_ENTRIES or too_long:
-        raise InvalidArgument(
-            f"'metadata' may have {MAX_METADATA_ENTRIES} entries, "
-            f"with keys of {MAX_METADATA_KEY} and values of {MAX_METADATA_VALUE} characters",
-            code="bad_parameter",
-            param="metadata",
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class DrainTimes:
-    """The times of a shutdown in seconds."""
-
-    delay: float
-    """Requests are still served while readiness fails, so that load balancers notice."""
-    timeout: float
-    """Time for the requests in progress to end."""
-
-
-async def drain(
-    admission: Admission,
-    stopped_by: signal.Signals,
-    times: DrainTimes,
-    report_not_serving: Callable[[], Awaitable[None]],
-) -> bool:
-    """Waits until no request is in progress; False if some remain after the timeout, which will be aborted.
-
-    `report_not_serving` sets gRPC's health status; /readyz follows `admission.is_ready`. After SIGINT (Ctrl-C) there is
-    no delay, since nobody stops a gateway behind a load balancer with it.
-    """
-    admission.is_draining = True
-    await report_not_serving()
-    await delay_shutdown(stopped_by, times.delay)
-    admission.is_closed = True
-    log.info("draining: %d requests in progress", admission.in_flight)
-    is_empty = await admission.wait_until_empty(times.timeout)
-    if not is_empty:
-        log.warning("draining: %d requests are aborted after %g s", admission.in_flight, times.timeout)
-    return is_empty

@@ -43,7 +43,7 @@ from pointsman_gateway.http.openai.fields import (
     bad_parameter,
     strict_struct,
 )
-from pointsman_gateway.pipeline.admission import MAX_USER_CHARACTERS
+from pointsman_gateway.pipeline.request_checks import MAX_USER_CHARACTERS
 
 IGNORED_FIELDS = frozenset(
     {"betas", "billing_policy", "cache_control", "context_management", "diagnostics", "fallback_credit_token",

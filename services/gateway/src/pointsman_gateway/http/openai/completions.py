@@ -31,8 +31,8 @@ from pointsman_gateway.http.encoding import (
 )
 from pointsman_gateway.http.openai.chat import StreamOptions, as_chat_request, includes_usage
 from pointsman_gateway.http.openai.fields import FailFastDict, StopSequences, SurrogateFreeBody, TextsOrTokens
-from pointsman_gateway.pipeline.admission import MAX_CHOICES
 from pointsman_gateway.pipeline.batch import BatchFinished
+from pointsman_gateway.pipeline.request_checks import MAX_CHOICES
 
 COMPLETION_ONLY = {"echo": False, "suffix": "", "best_of": 1}
 """Parameters that only an engine's own `/v1/completions` supports; a conversation accepts these values alone."""

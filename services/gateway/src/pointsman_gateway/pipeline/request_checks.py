@@ -1,0 +1,63 @@
+"""Checks of a decoded request that are the same for every API; a request that fails them takes no slot and no quota."""
+
+from collections.abc import Mapping, Sequence
+from operator import attrgetter
+
+from pointsman_servicekit.errors import InvalidArgument
+
+from pointsman_gateway.codec.template_variables import TEMPLATE_VARIABLES, check_template_variables
+from pointsman_gateway.domain import Message, Request
+
+ROLES = frozenset({"system", "user", "assistant", "tool", "function"})
+_role_of = attrgetter("role")
+MAX_METADATA_ENTRIES, MAX_METADATA_KEY, MAX_METADATA_VALUE = 16, 64, 512
+"""Keys and values in characters; OpenAI has the same limits."""
+MAX_USER_CHARACTERS = 512
+MAX_CHOICES = 128
+"""OpenAI's limit on `n`."""
+
+
+def check_request(request: Request) -> None:
+    """Raises InvalidArgument for a request that no path can answer, or whose fields exceed a limit."""
+    if not request.model:
+        raise InvalidArgument("'model' is empty; 'auto' lets the gateway choose", code="missing_model", param="model")
+    if not request.messages:
+        raise InvalidArgument("'messages' is empty; send at least one", code="empty_messages", param="messages")
+    if not ROLES.issuperset(map(_role_of, request.messages)):
+        raise _bad_role(request.messages)
+    if request.metadata:
+        _check_metadata(request.metadata)
+    if len(request.user) > MAX_USER_CHARACTERS:
+        raise InvalidArgument(f"'user' may have {MAX_USER_CHARACTERS} characters", code="bad_parameter", param="user")
+    if extra := request.sampling.extra:
+        if (choices := extra.get("n")) is not None:
+            _check_choices(choices)
+        check_template_variables(extra.get(TEMPLATE_VARIABLES))
+
+
+def _check_choices(choices: object) -> None:
+    """Checks `n`, the number of choices, before limits are reserved for each of them."""
+    if type(choices) is not int or not 1 <= choices <= MAX_CHOICES:
+        raise InvalidArgument(
+            f"'n' is {str(choices)[:50]!r}; it is a whole number from 1 to {MAX_CHOICES}",
+            code="bad_parameter",
+            param="n",
+        )
+
+
+def _bad_role(messages: Sequence[Message]) -> InvalidArgument:
+    number, role = next((i, message.role) for i, message in enumerate(messages) if message.role not in ROLES)
+    known = ", ".join(sorted({*ROLES, "developer"}))
+    where = f"messages[{number}].role"
+    return InvalidArgument(f"{where} is '{role[:50]}'; known: {known}", code="bad_role", param=where)
+
+
+def _check_metadata(metadata: Mapping[str, str]) -> None:
+    too_long = any(len(k) > MAX_METADATA_KEY or len(v) > MAX_METADATA_VALUE for k, v in metadata.items())
+    if len(metadata) > MAX_METADATA_ENTRIES or too_long:
+        raise InvalidArgument(
+            f"'metadata' may have {MAX_METADATA_ENTRIES} entries, "
+            f"with keys of {MAX_METADATA_KEY} and values of {MAX_METADATA_VALUE} characters",
+            code="bad_parameter",
+            param="metadata",
+        )

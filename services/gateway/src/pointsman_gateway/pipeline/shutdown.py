@@ -1,0 +1,44 @@
+"""Shutdown of the gateway: it first reports not ready, then admits no more requests, and waits for those in flight."""
+
+import logging
+import signal
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from pointsman_servicekit.process import delay_shutdown
+
+from pointsman_gateway.pipeline.admission import Admission
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class DrainTimes:
+    """The times of a shutdown in seconds."""
+
+    delay: float
+    """Requests are still served while readiness fails, so that load balancers notice."""
+    timeout: float
+    """Time for the requests in progress to end."""
+
+
+async def drain(
+    admission: Admission,
+    stopped_by: signal.Signals,
+    times: DrainTimes,
+    report_not_serving: Callable[[], Awaitable[None]],
+) -> bool:
+    """Waits until no request is in progress; False if some remain after the timeout, which will be aborted.
+
+    `report_not_serving` sets gRPC's health status; /readyz follows `admission.is_ready`. After SIGINT (Ctrl-C) there is
+    no delay, since nobody stops a gateway behind a load balancer with it.
+    """
+    admission.is_draining = True
+    await report_not_serving()
+    await delay_shutdown(stopped_by, times.delay)
+    admission.is_closed = True
+    log.info("draining: %d requests in progress", admission.in_flight)
+    is_empty = await admission.wait_until_empty(times.timeout)
+    if not is_empty:
+        log.warning("draining: %d requests are aborted after %g s", admission.in_flight, times.timeout)
+    return is_empty
