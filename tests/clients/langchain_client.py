@@ -1,5 +1,7 @@
-"""LangChain's ChatOpenAI, OpenAIEmbeddings and an agent, which LangGraph runs."""
+"""LangChain's ChatOpenAI, AzureChatOpenAI, their embeddings, and an agent, which LangGraph runs."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from checks import (
@@ -27,7 +29,13 @@ from checks import (
 from langchain.agents import create_agent
 from langchain_core.messages import HumanMessage, ToolMessage
 from langchain_core.tools import tool
-from langchain_openai import ChatOpenAI, OpenAIEmbeddings
+from langchain_openai import AzureChatOpenAI, AzureOpenAIEmbeddings, ChatOpenAI, OpenAIEmbeddings
+
+AZURE = {"api_key": "none", "api_version": "2025-04-01-preview", "max_retries": 0}
+AZURE_CHAT = f"{CHAT}, with Azure's URLs"
+AZURE_RESPONSES = f"{RESPONSES}, with Azure's URLs"
+AZURE_EMBEDDINGS = f"{EMBEDDINGS}, with Azure's URLs"
+Model = Callable[..., ChatOpenAI]
 
 
 @tool
@@ -48,47 +56,60 @@ def chat(url: str, model: str = BASE_MODEL, max_tokens: int = 12, **options: Any
     )
 
 
-def plain(url: str) -> None:
-    assert "Paris" in chat(url).invoke(QUESTION).text
+def azure(url: str, model: str = BASE_MODEL, max_tokens: int = 12, **options: Any) -> ChatOpenAI:
+    """Returns the client, which has the model in the URL alone: the body has `model: null`."""
+    return AzureChatOpenAI(
+        azure_endpoint=url, azure_deployment=model, temperature=0, max_tokens=max_tokens, **AZURE, **options
+    )
 
 
-def streaming(url: str) -> None:
-    assert "Paris" in "".join(chunk.text for chunk in chat(url).stream(QUESTION))
+def checks_of(chat: Model) -> dict[str, Callable[[str], None]]:
+    def plain(url: str) -> None:
+        assert "Paris" in chat(url).invoke(QUESTION).text
+
+    def streaming(url: str) -> None:
+        assert "Paris" in "".join(chunk.text for chunk in chat(url).stream(QUESTION))
+
+    def tools(url: str) -> None:
+        assert_called(forecaster(chat, url).invoke("Weather?"))
+
+    def streamed_tools(url: str) -> None:
+        first, *chunks = forecaster(chat, url).stream("Weather?")
+        for chunk in chunks:
+            first += chunk
+        assert_called(first)
+
+    def tool_results(url: str) -> None:
+        question = HumanMessage(WEATHER_QUESTION)
+        call = forecaster(chat, url).invoke([question])
+        result = get_weather.invoke(call.tool_calls[0])
+        assert isinstance(result, ToolMessage), result
+        answer = chat(url).bind_tools([get_weather]).invoke([question, call, result])
+        assert answer.usage_metadata["input_tokens"] > call.usage_metadata["input_tokens"] + 20, (call, answer)
+
+    def structured(url: str) -> None:
+        schema = {"title": "person", **PERSON}
+        for method in ("json_schema", "function_calling"):
+            answer = chat(url, "auto", 200).with_structured_output(schema, method=method).invoke(SENTENCE)
+            assert is_person(answer), (method, answer)
+
+    return {
+        PLAIN: plain,
+        STREAMING: streaming,
+        TOOLS: tools,
+        STREAMED_TOOLS: streamed_tools,
+        TOOL_RESULTS: tool_results,
+        STRUCTURED: structured,
+    }
 
 
-def response(url: str) -> None:
-    assert "Paris" in chat(url, use_responses_api=True).invoke(QUESTION).text
-
-
-def streamed_response(url: str) -> None:
-    assert "Paris" in "".join(chunk.text for chunk in chat(url, use_responses_api=True).stream(QUESTION))
+def forecaster(chat: Model, url: str) -> Any:
+    return chat(url, max_tokens=200).bind_tools([get_weather], tool_choice="get_weather")
 
 
 def assert_called(answer: Any) -> None:
     assert answer.tool_calls[0]["name"] == "get_weather", answer
     assert set(answer.tool_calls[0]["args"]) == {"city"}, answer
-
-
-def tools(url: str) -> None:
-    assert_called(chat(url, max_tokens=200).bind_tools([get_weather], tool_choice="get_weather").invoke("Weather?"))
-
-
-def streamed_tools(url: str) -> None:
-    bound = chat(url, max_tokens=200).bind_tools([get_weather], tool_choice="get_weather")
-    first, *chunks = bound.stream("Weather?")
-    for chunk in chunks:
-        first += chunk
-    assert_called(first)
-
-
-def tool_results(url: str) -> None:
-    bound = chat(url, max_tokens=200).bind_tools([get_weather], tool_choice="get_weather")
-    question = HumanMessage(WEATHER_QUESTION)
-    call = bound.invoke([question])
-    result = get_weather.invoke(call.tool_calls[0])
-    assert isinstance(result, ToolMessage), result
-    answer = chat(url).bind_tools([get_weather]).invoke([question, call, result])
-    assert answer.usage_metadata["input_tokens"] > call.usage_metadata["input_tokens"] + 20, (call, answer)
 
 
 def agent(url: str) -> None:
@@ -108,26 +129,26 @@ def embeddings(url: str) -> None:
     assert [len(vector) for vector in model.embed_documents([QUESTION, SENTENCE])] == [384, 384]
 
 
-def structured(url: str) -> None:
-    schema = {"title": "person", **PERSON}
-    for method in ("json_schema", "function_calling"):
-        answer = chat(url, "auto", 200).with_structured_output(schema, method=method).invoke(SENTENCE)
-        assert is_person(answer), (method, answer)
+def azure_embeddings(url: str) -> None:
+    model = AzureOpenAIEmbeddings(
+        azure_endpoint=url, azure_deployment=EMBEDDING_MODEL, check_embedding_ctx_length=False, **AZURE
+    )
+    assert [len(vector) for vector in model.embed_documents([QUESTION, SENTENCE])] == [384, 384]
+
+
+def only(checks: dict[str, Callable[[str], None]], *names: str) -> dict[str, Callable[[str], None]]:
+    return {name: checks[name] for name in names}
 
 
 if __name__ == "__main__":
     run(
         {
-            CHAT: {
-                PLAIN: plain,
-                STREAMING: streaming,
-                TOOLS: tools,
-                STREAMED_TOOLS: streamed_tools,
-                TOOL_RESULTS: tool_results,
-                STRUCTURED: structured,
-            },
-            RESPONSES: {PLAIN: response, STREAMING: streamed_response},
+            CHAT: checks_of(chat),
+            RESPONSES: checks_of(partial(chat, use_responses_api=True)),
             EMBEDDINGS: {PLAIN: embeddings},
             AGENT: {TOOL_RESULTS: agent},
+            AZURE_CHAT: checks_of(azure),
+            AZURE_RESPONSES: only(checks_of(partial(azure, use_responses_api=True)), PLAIN, STREAMING),
+            AZURE_EMBEDDINGS: {PLAIN: azure_embeddings},
         }
     )

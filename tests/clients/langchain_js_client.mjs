@@ -1,7 +1,7 @@
-// LangChain's ChatOpenAI for Node.
+// LangChain's ChatOpenAI and AzureChatOpenAI for Node.
 
 import { tool } from "@langchain/core/tools";
-import { ChatOpenAI } from "@langchain/openai";
+import { AzureChatOpenAI, ChatOpenAI } from "@langchain/openai";
 import {
   BASE_MODEL, CHAT, CITIES, PERSON, QUESTION, RESPONSES, SENTENCE, WEATHER, WEATHER_QUESTION, check, isPerson, run,
 } from "./checks.mjs";
@@ -11,11 +11,18 @@ const chat = (url, options = {}) =>
     model: BASE_MODEL, temperature: 0, maxTokens: 16, maxRetries: 0, apiKey: "none",
     configuration: { baseURL: `${url}/v1` }, ...options,
   });
+// The deployment is in the URL. Without a model it refuses JSON schemas, since it assumes an old one.
+const azure = (url, { model, ...options } = {}) =>
+  new AzureChatOpenAI({
+    azureOpenAIEndpoint: url, azureOpenAIApiDeploymentName: model ?? BASE_MODEL, model,
+    azureOpenAIApiVersion: "2025-04-01-preview", azureOpenAIApiKey: "none",
+    temperature: 0, maxTokens: 16, maxRetries: 0, ...options,
+  });
 const getWeather = tool(async ({ city }) => `sunny in ${city}`, {
   name: "get_weather", description: "The weather of a city", schema: WEATHER,
 });
 
-function checksOf(options) {
+function checksOf(chat, options = {}) {
   return {
     plain: async (url) => {
       const { text } = await chat(url, options).invoke(QUESTION);
@@ -39,4 +46,8 @@ function checksOf(options) {
   };
 }
 
-await run({ [CHAT]: checksOf({}), [RESPONSES]: checksOf({ useResponsesApi: true }) });
+await run({
+  [CHAT]: checksOf(chat),
+  [RESPONSES]: checksOf(chat, { useResponsesApi: true }),
+  [`${CHAT}, with Azure's URLs`]: checksOf(azure),
+});
