@@ -1,10 +1,11 @@
-// Vercel's AI SDK, with its providers for OpenAI-compatible servers and for OpenAI.
+// Vercel's AI SDK, with its providers for OpenAI-compatible servers, for OpenAI and for Anthropic.
 
+import { createAnthropic } from "@ai-sdk/anthropic";
 import { createOpenAI } from "@ai-sdk/openai";
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
-import { Output, embedMany, generateText, jsonSchema, streamText, tool } from "ai";
+import { Output, embedMany, generateText, jsonSchema, stepCountIs, streamText, tool } from "ai";
 import {
-  BASE_MODEL, CHAT, CITIES, EMBEDDINGS, EMBEDDING_MODEL, PERSON, QUESTION, RESPONSES, SENTENCE, WEATHER,
+  BASE_MODEL, CHAT, CITIES, EMBEDDINGS, EMBEDDING_MODEL, MESSAGES, PERSON, QUESTION, RESPONSES, SENTENCE, WEATHER,
   WEATHER_QUESTION, check, isPerson, run,
 } from "./checks.mjs";
 
@@ -14,6 +15,7 @@ const compatible = (url) =>
   });
 const chat = (url, model) => compatible(url)(model);
 const responses = (url, model) => createOpenAI({ baseURL: `${url}/v1`, apiKey: "none" }).responses(model);
+const messages = (url, model) => createAnthropic({ baseURL: `${url}/v1`, apiKey: "none" })(model);
 const getWeather = tool({
   description: "The weather of a city",
   inputSchema: jsonSchema(WEATHER),
@@ -50,6 +52,15 @@ function checksOf(provider) {
       const toolCalls = await streamText(forecast(url)).toolCalls;
       check(CITIES.includes(toolCalls[0]?.input.city), toolCalls);
     },
+    "tool results": async (url) => {
+      const { steps } = await generateText({
+        ...forecast(url),
+        stopWhen: stepCountIs(2),
+        prepareStep: ({ stepNumber }) => (stepNumber === 0 ? {} : { toolChoice: "auto" }),
+      });
+      check(steps.length === 2 && steps[0].toolResults[0].output.startsWith("sunny in"), steps);
+      check(steps[1].usage.inputTokens > steps[0].usage.inputTokens + 20, steps);
+    },
     "structured output": async (url) => {
       const { output } = await generateText({
         ...LIMITS,
@@ -71,4 +82,6 @@ const embed = {
   },
 };
 
-await run({ [CHAT]: checksOf(chat), [RESPONSES]: checksOf(responses), [EMBEDDINGS]: embed });
+await run({
+  [CHAT]: checksOf(chat), [RESPONSES]: checksOf(responses), [MESSAGES]: checksOf(messages), [EMBEDDINGS]: embed,
+});
