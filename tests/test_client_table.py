@@ -24,7 +24,8 @@ def test_each_client_works_in_the_version_that_is_pinned(client: Client) -> None
     result = read_results()[client.name]
 
     assert client.versions
-    assert result["versions"] == client.versions, f"run `make test-clients CLIENTS={client.name}`"
+    tested = (result["versions"], result["engine"])
+    assert tested == (client.versions, client.engine), f"run `make test-clients CLIENTS={client.name}`"
     assert [
         (api, name) for api, checks in result["checks"].items() for name, passed in checks.items() if not passed
     ] == []
@@ -34,7 +35,7 @@ def test_each_client_works_in_the_version_that_is_pinned(client: Client) -> None
 def test_the_table_has_a_row_for_each_api_and_a_column_for_each_check(client: Client) -> None:
     checks = read_results()[client.name]["checks"]
 
-    rows = render_table({client.name: {"versions": ["x 1"], "checks": checks}}).splitlines()[2:]
+    rows = render_table({client.name: {"versions": ["x 1"], "engine": "vLLM", "checks": checks}}).splitlines()[2:]
 
     assert [row.split(" | ")[1] for row in rows] == list(checks)
     assert sum(row.count("yes") for row in rows) == sum(map(len, checks.values()))
@@ -42,6 +43,8 @@ def test_the_table_has_a_row_for_each_api_and_a_column_for_each_check(client: Cl
 
 
 def test_a_failed_check_is_shown() -> None:
-    table = render_table({"a": {"versions": ["a 1.0"], "checks": {"responses": {"plain": False, "tools": True}}}})
+    checks = {"responses": {"plain": False, "tools": True}}
 
-    assert re.search(r"\| a 1.0 \| responses \| \*\*no\*\* \|  \| yes \|", table)
+    table = render_table({"a": {"versions": ["a 1.0"], "engine": "vLLM", "checks": checks}})
+
+    assert re.search(r"\| a 1.0 \| responses \| vLLM \| \*\*no\*\* \|  \| yes \|", table)

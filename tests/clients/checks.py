@@ -27,6 +27,7 @@ QUESTION = "What is the capital of France?"
 SENTENCE = "Ann is 30"
 WEATHER_QUESTION = "What is the weather in Paris?"
 CITIES = ("Paris", "Rome")
+CITIES_QUESTION = "What is the weather in Paris and in Rome?"
 PERSON: dict[str, Any] = {
     "type": "object",
     "properties": {"name": {"type": "string"}, "age": {"type": "integer"}},

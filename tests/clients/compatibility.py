@@ -10,6 +10,10 @@ from typing import Any
 FOLDER = Path(__file__).parent
 RESULTS = FOLDER / "results.json"
 PAGE = FOLDER.parents[1] / "docs" / "clients.md"
+VLLM = "vLLM"
+SCRIPTED = "scripted"
+WITH_SCRIPTED_ENGINE = {"strands"}
+"""Agents, which need a model that chooses tools by itself or reads thousands of tokens of instructions."""
 FEATURES = ("plain", "streaming", "tools", "streamed tools", "tool results", "structured output")
 
 
@@ -20,6 +24,10 @@ class Client:
     @property
     def name(self) -> str:
         return self.packages_file.stem.partition("-")[2]
+
+    @property
+    def engine(self) -> str:
+        return SCRIPTED if self.name in WITH_SCRIPTED_ENGINE else VLLM
 
     @property
     def is_node(self) -> bool:
@@ -49,7 +57,7 @@ def store_result(client: Client, results: Iterable[Mapping[str, Any]]) -> None:
     for result in results:
         checks.setdefault(result["api"], {})[result["check"]] = not result["error"]
     stored = read_results()
-    stored[client.name] = {"versions": client.versions, "checks": checks}
+    stored[client.name] = {"versions": client.versions, "engine": client.engine, "checks": checks}
     RESULTS.write_text(json.dumps(dict(sorted(stored.items())), indent=1) + "\n")
     PAGE.write_text(with_table(PAGE.read_text(), stored))
 
@@ -66,10 +74,10 @@ def with_table(page: str, results: Mapping[str, Any]) -> str:
 
 
 def render_table(results: Mapping[str, Any]) -> str:
-    rows: list[Sequence[str]] = [("client", "API", *FEATURES), ("---",) * (2 + len(FEATURES))]
+    rows: list[Sequence[str]] = [("client", "API", "engine", *FEATURES), ("---",) * (3 + len(FEATURES))]
     for name in sorted(results):
         versions = ", ".join(results[name]["versions"])
         for api, checks in results[name]["checks"].items():
             marks = ({True: "yes", False: "**no**", None: ""}[checks.get(feature)] for feature in FEATURES)
-            rows.append((versions, api, *marks))
+            rows.append((versions, api, results[name]["engine"], *marks))
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)

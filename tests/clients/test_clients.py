@@ -1,4 +1,5 @@
-"""Real clients in pinned versions, each in its own environment, with the help desk and its engine.
+"""Real clients in pinned versions, each in its own environment, with the help desk and its engine; agents with a
+scripted engine.
 
 A client is one script of this folder and one file with its packages. `make test-clients` creates the environments, and
 writes the results to results.json and to the table in docs/clients.md.
@@ -12,15 +13,17 @@ import sys
 
 import pytest
 
-from tests.clients.compatibility import CLIENTS, Client, store_result
-from tests.running_example import ROOT, RunningExample
+from tests.clients.compatibility import CLIENTS, VLLM, Client, store_result
+from tests.clients.conftest import Addresses
+from tests.running_example import ROOT
 
 SECONDS = 580
 """Time limit for all checks of one client, on a busy machine."""
 
 
 @pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.name)
-def test_a_client_works(help_desk: RunningExample, client: Client) -> None:
+def test_a_client_works(request: pytest.FixtureRequest, client: Client) -> None:
+    help_desk: Addresses = request.getfixturevalue("help_desk" if client.engine == VLLM else "scripted_help_desk")
     environment = {
         **os.environ,
         "DO_NOT_TRACK": "1",
