@@ -12,7 +12,7 @@ RESULTS = FOLDER / "results.json"
 PAGE = FOLDER.parents[1] / "docs" / "clients.md"
 VLLM = "vLLM"
 SCRIPTED = "scripted"
-WITH_SCRIPTED_ENGINE = {"agent-framework", "google-adk", "inspect-ai", "strands"}
+WITH_SCRIPTED_ENGINE = {"agent-framework", "google-adk", "inspect-ai", "opencode", "strands"}
 """Agents, which need a model that chooses tools by itself or reads thousands of tokens of instructions."""
 FEATURES = ("plain", "streaming", "tools", "streamed tools", "tool results", "structured output")
 
