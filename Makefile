@@ -153,8 +153,8 @@ CLIENTS ?= $(patsubst tests/clients/requirements-%.txt,%,$(wildcard tests/client
 	touch $@
 
 .PHONY: test-clients
-test-clients: models $(CLIENTS:%=.venv-clients/%/.done) ## real clients in pinned versions against the help desk and its real engine (needs npm; 10 minutes; CLIENTS=openai for one)
-	$(BIN)/python -m pytest $(CLIENTS:%='tests/clients/test_clients.py::test_a_client_works[%]') $(if $(filter claude-code,$(CLIENTS)),tests/clients/test_claude_code.py)
+test-clients: models $(CLIENTS:%=.venv-clients/%/.done) ## real clients in pinned versions against the help desk and its real engine, agents against a scripted one (needs npm; 10 minutes; CLIENTS=openai for one)
+	$(BIN)/python -m pytest $(CLIENTS:%='tests/clients/test_clients.py::test_a_client_works[%]') $(patsubst %,tests/clients/test_%.py,$(subst -,_,$(filter claude-code codex,$(CLIENTS))))
 
 CLAUDE_CODE := 2.1.328
 .venv-clients/claude-code/$(CLAUDE_CODE):
