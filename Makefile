@@ -20,7 +20,7 @@ GUARD := services/lora-server/src/pointsman_lora_server/engine/guard
 MODELS := .pointsman/models
 INSTALL := $(PYTHON) deploy/supply/install.py
 # Slow checks have targets of their own.
-ELSEWHERE := $(patsubst %,--ignore tests/%,faults rollout upgrades monitoring pgvector trainings flywheel policy images console swaps clients quickstart documents sign_on litellm restore fuzz)
+ELSEWHERE := $(patsubst %,--ignore tests/%,faults proxies rollout upgrades monitoring pgvector trainings flywheel policy images console swaps clients quickstart documents sign_on litellm restore fuzz)
 # Most tests wait for processes, so one more of them runs than there are cores; those with the real engine run alone.
 WORKERS ?= $(shell cores=$$(nproc); echo $$((cores < 4 ? cores + 1 : 4)))
 OWN := tests/together/test_own_model.py tests/together/test_own_vllm.py
@@ -175,6 +175,10 @@ test-fuzz: MINUTES = 10
 test-fuzz: embedding-model ## random malformed requests, engine answers, schemas and files against real services (MINUTES=10 in all, SEED= repeats a run; ARGS="--only schemas --case 7")
 	$(BIN)/python -m pytest tests/fuzz
 	$(BIN)/python -m tests.fuzz --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+.PHONY: test-proxies
+test-proxies: $(VENV)/.done ## a real nginx and a real Envoy in front of a gateway (needs nginx)
+	$(BIN)/python -m pytest tests/proxies
 
 .PHONY: test-rollout
 test-rollout: models ## restart each service under 50 streams, gateways behind a real Envoy; none may be lost; open the state of earlier releases (6 minutes)
