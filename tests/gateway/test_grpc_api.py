@@ -98,6 +98,31 @@ async def test_zero_is_an_explicit_value(stub: gateway_pb2_grpc.GatewayStub, eng
     assert "seed" not in engine.bodies[1]
 
 
+@pytest.mark.parametrize(
+    ("request_", "param"),
+    [
+        (asking(sampling=pb.Sampling(extra_json='{"\\ud800": true}')), "extra_json"),
+        (asking(sampling=pb.Sampling(extra_json='{"logit_bias": {"\\ud800": 1}}')), "extra_json.logit_bias"),
+        (asking(sampling=pb.Sampling(extra_json='"\\ud800"')), "extra_json"),
+        (
+            pb.GenerateRequest(model="tiny", messages=[pb.Message(role="user", extra_json='{"\\ud800": true}')]),
+            "messages[0].extra_json",
+        ),
+    ],
+)
+async def test_half_a_character_in_extra_json_is_refused_as_over_http(
+    stub: gateway_pb2_grpc.GatewayStub, engine: ScriptedEngine, request_: pb.GenerateRequest, param: str
+) -> None:
+    routed = pb.RouteRequest(model="tiny", messages=request_.messages, sampling=request_.sampling)
+    for call in (stub.Generate(request_), stub.Route(routed)):
+        with pytest.raises(grpc.aio.AioRpcError) as failed:
+            await call
+        told = from_rpc_error(failed.value, "gateway")
+        assert failed.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert (told.code, told.param) == ("bad_text", param)
+    assert engine.bodies == []
+
+
 async def test_an_authors_name_reaches_the_engine(stub: gateway_pb2_grpc.GatewayStub, engine: ScriptedEngine) -> None:
     request = pb.GenerateRequest(model="tiny", messages=[pb.Message(role="user", content="hi", name="ann")])
     async for _ in stub.GenerateStream(request):

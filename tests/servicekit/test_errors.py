@@ -3,7 +3,9 @@
 from traceback import walk_tb
 
 import pytest
-from pointsman_servicekit.errors import PointsmanError, Unavailable
+from google.rpc import error_details_pb2, status_pb2
+from pointsman_servicekit.errors import InvalidArgument, PointsmanError, Unavailable
+from pointsman_servicekit.grpc_errors import to_status
 
 
 class Broken(Unavailable):
@@ -28,3 +30,12 @@ def test_a_copy_is_the_same_error_without_the_frames_of_others() -> None:
         assert str(raised.value) == str(stored)
         assert len(list(walk_tb(raised.value.__traceback__))) == 2
     assert stored.__traceback__ is None
+
+
+def test_a_grpc_status_replaces_half_a_character_of_an_error() -> None:
+    status = to_status(InvalidArgument("no field 'a\ud800'", code="bad_parameter", param="a\ud800"))
+    assert status.details == "no field 'a?'"
+    sent = status_pb2.Status.FromString(dict(status.trailing_metadata)["grpc-status-details-bin"])
+    info = error_details_pb2.ErrorInfo()
+    assert sent.details[0].Unpack(info)
+    assert (sent.message, info.metadata["param"]) == ("no field 'a?'", "a?")

@@ -16,17 +16,17 @@ _BY_STATUS = {family.grpc_status: family for family in FAMILIES}
 
 
 def to_status(error: PointsmanError) -> Any:
-    """Converts the error to the argument of `context.abort_with_status`."""
+    """Converts the error to the argument of `context.abort_with_status`; half characters in its texts become "?"."""
     info = error_details_pb2.ErrorInfo(reason=error.code, domain=DOMAIN)
     if error.param:
-        info.metadata["param"] = error.param
+        info.metadata["param"] = _encodable(error.param)
     details = [_packed(info)]
     if error.retry_after is not None:
         retry = error_details_pb2.RetryInfo()
         retry.retry_delay.FromTimedelta(timedelta(seconds=error.retry_after))
         details.append(_packed(retry))
     return rpc_status.to_status(
-        status_pb2.Status(code=error.grpc_status.value[0], message=error.message, details=details)
+        status_pb2.Status(code=error.grpc_status.value[0], message=_encodable(error.message), details=details)
     )
 
 
@@ -53,6 +53,11 @@ def _read_details(status: status_pb2.Status) -> tuple[str | None, str | None, fl
         elif detail.Unpack(retry):
             retry_after = retry.retry_delay.ToTimedelta().total_seconds()
     return reason, param, retry_after
+
+
+def _encodable(text: str) -> str:
+    """Replaces lone surrogates, which protobuf refuses: a message may quote what a client has sent."""
+    return text.encode(errors="replace").decode()
 
 
 def _packed(message: Any) -> any_pb2.Any:

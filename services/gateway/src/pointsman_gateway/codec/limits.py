@@ -136,12 +136,12 @@ def reject_non_finite(data: Any, path: str = "") -> None:
         raise InvalidArgument(message, code="bad_parameter", param=param) from error
 
 
-def reject_surrogates(data: Any) -> None:
-    """Raises InvalidArgument if decoded JSON holds a lone surrogate in a name or a string."""
+def reject_surrogates(data: Any, path: str = "") -> None:
+    """Raises InvalidArgument if decoded JSON holds a lone surrogate in a name or a string; `path` is that of `data`."""
     try:
         _encode_text(data)
     except UnicodeEncodeError as error:
-        param = find_json_path(data, _has_surrogate) or None
+        param = find_json_path(data, _has_surrogate, path) or None
         where = f"'{param}'" if param else "the body"
         raise InvalidArgument(f"{where} holds half a character", code="bad_text", param=param) from error
 

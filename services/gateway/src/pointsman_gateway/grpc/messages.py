@@ -10,7 +10,7 @@ from pointsman.v1 import gateway_pb2 as pb
 from pointsman_servicekit.errors import InvalidArgument
 
 from pointsman_gateway.codec.choices import Choice, collect_choices
-from pointsman_gateway.codec.limits import LIMITS, check_body, reject_non_finite
+from pointsman_gateway.codec.limits import LIMITS, check_body, reject_non_finite, reject_surrogates
 from pointsman_gateway.codec.parts import MEDIA, MEDIA_ROLES, Part, is_media_url, media_of, text_of, to_media_part
 from pointsman_gateway.config.field_types import MAX_STOP_SEQUENCES, MAX_TEMPERATURE, SMALLEST_TOP_P
 from pointsman_gateway.config.providers import MESSAGE_FIELDS, request_fields
@@ -183,6 +183,7 @@ def _parse_extra_json(text: str, reserved: frozenset[str], where: str = "extra_j
         extra = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InvalidArgument(f"'{where}' is not JSON: {error}", code="bad_json", param=where) from error
+    reject_surrogates(extra, where)
     if not isinstance(extra, dict):
         raise InvalidArgument(f"'{where}' must be an object", code="bad_parameter", param=where)
     named = sorted(reserved & extra.keys())
