@@ -3,6 +3,7 @@ unexpectedly."""
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
@@ -235,6 +236,50 @@ class Wire(asyncio.Transport):
 
     def is_closing(self) -> bool:
         return self._closing
+
+
+class LostWire(Wire):
+    """Refuses to write once its client is gone, like uvloop's."""
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if self._closing:
+            raise RuntimeError("unable to perform operation on <TCPTransport closed=True>; the handler is closed")
+        super().write(data)
+
+
+async def test_an_answer_to_a_client_that_is_gone_is_cancelled_and_no_error(
+    gateway: Gateway, engine: ScriptedEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    goes_on = asyncio.Event()
+    engine.says(*beginning("Hello"), goes_on, *beginning("there"), asyncio.Event())
+    dependencies = http_dependencies(gateway.components)
+    config, reader = Config(build_app(dependencies), log_config=None), ChatReader(dependencies)
+    connection, wire = FastConnection(config, ServerState(), {}, ConnectionLimits(), reader), LostWire()
+    connection.connection_made(wire)
+    connection.data_received(request("path:small_talk", stream=True))
+    await until(lambda: b"Hello" in wire.written)
+    wire.close()
+    sent = engine.sent
+    goes_on.set()
+    await until(lambda: engine.sent >= sent + 2)
+    connection.connection_lost(None)
+    await until(lambda: gateway.metric("pointsman_in_flight") == 0)
+    assert gateway.metric("pointsman_requests_total", outcome="cancelled") == 1
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+async def test_a_disconnect_cancels_the_answer_before_pipelined_requests(
+    gateway: Gateway, engine: ScriptedEngine
+) -> None:
+    engine.says(*beginning("Hello"), asyncio.Event())
+    async with connected(gateway.url) as (reader, writer):
+        by_uvicorn = request("path:small_talk", stream=True).replace(b"completions HTTP", b"completions? HTTP")
+        writer.write(by_uvicorn * 3)
+        await reader.readuntil(b"Hello")
+        assert engine.running == 1
+    await until(lambda: engine.running == 0)
+    await until(lambda: gateway.metric("pointsman_requests_total", outcome="cancelled") == 1)
+    assert gateway.metric("pointsman_in_flight") == 0
 
 
 async def test_connections_beyond_the_limit_are_not_read(gateway: Gateway) -> None:

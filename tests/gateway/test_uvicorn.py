@@ -13,7 +13,10 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 ROOT = Path(__file__).parents[2]
 FILES = ("fast_connection.py", "guarded_connection.py", "sinks.py")
-USED_OF_CYCLE = {"transport", "keep_alive", "scope", "more_body", "response_complete", "response_started"}
+USED_OF_CYCLE = {"transport", "keep_alive", "scope", "more_body", "response_complete", "response_started"} | {
+    "disconnected",
+    "message_event",
+}
 
 
 def test_the_installed_version_is_the_pinned_one() -> None:

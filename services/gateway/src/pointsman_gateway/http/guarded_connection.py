@@ -5,7 +5,7 @@ from itertools import islice
 from typing import Any
 
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from pointsman_gateway.http.asgi_answer import CALLER, DISCONNECTED, ON_DISCONNECT
@@ -71,6 +71,8 @@ class GuardedConnection(HttpToolsProtocol):
         """Set when the rest of a body is being discarded."""
         self._keeps_alive = False
         """uvicorn's `keep_alive` before the body of the request was found to be incomplete."""
+        self._unanswered: list[RequestResponseCycle] = []
+        """Of pipelined requests uvicorn knows the last one only, and the first one is being answered."""
 
     # -- called by the transport
 
@@ -89,12 +91,10 @@ class GuardedConnection(HttpToolsProtocol):
         self.strangers.pop(self, None)
         if self._discarding is not None:
             self._discarding.release()
-        cycle = self.cycle
-        if cycle is not None and not cycle.response_complete:
-            scope: Any = cycle.scope
-            on_disconnect, scope[ON_DISCONNECT] = scope.get(ON_DISCONNECT), DISCONNECTED
-            if callable(on_disconnect):
-                on_disconnect()
+        unanswered, self._unanswered = self._unanswered, []
+        for cycle in unanswered:
+            if not cycle.response_complete:
+                _disconnect(cycle)
 
     @property
     def has_shown_key(self) -> bool:
@@ -189,6 +189,9 @@ class GuardedConnection(HttpToolsProtocol):
         scope: Any = self.scope
         scope[ON_DISCONNECT] = None
         super().on_headers_complete()
+        self._unanswered = [cycle for cycle in self._unanswered if not cycle.response_complete]
+        if self.cycle is not None:
+            self._unanswered.append(self.cycle)
         self._bytes_read = 0
         self._has_headers = self._read_has_body = True
         self._trailers = self._trailer_bytes = self._bytes_without_body = 0
@@ -295,3 +298,13 @@ class GuardedConnection(HttpToolsProtocol):
         if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
             self.transport.write(rejection.response(self.request_target))
         self.transport.close()
+
+
+def _disconnect(cycle: RequestResponseCycle) -> None:
+    """Ends a request whose client is gone: nothing more is written, and its run is cancelled."""
+    cycle.disconnected = True
+    cycle.message_event.set()
+    scope: Any = cycle.scope
+    on_disconnect, scope[ON_DISCONNECT] = scope.get(ON_DISCONNECT), DISCONNECTED
+    if callable(on_disconnect):
+        on_disconnect()

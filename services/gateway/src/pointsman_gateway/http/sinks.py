@@ -174,7 +174,10 @@ class ConnectionSink(HttpSink):
 
     def _write(self, data: bytes) -> None:
         assert self._connection is not None
-        self._connection.transport.write(data)
+        transport = self._connection.transport
+        # uvloop's transports raise RuntimeError once the client is gone, which the run learns of a moment later.
+        if not transport.is_closing():
+            transport.write(data)
 
     def _stop_timer(self) -> None:
         if self._unread_timer is not None:
