@@ -94,6 +94,7 @@ class RouteBody(SurrogateFreeBody, ChatBody):
     stream: Literal[False] | None = False
 
 
+_decode_any = msgspec.json.Decoder().decode
 _decode_plain = msgspec.json.Decoder(strict_struct(ChatBody)).decode
 
 
@@ -117,23 +118,31 @@ def read_plain_chat(
 
 def decode_body(kind: type[Body], body: bytes) -> Body:
     """Parses a request's body as `kind`; raises InvalidArgument."""
+    data = _decode_json(body)
     try:
-        return kind.model_validate_json(body)
+        return kind.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        if first["type"] != "json_invalid" and first["loc"]:
-            raise invalid_field(first) from error
+        raise invalid_field(error.errors(include_url=False)[0]) from error
+
+
+def _decode_json(body: bytes) -> Any:
+    """Decodes a body of any fields; raises InvalidArgument.
+
+    pydantic's own decoder first makes a tree of 32 bytes a value, and then Python's objects in addition.
+    """
+    try:
+        return _decode_any(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        pass
     # Python's own decoder accepts more than JSON, and has better messages for what it rejects.
     try:
         data = json.loads(body) if body else None
-        reject_surrogates(data)
-        return kind.model_validate(data)
-    except ValidationError as error:
-        raise invalid_field(error.errors()[0]) from error
     except RecursionError as error:
         raise InvalidArgument("the body is nested too deeply", code="bad_json") from error
     except ValueError as error:
         raise InvalidArgument(f"the body is not JSON: {error}", code="bad_json") from error
+    reject_surrogates(data)
+    return data
 
 
 def to_request(body: ChatBody, deadline: float, caller: Caller, cache: str, arrived: float) -> Request:
