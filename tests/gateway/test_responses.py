@@ -365,6 +365,8 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"tools": [{"type": "telephone"}]}, "unsupported_tool", "tools[0].type"),
     ({"tools": [NAMESPACE | {"tools": [{"type": "mcp"}]}]}, "unsupported_tool", "tools[0].tools[0].type"),
     ({"tools": [NAMESPACE | {"tools": {}}]}, "bad_parameter", "tools[0].tools"),
+    ({"tools": [NAMESPACE | {"tools": [{}] * 129}]}, "too_many_tools", "tools"),  # counted before they are read
+    ({"tools": [{}] * 129}, "too_many_tools", "tools"),
     ({"tools": [{"type": "namespace", "tools": []}]}, "bad_parameter", "tools[0].name"),
     ({"tools": [{"type": "web_search"}], "tool_choice": "required"}, "bad_parameter", "tool_choice"),
     ({"tools": [TOOL, NAMESPACE], "tool_choice": {"type": "function", "name": "x"}}, "bad_parameter", "tool_choice"),

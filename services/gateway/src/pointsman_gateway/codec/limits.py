@@ -111,7 +111,12 @@ def check_counts(messages: Sequence[Any], extra: Mapping[str, Any], limits: Body
         for name in _TOOLS:
             tools = extra.get(name)
             if isinstance(tools, list):
-                _check_count(len(tools), limits.max_tools, name, name)
+                check_tool_count(len(tools), name, limits)
+
+
+def check_tool_count(count: int, param: str = "tools", limits: BodyLimits = LIMITS) -> None:
+    """Raises InvalidArgument if a request has too many tools."""
+    _check_count(count, limits.max_tools, param, param)
 
 
 def _check_count(count: int, limit: int, param: str, what: str) -> None:

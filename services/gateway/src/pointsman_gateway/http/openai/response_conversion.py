@@ -7,6 +7,7 @@ from typing import Any
 
 from pointsman_servicekit.errors import InvalidArgument
 
+from pointsman_gateway.codec.limits import check_tool_count
 from pointsman_gateway.codec.parts import (
     MEDIA_PARTS,
     Part,
@@ -185,6 +186,8 @@ def to_chat_tools(tools: Sequence[Mapping[str, Any]] | None) -> ChatTools:
     """Converts tools as vLLM does, and leaves out those that OpenAI runs itself. Raises InvalidArgument."""
     names: dict[str, ToolName] = {}
     chat = ChatTools([], names)
+    # Counted first: a body may have many thousands of them.
+    check_tool_count(sum(map(_count_functions, tools or ())))
     for number, tool in enumerate(tools or ()):
         where, kind = f"tools[{number}]", tool.get("type")
         if kind == "namespace":
@@ -193,9 +196,21 @@ def to_chat_tools(tools: Sequence[Mapping[str, Any]] | None) -> ChatTools:
                 raise bad_parameter(f"{where}.tools is no list of functions", f"{where}.tools")
             for index, member in enumerate(members):
                 _add_tool(chat.functions, names, member, namespace, f"{where}.tools[{index}]")
-        elif not (isinstance(kind, str) and (kind in OPENAI_TOOLS or kind.startswith("web_search"))):
+        elif not _is_run_by_openai(kind):
             _add_tool(chat.functions, names, tool, "", where)
     return chat
+
+
+def _count_functions(tool: Mapping[str, Any]) -> int:
+    """Returns how many functions a tool becomes."""
+    kind, members = tool.get("type"), tool.get("tools")
+    if kind == "namespace" and isinstance(members, list):
+        return len(members)
+    return 0 if _is_run_by_openai(kind) else 1
+
+
+def _is_run_by_openai(kind: Any) -> bool:
+    return isinstance(kind, str) and (kind in OPENAI_TOOLS or kind.startswith("web_search"))
 
 
 def _add_tool(
