@@ -8,6 +8,7 @@ from math import inf
 
 import pytest
 from pointsman_gateway.engines.http1 import (
+    MAX_STEP_BYTES,
     Connection,
     ConnectionFailed,
     NotConnected,
@@ -231,6 +232,24 @@ def test_a_url_may_have_a_path_and_no_port() -> None:
     origin = origin_of("http://engine.example/openai/")
     assert (origin.host, origin.port, origin.path, origin.tls) == ("engine.example", 80, "/openai", None)
     assert origin_of("https://engine.example").port == 443
+
+
+async def test_an_answer_that_has_arrived_can_be_read_in_steps(pool: Pool) -> None:
+    body = bytes(range(250)) * 3_000
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+
+    async with serving(serve) as origin:
+        connection = await posted(pool, origin)
+        pieces = []
+        while sum(map(len, pieces)) < len(body):
+            await until(lambda: connection.unread > 0)
+            pieces.append(connection.read_some())
+        assert b"".join(pieces) == body
+        assert max(map(len, pieces)) <= MAX_STEP_BYTES
+        assert (connection.unread, connection.read_some(), connection.is_complete) == (0, b"", True)
 
 
 async def test_data_after_an_answer_is_not_read_as_the_next_answer(pool: Pool) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -17,13 +17,14 @@ from pointsman_gateway.engines.engine_client import (
     TransientFailure,
     counts_against_engine,
 )
-from pointsman_gateway.engines.http1 import Pool
+from pointsman_gateway.engines.http1 import MAX_STEP_BYTES, Pool
 from pointsman_gateway.engines.openai_client import OpenAIClient
 from pointsman_servicekit.errors import DeadlineExceeded, InvalidArgument, PointsmanError, Unavailable
 from pointsman_servicekit.logs import request_id
 
 from tests.gateway.doubles.clients import sent_by
 from tests.gateway.doubles.engine import BREAK, DONE, TOO_LONG, ScriptedEngine, Step, answer, beginning, chunk, usage
+from tests.gateway.doubles.raw_engine import HEAD, LAST, event, in_chunks, running_raw_engine
 from tests.gateway.doubles.waiting import until
 
 PLAIN = Sampling()
@@ -145,6 +146,19 @@ async def test_events_may_be_split_anywhere_and_contain_comments(engine: Scripte
     head, tail = b'data: {"choices": [{"index": 0, "delta": {"content": "H\xc3', b'\xa9"}}]}\r\n\r\n'
     engine.says(b": ping\n\nevent: message\n", head, wait, tail, b"data:[DONE]\n\n")
     assert await collect(stream()) == [Chunk(content="Hé")]
+
+
+@pytest.mark.parametrize("end", [DONE, b": no more\n\n"], ids=["complete", "cut off"])
+async def test_many_events_that_arrive_together_are_read_in_steps(stream: Stream, end: bytes) -> None:
+    words = [f"{number} " for number in range(5_000)]
+    reads: list[Chunks] = []
+    async with running_raw_engine() as engine:
+        engine.says(HEAD, in_chunks([b"".join(event(chunk(word)) for word in words) + end]), LAST)
+        with nullcontext() if end == DONE else pytest.raises(Unavailable, match=r"without \[DONE\]"):
+            async for chunks in stream(url=engine.url):
+                reads.append(chunks)
+    assert [chunk.content for chunks in reads for chunk in chunks] == words
+    assert max(sum(len(chunk.raw) for chunk in chunks) for chunks in reads) <= MAX_STEP_BYTES
 
 
 @pytest.mark.parametrize(

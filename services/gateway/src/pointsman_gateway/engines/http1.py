@@ -21,6 +21,9 @@ import httptools
 
 MAX_UNREAD_BYTES = 256 * 1024
 """Bytes of a body that are buffered; beyond them reading is paused, and the engine has to wait."""
+MAX_STEP_BYTES = 32 * 1024
+"""Bytes of a stream that are handled in one iteration of the event loop: some hundred events, which take milliseconds
+to decode, check and encode."""
 MAX_OVERHEAD_BYTES = 256 * 1024
 """Bytes of headers or trailers, without any of a body between them; more of them are a failure of the engine."""
 MAX_IDLE_SECONDS = 60.0
@@ -121,6 +124,17 @@ class Connection(asyncio.Protocol):
             await arrived
         finally:
             self.on_event = None
+
+    def read_some(self) -> bytes:
+        """Removes and returns at most `MAX_STEP_BYTES` of the buffered bytes; `unread` says how many are left."""
+        if self.unread <= MAX_STEP_BYTES:
+            return self.read()
+        pieces, taken, size = self._pieces, [], 0
+        while size + len(pieces[0]) <= MAX_STEP_BYTES:
+            taken.append(pieces.popleft())
+            size += len(taken[-1])
+        self.unread -= size
+        return b"".join(taken)
 
     def read(self) -> bytes:
         """Removes and returns the buffered bytes of the response's body; they may be empty."""
@@ -279,7 +293,10 @@ class Connection(asyncio.Protocol):
     def on_body(self, body: bytes) -> None:
         if self.is_complete:
             return
-        self._pieces.append(body)
+        if len(body) <= MAX_STEP_BYTES:
+            self._pieces.append(body)
+        else:
+            self._pieces.extend([body[at : at + MAX_STEP_BYTES] for at in range(0, len(body), MAX_STEP_BYTES)])
         self.unread += len(body)
         if self.unread > MAX_UNREAD_BYTES and not self._paused and self._transport is not None:
             self._paused = True

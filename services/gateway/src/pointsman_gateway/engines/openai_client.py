@@ -74,6 +74,7 @@ class OpenAITransfer:
         "_has_begun",
         "_is_new",
         "_is_paused",
+        "_next_step",
         "_origin",
         "_reader",
         "_received",
@@ -93,6 +94,8 @@ class OpenAITransfer:
         """Bytes of the answer."""
         self._context = copy_context()
         """A copy of the request's context: code in it may resume the request's run, which enters the original."""
+        self._next_step: asyncio.Handle | None = None
+        """The next step of reading what has already arrived."""
         self._connecting: asyncio.Task[Connection] | None = None
         self._connection: Connection | None = None
         connection = client.pool.idle(self._origin)
@@ -180,7 +183,7 @@ class OpenAITransfer:
 
     def _on_event(self) -> None:
         connection = self._connection
-        if self._is_paused or connection is None:
+        if self._is_paused or connection is None or self._next_step is not None:
             return
         if connection.status == 200:
             self._read(connection)
@@ -194,7 +197,7 @@ class OpenAITransfer:
     def _read(self, connection: Connection) -> None:
         reader = self._reader
         if not reader.done:
-            piece = connection.read()
+            piece = connection.read_some()
             self._received += len(piece)
             if self._received > self._request.max_bytes:
                 self._fail(too_long(self._request))
@@ -212,11 +215,17 @@ class OpenAITransfer:
             self._fail(self._reported_error(reader))
         elif reader.done:
             self._end(None)
+        elif connection.unread:  # a long step would delay all other requests
+            self._next_step = asyncio.get_running_loop().call_soon(self._read_on, context=self._context)
         elif connection.failure is not None:
             self._on_lost(connection, connection.failure)
         elif connection.is_complete:
             why = "the stream ended without [DONE]" if self._has_begun else "its answer has no event of a stream"
             self._fail(broke_off(self._request, why))
+
+    def _read_on(self) -> None:
+        self._next_step = None
+        self._handle_event()
 
     def _on_lost(self, connection: Connection, failure: ConnectionFailed) -> None:
         if self._is_new or connection.status or isinstance(failure, TimedOut):
