@@ -1,13 +1,15 @@
 """A plain answer does not depend on how many of the engine's events arrive at once."""
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
-from pointsman_gateway.codec.choices import collect_choices
+from pointsman_gateway.codec.choices import REASONING_KEYS, collect_choices
 from pointsman_gateway.domain import Chunk
+from pointsman_gateway.engines.anthropic_events import MessagesReader
 from pointsman_gateway.engines.openai_events import EventReader
 
 USAGE = {"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 5}}
@@ -58,11 +60,21 @@ def test_in_a_stream_each_event_stays_separate() -> None:
     assert [chunk.event_count for chunk in read] == [1, 1, 1, 1]
 
 
+FUNCTIONS = some.sampled_from(
+    [{"arguments": "{"}, {"arguments": "}"}, {"name": "f", "arguments": ""}, {"name": None, "arguments": None}, {}]
+)
+CALLS = some.fixed_dictionaries(
+    {"index": some.sampled_from([0, 0, 1]), "function": FUNCTIONS},
+    optional={"id": some.sampled_from(["c1", "c2", None, ""]), "type": some.just("function")},
+)
 DELTAS: some.SearchStrategy[dict[str, Any]] = some.one_of(
     some.text(max_size=5).map(lambda text: {"content": text}),
     some.sampled_from(
         [{"role": "assistant", "content": ""}, {"content": None}, {"reasoning": "so"}, {"tool_calls": [{}]}, {}]
     ),
+    some.sampled_from([{"reasoning": "so"}, {"reasoning_content": "be"}, {"reasoning": "it", "content": "."}]),
+    some.builds(lambda *calls: {"tool_calls": list(calls)}, CALLS),
+    some.builds(lambda *calls: {"tool_calls": list(calls)}, CALLS, CALLS),
 )
 EVENTS = some.one_of(
     DELTAS.map(event),
@@ -78,6 +90,52 @@ EVENTS = some.one_of(
 def test_joined_and_separate_events_give_the_same_answer(events: list[dict[str, Any]], words: list[str]) -> None:
     for stream in (written(*events), written(*said(*words), *events[:3]) + DONE, written(*said(*words), USAGE) + DONE):
         assert read_at_once(stream, as_a_whole=True) == read_at_once(stream, as_a_whole=False)
+
+
+def in_order(chunks: Iterable[Chunk]) -> list[tuple[str, str]]:
+    """Returns the texts of an answer in the order of their beginnings, as Anthropic's blocks have them."""
+    texts: list[tuple[str, str]] = []
+    for chunk in chunks:
+        delta = chunk.extra.get("delta", {})
+        said = [("content", chunk.content), *((name, delta.get(name, "")) for name in REASONING_KEYS)]
+        for call in delta.get("tool_calls", ()):
+            function = call.get("function") or {}
+            said.append((f"call {chunk.index} {call['index']}", function.get("arguments") or ""))
+        for name, text in said:
+            if texts and texts[-1][0] == name:
+                texts[-1] = (name, texts[-1][1] + text)
+            elif text:
+                texts.append((name, text))
+    return texts
+
+
+@settings(max_examples=400, deadline=None, derandomize=True, database=None)
+@given(events=some.lists(EVENTS, max_size=12), cut=some.integers(min_value=0, max_value=12))
+def test_joined_events_keep_their_order_over_several_reads(events: list[dict[str, Any]], cut: int) -> None:
+    joining, separate = EventReader(as_a_whole=True, choices=2), EventReader(choices=2)
+    joined, single = [[*r.read(written(*events[:cut])), *r.read(written(*events[cut:]))] for r in (joining, separate)]
+    assert in_order(joined) == in_order(single)
+    assert summed_up(joining, tuple(joined)) == summed_up(separate, tuple(single))
+
+
+@pytest.mark.parametrize("delta", [{"tool_calls": [{"index": 0, "function": {"arguments": "a"}}]}, {"reasoning": "a"}])
+def test_pieces_of_reasoning_and_arguments_that_arrive_together_form_one_chunk(delta: dict[str, Any]) -> None:
+    (chunk,) = EventReader(as_a_whole=True).read(written(*[event(delta)] * 100))
+    assert chunk.event_count == 100
+    assert "a" * 100 in json.dumps(chunk.extra)
+
+
+def test_thinking_that_arrives_together_forms_one_chunk_in_anthropics_dialect() -> None:
+    begun = {"type": "content_block_start", "index": 0, "content_block": {"type": "thinking", "thinking": ""}}
+    thought = {"type": "content_block_delta", "index": 0, "delta": {"type": "thinking_delta", "thinking": "a"}}
+    (chunk,) = MessagesReader(as_a_whole=True).read(written(begun, *[thought] * 100))
+    assert (chunk.extra, chunk.event_count) == ({"delta": {"reasoning_content": "a" * 100}}, 100)
+
+
+def test_only_the_events_that_are_read_later_are_kept() -> None:
+    reader, ended = EventReader(as_a_whole=True), event({}, finish_reason="stop")
+    chunks = [chunk for one in (*said("one", "two"), ended) for chunk in reader.read(written(one))]
+    assert [bool(chunk.raw) for chunk in chunks] == [True, False, True]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from pointsman_gateway.codec.choices import ANTHROPIC_THINKING, ENCRYPTED, SIGNED
+from pointsman_gateway.codec.joined_chunks import ChunkJoiner
 from pointsman_gateway.domain import Chunk, Chunks, Usage
 from pointsman_gateway.engines.openai_schema import Count
 from pointsman_gateway.engines.stream_lines import MAX_LINE_BYTES, split_lines
@@ -91,6 +92,8 @@ class MessagesReader:
     """Reads one stream of the Messages API, piece by piece, as `EventReader` reads OpenAI's."""
 
     def __init__(self, as_a_whole: bool = False, choices: int = 1) -> None:
+        """Joins what arrives together if `as_a_whole`."""
+        self._joiner = ChunkJoiner() if as_a_whole else None
         self.done = False
         """Whether the last event has arrived."""
         self.failure = ""
@@ -115,7 +118,7 @@ class MessagesReader:
                     self.failure = f"an event of its stream cannot be read ({error}): {line[5:105]!r}"
         if len(self._rest) > MAX_LINE_BYTES and not self.done:
             self.failure = "a line of the stream is too long"
-        return tuple(chunks)
+        return tuple(chunks) if self._joiner is None else self._joiner.join(tuple(chunks))
 
     def _read_event(self, event: _Event, chunks: list[Chunk]) -> None:
         match event.type:

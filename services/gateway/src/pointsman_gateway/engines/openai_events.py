@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from pointsman_gateway.codec.joined_chunks import ChunkJoiner
 from pointsman_gateway.domain import Chunk, Chunks, EngineSeconds, Usage
 from pointsman_gateway.engines.openai_schema import (
     MAX_EVENT_DEPTH,
@@ -86,8 +87,9 @@ class EventReader:
     """Reads an engine's stream of events, piece by piece; the data of each event must be on one line."""
 
     def __init__(self, as_a_whole: bool = False, choices: int = 1) -> None:
-        """Joins texts that arrive together if `as_a_whole`; a stream with more than `choices` choices fails."""
+        """Joins what arrives together if `as_a_whole`; a stream with more than `choices` choices fails."""
         self._as_a_whole = as_a_whole
+        self._joiner = ChunkJoiner() if as_a_whole else None
         self._choices = choices
         self.done = False
         """Whether [DONE] has arrived."""
@@ -107,6 +109,10 @@ class EventReader:
 
     def read(self, piece: bytes) -> Chunks:
         """Returns the chunks of all events that end in this piece, up to the stream's end; the usage comes last."""
+        chunks = self._read(piece)
+        return chunks if self._joiner is None else self._joiner.join(chunks)
+
+    def _read(self, piece: bytes) -> Chunks:
         if self._template is not None and not self._rest:
             text = self._template.text_in(piece)
             if text:
