@@ -20,6 +20,10 @@ EVERY_CHARACTERS_AS_A_WHOLE = 16_384
 MAX_HELD_CHARACTERS = 65_536
 """If more characters wait for a check, the gateway stops reading from the engine."""
 
+MAX_RELEASED_CHUNKS = 256
+"""Chunks that are passed on in one iteration of the event loop. While a slow guardrail checks, tens of thousands may be
+held, and all of them may be cleared at once."""
+
 
 class GuardedBackend:
     """Checks the answers of another backend by guardrails, also those from the cache; implements `Backend`."""
@@ -170,9 +174,9 @@ class AnswerWindow:
             channel.clear(end, is_final, self._overlap, moved)
 
     def release(self) -> list[Chunk]:
-        """Return the chunks that may be passed on, in order."""
-        released = []
-        while self._held and self._held[0].is_cleared:
+        """Return the next chunks that may be passed on, in order, at most `MAX_RELEASED_CHUNKS`."""
+        released: list[Chunk] = []
+        while self._held and len(released) < MAX_RELEASED_CHUNKS and self._held[0].is_cleared:
             released.append(self._held.popleft().released())
         return released
 
@@ -192,6 +196,8 @@ class GuardedSource:
         self._context = copy_context()
         self._sink: ChunkSink | None = None
         self._check: asyncio.Task[None] | None = None
+        self._next_step: asyncio.Handle | None = None
+        """The next step of passing on what is cleared."""
         self._pieces = 0
         self._has_usage = self._is_complete = self._is_paused = self._is_full = False
 
@@ -264,7 +270,7 @@ class GuardedSource:
         self._advance()
 
     def _pass_on(self) -> None:
-        if self._is_paused or self._sink is None:
+        if self._is_paused or self._sink is None or self._next_step is not None:
             return
         try:
             released = self._window.release()
@@ -277,6 +283,12 @@ class GuardedSource:
         if is_over and self._sink is not None:
             sink, self._sink = self._sink, None
             sink.ended(None)
+        elif len(released) == MAX_RELEASED_CHUNKS:
+            self._next_step = asyncio.get_running_loop().call_soon(self._pass_on_more, context=self._context)
+
+    def _pass_on_more(self) -> None:
+        self._next_step = None
+        self._advance()
 
     def _end(self, error: Exception) -> None:
         sink = self._stop()
