@@ -7,7 +7,12 @@ import pytest
 from pointsman_gateway.config.tasks_file import GuardrailConfig
 from pointsman_gateway.domain import Chunk, Chunks, Message, Prompt
 from pointsman_gateway.extensions import Finding, GuardedText, Hook
-from pointsman_gateway.pipeline.guarded_answer import MAX_RELEASED_CHUNKS, AnswerWindow, GuardedSource
+from pointsman_gateway.pipeline.guarded_answer import (
+    MAX_HELD_CHARACTERS,
+    MAX_RELEASED_CHUNKS,
+    AnswerWindow,
+    GuardedSource,
+)
 from pointsman_gateway.pipeline.guardrails import (
     ActiveGuardrail,
     GuardrailMetrics,
@@ -41,15 +46,16 @@ class Source:
     """Implements `AnswerSource`; the test sends its chunks."""
 
     sink: ChunkSink
+    is_paused = False
 
     def attach(self, sink: ChunkSink) -> None:
         self.sink = sink
 
     def pause(self) -> None:
-        pass
+        self.is_paused = True
 
     def resume(self) -> None:
-        pass
+        self.is_paused = False
 
     def close(self) -> None:
         pass
@@ -122,6 +128,20 @@ async def test_a_client_that_pauses_gets_the_rest_once_it_resumes(setting: Setti
     setting.guarded.resume()
     await until(lambda: bool(setting.client.ends))
     assert (setting.client.letters, setting.client.ends) == (LETTERS, [None])
+
+
+async def test_an_engine_that_waited_for_the_check_goes_on_after_a_pause_of_the_client(setting: Setting) -> None:
+    held, rest = Chunk(content="a" * MAX_HELD_CHARACTERS), Chunk(content="b" * 8)
+    setting.source.sink.chunks((held, rest), False)
+    assert setting.source.is_paused
+    setting.guarded.pause()
+    setting.guardrail.open.set()
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert (setting.guardrail.asked, setting.client.letters) == (1, [])
+    setting.guarded.resume()
+    assert setting.client.letters == [held.content]
+    assert not setting.source.is_paused
 
 
 async def test_nothing_is_passed_on_after_the_client_has_left(setting: Setting) -> None:

@@ -213,8 +213,8 @@ class GuardedSource:
 
     def resume(self) -> None:
         self._is_paused = False
-        self._pass_on()
-        if not self._is_full:
+        self._advance()  # what was held for the client may have been what filled the window
+        if not self._is_full and not self._is_paused:
             self._source.resume()
 
     def close(self) -> None:
