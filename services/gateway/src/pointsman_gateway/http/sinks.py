@@ -19,6 +19,8 @@ EVENT_STREAM_HEADERS = [
     (b"x-accel-buffering", b"no"),
 ]
 CHUNKED = (b"transfer-encoding", b"chunked")
+MAX_JOINED_BYTES = 64 * 1024
+"""A longer body is not copied in order to be written together with its head."""
 LAST_CHUNK = b"0\r\n\r\n"
 
 
@@ -170,7 +172,12 @@ class ConnectionSink(HttpSink):
         assert self._connection is not None
         headers.append((b"content-length", b"%d" % len(body)))
         self._has_answered = True
-        self._write(_encode_head(status, self._connection.default_headers, headers) + body)
+        head = _encode_head(status, self._connection.default_headers, headers)
+        if len(body) <= MAX_JOINED_BYTES:
+            self._write(head + body)
+        else:
+            self._write(head)
+            self._write(body)
 
     def _write(self, data: bytes) -> None:
         assert self._connection is not None
