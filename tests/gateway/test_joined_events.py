@@ -12,6 +12,8 @@ from pointsman_gateway.domain import Chunk
 from pointsman_gateway.engines.anthropic_events import MessagesReader
 from pointsman_gateway.engines.openai_events import EventReader
 
+from tests.cpu_time import cpu_seconds
+
 USAGE = {"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 5}}
 DONE = b"data: [DONE]\n\n"
 A_TEXT = b'{"choices": [{"delta": {"content": "a"}}]}'
@@ -147,3 +149,12 @@ def test_an_invalid_event_ends_both_at_the_same_place(wrong: bytes, place: int) 
     events = [written(each) for each in (*said("one", " two", " three", " four"), USAGE)]
     stream = b"".join([*events[:place], wrong, *events[place:]]) + DONE
     assert read_at_once(stream, as_a_whole=True) == read_at_once(stream, as_a_whole=False)
+
+
+def test_joining_takes_linear_time() -> None:
+    piece = written(event({"tool_calls": [{"index": 0, "function": {"arguments": "word " * 4}}]}))
+
+    def seconds(pieces: int) -> float:
+        return cpu_seconds(lambda: EventReader(as_a_whole=True).read(piece * pieces))
+
+    assert seconds(8 * 1_000) < 24 * seconds(1_000)
