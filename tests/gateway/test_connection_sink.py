@@ -12,7 +12,7 @@ class Written:
     default_headers: Headers = ((b"server", b"test"),)  # type: ignore[assignment]  # never changed
 
     def __init__(self) -> None:
-        self.transport = self  # type: ignore[assignment]
+        self.transport = self
         self.writes: list[bytes] = []
 
     def write(self, data: bytes) -> None:

@@ -243,7 +243,7 @@ async def test_an_answer_that_has_arrived_can_be_read_in_steps(pool: Pool) -> No
 
     async with serving(serve) as origin:
         connection = await posted(pool, origin)
-        pieces = []
+        pieces: list[bytes] = []
         while sum(map(len, pieces)) < len(body):
             await until(lambda: connection.unread > 0)
             pieces.append(connection.read_some())
