@@ -261,7 +261,7 @@ async def test_a_path_whose_adapter_is_not_loaded_is_skipped(
 
 @pytest.fixture
 def room_for_three(neighbours: Neighbours) -> None:
-    neighbours.settings["max_in_flight"] = 3
+    neighbours.settings |= {"max_in_flight": 3, "queue_timeout": 0.5}
 
 
 async def test_too_many_concurrent_requests_are_rejected_with_a_retry_time(

@@ -60,7 +60,8 @@ async def test_every_client_stops_beyond_the_limit(
 ) -> None:
     delta = {"type": "text_delta", "text": "Hello" * 1000}
     of_both = {**chunk(delta["text"]), "type": "content_block_delta", "index": 0, "delta": delta}
-    engine.says(*([of_both] * 220), asyncio.Event())
+    begun = {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
+    engine.says({**chunk(""), **begun}, *([of_both] * 220), asyncio.Event())
     sdk.stream = BrokenStream(30_000, asyncio.CancelledError())
     with pytest.raises(TransientFailure, match="its answer has more than 1 MiB, and"):
         await received(client, engine.url, MEGABYTE, dialect)

@@ -18,6 +18,9 @@ class Written:
     def write(self, data: bytes) -> None:
         self.writes.append(data)
 
+    def is_closing(self) -> bool:
+        return False
+
     def end_request(self, *, close: bool = False) -> None:
         pass
 
