@@ -113,7 +113,7 @@ async def test_a_late_error_is_reported(
     def broken(*args: object, **named: object) -> None:
         raise RuntimeError("no receipt")
 
-    monkeypatch.setattr(RequestRun, "_write_receipt", broken)
+    monkeypatch.setattr(RequestRun, "_record", broken)
     async with open_api_client("grpc-once", gateway.url, gateway.grpc_address) as api, asyncio.timeout(10):
         with pytest.raises(Internal):
             await api.ask("Hello", "path:small_talk")
