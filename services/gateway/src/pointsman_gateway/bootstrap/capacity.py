@@ -16,7 +16,7 @@ PROCESS_BYTES = 256 * MEGABYTE
 REQUEST_BYTES = 128 * 1024
 """Memory for one streamed request besides its body. Measured: 30 KiB; the rest is for clients that read slowly."""
 MAX_DERIVED_REQUESTS = 4096
-"""One process answers no more streams at a useful speed: each token of each stream costs it about 10 microseconds."""
+"""More streams would each get too little time of the process's one event loop; start workers or replicas instead."""
 MIN_DERIVED_REQUESTS = 64
 IDLE_CONNECTIONS = 1024
 """HTTP connections of clients that are between two requests."""
