@@ -210,7 +210,7 @@ async def test_an_output_can_be_sent_back_as_input(client: openai.AsyncOpenAI, e
     ]
     assert engine.bodies[-1]["messages"] == [
         {"role": "system", "content": "Be brief."},
-        {"role": "user", "content": "Pay back AB12"},
+        {"role": "user", "content": "Pay back \nAB12"},
         {"role": "assistant", "content": "Wait.", "tool_calls": calls},
         {"role": "tool", "content": "done", "tool_call_id": "call_0"},
         {"role": "tool", "content": "told", "tool_call_id": "call_1"},

@@ -23,7 +23,7 @@ KEPT_FIELDS: Mapping[str, Mapping[str, type]] = {
 """Fields of blocks that engines with Anthropic's format get, by the block's type, and their types."""
 _DOCUMENT_SOURCES = ("base64", "url", "text")
 """Sources of documents that stay one document."""
-_HINTS: Mapping[str, type] = {"cache_control": dict}
+HINTS: Mapping[str, type] = {"cache_control": dict}
 """The fields of all other blocks that these engines get."""
 _TYPE_NAMES = {dict: "an object", list: "a list", str: "a string", bool: "true or false"}
 
@@ -97,9 +97,9 @@ def _whole(block: Block, part: Part) -> Block:
 
 
 def _kept(block: Mapping[str, Any], where: str) -> dict[str, Any]:
-    kept = KEPT_FIELDS.get(block["type"], _HINTS)
+    kept = KEPT_FIELDS.get(block["type"], HINTS)
     if block["type"] == "document" and block["source"]["type"] not in _DOCUMENT_SOURCES:
-        kept = _HINTS  # it becomes texts and images
+        kept = HINTS  # it becomes texts and images
     return {name: _checked(name, block[name], kind, where) for name, kind in kept.items() if block.get(name)}
 
 
