@@ -81,7 +81,7 @@ class Judge:
         """Whether log-probabilities are requested for validation only, and removed from the client's answer."""
 
     def engine_request(self, request: Request) -> Request:
-        """Return the request for the engine, which asks for log-probabilities if a validator needs them."""
+        """Returns the request for the engine, which asks for log-probabilities if a validator needs them."""
         if not self._strips:
             return request
         return replace(request, sampling=replace(request.sampling, extra={**request.sampling.extra, "logprobs": True}))
@@ -95,7 +95,7 @@ class Judge:
         return None if stripped == Chunk(chunk.index) else stripped
 
     def verdicts(self, transcript: "Transcript") -> tuple[Verdict, ...]:
-        """Return one verdict of each validator. It accepts an answer only if it accepts every choice."""
+        """Returns one verdict of each validator. It accepts an answer only if it accepts every choice."""
         if transcript.too_long:
             return tuple(Verdict(name, Ruling.UNJUDGED, "the answer is too long") for name, _ in self._validators)
         choices = transcript.choices()
@@ -151,7 +151,7 @@ class Transcript:
         choice.logprobs.extend(_logprobs(chunk))
 
     def choices(self) -> list[Choice]:
-        """Return the choices in order; an answer without any chunk is one empty choice."""
+        """Returns the choices in order; an answer without any chunk is one empty choice."""
         if not self._choices:
             return [Choice("")]
         return [
