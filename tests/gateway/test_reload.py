@@ -40,7 +40,7 @@ async def status(http: httpx.AsyncClient) -> Mapping[str, Any]:
 
 
 async def swapped(gateway: Gateway, before: str) -> None:
-    await until(lambda: gateway.components.reloader.current.id != before)
+    await until(lambda: gateway.components.reloader.current.id != before, within=60)  # fits a classifier
 
 
 async def test_an_edit_is_applied_without_losing_requests(

@@ -1,5 +1,6 @@
 """The retriever tests' client, and the types of the fixtures that open one."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ import httpx
 from pointsman.v1 import retriever_pb2 as pb
 from pointsman.v1 import retriever_pb2_grpc
 from pointsman_servicekit.errors import PointsmanError
+from pointsman_servicekit.metrics_page import MAX_AGE_SECONDS
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,13 @@ class Client:
         answer = await self.search(query, **how)  # type: ignore[arg-type]  # the keywords of `search`
         return list(dict.fromkeys(passage.document_id for passage in answer.passages))
 
+    async def present_metric(self, sample: str) -> float | None:
+        """Returns what `metric` returns, of a page that is built after this call."""
+        await asyncio.sleep(MAX_AGE_SECONDS)
+        return await self.metric(sample)
+
     async def metric(self, sample: str) -> float | None:
-        """Returns the value of a sample, named with its labels as in the exposition."""
+        """Returns the value of a sample, named with its labels as in the exposition, which is up to a second old."""
         lines = (await self.exposition()).splitlines()
         values = [line.rpartition(" ")[2] for line in lines if line.rpartition(" ")[0] == sample]
         return float(values[0]) if values else None

@@ -130,7 +130,7 @@ async def test_altered_vectors_are_detected_at_start(
         restored = await restore(client, data, replace=True)
         assert restored.documents == len(NOTES)
         assert (await client.found("note 3"))[0] == "n3"
-        assert await client.metric('pointsman_retriever_inconsistent{collection="notes"}') == 0.0
+        assert await client.present_metric('pointsman_retriever_inconsistent{collection="notes"}') == 0.0
 
 
 def damage_file(file: Path, damage: str) -> None:

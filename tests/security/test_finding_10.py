@@ -77,12 +77,12 @@ async def test_finding_10_what_no_engine_should_send_is_its_failure(
     key = await gateway.key("acme")
     engine.steps = [ended_with(3, 1)]
     assert (await ask(gateway, key)).status_code == 200
-    opened = await gateway.process.metric("pointsman_engine_breaker_opened_total")
+    opened = await gateway.process.present_metric("pointsman_engine_breaker_opened_total")
     engine.steps = [FAILURES[name]]
     with cost_of(gateway.process.pid) as cost:
         response = await gateway.chat(key)
     assert (response.status_code, response.json()["error"]["code"]) == (503, "engine_unavailable"), response.text
-    assert await gateway.process.metric("pointsman_engine_breaker_opened_total") > opened
+    assert await gateway.process.present_metric("pointsman_engine_breaker_opened_total") > opened
     assert cost.cpu_seconds < 1.5
     assert cost.peak_mib < 40
     loop, address = asyncio.get_running_loop(), gateway.process.url.removeprefix("http://")
@@ -110,7 +110,7 @@ async def test_finding_10_usage_is_capped_at_what_is_possible(
     charged: tuple[int, int],
 ) -> None:
     key = await gateway.key("acme")
-    counted = await gateway.process.metric("pointsman_usage_capped_total")
+    counted = await gateway.process.present_metric("pointsman_usage_capped_total")
     engine.steps = [ended_with(*reported, choices=fields.get("n", 1))]
     response = await ask(gateway, key, **fields)
     used = response.json()["usage"]
@@ -124,7 +124,7 @@ async def test_finding_10_usage_is_capped_at_what_is_possible(
 
     notes = [note for note in await found(logged, PATIENCE) if note.startswith("usage capped: the engine reported")]
     assert len(notes) == (reported != charged)
-    assert await gateway.process.metric("pointsman_usage_capped_total") == counted + len(notes)
+    assert await gateway.process.present_metric("pointsman_usage_capped_total") == counted + len(notes)
 
 
 @pytest.mark.parametrize("status", [400, 413, 422, 500])

@@ -1,5 +1,6 @@
 """The real gateway as a process, `python -m pointsman_gateway`."""
 
+import asyncio
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -7,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
+from pointsman_servicekit.metrics_page import MAX_AGE_SECONDS
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.gateway.doubles.processes import ROOT, Process
@@ -51,8 +53,13 @@ class ProcessGateway(Process):
         async with aiohttp.ClientSession() as session, session.get(self.url + path) as answer:
             return answer.status, await answer.text()
 
+    async def present_metric(self, name: str, **labels: str) -> float:
+        """Returns what `metric` returns, of a page that is built after this call."""
+        await asyncio.sleep(MAX_AGE_SECONDS)
+        return await self.metric(name, **labels)
+
     async def metric(self, name: str, **labels: str) -> float:
-        """Returns the sum of all series of `name` with these labels."""
+        """Returns the sum of all series of `name` with these labels, from a page that is up to a second old."""
         _, page = await self.look("/metrics")
         return sum(
             sample.value
