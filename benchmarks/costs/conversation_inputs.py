@@ -58,10 +58,12 @@ def conversation_inputs() -> Iterator[Input]:
             "a picture": make([_picture(path, "A" * (FULL - 400))], {}),
             "31 levels": make("x", {"metadata": nested(29)}),
             "100,000 levels": make("Z", {}).replace(b'"Z"', b"[" * 100_000 + b"]" * 100_000),
-            "150,000 names of metadata": make("x", {"metadata": {f"n{number}": "" for number in range(150_000)}}),
-            "99,000 objects": make("x", {"tools": [{}] * 99_000}),
+            "31,000 names of metadata": make("x", {"metadata": {f"n{number}": "" for number in range(31_000)}}),
+            "15,900 objects": make("x", {"tools": [{}] * 15_900}),
             "128 tools": make("x", {"tools": [_tool(path, number) for number in range(128)]}),
-            "numbers": make("x", {"metadata": {"n": [1.5] * 300_000}}),
+            "31,000 numbers": make("x", {"metadata": {"n": [1.5] * 31_000}}),
+            "31,000 unknown texts": make("x", {"x": ["a"] * 31_000}),
+            "31,000 unknown numbers": make("x", {"x": list(range(10_000, 41_000))}),
         }
         for name, body in named.items():
             yield Input(f"{path}: {name}", "plain", "POST", path, body)
@@ -69,16 +71,16 @@ def conversation_inputs() -> Iterator[Input]:
         field = "input" if "input" in many else "messages"
         many[field] = [{"role": role, "content": "a" * 7000} for role in ("user", "assistant")] * 500
         yield Input(f"{path}: 1,000 messages", "plain", "POST", path, json.dumps(many).encode())
-    space = {"type": "namespace", "name": "n", "tools": [{"type": "function", "name": f"f{n}"} for n in range(45_000)]}
+    space = {"type": "namespace", "name": "n", "tools": [{"type": "function", "name": f"f{n}"} for n in range(15_000)]}
     yield Input(
-        "/v1/responses: 45,000 tools of a namespace",
+        "/v1/responses: 15,000 tools of a namespace",
         "plain",
         "POST",
         "/v1/responses",
         _responses("x", {"tools": [space]}),
     )
-    yield Input("/v1/chat/completions: 100,000 biases", "plain", "POST", "/v1/chat/completions",
-                chat_body("x", {"logit_bias": {str(number): 1 for number in range(100_000)}}))  # fmt: skip
+    yield Input("/v1/chat/completions: 31,000 biases", "plain", "POST", "/v1/chat/completions",
+                chat_body("x", {"logit_bias": {str(number): 1 for number in range(31_000)}}))  # fmt: skip
     yield Input("auto: one text", "plain", "POST", "/v1/chat/completions", chat_body("a " * 500_000, {"model": "auto"}))
     yield Input(
         "auto: 1 MiB of other letters",
@@ -107,7 +109,7 @@ def _picture(path: str, data: str) -> dict[str, Any]:
 def _tool(path: str, number: int) -> dict[str, Any]:
     schema = {
         "type": "object",
-        "properties": {f"p{one}": {"type": "string", "description": "a" * 100} for one in range(300)},
+        "properties": {f"p{one}": {"type": "string", "description": "a" * 100} for one in range(120)},
     }
     if "/messages" in path:
         return {"name": f"t{number}", "input_schema": schema}

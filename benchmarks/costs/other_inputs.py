@@ -15,6 +15,8 @@ from tests.gateway.doubles.raw_engine import HEAD, LAST, in_chunks
 from tests.security.measuring import MIB
 from tests.security.test_findings_http import bad_bodies
 
+TOKEN_IDS = list(range(10_000, 310_000))
+
 
 def page_inputs() -> Iterator[Input]:
     for path in ("/v1/models", "/v1/models/tiny", "/v1/tasks", "/v1/configuration"):
@@ -32,7 +34,11 @@ def invalid_inputs() -> Iterator[Input]:
 
 
 def route_inputs() -> Iterator[Input]:
-    texts = {"2,048 inputs": ["a" * 3000] * 2048, "one input": "a" * (FULL - 100), "token ids": [[1] * 1000] * 300}
+    texts = {
+        "2,048 inputs": ["a" * 3000] * 2048,
+        "one input": "a" * (FULL - 100),
+        "token ids": [TOKEN_IDS[:1000]] * 300,
+    }
     for model in ("minilm", "remote"):
         for name, given in texts.items():
             body = json.dumps({"model": model, "input": given}).encode()
@@ -42,7 +48,7 @@ def route_inputs() -> Iterator[Input]:
     prompts: dict[str, Any] = {
         "one text": "a" * (FULL - 100),
         "1,000 texts": ["a" * 7000] * 1000,
-        "token ids": [1] * 300_000,
+        "token ids": TOKEN_IDS,
     }
     for name, prompt in prompts.items():
         body = json.dumps({"model": "scripted", "prompt": prompt, "max_tokens": 1}).encode()
@@ -51,14 +57,14 @@ def route_inputs() -> Iterator[Input]:
     yield Input("/v1/feedback: a long answer", "plain", "POST", "/v1/feedback", json.dumps(rating).encode())
     result = {"task": "chat", "path": "cached", "score": 1, "count": 1}
     yield Input(
-        "/v1/evaluations: 50,000 results",
+        "/v1/evaluations: 6,000 results",
         "operator",
         "POST",
         "/v1/evaluations",
-        json.dumps({"results": [result] * 50_000}).encode(),
+        json.dumps({"results": [result] * 6_000}).encode(),
     )
-    names = {"tenant": "a", "scope": {"paths": [f"p{number}" for number in range(190_000)]}}
-    yield Input("/admin/v1/keys: 190,000 names", "admin", "POST", "/admin/v1/keys", json.dumps(names).encode())
+    names = {"tenant": "a", "scope": {"paths": [f"p{number}" for number in range(31_000)]}}
+    yield Input("/admin/v1/keys: 31,000 names", "admin", "POST", "/admin/v1/keys", json.dumps(names).encode())
     login = json.dumps({"code": "a" * FULL}).encode()
     yield Input("/console/api/login: a long code", "plain", "POST", "/console/api/login", login, CONSOLE)
 
@@ -109,7 +115,7 @@ def grpc_inputs() -> Iterator[Input]:
         "8 MiB of text": request("a" * (FULL - 100)),
         "1,000 messages": request("a" * 7000, 1000),
         "100,000 messages": request("", 100_000),
-        "extra_json of 300,000 numbers": request(extra_json=json.dumps({"logit_bias": {"a": [1] * 300_000}})),
+        "extra_json of 31,000 numbers": request(extra_json=json.dumps({"logit_bias": {"a": [1] * 31_000}})),
         "extra_json of 100,000 levels": request(extra_json=deep),
         "9 MiB": request("a" * 9 * MIB),
     }

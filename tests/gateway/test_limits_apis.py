@@ -12,7 +12,7 @@ from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.grpc_errors import from_rpc_error
 
 from tests.gateway.doubles.config_folder import IN_CHAT
-from tests.gateway.doubles.engine import ScriptedEngine
+from tests.gateway.doubles.engine import ScriptedEngine, text_answer
 from tests.gateway.doubles.gateway import Gateway
 
 DEEP: Any = [[[[0]]]]
@@ -26,6 +26,21 @@ MESSAGE = {"role": "user", "content": IN_CHAT}
 async def test_too_deep_bodies_are_rejected_at_each_route(http: httpx.AsyncClient, route: str, body: bytes) -> None:
     told = await http.post(route, content=body, headers={"content-type": "application/json"})
     assert (told.status_code, told.json()["error"]["code"]) in [(400, "body_too_deep"), (400, "body_too_complex")]
+
+
+async def test_300_000_token_ids_are_completed(http: httpx.AsyncClient, engine: ScriptedEngine) -> None:
+    engine.says(*text_answer("a"))
+    told = await http.post("/v1/completions", json={"model": "tiny", "prompt": [7] * 300_000})
+    assert told.status_code == 200, told.text[:300]
+    assert len(engine.bodies[-1]["prompt"]) == 300_000
+
+
+@pytest.mark.parametrize(
+    ("route", "values"), [("/v1/completions", 320_001), ("/v1/chat/completions", 60_000), ("/v1/route", 60_000)]
+)
+async def test_bodies_with_too_many_values_are_rejected(http: httpx.AsyncClient, route: str, values: int) -> None:
+    told = await http.post(route, json={"model": "tiny", "messages": [MESSAGE], "prompt": [7] * values})
+    assert (told.status_code, told.json()["error"]["code"]) == (400, "body_too_complex")
 
 
 @pytest.mark.parametrize("route", ["/v1/chat/completions", "/v1/route"])

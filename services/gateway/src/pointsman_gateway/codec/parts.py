@@ -11,7 +11,7 @@ from typing import Any
 
 from pointsman_servicekit.errors import InvalidArgument
 
-from pointsman_gateway.codec.limits import MAX_NAME_CHARACTERS
+from pointsman_gateway.codec.json_body import MAX_NAME_CHARACTERS
 from pointsman_gateway.domain import Message
 
 Part = dict[str, Any]

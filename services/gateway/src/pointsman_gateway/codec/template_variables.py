@@ -4,7 +4,7 @@ from typing import Any
 
 from pointsman_servicekit.errors import InvalidArgument
 
-from pointsman_gateway.codec.limits import MAX_NAME_CHARACTERS
+from pointsman_gateway.codec.json_body import MAX_NAME_CHARACTERS
 
 TEMPLATE_VARIABLES = "chat_template_kwargs"
 RESERVED_VARIABLES = frozenset(

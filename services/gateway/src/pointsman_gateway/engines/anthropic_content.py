@@ -2,10 +2,10 @@
 
 import base64
 import binascii
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
 from pointsman_servicekit.errors import InvalidArgument
 
 from pointsman_gateway.codec.choices import ANTHROPIC_THINKING, ENCRYPTED, REASONING_KEYS, SIGNED
@@ -210,7 +210,7 @@ def _to_tool_use(call: Mapping[str, Any]) -> Block:
 def _to_input(arguments: Any) -> dict[str, Any]:
     """Returns a tool call's arguments as an object. Text that is not a JSON object becomes its only field."""
     try:
-        decoded = json.loads(arguments or "{}") if isinstance(arguments, str) else arguments
-    except ValueError:
+        decoded = msgspec.json.decode(arguments or "{}") if isinstance(arguments, str) else arguments
+    except (msgspec.MsgspecError, UnicodeEncodeError, RecursionError):
         decoded = None
     return decoded if isinstance(decoded, dict) else {"arguments": arguments}

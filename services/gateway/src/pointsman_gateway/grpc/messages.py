@@ -10,7 +10,8 @@ from pointsman.v1 import gateway_pb2 as pb
 from pointsman_servicekit.errors import InvalidArgument
 
 from pointsman_gateway.codec.choices import Choice, collect_choices
-from pointsman_gateway.codec.limits import LIMITS, check_body, reject_non_finite, reject_surrogates
+from pointsman_gateway.codec.json_body import decode_json
+from pointsman_gateway.codec.limits import LIMITS, check_body
 from pointsman_gateway.codec.parts import MEDIA, MEDIA_ROLES, Part, is_media_url, media_of, text_of, to_media_part
 from pointsman_gateway.config.field_types import MAX_STOP_SEQUENCES, MAX_TEMPERATURE, SMALLEST_TOP_P
 from pointsman_gateway.config.providers import MESSAGE_FIELDS, request_fields
@@ -178,19 +179,15 @@ def _parse_extra_json(text: str, reserved: frozenset[str], where: str = "extra_j
     """Parses the JSON object of an `extra_json` field. Raises InvalidArgument if the object has a `reserved` name."""
     if not text:
         return {}
-    check_body(text.encode(), param=where)
-    try:
-        extra = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InvalidArgument(f"'{where}' is not JSON: {error}", code="bad_json", param=where) from error
-    reject_surrogates(extra, where)
+    body = text.encode()
+    check_body(body, param=where)
+    extra = decode_json(body, where)
     if not isinstance(extra, dict):
         raise InvalidArgument(f"'{where}' must be an object", code="bad_parameter", param=where)
     named = sorted(reserved & extra.keys())
     if named:
         message = f"'{where}' has '{named[0]}', for which the request has a field or a method of its own"
         raise InvalidArgument(message, code="bad_parameter", param=where)
-    reject_non_finite(extra, where)
     return extra
 
 

@@ -30,6 +30,7 @@ from pointsman_gateway.http.dependencies import (
 )
 from pointsman_gateway.http.description import add_description
 from pointsman_gateway.http.encoding import MESSAGES_PATH, error_format_of, error_headers
+from pointsman_gateway.http.json_route import JsonRoute
 from pointsman_gateway.http.openai.chat import CHAT, chat
 from pointsman_gateway.http.openai.completions import complete
 from pointsman_gateway.http.openai.embeddings import embed
@@ -113,6 +114,7 @@ def build_api(dependencies: HttpDependencies) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
+    app.router.route_class = JsonRoute
     # Handlers are plain functions that find the dependencies here: FastAPI caches handlers for ever, and a cached bound
     # method would keep its object alive.
     app.state.dependencies = dependencies

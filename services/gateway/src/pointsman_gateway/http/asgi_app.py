@@ -17,7 +17,7 @@ from pointsman_servicekit.logs import request_id
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pointsman_gateway.codec.headers import Headers, credential_of, identify_caller
-from pointsman_gateway.codec.limits import LIMITS, check_body
+from pointsman_gateway.codec.limits import LIMITS, TOKEN_ID_LIMITS, BodyLimits, check_body
 from pointsman_gateway.domain import Caller
 from pointsman_gateway.http.asgi_answer import CALLER, ClientDisconnected, send_error
 from pointsman_gateway.http.encoding import error_format_of, request_id_headers
@@ -26,6 +26,9 @@ from pointsman_gateway.pipeline.ports import Tenancy
 LOGIN_PATH = "/console/api/login"
 OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", LOGIN_PATH})
 """Paths that need no key, in addition to the console's static files."""
+
+TOKEN_ID_PATHS = frozenset({"/v1/completions", "/v1/embeddings"})
+"""Paths whose bodies may hold token ids instead of text."""
 
 AZURE_PREFIX = "/openai/"
 DEPLOYMENT = "pointsman.deployment"
@@ -102,7 +105,11 @@ class RawRequest:
 
 
 async def read_body(
-    receive: Receive, headers: Mapping[bytes, bytes], tenant: str, reservation: BufferReservation
+    receive: Receive,
+    headers: Mapping[bytes, bytes],
+    tenant: str,
+    reservation: BufferReservation,
+    limits: BodyLimits = LIMITS,
 ) -> bytes:
     """Reads the whole body, whose bytes are reserved as they arrive.
 
@@ -124,7 +131,7 @@ async def read_body(
             raise _too_large()
         reservation.grow(tenant, len(part))
     body = parts[0] if len(parts) == 1 else b"".join(parts)
-    check_body(body)
+    check_body(body, limits)
     return body
 
 
@@ -227,7 +234,8 @@ class _ReceiveWhole:
         if self._has_read:
             return await self._receive()
         try:
-            body = await read_body(self._receive, self._headers, self._tenant, self._reservation)
+            limits = TOKEN_ID_LIMITS if self._scope["path"] in TOKEN_ID_PATHS else LIMITS
+            body = await read_body(self._receive, self._headers, self._tenant, self._reservation, limits)
         except ClientDisconnected:
             return {"type": "http.disconnect"}
         finally:

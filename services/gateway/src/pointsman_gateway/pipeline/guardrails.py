@@ -189,17 +189,24 @@ Visit = Callable[[tuple[Any, ...], str], str]
 """A function that gets a text and its path of names in the JSON, and returns the replacement."""
 
 
+_ATOMS = frozenset({int, float, bool, type(None)})
+"""Types that hold no text, of which a body may have tens of thousands."""
+
+
 def map_texts(value: Any, visit: Visit, at: tuple[Any, ...] = (), not_text: frozenset[str] = NOT_TEXT) -> Any:
-    """Return a copy of decoded JSON in which `visit` has replaced each non-empty text; media in URLs are no text."""
+    """Returns a copy of decoded JSON in which `visit` has replaced each non-empty text; media in URLs are no text."""
     if isinstance(value, str):
         is_media = at and at[-1] in _MEDIA_FIELDS and value.startswith("data:")
         return visit(at, value) if value and not is_media else value
     if isinstance(value, Mapping):
         return {
-            name: v if name in not_text else map_texts(v, visit, (*at, name), not_text) for name, v in value.items()
+            name: v if type(v) in _ATOMS or name in not_text else map_texts(v, visit, (*at, name), not_text)
+            for name, v in value.items()
         }
     if isinstance(value, list | tuple):
-        return [map_texts(v, visit, (*at, _number(n, v)), not_text) for n, v in enumerate(value)]
+        return [
+            v if type(v) in _ATOMS else map_texts(v, visit, (*at, _number(n, v)), not_text) for n, v in enumerate(value)
+        ]
     return value
 
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from pointsman_gateway.codec.headers import CACHE_USE
-from pointsman_gateway.codec.limits import check_counts, reject_non_finite
+from pointsman_gateway.codec.limits import check_counts
 from pointsman_gateway.codec.parts import media_of
 from pointsman_gateway.config.field_types import MAX_MESSAGES_STOP_SEQUENCES, MaxTokens, Temperature, TopP
 from pointsman_gateway.domain import ANONYMOUS, Caller, Message, Request, Sampling
@@ -38,7 +38,6 @@ from pointsman_gateway.http.openai.chat import decode_body
 from pointsman_gateway.http.openai.fields import (
     FailFastDict,
     FailFastList,
-    SurrogateFreeBody,
     TextOrList,
     bad_parameter,
     strict_struct,
@@ -113,7 +112,7 @@ class MessagesBody(BaseModel):
             self.model_extra["betas"] = list(dict.fromkeys([*(self.model_extra.get("betas") or ()), *named]))
 
 
-class CountTokensBody(SurrogateFreeBody, MessagesBody):
+class CountTokensBody(MessagesBody):
     """`POST /v1/messages/count_tokens`: a conversation whose tokens are counted."""
 
     max_tokens: MaxTokens | None = 1
@@ -206,7 +205,6 @@ def _to_fields(body: MessagesBody, continues: bool) -> Mapping[str, Any]:
             raise InvalidArgument(f"'{name}': {advice}", code="unsupported_parameter", param=name)
     if extra.get("n") not in (None, 1):
         raise bad_parameter("'n' is not supported: a message is one answer", "n")
-    reject_non_finite(extra)
     tools, output = to_functions(body.tools or ()), body.output_config or _NO_FIELDS
     choice = body.tool_choice or _NO_FIELDS
     fields = {
@@ -220,7 +218,6 @@ def _to_fields(body: MessagesBody, continues: bool) -> Mapping[str, Any]:
         "continue_final_message": continues or None,
         "add_generation_prompt": False if continues else None,
     }
-    reject_non_finite(fields)
     own = {name: value for name, value in extra.items() if name not in NOT_SENT}
     return {**own, **{name: value for name, value in fields.items() if value is not None}}
 

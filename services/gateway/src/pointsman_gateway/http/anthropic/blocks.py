@@ -6,7 +6,6 @@ from typing import Any
 
 from pointsman_servicekit.errors import InvalidArgument
 
-from pointsman_gateway.codec.limits import reject_non_finite
 from pointsman_gateway.codec.parts import Part
 from pointsman_gateway.domain.blocks import Block, BlockKind, Blocks, find_parts
 
@@ -107,7 +106,6 @@ def _checked(name: str, value: Any, kind: type, where: str) -> Any:
     if not isinstance(value, kind):
         message, param = f"{where}.{name} must be {_TYPE_NAMES[kind]}", f"{where}.{name}"
         raise InvalidArgument(message, code="bad_parameter", param=param)
-    reject_non_finite({name: value}, where)
     return value
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from pointsman_servicekit.errors import InvalidArgument
 
-from pointsman_gateway.codec.limits import reject_non_finite
 from pointsman_gateway.codec.parts import Part, join_texts, read_parts, text_of
 from pointsman_gateway.domain import Message
 from pointsman_gateway.http.anthropic.blocks import Converted, lay_out, lay_out_result
@@ -65,7 +64,6 @@ def _to_call(block: Block, where: str) -> dict[str, Any]:
     arguments = block.get("input", {})
     if not isinstance(arguments, dict):
         raise bad_parameter(f"{where}.input must be an object", f"{where}.input")
-    reject_non_finite(arguments, f"{where}.input")
     function = {"name": string_in(block, "name", where), "arguments": json.dumps(arguments, ensure_ascii=False)}
     return {"id": string_in(block, "id", where), "type": "function", "function": function}
 

@@ -4,7 +4,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pointsman_gateway.codec.limits import reject_non_finite
 from pointsman_gateway.http.openai.fields import bad_parameter
 
 PASSED_FIELDS = ("cache_control", "context_management", "service_tier")
@@ -38,7 +37,6 @@ def to_native(
     betas = extra.get("betas")
     if betas:
         native["betas"] = _to_betas(betas)
-    reject_non_finite(native)
     return native or None
 
 

@@ -1,6 +1,5 @@
 """`POST /v1/chat/completions`: converts the body of a chat request to a `Request`."""
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, TypeVar
@@ -12,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import Response
 
 from pointsman_gateway.codec.headers import CACHE_USE
-from pointsman_gateway.codec.limits import check_counts, reject_non_finite, reject_surrogates
+from pointsman_gateway.codec.json_body import decode_json
+from pointsman_gateway.codec.limits import check_counts
 from pointsman_gateway.codec.parts import MEDIA_PARTS, media_of, read_parts
 from pointsman_gateway.config.field_types import MAX_STOP_SEQUENCES, MaxTokens, Seed, Temperature, TopP
 from pointsman_gateway.config.providers import MESSAGE_FIELDS, request_fields
@@ -27,7 +27,6 @@ from pointsman_gateway.http.openai.fields import (
     FailFastDict,
     FailFastList,
     StopSequences,
-    SurrogateFreeBody,
     TextOrList,
     invalid_field,
     strict_struct,
@@ -87,14 +86,13 @@ class ChatBody(BaseModel):
         """Reads nothing: chat completions have no headers of their own."""
 
 
-class RouteBody(SurrogateFreeBody, ChatBody):
+class RouteBody(ChatBody):
     """`POST /v1/route`: a chat request, and whether the answer should include the prompt."""
 
     include_prompt: bool = False
     stream: Literal[False] | None = False
 
 
-_decode_any = msgspec.json.Decoder().decode
 _decode_plain = msgspec.json.Decoder(strict_struct(ChatBody)).decode
 
 
@@ -117,32 +115,15 @@ def read_plain_chat(
 
 
 def decode_body(kind: type[Body], body: bytes) -> Body:
-    """Parses a request's body as `kind`; raises InvalidArgument."""
-    data = _decode_json(body)
+    """Parses a request's body as `kind`; raises InvalidArgument.
+
+    pydantic's own decoder first makes a tree of 32 bytes a value, and then Python's objects in addition.
+    """
+    data = decode_json(body) if body else None
     try:
         return kind.model_validate(data)
     except ValidationError as error:
         raise invalid_field(error.errors(include_url=False)[0]) from error
-
-
-def _decode_json(body: bytes) -> Any:
-    """Decodes a body of any fields; raises InvalidArgument.
-
-    pydantic's own decoder first makes a tree of 32 bytes a value, and then Python's objects in addition.
-    """
-    try:
-        return _decode_any(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        pass
-    # Python's own decoder accepts more than JSON, and has better messages for what it rejects.
-    try:
-        data = json.loads(body) if body else None
-    except RecursionError as error:
-        raise InvalidArgument("the body is nested too deeply", code="bad_json") from error
-    except ValueError as error:
-        raise InvalidArgument(f"the body is not JSON: {error}", code="bad_json") from error
-    reject_surrogates(data)
-    return data
 
 
 def to_request(body: ChatBody, deadline: float, caller: Caller, cache: str, arrived: float) -> Request:
@@ -155,7 +136,6 @@ def to_request(body: ChatBody, deadline: float, caller: Caller, cache: str, arri
             f"'stop' has {len(stop)} entries; at most {MAX_STOP_SEQUENCES}", code="bad_parameter", param="stop"
         )
     if extra:
-        reject_non_finite(extra)
         extra = dict(extra)
     messages = tuple([_message(number, message) for number, message in enumerate(body.messages)])
     return Request(
@@ -208,7 +188,6 @@ def _message(number: int, body: MessageBody) -> Message:
         return Message(role, content, _NO_FIELDS)
     extra, parts, where = _NO_FIELDS, None, f"messages[{number}]"
     if fields:
-        reject_non_finite(fields, where)
         extra = request_fields(MESSAGE_FIELDS).select(fields, f"{where}.")
     if isinstance(content, list):
         parts = content

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import msgspec
 from fastapi import Request
 from pointsman_servicekit.errors import InvalidArgument, PointsmanError
-from pydantic import ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from pointsman_gateway import domain
@@ -30,7 +31,7 @@ from pointsman_gateway.http.encoding import (
     usage_body,
 )
 from pointsman_gateway.http.openai.chat import StreamOptions, as_chat_request, includes_usage
-from pointsman_gateway.http.openai.fields import FailFastDict, StopSequences, SurrogateFreeBody, TextsOrTokens
+from pointsman_gateway.http.openai.fields import FailFastDict, StopSequences, TextsOrTokens
 from pointsman_gateway.pipeline.batch import BatchFinished
 from pointsman_gateway.pipeline.request_checks import MAX_CHOICES
 
@@ -38,7 +39,7 @@ COMPLETION_ONLY = {"echo": False, "suffix": "", "best_of": 1}
 """Parameters that only an engine's own `/v1/completions` supports; a conversation accepts these values alone."""
 
 
-class CompletionBody(SurrogateFreeBody):
+class CompletionBody(BaseModel):
     """`POST /v1/completions`. Fields that are not declared go to the engine if it accepts them."""
 
     model_config = ConfigDict(extra="allow")
@@ -147,8 +148,8 @@ class CompletionBody(SurrogateFreeBody):
 
 
 def _to_text(prompt: str | list[int]) -> str:
-    """Returns the prompt as a text; each token id becomes a number of four characters, as estimates expect."""
-    return prompt if isinstance(prompt, str) else " ".join([f"{token:03}" for token in prompt])
+    """Returns the prompt as a text, which has at least four characters for each token id, as estimates expect."""
+    return prompt if isinstance(prompt, str) else msgspec.json.encode(prompt).decode().ljust(4 * len(prompt))
 
 
 async def complete(body: CompletionBody, request: Request) -> Response:

@@ -7,13 +7,12 @@ from typing import Any, Literal
 from fastapi import Request
 from pointsman_servicekit.buffer_budget import BufferReservation
 from pointsman_servicekit.errors import InvalidArgument
-from pydantic import ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from pointsman_gateway import domain
 from pointsman_gateway.codec.headers import Headers
-from pointsman_gateway.codec.limits import reject_non_finite
 from pointsman_gateway.config.providers import EMBEDDING_FIELDS, request_fields
 from pointsman_gateway.embeddings.stage import EmbeddingRequest, Embeddings, EncodedEmbeddings
 from pointsman_gateway.http.asgi_answer import ClientDisconnected, run_until_disconnect, send_error
@@ -24,13 +23,13 @@ from pointsman_gateway.http.dependencies import (
     dependencies_of,
 )
 from pointsman_gateway.http.encoding import JSON_TYPE, encode_headers
-from pointsman_gateway.http.openai.fields import SurrogateFreeBody, TextsOrTokens
+from pointsman_gateway.http.openai.fields import TextsOrTokens
 from pointsman_gateway.pipeline.run import to_public_error
 
 MAX_INPUTS = 2048
 
 
-class EmbeddingBody(SurrogateFreeBody):
+class EmbeddingBody(BaseModel):
     """`POST /v1/embeddings`. Fields that are not declared go to the engine if it accepts them."""
 
     model_config = ConfigDict(extra="allow")
@@ -50,7 +49,6 @@ class EmbeddingBody(SurrogateFreeBody):
         """Converts the body to the texts to embed; raises InvalidArgument."""
         if not self.model:
             raise InvalidArgument("'model' is empty; GET /v1/models lists them", code="missing_model", param="model")
-        reject_non_finite(self.model_extra or {})
         extra = request_fields(EMBEDDING_FIELDS).select(self.model_extra or {})
         texts, tokens = self._inputs()
         # Admission checks these fields as those of a conversation.

@@ -15,8 +15,6 @@ from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, model_v
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, PydanticUndefined
 
-from pointsman_gateway.codec.limits import reject_surrogates
-
 MAX_LOCATION_CHARACTERS = 200
 """Characters of a wrong field's location that an error repeats: names in a body may be as long as the body."""
 
@@ -50,17 +48,7 @@ TextOrList = Annotated[str | FailFastList[Element], Expected("a text, or a list 
 StopSequences = Annotated[str | FailFastList[str], Expected("a text, or a list of texts")]
 
 
-class SurrogateFreeBody(BaseModel):
-    """A body that FastAPI decodes; lone surrogates, which Python's decoder accepts, are rejected."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _reject_surrogates(cls, data: Any) -> Any:
-        reject_surrogates(data)
-        return data
-
-
-class StrictBody(SurrogateFreeBody):
+class StrictBody(BaseModel):
     """A body that rejects unknown names, since a misspelt one would otherwise be ignored."""
 
     model_config = ConfigDict(extra="forbid")

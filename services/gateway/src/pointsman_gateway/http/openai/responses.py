@@ -11,7 +11,7 @@ from pointsman_gateway import domain
 from pointsman_gateway.config.field_types import MaxTokens, Temperature, TopLogprobs, TopP
 from pointsman_gateway.http.dependencies import deadline_of_request, respond
 from pointsman_gateway.http.openai.chat import as_chat_request
-from pointsman_gateway.http.openai.fields import Expected, FailFastDict, FailFastList, SurrogateFreeBody, TextOrList
+from pointsman_gateway.http.openai.fields import Expected, FailFastDict, FailFastList, TextOrList
 from pointsman_gateway.http.openai.response_conversion import (
     ChatTools,
     to_chat_choice,
@@ -49,7 +49,7 @@ class TextBody(BaseModel):
     verbosity: str | None = None
 
 
-class ResponsesBody(SurrogateFreeBody):
+class ResponsesBody(BaseModel):
     """`POST /v1/responses`. Fields that are not declared go to the engine if it accepts them."""
 
     model_config = ConfigDict(extra="allow")

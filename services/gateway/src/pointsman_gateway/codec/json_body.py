@@ -1,0 +1,110 @@
+"""Decodes JSON of clients.
+
+Two kinds of values cannot be passed on to an engine and are rejected. JSON can write half of a surrogate pair
+("\\ud800"), which no UTF-8 text can hold. Python's decoder also reads NaN, Infinity and numbers out of range such as
+1e999, which JSON does not have.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import msgspec
+from pointsman_servicekit.errors import InvalidArgument
+
+MAX_NAME_CHARACTERS = 100
+"""Characters of a field's name that an error message repeats."""
+
+_decode = msgspec.json.Decoder().decode
+_encode_finite = json.JSONEncoder(allow_nan=False, check_circular=False).encode
+_encode_text = msgspec.json.Encoder().encode
+
+
+def decode_json(text: bytes, param: str = "") -> Any:
+    """Decodes JSON that `check_body` accepts. Raises InvalidArgument if it is malformed or holds a value as above.
+
+    `param` names the parameter that holds the JSON, unless the JSON is the body itself.
+    """
+    try:
+        return _decode(text)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        pass
+    # Python's own decoder accepts more than JSON, and has better messages for what it rejects.
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        what = f"'{param}'" if param else "the body"
+        raise InvalidArgument(f"{what} is not JSON: {error}", code="bad_json", param=param or None) from error
+    _reject_surrogates(data, param)
+    _reject_non_finite(data, param)
+    return data
+
+
+def _reject_non_finite(data: Any, path: str) -> None:
+    """Raises InvalidArgument if decoded JSON holds a number that is NaN or infinite; `path` is the path of `data`."""
+    try:
+        _encode_finite(data)
+    except ValueError as error:
+        param = find_json_path(data, _is_non_finite, path) or path
+        message = f"'{param}' is no number that JSON has: neither NaN nor infinite, and at most about 1.8e308"
+        raise InvalidArgument(message, code="bad_parameter", param=param) from error
+
+
+def _reject_surrogates(data: Any, path: str) -> None:
+    """Raises InvalidArgument if decoded JSON holds a lone surrogate in a name or a string; `path` is that of `data`."""
+    try:
+        _encode_text(data)
+    except UnicodeEncodeError as error:
+        param = find_json_path(data, _has_surrogate, path) or None
+        where = f"'{param}'" if param else "the body"
+        raise InvalidArgument(f"{where} holds half a character", code="bad_text", param=param) from error
+
+
+def find_json_path(data: Any, is_wrong: Callable[[Any], bool], path: str = "") -> str | None:
+    """Returns the path of the first wrong name, string or number, as "messages[0].content"; None if all are right.
+
+    For a wrong name it is the path of its object. `path` is the path of `data` itself. The time is linear in the size
+    of `data`.
+    """
+    steps = _find_steps(data, is_wrong)
+    if steps is None:
+        return None
+    for step in reversed(steps):
+        path += f"[{step}]" if isinstance(step, int) else f"{'.' if path else ''}{step[:MAX_NAME_CHARACTERS]}"
+    return path
+
+
+def _find_steps(data: Any, is_wrong: Callable[[Any], bool]) -> list[int | str] | None:
+    """Returns the names and indexes that lead to the first wrong value, from the innermost to the outermost."""
+    members: Iterable[tuple[int | str, Any]]
+    if isinstance(data, dict):
+        if any(map(is_wrong, data)):
+            return []
+        members = data.items()
+    elif isinstance(data, list):
+        members = enumerate(data)
+    else:
+        return [] if is_wrong(data) else None
+    for step, value in members:
+        if isinstance(value, (list, dict)):
+            steps = _find_steps(value, is_wrong)
+            if steps is not None:
+                return [*steps, step]
+        elif is_wrong(value):
+            return [step]
+    return None
+
+
+def _is_non_finite(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
+
+
+def _has_surrogate(value: Any) -> bool:
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
