@@ -1,21 +1,20 @@
 """Measures what one input costs the gateway's process, by processor time and resident memory, never by wall time."""
 
 import asyncio
-import itertools
 import json
 import os
-import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.gateway_load import loop_tracer
 from tests.security.measuring import MIB, cpu_seconds_to_receive, loop_cpu_seconds, memory_mib
 
 HOPELESS_MS = 500.0
 """One attempt suffices if it takes so long."""
 WRITTEN_SECONDS = 300.0
-LOOK_SECONDS, LOOKS = 0.01, 2000
-"""How often the file of the iterations is looked for, and after how many times the signal is repeated."""
+LOOK_SECONDS = 0.01
+"""How often the file of the iterations is looked for."""
 KEYED_STEP_MS, KEYED_TIMES_OWN_SIZE, KEYED_BEYOND_MIB = 50.0, 3.0, 64.0
 KEYLESS_MS, KEYLESS_MIB = 5.0, 1.0
 MIN_MIB = 1.0
@@ -90,7 +89,7 @@ async def measure_step(pid: int, file: Path, attempts: int, attempt: Attempt) ->
     writes its iterations to `file`."""
     steps: list[Step] = []
     for _ in range(attempts):
-        os.kill(pid, signal.SIGUSR2)
+        os.kill(pid, loop_tracer.START)
         await attempt()
         longest = await _written(pid, file)
         steps.append(longest)
@@ -100,19 +99,14 @@ async def measure_step(pid: int, file: Path, attempts: int, attempt: Attempt) ->
 
 
 async def _written(pid: int, file: Path) -> Step:
-    """Ends the recording, and returns its longest iteration. Raises TimeoutError.
-
-    Signals that arrive together count as one, so that a gateway that has not run in between is sent another one.
-    """
+    """Ends the recording, and returns its longest iteration. Raises TimeoutError."""
+    os.kill(pid, loop_tracer.STOP)
     async with asyncio.timeout(WRITTEN_SECONDS):
-        for looks in itertools.count():
-            if looks % LOOKS == 0:
-                os.kill(pid, signal.SIGUSR2)
-            await asyncio.sleep(LOOK_SECONDS)
+        while True:
             longest = _longest(file)
             if longest is not None:
                 return longest
-    raise AssertionError("unreachable")
+            await asyncio.sleep(LOOK_SECONDS)
 
 
 def _longest(file: Path) -> Step | None:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -33,9 +32,9 @@ async def trace(
     target = gateway.path("fast")
     bodies = encode_bodies(list(request_bodies(read_texts().test, BODIES)), target.model)
     await send_at_rate(target, bodies, rate, WARM_UP_SECONDS)
-    os.kill(gateway.process.pid, signal.SIGUSR2)
+    os.kill(gateway.process.pid, loop_tracer.START)
     latency = await send_at_rate(target, bodies, rate, seconds)
-    os.kill(gateway.process.pid, signal.SIGUSR2)
+    os.kill(gateway.process.pid, loop_tracer.STOP)
     await gateway.process.until_written(file, instructions.MAX_WAIT_SECONDS)
     return [Iteration(**row) for row in json.loads(file.read_text())], latency
 

@@ -1,5 +1,5 @@
-"""Runs the gateway, and records its event loop's iterations of more than a millisecond between two SIGUSR2; the second
-one writes them to FILE.
+"""Runs the gateway, and records its event loop's iterations of more than a millisecond from the signal START to the
+signal STOP, which writes them to FILE. Either may be sent again.
 
     python benchmarks/gateway_load/loop_tracer.py FILE
 
@@ -23,6 +23,7 @@ THRESHOLD_SECONDS = 0.001
 SAMPLE_SECONDS = 0.0005
 """From the threshold on, the code that runs is sampled at this interval."""
 OWN_CODE = "/pointsman_"
+START, STOP = signal.SIGRTMIN, signal.SIGRTMIN + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,19 +136,14 @@ def main() -> int:
     tracer = LoopTracer()
     replaced: Any = uvloop
     replaced.new_event_loop = tracer.new_loop
-    is_tracing = False
 
-    def toggle() -> None:
-        nonlocal is_tracing
-        is_tracing = not is_tracing
-        if is_tracing:
-            tracer.start()
-            return
+    def write() -> None:
         unfinished = file.with_suffix(".part")
         unfinished.write_text(json.dumps([asdict(one) for one in tracer.stop()]))
         unfinished.rename(file)
 
-    signal.signal(signal.SIGUSR2, lambda number, frame: toggle())
+    signal.signal(START, lambda number, frame: tracer.start())
+    signal.signal(STOP, lambda number, frame: write())
     return gateway()
 
 
