@@ -28,7 +28,7 @@ from pointsman_gateway.http.anthropic.native import PASSED_FIELDS, SERVER_TOOL_F
 from pointsman_gateway.http.openai.chat import ChatBody
 from pointsman_gateway.http.openai.completions import CompletionBody
 from pointsman_gateway.http.openai.embeddings import EmbeddingBody
-from pointsman_gateway.http.openai.responses import REJECTED_PARAMETERS, ResponsesBody
+from pointsman_gateway.http.openai.responses import LEFT_OUT, REJECTED_PARAMETERS, ResponsesBody
 from pointsman_servicekit.errors import InvalidArgument
 
 DOCS = "".join([Path("docs", page).read_text("utf-8") for page in ("api.md", "engines.md")])
@@ -101,14 +101,13 @@ RESPONSES = outcomes(
     not_sent="store max_tool_calls stream_options context_management",
     refused="previous_response_id conversation prompt background moderation",
 )
-RESPONSES_NOT_SENT = {"store", "max_tool_calls", "stream_options", "context_management"}
 
 
 def of_responses(name: str, fields: RequestFields) -> str:
     if name in REJECTED_PARAMETERS:
         return REFUSED
     if name in ResponsesBody.model_fields:
-        return NOT_SENT if name in RESPONSES_NOT_SENT else READ
+        return NOT_SENT if name in LEFT_OUT else READ
     return outcome(name, fields)
 
 

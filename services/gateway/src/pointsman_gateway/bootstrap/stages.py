@@ -34,6 +34,7 @@ from pointsman_gateway.pipeline.guardrails import ActiveGuardrail, GuardrailMetr
 from pointsman_gateway.pipeline.pipeline import Stages
 from pointsman_gateway.pipeline.ports import Backend, Classifier, HttpPoster
 from pointsman_gateway.prompts.strategies import Prompts
+from pointsman_gateway.routing.left_out import LeftOutFields, ModelFields
 from pointsman_gateway.routing.path_state import ALWAYS_FRESH, Evidence, Freshness, NoEvidence
 from pointsman_gateway.routing.router import Router
 from pointsman_gateway.validation.stage import Named, Validation
@@ -115,6 +116,7 @@ def build_stages(config: Config, models: LoadedModels, engines: Engines, depende
             dependencies.freshness,
             {name: model.input for name, model in config.models.models.items()},
             named.fallbacks,
+            LeftOutFields(_fields_by_model(config)),
         ),
         prompts=Prompts(_strategies(config, models, dependencies.search)),
         backend=_wrap_in_cache(loading, dependencies.cache, config, paths, engines, models),
@@ -123,6 +125,17 @@ def build_stages(config: Config, models: LoadedModels, engines: Engines, depende
         token_counter=TokenCounter(engines, dependencies.http, now),
     )
     return _wrap_in_guardrails(stages, config, dependencies)
+
+
+def _fields_by_model(config: Config) -> Mapping[str, ModelFields]:
+    fields: dict[str, ModelFields] = {}
+    for engine in config.models.engines.values():
+        known = fields.get(engine.model, ModelFields())
+        fields[engine.model] = ModelFields(
+            known.ignored | engine.accepted_fields.ignored,
+            known.reads_anthropic or engine.preset.dialect == "anthropic",
+        )
+    return fields
 
 
 def _classification(config: Config, models: LoadedModels, languages: Collection[str]) -> Classifier:

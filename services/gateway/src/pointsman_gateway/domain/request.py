@@ -143,6 +143,8 @@ class Request:
     """What a model must take in addition to text: "image", "audio", "video", "file"; "url" if it has to fetch it."""
     keeps_pieces: bool = False
     """Chunks are not joined all the same, because the answer is stored and may be replayed as a stream."""
+    left_out: tuple[str, ...] = ()
+    """Fields of the client's body that no engine gets, whichever answers."""
     _characters: int = field(default=-1, init=False, repr=False, compare=False)
 
     @property

@@ -18,6 +18,7 @@ from pointsman_gateway.config.tasks_file import StaleConfig, TaskConfig
 from pointsman_gateway.domain import AUTO, PATH_PREFIX, Decision, Labels, Message, Path, Request, Vector
 from pointsman_gateway.domain.request import UNRESTRICTED
 from pointsman_gateway.extensions.policy import Candidate, Plan, Policy, hash_to_unit_interval
+from pointsman_gateway.routing.left_out import LeftOutFields
 from pointsman_gateway.routing.path_state import (
     ALWAYS_FRESH,
     Adapters,
@@ -33,6 +34,7 @@ from pointsman_gateway.routing.path_state import (
 TEXT = ("text",)
 NO_INPUTS: Mapping[str, Collection[str]] = {}
 NO_FALLBACKS: Mapping[str, Sequence[Path]] = {}
+ALL_SENT = LeftOutFields()
 
 EMPTY_REQUEST = Request(AUTO, (Message("user", ""),))
 """An empty request for previews and plans that do not depend on the request."""
@@ -87,6 +89,7 @@ class Router:
         freshness: Freshness = ALWAYS_FRESH,
         model_inputs: Mapping[str, Collection[str]] = NO_INPUTS,
         model_fallbacks: Mapping[str, Sequence[Path]] = NO_FALLBACKS,
+        left_out: LeftOutFields = ALL_SENT,
     ) -> None:
         """Takes in `model_inputs` the kinds of media that each model accepts; one without an entry accepts only text.
 
@@ -104,6 +107,7 @@ class Router:
         self._freshness = freshness
         self._model_inputs = model_inputs
         self._model_fallbacks = model_fallbacks
+        self._left_out = left_out
         self._abstained = Plan((default_path,), "abstained" if tasks else "no_tasks")
         self._policies: dict[str, Policy] = {name: task.policy.build() for name, task in tasks.items()}
         self._constant_plans = {
@@ -239,7 +243,7 @@ class Router:
             vector=labels.vector,
             margin=labels.margin,
             in_distribution_score=labels.in_distribution_score,
-            notes=(*labels.notes, *chosen.notes) if chosen.resolved_adapter is not None else labels.notes,
+            notes=(*labels.notes, *chosen.notes, *self._left_out.notes(request, chosen)),
             generation=self._generation,
             escalation=escalation,
             stream_unvalidated=plan.stream_unvalidated,

@@ -24,7 +24,7 @@ from pointsman_gateway.http.anthropic.conversion import (
     to_response_format,
 )
 from pointsman_gateway.http.anthropic.message_encoder import MessageEncoder
-from pointsman_gateway.http.anthropic.native import to_native
+from pointsman_gateway.http.anthropic.native import NATIVE_FIELDS, is_run_by_client, to_native
 from pointsman_gateway.http.dependencies import (
     HAS_RECEIPT,
     Dialect,
@@ -43,6 +43,7 @@ from pointsman_gateway.http.openai.fields import (
     strict_struct,
 )
 from pointsman_gateway.pipeline.request_checks import MAX_USER_CHARACTERS
+from pointsman_gateway.routing.left_out import ANTHROPIC_TOOLS
 
 IGNORED_FIELDS = frozenset(
     {"betas", "billing_policy", "cache_control", "context_management", "diagnostics", "fallback_credit_token",
@@ -176,7 +177,15 @@ def to_request(body: MessagesBody, deadline: float, caller: Caller, cache: str, 
         arrived_at=arrived,
         as_a_whole=not body.stream,
         media=NO_MEDIA if body.model_extra is None else media_of(messages),
+        left_out=() if body.model_extra is None else _left_out(body, body.model_extra),
     )
+
+
+def _left_out(body: MessagesBody, extra: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the fields that engines of no format get."""
+    fields = tuple([name for name in sorted(IGNORED_FIELDS - NATIVE_FIELDS) if extra.get(name)])
+    has_own_tools = any(not is_run_by_client(tool) for tool in body.tools or ())
+    return (*fields, ANTHROPIC_TOOLS) if has_own_tools else fields
 
 
 def _stop_sequences(stop: Sequence[str]) -> tuple[str, ...]:

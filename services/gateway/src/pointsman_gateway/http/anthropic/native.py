@@ -8,6 +8,8 @@ from pointsman_gateway.http.openai.fields import bad_parameter
 
 PASSED_FIELDS = ("cache_control", "context_management", "service_tier")
 """Fields that are sent as they are."""
+NATIVE_FIELDS = frozenset({*PASSED_FIELDS, "betas"})
+"""Undeclared fields of a body that engines with Anthropic's format get."""
 COMMON_OUTPUT = frozenset({"format", "effort"})
 """Fields of `output_config` that chat completions have too."""
 CLIENT_TOOL = re.compile(r"(bash|text_editor|computer|memory)_20\d{6}")

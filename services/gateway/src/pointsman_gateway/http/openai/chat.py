@@ -1,6 +1,7 @@
 """`POST /v1/chat/completions`: converts the body of a chat request to a `Request`."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, TypeVar
 
@@ -160,13 +161,17 @@ def to_request(body: ChatBody, deadline: float, caller: Caller, cache: str, arri
     )
 
 
-def as_chat_request(fields: Mapping[str, Any], deadline: float) -> Request:
-    """Makes the request of another endpoint from fields in the format of chat completions; raises InvalidArgument."""
+def as_chat_request(fields: Mapping[str, Any], deadline: float, left_out: tuple[str, ...] = ()) -> Request:
+    """Makes the request of another endpoint from fields in the format of chat completions; raises InvalidArgument.
+
+    `left_out` are fields of the body that have no counterpart there.
+    """
     try:
         body = ChatBody.model_validate(fields)
     except ValidationError as error:  # in a field that the endpoint does not declare itself
         raise invalid_field(error.errors()[0]) from error
-    return body.to_request(deadline)
+    request = body.to_request(deadline)
+    return replace(request, left_out=left_out) if left_out else request
 
 
 def includes_usage(options: StreamOptions | None) -> bool:

@@ -196,7 +196,7 @@ def to_chat_tools(tools: Sequence[Mapping[str, Any]] | None) -> ChatTools:
                 raise bad_parameter(f"{where}.tools is no list of functions", f"{where}.tools")
             for index, member in enumerate(members):
                 _add_tool(chat.functions, names, member, namespace, f"{where}.tools[{index}]")
-        elif not _is_run_by_openai(kind):
+        elif not is_run_by_openai(kind):
             _add_tool(chat.functions, names, tool, "", where)
     return chat
 
@@ -206,10 +206,10 @@ def _count_functions(tool: Mapping[str, Any]) -> int:
     kind, members = tool.get("type"), tool.get("tools")
     if kind == "namespace" and isinstance(members, list):
         return len(members)
-    return 0 if _is_run_by_openai(kind) else 1
+    return 0 if is_run_by_openai(kind) else 1
 
 
-def _is_run_by_openai(kind: Any) -> bool:
+def is_run_by_openai(kind: Any) -> bool:
     return isinstance(kind, str) and (kind in OPENAI_TOOLS or kind.startswith("web_search"))
 
 

@@ -14,6 +14,7 @@ from pointsman_gateway.http.openai.chat import as_chat_request
 from pointsman_gateway.http.openai.fields import Expected, FailFastDict, FailFastList, TextOrList
 from pointsman_gateway.http.openai.response_conversion import (
     ChatTools,
+    is_run_by_openai,
     to_chat_choice,
     to_chat_tools,
     to_messages,
@@ -21,6 +22,10 @@ from pointsman_gateway.http.openai.response_conversion import (
 )
 from pointsman_gateway.http.openai.response_encoder import ResponseEncoder
 
+LEFT_OUT = (
+    "access_programs", "background_options", "context_management", "image", "max_tool_calls", "store", "stream_options",
+)  # fmt: skip
+"""Fields that clients send to every server, and that no engine gets."""
 LOGPROBS = "message.output_text.logprobs"
 
 REJECTED_PARAMETERS = {
@@ -104,7 +109,13 @@ class ResponsesBody(BaseModel):
             "user": self.user,
         }
         converted = {name: value for name, value in self._converted_fields(tools).items() if value is not None}
-        return as_chat_request({**(self.model_extra or {}), **converted, **fields}, deadline)
+        return as_chat_request({**(self.model_extra or {}), **converted, **fields}, deadline, self._left_out())
+
+    def _left_out(self) -> tuple[str, ...]:
+        """Returns the fields that no engine gets."""
+        fields = tuple([name for name in LEFT_OUT if getattr(self, name)])
+        has_own_tools = any(is_run_by_openai(tool.get("type")) for tool in self.tools or ())
+        return (*fields, "OpenAI's own tools") if has_own_tools else fields
 
     def _reject_parameters(self) -> None:
         for name, why in REJECTED_PARAMETERS.items():
