@@ -81,7 +81,7 @@ class Faults:
         elif event.kind == "fill disk":
             self._world.fill_disk()
             yield
-            self._world.free_disk()
+            await self._world.free_disk()
         elif event.kind == "step clock":
             self._world.step_clock(event.target, CLOCK_STEPS[event.number % len(CLOCK_STEPS)])
             yield

@@ -187,7 +187,7 @@ class Invariants:
         by_key: dict[str, Sums] = defaultdict(Sums)
         for receipt in self.receipts.values():
             sums = by_key[receipt["key"]]
-            sums.requests += 1
+            sums.requests += receipt.get("counted", True)  # a rejected request is recorded, and not counted
             sums.picodollars += sum(round(usd * PICODOLLARS) for usd in receipt["cost_parts_usd"].values())
         for problem in self._missing_receipts():
             yield problem

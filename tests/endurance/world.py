@@ -19,6 +19,7 @@ from pointsman.v1 import retriever_pb2_grpc
 from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.keys.key_store import IssuedKey
 from pointsman_servicekit.keys.records import NO_LIMITS, Limits
+from pointsman_servicekit.redis_clients import open_client
 
 from tests.endurance.engines import ADAPTERS, CLAUDE, MODEL, ROOT, EngineKind
 from tests.endurance.schedule import GATEWAYS
@@ -132,8 +133,11 @@ class World:
                 file.write(bytes(1 << 20))
                 file.flush()
 
-    def free_disk(self) -> None:
+    async def free_disk(self) -> None:
+        """Frees Valkey's disk, and has it write its file anew as docs/howto/backup-and-restore.md advises."""
         (self.valkey.folder / "filler").unlink(missing_ok=True)
+        async with open_client(self.valkey.url) as opened:
+            await opened.client.bgrewriteaof()
 
 
 @asynccontextmanager
