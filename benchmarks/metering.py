@@ -35,7 +35,7 @@ from pointsman_gateway.engines.metrics import EngineMetrics
 from pointsman_gateway.engines.stage import EngineBackend
 from pointsman_gateway.metering.pricing import ExpectedCost
 from pointsman_gateway.pipeline.pipeline import Pipeline
-from pointsman_gateway.pipeline.ports import ChunkSink
+from pointsman_gateway.ports import ChunkSink
 from pointsman_gateway.request_log.wal import Offsets, WriteAheadLog
 from pointsman_gateway.request_log.wal_records import RequestLogMetrics
 from pointsman_gateway.settings import Settings

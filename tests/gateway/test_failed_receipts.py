@@ -9,8 +9,8 @@ from pointsman_gateway.domain import Caller, Message, Receipt, Request, Undecide
 from pointsman_gateway.metering.meter import Meter, Metering
 from pointsman_gateway.pipeline.batch import RequestBatch
 from pointsman_gateway.pipeline.pipeline import Pipeline
-from pointsman_gateway.pipeline.ports import RequestLog
 from pointsman_gateway.pipeline.sinks import CollectedAnswer
+from pointsman_gateway.ports import RequestLog
 from pointsman_servicekit.errors import Internal, PointsmanError
 
 from tests.gateway.doubles.broken_clients import Bug

@@ -16,7 +16,8 @@ import pytest
 from pointsman_gateway.config.tasks_file import RequestLogConfig
 from pointsman_gateway.domain import Feedback
 from pointsman_gateway.request_log import redis_schema
-from pointsman_gateway.request_log.feedback import FeedbackQueue, FeedbackService, Stored
+from pointsman_gateway.request_log.feedback import FeedbackQueue, FeedbackService
+from pointsman_gateway.request_log.feedback_store import StoredFeedback
 from pointsman_gateway.request_log.tasks import BackgroundTasks, OrphanRecovery
 from pointsman_gateway.request_log.wal import WriteAheadLog, lock_orphaned_logs
 from pointsman_gateway.request_log.wal_records import FeedbackRecord, RequestLogMetrics
@@ -255,7 +256,7 @@ async def test_feedback_on_a_decision_that_is_not_logged_yet_finds_it(harness: R
     with open_queue(folder) as (queue, _):
         harness.note("d1")
         box = FeedbackService(harness.store, harness.recorder, queue, harness.metrics)
-        assert await box.take(Feedback("d1", rating=1.0)) == Stored("request_log")
+        assert await box.take(Feedback("d1", rating=1.0)) == StoredFeedback("request_log")
 
 
 async def test_older_feedback_that_arrives_late_sets_missing_fields_only(
@@ -287,7 +288,7 @@ async def test_a_duplicate_within_a_millisecond_is_reported_as_known(
     with open_queue(folder) as (queue, _):
         box = FeedbackService(harness.store, harness.recorder, queue, harness.metrics)
         told = [await box.take(Feedback("d1", rating=1.0)) for _ in range(2)]
-    assert told == [Stored("request_log"), Stored("request_log", known_already=True)]
+    assert told == [StoredFeedback("request_log"), StoredFeedback("request_log", known_already=True)]
     assert await rated_in(valkey.url) == {"small_talk": (1, 1.0)}
 
 

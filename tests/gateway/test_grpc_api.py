@@ -17,8 +17,8 @@ from pointsman_gateway.domain import ANONYMOUS, Caller, Request
 from pointsman_gateway.grpc.servicer import SERVICE, Authentication, GatewayServicer
 from pointsman_gateway.pipeline.admission import Admission
 from pointsman_gateway.pipeline.pipeline import Pipeline, Routed
-from pointsman_gateway.pipeline.ports import AnswerSink
 from pointsman_gateway.pipeline.run import RequestRun
+from pointsman_gateway.ports import AnswerSink
 from pointsman_servicekit.errors import DeadlineExceeded, Unauthenticated
 from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.grpc_errors import from_rpc_error

@@ -26,7 +26,7 @@ from pointsman_gateway.http.fast_connection import FastConnection
 from pointsman_gateway.http.fast_reader import ChatReader
 from pointsman_gateway.http.server import serve_http
 from pointsman_gateway.http.sinks import ConnectionSink
-from pointsman_gateway.pipeline.ports import ChunkSink
+from pointsman_gateway.ports import ChunkSink
 from pointsman_servicekit.grpc_client import open_channel
 from uvicorn.config import Config
 from uvicorn.server import ServerState

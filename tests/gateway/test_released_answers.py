@@ -20,7 +20,7 @@ from pointsman_gateway.pipeline.guardrails import (
     Verdicts,
     current_verdicts,
 )
-from pointsman_gateway.pipeline.ports import ChunkSink
+from pointsman_gateway.ports import ChunkSink
 from prometheus_client import CollectorRegistry
 
 from tests.gateway.doubles.waiting import until

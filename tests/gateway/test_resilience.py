@@ -13,7 +13,7 @@ from pointsman_gateway.engines.engines import Engines, EngineSettings
 from pointsman_gateway.engines.failover import Candidates, hash_prefix
 from pointsman_gateway.engines.metrics import EngineMetrics, EngineStates
 from pointsman_gateway.engines.stage import EngineBackend
-from pointsman_gateway.pipeline.ports import OpenAnswer
+from pointsman_gateway.ports import OpenAnswer
 from pointsman_servicekit.errors import DeadlineExceeded, InvalidArgument, Unavailable
 from prometheus_client import CollectorRegistry
 

@@ -18,8 +18,8 @@ from jwt.api_jws import PyJWS
 from pointsman_gateway.config.access_file import SingleSignOnConfig
 from pointsman_gateway.domain import Scope, Usage
 from pointsman_gateway.domain.request import Caller
-from pointsman_gateway.pipeline.ports import LoginCode
 from pointsman_gateway.tenancy.issuer import MAX_WAITING, MIN_REFRESH_INTERVAL_S, to_signing_keys
+from pointsman_gateway.tenancy.login import LoginCode
 from pointsman_servicekit.bounded_redis import open_redis
 from pointsman_servicekit.errors import PermissionDenied, PointsmanError, Unauthenticated, Unavailable
 from pointsman_servicekit.keys.administration import Administration

@@ -11,7 +11,7 @@ from pointsman_gateway.domain import Chunk, Event, Message, Request
 from pointsman_gateway.engines.engine_client import EngineClient, EngineRequest
 from pointsman_gateway.engines.http1 import Connection, ConnectionFailed, Origin, Pool
 from pointsman_gateway.engines.stage import EngineBackend
-from pointsman_gateway.pipeline.ports import ChunkSink
+from pointsman_gateway.ports import ChunkSink
 
 from tests.gateway.doubles.engine import chunk
 from tests.gateway.doubles.gateway import Gateway

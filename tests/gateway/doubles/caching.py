@@ -25,7 +25,7 @@ from pointsman_gateway.domain import (
     Usage,
     Vector,
 )
-from pointsman_gateway.pipeline.ports import ChunkSink, OpenAnswer
+from pointsman_gateway.ports import ChunkSink, OpenAnswer
 from pointsman_servicekit.bounded_redis import open_redis
 from prometheus_client import CollectorRegistry
 

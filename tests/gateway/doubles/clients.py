@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from pointsman_gateway.domain import Chunk, Chunks
 from pointsman_gateway.engines import engine_client
 from pointsman_gateway.engines.engine_client import EngineRequest
-from pointsman_gateway.pipeline.ports import AnswerSource, ChunkSink
+from pointsman_gateway.ports import AnswerSource, ChunkSink
 from pointsman_servicekit.errors import PointsmanError
 
 Step = str | PointsmanError | asyncio.Event

@@ -17,7 +17,7 @@ from pointsman_gateway.extensions import Found
 from pointsman_gateway.extensions.policy import hash_to_unit_interval
 from pointsman_gateway.metering.aggregate import MetricsAggregator
 from pointsman_gateway.pipeline.pipeline import Stages
-from pointsman_gateway.pipeline.ports import ChunkSink
+from pointsman_gateway.ports import ChunkSink
 from pointsman_gateway.routing.path_state import Evidence
 from pointsman_servicekit.errors import PointsmanError
 from prometheus_client.registry import CollectorRegistry

@@ -57,7 +57,8 @@ from pointsman_gateway.pipeline.guardrails import GuardrailMetrics
 from pointsman_gateway.pipeline.pipeline import ConfigSnapshot, Pipeline
 from pointsman_gateway.pipeline.reload import ConfigReloader
 from pointsman_gateway.prompts.retriever import ProtectedSearch, RetrieverClient
-from pointsman_gateway.request_log.feedback import CanaryRatings, FeedbackTaker
+from pointsman_gateway.request_log.feedback import CanaryRatings
+from pointsman_gateway.request_log.feedback_store import FeedbackStore
 from pointsman_gateway.settings import Settings
 from pointsman_gateway.tenancy.stage import OpenAccess, Tenancy
 from pointsman_gateway.tracing import Instrumentation, instrument_with
@@ -80,7 +81,7 @@ class GatewayComponents:
     registry: CollectorRegistry
     canary_outcomes: CanaryOutcomes
     cost_metrics: CostMetrics
-    feedback: FeedbackTaker
+    feedback: FeedbackStore
     console: Console
     administration: Administration | None
     """None if there is no Redis."""
@@ -196,8 +197,8 @@ async def build_gateway(
 
 
 def _with_canary_ratings(
-    feedback: FeedbackTaker, persistence: Persistence, reloader: ConfigReloader, outcomes: CanaryOutcomes
-) -> FeedbackTaker:
+    feedback: FeedbackStore, persistence: Persistence, reloader: ConfigReloader, outcomes: CanaryOutcomes
+) -> FeedbackStore:
     """Wraps the feedback service, so that ratings of answers are counted for the canary of the answering path."""
 
     def count(path_name: str, version: str, rating: float) -> None:

@@ -14,8 +14,9 @@ from pointsman_gateway.config.models_file import EmbeddingConfig
 from pointsman_gateway.config.providers import auth_header
 from pointsman_gateway.embeddings.models import MAX_HELD_BYTES, EmbeddingEndpoint, RemoteEmbedder
 from pointsman_gateway.embeddings.stage import EmbeddingMetrics, Embeddings, PricedModel
+from pointsman_gateway.extensions.http_poster import HttpPoster
 from pointsman_gateway.metering.gen_ai import POINTSMAN
-from pointsman_gateway.pipeline.ports import HttpPoster, RequestLog, Tenancy
+from pointsman_gateway.ports import RequestLog, Tenancy
 from pointsman_gateway.tracing import Instrumentation
 
 if TYPE_CHECKING:

@@ -26,11 +26,12 @@ from pointsman_gateway.console.stage import Console
 from pointsman_gateway.domain import Path, Request
 from pointsman_gateway.pipeline.admission import Admission
 from pointsman_gateway.pipeline.pipeline import Stages
-from pointsman_gateway.pipeline.ports import EvaluationStore, RequestLog
 from pointsman_gateway.pipeline.reload import ConfigReloader
+from pointsman_gateway.ports import RequestLog
 from pointsman_gateway.redaction import InvalidHook, Redaction, load_hook
 from pointsman_gateway.request_log.evidence import EvidenceStore
-from pointsman_gateway.request_log.feedback import FeedbackQueue, FeedbackService, FeedbackTaker, NullFeedback
+from pointsman_gateway.request_log.feedback import FeedbackQueue, FeedbackService, NullFeedback
+from pointsman_gateway.request_log.feedback_store import EvaluationStore, FeedbackStore
 from pointsman_gateway.request_log.recorder import NullRequestLog, Recorder
 from pointsman_gateway.request_log.store import RequestLogReader, RequestLogStore
 from pointsman_gateway.request_log.tasks import BackgroundTasks, OrphanRecovery
@@ -252,7 +253,7 @@ class ShadowWrappers:
     """The request log and the feedback service, wrapped so that they start and score shadow requests."""
 
     request_log: RequestLog
-    feedback: FeedbackTaker
+    feedback: FeedbackStore
 
 
 @asynccontextmanager

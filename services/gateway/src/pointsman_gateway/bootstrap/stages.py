@@ -23,6 +23,7 @@ from pointsman_gateway.engines.http_post import TokenCounter
 from pointsman_gateway.engines.metrics import EngineMetrics
 from pointsman_gateway.engines.stage import AdapterLoading, EngineBackend
 from pointsman_gateway.extensions import Embed, Found, GuardrailContext, Search, Strategy, StrategyContext
+from pointsman_gateway.extensions.http_poster import HttpPoster
 from pointsman_gateway.metering.aggregate import CanaryOutcomes, MetricsAggregator
 from pointsman_gateway.metering.engine_hours import EngineCosts
 from pointsman_gateway.metering.gen_ai import OPENAI
@@ -32,7 +33,7 @@ from pointsman_gateway.pipeline.guarded_answer import GuardedBackend
 from pointsman_gateway.pipeline.guarded_stages import GuardedClassification, GuardedMetering, GuardedPrompts
 from pointsman_gateway.pipeline.guardrails import ActiveGuardrail, GuardrailMetrics, Guardrails
 from pointsman_gateway.pipeline.pipeline import Stages
-from pointsman_gateway.pipeline.ports import Backend, Classifier, HttpPoster
+from pointsman_gateway.ports import Backend, Classifier
 from pointsman_gateway.prompts.strategies import Prompts
 from pointsman_gateway.routing.left_out import LeftOutFields, ModelFields
 from pointsman_gateway.routing.path_state import ALWAYS_FRESH, Evidence, Freshness, NoEvidence

@@ -11,7 +11,7 @@ import msgspec
 
 from pointsman_gateway.domain import Chunk, Chunks, Usage
 from pointsman_gateway.engines.openai_schema import are_logprobs
-from pointsman_gateway.pipeline.ports import AnswerSource, ChunkSink
+from pointsman_gateway.ports import AnswerSource, ChunkSink
 
 MAX_STORED_CHARACTERS = 256 * 1024
 """Length of an answer's JSON; a longer answer is not stored."""

@@ -13,7 +13,7 @@ from pointsman_gateway.cache.recording import CacheableAnswer, Recording, Replay
 from pointsman_gateway.cache.store import CacheStore, SimilarQuestions
 from pointsman_gateway.domain import Decision, Path, Prompt, Request, Vector
 from pointsman_gateway.extensions import Embed
-from pointsman_gateway.pipeline.ports import Backend, OpenAnswer
+from pointsman_gateway.ports import Backend, OpenAnswer
 
 log = logging.getLogger(__name__)
 

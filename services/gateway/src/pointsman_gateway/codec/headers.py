@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 
 from pointsman_gateway.domain import Caller, Receipt, Started
-from pointsman_gateway.pipeline.ports import Tenancy
+from pointsman_gateway.ports import Tenancy
 
 Headers = list[tuple[bytes, bytes]]
 

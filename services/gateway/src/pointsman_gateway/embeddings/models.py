@@ -25,7 +25,7 @@ from pointsman_gateway.embeddings.windows import (
     WindowedAnswer,
     split_text,
 )
-from pointsman_gateway.pipeline.ports import HttpPoster, HttpReply, HttpUnreachable
+from pointsman_gateway.extensions.http_poster import HttpPoster, HttpReply, HttpUnreachable
 
 MAX_REPLY_BYTES = 128 * 1024 * 1024
 """Bytes: 2048 vectors of 3072 numbers in full."""

@@ -17,7 +17,7 @@ from pointsman_gateway.engines.engine_state import Engine
 from pointsman_gateway.engines.engines import Engines
 from pointsman_gateway.engines.http_post import PooledPoster
 from pointsman_gateway.engines.metrics import EngineMetrics
-from pointsman_gateway.pipeline.ports import HttpReply, HttpUnreachable
+from pointsman_gateway.extensions.http_poster import HttpReply, HttpUnreachable
 
 log = logging.getLogger(__name__)
 

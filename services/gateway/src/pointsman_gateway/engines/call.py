@@ -25,7 +25,7 @@ from pointsman_gateway.engines.engine_client import (
 from pointsman_gateway.engines.engines import Target
 from pointsman_gateway.engines.failover import Candidates
 from pointsman_gateway.engines.metrics import EngineMetrics
-from pointsman_gateway.pipeline.ports import ChunkSink, OpenAnswer
+from pointsman_gateway.ports import ChunkSink, OpenAnswer
 
 log = logging.getLogger(__name__)
 

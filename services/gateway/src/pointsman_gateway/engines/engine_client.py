@@ -25,7 +25,7 @@ from pointsman_servicekit.logs import mask_secrets
 from pointsman_gateway.config.engine_config import Timeouts
 from pointsman_gateway.config.providers import DEFAULT_API, EngineApi
 from pointsman_gateway.domain import ANONYMOUS, Caller, Message, Operation, Sampling
-from pointsman_gateway.pipeline.ports import ChunkSink
+from pointsman_gateway.ports import ChunkSink
 
 log = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from pointsman_gateway.engines import engine_client
 from pointsman_gateway.engines.engine_client import CompletionRequest
 from pointsman_gateway.engines.engines import Target
 from pointsman_gateway.engines.metrics import EngineMetrics
-from pointsman_gateway.pipeline.ports import OpenAnswer
+from pointsman_gateway.ports import OpenAnswer
 
 PREFIX_CHARACTERS = 1024
 """Characters of a prompt that are hashed at most."""

@@ -15,7 +15,7 @@ from pointsman_gateway.domain import Message, Path
 from pointsman_gateway.engines.engines import Engines, Target
 from pointsman_gateway.engines.http1 import Connection, ConnectionFailed, Origin, Pool, TimedOut, origin_of
 from pointsman_gateway.engines.openai_schema import Count
-from pointsman_gateway.pipeline.ports import HttpPoster, HttpReply, HttpUnreachable
+from pointsman_gateway.extensions.http_poster import HttpPoster, HttpReply, HttpUnreachable
 
 CONNECT_SECONDS = 2.0
 """Time for an engine to accept a connection."""

@@ -32,7 +32,7 @@ from pointsman_gateway.engines.engine_client import (
 )
 from pointsman_gateway.engines.openai_client import openai_body
 from pointsman_gateway.engines.openai_events import BEGIN, DONE, END, EventReader
-from pointsman_gateway.pipeline.ports import ChunkSink
+from pointsman_gateway.ports import ChunkSink
 
 _encode = msgspec.json.Encoder().encode
 

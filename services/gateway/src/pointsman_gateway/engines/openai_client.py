@@ -37,7 +37,7 @@ from pointsman_gateway.engines.http1 import (
 )
 from pointsman_gateway.engines.openai_events import EventReader
 from pointsman_gateway.engines.openai_schema import parse_error
-from pointsman_gateway.pipeline.ports import ChunkSink
+from pointsman_gateway.ports import ChunkSink
 
 MAX_REFUSAL_BYTES = 64 * 1024
 """Limit for an error response; the client does not wait for more of it."""

@@ -29,7 +29,7 @@ from pointsman_gateway.engines.engine_client import (
 from pointsman_gateway.engines.engines import Engines, Target
 from pointsman_gateway.engines.failover import Candidates, Hedging, RetryBudget, Retrying, hash_prefix
 from pointsman_gateway.engines.metrics import EngineMetrics
-from pointsman_gateway.pipeline.ports import Backend, OpenAnswer
+from pointsman_gateway.ports import Backend, OpenAnswer
 
 DEFAULTS = ResilienceConfig()
 

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal, Protocol
 
 from pointsman_servicekit.extensions import Registry
 
-from pointsman_gateway.pipeline.ports import HttpPoster
+from pointsman_gateway.extensions.http_poster import HttpPoster
 
 GUARDRAILS = Registry(
     "guardrail",

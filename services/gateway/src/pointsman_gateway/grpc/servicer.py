@@ -23,9 +23,10 @@ from pointsman_gateway.domain import ANONYMOUS, Caller, Decision, Event, Operati
 from pointsman_gateway.grpc import messages
 from pointsman_gateway.pipeline.admission import UnreadBudget
 from pointsman_gateway.pipeline.pipeline import ConfigSnapshot, Pipeline
-from pointsman_gateway.pipeline.ports import FeedbackStore, Tenancy
 from pointsman_gateway.pipeline.run import to_public_error
 from pointsman_gateway.pipeline.sinks import CollectedAnswer, EventQueue
+from pointsman_gateway.ports import Tenancy
+from pointsman_gateway.request_log.feedback_store import FeedbackStore
 
 Metadata = tuple[tuple[str, str], ...]
 

@@ -21,7 +21,7 @@ from pointsman_gateway.codec.limits import LIMITS, TOKEN_ID_LIMITS, BodyLimits, 
 from pointsman_gateway.domain import Caller
 from pointsman_gateway.http.asgi_answer import CALLER, ClientDisconnected, send_error
 from pointsman_gateway.http.encoding import error_format_of, request_id_headers
-from pointsman_gateway.pipeline.ports import Tenancy
+from pointsman_gateway.ports import Tenancy
 
 LOGIN_PATH = "/console/api/login"
 OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", LOGIN_PATH})

@@ -22,9 +22,11 @@ from pointsman_gateway.http.asgi_answer import CALLER, AsgiAnswer, BatchAnswer, 
 from pointsman_gateway.http.asgi_app import RawRequest
 from pointsman_gateway.http.encoding import Encoder, ErrorFormat
 from pointsman_gateway.pipeline.pipeline import ConfigSnapshot, Pipeline
-from pointsman_gateway.pipeline.ports import EvaluationStore, FeedbackStore, Login, Tenancy
 from pointsman_gateway.pipeline.reload import ConfigHistory, ReloadStatus
 from pointsman_gateway.pipeline.run import to_public_error
+from pointsman_gateway.ports import Tenancy
+from pointsman_gateway.request_log.feedback_store import EvaluationStore, FeedbackStore
+from pointsman_gateway.tenancy.login import Login
 
 HAS_RECEIPT = "pointsman.has_receipt"
 """Key in the ASGI scope of a request that has reached the pipeline, which writes the receipt itself."""

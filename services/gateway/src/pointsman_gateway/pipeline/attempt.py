@@ -8,7 +8,7 @@ from pointsman_servicekit.eager import Signal
 from pointsman_gateway.domain import Chunks, CompletedAnswer, Decision
 from pointsman_gateway.metering.attempts import PathAttempt
 from pointsman_gateway.metering.meter import Meter
-from pointsman_gateway.pipeline.ports import ChunkSink, OpenAnswer
+from pointsman_gateway.ports import ChunkSink, OpenAnswer
 from pointsman_gateway.validation.stage import Judge, Transcript, Verdict, refusal
 
 

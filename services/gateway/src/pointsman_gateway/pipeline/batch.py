@@ -10,8 +10,8 @@ from pointsman_servicekit.errors import PointsmanError
 from pointsman_gateway.domain import Chunks, Finished, Receipt, Request, Started, Usage
 from pointsman_gateway.domain.value import value
 from pointsman_gateway.pipeline.pipeline import Pipeline
-from pointsman_gateway.pipeline.ports import AnswerSink
 from pointsman_gateway.pipeline.run import RequestRun, to_public_error
+from pointsman_gateway.ports import AnswerSink
 
 MAX_CONCURRENT_RUNS = 8
 """Requests of one batch that are answered at once; the others wait, without a slot of the admission control."""

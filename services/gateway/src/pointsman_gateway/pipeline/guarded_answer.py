@@ -13,7 +13,7 @@ from pointsman_gateway.domain import Chunk, Chunks, Decision, Prompt, Request, U
 from pointsman_gateway.extensions import GuardedText
 from pointsman_gateway.metering.pricing import estimate_tokens
 from pointsman_gateway.pipeline.guardrails import Guardrails, Span, Verdicts, current_verdicts, map_texts, redact
-from pointsman_gateway.pipeline.ports import AnswerSource, Backend, ChunkSink, OpenAnswer
+from pointsman_gateway.ports import AnswerSource, Backend, ChunkSink, OpenAnswer
 
 EVERY_CHARACTERS_AS_A_WHOLE = 16_384
 """Number of new characters before the next check of an answer that is not streamed."""

@@ -28,7 +28,7 @@ from pointsman_gateway.pipeline.guardrails import (
     map_texts,
     redact,
 )
-from pointsman_gateway.pipeline.ports import Classifier, PromptBuilder
+from pointsman_gateway.ports import Classifier, PromptBuilder
 
 AnyReceipt = TypeVar("AnyReceipt", bound=Receipt | UndecidedReceipt)
 

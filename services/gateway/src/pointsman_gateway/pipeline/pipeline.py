@@ -24,9 +24,9 @@ from pointsman_gateway.metering.meter import Meter, Metering
 from pointsman_gateway.metering.pricing import CHARACTERS_PER_TOKEN, estimate_tokens
 from pointsman_gateway.pipeline.active_runs import GRACE_SECONDS, ActiveRuns
 from pointsman_gateway.pipeline.admission import Admission
-from pointsman_gateway.pipeline.ports import AnswerSink, Backend, Classifier, PromptBuilder, RequestLog, Tenancy
 from pointsman_gateway.pipeline.run import RequestRun, record, reserve, settle, with_known_model
 from pointsman_gateway.pipeline.sinks import EventQueue
+from pointsman_gateway.ports import AnswerSink, Backend, Classifier, PromptBuilder, RequestLog, Tenancy
 from pointsman_gateway.routing.router import Router
 from pointsman_gateway.validation.stage import Validation
 

@@ -39,7 +39,7 @@ from pointsman_gateway.engines.engine_client import (
 from pointsman_gateway.extensions import NothingRelevant
 from pointsman_gateway.metering.pricing import estimate_total_tokens
 from pointsman_gateway.pipeline.attempt import Attempt
-from pointsman_gateway.pipeline.ports import AnswerSink, AnswerSource, RequestLog, Reservation, Tenancy
+from pointsman_gateway.ports import AnswerSink, AnswerSource, RequestLog, Reservation, Tenancy
 from pointsman_gateway.validation.stage import Judge
 
 if TYPE_CHECKING:

@@ -7,14 +7,14 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import replace
 
 from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
 
 from pointsman_gateway.domain import UNKNOWN, Feedback, PathScore
 from pointsman_gateway.redaction import Redaction
 from pointsman_gateway.request_log.entry import NO_REDACTION
+from pointsman_gateway.request_log.feedback_store import FeedbackStore, StoredFeedback
 from pointsman_gateway.request_log.recorder import Recorder
 from pointsman_gateway.request_log.store import RequestLogReader, RequestLogStore
 from pointsman_gateway.request_log.wal import LockedFile, OrphanedLog
@@ -31,13 +31,6 @@ RETRY_DELAY_S = 0.3
 
 ANSWER_ID_PREFIXES = ("chatcmpl-", "cmpl-", "resp_", "msg_")
 """Prefixes of an answer's id in OpenAI's APIs; the rest is the decision's id. Callers may send either."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    where: str
-    """ "request_log" or "wal"."""
-    known_already: bool = False
 
 
 class FeedbackQueue:
@@ -140,7 +133,7 @@ class FeedbackService:
         self.tasks: Collection[str] = ()
         """The configured tasks, one of which `right_task` may be."""
 
-    async def take(self, feedback: Feedback) -> Stored:
+    async def take(self, feedback: Feedback) -> StoredFeedback:
         """Stores feedback; raises InvalidArgument, NotFound ("unknown_decision"), or Unavailable."""
         check(feedback, self.tasks)
         record = FeedbackRecord(
@@ -150,7 +143,7 @@ class FeedbackService:
             stored = await self._store_or_retry(record)
         except Unavailable:
             await self._queue.add(record)
-            stored = Stored("wal")
+            stored = StoredFeedback("wal")
         self._metrics.feedback.labels("known" if stored.known_already else stored.where).inc()
         return stored
 
@@ -159,7 +152,7 @@ class FeedbackService:
         redact = self._redaction.or_nothing
         return replace(feedback, correction=redact(feedback.correction), right_answer=redact(feedback.right_answer))
 
-    async def _store_or_retry(self, record: FeedbackRecord) -> Stored:
+    async def _store_or_retry(self, record: FeedbackRecord) -> StoredFeedback:
         outcome = await self._try_store(record)
         if outcome == "unknown":
             await asyncio.sleep(RETRY_DELAY_S)
@@ -171,7 +164,7 @@ class FeedbackService:
                 code="unknown_decision",
                 param="decision_id",
             )
-        return Stored("request_log", known_already=outcome == "known")
+        return StoredFeedback("request_log", known_already=outcome == "known")
 
     async def _try_store(self, record: FeedbackRecord) -> str:
         await self._recorder.write()  # the decision may wait in this process
@@ -233,24 +226,18 @@ def _with_ids(feedback: Feedback) -> Feedback:
     return replace(feedback, decision_id=decision_id, id=digest.hexdigest())
 
 
-class FeedbackTaker(Protocol):
-    """Accepts feedback: the feedback service, or a wrapper around it."""
-
-    async def take(self, feedback: Feedback) -> Stored: ...
-
-
 class CanaryRatings:
     """Wraps the feedback service, and counts ratings for the comparison of a canary with the stable version."""
 
     def __init__(
-        self, inner: FeedbackTaker, stored: RequestLogReader, count: Callable[[str, str, float], None]
+        self, inner: FeedbackStore, stored: RequestLogReader, count: Callable[[str, str, float], None]
     ) -> None:
         """Takes `count`, which is called with path, adapter version and rating of each rated answer."""
         self._inner = inner
         self._stored = stored
         self._count = count
 
-    async def take(self, feedback: Feedback) -> Stored:
+    async def take(self, feedback: Feedback) -> StoredFeedback:
         stored = await self._inner.take(feedback)
         if feedback.rating is not None and not stored.known_already:
             with suppress(NotFound, Unavailable):  # without it the canary is judged by the other ratings
@@ -262,7 +249,7 @@ class CanaryRatings:
 class NullFeedback:
     """Takes the place of `FeedbackService`, and of the store of evaluations, in a gateway without Redis."""
 
-    async def take(self, feedback: Feedback) -> Stored:
+    async def take(self, feedback: Feedback) -> StoredFeedback:
         """Raises FailedPrecondition ("no_request_log")."""
         raise _no_request_log("no decision can be found")
 

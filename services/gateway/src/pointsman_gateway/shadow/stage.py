@@ -21,8 +21,9 @@ from pointsman_gateway.domain import (
     UndecidedReceipt,
 )
 from pointsman_gateway.extensions.policy import hash_to_unit_interval
-from pointsman_gateway.pipeline.ports import RequestLog
-from pointsman_gateway.request_log.feedback import FeedbackTaker, Stored, decision_id_of
+from pointsman_gateway.ports import RequestLog
+from pointsman_gateway.request_log.feedback import decision_id_of
+from pointsman_gateway.request_log.feedback_store import FeedbackStore, StoredFeedback
 from pointsman_gateway.request_log.redis_schema import today
 from pointsman_gateway.request_log.store import RequestLogReader
 from pointsman_gateway.shadow.judge import JudgeJob, JudgeSettings, PairJudge
@@ -162,7 +163,7 @@ class ScoringFeedback:
 
     def __init__(
         self,
-        inner: FeedbackTaker,
+        inner: FeedbackStore,
         pairs: PairSource,
         scorer: PairScorer,
         stored: RequestLogReader,
@@ -175,7 +176,7 @@ class ScoringFeedback:
         self._stored = stored
         self._settings = settings
 
-    async def take(self, feedback: Feedback) -> Stored:
+    async def take(self, feedback: Feedback) -> StoredFeedback:
         stored = await self._inner.take(feedback)
         if feedback.right_answer or (self._settings.judges and feedback.rating is not None):
             with suppress(Unavailable):

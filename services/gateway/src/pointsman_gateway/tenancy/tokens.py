@@ -7,7 +7,6 @@ unknown keys cause at most one read of the issuer's keys in ten seconds.
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import jwt
@@ -15,8 +14,8 @@ from pointsman_servicekit.errors import InvalidArgument, PermissionDenied, Point
 from pointsman_servicekit.keys.records import LONGEST_NAME, KeyRecord, TenantRecord, digest_of
 
 from pointsman_gateway.config.access_file import CLAIM_REFERENCE, GrantConfig, SingleSignOnConfig
-from pointsman_gateway.pipeline.ports import LoginCode
 from pointsman_gateway.tenancy.issuer import Issuer
+from pointsman_gateway.tenancy.login import LoginCode, LoginSession
 
 _TYPES = frozenset({"jwt", "at+jwt", "application/at+jwt"})
 """The accepted types of tokens, in lower case. Issuers sign other types for other purposes, such as logout tokens."""
@@ -35,17 +34,8 @@ MAX_UNIX_SECONDS = 2.0**53
 """The largest number up to which JSON's numbers are exact everywhere."""
 
 
-@dataclass(frozen=True, slots=True)
-class LoginSession:
-    """The result of a login: the token that the console's page uses as its credential."""
-
-    token: str
-    expires: float
-    """Unix seconds."""
-
-
 class SingleSignOn:
-    """Verifies an issuer's tokens and logs users in; implements `TokenVerifier` and the pipeline's `Login`."""
+    """Verifies an issuer's tokens and logs users in; implements `TokenVerifier` and `Login`."""
 
     def __init__(
         self,

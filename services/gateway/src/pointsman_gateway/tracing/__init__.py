@@ -11,7 +11,7 @@ from pointsman_gateway.embeddings.stage import Embedder
 from pointsman_gateway.engines.engine_client import EngineClient
 from pointsman_gateway.metering.gen_ai import GenAiMetrics
 from pointsman_gateway.pipeline.pipeline import Stages
-from pointsman_gateway.pipeline.ports import RequestLog
+from pointsman_gateway.ports import RequestLog
 from pointsman_gateway.redaction import Redaction
 
 if TYPE_CHECKING:

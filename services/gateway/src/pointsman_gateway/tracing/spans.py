@@ -28,7 +28,7 @@ from pointsman_gateway.embeddings.stage import Embedder, EmbeddingRequest, Encod
 from pointsman_gateway.engines.engine_client import EngineClient, EngineRequest, Transfer
 from pointsman_gateway.metering.gen_ai import GenAiMetrics
 from pointsman_gateway.pipeline.pipeline import Stages
-from pointsman_gateway.pipeline.ports import Backend, ChunkSink, Classifier, OpenAnswer, PromptBuilder, RequestLog
+from pointsman_gateway.ports import Backend, ChunkSink, Classifier, OpenAnswer, PromptBuilder, RequestLog
 from pointsman_gateway.redaction import NotRedacted, Redaction
 from pointsman_gateway.tracing import Instrumentation
 

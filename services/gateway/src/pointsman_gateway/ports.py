@@ -3,9 +3,8 @@
 Request -> Classifier -> Decision -> PromptBuilder -> Backend -> AnswerSource -> ChunkSink -> AnswerSink
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from typing import Protocol
 
 from pointsman_servicekit.errors import PointsmanError
 
@@ -14,10 +13,8 @@ from pointsman_gateway.domain import (
     Chunks,
     CompletedAnswer,
     Decision,
-    Feedback,
     Finished,
     Labels,
-    PathScore,
     Prompt,
     Receipt,
     Request,
@@ -144,38 +141,6 @@ class Reservation(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class LoginCode:
-    """The parameters with which the issuer redirects the browser back to the console's page (RFC 6749, RFC 7636)."""
-
-    code: str
-    verifier: str
-    redirect_uri: str
-    nonce: str
-
-
-class LoginSession(Protocol):
-    @property
-    def token(self) -> str: ...
-
-    @property
-    def expires(self) -> float:
-        """Returns when the session ends, in Unix seconds."""
-        ...
-
-
-class Login(Protocol):
-    """Login at an OpenID Connect issuer by authorization code."""
-
-    async def login_request(self) -> Mapping[str, Any] | None:
-        """Returns the authorization endpoint and its parameters; None without login, or if the issuer is away."""
-        ...
-
-    async def log_in(self, code: LoginCode) -> LoginSession:
-        """Exchanges an authorization code for a session; raises PointsmanError."""
-        ...
-
-
 class Tenancy(Protocol):
     """Identifies callers and enforces their limits."""
 
@@ -215,61 +180,4 @@ class RequestLog(Protocol):
 
     def note_undecided(self, receipt: UndecidedReceipt) -> None:
         """Records a request that ended before its decision."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class HttpReply:
-    status: int
-    pieces: tuple[bytes, ...]
-    """The body."""
-    retry_after: float | None = None
-    location: str = ""
-    """The target of a redirect, which is not followed."""
-
-
-class HttpUnreachable(Exception):
-    """An HTTP request got no response; the message gives the reason."""
-
-
-class HttpPoster(Protocol):
-    """Posts a body to an engine whose response is needed as a whole."""
-
-    async def post(
-        self,
-        url: str,
-        auth_header: str,
-        body: bytes,
-        deadline: float,
-        max_bytes: int,
-        reserve: Callable[[int], None] | None = None,
-    ) -> HttpReply:
-        """Posts a body; `auth_header` is a header line, or empty. Raises HttpUnreachable. `deadline` is on the event
-        loop's clock, and `max_bytes` limits the response's body. `reserve` is called with the length of each piece of
-        it; the PointsmanError that it raises ends the request.
-        """
-        ...
-
-
-class StoredFeedback(Protocol):
-    @property
-    def where(self) -> str:
-        """Returns where the feedback is stored: "request_log" or "wal"."""
-        ...
-
-    @property
-    def known_already(self) -> bool:
-        """Returns whether the same feedback had been stored before."""
-        ...
-
-
-class FeedbackStore(Protocol):
-    async def take(self, feedback: Feedback) -> StoredFeedback:
-        """Stores feedback; returns once it is on disk or in Redis. Raises PointsmanError."""
-        ...
-
-
-class EvaluationStore(Protocol):
-    async def add_evaluation(self, evaluation_id: str, results: Sequence[PathScore]) -> None:
-        """Counts the results as evidence; idempotent by the id. Raises PointsmanError."""
         ...

@@ -1,0 +1,38 @@
+"""Posts to other services, for guardrails and for whatever needs an engine's response as a whole."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class HttpReply:
+    status: int
+    pieces: tuple[bytes, ...]
+    """The body."""
+    retry_after: float | None = None
+    location: str = ""
+    """The target of a redirect, which is not followed."""
+
+
+class HttpUnreachable(Exception):
+    """An HTTP request got no response; the message gives the reason."""
+
+
+class HttpPoster(Protocol):
+    """Posts a body to an engine whose response is needed as a whole."""
+
+    async def post(
+        self,
+        url: str,
+        auth_header: str,
+        body: bytes,
+        deadline: float,
+        max_bytes: int,
+        reserve: Callable[[int], None] | None = None,
+    ) -> HttpReply:
+        """Posts a body; `auth_header` is a header line, or empty. Raises HttpUnreachable. `deadline` is on the event
+        loop's clock, and `max_bytes` limits the response's body. `reserve` is called with the length of each piece of
+        it; the PointsmanError that it raises ends the request.
+        """
+        ...

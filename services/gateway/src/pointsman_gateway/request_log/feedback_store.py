@@ -1,0 +1,27 @@
+"""What takes feedback and evaluations, as servers and wrappers see it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from pointsman_gateway.domain import Feedback, PathScore
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFeedback:
+    where: str
+    """ "request_log" or "wal"."""
+    known_already: bool = False
+    """Whether the same feedback had been stored before."""
+
+
+class FeedbackStore(Protocol):
+    async def take(self, feedback: Feedback) -> StoredFeedback:
+        """Stores feedback; returns once it is on disk or in Redis. Raises PointsmanError."""
+        ...
+
+
+class EvaluationStore(Protocol):
+    async def add_evaluation(self, evaluation_id: str, results: Sequence[PathScore]) -> None:
+        """Counts the results as evidence; idempotent by the id. Raises PointsmanError."""
+        ...

@@ -1,0 +1,36 @@
+"""The console's login at an OpenID Connect issuer, without the libraries that it takes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class LoginCode:
+    """The parameters with which the issuer redirects the browser back to the console's page (RFC 6749, RFC 7636)."""
+
+    code: str
+    verifier: str
+    redirect_uri: str
+    nonce: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoginSession:
+    """The result of a login: the token that the console's page uses as its credential."""
+
+    token: str
+    expires: float
+    """Unix seconds."""
+
+
+class Login(Protocol):
+    """Login at an OpenID Connect issuer by authorization code."""
+
+    async def login_request(self) -> Mapping[str, Any] | None:
+        """Returns the authorization endpoint and its parameters; None without login, or if the issuer is away."""
+        ...
+
+    async def log_in(self, code: LoginCode) -> LoginSession:
+        """Exchanges an authorization code for a session; raises PointsmanError."""
+        ...
