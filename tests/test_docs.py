@@ -125,5 +125,19 @@ def test_everything_is_documented() -> None:
     assert "](docs/index.md)" in (ROOT / "README.md").read_text()
 
 
-def test_the_readme_is_short() -> None:
-    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_a_first_page_is_short(page: str) -> None:
+    assert len((ROOT / page).read_text().splitlines()) <= 150
+
+
+def test_the_test_that_is_explained_to_contributors_is_one_of_ours() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    (explained,) = re.findall(r"^From `([^`]+)`:\n\n```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    file, code = explained
+    assert code in (ROOT / file).read_text()
+
+
+def test_every_slow_folder_of_tests_has_a_row() -> None:
+    (left_out,) = re.findall(r"^ELSEWHERE := .*,([\w ]+)\)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    page = (ROOT / "docs/slow-targets.md").read_text()
+    assert [folder for folder in left_out.split() if f"`tests/{folder}`" not in page] == []
