@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 FOLDERS = ("benchmarks", "cli", "deploy", "docs", "examples", "libs", "proto", "services", "tests", "tools")
 FOUND = [*ROOT.glob("*.md"), *(page for folder in FOLDERS for page in (ROOT / folder).rglob("*.md"))]
 PAGES = sorted(page for page in FOUND if page.parent.name != "handbook")
+GATEWAY = ROOT / "services/gateway/src/pointsman_gateway"
 FOREIGN = {
     *("--allowed-media-domains", "--collect-detailed-traces", "--gpu-memory-utilization"),  # vLLM
     *("--max-loaded-loras", "--volumes"),  # SGLang, docker compose
@@ -123,6 +124,19 @@ def test_everything_is_documented() -> None:
     pages = {*ROOT.glob("docs/*.md"), *ROOT.glob("docs/howto/*.md")}
     assert listed >= {str(page.relative_to(ROOT / "docs")) for page in pages}, "docs/index.md leads to every page"
     assert "](docs/index.md)" in (ROOT / "README.md").read_text()
+
+
+def test_every_file_of_the_map_of_changes_exists() -> None:
+    chapter = (ROOT / "docs/architecture.md").read_text().split("## To change X, open Y")[1].split("\n## ")[0]
+    rows = [row for row in re.findall(r"^\| (.+?) \| (.+) \|$", chapter, re.MULTILINE) if row != ("change", "files")]
+    assert len(rows) >= 40
+    missing = []
+    for change, files in rows:
+        named = re.findall(r"`([\w.-]+(?:/[\w.-]+)*\.[a-z]+)`", files)
+        assert named, f"{change}: names no file"
+        unknown = [file for file in named if not (GATEWAY / file).is_file() and not (ROOT / file).is_file()]
+        missing += [f"{change}: {file}" for file in unknown]
+    assert missing == []
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
