@@ -20,7 +20,6 @@ from pointsman_embedding import MiniLM, StaticModel
 from pointsman_gateway.classification.cascade import CascadeClassifier
 from pointsman_gateway.classification.fitting.fit import fit_classifier
 from pointsman_gateway.domain import Labels
-from pointsman_servicekit.huge_pages import use_huge_pages
 from routellm_apgr import measure_mmlu
 from routing_data import RoutingSet
 from routing_quality import DATA, MODEL, ROOT, TUNING, WARM_UP, answers_of
@@ -156,9 +155,7 @@ class Scorecard:
     def _fit(self, data: RoutingSet, out_of_scope: Sequence[str] = ()) -> CascadeClassifier:
         fitted = fit_classifier(data.by_task(), out_of_scope, self._static, self._encoder, TUNING)
         self._encoder.save()
-        classifier = CascadeClassifier(fitted, self._static, self._minilm)
-        use_huge_pages()  # as the gateway does before it listens
-        return classifier
+        return CascadeClassifier(fitted, self._static, self._minilm)
 
     def _classify(self, classifier: CascadeClassifier, rows: Rows) -> Results:
         answers, labels = answers_of(classifier, [text for text, _ in rows])

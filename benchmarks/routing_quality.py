@@ -24,7 +24,6 @@ from pointsman_gateway.classification.classifier_file import fit_origin, load, s
 from pointsman_gateway.classification.fitting.fit import fit_classifier
 from pointsman_gateway.classification.model import ENCODER, STATIC, FitSettings
 from pointsman_gateway.domain import Labels
-from pointsman_servicekit.huge_pages import use_huge_pages
 from routing_data import RoutingSet
 from routing_scores import Answer, scores
 from threadpoolctl import threadpool_limits
@@ -81,7 +80,6 @@ def measure(data: RoutingSet, options: argparse.Namespace) -> Figures:
     # Runs in its own process, to measure the memory of a gateway that loads the classifier.
     weight = _child(sys.executable, __file__, "--weigh", data.name, *_paths(options))
     classifier = _load(data, static, encoder)
-    use_huge_pages()  # as the gateway does before it listens
     answers_of(classifier, [text for text, _ in data.test[:: max(1, len(data.test) // WARM_UP)]])
     answers, labels = answers_of(classifier, [text for text, _ in data.test])
     truth = [label for _, label in data.test]

@@ -18,7 +18,6 @@ from pointsman_embedding import ModelMissing
 from pointsman_servicekit import logs
 from pointsman_servicekit.buffer_budget import BufferedBytesBudget
 from pointsman_servicekit.grpc_server import ServerLimits, serving
-from pointsman_servicekit.huge_pages import use_huge_pages
 from pointsman_servicekit.process import (
     freeze_gc,
     start_worker_threads,
@@ -141,7 +140,6 @@ async def run(settings: Settings, spans: "Spans | None" = None, worker: Sequence
             components.administration,
         )
         app = build_app(dependencies, spans)
-        await asyncio.to_thread(use_huge_pages)  # before it listens, since it holds up the process
         stopping = asyncio.create_task(wait_for_stop_signal())
         await asyncio.sleep(0)  # it listens from its first turn on, before the servers start: no signal is missed
         servicer = GatewayServicer(
