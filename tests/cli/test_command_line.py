@@ -61,7 +61,7 @@ def test_an_error_on_the_command_line_is_one_line(cli: Cli, arguments: tuple[str
         ),
         (("route", "x", "--url", "http://127.0.0.1:99999"), "Port out of range 0-65535"),
         (("feedback", "x", "--rating", "1", "--url", "ftp://gateway"), "it must have http:// or https:// and a host"),
-        (("regret", "--gateway", "127.0.0.1:99999"), "Port out of range 0-65535"),
+        (("advise", "--regret", "--gateway", "127.0.0.1:99999"), "Port out of range 0-65535"),
         (("top", "--once", "--gateway", "127.0.0.1:99999"), "Port out of range 0-65535"),
         (("doctor", "--cluster", "http://[::1"), "Invalid IPv6 URL"),
         (("ask", "half a lett\udcc3"), "the text is not UTF-8"),

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from pointsman_cli.advise.live import fetch_tasks, live_advice
-from pointsman_cli.regret import fetch_regrets
+from pointsman_cli.advise.regret import fetch_regrets
 from pointsman_gateway.config.field_types import ConfigError
 from pointsman_gateway.config.load import load_config
 

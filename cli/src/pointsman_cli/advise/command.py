@@ -1,5 +1,6 @@
 """`pointsman advise`: the command and its tables."""
 
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +23,7 @@ from pointsman_cli.advise.costs import (
 )
 from pointsman_cli.advise.live import fetch_tasks, hardware_cost, hardware_lines, live_advice, live_lines
 from pointsman_cli.advise.recommendation import Requirements, TaskAdvice, advise
+from pointsman_cli.advise.regret import fetch_metrics, fetch_regrets, regret_table
 from pointsman_cli.errors import UsageError
 from pointsman_cli.eval.report import read_report
 from pointsman_cli.options import (
@@ -37,17 +39,27 @@ from pointsman_cli.options import (
     print_json,
     table_console,
 )
-from pointsman_cli.regret import fetch_metrics
 from pointsman_cli.top.command import find_services
 
 _DAYS_A_MONTH = 365.25 / 12
+_REPORT = "a REPORT"
+_OPTIONS = {
+    "--live": ("gateway", "data_dir", "key_env"),
+    "--against": ("gateway", "data_dir"),
+    "--regret": ("gateway", "data_dir"),
+}
+"""By source, the parameters of `advise_on` that it uses; what no source names is for a report."""
+_ALWAYS = ("evaluation", "live", "against", "regret", "as_json")
 
 
 def advise_on(
+    context: typer.Context,
     evaluation: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[REPORT]", help="A report written by `pointsman eval --json`; or --live.", show_default=False
+            metavar="[REPORT]",
+            help="A report written by `pointsman eval --json`; or --live, --against or --regret.",
+            show_default=False,
         ),
     ] = None,
     live: Annotated[
@@ -61,6 +73,10 @@ def advise_on(
             show_default=False,
         ),
     ] = "",
+    regret: Annotated[
+        bool,
+        typer.Option("--regret", help="Compare a running gateway's shadow requests with the paths that were chosen."),
+    ] = False,
     gateway: UrlOption = "",
     key_env: KeyEnvOption = KEY_VARIABLE,
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
@@ -119,25 +135,22 @@ def advise_on(
     Uses the figures of an evaluation and the cost of training; sends no requests. With --live it uses the ratings that
     a gateway has, and says how many more would settle what is open; with --against it compares what tokens cost on your
     hardware with a provider.
+
+    With --regret it compares the cost, latency and quality of shadow requests with the paths that were chosen, in one
+    gateway since its start, shown as chosen : shadow. Regret is what the shadow path would have saved (total dollars)
+    and by how much its answers were better (mean quality of the scored pairs). A judge's line says how many of its
+    scores agree with people's ratings of the same answers.
     """
-    if [evaluation is not None, live, bool(against)].count(True) != 1:
-        raise UsageError("give either a REPORT of `pointsman eval --json`, or --live, or --against MODEL")
+    _check_options(context, _source(evaluation, live, against, regret))
+    if regret:
+        _show_regrets(find_services(gateway, "", "", data_dir).gateway, as_json)
+        return
     if against:
         price = _named_price(against)
-        scrape = fetch_metrics(find_services(gateway, "", "", data_dir).gateway)
-        cost = hardware_cost(scrape, against, price)
-        if as_json:
-            print_json(asdict(cost))
-        else:
-            table_console().print(Group(*map(Text, hardware_lines(cost, str(prices_as_of())))))
+        _compare_hardware(find_services(gateway, "", "", data_dir).gateway, against, price, as_json)
         return
     if evaluation is None:
-        tasks = fetch_tasks(gateway_url(gateway, data_dir), api_key(key_env))
-        found = [live_advice(task) for task in tasks]
-        if as_json:
-            print_json([asdict(task) for task in found])
-        else:
-            table_console().print(Group(*map(live_lines, found)))
+        _advise_live(gateway_url(gateway, data_dir), api_key(key_env), as_json)
         return
     report = read_report(evaluation)
     check_selection(training_files or (), report.sha256)
@@ -155,6 +168,51 @@ def advise_on(
         print_json([asdict(task) for task in advice])
     else:
         print_advice(table_console(), advice)
+
+
+def _source(evaluation: Path | None, live: bool, against: str, regret: bool) -> str:
+    """Returns where the figures are from; raises UsageError unless exactly one source is given."""
+    given = {_REPORT: evaluation is not None, "--live": live, "--against": bool(against), "--regret": regret}
+    chosen = [source for source, is_given in given.items() if is_given]
+    if len(chosen) != 1:
+        raise UsageError("give either a REPORT of `pointsman eval --json`, or --live, or --against MODEL, or --regret")
+    return chosen[0]
+
+
+def _check_options(context: typer.Context, source: str) -> None:
+    """Raises UsageError if an option is given that this source does not use."""
+    for parameter in context.command.params:
+        name = str(parameter.name)
+        origin = context.get_parameter_source(name)
+        if name in _ALWAYS or origin is None or origin.name != "COMMANDLINE":
+            continue
+        users = [each for each, names in _OPTIONS.items() if name in names] or [_REPORT]
+        if source not in users:
+            raise UsageError(f"{parameter.opts[0]} is for {' or '.join(users)}, not for {source}")
+
+
+def _show_regrets(url: str, as_json: bool) -> None:
+    regrets = fetch_regrets(url)
+    if as_json:
+        typer.echo(json.dumps(asdict(regrets)))
+    else:
+        table_console().print(regret_table(regrets))
+
+
+def _compare_hardware(url: str, against: str, price: PricedModel, as_json: bool) -> None:
+    cost = hardware_cost(fetch_metrics(url), against, price)
+    if as_json:
+        print_json(asdict(cost))
+    else:
+        table_console().print(Group(*map(Text, hardware_lines(cost, str(prices_as_of())))))
+
+
+def _advise_live(url: str, key: str, as_json: bool) -> None:
+    found = [live_advice(task) for task in fetch_tasks(url, key)]
+    if as_json:
+        print_json([asdict(task) for task in found])
+    else:
+        table_console().print(Group(*map(live_lines, found)))
 
 
 def _named_price(model: str) -> PricedModel:

@@ -1,20 +1,17 @@
-"""`pointsman regret`: compares shadow requests with the paths that were chosen, from the gateway's metrics."""
+"""`pointsman advise --regret`: compares shadow requests with the paths that were chosen, from the gateway's metrics."""
 
-import json
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import httpx
-import typer
 from pointsman_servicekit.http_client import open_client
 from pointsman_servicekit.statistics import two_sided_z, wilson_interval
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from pointsman_cli.errors import CommandError
-from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, JsonOption, UrlOption, plain_table, table_console
-from pointsman_cli.top.command import find_services
+from pointsman_cli.options import plain_table
 from pointsman_cli.top.metrics import Scrape, parse_metrics
 
 TIMEOUT_SECONDS = 2.0  # of the request for the metrics
@@ -127,24 +124,6 @@ def _sum(scrape: Scrape, name: str, labels: Mapping[str, str]) -> float:
     """Sums the series of a metric that have all of these labels."""
     series = scrape.samples.get(name, {})
     return sum(value for found, value in series.items() if labels.items() <= dict(found).items())
-
-
-def regret(
-    gateway: UrlOption = "",
-    as_json: JsonOption = False,
-    data_dir: DataDirOption = DEFAULT_DATA_DIR,
-) -> None:
-    """Compare shadow requests with the paths that were chosen: cost, latency and quality.
-
-    The figures are of one gateway since its start, shown as chosen : shadow. Regret is what the shadow path would have
-    saved (total dollars) and by how much its answers were better (mean quality of the scored pairs). A judge's line
-    says how many of its scores agree with people's ratings of the same answers.
-    """
-    regrets = fetch_regrets(find_services(gateway, "", "", data_dir).gateway)
-    if as_json:
-        typer.echo(json.dumps(asdict(regrets)))
-    else:
-        table_console().print(regret_table(regrets))
 
 
 def fetch_regrets(url: str) -> Regrets:

@@ -1,12 +1,18 @@
-"""`pointsman regret` computes its table from the shadow metrics of a real gateway."""
+"""`pointsman advise --regret` computes its table from the shadow metrics of a real gateway."""
+
+import json
+from collections.abc import Callable
+from typing import Any
 
 import pytest
-from pointsman_cli.regret import Regrets, read_regrets, regret_table
+from pointsman_cli.advise.regret import Regrets, read_regrets, regret_table
 from pointsman_cli.top.metrics import parse_metrics
 from pointsman_gateway.request_log.evidence import EvidenceKey
 from pointsman_gateway.shadow.scoring import Pair, ShadowMetrics, Side, regret_of
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest, start_http_server
 from rich.console import Console
+
+Cli = Callable[..., Any]
 
 
 def side(path: str, usd: float, seconds: float) -> Side:
@@ -75,3 +81,49 @@ def test_a_judge_is_compared_with_people(capsys: pytest.CaptureFixture[str]) -> 
     assert judged.agreement[0] < 2 / 3 < judged.agreement[1]
     Console(width=200).print(regret_table(seen(registry)))
     assert "agrees with people: 2 of 3 answers (21% to 94%)" in capsys.readouterr().out
+
+
+def test_the_command_reads_a_running_gateway(cli: Cli) -> None:
+    registry = CollectorRegistry()
+    ShadowMetrics(registry).count_pair(Pair("d", "20260101", "triage", DEAR, CHEAP))
+    server, _ = start_http_server(0, "127.0.0.1", registry)
+    address = f"127.0.0.1:{server.server_port}"
+    try:
+        shown, in_json = (cli("advise", "--regret", "--gateway", address, *more) for more in ((), ("--json",)))
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert (shown.code, in_json.code) == (0, 0), shown.err
+    assert "2.0000 : 1.0000" in shown.out
+    assert json.loads(in_json.out)["comparisons"][0]["of_shadow"]["usd"] == pytest.approx(0.001)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("--regret", "--live"),
+            "give either a REPORT of `pointsman eval --json`, or --live, or --against MODEL, or --reg",
+        ),
+        (("report.json", "--regret"), "give either a REPORT"),
+        (("--regret", "--min-score", "0.5"), "--min-score is for a REPORT, not for --regret"),
+        (("--regret", "--training", "training.json"), "--training is for a REPORT, not for --regret"),
+        (("--regret", "--amortization-months", "12"), "--amortization-months is for a REPORT, not for --regret"),
+        (("--regret", "--key-env", "KEY"), "--key-env is for --live, not for --regret"),
+        (("--live", "--min-score", "0.5"), "--min-score is for a REPORT, not for --live"),
+        (
+            ("report.json", "--gateway", "127.0.0.1:9"),
+            "--gateway is for --live or --against or --regret, not for a REPORT",
+        ),
+    ],
+)
+def test_options_of_other_sources_are_rejected(cli: Cli, arguments: tuple[str, ...], message: str) -> None:
+    outcome = cli("advise", *arguments)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert message in outcome.err
+
+
+def test_a_gateway_that_does_not_answer_is_named(cli: Cli) -> None:
+    outcome = cli("advise", "--regret", "--gateway", "http://127.0.0.1:9")
+    assert outcome.code == 1
+    assert "http://127.0.0.1:9/metrics cannot be read" in outcome.err
