@@ -1,10 +1,13 @@
 """Errors that are stored and raised more than once."""
 
+import gc
+import weakref
+from contextlib import suppress
 from traceback import walk_tb
 
 import pytest
 from google.rpc import error_details_pb2, status_pb2
-from pointsman_servicekit.errors import InvalidArgument, PointsmanError, Unavailable
+from pointsman_servicekit.errors import InvalidArgument, PointsmanError, Unavailable, take_error
 from pointsman_servicekit.grpc_errors import to_status
 
 
@@ -30,6 +33,28 @@ def test_a_copy_is_the_same_error_without_the_frames_of_others() -> None:
         assert str(raised.value) == str(stored)
         assert len(list(walk_tb(raised.value.__traceback__))) == 2
     assert stored.__traceback__ is None
+
+
+class Work:
+    def __init__(self, error: Unavailable | None) -> None:
+        self.error = error
+
+    def end(self) -> None:
+        raise take_error(self)
+
+
+def test_a_taken_error_leaves_no_garbage() -> None:
+    work = Work(Broken("pump"))
+    left = weakref.ref(work)
+    gc.disable()
+    try:
+        with suppress(Broken):
+            work.end()
+        assert work.error is None
+        del work
+        assert left() is None
+    finally:
+        gc.enable()
 
 
 def test_a_grpc_status_replaces_half_a_character_of_an_error() -> None:

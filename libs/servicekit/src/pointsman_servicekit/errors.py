@@ -16,9 +16,11 @@ An error's `code` is the stable, snake_case name of the exact mistake ("unknown_
 """
 
 from collections.abc import Mapping
-from typing import ClassVar, Self
+from typing import ClassVar, Protocol, Self, TypeVar
 
 import grpc
+
+E = TypeVar("E", bound=Exception)
 
 
 class PointsmanError(Exception):
@@ -132,3 +134,21 @@ FAMILIES: tuple[type[PointsmanError], ...] = (
     DeadlineExceeded,
     Internal,
 )
+
+
+class HoldsError(Protocol[E]):
+    """An object that keeps an error until it is raised."""
+
+    error: E | None
+
+
+def take_error(holder: HoldsError[E]) -> E:
+    """Returns the error that an object keeps, and removes it there: `raise take_error(self)`.
+
+    An error refers to its traceback, and that to the frames that the error passed through. If one of them still refers
+    to the error, by a variable of its own or by its object, only the garbage collector frees the frames, and the
+    request with them. So the error must be in neither when it is raised.
+    """
+    error, holder.error = holder.error, None
+    assert error is not None
+    return error

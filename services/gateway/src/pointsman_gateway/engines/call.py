@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from pointsman_servicekit.eager import Signal
-from pointsman_servicekit.errors import DeadlineExceeded, PointsmanError, Unavailable
+from pointsman_servicekit.errors import DeadlineExceeded, PointsmanError, Unavailable, take_error
 
 from pointsman_gateway.domain import Chunks
 from pointsman_gateway.engines.engine_client import (
@@ -91,7 +91,6 @@ class EngineCall:
         "_busy_interval",
         "_caller",
         "_entry",
-        "_error",
         "_first",
         "_first_is_last",
         "_has_begun",
@@ -103,6 +102,7 @@ class EngineCall:
         "_stall_seconds",
         "_target",
         "_transfer",
+        "error",
     )
 
     def __init__(self, caller: EngineCaller, target: Target, request: CompletionRequest) -> None:
@@ -132,7 +132,8 @@ class EngineCall:
         self._sink: ChunkSink | None = None
         self._first: Chunks = ()
         self._last: Chunks = ()
-        self._error: Exception | None = None
+        self.error: Exception | None = None
+        """The engine's, until it is raised or passed on."""
         self._has_begun = self._has_ended = self._first_is_last = self._awaits_sink = False
         self._busy_interval = caller.busy_times.begin(engine.name, request.path)
         self._began_at = state.clock()
@@ -150,12 +151,7 @@ class EngineCall:
         """Waits for the first chunk; raises the engine's error if it fails before."""
         await self._began_signal
         if not self._has_begun:
-            error, self._error = self._error, None
-            try:
-                assert error is not None
-                raise error
-            finally:
-                error = None  # the error's traceback has this frame, which would hold the error
+            raise take_error(self)
 
     # -- called by the run
 
@@ -164,7 +160,7 @@ class EngineCall:
         first, self._first = self._first, ()
         sink.chunks(first, self._first_is_last)
         if self._has_ended:
-            error, self._error = self._error, None
+            error, self.error = self.error, None
             sink.ended(error)
         elif self._awaits_sink:
             self._awaits_sink = False
@@ -218,7 +214,7 @@ class EngineCall:
         if sink is not None:
             sink.ended(error)  # first, because the client of the gateway waits for it
         else:
-            self._error = error
+            self.error = error
             self._began_signal.set()
         self._leave(None)
 

@@ -4,6 +4,7 @@ source -> [ValidatingSink] -> Attempt -> [BufferingSink] -> RequestRun -> Answer
 """
 
 from pointsman_servicekit.eager import Signal
+from pointsman_servicekit.errors import take_error
 
 from pointsman_gateway.domain import Chunks, CompletedAnswer, Decision
 from pointsman_gateway.metering.attempts import PathAttempt
@@ -140,11 +141,7 @@ class Attempt:
         buffer.transcript = self._transcript
         await buffer.arrived
         if buffer.error is not None:
-            error, buffer.error = buffer.error, None
-            try:
-                raise error
-            finally:
-                del error  # breaks the reference cycle between its traceback and this frame
+            raise take_error(buffer)
         if buffer.has_ended:
             self.complete()
         self._meter.record_buffering()

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pointsman_servicekit.eager import EagerRun, Signal
-from pointsman_servicekit.errors import Internal, PointsmanError, ResourceExhausted, Unavailable
+from pointsman_servicekit.errors import Internal, PointsmanError, ResourceExhausted, Unavailable, take_error
 from pointsman_servicekit.logs import decision_id, request_id
 
 from pointsman_gateway.domain import (
@@ -58,9 +58,9 @@ class RequestRun:
     """Answers one request, and writes its receipt whatever the outcome. Implements `ChunkSink` and `RunControl`."""
 
     __slots__ = (
-        "_attempts", "_end", "_end_error", "_execution", "_has_first_token", "_is_admitted",
+        "_attempts", "_end", "_execution", "_has_first_token", "_is_admitted",
         "_is_paused", "_judge", "_meter", "_pipeline", "_reads", "_reason", "_request", "_reservation", "_reserved_usd",
-        "_sink", "_source", "_stages",
+        "_sink", "_source", "_stages", "error",
     )  # fmt: skip
 
     def __init__(self, pipeline: "Pipeline", request: Request, sink: AnswerSink) -> None:
@@ -79,7 +79,8 @@ class RequestRun:
         """The attempts whose text the request log needs."""
         self._source: AnswerSource | None = None
         self._end = Signal()
-        self._end_error: Exception | None = None
+        self.error: Exception | None = None
+        """Of the answer's source, until it is raised."""
         self._reason: PointsmanError | None = None
         self._execution = EagerRun(self._run())
 
@@ -118,7 +119,7 @@ class RequestRun:
         self._sink.chunks(chunks, last)
 
     def ended(self, error: Exception | None) -> None:
-        self._end_error = error
+        self.error = error
         self._end.set()
 
     # -- from start to end
@@ -181,12 +182,8 @@ class RequestRun:
         if self._is_paused and self._source is not None:
             self._source.pause()
         await self._end
-        if self._end_error is not None:
-            failure, self._end_error = self._end_error, None
-            try:
-                raise failure
-            finally:
-                del failure  # breaks the reference cycle between its traceback and this frame
+        if self.error is not None:
+            raise take_error(self)
         attempt.complete()
 
     # -- limits

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Generic, Protocol, TypeVar
 
-from pointsman_servicekit.errors import DeadlineExceeded, PointsmanError
+from pointsman_servicekit.errors import DeadlineExceeded, PointsmanError, take_error
 
 from pointsman_gateway.domain import Chunk, Chunks, Event, Finished, Started
 from pointsman_gateway.pipeline.admission import UnreadBudget
@@ -56,7 +56,8 @@ class ItemQueue(Generic[Item]):
         self._unread_bytes = 0
         self._items: deque[Item] = deque()
         self._is_closed = False
-        self._error: Exception | None = None
+        self.error: Exception | None = None
+        """The run's, until the reader gets it."""
         self._reader: asyncio.Future[None] | None = None
 
     def put(self, item: Item, size: int = 0) -> None:
@@ -82,7 +83,7 @@ class ItemQueue(Generic[Item]):
     def close(self, error: Exception | None = None) -> None:
         """Ends the queue; the reader gets the remaining items, then the error. Only the first call counts."""
         if not self._is_closed:
-            self._is_closed, self._error = True, error
+            self._is_closed, self.error = True, error
             self._wake()
 
     def detach(self) -> None:
@@ -99,11 +100,9 @@ class ItemQueue(Generic[Item]):
         while not self._items:
             self._release_unread()
             if self._is_closed:
-                error, self._error = self._error, None
-                try:
-                    raise error or StopAsyncIteration
-                finally:
-                    del error  # breaks the reference cycle between its traceback and this frame
+                if self.error is not None:
+                    raise take_error(self)
+                raise StopAsyncIteration
             if self.run is not None:
                 self.run.resume()
             if not self._items and not self._is_closed:
@@ -192,7 +191,8 @@ class CollectedAnswer:
         self.start: Started | None = None
         self.pieces: list[Chunk] = []
         self._finished: Finished | None = None
-        self._error: PointsmanError | None = None
+        self.error: PointsmanError | None = None
+        """The run's, until it is raised."""
         self._over = asyncio.Event()
 
     async def whole(self) -> Finished:
@@ -204,12 +204,8 @@ class CollectedAnswer:
                 self.run.cancel()
                 await self._over.wait()
             raise
-        error, self._error = self._error, None
-        try:
-            if error is not None:
-                raise error
-        finally:
-            del error  # breaks the reference cycle between its traceback and this frame
+        if self.error is not None:
+            raise take_error(self)
         assert self._finished is not None  # nobody else cancels the run
         return self._finished
 
@@ -223,7 +219,7 @@ class CollectedAnswer:
         self._finished = finished
 
     def failed(self, error: PointsmanError) -> None:
-        self._error = error
+        self.error = error
 
     def closed(self) -> None:
         self.run = None
