@@ -1,4 +1,5 @@
-"""Everything that the pages name exists: pages, files, targets, commands, options, settings, metrics."""
+"""Everything that the pages name exists: pages, files, targets, commands, options, settings, metrics. The defaults that
+they state are those of the code."""
 
 import re
 from functools import cache
@@ -7,10 +8,16 @@ from typing import Any
 
 import pytest
 import typer.main
+import yaml
 from pointsman_cli.app import build_app
+from pointsman_gateway.config.access_file import GrantConfig, LoginConfig, SigningKeysConfig, SingleSignOnConfig
+from pointsman_gateway.config.models_file import ResilienceConfig
+from pointsman_gateway.config.tasks_file import CacheConfig, GuardrailConfig
 from pointsman_gateway.settings import Settings as GatewaySettings
+from pointsman_gateway.validation.guardrails import PiiOptions
 from pointsman_lora_server.settings import Settings as LoraSettings
 from pointsman_retriever.settings import Settings as RetrieverSettings
+from pydantic import BaseModel
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("benchmarks", "cli", "deploy", "docs", "examples", "libs", "proto", "services", "tests", "tools")
@@ -23,10 +30,16 @@ FOREIGN = {
     *("--cascade", "--force-conflicts"),  # kubectl, Helm
 }
 SETTINGS = {
-    f"{settings.model_config['env_prefix']}{field.upper()}"
+    f"{settings.model_config['env_prefix']}{name.upper()}": field.get_default(call_default_factory=True)
     for settings in (GatewaySettings, RetrieverSettings, LoraSettings)
-    for field in settings.model_fields
+    for name, field in settings.model_fields.items()
 }
+KEYS: dict[str, tuple[type[BaseModel], ...]] = {
+    "cache": (CacheConfig,),
+    "guardrails": (GuardrailConfig, PiiOptions),
+    "single_sign_on": (SingleSignOnConfig, SigningKeysConfig, GrantConfig, LoginConfig),
+}
+"""By page, the models of the keys in its tables with a column of defaults."""
 page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
@@ -64,12 +77,17 @@ def options_of(command: Any) -> set[str]:
 
 
 @cache
+def commands() -> list[Any]:
+    found: list[Any] = [typer.main.get_command(build_app())]
+    for command in found:
+        found += getattr(command, "commands", {}).values()
+    return found
+
+
+@cache
 def all_options() -> set[str]:
     """Returns the options of all our commands, and all that the source names."""
-    commands: list[Any] = [typer.main.get_command(build_app())]
-    for command in commands:
-        commands += getattr(command, "commands", {}).values()
-    return FOREIGN.union(*map(options_of, commands), re.findall(r"--[a-z][a-z0-9-]+", "\n".join(sources().values())))
+    return FOREIGN.union(*map(options_of, commands()), re.findall(r"--[a-z][a-z0-9-]+", "\n".join(sources().values())))
 
 
 @page
@@ -117,6 +135,78 @@ def test_every_named_command_and_option_exists(page: Path) -> None:
 def test_every_option_that_is_named_alone_exists(page: Path) -> None:
     unknown = {*re.findall(r"^--[a-z][a-z0-9-]+", code_of(page), re.MULTILINE)} - all_options()
     assert not unknown, f"{', '.join(sorted(unknown))}: neither a command of ours nor the source has such an option"
+
+
+@page
+def test_a_setting_has_the_default_that_is_stated(page: Path) -> None:
+    """The pages state it as in `QUEUE_TIMEOUT` (10 s)."""
+    stated = re.findall(r"`([A-Z][A-Z_]+)` \(`?(\w(?:[\w.,:]*\w)?)`?(?: (?:s|MiB))?[,;)]", page.read_text())
+    for setting, value in stated:
+        found = {name: default for name, default in SETTINGS.items() if re.fullmatch(rf"(\w+_)?{setting}", name)}
+        assert not found or any(is_written(default, value) for default in found.values()), f"{value}, but {found}"
+
+
+def is_written(default: Any, text: str) -> bool:
+    if isinstance(default, int | float):
+        return bool(re.fullmatch(r"[\d.,]+", text)) and float(text.replace(",", "")) == default
+    return text == (",".join(sorted(default)) if isinstance(default, frozenset) else str(default))
+
+
+@page
+def test_an_option_has_the_default_that_is_stated(page: Path) -> None:
+    """The pages state it as in `--concurrency` (8)."""
+    for option, value in re.findall(r"`(--[a-z-]+)`(?: \(|, )(\d[\d.]*)\)", page.read_text()):
+        found = [each.default for command in commands() for each in command.params if option in each.opts]
+        assert float(value) in found, f"{option}: {value}, but {found}"
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_a_key_has_the_default_that_a_table_states(name: str) -> None:
+    text = (ROOT / f"docs/{name}.md").read_text()
+    tables = re.findall(r"^\| (?:key|option) \| default \|.*\n\|[-|]+\n((?:\|.*\n)+)", text, re.MULTILINE)
+    rows = [[cell.strip() for cell in row.split("|")] for table in tables for row in table.splitlines()]
+    stated = {key: cell for _, keys, cell, *_ in rows for key in re.findall(r"`(?:\w+\.)?(\w+)`", keys) if cell}
+    fields = {key: field for model in KEYS[name] for key, field in model.model_fields.items()}
+    found = {key: fields[key].get_default(call_default_factory=True) for key in stated}
+    assert found
+    assert {key: default or None for key, default in found.items()} == {
+        key: value_in(cell) or None for key, cell in stated.items()
+    }
+
+
+def value_in(cell: str) -> Any:
+    """Returns the value that a cell of a table has up to its first semicolon."""
+    text = cell.partition(";")[0]
+    codes = re.findall(r"`([^`]+)`", text) or [text]
+    values = [None if code in ("none", "unset") else yaml.safe_load(code) for code in codes]
+    value = values if len(values) > 1 else values[0]
+    return tuple(value) if isinstance(value, list) else value
+
+
+def test_resilience_has_the_defaults_that_are_stated() -> None:
+    text = (ROOT / "docs/resilience.md").read_text()
+    [block] = re.findall(r"these are the defaults\.\n\n```yaml\n(.*?)```", text, re.DOTALL)
+    assert ResilienceConfig.model_validate(yaml.safe_load(block)["resilience"]) == ResilienceConfig()
+
+
+def test_the_files_to_open_are_in_the_folders_that_the_page_names() -> None:
+    text = (ROOT / "docs/architecture.md").read_text()
+    named = re.findall(r"`((?:[\w.-]+/)*\w+\.(?:html|lua|proto|py|yaml))`", text)
+    roots = (ROOT, *(ROOT / "services").glob("*/src/*"))
+    assert len(named) > 50
+    assert not [path for path in named if not any((root / path).is_file() for root in roots)]
+
+
+def test_the_grpc_contract_lists_the_metadata_that_is_sent() -> None:
+    contract = (ROOT / "proto/pointsman/v1/gateway.proto").read_text().replace("\n//", "")
+    listed = {*re.findall(r"x-pointsman-[a-z-]+", contract)}
+    for names in re.findall(r"x-pointsman-\{([^}]+)\}", contract):
+        listed |= {f"x-pointsman-{name.strip()}" for name in names.split(",")}
+    gateway = ROOT / "services/gateway/src/pointsman_gateway"
+    sources = [(gateway / file).read_text() for file in ("codec/headers.py", "grpc/servicer.py")]
+    sent = {*re.findall(r'"(x-pointsman-[a-z-]+)"', "".join(sources))}
+    assert len(sent) > 10
+    assert sent <= listed
 
 
 def test_everything_is_documented() -> None:
