@@ -105,7 +105,7 @@ async def test_release_event_loop_lag_and_calls_in_flight_are_reported(client: C
     assert 'pointsman_build_info{service="retriever",version="' in matching
     assert "pointsman_event_loop_lag_seconds_bucket" in matching
     await client.upsert(pb.Document(id="a", text="One."))
-    assert await client.metric('pointsman_grpc_in_flight{method="pointsman.v1.Retriever/Upsert"}') == 0.0
+    assert await client.present_metric('pointsman_grpc_in_flight{method="pointsman.v1.Retriever/Upsert"}') == 0.0
 
 
 def test_collections_beyond_the_cap_are_counted_as_other() -> None:
