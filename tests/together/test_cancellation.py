@@ -22,6 +22,7 @@ import pytest
 from pointsman.v1 import gateway_pb2 as pb
 from pointsman.v1 import gateway_pb2_grpc
 from pointsman_servicekit.grpc_client import open_channel
+from pointsman_servicekit.metrics_page import MAX_AGE_SECONDS
 
 from tests.running_example import EXAMPLE, run_example
 
@@ -37,6 +38,9 @@ PROMISED = 0.2
 TRIES = 10
 ALWAYS = 2.0
 """... and all of them must keep this."""
+
+ADMITTED = 0.1
+"""Seconds after which a request is usually in flight; otherwise the next page of metrics shows it."""
 
 RUNNING, WAITING = "vllm:num_requests_running", "vllm:num_requests_waiting"
 GENERATED = "vllm:generation_tokens_total"
@@ -239,10 +243,13 @@ async def test_a_disconnect_after_the_first_token(help_desk: RunningHelpDesk, lo
 @every_way
 async def test_a_disconnect_during_retrieval(help_desk: RunningHelpDesk, look: Look, way: Way) -> None:
     async def attempt(number: int) -> float:
+        await asyncio.sleep(MAX_AGE_SECONDS)  # so that the gateway builds a new page of metrics
         before = await look.read(GENERATED, "vllm:prompt_tokens_total")
         with _stopped(help_desk.retriever):
             async with asking(way, help_desk, Asked(f"{number} May I take a bicycle?", "path:handbook_answer")) as task:
+                await asyncio.sleep(ADMITTED)
                 await look.until((IN_FLIGHT,), lambda in_flight: in_flight == 1)
+                await asyncio.sleep(MAX_AGE_SECONDS - PROMISED / 2)  # the next page is built in time to see the end
                 task.cancel()
                 seconds = await look.until((IN_FLIGHT,), lambda in_flight: in_flight == 0)
         assert await look.read(GENERATED, "vllm:prompt_tokens_total") == before
