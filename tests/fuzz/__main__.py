@@ -37,8 +37,8 @@ FUZZERS: Mapping[str, Callable[[Rig], Fuzzer]] = {
 }
 
 WARM_UP_SHARE = 0.05
-"""Of each fuzzer's time, before the memory is measured with which later ones are compared: the allocator keeps what the
-largest inputs took once. What is left at the end of the run is growth."""
+"""Of each fuzzer's time, before the memory is measured with which later ones are compared. The allocator keeps what the
+largest inputs took once: without it, 11,000 and 39,000 malformed answers of engines both end at 220 MiB, from 182."""
 
 
 async def main(options: argparse.Namespace) -> int:
