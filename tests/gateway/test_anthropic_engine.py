@@ -39,6 +39,23 @@ async def test_an_answer_has_its_text_its_usage_with_the_cache_and_its_price(
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("arguments", ["[" * 20_000, '{"a":' * 20_000, '{"a": NaN}', "no JSON", "[1]"])
+async def test_arguments_of_a_call_that_are_no_object_become_its_only_field(
+    neighbours: Neighbours, anthropic: Anthropic, monkeypatch: pytest.MonkeyPatch, arguments: str
+) -> None:
+    call = {"id": "toolu_01", "type": "function", "function": {"name": "weather", "arguments": arguments}}
+    async with site(neighbours, anthropic, monkeypatch) as http:
+        told = await ask(
+            http,
+            {"role": "user", "content": "Weather?"},
+            {"role": "assistant", "content": "", "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "toolu_01", "content": "Rain"},
+        )
+    assert told.status_code == 200, told.text[:300]
+    [use] = anthropic.bodies[0]["messages"][1]["content"]
+    assert use["input"] == {"arguments": arguments}
+
+
 async def test_parameters_system_and_tools_are_translated(
     neighbours: Neighbours, anthropic: Anthropic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
