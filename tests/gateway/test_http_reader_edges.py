@@ -214,7 +214,7 @@ async def test_a_client_that_does_not_read_a_plain_answer_is_disconnected(
 
 
 class Wire(asyncio.Transport):
-    """Delivers data that was in transit when it was closed, like TLS."""
+    """A transport that still delivers received data after `close`, as asyncio's TLS transport does."""
 
     def __init__(self, log: list[str] | None = None) -> None:
         super().__init__()
@@ -239,7 +239,7 @@ class Wire(asyncio.Transport):
 
 
 class LostWire(Wire):
-    """Refuses to write once its client is gone, like uvloop's."""
+    """A transport that raises on writes after the client has disconnected, as uvloop's does."""
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         if self._closing:

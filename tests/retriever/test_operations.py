@@ -29,7 +29,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def tamper(file: Path, *statements: str) -> None:
-    """Changes the file directly, as no retriever would."""
+    """Runs SQL statements on a collection's file, behind the retriever's back."""
     with closing(sqlite3.connect(file, isolation_level=None)) as connection:
         for statement in statements:
             connection.execute(statement)

@@ -1,4 +1,4 @@
-"""An engine client with scripted answers, without an engine."""
+"""A double of the client that sends requests to engines: it yields scripted chunks and errors, and no engine runs."""
 
 import asyncio
 from collections import defaultdict
@@ -15,7 +15,7 @@ Step = str | PointsmanError | asyncio.Event
 
 
 class ScriptedClient:
-    """Implements `EngineClient`."""
+    """Implements `EngineClient`: answers each request by the script of its engine, or with "hello"."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []

@@ -72,7 +72,7 @@ ALL_TASKS = "*"
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The sender of a request, as its key identifies it."""
+    """Who sent a request: what the API key of the request says about its owner."""
 
     key: str = ""
     """The key's id, never its secret; empty if authentication is off."""

@@ -84,7 +84,9 @@ class Embedder(Protocol):
     """A model that computes embeddings."""
 
     async def embed(self, inputs: EmbeddingRequest) -> EncodedEmbeddings:
-        """Embeds the texts; raises PointsmanError. Cancelling the call stops the work."""
+        """Returns the texts' vectors, encoded for the response; raises PointsmanError. Cancelling the call stops the
+        computation or the request to the provider.
+        """
         ...
 
 

@@ -305,7 +305,7 @@ def _receipt(receipt: Receipt) -> pb.Receipt:
 
 
 def _known(costs: Mapping[str, float | None]) -> Mapping[str, float]:
-    """Returns the costs without unknown ones, which a map field cannot hold."""
+    """Returns the costs that are known; a map field of a message has no value for an unknown one."""
     return {name: cost for name, cost in costs.items() if cost is not None}
 
 

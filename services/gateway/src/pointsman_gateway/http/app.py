@@ -163,9 +163,9 @@ def add_error_handlers(app: FastAPI) -> None:
 
 
 def record_rejection(dependencies: HttpDependencies, scope: Scope, error: PointsmanError | None) -> None:
-    """Writes the receipt of a rejected request, if its route is metered and the pipeline has not written one.
+    """Writes the receipt of a request that was rejected before it reached the pipeline, which writes all others.
 
-    Without an error, the client has disconnected.
+    Only requests to `METERED_ROUTES` have receipts. `error` is None if the client has disconnected.
     """
     operation = METERED_ROUTES.get(scope["path"])
     if operation is not None and scope["method"] == "POST" and HAS_RECEIPT not in scope:

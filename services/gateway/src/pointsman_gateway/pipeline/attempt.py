@@ -75,7 +75,10 @@ class BufferingSink:
 
 
 class Attempt:
-    """Meters the answer of one path from its first chunk on, and passes it on; implements `ChunkSink`."""
+    """One path's answer to a request: counts its chunks and tokens, and forwards them to the client's sink.
+
+    An attempt begins when the first chunk has arrived. It is the `ChunkSink` of the answer's source.
+    """
 
     __slots__ = (
         "_buffer",

@@ -162,13 +162,16 @@ class AnswerWindow:
         return any(channel.is_due(self._every) for channel in self._channels.values())
 
     def texts(self) -> tuple[list[GuardedText], list[int]]:
-        """Return the texts to check, and how many first characters of each are cleared and only give context."""
+        """Returns the texts to check, and for each the number of characters at its start that have been checked before.
+
+        These give the guardrails context; what is found in them is ignored.
+        """
         changed = [channel for channel in self._channels.values() if channel.is_due(1)]
         self._asked = [(channel, channel.start, channel.end, channel.is_final) for channel in changed]
         return [GuardedText("assistant", c.text) for c in changed], [c.cleared - c.start for c in changed]
 
     def clear(self, spans: Sequence[Sequence[Span]]) -> None:
-        """Record the result of checking `texts`; `spans` is what to redact in each text."""
+        """Records the result of checking `texts`; `spans` is what to redact in each text."""
         for (channel, start, end, is_final), found in zip(self._asked, spans, strict=True):
             moved = [(start + first, start + last, kind) for first, last, kind in found]
             channel.clear(end, is_final, self._overlap, moved)

@@ -261,7 +261,10 @@ class RequestRun:
             return attempt
 
     async def _open(self, decision: Decision) -> Attempt:
-        """Opens the answer of the decision's path, or of the first alternative that works. Raises PointsmanError."""
+        """Tries the decision's path and then its alternatives, and returns the first attempt whose answer has begun.
+
+        Raises the PointsmanError of the last path if none can answer.
+        """
         is_served = False
         while True:
             try:

@@ -31,7 +31,10 @@ class LeftOutFields:
         self._models = models
 
     def notes(self, request: Request, path: Path) -> tuple[str, ...]:
-        """Returns one note that names them, or none."""
+        """Returns one note that names them, or none.
+
+        The note is about the path that is chosen first, also if another one answers after a failure.
+        """
         fields, native = request.sampling.extra, request.sampling.anthropic
         if not (fields or native or request.left_out):
             return ()
