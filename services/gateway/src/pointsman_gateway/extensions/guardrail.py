@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
+import msgspec
 from pointsman_servicekit.extensions import Registry
 
 from pointsman_gateway.extensions.http_poster import HttpPoster
@@ -25,8 +26,7 @@ part of the answer is sent to the caller.
 """
 
 
-@dataclass(frozen=True, slots=True)
-class GuardedText:
+class GuardedText(msgspec.Struct, frozen=True, gc=False):
     """The text of a message, of a tool call's arguments, or a part of an answer."""
 
     role: str

@@ -196,18 +196,29 @@ _ATOMS = frozenset({int, float, bool, type(None)})
 def map_texts(value: Any, visit: Visit, at: tuple[Any, ...] = (), not_text: frozenset[str] = NOT_TEXT) -> Any:
     """Returns a copy of decoded JSON in which `visit` has replaced each non-empty text; media in URLs are no text."""
     if isinstance(value, str):
-        is_media = at and at[-1] in _MEDIA_FIELDS and value.startswith("data:")
-        return visit(at, value) if value and not is_media else value
+        return _map_text(value, visit, at)
     if isinstance(value, Mapping):
         return {
             name: v if type(v) in _ATOMS or name in not_text else map_texts(v, visit, (*at, name), not_text)
             for name, v in value.items()
         }
     if isinstance(value, list | tuple):
-        return [
-            v if type(v) in _ATOMS else map_texts(v, visit, (*at, _number(n, v)), not_text) for n, v in enumerate(value)
-        ]
+        return [_map_item(n, v, visit, at, not_text) for n, v in enumerate(value)]
     return value
+
+
+def _map_text(text: str, visit: Visit, at: tuple[Any, ...]) -> str:
+    is_media = at and at[-1] in _MEDIA_FIELDS and text.startswith("data:")
+    return visit(at, text) if text and not is_media else text
+
+
+def _map_item(position: int, item: Any, visit: Visit, at: tuple[Any, ...], not_text: frozenset[str]) -> Any:
+    kind = type(item)
+    if kind in _ATOMS:
+        return item
+    if kind is str:
+        return visit((*at, position), item) if item else item
+    return map_texts(item, visit, (*at, _number(position, item)), not_text)
 
 
 def _number(position: int, value: Any) -> Any:
