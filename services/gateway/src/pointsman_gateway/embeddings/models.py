@@ -225,8 +225,9 @@ class LocalEmbedder:
         overflow = inputs.overflow or self._overflow
         for number, text in enumerate(inputs.texts):
             yield from self._windows_of(number, text, overflow)
-        for number, ids in enumerate(inputs.tokens):
-            yield from self._windows_of(number, self._decode(number, ids), overflow)
+        if inputs.token_ids:
+            for number in range(inputs.count):
+                yield from self._windows_of(number, self._decode(number, inputs.token_ids.decode(number)), overflow)
 
     def _windows_of(self, number: int, text: str, overflow: Overflow) -> Iterator[Window]:
         tokenizer, max_tokens = self._encoder.tokenizer, self._encoder.max_tokens
@@ -249,7 +250,7 @@ class LocalEmbedder:
                 param="input",
             )
 
-    def _decode(self, number: int, ids: tuple[int, ...]) -> str:
+    def _decode(self, number: int, ids: list[int]) -> str:
         """Returns the text of token ids; raises InvalidArgument if the model's own tokenizer did not make them.
 
         Ids of another tokenizer, such as OpenAI's, would be other words here, and their vectors meaningless.
@@ -258,7 +259,7 @@ class LocalEmbedder:
         text = ""
         if [ids[0], ids[-1]] == tokenizer.encode("").ids:  # [CLS] and [SEP]
             text = tokenizer.decode(ids[1:-1], skip_special_tokens=False)  # keeps [UNK]
-        if tuple(tokenizer.encode(text).ids) != ids:
+        if tokenizer.encode(text).ids != ids:
             raise InvalidArgument(
                 f"input[{number}] holds token ids, but not those of a text by {name}'s own tokenizer with its special "
                 "tokens; send text (LangChain: check_embedding_ctx_length=False)",

@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
+from pointsman_gateway.codec.token_ids import TokenIds
 from pointsman_gateway.domain import PICODOLLARS, Overflow, Request, UndecidedReceipt, Usage
 from pointsman_gateway.domain.receipt import CANCELLED, INTERNAL, OK, fault_of, outcome_of
 from pointsman_gateway.domain.request import UNRESTRICTED, Scope
@@ -39,7 +40,7 @@ class EmbeddingRequest:
     request: Request
     """The caller, the model and the deadline, for admission; its messages are the texts."""
     texts: tuple[str, ...] = ()
-    tokens: tuple[tuple[int, ...], ...] = ()
+    token_ids: TokenIds | None = None
     """Texts as token ids of some tokenizer; either these or `texts`."""
     base64: bool = False
     """Whether vectors are encoded as base64 of little-endian 32-bit floats instead of as lists of numbers."""
@@ -53,17 +54,21 @@ class EmbeddingRequest:
 
     @property
     def estimated_tokens(self) -> int:
-        return sum(len(t) // CHARACTERS_PER_TOKEN + 1 for t in self.texts) + sum(len(t) for t in self.tokens)
+        return sum(len(t) // CHARACTERS_PER_TOKEN + 1 for t in self.texts) + sum(self._id_counts)
 
     @property
     def max_tokens(self) -> int:
         """Returns the most tokens that the texts can have: no tokenizer makes more than one of each UTF-8 byte."""
-        return sum(len(t.encode()) for t in self.texts) + sum(len(t) for t in self.tokens)
+        return sum(len(t.encode()) for t in self.texts) + sum(self._id_counts)
 
     @property
     def count(self) -> int:
         """Returns the number of texts."""
-        return len(self.texts) + len(self.tokens)
+        return len(self.texts) + len(self._id_counts)
+
+    @property
+    def _id_counts(self) -> Sequence[int]:
+        return self.token_ids.counts if self.token_ids else ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ from pointsman_gateway.http.encoding import MESSAGES_PATH, error_format_of, erro
 from pointsman_gateway.http.json_route import JsonRoute
 from pointsman_gateway.http.openai.chat import CHAT, chat
 from pointsman_gateway.http.openai.completions import complete
-from pointsman_gateway.http.openai.embeddings import embed
+from pointsman_gateway.http.openai.embeddings import EmbeddingRoute, embed
 from pointsman_gateway.http.openai.fields import invalid_field
 from pointsman_gateway.http.openai.responses import create_response
 from pointsman_gateway.http.openapi import describe_answers
@@ -123,7 +123,7 @@ def build_api(dependencies: HttpDependencies) -> FastAPI:
     app.post("/v1/responses")(create_response)
     app.post(MESSAGES_PATH)(create_message)
     app.post(f"{MESSAGES_PATH}/count_tokens")(count_tokens)
-    app.post("/v1/embeddings")(embed)
+    app.router.add_api_route("/v1/embeddings", embed, methods=["POST"], route_class_override=EmbeddingRoute)
     app.get("/v1/models")(routes.list_models)
     app.get("/v1/models/{name:path}")(routes.find_model)
     app.post("/v1/route")(routes.route)

@@ -9,20 +9,28 @@ from starlette.responses import Response
 
 from pointsman_gateway.codec.json_body import decode_json
 
-
-class _JsonRequest(Request):
-    async def json(self) -> Any:
-        """Decodes the body; raises InvalidArgument, which FastAPI wraps."""
-        if not hasattr(self, "_json"):
-            self._json = decode_json(await self.body())
-        return self._json
+Decode = Callable[[bytes], Any]
+"""Decodes the JSON of a body. Raises InvalidArgument, which FastAPI wraps."""
 
 
 class JsonRoute(APIRoute):
+    decode: Decode = staticmethod(decode_json)
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
 
         async def decode_and_handle(request: Request) -> Response:
-            return await handle(_JsonRequest(request.scope, request.receive))
+            return await handle(_JsonRequest(request, self.decode))
 
         return decode_and_handle
+
+
+class _JsonRequest(Request):
+    def __init__(self, request: Request, decode: Decode) -> None:
+        super().__init__(request.scope, request.receive)
+        self._decode = decode
+
+    async def json(self) -> Any:
+        if not hasattr(self, "_json"):
+            self._json = self._decode(await self.body())
+        return self._json

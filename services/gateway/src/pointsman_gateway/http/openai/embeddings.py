@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import Request
 from pointsman_servicekit.buffer_budget import BufferReservation
@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from pointsman_gateway import domain
 from pointsman_gateway.codec.headers import Headers
+from pointsman_gateway.codec.token_ids import TokenIds, decode_with_token_ids
 from pointsman_gateway.config.providers import EMBEDDING_FIELDS, request_fields
 from pointsman_gateway.embeddings.stage import EmbeddingRequest, Embeddings, EncodedEmbeddings
 from pointsman_gateway.http.asgi_answer import ClientDisconnected, run_until_disconnect, send_error
@@ -23,10 +24,14 @@ from pointsman_gateway.http.dependencies import (
     dependencies_of,
 )
 from pointsman_gateway.http.encoding import JSON_TYPE, encode_headers
-from pointsman_gateway.http.openai.fields import TextsOrTokens
+from pointsman_gateway.http.json_route import JsonRoute
+from pointsman_gateway.http.openai.fields import TEXTS_OR_TOKENS, FailFastList
 from pointsman_gateway.pipeline.run import to_public_error
 
 MAX_INPUTS = 2048
+
+
+TextsOrTokenIds = Annotated[str | FailFastList[str] | TokenIds, TEXTS_OR_TOKENS]
 
 
 class EmbeddingBody(BaseModel):
@@ -35,7 +40,7 @@ class EmbeddingBody(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     model: str = Field(default="", description="a name out of models.yaml's `embeddings`, or the own model's")
-    input: TextsOrTokens = Field(
+    input: TextsOrTokenIds = Field(
         description=f"a text, up to {MAX_INPUTS} texts, or token ids of the model's own tokenizer"
     )
     overflow: domain.Overflow | None = Field(
@@ -50,7 +55,7 @@ class EmbeddingBody(BaseModel):
         if not self.model:
             raise InvalidArgument("'model' is empty; GET /v1/models lists them", code="missing_model", param="model")
         extra = request_fields(EMBEDDING_FIELDS).select(self.model_extra or {})
-        texts, tokens = self._inputs()
+        texts, token_ids = self._inputs()
         # Admission checks these fields as those of a conversation.
         first = domain.Message("user", texts[0] if texts else "")
         return EmbeddingRequest(
@@ -58,30 +63,35 @@ class EmbeddingBody(BaseModel):
                 self.model, (first,), user=self.user or "", deadline=deadline, caller=caller, operation="embeddings"
             ),
             texts=texts,
-            tokens=tokens,
+            token_ids=token_ids,
             base64=self.encoding_format == "base64",
             dimensions=self.dimensions,
             overflow=self.overflow,
-            body={**self.model_dump(include=self.model_fields_set & _FIELDS), **extra},
+            body={
+                **self.model_dump(include=self.model_fields_set & _FIELDS),
+                **extra,
+                "input": token_ids.encoded if token_ids else self.input,
+            },
         )
 
-    def _inputs(self) -> tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]:
-        inputs: list[Any] = [self.input] if isinstance(self.input, str) else list(self.input)
-        if inputs and isinstance(inputs[0], int):
-            inputs = [inputs]
-        if not 0 < len(inputs) <= MAX_INPUTS:
+    def _inputs(self) -> tuple[tuple[str, ...], TokenIds | None]:
+        inputs = [self.input] if isinstance(self.input, str) else self.input
+        entries = inputs.counts if isinstance(inputs, TokenIds) else inputs
+        if not 0 < len(entries) <= MAX_INPUTS:
             raise InvalidArgument(
-                f"'input' has {len(inputs)} entries; 1 to {MAX_INPUTS}", code="bad_parameter", param="input"
+                f"'input' has {len(entries)} entries; 1 to {MAX_INPUTS}", code="bad_parameter", param="input"
             )
-        for number, entry in enumerate(inputs):
+        for number, entry in enumerate(entries):
             if not entry or (isinstance(entry, str) and entry.isspace()):
                 raise InvalidArgument(f"input[{number}] is empty", code="empty_input", param="input")
-        if isinstance(inputs[0], str):
-            return tuple(inputs), ()
-        return (), tuple(tuple(entry) for entry in inputs)
+        return ((), inputs) if isinstance(inputs, TokenIds) else (tuple(inputs), None)
 
 
-_FIELDS = set(EmbeddingBody.model_fields) - {"overflow"}
+_FIELDS = set(EmbeddingBody.model_fields) - {"input", "overflow"}
+
+
+class EmbeddingRoute(JsonRoute):
+    decode = staticmethod(partial(decode_with_token_ids, name="input"))
 
 
 class EmbeddingResponse(Response):

@@ -23,7 +23,7 @@ Element = TypeVar("Element")
 FailFastList = Annotated[list[Element], Field(fail_fast=True)]
 FailFastDict = Annotated[dict[str, Element], Field(fail_fast=True)]
 
-TokenIds = FailFastList[Annotated[int, Field(strict=True, ge=0, lt=2**31)]]
+_TokenIds = FailFastList[Annotated[int, Field(strict=True, ge=0, lt=2**31)]]
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,8 @@ class Expected:
         }
 
 
-TextsOrTokens = Annotated[
-    str | FailFastList[str] | TokenIds | FailFastList[TokenIds],
-    Expected("a text, a list of texts, a list of token ids, or a list of such lists"),
-]
+TEXTS_OR_TOKENS = Expected("a text, a list of texts, a list of token ids, or a list of such lists")
+TextsOrTokens = Annotated[str | FailFastList[str] | _TokenIds | FailFastList[_TokenIds], TEXTS_OR_TOKENS]
 TextOrList = Annotated[str | FailFastList[Element], Expected("a text, or a list of objects")]
 StopSequences = Annotated[str | FailFastList[str], Expected("a text, or a list of texts")]
 
