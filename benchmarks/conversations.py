@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pointsman_gateway.bootstrap.models import EmbeddingModels, train_classifier
-from pointsman_gateway.classification.stage import Classification, Classifier, RuleMatcher
+from pointsman_gateway.classification.stage import Classification, RuleMatcher, TextClassifier
 from pointsman_gateway.config.load import load_config
 from pointsman_gateway.domain import Message, Request
 
@@ -40,7 +40,7 @@ async def main() -> None:
     print(json.dumps(result))
 
 
-async def measure(classifier: Classifier, rows: Sequence[dict[str, Any]], show: bool) -> dict[str, Any]:
+async def measure(classifier: TextClassifier, rows: Sequence[dict[str, Any]], show: bool) -> dict[str, Any]:
     classification = Classification(RuleMatcher({}), classifier)
     count, right, baseline, seconds = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
     for row in rows:

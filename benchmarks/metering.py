@@ -33,7 +33,7 @@ from pointsman_gateway.engines.engine_client import EngineRequest
 from pointsman_gateway.engines.engines import Engines
 from pointsman_gateway.engines.metrics import EngineMetrics
 from pointsman_gateway.engines.stage import EngineBackend
-from pointsman_gateway.metering.pricing import ExpectedCost
+from pointsman_gateway.metering.pricing import CostEstimator
 from pointsman_gateway.pipeline.pipeline import Pipeline
 from pointsman_gateway.ports import ChunkSink
 from pointsman_gateway.request_log.wal import Offsets, WriteAheadLog
@@ -115,7 +115,7 @@ class NoMeter:
 
     overhead = elapsed = 0.0
 
-    def __init__(self, expected_cost: ExpectedCost) -> None:
+    def __init__(self, expected_cost: CostEstimator) -> None:
         self.expected_cost = expected_cost
         self._decision: Any = None
 

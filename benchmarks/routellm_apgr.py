@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from pointsman_embedding import StaticModel
-from pointsman_gateway.classification.model import Encoder
+from pointsman_gateway.classification.model import SentenceEncoder
 from pointsman_gateway.classification.reader import token_excerpt
 from pointsman_lab.prediction import PRIOR_ROWS, choose, evaluate_policy, fit
 
@@ -42,7 +42,7 @@ class Questions:
     subjects: NDArray[np.str_]
 
 
-def measure_mmlu(data: Path, static: StaticModel, encoder: Encoder) -> dict[str, dict[str, float]]:
+def measure_mmlu(data: Path, static: StaticModel, encoder: SentenceEncoder) -> dict[str, dict[str, float]]:
     """Returns the means over the seeds, and a router that chooses at random."""
     files = sorted((data / "routellm/mmlu").glob("*.csv"))
     mmlu = read_questions(files, static, encoder)
@@ -95,7 +95,7 @@ def _one_of_others(scores: Array, rated: NDArray[np.intp]) -> Array:
     return np.where(is_known, scores, np.nan)
 
 
-def read_questions(files: Iterable[Path], static: StaticModel, encoder: Encoder) -> Questions:
+def read_questions(files: Iterable[Path], static: StaticModel, encoder: SentenceEncoder) -> Questions:
     texts, scores, subjects = [], [], []
     for file in files:
         with file.open(encoding="utf-8", newline="") as lines:
@@ -106,7 +106,7 @@ def read_questions(files: Iterable[Path], static: StaticModel, encoder: Encoder)
     return Questions(embed(texts, encoder), np.array(scores, float), np.array(subjects))
 
 
-def embed(texts: Sequence[str], encoder: Encoder) -> Array:
+def embed(texts: Sequence[str], encoder: SentenceEncoder) -> Array:
     """Returns (texts, dimensions)."""
     by_length = sorted(range(len(texts)), key=lambda number: len(texts[number]))  # a batch is padded to its longest
     encoded = np.empty((len(texts), len(encoder.embed(texts[:1])[0])))

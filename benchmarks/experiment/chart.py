@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from html import escape
 
-from pointsman_cli.eval.report import PathFigures, Report
+from pointsman_cli.eval.report import EvaluatedPath, Report
 
 from benchmarks.experiment.tasks import short
 
@@ -49,7 +49,7 @@ def _legend() -> Iterator[str]:
     yield text(x, 24, "line: 95 % interval", "grey")
 
 
-def _row(path: PathFigures, name: str, y: int) -> Iterator[str]:
+def _row(path: EvaluatedPath, name: str, y: int) -> Iterator[str]:
     assert path.score is not None
     middle, colour = y + _ROW / 2, COLOURS[path.kind]
     yield f'<text x="{_LEFT - 8}" y="{middle + 4}" text-anchor="end">{escape(name)}</text>'

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pointsman_cli.advise.costs import CostTerms, read_training_costs
 from pointsman_cli.advise.recommendation import Requirements, advise
-from pointsman_cli.eval.report import PathFigures, Report, TaskReport, probability
+from pointsman_cli.eval.report import EvaluatedPath, Report, TaskReport, probability
 
 from benchmarks.experiment.folder import EXAMPLE
 from benchmarks.experiment.tasks import short
@@ -111,7 +111,7 @@ def _task(name: str, report: Report, costs: Mapping[str, float]) -> Iterator[str
     yield from _advice(report, costs)
 
 
-def _row(path: PathFigures, name: str) -> str:
+def _row(path: EvaluatedPath, name: str) -> str:
     assert path.score is not None
     assert path.total is not None
     cells = (
@@ -143,12 +143,12 @@ def _advice(report: Report, costs: Mapping[str, float]) -> Iterator[str]:
         )
 
 
-def _best(task: TaskReport, kinds: Iterable[str]) -> PathFigures:
+def _best(task: TaskReport, kinds: Iterable[str]) -> EvaluatedPath:
     """Returns the path with the highest mean score; the cheaper one in a tie."""
     return max((path for path in task.paths if path.kind in kinds), key=lambda path: (path.mean, -path.cost))
 
 
-def _significance(task: TaskReport, one: PathFigures, other: PathFigures) -> str:
+def _significance(task: TaskReport, one: EvaluatedPath, other: EvaluatedPath) -> str:
     for pair in task.pairs:
         if {pair.first, pair.second} == {one.path, other.path}:
             return f", p {probability(pair.p_adjusted)}"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from pointsman_cli.eval.report import Pair, PathFigures, Quantiles, Report, TaskReport
+from pointsman_cli.eval.report import EvaluatedPath, LatencyQuantiles, Pair, Report, TaskReport
 from pointsman_gateway import bootstrap
 from pointsman_gateway.config.load import load_config
 from pointsman_scoring import metric_from
@@ -47,11 +47,11 @@ def test_no_training_of_the_example_is_given_a_reported_set() -> None:
     assert not [command for command in commands if "heldout" in command]
 
 
-def figures(path: str, kind: str, score: float, tokens: float) -> PathFigures:
-    return PathFigures(
+def figures(path: str, kind: str, score: float, tokens: float) -> EvaluatedPath:
+    return EvaluatedPath(
         path=path, kind=kind, adapter="a@prod" if kind in ("lora", "hybrid") else "", model="tiny", answers=10,
         failures={}, unscored=0, score=Interval(score, score / 2, (1 + score) / 2), well_formed=1.0,
-        first_token=Quantiles(0.1, 0.2), total=Quantiles(1, 2), prompt_tokens=tokens, cached_tokens=0.0,
+        first_token=LatencyQuantiles(0.1, 0.2), total=LatencyQuantiles(1, 2), prompt_tokens=tokens, cached_tokens=0.0,
         completion_tokens=10.0, prompt_tokens_p95=tokens, context_window=4096, usd_per_1000={"prompt": tokens / 1000},
         judge_usd=0.0, on_front=False,
     )  # fmt: skip

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pointsman_cli.eval.report import Choice, Mixed, PathFigures, Report, TaskReport, write_report
+from pointsman_cli.eval.report import Choice, EvaluatedPath, Mixed, Report, TaskReport, write_report
 from pointsman_gateway import bootstrap
 from pointsman_gateway.config.load import load_config
 from pointsman_gateway.domain import Passage
@@ -35,7 +35,7 @@ from benchmarks.experiment_public.result_files import Answer, ResultFolder, read
 from benchmarks.experiment_public.sets import PublicSet
 from benchmarks.gateway_load.machine import CannotMeasure
 
-FIGURES = PathFigures(
+FIGURES = EvaluatedPath(
     path="", kind="prompt", adapter="", model="", answers=10, failures={}, unscored=0, score=Interval(1, 0, 1),
     well_formed=1.0, first_token=None, total=None, prompt_tokens=9, cached_tokens=0, completion_tokens=1,
     prompt_tokens_p95=9, context_window=4096, usd_per_1000={}, judge_usd=0, on_front=False,

@@ -6,22 +6,22 @@ import pytest
 from pointsman_cli.data_dir import DataDir
 from pointsman_cli.errors import UsageError
 from pointsman_cli.example import load_example
-from pointsman_cli.up.plan import Addresses, Plan, Programs, choose_addresses, make_plan, with_workers
+from pointsman_cli.up.plan import Addresses, Programs, UpPlan, choose_addresses, make_plan, with_workers
 
 ADDRESSES = Addresses("127.0.0.1:8080", "127.0.0.1:8081", *(f"127.0.0.1:{port}" for port in range(9001, 9006)))
 
 
 @pytest.fixture
-def plan(example_folder: Path) -> Plan:
+def plan(example_folder: Path) -> UpPlan:
     programs = Programs(Path("/engine/python"), Path("/valkey-server"), python="/services/python")
     return make_plan(load_example(example_folder), DataDir(Path("/home/.pointsman")), ADDRESSES, programs)
 
 
-def test_dependencies_start_first(plan: Plan) -> None:
+def test_dependencies_start_first(plan: UpPlan) -> None:
     assert [service.name for service in plan.in_order] == ["valkey", "retriever", "lora-server", "gateway"]
 
 
-def test_every_listen_address_is_passed_to_the_services_that_call_it(plan: Plan, example_folder: Path) -> None:
+def test_every_listen_address_is_passed_to_the_services_that_call_it(plan: UpPlan, example_folder: Path) -> None:
     assert plan.retriever
     assert plan.lora_server
     retriever, lora_server, gateway = (
@@ -39,16 +39,16 @@ def test_every_listen_address_is_passed_to_the_services_that_call_it(plan: Plan,
     assert gateway["POINTSMAN_GATEWAY_CONFIG"] == str(example_folder / "config")
 
 
-def test_the_gateway_may_have_several_workers(plan: Plan) -> None:
+def test_the_gateway_may_have_several_workers(plan: UpPlan) -> None:
     assert "POINTSMAN_GATEWAY_WORKERS" not in plan.gateway.environment
     assert with_workers(plan.gateway, 3).environment["POINTSMAN_GATEWAY_WORKERS"] == "3"
 
 
-def test_the_gateway_has_a_wal_folder_in_the_data_directory(plan: Plan) -> None:
+def test_the_gateway_has_a_wal_folder_in_the_data_directory(plan: UpPlan) -> None:
     assert plan.gateway.environment["POINTSMAN_GATEWAY_WAL_DIR"] == "/home/.pointsman/wal"
 
 
-def test_gateway_and_retriever_embed_with_the_same_model(plan: Plan) -> None:
+def test_gateway_and_retriever_embed_with_the_same_model(plan: UpPlan) -> None:
     assert plan.retriever
     assert (
         plan.gateway.environment["POINTSMAN_GATEWAY_EMBEDDING_MODEL"]
@@ -57,7 +57,7 @@ def test_gateway_and_retriever_embed_with_the_same_model(plan: Plan) -> None:
     )
 
 
-def test_the_engine_serves_the_base_model_from_the_data_directory(plan: Plan) -> None:
+def test_the_engine_serves_the_base_model_from_the_data_directory(plan: UpPlan) -> None:
     assert plan.lora_server
     environment = plan.lora_server.environment
 
@@ -67,14 +67,14 @@ def test_the_engine_serves_the_base_model_from_the_data_directory(plan: Plan) ->
     assert environment["POINTSMAN_LORA_ENGINE_LISTEN"] == ADDRESSES.engine
 
 
-def test_valkey_persists_its_data_and_listens_on_no_port(plan: Plan) -> None:
+def test_valkey_persists_its_data_and_listens_on_no_port(plan: UpPlan) -> None:
     program = " ".join(plan.valkey.program)
 
     assert "--port 0 --unixsocket /home/.pointsman/valkey/valkey.sock --unixsocketperm 700" in program
     assert "--dir /home/.pointsman/valkey --appendonly yes" in program
 
 
-def test_services_run_in_this_python_and_not_in_the_engines(plan: Plan) -> None:
+def test_services_run_in_this_python_and_not_in_the_engines(plan: UpPlan) -> None:
     modules = {service.name: service.program for service in plan.in_order if service.name != "valkey"}
 
     assert modules == {

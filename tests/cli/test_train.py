@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from pointsman.v1 import lora_server_pb2, lora_server_pb2_grpc
-from pointsman_cli.train.progress import Evaluation, Message, Step, parse_event
+from pointsman_cli.train.progress import Evaluation, Message, TrainingStep, parse_event
 from pointsman_embedding.prepare import prepare
 from pointsman_servicekit.errors import InvalidArgument
 
@@ -282,7 +282,7 @@ def test_training_needs_a_destination(cli: Cli, data: Path) -> None:
 def test_events_are_parsed_and_other_lines_are_shown_unchanged() -> None:
     step = '{"event": "step", "step": 1, "steps": 9, "loss": 2, "tokens_per_second": 250, "eta_seconds": 30}'
 
-    assert parse_event(step) == Step(1, 9, 2.0, 250.0, 30.0)
+    assert parse_event(step) == TrainingStep(1, 9, 2.0, 250.0, 30.0)
     told = '{"event": "evaluation", "when": "end", "step": 9, "loss": 0.5, "exact": 1, "prompt_path_exact": 0.25}'
     assert parse_event(told) == Evaluation("end", 9, 0.5, {"exact": 1.0}, {"exact": 0.25}, False)
     for line in ("Downloading", "[1]", '{"loss": 1}', '{"event": "step", "step": 1}', '{"event": "new"}'):

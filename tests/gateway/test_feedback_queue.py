@@ -18,7 +18,7 @@ from pointsman_gateway.domain import Feedback
 from pointsman_gateway.request_log import redis_schema
 from pointsman_gateway.request_log.feedback import FeedbackQueue, FeedbackService
 from pointsman_gateway.request_log.feedback_store import StoredFeedback
-from pointsman_gateway.request_log.tasks import BackgroundTasks, OrphanRecovery
+from pointsman_gateway.request_log.tasks import OrphanRecovery, RequestLogTasks
 from pointsman_gateway.request_log.wal import WriteAheadLog, lock_orphaned_logs
 from pointsman_gateway.request_log.wal_records import FeedbackRecord, RequestLogMetrics
 from pointsman_servicekit.errors import Unavailable
@@ -309,7 +309,7 @@ async def test_feedback_without_a_decision_expires_and_is_counted(harness: Reque
         await queue.add(record(1))
         await queue.add(record(2))
         harness.note("d2")
-        tasks = BackgroundTasks(
+        tasks = RequestLogTasks(
             harness.store, harness.recorder, harness.board, queue, harness.metrics, retry_seconds=0.2
         )
         async with tasks.running():

@@ -14,7 +14,14 @@ from pointsman_gateway.config.load import ConfigError, load_config
 from pointsman_gateway.domain import Chunk
 from pointsman_gateway.extensions import Finding, GuardedText, Guardrail, GuardrailContext, Hook
 from pointsman_gateway.pipeline.guarded_answer import AnswerWindow
-from pointsman_gateway.validation.guardrails import GUARDRAIL_THREADS, PII_OVERLAP, PII_WINDOW, Pii, PiiOptions, Regex
+from pointsman_gateway.validation.guardrails import (
+    GUARDRAIL_THREADS,
+    PII_OVERLAP,
+    PII_WINDOW,
+    Pii,
+    PiiOptions,
+    RegexGuardrail,
+)
 from pointsman_servicekit.errors import InvalidArgument
 
 from tests.gateway.doubles import anthropic_shapes, http_server, openai_shapes
@@ -362,13 +369,15 @@ async def test_personal_data_is_found_without_a_language_model() -> None:
 
 async def test_long_texts_are_searched_to_their_end() -> None:
     context = GuardrailContext("r", None)
-    assert await found(Regex({"CODE": "code-[0-9]+"}, context), "x" * 300_000 + " code-1") == [("CODE", "code-1")]
+    assert await found(RegexGuardrail({"CODE": "code-[0-9]+"}, context), "x" * 300_000 + " code-1") == [
+        ("CODE", "code-1")
+    ]
     with pytest.raises(TimeoutError):
-        await found(Regex({"EVIL": r"(a|aa)+\1$"}, context), "a" * 60 + "b")
+        await found(RegexGuardrail({"EVIL": r"(a|aa)+\1$"}, context), "a" * 60 + "b")
 
 
 async def test_many_short_texts_share_one_time_limit() -> None:
-    evil = Regex({"EVIL": r"(a|aa)+\1$"}, GuardrailContext("r", None))
+    evil = RegexGuardrail({"EVIL": r"(a|aa)+\1$"}, GuardrailContext("r", None))
     with pytest.raises(TimeoutError):  # one text takes some milliseconds
         await evil.find("request", [GuardedText("user", "a" * 17 + "b")] * 200)
 

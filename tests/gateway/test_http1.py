@@ -9,8 +9,8 @@ from math import inf
 import pytest
 from pointsman_gateway.engines.http1 import (
     MAX_STEP_BYTES,
-    Connection,
     ConnectionFailed,
+    EngineConnection,
     NotConnected,
     Origin,
     Pool,
@@ -54,7 +54,7 @@ async def request(reader: asyncio.StreamReader) -> bytes:
     return await reader.readexactly(length)
 
 
-async def posted(pool: Pool, origin: Origin, begin: float = 10.0) -> Connection:
+async def posted(pool: Pool, origin: Origin, begin: float = 10.0) -> EngineConnection:
     """Returns a connection on which an answer has begun within `begin` seconds."""
     until = asyncio.get_running_loop().time() + begin
     connection = pool.idle(origin) or await pool.connect(origin, 10.0, until)
@@ -67,7 +67,7 @@ async def posted(pool: Pool, origin: Origin, begin: float = 10.0) -> Connection:
     return connection
 
 
-async def read(connection: Connection) -> bytes:
+async def read(connection: EngineConnection) -> bytes:
     """Returns what has arrived since the last call; empty at the end of the answer."""
     while not (piece := connection.read()) and not connection.is_complete:
         if connection.failure is not None:

@@ -18,7 +18,7 @@ from pointsman.v1 import gateway_pb2_grpc
 from pointsman_gateway.breaker import Breaker
 from pointsman_gateway.domain import Caller, Chunks, Decision, Message, Request, Sampling, Started
 from pointsman_gateway.engines.engine_client import EngineRequest, Transfer, TransientFailure
-from pointsman_gateway.engines.http1 import Connection, Pool
+from pointsman_gateway.engines.http1 import EngineConnection, Pool
 from pointsman_gateway.engines.openai_client import OpenAIClient
 from pointsman_gateway.http.app import build_app
 from pointsman_gateway.http.connection_limits import RESERVED_CONNECTIONS, ConnectionLimits
@@ -146,12 +146,12 @@ class Received:
 class Connecting(OpenAIClient):
     """Has no open connection, and performs an action as soon as it has one."""
 
-    def __init__(self, then: Callable[[Connection], Awaitable[None]]) -> None:
+    def __init__(self, then: Callable[[EngineConnection], Awaitable[None]]) -> None:
         super().__init__(Pool())
-        self.connections: list[Connection] = []
+        self.connections: list[EngineConnection] = []
         self._then = then
 
-    async def connect(self, request: EngineRequest) -> Connection:
+    async def connect(self, request: EngineRequest) -> EngineConnection:
         connection = await super().connect(request)
         self.connections.append(connection)
         await self._then(connection)
@@ -166,7 +166,7 @@ def sent_by(engine: ScriptedEngine, client: OpenAIClient) -> tuple[Transfer, Rec
 
 
 async def test_a_connection_opened_too_late_is_closed_unused(engine: ScriptedEngine) -> None:
-    async def close_next(connection: Connection) -> None:
+    async def close_next(connection: EngineConnection) -> None:
         asyncio.get_running_loop().call_soon(transfer.close)  # once there is a result
 
     client = Connecting(close_next)
@@ -177,7 +177,7 @@ async def test_a_connection_opened_too_late_is_closed_unused(engine: ScriptedEng
 
 
 async def test_a_connection_lost_before_its_use_is_a_failure(engine: ScriptedEngine) -> None:
-    async def lose(connection: Connection) -> None:
+    async def lose(connection: EngineConnection) -> None:
         connection.close()
         await until(lambda: connection.failure)
 

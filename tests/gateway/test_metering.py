@@ -10,7 +10,7 @@ import pytest
 from pointsman_gateway.config.models_file import ModelConfig, ModelsFile, Prices, RetrievalPrices, TrainingConfig
 from pointsman_gateway.domain import Message, Path, Request, Sampling, Usage
 from pointsman_gateway.domain.receipt import fault_of
-from pointsman_gateway.metering.pricing import ExpectedCost, Pricing
+from pointsman_gateway.metering.pricing import CostEstimator, Pricing
 from pointsman_servicekit.errors import (
     DeadlineExceeded,
     InvalidArgument,
@@ -55,7 +55,7 @@ def test_an_adapters_training_cost_is_spread_over_its_answers() -> None:
 
 
 def test_the_expected_cost_is_estimated_first_and_measured_later() -> None:
-    expected, path = ExpectedCost(PRICING), Path("p", "tiny", sampling=Sampling(max_tokens=10))
+    expected, path = CostEstimator(PRICING), Path("p", "tiny", sampling=Sampling(max_tokens=10))
     request = Request("auto", (Message("user", "x" * 400),))
     assert expected.usd(path, request) == pytest.approx(100e-6 + 40e-6)
     for _ in range(200):
@@ -66,7 +66,7 @@ def test_the_expected_cost_is_estimated_first_and_measured_later() -> None:
 
 
 def test_a_paths_own_prompt_tokens_do_not_depend_on_the_requests_length() -> None:
-    expected, path = ExpectedCost(PRICING), Path("p", "tiny")
+    expected, path = CostEstimator(PRICING), Path("p", "tiny")
     expected.statistics.add(path, 100, Usage(150, 5, 75), 0)  # half of its prompt is in the prefix cache
     longer = Request("auto", (Message("user", "x" * 4000),))
     assert expected.usd(path, longer) == pytest.approx(1050e-6 * (1 + 0.25) / 2 + 20e-6)

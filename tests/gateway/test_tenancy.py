@@ -7,7 +7,7 @@ import time
 import pytest
 from pointsman_gateway.domain import ANONYMOUS, Caller, Usage
 from pointsman_gateway.tenancy.leases import LEASE_S
-from pointsman_gateway.tenancy.reservation import Reservation, to_duration
+from pointsman_gateway.tenancy.reservation import LeasedReservation, to_duration
 from pointsman_gateway.tenancy.stage import OpenAccess
 from pointsman_servicekit.bounded_redis import read_script
 from pointsman_servicekit.errors import ResourceExhausted
@@ -35,7 +35,7 @@ async def refusal(counter: Counter, caller: Caller, tokens: int = 1) -> Resource
     return refused.value
 
 
-async def entered(counter: Counter, caller: Caller, tokens: int = 1) -> Reservation:
+async def entered(counter: Counter, caller: Caller, tokens: int = 1) -> LeasedReservation:
     """Returns once the unused leases of other gateways have been returned."""
     hold = await found(lambda: counter.let_in(caller, tokens))
     assert hold
@@ -191,7 +191,7 @@ async def test_concurrent_requests_wait_for_one_lease_exchange(valkey: Valkey, t
         caller = await counter.caller(issued)
         before = counter.metric("pointsman_quota_lease_renewals_total", outcome="done")
 
-        async def enter() -> Reservation:
+        async def enter() -> LeasedReservation:
             hold = await counter.tenancy.enter(caller, 1)
             await hold.afford(0.01)
             return hold

@@ -25,7 +25,7 @@ from hypothesis.stateful import (
 )
 from pointsman_gateway.domain import Caller, Usage
 from pointsman_gateway.tenancy.lease_store import LeaseStore
-from pointsman_gateway.tenancy.reservation import Reservation
+from pointsman_gateway.tenancy.reservation import LeasedReservation
 from pointsman_servicekit.errors import ResourceExhausted, Unavailable
 from pointsman_servicekit.keys import redis_layout
 from pointsman_servicekit.keys.key_store import IssuedKey
@@ -88,7 +88,7 @@ class Asked:
 
     member: Member
     key: str
-    hold: Reservation
+    hold: LeasedReservation
     tokens: int
     windows: dict[str, int]
     """The window of each limit in which it was admitted."""
@@ -180,7 +180,7 @@ class Tenants(RuleBasedStateMachine):
         member, key = self.members[which % len(self.members)], self.issued[number].record.id
         now = self.begin_step()
 
-        async def come() -> list[Reservation | None]:
+        async def come() -> list[LeasedReservation | None]:
             caller = member.callers[key]
             return await asyncio.gather(*(member.counter.let_in(caller, one) for one in tokens))
 
@@ -306,7 +306,7 @@ class Tenants(RuleBasedStateMachine):
         self.times.pass_by(0.2)  # so that nothing is refused from a local cache
         now = self.begin_step()
 
-        async def again() -> tuple[Reservation | None, list[str]]:
+        async def again() -> tuple[LeasedReservation | None, list[str]]:
             caller = member.callers[key]
             try:
                 return await member.counter.tenancy.enter(caller, tokens), []

@@ -11,7 +11,7 @@ from pointsman_gateway.domain import Chunk, Decision, Message, Path, Request, Sa
 from pointsman_gateway.extensions import VALIDATORS, Choice, Validator
 from pointsman_gateway.validation.json_schema import JsonSchema
 from pointsman_gateway.validation.stage import Named, Ruling, Transcript, Validation, Verdict, refusal
-from pointsman_gateway.validation.validators import MAX_SEARCHED_CHARACTERS, Complete, MeanLogprob, Regex
+from pointsman_gateway.validation.validators import MAX_SEARCHED_CHARACTERS, Complete, MeanLogprob, RegexValidator
 
 from tests.gateway.doubles.config_folder import ConfigFolder
 
@@ -143,18 +143,18 @@ def test_a_pattern_of_a_schema_is_limited_in_backtracking() -> None:
 
 
 def test_a_pattern_is_searched_for_anywhere() -> None:
-    assert Regex(r"\bDear\b").objection(Choice("Oh Dear me")) is None
-    assert Regex(r"^Dear").objection(Choice("Oh Dear me")) == "'^Dear' is not found"
-    assert Regex(r"(?s)\A(?!.*sorry)").objection(Choice("so\nsorry")) is not None
+    assert RegexValidator(r"\bDear\b").objection(Choice("Oh Dear me")) is None
+    assert RegexValidator(r"^Dear").objection(Choice("Oh Dear me")) == "'^Dear' is not found"
+    assert RegexValidator(r"(?s)\A(?!.*sorry)").objection(Choice("so\nsorry")) is not None
 
 
 def test_text_beyond_the_limit_is_not_searched() -> None:
-    assert Regex("end").objection(Choice("x" * (MAX_SEARCHED_CHARACTERS - 3) + "end")) is None
-    assert Regex("end").objection(Choice("x" * (MAX_SEARCHED_CHARACTERS - 2) + "end")) == "'end' is not found"
+    assert RegexValidator("end").objection(Choice("x" * (MAX_SEARCHED_CHARACTERS - 3) + "end")) is None
+    assert RegexValidator("end").objection(Choice("x" * (MAX_SEARCHED_CHARACTERS - 2) + "end")) == "'end' is not found"
 
 
 def test_a_search_is_limited_in_time() -> None:
-    evil = Regex("^(a|aa)+$")
+    evil = RegexValidator("^(a|aa)+$")
     assert evil.objection(Choice("a" * 60 + "b")) == "the search for '^(a|aa)+$' was given up after 50 ms"
 
 
@@ -173,21 +173,23 @@ def test_an_answer_without_log_probabilities_is_refused() -> None:
 # -- all of them
 
 
-@pytest.mark.parametrize("validator", [JsonSchema(SCHEMA), Regex("x"), MeanLogprob(-0.1)])
+@pytest.mark.parametrize("validator", [JsonSchema(SCHEMA), RegexValidator("x"), MeanLogprob(-0.1)])
 def test_a_tool_call_without_text_is_accepted(validator: Validator) -> None:
     assert validator.objection(TOOL_CALL) is None
 
 
 def test_an_answer_is_judged_by_every_validator_and_refused_by_the_first_that_objects() -> None:
-    verdicts = judged([Complete(True), Regex("z"), Regex("y")], Chunk(content="x", finish_reason="stop"))
+    verdicts = judged(
+        [Complete(True), RegexValidator("z"), RegexValidator("y")], Chunk(content="x", finish_reason="stop")
+    )
     assert [verdict.ruling for verdict in verdicts] == [Ruling.ACCEPTED, Ruling.REFUSED, Ruling.REFUSED]
     assert str(refusal(verdicts)) == "regex: 'z' is not found"
 
 
 def test_every_choice_must_be_accepted() -> None:
     good, bad = Chunk(0, "x", "stop"), Chunk(1, "y", "stop")
-    assert refusal(judged([Regex("x")], good, Chunk(1, "x", "stop"))) is None
-    assert str(refusal(judged([Regex("x")], good, bad))) == "regex: choice 1: 'x' is not found"
+    assert refusal(judged([RegexValidator("x")], good, Chunk(1, "x", "stop"))) is None
+    assert str(refusal(judged([RegexValidator("x")], good, bad))) == "regex: choice 1: 'x' is not found"
 
 
 def test_the_chunks_of_each_choice_are_joined() -> None:
@@ -217,7 +219,7 @@ def test_an_answer_without_chunks_is_empty() -> None:
 
 
 def test_an_answer_that_is_too_long_is_dropped_and_not_judged() -> None:
-    verdicts = judged([Regex("x"), Complete(True)], Chunk(content="y" * 600), Chunk(content="y" * 600))
+    verdicts = judged([RegexValidator("x"), Complete(True)], Chunk(content="y" * 600), Chunk(content="y" * 600))
     assert [(verdict.validator, verdict.ruling) for verdict in verdicts] == [
         ("regex", Ruling.UNJUDGED),
         ("complete", Ruling.UNJUDGED),

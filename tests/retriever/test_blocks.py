@@ -12,7 +12,7 @@ from pointsman_retriever.chunking.blocks import (
     MAX_BLOCK_CHARACTERS,
     MAX_LINE_CHARACTERS,
     MAX_PART_CHARACTERS,
-    Chunker,
+    TextChunker,
     break_long_lines,
     split_blocks,
 )
@@ -27,13 +27,13 @@ SENTENCE = "The 7:40 to Saltby waits at Tarn Junction for the branch line. "
 
 
 @pytest.fixture(scope="session")
-def chunkers(minilm: MiniLM) -> Mapping[str, Chunker]:
+def chunkers(minilm: MiniLM) -> Mapping[str, TextChunker]:
     return make_chunkers(minilm.tokenizer)
 
 
 @pytest.mark.parametrize("kind", ["markdown", "code", "plain"])
 def test_blocks_are_bounded_and_cover_the_text_without_gaps(
-    chunkers: Mapping[str, Chunker], monkeypatch: pytest.MonkeyPatch, kind: str
+    chunkers: Mapping[str, TextChunker], monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     monkeypatch.setattr(blocks, "MAX_BLOCK_CHARACTERS", 40)
     monkeypatch.setattr(blocks, "MAX_LINE_CHARACTERS", 10)
@@ -47,7 +47,7 @@ def test_blocks_are_bounded_and_cover_the_text_without_gaps(
         assert all(0 < span.end - span.start <= 40 for span in spans), seed
 
 
-def test_a_block_ends_before_a_heading_and_never_inside_a_short_code_fence(chunkers: Mapping[str, Chunker]) -> None:
+def test_a_block_ends_before_a_heading_and_never_inside_a_short_code_fence(chunkers: Mapping[str, TextChunker]) -> None:
     section = f"# Section\n\n{SENTENCE}\n\n```\n\n# no heading\n\n```\n\n{SENTENCE}\n\n"
     spans = list(split_blocks(section * 400, chunkers["markdown"]))
     assert len(spans) > 2
@@ -55,7 +55,7 @@ def test_a_block_ends_before_a_heading_and_never_inside_a_short_code_fence(chunk
     assert not any(span.fence for span in spans)
 
 
-def test_a_long_code_fence_is_plain_text_until_it_ends(chunkers: Mapping[str, Chunker]) -> None:
+def test_a_long_code_fence_is_plain_text_until_it_ends(chunkers: Mapping[str, TextChunker]) -> None:
     fence = "```python\n" + "# a comment\n\n" * 6_000 + "```\n"
     text = f"# Before\n\n{fence}\n# After\n\n{SENTENCE}\n"
     assert len(fence) > MAX_PART_CHARACTERS
@@ -66,7 +66,7 @@ def test_a_long_code_fence_is_plain_text_until_it_ends(chunkers: Mapping[str, Ch
 
 
 @pytest.mark.parametrize("kind", ["markdown", "plain", "code"])
-def test_a_document_of_many_parts_keeps_its_whole_text(chunkers: Mapping[str, Chunker], kind: str) -> None:
+def test_a_document_of_many_parts_keeps_its_whole_text(chunkers: Mapping[str, TextChunker], kind: str) -> None:
     lines = [f"{number} {SENTENCE * (number % 4)}" for number in range(2_000)] + ["y" * 150_000, "z " * 40_000]
     text = "\n\n".join(lines)
     assert len(text) > 5 * MAX_PART_CHARACTERS
@@ -127,7 +127,7 @@ HOSTILE: dict[str, tuple[str, int, Callable[[int], str]]] = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_the_time_of_chunking_is_linear_in_the_size_of_hostile_texts(
-    chunkers: Mapping[str, Chunker], name: str
+    chunkers: Mapping[str, TextChunker], name: str
 ) -> None:
     """Four times the size may take eight times the CPU time; quadratic time would multiply it by sixteen.
 

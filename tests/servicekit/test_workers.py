@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 from pointsman_servicekit.errors import Unavailable
-from pointsman_servicekit.workers import Handler, Peer
+from pointsman_servicekit.workers import Handler, WorkerPeer
 
 
 @asynccontextmanager
-async def connected(handlers: Mapping[str, Handler]) -> AsyncIterator[Peer]:
+async def connected(handlers: Mapping[str, Handler]) -> AsyncIterator[WorkerPeer]:
     """Yields one end; the other end has the handlers."""
-    asking, answering = Peer({}), Peer(handlers)
+    asking, answering = WorkerPeer({}), WorkerPeer(handlers)
     for peer, end in zip((asking, answering), socket.socketpair(), strict=True):
         await peer.connect(end)
     try:

@@ -35,7 +35,7 @@ class IngestCounts:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class IngestTarget:
     address: str
     tenant: str
     collection: str
@@ -59,7 +59,7 @@ def ingest(
     for .md and .txt files without the extension.
     """
     found = find_sources(sources)
-    target = Target(retriever_address(retriever, data_dir), tenant, collection)
+    target = IngestTarget(retriever_address(retriever, data_dir), tenant, collection)
     console = Console()
     began = time.monotonic()
     counts = _send_with_progress_bar(target, found, prune, console)
@@ -75,7 +75,7 @@ def ingest(
         raise CommandError(f"{len(counts.problems)} documents were not ingested; the first: {counts.problems[0]}")
 
 
-def _send_with_progress_bar(target: Target, sources: list[Source], prune: bool, console: Console) -> IngestCounts:
+def _send_with_progress_bar(target: IngestTarget, sources: list[Source], prune: bool, console: Console) -> IngestCounts:
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console) as bar:
         task = bar.add_task(target.collection, total=sum(len(source.files) for source in sources))
@@ -99,7 +99,7 @@ def _send_with_progress_bar(target: Target, sources: list[Source], prune: bool, 
 
 
 async def send_sources(
-    target: Target, sources: list[Source], prune: bool, on_progress: Callable[[IngestCounts], None]
+    target: IngestTarget, sources: list[Source], prune: bool, on_progress: Callable[[IngestCounts], None]
 ) -> IngestCounts:
     """Creates the collection if it is missing and sends all sources.
 
@@ -122,7 +122,7 @@ async def send_sources(
 
 
 async def _ingest_requests(
-    target: Target, source: Source, prune: bool, counts: IngestCounts
+    target: IngestTarget, source: Source, prune: bool, counts: IngestCounts
 ) -> AsyncIterator[pb.IngestRequest]:
     yield pb.IngestRequest(begin=pb.IngestBegin(tenant=target.tenant, collection=target.collection, source=source.name))
     counts.problems.extend(source.problems)

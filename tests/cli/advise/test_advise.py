@@ -9,7 +9,7 @@ import pytest
 from pointsman_cli.advise.costs import CostTerms, break_even
 from pointsman_cli.advise.recommendation import Requirements, TaskAdvice, advise
 from pointsman_cli.errors import UsageError
-from pointsman_cli.eval.report import Pair, PathFigures, Quantiles, Report, TaskReport, write_report
+from pointsman_cli.eval.report import EvaluatedPath, LatencyQuantiles, Pair, Report, TaskReport, write_report
 from pointsman_scoring.intervals import Interval
 
 Cli = Callable[..., Any]
@@ -18,7 +18,7 @@ ADAPTER = "triage@prod"
 TRAINED = CostTerms(training={ADAPTER: 0.6, "triage": 0.6})
 
 
-def path(name: str, kind: str, score: float, usd_per_1000: Mapping[str, float], **more: Any) -> PathFigures:
+def path(name: str, kind: str, score: float, usd_per_1000: Mapping[str, float], **more: Any) -> EvaluatedPath:
     facts: dict[str, Any] = {
         "adapter": ADAPTER if kind in ("lora", "hybrid") else "",
         "model": "tiny",
@@ -27,8 +27,8 @@ def path(name: str, kind: str, score: float, usd_per_1000: Mapping[str, float], 
         "unscored": 0,
         "score": Interval(score, score - 0.05, score + 0.05),
         "well_formed": 1.0,
-        "first_token": Quantiles(0.1, 0.2),
-        "total": Quantiles(1.0, 2.0),
+        "first_token": LatencyQuantiles(0.1, 0.2),
+        "total": LatencyQuantiles(1.0, 2.0),
         "prompt_tokens": 100.0,
         "cached_tokens": 0.0,
         "completion_tokens": 10.0,
@@ -37,7 +37,7 @@ def path(name: str, kind: str, score: float, usd_per_1000: Mapping[str, float], 
         "judge_usd": 0.0,
         "on_front": False,
     }
-    return PathFigures(path=name, kind=kind, usd_per_1000=usd_per_1000, **(facts | more))
+    return EvaluatedPath(path=name, kind=kind, usd_per_1000=usd_per_1000, **(facts | more))
 
 
 FEW_SHOT = path("few_shot", "prompt", 0.5, {"prompt": 4.0, "completion": 1.0})
@@ -46,7 +46,7 @@ LORA = path("adapter", "lora", 0.8, {"prompt": 1.0, "completion": 1.0})
 HYBRID = path("hybrid", "hybrid", 0.9, {"prompt": 4.5, "completion": 1.0})
 
 
-def report_of(*paths: PathFigures, chance: tuple[tuple[str, str], ...] = ()) -> Report:
+def report_of(*paths: EvaluatedPath, chance: tuple[tuple[str, str], ...] = ()) -> Report:
     """All differences are significant, except for the pairs in `chance`."""
     pairs = [
         Pair(one.path, other.path, 100, Interval(0.1, 0, 0.2), p_value, p_value, "mcnemar")
@@ -59,7 +59,7 @@ def report_of(*paths: PathFigures, chance: tuple[tuple[str, str], ...] = ()) -> 
 
 
 def advice(
-    *paths: PathFigures, needs: Requirements | None = None, terms: CostTerms = TRAINED, **more: Any
+    *paths: EvaluatedPath, needs: Requirements | None = None, terms: CostTerms = TRAINED, **more: Any
 ) -> TaskAdvice:
     (found,) = advise(report_of(*paths, **more), needs or Requirements(), terms)
     return found
@@ -118,7 +118,7 @@ def test_the_sensitivity_analysis_changes_one_price_at_a_time() -> None:
         ([FEW_SHOT, RAG, LORA, HYBRID], "both", "hybrid"),
     ],
 )
-def test_the_significantly_best_path_is_recommended(paths: list[PathFigures], verdict: str, chosen: str) -> None:
+def test_the_significantly_best_path_is_recommended(paths: list[EvaluatedPath], verdict: str, chosen: str) -> None:
     said = advice(*paths).recommendation
     assert said.verdict.startswith(verdict)
     assert said.path == chosen
@@ -170,7 +170,7 @@ def test_with_a_minimum_score_the_cheapest_path_that_reaches_it_is_recommended()
 
 
 def test_a_path_beyond_the_limits_of_latency_or_validity_is_not_recommended() -> None:
-    slow = path("adapter", "lora", 0.8, {"prompt": 1.0}, total=Quantiles(2, 5))
+    slow = path("adapter", "lora", 0.8, {"prompt": 1.0}, total=LatencyQuantiles(2, 5))
     loose = path("rag", "rag", 0.7, {"prompt": 1.0}, well_formed=0.6)
     assert advice(FEW_SHOT, slow, loose, needs=Requirements(form=0.9, p95_seconds=3)).recommendation.path == "few_shot"
 

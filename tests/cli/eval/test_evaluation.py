@@ -18,8 +18,8 @@ from pointsman_cli.eval.command import evaluated
 from pointsman_cli.eval.dataset import Dataset, read_dataset
 from pointsman_cli.eval.html_report import render_html
 from pointsman_cli.eval.mixed import compare_choices
-from pointsman_cli.eval.plan import AUTO, Catalogue, MetricScorer, PathFacts, Plan, Selection, TaskPlan
-from pointsman_cli.eval.report import Choice, Mixed, PathFigures, Report, read_report, write_report
+from pointsman_cli.eval.plan import AUTO, Catalogue, EvaluationPlan, MetricScorer, PathFacts, Selection, TaskPlan
+from pointsman_cli.eval.report import Choice, EvaluatedPath, Mixed, Report, read_report, write_report
 from pointsman_cli.eval.runner import Answer, scores_of
 from pointsman_cli.eval.statistics import EvalSettings
 from pointsman_cli.gateway_http import open_client
@@ -66,7 +66,7 @@ async def command(*arguments: object, **environment: str) -> Ended:
     return Ended(process.returncode, out.decode(), err.decode())
 
 
-def figures(report: Report) -> dict[str, PathFigures]:
+def figures(report: Report) -> dict[str, EvaluatedPath]:
     return {path.path: path for path in report.tasks[0].paths}
 
 
@@ -162,7 +162,7 @@ def mixed_of(tasks: Mapping[str, Mapping[str, Sequence[float]]]) -> Mixed:
         for path, of_path in scores.items()
         for row, score in enumerate(of_path)
     ]
-    return compare_choices(Plan(Dataset(Path(), "", ()), plans, catalogue, True), answers, {}, None, 0.95)
+    return compare_choices(EvaluationPlan(Dataset(Path(), "", ()), plans, catalogue, True), answers, {}, None, 0.95)
 
 
 def choice_of(mixed: Mixed, name: str) -> Choice:

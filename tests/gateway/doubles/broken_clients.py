@@ -9,7 +9,7 @@ from typing import Any
 from pointsman_gateway.config.models_file import ResilienceConfig, RetryConfig
 from pointsman_gateway.domain import Chunk, Event, Message, Request
 from pointsman_gateway.engines.engine_client import EngineClient, EngineRequest
-from pointsman_gateway.engines.http1 import Connection, ConnectionFailed, Origin, Pool
+from pointsman_gateway.engines.http1 import ConnectionFailed, EngineConnection, Origin, Pool
 from pointsman_gateway.engines.stage import EngineBackend
 from pointsman_gateway.ports import ChunkSink
 
@@ -37,7 +37,7 @@ class Bug(Exception):
     """An exception that nothing foresees."""
 
 
-class BrokenConnection(Connection):
+class BrokenConnection(EngineConnection):
     """Raises `Bug` in `post`, in the first or second `read` that has data, or once it is asked how it was lost."""
 
     def __init__(self, where: str) -> None:
@@ -69,7 +69,7 @@ class BrokenPool(Pool):
         super().__init__()
         self._where = where
 
-    async def connect(self, origin: Origin, seconds: float, deadline: float) -> Connection:
+    async def connect(self, origin: Origin, seconds: float, deadline: float) -> EngineConnection:
         loop = asyncio.get_running_loop()
         _, connection = await loop.create_connection(lambda: BrokenConnection(self._where), origin.host, origin.port)
         return connection

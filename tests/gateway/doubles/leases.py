@@ -4,18 +4,18 @@ import asyncio
 
 import pytest
 from pointsman_gateway.domain import Caller
-from pointsman_gateway.tenancy.reservation import Reservation
-from pointsman_gateway.tenancy.stage import OpenAccess, Tenancy
+from pointsman_gateway.tenancy.reservation import LeasedReservation
+from pointsman_gateway.tenancy.stage import OpenAccess, RedisTenancy
 
 
-def held_back(tenancy: Tenancy | OpenAccess, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+def held_back(tenancy: RedisTenancy | OpenAccess, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
     """Requests for a lease wait until this event is set."""
     given, enter_now, enter = asyncio.Event(), tenancy.enter_now, tenancy.enter
 
-    def now(caller: Caller, tokens: int) -> Reservation | None:
+    def now(caller: Caller, tokens: int) -> LeasedReservation | None:
         return enter_now(caller, tokens) if given.is_set() else None  # type: ignore[return-value]  # either's hold
 
-    async def later(caller: Caller, tokens: int) -> Reservation:
+    async def later(caller: Caller, tokens: int) -> LeasedReservation:
         await given.wait()
         return await enter(caller, tokens)  # type: ignore[return-value]  # either's hold
 

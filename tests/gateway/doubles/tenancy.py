@@ -9,8 +9,8 @@ from typing import Any
 from pointsman_gateway.domain import Caller
 from pointsman_gateway.tenancy.keys import KeyCacheConfig
 from pointsman_gateway.tenancy.limits import Clock, TenancyMetrics
-from pointsman_gateway.tenancy.reservation import Reservation
-from pointsman_gateway.tenancy.stage import Tenancy
+from pointsman_gateway.tenancy.reservation import LeasedReservation
+from pointsman_gateway.tenancy.stage import RedisTenancy
 from pointsman_gateway.tenancy.tasks import POLL_TIMEOUT_S
 from pointsman_servicekit.bounded_redis import open_redis
 from pointsman_servicekit.errors import ResourceExhausted
@@ -62,7 +62,7 @@ class Times:
 class Counter:
     """A gateway's tenancy with a real Valkey, and its counters."""
 
-    tenancy: Tenancy
+    tenancy: RedisTenancy
     registry: CollectorRegistry
 
     def metric(self, name: str, **labels: str) -> float:
@@ -71,7 +71,7 @@ class Counter:
     async def caller(self, issued: IssuedKey) -> Caller:
         return await self.tenancy.identify(issued.credential.text)
 
-    async def let_in(self, caller: Caller, tokens: int = 1) -> Reservation | None:
+    async def let_in(self, caller: Caller, tokens: int = 1) -> LeasedReservation | None:
         """Returns None if the request was refused."""
         try:
             return self.tenancy.enter_now(caller, tokens) or await self.tenancy.enter(caller, tokens)
@@ -92,7 +92,7 @@ async def counter_at(
         open_redis(url, lambda up: None, deadline) as redis,
         open_redis(url, lambda up: None, max(deadline, POLL_TIMEOUT_S), 0.0) as watching,
     ):
-        tenancy = Tenancy(redis, TenancyMetrics(registry), copies, (times or Times()).clock, watching)
+        tenancy = RedisTenancy(redis, TenancyMetrics(registry), copies, (times or Times()).clock, watching)
         counter = Counter(tenancy, registry)
         if running:
             async with tenancy.running():

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pointsman_cli.errors import UsageError
-from pointsman_cli.eval.report import PathFigures
+from pointsman_cli.eval.report import EvaluatedPath
 
 _SECONDS_PER_HOUR = 3600.0
 
@@ -72,7 +72,7 @@ class BreakEven:
     """Requests a month that pay for the monthly costs and the monthly share of the training."""
 
 
-def path_cost(path: PathFigures, terms: CostTerms, prices: Mapping[str, float] | None = None) -> PathCost:
+def path_cost(path: EvaluatedPath, terms: CostTerms, prices: Mapping[str, float] | None = None) -> PathCost:
     """Computes the cost of a path that has a score; `prices` scales single cost components (for sensitivity)."""
     assert path.score is not None
     factors = prices or {}
@@ -88,7 +88,7 @@ def path_cost(path: PathFigures, terms: CostTerms, prices: Mapping[str, float] |
 
 
 def break_even(
-    trained: PathFigures, untrained: PathFigures, terms: CostTerms, prices: Mapping[str, float] | None = None
+    trained: EvaluatedPath, untrained: EvaluatedPath, terms: CostTerms, prices: Mapping[str, float] | None = None
 ) -> BreakEven:
     one, other = path_cost(trained, terms, prices), path_cost(untrained, terms, prices)
     saving = other.request - one.request
@@ -127,7 +127,7 @@ class Sensitivity:
     """Break-even requests at each of FACTORS; None if never."""
 
 
-def sensitivities(trained: PathFigures, untrained: PathFigures, terms: CostTerms) -> tuple[Sensitivity, ...]:
+def sensitivities(trained: EvaluatedPath, untrained: EvaluatedPath, terms: CostTerms) -> tuple[Sensitivity, ...]:
     """Returns how the break-even volume changes if one price at a time is scaled, for both paths."""
     prices = dict.fromkeys((*trained.usd_per_1000, *untrained.usd_per_1000, TRAINING))
     return tuple(

@@ -12,7 +12,7 @@ from pointsman_cli.advise.costs import (
     sensitivities,
     training_cost_of,
 )
-from pointsman_cli.eval.report import Pair, PathFigures, Report, TaskReport, probability
+from pointsman_cli.eval.report import EvaluatedPath, Pair, Report, TaskReport, probability
 
 _LONG_PROMPT_SHARE = 0.5  # share of the context window from which the length of a prompt is mentioned
 _LOW_SCORE = 0.5  # scores below this are called low
@@ -20,9 +20,9 @@ _LOW_SCORE = 0.5  # scores below this are called low
 
 def reasons(
     task: TaskReport,
-    scored: Sequence[PathFigures],
-    equals: Sequence[PathFigures],
-    chosen: PathFigures,
+    scored: Sequence[EvaluatedPath],
+    equals: Sequence[EvaluatedPath],
+    chosen: EvaluatedPath,
     terms: CostTerms,
 ) -> Iterator[str]:
     """Yields a sentence for each criterion; `equals` are the good enough paths, `chosen` the recommended one."""
@@ -36,7 +36,7 @@ def reasons(
 
 
 def _accuracy_reason(
-    task: TaskReport, scored: Sequence[PathFigures], equals: Sequence[PathFigures], chosen: PathFigures
+    task: TaskReport, scored: Sequence[EvaluatedPath], equals: Sequence[EvaluatedPath], chosen: EvaluatedPath
 ) -> Iterator[str]:
     assert chosen.score is not None
     yield f"accuracy: {chosen.path} scores {chosen.score.mean:.3f} ({chosen.score.low:.2f} to {chosen.score.high:.2f})"
@@ -50,24 +50,24 @@ def _accuracy_reason(
         yield f"below: {', '.join(f'{path.path} {path.mean:.3f}{_chance(task, chosen, path)}' for path in below)}"
 
 
-def _chance(task: TaskReport, one: PathFigures, other: PathFigures) -> str:
+def _chance(task: TaskReport, one: EvaluatedPath, other: EvaluatedPath) -> str:
     for pair in task.pairs:
         if {pair.first, pair.second} == {one.path, other.path}:
             return f" (p {probability(pair.p_adjusted)})"
     return ""
 
 
-def _validity_reason(scored: Sequence[PathFigures], chosen: PathFigures) -> Iterator[str]:
+def _validity_reason(scored: Sequence[EvaluatedPath], chosen: EvaluatedPath) -> Iterator[str]:
     worst = min(scored, key=lambda path: path.well_formed)
     if worst.well_formed < 1:
         yield f"form: {chosen.well_formed:.0%} of {chosen.path}'s answers are well-formed; {_shares(scored, chosen)}"
 
 
-def _shares(scored: Sequence[PathFigures], chosen: PathFigures) -> str:
+def _shares(scored: Sequence[EvaluatedPath], chosen: EvaluatedPath) -> str:
     return ", ".join(f"{path.path} {path.well_formed:.0%}" for path in scored if path.path != chosen.path) or "no other"
 
 
-def _latency_reason(scored: Sequence[PathFigures], chosen: PathFigures) -> Iterator[str]:
+def _latency_reason(scored: Sequence[EvaluatedPath], chosen: EvaluatedPath) -> Iterator[str]:
     timed = [path for path in scored if path.total and path.path != chosen.path]
     if chosen.total and timed:
         fastest = min(timed, key=lambda path: path.total.p95 if path.total else 0.0)
@@ -79,7 +79,7 @@ def _latency_reason(scored: Sequence[PathFigures], chosen: PathFigures) -> Itera
 
 
 def _cost_reason(
-    scored: Sequence[PathFigures], equals: Sequence[PathFigures], chosen: PathFigures, terms: CostTerms
+    scored: Sequence[EvaluatedPath], equals: Sequence[EvaluatedPath], chosen: EvaluatedPath, terms: CostTerms
 ) -> Iterator[str]:
     yield f"cost: {chosen.path} costs {1000 * path_cost(chosen, terms).tokens:.4f} dollars for 1,000 answers"
     if terms.monthly is not None:
@@ -96,7 +96,7 @@ def _cost_reason(
             yield f"an adapter would be as good: {trained.path} {when}; give --requests-per-month to compare costs"
 
 
-def _freshness_reason(scored: Sequence[PathFigures], chosen: PathFigures, terms: CostTerms) -> Iterator[str]:
+def _freshness_reason(scored: Sequence[EvaluatedPath], chosen: EvaluatedPath, terms: CostTerms) -> Iterator[str]:
     looks_up = any(path.kind == "rag" or "retrieval" in path.usd_per_1000 for path in scored)
     if chosen.kind == "lora" and terms.trainings_a_month:
         spent = path_cost(chosen, terms).month
@@ -108,13 +108,13 @@ def _freshness_reason(scored: Sequence[PathFigures], chosen: PathFigures, terms:
         yield "knowledge: passages follow the documents at once; nothing is to be trained again when they change"
 
 
-def _training_reason(scored: Sequence[PathFigures], terms: CostTerms) -> Iterator[str]:
+def _training_reason(scored: Sequence[EvaluatedPath], terms: CostTerms) -> Iterator[str]:
     for path in scored:
         if epochs := terms.unfinished.get(path.adapter.partition("@")[0]):
             yield f"training: {path.path}'s adapter was still improving when its time ended ({epochs}): train it longer"
 
 
-def _window_reason(scored: Sequence[PathFigures]) -> Iterator[str]:
+def _window_reason(scored: Sequence[EvaluatedPath]) -> Iterator[str]:
     for path in scored:
         share = path.prompt_tokens_p95 / path.context_window
         if share >= _LONG_PROMPT_SHARE:
@@ -182,7 +182,7 @@ def recommend(task: TaskReport, needs: Requirements, terms: CostTerms) -> Recomm
     )
 
 
-def _unmet(path: PathFigures, needs: Requirements) -> Iterator[str]:
+def _unmet(path: EvaluatedPath, needs: Requirements) -> Iterator[str]:
     assert path.score is not None
     if needs.floor is not None and path.score.low < needs.floor:
         yield f"scores {path.score.mean:.3f}, surely no less than {path.score.low:.3f}: the floor is {needs.floor:g}"
@@ -192,7 +192,7 @@ def _unmet(path: PathFigures, needs: Requirements) -> Iterator[str]:
         yield f"takes {path.total.p95:.2f} s at p95: {needs.p95_seconds:g} s are allowed"
 
 
-def _as_good_as_the_best(paths: Sequence[PathFigures], pairs: Sequence[Pair]) -> list[PathFigures]:
+def _as_good_as_the_best(paths: Sequence[EvaluatedPath], pairs: Sequence[Pair]) -> list[EvaluatedPath]:
     """Returns the best path by mean score, and those within `allowed_gap` of it that are not significantly worse."""
     best = max(paths, key=lambda path: path.mean)
     worse = {
@@ -208,7 +208,7 @@ def allowed_gap(best: float) -> float:
     return min(MARGIN, RELATIVE_MARGIN * best)
 
 
-def _cheapest(paths: Sequence[PathFigures], terms: CostTerms) -> PathFigures:
+def _cheapest(paths: Sequence[EvaluatedPath], terms: CostTerms) -> EvaluatedPath:
     """Returns the cheapest path at the given volume; without a volume, an untrained path is preferred."""
     monthly = terms.monthly
     if monthly is not None:
@@ -217,12 +217,12 @@ def _cheapest(paths: Sequence[PathFigures], terms: CostTerms) -> PathFigures:
     return min(untrained or paths, key=lambda path: path_cost(path, terms).request)
 
 
-def best_path(paths: Sequence[PathFigures]) -> PathFigures | None:
+def best_path(paths: Sequence[EvaluatedPath]) -> EvaluatedPath | None:
     """Returns the path with the highest mean score; of equal ones, the cheaper."""
     return max(paths, key=lambda path: (path.mean, -path.cost), default=None)
 
 
-def best_pair(task: TaskReport) -> tuple[PathFigures, PathFigures] | None:
+def best_pair(task: TaskReport) -> tuple[EvaluatedPath, EvaluatedPath] | None:
     """Returns the task's best trained and best untrained path; None if it lacks either."""
     scored = [path for path in task.paths if path.score and path.usd_per_1000]
     trained = best_path([path for path in scored if path.adapter])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from pointsman_cli.eval.report import Confusion, PathFigures, Report, TaskReport, probability
+from pointsman_cli.eval.report import Confusion, EvaluatedPath, Report, TaskReport, probability
 
 WIDTH, HEIGHT = 380, 260
 """Size of the quality plot in its own units; about a phone's width, so that text stays readable there."""
@@ -101,7 +101,7 @@ def latency_plot(task: TaskReport) -> LatencyPlot | None:
     return LatencyPlot(xs, bars, _NAMES_WIDTH, bottom, bottom + _BOTTOM)
 
 
-def _dot(number: int, path: PathFigures, scale: "_Scale") -> Dot:
+def _dot(number: int, path: EvaluatedPath, scale: "_Scale") -> Dot:
     score = path.score
     assert score is not None
     title = f"{path.path}: {score.mean:.3f} ({score.low:.2f} to {score.high:.2f}), ${path.cost:.4f} per 1,000"
@@ -109,7 +109,7 @@ def _dot(number: int, path: PathFigures, scale: "_Scale") -> Dot:
     return Dot(number, path.kind, x, _height(score.mean), _height(score.low), _height(score.high), title)
 
 
-def _bar(number: int, path: PathFigures, y: float, scale: "_Linear") -> Bar:
+def _bar(number: int, path: EvaluatedPath, y: float, scale: "_Linear") -> Bar:
     total = path.total
     assert total is not None
     first = path.first_token.p50 if path.first_token else total.p50

@@ -10,7 +10,7 @@ from pointsman_scoring.intervals import ROUNDING, Interval, compare
 from pointsman_servicekit.statistics import two_sided_z, wilson_interval
 
 from pointsman_cli.errors import CommandError, UsageError
-from pointsman_cli.eval.plan import AUTO, UNKNOWN, Plan
+from pointsman_cli.eval.plan import AUTO, UNKNOWN, EvaluationPlan
 from pointsman_cli.eval.report import Choice, Mixed, Report
 from pointsman_cli.eval.runner import Answer
 
@@ -60,7 +60,7 @@ _Outcome = tuple[Column, Column]
 """The score and the dollars of each row."""
 
 
-def check_choices(plan: Plan, shares: Mapping[str, float], chosen_by: Report | None) -> None:
+def check_choices(plan: EvaluationPlan, shares: Mapping[str, float], chosen_by: Report | None) -> None:
     """Raises UsageError if a share names a task without rows, none is above 0, or `chosen_by` cannot choose the paths:
     it has no path of a task, or is on the same rows.
     """
@@ -83,7 +83,11 @@ def _known(report: Report | None) -> dict[str, dict[str, tuple[float, float]]]:
 
 
 def compare_choices(
-    plan: Plan, answers: Sequence[Answer], shares: Mapping[str, float], chosen_by: Report | None, confidence: float
+    plan: EvaluationPlan,
+    answers: Sequence[Answer],
+    shares: Mapping[str, float],
+    chosen_by: Report | None,
+    confidence: float,
 ) -> Mixed:
     """Compares `model: auto` with rules that choose the path without it, such as one fixed path for each task.
 

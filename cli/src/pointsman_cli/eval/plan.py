@@ -183,7 +183,7 @@ class TaskPlan:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class EvaluationPlan:
     dataset: Dataset
     tasks: Mapping[str, TaskPlan]
     catalogue: Catalogue
@@ -198,7 +198,7 @@ class Plan:
         return (*task.paths, AUTO) if self.is_mixed else task.paths
 
 
-def make_plan(dataset: Dataset, catalogue: Catalogue, wanted: Selection, client: httpx.AsyncClient) -> Plan:
+def make_plan(dataset: Dataset, catalogue: Catalogue, wanted: Selection, client: httpx.AsyncClient) -> EvaluationPlan:
     """Plans an evaluation without sending requests; raises UsageError with the unknown and the known names."""
     for path in wanted.paths:
         if path not in catalogue.paths:
@@ -212,7 +212,7 @@ def make_plan(dataset: Dataset, catalogue: Catalogue, wanted: Selection, client:
             for row in rows:
                 scorer.check(row)
         tasks[name] = TaskPlan(_paths_of(name, catalogue, wanted), metric, scorer, rows)
-    return Plan(dataset, tasks, catalogue, wanted.is_mixed)
+    return EvaluationPlan(dataset, tasks, catalogue, wanted.is_mixed)
 
 
 def _paths_of(task: str, catalogue: Catalogue, wanted: Selection) -> tuple[str, ...]:

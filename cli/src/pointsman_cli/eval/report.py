@@ -17,7 +17,7 @@ VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Quantiles:
+class LatencyQuantiles:
     """The median and the 95th percentile of a path's latency, in seconds."""
 
     p50: float
@@ -25,7 +25,7 @@ class Quantiles:
 
 
 @dataclass(frozen=True, slots=True)
-class PathFigures:
+class EvaluatedPath:
     path: str
     kind: str
     """ "prompt", "rag", "lora", "tuned" or "hybrid"."""
@@ -42,8 +42,8 @@ class PathFigures:
     """From 0 to 1; None if nothing was scored."""
     well_formed: float
     """Share of all requests with a complete answer that, for JSON labels, has the label's fields."""
-    first_token: Quantiles | None
-    total: Quantiles | None
+    first_token: LatencyQuantiles | None
+    total: LatencyQuantiles | None
     prompt_tokens: float
     """Mean over the successful answers, as the next two fields."""
     cached_tokens: float
@@ -119,7 +119,7 @@ class TaskReport:
     task: str
     metric: str
     rows: int
-    paths: tuple[PathFigures, ...]
+    paths: tuple[EvaluatedPath, ...]
     pairs: tuple[Pair, ...]
     confusions: tuple[Confusion, ...]
     disagreements: tuple[Disagreement, ...]
@@ -248,11 +248,11 @@ def _mixed_lines(mixed: Mixed) -> Iterator[RenderableType]:
     )
 
 
-def _worse(path: PathFigures) -> float:
+def _worse(path: EvaluatedPath) -> float:
     return -path.score.mean if path.score else 1.0
 
 
-def _row(path: PathFigures) -> Iterator[str]:
+def _row(path: EvaluatedPath) -> Iterator[str]:
     yield path.kind
     yield f"{path.score.mean:.3f}" if path.score else _NOTHING
     yield f"{path.score.low:.2f} {path.score.high:.2f}" if path.score else _NOTHING
@@ -266,7 +266,7 @@ def _row(path: PathFigures) -> Iterator[str]:
     yield "front" if path.on_front else ""
 
 
-def _seconds(quantiles: Quantiles | None) -> str:
+def _seconds(quantiles: LatencyQuantiles | None) -> str:
     return f"{quantiles.p50:.2f} {quantiles.p95:.2f}" if quantiles else _NOTHING
 
 

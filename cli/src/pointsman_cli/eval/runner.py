@@ -15,7 +15,7 @@ import httpx
 
 from pointsman_cli.errors import CommandError, Refused, Unreachable, UsageError
 from pointsman_cli.eval.dataset import Row, whole_lines
-from pointsman_cli.eval.plan import AUTO, UNKNOWN, Plan, Scorer
+from pointsman_cli.eval.plan import AUTO, UNKNOWN, EvaluationPlan, Scorer
 from pointsman_cli.gateway_http import AnswerEnd, Decision, TextChunk, run_concurrently, stream_answer
 
 OK = "ok"
@@ -60,7 +60,7 @@ class Answer:
         return sum(self.cost_parts_usd.values())
 
 
-def file_header(plan: Plan) -> dict[str, Any]:
+def file_header(plan: EvaluationPlan) -> dict[str, Any]:
     """Returns an answer file's first line: data set, metric and paths, without which it cannot be continued."""
     return {
         "evaluation": 1,
@@ -78,7 +78,7 @@ def file_header(plan: Plan) -> dict[str, Any]:
 class AnswerFile:
     """A file to which the evaluation's answers are written: a new one, or one of an interrupted run to continue."""
 
-    def __init__(self, file: Path, plan: Plan, resume: bool) -> None:
+    def __init__(self, file: Path, plan: EvaluationPlan, resume: bool) -> None:
         """Raises UsageError on entry if a new file exists already, or if a file cannot be continued."""
         self.file = file
         self._heading = file_header(plan)
@@ -258,7 +258,7 @@ class ProgressListener(Protocol):
 
 
 async def run_plan(
-    plan: Plan, client: httpx.AsyncClient, answers: AnswerFile, at_once: int, watcher: ProgressListener
+    plan: EvaluationPlan, client: httpx.AsyncClient, answers: AnswerFile, at_once: int, watcher: ProgressListener
 ) -> list[Answer]:
     """Sends all requests of the plan that have no stored answer; returns all answers. Raises CommandError."""
     planned = list(row_requests(plan))
@@ -274,7 +274,7 @@ async def run_plan(
     return _in_order(plan, came)
 
 
-def row_requests(plan: Plan) -> Iterator[RowRequest]:
+def row_requests(plan: EvaluationPlan) -> Iterator[RowRequest]:
     """Yields requests row by row; each row starts with another path, because later paths find warmer engine caches."""
     for task in plan.tasks.values():
         for number, row in enumerate(task.rows):
@@ -287,7 +287,7 @@ def _rotate(paths: Sequence[str], by: int) -> Sequence[str]:
     return (*paths[by:], *paths[:by])
 
 
-def _in_order(plan: Plan, answers: Sequence[Answer]) -> list[Answer]:
+def _in_order(plan: EvaluationPlan, answers: Sequence[Answer]) -> list[Answer]:
     """Sorts the answers by task, row and path."""
     by_place = {(answer.row, answer.path): answer for answer in answers}
     return [by_place[row.id, path] for task in plan.tasks.values() for row in task.rows for path in plan.choices(task)]

@@ -14,15 +14,15 @@ from pointsman_scoring.metrics import NOTHING, parsed, plain, structure
 
 from pointsman_cli.eval.dataset import Row
 from pointsman_cli.eval.mixed import compare_choices
-from pointsman_cli.eval.plan import Catalogue, Plan, TaskPlan
+from pointsman_cli.eval.plan import Catalogue, EvaluationPlan, TaskPlan
 from pointsman_cli.eval.report import (
     VERSION,
     Confusion,
     Disagreement,
+    EvaluatedPath,
+    LatencyQuantiles,
     Pair,
     PathAnswer,
-    PathFigures,
-    Quantiles,
     Report,
     TaskReport,
 )
@@ -41,7 +41,7 @@ class EvalSettings:
     """A report on other rows, which chooses the best path of each task."""
 
 
-def build_report(plan: Plan, answers: Iterable[Answer], terms: EvalSettings) -> Report:
+def build_report(plan: EvaluationPlan, answers: Iterable[Answer], terms: EvalSettings) -> Report:
     answers = list(answers)
     mixed = None
     if plan.is_mixed:
@@ -84,12 +84,12 @@ def _task_report(
 
 def _figures(
     path: str, answers: Sequence[Answer], catalogue: Catalogue, rows: Mapping[str, Row], confidence: float
-) -> PathFigures:
+) -> EvaluatedPath:
     came = [answer for answer in answers if answer.is_ok]
     scores = [answer.score for answer in answers if answer.score is not None]
     facts = catalogue.paths[path]
     prompt_tokens = [answer.prompt_tokens for answer in came]
-    return PathFigures(
+    return EvaluatedPath(
         path=path,
         kind=facts.kind,
         adapter=facts.adapter,
@@ -122,11 +122,11 @@ def _is_well_formed(answer: Answer, output: Any) -> bool:
     return type(got) is type(wanted) and (not isinstance(wanted, dict) or got.keys() == wanted.keys())
 
 
-def _quantiles(seconds: Sequence[float]) -> Quantiles | None:
+def _quantiles(seconds: Sequence[float]) -> LatencyQuantiles | None:
     if not seconds:
         return None
     p50, p95 = np.percentile(seconds, [50, 95])
-    return Quantiles(float(p50), float(p95))
+    return LatencyQuantiles(float(p50), float(p95))
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -138,11 +138,11 @@ def _parts_per_1000(came: Sequence[Answer]) -> dict[str, float]:
     return {name: 1000 * fmean(answer.cost_parts_usd.get(name, 0.0) for answer in came) for name in names}
 
 
-def _with_front(paths: Sequence[PathFigures]) -> list[PathFigures]:
+def _with_front(paths: Sequence[EvaluatedPath]) -> list[EvaluatedPath]:
     return [replace(path, on_front=_is_on_front(path, paths)) for path in paths]
 
 
-def _is_on_front(path: PathFigures, paths: Sequence[PathFigures]) -> bool:
+def _is_on_front(path: EvaluatedPath, paths: Sequence[EvaluatedPath]) -> bool:
     if path.score is None or not path.usd_per_1000:
         return False
     mean, cost = path.score.mean, path.cost

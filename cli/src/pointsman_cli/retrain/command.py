@@ -176,7 +176,7 @@ def retrain(
         method.value,
         stop_after.value if stop_after else "",
     )
-    addresses = Addresses.of(at, url, redis, retriever, lora_server)
+    addresses = RetrainAddresses.of(at, url, redis, retriever, lora_server)
     plan = run_interruptibly(read_plan(wish.config, task, at))
     going_on = last is not None and not last.state.outcome and not restart
     if going_on and last is not None and last.state.method != method.value:
@@ -203,7 +203,7 @@ def _show(run_file: RunFile | None, task: str, as_json: bool) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Addresses:
+class RetrainAddresses:
     url: str
     redis: str
     """Empty: there is no request log, so the data comes from examples and the teacher only."""
@@ -211,7 +211,7 @@ class Addresses:
     lora_server: str
 
     @classmethod
-    def of(cls, data_dir: DataDir, url: str, redis: str, retriever: str, lora_server: str) -> "Addresses":
+    def of(cls, data_dir: DataDir, url: str, redis: str, retriever: str, lora_server: str) -> "RetrainAddresses":
         """Returns the given addresses, else the running `pointsman up`'s; raises UsageError if there are none."""
         running = find_run(data_dir.folder)
         if running is not None:
@@ -237,7 +237,7 @@ async def run_retraining(
     wish: RetrainRequest,
     run_file: RunFile,
     data_dir: DataDir,
-    addresses: Addresses,
+    addresses: RetrainAddresses,
     gateway: Gateway,
     console: Console,
 ) -> RunState:

@@ -35,7 +35,7 @@ from pointsman_cli.train.progress import Done, TrainingProgress, parse_event
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class TrainingTarget:
     """The lora-server where the trained adapter is registered; an empty address means that it is not."""
 
     address: str
@@ -116,7 +116,7 @@ def train(
     engine = find_engine(at, engine_python)
     base = locate_base_model(base_model, Path.cwd(), at)
     wanted = registered and not (check_only or evaluate_only)
-    target = Target(address, alias, Provenance(force=force)) if wanted else None
+    target = TrainingTarget(address, alias, Provenance(force=force)) if wanted else None
     run_interruptibly(_train(job, at, engine, base, target, check_only))
 
 
@@ -135,7 +135,7 @@ async def _train(
     data_dir: DataDir,
     engine: EngineEnvironment,
     base: BaseModel,
-    target: Target | None,
+    target: TrainingTarget | None,
     check_only: bool,
 ) -> None:
     console = Console()
@@ -165,7 +165,9 @@ async def _train(
         await _register(job, screen, screen.done, target, console)
 
 
-async def _register(job: TrainingJob, screen: TrainingProgress, done: Done, target: Target, console: Console) -> None:
+async def _register(
+    job: TrainingJob, screen: TrainingProgress, done: Done, target: TrainingTarget, console: Console
+) -> None:
     if not target.address:
         _say(console, "not registered, since nothing runs here; `pointsman up` registers what pointsman.yaml names")
         return

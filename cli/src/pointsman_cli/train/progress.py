@@ -41,7 +41,7 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class TrainingStep:
     step: int
     steps: int
     loss: float
@@ -91,7 +91,9 @@ class Message:
     text: str
 
 
-TrainerEvent = DataReport | RenderedPrompt | Started | Step | Evaluation | Sample | Done | StateChanged | Message
+TrainerEvent = (
+    DataReport | RenderedPrompt | Started | TrainingStep | Evaluation | Sample | Done | StateChanged | Message
+)
 
 
 def parse_event(line: str) -> TrainerEvent:
@@ -123,7 +125,7 @@ def _read(kind: str, found: Mapping[str, Any]) -> TrainerEvent | None:
             return Started({key: _plain(value) for key, value in found.items()})
         case "step":
             rates = (found["loss"], found["tokens_per_second"], found["eta_seconds"])
-            return Step(int(found["step"]), int(found["steps"]), *map(float, rates))
+            return TrainingStep(int(found["step"]), int(found["steps"]), *map(float, rates))
         case "evaluation":
             return _evaluation(found)
         case "sample":
@@ -204,7 +206,7 @@ class TrainingProgress:
             case Started(facts):
                 self.facts = dict(facts)
                 self._say("training: " + ", ".join(f"{key} {value}" for key, value in facts.items()))
-            case Step():
+            case TrainingStep():
                 self._show_step(event)
             case Evaluation():
                 self._show_evaluation(event)
@@ -231,7 +233,7 @@ class TrainingProgress:
             rest = [f"and {len(labels) - _MOST_LABELS} more"] if len(labels) > _MOST_LABELS else []
             self._say(f"{field}: {', '.join([*shown, *rest])}")
 
-    def _show_step(self, step: Step) -> None:
+    def _show_step(self, step: TrainingStep) -> None:
         now = f"loss {step.loss:.4f} · {step.tokens_per_second:.0f} tokens/s · {_duration(step.eta_seconds)} left"
         self._bar.update(self._task, completed=step.step, total=step.steps, now=now)
         if self._bar.disable and (step.step == step.steps or time.monotonic() - self._said_at >= _PLAIN_SECONDS):

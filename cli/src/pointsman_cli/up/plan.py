@@ -106,7 +106,7 @@ class Programs:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class UpPlan:
     """The services of `pointsman up`, in the order in which they start; they are stopped in reverse."""
 
     valkey: Service
@@ -124,11 +124,11 @@ class Plan:
 
 def make_plan(
     example: Example, data_dir: DataDir, addresses: Addresses, programs: Programs, base: BaseModel | None = None
-) -> Plan:
+) -> UpPlan:
     """Describes all services of an example; `base` is its base model if that has been prepared."""
     if base is None and example.base_model:
         base = locate_base_model(example.base_model, example.folder, data_dir)
-    return Plan(
+    return UpPlan(
         valkey=_valkey(data_dir, programs),
         retriever=_retriever(example, data_dir, addresses, programs) if addresses.retriever else None,
         lora_server=_lora_server(example, data_dir, addresses, programs, base) if base else None,

@@ -28,9 +28,9 @@ from pointsman_cli.grpc_clients import (
     open_channel,
     register_adapter,
 )
-from pointsman_cli.ingest import DEFAULT_TENANT, MAX_PROBLEMS_SHOWN, Target, send_sources
+from pointsman_cli.ingest import DEFAULT_TENANT, MAX_PROBLEMS_SHOWN, IngestTarget, send_sources
 from pointsman_cli.sources import Source, find_sources
-from pointsman_cli.up.plan import Addresses, Plan, Service, prepare_folders
+from pointsman_cli.up.plan import Addresses, Service, UpPlan, prepare_folders
 from pointsman_cli.up.prometheus import PROMETHEUS, wait_for_prometheus, write_configuration
 from pointsman_cli.up.supervisor import Supervisor
 
@@ -187,7 +187,7 @@ class StartPlan:
     engine: EngineEnvironment | None  # None: no engine is started
     python: str  # of the services' environment
     addresses: Addresses
-    plan: Plan
+    plan: UpPlan
 
 
 async def start_all(setup: StartPlan, supervisor: Supervisor, screen: StartupOutput) -> Sequence[str]:
@@ -272,7 +272,7 @@ async def _prepare_models(setup: StartPlan, screen: StartupOutput) -> None:
 async def _ingest_collection(address: str, collection: str, sources: list[Source], say: Callable[[str], None]) -> None:
     """Synchronizes the collection with its folder, as `pointsman ingest` does."""
     files = sum(len(source.files) for source in sources)
-    target = Target(address, DEFAULT_TENANT, collection)
+    target = IngestTarget(address, DEFAULT_TENANT, collection)
     counts = await send_sources(target, sources, True, lambda sent: say(f"{sent.answered} of {files} files"))
     if counts.problems:
         shown = "; ".join(counts.problems[:MAX_PROBLEMS_SHOWN])

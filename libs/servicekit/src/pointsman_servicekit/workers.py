@@ -38,7 +38,7 @@ class AnswerFailed(Exception):
     """The other end has failed to answer a question."""
 
 
-class Peer:
+class WorkerPeer:
     """The process at the other end of a socket pair.
 
     Messages are lines of JSON: [id, question, argument], [id, answer], or [id] if answering has failed.
@@ -122,9 +122,9 @@ def _to_line(*message: Any) -> bytes:
     return json.dumps(message).encode() + b"\n"
 
 
-async def connect_supervisor(descriptor: int) -> Peer:
+async def connect_supervisor(descriptor: int) -> WorkerPeer:
     """Connects a worker to its supervisor. If the supervisor dies, the worker gets SIGTERM."""
-    supervisor = Peer({})
+    supervisor = WorkerPeer({})
     await supervisor.connect(socket.socket(fileno=descriptor))
 
     def end(closed: asyncio.Task[None]) -> None:
@@ -142,7 +142,7 @@ class Worker:
 
     number: int
     process: asyncio.subprocess.Process | None = None
-    peer: Peer = field(default_factory=lambda: Peer({}))
+    peer: WorkerPeer = field(default_factory=lambda: WorkerPeer({}))
     serves: bool = False
     restarts: int = 0
 
@@ -254,7 +254,7 @@ class Supervisor:
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,  # Ctrl-C at the terminal reaches the supervisor only, which passes it on
             )
-        worker.peer = Peer({**self.handlers, "serving": serving})
+        worker.peer = WorkerPeer({**self.handlers, "serving": serving})
         await worker.peer.connect(ours)
         if self._stopping.is_set():
             worker.signal(self._signal)

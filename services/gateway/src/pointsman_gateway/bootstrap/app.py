@@ -21,8 +21,8 @@ from pointsman_gateway.bootstrap.cost_metrics import CostMetrics, to_catalog
 from pointsman_gateway.bootstrap.embeddings import EmbeddingDependencies, ModelsOnDemand, build_embeddings
 from pointsman_gateway.bootstrap.engine_discovery import EngineDiscovery
 from pointsman_gateway.bootstrap.persistence import (
+    ActiveShadowSettings,
     Persistence,
-    ShadowSettings,
     check_single_sign_on,
     open_cache,
     open_console,
@@ -60,7 +60,7 @@ from pointsman_gateway.prompts.retriever import ProtectedSearch, RetrieverClient
 from pointsman_gateway.request_log.feedback import CanaryRatings
 from pointsman_gateway.request_log.feedback_store import FeedbackStore
 from pointsman_gateway.settings import Settings
-from pointsman_gateway.tenancy.stage import OpenAccess, Tenancy
+from pointsman_gateway.tenancy.stage import OpenAccess, RedisTenancy
 from pointsman_gateway.tracing import Instrumentation, instrument_with
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class GatewayComponents:
     """The parts of the gateway that the HTTP and gRPC servers use."""
 
     pipeline: Pipeline
-    tenancy: OpenAccess | Tenancy
+    tenancy: OpenAccess | RedisTenancy
     reloader: ConfigReloader
     persistence: Persistence
     registry: CollectorRegistry
@@ -155,7 +155,7 @@ async def build_gateway(
         embeddings = EmbeddingDependencies(
             http, tenancy, EmbeddingMetrics(registry, gen_ai), persistence.request_log, tracing
         )
-        shadow_settings = ShadowSettings()
+        shadow_settings = ActiveShadowSettings()
         builder = _SnapshotBuilder(
             settings.config,
             models,
@@ -222,7 +222,7 @@ class _SnapshotBuilder:
         embeddings: EmbeddingDependencies,
         tracing: Instrumentation,
         freshness: FreshnessMonitor,
-        shared: tuple[Persistence, CostMetrics, ShadowSettings, OpenAccess | Tenancy],
+        shared: tuple[Persistence, CostMetrics, ActiveShadowSettings, OpenAccess | RedisTenancy],
     ) -> None:
         self._folder = folder
         self._active: Config | None = None

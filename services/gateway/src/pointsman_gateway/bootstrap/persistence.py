@@ -34,7 +34,7 @@ from pointsman_gateway.request_log.feedback import FeedbackQueue, FeedbackServic
 from pointsman_gateway.request_log.feedback_store import EvaluationStore, FeedbackStore
 from pointsman_gateway.request_log.recorder import NullRequestLog, Recorder
 from pointsman_gateway.request_log.store import RequestLogReader, RequestLogStore
-from pointsman_gateway.request_log.tasks import BackgroundTasks, OrphanRecovery
+from pointsman_gateway.request_log.tasks import OrphanRecovery, RequestLogTasks
 from pointsman_gateway.request_log.wal import WriteAheadLog
 from pointsman_gateway.request_log.wal_records import RequestLogMetrics
 from pointsman_gateway.settings import Settings
@@ -45,7 +45,7 @@ from pointsman_gateway.shadow.scoring import PairScorer, ScoreFunction, ShadowMe
 from pointsman_gateway.shadow.stage import ScoringFeedback, Shadowing
 from pointsman_gateway.tenancy.keys import KeyCacheConfig
 from pointsman_gateway.tenancy.limits import TenancyMetrics
-from pointsman_gateway.tenancy.stage import OpenAccess, Tenancy
+from pointsman_gateway.tenancy.stage import OpenAccess, RedisTenancy
 from pointsman_gateway.tenancy.tasks import POLL_TIMEOUT_S
 
 MAX_CALM_REQUESTS = 128
@@ -127,7 +127,7 @@ async def open_persistence(
         queue = FeedbackQueue(wal.feedback, metrics.feedback_bytes.set)
         recorder = Recorder(store, evidence, metrics, wal, redaction)
         await stack.enter_async_context(OrphanRecovery(store, queue, settings.wal_dir, metrics).running())
-        await stack.enter_async_context(BackgroundTasks(store, recorder, evidence, queue, metrics).running())
+        await stack.enter_async_context(RequestLogTasks(store, recorder, evidence, queue, metrics).running())
         feedback = FeedbackService(store, recorder, queue, metrics, redaction)
         reader, shadows = RequestLogReader(redis), ShadowStore(redis, redaction)
         yield Persistence(evidence, recorder, feedback, shadows, reader, state)
@@ -153,10 +153,10 @@ async def open_cache(
 @asynccontextmanager
 async def open_tenancy(
     settings: Settings, registry: CollectorRegistry, state: RedisState
-) -> AsyncIterator[OpenAccess | Tenancy]:
+) -> AsyncIterator[OpenAccess | RedisTenancy]:
     """Opens keys and limits, or open access if authentication is off; raises ConfigError if it is on without Redis."""
     async with AsyncExitStack() as stack:
-        tenancy: OpenAccess | Tenancy = OpenAccess()
+        tenancy: OpenAccess | RedisTenancy = OpenAccess()
         if settings.auth == "on":
             if not settings.redis_url:
                 raise ConfigError("POINTSMAN_GATEWAY_AUTH is on, and keys are kept in Redis: set its _REDIS_URL too")
@@ -164,7 +164,7 @@ async def open_tenancy(
             redis = await _connect(stack, settings.redis_url, "REDIS_URL", partial(state.set_up, "keys"))
             watching = open_redis(settings.redis_url, partial(state.set_up, "changed keys"), POLL_TIMEOUT_S, 0.0)
             keys = KeyCacheConfig(ttl_s=settings.key_cache_ttl)
-            tenancy = Tenancy(redis, metrics, keys, watching=await stack.enter_async_context(watching))
+            tenancy = RedisTenancy(redis, metrics, keys, watching=await stack.enter_async_context(watching))
         await stack.enter_async_context(tenancy.running())
         yield tenancy
 
@@ -216,7 +216,7 @@ async def _connect(stack: AsyncExitStack, url: str, setting: str, set_up: Callab
 
 
 @dataclass(slots=True)
-class ShadowSettings:
+class ActiveShadowSettings:
     """The settings of shadow requests by task, as the active configuration has them."""
 
     tasks: Mapping[str, ShadowConfig] = field(default_factory=dict)
@@ -260,7 +260,7 @@ class ShadowWrappers:
 async def open_shadowing(
     persistence: Persistence,
     stages: Callable[[], Stages],
-    settings: ShadowSettings,
+    settings: ActiveShadowSettings,
     admission: Admission,
     registry: CollectorRegistry,
 ) -> AsyncIterator[ShadowWrappers]:

@@ -28,7 +28,7 @@ from pointsman_gateway.metering.aggregate import CanaryOutcomes, MetricsAggregat
 from pointsman_gateway.metering.engine_hours import EngineCosts
 from pointsman_gateway.metering.gen_ai import OPENAI
 from pointsman_gateway.metering.meter import Metering
-from pointsman_gateway.metering.pricing import ExpectedCost, PathStatistics, Pricing
+from pointsman_gateway.metering.pricing import CostEstimator, PathStatistics, Pricing
 from pointsman_gateway.pipeline.guarded_answer import GuardedBackend
 from pointsman_gateway.pipeline.guarded_stages import GuardedClassification, GuardedMetering, GuardedPrompts
 from pointsman_gateway.pipeline.guardrails import ActiveGuardrail, GuardrailMetrics, Guardrails
@@ -88,7 +88,7 @@ def build_stages(config: Config, models: LoadedModels, engines: Engines, depende
     """Builds the stages of a configuration; raises ConfigError."""
     paths = {name: to_path(name, path, config) for name, path in config.paths.paths.items()}
     pricing = Pricing(config.models, engines.training_seconds)
-    expected_cost = ExpectedCost(pricing, dependencies.path_statistics)
+    expected_cost = CostEstimator(pricing, dependencies.path_statistics)
     named = NamedModels(config, engines)
     now = asyncio.get_running_loop().time
     resilience = config.models.resilience

@@ -12,7 +12,7 @@ from typing import Any
 from pointsman_servicekit.metrics import Combine, Dump, MergedMetrics, dump_metrics
 from pointsman_servicekit.metrics_page import MetricsPage, MetricsPages, decode_page, encode_page
 from pointsman_servicekit.process import wait_for_stop_signal
-from pointsman_servicekit.workers import MERGED_ANSWER_TIMEOUT, Peer, Supervisor, Worker
+from pointsman_servicekit.workers import MERGED_ANSWER_TIMEOUT, Supervisor, Worker, WorkerPeer
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from pointsman_gateway.bootstrap.app import GatewayComponents
@@ -40,7 +40,7 @@ KILL_AFTER_SECONDS = 10.0
 class Siblings:
     """Gives a worker access to the metrics and states of all workers. Implements `Workers` of the HTTP server."""
 
-    def __init__(self, supervisor: Peer, components: GatewayComponents) -> None:
+    def __init__(self, supervisor: WorkerPeer, components: GatewayComponents) -> None:
         self._supervisor, self._components = supervisor, components
         supervisor.handlers |= {"metrics": self._metrics, "state": self._state}
 

@@ -15,7 +15,7 @@ from pointsman_gateway.classification.model import (
     PAIR_RATIO_STEP,
     STATIC,
     ClassifierModel,
-    Encoder,
+    SentenceEncoder,
     StageParameters,
     StaticModel,
     Vocabulary,
@@ -119,7 +119,7 @@ class StaticStage:
 class EncoderStage:
     """Classifies a text by its embedding. With MiniLM it takes about a millisecond."""
 
-    def __init__(self, stage: StageParameters, static_share: float, encoder: Encoder) -> None:
+    def __init__(self, stage: StageParameters, static_share: float, encoder: SentenceEncoder) -> None:
         self.temperature = stage.temperature
         self._encoder, self.scorer, self._static_share = encoder, StageScorer(stage), np.float32(static_share)
 
@@ -136,7 +136,7 @@ class EncoderStage:
 class TextEmbedder:
     """Embeds single texts. It is thread-safe."""
 
-    def __init__(self, encoder: Encoder, tokenizer: StaticModel) -> None:
+    def __init__(self, encoder: SentenceEncoder, tokenizer: StaticModel) -> None:
         self._encoder, self._tokenizer = encoder, tokenizer
 
     async def embed(self, text: str) -> Vector:
@@ -149,7 +149,7 @@ class TextEmbedder:
 class CascadeClassifier:
     """Assigns texts to tasks, or abstains. It is thread-safe."""
 
-    def __init__(self, model: ClassifierModel, static_model: StaticModel, encoder: Encoder) -> None:
+    def __init__(self, model: ClassifierModel, static_model: StaticModel, encoder: SentenceEncoder) -> None:
         """`static_model` and `encoder` must be those with which `model` was fitted. `load` rejects a stored classifier
         that was fitted with others.
         """

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pointsman_servicekit.errors import FailedPrecondition
 
-from pointsman_gateway.classification.model import ClassifierModel, Encoder, FitSettings, StaticModel
+from pointsman_gateway.classification.model import ClassifierModel, FitSettings, SentenceEncoder, StaticModel
 
 ARRAY = "$array"
 """Key of the JSON object that refers to an array."""
@@ -60,7 +60,7 @@ def fit_origin(
     examples: Mapping[str, Sequence[str]],
     out_of_scope: Sequence[str],
     static_model: StaticModel,
-    encoder: Encoder,
+    encoder: SentenceEncoder,
     tuning: FitSettings,
 ) -> FitOrigin:
     """Returns the origin of a classifier that is fitted from these examples, models and settings."""

@@ -31,7 +31,7 @@ class StaticModel(Protocol):
         ...
 
 
-class Encoder(Protocol):
+class SentenceEncoder(Protocol):
     """An embedding model that returns unit vectors."""
 
     fingerprint: str

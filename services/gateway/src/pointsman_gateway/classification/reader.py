@@ -212,7 +212,7 @@ _INVISIBLE = re.compile(f"[{_CONTROL}\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u20
 """Control characters, direction marks and characters of zero width."""
 
 
-class Tokenizer(Protocol):
+class SpanTokenizer(Protocol):
     def spans(self, text: str) -> Sequence[tuple[int, int]]:
         """Return the start and the end of each token, in characters."""
         ...
@@ -252,7 +252,7 @@ def is_binary(text: str) -> bool:
     return not text.isprintable() and len(_BINARY.findall(text)) > BINARY_SHARE * len(text)
 
 
-def token_excerpt(text: str, tokens: Tokenizer) -> TokenExcerpt:
+def token_excerpt(text: str, tokens: SpanTokenizer) -> TokenExcerpt:
     """Return the first and the last 64 tokens, with a note; a text of up to 128 tokens is returned whole."""
     if len(text) <= MAX_UNCOUNTED_CHARACTERS:
         return TokenExcerpt(_encodable(text))

@@ -155,7 +155,7 @@ def _with_note(labels: Labels) -> Labels:
     return replace(labels, stage="conversation", notes=(NOTE, *labels.notes))
 
 
-class Classifier(Protocol):
+class TextClassifier(Protocol):
     """Assigns a text to one of the tasks, or abstains if the text is unlike all of them."""
 
     async def classify(self, text: str) -> Labels:
@@ -203,7 +203,7 @@ class RuleMatcher:
 class Classification:
     """Assigns a request to a task. The text decides the task only; a path named in it is never looked up."""
 
-    def __init__(self, rules: RuleMatcher, classifier: Classifier, languages: Collection[str] = ("en",)) -> None:
+    def __init__(self, rules: RuleMatcher, classifier: TextClassifier, languages: Collection[str] = ("en",)) -> None:
         """Takes the `languages` of the examples; if there are none, texts in every language are classified."""
         self._rules = rules
         self._conversation = Conversation(Reader(classifier.classify, LanguageDetector(languages)))

@@ -19,7 +19,7 @@ SIGNED, ENCRYPTED = "reasoning.text", "reasoning.encrypted"
 
 
 @dataclass(slots=True)
-class Choice:
+class CollectedChoice:
     index: int
     content: str = ""
     finish_reason: str | None = None
@@ -30,7 +30,7 @@ class Choice:
     """The engine's event that ended the choice; empty if it must not be passed on."""
 
 
-def collect_choices(chunks: Sequence[Chunk]) -> list[Choice]:
+def collect_choices(chunks: Sequence[Chunk]) -> list[CollectedChoice]:
     """Joins the chunks of an answer; returns its choices in the order of their indexes."""
     if {chunk.index for chunk in chunks} == {0}:
         return [_collect(0, chunks)]
@@ -40,8 +40,8 @@ def collect_choices(chunks: Sequence[Chunk]) -> list[Choice]:
     return [_collect(index, by_index[index]) for index in sorted(by_index)]
 
 
-def _collect(index: int, chunks: Sequence[Chunk]) -> Choice:
-    choice = Choice(index, "".join([chunk.content for chunk in chunks]))
+def _collect(index: int, chunks: Sequence[Chunk]) -> CollectedChoice:
+    choice = CollectedChoice(index, "".join([chunk.content for chunk in chunks]))
     fields: dict[str, list[Any]] = {}
     for chunk in chunks:
         if chunk.finish_reason:
@@ -55,7 +55,7 @@ def _collect(index: int, chunks: Sequence[Chunk]) -> Choice:
     return choice
 
 
-def _add_logprobs(choice: Choice, logprobs: Mapping[str, Any] | None) -> None:
+def _add_logprobs(choice: CollectedChoice, logprobs: Mapping[str, Any] | None) -> None:
     if logprobs:
         if choice.logprobs is None:
             choice.logprobs = {"content": []}

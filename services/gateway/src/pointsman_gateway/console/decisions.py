@@ -182,7 +182,7 @@ class PathFigures:
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class DecisionWindow:
     since_unix_ms: int
     """All decisions from then until `until_unix_ms` are included."""
     until_unix_ms: int
@@ -191,13 +191,13 @@ class Window:
     """Requests, including those for the decision only."""
 
 
-def window_of(rows: Sequence[DecisionRow], since_unix_ms: int, now_ms: int) -> Window:
+def window_of(rows: Sequence[DecisionRow], since_unix_ms: int, now_ms: int) -> DecisionWindow:
     """Describes the time window of `rows`; all decisions after `since_unix_ms` are among them."""
     requests = sum(row.is_request for row in rows)
-    return Window(max(since_unix_ms, now_ms - WINDOW_MS), now_ms, requests, len(rows))
+    return DecisionWindow(max(since_unix_ms, now_ms - WINDOW_MS), now_ms, requests, len(rows))
 
 
-def by_path(rows: Sequence[DecisionRow], window: Window) -> Mapping[str, PathFigures]:
+def by_path(rows: Sequence[DecisionRow], window: DecisionWindow) -> Mapping[str, PathFigures]:
     grouped: dict[str, list[DecisionRow]] = {}
     for row in rows:
         if row.is_request:
@@ -205,7 +205,7 @@ def by_path(rows: Sequence[DecisionRow], window: Window) -> Mapping[str, PathFig
     return {path: _figures(group, window) for path, group in grouped.items()}
 
 
-def _figures(rows: Sequence[DecisionRow], window: Window) -> PathFigures:
+def _figures(rows: Sequence[DecisionRow], window: DecisionWindow) -> PathFigures:
     complete = [row for row in rows if row.outcome == "ok"]
     seconds = sorted(row.seconds for row in complete)
     known = [row.cost_usd for row in rows if row.cost_usd is not None]
@@ -229,7 +229,7 @@ def _quantile(ordered: Sequence[float], fraction: float) -> float | None:
     return ordered[max(0, ceil(fraction * len(ordered)) - 1)] if ordered else None
 
 
-def _bars(rows: Sequence[DecisionRow], window: Window) -> tuple[int, ...]:
+def _bars(rows: Sequence[DecisionRow], window: DecisionWindow) -> tuple[int, ...]:
     bars, width = [0] * BARS, WINDOW_MS / BARS
     for row in rows:
         age = max(0, window.until_unix_ms - row.unix_ms)

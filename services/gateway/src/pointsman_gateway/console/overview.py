@@ -3,13 +3,14 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isinf
-from typing import Any, Protocol
+from typing import Any
 
-from pointsman_gateway.console.decisions import DecisionRow, PathFigures, Window
+from pointsman_gateway.console.decisions import DecisionRow, DecisionWindow, PathFigures
 from pointsman_gateway.domain import UNKNOWN, Path, PathEvidence
 from pointsman_gateway.domain.path import AdapterChange, AdapterVersion, Alias
 from pointsman_gateway.domain.request import Scope
 from pointsman_gateway.engines.engine_state import EngineState
+from pointsman_gateway.routing.path_state import Evidence
 from pointsman_gateway.routing.policies import (
     ANSWERS_PER_PRICE,
     MAX_EVALUATION_RATINGS,
@@ -114,7 +115,7 @@ class Overview:
     caller: CallerView
     request_log: str
     """ "available", "unavailable", or "none" in a gateway without Redis."""
-    window: Window
+    window: DecisionWindow
     paths: Sequence[PathView]
     tasks: Sequence[TaskView]
     engines: Sequence[EngineView]
@@ -150,10 +151,6 @@ class ModelAdapters:
     versions: Sequence[AdapterVersion]
     aliases: Sequence[Alias]
     changes: Sequence[AdapterChange]
-
-
-class Evidence(Protocol):
-    def of(self, task: str, path: Path) -> PathEvidence: ...
 
 
 def to_path_views(

@@ -20,8 +20,8 @@ from pointsman_gateway.domain import Overflow, Vector
 from pointsman_gateway.embeddings.stage import EmbeddingRequest, EncodedEmbeddings
 from pointsman_gateway.embeddings.windows import (
     MAX_TOKEN_CHARACTERS,
+    TextWindow,
     Tokenizer,
-    Window,
     WindowedAnswer,
     split_text,
 )
@@ -158,7 +158,7 @@ BATCH_TEXTS = 16
 """Texts per batch, about 30 ms; cancellation takes effect between batches."""
 
 
-class Encoder(Protocol):
+class EmbeddingModel(Protocol):
     """An embedding model; thread-safe."""
 
     @property
@@ -179,7 +179,9 @@ class Encoder(Protocol):
 class LocalEmbedder:
     """Computes embeddings in this process, one batch at a time, so that the classifier's thread has a core."""
 
-    def __init__(self, encoder: Encoder, overflow: Overflow = "error", lock: asyncio.Semaphore | None = None) -> None:
+    def __init__(
+        self, encoder: EmbeddingModel, overflow: Overflow = "error", lock: asyncio.Semaphore | None = None
+    ) -> None:
         """Takes in `overflow` the treatment of long texts for requests that name none."""
         self._encoder = encoder
         self._overflow = overflow
@@ -211,7 +213,7 @@ class LocalEmbedder:
                 param="dimensions",
             )
 
-    def _embed_batch(self, windows: Iterator[Window], answer: "WindowedAnswer") -> int:
+    def _embed_batch(self, windows: Iterator[TextWindow], answer: "WindowedAnswer") -> int:
         """Embeds the next windows, and returns their number. Tokenizing takes time too, so it belongs to the batch."""
         batch = list(islice(windows, BATCH_TEXTS))
         if batch:
@@ -220,7 +222,7 @@ class LocalEmbedder:
                 answer.add(window, vector)
         return len(batch)
 
-    def _windows(self, inputs: EmbeddingRequest) -> Iterator[Window]:
+    def _windows(self, inputs: EmbeddingRequest) -> Iterator[TextWindow]:
         """Yields the windows of all texts, in order; raises InvalidArgument."""
         overflow = inputs.overflow or self._overflow
         for number, text in enumerate(inputs.texts):
@@ -229,16 +231,16 @@ class LocalEmbedder:
             for number in range(inputs.count):
                 yield from self._windows_of(number, self._decode(number, inputs.token_ids.decode(number)), overflow)
 
-    def _windows_of(self, number: int, text: str, overflow: Overflow) -> Iterator[Window]:
+    def _windows_of(self, number: int, text: str, overflow: Overflow) -> Iterator[TextWindow]:
         tokenizer, max_tokens = self._encoder.tokenizer, self._encoder.max_tokens
         max_characters = max_tokens * MAX_TOKEN_CHARACTERS
         count = len(tokenizer.encode(text).ids) if len(text) <= max_characters else None
         if count is not None and count <= max_tokens:
-            yield Window(number, text, count)
+            yield TextWindow(number, text, count)
         elif overflow == "truncate":  # the encoder reads the first `max_tokens` tokens
             text = text[:max_characters]
             count = len(tokenizer.encode(text).ids)
-            yield Window(number, text, min(count, max_tokens), overflow=overflow)
+            yield TextWindow(number, text, min(count, max_tokens), overflow=overflow)
         elif overflow == "mean":
             yield from split_text(number, text, tokenizer, max_tokens)
         else:

@@ -26,7 +26,7 @@ class Tokenizer(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class TextWindow:
     """A text that fits the encoder: one of the request's texts, or a part of one."""
 
     number: int
@@ -52,7 +52,7 @@ class WindowedAnswer:
         self._tokens_of_text = self._windows_of_text = 0
         self._overflows: list[dict[str, Any]] = []
 
-    def add(self, window: Window, vector: Vector) -> None:
+    def add(self, window: TextWindow, vector: Vector) -> None:
         """Adds the vector of the next window; that of a whole text is written as it is, others are averaged."""
         self.tokens += window.tokens
         self._tokens_of_text += window.tokens
@@ -71,7 +71,7 @@ class WindowedAnswer:
             end["pointsman"] = {"overflow": self._overflows}
         return b'{"object":"list","data":[', b",".join(self._objects), b"],", msgspec.json.encode(end)[1:]
 
-    def _end_text(self, window: Window, vector: Vector) -> None:
+    def _end_text(self, window: TextWindow, vector: Vector) -> None:
         self._objects.append(_object(window.number, self._write(vector)))
         if window.overflow:
             self._overflows.append(
@@ -85,7 +85,7 @@ class WindowedAnswer:
         self._sum, self._tokens_of_text, self._windows_of_text = None, 0, 0
 
 
-def split_text(number: int, text: str, tokenizer: Tokenizer, max_tokens: int) -> Iterator[Window]:
+def split_text(number: int, text: str, tokenizer: Tokenizer, max_tokens: int) -> Iterator[TextWindow]:
     """Splits a text that is too long into windows of up to `max_tokens`, between words where possible."""
     start, pending = 0, None
     while start < len(text):
@@ -95,7 +95,7 @@ def split_text(number: int, text: str, tokenizer: Tokenizer, max_tokens: int) ->
         if tokens:  # otherwise it is white space
             if pending is not None:
                 yield pending
-            pending = Window(number, piece[:end], tokens, False, "mean")
+            pending = TextWindow(number, piece[:end], tokens, False, "mean")
         start += end
     assert pending is not None  # an empty text is not too long
     yield replace(pending, is_last=True)

@@ -80,7 +80,7 @@ _LENGTHS_OF_READ_HEADERS = frozenset(map(len, (b"location", b"retry-after", b"re
 """Most headers are skipped by their length: this runs for each header of each answer."""
 
 
-class Connection(asyncio.Protocol):
+class EngineConnection(asyncio.Protocol):
     """One HTTP connection to an engine, used by one request at a time."""
 
     def __init__(self) -> None:
@@ -319,13 +319,13 @@ def _copy(failure: ConnectionFailed) -> ConnectionFailed:
     return type(failure)(*failure.args)
 
 
-async def _open(origin: Origin) -> Connection:
+async def _open(origin: Origin) -> EngineConnection:
     loop = asyncio.get_running_loop()
-    _, connection = await loop.create_connection(Connection, origin.host, origin.port, ssl=origin.tls)
+    _, connection = await loop.create_connection(EngineConnection, origin.host, origin.port, ssl=origin.tls)
     return connection
 
 
-def close_unused(opening: "asyncio.Task[Connection]") -> None:
+def close_unused(opening: "asyncio.Task[EngineConnection]") -> None:
     """Closes a connection that was opened after nobody waited for it any more."""
     if not opening.cancelled() and opening.exception() is None:
         opening.result().close()
@@ -336,10 +336,10 @@ class Pool:
 
     def __init__(self, max_idle_seconds: float = MAX_IDLE_SECONDS) -> None:
         self._max_idle_seconds = max_idle_seconds
-        self._idle: dict[Origin, deque[Connection]] = {}
+        self._idle: dict[Origin, deque[EngineConnection]] = {}
         self._clock = asyncio.get_running_loop().time
 
-    def idle(self, origin: Origin) -> Connection | None:
+    def idle(self, origin: Origin) -> EngineConnection | None:
         """Returns an open connection to the origin that is not in use; None if there is none."""
         idle = self._idle.get(origin)
         oldest = self._clock() - self._max_idle_seconds
@@ -350,7 +350,7 @@ class Pool:
             connection.close()
         return None
 
-    async def connect(self, origin: Origin, seconds: float, deadline: float) -> Connection:
+    async def connect(self, origin: Origin, seconds: float, deadline: float) -> EngineConnection:
         """Opens a connection within `seconds` and before the deadline. Raises ConnectionFailed, NotConnected."""
         until = min(self._clock() + seconds, deadline)
         # The callbacks of a connection run in the context in which it was opened. It outlives the request, so that is
@@ -371,11 +371,11 @@ class Pool:
         finally:
             del opening  # breaks the reference cycle: it holds the error, whose traceback holds this frame
 
-    def release(self, origin: Origin, connection: Connection) -> None:
+    def release(self, origin: Origin, connection: EngineConnection) -> None:
         """Takes back a connection whose response is no longer needed."""
         connection.finish(lambda: self._keep(origin, connection))
 
-    def _keep(self, origin: Origin, connection: Connection) -> None:
+    def _keep(self, origin: Origin, connection: EngineConnection) -> None:
         idle = self._idle.get(origin)
         if idle is None:
             self._remove_closed()  # members of groups come and go with new addresses

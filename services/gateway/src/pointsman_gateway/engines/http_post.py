@@ -13,7 +13,7 @@ from pointsman_servicekit.logs import request_id
 from pointsman_gateway.config.providers import VLLM
 from pointsman_gateway.domain import Message, Path
 from pointsman_gateway.engines.engines import Engines, Target
-from pointsman_gateway.engines.http1 import Connection, ConnectionFailed, Origin, Pool, TimedOut, origin_of
+from pointsman_gateway.engines.http1 import ConnectionFailed, EngineConnection, Origin, Pool, TimedOut, origin_of
 from pointsman_gateway.engines.openai_schema import Count
 from pointsman_gateway.extensions.http_poster import HttpPoster, HttpReply, HttpUnreachable
 
@@ -85,7 +85,7 @@ class PooledPoster:
         return await self._exchange(connection, origin, head, body, deadline, limit)
 
     async def _exchange(
-        self, connection: Connection, origin: Origin, head: bytes, body: bytes, deadline: float, limit: "_Limit"
+        self, connection: EngineConnection, origin: Origin, head: bytes, body: bytes, deadline: float, limit: "_Limit"
     ) -> HttpReply:
         try:
             connection.post(head, body)
@@ -107,7 +107,7 @@ class _Limit:
     reserve: Reserve | None = None
 
 
-async def _read_body(connection: Connection, limit: _Limit) -> tuple[bytes, ...]:
+async def _read_body(connection: EngineConnection, limit: _Limit) -> tuple[bytes, ...]:
     pieces, size = [], 0
     while True:
         piece = connection.read()

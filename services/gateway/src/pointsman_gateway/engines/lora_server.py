@@ -48,7 +48,7 @@ class ReportOutcome(StrEnum):
     LOST = "lost"  # it may have arrived
 
 
-class LoraServer:
+class LoraServerClient:
     """Watches a lora-server and loads adapters through it: one call per version, shared by all who wait."""
 
     def __init__(
@@ -201,7 +201,7 @@ async def watch_engine(
     As long as it runs, the engine's state has clients of the lora-server at `address`.
     """
     async with open_channel(address, tls, interceptors, token) as channel:
-        server = LoraServer(engines, name, channel, metrics)
+        server = LoraServerClient(engines, name, channel, metrics)
         state = engines.state(name)
         state.lora_server, state.adapter_admin = server, AdapterAdminClient(channel)
         try:

@@ -26,8 +26,8 @@ from pointsman_gateway.engines.engine_client import (
     unreadable,
 )
 from pointsman_gateway.engines.http1 import (
-    Connection,
     ConnectionFailed,
+    EngineConnection,
     NotConnected,
     Origin,
     Pool,
@@ -58,7 +58,7 @@ class OpenAIClient:
     def send(self, request: EngineRequest, sink: ChunkSink) -> "OpenAITransfer":
         return OpenAITransfer(self, request, sink)
 
-    async def connect(self, request: EngineRequest) -> Connection:
+    async def connect(self, request: EngineRequest) -> EngineConnection:
         """Opens a new connection to the request's engine; raises ConnectionFailed."""
         return await self.pool.connect(origin_of(request.url), request.timeouts.connect_seconds, request.deadline)
 
@@ -96,8 +96,8 @@ class OpenAITransfer:
         """A copy of the request's context: code in it may resume the request's run, which enters the original."""
         self._next_step: asyncio.Handle | None = None
         """The next step of reading what has already arrived."""
-        self._connecting: asyncio.Task[Connection] | None = None
-        self._connection: Connection | None = None
+        self._connecting: asyncio.Task[EngineConnection] | None = None
+        self._connection: EngineConnection | None = None
         connection = client.pool.idle(self._origin)
         if connection is None:
             self._connect()
@@ -130,7 +130,7 @@ class OpenAITransfer:
         self._connecting = asyncio.create_task(self._client.connect(self._request), context=context)
         self._connecting.add_done_callback(partial(self._connected, message), context=context)
 
-    def _connected(self, message: Message, connecting: "asyncio.Task[Connection]") -> None:
+    def _connected(self, message: Message, connecting: "asyncio.Task[EngineConnection]") -> None:
         if self._connecting is not connecting:
             close_unused(connecting)
             return
@@ -152,7 +152,7 @@ class OpenAITransfer:
         endpoint = request.api.endpoints[request.operation]
         return _head(self._origin, request, endpoint), _encode(_BODIES[request.api.dialect](request, endpoint))
 
-    def _post(self, connection: Connection, message: Message) -> None:
+    def _post(self, connection: EngineConnection, message: Message) -> None:
         self._connection, request = connection, self._request
         connection.post(*message)
         connection.set_timeouts(inf, min(self._client.clock() + request.timeouts.first_token_seconds, request.deadline))
@@ -194,7 +194,7 @@ class OpenAITransfer:
         elif connection.failure is not None:
             self._on_lost(connection, connection.failure)
 
-    def _read(self, connection: Connection) -> None:
+    def _read(self, connection: EngineConnection) -> None:
         reader = self._reader
         if not reader.done:
             piece = connection.read_some()
@@ -227,7 +227,7 @@ class OpenAITransfer:
         self._next_step = None
         self._handle_event()
 
-    def _on_lost(self, connection: Connection, failure: ConnectionFailed) -> None:
+    def _on_lost(self, connection: EngineConnection, failure: ConnectionFailed) -> None:
         if self._is_new or connection.status or isinstance(failure, TimedOut):
             self._fail(self._failure_of(failure))
         else:  # the engine closed the idle connection before it got the request: retry on a new one
@@ -264,7 +264,7 @@ class OpenAITransfer:
             sink.ended(error)
 
 
-def _refusal(request: EngineRequest, connection: Connection) -> PointsmanError:
+def _refusal(request: EngineRequest, connection: EngineConnection) -> PointsmanError:
     """Returns the error of a response that is not a stream."""
     error = parse_error(connection.read())
     wait = connection.retry_after or error.retry_after

@@ -18,7 +18,7 @@ from pointsman_gateway.engines.openai_schema import (
     MAX_MESSAGE_CHARACTERS,
     AnyChoice,
     AnyEvent,
-    Choice,
+    ChunkChoice,
     Delta,
     DeltaNormalizer,
     Event,
@@ -247,7 +247,7 @@ class EventReader:
             return None
         return event
 
-    def _add(self, choice: Choice | AnyChoice, raw: bytes, chunks: list[Chunk]) -> None:
+    def _add(self, choice: ChunkChoice | AnyChoice, raw: bytes, chunks: list[Chunk]) -> None:
         """Adds a chunk for a choice in any format; the engine's bytes are kept only if they are in OpenAI's."""
         index, delta = choice.index or 0, choice.delta
         extra: dict[str, Any] = {}

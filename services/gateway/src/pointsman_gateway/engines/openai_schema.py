@@ -41,7 +41,7 @@ class Delta(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     content: str | None = None
 
 
-class Choice(msgspec.Struct, gc=False):
+class ChunkChoice(msgspec.Struct, gc=False):
     index: Count = 0
     delta: Delta | None = None
     text: str | None = None
@@ -53,7 +53,7 @@ class Choice(msgspec.Struct, gc=False):
 class Event(msgspec.Struct, gc=False):
     """A stream's event with a text delta, as most are."""
 
-    choices: list[Choice] | None = None
+    choices: list[ChunkChoice] | None = None
     usage: UsageFields | None = None
     error: Any = None
     metrics: Any = None

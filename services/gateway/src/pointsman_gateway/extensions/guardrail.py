@@ -13,7 +13,7 @@ GUARDRAILS = Registry(
     "guardrail",
     "pointsman.guardrails",
     {
-        "regex": "pointsman_gateway.validation.guardrails:Regex",
+        "regex": "pointsman_gateway.validation.guardrails:RegexGuardrail",
         "pii": "pointsman_gateway.validation.guardrails:Pii",
         "http": "pointsman_gateway.validation.guardrails:HttpClassifier",
     },

@@ -11,7 +11,7 @@ VALIDATORS = Registry(
     {
         "complete": "pointsman_gateway.validation.validators:Complete",
         "json_schema": "pointsman_gateway.validation.json_schema:JsonSchema",
-        "regex": "pointsman_gateway.validation.validators:Regex",
+        "regex": "pointsman_gateway.validation.validators:RegexValidator",
         "mean_logprob": "pointsman_gateway.validation.validators:MeanLogprob",
     },
     method="objection",

@@ -9,7 +9,7 @@ from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
 from pointsman.v1 import gateway_pb2 as pb
 from pointsman_servicekit.errors import InvalidArgument
 
-from pointsman_gateway.codec.choices import Choice, collect_choices
+from pointsman_gateway.codec.choices import CollectedChoice, collect_choices
 from pointsman_gateway.codec.json_body import decode_json
 from pointsman_gateway.codec.limits import LIMITS, check_body
 from pointsman_gateway.codec.parts import MEDIA, MEDIA_ROLES, Part, is_media_url, media_of, text_of, to_media_part
@@ -243,7 +243,7 @@ def _started(started: Started) -> pb.Started:
     return pb.Started(decision=_decision(started.decision), model=started.model, cached=started.cached)
 
 
-def _choice(choice: Choice) -> pb.Choice:
+def _choice(choice: CollectedChoice) -> pb.Choice:
     extra: dict[str, Any] = {"message": choice.message} if choice.message else {}
     if choice.logprobs:
         extra["logprobs"] = choice.logprobs

@@ -93,7 +93,7 @@ DEADLINE_MARGIN = 0.05
 The caller then receives the status with its details, decision and cost, before its own timer ends the call."""
 
 
-class Configuration(Protocol):
+class CurrentConfiguration(Protocol):
     """Gives access to the active configuration."""
 
     @property
@@ -144,7 +144,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
         pipeline: Pipeline,
         feedback: FeedbackStore,
         request_timeout: float,
-        configuration: Configuration,
+        configuration: CurrentConfiguration,
     ) -> None:
         self._pipeline = pipeline
         self._feedback = feedback

@@ -11,7 +11,7 @@ from starlette.types import Message, Receive, Scope, Send
 from pointsman_gateway.codec.headers import Headers
 from pointsman_gateway.domain import Request
 from pointsman_gateway.engines.engine_client import out_of_time
-from pointsman_gateway.http.encoding import Encoder, ErrorFormat, error_response, openai_error
+from pointsman_gateway.http.encoding import AnswerEncoder, ErrorFormat, error_response, openai_error
 from pointsman_gateway.http.sinks import HttpSink
 from pointsman_gateway.pipeline.admission import UnreadBudget
 from pointsman_gateway.pipeline.batch import RequestBatch
@@ -40,7 +40,7 @@ class AsgiSink(HttpSink, ItemQueue[Message]):
     """Queues an answer as ASGI messages; implements `AnswerSink`."""
 
     def __init__(
-        self, encoder: Encoder, streams: bool, extra_headers: Sequence[tuple[bytes, bytes]], unread: UnreadBudget
+        self, encoder: AnswerEncoder, streams: bool, extra_headers: Sequence[tuple[bytes, bytes]], unread: UnreadBudget
     ) -> None:
         HttpSink.__init__(self, encoder, streams, extra_headers)
         ItemQueue.__init__(self, unread)
@@ -76,7 +76,7 @@ class AsgiAnswer(Response):
         self,
         pipeline: Pipeline,
         request: Request,
-        encoder: Encoder,
+        encoder: AnswerEncoder,
         streams: bool,
         extra_headers: Sequence[tuple[bytes, bytes]] = (),
     ) -> None:
@@ -118,7 +118,7 @@ class BatchAnswer(AsgiAnswer):
     """Runs several requests while their merged answer is sent."""
 
     def __init__(
-        self, pipeline: Pipeline, requests: Sequence[Request], choices: int, encoder: Encoder, streams: bool
+        self, pipeline: Pipeline, requests: Sequence[Request], choices: int, encoder: AnswerEncoder, streams: bool
     ) -> None:
         """Takes the requests, and in `choices` how many choices each of them has."""
         super().__init__(pipeline, requests[0], encoder, streams)

@@ -20,7 +20,7 @@ from pointsman_gateway.codec.headers import cache_mode, credential_of, identify_
 from pointsman_gateway.console.stage import Console
 from pointsman_gateway.http.asgi_answer import CALLER, AsgiAnswer, BatchAnswer, ClientDisconnected, send_error
 from pointsman_gateway.http.asgi_app import RawRequest
-from pointsman_gateway.http.encoding import Encoder, ErrorFormat
+from pointsman_gateway.http.encoding import AnswerEncoder, ErrorFormat
 from pointsman_gateway.pipeline.pipeline import ConfigSnapshot, Pipeline
 from pointsman_gateway.pipeline.reload import ConfigHistory, ReloadStatus
 from pointsman_gateway.pipeline.run import to_public_error
@@ -105,7 +105,7 @@ class ConversationBody(Protocol):
         """Converts the body to a `Request`; raises InvalidArgument."""
         ...
 
-    def encoder(self) -> Encoder: ...
+    def encoder(self) -> AnswerEncoder: ...
 
     def read_headers(self, headers: Mapping[bytes, bytes]) -> None:
         """Reads the headers that belong to the dialect, before `to_request`."""
@@ -118,7 +118,7 @@ class Dialect:
 
     request_lines: tuple[bytes, ...]
     """The first lines of its requests, for the reader that needs no ASGI."""
-    read_plain: Callable[[bytes, float, domain.Caller, str, float], tuple[domain.Request, Encoder] | None]
+    read_plain: Callable[[bytes, float, domain.Caller, str, float], tuple[domain.Request, AnswerEncoder] | None]
     """Reads the common form of a body; None for all others. Its parameters are the body, and those of `to_request`."""
     decode: Callable[[bytes], ConversationBody]
     """Raises InvalidArgument."""
@@ -158,14 +158,14 @@ class ConversationRoute:
         return AsgiAnswer(parts.pipeline, decoded, body.encoder(), bool(body.stream), request.response_headers)
 
 
-async def respond(request: Request, decoded: domain.Request, encoder: Encoder, streams: bool) -> Response:
+async def respond(request: Request, decoded: domain.Request, encoder: AnswerEncoder, streams: bool) -> Response:
     """Answers a decoded request in the encoder's format."""
     decoded = _with_headers(request, decoded, streams)
     return AsgiAnswer(dependencies_of(request).pipeline, decoded, encoder, streams)
 
 
 async def respond_to_all(
-    request: Request, decoded: Sequence[domain.Request], choices: int, encoder: Encoder, streams: bool
+    request: Request, decoded: Sequence[domain.Request], choices: int, encoder: AnswerEncoder, streams: bool
 ) -> Response:
     """Answers requests that one HTTP request contained, with `choices` choices each, in one response."""
     requests = [_with_headers(request, each, streams) for each in decoded]

@@ -59,7 +59,7 @@ ErrorFormat = Callable[[PointsmanError], tuple[int, dict[str, Any]]]
 """Returns the status and the body of a response that reports an error."""
 
 
-class Encoder(Protocol):
+class AnswerEncoder(Protocol):
     """Encodes one answer for one endpoint, as a stream or as a whole.
 
     A stream is `encode_start`, `encode_chunks` any number of times, and `encode_end` or `encode_error`. These return

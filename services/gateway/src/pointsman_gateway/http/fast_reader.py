@@ -21,9 +21,9 @@ from pointsman_gateway.domain import Caller, Request
 from pointsman_gateway.http.anthropic import BETA_HEADER, MESSAGES
 from pointsman_gateway.http.asgi_app import request_id_from
 from pointsman_gateway.http.dependencies import HttpDependencies, parse_timeout
-from pointsman_gateway.http.encoding import Encoder
+from pointsman_gateway.http.encoding import AnswerEncoder
 from pointsman_gateway.http.openai.chat import CHAT
-from pointsman_gateway.http.sinks import Connection, ConnectionSink
+from pointsman_gateway.http.sinks import ClientConnection, ConnectionSink
 
 DIALECTS = (CHAT, MESSAGES)
 REQUEST_LINES = tuple([line for dialect in DIALECTS for line in dialect.request_lines])
@@ -45,7 +45,7 @@ _PER_REQUEST_HEADERS = frozenset({b"x-request-id", b"traceparent", b"tracestate"
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class RequestHead:
     """The headers of one request, as far as the gateway uses them."""
 
     length: int
@@ -57,7 +57,7 @@ class Head:
     timeout: bytes | None
     cache: str
     header_count: int
-    read_body: Callable[[bytes, float, Caller, str, float], tuple[Request, Encoder] | None]
+    read_body: Callable[[bytes, float, Caller, str, float], tuple[Request, AnswerEncoder] | None]
     """The `read_plain` of the request's dialect."""
 
 
@@ -66,10 +66,10 @@ class HeadParser:
 
     def __init__(self, leaves_browsers: bool = False) -> None:
         """Leaves requests of web pages to uvicorn if `leaves_browsers`: their answers need CORS headers."""
-        self._cache: dict[bytes, Head] = {}
+        self._cache: dict[bytes, RequestHead] = {}
         self._left_headers = _UNUSUAL_HEADERS | {b"origin"} if leaves_browsers else _UNUSUAL_HEADERS
 
-    def parse(self, head: bytes) -> Head | None:
+    def parse(self, head: bytes) -> RequestHead | None:
         """Parses the bytes from the request line to the empty line; None if the request is left to uvicorn."""
         cached = self._cache.get(head)
         if cached is not None:
@@ -85,7 +85,7 @@ class HeadParser:
             return None  # a header is repeated
         if not length.isdigit() or not keeps_alive or headers.keys() & self._left_headers:
             return None
-        parsed = Head(
+        parsed = RequestHead(
             int(length),
             credential_of(headers),
             headers.get(b"x-request-id"),
@@ -101,7 +101,7 @@ class HeadParser:
         return parsed
 
 
-class BufferingConnection(Connection, Protocol):
+class BufferingConnection(ClientConnection, Protocol):
     """The client's connection, as `ChatReader` uses it."""
 
     def reserve_buffer(self, tenant: str, count: int) -> bool:

@@ -9,7 +9,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from pointsman_gateway.codec.headers import Headers, cost_headers, decision_headers
 from pointsman_gateway.domain import Chunk, Chunks, Finished, Started
-from pointsman_gateway.http.encoding import JSON_TYPE, Encoder, encode_headers, error_response, request_id_headers
+from pointsman_gateway.http.encoding import JSON_TYPE, AnswerEncoder, encode_headers, error_response, request_id_headers
 from pointsman_gateway.pipeline.run import RequestRun
 from pointsman_gateway.pipeline.sinks import UNREAD_SECONDS, AnswerNotRead
 
@@ -30,7 +30,9 @@ class HttpSink:
     An error before the first byte becomes a response with its own status, a later one the last event of the stream.
     """
 
-    def __init__(self, encoder: Encoder, streams: bool, extra_headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
+    def __init__(
+        self, encoder: AnswerEncoder, streams: bool, extra_headers: Sequence[tuple[bytes, bytes]] = ()
+    ) -> None:
         self._encoder = encoder
         self._streams = streams
         self._extra_headers = extra_headers
@@ -84,7 +86,7 @@ class HttpSink:
         raise NotImplementedError
 
 
-class Connection(Protocol):
+class ClientConnection(Protocol):
     transport: asyncio.Transport
 
     @property
@@ -101,11 +103,11 @@ class ConnectionSink(HttpSink):
     """Writes one answer directly to a connection, without ASGI. Implements `AnswerSink`."""
 
     def __init__(
-        self, connection: Connection, deadline: float, encoder: Encoder, streams: bool, request_id: str
+        self, connection: ClientConnection, deadline: float, encoder: AnswerEncoder, streams: bool, request_id: str
     ) -> None:
         super().__init__(encoder, streams, request_id_headers(request_id.encode(), encoder.error_format))
         self.run: RequestRun | None = None
-        self._connection: Connection | None = connection
+        self._connection: ClientConnection | None = connection
         self._deadline = deadline
         self._unwritten = b""
         """Written together with the next part, which follows at once: a second write doubles the time."""

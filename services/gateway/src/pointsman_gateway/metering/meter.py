@@ -11,7 +11,7 @@ from pointsman_gateway.domain import Chunks, Decision, Path, Receipt, Request, U
 from pointsman_gateway.domain.receipt import OK, ROUTED, Fault, fault_of, outcome_of
 from pointsman_gateway.metering.aggregate import CanaryOutcomes, MetricsAggregator
 from pointsman_gateway.metering.attempts import PathAttempt, Work, sum_attempts
-from pointsman_gateway.metering.pricing import CostParts, ExpectedCost, Pricing, choice_count, estimate_own_tokens
+from pointsman_gateway.metering.pricing import CostEstimator, CostParts, Pricing, choice_count, estimate_own_tokens
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ class Metering:
     """Starts a meter for each request, with the prices and metrics of one configuration."""
 
     def __init__(
-        self, pricing: Pricing, expected_cost: ExpectedCost, aggregator: MetricsAggregator, canary: CanaryOutcomes
+        self, pricing: Pricing, expected_cost: CostEstimator, aggregator: MetricsAggregator, canary: CanaryOutcomes
     ) -> None:
         self.pricing = pricing
         self.expected_cost = expected_cost

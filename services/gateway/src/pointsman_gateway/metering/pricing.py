@@ -215,7 +215,7 @@ class PathStatistics:
             known.popitem(last=False)
 
 
-class ExpectedCost:
+class CostEstimator:
     """Estimates what a request costs on a path; implements the router's protocol of that name."""
 
     def __init__(self, pricing: Pricing, statistics: PathStatistics | None = None) -> None:

@@ -35,7 +35,7 @@ LAST_WRITE_TIMEOUT_S = 1.0
 """Seconds that the last batch may take when the gateway stops."""
 
 
-class BackgroundTasks:
+class RequestLogTasks:
     def __init__(
         self,
         store: RequestLogStore,

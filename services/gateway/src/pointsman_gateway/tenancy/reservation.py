@@ -54,7 +54,7 @@ class Leasing(Protocol):
         ...
 
 
-class Reservation:
+class LeasedReservation:
     __slots__ = (
         "_dollars_reserved_at",
         "_is_open",

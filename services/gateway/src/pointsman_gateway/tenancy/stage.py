@@ -35,8 +35,8 @@ from pointsman_gateway.tenancy.limits import (
     TenantLimits,
     VerifiedCaller,
 )
-from pointsman_gateway.tenancy.reservation import MAX_TRIES, Reservation, contended, exhausted, headers_of
-from pointsman_gateway.tenancy.tasks import BackgroundTasks, UsageWriter
+from pointsman_gateway.tenancy.reservation import MAX_TRIES, LeasedReservation, contended, exhausted, headers_of
+from pointsman_gateway.tenancy.tasks import TenancyTasks, UsageWriter
 
 if TYPE_CHECKING:
     from pointsman_gateway.config.access_file import SingleSignOnConfig
@@ -51,8 +51,8 @@ _SYSTEM_CLOCK = Clock()
 _DEFAULT_CACHE = KeyCacheConfig()
 
 
-class Tenancy:
-    """Identifies callers and enforces their limits; implements the pipeline's `Tenancy`, and `Leasing`."""
+class RedisTenancy:
+    """Identifies callers and enforces their limits; implements the pipeline's `RedisTenancy`, and `Leasing`."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class Tenancy:
         self.usage = UsageWriter(redis, clock, self._leases.gateway)
         self._keys = VerifiedKeys(KeyStore(redis, clock.wall), self._limits, clock, metrics, cache)
         connections = [redis, watching] if watching else [redis]
-        self.tasks = BackgroundTasks(self._leases, self._limits, self.usage, self._keys, connections)
+        self.tasks = TenancyTasks(self._leases, self._limits, self.usage, self._keys, connections)
         self._monotonic = clock.monotonic
         self.renew = self.tasks.wake
         self._single_sign_on: SingleSignOn | None = None
@@ -127,7 +127,7 @@ class Tenancy:
         """
         return await self._keys.identify(credential)
 
-    def enter_now(self, caller: Caller, tokens: int) -> Reservation | None:
+    def enter_now(self, caller: Caller, tokens: int) -> LeasedReservation | None:
         """Reserves one request, one stream and `tokens` from the amounts that Redis has granted to this gateway.
 
         Returns None if these do not suffice: then await `enter`, which asks Redis for more. Raises ResourceExhausted
@@ -157,9 +157,9 @@ class Tenancy:
             self._limits.mark_dirty(usage)
         if low:
             self.renew()
-        return Reservation(self, usage, tokens, now)
+        return LeasedReservation(self, usage, tokens, now)
 
-    async def enter(self, caller: Caller, tokens: int) -> Reservation:
+    async def enter(self, caller: Caller, tokens: int) -> LeasedReservation:
         """Reserves a request; raises ResourceExhausted, whose code is the limit's name and which says when to retry."""
         assert isinstance(caller, VerifiedCaller)
         usage = caller.usage
@@ -245,7 +245,7 @@ _NULL_RESERVATION = NullReservation()
 
 
 class OpenAccess:
-    """Takes the place of `Tenancy` if keys are off: every caller is anonymous and has no limits."""
+    """Takes the place of `RedisTenancy` if keys are off: every caller is anonymous and has no limits."""
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

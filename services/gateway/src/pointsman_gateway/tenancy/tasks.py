@@ -150,7 +150,7 @@ SHUTDOWN_TIMEOUT_S = 1.0
 """Seconds for writing the last usage and returning the leases when the gateway stops."""
 
 
-class BackgroundTasks:
+class TenancyTasks:
     def __init__(
         self,
         leases: LeaseStore,

@@ -31,7 +31,7 @@ Kind = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:/-]{1,64}$")]
 """The kind of a finding."""
 
 
-class Regex(Guardrail):
+class RegexGuardrail(Guardrail):
     """A guardrail that finds matches of regular expressions; the options are {KIND: PATTERN}."""
 
     Options = Annotated[dict[Kind, str], Field(min_length=1)]

@@ -38,7 +38,7 @@ class Complete(Validator):
         return None if choice.text.strip() or choice.calls_tools else "empty"
 
 
-class Regex(Validator):
+class RegexValidator(Validator):
     """A validator that refuses a choice in which the pattern is not found."""
 
     Options = str

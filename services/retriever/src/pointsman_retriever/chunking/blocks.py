@@ -39,7 +39,7 @@ class ChunkedBlock:
     path: Path  # at the end of the block
 
 
-class Chunker(Protocol):
+class TextChunker(Protocol):
     """Chunks one kind of text, such as Markdown."""
 
     has_fences: bool  # whether the text may contain Markdown's code fences
@@ -79,7 +79,7 @@ def next_part(document: Document, chunked: ChunkedPart) -> Part | None:
     return _part_at(document, chunked.end, chunked.path, chunked.fence)
 
 
-def chunk_part(chunker: Chunker, part: Part) -> ChunkedPart:
+def chunk_part(chunker: TextChunker, part: Part) -> ChunkedPart:
     blocks = list(split_blocks(part.text, chunker, part.fence))
     last = None if part.is_last else blocks.pop()  # it may continue in the next part
     chunks: list[Chunk] = []
@@ -100,7 +100,7 @@ class BlockSpan:
     fence: str  # open at the start, or ''
 
 
-def split_blocks(text: str, chunker: Chunker, fence: str = "") -> Iterator[BlockSpan]:
+def split_blocks(text: str, chunker: TextChunker, fence: str = "") -> Iterator[BlockSpan]:
     """Yields a text's blocks in order, without gaps; `fence` is the code fence that is open at the start.
 
     A block ends before the last section in its second half, else after the last blank line there, else after the last

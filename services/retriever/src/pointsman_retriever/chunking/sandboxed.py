@@ -11,7 +11,14 @@ from typing import Any
 from pointsman_servicekit.errors import InvalidArgument, PointsmanError
 from tokenizers import Tokenizer
 
-from pointsman_retriever.chunking.blocks import MAX_PART_CHARACTERS, ChunkedPart, Chunker, Part, first_part, next_part
+from pointsman_retriever.chunking.blocks import (
+    MAX_PART_CHARACTERS,
+    ChunkedPart,
+    Part,
+    TextChunker,
+    first_part,
+    next_part,
+)
 from pointsman_retriever.chunking.code import CodeChunker
 from pointsman_retriever.chunking.prose import WINDOW_TOKENS, MarkdownChunker, PlainTextChunker
 from pointsman_retriever.domain import Chunk, Document
@@ -26,7 +33,7 @@ _MARKDOWN = frozenset(
 _PLAIN = frozenset({"text/plain", "application/pdf", "text/csv"})
 
 
-def make_chunkers(tokenizer: Tokenizer, window: int = WINDOW_TOKENS) -> Mapping[str, Chunker]:
+def make_chunkers(tokenizer: Tokenizer, window: int = WINDOW_TOKENS) -> Mapping[str, TextChunker]:
     """Returns the chunkers by kind of text; `tokenizer` must not truncate, `window` is the tokens of a chunk with its
     titles.
     """
@@ -42,7 +49,7 @@ def chunking_setup(tokenizer: Tokenizer, window: int = WINDOW_TOKENS) -> bytes:
     return json.dumps({"tokenizer": tokenizer.to_str(), "window": window}).encode()
 
 
-def set_up_chunkers(setup: bytes) -> Mapping[str, Chunker]:
+def set_up_chunkers(setup: bytes) -> Mapping[str, TextChunker]:
     """Returns the chunkers that the message of `chunking_setup` describes; runs in the sandbox."""
     settings = json.loads(setup)
     return make_chunkers(Tokenizer.from_str(settings["tokenizer"]), settings["window"])

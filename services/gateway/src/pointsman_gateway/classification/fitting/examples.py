@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pointsman_servicekit.errors import InvalidArgument
 
 from pointsman_gateway.classification.model import PAIR_RATIO_STEP, PairRatios, Vocabulary
-from pointsman_gateway.classification.reader import Tokenizer, token_excerpt
+from pointsman_gateway.classification.reader import SpanTokenizer, token_excerpt
 from pointsman_gateway.classification.scores import Floats
 from pointsman_gateway.classification.words import pairs_of, pieces_of, unique_words, words_of
 
@@ -50,7 +50,7 @@ class Examples:
 
 
 def collect_examples(
-    examples: Mapping[str, Sequence[str]], out_of_scope: Sequence[str], tokens: Tokenizer, seed: int
+    examples: Mapping[str, Sequence[str]], out_of_scope: Sequence[str], tokens: SpanTokenizer, seed: int
 ) -> Examples:
     """Collect the training texts. Raises InvalidArgument unless there are two tasks or more, each with an example."""
     tasks = tuple(sorted(examples))

@@ -48,11 +48,11 @@ from pointsman_gateway.classification.model import (
     STATIC,
     CascadeThreshold,
     ClassifierModel,
-    Encoder,
     FitOrder,
     FitReport,
     FitSettings,
     PairRatios,
+    SentenceEncoder,
     StageParameters,
     StaticModel,
     Vocabulary,
@@ -74,7 +74,7 @@ def fit_classifier(
     examples: Mapping[str, Sequence[str]],
     out_of_scope: Sequence[str],
     static_model: StaticModel,
-    encoder: Encoder,
+    encoder: SentenceEncoder,
     settings: FitSettings,
     progress: Progress = no_progress,
 ) -> ClassifierModel:
@@ -102,7 +102,7 @@ def out_of_fold_results(
     examples: Mapping[str, Sequence[str]],
     out_of_scope: Sequence[str],
     static_model: StaticModel,
-    encoder: Encoder,
+    encoder: SentenceEncoder,
     settings: FitSettings,
     progress: Progress = no_progress,
 ) -> OutOfFoldResults:
@@ -112,7 +112,7 @@ def out_of_fold_results(
         return OutOfFoldResults(run.data, run.encoded, run.select().results)
 
 
-def embed_all(texts: Sequence[str], encoder: Encoder, progress: Progress) -> Floats:
+def embed_all(texts: Sequence[str], encoder: SentenceEncoder, progress: Progress) -> Floats:
     """Embeds one or more texts, and reports the progress; returns (texts, dimensions)."""
     parts = []
     for start in range(0, len(texts), EMBEDDING_BATCH):
@@ -126,7 +126,7 @@ def _prepare(
     examples: Mapping[str, Sequence[str]],
     out_of_scope: Sequence[str],
     static_model: StaticModel,
-    encoder: Encoder,
+    encoder: SentenceEncoder,
     settings: FitSettings,
     progress: Progress,
 ) -> "_FitRun":

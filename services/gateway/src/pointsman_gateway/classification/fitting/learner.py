@@ -17,7 +17,7 @@ static stage took 15.6 instead of 12.2 s of CPU time to train on four fifths of 
 MAX_STEPS = 200
 
 
-class Block(Protocol):
+class FeatureBlock(Protocol):
     """Some of the features of all rows: a (rows, features) matrix that needs to support products only."""
 
     features: int
@@ -46,20 +46,20 @@ class Dense:
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class LinearHead:
     weights: tuple[Floats, ...]
     """One matrix (features, tasks) for each block."""
     bias: Floats
     """(tasks,)"""
 
-    def logits(self, blocks: Sequence[Block]) -> Floats:
+    def logits(self, blocks: Sequence[FeatureBlock]) -> Floats:
         """Computes the tasks' logits from a text's features, (rows, tasks)."""
         return sum((block.times(w) for block, w in zip(blocks, self.weights, strict=True)), start=self.bias)
 
 
 def fit_head(
-    blocks: Sequence[Block], y: NDArray[np.intp], tasks: int, inverse_penalty: float, tolerance: float
-) -> Head:
+    blocks: Sequence[FeatureBlock], y: NDArray[np.intp], tasks: int, inverse_penalty: float, tolerance: float
+) -> LinearHead:
     """Return the head with the least mean cross-entropy + |weights|^2 / (2 * inverse_penalty * rows).
 
     `inverse_penalty` is scikit-learn's C. Stops when the steepest slope is `tolerance` of the first one.
@@ -71,12 +71,12 @@ def fit_head(
     row_weights /= row_weights.sum()
     objective = _Objective(blocks, y, tasks, row_weights, 1 / (inverse_penalty * len(y)))
     parameters = _minimize(objective, tolerance)
-    return Head(*objective.split(parameters))
+    return LinearHead(*objective.split(parameters))
 
 
 class _Objective:
     def __init__(
-        self, blocks: Sequence[Block], y: NDArray[np.intp], tasks: int, row_weights: Floats, penalty: float
+        self, blocks: Sequence[FeatureBlock], y: NDArray[np.intp], tasks: int, row_weights: Floats, penalty: float
     ) -> None:
         self._blocks, self._y, self._tasks = blocks, y, tasks
         self._row_weights, self._penalty = row_weights, np.float32(penalty)
@@ -91,7 +91,7 @@ class _Objective:
     def __call__(self, parameters: Floats) -> tuple[float, Floats]:
         """Returns the loss and its gradient at these parameters of a head."""
         weights, bias = self.split(parameters)
-        logits = Head(weights, bias).logits(self._blocks)
+        logits = LinearHead(weights, bias).logits(self._blocks)
         logits -= logits.max(axis=1, keepdims=True)
         rows = np.arange(len(self._y))
         of_truth = logits[rows, self._y]
@@ -156,7 +156,7 @@ EXAMPLES_PER_CENTROID = 20
 
 KMEANS_ROUNDS = 12
 
-BlockReader = Callable[[Rows], Sequence[Block]]
+BlockReader = Callable[[Rows], Sequence[FeatureBlock]]
 """Returns the features of the given rows as blocks."""
 
 
@@ -191,7 +191,7 @@ class LexicalFeatures:
 
 @dataclass(frozen=True, slots=True)
 class FittedStage:
-    head: Head
+    head: LinearHead
     centroids: Floats
 
 

@@ -33,7 +33,7 @@ from pointsman_gateway.http.dependencies import (
     dependencies_of,
     respond,
 )
-from pointsman_gateway.http.encoding import MESSAGES_PATH, THREAD_UNSUPPORTED, Encoder, anthropic_error
+from pointsman_gateway.http.encoding import MESSAGES_PATH, THREAD_UNSUPPORTED, AnswerEncoder, anthropic_error
 from pointsman_gateway.http.openai.chat import decode_body
 from pointsman_gateway.http.openai.fields import (
     FailFastDict,
@@ -102,7 +102,7 @@ class MessagesBody(BaseModel):
         """Converts the body to a `Request`; raises InvalidArgument."""
         return to_request(self, deadline, caller, cache, arrived)
 
-    def encoder(self) -> Encoder:
+    def encoder(self) -> AnswerEncoder:
         return MessageEncoder(self.stop_sequences or ())
 
     def read_headers(self, headers: Mapping[bytes, bytes]) -> None:
@@ -125,7 +125,7 @@ _decode_plain = msgspec.json.Decoder(strict_struct(MessagesBody)).decode
 
 def read_plain_message(
     body: bytes, deadline: float, caller: Caller, cache: str, arrived: float
-) -> tuple[Request, Encoder] | None:
+) -> tuple[Request, AnswerEncoder] | None:
     """Reads a body in which all content is text, without tools, as `read_plain_chat` does. Raises InvalidArgument."""
     try:
         message: MessagesBody = _decode_plain(body)  # type: ignore[assignment]  # a struct with the same fields

@@ -36,7 +36,7 @@ _decode_last_event = msgspec.json.Decoder(_LastEvent).decode
 
 
 @dataclass(slots=True)
-class Block:
+class OpenBlock:
     """A content block of a message, such as its text or a tool call."""
 
     kind: str
@@ -71,10 +71,10 @@ class MessageEncoder:
         """Takes the client's stop sequences, by which a stop reason is recognized."""
         self._stop_sequences = stop_sequences
         self._head: dict[str, Any] = {}
-        self._blocks: list[Block] = []
-        self._calls: dict[int, Block] = {}
+        self._blocks: list[OpenBlock] = []
+        self._calls: dict[int, OpenBlock] = {}
         """The blocks of tool calls by the engine's number."""
-        self._open: Block | None = None
+        self._open: OpenBlock | None = None
         """The block that is being streamed; blocks after it are streamed at the end."""
         self._text_index = -1
         """The index of the open block if it is a text, else -1."""
@@ -171,9 +171,9 @@ class MessageEncoder:
             block = yield from self._start_text(kind)
         yield from self._add_piece(block, text)
 
-    def _start_text(self, kind: str) -> Generator[Event, None, Block]:
+    def _start_text(self, kind: str) -> Generator[Event, None, OpenBlock]:
         head = {"type": kind, kind: "", **({"signature": ""} if kind == THINKING else {})}
-        block = Block(kind, len(self._blocks), head)
+        block = OpenBlock(kind, len(self._blocks), head)
         yield from self._start(block)
         return block
 
@@ -183,7 +183,7 @@ class MessageEncoder:
             return
         if detail.get("type") == ENCRYPTED:
             head = {"type": REDACTED, "data": detail.get("data")}
-            yield from self._start(Block(REDACTED, len(self._blocks), head))
+            yield from self._start(OpenBlock(REDACTED, len(self._blocks), head))
         elif detail.get("type") == SIGNED:
             block = self._blocks[-1] if self._blocks else None
             if block is None or block.kind != THINKING or block.head["signature"]:
@@ -210,12 +210,12 @@ class MessageEncoder:
             index = len(self._blocks)
             id = delta.get("id") or f"toolu_{self._head['id']}_{index}"
             head: dict[str, Any] = {"type": TOOL_USE, "id": id, "name": function.get("name") or "", "input": {}}
-            block = self._calls[number] = Block(TOOL_USE, index, head)
+            block = self._calls[number] = OpenBlock(TOOL_USE, index, head)
             yield from self._start(block)
         if function.get("arguments"):
             yield from self._add_piece(block, function["arguments"])
 
-    def _start(self, block: Block) -> Iterator[Event]:
+    def _start(self, block: OpenBlock) -> Iterator[Event]:
         """Ends the open block and opens this one; an open tool call stays open, since engines may interleave calls."""
         self._blocks.append(block)
         if self._open is None or self._open.kind != TOOL_USE:
@@ -224,7 +224,7 @@ class MessageEncoder:
             self._open, self._text_index = block, block.index if block.kind == TEXT else -1
             yield block.start()
 
-    def _add_piece(self, block: Block, piece: str) -> Iterator[Event]:
+    def _add_piece(self, block: OpenBlock, piece: str) -> Iterator[Event]:
         block.pieces.append(piece)
         if block is self._open:
             yield block.delta(piece)

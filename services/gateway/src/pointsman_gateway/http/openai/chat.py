@@ -21,7 +21,7 @@ from pointsman_gateway.domain import ANONYMOUS, Caller, Message, Request, Sampli
 from pointsman_gateway.domain.blocks import Blocks
 from pointsman_gateway.domain.request import NO_MEDIA
 from pointsman_gateway.http.dependencies import Dialect, deadline_of_request, respond
-from pointsman_gateway.http.encoding import Encoder, openai_error
+from pointsman_gateway.http.encoding import AnswerEncoder, openai_error
 from pointsman_gateway.http.openai.cache_control import blocks_of
 from pointsman_gateway.http.openai.chat_encoder import ChatEncoder
 from pointsman_gateway.http.openai.fields import (
@@ -80,7 +80,7 @@ class ChatBody(BaseModel):
         """Converts the body to a `Request`; raises InvalidArgument."""
         return to_request(self, deadline, caller, cache, arrived)
 
-    def encoder(self) -> Encoder:
+    def encoder(self) -> AnswerEncoder:
         return ChatEncoder(includes_usage(self.stream_options))
 
     def read_headers(self, headers: Mapping[bytes, bytes]) -> None:
@@ -99,7 +99,7 @@ _decode_plain = msgspec.json.Decoder(strict_struct(ChatBody)).decode
 
 def read_plain_chat(
     body: bytes, deadline: float, caller: Caller, cache: str, arrived: float
-) -> tuple[Request, Encoder] | None:
+) -> tuple[Request, AnswerEncoder] | None:
     """Reads the common kind of chat body in a fraction of the time of `decode_body`. Raises InvalidArgument.
 
     Returns None if the body is invalid, has a field that is not declared, or has a message whose content is a list.

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from pointsman_servicekit.errors import PointsmanError
 
-from pointsman_gateway.codec.choices import Choice, collect_choices
+from pointsman_gateway.codec.choices import CollectedChoice, collect_choices
 from pointsman_gateway.domain import Chunk, Chunks, Finished, Started
 from pointsman_gateway.http.encoding import (
     DONE,
@@ -153,7 +153,7 @@ def completion(started: Started, chunks: Sequence[Chunk], finished: Finished) ->
     }
 
 
-def _choice_body(choice: Choice) -> dict[str, Any]:
+def _choice_body(choice: CollectedChoice) -> dict[str, Any]:
     may_be_null = "tool_calls" in choice.message or "refusal" in choice.message
     return {
         "index": choice.index,

@@ -90,7 +90,7 @@ class InUse(Exception):
         self.in_flight = in_flight
 
 
-class LoadedAdapter:
+class ResidentAdapter:
     """An adapter whose weights are in the engine, and its usage."""
 
     __slots__ = ("request", "usage")
@@ -107,7 +107,7 @@ class OpenAdapters(dict[str, Any]):
     could be removed meanwhile, and the engine would read the folder again and evict another adapter for it.
     """
 
-    def __init__(self, loaded: dict[int, LoadedAdapter]) -> None:
+    def __init__(self, loaded: dict[int, ResidentAdapter]) -> None:
         super().__init__()
         self._loaded = loaded
 
@@ -143,10 +143,10 @@ class AdapterTable:
         }
         # From --lora-modules: they are counted as any other, and nobody may close or remove them.
         self._static: dict[str, Any] = dict(models.lora_requests)
-        self._by_id: dict[int, LoadedAdapter] = {
-            request.lora_int_id: LoadedAdapter(request) for request in self._static.values()
+        self._by_id: dict[int, ResidentAdapter] = {
+            request.lora_int_id: ResidentAdapter(request) for request in self._static.values()
         }
-        self._by_name: dict[str, LoadedAdapter] = {}
+        self._by_name: dict[str, ResidentAdapter] = {}
         self._base_usage = ModelUsage()
         self._in_engine = 0
         self._may_hold_unknown = True
@@ -191,7 +191,7 @@ class AdapterTable:
                 await self._remove_unknown()
             if len(self._by_name) >= self.capacity:
                 raise NoSlot(f"all {self.capacity} are taken")
-            loaded = LoadedAdapter(self._make_request(name, self._models.lora_id_counter.inc(1), folder))
+            loaded = ResidentAdapter(self._make_request(name, self._models.lora_id_counter.inc(1), folder))
             self._may_hold_unknown = True
             try:
                 numbers = await self._then_list(self._engine.add_lora(loaded.request))
