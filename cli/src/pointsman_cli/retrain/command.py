@@ -57,8 +57,7 @@ from pointsman_cli.retrain.run_state import (
     start_run,
 )
 from pointsman_cli.retrain.train_step import CollectionDates, Registry, Trainer, TrainStep
-from pointsman_cli.train.progress import Evaluation, Message, to_event
-from pointsman_cli.train.progress import Step as TrainingStep
+from pointsman_cli.train.progress import Evaluation, Message, TrainingStep, to_event
 
 LINE_INTERVAL_SECONDS = 10.0
 """Minimum time between two progress lines on the same subject."""

@@ -79,7 +79,7 @@ _KINDS = {float: "a number", str: "a text", dict: "a mapping", list: "a list"}
 
 
 @dataclass
-class Source:
+class LiteLlmConfig:
     """LiteLLM's configuration, and which of its values have been translated."""
 
     content: dict[str, Any]

@@ -16,8 +16,8 @@ from pointsman_lab.litellm_advice import (
     KEY_LIMITS,
     NOT_UNDERSTOOD,
     PROVIDERS,
+    LiteLlmConfig,
     Location,
-    Source,
     find_problem,
     provider_and_name,
     unknown_provider,
@@ -38,7 +38,7 @@ _VARIABLES = "Environment variables that it reads; check them if others wrote th
 
 def import_litellm(file: Path, folder: Path) -> Report:
     """Writes the translated pointsman.yaml and the report to `folder`; raises ConfigError without a usable model."""
-    source = Source(_read(file))
+    source = LiteLlmConfig(_read(file))
     config = _Translation(source).config()
     written = yaml.safe_dump(config, sort_keys=False, width=120, allow_unicode=True)
     # Whatever it stands for is a text.
@@ -90,7 +90,7 @@ def _check(text: str) -> None:
 
 
 class _Translation:
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: LiteLlmConfig) -> None:
         self._source = source
         self._models: dict[str, dict[str, Any]] = {}
         self._engines: dict[str, dict[str, Any]] = {}

@@ -32,6 +32,7 @@ from pointsman_gateway.engines.adapter_admin import AdapterAdminClient
 from pointsman_gateway.engines.engine_state import EngineState
 from pointsman_gateway.pipeline.pipeline import ConfigSnapshot
 from pointsman_gateway.request_log.store import RequestLogReader
+from pointsman_gateway.routing.path_state import Evidence
 
 Action = Callable[[AdapterAdminClient, AliasMove], Awaitable[Alias]]
 
@@ -118,7 +119,7 @@ class Console:
     def __init__(
         self,
         current: Callable[[], ConfigSnapshot],
-        evidence: overview.Evidence,
+        evidence: Evidence,
         log: RequestLogReader | None,
         keys: bool,
         hosts: Sequence[str] = (),
