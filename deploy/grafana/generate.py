@@ -38,7 +38,7 @@ def main() -> int:
 
 
 def _texts() -> dict[str, str]:
-    """Return the JSON of each dashboard by file name."""
+    """Returns the JSON of each dashboard by file name."""
     sources = {path.stem: yaml.safe_load(path.read_text()) for path in Path(__file__).parent.glob("*.yaml")}
     shared = sources.pop("grafana")
     made = {name: _dashboard(name, source, shared) for name, source in sources.items()}
@@ -55,7 +55,7 @@ def _dashboard(name: str, source: Mapping[str, Any], shared: Mapping[str, Any]) 
 
 
 def _placed(rows: Mapping[str, list[dict[str, Any]]], shared: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield row headings and panels with their places in the grid, from left to right and from top to bottom."""
+    """Yields row headings and panels with their places in the grid, from left to right and from top to bottom."""
     top = 0
     for title, panels in rows.items():
         yield shared["row"] | {"title": title, "gridPos": {"x": 0, "y": top, "w": GRID_COLUMNS, "h": 1}}
@@ -118,12 +118,12 @@ class Panel:
 
 
 def dashboards() -> dict[str, Any]:
-    """Return the parsed dashboards by file name."""
+    """Returns the parsed dashboards by file name."""
     return {path.name: json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))}
 
 
 def panels() -> list[Panel]:
-    """Yield the panels of all dashboards in order, without row headings."""
+    """Yields the panels of all dashboards in order, without row headings."""
     return [panel for dashboard in dashboards().values() for panel in _panels(dashboard)]
 
 

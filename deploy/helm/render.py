@@ -25,7 +25,7 @@ class HelmError(Exception):
 
 
 def helm_program() -> str | None:
-    """Return the program that `make helm-tools` installed, or one from the PATH; None if there is none."""
+    """Returns the program that `make helm-tools` installed, or one from the PATH; None if there is none."""
     return str(_PINNED) if _PINNED.exists() else shutil.which("helm")
 
 
@@ -47,7 +47,7 @@ def template(*arguments: str, namespace: str = "pointsman") -> str:
 
 
 def package(registry: str, destination: Path) -> None:
-    """Package the chart with `images.registry` set, because it is published beside its images. Raises HelmError."""
+    """Packages the chart with `images.registry` set, because it is published beside its images. Raises HelmError."""
     if not re.fullmatch(r"[a-z0-9][a-z0-9.:/_-]*[a-z0-9]", registry):
         raise HelmError(f"'{registry}' is no registry of images; write one such as REGISTRY=registry.example/team")
     with tempfile.TemporaryDirectory() as folder:
@@ -58,7 +58,7 @@ def package(registry: str, destination: Path) -> None:
 
 
 def rendered_files() -> Iterator[tuple[Path, str]]:
-    """Yield the committed files with the text that they should have. Raises HelmError."""
+    """Yields the committed files with the text that they should have. Raises HelmError."""
     for name in OVERLAYS:
         values = CHART / "ci" / f"{name}.yaml"
         namespace = "pointsman-dev" if name == "dev" else "pointsman"

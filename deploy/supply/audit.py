@@ -33,7 +33,7 @@ class Finding:
 
 
 def records(advisories: Path) -> Iterator[Mapping[str, Any]]:
-    """Yield all advisories that are not withdrawn. Raises FileNotFoundError, and ValueError for invalid JSON."""
+    """Yields all advisories that are not withdrawn. Raises FileNotFoundError, and ValueError for invalid JSON."""
     if not advisories.exists():
         raise FileNotFoundError(f"there is no {advisories}; name a folder or a zip file of OSV records")
     if advisories.is_dir():
@@ -44,7 +44,7 @@ def records(advisories: Path) -> Iterator[Mapping[str, Any]]:
 
 
 def findings(advisories: Path) -> Iterator[Finding]:
-    """Yield each advisory that affects a locked version. Raises ValueError if the export contains no advisories for
+    """Yields each advisory that affects a locked version. Raises ValueError if the export contains no advisories for
     PyPI."""
     by_name: dict[str, list[tuple[Mapping[str, Any], Mapping[str, Any]]]] = {}
     for record in records(advisories):
@@ -62,7 +62,7 @@ def findings(advisories: Path) -> Iterator[Finding]:
 
 
 def is_affected(version: str, affected: Mapping[str, Any]) -> bool:
-    """Apply OSV's rule: the version is listed, or lies in a range from `introduced` to before `fixed` or through
+    """Applies OSV's rule: the version is listed, or lies in a range from `introduced` to before `fixed` or through
     `last_affected`."""
     if version in affected.get("versions", ()):
         return True

@@ -20,7 +20,7 @@ FOLDER = PROJECT / "build" / "sbom"
 
 
 def bill(image: Image) -> dict[str, Any]:
-    """Return the bill: packages locked for Linux with hashes and licences, plus our own distributions. Raises
+    """Returns the bill: packages locked for Linux with hashes and licences, plus our own distributions. Raises
     ValueError if it violates the schema."""
     made = json.loads(_of_lock(image.lock))
     for_linux = {(each.name, each.version) for each in locked(image.lock) if each.is_for_linux}
@@ -52,7 +52,7 @@ def _of_lock(lock: Path) -> str:
 
 
 def _licence(expression: str) -> dict[str, Any]:
-    """Return the licence entry. A bare "BSD", which some packages declare, is not an SPDX identifier."""
+    """Returns the licence entry. A bare "BSD", which some packages declare, is not an SPDX identifier."""
     if re.search(r"\bBSD(?!-)", expression):
         return {"license": {"name": expression}}
     compound = " AND " in expression or " OR " in expression

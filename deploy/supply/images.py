@@ -87,7 +87,7 @@ class Locked:
 
 
 def locked(lock: Path) -> Iterator[Locked]:
-    """Yield the locked packages. Raises ValueError at a line that is neither a pin nor one of its hashes."""
+    """Yields the locked packages. Raises ValueError at a line that is neither a pin nor one of its hashes."""
     pin, hashes = None, list[str]()
     for line in lock.read_text().splitlines():
         if line.startswith("#"):

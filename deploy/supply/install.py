@@ -22,7 +22,7 @@ ALIKE = ["--index-strategy=unsafe-best-match", "--system-certs"]
 
 
 def read_settings(listing: str) -> dict[str, str]:
-    """Return the settings of `pip install` from the output of `pip config list`; the environment's take precedence."""
+    """Returns the settings of `pip install` from the output of `pip config list`; the environment's take precedence."""
     found = re.findall(r"^(global|install|:env:)\.([\w-]+)=(.*)$", listing, re.MULTILINE)
     found.sort(key=lambda setting: ["global", "install", ":env:"].index(setting[0]))
     return {name: ast.literal_eval(value) for _, name, value in found}

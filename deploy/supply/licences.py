@@ -58,7 +58,7 @@ the contents of the engine image (vLLM: Apache-2.0; torch: BSD-3-Clause; CUDA li
 
 
 def packages() -> dict[str, list[str]]:
-    """Return the images that contain each package, by package name."""
+    """Returns the images that contain each package, by package name."""
     found: dict[str, list[str]] = defaultdict(list)
     for image in IMAGES:
         for name in sorted({each.name for each in locked(image.lock) if each.is_for_linux}):
@@ -67,7 +67,7 @@ def packages() -> dict[str, list[str]]:
 
 
 def licence_of(name: str) -> str:
-    """Return an installed package's licence, as an SPDX expression if possible. Raises PackageNotFoundError."""
+    """Returns an installed package's licence, as an SPDX expression if possible. Raises PackageNotFoundError."""
     about = cast(Message, metadata.metadata(name))  # its protocol lacks `get`
     expression = about.get("License-Expression")
     if expression:
@@ -104,7 +104,7 @@ def page() -> str:
 
 
 def listed(page: Path = PAGE) -> dict[str, str]:
-    """Return the licence of each package as the page lists it."""
+    """Returns the licence of each package as the page lists it."""
     rows = re.findall(r"(?m)^\| ([a-z0-9-]+) \| (.+?) \| [a-z, -]+ \|$", page.read_text())
     return {name: licence for name, licence in rows if name != "package"}
 

@@ -32,7 +32,7 @@ OURS = (
 
 
 def lock(image: Image, requirements: Sequence[str], more: Sequence[str]) -> None:
-    """Resolve `requirements` and write the image's lock. Raises CalledProcessError if no set of versions satisfies
+    """Resolves `requirements` and writes the image's lock. Raises CalledProcessError if no set of versions satisfies
     them."""
     beside = PROJECT / f".lock-{image.name}.in"  # relative paths in this file are resolved from its folder
     beside.write_text("\n".join(requirements) + "\n")
@@ -48,7 +48,7 @@ def lock(image: Image, requirements: Sequence[str], more: Sequence[str]) -> None
 
 
 def lock_engine(more: Sequence[str]) -> None:
-    """Write the engine's lock. Raises CalledProcessError, as `lock` does."""
+    """Writes the engine's lock. Raises CalledProcessError, as `lock` does."""
     lock(ENGINE, ENGINE_REQUIREMENTS, (*ENGINE_OVERRIDES, *more))
     ENGINE.lock.write_text(ENGINE_HEAD + without_torch(ENGINE.lock.read_text().removeprefix(HEAD)))
 

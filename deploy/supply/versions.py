@@ -35,7 +35,7 @@ PLACES = (
 
 
 def version() -> str:
-    """Return the current version. Raises ValueError if CHANGELOG.md does not start with an entry."""
+    """Returns the current version. Raises ValueError if CHANGELOG.md does not start with an entry."""
     found = re.search(rf"(?m)^## ({_VERSION}) \((?:not released|\d{{4}}-\d\d-\d\d)\)$", CHANGELOG.read_text())
     if not found:
         raise ValueError("CHANGELOG.md has no entry such as '## 1.2.3 (not released)' or '## 1.2.3 (2030-01-31)'")
@@ -51,7 +51,7 @@ def written() -> Iterator[tuple[Path, str]]:
 
 
 def write(new: str) -> None:
-    """Set the version everywhere except in CHANGELOG.md, which is edited by hand. Raises ValueError for an invalid
+    """Sets the version everywhere except in CHANGELOG.md, which is edited by hand. Raises ValueError for an invalid
     version."""
     if not re.fullmatch(_VERSION, new):
         raise ValueError(f"'{new}' is no version; write one such as 1.2.3")
@@ -68,7 +68,7 @@ def renewed(text: str, around: str, new: str) -> str:
 
 
 def notes() -> str:
-    """Return CHANGELOG.md's top entry without its heading."""
+    """Returns CHANGELOG.md's top entry without its heading."""
     return re.split(r"(?m)^## .*\n", CHANGELOG.read_text())[1].strip() + "\n"
 
 

@@ -94,7 +94,7 @@ def main() -> int:
 
 
 def mistakes(question: Question, outcome: Outcome) -> list[str]:
-    """Return what is wrong with the chosen task or the answer; empty if both are right."""
+    """Returns what is wrong with the chosen task or the answer; empty if both are right."""
     found = []
     if question.model == AUTO and outcome.task != question.task:
         found.append(f"the task is {question.task}")
@@ -113,7 +113,7 @@ def parsed(answer: str) -> object:
 
 
 def show(console: Console, number: int, question: Question, outcome: Outcome) -> None:
-    """Print one question with its decision, its answer and the verdict."""
+    """Prints one question with its decision, its answer and the verdict."""
     wrong = mistakes(question, outcome)
     verdict = "[red]wrong[/]" if wrong else "[green]right[/]"
     task = f"{outcome.task} ({outcome.confidence:.2f})" if question.model == AUTO else "path named in the request"
@@ -131,7 +131,7 @@ def show(console: Console, number: int, question: Question, outcome: Outcome) ->
 
 @contextmanager
 def everything_running() -> Iterator[dict[str, str]]:
-    """Run `pointsman up` for the duration of the block and yield the HTTP and gRPC addresses."""
+    """Runs `pointsman up` for the duration of the block and yields the HTTP and gRPC addresses."""
     http, grpc_address = free_address(), free_address()
     command = [str(Path(sys.executable).parent / "pointsman"), "up", str(HERE), "--http", http, "--grpc", grpc_address]
     up = subprocess.Popen([*command, "--data-dir", str(HOME)], cwd=ROOT)

@@ -161,7 +161,7 @@ def run_demo(stack: ExitStack, home: Path) -> None:
 
 @contextmanager
 def bare_vllm(home: Path, secret: str) -> Iterator[str]:
-    """Run vLLM with the two adapters in --lora-modules and yield its URL."""
+    """Runs vLLM with the two adapters in --lora-modules and yields its URL."""
     url = f"http://{free_address()}"
     arguments = [
         *("--model", str(MODELS / "smollm2-135m"), "--served-model-name", BASE, PROVIDED),
@@ -188,7 +188,7 @@ def bare_vllm(home: Path, secret: str) -> Iterator[str]:
 
 @contextmanager
 def pointsman(home: Path, config: Path, vllm: str) -> Iterator[str]:
-    """Run `pointsman up` on the configuration and yield the gateway's URL."""
+    """Runs `pointsman up` on the configuration and yields the gateway's URL."""
     (home / "models").symlink_to(MODELS)
     http, grpc = free_address(), free_address()
     program = [str(BIN / "pointsman"), "up", str(config), "--data-dir", str(home), "--http", http, "--grpc", grpc]
@@ -200,7 +200,7 @@ def pointsman(home: Path, config: Path, vllm: str) -> Iterator[str]:
 
 @contextmanager
 def lora_server(home: Path, vllm: str, secret: str) -> Iterator[str]:
-    """Run a lora-server that is attached to the vLLM and yield its gRPC address."""
+    """Runs a lora-server that is attached to the vLLM and yields its gRPC address."""
     address = free_address()
     environment = {
         "POINTSMAN_LORA_LISTEN": address,
@@ -224,7 +224,7 @@ def lora_server(home: Path, vllm: str, secret: str) -> Iterator[str]:
 
 
 def use_lora_server(file: Path, server: str) -> None:
-    """Have the configuration use the lora-server, and the path "triage" its alias."""
+    """Has the configuration use the lora-server, and the path "triage" its alias."""
     written = file.read_text()
     edited = written.replace("adapter: triage", "adapter: desk@live").replace(
         'url: "${VLLM_URL:-http://127.0.0.1:8000}", adapters: discover', f'lora_server: "{server}"'
@@ -234,7 +234,7 @@ def use_lora_server(file: Path, server: str) -> None:
 
 
 def ask(url: str, model: str, client: Any = httpx) -> tuple[str, str]:
-    """Return the model that answered, and its answer. Raises DemoError unless the status is 200."""
+    """Returns the model that answered, and its answer. Raises DemoError unless the status is 200."""
     body = {"model": model, "messages": [{"role": "user", "content": MESSAGE}], "temperature": 0, "max_tokens": TOKENS}
     response = client.post(f"{url}/v1/chat/completions", json=body, timeout=120)
     check(response.status_code == 200, f"{model}: {response.status_code} {response.text[:300]}")
@@ -243,7 +243,7 @@ def ask(url: str, model: str, client: Any = httpx) -> tuple[str, str]:
 
 
 def command(*arguments: str) -> str:
-    """Run `pointsman ...` and return its output."""
+    """Runs `pointsman ...` and returns its output."""
     done = subprocess.run([str(BIN / "pointsman"), *arguments], capture_output=True, text=True, cwd=ROOT, check=False)
     check(done.returncode == 0, f"pointsman {shlex.join(arguments)}: {done.stderr or done.stdout}")
     show(f"pointsman {shlex.join(arguments)}".replace(f"{ROOT}/", ""))

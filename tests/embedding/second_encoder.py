@@ -29,7 +29,7 @@ def make_second_encoder(
     scores: bool = False,
     prompts: dict[str, str] | None = None,
 ) -> Path:
-    """Write the folder, whose graph wants int64 ids, a mask and token types, as exported ones do.
+    """Writes the folder, whose graph wants int64 ids, a mask and token types, as exported ones do.
 
     With `scores` the graph is no encoder: its output is a score of each token.
     """

@@ -45,7 +45,7 @@ def search_server(index: str, mapping: Index, documents: Mapping[str, Index], ke
             self.wfile.write(text)
 
         def log_message(self, *_: object) -> None:
-            """Write no access log."""
+            """Writes no access log."""
 
     def _respond(path: str, body: dict[str, Any]) -> tuple[int, Any]:
         if path == "/":

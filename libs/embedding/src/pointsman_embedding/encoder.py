@@ -105,7 +105,7 @@ def unusable(message: str) -> FailedPrecondition:
 
 
 def read_encoder_config(file: Path) -> EncoderConfig | None:
-    """Read the key `embedding` of a YAML file, such as models.yaml; None without it. Raises FailedPrecondition.
+    """Reads the key `embedding` of a YAML file, such as models.yaml; None without it. Raises FailedPrecondition.
 
     `${VARIABLE}` is replaced from the environment, as in the gateway's configuration. One that is not set is empty:
     other keys of the file may need variables that only the gateway has.

@@ -54,7 +54,7 @@ class StageScorer:
         self._bias, self._scale, self._centroids = stage.bias, stage.scale, len(stage.centroids)
 
     def logits_of(self, vector: Vector) -> Floats:
-        """Return the logit of each task, (tasks,)."""
+        """Returns the logit of each task, (tasks,)."""
         return np.asarray(self._weights @ vector + self._bias)
 
     def score(self, output: StageOutput) -> float:
@@ -89,7 +89,7 @@ class StaticStage:
         self._words.add(dict.fromkeys(word for pair in self._pairs for word in pair if word != EDGE))
 
     def evaluate(self, text: str) -> StageOutput | None:
-        """Return None for a text without letters and digits, and for one without a known word, piece or token."""
+        """Returns None for a text without letters and digits, and for one without a known word, piece or token."""
         words = words_of(text)
         if not any(map(str.isalnum, words)):
             return None
@@ -111,7 +111,7 @@ class StaticStage:
         return StageOutput(logits, typical, vector)
 
     def _row(self, word: str) -> Floats:
-        """Return the word's vector, its part of the logits, and its squared length: (dimensions + tasks + 1,)."""
+        """Returns the word's vector, its part of the logits, and its squared length: (dimensions + tasks + 1,)."""
         pieces = [number for piece in pieces_of(word) if (number := self._pieces.get(piece)) is not None]
         return np.concatenate([self._model.sum_of(word), self._piece_rows[pieces].sum(axis=0)])
 
@@ -245,7 +245,7 @@ class CascadeClassifier:
 
 
 def _feature_rows(weights: Floats, rarity: Floats) -> Floats:
-    """Return one row for each feature of a text: (features, tasks + 1).
+    """Returns one row for each feature of a text: (features, tasks + 1).
 
     The first columns are the feature's contributions to the tasks' logits, the last column its contribution to the
     squared length of the feature vector.

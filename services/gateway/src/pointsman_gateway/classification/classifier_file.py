@@ -52,7 +52,7 @@ class FitOrigin:
 
     @property
     def digest(self) -> str:
-        """Return a hash for file names; the file itself contains the origin in full."""
+        """Returns a hash for file names; the file itself contains the origin in full."""
         return hashlib.sha256(repr(self).encode()).hexdigest()[:24]
 
 
@@ -77,7 +77,7 @@ def fit_origin(
 
 
 def examples_digest(examples: Mapping[str, Sequence[str]], out_of_scope: Sequence[str]) -> str:
-    """Hash the training data. The order of a task's examples matters, the order of the tasks does not."""
+    """Hashes the training data. The order of a task's examples matters, the order of the tasks does not."""
     canonical = [[task, list(examples[task])] for task in sorted(examples)], list(out_of_scope)
     return hashlib.sha256(json.dumps(canonical).encode()).hexdigest()[:16]
 

@@ -27,7 +27,7 @@ class StaticModel(Protocol):
         ...
 
     def spans(self, text: str) -> Sequence[tuple[int, int]]:
-        """Return the start and the end of each token, in characters."""
+        """Returns the start and the end of each token, in characters."""
         ...
 
 

@@ -148,7 +148,7 @@ def is_sure(labels: Labels) -> bool:
 
 
 def abstention(stage: str, *notes: str) -> Labels:
-    """Return the labels of a request that `stage` assigns to no task without classifying it."""
+    """Returns the labels of a request that `stage` assigns to no task without classifying it."""
     return Labels(UNKNOWN, 0.0, (), abstained=True, stage=stage, notes=notes)
 
 
@@ -159,7 +159,7 @@ def _is_mostly_other_letters(words: list[str]) -> bool:
 
 
 def _detect(text: str) -> dict[str, int]:
-    """Return the percentage of the text by language, largest first; empty if the detector is not sure."""
+    """Returns the percentage of the text by language, largest first; empty if the detector is not sure."""
     if _CLD2 is None:
         return {}
     try:
@@ -214,7 +214,7 @@ _INVISIBLE = re.compile(f"[{_CONTROL}\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u20
 
 class SpanTokenizer(Protocol):
     def spans(self, text: str) -> Sequence[tuple[int, int]]:
-        """Return the start and the end of each token, in characters."""
+        """Returns the start and the end of each token, in characters."""
         ...
 
 
@@ -235,7 +235,7 @@ class TokenExcerpt:
 
 
 def character_excerpt(text: str) -> CharacterExcerpt:
-    """Return the first and the last 4,096 characters on separate lines, with a note; a shorter text is returned
+    """Returns the first and the last 4,096 characters on separate lines, with a note; a shorter text is returned
     whole."""
     if len(text) <= 2 * CHARACTERS_PER_END:
         return CharacterExcerpt(text)
@@ -244,7 +244,7 @@ def character_excerpt(text: str) -> CharacterExcerpt:
 
 
 def visible(text: str) -> str:
-    """Remove invisible characters, so that they cannot change how a text is classified."""
+    """Removes invisible characters, so that they cannot change how a text is classified."""
     return text if text.isprintable() else _INVISIBLE.sub("", text)
 
 
@@ -253,7 +253,7 @@ def is_binary(text: str) -> bool:
 
 
 def token_excerpt(text: str, tokens: SpanTokenizer) -> TokenExcerpt:
-    """Return the first and the last 64 tokens, with a note; a text of up to 128 tokens is returned whole."""
+    """Returns the first and the last 64 tokens, with a note; a text of up to 128 tokens is returned whole."""
     if len(text) <= MAX_UNCOUNTED_CHARACTERS:
         return TokenExcerpt(_encodable(text))
     if len(text) <= 2 * CHARACTERS_TOKENIZED_PER_END:
@@ -278,5 +278,5 @@ def _both_ends(
 
 
 def _encodable(text: str) -> str:
-    """Replace lone surrogates, which JSON can carry but a tokenizer cannot read."""
+    """Replaces lone surrogates, which JSON can carry but a tokenizer cannot read."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")

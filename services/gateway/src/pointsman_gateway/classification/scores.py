@@ -21,7 +21,7 @@ BINS = 15
 
 
 def fit_temperature(logits: Floats, y: NDArray[np.intp]) -> tuple[float, float]:
-    """Return the divisor of the logits (rows, tasks) that minimizes the cross-entropy, and that cross-entropy.
+    """Returns the divisor of the logits (rows, tasks) that minimizes the cross-entropy, and that cross-entropy.
 
     This is temperature scaling (Guo et al., On Calibration of Modern Neural Networks, 2017). The rows must not be those
     that the head was trained on.
@@ -40,7 +40,7 @@ def fit_temperature(logits: Floats, y: NDArray[np.intp]) -> tuple[float, float]:
 
 
 def probabilities(logits: Floats, temperature: float) -> Floats:
-    """Return the softmax of the logits, (rows, tasks) or (tasks,)."""
+    """Returns the softmax of the logits, (rows, tasks) or (tasks,)."""
     scaled = logits * np.float32(1 / temperature)
     scaled = np.exp(scaled - np.maximum.reduce(scaled, axis=-1, keepdims=True))
     return np.asarray(scaled / np.add.reduce(scaled, axis=-1, keepdims=True))
@@ -53,7 +53,7 @@ def cross_entropy(logits: Floats, y: NDArray[np.intp]) -> float:
 
 
 def calibration_error(confidence: NDArray[np.floating], right: NDArray[np.bool_]) -> float:
-    """Return the expected calibration error: the mean gap between confidence and accuracy over 15 bins of equal
+    """Returns the expected calibration error: the mean gap between confidence and accuracy over 15 bins of equal
     width."""
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
     gaps = (abs(float(confidence[bins == b].sum() - right[bins == b].sum())) for b in range(BINS))
@@ -151,7 +151,7 @@ class Signals:
 
 
 def fit_scale(signals: Signals, inside: NDArray[np.bool_], tasks: int) -> Scale:
-    """Fit the scale on out-of-fold rows; `inside` marks those that belong to a task.
+    """Fits the scale on out-of-fold rows; `inside` marks those that belong to a task.
 
     The weight of the nearest out-of-scope text is the one that separates both kinds of rows best. That of the word
     pairs is (2 AUROC - 1)^2, for the AUROC between the rows and the same rows with their own task left out: from about
@@ -177,7 +177,7 @@ def fit_scale(signals: Signals, inside: NDArray[np.bool_], tasks: int) -> Scale:
 
 
 def area_under_roc(scores: Scores, inside: NDArray[np.bool_]) -> float:
-    """Return the area under the ROC curve: how often an in-scope row scores above an out-of-scope one."""
+    """Returns the area under the ROC curve: how often an in-scope row scores above an out-of-scope one."""
     order = np.argsort(scores, kind="stable")
     ranks = np.empty(len(scores))
     ranks[order] = np.arange(1, len(scores) + 1)
@@ -188,7 +188,7 @@ def area_under_roc(scores: Scores, inside: NDArray[np.bool_]) -> float:
 def task_thresholds(
     scores: Scores, y: NDArray[np.intp], predicted: NDArray[np.intp], target_coverages: Sequence[float]
 ) -> NDArray[np.float64]:
-    """Return the score below which the classifier abstains, (tasks,), so that each task reaches its target coverage.
+    """Returns the score below which the classifier abstains, (tasks,), so that each task reaches its target coverage.
 
     A threshold is a weighted mean of the quantile of the task's own scores and that of all tasks, since few examples
     make the first unreliable. Then all thresholds are shifted together to reach the target coverage overall.

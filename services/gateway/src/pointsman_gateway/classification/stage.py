@@ -93,7 +93,7 @@ def utterance_type(turn: str) -> Utterance:
 
 
 def user_turns(messages: Sequence[Message]) -> tuple[str, ...]:
-    """Return the user's last turns, oldest first; messages of the system, the assistant and tools are left out."""
+    """Returns the user's last turns, oldest first; messages of the system, the assistant and tools are left out."""
     return tuple(message.content for message in messages if message.role == "user")[-MAX_TURNS:]
 
 
@@ -109,7 +109,7 @@ class Conversation:
         self._reader = reader
 
     async def label(self, turns: Sequence[str]) -> Labels:
-        """Classify the last of `turns`, which are at least one, oldest first."""
+        """Classifies the last of `turns`, which are at least one, oldest first."""
         *before, last = turns
         if not before:
             return await self._reader.read(last)
@@ -159,7 +159,7 @@ class TextClassifier(Protocol):
     """Assigns a text to one of the tasks, or abstains if the text is unlike all of them."""
 
     async def classify(self, text: str) -> Labels:
-        """Classify a text. Of a long one only an excerpt is read, and the notes say so."""
+        """Classifies a text. Of a long one only an excerpt is read, and the notes say so."""
         ...
 
 

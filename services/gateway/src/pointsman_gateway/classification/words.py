@@ -23,19 +23,19 @@ EDGE = ""
 
 
 def words_of(text: str) -> list[str]:
-    """Split a text into lower-case words; each punctuation mark is a word of its own."""
+    """Splits a text into lower-case words; each punctuation mark is a word of its own."""
     if not text.isascii():
         text = unicodedata.normalize("NFC", text)
     return _WORD.findall(text.lower())
 
 
 def unique_words(words: Iterable[str]) -> list[str]:
-    """Return each word once, in the order of first occurrence, so that repeating a word does not raise its weight."""
+    """Returns each word once, in the order of first occurrence, so that repeating a word does not raise its weight."""
     return list(dict.fromkeys(words))
 
 
 def pieces_of(word: str) -> list[str]:
-    """Return the word and its character n-grams of lengths 3 and 4, with "<" and ">" as its ends.
+    """Returns the word and its character n-grams of lengths 3 and 4, with "<" and ">" as its ends.
 
     They relate a word that was not in the examples to similar ones that were.
     """
@@ -45,7 +45,7 @@ def pieces_of(word: str) -> list[str]:
 
 
 def pairs_of(words: list[str]) -> dict[tuple[str, str], None]:
-    """Return the pairs of adjacent words, each once, in order."""
+    """Returns the pairs of adjacent words, each once, in order."""
     return dict.fromkeys(zip([EDGE, *words], [*words, EDGE], strict=True))
 
 
@@ -75,7 +75,7 @@ class WordRowCache:
         self._write_lock = Lock()
 
     def sum_of(self, words: Sequence[str]) -> Floats:
-        """Return the sum of the rows of `words`, which are at least one, and unique."""
+        """Returns the sum of the rows of `words`, which are at least one, and unique."""
         snapshot = self._snapshot
         numbers = list(map(snapshot.numbers.get, words, repeat(NOT_CACHED)))
         if NOT_CACHED in numbers:

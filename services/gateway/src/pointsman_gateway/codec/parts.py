@@ -70,7 +70,7 @@ def text_of(parts: Iterable[Part]) -> str:
 
 
 def media_of(messages: Iterable[Message]) -> frozenset[str]:
-    """Return what a model must take for the messages in addition to text: kinds of media, and "url" to fetch some."""
+    """Returns what a model must take for the messages in addition to text: kinds of media, and "url" to fetch some."""
     taken = set()
     for message in messages:
         for part in message.extra.get("content", ()):

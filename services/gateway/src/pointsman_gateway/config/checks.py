@@ -28,7 +28,7 @@ _ALIAS = re.compile(r"[a-z0-9_-]+@(?![0-9a-f]{12}$)[a-z0-9_-]+")
 
 
 def check_files(models: ModelsFile, paths: PathsFile, tasks: TasksFile, prompts: Mapping[str, str]) -> None:
-    """Check every reference from one file to another, and every combination of settings. Raises ConfigError."""
+    """Checks every reference from one file to another, and every combination of settings. Raises ConfigError."""
     _check_models(models)
     _check_prices(models, paths, tasks)
     _check_aliases(models, paths)
@@ -148,7 +148,7 @@ def _check_paths(models: ModelsFile, paths: PathsFile, tasks: TasksFile, prompts
 
 
 def _check_parameters(name: str, path: PathConfig, models: ModelsFile) -> None:
-    """Check that every engine of the path's model accepts its parameters."""
+    """Checks that every engine of the path's model accepts its parameters."""
     own = {field for field in ("temperature", "top_p", "stop", "seed") if getattr(path, field) not in (None, ())}
     for engine in models.engines.values():
         if engine.model != path.model or (path.adapter and not engine.has_adapters):

@@ -213,17 +213,17 @@ class EngineConfig(Strict):
 
     @property
     def url_parts(self) -> dict[str, str]:
-        """Return the values for the placeholders in the provider's URL."""
+        """Returns the values for the placeholders in the provider's URL."""
         return {name: value for name in URL_PARTS if (value := getattr(self, name)) is not None}
 
     @property
     def base_url(self) -> str:
-        """Return the URL before the API's paths; empty for an engine whose lora-server reports it."""
+        """Returns the URL before the API's paths; empty for an engine whose lora-server reports it."""
         return "" if self.lora_server else self.preset.resolve_url(self.url, self.url_parts)
 
     @property
     def upstream_name(self) -> str:
-        """Return the engine's own name for the base model, as `model` in requests to it."""
+        """Returns the engine's own name for the base model, as `model` in requests to it."""
         name = self.upstream or self.preset.base_name or self.model
         return f"{self.preset_name.partition('/')[2]}/{name}" if self.uses_litellm else name
 
@@ -237,17 +237,17 @@ class EngineConfig(Strict):
 
     @property
     def named_adapters(self) -> frozenset[str]:
-        """Return the adapters that the configuration lists, for engines that do not list them."""
+        """Returns the adapters that the configuration lists, for engines that do not list them."""
         return frozenset(self.adapters) if isinstance(self.adapters, tuple) else frozenset()
 
     @property
     def has_adapters(self) -> bool:
-        """Return whether paths with adapters may use this engine."""
+        """Returns whether paths with adapters may use this engine."""
         return bool(self.lora_server or self.adapters)
 
     @property
     def is_watched(self) -> bool:
-        """Return whether the engine is used only after its state has been reported, by a lora-server, list or DNS."""
+        """Returns whether the engine is used only after its state has been reported, by a lora-server, lists or DNS."""
         return bool(self.lora_server) or self.discovers_adapters or self.group is not None
 
     @property
@@ -272,7 +272,7 @@ class EngineConfig(Strict):
 
     @property
     def accepted_fields(self) -> RequestFields:
-        """Return the fields that the engine accepts in requests."""
+        """Returns the fields that the engine accepts in requests."""
         preset = self.preset
         kind = request_fields(preset.request_fields).with_forwarded(preset.accepts)
         advice = f"engine provider '{self.preset_name}' does not accept it"

@@ -61,7 +61,7 @@ TopLogprobs = Annotated[int, Field(ge=0, le=20)]
 
 @lru_cache(maxsize=256)
 def _entry_model(name: str, implementation: Any) -> Any:
-    """Return a model of the one key `name`, so that pydantic's errors have the name in their location.
+    """Returns a model of the one key `name`, so that pydantic's errors have the name in their location.
 
     A model class takes 11 kB and 0.2 ms, and a configuration has many entries of the same name.
     """
@@ -89,7 +89,7 @@ class ExtensionConfig(BaseModel):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        """Return the JSON Schema: an object with one key, the extension's name, and its options as the value."""
+        """Returns the JSON Schema: an object with one key, the extension's name, and its options as the value."""
         entries = []
         for name in cls.registry.builtins:
             options = handler(TypeAdapter(cls.registry.find(name).Options).core_schema)

@@ -30,7 +30,7 @@ from pointsman_gateway.extensions import Example
 
 
 def read_text(file: FilePath) -> str:
-    """Read a UTF-8 file, with or without a byte order mark. Raises ConfigError."""
+    """Reads a UTF-8 file, with or without a byte order mark. Raises ConfigError."""
     try:
         return file.read_text("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -38,7 +38,7 @@ def read_text(file: FilePath) -> str:
 
 
 def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
-    """Yield the lines that are not blank with their numbers, counted from 1.
+    """Yields the lines that are not blank with their numbers, counted from 1.
 
     Only a line feed ends a line: JSON strings may hold Unicode's other line separators, such as U+2028, unescaped.
     """
@@ -46,7 +46,7 @@ def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
 
 
 def read_examples(file: FilePath) -> tuple[Example, ...]:
-    """Read a JSON lines file of objects with "text" and perhaps "output". Raises ConfigError."""
+    """Reads a JSON lines file of objects with "text" and perhaps "output". Raises ConfigError."""
     if not file.is_file():
         raise ConfigError(f"{file} is missing (a task's examples)")
     rows = []
@@ -74,7 +74,7 @@ def _to_example(row: Any, where: str) -> Example:
 
 
 def check_examples(examples: Mapping[str, tuple[Example, ...]], paths: PathsFile) -> None:
-    """Check that each task has enough examples and shares none with another task. Raises ConfigError."""
+    """Checks that each task has enough examples and shares none with another task. Raises ConfigError."""
     texts = {task: {normalized_text(row.text): row.text for row in rows} for task, rows in examples.items()}
     for task, different in texts.items():
         if len(different) < 2:
@@ -98,7 +98,7 @@ def check_examples(examples: Mapping[str, tuple[Example, ...]], paths: PathsFile
 
 
 def check_out_of_scope(out_of_scope: Iterable[str], examples: Mapping[str, tuple[Example, ...]]) -> None:
-    """Check that no out-of-scope text is an example of a task. Raises ConfigError."""
+    """Checks that no out-of-scope text is an example of a task. Raises ConfigError."""
     owner = {normalized_text(row.text): task for task, rows in examples.items() for row in rows}
     for text in out_of_scope:
         if normalized_text(text) in owner:
@@ -108,7 +108,7 @@ def check_out_of_scope(out_of_scope: Iterable[str], examples: Mapping[str, tuple
 
 
 def normalized_text(text: str) -> str:
-    """Return the text in a form that is equal for texts that differ only in case, spaces or Unicode composition."""
+    """Returns the text in a form that is equal for texts that differ only in case, spaces or Unicode composition."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
@@ -174,7 +174,7 @@ class Config:
 
 
 def load_config(at: FilePath, environment: Mapping[str, str] = os.environ) -> Config:
-    """Read the folder or file `at`, replace `${VARIABLE}` from `environment`, and check the parts against each other.
+    """Reads the folder or file `at`, replaces `${VARIABLE}` from `environment`, and compares its parts.
 
     Raises ConfigError.
     """
@@ -188,7 +188,7 @@ def load_config(at: FilePath, environment: Mapping[str, str] = os.environ) -> Co
 
 
 def single_file(at: FilePath) -> FilePath | None:
-    """Return the file that is the whole configuration; None if it is a folder of several. Raises ConfigError."""
+    """Returns the file that is the whole configuration; None if it is a folder of several. Raises ConfigError."""
     if at.is_file():
         return at
     if not at.is_dir():
@@ -203,7 +203,7 @@ def single_file(at: FilePath) -> FilePath | None:
 
 
 def watched_files(at: FilePath) -> list[FilePath]:
-    """Return the folders and files whose change is a change of the configuration `at`.
+    """Returns the folders and files whose change is a change of the configuration `at`.
 
     If it is one file, other files in its folder need not belong to it.
     """
@@ -287,7 +287,7 @@ def _validate(file: FilePath, shape: type[File], data: Any) -> File:
 
 
 def _explain(file: FilePath, shape: type[BaseModel], item: Any) -> str:
-    """Write one of pydantic's errors as a message that names the file and the key."""
+    """Writes one of pydantic's errors as a message that names the file and the key."""
     key = ".".join(str(part) for part in item["loc"] if part not in (FILE_TAG, ROWS_TAG))
     if item["type"] == "extra_forbidden":
         return f"{file}: unknown key '{key}'; known here: {', '.join(_known_keys(shape, item['loc'][:-1]))}"

@@ -167,7 +167,7 @@ class EmbeddingConfig(Strict):
 
     @property
     def url_parts(self) -> dict[str, str]:
-        """Return the values for the placeholders in the provider's URL."""
+        """Returns the values for the placeholders in the provider's URL."""
         return {name: value for name in URL_PARTS if (value := getattr(self, name, None)) is not None}
 
     @property
@@ -238,7 +238,7 @@ class ModelsFile(Strict):
 
     @model_validator(mode="after")
     def _unset_values_are_listed(self) -> "ModelsFile":
-        """Take context windows and prices that are not set from the price list."""
+        """Takes context windows and prices that are not set from the price list."""
         own_prices = self._is_anything_priced()
         for name, model in self.models.items():
             unset = [key for key in _HOW_TO_WRITE if key not in model.model_fields_set]
@@ -279,11 +279,11 @@ class ModelsFile(Strict):
         return self
 
     def timeouts_of(self, engine: str) -> Timeouts:
-        """Return the engine's own timeouts, with unset ones taken from `resilience`."""
+        """Returns the engine's own timeouts, with unset ones taken from `resilience`."""
         return _merged(self.engines[engine].timeouts, self.resilience.timeouts)
 
     def breaker_of(self, engine: str) -> BreakerConfig:
-        """Return the engine's own breaker settings, with unset ones taken from `resilience`."""
+        """Returns the engine's own breaker settings, with unset ones taken from `resilience`."""
         return _merged(self.engines[engine].breaker, self.resilience.breaker)
 
 

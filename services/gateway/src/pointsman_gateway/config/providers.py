@@ -72,7 +72,7 @@ class EngineApi:
     """The values of `anthropic-beta` that requests may have."""
 
     def name_of_adapter(self, adapter: str, base: str) -> str:
-        """Return the name by which a request asks for an adapter."""
+        """Returns the name by which a request asks for an adapter."""
         return adapter if self.adapter_name == "{adapter}" else self.adapter_name.format(adapter=adapter, base=base)
 
 
@@ -108,7 +108,7 @@ class Provider(Strict):
     price_list: str = ""
 
     def resolve_url(self, url: str, options: Mapping[str, str]) -> str:
-        """Return the base URL: an engine's own `url`, or the preset's with its options. Raises ValueError."""
+        """Returns the base URL: an engine's own `url`, or the preset's with its options. Raises ValueError."""
         for name in options:
             if name not in self.options:
                 raise ValueError(f"unknown option '{name}'; known: {', '.join(self.options) or 'none'}")
@@ -124,7 +124,7 @@ class Provider(Strict):
         return url + urlsplit(self.url).path if is_path_missing else url
 
     def api(self, model: str, options: Mapping[str, str], auth_header: str = "") -> EngineApi:
-        """Return the URLs, headers and parameter names for a model. `model` is the provider's name of the model."""
+        """Returns the URLs, headers and parameter names for a model. `model` is the provider's name of the model."""
         query = self.query.format_map({**self.options, **options})
         prefix = self.prefix.format(model=quote(model, safe=""))
         models = f"{prefix}/models" if self.models_path is None else self.models_path
@@ -165,12 +165,12 @@ def providers() -> Mapping[str, Provider]:
 
 
 def find_price(provider: str, names: Iterable[str]) -> PricedModel | None:
-    """Return the entry of the first name that is in the provider's price list; None if no name is."""
+    """Returns the entry of the first name that is in the provider's price list; None if no name is."""
     return prices.find_price(preset_of(provider).price_list or provider, names)
 
 
 def preset_of(provider: str) -> Provider:
-    """Return the provider's entry; all of LiteLLM's, such as `litellm/groq`, have one."""
+    """Returns the provider's entry; all of LiteLLM's, such as `litellm/groq`, have one."""
     return providers()[provider.partition("/")[0]]
 
 
@@ -219,7 +219,7 @@ class RequestFields:
         return replace(self, forwarded=self.forwarded.union(names))
 
     def without(self, rejected: Iterable[str], ignored: Iterable[str], advice: str) -> "RequestFields":
-        """Return a copy that does not forward these fields; `advice` explains to the client why they are rejected."""
+        """Returns a copy that does not forward these fields; `advice` explains to the client why they are rejected."""
         neutral = _request_fields_table()["neutral"]
         messages = {name: RejectedField(advice, neutral.get(name)) for name in rejected}
         return replace(
@@ -280,7 +280,7 @@ def check_provider(name: str | None) -> str | None:
 
 
 def auth_header(what: str, provider: Provider, variable: str, environment: Mapping[str, str] = os.environ) -> str:
-    """Return the header line with the API key in the environment variable; empty if `variable` is empty.
+    """Returns the header line with the API key in the environment variable; empty if `variable` is empty.
 
     Raises ConfigError if the variable is not set; `what` begins its message.
     """

@@ -74,7 +74,7 @@ class Decision:
         return _is_buffered(self.path, self.escalation, self.stream_unvalidated)
 
     def with_fallback(self, reason: str) -> "Decision":
-        """Return the decision after `path` failed for `reason`: the first alternative takes its place."""
+        """Returns the decision after `path` failed for `reason`: the first alternative takes its place."""
         following, *rest = self.alternatives
         names = [path.name for path in self.escalation]
         further = self.escalation[names.index(following.name) + 1 :] if following.name in names else ()
@@ -93,7 +93,7 @@ class Decision:
         )
 
     def with_escalation(self, validator: str, reason: str) -> "Decision":
-        """Return the decision after `validator` refused the answer of `path`. The next answer is not buffered."""
+        """Returns the decision after `validator` refused the answer of `path`. The next answer is not buffered."""
         following = self.escalation[0]
         others = tuple(path for path in self.alternatives if path.name != following.name)
         decision = replace(
@@ -110,7 +110,7 @@ class Decision:
         )
 
     def with_failed_escalation(self, reason: str, following: "Decision", failure: str) -> "Decision":
-        """Return the decision to send the answer of `path`, refused for `reason`, after all.
+        """Returns the decision to send the answer of `path`, refused for `reason`, after all.
 
         `following` is the decision that escalated; `failure` is why neither its path nor its alternatives could answer.
         """
@@ -134,7 +134,7 @@ class Decision:
 def planned_escalation(
     path: Path, escalation: Sequence[Path], stream_unvalidated: frozenset[str]
 ) -> tuple[Considered, ...]:
-    """Return the entry of the path that answers if the answer of `path` is refused; empty if there is none."""
+    """Returns the entry of the path that answers if the answer of `path` is refused; empty if there is none."""
     if not _is_buffered(path, escalation, stream_unvalidated):
         return ()
     return (Considered(escalation[0].name, "escalation", f"if the answer of {path.name} is not accepted"),)

@@ -179,7 +179,7 @@ class Sampling:
         return default.structured_max_tokens if self.is_structured else default.max_tokens
 
     def with_defaults(self, default: "Sampling") -> "Sampling":
-        """Return these parameters, with those that are not set taken from `default`.
+        """Returns these parameters, with those that are not set taken from `default`.
 
         Stop sequences and `max_tokens` that suit the path's prose do not apply to structured requests.
         """

@@ -28,7 +28,7 @@ UNPRICED = "unpriced"
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
 def value(of: type[Decorated]) -> type[Decorated]:
-    """Declare a dataclass that type checkers treat as frozen.
+    """Declares a dataclass that type checkers treat as frozen.
 
     Nothing enforces that at run time, because a frozen dataclass takes three times as long to construct.
     """
@@ -36,7 +36,7 @@ def value(of: type[Decorated]) -> type[Decorated]:
 
 
 def round_to_microseconds(seconds: Mapping[str, float]) -> dict[str, float]:
-    """Round each phase's seconds to six decimals. The built-in `round` with digits takes three times as long."""
+    """Rounds each phase's seconds to six decimals. The built-in `round` with digits takes three times as long."""
     return {phase: round(value * 1e6) / 1e6 for phase, value in seconds.items()}
 
 

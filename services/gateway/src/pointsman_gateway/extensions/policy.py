@@ -64,15 +64,15 @@ class PolicyContext(Protocol):
         ...
 
     def candidates(self, paths: Sequence[str]) -> list[Candidate]:
-        """Return the evidence on these paths and their expected costs, in their order."""
+        """Returns the evidence on these paths and their expected costs, in their order."""
         ...
 
     def unavailable(self, paths: Sequence[str]) -> Mapping[str, str]:
-        """Return why paths cannot be used now, by path; empty if all can be."""
+        """Returns why paths cannot be used now, by path; empty if all can be."""
         ...
 
     def position(self, purpose: str = "") -> float:
-        """Return a number from 0 to 1 that is the same for all requests of one user, and uniform over users.
+        """Returns a number from 0 to 1 that is the same for all requests of one user, and uniform over users.
 
         Another `purpose` gives an independent number. A request without a user has a number of its own.
         """
@@ -103,10 +103,10 @@ class Policy(Protocol):
     def plan(self, context: PolicyContext) -> Plan: ...
 
     def preview(self, context: PolicyContext) -> Plan:
-        """Return what the next request would get, without randomness and without a change of state."""
+        """Returns what the next request would get, without randomness and without a change of state."""
         return self.plan(context)
 
 
 def hash_to_unit_interval(key: str) -> float:
-    """Return a number from 0 to 1 by which keys are uniformly distributed."""
+    """Returns a number from 0 to 1 by which keys are uniformly distributed."""
     return float(int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest()) / 2**64)

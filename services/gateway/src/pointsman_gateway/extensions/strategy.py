@@ -67,7 +67,7 @@ class Draft:
         return replace(self, system=(*self.system, text))
 
     def messages(self) -> tuple[Message, ...]:
-        """Return one system message (the path's, then the client's), the examples, and the conversation."""
+        """Returns one system message (the path's, then the client's), the examples, and the conversation."""
         examples = tuple(
             message
             for question, answer in self.examples
@@ -173,7 +173,7 @@ class NothingRelevant(Unavailable):
 def build_messages(
     system: Sequence[str], messages: Sequence[Message], examples: tuple[Message, ...] = ()
 ) -> tuple[Message, ...]:
-    """Return one system message (`system`, then the client's), `examples`, and the client's other messages."""
+    """Returns one system message (`system`, then the client's), `examples`, and the client's other messages."""
     own = [message for message in messages if message.role == "system"]
     rest = tuple([message for message in messages if message.role != "system"]) if own else tuple(messages)
     text = "\n\n".join([*system, *[message.content for message in own]])

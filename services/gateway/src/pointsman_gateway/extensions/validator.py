@@ -48,7 +48,7 @@ class Validator(Protocol):
         """Takes the options of the configuration; raises ValueError if they cannot be used."""
 
     def objection(self, choice: Choice) -> str | None:
-        """Return why the choice is refused, or None if it is accepted.
+        """Returns why the choice is refused, or None if it is accepted.
 
         The reason is stored in the request log, so it must not quote the answer.
         """

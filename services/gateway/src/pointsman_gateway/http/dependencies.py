@@ -91,7 +91,7 @@ class HttpDependencies:
         return await asyncio.to_thread(encode_page, format, collected)
 
     async def states_of_workers(self) -> list[dict[str, Any]]:
-        """Return the state of each process; empty if this is the only process."""
+        """Returns the state of each process; empty if this is the only process."""
         return await self.workers.states() if self.workers else []
 
 

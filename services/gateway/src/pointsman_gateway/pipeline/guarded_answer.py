@@ -68,11 +68,11 @@ class _Channel:
         return self.start + len(self.text)
 
     def is_due(self, every: int) -> bool:
-        """Return whether the text has `every` new characters, or is complete and not cleared to its end."""
+        """Returns whether the text has `every` new characters, or is complete and not cleared to its end."""
         return self.end - self.checked >= every or (self.is_final and self.cleared < self.end)
 
     def clear(self, end: int, is_final: bool, overlap: int, spans: Sequence[Span]) -> None:
-        """Record a check of the text up to `end`, and the spans that it found."""
+        """Records a check of the text up to `end`, and the spans that it found."""
         limit = end if is_final else max(self.cleared, end - overlap)
         if not is_final:
             for first, last, _ in sorted(spans, reverse=True):
@@ -96,7 +96,7 @@ class _HeldChunk:
         return all(end <= channel.cleared for channel, _, end in self.pieces)
 
     def released(self) -> Chunk:
-        """Return the chunk with its spans redacted, and mark its texts as released."""
+        """Returns the chunk with its spans redacted, and marks its texts as released."""
         for channel, _, end in self.pieces:
             channel.released = end
         if not any(first < end and last > start for c, start, end in self.pieces for first, last, _ in c.spans):
@@ -177,7 +177,7 @@ class AnswerWindow:
             channel.clear(end, is_final, self._overlap, moved)
 
     def release(self) -> list[Chunk]:
-        """Return the next chunks that may be passed on, in order, at most `MAX_RELEASED_CHUNKS`."""
+        """Returns the next chunks that may be passed on, in order, at most `MAX_RELEASED_CHUNKS`."""
         released: list[Chunk] = []
         while self._held and len(released) < MAX_RELEASED_CHUNKS and self._held[0].is_cleared:
             released.append(self._held.popleft().released())
@@ -247,7 +247,7 @@ class GuardedSource:
     # -- checks
 
     def _advance(self) -> None:
-        """Start the next check if it is due, and pass on the cleared chunks."""
+        """Starts the next check if it is due, and passes on the cleared chunks."""
         if self._sink is None:
             return
         if self._check is None and self._window.is_due:
@@ -300,7 +300,7 @@ class GuardedSource:
             sink.ended(error)
 
     def _stop(self) -> ChunkSink | None:
-        """Stop passing chunks on. If the engine has not reported the usage, pass on an estimate. Return the sink."""
+        """Stops passing chunks on. If the engine has not reported the usage, passes on an estimate. Return the sink."""
         sink, self._sink = self._sink, None
         check, self._check = self._check, None
         if check is not None:

@@ -68,7 +68,7 @@ class Verdicts:
         self._found: dict[tuple[str, str], set[str]] = {}
 
     def add(self, guardrail: str, hook: Hook, ruling: str, found: Iterable[str] = ()) -> GuardrailVerdict:
-        """Add the verdict on one check, and return it."""
+        """Adds the verdict on one check, and returns it."""
         key, found = (guardrail, hook), tuple(sorted(set(found)))
         self._rulings[key] = max(self._rulings.get(key, ruling), ruling, key=GUARDRAIL_RULINGS.index)
         self._found.setdefault(key, set()).update(found)
@@ -132,7 +132,7 @@ class Guardrails:
         return spans
 
     async def _ask(self, active: ActiveGuardrail, hook: Hook, texts: Sequence[GuardedText]) -> Sequence[Finding] | None:
-        """Return the findings; None if the guardrail fails or times out."""
+        """Returns the findings; None if the guardrail fails or times out."""
         began, config = perf_counter(), active.config
         try:
             async with asyncio.timeout(config.timeout_seconds):
@@ -160,7 +160,7 @@ def _check_findings(found: Sequence[Finding], texts: Sequence[GuardedText]) -> N
 
 
 def redact(text: str, spans: Iterable[Span], start: int = 0) -> str:
-    """Replace each span by its kind in brackets.
+    """Replaces each span by its kind in brackets.
 
     Spans are positions in a longer text that contains `text` at position `start`. A span that begins before `text` is
     removed without a replacement.

@@ -142,7 +142,7 @@ class Retrieval(Strategy):
 
 
 def choose_passages(options: RetrievalOptions, found: Found) -> tuple[Passage, ...]:
-    """Return the best passages that fit, ordered by document and position instead of by rank.
+    """Returns the best passages that fit, ordered by document and position instead of by rank.
 
     Two questions that find the same passages then begin with the same text, which is in the engine's prefix cache.
     Tokens are those of the embedding model, which are close enough to the engine's.

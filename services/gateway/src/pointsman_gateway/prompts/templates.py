@@ -67,7 +67,7 @@ class PromptEnvironment(ImmutableSandboxedEnvironment):
 
     @staticmethod
     def concat(pieces: Iterable[str]) -> str:
-        """Join the pieces of a rendering. Raises SecurityError if it is too long."""
+        """Joins the pieces of a rendering. Raises SecurityError if it is too long."""
         return "".join(_bounded(pieces))
 
 
@@ -104,7 +104,7 @@ def _names(node: nodes.Node) -> Iterator[str]:
 
 @pass_context
 def _counted(context: Context, items: Any) -> Any:
-    """Return the items of a loop, and take their number from the budget. Raises SecurityError if it is exhausted."""
+    """Returns the items of a loop, and takes their number from the budget. Raises SecurityError if it is exhausted."""
     budget = context[_BUDGET]
     if not hasattr(items, "__len__"):
         items = list(islice(items, budget[0] + 1))

@@ -22,7 +22,7 @@ class Availability(Protocol):
     """Knows whether a path could answer now."""
 
     def why_not(self, path: Path) -> str | None:
-        """Return the reason why the path cannot be used now, or None."""
+        """Returns the reason why the path cannot be used now, or None."""
         ...
 
 
@@ -53,7 +53,7 @@ class Freshness(Protocol):
     """Knows how many documents have changed since adapters were trained on them; reading it takes no I/O."""
 
     def changed_share(self, version: str) -> float:
-        """Return the share of changed documents for an adapter version, 0 to 1; 0 if it is not known."""
+        """Returns the share of changed documents for an adapter version, 0 to 1; 0 if it is not known."""
         ...
 
 
@@ -71,7 +71,7 @@ class Adapters(Protocol):
     """Knows where aliases point now, and which engines hold which version."""
 
     def alias_of(self, path: Path) -> Alias | None:
-        """Return the alias of the path's adapter; None if no such alias is known, so that it names a version."""
+        """Returns the alias of the path's adapter; None if no such alias is known, so that it names a version."""
         ...
 
     def holds(self, model: str, version: str) -> bool:
@@ -84,7 +84,7 @@ class Adapters(Protocol):
 
 
 def resolve_adapter(path: Path, key: str, adapters: Adapters) -> Path:
-    """Return the path with its resolved adapter. Equal keys get the same version while the alias does not change."""
+    """Returns the path with its resolved adapter. Equal keys get the same version while the alias does not change."""
     if not path.adapter:
         return path
     alias = adapters.alias_of(path)
@@ -112,7 +112,7 @@ def _is_canary_user(alias: Alias, key: str) -> bool:
 
 
 def within_scope(scope: Scope, task: str, paths: Sequence[Path], plan: Plan) -> tuple[Sequence[Path], Plan]:
-    """Return the paths that the key may use, and the plan with the reasons for the others. Raises PermissionDenied."""
+    """Returns the paths that the key may use, and the plan with the reasons for the others. Raises PermissionDenied."""
     denied = {path.name: why for path in paths if (why := scope.denial_reason(task, path))}
     if not denied:
         return paths, plan
@@ -126,7 +126,7 @@ def within_scope(scope: Scope, task: str, paths: Sequence[Path], plan: Plan) -> 
 def considered_paths(
     chosen: Path, paths: Sequence[Path], escalation: Sequence[Path], plan: Plan, unavailable: Mapping[str, str]
 ) -> tuple[Considered, ...]:
-    """Return each path that was considered, and why it was chosen or not; those that cannot be fallbacks are last."""
+    """Returns each path that was considered, and why it was chosen or not; those that cannot be fallbacks are last."""
     if not (unavailable or plan.explanations or escalation):
         return _in_order(tuple([path.name for path in paths]), plan.reason)
     explanations = plan.explanations

@@ -216,12 +216,12 @@ def assess(options: BestValueOptions, candidate: Candidate) -> Assessment:
 
 
 def lower_bound(mean: float, count: float, confidence: float) -> float:
-    """Return the one-sided lower bound of the true mean rating: the Wilson score interval's."""
+    """Returns the one-sided lower bound of the true mean rating: the Wilson score interval's."""
     return wilson_interval(mean, count, one_sided_z(confidence))[0]
 
 
 def choose(options: BestValueOptions, assessments: Sequence[Assessment], incumbent: str) -> Plan:
-    """Plan the cheapest path that is good and fast, with the other good ones as fallbacks.
+    """Plans the cheapest path that is good and fast, with the other good ones as fallbacks.
 
     If none is good, plan the path that is nearest to it.
     """
@@ -235,7 +235,7 @@ def choose(options: BestValueOptions, assessments: Sequence[Assessment], incumbe
 
 
 def _cheapest(options: BestValueOptions, good: Sequence[Assessment], incumbent: str) -> Assessment:
-    """Return the incumbent while it is good, unless another is clearly good and cheaper by the hysteresis."""
+    """Returns the incumbent while it is good, unless another is clearly good and cheaper by the hysteresis."""
     current = next((a for a in good if a.name == incumbent), None)
     if current is None:
         return good[0]

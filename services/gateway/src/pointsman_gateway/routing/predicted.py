@@ -108,7 +108,7 @@ class Predicted(Policy):
         )
 
     def _predict(self, vector: Vector | None) -> list[float]:
-        """Return the predicted quality of each path."""
+        """Returns the predicted quality of each path."""
         if vector is None:
             return self._means
         return list(map(float, 1 / (1 + np.exp(-(self._weights @ vector + self._bias)))))

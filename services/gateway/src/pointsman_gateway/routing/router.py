@@ -131,7 +131,7 @@ class Router:
         return self._decision(number, request, labels, [self._resolved(name, key) for name in plan.paths], plan)
 
     def costs(self, request: Request, decision: Decision) -> Mapping[str, float | None]:
-        """Return the expected cost of the request in dollars, by path, for the paths that were considered."""
+        """Returns the expected cost of the request in dollars, by path, for the paths that were considered."""
         names = dict.fromkeys((decision.path.name, *(considered.path for considered in decision.considered)))
         paths = {decision.path.name: decision.path, **self._paths}
         return {name: self._expected_cost.usd(paths[name], request) for name in names if name in paths}
@@ -157,7 +157,7 @@ class Router:
         return PolicyPreview(name, self._tasks[name].policy, choice, reason, candidates)
 
     def _roles(self, task: str) -> dict[str, str]:
-        """Return each path that answers requests of the task, with its role."""
+        """Returns each path that answers requests of the task, with its role."""
         shadow, roles = self._tasks[task].shadow, dict[str, str]()
         for role, paths in (
             ("policy", self._policies[task].paths),
@@ -170,7 +170,7 @@ class Router:
         return roles
 
     def _resolved(self, name: str, key: str) -> Path:
-        """Return the path with its adapter resolved for this request."""
+        """Returns the path with its adapter resolved for this request."""
         path = self._paths[name]
         return resolve_adapter(path, key, self._adapters) if path.adapter else path
 
@@ -204,7 +204,7 @@ class Router:
         return replace(plan, paths=tuple(paths))
 
     def _avoid_stale(self, stale: StaleConfig, plan: Plan, key: str) -> Plan:
-        """Put the path with retrieval first if too many documents have changed since the adapter was trained."""
+        """Puts the path with retrieval first if too many documents have changed since the adapter was trained."""
         path = self._resolved(plan.paths[0], key)
         if path.resolved_adapter is None or path.name == stale.path:
             return plan
@@ -253,13 +253,13 @@ class Router:
         return [path for path in paths if not self._why_unsuitable(request, path)]
 
     def _unsuitable(self, request: Request, paths: Sequence[Path]) -> Mapping[str, str]:
-        """Return the paths whose models cannot take the request's media, with the reason. Raises InvalidArgument."""
+        """Returns the paths whose models cannot take the request's media, with the reason. Raises InvalidArgument."""
         if not self._suitable(request, paths):
             raise self._no_suitable_path(request, paths[0])
         return {path.name: why for path in paths if (why := self._why_unsuitable(request, path))}
 
     def _why_unsuitable(self, request: Request, path: Path) -> str:
-        """Return why the path's model cannot take the request's media; empty if it can."""
+        """Returns why the path's model cannot take the request's media; empty if it can."""
         inputs = self._model_inputs.get(path.model, TEXT)
         missing = " and no ".join(sorted(request.media.difference(inputs)))
         return f"its model '{path.model}' takes {', '.join(inputs)}, and no {missing}" if missing else ""
@@ -274,7 +274,7 @@ class Router:
         return InvalidArgument(message, code="unsupported_content", param="messages")
 
     def _escalation(self, task: str, chosen: Path, others: Sequence[Path]) -> tuple[Path, ...]:
-        """Return the paths of the policy that come after `chosen`."""
+        """Returns the paths of the policy that come after `chosen`."""
         order = self._policies[task].paths
         if chosen.name not in order:
             return ()

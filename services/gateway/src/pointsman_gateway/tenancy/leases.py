@@ -99,7 +99,7 @@ class LeasedLimit:
         return self.held - self.free
 
     def spent_share(self, now: float) -> float:
-        """Return the share of the limit that all gateways have used in this window, as Redis last reported it."""
+        """Returns the share of the limit that all gateways have used in this window, as Redis last reported it."""
         return 1 - self.unspent / self.maximum if now < self.ends else 0.0
 
     def charge(self, amount: int, now: float) -> None:

@@ -164,7 +164,7 @@ def _is_time(claim: Any) -> bool:
 
 
 def _claim(claims: Claims, name: str) -> Any:
-    """Return the claim of this name, or for a dotted name without such a claim, the value in nested claims."""
+    """Returns the claim of this name, or for a dotted name without such a claim, the value in nested claims."""
     if name in claims or "." not in name:
         return claims.get(name)
     found: Any = claims

@@ -111,7 +111,7 @@ class Pii(Guardrail):
         return await self._threads.find(self._findings(texts))
 
     def _findings(self, texts: Sequence[GuardedText]) -> Iterator[Finding | None]:
-        """Yield the findings, and None after each call of a recognizer."""
+        """Yields the findings, and None after each call of a recognizer."""
         wanted, least = set(self._options.entities), self._options.min_score
         for number, text in enumerate(texts):
             length = len(text.text)

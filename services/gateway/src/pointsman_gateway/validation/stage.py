@@ -36,7 +36,7 @@ class Verdict:
 
 
 def refusal(verdicts: Sequence[Verdict]) -> Verdict | None:
-    """Return the first verdict that refuses the answer; None if it is accepted."""
+    """Returns the first verdict that refuses the answer; None if it is accepted."""
     return next((verdict for verdict in verdicts if verdict.ruling is Ruling.REFUSED), None)
 
 
@@ -57,7 +57,7 @@ class Validation:
         return bool(self._validators.get(decision.task))
 
     def judge(self, request: Request, decision: Decision) -> "Judge":
-        """Return the judge of the answers to this request, which has the task's validators.
+        """Returns the judge of the answers to this request, which has the task's validators.
 
         If the client requires a format, the client's schemas replace the validators that check the format.
         """
@@ -87,7 +87,7 @@ class Judge:
         return replace(request, sampling=replace(request.sampling, extra={**request.sampling.extra, "logprobs": True}))
 
     def client_chunk(self, chunk: Chunk) -> Chunk | None:
-        """Return the chunk without what the client did not ask for; None if nothing else is in it."""
+        """Returns the chunk without what the client did not ask for; None if nothing else is in it."""
         if not self._strips or "logprobs" not in chunk.extra:
             return chunk
         extra = {key: value for key, value in chunk.extra.items() if key != "logprobs"}

@@ -52,7 +52,7 @@ class Examples:
 def collect_examples(
     examples: Mapping[str, Sequence[str]], out_of_scope: Sequence[str], tokens: SpanTokenizer, seed: int
 ) -> Examples:
-    """Collect the training texts. Raises InvalidArgument unless there are two tasks or more, each with an example."""
+    """Collects the training texts. Raises InvalidArgument unless there are two tasks or more, each with an example."""
     tasks = tuple(sorted(examples))
     empty = [task for task in tasks if not examples[task]]
     if empty:
@@ -68,7 +68,7 @@ def collect_examples(
 
 
 def _folds(texts: Sequence[str], rng: np.random.Generator) -> NDArray[np.intp]:
-    """Distribute texts evenly over the folds. Texts of the same words share a fold, so that none leaks into another."""
+    """Distributes texts evenly over the folds. Texts of the same words share a fold, so that none leaks."""
     keys = [" ".join(words_of(text)) for text in texts]
     distinct = sorted(set(keys))
     numbers = (np.arange(len(distinct)) + rng.integers(FOLDS)) % FOLDS
@@ -110,11 +110,11 @@ class Corpus:
         self._has_pair = self._pairs.astype(bool)
 
     def rarity(self, rows: Rows) -> Rarity:
-        """Return the inverse document frequencies over these texts."""
+        """Returns the inverse document frequencies over these texts."""
         return Rarity(_rarity(self._has_piece[rows]), _rarity(self._has_pair[rows]))
 
     def pair_ratios(self, rows: Rows, y: NDArray[np.intp], tasks: int) -> NDArray[np.int8]:
-        """Return `PairRatios.ratios` of these texts, whose tasks are `y`.
+        """Returns `PairRatios.ratios` of these texts, whose tasks are `y`.
 
         `PRIOR_TEXTS` with the pairs of an average text are added to a task's, so that lacking a pair counts less in a
         task with few examples.
@@ -133,14 +133,14 @@ class Corpus:
         return np.asarray(sums / np.sqrt(self._has_pair[scored].sum(axis=1))[:, None], np.float32)
 
     def _known_pairs(self, scored: Rows, rows: Rows) -> Any:
-        """Return which pairs of the vocabulary of `rows` are in each scored text, (scored, pairs)."""
+        """Returns which pairs of the vocabulary of `rows` are in each scored text, (scored, pairs)."""
         known = np.flatnonzero(_rarity(self._has_pair[rows]))
         return self._has_pair[scored][:, known].astype(np.float32)
 
     def vocabulary(
         self, rarity: Rarity, piece_weights: Floats, pair_weights: Floats, pair_ratios: PairRatios
     ) -> Vocabulary:
-        """Return the word pieces and pairs with a rarity above 0, and a fitted head's weights for them."""
+        """Returns the word pieces and pairs with a rarity above 0, and a fitted head's weights for them."""
         pieces, pairs = np.flatnonzero(rarity.pieces), np.flatnonzero(rarity.pairs)
         names, pair_names = list(self._piece_numbers), list(self._pair_numbers)
         return Vocabulary(

@@ -78,7 +78,7 @@ def fit_classifier(
     settings: FitSettings,
     progress: Progress = no_progress,
 ) -> ClassifierModel:
-    """Fit a classifier; the result is the same for the same arguments. Raises InvalidArgument: see `collect_examples`.
+    """Fits a classifier; the result is the same for the same arguments. Raises InvalidArgument: see `collect_examples`.
 
     Each stage is trained six times: with each fifth of the examples held out, to measure it on texts that are new to
     it, and on all of them. 15,000 examples of 150 tasks take two minutes on one core, a thousand two seconds.
@@ -106,7 +106,7 @@ def out_of_fold_results(
     settings: FitSettings,
     progress: Progress = no_progress,
 ) -> OutOfFoldResults:
-    """Return the results from which `fit_classifier` selects its thresholds. Raises InvalidArgument, as it does."""
+    """Returns the results from which `fit_classifier` selects its thresholds. Raises InvalidArgument, as it does."""
     with threadpool_limits(limits=1):
         run = _prepare(examples, out_of_scope, static_model, encoder, settings, progress)
         return OutOfFoldResults(run.data, run.encoded, run.select().results)
@@ -209,7 +209,7 @@ class _FitRun:
         )
 
     def select(self) -> _Selection:
-        """Cross-validate the stages, and select how they are combined."""
+        """Cross-validates the stages, and selects how they are combined."""
         data = self.data
         scores = {name: learner.cross_validate(self._step_done) for name, learner in self._learners.items()}
         pairs, means = self._out_of_fold_pair_scores()
@@ -226,7 +226,7 @@ class _FitRun:
         return _Selection(static, encoder, means, share, fit_threshold(data, static, encoder))
 
     def _out_of_fold_pair_scores(self) -> tuple[Floats, Floats]:
-        """Return each text's pair scores, (texts, tasks), and `PairRatios.means`; 0 without a static stage.
+        """Returns each text's pair scores, (texts, tasks), and `PairRatios.means`; 0 without a static stage.
 
         A task's mean includes `PRIOR_TEXTS` with the mean of all.
         """
@@ -280,7 +280,7 @@ def _report(data: Examples, selection: _Selection, thresholds: Scores) -> FitRep
 
 
 def main() -> int:
-    """Fit as ordered on standard input; print the reason and return 2 if the examples cannot be used."""
+    """Fits as ordered on standard input; prints the reason and returns 2 if the examples cannot be used."""
     order = FitOrder.from_json(sys.stdin.read())
     config, folder = EncoderConfig.model_validate(order.encoder) if order.encoder else None, Path(order.models)
     try:

@@ -23,11 +23,11 @@ class FeatureBlock(Protocol):
     features: int
 
     def times(self, weights: Floats) -> Floats:
-        """Multiply the matrix with weights (features, tasks) to (rows, tasks)."""
+        """Multiplies the matrix with weights (features, tasks) to (rows, tasks)."""
         ...
 
     def transposed_times(self, residuals: Floats) -> Floats:
-        """Return the transposed feature matrix times `residuals`: (rows, tasks) becomes (features, tasks)."""
+        """Returns the transposed feature matrix times `residuals`: (rows, tasks) becomes (features, tasks)."""
         ...
 
 
@@ -60,7 +60,7 @@ class LinearHead:
 def fit_head(
     blocks: Sequence[FeatureBlock], y: NDArray[np.intp], tasks: int, inverse_penalty: float, tolerance: float
 ) -> LinearHead:
-    """Return the head with the least mean cross-entropy + |weights|^2 / (2 * inverse_penalty * rows).
+    """Returns the head with the least mean cross-entropy + |weights|^2 / (2 * inverse_penalty * rows).
 
     `inverse_penalty` is scikit-learn's C. Stops when the steepest slope is `tolerance` of the first one.
     Rows of a rare task weigh more, by the root of its rarity: halfway between what is frequent in the examples, which
@@ -164,7 +164,7 @@ class Features(Protocol):
     """The features from which one stage of the classifier learns, for all texts."""
 
     def reader_for(self, rows: Rows) -> BlockReader:
-        """Return a reader that knows only the vocabulary of these rows, which are those to train on."""
+        """Returns a reader that knows only the vocabulary of these rows, which are those to train on."""
         ...
 
 
@@ -217,7 +217,7 @@ class StageLearner:
         return self._fit(rows, self._features.reader_for(rows))
 
     def cross_validate(self, fold_done: Callable[[], None]) -> OutOfFoldScores:
-        """Train with each fold held out, and score it. `fold_done` is called after each."""
+        """Trains with each fold held out, and scores it. `fold_done` is called after each."""
         count = len(self._data.y)
         logits = np.zeros((count, len(self._data.tasks)), np.float32)
         nearest = np.zeros(count, np.float32)
@@ -233,7 +233,7 @@ class StageLearner:
         return OutOfFoldScores(logits, nearest, self._nearest_out_of_scope())
 
     def out_of_scope_centroids(self) -> Floats:
-        """Return the centroids of the out-of-scope texts, (centroids, dimensions); empty if there are no such texts."""
+        """Returns the centroids of the out-of-scope texts, (centroids, dimensions); empty if there are none."""
         outside = self._vectors[~self._data.inside]
         if not len(outside):
             return outside
@@ -254,7 +254,7 @@ class StageLearner:
 
 
 def task_centroids(vectors: Floats, y: NDArray[np.intp], tasks: int, seed: int) -> Floats:
-    """Return the centroids of all tasks, (centroids, dimensions), for unit vectors (examples, dimensions).
+    """Returns the centroids of all tasks, (centroids, dimensions), for unit vectors (examples, dimensions).
 
     The nearest centroid is nearly as good a signal as the nearest of all examples.
     """
@@ -264,7 +264,7 @@ def task_centroids(vectors: Floats, y: NDArray[np.intp], tasks: int, seed: int) 
 
 
 def centroids(vectors: Floats, count: int, rng: np.random.Generator) -> Floats:
-    """Return up to `count` centroids by spherical k-means.
+    """Returns up to `count` centroids by spherical k-means.
 
     The initial ones are chosen as in k-means++ (Arthur and Vassilvitskii, 2007).
     """

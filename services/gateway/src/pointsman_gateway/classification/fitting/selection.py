@@ -57,7 +57,7 @@ class StageResults:
 
 
 def evaluate_stage(data: Examples, scores: OutOfFoldScores, logits: Floats, pairs: Floats) -> StageResults:
-    """Evaluate a stage. `logits` are those in `scores`, or a blend of several stages' logits; `pairs` (texts, tasks)
+    """Evaluates a stage. `logits` are those in `scores`, or a blend of several stages' logits; `pairs` (texts, tasks)
     are the texts' pair scores for each task, less the means (`PairRatios`).
     """
     temperature, _ = fit_temperature(logits[data.inside], data.y[data.inside])
@@ -79,7 +79,7 @@ def evaluate_stage(data: Examples, scores: OutOfFoldScores, logits: Floats, pair
 
 
 def best_static_share(data: Examples, static: Floats, encoder: Floats) -> float:
-    """Return the best weight of the static stage's logits when they are blended with the encoder's.
+    """Returns the best weight of the static stage's logits when they are blended with the encoder's.
 
     Best means the lowest cross-entropy on the in-scope examples, after the temperature was fitted.
     """
@@ -92,7 +92,7 @@ def blend(static: Floats, encoder: Floats, share: float) -> Floats:
 
 
 def fit_threshold(data: Examples, static: StageResults, encoder: StageResults) -> CascadeThreshold:
-    """Return the lowest cascade threshold whose accuracy is nearly that of the best one (`TOLERANCE`)."""
+    """Returns the lowest cascade threshold whose accuracy is nearly that of the best one (`TOLERANCE`)."""
     min_score = float(np.quantile(static.score[data.inside], STATIC_REJECT_SHARE))
     candidates = [CascadeThreshold(margin, min_score, 1.0, 0.0) for margin in MARGINS]
     if data.inside.sum() < MIN_EXAMPLES:
@@ -112,12 +112,12 @@ def fit_threshold(data: Examples, static: StageResults, encoder: StageResults) -
 
 
 def passes(threshold: CascadeThreshold, static: StageResults) -> NDArray[np.bool_]:
-    """Return which texts the static stage decides, (texts,)."""
+    """Returns which texts the static stage decides, (texts,)."""
     return (static.margin >= threshold.min_margin) & (static.score >= threshold.min_score)
 
 
 def cascade_results(threshold: CascadeThreshold, static: StageResults, encoder: StageResults) -> StageResults:
-    """Return the results of both stages together, with scores on the encoder's scale."""
+    """Returns the results of both stages together, with scores on the encoder's scale."""
     passing = passes(threshold, static)
     return replace(
         encoder,
@@ -129,7 +129,7 @@ def cascade_results(threshold: CascadeThreshold, static: StageResults, encoder: 
 
 
 def _fit_line(x: NDArray[np.floating], y: NDArray[np.floating]) -> tuple[float, float]:
-    """Return slope (at least 0) and offset by least squares; with few points the slope is 1."""
+    """Returns slope (at least 0) and offset by least squares; with few points the slope is 1."""
     if len(x) < MIN_POINTS_FOR_LINE:
         return 1.0, float((y - x).mean()) if len(x) else 0.0
     slope = max(float(np.cov(x, y)[0, 1]) / max(float(x.var()), 1e-9), 0.0)
