@@ -38,6 +38,11 @@ from pointsman_cli.options import (
 
 _BAR = 20  # characters of the bar for a probability of 1
 
+TextArgument = Annotated[str, typer.Argument(metavar="TEXT", help="The question; - reads it from standard input.")]
+ModelOption = Annotated[
+    str, typer.Option(help='"auto", "path:NAME", an adapter alias ("triage@prod") or the name of a model.')
+]
+
 
 def receipt_line(decision: Decision, end: AnswerEnd, first_token: float | None, total: float) -> str:
     """Formats a decision and its answer as one line.
@@ -103,12 +108,6 @@ def _tokens(end: AnswerEnd) -> str:
     if end.prompt_tokens is None or end.completion_tokens is None:
         return "tokens unknown"
     return f"{end.prompt_tokens} + {end.completion_tokens} tokens"
-
-
-TextArgument = Annotated[str, typer.Argument(metavar="TEXT", help="The question; - reads it from standard input.")]
-ModelOption = Annotated[
-    str, typer.Option(help='"auto", "path:NAME", an adapter alias ("triage@prod") or the name of a model.')
-]
 
 
 def ask(

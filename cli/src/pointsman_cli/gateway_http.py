@@ -17,6 +17,11 @@ from pointsman_servicekit.http_client import open_async_client
 from pointsman_cli.errors import CommandError, Refused, Unreachable
 from pointsman_cli.options import bearer
 
+Item = TypeVar("Item")
+
+_LONE_SURROGATES = re.compile(r"[\ud800-\udfff]")
+_TIMEOUT = httpx.Timeout(130.0, connect=5.0)  # seconds; the gateway's own limit for a request is 120
+
 
 @dataclass(frozen=True, slots=True)
 class ConsideredPath:
@@ -77,12 +82,6 @@ class Question:
     text: str
     model: str
     stream: bool = True
-
-
-Item = TypeVar("Item")
-
-_LONE_SURROGATES = re.compile(r"[\ud800-\udfff]")
-_TIMEOUT = httpx.Timeout(130.0, connect=5.0)  # seconds; the gateway's own limit for a request is 120
 
 
 async def ask_http(url: str, question: Question, key: str = "") -> AsyncIterator[Event]:

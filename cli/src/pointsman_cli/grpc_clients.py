@@ -39,6 +39,16 @@ CALL_SECONDS = 10.0
 LOAD_SECONDS = 180.0
 """Timeout in seconds of a call that waits for the engine, to load an adapter or to finish running requests."""
 
+_TIMEOUT_SECONDS = 130.0
+
+_REGISTER_SECONDS = 600.0
+"""Timeout of a registration.
+
+It covers checks, a copy, a smoke test in a process that imports torch (up to a minute), loading and the first slow
+generation. Adapters registered at the same time are smoke-tested one after the other.
+"""
+_LIST_SECONDS = 10.0
+
 
 def open_channel(address: str) -> grpc.aio.Channel:
     """Opens a channel to the lora-server or the retriever, with the token for it.
@@ -107,9 +117,6 @@ async def fetch_adapters(address: str, name: str) -> pb.ListAdaptersResponse:
     return response
 
 
-_TIMEOUT_SECONDS = 130.0
-
-
 async def ask_grpc(address: str, question: Question, key: str = "") -> AsyncIterator[Event]:
     """Sends the question over gRPC and yields the events of the answer; raises the gateway's PointsmanError."""
     request = gateway_pb2.GenerateRequest(
@@ -149,15 +156,6 @@ def _answer_end(receipt: gateway_pb2.Receipt) -> AnswerEnd:
         sources=tuple(source.title or source.document_id for source in receipt.sources),
         escalated_from=receipt.escalated_from,
     )
-
-
-_REGISTER_SECONDS = 600.0
-"""Timeout of a registration.
-
-It covers checks, a copy, a smoke test in a process that imports torch (up to a minute), loading and the first slow
-generation. Adapters registered at the same time are smoke-tested one after the other.
-"""
-_LIST_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,8 @@ TRAINING_CALL_SECONDS = 60.0
 """Timeout of a call; CreateJob copies the job's files, and Cancel waits for its process to stop."""
 STATE_NAMES = {number: name.removeprefix("TRAINING_STATE_").lower() for name, number in pb.TrainingState.items()}
 
+JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="The job's id, as `jobs list` shows it.")]
+
 
 async def call_training(address: str, call: Callable[[Any], Awaitable[Any]]) -> Any:
     """Runs `call` with a stub of the training service; raises the PointsmanError that the lora-server answers."""
@@ -95,9 +97,6 @@ async def follow_job(address: str, job: str, name: str, console: Console) -> Non
         raise CommandError(f"the lora-server stopped; {job} continues when it is back: `pointsman jobs watch {job}`")
     if progress.state.state != "succeeded":
         raise CommandError(f"{job} {progress.state.state}: {progress.state.facts.get('error', 'it was stopped')}")
-
-
-JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="The job's id, as `jobs list` shows it.")]
 
 
 def build_app() -> typer.Typer:

@@ -46,6 +46,28 @@ SinceOption = Annotated[
     str, typer.Option(metavar="AGE", help='How far back to read the request log, such as "30m", "24h" or "7d".')
 ]
 
+DATASETS_FOLDER = "datasets"  # in the data directory
+
+TaskArgument = Annotated[str, typer.Argument(metavar="TASK", help="A task with a flywheel section in tasks.yaml.")]
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="CONFIG",
+        help="A configuration or example folder; default: the one of the running `pointsman up`.",
+        show_default=False,
+    ),
+]
+DatasetsOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help=f"Folder of the data sets; default: {DATASETS_FOLDER} in the data directory.",
+        show_default=False,
+    ),
+]
+
+TLS_VARIABLES = ("CLIENT_TLS_CA", "CLIENT_TLS_CERTIFICATE", "CLIENT_TLS_KEY")
+
 
 @dataclass(frozen=True, slots=True)
 class LabJob:
@@ -221,27 +243,6 @@ def lint(
     run_interruptibly(run_lab(LabJob(arguments, at, as_json)))
 
 
-DATASETS_FOLDER = "datasets"  # in the data directory
-
-TaskArgument = Annotated[str, typer.Argument(metavar="TASK", help="A task with a flywheel section in tasks.yaml.")]
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="CONFIG",
-        help="A configuration or example folder; default: the one of the running `pointsman up`.",
-        show_default=False,
-    ),
-]
-DatasetsOption = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="DIR",
-        help=f"Folder of the data sets; default: {DATASETS_FOLDER} in the data directory.",
-        show_default=False,
-    ),
-]
-
-
 def config_folder_of(named: Path | None, data_dir: DataDir) -> Path:
     """Returns the named configuration, or that of the running `pointsman up`; raises UsageError if there is neither."""
     running = read_run(data_dir.run_file)
@@ -350,9 +351,6 @@ class Rendering:
         tls = {name: os.environ.get(f"POINTSMAN_{name}", "") for name in TLS_VARIABLES}
         given = {**tls, "RETRIEVER": self.retriever, "SERVICE_TOKEN_FILE": str(token_file_for(self.retriever) or "")}
         return {f"POINTSMAN_GATEWAY_{name}": value for name, value in given.items() if value}
-
-
-TLS_VARIABLES = ("CLIENT_TLS_CA", "CLIENT_TLS_CERTIFICATE", "CLIENT_TLS_KEY")
 
 
 def replay(

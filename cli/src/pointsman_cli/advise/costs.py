@@ -14,6 +14,8 @@ _SECONDS_PER_HOUR = 3600.0
 TRAINING = "training"
 """The name of the training cost among the cost components; the other names are those of a receipt."""
 
+FACTORS = (0.5, 1.0, 2.0)
+
 
 @dataclass(frozen=True, slots=True)
 class CostTerms:
@@ -114,9 +116,6 @@ def _volume(spent: float, saving: float) -> float | None:
     if saving == float("inf"):
         return 0.0
     return spent / saving if saving > 0 else None
-
-
-FACTORS = (0.5, 1.0, 2.0)
 
 
 @dataclass(frozen=True, slots=True)

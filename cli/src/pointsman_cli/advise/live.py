@@ -26,6 +26,9 @@ CONFIDENCE = 0.95
 TIMEOUT_SECONDS = 10.0
 NO_RATINGS = "no path has ratings yet: send feedback, or turn shadow requests on"
 
+MILLION = 1e6
+TOKEN_TYPES = ("prompt", "cached", "completion")
+
 
 @dataclass(frozen=True, slots=True)
 class RatedPath:
@@ -181,9 +184,6 @@ def _table(paths: Sequence[RatedPath]) -> Table:
 
 
 # -- own hardware, compared with a provider
-
-MILLION = 1e6
-TOKEN_TYPES = ("prompt", "cached", "completion")
 
 
 @dataclass(frozen=True, slots=True)

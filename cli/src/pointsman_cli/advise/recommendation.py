@@ -17,6 +17,24 @@ from pointsman_cli.eval.report import EvaluatedPath, Pair, Report, TaskReport, p
 _LONG_PROMPT_SHARE = 0.5  # share of the context window from which the length of a prompt is mentioned
 _LOW_SCORE = 0.5  # scores below this are called low
 
+SIGNIFICANCE_LEVEL = 0.05
+MARGIN = 0.03
+"""A path may score this much below the best one and still count as equally good.
+
+On a small data set a test separates few paths, and a missing difference does not prove that paths are equal.
+"""
+RELATIVE_MARGIN = 0.1
+"""But not more than this share of the best score: of 0.04, 0.03 would be three quarters of the right answers."""
+
+VERDICTS = {
+    "prompt": "stay with prompting",
+    "rag": "add retrieval",
+    "lora": "train",
+    "tuned": "use the fully fine-tuned model",
+    "hybrid": "both: train, and keep examples or passages in the prompt",
+}
+NONE_GOOD_ENOUGH = "none of them is good enough yet"
+
 
 def reasons(
     task: TaskReport,
@@ -122,25 +140,6 @@ def _window_reason(scored: Sequence[EvaluatedPath]) -> Iterator[str]:
                 f"prompt length: {path.path} fills {share:.0%} of the {path.context_window:,} tokens of the window at "
                 "p95; an adapter needs no examples in its prompt"
             )
-
-
-SIGNIFICANCE_LEVEL = 0.05
-MARGIN = 0.03
-"""A path may score this much below the best one and still count as equally good.
-
-On a small data set a test separates few paths, and a missing difference does not prove that paths are equal.
-"""
-RELATIVE_MARGIN = 0.1
-"""But not more than this share of the best score: of 0.04, 0.03 would be three quarters of the right answers."""
-
-VERDICTS = {
-    "prompt": "stay with prompting",
-    "rag": "add retrieval",
-    "lora": "train",
-    "tuned": "use the fully fine-tuned model",
-    "hybrid": "both: train, and keep examples or passages in the prompt",
-}
-NONE_GOOD_ENOUGH = "none of them is good enough yet"
 
 
 @dataclass(frozen=True, slots=True)

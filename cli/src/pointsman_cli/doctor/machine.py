@@ -19,6 +19,21 @@ from pointsman_cli.engine_environment import INSTALL_ENGINE, VARIABLE, python_pa
 from pointsman_cli.errors import CommandError
 from pointsman_cli.up.plan import server_binary
 
+GIB = 2**30
+# An engine with a 135M model takes about 2 GB; the services and Valkey together take less than 1 GB.
+MEMORY_NEEDED = 3 * GIB
+MEMORY_WANTED = 5 * GIB
+# The base model takes 270 MB and 370 MB more while it is created; an adapter takes a few MB.
+DISK_NEEDED = 1 * GIB
+DISK_WANTED = 3 * GIB
+
+SERVICES = ("pointsman_gateway", "pointsman_embedding", "pointsman_lab")
+
+_VLLM_SECONDS = 180.0  # importing vllm from a cold disk is slow
+_PROGRAM_SECONDS = 10.0
+
+RETRIEVER, LORA_SERVER = "pointsman_retriever", "pointsman_lora_server"
+
 
 class Level(Enum):
     OK = "ok"
@@ -91,15 +106,6 @@ def _existing(folder: Path) -> Path:
     return next(at for at in (folder, *folder.parents) if at.exists())
 
 
-GIB = 2**30
-# An engine with a 135M model takes about 2 GB; the services and Valkey together take less than 1 GB.
-MEMORY_NEEDED = 3 * GIB
-MEMORY_WANTED = 5 * GIB
-# The base model takes 270 MB and 370 MB more while it is created; an adapter takes a few MB.
-DISK_NEEDED = 1 * GIB
-DISK_WANTED = 3 * GIB
-
-
 def check_hardware(machine: Machine, *, engine: bool = True) -> Iterator[Finding]:
     """Checks Python, and if an `engine` will run on this machine also processor, memory and disk."""
     yield _python(machine)
@@ -152,12 +158,6 @@ def _disk(machine: Machine) -> Finding:
     if machine.disk_free < DISK_WANTED:
         return warn("disk", f"{have}; {DISK_WANTED // GIB} GiB are better")
     return ok("disk", have)
-
-
-SERVICES = ("pointsman_gateway", "pointsman_embedding", "pointsman_lab")
-RETRIEVER, LORA_SERVER = "pointsman_retriever", "pointsman_lora_server"
-_VLLM_SECONDS = 180.0  # importing vllm from a cold disk is slow
-_PROGRAM_SECONDS = 10.0
 
 
 def check_installation(

@@ -36,6 +36,8 @@ from pointsman_cli.options import (
 
 _PAST_THE_CACHE = {"cache-control": "no-store"}
 
+_PLAIN_SECONDS = 10.0  # between two progress lines if there is no terminal
+
 
 def evaluate(
     dataset: Annotated[
@@ -203,9 +205,6 @@ def _must_be_writable(file: Path | None) -> None:
     """Raises UsageError if the report could not be written, before any request is paid for."""
     if file and (not file.parent.is_dir() or file.is_dir() or not os.access(file.parent, os.W_OK)):
         raise UsageError(f"cannot write {file}: its folder is missing or not yours, or it is a folder")
-
-
-_PLAIN_SECONDS = 10.0  # between two progress lines if there is no terminal
 
 
 class EvaluationProgress:

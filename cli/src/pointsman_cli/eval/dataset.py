@@ -11,6 +11,9 @@ from typing import Any
 
 from pointsman_cli.errors import UsageError
 
+_MAX_PROBLEMS = 5  # named in one error message
+_ROLES = ("system", "developer", "user", "assistant")
+
 
 def text_of(file: Path) -> str:
     """Reads a UTF-8 file with or without a byte-order mark; raises UsageError if it cannot be read."""
@@ -53,10 +56,6 @@ def whole_lines(file: Path) -> Iterator[tuple[int, str]]:
     except OSError as error:
         raise UsageError(f"cannot go on with {file}: {error.strerror or error}") from error
     return numbered(text_of(file))
-
-
-_MAX_PROBLEMS = 5  # named in one error message
-_ROLES = ("system", "developer", "user", "assistant")
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,9 @@ paired.
 
 Column = NDArray[np.float64]
 
+_Outcome = tuple[Column, Column]
+"""The score and the dollars of each row."""
+
 
 class _TaskRows:
     """The rows of one task for which every path and `auto` have a score, with these scores."""
@@ -54,10 +57,6 @@ class _TaskRows:
 
     def own_means(self) -> dict[str, tuple[float, float]]:
         return {path: (float(self.scores(path).mean()), float(self.usd(path).mean())) for path in self.paths}
-
-
-_Outcome = tuple[Column, Column]
-"""The score and the dollars of each row."""
 
 
 def check_choices(plan: EvaluationPlan, shares: Mapping[str, float], chosen_by: Report | None) -> None:

@@ -16,6 +16,14 @@ from pointsman_cli.errors import CommandError, Refused, Unreachable, UsageError
 from pointsman_cli.eval.dataset import Dataset, Row
 from pointsman_cli.gateway_http import AnswerEnd, TextChunk, get_json, stream_answer
 
+AUTO = "auto"
+"""The `model` with which the gateway chooses the path."""
+UNKNOWN = "unknown"
+"""The task of rows that belong to no task; the default path should answer them."""
+_UNKNOWN_METRIC = {"contains": True}
+
+JUDGE_METRIC = "judge"
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -92,13 +100,6 @@ class JudgeScorer:
         }
 
 
-AUTO = "auto"
-"""The `model` with which the gateway chooses the path."""
-UNKNOWN = "unknown"
-"""The task of rows that belong to no task; the default path should answer them."""
-_UNKNOWN_METRIC = {"contains": True}
-
-
 @dataclass(frozen=True, slots=True)
 class CatalogueTask:
     paths: Sequence[str]
@@ -156,9 +157,6 @@ def _catalogue(told: Mapping[str, Any], models: Sequence[str]) -> Catalogue:
         default_path=told["default_path"],
         models=models,
     )
-
-
-JUDGE_METRIC = "judge"
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,9 @@ from pointsman_cli.options import plain_table
 
 VERSION = 1
 
+_NOTHING = "-"
+_SIGNIFICANT = 0.05
+
 
 @dataclass(frozen=True, slots=True)
 class LatencyQuantiles:
@@ -189,10 +192,6 @@ def read_report(file: Path) -> Report:
     if report.version != VERSION:
         raise UsageError(f"{file} is of version {report.version}; this command reads {VERSION}")
     return report
-
-
-_NOTHING = "-"
-_SIGNIFICANT = 0.05
 
 
 def print_report(console: Console, report: Report) -> None:

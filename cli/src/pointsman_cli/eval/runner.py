@@ -20,6 +20,9 @@ from pointsman_cli.gateway_http import AnswerEnd, Decision, TextChunk, run_concu
 
 OK = "ok"
 
+_MAX_ATTEMPTS = 5
+_MAX_WAIT_SECONDS = 60.0  # a longer wait for a rate limit counts as a failure
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -166,10 +169,6 @@ def scores_of(file: Path) -> dict[str, Any]:
         for (task, path, model), of_path in scores.items()
     ]  # fmt: skip
     return {"id": header["sha256"], "results": results}
-
-
-_MAX_ATTEMPTS = 5
-_MAX_WAIT_SECONDS = 60.0  # a longer wait for a rate limit counts as a failure
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,12 @@ from pointsman_cli.eval.report import (
 )
 from pointsman_cli.eval.runner import Answer
 
+_MAX_LABELS = 20
+
+_MAX_CHARACTERS = 2000  # of one text
+
+OTHER, NO_JSON, FAILED = "(something else)", "(no JSON)", "(failed)"
+
 
 @dataclass(frozen=True, slots=True)
 class EvalSettings:
@@ -173,10 +179,6 @@ def _pair(first: str, second: str, by_path: Mapping[str, Sequence[Answer]], conf
     return Pair(first, second, len(shared), found.difference, found.p_value, found.p_value, found.test)
 
 
-_MAX_LABELS = 20
-OTHER, NO_JSON, FAILED = "(something else)", "(no JSON)", "(failed)"
-
-
 def confusions(rows: Mapping[str, Row], by_path: Mapping[str, Sequence[Answer]]) -> Iterator[Confusion]:
     """Yields one confusion matrix for each path; none if the task has no labels (a few texts that recur)."""
     field = _label_field([row.output for row in rows.values()])
@@ -224,9 +226,6 @@ def _answered(answer: Answer, field: str, labels: Sequence[str]) -> str:
         return NO_JSON
     label = got.get(field) if isinstance(got, dict) else None
     return label if isinstance(label, str) and label in labels else OTHER
-
-
-_MAX_CHARACTERS = 2000  # of one text
 
 
 def disagreements(

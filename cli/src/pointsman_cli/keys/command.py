@@ -46,6 +46,10 @@ ConcurrencyOption = Annotated[int | None, typer.Option(metavar="N", help="Maximu
 DayOption = Annotated[float | None, typer.Option(metavar="USD", help="Budget per day (UTC).")]
 MonthOption = Annotated[float | None, typer.Option(metavar="USD", help="Budget per month (UTC).")]
 
+ScopeOption = Annotated[
+    list[str] | None, typer.Option(metavar="NAME", help="Allow only this one; repeatable; default: all.")
+]
+
 
 def changed_limits(
     requests: int | None, tokens: int | None, concurrency: int | None, day: float | None, month: float | None
@@ -89,11 +93,6 @@ def run_on_keys(redis: str, data_dir: Path, work: Callable[[Administration], Awa
             return await work(Administration(opened))
 
     return run_interruptibly(run())
-
-
-ScopeOption = Annotated[
-    list[str] | None, typer.Option(metavar="NAME", help="Allow only this one; repeatable; default: all.")
-]
 
 
 def build_app() -> typer.Typer:

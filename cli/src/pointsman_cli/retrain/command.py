@@ -62,6 +62,15 @@ from pointsman_cli.train.progress import Evaluation, Message, TrainingStep, to_e
 LINE_INTERVAL_SECONDS = 10.0
 """Minimum time between two progress lines on the same subject."""
 
+RUNS_FOLDER = "retrain"
+"""In the data directory."""
+REJECTED_EXIT_CODE = 3
+"""Exit code if the new version was rejected, which is not an error."""
+
+STEPS = ("data", "train", "evaluate", "canary", "promote")
+
+StepChoice = Enum("Step", {step: step for step in STEPS}, type=str)  # type: ignore[misc]  # typer shows the values of such
+
 
 class ProgressLines:
     def __init__(self, console: Console) -> None:
@@ -113,16 +122,6 @@ def _facts(step: StepState) -> Iterator[str]:
 
 def _time(step: StepState) -> str:
     return datetime.fromtimestamp(step.ended, UTC).strftime("%Y-%m-%d %H:%M:%S UTC") if step.ended else ""
-
-
-RUNS_FOLDER = "retrain"
-"""In the data directory."""
-REJECTED_EXIT_CODE = 3
-"""Exit code if the new version was rejected, which is not an error."""
-
-STEPS = ("data", "train", "evaluate", "canary", "promote")
-
-StepChoice = Enum("Step", {step: step for step in STEPS}, type=str)  # type: ignore[misc]  # typer shows the values of such
 
 
 class Method(str, Enum):  # noqa: UP042  # typer shows the values of such

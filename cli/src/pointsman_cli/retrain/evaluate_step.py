@@ -20,6 +20,9 @@ from pointsman_cli.retrain.data_step import AnswerSource, Messages, ModelAnswer,
 from pointsman_cli.retrain.run_state import Facts, GateTerms, RetrainPlan, RunState, StepResult
 from pointsman_cli.retrain.train_step import AliasLookup
 
+MAX_WORSE_ROWS = 5
+"""Number of worse rows to keep in the state file."""
+
 
 @dataclass(frozen=True, slots=True)
 class GateResult:
@@ -95,10 +98,6 @@ async def score_answers(scorer: Scorer, rows: Sequence[Row], answers: Sequence[M
         0.0 if answer.error else (await scorer.judge(row, answer.text)).score
         for row, answer in zip(rows, answers, strict=True)
     ]
-
-
-MAX_WORSE_ROWS = 5
-"""Number of worse rows to keep in the state file."""
 
 
 @dataclass(frozen=True, slots=True)

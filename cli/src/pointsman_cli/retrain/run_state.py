@@ -18,6 +18,11 @@ WAITING, RUNNING, DONE, SKIPPED, REFUSED = "waiting", "running", "done", "skippe
 
 Facts = Mapping[str, Any]
 
+Retire = Callable[[str, str], Awaitable[None]]
+"""Retires a version with a reason; idempotent."""
+
+PROMOTED, REJECTED = "promoted", "refused"
+
 
 @dataclass(frozen=True, slots=True)
 class StepState:
@@ -104,9 +109,6 @@ def latest_run(runs_folder: Path) -> RunFile | None:
         raise CommandError(f"{files[-1]} cannot be read ({error}); --restart begins a new run") from error
 
 
-PROMOTED, REJECTED = "promoted", "refused"
-
-
 @dataclass(frozen=True, slots=True)
 class StepResult:
     said: str
@@ -127,10 +129,6 @@ class Step(Protocol):
         Raises CommandError or PointsmanError; then the step runs again when the retraining is continued.
         """
         ...
-
-
-Retire = Callable[[str, str], Awaitable[None]]
-"""Retires a version with a reason; idempotent."""
 
 
 async def run_steps(

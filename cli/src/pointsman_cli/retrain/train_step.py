@@ -26,6 +26,9 @@ EXCLUDED_FOR_DPO = ("rank", "learning_rate")
 """Settings that do not apply to DPO: the rank is that of the starting version, and the learning rate must be a tenth.
 """
 
+DATA_TIME_FACT = "data_unix"
+"""The manifest fact with the time of the data, in Unix seconds."""
+
 
 @dataclass(frozen=True, slots=True)
 class TrainingSpec:
@@ -203,10 +206,6 @@ class TrainStep:
             facts={"data_set": f"{self.plan.task}/{data['name']}", **await self.dates()},
             author=f"retrain {state.run}",
         )
-
-
-DATA_TIME_FACT = "data_unix"
-"""The manifest fact with the time of the data, in Unix seconds."""
 
 
 @dataclass(frozen=True, slots=True)

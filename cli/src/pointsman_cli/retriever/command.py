@@ -25,6 +25,8 @@ from pointsman_cli.retriever.tune import tune
 
 _LIST_SECONDS = 30.0
 
+CollectionArgument = Annotated[str, typer.Argument(help="The collection.")]
+
 
 async def fetch_collections(address: str, tenant: str) -> Sequence[pb.Collection]:
     async with open_channel(address) as channel:
@@ -59,9 +61,6 @@ async def reembed_collection(
             async for last in retriever_stub(channel).Reembed(request):
                 progress(last)
     return last.collection
-
-
-CollectionArgument = Annotated[str, typer.Argument(help="The collection.")]
 
 
 def build_app() -> typer.Typer:

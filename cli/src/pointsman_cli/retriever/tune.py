@@ -29,6 +29,8 @@ LINE_FORMAT = '{"query": "...", "documents": ["id", ...]}'
 
 SearchCandidates = dict[str, pb.SearchSettings]
 
+BATCH_SEARCHES = 50  # searches in one call
+
 
 @dataclass(frozen=True, slots=True)
 class LabelledQuery:
@@ -121,9 +123,6 @@ def _is_relevant(seen: BestScores, least: tuple[float, float]) -> bool:
 
 def _tenths(first: int, last: int) -> list[float]:
     return [step / 10 for step in range(first, last)]
-
-
-BATCH_SEARCHES = 50  # searches in one call
 
 
 @dataclass(frozen=True, slots=True)

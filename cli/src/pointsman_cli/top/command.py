@@ -33,6 +33,9 @@ from pointsman_cli.top.services import AdapterView, EngineAdapters, ServiceAddre
 _NOTHING = "-"
 _COLUMNS = ("share", "req/s", "p50", "p95", "TTFT\np50", "TTFT\np95", "tok/s", "$ per\n1k", "fell\nback", "failed")
 
+DEFAULT_LORA_METRICS = "127.0.0.1:9083"
+WINDOW = 10.0
+
 
 def top_view(view: View) -> RenderableType:
     return Group(*_gateway(view), Text(), *_lora_server(view))
@@ -176,10 +179,6 @@ def _dollars(value: float | None) -> str:
 
 def _count(value: float | None) -> str:
     return _NOTHING if value is None else f"{value:.0f}"
-
-
-DEFAULT_LORA_METRICS = "127.0.0.1:9083"
-WINDOW = 10.0
 
 
 def top(

@@ -12,6 +12,8 @@ Labels = tuple[tuple[str, str], ...]
 Samples = Mapping[str, Mapping[Labels, float]]
 """By sample name: "pointsman_requests_total", "pointsman_in_flight"."""
 
+_COUNTERS = ("_total", "_bucket", "_count", "_sum")
+
 
 @dataclass(frozen=True, slots=True)
 class Scrape:
@@ -67,9 +69,6 @@ def quantile(buckets: Mapping[float, float], share: float) -> float | None:
             return lower + (edge - lower) * (rank - below) / (buckets[edge] - below)
         lower, below = edge, buckets[edge]
     return lower
-
-
-_COUNTERS = ("_total", "_bucket", "_count", "_sum")
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,9 @@ from pointsman_cli.top.metrics import Scrape, Window, parse_metrics
 ADAPTER_TIMEOUT_SECONDS = 2.0
 _WITH_THE_ENGINE = frozenset({"loading", "warm", "serving", "draining"})
 
+TIMEOUT_SECONDS = 2.0
+"""Timeout of one request."""
+
 
 @dataclass(frozen=True, slots=True)
 class AdapterView:
@@ -80,10 +83,6 @@ def _adapter(version: pb.AdapterVersion, aliases: Sequence[pb.Alias], resident: 
         aliases=tuple(each.alias for each in aliases if each.version == name),
         canary={each.alias: each.canary_weight for each in aliases if each.canary_version == name},
     )
-
-
-TIMEOUT_SECONDS = 2.0
-"""Timeout of one request."""
 
 
 @dataclass(frozen=True, slots=True)

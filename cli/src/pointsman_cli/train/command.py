@@ -33,6 +33,9 @@ from pointsman_cli.train import options as given
 from pointsman_cli.train.options import TRAINER_MODULE, TrainingJob
 from pointsman_cli.train.progress import Done, TrainingProgress, parse_event
 
+RENDERED = "rendered"
+"""Folder of rendered rows, in the data directory."""
+
 
 @dataclass(frozen=True, slots=True)
 class TrainingTarget:
@@ -118,10 +121,6 @@ def train(
     wanted = registered and not (check_only or evaluate_only)
     target = TrainingTarget(address, alias, Provenance(force=force)) if wanted else None
     run_interruptibly(_train(job, at, engine, base, target, check_only))
-
-
-RENDERED = "rendered"
-"""Folder of rendered rows, in the data directory."""
 
 
 async def _rendered(job: TrainingJob, rendering: Rendering, data_dir: DataDir) -> TrainingJob:

@@ -11,12 +11,6 @@ import typer
 
 from pointsman_cli.errors import UsageError
 
-
-class StopOn(str, Enum):  # noqa: UP042  # typer shows the values of such
-    LOSS = "loss"
-    METRIC = "metric"
-
-
 NameOption = Annotated[str, typer.Option(help="Name of the adapter: 1 to 64 of a-z, 0-9, - and _.")]
 DataOption = Annotated[
     Path, typer.Option(metavar="FILE", help="Training examples as JSON Lines; pairs of answers for dpo.")
@@ -87,7 +81,7 @@ ShotsOption = Annotated[
 PatienceOption = Annotated[
     int | None, typer.Option(min=0, help="Stop after this many evaluations without improvement; 0: never.")
 ]
-StopOnOption = Annotated[StopOn | None, typer.Option(help="What selects the best weights.")]
+
 CheckOption = Annotated[
     bool, typer.Option("--check-only", help="Check the data, show the first rendered prompt and exit.")
 ]
@@ -114,8 +108,15 @@ OnServerOption = Annotated[
 ]
 DetachOption = Annotated[bool, typer.Option("--detach", help="With --on-server: print the job's id and exit.")]
 
-
 TRAINER_MODULE = "pointsman_lora_server.training"
+
+
+class StopOn(str, Enum):  # noqa: UP042  # typer shows the values of such
+    LOSS = "loss"
+    METRIC = "metric"
+
+
+StopOnOption = Annotated[StopOn | None, typer.Option(help="What selects the best weights.")]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 METRICS = ("exact", "json_f1", "word_f1", "preference_accuracy")
 
+_PLAIN_SECONDS = 10.0  # between two progress lines if there is no terminal
+_MOST_LABELS = 12  # per field, on one line
+
 
 @dataclass(frozen=True, slots=True)
 class DataReport:
@@ -170,10 +173,6 @@ def _integers(found: Mapping[str, Any]) -> dict[str, int]:
 
 def _floats(found: Mapping[str, Any]) -> dict[str, float]:
     return {str(key): float(value) for key, value in found.items()}
-
-
-_PLAIN_SECONDS = 10.0  # between two progress lines if there is no terminal
-_MOST_LABELS = 12  # per field, on one line
 
 
 class TrainingProgress:

@@ -20,6 +20,11 @@ from pointsman_cli.example import EXAMPLE_FILE, Example
 
 HOST = "127.0.0.1"
 
+ENGINE_NAME = "local"
+
+MAX_SOCKET_PATH = 107
+"""Bytes that the kernel takes as the path of a Unix socket (unix(7))."""
+
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
@@ -81,9 +86,6 @@ def split_address(address: str, option: str) -> tuple[str, int]:
     if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
         raise UsageError(f"{option} is '{address}'; it should be HOST:PORT, such as 127.0.0.1:8080")
     return host, int(port)
-
-
-ENGINE_NAME = "local"
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,10 +215,6 @@ def _gateway(example: Example, data_dir: DataDir, addresses: Addresses, programs
 def with_workers(gateway: Service, workers: int) -> Service:
     """Returns the service with `workers` gateway processes on the same ports."""
     return replace(gateway, environment={**gateway.environment, "POINTSMAN_GATEWAY_WORKERS": str(workers)})
-
-
-MAX_SOCKET_PATH = 107
-"""Bytes that the kernel takes as the path of a Unix socket (unix(7))."""
 
 
 def server_binary() -> Path:

@@ -17,6 +17,10 @@ from pointsman_cli.errors import CommandError, UsageError
 from pointsman_cli.processes import describe_exit, kill_processes, launch_command, process_tree
 from pointsman_cli.up.plan import Service
 
+T = TypeVar("T")
+
+REAPER_GRACE_SECONDS = 35.0  # seconds; longer than the grace of any child
+
 
 class Child:
     def __init__(self, service: Service, guard: int = -1) -> None:
@@ -79,11 +83,6 @@ class Child:
     def _running(self) -> asyncio.subprocess.Process:
         assert self._process is not None, f"{self.service.name} was not started"
         return self._process
-
-
-T = TypeVar("T")
-
-REAPER_GRACE_SECONDS = 35.0  # seconds; longer than the grace of any child
 
 
 class Supervisor:

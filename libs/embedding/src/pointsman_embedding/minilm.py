@@ -23,6 +23,17 @@ TOKENS_PER_JOB = 500
 
 _ERRORS_ONLY = 3
 
+GRAPH = "model.onnx"
+TOKENIZER = "tokenizer.json"
+MANIFEST = "manifest.json"
+WORDS = "words.npy"
+"""A copy of the graph's vectors of words, three quarters of its size. Folders of earlier versions do not have it."""
+WORDS_IN_GRAPH = "embeddings.word_embeddings.weight"
+FINGERPRINT_PREFIX = "minilm-l6-v2-int8"
+
+# Increment it if the way of creating the files changes: existing folders are then created anew.
+RECIPE = 2
+
 
 class MiniLM:
     """The encoder all-MiniLM-L6-v2; one instance may be shared between threads."""
@@ -121,18 +132,6 @@ def _map_words(folder: Path) -> dict[str, onnxruntime.OrtValue]:
     if not (folder / WORDS).exists():
         return {}
     return {WORDS_IN_GRAPH: onnxruntime.OrtValue.ortvalue_from_numpy(np.load(folder / WORDS, mmap_mode="r"))}
-
-
-GRAPH = "model.onnx"
-TOKENIZER = "tokenizer.json"
-MANIFEST = "manifest.json"
-WORDS = "words.npy"
-"""A copy of the graph's vectors of words, three quarters of its size. Folders of earlier versions do not have it."""
-WORDS_IN_GRAPH = "embeddings.word_embeddings.weight"
-FINGERPRINT_PREFIX = "minilm-l6-v2-int8"
-
-# Increment it if the way of creating the files changes: existing folders are then created anew.
-RECIPE = 2
 
 
 def fingerprint(folder: Path) -> str:

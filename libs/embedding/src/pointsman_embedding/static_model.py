@@ -22,6 +22,9 @@ FINGERPRINT_PREFIX = "static-256"
 # Increment it if the way of creating the table changes: existing tables are then created anew.
 RECIPE = 1
 
+# Arora et al., "A Simple but Tough-to-Beat Baseline for Sentence Embeddings" (2017): frequent tokens are weighted less.
+SMOOTHING = 1e-3
+
 
 class StaticModel:
     """A table of token vectors; one instance may be shared between threads."""
@@ -101,10 +104,6 @@ def check(folder: Path) -> str:
     if manifest.get("sha256") != found:
         raise ModelMissing(folder, f"{TABLE} is not the file that {MANIFEST} describes")
     return expected
-
-
-# Arora et al., "A Simple but Tough-to-Beat Baseline for Sentence Embeddings" (2017): frequent tokens are weighted less.
-SMOOTHING = 1e-3
 
 
 def distil(encoder: MiniLM) -> NDArray[np.float16]:

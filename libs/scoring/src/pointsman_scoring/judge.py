@@ -38,6 +38,8 @@ MAX_SCORE = 10
 
 _MARKS = r"[*_`\" \t]*"
 
+Preference = Literal["first", "second", "tie", "disagreement"]
+
 
 @lru_cache(maxsize=8)
 def _score_pattern(name: str) -> re.Pattern[str]:
@@ -65,9 +67,6 @@ def parse_pair(said: str) -> tuple[float, float] | None:
 def pair_case(messages: Sequence[Any], first: str, second: str) -> str:
     """Returns the JSON object that shows a judge a conversation (as in a chat request) and two answers to it."""
     return json.dumps({"request": messages, "A": first, "B": second}, ensure_ascii=False)
-
-
-Preference = Literal["first", "second", "tie", "disagreement"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,16 @@ import re
 import unicodedata
 from typing import Any, Protocol
 
+Leaf = tuple[str, Any]
+"""A type and a value, since True == 1 in Python but not in JSON."""
+
+NOTHING: Any = object()
+"""Stands for a text that is not JSON, since None is JSON's null."""
+
+_SECONDS = 0.05  # answers are untrusted: a pattern that takes longer than this does not match
+
+_WORDS = re.compile(r"\w+")
+
 
 class MetricError(ValueError):
     """Raised if a metric's options are not valid, or it cannot use the expected value; the message says why."""
@@ -23,13 +33,6 @@ class Metric(Protocol):
 def plain(text: str) -> str:
     """Normalizes a text for comparison: Unicode NFKC, case folded, single spaces."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-
-
-Leaf = tuple[str, Any]
-"""A type and a value, since True == 1 in Python but not in JSON."""
-
-NOTHING: Any = object()
-"""Stands for a text that is not JSON, since None is JSON's null."""
 
 
 def parsed(text: str) -> Any:
@@ -133,9 +136,6 @@ class JsonFields:
         return 2 * right / (len(found) + len(wanted))
 
 
-_SECONDS = 0.05  # answers are untrusted: a pattern that takes longer than this does not match
-
-
 class Regex:
     """Without a label, 1 if the pattern is found. With a label, 1 if the last match equals it.
 
@@ -170,9 +170,6 @@ class Regex:
         if last is None:
             return None
         return (last[1] if self._pattern.groups else last[0]) or ""
-
-
-_WORDS = re.compile(r"\w+")
 
 
 class RougeL:

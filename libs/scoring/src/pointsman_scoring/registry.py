@@ -19,6 +19,15 @@ from pointsman_servicekit.extensions import load_extension
 
 from pointsman_scoring.metrics import Contains, Exact, JsonFields, Metric, MetricError, Regex, RougeL
 
+_WITHOUT_OPTION: Mapping[str, Callable[[], Metric]] = {
+    "exact": Exact,
+    "json_fields": JsonFields,
+    "contains": Contains,
+    "rouge_l": RougeL,
+}
+
+ENTRY_POINT_GROUP = "pointsman.metrics"
+
 
 class EntryPoint:
     """A metric of the user's own: a function `(answer: str, expected) -> float`.
@@ -54,18 +63,10 @@ class UserMetric:
         return _checked_score(self._name, self._metric.score, answer, expected)
 
 
-_WITHOUT_OPTION: Mapping[str, Callable[[], Metric]] = {
-    "exact": Exact,
-    "json_fields": JsonFields,
-    "contains": Contains,
-    "rouge_l": RougeL,
-}
 _WITH_OPTION: Mapping[str, Callable[[str], Metric]] = {"regex": Regex, "entry_point": EntryPoint}
 
 METRICS = (*_WITHOUT_OPTION, *_WITH_OPTION)
 """The names of the built-in metrics."""
-
-ENTRY_POINT_GROUP = "pointsman.metrics"
 
 
 def is_user_metric(name: str) -> bool:

@@ -14,6 +14,13 @@ from pointsman_servicekit.errors import FAMILIES, Internal, PointsmanError, Unav
 DOMAIN = "pointsman"
 _BY_STATUS = {family.grpc_status: family for family in FAMILIES}
 
+# None if no servicer has the method. Quoted, since grpcio's classes are generic in their type stubs only.
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+Method: TypeAlias = Any
+"""A servicer's method: a coroutine function or an async generator function of a request and its context."""
+Wrap = Callable[[Method], Method]
+
 
 def to_status(error: PointsmanError) -> Any:
     """Converts the error to the argument of `context.abort_with_status`; half characters in its texts become "?"."""
@@ -64,14 +71,6 @@ def _packed(message: Any) -> any_pb2.Any:
     packed = any_pb2.Any()
     packed.Pack(message)
     return packed
-
-
-# None if no servicer has the method. Quoted, since grpcio's classes are generic in their type stubs only.
-Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
-Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
-Method: TypeAlias = Any
-"""A servicer's method: a coroutine function or an async generator function of a request and its context."""
-Wrap = Callable[[Method], Method]
 
 
 def wrap_handler(handler: Handler, unary: Wrap, stream: Wrap) -> Handler:

@@ -26,6 +26,28 @@ _SAY_NOTHING_OF_VALUES = (
 _ESCAPED = {code: f"\\x{code:02x}" for code in (*range(32), 127, *range(128, 160))} | {10: "\\n", 13: "\\r", 9: "\t"}
 """Escapes for control characters, so that logged text can neither start a new line nor move a terminal's cursor."""
 
+NO_ID = "-"
+
+request_id: ContextVar[str] = ContextVar("request_id", default=NO_ID)
+decision_id: ContextVar[str] = ContextVar("decision_id", default=NO_ID)
+
+Metadata = tuple[tuple[str, str], ...]
+
+MASK = "[secret]"
+
+_SECRETS = re.compile(
+    r"""
+      (?<![A-Za-z0-9]) (?:pm|sk|rk|pk) [_-] [A-Za-z0-9_-]{8,}          # our keys, and those of most providers
+    | (?<![A-Za-z0-9]) (?:gh[pousr]_|hf_|xox[abp]-|AKIA|AIza) [A-Za-z0-9_-]{8,}
+    | (?<![A-Za-z0-9_-]) eyJ [A-Za-z0-9_-]{8,} \. [A-Za-z0-9_-]{8,} (?: \. [A-Za-z0-9_-]* )?   # a JSON web token
+    | (?<= Bearer [ ]) [^\s"',;]{8,}
+    | (?<= Basic [ ]) [A-Za-z0-9+/=]{8,}
+    | (?<= ://) [^\s/@:"']* : [^\s/@"']+ (?= @ )                          # in an address
+    | -----BEGIN [A-Z ]* PRIVATE[ ]KEY----- [^-]* (?: -----END [A-Z ]* PRIVATE[ ]KEY----- )?
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+
 
 def configure_logging(service: str, level: str = "INFO", form: LogFormat = "text") -> None:
     """Configures the root logger to write to standard error.
@@ -145,12 +167,6 @@ def _named(error: BaseException, shows_all: bool) -> str:
     return f"{name}: {says.translate(_ESCAPED)}" if says else name
 
 
-NO_ID = "-"
-
-request_id: ContextVar[str] = ContextVar("request_id", default=NO_ID)
-decision_id: ContextVar[str] = ContextVar("decision_id", default=NO_ID)
-
-
 @dataclass(frozen=True, slots=True)
 class TraceIds:
     """The ids of the current span and its trace, as lowercase hexadecimal digits."""
@@ -171,28 +187,9 @@ def sampled_trace_id() -> str:
     return ids.trace_id if ids is not None and ids.sampled else ""
 
 
-Metadata = tuple[tuple[str, str], ...]
-
-
 def correlation_metadata() -> Metadata:
     """Returns the ids of request and decision as gRPC metadata, so that the called service logs them."""
     return (("x-request-id", request_id.get()), ("x-pointsman-decision-id", decision_id.get()))
-
-
-MASK = "[secret]"
-
-_SECRETS = re.compile(
-    r"""
-      (?<![A-Za-z0-9]) (?:pm|sk|rk|pk) [_-] [A-Za-z0-9_-]{8,}          # our keys, and those of most providers
-    | (?<![A-Za-z0-9]) (?:gh[pousr]_|hf_|xox[abp]-|AKIA|AIza) [A-Za-z0-9_-]{8,}
-    | (?<![A-Za-z0-9_-]) eyJ [A-Za-z0-9_-]{8,} \. [A-Za-z0-9_-]{8,} (?: \. [A-Za-z0-9_-]* )?   # a JSON web token
-    | (?<= Bearer [ ]) [^\s"',;]{8,}
-    | (?<= Basic [ ]) [A-Za-z0-9+/=]{8,}
-    | (?<= ://) [^\s/@:"']* : [^\s/@"']+ (?= @ )                          # in an address
-    | -----BEGIN [A-Z ]* PRIVATE[ ]KEY----- [^-]* (?: -----END [A-Z ]* PRIVATE[ ]KEY----- )?
-    """,
-    re.VERBOSE | re.IGNORECASE,
-)
 
 
 def mask_secrets(text: str, mask: str = MASK) -> str:

@@ -23,6 +23,29 @@ from pointsman_servicekit.metrics_page import ThreadedMetricsPages, encode_page,
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication
 
+EVERY = 0.1
+"""Seconds between two measurements."""
+
+SECONDS = (.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5)  # fmt: skip
+
+Combine = Callable[[Iterable[float]], float]
+Dump = Sequence[Sequence[Any]]
+"""The metrics of one process as JSON. A family has name, documentation, type, unit and samples. A sample has name,
+labels, value, and an exemplar (labels, value, Unix seconds) or None.
+"""
+
+CUMULATIVE = ("counter", "histogram", "summary")
+"""Types whose samples are added up, and stay in the sums after their process has ended."""
+
+PROCESS_GAUGES: Mapping[str, Combine] = {
+    "process_virtual_memory_bytes": sum,
+    "process_resident_memory_bytes": sum,
+    "process_open_fds": sum,
+    "process_max_fds": sum,
+    "process_start_time_seconds": min,
+}
+"""How the gauges of prometheus_client's own collectors are combined."""
+
 
 @contextmanager
 def serving_metrics(
@@ -84,12 +107,6 @@ class _Silent(WSGIRequestHandler):
 
     def log_message(self, format: str, *words: Any) -> None:
         pass
-
-
-EVERY = 0.1
-"""Seconds between two measurements."""
-
-SECONDS = (.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5)  # fmt: skip
 
 
 @asynccontextmanager
@@ -159,25 +176,6 @@ def _stream(behaviour: Method, calls: Gauge) -> Method:
                     yield response
 
     return call
-
-
-Combine = Callable[[Iterable[float]], float]
-Dump = Sequence[Sequence[Any]]
-"""The metrics of one process as JSON. A family has name, documentation, type, unit and samples. A sample has name,
-labels, value, and an exemplar (labels, value, Unix seconds) or None.
-"""
-
-CUMULATIVE = ("counter", "histogram", "summary")
-"""Types whose samples are added up, and stay in the sums after their process has ended."""
-
-PROCESS_GAUGES: Mapping[str, Combine] = {
-    "process_virtual_memory_bytes": sum,
-    "process_resident_memory_bytes": sum,
-    "process_open_fds": sum,
-    "process_max_fds": sum,
-    "process_start_time_seconds": min,
-}
-"""How the gauges of prometheus_client's own collectors are combined."""
 
 
 def dump_metrics(registry: CollectorRegistry) -> Dump:

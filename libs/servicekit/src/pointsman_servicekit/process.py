@@ -30,6 +30,9 @@ second one up to 14 MB stayed after four threads had embedded long texts."""
 M_ARENA_MAX = -8  # mallopt(3)
 TRIM_INTERVAL_SECONDS = 10.0
 
+MIN_DELAY_AFTER_ERROR = 1.0
+"""Seconds after an unexpected error, so that work with a short interval does not fill the log with tracebacks."""
+
 
 async def wait_for_stop_signal() -> signal.Signals:
     """Waits for SIGINT or SIGTERM and returns the signal."""
@@ -115,10 +118,6 @@ class Backoff:
         if previous == 0 or lived >= self.calm:
             return self.first
         return min(previous * 2, self.longest)
-
-
-MIN_DELAY_AFTER_ERROR = 1.0
-"""Seconds after an unexpected error, so that work with a short interval does not fill the log with tracebacks."""
 
 
 @dataclass(frozen=True, slots=True)

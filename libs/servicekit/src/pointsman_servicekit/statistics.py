@@ -15,6 +15,14 @@ from functools import lru_cache
 from heapq import nsmallest
 from statistics import NormalDist
 
+MANIFEST_KEY_PREFIX = "documents."
+"""Followed by a collection's name: the key under which an adapter's manifest stores the collection's sketch at
+training."""
+
+MAX_HASHES = 64
+_BYTES = 6
+_FORM = re.compile(rf"\d+:(?:[0-9a-f]{{{2 * _BYTES}}})*")
+
 
 @lru_cache(maxsize=64)
 def one_sided_z(confidence: float) -> float:
@@ -103,15 +111,6 @@ PATH_LATENCY_BUCKETS = LogBuckets.with_relative_error(0.025, smallest=0.001, lar
 CANARY_LATENCY_BUCKETS = LogBuckets(per_doubling=4, smallest=0.001, largest=3600.0)
 """Seconds of requests to a canary and its stable version, as `ReportCanaryMetrics` transmits them: 88 buckets, each
 1.19 times as long as the one before."""
-
-
-MANIFEST_KEY_PREFIX = "documents."
-"""Followed by a collection's name: the key under which an adapter's manifest stores the collection's sketch at
-training."""
-
-MAX_HASHES = 64
-_BYTES = 6
-_FORM = re.compile(rf"\d+:(?:[0-9a-f]{{{2 * _BYTES}}})*")
 
 
 @dataclass(frozen=True, slots=True)

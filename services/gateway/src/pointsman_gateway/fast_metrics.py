@@ -18,6 +18,8 @@ SORT_THRESHOLD = 24
 
 Bucket = tuple[str, float] | tuple[str, float, Exemplar]
 
+Row = tuple[float, ...]
+
 
 class Histogram:
     """One series of a histogram: the counts of its buckets."""
@@ -150,9 +152,6 @@ class FastCollector:
             for labels, one in histograms.all_series.items():
                 observed.add_metric(labels, one.buckets(), one.sum)
             yield observed
-
-
-Row = tuple[float, ...]
 
 
 class Series(Protocol):

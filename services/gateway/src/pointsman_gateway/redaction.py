@@ -12,6 +12,11 @@ log = logging.getLogger(__name__)
 
 Redact = Callable[[str], str]
 
+_EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}")
+_NUMBER = re.compile(r"(?<![\w.,])(?:\+|\(|00)?\d(?:[ ./()-]{0,2}\d){6,24}(?!\w)")
+"""At least 7 digits, with at most two separators between digits."""
+_DATE = re.compile(r"(?:\d{4}[-./]\d{1,2}[-./]\d{1,2}|\d{1,2}[-./]\d{1,2}[-./]\d{4})(?:[ T]\d.*)?")
+
 
 class InvalidHook(ValueError):
     """The setting for the redaction hook does not name a function."""
@@ -96,12 +101,6 @@ def redact_common(text: str) -> str:
     text = mask_secrets(text, "[key]")
     text = _EMAIL.sub("[email]", text)
     return _NUMBER.sub(_redact_number, text)
-
-
-_EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}")
-_NUMBER = re.compile(r"(?<![\w.,])(?:\+|\(|00)?\d(?:[ ./()-]{0,2}\d){6,24}(?!\w)")
-"""At least 7 digits, with at most two separators between digits."""
-_DATE = re.compile(r"(?:\d{4}[-./]\d{1,2}[-./]\d{1,2}|\d{1,2}[-./]\d{1,2}[-./]\d{4})(?:[ T]\d.*)?")
 
 
 def _redact_number(match: re.Match[str]) -> str:

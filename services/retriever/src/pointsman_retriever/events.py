@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+SetAttributes = Callable[[Mapping[str, str | int | float]], None]
+
 
 @dataclass(frozen=True, slots=True)
 class SearchCompleted:
@@ -54,9 +56,6 @@ class Observer(Protocol):
     """Receives events; called from several threads."""
 
     def record(self, event: Event) -> None: ...
-
-
-SetAttributes = Callable[[Mapping[str, str | int | float]], None]
 
 
 class TracedObserver:

@@ -67,15 +67,16 @@ ADVICE = {
 
 _SECRET = ("key", "secret", "password", "token", "credential", "database_url", "redis_url", "environment_variables")
 
+Location = tuple[str | int, ...]
+
+_KINDS = {float: "a number", str: "a text", dict: "a mapping", list: "a list"}
+
+NO_EQUIVALENT, NOT_UNDERSTOOD = "no equivalent", "not understood"
+
 
 def is_secret(names: Iterable[str]) -> bool:
     """Returns whether the value of a setting with these names is a secret, which must not be shown."""
     return any(part in name.lower() for name in names for part in _SECRET)
-
-
-Location = tuple[str | int, ...]
-NO_EQUIVALENT, NOT_UNDERSTOOD = "no equivalent", "not understood"
-_KINDS = {float: "a number", str: "a text", dict: "a mapping", list: "a list"}
 
 
 @dataclass

@@ -32,6 +32,8 @@ MAX_TEXT_CHARACTERS = 2_000
 """Characters of a request that are used."""
 MISTAKES_PER_CONFUSION = 3
 
+MAX_ROWS = 30
+
 
 @dataclass(frozen=True, slots=True)
 class Confusion:
@@ -170,9 +172,6 @@ def write_proposals(proposals: Sequence[TaskCorrection], file: Path) -> None:
         for correction in proposals
     )
     file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
-
-
-MAX_ROWS = 30
 
 
 def suggest_report(in_examples: ExampleFindings, in_log: LogFindings | None, age: str, written: str) -> Report:

@@ -22,6 +22,28 @@ from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument
 NANO = 10**9
 PICO = 10**12
 
+ALPHABET = string.digits + string.ascii_letters
+
+VERSION = 1
+"""The format's version. A record of a later version may restrict what this code does not know, so it is rejected."""
+MOST_COUNTED = 10**12
+MOST_DOLLARS = 10**6
+LONGEST_NAME = 100
+MOST_NAMES = 1000
+
+_TENANT = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+
+ALL_TASKS = "*"
+"""Stands for all tasks in a tenant's list of tasks whose answers may be used for training."""
+
+_TYPES = {"float | None": (int, float, NoneType), "float": (int, float), "str": (str,), "int": (int,), "bool": (bool,)}
+"""The types that a record's fields may have, by their annotations."""
+
+PREFIX, SECRET = 8, 32
+LENGTH = len("pm_") + PREFIX + len("_") + SECRET
+
+_FORM = re.compile(rf"pm_[0-9A-Za-z]{{{PREFIX}}}_[0-9A-Za-z]{{{SECRET}}}")
+
 
 def nanodollars(usd: float) -> int:
     """Converts dollars to nanodollars for limits, rounded up; exact in Redis's scripts up to 9 million dollars."""
@@ -31,13 +53,6 @@ def nanodollars(usd: float) -> int:
 def picodollars(usd: float) -> int:
     """Converts dollars to picodollars for usage: 0.000001 dollars for a million tokens is one picodollar a token."""
     return round(usd * PICO)
-
-
-ALPHABET = string.digits + string.ascii_letters
-PREFIX, SECRET = 8, 32
-LENGTH = len("pm_") + PREFIX + len("_") + SECRET
-
-_FORM = re.compile(rf"pm_[0-9A-Za-z]{{{PREFIX}}}_[0-9A-Za-z]{{{SECRET}}}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,16 +84,6 @@ def digest_of(text: str) -> str:
 
 def _draw(count: int) -> str:
     return "".join(secrets.choice(ALPHABET) for _ in range(count))
-
-
-VERSION = 1
-"""The format's version. A record of a later version may restrict what this code does not know, so it is rejected."""
-MOST_COUNTED = 10**12
-MOST_DOLLARS = 10**6
-LONGEST_NAME = 100
-MOST_NAMES = 1000
-
-_TENANT = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +133,6 @@ class KeyScope:
 
 
 EVERYTHING = KeyScope()
-
-
-ALL_TASKS = "*"
-"""Stands for all tasks in a tenant's list of tasks whose answers may be used for training."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,9 +229,6 @@ def _to_json(record: KeyRecord | TenantRecord) -> str:
         del scope["embeddings"]
     return json.dumps({"v": VERSION, **fields}, separators=(",", ":"))
 
-
-_TYPES = {"float | None": (int, float, NoneType), "float": (int, float), "str": (str,), "int": (int,), "bool": (bool,)}
-"""The types that a record's fields may have, by their annotations."""
 
 Record = TypeVar("Record", bound=KeyRecord | TenantRecord)
 

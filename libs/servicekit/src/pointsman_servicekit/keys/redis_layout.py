@@ -44,6 +44,12 @@ COUNTERS = (
 )  # fmt: skip
 """The counters of usage. `requests` includes failed and cancelled ones, `prompt_tokens` includes cached ones."""
 
+WHOLE_TENANT = "tenant"
+"""Used instead of a key's id for a limit that all keys of a tenant share."""
+
+Counts = Mapping[str, int]
+"""From counter to number; a missing counter is 0."""
+
 
 class Window(StrEnum):
     """The period over which a limit counts, by Redis's clock; days and months are in UTC."""
@@ -63,9 +69,6 @@ WINDOWS = {
     "dollars_per_month": Window.MONTH,
 }
 """The window of each limit."""
-
-WHOLE_TENANT = "tenant"
-"""Used instead of a key's id for a limit that all keys of a tenant share."""
 
 
 def limit_key(tenant: str, whose: str, limit: str) -> str:
@@ -99,10 +102,6 @@ def days_of_month(unix_seconds: float) -> list[str]:
     """Returns the days of the current month up to today, as YYYYMMDD."""
     at = datetime.fromtimestamp(unix_seconds, UTC)
     return [f"{at:%Y%m}{day:02}" for day in range(1, at.day + 1)]
-
-
-Counts = Mapping[str, int]
-"""From counter to number; a missing counter is 0."""
 
 
 @dataclass(frozen=True, slots=True)

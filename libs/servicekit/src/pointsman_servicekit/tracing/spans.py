@@ -38,6 +38,10 @@ Attributes: TypeAlias = Mapping[str, Attribute]
 
 _w3c = TraceContextTextMapPropagator()
 
+LAST_SPANS = 5.0
+"""Seconds in which the last spans are sent at shutdown; the exporter's own timeout is longer than a shutdown may
+take."""
+
 
 class Spans:
     """Starts spans. The sampler, or the caller's sampled flag, decides whether a trace is recorded.
@@ -121,11 +125,6 @@ def record_exception(span: Span, error: BaseException) -> None:
 def record_error_code(span: Span, code: str) -> None:
     span.set_attribute("error.type", code)
     span.set_status(Status(StatusCode.ERROR, code))
-
-
-LAST_SPANS = 5.0
-"""Seconds in which the last spans are sent at shutdown; the exporter's own timeout is longer than a shutdown may
-take."""
 
 
 @contextmanager

@@ -24,6 +24,9 @@ from pointsman_gateway.embeddings.models import LocalEmbedder
 
 log = logging.getLogger(__name__)
 
+MAX_STORED_CLASSIFIERS = 32
+FIT_PROGRAM = "pointsman_gateway.classification.fitting.fit"
+
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingModels:
@@ -64,10 +67,6 @@ def fit_settings(config: Config) -> FitSettings:
 def origin(config: Config, models: EmbeddingModels) -> FitOrigin:
     """Returns everything that the classifier depends on, to recognize whether a fitted one is current."""
     return fit_origin(example_texts(config), config.out_of_scope, models.static, models.encoder, fit_settings(config))
-
-
-MAX_STORED_CLASSIFIERS = 32
-FIT_PROGRAM = "pointsman_gateway.classification.fitting.fit"
 
 
 def train_classifier(config: Config, models: EmbeddingModels, store: Path | None = None) -> LoadedModels:

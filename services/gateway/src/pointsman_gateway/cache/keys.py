@@ -22,6 +22,12 @@ DISTINGUISHING = frozenset(f"{NUMBERS} {NEGATIONS}".split())
 TOOL_ROLES = frozenset({"tool", "function"})
 TOOL_CALL_FIELDS = frozenset({"tool_calls", "function_call"})
 
+LAYOUT_VERSION = 2
+"""Version of the keys and of the stored answers. After a change no earlier answer is found."""
+
+MAX_PROMPT_CHARACTERS = 64 * 1024
+"""A longer prompt is not cached: it is rarely repeated, and hashing it takes long."""
+
 
 def may_match_similar(request: Request, sampling: Sampling) -> bool:
     """Returns whether the request may get the answer to a similar question.
@@ -46,13 +52,6 @@ def distinguishing_words(question: str) -> list[str]:
     """
     words = (word.strip(PUNCTUATION).casefold() for word in question.replace("’", "'").split())
     return [word for word in words if word in DISTINGUISHING or word.endswith("n't") or any(map(str.isnumeric, word))]
-
-
-LAYOUT_VERSION = 2
-"""Version of the keys and of the stored answers. After a change no earlier answer is found."""
-
-MAX_PROMPT_CHARACTERS = 64 * 1024
-"""A longer prompt is not cached: it is rarely repeated, and hashing it takes long."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,9 @@ STEPS_PER_TURN = 32
 _Count = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
 _EncodedChunk = tuple[_Count, str, str | None, dict[str, Any] | None, tuple[_Count, _Count, _Count] | None]
 
+JsonPath = tuple[Any, ...]
+"""A location in an answer: the choice's index, then names and numbers."""
+
 
 class _EncodedAnswer(msgspec.Struct):
     """The format of a stored answer; Redis may hold anything."""
@@ -34,9 +37,6 @@ class _EncodedAnswer(msgspec.Struct):
 
 
 _decode_answer = msgspec.json.Decoder(_EncodedAnswer).decode
-
-JsonPath = tuple[Any, ...]
-"""A location in an answer: the choice's index, then names and numbers."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,14 @@ from pointsman_gateway.ports import Backend, OpenAnswer
 
 log = logging.getLogger(__name__)
 
+MAX_CONCURRENT_WRITES = 64
+"""Further answers are not stored."""
+
+SHUTDOWN_TIMEOUT_S = 1.0
+"""Time for writes in progress when the gateway stops."""
+
+IsStorable = Callable[[str], bool]
+
 
 class CacheMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -37,15 +45,6 @@ class CacheMetrics:
 
     def set_redis_up(self, up: bool) -> None:
         self.redis_up.set(up)
-
-
-MAX_CONCURRENT_WRITES = 64
-"""Further answers are not stored."""
-
-SHUTDOWN_TIMEOUT_S = 1.0
-"""Time for writes in progress when the gateway stops."""
-
-IsStorable = Callable[[str], bool]
 
 
 class AnswerWriter:

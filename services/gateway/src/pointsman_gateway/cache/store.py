@@ -18,6 +18,9 @@ MAX_QUESTIONS = 256
 MAX_PARTITIONS = 64
 """Partitions with a copy in this gateway: at most 25 MB with vectors of 384 dimensions."""
 
+MAX_TENANT_BYTES = 64 * 1024 * 1024
+"""Limit for the answers of one tenant. The ones that would expire next are deleted first."""
+
 
 @dataclass(frozen=True, slots=True)
 class Question:
@@ -107,10 +110,6 @@ def _order(stream_id: str) -> tuple[int, int]:
     """Returns the sort key of a stream id ("1526919030474-55")."""
     milliseconds, _, number = stream_id.partition("-")
     return int(milliseconds or 0), int(number or 0)
-
-
-MAX_TENANT_BYTES = 64 * 1024 * 1024
-"""Limit for the answers of one tenant. The ones that would expire next are deleted first."""
 
 
 @dataclass(frozen=True, slots=True)

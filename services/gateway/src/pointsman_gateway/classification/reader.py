@@ -24,16 +24,6 @@ _CLD2: Any = importlib.import_module("pycld2") if importlib.util.find_spec("pycl
 
 _ENGLISH = tomllib.loads(files(__package__).joinpath("english.toml").read_text("utf-8"))
 
-
-def _english(name: str) -> frozenset[str]:
-    return frozenset(_ENGLISH[name].split())
-
-
-ENGLISH_ONLY = _english("english_only")
-NO_CONTENT = _english("no_content")
-THANKS = _english("thanks")
-COURTESIES = THANKS | _english("courtesies")
-REFERENCES = _english("references")
 FOLLOW_UP_OPENINGS: tuple[str, ...] = tuple(_ENGLISH["follow_up_openings"])
 
 NO_LANGUAGE = "none"
@@ -72,6 +62,40 @@ _OTHER_SCRIPTS = frozenset(
 
 _CODES = {"iw": "he", "jw": "jv", "nb": "no", "zh-Hant": "zh", "sco": "en"}
 """CLD2's codes that are obsolete, or finer than those of the configuration."""
+
+LONG_CHARACTERS = 600
+"""A longer text is a letter, a listing or a pasted page, and is read by its first and last sentence."""
+
+CHARACTERS_PER_END = 4096
+"""The time of a pattern may grow with the square of the text: for a megabyte it would be minutes."""
+
+BINARY_SHARE = 0.1
+"""Share of control characters from which a text counts as binary. Bytes decoded as text have a quarter, text has
+next to none."""
+
+MAX_UNCOUNTED_CHARACTERS = 256
+"""A text of up to this length is read whole without counting its tokens."""
+
+TOKENS_PER_END = 64
+
+CHARACTERS_TOKENIZED_PER_END = 1024
+"""Characters that are tokenized at each end of a long text: 64 tokens are about 300, seldom over 1,024."""
+
+_CONTROL = "\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufff9-\uffff"
+_BINARY = re.compile(f"[{_CONTROL}]")
+_INVISIBLE = re.compile(f"[{_CONTROL}\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]")
+"""Control characters, direction marks and characters of zero width."""
+
+
+def _english(name: str) -> frozenset[str]:
+    return frozenset(_ENGLISH[name].split())
+
+
+ENGLISH_ONLY = _english("english_only")
+NO_CONTENT = _english("no_content")
+THANKS = _english("thanks")
+COURTESIES = THANKS | _english("courtesies")
+REFERENCES = _english("references")
 
 
 class LanguageDetector:
@@ -186,30 +210,6 @@ def _join_short(sentences: list[str], prepend: bool = False) -> str:
             break
         joined = (f"{sentence} {joined}" if prepend else f"{joined} {sentence}").strip()
     return joined
-
-
-LONG_CHARACTERS = 600
-"""A longer text is a letter, a listing or a pasted page, and is read by its first and last sentence."""
-
-CHARACTERS_PER_END = 4096
-"""The time of a pattern may grow with the square of the text: for a megabyte it would be minutes."""
-
-BINARY_SHARE = 0.1
-"""Share of control characters from which a text counts as binary. Bytes decoded as text have a quarter, text has
-next to none."""
-
-MAX_UNCOUNTED_CHARACTERS = 256
-"""A text of up to this length is read whole without counting its tokens."""
-
-TOKENS_PER_END = 64
-
-CHARACTERS_TOKENIZED_PER_END = 1024
-"""Characters that are tokenized at each end of a long text: 64 tokens are about 300, seldom over 1,024."""
-
-_CONTROL = "\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufff9-\uffff"
-_BINARY = re.compile(f"[{_CONTROL}]")
-_INVISIBLE = re.compile(f"[{_CONTROL}\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]")
-"""Control characters, direction marks and characters of zero width."""
 
 
 class SpanTokenizer(Protocol):

@@ -21,6 +21,10 @@ MAX_WORD_CHARACTERS = 40
 EDGE = ""
 """Marks the beginning and the end of a text in word pairs."""
 
+MAX_CACHED_WORDS = 8192
+"""13 MB of rows with 150 tasks."""
+NOT_CACHED = -1
+
 
 def words_of(text: str) -> list[str]:
     """Splits a text into lower-case words; each punctuation mark is a word of its own."""
@@ -47,11 +51,6 @@ def pieces_of(word: str) -> list[str]:
 def pairs_of(words: list[str]) -> dict[tuple[str, str], None]:
     """Returns the pairs of adjacent words, each once, in order."""
     return dict.fromkeys(zip([EDGE, *words], [*words, EDGE], strict=True))
-
-
-MAX_CACHED_WORDS = 8192
-"""13 MB of rows with 150 tasks."""
-NOT_CACHED = -1
 
 
 @dataclass(frozen=True, slots=True)

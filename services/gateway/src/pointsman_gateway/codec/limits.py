@@ -7,6 +7,13 @@ from typing import Any
 
 from pointsman_servicekit.errors import InvalidArgument
 
+_content_of = attrgetter("content")
+
+_STRUCTURE = b'[]{}",'
+_TO_DELETE = bytes(byte for byte in range(256) if byte not in _STRUCTURE)
+_TOOLS = ("tools", "functions")
+_AS_LISTS = bytes.maketrans(b"{}", b"[]")
+
 
 @dataclass(frozen=True, slots=True)
 class BodyLimits:
@@ -31,13 +38,6 @@ class BodyLimits:
 LIMITS = BodyLimits()
 TOKEN_ID_LIMITS = replace(LIMITS, max_values=320_000)
 """Of bodies that may hold token ids: OpenAI's embeddings endpoint takes 300,000 tokens a request."""
-
-_content_of = attrgetter("content")
-
-_STRUCTURE = b'[]{}",'
-_TO_DELETE = bytes(byte for byte in range(256) if byte not in _STRUCTURE)
-_TOOLS = ("tools", "functions")
-_AS_LISTS = bytes.maketrans(b"{}", b"[]")
 
 
 def check_body(body: bytes, limits: BodyLimits = LIMITS, param: str | None = None) -> None:

@@ -26,6 +26,9 @@ _MANAGED_ADAPTER = re.compile(r"[a-z0-9_-]{1,64}@[a-z0-9_-]{1,64}")
 _ALIAS = re.compile(r"[a-z0-9_-]+@(?![0-9a-f]{12}$)[a-z0-9_-]+")
 """An adapter's alias; a version ends in a hash instead."""
 
+SELF_CONTAINED_METRICS = ("exact", "json_fields", "contains", "regex", "rouge_l")
+"""Metrics that need neither a model nor anybody's code."""
+
 
 def check_files(models: ModelsFile, paths: PathsFile, tasks: TasksFile, prompts: Mapping[str, str]) -> None:
     """Checks every reference from one file to another, and every combination of settings. Raises ConfigError."""
@@ -224,10 +227,6 @@ def _check_policy(name: str, task: TaskConfig) -> None:
         raise ConfigError(f"{owner} its policy names a path twice: {', '.join(policy.paths)}")
     if policy.implementation.needs_validators and not task.validators:
         raise ConfigError(f"{owner} its policy '{policy.name}' needs validators; write some")
-
-
-SELF_CONTAINED_METRICS = ("exact", "json_fields", "contains", "regex", "rouge_l")
-"""Metrics that need neither a model nor anybody's code."""
 
 
 def _check_shadow(name: str, task: TaskConfig, paths: PathsFile, keeps_text: bool) -> None:

@@ -33,16 +33,15 @@ _CALLER_SETTINGS = ("priority_scheduling", "prefix_cache_per_tenant")
 ProviderName = Annotated[str | None, AfterValidator(check_provider)]
 """A name in providers.yaml."""
 
+UrlPart = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,100}$")]
+URL_PARTS = ("resource", "region", "api_version")
+UPSTREAM_PATTERN = r"^[!-~]{0,200}$"
+
 
 def name_providers(schema: dict[str, Any]) -> None:
     """Lists in the JSON Schema what `provider` accepts: a known name, `litellm/NAME`, or null."""
     known = [name for name in sorted(providers()) if name != LITELLM]
     schema["anyOf"] = [{"enum": known}, {"pattern": f"^{LITELLM}/.+"}, {"type": "null"}]
-
-
-UrlPart = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,100}$")]
-URL_PARTS = ("resource", "region", "api_version")
-UPSTREAM_PATTERN = r"^[!-~]{0,200}$"
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,28 +19,8 @@ from pydantic_core import CoreSchema
 
 from pointsman_gateway.extensions import GUARDRAILS, POLICIES, STRATEGIES, VALIDATORS, Registry, Resources
 
-
-class Strict(BaseModel):
-    """An immutable model that rejects unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ConfigError(ValueError):
-    """The configuration cannot be used; the message names the file, the key, the bad value and the known ones."""
-
-
 MIN_SIMILARITY = 0.7
 """Of a known name that an error message suggests for an unknown one (`difflib`'s ratio)."""
-
-
-def must_be_known(what: str, name: str, known: Collection[str]) -> None:
-    """Raises ConfigError if `name` is not among `known`; `what` begins the message and says where the name stands."""
-    if name not in known:
-        similar = get_close_matches(name, known, 1, MIN_SIMILARITY)
-        hint = f"did you mean '{similar[0]}'? " if similar else ""
-        raise ConfigError(f"{what} '{name}'; {hint}known: {', '.join(sorted(known)) or 'none'}")
-
 
 MAX_TEMPERATURE = 2.0
 MAX_STOP_SEQUENCES = 4
@@ -57,6 +37,24 @@ Temperature = Annotated[float, Field(ge=0, le=MAX_TEMPERATURE)]
 TopP = Annotated[float, Field(gt=0, le=1)]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 TopLogprobs = Annotated[int, Field(ge=0, le=20)]
+
+
+class Strict(BaseModel):
+    """An immutable model that rejects unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ConfigError(ValueError):
+    """The configuration cannot be used; the message names the file, the key, the bad value and the known ones."""
+
+
+def must_be_known(what: str, name: str, known: Collection[str]) -> None:
+    """Raises ConfigError if `name` is not among `known`; `what` begins the message and says where the name stands."""
+    if name not in known:
+        similar = get_close_matches(name, known, 1, MIN_SIMILARITY)
+        hint = f"did you mean '{similar[0]}'? " if similar else ""
+        raise ConfigError(f"{what} '{name}'; {hint}known: {', '.join(sorted(known)) or 'none'}")
 
 
 @lru_cache(maxsize=256)

@@ -28,6 +28,28 @@ from pointsman_gateway.config.models_file import ModelsFile
 from pointsman_gateway.config.tasks_file import FILE_TAG, ROWS_TAG, PathsFile, TaskConfig, TasksFile
 from pointsman_gateway.extensions import Example
 
+__all__ = ["Config", "ConfigError", "Example", "load_config", "normalized_text"]
+
+File = TypeVar("File", bound=BaseModel)
+
+SINGLE_FILE = "pointsman.yaml"
+_PARTS = ("models.yaml", "paths.yaml", "tasks.yaml")
+_ACCESS_FILE = "access.yaml"
+_PART_FILE = re.compile(r"\b(?:models|paths|tasks|access)\.yaml\b")
+
+_Parts = tuple[ModelsFile, PathsFile, TasksFile, AccessFile]
+
+_UP_KEYS = ("base_model", "collections", "adapters")
+"""Keys of the single file that `pointsman up` reads."""
+_SINGLE_FILE_KEYS = (
+    *ModelsFile.model_fields,
+    *PathsFile.model_fields,
+    *TasksFile.model_fields,
+    *AccessFile.model_fields,
+    "prompts",
+    *_UP_KEYS,
+)
+
 
 def read_text(file: FilePath) -> str:
     """Reads a UTF-8 file, with or without a byte order mark. Raises ConfigError."""
@@ -112,32 +134,8 @@ def normalized_text(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
-__all__ = ["Config", "ConfigError", "Example", "load_config", "normalized_text"]
-
-File = TypeVar("File", bound=BaseModel)
-
-SINGLE_FILE = "pointsman.yaml"
-_PARTS = ("models.yaml", "paths.yaml", "tasks.yaml")
-_ACCESS_FILE = "access.yaml"
-_PART_FILE = re.compile(r"\b(?:models|paths|tasks|access)\.yaml\b")
-
-_Parts = tuple[ModelsFile, PathsFile, TasksFile, AccessFile]
-
-
 class _InlinePrompts(Strict):
     prompts: dict[str, str]
-
-
-_UP_KEYS = ("base_model", "collections", "adapters")
-"""Keys of the single file that `pointsman up` reads."""
-_SINGLE_FILE_KEYS = (
-    *ModelsFile.model_fields,
-    *PathsFile.model_fields,
-    *TasksFile.model_fields,
-    *AccessFile.model_fields,
-    "prompts",
-    *_UP_KEYS,
-)
 
 
 @dataclass(frozen=True, slots=True)

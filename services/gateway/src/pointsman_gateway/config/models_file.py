@@ -33,6 +33,12 @@ ModelName = Annotated[str, Field(pattern=r"^[!-~]{1,200}$")]
 
 Section = TypeVar("Section", bound=Strict)
 
+_HOW_TO_WRITE = {
+    "context_window": "write the tokens of prompt and answer together",
+    "usd_per_million_tokens": "write {prompt: DOLLARS, cached: DOLLARS, completion: DOLLARS}, or unknown",
+}
+"""Keys of a model that the price list may state."""
+
 
 class Prices(Strict):
     """Dollars per million tokens. There is no default, because an unknown price must not count as 0."""
@@ -87,13 +93,6 @@ class ModelConfig(Strict):
         description="dollars for each image in a request, if the provider charges them in addition to tokens; unset: "
         "the price list's, or 0. Most providers count images as tokens of the prompt",
     )
-
-
-_HOW_TO_WRITE = {
-    "context_window": "write the tokens of prompt and answer together",
-    "usd_per_million_tokens": "write {prompt: DOLLARS, cached: DOLLARS, completion: DOLLARS}, or unknown",
-}
-"""Keys of a model that the price list may state."""
 
 
 class RetryConfig(Strict):

@@ -24,6 +24,11 @@ from pointsman_gateway.config.field_types import (
 from pointsman_gateway.domain.path import FORM_FIELDS
 from pointsman_gateway.extensions import Hook
 
+Share = Annotated[float, Field(ge=0, le=1)]
+
+FILE_TAG, ROWS_TAG = "[file]", "[rows]"
+"""The two forms of `examples`, in the location of pydantic's errors."""
+
 
 class CacheConfig(Strict):
     """Which answers of the path may be reused for the same tenant."""
@@ -99,9 +104,6 @@ class PathConfig(Strict):
 
 class PathsFile(Strict):
     paths: dict[Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}$")], PathConfig]
-
-
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class LearningConfig(Strict):
@@ -280,10 +282,6 @@ class ShadowConfig(Strict):
                 "rate_by: judge and judge: {model: NAME, usd_per_day: DOLLARS} go together; write both or neither"
             )
         return self
-
-
-FILE_TAG, ROWS_TAG = "[file]", "[rows]"
-"""The two forms of `examples`, in the location of pydantic's errors."""
 
 
 class InlineExample(Strict):

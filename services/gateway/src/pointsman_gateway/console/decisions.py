@@ -16,6 +16,18 @@ from pointsman_gateway.request_log.store import LogEntry
 MAX_TEXT_CHARACTERS = 200
 NOT_OURS = frozenset({Fault.NONE.value, Fault.CALLER.value, Fault.LIMITS.value})
 
+MAX_ROWS = 5_000
+MAX_READ = 2_000
+"""Entries read at once. If more are new, the cache is emptied, because it would have a gap."""
+PAGE_SIZE = 100
+"""Entries per call, so that neither Redis nor the event loop is blocked for long."""
+MAX_AGE_S = 0.5
+"""Seconds for which the cache is returned without reading again."""
+
+WINDOW_MS = 15 * 60 * 1000
+BARS = 30
+"""Intervals of the window in which requests are counted."""
+
 
 class _DecisionFields(msgspec.Struct, frozen=True, gc=False):
     """The fields that a row takes from the log entry as they are."""
@@ -94,15 +106,6 @@ def _text(messages: Sequence[Mapping[str, Any]]) -> str:
     return " ".join(texts[-1][: 2 * MAX_TEXT_CHARACTERS].split())[:MAX_TEXT_CHARACTERS] if texts else ""
 
 
-MAX_ROWS = 5_000
-MAX_READ = 2_000
-"""Entries read at once. If more are new, the cache is emptied, because it would have a gap."""
-PAGE_SIZE = 100
-"""Entries per call, so that neither Redis nor the event loop is blocked for long."""
-MAX_AGE_S = 0.5
-"""Seconds for which the cache is returned without reading again."""
-
-
 class EntrySource(Protocol):
     async def before(self, entry_id: str, after: str, count: int) -> Sequence[LogEntry]:
         """Returns at most `count` entries between two entry ids, both excluded, newest first. Raises Unavailable."""
@@ -154,11 +157,6 @@ class RecentCache:
         if not complete or len(self._rows) + len(new) > MAX_ROWS:
             self._has_oldest = False
         self._rows.extend(reversed(new))
-
-
-WINDOW_MS = 15 * 60 * 1000
-BARS = 30
-"""Intervals of the window in which requests are counted."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,9 @@ ACTIONS: Mapping[str, Action] = {
     "rollback": AdapterAdminClient.roll_back,
 }
 
+MAX_SCANNED = 2_000
+"""Entries that are read for one page, if few of them are the caller's."""
+
 
 async def read_adapters(states: Sequence[EngineState], allowed: AllowedNames) -> list[ModelAdapters]:
     """Lists the adapters by base model. Engines without a lora-server have none. `allowed` are names of adapters."""
@@ -107,10 +110,6 @@ async def move_alias(states: Sequence[EngineState], model: str, action: str, wan
             if error.code != "lora_server_unavailable":  # it did answer, and another one would answer the same
                 raise
     return await ACTIONS[action](last, wanted)
-
-
-MAX_SCANNED = 2_000
-"""Entries that are read for one page, if few of them are the caller's."""
 
 
 class Console:

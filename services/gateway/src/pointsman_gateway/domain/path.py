@@ -10,6 +10,13 @@ from typing import Any
 
 from pointsman_gateway.domain.value import value
 
+FORM_PARAMETERS = ("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar")
+"""vLLM's parameters for the form of an answer; older versions know the last four."""
+STRUCTURING_PARAMETERS = ("tools", "functions", *FORM_PARAMETERS)
+"""Parameters that give the answer a structure, in addition to `response_format`."""
+FORM_FIELDS = frozenset({"response_format", *FORM_PARAMETERS})
+"""Parameters that set the format of an answer; a request can have one of them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Alias:
@@ -124,14 +131,6 @@ class AliasMove:
     """Move the alias even if the evaluation found prompting as good."""
     reason: str = ""
     """The reason for a rollback, for the history."""
-
-
-FORM_PARAMETERS = ("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar")
-"""vLLM's parameters for the form of an answer; older versions know the last four."""
-STRUCTURING_PARAMETERS = ("tools", "functions", *FORM_PARAMETERS)
-"""Parameters that give the answer a structure, in addition to `response_format`."""
-FORM_FIELDS = frozenset({"response_format", *FORM_PARAMETERS})
-"""Parameters that set the format of an answer; a request can have one of them."""
 
 
 @value

@@ -16,6 +16,16 @@ from pointsman_gateway.domain.path import Path
 from pointsman_gateway.domain.request import ANONYMOUS, Caller, Passage
 from pointsman_gateway.domain.value import PICODOLLARS, UNPRICED, Usage, round_to_microseconds, value
 
+UNFORESEEN = "unforeseen"
+"""Replaces a code that is not in the vocabulary, such as that of a service newer than this gateway."""
+
+GUARDRAIL_RULINGS = ("passed", "redacted", "unchecked", "unavailable", "blocked")
+"""Ordered from the mildest to the severest. If the guardrail fails or times out, the ruling is "unchecked" (the text
+passes) or "unavailable".
+"""
+
+OK, ROUTED, CANCELLED, INTERNAL = "ok", "routed", "cancelled", "internal"
+
 
 class Fault(StrEnum):
     """The component that caused a failure. Service level objectives and alerts select by it."""
@@ -29,10 +39,6 @@ class Fault(StrEnum):
     RETRIEVER = "retriever"
     STATE = "state"
 
-
-OK, ROUTED, CANCELLED, INTERNAL = "ok", "routed", "cancelled", "internal"
-UNFORESEEN = "unforeseen"
-"""Replaces a code that is not in the vocabulary, such as that of a service newer than this gateway."""
 
 _BY_FAULT: Mapping[Fault, str] = {
     Fault.NONE: f"{OK} {ROUTED}",
@@ -157,12 +163,6 @@ class GuardrailVerdict:
     def __str__(self) -> str:
         found = f": {', '.join(self.found)}" if self.found else ""
         return f"guardrail {self.guardrail}: {self.hook} {self.ruling}{found}"
-
-
-GUARDRAIL_RULINGS = ("passed", "redacted", "unchecked", "unavailable", "blocked")
-"""Ordered from the mildest to the severest. If the guardrail fails or times out, the ruling is "unchecked" (the text
-passes) or "unavailable".
-"""
 
 
 @dataclass(slots=True)

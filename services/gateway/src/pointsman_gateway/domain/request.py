@@ -11,6 +11,20 @@ from pointsman_gateway.domain.value import Vector, value
 AllowedNames = frozenset[str] | None
 """Names, or None for all."""
 
+ALL_TASKS = "*"
+
+AUTO = "auto"
+"""The model name with which a client leaves the choice of the path to the gateway."""
+
+NO_MEDIA: frozenset[str] = frozenset()
+
+PATH_PREFIX = "path:"
+"""Before the name of a path in a request's `model`."""
+
+Operation = Literal["chat", "completion", "route", "embeddings"]
+"""What the client wants: an answer to a conversation ("chat"), the continuation of each message ("completion"), only
+the decision ("route"), or vectors ("embeddings")."""
+
 
 @dataclass(frozen=True, slots=True)
 class Scope:
@@ -67,7 +81,6 @@ class Scope:
 
 
 UNRESTRICTED = Scope()
-ALL_TASKS = "*"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,19 +106,6 @@ class Caller:
 
 ANONYMOUS = Caller(is_operator=True)
 """The caller of every request if authentication is off."""
-
-
-AUTO = "auto"
-"""The model name with which a client leaves the choice of the path to the gateway."""
-
-NO_MEDIA: frozenset[str] = frozenset()
-
-PATH_PREFIX = "path:"
-"""Before the name of a path in a request's `model`."""
-
-Operation = Literal["chat", "completion", "route", "embeddings"]
-"""What the client wants: an answer to a conversation ("chat"), the continuation of each message ("completion"), only
-the decision ("route"), or vectors ("embeddings")."""
 
 
 @value

@@ -36,6 +36,9 @@ MAX_ADDED_TOKENS = 64
 USAGE_SEARCH_BYTES = 4096
 """Bytes at the start and the end of a response that are searched for its usage."""
 
+BATCH_TEXTS = 16
+"""Texts per batch, about 30 ms; cancellation takes effect between batches."""
+
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingEndpoint:
@@ -152,10 +155,6 @@ def _usage(end: bytes) -> Mapping[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return usage if isinstance(usage, dict) else None
-
-
-BATCH_TEXTS = 16
-"""Texts per batch, about 30 ms; cancellation takes effect between batches."""
 
 
 class EmbeddingModel(Protocol):

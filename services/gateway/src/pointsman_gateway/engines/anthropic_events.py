@@ -31,6 +31,8 @@ NEXT_TEXT: Mapping[str, Any] = {"begins": "text"}
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _NO_INPUT = (b"", b"{}", b"null")
 
+_decode_input = msgspec.json.Decoder(dict[str, Any]).decode
+
 
 class _UnreadableEvent(ValueError):
     """An event lacks what its type requires."""
@@ -85,7 +87,6 @@ class _Event(msgspec.Struct, gc=False):
 
 
 _decode = msgspec.json.Decoder(_Event).decode
-_decode_input = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class MessagesReader:

@@ -39,6 +39,24 @@ MAX_COLLECTED_BYTES = 64 * 1024 * 1024
 """Of an engine's answer that is kept in memory until it is complete, because it is not streamed or is validated first;
 more is a failure of the engine. The longest answers of today's models, of 128,000 tokens, have 30 MB of events."""
 
+OVERLOADED = "engine_overloaded"
+ERROR = "engine_error"
+UNAVAILABLE = "engine_unavailable"
+CONNECT_TIMEOUT = "connect_timeout"
+FIRST_TOKEN_TIMEOUT = "first_token_timeout"
+STREAM_IDLE_TIMEOUT = "stream_idle_timeout"
+NOT_SERVED = "model_not_served"
+NOT_RESIDENT = "adapter_not_resident"
+
+KEY_CODES = ("invalid_api_key", "API_KEY_INVALID")
+"""Codes of errors for a wrong API key; Google sends its with status 400."""
+
+MAX_ERROR_CHARACTERS = 2000
+"""Of an engine's error message; the rest is cut."""
+
+MAX_COOLDOWN_SECONDS = 30.0
+"""Longer Retry-After values of engines are cut to this."""
+
 
 class CompletionRequest(msgspec.Struct, frozen=True):
     """The text to generate, independent of the engine: messages, sampling parameters and deadline."""
@@ -100,25 +118,6 @@ class EngineClient(Protocol):
         client is at fault. The usage comes last, in a chunk of its own.
         """
         ...
-
-
-OVERLOADED = "engine_overloaded"
-ERROR = "engine_error"
-UNAVAILABLE = "engine_unavailable"
-CONNECT_TIMEOUT = "connect_timeout"
-FIRST_TOKEN_TIMEOUT = "first_token_timeout"
-STREAM_IDLE_TIMEOUT = "stream_idle_timeout"
-NOT_SERVED = "model_not_served"
-NOT_RESIDENT = "adapter_not_resident"
-
-KEY_CODES = ("invalid_api_key", "API_KEY_INVALID")
-"""Codes of errors for a wrong API key; Google sends its with status 400."""
-
-MAX_ERROR_CHARACTERS = 2000
-"""Of an engine's error message; the rest is cut."""
-
-MAX_COOLDOWN_SECONDS = 30.0
-"""Longer Retry-After values of engines are cut to this."""
 
 
 class EngineFailed(Unavailable):

@@ -32,6 +32,16 @@ MIN_PREFIX_CHARACTERS = 512
 _SPREAD = 0x9E3779B97F4A7C15  # Fibonacci hashing: 2^64 over the golden ratio (Knuth, TAOCP 3, 6.4)
 _LOW = 0xFFFFFFFFFFFFFFFF
 
+DECAY_SECONDS = 10.0
+"""Counts decay exponentially with this time constant."""
+MIN_DECAY_SECONDS = 0.001
+"""Shorter times are not worth computing a decay."""
+
+PROBE_SECONDS = 1.0
+"""Seconds that a request waits for an engine whose breaker is half open before it is hedged."""
+
+Race = dict["asyncio.Task[OpenAnswer]", Target]
+
 
 def hash_prefix(messages: Sequence[Message]) -> int:
     """Hashes the beginning of a prompt; all gateways get the same hash.
@@ -96,12 +106,6 @@ class Candidates:
                 if weight > highest:
                     best, highest = target, weight
         return best
-
-
-DECAY_SECONDS = 10.0
-"""Counts decay exponentially with this time constant."""
-MIN_DECAY_SECONDS = 0.001
-"""Shorter times are not worth computing a decay."""
 
 
 class RetryBudget:
@@ -204,12 +208,6 @@ class Retrying:
         if self._clock() + pause >= deadline:
             raise engine_client.out_of_time() from failure
         await asyncio.sleep(pause)
-
-
-PROBE_SECONDS = 1.0
-"""Seconds that a request waits for an engine whose breaker is half open before it is hedged."""
-
-Race = dict["asyncio.Task[OpenAnswer]", Target]
 
 
 class Hedging:

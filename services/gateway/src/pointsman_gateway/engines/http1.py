@@ -35,6 +35,9 @@ MAX_IDLE_CONNECTIONS = 512
 FINISH_TIMEOUT_SECONDS = 1.0
 """Seconds that a response gets to end after [DONE], so that its connection can be reused."""
 
+_LENGTHS_OF_READ_HEADERS = frozenset(map(len, (b"location", b"retry-after", b"retry-after-ms")))
+"""Most headers are skipped by their length: this runs for each header of each answer."""
+
 
 class ConnectionFailed(Exception):
     """The connection could not be opened, or was lost before the end of the response."""
@@ -74,10 +77,6 @@ def origin_of(url: str) -> Origin:
     # identity: a compressed stream would arrive in large pieces.
     headers = f"host: {parts.netloc}\r\ncontent-type: application/json\r\naccept-encoding: identity\r\n"
     return Origin(parts.hostname, port, tls, parts.path.rstrip("/"), headers)
-
-
-_LENGTHS_OF_READ_HEADERS = frozenset(map(len, (b"location", b"retry-after", b"retry-after-ms")))
-"""Most headers are skipped by their length: this runs for each header of each answer."""
 
 
 class EngineConnection(asyncio.Protocol):

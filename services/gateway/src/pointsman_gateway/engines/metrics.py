@@ -18,6 +18,9 @@ from pointsman_gateway.engines.engine_state import EngineState
 from pointsman_gateway.engines.engines import Engines
 from pointsman_gateway.fast_metrics import FastCollector, counter
 
+REPORT_INTERVAL_SECONDS = 1.0
+"""Seconds between two reports."""
+
 
 class CallTimer(Protocol):
     """Records the duration of engine calls."""
@@ -187,10 +190,6 @@ class EngineStates(Collector):
         for state in self._states():
             family.add_metric([state.engine.name], float(value(state)))
         return family
-
-
-REPORT_INTERVAL_SECONDS = 1.0
-"""Seconds between two reports."""
 
 
 class CanaryOutcomeSource(Protocol):

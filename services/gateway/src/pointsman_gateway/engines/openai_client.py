@@ -47,6 +47,11 @@ _encode = msgspec.json.Encoder().encode
 Message = tuple[bytes, bytes]
 """The head and the body of a request."""
 
+_READERS: Mapping[Dialect, type[EventReader] | type[MessagesReader]] = {
+    "openai": EventReader,
+    "anthropic": MessagesReader,
+}
+
 
 class OpenAIClient:
     """Sends requests to OpenAI-compatible engines, with one pool of connections; implements `EngineClient`."""
@@ -304,10 +309,6 @@ def openai_body(request: EngineRequest, endpoint: Endpoint) -> dict[str, Any]:
     return body
 
 
-_READERS: Mapping[Dialect, type[EventReader] | type[MessagesReader]] = {
-    "openai": EventReader,
-    "anthropic": MessagesReader,
-}
 _BODIES: Mapping[Dialect, Callable[[EngineRequest, Endpoint], dict[str, Any]]] = {
     "openai": openai_body,
     "anthropic": to_messages_body,

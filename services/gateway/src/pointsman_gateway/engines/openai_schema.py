@@ -25,6 +25,12 @@ _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 
 Count = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
 
+MAX_MESSAGE_CHARACTERS = 500
+"""Characters of an error message that has no known format."""
+
+_TEXT_FIELDS = frozenset({"reasoning", "reasoning_content", "refusal"})
+"""Fields of a delta that are texts, in addition to its content."""
+
 
 class _PromptDetails(msgspec.Struct, gc=False):
     cached_tokens: Count | None = None
@@ -102,10 +108,6 @@ decode_texts = msgspec.json.Decoder(list[_TextEvent]).decode
 decode_any_event = msgspec.json.Decoder(AnyEvent).decode
 
 
-MAX_MESSAGE_CHARACTERS = 500
-"""Characters of an error message that has no known format."""
-
-
 class EngineError(msgspec.Struct, frozen=True):
     """The content of an engine's error response."""
 
@@ -144,10 +146,6 @@ def parse_error(body: bytes) -> EngineError:
         code if isinstance(code, str) else "",
         float(delay[:-1]) if re.fullmatch(r"\d{1,6}(\.\d{1,9})?s", delay) else None,
     )
-
-
-_TEXT_FIELDS = frozenset({"reasoning", "reasoning_content", "refusal"})
-"""Fields of a delta that are texts, in addition to its content."""
 
 
 class UnreadableDelta(ValueError):

@@ -33,6 +33,9 @@ from pointsman_gateway.ports import Backend, OpenAnswer
 
 DEFAULTS = ResilienceConfig()
 
+MAX_EVICTIONS = 2
+"""How often a request is sent again because an engine had evicted its adapter."""
+
 
 class EngineBackend:
     """Answers with an engine, and with another one if it fails before its first token; implements `Backend`."""
@@ -97,10 +100,6 @@ def _select_fields(request: Request, targets: Sequence[Target]) -> Sampling:
     for target in targets:
         fields = target.settings.accepted_fields.select(fields)
     return replace(sampling, extra={**fields, **own})
-
-
-MAX_EVICTIONS = 2
-"""How often a request is sent again because an engine had evicted its adapter."""
 
 
 class AdapterLoading:

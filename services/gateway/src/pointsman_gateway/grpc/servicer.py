@@ -32,6 +32,26 @@ Metadata = tuple[tuple[str, str], ...]
 
 _NO_LIMITS: Mapping[str, str] = {}
 
+SERVICE = pb.DESCRIPTOR.services_by_name["Gateway"].full_name
+
+# In quotes: grpcio's classes are generic in their stubs only.
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+DEADLINE_MARGIN = 0.05
+"""Seconds before the caller's deadline at which a call fails; at most a tenth of the caller's time.
+
+The caller then receives the status with its details, decision and cost, before its own timer ends the call."""
+
+authenticated_caller: ContextVar[Caller] = ContextVar("authenticated_caller")
+"""The caller whose key the call of the current task has shown."""
+
+OPERATIONS: dict[str, Operation] = {
+    f"/{SERVICE}/GenerateStream": "chat",
+    f"/{SERVICE}/Generate": "chat",
+    f"/{SERVICE}/Route": "route",
+}
+"""Methods whose rejected calls leave a receipt."""
+
 
 def authorization(metadata: Iterable[tuple[str, str | bytes]] | None) -> str:
     """Returns the value of the Authorization header in a call's metadata; empty if there is none."""
@@ -82,33 +102,11 @@ def _to_ascii(value: str) -> str:
     return "".join([c if c.isascii() and c.isprintable() else "?" for c in value])
 
 
-SERVICE = pb.DESCRIPTOR.services_by_name["Gateway"].full_name
-
-# In quotes: grpcio's classes are generic in their stubs only.
-Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
-
-DEADLINE_MARGIN = 0.05
-"""Seconds before the caller's deadline at which a call fails; at most a tenth of the caller's time.
-
-The caller then receives the status with its details, decision and cost, before its own timer ends the call."""
-
-
 class CurrentConfiguration(Protocol):
     """Gives access to the active configuration."""
 
     @property
     def current(self) -> ConfigSnapshot: ...
-
-
-authenticated_caller: ContextVar[Caller] = ContextVar("authenticated_caller")
-"""The caller whose key the call of the current task has shown."""
-
-OPERATIONS: dict[str, Operation] = {
-    f"/{SERVICE}/GenerateStream": "chat",
-    f"/{SERVICE}/Generate": "chat",
-    f"/{SERVICE}/Route": "route",
-}
-"""Methods whose rejected calls leave a receipt."""
 
 
 class Authentication:

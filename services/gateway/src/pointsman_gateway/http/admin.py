@@ -42,6 +42,11 @@ _TENANT: JsonDict = {"pattern": "^[a-z0-9][a-z0-9_-]{0,63}$"}
 TenantPath = Annotated[str, Path(json_schema_extra=_TENANT)]
 OnlyTenant = Annotated[str, Query(max_length=64, description="only this tenant; default: all tenants")]
 
+MAX_UNIX_SECONDS = 253402300800
+"""The end of the year 9999."""
+
+PREFIX = "/admin/v1"
+
 
 class LimitsBody(StrictBody):
     requests_per_minute: Count | None = None
@@ -91,10 +96,6 @@ class NewKeyBody(StrictBody):
         limits = Limits(**self.limits.model_dump())
         rest = self.model_dump(exclude={"scope", "limits"})
         return NewKey(scope=self.scope.to_scope(), limits=limits, **rest)
-
-
-MAX_UNIX_SECONDS = 253402300800
-"""The end of the year 9999."""
 
 
 class KeyBody(StrictBody):
@@ -230,9 +231,6 @@ def _check_admin(request: Request) -> Caller:
 
 def _log_change(caller: Caller, change: str, record: KeyRecord) -> None:
     log.info("%s %s key %s of tenant %s", caller.key, change, record.id, record.tenant)
-
-
-PREFIX = "/admin/v1"
 
 
 def add_admin_api(app: FastAPI) -> None:

@@ -40,6 +40,24 @@ EndedRequest = tuple[Receipt, Decision, Operation, str, int, bool]
 """A receipt; the first decision, before any failure; the operation and the model of the request; the tokens of its own
 messages; whether the receipt's tokens are one engine's own count of one answer."""
 
+ERRORS = frozenset(
+    {
+        "engine_error",
+        "engine_unavailable",
+        "connect_timeout",
+        "first_token_timeout",
+        "stream_idle_timeout",
+        "deadline_exceeded",
+    }
+)
+"""Outcomes that count against the version: its engine failed, and no other one took over, or the request timed out."""
+
+MAX_VERSIONS = 256
+"""Versions, each of one revision of an alias, that are counted at once."""
+
+_Key = tuple[str, str, int, str]
+"""Base model, alias, revision, version."""
+
 
 class MetricsAggregator:
     """Collects receipts and adds them to the metrics in batches, in a third of the time of adding each by itself.
@@ -159,25 +177,6 @@ class MetricsAggregator:
         yield from self.gen_ai.receipt_series(operation, model, receipt)
         if by_engine:
             yield from self.gen_ai.token_series(operation, receipt.model)
-
-
-ERRORS = frozenset(
-    {
-        "engine_error",
-        "engine_unavailable",
-        "connect_timeout",
-        "first_token_timeout",
-        "stream_idle_timeout",
-        "deadline_exceeded",
-    }
-)
-"""Outcomes that count against the version: its engine failed, and no other one took over, or the request timed out."""
-
-MAX_VERSIONS = 256
-"""Versions, each of one revision of an alias, that are counted at once."""
-
-_Key = tuple[str, str, int, str]
-"""Base model, alias, revision, version."""
 
 
 @dataclass(slots=True)

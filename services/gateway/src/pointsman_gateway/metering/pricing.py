@@ -24,6 +24,12 @@ TokenPrices = tuple[float, float, float]
 TrainingSeconds = Callable[[str, str], float]
 """Returns how long the training of an adapter took, by base model and version; 0 if unknown."""
 
+SMOOTHING = 0.05
+"""Weight of a new answer in its path's exponential moving averages: they cover about the last 20 answers."""
+
+MAX_PATHS = 4096
+"""Bounds the memory, for configured paths and for paths that callers name alike; the longest unused is dropped."""
+
 
 def estimate_tokens(messages: Iterable[Message]) -> int:
     return sum([len(message.content) for message in messages]) // CHARACTERS_PER_TOKEN
@@ -159,13 +165,6 @@ def _to_whole(prices: TokenPrices) -> tuple[int, int, int] | None:
     prompt, cached, completion = map(round, prices)
     is_whole = all(abs(price - round(price)) < 1e-6 for price in prices)
     return (prompt, cached, completion) if is_whole else None
-
-
-SMOOTHING = 0.05
-"""Weight of a new answer in its path's exponential moving averages: they cover about the last 20 answers."""
-
-MAX_PATHS = 4096
-"""Bounds the memory, for configured paths and for paths that callers name alike; the longest unused is dropped."""
 
 
 @dataclass(slots=True)

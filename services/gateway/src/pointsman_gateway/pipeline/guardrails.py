@@ -24,6 +24,22 @@ Span = tuple[int, int, str]
 
 MAX_KIND_CHARACTERS = 64
 
+NOT_TEXT = frozenset(
+    {"id", "type", "role", "name", "url", "data", "file_data", "format", "detail", "tool_call_id", "signature"}
+)
+"""Fields of answers that contain no text."""
+NOT_TEXT_IN_REQUESTS = frozenset({"type", "role", "id", "tool_call_id", "data", "signature"})
+"""Every other string of a request is text. Types and roles have fixed values; ids would no longer match each other
+after a finding that is none; `data` and `signature` are encrypted, signed or media."""
+
+_MEDIA_FIELDS = frozenset({"url", "file_data"})
+
+Visit = Callable[[tuple[Any, ...], str], str]
+"""A function that gets a text and its path of names in the JSON, and returns the replacement."""
+
+_ATOMS = frozenset({int, float, bool, type(None)})
+"""Types that hold no text, of which a body may have tens of thousands."""
+
 
 class GuardrailBlocked(InvalidArgument):
     """A guardrail blocks the request or the answer."""
@@ -173,24 +189,6 @@ def redact(text: str, spans: Iterable[Span], start: int = 0) -> str:
             pieces += [text[position - start : first - start], f"[{kind}]"]
         position = min(last, end)
     return "".join([*pieces, text[position - start :]])
-
-
-NOT_TEXT = frozenset(
-    {"id", "type", "role", "name", "url", "data", "file_data", "format", "detail", "tool_call_id", "signature"}
-)
-"""Fields of answers that contain no text."""
-NOT_TEXT_IN_REQUESTS = frozenset({"type", "role", "id", "tool_call_id", "data", "signature"})
-"""Every other string of a request is text. Types and roles have fixed values; ids would no longer match each other
-after a finding that is none; `data` and `signature` are encrypted, signed or media."""
-
-_MEDIA_FIELDS = frozenset({"url", "file_data"})
-
-Visit = Callable[[tuple[Any, ...], str], str]
-"""A function that gets a text and its path of names in the JSON, and returns the replacement."""
-
-
-_ATOMS = frozenset({int, float, bool, type(None)})
-"""Types that hold no text, of which a body may have tens of thousands."""
 
 
 def map_texts(value: Any, visit: Visit, at: tuple[Any, ...] = (), not_text: frozenset[str] = NOT_TEXT) -> Any:

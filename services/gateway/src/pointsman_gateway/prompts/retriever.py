@@ -19,6 +19,16 @@ from pointsman_gateway.extensions import Found, Search
 MAX_SEARCH_SECONDS = 5.0
 """Limit for a search, also if the request has no deadline."""
 
+log = logging.getLogger(__name__)
+
+SEARCH_TIMEOUT = 2.0
+"""Seconds that a search may take before the breaker counts it as a failure."""
+
+BREAKER = BreakerConfig(consecutive_failures=3, open_duration_seconds=2.0, max_open_duration_seconds=15.0)
+
+AWAY = "retriever_unavailable"
+LATE = "deadline_exceeded"
+
 
 class RetrieverClient:
     """Searches collections of the retriever, and reads their sketches; implements `Search` and `Collections`."""
@@ -57,17 +67,6 @@ class RetrieverClient:
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error, "retriever") from error
         return Sketch(answer.documents, tuple(answer.smallest))
-
-
-log = logging.getLogger(__name__)
-
-SEARCH_TIMEOUT = 2.0
-"""Seconds that a search may take before the breaker counts it as a failure."""
-
-BREAKER = BreakerConfig(consecutive_failures=3, open_duration_seconds=2.0, max_open_duration_seconds=15.0)
-
-AWAY = "retriever_unavailable"
-LATE = "deadline_exceeded"
 
 
 class ProtectedSearch:

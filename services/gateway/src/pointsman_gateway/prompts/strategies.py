@@ -20,6 +20,8 @@ from pointsman_gateway.domain import Decision, Passage, Prompt, Request
 from pointsman_gateway.extensions import Draft, Found, NothingRelevant, Resources, Strategy, StrategyContext
 from pointsman_gateway.extensions.strategy import build_messages
 
+log = logging.getLogger(__name__)
+
 
 class InstructionOptions(Strict):
     prompt: str = Field(description="a file in prompts/, for the system message")
@@ -81,9 +83,6 @@ class FewShot(Strategy):
         vector = draft.vector if draft.vector is not None else await self._embed.embed(draft.request.query)
         order = (-(self._vectors @ vector)).argsort(kind="stable")[: self._count]
         return replace(draft, vector=vector, examples=tuple(self._pairs[i] for i in reversed(order)))
-
-
-log = logging.getLogger(__name__)
 
 
 class RetrievalOptions(Strict):

@@ -43,6 +43,11 @@ FILTERS = (
 _BUDGET = "_steps_left"
 _COUNTED = "_counted"
 
+log = logging.getLogger(__name__)
+
+_FAILURES = (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError)
+"""What rendering may raise, depending on the values."""
+
 
 class ForbiddenSyntax(TemplateSyntaxError):
     """The template is valid Jinja, but uses more of it than is allowed here."""
@@ -139,12 +144,6 @@ def _bounded(pieces: Iterable[str]) -> Iterator[str]:
 
 def _too_long() -> SecurityError:
     return SecurityError(f"a prompt may have {MAX_CHARACTERS} characters")
-
-
-log = logging.getLogger(__name__)
-
-_FAILURES = (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError)
-"""What rendering may raise, depending on the values."""
 
 
 class PromptTemplates:

@@ -41,6 +41,9 @@ TRAINING_SAMPLES = "{pointsman}:training_samples"
 WRITER = "{pointsman}:writer:"
 """Followed by a writer's id, which is new at each start of a gateway: the number of the last batch that it wrote."""
 
+WRITER_TTL_S = 14 * SECONDS_PER_DAY
+"""How long Redis remembers the last batch of a writer, and so for how long an orphaned log can be recovered exactly."""
+
 
 def today() -> str:
     return day_of(time.time())
@@ -65,7 +68,3 @@ def hash_to_unit_interval(decision_id: str) -> float:
 @lru_cache(maxsize=512)
 def _name(day: int) -> str:
     return datetime.fromtimestamp(day * SECONDS_PER_DAY, UTC).strftime("%Y%m%d")
-
-
-WRITER_TTL_S = 14 * SECONDS_PER_DAY
-"""How long Redis remembers the last batch of a writer, and so for how long an orphaned log can be recovered exactly."""

@@ -22,6 +22,9 @@ log = logging.getLogger(__name__)
 
 _pack = msgspec.msgpack.Encoder().encode
 
+_ENTRY_TEXTS = ("tenant", "path", "task")
+"""The fields of an entry that say who may see it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -205,10 +208,6 @@ class RequestLogReader:
             return None
         found = await self._redis.call(lambda: self._redis.client.xrange(stream, entry_id, entry_id))
         return found[0][1] if found else None
-
-
-_ENTRY_TEXTS = ("tenant", "path", "task")
-"""The fields of an entry that say who may see it."""
 
 
 def _entry_of(found: Mapping[str, str], decision_id: str) -> Mapping[str, Any]:

@@ -25,6 +25,8 @@ from pointsman_gateway.domain import (
 from pointsman_gateway.domain.request import Operation
 from pointsman_gateway.request_log.entry import MAX_PROBABILITIES, PendingEntry, response_format_of
 
+_encode = msgspec.json.Encoder(enc_hook=float).encode  # a value that is not a Python float is one of NumPy's
+
 
 class DecidedRecord(msgspec.Struct, array_like=True, tag="d"):
     """The receipt of a request with a decision, as the write-ahead log holds it."""
@@ -170,7 +172,6 @@ class FeedbackRecord(msgspec.Struct, array_like=True, tag="f", frozen=True):
 
 Record = DecidedRecord | UndecidedRecord | BatchMark | FeedbackRecord
 
-_encode = msgspec.json.Encoder(enc_hook=float).encode  # a value that is not a Python float is one of NumPy's
 _decode = msgspec.json.Decoder(Record).decode
 
 

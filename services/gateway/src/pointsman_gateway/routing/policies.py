@@ -14,6 +14,14 @@ from pydantic import Field, model_validator
 from pointsman_gateway.config.field_types import Strict
 from pointsman_gateway.extensions import Candidate, Plan, Policy, PolicyContext
 
+Weights = Annotated[dict[str, Annotated[float, Field(gt=0)]], Field(min_length=1)]
+
+ANSWERS_PER_PRICE = 1000
+"""Prices are quoted for 1,000 answers, which are easier to read than those for one."""
+
+MAX_EVALUATION_RATINGS = 100
+"""By default: more rows do not outweigh the ratings of traffic further."""
+
 
 class Fixed(Policy):
     """A policy that takes one path for every request."""
@@ -30,9 +38,6 @@ class Fixed(Policy):
 
     def plan(self, context: PolicyContext) -> Plan:
         return Plan(self.paths, "policy:fixed")
-
-
-Weights = Annotated[dict[str, Annotated[float, Field(gt=0)]], Field(min_length=1)]
 
 
 class Split(Policy):
@@ -97,14 +102,6 @@ class Escalate(Policy):
     def plan(self, context: PolicyContext) -> Plan:
         unvalidated = frozenset(self._options.stream_unvalidated)
         return Plan(self.paths, "policy:escalate", escalates=True, stream_unvalidated=unvalidated)
-
-
-ANSWERS_PER_PRICE = 1000
-"""Prices are quoted for 1,000 answers, which are easier to read than those for one."""
-
-
-MAX_EVALUATION_RATINGS = 100
-"""By default: more rows do not outweigh the ratings of traffic further."""
 
 
 class BestValueOptions(Strict):

@@ -30,6 +30,23 @@ MAX_AGE_S = 10.0
 SpentByTask = dict[str, int]
 """Picodollars by task."""
 
+PAIR = "{pointsman}:shadow:pair:"
+"""Followed by a decision's id: a pair as JSON, until a right answer scores it."""
+JUDGED = "{pointsman}:shadow:judged:"
+"""Followed by a decision's id: a judged pair as JSON, until people's feedback is compared with it."""
+SPENT = "{pointsman}:shadow:spent:"
+"""Followed by a day: a hash of picodollars by task."""
+PAIR_TTL_S = 14 * SECONDS_PER_DAY
+MAX_CHARACTERS = 32 * 1024
+"""Characters of both answers; pairs with longer ones are not stored."""
+MAX_WAITING_PAIRS = 256
+"""The maximum number of pairs, and of scores, that wait to be written; further ones replace the oldest."""
+MAX_PAIR_SCORES = 20_000
+"""Scored pairs in Redis; the oldest are deleted."""
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Pair).decode
+
 
 class BudgetStore(Protocol):
     """Adds up the spending of all gateways."""
@@ -85,24 +102,6 @@ class DailyBudget:
     def _start_new_day(self) -> None:
         if self._day != today():
             self._day, self._reported, self._unreported = today(), {}, {}
-
-
-PAIR = "{pointsman}:shadow:pair:"
-"""Followed by a decision's id: a pair as JSON, until a right answer scores it."""
-JUDGED = "{pointsman}:shadow:judged:"
-"""Followed by a decision's id: a judged pair as JSON, until people's feedback is compared with it."""
-SPENT = "{pointsman}:shadow:spent:"
-"""Followed by a day: a hash of picodollars by task."""
-PAIR_TTL_S = 14 * SECONDS_PER_DAY
-MAX_CHARACTERS = 32 * 1024
-"""Characters of both answers; pairs with longer ones are not stored."""
-MAX_WAITING_PAIRS = 256
-"""The maximum number of pairs, and of scores, that wait to be written; further ones replace the oldest."""
-MAX_PAIR_SCORES = 20_000
-"""Scored pairs in Redis; the oldest are deleted."""
-
-_encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(Pair).decode
 
 
 class ShadowStore:

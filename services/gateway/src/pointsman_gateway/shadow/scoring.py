@@ -13,6 +13,14 @@ from pointsman_gateway.request_log.evidence import EvidenceKey, EvidenceStore, e
 
 ACCEPTED, REFUSED = "accepted", "refused"
 
+GOOD = 0.5
+"""Scores from here on count as good when a judge is compared with people."""
+
+BY_PAIR = ["task", "chosen", "path"]
+
+ScoreFunction = Callable[[str, str], float]
+"""Scores an answer by the right one, from 0 (bad) to 1 (good). Raises ValueError if the right one cannot be used."""
+
 
 @dataclass(frozen=True, slots=True)
 class Side:
@@ -85,12 +93,6 @@ def _quality(answer: CompletedAnswer) -> float | None:
 
 def _verdict(score: float) -> str:
     return "good" if score >= GOOD else "bad"
-
-
-GOOD = 0.5
-"""Scores from here on count as good when a judge is compared with people."""
-
-BY_PAIR = ["task", "chosen", "path"]
 
 
 class ShadowMetrics:
@@ -173,10 +175,6 @@ class ShadowMetrics:
         self._quality.labels(*labels, "shadow").inc(other)
         self._regret_usd.labels(*labels).inc(regret.usd)
         self._regret_quality.labels(*labels).inc(regret.quality)
-
-
-ScoreFunction = Callable[[str, str], float]
-"""Scores an answer by the right one, from 0 (bad) to 1 (good). Raises ValueError if the right one cannot be used."""
 
 
 class PairStore(Protocol):

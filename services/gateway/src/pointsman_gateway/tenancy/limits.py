@@ -15,6 +15,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from pointsman_gateway.domain import Caller
 from pointsman_gateway.tenancy.leases import ExchangeLock, LeasedLimit
 
+LeasedLimits = tuple[LeasedLimit, ...]
+
 
 class TenancyMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -68,9 +70,6 @@ class Clock:
     """Unix seconds; for the expiry of keys and the day of usage."""
     ahead_ms: Callable[[], int] = lambda: 0
     """Milliseconds that Redis adds to its own clock; not 0 only in tests that let time pass."""
-
-
-LeasedLimits = tuple[LeasedLimit, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,8 @@ ISSUER_CHECK_INTERVAL_S = 1.0
 _SYSTEM_CLOCK = Clock()
 _DEFAULT_CACHE = KeyCacheConfig()
 
+_NO_HEADERS: Mapping[str, str] = {}
+
 
 class RedisTenancy:
     """Identifies callers and enforces their limits; implements the pipeline's `RedisTenancy`, and `Leasing`."""
@@ -220,9 +222,6 @@ def _needs(usage: KeyUsage, tokens: int) -> Needs:
         **dict.fromkeys(limits.units, (1, usage.waiting)),
         **dict.fromkeys(limits.tokens, (tokens, usage.waiting_tokens)),
     }
-
-
-_NO_HEADERS: Mapping[str, str] = {}
 
 
 class NullReservation:

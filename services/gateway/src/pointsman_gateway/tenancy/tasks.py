@@ -29,6 +29,21 @@ MAX_COUNTS_PER_BATCH = 2000
 
 _COUNTERS = tuple(one.name for one in fields(UsageCounters))
 
+log = logging.getLogger(__name__)
+
+RENEW_INTERVAL_S = 0.1
+"""Seconds between two checks of the leases, unless one runs low."""
+POLL_INTERVAL_S = 0.4
+"""Seconds between two polls for changed keys, since a published message can be lost."""
+POLL_TIMEOUT_S = 0.5
+"""Seconds for each call of a poll that has failed with the shorter timeout of requests. Otherwise a gateway that waits
+for a processor would not learn of a revocation: none of its calls is in time, and after each there is a cooldown."""
+WRITE_INTERVAL_S = 0.25
+"""Seconds between two batches of usage."""
+SUBSCRIBE_TIMEOUT_S = 5.0
+SHUTDOWN_TIMEOUT_S = 1.0
+"""Seconds for writing the last usage and returning the leases when the gateway stops."""
+
 
 @dataclass(frozen=True, slots=True)
 class UsageBatch:
@@ -132,22 +147,6 @@ class UsageWriter:
                 self._number += 1
                 return UsageBatch(self._number, day, counts)
         return None
-
-
-log = logging.getLogger(__name__)
-
-RENEW_INTERVAL_S = 0.1
-"""Seconds between two checks of the leases, unless one runs low."""
-POLL_INTERVAL_S = 0.4
-"""Seconds between two polls for changed keys, since a published message can be lost."""
-POLL_TIMEOUT_S = 0.5
-"""Seconds for each call of a poll that has failed with the shorter timeout of requests. Otherwise a gateway that waits
-for a processor would not learn of a revocation: none of its calls is in time, and after each there is a cooldown."""
-WRITE_INTERVAL_S = 0.25
-"""Seconds between two batches of usage."""
-SUBSCRIBE_TIMEOUT_S = 5.0
-SHUTDOWN_TIMEOUT_S = 1.0
-"""Seconds for writing the last usage and returning the leases when the gateway stops."""
 
 
 class TenancyTasks:

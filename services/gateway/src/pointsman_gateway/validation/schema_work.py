@@ -31,6 +31,9 @@ RECURSIVE_UNIQUE_STEPS = 640
 Name = str | None
 """The innermost property that contains a value; None stands for any."""
 
+_UNLIMITED = ("unevaluatedProperties", "unevaluatedItems", "$dynamicRef", "$recursiveRef", "dependencies")
+"""Keywords whose work is not limited by the number of subschemas."""
+
 
 class TooMuchWork(ValueError):
     """A schema may cause too much work; the message says what exceeds a limit."""
@@ -211,9 +214,6 @@ class _Walk:
                 raise TooMuchWork(f"its patterns have over {MAX_PATTERN_STATES:,} states, counting repetitions")
         return self._states[pattern]
 
-
-_UNLIMITED = ("unevaluatedProperties", "unevaluatedItems", "$dynamicRef", "$recursiveRef", "dependencies")
-"""Keywords whose work is not limited by the number of subschemas."""
 
 _VISITS: Mapping[str, Callable[[_Walk, Any, _Place], None]] = {
     **dict.fromkeys(("allOf", "not", "if", "then", "else"), _Walk.same_value),

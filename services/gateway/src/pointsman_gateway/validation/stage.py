@@ -16,6 +16,9 @@ MAX_CHUNKS = 32_768
 CLIENT_SCHEMA = "json_schema"
 """The name in verdicts and metrics of the schema in a request's `response_format`."""
 
+Named = tuple[str, Validator]
+"""A validator's name in the configuration, and the validator."""
+
 
 class Ruling(StrEnum):
     ACCEPTED = "accepted"
@@ -38,10 +41,6 @@ class Verdict:
 def refusal(verdicts: Sequence[Verdict]) -> Verdict | None:
     """Returns the first verdict that refuses the answer; None if it is accepted."""
     return next((verdict for verdict in verdicts if verdict.ruling is Ruling.REFUSED), None)
-
-
-Named = tuple[str, Validator]
-"""A validator's name in the configuration, and the validator."""
 
 
 class Validation:

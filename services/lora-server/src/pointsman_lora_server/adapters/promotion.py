@@ -23,6 +23,22 @@ words."""
 Z_95 = 1.96
 """Standard deviations of a 95 % interval."""
 
+ROLLBACK_AUTHOR = "pointsman"
+"""The author of automatic rollbacks in the history."""
+
+Z = 2.58
+"""Half-width of the confidence limits in standard deviations: chance exceeds one side in 1 of 200 checks.
+
+A canary is checked every second. Of 2,000 simulated canaries that were as good as their stable version (2 to 10 %
+errors, up to 2,000 requests, a check after every 20), 0.2 % were rolled back at a weight of 0.5 and 1 % at a weight of
+0.1. With 1.645 it would be 5 and 7 %, with a bare comparison of the rates 60 %. A canary with 20 % errors against none
+is detected after 47 of its requests (median)."""
+
+HOPELESS_ERROR_RATE = 0.5
+"""A canary whose error rate is above this is rolled back without waiting for enough requests to the stable version."""
+
+_TAIL = 0.95
+
 
 class PromotionGate:
     """Compares a version with the trainer's few-shot prompt before a protected alias is moved to it.
@@ -102,23 +118,6 @@ class Promoter:
         )
         await self._registry.clear_alias_request(version.version, alias_suffix)
         log.info("%s points to %s (revision %d)", alias.alias, alias.version, alias.revision)
-
-
-ROLLBACK_AUTHOR = "pointsman"
-"""The author of automatic rollbacks in the history."""
-
-Z = 2.58
-"""Half-width of the confidence limits in standard deviations: chance exceeds one side in 1 of 200 checks.
-
-A canary is checked every second. Of 2,000 simulated canaries that were as good as their stable version (2 to 10 %
-errors, up to 2,000 requests, a check after every 20), 0.2 % were rolled back at a weight of 0.5 and 1 % at a weight of
-0.1. With 1.645 it would be 5 and 7 %, with a bare comparison of the rates 60 %. A canary with 20 % errors against none
-is detected after 47 of its requests (median)."""
-
-HOPELESS_ERROR_RATE = 0.5
-"""A canary whose error rate is above this is rolled back without waiting for enough requests to the stable version."""
-
-_TAIL = 0.95
 
 
 async def roll_back_failing_canaries(

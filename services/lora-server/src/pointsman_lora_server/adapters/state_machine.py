@@ -31,6 +31,8 @@ LEASE_SECONDS = 10.0
 
 _RENEWALS_PER_LEASE = 3
 
+MIN_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.5, 30.0
+
 
 class SmokeTest(Protocol):
     """Runs a version outside the engine and returns the answers that the engine should give."""
@@ -215,9 +217,6 @@ def _is_unfinished(name: str, desired: DesiredState) -> bool:
     return record.phase in (Phase.REGISTERED, Phase.VALIDATING) or (
         record.phase is Phase.READY and bool(record.alias_suffix)
     )
-
-
-MIN_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.5, 30.0
 
 
 @dataclass(slots=True)

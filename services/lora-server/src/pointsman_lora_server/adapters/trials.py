@@ -17,6 +17,21 @@ from pointsman_lora_server.smoke.reference import Reference, compare
 MAX_GROUP = 16
 """Versions whose first answers are requested at once; they share one probe of the base model."""
 
+log = logging.getLogger(__name__)
+
+PROMPT = (
+    "You answer the customers of a bank. Say what the message is about, in one short sentence, and name what has to be "
+    "done next. Message: I was charged twice for the same train ticket last Friday and the shop tells me to ask you. "
+    "Answer:"
+)
+"""Of typical length: the engine's first prefill and its first decoding steps with an adapter are slow."""
+
+MAX_TOKENS = 4
+"""Length of the answer, so that decoding is warmed up as well."""
+
+MAX_REFERENCES = 64
+"""References, some kilobytes each, that are kept until their version is loaded."""
+
 
 def _new_future() -> "asyncio.Future[None]":
     return asyncio.get_running_loop().create_future()
@@ -164,22 +179,6 @@ class Trials:
 
 def _interrupted() -> Unavailable:
     return Unavailable("the engine was restarted during the load", code="engine_not_ready", retry_after=5)
-
-
-log = logging.getLogger(__name__)
-
-PROMPT = (
-    "You answer the customers of a bank. Say what the message is about, in one short sentence, and name what has to be "
-    "done next. Message: I was charged twice for the same train ticket last Friday and the shop tells me to ask you. "
-    "Answer:"
-)
-"""Of typical length: the engine's first prefill and its first decoding steps with an adapter are slow."""
-
-MAX_TOKENS = 4
-"""Length of the answer, so that decoding is warmed up as well."""
-
-MAX_REFERENCES = 64
-"""References, some kilobytes each, that are kept until their version is loaded."""
 
 
 class WarmUp:

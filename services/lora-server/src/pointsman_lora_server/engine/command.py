@@ -58,6 +58,17 @@ _FORBIDDEN_OPTIONS = {
 }
 _SHORT_OPTIONS = {"-asc": "--api-server-count"}
 
+_NOT_INHERITED = frozenset(
+    (
+        *("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"),
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING",  # with a resolver, a chat request could load any folder
+        "VLLM_SKIP_MODEL_NAME_VALIDATION",  # the base model would answer requests for an adapter that is gone
+        "VLLM_SERVER_DEV_MODE",
+        # vLLM's processes would send spans to it by gRPC unasked; if tracing is on, vLLM sets it by itself.
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+    )
+)
+
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
@@ -217,15 +228,3 @@ def _inherited(environment: Mapping[str, str]) -> dict[str, str]:
         for key, value in environment.items()
         if not key.startswith(("POINTSMAN_", "VLLM_LORA_RESOLVER")) and key not in _NOT_INHERITED
     }
-
-
-_NOT_INHERITED = frozenset(
-    (
-        *("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"),
-        "VLLM_ALLOW_RUNTIME_LORA_UPDATING",  # with a resolver, a chat request could load any folder
-        "VLLM_SKIP_MODEL_NAME_VALIDATION",  # the base model would answer requests for an adapter that is gone
-        "VLLM_SERVER_DEV_MODE",
-        # vLLM's processes would send spans to it by gRPC unasked; if tracing is on, vLLM sets it by itself.
-        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
-    )
-)

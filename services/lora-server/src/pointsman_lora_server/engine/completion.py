@@ -10,6 +10,21 @@ from typing import Protocol
 
 from pointsman_servicekit.errors import InvalidArgument, NotFound, PointsmanError, Unavailable
 
+log = logging.getLogger(__name__)
+
+PROMPTS = ("1, 2, 3,", "A, B, C, D, E, F, G,", "one, two, three, four, five,")
+"""Any language model continues these with certainty. The first is short on purpose: data that others left in a block of
+the KV cache affects a short prompt and is overwritten by a long one."""
+
+MAX_TOKENS = 8
+CERTAIN_LOGPROB = math.log(0.7)
+"""A token that is at least this likely is the most likely one in any batch: its logit is 0.85 above the next one's, and
+bfloat16 moves logits by 0.1 or 0.2."""
+
+MIN_CERTAIN_TOKENS = 3
+"""Number of certain tokens that a continuation needs to be used as the expected one."""
+ATTEMPTS = 3
+
 
 @dataclass(frozen=True, slots=True)
 class GreedyAnswer:
@@ -63,22 +78,6 @@ class TimedEngine:
 
     async def count_corrupted(self) -> int:
         return await self._engine.count_corrupted()
-
-
-log = logging.getLogger(__name__)
-
-PROMPTS = ("1, 2, 3,", "A, B, C, D, E, F, G,", "one, two, three, four, five,")
-"""Any language model continues these with certainty. The first is short on purpose: data that others left in a block of
-the KV cache affects a short prompt and is overwritten by a long one."""
-
-MAX_TOKENS = 8
-CERTAIN_LOGPROB = math.log(0.7)
-"""A token that is at least this likely is the most likely one in any batch: its logit is 0.85 above the next one's, and
-bfloat16 moves logits by 0.1 or 0.2."""
-
-MIN_CERTAIN_TOKENS = 3
-"""Number of certain tokens that a continuation needs to be used as the expected one."""
-ATTEMPTS = 3
 
 
 class EngineCorrupted(Unavailable):

@@ -34,6 +34,14 @@ METHOD_ROLES = {
 }
 """The role that a peer with a token needs for each method."""
 
+_STATE = {
+    JobState.QUEUED: training_pb2.TRAINING_STATE_QUEUED,
+    JobState.RUNNING: training_pb2.TRAINING_STATE_RUNNING,
+    JobState.SUCCEEDED: training_pb2.TRAINING_STATE_SUCCEEDED,
+    JobState.FAILED: training_pb2.TRAINING_STATE_FAILED,
+    JobState.CANCELLED: training_pb2.TRAINING_STATE_CANCELLED,
+}
+
 
 class LoraServerServicer(lora_server_pb2_grpc.LoraServerServicer):
     def __init__(
@@ -138,15 +146,6 @@ class LoraServerServicer(lora_server_pb2_grpc.LoraServerServicer):
     async def Watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[pb.EngineState]:
         async for state, changed in self._engine_state.watch_changes():
             yield self._states.get(state, changed if request.changes else None)
-
-
-_STATE = {
-    JobState.QUEUED: training_pb2.TRAINING_STATE_QUEUED,
-    JobState.RUNNING: training_pb2.TRAINING_STATE_RUNNING,
-    JobState.SUCCEEDED: training_pb2.TRAINING_STATE_SUCCEEDED,
-    JobState.FAILED: training_pb2.TRAINING_STATE_FAILED,
-    JobState.CANCELLED: training_pb2.TRAINING_STATE_CANCELLED,
-}
 
 
 class TrainingServicer(training_pb2_grpc.TrainingServicer):

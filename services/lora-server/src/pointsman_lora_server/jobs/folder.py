@@ -39,6 +39,10 @@ _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 Inputs = Mapping[str, BinaryIO]
 """By their names in the request: "data", "heldout", "system"."""
 
+_EVENT_PREFIX = b'{"event": '
+
+_JOB, _EVENTS = "job.json", "events.jsonl"
+
 
 def open_inputs(request: JobRequest, data_roots: Sequence[Path], stack: ExitStack) -> Inputs:
     """Opens the request's files, which `stack` closes, and checks the beginning of each. Raises InvalidArgument."""
@@ -134,10 +138,6 @@ def _check_text(file: BinaryIO, param: str) -> None:
         raise InvalidArgument(
             f"'{param}' is not UTF-8 text of at most {MAX_SYSTEM_BYTES >> 20} MiB", code="bad_data", param=param
         )
-
-
-_JOB, _EVENTS = "job.json", "events.jsonl"
-_EVENT_PREFIX = b'{"event": '
 
 
 @dataclass(frozen=True, slots=True)

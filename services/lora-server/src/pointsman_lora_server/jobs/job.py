@@ -28,6 +28,9 @@ _OPTION_BOUNDS: dict[str, tuple[float, float]] = {
     "threads": (1, 1024),
 }
 
+FindVersion = Callable[[str], Awaitable[Path]]
+"""Returns the folder of a registered version. Raises NotFound."""
+
 
 class JobState(enum.Enum):
     QUEUED = "queued"
@@ -94,8 +97,6 @@ class TrainedAdapter:
 
 RegisterAdapter = Callable[[TrainedAdapter], Awaitable[str]]
 """Returns the version. Raises PointsmanError; Unavailable if a retry may help."""
-FindVersion = Callable[[str], Awaitable[Path]]
-"""Returns the folder of a registered version. Raises NotFound."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,8 @@ Render = Callable[[Sequence[Message], bool], list[int]]
 BATCHES_PER_GROUP = 16
 """Rows are sorted by length within groups of this many batches: little padding, but still much shuffling."""
 
+WARM_UP_SHARE = 0.05
+
 
 class Row(Protocol):
     @property
@@ -170,9 +172,6 @@ def _cut(ordered: Sequence[AnyRow], tokens_per_step: int) -> Iterator[tuple[AnyR
         batch.append(row)
     if batch:
         yield tuple(batch)
-
-
-WARM_UP_SHARE = 0.05
 
 
 def learning_rate_scale(progress: float) -> float:

@@ -21,6 +21,13 @@ from pointsman_lora_server.training.options import TrainingOptions
 
 LEARNT_START, LEARNT_END = "⟦", "⟧"
 
+_Item = TypeVar("_Item")
+
+MAX_LOSS_ROWS = 256
+MAX_SAMPLES = 16
+"""Held-out rows that are stored with the adapter, for its smoke test."""
+MAX_SAMPLE_CHARACTERS = 8000
+
 
 @dataclass(frozen=True, slots=True)
 class BaseFolder:
@@ -87,14 +94,6 @@ def show_example(base: BaseFolder, example: Example) -> str:
         for ids in (example.prompt_ids, example.ids[example.prompt_length :])
     )
     return f"{prompt}{LEARNT_START}{answer}{LEARNT_END}"
-
-
-_Item = TypeVar("_Item")
-
-MAX_LOSS_ROWS = 256
-MAX_SAMPLES = 16
-"""Held-out rows that are stored with the adapter, for its smoke test."""
-MAX_SAMPLE_CHARACTERS = 8000
 
 
 @dataclass(frozen=True, slots=True)

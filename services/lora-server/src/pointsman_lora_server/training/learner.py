@@ -34,6 +34,9 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
 
 Weights = dict[str, Any]
 
+TOKENS_PER_SLICE = 128
+"""Of logits: 128 x vocabulary in fp32 stays in memory that malloc keeps."""
+
 
 @dataclass(frozen=True, slots=True)
 class Learner:
@@ -211,10 +214,6 @@ def _keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(M_MMAP_THRESHOLD, 32 << 20)
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-
-
-TOKENS_PER_SLICE = 128
-"""Of logits: 128 x vocabulary in fp32 stays in memory that malloc keeps."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,8 @@ PACE_STEPS = 16
 
 Batches = Sequence[Sequence[Any]]
 
+SaveCheckpoint = Callable[["TrainingLoop"], None]
+
 
 class Emit(Protocol):
     """Reports an event of the run, as one line on stdout."""
@@ -68,7 +70,6 @@ class Evaluated:
 
 Evaluate = Callable[[], Evaluated | None]
 """None if nothing is held out."""
-SaveCheckpoint = Callable[["TrainingLoop"], None]
 
 
 def measure_pace(learner: Learner, objective: Objective, batches: Batches) -> Pace:

@@ -18,6 +18,12 @@ CHUNK_TOKENS = 200  # the rest of the window is for the title and the headings
 CHUNK_CHARACTERS = 2_000  # the tokenizer counts a word above 100 characters, or a run of spaces, as one token or none
 CONTEXT_CHARACTERS = 160
 
+_LINE_END = re.compile(r"\r\n|\n|\r")
+
+# Quotes and lists nested in each other on one line. The Markdown splitter's time grows with the square of their depth,
+# and no person writes so: such a block is split as plain text.
+_DEEP_NESTING = re.compile(r"^(?:[ \t]*(?:>|[*+-][ \t]|\d{1,9}[.)][ \t])){20}", re.MULTILINE)
+
 
 def chunk_tokens(window: int) -> int:
     """Returns how many tokens a chunk may have without its titles, for a model that reads `window` tokens."""
@@ -91,9 +97,6 @@ class PlainTextChunker:
         return ChunkedBlock(tuple(self._window.chunk(block, span, ()) for span in spans), ())
 
 
-_LINE_END = re.compile(r"\r\n|\n|\r")
-
-
 @dataclass(frozen=True, slots=True)
 class Heading:
     start: int  # offset in the text, in characters
@@ -150,11 +153,6 @@ def _open_section(path: Path, heading: Heading) -> Path:
 
 def _above_level(path: Path, level: int) -> Path:
     return tuple(section for section in path if section[0] < level)
-
-
-# Quotes and lists nested in each other on one line. The Markdown splitter's time grows with the square of their depth,
-# and no person writes so: such a block is split as plain text.
-_DEEP_NESTING = re.compile(r"^(?:[ \t]*(?:>|[*+-][ \t]|\d{1,9}[.)][ \t])){20}", re.MULTILINE)
 
 
 class MarkdownChunker:

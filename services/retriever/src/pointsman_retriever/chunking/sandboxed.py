@@ -32,6 +32,8 @@ _MARKDOWN = frozenset(
 )
 _PLAIN = frozenset({"text/plain", "application/pdf", "text/csv"})
 
+Chunks = tuple[Chunk, ...]
+
 
 def make_chunkers(tokenizer: Tokenizer, window: int = WINDOW_TOKENS) -> Mapping[str, TextChunker]:
     """Returns the chunkers by kind of text; `tokenizer` must not truncate, `window` is the tokens of a chunk with its
@@ -64,9 +66,6 @@ def recipe_for(media_type: str) -> str:
 
 def kind_of(recipe: str) -> str:
     return recipe.partition("-")[0]
-
-
-Chunks = tuple[Chunk, ...]
 
 
 class SandboxedChunker:

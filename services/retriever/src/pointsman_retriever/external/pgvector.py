@@ -18,6 +18,16 @@ except ImportError as error:
 
 MAX_IDLE_CONNECTIONS = 8
 
+_COLUMNS = (
+    "SELECT a.attname, format_type(a.atttypid, a.atttypmod) FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid "
+    "JOIN pg_namespace n ON n.oid = c.relnamespace "
+    "WHERE n.nspname = %s AND c.relname = %s AND a.attnum > 0 AND NOT a.attisdropped"
+)
+_PRIMARY_KEY = (
+    "SELECT a.attname FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY(i.indkey) "
+    "WHERE i.indrelid = %s::regclass AND i.indisprimary"
+)
+
 
 class PgvectorTable:
     """A table of PostgreSQL, over read-only connections; implements ExternalStore."""
@@ -134,17 +144,6 @@ class PgvectorTable:
             idle, self._idle = self._idle, []
         for connection in idle:
             _close(connection)
-
-
-_COLUMNS = (
-    "SELECT a.attname, format_type(a.atttypid, a.atttypmod) FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid "
-    "JOIN pg_namespace n ON n.oid = c.relnamespace "
-    "WHERE n.nspname = %s AND c.relname = %s AND a.attnum > 0 AND NOT a.attisdropped"
-)
-_PRIMARY_KEY = (
-    "SELECT a.attname FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY(i.indkey) "
-    "WHERE i.indrelid = %s::regclass AND i.indisprimary"
-)
 
 
 def _quoted(name: str) -> str:

@@ -43,6 +43,9 @@ from pointsman_retriever.search.ranking import SearchSettings
 
 _STATES = {state: getattr(pb.DocumentOutcome, state.name) for state in DocumentState}
 
+_METHODS = {pb.CONVEX: FusionMethod.CONVEX, pb.RRF: FusionMethod.RRF}
+_FUSIONS = {method: fusion for fusion, method in _METHODS.items()}
+
 
 def to_collection_id(tenant: str, name: str) -> CollectionId:
     return CollectionId(tenant or DEFAULT_TENANT, name)
@@ -94,10 +97,6 @@ def _from_outcome(outcome: DocumentOutcome) -> pb.DocumentOutcome:
         code=outcome.code,
         message=outcome.message,
     )
-
-
-_METHODS = {pb.CONVEX: FusionMethod.CONVEX, pb.RRF: FusionMethod.RRF}
-_FUSIONS = {method: fusion for fusion, method in _METHODS.items()}
 
 
 def to_query(request: pb.SearchRequest) -> Query:

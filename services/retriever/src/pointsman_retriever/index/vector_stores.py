@@ -12,6 +12,13 @@ from typing import Protocol
 
 from pointsman_retriever.domain import CollectionInfo, Ids, Vectors
 
+GROUP = "pointsman.vector_stores"
+
+VECTOR_STORES: Mapping[str, str] = {
+    "faiss": "pointsman_retriever.index.faiss_index:FaissStore",
+    "milvus": "pointsman_retriever.index.milvus:MilvusStore",
+}
+
 
 class VectorIndex(Protocol):
     """An immutable snapshot of a collection's unit vectors by chunk id, searched by inner product.
@@ -75,10 +82,3 @@ class VectorStoreOptions:
 
 
 VectorStoreFactory = Callable[[VectorStoreOptions], VectorStore]
-
-GROUP = "pointsman.vector_stores"
-
-VECTOR_STORES: Mapping[str, str] = {
-    "faiss": "pointsman_retriever.index.faiss_index:FaissStore",
-    "milvus": "pointsman_retriever.index.milvus:MilvusStore",
-}

@@ -7,6 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+_LINE = re.compile(r"[^\n]*(?:\n|$)")  # JSON strings may contain other line breaks
+
+LINE_KEYS = ("id", "title", "text", "metadata")
+
+Entry = dict[str, Any]
+
 
 @dataclass(frozen=True, slots=True)
 class LoadedText:
@@ -16,9 +24,6 @@ class LoadedText:
 
 class UnreadableFile(Exception):
     """A file cannot be read; the message continues a sentence that starts with its name: "is encrypted"."""
-
-
-_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def read_text(content: bytes) -> str:
@@ -35,13 +40,6 @@ def read_text(content: bytes) -> str:
 def replace_surrogates(text: str) -> str:
     """Replaces each lone surrogate, which UTF-8 cannot represent, by U+FFFD."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-_LINE = re.compile(r"[^\n]*(?:\n|$)")  # JSON strings may contain other line breaks
-
-LINE_KEYS = ("id", "title", "text", "metadata")
-
-Entry = dict[str, Any]
 
 
 def read_lines(content: bytes) -> Iterator[tuple[int, Entry | UnreadableFile]]:

@@ -13,6 +13,10 @@ from pointsman_servicekit.http_client import open_async_client, read_body
 
 from pointsman_retriever.rerank.rerankers import RerankerOptions
 
+MAX_ROW_BYTES = 64 * 1024
+"""Bytes of a response for each text: its score, and perhaps the text itself."""
+MAX_OTHER_BYTES = 64 * 1024
+
 
 @dataclass(frozen=True, slots=True)
 class HttpApi:
@@ -40,11 +44,6 @@ COHERE = HttpApi(
     find_rows=lambda response: response["results"],
     score_key="relevance_score",
 )
-
-
-MAX_ROW_BYTES = 64 * 1024
-"""Bytes of a response for each text: its score, and perhaps the text itself."""
-MAX_OTHER_BYTES = 64 * 1024
 
 
 class UnreadableAnswer(ValueError):

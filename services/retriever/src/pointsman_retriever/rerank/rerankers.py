@@ -9,6 +9,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+GROUP = "pointsman.rerankers"
+
+DEFAULT_API = "tei"
+
+RERANKERS: Mapping[str, str] = {
+    "tei": "pointsman_retriever.rerank.http:tei_reranker",
+    "cohere": "pointsman_retriever.rerank.http:cohere_reranker",
+}
+
 
 class Reranker(Protocol):
     """Scores passages for a query; used from the event loop's thread."""
@@ -34,12 +43,3 @@ class RerankerOptions:
 
 
 RerankerFactory = Callable[[RerankerOptions], Reranker]
-
-GROUP = "pointsman.rerankers"
-
-DEFAULT_API = "tei"
-
-RERANKERS: Mapping[str, str] = {
-    "tei": "pointsman_retriever.rerank.http:tei_reranker",
-    "cohere": "pointsman_retriever.rerank.http:cohere_reranker",
-}

@@ -22,6 +22,16 @@ from pointsman_retriever.domain import Chunk, Ids, IndexedChunks, Neighbour, Pas
 _LOCK_TIMEOUT = 30.0  # seconds that SQLite waits for a lock on the file
 _POLL_SECONDS = 1.0  # after which a thread that waits for a reader checks whether the file was closed
 
+_ROWS_PER_BATCH = 4096
+_SELECT_CHUNKS = "SELECT id, document, context, text, vector FROM chunks"
+_SELECT_PASSAGES = """
+    SELECT json_group_array(json_array(
+        chunks.id, row, documents.id, title, chunks.text, start, end,
+        json((SELECT json_group_object(key, value) FROM metadata WHERE document = row))
+    ))
+    FROM chunks JOIN documents ON document = row WHERE chunks.id IN (SELECT value FROM json_each(?))
+"""
+
 
 class Connections:
     """The SQLite connections of one file: a writer for one thread at a time, and a limited pool of readers."""
@@ -175,17 +185,6 @@ def _to_pointsman_error(error: sqlite3.Error, file: Path) -> PointsmanError:
         message = f"{file} is damaged ({error}); restore the collection's last snapshot"
         return Internal(message, code="collection_damaged")
     return Internal(f"{file}: {error} ({name or 'no SQLite error name'})", code="store_failed")
-
-
-_ROWS_PER_BATCH = 4096
-_SELECT_CHUNKS = "SELECT id, document, context, text, vector FROM chunks"
-_SELECT_PASSAGES = """
-    SELECT json_group_array(json_array(
-        chunks.id, row, documents.id, title, chunks.text, start, end,
-        json((SELECT json_group_object(key, value) FROM metadata WHERE document = row))
-    ))
-    FROM chunks JOIN documents ON document = row WHERE chunks.id IN (SELECT value FROM json_each(?))
-"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,8 @@ MAX_PROBLEMS = 20
 _MAX_NORM_ERROR = 1e-3
 _SNAPSHOT_READERS = 2
 
+_PENDING = "FROM documents WHERE NOT EXISTS (SELECT 1 FROM next_chunks WHERE next_chunks.document = documents.row)"
+
 
 @dataclass(frozen=True, slots=True)
 class Findings:
@@ -156,9 +158,6 @@ class PendingDocument:
     row: int
     document: Document
     recipe: str
-
-
-_PENDING = "FROM documents WHERE NOT EXISTS (SELECT 1 FROM next_chunks WHERE next_chunks.document = documents.row)"
 
 
 def begin_migration(store: Store, fingerprint: str, dimensions: int) -> None:

@@ -47,6 +47,8 @@ _SENTENCE_ENDS = re.compile(r"(?<=[.!?])\s+|\n+")
 _SHOWN, _HIDDEN = "with the right passage", "without the right passage"
 _NOT_FOUND = "right passage not found"
 
+FORMS = '{"text", "output"}, {"messages"}, or for pairs {"prompt" or "messages", "chosen", "rejected"}'
+
 
 @dataclass(frozen=True, slots=True)
 class TrainingRow:
@@ -181,9 +183,6 @@ class PathRenderer:
 
     async def _embed(self, examples: Sequence[Example]) -> NDArray[np.float32]:
         return np.stack([await self._embedding.embed(example.text) for example in examples])
-
-
-FORMS = '{"text", "output"}, {"messages"}, or for pairs {"prompt" or "messages", "chosen", "rejected"}'
 
 
 def read_rows(file: Path) -> list[TrainingRow]:

@@ -19,6 +19,13 @@ from pointsman_gateway.config.load import normalized_text
 _DIGITS = re.compile(r"\d+")
 _ROLES = ("system", "user", "assistant")
 
+VERSION = 1
+
+NAME_DIGITS = 12
+
+MANIFEST, LATEST = "manifest.json", "latest"
+TRAIN, HELDOUT, PAIRS, HELDOUT_PAIRS = "train.jsonl", "heldout.jsonl", "pairs.jsonl", "heldout_pairs.jsonl"
+
 
 class Source(IntEnum):
     """The kinds of sources of a right answer; of two rows with the same prompt, the one of the higher kind is kept."""
@@ -165,12 +172,6 @@ def _distinct(pairs: Iterable[PreferencePair], chosen: Mapping[str, Row]) -> Seq
 def _hash_to_unit_interval(group: str) -> float:
     """Maps a group of prompts to a point from 0 to 1, by its text only, so that it stays on its side of a split."""
     return int.from_bytes(hashlib.blake2b(group.encode(), digest_size=8).digest()) / 2**64
-
-
-VERSION = 1
-MANIFEST, LATEST = "manifest.json", "latest"
-TRAIN, HELDOUT, PAIRS, HELDOUT_PAIRS = "train.jsonl", "heldout.jsonl", "pairs.jsonl", "heldout_pairs.jsonl"
-NAME_DIGITS = 12
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,6 +62,20 @@ HEADERS = {
     "vary": "accept-encoding",
 }
 
+CONSOLE_HEADER = "x-pointsman-console"
+
+MAX_LOGIN_BYTES = 8192
+"""The size limit of a login's body; the limit matters because a login requires no credential."""
+
+MAX_PAGE_SIZE = 200
+
+PAGE_CURSOR = r"^\d{1,20}-\d{1,20}$|^$"
+"""The id of an entry in the request log, or empty."""
+
+Handler = Callable[..., Awaitable[Response]]
+
+_encode = msgspec.json.Encoder().encode
+
 
 @dataclass(frozen=True, slots=True)
 class Asset:
@@ -118,9 +132,6 @@ async def without_slash(request: Request) -> Response:
     return RedirectResponse("../console", status_code=308)
 
 
-CONSOLE_HEADER = "x-pointsman-console"
-
-
 def check_site(request: Request, keys: bool, hosts: Sequence[str]) -> None:
     """Checks that the console's own page sends the request: raises PermissionDenied ("other_site", "unknown_host").
 
@@ -168,10 +179,6 @@ def _is_local_or_allowed(host: str, hosts: Sequence[str]) -> bool:
     return True
 
 
-MAX_LOGIN_BYTES = 8192
-"""The size limit of a login's body; the limit matters because a login requires no credential."""
-
-
 class LoginBody(StrictBody):
     code: str = Field(min_length=1, max_length=4096)
     verifier: str = Field(pattern="^[A-Za-z0-9._~-]{43,128}$", description="RFC 7636")
@@ -201,16 +208,6 @@ async def log_in(request: Request) -> Response:
         raise invalid_field(error.errors()[0]) from error
     session = await login.log_in(LoginCode(**body.model_dump()))
     return json_answer({"token": session.token, "expires": session.expires})
-
-
-MAX_PAGE_SIZE = 200
-
-PAGE_CURSOR = r"^\d{1,20}-\d{1,20}$|^$"
-"""The id of an entry in the request log, or empty."""
-
-Handler = Callable[..., Awaitable[Response]]
-
-_encode = msgspec.json.Encoder().encode
 
 
 class _MoveBody(StrictBody):

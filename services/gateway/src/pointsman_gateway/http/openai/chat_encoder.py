@@ -26,18 +26,19 @@ _ID = re.compile(rb'\{"id": ?"[^"\\]{1,200}"')
 _NO_PREFIX = b"\n"
 """No event begins with it."""
 
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
+# These keep the values undecoded: they are only passed on.
+_decode_top_level = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+_EVENT_FIELDS = frozenset({"id", "object", "created", "model", "choices", "usage"})
+_CHOICE_FIELDS = frozenset({"index", "delta", "finish_reason", "logprobs"})
+
 
 class _LastEvent(msgspec.Struct):
     choices: list[dict[str, msgspec.Raw]]
 
 
-_decode = msgspec.json.Decoder(dict[str, Any]).decode
-# These keep the values undecoded: they are only passed on.
-_decode_top_level = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_last_event = msgspec.json.Decoder(_LastEvent).decode
-
-_EVENT_FIELDS = frozenset({"id", "object", "created", "model", "choices", "usage"})
-_CHOICE_FIELDS = frozenset({"index", "delta", "finish_reason", "logprobs"})
 
 
 class ChatEncoder:

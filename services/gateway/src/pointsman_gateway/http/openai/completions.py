@@ -38,6 +38,9 @@ from pointsman_gateway.pipeline.request_checks import MAX_CHOICES
 COMPLETION_ONLY = {"echo": False, "suffix": "", "best_of": 1}
 """Parameters that only an engine's own `/v1/completions` supports; a conversation accepts these values alone."""
 
+FINISH_REASONS = ("stop", "length", "content_filter")
+"""Conversations can also end for other reasons, which are reported as "stop"."""
+
 
 class CompletionBody(BaseModel):
     """`POST /v1/completions`. Fields that are not declared go to the engine if it accepts them."""
@@ -160,10 +163,6 @@ async def complete(body: CompletionBody, request: Request) -> Response:
     if len(requests) == 1:
         return await respond(request, requests[0], encoder, bool(body.stream))
     return await respond_to_all(request, requests, body.choices, encoder, bool(body.stream))
-
-
-FINISH_REASONS = ("stop", "length", "content_filter")
-"""Conversations can also end for other reasons, which are reported as "stop"."""
 
 
 @dataclass(slots=True)

@@ -25,6 +25,9 @@ FailFastDict = Annotated[dict[str, Element], Field(fail_fast=True)]
 
 _TokenIds = FailFastList[Annotated[int, Field(strict=True, ge=0, lt=2**31)]]
 
+_NO_OBJECT = frozenset({"dict_type", "model_type", "model_attributes_type"})
+_BOUNDS = ("ge", "gt", "le", "lt")
+
 
 @dataclass(frozen=True)
 class Expected:
@@ -84,10 +87,6 @@ def invalid_field(item: Any) -> InvalidArgument:
     problem = "Input should be an object" if item["type"] in _NO_OBJECT else item["msg"]
     message = f"'{location}': {problem}" if location else problem
     return InvalidArgument(message, code="bad_parameter", param=location or None)
-
-
-_NO_OBJECT = frozenset({"dict_type", "model_type", "model_attributes_type"})
-_BOUNDS = ("ge", "gt", "le", "lt")
 
 
 def strict_struct(model: type[BaseModel]) -> type[msgspec.Struct]:
