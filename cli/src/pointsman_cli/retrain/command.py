@@ -57,6 +57,7 @@ from pointsman_cli.retrain.run_state import (
     start_run,
 )
 from pointsman_cli.retrain.train_step import CollectionDates, Registry, Trainer, TrainStep
+from pointsman_cli.train.options import DEFAULT_METHOD, ServedMethodOption
 from pointsman_cli.train.progress import Evaluation, Message, TrainingStep, to_event
 
 LINE_INTERVAL_SECONDS = 10.0
@@ -124,20 +125,13 @@ def _time(step: StepState) -> str:
     return datetime.fromtimestamp(step.ended, UTC).strftime("%Y-%m-%d %H:%M:%S UTC") if step.ended else ""
 
 
-class Method(str, Enum):  # noqa: UP042  # typer shows the values of such
-    LORA = "lora"
-    RSLORA = "rslora"
-    QLORA = "qlora"
-    DPO = "dpo"
-
-
 def retrain(
     task: TaskArgument,
     prompts: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help='Also send these to the teacher path: lines of text or {"text": ...}.'),
     ] = None,
-    method: Annotated[Method, typer.Option(help="Training method; dpo learns from pairs of answers.")] = Method.LORA,
+    method: ServedMethodOption = DEFAULT_METHOD,
     stop_after: Annotated[
         StepChoice | None,
         typer.Option(help="Stop after this step; run the command again to continue.", show_default=False),
@@ -171,15 +165,15 @@ def retrain(
         config_folder_of(config, at),
         datasets_folder(datasets, at),
         prompts,
-        method.value,
+        method,
         stop_after.value if stop_after else "",
     )
     addresses = RetrainAddresses.of(at, url, redis, retriever, lora_server)
     plan = run_interruptibly(read_plan(wish.config, task, at))
     going_on = last is not None and not last.state.outcome and not restart
-    if going_on and last is not None and last.state.method != method.value:
+    if going_on and last is not None and last.state.method != method:
         raise UsageError(f"run {last.state.run} uses --method {last.state.method}; give that, or --restart")
-    run_file = last if going_on and last is not None else start_run(runs_folder, task, method.value, STEPS)
+    run_file = last if going_on and last is not None else start_run(runs_folder, task, method, STEPS)
     console = Console(stderr=True)
     console.print(f"{'continues' if going_on else 'starts'} run {run_file.state.run}", style="dim", highlight=False)
     ended = run_interruptibly(

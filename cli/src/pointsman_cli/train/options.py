@@ -60,6 +60,13 @@ MethodOption = Annotated[
         "answers), an installed method, or MODULE:ATTRIBUTE in the engine's environment."
     ),
 ]
+ServedMethodOption = Annotated[
+    str,
+    typer.Option(
+        help="Training method whose result an engine serves as an adapter: lora, rslora, qlora, dpo (learns from pairs "
+        "of answers), or one that is installed at the lora-server."
+    ),
+]
 RankOption = Annotated[int, typer.Option(min=1, max=64, help="LoRA rank; the engine limits it (--max-lora-rank).")]
 EpochsOption = Annotated[int, typer.Option(min=1, help="Maximum number of epochs.")]
 MinutesOption = Annotated[

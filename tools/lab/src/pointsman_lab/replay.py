@@ -56,7 +56,7 @@ class ReplayContext:
         task = self._config.tasks.tasks.get(decision.task)
         if task is None or recorded.request.model != AUTO:
             return ReplayedDecision(recorded, decision)
-        by_evidence = task.policy.name == "best_value"
+        by_evidence = task.policy.implementation.uses_ratings
         redrawn = by_evidence and bool(recorded.user_digest) and not recorded.request.user
         return ReplayedDecision(recorded, decision, redrawn=redrawn, by_evidence=by_evidence)
 

@@ -109,7 +109,7 @@ def _summary(diff: ReplayDiff) -> Iterator[str]:
     if diff.redrawn:
         yield f"{diff.redrawn} are of users without a stored name: whether they take part in a trial is sampled again"
     if diff.by_evidence:
-        yield f"{diff.by_evidence} are decided by evidence (best_value): today's, not that of the time"
+        yield f"{diff.by_evidence} are decided by ratings: today's, not those of the time"
     if diff.on_modified_paths:
         paths = ", ".join(f"{path} ({count})" for path, count in diff.on_modified_paths.most_common(MAX_ROWS))
         yield f"paths with the same name and another configuration, with their number of requests: {paths}"

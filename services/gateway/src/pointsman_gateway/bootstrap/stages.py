@@ -147,10 +147,10 @@ def _classification(config: Config, models: LoadedModels, languages: Collection[
 
     tasks, in_use = config.tasks.tasks, models.fingerprint
     for name, task in tasks.items():
-        options = task.policy.options
-        if task.policy.name == "predicted" and options.encoder != in_use:
+        encoder = task.policy.implementation.encoder(task.policy.options)
+        if encoder not in ("", in_use):
             raise ConfigError(
-                f"tasks.yaml: task '{name}': its policy's weights are for the embedding model {options.encoder}, but "
+                f"tasks.yaml: task '{name}': its policy's weights are for the embedding model {encoder}, but "
                 f"{in_use} is in use; run `pointsman predict` again"
             )
     classification = Classification(RuleMatcher(tasks), models.classifier, languages)

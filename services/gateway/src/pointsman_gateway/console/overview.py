@@ -218,7 +218,7 @@ def to_task_view(preview: PolicyPreview, rows: Sequence[DecisionRow], scope: Sco
     return TaskView(
         task=preview.task,
         policy=policy.name,
-        weights=policy.options if policy.name == "split" else {},
+        weights=policy.implementation.weights(policy.options),
         quality_floor=options.quality_floor if options else None,
         p95_limit=options.p95_seconds if options else None,
         confidence=confidence,

@@ -92,6 +92,18 @@ class Policy(Protocol):
     """Whether the models of its paths must have known prices."""
     needs_vector: ClassVar[bool] = False
     """Whether requests of its task are embedded if the classifier has not done so."""
+    uses_ratings: ClassVar[bool] = False
+    """Whether the plan depends on the ratings that paths have now, so that a replay may choose another path."""
+
+    @classmethod
+    def encoder(cls, options: Any) -> str:
+        """Returns the fingerprint of the embedding model that the options were made for; empty if any will do."""
+        return ""
+
+    @classmethod
+    def weights(cls, options: Any) -> Mapping[str, float]:
+        """Returns the weights by which users are distributed over paths; empty if they are not."""
+        return {}
 
     def __init__(self, options: Any) -> None: ...
 

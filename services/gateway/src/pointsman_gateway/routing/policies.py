@@ -45,6 +45,10 @@ class Split(Policy):
 
     Options = Weights
 
+    @classmethod
+    def weights(cls, options: Mapping[str, float]) -> Mapping[str, float]:
+        return options
+
     def __init__(self, options: Mapping[str, float]) -> None:
         self._weights = options
 
@@ -153,6 +157,7 @@ class BestValue(Policy):
 
     Options = BestValueOptions
     needs_costs = True
+    uses_ratings = True
 
     def __init__(self, options: BestValueOptions) -> None:
         self._options = options

@@ -68,6 +68,11 @@ class Predicted(Policy):
     Options = PredictedOptions
     needs_costs = True
     needs_vector = True
+    uses_ratings = True
+
+    @classmethod
+    def encoder(cls, options: PredictedOptions) -> str:
+        return options.encoder
 
     def __init__(self, options: PredictedOptions) -> None:
         self._options = options
