@@ -9,7 +9,7 @@ import grpc
 import pytest
 from pointsman.v1 import gateway_pb2 as pb
 from pointsman.v1 import gateway_pb2_grpc
-from pointsman_servicekit.bounded_redis import CALL_TIMEOUT, open_redis
+from pointsman_servicekit.bounded_redis import CALL_TIMEOUT_SECONDS, open_redis
 from pointsman_servicekit.errors import PermissionDenied, PointsmanError, ResourceExhausted, Unauthenticated
 from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.grpc_errors import from_rpc_error
@@ -249,7 +249,7 @@ async def test_a_tenant_cannot_give_feedback_on_anothers_answers(guarded: Gatewa
 
 async def test_a_gateway_reports_that_its_calls_about_keys_are_late(guarded: Gateway, link: SlowLink) -> None:
     assert guarded.metric("pointsman_redis_up") == 1
-    link.delay, link.to = 1.5 * CALL_TIMEOUT, redis_layout.EPOCH.encode()
+    link.delay, link.to = 1.5 * CALL_TIMEOUT_SECONDS, redis_layout.EPOCH.encode()
     await until(lambda: guarded.metric("pointsman_redis_up") == 0)
     link.delay = 0.0
     await until(lambda: guarded.metric("pointsman_redis_up") == 1)

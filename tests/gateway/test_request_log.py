@@ -13,7 +13,7 @@ from pointsman_gateway.request_log import redis_schema
 from pointsman_gateway.request_log.entry import MAX_TEXT_BYTES, PendingEntry, to_entry
 from pointsman_gateway.request_log.recorder import MAX_WAITING
 from pointsman_gateway.request_log.store import Batch
-from pointsman_gateway.request_log.tasks import WRITE_INTERVAL_S
+from pointsman_gateway.request_log.tasks import WRITE_INTERVAL_SECONDS
 from pointsman_servicekit.bounded_redis import MAX_ATTEMPTS
 from pointsman_servicekit.errors import PointsmanError, Unavailable
 from pointsman_servicekit.process import Schedule, running_periodically
@@ -207,7 +207,7 @@ async def test_pending_entries_are_capped_and_dropped_ones_counted(harness: Requ
 
 async def test_under_continuous_load_no_receipt_is_lost(harness: RequestLogHarness, valkey: Valkey) -> None:
     async with running_periodically(
-        harness.recorder.write, Schedule(WRITE_INTERVAL_S, run_at_start=True), "write the request log"
+        harness.recorder.write, Schedule(WRITE_INTERVAL_SECONDS, run_at_start=True), "write the request log"
     ):
         for turn in range(170):
             harness.note(*(f"d{turn}-{number}" for number in range(64)))

@@ -18,7 +18,7 @@ from jwt.api_jws import PyJWS
 from pointsman_gateway.config.access_file import SingleSignOnConfig
 from pointsman_gateway.domain import Scope, Usage
 from pointsman_gateway.domain.request import Caller
-from pointsman_gateway.tenancy.issuer import MAX_WAITING, MIN_REFRESH_INTERVAL_S, to_signing_keys
+from pointsman_gateway.tenancy.issuer import MAX_WAITING, MIN_REFRESH_INTERVAL_SECONDS, to_signing_keys
 from pointsman_gateway.tenancy.login import LoginCode
 from pointsman_servicekit.bounded_redis import open_redis
 from pointsman_servicekit.errors import PermissionDenied, PointsmanError, Unauthenticated, Unavailable
@@ -188,7 +188,7 @@ async def test_unknown_keys_cause_one_read_of_the_issuers_keys_in_ten_seconds(
     async with signing_on(valkey, issuer, times) as counter:
         await counter.tenancy.identify(issuer.token())
         before = issuer.reads
-        times.pass_by(MIN_REFRESH_INTERVAL_S + 1)
+        times.pass_by(MIN_REFRESH_INTERVAL_SECONDS + 1)
         forged = [issuer.token(f"evil-{number}", other) for number in range(300)]
         codes = await asyncio.gather(*(refused(counter, token) for token in forged))
         assert set(codes) == {"unknown_signing_key"}
@@ -218,7 +218,7 @@ async def test_rotated_keys_are_found_and_removed_ones_end_their_tokens(valkey: 
         await counter.tenancy.identify(old)
         issuer.rotate("first", "second")
         assert counter.tenancy.identify_now(old)  # replayed before the gateway can know
-        times.pass_by(MIN_REFRESH_INTERVAL_S + 1)
+        times.pass_by(MIN_REFRESH_INTERVAL_SECONDS + 1)
         assert (await counter.tenancy.identify(issuer.token("second"))).tenant == "acme"
         assert counter.tenancy.identify_now(old) is None
         assert await refused(counter, old) == "unknown_signing_key"
@@ -246,7 +246,7 @@ async def test_known_keys_stay_valid_for_a_time_while_the_issuer_is_down(valkey:
         await until(lambda: counter.tenancy.identify_now(token) is None)
         assert await refused(counter, token) == "issuer_unavailable"
         issuer.is_up = True
-        times.pass_by(MIN_REFRESH_INTERVAL_S + 1)
+        times.pass_by(MIN_REFRESH_INTERVAL_SECONDS + 1)
         assert (await counter.tenancy.identify(token)).tenant == "acme"
 
 
@@ -308,7 +308,7 @@ async def test_pages_cause_one_read_in_ten_seconds_while_the_issuer_is_down(valk
 async def test_an_issuer_that_misbehaves_is_left_in_time(
     valkey: Valkey, issuer: FakeIssuer, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
-    monkeypatch.setattr("pointsman_gateway.tenancy.issuer.TIMEOUT_S", 0.5)
+    monkeypatch.setattr("pointsman_gateway.tenancy.issuer.TIMEOUT_SECONDS", 0.5)
     times, code = Times(), LoginCode("code", "v" * 43, "http://x/console", "n" * 16)
     async with signing_on(valkey, issuer, times, login={"client_id": CLIENT}) as counter:
         await counter.tenancy.identify(issuer.token())
@@ -318,11 +318,11 @@ async def test_an_issuer_that_misbehaves_is_left_in_time(
         with pytest.raises(Unavailable) as told:
             await sign_on.log_in(code)
         assert told.value.code == "issuer_unavailable"
-        times.pass_by(MIN_REFRESH_INTERVAL_S + 1)
+        times.pass_by(MIN_REFRESH_INTERVAL_SECONDS + 1)
         issuer.rotate("first", "second")
         assert await refused(counter, issuer.token("second")) == "unknown_signing_key"
         issuer.fault = ""
-        times.pass_by(MIN_REFRESH_INTERVAL_S + 1)
+        times.pass_by(MIN_REFRESH_INTERVAL_SECONDS + 1)
         assert (await counter.tenancy.identify(issuer.token("second"))).tenant == "acme"
 
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 from pointsman_gateway.domain import ANONYMOUS, Caller, Usage
-from pointsman_gateway.tenancy.leases import LEASE_S
+from pointsman_gateway.tenancy.leases import LEASE_SECONDS
 from pointsman_gateway.tenancy.reservation import LeasedReservation, to_duration
 from pointsman_gateway.tenancy.stage import OpenAccess
 from pointsman_servicekit.bounded_redis import read_script
@@ -246,7 +246,7 @@ async def test_a_dead_gateways_streams_are_released_when_its_lease_expires(valke
         caller = await alive.caller(issued)
         await entered(alive, caller)
         assert (await refusal(alive, caller)).retry_after == 1.0
-        times.pass_by(LEASE_S + 1)
+        times.pass_by(LEASE_SECONDS + 1)
         await entered(alive, caller)
 
 
@@ -257,7 +257,7 @@ async def test_streams_in_flight_keep_their_lease(valkey: Valkey, times: Times) 
         caller = await other.caller(issued)
         for _ in range(4):
             before = one.metric("pointsman_quota_lease_renewals_total", outcome="done")
-            times.pass_by(LEASE_S / 2.5)
+            times.pass_by(LEASE_SECONDS / 2.5)
             await until(lambda: one.metric("pointsman_quota_lease_renewals_total", outcome="done") > before)  # noqa: B023  # awaited
             await refusal(other, caller)
         hold.settle(NOTHING, 0, "ok")

@@ -7,8 +7,8 @@ from contextlib import AsyncExitStack, suppress
 import pytest
 from pointsman_gateway.domain import Scope
 from pointsman_gateway.tenancy.keys import KeyCacheConfig
-from pointsman_gateway.tenancy.tasks import POLL_INTERVAL_S, POLL_TIMEOUT_S
-from pointsman_servicekit.bounded_redis import CALL_TIMEOUT, MAX_ATTEMPTS, MAX_LATE_LOOK_SECONDS
+from pointsman_gateway.tenancy.tasks import POLL_INTERVAL_SECONDS, POLL_TIMEOUT_SECONDS
+from pointsman_servicekit.bounded_redis import CALL_TIMEOUT_SECONDS, MAX_ATTEMPTS, MAX_LATE_LOOK_SECONDS
 from pointsman_servicekit.errors import Unauthenticated, Unavailable
 from pointsman_servicekit.keys import records, redis_layout
 from pointsman_servicekit.keys.key_store import IssuedKey
@@ -128,17 +128,17 @@ async def test_a_revocation_with_a_lost_message_is_found_by_polling(valkey: Valk
 
 
 def test_polling_finds_a_revocation_within_a_second() -> None:
-    assert POLL_INTERVAL_S <= 0.5
-    longest_call = MAX_ATTEMPTS * CALL_TIMEOUT + MAX_LATE_LOOK_SECONDS
-    assert POLL_INTERVAL_S + 2 * longest_call <= 1.0
+    assert POLL_INTERVAL_SECONDS <= 0.5
+    longest_call = MAX_ATTEMPTS * CALL_TIMEOUT_SECONDS + MAX_LATE_LOOK_SECONDS
+    assert POLL_INTERVAL_SECONDS + 2 * longest_call <= 1.0
 
 
 async def test_a_revocation_is_found_although_redis_answers_too_late_for_requests(valkey: Valkey) -> None:
     issued = await issue(valkey.url)
     text = issued.credential.text
-    async with SlowLink(valkey).running() as link, counter_at(link.url, deadline=CALL_TIMEOUT) as counter:
+    async with SlowLink(valkey).running() as link, counter_at(link.url, deadline=CALL_TIMEOUT_SECONDS) as counter:
         await counter.tenancy.identify(text)
-        link.delay = 1.5 * CALL_TIMEOUT
+        link.delay = 1.5 * CALL_TIMEOUT_SECONDS
         async with register_at(valkey.url) as register:
             await register.revoke(issued.record.id)
         await until(lambda: counter.tenancy.identify_now(text) is None)
@@ -148,9 +148,9 @@ async def test_a_revocation_is_found_although_its_epoch_is_not_new(valkey: Valke
     """As after a crash of Redis, which has lost earlier changes and counts on from there."""
     issued = await issue(valkey.url)
     text = issued.credential.text
-    async with SlowLink(valkey).running() as link, counter_at(link.url, deadline=CALL_TIMEOUT) as counter:
+    async with SlowLink(valkey).running() as link, counter_at(link.url, deadline=CALL_TIMEOUT_SECONDS) as counter:
         await counter.tenancy.identify(text)
-        link.delay = 10 * POLL_TIMEOUT_S
+        link.delay = 10 * POLL_TIMEOUT_SECONDS
         with pytest.raises(Unavailable):
             await counter.tenancy.tasks.poll()
         await revoke_silently(valkey, issued)
@@ -162,7 +162,7 @@ async def test_a_revocation_is_found_although_its_epoch_is_not_new(valkey: Valke
 async def test_without_redis_cached_keys_stay_valid_for_a_while(valkey: Valkey, how: str) -> None:
     times = Times()
     known, unknown = await issue(valkey.url), await issue(valkey.url)
-    async with counter_at(valkey.url, times, deadline=CALL_TIMEOUT) as counter:
+    async with counter_at(valkey.url, times, deadline=CALL_TIMEOUT_SECONDS) as counter:
         await counter.tenancy.identify(known.credential.text)
         await until(lambda: counter.tenancy.identify_now(known.credential.text))
         valkey.hang() if how == "hangs" else valkey.kill()

@@ -4,7 +4,7 @@ from contextlib import AsyncExitStack, suppress
 
 import pytest
 from pointsman_gateway.domain import Caller, Usage
-from pointsman_servicekit.bounded_redis import CALL_TIMEOUT
+from pointsman_servicekit.bounded_redis import CALL_TIMEOUT_SECONDS
 from pointsman_servicekit.errors import ResourceExhausted, Unavailable
 from pointsman_servicekit.keys.key_store import IssuedKey
 from pointsman_servicekit.keys.records import Limits
@@ -24,7 +24,7 @@ def times() -> Times:
 
 async def knowing_each_other(life: AsyncExitStack, url: str, times: Times, issued: IssuedKey) -> dict[Counter, Caller]:
     """Two gateways, each of which knows that there are two."""
-    counters = [await life.enter_async_context(counter_at(url, times, deadline=CALL_TIMEOUT)) for _ in range(2)]
+    counters = [await life.enter_async_context(counter_at(url, times, deadline=CALL_TIMEOUT_SECONDS)) for _ in range(2)]
     for counter in counters:
         await until(lambda: counter.tenancy.tasks.leases.gateways == 2)  # noqa: B023  # awaited
     return {counter: await counter.caller(issued) for counter in counters}
@@ -64,7 +64,7 @@ async def test_without_redis_all_gateways_together_stay_within_the_limit_of_a_ne
 
 async def test_a_free_path_is_usable_with_a_spent_budget_without_redis(valkey: Valkey, times: Times) -> None:
     issued = await issue(valkey.url, Limits(requests_per_minute=10, dollars_per_day=1.0))
-    async with counter_at(valkey.url, times, deadline=CALL_TIMEOUT) as counter:
+    async with counter_at(valkey.url, times, deadline=CALL_TIMEOUT_SECONDS) as counter:
         caller = await counter.caller(issued)
         hold = await counter.tenancy.enter(caller, 1)
         await hold.afford(0.5)
@@ -161,7 +161,7 @@ async def test_without_redis_a_gateway_without_a_lease_rejects(valkey: Valkey, t
 async def test_requests_stay_fast_while_redis_hangs(valkey: Valkey, times: Times) -> None:
     """Of a thousand requests, only those that probe Redis wait for it."""
     issued = await issue(valkey.url, Limits(requests_per_minute=10_000, tokens_per_minute=10**6))
-    async with counter_at(valkey.url, times, deadline=CALL_TIMEOUT) as counter:
+    async with counter_at(valkey.url, times, deadline=CALL_TIMEOUT_SECONDS) as counter:
         caller = await counter.caller(issued)
         await counter.let_in(caller, 10)
         valkey.hang()

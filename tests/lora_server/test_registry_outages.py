@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pointsman_lora_server.domain import AdapterVersion, Alias, Canary, Phase
 from pointsman_lora_server.registry import AdapterRegistry, CanaryOutcomes, RequestCounts
-from pointsman_servicekit.bounded_redis import CALL_TIMEOUT, MAX_ATTEMPTS, BoundedRedis, open_redis
+from pointsman_servicekit.bounded_redis import CALL_TIMEOUT_SECONDS, MAX_ATTEMPTS, BoundedRedis, open_redis
 from pointsman_servicekit.errors import FailedPrecondition, Unavailable
 from pointsman_servicekit.redis_clients import RedisClient
 
@@ -101,7 +101,7 @@ async def test_a_hanging_redis_counts_as_down_and_later_calls_fail_at_once(valke
                 await calling()
             assert caught.value.code == "redis_unavailable"
 
-    assert time.monotonic() - started < MAX_ATTEMPTS * CALL_TIMEOUT + 0.5  # some are allowed on a busy machine
+    assert time.monotonic() - started < MAX_ATTEMPTS * CALL_TIMEOUT_SECONDS + 0.5  # some are allowed on a busy machine
 
 
 async def test_acknowledged_changes_survive_a_kill_of_redis(registry: AdapterRegistry, valkey: Any) -> None:

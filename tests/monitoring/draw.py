@@ -20,7 +20,7 @@ ACROSS = 24
 """Columns of Grafana's grid."""
 COLUMN, LINE = 0.85, 0.42
 """Inches of one column, and of one line, of the grid."""
-MOST_NAMES = 12
+MAX_NAMES = 12
 """Maximum entries of a legend."""
 PLOT = 0.72
 """Share of a panel's width for the plot; the rest is for the legend."""
@@ -123,10 +123,10 @@ def _draw_lines(axes: Any, series: list[dict[str, Any]], stacked: bool, monitore
 def _name_lines(axes: Any) -> None:
     """Writes the names next to the lines, where they do not overlap."""
     drawn, names = axes.get_legend_handles_labels()
-    more = len(names) - MOST_NAMES
+    more = len(names) - MAX_NAMES
     title = f"and {more} more" if more > 0 else None
     beside = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.03), "frameon": False}
-    axes.legend(drawn[:MOST_NAMES], names[:MOST_NAMES], title=title, title_fontsize=6, fontsize=6, **beside)
+    axes.legend(drawn[:MAX_NAMES], names[:MAX_NAMES], title=title, title_fontsize=6, fontsize=6, **beside)
 
 
 def _draw_heat(axes: Any, series: list[dict[str, Any]], monitored_run: tuple[float, float]) -> None:

@@ -5,11 +5,11 @@ import time
 from collections.abc import AsyncIterator
 
 import pytest
-from pointsman_servicekit.bounded_redis import CALL_TIMEOUT, MAX_ATTEMPTS, MAX_LATE_LOOK_SECONDS, BoundedRedis
+from pointsman_servicekit.bounded_redis import CALL_TIMEOUT_SECONDS, MAX_ATTEMPTS, MAX_LATE_LOOK_SECONDS, BoundedRedis
 from pointsman_servicekit.errors import Unavailable
 from pointsman_servicekit.redis_clients import RedisClient
 
-IN_TIME = 0.8 * CALL_TIMEOUT
+IN_TIME = 0.8 * CALL_TIMEOUT_SECONDS
 TURNS = 3
 """Turns of the loop from the arrival of a reply until the caller gets it: redis-py reads, parses, and wakes tasks."""
 
@@ -57,7 +57,7 @@ async def test_a_busy_loop_waits_slightly_longer_for_a_missing_reply(busy: None)
     begun = time.monotonic()
     with pytest.raises(Unavailable, match="nothing within 50 ms"):
         await calls(changes).call(never)
-    assert time.monotonic() - begun < MAX_ATTEMPTS * CALL_TIMEOUT + MAX_LATE_LOOK_SECONDS + 1.0
+    assert time.monotonic() - begun < MAX_ATTEMPTS * CALL_TIMEOUT_SECONDS + MAX_LATE_LOOK_SECONDS + 1.0
     assert changes == [False]
 
 
@@ -65,4 +65,4 @@ async def test_an_idle_loop_waits_exactly_until_the_deadline() -> None:
     begun = time.monotonic()
     with pytest.raises(Unavailable):
         await calls([]).call(never)
-    assert 3 * CALL_TIMEOUT <= time.monotonic() - begun < 1.0
+    assert 3 * CALL_TIMEOUT_SECONDS <= time.monotonic() - begun < 1.0

@@ -11,7 +11,7 @@ from pointsman_gateway.tenancy.keys import KeyCacheConfig
 from pointsman_gateway.tenancy.limits import Clock, TenancyMetrics
 from pointsman_gateway.tenancy.reservation import LeasedReservation
 from pointsman_gateway.tenancy.stage import RedisTenancy
-from pointsman_gateway.tenancy.tasks import POLL_TIMEOUT_S
+from pointsman_gateway.tenancy.tasks import POLL_TIMEOUT_SECONDS
 from pointsman_servicekit.bounded_redis import open_redis
 from pointsman_servicekit.errors import ResourceExhausted
 from pointsman_servicekit.keys import redis_layout
@@ -90,7 +90,7 @@ async def counter_at(
     registry = CollectorRegistry()
     async with (
         open_redis(url, lambda up: None, deadline) as redis,
-        open_redis(url, lambda up: None, max(deadline, POLL_TIMEOUT_S), 0.0) as watching,
+        open_redis(url, lambda up: None, max(deadline, POLL_TIMEOUT_SECONDS), 0.0) as watching,
     ):
         tenancy = RedisTenancy(redis, TenancyMetrics(registry), copies, (times or Times()).clock, watching)
         counter = Counter(tenancy, registry)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # imported with the first client: without Redis a process doe
 
 log = logging.getLogger(__name__)
 
-CALL_TIMEOUT = 0.05
+CALL_TIMEOUT_SECONDS = 0.05
 """Seconds that a call may take; after that Redis counts as down."""
 
 MAX_LATE_LOOKS = 6
@@ -49,7 +49,7 @@ class BoundedRedis:
         self,
         redis: "RedisClient",
         tell: Callable[[bool], None],
-        deadline: float = CALL_TIMEOUT,
+        deadline: float = CALL_TIMEOUT_SECONDS,
         cooldown: float = COOLDOWN,
     ) -> None:
         """Takes `tell`, which is called at each change between up (True) and down (False)."""
@@ -190,7 +190,7 @@ def _unavailable(why: str) -> Unavailable:
 
 @asynccontextmanager
 async def open_redis(
-    url: str, tell: Callable[[bool], None], deadline: float = CALL_TIMEOUT, cooldown: float = COOLDOWN
+    url: str, tell: Callable[[bool], None], deadline: float = CALL_TIMEOUT_SECONDS, cooldown: float = COOLDOWN
 ) -> AsyncIterator[BoundedRedis]:
     """Connects to Redis for the length of the block, with time limits; the module `redis_clients` describes `url`.
 

@@ -22,7 +22,7 @@ from pointsman_servicekit.tls import ServerTls, TlsError
 
 log = logging.getLogger(__name__)
 
-HEALTH_UPDATE_TIMEOUT = 1.0
+HEALTH_UPDATE_TIMEOUT_SECONDS = 1.0
 """Seconds that the watchers of a server's health have to read a change."""
 
 MAX_MESSAGE_BYTES = 40 * 1024 * 1024  # an Upsert may hold 32 MiB of text
@@ -196,11 +196,11 @@ async def serving(
 async def _update_health(update: Awaitable[None]) -> None:
     """Updates the server's health, within a time limit: a watcher that does not read would block it for ever."""
     try:
-        await asyncio.wait_for(update, HEALTH_UPDATE_TIMEOUT)
+        await asyncio.wait_for(update, HEALTH_UPDATE_TIMEOUT_SECONDS)
     except TimeoutError:
         log.warning(
             "a watcher of this server's health does not read: not all were told of the change within %g s",
-            HEALTH_UPDATE_TIMEOUT,
+            HEALTH_UPDATE_TIMEOUT_SECONDS,
         )
 
 

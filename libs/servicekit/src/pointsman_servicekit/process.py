@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 WORKER_THREADS = 6
 """Threads for work that would block the event loop: files, models, the encoder."""
-START_TIMEOUT = 10.0
+START_TIMEOUT_SECONDS = 10.0
 """Seconds in which all threads must have started."""
 MAX_MALLOC_ARENAS = 1
 """By default each thread has an arena of its own, which keeps the memory of the largest work that the thread ever did:
@@ -71,7 +71,7 @@ async def start_worker_threads(count: int = WORKER_THREADS) -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:  # another C library than glibc has none
         mallopt(M_ARENA_MAX, MAX_MALLOC_ARENAS)
-    loop, all_there = asyncio.get_running_loop(), Barrier(count, timeout=START_TIMEOUT)
+    loop, all_there = asyncio.get_running_loop(), Barrier(count, timeout=START_TIMEOUT_SECONDS)
     loop.set_default_executor(ThreadPoolExecutor(count, "worker"))
     await asyncio.gather(*[asyncio.to_thread(all_there.wait) for _ in range(count)])
 

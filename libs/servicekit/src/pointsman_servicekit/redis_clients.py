@@ -28,7 +28,7 @@ from redis.maint_notifications import MaintNotificationsConfig
 DEFAULT_PORTS = {"sentinel": 26379, "cluster": 6379}
 """By the part of the URL's scheme after the "+"."""
 
-DISCOVERY_TIMEOUT = 0.5
+DISCOVERY_TIMEOUT_SECONDS = 0.5
 """Timeout in seconds of one Sentinel or cluster node that is asked for the addresses of the servers."""
 
 MAX_DISCOVERY_ATTEMPTS = 4
@@ -102,7 +102,7 @@ async def _open_sentinel(
         raise ValueError("the path after the Sentinels is /SERVICE or /SERVICE/DB: the name of what they watch")
     login = {name: settings.pop(f"sentinel_{name}", None) for name in ("username", "password")}
     tls = {name: value for name, value in settings.items() if name.startswith("ssl")}
-    timeouts = {"socket_timeout": DISCOVERY_TIMEOUT, "socket_connect_timeout": DISCOVERY_TIMEOUT}
+    timeouts = {"socket_timeout": DISCOVERY_TIMEOUT_SECONDS, "socket_connect_timeout": DISCOVERY_TIMEOUT_SECONDS}
     sentinel_settings = {**login, **tls, **timeouts, **_connection_options()}
     async with Sentinel(hosts, sentinel_kwargs=sentinel_settings) as sentinel:  # type: ignore[no-untyped-call]  # redis's
         client = sentinel.master_for(path[0], **settings, db=int(path[1]) if len(path) == 2 else 0)
@@ -132,7 +132,7 @@ async def _open_cluster(
         for _ in range(MAX_DISCOVERY_ATTEMPTS):
             await client.aclose()
             with suppress(*REDIS_ERRORS):  # TimeoutError is an OSError
-                async with asyncio.timeout(DISCOVERY_TIMEOUT):
+                async with asyncio.timeout(DISCOVERY_TIMEOUT_SECONDS):
                     await client.initialize()
                 return
 

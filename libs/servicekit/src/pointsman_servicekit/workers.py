@@ -25,9 +25,9 @@ log = logging.getLogger(__name__)
 
 WORKER_OPTION = "--worker"
 """The option is followed by the worker's number, from 1, and the file descriptor of its end of the socket pair."""
-ANSWER_TIMEOUT = 2.0
+ANSWER_TIMEOUT_SECONDS = 2.0
 """Seconds in which a worker must answer."""
-MERGED_ANSWER_TIMEOUT = 5.0
+MERGED_ANSWER_TIMEOUT_SECONDS = 5.0
 """Seconds in which the supervisor must answer a question that it forwards to all workers."""
 MAX_LINE_BYTES = 64 * 1024 * 1024
 
@@ -82,7 +82,7 @@ class WorkerPeer:
                 if not waiting.done():
                     waiting.set_exception(ConnectionError())
 
-    async def ask(self, question: str, argument: Any = None, seconds: float = ANSWER_TIMEOUT) -> Any:
+    async def ask(self, question: str, argument: Any = None, seconds: float = ANSWER_TIMEOUT_SECONDS) -> Any:
         """Asks the other end a question; returns the answer, or None if it has no handler for the question yet.
 
         Raises Unavailable if the other end fails to answer, or no answer arrives within `seconds`.

@@ -16,7 +16,7 @@ from pointsman_gateway.domain import Path
 
 log = logging.getLogger(__name__)
 
-INTERVAL_S = 15.0
+INTERVAL_SECONDS = 15.0
 MAX_MANIFESTS = 256
 """Manifests that are cached; they never change."""
 
@@ -64,7 +64,7 @@ class MonitoredPaths:
 
 
 class FreshnessMonitor:
-    def __init__(self, cache: FreshnessCache, collections: Collections, interval: float = INTERVAL_S) -> None:
+    def __init__(self, cache: FreshnessCache, collections: Collections, interval: float = INTERVAL_SECONDS) -> None:
         """Measures every `interval` seconds, and stores the shares in `cache`."""
         self.monitored = MonitoredPaths()
         """Replaced with each configuration."""

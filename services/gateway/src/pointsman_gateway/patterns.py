@@ -2,7 +2,7 @@
 
 from time import thread_time
 
-SEARCH_TIMEOUT = 0.05
+SEARCH_TIMEOUT_SECONDS = 0.05
 """Seconds for the searches of one request or answer. A pattern such as `(a+)+$` could search for years, and would block
 all other requests."""
 
@@ -18,7 +18,7 @@ class SearchTimeout(Exception):
 class SearchBudget:
     """The CPU time that several searches have together."""
 
-    def __init__(self, seconds: float = SEARCH_TIMEOUT) -> None:
+    def __init__(self, seconds: float = SEARCH_TIMEOUT_SECONDS) -> None:
         self._end = thread_time() + seconds
 
     @property
@@ -40,11 +40,11 @@ class Pattern:
             raise BadPattern(f"bad regex {text!r}: {error}") from error
         self.text = text
 
-    def is_found_in(self, text: str, timeout: float = SEARCH_TIMEOUT) -> bool:
+    def is_found_in(self, text: str, timeout: float = SEARCH_TIMEOUT_SECONDS) -> bool:
         """Returns whether the pattern is found in the text; raises SearchTimeout."""
         try:
             if timeout > 0:
                 return self._compiled.search(text, timeout=timeout) is not None
         except TimeoutError:
             pass
-        raise SearchTimeout(f"the search for {self.text!r} was given up after {SEARCH_TIMEOUT * 1000:.0f} ms")
+        raise SearchTimeout(f"the search for {self.text!r} was given up after {SEARCH_TIMEOUT_SECONDS * 1000:.0f} ms")

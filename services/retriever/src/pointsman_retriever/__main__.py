@@ -22,7 +22,7 @@ log = logging.getLogger("pointsman_retriever")
 
 # Seconds. A search releases the GIL many times (FAISS, NumPy, SQLite) and waits up to this long to get it back while
 # another thread computes; the default of 5 ms is as long as a whole search.
-SWITCH_INTERVAL = 0.0001
+SWITCH_INTERVAL_SECONDS = 0.0001
 
 
 async def run(settings: Settings, spans: "Spans | None" = None) -> None:
@@ -36,7 +36,7 @@ async def run(settings: Settings, spans: "Spans | None" = None) -> None:
 
 def main() -> int:
     settings = Settings()
-    sys.setswitchinterval(SWITCH_INTERVAL)
+    sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
     logs.configure_logging("retriever", settings.log_level, settings.log_format)
     try:
         with exporting_spans("retriever", os.environ) as spans:

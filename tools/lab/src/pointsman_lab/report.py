@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 MAX_CELL_CHARACTERS = 100
-PROGRESS_INTERVAL_S = 0.1
+PROGRESS_INTERVAL_SECONDS = 0.1
 """Seconds between two progress lines. The last line of each activity is always printed."""
 
 Progress = Callable[[str, int, int], None]
@@ -72,7 +72,7 @@ class ProgressLines:
 
     def __call__(self, activity: str, done: int, total: int) -> None:
         now = time.monotonic()
-        if done < total and now - self._printed_at < PROGRESS_INTERVAL_S:
+        if done < total and now - self._printed_at < PROGRESS_INTERVAL_SECONDS:
             return
         self._printed_at = now
         print(f"{activity}: {done} of {total}", file=sys.stderr, flush=True)

@@ -20,7 +20,7 @@ from pointsman_servicekit.redis_clients import REDIS_ERRORS, RedisClient, open_c
 
 PAGE_SIZE = 100
 """Entries read at once; each holds at most 64 KiB of text."""
-TIMEOUT_S = 5.0
+TIMEOUT_SECONDS = 5.0
 """Seconds for each answer of Redis. No request waits for it, but an unreachable Redis must be reported."""
 
 _AGE = re.compile(r"(\d+)([smhd])")
@@ -194,7 +194,7 @@ async def open_request_log(url: str) -> AsyncIterator[RequestLog]:
     """Opens the request log in Redis. Raises InvalidArgument, code "bad_redis_url", if `url` is not one of Redis."""
     async with AsyncExitStack() as stack:
         try:
-            opened = open_client(url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S)
+            opened = open_client(url, socket_timeout=TIMEOUT_SECONDS, socket_connect_timeout=TIMEOUT_SECONDS)
             client = await stack.enter_async_context(opened)
         except ValueError as error:
             message = f"'{_without_password(url)}' is not an address of Redis: {error}"

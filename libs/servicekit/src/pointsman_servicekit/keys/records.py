@@ -26,10 +26,10 @@ ALPHABET = string.digits + string.ascii_letters
 
 VERSION = 1
 """The format's version. A record of a later version may restrict what this code does not know, so it is rejected."""
-MOST_COUNTED = 10**12
-MOST_DOLLARS = 10**6
-LONGEST_NAME = 100
-MOST_NAMES = 1000
+MAX_COUNT = 10**12
+MAX_DOLLARS = 10**6
+MAX_NAME_CHARACTERS = 100
+MAX_NAMES = 1000
 
 _TENANT = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
@@ -102,7 +102,7 @@ class Limits:
             value = getattr(self, one.name)
             if value is not None and not _is_limit(one.name, value):
                 dollars = one.name.startswith("dollars")
-                right = f"more than 0, at most {MOST_DOLLARS:,}" if dollars else f"whole, 1 to {MOST_COUNTED:,}"
+                right = f"more than 0, at most {MAX_DOLLARS:,}" if dollars else f"whole, 1 to {MAX_COUNT:,}"
                 raise InvalidArgument(f"{one.name} is {value!r}; it must be {right}", code="bad_limit", param=one.name)
 
 
@@ -124,9 +124,9 @@ class KeyScope:
         """Raises InvalidArgument ("bad_scope") if there are too many names, or one is too long."""
         for one in fields(self):
             names = getattr(self, one.name) or ()
-            if len(names) > MOST_NAMES or not all(0 < len(name) <= LONGEST_NAME for name in names):
+            if len(names) > MAX_NAMES or not all(0 < len(name) <= MAX_NAME_CHARACTERS for name in names):
                 raise InvalidArgument(
-                    f"{one.name} must be up to {MOST_NAMES} names of 1 to {LONGEST_NAME} characters",
+                    f"{one.name} must be up to {MAX_NAMES} names of 1 to {MAX_NAME_CHARACTERS} characters",
                     code="bad_scope",
                     param=one.name,
                 )
@@ -150,9 +150,9 @@ class TenantRecord:
                 code="bad_tenant",
                 param="tenant",
             )
-        if len(self.learning) > MOST_NAMES or not all(0 < len(task) <= LONGEST_NAME for task in self.learning):
+        if len(self.learning) > MAX_NAMES or not all(0 < len(task) <= MAX_NAME_CHARACTERS for task in self.learning):
             raise InvalidArgument(
-                f"a consent names up to {MOST_NAMES} tasks, each of 1 to {LONGEST_NAME} characters",
+                f"a consent names up to {MAX_NAMES} tasks, each of 1 to {MAX_NAME_CHARACTERS} characters",
                 code="bad_consent",
                 param="learning",
             )
@@ -192,9 +192,9 @@ class KeyRecord:
 
     def __post_init__(self) -> None:
         """Raises InvalidArgument ("bad_name", "bad_priority") if the key's name or priority is not valid."""
-        if len(self.name) > LONGEST_NAME or not self.name.isprintable():
+        if len(self.name) > MAX_NAME_CHARACTERS or not self.name.isprintable():
             raise InvalidArgument(
-                f"a key's name may have {LONGEST_NAME} printable characters", code="bad_name", param="name"
+                f"a key's name may have {MAX_NAME_CHARACTERS} printable characters", code="bad_name", param="name"
             )
         if not -100 <= self.priority <= 100:
             raise InvalidArgument(
@@ -268,5 +268,5 @@ def _is_limit(name: str, value: Any) -> bool:
     if isinstance(value, bool):
         return False
     if name.startswith("dollars"):
-        return isinstance(value, int | float) and 1e-9 <= value <= MOST_DOLLARS
-    return isinstance(value, int) and 1 <= value <= MOST_COUNTED
+        return isinstance(value, int | float) and 1e-9 <= value <= MAX_DOLLARS
+    return isinstance(value, int) and 1 <= value <= MAX_COUNT

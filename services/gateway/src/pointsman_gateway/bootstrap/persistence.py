@@ -38,7 +38,7 @@ from pointsman_gateway.request_log.tasks import OrphanRecovery, RequestLogTasks
 from pointsman_gateway.request_log.wal import WriteAheadLog
 from pointsman_gateway.request_log.wal_records import RequestLogMetrics
 from pointsman_gateway.settings import Settings
-from pointsman_gateway.shadow.budget import SETTLE_INTERVAL_S, DailyBudget, ShadowStore
+from pointsman_gateway.shadow.budget import SETTLE_INTERVAL_SECONDS, DailyBudget, ShadowStore
 from pointsman_gateway.shadow.judge import JudgeSettings, PairJudge, judge_sampling
 from pointsman_gateway.shadow.runner import MAX_CONCURRENT, ShadowPipeline, ShadowRunner
 from pointsman_gateway.shadow.scoring import PairScorer, ScoreFunction, ShadowMetrics
@@ -46,7 +46,7 @@ from pointsman_gateway.shadow.stage import ScoringFeedback, Shadowing
 from pointsman_gateway.tenancy.keys import KeyCacheConfig
 from pointsman_gateway.tenancy.limits import TenancyMetrics
 from pointsman_gateway.tenancy.stage import OpenAccess, RedisTenancy
-from pointsman_gateway.tenancy.tasks import POLL_TIMEOUT_S
+from pointsman_gateway.tenancy.tasks import POLL_TIMEOUT_SECONDS
 
 MAX_CALM_REQUESTS = 128
 """Requests in progress up to which shadow requests start, if these are fewer than half of the slots."""
@@ -162,7 +162,7 @@ async def open_tenancy(
                 raise ConfigError("POINTSMAN_GATEWAY_AUTH is on, and keys are kept in Redis: set its _REDIS_URL too")
             metrics = TenancyMetrics(registry)
             redis = await _connect(stack, settings.redis_url, "REDIS_URL", partial(state.set_up, "keys"))
-            watching = open_redis(settings.redis_url, partial(state.set_up, "changed keys"), POLL_TIMEOUT_S, 0.0)
+            watching = open_redis(settings.redis_url, partial(state.set_up, "changed keys"), POLL_TIMEOUT_SECONDS, 0.0)
             keys = KeyCacheConfig(ttl_s=settings.key_cache_ttl)
             tenancy = RedisTenancy(redis, metrics, keys, watching=await stack.enter_async_context(watching))
         await stack.enter_async_context(tenancy.running())
@@ -286,7 +286,7 @@ async def open_shadowing(
         await budget.settle()
         await store.write(feedback.score_by_stored_feedback)
 
-    schedule = Schedule(SETTLE_INTERVAL_S)
+    schedule = Schedule(SETTLE_INTERVAL_SECONDS)
     with suppress(Unavailable):
         await settle()
     try:

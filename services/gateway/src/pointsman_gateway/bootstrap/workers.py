@@ -12,7 +12,7 @@ from typing import Any
 from pointsman_servicekit.metrics import Combine, Dump, MergedMetrics, dump_metrics
 from pointsman_servicekit.metrics_page import MetricsPage, MetricsPages, decode_page, encode_page
 from pointsman_servicekit.process import wait_for_stop_signal
-from pointsman_servicekit.workers import MERGED_ANSWER_TIMEOUT, Supervisor, Worker, WorkerPeer
+from pointsman_servicekit.workers import MERGED_ANSWER_TIMEOUT_SECONDS, Supervisor, Worker, WorkerPeer
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from pointsman_gateway.bootstrap.app import GatewayComponents
@@ -49,12 +49,12 @@ class Siblings:
 
     async def metrics_page(self, format: str) -> MetricsPage:
         """Returns one page with the metrics of all workers. Raises Unavailable."""
-        text, expires = await self._supervisor.ask("page", format, MERGED_ANSWER_TIMEOUT)
+        text, expires = await self._supervisor.ask("page", format, MERGED_ANSWER_TIMEOUT_SECONDS)
         return await asyncio.to_thread(decode_page, format, text, expires)
 
     async def states(self) -> list[dict[str, Any]]:
         """Returns number, pid, configuration and requests in progress of each worker. Raises Unavailable."""
-        states: list[dict[str, Any]] = await self._supervisor.ask("states", None, MERGED_ANSWER_TIMEOUT)
+        states: list[dict[str, Any]] = await self._supervisor.ask("states", None, MERGED_ANSWER_TIMEOUT_SECONDS)
         return states
 
     async def _metrics(self, _: Any) -> Dump:

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 MAX_CONCURRENT_WRITES = 64
 """Further answers are not stored."""
 
-SHUTDOWN_TIMEOUT_S = 1.0
+SHUTDOWN_TIMEOUT_SECONDS = 1.0
 """Time for writes in progress when the gateway stops."""
 
 IsStorable = Callable[[str], bool]
@@ -88,7 +88,7 @@ class AnswerWriter:
 
     async def __aexit__(self, *error: object) -> None:
         if self._writes:
-            _, late = await asyncio.wait(self._writes, timeout=SHUTDOWN_TIMEOUT_S)
+            _, late = await asyncio.wait(self._writes, timeout=SHUTDOWN_TIMEOUT_SECONDS)
             for task in late:
                 task.cancel()
 

@@ -21,7 +21,7 @@ MAX_READ = 2_000
 """Entries read at once. If more are new, the cache is emptied, because it would have a gap."""
 PAGE_SIZE = 100
 """Entries per call, so that neither Redis nor the event loop is blocked for long."""
-MAX_AGE_S = 0.5
+MAX_AGE_SECONDS = 0.5
 """Seconds for which the cache is returned without reading again."""
 
 WINDOW_MS = 15 * 60 * 1000
@@ -136,7 +136,7 @@ class RecentCache:
     async def read(self) -> RecentDecisions:
         """Returns the newest decisions; raises Unavailable."""
         async with self._reading:
-            if self._clock() - self._read_at >= MAX_AGE_S:
+            if self._clock() - self._read_at >= MAX_AGE_SECONDS:
                 await self._read_new()
                 self._read_at = self._clock()
             return RecentDecisions(tuple(self._rows), 0 if self._has_oldest else self._rows[0].unix_ms)

@@ -15,9 +15,9 @@ from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, Not
 from pointsman_servicekit.keys.administration import Administration, usage_as_json
 from pointsman_servicekit.keys.key_store import NewKey
 from pointsman_servicekit.keys.records import (
-    LONGEST_NAME,
-    MOST_COUNTED,
-    MOST_DOLLARS,
+    MAX_COUNT,
+    MAX_DOLLARS,
+    MAX_NAME_CHARACTERS,
     KeyRecord,
     KeyScope,
     Limits,
@@ -35,9 +35,9 @@ from pointsman_gateway.http.openai.fields import FailFastList, StrictBody
 log = logging.getLogger(__name__)
 
 # What is only documented here is checked by the records, whose errors say what is right.
-Count = Annotated[int, Field(strict=True, json_schema_extra={"minimum": 1, "maximum": MOST_COUNTED})]
-Usd = Annotated[float, Field(strict=True, json_schema_extra={"minimum": 1e-9, "maximum": MOST_DOLLARS})]
-Names = FailFastList[Annotated[str, Field(json_schema_extra={"minLength": 1, "maxLength": LONGEST_NAME})]] | None
+Count = Annotated[int, Field(strict=True, json_schema_extra={"minimum": 1, "maximum": MAX_COUNT})]
+Usd = Annotated[float, Field(strict=True, json_schema_extra={"minimum": 1e-9, "maximum": MAX_DOLLARS})]
+Names = FailFastList[Annotated[str, Field(json_schema_extra={"minLength": 1, "maxLength": MAX_NAME_CHARACTERS})]] | None
 _TENANT: JsonDict = {"pattern": "^[a-z0-9][a-z0-9_-]{0,63}$"}
 TenantPath = Annotated[str, Path(json_schema_extra=_TENANT)]
 OnlyTenant = Annotated[str, Query(max_length=64, description="only this tenant; default: all tenants")]
@@ -76,7 +76,9 @@ class ScopeBody(StrictBody):
 class NewKeyBody(StrictBody):
     tenant: str = Field(description="created if it does not exist", json_schema_extra=_TENANT)
     name: str = Field(
-        default="", description="a label for people", json_schema_extra={"pattern": f"^[ -~]{{0,{LONGEST_NAME}}}$"}
+        default="",
+        description="a label for people",
+        json_schema_extra={"pattern": f"^[ -~]{{0,{MAX_NAME_CHARACTERS}}}$"},
     )
     scope: ScopeBody = Field(default_factory=ScopeBody)
     limits: LimitsBody = Field(default_factory=LimitsBody)

@@ -21,7 +21,7 @@ CONNECTION_LIMITS = ConnectionLimits()
 TICKS_PER_CHECK = 5
 """Timeouts are checked at every fifth tick of uvicorn's server, which ticks ten times a second."""
 
-TLS_SHUTDOWN_TIMEOUT = 5.0
+TLS_SHUTDOWN_TIMEOUT_SECONDS = 5.0
 """Seconds that a client has to close its side of TLS."""
 
 
@@ -139,5 +139,5 @@ class _Server(uvicorn.Server):
         return {
             "ssl": context,
             "ssl_handshake_timeout": self._limits.handshake_timeout,
-            "ssl_shutdown_timeout": TLS_SHUTDOWN_TIMEOUT,
+            "ssl_shutdown_timeout": TLS_SHUTDOWN_TIMEOUT_SECONDS,
         }

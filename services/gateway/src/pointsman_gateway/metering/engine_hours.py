@@ -8,7 +8,7 @@ answer's end and start, and all shares and the idle time add up to the time that
 
 When an answer was in progress is known after its end: the engine reports how long it worked (without the queue), up to
 the moment at which the last token arrived. So time is allocated up to the start of the oldest answer that has not
-ended, and at most `MAX_LAG_S` behind the present; an answer that takes longer counts as in progress until then.
+ended, and at most `MAX_LAG_SECONDS` behind the present; an answer that takes longer counts as in progress until then.
 """
 
 import time
@@ -25,9 +25,9 @@ from pointsman_gateway.metering.pricing import SECONDS_PER_HOUR
 from pointsman_gateway.metering.prometheus import OTHER
 
 IDLE = "idle"
-MAX_LAG_S = 30.0
+MAX_LAG_SECONDS = 30.0
 ENGINE_COST_METRIC = "pointsman_engine_cost_usd"
-ALLOCATION_INTERVAL_S = 1.0
+ALLOCATION_INTERVAL_SECONDS = 1.0
 """Seconds between two allocations; a scrape allocates too."""
 
 HourlyPrices = Callable[[], Mapping[str, float]]
@@ -48,7 +48,7 @@ class BusyInterval:
 class EngineCostAllocator:
     """Allocates one engine's price to paths; all times are seconds on one monotonic clock."""
 
-    def __init__(self, usd_per_hour: float, start: float, max_lag: float = MAX_LAG_S) -> None:
+    def __init__(self, usd_per_hour: float, start: float, max_lag: float = MAX_LAG_SECONDS) -> None:
         self.dollars: dict[str, float] = {IDLE: 0.0}
         """By path, for all allocated time."""
         self.start = self.allocated_until = start
@@ -174,7 +174,7 @@ class EngineCosts(Collector):
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Allocates costs periodically for the length of the block."""
-        async with running_periodically(self._allocate, Schedule(ALLOCATION_INTERVAL_S), "allocate engine costs"):
+        async with running_periodically(self._allocate, Schedule(ALLOCATION_INTERVAL_SECONDS), "allocate engine costs"):
             yield
 
     async def _allocate(self) -> None:

@@ -21,7 +21,7 @@ MAX_SEARCH_SECONDS = 5.0
 
 log = logging.getLogger(__name__)
 
-SEARCH_TIMEOUT = 2.0
+SEARCH_TIMEOUT_SECONDS = 2.0
 """Seconds that a search may take before the breaker counts it as a failure."""
 
 BREAKER = BreakerConfig(consecutive_failures=3, open_duration_seconds=2.0, max_open_duration_seconds=15.0)
@@ -73,7 +73,7 @@ class ProtectedSearch:
     """Wraps a search in a circuit breaker, so that only the first few requests of an outage wait."""
 
     def __init__(
-        self, inner: Search, breaker: Breaker, terms: BreakerConfig = BREAKER, timeout: float = SEARCH_TIMEOUT
+        self, inner: Search, breaker: Breaker, terms: BreakerConfig = BREAKER, timeout: float = SEARCH_TIMEOUT_SECONDS
     ) -> None:
         self._inner = inner
         self._breaker = breaker

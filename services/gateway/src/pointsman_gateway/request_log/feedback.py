@@ -26,7 +26,7 @@ MAX_BYTES = {"decision_id": 128, "id": 128, "correction": 4 * 1024, "right_task"
 MAX_QUEUE_BYTES = 16 * 1024 * 1024
 """Bytes of feedback that wait for Redis in one process, on disk and in memory."""
 
-RETRY_DELAY_S = 0.3
+RETRY_DELAY_SECONDS = 0.3
 """Seconds after which an unknown decision is looked up again: another gateway may not have written it yet."""
 
 ANSWER_ID_PREFIXES = ("chatcmpl-", "cmpl-", "resp_", "msg_")
@@ -155,7 +155,7 @@ class FeedbackService:
     async def _store_or_retry(self, record: FeedbackRecord) -> StoredFeedback:
         outcome = await self._try_store(record)
         if outcome == "unknown":
-            await asyncio.sleep(RETRY_DELAY_S)
+            await asyncio.sleep(RETRY_DELAY_SECONDS)
             outcome = await self._try_store(record)
         if outcome == "unknown":
             raise NotFound(

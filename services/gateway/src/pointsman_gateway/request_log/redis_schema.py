@@ -41,7 +41,7 @@ TRAINING_SAMPLES = "{pointsman}:training_samples"
 WRITER = "{pointsman}:writer:"
 """Followed by a writer's id, which is new at each start of a gateway: the number of the last batch that it wrote."""
 
-WRITER_TTL_S = 14 * SECONDS_PER_DAY
+WRITER_TTL_SECONDS = 14 * SECONDS_PER_DAY
 """How long Redis remembers the last batch of a writer, and so for how long an orphaned log can be recovered exactly."""
 
 

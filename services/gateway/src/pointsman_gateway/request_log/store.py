@@ -52,7 +52,7 @@ class RequestLogStore:
         """Replaced with each configuration."""
         self._redis = redis
         self._write_script = redis.client.register_script(
-            f"local WRITER_TTL_S = {redis_schema.WRITER_TTL_S}\n" + read_script(__package__, "write")
+            f"local WRITER_TTL_SECONDS = {redis_schema.WRITER_TTL_SECONDS}\n" + read_script(__package__, "write")
         )
         self._feedback_script = redis.client.register_script(read_script(__package__, "add_feedback"))
         self._evaluation_script = redis.client.register_script(read_script(__package__, "add_evaluation"))

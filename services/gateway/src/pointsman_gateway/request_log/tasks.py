@@ -20,18 +20,18 @@ from pointsman_gateway.request_log.wal_records import FeedbackRecord, RequestLog
 
 log = logging.getLogger(__name__)
 
-WRITE_INTERVAL_S = 0.05
+WRITE_INTERVAL_SECONDS = 0.05
 """Seconds between two batches; each costs the gateway 1 to 2 ms, regardless of its size."""
-FEEDBACK_INTERVAL_S = 0.3
+FEEDBACK_INTERVAL_SECONDS = 0.3
 """Seconds between two attempts to send queued feedback."""
-EVIDENCE_INTERVAL_S = 2.0
+EVIDENCE_INTERVAL_SECONDS = 2.0
 """Seconds between two reads of what all gateways have counted."""
-RECOVERY_INTERVAL_S = 10.0
+RECOVERY_INTERVAL_SECONDS = 10.0
 """Seconds between two searches for orphaned logs."""
-UNKNOWN_DECISION_RETRY_S = 15.0
+UNKNOWN_DECISION_RETRY_SECONDS = 15.0
 """Seconds for which feedback on an unknown decision is retried once Redis is available, before it is dropped: another
 gateway may not have written the decision yet."""
-LAST_WRITE_TIMEOUT_S = 1.0
+LAST_WRITE_TIMEOUT_SECONDS = 1.0
 """Seconds that the last batch may take when the gateway stops."""
 
 
@@ -43,7 +43,7 @@ class RequestLogTasks:
         evidence: EvidenceStore,
         queue: FeedbackQueue,
         metrics: RequestLogMetrics,
-        retry_seconds: float = UNKNOWN_DECISION_RETRY_S,
+        retry_seconds: float = UNKNOWN_DECISION_RETRY_SECONDS,
     ) -> None:
         self._store = store
         self._recorder = recorder
@@ -65,9 +65,9 @@ class RequestLogTasks:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._write_last_batch)
             for interval, work, name in (
-                (WRITE_INTERVAL_S, self._recorder.write, "write the request log"),
-                (FEEDBACK_INTERVAL_S, self._send_feedback, "send queued feedback"),
-                (EVIDENCE_INTERVAL_S, self._read_evidence, "read the evidence"),
+                (WRITE_INTERVAL_SECONDS, self._recorder.write, "write the request log"),
+                (FEEDBACK_INTERVAL_SECONDS, self._send_feedback, "send queued feedback"),
+                (EVIDENCE_INTERVAL_SECONDS, self._read_evidence, "read the evidence"),
             ):
                 await stack.enter_async_context(running_periodically(work, Schedule(interval, run_at_start=True), name))
             yield
@@ -100,7 +100,7 @@ class RequestLogTasks:
 
     async def _write_last_batch(self) -> None:
         try:
-            async with asyncio.timeout(LAST_WRITE_TIMEOUT_S):
+            async with asyncio.timeout(LAST_WRITE_TIMEOUT_SECONDS):
                 await self._recorder.write()
         except (Unavailable, TimeoutError):
             waiting, lost = self._recorder.waiting, self._recorder.not_in_wal
@@ -127,7 +127,7 @@ class OrphanRecovery:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Recovers orphaned logs during the block; afterwards unlocks those that are not recovered."""
-        schedule = Schedule(RECOVERY_INTERVAL_S, run_at_start=True)
+        schedule = Schedule(RECOVERY_INTERVAL_SECONDS, run_at_start=True)
         try:
             async with running_periodically(self.recover, schedule, "recover orphaned logs"):
                 yield

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pointsman_gateway.domain import Decision, Receipt, Request, UndecidedReceipt
-from pointsman_gateway.request_log.redis_schema import WRITER_TTL_S
+from pointsman_gateway.request_log.redis_schema import WRITER_TTL_SECONDS
 from pointsman_gateway.request_log.wal_records import (
     BatchMark,
     DecidedRecord,
@@ -294,9 +294,9 @@ class LogContents:
 
     def missing(self, last_written: int | None) -> Iterator[RecoveryBatch]:
         """Yields the receipts that Redis does not have; `last_written` is the number of its last batch. It is None if
-        Redis knows no batch, or has forgotten it after `WRITER_TTL_S`.
+        Redis knows no batch, or has forgotten it after `WRITER_TTL_SECONDS`.
         """
-        since = time.time() - WRITER_TTL_S
+        since = time.time() - WRITER_TTL_SECONDS
         done = [
             mark
             for mark in self.marks

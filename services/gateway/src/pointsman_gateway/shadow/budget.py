@@ -21,10 +21,10 @@ log = logging.getLogger(__name__)
 PICO_PER_DOLLAR = 10**12
 """Dollars are counted in whole picodollars, which give the same sum in any order."""
 
-SETTLE_INTERVAL_S = 1.0
+SETTLE_INTERVAL_SECONDS = 1.0
 """Seconds between two exchanges with the budget store."""
 
-MAX_AGE_S = 10.0
+MAX_AGE_SECONDS = 10.0
 """Seconds after which the other gateways' spending is too old to spend by."""
 
 SpentByTask = dict[str, int]
@@ -36,7 +36,7 @@ JUDGED = "{pointsman}:shadow:judged:"
 """Followed by a decision's id: a judged pair as JSON, until people's feedback is compared with it."""
 SPENT = "{pointsman}:shadow:spent:"
 """Followed by a day: a hash of picodollars by task."""
-PAIR_TTL_S = 14 * SECONDS_PER_DAY
+PAIR_TTL_SECONDS = 14 * SECONDS_PER_DAY
 MAX_CHARACTERS = 32 * 1024
 """Characters of both answers; pairs with longer ones are not stored."""
 MAX_WAITING_PAIRS = 256
@@ -59,8 +59,8 @@ class BudgetStore(Protocol):
 class DailyBudget:
     """Limits the spending on shadow requests per task and UTC day.
 
-    A limit is exceeded by at most what each gateway spends in `SETTLE_INTERVAL_S`, and by requests in progress. While
-    the store is unavailable nothing may be spent. Without a store the gateway counts its own spending only.
+    A limit is exceeded by at most what each gateway spends in `SETTLE_INTERVAL_SECONDS`, and by requests in progress.
+    While the store is unavailable nothing may be spent. Without a store the gateway counts its own spending only.
     """
 
     def __init__(self, store: BudgetStore | None) -> None:
@@ -74,7 +74,7 @@ class DailyBudget:
     def denial_reason(self, task: str, limit_usd: float) -> str:
         """Returns why nothing may be spent: "spent", or "unsettled" (others' spending is unknown); empty if it may."""
         self._start_new_day()
-        if self._store is not None and time.monotonic() - self._settled_at > MAX_AGE_S:
+        if self._store is not None and time.monotonic() - self._settled_at > MAX_AGE_SECONDS:
             return "unsettled"
         spent = self._reported.get(task, 0) + self._unreported.get(task, 0)
         return "spent" if spent >= limit_usd * PICO_PER_DOLLAR else ""
@@ -133,7 +133,7 @@ class ShadowStore:
                 self._waiting.popleft()
                 continue
             key = (PAIR if redacted.judged is None else JUDGED) + redacted.decision_id
-            await self._redis.call(partial(self._redis.client.set, key, _encode(redacted), ex=PAIR_TTL_S))
+            await self._redis.call(partial(self._redis.client.set, key, _encode(redacted), ex=PAIR_TTL_SECONDS))
             if self._waiting and self._waiting[0] is pair:
                 self._waiting.popleft()
             await on_written(redacted.decision_id)

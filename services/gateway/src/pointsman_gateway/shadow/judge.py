@@ -11,10 +11,10 @@ from pointsman_servicekit.errors import PointsmanError
 
 from pointsman_gateway.domain import UNKNOWN, Labels, Message, Request, Sampling
 from pointsman_gateway.shadow.budget import DailyBudget
-from pointsman_gateway.shadow.runner import LOAD_CHECK_INTERVAL_S, ShadowPipeline, ShadowResult
+from pointsman_gateway.shadow.runner import LOAD_CHECK_INTERVAL_SECONDS, ShadowPipeline, ShadowResult
 from pointsman_gateway.shadow.scoring import Pair, ShadowMetrics
 
-TIMEOUT_S = 120.0
+TIMEOUT_SECONDS = 120.0
 """Seconds that one call of the judge may take."""
 
 MAX_WAITING = 64
@@ -85,7 +85,7 @@ class PairJudge:
     async def _work(self) -> None:
         while self._waiting:
             if self._is_crowded():
-                await asyncio.sleep(LOAD_CHECK_INTERVAL_S)
+                await asyncio.sleep(LOAD_CHECK_INTERVAL_SECONDS)
                 continue
             job, outcome = self._waiting.popleft(), "stopped"
             try:
@@ -138,7 +138,7 @@ def _request(job: JudgeJob, first: str, second: str) -> Request:
         job.settings.model,
         (Message("system", job.settings.instructions), Message("user", case)),
         sampling=job.settings.sampling,
-        deadline=asyncio.get_running_loop().time() + TIMEOUT_S,
+        deadline=asyncio.get_running_loop().time() + TIMEOUT_SECONDS,
         cache="off",
         as_a_whole=True,
     )

@@ -20,7 +20,7 @@ from pointsman_gateway.tenancy.stage import OpenAccess
 log = logging.getLogger(__name__)
 
 MAX_CONCURRENT = 4
-LOAD_CHECK_INTERVAL_S = 0.05
+LOAD_CHECK_INTERVAL_SECONDS = 0.05
 """Seconds between two checks of the load while a shadow request runs."""
 
 
@@ -162,7 +162,7 @@ class ShadowRunner:
         answering = asyncio.create_task(self._pipeline.answer(job.request, job.labels, report), name="shadow answer")
         try:
             while not answering.done():
-                await asyncio.wait({answering}, timeout=LOAD_CHECK_INTERVAL_S)
+                await asyncio.wait({answering}, timeout=LOAD_CHECK_INTERVAL_SECONDS)
                 if self._is_crowded() and not answering.done():
                     return "crowded"
         finally:

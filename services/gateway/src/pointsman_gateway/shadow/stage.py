@@ -32,7 +32,7 @@ from pointsman_gateway.shadow.scoring import Pair, PairScorer, side_of
 
 log = logging.getLogger(__name__)
 
-TIMEOUT_S = 120.0
+TIMEOUT_SECONDS = 120.0
 """Seconds that a shadow request may take."""
 
 
@@ -116,7 +116,7 @@ class Shadowing:
 
 def _shadow_request(path: str, request: Request) -> Request:
     """Returns the same request for another path: without a caller, with a new deadline, and without the cache."""
-    deadline = asyncio.get_running_loop().time() + TIMEOUT_S
+    deadline = asyncio.get_running_loop().time() + TIMEOUT_SECONDS
     return replace(request, model=f"path:{path}", caller=ANONYMOUS, deadline=deadline, cache="off", arrived_at=0.0)
 
 

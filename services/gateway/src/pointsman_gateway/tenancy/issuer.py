@@ -17,11 +17,11 @@ from pointsman_gateway.config.access_file import LoginConfig, SingleSignOnConfig
 
 log = logging.getLogger(__name__)
 
-TIMEOUT_S = 5.0
+TIMEOUT_SECONDS = 5.0
 """For one whole response of the issuer."""
 MAX_BYTES = 1024 * 1024
 """The size limit of one response of the issuer."""
-MIN_REFRESH_INTERVAL_S = 10.0
+MIN_REFRESH_INTERVAL_SECONDS = 10.0
 """Seconds between two reads of the keys, regardless of how many tokens name unknown keys."""
 MAX_WAITING = 64
 """Maximum number of tokens that wait for a read of the keys; further tokens with unknown keys are rejected at once."""
@@ -88,7 +88,7 @@ class Issuer:
         if self._keys and now - self._read_at > self._lifetime:
             self._keys = {}
             self._on_removed()
-        interval = MIN_REFRESH_INTERVAL_S if self._has_failed else self._config.signing_keys.refresh_seconds
+        interval = MIN_REFRESH_INTERVAL_SECONDS if self._has_failed else self._config.signing_keys.refresh_seconds
         if now - self._tried_at >= interval:
             await self._refresh()
 
@@ -119,7 +119,7 @@ class Issuer:
     async def _refresh_for_unknown_key(self) -> bool:
         """Reads the issuer's keys unless that was just done or too many tokens wait; returns whether it worked."""
         is_free = self._refreshing is None
-        if self._waiting >= MAX_WAITING or (is_free and self._clock() - self._tried_at < MIN_REFRESH_INTERVAL_S):
+        if self._waiting >= MAX_WAITING or (is_free and self._clock() - self._tried_at < MIN_REFRESH_INTERVAL_SECONDS):
             return False
         self._waiting += 1
         try:
@@ -204,7 +204,7 @@ def _is_for(jwk: Mapping[str, Any], algorithm: str) -> bool:
 
 async def _open_client() -> httpx.AsyncClient:
     """Opens the HTTP client in a thread, because loading the certificates of all authorities takes long."""
-    return await asyncio.to_thread(open_async_client, timeout=TIMEOUT_S)
+    return await asyncio.to_thread(open_async_client, timeout=TIMEOUT_SECONDS)
 
 
 async def _send(client: httpx.AsyncClient, method: str, url: str, **more: Any) -> tuple[int, Mapping[str, Any]]:
@@ -212,7 +212,7 @@ async def _send(client: httpx.AsyncClient, method: str, url: str, **more: Any) -
 
     Raises httpx.HTTPError, TimeoutError, ValueError.
     """
-    async with asyncio.timeout(TIMEOUT_S), client.stream(method, url, **more) as answer:
+    async with asyncio.timeout(TIMEOUT_SECONDS), client.stream(method, url, **more) as answer:
         if method == "GET" or not answer.is_client_error:
             answer.raise_for_status()
         content = await read_body(answer, MAX_BYTES)

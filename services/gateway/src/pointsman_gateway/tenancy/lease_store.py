@@ -11,7 +11,7 @@ from pointsman_servicekit.keys import redis_layout
 from pointsman_servicekit.keys.administration import BUDGET_WARNING_SHARE
 from pointsman_servicekit.keys.records import NANO
 
-from pointsman_gateway.tenancy.leases import LEASE_S, LeasedLimit
+from pointsman_gateway.tenancy.leases import LEASE_SECONDS, LeasedLimit
 from pointsman_gateway.tenancy.limits import Clock, TenancyMetrics
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class LeaseStore:
     async def _exchange_batch(self, needs: Needs) -> None:
         number, sent = next(self._numbers), self._clock.monotonic()
         reports = {limit: limit.report(*need, self.gateways, sent) for limit, need in needs.items()}
-        arguments = [self._clock.ahead_ms(), self.gateways, round(LEASE_S * 1000)]
+        arguments = [self._clock.ahead_ms(), self.gateways, round(LEASE_SECONDS * 1000)]
         for limit, report in reports.items():
             arguments += limit.to_arguments(number, report)
         keys = [limit.name for limit in needs]
@@ -95,7 +95,7 @@ class LeaseStore:
 
     async def poll(self, redis: BoundedRedis) -> int:
         """Registers this gateway as running; returns the epoch of the keys. Raises Unavailable."""
-        arguments = [self._clock.ahead_ms(), self.gateway, round(LEASE_S * 1000)]
+        arguments = [self._clock.ahead_ms(), self.gateway, round(LEASE_SECONDS * 1000)]
         keys = [redis_layout.GATEWAYS, redis_layout.EPOCH]
         redis_ms, self.gateways, epoch = await redis.call(
             lambda: self._poll_script(keys=keys, args=arguments, client=redis.client)

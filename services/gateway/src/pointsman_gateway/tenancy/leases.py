@@ -14,22 +14,22 @@ from pointsman_servicekit.keys.redis_layout import WHOLE_TENANT, WINDOWS, Window
 LeaseReport = tuple[int, int, int, int, int]
 """Window number, used, carried, wish and need."""
 
-LEASE_S = 10.0
+LEASE_SECONDS = 10.0
 """Seconds without a report after which other gateways may use the unused part of a lease."""
-REPORT_INTERVAL_S = 0.5
+REPORT_INTERVAL_SECONDS = 0.5
 """Seconds within which usage is reported to Redis."""
-REFUSAL_TTL_S = 0.1
+REFUSAL_TTL_SECONDS = 0.1
 """Seconds for which the answer that nothing is left is cached, so that not every rejected request asks Redis."""
-FALLBACK_TTL_S = 1.0
+FALLBACK_TTL_SECONDS = 1.0
 """Seconds for which a gateway uses its local fallback before it tries Redis again."""
 FIRST_LEASE_DIVISOR = 16
 """While requests wait, a lease of at least this part of the limit is asked for, since more requests will follow."""
-_MIN_MEASUREMENT_S = {Window.MINUTE: 0.1, Window.DAY: 10.0, Window.MONTH: 10.0}
+_MIN_MEASUREMENT_SECONDS = {Window.MINUTE: 0.1, Window.DAY: 10.0, Window.MONTH: 10.0}
 """Seconds over which the rate of usage is measured; a shorter time gives a poor estimate."""
-_LEASE_AHEAD_S = {Window.MINUTE: 2.0, Window.DAY: 900.0, Window.MONTH: 900.0}
+_LEASE_AHEAD_SECONDS = {Window.MINUTE: 2.0, Window.DAY: 900.0, Window.MONTH: 900.0}
 """Seconds of usage at the current rate that a gateway tries to hold. For minutes it has a local fallback without Redis.
 Dollars it spends only from its lease, so it holds enough of them for as long as verified keys stay valid."""
-_HALF_LIFE_S = {Window.NOW: 1.0, Window.MINUTE: 2.0, Window.DAY: 60.0, Window.MONTH: 60.0}
+_HALF_LIFE_SECONDS = {Window.NOW: 1.0, Window.MINUTE: 2.0, Window.DAY: 60.0, Window.MONTH: 60.0}
 """Half-life of the measured rate, or of the measured concurrency."""
 
 
@@ -143,10 +143,10 @@ class LeasedLimit:
         self.carried, self.held, self.free = 0, held, held - used
         if self.window is not Window.NOW:
             self.ends = sent + ends_in / 1000
-        self.until = min(sent + LEASE_S, self.ends)
+        self.until = min(sent + LEASE_SECONDS, self.ends)
         self.low = self.free // 2 if self.free > 0 else self.free
         if held - self._reported < report[4]:
-            self.refused_until, self.refused_need = min(now + REFUSAL_TTL_S, self.ends), report[4]
+            self.refused_until, self.refused_need = min(now + REFUSAL_TTL_SECONDS, self.ends), report[4]
 
     def use_local_fallback(self, redis_ms: int, gateways: int, now: float) -> None:
         """Continues with the lease or, if that is more, with this gateway's share, while Redis is unavailable. Dollars
@@ -164,7 +164,7 @@ class LeasedLimit:
         if share > self.held:
             self.free += share - self.held
             self.held = share
-        self.until = min(now + FALLBACK_TTL_S, self.ends)
+        self.until = min(now + FALLBACK_TTL_SECONDS, self.ends)
         self.low = 0
 
     # -- when to renew the lease
@@ -174,13 +174,13 @@ class LeasedLimit:
             return not self.is_settled
         if self.free < self.low:
             return True
-        if now < self._synced_at + REPORT_INTERVAL_S:
+        if now < self._synced_at + REPORT_INTERVAL_SECONDS:
             return False
         if now >= self.until and self._wish(now) > 0:
             return True
         if self.used != self._reported or self.carried or max(self.free, 0) > self._wish(now):
             return True
-        return self._is_leased and now > self._synced_at + LEASE_S / 3
+        return self._is_leased and now > self._synced_at + LEASE_SECONDS / 3
 
     @property
     def is_settled(self) -> bool:
@@ -198,15 +198,15 @@ class LeasedLimit:
         elapsed = now - self._measured_at
         if self.window is Window.NOW:
             # 1.5 times the recent concurrency: the present number of streams says little.
-            self._rate = max(self.used, self._rate * 0.5 ** (elapsed / _HALF_LIFE_S[self.window]))
+            self._rate = max(self.used, self._rate * 0.5 ** (elapsed / _HALF_LIFE_SECONDS[self.window]))
             self._measured_at = now
             return int(self._rate * 1.5) + 2 - self.used if self._rate >= 1 else 0
-        rate = max(self.used - self._used_before, 0) / max(elapsed, _MIN_MEASUREMENT_S[self.window])
-        if elapsed >= _MIN_MEASUREMENT_S[self.window]:
-            self._rate *= 0.5 ** (elapsed / _HALF_LIFE_S[self.window])
+        rate = max(self.used - self._used_before, 0) / max(elapsed, _MIN_MEASUREMENT_SECONDS[self.window])
+        if elapsed >= _MIN_MEASUREMENT_SECONDS[self.window]:
+            self._rate *= 0.5 ** (elapsed / _HALF_LIFE_SECONDS[self.window])
             self._rate = max(rate, self._rate)
             self._measured_at, self._used_before = now, self.used
-        return int(max(rate, self._rate) * _LEASE_AHEAD_S[self.window])
+        return int(max(rate, self._rate) * _LEASE_AHEAD_SECONDS[self.window])
 
     def remaining(self) -> int:
         return max(0, self.free + max(self.left, 0))

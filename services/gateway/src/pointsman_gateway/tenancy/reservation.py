@@ -18,7 +18,7 @@ from pointsman_gateway.tenancy.tasks import UsageWriter
 
 MAX_TRIES = 20
 """Attempts of a request to take what was leased for it, before other requests take it."""
-RETRY_AFTER_S = 1.0
+RETRY_AFTER_SECONDS = 1.0
 """Seconds after which unused quota of other gateways has been returned."""
 
 _REQUEST_HEADERS = ("x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests")
@@ -213,15 +213,15 @@ def _price_unknown() -> ResourceExhausted:
 
 def contended() -> Unavailable:
     return Unavailable(
-        "too many requests share what is left of a limit", code="limits_contended", retry_after=RETRY_AFTER_S
+        "too many requests share what is left of a limit", code="limits_contended", retry_after=RETRY_AFTER_SECONDS
     )
 
 
 def _retry_after(limit: LeasedLimit, need: int, now: float, without_redis: bool) -> float:
     until_end = limit.ends - now
     if without_redis or limit.unspent >= need:
-        return min(RETRY_AFTER_S, until_end)
-    return RETRY_AFTER_S if limit.limit == "concurrent_streams" else until_end
+        return min(RETRY_AFTER_SECONDS, until_end)
+    return RETRY_AFTER_SECONDS if limit.limit == "concurrent_streams" else until_end
 
 
 def _to_text(limit: LeasedLimit, amount: int) -> str:

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-ISSUER_CHECK_INTERVAL_S = 1.0
+ISSUER_CHECK_INTERVAL_SECONDS = 1.0
 """Seconds between two checks of whether the issuer's keys are due to be read."""
 
 _SYSTEM_CLOCK = Clock()
@@ -106,7 +106,7 @@ class RedisTenancy:
     async def running(self) -> AsyncIterator[None]:
         """Renews leases, writes usage and applies revocations for the length of the block."""
         log.info("keys are on: every request needs one")
-        schedule = Schedule(ISSUER_CHECK_INTERVAL_S)
+        schedule = Schedule(ISSUER_CHECK_INTERVAL_SECONDS)
         async with (
             self.tasks.running(self.clock),
             running_periodically(self._refresh_issuer, schedule, "read the issuer's keys"),

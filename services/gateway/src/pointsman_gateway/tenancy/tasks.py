@@ -31,17 +31,17 @@ _COUNTERS = tuple(one.name for one in fields(UsageCounters))
 
 log = logging.getLogger(__name__)
 
-RENEW_INTERVAL_S = 0.1
+RENEW_INTERVAL_SECONDS = 0.1
 """Seconds between two checks of the leases, unless one runs low."""
-POLL_INTERVAL_S = 0.4
+POLL_INTERVAL_SECONDS = 0.4
 """Seconds between two polls for changed keys, since a published message can be lost."""
-POLL_TIMEOUT_S = 0.5
+POLL_TIMEOUT_SECONDS = 0.5
 """Seconds for each call of a poll that has failed with the shorter timeout of requests. Otherwise a gateway that waits
 for a processor would not learn of a revocation: none of its calls is in time, and after each there is a cooldown."""
-WRITE_INTERVAL_S = 0.25
+WRITE_INTERVAL_SECONDS = 0.25
 """Seconds between two batches of usage."""
-SUBSCRIBE_TIMEOUT_S = 5.0
-SHUTDOWN_TIMEOUT_S = 1.0
+SUBSCRIBE_TIMEOUT_SECONDS = 5.0
+SHUTDOWN_TIMEOUT_SECONDS = 1.0
 """Seconds for writing the last usage and returning the leases when the gateway stops."""
 
 
@@ -176,17 +176,17 @@ class TenancyTasks:
             try:
                 await self.renew(clock.monotonic())
             except Unavailable:
-                await asyncio.sleep(RENEW_INTERVAL_S)  # requests may wake this task all the time
+                await asyncio.sleep(RENEW_INTERVAL_SECONDS)  # requests may wake this task all the time
 
         with suppress(Unavailable):
             await self.poll()
         try:
             async with AsyncExitStack() as stack:
                 for work, schedule, name in (
-                    (self.poll, Schedule(POLL_INTERVAL_S, wake=self._changed), "poll for changed keys"),
-                    (self._listen, Schedule(POLL_INTERVAL_S, run_at_start=True), "listen for changed keys"),
-                    (renew, Schedule(RENEW_INTERVAL_S, wake=self._low), "renew quota leases"),
-                    (self._usage.write, Schedule(WRITE_INTERVAL_S), "write usage"),
+                    (self.poll, Schedule(POLL_INTERVAL_SECONDS, wake=self._changed), "poll for changed keys"),
+                    (self._listen, Schedule(POLL_INTERVAL_SECONDS, run_at_start=True), "listen for changed keys"),
+                    (renew, Schedule(RENEW_INTERVAL_SECONDS, wake=self._low), "renew quota leases"),
+                    (self._usage.write, Schedule(WRITE_INTERVAL_SECONDS), "write usage"),
                 ):
                     await stack.enter_async_context(running_periodically(work, schedule, name))
                 yield
@@ -233,7 +233,7 @@ class TenancyTasks:
         redis = self._sources[-1][0]
         async with redis.client.pubsub() as subscription:
             try:
-                async with asyncio.timeout(SUBSCRIBE_TIMEOUT_S):
+                async with asyncio.timeout(SUBSCRIBE_TIMEOUT_SECONDS):
                     await subscription.subscribe(redis_layout.CHANGED)
                 while self._is_available and not pending_cancellations():
                     message = await subscription.get_message(ignore_subscribe_messages=True, timeout=1.0)
@@ -247,7 +247,7 @@ class TenancyTasks:
             for limit in usage.limits.all:
                 limit.closing = True
         try:
-            async with asyncio.timeout(SHUTDOWN_TIMEOUT_S):
+            async with asyncio.timeout(SHUTDOWN_TIMEOUT_SECONDS):
                 await self._usage.write()
                 await self.renew(clock.monotonic())
                 await self.leases.leave()

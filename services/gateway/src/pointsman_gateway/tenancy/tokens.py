@@ -11,7 +11,7 @@ from typing import Any
 
 import jwt
 from pointsman_servicekit.errors import InvalidArgument, PermissionDenied, PointsmanError, Unauthenticated
-from pointsman_servicekit.keys.records import LONGEST_NAME, KeyRecord, TenantRecord, digest_of
+from pointsman_servicekit.keys.records import MAX_NAME_CHARACTERS, KeyRecord, TenantRecord, digest_of
 
 from pointsman_gateway.config.access_file import CLAIM_REFERENCE, GrantConfig, SingleSignOnConfig
 from pointsman_gateway.tenancy.issuer import Issuer
@@ -142,7 +142,7 @@ class SingleSignOn:
             prefix="",
             digest=digest,
             tenant=tenant,
-            name="".join(filter(str.isprintable, subject))[:LONGEST_NAME],
+            name="".join(filter(str.isprintable, subject))[:MAX_NAME_CHARACTERS],
             scope=grant.scope.to_scope(),
             limits=grant.limits.to_limits(),
             priority=grant.priority,

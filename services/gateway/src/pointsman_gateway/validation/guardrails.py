@@ -19,7 +19,7 @@ from pointsman_gateway.extensions.guardrail import Finding, GuardedText, Guardra
 
 MAX_INLINE_CHARACTERS = 4096
 """Longer texts are searched in a thread. A window of a streamed answer is shorter."""
-INLINE_TIMEOUT = 0.05
+INLINE_TIMEOUT_SECONDS = 0.05
 """CPU seconds for all patterns on short texts: a pattern such as `(a+)+$` could take years."""
 GUARDRAIL_THREADS = 2
 PII_WINDOW = 2048
@@ -49,7 +49,7 @@ class RegexGuardrail(Guardrail):
 
     async def find(self, hook: Hook, texts: Sequence[GuardedText]) -> list[Finding]:
         if sum(len(text.text) for text in texts) <= MAX_INLINE_CHARACTERS:
-            return [one for one in self._matches(texts, INLINE_TIMEOUT) if one]
+            return [one for one in self._matches(texts, INLINE_TIMEOUT_SECONDS) if one]
         return await self._threads.find(self._matches(texts, MAX_GUARDRAIL_SECONDS, concurrent=True))
 
     def _matches(self, texts: Sequence[GuardedText], timeout: float, **options: bool) -> Iterator[Finding | None]:

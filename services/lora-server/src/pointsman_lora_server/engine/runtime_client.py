@@ -13,9 +13,9 @@ from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, Not
 from pointsman_lora_server.domain import is_version
 from pointsman_lora_server.engine.completion import GreedyAnswer, scored_answer
 from pointsman_lora_server.engine.vllm_client import (
-    COMPLETION_TIMEOUT,
-    LOAD_TIMEOUT,
-    QUERY_TIMEOUT,
+    COMPLETION_TIMEOUT_SECONDS,
+    LOAD_TIMEOUT_SECONDS,
+    QUERY_TIMEOUT_SECONDS,
     EngineFacts,
     LoadedAdapter,
     VllmClient,
@@ -50,7 +50,9 @@ class RuntimeClient(VllmClient):
     async def identify(self) -> EngineFacts:
         base_models, max_model_len = await self._base_models()
         # Without a name it changes nothing, and answers 400 if the route is there.
-        status, answer = await self._call("POST", self._load_route, {"lora_name": "", "lora_path": ""}, QUERY_TIMEOUT)
+        status, answer = await self._call(
+            "POST", self._load_route, {"lora_name": "", "lora_path": ""}, QUERY_TIMEOUT_SECONDS
+        )
         if status in (404, 405):
             raise FailedPrecondition(
                 "it loads no adapters at run time: start vLLM with VLLM_ALLOW_RUNTIME_LORA_UPDATING=True and "
@@ -93,7 +95,7 @@ class RuntimeClient(VllmClient):
         if version in listed:
             await self.close_adapter(version)
         status, answer = await self._call(
-            "POST", self._load_route, {"lora_name": version, "lora_path": path}, LOAD_TIMEOUT
+            "POST", self._load_route, {"lora_name": version, "lora_path": path}, LOAD_TIMEOUT_SECONDS
         )
         if status != 200:
             raise await self._load_error(path, status, answer)
@@ -108,7 +110,7 @@ class RuntimeClient(VllmClient):
 
     async def close_adapter(self, version: str) -> int:
         """Removes the adapter's name; requests in flight finish with its weights, which the engine keeps until then."""
-        status, answer = await self._call("POST", self._unload_route, {"lora_name": version}, LOAD_TIMEOUT)
+        status, answer = await self._call("POST", self._unload_route, {"lora_name": version}, LOAD_TIMEOUT_SECONDS)
         if status not in (200, 404) and version in await self._folders():
             raise engine_unavailable(f"{status} to {self._unload_route}: {error_message(answer)}")
         return 0
@@ -143,9 +145,9 @@ class SglangClient(RuntimeClient):
     async def identify(self) -> EngineFacts:
         """Returns the engine's facts, without a boot id, which SGLang does not report."""
         base_models, max_model_len = await self._base_models()
-        status, info = await self._call("GET", "/server_info", None, QUERY_TIMEOUT)
+        status, info = await self._call("GET", "/server_info", None, QUERY_TIMEOUT_SECONDS)
         if status == 404:  # before 0.5.4
-            status, info = await self._call("GET", "/get_server_info", None, QUERY_TIMEOUT)
+            status, info = await self._call("GET", "/get_server_info", None, QUERY_TIMEOUT_SECONDS)
         if status != 200 or not isinstance(info, dict):
             raise engine_unavailable(f"{status} to /server_info")
         if not info.get("enable_lora"):
@@ -176,7 +178,7 @@ class SglangClient(RuntimeClient):
         base_models, _ = await self._base_models()
         if model not in base_models:
             body["lora_path"] = model
-        status, answer = await self._call("POST", "/generate", body, COMPLETION_TIMEOUT)
+        status, answer = await self._call("POST", "/generate", body, COMPLETION_TIMEOUT_SECONDS)
         if status != 200:
             if status == 401 or (status >= 500 and not await self.is_healthy()):
                 raise engine_unavailable(f"{status} to /generate")

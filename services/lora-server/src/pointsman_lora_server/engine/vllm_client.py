@@ -21,11 +21,11 @@ from pointsman_servicekit.errors import (
 from pointsman_lora_server.engine.command import SECRET_HEADER
 from pointsman_lora_server.engine.completion import GreedyAnswer, scored_answer
 
-LOAD_TIMEOUT = 60.0
+LOAD_TIMEOUT_SECONDS = 60.0
 """Seconds. A load usually takes 20 to 60 ms, but the engine may be busy."""
-COMPLETION_TIMEOUT = 120.0
+COMPLETION_TIMEOUT_SECONDS = 120.0
 """Seconds. The first answer of an adapter takes 1.6 s on an idle CPU; on a busy one it has to wait."""
-QUERY_TIMEOUT = 5.0
+QUERY_TIMEOUT_SECONDS = 5.0
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
 GUARD_ROUTE = "/pointsman/v1/adapters"
 _CORRUPTED_METRIC = "vllm:corrupted_requests_total{"
@@ -82,7 +82,7 @@ class VllmClient:
         """Returns what the engine reports about itself. Raises Unavailable, or FailedPrecondition if the engine was
         started with the wrong settings.
         """
-        status, report = await self._call("GET", GUARD_ROUTE, None, QUERY_TIMEOUT)
+        status, report = await self._call("GET", GUARD_ROUTE, None, QUERY_TIMEOUT_SECONDS)
         if status in (404, 405):
             raise FailedPrecondition(
                 "it runs without the guard: start vLLM with --middleware pointsman_engine_guard.Guard, or leave "
@@ -108,7 +108,7 @@ class VllmClient:
         return frozenset(model["id"] for model in bases), next((model.get("max_model_len") for model in bases), None)
 
     async def _list_models(self) -> list[dict[str, Any]]:
-        status, answer = await self._call("GET", "/v1/models", None, QUERY_TIMEOUT)
+        status, answer = await self._call("GET", "/v1/models", None, QUERY_TIMEOUT_SECONDS)
         if status == 401:
             raise FailedPrecondition("it answers 401: its API key differs from VLLM_API_KEY here", code="bad_api_key")
         if status != 200:
@@ -118,19 +118,19 @@ class VllmClient:
 
     async def is_healthy(self) -> bool:
         try:
-            return (await self._call("GET", "/health", None, QUERY_TIMEOUT))[0] == 200
+            return (await self._call("GET", "/health", None, QUERY_TIMEOUT_SECONDS))[0] == 200
         except Unavailable:
             return False
 
     async def list_adapters(self) -> Mapping[str, LoadedAdapter]:
         """Returns the adapters whose weights the engine holds, by version."""
-        answer = await self._call_guard("GET", "", None, QUERY_TIMEOUT)
+        answer = await self._call_guard("GET", "", None, QUERY_TIMEOUT_SECONDS)
         with expecting_form(GUARD_ROUTE):
             return {name: LoadedAdapter(**loaded) for name, loaded in answer["adapters"].items()}
 
     async def count_in_flight(self) -> int:
         """Returns how many requests are being answered, the base model's included, until their last byte is sent."""
-        answer = await self._call_guard("GET", "", None, QUERY_TIMEOUT)
+        answer = await self._call_guard("GET", "", None, QUERY_TIMEOUT_SECONDS)
         with expecting_form(GUARD_ROUTE):
             return sum(int(each["in_flight"]) for each in (answer["base"], *answer["adapters"].values()))
 
@@ -140,17 +140,20 @@ class VllmClient:
         `folder` is absolute, on this machine. Raises InvalidArgument ("engine_refused") if the engine rejects the
         adapter, FailedPrecondition ("engine_store") if it does not see the folder, and ResourceExhausted ("no_slot").
         """
-        await self._call_guard("PUT", f"/{quote(version)}", {"folder": self._engine_path(folder)}, LOAD_TIMEOUT)
+        await self._call_guard("PUT", f"/{quote(version)}", {"folder": self._engine_path(folder)}, LOAD_TIMEOUT_SECONDS)
 
     async def close_adapter(self, version: str) -> int:
         """Removes an adapter's name, so that new requests get 404; returns how many are in flight, or 0."""
-        answer = await self._call_guard("POST", f"/{quote(version)}/close", None, QUERY_TIMEOUT)
+        answer = await self._call_guard("POST", f"/{quote(version)}/close", None, QUERY_TIMEOUT_SECONDS)
         with expecting_form(GUARD_ROUTE):
             return int(answer["in_flight"])
 
     async def remove(self, version: str) -> bool:
         """Frees an adapter's slot; returns False, and does nothing, while a request to it is in flight."""
-        return await self._call_guard("DELETE", f"/{quote(version)}", None, LOAD_TIMEOUT, may_be_busy=True) is not None
+        return (
+            await self._call_guard("DELETE", f"/{quote(version)}", None, LOAD_TIMEOUT_SECONDS, may_be_busy=True)
+            is not None
+        )
 
     async def complete(self, model: str, prompt: str | Sequence[int], max_tokens: int) -> GreedyAnswer:
         """Returns the model's greedy answer to a prompt, at most `max_tokens` long.
@@ -170,7 +173,7 @@ class VllmClient:
             "logprobs": 1,
             "return_token_ids": True,
         }
-        status, answer = await self._call("POST", "/v1/completions", body, COMPLETION_TIMEOUT)
+        status, answer = await self._call("POST", "/v1/completions", body, COMPLETION_TIMEOUT_SECONDS)
         if status == 401:
             raise engine_unavailable("401: its VLLM_API_KEY differs from the lora-server's")
         if status == 404:
@@ -192,7 +195,7 @@ class VllmClient:
             return int(sum(float(line.rpartition(" ")[2]) for line in lines))
 
     async def _metrics(self) -> str:
-        status, text = await self._call("GET", "/metrics", None, QUERY_TIMEOUT)
+        status, text = await self._call("GET", "/metrics", None, QUERY_TIMEOUT_SECONDS)
         if status != 200:
             raise engine_unavailable(f"{status} to /metrics")
         return str(text)

@@ -19,7 +19,7 @@ from pointsman_servicekit.errors import FailedPrecondition, Internal, PointsmanE
 
 from pointsman_retriever.domain import Chunk, Ids, IndexedChunks, Neighbour, Passage, RankedChunk
 
-_LOCK_TIMEOUT = 30.0  # seconds that SQLite waits for a lock on the file
+_LOCK_TIMEOUT_SECONDS = 30.0  # seconds that SQLite waits for a lock on the file
 _POLL_SECONDS = 1.0  # after which a thread that waits for a reader checks whether the file was closed
 
 _ROWS_PER_BATCH = 4096
@@ -140,7 +140,11 @@ def translate_errors(file: Path) -> Iterator[None]:
 
 def _connect(file: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(
-        f"file:{_quote(file)}?mode=rw", uri=True, isolation_level=None, check_same_thread=False, timeout=_LOCK_TIMEOUT
+        f"file:{_quote(file)}?mode=rw",
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,
+        timeout=_LOCK_TIMEOUT_SECONDS,
     )
     try:
         connection.execute("PRAGMA trusted_schema = OFF")  # a restored file may come from anywhere

@@ -45,5 +45,5 @@ if new_samples > 0 then
   local length = redis.call('XLEN', samples)
   redis.call('XTRIM', samples, 'MAXLEN', math.max(max_samples, length - new_samples - 1000))
 end
-redis.call('SET', writer, number, 'EX', WRITER_TTL_S)
+redis.call('SET', writer, number, 'EX', WRITER_TTL_SECONDS)
 return redis.call('XLEN', stream)
