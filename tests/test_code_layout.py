@@ -56,3 +56,21 @@ def late_constants(body: list[ast.stmt]) -> Iterator[int]:
 def test_late_constants_are_found() -> None:
     body = ast.parse("A = 1\nclass B: pass\nC = B\nD = 2\nE: int = C\nB.x = 3\n").body
     assert list(late_constants(body)) == [4]
+
+
+@of_each_distribution
+def test_more_than_six_arguments_are_passed_by_name(source: Path) -> None:
+    found = [
+        f"{file.relative_to(ROOT)}:{node.lineno}"
+        for file, body in modules(source)
+        for top in body
+        for node in ast.walk(top)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not takes_the_command_line(node)
+        if len([one for one in node.args.args if one.arg not in ("self", "cls")]) > 6
+    ]
+    assert found == []
+
+
+def takes_the_command_line(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    """Returns whether Typer calls the function: its parameters are a command's options."""
+    return any("Option" in ast.unparse(one.annotation) for one in function.args.args if one.annotation)

@@ -160,7 +160,9 @@ async def _publish_ms(size: int) -> float:
         stack.push_async_callback(server.stop, 0)
         gateways = [Engines([Engine("engine", BASE)]) for _ in range(SERVERS)]
         for gateway in gateways:
-            watch = watch_engine(gateway, "engine", f"{HOST}:{port}", EngineMetrics(CollectorRegistry()))
+            watch = watch_engine(
+                gateway, "engine", address=f"{HOST}:{port}", metrics=EngineMetrics(CollectorRegistry())
+            )
             stack.push_async_callback(_stop, asyncio.create_task(watch))
 
         async def know(revision: int) -> None:

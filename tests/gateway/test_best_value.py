@@ -244,7 +244,16 @@ def test_each_task_has_an_incumbent_of_its_own() -> None:
 
     policy = PolicyConfig.model_validate({"best_value": TERMS})
     tasks = {name: TaskConfig(examples="x", policy=policy) for name in ("one", "other")}
-    by = Router(PATHS, tasks, "default", Around({}, {}), Around({}, {}), Around({}, {}), ByTask(), NoAdapters())
+    by = Router(
+        PATHS,
+        tasks,
+        "default",
+        availability=Around({}, {}),
+        named=Around({}, {}),
+        expected_cost=Around({}, {}),
+        evidence=ByTask(),
+        adapters=NoAdapters(),
+    )
     labels = {name: Labels(name, 0.9, (), abstained=False, stage="static") for name in tasks}
     request = Request(AUTO, (Message("user", "x"),), user="someone")
     assert by.decide(request, labels["one"]).path.name == "cheap"
@@ -302,7 +311,16 @@ def router(known: Known, away: Mapping[str, str] = {}, costs: Mapping[str, float
     tasks = {
         "t": TaskConfig(examples="x", policy=PolicyConfig.model_validate({"best_value": TERMS}), fallback=("spare",))
     }
-    return Router(PATHS, tasks, "default", around, around, around, known, NoAdapters())
+    return Router(
+        PATHS,
+        tasks,
+        "default",
+        availability=around,
+        named=around,
+        expected_cost=around,
+        evidence=known,
+        adapters=NoAdapters(),
+    )
 
 
 def decide(by: Router, user: str = "someone", text: str = "x") -> Decision:
@@ -372,8 +390,13 @@ def test_users_on_the_small_side_of_a_split_explore_no_more_than_others() -> Non
     narrow = Router(
         PATHS,
         {"t": TaskConfig(examples="x", policy=PolicyConfig.model_validate({"split": {"cheap": 5, "dear": 95}}))},
-        "default", Around({}, {}), Around({}, {}), Around({}, {}), Known(), NoAdapters(),
-    )  # fmt: skip
+        "default",
+        availability=Around({}, {}),
+        named=Around({}, {}),
+        expected_cost=Around({}, {}),
+        evidence=Known(),
+        adapters=NoAdapters(),
+    )
     users = [f"user-{number}" for number in range(10_000)]
     canaries = [user for user in users if decide(narrow, user).path.name == "cheap"]
     tried = sum(decide(by, user).reason == "policy:trial" for user in canaries)

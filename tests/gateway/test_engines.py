@@ -29,7 +29,7 @@ VERSION, NEXT = "triage@3f9a1c0b77de", "triage@0123456789ab"
 @pytest.fixture
 async def engines(lora_server: ScriptedLoraServer) -> AsyncIterator[Engines]:
     engines = Engines([Engine("local", "tiny", api=replace(DEFAULT_API, auth_header="authorization: Bearer sk-1\r\n"))])
-    following = asyncio.create_task(watch_engine(engines, "local", lora_server.address, METRICS))
+    following = asyncio.create_task(watch_engine(engines, "local", address=lora_server.address, metrics=METRICS))
     await until(lambda: lora_server.watchers)
     yield engines
     following.cancel()
@@ -109,7 +109,7 @@ async def test_an_engine_needs_an_address_that_the_gateway_can_reach(
 ) -> None:
     engines = Engines([Engine("fleet/0", "tiny", group="fleet", endpoint=endpoint)])
     await lora_server.say(READY, url=url)
-    following = asyncio.create_task(watch_engine(engines, "fleet/0", lora_server.address, METRICS))
+    following = asyncio.create_task(watch_engine(engines, "fleet/0", address=lora_server.address, metrics=METRICS))
     await until(lambda: engines.get("fleet/0").has_reported)
     assert engines.any_ready == is_used
     assert ("set POINTSMAN_LORA_ENGINE_URL" in (engines.why_not(PLAIN) or "")) != is_used
@@ -123,7 +123,7 @@ async def test_an_engine_keeps_serving_while_its_lora_server_is_down(
     engines = Engines([Engine("local", "tiny")])
     async with running_lora_server() as first:
         address = first.address
-        following = asyncio.create_task(watch_engine(engines, "local", address, METRICS))
+        following = asyncio.create_task(watch_engine(engines, "local", address=address, metrics=METRICS))
         await first.say(READY, url=URL, resident=[VERSION])
         await until(lambda: engines.any_ready)
     await until(lambda: "engine local: its lora-server " in caplog.text)

@@ -83,7 +83,16 @@ TASKS = {
 
 
 def decide(task: str, model: str = AUTO, user: str = "", **away: str) -> Decision:
-    router = Router(PATHS, TASKS, "default", Away(away), Named(), Free(), NoEvidence(), NoAdapters())
+    router = Router(
+        PATHS,
+        TASKS,
+        "default",
+        availability=Away(away),
+        named=Named(),
+        expected_cost=Free(),
+        evidence=NoEvidence(),
+        adapters=NoAdapters(),
+    )
     labels = Labels(task, 0.8, (), abstained=task == "unknown", stage="classifier")
     return router.decide(Request(model, (Message("user", "x"),), user=user), labels)
 
@@ -156,7 +165,16 @@ def test_a_fallback_is_written_into_the_decision() -> None:
 
 
 def previews(**away: str) -> dict[str, PolicyPreview]:
-    router = Router(PATHS, TASKS, "default", Away(away), Named(), Free(), NoEvidence(), NoAdapters())
+    router = Router(
+        PATHS,
+        TASKS,
+        "default",
+        availability=Away(away),
+        named=Named(),
+        expected_cost=Free(),
+        evidence=NoEvidence(),
+        adapters=NoAdapters(),
+    )
     return {preview.task: preview for preview in router.previews()}
 
 

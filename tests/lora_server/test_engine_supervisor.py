@@ -72,7 +72,15 @@ def run(caplog: pytest.LogCaptureFixture) -> Run:
             meter = SupervisedEngine(engine_state, engine, None, None, secret)  # type: ignore[arg-type]  # filled in below
             meter.probe = Probe(engine, BASE, meter.count_probe_failure)
             lives = with_secrets(EngineCommand(arguments, os.environ), secret)
-            meter.supervisor = Supervisor(lives, listen, engine, engine_state, meter.probe, probing, drain)
+            meter.supervisor = Supervisor(
+                next_command=lives,
+                listen=listen,
+                client=engine,
+                engine_state=engine_state,
+                probe=meter.probe,
+                probe_interval=probing,
+                shutdown_seconds=drain,
+            )
             running = asyncio.create_task(meter.supervisor.run())
             meter.stop, meter.log = running.cancel, lambda: caplog.text
             try:

@@ -158,7 +158,15 @@ def swapping(tmp_path: Path) -> RunEngine:
                     warming = WarmUp(engine)
                     loading = LoadSequence(engine, warming, Trials(warming.warm, probe, restart, metrics), metrics)
                     of_engine = AdapterSlots(engine, engine_state, slots, metrics)
-                    loader = AdapterLoader(folders, loading, of_engine, phases, engine_state, metrics, longest_wait)
+                    loader = AdapterLoader(
+                        folders,
+                        loading,
+                        slots=of_engine,
+                        phases=phases,
+                        engine_state=engine_state,
+                        metrics=metrics,
+                        max_wait_seconds=longest_wait,
+                    )
                     engine_state.update(status=EngineStatus.READY, life=1)
                     yield Swapping(
                         loader, engine_state, engine, folders, phases, metrics, restarts, warming, http, url, process

@@ -89,7 +89,9 @@ async def following(watched: WatchedEngine) -> AsyncIterator[Engines]:
         server = await stack.enter_async_context(
             serving("127.0.0.1:0", [SERVICE], lambda s: add(watched, s), grace=0.1)
         )
-        watch = watch_engine(engines, "local", f"127.0.0.1:{server.port}", EngineMetrics(CollectorRegistry()))
+        watch = watch_engine(
+            engines, "local", address=f"127.0.0.1:{server.port}", metrics=EngineMetrics(CollectorRegistry())
+        )
         task = asyncio.create_task(watch)
         await until_known(engines, watched)
         yield engines

@@ -120,7 +120,9 @@ async def guarded() -> AsyncIterator[GuardedEngine]:
         httpx.AsyncClient(base_url=url, timeout=120, trust_env=False) as http,
     ):
         probe = Probe(engine, NAME, meter.count_probe_failure)
-        supervisor = Supervisor(lives, listen, engine, engine_state, probe, probe_interval=600)
+        supervisor = Supervisor(
+            next_command=lives, listen=listen, client=engine, engine_state=engine_state, probe=probe, probe_interval=600
+        )
         running = asyncio.create_task(supervisor.run())
         guarded = GuardedEngine(url, secret, engine, http, engine_state, probe, supervisor, running)
         try:

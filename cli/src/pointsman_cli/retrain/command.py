@@ -177,7 +177,15 @@ def retrain(
     console = Console(stderr=True)
     console.print(f"{'continues' if going_on else 'starts'} run {run_file.state.run}", style="dim", highlight=False)
     ended = run_interruptibly(
-        run_retraining(plan, wish, run_file, at, addresses, Gateway(addresses.url, api_key(key_env)), console)
+        run_retraining(
+            plan,
+            wish=wish,
+            run_file=run_file,
+            data_dir=at,
+            addresses=addresses,
+            gateway=Gateway(addresses.url, api_key(key_env)),
+            console=console,
+        )
     )
     if as_json:
         print_json(asdict(ended))
@@ -226,6 +234,7 @@ class RetrainRequest:
 
 async def run_retraining(
     plan: RetrainPlan,
+    *,
     wish: RetrainRequest,
     run_file: RunFile,
     data_dir: DataDir,

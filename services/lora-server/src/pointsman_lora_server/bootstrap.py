@@ -127,10 +127,28 @@ async def build_app(
         def apply_limits(facts: EngineFacts) -> str:
             return _apply_limits(settings, facts, slots, store, metrics)
 
-        runner = create_runner(settings, command, secret, client, engine_state, probe, apply_limits)
+        runner = create_runner(
+            settings,
+            command=command,
+            secret=secret,
+            client=client,
+            engine_state=engine_state,
+            probe=probe,
+            apply_limits=apply_limits,
+        )
         warm_up = WarmUp(timed)
         sequence = LoadSequence(client, warm_up, Trials(warm_up.warm, probe, runner.restart, metrics), metrics)
-        adapters = _build_adapters(settings, redis, store, smoke_test, slots, warm_up, sequence, engine_state, metrics)
+        adapters = _build_adapters(
+            settings,
+            redis=redis,
+            store=store,
+            smoke_test=smoke_test,
+            slots=slots,
+            warm_up=warm_up,
+            sequence=sequence,
+            engine_state=engine_state,
+            metrics=metrics,
+        )
         collector = VersionStateCollector(
             lambda: adapters.reconciler.desired,
             lambda: engine_state.state,
@@ -154,6 +172,7 @@ async def build_app(
 
 def _build_adapters(
     settings: Settings,
+    *,
     redis: BoundedRedis,
     store: ArtifactStore,
     smoke_test: SmokeTest,
@@ -164,7 +183,15 @@ def _build_adapters(
     metrics: LoraServerMetrics,
 ) -> _Adapters:
     registry = AdapterRegistry(redis, settings.served_model_name)
-    loader = AdapterLoader(store, sequence, slots, registry, engine_state, metrics, settings.slot_wait_timeout_seconds)
+    loader = AdapterLoader(
+        store,
+        sequence,
+        slots=slots,
+        phases=registry,
+        engine_state=engine_state,
+        metrics=metrics,
+        max_wait_seconds=settings.slot_wait_timeout_seconds,
+    )
     gate = PromotionGate(settings.protected_aliases)
     placement = PlacementPlanner(registry, f"{settings.engine_name} ({settings.public_url})")
 
@@ -183,7 +210,16 @@ def _build_adapters(
         owner=f"{settings.engine_name} {secrets.token_hex(8)}",
     )
     reconciler = Reconciler(registry, loader, state_machine, engine_state, check_canaries, placement)
-    service = AdapterService(store, registry, loader, state_machine, reconciler, engine_state, gate, placement)
+    service = AdapterService(
+        store=store,
+        registry=registry,
+        loader=loader,
+        state_machine=state_machine,
+        reconciler=reconciler,
+        engine_state=engine_state,
+        gate=gate,
+        placement=placement,
+    )
     return _Adapters(service, reconciler)
 
 
@@ -262,11 +298,11 @@ def _job_callbacks(service: AdapterService, store: ArtifactStore) -> tuple[Regis
         report = await service.register(
             trained.name,
             trained.folder,
-            trained.alias_suffix,
-            trained.facts,
-            trained.parent,
-            trained.author,
-            trained.force,
+            alias_suffix=trained.alias_suffix,
+            facts=trained.facts,
+            parent=trained.parent,
+            author=trained.author,
+            force=trained.force,
         )
         return report.version.version
 

@@ -143,6 +143,7 @@ async def open_engine(
 
 def create_runner(
     settings: Settings,
+    *,
     command: EngineCommand | None,
     secret: GuardSecret,
     client: VllmClient,
@@ -153,22 +154,22 @@ def create_runner(
     """Returns the supervisor of an engine that is started here, or else the watcher of an attached one."""
     if command:
         return Supervisor(
-            with_secrets(command, secret),
-            settings.engine_listen,
-            client,
-            engine_state,
-            probe,
-            settings.probe_interval_seconds,
-            settings.shutdown_timeout,
+            next_command=with_secrets(command, secret),
+            listen=settings.engine_listen,
+            client=client,
+            engine_state=engine_state,
+            probe=probe,
+            probe_interval=settings.probe_interval_seconds,
+            shutdown_seconds=settings.shutdown_timeout,
         )
     return Attachment(
-        settings.engine_url,
-        settings.served_model_name,
-        client,
-        engine_state,
-        probe,
-        apply_limits,
-        settings.probe_interval_seconds,
+        url=settings.engine_url,
+        base_model=settings.served_model_name,
+        client=client,
+        engine_state=engine_state,
+        probe=probe,
+        apply_limits=apply_limits,
+        probe_interval=settings.probe_interval_seconds,
     )
 
 

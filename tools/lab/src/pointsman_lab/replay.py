@@ -81,7 +81,9 @@ def build_context(config: Config, learned: LoadedModels, evidence: Evidence) -> 
     """Builds a replay of one configuration; raises ConfigError."""
     resident = frozenset(path.adapter for path in config.paths.paths.values() if path.adapter)
     engines = Engines([_available(name, engine, resident) for name, engine in config.models.engines.items()])
-    around = Dependencies(_NoEngine(), _NoRetriever(), MetricsAggregator(CollectorRegistry()), evidence)
+    around = Dependencies(
+        client=_NoEngine(), search=_NoRetriever(), counting=MetricsAggregator(CollectorRegistry()), evidence=evidence
+    )
     return ReplayContext(config, engines, build_stages(config, learned, engines, around))
 
 

@@ -70,7 +70,7 @@ ENGINE_WAIT_SECONDS = 5.0
 """Seconds that a changed configuration waits for the first reports of its new engines."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayComponents:
     """The parts of the gateway that the HTTP and gRPC servers use."""
 
@@ -117,12 +117,12 @@ async def build_gateway(
         http = PooledPoster(pool, tracing.trace_headers)
         discovery = EngineDiscovery(
             engine_metrics,
-            DnsResolver(settings.dns),
-            http,
-            settings.discovery_seconds,
-            tls,
-            calls,
-            token,
+            resolver=DnsResolver(settings.dns),
+            http=http,
+            poll_seconds=settings.discovery_seconds,
+            tls=tls,
+            interceptors=calls,
+            token=token,
         )
         await stack.enter_async_context(discovery)
         redaction = open_redaction(settings.redaction, registry)
@@ -138,14 +138,14 @@ async def build_gateway(
         metrics.max_in_flight.set(capacity.requests)
         client = OpenAIClient(pool)
         dependencies = Dependencies(
-            tracing.engine_client(client, gen_ai),
-            ProtectedSearch(retriever, Breaker()),
-            counting,
-            persistence.evidence,
-            engine_metrics,
-            cache,
-            canary_outcomes,
-            freshness,
+            client=tracing.engine_client(client, gen_ai),
+            search=ProtectedSearch(retriever, Breaker()),
+            counting=counting,
+            evidence=persistence.evidence,
+            engine_metrics=engine_metrics,
+            cache=cache,
+            canary_outcomes=canary_outcomes,
+            freshness=freshness,
             engine_costs=cost_metrics.engine_costs,
             lend_slot=admission.lend,
             litellm_client=tracing.engine_client(LiteLLMClient(client), gen_ai),
@@ -158,13 +158,16 @@ async def build_gateway(
         shadow_settings = ActiveShadowSettings()
         builder = _SnapshotBuilder(
             settings.config,
-            models,
-            discovery,
-            dependencies,
-            embeddings,
-            tracing,
-            freshness_monitor,
-            (persistence, cost_metrics, shadow_settings, tenancy),
+            models=models,
+            discovery=discovery,
+            dependencies=dependencies,
+            embeddings=embeddings,
+            tracing=tracing,
+            freshness=freshness_monitor,
+            persistence=persistence,
+            cost_metrics=cost_metrics,
+            shadow_settings=shadow_settings,
+            tenancy=tenancy,
         )
         first = await builder.build(config)
         metrics.set_generation(first.id)
@@ -182,17 +185,17 @@ async def build_gateway(
         pipeline = Pipeline(admission, tenancy, reloader.stages, request_log)
         console, administration = await stack.enter_async_context(open_console(settings, reloader, persistence))
         yield GatewayComponents(
-            pipeline,
-            tenancy,
-            reloader,
-            persistence,
-            registry,
-            canary_outcomes,
-            cost_metrics,
-            _with_canary_ratings(shadows.feedback, persistence, reloader, canary_outcomes),
-            console,
-            administration,
-            capacity,
+            pipeline=pipeline,
+            tenancy=tenancy,
+            reloader=reloader,
+            persistence=persistence,
+            registry=registry,
+            canary_outcomes=canary_outcomes,
+            cost_metrics=cost_metrics,
+            feedback=_with_canary_ratings(shadows.feedback, persistence, reloader, canary_outcomes),
+            console=console,
+            administration=administration,
+            capacity=capacity,
         )
 
 
@@ -216,13 +219,17 @@ class _SnapshotBuilder:
     def __init__(
         self,
         folder: FilePath,
+        *,
         models: ModelsOnDemand,
         discovery: EngineDiscovery,
         dependencies: Dependencies,
         embeddings: EmbeddingDependencies,
         tracing: Instrumentation,
         freshness: FreshnessMonitor,
-        shared: tuple[Persistence, CostMetrics, ActiveShadowSettings, OpenAccess | RedisTenancy],
+        persistence: Persistence,
+        cost_metrics: CostMetrics,
+        shadow_settings: ActiveShadowSettings,
+        tenancy: OpenAccess | RedisTenancy,
     ) -> None:
         self._folder = folder
         self._active: Config | None = None
@@ -232,7 +239,10 @@ class _SnapshotBuilder:
         self._embeddings = embeddings
         self._tracing = tracing
         self._freshness = freshness
-        self._persistence, self._cost_metrics, self._shadow_settings, self._tenancy = shared
+        self._persistence = persistence
+        self._cost_metrics = cost_metrics
+        self._shadow_settings = shadow_settings
+        self._tenancy = tenancy
 
     async def build_from_folder(self) -> ConfigSnapshot:
         """Builds the stages of the request path from the files of the configuration folder. Raises ConfigError."""

@@ -112,6 +112,7 @@ class EngineDiscovery:
     def __init__(
         self,
         metrics: EngineMetrics,
+        *,
         resolver: Resolver,
         http: PooledPoster,
         poll_seconds: float,
@@ -193,7 +194,15 @@ class EngineDiscovery:
         """Starts to watch an engine, by its lora-server at `address` or its list of models; None if it has neither."""
         name, engines = state.engine.name, Engines([state], aliases=self.aliases)
         if config.lora_server:
-            watching = watch_engine(engines, name, address, self._metrics, tls, self._interceptors, self._token)
+            watching = watch_engine(
+                engines,
+                name,
+                address=address,
+                metrics=self._metrics,
+                tls=tls,
+                interceptors=self._interceptors,
+                token=self._token,
+            )
         elif config.discovers_adapters:
             watching = AdapterDiscovery(engines, name, self._http, self._metrics, self._poll_seconds).watch()
         else:

@@ -45,7 +45,7 @@ if TYPE_CHECKING:  # not imported by a gateway without tasks and prompts, for th
     from pointsman_gateway.prompts.templates import PromptTemplates
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Dependencies:
     """The parts that the stages of all configurations share."""
 
@@ -108,16 +108,16 @@ def build_stages(config: Config, models: LoadedModels, engines: Engines, depende
             paths,
             config.tasks.tasks,
             config.tasks.default_path,
-            engines,
-            named,
-            expected_cost,
-            dependencies.evidence,
-            engines,
-            config.digest,
-            dependencies.freshness,
-            {name: model.input for name, model in config.models.models.items()},
-            named.fallbacks,
-            LeftOutFields(_fields_by_model(config)),
+            availability=engines,
+            named=named,
+            expected_cost=expected_cost,
+            evidence=dependencies.evidence,
+            adapters=engines,
+            generation=config.digest,
+            freshness=dependencies.freshness,
+            model_inputs={name: model.input for name, model in config.models.models.items()},
+            model_fallbacks=named.fallbacks,
+            left_out=LeftOutFields(_fields_by_model(config)),
         ),
         prompts=Prompts(_strategies(config, models, dependencies.search)),
         backend=_wrap_in_cache(loading, dependencies.cache, config, paths, engines, models),

@@ -165,6 +165,7 @@ def refused(
     request: EngineRequest,
     status: int,
     message: str,
+    *,
     param: str | None = None,
     retry_after: float | None = None,
     code: str = "",

@@ -167,7 +167,14 @@ class LiteLLMTransfer:
         if self._has_begun or not isinstance(status, int) or isinstance(error, _connection_errors()):
             return broke_off(self._request, message)
         code = "context_length_exceeded" if type(error).__name__ == "ContextWindowExceededError" else ""
-        return refused(self._request, status, message, getattr(error, "param", None), _retry_after(error), code)
+        return refused(
+            self._request,
+            status,
+            message,
+            param=getattr(error, "param", None),
+            retry_after=_retry_after(error),
+            code=code,
+        )
 
 
 def _sdk_errors() -> tuple[type[Exception], ...]:

@@ -190,6 +190,7 @@ class LoraServerClient:
 async def watch_engine(
     engines: Engines,
     name: str,
+    *,
     address: str,
     metrics: EngineMetrics,
     tls: ClientTls | None = None,

@@ -244,7 +244,7 @@ class OpenAITransfer:
         status = reader.error.get("code")
         if not self._has_begun and isinstance(status, int) and 400 <= status < 500:
             param = reader.error.get("param")
-            return refused(self._request, status, reader.failure, param if isinstance(param, str) else None)
+            return refused(self._request, status, reader.failure, param=param if isinstance(param, str) else None)
         return broke_off(self._request, reader.failure)
 
     def _failure_of(self, error: ConnectionFailed) -> PointsmanError:
@@ -273,7 +273,15 @@ def _refusal(request: EngineRequest, connection: EngineConnection) -> PointsmanE
     """Returns the error of a response that is not a stream."""
     error = parse_error(connection.read())
     wait = connection.retry_after or error.retry_after
-    return refused(request, connection.status, error.message, error.param, wait, error.code, connection.location)
+    return refused(
+        request,
+        connection.status,
+        error.message,
+        param=error.param,
+        retry_after=wait,
+        code=error.code,
+        location=connection.location,
+    )
 
 
 def _head(origin: Origin, request: EngineRequest, endpoint: Endpoint) -> bytes:

@@ -80,6 +80,7 @@ class Router:
         paths: Mapping[str, Path],
         tasks: Mapping[str, TaskConfig],
         default_path: str,
+        *,
         availability: Availability,
         named: NamedPaths,
         expected_cost: ExpectedCost,

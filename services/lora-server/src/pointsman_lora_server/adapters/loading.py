@@ -48,6 +48,7 @@ class AdapterLoader:
         self,
         store: ArtifactFetcher,
         sequence: LoadSequence,
+        *,
         slots: AdapterSlots,
         phases: PhaseStore,
         engine_state: EngineStateStore,

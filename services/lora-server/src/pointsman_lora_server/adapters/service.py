@@ -54,6 +54,7 @@ class AdapterService:
 
     def __init__(
         self,
+        *,
         store: ArtifactStore,
         registry: AdapterRegistry,
         loader: AdapterLoader,
@@ -77,6 +78,7 @@ class AdapterService:
         self,
         name: str,
         source: str | Path,
+        *,
         alias_suffix: str,
         facts: Mapping[str, str],
         parent: str,

@@ -25,6 +25,7 @@ class Attachment:
 
     def __init__(
         self,
+        *,
         url: str,
         base_model: str,
         client: VllmClient,

@@ -36,6 +36,7 @@ class Supervisor:
 
     def __init__(
         self,
+        *,
         next_command: Callable[[], EngineCommand],
         listen: str,
         client: VllmClient,

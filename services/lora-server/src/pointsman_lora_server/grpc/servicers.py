@@ -57,11 +57,11 @@ class LoraServerServicer(lora_server_pb2_grpc.LoraServerServicer):
             await self._service.register(
                 request.name,
                 request.folder,
-                request.alias,
-                dict(request.facts),
-                request.parent,
-                author_of(request.author),
-                request.force,
+                alias_suffix=request.alias,
+                facts=dict(request.facts),
+                parent=request.parent,
+                author=author_of(request.author),
+                force=request.force,
             )
         )
 

@@ -14,7 +14,7 @@ Parts = Sequence[Mapping[str, Any]]
 
 
 def blocks_of(
-    role: str, parts: Parts | None, texts: Sequence[str | None], text: str, calls: int, of_message: Any, where: str
+    role: str, parts: Parts | None, *, texts: Sequence[str | None], text: str, calls: int, of_message: Any, where: str
 ) -> Blocks:
     """Returns the blocks of a message with a cache breakpoint; empty if it has none. Raises InvalidArgument.
 

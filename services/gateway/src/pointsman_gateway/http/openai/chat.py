@@ -210,7 +210,15 @@ def _cache_blocks(
         return ()
     texts = [None if part["type"] in MEDIA_PARTS else part[part["type"]] for part in parts or ()]
     calls = fields.get("tool_calls")
-    return blocks_of(role, parts, texts, text, len(calls) if isinstance(calls, list) else 0, own, where)
+    return blocks_of(
+        role,
+        parts,
+        texts=texts,
+        text=text,
+        calls=len(calls) if isinstance(calls, list) else 0,
+        of_message=own,
+        where=where,
+    )
 
 
 CHAT = Dialect(
