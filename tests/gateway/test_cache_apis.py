@@ -170,10 +170,10 @@ async def test_a_changed_prompt_file_is_a_miss(
     caching: Neighbours, client: httpx.AsyncClient, cached_gateway: Gateway
 ) -> None:
     await kept(client, cached_gateway)
-    before = cached_gateway.components.reloader.current.id
+    before = cached_gateway.components.reloader.current.revision
     caching.config.prompts["answer.txt"] = "Answer from the handbook, briefly."
     caching.config.write()
-    await until(lambda: cached_gateway.components.reloader.current.id != before, within=20)
+    await until(lambda: cached_gateway.components.reloader.current.revision != before, within=20)
     assert mark(await kept(client, cached_gateway)) == ""
     assert mark(await ask(client)) == "exact"
 

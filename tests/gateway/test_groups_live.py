@@ -143,10 +143,10 @@ async def test_a_group_stays_through_an_edit_of_the_configuration_and_another_na
     neighbours.settings["reload_seconds"] = 0.05
     async with opened(neighbours) as (gateway, http):
         await until(lambda: len(places(gateway)) == 2)
-        cells, first = gateway.components.engines.states, gateway.components.reloader.current.id
+        cells, first = gateway.components.engines.states, gateway.components.reloader.current.revision
         neighbours.config.models["engines"]["fleet"]["timeouts"] = {"stream_idle_seconds": 7}
         neighbours.config.write()
-        await until(lambda: gateway.components.reloader.current.id != first, within=20)
+        await until(lambda: gateway.components.reloader.current.revision != first, within=20)
         assert gateway.components.engines.states == cells
         fleet.name("127.0.0.11")
         await until(lambda: places(gateway) == {"fleet/0": "127.0.0.11"}, within=20)  # in the new configuration, too
@@ -163,13 +163,13 @@ async def test_members_are_followed_after_a_reverted_edit(fleet: Fleet, neighbou
     async with opened(neighbours) as (gateway, http):
         generations = gateway.components.reloader
         await until(lambda: len(places(gateway)) == 2)
-        before, file = generations.current.id, neighbours.config.folder / "tasks.yaml"
+        before, file = generations.current.revision, neighbours.config.folder / "tasks.yaml"
         as_it_was = file.read_text()
         file.write_text(edit + as_it_was)
         await generations.reload()
         file.write_text(as_it_was)
         await generations.reload()
-        assert (generations.current.id, generations.status.problem) == (before, "")
+        assert (generations.current.revision, generations.status.problem) == (before, "")
         assert gateway.metric("pointsman_config_reloads_total", outcome="swapped") in (None, 0)
         await fleet.start("127.0.0.13", OTHER)
         fleet.name("127.0.0.11", "127.0.0.13")

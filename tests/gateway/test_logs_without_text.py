@@ -166,10 +166,10 @@ async def test_an_internal_error_gives_the_client_an_id_and_the_log_a_traceback(
 async def test_a_failing_prompt_file_is_named_without_the_prompt(
     log: io.StringIO, neighbours: Neighbours, gateway: Gateway, client: httpx.AsyncClient
 ) -> None:
-    before = gateway.components.reloader.current.id
+    before = gateway.components.reloader.current.revision
     neighbours.config.prompts["persona.txt"] = "{% if 'xyzzy' in query %}{{ 1 + query }}{% endif %}"
     neighbours.config.write()
-    await until(lambda: gateway.components.reloader.current.id != before, within=20)
+    await until(lambda: gateway.components.reloader.current.revision != before, within=20)
     told = await client.post(CHAT, json=body(IN_CHAT, "path:small_talk"))
     assert (told.status_code, told.json()["error"]["code"]) == (500, "prompt_failed")
     assert "prompts/persona.txt cannot be rendered" in told.text

@@ -164,7 +164,7 @@ class TestReloading:
         ]
         assert (await decide(http, IN_CHAT))["reason"] == "no_tasks"
         for tasks, in_chat, in_none in edits:
-            before = gateway.components.reloader.current.id
+            before = gateway.components.reloader.current.revision
             neighbours.config.tasks = tasks
             neighbours.config.write()
             await until(changed(gateway, before), within=30)
@@ -174,7 +174,7 @@ class TestReloading:
 
 
 def changed(gateway: Gateway, before: str) -> Callable[[], bool]:
-    return lambda: gateway.components.reloader.current.id != before
+    return lambda: gateway.components.reloader.current.revision != before
 
 
 @pytest.fixture

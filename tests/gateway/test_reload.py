@@ -40,13 +40,13 @@ async def status(http: httpx.AsyncClient) -> Mapping[str, Any]:
 
 
 async def swapped(gateway: Gateway, before: str) -> None:
-    await until(lambda: gateway.components.reloader.current.id != before, within=60)  # fits a classifier
+    await until(lambda: gateway.components.reloader.current.revision != before, within=60)  # fits a classifier
 
 
 async def test_an_edit_is_applied_without_losing_requests(
     gateway: Gateway, neighbours: Neighbours, http: httpx.AsyncClient
 ) -> None:
-    before = gateway.components.reloader.current.id
+    before = gateway.components.reloader.current.revision
     paths: list[str] = []
 
     async def ask_on() -> None:
@@ -78,7 +78,7 @@ async def test_earlier_configurations_are_freed(gateway: Gateway, neighbours: Ne
     gc.disable()  # a gateway collects so rarely
     try:
         for number in range(5):
-            generation = gateway.components.reloader.current.id
+            generation = gateway.components.reloader.current.revision
             neighbours.config.paths["small_talk"]["max_tokens"] = 100 + number
             neighbours.config.write()
             await swapped(gateway, generation)
@@ -93,7 +93,7 @@ async def test_a_request_uses_one_configuration_throughout(
 ) -> None:
     go_on = asyncio.Event()
     engine.says(*beginning("Hel"), go_on, chunk("lo", finish="stop"), usage(20, 2), b"data: [DONE]\n\n")
-    before = gateway.components.reloader.current.id
+    before = gateway.components.reloader.current.revision
     body = {"model": "auto", "messages": [{"role": "user", "content": IN_CHAT}]}
     asking = asyncio.create_task(http.post("/v1/chat/completions", json=body))
     await until(lambda: engine.running == 1)
@@ -121,7 +121,7 @@ async def test_a_request_uses_one_configuration_throughout(
 async def test_an_invalid_edit_is_rejected_with_a_reason_and_the_last_valid_one_kept(
     gateway: Gateway, neighbours: Neighbours, http: httpx.AsyncClient
 ) -> None:
-    before = gateway.components.reloader.current.id
+    before = gateway.components.reloader.current.revision
     neighbours.config.tasks["chat"]["policy"] = {"fixed": "no_such_path"}
     neighbours.config.write()
     await until(lambda: gateway.components.reloader.status.problem)
@@ -135,7 +135,7 @@ async def test_an_invalid_edit_is_rejected_with_a_reason_and_the_last_valid_one_
     neighbours.config.tasks["chat"]["policy"] = {"fixed": "small_talk"}
     neighbours.config.write()
     await until(lambda: not gateway.components.reloader.status.problem)
-    assert gateway.components.reloader.current.id == before
+    assert gateway.components.reloader.current.revision == before
 
 
 async def test_a_prompt_that_does_not_render_is_rejected(gateway: Gateway, neighbours: Neighbours) -> None:
@@ -156,7 +156,7 @@ async def test_an_edit_is_found_even_if_a_folder_disappears_during_the_scan(
     gateway: Gateway, neighbours: Neighbours, http: httpx.AsyncClient
 ) -> None:
     """Kubernetes replaces a mounted ConfigMap in this way."""
-    folder, before, stop = neighbours.config.folder, gateway.components.reloader.current.id, threading.Event()
+    folder, before, stop = neighbours.config.folder, gateway.components.reloader.current.revision, threading.Event()
 
     def come_and_go() -> None:
         while not stop.is_set():
@@ -179,7 +179,7 @@ async def test_new_examples_take_effect_with_their_configuration(
     gateway: Gateway, neighbours: Neighbours, http: httpx.AsyncClient
 ) -> None:
     assert await path_of(http, IN_NONE) == "safe_start"
-    before = gateway.components.reloader.current.id
+    before = gateway.components.reloader.current.revision
     neighbours.config.examples["sql"] = [
         ("SELECT name FROM customer WHERE id = 7", None),
         ("SELECT invoice.total FROM invoice INNER JOIN customer USING (customer_id)", None),
@@ -198,7 +198,7 @@ async def test_new_examples_take_effect_with_their_configuration(
 async def test_the_state_of_a_renamed_engine_is_known_before_it_is_used(
     gateway: Gateway, neighbours: Neighbours, http: httpx.AsyncClient, second_engine: ScriptedEngine
 ) -> None:
-    before = gateway.components.reloader.current.id
+    before = gateway.components.reloader.current.revision
     second_engine.says(*answer("from the second"))
     neighbours.config.models["engines"] = {"cloud": {"model": "tiny", "url": second_engine.url}}
     for name in ("triage_adapter", "letter"):
@@ -211,7 +211,7 @@ async def test_the_state_of_a_renamed_engine_is_known_before_it_is_used(
 
 
 async def test_a_lora_server_in_both_configurations_keeps_its_stream(gateway: Gateway, neighbours: Neighbours) -> None:
-    watchers, before = neighbours.lora_server.watchers, gateway.components.reloader.current.id
+    watchers, before = neighbours.lora_server.watchers, gateway.components.reloader.current.revision
     resident = gateway.components.engines.get("local").resident
     neighbours.config.prompts["persona.txt"] = "You are Finch."
     neighbours.config.write()

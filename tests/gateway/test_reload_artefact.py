@@ -48,7 +48,7 @@ async def task_of(gateway: Gateway, text: str) -> str:
 async def test_new_examples_wait_for_the_classifier_that_knows_them(
     gateway: Gateway, neighbours: Neighbours, artefact: Path, models: EmbeddingModels
 ) -> None:
-    before = gateway.components.reloader.current.id
+    before = gateway.components.reloader.current.revision
     assert await task_of(gateway, IN_CHAT) == "chat"
     neighbours.config.examples["sql"] = [
         (IN_NONE, None),
@@ -62,11 +62,11 @@ async def test_new_examples_wait_for_the_classifier_that_knows_them(
     await until(lambda: "was fitted from something else" in gateway.components.reloader.status.problem)
     assert f"{artefact}" in gateway.components.reloader.status.problem
     assert "`pointsman classifier fit`" in gateway.components.reloader.status.problem
-    assert gateway.components.reloader.current.id == before
+    assert gateway.components.reloader.current.revision == before
     assert await task_of(gateway, IN_CHAT) == "chat"
 
     await asyncio.to_thread(learn, neighbours, artefact, models)
-    await until(lambda: gateway.components.reloader.current.id != before)
+    await until(lambda: gateway.components.reloader.current.revision != before)
     assert gateway.components.reloader.status.problem == ""
     assert await task_of(gateway, IN_NONE) == "sql"
 

@@ -158,14 +158,14 @@ async def test_the_login_follows_the_configuration(
 ) -> None:
     token = issuer.token()
     assert await over_http(guarded, token)
-    before = guarded.components.reloader.current.id
+    before = guarded.components.reloader.current.revision
     neighbours.config.access = access(issuer, client_secret_env="POINTSMAN_TEST_NO_SUCH_VARIABLE")
     neighbours.config.write()
     await until(lambda: "NO_SUCH_VARIABLE is not set" in guarded.components.reloader.status.problem)
     assert await over_http(guarded, token)
     neighbours.config.access = {"single_sign_on": None}
     neighbours.config.write()
-    await until(lambda: guarded.components.reloader.current.id != before)
+    await until(lambda: guarded.components.reloader.current.revision != before)
     assert (await page.get(LOGIN)).json() is None
     with pytest.raises(Unauthenticated) as told:
         await over_http(guarded, token)

@@ -18,7 +18,7 @@ from pointsman_cli.eval.command import evaluated
 from pointsman_cli.eval.dataset import Dataset, read_dataset
 from pointsman_cli.eval.html_report import render_html
 from pointsman_cli.eval.mixed import compare_choices
-from pointsman_cli.eval.plan import AUTO, Catalogue, EvaluationPlan, MetricScorer, PathFacts, Selection, TaskPlan
+from pointsman_cli.eval.plan import AUTO, Catalog, EvaluationPlan, MetricScorer, PathFacts, Selection, TaskPlan
 from pointsman_cli.eval.report import Choice, EvaluatedPath, Mixed, Report, read_report, write_report
 from pointsman_cli.eval.runner import Answer, scores_of
 from pointsman_cli.eval.statistics import EvalSettings
@@ -151,7 +151,7 @@ def mixed_of(tasks: Mapping[str, Mapping[str, Sequence[float]]]) -> Mixed:
     default path is "small".
     """
     kinds = {"small": "prompt", "searching": "rag", "tuned": "lora"}
-    catalogue = Catalogue("", {}, {name: PathFacts(kind, "", "", "") for name, kind in kinds.items()}, {}, "small", ())
+    catalog = Catalog("", {}, {name: PathFacts(kind, "", "", "") for name, kind in kinds.items()}, {}, "small", ())
     plans = {
         task: TaskPlan(tuple(path for path in scores if path != AUTO), {}, MetricScorer("exact", Exact()), ())
         for task, scores in tasks.items()
@@ -162,7 +162,7 @@ def mixed_of(tasks: Mapping[str, Mapping[str, Sequence[float]]]) -> Mixed:
         for path, of_path in scores.items()
         for row, score in enumerate(of_path)
     ]
-    return compare_choices(EvaluationPlan(Dataset(Path(), "", ()), plans, catalogue, True), answers, {}, None, 0.95)
+    return compare_choices(EvaluationPlan(Dataset(Path(), "", ()), plans, catalog, True), answers, {}, None, 0.95)
 
 
 def choice_of(mixed: Mixed, name: str) -> Choice:

@@ -17,7 +17,7 @@ from pointsman_cli.errors import CommandError, UsageError, run_interruptibly
 from pointsman_cli.eval.dataset import Dataset, read_dataset
 from pointsman_cli.eval.html_report import write_html
 from pointsman_cli.eval.mixed import check_choices
-from pointsman_cli.eval.plan import Selection, make_plan, read_catalogue
+from pointsman_cli.eval.plan import Selection, make_plan, read_catalog
 from pointsman_cli.eval.report import Report, print_report, read_report, write_report
 from pointsman_cli.eval.runner import Answer, AnswerFile, run_plan, scores_of
 from pointsman_cli.eval.statistics import EvalSettings, build_report
@@ -160,7 +160,7 @@ async def evaluated(
     """
     console = Console(stderr=True, highlight=False)
     async with client:
-        planned = make_plan(dataset, await read_catalogue(client), wanted, client)
+        planned = make_plan(dataset, await read_catalog(client), wanted, client)
         check_choices(planned, terms.shares, terms.chosen_by)
         with AnswerFile(kept, planned, resume) as file:
             _say(console, f"{planned.requests} requests, {len(file.known)} answered before; answers in {kept}")

@@ -98,8 +98,8 @@ def compare_choices(
     tasks = {
         name: _TaskRows(
             task.paths,
-            {path: plan.catalogue.paths[path].kind for path in task.paths},
-            plan.catalogue.default_path,
+            {path: plan.catalog.paths[path].kind for path in task.paths},
+            plan.catalog.default_path,
             [answer for answer in answers if answer.task == name],
         )
         for name, task in plan.tasks.items()

@@ -101,7 +101,7 @@ class JudgeScorer:
 
 
 @dataclass(frozen=True, slots=True)
-class CatalogueTask:
+class CatalogTask:
     paths: Sequence[str]
     """All paths that can answer the task, in fallback order."""
     metric: Mapping[str, Any] | None
@@ -118,9 +118,9 @@ class PathFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class Catalogue:
+class Catalog:
     generation: str
-    tasks: Mapping[str, CatalogueTask]
+    tasks: Mapping[str, CatalogTask]
     paths: Mapping[str, PathFacts]
     context_windows: Mapping[str, int]
     """Tokens, by model."""
@@ -129,7 +129,7 @@ class Catalogue:
     """All values that a request's `model` may have."""
 
 
-async def read_catalogue(client: httpx.AsyncClient) -> Catalogue:
+async def read_catalog(client: httpx.AsyncClient) -> Catalog:
     """Reads `/v1/tasks` and `/v1/models`; raises CommandError if the gateway does not answer as expected."""
     try:
         told = await get_json(client, "/v1/tasks")
@@ -140,15 +140,15 @@ async def read_catalogue(client: httpx.AsyncClient) -> Catalogue:
             raise CommandError(f"whatever answers at {at} knows no /v1/tasks: no gateway, or an old one") from error
         raise
     try:
-        return _catalogue(told, [model["id"] for model in models["data"]])
+        return _catalog(told, [model["id"] for model in models["data"]])
     except (KeyError, TypeError, AttributeError) as error:
         raise CommandError(f"what the gateway says of its tasks is not as expected: {error!r}") from error
 
 
-def _catalogue(told: Mapping[str, Any], models: Sequence[str]) -> Catalogue:
-    return Catalogue(
+def _catalog(told: Mapping[str, Any], models: Sequence[str]) -> Catalog:
+    return Catalog(
         generation=told["generation"],
-        tasks={name: CatalogueTask(tuple(task["paths"]), task["metric"]) for name, task in told["tasks"].items()},
+        tasks={name: CatalogTask(tuple(task["paths"]), task["metric"]) for name, task in told["tasks"].items()},
         paths={
             name: PathFacts(path["kind"], path["model"], path["adapter"], path["fingerprint"])
             for name, path in told["paths"].items()
@@ -184,7 +184,7 @@ class TaskPlan:
 class EvaluationPlan:
     dataset: Dataset
     tasks: Mapping[str, TaskPlan]
-    catalogue: Catalogue
+    catalog: Catalog
     is_mixed: bool = False
 
     @property
@@ -196,32 +196,32 @@ class EvaluationPlan:
         return (*task.paths, AUTO) if self.is_mixed else task.paths
 
 
-def make_plan(dataset: Dataset, catalogue: Catalogue, wanted: Selection, client: httpx.AsyncClient) -> EvaluationPlan:
+def make_plan(dataset: Dataset, catalog: Catalog, wanted: Selection, client: httpx.AsyncClient) -> EvaluationPlan:
     """Plans an evaluation without sending requests; raises UsageError with the unknown and the known names."""
     for path in wanted.paths:
-        if path not in catalogue.paths:
-            raise UsageError(f"there is no path '{path}'; known: {', '.join(sorted(catalogue.paths))}")
+        if path not in catalog.paths:
+            raise UsageError(f"there is no path '{path}'; known: {', '.join(sorted(catalog.paths))}")
     tasks = {}
     for name in dict.fromkeys(row.task for row in dataset.rows):
         rows = tuple(row for row in dataset.rows if row.task == name)
-        metric = _metric_of(name, catalogue, wanted)
-        scorer = _scorer(metric, catalogue, client)
+        metric = _metric_of(name, catalog, wanted)
+        scorer = _scorer(metric, catalog, client)
         if isinstance(scorer, MetricScorer):
             for row in rows:
                 scorer.check(row)
-        tasks[name] = TaskPlan(_paths_of(name, catalogue, wanted), metric, scorer, rows)
-    return EvaluationPlan(dataset, tasks, catalogue, wanted.is_mixed)
+        tasks[name] = TaskPlan(_paths_of(name, catalog, wanted), metric, scorer, rows)
+    return EvaluationPlan(dataset, tasks, catalog, wanted.is_mixed)
 
 
-def _paths_of(task: str, catalogue: Catalogue, wanted: Selection) -> tuple[str, ...]:
+def _paths_of(task: str, catalog: Catalog, wanted: Selection) -> tuple[str, ...]:
     if wanted.paths:
         return tuple(dict.fromkeys(wanted.paths))
     if wanted.is_mixed and task == UNKNOWN:
-        return (catalogue.default_path,)
-    return tuple(_known_task(task, catalogue, "--paths").paths)
+        return (catalog.default_path,)
+    return tuple(_known_task(task, catalog, "--paths").paths)
 
 
-def _metric_of(task: str, catalogue: Catalogue, wanted: Selection) -> Mapping[str, Any]:
+def _metric_of(task: str, catalog: Catalog, wanted: Selection) -> Mapping[str, Any]:
     if wanted.metric:
         spec = spec_from_text(wanted.metric)
         if JUDGE_METRIC in spec:
@@ -229,25 +229,25 @@ def _metric_of(task: str, catalogue: Catalogue, wanted: Selection) -> Mapping[st
         return spec
     if wanted.is_mixed and task == UNKNOWN:
         return _UNKNOWN_METRIC
-    metric = _known_task(task, catalogue, "--paths and --metric").metric
+    metric = _known_task(task, catalog, "--paths and --metric").metric
     if metric is None:
         known = ", ".join((*METRICS, JUDGE_METRIC))
         raise UsageError(f"task '{task}' has no metric; write one in tasks.yaml, or name one with --metric ({known})")
     return metric
 
 
-def _known_task(task: str, catalogue: Catalogue, otherwise: str) -> CatalogueTask:
-    if task not in catalogue.tasks:
-        known = ", ".join(sorted(catalogue.tasks))
+def _known_task(task: str, catalog: Catalog, otherwise: str) -> CatalogTask:
+    if task not in catalog.tasks:
+        known = ", ".join(sorted(catalog.tasks))
         raise UsageError(f"the gateway has no task '{task}'; known: {known}; for any other, give {otherwise}")
-    return catalogue.tasks[task]
+    return catalog.tasks[task]
 
 
-def _scorer(metric: Mapping[str, Any], catalogue: Catalogue, client: httpx.AsyncClient) -> Scorer:
+def _scorer(metric: Mapping[str, Any], catalog: Catalog, client: httpx.AsyncClient) -> Scorer:
     if JUDGE_METRIC in metric:
         model = metric[JUDGE_METRIC]["model"]
-        if model not in catalogue.models:
-            raise UsageError(f"the judge is to be '{model}'; known: {', '.join(catalogue.models)}")
+        if model not in catalog.models:
+            raise UsageError(f"the judge is to be '{model}'; known: {', '.join(catalog.models)}")
         return JudgeScorer(client, model, metric[JUDGE_METRIC]["prompt"])
     try:
         return MetricScorer(next(iter(metric), ""), metric_from(metric))

@@ -71,10 +71,10 @@ def file_header(plan: EvaluationPlan) -> dict[str, Any]:
         "sha256": plan.dataset.digest,
         "tasks": {name: dict(task.metric) for name, task in plan.tasks.items()},
         "paths": {
-            path: plan.catalogue.paths[path].fingerprint
+            path: plan.catalog.paths[path].fingerprint
             for path in sorted({path for task in plan.tasks.values() for path in task.paths})
         }
-        | ({AUTO: plan.catalogue.generation} if plan.is_mixed else {}),
+        | ({AUTO: plan.catalog.generation} if plan.is_mixed else {}),
     }
 
 

@@ -14,7 +14,7 @@ from pointsman_scoring.metrics import NOTHING, parsed, plain, structure
 
 from pointsman_cli.eval.dataset import Row
 from pointsman_cli.eval.mixed import compare_choices
-from pointsman_cli.eval.plan import Catalogue, EvaluationPlan, TaskPlan
+from pointsman_cli.eval.plan import Catalog, EvaluationPlan, TaskPlan
 from pointsman_cli.eval.report import (
     VERSION,
     Confusion,
@@ -53,7 +53,7 @@ def build_report(plan: EvaluationPlan, answers: Iterable[Answer], terms: EvalSet
     if plan.is_mixed:
         mixed = compare_choices(plan, answers, terms.shares, terms.chosen_by, terms.confidence)
     tasks = tuple(
-        _task_report(name, task, plan.catalogue, [answer for answer in answers if answer.task == name], terms)
+        _task_report(name, task, plan.catalog, [answer for answer in answers if answer.task == name], terms)
         for name, task in plan.tasks.items()
     )
     dataset = plan.dataset
@@ -61,7 +61,7 @@ def build_report(plan: EvaluationPlan, answers: Iterable[Answer], terms: EvalSet
         VERSION,
         dataset.file.name,
         dataset.digest,
-        plan.catalogue.generation,
+        plan.catalog.generation,
         terms.at_once,
         terms.confidence,
         tasks,
@@ -70,11 +70,11 @@ def build_report(plan: EvaluationPlan, answers: Iterable[Answer], terms: EvalSet
 
 
 def _task_report(
-    name: str, task: TaskPlan, catalogue: Catalogue, answers: Sequence[Answer], terms: EvalSettings
+    name: str, task: TaskPlan, catalog: Catalog, answers: Sequence[Answer], terms: EvalSettings
 ) -> TaskReport:
     by_path = {path: [answer for answer in answers if answer.path == path] for path in task.paths}
     rows = {row.id: row for row in task.rows}
-    figures = [_figures(path, of_it, catalogue, rows, terms.confidence) for path, of_it in by_path.items()]
+    figures = [_figures(path, of_it, catalog, rows, terms.confidence) for path, of_it in by_path.items()]
     different, all_different = disagreements(task.rows, by_path, terms.examples)
     return TaskReport(
         task=name,
@@ -89,11 +89,11 @@ def _task_report(
 
 
 def _figures(
-    path: str, answers: Sequence[Answer], catalogue: Catalogue, rows: Mapping[str, Row], confidence: float
+    path: str, answers: Sequence[Answer], catalog: Catalog, rows: Mapping[str, Row], confidence: float
 ) -> EvaluatedPath:
     came = [answer for answer in answers if answer.is_ok]
     scores = [answer.score for answer in answers if answer.score is not None]
-    facts = catalogue.paths[path]
+    facts = catalog.paths[path]
     prompt_tokens = [answer.prompt_tokens for answer in came]
     return EvaluatedPath(
         path=path,
@@ -111,7 +111,7 @@ def _figures(
         cached_tokens=_mean([answer.cached_tokens for answer in came]),
         completion_tokens=_mean([answer.completion_tokens for answer in came]),
         prompt_tokens_p95=float(np.percentile(prompt_tokens, 95)) if prompt_tokens else 0.0,
-        context_window=catalogue.context_windows[facts.model],
+        context_window=catalog.context_windows[facts.model],
         usd_per_1000=_parts_per_1000(came),
         judge_usd=sum(answer.judge_usd for answer in answers),
         on_front=False,

@@ -170,7 +170,7 @@ async def build_gateway(
             tenancy=tenancy,
         )
         first = await builder.build(config)
-        metrics.set_generation(first.id)
+        metrics.set_generation(first.revision)
         watched = [*watched_files(settings.config), *([settings.classifier] if settings.classifier else [])]
         reloader = ConfigReloader(first, watched, builder.build_from_folder, metrics)
         canary_reporter = CanaryReporter(canary_outcomes, lambda: reloader.current.engines, engine_metrics)
@@ -205,7 +205,7 @@ def _with_canary_ratings(
     """Wraps the feedback service, so that ratings of answers are counted for the canary of the answering path."""
 
     def count(path_name: str, version: str, rating: float) -> None:
-        path = reloader.current.catalogue.paths.get(path_name)
+        path = reloader.current.catalog.paths.get(path_name)
         alias = reloader.current.engines.alias_of(path) if path is not None else None
         if path and alias and alias.canary_version and version in (alias.version, alias.canary_version):
             outcomes.rate(path, alias, version, rating)

@@ -1,4 +1,4 @@
-"""The cost metrics and the price catalogue that follow from a configuration."""
+"""The cost metrics and the price catalog that follow from a configuration."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field

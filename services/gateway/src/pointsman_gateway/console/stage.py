@@ -134,23 +134,23 @@ class Console:
     async def overview(self, caller: Caller) -> Overview:
         """Returns the current state of paths, tasks and engines, with figures of requests if there is a request log."""
         state, recent = await self._read_recent()
-        generation, now = self._current(), round(time.time() * 1000)
+        snapshot, now = self._current(), round(time.time() * 1000)
         rows = [r for r in recent.rows if r.unix_ms >= now - WINDOW_MS and self._is_visible(r, caller)]
         window = window_of(rows, recent.since_unix_ms, now)
         figures = by_path(rows, window)
-        previews = [p for p in generation.stages.router.previews() if _is_allowed(p.task, caller.scope.tasks)]
-        paths = [path for path in generation.paths if caller.scope.allows(path)]
-        unavailable = {path.name: reason for path in paths if (reason := generation.engines.why_not(path))}
-        versions = {path.name: generation.engines.version_of(path) for path in paths}
+        previews = [p for p in snapshot.stages.router.previews() if _is_allowed(p.task, caller.scope.tasks)]
+        paths = [path for path in snapshot.paths if caller.scope.allows(path)]
+        unavailable = {path.name: reason for path in paths if (reason := snapshot.engines.why_not(path))}
+        versions = {path.name: snapshot.engines.version_of(path) for path in paths}
         configured = overview.to_path_views(paths, previews, self._evidence, figures, unavailable, versions)
-        named = overview.to_named_views(rows, [path.name for path in generation.paths], figures)
+        named = overview.to_named_views(rows, [path.name for path in snapshot.paths], figures)
         return Overview(
             CallerView(self.keys, caller.tenant, caller.is_operator, caller.is_admin),
             state,
             window,
             [*configured, *named],
             [overview.to_task_view(preview, rows, caller.scope) for preview in previews],
-            [overview.to_engine_view(state) for state in generation.engines.states],
+            [overview.to_engine_view(state) for state in snapshot.engines.states],
         )
 
     async def decisions(self, caller: Caller, before: str, count: int) -> DecisionPage:

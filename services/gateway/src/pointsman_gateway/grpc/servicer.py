@@ -194,12 +194,12 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
 
     async def ListPaths(self, request: pb.ListPathsRequest, context: Context) -> pb.ListPathsResponse:
         configuration, scope = self._configuration.current, authenticated_caller.get().scope
-        visible = scope.visible(configuration.catalogue).paths
+        visible = scope.visible(configuration.catalog).paths
         paths = [path for path in configuration.paths if path.name in visible]
         return pb.ListPathsResponse(
             paths=[messages.path_info(path, configuration.engines.why_not(path)) for path in paths],
             models=configuration.model_names(scope),
-            generation=configuration.id,
+            generation=configuration.revision,
         )
 
     def _decode(self, operation: Operation, request: pb.GenerateRequest | pb.RouteRequest, context: Context) -> Request:

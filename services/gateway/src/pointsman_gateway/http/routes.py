@@ -101,7 +101,7 @@ async def evaluations(body: EvaluationBody, request: Request) -> Response:
     if not (caller.is_operator or caller.is_admin):
         problem = "only operators may send evaluations; `pointsman keys create --operator` makes a key that may"
         raise PermissionDenied(problem, code="not_operator")
-    catalog = caller.scope.visible(dependencies.configuration.current.catalogue)
+    catalog = caller.scope.visible(dependencies.configuration.current.catalog)
     scores, ignored = [], []
     for result in body.results:
         path = _known(catalog, result)
@@ -166,15 +166,15 @@ def _model(name: str, created: int) -> dict[str, Any]:
 
 async def list_tasks(request: Request) -> dict[str, Any]:
     """Lists the tasks, paths and prices in the key's scope; `pointsman eval` reads it."""
-    generation = dependencies_of(request).configuration.current
-    catalogue = caller_of_request(request).scope.visible(generation.catalogue)
+    snapshot = dependencies_of(request).configuration.current
+    catalog = caller_of_request(request).scope.visible(snapshot.catalog)
     return {
-        "generation": generation.id,
-        "default_path": catalogue.default_path,
-        "tasks": {name: asdict(task) for name, task in catalogue.tasks.items()},
-        "paths": {name: _path(path) for name, path in catalogue.paths.items()},
-        "models": {name: asdict(model) for name, model in catalogue.models.items()},
-        "search_usd": catalogue.search_usd,
+        "generation": snapshot.revision,
+        "default_path": catalog.default_path,
+        "tasks": {name: asdict(task) for name, task in catalog.tasks.items()},
+        "paths": {name: _path(path) for name, path in catalog.paths.items()},
+        "models": {name: asdict(model) for name, model in catalog.models.items()},
+        "search_usd": catalog.search_usd,
     }
 
 

@@ -184,10 +184,10 @@ class ConfigSnapshot:
     embeddings: Embeddings
     paths: Sequence[domain.Path]
     """In the order of the configuration."""
-    catalogue: Catalog
+    catalog: Catalog
 
     @property
-    def id(self) -> str:
+    def revision(self) -> str:
         """Returns the configuration's digest, which clients see as `generation`."""
         return self.stages.revision
 
@@ -196,7 +196,7 @@ class ConfigSnapshot:
         names = self.models.names()
         if scope is UNRESTRICTED:
             return names
-        paths = scope.visible(self.catalogue).paths
+        paths = scope.visible(self.catalog).paths
         return [name for name in names if self._is_visible(name, scope, paths)]
 
     def _is_visible(self, name: str, scope: Scope, paths: Collection[str]) -> bool:

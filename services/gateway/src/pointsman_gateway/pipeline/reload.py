@@ -56,7 +56,7 @@ class ConfigHistory:
 
 class ReloadMetrics(Protocol):
     def count_reload(self, outcome: str, generation: str) -> None:
-        """Counts a reload: `outcome` is "swapped" or "refused", `generation` is the active snapshot's id."""
+        """Counts a reload: `outcome` is "swapped" or "refused", `generation` is the active snapshot's revision."""
         ...
 
 
@@ -78,7 +78,7 @@ class ConfigReloader:
         self._watched = watched
         self._build = build
         self._metrics = metrics
-        self.history = ConfigHistory(ConfigVersion(first.id, time.time(), files=_texts(watched)))
+        self.history = ConfigHistory(ConfigVersion(first.revision, time.time(), files=_texts(watched)))
 
     def stages(self) -> Stages:
         return self.current.stages
@@ -119,20 +119,20 @@ class ConfigReloader:
 
     def _reject(self, problem: str, files: Mapping[str, str]) -> None:
         self.history = replace(self.history, rejected=ConfigVersion("", time.time(), problem, files))
-        self._metrics.count_reload("refused", self.current.id)
-        log.error("the changed configuration is rejected, %s stays active: %s", self.current.id, problem)
+        self._metrics.count_reload("refused", self.current.revision)
+        log.error("the changed configuration is rejected, %s stays active: %s", self.current.revision, problem)
 
     def _activate(self, snapshot: ConfigSnapshot, files: Mapping[str, str]) -> None:
         """Activates the snapshot, even if its id is the same: only the engines of the latest snapshot are kept up to
         date.
         """
         before, self.current = self.history.running, snapshot
-        if snapshot.id == before.generation:
+        if snapshot.revision == before.generation:
             self.history = replace(self.history, running=replace(before, files=files), rejected=None)
             return
-        self.history = ConfigHistory(ConfigVersion(snapshot.id, time.time(), files=files), previous=before)
-        self._metrics.count_reload("swapped", snapshot.id)
-        log.info("configuration %s is active", snapshot.id)
+        self.history = ConfigHistory(ConfigVersion(snapshot.revision, time.time(), files=files), previous=before)
+        self._metrics.count_reload("swapped", snapshot.revision)
+        log.info("configuration %s is active", snapshot.revision)
 
 
 def _texts(watched: Sequence[Path]) -> dict[str, str]:
