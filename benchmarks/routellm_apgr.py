@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from pointsman_embedding import StaticModel
+from pointsman_gateway.classification.excerpt import token_excerpt
 from pointsman_gateway.classification.model import SentenceEncoder
-from pointsman_gateway.classification.reader import token_excerpt
 from pointsman_lab.prediction import PRIOR_ROWS, choose, evaluate_policy, fit
 
 WEAK, STRONG = "mistralai/Mixtral-8x7B-Instruct-v0.1", "gpt-4-1106-preview"

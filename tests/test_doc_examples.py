@@ -13,7 +13,8 @@ from pointsman_cli.example import ExampleFile
 from pointsman_gateway.config.access_file import AccessFile
 from pointsman_gateway.config.load import load_config
 from pointsman_gateway.config.models_file import ModelsFile
-from pointsman_gateway.config.tasks_file import PathsFile, TaskConfig, TasksFile
+from pointsman_gateway.config.paths_file import PathsFile
+from pointsman_gateway.config.tasks_file import TaskConfig, TasksFile
 from pointsman_servicekit import strict_yaml
 from pydantic import BaseModel, TypeAdapter
 

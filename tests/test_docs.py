@@ -12,7 +12,8 @@ import yaml
 from pointsman_cli.app import build_app
 from pointsman_gateway.config.access_file import GrantConfig, LoginConfig, SigningKeysConfig, SingleSignOnConfig
 from pointsman_gateway.config.models_file import ResilienceConfig
-from pointsman_gateway.config.tasks_file import CacheConfig, GuardrailConfig
+from pointsman_gateway.config.paths_file import CacheConfig
+from pointsman_gateway.config.tasks_file import GuardrailConfig
 from pointsman_gateway.settings import Settings as GatewaySettings
 from pointsman_gateway.validation.guardrails import PiiOptions
 from pointsman_lora_server.settings import Settings as LoraSettings

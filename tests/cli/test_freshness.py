@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pointsman.v1 import lora_server_pb2 as pb
 from pointsman.v1 import lora_server_pb2_grpc, retriever_pb2, retriever_pb2_grpc
-from pointsman_servicekit.statistics import MANIFEST_KEY_PREFIX, Sketch, sketch_of
+from pointsman_servicekit.document_sketch import MANIFEST_KEY_PREFIX, Sketch, sketch_of
 
 VERSION = "triage@111111111111"
 

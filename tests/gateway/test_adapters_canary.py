@@ -11,7 +11,7 @@ from pointsman_gateway.engines.engine_state import Engine, EngineState, LoraServ
 from pointsman_gateway.engines.engines import Engines
 from pointsman_gateway.engines.metrics import CanaryReporter, EngineMetrics
 from pointsman_gateway.extensions.policy import hash_to_unit_interval
-from pointsman_gateway.metering.aggregate import MAX_VERSIONS, CanaryOutcomes
+from pointsman_gateway.metering.canary_outcomes import MAX_VERSIONS, CanaryOutcomes
 from pointsman_servicekit.errors import InvalidArgument, PointsmanError, Unavailable
 from pointsman_servicekit.statistics import CANARY_LATENCY_BUCKETS
 from prometheus_client import CollectorRegistry

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from pointsman_gateway.config.tasks_file import CacheConfig
+from pointsman_gateway.config.paths_file import CacheConfig
 from pointsman_gateway.domain import Chunk, Message, Path, Sampling, Usage
 from pointsman_servicekit.errors import Unavailable
 

@@ -11,7 +11,7 @@ from pointsman_embedding import MiniLM
 from pointsman_gateway.cache.keys import distinguishing_words
 from pointsman_gateway.cache.store import MAX_PARTITIONS, MAX_QUESTIONS, SimilarQuestions, encode_vector, parse_question
 from pointsman_gateway.cache.store import Question as Known
-from pointsman_gateway.config.tasks_file import CacheConfig
+from pointsman_gateway.config.paths_file import CacheConfig
 from pointsman_gateway.domain import Message, Path, Sampling, Vector
 
 from tests.gateway.doubles.caching import (

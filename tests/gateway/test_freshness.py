@@ -8,8 +8,8 @@ import pytest
 from pointsman_gateway.adapter_freshness import FreshnessCache, FreshnessMonitor, MonitoredPaths
 from pointsman_gateway.config.load import ConfigError, load_config
 from pointsman_gateway.domain import Path
+from pointsman_servicekit.document_sketch import MANIFEST_KEY_PREFIX, Sketch, sketch_of
 from pointsman_servicekit.errors import Unavailable
-from pointsman_servicekit.statistics import MANIFEST_KEY_PREFIX, Sketch, sketch_of
 
 from tests.gateway.doubles.config_folder import IN_TRIAGE, ConfigFolder
 from tests.gateway.doubles.gateway import TRIAGE, Gateway, Neighbours, open_http_client

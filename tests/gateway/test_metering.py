@@ -9,7 +9,7 @@ import httpx
 import pytest
 from pointsman_gateway.config.models_file import ModelConfig, ModelsFile, Prices, RetrievalPrices, TrainingConfig
 from pointsman_gateway.domain import Message, Path, Request, Sampling, Usage
-from pointsman_gateway.domain.receipt import fault_of
+from pointsman_gateway.domain.outcome import fault_of
 from pointsman_gateway.metering.pricing import CostEstimator, Pricing
 from pointsman_servicekit.errors import (
     DeadlineExceeded,

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pointsman_gateway.domain.receipt import OUTCOMES, UNFORESEEN, Fault, fault_of, is_failure, outcome_of
+from pointsman_gateway.domain.outcome import OUTCOMES, UNFORESEEN, Fault, fault_of, is_failure, outcome_of
 from pointsman_servicekit.errors import InvalidArgument, PointsmanError, Unavailable
 
 ROOT = Path(__file__).parents[2]

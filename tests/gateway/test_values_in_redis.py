@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from pointsman_gateway.cache.recording import parse_answer
 from pointsman_gateway.cache.store import encode_vector, parse_question
-from pointsman_gateway.config.tasks_file import CacheConfig
+from pointsman_gateway.config.paths_file import CacheConfig
 from pointsman_gateway.redaction import Redaction
 from pointsman_gateway.request_log import redis_schema
 from pointsman_gateway.request_log.evidence import EvidenceKey, from_fields, to_fields

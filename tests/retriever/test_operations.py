@@ -13,7 +13,7 @@ import pytest
 from pointsman.v1 import retriever_pb2 as pb
 from pointsman_embedding import MiniLM
 from pointsman_retriever.domain import Vectors
-from pointsman_servicekit.statistics import Sketch, changed_share
+from pointsman_servicekit.document_sketch import Sketch, changed_share
 
 from tests.retriever.client import Client, Refusal, Start
 

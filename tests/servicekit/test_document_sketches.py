@@ -1,7 +1,7 @@
 """Sketches estimate the share of documents that changed between two states of a collection."""
 
 import pytest
-from pointsman_servicekit.statistics import MAX_HASHES, Sketch, changed_share, parse_sketch, sketch_of
+from pointsman_servicekit.document_sketch import MAX_HASHES, Sketch, changed_share, parse_sketch, sketch_of
 
 
 def documents(count: int, rewritten: int = 0, begin: int = 0) -> Sketch:

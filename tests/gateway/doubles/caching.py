@@ -10,7 +10,7 @@ import numpy as np
 from pointsman_gateway.cache.keys import CacheKeyBuilder
 from pointsman_gateway.cache.stage import AnswerWriter, CacheMetrics, CacheResources, CachingBackend, IsStorable
 from pointsman_gateway.cache.store import MAX_TENANT_BYTES, CacheStore
-from pointsman_gateway.config.tasks_file import CacheConfig
+from pointsman_gateway.config.paths_file import CacheConfig
 from pointsman_gateway.domain import (
     Caller,
     Chunk,

@@ -6,10 +6,10 @@ from typing import Any
 
 from pointsman.v1 import retriever_pb2 as pb
 from pointsman.v1 import retriever_pb2_grpc
+from pointsman_servicekit.document_sketch import Sketch
 from pointsman_servicekit.errors import PointsmanError
 from pointsman_servicekit.grpc_server import serving
 from pointsman_servicekit.logs import decision_id, request_id
-from pointsman_servicekit.statistics import Sketch
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Retriever"].full_name
 

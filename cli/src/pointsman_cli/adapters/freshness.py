@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 from pointsman.v1 import lora_server_pb2 as pb
-from pointsman_servicekit.statistics import MANIFEST_KEY_PREFIX, changed_share, parse_sketch
+from pointsman_servicekit.document_sketch import MANIFEST_KEY_PREFIX, changed_share, parse_sketch
 from rich.table import Table
 from rich.text import Text
 

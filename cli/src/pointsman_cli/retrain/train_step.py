@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from pointsman.v1 import lora_server_pb2 as pb
 from pointsman.v1 import training_pb2
-from pointsman_servicekit.statistics import MANIFEST_KEY_PREFIX
+from pointsman_servicekit.document_sketch import MANIFEST_KEY_PREFIX
 
 from pointsman_cli.errors import CommandError
 from pointsman_cli.grpc_clients import CALL_SECONDS, LOAD_SECONDS, call_lora_server, fetch_adapters

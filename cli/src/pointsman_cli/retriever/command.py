@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 from pointsman.v1 import retriever_pb2 as pb
-from pointsman_servicekit.statistics import Sketch
+from pointsman_servicekit.document_sketch import Sketch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 

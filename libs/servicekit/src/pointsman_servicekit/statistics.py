@@ -1,27 +1,9 @@
-"""Statistics that several services share: Wilson intervals, quantiles from logarithmic buckets, and document sketches.
+"""Statistics that several services share: Wilson intervals, and quantiles from logarithmic buckets."""
 
-A sketch summarizes a collection's documents in under 800 bytes, from which the share of changed documents can be
-computed. It is bottom-k: the k smallest of the documents' hashes (A. Broder, "On the resemblance and containment of
-documents", 1997). Up to k documents the comparison is exact; beyond, the share is estimated with a deviation of about
-1 / (2 sqrt(k)), or 6 points.
-"""
-
-import hashlib
 import math
-import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import lru_cache
-from heapq import nsmallest
 from statistics import NormalDist
-
-MANIFEST_KEY_PREFIX = "documents."
-"""Followed by a collection's name: the key under which an adapter's manifest stores the collection's sketch at
-training."""
-
-MAX_HASHES = 64
-_BYTES = 6
-_FORM = re.compile(rf"\d+:(?:[0-9a-f]{{{2 * _BYTES}}})*")
 
 
 @lru_cache(maxsize=64)
@@ -111,48 +93,3 @@ PATH_LATENCY_BUCKETS = LogBuckets.with_relative_error(0.025, smallest=0.001, lar
 CANARY_LATENCY_BUCKETS = LogBuckets(per_doubling=4, smallest=0.001, largest=3600.0)
 """Seconds of requests to a canary and its stable version, as `ReportCanaryMetrics` transmits them: 88 buckets, each
 1.19 times as long as the one before."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sketch:
-    documents: int
-    smallest: tuple[int, ...]
-    """Hashes of the documents' ids and contents, in ascending order."""
-
-    def __str__(self) -> str:
-        """Serializes the sketch, in at most 790 characters."""
-        return f"{self.documents}:" + "".join(f"{one:0{2 * _BYTES}x}" for one in self.smallest)
-
-
-def sketch_of(documents: Iterable[tuple[str, bytes]]) -> Sketch:
-    """Makes a sketch of documents, which are given as pairs of id and content digest."""
-    hashes = {_hash(name, digest) for name, digest in documents}
-    return Sketch(len(hashes), tuple(nsmallest(MAX_HASHES, hashes)))
-
-
-def parse_sketch(text: str) -> Sketch:
-    """Parses a serialized sketch; raises ValueError."""
-    if not _FORM.fullmatch(text):
-        raise ValueError(f"'{text[:40]}' is no sketch of documents")
-    documents, _, digits = text.partition(":")
-    size = 2 * _BYTES
-    return Sketch(int(documents), tuple(int(digits[at : at + size], 16) for at in range(0, len(digits), size)))
-
-
-def changed_share(then: Sketch, now: Sketch) -> float:
-    """Returns the fraction of documents that were added, removed or changed, of the larger of both collections."""
-    most = max(then.documents, now.documents)
-    if not most:
-        return 0.0
-    both = set(then.smallest) | set(now.smallest)
-    seen = sorted(both)[:MAX_HASHES] if max(then.documents, now.documents) > MAX_HASHES else sorted(both)
-    shared = set(then.smallest) & set(now.smallest)
-    alike = sum(one in shared for one in seen) / len(seen)
-    same = (
-        alike * (then.documents + now.documents) / (1 + alike)
-    )  # |A and B|, from the resemblance |A and B| / |A or B|
-    return max(0.0, 1 - same / most)
-
-
-def _hash(name: str, digest: bytes) -> int:
-    return int.from_bytes(hashlib.blake2b(name.encode() + b"\0" + digest, digest_size=_BYTES).digest())

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from pointsman_servicekit.document_sketch import MANIFEST_KEY_PREFIX, Sketch, changed_share, parse_sketch
 from pointsman_servicekit.errors import PointsmanError
 from pointsman_servicekit.process import Schedule, run_periodically
-from pointsman_servicekit.statistics import MANIFEST_KEY_PREFIX, Sketch, changed_share, parse_sketch
 
 from pointsman_gateway.domain import Path
 

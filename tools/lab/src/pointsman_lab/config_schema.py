@@ -14,7 +14,8 @@ from pointsman_cli.example import ExampleFile
 from pointsman_gateway.config.access_file import AccessFile
 from pointsman_gateway.config.field_types import Strict
 from pointsman_gateway.config.models_file import ModelsFile
-from pointsman_gateway.config.tasks_file import PathsFile, TasksFile
+from pointsman_gateway.config.paths_file import PathsFile
+from pointsman_gateway.config.tasks_file import TasksFile
 from pydantic import BaseModel, create_model
 
 _FILES: Mapping[str, type[BaseModel]] = {

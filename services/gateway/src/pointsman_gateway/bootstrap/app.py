@@ -51,7 +51,8 @@ from pointsman_gateway.engines.http_post import PooledPoster
 from pointsman_gateway.engines.litellm_client import LiteLLMClient, load_litellm
 from pointsman_gateway.engines.metrics import CanaryReporter, EngineMetrics, EngineStates
 from pointsman_gateway.engines.openai_client import OpenAIClient
-from pointsman_gateway.metering.aggregate import CanaryOutcomes, MetricsAggregator
+from pointsman_gateway.metering.aggregate import MetricsAggregator
+from pointsman_gateway.metering.canary_outcomes import CanaryOutcomes
 from pointsman_gateway.pipeline.admission import Admission, QueueLimits
 from pointsman_gateway.pipeline.guardrails import GuardrailMetrics
 from pointsman_gateway.pipeline.pipeline import ConfigSnapshot, Pipeline

@@ -14,17 +14,19 @@ from pointsman_gateway.cache.stage import CacheResources, CachingBackend
 from pointsman_gateway.classification import NoClassification
 from pointsman_gateway.config.field_types import StrategyConfig
 from pointsman_gateway.config.load import Config, ConfigError
-from pointsman_gateway.config.tasks_file import PathConfig, TaskConfig
+from pointsman_gateway.config.paths_file import PathConfig
+from pointsman_gateway.config.tasks_file import TaskConfig
 from pointsman_gateway.domain import AUTO, PATH_PREFIX, UNKNOWN, Path, Sampling, Vector
 from pointsman_gateway.embeddings.models import LocalEmbedder
 from pointsman_gateway.engines.engine_client import EngineClient
 from pointsman_gateway.engines.engines import Engines
-from pointsman_gateway.engines.http_post import TokenCounter
 from pointsman_gateway.engines.metrics import EngineMetrics
 from pointsman_gateway.engines.stage import AdapterLoading, EngineBackend
+from pointsman_gateway.engines.token_counter import TokenCounter
 from pointsman_gateway.extensions import Embed, Found, GuardrailContext, Search, Strategy, StrategyContext
 from pointsman_gateway.extensions.http_poster import HttpPoster
-from pointsman_gateway.metering.aggregate import CanaryOutcomes, MetricsAggregator
+from pointsman_gateway.metering.aggregate import MetricsAggregator
+from pointsman_gateway.metering.canary_outcomes import CanaryOutcomes
 from pointsman_gateway.metering.engine_hours import EngineCosts
 from pointsman_gateway.metering.gen_ai import OPENAI
 from pointsman_gateway.metering.meter import Metering

@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from pointsman_gateway.config.tasks_file import CacheConfig
+from pointsman_gateway.config.paths_file import CacheConfig
 from pointsman_gateway.domain import Message, Path, Prompt, Request, Sampling
 
 MAX_QUESTION_CHARACTERS = 1_000

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from pointsman_servicekit.errors import Unavailable
 
+from pointsman_gateway.classification.excerpt import TokenExcerpt, token_excerpt
 from pointsman_gateway.classification.model import (
     ENCODER,
     PAIR_RATIO_STEP,
@@ -20,7 +21,7 @@ from pointsman_gateway.classification.model import (
     StaticModel,
     Vocabulary,
 )
-from pointsman_gateway.classification.reader import FAILED_NOTE, TokenExcerpt, token_excerpt
+from pointsman_gateway.classification.reader import FAILED_NOTE
 from pointsman_gateway.classification.scores import Floats, probabilities
 from pointsman_gateway.classification.words import EDGE, WordRowCache, pairs_of, pieces_of, unique_words, words_of
 from pointsman_gateway.domain import UNKNOWN, Labels, Vector

@@ -15,6 +15,7 @@ from typing import Protocol
 from pointsman_servicekit.errors import PointsmanError
 
 from pointsman_gateway.classification import FORCED
+from pointsman_gateway.classification.excerpt import CharacterExcerpt, character_excerpt
 from pointsman_gateway.classification.reader import (
     COURTESIES,
     FAILED_NOTE,
@@ -23,11 +24,9 @@ from pointsman_gateway.classification.reader import (
     NO_CONTENT,
     REFERENCES,
     THANKS,
-    CharacterExcerpt,
     LanguageDetector,
     Reader,
     abstention,
-    character_excerpt,
     is_sure,
 )
 from pointsman_gateway.config.tasks_file import RuleConfig, TaskConfig

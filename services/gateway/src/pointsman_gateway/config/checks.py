@@ -5,16 +5,10 @@ from collections.abc import Mapping, Sequence
 
 from pointsman_gateway.config.engine_config import EngineConfig
 from pointsman_gateway.config.field_types import ConfigError, must_be_known
+from pointsman_gateway.config.flywheel import FlywheelConfig, StaleConfig
 from pointsman_gateway.config.models_file import ModelsFile
-from pointsman_gateway.config.tasks_file import (
-    FlywheelConfig,
-    JudgeConfig,
-    PathConfig,
-    PathsFile,
-    StaleConfig,
-    TaskConfig,
-    TasksFile,
-)
+from pointsman_gateway.config.paths_file import PathConfig, PathsFile
+from pointsman_gateway.config.tasks_file import JudgeConfig, TaskConfig, TasksFile
 from pointsman_gateway.domain import AUTO, PATH_PREFIX, UNKNOWN
 from pointsman_gateway.patterns import BadPattern, Pattern
 

@@ -37,6 +37,7 @@ Temperature = Annotated[float, Field(ge=0, le=MAX_TEMPERATURE)]
 TopP = Annotated[float, Field(gt=0, le=1)]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 TopLogprobs = Annotated[int, Field(ge=0, le=20)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Strict(BaseModel):

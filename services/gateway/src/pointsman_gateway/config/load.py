@@ -25,7 +25,8 @@ from pointsman_gateway.config.access_file import AccessFile
 from pointsman_gateway.config.checks import check_files
 from pointsman_gateway.config.field_types import ConfigError, ExtensionConfig, Strict
 from pointsman_gateway.config.models_file import ModelsFile
-from pointsman_gateway.config.tasks_file import FILE_TAG, ROWS_TAG, PathsFile, TaskConfig, TasksFile
+from pointsman_gateway.config.paths_file import PathsFile
+from pointsman_gateway.config.tasks_file import FILE_TAG, ROWS_TAG, TaskConfig, TasksFile
 from pointsman_gateway.extensions import Example
 
 __all__ = ["Config", "ConfigError", "Example", "load_config", "normalized_text"]

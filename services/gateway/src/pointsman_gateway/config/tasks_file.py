@@ -1,7 +1,4 @@
-"""The schemas of tasks.yaml and paths.yaml.
-
-tasks.yaml has tasks with rules, policy and validators, the classifier, the request log, learning, and guardrails.
-"""
+"""The file `tasks.yaml`: tasks with rules, policy and validators, the classifier, the request log, and guardrails."""
 
 from typing import Annotated, Any, Literal
 
@@ -11,189 +8,16 @@ from pydantic_core import CoreSchema
 
 from pointsman_gateway.config.field_types import (
     MAX_GUARDRAIL_SECONDS,
-    MAX_STOP_SEQUENCES,
     GuardrailCheck,
     PolicyConfig,
-    Seed,
-    StrategyConfig,
     Strict,
-    Temperature,
-    TopP,
     ValidatorConfig,
 )
-from pointsman_gateway.domain.path import FORM_FIELDS
+from pointsman_gateway.config.flywheel import FlywheelConfig, LearningConfig, StaleConfig
 from pointsman_gateway.extensions import Hook
-
-Share = Annotated[float, Field(ge=0, le=1)]
 
 FILE_TAG, ROWS_TAG = "[file]", "[rows]"
 """The two forms of `examples`, in the location of pydantic's errors."""
-
-
-class CacheConfig(Strict):
-    """Which answers of the path may be reused for the same tenant."""
-
-    exact: bool = Field(default=True, description="for an identical prompt with identical sampling")
-    similarity_threshold: float | None = Field(
-        default=None,
-        ge=0.8,
-        le=1,
-        description="also for a question of at least this cosine similarity, if all else is equal; unset: not",
-    )
-    ttl_seconds: int = Field(default=3600, ge=1, le=30 * 24 * 60 * 60)
-    allow_nonzero_temperature: bool = Field(
-        default=False, description="also answers that were sampled with a temperature above 0"
-    )
-    per_user: bool = Field(default=False, description="only for the user who asked first")
-
-    @model_validator(mode="after")
-    def _similar_implies_exact(self) -> "CacheConfig":
-        if self.similarity_threshold is not None and not self.exact:
-            raise ValueError("similarity_threshold needs exact: true, since an identical question is the most similar")
-        return self
-
-
-class PathConfig(Strict):
-    model: str
-    adapter: str = Field(
-        default="",
-        pattern=r"^[!-~]{0,200}$",
-        description="an alias or version of a lora-server (NAME@ALIAS), or the name of a discovered adapter",
-    )
-    strategies: tuple[StrategyConfig, ...] = ()
-    max_tokens: int | None = Field(default=None, ge=1)
-    structured_max_tokens: int | None = Field(
-        default=None,
-        ge=1,
-        description="instead of max_tokens, for requests with a response_format or tools; unset: the context window",
-    )
-    temperature: Temperature | None = None
-    top_p: TopP | None = None
-    seed: Seed | None = None
-    response_format: dict[str, Any] | None = Field(
-        default=None, description="as in a request: {type: json_object}, or {type: json_schema, json_schema: ...}"
-    )
-    answers: tuple[Annotated[str, Field(min_length=1, max_length=256)], ...] = Field(
-        default=(),
-        max_length=1000,
-        description="the only answers that the model can give, such as labels; its engines must be vLLM",
-    )
-    extra_body: dict[str, Any] = Field(
-        default_factory=dict,
-        description="further fields of a request, such as {top_k: 20}; its engines must accept them",
-    )
-    stop: tuple[str, ...] = Field(default=(), max_length=MAX_STOP_SEQUENCES)
-    cache: CacheConfig | None = Field(default=None, description="unset: answers are not cached")
-
-    @property
-    def extra_fields(self) -> dict[str, Any]:
-        """Returns the fields that requests to the path's engines have by default."""
-        fields: dict[str, Any] = {"response_format": self.response_format} if self.response_format else {}
-        if self.answers:
-            fields["structured_outputs"] = {"choice": list(self.answers)}
-        return {**self.extra_body, **fields}
-
-    @model_validator(mode="after")
-    def _has_one_form(self) -> "PathConfig":
-        if self.answers and (self.response_format or not FORM_FIELDS.isdisjoint(self.extra_body)):
-            raise ValueError("answers excludes response_format, and forms in extra_body: an answer has one form")
-        if len(set(self.answers)) < len(self.answers):
-            raise ValueError("answers has one of them twice")
-        return self
-
-
-class PathsFile(Strict):
-    paths: dict[Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}$")], PathConfig]
-
-
-class LearningConfig(Strict):
-    """Whose answers are stored in Redis as training samples."""
-
-    tasks: tuple[str, ...] = Field(min_length=1, description="answers of other tasks are not stored")
-    share: float = Field(default=1.0, gt=0, le=1, description="of their answers, sampled by the decision's id")
-    max_answers: int = Field(default=20_000, ge=100, description="the oldest are deleted first")
-    anonymous_consent: bool = Field(
-        default=False,
-        description="without authentication: whether all callers have consented; tenants consent for themselves",
-    )
-
-
-class DatasetConfig(Strict):
-    """Which answers become training rows."""
-
-    min_rating: Share = Field(default=0.8, description="of an answer; one that is rated lower is left out")
-    examples: bool = Field(default=True, description="whether the task's own examples with an output are rows too")
-    heldout_share: float = Field(
-        default=0.2, gt=0, lt=1, description="of the rows, sampled by their text: never trained on"
-    )
-
-
-class TrainingRecipe(Strict):
-    """Options of `pointsman train`; unset ones have the trainer's defaults."""
-
-    rank: int | None = Field(default=None, ge=1)
-    learning_rate: float | None = Field(default=None, gt=0)
-    epochs: int | None = Field(default=None, ge=1)
-    tokens_per_step: int | None = Field(default=None, ge=16)
-    max_minutes: float = Field(default=30.0, gt=0)
-    seed: int = 7
-
-
-class GatesConfig(Strict):
-    """What a new version must reach on held-out rows, compared with the path that answers now."""
-
-    min_rows: int = Field(default=50, ge=1, description="rows or pairs to train on; with fewer nothing is trained")
-    min_gain: float = Field(
-        default=0.0,
-        ge=-1,
-        le=1,
-        description="that the gain's lower confidence bound must reach; below 0 it may be worse by that much",
-    )
-    confidence: float = Field(default=0.95, gt=0.5, lt=1, description="of that interval, two-sided")
-    max_regressions: Share = Field(default=0.1, description="share of the rows that are answered worse than now")
-
-
-class CanaryConfig(Strict):
-    """How a version that passed the gates is tried on traffic. The lora-server rolls it back if it is worse."""
-
-    weight: float = Field(default=0.1, gt=0, le=1, description="the share of users")
-    min_requests: int = Field(default=50, ge=1, description="that it must have answered before it is promoted")
-    max_minutes: float = Field(
-        default=1440.0, gt=0, description="after which a canary with too few requests is abandoned"
-    )
-
-
-class StaleConfig(Strict):
-    """The path for a task's requests while documents that its adapter was trained on have changed."""
-
-    after_changed_share: float = Field(
-        gt=0, lt=1, description="share of the documents that were added, deleted or rewritten since the training"
-    )
-    path: str = Field(description="a path with retrieval")
-
-
-class FlywheelConfig(Strict):
-    """How `pointsman retrain` makes a new version of the task's adapter from accepted answers and corrections."""
-
-    student: str = Field(description="the path with the adapter whose alias is moved")
-    teacher: str = Field(description="the path whose good answers are the training data; its prompt is distilled")
-    incumbent: str = Field(
-        default="", description="the path to beat; empty: the student, or the teacher while there is no student"
-    )
-    eval_data: str = Field(
-        default="",
-        description="a JSONL file in the configuration folder, with rows that no traffic has touched; they decide",
-    )
-    data: DatasetConfig = DatasetConfig()
-    training: TrainingRecipe = TrainingRecipe()
-    gates: GatesConfig = GatesConfig()
-    canary: CanaryConfig = CanaryConfig()
-
-    @model_validator(mode="after")
-    def _student_is_not_teacher(self) -> "FlywheelConfig":
-        if self.student == self.teacher:
-            raise ValueError(f"student and teacher are both '{self.student}'; the teacher is the path that is prompted")
-        return self
 
 
 class RuleConfig(Strict):

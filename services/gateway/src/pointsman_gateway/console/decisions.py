@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from pointsman_gateway.domain.receipt import ROUTED, Fault
+from pointsman_gateway.domain.outcome import ROUTED, Fault
 from pointsman_gateway.request_log.store import LogEntry
 
 MAX_TEXT_CHARACTERS = 200

@@ -1,21 +1,10 @@
 """Value objects of the request path. They depend on the standard library, numpy's arrays and msgspec's structs only."""
 
+from pointsman_gateway.domain.answer import Chunk, Chunks, CompletedAnswer, Event, Finished, Started
 from pointsman_gateway.domain.decision import UNKNOWN, Considered, Decision, Labels
+from pointsman_gateway.domain.evidence import Feedback, PathEvidence, PathScore
 from pointsman_gateway.domain.path import Alias, CanaryMetrics, Kind, Path, ResolvedAdapter, Sampling
-from pointsman_gateway.domain.receipt import (
-    Chunk,
-    Chunks,
-    CompletedAnswer,
-    Event,
-    Feedback,
-    Finished,
-    GuardrailVerdict,
-    PathEvidence,
-    PathScore,
-    Receipt,
-    Started,
-    UndecidedReceipt,
-)
+from pointsman_gateway.domain.receipt import GuardrailVerdict, Receipt, UndecidedReceipt
 from pointsman_gateway.domain.request import (
     ANONYMOUS,
     AUTO,

@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 
 from pointsman_gateway.codec.token_ids import TokenIds
 from pointsman_gateway.domain import PICODOLLARS, Overflow, Request, UndecidedReceipt, Usage
-from pointsman_gateway.domain.receipt import CANCELLED, INTERNAL, OK, fault_of, outcome_of
+from pointsman_gateway.domain.outcome import CANCELLED, INTERNAL, OK, fault_of, outcome_of
 from pointsman_gateway.domain.request import UNRESTRICTED, Scope
 from pointsman_gateway.ports import RequestLog, Tenancy
 

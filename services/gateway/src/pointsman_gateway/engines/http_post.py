@@ -1,30 +1,17 @@
-"""Requests to engines whose response is needed as a whole: embeddings, the list of models, and counted tokens."""
+"""Requests to engines whose response is needed as a whole: embeddings, the list of models, and counts of tokens."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
-from typing import Any
 from urllib.parse import urlsplit
 
-import msgspec
-from pointsman_servicekit.errors import PointsmanError
 from pointsman_servicekit.logs import request_id
 
-from pointsman_gateway.config.providers import VLLM
-from pointsman_gateway.domain import Message, Path
-from pointsman_gateway.engines.engines import Engines, Target
 from pointsman_gateway.engines.http1 import ConnectionFailed, EngineConnection, Origin, Pool, TimedOut, origin_of
-from pointsman_gateway.engines.openai_schema import Count
-from pointsman_gateway.extensions.http_poster import HttpPoster, HttpReply, HttpUnreachable
+from pointsman_gateway.extensions.http_poster import HttpReply, HttpUnreachable
 
 CONNECT_SECONDS = 2.0
 """Time for an engine to accept a connection."""
-COUNT_SECONDS = 5.0
-"""Time for an engine to count tokens."""
-MAX_COUNT_BYTES = 32 * 1024 * 1024
-"""Bytes of an engine's answer, which lists all tokens."""
-TOKENIZE_FIELDS = ("tools", "add_generation_prompt", "continue_final_message", "chat_template_kwargs")
-"""Fields of a request that change its prompt."""
 
 
 Reserve = Callable[[int], None]
@@ -123,53 +110,3 @@ async def _read_body(connection: EngineConnection, limit: _Limit) -> tuple[bytes
         if connection.failure is not None:
             raise type(connection.failure)(*connection.failure.args)
         await connection.wait_for_event()
-
-
-class _Counted(msgspec.Struct):
-    count: Count
-
-
-class TokenCounter:
-    """Counts the tokens of prompts with the tokenizers of vLLM engines; other APIs have no route for that."""
-
-    def __init__(self, engines: Engines, http: HttpPoster | None, clock: Callable[[], float]) -> None:
-        """Takes the event loop's `clock`; without `http`, `count` returns None."""
-        self._engines = engines
-        self._http = http
-        self._clock = clock
-
-    async def count(
-        self, model: str, messages: Sequence[Message], fields: Mapping[str, Any], deadline: float
-    ) -> int | None:
-        """Returns the number of tokens; None if no engine of the base model can count them now. `fields` are the other
-        fields of the chat request, such as `tools`.
-        """
-        try:
-            # An adapter has the tokenizer of its base model, and need not be loaded.
-            targets = self._engines.targets(Path(model, model))
-        except PointsmanError:
-            return None
-        for target in targets:
-            if self._http is not None and target.settings.accepted_fields.kind == VLLM:
-                return await self._count_on(self._http, target, _tokenize_body(target, messages, fields), deadline)
-        return None
-
-    async def _count_on(self, http: HttpPoster, target: Target, body: bytes, deadline: float) -> int | None:
-        engine, deadline = target.engine, min(deadline, self._clock() + COUNT_SECONDS)
-        try:
-            reply = await http.post(f"{engine.url}/tokenize", engine.api.auth_header, body, deadline, MAX_COUNT_BYTES)
-            return msgspec.json.decode(b"".join(reply.pieces), type=_Counted).count if reply.status == 200 else None
-        except (HttpUnreachable, msgspec.MsgspecError, RecursionError):
-            return None
-
-
-def _tokenize_body(target: Target, messages: Sequence[Message], fields: Mapping[str, Any]) -> bytes:
-    body = {name: fields[name] for name in TOKENIZE_FIELDS if fields.get(name) is not None}
-    if fields.get("tool_choice") == "none":
-        body.pop("tools", None)  # the model does not see them
-    effort = fields.get("reasoning_effort")
-    if effort is not None:  # as vLLM does for chat completions
-        thinking = {"reasoning_effort": effort, "enable_thinking": effort != "none"}
-        body["chat_template_kwargs"] = {**thinking, **body.get("chat_template_kwargs", {})}
-    shown = [{"role": m.role, "content": m.content, **m.extra} for m in messages]
-    return msgspec.json.encode({**body, "model": target.upstream_model, "messages": shown})

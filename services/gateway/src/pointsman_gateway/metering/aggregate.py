@@ -1,17 +1,12 @@
-"""Adds receipts to the metrics in batches, and counts the outcomes of requests to aliases that have a canary.
-
-The metrics are the gateway's own and OpenTelemetry's. Outcomes are kept until they are reported to a lora-server.
-"""
+"""Adds receipts to the metrics in batches: to the gateway's own and to OpenTelemetry's."""
 
 import time
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Hashable, Iterator, Mapping
 
 from pointsman_servicekit.logs import sampled_trace_id
-from pointsman_servicekit.statistics import CANARY_LATENCY_BUCKETS
 from prometheus_client import CollectorRegistry
 
-from pointsman_gateway.domain import Alias, CanaryMetrics, Decision, Operation, Path, Receipt, ResolvedAdapter
+from pointsman_gateway.domain import Decision, Operation, Receipt
 from pointsman_gateway.fast_metrics import Row, Series, SeriesBatch
 from pointsman_gateway.metering.gen_ai import GenAiMetrics
 from pointsman_gateway.metering.prometheus import GatewayMetrics, cost_column
@@ -39,24 +34,6 @@ COLUMNS = (
 EndedRequest = tuple[Receipt, Decision, Operation, str, int, bool]
 """A receipt; the first decision, before any failure; the operation and the model of the request; the tokens of its own
 messages; whether the receipt's tokens are one engine's own count of one answer."""
-
-ERRORS = frozenset(
-    {
-        "engine_error",
-        "engine_unavailable",
-        "connect_timeout",
-        "first_token_timeout",
-        "stream_idle_timeout",
-        "deadline_exceeded",
-    }
-)
-"""Outcomes that count against the version: its engine failed, and no other one took over, or the request timed out."""
-
-MAX_VERSIONS = 256
-"""Versions, each of one revision of an alias, that are counted at once."""
-
-_Key = tuple[str, str, int, str]
-"""Base model, alias, revision, version."""
 
 
 class MetricsAggregator:
@@ -177,84 +154,3 @@ class MetricsAggregator:
         yield from self.gen_ai.receipt_series(operation, model, receipt)
         if by_engine:
             yield from self.gen_ai.token_series(operation, receipt.model)
-
-
-@dataclass(slots=True)
-class _Counts:
-    requests: int = 0
-    errors: int = 0
-    invalid: int = 0
-    latency_buckets: dict[int, int] = field(default_factory=dict)
-    rated: int = 0
-    rating: int = 0
-
-
-def _ignore() -> None:
-    pass
-
-
-class CanaryOutcomes:
-    """Counts the outcomes of requests to aliases with a canary; counting takes a microsecond and never waits."""
-
-    def __init__(self, dropped: Callable[[], None] = _ignore) -> None:
-        """Takes `dropped`, which is called for each outcome that exceeds `MAX_VERSIONS`."""
-        self._dropped = dropped
-        self._counts: dict[_Key, _Counts] = {}
-
-    def add(self, path: Path, adapter: ResolvedAdapter, outcome: str, refused: bool, seconds: float) -> None:
-        """Counts a complete answer or one of `ERRORS`; other outcomes say nothing about a version.
-
-        Other outcomes are the caller's (a disconnect or a mistake), or an overloaded engine's. `outcome` is "ok",
-        "cancelled" or an error's code; `seconds` is the duration of a complete answer.
-        """
-        failed = outcome in ERRORS
-        if not failed and outcome != "ok":
-            return
-        counts = self._counts_of((path.model, path.adapter, adapter.revision, adapter.version))
-        if counts is None:
-            self._dropped()
-            return
-        counts.requests += 1
-        if failed:
-            counts.errors += 1
-            return
-        counts.invalid += refused
-        bucket = CANARY_LATENCY_BUCKETS.index(seconds)
-        counts.latency_buckets[bucket] = counts.latency_buckets.get(bucket, 0) + 1
-
-    def rate(self, path: Path, alias: Alias, version: str, rating: float) -> None:
-        """Counts a caller's rating of an answer that one of the alias's two versions gave."""
-        counts = self._counts_of((path.model, alias.alias, alias.revision, version))
-        if counts is not None:
-            counts.rated += 1
-            counts.rating += round(1000 * rating)
-
-    def take(self) -> list[CanaryMetrics]:
-        """Returns and resets the counts. The caller reports them to a lora-server, or returns them with `give_back`."""
-        counts, self._counts = self._counts, {}
-        return [
-            CanaryMetrics(*key, c.requests, c.errors, c.invalid, c.latency_buckets, c.rated, c.rating)
-            for key, c in counts.items()
-        ]
-
-    def give_back(self, unreported: Sequence[CanaryMetrics]) -> None:
-        """Adds counts that could not be reported to those that have been counted since."""
-        for one in unreported:
-            counts = self._counts_of((one.model, one.alias, one.revision, one.version))
-            if counts is None:
-                for _ in range(one.requests):
-                    self._dropped()
-                continue
-            counts.requests += one.requests
-            counts.errors += one.errors
-            counts.invalid += one.invalid
-            counts.rated += one.rated
-            counts.rating += one.rating
-            for bucket, number in one.latency_buckets.items():
-                counts.latency_buckets[bucket] = counts.latency_buckets.get(bucket, 0) + number
-
-    def _counts_of(self, key: _Key) -> _Counts | None:
-        counts = self._counts.get(key)
-        if counts is None and len(self._counts) < MAX_VERSIONS:
-            counts = self._counts[key] = _Counts()
-        return counts

@@ -12,7 +12,7 @@ from pointsman_servicekit.logs import sampled_trace_id
 from prometheus_client import CollectorRegistry
 
 from pointsman_gateway.domain import AUTO, Operation, Receipt, Request, Usage
-from pointsman_gateway.domain.receipt import OK
+from pointsman_gateway.domain.outcome import OK
 from pointsman_gateway.fast_metrics import FastCollector, Histogram, Series, histogram, nothing_pending
 from pointsman_gateway.metering.prometheus import OTHER, has_token_times
 

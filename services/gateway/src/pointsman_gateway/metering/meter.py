@@ -8,9 +8,10 @@ from pointsman_servicekit.errors import PointsmanError
 from pointsman_servicekit.logs import request_id
 
 from pointsman_gateway.domain import Chunks, Decision, Path, Receipt, Request, UndecidedReceipt, Usage
-from pointsman_gateway.domain.receipt import OK, ROUTED, Fault, fault_of, outcome_of
-from pointsman_gateway.metering.aggregate import CanaryOutcomes, MetricsAggregator
+from pointsman_gateway.domain.outcome import OK, ROUTED, Fault, fault_of, outcome_of
+from pointsman_gateway.metering.aggregate import MetricsAggregator
 from pointsman_gateway.metering.attempts import PathAttempt, Work, sum_attempts
+from pointsman_gateway.metering.canary_outcomes import CanaryOutcomes
 from pointsman_gateway.metering.pricing import CostEstimator, CostParts, Pricing, choice_count, estimate_own_tokens
 
 log = logging.getLogger(__name__)

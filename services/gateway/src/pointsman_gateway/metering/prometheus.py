@@ -5,16 +5,8 @@ from collections.abc import Callable, Collection, Iterator
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from pointsman_gateway.domain import PICODOLLARS, UNPRICED, Decision, Path, Receipt
-from pointsman_gateway.domain.receipt import OK
-from pointsman_gateway.fast_metrics import (
-    Count,
-    FastCollector,
-    Histogram,
-    Series,
-    counter,
-    histogram,
-    nothing_pending,
-)
+from pointsman_gateway.domain.outcome import OK
+from pointsman_gateway.fast_metrics import Count, FastCollector, Histogram, Series, counter, histogram, nothing_pending
 from pointsman_gateway.metering.cost_metrics import PathTotals
 
 OTHER = "other"

@@ -15,7 +15,8 @@ from pointsman_gateway.codec.parts import text_of
 from pointsman_gateway.domain import Decision, Labels, Message, Prompt, Receipt, Request, Sampling, UndecidedReceipt
 from pointsman_gateway.domain.blocks import Block, move_texts
 from pointsman_gateway.extensions import GuardedText, Hook
-from pointsman_gateway.metering.aggregate import CanaryOutcomes, MetricsAggregator
+from pointsman_gateway.metering.aggregate import MetricsAggregator
+from pointsman_gateway.metering.canary_outcomes import CanaryOutcomes
 from pointsman_gateway.metering.meter import Meter, Metering
 from pointsman_gateway.pipeline.guardrails import (
     NOT_TEXT_IN_REQUESTS,

@@ -13,13 +13,13 @@ from pointsman_servicekit.logs import decision_id
 
 from pointsman_gateway import domain
 from pointsman_gateway.domain import Caller, Decision, Operation, Prompt, Receipt, Request, UndecidedReceipt
+from pointsman_gateway.domain.outcome import CANCELLED, INTERNAL, ROUTED, fault_of, outcome_of
 from pointsman_gateway.domain.path import Catalog
-from pointsman_gateway.domain.receipt import CANCELLED, INTERNAL, ROUTED, fault_of, outcome_of
 from pointsman_gateway.domain.request import UNRESTRICTED, Scope
 from pointsman_gateway.embeddings.stage import Embeddings
 from pointsman_gateway.engines.engine_client import out_of_time
 from pointsman_gateway.engines.engines import Engines
-from pointsman_gateway.engines.http_post import TokenCounter
+from pointsman_gateway.engines.token_counter import TokenCounter
 from pointsman_gateway.metering.meter import Meter, Metering
 from pointsman_gateway.metering.pricing import CHARACTERS_PER_TOKEN, estimate_tokens
 from pointsman_gateway.pipeline.active_runs import GRACE_SECONDS, ActiveRuns

@@ -28,14 +28,8 @@ from pointsman_gateway.domain import (
     UndecidedReceipt,
     Usage,
 )
-from pointsman_gateway.domain.receipt import CANCELLED, INTERNAL, OK
-from pointsman_gateway.engines.engine_client import (
-    NOT_RESIDENT,
-    NotLoaded,
-    NotLoadedInTime,
-    NotServed,
-    not_served,
-)
+from pointsman_gateway.domain.outcome import CANCELLED, INTERNAL, OK
+from pointsman_gateway.engines.engine_client import NOT_RESIDENT, NotLoaded, NotLoadedInTime, NotServed, not_served
 from pointsman_gateway.extensions import NothingRelevant
 from pointsman_gateway.metering.pricing import estimate_total_tokens
 from pointsman_gateway.pipeline.attempt import Attempt

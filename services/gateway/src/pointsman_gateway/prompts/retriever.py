@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import grpc
 from pointsman.v1 import retriever_pb2, retriever_pb2_grpc
+from pointsman_servicekit.document_sketch import Sketch
 from pointsman_servicekit.errors import DeadlineExceeded, Unavailable
 from pointsman_servicekit.grpc_errors import from_rpc_error
 from pointsman_servicekit.logs import correlation_metadata
-from pointsman_servicekit.statistics import Sketch
 
 from pointsman_gateway.breaker import Breaker
 from pointsman_gateway.config.engine_config import BreakerConfig

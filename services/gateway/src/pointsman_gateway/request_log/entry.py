@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from pointsman_gateway.config.tasks_file import LearningConfig
+from pointsman_gateway.config.flywheel import LearningConfig
 from pointsman_gateway.domain import (
     PICODOLLARS,
     CompletedAnswer,

@@ -11,7 +11,8 @@ import msgspec
 from pointsman_servicekit.bounded_redis import BoundedRedis, read_script
 from pointsman_servicekit.errors import FailedPrecondition, NotFound
 
-from pointsman_gateway.config.tasks_file import LearningConfig, RequestLogConfig
+from pointsman_gateway.config.flywheel import LearningConfig
+from pointsman_gateway.config.tasks_file import RequestLogConfig
 from pointsman_gateway.domain import Feedback, PathScore
 from pointsman_gateway.request_log import redis_schema
 from pointsman_gateway.request_log.entry import Entry

@@ -14,7 +14,8 @@ from typing import Protocol
 from pointsman_servicekit.errors import InvalidArgument, NotFound
 
 from pointsman_gateway.config.field_types import PolicyConfig
-from pointsman_gateway.config.tasks_file import StaleConfig, TaskConfig
+from pointsman_gateway.config.flywheel import StaleConfig
+from pointsman_gateway.config.tasks_file import TaskConfig
 from pointsman_gateway.domain import AUTO, PATH_PREFIX, Decision, Labels, Message, Path, Request, Vector
 from pointsman_gateway.domain.request import UNRESTRICTED
 from pointsman_gateway.extensions.policy import Candidate, Plan, Policy, hash_to_unit_interval

@@ -10,7 +10,8 @@ from prometheus_client import CollectorRegistry
 
 from pointsman_gateway.config.tasks_file import ShadowConfig
 from pointsman_gateway.domain import CompletedAnswer, Decision, Labels, Receipt, Request, UndecidedReceipt
-from pointsman_gateway.metering.aggregate import CanaryOutcomes, MetricsAggregator
+from pointsman_gateway.metering.aggregate import MetricsAggregator
+from pointsman_gateway.metering.canary_outcomes import CanaryOutcomes
 from pointsman_gateway.pipeline.admission import Admission
 from pointsman_gateway.pipeline.pipeline import Pipeline, Stages
 from pointsman_gateway.shadow.budget import DailyBudget

@@ -14,7 +14,7 @@ from pointsman_gateway.domain import Usage
 from pointsman_gateway.tenancy.lease_store import Needs
 from pointsman_gateway.tenancy.leases import LeasedLimit
 from pointsman_gateway.tenancy.limits import Clock, KeyUsage, LeasedLimits, LimitSet, TenantLimits
-from pointsman_gateway.tenancy.tasks import UsageWriter
+from pointsman_gateway.tenancy.usage_writer import UsageWriter
 
 MAX_TRIES = 20
 """Attempts of a request to take what was leased for it, before other requests take it."""

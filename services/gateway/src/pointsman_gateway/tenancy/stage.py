@@ -36,7 +36,8 @@ from pointsman_gateway.tenancy.limits import (
     VerifiedCaller,
 )
 from pointsman_gateway.tenancy.reservation import MAX_TRIES, LeasedReservation, contended, exhausted, headers_of
-from pointsman_gateway.tenancy.tasks import TenancyTasks, UsageWriter
+from pointsman_gateway.tenancy.tasks import TenancyTasks
+from pointsman_gateway.tenancy.usage_writer import UsageWriter
 
 if TYPE_CHECKING:
     from pointsman_gateway.config.access_file import SingleSignOnConfig

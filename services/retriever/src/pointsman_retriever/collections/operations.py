@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pointsman_servicekit.document_sketch import Sketch
 from pointsman_servicekit.errors import AlreadyExists, FailedPrecondition, InvalidArgument
-from pointsman_servicekit.statistics import Sketch
 
 from pointsman_retriever import limits
 from pointsman_retriever.collections.collection import Collection

@@ -8,8 +8,8 @@ from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
+from pointsman_servicekit.document_sketch import Sketch, sketch_of
 from pointsman_servicekit.errors import FailedPrecondition
-from pointsman_servicekit.statistics import Sketch, sketch_of
 
 from pointsman_retriever import digests
 from pointsman_retriever.domain import Chunk, CollectionId, CollectionInfo, Document, IndexedChunks, Quota, Vectors

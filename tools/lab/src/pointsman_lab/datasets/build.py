@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from pointsman_gateway.bootstrap.stages import to_path, to_validators
+from pointsman_gateway.config.flywheel import FlywheelConfig
 from pointsman_gateway.config.load import Config, ConfigError, numbered_lines
-from pointsman_gateway.config.tasks_file import FlywheelConfig, PathConfig
+from pointsman_gateway.config.paths_file import PathConfig
 from pointsman_gateway.extensions import Choice
 from pointsman_gateway.validation.stage import Named
 

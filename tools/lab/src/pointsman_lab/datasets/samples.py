@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pointsman_gateway.config.tasks_file import LearningConfig
+from pointsman_gateway.config.flywheel import LearningConfig
 from pointsman_gateway.request_log import redis_schema
 from pointsman_gateway.request_log.entry import SAMPLE_VERSION
 from pointsman_servicekit.keys.records import TenantRecord

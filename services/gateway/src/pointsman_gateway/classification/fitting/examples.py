@@ -9,8 +9,8 @@ import scipy.sparse as sparse  # type: ignore[import-untyped]  # it ships no typ
 from numpy.typing import NDArray
 from pointsman_servicekit.errors import InvalidArgument
 
+from pointsman_gateway.classification.excerpt import SpanTokenizer, token_excerpt
 from pointsman_gateway.classification.model import PAIR_RATIO_STEP, PairRatios, Vocabulary
-from pointsman_gateway.classification.reader import SpanTokenizer, token_excerpt
 from pointsman_gateway.classification.scores import Floats
 from pointsman_gateway.classification.words import pairs_of, pieces_of, unique_words, words_of
 
