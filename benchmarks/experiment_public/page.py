@@ -1,4 +1,5 @@
-"""Writes the results of docs/experiment-public.md: makes its tables and charts from the stored results."""
+"""Writes the results of docs/experiment-public.md, and their details in benchmarks/history/: makes tables and charts from
+the stored results."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from benchmarks.experiment_public.mixed import CHOSEN, REPORT
 from benchmarks.experiment_public.result_files import ResultFolder
 
 PAGE = ROOT / "docs/experiment-public.md"
+DETAILS = ROOT / "benchmarks/history/experiment-public.md"
 BEGIN = "<!-- results: written by `make experiment-public` -->"
 RESERVED_MODELS = ("Qwen2.5-0.5B-Instruct", "Llama-3.1-8B-Instruct")
 """Rows for models that have not been measured; each needs `--base-model`, the second one a GPU."""
@@ -25,8 +27,10 @@ PATH_NAMES = {cell.path_name: cell.path for cell in mixed.cells()}
 """Of the mixed stream, by their names in the gateway's configuration."""
 
 
-def write(results: Path, main_model: str, tests: Mapping[str, Sequence[Row]], page: Path = PAGE) -> None:
-    """Writes the page and its charts.
+def write(
+    results: Path, main_model: str, tests: Mapping[str, Sequence[Row]], page: Path = PAGE, details: Path = DETAILS
+) -> None:
+    """Writes the page with its charts, and the details.
 
     `results` has a folder of results for each base model; `tests` has the test rows of each set.
     """
@@ -35,14 +39,14 @@ def write(results: Path, main_model: str, tests: Mapping[str, Sequence[Row]], pa
         chart = page.with_name(f"{page.stem}-{name}.svg")
         chart.write_text(charts.draw_costs(name, evidence.paths(name)), encoding="utf-8")
     page.with_name(f"{page.stem}-curves.svg").write_text(charts.draw_curves(evidence), encoding="utf-8")
-    lines = [*_progress(evidence), *(line for name in SETS for line in _set(evidence, name, tests[name], page.stem))]
+    _insert(page, (*_progress(evidence), *_curves(evidence, page.stem), *_mixed(results / main_model)))
     others = sorted({file.parent.name for file in results.glob("*/*.json")} - {main_model})
-    lines += [
-        *_curves(evidence, page.stem),
-        *_mixed(results / main_model),
-        *_models(results, (main_model, *others)),
-    ]
-    page.write_text(insert(page.read_text("utf-8"), BEGIN, "\n".join(lines)), encoding="utf-8")
+    lines = [line for name in SETS for line in _set(evidence, name, tests[name])]
+    _insert(details, (*lines, *_mixed_details(results / main_model), *_models(results, (main_model, *others))))
+
+
+def _insert(file: Path, lines: Sequence[str]) -> None:
+    file.write_text(insert(file.read_text("utf-8"), BEGIN, "\n".join(lines)), encoding="utf-8")
 
 
 def _progress(evidence: Evidence) -> Iterator[str]:
@@ -52,9 +56,9 @@ def _progress(evidence: Evidence) -> Iterator[str]:
     yield ""
 
 
-def _set(evidence: Evidence, name: str, test: Sequence[Row], stem: str) -> Iterator[str]:
+def _set(evidence: Evidence, name: str, test: Sequence[Row]) -> Iterator[str]:
     results = evidence.paths(name)
-    yield from (f"### {name}", "", f"![Score and cost of each path on {name}]({stem}-{name}.svg)", "")
+    yield from (f"### {name}", "")
     second = [scoring.SECONDARY[name][0]] if name in scoring.SECONDARY else []
     columns = [
         "path", "kind", "score", "95 % interval", "seeds", *second, "tokens in (cached)", "out", "$ per 1,000",
@@ -152,7 +156,7 @@ def _row_count(name: str, rows: int, found: Sequence[PathResult | None]) -> str:
 
 
 def _mixed(folder: Path) -> Iterator[str]:
-    yield from ("### `auto` on a mixed stream", "")
+    yield from ("### Choices on the mixed stream", "")
     found = read_report(folder / REPORT).mixed if (folder / REPORT).is_file() else None
     if found is None:
         yield from ("*not run*", "")
@@ -168,7 +172,13 @@ def _mixed(folder: Path) -> Iterator[str]:
         f"{100 * found.lost_score:.1f} points and change the price by {found.lost_usd_per_1000:+.4f} dollars "
         "per 1,000 requests."
     )
-    yield ""
+
+
+def _mixed_details(folder: Path) -> Iterator[str]:
+    yield from ("### Paths of the mixed stream", "")
+    if not (folder / REPORT).is_file():
+        yield from ("*not run*", "")
+        return
     yield from _mixed_paths(folder)
     yield from _predicted(folder)
 

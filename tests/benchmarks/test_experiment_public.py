@@ -247,10 +247,11 @@ def test_the_page_shows_the_mixed_stream(tmp_path: Path) -> None:
         "snips", 150, -0.01, False, shares, 0.75, 0.003, 0.0, 0.0, "snips_lora_1000_2", 0.75, 0.003
     )
     predicted.write([result], folder)
-    at = tmp_path / "experiment-public.md"
-    at.write_text(f"{page.BEGIN}\n<!-- end of results -->\n", encoding="utf-8")
-    page.write(tmp_path / "results", "smollm2-135m", dict.fromkeys(cells.SETS, ()), at)
-    written = at.read_text("utf-8")
+    at, details = tmp_path / "experiment-public.md", tmp_path / "details.md"
+    for file in (at, details):
+        file.write_text(f"{page.BEGIN}\n<!-- end of results -->\n", encoding="utf-8")
+    page.write(tmp_path / "results", "smollm2-135m", dict.fromkeys(cells.SETS, ()), at, details)
+    written = at.read_text("utf-8") + details.read_text("utf-8")
     assert "90% snips, 10% unknown" in written
     assert "| auto | 0.700 (0.60 to 0.80) | 0.0030 |" in written
     assert "2.0% of the requests got a wrong task and 1.0% none. Both together cost 0.5 points" in written
@@ -415,10 +416,11 @@ def test_the_page_reports_what_has_run_and_names_what_has_not(data: Path, tmp_pa
         (Cell("snips", "nearest_8", 30), 30),
     ):
         stored(results, cell, tests[cell.set], right)
-    at = tmp_path / "experiment-public.md"
-    at.write_text(f"Before.\n{page.BEGIN}\nSTALE\n<!-- end of results -->\nAfter.\n", encoding="utf-8")
-    page.write(tmp_path / "results", "smollm2-135m", tests, at)
-    written = at.read_text("utf-8")
+    at, details = tmp_path / "experiment-public.md", tmp_path / "details.md"
+    for file in (at, details):
+        file.write_text(f"Before.\n{page.BEGIN}\nSTALE\n<!-- end of results -->\nAfter.\n", encoding="utf-8")
+    page.write(tmp_path / "results", "smollm2-135m", tests, at, details)
+    written = at.read_text("utf-8") + details.read_text("utf-8")
     assert written.startswith("Before.\n")
     assert written.endswith("\nAfter.\n")
     assert "STALE" not in written
@@ -431,12 +433,12 @@ def test_the_page_reports_what_has_run_and_names_what_has_not(data: Path, tmp_pa
     assert "| snips | 30 | 0.250 (0.14 to 0.40) | 0.750 (0.60 to 0.86) | -50.0 points" in written
     assert "| xquad | 1,000 | 0.050" in written
     assert "| snips | all, up to 1,000 | *not run* | *not run* |" in written
-    assert "### `auto` on a mixed stream\n\n*not run*" in written
+    assert "### Choices on the mixed stream\n\n*not run*" in written
     assert "* rag is wrong on 20 of 40 rows that raft lora rag answers correctly" in written
     for name in cells.SETS:
         assert at.with_name(f"experiment-public-{name}.svg").read_text("utf-8").startswith("<svg")
-    page.write(tmp_path / "results", "smollm2-135m", tests, at)
-    assert at.read_text("utf-8") == written
+    page.write(tmp_path / "results", "smollm2-135m", tests, at, details)
+    assert at.read_text("utf-8") + details.read_text("utf-8") == written
 
 
 def test_the_committed_page_is_made_of_the_committed_results() -> None:
