@@ -28,8 +28,15 @@ USD_PER_HOUR = 0.04
 REQUESTS_PER_MONTH = 100_000
 
 
-def insert_results(page: str, reports: Mapping[str, Report], costs: Mapping[str, float]) -> str:
-    return insert(page, BEGIN, "\n".join(_results(reports, costs)))
+def insert_results(page: str, reports: Mapping[str, Report]) -> str:
+    """Returns the page with the claims and whether they hold."""
+    return insert(page, BEGIN, "\n".join(_claims({task: report.tasks[0] for task, report in reports.items()})))
+
+
+def insert_details(page: str, reports: Mapping[str, Report], costs: Mapping[str, float]) -> str:
+    """Returns the page with a table of all paths for each task, and the advice."""
+    lines = [line for task, report in reports.items() for line in (*_task(task, report, costs), "")]
+    return insert(page, BEGIN, "\n".join(lines[:-1]))
 
 
 def insert(page: str, begin: str, results: str) -> str:
@@ -43,13 +50,6 @@ def training_costs(folder: Path) -> dict[str, float]:
     """Returns the dollars that each adapter's training cost, of the example and in `folder`, at USD_PER_HOUR."""
     files = [*(EXAMPLE / "adapters").glob("*/training.json"), *folder.glob("*/training.json")]
     return read_training_costs(files, USD_PER_HOUR, ())
-
-
-def _results(reports: Mapping[str, Report], costs: Mapping[str, float]) -> Iterator[str]:
-    yield from _claims({task: report.tasks[0] for task, report in reports.items()})
-    for task, report in reports.items():
-        yield ""
-        yield from _task(task, report, costs)
 
 
 def _claims(tasks: Mapping[str, TaskReport]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Writes the results of docs/experiment-public.md, and their details in benchmarks/history/: makes tables and charts from
+"""Writes the results of docs/experiment-public.md and the details in benchmarks/history/: makes tables and charts from
 the stored results."""
 
 import json
