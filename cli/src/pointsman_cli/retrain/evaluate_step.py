@@ -194,7 +194,7 @@ def heldout_rows(plan: RetrainPlan, state: RunState) -> Sequence[Row]:
         return [replace(row, id=f"{plan.heldout.name}:{row.id}") for row in rows if row.task == plan.task]
     found = _of_data_set(Path(state.facts("data")["folder"]) / "heldout.jsonl", plan.task)
     if not found:
-        raise CommandError("there are no held-out rows to judge by; name a file of them: flywheel.heldout")
+        raise CommandError("there are no held-out rows to judge by; name a file of them: flywheel.eval_data")
     return found
 
 

@@ -132,7 +132,7 @@ def configuration(answers: Answers, messages: Sequence[LabelledMessage], folder:
             "engines:",
             *(_engine(answers, path, name) for path, name in zip(paths, answers.models, strict=True)),
             "\n# Complete ways to answer; clients may name one as path:NAME. Each may also have an adapter, a system",
-            "# prompt, retrieval, max_tokens, temperature and more (docs/routing.md).",
+            "# prompt, retrieval, max_tokens, temperature and more (examples/schema).",
             "paths:",
             *(f"  {path}: {{model: {_quoted(name)}}}" for path, name in zip(paths, answers.models, strict=True)),
             f"\ndefault_path: {paths[0]} # for requests that fit no task",
