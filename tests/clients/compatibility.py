@@ -74,10 +74,12 @@ def with_table(page: str, results: Mapping[str, Any]) -> str:
 
 
 def render_table(results: Mapping[str, Any]) -> str:
+    """Returns the table in Markdown; the packages of a client are in its first row alone."""
     rows: list[Sequence[str]] = [("client", "API", "engine", *FEATURES), ("---",) * (3 + len(FEATURES))]
     for name in sorted(results):
-        versions = ", ".join(results[name]["versions"])
+        packages = ", ".join(results[name]["versions"])
         for api, checks in results[name]["checks"].items():
             marks = ({True: "yes", False: "**no**", None: ""}[checks.get(feature)] for feature in FEATURES)
-            rows.append((versions, api, results[name]["engine"], *marks))
+            rows.append((packages, api, results[name]["engine"], *marks))
+            packages = ""
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
