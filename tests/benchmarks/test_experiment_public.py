@@ -248,8 +248,8 @@ def test_the_page_shows_the_mixed_stream(tmp_path: Path) -> None:
     )
     predicted.write([result], folder)
     at, details = tmp_path / "experiment-public.md", tmp_path / "details.md"
-    for file in (at, details):
-        file.write_text(f"{page.BEGIN}\n<!-- end of results -->\n", encoding="utf-8")
+    for each in (at, details):
+        each.write_text(f"{page.BEGIN}\n<!-- end of results -->\n", encoding="utf-8")
     page.write(tmp_path / "results", "smollm2-135m", dict.fromkeys(cells.SETS, ()), at, details)
     written = at.read_text("utf-8") + details.read_text("utf-8")
     assert "90% snips, 10% unknown" in written
@@ -417,8 +417,8 @@ def test_the_page_reports_what_has_run_and_names_what_has_not(data: Path, tmp_pa
     ):
         stored(results, cell, tests[cell.set], right)
     at, details = tmp_path / "experiment-public.md", tmp_path / "details.md"
-    for file in (at, details):
-        file.write_text(f"Before.\n{page.BEGIN}\nSTALE\n<!-- end of results -->\nAfter.\n", encoding="utf-8")
+    for each in (at, details):
+        each.write_text(f"Before.\n{page.BEGIN}\nSTALE\n<!-- end of results -->\nAfter.\n", encoding="utf-8")
     page.write(tmp_path / "results", "smollm2-135m", tests, at, details)
     written = at.read_text("utf-8") + details.read_text("utf-8")
     assert written.startswith("Before.\n")
