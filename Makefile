@@ -353,7 +353,7 @@ locks: .venv-supply/.done ## write the images' locks with hashes; ARGS=--upgrade
 	.venv-supply/bin/python -m deploy.supply.lock $(ARGS)
 
 .PHONY: licences
-licences: $(VENV)/.done ## write docs/licences.md
+licences: $(VENV)/.done ## write deploy/supply/licences.md
 	$(BIN)/python -m deploy.supply.licences
 
 .PHONY: sbom

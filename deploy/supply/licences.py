@@ -1,4 +1,4 @@
-"""Lists the licences of all packages in the images, as docs/licences.md.
+"""Lists the licences of all packages in the images, as deploy/supply/licences.md.
 
 Run `python -m deploy.supply.licences` in the services' environment.
 """
@@ -10,9 +10,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import cast
 
-from deploy.supply.images import IMAGES, PROJECT, locked
+from deploy.supply.images import IMAGES, locked
 
-PAGE = PROJECT / "docs" / "licences.md"
+PAGE = Path(__file__).with_name("licences.md")
 
 ACCEPTED = {
     "0BSD",
@@ -91,7 +91,7 @@ def is_accepted(expression: str) -> bool:
 
 
 def page() -> str:
-    """Returns docs/licences.md's text; a package that is not installed keeps its listed licence or is "unknown"."""
+    """Returns the page; a package that is not installed keeps its listed licence or is "unknown"."""
     known = listed() if PAGE.exists() else {}
     rows = []
     for name, images in packages().items():
