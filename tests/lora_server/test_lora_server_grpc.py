@@ -60,8 +60,8 @@ class Asked:
         return 9 if alias.canary else 0
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        async def call(*arguments: Any) -> Any:
-            self.calls.append((name, *arguments))
+        async def call(*arguments: Any, **named: Any) -> Any:
+            self.calls.append((name, *arguments, named) if named else (name, *arguments))
             return self.answer
 
         return call
@@ -157,7 +157,8 @@ async def test_a_registration_is_passed_unchanged(stub: Any, rollout: Asked) -> 
         )
     )
 
-    assert rollout.calls == [("register", "triage", "/a/b", "prod", {"seed": "7"}, NEW, "ann", True)]
+    others = {"alias_suffix": "prod", "facts": {"seed": "7"}, "parent": NEW, "author": "ann", "force": True}
+    assert rollout.calls == [("register", "triage", "/a/b", others)]
 
 
 async def test_an_alias_is_encoded_with_canary_and_previous_version(stub: Any, rollout: Asked) -> None:
