@@ -416,6 +416,10 @@ DATA ?=
 bench-routing: embedding-model .venv-bench/routing/.done ## measure how well and how fast requests are classified, compared with peers
 	$(BIN)/python benchmarks/routing_quality.py
 
+.PHONY: bench-requests
+bench-requests: embedding-model ## measure how requests are classified within what clients write around them; ARGS="--wrappers development"
+	$(BIN)/python -m benchmarks.requests $(ARGS)
+
 .PHONY: bench-public
 bench-public: $(VENV)/.done ## measure the classifier on published benchmarks, compared with published figures; ARGS="--data FOLDER --only snips"
 	$(BIN)/python -m pointsman_embedding.prepare $(MODELS)/minilm

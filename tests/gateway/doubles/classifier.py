@@ -29,6 +29,9 @@ class ScriptedClassifier:
         self._says = says
         self.read: list[str] = []
 
+    def glance(self, text: str) -> tuple[str, float] | None:
+        return None
+
     async def classify(self, text: str) -> Labels:
         self.read.append(text)
         return self._says.get(text, labels("chat", 0.1, -3.0))

@@ -146,6 +146,7 @@ def _classification(config: Config, models: LoadedModels, languages: Collection[
     if models.classifier is None or models.embed is None:
         return NoClassification()
     from pointsman_gateway.classification.stage import Classification, EmbeddedClassification, RuleMatcher
+    from pointsman_gateway.classification.wrappers import to_wrapper
 
     tasks, in_use = config.tasks.tasks, models.fingerprint
     for name, task in tasks.items():
@@ -155,7 +156,8 @@ def _classification(config: Config, models: LoadedModels, languages: Collection[
                 f"tasks.yaml: task '{name}': its policy's weights are for the embedding model {encoder}, but "
                 f"{in_use} is in use; run `pointsman predict` again"
             )
-    classification = Classification(RuleMatcher(tasks), models.classifier, languages)
+    wrappers = [to_wrapper(one.model_dump()) for one in config.tasks.classifier.wrappers]
+    classification = Classification(RuleMatcher(tasks), models.classifier, languages, wrappers)
     embedded = frozenset(name for name, task in tasks.items() if task.policy.implementation.needs_vector)
     return EmbeddedClassification(classification, models.embed, embedded) if embedded else classification
 

@@ -172,6 +172,19 @@ class CascadeClassifier:
         labels, output = self._without_encoder(excerpt)
         return labels or self._by_encoder(excerpt, output)
 
+    def glance(self, text: str) -> tuple[str, float] | None:
+        """Returns the static stage's task for a short text, and its score above the task's threshold.
+
+        None without that stage, and for a text without a known word.
+        """
+        output = self._static.evaluate(text) if self._static else None
+        if output is None or self._static is None:
+            return None
+        score, best = self._static.scorer.score(output), int(output.logits.argmax())
+        if self._model.threshold is not None:
+            score = self._model.threshold.on_encoder_scale(score)
+        return self._model.tasks[best], score - float(self._model.thresholds[best])
+
     def _without_encoder(self, excerpt: TokenExcerpt) -> tuple[Labels | None, StageOutput | None]:
         if self._static is None:
             readable = any(map(str.isalnum, excerpt.text))

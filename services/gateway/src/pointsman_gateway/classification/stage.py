@@ -29,13 +29,17 @@ from pointsman_gateway.classification.reader import (
     abstention,
     is_sure,
 )
+from pointsman_gateway.classification.user_words import UserWords, UserWordsFinder
+from pointsman_gateway.classification.wrappers import Wrapper, known_wrappers
 from pointsman_gateway.config.tasks_file import RuleConfig, TaskConfig
-from pointsman_gateway.domain import AUTO, Labels, Message, Request
+from pointsman_gateway.domain import AUTO, UNKNOWN, Labels, Message, Request
 from pointsman_gateway.extensions import Embed
 from pointsman_gateway.patterns import Pattern, SearchBudget, SearchTimeout
 
 MAX_TURNS = 5
 """The user's last turns that are considered."""
+MAX_SEARCHED_TURNS = 8
+"""The user's last messages in which these turns are looked for: some clients send messages without a user's words."""
 
 # The thresholds below were chosen on tests/gateway/development_conversations.jsonl.
 
@@ -55,6 +59,9 @@ MAX_DISTANCE_BELOW_THRESHOLD = 0.8
 before. A sentence that does not refer back belongs to none as soon as it is below the threshold."""
 
 NOTE = "read with the turns before it"
+MIN_PART_SCORE = 0.5
+"""In-distribution score above the threshold that a part of a text needs if other parts may be the user's as well."""
+CONTRADICTION_NOTE = "parts of the text belong to different tasks"
 
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 _OPENS = re.compile(rf"\W*(?:{'|'.join(FOLLOW_UP_OPENINGS)})\b", re.IGNORECASE)
@@ -89,11 +96,6 @@ def utterance_type(turn: str) -> Utterance:
     if len(words) <= MAX_SHORT_WORDS and len(content) <= MAX_SHORT_CONTENT_WORDS:
         return Utterance.SHORT
     return Utterance.WHOLE
-
-
-def user_turns(messages: Sequence[Message]) -> tuple[str, ...]:
-    """Returns the user's last turns, oldest first; messages of the system, the assistant and tools are left out."""
-    return tuple(message.content for message in messages if message.role == "user")[-MAX_TURNS:]
 
 
 def refers_back(turn: str) -> bool:
@@ -161,6 +163,13 @@ class TextClassifier(Protocol):
         """Classifies a text. Of a long one only an excerpt is read, and the notes say so."""
         ...
 
+    def glance(self, text: str) -> tuple[str, float] | None:
+        """Returns the likeliest task of a short text in microseconds, and its score above the task's threshold.
+
+        None if this cannot be said without the encoder.
+        """
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class RuleMatch:
@@ -202,9 +211,19 @@ class RuleMatcher:
 class Classification:
     """Assigns a request to a task. The text decides the task only; a path named in it is never looked up."""
 
-    def __init__(self, rules: RuleMatcher, classifier: TextClassifier, languages: Collection[str] = ("en",)) -> None:
-        """Takes the `languages` of the examples; if there are none, texts in every language are classified."""
+    def __init__(
+        self,
+        rules: RuleMatcher,
+        classifier: TextClassifier,
+        languages: Collection[str] = ("en",),
+        wrappers: Sequence[Wrapper] = (),
+    ) -> None:
+        """Takes the `languages` of the examples; if there are none, texts in every language are classified.
+
+        `wrappers` are those of the configuration, which are taken away before those of known clients.
+        """
         self._rules = rules
+        self._words = UserWordsFinder(wrappers, known_wrappers(), classifier.glance)
         self._conversation = Conversation(Reader(classifier.classify, LanguageDetector(languages)))
 
     async def label(self, request: Request) -> Labels:
@@ -214,11 +233,50 @@ class Classification:
         if matched and matched.task:
             stage = f"rule:{matched.rule}"
             return Labels(matched.task, 1.0, (), abstained=False, stage=stage, notes=matched.notes)
-        turns = user_turns(request.messages)
+        turns = self._turns(request.messages)
+        notes = matched.notes if matched else ()
         if not turns:
-            return abstention("conversation", "there is no user message")
-        labels = await self._conversation.label(turns)
-        return replace(labels, notes=(*matched.notes, *labels.notes)) if matched else labels
+            return abstention("conversation", *notes, "there is no user message")
+        last = turns[-1]
+        before = [turn.text for turn in turns[:-1]]
+        labels = await self._conversation.label([*before, last.text])
+        if last.rivals:
+            others = [await self._conversation.label([*before, rival]) for rival in last.rivals]
+            labels = _agreed([labels, *others])
+        if last.wrappers:
+            notes = (*notes, str(last))
+        return replace(labels, notes=(*notes, *labels.notes)) if notes else labels
+
+    def read(self, request: Request) -> str:
+        """Returns the last turn of the user in the user's own words; empty if there is none."""
+        turns = self._turns(request.messages)
+        return turns[-1].text if turns else ""
+
+    def _turns(self, messages: Sequence[Message]) -> list[UserWords]:
+        """Returns the user's last turns, oldest first, in the user's own words.
+
+        Messages of the system, the assistant and tools are left out, and the user's without words of the user.
+        """
+        turns: list[UserWords] = []
+        for message in [each for each in messages if each.role == "user"][: -MAX_SEARCHED_TURNS - 1 : -1]:
+            found = self._words.find(message.content, may_judge=not turns)
+            if found.text.strip() or not message.content:
+                turns.append(found)
+            if len(turns) == MAX_TURNS:
+                break
+        return turns[::-1]
+
+
+def _agreed(all_labels: Sequence[Labels]) -> Labels:
+    """Returns the labels of the one task that parts of a text belong to; abstains if they belong to several."""
+    kept = [labels for labels in all_labels if not labels.abstained and labels.in_distribution_score >= MIN_PART_SCORE]
+    if len({labels.task for labels in kept}) > 1:
+        return replace(abstention("parts", CONTRADICTION_NOTE), probabilities=kept[0].probabilities)
+    return kept[0] if kept else _abstaining(all_labels[0])
+
+
+def _abstaining(labels: Labels) -> Labels:
+    return replace(labels, task=UNKNOWN, abstained=True)
 
 
 class EmbeddedClassification:
@@ -232,7 +290,7 @@ class EmbeddedClassification:
         if labels.task not in self._tasks or labels.vector is not None:
             return labels
         try:
-            return replace(labels, vector=await self._embedding.embed(request.query))
+            return replace(labels, vector=await self._embedding.embed(self._inner.read(request)))
         except PointsmanError:
             return replace(labels, notes=(*labels.notes, FAILED_NOTE))
 

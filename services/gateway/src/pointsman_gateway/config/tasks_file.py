@@ -16,6 +16,8 @@ from pointsman_gateway.config.field_types import (
 from pointsman_gateway.config.flywheel import FlywheelConfig, LearningConfig, StaleConfig
 from pointsman_gateway.extensions import Hook
 
+Mark = Annotated[str, Field(min_length=1, max_length=500)]
+
 FILE_TAG, ROWS_TAG = "[file]", "[rows]"
 """The two forms of `examples`, in the location of pydantic's errors."""
 
@@ -146,6 +148,25 @@ class TaskConfig(Strict):
     )
 
 
+class WrapperConfig(Strict):
+    """Text that a client of yours writes around its user's words, which the classifier does not read."""
+
+    name: str = Field(pattern=r"^[\w-]{1,40}$", description="for the decision's notes")
+    signs: tuple[Mark, ...] = Field(default=(), description="texts that are in each of its messages")
+    drop: tuple[tuple[Mark, str], ...] = Field(
+        default=(), description="what each span that is not the user's begins and ends with; \"\": the text's end"
+    )
+    user: tuple[tuple[Mark, str], ...] = Field(
+        default=(), description="what the user's words begin and end with; the last such span counts"
+    )
+
+    @model_validator(mode="after")
+    def _does_something(self) -> "WrapperConfig":
+        if not self.drop and not self.user:
+            raise ValueError("it needs 'drop' or 'user'")
+        return self
+
+
 class ClassifierConfig(Strict):
     target_coverage: float = Field(
         default=0.95, gt=0.5, lt=1, description="share of a task's own examples on which it must not abstain"
@@ -161,6 +182,9 @@ class ClassifierConfig(Strict):
         default=("en",),
         description="of the examples, as ISO 639-1 codes; a text clearly in another language goes to the default path; "
         "an empty list accepts every language",
+    )
+    wrappers: tuple[WrapperConfig, ...] = Field(
+        default=(), max_length=50, description="what your clients write around a user's words, before known clients'"
     )
 
 

@@ -1,0 +1,156 @@
+"""Measures how well a text is classified within what real clients write around it.
+
+    make bench-requests                                     # a minute; needs `make models`, but no service
+    python -m benchmarks.requests --wrappers development    # those that may be looked at while something is changed
+
+300 test texts of CLINC150 (10 examples a task) and 100 that belong to no task are sent alone, within a message of each
+known client with and without its entry in the catalog, and within messages that no entry is for. The last line of
+output is one JSON object.
+"""
+
+import argparse
+import asyncio
+import json
+import random
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pointsman_embedding import MiniLM, StaticModel
+from pointsman_gateway.classification.cascade import CascadeClassifier
+from pointsman_gateway.classification.fitting.fit import fit_classifier
+from pointsman_gateway.classification.model import FitSettings
+from pointsman_gateway.classification.stage import Classification, RuleMatcher
+from pointsman_gateway.classification.user_words import UserWordsFinder
+from pointsman_gateway.domain import Message, Request
+
+from benchmarks.requests import wrappers
+from benchmarks.routing_data import clinc150, clinc150_shots
+from tests.gateway.test_user_words import MAILS, OF_CLIENTS, WORDS
+
+ROOT = Path(__file__).parents[2]
+MODEL = ROOT / ".pointsman/models/minilm"
+DATA = ROOT.parent / "shared/data/routing"
+SHOTS, TEXTS, OUT_OF_SCOPE, SEED = 10, 300, 100, 20261201
+MISSING_LETTER = 23
+"""One letter in so many is left out of a text with typing mistakes."""
+
+Wrap = Callable[[str], str]
+
+
+@dataclass(frozen=True)
+class Result:
+    """Percentages, and the mean milliseconds of a decision."""
+
+    right: float
+    abstained: float
+    wrong: float
+    recognized: float
+    """Of the texts that belong to no task."""
+    ms: float
+
+    def __str__(self) -> str:
+        return f"{self.right:7.1f} {self.abstained:9.1f} {self.wrong:7.1f} {self.recognized:11.1f} {self.ms:7.2f}"
+
+
+class Benchmark:
+    def __init__(self, classifier: CascadeClassifier) -> None:
+        self._glance = classifier.glance
+        self._stage = Classification(RuleMatcher({}), classifier)
+        rng = random.Random(SEED)
+        test = clinc150(DATA).test
+        # A quotation mark or a bracket would have to be escaped within JSON or HTML.
+        plain = [row for row in test if not set('"<&') & set(row[0])]
+        self._texts = rng.sample([row for row in plain if row[1] is not None], TEXTS)
+        self._others = rng.sample([row for row in plain if row[1] is None], OUT_OF_SCOPE)
+
+    def forget_clients(self) -> None:
+        """Takes the catalog away, so that only the general method is left."""
+        self._stage._words = UserWordsFinder((), (), self._glance)
+
+    async def measure(self, name: str, wrap: Wrap) -> Result:
+        right = abstained = 0
+        started = time.perf_counter()
+        for text, task in self._texts:
+            labels = await self._stage.label(_request(wrap(text)))
+            abstained += labels.abstained
+            right += labels.task == task
+        seconds = time.perf_counter() - started
+        recognized = [(await self._stage.label(_request(wrap(text)))).abstained for text, _ in self._others]
+        share = 100 / len(self._texts)
+        result = Result(
+            share * right,
+            share * abstained,
+            100 - share * (right + abstained),
+            100 * statistics.fmean(recognized),
+            1000 * seconds / len(self._texts),
+        )
+        print(f"{name:32} {result}", flush=True)
+        return result
+
+
+def _request(text: str) -> Request:
+    return Request("auto", (Message("user", text),))
+
+
+def _of_template(template: str, mark: str) -> Wrap:
+    return lambda text: template.replace(mark, text)
+
+
+def _with_mistakes(text: str) -> str:
+    rng = random.Random(text)
+    return "".join(letter for letter in text if rng.randrange(MISSING_LETTER))
+
+
+def summary(alone: Result, results: Sequence[Result]) -> Mapping[str, float]:
+    """Counts the wrappers by how much less is right within them than alone."""
+    return {
+        "wrappers": len(results),
+        "right_within_2": sum(one.right >= alone.right - 2 for one in results),
+        "right_within_12": sum(one.right >= alone.right - 12 for one in results),
+        "right_within_25": sum(one.right >= alone.right - 25 for one in results),
+        "wrong_at_most_4_more": sum(one.wrong <= alone.wrong + 4 for one in results),
+        "recognized_within_3": sum(one.recognized >= alone.recognized - 3 for one in results),
+        "mean_right": round(statistics.fmean(one.right for one in results), 1),
+        "mean_wrong": round(statistics.fmean(one.wrong for one in results), 1),
+        "mean_ms": round(statistics.fmean(one.ms for one in results), 2),
+    }
+
+
+async def main(options: argparse.Namespace) -> None:
+    data = clinc150_shots(DATA, SHOTS)
+    static, encoder = StaticModel.load(MODEL), MiniLM.load(MODEL)
+    fitted = fit_classifier(data.by_task(), (), static, encoder, FitSettings())
+    benchmark = Benchmark(CascadeClassifier(fitted, static, encoder))
+    clients = {name: _of_template(texts[0], WORDS) for name, texts in OF_CLIENTS.items()}
+    clients |= {f"e-mail {number}": _of_template(mail, WORDS) for number, mail in enumerate(MAILS, start=1)}
+    of_others = wrappers.of_development() if options.wrappers == "development" else wrappers.reported()
+    others = {name: _of_template(template, wrappers.MARK) for name, template in of_others.items()}
+
+    print(f"{'percent':32} {'right':>7} {'abstained':>9} {'wrong':>7} {'recognized':>11} {'ms':>7}")
+    alone = await benchmark.measure("alone", lambda text: text)
+    mistakes = await benchmark.measure("with a letter in 23 missing", _with_mistakes)
+    known = [await benchmark.measure(name, wrap) for name, wrap in clients.items()]
+    unlisted = [await benchmark.measure(name, wrap) for name, wrap in others.items()]
+    benchmark.forget_clients()
+    print("Without the catalog:")
+    forgotten = [await benchmark.measure(name, wrap) for name, wrap in clients.items()]
+    print(
+        json.dumps(
+            {
+                "alone": {"right": round(alone.right, 1), "wrong": round(alone.wrong, 1), "ms": round(alone.ms, 2)},
+                "mistakes": {"right": round(mistakes.right, 1), "wrong": round(mistakes.wrong, 1)},
+                "known_clients": summary(alone, known),
+                "known_clients_without_catalog": summary(alone, forgotten),
+                "unlisted": summary(alone, unlisted),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.requests")
+    parser.add_argument("--wrappers", choices=("reported", "development"), default="reported")
+    asyncio.run(main(parser.parse_args()))

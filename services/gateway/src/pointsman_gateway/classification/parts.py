@@ -1,0 +1,228 @@
+"""Finds a user's own words in a text with structure that no known client writes.
+
+The text is split at tags, headings, rules, blank lines, "label: value" lines and JSON fields. The static stage judges
+in tens of microseconds how much a part resembles the examples. Names of tags, headings, labels and fields say of many
+parts whose words they are; these, and what reads like an instruction to a model, get a lower or a higher score.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from itertools import islice
+from typing import Any
+
+from pointsman_gateway.classification.wrappers import wrappers_file
+
+MAX_PARTS_PER_END = 24
+"""Of a text with more than twice as many parts, those in the middle are not judged."""
+MAX_BOUNDARIES = 400
+MAX_PART_CHARACTERS = 600
+MAX_JSON_CHARACTERS = 16_384
+LONG_CHARACTERS = 240
+"""Of a longer paragraph each sentence is a part."""
+MIN_LETTERS = 0.6
+"""Share of letters in a part's characters without spaces. Lists of files, numbers and times have fewer."""
+
+# What is added to a part's score. Chosen on the development messages of benchmarks/requests.
+BONUS_OF_USER = 0.5
+PENALTY_OF_OTHERS = 1.5
+PENALTY_OF_INSTRUCTIONS = 1.0
+PENALTY_OF_DATA = 1.0
+PENALTY_OF_FEW_WORDS = 1.0
+MIN_WORDS = 3
+MAX_NAME_WORDS = 5
+MAX_RIVALS = 2
+MIN_LEAD = 0.5
+"""By how much the best part's score must exceed that of the best part of another task."""
+
+_FILE = wrappers_file()["parts"]
+_INSTRUCTION = re.compile(
+    rf"\b(?:{'|'.join(_FILE['instructions'])})\b|^(?:{'|'.join(_FILE['openings'])})\b", re.IGNORECASE
+)
+_TIME = r"\d{1,2}:\d{2}(?::\d{2})?(?:[ ]?[AaPp]\.?[Mm]\.?)?"
+_BOUNDARY = re.compile(
+    r"^<(?P<section>[A-Z][\w-]{0,30}(?: [\w-]{1,30}){1,4})>[ \t]{0,20}$"
+    r"|<(?P<close>/?)(?P<tag>[A-Za-z_][\w.-]{0,60})(?:\s[^<>]{0,200})?>"
+    r"|<\|[^|<>\n]{1,40}\|>"
+    r"|^[ \t]{0,20}(?:[-=*_~#]{3,80}(?:[ \t].{1,60}[ \t][-=*_~#]{3,80})?[ \t]{0,20}|`{3}.*)$"
+    r"|^#{1,6}[ \t]+(?P<heading>.*)$"
+    r"|^[ \t>*-]{0,20}(?P<label>[A-Za-z][^\n:.?!]{0,40}?)[ \t*]{0,4}:[ \t*]{0,20}(?:[|>][+-]?[ \t]{0,20})?$"
+    rf"|^(?P<speaker>[A-Za-z][^\n:.?!]{{0,30}}?)[ \t]{{1,20}}{_TIME}[ \t]{{0,20}}$"
+    r"|\n[ \t]{0,20}\n",
+    re.MULTILINE,
+)
+_LINE = re.compile(
+    rf"^[ \t>*-]{{0,20}}(?:[\[(]?[\d/., -]{{0,12}}{_TIME}[\])]?[ \t]{{1,20}})?"
+    r"(?P<label>[^\W\d][^\n:?!]{0,60}?)[ \t*\"']{0,4}:[ \t*]{1,20}(?P<value>\S.*)$",
+    re.MULTILINE,
+)
+_SENTENCE_END = re.compile(r"(?<=[.!?:])[\"')\]]*\s+|\n")
+_QUOTES = " \t\n\"'“”«»„"
+_MARKERS = re.compile(r"^[ \t]{0,20}(?:>|[-*•]|\d{1,2}[.)])[ \t]{1,20}", re.MULTILINE)
+_FIELD = re.compile(r'\b(?P<label>[\w.-]{1,40})="(?P<value>[^"\n]*)"')
+_WORD = re.compile(r"[^\W\d_]+")
+
+Glance = Callable[[str], tuple[str, float] | None]
+"""Returns the likeliest task of a text, and its score above the task's threshold; None if it cannot be judged."""
+
+_OF_MODEL = frozenset(_FILE["of_model"])
+
+
+class Author(IntEnum):
+    OTHERS = -1
+    UNKNOWN = 0
+    USER = 1
+
+
+_AUTHORS = dict.fromkeys(_FILE["of_others"], Author.OTHERS) | dict.fromkeys(_FILE["of_user"], Author.USER)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    text: str
+    author: Author
+    label: str = ""
+    """The name of its label or field."""
+
+
+def split_into_parts(text: str) -> list[Part]:
+    """Returns the parts of a text in order; one part if it is not structured.
+
+    Paragraphs alone are no structure, unless one of them instructs a model: people write paragraphs.
+    """
+    blocks, is_structured = _blocks(text)
+    if not is_structured and not _INSTRUCTION.search(text):
+        return [Part(text, Author.UNKNOWN)]
+    parts = list(dict.fromkeys(part for block in blocks for part in _parts(block) if part.text))
+    if len(parts) > 2 * MAX_PARTS_PER_END:
+        parts = parts[:MAX_PARTS_PER_END] + parts[-MAX_PARTS_PER_END:]
+    return parts
+
+
+def choose_parts(parts: Sequence[Part], glance: Glance) -> list[Part]:
+    """Returns the part with the user's words, and after it up to `MAX_RIVALS` others that are about as good and seem to
+    be about other tasks, best first. Returns no part if none can be judged.
+    """
+    of_user = {part.label or number: part for number, part in enumerate(parts) if part.author is Author.USER}
+    best = _judged([*of_user.values()], glance) or _judged(parts, glance)  # of the user's, the last of each label
+    if not best:
+        return []
+    best.sort(key=lambda each: -each[0])
+    score, task, part = best[0]
+    rivals = [other for of_other, other_task, other in best if other_task != task and of_other >= score - MIN_LEAD]
+    return [part, *(rivals[:MAX_RIVALS] if score >= 0 else ())]
+
+
+def _judged(parts: Sequence[Part], glance: Glance) -> list[tuple[float, str, Part]]:
+    """Returns the score, the likeliest task and the part, for each part that has a known word."""
+    judged = [(glance(part.text), part) for part in parts]
+    return [(found[1] + _addition(part), found[0], part) for found, part in judged if found]
+
+
+def _addition(part: Part) -> float:
+    """Returns what is added to a part's score for whose words they seem to be."""
+    characters = "".join(part.text.split())
+    is_data = sum(map(str.isalpha, characters)) < MIN_LETTERS * len(characters)
+    of_author = {Author.USER: BONUS_OF_USER, Author.OTHERS: -PENALTY_OF_OTHERS}.get(part.author, 0.0)
+    has_few_words = part.author is Author.UNKNOWN and len(_WORD.findall(part.text)) < MIN_WORDS
+    of_kind = PENALTY_OF_INSTRUCTIONS * bool(_INSTRUCTION.search(part.text)) + PENALTY_OF_DATA * is_data
+    return of_author - of_kind - PENALTY_OF_FEW_WORDS * has_few_words
+
+
+def _blocks(text: str) -> tuple[list[Part], bool]:
+    """Returns what is between tags, headings, rules and blank lines, and whether there is more than blank lines."""
+    boundaries = list(islice(_BOUNDARY.finditer(text), MAX_BOUNDARIES))
+    closed = _closed_tags(boundaries)
+    at, above = 0, Author.UNKNOWN
+    is_structured = text[:1] in ("{", "[") or bool(_LINE.search(text) or _FIELD.search(text))
+    open_tags: list[Author] = []
+    blocks: list[Part] = []
+    for boundary in boundaries:
+        name = boundary["heading"] or boundary["label"] or boundary["speaker"] or boundary["section"]
+        author = _author_of(boundary["tag"] or name or "", is_heading=bool(boundary["heading"]))
+        blocks.append(Part(text[at : boundary.start()].strip(), open_tags[-1] if open_tags else above))
+        at = boundary.end()
+        is_structured = is_structured or bool(boundary[0].strip())
+        if boundary.start() in closed:
+            if boundary["close"]:
+                open_tags.pop()
+                above = Author.UNKNOWN  # the heading was about what has ended
+            else:  # what is within another's words is another's too, as a tag "text" within "document"
+                open_tags.append(Author.OTHERS if Author.OTHERS in open_tags else author)
+        elif name:
+            above = author
+    blocks.append(Part(text[at:].strip(), open_tags[-1] if open_tags else above))
+    return blocks, is_structured
+
+
+def _closed_tags(boundaries: Sequence[re.Match[str]]) -> set[int]:
+    """Returns where the tags are that have a partner. Instructions name tags that they neither open nor close."""
+    found: set[int] = set()
+    waiting: dict[str, list[int]] = {}
+    for boundary in boundaries:
+        tag = boundary["tag"]
+        if tag and not boundary["close"]:
+            waiting.setdefault(tag, []).append(boundary.start())
+        elif tag and waiting.get(tag):
+            found |= {waiting[tag].pop(), boundary.start()}
+    return found
+
+
+def _parts(block: Part) -> Iterator[Part]:
+    """Splits a block into the fields of its JSON, its "label: value" lines and the rest, or its sentences."""
+    text = block.text
+    if text[:1] in ("{", "[") and len(text) <= MAX_JSON_CHARACTERS:
+        with suppress(ValueError, RecursionError):
+            yield from _of_json(json.loads(text), block.author)
+            return
+    fields = list(_FIELD.finditer(text))
+    if len(fields) > 2:
+        for field in fields:
+            yield Part(field["value"], _within(block.author, _author_of(field["label"])), field["label"])
+        return
+    at = 0
+    for line in _LINE.finditer(text):
+        yield from _sentences(Part(text[at : line.start()], block.author))
+        author = _within(block.author, _author_of(line["label"]))
+        yield from _sentences(Part(line["value"], author, line["label"].lower()))
+        at = line.end()
+    yield from _sentences(Part(text[at:], block.author))
+
+
+def _sentences(part: Part) -> Iterator[Part]:
+    text = _MARKERS.sub("", part.text).strip(_QUOTES)
+    if len(text) <= LONG_CHARACTERS and not _INSTRUCTION.search(text):
+        yield replace(part, text=text)
+        return
+    yield from (replace(part, text=each[:MAX_PART_CHARACTERS].strip(_QUOTES)) for each in _SENTENCE_END.split(text))
+
+
+def _of_json(value: Any, author: Author) -> Iterator[Part]:
+    if isinstance(value, str):
+        yield Part(value.strip()[:MAX_PART_CHARACTERS], author)
+    elif isinstance(value, dict):
+        for name, each in value.items():
+            yield from _of_json(each, _within(author, _author_of(name)))
+    elif isinstance(value, list):
+        for each in value[: 2 * MAX_PARTS_PER_END]:
+            yield from _of_json(each, author)
+
+
+def _within(outer: Author, inner: Author) -> Author:
+    """Returns whose words a part is that has an author of its own: what is within others' words is theirs."""
+    return outer if outer is Author.OTHERS or inner is Author.UNKNOWN else inner
+
+
+def _author_of(name: str, *, is_heading: bool = False) -> Author:
+    """Returns whose words follow a tag, heading, label or field of this name."""
+    words = _WORD.findall(re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
+    if len(words) > MAX_NAME_WORDS:  # a sentence
+        return Author.UNKNOWN
+    if len(words) == 1 and words[0] in _FILE["headers"]:
+        return Author.OTHERS
+    author = next((_AUTHORS[word] for word in reversed(words) if word in _AUTHORS), Author.UNKNOWN)
+    is_of_prompt = is_heading and not _OF_MODEL.isdisjoint(words)
+    return Author.UNKNOWN if is_of_prompt and author is Author.USER else author

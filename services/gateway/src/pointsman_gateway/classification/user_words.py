@@ -1,0 +1,124 @@
+"""Finds a user's own words in a text of the user's role, for the classifier alone.
+
+Prompts, guardrails, caches and rules see the whole text. What is found depends on the text alone, so every gateway and
+every replay reads the same.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import unescape
+
+from pointsman_gateway.classification.excerpt import CHARACTERS_PER_END, is_binary
+from pointsman_gateway.classification.mail import own_words
+from pointsman_gateway.classification.parts import Glance, choose_parts, split_into_parts
+from pointsman_gateway.classification.wrappers import Wrapper, unwrap, wrappers_file
+
+MAX_CHARACTERS_PER_END = 8_192
+MAX_LINES_PER_END = 250
+"""Of a longer text only both ends are searched, so that the time is bounded."""
+
+_LABELS = wrappers_file()["labels"]
+_SOME_BEFORE = "|".join(map(re.escape, _LABELS["before"]))
+_SOME_AFTER = "|".join(map(re.escape, _LABELS["after"]))
+_BEFORE = re.compile(rf"^[ \t#*]*(?:{_SOME_BEFORE})[ \t*]*:[ \t*]*", re.IGNORECASE | re.MULTILINE)
+_AFTER = re.compile(rf"^[ \t#*]*(?:{_SOME_AFTER})[ \t*]*:", re.IGNORECASE | re.MULTILINE)
+_AT_END = re.compile(rf"\b(?:{_SOME_AFTER})\s{{0,9}}:$", re.IGNORECASE)
+_CUE = re.compile(rf"(?:^|(?<=[\s.!?:]))(?:{'|'.join(map(re.escape, _LABELS['cues']))})[.!:]*", re.IGNORECASE)
+_PLAIN = re.compile(r"[^\n<>:#*{\[|]*")
+"""A text without any mark of a known client and without structure."""
+_HTML = re.compile(r"</(?:p|div|span|body|html|td|li|h[1-6])>|<br ?/?>", re.IGNORECASE)
+_BREAK = re.compile(r"<(?:br ?/?|/p|/div|/tr|/li|/h[1-6])>", re.IGNORECASE)
+_TAG = re.compile(r"</?[a-zA-Z][^<>]{0,500}>")
+
+
+@dataclass(frozen=True, slots=True)
+class UserWords:
+    text: str
+    """The user's own words; empty if the text has none."""
+    characters: int
+    """Of the whole text."""
+    wrappers: tuple[str, ...] = ()
+    """The names of what was around them."""
+    rivals: tuple[str, ...] = ()
+    """Other parts of the text that may be the user's words as well, and seem to be about other tasks."""
+
+    def __str__(self) -> str:
+        return f"read {len(self.text)} of {self.characters} characters: {', '.join(self.wrappers)}"
+
+
+class UserWordsFinder:
+    def __init__(
+        self, own: Sequence[Wrapper] = (), known: Sequence[Wrapper] = (), glance: Glance | None = None
+    ) -> None:
+        """Takes the wrappers of the configuration and those of known clients, each in the order in which they are taken
+        away. Without `glance`, no parts are judged.
+        """
+        self._own, self._known = own, known
+        self._glance = glance
+
+    def find(self, text: str, may_judge: bool = True) -> UserWords:
+        """Returns the user's own words in a text, and what was around them; without `may_judge` of known clients only.
+
+        The time is bounded: about 3 ms for the worst of texts.
+        """
+        if is_binary(text[:CHARACTERS_PER_END]):
+            return UserWords(text, len(text))
+        found, names = unwrap(_ends(text), self._own)
+        if _PLAIN.fullmatch(found):
+            inner = _without_cue(found)
+            names += ["label"] if inner != found else []
+            return UserWords(inner if names else text, len(text), tuple(names))
+        found, more = unwrap(found, self._known)
+        names += more
+        for name, strip in (("html", _without_html), ("e-mail", own_words), ("label", _without_label)):
+            inner = strip(found)
+            if inner != found:
+                found = inner
+                names.append(name)
+        glance = self._glance if may_judge else None
+        parts = split_into_parts(found) if glance else []
+        chosen = choose_parts(parts, glance) if glance and len(parts) > 1 else []
+        if not chosen:
+            return UserWords(found if names else text, len(text), tuple(names))
+        names.append(f"one of {len(parts)} parts")
+        found, *rivals = [part.text for part in chosen]
+        return UserWords(found, len(text), tuple(names), tuple(rivals))
+
+
+def _ends(text: str) -> str:
+    """Returns the text, or the beginning and the end of a long one."""
+    if len(text) > 2 * MAX_CHARACTERS_PER_END:
+        text = f"{text[:MAX_CHARACTERS_PER_END]}\n{text[-MAX_CHARACTERS_PER_END:]}"
+    if text.count("\n") > 2 * MAX_LINES_PER_END:
+        lines = text.split("\n")
+        text = "\n".join([*lines[:MAX_LINES_PER_END], *lines[-MAX_LINES_PER_END:]])
+    return text
+
+
+def _without_html(text: str) -> str:
+    if not _HTML.search(text):
+        return text
+    hidden = Wrapper("html", drop=(("<script", "</script>"), ("<style", "</style>"), ("<head", "</head>")))
+    return unescape(_TAG.sub(" ", _BREAK.sub("\n", hidden.unwrap(text)))).strip()
+
+
+def _without_label(text: str) -> str:
+    """Returns the text after the last label such as "Question:" that begins a line, without what asks for a manner.
+
+    What comes before the label is left out only if a label such as "Answer:" follows, as in a prompt with examples.
+    """
+    inner = text
+    labels = list(_BEFORE.finditer(inner))
+    if labels:
+        last = labels[-1]
+        ends = _AFTER.search(inner, last.end())
+        if not inner[: last.start()].strip() or ends:
+            inner = inner[last.end() : ends.start() if ends else len(inner)]
+    inner = _AT_END.sub("", _without_cue(inner).rstrip()).strip()
+    return inner if inner and inner != text.strip() else text
+
+
+def _without_cue(text: str) -> str:
+    inner = _CUE.sub("", text)
+    return inner.strip() if inner != text and inner.strip() else text

@@ -1,0 +1,270 @@
+"""The classifier reads a user's own words, not what clients write around them."""
+
+# ruff: noqa: E501  # clients write long lines
+
+import json
+from time import thread_time
+
+import pytest
+from pointsman_gateway.classification.stage import CONTRADICTION_NOTE, Classification, RuleMatcher
+from pointsman_gateway.classification.user_words import UserWordsFinder
+from pointsman_gateway.classification.wrappers import known_wrappers, to_wrapper
+from pointsman_gateway.domain import Message, Request
+
+from tests.gateway.doubles.classifier import ScriptedClassifier, labels
+
+WORDS = "I left my umbrella on the ferry"
+OTHER = "Please move my booking to Friday"
+DOCUMENT = "Bicycles travel free of charge. The office opens at nine.\n\nDogs are kept on a lead."
+REMINDER = (
+    "<system-reminder>\nAs you answer, you can use the following context:\n# project\nUse tabs.\n</system-reminder>"
+)
+ENVIRONMENT = (
+    "<environment_details>\n# VSCode Visible Files\nsrc/app.ts\n\n# Current Mode\nACT MODE\n</environment_details>"
+)
+
+OF_CLIENTS: dict[str, list[str]] = {
+    # Claude Code writes reminders before and after the user's text, in parts of the same message.
+    "claude-code": [f"{REMINDER}\n{WORDS}", f"{WORDS}\n{REMINDER}", f"<command-name>/x</command-name>\n{WORDS}"],
+    # Codex sends these before the user's text, and the first two also as messages of their own.
+    "codex": [
+        f"<environment_context>\n  <cwd>/a</cwd>\n</environment_context>\n{WORDS}",
+        f"# AGENTS.md instructions for /a\n\n<INSTRUCTIONS>\nUse tabs.\n</INSTRUCTIONS>\n\n{WORDS}",
+    ],
+    "cline": [
+        f"<task>\n{WORDS}\n</task>\n\n{ENVIRONMENT}",
+        f"[ask_followup_question] Result:\n<answer>\n{WORDS}\n</answer>\n{ENVIRONMENT}",
+        f"<user_message>\n{WORDS}\n</user_message>\n\n{ENVIRONMENT}",
+    ],
+    "chat-template": [
+        f"<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\n{WORDS}<|im_end|>\n<|im_start|>assistant\n",
+        f"<s>[INST] <<SYS>>\nBe kind.\n<</SYS>>\n\n{WORDS} [/INST]",
+    ],
+    "aider": [
+        f"{WORDS}\n\n# *SEARCH/REPLACE block* Rules:\n\nEvery *SEARCH/REPLACE block* must use this format:\n1. The path",
+        f"{WORDS}\n\nTo suggest changes to a file you MUST return the entire content of the updated file.\nUse this:",
+    ],
+    "openhands": [f"{WORDS}\n\n<RUNTIME_INFORMATION>\nToday's date is 2026-11-30.\n</RUNTIME_INFORMATION>"],
+    "open-webui": [
+        "### Task:\nRespond to the user query using the provided context, incorporating inline citations in the format "
+        "[id] **only when the <source> tag includes an explicit id attribute**.\n\n### Guidelines:\n- Be clear.\n\n"
+        f'<context>\n<source id="1">{DOCUMENT}</source>\n</context>\n\n{WORDS}',
+    ],
+    "user-query": [f"<context>\n{DOCUMENT}\n</context>\n<user_query>\n{WORDS}\n</user_query>"],
+    "librechat": [
+        f"The user has attached the following file to the conversation:\n\n<files>{DOCUMENT}</files>\n{WORDS}",
+    ],
+    "dify": [
+        "Use the following context as your learned knowledge, inside <context></context> XML tags.\n\n<context>\n"
+        f"{DOCUMENT}\n</context>\n\nWhen answer to user:\n- If you don't know, just say that you don't know.\n"
+        f"And answer according to the language of the user's question.\n\n{WORDS}",
+    ],
+    "llamaindex": [
+        f"Context information is below.\n---------------------\n{DOCUMENT}\n---------------------\nGiven the context "
+        f"information and not prior knowledge, answer the query.\nQuery: {WORDS}\nAnswer: ",
+    ],
+    "llamaindex-refine": [
+        f"The original query is as follows: {WORDS}\nWe have provided an existing answer: None.\n------------\n{DOCUMENT}",
+    ],
+    "llamaindex-condense": [
+        "Given a conversation (between Human and Assistant) and a follow up message from Human, rewrite the message.\n"
+        f"\n<Chat History>\nHuman: Hi\n\n<Follow Up Message>\n{WORDS}\n\n<Standalone question>\n",
+    ],
+    "langchain-condense": [
+        "Given the following conversation and a follow up question, rephrase the follow up question to be a standalone "
+        f"question.\n\nChat History:\nHuman: Hi\nFollow Up Input: {WORDS}\nStandalone question:",
+    ],
+    "langchain-documents": [
+        "Use the following pieces of context to answer the question at the end. If you don't know the answer, say so.\n\n"
+        f"{DOCUMENT}\n\nQuestion: {WORDS}\nHelpful Answer:",
+        "You are an assistant for question-answering tasks. Use the following pieces of retrieved context to answer the "
+        f"question.\nQuestion: {WORDS} \nContext: {DOCUMENT} \nAnswer:",
+    ],
+    "langchain-context": [f"Answer the question based only on the following context:\n{DOCUMENT}\n\nQuestion: {WORDS}\n"],
+    "react": [f"Answer as best you can.\n\nQuestion: the input\nThought: think\n\nBegin!\n\nQuestion: {WORDS}\nThought:"],
+}  # fmt: skip
+"""Messages as the clients of the catalog write them, by the catalog's names. The templates are facts from the clients'
+public sources and from recorded requests; what is between is ours."""
+
+MAILS = [
+    f"Hi team,\n\n{WORDS}\n\nBest regards,\nMartha Jones\nSenior Analyst | Acme\nTel. +44 113 496 0000",
+    f"{WORDS}\n\nOn Mon, 23 Nov 2026 at 10:12, Support <s@acme.example> wrote:\n> Dear Martha,\n> thank you.\n> Support",
+    f"Dear Sir or Madam,\n{WORDS}\n\nKind regards\nPeter\n\nFrom: Support <s@acme.example>\nSent: Monday\nSubject: RE: x\n\nHi",
+    f"{WORDS}\n\nSent from my iPhone",
+    f"On Mon, 23 Nov 2026, Support wrote:\n> What happened?\n\n{WORDS}\n-- \nMartha",
+    f"Sehr geehrte Damen und Herren,\n\n{WORDS}\n\nMit freundlichen Grüßen\nMartha Jonas",
+    f"Bonjour,\n{WORDS}\n\nCordialement\nMarthe\n\nLe lun. 23 nov. 2026 à 10:12, Aide <a@b.example> a écrit :\n> Bonjour",
+]
+LABELLED = [
+    f"Question: {WORDS}\nLet's think step by step. Answer:",
+    f"Q: What is red?\nA: A colour.\n\nQ: {WORDS}\nA:",
+    f"User: {WORDS}",
+    f"{WORDS} Let's think step by step.",
+]
+HTML = [
+    f"<html><head><style>p {{color: red}}</style></head><body><p>{WORDS}</p></body></html>",
+    f"<div>{WORDS}<br></div>",
+]
+STRUCTURED = [
+    f"<instructions>You are careful. Follow the policy.</instructions>\n<policy>Be polite.</policy>\n<message>{WORDS}</message>",
+    f"## Role\nYou are an agent of a bank.\n\n## Rules\n- Be short.\n\n## Conversation\n{WORDS}\n\n## Output format\nJSON",
+    json.dumps({"channel": "web", "customer_id": "C-1", "text": WORDS, "instructions": "Reply in a friendly tone"}),
+    f"Please act as our assistant and reply to the customer. Keep it friendly.\n\n---\n{WORDS}\n---\n\nDo not use links.",
+    f"[10:12] Agent: Hello, what can I do?\n[10:13] Martha: {WORDS}\n[10:14] Agent: One moment.",
+    f"Case Number: 12345\nOrigin: Web\nSubject: (none)\nDescription: {WORDS}\nStatus: New",
+    f'level=info svc="gateway" msg="opened"\nlevel=info svc="chat" event="input" text="{WORDS}"',
+]  # fmt: skip
+
+
+def glance(text: str) -> tuple[str, float] | None:
+    """Judges by whole words of WORDS and OTHER, as the static stage judges by its examples."""
+    words = set(text.lower().split())
+    of_tasks = {"lost": set(WORDS.lower().split()), "booking": set(OTHER.lower().split())}
+    scores = {name: 3 * len(words & of_task) / len(of_task) - 1 for name, of_task in of_tasks.items()}
+    best = max(scores, key=lambda name: scores[name])
+    return best, scores[best]
+
+
+FINDER = UserWordsFinder((), known_wrappers(), glance)
+
+
+def read(text: str) -> str:
+    return FINDER.find(text).text
+
+
+@pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in OF_CLIENTS.items() for text in texts])
+def test_what_a_known_client_writes_around_a_text_is_not_read(name: str, text: str) -> None:
+    found = UserWordsFinder((), known_wrappers()).find(text)
+    assert found.text == WORDS
+    assert name in found.wrappers
+    assert str(found).startswith(f"read {len(WORDS)} of {len(text)} characters: ")
+
+
+def test_each_known_client_has_an_example_here() -> None:
+    assert {wrapper.name for wrapper in known_wrappers()} == OF_CLIENTS.keys()
+
+
+@pytest.mark.parametrize("text", [*MAILS, *LABELLED, *HTML])
+def test_mails_labels_and_html_are_read_without_their_dress(text: str) -> None:
+    assert read(text) == WORDS
+
+
+@pytest.mark.parametrize("text", [*STRUCTURED, *(text for texts in OF_CLIENTS.values() for text in texts)])
+def test_the_users_part_of_an_unknown_structure_is_found(text: str) -> None:
+    found = UserWordsFinder((), (), glance).find(text)
+    assert WORDS in found.text
+    assert len(found.text) <= len(WORDS) + 12
+    assert found.rivals == ()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        WORDS,
+        "",
+        " ",
+        "Hi",
+        "yes please",
+        f"{WORDS}.\n\nIt is blue. I was on the 17.40.",
+        "Note: the shop is closed",
+        "<b",
+    ],
+)
+def test_a_text_without_dress_is_read_as_it_is(text: str) -> None:
+    found = FINDER.find(text)
+    assert (found.text, found.wrappers, found.rivals) == (text, (), ())
+
+
+def test_a_configurations_wrappers_come_first() -> None:
+    own = to_wrapper({"name": "kiosk", "signs": ["KIOSK 7"], "user": [["says> ", "<end"]], "drop": [["(", ")"]]})
+    finder = UserWordsFinder([own], known_wrappers())
+    found = finder.find(f"KIOSK 7 (front)\nsays> hello<end\nsays> {WORDS}<end")
+    assert (found.text, found.wrappers) == (WORDS, ("kiosk",))
+    assert finder.find(f"KIOSK 8\nsays> {WORDS}").text == f"KIOSK 8\nsays> {WORDS}"
+
+
+def test_the_words_may_be_at_either_end_of_megabytes() -> None:
+    filler = "lorem ipsum " * 200_000
+    assert read(f"{WORDS}\n<system-reminder>{filler}</system-reminder>") == WORDS
+    assert read(f"<environment_context>{filler}</environment_context>\n{WORDS}") == WORDS
+
+
+HOSTILE = [
+    "<a>",
+    "</a>",
+    "<a",
+    "a: b\n",
+    "- ",
+    "\n\n",
+    " \t",
+    "12:30 ",
+    'a="b" ',
+    "#",
+    "---\n",
+    "<task>",
+    "[INST]",
+    "{",
+    "A: b\nQ: c\n",
+]
+
+
+@pytest.mark.parametrize("unit", HOSTILE)
+def test_the_time_is_bounded_whatever_the_text(unit: str) -> None:
+    """Ten times the text does not take ten times the time, since only both ends are searched."""
+    times = []
+    for size in (20_000, 2_000_000):
+        text = unit * (size // len(unit))
+        started = thread_time()
+        FINDER.find(text)
+        times.append(thread_time() - started)
+    assert times[1] < 10 * times[0] + 0.05
+
+
+# -- in the stage
+
+
+def stage(says: dict[str, tuple[str, float]]) -> Classification:
+    class Judging(ScriptedClassifier):
+        def glance(self, text: str) -> tuple[str, float] | None:
+            return glance(text)
+
+    return Classification(
+        RuleMatcher({}), Judging({text: labels(task, 0.9, score) for text, (task, score) in says.items()})
+    )
+
+
+def asking(*turns: str) -> Request:
+    return Request("auto", tuple(Message("user", turn) for turn in turns))
+
+
+async def test_the_decisions_notes_say_what_was_read() -> None:
+    text = f"{REMINDER}\n{WORDS}"
+    got = await stage({WORDS: ("lost", 2.0)}).label(asking(text))
+    assert (got.task, got.notes) == ("lost", (f"read {len(WORDS)} of {len(text)} characters: claude-code",))
+
+
+async def test_messages_without_the_users_words_are_no_turns() -> None:
+    got = await stage({WORDS: ("lost", 2.0)}).label(asking(WORDS, REMINDER))
+    assert got.task == "lost"
+    nothing = await stage({}).label(asking(REMINDER))
+    assert (nothing.abstained, nothing.notes) == (True, ("there is no user message",))
+
+
+RIVALS = f"Transcript follows.\n\n---\n{WORDS}\n---\n{OTHER}\n---"
+
+
+@pytest.mark.parametrize(
+    ("says", "task"),
+    [
+        ({WORDS: ("lost", 2.0), OTHER: ("booking", 2.0)}, "unknown"),
+        ({WORDS: ("lost", 2.0), OTHER: ("booking", -1.0)}, "lost"),
+        ({WORDS: ("lost", -1.0), OTHER: ("booking", 2.0)}, "booking"),
+        ({WORDS: ("lost", 0.1), OTHER: ("booking", -1.0)}, "unknown"),
+    ],
+)
+async def test_parts_of_several_tasks_are_weighed_by_the_whole_classifier(
+    says: dict[str, tuple[str, float]], task: str
+) -> None:
+    got = await stage(says).label(asking(RIVALS))
+    assert got.task == task
+    assert (CONTRADICTION_NOTE in got.notes) == (min(score for _, score in says.values()) > 1)
