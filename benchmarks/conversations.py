@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from pointsman_gateway.bootstrap.models import EmbeddingModels, train_classifier
-from pointsman_gateway.classification.stage import Classification, RuleMatcher, TextClassifier
+from pointsman_gateway.classification.rules import RuleMatcher
+from pointsman_gateway.classification.stage import Classification, TextClassifier
 from pointsman_gateway.config.load import load_config
 from pointsman_gateway.domain import Message, Request
 

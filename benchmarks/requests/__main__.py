@@ -22,7 +22,8 @@ from pointsman_embedding import MiniLM, StaticModel
 from pointsman_gateway.classification.cascade import CascadeClassifier
 from pointsman_gateway.classification.fitting.fit import fit_classifier
 from pointsman_gateway.classification.model import FitSettings
-from pointsman_gateway.classification.stage import Classification, RuleMatcher
+from pointsman_gateway.classification.rules import RuleMatcher
+from pointsman_gateway.classification.stage import Classification
 from pointsman_gateway.classification.user_words import UserWordsFinder
 from pointsman_gateway.domain import Message, Request
 

@@ -7,7 +7,8 @@ from time import thread_time
 
 import pytest
 from pointsman_gateway.classification.excerpt import CHARACTERS_PER_END, character_excerpt, is_binary, visible
-from pointsman_gateway.classification.stage import Classification, RuleMatch, RuleMatcher
+from pointsman_gateway.classification.rules import RuleMatch, RuleMatcher
+from pointsman_gateway.classification.stage import Classification
 from pointsman_gateway.config.field_types import PolicyConfig
 from pointsman_gateway.config.load import ConfigError, load_config
 from pointsman_gateway.config.tasks_file import RuleConfig, TaskConfig

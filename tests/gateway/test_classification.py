@@ -5,7 +5,8 @@ from pointsman_embedding import MiniLM, StaticModel
 from pointsman_gateway.classification.cascade import CascadeClassifier
 from pointsman_gateway.classification.fitting.fit import fit_classifier
 from pointsman_gateway.classification.model import FitSettings
-from pointsman_gateway.classification.stage import Classification, RuleMatch, RuleMatcher
+from pointsman_gateway.classification.rules import RuleMatch, RuleMatcher
+from pointsman_gateway.classification.stage import Classification
 from pointsman_gateway.config.field_types import PolicyConfig
 from pointsman_gateway.config.tasks_file import RuleConfig, TaskConfig
 from pointsman_gateway.domain import Message, Request, Sampling

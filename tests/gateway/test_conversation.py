@@ -7,13 +7,9 @@ from pathlib import Path
 
 import pytest
 from pointsman_gateway.bootstrap.models import EmbeddingModels, train_classifier
-from pointsman_gateway.classification.stage import (
-    NOTE,
-    Classification,
-    RuleMatcher,
-    Utterance,
-    utterance_type,
-)
+from pointsman_gateway.classification.conversation import NOTE, Utterance, utterance_type
+from pointsman_gateway.classification.rules import RuleMatcher
+from pointsman_gateway.classification.stage import Classification
 from pointsman_gateway.config.load import load_config
 from pointsman_gateway.domain import Labels, Message, Request
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from pointsman_gateway.classification.reader import ANOTHER_SCRIPT, NO_LANGUAGE, LanguageDetector
-from pointsman_gateway.classification.stage import Classification, RuleMatcher
+from pointsman_gateway.classification.rules import RuleMatcher
+from pointsman_gateway.classification.stage import Classification
 from pointsman_gateway.config.field_types import PolicyConfig
 from pointsman_gateway.config.tasks_file import RuleConfig, TaskConfig
 from pointsman_gateway.domain import Message, Request

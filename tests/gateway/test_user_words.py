@@ -6,7 +6,8 @@ import json
 from time import thread_time
 
 import pytest
-from pointsman_gateway.classification.stage import CONTRADICTION_NOTE, Classification, RuleMatcher
+from pointsman_gateway.classification.rules import RuleMatcher
+from pointsman_gateway.classification.stage import CONTRADICTION_NOTE, Classification
 from pointsman_gateway.classification.user_words import UserWordsFinder
 from pointsman_gateway.classification.wrappers import known_wrappers, to_wrapper
 from pointsman_gateway.domain import Message, Request

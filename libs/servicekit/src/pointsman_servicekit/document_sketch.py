@@ -15,12 +15,9 @@ MANIFEST_KEY_PREFIX = "documents."
 """Followed by a collection's name: the key under which an adapter's manifest stores the collection's sketch at
 training."""
 
-
 MAX_HASHES = 64
 
-
 _BYTES = 6
-
 
 _FORM = re.compile(rf"\d+:(?:[0-9a-f]{{{2 * _BYTES}}})*")
 

@@ -145,7 +145,8 @@ def _classification(config: Config, models: LoadedModels, languages: Collection[
     """Builds classification; raises ConfigError if a policy's predictions are for another embedding model."""
     if models.classifier is None or models.embed is None:
         return NoClassification()
-    from pointsman_gateway.classification.stage import Classification, EmbeddedClassification, RuleMatcher
+    from pointsman_gateway.classification.rules import RuleMatcher
+    from pointsman_gateway.classification.stage import Classification, EmbeddedClassification
     from pointsman_gateway.classification.wrappers import to_wrapper
 
     tasks, in_use = config.tasks.tasks, models.fingerprint

@@ -8,28 +8,21 @@ from typing import Protocol
 CHARACTERS_PER_END = 4096
 """The time of a pattern may grow with the square of the text: for a megabyte it would be minutes."""
 
-
 BINARY_SHARE = 0.1
 """Share of control characters from which a text counts as binary. Bytes decoded as text have a quarter, text has
 next to none."""
 
-
 MAX_UNCOUNTED_CHARACTERS = 256
 """A text of up to this length is read whole without counting its tokens."""
 
-
 TOKENS_PER_END = 64
-
 
 CHARACTERS_TOKENIZED_PER_END = 1024
 """Characters that are tokenized at each end of a long text: 64 tokens are about 300, seldom over 1,024."""
 
-
 _CONTROL = "\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufff9-\uffff"
 
-
 _BINARY = re.compile(f"[{_CONTROL}]")
-
 
 _INVISIBLE = re.compile(f"[{_CONTROL}\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]")
 """Control characters, direction marks and characters of zero width."""

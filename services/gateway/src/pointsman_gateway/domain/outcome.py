@@ -7,7 +7,6 @@ from typing import Protocol
 UNFORESEEN = "unforeseen"
 """Replaces a code that is not in the vocabulary, such as that of a service newer than this gateway."""
 
-
 OK, ROUTED, CANCELLED, INTERNAL = "ok", "routed", "cancelled", "internal"
 
 

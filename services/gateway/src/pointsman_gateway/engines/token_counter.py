@@ -15,10 +15,8 @@ from pointsman_gateway.extensions.http_poster import HttpPoster, HttpUnreachable
 COUNT_SECONDS = 5.0
 """Time for an engine to count tokens."""
 
-
 MAX_COUNT_BYTES = 32 * 1024 * 1024
 """Bytes of an engine's answer, which lists all tokens."""
-
 
 TOKENIZE_FIELDS = ("tools", "add_generation_prompt", "continue_final_message", "chat_template_kwargs")
 """Fields of a request that change its prompt."""

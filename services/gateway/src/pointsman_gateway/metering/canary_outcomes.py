@@ -19,10 +19,8 @@ ERRORS = frozenset(
 )
 """Outcomes that count against the version: its engine failed, and no other one took over, or the request timed out."""
 
-
 MAX_VERSIONS = 256
 """Versions, each of one revision of an alias, that are counted at once."""
-
 
 _Key = tuple[str, str, int, str]
 """Base model, alias, revision, version."""

@@ -14,10 +14,8 @@ from pointsman_gateway.tenancy.limits import Clock, KeyUsage, UsageCounters
 RETENTION_DAYS = 400
 """Days after its last change for which a day's usage is kept."""
 
-
 MAX_COUNTS_PER_BATCH = 2000
 """A batch must be written within Redis's deadline."""
-
 
 _COUNTERS = tuple(one.name for one in fields(UsageCounters))
 

@@ -1,0 +1,64 @@
+"""The rules of tasks: conditions that decide without the classifier."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pointsman_gateway.classification.excerpt import CharacterExcerpt, character_excerpt
+from pointsman_gateway.config.tasks_file import RuleConfig, TaskConfig
+from pointsman_gateway.domain import Request
+from pointsman_gateway.patterns import Pattern, SearchBudget, SearchTimeout
+
+
+@dataclass(frozen=True, slots=True)
+class RuleMatch:
+    task: str
+    """Empty if no rule matches."""
+    rule: str
+    notes: tuple[str, ...] = ()
+
+
+class RuleMatcher:
+    """The rules of all tasks, in the order of the configuration; the first that matches a request decides."""
+
+    def __init__(self, tasks: Mapping[str, TaskConfig]) -> None:
+        self._rules = [
+            (task, rule, Pattern(rule.regex) if rule.regex else None)
+            for task, config in tasks.items()
+            for rule in config.rules
+        ]
+
+    def match(self, request: Request) -> RuleMatch | None:
+        """Returns the first rule that matches the request; patterns search only an excerpt of a long text.
+
+        All patterns together have 50 ms. A rule whose pattern takes longer does not match, which the notes say; if no
+        other rule matches, the notes are in a RuleMatch without a task.
+        """
+        if not self._rules:
+            return None
+        excerpt, budget = character_excerpt(request.query), SearchBudget()
+        given_up: tuple[str, ...] = ()
+        for task, rule, pattern in self._rules:
+            try:
+                if _rule_matches(rule, pattern, request, excerpt, budget):
+                    return RuleMatch(task, rule.name, (*given_up, *(excerpt.notes if pattern else ())))
+            except SearchTimeout as error:
+                given_up = (*given_up, f"rule {rule.name}: {error}")
+        return RuleMatch("", "", given_up) if given_up else None
+
+
+def _rule_matches(
+    rule: RuleConfig, pattern: Pattern | None, request: Request, excerpt: CharacterExcerpt, budget: SearchBudget
+) -> bool:
+    """Returns whether a rule matches; raises SearchTimeout."""
+    if any(request.metadata.get(key) != value for key, value in rule.metadata.items()):
+        return False
+    if rule.has is not None and rule.has not in request.media:
+        return False
+    if rule.json_schema is not None and rule.json_schema != _asks_for_schema(request):
+        return False
+    return pattern is None or pattern.is_found_in(excerpt.text, budget.left)
+
+
+def _asks_for_schema(request: Request) -> bool:
+    response_format = request.sampling.extra.get("response_format")
+    return isinstance(response_format, Mapping) and response_format.get("type") == "json_schema"
