@@ -24,7 +24,6 @@ MAX_FOLLOW_UP_WORDS = 8
 """A turn that opens like a follow-up but has more words is self-contained."""
 
 MAX_SHORT_WORDS = 6
-
 MAX_SHORT_CONTENT_WORDS = 2
 """A turn within both limits is short: it may depend on earlier turns."""
 
