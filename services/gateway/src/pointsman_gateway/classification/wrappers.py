@@ -3,6 +3,7 @@
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.resources import files
 from typing import Any
 
@@ -36,7 +37,9 @@ def known_wrappers() -> list[Wrapper]:
     return [to_wrapper(entry) for entry in wrappers_file()["wrappers"]]
 
 
+@lru_cache(maxsize=1)
 def wrappers_file() -> dict[str, Any]:
+    """Returns the content of `wrappers.toml`."""
     return tomllib.loads(files(__package__).joinpath("wrappers.toml").read_text("utf-8"))
 
 
