@@ -56,6 +56,17 @@ async def test_arguments_of_a_call_that_are_no_object_become_its_only_field(
     assert use["input"] == {"arguments": arguments}
 
 
+@pytest.mark.parametrize("calls", [{"type": []}, ["a"], [[]], [{"function": "weather"}], "a", 5, [None]])
+async def test_tool_calls_that_are_no_list_of_objects_are_rejected(
+    neighbours: Neighbours, anthropic: Anthropic, monkeypatch: pytest.MonkeyPatch, calls: Any
+) -> None:
+    async with site(neighbours, anthropic, monkeypatch) as http:
+        told = await ask(http, {"role": "user", "content": "Hi"}, {"role": "assistant", "tool_calls": calls})
+    assert told.status_code == 400, told.text[:300]
+    assert told.json()["error"]["code"] == "bad_parameter"
+    assert "'tool_calls' must be a list of objects" in told.json()["error"]["message"]
+
+
 async def test_parameters_system_and_tools_are_translated(
     neighbours: Neighbours, anthropic: Anthropic, monkeypatch: pytest.MonkeyPatch
 ) -> None:

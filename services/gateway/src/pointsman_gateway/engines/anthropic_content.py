@@ -189,12 +189,26 @@ def _to_result(message: Message, laid_out: list[Block] | None) -> Block:
 
 
 def _calls(message: Message) -> list[Mapping[str, Any]]:
-    """Returns the message's tool calls; a call of the older form has its name as id, as its result has."""
-    calls = list(message.extra.get("tool_calls") or ())
+    """Returns the message's tool calls; a call of the older form has its name as id, as its result has.
+
+    Raises InvalidArgument unless they are a list of objects.
+    """
+    given = message.extra.get("tool_calls") or []
+    if not isinstance(given, list) or not all(map(_is_call, given)):
+        raise InvalidArgument(
+            "a message's 'tool_calls' must be a list of objects, each with an object 'function'",
+            code="bad_parameter",
+            param="messages",
+        )
+    calls: list[Mapping[str, Any]] = list(given)
     older = message.extra.get("function_call")
     if isinstance(older, Mapping):
         calls.append({"id": older.get("name", ""), "function": older})
     return calls
+
+
+def _is_call(call: Any) -> bool:
+    return isinstance(call, Mapping) and isinstance(call.get("function", {}), Mapping)
 
 
 def _to_tool_use(call: Mapping[str, Any]) -> Block:
