@@ -67,6 +67,10 @@ SCRIPTS: dict[str, tuple[list[Step], list[dict[str, Any]], str]] = {
         [*calling(0, "weather", '{"city": "Par'), chunk(finish="length"), usage(), DONE],
         [use(0, "weather", arguments='{"city": "Par')], "max_tokens",
     ),
+    "a tool whose arguments are nested too deeply": (
+        [*calling(0, "weather", "[" * 20_000), chunk(finish="tool_calls"), usage(), DONE],
+        [use(0, "weather", arguments="[" * 20_000)], "tool_use",
+    ),
     "thoughts": (
         [chunk(reasoning="Hm"), chunk(reasoning_content="m."), chunk("Yes", finish="stop"), usage(), DONE],
         [{"type": "thinking", "thinking": "Hmm.", "signature": ""}, text("Yes")], "end_turn",
@@ -131,7 +135,7 @@ def assembled(stream: str) -> dict[str, Any]:
 def _is_json(text: str) -> bool:
     try:
         json.loads(text or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True
 

@@ -256,7 +256,7 @@ def _to_input(arguments: str) -> dict[str, Any]:
     """Returns a tool call's arguments as an object; what is not one, such as cut-off JSON, becomes a field."""
     try:
         decoded = msgspec.json.decode(arguments or "{}")
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         decoded = None
     return decoded if isinstance(decoded, dict) else {"arguments": arguments}
 

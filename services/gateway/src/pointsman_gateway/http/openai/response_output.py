@@ -155,7 +155,7 @@ class CustomToolCall(FunctionCall):
         arguments = "".join(self._arguments)
         try:
             text = json.loads(arguments)["input"]
-        except (ValueError, LookupError, TypeError):
+        except (ValueError, LookupError, TypeError, RecursionError):
             return arguments
         return text if isinstance(text, str) else arguments
 
