@@ -13,20 +13,38 @@ _FILE = wrappers_file()["mail"]
 _GREETING = re.compile(rf"(?:{'|'.join(map(re.escape, _FILE['greetings']))})\b[^.?!:;]{{0,60}}[,!:.]?", re.IGNORECASE)
 _CLOSING = re.compile(rf"(?:{'|'.join(map(re.escape, _FILE['closings']))})[,.!]?", re.IGNORECASE)
 _QUOTE = re.compile("|".join(_FILE["quotes"]), re.IGNORECASE)
+_FORWARD = re.compile("|".join(_FILE["forwards"]), re.IGNORECASE)
+_HEADER = re.compile(r"[A-Za-zÀ-ÿ-]{2,20}: ?")
+_FIRST_HEADER = re.compile(rf"(?:{'|'.join(_FILE['headers'])}): ", re.IGNORECASE)
 _SIGNATURE = re.compile("|".join(_FILE["signatures"]), re.IGNORECASE)
 
 
 def own_words(mail: str) -> str:
-    """Returns the lines that the sender wrote; the text itself if it does not look like an e-mail."""
-    lines = mail.strip().split("\n")
-    if len(lines) < 2:
-        return mail
+    """Returns the lines that the sender wrote; the text itself if it does not look like an e-mail.
+
+    Of a forwarded mail it is the first sender's.
+    """
+    lines = _body(mail.strip().split("\n"))
     own = _without_signature(_without_quotes(lines))
-    greets = bool(own) and len(own[0].split()) <= MAX_GREETING_WORDS and bool(_GREETING.fullmatch(own[0].strip()))
-    own = own[1:] if greets else own
-    if len(own) == len(lines) or not any(map(str.strip, own)):
-        return mail
-    return "\n".join(own).strip()
+    while own and (not own[0].strip() or _greets(own[0])):
+        own = own[1:]
+    text = "\n".join(own).strip()
+    return text if text and text != mail.strip() else mail
+
+
+def _body(lines: list[str]) -> list[str]:
+    """Returns the lines after the headers of the mail or, if it forwards one, of that mail."""
+    forwarded = next((number for number, line in enumerate(lines) if _FORWARD.match(line)), None)
+    if forwarded is None and not _FIRST_HEADER.match(lines[0]):
+        return lines
+    first = 0 if forwarded is None else forwarded + 1
+    while first < len(lines) and (_HEADER.match(lines[first]) or (forwarded == first - 1 and not lines[first].strip())):
+        first += 1
+    return lines[first:] if any(map(str.strip, lines[first:])) else lines
+
+
+def _greets(line: str) -> bool:
+    return len(line.split()) <= MAX_GREETING_WORDS and bool(_GREETING.fullmatch(line.strip()))
 
 
 def _without_quotes(lines: list[str]) -> list[str]:

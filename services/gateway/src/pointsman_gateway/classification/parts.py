@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Any
 
 from pointsman_gateway.classification.wrappers import wrappers_file
@@ -47,7 +47,8 @@ _BOUNDARY = re.compile(
     r"^<(?P<section>[A-Z][\w-]{0,30}(?: [\w-]{1,30}){1,4})>[ \t]{0,20}$"
     r"|<(?P<close>/?)(?P<tag>[A-Za-z_][\w.-]{0,60})(?:\s[^<>]{0,200})?>"
     r"|<\|[^|<>\n]{1,40}\|>"
-    r"|^[ \t]{0,20}(?:[-=*_~#]{3,80}(?:[ \t].{1,60}[ \t][-=*_~#]{3,80})?[ \t]{0,20}|`{3}.*)$"
+    r"|^[ \t]{0,20}(?:[-=*_~#]{3,80}(?:[ \t].{1,60}[ \t][-=*_~#]{3,80})?[ \t]{0,20}|`{3}[\w.+-]{0,20}[ \t]{0,20})$"
+    r"|`{3}"
     r"|^#{1,6}[ \t]+(?P<heading>.*)$"
     r"|^[ \t>*-]{0,20}(?P<label>[A-Za-z][^\n:.?!]{0,40}?)[ \t*]{0,4}:[ \t*]{0,20}(?:[|>][+-]?[ \t]{0,20})?$"
     rf"|^(?P<speaker>[A-Za-z][^\n:.?!]{{0,30}}?)[ \t]{{1,20}}{_TIME}[ \t]{{0,20}}$"
@@ -55,8 +56,10 @@ _BOUNDARY = re.compile(
     re.MULTILINE,
 )
 _LINE = re.compile(
-    rf"^[ \t>*-]{{0,20}}(?:[\[(]?[\d/., -]{{0,12}}{_TIME}[\])]?[ \t]{{1,20}})?"
-    r"(?P<label>[^\W\d][^\n:?!]{0,60}?)[ \t*\"']{0,4}:[ \t*]{1,20}(?P<value>\S.*)$",
+    rf"^[ \t>*-]{{0,20}}(?:[\[(]?[\d/., -]{{0,12}}{_TIME}[\])]?[ \t]{{1,20}}(?:[-–—][ \t])?)?"
+    r"(?:(?P<label>[^\W\d][^\n:?!]{0,60}?)[ \t*\"']{0,4}:[ \t*]{1,20}"
+    r"|(?P<key>[A-Za-z][\w.-]{0,40})[ \t]{0,4}=[ \t]{0,4})"
+    r"(?P<value>\S.*)$",
     re.MULTILINE,
 )
 _SENTENCE_END = re.compile(r"(?<=[.!?:])[\"')\]]*\s+|\n")
@@ -68,7 +71,8 @@ _WORD = re.compile(r"[^\W\d_]+")
 Glance = Callable[[str], tuple[str, float] | None]
 """Returns the likeliest task of a text, and its score above the task's threshold; None if it cannot be judged."""
 
-_OF_MODEL = frozenset(_FILE["of_model"])
+_HEADERS = frozenset(_FILE["headers"])
+_OF_MODEL, _PREPOSITIONS = frozenset(_FILE["of_model"]), frozenset(_FILE["prepositions"])
 
 
 class Author(IntEnum):
@@ -86,6 +90,8 @@ class Part:
     author: Author
     label: str = ""
     """The name of its label or field."""
+    is_below_label: bool = False
+    """Whether the author is that of the label above, which the next label ends."""
 
 
 def split_into_parts(text: str) -> list[Part]:
@@ -106,8 +112,9 @@ def choose_parts(parts: Sequence[Part], glance: Glance) -> list[Part]:
     """Returns the part with the user's words, and after it up to `MAX_RIVALS` others that are about as good and seem to
     be about other tasks, best first. Returns no part if none can be judged.
     """
-    of_user = {part.label or number: part for number, part in enumerate(parts) if part.author is Author.USER}
-    best = _judged([*of_user.values()], glance) or _judged(parts, glance)  # of the user's, the last of each label
+    of_user = [part for part in parts if part.author is Author.USER and not _INSTRUCTION.search(part.text)]
+    last = {part.label or number: part for number, part in enumerate(of_user)}  # of each label
+    best = _judged([*last.values()], glance) or _judged(parts, glance)
     if not best:
         return []
     best.sort(key=lambda each: -each[0])
@@ -136,14 +143,14 @@ def _blocks(text: str) -> tuple[list[Part], bool]:
     """Returns what is between tags, headings, rules and blank lines, and whether there is more than blank lines."""
     boundaries = list(islice(_BOUNDARY.finditer(text), MAX_BOUNDARIES))
     closed = _closed_tags(boundaries)
-    at, above = 0, Author.UNKNOWN
+    at, above, is_below_label = 0, Author.UNKNOWN, False
     is_structured = text[:1] in ("{", "[") or bool(_LINE.search(text) or _FIELD.search(text))
     open_tags: list[Author] = []
     blocks: list[Part] = []
     for boundary in boundaries:
         name = boundary["heading"] or boundary["label"] or boundary["speaker"] or boundary["section"]
         author = _author_of(boundary["tag"] or name or "", is_heading=bool(boundary["heading"]))
-        blocks.append(Part(text[at : boundary.start()].strip(), open_tags[-1] if open_tags else above))
+        blocks.append(_block(text[at : boundary.start()], open_tags, above, is_below_label))
         at = boundary.end()
         is_structured = is_structured or bool(boundary[0].strip())
         if boundary.start() in closed:
@@ -153,9 +160,15 @@ def _blocks(text: str) -> tuple[list[Part], bool]:
             else:  # what is within another's words is another's too, as a tag "text" within "document"
                 open_tags.append(Author.OTHERS if Author.OTHERS in open_tags else author)
         elif name:
-            above = author
-    blocks.append(Part(text[at:].strip(), open_tags[-1] if open_tags else above))
+            above, is_below_label = author, bool(boundary["label"])
+    blocks.append(_block(text[at:], open_tags, above, is_below_label))
     return blocks, is_structured
+
+
+def _block(text: str, open_tags: Sequence[Author], above: Author, is_below_label: bool) -> Part:
+    if open_tags:
+        return Part(text.strip(), open_tags[-1])
+    return Part(text.strip(), above, is_below_label=is_below_label)
 
 
 def _closed_tags(boundaries: Sequence[re.Match[str]]) -> set[int]:
@@ -186,8 +199,11 @@ def _parts(block: Part) -> Iterator[Part]:
     at = 0
     for line in _LINE.finditer(text):
         yield from _sentences(Part(text[at : line.start()], block.author))
-        author = _within(block.author, _author_of(line["label"]))
-        yield from _sentences(Part(line["value"], author, line["label"].lower()))
+        label = line["label"] or line["key"]
+        author = _author_of(label)
+        if author is Author.UNKNOWN or not block.is_below_label:
+            author = _within(block.author, author)
+        yield from _sentences(Part(line["value"], author, label.lower()))
         at = line.end()
     yield from _sentences(Part(text[at:], block.author))
 
@@ -221,8 +237,9 @@ def _author_of(name: str, *, is_heading: bool = False) -> Author:
     words = _WORD.findall(re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
     if len(words) > MAX_NAME_WORDS:  # a sentence
         return Author.UNKNOWN
-    if len(words) == 1 and words[0] in _FILE["headers"]:
+    if " ".join(words) in _HEADERS:
         return Author.OTHERS
-    author = next((_AUTHORS[word] for word in reversed(words) if word in _AUTHORS), Author.UNKNOWN)
+    head = list(takewhile(lambda word: word not in _PREPOSITIONS, words))  # "policy" of "policy for user messages"
+    author = next((_AUTHORS[word] for word in reversed(head) if word in _AUTHORS), Author.UNKNOWN)
     is_of_prompt = is_heading and not _OF_MODEL.isdisjoint(words)
     return Author.UNKNOWN if is_of_prompt and author is Author.USER else author

@@ -22,8 +22,9 @@ _LABELS = wrappers_file()["labels"]
 _SOME_BEFORE = "|".join(map(re.escape, _LABELS["before"]))
 _SOME_AFTER = "|".join(map(re.escape, _LABELS["after"]))
 _BEFORE = re.compile(rf"^[ \t#*]*(?:{_SOME_BEFORE})[ \t*]*:[ \t*]*", re.IGNORECASE | re.MULTILINE)
-_AFTER = re.compile(rf"^[ \t#*]*(?:{_SOME_AFTER})[ \t*]*:", re.IGNORECASE | re.MULTILINE)
 _AT_END = re.compile(rf"\b(?:{_SOME_AFTER})\s{{0,9}}:$", re.IGNORECASE)
+_LABEL = re.compile(r"^[ \t]{0,20}[A-Z][\w -]{0,30}:[ \t\n]", re.MULTILINE)
+_LAST_ARROW = re.compile(r"^(?P<text>.{1,2000}?)[ \t]{0,20}(?P<arrow>->|=>|→)[ \t]{0,20}\s{0,20}\Z", re.MULTILINE)
 _CUE = re.compile(rf"(?:^|(?<=[\s.!?:]))(?:{'|'.join(map(re.escape, _LABELS['cues']))})[.!:]*", re.IGNORECASE)
 _PLAIN = re.compile(r"[^\n<>:#*{\[|]*")
 """A text without any mark of a known client and without structure."""
@@ -104,17 +105,19 @@ def _without_html(text: str) -> str:
 
 
 def _without_label(text: str) -> str:
-    """Returns the text after the last label such as "Question:" that begins a line, without what asks for a manner.
+    """Returns the text after a label such as "Question:" at its beginning, without what asks for a manner.
 
-    What comes before the label is left out only if a label such as "Answer:" follows, as in a prompt with examples.
+    Of a prompt with examples that ends in "Answer:" or in an arrow it is the text of the last, open one.
     """
-    inner = text
+    arrow = _LAST_ARROW.search(text)
+    if arrow and text.count(arrow["arrow"]) > 1:
+        return arrow["text"].strip(" \t\"'")
+    inner = text.rstrip()
     labels = list(_BEFORE.finditer(inner))
-    if labels:
-        last = labels[-1]
-        ends = _AFTER.search(inner, last.end())
-        if not inner[: last.start()].strip() or ends:
-            inner = inner[last.end() : ends.start() if ends else len(inner)]
+    has_examples = len({label[0].strip().lower() for label in labels}) == 1 < len(labels) and _AT_END.search(inner)
+    is_all = len(labels) == 1 and not inner[: labels[0].start()].strip() and not _LABEL.search(inner, labels[0].end())
+    if has_examples or is_all:
+        inner = inner[labels[-1].end() :]
     inner = _AT_END.sub("", _without_cue(inner).rstrip()).strip()
     return inner if inner and inner != text.strip() else text
 
