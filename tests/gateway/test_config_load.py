@@ -269,6 +269,14 @@ NO_SUCH_COLLECTION_KEY = {"retrieval": {"collections": "handbook", "prompt": "pa
             "'tasks.chat.metric.judge.model' is missing",
         ),
         (_set("tasks", "chat", "examples", to="tasks/none.jsonl"), "none.jsonl is missing (a task's examples)"),
+        (
+            _set("tasks", "policy", to={"examples": [{"fixed": "x"}], "policy": {"fixed": "handbook"}}),
+            "unknown key 'tasks.policy.examples.0.fixed'; known here: text, output",
+        ),
+        (
+            _set("tasks", "chat", "rules", to=[{"name": "r", "metadata": {"a": "\ud800"}}]),
+            "the configuration's tasks hold half of a surrogate pair",
+        ),
         # examples
         (_set("examples", "chat", to=[("Hello", None)]), "task 'chat' has 1 example(s), repetitions aside; wr"),
         (

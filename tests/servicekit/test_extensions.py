@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from pointsman_servicekit import extensions
 from pointsman_servicekit.errors import FailedPrecondition
 from pointsman_servicekit.extensions import load_extension
 
@@ -34,6 +35,20 @@ def test_a_built_in_name_is_found() -> None:
 
 def test_module_and_attribute_are_found() -> None:
     assert load("json:JSONDecoder.decode").__name__ == "decode"  # type: ignore[attr-defined]  # it is a function
+
+
+def test_the_packages_are_searched_once_for_many_names(published: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    searches: list[str] = []
+
+    def search(group: str) -> list[object]:
+        searches.append(group)
+        return []
+
+    monkeypatch.setattr(extensions, "entry_points", search)
+    for number in range(20):
+        with pytest.raises(FailedPrecondition):
+            load(f"unknown-{number}")
+    assert searches == ["pointsman.tests"]
 
 
 def test_an_entry_point_is_found_and_a_built_in_name_wins(published: None) -> None:

@@ -4,8 +4,10 @@ A `Registry` describes all extensions of one kind.
 """
 
 import importlib
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -25,7 +27,7 @@ def load_extension(name: str, *, setting: str, group: str, builtins: Mapping[str
         return _import_attribute(name, name, setting)
     if name in builtins:
         return _import_attribute(builtins[name], name, setting)
-    published = {point.name: point.value for point in entry_points(group=group)}
+    published = _published(group, tuple(sys.path))
     if name in published:
         return _import_attribute(published[name], name, setting)
     known = ", ".join(sorted({*builtins, *published}))
@@ -34,6 +36,12 @@ def load_extension(name: str, *, setting: str, group: str, builtins: Mapping[str
         code="unknown_extension",
         param=setting,
     )
+
+
+@lru_cache(maxsize=32)
+def _published(group: str, path: tuple[str, ...]) -> Mapping[str, str]:
+    """Returns the entry points of the packages on `path`, from name to `module:attribute`; reading them takes 20 ms."""
+    return {point.name: point.value for point in entry_points(group=group)}
 
 
 def _import_attribute(path: str, name: str, setting: str) -> Any:

@@ -13,13 +13,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path as FilePath
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin
 
 import yaml
 from pointsman_embedding import EncoderConfig
 from pointsman_servicekit import strict_yaml
 from pointsman_servicekit.yaml_variables import UnsetVariable
 from pydantic import BaseModel, ValidationError
+from pydantic_core import PydanticSerializationError
 
 from pointsman_gateway.config.access_file import AccessFile
 from pointsman_gateway.config.checks import check_files
@@ -299,14 +300,18 @@ def _explain(file: FilePath, shape: type[BaseModel], item: Any) -> str:
 
 def _known_keys(shape: Any, location: Iterable[str | int]) -> list[str]:
     """Returns the keys that are known at a location: the fields of the model found by following it from `shape`."""
+    is_name = False
+    """Whether the next part is a name that the user chose, which may be that of a field."""
     for part in location:
-        if isinstance(part, int):
+        if isinstance(part, int) or is_name:
+            is_name = False
             continue
         if isinstance(shape, type) and issubclass(shape, ExtensionConfig):
             shape = shape.registry.find(part).Options
             continue
         fields = getattr(shape, "model_fields", None)
         annotation = fields[part].annotation if fields and part in fields else shape
+        is_name = get_origin(annotation) is dict
         shape = next((m for m in _models_in(annotation)), shape)
     return list(getattr(shape, "model_fields", {}))
 
@@ -323,7 +328,14 @@ def _read_out_of_scope(folder: FilePath, name: str) -> tuple[str, ...]:
 
 
 def _digest(*parts: Any) -> str:
+    """Returns a hash of the configuration's parts. Raises ConfigError if one cannot be encoded."""
     digest = hashlib.blake2b(digest_size=8)
     for part in parts:
-        digest.update((part.model_dump_json() if isinstance(part, BaseModel) else repr(part)).encode())
+        try:
+            text = part.model_dump_json() if isinstance(part, BaseModel) else repr(part)
+        except PydanticSerializationError as error:
+            name = type(part).__name__.removesuffix("File").lower()
+            problem = "hold half of a surrogate pair, such as \\ud800, which is no character"
+            raise ConfigError(f"the configuration's {name} {problem}") from error
+        digest.update(text.encode())
     return digest.hexdigest()
