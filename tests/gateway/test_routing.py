@@ -82,8 +82,8 @@ TASKS = {
 }
 
 
-def decide(task: str, model: str = AUTO, user: str = "", **away: str) -> Decision:
-    router = Router(
+def router_of(away: Mapping[str, str]) -> Router:
+    return Router(
         PATHS,
         TASKS,
         "default",
@@ -93,6 +93,10 @@ def decide(task: str, model: str = AUTO, user: str = "", **away: str) -> Decisio
         evidence=NoEvidence(),
         adapters=NoAdapters(),
     )
+
+
+def decide(task: str, model: str = AUTO, user: str = "", **away: str) -> Decision:
+    router = router_of(away)
     labels = Labels(task, 0.8, (), abstained=task == "unknown", stage="classifier")
     return router.decide(Request(model, (Message("user", "x"),), user=user), labels)
 
@@ -165,17 +169,7 @@ def test_a_fallback_is_written_into_the_decision() -> None:
 
 
 def previews(**away: str) -> dict[str, PolicyPreview]:
-    router = Router(
-        PATHS,
-        TASKS,
-        "default",
-        availability=Away(away),
-        named=Named(),
-        expected_cost=Free(),
-        evidence=NoEvidence(),
-        adapters=NoAdapters(),
-    )
-    return {preview.task: preview for preview in router.previews()}
+    return {preview.task: preview for preview in router_of(away).previews()}
 
 
 def test_a_preview_shows_the_path_that_a_request_would_take_now() -> None:
