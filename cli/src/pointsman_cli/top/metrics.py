@@ -21,7 +21,7 @@ class Scrape:
     samples: Samples
 
     def value(self, name: str) -> float | None:
-        """Returns the sum of a metric's series; None if there are none."""
+        """Returns the sum of a metric over all its label values; None if the page does not have the metric."""
         series = self.samples.get(name)
         return sum(series.values()) if series else None
 

@@ -1,4 +1,4 @@
-"""The registry of metrics: from a metric's name in a configuration or on a command line to the metric.
+"""Finds metrics by the names that configurations and command lines use.
 
 Users add metrics as classes that are constructed with the option of the configuration and have a method
 `score(answer, expected)`. They are named as "module:attribute", or published in the entry point group

@@ -152,7 +152,7 @@ class UsageStore:
 
 
 def sum_counts(all_counts: Iterable[Counts]) -> Counts:
-    """Adds up several maps of counters, counter by counter."""
+    """Returns the sum of each counter over several mappings of counters."""
     added: dict[str, int] = {}
     for counts in all_counts:
         for name, number in counts.items():

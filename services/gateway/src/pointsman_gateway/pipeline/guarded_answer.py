@@ -26,7 +26,7 @@ held, and all of them may be cleared at once."""
 
 
 class GuardedBackend:
-    """Checks the answers of another backend by guardrails, also those from the cache; implements `Backend`."""
+    """Has guardrails check the answers of another backend, including answers from the cache; implements `Backend`."""
 
     def __init__(self, inner: Backend, guardrails: Guardrails) -> None:
         configs = [active.config for active in guardrails.at("response")]

@@ -86,7 +86,10 @@ class VersionValidator:
                 await self._registry.set_phase(name, Phase.READY, expected=Phase.VALIDATING)
 
     async def ensure_reference(self, version: AdapterVersion) -> bool:
-        """Smoke-tests a READY version again if another process did so before; False if it fails this time."""
+        """Runs the smoke test of a READY version that only other processes have tested, to know its right answers here.
+
+        Returns False if the version fails the test; it is then marked as failed.
+        """
         async with self._lock:
             try:
                 if self._warm_up.needs_reference(version.version):

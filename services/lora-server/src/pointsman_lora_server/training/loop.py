@@ -136,7 +136,7 @@ class TrainingLoop:
         return self._end(evaluate, "whole" if counter.step == counter.max_steps else "time")
 
     def evaluate_start(self, evaluate: Evaluate) -> None:
-        """Makes the weights before the first step a candidate for the best ones."""
+        """Evaluates the weights before the first step, since they may turn out to be the best ones."""
         self._evaluate(evaluate)
 
     def use_best_weights(self) -> None:

@@ -80,7 +80,10 @@ class SandboxedChunker:
         return recipe_for(document.media_type) + self._suffix
 
     async def chunk(self, documents: Sequence[tuple[Document, str]]) -> list[Chunks | PointsmanError]:
-        """Chunks documents: small ones share a call to the sandbox, the parts of a large one take turns."""
+        """Returns the chunks of each document, or the error if it could not be chunked.
+
+        Small documents are sent to the sandbox together, a large one in parts, between which others have a turn.
+        """
         results: list[Chunks | PointsmanError] = []
         for batch in _batches(documents):
             results += await self._chunk_batch([document for document, _ in batch], kind_of(batch[0][1]))
