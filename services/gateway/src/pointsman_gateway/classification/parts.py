@@ -12,13 +12,15 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from itertools import islice, takewhile
-from typing import Any
+from typing import Any, TypeVar
 
 from pointsman_gateway.classification.wrappers import wrappers_file
 
 MAX_PARTS_PER_END = 24
 """Of a text with more than twice as many parts, those in the middle are not judged."""
 MAX_BOUNDARIES = 400
+MAX_SEARCHED = 2_048
+"""Characters at each end of a text without structure in which instructions are looked for."""
 MAX_PART_CHARACTERS = 600
 MAX_JSON_CHARACTERS = 16_384
 LONG_CHARACTERS = 240
@@ -68,6 +70,7 @@ _MARKERS = re.compile(r"^[ \t]{0,20}(?:>|[-*•]|\d{1,2}[.)])[ \t]{1,20}", re.MU
 _FIELD = re.compile(r'\b(?P<label>[\w.-]{1,40})="(?P<value>[^"\n]*)"')
 _WORD = re.compile(r"[^\W\d_]+")
 
+Item = TypeVar("Item")
 Glance = Callable[[str], tuple[str, float] | None]
 """Returns the likeliest task of a text, and its score above the task's threshold; None if it cannot be judged."""
 
@@ -100,12 +103,13 @@ def split_into_parts(text: str) -> list[Part]:
     Paragraphs alone are no structure, unless one of them instructs a model: people write paragraphs.
     """
     blocks, is_structured = _blocks(text)
-    if not is_structured and not _INSTRUCTION.search(text):
+    if not is_structured and not any(map(_INSTRUCTION.search, (text[:MAX_SEARCHED], text[-MAX_SEARCHED:]))):
         return [Part(text, Author.UNKNOWN)]
-    parts = list(dict.fromkeys(part for block in blocks for part in _parts(block) if part.text))
-    if len(parts) > 2 * MAX_PARTS_PER_END:
-        parts = parts[:MAX_PARTS_PER_END] + parts[-MAX_PARTS_PER_END:]
-    return parts
+    return _both_ends(list(dict.fromkeys(part for block in blocks for part in _parts(block) if part.text)))
+
+
+def _both_ends(items: list[Item]) -> list[Item]:
+    return items if len(items) <= 2 * MAX_PARTS_PER_END else items[:MAX_PARTS_PER_END] + items[-MAX_PARTS_PER_END:]
 
 
 def choose_parts(parts: Sequence[Part], glance: Glance) -> list[Part]:
@@ -193,7 +197,7 @@ def _parts(block: Part) -> Iterator[Part]:
             return
     fields = list(_FIELD.finditer(text))
     if len(fields) > 2:
-        for field in fields:
+        for field in _both_ends(fields):
             yield Part(field["value"], _within(block.author, _author_of(field["label"])), field["label"])
         return
     at = 0
@@ -213,7 +217,8 @@ def _sentences(part: Part) -> Iterator[Part]:
     if len(text) <= LONG_CHARACTERS and not _INSTRUCTION.search(text):
         yield replace(part, text=text)
         return
-    yield from (replace(part, text=each[:MAX_PART_CHARACTERS].strip(_QUOTES)) for each in _SENTENCE_END.split(text))
+    for sentence in _both_ends(_SENTENCE_END.split(text)):
+        yield replace(part, text=sentence[:MAX_PART_CHARACTERS].strip(_QUOTES))
 
 
 def _of_json(value: Any, author: Author) -> Iterator[Part]:
