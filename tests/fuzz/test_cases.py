@@ -1,6 +1,7 @@
 """Cases depend on their seed alone, and answers of the gateway are judged rightly."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 from typing import Any, cast
@@ -11,7 +12,7 @@ from tests.fuzz.__main__ import FUZZERS
 from tests.fuzz.json_routes import JsonRoutes
 from tests.fuzz.problems import Answer, Problem, problem_of
 from tests.fuzz.rig import Hung, Rig
-from tests.fuzz.runner import Phase, Report
+from tests.fuzz.runner import Phase, Report, run_phase
 from tests.fuzz.watch import Watch
 
 NO_RIG = cast(Rig, None)
@@ -110,3 +111,47 @@ async def test_each_problem_is_reported_with_the_number_of_its_case() -> None:
         "ConnectionResetError instead of an answer": (2, 1),
         "bad": (3, 2),
     }
+
+
+class MemoryWatch(Watch):
+    """A gateway whose memory is given, in MiB after each pause."""
+
+    def __init__(self, log: Path, memory: Sequence[float]) -> None:
+        log.touch()
+        super().__init__(cast(Any, None), log)
+        self._memory = list(memory)
+
+    async def _settled_mib(self, seconds: float, most: float) -> float:
+        return self._memory.pop(0) if len(self._memory) > 1 else self._memory[0]
+
+    async def in_flight(self) -> Iterator[Problem]:
+        return iter(())
+
+    def is_alive(self) -> bool:
+        return True
+
+    def is_too_large(self) -> bool:
+        return False
+
+    @contextmanager
+    def probing(self) -> Iterator[None]:
+        yield
+
+
+@pytest.mark.parametrize(
+    ("memory", "is_leak"),
+    [
+        ((200, 230), False),
+        ((200, 260, 260, 280), False),  # an allocator keeps what the largest moment took
+        ((200, 260, 260, 300), True),
+        ((200, 340, 340), True),
+    ],
+)
+async def test_memory_that_grows_again_by_the_same_cases_is_a_leak(
+    tmp_path: Path, memory: Sequence[float], is_leak: bool
+) -> None:
+    phase, watch = Phase(Failing(), 7, Report()), MemoryWatch(tmp_path / "gateway.log", memory)
+    await watch.set_base()
+    await run_phase(phase, watch, 0.0)
+    signs = {problem.problem.sign for problem in phase.report.found.values()}
+    assert ("the gateway's memory grows" in signs) == is_leak
