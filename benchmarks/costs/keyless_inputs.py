@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from benchmarks.costs.input import CONSOLE, FULL, Input
 from tests.security.http_client import head
 from tests.security.measuring import MIB
-from tests.security.test_findings_http import POSTS
+from tests.security.test_http_bodies import POSTS
 
 
 def keyless_inputs() -> Iterator[Input]:

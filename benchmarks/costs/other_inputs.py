@@ -13,7 +13,7 @@ from tests.gateway.doubles import http2_client as http2
 from tests.gateway.doubles.engine import chunk
 from tests.gateway.doubles.raw_engine import HEAD, LAST, in_chunks
 from tests.security.measuring import MIB
-from tests.security.test_findings_http import bad_bodies
+from tests.security.test_http_bodies import bad_bodies
 
 TOKEN_IDS = list(range(10_000, 310_000))
 

@@ -1,4 +1,4 @@
-"""Findings 1 and 2 of the security review: bodies before authentication, and trailers, over HTTP."""
+"""Bodies before authentication, and trailers, over HTTP."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -128,7 +128,7 @@ def assert_costs_next_to_nothing(target: Addresses, body: bytes, path: str, *hea
 
 
 @pytest.mark.parametrize("path", POSTS)
-def test_finding_1_a_request_without_a_key_costs_next_to_nothing(target: Addresses, path: str) -> None:
+def test_a_request_without_a_key_costs_next_to_nothing(target: Addresses, path: str) -> None:
     assert_costs_next_to_nothing(target, elements('{"model":"minilm","input":[', "1,", "null]}"), path)
 
 
@@ -136,21 +136,21 @@ def test_finding_1_a_request_without_a_key_costs_next_to_nothing(target: Address
     "shown",
     [UNKNOWN_KEY, UNKNOWN_API_KEY, UNKNOWN_ANTHROPIC_KEY, "authorization: Bearer sk-1", "authorization: Basic eDp5"],
 )
-def test_finding_1_a_request_with_an_unknown_key_costs_no_more(target: Addresses, shown: str) -> None:
+def test_a_request_with_an_unknown_key_costs_no_more(target: Addresses, shown: str) -> None:
     body = b'{"model":"' + b"x" * (BODY_BYTES - 12) + b'"}'
     assert_costs_next_to_nothing(target, body, "/v1/messages" if "x-api" in shown else "/v1/embeddings", shown)
 
 
 @pytest.mark.parametrize("length", ["content-length: 100000", "transfer-encoding: chunked"])
 @pytest.mark.parametrize(("method", "path"), ROUTES)
-def test_finding_1_the_headers_alone_are_enough_to_refuse_a_request(
+def test_the_headers_alone_are_enough_to_refuse_a_request(
     target: Addresses, method: str, path: str, length: str
 ) -> None:
     answer = exchange(target.http, [head(method, path, length, CONSOLE)])  # and no byte of the body
     assert (answer.status, answer.code) == (401, "missing_key")
 
 
-def test_finding_1_an_early_refusal_closes_the_connection_and_a_complete_request_does_not(target: Addresses) -> None:
+def test_an_early_refusal_closes_the_connection_and_a_complete_request_does_not(target: Addresses) -> None:
     with connect(target.http) as connection:
         for _ in range(2):
             connection.sendall(head("POST", "/v1/route", "content-length: 2") + b"{}")
@@ -161,7 +161,7 @@ def test_finding_1_an_early_refusal_closes_the_connection_and_a_complete_request
         assert connection.recv(65536) == b"", "what follows the body was taken for another request"
 
 
-def test_finding_1_wrong_elements_cost_little_with_a_key_too(target: Addresses) -> None:
+def test_wrong_elements_cost_little_with_a_key_too(target: Addresses) -> None:
     for path, body in bad_bodies():
         with cost_of(target.gateway_pid) as cost:
             answer = post(target.http, path, body, keyed(target), CONSOLE)
@@ -188,15 +188,13 @@ ATTACKS: dict[str, Callable[[Addresses], object]] = {
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_findings_1_and_2_an_innocent_client_is_answered_meanwhile(target: Addresses, attack: str) -> None:
+def test_an_innocent_client_is_answered_meanwhile(target: Addresses, attack: str) -> None:
     assert_delays_nobody(target.http, lambda: ATTACKS[attack](target))
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32-be", "latin-1"])
 @pytest.mark.parametrize("path", POSTS)
-def test_finding_1_a_body_in_another_encoding_than_utf_8_is_refused(
-    target: Addresses, path: str, encoding: str
-) -> None:
+def test_a_body_in_another_encoding_than_utf_8_is_refused(target: Addresses, path: str, encoding: str) -> None:
     text = json.dumps({"model": "tiny", "messages": [{"role": "user", "content": "\xe9"}]}, ensure_ascii=False)
     answer = post(target.http, path, text.encode(encoding), keyed(target), CONSOLE)
     assert (answer.status, answer.code) == (400, "bad_json")
@@ -219,7 +217,7 @@ def send_trailers(target: Addresses, trailers: Iterable[bytes], *headers: str) -
 
 @pytest.mark.parametrize("kind", ["many", "one"])
 @pytest.mark.parametrize("has_key", [False, True])
-def test_finding_2_trailers_are_bounded(target: Addresses, kind: str, has_key: bool) -> None:
+def test_trailers_are_bounded(target: Addresses, kind: str, has_key: bool) -> None:
     pieces = [TRAILER] * 3_000 if kind == "many" else [b"x-one: ", *[b"y" * 10_000] * 3_000]
     shown = [keyed(target)] if has_key else []
     costs = []
@@ -234,20 +232,20 @@ def test_finding_2_trailers_are_bounded(target: Addresses, kind: str, has_key: b
     raise AssertionError(costs)
 
 
-def test_finding_2_chunk_extensions_are_bounded(target: Addresses) -> None:
+def test_chunk_extensions_are_bounded(target: Addresses) -> None:
     top = head("POST", "/v1/route", "transfer-encoding: chunked", keyed(target))
     answer = exchange(target.http, [top, b"1;x=", *[b"y" * 10_000] * 3_000])
     assert (answer.status, answer.code) == (400, "trailers_too_large")
 
 
 @pytest.mark.parametrize("path", POSTS)
-def test_finding_2_a_key_in_a_trailer_is_none(target: Addresses, path: str) -> None:
+def test_a_key_in_a_trailer_is_none(target: Addresses, path: str) -> None:
     top = head("POST", path, "transfer-encoding: chunked", "trailer: authorization", CONSOLE)
     answer = exchange(target.http, [top + chunked(CHAT) + keyed(target).encode() + b"\r\n\r\n"])
     assert (answer.status, answer.code) == (401, "missing_key")
 
 
-def test_finding_2_a_few_trailers_are_ignored(target: Addresses) -> None:
+def test_a_few_trailers_are_ignored(target: Addresses) -> None:
     trailers = b"x-checksum: 1\r\nhost: other\r\nx-request-id: of-a-trailer\r\n\r\n"
     top = head("POST", "/v1/chat/completions", "transfer-encoding: chunked", keyed(target))
     with connect(target.http) as connection:
@@ -275,9 +273,7 @@ AMBIGUOUS: dict[str, list[tuple[str, ...]]] = {
 
 @pytest.mark.parametrize("code", AMBIGUOUS)
 @pytest.mark.parametrize(("method", "path"), ROUTES)
-def test_finding_2_headers_that_can_be_read_in_two_ways_are_refused(
-    target: Addresses, method: str, path: str, code: str
-) -> None:
+def test_headers_that_can_be_read_in_two_ways_are_refused(target: Addresses, method: str, path: str, code: str) -> None:
     for headers in AMBIGUOUS[code]:
         body = b"" if method == "GET" and code == "duplicate_header" else b"2\r\n{}\r\n0\r\n\r\n"
         framing = [] if not body or code == "bad_transfer_encoding" else ["transfer-encoding: chunked"]

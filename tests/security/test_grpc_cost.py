@@ -1,4 +1,4 @@
-"""Finding 3 of the security review: the cost of a gRPC client for the gateway, with and without a valid key."""
+"""The cost of a gRPC client for the gateway, with and without a valid key."""
 
 import asyncio
 import gzip
@@ -107,7 +107,7 @@ async def _attack(address: str, attack: Attack) -> None:
 
 
 @pytest.mark.parametrize("name", FLOODS)
-def test_finding_3_a_flood_without_a_key_costs_little_and_delays_nobody(target: Addresses, name: str) -> None:
+def test_a_flood_without_a_key_costs_little_and_delays_nobody(target: Addresses, name: str) -> None:
     costs: list[Cost] = []
 
     def attack() -> None:
@@ -129,7 +129,7 @@ async def _generate(target: Addresses, raw: bytes, metadata: tuple[tuple[str, st
     return grpc.StatusCode.OK
 
 
-def test_finding_3_a_message_without_a_key_is_not_received(target: Addresses) -> None:
+def test_a_message_without_a_key_is_not_received(target: Addresses) -> None:
     with cost_of(target.gateway_pid) as cost:
         code = asyncio.run(_generate(target, EMPTY_MESSAGES, ()))
     assert code is grpc.StatusCode.UNAUTHENTICATED
@@ -137,7 +137,7 @@ def test_finding_3_a_message_without_a_key_is_not_received(target: Addresses) ->
     assert cost.peak_mib < 4
 
 
-def test_finding_3_a_message_of_very_many_fields_is_refused_before_it_is_parsed(target: Addresses) -> None:
+def test_a_message_of_very_many_fields_is_refused_before_it_is_parsed(target: Addresses) -> None:
     with cost_of(target.gateway_pid) as cost:
         code = asyncio.run(_generate(target, EMPTY_MESSAGES, (("authorization", f"Bearer {target.key}"),)))
     assert code is grpc.StatusCode.INVALID_ARGUMENT
@@ -145,7 +145,7 @@ def test_finding_3_a_message_of_very_many_fields_is_refused_before_it_is_parsed(
     assert cost.peak_mib < 40
 
 
-def test_finding_3_incomplete_messages_of_one_key_are_refused_beyond_its_share_of_the_budget(target: Addresses) -> None:
+def test_incomplete_messages_of_one_key_are_refused_beyond_its_share_of_the_budget(target: Addresses) -> None:
     async def attack() -> None:
         async with speaking(target.grpc) as slow:
             slow.say(frame(SETTINGS, 1, 0, b""))
@@ -166,7 +166,7 @@ def test_finding_3_incomplete_messages_of_one_key_are_refused_beyond_its_share_o
     assert cost.peak_mib < MAX_MIB
 
 
-def test_finding_3_a_call_with_a_key_is_answered_after_all_that(target: Addresses) -> None:
+def test_a_call_with_a_key_is_answered_after_all_that(target: Addresses) -> None:
     async def ask() -> pb.ListPathsResponse:
         async with grpc.aio.insecure_channel(target.grpc) as channel:
             stub = gateway_pb2_grpc.GatewayStub(channel)

@@ -1,4 +1,4 @@
-"""Finding 11 of the security review: scopes that did not cover embeddings and listings, and metrics for everybody."""
+"""The scope of a key covers embeddings and listings, and metrics are not for everybody."""
 
 import http.client
 import json
@@ -44,7 +44,7 @@ async def get(gateway: KeyedGateway, path: str, key: dict[str, str]) -> Any:
     return response.json()
 
 
-async def test_finding_11_listings_name_what_the_key_may_use(gateway: KeyedGateway) -> None:
+async def test_listings_name_what_the_key_may_use(gateway: KeyedGateway) -> None:
     everything = {path["id"] for path in (await get(gateway, "/v1/models", await gateway.key("all")))["data"]}
     for scope, allowed in SCOPES.values():
         key = await gateway.key("acme", scope=scope)
@@ -66,14 +66,14 @@ async def test_finding_11_listings_name_what_the_key_may_use(gateway: KeyedGatew
             assert response.status_code == 404, hidden
 
 
-async def test_finding_11_an_unknown_path_is_not_answered_with_hidden_ones(gateway: KeyedGateway) -> None:
+async def test_an_unknown_path_is_not_answered_with_hidden_ones(gateway: KeyedGateway) -> None:
     key = await gateway.key("acme", scope=KeyScope(paths=("small_talk",)))
     response = await gateway.chat(key, model="path:nothing")
     assert response.status_code == 404
     assert response.json()["error"]["message"] == "unknown model 'path:nothing'; known: path:small_talk"
 
 
-async def test_finding_11_embeddings_are_in_the_scope(gateway: KeyedGateway) -> None:
+async def test_embeddings_are_in_the_scope(gateway: KeyedGateway) -> None:
     async def status(scope: KeyScope, model: str = "minilm") -> int:
         key = await gateway.key("acme", scope=scope)
         body = {"model": model, "input": "x"}
@@ -94,7 +94,7 @@ def look(address: str, path: str, key: dict[str, str]) -> tuple[int, bytes]:
         return response.status, response.read()
 
 
-async def test_finding_11_metrics_and_schema_have_a_port_of_their_own(gateway: KeyedGateway) -> None:
+async def test_metrics_and_schema_have_a_port_of_their_own(gateway: KeyedGateway) -> None:
     key, separate = await gateway.key("acme"), gateway.http.headers["x-operations"]
     for path in OPERATIONS:
         for headers in ({}, key):

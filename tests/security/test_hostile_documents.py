@@ -1,4 +1,4 @@
-"""Finding 6 of the security review: splitting hostile documents took quadratic time in the retriever's process."""
+"""Splitting hostile documents takes linear time and delays no other request of the retriever."""
 
 import asyncio
 import time
@@ -27,7 +27,7 @@ def upsert(name: str, text: str) -> pb.UpsertRequest:
     return pb.UpsertRequest(collection="handbook", documents=[pb.Document(id=name, text=text)])
 
 
-async def test_finding_6_a_hostile_document_takes_linear_time_and_delays_no_other(target: Addresses) -> None:
+async def test_a_hostile_document_takes_linear_time_and_delays_no_other(target: Addresses) -> None:
     async with open_channel(target.retriever, token=lambda: target.tokens["admin"]) as channel:
         stub = retriever_pb2_grpc.RetrieverStub(channel)
         await stub.Upsert(upsert("warm-up.md", "A dog."), timeout=PATIENCE)
@@ -43,7 +43,7 @@ async def test_finding_6_a_hostile_document_takes_linear_time_and_delays_no_othe
         await stub.Delete(pb.DeleteRequest(collection="handbook", ids=["hostile.md", "innocent.md", "warm-up.md"]))
 
 
-async def test_finding_6_a_file_with_too_many_bad_lines_is_not_read_to_its_end(target: Addresses) -> None:
+async def test_a_file_with_too_many_bad_lines_is_not_read_to_its_end(target: Addresses) -> None:
     document = pb.Document(id="x", content=b"[\n" * 1_000_000, media_type="application/jsonl")
     async with open_channel(target.retriever, token=lambda: target.tokens["admin"]) as channel:
         stub = retriever_pb2_grpc.RetrieverStub(channel)
@@ -53,7 +53,7 @@ async def test_finding_6_a_file_with_too_many_bad_lines_is_not_read_to_its_end(t
     assert len(codes) < 10_000
 
 
-async def test_finding_6_a_filter_that_is_nested_too_deep_is_an_invalid_argument(target: Addresses) -> None:
+async def test_a_filter_that_is_nested_too_deep_is_an_invalid_argument(target: Addresses) -> None:
     async with open_channel(target.retriever, token=lambda: target.tokens["admin"]) as channel:
         stub = retriever_pb2_grpc.RetrieverStub(channel)
         where = Parse("not { " * 90 + 'exists: "kind"' + " }" * 90, pb.Filter())

@@ -1,4 +1,4 @@
-"""Finding 4 of the security review: internal services accepted commands from anyone who could reach their ports."""
+"""Internal services accept commands from peers with the right role only."""
 
 import os
 import shutil
@@ -58,30 +58,30 @@ def address_of(target: Addresses, method: str) -> str:
     return target.retriever if "Retriever" in method else target.lora_server
 
 
-def test_finding_4_each_method_has_a_role() -> None:
+def test_each_method_has_a_role() -> None:
     assert sorted(ROLES) == sorted(METHODS)
 
 
 @pytest.mark.parametrize("method", METHODS)
-async def test_finding_4_no_method_can_be_called_without_a_known_token(target: Addresses, method: str) -> None:
+async def test_no_method_can_be_called_without_a_known_token(target: Addresses, method: str) -> None:
     for token in ("", "0" * 64, target.key, target.tokens["admin"][:-1]):
         assert await status_of(address_of(target, method), method, token) == "UNAUTHENTICATED"
 
 
 @pytest.mark.parametrize("method", [method for method in METHODS if ROLES[method] > Role.READ])
-async def test_finding_4_a_lower_role_does_not_suffice(target: Addresses, method: str) -> None:
+async def test_a_lower_role_does_not_suffice(target: Addresses, method: str) -> None:
     for role in Role:
         if role < ROLES[method]:
             token = target.tokens[role.name.lower()]
             assert await status_of(address_of(target, method), method, token) == "PERMISSION_DENIED"
 
 
-async def test_finding_4_health_and_reflection_stay_open(target: Addresses) -> None:
+async def test_health_and_reflection_stay_open(target: Addresses) -> None:
     for address in (target.lora_server, target.retriever):
         assert await status_of(address, "/grpc.health.v1.Health/Check") == "OK"
 
 
-async def test_finding_4_the_gateway_has_the_rights_that_it_needs(target: Addresses) -> None:
+async def test_the_gateway_has_the_rights_that_it_needs(target: Addresses) -> None:
     token = target.tokens["write"]
     async with connected(target.retriever, token) as channel:
         stub = retriever_pb2_grpc.RetrieverStub(channel)
@@ -94,7 +94,7 @@ async def test_finding_4_the_gateway_has_the_rights_that_it_needs(target: Addres
             break
 
 
-async def test_finding_4_other_tenants_collections_need_the_role_admin(target: Addresses) -> None:
+async def test_other_tenants_collections_need_the_role_admin(target: Addresses) -> None:
     create = retriever_pb.CreateCollectionRequest(tenant="t2", name="theirs", if_missing=True)
     delete = retriever_pb.DeleteCollectionRequest(tenant="t2", name="theirs")
     document = retriever_pb.Document(id="one", text="Of tenant t2.")
@@ -113,7 +113,7 @@ async def test_finding_4_other_tenants_collections_need_the_role_admin(target: A
         await stub.DeleteCollection(delete)
 
 
-async def test_finding_4_the_author_of_a_change_is_the_peer(target: Addresses, tmp_path: Path) -> None:
+async def test_the_author_of_a_change_is_the_peer(target: Addresses, tmp_path: Path) -> None:
     config = {"base_model_name_or_path": "tiny", "answer_ids": [1, 2]}
     adapter = write_adapter(tmp_path / "mine", good_tensors(), config=config)
     async with connected(target.lora_server, target.tokens["admin"]) as channel:
@@ -156,7 +156,7 @@ async def refusal(training: Any, data: object, **more: Any) -> tuple[str, str]:
     return told.code, told.message
 
 
-async def test_finding_4_training_reads_nothing_outside_the_data_roots_and_does_not_say_what_is_there(
+async def test_training_reads_nothing_outside_the_data_roots_and_does_not_say_what_is_there(
     target: Addresses, training: Any, roots: Path, tmp_path: Path
 ) -> None:
     outside = tmp_path / "rows.jsonl"
@@ -181,7 +181,7 @@ async def test_finding_4_training_reads_nothing_outside_the_data_roots_and_does_
 @pytest.mark.parametrize(
     "content", [b"root:*:19000:0:99999\n", b"HOME=/root\0PATH=/bin\0", b"", b"[1]\n", b"\xff\xfe{}"]
 )
-async def test_finding_4_the_first_line_is_checked_before_anything_is_copied_and_is_not_quoted(
+async def test_the_first_line_is_checked_before_anything_is_copied_and_is_not_quoted(
     target: Addresses, training: Any, roots: Path, content: bytes
 ) -> None:
     data = roots / "bad.jsonl"
@@ -190,7 +190,7 @@ async def test_finding_4_the_first_line_is_checked_before_anything_is_copied_and
     assert not jobs_named("attack", target)
 
 
-async def test_finding_4_copies_of_training_data_are_private(target: Addresses, training: Any, roots: Path) -> None:
+async def test_copies_of_training_data_are_private(target: Addresses, training: Any, roots: Path) -> None:
     data = roots / "rows.jsonl"
     data.write_text('{"text": "a", "output": "b"}\n')
     data.chmod(0o644)
@@ -203,7 +203,7 @@ async def test_finding_4_copies_of_training_data_are_private(target: Addresses, 
     await training.Cancel(training_pb.CancelTrainingJobRequest(id=job.id))
 
 
-def test_finding_4_without_data_roots_no_training_data_is_accepted(tmp_path: Path) -> None:
+def test_without_data_roots_no_training_data_is_accepted(tmp_path: Path) -> None:
     data = tmp_path / "rows.jsonl"
     data.write_text("{}")
     assert LoraSettings.model_fields["data_roots"].default == ()
@@ -211,7 +211,7 @@ def test_finding_4_without_data_roots_no_training_data_is_accepted(tmp_path: Pat
         open_inputs(JobRequest("x", data=data), (), files)
 
 
-async def test_finding_4_a_refusal_names_the_role_that_is_needed(target: Addresses) -> None:
+async def test_a_refusal_names_the_role_that_is_needed(target: Addresses) -> None:
     async with connected(target.lora_server, target.tokens["read"]) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await lora_server_pb2_grpc.LoraServerStub(channel).Delete(lora_pb.DeleteAdapterRequest())

@@ -1,4 +1,4 @@
-"""Finding 5 of the security review: other users of the machine could read state."""
+"""Other users of the machine cannot read state."""
 
 import asyncio
 import json
@@ -42,9 +42,7 @@ def open_to_others(folder: Path) -> list[tuple[str, str]]:
     return [(str(path), oct(mode)) for path, mode in modes if mode & 0o077]
 
 
-async def test_finding_5_the_state_of_up_is_private_and_its_valkey_has_no_port(
-    usual_umask: None, tmp_path: Path
-) -> None:
+async def test_the_state_of_up_is_private_and_its_valkey_has_no_port(usual_umask: None, tmp_path: Path) -> None:
     home, example = tmp_path / "home", tmp_path / "example"
     (example / "config").mkdir(parents=True)
     (example / "pointsman.yaml").write_text("base_model: smollm2-135m\nconfig: config\n")
@@ -79,7 +77,7 @@ def ports_of(pid: int) -> list[str]:
     return [row[1] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in own]
 
 
-def test_finding_5_files_of_services_with_a_private_umask_are_private(target: Addresses) -> None:
+def test_files_of_services_with_a_private_umask_are_private(target: Addresses) -> None:
     environment = Path(f"/proc/{target.gateway_pid}/environ").read_bytes().decode()
     wal = re.search(r"POINTSMAN_GATEWAY_WAL_DIR=([^\0]+)", environment)
     assert wal
@@ -88,7 +86,7 @@ def test_finding_5_files_of_services_with_a_private_umask_are_private(target: Ad
     assert [path for path, _ in open_to_others(folder) if not path.endswith("/python")] == []
 
 
-def test_finding_5_a_home_with_a_long_path_has_its_socket_in_a_private_folder(
+def test_a_home_with_a_long_path_has_its_socket_in_a_private_folder(
     usual_umask: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     temporary = Path("/tmp", f"pointsman-test-{os.getpid()}")
@@ -106,7 +104,7 @@ def test_finding_5_a_home_with_a_long_path_has_its_socket_in_a_private_folder(
         temporary.rmdir()
 
 
-def test_finding_5_a_jobs_copies_are_private_whatever_the_umask(usual_umask: None, tmp_path: Path) -> None:
+def test_a_jobs_copies_are_private_whatever_the_umask(usual_umask: None, tmp_path: Path) -> None:
     secret = tmp_path / "data.jsonl"
     secret.write_text('{"text": "secret"}\n')
     folder = JobFolder(tmp_path / "jobs" / "job-1")

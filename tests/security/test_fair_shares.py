@@ -1,4 +1,4 @@
-"""Finding 8 of the security review: one key, or connections without any, kept all others out."""
+"""Neither one key nor connections without any keep all others out."""
 
 import asyncio
 import http.client
@@ -73,7 +73,7 @@ def slow_script(engine: ScriptedEngine) -> asyncio.Event:
     return gate
 
 
-async def test_finding_8_one_tenant_does_not_take_all_slots(gateway: KeyedGateway, engine: ScriptedEngine) -> None:
+async def test_one_tenant_does_not_take_all_slots(gateway: KeyedGateway, engine: ScriptedEngine) -> None:
     greedy, innocent = await gateway.key("greedy"), await gateway.key("innocent")
     gate, statuses = slow_script(engine), list[int]()
 
@@ -97,7 +97,7 @@ async def test_finding_8_one_tenant_does_not_take_all_slots(gateway: KeyedGatewa
     assert (await gateway.chat(greedy)).status_code == 200
 
 
-async def test_finding_8_answers_that_nobody_reads_have_no_slot(gateway: KeyedGateway, engine: ScriptedEngine) -> None:
+async def test_answers_that_nobody_reads_have_no_slot(gateway: KeyedGateway, engine: ScriptedEngine) -> None:
     """One gRPC connection with a flow-control window of zero, and more calls than there are slots."""
     greedy, innocent = await gateway.key("greedy"), await gateway.key("innocent")
     engine.says(*answer(*["word "] * 50))
@@ -121,7 +121,7 @@ async def test_finding_8_answers_that_nobody_reads_have_no_slot(gateway: KeyedGa
         assert await seconds_of_an_innocent(gateway, innocent) < INNOCENT_SECONDS
 
 
-async def test_finding_8_idle_connections_without_a_key_do_not_keep_others_out(gateway: KeyedGateway) -> None:
+async def test_idle_connections_without_a_key_do_not_keep_others_out(gateway: KeyedGateway) -> None:
     address = gateway.process.url.removeprefix("http://")
     innocent = await gateway.key("innocent")
     assert (await gateway.chat(innocent)).status_code == 200  # over a connection that stays open
@@ -141,7 +141,7 @@ async def test_finding_8_idle_connections_without_a_key_do_not_keep_others_out(g
             assert response.status_code == 200
 
 
-async def test_finding_8_connections_of_a_key_leave_room_for_probes(gateway: KeyedGateway) -> None:
+async def test_connections_of_a_key_leave_room_for_probes(gateway: KeyedGateway) -> None:
     address, key = gateway.process.url.removeprefix("http://"), await gateway.key("greedy")
     request = f"GET /v1/models HTTP/1.1\r\nhost: x\r\nauthorization: {key['authorization']}\r\n\r\n".encode()
     with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""Finding 7 of the security review: fields that belong to the operator reached the engine from any key."""
+"""Fields that belong to the operator do not reach the engine from any key."""
 
 import json
 from pathlib import Path
@@ -44,7 +44,7 @@ HARMLESS = {"store": True, "metadata": {"team": "a"}, "user": "u1", "service_tie
 
 @pytest.mark.parametrize("path", BODIES)
 @pytest.mark.parametrize("name", OPERATOR_FIELDS)
-def test_finding_7_operator_fields_are_rejected(target: Addresses, path: str, name: str) -> None:
+def test_operator_fields_are_rejected(target: Addresses, path: str, name: str) -> None:
     body = json.dumps({**BODIES[path], name: OPERATOR_FIELDS[name]}).encode()
     answered = post(target.http, path, body, f"authorization: Bearer {target.key}")
     error = json.loads(answered.body)["error"]
@@ -53,7 +53,7 @@ def test_finding_7_operator_fields_are_rejected(target: Addresses, path: str, na
 
 
 @pytest.mark.parametrize("name", OPERATOR_FIELDS)
-async def test_finding_7_over_grpc_too(target: Addresses, name: str) -> None:
+async def test_operator_fields_are_rejected_over_grpc_too(target: Addresses, name: str) -> None:
     sampling = pb.Sampling(extra_json=json.dumps({name: OPERATOR_FIELDS[name]}))
     messages = [pb.Message(role=message["role"], content=message["content"]) for message in HELLO]
     request = pb.GenerateRequest(model="tiny", messages=messages, sampling=sampling)
@@ -67,7 +67,7 @@ async def test_finding_7_over_grpc_too(target: Addresses, name: str) -> None:
     assert (error.code, error.param) == ("unsupported_parameter", name)
 
 
-def test_finding_7_a_mistyped_field_gets_a_hint(target: Addresses) -> None:
+def test_a_mistyped_field_gets_a_hint(target: Addresses) -> None:
     for name, hint in {"top_kk": "did you mean 'top_k'?", "x" * 500: "known: add_generation_prompt, "}.items():
         body = json.dumps({**BODIES[CHAT], name: 1}).encode()
         answered = post(target.http, CHAT, body, f"authorization: Bearer {target.key}")
@@ -84,7 +84,7 @@ EXTRA_FIELDS: dict[str, str] = {
 
 
 @pytest.mark.parametrize("name", EXTRA_FIELDS)
-def test_finding_7_unknown_fields_of_a_message_are_rejected(target: Addresses, name: str) -> None:
+def test_unknown_fields_of_a_message_are_rejected(target: Addresses, name: str) -> None:
     body = json.dumps({"model": "tiny", "messages": [{**HELLO[0], name: {"x": 1}}]}).encode()
     answered = post(target.http, CHAT, body, f"authorization: Bearer {target.key}")
     error = json.loads(answered.body)["error"]
@@ -92,7 +92,7 @@ def test_finding_7_unknown_fields_of_a_message_are_rejected(target: Addresses, n
     assert error["message"].startswith(EXTRA_FIELDS[name])
 
 
-async def test_finding_7_unknown_fields_of_a_message_are_rejected_over_grpc_too(target: Addresses) -> None:
+async def test_unknown_fields_of_a_message_are_rejected_over_grpc_too(target: Addresses) -> None:
     message = pb.Message(role="user", content="Hello", extra_json='{"foo": 1}')
     async with open_channel(target.grpc) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -106,7 +106,7 @@ async def test_finding_7_unknown_fields_of_a_message_are_rejected_over_grpc_too(
     assert (error.code, error.param) == ("unsupported_parameter", "messages[0].foo")
 
 
-def test_finding_7_embeddings_too(target: Addresses) -> None:
+def test_operator_fields_are_rejected_for_embeddings_too(target: Addresses) -> None:
     body = json.dumps({"model": "minilm", "input": "x", "priority": -1}).encode()
     answered = post(target.http, "/v1/embeddings", body, f"authorization: Bearer {target.key}")
     assert (answered.status, answered.code) == (400, "unsupported_parameter")
@@ -122,7 +122,7 @@ async def ask(engine: ScriptedEngine, folder: Path, settings: dict[str, Any], *k
     return engine.bodies
 
 
-async def test_finding_7_harmless_fields_are_accepted_and_not_sent(tmp_path: Path) -> None:
+async def test_harmless_fields_are_accepted_and_not_sent(tmp_path: Path) -> None:
     async with running_engine() as engine, keyed_gateway(tmp_path, engine.url) as gateway:
         key = await gateway.key("acme")
         for path, body in BODIES.items():
@@ -136,7 +136,7 @@ async def test_finding_7_harmless_fields_are_accepted_and_not_sent(tmp_path: Pat
             assert not (HARMLESS | neutral).keys() - {"seed"} & engine.bodies[-1].keys()
 
 
-async def test_finding_7_a_messages_fields_from_earlier_answers_are_accepted_and_not_sent(tmp_path: Path) -> None:
+async def test_a_messages_fields_from_earlier_answers_are_accepted_and_not_sent(tmp_path: Path) -> None:
     kept = {"role": "assistant", "content": "Hm", "reasoning_content": "?", "tool_calls": [{"id": "1"}]}
     repeated: dict[str, Any] = {"annotations": [], "audio": None, "id": "msg_1", "anything": None}
     async with running_engine() as engine:
@@ -144,7 +144,7 @@ async def test_finding_7_a_messages_fields_from_earlier_answers_are_accepted_and
     assert body["messages"] == [kept, *HELLO]
 
 
-async def test_finding_7_priority_and_cache_salt_come_from_the_key(tmp_path: Path) -> None:
+async def test_priority_and_cache_salt_come_from_the_key(tmp_path: Path) -> None:
     async with running_engine() as engine:
         settings = {"priority_scheduling": True, "prefix_cache_per_tenant": True}
         plain = {"fields": {"top_k": 3}}
@@ -156,7 +156,7 @@ async def test_finding_7_priority_and_cache_salt_come_from_the_key(tmp_path: Pat
     assert high["top_k"] == 3
 
 
-async def test_finding_7_an_operator_may_allow_more(tmp_path: Path) -> None:
+async def test_an_operator_may_allow_more(tmp_path: Path) -> None:
     async with running_engine() as engine:
         fields = {"fields": {"service_tier": "flex", "vllm_xargs": {"x": 1}}}
         (body,) = await ask(engine, tmp_path, {"request_fields": ["service_tier", "vllm_xargs"]}, fields)
