@@ -1,6 +1,7 @@
 """Values in Redis that nobody of us wrote: each is a miss or an error that names it, and never an internal error."""
 
 import json
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from pointsman_servicekit.bounded_redis import open_redis
 from pointsman_servicekit.errors import FailedPrecondition, Unavailable
 from pointsman_servicekit.keys import redis_layout
 from pointsman_servicekit.keys.key_store import KeyStore
-from pointsman_servicekit.keys.records import KeyRecord, TenantRecord
+from pointsman_servicekit.keys.records import KeyRecord, Limits, TenantRecord
 from redis.asyncio import Redis
 
 from tests.gateway.doubles.caching import CacheHarness, Question, run_cache
@@ -214,3 +215,28 @@ async def test_a_tenant_of_another_form_is_an_error_that_names_it(valkey: Valkey
                 with pytest.raises(FailedPrecondition, match=r"pointsman\}:tenants acme in Redis cannot be read"):
                     await read
             assert await store.tenants_named(["acme"]) == {}
+
+
+# -- usage and limits
+
+
+@pytest.mark.parametrize("wrong", [{"alien": "1"}, {"acme:key-1:requests:more": "1"}, {"acme:key-1:requests": "many"}])
+async def test_usage_of_another_form_is_an_error_that_names_the_field(valkey: Valkey, wrong: dict[str, str]) -> None:
+    day = redis_layout.day_of(time.time())
+    async with open_redis(valkey.url, lambda up: None, 5.0) as redis:
+        await redis.client.hset(redis_layout.USAGE + day, mapping={"acme:key-1:failed": "2"} | wrong)
+        usage = redis_layout.UsageStore(redis)
+        for read in (usage.day(day), usage.read()):
+            with pytest.raises(FailedPrecondition, match=f"field '{next(iter(wrong))}' of .*:usage:{day} in Redis"):
+                await read
+
+
+async def test_a_used_limit_of_another_form_is_an_error_that_names_it(valkey: Valkey) -> None:
+    async with open_redis(valkey.url, lambda up: None, 5.0) as redis:
+        usage, limits = redis_layout.UsageStore(redis), Limits(concurrent_streams=100)
+        name = redis_layout.limit_key("acme", "key-1", "concurrent_streams")
+        await redis.client.hset(name, mapping={"window": "0", "used": "7"})
+        assert await usage.left("acme", "key-1", limits) == {"concurrent_streams": 93}
+        await redis.client.hset(name, "used", "a lot")
+        with pytest.raises(FailedPrecondition, match="'a lot' is no whole number"):
+            await usage.left("acme", "key-1", limits)

@@ -28,6 +28,7 @@ from pointsman_gateway.request_log.wal_records import (
     undecided_record,
 )
 from pointsman_servicekit.errors import Unavailable
+from pointsman_servicekit.redis_clients import open_client
 
 from tests.gateway.doubles.receipts import receipts_in
 from tests.gateway.doubles.request_logs import (
@@ -192,6 +193,22 @@ async def test_an_interrupted_recovery_resumes(valkey: Valkey, folder: Path) -> 
         assert (await ids_in(valkey), await answers_in(harness)) == (names, 600)
         assert len((await receipts_in(valkey.url)).undecided) == 1
     assert files_in(folder) == []
+
+
+async def test_receipts_stay_on_disk_while_the_number_of_the_last_batch_cannot_be_read(
+    valkey: Valkey, folder: Path
+) -> None:
+    async with run_request_log(valkey.url, folder) as gone:
+        gone.note("d1")
+        await gone.recorder.write()
+        gone.note("d2")
+    async with open_client(valkey.url) as redis:
+        number = await redis.client.getset(redis_schema.WRITER + gone.store.writer, "many")
+        async with heir(valkey, folder) as harness:
+            assert await ids_in(valkey) == ["d1"]
+            await redis.client.set(redis_schema.WRITER + gone.store.writer, number)
+            await harness.recovery.recover()
+            assert (await ids_in(valkey), await answers_in(harness)) == (["d1", "d2"], 2)
 
 
 async def test_without_redis_the_log_stays_on_disk(valkey: Valkey, folder: Path) -> None:

@@ -175,6 +175,17 @@ async def test_the_counts_of_all_gateways_are_added(registry: AdapterRegistry) -
     }
 
 
+async def test_counts_in_redis_that_are_no_numbers_are_left_out(
+    registry: AdapterRegistry, bounded_redis: BoundedRedis
+) -> None:
+    alias = await registry.set_canary(PROD, TENTH)
+    await registry.add_outcomes([CanaryOutcomes(PROD, alias.revision, NEW, RequestCounts(2, 2))])
+    (key,) = [key async for key in bounded_redis.client.scan_iter("*counts*")]
+    await bounded_redis.client.hset(key, mapping={f"{NEW} errors": "many", "alien": "x"})
+
+    assert await registry.canary_counts(alias) == {NEW: RequestCounts(2, 0)}
+
+
 async def test_counts_of_another_revision_are_ignored(registry: AdapterRegistry) -> None:
     first = await registry.set_canary(PROD, TENTH)
     await registry.add_outcomes([CanaryOutcomes(PROD, first.revision, NEW, RequestCounts(5, 5))])

@@ -9,7 +9,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pointsman_servicekit.eager import in_task
-from pointsman_servicekit.errors import Unavailable
+from pointsman_servicekit.errors import FailedPrecondition, Unavailable
 
 if TYPE_CHECKING:  # imported with the first client: without Redis a process does not need its 7 MB
     from pointsman_servicekit.redis_clients import RedisClient
@@ -206,3 +206,12 @@ async def open_redis(
             yield redis
         finally:
             await redis.close()
+
+
+def parse_count(text: str, place: str) -> int:
+    """Returns the whole number that Redis holds at `place`; raises FailedPrecondition ("unreadable_record")."""
+    try:
+        return int(text)
+    except ValueError as error:
+        message = f"{place} in Redis cannot be read: {text[:100]!r} is no whole number"
+        raise FailedPrecondition(message, code="unreadable_record") from error

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from pointsman_servicekit.bounded_redis import BoundedRedis
+from pointsman_servicekit.bounded_redis import BoundedRedis, parse_count
+from pointsman_servicekit.errors import FailedPrecondition
 from pointsman_servicekit.keys.records import NANO, PICO, Limits
 
 A_MINUTE = 60
@@ -113,7 +114,11 @@ class Usage:
 
 
 class UsageStore:
-    """Reads usage from Redis; each method raises Unavailable ("redis_unavailable") if it does not answer in time."""
+    """Reads usage from Redis.
+
+    Each method raises Unavailable ("redis_unavailable") if Redis does not answer in time, and FailedPrecondition
+    ("unreadable_record") for a value of another form, since a sum without it would be too small.
+    """
 
     def __init__(self, redis: BoundedRedis, wall: Callable[[], float] = time.time) -> None:
         self._redis = redis
@@ -128,8 +133,9 @@ class UsageStore:
         fields = await self._redis.call(lambda: self._redis.client.hgetall(USAGE + day))
         read: dict[tuple[str, str], dict[str, int]] = {}
         for name, number in fields.items():
-            tenant, key, counter = name.split(":")
-            read.setdefault((tenant, key), {})[counter] = int(number)
+            place = f"field {name[:100]!r} of {USAGE}{day}"
+            tenant, key, counter = _split_field(name, place)
+            read.setdefault((tenant, key), {})[counter] = parse_count(number, place)
         return read
 
     async def left(self, tenant: str, whose: str, limits: Limits) -> Mapping[str, float]:
@@ -148,7 +154,18 @@ class UsageStore:
 
     async def _used(self, name: str, window: Window, now: int) -> int:
         found, used = await self._redis.call(lambda: self._redis.client.hmget(name, ["window", "used"]))
-        return int(used) if found == str(window_at(window, now)[0]) else 0
+        if found != str(window_at(window, now)[0]):
+            return 0
+        return parse_count(used or "", f"field 'used' of {name}")
+
+
+def _split_field(name: str, place: str) -> tuple[str, str, str]:
+    try:
+        tenant, key, counter = name.split(":")
+    except ValueError as error:
+        message = f"{place} in Redis cannot be read: it is not TENANT:KEY:COUNTER"
+        raise FailedPrecondition(message, code="unreadable_record") from error
+    return tenant, key, counter
 
 
 def sum_counts(all_counts: Iterable[Counts]) -> Counts:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
-from pointsman_servicekit.bounded_redis import BoundedRedis, read_script
+from pointsman_servicekit.bounded_redis import BoundedRedis, parse_count, read_script
 from pointsman_servicekit.errors import FailedPrecondition, NotFound
 
 from pointsman_gateway.config.flywheel import LearningConfig
@@ -72,9 +72,13 @@ class RequestLogStore:
         return await self._send(writer, batch, str(last_batch)) >= 0
 
     async def last_batch_of(self, writer: str) -> int | None:
-        """Returns the number of the writer's last batch in Redis; None if Redis knows none."""
-        number = await self._redis.call(lambda: self._redis.client.get(redis_schema.WRITER + writer))
-        return None if number is None else int(number)
+        """Returns the number of the writer's last batch in Redis; None if Redis knows none.
+
+        Raises FailedPrecondition ("unreadable_record").
+        """
+        key = redis_schema.WRITER + writer
+        number = await self._redis.call(lambda: self._redis.client.get(key))
+        return None if number is None else parse_count(number, key)
 
     async def _send(self, writer: str, batch: Batch, last_batch: str = "") -> int:
         max_samples = self.learning.max_answers if self.learning else 0

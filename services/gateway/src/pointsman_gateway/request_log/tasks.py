@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
-from pointsman_servicekit.errors import Unavailable
+from pointsman_servicekit.errors import FailedPrecondition, Unavailable
 from pointsman_servicekit.process import Schedule, running_periodically
 
 from pointsman_gateway.request_log.entry import to_entry, to_undecided_json
@@ -142,7 +142,11 @@ class OrphanRecovery:
         await self._queue.adopt(found)
         for orphan in list(self._held):
             if orphan.has_receipts:
-                await self._recover_receipts(orphan)
+                try:
+                    await self._recover_receipts(orphan)
+                except FailedPrecondition as error:  # without the number of its last batch it could count twice
+                    log.error("the receipts of %s stay in its write-ahead log: %s", orphan.writer, error)
+                    continue
             if not orphan.feedback_bytes:  # otherwise it is held until its feedback has been sent
                 self._held.remove(orphan)
                 await asyncio.to_thread(orphan.close)

@@ -5,6 +5,7 @@ summed over all gateways.
 """
 
 import json
+import logging
 import secrets
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,8 @@ from pointsman_servicekit.bounded_redis import BoundedRedis, read_script
 from pointsman_lora_server.domain import Alias, EngineState, EngineStatus, FleetState
 from pointsman_lora_server.registry import schema
 from pointsman_lora_server.registry.schema import RedisKeys
+
+log = logging.getLogger(__name__)
 
 
 class Leases:
@@ -129,7 +132,10 @@ class CanaryCounters:
         counters: dict[str, dict[str, int]] = defaultdict(dict)
         for key, number in raw.items():
             version, _, counter = key.partition(" ")
-            counters[version][counter] = int(number)
+            if number.isdecimal():
+                counters[version][counter] = int(number)
+            else:
+                log.error("field %.200r of %s in Redis is no count, and is left out: %.100r", key, hash_key, number)
         return {version: _from_counters(each) for version, each in counters.items()}
 
 
