@@ -268,6 +268,17 @@ async def test_an_answer_to_a_client_that_is_gone_is_cancelled_and_no_error(
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
+async def test_a_connection_that_breaks_while_idle_keeps_no_timer(gateway: Gateway) -> None:
+    dependencies = http_dependencies(gateway.components)
+    config, reader = Config(build_app(dependencies), log_config=None), ChatReader(dependencies)
+    connection, wire = FastConnection(config, ServerState(), {}, ConnectionLimits(), reader), Wire()
+    connection.connection_made(wire)
+    connection.data_received(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+    await until(lambda: connection.timeout_keep_alive_task is not None)
+    connection.connection_lost(ConnectionResetError())
+    assert connection.timeout_keep_alive_task is None
+
+
 async def test_a_disconnect_cancels_the_answer_before_pipelined_requests(
     gateway: Gateway, engine: ScriptedEngine
 ) -> None:

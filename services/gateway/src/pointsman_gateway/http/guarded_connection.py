@@ -88,6 +88,7 @@ class GuardedConnection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        self._unset_keepalive_if_required()  # uvicorn's timer would keep all of this for its 30 s
         self.strangers.pop(self, None)
         if self._discarding is not None:
             self._discarding.release()
