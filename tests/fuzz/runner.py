@@ -115,29 +115,36 @@ class Phase:
 
 
 async def run_phase(phase: Phase, watch: Watch, seconds: float) -> None:
-    """Runs the phase, and looks at the gateway afterwards."""
+    """Runs the phase, and looks at the gateway afterwards.
+
+    If its memory has grown, the same cases run again: only a leak grows again by them, while an allocator keeps what
+    the moment with the most large inputs at once took.
+    """
+    await _run_observed(phase, watch, seconds)
+    if not watch.is_alive() or not await watch.has_grown():
+        return
+    first = watch.base_mib
+    await watch.set_base()
+    second = watch.base_mib
+    print(f"{phase.fuzzer.name}: {first:.0f} -> {second:.0f} MiB, so the same cases again", flush=True)
+    await _run_observed(phase, watch, seconds)
+    if not watch.is_alive():
+        return
+    has_grown = await watch.has_grown()
+    await watch.set_base()
+    if second - first > MAX_KEPT_MIB or has_grown:
+        detail = f"{first:.0f} -> {second:.0f} -> {watch.base_mib:.0f} MiB, each after a pause"
+        phase.add(Problem("the gateway's memory grows", detail))
+
+
+async def _run_observed(phase: Phase, watch: Watch, seconds: float) -> None:
     async with _observing(phase, watch):
         await phase.run(seconds)
     phase.add(*watch.tracebacks())
-    if not watch.is_alive():
+    if watch.is_alive():
+        phase.add(*await watch.in_flight())
+    else:
         phase.add(Problem("the gateway's process is dead", watch.gateway.words[-800:]))
-        return
-    phase.add(*await watch.in_flight())
-    if await watch.has_grown():
-        await _run_again(phase, watch, seconds)
-
-
-async def _run_again(phase: Phase, watch: Watch, seconds: float) -> None:
-    """Tells a leak from what the allocator keeps of the moment with the most large inputs at once: only a leak grows
-    again by the same cases."""
-    first = watch.base_mib
-    await watch.set_base()
-    print(f"{phase.fuzzer.name}: {first:.0f} -> {watch.base_mib:.0f} MiB, so the same cases again", flush=True)
-    await phase.run(seconds)
-    if watch.base_mib - first > MAX_KEPT_MIB or await watch.has_grown():
-        detail = f"{first:.0f} -> {watch.base_mib:.0f} -> {await watch.settled_mib():.0f} MiB, each after a pause"
-        phase.add(Problem("the gateway's memory grows", detail))
-    await watch.set_base()
 
 
 @asynccontextmanager

@@ -72,13 +72,10 @@ class Watch:
             await asyncio.sleep(1.0)
         return smallest
 
-    async def settled_mib(self) -> float:
-        """Returns the resident memory after a pause, which ends early if it has not grown."""
-        return await self._settled_mib(PAUSE_SECONDS, self.base_mib + MAX_GROWTH_MIB)
-
     async def has_grown(self) -> bool:
-        """Compares the memory with its base."""
-        return await self.settled_mib() - self.base_mib > MAX_GROWTH_MIB
+        """Compares the memory after a pause, which ends early if it has not grown, with its base."""
+        most = self.base_mib + MAX_GROWTH_MIB
+        return await self._settled_mib(PAUSE_SECONDS, most) > most
 
     async def in_flight(self) -> Iterator[Problem]:
         """Waits until no request is in progress."""
