@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 from pointsman_gateway.pipeline.active_runs import ActiveRuns
-from pointsman_servicekit.errors import DeadlineExceeded, PointsmanError
+from pointsman_servicekit.errors import DeadlineExceeded, PointsmanError, Unavailable
 
 from tests.gateway.doubles.api_clients import ApiClient
 from tests.gateway.doubles.broken_clients import Bug, SilentClient, events_of, use_client
@@ -75,3 +75,40 @@ async def test_a_run_whose_end_raises_keeps_no_other_from_ending() -> None:
     assert isinstance(obedient[0].ended, DeadlineExceeded)
     assert type(unhandled[0]) is Bug
     assert obedient[1].ended is None
+
+
+async def test_a_block_raises_the_error_with_which_it_is_ended_once() -> None:
+    runs, reached = ActiveRuns(), asyncio.Event()
+
+    async def block() -> str:
+        try:
+            with runs.running(float("inf")):
+                reached.set()
+                await asyncio.Event().wait()
+        except Unavailable as error:
+            await asyncio.sleep(0)  # not cancelled again
+            return error.code
+        return ""
+
+    task = asyncio.create_task(block())
+    await reached.wait()
+    runs.shut_down()
+    runs.shut_down()
+    assert await task == "shutting_down"
+    assert (runs.count, task.cancelling()) == (0, 0)
+
+
+async def test_a_block_whose_task_is_cancelled_is_cancelled() -> None:
+    runs, reached = ActiveRuns(), asyncio.Event()
+
+    async def block() -> None:
+        with runs.running(float("inf")):
+            reached.set()
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(block())
+    await reached.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert runs.count == 0

@@ -371,6 +371,24 @@ async def test_a_slow_engine_is_bounded_by_the_deadline(http: httpx.AsyncClient,
     assert (answer.status_code, shapes.error(answer)["code"]) == (504, "deadline_exceeded")
 
 
+async def test_embeddings_in_progress_are_told_that_the_gateway_stops(
+    neighbours: Neighbours, engine: ScriptedEngine
+) -> None:
+    never = asyncio.Event()
+    engine.embeds = lambda body: never
+    neighbours.config.models["embeddings"] = {"small": {"url": engine.url, "usd_per_million_tokens": 1.0}}
+    async with neighbours.gateway() as gateway, open_http_client(gateway) as http:
+        asked = asyncio.create_task(http.post(URL, json={"model": "small", "input": "a"}))
+        await until(lambda: engine.running == 1)
+        gateway.components.pipeline.active_runs.shut_down()
+        answer = await asked
+        assert (answer.status_code, shapes.error(answer)["code"]) == (503, "shutting_down")
+        assert answer.headers["retry-after"] == "1"
+        await until(lambda: engine.running == 0)
+        outcome = {"model": "small", "outcome": "shutting_down", "fault": "gateway"}
+        assert gateway.metric("pointsman_embedding_requests_total", **outcome) == 1
+
+
 async def test_the_admission_limit_applies_to_embeddings(neighbours: Neighbours, engine: ScriptedEngine) -> None:
     never = asyncio.Event()
     engine.embeds = lambda body: never

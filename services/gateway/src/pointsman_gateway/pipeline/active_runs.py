@@ -5,7 +5,9 @@ them together: a run ends even if the code that it waits for never does.
 """
 
 import asyncio
-from typing import Protocol
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
 
 from pointsman_servicekit.errors import PointsmanError, Unavailable
 
@@ -43,6 +45,22 @@ class ActiveRuns:
     def remove(self, run: Run) -> None:
         self._limits.pop(run, None)
 
+    @contextmanager
+    def running(self, deadline: float) -> Iterator[None]:
+        """A block of the current task that is a run: it raises the error with which the run is ended."""
+        run = _TaskRun()
+        self.add(run, deadline)
+        try:
+            yield
+        except asyncio.CancelledError:
+            if run.reason is None:
+                raise
+            run.task.uncancel()
+            raise run.reason from None
+        finally:
+            self.remove(run)
+            run.is_over = True
+
     def shut_down(self) -> None:
         """Ends all runs with an error, because the gateway stops."""
         for run in self._limits:
@@ -59,6 +77,22 @@ class ActiveRuns:
                 _end(run, out_of_time())
         if self._limits:
             self._start_timer()
+
+
+class _TaskRun:
+    """A block of a task, as a run."""
+
+    def __init__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.task: asyncio.Task[Any] = task
+        self.reason: PointsmanError | None = None
+        self.is_over = False
+
+    def cancel(self, reason: PointsmanError | None = None) -> None:
+        if self.reason is None and not self.is_over:
+            self.reason = reason
+            self.task.cancel()
 
 
 def _end(run: Run, error: PointsmanError) -> None:

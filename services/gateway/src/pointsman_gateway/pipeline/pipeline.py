@@ -5,7 +5,6 @@ import json
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from math import inf
 from typing import Protocol
 
 from pointsman_servicekit.errors import PointsmanError
@@ -17,12 +16,11 @@ from pointsman_gateway.domain.outcome import CANCELLED, INTERNAL, ROUTED, fault_
 from pointsman_gateway.domain.path import Catalog
 from pointsman_gateway.domain.request import UNRESTRICTED, Scope
 from pointsman_gateway.embeddings.stage import Embeddings
-from pointsman_gateway.engines.engine_client import out_of_time
 from pointsman_gateway.engines.engines import Engines
 from pointsman_gateway.engines.token_counter import TokenCounter
 from pointsman_gateway.metering.meter import Meter, Metering
 from pointsman_gateway.metering.pricing import CHARACTERS_PER_TOKEN, estimate_tokens
-from pointsman_gateway.pipeline.active_runs import GRACE_SECONDS, ActiveRuns
+from pointsman_gateway.pipeline.active_runs import ActiveRuns
 from pointsman_gateway.pipeline.admission import Admission
 from pointsman_gateway.pipeline.run import RequestRun, record, reserve, settle, with_known_model
 from pointsman_gateway.pipeline.sinks import EventQueue
@@ -79,6 +77,15 @@ class Pipeline:
         run.start()
         return events
 
+    @asynccontextmanager
+    async def admitted(self, request: Request) -> AsyncIterator[None]:
+        """A block in which a request without a run has a slot. It ends with an error some time after the deadline, or
+        when the gateway stops.
+        """
+        with self.active_runs.running(request.deadline):
+            async with self.admission.admitted(request):
+                yield
+
     async def decide(self, request: Request, with_prompt: bool = False) -> Routed:
         """Decides without answering; `with_prompt` also builds the prompt that would be sent. Raises PointsmanError."""
         stages = self.current()
@@ -86,7 +93,7 @@ class Pipeline:
         meter = stages.metering.start(replace(request, operation="route"))
         outcome, reservation, failure, decision, receipt = CANCELLED, None, None, None, None
         try:
-            async with _until(request.deadline), self.admission.admitted(request):
+            async with self.admitted(request):
                 reservation = await reserve(self.tenancy, request, 0)
                 meter.mark_admitted()
                 decision = stages.router.decide(request, await stages.classification.label(request))
@@ -119,7 +126,8 @@ class Pipeline:
         assert routed.prompt is not None  # the decision was made with it
         messages, fields = routed.prompt.messages, request.sampling.extra
         counter, model = self.current().token_counter, routed.decision.path.model
-        count = await counter.count(model, messages, fields, request.deadline)
+        with self.active_runs.running(request.deadline):
+            count = await counter.count(model, messages, fields, request.deadline)
         if count is not None:
             return count, True
         beside = [fields.get("tools") or "", *[message.extra or "" for message in messages]]
@@ -139,16 +147,6 @@ class Pipeline:
         receipt = meter.finish(error.code if error else CANCELLED, error)
         assert isinstance(receipt, UndecidedReceipt)  # nothing has decided
         self.request_log.note_undecided(receipt)
-
-
-@asynccontextmanager
-async def _until(deadline: float) -> AsyncIterator[None]:
-    """A block that raises DeadlineExceeded if it is still in progress some time after the deadline."""
-    try:
-        async with asyncio.timeout_at(deadline + GRACE_SECONDS if deadline < inf else None):
-            yield
-    except TimeoutError as error:
-        raise out_of_time() from error
 
 
 async def _prompt(stages: Stages, meter: Meter, request: Request, decision: Decision) -> Prompt:

@@ -122,7 +122,7 @@ class EmbeddingResponse(Response):
     async def _embed_and_send(self, send: Send, embeddings: Embeddings, held: BufferReservation) -> None:
         wanted = replace(self._wanted, reserve=partial(held.grow, self._wanted.request.caller.tenant))
         try:
-            embedded = await embeddings.embed(wanted, self._dependencies.pipeline.admission.admitted)
+            embedded = await embeddings.embed(wanted, self._dependencies.pipeline.admitted)
         except Exception as error:
             rejection = to_public_error(error)
             if self._wanted.request.model not in embeddings.names():  # otherwise the receipt is written already
