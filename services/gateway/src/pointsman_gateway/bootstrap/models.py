@@ -51,7 +51,8 @@ class EmbeddingModels:
         except PointsmanError as error:
             raise ConfigError(f"models.yaml: {error.message}") from error
         endpoint = None if config and config.url else LocalEmbedder(local)
-        return cls(StaticModel.load(folder), local, Prefixed(local, local.query_prefix), folder, config, endpoint)
+        static = StaticModel.load(folder, None if config else local.fingerprint)
+        return cls(static, local, Prefixed(local, local.query_prefix), folder, config, endpoint)
 
 
 def example_texts(config: Config) -> Mapping[str, Sequence[str]]:
