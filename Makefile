@@ -7,6 +7,9 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 
+# The tests start hundreds of Python processes; without stored bytecode, each would compile all that it imports.
+export PYTHONDONTWRITEBYTECODE :=
+
 PYTHON ?= python3
 VENV := .venv
 ENGINE := .venv-engine
@@ -42,8 +45,8 @@ demo-own: models ## put Pointsman before a vLLM that runs already, attach a lora
 
 .PHONY: test
 test: models ## all checks, and all tests but the slow ones, which have targets of their own; the real engine is among them
-	$(MAKE) lint types imports
-	$(BIN)/python -m pytest $(WITHOUT_ENGINE)
+	$(MAKE) lint imports
+	$(MAKE) -j 2 types test-fast
 	$(BIN)/python -m pytest tests/together $(OWN:%=--ignore %)
 
 # -- environments

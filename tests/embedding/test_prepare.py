@@ -72,12 +72,37 @@ def test_other_vectors_of_words_are_refused(copy: Path) -> None:
         MiniLM.load(copy)
 
 
-def test_a_damaged_folder_is_made_again_with_the_same_fingerprint(copy: Path, minilm: MiniLM) -> None:
-    graph = copy / "model.onnx"
+@pytest.fixture(scope="module")
+def remade(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A damaged folder that was made again, without the static model: it was interrupted before that."""
+    folder = Path(shutil.copytree(model_folder, tmp_path_factory.mktemp("remade") / "minilm"))
+    graph = folder / "model.onnx"
     graph.write_bytes(graph.read_bytes()[:1000])
-    prepare(copy)
-    assert MiniLM.load(copy).fingerprint == minilm.fingerprint
-    assert sorted(path.name for path in copy.parent.iterdir()) == [".minilm.lock", "minilm"]
+
+    def interrupt(said: str) -> None:
+        if said.startswith("adding the static model"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(folder, interrupt)
+    return folder
+
+
+def test_a_damaged_folder_is_made_again_with_the_same_fingerprint(remade: Path, minilm: MiniLM) -> None:
+    assert MiniLM.load(remade).fingerprint == minilm.fingerprint
+    assert sorted(path.name for path in remade.parent.iterdir()) == [".minilm.lock", "minilm"]
+
+
+def test_a_folder_without_a_static_model_gets_the_same_one_added(
+    remade: Path, minilm: MiniLM, model_folder: Path
+) -> None:
+    graph = (remade / "model.onnx").stat()
+    said: list[str] = []
+    prepare(remade, said.append)
+    assert said == [f"{remade} is ready: {minilm.fingerprint}", "adding the static model: static.json is not there"]
+    assert (remade / "model.onnx").stat().st_mtime_ns == graph.st_mtime_ns
+    assert (remade / "static.npy").read_bytes() == (model_folder / "static.npy").read_bytes()
+    assert sorted(path.name for path in remade.iterdir()) == sorted(path.name for path in model_folder.iterdir())
 
 
 def test_weights_with_an_unknown_hash_are_rejected(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pointsman_embedding import MiniLM, ModelMissing, StaticModel
-from pointsman_embedding.prepare import prepare
 
 
 @pytest.fixture(scope="module")
@@ -64,21 +63,10 @@ def test_it_has_its_own_fingerprint_and_does_not_change_the_encoders(
 ) -> None:
     assert re.fullmatch(r"static-256-[0-9a-f]{12}", static_model.fingerprint)
     assert minilm.fingerprint == json.loads((model_folder / "manifest.json").read_text("utf-8"))["fingerprint"]
-    assert StaticModel.load(model_folder).fingerprint == static_model.fingerprint
-
-
-def test_a_folder_made_before_there_was_a_static_model_gets_the_same_one_added(
-    copy: Path, minilm: MiniLM, model_folder: Path
-) -> None:
-    for name in ("static.npy", "static.json"):
-        (copy / name).unlink()
-    graph = (copy / "model.onnx").stat()
-    said: list[str] = []
-    prepare(copy, said.append)
-    assert said == [f"{copy} is ready: {minilm.fingerprint}", "adding the static model: static.json is not there"]
-    assert (copy / "model.onnx").stat().st_mtime_ns == graph.st_mtime_ns
-    assert (copy / "static.npy").read_bytes() == (model_folder / "static.npy").read_bytes()
-    assert sorted(path.name for path in copy.iterdir()) == sorted(path.name for path in model_folder.iterdir())
+    for of_encoder in (None, minilm.fingerprint):
+        assert StaticModel.load(model_folder, of_encoder).fingerprint == static_model.fingerprint
+    with pytest.raises(ModelMissing, match=r"was not made from this encoder"):
+        StaticModel.load(model_folder, "another encoder")
 
 
 @pytest.mark.parametrize("name", ["static.npy", "static.json"])

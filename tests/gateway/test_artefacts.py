@@ -3,6 +3,7 @@ outdated."""
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -13,7 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 from pointsman_embedding import MiniLM, StaticModel
-from pointsman_gateway.bootstrap.models import EmbeddingModels, example_texts, fit_settings, train_classifier
+from pointsman_gateway.bootstrap.models import (
+    MAX_STORED_CLASSIFIERS,
+    EmbeddingModels,
+    example_texts,
+    fit_settings,
+    train_classifier,
+)
 from pointsman_gateway.classification.cascade import CascadeClassifier
 from pointsman_gateway.classification.classifier_file import (
     CorruptClassifier,
@@ -240,5 +247,12 @@ def test_a_stored_fit_is_used_until_the_examples_change(
     assert "is damaged" in caplog.text
     assert file.stat().st_size > len(b"cut off")
 
+    others = [store / f"{number}.classifier" for number in range(MAX_STORED_CLASSIFIERS)]
+    for other in others:
+        other.touch()
+    os.utime(file, ns=(0, 0))
+    train_classifier(config, models, store)  # which uses the oldest, and so keeps it
     train_classifier(dataclasses.replace(config, out_of_scope=("Bake a cake with plums",)), models, store)
-    assert len(stored()) == 2
+    assert len(set(stored()) - {file, *others}) == 1
+    assert file in stored()
+    assert len(stored()) == MAX_STORED_CLASSIFIERS

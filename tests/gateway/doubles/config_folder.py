@@ -93,6 +93,8 @@ _EXAMPLES: dict[str, list[tuple[str, str | None]]] = {
     ],
 }
 
+_Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # libyaml's is five times as fast
+
 IN_TRIAGE = "I left my umbrella on the 9:15 to Saltby, please find it"
 IN_POLICY = "Are bicycles allowed on the train?"
 IN_CHAT = "Hello, how are you today?"
@@ -129,4 +131,4 @@ class ConfigFolder:
         return self.folder
 
     def _write_yaml(self, name: str, data: Any) -> None:
-        (self.folder / name).write_text(yaml.safe_dump(data, sort_keys=False))
+        (self.folder / name).write_text(yaml.dump(data, Dumper=_Dumper, sort_keys=False))

@@ -3,12 +3,15 @@
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path as FilePath
 from typing import Any
 
 import httpx
 from pointsman.v1 import gateway_pb2_grpc
+from pointsman_embedding import EncoderConfig
 from pointsman_gateway import bootstrap
+from pointsman_gateway.bootstrap.models import EmbeddingModels
 from pointsman_gateway.config.load import load_config
 from pointsman_gateway.domain import PathEvidence
 from pointsman_gateway.grpc.servicer import SERVICE, Authentication, GatewayServicer
@@ -56,6 +59,16 @@ class Gateway:
         """Returns the router's statistics of a path."""
         config = load_config(self.folder)
         return self.components.persistence.evidence.of(task, bootstrap.to_path(path, config.paths.paths[path], config))
+
+
+def shared_models(folder: FilePath, config: EncoderConfig | None) -> EmbeddingModels:
+    """Loads the embedding models; all gateways of a test process share the built-in ones, which take half a second."""
+    return EmbeddingModels.load(folder, config) if config else _built_in_models(folder)
+
+
+@lru_cache(maxsize=1)
+def _built_in_models(folder: FilePath) -> EmbeddingModels:
+    return EmbeddingModels.load(folder)
 
 
 def http_dependencies(
@@ -108,7 +121,7 @@ class Neighbours:
         given = {"wal_dir": self.config.folder.parent / "wal"} | self.settings  # used by this test only
         settings = Settings(config=self.config.write(), retriever=self.retriever.address, **given)
         config = load_config(settings.config)
-        async with bootstrap.build_gateway(settings, config, spans) as components:
+        async with bootstrap.build_gateway(settings, config, spans, shared_models) as components:
             budget = BufferedBytesBudget(settings.buffer_megabytes * MEGABYTE)
             dependencies = http_dependencies(components, settings.request_timeout, budget, settings.origins)
             if settings.console == "off":

@@ -38,9 +38,12 @@ class StaticModel:
         self._tokenizer = tokenizer
 
     @classmethod
-    def load(cls, folder: Path) -> "StaticModel":
-        """Loads the folder that `pointsman_embedding.prepare` creates. Raises ModelMissing."""
-        fingerprint = check(folder)
+    def load(cls, folder: Path, of_encoder: str | None = None) -> "StaticModel":
+        """Loads the folder that `pointsman_embedding.prepare` creates. Raises ModelMissing.
+
+        `of_encoder` is the fingerprint of the folder's MiniLM if that is loaded; otherwise its files are hashed here.
+        """
+        fingerprint = check(folder, of_encoder)
         tokenizer = Tokenizer.from_file(str(folder / minilm.TOKENIZER))
         tokenizer.no_truncation()
         tokenizer.no_padding()
@@ -89,9 +92,12 @@ def write(folder: Path, table: NDArray[np.float16]) -> None:
     temporary.rename(folder / MANIFEST)
 
 
-def check(folder: Path) -> str:
-    """Returns the fingerprint of a complete table made with this folder's encoder; else raises ModelMissing."""
-    expected = fingerprint(minilm.check(folder))
+def check(folder: Path, of_encoder: str | None = None) -> str:
+    """Returns the fingerprint of a complete table made with this folder's encoder; else raises ModelMissing.
+
+    `of_encoder` is as in `StaticModel.load`.
+    """
+    expected = fingerprint(of_encoder or minilm.check(folder))
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
         found = minilm.sha256(folder / TABLE)

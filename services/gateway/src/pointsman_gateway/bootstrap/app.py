@@ -18,7 +18,7 @@ from prometheus_client.registry import CollectorRegistry
 from pointsman_gateway.adapter_freshness import FreshnessCache, FreshnessMonitor, MonitoredPaths
 from pointsman_gateway.bootstrap.capacity import Capacity, find_capacity
 from pointsman_gateway.bootstrap.cost_metrics import CostMetrics, to_catalog
-from pointsman_gateway.bootstrap.embeddings import EmbeddingDependencies, ModelsOnDemand, build_embeddings
+from pointsman_gateway.bootstrap.embeddings import EmbeddingDependencies, LoadModels, ModelsOnDemand, build_embeddings
 from pointsman_gateway.bootstrap.engine_discovery import EngineDiscovery
 from pointsman_gateway.bootstrap.persistence import (
     ActiveShadowSettings,
@@ -96,14 +96,15 @@ class GatewayComponents:
 
 @asynccontextmanager
 async def build_gateway(
-    settings: Settings, config: Config, spans: "Spans | None" = None
+    settings: Settings, config: Config, spans: "Spans | None" = None, load_models: LoadModels | None = None
 ) -> AsyncIterator[GatewayComponents]:
     """Builds all components, and closes them at the end of the block.
 
     Inside the block, background tasks watch the engines and the configuration. `spans` is None without tracing.
+    Several gateways in one process may share the embedding models, by their `load_models`.
     """
     tracing = instrument_with(spans)
-    models = ModelsOnDemand(settings.embedding_model, settings.classifier, settings.classifier_cache)
+    models = ModelsOnDemand(settings.embedding_model, settings.classifier, settings.classifier_cache, load_models)
     registry = _create_registry()
     counting = MetricsAggregator(registry)
     metrics, gen_ai = counting.metrics, counting.gen_ai

@@ -1,5 +1,6 @@
 """Loads the embedding models for configurations that need them, and builds the models of `/v1/embeddings`."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +21,12 @@ from pointsman_gateway.ports import RequestLog, Tenancy
 from pointsman_gateway.tracing import Instrumentation
 
 if TYPE_CHECKING:
-    from pointsman_gateway.bootstrap.models import ClassifierCache
+    from pointsman_embedding import EncoderConfig
+
+    from pointsman_gateway.bootstrap.models import ClassifierCache, EmbeddingModels
+
+LoadModels = Callable[[Path, "EncoderConfig | None"], "EmbeddingModels"]
+"""Loads the embedding models of MiniLM's folder and the configured encoder. Raises ConfigError and ModelMissing."""
 
 
 def needs_models(config: Config) -> bool:
@@ -40,9 +46,10 @@ class ModelsOnDemand:
     A gateway that never needs them also runs without NumPy, ONNX Runtime and tokenizers, which take 40 MB.
     """
 
-    def __init__(self, folder: Path, file: Path | None, store: Path | None) -> None:
-        """Takes MiniLM's `folder`, and the `file` and the `store` of `ClassifierCache`."""
-        self._folder, self._file, self._store = folder, file, store
+    def __init__(self, folder: Path, file: Path | None, store: Path | None, load: LoadModels | None = None) -> None:
+        """Takes MiniLM's `folder`, and the `file` and the `store` of `ClassifierCache`; without `load`, the models are
+        loaded by `EmbeddingModels.load`."""
+        self._folder, self._file, self._store, self._load = folder, file, store, load
         self._cache: ClassifierCache | None = None
 
     @property
@@ -60,7 +67,7 @@ class ModelsOnDemand:
 
             # Products as small as the classifier's gain nothing from more threads, and they spin while they wait.
             threadpool_limits(limits=1)
-            models = EmbeddingModels.load(self._folder, config.encoder)
+            models = (self._load or EmbeddingModels.load)(self._folder, config.encoder)
             self._cache = ClassifierCache(models, self._file, self._store)
         return self._cache.get(config)
 

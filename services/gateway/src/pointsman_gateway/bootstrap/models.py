@@ -3,12 +3,13 @@
 import fcntl
 import json
 import logging
+import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,7 +51,8 @@ class EmbeddingModels:
         except PointsmanError as error:
             raise ConfigError(f"models.yaml: {error.message}") from error
         endpoint = None if config and config.url else LocalEmbedder(local)
-        return cls(StaticModel.load(folder), local, Prefixed(local, local.query_prefix), folder, config, endpoint)
+        static = StaticModel.load(folder, None if config else local.fingerprint)
+        return cls(static, local, Prefixed(local, local.query_prefix), folder, config, endpoint)
 
 
 def example_texts(config: Config) -> Mapping[str, Sequence[str]]:
@@ -82,18 +84,21 @@ def train_classifier(config: Config, models: EmbeddingModels, store: Path | None
             with _locked(file.with_suffix(".lock")):  # another gateway may be fitting the same one
                 fitted = _load_stored(file, fitted_on) or _fit_in_process(config, models, file)
             if store:
-                _remove_oldest(store)
+                _remove_least_recently_used(store)
         return to_loaded(fitted, models)
 
 
 def _load_stored(file: Path, fitted_on: FitOrigin) -> ClassifierModel | None:
     try:
-        return load(file, fitted_on)
+        fitted = load(file, fitted_on)
     except FileNotFoundError:
         return None
     except PointsmanError as error:
         log.warning("the stored classifier is not used: %s", error.message)
         return None
+    with suppress(OSError):  # the store may be read-only
+        os.utime(file, ns=(time.time_ns(), file.stat().st_mtime_ns))
+    return fitted
 
 
 @contextmanager
@@ -126,8 +131,8 @@ def _fit_in_process(config: Config, models: EmbeddingModels, file: Path) -> Clas
     return fitted
 
 
-def _remove_oldest(store: Path) -> None:
-    files = sorted(store.glob("*.classifier"), key=lambda file: file.stat().st_mtime, reverse=True)
+def _remove_least_recently_used(store: Path) -> None:
+    files = sorted(store.glob("*.classifier"), key=lambda file: file.stat().st_atime, reverse=True)
     for file in files[MAX_STORED_CLASSIFIERS:]:
         file.unlink(missing_ok=True)
         file.with_suffix(".lock").unlink(missing_ok=True)

@@ -284,7 +284,8 @@ def main() -> int:
     order = FitOrder.from_json(sys.stdin.read())
     config, folder = EncoderConfig.model_validate(order.encoder) if order.encoder else None, Path(order.models)
     try:
-        static, model = TokenTable.load(folder), open_encoder(config, folder)
+        model = open_encoder(config, folder)
+        static = TokenTable.load(folder, None if config else model.fingerprint)
         encoder = Prefixed(model, model.query_prefix)
         fitted = fit_classifier(order.examples, order.out_of_scope, static, encoder, order.settings)
     except PointsmanError as error:
