@@ -18,8 +18,9 @@ from safetensors.torch import save
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from pointsman_lora_server.training.adapter_folder import read_parent_config, to_plain_config
-from pointsman_lora_server.training.batches import Example, batch_by_length
+from pointsman_lora_server.training.batches import batch_by_length
 from pointsman_lora_server.training.dataset import BaseFolder
+from pointsman_lora_server.training.encoding import Example
 from pointsman_lora_server.training.exits import TrainingError
 
 if TYPE_CHECKING:
