@@ -95,7 +95,7 @@ class TrainingMethod:
         self, learner: Learner, base: BaseFolder, heldout: Sequence[Any], options: TrainingOptions
     ) -> Objective:
         """Creates the loss; `heldout` are the encoded rows that it is measured on."""
-        from pointsman_lora_server.training.learner import SftObjective
+        from pointsman_lora_server.training.sft_loss import SftObjective
 
         return SftObjective(learner, heldout, options.recipe.tokens_per_step)
 
