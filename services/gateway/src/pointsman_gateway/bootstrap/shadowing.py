@@ -10,8 +10,8 @@ from pointsman_servicekit.errors import Unavailable
 from pointsman_servicekit.process import Schedule, running_periodically
 from prometheus_client import CollectorRegistry
 
+from pointsman_gateway.bootstrap.paths import to_path
 from pointsman_gateway.bootstrap.persistence import Persistence
-from pointsman_gateway.bootstrap.stages import to_path
 from pointsman_gateway.config.checks import SELF_CONTAINED_METRICS, judge_rejects
 from pointsman_gateway.config.load import Config
 from pointsman_gateway.config.tasks_file import ShadowConfig, ShadowJudgeConfig
