@@ -14,11 +14,11 @@ from pointsman_gateway.redaction import InvalidHook, Redaction, load_hook
 from pointsman_gateway.request_log.evidence import EvidenceStore
 from pointsman_gateway.request_log.feedback import FeedbackQueue, FeedbackService, NullFeedback
 from pointsman_gateway.request_log.feedback_store import EvaluationStore
+from pointsman_gateway.request_log.metrics import RequestLogMetrics
 from pointsman_gateway.request_log.recorder import NullRequestLog, Recorder
 from pointsman_gateway.request_log.store import RequestLogReader, RequestLogStore
 from pointsman_gateway.request_log.tasks import OrphanRecovery, RequestLogTasks
 from pointsman_gateway.request_log.wal import WriteAheadLog
-from pointsman_gateway.request_log.wal_records import RequestLogMetrics
 from pointsman_gateway.settings import Settings
 from pointsman_gateway.shadow.budget import ShadowStore
 

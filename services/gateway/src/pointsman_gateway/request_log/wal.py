@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pointsman_gateway.domain import Decision, Receipt, Request, UndecidedReceipt
+from pointsman_gateway.request_log.metrics import RequestLogMetrics
 from pointsman_gateway.request_log.redis_schema import WRITER_TTL_SECONDS
 from pointsman_gateway.request_log.wal_records import (
     BatchMark,
     DecidedRecord,
     FeedbackRecord,
     Record,
-    RequestLogMetrics,
     UndecidedRecord,
     decided_record,
     from_line,
