@@ -16,8 +16,8 @@ from pointsman_gateway.request_log.metrics import RequestLogMetrics
 from pointsman_gateway.request_log.recorder import Recorder
 from pointsman_gateway.request_log.redis_schema import last_days
 from pointsman_gateway.request_log.store import Batch, RequestLogStore
-from pointsman_gateway.request_log.wal import OrphanedLog, RecoveryBatch, lock_orphaned_logs
 from pointsman_gateway.request_log.wal_records import FeedbackRecord
+from pointsman_gateway.request_log.wal_recovery import OrphanedLog, RecoveryBatch, lock_orphaned_logs
 
 log = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
-"""Records of the write-ahead log: receipts, batch marks and feedback, each one line of JSON."""
+"""Records of the write-ahead log: receipts, batch marks and feedback, each one line of JSON, and their offsets."""
 
 from collections.abc import Mapping
-from typing import cast
+from typing import NamedTuple, cast
 
 import msgspec
 
@@ -241,3 +241,22 @@ def undecided_record(offset: int, unix_seconds: float, receipt: UndecidedReceipt
         receipt.guardrails,
         receipt.notes,
     )
+
+
+class Offsets(NamedTuple):
+    """The numbers of the last record of each kind; all records up to them are included."""
+
+    decided: int = 0
+    undecided: int = 0
+
+    def covers(self, other: "Offsets") -> bool:
+        return other.decided <= self.decided and other.undecided <= self.undecided
+
+    def and_decided(self, offset: int) -> "Offsets":
+        return Offsets(max(self.decided, offset), self.undecided)
+
+    def and_undecided(self, offset: int) -> "Offsets":
+        return Offsets(self.decided, max(self.undecided, offset))
+
+
+NO_OFFSETS = Offsets()
