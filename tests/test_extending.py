@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 from pointsman_gateway import bootstrap
-from pointsman_gateway.config.load import Config, ConfigError, load_config
+from pointsman_gateway.config.field_types import ConfigError
+from pointsman_gateway.config.load import Config, load_config
 from pointsman_gateway.domain import AUTO, Message, Request
 from pointsman_gateway.extensions import (
     GUARDRAILS,

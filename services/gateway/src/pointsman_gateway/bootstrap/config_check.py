@@ -2,7 +2,8 @@
 
 from pointsman_gateway.bootstrap.strategies import build_strategy, compile_prompts
 from pointsman_gateway.bootstrap.validation import to_guardrails, to_validators
-from pointsman_gateway.config.load import Config, ConfigError
+from pointsman_gateway.config.field_types import ConfigError
+from pointsman_gateway.config.load import Config
 from pointsman_gateway.domain import Vector
 from pointsman_gateway.extensions import Found
 

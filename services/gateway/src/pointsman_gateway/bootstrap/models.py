@@ -19,7 +19,8 @@ from pointsman_gateway.bootstrap.loaded_models import LoadedModels
 from pointsman_gateway.classification.cascade import CascadeClassifier, TextEmbedder
 from pointsman_gateway.classification.classifier_file import FitOrigin, fit_origin, load
 from pointsman_gateway.classification.model import ClassifierModel, FitOrder, FitSettings
-from pointsman_gateway.config.load import Config, ConfigError
+from pointsman_gateway.config.field_types import ConfigError
+from pointsman_gateway.config.load import Config
 from pointsman_gateway.embeddings.models import LocalEmbedder
 
 log = logging.getLogger(__name__)

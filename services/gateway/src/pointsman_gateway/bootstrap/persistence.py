@@ -8,7 +8,8 @@ from functools import partial
 from prometheus_client import CollectorRegistry, Counter
 
 from pointsman_gateway.bootstrap.redis import RedisState, connect
-from pointsman_gateway.config.load import Config, ConfigError
+from pointsman_gateway.config.field_types import ConfigError
+from pointsman_gateway.config.load import Config
 from pointsman_gateway.domain import Path
 from pointsman_gateway.redaction import InvalidHook, Redaction, load_hook
 from pointsman_gateway.request_log.evidence import EvidenceStore

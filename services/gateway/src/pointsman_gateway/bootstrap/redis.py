@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack
 
 from pointsman_servicekit.bounded_redis import BoundedRedis, open_redis
 
-from pointsman_gateway.config.load import ConfigError
+from pointsman_gateway.config.field_types import ConfigError
 
 
 class RedisState:

@@ -15,7 +15,8 @@ from pointsman_gateway.bootstrap.validation import to_guardrails, to_validators
 from pointsman_gateway.cache.keys import CacheKeyBuilder
 from pointsman_gateway.cache.stage import CacheResources, CachingBackend
 from pointsman_gateway.classification import NoClassification
-from pointsman_gateway.config.load import Config, ConfigError
+from pointsman_gateway.config.field_types import ConfigError
+from pointsman_gateway.config.load import Config
 from pointsman_gateway.domain import Path
 from pointsman_gateway.engines.engine_client import EngineClient
 from pointsman_gateway.engines.engines import Engines

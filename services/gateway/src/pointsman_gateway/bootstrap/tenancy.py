@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from pointsman_gateway.bootstrap.redis import RedisState, connect
 from pointsman_gateway.config.access_file import SingleSignOnConfig
-from pointsman_gateway.config.load import ConfigError
+from pointsman_gateway.config.field_types import ConfigError
 from pointsman_gateway.settings import Settings
 from pointsman_gateway.tenancy.keys import KeyCacheConfig
 from pointsman_gateway.tenancy.limits import TenancyMetrics

@@ -1,6 +1,7 @@
 """Builds the validators and guardrails of the tasks."""
 
-from pointsman_gateway.config.load import Config, ConfigError
+from pointsman_gateway.config.field_types import ConfigError
+from pointsman_gateway.config.load import Config
 from pointsman_gateway.config.tasks_file import TaskConfig
 from pointsman_gateway.extensions import GuardrailContext
 from pointsman_gateway.extensions.http_poster import HttpPoster
