@@ -36,8 +36,9 @@ from pointsman_gateway.engines.stage import EngineBackend
 from pointsman_gateway.metering.pricing import CostEstimator
 from pointsman_gateway.pipeline.pipeline import Pipeline
 from pointsman_gateway.ports import ChunkSink
-from pointsman_gateway.request_log.wal import Offsets, WriteAheadLog
-from pointsman_gateway.request_log.wal_records import RequestLogMetrics
+from pointsman_gateway.request_log.metrics import RequestLogMetrics
+from pointsman_gateway.request_log.wal import WriteAheadLog
+from pointsman_gateway.request_log.wal_records import Offsets
 from pointsman_gateway.settings import Settings
 from pointsman_servicekit.errors import NotFound
 from pointsman_servicekit.process import freeze_gc

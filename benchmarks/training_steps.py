@@ -77,9 +77,10 @@ def run_arm(arm: str, steps: int, *, with_profile: bool) -> list[float]:
 
 
 def run_own(learner: Any, base: Any, batches: Sequence[Any], options: Any) -> list[float]:
-    from pointsman_lora_server.training.batches import RunState, StepCounter
-    from pointsman_lora_server.training.learner import SftObjective
+    from pointsman_lora_server.training.learning_rate import StepCounter
     from pointsman_lora_server.training.loop import LoopOptions, TrainingLoop
+    from pointsman_lora_server.training.run_state import RunState
+    from pointsman_lora_server.training.sft_loss import SftObjective
 
     seconds, since = list[float](), [time.perf_counter()]
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 from pointsman_gateway import bootstrap
-from pointsman_gateway.config.load import Config, ConfigError, load_config
+from pointsman_gateway.config.field_types import ConfigError
+from pointsman_gateway.config.load import Config, load_config
 from pointsman_gateway.domain import AUTO, Message, Request
 from pointsman_gateway.extensions import (
     GUARDRAILS,
@@ -103,7 +104,7 @@ async def test_a_guardrail(config_folder: ConfigFolder, name: str) -> None:
     (entry,) = [block["guardrails"] for block in map(yaml.safe_load, blocks("yaml")) if "guardrails" in block]
     ((_, options),) = entry[0]["check"].items()
     config_folder.rest_of_tasks["guardrails"] = [{**entry[0], "check": {name: options}}]
-    (guardrail,) = bootstrap.stages.to_guardrails(load(config_folder), None)
+    (guardrail,) = bootstrap.validation.to_guardrails(load(config_folder), None)
     texts = [GuardedText("user", "Where is it?"), GuardedText("user", "In atlantis.")]
     assert await guardrail.guardrail.find("request", texts) == [Finding("FORBIDDEN_WORD", 1, 3, 11)]
 

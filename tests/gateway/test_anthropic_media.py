@@ -8,7 +8,8 @@ import httpx
 import pytest
 from pointsman.v1 import gateway_pb2 as pb
 from pointsman.v1 import gateway_pb2_grpc
-from pointsman_gateway.config.load import ConfigError, load_config
+from pointsman_gateway.config.field_types import ConfigError
+from pointsman_gateway.config.load import load_config
 from pointsman_gateway.domain import Message
 from pointsman_gateway.engines.anthropic_content import to_turns
 from pointsman_servicekit.errors import InvalidArgument

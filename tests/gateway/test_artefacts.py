@@ -32,7 +32,8 @@ from pointsman_gateway.classification.classifier_file import (
 )
 from pointsman_gateway.classification.fitting.fit import fit_classifier
 from pointsman_gateway.classification.model import ClassifierModel, FitSettings
-from pointsman_gateway.config.load import ConfigError, load_config
+from pointsman_gateway.config.field_types import ConfigError
+from pointsman_gateway.config.load import load_config
 
 from tests.gateway.doubles.config_folder import IN_NONE, IN_TRIAGE, ConfigFolder
 

@@ -9,8 +9,8 @@ import pytest
 from pointsman_gateway.classification.excerpt import CHARACTERS_PER_END, character_excerpt, is_binary, visible
 from pointsman_gateway.classification.rules import RuleMatch, RuleMatcher
 from pointsman_gateway.classification.stage import Classification
-from pointsman_gateway.config.field_types import PolicyConfig
-from pointsman_gateway.config.load import ConfigError, load_config
+from pointsman_gateway.config.field_types import ConfigError, PolicyConfig
+from pointsman_gateway.config.load import load_config
 from pointsman_gateway.config.tasks_file import RuleConfig, TaskConfig
 from pointsman_gateway.domain import Message, Request
 

@@ -9,7 +9,8 @@ import httpx
 import pytest
 from pointsman.v1 import gateway_pb2 as pb
 from pointsman.v1 import gateway_pb2_grpc
-from pointsman_gateway.config.load import ConfigError, load_config
+from pointsman_gateway.config.field_types import ConfigError
+from pointsman_gateway.config.load import load_config
 from pointsman_servicekit.grpc_client import open_channel
 
 from tests.gateway.doubles.config_folder import IN_CHAT, IN_POLICY

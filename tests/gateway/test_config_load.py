@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from pointsman_gateway import bootstrap
 from pointsman_gateway.__main__ import check
-from pointsman_gateway.config.load import Config, ConfigError, load_config
+from pointsman_gateway.config.field_types import ConfigError
+from pointsman_gateway.config.load import Config, load_config
 from pointsman_gateway.domain import Kind
 
 from tests.flywheel.company import write as write_company

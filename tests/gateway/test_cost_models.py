@@ -9,7 +9,8 @@ from typing import Any
 
 import httpx
 import pytest
-from pointsman_gateway.config.load import ConfigError, load_config
+from pointsman_gateway.config.field_types import ConfigError
+from pointsman_gateway.config.load import load_config
 from pointsman_gateway.domain import PICODOLLARS, Path, Receipt, Usage
 from pointsman_gateway.metering.aggregate import MetricsAggregator
 from pointsman_gateway.metering.cost_metrics import CounterfactualCosts, PathTotals

@@ -13,7 +13,8 @@ import numpy as np
 import openai
 import pytest
 from pointsman_embedding import MiniLM
-from pointsman_gateway.config.load import ConfigError, load_config
+from pointsman_gateway.config.field_types import ConfigError
+from pointsman_gateway.config.load import load_config
 from pointsman_gateway.domain import Caller, Request, UndecidedReceipt, Usage
 from pointsman_gateway.embeddings.models import BATCH_TEXTS, MAX_ADDED_TOKENS, MAX_HELD_BYTES, LocalEmbedder
 from pointsman_gateway.embeddings.stage import EmbeddingMetrics, EmbeddingRequest, Embeddings, PricedModel

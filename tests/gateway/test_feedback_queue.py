@@ -18,9 +18,11 @@ from pointsman_gateway.domain import Feedback
 from pointsman_gateway.request_log import redis_schema
 from pointsman_gateway.request_log.feedback import FeedbackQueue, FeedbackService
 from pointsman_gateway.request_log.feedback_store import StoredFeedback
+from pointsman_gateway.request_log.metrics import RequestLogMetrics
 from pointsman_gateway.request_log.tasks import OrphanRecovery, RequestLogTasks
-from pointsman_gateway.request_log.wal import WriteAheadLog, lock_orphaned_logs
-from pointsman_gateway.request_log.wal_records import FeedbackRecord, RequestLogMetrics
+from pointsman_gateway.request_log.wal import WriteAheadLog
+from pointsman_gateway.request_log.wal_records import FeedbackRecord
+from pointsman_gateway.request_log.wal_recovery import lock_orphaned_logs
 from pointsman_servicekit.errors import Unavailable
 from pointsman_servicekit.grpc_client import open_channel
 from prometheus_client import CollectorRegistry

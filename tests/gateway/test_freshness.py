@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 from pointsman_gateway.adapter_freshness import FreshnessCache, FreshnessMonitor, MonitoredPaths
-from pointsman_gateway.config.load import ConfigError, load_config
+from pointsman_gateway.config.field_types import ConfigError
+from pointsman_gateway.config.load import load_config
 from pointsman_gateway.domain import Path
 from pointsman_servicekit.document_sketch import MANIFEST_KEY_PREFIX, Sketch, sketch_of
 from pointsman_servicekit.errors import Unavailable

@@ -6,7 +6,8 @@ from pathlib import Path as FilePath
 
 import pytest
 from pointsman_gateway.config.engine_config import BreakerConfig, DnsName, Timeouts
-from pointsman_gateway.config.load import ConfigError, load_config
+from pointsman_gateway.config.field_types import ConfigError
+from pointsman_gateway.config.load import load_config
 from pointsman_gateway.config.providers import DEFAULT_API
 from pointsman_gateway.domain import Path
 from pointsman_gateway.engines.dns_groups import EngineGroup

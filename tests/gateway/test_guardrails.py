@@ -10,7 +10,8 @@ import msgspec
 import pytest
 from aiohttp import web
 from pointsman_gateway import bootstrap
-from pointsman_gateway.config.load import ConfigError, load_config
+from pointsman_gateway.config.field_types import ConfigError
+from pointsman_gateway.config.load import load_config
 from pointsman_gateway.domain import Chunk
 from pointsman_gateway.extensions import Finding, GuardedText, Guardrail, GuardrailContext, Hook
 from pointsman_gateway.pipeline.guarded_answer import AnswerWindow

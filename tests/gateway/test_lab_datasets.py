@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pointsman_gateway.config.field_types import ConfigError
 from pointsman_gateway.config.flywheel import LearningConfig
-from pointsman_gateway.config.load import Config, ConfigError, load_config
+from pointsman_gateway.config.load import Config, load_config
 from pointsman_gateway.domain import Caller, CompletedAnswer, Feedback, Message, Request
 from pointsman_gateway.domain import Path as Way
 from pointsman_gateway.request_log import redis_schema

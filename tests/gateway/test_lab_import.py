@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import yaml
 from pointsman_gateway.bootstrap import check_config
-from pointsman_gateway.config.load import Config, ConfigError, load_config
+from pointsman_gateway.config.field_types import ConfigError
+from pointsman_gateway.config.load import Config, load_config
 from pointsman_lab.litellm_import import import_litellm
 from pointsman_lab.report import Report
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from pointsman.v1 import retriever_pb2
 from pointsman_gateway.bootstrap.models import EmbeddingModels
-from pointsman_gateway.config.load import ConfigError, load_config
+from pointsman_gateway.config.field_types import ConfigError
+from pointsman_gateway.config.load import load_config
 from pointsman_gateway.domain import Message, Passage, Vector
 from pointsman_gateway.extensions import Found
 from pointsman_gateway.prompts.retriever import RetrieverClient

@@ -4,7 +4,8 @@ from typing import Any
 
 import httpx
 import pytest
-from pointsman_gateway.config.load import ConfigError, load_config
+from pointsman_gateway.config.field_types import ConfigError
+from pointsman_gateway.config.load import load_config
 
 from tests.gateway.doubles.api_clients import ApiClient
 from tests.gateway.doubles.config_folder import IN_TRIAGE, ConfigFolder

@@ -10,7 +10,8 @@ import httpx
 import pytest
 import yaml
 from pointsman_gateway.bootstrap.embeddings import needs_models
-from pointsman_gateway.config.load import ConfigError, load_config
+from pointsman_gateway.config.field_types import ConfigError
+from pointsman_gateway.config.load import load_config
 from pointsman_gateway.extensions import Strategy
 
 from tests.gateway.doubles.api_clients import ApiClient

@@ -10,7 +10,8 @@ import pytest
 from pointsman_embedding import EncoderConfig, open_encoder
 from pointsman_gateway.bootstrap.models import EmbeddingModels
 from pointsman_gateway.classification.reader import FAILED_NOTE
-from pointsman_gateway.config.load import ConfigError, load_config
+from pointsman_gateway.config.field_types import ConfigError
+from pointsman_gateway.config.load import load_config
 from pointsman_gateway.domain import AUTO, Decision, Message, Request
 
 from tests.embedding.second_encoder import make_second_encoder

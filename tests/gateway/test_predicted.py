@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from pointsman_embedding import MiniLM
 from pointsman_gateway.bootstrap import to_path
-from pointsman_gateway.config.load import ConfigError, load_config
+from pointsman_gateway.config.field_types import ConfigError
+from pointsman_gateway.config.load import load_config
 from pointsman_gateway.config.tasks_file import RequestLogConfig
 from pointsman_gateway.domain import Feedback, Message, PathEvidence, Request, Vector
 from pointsman_gateway.extensions import Candidate
@@ -23,15 +24,7 @@ from pointsman_gateway.request_log.evidence import EvidenceKey, evidence_key
 from pointsman_gateway.routing.predicted import Predicted, PredictedOptions, encode_weights
 from pointsman_gateway.shadow.budget import ShadowStore
 from pointsman_gateway.shadow.scoring import PairScores
-from pointsman_lab.prediction import (
-    Evaluation,
-    best_mix,
-    evaluate_policy,
-    fit,
-    predict,
-    read_evaluation,
-    to_evaluation,
-)
+from pointsman_lab.prediction import Evaluation, best_mix, evaluate_policy, fit, predict, read_evaluation, to_evaluation
 from pointsman_lab.request_log import RatedRequest
 from pointsman_servicekit.bounded_redis import open_redis
 from pydantic import ValidationError

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import yaml
-from pointsman_gateway.config.load import ConfigError, load_config
+from pointsman_gateway.config.field_types import ConfigError
+from pointsman_gateway.config.load import load_config
 from pointsman_gateway.config.models_file import ModelConfig, ModelsFile, Prices
 from pointsman_gateway.config.providers import find_price, providers
 from pointsman_servicekit.prices import prices_as_of

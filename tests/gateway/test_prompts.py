@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pointsman_gateway.config.load import ConfigError
+from pointsman_gateway.config.field_types import ConfigError
 from pointsman_gateway.domain import Decision, Message, Passage, Path, Request, Vector
 from pointsman_gateway.extensions import Draft, Example, Found
 from pointsman_gateway.prompts.strategies import FewShot, Prompts, apply_all

@@ -16,7 +16,8 @@ import pytest
 from aiohttp import web
 from pointsman_gateway import bootstrap
 from pointsman_gateway.config.engine_config import EngineConfig
-from pointsman_gateway.config.load import ConfigError, load_config
+from pointsman_gateway.config.field_types import ConfigError
+from pointsman_gateway.config.load import load_config
 from pointsman_gateway.config.providers import providers
 from pointsman_gateway.engines.litellm_client import load_litellm
 from pointsman_gateway.engines.openai_schema import parse_error

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from pointsman_gateway.config.load import ConfigError
+from pointsman_gateway.config.field_types import ConfigError
 from redis.asyncio import Redis
 
 from tests.gateway.doubles.config_folder import IN_CHAT

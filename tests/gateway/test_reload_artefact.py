@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 from pointsman_gateway.bootstrap.models import EmbeddingModels
-from pointsman_gateway.config.load import ConfigError, load_config
+from pointsman_gateway.config.field_types import ConfigError
+from pointsman_gateway.config.load import load_config
 from pointsman_gateway.domain import AUTO, Message, Request
 from pointsman_lab.fit import fit
 

@@ -3,7 +3,8 @@
 from typing import Any
 
 import pytest
-from pointsman_gateway.config.load import ConfigError, load_config
+from pointsman_gateway.config.field_types import ConfigError
+from pointsman_gateway.config.load import load_config
 from pointsman_gateway.config.models_file import ModelsFile
 from pointsman_gateway.engines.engines import engine_settings
 

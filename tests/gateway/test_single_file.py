@@ -9,7 +9,8 @@ import httpx
 import pytest
 import yaml
 from pointsman_gateway import bootstrap
-from pointsman_gateway.config.load import Config, ConfigError, load_config
+from pointsman_gateway.config.field_types import ConfigError
+from pointsman_gateway.config.load import Config, load_config
 
 from tests.gateway.doubles.engine import answer, model_list, running_engine
 from tests.gateway.doubles.process_gateway import process_gateway

@@ -7,7 +7,7 @@ import httpx
 import numpy as np
 import pytest
 from pointsman.v1 import retriever_pb2
-from pointsman_gateway.config.load import ConfigError
+from pointsman_gateway.config.field_types import ConfigError
 from pointsman_gateway.domain import Message, Passage, Request, Vector
 from pointsman_gateway.extensions import Draft, Example, Found
 from pointsman_gateway.prompts.strategies import apply_all

@@ -6,8 +6,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from pointsman_gateway.config.field_types import ConfigError
 from pointsman_gateway.config.flywheel import LearningConfig
-from pointsman_gateway.config.load import ConfigError, load_config
+from pointsman_gateway.config.load import load_config
 from pointsman_gateway.domain import CompletedAnswer
 from pointsman_gateway.request_log import redis_schema
 from redis.asyncio import Redis

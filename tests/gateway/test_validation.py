@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 from pointsman_gateway import bootstrap
-from pointsman_gateway.config.load import ConfigError, load_config
+from pointsman_gateway.config.field_types import ConfigError
+from pointsman_gateway.config.load import load_config
 from pointsman_gateway.domain import Chunk, Decision, Message, Path, Request, Sampling
 from pointsman_gateway.extensions import VALIDATORS, Choice, Validator
 from pointsman_gateway.validation.json_schema import JsonSchema

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from pointsman_lora_server.training.batches import Example
 from pointsman_lora_server.training.data import Conversation, Message
+from pointsman_lora_server.training.encoding import Example
 from pointsman_lora_server.training.prompt_baseline import NearestRows, few_shot_questions
 
 KNOWN = [

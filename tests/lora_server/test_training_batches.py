@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 import pytest
-from pointsman_lora_server.training.batches import Example, batch_by_length, encode, padded_tokens, plan_batches
+from pointsman_lora_server.training.batches import batch_by_length, padded_tokens, plan_batches
 from pointsman_lora_server.training.data import Conversation, Message
+from pointsman_lora_server.training.encoding import Example, encode
 from pointsman_lora_server.training.exits import DataError
 
 END, OPEN, BREAK = 1, 2, 3

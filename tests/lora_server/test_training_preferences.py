@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from pointsman_lora_server.training.batches import encode_pairs
 from pointsman_lora_server.training.data import Message
+from pointsman_lora_server.training.encoding import encode_pairs
 from pointsman_lora_server.training.exits import DataError
 from pointsman_lora_server.training.methods.dpo import read_preference_split, read_preferences
 

@@ -14,11 +14,11 @@ from pointsman_gateway.metering.aggregate import EndedRequest
 from pointsman_gateway.request_log import redis_schema
 from pointsman_gateway.request_log.evidence import UNITS_PER_RATING, EvidenceStore, from_fields
 from pointsman_gateway.request_log.feedback import FeedbackQueue
+from pointsman_gateway.request_log.metrics import RequestLogMetrics
 from pointsman_gateway.request_log.recorder import Recorder
 from pointsman_gateway.request_log.store import RequestLogStore
 from pointsman_gateway.request_log.tasks import OrphanRecovery
 from pointsman_gateway.request_log.wal import MAX_RECEIPT_BYTES, WriteAheadLog
-from pointsman_gateway.request_log.wal_records import RequestLogMetrics
 from pointsman_servicekit.bounded_redis import open_redis
 from pointsman_servicekit.errors import Unavailable
 from pointsman_servicekit.redis_clients import open_client

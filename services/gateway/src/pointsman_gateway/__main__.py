@@ -18,20 +18,15 @@ from pointsman_embedding import ModelMissing
 from pointsman_servicekit import logs
 from pointsman_servicekit.buffer_budget import BufferedBytesBudget
 from pointsman_servicekit.grpc_server import ServerLimits, serving
-from pointsman_servicekit.process import (
-    freeze_gc,
-    start_worker_threads,
-    trimming_heap,
-    wait_for_stop_signal,
-)
+from pointsman_servicekit.process import freeze_gc, start_worker_threads, trimming_heap, wait_for_stop_signal
 from pointsman_servicekit.tls import server_tls
 from pointsman_servicekit.tracing.exporting import OtelSettingsError, exporting_spans, tracing_server_interceptors
 from pointsman_servicekit.workers import WORKER_OPTION, connect_supervisor
 
 from pointsman_gateway import bootstrap
 from pointsman_gateway.codec.limits import LIMITS
-from pointsman_gateway.config.field_types import must_be_known
-from pointsman_gateway.config.load import ConfigError, load_config
+from pointsman_gateway.config.field_types import ConfigError, must_be_known
+from pointsman_gateway.config.load import load_config
 from pointsman_gateway.engines.engine_check import NO_GUARANTEES, check_engine
 from pointsman_gateway.grpc.servicer import SERVICE, Authentication, GatewayServicer
 from pointsman_gateway.http.app import build_app, build_metrics_app

@@ -12,7 +12,8 @@ import numpy as np
 from pointsman_embedding import ModelMissing
 from pointsman_gateway import bootstrap
 from pointsman_gateway.bootstrap.models import EmbeddingModels, to_loaded
-from pointsman_gateway.config.load import Config, ConfigError, load_config
+from pointsman_gateway.config.field_types import ConfigError
+from pointsman_gateway.config.load import Config, load_config
 from pointsman_gateway.prompts.retriever import RetrieverClient
 from pointsman_gateway.request_log.evidence import path_key
 from pointsman_gateway.settings import Settings

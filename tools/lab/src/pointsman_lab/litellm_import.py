@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pointsman_gateway.config.load import SINGLE_FILE, ConfigError, load_config, read_text
+from pointsman_gateway.config.example_files import read_text
+from pointsman_gateway.config.field_types import ConfigError
+from pointsman_gateway.config.load import SINGLE_FILE, load_config
 from pointsman_gateway.config.providers import find_price, providers
 from pointsman_servicekit import strict_yaml, yaml_variables
 

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import yaml
 from numpy.typing import NDArray
-from pointsman_gateway.config.load import ConfigError, numbered_lines
+from pointsman_gateway.config.example_files import numbered_lines
+from pointsman_gateway.config.field_types import ConfigError
 from pointsman_gateway.domain import PathEvidence
 from pointsman_gateway.request_log.evidence import EvidenceKey
 from pointsman_gateway.routing.predicted import encode_weights

@@ -6,7 +6,8 @@ All engines count as available, so that only the configuration makes a differenc
 from bisect import bisect_left
 from dataclasses import replace
 
-from pointsman_gateway.bootstrap.stages import Dependencies, LoadedModels, build_stages
+from pointsman_gateway.bootstrap.loaded_models import LoadedModels
+from pointsman_gateway.bootstrap.stages import Dependencies, build_stages
 from pointsman_gateway.config.engine_config import EngineConfig
 from pointsman_gateway.config.load import Config
 from pointsman_gateway.domain import AUTO, Decision, Request, Vector

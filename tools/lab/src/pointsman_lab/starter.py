@@ -10,7 +10,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from pointsman_gateway.config.load import SINGLE_FILE, Config, ConfigError, load_config, numbered_lines, read_text
+from pointsman_gateway.config.example_files import numbered_lines, read_text
+from pointsman_gateway.config.field_types import ConfigError
+from pointsman_gateway.config.load import SINGLE_FILE, Config, load_config
 from pointsman_gateway.config.providers import check_provider, find_price, provider_at
 
 from pointsman_lab.report import Report, Section

@@ -12,7 +12,8 @@ from pointsman_gateway.bootstrap.models import EmbeddingModels, example_texts, f
 from pointsman_gateway.classification.fitting.examples import Examples
 from pointsman_gateway.classification.fitting.fit import embed_all, out_of_fold_results
 from pointsman_gateway.classification.fitting.selection import StageResults
-from pointsman_gateway.config.load import Config, numbered_lines
+from pointsman_gateway.config.example_files import numbered_lines
+from pointsman_gateway.config.load import Config
 from pointsman_gateway.domain import UNKNOWN
 
 from pointsman_lab.report import Progress, Report, Section, to_cell

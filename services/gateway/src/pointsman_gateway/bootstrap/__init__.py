@@ -1,8 +1,10 @@
 """Builds the gateway from its concrete classes, and the stages of each loaded configuration."""
 
 from pointsman_gateway.bootstrap.app import GatewayComponents, build_gateway
+from pointsman_gateway.bootstrap.config_check import check_config
 from pointsman_gateway.bootstrap.engine_discovery import to_engine
-from pointsman_gateway.bootstrap.stages import NamedModels, check_config, to_path
+from pointsman_gateway.bootstrap.named_models import NamedModels
+from pointsman_gateway.bootstrap.paths import to_path
 from pointsman_gateway.bootstrap.workers import Siblings, supervise
 
 __all__ = [

@@ -16,30 +16,20 @@ from prometheus_client import GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.registry import CollectorRegistry
 
 from pointsman_gateway.adapter_freshness import FreshnessCache, FreshnessMonitor, MonitoredPaths
+from pointsman_gateway.bootstrap.cache import open_cache
 from pointsman_gateway.bootstrap.capacity import Capacity, find_capacity
+from pointsman_gateway.bootstrap.config_check import check_config
+from pointsman_gateway.bootstrap.console import open_console
 from pointsman_gateway.bootstrap.cost_metrics import CostMetrics, to_catalog
 from pointsman_gateway.bootstrap.embeddings import EmbeddingDependencies, LoadModels, ModelsOnDemand, build_embeddings
 from pointsman_gateway.bootstrap.engine_discovery import EngineDiscovery
-from pointsman_gateway.bootstrap.persistence import (
-    ActiveShadowSettings,
-    Persistence,
-    check_single_sign_on,
-    open_cache,
-    open_console,
-    open_persistence,
-    open_redaction,
-    open_shadowing,
-    open_tenancy,
-)
-from pointsman_gateway.bootstrap.stages import (
-    Dependencies,
-    NamedModels,
-    build_stages,
-    check_config,
-    gen_ai_names,
-    label_values,
-    to_path,
-)
+from pointsman_gateway.bootstrap.metric_labels import gen_ai_names, label_values
+from pointsman_gateway.bootstrap.named_models import NamedModels
+from pointsman_gateway.bootstrap.paths import to_path
+from pointsman_gateway.bootstrap.persistence import Persistence, open_persistence, open_redaction
+from pointsman_gateway.bootstrap.shadowing import ActiveShadowSettings, open_shadowing
+from pointsman_gateway.bootstrap.stages import Dependencies, build_stages
+from pointsman_gateway.bootstrap.tenancy import check_single_sign_on, open_tenancy
 from pointsman_gateway.breaker import Breaker
 from pointsman_gateway.config.load import Config, load_config, watched_files
 from pointsman_gateway.console.stage import Console

@@ -6,7 +6,8 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from pointsman_gateway.bootstrap.stages import label_values, to_path
+from pointsman_gateway.bootstrap.metric_labels import label_values
+from pointsman_gateway.bootstrap.paths import to_path
 from pointsman_gateway.config.load import Config
 from pointsman_gateway.config.models_file import ModelConfig, ModelsFile
 from pointsman_gateway.config.tasks_file import TaskConfig

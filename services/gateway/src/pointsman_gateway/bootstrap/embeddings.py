@@ -9,8 +9,9 @@ from pointsman_servicekit.buffer_budget import BufferedBytesBudget
 from threadpoolctl import threadpool_limits
 
 from pointsman_gateway.bootstrap.engine_discovery import check_url
-from pointsman_gateway.bootstrap.stages import LoadedModels
-from pointsman_gateway.config.load import Config, ConfigError
+from pointsman_gateway.bootstrap.loaded_models import LoadedModels
+from pointsman_gateway.config.field_types import ConfigError
+from pointsman_gateway.config.load import Config
 from pointsman_gateway.config.models_file import EmbeddingConfig
 from pointsman_gateway.config.providers import auth_header
 from pointsman_gateway.embeddings.models import MAX_HELD_BYTES, EmbeddingEndpoint, RemoteEmbedder

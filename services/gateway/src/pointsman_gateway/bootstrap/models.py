@@ -16,11 +16,12 @@ from pathlib import Path
 from pointsman_embedding import Encoder, EncoderConfig, Prefixed, StaticModel, open_encoder
 from pointsman_servicekit.errors import PointsmanError
 
-from pointsman_gateway.bootstrap.stages import LoadedModels
+from pointsman_gateway.bootstrap.loaded_models import LoadedModels
 from pointsman_gateway.classification.cascade import CascadeClassifier, TextEmbedder
 from pointsman_gateway.classification.classifier_file import FitOrigin, fit_origin, load
 from pointsman_gateway.classification.model import ClassifierModel, FitOrder, FitSettings
-from pointsman_gateway.config.load import Config, ConfigError
+from pointsman_gateway.config.field_types import ConfigError
+from pointsman_gateway.config.load import Config
 from pointsman_gateway.embeddings.models import LocalEmbedder
 
 log = logging.getLogger(__name__)

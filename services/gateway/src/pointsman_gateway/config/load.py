@@ -1,19 +1,16 @@
-"""Reads a configuration with its example files into one `Config`, or reports what is wrong with it.
+"""Reads a configuration into one `Config`, or reports what is wrong with it.
 
 The configuration is a folder with models.yaml, paths.yaml, tasks.yaml and an optional access.yaml, or one file,
 pointsman.yaml, with the keys of all four.
 """
 
 import hashlib
-import json
 import os
 import re
-import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from itertools import combinations
 from pathlib import Path as FilePath
-from typing import Any, TypeVar, get_origin
+from typing import Any, TypeVar
 
 import yaml
 from pointsman_embedding import EncoderConfig
@@ -24,13 +21,20 @@ from pydantic_core import PydanticSerializationError
 
 from pointsman_gateway.config.access_file import AccessFile
 from pointsman_gateway.config.checks import check_files
-from pointsman_gateway.config.field_types import ConfigError, ExtensionConfig, Strict
+from pointsman_gateway.config.example_files import (
+    check_examples,
+    check_out_of_scope,
+    read_examples,
+    read_out_of_scope,
+    read_text,
+    to_example,
+)
+from pointsman_gateway.config.field_types import ConfigError, Strict
 from pointsman_gateway.config.models_file import ModelsFile
 from pointsman_gateway.config.paths_file import PathsFile
-from pointsman_gateway.config.tasks_file import FILE_TAG, ROWS_TAG, TaskConfig, TasksFile
+from pointsman_gateway.config.schema_errors import explain
+from pointsman_gateway.config.tasks_file import TaskConfig, TasksFile
 from pointsman_gateway.extensions import Example
-
-__all__ = ["Config", "ConfigError", "Example", "load_config", "normalized_text"]
 
 File = TypeVar("File", bound=BaseModel)
 
@@ -51,89 +55,6 @@ _SINGLE_FILE_KEYS = (
     "prompts",
     *_UP_KEYS,
 )
-
-
-def read_text(file: FilePath) -> str:
-    """Reads a UTF-8 file, with or without a byte order mark. Raises ConfigError."""
-    try:
-        return file.read_text("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{file} is not UTF-8: {error}") from error
-
-
-def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
-    """Yields the lines that are not blank with their numbers, counted from 1.
-
-    Only a line feed ends a line: JSON strings may hold Unicode's other line separators, such as U+2028, unescaped.
-    """
-    return ((number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip())
-
-
-def read_examples(file: FilePath) -> tuple[Example, ...]:
-    """Reads a JSON lines file of objects with "text" and perhaps "output". Raises ConfigError."""
-    if not file.is_file():
-        raise ConfigError(f"{file} is missing (a task's examples)")
-    rows = []
-    for number, line in numbered_lines(read_text(file)):
-        try:
-            row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise ConfigError(f"{file}:{number} is not JSON: {error}") from error
-        rows.append(_to_example(row, f"{file}:{number}"))
-    return tuple(rows)
-
-
-def _to_example(row: Any, where: str) -> Example:
-    """Converts a row to an example; raises ConfigError, whose message `where` begins."""
-    if not isinstance(row, dict) or not isinstance(row.get("text"), str) or not row["text"].strip():
-        raise ConfigError(f'{where} must be an object with a non-empty "text"')
-    output = row.get("output")
-    if not (output is None or isinstance(output, str)):
-        output = json.dumps(output, ensure_ascii=False)
-    try:
-        f"{row['text']}{output}".encode()
-    except UnicodeEncodeError as error:
-        raise ConfigError(f"{where} holds half of a surrogate pair, which is no character") from error
-    return Example(row["text"], output)
-
-
-def check_examples(examples: Mapping[str, tuple[Example, ...]], paths: PathsFile) -> None:
-    """Checks that each task has enough examples and shares none with another task. Raises ConfigError."""
-    texts = {task: {normalized_text(row.text): row.text for row in rows} for task, rows in examples.items()}
-    for task, different in texts.items():
-        if len(different) < 2:
-            raise ConfigError(f"task '{task}' has {len(different)} example(s), repetitions aside; write two or more")
-    for one, other in combinations(texts, 2):
-        shared = [text for normalized, text in texts[one].items() if normalized in texts[other]]
-        if shared:
-            raise ConfigError(
-                f"tasks '{one}' and '{other}' share {len(shared)} example(s), case and spaces aside: "
-                f"{shared[0][:80]!r}; an example belongs to one task"
-            )
-    for name, path in paths.paths.items():
-        for strategy in path.strategies:
-            for task, count in strategy.resources.examples:
-                usable = sum(row.output is not None for row in examples[task])
-                if usable < count:
-                    raise ConfigError(
-                        f"paths.yaml: path '{name}' wants {count} examples of task '{task}' that have an output; "
-                        f"it has {usable}"
-                    )
-
-
-def check_out_of_scope(out_of_scope: Iterable[str], examples: Mapping[str, tuple[Example, ...]]) -> None:
-    """Checks that no out-of-scope text is an example of a task. Raises ConfigError."""
-    owner = {normalized_text(row.text): task for task, rows in examples.items() for row in rows}
-    for text in out_of_scope:
-        if normalized_text(text) in owner:
-            raise ConfigError(
-                f"the out-of-scope text {text[:80]!r} is an example of task '{owner[normalized_text(text)]}' too"
-            )
-
-
-def normalized_text(text: str) -> str:
-    """Returns the text in a form that is equal for texts that differ only in case, spaces or Unicode composition."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 class _InlinePrompts(Strict):
@@ -248,7 +169,7 @@ def _load(folder: FilePath, parts: _Parts, inline_prompts: Mapping[str, str]) ->
     prompts |= inline_prompts
     check_files(models, paths, tasks, prompts)
     examples = {name: _examples_of(name, task, folder) for name, task in tasks.tasks.items()}
-    out_of_scope = _read_out_of_scope(folder, tasks.classifier.out_of_scope)
+    out_of_scope = read_out_of_scope(folder, tasks.classifier.out_of_scope)
     check_examples(examples, paths)
     check_out_of_scope(out_of_scope, examples)
     digest = _digest(models, paths, tasks, examples, out_of_scope, prompts, access)
@@ -259,7 +180,7 @@ def _examples_of(name: str, task: TaskConfig, folder: FilePath) -> tuple[Example
     if isinstance(task.examples, str):
         return read_examples(folder / task.examples)
     return tuple(
-        _to_example(row.model_dump(), f"tasks.yaml: task '{name}': example {number}")
+        to_example(row.model_dump(), f"tasks.yaml: task '{name}': example {number}")
         for number, row in enumerate(task.examples, 1)
     )
 
@@ -283,48 +204,7 @@ def _validate(file: FilePath, shape: type[File], data: Any) -> File:
     try:
         return shape.model_validate(data)
     except ValidationError as error:
-        raise ConfigError("; ".join(_explain(file, shape, item) for item in error.errors())) from error
-
-
-def _explain(file: FilePath, shape: type[BaseModel], item: Any) -> str:
-    """Writes one of pydantic's errors as a message that names the file and the key."""
-    key = ".".join(str(part) for part in item["loc"] if part not in (FILE_TAG, ROWS_TAG))
-    if item["type"] == "extra_forbidden":
-        return f"{file}: unknown key '{key}'; known here: {', '.join(_known_keys(shape, item['loc'][:-1]))}"
-    if item["type"] == "missing":
-        return f"{file}: '{key}' is missing"
-    if not key:  # a check of the whole file, which is too long to be shown
-        return f"{file}: {item['msg'].removeprefix('Value error, ')}"
-    return f"{file}: '{key}': {item['msg']} (it is {item['input']!r})"
-
-
-def _known_keys(shape: Any, location: Iterable[str | int]) -> list[str]:
-    """Returns the keys that are known at a location: the fields of the model found by following it from `shape`."""
-    is_name = False
-    """Whether the next part is a name that the user chose, which may be that of a field."""
-    for part in location:
-        if isinstance(part, int) or is_name:
-            is_name = False
-            continue
-        if isinstance(shape, type) and issubclass(shape, ExtensionConfig):
-            shape = shape.registry.find(part).Options
-            continue
-        fields = getattr(shape, "model_fields", None)
-        annotation = fields[part].annotation if fields and part in fields else shape
-        is_name = get_origin(annotation) is dict
-        shape = next((m for m in _models_in(annotation)), shape)
-    return list(getattr(shape, "model_fields", {}))
-
-
-def _models_in(annotation: Any) -> Iterable[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for argument in getattr(annotation, "__args__", ()):
-        yield from _models_in(argument)
-
-
-def _read_out_of_scope(folder: FilePath, name: str) -> tuple[str, ...]:
-    return tuple(example.text for example in read_examples(folder / name)) if name else ()
+        raise ConfigError("; ".join(explain(file, shape, item) for item in error.errors())) from error
 
 
 def _digest(*parts: Any) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
-from pointsman_gateway.config.load import ConfigError
+from pointsman_gateway.config.field_types import ConfigError
 from pointsman_gateway.pipeline.pipeline import ConfigSnapshot, Stages
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pointsman_servicekit.errors import Internal
 
-from pointsman_gateway.config.load import ConfigError
+from pointsman_gateway.config.field_types import ConfigError
 
 MAX_STEPS = 100_000
 """Limit for all loops of one rendering together."""

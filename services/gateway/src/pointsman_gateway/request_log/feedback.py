@@ -15,10 +15,12 @@ from pointsman_gateway.domain import UNKNOWN, Feedback, PathScore
 from pointsman_gateway.redaction import Redaction
 from pointsman_gateway.request_log.entry import NO_REDACTION
 from pointsman_gateway.request_log.feedback_store import FeedbackStore, StoredFeedback
+from pointsman_gateway.request_log.metrics import RequestLogMetrics
 from pointsman_gateway.request_log.recorder import Recorder
 from pointsman_gateway.request_log.store import RequestLogReader, RequestLogStore
-from pointsman_gateway.request_log.wal import LockedFile, OrphanedLog
-from pointsman_gateway.request_log.wal_records import FeedbackRecord, RequestLogMetrics, to_line
+from pointsman_gateway.request_log.wal_files import LockedFile
+from pointsman_gateway.request_log.wal_records import FeedbackRecord, to_line
+from pointsman_gateway.request_log.wal_recovery import OrphanedLog
 
 MAX_BYTES = {"decision_id": 128, "id": 128, "correction": 4 * 1024, "right_task": 64, "right_answer": 64 * 1024}
 """Size limit of each text field."""

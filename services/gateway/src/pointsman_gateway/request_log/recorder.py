@@ -19,9 +19,10 @@ from pointsman_gateway.request_log.entry import (
     to_undecided_json,
 )
 from pointsman_gateway.request_log.evidence import Counts, EvidenceStore
+from pointsman_gateway.request_log.metrics import RequestLogMetrics
 from pointsman_gateway.request_log.store import Batch, RequestLogStore
-from pointsman_gateway.request_log.wal import NO_OFFSETS, WriteAheadLog
-from pointsman_gateway.request_log.wal_records import RequestLogMetrics
+from pointsman_gateway.request_log.wal import WriteAheadLog
+from pointsman_gateway.request_log.wal_records import NO_OFFSETS
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from pointsman_gateway.domain import Feedback, PathScore
 from pointsman_gateway.request_log import redis_schema
 from pointsman_gateway.request_log.entry import Entry
 from pointsman_gateway.request_log.evidence import UNITS_PER_RATING, Counts, from_fields, path_key, to_fields
-from pointsman_gateway.request_log.wal import NO_OFFSETS, Offsets
+from pointsman_gateway.request_log.wal_records import NO_OFFSETS, Offsets
 
 log = logging.getLogger(__name__)
 

@@ -12,11 +12,12 @@ from pointsman_servicekit.process import Schedule, running_periodically
 from pointsman_gateway.request_log.entry import to_entry, to_undecided_json
 from pointsman_gateway.request_log.evidence import EvidenceStore, sum_by_day
 from pointsman_gateway.request_log.feedback import FeedbackQueue
+from pointsman_gateway.request_log.metrics import RequestLogMetrics
 from pointsman_gateway.request_log.recorder import Recorder
 from pointsman_gateway.request_log.redis_schema import last_days
 from pointsman_gateway.request_log.store import Batch, RequestLogStore
-from pointsman_gateway.request_log.wal import OrphanedLog, RecoveryBatch, lock_orphaned_logs
-from pointsman_gateway.request_log.wal_records import FeedbackRecord, RequestLogMetrics
+from pointsman_gateway.request_log.wal_records import FeedbackRecord
+from pointsman_gateway.request_log.wal_recovery import OrphanedLog, RecoveryBatch, lock_orphaned_logs
 
 log = logging.getLogger(__name__)
 

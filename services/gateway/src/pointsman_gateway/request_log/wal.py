@@ -9,28 +9,19 @@ Redis has all that they hold, and one file for feedback, which is synchronised a
 emptied. If the process dies, its locks are released, and another process on the same folder recovers the log.
 """
 
-import contextlib
-import fcntl
 import logging
-import os
-import secrets
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from pointsman_gateway.domain import Decision, Receipt, Request, UndecidedReceipt
-from pointsman_gateway.request_log.redis_schema import WRITER_TTL_SECONDS
+from pointsman_gateway.request_log.metrics import RequestLogMetrics
+from pointsman_gateway.request_log.wal_files import LockedFile, create_files, remove_files
 from pointsman_gateway.request_log.wal_records import (
+    NO_OFFSETS,
     BatchMark,
-    DecidedRecord,
-    FeedbackRecord,
+    Offsets,
     Record,
-    RequestLogMetrics,
-    UndecidedRecord,
     decided_record,
-    from_line,
     to_line,
     undecided_record,
 )
@@ -41,94 +32,6 @@ MAX_RECEIPT_BYTES = 16 * 1024 * 1024
 """Bytes of receipts in one process's log."""
 SEGMENT_BYTES = 512 * 1024
 """Size from which the other segment is used, once it is empty. A segment of an eighth of that is worth emptying."""
-MAX_RECORDS_PER_BATCH = 256
-"""Records of each kind that are recovered in one batch."""
-
-SEGMENT_A, SEGMENT_B, FEEDBACK = ".a.jsonl", ".b.jsonl", ".feedback.jsonl"
-
-
-class LockedFile:
-    """An append-only file that one process locks until it closes the file or ends; each method may raise OSError."""
-
-    def __init__(self, path: Path, descriptor: int) -> None:
-        self.path = path
-        self._descriptor = descriptor
-        self.size = os.fstat(descriptor).st_size
-        self._torn = False
-        """Whether the file may end with an incomplete line."""
-
-    def append(self, line: bytes) -> None:
-        """Appends a line that survives the process, not the machine; after an error, the next append cuts it off."""
-        if self._torn:
-            self.truncate(self.size)
-        self._torn = True
-        if os.write(self._descriptor, line) < len(line):
-            raise OSError("the disk is full")
-        self._torn = False
-        self.size += len(line)
-
-    def append_and_sync(self, line: bytes) -> None:
-        """Appends a line that survives the machine; if it raises, the file is unchanged."""
-        before = self.size
-        try:
-            self.append(line)
-            self.sync()
-        except OSError:
-            self.truncate(before)
-            raise
-
-    def read(self) -> bytes:
-        return self.path.read_bytes()
-
-    def truncate(self, size: int) -> None:
-        os.ftruncate(self._descriptor, size)
-        self.size = size
-        self._torn = False
-
-    def sync(self) -> None:
-        os.fsync(self._descriptor)
-
-    def close(self) -> None:
-        os.close(self._descriptor)
-
-    def remove(self) -> None:
-        self.path.unlink(missing_ok=True)
-        self.close()
-
-
-def lock_file(path: Path, flags: int = 0) -> LockedFile | None:
-    """Opens and locks a file; None if another process holds the lock, or has just removed the file."""
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | flags, 0o600)
-    except FileNotFoundError:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.fstat(descriptor).st_ino == path.stat().st_ino:
-            return LockedFile(path, descriptor)
-    except (BlockingIOError, FileNotFoundError):
-        pass
-    os.close(descriptor)
-    return None
-
-
-class Offsets(NamedTuple):
-    """The numbers of the last record of each kind; all records up to them are included."""
-
-    decided: int = 0
-    undecided: int = 0
-
-    def covers(self, other: "Offsets") -> bool:
-        return other.decided <= self.decided and other.undecided <= self.undecided
-
-    def and_decided(self, offset: int) -> "Offsets":
-        return Offsets(max(self.decided, offset), self.undecided)
-
-    def and_undecided(self, offset: int) -> "Offsets":
-        return Offsets(self.decided, max(self.undecided, offset))
-
-
-NO_OFFSETS = Offsets()
 
 
 class Segment:
@@ -150,7 +53,7 @@ class WriteAheadLog:
     ) -> None:
         """Takes the name `writer` under which batches go to Redis; raises OSError if it cannot write to the folder."""
         folder.mkdir(parents=True, exist_ok=True)
-        segment_a, segment_b, self.feedback = _create(folder, writer)
+        segment_a, segment_b, self.feedback = create_files(folder, writer)
         self._active, self._other = Segment(segment_a), Segment(segment_b)
         self._metrics = metrics
         self._max_bytes = max_bytes
@@ -199,7 +102,7 @@ class WriteAheadLog:
     def close(self) -> None:
         """Removes the log if Redis has all of it; otherwise another process will recover it."""
         if self._settled.covers(self._last) and not self.feedback.size:
-            _remove((self._active.file, self._other.file, self.feedback))
+            remove_files((self._active.file, self._other.file, self.feedback))
         else:
             for file in (self._active.file, self._other.file, self.feedback):
                 file.close()
@@ -238,155 +141,3 @@ class WriteAheadLog:
             segment.file.truncate(0)
         except OSError as error:
             log.warning("%s cannot be emptied: %s", segment.file.path, error)
-
-
-def _create(folder: Path, writer: str) -> tuple[LockedFile, LockedFile, LockedFile]:
-    """Creates the files of a log, all locked; the lock on the first segment stands for the whole log."""
-    while True:
-        name = f"wal-{writer}-{secrets.token_hex(4)}"
-        segment_a = lock_file(folder / (name + SEGMENT_A), os.O_CREAT | os.O_EXCL)
-        if segment_a is None:
-            continue  # another process took it for an orphaned log before it was locked
-        segment_b = lock_file(folder / (name + SEGMENT_B), os.O_CREAT | os.O_EXCL)
-        feedback = lock_file(folder / (name + FEEDBACK), os.O_CREAT | os.O_EXCL)
-        if segment_b and feedback:
-            directory = os.open(folder, os.O_RDONLY)
-            os.fsync(directory)  # otherwise the names could be lost although the feedback is on disk
-            os.close(directory)
-            return segment_a, segment_b, feedback
-
-
-def _remove(files: Sequence[LockedFile]) -> None:
-    for file in sorted(files, key=lambda file: file.path, reverse=True):  # the first segment last: it locks the log
-        file.remove()
-
-
-@dataclass(frozen=True, slots=True)
-class RecoveryBatch:
-    """Receipts of an orphaned log that are written to Redis together."""
-
-    decided: Sequence[DecidedRecord]
-    undecided: Sequence[UndecidedRecord]
-    upto: Offsets
-
-    @property
-    def size(self) -> int:
-        return len(self.decided) + len(self.undecided)
-
-
-@dataclass(frozen=True, slots=True)
-class LogContents:
-    decided: Sequence[DecidedRecord]
-    undecided: Sequence[UndecidedRecord]
-    """Both in the order of their offsets."""
-    marks: Sequence[BatchMark]
-
-    @property
-    def last_batch(self) -> int:
-        """Returns the number of the last batch that may have been sent."""
-        return max((mark.number for mark in self.marks), default=0)
-
-    @property
-    def last(self) -> Offsets:
-        return Offsets(
-            self.decided[-1].offset if self.decided else 0, self.undecided[-1].offset if self.undecided else 0
-        )
-
-    def missing(self, last_written: int | None) -> Iterator[RecoveryBatch]:
-        """Yields the receipts that Redis does not have; `last_written` is the number of its last batch. It is None if
-        Redis knows no batch, or has forgotten it after `WRITER_TTL_SECONDS`.
-        """
-        since = time.time() - WRITER_TTL_SECONDS
-        done = [
-            mark
-            for mark in self.marks
-            if (mark.unix_seconds < since if last_written is None else mark.number <= last_written)
-        ]
-        upto = Offsets(
-            max((mark.decided for mark in done), default=0), max((mark.undecided for mark in done), default=0)
-        )
-        decided = [record for record in self.decided if record.offset > upto.decided]
-        undecided = [record for record in self.undecided if record.offset > upto.undecided]
-        for start in range(0, max(len(decided), len(undecided)), MAX_RECORDS_PER_BATCH):
-            some = decided[start : start + MAX_RECORDS_PER_BATCH]
-            others = undecided[start : start + MAX_RECORDS_PER_BATCH]
-            upto = Offsets(some[-1].offset if some else upto.decided, others[-1].offset if others else upto.undecided)
-            yield RecoveryBatch(some, others, upto)
-
-
-class OrphanedLog:
-    """The log of a process that has ended, locked by this one, which continues as its writer."""
-
-    def __init__(self, writer: str, segments: Sequence[LockedFile], feedback: LockedFile | None) -> None:
-        self.writer = writer
-        self._segments = segments
-        self.feedback = feedback
-
-    def read(self) -> LogContents:
-        """Returns the receipts in the log; raises OSError."""
-        records = [record for segment in self._segments for record in _records(segment)]
-        return LogContents(
-            sorted((one for one in records if isinstance(one, DecidedRecord)), key=lambda one: one.offset),
-            sorted((one for one in records if isinstance(one, UndecidedRecord)), key=lambda one: one.offset),
-            [one for one in records if isinstance(one, BatchMark)],
-        )
-
-    def read_feedback(self) -> list[FeedbackRecord]:
-        """Returns the feedback in the log; raises OSError."""
-        records = _records(self.feedback) if self.feedback else ()
-        return [record for record in records if isinstance(record, FeedbackRecord)]
-
-    def mark_batch(self, number: int, upto: Offsets) -> None:
-        """Records a batch that is about to be sent, as the log's own writer does, unless the disk is full."""
-        with contextlib.suppress(OSError):
-            self._segments[0].append(to_line(BatchMark(number, time.time(), *upto)))
-
-    def clear_receipts(self, last_batch: int, upto: Offsets) -> None:
-        """Empties the segments once Redis has all receipts in them, which `last_batch` completed; raises OSError.
-
-        The mark stays in the first segment until that is emptied as the last one: a process that reads the log between
-        the two steps must not take the receipts in it for missing.
-        """
-        if self.has_receipts:
-            self.mark_batch(last_batch, upto)
-            for segment in reversed(self._segments):
-                segment.truncate(0)
-
-    @property
-    def has_receipts(self) -> bool:
-        return any(segment.size for segment in self._segments)
-
-    @property
-    def feedback_bytes(self) -> int:
-        return self.feedback.size if self.feedback else 0
-
-    def close(self) -> None:
-        """Removes the log if nothing is left in it; otherwise another process will recover it."""
-        files = [*self._segments, *([self.feedback] if self.feedback else [])]
-        if self.has_receipts or self.feedback_bytes:
-            for file in files:
-                file.close()
-        else:
-            _remove(files)
-
-
-def lock_orphaned_logs(folder: Path) -> list[OrphanedLog]:
-    """Locks all logs in the folder that no process holds; raises OSError."""
-    logs = []
-    for path in sorted(folder.glob(f"wal-*{SEGMENT_A}")):
-        if first := lock_file(path):
-            second, feedback = (
-                lock_file(path.with_name(path.name.replace(SEGMENT_A, suffix))) for suffix in (SEGMENT_B, FEEDBACK)
-            )
-            logs.append(OrphanedLog(path.name.split("-")[1], [first, *([second] if second else [])], feedback))
-    return logs
-
-
-def _records(file: LockedFile) -> Iterator[Record]:
-    """Yields the records in a file; skips an incomplete last line, which nobody was told is stored."""
-    *lines, _incomplete = file.read().split(b"\n")
-    for number, line in enumerate(lines, 1):
-        try:
-            yield from_line(line)
-        except ValueError as error:
-            log.error("%s:%d is not a record and is skipped: %s", file.path, number, error)

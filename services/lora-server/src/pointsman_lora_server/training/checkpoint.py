@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
-from pointsman_lora_server.training.batches import RunState, StepCounter
 from pointsman_lora_server.training.exits import TrainingError, delaying_signals
 from pointsman_lora_server.training.learner import Weights
+from pointsman_lora_server.training.learning_rate import StepCounter
+from pointsman_lora_server.training.run_state import RunState
 
 FORMAT = 1
 

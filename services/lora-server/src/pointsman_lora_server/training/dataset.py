@@ -12,9 +12,10 @@ from transformers import AutoTokenizer
 
 from pointsman_lora_server.training import data
 from pointsman_lora_server.training.adapter_folder import weights_digest
-from pointsman_lora_server.training.batches import Example, Row
+from pointsman_lora_server.training.batches import Row
 from pointsman_lora_server.training.data import Conversation, Message
 from pointsman_lora_server.training.data_report import DataReport, describe_data
+from pointsman_lora_server.training.encoding import Example
 from pointsman_lora_server.training.exits import DataError, TrainingError
 from pointsman_lora_server.training.methods import TrainingRows
 from pointsman_lora_server.training.options import TrainingOptions

@@ -17,8 +17,9 @@ from datasets.utils import logging as datasets_logging
 from transformers import PrinterCallback, ProgressCallback
 from trl import DPOConfig, DPOTrainer
 
-from pointsman_lora_server.training.batches import PreferencePair, batch_by_length
+from pointsman_lora_server.training.batches import batch_by_length
 from pointsman_lora_server.training.dataset import BaseFolder
+from pointsman_lora_server.training.encoding import PreferencePair
 from pointsman_lora_server.training.learner import Learner
 
 if TYPE_CHECKING:  # options names the methods, which use this module

@@ -8,13 +8,14 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from pointsman_lora_server.training import data, heldout, scoring
-from pointsman_lora_server.training.batches import Example, RunState
 from pointsman_lora_server.training.dataset import BaseFolder, Dataset
+from pointsman_lora_server.training.encoding import Example
 from pointsman_lora_server.training.heldout import AnsweredSample
 from pointsman_lora_server.training.learner import Learner
 from pointsman_lora_server.training.loop import Emit, Evaluated, Objective, recent_loss
 from pointsman_lora_server.training.options import STOP_ON_METRIC, TrainingOptions
 from pointsman_lora_server.training.prompt_baseline import Question, plain_questions
+from pointsman_lora_server.training.run_state import RunState
 from pointsman_lora_server.training.time_budget import TimeBudget
 
 MAX_SAMPLE_EVENTS = 8

@@ -10,8 +10,10 @@ from typing import Any, Protocol
 
 import torch
 
-from pointsman_lora_server.training.batches import Row, RunState, StepCounter, padded_tokens
+from pointsman_lora_server.training.batches import Row, padded_tokens
 from pointsman_lora_server.training.learner import Learner, Weights
+from pointsman_lora_server.training.learning_rate import StepCounter
+from pointsman_lora_server.training.run_state import RunState
 
 MAX_GRADIENT_NORM = 1.0
 TIMED_STEPS = 3

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pointsman_lora_server.training.batches import Example, Render
 from pointsman_lora_server.training.data import Conversation, Message
+from pointsman_lora_server.training.encoding import Example, Render
 
 _WORD = re.compile(r"\w+")
 

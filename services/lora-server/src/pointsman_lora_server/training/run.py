@@ -11,7 +11,7 @@ from typing import Any
 
 from pointsman_lora_server.training import adapter_folder, checkpoint, evaluation, loop, time_budget
 from pointsman_lora_server.training.adapter_folder import AdapterFiles, with_parent_recipe
-from pointsman_lora_server.training.batches import RunState, StepCounter, plan_batches
+from pointsman_lora_server.training.batches import plan_batches
 from pointsman_lora_server.training.checkpoint import Checkpoint
 from pointsman_lora_server.training.dataset import (
     BaseFolder,
@@ -24,9 +24,11 @@ from pointsman_lora_server.training.dataset import (
 from pointsman_lora_server.training.evaluation import Evaluator, RunResult
 from pointsman_lora_server.training.exits import TrainingError
 from pointsman_lora_server.training.learner import Learner, merge_and_save, open_learner, to_safetensors
+from pointsman_lora_server.training.learning_rate import StepCounter
 from pointsman_lora_server.training.loop import Batches, Emit, LoopOptions, Objective, Pace, TrainingLoop
 from pointsman_lora_server.training.methods import TrainingRows, method_for_config
 from pointsman_lora_server.training.options import TrainingOptions
+from pointsman_lora_server.training.run_state import RunState
 from pointsman_lora_server.training.time_budget import TimeBudget
 
 Warn = Callable[[str], None]

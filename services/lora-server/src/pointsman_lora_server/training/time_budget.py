@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pointsman_lora_server.training import heldout
-from pointsman_lora_server.training.batches import Example
 from pointsman_lora_server.training.dataset import BaseFolder, Dataset
+from pointsman_lora_server.training.encoding import Example
 from pointsman_lora_server.training.loop import Pace
 from pointsman_lora_server.training.options import TrainingOptions
 from pointsman_lora_server.training.prompt_baseline import NearestRows, Question, few_shot_questions, plain_questions

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pointsman_gateway.bootstrap.stages import to_path, to_validators
+from pointsman_gateway.bootstrap.paths import to_path
+from pointsman_gateway.bootstrap.validation import to_validators
+from pointsman_gateway.config.example_files import numbered_lines
+from pointsman_gateway.config.field_types import ConfigError
 from pointsman_gateway.config.flywheel import FlywheelConfig
-from pointsman_gateway.config.load import Config, ConfigError, numbered_lines
+from pointsman_gateway.config.load import Config
 from pointsman_gateway.config.paths_file import PathConfig
 from pointsman_gateway.extensions import Choice
 from pointsman_gateway.validation.stage import Named

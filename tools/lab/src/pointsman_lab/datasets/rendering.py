@@ -20,7 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pointsman_gateway.bootstrap.models import EmbeddingModels
 from pointsman_gateway.classification.excerpt import token_excerpt
-from pointsman_gateway.config.load import Config, ConfigError, numbered_lines
+from pointsman_gateway.config.example_files import numbered_lines
+from pointsman_gateway.config.field_types import ConfigError
+from pointsman_gateway.config.load import Config
 from pointsman_gateway.domain import Message, Passage, Request, Vector
 from pointsman_gateway.extensions import (
     Draft,

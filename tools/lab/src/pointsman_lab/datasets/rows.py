@@ -14,7 +14,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
-from pointsman_gateway.config.load import normalized_text
+from pointsman_gateway.config.example_files import normalized_text
 
 _DIGITS = re.compile(r"\d+")
 _ROLES = ("system", "user", "assistant")

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pointsman_lora_server.training.batches import Render, encode, encode_pairs
 from pointsman_lora_server.training.data import (
     Conversation,
     Message,
@@ -27,6 +26,7 @@ from pointsman_lora_server.training.data import (
     read_system,
     reject_unknown_keys,
 )
+from pointsman_lora_server.training.encoding import Render, encode, encode_pairs
 from pointsman_lora_server.training.exits import DataError
 from pointsman_lora_server.training.methods.method import EncodedRows, TrainingMethod
 

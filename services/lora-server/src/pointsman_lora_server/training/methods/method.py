@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pointsman_lora_server.training.batches import Example, Render, Row, encode
+from pointsman_lora_server.training.batches import Row
 from pointsman_lora_server.training.data import Split, read_split
+from pointsman_lora_server.training.encoding import Example, Render, encode
 from pointsman_lora_server.training.exits import TrainingError
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class TrainingMethod:
         self, learner: Learner, base: BaseFolder, heldout: Sequence[Any], options: TrainingOptions
     ) -> Objective:
         """Creates the loss; `heldout` are the encoded rows that it is measured on."""
-        from pointsman_lora_server.training.learner import SftObjective
+        from pointsman_lora_server.training.sft_loss import SftObjective
 
         return SftObjective(learner, heldout, options.recipe.tokens_per_step)
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from pointsman_lora_server.training.batches import StepCounter, learning_rate_scale
+from pointsman_lora_server.training.learning_rate import StepCounter, learning_rate_scale
 
 
 def rates(course: StepCounter) -> list[float]:

@@ -1,0 +1,35 @@
+"""Opens the console, and the administration of keys."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from pointsman_servicekit.bounded_redis import open_redis
+from pointsman_servicekit.keys.administration import Administration
+
+from pointsman_gateway.bootstrap.persistence import Persistence
+from pointsman_gateway.console.stage import Console
+from pointsman_gateway.pipeline.reload import ConfigReloader
+from pointsman_gateway.request_log.store import RequestLogReader
+from pointsman_gateway.settings import Settings
+
+CONSOLE_REDIS_TIMEOUT_SECONDS = 2.0
+"""For one call. A person waits for it, no request does."""
+
+
+@asynccontextmanager
+async def open_console(
+    settings: Settings, reloader: ConfigReloader, persistence: Persistence
+) -> AsyncIterator[tuple[Console, Administration | None]]:
+    """Opens the console's view, and the administration of keys if there is Redis.
+
+    Both use a Redis connection of their own, so that a slow read does not count as an outage for requests.
+    """
+    hosts = tuple(name.strip().lower() for name in settings.console_hosts.split(",") if name.strip())
+    async with AsyncExitStack() as stack:
+        reader = administration = None
+        if settings.redis_url:
+            opening = open_redis(settings.redis_url, lambda up: None, CONSOLE_REDIS_TIMEOUT_SECONDS)
+            redis = await stack.enter_async_context(opening)
+            reader, administration = RequestLogReader(redis), Administration(redis)
+        console = Console(lambda: reloader.current, persistence.evidence, reader, settings.auth == "on", hosts)
+        yield console, administration

@@ -1,0 +1,19 @@
+"""The label values of metrics that a configuration names."""
+
+from pointsman_gateway.config.load import Config
+from pointsman_gateway.domain import UNKNOWN
+from pointsman_gateway.metering.gen_ai import OPENAI
+
+
+def label_values(config: Config) -> tuple[list[str], list[str]]:
+    """Returns the paths and the tasks that may be metric labels."""
+    return [*config.paths.paths, *config.models.models], [*config.tasks.tasks, UNKNOWN]
+
+
+def gen_ai_names(config: Config) -> tuple[dict[str, str], set[str], list[str]]:
+    """Returns models with their `gen_ai.provider.name`, adapters without their version, and paths."""
+    names = dict.fromkeys(config.models.models, OPENAI)
+    for engine in reversed(config.models.engines.values()):  # the first engine of a model counts
+        names[engine.model] = names[engine.upstream_name] = engine.preset.gen_ai_provider
+    adapters = {path.adapter.partition("@")[0] for path in config.paths.paths.values() if path.adapter}
+    return names, adapters, list(config.paths.paths)

@@ -1,0 +1,62 @@
+"""The names that a request's `model` may have: base models, aliases and adapters."""
+
+from collections.abc import Sequence
+
+from pointsman_gateway.bootstrap.paths import to_sampling
+from pointsman_gateway.config.load import Config
+from pointsman_gateway.domain import AUTO, PATH_PREFIX, Path, Sampling
+from pointsman_gateway.engines.engines import Engines
+
+
+class NamedModels:
+    """The base models and adapters that a request may name; implements `NamedPaths` and `ModelNames`."""
+
+    def __init__(self, config: Config, engines: Engines) -> None:
+        self.plain = {name: Path(name, name, tuned_from=of.tuned_from) for name, of in config.models.models.items()}
+        models = config.models.models.items()
+        self.fallbacks = {name: [self.plain[other] for other in of.fallback] for name, of in models if of.fallback}
+        self._paths = tuple(config.paths.paths)
+        self._engines = engines
+        aliases, embeddings = config.models.aliases, config.models.embeddings
+        self._aliases = {alias: name for alias, name in aliases.items() if name not in embeddings}
+        self._catch_all = config.models.catch_all
+        self._sampling = _sampling_of_adapters(config)
+
+    def resolve(self, model: str) -> str:
+        """Returns the model behind an alias, the `catch_all` for an unknown name, or else `model` itself."""
+        if model == AUTO:
+            return model
+        target = self._aliases.get(model)
+        if target is not None:
+            return target
+        if self._catch_all is None or not model or model.startswith(PATH_PREFIX) or self.path_of(model) is not None:
+            return model
+        return self._catch_all
+
+    def path_of(self, model: str) -> Path | None:
+        """Returns the path that answers with a base model or an adapter; None if the name is unknown."""
+        if model in self.plain:
+            return self.plain[model]
+        base = self._engines.model_of(model)
+        if not base:
+            return None
+        sampling = self._sampling.get(model.partition("@")[0], Sampling())
+        return Path(f"adapter:{model}", base, adapter=model, sampling=sampling)
+
+    def names(self) -> Sequence[str]:
+        """Returns all values that a request's `model` may have now."""
+        paths = (PATH_PREFIX + name for name in self._paths)
+        # A discovered adapter may be called like a model or an alias, which then has the name.
+        return list(dict.fromkeys([AUTO, *self._aliases, *self.plain, *paths, *self._engines.adapters()]))
+
+
+def _sampling_of_adapters(config: Config) -> dict[str, Sampling]:
+    """Returns the sampling parameters of the paths of each adapter, by the adapter's name.
+
+    An adapter whose paths have different parameters is left out.
+    """
+    found: dict[str, list[Sampling]] = {}
+    for path in config.paths.paths.values():
+        if path.adapter:
+            found.setdefault(path.adapter.partition("@")[0], []).append(to_sampling(path))
+    return {name: first for name, (first, *others) in found.items() if all(other == first for other in others)}

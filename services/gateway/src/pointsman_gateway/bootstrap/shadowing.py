@@ -1,0 +1,120 @@
+"""Opens shadow requests: their settings by task, their budget, their scores and their judge."""
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+
+from pointsman_scoring import metric_from
+from pointsman_scoring.judge import PAIR_CRITERIA, PAIR_INSTRUCTIONS
+from pointsman_servicekit.errors import Unavailable
+from pointsman_servicekit.process import Schedule, running_periodically
+from prometheus_client import CollectorRegistry
+
+from pointsman_gateway.bootstrap.paths import to_path
+from pointsman_gateway.bootstrap.persistence import Persistence
+from pointsman_gateway.config.checks import SELF_CONTAINED_METRICS, judge_rejects
+from pointsman_gateway.config.load import Config
+from pointsman_gateway.config.tasks_file import ShadowConfig, ShadowJudgeConfig
+from pointsman_gateway.domain import Path, Request
+from pointsman_gateway.pipeline.admission import Admission
+from pointsman_gateway.pipeline.pipeline import Stages
+from pointsman_gateway.ports import RequestLog
+from pointsman_gateway.request_log.feedback_store import FeedbackStore
+from pointsman_gateway.shadow.budget import SETTLE_INTERVAL_SECONDS, DailyBudget
+from pointsman_gateway.shadow.judge import JudgeSettings, PairJudge, judge_sampling
+from pointsman_gateway.shadow.runner import MAX_CONCURRENT, ShadowPipeline, ShadowRunner
+from pointsman_gateway.shadow.scoring import PairScorer, ScoreFunction, ShadowMetrics
+from pointsman_gateway.shadow.stage import ScoringFeedback, Shadowing
+
+MAX_CALM_REQUESTS = 128
+"""Requests in progress up to which shadow requests start, if these are fewer than half of the slots."""
+
+
+@dataclass(slots=True)
+class ActiveShadowSettings:
+    """The settings of shadow requests by task, as the active configuration has them."""
+
+    tasks: Mapping[str, ShadowConfig] = field(default_factory=dict)
+    scores: Mapping[str, ScoreFunction] = field(default_factory=dict)
+    paths: Mapping[str, Path] = field(default_factory=dict)
+    judges: Mapping[str, JudgeSettings] = field(default_factory=dict)
+
+    def apply_config(self, config: Config) -> None:
+        shadowed = {name: task for name, task in config.tasks.tasks.items() if task.shadow is not None}
+        self.tasks = {name: task.shadow for name, task in shadowed.items() if task.shadow is not None}
+        self.paths = {name: to_path(name, path, config) for name, path in config.paths.paths.items()}
+        self.judges = {
+            name: _judge_settings(shadow.judge, config) for name, shadow in self.tasks.items() if shadow.judge
+        }
+        self.scores = {
+            name: metric_from(task.metric.model_dump(exclude_unset=True)).score
+            for name, task in shadowed.items()
+            if task.metric and task.metric.name in SELF_CONTAINED_METRICS and config.tasks.request_log.store_messages
+        }
+
+    def is_allowed(self, request: Request, task: str, path: str) -> bool:
+        """Returns whether the request's caller may use the task and the path."""
+        return request.caller.scope.denial_reason(task, self.paths[path]) is None
+
+
+def _judge_settings(judge: ShadowJudgeConfig, config: Config) -> JudgeSettings:
+    rubric = config.prompts[judge.prompt].strip() if judge.prompt else ""
+    sampling = judge_sampling(judge_rejects(config.models, config.paths, judge))
+    return JudgeSettings(judge.model, (rubric or PAIR_CRITERIA) + PAIR_INSTRUCTIONS, judge.usd_per_day, sampling)
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowWrappers:
+    """The request log and the feedback service, wrapped so that they start and score shadow requests."""
+
+    request_log: RequestLog
+    feedback: FeedbackStore
+
+
+@asynccontextmanager
+async def open_shadowing(
+    persistence: Persistence,
+    stages: Callable[[], Stages],
+    settings: ActiveShadowSettings,
+    admission: Admission,
+    registry: CollectorRegistry,
+) -> AsyncIterator[ShadowWrappers]:
+    """Opens shadowing during the block; then shadow requests in progress are stopped, and their cost is stored."""
+    metrics, store = ShadowMetrics(registry), persistence.shadows
+    budget = DailyBudget(store)
+    pipeline, is_busy = ShadowPipeline(stages, MAX_CONCURRENT + 1), lambda: _is_busy(admission)
+    runner = ShadowRunner(pipeline, budget, is_busy, metrics)
+    scoring = PairScorer(persistence.evidence, metrics, store, lambda: settings.scores)
+    judge = PairJudge(pipeline, budget, is_busy, metrics, scoring.add_judgement)
+    request_log = Shadowing(persistence.request_log, runner, settings, scoring, judge)
+    if store is None or persistence.log_reader is None:
+        try:
+            yield ShadowWrappers(request_log, persistence.feedback)
+        finally:
+            await runner.stop()
+            await judge.stop()
+        return
+
+    feedback = ScoringFeedback(persistence.feedback, store, scoring, persistence.log_reader, settings)
+
+    async def settle() -> None:
+        await budget.settle()
+        await store.write(feedback.score_by_stored_feedback)
+
+    schedule = Schedule(SETTLE_INTERVAL_SECONDS)
+    with suppress(Unavailable):
+        await settle()
+    try:
+        async with running_periodically(settle, schedule, "settle the budget of shadow requests"):
+            yield ShadowWrappers(request_log, feedback)
+    finally:
+        await runner.stop()
+        await judge.stop()
+        with suppress(Unavailable):
+            await settle()
+
+
+def _is_busy(admission: Admission) -> bool:
+    """Returns whether requests wait for a slot, or may have to soon: then no shadow request starts."""
+    is_calm = admission.in_flight < MAX_CALM_REQUESTS and admission.in_flight * 2 < admission.max_in_flight
+    return bool(admission.waiting) or not is_calm or not admission.is_ready

@@ -1,0 +1,48 @@
+"""Builds the prompt strategies of the paths, with their compiled prompts."""
+
+from typing import TYPE_CHECKING
+
+from pointsman_gateway.bootstrap.loaded_models import LoadedModels
+from pointsman_gateway.config.field_types import StrategyConfig
+from pointsman_gateway.config.load import Config
+from pointsman_gateway.domain import Vector
+from pointsman_gateway.extensions import Search, Strategy, StrategyContext
+
+if TYPE_CHECKING:  # not imported by a gateway without tasks and prompts, for the sake of its memory
+    from pointsman_gateway.prompts.templates import PromptTemplates
+
+
+def build_strategies(config: Config, models: LoadedModels, search: Search) -> dict[str, list[Strategy]]:
+    templates = compile_prompts(config)
+    return {
+        name: [build_strategy(one, templates, config, models, search) for one in path.strategies] if templates else []
+        for name, path in config.paths.paths.items()
+    }
+
+
+def compile_prompts(config: Config) -> "PromptTemplates | None":
+    """Compiles the prompts; returns None if there are neither prompts nor strategies."""
+    if not config.prompts and not any(path.strategies for path in config.paths.paths.values()):
+        return None
+    from pointsman_gateway.prompts.templates import PromptTemplates
+
+    return PromptTemplates(config.prompts)
+
+
+def build_strategy(
+    config: StrategyConfig, templates: "PromptTemplates", whole: Config, models: LoadedModels | None, search: Search
+) -> Strategy:
+    """Builds a prompt strategy; `models` is None if the configuration is only checked. Raises ValueError."""
+    tasks = [task for task, _ in config.resources.examples]
+    examples = {task: whole.examples[task] for task in tasks}
+    vectors = {task: models.vectors[task] if models else _zeros(len(rows)) for task, rows in examples.items()}
+    embed = models.embed if models else None
+    strategy: Strategy = config.build(StrategyContext(templates, search, embed, examples, vectors))
+    return strategy
+
+
+def _zeros(rows: int) -> Vector:
+    """Returns vectors with one dimension, to check a configuration."""
+    import numpy as np  # a gateway without tasks does not need it
+
+    return np.zeros((rows, 1), np.float32)

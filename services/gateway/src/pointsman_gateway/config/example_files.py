@@ -1,0 +1,99 @@
+"""The example files of tasks: reads them, and checks that each task has enough and shares none."""
+
+import json
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import combinations
+from pathlib import Path as FilePath
+from typing import Any
+
+from pointsman_gateway.config.field_types import ConfigError
+from pointsman_gateway.config.paths_file import PathsFile
+from pointsman_gateway.extensions import Example
+
+
+def read_text(file: FilePath) -> str:
+    """Reads a UTF-8 file, with or without a byte order mark. Raises ConfigError."""
+    try:
+        return file.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file} is not UTF-8: {error}") from error
+
+
+def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
+    """Yields the lines that are not blank with their numbers, counted from 1.
+
+    Only a line feed ends a line: JSON strings may hold Unicode's other line separators, such as U+2028, unescaped.
+    """
+    return ((number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip())
+
+
+def read_examples(file: FilePath) -> tuple[Example, ...]:
+    """Reads a JSON lines file of objects with "text" and perhaps "output". Raises ConfigError."""
+    if not file.is_file():
+        raise ConfigError(f"{file} is missing (a task's examples)")
+    rows = []
+    for number, line in numbered_lines(read_text(file)):
+        try:
+            row = json.loads(line)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise ConfigError(f"{file}:{number} is not JSON: {error}") from error
+        rows.append(to_example(row, f"{file}:{number}"))
+    return tuple(rows)
+
+
+def to_example(row: Any, where: str) -> Example:
+    """Converts a row to an example; raises ConfigError, whose message `where` begins."""
+    if not isinstance(row, dict) or not isinstance(row.get("text"), str) or not row["text"].strip():
+        raise ConfigError(f'{where} must be an object with a non-empty "text"')
+    output = row.get("output")
+    if not (output is None or isinstance(output, str)):
+        output = json.dumps(output, ensure_ascii=False)
+    try:
+        f"{row['text']}{output}".encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"{where} holds half of a surrogate pair, which is no character") from error
+    return Example(row["text"], output)
+
+
+def check_examples(examples: Mapping[str, tuple[Example, ...]], paths: PathsFile) -> None:
+    """Checks that each task has enough examples and shares none with another task. Raises ConfigError."""
+    texts = {task: {normalized_text(row.text): row.text for row in rows} for task, rows in examples.items()}
+    for task, different in texts.items():
+        if len(different) < 2:
+            raise ConfigError(f"task '{task}' has {len(different)} example(s), repetitions aside; write two or more")
+    for one, other in combinations(texts, 2):
+        shared = [text for normalized, text in texts[one].items() if normalized in texts[other]]
+        if shared:
+            raise ConfigError(
+                f"tasks '{one}' and '{other}' share {len(shared)} example(s), case and spaces aside: "
+                f"{shared[0][:80]!r}; an example belongs to one task"
+            )
+    for name, path in paths.paths.items():
+        for strategy in path.strategies:
+            for task, count in strategy.resources.examples:
+                usable = sum(row.output is not None for row in examples[task])
+                if usable < count:
+                    raise ConfigError(
+                        f"paths.yaml: path '{name}' wants {count} examples of task '{task}' that have an output; "
+                        f"it has {usable}"
+                    )
+
+
+def check_out_of_scope(out_of_scope: Iterable[str], examples: Mapping[str, tuple[Example, ...]]) -> None:
+    """Checks that no out-of-scope text is an example of a task. Raises ConfigError."""
+    owner = {normalized_text(row.text): task for task, rows in examples.items() for row in rows}
+    for text in out_of_scope:
+        if normalized_text(text) in owner:
+            raise ConfigError(
+                f"the out-of-scope text {text[:80]!r} is an example of task '{owner[normalized_text(text)]}' too"
+            )
+
+
+def normalized_text(text: str) -> str:
+    """Returns the text in a form that is equal for texts that differ only in case, spaces or Unicode composition."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def read_out_of_scope(folder: FilePath, name: str) -> tuple[str, ...]:
+    return tuple(example.text for example in read_examples(folder / name)) if name else ()

@@ -1,0 +1,47 @@
+"""What is wrong with a configuration file, in words: each error of its schema, with the keys that are known there."""
+
+from collections.abc import Iterable
+from pathlib import Path as FilePath
+from typing import Any, get_origin
+
+from pydantic import BaseModel
+
+from pointsman_gateway.config.field_types import ExtensionConfig
+from pointsman_gateway.config.tasks_file import FILE_TAG, ROWS_TAG
+
+
+def explain(file: FilePath, shape: type[BaseModel], item: Any) -> str:
+    """Writes one of pydantic's errors as a message that names the file and the key."""
+    key = ".".join(str(part) for part in item["loc"] if part not in (FILE_TAG, ROWS_TAG))
+    if item["type"] == "extra_forbidden":
+        return f"{file}: unknown key '{key}'; known here: {', '.join(_known_keys(shape, item['loc'][:-1]))}"
+    if item["type"] == "missing":
+        return f"{file}: '{key}' is missing"
+    if not key:  # a check of the whole file, which is too long to be shown
+        return f"{file}: {item['msg'].removeprefix('Value error, ')}"
+    return f"{file}: '{key}': {item['msg']} (it is {item['input']!r})"
+
+
+def _known_keys(shape: Any, location: Iterable[str | int]) -> list[str]:
+    """Returns the keys that are known at a location: the fields of the model found by following it from `shape`."""
+    is_name = False
+    """Whether the next part is a name that the user chose, which may be that of a field."""
+    for part in location:
+        if isinstance(part, int) or is_name:
+            is_name = False
+            continue
+        if isinstance(shape, type) and issubclass(shape, ExtensionConfig):
+            shape = shape.registry.find(part).Options
+            continue
+        fields = getattr(shape, "model_fields", None)
+        annotation = fields[part].annotation if fields and part in fields else shape
+        is_name = get_origin(annotation) is dict
+        shape = next((m for m in _models_in(annotation)), shape)
+    return list(getattr(shape, "model_fields", {}))
+
+
+def _models_in(annotation: Any) -> Iterable[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in getattr(annotation, "__args__", ()):
+        yield from _models_in(argument)

@@ -1,0 +1,117 @@
+"""Conversations and pairs of answers as token ids.
+
+The function that renders text as tokens is passed in, so that no tokenizer package is needed here.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Generic, Protocol
+
+from pointsman_lora_server.training.batches import AnyRow
+from pointsman_lora_server.training.data import Conversation, Message
+from pointsman_lora_server.training.exits import DataError
+
+Render = Callable[[Sequence[Message], bool], list[int]]
+"""(messages, whether to open the assistant's turn) -> token ids, by the model's own chat template."""
+
+
+class PreferenceRow(Protocol):
+    """A prompt with a preferred and a rejected answer, such as `methods.dpo.Preference`."""
+
+    @property
+    def prompt(self) -> tuple[Message, ...]: ...
+    @property
+    def chosen(self) -> str: ...
+    @property
+    def rejected(self) -> str: ...
+    @property
+    def where(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A conversation as token ids, of which the answer is learnt."""
+
+    ids: tuple[int, ...]
+    prompt_length: int
+    """Number of leading tokens that are read but not learnt."""
+    source: Conversation
+
+    @property
+    def prompt_ids(self) -> tuple[int, ...]:
+        return self.ids[: self.prompt_length]
+
+    @property
+    def answer_length(self) -> int:
+        """Returns the number of tokens that are learnt."""
+        return len(self.ids) - self.prompt_length
+
+    @property
+    def length(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, slots=True)
+class PreferencePair:
+    """The preferred and the rejected answer to a prompt, as token ids."""
+
+    chosen: Example
+    rejected: Example
+
+    @property
+    def length(self) -> int:
+        return self.chosen.length + self.rejected.length
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded(Generic[AnyRow]):
+    rows: tuple[AnyRow, ...]
+    notes: tuple[str, ...]
+    """Rows that were left out because of their length."""
+
+
+def encode(rows: Sequence[Conversation], render: Render, end_of_turn: int, max_tokens: int) -> Encoded[Example]:
+    """Turns conversations into token ids, without those longer than `max_tokens`: cut answers would be learnt."""
+    examples: list[Example] = []
+    notes: list[str] = []
+    for row in rows:
+        example = _encode_row(row, render, end_of_turn)
+        if example.length > max_tokens:
+            notes.append(_too_long(row.where, example.length, max_tokens))
+        else:
+            examples.append(example)
+    return Encoded(tuple(examples), tuple(notes))
+
+
+def encode_pairs(
+    pairs: Sequence[PreferenceRow], render: Render, end_of_turn: int, max_tokens: int
+) -> Encoded[PreferencePair]:
+    """Turns pairs of answers into token ids; leaves out a pair if one of its answers is longer than `max_tokens`."""
+    encoded: list[PreferencePair] = []
+    notes: list[str] = []
+    for row in pairs:
+        chosen, rejected = (
+            _encode_row(Conversation(row.prompt, answer, row.where), render, end_of_turn)
+            for answer in (row.chosen, row.rejected)
+        )
+        longest = max(chosen.length, rejected.length)
+        if longest > max_tokens:
+            notes.append(_too_long(row.where, longest, max_tokens))
+        else:
+            encoded.append(PreferencePair(chosen, rejected))
+    return Encoded(tuple(encoded), tuple(notes))
+
+
+def _too_long(where: str, tokens: int, max_tokens: int) -> str:
+    return f"{where}: left out, its {tokens} tokens are more than {max_tokens}"
+
+
+def _encode_row(row: Conversation, render: Render, end_of_turn: int) -> Example:
+    prompt = render(row.prompt, True)
+    whole = render((*row.prompt, Message("assistant", row.answer)), False)
+    if whole[: len(prompt)] != prompt:
+        raise DataError(f"{row.where}: the chat template renders the prompt differently once it is answered")
+    # A template may add a line break after the end of the turn, which is never generated.
+    answer = takewhile(lambda token: token != end_of_turn, whole[len(prompt) :])
+    return Example((*prompt, *answer, end_of_turn), len(prompt), row)
