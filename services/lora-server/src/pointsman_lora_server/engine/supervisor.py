@@ -21,7 +21,7 @@ START_POLL_SECONDS = 0.25
 HEALTH_CHECK_SECONDS = 5.0
 PROBE_INTERVAL_SECONDS = 30.0
 MAX_START_SECONDS = 3600.0
-"""After which a start without an answer counts as hanging: 140 GB from a network file system take 15 minutes and more."""
+"""After which a start without an answer counts as hanging: 140 GB take 15 minutes from a network file system."""
 MAX_SILENT_SECONDS = 60.0
 """After which a running engine that does not answer counts as hanging. A check can take long on a busy CPU."""
 SHUTDOWN_SECONDS = 20.0
