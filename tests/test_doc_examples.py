@@ -22,7 +22,7 @@ from tests.doc_blocks import BLOCKS, ROOT, SHELL, Block
 
 TESTED_ELSEWHERE = {
     "extending.md": "tests/test_extending.py",
-    "kubernetes.md": "tests/deploy/test_chart.py and test_manifests.py",
+    "kubernetes.md": "tests/deploy/test_chart.py, test_first_installation.py and test_manifests.py",
 }
 YAML = [
     block for block in BLOCKS if block.language == "yaml" and not block.mark and block.page.name not in TESTED_ELSEWHERE

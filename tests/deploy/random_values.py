@@ -11,13 +11,23 @@ from deploy.helm.render import CHART
 Schema = dict[str, Any]
 
 SCHEMA: Schema = json.loads((CHART / "values.schema.json").read_text())
-NOT_DRAWN = ("global", "resources", "extraObjects", "training")
+NOT_DRAWN = ("global", "resources", "extraObjects", "training", "updateStrategy")
 """Keys that are not drawn: free objects, and values that only other templates use."""
 
 
 def random_values(seed: int) -> dict[str, Any]:
     values: dict[str, Any] = _draw(SCHEMA, random.Random(seed))
+    _agree_on_gpus(values)
     return values
+
+
+def _agree_on_gpus(values: dict[str, Any]) -> None:
+    """Gives engines of kind cuda a GPU and others none, since the chart refuses all else."""
+    defaults = values.setdefault("engineDefaults", {})
+    for engine in [defaults, *values.setdefault("engines", [{"name": "local"}])]:
+        kind = engine.setdefault("kind", defaults.get("kind", "cpu"))
+        gpu = engine.setdefault("gpu", {})
+        gpu["count"] = 0 if kind == "cpu" else max(1, gpu.get("count", 1))
 
 
 def _draw(schema: Schema, chance: random.Random) -> Any:
@@ -50,5 +60,7 @@ def _draw(schema: Schema, chance: random.Random) -> Any:
 def _resolved(schema: Schema) -> Schema:
     if "$ref" not in schema:
         return schema
-    referred: Schema = SCHEMA["$defs"][schema["$ref"].rpartition("/")[2]]
-    return {**referred, **{key: value for key, value in schema.items() if key != "$ref"}}
+    referred = SCHEMA
+    for key in schema["$ref"].removeprefix("#/").split("/"):
+        referred = referred[key]
+    return {**_resolved(referred), **{key: value for key, value in schema.items() if key != "$ref"}}

@@ -22,7 +22,7 @@ from tests.deploy.rendering import chart, needs_helm, overlay, training
 from tests.deploy.test_manifests import CUSTOM
 
 Object = dict[str, Any]
-SEEDS = range(16)
+SEEDS = range(24)
 OPERATORS = {*CUSTOM, "Certificate"}
 SERVICES = ("gateway", "retriever", "lora-server")
 GROUPS = ("keys", "adapters")
@@ -120,16 +120,22 @@ def test_random_values_of_the_schema_give_manifests_that_pass_all_rules(seed: in
 
 def _refusal(values: Object) -> str:
     """Returns the chart's error for values that contradict each other; empty if they do not."""
+    refusals = []
     policies, service = values.get("networkPolicy", {}), values.get("gateway", {}).get("service", {})
     store, defaults = values.get("adapters", {}).get("store", {}), values.get("engineDefaults", {})
     shared = store.get("url") or store.get("existingClaim") or store.get("accessMode") == "ReadWriteMany"
     engines = [{**defaults, **engine} for engine in values.get("engines", [{"name": "local"}])]
-    ranges = [{"max": 8, **defaults.get("keda", {}), **engine.get("keda", {})} for engine in engines]
+    ranges = [{"min": 1, "max": 8, **defaults.get("keda", {}), **engine.get("keda", {})} for engine in engines]
+    if any(keda.get("enabled") and keda["min"] > keda["max"] for keda in ranges):
+        refusals.append("keda.min is more than keda.max")
+    for engine in engines:
+        gpu = {**defaults.get("gpu", {}), **engine.get("gpu", {})}
+        if (engine.get("kind", "cpu") == "cuda") != (gpu.get("count", 0) > 0):
+            refusals.append("has no GPU|would not use its GPUs")
     counts = [
         keda["max"] if keda.get("enabled") else engine.get("replicas", 1)
         for engine, keda in zip(engines, ranges, strict=True)
     ]
-    refusals = []
     if not shared and sum(counts) > 1:
         refusals.append("share the adapters")
     models = [{**defaults.get("model", {}), **engine.get("model", {})} for engine in engines]
@@ -140,6 +146,16 @@ def _refusal(values: Object) -> str:
     ]
     if any(mode == "ReadWriteOncePod" or (mode == "ReadWriteOnce" and n > 1) for mode, n in loaded):
         refusals.append("in a claim that its pods and a Job share")
+    redis, tls, gateway = values.get("redis", {}), values.get("tls", {}), values.get("gateway", {})
+    if redis.get("mode") == "external" and not redis.get("existingSecret"):
+        refusals.append("set redis.existingSecret")
+    if tls.get("mode") == "certManager" and not tls.get("issuerRef"):
+        refusals.append("set tls.issuerRef.name")
+    scaling = {"min": 2, "max": 10, **gateway.get("autoscaling", {})}
+    if scaling.get("enabled") and scaling["min"] > scaling["max"]:
+        refusals.append("autoscaling: min is more than max")
+    if gateway.get("ingress", {}).get("enabled") and not gateway["ingress"].get("hosts"):
+        refusals.append("ingress: set hosts")
     backup = values.get("backup", {})
     if backup.get("restore") and not backup.get("url"):
         refusals.append("set backup.url, where the copies are")

@@ -64,7 +64,9 @@ def run(caplog: pytest.LogCaptureFixture) -> Run:
     caplog.set_level(logging.INFO)
 
     @asynccontextmanager
-    async def run(*options: str, probing: float = 60.0, drain: float = 20.0) -> AsyncIterator[SupervisedEngine]:
+    async def run(
+        *options: str, probing: float = 60.0, drain: float = 20.0, start: float = 60.0
+    ) -> AsyncIterator[SupervisedEngine]:
         listen = f"127.0.0.1:{free_port()}"
         arguments = (sys.executable, str(DOUBLE), "--port", listen.rpartition(":")[2], "--base", BASE, *options)
         secret, engine_state = GuardSecret(), EngineStateStore()
@@ -80,6 +82,7 @@ def run(caplog: pytest.LogCaptureFixture) -> Run:
                 probe=meter.probe,
                 probe_interval=probing,
                 shutdown_seconds=drain,
+                max_start_seconds=start,
             )
             running = asyncio.create_task(meter.supervisor.run())
             meter.stop, meter.log = running.cancel, lambda: caplog.text
@@ -159,6 +162,13 @@ async def test_a_start_that_is_corrupted_never_becomes_ready(run: Run) -> None:
 
         assert f"does not hold {BASE}" in down.detail
         await supervised.until(lambda state: state.life == 2)
+
+
+async def test_a_start_that_takes_longer_than_allowed_is_given_up(run: Run, tmp_path: Path) -> None:
+    async with run("--start-file", str(tmp_path / "never"), start=0.5) as supervised:
+        down = await supervised.until(lambda state: state.status is EngineStatus.DOWN)
+
+        assert re.match(r"no answer for \d+ s; restarts in", down.detail)
 
 
 async def test_a_dead_engine_is_not_reported_as_corrupted(run: Run, caplog: pytest.LogCaptureFixture) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from pointsman_lora_server.engine_bootstrap import with_context_window
 from pointsman_lora_server.machine import MAX_DEFAULT_HELD, default_held
 from pointsman_lora_server.settings import Settings
 from pydantic import ValidationError
@@ -64,3 +65,20 @@ def test_fewer_held_versions_than_a_batch_can_use_are_refused() -> None:
 )
 def test_by_default_a_quarter_of_the_free_memory_holds_adapters(free_gib: int, held: int) -> None:
     assert default_held(adapter_bytes=10 << 20, max_loras=4, free_bytes=free_gib << 30) == held
+
+
+def test_the_context_window_may_be_the_base_models_own(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"text_config": {"max_position_embeddings": 131072}}')
+    unset = Settings(base_model=tmp_path, max_model_len=0)
+
+    assert with_context_window(unset).max_model_len == 131072
+    assert with_context_window(Settings(base_model=tmp_path)).max_model_len == 4096
+
+
+def test_a_context_window_that_nothing_states_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+
+    with pytest.raises(ValueError, match=r"MAX_MODEL_LEN is 0, but .*config\.json states no context window"):
+        with_context_window(Settings(base_model=tmp_path, max_model_len=0))
+    with pytest.raises(ValueError, match="state the context window of the attached engine"):
+        with_context_window(Settings(engine_url="http://10.0.0.5:8101", max_model_len=0))

@@ -21,8 +21,7 @@ adapters have copies of their own. */}}
 {{- end }}
 {{- $_ := set $pod "restartPolicy" "Never" }}
 metadata:
-  labels:
-    {{- include "pointsman.labels" (dict "root" $root "name" "backup") | nindent 4 }}
+  {{- include "pointsman.podMetadata" (dict "root" $root "name" "backup" "of" dict) | nindent 2 }}
 spec:
   {{- include "pointsman.pod" (dict "root" $root "account" "backup" "grace" 30 "pod" $pod) | nindent 2 }}
   {{- range $kind, $steps := dict "initContainers" .init "containers" .steps }}

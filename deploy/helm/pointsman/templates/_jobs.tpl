@@ -14,13 +14,12 @@
 backoffLimit: 10
 template:
   metadata:
-    labels:
-      {{- include "pointsman.labels" (dict "root" .root "name" "model") | nindent 6 }}
+    {{- include "pointsman.podMetadata" (dict "root" .root "name" "model" "of" dict) | nindent 4 }}
   spec:
     {{- include "pointsman.pod" (dict "root" .root "account" "lora-server" "grace" 30 "pod" $pod) | nindent 4 }}
     containers:
       - name: model
-        image: {{ include "pointsman.image" (dict "root" .root "name" (printf "pointsman-lora-server-%s" $engine.kind)) }}
+        image: {{ $engine.image }}
         # The engine's environment has Hugging Face's library; the lora-server's environment has the one for S3.
         command: [{{ hasPrefix "hf://" $engine.model.source | ternary "/opt/engine/bin/python" "/opt/pointsman/venv/bin/python" }}, -m, pointsman_lora_server.fetch_model]
         args: [{{ $engine.model.source | quote }}, /var/lib/pointsman/base-model]
@@ -70,8 +69,7 @@ succeeds; all three are idempotent. */}}
 backoffLimit: 20
 template:
   metadata:
-    labels:
-      {{- include "pointsman.labels" (dict "root" . "name" "seed") | nindent 6 }}
+    {{- include "pointsman.podMetadata" (dict "root" . "name" "seed" "of" dict) | nindent 4 }}
   spec:
     {{- include "pointsman.pod" (dict "root" . "account" "seed" "grace" 30 "pod" (dict "restartPolicy" "OnFailure")) | nindent 4 }}
     {{- if $ingests }}

@@ -13,6 +13,22 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- end }}
 {{- end }}
 
+{{/* The metadata of a pod's template; call with (dict "root" $ "name" NAME "of" VALUES "labels" MAP "annotations" MAP).
+It has neither the chart's version nor commonLabels: pods restart only if they themselves change. */}}
+{{- define "pointsman.podMetadata" -}}
+labels:
+  app.kubernetes.io/name: {{ .name }}
+  app.kubernetes.io/part-of: pointsman
+  app.kubernetes.io/instance: {{ .root.Release.Name }}
+{{- with merge dict (.labels | default dict) (.of.podLabels | default dict) }}
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with merge dict (.annotations | default dict) (.of.podAnnotations | default dict) }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
 {{/* The reference of one of our images; call with (dict "root" $ "name" NAME). */}}
 {{- define "pointsman.image" -}}
 {{- $images := .root.Values.images -}}
@@ -29,8 +45,23 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- $claim := include "pointsman.claimName" (dict "name" (printf "base-model%s" $suffix) "storage" $engine.model) }}
 {{- $_ := set $engine "modelClaim" (hasPrefix "pvc:" $engine.model.source | ternary (trimPrefix "pvc:" $engine.model.source) $claim) }}
 {{- $_ := set $engine "pod" (include "pointsman.gpuPod" $engine | fromJson) }}
+{{- $_ := set $engine "image" ($engine.image | default (include "pointsman.image" (dict "root" $ "name" (printf "pointsman-lora-server-%s" $engine.kind)))) }}
+{{- $_ := set $engine "arguments" (include "pointsman.engineArguments" $engine) }}
 - {{ toJson $engine }}
 {{- end }}
+{{- end }}
+
+{{/* More arguments of an engine's vLLM, as one line of a shell. All its GPUs share the model, if no argument says how. */}}
+{{- define "pointsman.engineArguments" -}}
+{{- $arguments := list }}
+{{- $count := int .gpu.count }}
+{{- if and (gt $count 1) (not (regexMatch `(^| )(--[a-z-]+-parallel-size|-tp|-pp|-dp)( |=|$)` (join " " .extraArgs))) }}
+{{- $arguments = append $arguments (printf "--tensor-parallel-size=%d" $count) }}
+{{- end }}
+{{- range .extraArgs }}
+{{- $arguments = append $arguments (regexMatch "[\"{}]" . | ternary (squote .) .) }}
+{{- end }}
+{{- join " " $arguments }}
 {{- end }}
 
 {{/* A claim's name; call with (dict "name" NAME "storage" {accessMode}). The access mode of an existing claim cannot be
@@ -50,8 +81,15 @@ changed, so each mode has a claim of its own. */}}
 
 {{/* The `pod` of what has `gpu` and `pod`: with GPUs, it tolerates the taint of their nodes. As JSON. */}}
 {{- define "pointsman.gpuPod" -}}
-{{- $toleration := dict "key" .gpu.resource "operator" "Exists" "effect" "NoSchedule" }}
-{{- gt (int .gpu.count) 0 | ternary (mergeOverwrite (dict "tolerations" (list $toleration)) .pod) .pod | toJson }}
+{{- $pod := deepCopy .pod }}
+{{- if gt (int .gpu.count) 0 }}
+{{- /* Parts of a GPU, such as nvidia.com/mig-3g.40gb, are on nodes with the taint of whole ones. */}}
+{{- $whole := hasPrefix "nvidia.com/" .gpu.resource | ternary "nvidia.com/gpu" .gpu.resource }}
+{{- range list .gpu.resource $whole | uniq }}
+{{- $_ := set $pod "tolerations" (append ($pod.tolerations | default list) (dict "key" . "operator" "Exists" "effect" "NoSchedule")) }}
+{{- end }}
+{{- end }}
+{{- toJson $pod }}
 {{- end }}
 
 {{/* The `resources` with the GPUs in `gpu`, as JSON. */}}

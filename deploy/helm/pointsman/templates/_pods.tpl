@@ -1,23 +1,29 @@
 {{/* The start of each pod's spec; call with (dict "root" $ "account" NAME "grace" SECONDS "pod" MORE). Conforms to Pod
 Security `restricted`, and has neither a token for the API server nor the variables of service links (VLLM_PORT). */}}
 {{- define "pointsman.pod" -}}
-serviceAccountName: {{ .account }}
-automountServiceAccountToken: false
-enableServiceLinks: false
-terminationGracePeriodSeconds: {{ .grace }}
-{{- with .root.Values.images.pullSecrets }}
-imagePullSecrets: {{ toJson . }}
+{{- $security := dict "runAsNonRoot" true "runAsUser" 10001 "runAsGroup" 10001 "fsGroup" 10001 "fsGroupChangePolicy" "OnRootMismatch" "seccompProfile" (dict "type" "RuntimeDefault") }}
+{{- $spec := dict "serviceAccountName" .account "automountServiceAccountToken" false "enableServiceLinks" false "terminationGracePeriodSeconds" .grace "securityContext" $security }}
+{{- with .root.Values.images.pullSecrets }}{{ $_ := set $spec "imagePullSecrets" . }}{{ end }}
+{{- toYaml (mergeOverwrite $spec (deepCopy .pod)) }}
 {{- end }}
-securityContext:
-  runAsNonRoot: true
-  runAsUser: 10001
-  runAsGroup: 10001
-  fsGroup: 10001
-  fsGroupChangePolicy: OnRootMismatch
-  seccompProfile: {type: RuntimeDefault}
-{{- with .pod }}
-{{ toYaml . }}
+
+{{/* A pod's spec with the values `pod` and `container` of its service; call with (dict "of" VALUES "pod" TEXT). Lists of
+containers, volumes, mounts, variables and ports are appended to the chart's, all else is merged and takes precedence. */}}
+{{- define "pointsman.customized" -}}
+{{- $spec := fromYaml .pod }}
+{{- with $spec.Error }}{{ fail . }}{{ end }}
+{{- $main := dict "of" (first $spec.containers) "with" (.of.container | default dict) "lists" (list "env" "envFrom" "ports" "volumeMounts") }}
+{{- $whole := dict "of" $spec "with" (.of.pod | default dict) "lists" (list "containers" "initContainers" "volumes") }}
+{{- range $target := list $main $whole }}
+{{- range $field, $value := $target.with }}
+{{- if has $field $target.lists }}
+{{- $_ := set $target.of $field (concat (get $target.of $field | default list) $value) }}
+{{- else }}
+{{- $_ := mergeOverwrite $target.of (dict $field $value) }}
 {{- end }}
+{{- end }}
+{{- end }}
+{{- toYaml $spec }}
 {{- end }}
 
 {{- define "pointsman.containerSecurity" -}}
@@ -61,7 +67,9 @@ resources:
 {{- end }}
 {{- range $name, $value := $entries }}
 {{- if ne (toString $value) "" }}
-- {name: {{ $name }}, value: {{ $value | toString | quote }}}
+{{- /* Numbers in values are floats, and 1000000 would become 1e+06. */}}
+{{- $whole := and (kindIs "float64" $value) (eq (toString (floor $value)) (toString $value)) }}
+- {name: {{ $name }}, value: {{ $whole | ternary (int64 $value) $value | toString | quote }}}
 {{- end }}
 {{- end }}
 {{- end }}

@@ -37,7 +37,7 @@ def main() -> int:
 async def run(settings: Settings, spans: "Spans | None" = None) -> None:
     """Serves until SIGINT or SIGTERM; then notifies the gateways, ends their watches and drains the engine."""
     engine_bootstrap.require_engine(settings)
-    settings = engine_bootstrap.with_held(settings)
+    settings = engine_bootstrap.with_held(engine_bootstrap.with_context_window(settings))
     command = engine_bootstrap.command_for(settings, os.environ)
     tls = server_tls(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
     gate = bootstrap.token_gate(settings)

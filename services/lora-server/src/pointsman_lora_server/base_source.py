@@ -102,6 +102,11 @@ def _read_json(file: Path) -> Mapping[str, Any]:
     return content
 
 
+def read_context_window(folder: Path) -> int:
+    """Returns the context window in tokens that the folder's config.json states; raises BaseModelError if none."""
+    return _context_window(folder, _read_json(folder / "config.json"))
+
+
 def _context_window(folder: Path, config: Mapping[str, Any]) -> int:
     text = config.get("text_config")  # of models that read images too
     for part in (config, text if isinstance(text, Mapping) else {}):

@@ -10,6 +10,8 @@ from typing import Protocol
 
 from pointsman_servicekit.tracing.exporting import traces_endpoint
 
+from pointsman_lora_server.base_model import BaseModelError
+from pointsman_lora_server.base_source import read_context_window
 from pointsman_lora_server.checks.base_layers import read_base
 from pointsman_lora_server.engine.attachment import Attachment
 from pointsman_lora_server.engine.command import (
@@ -50,6 +52,23 @@ def require_engine(settings: Settings) -> None:
         raise FileNotFoundError(
             f"POINTSMAN_LORA_ENGINE_PYTHON: there is no {settings.engine_python}; name the python of vLLM's environment"
         )
+
+
+def with_context_window(settings: Settings) -> Settings:
+    """Returns the settings with MAX_MODEL_LEN from the base model's config.json if it is 0.
+
+    Raises ValueError if the file does not state it, and for an attached engine, whose model is elsewhere.
+    """
+    if settings.max_model_len:
+        return settings
+    if settings.is_attached:
+        raise ValueError("POINTSMAN_LORA_MAX_MODEL_LEN is 0; state the context window of the attached engine")
+    try:
+        window = read_context_window(settings.base_model)
+    except BaseModelError as error:
+        raise ValueError(f"POINTSMAN_LORA_MAX_MODEL_LEN is 0, but {error}") from error
+    log.info("the context window is the base model's, %d tokens (POINTSMAN_LORA_MAX_MODEL_LEN)", window)
+    return settings.model_copy(update={"max_model_len": window})
 
 
 def with_held(settings: Settings) -> Settings:
@@ -161,6 +180,7 @@ def create_runner(
             probe=probe,
             probe_interval=settings.probe_interval_seconds,
             shutdown_seconds=settings.shutdown_timeout,
+            max_start_seconds=settings.start_timeout,
         )
     return Attachment(
         url=settings.engine_url,

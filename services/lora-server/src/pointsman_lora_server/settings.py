@@ -77,7 +77,14 @@ class Settings(BaseSettings):
         default=4, ge=1, description="different adapters in one batch of the engine; vLLM copies them from host memory"
     )
     max_lora_rank: int = Field(default=8, ge=1, le=512)
-    max_model_len: int = Field(default=4096, ge=16, description="tokens of prompt and answer together")
+    max_model_len: int = Field(
+        default=4096, ge=0, description="tokens of prompt and answer together; 0: the base model's own context window"
+    )
+    start_timeout: float = Field(
+        default=3600.0,
+        ge=1,
+        description="seconds after which vLLM's start counts as hanging; large models take minutes",
+    )
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
         default="auto",
         description='number type of the engine; "auto": the model\'s own on a GPU and on CPUs with bfloat16 '

@@ -20,8 +20,8 @@ log = logging.getLogger(__name__)
 START_POLL_SECONDS = 0.25
 HEALTH_CHECK_SECONDS = 5.0
 PROBE_INTERVAL_SECONDS = 30.0
-MAX_START_SECONDS = 900.0
-"""After which a start without an answer counts as hanging: a large model takes minutes to load."""
+MAX_START_SECONDS = 3600.0
+"""After which a start without an answer counts as hanging: 140 GB take 15 minutes from a network file system."""
 MAX_SILENT_SECONDS = 60.0
 """After which a running engine that does not answer counts as hanging. A check can take long on a busy CPU."""
 SHUTDOWN_SECONDS = 20.0
@@ -44,13 +44,15 @@ class Supervisor:
         probe: Probe,
         probe_interval: float = PROBE_INTERVAL_SECONDS,
         shutdown_seconds: float = SHUTDOWN_SECONDS,
+        max_start_seconds: float = MAX_START_SECONDS,
     ) -> None:
         """Takes `next_command`, which returns the command for each start of the engine.
 
-        `probe_interval` and `shutdown_seconds` (the time for requests in flight before the engine is told to stop) are
-        in seconds.
+        `probe_interval`, `shutdown_seconds` (the time for requests in flight before the engine is told to stop) and
+        `max_start_seconds` (after which a start without an answer counts as hanging) are in seconds.
         """
         self._shutdown_seconds = shutdown_seconds
+        self._max_start_seconds = max_start_seconds
         self._next_command = next_command
         self._listen = listen
         self._client = client
@@ -127,7 +129,7 @@ class Supervisor:
                         probe_task = asyncio.create_task(self._probe_periodically(), name="probe")
                 elif up_since is None:
                     self._engine_state.update(detail=f"vLLM is starting, {int(now - last_answer) // 5 * 5} s")
-                if now - last_answer > (MAX_START_SECONDS if up_since is None else MAX_SILENT_SECONDS):
+                if now - last_answer > (self._max_start_seconds if up_since is None else MAX_SILENT_SECONDS):
                     process.kill()
                     await ended
                     return 0.0 if up_since is None else now - up_since, f"no answer for {now - last_answer:.0f} s"

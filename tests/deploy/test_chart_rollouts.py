@@ -1,0 +1,76 @@
+"""Which pods restart on which change: comparisons of the pod templates of two renderings."""
+
+import copy
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy.helm.render import CHART, helm
+from tests.deploy.manifest_lint import Cluster
+from tests.deploy.rendering import chart, needs_helm
+
+Templates = dict[str, Any]
+ALL = "redis.mode=sentinel,secrets.generate=false,backup.url=s3://bucket/copies,monitoring.podMonitors=true"
+
+
+@pytest.fixture(autouse=True)
+def _helm() -> None:
+    needs_helm()
+
+
+def templates(*values: str) -> Templates:
+    """Returns the pod templates of what runs or recurs. Jobs are replaced, and the test's pod runs only on demand."""
+    return _templates(chart(*(word for value in (ALL, *values) for word in ("--set", value))))
+
+
+def _templates(text: str) -> Templates:
+    return {
+        each.where: each.template for each in Cluster.of(text).workloads if each.object["kind"] not in ("Job", "Pod")
+    }
+
+
+def changed(*values: str) -> set[str]:
+    before, after = templates(), templates(*values)
+    return {where.partition("/")[2] for where in before.keys() | after.keys() if before.get(where) != after.get(where)}
+
+
+def test_a_release_changes_only_images_of_pods(tmp_path: Path) -> None:
+    newer = shutil.copytree(CHART, tmp_path / "pointsman")
+    description = (newer / "Chart.yaml").read_text()
+    (newer / "Chart.yaml").write_text(description.replace("ersion: 0.1.0", "ersion: 0.1.1"))
+    before = templates()
+    after = _templates(helm("template", "pointsman", str(newer), "--namespace", "pointsman", "--set", ALL))
+    assert before != after
+    assert {where: _with_images(template, "0.1.0", "0.1.1") for where, template in before.items()} == after
+    pinned = helm("template", "pointsman", str(newer), "-n", "pointsman", "--set", f"{ALL},images.tag=0.1.0")
+    assert _templates(pinned) == before
+
+
+def _with_images(template: Any, old: str, new: str) -> Any:
+    template = copy.deepcopy(template)
+    for container in [*template["spec"].get("initContainers", []), *template["spec"]["containers"]]:
+        if "pointsman-" in container["image"]:
+            container["image"] = container["image"].replace(f":{old}", f":{new}")
+    return template
+
+
+@pytest.mark.parametrize(
+    ("change", "restarted"),
+    [
+        ("commonLabels.team=ml", set()),
+        ("monitoring.rules=true", set()),
+        ("gateway.replicas=5", set()),
+        ("networkPolicy.enabled=true", set()),
+        ("policy.files.pointsman\\.yaml=models: {}", {"gateway", "lora-server"}),  # the example's adapters go, too
+        ("gateway.env.POINTSMAN_GATEWAY_LOG_LEVEL=DEBUG", {"gateway"}),
+        ("gateway.podAnnotations.checksum=a", {"gateway"}),
+        ("engineDefaults.maxLoras=8", {"lora-server"}),
+        ("retriever.resources.limits.memory=8Gi", {"retriever"}),
+        ("redis.resources.limits.memory=8Gi", {"valkey"}),
+        ("backup.keep=7", {"backup"}),
+    ],
+)
+def test_only_what_changed_restarts(change: str, restarted: set[str]) -> None:
+    assert changed(change) == restarted

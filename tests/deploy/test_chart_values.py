@@ -1,0 +1,178 @@
+"""Values that users add to pods and containers, and values that contradict each other."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from deploy.helm.render import HelmError
+from tests.deploy.kubernetes_schemas import VERSIONS, violations
+from tests.deploy.manifest_lint import Cluster, faults
+from tests.deploy.rendering import chart, needs_helm
+
+Object = dict[str, Any]
+GPUS: Object = {"name": "large", "kind": "cuda", "gpu": {"count": 8}, "model": {"source": "pvc:existing"}}
+VALUES = {
+    "gateway": ("gateway",),
+    "retriever": ("retriever",),
+    "valkey": ("redis",),
+    "lora-server": ("engineDefaults",),
+}
+"""The part of the values with `pod` and `container` of each workload."""
+
+
+@pytest.fixture(autouse=True)
+def _helm() -> None:
+    needs_helm()
+
+
+def render(tmp_path: Path, values: Object) -> Cluster:
+    (tmp_path / "values.yaml").write_text(yaml.safe_dump(values))
+    return Cluster.of(chart("-f", str(tmp_path / "values.yaml")))
+
+
+def engine_of(tmp_path: Path, **more: Any) -> tuple[Object, dict[str, str]]:
+    """Returns the pod of an engine with eight GPUs and its literal environment."""
+    cluster = render(tmp_path, {"engines": [{**GPUS, **more}]})
+    workload = cluster.workload("lora-server-large")
+    assert [violations(workload.object, version) for version in VERSIONS] == [[], []]
+    return workload.pod, cluster.environment(workload, workload.pod["containers"][0])
+
+
+# -- engines on GPUs
+
+
+def test_an_engine_uses_all_its_gpus_and_the_models_own_context_window(tmp_path: Path) -> None:
+    pod, settings = engine_of(tmp_path)
+    assert settings["POINTSMAN_LORA_ENGINE_ARGS"] == "--tensor-parallel-size=8"
+    assert settings["POINTSMAN_LORA_MAX_MODEL_LEN"] == "0"
+    assert settings["POINTSMAN_LORA_START_TIMEOUT"] == "3600"
+    shared = next(volume for volume in pod["volumes"] if volume["name"] == "shm")
+    assert shared["emptyDir"]["sizeLimit"] == "20Gi"
+
+
+@pytest.mark.parametrize("given", ["--tensor-parallel-size=4", "--pipeline-parallel-size 8", "-dp 8", "-tp=8"])
+def test_a_parallelism_of_the_user_replaces_the_derived_one(tmp_path: Path, given: str) -> None:
+    _, settings = engine_of(tmp_path, extraArgs=["--enforce-eager", given])
+    assert settings["POINTSMAN_LORA_ENGINE_ARGS"] == f"--enforce-eager {given}"
+
+
+def test_arguments_with_json_reach_vllm_as_one_argument(tmp_path: Path) -> None:
+    _, settings = engine_of(tmp_path, extraArgs=['--hf-overrides={"a": 1}'], gpu={"count": 1})
+    assert settings["POINTSMAN_LORA_ENGINE_ARGS"] == "'--hf-overrides={\"a\": 1}'"
+
+
+def test_parts_of_gpus_and_network_adapters_are_resources_by_their_names(tmp_path: Path) -> None:
+    gpu = {"count": 1, "resource": "nvidia.com/mig-3g.40gb"}
+    efa = {"vpc.amazonaws.com/efa": "32", "hugepages-2Mi": "5Gi"}
+    pod, _ = engine_of(tmp_path, gpu=gpu, resources={"requests": efa, "limits": efa})
+    limits = pod["containers"][0]["resources"]["limits"]
+    assert (limits["nvidia.com/mig-3g.40gb"], limits["vpc.amazonaws.com/efa"]) == ("1", "32")
+    assert {toleration["key"] for toleration in pod["tolerations"]} == {"nvidia.com/mig-3g.40gb", "nvidia.com/gpu"}
+
+
+def test_gpus_may_be_claimed_dynamically(tmp_path: Path) -> None:
+    claims = [{"name": "gpus", "resourceClaimTemplateName": "eight-h100"}]
+    more = {"resources": {"claims": [{"name": "gpus"}]}, "pod": {"resourceClaims": claims}}
+    pod, _ = engine_of(tmp_path, gpu={"count": 0}, extraArgs=["--tensor-parallel-size=8"], **more)
+    assert pod["resourceClaims"] == claims
+    assert pod["containers"][0]["resources"]["claims"] == [{"name": "gpus"}]
+
+
+def test_compiled_kernels_may_outlive_the_pod(tmp_path: Path) -> None:
+    cluster = render(tmp_path, {"engines": [{**GPUS, "cache": {"size": "20Gi", "storageClass": "fast"}}]})
+    workload = cluster.workload("lora-server-large")
+    (template,) = workload.object["spec"]["volumeClaimTemplates"]
+    assert (template["metadata"]["name"], template["spec"]["storageClassName"]) == ("cache", "fast")
+    assert "cache" not in {volume["name"] for volume in workload.pod["volumes"]}
+    assert faults(cluster) == []
+
+
+def test_an_engine_may_have_an_image_of_its_own_and_restart_only_on_demand(tmp_path: Path) -> None:
+    image = "registry.example/pointsman-lora-server-cuda:0.1.0-vllm-0.33"
+    cluster = render(tmp_path, {"engines": [{**GPUS, "image": image, "updateStrategy": {"type": "OnDelete"}}]})
+    workload = cluster.workload("lora-server-large")
+    assert workload.pod["containers"][0]["image"] == image
+    assert workload.object["spec"]["updateStrategy"] == {"type": "OnDelete"}
+
+
+# -- what users add
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_additions_to_pods_and_containers_are_merged_into_the_charts(tmp_path: Path, name: str) -> None:
+    given: Object = {
+        "pod": {
+            "securityContext": {"runAsUser": 5000},
+            "topologySpreadConstraints": [],
+            "volumes": [{"name": "ca", "secret": {"secretName": "my-redis"}}],
+            "containers": [{"name": "proxy", "image": "registry.example/proxy:1"}],
+        },
+        "container": {
+            "volumeMounts": [{"name": "ca", "mountPath": "/etc/ca", "readOnly": True}],
+            "startupProbe": {"failureThreshold": 900},
+        },
+        "podAnnotations": {"vault.hashicorp.com/agent-inject": "true"},
+        "podLabels": {"azure.workload.identity/use": "true"},
+    }
+    (part,) = VALUES[name]
+    before, after = Cluster.of(chart()).workload(name), render(tmp_path, {part: given}).workload(name)
+    assert [violations(after.object, version) for version in VERSIONS] == [[], []]
+    assert after.pod["securityContext"] == {**before.pod["securityContext"], "runAsUser": 5000}
+    assert after.pod["topologySpreadConstraints"] == []
+    assert [c["name"] for c in after.pod["containers"]] == [name, "proxy"]
+    own, charts = after.pod["containers"][0], before.pod["containers"][0]
+    assert own["startupProbe"] == {**charts["startupProbe"], "failureThreshold": 900}
+    assert own["volumeMounts"] == [*charts["volumeMounts"], *given["container"]["volumeMounts"]]
+    volumes = before.pod.get("volumes", [])
+    assert after.pod["volumes"] == [*volumes, *given["pod"]["volumes"]]
+    assert after.template["metadata"]["annotations"].items() >= given["podAnnotations"].items()
+    assert after.labels == {**before.labels, **given["podLabels"]}
+
+
+def test_accounts_of_all_services_may_have_a_cloud_role(tmp_path: Path) -> None:
+    role = {"eks.amazonaws.com/role-arn": "arn:aws:iam::123456789012:role/pointsman"}
+    parts = {"gateway": {"serviceAccountAnnotations": role}, "retriever": {"serviceAccountAnnotations": role}}
+    cluster = render(tmp_path, {**parts, "adapters": {"serviceAccountAnnotations": role}})
+    accounts = {a["metadata"]["name"]: a["metadata"].get("annotations") for a in cluster.all("ServiceAccount")}
+    assert (accounts["gateway"], accounts["retriever"], accounts["lora-server"]) == (role, role, role)
+    assert accounts["valkey"] is None
+
+
+def test_whole_numbers_stay_whole_numbers(tmp_path: Path) -> None:
+    given = {"A": 1000000, "B": 10737418240, "C": 0.25, "D": "text", "E": True}
+    cluster = render(tmp_path, {"gateway": {"env": given}})
+    workload = cluster.workload("gateway")
+    settings = cluster.environment(workload, workload.pod["containers"][0])
+    assert [settings[name] for name in given] == ["1000000", "10737418240", "0.25", "text", "true"]
+
+
+# -- contradictions
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"engines": [{"name": "a"}, {"name": "a"}]}, "'a' is there twice"),
+        ({"engines": [{"name": "a", "kind": "cuda"}]}, "'a' is of kind cuda and has no GPU: set gpu.count"),
+        ({"engines": [{"name": "a", "gpu": {"count": 1}}]}, "'a' is of kind cpu and would not use its GPUs"),
+        (
+            {"engines": [{**GPUS, "gpu": {"count": 2, "resource": "nvidia.com/mig-3g.40gb"}}]},
+            "parts of GPUs cannot share a model: set gpu.count to 1",
+        ),
+        ({"engineDefaults": {"keda": {"enabled": True, "min": 5, "max": 2}}}, "keda.min is more than keda.max"),
+        ({"redis": {"mode": "external"}}, "set redis.existingSecret to a Secret"),
+        ({"tls": {"mode": "certManager"}}, "set tls.issuerRef.name"),
+        ({"gateway": {"autoscaling": {"enabled": True, "min": 5, "max": 2}}}, "autoscaling: min is more than max"),
+        ({"gateway": {"ingress": {"enabled": True}}}, "ingress: set hosts"),
+        ({"gateway": {"autoscaling": None}}, "gateway.autoscaling"),
+        ({"gateway": {"resources": {"requests": {"cpu": "1 core"}}}}, "requests/cpu"),
+        ({"redis": {"image": ""}}, "image"),
+        ({"commonLabels": {"team": "two words"}}, "commonLabels/team"),
+    ],
+    ids=lambda part: part[:30] if isinstance(part, str) else "",
+)
+def test_contradictions_are_refused_with_a_sentence(tmp_path: Path, values: Object, reason: str) -> None:
+    with pytest.raises(HelmError, match=reason):
+        render(tmp_path, values)
