@@ -7,7 +7,8 @@ from functools import cache
 from typing import Any
 
 import pytest
-from pointsman_gateway.validation.client_schemas import MAX_ANSWER_CHARACTERS, MAX_SCHEMA_CHARACTERS, ClientSchemas
+from pointsman_gateway.validation.answer_budget import MAX_ANSWER_CHARACTERS
+from pointsman_gateway.validation.client_schemas import MAX_SCHEMA_CHARACTERS, ClientSchemas
 from pointsman_gateway.validation.pattern_states import UNICODE_STATES, pattern_states
 from pointsman_gateway.validation.stage import Validation
 from pointsman_gateway.validation.validators import Complete
@@ -53,6 +54,10 @@ UNJUDGED = [
     ("a pattern that is slow for each character", "the patterns of the client's schema take too long"),
     ("1,000 alternatives of a large value", "needs over 50,000 steps to check the answer"),
     ("brackets only", "the answer has over 5,000 values"),
+    ("128 choices of many values", "the answer has over 5,000 values"),
+    ("128 choices with few values and many steps", "needs over 50,000 steps to check the answer"),
+    ("128 choices that are searched", "the patterns of the client's schema take too long"),
+    ("8 choices of one large text", f"the answer has over {MAX_ANSWER_CHARACTERS:,} characters"),
     ("a large schema", f"the client's schema has over {MAX_SCHEMA_CHARACTERS:,} characters"),
 ]
 
@@ -264,7 +269,7 @@ async def test_a_request_whose_schema_is_not_checked_is_answered(
     api: ApiClient, engine: ScriptedEngine, gateway: Gateway
 ) -> None:
     engine.says(*answer('{"name": "Ann"}'))
-    schema, _ = ATTACKS["50 repeated Unicode classes"]
+    schema, *_ = ATTACKS["50 repeated Unicode classes"]
 
     got = await api.ask(
         IN_TRIAGE, response_format={"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}

@@ -1,7 +1,7 @@
 """The JSON Schemas that clients send in `response_format`.
 
-A schema is compiled, and an answer checked by it, only if that takes at most about 10 ms and 4 MiB. What exceeds a
-limit is left to the engine, which enforces the schema while it generates; the verdict says so.
+A schema is compiled, and all choices of an answer checked by it, only if that takes at most about 10 ms and 4 MiB. What
+exceeds a limit is left to the engine, which enforces the schema while it generates; the verdict says so.
 """
 
 import json
@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from pointsman_gateway.extensions import Choice, Validator
+from pointsman_gateway.validation.answer_budget import AnswerBudget, BudgetedValidator, NotJudged
 from pointsman_gateway.validation.json_schema import BadSchema, CompiledSchema, parse_json
 from pointsman_gateway.validation.schema_work import TooMuchWork, measure
 
@@ -17,19 +18,9 @@ MAX_SCHEMA_CHARACTERS = 64 * 1024
 """As JSON."""
 MAX_PATTERN_BYTES = 64 * 1024
 """Memory of a compiled pattern. One Unicode class takes up to 40 kB."""
-MAX_ANSWER_CHARACTERS = 64 * 1024
-MAX_ANSWER_VALUES = 5_000
-MAX_STEPS = 50_000
-"""Keywords that are evaluated, in about 100 ns each."""
-MAX_SEARCHES = 200_000
-"""States of patterns times characters, in up to 25 ns each."""
 MAX_REASON_WORK = 100_000
-"""Characters that errors copy: 5 ms and 2 MiB."""
+"""Characters that the error of a refused choice copies: 5 ms and 2 MiB. The first refusal ends the checks."""
 CACHED_SCHEMAS = 32
-
-
-class NotJudged(Exception):
-    """A validator does not judge a choice; the message says why."""
 
 
 class ClientSchemas:
@@ -45,7 +36,7 @@ class ClientSchemas:
         return [self._validator(json.dumps(schema))] if isinstance(schema, Mapping) else []
 
 
-class ClientSchema(Validator):
+class ClientSchema(BudgetedValidator):
     """A validator that refuses a choice that does not satisfy a client's schema.
 
     A choice that reached the request's length limit is accepted: its finish reason says so, and another path would
@@ -62,22 +53,14 @@ class ClientSchema(Validator):
         patterns = RegexOptions(size_limit=MAX_PATTERN_BYTES, dfa_size_limit=MAX_PATTERN_BYTES)
         self._schema = CompiledSchema(options, patterns, self._work)
 
-    def objection(self, choice: Choice) -> str | None:
-        """Returns why the choice is refused, or None; raises NotJudged if the check would take too long."""
-        text = choice.text
+    def objection_within(self, budget: AnswerBudget, choice: Choice) -> str | None:
+        left, text = budget.schema, choice.text
         if choice.finish_reason == "length" or choice.only_calls_tools:
             return None
-        if len(text) > MAX_ANSWER_CHARACTERS:
-            raise NotJudged(f"the answer has over {MAX_ANSWER_CHARACTERS:,} characters")
-        if text.count(",") + text.count("[") + text.count("{") > MAX_ANSWER_VALUES:
-            raise NotJudged(f"the answer has over {MAX_ANSWER_VALUES:,} values")
+        left.take_text(text)
         try:
             value = parse_json(text)
-            steps, searches = self._work.steps_and_searches(value, MAX_STEPS)
-            if steps > MAX_STEPS:
-                raise NotJudged(f"the client's schema needs over {MAX_STEPS:,} steps to check the answer")
-            if searches > MAX_SEARCHES:
-                raise NotJudged("the patterns of the client's schema take too long to search the answer")
+            left.take_work(*self._work.steps_and_searches(value, left.steps))
             return self._schema.objection(value, len(text), MAX_REASON_WORK)
         except (ValueError, RecursionError) as problem:
             return f"not JSON: {problem}"
