@@ -4,6 +4,7 @@ from abc import abstractmethod
 from dataclasses import dataclass, field
 
 from pointsman_gateway.extensions import Choice, Validator
+from pointsman_gateway.patterns import SearchBudget
 
 MAX_ANSWER_CHARACTERS = 64 * 1024
 MAX_ANSWER_VALUES = 5_000
@@ -51,6 +52,8 @@ class AnswerBudget:
     """What is left for the checks of an answer."""
 
     schema: SchemaBudget = field(default_factory=SchemaBudget)
+    search: SearchBudget = field(default_factory=SearchBudget)
+    """Of all `regex` validators."""
 
 
 class BudgetedValidator(Validator):
