@@ -3,17 +3,21 @@
 import json
 import subprocess
 import sys
+import tracemalloc
+import weakref
 from functools import cache
 from typing import Any
 
 import pytest
-from pointsman_gateway.validation.answer_budget import MAX_ANSWER_CHARACTERS
-from pointsman_gateway.validation.client_schemas import MAX_SCHEMA_CHARACTERS, ClientSchemas
+from pointsman_gateway.extensions import Choice, Validator
+from pointsman_gateway.validation.answer_budget import MAX_ANSWER_CHARACTERS, NotJudged
+from pointsman_gateway.validation.client_schemas import CACHED_SCHEMAS, MAX_SCHEMA_CHARACTERS, ClientSchemas
 from pointsman_gateway.validation.pattern_states import UNICODE_STATES, pattern_states
 from pointsman_gateway.validation.stage import Validation
 from pointsman_gateway.validation.validators import Complete
 from pydantic import BaseModel, Field
 
+from tests.cpu_time import cpu_seconds
 from tests.gateway.doubles.api_clients import ApiClient
 from tests.gateway.doubles.config_folder import IN_TRIAGE
 from tests.gateway.doubles.engine import ScriptedEngine, answer
@@ -233,6 +237,39 @@ def test_a_schema_is_compiled_once() -> None:
 
     assert first is again
     assert first is not other
+
+
+@pytest.mark.parametrize("schema", [{"enum": ["x" * 1_000] * 7_900}, {"x" * 7_900_000: 1}, {"enum": ["x"] * 31_000}])
+def test_a_schema_that_is_too_long_is_not_even_written(schema: dict[str, Any]) -> None:
+    schemas, response_format = ClientSchemas(), {"json_schema": {"schema": schema}}
+    tracemalloc.start()
+    (validator,) = schemas.validators(response_format)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert peak < 1024 * 1024
+    assert cpu_seconds(lambda: schemas.validators(response_format)) < 0.02
+    with pytest.raises(NotJudged, match=f"has over {MAX_SCHEMA_CHARACTERS:,} characters"):
+        validator.objection(Choice("1"))
+
+
+def test_schemas_that_are_kept_have_a_limit_together() -> None:
+    schemas = ClientSchemas()
+
+    def compiled(number: int) -> weakref.ref[Validator]:
+        schema = {"description": f"{number}" + "x" * (MAX_SCHEMA_CHARACTERS - 100)}
+        return weakref.ref(schemas.validators({"json_schema": {"schema": schema}})[0])
+
+    kept = [compiled(number) for number in range(20)]
+
+    assert [reference() is not None for reference in kept] == [False] * 12 + [True] * 8
+    assert compiled(19)() is kept[19]()
+    small = [
+        weakref.ref(schemas.validators({"json_schema": {"schema": {"title": f"{number}"}}})[0])
+        for number in range(CACHED_SCHEMAS)
+    ]
+    assert kept[19]() is None
+    assert None not in [reference() for reference in small]
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,9 @@ exceeds a limit is left to the engine, which enforces the schema while it genera
 """
 
 import json
+from collections import OrderedDict
 from collections.abc import Mapping
-from functools import lru_cache
+from hashlib import sha256
 from typing import Any
 
 from pointsman_gateway.extensions import Choice, Validator
@@ -21,19 +22,39 @@ MAX_PATTERN_BYTES = 64 * 1024
 MAX_REASON_WORK = 100_000
 """Characters that the error of a refused choice copies: 5 ms and 2 MiB. The first refusal ends the checks."""
 CACHED_SCHEMAS = 32
+CACHED_CHARACTERS = 8 * MAX_SCHEMA_CHARACTERS
+"""Of all cached schemas as JSON; compiled, each takes up to 40 bytes."""
 
 
 class ClientSchemas:
     """Compiles the schemas of clients, and keeps the last ones."""
 
     def __init__(self) -> None:
-        self._validator = lru_cache(CACHED_SCHEMAS)(_validator)
+        self._cached: OrderedDict[bytes, tuple[Validator, int]] = OrderedDict()
+        """Each schema and its characters, by digest."""
+        self._characters = 0
 
     def validators(self, response_format: Mapping[str, Any]) -> list[Validator]:
         """Returns a validator by the schema in a `response_format`; none if it has no schema."""
         wrapper = response_format.get("json_schema")
         schema = wrapper.get("schema") if isinstance(wrapper, Mapping) else None
-        return [self._validator(json.dumps(schema))] if isinstance(schema, Mapping) else []
+        if not isinstance(schema, dict):
+            return []
+        if _is_too_long(schema) or len(text := json.dumps(schema)) > MAX_SCHEMA_CHARACTERS:
+            return [UncheckedSchema(f"the client's schema has over {MAX_SCHEMA_CHARACTERS:,} characters")]
+        return [self._validator(text)]
+
+    def _validator(self, schema: str) -> Validator:
+        digest = sha256(schema.encode()).digest()
+        if digest in self._cached:
+            self._cached.move_to_end(digest)
+        else:
+            self._cached[digest] = _compile(schema), len(schema)
+            self._characters += len(schema)
+            while self._characters > CACHED_CHARACTERS or len(self._cached) > CACHED_SCHEMAS:
+                _, (_, characters) = self._cached.popitem(last=False)
+                self._characters -= characters
+        return self._cached[digest][0]
 
 
 class ClientSchema(BudgetedValidator):
@@ -78,9 +99,23 @@ class UncheckedSchema(Validator):
         raise NotJudged(self._reason)
 
 
-def _validator(schema: str) -> Validator:
-    if len(schema) > MAX_SCHEMA_CHARACTERS:
-        return UncheckedSchema(f"the client's schema has over {MAX_SCHEMA_CHARACTERS:,} characters")
+def _is_too_long(schema: Any) -> bool:
+    """Returns whether a schema certainly has too many characters as JSON: counts them, except of numbers, unwritten."""
+    characters, waiting = 0, [schema]
+    while waiting and characters <= MAX_SCHEMA_CHARACTERS:
+        part = waiting.pop()
+        if isinstance(part, str):
+            characters += len(part) + len('""')
+            continue
+        if isinstance(part, dict):
+            characters += sum(map(len, part)) + len('"": ') * len(part)
+            part = part.values()
+        characters += len(", ") * len(part)
+        waiting.extend([value for value in part if isinstance(value, str | list | dict)])
+    return characters > MAX_SCHEMA_CHARACTERS
+
+
+def _compile(schema: str) -> Validator:
     try:
         return ClientSchema(parse_json(schema))
     except (TooMuchWork, BadSchema) as error:
