@@ -45,7 +45,10 @@ ITSELF = {"allOf": [{"$ref": "#/$defs/n"}, {"$ref": "#"}] * 9}
 LONG_INTEGERS = json.dumps([int("3" * 4_000)] * 15)
 HARD_TEXT = json.dumps(["ab" * 10_000])
 
-ATTACKS: dict[str, tuple[dict[str, Any], str]] = {
+SLOW_ITEMS = {"items": {"allOf": [{"type": "integer"}] * 10}}
+SLOW_VALUE = {"allOf": [{"type": "array"}] * 900}
+
+ATTACKS: dict[str, tuple[Any, ...]] = {
     "a repeated Unicode class": (_patterns(1, r"[\p{L}\p{N}]{120}"), "{}"),
     "50 repeated Unicode classes": (_patterns(50, r"[\p{L}\p{N}]{120}"), "{}"),
     "900 repeated Unicode classes": (_patterns(900, r"[\p{L}\p{N}]{120}"), "{}"),
@@ -83,15 +86,21 @@ ATTACKS: dict[str, tuple[dict[str, Any], str]] = {
     "brackets only": (_tree("anyOf", 3), "[" * 30_000),
     "as many properties as fit": (_properties(950, lambda number: {"type": "string"}), json.dumps({"p0": "x"})),
     "a large schema": ({"enum": ["x" * 1_000] * 1_000}, '"x"'),
+    "128 choices of many values": (SLOW_ITEMS, *[json.dumps([1] * 1_900)] * 128),
+    "128 choices with few values and many steps": (SLOW_VALUE, *["[1]"] * 128),
+    "128 choices that are searched": ({"not": {"pattern": "[ab]*a[ab]{600}c"}}, *[json.dumps("ab" * 150)] * 128),
+    "8 choices of one large text": ({"type": "string"}, *[json.dumps("x" * 60_000)] * 8),
 }  # fmt: skip
+"""A schema, and the choices of an answer."""
 
 
-def judge(validation: Validation, schema: dict[str, Any], answer: str) -> str:
-    """Returns the ruling of a client's schema on an answer, and its reason."""
+def judge(validation: Validation, schema: dict[str, Any], *choices: str) -> str:
+    """Returns the ruling of a client's schema on the choices of an answer, and its reason."""
     response_format = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
     request = Request("auto", (Message("user", "x"),), Sampling(extra={"response_format": response_format}))
     transcript = Transcript()
-    transcript.add(Chunk(content=answer, finish_reason="stop"))
+    for index, choice in enumerate(choices):
+        transcript.add(Chunk(index, choice, "stop"))
     decision = Decision("d", "t", 1.0, Path("p", "tiny"), "r", "s", (), ())
     verdict = validation.judge(request, decision).verdicts(transcript)[-1]
     return f"{verdict.ruling}: {verdict.reason}"
@@ -100,9 +109,9 @@ def judge(validation: Validation, schema: dict[str, Any], answer: str) -> str:
 def main() -> None:
     validation = Validation({"t": [("complete", Complete(True))]})
     judge(validation, {"type": "object", "properties": {"a": {"pattern": "^a"}}}, '{"a": "b"}')  # loads the library
-    for name, (schema, answer) in ATTACKS.items():
+    for name, attack in ATTACKS.items():
         memory, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
-        ruling = judge(validation, schema, answer)
+        ruling = judge(validation, *attack)
         seconds = time.process_time() - began
         mebibytes = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory) / 1024
         sys.stdout.write(json.dumps([name, seconds, mebibytes, ruling]) + "\n")

@@ -3,16 +3,21 @@
 import json
 import subprocess
 import sys
+import tracemalloc
+import weakref
 from functools import cache
 from typing import Any
 
 import pytest
-from pointsman_gateway.validation.client_schemas import MAX_ANSWER_CHARACTERS, MAX_SCHEMA_CHARACTERS, ClientSchemas
+from pointsman_gateway.extensions import Choice, Validator
+from pointsman_gateway.validation.answer_budget import MAX_ANSWER_CHARACTERS, NotJudged
+from pointsman_gateway.validation.client_schemas import CACHED_SCHEMAS, MAX_SCHEMA_CHARACTERS, ClientSchemas
 from pointsman_gateway.validation.pattern_states import UNICODE_STATES, pattern_states
 from pointsman_gateway.validation.stage import Validation
 from pointsman_gateway.validation.validators import Complete
 from pydantic import BaseModel, Field
 
+from tests.cpu_time import cpu_seconds
 from tests.gateway.doubles.api_clients import ApiClient
 from tests.gateway.doubles.config_folder import IN_TRIAGE
 from tests.gateway.doubles.engine import ScriptedEngine, answer
@@ -53,6 +58,10 @@ UNJUDGED = [
     ("a pattern that is slow for each character", "the patterns of the client's schema take too long"),
     ("1,000 alternatives of a large value", "needs over 50,000 steps to check the answer"),
     ("brackets only", "the answer has over 5,000 values"),
+    ("128 choices of many values", "the answer has over 5,000 values"),
+    ("128 choices with few values and many steps", "needs over 50,000 steps to check the answer"),
+    ("128 choices that are searched", "the patterns of the client's schema take too long"),
+    ("8 choices of one large text", f"the answer has over {MAX_ANSWER_CHARACTERS:,} characters"),
     ("a large schema", f"the client's schema has over {MAX_SCHEMA_CHARACTERS:,} characters"),
 ]
 
@@ -230,6 +239,39 @@ def test_a_schema_is_compiled_once() -> None:
     assert first is not other
 
 
+@pytest.mark.parametrize("schema", [{"enum": ["x" * 1_000] * 7_900}, {"x" * 7_900_000: 1}, {"enum": ["x"] * 31_000}])
+def test_a_schema_that_is_too_long_is_not_even_written(schema: dict[str, Any]) -> None:
+    schemas, response_format = ClientSchemas(), {"json_schema": {"schema": schema}}
+    tracemalloc.start()
+    (validator,) = schemas.validators(response_format)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert peak < 1024 * 1024
+    assert cpu_seconds(lambda: schemas.validators(response_format)) < 0.02
+    with pytest.raises(NotJudged, match=f"has over {MAX_SCHEMA_CHARACTERS:,} characters"):
+        validator.objection(Choice("1"))
+
+
+def test_schemas_that_are_kept_have_a_limit_together() -> None:
+    schemas = ClientSchemas()
+
+    def compiled(number: int) -> weakref.ref[Validator]:
+        schema = {"description": f"{number}" + "x" * (MAX_SCHEMA_CHARACTERS - 100)}
+        return weakref.ref(schemas.validators({"json_schema": {"schema": schema}})[0])
+
+    kept = [compiled(number) for number in range(20)]
+
+    assert [reference() is not None for reference in kept] == [False] * 12 + [True] * 8
+    assert compiled(19)() is kept[19]()
+    small = [
+        weakref.ref(schemas.validators({"json_schema": {"schema": {"title": f"{number}"}}})[0])
+        for number in range(CACHED_SCHEMAS)
+    ]
+    assert kept[19]() is None
+    assert None not in [reference() for reference in small]
+
+
 @pytest.mark.parametrize(
     ("pattern", "states"),
     [
@@ -264,7 +306,7 @@ async def test_a_request_whose_schema_is_not_checked_is_answered(
     api: ApiClient, engine: ScriptedEngine, gateway: Gateway
 ) -> None:
     engine.says(*answer('{"name": "Ann"}'))
-    schema, _ = ATTACKS["50 repeated Unicode classes"]
+    schema, *_ = ATTACKS["50 repeated Unicode classes"]
 
     got = await api.ask(
         IN_TRIAGE, response_format={"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}

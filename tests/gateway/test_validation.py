@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from time import thread_time
 from typing import Any
 
 import pytest
@@ -157,6 +158,20 @@ def test_text_beyond_the_limit_is_not_searched() -> None:
 def test_a_search_is_limited_in_time() -> None:
     evil = RegexValidator("^(a|aa)+$")
     assert evil.objection(Choice("a" * 60 + "b")) == "the search for '^(a|aa)+$' was given up after 50 ms"
+
+
+def test_all_searches_of_an_answer_together_have_50_ms() -> None:
+    slow = RegexValidator("(?:^(a|aa)+$)?b$")
+    choices = [Chunk(index, "a" * 24 + "b", "stop") for index in range(128)]
+    began = thread_time()
+
+    first, second, complete = judged([slow, slow, Complete(True)], *choices, longest=10_000)
+
+    assert thread_time() - began < 0.2
+    assert first.ruling is second.ruling is Ruling.REFUSED
+    assert str(first).endswith("was given up after 50 ms")
+    assert str(second) == f"regex: choice 0: {str(first).split(': ', 2)[2]}"
+    assert complete.ruling is Ruling.ACCEPTED
 
 
 # -- mean_logprob

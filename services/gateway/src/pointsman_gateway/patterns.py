@@ -15,18 +15,6 @@ class SearchTimeout(Exception):
     """The search for a pattern took too long."""
 
 
-class SearchBudget:
-    """The CPU time that several searches have together."""
-
-    def __init__(self, seconds: float = SEARCH_TIMEOUT_SECONDS) -> None:
-        self._end = thread_time() + seconds
-
-    @property
-    def left(self) -> float:
-        """Returns the seconds that are left, 0 if none are."""
-        return max(self._end - thread_time(), 0.0)
-
-
 class Pattern:
     """A regular expression for untrusted texts, with the `regex` library, since `re` cannot be interrupted."""
 
@@ -43,8 +31,27 @@ class Pattern:
     def is_found_in(self, text: str, timeout: float = SEARCH_TIMEOUT_SECONDS) -> bool:
         """Returns whether the pattern is found in the text; raises SearchTimeout."""
         try:
-            if timeout > 0:
-                return self._compiled.search(text, timeout=timeout) is not None
+            return self._compiled.search(text, timeout=timeout) is not None
         except TimeoutError:
-            pass
-        raise SearchTimeout(f"the search for {self.text!r} was given up after {SEARCH_TIMEOUT_SECONDS * 1000:.0f} ms")
+            raise self.given_up() from None
+
+    def given_up(self) -> SearchTimeout:
+        """Returns the error for a search that takes too long."""
+        return SearchTimeout(f"the search for {self.text!r} was given up after {SEARCH_TIMEOUT_SECONDS * 1000:.0f} ms")
+
+
+class SearchBudget:
+    """The CPU time that several searches have together."""
+
+    def __init__(self, seconds: float = SEARCH_TIMEOUT_SECONDS) -> None:
+        self._left = seconds
+
+    def finds(self, pattern: Pattern, text: str) -> bool:
+        """Returns whether the pattern is found in the text within the time that is left; raises SearchTimeout."""
+        if self._left <= 0:
+            raise pattern.given_up()
+        began = thread_time()
+        try:
+            return pattern.is_found_in(text, self._left)
+        finally:
+            self._left -= thread_time() - began

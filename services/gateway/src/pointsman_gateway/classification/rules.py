@@ -56,7 +56,7 @@ def _rule_matches(
         return False
     if rule.json_schema is not None and rule.json_schema != _asks_for_schema(request):
         return False
-    return pattern is None or pattern.is_found_in(excerpt.text, budget.left)
+    return pattern is None or budget.finds(pattern, excerpt.text)
 
 
 def _asks_for_schema(request: Request) -> bool:

@@ -1,15 +1,17 @@
 """The JSON Schemas that clients send in `response_format`.
 
-A schema is compiled, and an answer checked by it, only if that takes at most about 10 ms and 4 MiB. What exceeds a
-limit is left to the engine, which enforces the schema while it generates; the verdict says so.
+A schema is compiled, and all choices of an answer checked by it, only if that takes at most about 10 ms and 4 MiB. What
+exceeds a limit is left to the engine, which enforces the schema while it generates; the verdict says so.
 """
 
 import json
+from collections import OrderedDict
 from collections.abc import Mapping
-from functools import lru_cache
+from hashlib import sha256
 from typing import Any
 
 from pointsman_gateway.extensions import Choice, Validator
+from pointsman_gateway.validation.answer_budget import AnswerBudget, BudgetedValidator, NotJudged
 from pointsman_gateway.validation.json_schema import BadSchema, CompiledSchema, parse_json
 from pointsman_gateway.validation.schema_work import TooMuchWork, measure
 
@@ -17,35 +19,45 @@ MAX_SCHEMA_CHARACTERS = 64 * 1024
 """As JSON."""
 MAX_PATTERN_BYTES = 64 * 1024
 """Memory of a compiled pattern. One Unicode class takes up to 40 kB."""
-MAX_ANSWER_CHARACTERS = 64 * 1024
-MAX_ANSWER_VALUES = 5_000
-MAX_STEPS = 50_000
-"""Keywords that are evaluated, in about 100 ns each."""
-MAX_SEARCHES = 200_000
-"""States of patterns times characters, in up to 25 ns each."""
 MAX_REASON_WORK = 100_000
-"""Characters that errors copy: 5 ms and 2 MiB."""
+"""Characters that the error of a refused choice copies: 5 ms and 2 MiB. The first refusal ends the checks."""
 CACHED_SCHEMAS = 32
-
-
-class NotJudged(Exception):
-    """A validator does not judge a choice; the message says why."""
+CACHED_CHARACTERS = 8 * MAX_SCHEMA_CHARACTERS
+"""Of all cached schemas as JSON; compiled, each takes up to 40 bytes."""
 
 
 class ClientSchemas:
     """Compiles the schemas of clients, and keeps the last ones."""
 
     def __init__(self) -> None:
-        self._validator = lru_cache(CACHED_SCHEMAS)(_validator)
+        self._cached: OrderedDict[bytes, tuple[Validator, int]] = OrderedDict()
+        """Each schema and its characters, by digest."""
+        self._characters = 0
 
     def validators(self, response_format: Mapping[str, Any]) -> list[Validator]:
         """Returns a validator by the schema in a `response_format`; none if it has no schema."""
         wrapper = response_format.get("json_schema")
         schema = wrapper.get("schema") if isinstance(wrapper, Mapping) else None
-        return [self._validator(json.dumps(schema))] if isinstance(schema, Mapping) else []
+        if not isinstance(schema, dict):
+            return []
+        if _is_too_long(schema) or len(text := json.dumps(schema)) > MAX_SCHEMA_CHARACTERS:
+            return [UncheckedSchema(f"the client's schema has over {MAX_SCHEMA_CHARACTERS:,} characters")]
+        return [self._validator(text)]
+
+    def _validator(self, schema: str) -> Validator:
+        digest = sha256(schema.encode()).digest()
+        if digest in self._cached:
+            self._cached.move_to_end(digest)
+        else:
+            self._cached[digest] = _compile(schema), len(schema)
+            self._characters += len(schema)
+            while self._characters > CACHED_CHARACTERS or len(self._cached) > CACHED_SCHEMAS:
+                _, (_, characters) = self._cached.popitem(last=False)
+                self._characters -= characters
+        return self._cached[digest][0]
 
 
-class ClientSchema(Validator):
+class ClientSchema(BudgetedValidator):
     """A validator that refuses a choice that does not satisfy a client's schema.
 
     A choice that reached the request's length limit is accepted: its finish reason says so, and another path would
@@ -62,22 +74,14 @@ class ClientSchema(Validator):
         patterns = RegexOptions(size_limit=MAX_PATTERN_BYTES, dfa_size_limit=MAX_PATTERN_BYTES)
         self._schema = CompiledSchema(options, patterns, self._work)
 
-    def objection(self, choice: Choice) -> str | None:
-        """Returns why the choice is refused, or None; raises NotJudged if the check would take too long."""
-        text = choice.text
+    def objection_within(self, budget: AnswerBudget, choice: Choice) -> str | None:
+        left, text = budget.schema, choice.text
         if choice.finish_reason == "length" or choice.only_calls_tools:
             return None
-        if len(text) > MAX_ANSWER_CHARACTERS:
-            raise NotJudged(f"the answer has over {MAX_ANSWER_CHARACTERS:,} characters")
-        if text.count(",") + text.count("[") + text.count("{") > MAX_ANSWER_VALUES:
-            raise NotJudged(f"the answer has over {MAX_ANSWER_VALUES:,} values")
+        left.take_text(text)
         try:
             value = parse_json(text)
-            steps, searches = self._work.steps_and_searches(value, MAX_STEPS)
-            if steps > MAX_STEPS:
-                raise NotJudged(f"the client's schema needs over {MAX_STEPS:,} steps to check the answer")
-            if searches > MAX_SEARCHES:
-                raise NotJudged("the patterns of the client's schema take too long to search the answer")
+            left.take_work(*self._work.steps_and_searches(value, left.steps))
             return self._schema.objection(value, len(text), MAX_REASON_WORK)
         except (ValueError, RecursionError) as problem:
             return f"not JSON: {problem}"
@@ -95,9 +99,23 @@ class UncheckedSchema(Validator):
         raise NotJudged(self._reason)
 
 
-def _validator(schema: str) -> Validator:
-    if len(schema) > MAX_SCHEMA_CHARACTERS:
-        return UncheckedSchema(f"the client's schema has over {MAX_SCHEMA_CHARACTERS:,} characters")
+def _is_too_long(schema: Any) -> bool:
+    """Returns whether a schema certainly has too many characters as JSON: counts them, except of numbers, unwritten."""
+    characters, waiting = 0, [schema]
+    while waiting and characters <= MAX_SCHEMA_CHARACTERS:
+        part = waiting.pop()
+        if isinstance(part, str):
+            characters += len(part) + len('""')
+            continue
+        if isinstance(part, dict):
+            characters += sum(map(len, part)) + len('"": ') * len(part)
+            part = part.values()
+        characters += len(", ") * len(part)
+        waiting.extend([value for value in part if isinstance(value, str | list | dict)])
+    return characters > MAX_SCHEMA_CHARACTERS
+
+
+def _compile(schema: str) -> Validator:
     try:
         return ClientSchema(parse_json(schema))
     except (TooMuchWork, BadSchema) as error:

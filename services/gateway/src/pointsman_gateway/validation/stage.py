@@ -8,7 +8,8 @@ import msgspec
 
 from pointsman_gateway.domain import Chunk, Decision, Request
 from pointsman_gateway.extensions import Choice, Validator
-from pointsman_gateway.validation.client_schemas import ClientSchemas, NotJudged
+from pointsman_gateway.validation.answer_budget import AnswerBudget, BudgetedValidator, NotJudged
+from pointsman_gateway.validation.client_schemas import ClientSchemas
 
 MAX_CHARACTERS = 1_000_000
 """Characters of an answer that are collected; a longer answer is not judged."""
@@ -97,15 +98,18 @@ class Judge:
         """Returns one verdict of each validator. It accepts an answer only if it accepts every choice."""
         if transcript.too_long:
             return tuple(Verdict(name, Ruling.UNJUDGED, "the answer is too long") for name, _ in self._validators)
-        choices = transcript.choices()
-        return tuple(_verdict(name, validator, choices) for name, validator in self._validators)
+        choices, budget = transcript.choices(), AnswerBudget()
+        return tuple(_verdict(name, validator, choices, budget) for name, validator in self._validators)
 
 
-def _verdict(name: str, validator: Validator, choices: Sequence[Choice]) -> Verdict:
+def _verdict(name: str, validator: Validator, choices: Sequence[Choice], budget: AnswerBudget) -> Verdict:
     ruling, not_judged = Ruling.ACCEPTED, ""
     for number, choice in enumerate(choices):
         try:
-            objection = validator.objection(choice)
+            if isinstance(validator, BudgetedValidator):
+                objection = validator.objection_within(budget, choice)
+            else:
+                objection = validator.objection(choice)
         except NotJudged as error:
             ruling, not_judged = Ruling.UNJUDGED, str(error)
             continue

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from pointsman_gateway.extensions import Choice, Validator
 from pointsman_gateway.patterns import Pattern, SearchTimeout
+from pointsman_gateway.validation.answer_budget import AnswerBudget, BudgetedValidator
 
 CUT_OFF = {
     "length": "cut off at its longest",
@@ -38,7 +39,7 @@ class Complete(Validator):
         return None if choice.text.strip() or choice.calls_tools else "empty"
 
 
-class RegexValidator(Validator):
+class RegexValidator(BudgetedValidator):
     """A validator that refuses a choice in which the pattern is not found."""
 
     Options = str
@@ -47,11 +48,11 @@ class RegexValidator(Validator):
         """Compiles the pattern; raises BadPattern."""
         self._pattern = Pattern(options)
 
-    def objection(self, choice: Choice) -> str | None:
+    def objection_within(self, budget: AnswerBudget, choice: Choice) -> str | None:
         if choice.only_calls_tools:
             return None
         try:
-            is_found = self._pattern.is_found_in(choice.text[:MAX_SEARCHED_CHARACTERS])
+            is_found = budget.search.finds(self._pattern, choice.text[:MAX_SEARCHED_CHARACTERS])
         except SearchTimeout as error:
             return str(error)
         return None if is_found else f"{self._pattern.text!r} is not found"
