@@ -17,7 +17,7 @@ import numpy as np
 import uvloop
 from pointsman_gateway import bootstrap
 from pointsman_gateway.config.load import load_config
-from pointsman_gateway.http.openai.chat import ChatBody
+from pointsman_gateway.http.dialects.openai.chat import ChatBody
 from pointsman_gateway.settings import Settings
 from pointsman_servicekit.process import freeze_gc
 

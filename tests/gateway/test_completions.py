@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from pointsman_gateway.http.openai.completions import CompletionBody
+from pointsman_gateway.http.dialects.openai.completions import CompletionBody
 from pointsman_gateway.metering.pricing import estimate_total_tokens
 from pointsman_gateway.pipeline.batch import MAX_CONCURRENT_RUNS
 

@@ -2,7 +2,7 @@
 
 import pytest
 from pointsman_gateway.codec.headers import Headers
-from pointsman_gateway.http.openai.chat_encoder import ChatEncoder
+from pointsman_gateway.http.dialects.openai.chat_encoder import ChatEncoder
 from pointsman_gateway.http.sinks import MAX_JOINED_BYTES, ConnectionSink
 
 

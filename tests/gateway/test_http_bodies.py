@@ -9,8 +9,8 @@ from typing import Any
 
 import httpx
 import pytest
-from pointsman_gateway.http.anthropic import MessagesBody
-from pointsman_gateway.http.openai.chat import ChatBody, decode_body
+from pointsman_gateway.http.dialects.anthropic.messages import MessagesBody
+from pointsman_gateway.http.dialects.openai.chat import ChatBody, decode_body
 from pointsman_servicekit.errors import InvalidArgument
 from pydantic import BaseModel
 

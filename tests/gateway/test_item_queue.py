@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pointsman_gateway.domain import Message, Request
 from pointsman_gateway.http.asgi_answer import AsgiAnswer
-from pointsman_gateway.http.openai.chat_encoder import ChatEncoder
+from pointsman_gateway.http.dialects.openai.chat_encoder import ChatEncoder
 from pointsman_gateway.pipeline.admission import UnreadBudget
 from pointsman_gateway.pipeline.sinks import UNREAD_SECONDS, AnswerNotRead, ItemQueue
 

@@ -6,9 +6,9 @@ from typing import Any
 import httpx
 import pytest
 from pointsman_gateway.domain import Message, Path, Request, Sampling
-from pointsman_gateway.http.anthropic import MessagesBody
-from pointsman_gateway.http.openai.response_conversion import to_chat_tools
-from pointsman_gateway.http.openai.responses import ResponsesBody
+from pointsman_gateway.http.dialects.anthropic.messages import MessagesBody
+from pointsman_gateway.http.dialects.openai.response_conversion import to_chat_tools
+from pointsman_gateway.http.dialects.openai.responses import ResponsesBody
 from pointsman_gateway.routing.left_out import LeftOutFields, ModelFields
 
 from tests.gateway.doubles.config_folder import IN_CHAT

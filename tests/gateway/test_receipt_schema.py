@@ -17,7 +17,7 @@ from pointsman_gateway.domain import (
     Usage,
 )
 from pointsman_gateway.grpc import messages
-from pointsman_gateway.http.openai.chat_encoder import completion
+from pointsman_gateway.http.dialects.openai.chat_encoder import completion
 from pointsman_gateway.request_log.entry import PendingEntry, to_entry, to_undecided_json
 from pointsman_gateway.request_log.store import LogEntry
 from pointsman_gateway.request_log.wal_records import (

@@ -21,14 +21,14 @@ from openai.types.embedding_create_params import EmbeddingCreateParams as Embedd
 from openai.types.responses.response_create_params import ResponseCreateParamsBase as ResponseParams
 from pointsman_gateway.config.engine_config import EngineConfig
 from pointsman_gateway.config.providers import MESSAGE_FIELDS, RequestFields, request_fields
-from pointsman_gateway.http.anthropic import IGNORED_FIELDS, REJECTED_FIELDS, MessagesBody
-from pointsman_gateway.http.anthropic.blocks import HINTS, KEPT_FIELDS
-from pointsman_gateway.http.anthropic.conversion import to_messages
-from pointsman_gateway.http.anthropic.native import PASSED_FIELDS, SERVER_TOOL_FIELDS, to_native
-from pointsman_gateway.http.openai.chat import ChatBody
-from pointsman_gateway.http.openai.completions import CompletionBody
-from pointsman_gateway.http.openai.embeddings import EmbeddingBody
-from pointsman_gateway.http.openai.responses import LEFT_OUT, REJECTED_PARAMETERS, ResponsesBody
+from pointsman_gateway.http.dialects.anthropic.blocks import HINTS, KEPT_FIELDS
+from pointsman_gateway.http.dialects.anthropic.conversion import to_messages
+from pointsman_gateway.http.dialects.anthropic.messages import IGNORED_FIELDS, REJECTED_FIELDS, MessagesBody
+from pointsman_gateway.http.dialects.anthropic.native import PASSED_FIELDS, SERVER_TOOL_FIELDS, to_native
+from pointsman_gateway.http.dialects.openai.chat import ChatBody
+from pointsman_gateway.http.dialects.openai.completions import CompletionBody
+from pointsman_gateway.http.dialects.openai.embeddings import EmbeddingBody
+from pointsman_gateway.http.dialects.openai.responses import LEFT_OUT, REJECTED_PARAMETERS, ResponsesBody
 from pointsman_servicekit.errors import InvalidArgument
 
 DOCS = "".join([Path("docs", page).read_text("utf-8") for page in ("api.md", "engines.md")])

@@ -9,7 +9,7 @@ import pytest
 from pointsman_gateway.domain import Chunk, Usage
 from pointsman_gateway.engines.openai_events import EventReader
 from pointsman_gateway.engines.openai_schema import is_deep
-from pointsman_gateway.http.openai.chat_encoder import ChatEncoder
+from pointsman_gateway.http.dialects.openai.chat_encoder import ChatEncoder
 
 from tests.gateway.doubles import openai_shapes as shapes
 from tests.gateway.doubles.config_folder import IN_CHAT

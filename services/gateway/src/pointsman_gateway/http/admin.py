@@ -30,7 +30,7 @@ from starlette.responses import Response
 from pointsman_gateway.domain import Caller
 from pointsman_gateway.http.console import check_site, json_answer
 from pointsman_gateway.http.dependencies import caller_of_request, dependencies_of
-from pointsman_gateway.http.openai.fields import FailFastList, StrictBody
+from pointsman_gateway.http.fields import FailFastList, StrictBody
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from pointsman_gateway.domain import Operation
 from pointsman_gateway.http import routes
 from pointsman_gateway.http.admin import add_admin_api
-from pointsman_gateway.http.anthropic import MESSAGES, count_tokens, create_message
 from pointsman_gateway.http.asgi_answer import ClientDisconnected
 from pointsman_gateway.http.asgi_app import AZURE_PREFIX, GatewayApp
 from pointsman_gateway.http.console import add_console
@@ -29,13 +28,14 @@ from pointsman_gateway.http.dependencies import (
     dependencies_of,
 )
 from pointsman_gateway.http.description import add_description
+from pointsman_gateway.http.dialects.anthropic.messages import MESSAGES, count_tokens, create_message
+from pointsman_gateway.http.dialects.openai.chat import CHAT, chat
+from pointsman_gateway.http.dialects.openai.completions import complete
+from pointsman_gateway.http.dialects.openai.embeddings import EmbeddingRoute, embed
+from pointsman_gateway.http.dialects.openai.responses import create_response
 from pointsman_gateway.http.encoding import MESSAGES_PATH, error_format_of, error_headers
+from pointsman_gateway.http.fields import invalid_field
 from pointsman_gateway.http.json_route import JsonRoute
-from pointsman_gateway.http.openai.chat import CHAT, chat
-from pointsman_gateway.http.openai.completions import complete
-from pointsman_gateway.http.openai.embeddings import EmbeddingRoute, embed
-from pointsman_gateway.http.openai.fields import invalid_field
-from pointsman_gateway.http.openai.responses import create_response
 from pointsman_gateway.http.openapi import describe_answers
 from pointsman_gateway.pipeline.run import to_public_error
 

@@ -18,11 +18,11 @@ from pointsman_servicekit.logs import request_id
 
 from pointsman_gateway.codec.headers import cache_mode, credential_of
 from pointsman_gateway.domain import Caller, Request
-from pointsman_gateway.http.anthropic import BETA_HEADER, MESSAGES
 from pointsman_gateway.http.asgi_app import request_id_from
 from pointsman_gateway.http.dependencies import HttpDependencies, parse_timeout
+from pointsman_gateway.http.dialects.anthropic.messages import BETA_HEADER, MESSAGES
+from pointsman_gateway.http.dialects.openai.chat import CHAT
 from pointsman_gateway.http.encoding import AnswerEncoder
-from pointsman_gateway.http.openai.chat import CHAT
 from pointsman_gateway.http.sinks import ClientConnection, ConnectionSink
 
 DIALECTS = (CHAT, MESSAGES)

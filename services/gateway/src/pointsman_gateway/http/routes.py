@@ -12,11 +12,11 @@ from starlette.responses import Response
 
 from pointsman_gateway.domain import Caller, Decision, Feedback, Path, PathScore, Prompt
 from pointsman_gateway.domain.path import Catalog
-from pointsman_gateway.http.anthropic.models import model_body, models_page
 from pointsman_gateway.http.dependencies import HAS_RECEIPT, caller_of_request, deadline_of_request, dependencies_of
+from pointsman_gateway.http.dialects.anthropic.models import model_body, models_page
+from pointsman_gateway.http.dialects.openai.chat import RouteBody
 from pointsman_gateway.http.encoding import is_for_anthropic
-from pointsman_gateway.http.openai.chat import RouteBody
-from pointsman_gateway.http.openai.fields import FailFastList, StrictBody
+from pointsman_gateway.http.fields import FailFastList, StrictBody
 
 MAX_EVALUATED_ROWS = 1_000_000
 """Of one path in one evaluation, so that the sum of their scores stays exact."""

@@ -26,7 +26,7 @@ from pointsman_gateway.domain import Caller
 from pointsman_gateway.domain.path import AliasMove
 from pointsman_gateway.http.asgi_app import LOGIN_PATH
 from pointsman_gateway.http.dependencies import caller_of_request, dependencies_of
-from pointsman_gateway.http.openai.fields import StrictBody, invalid_field
+from pointsman_gateway.http.fields import StrictBody, invalid_field
 from pointsman_gateway.tenancy.login import LoginCode
 
 CONTENT_TYPES = {

@@ -16,7 +16,7 @@ from pointsman_gateway.codec.parts import (
     text_of,
     to_media_part,
 )
-from pointsman_gateway.http.openai.fields import bad_parameter, string_in
+from pointsman_gateway.http.fields import bad_parameter, string_in
 
 TEXTS = {"input_text": "text", "output_text": "text", "text": "text", "refusal": "refusal"}
 """The content parts with a text, and the name of the field that holds it."""

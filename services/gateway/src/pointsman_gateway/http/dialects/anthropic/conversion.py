@@ -9,9 +9,9 @@ from pointsman_servicekit.errors import InvalidArgument
 
 from pointsman_gateway.codec.parts import Part, join_texts, read_parts, text_of
 from pointsman_gateway.domain import Message
-from pointsman_gateway.http.anthropic.blocks import Converted, lay_out, lay_out_result
-from pointsman_gateway.http.anthropic.parts import to_parts
-from pointsman_gateway.http.openai.fields import bad_parameter, string_in
+from pointsman_gateway.http.dialects.anthropic.blocks import Converted, lay_out, lay_out_result
+from pointsman_gateway.http.dialects.anthropic.parts import to_parts
+from pointsman_gateway.http.fields import bad_parameter, string_in
 
 Block = Mapping[str, Any]
 

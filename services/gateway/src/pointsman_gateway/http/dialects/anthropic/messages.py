@@ -17,14 +17,6 @@ from pointsman_gateway.codec.parts import media_of
 from pointsman_gateway.config.field_types import MAX_MESSAGES_STOP_SEQUENCES, MaxTokens, Temperature, TopP
 from pointsman_gateway.domain import ANONYMOUS, Caller, Message, Request, Sampling
 from pointsman_gateway.domain.request import NO_MEDIA
-from pointsman_gateway.http.anthropic.conversion import (
-    to_chat_choice,
-    to_functions,
-    to_messages,
-    to_response_format,
-)
-from pointsman_gateway.http.anthropic.message_encoder import MessageEncoder
-from pointsman_gateway.http.anthropic.native import NATIVE_FIELDS, is_run_by_client, to_native
 from pointsman_gateway.http.dependencies import (
     HAS_RECEIPT,
     Dialect,
@@ -33,9 +25,17 @@ from pointsman_gateway.http.dependencies import (
     dependencies_of,
     respond,
 )
+from pointsman_gateway.http.dialects.anthropic.conversion import (
+    to_chat_choice,
+    to_functions,
+    to_messages,
+    to_response_format,
+)
+from pointsman_gateway.http.dialects.anthropic.message_encoder import MessageEncoder
+from pointsman_gateway.http.dialects.anthropic.native import NATIVE_FIELDS, is_run_by_client, to_native
+from pointsman_gateway.http.dialects.openai.chat import decode_body
 from pointsman_gateway.http.encoding import MESSAGES_PATH, THREAD_UNSUPPORTED, AnswerEncoder, anthropic_error
-from pointsman_gateway.http.openai.chat import decode_body
-from pointsman_gateway.http.openai.fields import (
+from pointsman_gateway.http.fields import (
     FailFastDict,
     FailFastList,
     TextOrList,

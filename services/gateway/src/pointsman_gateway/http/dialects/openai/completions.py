@@ -20,6 +20,7 @@ from pointsman_gateway.http.dependencies import (
     respond,
     respond_to_all,
 )
+from pointsman_gateway.http.dialects.openai.chat import StreamOptions, as_chat_request, includes_usage
 from pointsman_gateway.http.encoding import (
     DONE,
     error_body,
@@ -30,8 +31,7 @@ from pointsman_gateway.http.encoding import (
     to_json,
     usage_body,
 )
-from pointsman_gateway.http.openai.chat import StreamOptions, as_chat_request, includes_usage
-from pointsman_gateway.http.openai.fields import FailFastDict, StopSequences, TextsOrTokens
+from pointsman_gateway.http.fields import FailFastDict, StopSequences, TextsOrTokens
 from pointsman_gateway.pipeline.batch import BatchFinished
 from pointsman_gateway.pipeline.request_checks import MAX_CHOICES
 

@@ -6,7 +6,7 @@ from typing import Any
 from pointsman_servicekit.errors import InvalidArgument
 
 from pointsman_gateway.codec.parts import Part, join_texts, reject_unknown_fields, to_media_part
-from pointsman_gateway.http.openai.fields import bad_parameter, string_in
+from pointsman_gateway.http.fields import bad_parameter, string_in
 
 Block = Mapping[str, Any]
 

@@ -8,9 +8,8 @@ from pointsman_servicekit.errors import PointsmanError
 
 from pointsman_gateway.codec.choices import MAX_TOOL_CALLS, REASONING_KEYS
 from pointsman_gateway.domain import Chunk, Chunks, Finished, Started, Usage
-from pointsman_gateway.http.encoding import openai_error_of, receipt_body, to_json
-from pointsman_gateway.http.openai.response_conversion import ToolName
-from pointsman_gateway.http.openai.response_output import (
+from pointsman_gateway.http.dialects.openai.response_conversion import ToolName
+from pointsman_gateway.http.dialects.openai.response_output import (
     REASONING,
     REFUSAL,
     TEXT,
@@ -21,6 +20,7 @@ from pointsman_gateway.http.openai.response_output import (
     Item,
     PartKind,
 )
+from pointsman_gateway.http.encoding import openai_error_of, receipt_body, to_json
 
 INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
 """Reasons of an incomplete response, by the finish reason of the engine."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from starlette.datastructures import QueryParams
 
-from pointsman_gateway.http.openai.fields import bad_parameter
+from pointsman_gateway.http.fields import bad_parameter
 
 DEFAULT_LIMIT, MAX_LIMIT = 20, 1000
 

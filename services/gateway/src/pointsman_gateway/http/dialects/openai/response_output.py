@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from pointsman_gateway.http.openai.response_conversion import ToolName
+from pointsman_gateway.http.dialects.openai.response_conversion import ToolName
 
 Event = dict[str, Any]
 

@@ -21,10 +21,10 @@ from pointsman_gateway.domain import ANONYMOUS, Caller, Message, Request, Sampli
 from pointsman_gateway.domain.blocks import Blocks
 from pointsman_gateway.domain.request import NO_MEDIA
 from pointsman_gateway.http.dependencies import Dialect, deadline_of_request, respond
+from pointsman_gateway.http.dialects.openai.cache_control import blocks_of
+from pointsman_gateway.http.dialects.openai.chat_encoder import ChatEncoder
 from pointsman_gateway.http.encoding import AnswerEncoder, openai_error
-from pointsman_gateway.http.openai.cache_control import blocks_of
-from pointsman_gateway.http.openai.chat_encoder import ChatEncoder
-from pointsman_gateway.http.openai.fields import (
+from pointsman_gateway.http.fields import (
     FailFastDict,
     FailFastList,
     StopSequences,

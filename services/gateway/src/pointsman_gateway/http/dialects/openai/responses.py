@@ -10,9 +10,8 @@ from starlette.responses import Response
 from pointsman_gateway import domain
 from pointsman_gateway.config.field_types import MaxTokens, Temperature, TopLogprobs, TopP
 from pointsman_gateway.http.dependencies import deadline_of_request, respond
-from pointsman_gateway.http.openai.chat import as_chat_request
-from pointsman_gateway.http.openai.fields import Expected, FailFastDict, FailFastList, TextOrList
-from pointsman_gateway.http.openai.response_conversion import (
+from pointsman_gateway.http.dialects.openai.chat import as_chat_request
+from pointsman_gateway.http.dialects.openai.response_conversion import (
     ChatTools,
     is_run_by_openai,
     to_chat_choice,
@@ -20,7 +19,8 @@ from pointsman_gateway.http.openai.response_conversion import (
     to_messages,
     to_response_format,
 )
-from pointsman_gateway.http.openai.response_encoder import ResponseEncoder
+from pointsman_gateway.http.dialects.openai.response_encoder import ResponseEncoder
+from pointsman_gateway.http.fields import Expected, FailFastDict, FailFastList, TextOrList
 
 LEFT_OUT = (
     "access_programs", "background_options", "context_management", "image", "max_tool_calls", "store", "stream_options",

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pointsman_gateway.http.openai.fields import bad_parameter
+from pointsman_gateway.http.fields import bad_parameter
 
 PASSED_FIELDS = ("cache_control", "context_management", "service_tier")
 """Fields that are sent as they are."""

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from pointsman_gateway.domain.blocks import Block, Blocks, find_parts
-from pointsman_gateway.http.openai.fields import bad_parameter
+from pointsman_gateway.http.fields import bad_parameter
 
 Parts = Sequence[Mapping[str, Any]]
 

@@ -1,0 +1,1 @@
+"""The dialects of the HTTP API, a folder for each API; `registry` lists them."""

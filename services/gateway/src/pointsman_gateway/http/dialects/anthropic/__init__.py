@@ -1,0 +1,1 @@
+"""Anthropic's endpoints: decoding of their requests, and encoding of their answers."""
