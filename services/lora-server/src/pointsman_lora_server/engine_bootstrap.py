@@ -10,8 +10,8 @@ from typing import Protocol
 
 from pointsman_servicekit.tracing.exporting import traces_endpoint
 
+from pointsman_lora_server.base_config import read_context_window
 from pointsman_lora_server.base_model import BaseModelError
-from pointsman_lora_server.base_source import read_context_window
 from pointsman_lora_server.checks.base_layers import read_base
 from pointsman_lora_server.engine.attachment import Attachment
 from pointsman_lora_server.engine.command import (
