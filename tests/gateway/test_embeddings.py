@@ -41,7 +41,7 @@ async def gateway(neighbours: Neighbours, monkeypatch: pytest.MonkeyPatch) -> As
         "url": neighbours.engine.url,
         "usd_per_million_tokens": 20.0,
         "api_key_env": "EMBEDDING_KEY",
-        "model": "text-3",
+        "upstream": "text-3",
     }
     neighbours.config.models["embeddings"] = {"minilm": {"local": True, "usd_per_million_tokens": 0.5}, "small": remote}
     await neighbours.ready()
@@ -537,8 +537,8 @@ BAD: list[tuple[Callable[[dict[str, Any]], None], str]] = [
         "either local: true",
     ),
     (
-        lambda m: m.update(embeddings={"e": {"usd_per_million_tokens": 1, "local": True, "model": "x"}}),
-        "has no api_key_env and no model",
+        lambda m: m.update(embeddings={"e": {"usd_per_million_tokens": 1, "local": True, "upstream": "x"}}),
+        "has no api_key_env and no upstream",
     ),
     (
         lambda m: m.update(embeddings={"e": {"usd_per_million_tokens": 1, "local": True, "urll": "x"}}),

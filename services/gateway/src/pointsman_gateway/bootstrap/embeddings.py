@@ -109,7 +109,7 @@ def build_embeddings(config: Config, loaded: LoadedModels, dependencies: Embeddi
 
 
 def _endpoint(name: str, model: EmbeddingConfig) -> EmbeddingEndpoint:
-    what, upstream = f"embedding model '{name}'", model.model or name
+    what, upstream = f"embedding model '{name}'", model.upstream or name
     header = auth_header(what, model.preset, model.api_key_env)
     check_url(what, model.base_url)
     api = model.preset.api(upstream, model.url_parts, header)

@@ -141,7 +141,7 @@ class EmbeddingConfig(Strict):
     )
     resource: UrlPart | None = Field(default=None, description="of Azure: the resource's name")
     api_version: UrlPart | None = Field(default=None, description="of azure-deployments")
-    model: str = Field(default="", description="the endpoint's name for it; empty: the same name")
+    upstream: str = Field(default="", description="the endpoint's name for it; empty: the same name")
     overflow: Overflow = Field(
         default="error", description="of the local model: what is done with texts that are too long for it"
     )
@@ -152,8 +152,8 @@ class EmbeddingConfig(Strict):
             raise ValueError("LiteLLM's providers have no embedding models here; write the url of one")
         if self.local == bool(self.url or self.provider):
             raise ValueError("an embedding model is either local: true or has a url (http://HOST:PORT)")
-        if self.local and (self.api_key_env or self.model):
-            raise ValueError("the local embedding model has no api_key_env and no model")
+        if self.local and (self.api_key_env or self.upstream):
+            raise ValueError("the local embedding model has no api_key_env and no upstream")
         if not self.local and self.overflow != "error":
             raise ValueError("overflow is for local: true alone")
         if not self.local and not self.base_url:
