@@ -94,6 +94,9 @@ def main() -> None:
                 lora_server_pb2_grpc.add_LoraServerServicer_to_server(LoraServer(), server)
 
             asyncio.run(run_grpc(os.environ["POINTSMAN_LORA_LISTEN"], os.environ["POINTSMAN_LORA_TOKENS"], add_lora))
+        case "pointsman_gateway" if "--check" in sys.argv:
+            if "CHECK_FAILS" in os.environ:
+                sys.exit("pointsman_gateway: models.yaml: unknown key 'embeddings.small.uptream'")
         case "pointsman_gateway":
             if "GATEWAY_FAILS" in os.environ:
                 sys.exit("pointsman_gateway: paths.yaml: path 'faq' names prompt 'faq_v2.txt'")

@@ -161,6 +161,17 @@ async def test_if_a_service_does_not_start_up_stops_with_the_reason(
     assert not (tmp_path / "home" / "run.json").exists()
 
 
+async def test_an_invalid_configuration_stops_up_before_anything_starts(
+    start: Start, shown: Callable[[], str], tmp_path: Path
+) -> None:
+    up = await start(CHECK_FAILS="1")
+
+    assert await asyncio.wait_for(up.wait(), 60) == 1
+
+    assert "the configuration is not valid: models.yaml: unknown key 'embeddings.small.uptream'" in shown()
+    assert not (tmp_path / "home" / "logs" / "valkey.log").exists()
+
+
 async def test_a_document_that_is_not_ingested_stops_up_with_its_name(
     start: Start, shown: Callable[[], str], example_folder: Path
 ) -> None:

@@ -29,6 +29,7 @@ from pointsman_cli.grpc_clients import (
     register_adapter,
 )
 from pointsman_cli.ingest import DEFAULT_TENANT, MAX_PROBLEMS_SHOWN, IngestTarget, send_sources
+from pointsman_cli.processes import run_to_end
 from pointsman_cli.sources import Source, find_sources
 from pointsman_cli.up.plan import Addresses, Service, UpPlan, prepare_folders
 from pointsman_cli.up.prometheus import PROMETHEUS, wait_for_prometheus, write_configuration
@@ -196,8 +197,8 @@ async def start_all(setup: StartPlan, supervisor: Supervisor, screen: StartupOut
     Raises if a service does not come up; the supervisor then stops what was started.
     """
     sources = {name: find_sources([folder]) for name, folder in setup.example.collections.items()}
-    await _prepare_models(setup, screen)
     plan = setup.plan
+    await asyncio.gather(_check_configuration(plan.gateway, setup.example), _prepare_models(setup, screen))
     for service in plan.in_order:
         _rotate_log(service)
     prepare_folders(setup.data_dir)
@@ -257,6 +258,13 @@ async def _begin_checks(address: str, example: Example) -> None:
         with suppress(PointsmanError, TimeoutError):
             async with asyncio.timeout(_CALL_SECONDS):  # what has begun goes on
                 await register_adapter(address, adapter, {})
+
+
+async def _check_configuration(gateway: Service, example: Example) -> None:
+    """Has the gateway check its configuration before anything starts; raises CommandError."""
+    end = await run_to_end([*gateway.program, "--check", str(example.config)], gateway.environment, lambda line: None)
+    if end.code != 0:
+        raise CommandError(f"the configuration is not valid: {end.reason.removeprefix('pointsman_gateway: ')}")
 
 
 async def _prepare_models(setup: StartPlan, screen: StartupOutput) -> None:
