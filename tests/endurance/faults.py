@@ -36,6 +36,8 @@ class Faults:
     def __init__(self, world: World, truth: Truth, load: Load) -> None:
         self._world, self._truth, self._load = world, truth, load
         self._changes: set[asyncio.Task[None]] = set()
+        self._moving = asyncio.Lock()
+        """Of two moves in progress nobody could tell which one counts."""
         self.failed_changes = 0
         self.recovery_seconds: dict[Event, float] = {}
 
@@ -179,12 +181,13 @@ class Faults:
     async def _move(self, name: str, version: str, method: str, request: Any) -> None:
         """Moves an alias. Until the move's outcome is known, answers of every version are allowed."""
         history = self._truth.aliases[name]
-        sent = time.monotonic()
-        unknown = [(sent, float("inf"), each) for each in self._world.versions[name]]
-        history.changes += unknown
-        moved = await self._world.lora_server.call(method, request, comes_again=False)
-        del history.changes[-len(unknown) :]
-        history.changes.append((sent, time.monotonic(), moved.version))
+        async with self._moving:
+            sent = time.monotonic()
+            unknown = [(sent, float("inf"), each) for each in self._world.versions[name]]
+            history.changes += unknown
+            moved = await self._world.lora_server.call(method, request, comes_again=False)
+            del history.changes[-len(unknown) :]
+            history.changes.append((sent, time.monotonic(), moved.version))
 
     async def _replace_document(self, number: int) -> None:
         revision = len(self._truth.document.changes)
