@@ -128,7 +128,7 @@ class Run:
                 self.invariants.waits.sample_load()
                 for name in schedule.SERVICES:
                     if pid := self._world.pid(name):
-                        self._memory.sample(name, pid, sampled)
+                        self._memory.sample(name, pid, sampled, self._world.memory_file(name))
 
     def _summary(self) -> dict[str, Any]:
         records = self._load.records

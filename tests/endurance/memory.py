@@ -7,6 +7,9 @@ from pathlib import Path
 from scipy.stats import theilslopes  # type: ignore[import-untyped]  # it ships no types
 
 MAX_SLOPE_MB_PER_HOUR = 1.0
+MAX_RESIDENT_SLOPE_MB_PER_HOUR = 8.0
+"""Of resident memory where that of the data is known."""
+RESIDENT = ", resident"
 WARM_UP_SECONDS = 900.0
 MIN_SECONDS = 3600.0
 """A slope over less time says nothing about an hour."""
@@ -17,7 +20,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Growth:
-    """The anonymous memory of a service's longest-lived process after the warm-up."""
+    """The memory of a service's longest-lived process after the warm-up: anonymous, or that of its data."""
 
     name: str
     seconds: float
@@ -42,14 +45,18 @@ class Memory:
     samples: dict[tuple[str, int], list[tuple[float, float]]] = field(default_factory=lambda: defaultdict(list))
     """(seconds, MB) by service and process id."""
 
-    def sample(self, name: str, pid: int, at: float) -> None:
+    def sample(self, name: str, pid: int, at: float, data_file: Path | None = None) -> None:
+        """Adds a sample; `data_file` has the memory of the process's data, see `measured_gateway`."""
         try:
             lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+            data = float(data_file.read_text()) if data_file else 0.0
         except OSError:
             return
         anonymous = [int(line.split()[1]) for line in lines if line.startswith("RssAnon:")]
         if anonymous:
-            self.samples[name, pid].append((at, anonymous[0] / 1000))
+            self.samples[name + (RESIDENT if data_file else ""), pid].append((at, anonymous[0] / 1000))
+        if data_file:
+            self.samples[name, pid].append((at, data))
 
     def growth(self) -> list[Growth]:
         """Returns one entry for each service with at least three windows after the warm-up."""
@@ -76,8 +83,12 @@ class Memory:
         return [
             f"the memory of {one.name} grows: {one}"
             for one in self.growth()
-            if one.seconds >= MIN_SECONDS - WARM_UP_SECONDS - 60 and one.slope > MAX_SLOPE_MB_PER_HOUR
+            if one.seconds >= MIN_SECONDS - WARM_UP_SECONDS - 60 and one.slope > _limit(one.name)
         ]
+
+
+def _limit(name: str) -> float:
+    return MAX_RESIDENT_SLOPE_MB_PER_HOUR if name.endswith(RESIDENT) else MAX_SLOPE_MB_PER_HOUR
 
 
 def _smallest_by_window(samples: list[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -1,10 +1,14 @@
 """A seed reproduces the faults and changes of a run, and a leak is told from noise."""
 
+import ctypes
+import os
 import random
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
+from tests.endurance import measured_gateway
 from tests.endurance.memory import Memory
 from tests.endurance.schedule import CHANGES, FAULTS, MIN_CALM_SECONDS, make_schedule
 
@@ -54,3 +58,31 @@ def test_growth_that_ends_with_the_warm_up_is_none() -> None:
     for at in range(0, 3600, 10):
         memory.samples["gateway-a", 1].append((float(at), 170 + min(at, 900) / 60))
     assert memory.violations(HOUR) == []
+
+
+def test_the_memory_of_a_gateways_data_is_judged_and_what_allocators_keep_is_reported(tmp_path: Path) -> None:
+    memory, file = Memory(), tmp_path / "memory"
+    file.write_text("120.5")
+    memory.sample("gateway-a", os.getpid(), 3.0, file)
+    memory.sample("valkey", os.getpid(), 3.0)
+    (data,) = memory.samples["gateway-a", os.getpid()]
+    assert data == (3.0, 120.5)
+    assert memory.samples["gateway-a, resident", os.getpid()] == memory.samples["valkey", os.getpid()]
+
+
+def test_resident_memory_may_rise_by_a_few_megabytes() -> None:
+    for slope, is_leak in ((4.0, False), (12.0, True)):
+        leaking = samples(slope, 1).samples["gateway-a", 1]
+        memory = Memory()
+        memory.samples["gateway-a, resident", 1] += leaking
+        assert bool(memory.violations(HOUR)) == is_leak
+
+
+def test_a_program_knows_the_memory_of_its_data() -> None:
+    libc = ctypes.CDLL(None)
+    libc.mallinfo2.restype = measured_gateway.Mallinfo
+    before = measured_gateway.data_megabytes(libc)
+    kept = [[number] for number in range(100_000)], bytearray(20_000_000)
+    assert 24 < measured_gateway.data_megabytes(libc) - before < 60
+    del kept
+    assert measured_gateway.data_megabytes(libc) - before < 2

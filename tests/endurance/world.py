@@ -21,7 +21,9 @@ from pointsman_servicekit.keys.key_store import IssuedKey
 from pointsman_servicekit.keys.records import NO_LIMITS, Limits
 from pointsman_servicekit.redis_clients import open_client
 
+from tests.endurance import measured_gateway
 from tests.endurance.engines import ADAPTERS, CLAUDE, MODEL, ROOT, EngineKind
+from tests.endurance.measured_gateway import FILE_VARIABLE
 from tests.endurance.schedule import GATEWAYS
 from tests.gateway.doubles.process_gateway import ProcessGateway, fit_classifier
 from tests.gateway.doubles.process_retriever import ProcessRetriever
@@ -79,6 +81,10 @@ class World:
             **self.gateways,
         }
         return processes[name]
+
+    def memory_file(self, name: str) -> Path | None:
+        """Returns the file with the memory of a gateway's data; None for other services."""
+        return _memory_file(self.folder, name) if name in self.gateways else None
 
     def pid(self, name: str) -> int:
         return self.engine_pid() if name == "engine" else self.process(name).pid
@@ -230,7 +236,12 @@ def _gateway(folder: Path, name: str, valkey: Valkey, retriever: ProcessRetrieve
             "FAKETIME_CACHE_DURATION": "1",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
         }
-    return ProcessGateway(folder / f"log-{name}", settings, {ENGINE_KEY: "x", **(clock if name == "gateway-b" else {})})
+    more = {ENGINE_KEY: "x", FILE_VARIABLE: str(_memory_file(folder, name)), **(clock if name == "gateway-b" else {})}
+    return ProcessGateway(folder / f"log-{name}", settings, more, ("-m", measured_gateway.__name__))
+
+
+def _memory_file(folder: Path, gateway: str) -> Path:
+    return folder / f"log-{gateway}" / "memory"
 
 
 async def _fill(world: World) -> None:
