@@ -6,18 +6,25 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from pointsman_cli.up.plan import choose_addresses
 from pointsman_cli.up.startup import wait_until_serving
+from pointsman_embedding.prepare import prepare
 
 MODEL = Path(__file__).parents[2] / ".pointsman" / "models" / "minilm"
+
+
+@cache
+def _prepare_model() -> None:
+    prepare(MODEL)
 
 
 @contextmanager
 def running(data: Path) -> Iterator[str]:
     """Runs a retriever and yields its address."""
-    subprocess.run([sys.executable, "-m", "pointsman_embedding.prepare", str(MODEL)], check=True)  # once a machine
+    _prepare_model()
     addresses = choose_addresses("127.0.0.1:0", "127.0.0.1:0")
     environment = {
         "POINTSMAN_RETRIEVER_LISTEN": addresses.retriever,

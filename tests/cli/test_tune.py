@@ -2,10 +2,7 @@
 
 import asyncio
 import json
-import os
 import random
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,13 +20,11 @@ from pointsman_cli.retriever.tune import (
     search_candidates,
     thresholds,
 )
-from pointsman_cli.up.plan import choose_addresses as choose_ports
-from pointsman_cli.up.startup import wait_until_serving
 from pointsman_servicekit.grpc_client import open_channel
 
-Cli = Callable[..., Any]
+from tests.cli.real_retriever import running
 
-MODEL = Path(__file__).parents[2] / ".pointsman" / "models" / "minilm"
+Cli = Callable[..., Any]
 
 
 def test_ndcg_is_1_if_relevant_documents_come_first_and_lower_otherwise() -> None:
@@ -133,22 +128,9 @@ def test_an_unreadable_file_of_labels_is_named(tmp_path: Path, content: bytes | 
 @pytest.fixture
 def retriever(tmp_path: Path) -> Iterator[str]:
     """The address of a real retriever, with a collection in which only semantic search finds the answer."""
-    subprocess.run([sys.executable, "-m", "pointsman_embedding.prepare", str(MODEL)], check=True)  # once a machine
-    addresses = choose_ports("127.0.0.1:0", "127.0.0.1:0")
-    environment = {
-        "POINTSMAN_RETRIEVER_LISTEN": addresses.retriever,
-        "POINTSMAN_RETRIEVER_METRICS_LISTEN": addresses.retriever_metrics,
-        "POINTSMAN_RETRIEVER_DATA": str(tmp_path / "data"),
-        "POINTSMAN_RETRIEVER_EMBEDDING_MODEL": str(MODEL),
-    }
-    process = subprocess.Popen([sys.executable, "-m", "pointsman_retriever"], env={**os.environ, **environment})
-    try:
-        asyncio.run(wait_until_serving(addresses.retriever, "retriever"))
-        asyncio.run(fill(addresses.retriever))
-        yield addresses.retriever
-    finally:
-        process.terminate()
-        process.wait(timeout=20)
+    with running(tmp_path / "data") as address:
+        asyncio.run(fill(address))
+        yield address
 
 
 TOPICS = {

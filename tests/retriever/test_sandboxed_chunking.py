@@ -1,6 +1,8 @@
 """Chunking runs in a subprocess: hostile texts delay no other call, and cancelled calls stop their work."""
 
 import asyncio
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -101,3 +103,10 @@ async def test_a_subprocess_does_not_inherit_the_services_secrets(
     await chunker.chunk([(Document("d", "", "x"), "plain-2")])
     (process,) = workers()
     assert "hunter2" not in (Path("/proc") / str(process) / "environ").read_text()
+
+
+def test_a_subprocess_loads_no_numpy() -> None:
+    """It would start later and take more memory."""
+    modules = "pointsman_retriever.sandbox_worker, pointsman_retriever.chunking.sandboxed"
+    program = f"import sys, {modules}; print('numpy' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", program], text=True) == "False\n"

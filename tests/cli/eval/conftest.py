@@ -6,15 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pointsman_embedding.prepare import prepare
 
 from tests.gateway.doubles.config_folder import IN_TRIAGE, ConfigFolder
 from tests.gateway.doubles.engine import Refusal, ScriptedEngine, answer, running_engine
 from tests.gateway.doubles.gateway import TRIAGE, Gateway, Neighbours
 from tests.gateway.doubles.lora_server import running_lora_server
 from tests.gateway.doubles.retriever import running_retriever
-
-MODEL = Path(__file__).parents[3] / ".pointsman" / "models" / "minilm"
 
 ROWS = [
     {
@@ -53,13 +50,12 @@ def as_trained(body: Mapping[str, Any]) -> Any:
 
 
 @pytest.fixture
-async def neighbours(tmp_path: Path) -> AsyncIterator[Neighbours]:
-    prepare(MODEL)
+async def neighbours(tmp_path: Path, model_folder: Path) -> AsyncIterator[Neighbours]:
     config = ConfigFolder(tmp_path / "config")
     config.tasks["triage"]["metric"] = {"exact": True}
     async with running_engine() as engine, running_lora_server() as lora_server, running_retriever() as retriever:
         engine.script = as_trained
-        yield Neighbours(engine, lora_server, retriever, config, {"embedding_model": MODEL})
+        yield Neighbours(engine, lora_server, retriever, config, {"embedding_model": model_folder})
 
 
 @pytest.fixture

@@ -4,14 +4,18 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from pointsman_retriever.filters import Filter
 
-Vectors = NDArray[np.float32]  # one vector, or one per row
-Ids = NDArray[np.int64]  # chunk ids; an id is never reused
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Vectors = NDArray[np.float32]  # one vector, or one per row
+    Ids = NDArray[np.int64]  # chunk ids; an id is never reused
+else:
+    Vectors = Ids = Any  # without NumPy the sandbox starts faster and is smaller
 
 
 DEFAULT_TENANT = "default"
