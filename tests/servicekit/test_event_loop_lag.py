@@ -2,7 +2,7 @@
 
 import time
 
-from pointsman_servicekit.metrics import measuring_event_loop_lag
+from pointsman_servicekit.event_loop_lag import measuring_event_loop_lag
 from prometheus_client import CollectorRegistry
 
 from tests.gateway.doubles.waiting import until

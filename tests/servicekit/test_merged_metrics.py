@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 
 import pytest
-from pointsman_servicekit.metrics import Combine, Dump, MergedMetrics, dump_metrics
+from pointsman_servicekit.merged_metrics import Combine, Dump, MergedMetrics, dump_metrics
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.openmetrics import exposition
 from prometheus_client.parser import text_string_to_metric_families

@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from pointsman_servicekit import metrics_page
-from pointsman_servicekit.metrics import CollectedMetrics, serving_metrics
+from pointsman_servicekit.merged_metrics import CollectedMetrics
+from pointsman_servicekit.metrics import serving_metrics
 from pointsman_servicekit.metrics_page import OPENMETRICS, PLAIN, MetricsPage, MetricsPages, encode_page, format_of
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, Metric

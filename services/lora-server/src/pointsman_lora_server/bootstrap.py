@@ -12,7 +12,9 @@ from pathlib import Path
 import grpc
 from pointsman.v1 import lora_server_pb2_grpc, training_pb2_grpc
 from pointsman_servicekit.bounded_redis import BoundedRedis, open_redis
-from pointsman_servicekit.metrics import CallsInFlight, export_build_info, measuring_event_loop_lag
+from pointsman_servicekit.calls_in_flight import CallsInFlight
+from pointsman_servicekit.event_loop_lag import measuring_event_loop_lag
+from pointsman_servicekit.metrics import export_build_info
 from pointsman_servicekit.service_tokens import TokenGate, open_token_gate
 from prometheus_client import CollectorRegistry
 
@@ -22,12 +24,7 @@ from pointsman_lora_server.adapters.promotion import Promoter, PromotionGate, ro
 from pointsman_lora_server.adapters.reconciler import Reconciler
 from pointsman_lora_server.adapters.service import AdapterService
 from pointsman_lora_server.adapters.slots import AdapterSlots
-from pointsman_lora_server.adapters.state_machine import (
-    NullSmokeTest,
-    SmokeTest,
-    VersionStateMachine,
-    VersionValidator,
-)
+from pointsman_lora_server.adapters.state_machine import NullSmokeTest, SmokeTest, VersionStateMachine, VersionValidator
 from pointsman_lora_server.adapters.trials import LoadSequence, Trials, WarmUp
 from pointsman_lora_server.checks.base_layers import read_base
 from pointsman_lora_server.domain import AdapterVersion, DesiredState

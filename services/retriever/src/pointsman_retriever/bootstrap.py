@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 
 from pointsman.v1 import retriever_pb2_grpc
 from pointsman_embedding import Encoder, Prefixed, open_encoder, read_encoder_config
+from pointsman_servicekit.calls_in_flight import CallsInFlight
+from pointsman_servicekit.event_loop_lag import measuring_event_loop_lag
 from pointsman_servicekit.extensions import load_extension
 from pointsman_servicekit.grpc_server import serving
-from pointsman_servicekit.metrics import CallsInFlight, export_build_info, measuring_event_loop_lag, serving_metrics
+from pointsman_servicekit.metrics import export_build_info, serving_metrics
 from pointsman_servicekit.service_tokens import open_token_gate
 from pointsman_servicekit.tls import server_tls
 from pointsman_servicekit.tracing.exporting import tracing_server_interceptors

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any
 
+from pointsman_servicekit.event_loop_lag import measuring_event_loop_lag
 from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.keys.administration import Administration
-from pointsman_servicekit.metrics import export_build_info, measuring_event_loop_lag
+from pointsman_servicekit.metrics import export_build_info
 from pointsman_servicekit.service_tokens import open_token
 from pointsman_servicekit.tls import client_tls
 from prometheus_client import GCCollector, PlatformCollector, ProcessCollector

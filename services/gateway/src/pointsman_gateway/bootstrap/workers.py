@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from pointsman_servicekit.metrics import Combine, Dump, MergedMetrics, dump_metrics
+from pointsman_servicekit.merged_metrics import Combine, Dump, MergedMetrics, dump_metrics
 from pointsman_servicekit.metrics_page import MetricsPage, MetricsPages, decode_page, encode_page
 from pointsman_servicekit.process import wait_for_stop_signal
 from pointsman_servicekit.workers import MERGED_ANSWER_TIMEOUT_SECONDS, Supervisor, Worker, WorkerPeer

@@ -9,7 +9,7 @@ from fastapi import Request
 from pointsman_servicekit.buffer_budget import BufferedBytesBudget
 from pointsman_servicekit.errors import InvalidArgument
 from pointsman_servicekit.keys.administration import Administration
-from pointsman_servicekit.metrics import CollectedMetrics
+from pointsman_servicekit.merged_metrics import CollectedMetrics
 from pointsman_servicekit.metrics_page import MetricsPage, encode_page
 from prometheus_client import CollectorRegistry
 from starlette.responses import Response

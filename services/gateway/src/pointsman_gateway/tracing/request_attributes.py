@@ -1,0 +1,100 @@
+"""A request's span: its decision, its receipt and, if recorded, its texts."""
+
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+
+from pointsman_servicekit.tracing.spans import Attribute, current_span
+
+from pointsman_gateway.domain import CompletedAnswer, Decision, Receipt, Request, UndecidedReceipt
+from pointsman_gateway.ports import RequestLog
+from pointsman_gateway.redaction import NotRedacted, Redaction
+from pointsman_gateway.tracing.engine_calls import operation_name, usage_attributes
+
+
+class TracedRequestLog:
+    """Sets decision and receipt as attributes of the request's span, and the text if `max_characters` is not 0."""
+
+    def __init__(self, inner: RequestLog, max_characters: int, redaction: Redaction) -> None:
+        self._inner = inner
+        self._max_characters = max_characters
+        self._redaction = redaction
+
+    def wants_answers(self, request: Request, decision: Decision) -> bool:
+        records_text = self._max_characters > 0 and current_span().is_recording()
+        return records_text or self._inner.wants_answers(request, decision)
+
+    def note(
+        self, request: Request, decision: Decision, receipt: Receipt, answers: tuple[CompletedAnswer, ...] = ()
+    ) -> None:
+        span = current_span()
+        if span.is_recording():
+            span.set_attributes(_decision_attributes(decision) | _receipt_attributes(request, receipt))
+            if self._max_characters:
+                with suppress(NotRedacted):  # then the text is left out
+                    span.set_attributes(self._text_attributes(request, answers))
+        stored = answers if answers and self._inner.wants_answers(request, decision) else ()
+        self._inner.note(request, decision, receipt, stored)
+
+    def note_undecided(self, receipt: UndecidedReceipt) -> None:
+        span = current_span()
+        if span.is_recording():
+            span.set_attributes({"pointsman.outcome": receipt.outcome, "pointsman.fault": receipt.fault})
+        self._inner.note_undecided(receipt)
+
+    def _text_attributes(self, request: Request, answers: tuple[CompletedAnswer, ...]) -> dict[str, Attribute]:
+        """Returns messages and answer as OpenTelemetry's and OpenInference's attributes; raises NotRedacted."""
+        left, messages = self._max_characters, list[tuple[str, str]]()
+        for message in reversed(request.messages):
+            text = _cut(self._redaction.text(message.content), left)
+            messages.insert(0, (message.role, text))
+            left -= len(text)
+            if left <= 0:
+                break
+        attributes: dict[str, Attribute] = {
+            "openinference.span.kind": "LLM",
+            "gen_ai.input.messages": _messages_json(messages),
+            "input.value": "\n\n".join([f"{role}: {text}" for role, text in messages]),
+        }
+        if answers:
+            text = _cut(self._redaction.text(answers[-1].text), self._max_characters)
+            attributes["gen_ai.output.messages"] = _messages_json([("assistant", text)])
+            attributes["output.value"] = text
+        return attributes
+
+
+def _cut(text: str, characters: int) -> str:
+    return text if len(text) <= characters else f"{text[:characters]}… ({len(text)} characters)"
+
+
+def _messages_json(messages: Sequence[tuple[str, str]]) -> str:
+    """Returns the messages in the schema of OpenTelemetry's conventions for generative AI."""
+    parts = [{"role": role, "parts": [{"type": "text", "content": text}]} for role, text in messages]
+    return json.dumps(parts, ensure_ascii=False)
+
+
+def _decision_attributes(decision: Decision) -> dict[str, Attribute]:
+    return {
+        "pointsman.decision_id": decision.id,
+        "pointsman.task": decision.task,
+        "pointsman.path": decision.path.name,
+        "pointsman.kind": decision.path.kind.value,
+        "pointsman.reason": decision.reason,
+        "pointsman.confidence": decision.confidence,
+        "pointsman.generation": decision.generation,
+    }
+
+
+def _receipt_attributes(request: Request, receipt: Receipt) -> dict[str, Attribute]:
+    return {
+        "gen_ai.operation.name": operation_name(request.operation),
+        "gen_ai.provider.name": "pointsman",
+        "gen_ai.request.model": request.model,
+        "gen_ai.response.model": receipt.model,
+        **usage_attributes(receipt.usage),
+        "pointsman.outcome": receipt.outcome,
+        **({} if (cost := receipt.cost_usd) is None else {"pointsman.cost_usd": cost}),
+        "pointsman.cached": receipt.cached,
+        "pointsman.escalated_from": receipt.escalated_from,
+        **{f"pointsman.seconds.{phase}": seconds for phase, seconds in receipt.seconds.items()},
+    }

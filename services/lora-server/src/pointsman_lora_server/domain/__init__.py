@@ -1,0 +1,43 @@
+"""The lora-server's values: adapter versions, aliases, the desired state from Redis, and the state of the engine."""
+
+from pointsman_lora_server.domain.adapter import TRAINING_SECONDS, AdapterVersion, Alias, Canary, CanaryTerms
+from pointsman_lora_server.domain.desired_state import (
+    Change,
+    ChangeLog,
+    DesiredState,
+    FleetState,
+    Phase,
+    PhaseRecord,
+    Placement,
+    is_ready,
+)
+from pointsman_lora_server.domain.engine import EngineState, EngineStatus
+from pointsman_lora_server.domain.names import adapter_name, check_alias, check_name, check_version, is_version
+from pointsman_lora_server.domain.version_report import VersionReport, VersionState, report_of, state_of
+
+__all__ = [
+    "TRAINING_SECONDS",
+    "AdapterVersion",
+    "Alias",
+    "Canary",
+    "CanaryTerms",
+    "Change",
+    "ChangeLog",
+    "DesiredState",
+    "EngineState",
+    "EngineStatus",
+    "FleetState",
+    "Phase",
+    "PhaseRecord",
+    "Placement",
+    "VersionReport",
+    "VersionState",
+    "adapter_name",
+    "check_alias",
+    "check_name",
+    "check_version",
+    "is_ready",
+    "is_version",
+    "report_of",
+    "state_of",
+]

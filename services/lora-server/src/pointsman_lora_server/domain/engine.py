@@ -1,0 +1,46 @@
+"""The state of the engine: what it holds, loads and drains."""
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pointsman_lora_server.domain.adapter import Alias
+
+
+class EngineStatus(enum.Enum):
+    STARTING = "starting"
+    READY = "ready"
+    DOWN = "down"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineState:
+    """A snapshot of the engine's status and of the versions that it holds, as gateways see it.
+
+    `life` counts the engine's starts. What the engine held before a restart is gone after it.
+    """
+
+    status: EngineStatus = EngineStatus.STARTING
+    life: int = 0
+    detail: str = "not started yet"
+    resident: frozenset[str] = frozenset()
+    """Versions that gateways may request: loaded, warmed up and not about to be evicted."""
+    loading: frozenset[str] = frozenset()
+    draining: frozenset[str] = frozenset()
+    aliases: tuple[Alias, ...] = ()
+    ready: Mapping[str, float | None] = field(default_factory=dict, hash=False, compare=False)
+    """Versions that any engine may load, with the seconds that their training took, if its report states it. It is not
+    copied, so its content is always that of the newest state."""
+    sequence: int = 1
+
+    @property
+    def restarts(self) -> int:
+        return max(0, self.life - 1)
+
+    @property
+    def loadable(self) -> frozenset[str]:
+        """Returns the versions that are not resident and can be loaded on demand."""
+        return frozenset(self.ready.keys() - self.resident) if self.status is EngineStatus.READY else frozenset()
+
+    def is_loadable(self, version: str) -> bool:
+        return self.status is EngineStatus.READY and version in self.ready and version not in self.resident

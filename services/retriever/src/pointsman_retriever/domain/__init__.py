@@ -1,0 +1,68 @@
+"""Value objects of the retriever: collections, documents, queries and results, and the outcomes of an ingest."""
+
+from pointsman_retriever.domain.collection import (
+    DEFAULT_TENANT,
+    NAME_PATTERN,
+    UNLIMITED,
+    CollectionId,
+    CollectionInfo,
+    Quota,
+)
+from pointsman_retriever.domain.document import (
+    Chunk,
+    ChunkDelta,
+    DeleteResult,
+    Document,
+    EncodedDocument,
+    Ids,
+    IndexedChunks,
+    NamedVector,
+    RawDocument,
+    UpsertResult,
+    Vectors,
+)
+from pointsman_retriever.domain.ingest import DocumentOutcome, DocumentState, IngestEnd, IngestSummary
+from pointsman_retriever.domain.search import (
+    Explanation,
+    FusionMethod,
+    Neighbour,
+    Passage,
+    Query,
+    RankedChunk,
+    Relevance,
+    SearchAnswer,
+    SearchOptions,
+)
+
+__all__ = [
+    "DEFAULT_TENANT",
+    "NAME_PATTERN",
+    "UNLIMITED",
+    "Chunk",
+    "ChunkDelta",
+    "CollectionId",
+    "CollectionInfo",
+    "DeleteResult",
+    "Document",
+    "DocumentOutcome",
+    "DocumentState",
+    "EncodedDocument",
+    "Explanation",
+    "FusionMethod",
+    "Ids",
+    "IndexedChunks",
+    "IngestEnd",
+    "IngestSummary",
+    "NamedVector",
+    "Neighbour",
+    "Passage",
+    "Query",
+    "Quota",
+    "RankedChunk",
+    "RawDocument",
+    "Relevance",
+    "SearchAnswer",
+    "SearchOptions",
+    "UpsertResult",
+    "Vectors",
+]

@@ -1,0 +1,54 @@
+"""A collection: its name, its quota, and what it holds."""
+
+import re
+from dataclasses import dataclass
+
+DEFAULT_TENANT = "default"
+
+
+# For tenants and collections. No dots and no slashes, because a name is also the name of a folder.
+NAME_PATTERN = re.compile(r"[a-z0-9_-]{1,64}")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class CollectionId:
+    """Identifies a collection by tenant and name; no lookup uses the name alone."""
+
+    tenant: str
+    name: str
+
+    def __str__(self) -> str:
+        return self.name if self.tenant == DEFAULT_TENANT else f"{self.tenant}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """Upper limits for a collection; 0 means unlimited."""
+
+    documents: int = 0
+    chunks: int = 0
+    bytes: int = 0
+
+
+UNLIMITED = Quota()
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionInfo:
+    """A collection's counts and settings at one version."""
+
+    name: str
+    fingerprint: str  # of the embedding model that made its vectors
+    dimensions: int
+    documents: int = 0
+    chunks: int = 0
+    version: int = 0  # incremented by each change
+    tenant: str = DEFAULT_TENANT
+    bytes: int = 0  # of documents and vectors
+    checksum: int = 0  # of all vectors: digests.checksum_vectors
+    quota: Quota = UNLIMITED
+    search_settings: str = "{}"  # a SearchSettings in JSON
+
+    @property
+    def id(self) -> CollectionId:
+        return CollectionId(self.tenant, self.name)

@@ -1,0 +1,113 @@
+"""Documents and their chunks, from the upload to the index."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Vectors = NDArray[np.float32]  # one vector, or one per row
+    Ids = NDArray[np.int64]  # chunk ids; an id is never reused
+else:
+    Vectors = Ids = Any  # without NumPy the sandbox starts faster and is smaller
+
+
+@dataclass(frozen=True, slots=True)
+class NamedVector:
+    """A vector and the fingerprint of the model that made it."""
+
+    fingerprint: str
+    values: Vectors
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    id: str
+    title: str
+    text: str
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    media_type: str = "text/markdown"  # of `text`; selects the chunker
+    vector: NamedVector | None = None  # of the whole text, if the caller computed it; the document is then one chunk
+
+
+@dataclass(frozen=True, slots=True)
+class RawDocument:
+    """A document as the client sent it: with its text, or with a file that contains the text."""
+
+    id: str
+    title: str
+    text: str
+    metadata: Mapping[str, str]
+    media_type: str
+    content: bytes
+    vector: NamedVector | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A part of a document's text: `text[start:end]`, offsets in characters."""
+
+    text: str
+    start: int
+    end: int
+    context: str  # the document's title and the headings above the chunk, without those inside the chunk
+
+    @property
+    def embedded_text(self) -> str:
+        """Returns the text that is embedded and that word search indexes: the chunk with its titles."""
+        return f"{self.context}\n\n{self.text}" if self.context else self.text
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedDocument:
+    """A document with its chunks and vectors, ready to be written."""
+
+    document: Document
+    chunks: tuple[Chunk, ...]
+    vectors: Vectors  # (chunks, dimensions), unit length
+    recipe: str = ""  # name and version of the chunker
+    source: str = ""  # the ingest source that the document belongs to, or ''
+
+    @property
+    def bytes(self) -> int:
+        """Returns the size in bytes that counts towards a quota: texts, metadata and vectors."""
+        document = self.document
+        entries = [part for entry in document.metadata.items() for part in entry]
+        return sum(len(part.encode()) for part in (document.id, document.title, document.text, *entries)) + int(
+            self.vectors.nbytes
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class UpsertResult:
+    documents: int
+    chunks: int  # newly written
+    version: int
+    unchanged: int = 0  # of the documents
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteResult:
+    documents: int
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class IndexedChunks:
+    """Columns of several chunks, as the in-memory indexes need them: ids, documents, texts, metadata, vectors."""
+
+    ids: Ids  # ascending
+    documents: Ids  # row number of each chunk's document
+    texts: tuple[str, ...]  # for word search
+    metadata: tuple[Mapping[str, str], ...]
+    vectors: Vectors  # (chunks, dimensions)
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkDelta:
+    """The chunks that a change of a collection has removed and added."""
+
+    removed: Ids
+    added: IndexedChunks

@@ -1,0 +1,104 @@
+"""A query, how its results are ranked, and its answer."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from pointsman_retriever.domain.collection import CollectionId
+from pointsman_retriever.domain.document import NamedVector
+from pointsman_retriever.filters import Filter
+
+
+class FusionMethod(Enum):
+    """How the dense ranking (by meaning) and the sparse ranking (by words) are combined."""
+
+    CONVEX = "convex"
+    RRF = "rrf"
+
+
+@dataclass(frozen=True, slots=True)
+class SearchOptions:
+    """How a search ranks and what it returns with each passage."""
+
+    top_k: int = 0  # passages; 0 means limits.DEFAULT_TOP_K
+    dense_weight: float | None = None  # 0 (words only) to 1 (meaning only); None: the collection's setting
+    method: FusionMethod | None = None  # None: the collection's setting
+    per_document: int = 0  # maximum passages of one document; 0 means unlimited
+    diversity: float = 0.0  # 0 to 1: penalty for similarity to a passage ranked higher
+    neighbours: int = 0  # chunks of the same document to return before and after each passage
+    rerank: bool = False
+    explain: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    collection: CollectionId
+    text: str
+    vector: NamedVector | None = None  # of the text, if the caller computed it
+    filter: Filter | None = None
+    options: SearchOptions = SearchOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """The parts of a score. They add up to a total; a convex fusion's score is 1 / (1 + e^-total)."""
+
+    dense_rank: int  # among the candidates, 1 for the best
+    sparse_rank: int  # 0 if the chunk contains none of the query's words
+    dense_weight: float
+    dense_part: float
+    sparse_part: float
+    support_part: float  # from the candidates most similar to this one
+    rerank_score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RankedChunk:
+    chunk: int
+    score: float  # fused, 0 to 1
+    dense: float  # cosine
+    sparse: float  # BM25; 0 if the chunk contains none of the query's words
+    explanation: Explanation
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """A chunk directly before or after a passage in its document."""
+
+    text: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    document_id: str
+    title: str
+    text: str
+    start: int
+    end: int
+    metadata: Mapping[str, str]
+    score: float
+    dense_score: float
+    sparse_score: float
+    explanation: Explanation
+    before: tuple[Neighbour, ...] = ()  # in document order
+    after: tuple[Neighbour, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Relevance:
+    """Whether a search found anything that answers the query, and the two measurements behind that verdict."""
+
+    relevant: bool
+    best_dense: float  # the greatest cosine among the candidates
+    best_coverage: float  # 0 to 1: the greatest IDF-weighted share of the query's words in one candidate
+
+
+@dataclass(frozen=True, slots=True)
+class SearchAnswer:
+    passages: tuple[Passage, ...]  # best first
+    tokens: tuple[int, ...]  # of each passage's text, counted by the embedding model's tokenizer
+    version: int  # of the collection that was searched
+    seconds: float
+    relevance: Relevance
