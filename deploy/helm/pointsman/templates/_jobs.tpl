@@ -109,17 +109,17 @@ template:
     volumes:
       {{- if include "pointsman.firstKey" . }}
       - name: first-key
-        secret: {secretName: pointsman-first-key, defaultMode: 288}
+        secret: {secretName: {{ include "pointsman.firstKeySecret" . }}, defaultMode: 288}
       {{- end }}
       {{- if $ingests }}
       - name: seed
         emptyDir: {sizeLimit: 1Gi}
       {{- end }}
       - name: tokens
-        secret: {secretName: pointsman-tokens, defaultMode: 288, items: [{key: operator, path: operator}]}
+        secret: {secretName: {{ $.Values.secrets.tokens }}, defaultMode: 288, items: [{key: operator, path: operator}]}
       {{- if include "pointsman.tls" . }}
       - name: tls
-        secret: {secretName: gateway-tls, defaultMode: 288}
+        secret: {secretName: {{ index $.Values.tls.secrets "gateway" }}, defaultMode: 288}
       {{- end }}
       - name: tmp
         emptyDir: {sizeLimit: 64Mi}

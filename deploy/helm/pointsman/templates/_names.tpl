@@ -140,5 +140,10 @@ adapters: {{ ternary $adapters list (not (empty .Values.engines)) | toJson }}
 {{- end }}
 
 {{- define "pointsman.firstKey" -}}
-{{- if and .Values.gateway.firstKey.enabled (eq .Values.gateway.auth "on") .Values.secrets.generate }}true{{ end }}
+{{- $key := .Values.gateway.firstKey }}
+{{- if and $key.enabled (eq .Values.gateway.auth "on") (or .Values.secrets.generate $key.existingSecret) }}true{{ end }}
+{{- end }}
+
+{{- define "pointsman.firstKeySecret" -}}
+{{ .Values.gateway.firstKey.existingSecret | default "pointsman-first-key" }}
 {{- end }}
