@@ -1,4 +1,4 @@
-"""Validates custom resources by the schemas of their definitions, in crds/: the published ones, without descriptions."""
+"""Validates custom resources by the published schemas of their definitions, in crds/ without descriptions."""
 
 import json
 from functools import cache

@@ -321,7 +321,8 @@ def test_gpus_are_chosen_by_the_users_labels(tmp_path: Path) -> None:
 
 
 def test_a_model_of_one_node_is_downloaded_on_the_engines_node() -> None:
-    model = "engines[0].name=local,engines[0].model.source=hf://organisation/model"
+    gpu = "engines[0].kind=cuda,engines[0].gpu.count=1,engines[0].pod.nodeSelector.pool=gpu"
+    model = f"engines[0].name=local,engines[0].model.source=hf://organisation/model,{gpu}"
     near, anywhere = (
         next(each.pod for each in Cluster.of(chart("--set", model + more)).workloads if each.service == "model")
         for more in ("", ",engines[0].model.accessMode=ReadWriteMany")
@@ -329,7 +330,7 @@ def test_a_model_of_one_node_is_downloaded_on_the_engines_node() -> None:
     (term,) = near["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
     assert term["topologyKey"] == "kubernetes.io/hostname"
     assert term["labelSelector"] == {"matchLabels": {"pointsman/engine": "local"}}
-    assert "affinity" not in anywhere
+    assert not anywhere.keys() & {"affinity", "nodeSelector", "tolerations"}  # no GPU waits for a download
 
 
 def test_the_retriever_uses_a_gpu_with_the_image_for_it(tmp_path: Path) -> None:
