@@ -24,6 +24,7 @@ from pointsman_servicekit.process import (
     trimming_heap,
     wait_for_stop_signal,
 )
+from pointsman_servicekit.setting_names import UnknownSetting, require_known_settings
 from pointsman_servicekit.tls import server_tls
 from pointsman_servicekit.tracing.exporting import OtelSettingsError, exporting_spans, tracing_server_interceptors
 from pointsman_servicekit.workers import WORKER_OPTION, connect_supervisor
@@ -66,6 +67,7 @@ def main() -> int:
     try:
         if folder:
             return asyncio.run(check_engine_of(folder, given.engine)) if given.engine else check(folder)
+        require_known_settings("POINTSMAN_GATEWAY_", Settings.model_fields, os.environ)
         settings = Settings()
         name = f"gateway-{given.worker[0]}" if given.worker else "gateway"
         logs.configure_logging(name, settings.log_level, settings.log_format)
@@ -77,7 +79,7 @@ def main() -> int:
             asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
         ):
             runner.run(run(settings, spans, given.worker))
-    except (ConfigError, ModelMissing, OtelSettingsError, OSError) as error:
+    except (ConfigError, ModelMissing, OtelSettingsError, UnknownSetting, OSError) as error:
         print(f"pointsman_gateway: {error}", file=sys.stderr)
         return 1
     return 0
