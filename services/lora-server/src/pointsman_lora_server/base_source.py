@@ -8,19 +8,15 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pointsman_lora_server.base_model import BaseModelError
 from pointsman_lora_server.checks.base_layers import read_base
 from pointsman_lora_server.machine import free_memory
+from pointsman_lora_server.model_folder import PATTERNS, UNNEEDED, read_context_window, read_json
 
-PATTERNS = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
-"""Files of a repository that are needed; others hold the same weights again, in other formats."""
-UNNEEDED = ("original/*", "consolidated*", "onnx/*")
-CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
-"""Names by which architectures state the context window in config.json."""
 GIB = 1 << 30
 KV_CACHE_BYTES = 2 * GIB
 """Room for the KV cache, in addition to the weights."""
@@ -57,11 +53,11 @@ def inspect(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise BaseModelError(f"there is no folder {folder}")
     if (folder / "adapter_config.json").is_file():
-        base = _read_json(folder / "adapter_config.json").get("base_model_name_or_path", "its base model")
+        base = read_json(folder / "adapter_config.json").get("base_model_name_or_path", "its base model")
         raise BaseModelError(f"{folder} is an adapter; serve '{base}', and register the adapter")
     if not (folder / "config.json").is_file():
         raise BaseModelError(f"{folder} is no model in Hugging Face's format: it has no config.json")
-    config = _read_json(folder / "config.json")
+    config = read_json(folder / "config.json")
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
         raise BaseModelError(f"{folder} has no *.safetensors; convert its weights, with transformers' save_pretrained")
@@ -75,7 +71,7 @@ def inspect(folder: Path) -> dict[str, Any]:
     if not base.layers:
         raise BaseModelError(f"{folder} has no linear layers that adapters could change")
     return {
-        "context_window": _context_window(folder, config),
+        "context_window": read_context_window(folder),
         "weight_bytes": sum(file.stat().st_size for file in weights),
         "layers": len(base.layers),
         "has_chat_template": bool(base.chat_template_sha256),
@@ -86,34 +82,10 @@ def inspect(folder: Path) -> dict[str, Any]:
 def _check_shards(folder: Path, weights: Sequence[Path]) -> None:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        needed = set(_read_json(index).get("weight_map", {}).values())
+        needed = set(read_json(index).get("weight_map", {}).values())
         missing = sorted(needed - {file.name for file in weights})
         if missing:
             raise BaseModelError(f"{folder} is incomplete: {missing[0]} is missing, of {len(needed)} files of weights")
-
-
-def _read_json(file: Path) -> Mapping[str, Any]:
-    try:
-        content = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise BaseModelError(f"{file} cannot be read: {error}") from error
-    if not isinstance(content, dict):
-        raise BaseModelError(f"{file} holds no JSON object")
-    return content
-
-
-def read_context_window(folder: Path) -> int:
-    """Returns the context window in tokens that the folder's config.json states; raises BaseModelError if none."""
-    return _context_window(folder, _read_json(folder / "config.json"))
-
-
-def _context_window(folder: Path, config: Mapping[str, Any]) -> int:
-    text = config.get("text_config")  # of models that read images too
-    for part in (config, text if isinstance(text, Mapping) else {}):
-        for key in CONTEXT_KEYS:
-            if isinstance(part.get(key), int) and part[key] > 0:
-                return int(part[key])
-    raise BaseModelError(f"{folder / 'config.json'} states no context window ({', '.join(CONTEXT_KEYS)})")
 
 
 def check_fit(weight_bytes: int, gpu_bytes: int, free_bytes: int) -> None:

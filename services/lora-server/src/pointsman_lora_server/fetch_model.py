@@ -1,9 +1,9 @@
 """Copies a model from a hub or a bucket: `python -m pointsman_lora_server.fetch_model URL FOLDER`.
 
-FOLDER is the model's own. URL is hf://ORGANISATION/MODEL@REVISION (in an environment with huggingface_hub), or one of fsspec's, as
-s3://BUCKET/FOLDER (with s3fs). Runs as a Kubernetes Job before the engine starts. A complete folder is not fetched
-again, and an interrupted download goes on. Of other models next to FOLDER, only the one that was completed last is
-kept, because engines may still run with it.
+FOLDER is the model's own. URL is hf://ORGANISATION/MODEL@REVISION (in an environment with huggingface_hub), or one of
+fsspec's, as s3://BUCKET/FOLDER (with s3fs). Runs as a Kubernetes Job before the engine starts. A complete folder is not
+fetched again, and an interrupted download goes on. Of other models next to FOLDER, only the one that was completed last
+is kept, because engines may still run with it.
 """
 
 import shutil
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import fsspec
 
-from pointsman_lora_server.base_source import PATTERNS, UNNEEDED
+from pointsman_lora_server.model_folder import PATTERNS, UNNEEDED
 
 MARKER = ".source"
 """The file that contains the URL. It is written last, so a folder with this file is complete."""
