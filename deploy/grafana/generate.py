@@ -2,7 +2,8 @@
 
 `grafana.yaml` has what all share; each other file is one dashboard. A panel names its `title`, `description`, `unit` (a
 Grafana unit id) and either one `query` or `queries`, a mapping of legends to PromQL; `look` is `lines` if it is absent,
-`width` counts columns of Grafana's grid, `exemplars: true` links the graph to traces.
+`width` counts columns of Grafana's grid, `exemplars: true` links the graph to traces. A table names the label of its
+`rows`, and `units` of its columns.
 """
 
 import argparse
@@ -83,7 +84,24 @@ def _panel(panel: Mapping[str, Any], look: Mapping[str, Any], shared: Mapping[st
         target | {"refId": letter, "expr": expr, "legendFormat": legend}
         for letter, (legend, expr) in zip("ABCDEFGH", queries.items(), strict=False)
     ]
+    if made["type"] == "table":
+        made["transformations"] = _joined(panel["rows"], list(queries))
+        made["fieldConfig"]["overrides"] = [
+            {"matcher": {"id": "byName", "options": column}, "properties": [{"id": "unit", "value": unit}]}
+            for column, unit in panel["units"].items()
+        ]
     return made
+
+
+def _joined(label: str, columns: list[str]) -> list[dict[str, Any]]:
+    """Returns transformations that join the queries' results by a label, and name the columns by the legends."""
+    values = {f"Value #{letter}": column for letter, column in zip("ABCDEFGH", columns, strict=False)}
+    names = {label: label.capitalize(), **values}
+    order = {name: number for number, name in enumerate(names)}
+    return [
+        {"id": "merge", "options": {}},
+        {"id": "organize", "options": {"excludeByName": {"Time": True}, "indexByName": order, "renameByName": names}},
+    ]
 
 
 # -- reading what is committed, for the tests that run its queries

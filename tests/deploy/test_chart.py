@@ -14,6 +14,7 @@ from pointsman_servicekit.keys.records import is_well_formed
 from typer.testing import CliRunner
 
 from deploy.helm.render import CHART, K8S, HelmError, helm, package, rendered_files
+from tests.deploy import crd_schemas
 from tests.deploy.api_server import api_server
 from tests.deploy.kubernetes_schemas import VERSIONS, violations
 from tests.deploy.manifest_lint import Cluster, faults
@@ -23,7 +24,7 @@ from tests.deploy.test_manifests import CUSTOM
 
 Object = dict[str, Any]
 SEEDS = range(24)
-OPERATORS = {*CUSTOM, "Certificate"}
+OPERATORS = {*CUSTOM, *crd_schemas.KINDS, "Certificate"}
 SERVICES = ("gateway", "retriever", "lora-server")
 GROUPS = ("keys", "adapters")
 POLICY_MAPS = ("pointsman-policy", "pointsman-policy-prompts", "pointsman-policy-tasks")
@@ -116,6 +117,8 @@ def test_random_values_of_the_schema_give_manifests_that_pass_all_rules(seed: in
     assert [fault for fault in faults(_with_given_objects(cluster)) if fault.rule not in CHOSEN] == []
     ours = [object for object in cluster.objects if object["kind"] not in OPERATORS]
     assert [found for object in ours for version in VERSIONS for found in violations(object, version)] == []
+    custom = cluster.all(*crd_schemas.KINDS)
+    assert [found for object in custom for found in crd_schemas.violations(object)] == []
 
 
 def _refusal(values: Object) -> str:
@@ -154,6 +157,8 @@ def _refusal(values: Object) -> str:
     scaling = {"min": 2, "max": 10, **gateway.get("autoscaling", {})}
     if scaling.get("enabled") and scaling["min"] > scaling["max"]:
         refusals.append("autoscaling: min is more than max")
+    if any(gateway.get(r, {}).get("enabled") and not gateway[r].get("parentRefs") for r in ("httpRoute", "grpcRoute")):
+        refusals.append("set parentRefs to your Gateway")
     if gateway.get("ingress", {}).get("enabled") and not gateway["ingress"].get("hosts"):
         refusals.append("ingress: set hosts")
     backup = values.get("backup", {})
@@ -316,7 +321,8 @@ def test_gpus_are_chosen_by_the_users_labels(tmp_path: Path) -> None:
 
 
 def test_a_model_of_one_node_is_downloaded_on_the_engines_node() -> None:
-    model = "engines[0].name=local,engines[0].model.source=hf://organisation/model"
+    gpu = "engines[0].kind=cuda,engines[0].gpu.count=1,engines[0].pod.nodeSelector.pool=gpu"
+    model = f"engines[0].name=local,engines[0].model.source=hf://organisation/model,{gpu}"
     near, anywhere = (
         next(each.pod for each in Cluster.of(chart("--set", model + more)).workloads if each.service == "model")
         for more in ("", ",engines[0].model.accessMode=ReadWriteMany")
@@ -324,7 +330,7 @@ def test_a_model_of_one_node_is_downloaded_on_the_engines_node() -> None:
     (term,) = near["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
     assert term["topologyKey"] == "kubernetes.io/hostname"
     assert term["labelSelector"] == {"matchLabels": {"pointsman/engine": "local"}}
-    assert "affinity" not in anywhere
+    assert not anywhere.keys() & {"affinity", "nodeSelector", "tolerations"}  # no GPU waits for a download
 
 
 def test_the_retriever_uses_a_gpu_with_the_image_for_it(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from deploy.helm.render import HelmError
+from tests.deploy import crd_schemas
 from tests.deploy.kubernetes_schemas import VERSIONS, violations
 from tests.deploy.manifest_lint import Cluster, faults
 from tests.deploy.rendering import chart, needs_helm
@@ -148,6 +149,47 @@ def test_whole_numbers_stay_whole_numbers(tmp_path: Path) -> None:
     assert [settings[name] for name in given] == ["1000000", "10737418240", "0.25", "text", "true"]
 
 
+# -- Secrets and routes of the user
+
+
+def test_secrets_may_have_names_of_the_users(tmp_path: Path) -> None:
+    names = {"gateway": "edge.tls", "retriever": "internal-tls", "lora-server": "internal-tls"}
+    given = {
+        "secrets": {"generate": False, "tokens": "team.tokens"},
+        "gateway": {"firstKey": {"existingSecret": "team-key"}, "envFromSecrets": ["a.name.with.dots"]},
+        "redis": {"existingSecret": "team-redis"},
+        "tls": {"mode": "existing", "secrets": names},
+        "backup": {"url": "s3://bucket/copies", "restore": "latest"},
+    }
+    cluster = render(tmp_path, given)
+    assert not cluster.all("Secret")
+    text = yaml.safe_dump(cluster.objects)
+    assert not {name for name in ("pointsman-", "-tls") for line in text.splitlines() if f"secretName: {name}" in line}
+    ask = cluster.workload("ask").pod["containers"][0]["env"]
+    assert ask[0]["valueFrom"]["secretKeyRef"] == {"name": "team-key", "key": "key"}
+    mounted = {volume["secret"]["secretName"] for each in cluster.workloads for volume in _secret_volumes(each.pod)}
+    assert mounted == {"edge.tls", "internal-tls", "team.tokens", "team-key"}
+
+
+def _secret_volumes(pod: Object) -> list[Object]:
+    return [volume for volume in pod.get("volumes", []) if "secret" in volume]
+
+
+def test_routes_of_the_gateway_api_conform_to_their_definitions(tmp_path: Path) -> None:
+    route = {"enabled": True, "parentRefs": [{"name": "edge", "namespace": "infra"}], "hostnames": ["llm.example.com"]}
+    cluster = render(tmp_path, {"gateway": {"httpRoute": route, "grpcRoute": route}, "tls": {"mode": "existing"}})
+    routes = {kind: cluster.get(kind, "gateway") for kind in ("HTTPRoute", "GRPCRoute")}
+    for found in routes.values():
+        assert found
+        assert crd_schemas.violations(found) == []
+        (backend,) = found["spec"]["rules"][0]["backendRefs"]
+        service = cluster.get("Service", backend["name"])
+        assert service
+        assert backend["port"] in [port["port"] for port in service["spec"]["ports"]]
+    wrong = {**routes["HTTPRoute"], "spec": {"rules": [{"backendRefs": [{"nome": "gateway"}]}]}}  # type: ignore[dict-item]  # found above
+    assert any("nome" in violation for violation in crd_schemas.violations(wrong))
+
+
 # -- contradictions
 
 
@@ -169,6 +211,7 @@ def test_whole_numbers_stay_whole_numbers(tmp_path: Path) -> None:
         ({"gateway": {"autoscaling": None}}, "gateway.autoscaling"),
         ({"gateway": {"resources": {"requests": {"cpu": "1 core"}}}}, "requests/cpu"),
         ({"redis": {"image": ""}}, "image"),
+        ({"gateway": {"httpRoute": {"enabled": True}}}, "gateway.httpRoute: set parentRefs"),
         ({"commonLabels": {"team": "two words"}}, "commonLabels/team"),
     ],
     ids=lambda part: part[:30] if isinstance(part, str) else "",

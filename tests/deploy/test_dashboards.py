@@ -220,6 +220,20 @@ def test_hybrid_routing_has_its_rows() -> None:
     ]  # fmt: skip
 
 
+def test_the_first_dashboard_begins_with_a_table_of_the_paths() -> None:
+    first = next(panel for panel in PANELS if panel.dashboard == "Hybrid routing")
+    assert (first.sort, first.written["gridPos"]["y"], first.written["gridPos"]["w"]) == ("table", 1, 24)
+    columns = ["Share", "Success", "p95", "First token", "$ for 1,000", "Saved an hour"]
+    assert [target.legend for target in first.targets] == columns
+    _, organized = first.written["transformations"]
+    order, names = organized["options"]["indexByName"], organized["options"]["renameByName"]
+    assert [names[column] for column in sorted(order, key=order.__getitem__)] == ["Path", *columns]
+    units = {o["matcher"]["options"]: o["properties"][0]["value"] for o in first.written["fieldConfig"]["overrides"]}
+    assert list(units) == columns  # all columns but the path
+    assert set(units.values()) <= GRAFANAS_UNITS
+    assert all(target["format"] == "table" for target in first.written["targets"])
+
+
 @pytest.mark.parametrize("panel", PANELS, ids=_id)
 def test_a_panel_has_a_description_a_unit_and_the_selected_data_source(panel: Panel) -> None:
     assert panel.title

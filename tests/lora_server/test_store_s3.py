@@ -150,12 +150,18 @@ def test_a_base_model_is_fetched_from_a_bucket_once(
     assert f"already holds {url}" in capsys.readouterr().out
 
 
-def test_another_base_model_replaces_the_one_that_is_there(bucket: str, tmp_path: Path) -> None:
-    files = s3fs.S3FileSystem()
-    files.pipe({f"{BUCKET}/a/config.json": b"{}", f"{BUCKET}/a/old.bin": b"1", f"{BUCKET}/b/config.json": b"[]"})
-    for name in ("a", "b"):
-        assert fetch_model.fetch(f"s3://{BUCKET}/{name}", tmp_path)
-    assert sorted(file.name for file in tmp_path.iterdir()) == [fetch_model.MARKER, "config.json"]
+def test_an_interrupted_copy_goes_on_without_what_is_there_or_unneeded(bucket: str, tmp_path: Path) -> None:
+    files, url = s3fs.S3FileSystem(), f"{BUCKET}/models/tiny"
+    content = {"config.json": b"{}", "a.safetensors": b"12345", "b.safetensors": b"12345", "original/a.pth": b"1"}
+    files.pipe({f"{url}/{name}": data for name, data in content.items()})
+    (tmp_path / "a.safetensors").write_bytes(b"abcde")  # of the same size: not copied again
+    (tmp_path / "b.safetensors").write_bytes(b"123")
+
+    assert fetch_model.fetch(f"s3://{url}", tmp_path)
+
+    assert (tmp_path / "a.safetensors").read_bytes() == b"abcde"
+    assert (tmp_path / "b.safetensors").read_bytes() == b"12345"
+    assert not (tmp_path / "original").exists()
 
 
 @pytest.mark.parametrize(("name", "reason"), [("nowhere", "is no folder"), ("readme", "there is no config.json")])

@@ -8,6 +8,7 @@ SECRETS = {
     "pointsman-redis": {"url", "password"},
     "pointsman-tokens": {"gateway", "retriever", "lora-server", "operator"},
     "pointsman-first-key": {"key"},
+    "my-first-key": {"key"},
     "provider-keys": set(),
     "my-redis": {"url", "password"},
     "pointsman-milvus": {"token"},

@@ -77,10 +77,10 @@ spec:
       persistentVolumeClaim: {claimName: {{ include "pointsman.adaptersClaim" $root }}}
     {{- end }}
     - name: tokens
-      secret: {secretName: pointsman-tokens, defaultMode: 288, items: [{key: operator, path: operator}]}
+      secret: {secretName: {{ $root.Values.secrets.tokens }}, defaultMode: 288, items: [{key: operator, path: operator}]}
     {{- if include "pointsman.tls" $root }}
     - name: tls
-      secret: {secretName: gateway-tls, defaultMode: 288}
+      secret: {secretName: {{ index $root.Values.tls.secrets "gateway" }}, defaultMode: 288}
     {{- end }}
     - name: tmp
       emptyDir: {sizeLimit: 64Mi}

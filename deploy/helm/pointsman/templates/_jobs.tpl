@@ -2,10 +2,10 @@
 {{- define "pointsman.modelJob" -}}
 {{- $engine := .engine }}
 {{- $pod := dict "restartPolicy" "OnFailure" }}
+{{- if ne $engine.model.accessMode "ReadWriteMany" }}
 {{- range $field := list "nodeSelector" "tolerations" "affinity" }}
 {{- with get $engine.pod $field }}{{ $_ := set $pod $field . }}{{ end }}
 {{- end }}
-{{- if ne $engine.model.accessMode "ReadWriteMany" }}
 {{- /* The claim can be mounted on one node only, and the engine's pod may already wait on one. */}}
 {{- $term := dict "topologyKey" "kubernetes.io/hostname" "labelSelector" (dict "matchLabels" (dict "pointsman/engine" $engine.name)) }}
 {{- $near := dict "podAffinity" (dict "requiredDuringSchedulingIgnoredDuringExecution" (list $term)) }}
@@ -22,7 +22,7 @@ template:
         image: {{ $engine.image }}
         # The engine's environment has Hugging Face's library; the lora-server's environment has the one for S3.
         command: [{{ hasPrefix "hf://" $engine.model.source | ternary "/opt/engine/bin/python" "/opt/pointsman/venv/bin/python" }}, -m, pointsman_lora_server.fetch_model]
-        args: [{{ $engine.model.source | quote }}, /var/lib/pointsman/base-model]
+        args: [{{ $engine.model.source | quote }}, {{ $engine.modelFolder }}]
         {{- include "pointsman.containerSecurity" . | nindent 8 }}
         {{- with $engine.envFromSecrets }}
         {{- include "pointsman.envFrom" . | nindent 8 }}
@@ -109,17 +109,17 @@ template:
     volumes:
       {{- if include "pointsman.firstKey" . }}
       - name: first-key
-        secret: {secretName: pointsman-first-key, defaultMode: 288}
+        secret: {secretName: {{ include "pointsman.firstKeySecret" . }}, defaultMode: 288}
       {{- end }}
       {{- if $ingests }}
       - name: seed
         emptyDir: {sizeLimit: 1Gi}
       {{- end }}
       - name: tokens
-        secret: {secretName: pointsman-tokens, defaultMode: 288, items: [{key: operator, path: operator}]}
+        secret: {secretName: {{ $.Values.secrets.tokens }}, defaultMode: 288, items: [{key: operator, path: operator}]}
       {{- if include "pointsman.tls" . }}
       - name: tls
-        secret: {secretName: gateway-tls, defaultMode: 288}
+        secret: {secretName: {{ index $.Values.tls.secrets "gateway" }}, defaultMode: 288}
       {{- end }}
       - name: tmp
         emptyDir: {sizeLimit: 64Mi}

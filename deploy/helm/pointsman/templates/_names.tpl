@@ -45,6 +45,9 @@ annotations:
 {{- $claim := include "pointsman.claimName" (dict "name" (printf "base-model%s" $suffix) "storage" $engine.model) }}
 {{- $_ := set $engine "modelClaim" (hasPrefix "pvc:" $engine.model.source | ternary (trimPrefix "pvc:" $engine.model.source) $claim) }}
 {{- $_ := set $engine "pod" (include "pointsman.gpuPod" $engine | fromJson) }}
+{{- /* Each source has a folder of its own: while the next model is downloaded, engines can restart with theirs. */}}
+{{- $folder := contains "://" $engine.model.source | ternary (printf "/var/lib/pointsman/base-model/%s" (sha256sum $engine.model.source | trunc 12)) "/var/lib/pointsman/base-model" }}
+{{- $_ := set $engine "modelFolder" (eq $engine.model.source "image" | ternary "/opt/pointsman/models/smollm2-135m" $folder) }}
 {{- $_ := set $engine "image" ($engine.image | default (include "pointsman.image" (dict "root" $ "name" (printf "pointsman-lora-server-%s" $engine.kind)))) }}
 {{- $_ := set $engine "arguments" (include "pointsman.engineArguments" $engine) }}
 - {{ toJson $engine }}
@@ -140,5 +143,10 @@ adapters: {{ ternary $adapters list (not (empty .Values.engines)) | toJson }}
 {{- end }}
 
 {{- define "pointsman.firstKey" -}}
-{{- if and .Values.gateway.firstKey.enabled (eq .Values.gateway.auth "on") .Values.secrets.generate }}true{{ end }}
+{{- $key := .Values.gateway.firstKey }}
+{{- if and $key.enabled (eq .Values.gateway.auth "on") (or .Values.secrets.generate $key.existingSecret) }}true{{ end }}
+{{- end }}
+
+{{- define "pointsman.firstKeySecret" -}}
+{{ .Values.gateway.firstKey.existingSecret | default "pointsman-first-key" }}
 {{- end }}

@@ -19,6 +19,7 @@ from pointsman_servicekit import logs
 from pointsman_servicekit.buffer_budget import BufferedBytesBudget
 from pointsman_servicekit.grpc_server import ServerLimits, serving
 from pointsman_servicekit.process import freeze_gc, start_worker_threads, trimming_heap, wait_for_stop_signal
+from pointsman_servicekit.setting_names import UnknownSetting, require_known_settings
 from pointsman_servicekit.tls import server_tls
 from pointsman_servicekit.tracing.exporting import OtelSettingsError, exporting_spans, tracing_server_interceptors
 from pointsman_servicekit.workers import WORKER_OPTION, connect_supervisor
@@ -61,6 +62,7 @@ def main() -> int:
     try:
         if folder:
             return asyncio.run(check_engine_of(folder, given.engine)) if given.engine else check(folder)
+        require_known_settings("POINTSMAN_GATEWAY_", Settings.model_fields, os.environ)
         settings = Settings()
         name = f"gateway-{given.worker[0]}" if given.worker else "gateway"
         logs.configure_logging(name, settings.log_level, settings.log_format)
@@ -72,7 +74,7 @@ def main() -> int:
             asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
         ):
             runner.run(run(settings, spans, given.worker))
-    except (ConfigError, ModelMissing, OtelSettingsError, OSError) as error:
+    except (ConfigError, ModelMissing, OtelSettingsError, UnknownSetting, OSError) as error:
         print(f"pointsman_gateway: {error}", file=sys.stderr)
         return 1
     return 0

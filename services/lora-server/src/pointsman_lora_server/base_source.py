@@ -12,14 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pointsman_lora_server.base_config import context_window, read_json
 from pointsman_lora_server.base_model import BaseModelError
 from pointsman_lora_server.checks.base_layers import read_base
 from pointsman_lora_server.machine import free_memory
+from pointsman_lora_server.model_folder import PATTERNS, UNNEEDED, read_context_window, read_json
 
-PATTERNS = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
-"""Files of a repository that are needed; others hold the same weights again, in other formats."""
-UNNEEDED = ("original/*", "consolidated*", "onnx/*")
 GIB = 1 << 30
 KV_CACHE_BYTES = 2 * GIB
 """Room for the KV cache, in addition to the weights."""
@@ -74,7 +71,7 @@ def inspect(folder: Path) -> dict[str, Any]:
     if not base.layers:
         raise BaseModelError(f"{folder} has no linear layers that adapters could change")
     return {
-        "context_window": context_window(folder, config),
+        "context_window": read_context_window(folder),
         "weight_bytes": sum(file.stat().st_size for file in weights),
         "layers": len(base.layers),
         "has_chat_template": bool(base.chat_template_sha256),

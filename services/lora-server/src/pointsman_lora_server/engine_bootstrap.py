@@ -10,7 +10,6 @@ from typing import Protocol
 
 from pointsman_servicekit.tracing.exporting import traces_endpoint
 
-from pointsman_lora_server.base_config import read_context_window
 from pointsman_lora_server.base_model import BaseModelError
 from pointsman_lora_server.checks.base_layers import read_base
 from pointsman_lora_server.engine.attachment import Attachment
@@ -29,6 +28,7 @@ from pointsman_lora_server.engine.tool_calls import choose_tool_calling
 from pointsman_lora_server.engine.vllm_client import EngineFacts, VllmClient, open_client
 from pointsman_lora_server.engine_state import EngineStateStore
 from pointsman_lora_server.machine import MAX_DEFAULT_HELD, cpu_flags, default_held, free_memory, has_gpu
+from pointsman_lora_server.model_folder import read_context_window
 from pointsman_lora_server.settings import Settings
 
 log = logging.getLogger(__name__)

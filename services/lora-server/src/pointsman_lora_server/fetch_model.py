@@ -1,62 +1,98 @@
-"""Copies a model's folder from a hub or a bucket: `python -m pointsman_lora_server.fetch_model URL FOLDER`.
+"""Copies a model from a hub or a bucket: `python -m pointsman_lora_server.fetch_model URL FOLDER`.
 
-URL is one of fsspec's: hf://ORGANISATION/MODEL@REVISION (in an environment with huggingface_hub), s3://BUCKET/FOLDER
-(with s3fs). Runs as a Kubernetes Job before the engine starts. A complete folder is not fetched again.
+FOLDER is the model's own. URL is hf://ORGANISATION/MODEL@REVISION (in an environment with huggingface_hub), or one of
+fsspec's, as s3://BUCKET/FOLDER (with s3fs). Runs as a Kubernetes Job before the engine starts. A complete folder is not
+fetched again, and an interrupted download goes on. Of other models next to FOLDER, only the one that was completed last
+is kept, because engines may still run with it.
 """
 
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 
 import fsspec
 
+from pointsman_lora_server.model_folder import PATTERNS, UNNEEDED
+
 MARKER = ".source"
 """The file that contains the URL. It is written last, so a folder with this file is complete."""
-_UNFINISHED = ".unfinished"
+_STARTED = ".fetching"
+"""The file that contains the URL from the first byte on."""
+
+HubDownload = Callable[[str, str | None, Path], None]
+"""Downloads the missing files of a repository, at a revision, into a folder."""
 
 
 class FetchError(Exception):
     """The model cannot be fetched; the message says why."""
 
 
-def fetch(url: str, folder: Path) -> bool:
-    """Fetches the model, and returns whether a download was necessary. Replaces a model from another URL.
+def download_from_hub(repository: str, revision: str | None, folder: Path) -> None:
+    from huggingface_hub import snapshot_download
 
-    Raises FetchError.
+    snapshot_download(
+        repository, revision=revision, local_dir=folder, allow_patterns=[*PATTERNS], ignore_patterns=[*UNNEEDED]
+    )
+
+
+def fetch(url: str, folder: Path, hub_download: HubDownload = download_from_hub) -> bool:
+    """Fetches the model, and returns whether a download was necessary.
+
+    Raises FetchError, also if the folder holds another model.
     """
-    marker = folder / MARKER
-    if marker.exists() and marker.read_text().strip() == url:
+    if _text_of(folder / MARKER) == url:
         return False
+    if any(_text_of(folder / name) not in ("", url) for name in (MARKER, _STARTED)):
+        raise FetchError(f"{folder} holds another model, {_text_of(folder / _STARTED)}; name a folder of its own")
     try:
-        files, path = fsspec.core.url_to_fs(url)
-        if not files.isdir(path):
-            raise FetchError(f"{url} is no folder, or may not be read")
+        _remove_earlier_models(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        for old in folder.iterdir():  # the folder itself may be where a volume is mounted
-            _remove(old)
-        unfinished = folder / _UNFINISHED
-        files.get(f"{path.rstrip('/')}/", f"{unfinished}/", recursive=True)
-        if not (unfinished / "config.json").exists():
+        (folder / _STARTED).write_text(f"{url}\n")
+        if url.startswith("hf://"):
+            repository, _, revision = url.removeprefix("hf://").partition("@")
+            hub_download(repository, revision or None, folder)
+        else:
+            _copy_from_bucket(url, folder)
+        if not (folder / "config.json").exists():
             raise FetchError(f"{url} holds no model: there is no config.json")
-        for new in unfinished.iterdir():
-            new.rename(folder / new.name)
-        unfinished.rmdir()
-        marker.write_text(f"{url}\n")
+        (folder / MARKER).write_text(f"{url}\n")
     except FetchError:
         raise
-    except Exception as error:  # each of fsspec's implementations raises errors of its own client library
+    except Exception as error:  # each client library raises errors of its own
         raise FetchError(f"{url} cannot be fetched to {folder}: {type(error).__name__}: {error}") from error
     return True
 
 
-def _remove(old: Path) -> None:
-    if old.name == "lost+found":
-        return  # of a volume's file system
-    if old.is_dir() and not old.is_symlink():
-        shutil.rmtree(old)
-    else:
-        old.unlink()
+def _copy_from_bucket(url: str, folder: Path) -> None:
+    """Copies the files that are missing or of another size."""
+    files, path = fsspec.core.url_to_fs(url)
+    root = path.rstrip("/")
+    if not files.isdir(root):
+        raise FetchError(f"{url} is no folder, or may not be read")
+    for name, facts in files.find(root, detail=True).items():
+        relative = name.removeprefix(f"{root}/")
+        target = folder / relative
+        needed = not any(fnmatch(relative, pattern) for pattern in UNNEEDED)
+        if needed and not (target.is_file() and target.stat().st_size == facts["size"]):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            files.get_file(name, str(target))
+
+
+def _remove_earlier_models(folder: Path) -> None:
+    """Removes models that this module has fetched next to the folder, but the one that was completed last."""
+    others = [started.parent for started in folder.parent.glob(f"*/{_STARTED}") if started.parent != folder]
+    complete = sorted(
+        (each for each in others if (each / MARKER).exists()), key=lambda each: (each / MARKER).stat().st_mtime
+    )
+    for each in others:
+        if each not in complete[-1:]:
+            shutil.rmtree(each)
+
+
+def _text_of(file: Path) -> str:
+    return file.read_text().strip() if file.exists() else ""
 
 
 def main(arguments: Sequence[str]) -> int:

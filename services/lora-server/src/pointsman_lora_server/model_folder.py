@@ -1,4 +1,4 @@
-"""Reads a base model's config.json."""
+"""What a base model's folder in Hugging Face's format holds: the files that are needed, and its context window."""
 
 import json
 from collections.abc import Mapping
@@ -7,12 +7,15 @@ from typing import Any
 
 from pointsman_lora_server.base_model import BaseModelError
 
+PATTERNS = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
+"""Files of a repository that are needed; others hold the same weights again, in other formats."""
+UNNEEDED = ("original/*", "consolidated*", "onnx/*")
 CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
 """Names by which architectures state the context window in config.json."""
 
 
 def read_json(file: Path) -> Mapping[str, Any]:
-    """Returns the JSON object in a file; raises BaseModelError."""
+    """Returns the object in a JSON file; raises BaseModelError if there is none."""
     try:
         content = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError) as error:
@@ -24,10 +27,7 @@ def read_json(file: Path) -> Mapping[str, Any]:
 
 def read_context_window(folder: Path) -> int:
     """Returns the context window in tokens that the folder's config.json states; raises BaseModelError if none."""
-    return context_window(folder, read_json(folder / "config.json"))
-
-
-def context_window(folder: Path, config: Mapping[str, Any]) -> int:
+    config = read_json(folder / "config.json")
     text = config.get("text_config")  # of models that read images too
     for part in (config, text if isinstance(text, Mapping) else {}):
         for key in CONTEXT_KEYS:

@@ -1,0 +1,37 @@
+"""Validates custom resources by the published schemas of their definitions, in crds/ without descriptions."""
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jsonschema.validators import Draft202012Validator
+
+FOLDER = Path(__file__).parent / "crds"
+KINDS = frozenset(file.stem for file in FOLDER.glob("*.json"))
+
+
+def violations(object: dict[str, Any]) -> list[str]:
+    """Returns the errors with which an API server with the definition would reject the object, strictly."""
+    schema = _schema(object["kind"])
+    wrong = [] if object["apiVersion"] == schema["apiVersion"] else [f"apiVersion is not {schema['apiVersion']}"]
+    return wrong + [error.message for error in Draft202012Validator(schema).iter_errors(object)]
+
+
+@cache
+def _schema(kind: str) -> dict[str, Any]:
+    schema: dict[str, Any] = _strict(json.loads((FOLDER / f"{kind}.json").read_text()))
+    return schema
+
+
+def _strict(schema: Any) -> Any:
+    """Forbids unknown fields, as a strict validation on the server's side does."""
+    if isinstance(schema, list):
+        return [_strict(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    strict = {key: _strict(value) for key, value in schema.items()}
+    is_open = schema.get("x-kubernetes-preserve-unknown-fields")
+    if schema.get("type") == "object" and isinstance(schema.get("properties"), dict) and not is_open:
+        strict["additionalProperties"] = False
+    return strict
