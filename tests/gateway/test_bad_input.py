@@ -167,13 +167,23 @@ def test_a_rules_pattern_is_shown_the_ends_of_a_long_text_and_the_match_says_so(
         assert match.notes == character_excerpt(text).notes
 
 
-def test_a_quadratic_pattern_is_stopped() -> None:
-    match = rules_of(r"\s+$").match(asking(" " * MEGABYTE + "x"))
-    assert match is None or not match.task
-
-
 EVIL = "^(a|aa)+$"
 """Takes time that grows exponentially with the text."""
+
+
+QUADRATIC = r"(\s)+$"
+"""Takes seconds for the longest text that it is shown."""
+
+
+def test_a_quadratic_pattern_is_stopped() -> None:
+    text = "x" + " " * (2 * CHARACTERS_PER_END - 2) + "x"
+    began = thread_time()
+
+    match = rules_of(QUADRATIC).match(asking(text))
+
+    assert thread_time() - began < 0.5
+    assert match is not None
+    assert match.notes == (f"rule r0: the search for {QUADRATIC!r} was given up after 50 ms",)
 
 
 def test_all_patterns_of_rules_together_have_50_ms() -> None:

@@ -348,6 +348,33 @@ async def test_an_engines_failure_is_reported_with_its_cause(
     assert gateway.metric("pointsman_embedding_tokens_total", model="small") == 0
 
 
+SECRET = "sk-" + "a" * 40
+LONG_ERROR = {"message": f"Wrong key {SECRET} {'x' * 50_000}", "param": f"{SECRET} {'x' * 10_000}"}
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        Refusal(400, {"error": LONG_ERROR}),
+        Refusal(404, {"error": LONG_ERROR}),
+        Refusal(500, {"error": LONG_ERROR}),
+        Refusal(500, f"{SECRET} {'x' * 60_000}"),
+        f"{SECRET} is wrong".encode(),
+    ],
+)
+async def test_an_engines_error_is_masked_and_cut(
+    http: httpx.AsyncClient, engine: ScriptedEngine, failure: Any
+) -> None:
+    engine.embeds = lambda body: failure
+
+    answer = await http.post(URL, json={"model": "small", "input": "a"})
+
+    assert answer.status_code >= 400
+    assert len(answer.text) < 2600
+    assert "[secret]" in answer.text
+    assert SECRET[:10] not in answer.text
+
+
 async def test_a_closed_connection_is_reopened(http: httpx.AsyncClient, engine: ScriptedEngine) -> None:
     for _ in range(2):
         assert (await http.post(URL, json={"model": "small", "input": "a"})).status_code == 200

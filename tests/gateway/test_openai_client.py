@@ -213,10 +213,11 @@ async def test_an_error_in_an_anthropic_stream_is_masked_and_cut(engine: Scripte
 
 @pytest.mark.parametrize("status", [400, 500])
 async def test_the_message_of_a_response_is_cut(engine: ScriptedEngine, stream: Stream, status: int) -> None:
-    engine.refuses(status, {"error": {"message": "x" * 100_000}})
+    engine.refuses(status, {"error": {"message": "x" * 100_000, "param": "x" * 10_000}})
     with pytest.raises(PointsmanError) as told:
         await collect(stream())
     assert len(told.value.message) < 2100
+    assert len(told.value.param or "") < 300
 
 
 VALIDATION = {"error": {"message": "top_k must be 1 or more", "type": "BadRequestError", "param": "top_k", "code": 400}}

@@ -175,7 +175,8 @@ async def test_a_leaving_server_waits_until_others_hold_its_versions() -> None:
     registry = Moving(**{A: {VERSION}, B: set()})
     leaving = PlacementPlanner(registry, A)
     leaving.leaving = True
-    await leaving.wait_until_handed_over(lambda: DESIRED, frozenset({VERSION}))
+    async with asyncio.timeout(5):
+        await leaving.wait_until_handed_over(lambda: DESIRED, frozenset({VERSION}))
     assert registry.holds[B] == {VERSION}
     assert leaving.placed_here(DESIRED) == frozenset()
 

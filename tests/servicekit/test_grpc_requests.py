@@ -1,5 +1,7 @@
 """How a request message is received: after authorization, and within limits of time, number of fields, and memory."""
 
+import sys
+from types import FrameType
 from typing import Any
 
 import grpc
@@ -144,8 +146,32 @@ def test_the_fields_of_a_message_and_of_those_in_it_are_counted(messages: list[p
             assert has_more_fields(raw, pb.GenerateRequest.DESCRIPTOR, limit) is (count > limit)
 
 
-@given(st.binary(max_size=300), st.integers(0, 20))
-def test_what_is_no_message_is_read_to_its_end_at_most(raw: bytes, limit: int) -> None:
-    found = has_more_fields(raw, pb.GenerateRequest.DESCRIPTOR, limit)
+def numbers_read(raw: bytes, limit: int) -> list[int]:
+    """Returns where in a message numbers were read to count its fields."""
+    found: list[int] = []
 
-    assert not found or len(raw) > 2 * limit  # a short message is not read
+    def profile(frame: FrameType, event: str, _: Any) -> None:
+        if event == "call" and frame.f_code.co_name == "_varint" and frame.f_locals["at"] < frame.f_locals["end"]:
+            found.append(frame.f_locals["at"])
+
+    sys.setprofile(profile)
+    try:
+        has_more_fields(raw, pb.GenerateRequest.DESCRIPTOR, limit)
+    finally:
+        sys.setprofile(None)
+    return found
+
+
+CUT_MESSAGES = st.builds(
+    lambda messages, length: pb.GenerateRequest(messages=messages).SerializeToString()[:length],
+    MESSAGES,
+    st.integers(0, 300),
+)
+
+
+@given(st.binary(max_size=300) | CUT_MESSAGES, st.integers(0, 150))
+def test_no_byte_of_a_message_is_read_twice(raw: bytes, limit: int) -> None:
+    read = numbers_read(raw, limit)
+
+    assert len(set(read)) == len(read) <= 3 * (limit + 1)
+    assert bool(read) is (len(raw) > 2 * limit > 0)

@@ -1,4 +1,4 @@
-"""Redaction of texts before they are stored: a hook from text to text, and a ready-made hook."""
+"""Redaction of texts before they are stored, by a hook or a ready-made one, and of engines' errors for clients."""
 
 import importlib
 import logging
@@ -11,6 +11,11 @@ from pointsman_servicekit.logs import mask_secrets
 log = logging.getLogger(__name__)
 
 Redact = Callable[[str], str]
+
+MAX_ERROR_CHARACTERS = 2000
+"""Of an engine's error message; the rest is cut."""
+MAX_PARAM_CHARACTERS = 200
+"""Of the field that an engine's error names."""
 
 _EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}")
 _NUMBER = re.compile(r"(?<![\w.,])(?:\+|\(|00)?\d(?:[ ./()-]{0,2}\d){6,24}(?!\w)")
@@ -94,6 +99,12 @@ def load_hook(name: str) -> Redact | None:
         raise InvalidHook(f"'{name}' is no function")
     hook: Redact = found
     return hook
+
+
+def shown_error(text: str, max_characters: int = MAX_ERROR_CHARACTERS) -> str:
+    """Returns what an engine has written about an error, as clients may see it: cut, and without keys."""
+    shown = mask_secrets(text[: 2 * MAX_ERROR_CHARACTERS])
+    return shown if len(shown) <= max_characters else f"{shown[:max_characters]}…"
 
 
 def redact_common(text: str) -> str:

@@ -14,7 +14,6 @@ from typing import Any, Protocol
 
 import msgspec
 from pointsman_servicekit.errors import InvalidArgument, NotFound, PointsmanError, Unavailable
-from pointsman_servicekit.logs import mask_secrets
 
 from pointsman_gateway.domain import Overflow, Vector
 from pointsman_gateway.embeddings.stage import EmbeddingRequest, EncodedEmbeddings
@@ -26,6 +25,7 @@ from pointsman_gateway.embeddings.windows import (
     split_text,
 )
 from pointsman_gateway.extensions.http_poster import HttpPoster, HttpReply, HttpUnreachable
+from pointsman_gateway.redaction import MAX_PARAM_CHARACTERS, shown_error
 
 MAX_REPLY_BYTES = 128 * 1024 * 1024
 """Bytes: 2048 vectors of 3072 numbers in full."""
@@ -89,7 +89,7 @@ class RemoteEmbedder:
         """
         head, tail = _ends(reply.pieces)
         if not head.lstrip().startswith(b"{") or not tail.rstrip().endswith(b"}"):
-            raise self._failed(f"its answer is no JSON object: {head[:100]!r}")
+            raise self._failed(f"its answer is no JSON object: {_text(head, 100)!r}")
         usage = _usage(tail) or _usage(head) or {}
         counted = usage.get("total_tokens") or usage.get("prompt_tokens")
         most = inputs.max_tokens + MAX_ADDED_TOKENS * inputs.count
@@ -103,15 +103,16 @@ class RemoteEmbedder:
 
     def _refused(self, reply: HttpReply) -> PointsmanError:
         body = b"".join(reply.pieces)[:65536]
-        message, param = body[:500].decode("utf-8", "replace"), None
+        message, param = _text(body, 500), None
         with suppress(
             ValueError, LookupError, TypeError, AttributeError, RecursionError
         ):  # not in OpenAI's error format
             error = json.loads(body)["error"]
             message, param = str(error["message"]), error.get("param")
-        message = mask_secrets(message)  # it may quote the API key
+        message = shown_error(message)  # it may quote the API key
         if reply.status in (400, 413, 422):
-            return InvalidArgument(message, code="engine_refused", param=param if isinstance(param, str) else None)
+            param = shown_error(param, MAX_PARAM_CHARACTERS) if isinstance(param, str) else None
+            return InvalidArgument(message, code="engine_refused", param=param)
         text = f"embedding model '{self._endpoint.name}': its engine answered {reply.status}: {message}"
         if reply.status == 404:
             missing = NotFound(text, code="model_not_served", param="model")
@@ -125,10 +126,15 @@ class RemoteEmbedder:
 
     def _failed(self, reason: str) -> Unavailable:
         return Unavailable(
-            f"embedding model '{self._endpoint.name}': its engine failed: {reason}",
+            f"embedding model '{self._endpoint.name}': its engine failed: {shown_error(reason)}",
             code="engine_unavailable",
             retry_after=1.0,
         )
+
+
+def _text(start: bytes, max_characters: int) -> str:
+    """Returns the start of a response, as clients may see it."""
+    return shown_error(start.decode("utf-8", "replace"), max_characters)
 
 
 def _ends(pieces: tuple[bytes, ...]) -> tuple[bytes, bytes]:

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import msgspec
-from pointsman_servicekit.logs import mask_secrets
 
 from pointsman_gateway.config.providers import EngineApi
 from pointsman_gateway.engines.engine_state import Engine
@@ -18,6 +17,7 @@ from pointsman_gateway.engines.engines import Engines
 from pointsman_gateway.engines.http_post import PooledPoster
 from pointsman_gateway.engines.metrics import EngineMetrics
 from pointsman_gateway.extensions.http_poster import HttpReply, HttpUnreachable
+from pointsman_gateway.redaction import shown_error
 
 log = logging.getLogger(__name__)
 
@@ -207,14 +207,14 @@ async def list_models(http: PooledPoster, url: str, api: EngineApi) -> Sequence[
     try:
         return _decode(body).data
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        start = mask_secrets(body[:60].decode("utf-8", "replace"))
+        start = shown_error(body.decode("utf-8", "replace"), 60)
         raise NotListed(f"{listing} is no list of models in OpenAI's format; it begins {start!r}", "invalid") from error
 
 
 def _rejection(listing: str, reply: HttpReply, body: bytes) -> NotListed:
     answered = f"{listing} answered {reply.status}"
     if 300 <= reply.status < 400:
-        target = f" to {reply.location[:200]!r}" if reply.location else ""
+        target = f" to {shown_error(reply.location, 200)!r}" if reply.location else ""
         return NotListed(f"{answered}, a redirect{target}, which is not followed: correct the url", "redirect")
     if reply.status in (401, 403):
         return NotListed(f"{answered}: the key is missing or rejected, check api_key_env and provider", "rejected")
@@ -222,7 +222,7 @@ def _rejection(listing: str, reply: HttpReply, body: bytes) -> NotListed:
         return NotListed(f"{answered}: `adapters: discover` needs an engine that lists its models", "missing")
     if reply.status == 429:
         return NotListed(f"{answered}: too many requests", "overloaded", reply.retry_after or 0.0)
-    start = mask_secrets(body[:200].decode("utf-8", "replace"))
+    start = shown_error(body.decode("utf-8", "replace"), 200)
     return NotListed(f"{answered}: {start!r}", "error", reply.retry_after or 0.0)
 
 

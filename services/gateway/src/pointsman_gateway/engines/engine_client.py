@@ -20,12 +20,12 @@ from typing import Protocol
 
 import msgspec
 from pointsman_servicekit.errors import DeadlineExceeded, InvalidArgument, NotFound, PointsmanError, Unavailable
-from pointsman_servicekit.logs import mask_secrets
 
 from pointsman_gateway.config.engine_config import Timeouts
 from pointsman_gateway.config.providers import DEFAULT_API, EngineApi
 from pointsman_gateway.domain import ANONYMOUS, Caller, Message, Operation, Sampling
 from pointsman_gateway.ports import ChunkSink
+from pointsman_gateway.redaction import MAX_PARAM_CHARACTERS, shown_error
 
 log = logging.getLogger(__name__)
 
@@ -50,9 +50,6 @@ NOT_RESIDENT = "adapter_not_resident"
 
 KEY_CODES = ("invalid_api_key", "API_KEY_INVALID")
 """Codes of errors for a wrong API key; Google sends its with status 400."""
-
-MAX_ERROR_CHARACTERS = 2000
-"""Of an engine's error message; the rest is cut."""
 
 MAX_COOLDOWN_SECONDS = 30.0
 """Longer Retry-After values of engines are cut to this."""
@@ -174,7 +171,8 @@ def refused(
     """Returns the error for a response that is not a stream; `param` and `code` are from its body. `retry_after` is in
     seconds.
     """
-    message = _shown(message)
+    message, location = shown_error(message), shown_error(location, 200)
+    param = param and shown_error(param, MAX_PARAM_CHARACTERS)
     if status in (400, 413, 422) and code not in KEY_CODES:
         # Azure writes "prompt" for one that its content filter has rejected.
         is_too_long = param in ("input_tokens", "prompt") and code != "content_filter"
@@ -185,7 +183,7 @@ def refused(
         return InvalidArgument(message, code="engine_refused", param=param)
     text = f"engine '{request.engine}' answered {status}: {message}"
     if 300 <= status < 400:
-        text = f"engine '{request.engine}' answered {status}, a redirect to '{location[:200]}', which is not followed"
+        text = f"engine '{request.engine}' answered {status}, a redirect to '{location}', which is not followed"
     elif status in (401, 403) or code in KEY_CODES:
         text = f"{text}; check its api_key_env and provider"
     if status in (429, 529):  # 529 is Anthropic's
@@ -215,7 +213,7 @@ def not_resident(engine: str, version: str) -> NotResident:
 
 def broke_off(request: EngineRequest, why: str) -> Unavailable:
     """Returns the error for an engine that is unreachable, or whose connection was lost before the answer's end."""
-    return TransientFailure(f"engine '{request.engine}' failed: {_shown(why)}", code=UNAVAILABLE, retry_after=1.0)
+    return TransientFailure(f"engine '{request.engine}' failed: {shown_error(why)}", code=UNAVAILABLE, retry_after=1.0)
 
 
 def unreadable(request: EngineRequest, bug: Exception) -> Unavailable:
@@ -248,12 +246,6 @@ def out_of_time() -> DeadlineExceeded:
 
 def _late(request: EngineRequest, code: str, why: str) -> Unavailable:
     return EngineFailed(f"engine '{request.engine}' failed: {why}", code=code, retry_after=1.0)
-
-
-def _shown(text: str) -> str:
-    """Returns what an engine has written about an error, as clients may see it: cut, and without keys."""
-    shown = mask_secrets(text[: 2 * MAX_ERROR_CHARACTERS])
-    return shown if len(shown) <= MAX_ERROR_CHARACTERS else f"{shown[:MAX_ERROR_CHARACTERS]}…"
 
 
 def _cut(retry_after: float | None) -> float | None:
