@@ -106,6 +106,31 @@ async def test_blocks_arrive_as_they_were_sent(claude: httpx.AsyncClient, anthro
     assert anthropic.bodies[0]["messages"] == CONVERSATION
 
 
+CITED: Mapping[str, Any] = {"citations": {"enabled": True}}
+FOUND = {"type": "search_result", "source": "https://x.example", "title": "Rules", "content": [said("No hats.")]}
+PAGES = {
+    "type": "document",
+    "title": "Pages",
+    "context": "of the house",
+    "source": {"type": "content", "content": [said("No umbrellas."), {**PICTURE, **CACHED}, said("No dogs.")]},
+}
+
+
+async def test_search_results_and_documents_of_blocks_keep_their_form(
+    claude: httpx.AsyncClient, anthropic: Anthropic
+) -> None:
+    found = {**FOUND, "content": [said("No hats."), said("No boots.", **CACHED)], **CITED, **LONG}
+    result = {"type": "tool_result", "tool_use_id": "c1", "content": [{**FOUND, **CITED}, said("see"), {**FOUND}]}
+    messages = [
+        {"role": "user", "content": [said("Read:"), FOUND, {**PAGES, **CITED}, said("and"), found, PICTURE]},
+        {"role": "assistant", "content": [USE]},
+        {"role": "user", "content": [result, PAGES, said("May I?")]},
+    ]
+    answered = await claude.post(MESSAGES, json=asked(*messages))
+    assert answered.status_code == 200, answered.text
+    assert anthropic.bodies[0]["messages"] == messages
+
+
 async def test_a_paths_own_system_prompt_comes_before_the_cached_one(
     neighbours: Neighbours, anthropic: Anthropic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -322,9 +347,10 @@ async def test_a_redacted_text_is_redacted_in_its_block_too(guarded: httpx.Async
         "type": "document", "title": f"By {EMAIL}", "context": EMAIL, **CACHED,
         "source": {"type": "text", "media_type": "text/plain", "data": f" Says {EMAIL} now."},
     }  # fmt: skip
+    found = {"type": "search_result", "source": EMAIL, "title": EMAIL, "content": [said(f"Ask {EMAIL} now.")], **CITED}
     result = {"type": "tool_result", "tool_use_id": "c1", "is_error": True, "content": [said(f"no {EMAIL}", **CACHED)]}
     messages = [
-        {"role": "user", "content": [said(f"I am {EMAIL} here"), document, said("It rains.", **CACHED)]},
+        {"role": "user", "content": [said(f"I am {EMAIL} here"), document, found, said("It rains.", **CACHED)]},
         {"role": "assistant", "content": [{**USE, "input": {"to": EMAIL}, **CACHED}]},
         {"role": "user", "content": [result, PICTURE, said(f"And {EMAIL}?", **LONG)]},
     ]

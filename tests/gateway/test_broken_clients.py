@@ -9,10 +9,20 @@ from typing import Any
 import pytest
 from pointsman_gateway.breaker import Breaker
 from pointsman_gateway.engines.engine_state import EngineState
+from pointsman_gateway.engines.http1 import Pool
 from pointsman_gateway.engines.openai_client import OpenAIClient
 from pointsman_servicekit.errors import Unavailable
 
-from tests.gateway.doubles.broken_clients import BrokenPool, BrokenSdk, BrokenStream, Bug, events_of, use_client
+from tests.gateway.doubles.anthropic_api import running_anthropic
+from tests.gateway.doubles.broken_clients import (
+    BrokenPool,
+    BrokenReading,
+    BrokenSdk,
+    BrokenStream,
+    Bug,
+    events_of,
+    use_client,
+)
 from tests.gateway.doubles.engine import BREAK, DONE, ScriptedEngine, Step, chunk
 from tests.gateway.doubles.gateway import Gateway, Neighbours
 from tests.gateway.doubles.waiting import until
@@ -49,17 +59,81 @@ async def fails_and_frees_everything(gateway: Gateway, model: str, engine: str, 
     assert len(tracebacks) == bugs
 
 
+HELLO, WORLD = chunk("Hel"), chunk("lo")
+LONG = [chunk("Hel"), *[chunk("lo" * 5000)] * 20, DONE]
+"""More than is read in one step."""
+
+
+@pytest.mark.parametrize(
+    ("where", "steps", "bugs"),
+    [
+        ("post 1", [HELLO, DONE], 1),
+        ("read_some 1", [HELLO, DONE], 1),
+        ("failure", [HELLO, WORLD, BREAK], 1),
+        ("read_some 2", LONG, 1),  # when the run resumes the transfer
+        ("read_some 3", LONG, 1),  # in the next step of the event loop
+        ("connection_lost", [HELLO, WORLD, BREAK], 1),
+        # The parser catches what its callbacks raise.
+        ("on_header", [HELLO, DONE], 0),
+        ("on_headers_complete", [HELLO, DONE], 0),
+        ("on_body", [HELLO, DONE], 0),
+    ],
+)
 async def test_a_bug_while_an_engines_answer_is_read_is_the_engines_failure(
+    gateway: Gateway, engine: ScriptedEngine, caplog: pytest.LogCaptureFixture, where: str, steps: list[Step], bugs: int
+) -> None:
+    engine.says(*steps)
+    use_client(gateway, OpenAIClient(BrokenPool(where)))
+    await fails_and_frees_everything(gateway, "tiny", "local", caplog, bugs)
+    await until(lambda: engine.running == 0)
+
+
+async def test_a_bug_when_more_arrives_is_the_engines_failure(
     gateway: Gateway, engine: ScriptedEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    ends: dict[str, Step] = {"post": DONE, "read 1": DONE, "read 2": DONE, "failure": BREAK}
-    for where, last in ends.items():
-        later = asyncio.Event()
-        asyncio.get_running_loop().call_later(0.05, later.set)
-        engine.says(chunk("Hel"), later, chunk("lo"), last)
-        use_client(gateway, OpenAIClient(BrokenPool(where)))
-        await fails_and_frees_everything(gateway, "tiny", "local", caplog)
-        await until(lambda: engine.running == 0)
+    later = asyncio.Event()
+    asyncio.get_running_loop().call_later(0.05, later.set)
+    engine.says(HELLO, later, WORLD, DONE)
+    use_client(gateway, OpenAIClient(BrokenPool("read_some 2")))
+    await fails_and_frees_everything(gateway, "tiny", "local", caplog)
+
+
+async def test_a_bug_of_a_pooled_connection_is_the_engines_failure(
+    gateway: Gateway, engine: ScriptedEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    use_client(gateway, OpenAIClient(BrokenPool("post 2")))
+    await events_of(gateway, "tiny")
+    await fails_and_frees_everything(gateway, "tiny", "local", caplog)
+    await until(lambda: engine.running == 0)
+
+
+async def test_a_bug_of_the_connection_that_replaces_a_pooled_one_is_the_engines_failure(
+    gateway: Gateway, engine: ScriptedEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    use_client(gateway, OpenAIClient(BrokenPool("post 1", first=2)))
+    await events_of(gateway, "tiny")
+    engine.drops_next = True
+    await fails_and_frees_everything(gateway, "tiny", "local", caplog)
+    assert not engine.drops_next
+    await until(lambda: engine.running == 0)
+
+
+async def test_a_bug_of_anthropics_reader_is_the_engines_failure(
+    neighbours: Neighbours, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running_anthropic() as double:
+        double.hold = asyncio.Event()
+        monkeypatch.setenv("CLAUDE_KEY", "sk-ant")
+        neighbours.config.models["models"]["claude"] = {"upstream": "claude-haiku-4-5"}
+        neighbours.config.models["engines"]["claude"] = {
+            "model": "claude", "provider": "anthropic", "url": double.url, "api_key_env": "CLAUDE_KEY",
+        }  # fmt: skip
+        await neighbours.ready()
+        async with neighbours.gateway() as gateway:
+            for client in (OpenAIClient(BrokenPool("read_some 1")), BrokenReading(Pool())):
+                use_client(gateway, client)
+                await fails_and_frees_everything(gateway, "claude", "claude", caplog)
+                await until(lambda: double.running == 0)
 
 
 class TestLiteLLM:

@@ -23,24 +23,39 @@ def guardrail(neighbours: Neighbours, request: pytest.FixtureRequest) -> None:
     ]
 
 
-def tool_call(name: str) -> dict[str, Any]:
-    return {"id": "call_1", "type": "function", "function": {"name": name, "arguments": "{}"}}
+def tool_call(name: str, arguments: Any = "{}") -> dict[str, Any]:
+    return {"id": "call_1", "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
-SCHEMA = {"type": "object", "description": SECRET}
-BODIES: dict[str, dict[str, Any]] = {
-    "the name of a message": {"messages": [{"role": "user", "content": "Hello", "name": SECRET}]},
-    "the name of a called function": {
+def call_of(name: str, arguments: Any = "{}") -> dict[str, Any]:
+    return {
         "messages": [
             {"role": "user", "content": "Hello"},
-            {"role": "assistant", "content": "", "tool_calls": [tool_call(SECRET)]},
+            {"role": "assistant", "content": "", "tool_calls": [tool_call(name, arguments)]},
             {"role": "tool", "content": "done", "tool_call_id": "call_1"},
         ]
-    },
+    }
+
+
+def schema(**fields: Any) -> dict[str, Any]:
+    given = {"type": "object", **fields}
+    return {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": given}}}
+
+
+BODIES: dict[str, dict[str, Any]] = {
+    "the name of a message": {"messages": [{"role": "user", "content": "Hello", "name": SECRET}]},
+    "the name of a called function": call_of(SECRET),
+    "arguments in an object": call_of("f", {"id": {"data": SECRET}, "type": SECRET}),
     "stop": {"stop": [SECRET]},
-    "response_format": {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": SCHEMA}}},
+    "response_format": schema(description=SECRET),
+    "a property whose name is that of encrypted data": schema(properties={"data": {"description": SECRET}}),
+    "a property whose name is that of an id": schema(properties={"id": {"enum": [SECRET]}, "type": {"const": SECRET}}),
+    "a property whose name is that of a parameter": schema(properties={"prompt": {"title": SECRET}}),
     "structured_outputs": {"structured_outputs": {"choice": [SECRET, "b"]}},
     "chat_template_kwargs": {"chat_template_kwargs": {"note": SECRET}},
+    "a template's variable whose name is that of an id": {"chat_template_kwargs": {"id": SECRET, "role": SECRET}},
+    "a template's variable that looks like a medium": {"chat_template_kwargs": {"url": f"data:{SECRET}"}},
+    "a document": {"documents": [{"title": "a", "data": SECRET, "signature": {"id": SECRET}}]},
 }
 
 
@@ -54,3 +69,25 @@ async def test_a_secret_in_any_field_is_redacted(http: httpx.AsyncClient, engine
     assert reply.status_code == 200, reply.text
     assert SECRET not in str(engine.bodies[-1])
     assert "[API_KEY]" in str(engine.bodies[-1])
+
+
+async def test_ids_signatures_and_types_stay_as_they_are(http: httpx.AsyncClient, engine: ScriptedEngine) -> None:
+    """A redaction would break them: an id no longer matches that of its result."""
+    engine.says(*answer("Hi"))
+    call = {**tool_call("f"), "id": SECRET}
+    details = [{"type": "reasoning.encrypted", "data": SECRET, "format": "x", "id": SECRET}]
+    body = {
+        "model": "path:small_talk",
+        "messages": [
+            {"role": "user", "content": "Hello"},
+            {"role": "assistant", "content": SECRET, "tool_calls": [call], "reasoning_details": details},
+            {"role": "tool", "content": "done", "tool_call_id": SECRET},
+        ],
+    }
+
+    reply = await http.post("/v1/chat/completions", json=body)
+
+    assert reply.status_code == 200, reply.text
+    said, result = engine.bodies[-1]["messages"][-2:]
+    assert (said["content"], said["tool_calls"], said["reasoning_details"]) == ("[API_KEY]", [call], details)
+    assert result["tool_call_id"] == SECRET

@@ -7,9 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from pointsman_gateway.config.models_file import ResilienceConfig, RetryConfig
-from pointsman_gateway.domain import Chunk, Event, Message, Request
+from pointsman_gateway.domain import Chunk, Chunks, Event, Message, Request
+from pointsman_gateway.engines.anthropic_events import MessagesReader
 from pointsman_gateway.engines.engine_client import EngineClient, EngineRequest
 from pointsman_gateway.engines.http1 import ConnectionFailed, EngineConnection, Origin, Pool
+from pointsman_gateway.engines.openai_client import OpenAIClient, OpenAITransfer
 from pointsman_gateway.engines.stage import EngineBackend
 from pointsman_gateway.ports import ChunkSink
 
@@ -38,41 +40,87 @@ class Bug(Exception):
 
 
 class BrokenConnection(EngineConnection):
-    """Raises `Bug` in `post`, in the first or second `read` that has data, or once it is asked how it was lost."""
+    """Raises `Bug` in one of its methods.
+
+    `where` is the method's name: `read_some` with the number of the call that has data, `post` with that of the call,
+    or a callback of the parser or the transport.
+    """
 
     def __init__(self, where: str) -> None:
         super().__init__()
         self._where = where
-        self._reads = 0
+        self._posts = self._reads = 0
 
     def post(self, head: bytes, body: bytes) -> None:
-        if self._where == "post":
-            raise Bug
+        self._posts += 1
+        self._break(f"post {self._posts}")
         super().post(head, body)
 
-    def read(self) -> bytes:
-        piece = super().read()
+    def read_some(self) -> bytes:
+        piece = super().read_some()
         self._reads += bool(piece)
-        if piece and self._where == f"read {self._reads}":
-            raise Bug
+        if piece:
+            self._break(f"read_some {self._reads}")
         return piece
 
     @property
     def failure(self) -> ConnectionFailed | None:
-        if super().failure is not None and self._where == "failure":
-            raise Bug
+        if super().failure is not None:
+            self._break("failure")
         return super().failure
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._break("on_header")
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._break("on_headers_complete")
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._break("on_body")
+        super().on_body(body)
+
+    def _stop_timer(self) -> None:
+        if self._transport is None:
+            self._break("connection_lost")
+        super()._stop_timer()
+
+    def _break(self, where: str) -> None:
+        if where == self._where:
+            self._where = ""  # what is closed after a bug is closed without another one
+            raise Bug
 
 
 class BrokenPool(Pool):
-    def __init__(self, where: str) -> None:
+    """Opens connections that break at `where`, but only from the connection with the number `first` on."""
+
+    def __init__(self, where: str, first: int = 1) -> None:
         super().__init__()
         self._where = where
+        self._first = first
+        self._opened = 0
 
     async def connect(self, origin: Origin, seconds: float, deadline: float) -> EngineConnection:
+        self._opened += 1
+        where = self._where if self._opened >= self._first else ""
         loop = asyncio.get_running_loop()
-        _, connection = await loop.create_connection(lambda: BrokenConnection(self._where), origin.host, origin.port)
+        _, connection = await loop.create_connection(lambda: BrokenConnection(where), origin.host, origin.port)
         return connection
+
+
+class BrokenReader(MessagesReader):
+    def read(self, piece: bytes) -> Chunks:
+        raise Bug
+
+
+class BrokenReading(OpenAIClient):
+    """Cannot read answers in Anthropic's format."""
+
+    def send(self, request: EngineRequest, sink: ChunkSink) -> OpenAITransfer:
+        transfer = super().send(request, sink)
+        transfer._reader = BrokenReader()
+        return transfer
 
 
 class SilentClient:

@@ -43,6 +43,8 @@ class ScriptedEngine:
         self.paths: list[str] = []
         self.connections: set[Any] = set()
         """The remote addresses of chat requests."""
+        self.drops_next = False
+        """Whether it closes the connection of the next chat request, as one that was idle too long."""
         self.running = 0
         self.sent = 0
         """Events sent since the last request arrived."""
@@ -81,6 +83,10 @@ class ScriptedEngine:
         self.paths.append(request.path)
         assert request.transport is not None
         self.connections.add(request.transport.get_extra_info("peername"))
+        if self.drops_next:
+            self.drops_next = False
+            request.transport.abort()
+            return web.Response()
         model = body["model"]
         unknown = self.adapters is not None and "@" in model and model not in self.adapters
         script = no_such_model(model) if unknown else self.script(body)

@@ -125,7 +125,11 @@ class CacheKeyBuilder:
         if self.config.similarity_threshold is None or not may_match_similar(request, sampling):
             return ""
         *earlier, last = request.messages
-        before = [*map(_message_key, earlier), dict(last.extra), [(b.kind, dict(b.fields)) for b in last.blocks]]
+        before = [
+            *map(_message_key, earlier),
+            dict(last.extra),
+            [(b.kind, dict(b.fields), b.members) for b in last.blocks],
+        ]
         # A collection that was deleted and created again may repeat an earlier version number.
         shown = [(p.document_id, p.start, p.text) for p in prompt.passages]
         return _digest(["near", *common, before, shown, distinguishing_words(request.query), self._embedding])
@@ -140,7 +144,7 @@ def _sampling_key(sampling: Sampling) -> list[Any]:
 def _message_key(message: Message) -> list[Any]:
     key: list[Any] = [message.role, message.content, dict(message.extra)]
     if message.blocks:
-        key.append([(block.kind, dict(block.fields), block.start, block.end) for block in message.blocks])
+        key.append([(b.kind, dict(b.fields), b.start, b.end, b.members) for b in message.blocks])
     return key
 
 

@@ -10,7 +10,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 BlockKind = Literal[
-    "text", "document_text", "repeated_text", "media", "moved_media", "tool_use", "tool_result", "thinking", "whole"
+    "text",
+    "document_text",
+    "repeated_text",
+    "media",
+    "moved_media",
+    "tool_use",
+    "tool_result",
+    "thinking",
+    "whole",
+    "group",
 ]
 """What a block refers to:
 
@@ -22,6 +31,7 @@ tool_use             the message's next tool call
 tool_result          the message itself, which is a result; the blocks after it are its content
 thinking             a part of the message's `reasoning`
 whole                nothing: its fields are the whole block
+group                nothing: its fields are a block whose content is the next blocks, as many as its `members`
 """
 
 Move = Callable[[int], int]
@@ -38,6 +48,7 @@ class Block:
     start: int = 0
     """Of the part of the text, or of the reasoning, that is the block's."""
     end: int = 0
+    members: int = 0
 
     @property
     def is_text(self) -> bool:

@@ -58,25 +58,31 @@ def _lay_out(message: Message) -> list[Block] | None:
         (part for part in parts if part["type"] != "text"),
         iter(extra.get("tool_calls") or ()),
     )
-    laid_out: list[Block] = []
+    into = laid_out = list[Block]()
+    members = 0
     try:
         for block in message.blocks:
+            into, members = (into, members - 1) if members else (laid_out, 0)
             match block.kind:
                 case "text" | "document_text":
-                    laid_out += _laid_out_text(next(of_text), block)
+                    into += _laid_out_text(next(of_text), block)
                 case "repeated_text":
                     next(of_text)
                 case "media":
-                    laid_out.append({**_to_block(next(of_media)), **block.fields})
+                    into.append({**_to_block(next(of_media)), **block.fields})
                 case "moved_media":
                     next(of_media)
                 case "tool_use":
-                    laid_out.append({**_to_tool_use(next(of_calls)), **block.fields})
+                    into.append({**_to_tool_use(next(of_calls)), **block.fields})
                 case "thinking":
                     thinking = extra.get("reasoning", "")[block.start : block.end]
-                    laid_out.append({"type": "thinking", "thinking": thinking, **block.fields})
+                    into.append({"type": "thinking", "thinking": thinking, **block.fields})
                 case "whole":
-                    laid_out.append(dict(block.fields))
+                    into.append(dict(block.fields))
+                case "group":
+                    group, into = _to_group(block)
+                    laid_out.append(group)
+                    members = block.members
     except StopIteration:
         return None
     left = [*of_text, *of_media, *of_calls]
@@ -88,6 +94,14 @@ def _laid_out_text(text: str, block: domain.Block) -> list[Block]:
         return [{**_to_text(text), **block.fields}] if text.strip() else []  # the API rejects empty ones
     source = {"type": "text", "media_type": PLAIN_TEXT, "data": text}
     return [{"type": "document", "source": source, **block.fields}]
+
+
+def _to_group(block: domain.Block) -> tuple[Block, list[Block]]:
+    """Returns a document or a search result, and the list in it for its content."""
+    content: list[Block] = []
+    if block.fields["type"] == "document":
+        return {**block.fields, "source": {"type": "content", "content": content}}, content
+    return {**block.fields, "content": content}, content
 
 
 def _to_thinking(message: Message) -> list[Block]:

@@ -255,9 +255,11 @@ class EngineConnection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
         self._at_end = None
-        del self._parser  # breaks the reference cycle
-        self._stop_timer()
-        self._fail(ConnectionFailed(str(error) if error else "the connection was closed"))
+        try:
+            del self._parser  # breaks the reference cycle
+            self._stop_timer()
+        finally:  # nobody else would end the answer
+            self._fail(ConnectionFailed(str(error) if error else "the connection was closed"))
 
     def _fail(self, failure: ConnectionFailed) -> None:
         if self._failure is None:

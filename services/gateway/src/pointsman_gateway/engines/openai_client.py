@@ -103,15 +103,16 @@ class OpenAITransfer:
         """The next step of reading what has already arrived."""
         self._connecting: asyncio.Task[EngineConnection] | None = None
         self._connection: EngineConnection | None = None
+        message = self._message()  # a request that has no form fails before it takes or opens a connection
         connection = client.pool.idle(self._origin)
         if connection is None:
-            self._connect()
+            self._connect(message)
         else:
             try:
-                self._post(connection, self._message())
-            except BaseException:
+                self._post(connection, message)
+            except Exception as bug:
                 self.close()
-                raise
+                raise unreadable(request, bug) from bug
 
     # -- called by the engine call
 
@@ -129,8 +130,8 @@ class OpenAITransfer:
 
     # -- connection
 
-    def _connect(self) -> None:
-        context, message = self._context, self._message()  # a request that has no form fails before it waits
+    def _connect(self, message: Message) -> None:
+        context = self._context
         self._is_new = True
         self._connecting = asyncio.create_task(self._client.connect(self._request), context=context)
         self._connecting.add_done_callback(partial(self._connected, message), context=context)
@@ -237,7 +238,7 @@ class OpenAITransfer:
             self._fail(self._failure_of(failure))
         else:  # the engine closed the idle connection before it got the request: retry on a new one
             self._release()
-            self._connect()
+            self._connect(self._message())
 
     def _reported_error(self, reader: EventReader | MessagesReader) -> PointsmanError:
         """Returns the error in a stream; vLLM checks some parameters, such as schemas, only after it has begun."""

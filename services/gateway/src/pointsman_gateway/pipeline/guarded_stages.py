@@ -4,7 +4,7 @@ Each wrapper implements the protocol of the wrapped stage, so configurations wit
 `guarded_answer` wraps the engines.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -19,9 +19,9 @@ from pointsman_gateway.metering.aggregate import MetricsAggregator
 from pointsman_gateway.metering.canary_outcomes import CanaryOutcomes
 from pointsman_gateway.metering.meter import Meter, Metering
 from pointsman_gateway.pipeline.guardrails import (
-    NOT_TEXT_IN_REQUESTS,
     GuardrailMetrics,
     Guardrails,
+    NotText,
     Span,
     Verdicts,
     Visit,
@@ -36,16 +36,49 @@ AnyReceipt = TypeVar("AnyReceipt", bound=Receipt | UndecidedReceipt)
 
 PARAMETER = "parameter"
 """The role of a text in a parameter of a request."""
-UNCHECKED_PARAMETERS = frozenset({"prompt", "tools", "functions"})
-"""The prompts of a completion are checked as messages; the definitions of tools are not checked."""
+UNCHECKED_PARAMETERS = frozenset({"prompt", "tools", "functions", "betas"})
+"""The prompts of a completion are checked as messages; definitions of tools and names of features are not checked."""
 DETAILS = "reasoning_details"
 """The field of a message with the signatures of its reasoning."""
-NOT_TEXT_IN_BLOCKS = NOT_TEXT_IN_REQUESTS | {"cache_control", "media_type", "encrypted_index", "file_id"}
-"""Fields of Anthropic's content blocks and requests that contain no text."""
+
+_TYPED = NotText({"type"})
+_CACHE_CONTROL = NotText({"type", "ttl"})
+_MESSAGE = NotText(
+    {"tool_call_id"},
+    {
+        "tool_calls": NotText({"id", "type"}),
+        DETAILS: NotText({"id", "type", "data", "signature"}),
+        "content": NotText(
+            {"type"},
+            {
+                "input_audio": NotText({"data"}),
+                "file": NotText(media={"file_data"}),
+                **dict.fromkeys(("image_url", "audio_url", "video_url"), NotText(media={"url"})),
+            },
+        ),
+    },
+)
+"""Ids would no longer match each other after a finding that is none; signed or encrypted data would be worthless."""
+_BLOCK = NotText(
+    {"type", "data", "signature"},
+    {
+        "cache_control": _CACHE_CONTROL,
+        "citations": NotText({"type", "encrypted_index", "file_id"}),
+        "source": NotText({"type", "data", "media_type"}, media={"url"}),
+    },
+)
+"""Of Anthropic's content blocks."""
+_PARAMETERS = NotText(
+    within={
+        "cache_control": _CACHE_CONTROL,
+        "context_management": NotText(within={"edits": _TYPED}),
+        "thinking": _TYPED,
+    }
+)
 
 
 def _map_message(message: Message, visit: Visit) -> Message:
-    extra = map_texts(message.extra, visit, not_text=NOT_TEXT_IN_REQUESTS) if message.extra else message.extra
+    extra = map_texts(message.extra, visit, not_text=_MESSAGE) if message.extra else message.extra
     parts = extra.get("content")
     if parts:  # the text of a message with media is in its parts
         changed = replace(message, content=text_of(parts), extra=extra)
@@ -58,11 +91,7 @@ def _map_message(message: Message, visit: Visit) -> Message:
 
 def _map_block(block: Block, visit: Visit) -> Block:
     """Visits the texts that only a block has, such as a document's title; its others are those of the message."""
-    return (
-        replace(block, fields=map_texts(block.fields, visit, ("blocks",), NOT_TEXT_IN_BLOCKS))
-        if block.fields
-        else block
-    )
+    return replace(block, fields=map_texts(block.fields, visit, ("blocks",), _BLOCK)) if block.fields else block
 
 
 def _redact_message(message: Message, following: Iterator[Sequence[Span]]) -> Message:
@@ -90,12 +119,17 @@ def _without_stale_thinking(message: Message, redacted: Message) -> Message:
 
 
 def _map_parameters(sampling: Sampling, visit: Visit) -> Sampling:
-    extra = map_texts(sampling.extra, visit, not_text=NOT_TEXT_IN_REQUESTS | UNCHECKED_PARAMETERS)
+    extra, native = _map_fields(sampling.extra, visit), sampling.anthropic
     stop = tuple(map_texts(sampling.stop, visit)) if sampling.stop else sampling.stop
-    native = sampling.anthropic
-    if native:
-        native = map_texts(native, visit, not_text=NOT_TEXT_IN_BLOCKS | UNCHECKED_PARAMETERS | {"betas"})
+    native = _map_fields(native, visit) if native else native
     return replace(sampling, extra=extra, stop=stop, anthropic=native)
+
+
+def _map_fields(fields: Mapping[str, Any], visit: Visit) -> Mapping[str, Any]:
+    return {
+        name: value if name in UNCHECKED_PARAMETERS else map_texts(value, visit, (name,), _PARAMETERS.of_field(name))
+        for name, value in fields.items()
+    }
 
 
 async def _redacted(

@@ -2,9 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
@@ -24,16 +24,35 @@ Span = tuple[int, int, str]
 
 MAX_KIND_CHARACTERS = 64
 
-NOT_TEXT = frozenset(
-    {"id", "type", "role", "name", "url", "data", "file_data", "format", "detail", "tool_call_id", "signature"}
+
+@dataclass(frozen=True, slots=True)
+class NotText:
+    """Fields whose strings are no text. What else these fields contain, such as objects, is checked all the same."""
+
+    names: Set[str] = frozenset()
+    """Of an object, or of each object in a list."""
+    within: Mapping[str, "NotText"] = field(default_factory=dict)
+    """Of the objects in its fields, by the fields' names."""
+    media: Set[str] = frozenset()
+    """Of an object: names of URLs, which are no text if they hold the data of a medium."""
+    is_everywhere: bool = False
+    """Whether `names` are also those of all objects within it."""
+
+    def of_field(self, name: str) -> "NotText":
+        return self if self.is_everywhere else self.within.get(name, ALL_TEXT)
+
+
+ALL_TEXT = NotText()
+NOT_TEXT_IN_ANSWERS = NotText(
+    {"id", "type", "role", "name", "url", "data", "file_data", "format", "detail", "tool_call_id", "signature"},
+    is_everywhere=True,
 )
-"""Fields of answers that contain no text."""
-NOT_TEXT_IN_REQUESTS = frozenset({"type", "role", "id", "tool_call_id", "data", "signature"})
-"""Every other string of a request is text. Types and roles have fixed values; ids would no longer match each other
-after a finding that is none; `data` and `signature` are encrypted, signed or media."""
-
-_MEDIA_FIELDS = frozenset({"url", "file_data"})
-
+FIXED_TYPES = frozenset(
+    {"array", "boolean", "integer", "null", "number", "object", "string"}
+    | {"function", "json_object", "json_schema", "text"}
+    | {"any", "auto", "none", "tool"}
+)
+"""Values of `type` in JSON Schemas, formats and choices of tools, of which a request may have thousands."""
 Visit = Callable[[tuple[Any, ...], str], str]
 """A function that gets a text and its path of names in the JSON, and returns the replacement."""
 
@@ -191,13 +210,15 @@ def redact(text: str, spans: Iterable[Span], start: int = 0) -> str:
     return "".join([*pieces, text[position - start :]])
 
 
-def map_texts(value: Any, visit: Visit, at: tuple[Any, ...] = (), not_text: frozenset[str] = NOT_TEXT) -> Any:
-    """Returns a copy of decoded JSON in which `visit` has replaced each non-empty text; media in URLs are no text."""
+def map_texts(value: Any, visit: Visit, at: tuple[Any, ...] = (), not_text: NotText = NOT_TEXT_IN_ANSWERS) -> Any:
+    """Returns a copy of decoded JSON in which `visit` has replaced each non-empty text."""
     if isinstance(value, str):
-        return _map_text(value, visit, at)
+        return visit(at, value) if value else value
     if isinstance(value, Mapping):
         return {
-            name: v if type(v) in _ATOMS or name in not_text else map_texts(v, visit, (*at, name), not_text)
+            name: v
+            if type(v) in _ATOMS or (isinstance(v, str) and _is_no_text(name, v, not_text))
+            else map_texts(v, visit, (*at, name), not_text.of_field(name))
             for name, v in value.items()
         }
     if isinstance(value, list | tuple):
@@ -205,12 +226,13 @@ def map_texts(value: Any, visit: Visit, at: tuple[Any, ...] = (), not_text: froz
     return value
 
 
-def _map_text(text: str, visit: Visit, at: tuple[Any, ...]) -> str:
-    is_media = at and at[-1] in _MEDIA_FIELDS and text.startswith("data:")
-    return visit(at, text) if text and not is_media else text
+def _is_no_text(name: str, value: str, not_text: NotText) -> bool:
+    if name in not_text.names:
+        return True
+    return (name == "type" and value in FIXED_TYPES) or (name in not_text.media and value.startswith("data:"))
 
 
-def _map_item(position: int, item: Any, visit: Visit, at: tuple[Any, ...], not_text: frozenset[str]) -> Any:
+def _map_item(position: int, item: Any, visit: Visit, at: tuple[Any, ...], not_text: NotText) -> Any:
     kind = type(item)
     if kind in _ATOMS:
         return item

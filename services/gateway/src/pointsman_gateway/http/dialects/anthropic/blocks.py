@@ -15,13 +15,12 @@ Converted = tuple[Mapping[str, Any], Sequence[Part]]
 KEPT_FIELDS: Mapping[str, Mapping[str, type]] = {
     "text": {"cache_control": dict, "citations": list},
     "document": {"cache_control": dict, "citations": dict, "title": str, "context": str},
+    "search_result": {"cache_control": dict, "citations": dict, "title": str, "source": str},
     "tool_result": {"cache_control": dict, "is_error": bool},
     "thinking": {"signature": str},
     "redacted_thinking": {"data": str},
 }
 """Fields of blocks that engines with Anthropic's format get, by the block's type, and their types."""
-_DOCUMENT_SOURCES = ("base64", "url", "text")
-"""Sources of documents that stay one document."""
 HINTS: Mapping[str, type] = {"cache_control": dict}
 """The fields of all other blocks that these engines get."""
 _TYPE_NAMES = {dict: "an object", list: "a list", str: "a string", bool: "true or false"}
@@ -74,14 +73,41 @@ def _content_blocks(
     block: Mapping[str, Any], parts: Sequence[Part], spans: Iterator[tuple[int, int]], where: str
 ) -> list[Block]:
     """Returns the blocks of a text, medium, document or search result. What it says of itself is with the last one."""
-    is_whole_document = block["type"] == "document" and block["source"]["type"] in _DOCUMENT_SOURCES
+    content = _content_of(block)
+    if content is not None:
+        return _group(block, content, parts, spans, where)
     # The title and the context of a document are a line before it.
-    kind: BlockKind = "repeated_text" if is_whole_document else "text"
+    kind: BlockKind = "repeated_text" if block["type"] == "document" else "text"
     found = [Block(kind, {}, *next(spans)) if part["type"] == "text" else Block("media") for part in parts]
     if found:
         found[-1] = replace(found[-1], fields=_kept(block, where))
-        if is_whole_document and found[-1].kind == "repeated_text":
+        if found[-1].kind == "repeated_text":
             found[-1] = replace(found[-1], kind="document_text")
+    return found
+
+
+def _content_of(block: Mapping[str, Any]) -> Any:
+    """Returns the content of a block that consists of others; None for one that does not."""
+    if block["type"] == "search_result":
+        return block["content"]
+    if block["type"] == "document" and block["source"]["type"] == "content":
+        return block["source"]["content"]
+    return None
+
+
+def _group(
+    block: Mapping[str, Any], content: Any, parts: Sequence[Part], spans: Iterator[tuple[int, int]], where: str
+) -> list[Block]:
+    """Returns the blocks of a document or search result. Its content became one part each, after the lines of its head,
+    which its fields say too.
+    """
+    items = content if isinstance(content, list) else [{"type": "text"}]
+    found = [Block("repeated_text", {}, *next(spans)) for _ in parts[: len(parts) - len(items)]]
+    required = {name: block[name] for name in ("title", "source")} if block["type"] == "search_result" else {}
+    found.append(Block("group", {"type": block["type"], **_kept(block, where), **required}, members=len(items)))
+    for number, (item, part) in enumerate(zip(items, parts[len(parts) - len(items) :], strict=True)):
+        fields = _kept(item, f"{where}.content[{number}]")
+        found.append(Block("text", fields, *next(spans)) if part["type"] == "text" else Block("media", fields))
     return found
 
 
@@ -97,8 +123,6 @@ def _whole(block: Block, part: Part) -> Block:
 
 def _kept(block: Mapping[str, Any], where: str) -> dict[str, Any]:
     kept = KEPT_FIELDS.get(block["type"], HINTS)
-    if block["type"] == "document" and block["source"]["type"] not in _DOCUMENT_SOURCES:
-        kept = HINTS  # it becomes texts and images
     return {name: _checked(name, block[name], kind, where) for name, kind in kept.items() if block.get(name)}
 
 
