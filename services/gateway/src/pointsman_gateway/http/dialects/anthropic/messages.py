@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from pointsman_gateway.codec.headers import CACHE_USE
 from pointsman_gateway.codec.limits import check_counts
-from pointsman_gateway.codec.parts import media_of
+from pointsman_gateway.codec.media import media_of
 from pointsman_gateway.config.field_types import MAX_MESSAGES_STOP_SEQUENCES, MaxTokens, Temperature, TopP
 from pointsman_gateway.domain import ANONYMOUS, Caller, Message, Request, Sampling
 from pointsman_gateway.domain.request import NO_MEDIA

@@ -13,7 +13,8 @@ from starlette.responses import Response
 
 from pointsman_gateway.codec.headers import CACHE_USE
 from pointsman_gateway.codec.limits import check_counts
-from pointsman_gateway.codec.parts import MEDIA_PARTS, media_of, read_parts
+from pointsman_gateway.codec.media import MEDIA_PARTS, media_of
+from pointsman_gateway.codec.parts import read_parts
 from pointsman_gateway.config.field_types import MAX_STOP_SEQUENCES, MaxTokens, Seed, Temperature, TopP
 from pointsman_gateway.config.providers import MESSAGE_FIELDS, request_fields
 from pointsman_gateway.domain import ANONYMOUS, Caller, Message, Request, Sampling
