@@ -18,6 +18,7 @@ from pointsman_gateway.config.paths_file import PathConfig
 from pointsman_gateway.config.tasks_file import TaskConfig
 from pointsman_gateway.domain import AUTO, PATH_PREFIX, UNKNOWN, Path, Sampling, Vector
 from pointsman_gateway.embeddings.models import LocalEmbedder
+from pointsman_gateway.engines.dialects.registry import ENGINE_DIALECTS
 from pointsman_gateway.engines.engine_client import EngineClient
 from pointsman_gateway.engines.engines import Engines
 from pointsman_gateway.engines.metrics import EngineMetrics
@@ -136,7 +137,7 @@ def _fields_by_model(config: Config) -> Mapping[str, ModelFields]:
         known = fields.get(engine.model, ModelFields())
         fields[engine.model] = ModelFields(
             known.ignored | engine.accepted_fields.ignored,
-            known.reads_anthropic or engine.preset.dialect == "anthropic",
+            known.reads_anthropic or ENGINE_DIALECTS[engine.preset.dialect].has_messages_fields,
         )
     return fields
 
