@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 from pointsman_gateway.domain import Chunk, Usage
-from pointsman_gateway.engines.anthropic_events import MessagesReader
-from pointsman_gateway.engines.openai_events import EventReader
+from pointsman_gateway.engines.dialects.anthropic.events import MessagesReader
+from pointsman_gateway.engines.dialects.openai.events import EventReader
 from pointsman_gateway.engines.stream_lines import MAX_LINE_BYTES, split_lines
 
 from tests.gateway.doubles.anthropic_api import (

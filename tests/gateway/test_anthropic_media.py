@@ -11,7 +11,7 @@ from pointsman.v1 import gateway_pb2_grpc
 from pointsman_gateway.config.field_types import ConfigError
 from pointsman_gateway.config.load import load_config
 from pointsman_gateway.domain import Message
-from pointsman_gateway.engines.anthropic_content import to_turns
+from pointsman_gateway.engines.dialects.anthropic.content import to_turns
 from pointsman_servicekit.errors import InvalidArgument
 from pointsman_servicekit.grpc_client import open_channel
 

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from pointsman_gateway.domain import Message, Sampling
 from pointsman_gateway.domain.blocks import Block
-from pointsman_gateway.engines.anthropic_content import to_turns
+from pointsman_gateway.engines.dialects.anthropic.content import to_turns
 
 from tests.gateway.doubles import anthropic_shapes
 from tests.gateway.doubles.anthropic_api import (

@@ -9,7 +9,7 @@ from math import inf
 
 import httpx
 import pytest
-from pointsman_gateway.config.providers import DEFAULT_API, Dialect
+from pointsman_gateway.config.providers import DEFAULT_API
 from pointsman_gateway.domain import Chunks, Message, Request, Sampling
 from pointsman_gateway.engines.engine_client import (
     MAX_COLLECTED_BYTES,
@@ -47,7 +47,7 @@ def sdk() -> Iterator[BrokenSdk]:
     del sys.modules["litellm"]
 
 
-async def received(client: EngineClient, url: str, max_bytes: float, dialect: Dialect) -> list[Chunks]:
+async def received(client: EngineClient, url: str, max_bytes: float, dialect: str) -> list[Chunks]:
     """Returns the chunks of an answer; raises its error."""
     api, deadline = replace(DEFAULT_API, dialect=dialect), asyncio.get_running_loop().time() + 10
     call = EngineRequest("a", url, "tiny", (Message("user", "Hello"),), Sampling(), deadline, api, max_bytes=max_bytes)
@@ -56,7 +56,7 @@ async def received(client: EngineClient, url: str, max_bytes: float, dialect: Di
 
 @pytest.mark.parametrize("dialect", ["openai", "anthropic", "litellm"])
 async def test_every_client_stops_beyond_the_limit(
-    client: EngineClient, engine: ScriptedEngine, sdk: BrokenSdk, dialect: Dialect
+    client: EngineClient, engine: ScriptedEngine, sdk: BrokenSdk, dialect: str
 ) -> None:
     delta = {"type": "text_delta", "text": "Hello" * 1000}
     of_both = {**chunk(delta["text"]), "type": "content_block_delta", "index": 0, "delta": delta}

@@ -10,7 +10,8 @@ from typing import Any
 import httpx
 import pytest
 from pointsman_gateway.http.dialects.anthropic.messages import MessagesBody
-from pointsman_gateway.http.dialects.openai.chat import ChatBody, decode_body
+from pointsman_gateway.http.dialects.openai.chat import ChatBody
+from pointsman_gateway.http.fields import decode_body
 from pointsman_servicekit.errors import InvalidArgument
 from pydantic import BaseModel
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 from pointsman_gateway.codec.choices import REASONING_KEYS, collect_choices
 from pointsman_gateway.domain import Chunk
-from pointsman_gateway.engines.anthropic_events import MessagesReader
-from pointsman_gateway.engines.openai_events import EventReader
+from pointsman_gateway.engines.dialects.anthropic.events import MessagesReader
+from pointsman_gateway.engines.dialects.openai.events import EventReader
 
 from tests.cpu_time import cpu_seconds
 

@@ -19,8 +19,8 @@ from pointsman_gateway.config.engine_config import EngineConfig
 from pointsman_gateway.config.field_types import ConfigError
 from pointsman_gateway.config.load import load_config
 from pointsman_gateway.config.providers import providers
+from pointsman_gateway.engines.dialects.openai.schema import parse_error
 from pointsman_gateway.engines.litellm_client import load_litellm
-from pointsman_gateway.engines.openai_schema import parse_error
 from pydantic import ValidationError
 
 from tests.gateway.doubles.config_folder import PRICES, ConfigFolder

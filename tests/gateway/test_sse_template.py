@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as some
 from pointsman_gateway.domain import Chunks
-from pointsman_gateway.engines.openai_events import EventReader
+from pointsman_gateway.engines.dialects.openai.events import EventReader
 
 IDENTITY = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
 

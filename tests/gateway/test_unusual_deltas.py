@@ -7,8 +7,8 @@ import httpx
 import openai
 import pytest
 from pointsman_gateway.domain import Chunk, Usage
-from pointsman_gateway.engines.openai_events import EventReader
-from pointsman_gateway.engines.openai_schema import is_deep
+from pointsman_gateway.engines.dialects.openai.events import EventReader
+from pointsman_gateway.engines.dialects.openai.schema import is_deep
 from pointsman_gateway.http.dialects.openai.chat_encoder import ChatEncoder
 
 from tests.gateway.doubles import openai_shapes as shapes

@@ -18,6 +18,7 @@ from pointsman_gateway.classification import NoClassification
 from pointsman_gateway.config.field_types import ConfigError
 from pointsman_gateway.config.load import Config
 from pointsman_gateway.domain import Path
+from pointsman_gateway.engines.dialects.registry import ENGINE_DIALECTS
 from pointsman_gateway.engines.engine_client import EngineClient
 from pointsman_gateway.engines.engines import Engines
 from pointsman_gateway.engines.metrics import EngineMetrics
@@ -115,7 +116,7 @@ def _fields_by_model(config: Config) -> Mapping[str, ModelFields]:
         known = fields.get(engine.model, ModelFields())
         fields[engine.model] = ModelFields(
             known.ignored | engine.accepted_fields.ignored,
-            known.reads_anthropic or engine.preset.dialect == "anthropic",
+            known.reads_anthropic or ENGINE_DIALECTS[engine.preset.dialect].has_messages_fields,
         )
     return fields
 

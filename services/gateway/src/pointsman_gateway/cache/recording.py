@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import msgspec
 
 from pointsman_gateway.domain import Chunk, Chunks, Usage
-from pointsman_gateway.engines.openai_schema import are_logprobs
+from pointsman_gateway.engines.dialects.openai.schema import are_logprobs
 from pointsman_gateway.ports import AnswerSource, ChunkSink
 
 MAX_STORED_CHARACTERS = 256 * 1024

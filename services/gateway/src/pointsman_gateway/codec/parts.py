@@ -1,63 +1,21 @@
-"""Content parts of messages: the texts and media that a request may hold, by the same rules for every API.
+"""Content parts of messages in the format of chat completions: their texts, and with `media` their media."""
 
-A part is rebuilt from its known fields, so that an engine gets no field that was not checked. vLLM, for example,
-ignores the type of a part that has a `uuid`, and reads the first medium that it finds in it; and it keeps media under
-their `uuid` in a cache that all tenants share.
-"""
-
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from pointsman_servicekit.errors import InvalidArgument
-
-from pointsman_gateway.codec.json_body import MAX_NAME_CHARACTERS
-from pointsman_gateway.domain import Message
-
-Part = dict[str, Any]
-"""A content part in the format of chat completions."""
+from pointsman_gateway.codec.media import (
+    MEDIA_PARTS,
+    Part,
+    may_have_media,
+    reject_media_fields,
+    reject_unknown_fields,
+    to_media_part,
+    unsupported,
+)
 
 TEXT_PARTS = ("text", "refusal", "thinking")
 """Content parts with a text, in a field of the part's name."""
-MEDIA_ROLES = ("user", "tool")
-REMOTE_SCHEMES = ("https:", "http:")
-"""Of URLs that an engine has to fetch."""
-URL_SCHEMES = ("data:", *REMOTE_SCHEMES)
-IGNORED_FIELDS = frozenset({"cache_control", "prompt_cache_breakpoint"})
-"""Hints for a cache that clients add to parts; engines do not get them."""
-
 _NO_FIELDS: Mapping[str, Any] = {}
-
-
-@dataclass(frozen=True, slots=True)
-class MediaForm:
-    """How one type of content parts holds its medium: in an object, in a field of the type's name."""
-
-    medium: str
-    data: str = "url"
-    """The field with the data: a URL."""
-    more: tuple[str, ...] = ()
-    """The other fields of the object, which are texts."""
-    takes_base64: bool = False
-    """Whether the data may also be base64 without a URL around it."""
-    expected: str = 'a "url" that begins with "data:", "https:" or "http:"'
-
-
-MEDIA_PARTS: Mapping[str, MediaForm] = {
-    "image_url": MediaForm("image", more=("detail",)),
-    "input_audio": MediaForm("audio", "data", ("format",), True, '"data" (base64) and its "format"'),
-    "audio_url": MediaForm("audio"),
-    "video_url": MediaForm("video"),
-    "file": MediaForm("file", "file_data", ("filename",), expected='"file_data", as a "data:" URL; no files are kept'),
-}
-"""Content parts that are passed on to models that take them, by their types."""
-MEDIA = tuple(dict.fromkeys(form.medium for form in MEDIA_PARTS.values()))
-_MEDIA_FIELDS = frozenset({*MEDIA_PARTS, "image_embeds", "audio_embeds", "video_embeds", "prompt_embeds"})
-"""Fields of a part that hold a medium, in any engine."""
-
-
-def is_media_url(text: str) -> bool:
-    return text[:8].lower().startswith(URL_SCHEMES)
 
 
 def join_texts(texts: Iterable[str]) -> str:
@@ -67,19 +25,6 @@ def join_texts(texts: Iterable[str]) -> str:
 
 def text_of(parts: Iterable[Part]) -> str:
     return join_texts([part["text"] for part in parts if part["type"] == "text"])
-
-
-def media_of(messages: Iterable[Message]) -> frozenset[str]:
-    """Returns what a model must take for the messages in addition to text: kinds of media, and "url" to fetch some."""
-    taken = set()
-    for message in messages:
-        for part in message.extra.get("content", ()):
-            form = MEDIA_PARTS.get(part["type"])
-            if form is not None:
-                taken.add(form.medium)
-                if part[part["type"]][form.data][:6].lower().startswith(REMOTE_SCHEMES):
-                    taken.add("url")
-    return frozenset(taken)
 
 
 def read_parts(
@@ -100,45 +45,10 @@ def read_parts(
 def _read_media(role: str, kind: str, part: Mapping[str, Any], where: str) -> Part:
     medium = to_media_part(kind, part.get(kind), f"{where}.{kind}")
     reject_unknown_fields(part, ("type", kind), where)
-    if role not in MEDIA_ROLES:
+    if not may_have_media(role):
         message = f"{where} has type {kind!r}; only messages of the user and of tools may have it, not {role[:50]!r}"
-        raise _unsupported(message, where)
+        raise unsupported(message, where)
     return medium
-
-
-def to_media_part(kind: str, given: Any, where: str) -> Part:
-    """Returns a part of the type `kind` with the known fields of `given`, which is at `where` in the body.
-
-    Raises InvalidArgument if the data is missing or is no such URL, or for an unknown field. The data is not decoded.
-    """
-    form = MEDIA_PARTS[kind]
-    data = given.get(form.data) if isinstance(given, Mapping) else None
-    if not isinstance(data, str) or not (is_media_url(data) or (form.takes_base64 and ":" not in data)):
-        raise _unsupported(f"{where} must be an object with {form.expected}", where)
-    reject_unknown_fields(given, (form.data, *form.more), where)
-    value = {form.data: data}
-    for name in form.more:
-        text = given.get(name)
-        if isinstance(text, str):
-            value[name] = text
-        elif text is not None:
-            raise _unsupported(f"{where}.{name} must be a string", f"{where}.{name}")
-    return {"type": kind, kind: value}
-
-
-def reject_unknown_fields(fields: Mapping[str, Any], known: Collection[str], where: str) -> None:
-    """Raises InvalidArgument for a field of a media part that is not known, unless it is null or only a hint."""
-    for name, value in fields.items():
-        if value is not None and name not in known and name not in IGNORED_FIELDS:
-            raise _unknown_field(name, known, where)
-
-
-def reject_media_fields(part: Mapping[str, Any], known: Collection[str], where: str) -> None:
-    """Raises InvalidArgument if a part that is a text also holds a medium, which would be lost."""
-    if not _MEDIA_FIELDS.isdisjoint(part):
-        for name in _MEDIA_FIELDS.intersection(part):
-            if part[name] is not None:
-                raise _unknown_field(name, known, where)
 
 
 def _read_text(kind: Any, part: Mapping[str, Any], where: str) -> str:
@@ -146,17 +56,6 @@ def _read_text(kind: Any, part: Mapping[str, Any], where: str) -> str:
     text = part.get(kind) if kind in TEXT_PARTS else None
     if not isinstance(text, str):
         known = ", ".join([*[f'"{name}" with a "{name}"' for name in TEXT_PARTS], *[f'"{n}"' for n in MEDIA_PARTS]])
-        raise _unsupported(f"{where} has type {str(kind)[:50]!r}; known: {known}", where)
+        raise unsupported(f"{where} has type {str(kind)[:50]!r}; known: {known}", where)
     reject_media_fields(part, ("type", kind), where)
     return text
-
-
-def _unknown_field(name: str, known: Iterable[str], where: str) -> InvalidArgument:
-    shown = f"{where}.{name[:MAX_NAME_CHARACTERS]}"
-    return InvalidArgument(
-        f"unknown field '{shown}'; known: {', '.join(known)}", code="unsupported_parameter", param=shown
-    )
-
-
-def _unsupported(message: str, where: str) -> InvalidArgument:
-    return InvalidArgument(message, code="unsupported_content", param=where)

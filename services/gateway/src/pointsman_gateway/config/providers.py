@@ -26,10 +26,6 @@ DEFAULT_FIELDS, EMBEDDING_FIELDS, MESSAGE_FIELDS = "compatible", "embeddings", "
 MAX_NAME_CHARACTERS = 100
 """Characters of a field's name that an error message repeats."""
 
-
-Dialect = Literal["openai", "anthropic", "litellm"]
-"""The formats of requests and streams. `litellm` is no format: its SDK sends the requests."""
-
 MediaKind = Literal["image", "audio", "video", "file", "url"]
 """What a model may take in addition to text; "url" means that the engine fetches media from an address."""
 
@@ -65,7 +61,8 @@ class EngineApi:
     """The header line with the API key; empty without a key."""
     adapter_name: str = "{adapter}"
     lists_adapters_by_root: bool = False
-    dialect: Dialect = "openai"
+    dialect: str = "openai"
+    """The name of the format of its requests and answers; the package `engines.dialects` has one module for each."""
     max_stop: int | None = None
     """The maximum number of stop sequences; None: any number."""
     betas: frozenset[str] = frozenset()
@@ -89,7 +86,8 @@ class Provider(Strict):
     options: dict[str, str] = Field(default_factory=dict)
     auth_header: str = Field(default="authorization: Bearer {key}", pattern=r"^[a-z-]+: .*\{key\}$")
     headers: dict[str, str] = Field(default_factory=dict)
-    dialect: Dialect = "openai"
+    dialect: str = "openai"
+    chat_path: str = "/chat/completions"
     key_env: str = ""
     parameters: dict[Literal["max_tokens", "seed"], str] = Field(default_factory=dict)
     request_usage: bool = True
@@ -133,8 +131,7 @@ class Provider(Strict):
             return f"{of}?{query}" if query and of else of
 
         stream = {"stream": True, "stream_options": {"include_usage": True}} if self.request_usage else {"stream": True}
-        chat_path = f"{prefix}/messages" if self.dialect == "anthropic" else f"{prefix}/chat/completions"
-        chat = Endpoint(path(chat_path), **self.parameters, stream=stream)
+        chat = Endpoint(path(prefix + self.chat_path), **self.parameters, stream=stream)
         headers = "".join(f"{name}: {value}\r\n" for name, value in self.headers.items())
         return EngineApi(
             {"chat": chat, "completion": Endpoint(path(f"{prefix}/completions"), stream=stream)},

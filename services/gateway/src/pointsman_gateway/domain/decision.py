@@ -9,6 +9,9 @@ from pointsman_gateway.domain.value import Vector, value
 UNKNOWN = "unknown"
 """The task of requests that fit no configured task."""
 
+DECISION_ID_PREFIX = "dec_"
+"""Of a decision's id. Ids of answers have a further prefix, by their API, before it."""
+
 
 @value
 class Labels:

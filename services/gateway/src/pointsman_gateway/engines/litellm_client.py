@@ -16,8 +16,10 @@ import msgspec
 from pointsman_servicekit.errors import InvalidArgument, PointsmanError
 
 from pointsman_gateway.config.field_types import ConfigError
-from pointsman_gateway.config.providers import LITELLM_URL
+from pointsman_gateway.config.providers import LITELLM, LITELLM_URL
 from pointsman_gateway.domain import Chunks
+from pointsman_gateway.engines.dialects.openai.completions import openai_body
+from pointsman_gateway.engines.dialects.openai.events import BEGIN, DONE, END, EventReader
 from pointsman_gateway.engines.engine_client import (
     EngineClient,
     EngineRequest,
@@ -30,8 +32,6 @@ from pointsman_gateway.engines.engine_client import (
     too_long,
     unreadable,
 )
-from pointsman_gateway.engines.openai_client import openai_body
-from pointsman_gateway.engines.openai_events import BEGIN, DONE, END, EventReader
 from pointsman_gateway.ports import ChunkSink
 
 _encode = msgspec.json.Encoder().encode
@@ -59,7 +59,7 @@ class LiteLLMClient:
         self._inner = inner
 
     def send(self, request: EngineRequest, sink: ChunkSink) -> Transfer:
-        if request.api.dialect == "litellm":
+        if request.api.dialect == LITELLM:
             return LiteLLMTransfer(request, sink)
         return self._inner.send(request, sink)
 

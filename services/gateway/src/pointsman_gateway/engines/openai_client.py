@@ -1,19 +1,16 @@
-"""The client for OpenAI-compatible engines: sends requests, and pushes the answers to sinks as they arrive."""
+"""The client for engines, in any dialect: sends requests, and pushes the answers to sinks as they arrive."""
 
 import asyncio
-from collections.abc import Callable, Mapping
 from contextvars import copy_context
 from functools import partial
 from math import inf
-from typing import Any
 
 import msgspec
-from pointsman_servicekit.errors import InvalidArgument, PointsmanError
+from pointsman_servicekit.errors import PointsmanError
 from pointsman_servicekit.logs import request_id
 
-from pointsman_gateway.config.providers import Dialect, Endpoint
-from pointsman_gateway.engines.anthropic_events import MessagesReader
-from pointsman_gateway.engines.anthropic_messages import beta_header, to_messages_body
+from pointsman_gateway.engines.dialects.openai.schema import parse_error
+from pointsman_gateway.engines.dialects.registry import ENGINE_DIALECTS
 from pointsman_gateway.engines.engine_client import (
     EngineRequest,
     broke_off,
@@ -25,18 +22,16 @@ from pointsman_gateway.engines.engine_client import (
     too_long,
     unreadable,
 )
+from pointsman_gateway.engines.engine_dialect import AnswerReader
 from pointsman_gateway.engines.http1 import (
     ConnectionFailed,
     EngineConnection,
     NotConnected,
-    Origin,
     Pool,
     TimedOut,
     close_unused,
     origin_of,
 )
-from pointsman_gateway.engines.openai_events import EventReader
-from pointsman_gateway.engines.openai_schema import parse_error
 from pointsman_gateway.ports import ChunkSink
 
 MAX_REFUSAL_BYTES = 64 * 1024
@@ -46,11 +41,6 @@ _encode = msgspec.json.Encoder().encode
 
 Message = tuple[bytes, bytes]
 """The head and the body of a request."""
-
-_READERS: Mapping[Dialect, type[EventReader] | type[MessagesReader]] = {
-    "openai": EventReader,
-    "anthropic": MessagesReader,
-}
 
 
 class OpenAIClient:
@@ -76,6 +66,7 @@ class OpenAITransfer:
         "_connecting",
         "_connection",
         "_context",
+        "_dialect",
         "_has_begun",
         "_is_new",
         "_is_paused",
@@ -93,7 +84,8 @@ class OpenAITransfer:
         self._sink: ChunkSink | None = sink
         self._origin = origin_of(request.url)
         extra = request.sampling.extra
-        self._reader = _READERS[request.api.dialect](request.as_a_whole, _choice_count(request) if extra else 1)
+        self._dialect = dialect = ENGINE_DIALECTS[request.api.dialect]
+        self._reader = dialect.reader(request.as_a_whole, _choice_count(request) if extra else 1)
         self._has_begun = self._is_new = self._is_paused = False
         self._received = 0
         """Bytes of the answer."""
@@ -154,9 +146,13 @@ class OpenAITransfer:
 
     def _message(self) -> Message:
         """Returns the request as it is sent; raises InvalidArgument if the engine's API cannot express it."""
-        request = self._request
-        endpoint = request.api.endpoints[request.operation]
-        return _head(self._origin, request, endpoint), _encode(_BODIES[request.api.dialect](request, endpoint))
+        request, dialect = self._request, self._dialect
+        path, endpoint = self._origin.path, request.api.endpoints[request.operation]
+        head = (
+            f"POST {path}{endpoint.path} HTTP/1.1\r\n{self._origin.headers}x-request-id: {request_id.get()}\r\n"
+            f"{request.trace_headers}{request.api.auth_header}{dialect.header_lines(request)}"
+        )
+        return head.encode("latin-1"), _encode(dialect.to_body(request, endpoint))
 
     def _post(self, connection: EngineConnection, message: Message) -> None:
         self._connection, request = connection, self._request
@@ -240,7 +236,7 @@ class OpenAITransfer:
             self._release()
             self._connect(self._message())
 
-    def _reported_error(self, reader: EventReader | MessagesReader) -> PointsmanError:
+    def _reported_error(self, reader: AnswerReader) -> PointsmanError:
         """Returns the error in a stream; vLLM checks some parameters, such as schemas, only after it has begun."""
         status = reader.error.get("code")
         if not self._has_begun and isinstance(status, int) and 400 <= status < 500:
@@ -285,53 +281,7 @@ def _refusal(request: EngineRequest, connection: EngineConnection) -> PointsmanE
     )
 
 
-def _head(origin: Origin, request: EngineRequest, endpoint: Endpoint) -> bytes:
-    return (
-        f"POST {origin.path}{endpoint.path} HTTP/1.1\r\n{origin.headers}"
-        f"x-request-id: {request_id.get()}\r\n{request.trace_headers}{request.api.auth_header}{beta_header(request)}"
-    ).encode("latin-1")
-
-
-def openai_body(request: EngineRequest, endpoint: Endpoint) -> dict[str, Any]:
-    """Returns the body of a chat or text completion; raises InvalidArgument for too many stop sequences."""
-    sampling = request.sampling
-    body: dict[str, Any] = {
-        **sampling.extra,
-        "model": request.model,
-        **_prompt(request),
-        **endpoint.stream,
-    }
-    if sampling.max_tokens is not None:
-        body[endpoint.max_tokens] = sampling.max_tokens
-    if sampling.temperature is not None:
-        body["temperature"] = sampling.temperature
-    if sampling.top_p is not None:
-        body["top_p"] = sampling.top_p
-    if sampling.seed is not None:
-        body[endpoint.seed] = sampling.seed
-    if sampling.stop:
-        most = request.api.max_stop
-        if most is not None and len(sampling.stop) > most:
-            message = f"engine '{request.engine}' accepts {most} stop sequences; the request has {len(sampling.stop)}"
-            raise InvalidArgument(message, code="bad_parameter", param="stop")
-        body["stop"] = sampling.stop
-    return body
-
-
-_BODIES: Mapping[Dialect, Callable[[EngineRequest, Endpoint], dict[str, Any]]] = {
-    "openai": openai_body,
-    "anthropic": to_messages_body,
-}
-
-
 def _choice_count(request: EngineRequest) -> int:
     """Returns the number of choices: `n`, for each prompt of a completion."""
     count: int = request.sampling.extra.get("n") or 1
     return count * len(request.messages) if request.operation == "completion" else count
-
-
-def _prompt(request: EngineRequest) -> dict[str, Any]:
-    if request.operation == "completion":
-        # Several prompts and token ids are among the parameters, in the form that the client has sent.
-        return {} if "prompt" in request.sampling.extra else {"prompt": request.messages[-1].content}
-    return {"messages": [{"role": m.role, "content": m.content, **m.extra} for m in request.messages]}

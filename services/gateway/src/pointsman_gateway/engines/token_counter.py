@@ -8,8 +8,8 @@ from pointsman_servicekit.errors import PointsmanError
 
 from pointsman_gateway.config.providers import VLLM
 from pointsman_gateway.domain import Message, Path
+from pointsman_gateway.engines.dialects.openai.schema import Count
 from pointsman_gateway.engines.engines import Engines, Target
-from pointsman_gateway.engines.openai_schema import Count
 from pointsman_gateway.extensions.http_poster import HttpPoster, HttpUnreachable
 
 COUNT_SECONDS = 5.0

@@ -12,7 +12,8 @@ from pointsman_servicekit.errors import InvalidArgument
 from pointsman_gateway.codec.choices import CollectedChoice, collect_choices
 from pointsman_gateway.codec.json_body import decode_json
 from pointsman_gateway.codec.limits import LIMITS, check_body
-from pointsman_gateway.codec.parts import MEDIA, MEDIA_ROLES, Part, is_media_url, media_of, text_of, to_media_part
+from pointsman_gateway.codec.media import MEDIA, Part, is_media_url, may_have_media, media_of, to_media_part
+from pointsman_gateway.codec.parts import text_of
 from pointsman_gateway.config.field_types import MAX_STOP_SEQUENCES, MAX_TEMPERATURE, SMALLEST_TOP_P
 from pointsman_gateway.config.providers import MESSAGE_FIELDS, request_fields
 from pointsman_gateway.domain import (
@@ -115,7 +116,7 @@ def _part(role: str, part: pb.ContentPart, where: str) -> Part:
     media, problem = part.media, ""
     if media.kind not in MEDIA:
         problem = f"kind {media.kind[:50]!r}; known: {', '.join(MEDIA)}"
-    elif role not in MEDIA_ROLES:
+    elif not may_have_media(role):
         problem = f"media, which only messages of the user and of tools may have, not {role[:50]!r}"
     elif media.WhichOneof("source") is None:
         problem = "neither data nor url"

@@ -20,20 +20,12 @@ from pointsman_gateway.http.admin import add_admin_api
 from pointsman_gateway.http.asgi_answer import ClientDisconnected
 from pointsman_gateway.http.asgi_app import AZURE_PREFIX, GatewayApp
 from pointsman_gateway.http.console import add_console
-from pointsman_gateway.http.dependencies import (
-    HAS_RECEIPT,
-    ConversationRoute,
-    HttpDependencies,
-    caller_in,
-    dependencies_of,
-)
+from pointsman_gateway.http.conversation_route import ConversationRoute
+from pointsman_gateway.http.dependencies import HAS_RECEIPT, HttpDependencies, caller_in, dependencies_of
 from pointsman_gateway.http.description import add_description
-from pointsman_gateway.http.dialects.anthropic.messages import MESSAGES, count_tokens, create_message
-from pointsman_gateway.http.dialects.openai.chat import CHAT, chat
-from pointsman_gateway.http.dialects.openai.completions import complete
 from pointsman_gateway.http.dialects.openai.embeddings import EmbeddingRoute, embed
-from pointsman_gateway.http.dialects.openai.responses import create_response
-from pointsman_gateway.http.encoding import MESSAGES_PATH, error_format_of, error_headers
+from pointsman_gateway.http.dialects.registry import DIALECTS, dialect_of
+from pointsman_gateway.http.encoding import error_headers
 from pointsman_gateway.http.fields import invalid_field
 from pointsman_gateway.http.json_route import JsonRoute
 from pointsman_gateway.http.openapi import describe_answers
@@ -44,17 +36,13 @@ if TYPE_CHECKING:
 
 
 METERED_ROUTES: dict[str, Operation] = {
-    "/v1/chat/completions": "chat",
-    "/v1/completions": "completion",
-    "/v1/responses": "chat",
-    "/v1/messages": "chat",
-    "/v1/messages/count_tokens": "route",
+    **{route.path: route.operation for dialect in DIALECTS for route in dialect.routes},
     "/v1/embeddings": "embeddings",
     "/v1/route": "route",
 }
 """Routes whose requests leave a receipt, and their operation in it."""
 
-CORS_PREFIXES = ("/v1/", AZURE_PREFIX)
+CORS_PREFIXES = ("/v1/", AZURE_PREFIX, *[dialect.path for dialect in DIALECTS])
 CORS_MAX_AGE_SECONDS = 600
 """For which a browser remembers the answer to a preflight; Chromium caps it at two hours."""
 
@@ -67,8 +55,9 @@ def build_app(dependencies: HttpDependencies, spans: "Spans | None" = None) -> A
 
     api = build_api(dependencies)
     asgi_routes = {
-        ("POST", "/v1/chat/completions"): ConversationRoute(dependencies, CHAT),
-        ("POST", MESSAGES_PATH): ConversationRoute(dependencies, MESSAGES),
+        ("POST", dialect.path): ConversationRoute(dependencies, dialect, dialect.direct)
+        for dialect in DIALECTS
+        if dialect.direct
     }
     app: ASGIApp = GatewayApp(api, dependencies.tenancy, dependencies.budget, asgi_routes, on_rejected)
     if dependencies.cors_origins:
@@ -118,11 +107,9 @@ def build_api(dependencies: HttpDependencies) -> FastAPI:
     # Handlers are plain functions that find the dependencies here: FastAPI caches handlers for ever, and a cached bound
     # method would keep its object alive.
     app.state.dependencies = dependencies
-    app.post("/v1/chat/completions")(chat)
-    app.post("/v1/completions")(complete)
-    app.post("/v1/responses")(create_response)
-    app.post(MESSAGES_PATH)(create_message)
-    app.post(f"{MESSAGES_PATH}/count_tokens")(count_tokens)
+    for dialect in DIALECTS:
+        for route in dialect.routes:
+            app.post(route.path)(route.handler)
     app.router.add_api_route("/v1/embeddings", embed, methods=["POST"], route_class_override=EmbeddingRoute)
     app.get("/v1/models")(routes.list_models)
     app.get("/v1/models/{name:path}")(routes.find_model)
@@ -218,7 +205,7 @@ async def _on_disconnected(request: Request, error: Any) -> Response:
 
 def _reject(request: Request, error: PointsmanError) -> Response:
     record_rejection(dependencies_of(request), request.scope, error)
-    status, body = error_format_of(request.scope)(error)
+    status, body = dialect_of(request.scope).error_format.encode(error)
     return JSONResponse(body, status, error_headers(error))
 
 

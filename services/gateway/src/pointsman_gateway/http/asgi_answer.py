@@ -11,7 +11,8 @@ from starlette.types import Message, Receive, Scope, Send
 from pointsman_gateway.codec.headers import Headers
 from pointsman_gateway.domain import Request
 from pointsman_gateway.engines.engine_client import out_of_time
-from pointsman_gateway.http.encoding import AnswerEncoder, ErrorFormat, error_response, openai_error
+from pointsman_gateway.http.dialects.openai.errors import OPENAI_ERRORS
+from pointsman_gateway.http.encoding import AnswerEncoder, ErrorFormat, error_response
 from pointsman_gateway.http.sinks import HttpSink
 from pointsman_gateway.pipeline.admission import UnreadBudget
 from pointsman_gateway.pipeline.batch import RequestBatch
@@ -178,7 +179,7 @@ class _DisconnectWatch:
 
 
 async def send_error(
-    send: Send, error: PointsmanError, extra_headers: Headers, error_format: ErrorFormat = openai_error
+    send: Send, error: PointsmanError, extra_headers: Headers, error_format: ErrorFormat = OPENAI_ERRORS
 ) -> None:
     """Sends a complete response that reports the error."""
     for message in _to_messages(*error_response(error, extra_headers, error_format)):

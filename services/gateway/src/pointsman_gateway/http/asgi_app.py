@@ -20,14 +20,14 @@ from pointsman_gateway.codec.headers import Headers, credential_of, identify_cal
 from pointsman_gateway.codec.limits import LIMITS, TOKEN_ID_LIMITS, BodyLimits, check_body
 from pointsman_gateway.domain import Caller
 from pointsman_gateway.http.asgi_answer import CALLER, ClientDisconnected, send_error
-from pointsman_gateway.http.encoding import error_format_of, request_id_headers
+from pointsman_gateway.http.dialects.registry import DIALECTS, dialect_of
 from pointsman_gateway.ports import Tenancy
 
 LOGIN_PATH = "/console/api/login"
 OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", LOGIN_PATH})
 """Paths that need no key, in addition to the console's static files."""
 
-TOKEN_ID_PATHS = frozenset({"/v1/completions", "/v1/embeddings"})
+TOKEN_ID_PATHS = frozenset({"/v1/embeddings", *(one.path for one in DIALECTS if one.takes_token_ids)})
 """Paths whose bodies may hold token ids instead of text."""
 
 AZURE_PREFIX = "/openai/"
@@ -95,7 +95,7 @@ class RawRequest:
         self.receive = receive
         self.send = send
         self.headers = headers
-        self.response_headers = request_id_headers(id.encode(), error_format_of(scope))
+        self.response_headers = dialect_of(scope).error_format.id_headers(id.encode())
         self._reservation = reservation
 
     async def read_body(self, caller: Caller) -> bytes:
@@ -172,7 +172,7 @@ class GatewayApp:
                 await self._pass_to_fastapi(
                     scope,
                     receive,
-                    _SendWithId(send, request_id_headers(id.encode(), error_format_of(scope))),
+                    _SendWithId(send, dialect_of(scope).error_format.id_headers(id.encode())),
                     headers,
                     reservation,
                 )
@@ -200,7 +200,7 @@ class GatewayApp:
             if send.has_started or not isinstance(error, PointsmanError):
                 raise
             self._on_rejected(scope, error)
-            await send_error(send, error, [], error_format_of(scope))
+            await send_error(send, error, [], dialect_of(scope).error_format)
 
 
 def request_id_from(header: bytes | None) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 
-from pointsman_gateway.http.encoding import MESSAGES_PATH
+from pointsman_gateway.http.dialects.registry import dialect_at
 
 MAX_DISCARDED_BYTES = 9 * 1024 * 1024
 """The largest body with its framing. Discarding 1 MiB takes half a millisecond, all of it in the kernel."""
@@ -59,12 +59,9 @@ class Rejection:
     message: str
 
     def response(self, target: bytes) -> bytes:
-        """Returns the bytes of the response, in the format of the API to which the request's target belongs."""
-        is_anthropic = target.startswith(MESSAGES_PATH.encode())
-        server_error = "overloaded_error" if is_anthropic else "server_error"
-        kind = server_error if self.status >= 500 else "invalid_request_error"
-        error = {"message": self.message, "type": kind, "param": None, "code": self.code}
-        content = {"type": "error", "error": error} if is_anthropic else {"error": error}
+        """Returns the bytes of the response, in the dialect to which the request's target belongs."""
+        error_format = dialect_at(target.decode("latin-1")).error_format
+        content = error_format.encode_rejection(self.status, self.code, self.message)
         body = json.dumps(content, separators=(",", ":")).encode()
         head = [
             f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}",

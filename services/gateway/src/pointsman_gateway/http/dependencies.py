@@ -1,7 +1,7 @@
 """The parts of the gateway that HTTP routes use, the request's caller and deadline, and the way to answer."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -16,14 +16,12 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from pointsman_gateway import domain
-from pointsman_gateway.codec.headers import cache_mode, credential_of, identify_caller
+from pointsman_gateway.codec.headers import cache_mode
 from pointsman_gateway.console.stage import Console
-from pointsman_gateway.http.asgi_answer import CALLER, AsgiAnswer, BatchAnswer, ClientDisconnected, send_error
-from pointsman_gateway.http.asgi_app import RawRequest
-from pointsman_gateway.http.encoding import AnswerEncoder, ErrorFormat
+from pointsman_gateway.http.asgi_answer import CALLER, AsgiAnswer, BatchAnswer
+from pointsman_gateway.http.encoding import AnswerEncoder
 from pointsman_gateway.pipeline.pipeline import ConfigSnapshot, Pipeline
 from pointsman_gateway.pipeline.reload import ConfigHistory, ReloadStatus
-from pointsman_gateway.pipeline.run import to_public_error
 from pointsman_gateway.ports import Tenancy
 from pointsman_gateway.request_log.feedback_store import EvaluationStore, FeedbackStore
 from pointsman_gateway.tenancy.login import Login
@@ -93,69 +91,6 @@ class HttpDependencies:
     async def states_of_workers(self) -> list[dict[str, Any]]:
         """Returns the state of each process; empty if this is the only process."""
         return await self.workers.states() if self.workers else []
-
-
-class ConversationBody(Protocol):
-    """The decoded body of a conversation, in any dialect."""
-
-    model: str
-    stream: bool | None
-
-    def to_request(self, deadline: float, caller: domain.Caller, cache: str, arrived: float) -> domain.Request:
-        """Converts the body to a `Request`; raises InvalidArgument."""
-        ...
-
-    def encoder(self) -> AnswerEncoder: ...
-
-    def read_headers(self, headers: Mapping[bytes, bytes]) -> None:
-        """Reads the headers that belong to the dialect, before `to_request`."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Dialect:
-    """An API for conversations; requests of all dialects become the same `Request` and run in the same way."""
-
-    request_lines: tuple[bytes, ...]
-    """The first lines of its requests, for the reader that needs no ASGI."""
-    read_plain: Callable[[bytes, float, domain.Caller, str, float], tuple[domain.Request, AnswerEncoder] | None]
-    """Reads the common form of a body; None for all others. Its parameters are the body, and those of `to_request`."""
-    decode: Callable[[bytes], ConversationBody]
-    """Raises InvalidArgument."""
-    error_format: ErrorFormat
-
-
-class ConversationRoute:
-    """Handles the conversations of one dialect without FastAPI."""
-
-    def __init__(self, dependencies: HttpDependencies, dialect: Dialect) -> None:
-        self._dependencies = dependencies
-        self._dialect = dialect
-
-    async def __call__(self, request: RawRequest) -> None:
-        pipeline = self._dependencies.pipeline
-        try:
-            answer = await self._prepare(request)
-        except (ClientDisconnected, asyncio.CancelledError) as error:
-            pipeline.turned_away("chat", None, request.arrived, caller=caller_in(request.scope))
-            if isinstance(error, ClientDisconnected):
-                return
-            raise
-        except Exception as error:
-            rejection = to_public_error(error)
-            pipeline.turned_away("chat", rejection, request.arrived, caller=caller_in(request.scope))
-            await send_error(request.send, rejection, request.response_headers, self._dialect.error_format)
-            return
-        await answer(request.scope, request.receive, request.send)
-
-    async def _prepare(self, request: RawRequest) -> AsgiAnswer:
-        parts, headers = self._dependencies, request.headers
-        request.scope[CALLER] = caller = await identify_caller(parts.tenancy, credential_of(headers))
-        body = self._dialect.decode(await request.read_body(caller))
-        body.read_headers(headers)
-        deadline = deadline_after(headers.get(b"x-request-timeout"), parts.request_timeout)
-        decoded = body.to_request(deadline, caller, cache_mode(headers.get(b"cache-control")), request.arrived)
-        return AsgiAnswer(parts.pipeline, decoded, body.encoder(), bool(body.stream), request.response_headers)
 
 
 async def respond(request: Request, decoded: domain.Request, encoder: AnswerEncoder, streams: bool) -> Response:

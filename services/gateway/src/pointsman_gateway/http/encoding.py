@@ -1,16 +1,14 @@
-"""The parts that all responses share: the protocol of encoders, JSON, errors in both dialects, usage and receipts."""
+"""The parts that all responses share: the protocols of encoders and of error formats, JSON, usage and receipts."""
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from operator import methodcaller
 from typing import Any, Protocol
 
 import msgspec
 from pointsman_servicekit.errors import PointsmanError
-from pointsman_servicekit.logs import request_id
-from starlette.types import Scope
 
 from pointsman_gateway.codec.headers import Headers
 from pointsman_gateway.domain import Chunk, Chunks, Finished, Receipt, Started, Usage
@@ -20,47 +18,35 @@ JSON_TYPE = (b"content-type", b"application/json")
 DONE = b"data: [DONE]\n\n"
 """The last event of a stream in most of OpenAI's endpoints."""
 
-ERROR_TYPES = {
-    400: "invalid_request_error",
-    401: "authentication_error",
-    403: "permission_error",
-    404: "invalid_request_error",
-    409: "invalid_request_error",
-    429: "rate_limit_error",
-}
-"""OpenAI's error types by HTTP status; all others are "server_error"."""
-
-ANTHROPIC_ERRORS = {
-    400: (400, "invalid_request_error"),
-    401: (401, "authentication_error"),
-    403: (403, "permission_error"),
-    404: (404, "not_found_error"),
-    409: (409, "invalid_request_error"),
-    429: (429, "rate_limit_error"),
-    500: (500, "api_error"),
-    503: (529, "overloaded_error"),
-    504: (504, "timeout_error"),
-}
-"""Anthropic's status and error type by the error's HTTP status."""
-
-MESSAGES_PATH = "/v1/messages"
-"""Anthropic's route; errors of all paths that begin like this have Anthropic's format."""
-
-THREAD_UNSUPPORTED = "thread_unsupported_request"
-"""Anthropic's code, upon which its clients send the whole conversation."""
-
-MODELS_PATH = "/v1/models"
-
 to_json = msgspec.json.Encoder().encode
 _to_latin_1 = methodcaller("encode", "latin-1")
 
 
-ErrorFormat = Callable[[PointsmanError], tuple[int, dict[str, Any]]]
-"""Returns the status and the body of a response that reports an error."""
+class ErrorFormat(Protocol):
+    """How the clients of an API expect its errors, and the id of a request."""
+
+    @property
+    def schema(self) -> str:
+        """Returns the name of the errors' schema in openapi.yaml."""
+        ...
+
+    def encode(self, error: PointsmanError) -> tuple[int, dict[str, Any]]:
+        """Returns the status and the body of a response that reports an error."""
+        ...
+
+    def encode_rejection(self, status: int, code: str, message: str) -> dict[str, Any]:
+        """Returns the body of a response to a request that is not read to its end, before its connection is closed."""
+        ...
+
+    def id_headers(self, id: bytes) -> Headers:
+        """Returns the headers with the request's id, which all responses have."""
+        ...
 
 
 class AnswerEncoder(Protocol):
     """Encodes one answer for one endpoint, as a stream or as a whole.
+
+    The answer's id is a prefix of the dialect and the decision's id, so that feedback may name either.
 
     A stream is `encode_start`, `encode_chunks` any number of times, and `encode_end` or `encode_error`. These return
     complete server-sent events; the result may be empty.
@@ -95,68 +81,6 @@ def to_event(data: Any) -> bytes:
     return b"data: " + to_json(data) + b"\n\n"
 
 
-def error_body(error: PointsmanError) -> dict[str, Any]:
-    """Returns an error in OpenAI's format."""
-    return {
-        "error": {
-            "message": error.message,
-            "type": ERROR_TYPES.get(error.http_status, "server_error"),
-            "param": error.param,
-            "code": error.code,
-        }
-    }
-
-
-def openai_error(error: PointsmanError) -> tuple[int, dict[str, Any]]:
-    return error.http_status, error_body(error)
-
-
-def openai_error_of(field: str) -> ErrorFormat:
-    """Returns OpenAI's error format for an endpoint that has the conversation in `field` instead of `messages`."""
-
-    def format_error(error: PointsmanError) -> tuple[int, dict[str, Any]]:
-        status, body = openai_error(error)
-        if error.param == "messages":
-            body["error"]["param"] = field
-        return status, body
-
-    return format_error
-
-
-def anthropic_error(error: PointsmanError) -> tuple[int, dict[str, Any]]:
-    """Returns status and body of an error in Anthropic's format, with `code` and `param` in addition.
-
-    The only `details` that Anthropic's clients act on are those of a refused `thread`.
-    """
-    status, kind = ANTHROPIC_ERRORS.get(error.http_status, ANTHROPIC_ERRORS[500])
-    if error.code == "body_too_large":
-        status, kind = 413, "request_too_large"
-    body: dict[str, Any] = {"type": kind, "message": error.message, "code": error.code, "param": error.param}
-    if error.code == THREAD_UNSUPPORTED:
-        body["details"] = {"error_code": error.code, "unsupported": [error.param]}
-    return status, {"type": "error", "error": body, "request_id": request_id.get()}
-
-
-def is_for_anthropic(scope: Scope) -> bool:
-    """Returns whether the response has Anthropic's format. Both APIs have models, so a header says which it is."""
-    path: str = scope["path"]
-    if path.startswith(MODELS_PATH):
-        return any(name == b"anthropic-version" for name, _ in scope["headers"])
-    return path.startswith(MESSAGES_PATH)
-
-
-def error_format_of(scope: Scope) -> ErrorFormat:
-    return anthropic_error if is_for_anthropic(scope) else openai_error
-
-
-def request_id_headers(id: bytes, error_format: ErrorFormat) -> Headers:
-    """Returns headers with the request's id, in Anthropic's dialect also by the name that its clients read."""
-    headers = [(b"x-request-id", id)]
-    if error_format is anthropic_error:
-        headers.append((b"request-id", id))
-    return headers
-
-
 def error_headers(error: PointsmanError) -> dict[str, str]:
     # Rounded up, because clients wait exactly this long.
     return {"retry-after": str(max(1, math.ceil(error.retry_after)))} if error.retry_after is not None else {}
@@ -166,7 +90,7 @@ def error_response(
     error: PointsmanError, extra_headers: Sequence[tuple[bytes, bytes]], error_format: ErrorFormat
 ) -> tuple[int, Headers, bytes]:
     """Returns status, headers and body of a response that reports an error."""
-    status, body = error_format(error)
+    status, body = error_format.encode(error)
     headers = [JSON_TYPE, *extra_headers, *encode_headers(error_headers(error)), *encode_headers(error.limits)]
     return status, headers, to_json(body)
 

@@ -9,7 +9,7 @@ with unknown fields, over 256 KiB, malformed, or with a key that has to be looke
 import asyncio
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,16 +17,20 @@ from pointsman_servicekit.errors import InvalidArgument
 from pointsman_servicekit.logs import request_id
 
 from pointsman_gateway.codec.headers import cache_mode, credential_of
-from pointsman_gateway.domain import Caller, Request
 from pointsman_gateway.http.asgi_app import request_id_from
 from pointsman_gateway.http.dependencies import HttpDependencies, parse_timeout
-from pointsman_gateway.http.dialects.anthropic.messages import BETA_HEADER, MESSAGES
-from pointsman_gateway.http.dialects.openai.chat import CHAT
-from pointsman_gateway.http.encoding import AnswerEncoder
+from pointsman_gateway.http.dialect import ReadPlain
+from pointsman_gateway.http.dialects.registry import DIALECTS
 from pointsman_gateway.http.sinks import ClientConnection, ConnectionSink
 
-DIALECTS = (CHAT, MESSAGES)
-REQUEST_LINES = tuple([line for dialect in DIALECTS for line in dialect.request_lines])
+_READINGS = [(one.path, one.direct) for one in DIALECTS if one.direct]
+_READERS: Mapping[bytes, ReadPlain] = {
+    f"POST {path}{query} HTTP/1.1\r\n".encode(): reading.read_plain
+    for path, reading in _READINGS
+    for query in ("", *reading.queries)
+}
+"""The readers of bodies, by the first line of the request."""
+REQUEST_LINES = tuple(_READERS)
 """The first lines of the requests that are read here."""
 
 MAX_CACHED_HEADS = 1024
@@ -38,7 +42,9 @@ MAX_BODY_BYTES = 256 * 1024
 _END_OF_HEAD = b"\r\n\r\n"
 _HEADERS = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e]*\r\n)+\r\n")
 """Header fields by RFC 9112, section 5, with ASCII values; all others are left to uvicorn's parser."""
-_UNUSUAL_HEADERS = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"te", b"trailer", BETA_HEADER})
+_UNUSUAL_HEADERS = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"te", b"trailer"}).union(
+    *[reading.rare_headers for _, reading in _READINGS]
+)
 """Requests with one of these are left to uvicorn."""
 _PER_REQUEST_HEADERS = frozenset({b"x-request-id", b"traceparent", b"tracestate"})
 """Heads with one of these are not cached, since they differ between requests."""
@@ -57,7 +63,7 @@ class RequestHead:
     timeout: bytes | None
     cache: str
     header_count: int
-    read_body: Callable[[bytes, float, Caller, str, float], tuple[Request, AnswerEncoder] | None]
+    read_body: ReadPlain
     """The `read_plain` of the request's dialect."""
 
 
@@ -92,7 +98,7 @@ class HeadParser:
             headers.get(b"x-request-timeout"),
             cache_mode(headers.get(b"cache-control")),
             len(lines),
-            next(dialect.read_plain for dialect in DIALECTS if head[:start] in dialect.request_lines),
+            _READERS[head[:start]],
         )
         if not headers.keys() & _PER_REQUEST_HEADERS:
             if len(self._cache) >= MAX_CACHED_HEADS:

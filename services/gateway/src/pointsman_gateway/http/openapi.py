@@ -11,7 +11,7 @@ import yaml
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from pointsman_gateway.http.encoding import MESSAGES_PATH
+from pointsman_gateway.http.dialects.registry import DIALECTS, dialect_at
 
 Schema = dict[str, Any]
 
@@ -57,10 +57,11 @@ def _described(document: dict[str, Any]) -> dict[str, Any]:
         schemas.pop(name, None)
     for name, constraints in source["bodies"].items():
         _add_constraints(schemas[name], constraints)
+    conversations = {dialect.path for dialect in DIALECTS}
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             answer = source["answers"].get(path, {}).get(method)
-            _describe(operation, path, answer, path in source["streamed"])
+            _describe(operation, path, answer, path in conversations)
     return document
 
 
@@ -84,8 +85,7 @@ def _add_constraints(body: Schema, constraints: Schema) -> None:
         texts = {key: properties[field][key] for key in ("title", "description") if key in properties[field]}
         properties[field] = {**(schema if field == required else {"anyOf": [schema, {"type": "null"}]}), **texts}
     if required:
-        also = ["max_tokens"] if body["title"] == "MessagesBody" else []
-        body["required"] = ["model", required, *also]
+        body["required"] = ["model", required, *constraints.get("also_required", ())]
         properties["model"]["minLength"] = 1
 
 
@@ -108,7 +108,7 @@ def _describe(operation: Schema, path: str, answer: str | None, streamed: bool) 
         }
     if path == "/readyz":
         responses["503"] = {"description": "No engine is ready", "content": {TEXT: {"schema": STRING}}}
-    responses.update(_errors("AnthropicError" if path.startswith(MESSAGES_PATH) else "Error"))
+    responses.update(_errors(dialect_at(path).error_format.schema))
 
 
 def _errors(schema: str) -> Schema:

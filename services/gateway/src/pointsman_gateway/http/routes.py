@@ -13,9 +13,9 @@ from starlette.responses import Response
 from pointsman_gateway.domain import Caller, Decision, Feedback, Path, PathScore, Prompt
 from pointsman_gateway.domain.path import Catalog
 from pointsman_gateway.http.dependencies import HAS_RECEIPT, caller_of_request, deadline_of_request, dependencies_of
-from pointsman_gateway.http.dialects.anthropic.models import model_body, models_page
 from pointsman_gateway.http.dialects.openai.chat import RouteBody
-from pointsman_gateway.http.encoding import is_for_anthropic
+from pointsman_gateway.http.dialects.openai.models import OPENAI_MODELS
+from pointsman_gateway.http.dialects.registry import dialect_of
 from pointsman_gateway.http.fields import FailFastList, StrictBody
 
 MAX_EVALUATED_ROWS = 1_000_000
@@ -129,18 +129,17 @@ async def list_models(request: Request) -> dict[str, Any]:
 
     With the header `anthropic-version` the list has Anthropic's form, with pages, and no embedding models.
     """
-    created = _created(request)
-    if is_for_anthropic(request.scope):
-        return models_page(_conversation_names(request), created, request.query_params)
-    return {"object": "list", "data": [_model(name, created) for name in _model_names(request)]}
+    form = dialect_of(request.scope).models or OPENAI_MODELS
+    names = _model_names(request) if form.has_embeddings else _conversation_names(request)
+    return form.page(names, _created(request), request.query_params)
 
 
 async def find_model(name: str, request: Request) -> dict[str, Any]:
     """Returns one model, by a name that may contain ':', '@' and '/'. `anthropic-version` selects Anthropic's form."""
     if name not in _model_names(request):
         raise NotFound(f"unknown model '{name[:200]}'; GET /v1/models lists them", code="unknown_model", param="model")
-    body = model_body if is_for_anthropic(request.scope) else _model
-    return body(name, _created(request))
+    form = dialect_of(request.scope).models or OPENAI_MODELS
+    return form.model(name, _created(request))
 
 
 def _model_names(request: Request) -> Sequence[str]:
@@ -158,10 +157,6 @@ def _created(request: Request) -> int:
     unknown.
     """
     return int(dependencies_of(request).configuration.status.loaded_unix)
-
-
-def _model(name: str, created: int) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": created, "owned_by": "pointsman"}
 
 
 async def list_tasks(request: Request) -> dict[str, Any]:

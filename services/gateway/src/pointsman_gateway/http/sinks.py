@@ -9,7 +9,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from pointsman_gateway.codec.headers import Headers, cost_headers, decision_headers
 from pointsman_gateway.domain import Chunk, Chunks, Finished, Started
-from pointsman_gateway.http.encoding import JSON_TYPE, AnswerEncoder, encode_headers, error_response, request_id_headers
+from pointsman_gateway.http.encoding import JSON_TYPE, AnswerEncoder, encode_headers, error_response
 from pointsman_gateway.pipeline.run import RequestRun
 from pointsman_gateway.pipeline.sinks import UNREAD_SECONDS, AnswerNotRead
 
@@ -105,7 +105,7 @@ class ConnectionSink(HttpSink):
     def __init__(
         self, connection: ClientConnection, deadline: float, encoder: AnswerEncoder, streams: bool, request_id: str
     ) -> None:
-        super().__init__(encoder, streams, request_id_headers(request_id.encode(), encoder.error_format))
+        super().__init__(encoder, streams, encoder.error_format.id_headers(request_id.encode()))
         self.run: RequestRun | None = None
         self._connection: ClientConnection | None = connection
         self._deadline = deadline

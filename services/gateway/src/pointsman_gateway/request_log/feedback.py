@@ -12,6 +12,7 @@ from dataclasses import replace
 from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
 
 from pointsman_gateway.domain import UNKNOWN, Feedback, PathScore
+from pointsman_gateway.domain.decision import DECISION_ID_PREFIX
 from pointsman_gateway.redaction import Redaction
 from pointsman_gateway.request_log.entry import NO_REDACTION
 from pointsman_gateway.request_log.feedback_store import FeedbackStore, StoredFeedback
@@ -30,9 +31,6 @@ MAX_QUEUE_BYTES = 16 * 1024 * 1024
 
 RETRY_DELAY_SECONDS = 0.3
 """Seconds after which an unknown decision is looked up again: another gateway may not have written it yet."""
-
-ANSWER_ID_PREFIXES = ("chatcmpl-", "cmpl-", "resp_", "msg_")
-"""Prefixes of an answer's id in OpenAI's APIs; the rest is the decision's id. Callers may send either."""
 
 
 class FeedbackQueue:
@@ -213,11 +211,9 @@ def _check_text(param: str, text: str, max_bytes: int) -> None:
 
 
 def decision_id_of(feedback: Feedback) -> str:
-    """Returns the decision's id, also if the feedback names the answer's id."""
-    decision_id = feedback.decision_id
-    for prefix in ANSWER_ID_PREFIXES:
-        decision_id = decision_id.removeprefix(prefix)
-    return decision_id
+    """Returns the decision's id, also if the feedback names the answer's id, which ends in it."""
+    _, prefix, number = feedback.decision_id.rpartition(DECISION_ID_PREFIX)
+    return prefix + number
 
 
 def _with_ids(feedback: Feedback) -> Feedback:

@@ -17,6 +17,7 @@ from pointsman_gateway.config.field_types import PolicyConfig
 from pointsman_gateway.config.flywheel import StaleConfig
 from pointsman_gateway.config.tasks_file import TaskConfig
 from pointsman_gateway.domain import AUTO, PATH_PREFIX, Decision, Labels, Message, Path, Request, Vector
+from pointsman_gateway.domain.decision import DECISION_ID_PREFIX
 from pointsman_gateway.domain.request import UNRESTRICTED
 from pointsman_gateway.extensions.policy import Candidate, Plan, Policy, hash_to_unit_interval
 from pointsman_gateway.routing.left_out import LeftOutFields
@@ -120,7 +121,7 @@ class Router:
 
     def decide(self, request: Request, labels: Labels) -> Decision:
         """Decides which path answers; raises NotFound if the request names something that does not exist."""
-        number = f"dec_{time.time_ns() // 1_000_000:x}{os.urandom(6).hex()}"
+        number = f"{DECISION_ID_PREFIX}{time.time_ns() // 1_000_000:x}{os.urandom(6).hex()}"
         # Without a user the key is the decision's id, so that a replay can make the same random choices.
         key = request.user or number
         if request.model != AUTO:

@@ -6,7 +6,7 @@ from typing import Any
 
 from pointsman_servicekit.errors import InvalidArgument
 
-from pointsman_gateway.codec.parts import Part
+from pointsman_gateway.codec.media import Part
 from pointsman_gateway.domain.blocks import Block, BlockKind, Blocks, find_parts
 
 Converted = tuple[Mapping[str, Any], Sequence[Part]]

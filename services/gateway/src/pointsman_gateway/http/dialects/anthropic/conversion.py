@@ -7,7 +7,8 @@ from typing import Any
 
 from pointsman_servicekit.errors import InvalidArgument
 
-from pointsman_gateway.codec.parts import Part, join_texts, read_parts, text_of
+from pointsman_gateway.codec.media import Part
+from pointsman_gateway.codec.parts import join_texts, read_parts, text_of
 from pointsman_gateway.domain import Message
 from pointsman_gateway.http.dialects.anthropic.blocks import Converted, lay_out, lay_out_result
 from pointsman_gateway.http.dialects.anthropic.parts import to_parts

@@ -9,7 +9,8 @@ from pointsman_servicekit.errors import PointsmanError
 
 from pointsman_gateway.codec.choices import ANTHROPIC_THINKING, ENCRYPTED, MAX_TOOL_CALLS, REASONING_KEYS, SIGNED
 from pointsman_gateway.domain import Chunk, Chunks, Finished, Started, Usage
-from pointsman_gateway.http.encoding import anthropic_error, receipt_body, to_json
+from pointsman_gateway.http.dialects.anthropic.errors import ANTHROPIC_ERRORS
+from pointsman_gateway.http.encoding import receipt_body, to_json
 
 Event = dict[str, Any]
 
@@ -65,7 +66,7 @@ class OpenBlock:
 class MessageEncoder:
     """Encodes an answer as Anthropic's stream of events or message; implements `Encoder`."""
 
-    error_format = staticmethod(anthropic_error)
+    error_format = ANTHROPIC_ERRORS
 
     def __init__(self, stop_sequences: Sequence[str]) -> None:
         """Takes the client's stop sequences, by which a stop reason is recognized."""
@@ -115,7 +116,7 @@ class MessageEncoder:
         ])  # fmt: skip
 
     def encode_error(self, error: PointsmanError) -> bytes:
-        return _encode(anthropic_error(error)[1])
+        return _encode(ANTHROPIC_ERRORS.encode(error)[1])
 
     def encode_whole(self, started: Started, chunks: Sequence[Chunk], finished: Finished) -> bytes:
         self._set_head(started)

@@ -13,38 +13,41 @@ from starlette.responses import Response
 
 from pointsman_gateway.codec.headers import CACHE_USE
 from pointsman_gateway.codec.limits import check_counts
-from pointsman_gateway.codec.parts import media_of
+from pointsman_gateway.codec.media import media_of
 from pointsman_gateway.config.field_types import MAX_MESSAGES_STOP_SEQUENCES, MaxTokens, Temperature, TopP
 from pointsman_gateway.domain import ANONYMOUS, Caller, Message, Request, Sampling
 from pointsman_gateway.domain.request import NO_MEDIA
 from pointsman_gateway.http.dependencies import (
     HAS_RECEIPT,
-    Dialect,
     caller_of_request,
     deadline_of_request,
     dependencies_of,
     respond,
 )
+from pointsman_gateway.http.dialect import Dialect, DirectReading, MeteredRoute
 from pointsman_gateway.http.dialects.anthropic.conversion import (
     to_chat_choice,
     to_functions,
     to_messages,
     to_response_format,
 )
+from pointsman_gateway.http.dialects.anthropic.errors import ANTHROPIC_ERRORS, THREAD_UNSUPPORTED
 from pointsman_gateway.http.dialects.anthropic.message_encoder import MessageEncoder
+from pointsman_gateway.http.dialects.anthropic.models import ANTHROPIC_MODELS
 from pointsman_gateway.http.dialects.anthropic.native import NATIVE_FIELDS, is_run_by_client, to_native
-from pointsman_gateway.http.dialects.openai.chat import decode_body
-from pointsman_gateway.http.encoding import MESSAGES_PATH, THREAD_UNSUPPORTED, AnswerEncoder, anthropic_error
+from pointsman_gateway.http.encoding import AnswerEncoder
 from pointsman_gateway.http.fields import (
     FailFastDict,
     FailFastList,
     TextOrList,
     bad_parameter,
+    decode_body,
     strict_struct,
 )
 from pointsman_gateway.pipeline.request_checks import MAX_USER_CHARACTERS
 from pointsman_gateway.routing.left_out import ANTHROPIC_TOOLS
 
+PATH = "/v1/messages"
 IGNORED_FIELDS = frozenset(
     {"betas", "billing_policy", "cache_control", "context_management", "diagnostics", "fallback_credit_token",
      "fallbacks", "inference_geo", "service_tier", "speed", "user_profile_id", "workspace_id"}
@@ -231,14 +234,6 @@ def _to_fields(body: MessagesBody, continues: bool) -> Mapping[str, Any]:
     return {**own, **{name: value for name, value in fields.items() if value is not None}}
 
 
-MESSAGES = Dialect(
-    tuple([b"POST %b HTTP/1.1\r\n" % target.encode() for target in (MESSAGES_PATH, f"{MESSAGES_PATH}?beta=true")]),
-    read_plain_message,
-    partial(decode_body, MessagesBody),
-    anthropic_error,
-)
-
-
 async def create_message(body: MessagesBody, request: fastapi.Request) -> Response:
     """Answers one conversation in the format of Anthropic's Messages API."""
     # `ConversationRoute` handles these requests; FastAPI documents this function.
@@ -254,3 +249,18 @@ async def count_tokens(body: CountTokensBody, request: fastapi.Request) -> Respo
     count, is_exact = await pipeline.count_tokens(decoded, routed)
     told = {"path": routed.decision.path.name, "count": "exact" if is_exact else "estimate"}
     return JSONResponse({"input_tokens": count, "pointsman": told})
+
+
+MESSAGES = Dialect(
+    path=PATH,
+    handler=create_message,
+    error_format=ANTHROPIC_ERRORS,
+    further=(MeteredRoute(path=f"{PATH}/count_tokens", handler=count_tokens, operation="route"),),
+    direct=DirectReading(
+        decode=partial(decode_body, MessagesBody),
+        read_plain=read_plain_message,
+        queries=("?beta=true",),
+        rare_headers=frozenset({BETA_HEADER}),
+    ),
+    models=ANTHROPIC_MODELS,
+)

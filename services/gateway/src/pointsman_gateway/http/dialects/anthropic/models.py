@@ -6,6 +6,7 @@ from typing import Any
 
 from starlette.datastructures import QueryParams
 
+from pointsman_gateway.http.dialect import ModelForm
 from pointsman_gateway.http.fields import bad_parameter
 
 DEFAULT_LIMIT, MAX_LIMIT = 20, 1000
@@ -57,3 +58,6 @@ def _position(names: Sequence[str], name: str, parameter: str) -> int:
     if name not in names:
         raise bad_parameter(f"'{parameter}' must be the id of a model in the list", parameter)
     return names.index(name)
+
+
+ANTHROPIC_MODELS = ModelForm(header=b"anthropic-version", has_embeddings=False, page=models_page, model=model_body)

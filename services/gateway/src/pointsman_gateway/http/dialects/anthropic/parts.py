@@ -5,7 +5,8 @@ from typing import Any
 
 from pointsman_servicekit.errors import InvalidArgument
 
-from pointsman_gateway.codec.parts import Part, join_texts, reject_unknown_fields, to_media_part
+from pointsman_gateway.codec.media import Part, reject_unknown_fields, to_media_part
+from pointsman_gateway.codec.parts import join_texts
 from pointsman_gateway.http.fields import bad_parameter, string_in
 
 Block = Mapping[str, Any]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import fastapi
 import msgspec
@@ -12,30 +12,32 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import Response
 
 from pointsman_gateway.codec.headers import CACHE_USE
-from pointsman_gateway.codec.json_body import decode_json
 from pointsman_gateway.codec.limits import check_counts
-from pointsman_gateway.codec.parts import MEDIA_PARTS, media_of, read_parts
+from pointsman_gateway.codec.media import MEDIA_PARTS, media_of
+from pointsman_gateway.codec.parts import read_parts
 from pointsman_gateway.config.field_types import MAX_STOP_SEQUENCES, MaxTokens, Seed, Temperature, TopP
 from pointsman_gateway.config.providers import MESSAGE_FIELDS, request_fields
 from pointsman_gateway.domain import ANONYMOUS, Caller, Message, Request, Sampling
 from pointsman_gateway.domain.blocks import Blocks
 from pointsman_gateway.domain.request import NO_MEDIA
-from pointsman_gateway.http.dependencies import Dialect, deadline_of_request, respond
+from pointsman_gateway.http.dependencies import deadline_of_request, respond
+from pointsman_gateway.http.dialect import Dialect, DirectReading
 from pointsman_gateway.http.dialects.openai.cache_control import blocks_of
 from pointsman_gateway.http.dialects.openai.chat_encoder import ChatEncoder
-from pointsman_gateway.http.encoding import AnswerEncoder, openai_error
+from pointsman_gateway.http.dialects.openai.errors import OPENAI_ERRORS
+from pointsman_gateway.http.dialects.openai.models import OPENAI_MODELS
+from pointsman_gateway.http.encoding import AnswerEncoder
 from pointsman_gateway.http.fields import (
     FailFastDict,
     FailFastList,
     StopSequences,
     TextOrList,
+    decode_body,
     invalid_field,
     strict_struct,
 )
 
 _NO_FIELDS: Mapping[str, Any] = {}
-
-Body = TypeVar("Body", bound=BaseModel)
 
 
 class MessageBody(BaseModel):
@@ -113,18 +115,6 @@ def read_plain_chat(
         to_request(chat, deadline, caller, cache, arrived),
         ChatEncoder(options is not None and bool(options.include_usage)),
     )
-
-
-def decode_body(kind: type[Body], body: bytes) -> Body:
-    """Parses a request's body as `kind`; raises InvalidArgument.
-
-    pydantic's own decoder first makes a tree of 32 bytes a value, and then Python's objects in addition.
-    """
-    data = decode_json(body) if body else None
-    try:
-        return kind.model_validate(data)
-    except ValidationError as error:
-        raise invalid_field(error.errors(include_url=False)[0]) from error
 
 
 def to_request(body: ChatBody, deadline: float, caller: Caller, cache: str, arrived: float) -> Request:
@@ -221,12 +211,16 @@ def _cache_blocks(
     )
 
 
-CHAT = Dialect(
-    (b"POST /v1/chat/completions HTTP/1.1\r\n",), read_plain_chat, partial(decode_body, ChatBody), openai_error
-)
-
-
 async def chat(body: ChatBody, request: fastapi.Request) -> Response:
     """Answers one conversation."""
     # `ConversationRoute` handles these requests; FastAPI documents this function.
     return await respond(request, body.to_request(deadline_of_request(request)), body.encoder(), bool(body.stream))
+
+
+CHAT = Dialect(
+    path="/v1/chat/completions",
+    handler=chat,
+    error_format=OPENAI_ERRORS,
+    direct=DirectReading(decode=partial(decode_body, ChatBody), read_plain=read_plain_chat),
+    models=OPENAI_MODELS,
+)

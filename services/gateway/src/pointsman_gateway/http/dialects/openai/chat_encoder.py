@@ -10,10 +10,9 @@ from pointsman_servicekit.errors import PointsmanError
 
 from pointsman_gateway.codec.choices import CollectedChoice, collect_choices
 from pointsman_gateway.domain import Chunk, Chunks, Finished, Started
+from pointsman_gateway.http.dialects.openai.errors import OPENAI_ERRORS, error_body
 from pointsman_gateway.http.encoding import (
     DONE,
-    error_body,
-    openai_error,
     receipt_body,
     system_fingerprint,
     to_event,
@@ -48,7 +47,7 @@ class ChatEncoder:
     encoded anew: it gets the role, and keeps all fields of the engine's event that are unknown to the gateway.
     """
 
-    error_format = staticmethod(openai_error)
+    error_format = OPENAI_ERRORS
 
     def __init__(self, include_usage: bool) -> None:
         """Ends a stream with a chunk that has the usage if `include_usage`."""

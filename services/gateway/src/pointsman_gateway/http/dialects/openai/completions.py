@@ -20,11 +20,11 @@ from pointsman_gateway.http.dependencies import (
     respond,
     respond_to_all,
 )
+from pointsman_gateway.http.dialect import Dialect
 from pointsman_gateway.http.dialects.openai.chat import StreamOptions, as_chat_request, includes_usage
+from pointsman_gateway.http.dialects.openai.errors import OPENAI_ERRORS, OpenAIErrors, error_body
 from pointsman_gateway.http.encoding import (
     DONE,
-    error_body,
-    openai_error_of,
     receipt_body,
     system_fingerprint,
     to_event,
@@ -165,6 +165,15 @@ async def complete(body: CompletionBody, request: Request) -> Response:
     return await respond_to_all(request, requests, body.choices, encoder, bool(body.stream))
 
 
+COMPLETIONS = Dialect(
+    path="/v1/completions",
+    handler=complete,
+    error_format=OPENAI_ERRORS,
+    operation="completion",
+    takes_token_ids=True,
+)
+
+
 @dataclass(slots=True)
 class _Choice:
     text: list[str] = field(default_factory=list)
@@ -176,7 +185,7 @@ class _Choice:
 class CompletionEncoder:
     """Encodes an answer as `text_completion`, whole or in chunks; implements `Encoder`."""
 
-    error_format = staticmethod(openai_error_of("prompt"))
+    error_format = OpenAIErrors("prompt")
 
     def __init__(self, include_usage: bool) -> None:
         """Ends a stream with a chunk that has the usage if `include_usage`."""

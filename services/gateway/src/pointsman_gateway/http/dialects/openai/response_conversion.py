@@ -8,14 +8,8 @@ from typing import Any
 from pointsman_servicekit.errors import InvalidArgument
 
 from pointsman_gateway.codec.limits import check_tool_count
-from pointsman_gateway.codec.parts import (
-    MEDIA_PARTS,
-    Part,
-    reject_media_fields,
-    reject_unknown_fields,
-    text_of,
-    to_media_part,
-)
+from pointsman_gateway.codec.media import MEDIA_PARTS, Part, reject_media_fields, reject_unknown_fields, to_media_part
+from pointsman_gateway.codec.parts import text_of
 from pointsman_gateway.http.fields import bad_parameter, string_in
 
 TEXTS = {"input_text": "text", "output_text": "text", "text": "text", "refusal": "refusal"}

@@ -8,6 +8,7 @@ from pointsman_servicekit.errors import PointsmanError
 
 from pointsman_gateway.codec.choices import MAX_TOOL_CALLS, REASONING_KEYS
 from pointsman_gateway.domain import Chunk, Chunks, Finished, Started, Usage
+from pointsman_gateway.http.dialects.openai.errors import OpenAIErrors
 from pointsman_gateway.http.dialects.openai.response_conversion import ToolName
 from pointsman_gateway.http.dialects.openai.response_output import (
     REASONING,
@@ -20,7 +21,7 @@ from pointsman_gateway.http.dialects.openai.response_output import (
     Item,
     PartKind,
 )
-from pointsman_gateway.http.encoding import openai_error_of, receipt_body, to_json
+from pointsman_gateway.http.encoding import receipt_body, to_json
 
 INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
 """Reasons of an incomplete response, by the finish reason of the engine."""
@@ -31,7 +32,7 @@ ERRORS = {400: "invalid_prompt", 429: "rate_limit_exceeded"}
 class ResponseEncoder:
     """Encodes an answer of the Responses API; a whole response is what the last event of the stream holds."""
 
-    error_format = staticmethod(openai_error_of("input"))
+    error_format = OpenAIErrors("input")
 
     def __init__(self, echoed: Mapping[str, Any], wants_logprobs: bool, tool_names: Mapping[str, ToolName]) -> None:
         """Takes the request's fields that a response repeats, and tools' names by the engine's names."""

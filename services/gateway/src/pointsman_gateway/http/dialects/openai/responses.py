@@ -10,7 +10,9 @@ from starlette.responses import Response
 from pointsman_gateway import domain
 from pointsman_gateway.config.field_types import MaxTokens, Temperature, TopLogprobs, TopP
 from pointsman_gateway.http.dependencies import deadline_of_request, respond
+from pointsman_gateway.http.dialect import Dialect
 from pointsman_gateway.http.dialects.openai.chat import as_chat_request
+from pointsman_gateway.http.dialects.openai.errors import OPENAI_ERRORS
 from pointsman_gateway.http.dialects.openai.response_conversion import (
     ChatTools,
     is_run_by_openai,
@@ -174,3 +176,6 @@ async def create_response(body: ResponsesBody, request: Request) -> Response:
     tools = to_chat_tools(body.tools)
     encoder = ResponseEncoder(body.echoed(), body.wants_logprobs, tools.names)
     return await respond(request, body.to_request(deadline_of_request(request), tools), encoder, bool(body.stream))
+
+
+RESPONSES = Dialect(path="/v1/responses", handler=create_response, error_format=OPENAI_ERRORS)

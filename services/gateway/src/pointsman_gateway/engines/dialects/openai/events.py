@@ -12,7 +12,7 @@ import msgspec
 
 from pointsman_gateway.codec.joined_chunks import ChunkJoiner
 from pointsman_gateway.domain import Chunk, Chunks, EngineSeconds, Usage
-from pointsman_gateway.engines.openai_schema import (
+from pointsman_gateway.engines.dialects.openai.schema import (
     MAX_EVENT_DEPTH,
     MAX_FLAT_BYTES,
     MAX_MESSAGE_CHARACTERS,

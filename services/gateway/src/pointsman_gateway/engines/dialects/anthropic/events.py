@@ -12,7 +12,7 @@ import msgspec
 from pointsman_gateway.codec.choices import ANTHROPIC_THINKING, ENCRYPTED, SIGNED
 from pointsman_gateway.codec.joined_chunks import ChunkJoiner
 from pointsman_gateway.domain import Chunk, Chunks, Usage
-from pointsman_gateway.engines.openai_schema import Count
+from pointsman_gateway.engines.dialects.openai.schema import Count
 from pointsman_gateway.engines.stream_lines import MAX_LINE_BYTES, split_lines
 
 TOOL_USE = "tool_use"

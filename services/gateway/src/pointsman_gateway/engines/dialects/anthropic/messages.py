@@ -1,4 +1,4 @@
-"""Converts requests to Anthropic's Messages API. `anthropic_events` reads the answers."""
+"""Converts requests to Anthropic's Messages API. `events` reads the answers."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,8 +7,10 @@ from pointsman_servicekit.errors import InvalidArgument
 
 from pointsman_gateway.config.providers import Endpoint
 from pointsman_gateway.domain import Message
-from pointsman_gateway.engines.anthropic_content import to_blocks, to_turns
+from pointsman_gateway.engines.dialects.anthropic.content import to_blocks, to_turns
+from pointsman_gateway.engines.dialects.anthropic.events import MessagesReader
 from pointsman_gateway.engines.engine_client import EngineRequest
+from pointsman_gateway.engines.engine_dialect import EngineDialect
 
 DEFAULT_MAX_TOKENS = 4096
 """The API requires a limit; this one is for requests and paths without one."""
@@ -123,3 +125,12 @@ def _to_tool_choice(choice: Any, parallel: Any) -> dict[str, Any]:
     else:
         converted = {"type": {"none": "none", "required": "any"}.get(choice, "auto")}
     return {**converted, "disable_parallel_tool_use": True} if parallel is False and choice != "none" else converted
+
+
+MESSAGES = EngineDialect(
+    name="anthropic",
+    to_body=to_messages_body,
+    reader=MessagesReader,
+    header_lines=beta_header,
+    has_messages_fields=True,
+)
