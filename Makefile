@@ -156,8 +156,9 @@ CLIENTS ?= $(patsubst tests/clients/requirements-%.txt,%,$(wildcard tests/client
 	touch $@
 
 .PHONY: test-clients
-test-clients: models $(CLIENTS:%=.venv-clients/%/.done) ## real clients in pinned versions against the help desk and its real engine, agents against a scripted one (needs npm; 10 minutes; CLIENTS=openai for one)
+test-clients: models $(CLIENTS:%=.venv-clients/%/.done) ## real clients in pinned versions against the help desk and its real engine, agents against a scripted one; then nginx and Envoy in front (needs npm and nginx; 12 minutes; CLIENTS=openai for one)
 	$(BIN)/python -m pytest $(CLIENTS:%='tests/clients/test_clients.py::test_a_client_works[%]') $(patsubst %,tests/clients/test_%.py,$(subst -,_,$(filter claude-code codex,$(CLIENTS))))
+	$(if $(filter file,$(origin CLIENTS)),$(BIN)/python -m pytest tests/proxies)
 
 CLAUDE_CODE := 2.1.328
 .venv-clients/claude-code/$(CLAUDE_CODE):
