@@ -25,7 +25,7 @@ from rich.padding import Padding
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 HOME = ROOT / ".pointsman"
-LONGEST_START = 420
+MAX_START_SECONDS = 420
 """Seconds. The first start also prepares the models."""
 KINDS = ("prompt", "rag", "lora", "hybrid")
 
@@ -150,12 +150,12 @@ def free_address() -> str:
 
 
 def wait_for(run_file: Path, up: "subprocess.Popen[bytes]") -> None:
-    deadline = time.monotonic() + LONGEST_START
+    deadline = time.monotonic() + MAX_START_SECONDS
     while not is_of(run_file, up.pid):
         if up.poll() is not None:
             raise SystemExit(f"pointsman up ended with exit code {up.returncode}")
         if time.monotonic() > deadline:
-            raise SystemExit(f"pointsman up was not ready after {LONGEST_START} s")
+            raise SystemExit(f"pointsman up was not ready after {MAX_START_SECONDS} s")
         time.sleep(0.5)
 
 

@@ -36,7 +36,7 @@ GUARD = ROOT / "services/lora-server/src/pointsman_lora_server/engine/guard"
 ADAPTERS = {name: ROOT / "examples/helpdesk/adapters" / name for name in ("triage", "voice")}
 BASE, PROVIDED = "llama-3.1-8b", "gpt-4o-mini"
 """The names in the configuration. One vLLM serves its small model under both, and so plays the provider too."""
-LONGEST_START = 420
+MAX_START_SECONDS = 420
 MESSAGE = "I left my umbrella on the 9:15 to Saltby, please look for it"
 TOKENS = 24
 WORKERS, MOVES, ANSWERS_PER_MOVE = 6, 6, 12
@@ -273,7 +273,7 @@ def wait_until(
 
     Raises DemoError with `problem` if that takes too long, or if the process `running` has ended.
     """
-    deadline = time.monotonic() + LONGEST_START
+    deadline = time.monotonic() + MAX_START_SECONDS
     while True:
         with suppress(DemoError, httpx.HTTPError):
             if holds():

@@ -16,7 +16,7 @@ from tests.flywheel.company import Company, running
 from tests.flywheel.messages import Message, deciding, poisoned, traffic
 from tests.running_example import ROOT
 
-LONGEST_RUN = 1200
+MAX_RUN_SECONDS = 1200
 """Time limit of one run, on two shared cores."""
 
 
@@ -87,7 +87,7 @@ def turn(company: Company) -> Turn:
         log.open("w") as lines,
         subprocess.Popen(company.command("retrain", "sort"), stdout=lines, stderr=lines, cwd=ROOT) as run,
     ):
-        deadline = time.monotonic() + LONGEST_RUN
+        deadline = time.monotonic() + MAX_RUN_SECONDS
         try:
             while run.poll() is None:
                 assert time.monotonic() < deadline, log.read_text()

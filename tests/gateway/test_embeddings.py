@@ -16,8 +16,9 @@ from pointsman_embedding import MiniLM
 from pointsman_gateway.config.field_types import ConfigError
 from pointsman_gateway.config.load import load_config
 from pointsman_gateway.domain import Caller, Request, UndecidedReceipt, Usage
+from pointsman_gateway.embeddings.metrics import EmbeddingMetrics
 from pointsman_gateway.embeddings.models import BATCH_TEXTS, MAX_ADDED_TOKENS, MAX_HELD_BYTES, LocalEmbedder
-from pointsman_gateway.embeddings.stage import EmbeddingMetrics, EmbeddingRequest, Embeddings, PricedModel
+from pointsman_gateway.embeddings.stage import EmbeddingRequest, Embeddings, PricedModel
 from pointsman_gateway.metering.gen_ai import GenAiMetrics
 from pointsman_servicekit.buffer_budget import BufferedBytesBudget
 from pointsman_servicekit.errors import DeadlineExceeded, PointsmanError, ResourceExhausted

@@ -23,7 +23,7 @@ from pointsman_gateway.redaction import Redaction
 from pointsman_gateway.request_log.evidence import EvidenceKey, evidence_key
 from pointsman_gateway.routing.predicted import Predicted, PredictedOptions, encode_weights
 from pointsman_gateway.shadow.budget import ShadowStore
-from pointsman_gateway.shadow.scoring import PairScores
+from pointsman_gateway.shadow.pair import PairScores
 from pointsman_lab.prediction import Evaluation, best_mix, evaluate_policy, fit, predict, read_evaluation, to_evaluation
 from pointsman_lab.request_log import RatedRequest
 from pointsman_servicekit.bounded_redis import open_redis

@@ -28,11 +28,11 @@ MINUTE = 60.0
 ANSWERS = 3
 """Required answers of each kind of path before the fault, because a rate needs a series with several values."""
 
-LONGEST_WAIT = 180.0
+MAX_WAIT_SECONDS = 180.0
 """Additional seconds to wait for ANSWERS after the minute, because adapters that share one slot are slow on a busy
 machine."""
 
-LONGEST_ALARM = 60.0
+MAX_ALARM_SECONDS = 60.0
 """Time limit from the fault to the notification."""
 
 VARIABLES = {"__rate_interval": "15s", "path": ".*", "task": ".*", "adapter": ".*"}
@@ -79,11 +79,11 @@ async def spend(help_desk: HelpDesk, folder: Path) -> MonitoredRun:
         await until(begun + MINUTE / 3)
         help_desk.change_configuration()
         await until(begun + MINUTE)
-        await found(lambda: _all_kinds(load), LONGEST_WAIT, f"{ANSWERS} answers of each kind of path")
+        await found(lambda: _all_kinds(load), MAX_WAIT_SECONDS, f"{ANSWERS} answers of each kind of path")
         calm = time.time()
         monitored_run.told_before, monitored_run.exported = list(receiver.told), await _exported(help_desk)
         help_desk.kill_engine()
-        await found(lambda: _alarmed(receiver), LONGEST_ALARM, f"alerts; told was {receiver.told}")
+        await found(lambda: _alarmed(receiver), MAX_ALARM_SECONDS, f"alerts; told was {receiver.told}")
         asking.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await asking

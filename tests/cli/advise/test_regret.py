@@ -8,7 +8,8 @@ import pytest
 from pointsman_cli.advise.regret import Regrets, read_regrets, regret_table
 from pointsman_cli.top.metrics import parse_metrics
 from pointsman_gateway.request_log.evidence import EvidenceKey
-from pointsman_gateway.shadow.scoring import Pair, ShadowMetrics, Side, regret_of
+from pointsman_gateway.shadow.metrics import ShadowMetrics
+from pointsman_gateway.shadow.pair import Pair, Side, regret_of
 from prometheus_client import CollectorRegistry, generate_latest, start_http_server
 from rich.console import Console
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from pointsman_gateway.domain import Caller
 from pointsman_gateway.tenancy.keys import KeyCacheConfig
-from pointsman_gateway.tenancy.limits import Clock, TenancyMetrics
+from pointsman_gateway.tenancy.limits import Clock
+from pointsman_gateway.tenancy.metrics import TenancyMetrics
 from pointsman_gateway.tenancy.reservation import LeasedReservation
 from pointsman_gateway.tenancy.stage import RedisTenancy
 from pointsman_gateway.tenancy.tasks import POLL_TIMEOUT_SECONDS

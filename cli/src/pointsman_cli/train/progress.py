@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 METRICS = ("exact", "json_f1", "word_f1", "preference_accuracy")
 
 _PLAIN_SECONDS = 10.0  # between two progress lines if there is no terminal
-_MOST_LABELS = 12  # per field, on one line
+_MAX_LABELS = 12  # per field, on one line
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,8 +228,8 @@ class TrainingProgress:
         line = f"data: {data.rows} rows, {data.heldout_rows} held out; tokens a row: {tokens}"
         self._say(f"{line}; left out: {', '.join(left_out)}" if left_out else line)
         for field, labels in data.labels.items():
-            shown = [f"{label} {count}" for label, count in list(labels.items())[:_MOST_LABELS]]
-            rest = [f"and {len(labels) - _MOST_LABELS} more"] if len(labels) > _MOST_LABELS else []
+            shown = [f"{label} {count}" for label, count in list(labels.items())[:_MAX_LABELS]]
+            rest = [f"and {len(labels) - _MAX_LABELS} more"] if len(labels) > _MAX_LABELS else []
             self._say(f"{field}: {', '.join([*shown, *rest])}")
 
     def _show_step(self, step: TrainingStep) -> None:

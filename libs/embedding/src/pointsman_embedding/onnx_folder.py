@@ -20,7 +20,7 @@ from pointsman_embedding.minilm import TOKENIZER, open_session
 
 DEFAULT_MAX_TOKENS = 512
 """Of a folder that states no length."""
-LARGEST_LENGTH = 1_000_000
+MAX_LENGTH = 1_000_000
 """Some tokenizers state an astronomically large one, which means none."""
 CHARACTERS_PER_TOKEN = 32
 """Tokenizing takes time also for text that is then cut off; no language's tokens are that long on average."""
@@ -180,7 +180,7 @@ def _max_tokens(folder: Path) -> int:
         _read(folder, "tokenizer_config.json").get("model_max_length"),
         (_read(folder, TOKENIZER).get("truncation") or {}).get("max_length"),
     )
-    return next((int(n) for n in stated if isinstance(n, int | float) and 2 < n < LARGEST_LENGTH), DEFAULT_MAX_TOKENS)
+    return next((int(n) for n in stated if isinstance(n, int | float) and 2 < n < MAX_LENGTH), DEFAULT_MAX_TOKENS)
 
 
 def _find_graph(folder: Path) -> Path:

@@ -34,7 +34,7 @@ from pointsman_gateway.bootstrap.tenancy import check_single_sign_on, open_tenan
 from pointsman_gateway.breaker import Breaker
 from pointsman_gateway.config.load import Config, load_config, watched_files
 from pointsman_gateway.console.stage import Console
-from pointsman_gateway.embeddings.stage import EmbeddingMetrics
+from pointsman_gateway.embeddings.metrics import EmbeddingMetrics
 from pointsman_gateway.engines.dns_groups import DnsResolver
 from pointsman_gateway.engines.engines import Engines
 from pointsman_gateway.engines.http1 import Pool

@@ -14,8 +14,9 @@ from pointsman_gateway.config.field_types import ConfigError
 from pointsman_gateway.config.load import Config
 from pointsman_gateway.config.models_file import EmbeddingConfig
 from pointsman_gateway.config.providers import auth_header
+from pointsman_gateway.embeddings.metrics import EmbeddingMetrics
 from pointsman_gateway.embeddings.models import MAX_HELD_BYTES, EmbeddingEndpoint, RemoteEmbedder
-from pointsman_gateway.embeddings.stage import EmbeddingMetrics, Embeddings, PricedModel
+from pointsman_gateway.embeddings.stage import Embeddings, PricedModel
 from pointsman_gateway.extensions.http_poster import HttpPoster
 from pointsman_gateway.metering.gen_ai import POINTSMAN
 from pointsman_gateway.ports import RequestLog, Tenancy

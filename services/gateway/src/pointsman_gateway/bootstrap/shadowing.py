@@ -22,8 +22,9 @@ from pointsman_gateway.ports import RequestLog
 from pointsman_gateway.request_log.feedback_store import FeedbackStore
 from pointsman_gateway.shadow.budget import SETTLE_INTERVAL_SECONDS, DailyBudget
 from pointsman_gateway.shadow.judge import JudgeSettings, PairJudge, judge_sampling
+from pointsman_gateway.shadow.metrics import ShadowMetrics
 from pointsman_gateway.shadow.runner import MAX_CONCURRENT, ShadowPipeline, ShadowRunner
-from pointsman_gateway.shadow.scoring import PairScorer, ScoreFunction, ShadowMetrics
+from pointsman_gateway.shadow.scoring import PairScorer, ScoreFunction
 from pointsman_gateway.shadow.stage import ScoringFeedback, Shadowing
 
 MAX_CALM_REQUESTS = 128

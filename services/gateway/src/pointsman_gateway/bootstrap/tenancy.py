@@ -14,7 +14,7 @@ from pointsman_gateway.config.access_file import SingleSignOnConfig
 from pointsman_gateway.config.field_types import ConfigError
 from pointsman_gateway.settings import Settings
 from pointsman_gateway.tenancy.keys import KeyCacheConfig
-from pointsman_gateway.tenancy.limits import TenancyMetrics
+from pointsman_gateway.tenancy.metrics import TenancyMetrics
 from pointsman_gateway.tenancy.stage import OpenAccess, RedisTenancy
 from pointsman_gateway.tenancy.tasks import POLL_TIMEOUT_SECONDS
 

@@ -11,14 +11,12 @@ from typing import Any, Protocol
 from pointsman_servicekit.buffer_budget import BufferedBytesBudget, BufferReservation
 from pointsman_servicekit.errors import DeadlineExceeded, NotFound, PermissionDenied, PointsmanError
 from pointsman_servicekit.logs import request_id
-from prometheus_client import CollectorRegistry, Counter, Histogram
-from prometheus_client.core import CounterMetricFamily
-from prometheus_client.registry import Collector
 
 from pointsman_gateway.codec.token_ids import TokenIds
 from pointsman_gateway.domain import PICODOLLARS, Overflow, Request, UndecidedReceipt, Usage
 from pointsman_gateway.domain.outcome import CANCELLED, INTERNAL, OK, fault_of, outcome_of
 from pointsman_gateway.domain.request import UNRESTRICTED, Scope
+from pointsman_gateway.embeddings.metrics import EmbeddingMetrics
 from pointsman_gateway.ports import RequestLog, Tenancy
 
 log = logging.getLogger(__name__)
@@ -26,8 +24,6 @@ log = logging.getLogger(__name__)
 CHARACTERS_PER_TOKEN = 4
 """A usual figure for English, to estimate the tokens of a request before they are counted."""
 PRICE_UNIT_TOKENS = 1_000_000
-# In seconds: one text takes two milliseconds, 2048 of them take four seconds.
-SECONDS = (.0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 120)  # fmt: skip
 
 Admit = Callable[[Request], AbstractAsyncContextManager[None]]
 """Admission control: a block in which a request has a slot."""
@@ -106,66 +102,6 @@ class PricedModel:
 
     def picodollars(self, tokens: int) -> int:
         return round(tokens * self.usd_per_million_tokens * PICODOLLARS / PRICE_UNIT_TOKENS)
-
-
-class GenAi(Protocol):
-    """Records the metrics of OpenTelemetry's conventions for generative AI."""
-
-    def observe_embedding(self, model: str, outcome: str, seconds: float) -> None: ...
-
-    def observe_embedding_tokens(self, model: str, tokens: int) -> None: ...
-
-
-class EmbeddingMetrics:
-    """The Prometheus metrics of `/v1/embeddings`. Models are labelled by their names in the configuration."""
-
-    def __init__(self, registry: CollectorRegistry, gen_ai: GenAi) -> None:
-        self._gen_ai = gen_ai
-        self._requests = Counter(
-            "pointsman_embedding_requests",
-            "Embedding requests by outcome and fault.",
-            ["model", "outcome", "fault"],
-            registry=registry,
-        )
-        self._seconds = Histogram(
-            "pointsman_embedding_seconds", "Arrival to end.", ["model"], buckets=SECONDS, registry=registry
-        )
-        self._tokens = Counter("pointsman_embedding_tokens", "Tokens embedded.", ["model"], registry=registry)
-        self._capped = Counter(
-            "pointsman_embedding_usage_capped",
-            "Answers for which an engine reported a number of tokens that is not possible.",
-            ["model"],
-            registry=registry,
-        )
-        self._cost = _CostCounter()
-        registry.register(self._cost)
-
-    def ended(self, receipt: UndecidedReceipt) -> None:
-        self._requests.labels(receipt.model, receipt.outcome, receipt.fault).inc()
-        self._seconds.labels(receipt.model).observe(receipt.seconds["total"])
-        self._tokens.labels(receipt.model).inc(receipt.usage.prompt_tokens)
-        self._gen_ai.observe_embedding(receipt.model, receipt.outcome, receipt.seconds["total"])
-        if receipt.usage.prompt_tokens:
-            self._gen_ai.observe_embedding_tokens(receipt.model, receipt.usage.prompt_tokens)
-        if receipt.notes:
-            self._capped.labels(receipt.model).inc()
-        self._cost.add(receipt.model, sum(receipt.picodollars.values()))
-
-
-class _CostCounter(Collector):
-    """Counts cost in whole picodollars, so that the total equals the sum of the receipts exactly."""
-
-    def __init__(self) -> None:
-        self._picodollars: dict[str, int] = {}
-
-    def add(self, model: str, picodollars: int) -> None:
-        self._picodollars[model] = self._picodollars.get(model, 0) + picodollars
-
-    def collect(self) -> list[CounterMetricFamily]:
-        family = CounterMetricFamily("pointsman_embedding_cost_usd", "Dollars.", labels=["model"])
-        for model, picodollars in self._picodollars.items():
-            family.add_metric([model], picodollars / PICODOLLARS)
-        return [family]
 
 
 @dataclass(slots=True)

@@ -14,7 +14,7 @@ from pointsman_servicekit.errors import Unavailable
 
 from pointsman_gateway.redaction import NotRedacted, Redaction
 from pointsman_gateway.request_log.redis_schema import PAIR_SCORES, SECONDS_PER_DAY, today
-from pointsman_gateway.shadow.scoring import Pair, PairScores, Side
+from pointsman_gateway.shadow.pair import Pair, PairScores, Side
 
 log = logging.getLogger(__name__)
 

@@ -11,8 +11,9 @@ from pointsman_servicekit.errors import PointsmanError
 
 from pointsman_gateway.domain import UNKNOWN, Labels, Message, Request, Sampling
 from pointsman_gateway.shadow.budget import DailyBudget
+from pointsman_gateway.shadow.metrics import ShadowMetrics
+from pointsman_gateway.shadow.pair import Pair
 from pointsman_gateway.shadow.runner import LOAD_CHECK_INTERVAL_SECONDS, ShadowPipeline, ShadowResult
-from pointsman_gateway.shadow.scoring import Pair, ShadowMetrics
 
 TIMEOUT_SECONDS = 120.0
 """Seconds that one call of the judge may take."""

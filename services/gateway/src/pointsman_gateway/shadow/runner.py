@@ -15,7 +15,7 @@ from pointsman_gateway.metering.canary_outcomes import CanaryOutcomes
 from pointsman_gateway.pipeline.admission import Admission
 from pointsman_gateway.pipeline.pipeline import Pipeline, Stages
 from pointsman_gateway.shadow.budget import DailyBudget
-from pointsman_gateway.shadow.scoring import ShadowMetrics
+from pointsman_gateway.shadow.metrics import ShadowMetrics
 from pointsman_gateway.tenancy.stage import OpenAccess
 
 log = logging.getLogger(__name__)

@@ -27,8 +27,9 @@ from pointsman_gateway.request_log.feedback_store import FeedbackStore, StoredFe
 from pointsman_gateway.request_log.redis_schema import today
 from pointsman_gateway.request_log.store import RequestLogReader
 from pointsman_gateway.shadow.judge import JudgeJob, JudgeSettings, PairJudge
+from pointsman_gateway.shadow.pair import Pair, side_of
 from pointsman_gateway.shadow.runner import ShadowJob, ShadowResult, ShadowRunner
-from pointsman_gateway.shadow.scoring import Pair, PairScorer, side_of
+from pointsman_gateway.shadow.scoring import PairScorer
 
 log = logging.getLogger(__name__)
 

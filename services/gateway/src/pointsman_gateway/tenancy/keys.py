@@ -15,7 +15,8 @@ from pointsman_servicekit.keys.key_store import KeyStore
 from pointsman_servicekit.keys.records import EVERYTHING, KeyRecord, KeyScope, TenantRecord
 
 from pointsman_gateway.domain.request import UNRESTRICTED, Scope
-from pointsman_gateway.tenancy.limits import Clock, LimitRegistry, TenancyMetrics, VerifiedCaller
+from pointsman_gateway.tenancy.limits import Clock, LimitRegistry, VerifiedCaller
+from pointsman_gateway.tenancy.metrics import TenancyMetrics
 
 log = logging.getLogger(__name__)
 

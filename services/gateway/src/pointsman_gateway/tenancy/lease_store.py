@@ -12,7 +12,8 @@ from pointsman_servicekit.keys.administration import BUDGET_WARNING_SHARE
 from pointsman_servicekit.keys.records import NANO
 
 from pointsman_gateway.tenancy.leases import LEASE_SECONDS, LeasedLimit
-from pointsman_gateway.tenancy.limits import Clock, TenancyMetrics
+from pointsman_gateway.tenancy.limits import Clock
+from pointsman_gateway.tenancy.metrics import TenancyMetrics
 
 log = logging.getLogger(__name__)
 

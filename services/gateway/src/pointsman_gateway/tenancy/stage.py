@@ -26,15 +26,8 @@ from pointsman_gateway.domain import ANONYMOUS, Caller, Usage
 from pointsman_gateway.tenancy.keys import KeyCacheConfig, VerifiedKeys
 from pointsman_gateway.tenancy.lease_store import LeaseStore, Needs
 from pointsman_gateway.tenancy.leases import LeasedLimit
-from pointsman_gateway.tenancy.limits import (
-    Clock,
-    KeyUsage,
-    LeasedLimits,
-    LimitRegistry,
-    TenancyMetrics,
-    TenantLimits,
-    VerifiedCaller,
-)
+from pointsman_gateway.tenancy.limits import Clock, KeyUsage, LeasedLimits, LimitRegistry, TenantLimits, VerifiedCaller
+from pointsman_gateway.tenancy.metrics import TenancyMetrics
 from pointsman_gateway.tenancy.reservation import MAX_TRIES, LeasedReservation, contended, exhausted, headers_of
 from pointsman_gateway.tenancy.tasks import TenancyTasks
 from pointsman_gateway.tenancy.usage_writer import UsageWriter
