@@ -190,6 +190,15 @@ def test_routes_of_the_gateway_api_conform_to_their_definitions(tmp_path: Path) 
     assert any("nome" in violation for violation in crd_schemas.violations(wrong))
 
 
+def test_alerts_link_to_the_runbook_where_it_is_published(tmp_path: Path) -> None:
+    address = "https://git.example/pointsman/docs/alerts"
+    cluster = render(tmp_path, {"monitoring": {"rules": True, "runbookUrl": f"{address}/"}})
+    (rules,) = cluster.all("PrometheusRule")
+    alerts = [rule for group in rules["spec"]["groups"] for rule in group["rules"] if "alert" in rule]
+    assert alerts
+    assert all(rule["annotations"]["runbook_url"] == f"{address}/{rule['alert']}.md" for rule in alerts)
+
+
 # -- contradictions
 
 

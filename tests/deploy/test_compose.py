@@ -74,9 +74,9 @@ def test_images_are_ours_by_name_or_pinned(compose: dict[str, Any]) -> None:
             assert (PROJECT / service["build"]["dockerfile"]).is_file()
 
 
-def test_profiles_add_an_engine_and_nothing_else(compose: dict[str, Any]) -> None:
+def test_profiles_add_an_engine_or_notifications(compose: dict[str, Any]) -> None:
     profiles = {name: service["profiles"] for name, service in compose["services"].items() if "profiles" in service}
-    assert profiles == {"lora-server-cpu": ["cpu"], "lora-server-gpu": ["gpu"]}
+    assert profiles == {"lora-server-cpu": ["cpu"], "lora-server-gpu": ["gpu"], "alertmanager": ["alerts"]}
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -135,6 +135,30 @@ def test_prometheus_scrapes_every_service_at_its_metrics_port(compose: dict[str,
     }
     hosts = {"engine": "lora-server"}
     assert targets == {job: [f"{hosts.get(job, job)}:{at.rpartition(':')[2]}"] for job, at in ports.items()}
+
+
+def test_prometheus_reaches_the_alertmanager_in_its_own_network(compose: dict[str, Any]) -> None:
+    config = yaml.safe_load((PROJECT / "deploy/prometheus/prometheus.yml").read_text())
+    (manager,) = config["alerting"]["alertmanagers"]
+    assert manager["static_configs"] == [{"targets": ["127.0.0.1:9093"]}]
+    assert compose["services"]["alertmanager"]["network_mode"] == "service:prometheus"
+    assert "127.0.0.1:9093:9093" in compose["services"]["prometheus"]["ports"]
+
+
+def test_no_two_profiles_share_a_volume_and_no_password_has_a_default(compose: dict[str, Any]) -> None:
+    cpu, gpu = (set(mounts(compose["services"][f"lora-server-{kind}"]).values()) for kind in ("cpu", "gpu"))
+    assert not {volume for volume in cpu & gpu if not volume.startswith(".")}
+    assert not re.findall(r"\$\{\w*(?:PASSWORD|TOKEN):-", FILE.read_text())
+
+
+def test_an_engine_on_gpus_gets_their_number_its_context_window_and_arguments() -> None:
+    given = {"POINTSMAN_GPUS": "8", "POINTSMAN_MAX_MODEL_LEN": "32768", "POINTSMAN_ENGINE_ARGS": "--enforce-eager"}
+    service = interpolated(yaml.safe_load(FILE.read_text()), **given)["services"]["lora-server-gpu"]
+    variables = environment(service)
+    assert variables["POINTSMAN_LORA_ENGINE_ARGS"] == "--tensor-parallel-size=8 --enforce-eager"
+    assert variables["POINTSMAN_LORA_MAX_MODEL_LEN"] == "32768"
+    assert service["deploy"]["resources"]["reservations"]["devices"][0]["count"] == "8"
+    assert service["shm_size"] == "20gb"
 
 
 def test_grafana_gets_the_datasource_and_the_dashboards(compose: dict[str, Any]) -> None:
