@@ -1,7 +1,9 @@
 """An answer that is collected in memory has a limit; an engine that sends more has failed."""
 
 import asyncio
+import json
 import sys
+import tracemalloc
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from functools import partial
@@ -10,7 +12,7 @@ from math import inf
 import httpx
 import pytest
 from pointsman_gateway.config.providers import DEFAULT_API
-from pointsman_gateway.domain import Chunks, Message, Request, Sampling
+from pointsman_gateway.domain import Chunk, Chunks, Decision, Message, Path, Request, Sampling, Started
 from pointsman_gateway.engines.engine_client import (
     MAX_COLLECTED_BYTES,
     EngineClient,
@@ -20,6 +22,8 @@ from pointsman_gateway.engines.engine_client import (
 from pointsman_gateway.engines.http1 import Pool
 from pointsman_gateway.engines.litellm_client import LiteLLMClient
 from pointsman_gateway.engines.openai_client import OpenAIClient
+from pointsman_gateway.http.anthropic.message_encoder import MessageEncoder
+from pointsman_gateway.http.openai.response_output import TEXT, Content
 
 from tests.gateway.doubles.api_clients import API_CLIENTS, open_api_client
 from tests.gateway.doubles.broken_clients import BrokenSdk, BrokenStream, events_of, use_client
@@ -93,6 +97,60 @@ async def test_answers_that_are_collected_have_the_limit_and_streams_have_none(g
     limits = dict(zip(API_CLIENTS, [call.max_bytes for call in client.calls], strict=True))
     collected = MAX_COLLECTED_BYTES
     assert limits == {"http": collected, "http-stream": inf, "grpc": inf, "grpc-once": collected}
+
+
+@pytest.mark.parametrize("path", ["/v1/responses", "/v1/messages"])
+@pytest.mark.parametrize("stream", [True, False])
+async def test_streams_whose_last_events_repeat_others_have_the_limit(
+    gateway: Gateway, path: str, stream: bool
+) -> None:
+    use_client(gateway, client := ScriptedClient())
+    turns = [{"role": "user", "content": IN_CHAT}]
+    fields = {"input": turns} if "responses" in path else {"messages": turns, "max_tokens": 9}
+    async with open_http_client(gateway) as http:
+        await http.post(path, json={"model": "tiny", "stream": stream, **fields})
+    assert [call.max_bytes for call in client.calls] == [MAX_COLLECTED_BYTES]
+
+
+async def test_a_streamed_response_of_too_many_characters_is_the_engines_failure(neighbours: Neighbours) -> None:
+    async with running_raw_engine() as raw:
+        raw.says(HEAD, *([in_chunks([event(chunk("x" * MEGABYTE))])] * 20))
+        neighbours.engine.url = raw.url
+        neighbours.config.models["resilience"] = {"breaker": {"consecutive_failures": 1}}
+        await neighbours.ready()
+        async with neighbours.gateway() as gateway, open_http_client(gateway) as http:
+            http.timeout = httpx.Timeout(60)
+            told = await http.post("/v1/responses", json={"model": "tiny", "input": IN_CHAT, "stream": True})
+            error, failed = [json.loads(line[6:]) for line in told.text.splitlines() if line.startswith("data: ")][-2:]
+            await until(lambda: raw.hung_up == 1)
+            breaker = gateway.metric("pointsman_engine_breaker_open", engine="local")
+    assert error["type"] == "error"
+    assert error["message"] == "the engine failed: its answer has more than 4,194,304 characters"
+    assert (error["code"], failed["type"], breaker) == ("engine_unavailable", "response.failed", 1)
+    assert len(told.content) < 10 * MEGABYTE
+
+
+def test_the_last_events_of_a_response_share_one_encoded_text() -> None:
+    content = Content("a", 0, "message")
+    for piece in ("Hel", "lo"):
+        list(content.add(TEXT, piece, []))
+
+    done, part, item = content.end_events("completed")
+
+    assert bytes(done["text"]) == b'"Hello"'
+    assert done["text"] is part["part"]["text"] is item["item"]["content"][0]["text"]
+
+
+def test_a_streamed_message_keeps_no_text_that_is_sent() -> None:
+    encoder = MessageEncoder(())
+    encoder.encode_start(Started(Decision("d", "t", 1.0, Path("p", "tiny"), "r", "s", (), ()), "tiny", 0.0))
+    tracemalloc.start()
+    for number in range(100):
+        encoder.encode_chunks((Chunk(extra={"delta": {"reasoning_content": f"{number} " * 50_000}}),))
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert kept < MEGABYTE
 
 
 async def test_an_answer_that_is_collected_and_cached_has_the_limit(gateway: Gateway) -> None:

@@ -143,6 +143,8 @@ class Request:
     """What a model must take in addition to text: "image", "audio", "video", "file"; "url" if it has to fetch it."""
     keeps_pieces: bool = False
     """Chunks are not joined all the same, because the answer is stored and may be replayed as a stream."""
+    is_collected: bool = False
+    """The API keeps the answer until its end even if it is streamed, since later events repeat earlier ones."""
     left_out: tuple[str, ...] = ()
     """Fields of the client's body that no engine gets, whichever answers."""
     _characters: int = field(default=-1, init=False, repr=False, compare=False)

@@ -14,6 +14,7 @@ from pointsman_gateway.engines.engine_client import (
     OVERLOADED,
     CompletionRequest,
     EngineClient,
+    EngineFailed,
     EngineRequest,
     NotServed,
     Transfer,
@@ -197,7 +198,8 @@ class EngineCall:
             try:
                 self._sink.chunks(chunks, last)
             except Exception as error:
-                self._leave(asyncio.CancelledError())  # it is not the engine's failure
+                # Other exceptions are not the engine's failure.
+                self._leave(error if isinstance(error, EngineFailed) else asyncio.CancelledError())
                 self.ended(error)
 
     def ended(self, error: Exception | None) -> None:

@@ -36,8 +36,9 @@ STALL_SECONDS = 5.0
 
 
 MAX_COLLECTED_BYTES = 64 * 1024 * 1024
-"""Of an engine's answer that is kept in memory until it is complete, because it is not streamed or is validated first;
-more is a failure of the engine. The longest answers of today's models, of 128,000 tokens, have 30 MB of events."""
+"""Of an engine's answer that is kept in memory until it is complete: it is not streamed, is validated first, or is
+repeated by the last events of its API. More is a failure of the engine. The longest answers of today's models, of
+128,000 tokens, have 30 MB of events."""
 
 OVERLOADED = "engine_overloaded"
 ERROR = "engine_error"
@@ -224,7 +225,7 @@ def unreadable(request: EngineRequest, bug: Exception) -> Unavailable:
 
 def too_long(request: EngineRequest) -> Unavailable:
     """Returns the error for an answer that has more bytes than may be collected."""
-    return broke_off(request, f"its answer has more than {request.max_bytes / 2**20:g} MiB, and is not streamed")
+    return broke_off(request, f"its answer has more than {request.max_bytes / 2**20:g} MiB, and is kept until its end")
 
 
 def no_connection_in_time(request: EngineRequest) -> Unavailable:

@@ -72,6 +72,7 @@ class EngineBackend:
         sampling = request.sampling
         if sampling.extra:
             sampling = _select_fields(request, targets)
+        is_collected = request.as_a_whole or request.is_collected or decision.is_buffered
         completion = CompletionRequest(
             prompt.messages,
             sampling.with_defaults(path.sampling),
@@ -80,7 +81,7 @@ class EngineBackend:
             path=path.name,
             as_a_whole=request.as_a_whole and not request.keeps_pieces,
             caller=request.caller,
-            max_bytes=MAX_COLLECTED_BYTES if request.as_a_whole or decision.is_buffered else inf,
+            max_bytes=MAX_COLLECTED_BYTES if is_collected else inf,
         )
         try:
             return await self._retrying.open(first, candidates, completion)

@@ -79,11 +79,13 @@ class MessageEncoder:
         """The block that is being streamed; blocks after it are streamed at the end."""
         self._text_index = -1
         """The index of the open block if it is a text, else -1."""
+        self._is_streamed = False
         self._stop_sequence: str | None = None
         self._has_refusal = False
 
     def encode_start(self, started: Started) -> bytes:
         self._set_head(started)
+        self._is_streamed = True
         message = {
             **self._head,
             "content": [],
@@ -226,7 +228,8 @@ class MessageEncoder:
             yield block.start()
 
     def _add_piece(self, block: OpenBlock, piece: str) -> Iterator[Event]:
-        block.pieces.append(piece)
+        if block is not self._open or not self._is_streamed:
+            block.pieces.append(piece)
         if block is self._open:
             yield block.delta(piece)
 

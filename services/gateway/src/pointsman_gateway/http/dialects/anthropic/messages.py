@@ -179,6 +179,7 @@ def to_request(body: MessagesBody, deadline: float, caller: Caller, cache: str, 
         cache=cache,
         arrived_at=arrived,
         as_a_whole=not body.stream,
+        is_collected=True,
         media=NO_MEDIA if body.model_extra is None else media_of(messages),
         left_out=() if body.model_extra is None else _left_out(body, body.model_extra),
     )

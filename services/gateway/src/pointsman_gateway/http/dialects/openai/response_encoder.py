@@ -8,6 +8,7 @@ from pointsman_servicekit.errors import PointsmanError
 
 from pointsman_gateway.codec.choices import MAX_TOOL_CALLS, REASONING_KEYS
 from pointsman_gateway.domain import Chunk, Chunks, Finished, Started, Usage
+from pointsman_gateway.engines.engine_client import UNAVAILABLE, EngineFailed
 from pointsman_gateway.http.dialects.openai.errors import OpenAIErrors
 from pointsman_gateway.http.dialects.openai.response_conversion import ToolName
 from pointsman_gateway.http.dialects.openai.response_output import (
@@ -27,6 +28,8 @@ INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
 """Reasons of an incomplete response, by the finish reason of the engine."""
 ERRORS = {400: "invalid_prompt", 429: "rate_limit_exceeded"}
 """OpenAI's error codes by HTTP status; all others are "server_error"."""
+MAX_CHARACTERS = 4 * 1024 * 1024
+"""Of a stream's texts and arguments, which its last events repeat four times; a million tokens have as many."""
 
 
 class ResponseEncoder:
@@ -41,7 +44,8 @@ class ResponseEncoder:
         self._wants_logprobs = wants_logprobs
         self._head: dict[str, Any] = {}
         self._decision = ""
-        self._sequence_number = 0
+        self._sequence_number = self._characters = 0
+        self._is_streamed = False
         self._items: list[Item] = []
         self._item: Content | None = None
         self._calls: dict[int, FunctionCall] = {}
@@ -49,6 +53,7 @@ class ResponseEncoder:
 
     def encode_start(self, started: Started) -> bytes:
         self._set_head(started)
+        self._is_streamed = True
         response = self._response("in_progress")
         return self._encode_events(
             [{"type": f"response.{e}", "response": response} for e in ("created", "in_progress")]
@@ -110,6 +115,7 @@ class ResponseEncoder:
     def _add_text(self, kind: PartKind, text: str, logprobs: list[Any]) -> Iterator[Event]:
         if not text:
             return
+        self._count(text)
         if self._item is None or self._item.kind != kind.item:
             yield from self._close_item()
             prefix = "msg" if kind.item == "message" else "rs"
@@ -134,7 +140,16 @@ class ResponseEncoder:
             self._calls[number] = call
             self._items.append(call)
             yield from call.start_events()
-        yield from call.add(function.get("arguments") or "")
+        arguments = function.get("arguments") or ""
+        self._count(arguments)
+        yield from call.add(arguments)
+
+    def _count(self, text: str) -> None:
+        """Counts the characters of a stream that are kept; raises EngineFailed if they are too many."""
+        self._characters += len(text)
+        if self._characters > MAX_CHARACTERS and self._is_streamed:
+            message = f"the engine failed: its answer has more than {MAX_CHARACTERS:,} characters"
+            raise EngineFailed(message, code=UNAVAILABLE, retry_after=1.0)
 
     def _close_item(self, status: str = "completed") -> Iterator[Event]:
         if self._item is not None:

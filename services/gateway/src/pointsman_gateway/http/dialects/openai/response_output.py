@@ -5,7 +5,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import msgspec
+
 from pointsman_gateway.http.dialects.openai.response_conversion import ToolName
+from pointsman_gateway.http.encoding import to_json
 
 Event = dict[str, Any]
 
@@ -34,15 +37,38 @@ REFUSAL = PartKind("refusal", "message", "refusal", "response.refusal")
 REASONING = PartKind("reasoning_text", "reasoning", "text", "response.reasoning_text")
 
 
+class _GrowingText:
+    """A text that arrives in pieces. It is encoded once, since several events repeat it."""
+
+    def __init__(self) -> None:
+        self._pieces: list[str] = []
+        self._json: msgspec.Raw | None = None
+
+    def add(self, piece: str) -> None:
+        self._pieces.append(piece)
+        self._json = None
+
+    def __str__(self) -> str:
+        return "".join(self._pieces)
+
+    @property
+    def json(self) -> msgspec.Raw:
+        """Returns the text as JSON."""
+        if self._json is None:
+            self._pieces = [str(self)]
+            self._json = msgspec.Raw(to_json(self._pieces[0]))
+        return self._json
+
+
 @dataclass(slots=True)
 class _Part:
     kind: PartKind
     number: int
-    texts: list[str] = field(default_factory=list)
+    text: _GrowingText = field(default_factory=_GrowingText)
     logprobs: list[Any] = field(default_factory=list)
 
     def body(self) -> dict[str, Any]:
-        body: dict[str, Any] = {"type": self.kind.type, self.kind.key: "".join(self.texts)}
+        body: dict[str, Any] = {"type": self.kind.type, self.kind.key: self.text.json}
         return body | {"annotations": [], "logprobs": self.logprobs} if self.kind is TEXT else body
 
 
@@ -65,7 +91,7 @@ class Content:
             self._parts.append(_Part(kind, len(self._parts)))
             yield self._part_event("response.content_part.added", part=self._parts[-1].body())
         part = self._parts[-1]
-        part.texts.append(text)
+        part.text.add(text)
         part.logprobs.extend(logprobs)
         fields = {"logprobs": [_without_bytes(p) for p in logprobs]} if kind is TEXT else {}
         yield self._part_event(f"{kind.event}.delta", delta=text, **fields)
@@ -84,7 +110,7 @@ class Content:
         if not self._parts:
             return
         part = self._parts[-1]
-        fields: dict[str, Any] = {part.kind.key: "".join(part.texts)}
+        fields: dict[str, Any] = {part.kind.key: part.text.json}
         if part.kind is TEXT:
             fields["logprobs"] = [_without_bytes(p) for p in part.logprobs]
         yield self._part_event(f"{part.kind.event}.done", **fields)
@@ -101,18 +127,18 @@ class FunctionCall:
         self._number = number
         self._call_id = call_id
         self._name = name
-        self._arguments: list[str] = []
+        self._arguments = _GrowingText()
 
     def start_events(self) -> Iterator[Event]:
         yield _item_added(self._number, self.body("in_progress"))
 
     def add(self, arguments: str) -> Iterator[Event]:
         if arguments:
-            self._arguments.append(arguments)
+            self._arguments.add(arguments)
             yield {"type": "response.function_call_arguments.delta", **self._location, "delta": arguments}
 
     def end_events(self, status: str) -> Iterator[Event]:
-        arguments = {"name": self._name.name, "arguments": "".join(self._arguments)}
+        arguments = {"name": self._name.name, "arguments": self._arguments.json}
         yield {"type": "response.function_call_arguments.done", **self._location, **arguments}
         yield _item_done(self._number, self.body(status))
 
@@ -123,7 +149,7 @@ class FunctionCall:
             "status": status,
             "call_id": self._call_id,
             **self._name_fields(),
-            "arguments": "".join(self._arguments),
+            "arguments": self._arguments.json,
         }
 
     def _name_fields(self) -> dict[str, str]:
@@ -136,7 +162,7 @@ class CustomToolCall(FunctionCall):
 
     def add(self, arguments: str) -> Iterator[Event]:
         """Collects the arguments; the text that they contain is known at the end only."""
-        self._arguments.append(arguments)
+        self._arguments.add(arguments)
         yield from ()
 
     def end_events(self, status: str) -> Iterator[Event]:
@@ -152,7 +178,7 @@ class CustomToolCall(FunctionCall):
 
     def _input(self) -> str:
         """Returns the call's text, or the arguments as they are if the model did not write the expected object."""
-        arguments = "".join(self._arguments)
+        arguments = str(self._arguments)
         try:
             text = json.loads(arguments)["input"]
         except (ValueError, LookupError, TypeError, RecursionError):

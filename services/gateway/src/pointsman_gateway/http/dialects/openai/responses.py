@@ -1,5 +1,6 @@
 """`POST /v1/responses`, OpenAI's newer endpoint, answered as a conversation. No state is kept between requests."""
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from fastapi import Request
@@ -111,7 +112,8 @@ class ResponsesBody(BaseModel):
             "user": self.user,
         }
         converted = {name: value for name, value in self._converted_fields(tools).items() if value is not None}
-        return as_chat_request({**(self.model_extra or {}), **converted, **fields}, deadline, self._left_out())
+        request = as_chat_request({**(self.model_extra or {}), **converted, **fields}, deadline, self._left_out())
+        return replace(request, is_collected=True)
 
     def _left_out(self) -> tuple[str, ...]:
         """Returns the fields that no engine gets."""
