@@ -22,8 +22,8 @@ from pointsman_gateway.engines.engine_client import (
 from pointsman_gateway.engines.http1 import Pool
 from pointsman_gateway.engines.litellm_client import LiteLLMClient
 from pointsman_gateway.engines.openai_client import OpenAIClient
-from pointsman_gateway.http.anthropic.message_encoder import MessageEncoder
-from pointsman_gateway.http.openai.response_output import TEXT, Content
+from pointsman_gateway.http.dialects.anthropic.message_encoder import MessageEncoder
+from pointsman_gateway.http.dialects.openai.response_output import TEXT, Content
 
 from tests.gateway.doubles.api_clients import API_CLIENTS, open_api_client
 from tests.gateway.doubles.broken_clients import BrokenSdk, BrokenStream, events_of, use_client
