@@ -122,7 +122,10 @@ class World:
 
     def step_clock(self, gateway: str, seconds: int) -> None:
         """Shifts the wall clock of a gateway's process by `seconds`; 0 removes the shift."""
-        (self.folder / f"{gateway}.clock").write_text(f"{seconds:+d}\n")
+        file = self.folder / f"{gateway}.clock"
+        part = file.with_suffix(".part")
+        part.write_text(f"{seconds:+d}\n")
+        part.replace(file)  # libfaketime ends a process that reads an empty file
 
     async def malform_answers(self, is_on: bool) -> None:
         """Asks the scripted engine for malformed events in its answers, or for none."""
