@@ -21,6 +21,7 @@ from pointsman_gateway.embeddings.models import LocalEmbedder
 from pointsman_gateway.engines.engine_client import EngineClient
 from pointsman_gateway.engines.engines import Engines
 from pointsman_gateway.engines.metrics import EngineMetrics
+from pointsman_gateway.engines.sent_fields import CONTINUATION, SentFields
 from pointsman_gateway.engines.stage import AdapterLoading, EngineBackend
 from pointsman_gateway.engines.token_counter import TokenCounter
 from pointsman_gateway.extensions import Embed, Found, GuardrailContext, Search, Strategy, StrategyContext
@@ -133,11 +134,9 @@ def build_stages(config: Config, models: LoadedModels, engines: Engines, depende
 def _fields_by_model(config: Config) -> Mapping[str, ModelFields]:
     fields: dict[str, ModelFields] = {}
     for engine in config.models.engines.values():
-        known = fields.get(engine.model, ModelFields())
-        fields[engine.model] = ModelFields(
-            known.ignored | engine.accepted_fields.ignored,
-            known.reads_anthropic or engine.preset.dialect == "anthropic",
-        )
+        known, sent = fields.get(engine.model, ModelFields()), SentFields(engine.preset.dialect, engine.preset.betas)
+        ignored = known.ignored | (engine.accepted_fields.ignored - CONTINUATION)
+        fields[engine.model] = ModelFields(ignored, tuple({*known.formats, sent}))
     return fields
 
 

@@ -14,15 +14,17 @@ from starlette.responses import Response
 from pointsman_gateway.codec.headers import CACHE_USE
 from pointsman_gateway.codec.limits import check_counts
 from pointsman_gateway.codec.parts import media_of
+from pointsman_gateway.codec.uncommon_fields import ANTHROPIC_TOOLS
 from pointsman_gateway.config.field_types import MAX_MESSAGES_STOP_SEQUENCES, MaxTokens, Temperature, TopP
 from pointsman_gateway.domain import ANONYMOUS, Caller, Message, Request, Sampling
-from pointsman_gateway.domain.request import NO_MEDIA
+from pointsman_gateway.domain.request import NO_MEDIA, GivenField
 from pointsman_gateway.http.anthropic.conversion import (
     to_chat_choice,
     to_functions,
     to_messages,
     to_response_format,
 )
+from pointsman_gateway.http.anthropic.given_fields import of_contents, of_tools
 from pointsman_gateway.http.anthropic.message_encoder import MessageEncoder
 from pointsman_gateway.http.anthropic.native import NATIVE_FIELDS, is_run_by_client, to_native
 from pointsman_gateway.http.dependencies import (
@@ -34,7 +36,7 @@ from pointsman_gateway.http.dependencies import (
     respond,
 )
 from pointsman_gateway.http.encoding import MESSAGES_PATH, THREAD_UNSUPPORTED, AnswerEncoder, anthropic_error
-from pointsman_gateway.http.openai.chat import decode_body
+from pointsman_gateway.http.openai.chat import NOTHING, decode_body
 from pointsman_gateway.http.openai.fields import (
     FailFastDict,
     FailFastList,
@@ -43,7 +45,6 @@ from pointsman_gateway.http.openai.fields import (
     strict_struct,
 )
 from pointsman_gateway.pipeline.request_checks import MAX_USER_CHARACTERS
-from pointsman_gateway.routing.left_out import ANTHROPIC_TOOLS
 
 IGNORED_FIELDS = frozenset(
     {"betas", "billing_policy", "cache_control", "context_management", "diagnostics", "fallback_credit_token",
@@ -177,15 +178,18 @@ def to_request(body: MessagesBody, deadline: float, caller: Caller, cache: str, 
         arrived_at=arrived,
         as_a_whole=not body.stream,
         media=NO_MEDIA if body.model_extra is None else media_of(messages),
-        left_out=() if body.model_extra is None else _left_out(body, body.model_extra),
+        uncommon=NOTHING if body.model_extra is None else _uncommon(body, body.model_extra),
     )
 
 
-def _left_out(body: MessagesBody, extra: Mapping[str, Any]) -> tuple[str, ...]:
-    """Returns the fields that engines of no format get."""
-    fields = tuple([name for name in sorted(IGNORED_FIELDS - NATIVE_FIELDS) if extra.get(name)])
-    has_own_tools = any(not is_run_by_client(tool) for tool in body.tools or ())
-    return (*fields, ANTHROPIC_TOOLS) if has_own_tools else fields
+def _uncommon(body: MessagesBody, extra: Mapping[str, Any]) -> frozenset[GivenField]:
+    """Returns the fields that not every engine gets."""
+    found = {("", name) for name in IGNORED_FIELDS - NATIVE_FIELDS if extra.get(name)}
+    found.update(of_contents([body.system, *[message.content for message in body.messages]]))
+    found.update(of_tools(body.tools or (), body.tool_choice))
+    if any(not is_run_by_client(tool) for tool in body.tools or ()):
+        found.add(("", ANTHROPIC_TOOLS))
+    return frozenset(found)
 
 
 def _stop_sequences(stop: Sequence[str]) -> tuple[str, ...]:
