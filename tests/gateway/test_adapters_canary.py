@@ -84,7 +84,7 @@ async def test_users_of_the_canary_are_answered_by_it_and_informed(api: ApiClien
             got = await ask(api, "hello", user(canary, number))
             assert (got.model, got.path) == (version, "triage_adapter")
     decision = await api.route(IN_TRIAGE, user=user(True))
-    assert decision["notes"] == [f"{PROD}: canary 25 %, {NEW}"]
+    assert decision["notes"] == [f"{PROD}: canary 25 %, {NEW}", "left out: user"]
     assert not [note for note in (await api.route(IN_TRIAGE, user=user(False)))["notes"] if "canary" in note]
 
 
@@ -100,7 +100,7 @@ async def test_without_the_canary_the_stable_version_answers(
     await until(lambda: gateway.components.engines.get("local").resident == {OLD})
     assert (await ask(api, "hello", user(True))).model == OLD
     decision = await api.route(IN_TRIAGE, user=user(True))
-    assert decision["notes"] == [f"{PROD}: canary 25 %, {NEW}, is on no engine; {OLD} answers"]
+    assert decision["notes"] == [f"{PROD}: canary 25 %, {NEW}, is on no engine; {OLD} answers", "left out: user"]
 
 
 # -- what is counted

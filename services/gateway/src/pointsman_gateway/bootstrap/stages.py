@@ -18,7 +18,7 @@ from pointsman_gateway.classification import NoClassification
 from pointsman_gateway.config.field_types import ConfigError
 from pointsman_gateway.config.load import Config
 from pointsman_gateway.domain import Path
-from pointsman_gateway.engines.dialects.registry import ENGINE_DIALECTS
+from pointsman_gateway.engines.dialects.sent_fields import CONTINUATION, SentFields
 from pointsman_gateway.engines.engine_client import EngineClient
 from pointsman_gateway.engines.engines import Engines
 from pointsman_gateway.engines.metrics import EngineMetrics
@@ -113,11 +113,9 @@ def build_stages(config: Config, models: LoadedModels, engines: Engines, depende
 def _fields_by_model(config: Config) -> Mapping[str, ModelFields]:
     fields: dict[str, ModelFields] = {}
     for engine in config.models.engines.values():
-        known = fields.get(engine.model, ModelFields())
-        fields[engine.model] = ModelFields(
-            known.ignored | engine.accepted_fields.ignored,
-            known.reads_anthropic or ENGINE_DIALECTS[engine.preset.dialect].has_messages_fields,
-        )
+        known, sent = fields.get(engine.model, ModelFields()), SentFields(engine.preset.dialect, engine.preset.betas)
+        ignored = known.ignored | (engine.accepted_fields.ignored - CONTINUATION)
+        fields[engine.model] = ModelFields(ignored, tuple({*known.formats, sent}))
     return fields
 
 

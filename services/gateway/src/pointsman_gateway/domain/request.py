@@ -21,6 +21,9 @@ NO_MEDIA: frozenset[str] = frozenset()
 PATH_PREFIX = "path:"
 """Before the name of a path in a request's `model`."""
 
+GivenField = tuple[str, str]
+"""What has the field, and the field's name: ("blocks", "cache_control"). The first is empty if no engine gets it."""
+
 Operation = Literal["chat", "completion", "route", "embeddings"]
 """What the client wants: an answer to a conversation ("chat"), the continuation of each message ("completion"), only
 the decision ("route"), or vectors ("embeddings")."""
@@ -145,8 +148,8 @@ class Request:
     """Chunks are not joined all the same, because the answer is stored and may be replayed as a stream."""
     is_collected: bool = False
     """The API keeps the answer until its end even if it is streamed, since later events repeat earlier ones."""
-    left_out: tuple[str, ...] = ()
-    """Fields of the client's body that no engine gets, whichever answers."""
+    uncommon: frozenset[GivenField] = frozenset()
+    """Fields of the client's body that not every engine gets."""
     _characters: int = field(default=-1, init=False, repr=False, compare=False)
 
     @property

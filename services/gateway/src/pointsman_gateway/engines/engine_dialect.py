@@ -40,5 +40,3 @@ class EngineDialect:
     second how many choices are expected."""
     header_lines: Callable[[EngineRequest], str] = _no_lines
     """Returns the header lines that depend on the request, in addition to those of the provider."""
-    has_messages_fields: bool = False
-    """Whether it has the fields that only Anthropic's Messages API has, `Sampling.anthropic` and `Message.blocks`."""

@@ -14,6 +14,7 @@ from pointsman_gateway.codec.json_body import decode_json
 from pointsman_gateway.codec.limits import LIMITS, check_body
 from pointsman_gateway.codec.media import MEDIA, Part, is_media_url, may_have_media, media_of, to_media_part
 from pointsman_gateway.codec.parts import text_of
+from pointsman_gateway.codec.uncommon_fields import of_message, of_parameters
 from pointsman_gateway.config.field_types import MAX_STOP_SEQUENCES, MAX_TEMPERATURE, SMALLEST_TOP_P
 from pointsman_gateway.config.providers import MESSAGE_FIELDS, request_fields
 from pointsman_gateway.domain import (
@@ -31,7 +32,7 @@ from pointsman_gateway.domain import (
     Sampling,
     Started,
 )
-from pointsman_gateway.domain.request import NO_MEDIA
+from pointsman_gateway.domain.request import NO_MEDIA, GivenField
 
 RESERVED_NAMES = frozenset(
     {"model", "messages", "user", "metadata", "stream", "stream_options"}
@@ -53,11 +54,15 @@ def to_request(
     request: pb.GenerateRequest | pb.RouteRequest, deadline: float, caller: Caller, cache: str, arrived: float
 ) -> Request:
     """Converts a message to a request; raises InvalidArgument."""
-    messages, media = _messages(request.messages)
+    found: set[GivenField] = set()
+    messages, media = _messages(request.messages, found)
+    sampling = _sampling(request.sampling) if request.HasField("sampling") else _DEFAULT_SAMPLING
+    if sampling.extra:
+        found.update(of_parameters(sampling.extra))
     return Request(
         model=request.model,
         messages=messages,
-        sampling=_sampling(request.sampling) if request.HasField("sampling") else _DEFAULT_SAMPLING,
+        sampling=sampling,
         metadata=dict(request.metadata),
         user=request.user,
         deadline=deadline,
@@ -65,6 +70,7 @@ def to_request(
         cache=cache,
         arrived_at=arrived,
         media=media,
+        uncommon=frozenset(found),
     )
 
 
@@ -81,23 +87,26 @@ def to_feedback(feedback: pb.FeedbackRequest, caller: Caller) -> Feedback:
 
 
 def _messages(
-    messages: "RepeatedCompositeFieldContainer[pb.Message]",
+    messages: "RepeatedCompositeFieldContainer[pb.Message]", found: set[GivenField]
 ) -> tuple[tuple[Message, ...], frozenset[str]]:
-    """Returns the messages, and the kinds of media in them. Raises InvalidArgument."""
+    """Returns the messages, and the kinds of media in them; adds to `found` the fields that not every engine gets.
+
+    Raises InvalidArgument.
+    """
     parts = [part for message in messages for part in message.parts]
     if len(parts) > LIMITS.max_parts:
         text = f"'messages' has {len(parts)} content parts; at most {LIMITS.max_parts}"
         raise InvalidArgument(text, code="too_many_messages", param="messages")
     # A list takes half the time of a generator.
     converted = [
-        _message(number, m) if m.name or m.extra_json or m.parts else Message(m.role, m.content)
+        _message(number, m, found) if m.name or m.extra_json or m.parts else Message(m.role, m.content)
         for number, m in enumerate(messages)
     ]
     return tuple(converted), media_of(converted) if parts else NO_MEDIA
 
 
-def _message(number: int, message: pb.Message) -> Message:
-    extra = _message_extra(message, number) if message.name or message.extra_json else _NO_FIELDS
+def _message(number: int, message: pb.Message, found: set[GivenField]) -> Message:
+    extra = _message_extra(message, number, found) if message.name or message.extra_json else _NO_FIELDS
     if not message.parts:
         return Message(message.role, message.content, extra)
     where = f"messages[{number}]"
@@ -138,11 +147,12 @@ def _part(role: str, part: pb.ContentPart, where: str) -> Part:
             return to_media_part(f"{kind}_url", {"url": url}, where)
 
 
-def _message_extra(message: pb.Message, number: int) -> Mapping[str, Any]:
+def _message_extra(message: pb.Message, number: int, found: set[GivenField]) -> Mapping[str, Any]:
     """Returns the fields of a message besides role and content; raises InvalidArgument."""
     where = f"messages[{number}]."
     parsed = _parse_extra_json(message.extra_json, RESERVED_MESSAGE_NAMES, f"{where}extra_json")
     extra = request_fields(MESSAGE_FIELDS).select(parsed, where)
+    found.update(of_message(message.role, {**parsed, "name": message.name}))
     return {"name": message.name, **extra} if message.name else extra
 
 

@@ -24,6 +24,18 @@ Span = tuple[int, int, str]
 
 MAX_KIND_CHARACTERS = 64
 
+FIXED_TYPES = frozenset(
+    {"array", "boolean", "integer", "null", "number", "object", "string"}
+    | {"function", "json_object", "json_schema", "text"}
+    | {"any", "auto", "none", "tool"}
+)
+"""Values of `type` in JSON Schemas, formats and choices of tools, of which a request may have thousands."""
+Visit = Callable[[tuple[Any, ...], str], str]
+"""A function that gets a text and its path of names in the JSON, and returns the replacement."""
+
+_ATOMS = frozenset({int, float, bool, type(None)})
+"""Types that hold no text, of which a body may have tens of thousands."""
+
 
 @dataclass(frozen=True, slots=True)
 class NotText:
@@ -47,17 +59,6 @@ NOT_TEXT_IN_ANSWERS = NotText(
     {"id", "type", "role", "name", "url", "data", "file_data", "format", "detail", "tool_call_id", "signature"},
     is_everywhere=True,
 )
-FIXED_TYPES = frozenset(
-    {"array", "boolean", "integer", "null", "number", "object", "string"}
-    | {"function", "json_object", "json_schema", "text"}
-    | {"any", "auto", "none", "tool"}
-)
-"""Values of `type` in JSON Schemas, formats and choices of tools, of which a request may have thousands."""
-Visit = Callable[[tuple[Any, ...], str], str]
-"""A function that gets a text and its path of names in the JSON, and returns the replacement."""
-
-_ATOMS = frozenset({int, float, bool, type(None)})
-"""Types that hold no text, of which a body may have tens of thousands."""
 
 
 class GuardrailBlocked(InvalidArgument):

@@ -1,13 +1,23 @@
-"""Says which fields of a request no engine gets, as a note of the decision."""
+"""Says which fields of a request the chosen path's engines do not get, as a note of the decision."""
 
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
+from typing import Protocol
 
 from pointsman_gateway.domain import Path, Request
 
 NEUTRAL = (None, False, "auto", "default")
 """Values that mean the same as leaving the field out."""
-TOOLS, ANTHROPIC_TOOLS = "tools", "Anthropic's own tools"
+MAX_NAMES = 32
+"""A note says of further ones only how many they are."""
+
+
+class Format(Protocol):
+    """The format of an engine's requests."""
+
+    def unsent(self, request: Request) -> Set[str]:
+        """Returns the names of the request's fields that engines of this format do not get."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,8 +26,8 @@ class ModelFields:
 
     ignored: Set[str] = frozenset()
     """Accepted from clients, and not sent to at least one engine."""
-    reads_anthropic: bool = False
-    """Whether an engine has Anthropic's format, so that it gets the fields that others do not know."""
+    formats: tuple[Format, ...] = ()
+    """Those of its engines, each once."""
 
 
 NO_FIELDS = ModelFields()
@@ -33,15 +43,25 @@ class LeftOutFields:
     def notes(self, request: Request, path: Path) -> tuple[str, ...]:
         """Returns one note that names them, or none.
 
-        The note is about the path that is chosen first, also if another one answers after a failure.
+        The note is about the path that is chosen first, also if another one answers after a failure. Of a model with
+        several engines it names what at least one of them does not get.
         """
-        fields, native = request.sampling.extra, request.sampling.anthropic
-        if not (fields or native or request.left_out):
+        sampling = request.sampling
+        fields = sampling.extra
+        has_own = request.user or request.metadata
+        if not (fields or sampling.anthropic or request.uncommon or has_own or sampling.seed is not None):
             return ()
         of = self._models.get(path.model, NO_FIELDS)
-        names = {*request.left_out, *(name for name in of.ignored & fields.keys() if fields[name] not in NEUTRAL)}
-        if native and not of.reads_anthropic:
-            names |= native.keys() - {TOOLS}  # other engines get those that are functions in their format
-            if any(tool.get("type") not in (None, "custom") for tool in native.get(TOOLS, ())):
-                names.add(ANTHROPIC_TOOLS)
-        return (f"left out: {', '.join(sorted(names))}",) if names else ()
+        names = {name for name in of.ignored & fields.keys() if fields[name] not in NEUTRAL}
+        for one in of.formats:
+            names |= one.unsent(request)
+        if request.user:
+            names.add("user")
+        if request.metadata:
+            names.add("metadata")
+        return (f"left out: {_listed(sorted(names))}",) if names else ()
+
+
+def _listed(names: list[str]) -> str:
+    more = [f"and {len(names) - MAX_NAMES} more"] if len(names) > MAX_NAMES else []
+    return ", ".join([*names[:MAX_NAMES], *more])

@@ -40,7 +40,7 @@ def to_messages_body(request: EngineRequest, endpoint: Endpoint) -> dict[str, An
     thinking = native.pop("thinking", None) or extra.pop("thinking", None)
     if thinking:
         body["thinking"] = thinking
-    thinks = isinstance(thinking, Mapping) and thinking.get("type") in ("enabled", "adaptive")
+    thinks = is_thinking(thinking)
     if thinks:  # the API then rejects other temperatures than 1, `top_k`, and a low `top_p`
         extra.pop("top_k", None)
     elif sampling.temperature is not None:
@@ -58,6 +58,11 @@ def to_messages_body(request: EngineRequest, endpoint: Endpoint) -> dict[str, An
         body["output_config"] = output
     native.pop("betas", None)  # in a header
     return {**extra, **native, **body}
+
+
+def is_thinking(thinking: Any) -> bool:
+    """Returns whether the parameter of this name asks the model to think."""
+    return isinstance(thinking, Mapping) and thinking.get("type") in ("enabled", "adaptive")
 
 
 def beta_header(request: EngineRequest) -> str:
@@ -132,5 +137,4 @@ MESSAGES = EngineDialect(
     to_body=to_messages_body,
     reader=MessagesReader,
     header_lines=beta_header,
-    has_messages_fields=True,
 )

@@ -14,9 +14,10 @@ from starlette.responses import Response
 from pointsman_gateway.codec.headers import CACHE_USE
 from pointsman_gateway.codec.limits import check_counts
 from pointsman_gateway.codec.media import media_of
+from pointsman_gateway.codec.uncommon_fields import ANTHROPIC_TOOLS, NOTHING
 from pointsman_gateway.config.field_types import MAX_MESSAGES_STOP_SEQUENCES, MaxTokens, Temperature, TopP
 from pointsman_gateway.domain import ANONYMOUS, Caller, Message, Request, Sampling
-from pointsman_gateway.domain.request import NO_MEDIA
+from pointsman_gateway.domain.request import NO_MEDIA, GivenField
 from pointsman_gateway.http.dependencies import (
     HAS_RECEIPT,
     caller_of_request,
@@ -32,6 +33,7 @@ from pointsman_gateway.http.dialects.anthropic.conversion import (
     to_response_format,
 )
 from pointsman_gateway.http.dialects.anthropic.errors import ANTHROPIC_ERRORS, THREAD_UNSUPPORTED
+from pointsman_gateway.http.dialects.anthropic.given_fields import of_contents, of_tools
 from pointsman_gateway.http.dialects.anthropic.message_encoder import MessageEncoder
 from pointsman_gateway.http.dialects.anthropic.models import ANTHROPIC_MODELS
 from pointsman_gateway.http.dialects.anthropic.native import NATIVE_FIELDS, is_run_by_client, to_native
@@ -45,7 +47,6 @@ from pointsman_gateway.http.fields import (
     strict_struct,
 )
 from pointsman_gateway.pipeline.request_checks import MAX_USER_CHARACTERS
-from pointsman_gateway.routing.left_out import ANTHROPIC_TOOLS
 
 PATH = "/v1/messages"
 IGNORED_FIELDS = frozenset(
@@ -181,15 +182,18 @@ def to_request(body: MessagesBody, deadline: float, caller: Caller, cache: str, 
         as_a_whole=not body.stream,
         is_collected=True,
         media=NO_MEDIA if body.model_extra is None else media_of(messages),
-        left_out=() if body.model_extra is None else _left_out(body, body.model_extra),
+        uncommon=NOTHING if body.model_extra is None else _uncommon(body, body.model_extra),
     )
 
 
-def _left_out(body: MessagesBody, extra: Mapping[str, Any]) -> tuple[str, ...]:
-    """Returns the fields that engines of no format get."""
-    fields = tuple([name for name in sorted(IGNORED_FIELDS - NATIVE_FIELDS) if extra.get(name)])
-    has_own_tools = any(not is_run_by_client(tool) for tool in body.tools or ())
-    return (*fields, ANTHROPIC_TOOLS) if has_own_tools else fields
+def _uncommon(body: MessagesBody, extra: Mapping[str, Any]) -> frozenset[GivenField]:
+    """Returns the fields that not every engine gets."""
+    found = {("", name) for name in IGNORED_FIELDS - NATIVE_FIELDS if extra.get(name)}
+    found.update(of_contents([body.system, *[message.content for message in body.messages]]))
+    found.update(of_tools(body.tools or (), body.tool_choice))
+    if any(not is_run_by_client(tool) for tool in body.tools or ()):
+        found.add(("", ANTHROPIC_TOOLS))
+    return frozenset(found)
 
 
 def _stop_sequences(stop: Sequence[str]) -> tuple[str, ...]:

@@ -15,11 +15,12 @@ from pointsman_gateway.codec.headers import CACHE_USE
 from pointsman_gateway.codec.limits import check_counts
 from pointsman_gateway.codec.media import MEDIA_PARTS, media_of
 from pointsman_gateway.codec.parts import read_parts
+from pointsman_gateway.codec.uncommon_fields import NOTHING, of_chat
 from pointsman_gateway.config.field_types import MAX_STOP_SEQUENCES, MaxTokens, Seed, Temperature, TopP
 from pointsman_gateway.config.providers import MESSAGE_FIELDS, request_fields
 from pointsman_gateway.domain import ANONYMOUS, Caller, Message, Request, Sampling
 from pointsman_gateway.domain.blocks import Blocks
-from pointsman_gateway.domain.request import NO_MEDIA
+from pointsman_gateway.domain.request import NO_MEDIA, GivenField
 from pointsman_gateway.http.dependencies import deadline_of_request, respond
 from pointsman_gateway.http.dialect import Dialect, DirectReading
 from pointsman_gateway.http.dialects.openai.cache_control import blocks_of
@@ -148,20 +149,21 @@ def to_request(body: ChatBody, deadline: float, caller: Caller, cache: str, arri
         arrived_at=arrived,
         as_a_whole=not body.stream,
         media=NO_MEDIA if body.model_extra is None else media_of(messages),
+        uncommon=NOTHING if body.model_extra is None else of_chat(body.messages, extra, body.stream_options),
     )
 
 
-def as_chat_request(fields: Mapping[str, Any], deadline: float, left_out: tuple[str, ...] = ()) -> Request:
+def as_chat_request(fields: Mapping[str, Any], deadline: float, uncommon: frozenset[GivenField] = NOTHING) -> Request:
     """Makes the request of another endpoint from fields in the format of chat completions; raises InvalidArgument.
 
-    `left_out` are fields of the body that have no counterpart there.
+    `uncommon` are fields of the body that have no counterpart there, or not for every engine.
     """
     try:
         body = ChatBody.model_validate(fields)
     except ValidationError as error:  # in a field that the endpoint does not declare itself
         raise invalid_field(error.errors()[0]) from error
     request = body.to_request(deadline)
-    return replace(request, left_out=left_out) if left_out else request
+    return replace(request, uncommon=request.uncommon | uncommon) if uncommon else request
 
 
 def includes_usage(options: StreamOptions | None) -> bool:

@@ -92,6 +92,7 @@ class CompletionBody(BaseModel):
         fields = self.model_dump(
             include={"model", "max_tokens", "temperature", "top_p", "seed", "stop", "user", "metadata"}
         )
+        fields["stream_options"] = self.stream_options
         messages = [{"role": "user", "content": text} for text in texts]
         has_no_output = self.is_raw and self.max_tokens == 0  # returns the log-probabilities of the prompt alone
         if has_no_output:

@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from pointsman_gateway import domain
 from pointsman_gateway.config.field_types import MaxTokens, Temperature, TopLogprobs, TopP
+from pointsman_gateway.domain.request import GivenField
 from pointsman_gateway.http.dependencies import deadline_of_request, respond
 from pointsman_gateway.http.dialect import Dialect
 from pointsman_gateway.http.dialects.openai.chat import as_chat_request
@@ -23,6 +24,7 @@ from pointsman_gateway.http.dialects.openai.response_conversion import (
     to_response_format,
 )
 from pointsman_gateway.http.dialects.openai.response_encoder import ResponseEncoder
+from pointsman_gateway.http.dialects.openai.response_fields import of_items, of_tools
 from pointsman_gateway.http.fields import Expected, FailFastDict, FailFastList, TextOrList
 
 LEFT_OUT = (
@@ -112,14 +114,23 @@ class ResponsesBody(BaseModel):
             "user": self.user,
         }
         converted = {name: value for name, value in self._converted_fields(tools).items() if value is not None}
-        request = as_chat_request({**(self.model_extra or {}), **converted, **fields}, deadline, self._left_out())
+        request = as_chat_request({**(self.model_extra or {}), **converted, **fields}, deadline, self._uncommon())
         return replace(request, is_collected=True)
 
-    def _left_out(self) -> tuple[str, ...]:
-        """Returns the fields that no engine gets."""
-        fields = tuple([name for name in LEFT_OUT if getattr(self, name)])
-        has_own_tools = any(is_run_by_openai(tool.get("type")) for tool in self.tools or ())
-        return (*fields, "OpenAI's own tools") if has_own_tools else fields
+    def _uncommon(self) -> frozenset[GivenField]:
+        """Returns the fields that not every engine gets."""
+        found = {("", name) for name in LEFT_OUT if getattr(self, name)}
+        found.update(of_items(self.input), of_tools(self.tools or ()))
+        if any(is_run_by_openai(tool.get("type")) for tool in self.tools or ()):
+            found.add(("", "OpenAI's own tools"))
+        if set(self.include or ()) - {LOGPROBS}:
+            found.add(("", "include"))
+        if self.reasoning:
+            own = {"summary": self.reasoning.summary, **(self.reasoning.model_extra or {})}
+            found.update(("", f"reasoning.{name}") for name, value in own.items() if value)
+        if self.text:
+            found.update(("", f"text.{name}") for name, value in (self.text.model_extra or {}).items() if value)
+        return frozenset(found)
 
     def _reject_parameters(self) -> None:
         for name, why in REJECTED_PARAMETERS.items():

@@ -1,0 +1,109 @@
+"""Names the fields inside a chat's messages and parameters that not every engine gets, such as a part's `detail`.
+
+`engines/dialects/sent_fields` knows which of them the engines of each format get. Bodies in which all content is text
+and no field is undeclared have none, and are not searched.
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any, Protocol
+
+from pointsman_gateway.codec.media import MEDIA_PARTS
+from pointsman_gateway.domain.request import GivenField
+
+MESSAGE_FIELDS = frozenset({"role", "content", "tool_calls", "tool_call_id", "function_call", "type"})
+"""Fields of a message that every engine gets in some form. A `type` only repeats that it is a message."""
+REASONING = frozenset({"reasoning", "reasoning_content"})
+CALL_FIELDS = frozenset({"id", "type", "function", "index"})
+FUNCTION_FIELDS = frozenset({"name", "description", "parameters", "strict"})
+FORMAT_FIELDS = frozenset({"schema", "strict"})
+"""Fields of the format `json_schema`; engines with Anthropic's API have no place for its name."""
+
+MAX_NAME_CHARACTERS = 64
+ANTHROPIC_TOOLS = "Anthropic's own tools"
+NOTHING: frozenset[GivenField] = frozenset()
+
+
+class Undeclared(Protocol):
+    """A decoded object of a body."""
+
+    @property
+    def model_extra(self) -> Mapping[str, Any] | None:
+        """The fields that its class does not declare."""
+        ...
+
+
+class ChatMessage(Undeclared, Protocol):
+    @property
+    def role(self) -> str: ...
+
+    @property
+    def content(self) -> Any: ...
+
+
+def given_fields(kind: str, given: Any, known: Collection[str]) -> Iterator[GivenField]:
+    """Returns the fields of an object that are not known; one that is null, false, 0 or empty counts as left out.
+
+    Names that are no identifiers become `others`: they are the client's texts, and notes are stored.
+    """
+    if isinstance(given, Mapping):
+        for name, value in given.items():
+            if name not in known and value:
+                yield kind, name if name.isidentifier() and len(name) <= MAX_NAME_CHARACTERS else "others"
+
+
+def unsent_fields(kind: str, given: Any, known: Collection[str]) -> Iterator[GivenField]:
+    """Returns the same fields of an object from which no engine gets more than the known ones."""
+    return (("", f"{name} of {kind}") for _, name in given_fields(kind, given, known))
+
+
+def of_chat(
+    messages: Iterable[ChatMessage], parameters: Mapping[str, Any], stream_options: Undeclared | None
+) -> frozenset[GivenField]:
+    """Returns such fields of a chat's body; `parameters` are those that it does not declare."""
+    found: set[GivenField] = set()
+    if stream_options is not None:
+        extra = given_fields("", stream_options.model_extra, ())
+        found.update(("", f"stream_options.{name}") for _, name in extra)
+    for message in messages:
+        if message.model_extra:
+            found.update(of_message(message.role, message.model_extra))
+        if isinstance(message.content, list):
+            for part in message.content:
+                found.update(_of_part(part))
+    if parameters:
+        found.update(of_parameters(parameters))
+    return frozenset(found)
+
+
+def of_message(role: str, fields: Mapping[str, Any]) -> Iterator[GivenField]:
+    """Returns the fields of a message in addition to role and content."""
+    known = MESSAGE_FIELDS
+    if role == "function":
+        known |= {"name"}  # it is the call's id
+    if fields.get("reasoning_details"):
+        known |= REASONING  # the details have the text too, or sign it
+    yield from given_fields("messages", fields, known)
+    calls = fields.get("tool_calls")
+    for call in calls if isinstance(calls, list) else ():
+        yield from given_fields("tool_calls", call, CALL_FIELDS)
+
+
+def _of_part(part: Mapping[str, Any]) -> Iterator[GivenField]:
+    kind = part.get("type")
+    if isinstance(kind, str):
+        yield from given_fields("parts", part, ("type", kind))
+        if kind in MEDIA_PARTS:
+            yield from given_fields("parts", part.get(kind), ("url", "data", "format", "file_data", "filename"))
+
+
+def of_parameters(parameters: Mapping[str, Any]) -> Iterator[GivenField]:
+    """Returns the fields within the tools and the format of the answer."""
+    tools = parameters.get("tools")
+    for tool in tools if isinstance(tools, list) else ():
+        function = tool.get("function") if isinstance(tool, Mapping) else None
+        yield from given_fields("functions", function, FUNCTION_FIELDS)
+        yield from given_fields("functions", tool, ("type", "function"))
+    asked = parameters.get("response_format")
+    if isinstance(asked, Mapping):
+        yield from given_fields("response_format", asked, ("type", "json_schema"))
+        yield from given_fields("response_format", asked.get("json_schema"), FORMAT_FIELDS)
