@@ -14,7 +14,7 @@ from pointsman_gateway.config.field_types import ConfigError
 from pointsman_gateway.config.load import load_config
 from pointsman_gateway.domain import Chunk
 from pointsman_gateway.extensions import Finding, GuardedText, Guardrail, GuardrailContext, Hook
-from pointsman_gateway.pipeline.guarded_answer import AnswerWindow
+from pointsman_gateway.pipeline.answer_window import AnswerWindow
 from pointsman_gateway.validation.guardrails import (
     GUARDRAIL_THREADS,
     PII_OVERLAP,

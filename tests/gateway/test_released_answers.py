@@ -7,12 +7,8 @@ import pytest
 from pointsman_gateway.config.tasks_file import GuardrailConfig
 from pointsman_gateway.domain import Chunk, Chunks, Message, Prompt
 from pointsman_gateway.extensions import Finding, GuardedText, Hook
-from pointsman_gateway.pipeline.guarded_answer import (
-    MAX_HELD_CHARACTERS,
-    MAX_RELEASED_CHUNKS,
-    AnswerWindow,
-    GuardedSource,
-)
+from pointsman_gateway.pipeline.answer_window import MAX_RELEASED_CHUNKS, AnswerWindow
+from pointsman_gateway.pipeline.guarded_answer import MAX_HELD_CHARACTERS, GuardedSource
 from pointsman_gateway.pipeline.guardrails import (
     ActiveGuardrail,
     GuardrailMetrics,

@@ -15,7 +15,7 @@ import typer
 
 from pointsman_cli.data_dir import DataDir
 from pointsman_cli.errors import CommandError, UsageError, run_interruptibly
-from pointsman_cli.lab_commands import LabJob, run_lab
+from pointsman_cli.lab_process import LabJob, run_lab
 from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, JsonOption
 from pointsman_cli.up.own_engine import base_url, chat_models, list_models
 

@@ -19,13 +19,12 @@ from pointsman_cli.errors import UsageError, run_interruptibly
 from pointsman_cli.lab_commands import (
     ConfigOption,
     DatasetsOption,
-    LabJob,
     Rendering,
     TaskArgument,
     config_folder_of,
     datasets_folder,
-    lab_facts,
 )
+from pointsman_cli.lab_process import LabJob, lab_facts
 from pointsman_cli.options import (
     DEFAULT_DATA_DIR,
     KEY_VARIABLE,

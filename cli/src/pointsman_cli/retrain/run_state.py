@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from pointsman_cli.data_dir import DataDir
 from pointsman_cli.errors import CommandError
-from pointsman_cli.lab_commands import LabJob, lab_facts
+from pointsman_cli.lab_process import LabJob, lab_facts
 
 STATE_FILE = "state.json"
 WAITING, RUNNING, DONE, SKIPPED, REFUSED = "waiting", "running", "done", "skipped", "refused"

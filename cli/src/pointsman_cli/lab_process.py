@@ -1,0 +1,131 @@
+"""Runs an analysis of the lab as a child process, shows its progress, and prints its report."""
+
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from pointsman_cli.data_dir import DataDir
+from pointsman_cli.engine_environment import prepare_embedding_model
+from pointsman_cli.errors import CommandError
+from pointsman_cli.options import plain_table, print_json
+from pointsman_cli.processes import ProcessEnd, run_to_end
+
+LAB_MODULE = "pointsman_lab"
+
+
+_PROGRESS_LINE = re.compile(r"(?P<stage>.+): (?P<done>\d+) of (?P<total>\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class LabJob:
+    """The arguments of one `pointsman_lab` command, and how to show its report."""
+
+    arguments: Sequence[str]
+    data_dir: DataDir
+    as_json: bool
+    needs_model: bool = True
+    """Whether the job needs the embedding model."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+async def run_lab(job: LabJob) -> None:
+    """Runs the lab and prints its report; raises CommandError if it fails or reports a failed check
+    (`--fail-if-changed`).
+    """
+    report, end = await _run(job)
+    if report is not None:
+        _show(report, job.as_json)
+    if end.code != 0:
+        raise CommandError(end.reason)
+
+
+async def lab_facts(job: LabJob) -> dict[str, Any]:
+    """Runs the lab and returns the facts of its report without printing it; raises CommandError if it fails."""
+    report, end = await _run(job)
+    if report is None or end.code != 0:
+        raise CommandError(end.reason)
+    facts: dict[str, Any] = report["facts"]
+    return facts
+
+
+async def _run(job: LabJob) -> tuple[dict[str, Any] | None, ProcessEnd]:
+    """Runs the lab as a child process; returns its report, if there is one, and how the process ended."""
+    errors = Console(stderr=True)
+    if job.needs_model:
+        await prepare_embedding_model(sys.executable, job.data_dir, lambda line: errors.print(line, style="dim"))
+    program = [sys.executable, "-m", LAB_MODULE, "--json", *job.arguments]
+    environment = {"POINTSMAN_GATEWAY_EMBEDDING_MODEL": str(job.data_dir.embedding_model), **job.environment}
+    output: list[str] = []
+    with _LabProgress(errors) as progress:
+        end = await run_to_end(program, environment, output.append, progress.show)
+    return (json.loads(output[-1]) if output else None), end
+
+
+def _show(report: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(report["facts"])
+        return
+    console = Console()
+    for section in report["page"]:
+        console.print(Text(section["heading"], style="bold"))
+        for line in section["lines"]:
+            console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
+        if section["rows"]:
+            console.print(_table(section["columns"], section["rows"]))
+        console.print()
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    table = plain_table(*columns)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    return table
+
+
+@dataclass
+class _LabProgress:
+    """Shows the progress lines that the lab prints as one bar for each stage.
+
+    If the output is no terminal, it prints one line when a stage ends.
+    """
+
+    console: Console
+    _tasks: dict[str, TaskID] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._bars = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+            console=self.console, disable=not self.console.is_terminal,
+        )  # fmt: skip
+
+    def __enter__(self) -> "_LabProgress":
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def show(self, line: str) -> None:
+        match = _PROGRESS_LINE.fullmatch(line)
+        if match is None:
+            self._print(line)
+            return
+        done, total = int(match["done"]), int(match["total"])
+        if self._bars.disable:
+            if done == total:
+                self._print(line)
+            return
+        if match["stage"] not in self._tasks:
+            self._tasks[match["stage"]] = self._bars.add_task(match["stage"], total=total)
+        self._bars.update(self._tasks[match["stage"]], completed=done, total=total)
+
+    def _print(self, line: str) -> None:
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)

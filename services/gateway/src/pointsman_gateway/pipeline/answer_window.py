@@ -1,0 +1,157 @@
+"""The part of an answer that waits for its check: chunks are held until their texts were checked with what follows."""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from pointsman_gateway.domain import Chunk
+from pointsman_gateway.extensions import GuardedText
+from pointsman_gateway.pipeline.guardrails import Span, map_texts, redact
+
+MAX_RELEASED_CHUNKS = 256
+"""Chunks that are passed on in one iteration of the event loop. While a slow guardrail checks, tens of thousands may be
+held, and all of them may be cleared at once."""
+
+
+@dataclass(slots=True, eq=False)
+class _Channel:
+    """One text of an answer: a choice's content, its reasoning, or the arguments of one of its tool calls.
+
+    Positions count the text's characters from the beginning of the answer.
+    """
+
+    text: str = ""
+    """The text from position `start` on."""
+    start: int = 0
+    checked: int = 0
+    """The position up to which the text was checked."""
+    cleared: int = 0
+    """The position up to which the text may be passed on."""
+    released: int = 0
+    """The position up to which the text was passed on."""
+    is_final: bool = False
+    spans: list[Span] = field(default_factory=list)
+    """The spans before `cleared` to redact."""
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.text)
+
+    def is_due(self, every: int) -> bool:
+        """Returns whether the text has `every` new characters, or is complete and not cleared to its end."""
+        return self.end - self.checked >= every or (self.is_final and self.cleared < self.end)
+
+    def clear(self, end: int, is_final: bool, overlap: int, spans: Sequence[Span]) -> None:
+        """Records a check of the text up to `end`, and the spans that it found."""
+        limit = end if is_final else max(self.cleared, end - overlap)
+        if not is_final:
+            for first, last, _ in sorted(spans, reverse=True):
+                if first < limit < last:  # held back, since it may go on
+                    limit = max(self.cleared, min(limit, first), end - 2 * overlap)
+        found = [(max(f, self.cleared), min(last, limit), kind) for f, last, kind in spans if last > self.cleared]
+        self.spans = [s for s in self.spans if s[1] > self.released] + [s for s in found if s[0] < s[1]]
+        self.checked, self.cleared = end, limit
+        kept = min(max(self.start, limit - overlap), end)
+        self.text, self.start = self.text[kept - self.start :], kept
+
+
+@dataclass(slots=True)
+class _HeldChunk:
+    chunk: Chunk
+    pieces: list[tuple[_Channel, int, int]]
+    """The channels that the chunk's texts belong to, each with the start and end of the text."""
+
+    @property
+    def is_cleared(self) -> bool:
+        return all(end <= channel.cleared for channel, _, end in self.pieces)
+
+    def released(self) -> Chunk:
+        """Returns the chunk with its spans redacted, and marks its texts as released."""
+        for channel, _, end in self.pieces:
+            channel.released = end
+        if not any(first < end and last > start for c, start, end in self.pieces for first, last, _ in c.spans):
+            return self.chunk
+        pieces = iter(self.pieces)
+
+        def rewrite(at: tuple[Any, ...], text: str) -> str:
+            channel, start, _ = next(pieces)
+            return redact(text, channel.spans, start)
+
+        content = map_texts(self.chunk.content, rewrite)
+        delta = map_texts(self.chunk.extra.get("delta", {}), rewrite)
+        # Log-probabilities hold the text too.
+        return msgspec.structs.replace(self.chunk, content=content, extra={"delta": delta} if delta else {}, raw=b"")
+
+
+class AnswerWindow:
+    """Holds the chunks of an answer until their texts were checked together with the next `overlap` characters."""
+
+    def __init__(self, overlap: int, every: int) -> None:
+        """Keeps `overlap` characters of context; a check is due after `every` new characters."""
+        self._overlap = overlap
+        self._every = every
+        self._held: deque[_HeldChunk] = deque()
+        self._channels: dict[tuple[Any, ...], _Channel] = {}
+        self._asked: list[tuple[_Channel, int, int, bool]] = []
+        """The texts in the current check: channel, start, end, and whether the text is complete."""
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._held
+
+    @property
+    def characters(self) -> int:
+        """Returns the number of characters in held chunks."""
+        return sum([channel.end - channel.released for channel in self._channels.values()])
+
+    def add(self, chunk: Chunk) -> None:
+        pieces: list[tuple[_Channel, int, int]] = []
+
+        def collect(at: tuple[Any, ...], text: str) -> str:
+            channel = self._channels.setdefault((chunk.index, *at), _Channel())
+            pieces.append((channel, channel.end, channel.end + len(text)))
+            channel.text += text
+            return text
+
+        map_texts(chunk.content, collect)
+        if chunk.extra:
+            map_texts(chunk.extra.get("delta", {}), collect, ("delta",))
+        self._held.append(_HeldChunk(chunk, pieces))
+        if chunk.finish_reason:
+            self.finish(chunk.index)
+
+    def finish(self, index: int | None = None) -> None:
+        """Records that the choice `index`, or without an index every choice, is complete."""
+        for key, channel in self._channels.items():
+            if index is None or key[0] == index:
+                channel.is_final = True
+
+    @property
+    def is_due(self) -> bool:
+        """Returns whether there is enough new text for a check."""
+        return any(channel.is_due(self._every) for channel in self._channels.values())
+
+    def texts(self) -> tuple[list[GuardedText], list[int]]:
+        """Returns the texts to check, and for each the number of characters at its start that have been checked before.
+
+        These give the guardrails context; what is found in them is ignored.
+        """
+        changed = [channel for channel in self._channels.values() if channel.is_due(1)]
+        self._asked = [(channel, channel.start, channel.end, channel.is_final) for channel in changed]
+        return [GuardedText("assistant", c.text) for c in changed], [c.cleared - c.start for c in changed]
+
+    def clear(self, spans: Sequence[Sequence[Span]]) -> None:
+        """Records the result of checking `texts`; `spans` is what to redact in each text."""
+        for (channel, start, end, is_final), found in zip(self._asked, spans, strict=True):
+            moved = [(start + first, start + last, kind) for first, last, kind in found]
+            channel.clear(end, is_final, self._overlap, moved)
+
+    def release(self) -> list[Chunk]:
+        """Returns the next chunks that may be passed on, in order, at most `MAX_RELEASED_CHUNKS`."""
+        released: list[Chunk] = []
+        while self._held and len(released) < MAX_RELEASED_CHUNKS and self._held[0].is_cleared:
+            released.append(self._held.popleft().released())
+        return released
