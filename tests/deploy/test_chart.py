@@ -114,7 +114,7 @@ def test_random_values_of_the_schema_give_manifests_that_pass_all_rules(seed: in
             render(tmp_path, values)
         return
     cluster = render(tmp_path, values)
-    assert [fault for fault in faults(_with_given_objects(cluster)) if fault.rule not in CHOSEN] == []
+    assert [fault for fault in faults(with_given_objects(cluster)) if fault.rule not in CHOSEN] == []
     ours = [object for object in cluster.objects if object["kind"] not in OPERATORS]
     assert [found for object in ours for version in VERSIONS for found in violations(object, version)] == []
     custom = cluster.all(*crd_schemas.KINDS)
@@ -170,7 +170,7 @@ def _refusal(values: Object) -> str:
     return "|".join(refusals)
 
 
-def _with_given_objects(cluster: Cluster) -> Cluster:
+def with_given_objects(cluster: Cluster) -> Cluster:
     """Adds the user's ConfigMaps that the values name."""
     labels = {"app.kubernetes.io/part-of": "pointsman"}
     names = [name for name in POLICY_MAPS if not cluster.has("ConfigMap", name)]
@@ -435,7 +435,7 @@ def test_the_documented_values_of_a_production_pass_all_rules(tmp_path: Path) ->
     (text,) = (block for block in re.findall(r"```yaml\n(.*?)```", DOCS, re.DOTALL) if block.startswith("images:"))
     values = yaml.safe_load(text)
     values["policy"]["configMaps"] = {name: [f"pointsman-policy{end}"] for name, end in FOLDERS.items()}
-    cluster = _with_given_objects(render(tmp_path, values))
+    cluster = with_given_objects(render(tmp_path, values))
     assert faults(cluster) == []
     assert {"Certificate", "ScaledObject", "PodMonitor", "PrometheusRule"} <= {o["kind"] for o in cluster.objects}
 

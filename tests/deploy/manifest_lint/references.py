@@ -10,6 +10,8 @@ SECRETS = {
     "pointsman-first-key": {"key"},
     "my-first-key": {"key"},
     "provider-keys": set(),
+    "huggingface": set(),
+    "company-ca": {"ca.crt"},
     "my-redis": {"url", "password"},
     "pointsman-milvus": {"token"},
     "backup-bucket": set(),

@@ -1,0 +1,62 @@
+"""The examples of values in the chart's folder ci/: realistic installations, rendered and validated as a whole."""
+
+import pytest
+import yaml
+
+from deploy.helm.render import CHART
+from tests.deploy import crd_schemas
+from tests.deploy.kubernetes_schemas import VERSIONS, violations
+from tests.deploy.manifest_lint import Cluster, faults
+from tests.deploy.rendering import chart, needs_helm
+from tests.deploy.test_chart import OPERATORS, with_given_objects
+
+EXAMPLES = sorted(file.stem for file in (CHART / "ci").glob("*.yaml"))
+
+
+@pytest.fixture(autouse=True)
+def _helm() -> None:
+    needs_helm()
+
+
+def example(name: str, namespace: str = "pointsman") -> Cluster:
+    """Returns the example's objects, and the ConfigMaps that users create before."""
+    return with_given_objects(Cluster.of(chart("-f", str(CHART / "ci" / f"{name}.yaml"), "-n", namespace)))
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_passes_all_rules_and_schemas(name: str) -> None:
+    cluster = example(name)
+    assert faults(cluster) == []
+    ours = [each for each in cluster.objects if each["kind"] not in OPERATORS and "apiVersion" in each]
+    assert [found for each in ours for version in VERSIONS for found in violations(each, version)] == []
+    assert [found for each in cluster.all(*crd_schemas.KINDS) for found in crd_schemas.violations(each)] == []
+
+
+def test_a_large_model_gets_all_gpus_and_their_network() -> None:
+    workload = (cluster := example("eks-70b")).workload("lora-server")
+    limits = workload.pod["containers"][0]["resources"]["limits"]
+    assert (limits["nvidia.com/gpu"], limits["vpc.amazonaws.com/efa"]) == ("8", "32")
+    settings = cluster.environment(workload, workload.pod["containers"][0])
+    assert settings["POINTSMAN_LORA_ENGINE_ARGS"] == "--tensor-parallel-size=8"
+    assert settings["POINTSMAN_LORA_START_TIMEOUT"] == "5400"
+
+
+@pytest.mark.parametrize(
+    ("name", "agent"),
+    [("eks-70b", {"169.254.170.23/32": 80, "fd00:ec2::23/128": 80}), ("gke", {"169.254.169.252/32": 988})],
+)
+def test_pods_reach_the_agent_that_gives_them_a_cloud_role(name: str, agent: dict[str, int]) -> None:
+    policy = example(name).get("NetworkPolicy", "lora-server-to-outside")
+    assert policy
+    reached = {
+        peer["ipBlock"]["cidr"]: rule["ports"][0]["port"]
+        for rule in policy["spec"]["egress"]
+        for peer in rule.get("to", ())
+    }
+    assert agent.items() <= reached.items()
+
+
+def test_two_installations_in_two_namespaces_differ_only_by_their_namespace() -> None:
+    one, two = (example("argo-cd", namespace) for namespace in ("team-a", "team-b"))
+    assert yaml.safe_dump(one.objects).replace("team-a", "team-b") == yaml.safe_dump(two.objects)
+    assert not one.all("Secret", "ClusterRole", "Namespace")  # what both would share, or what differs at each rendering
