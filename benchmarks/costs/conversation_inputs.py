@@ -134,12 +134,26 @@ def schema_inputs() -> Iterator[Input]:
         "60 kB of choices": ({"enum": [f"choice-{n}" for n in range(4000)]}, '"x"'),
         "a long answer": (SCHEMA, json.dumps({"intent": "a" * 500_000})),
         "a long list": ({"uniqueItems": True}, json.dumps(list(range(50_000)))),
+        "8 MB of choices": ({"enum": ["x" * 1_000] * 8_300}, '"x"'),
+        "8 MB in one text": ({"description": "x" * (FULL - 600)}, "1"),
+        "16,000 lists": ({"enum": [[]] * 15_500}, "1"),
     }
-    for name, (schema, answer) in schemas.items():
+    many = {
+        "128 choices of 1,900 numbers": ({"items": {"allOf": [{"type": "integer"}] * 10}}, json.dumps([1] * 1_900)),
+        "128 choices of 7,000 characters": ({"type": "string"}, json.dumps("x" * 7_000)),
+    }
+    for name, (schema, answer) in (schemas | many).items():
+        choices = 128 if name in many else 1
         wanted = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
-        body = chat_body("I left my umbrella", {"model": "auto", "metadata": IN_TRIAGE, "response_format": wanted})
+        more = {"model": "auto", "metadata": IN_TRIAGE, "response_format": wanted, "n": choices}
+        events = [chunk(answer, index=number) for number in range(choices)]
         yield Input(
-            f"schema: {name}", "plain", "POST", "/v1/chat/completions", body, engine=streamed_answer(chunk(answer))
+            f"schema: {name}",
+            "plain",
+            "POST",
+            "/v1/chat/completions",
+            chat_body("I left my umbrella", more),
+            engine=streamed_answer(*events),
         )
 
 

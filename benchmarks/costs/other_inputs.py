@@ -84,6 +84,11 @@ def engine_inputs() -> Iterator[Input]:
             body = chat_body("x", {"stream": is_stream})
             title = f"engine, {'stream' if is_stream else 'plain'}: {name}"
             yield Input(title, "plain", "POST", "/v1/chat/completions", body, engine=streamed_answer(*events))
+    for name, events in answers.items():
+        turns = [{"role": "user", "content": "x"}]
+        body = json.dumps({"model": "scripted", "input": turns, "stream": True}).encode()
+        title = f"engine, streamed Responses: {name}"
+        yield Input(title, "plain", "POST", "/v1/responses", body, engine=streamed_answer(*events))
     deltas = [{"type": "content_block_delta", "index": 1, "delta": {"type": "text_delta", "text": "a"}}] * 20_000
     events = [*dialects.MESSAGES[:7], *deltas, *dialects.MESSAGES[-2:]]
     yield Input("engine, Anthropic: 20,000 words", "plain", "POST", "/v1/messages", messages_body("x", {}),
