@@ -1,11 +1,12 @@
-"""Measures how well a text is classified within what real clients write around it.
+"""Measures how well a text is classified within what real clients write around it, and the turns of conversations.
 
-    make bench-requests                                     # a minute; needs `make models`, but no service
+    make bench-requests                                     # some minutes; needs `make models`, but no service
+    make bench-requests ARGS="--only conversations"         # fits the model of conversations, and measures it
     python -m benchmarks.requests --wrappers development    # those that may be looked at while something is changed
 
 300 test texts of CLINC150 (10 examples a task) and 100 that belong to no task are sent alone, within a message of each
-known client with and without its entry in the catalog, and within messages that no entry is for. The last line of
-output is one JSON object.
+known client with and without its entry in the catalog, and within messages that no entry is for. Of conversations,
+each turn of Schema-Guided Dialogue is classified (see `conversations.py`). The last line of output is one JSON object.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pointsman_embedding import MiniLM, StaticModel
 from pointsman_gateway.classification.cascade import CascadeClassifier
@@ -27,7 +29,7 @@ from pointsman_gateway.classification.stage import Classification
 from pointsman_gateway.classification.user_words import UserWordsFinder
 from pointsman_gateway.domain import Message, Request
 
-from benchmarks.requests import wrappers
+from benchmarks.requests import conversations, wrappers
 from benchmarks.routing_data import clinc150, clinc150_shots
 from tests.gateway.test_user_words import MAILS, OF_CLIENTS, WORDS
 
@@ -121,13 +123,22 @@ def summary(alone: Result, results: Sequence[Result]) -> Mapping[str, float]:
 
 
 async def main(options: argparse.Namespace) -> None:
+    figures: dict[str, Any] = {}
+    if options.only != "conversations":
+        figures |= await measure_texts(options.wrappers)
+    if options.only != "texts":
+        figures["conversations"] = await conversations.measure(DATA, MODEL)
+    print(json.dumps(figures))
+
+
+async def measure_texts(chosen: str) -> Mapping[str, Any]:
     data = clinc150_shots(DATA, SHOTS)
     static, encoder = StaticModel.load(MODEL), MiniLM.load(MODEL)
     fitted = fit_classifier(data.by_task(), (), static, encoder, FitSettings())
     benchmark = Benchmark(CascadeClassifier(fitted, static, encoder))
     clients = {name: _of_template(texts[0], WORDS) for name, texts in OF_CLIENTS.items()}
     clients |= {f"e-mail {number}": _of_template(mail, WORDS) for number, mail in enumerate(MAILS, start=1)}
-    of_others = wrappers.of_development() if options.wrappers == "development" else wrappers.reported()
+    of_others = wrappers.of_development() if chosen == "development" else wrappers.reported()
     others = {name: _of_template(template, wrappers.MARK) for name, template in of_others.items()}
 
     print(f"{'percent':32} {'right':>7} {'abstained':>9} {'wrong':>7} {'recognized':>11} {'ms':>7}")
@@ -138,20 +149,17 @@ async def main(options: argparse.Namespace) -> None:
     benchmark.forget_clients()
     print("Without the catalog:")
     forgotten = [await benchmark.measure(name, wrap) for name, wrap in clients.items()]
-    print(
-        json.dumps(
-            {
-                "alone": {"right": round(alone.right, 1), "wrong": round(alone.wrong, 1), "ms": round(alone.ms, 2)},
-                "mistakes": {"right": round(mistakes.right, 1), "wrong": round(mistakes.wrong, 1)},
-                "known_clients": summary(alone, known),
-                "known_clients_without_catalog": summary(alone, forgotten),
-                "unlisted": summary(alone, unlisted),
-            }
-        )
-    )
+    return {
+        "alone": {"right": round(alone.right, 1), "wrong": round(alone.wrong, 1), "ms": round(alone.ms, 2)},
+        "mistakes": {"right": round(mistakes.right, 1), "wrong": round(mistakes.wrong, 1)},
+        "known_clients": summary(alone, known),
+        "known_clients_without_catalog": summary(alone, forgotten),
+        "unlisted": summary(alone, unlisted),
+    }
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m benchmarks.requests")
     parser.add_argument("--wrappers", choices=("reported", "development"), default="reported")
+    parser.add_argument("--only", choices=("texts", "conversations"))
     asyncio.run(main(parser.parse_args()))

@@ -1,131 +1,138 @@
-"""Classifies the last turn of a conversation: alone if it is self-contained, else together with earlier turns."""
+"""Classifies the last turn of a conversation, by what it says itself and the task that the conversation has."""
 
-import re
+import math
+from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import replace
-from enum import Enum
-from itertools import filterfalse
+from dataclasses import dataclass
+from hashlib import blake2b
+from operator import itemgetter
 
-from pointsman_gateway.classification.reader import (
-    COURTESIES,
-    FOLLOW_UP_OPENINGS,
-    LONG_CHARACTERS,
-    NO_CONTENT,
-    REFERENCES,
-    THANKS,
-    Reader,
-    is_sure,
+import numpy as np
+
+from pointsman_gateway.classification.belief import (
+    Reading,
+    TurnEvidence,
+    assistant_features,
+    believe,
+    stack,
+    user_features,
 )
-from pointsman_gateway.domain import Labels
-
-# The thresholds below were chosen on tests/gateway/development_conversations.jsonl.
-
-MAX_FOLLOW_UP_WORDS = 8
-"""A turn that opens like a follow-up but has more words is self-contained."""
-
-MAX_SHORT_WORDS = 6
-MAX_SHORT_CONTENT_WORDS = 2
-"""A turn within both limits is short: it may depend on earlier turns."""
-
-SHORT_MIN_SCORE = 1.0
-"""In-distribution score above the task's threshold that a short turn needs to be classified alone. A few words
-resemble something easily."""
-
-MAX_DISTANCE_BELOW_THRESHOLD = 0.8
-"""A whole sentence that refers back and scores lower than this below the threshold belongs to no task, whatever came
-before. A sentence that does not refer back belongs to none as soon as it is below the threshold."""
+from pointsman_gateway.classification.belief_parameters import PARAMETERS, BeliefParameters
+from pointsman_gateway.classification.reader import FAILED_NOTE, LONG_CHARACTERS, Reader, is_sure
+from pointsman_gateway.classification.scores import Scores
+from pointsman_gateway.classification.utterances import Utterance, utterance_type
+from pointsman_gateway.domain import UNKNOWN, Labels
 
 NOTE = "read with the turns before it"
 
-_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
+MAX_CACHED_READINGS = 4096
+"""About 0.5 kB each, with 100 tasks."""
 
-_OPENS = re.compile(rf"\W*(?:{'|'.join(FOLLOW_UP_OPENINGS)})\b", re.IGNORECASE)
-
-
-class Utterance(Enum):
-    """How much a turn of a conversation says without the turns before it."""
-
-    BARE = "bare"
-    """ "yes please", "why?", "👍": it says nothing by itself."""
-    FOLLOW_UP = "follow_up"
-    """ "and by bicycle?": it names something, but the question about it is in an earlier turn."""
-    SHORT = "short"
-    """ "LM-38271", "shorter, please": it may be self-contained or not."""
-    CLOSING = "closing"
-    """ "ok, thanks a lot!": it ends the conversation and is not about its subject."""
-    WHOLE = "whole"
-    """It is self-contained."""
+UNREAD = Reading(None, 0.0)
+"""Of a turn that says nothing by itself."""
 
 
-def utterance_type(turn: str) -> Utterance:
-    if len(turn) > LONG_CHARACTERS:
-        return Utterance.WHOLE
-    words = _WORD.findall(turn.lower())
-    content = list(filterfalse(NO_CONTENT.__contains__, words))
-    if not content:
-        return Utterance.BARE
-    if not THANKS.isdisjoint(words) and COURTESIES.issuperset(content):
-        return Utterance.CLOSING
-    if len(words) <= MAX_FOLLOW_UP_WORDS and _OPENS.match(turn):
-        return Utterance.FOLLOW_UP
-    if len(words) <= MAX_SHORT_WORDS and len(content) <= MAX_SHORT_CONTENT_WORDS:
-        return Utterance.SHORT
-    return Utterance.WHOLE
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A turn of the user."""
 
-
-def refers_back(turn: str) -> bool:
-    """Returns whether the turn contains a word that stands for something named before ("it", "he", "the same")."""
-    return not REFERENCES.isdisjoint(_WORD.findall(turn[:LONG_CHARACTERS].lower()))
+    text: str
+    said_before: str = ""
+    """What the assistant said before it."""
 
 
 class Conversation:
-    """Classifies the last message of a conversation; uses earlier messages if the last one is unclear alone."""
+    """Classifies the last message of a conversation.
 
-    def __init__(self, reader: Reader) -> None:
-        self._reader = reader
+    What the classifier said about a turn is cached by the hash of the text, so that of a conversation that goes on only
+    the new turns are read. The result does not depend on the cache.
+    """
 
-    async def label(self, turns: Sequence[str]) -> Labels:
+    def __init__(self, reader: Reader, parameters: BeliefParameters = PARAMETERS) -> None:
+        self._reader, self._parameters = reader, parameters
+        self._readings: OrderedDict[bytes, Reading] = OrderedDict()
+        self._tasks: tuple[str, ...] = ()
+        """In alphabetical order; empty before the first reading."""
+
+    async def label(self, turns: Sequence[Turn]) -> Labels:
         """Classifies the last of `turns`, which are at least one, oldest first."""
-        *before, last = turns
-        if not before:
+        last = turns[-1].text
+        if len(turns) == 1:
             return await self._reader.read(last)
-        kind = utterance_type(last)
-        if kind is Utterance.BARE:
-            return _with_note(await self.label(before))
-        alone = await self._reader.read(last)
-        if _is_self_contained(alone, last, kind):
+        kind, alone = utterance_type(last), await self.alone(last)
+        if alone and (alone.stage == "language" or (kind is Utterance.CLOSING and not alone.abstained)):
             return alone
-        context = _context(before)
-        thread = await self._reader.classify_once(context[0])
-        if thread.abstained:
-            return alone if alone.abstained or kind is Utterance.WHOLE else _with_note(thread)
-        if alone.task == thread.task:
-            return alone
-        together = await self._reader.classify_once("\n".join([*context, last]))
-        if together.task == alone.task and not alone.abstained and kind is not Utterance.FOLLOW_UP:
-            return alone
-        return _with_note(together if together.task == thread.task else thread)
+        evidence = await self.evidence(turns, alone)
+        if evidence is None:
+            return alone or await self.label(turns[:-1])
+        labels = _labels(self._tasks, believe(evidence, self._parameters), alone)
+        stands = alone and labels.abstained and kind is Utterance.WHOLE and is_sure(alone)
+        return alone if alone and (stands or labels.task == alone.task) else labels
 
+    async def alone(self, turn: str) -> Labels | None:
+        """Classifies a last turn by itself; returns None if it says nothing without the others."""
+        return None if utterance_type(turn) is Utterance.BARE else await self._reader.read(turn)
 
-def _is_self_contained(alone: Labels, turn: str, kind: Utterance) -> bool:
-    """Returns whether the labels of the turn alone hold, without the turns before it."""
-    if alone.stage == "language" or kind is Utterance.CLOSING:
-        return True
-    if kind is Utterance.WHOLE:
-        return is_sure(alone) or alone.in_distribution_score < (
-            -MAX_DISTANCE_BELOW_THRESHOLD if refers_back(turn) else 0
+    async def evidence(self, turns: Sequence[Turn], alone: Labels | None) -> TurnEvidence | None:
+        """Returns what is known of `turns`, None if the classifier can say nothing about any of them.
+
+        `alone` is what `alone()` returns for the last one.
+        """
+        user = [await self._read(turn.text) for turn in turns[:-1]]
+        last = turns[-1].text
+        user.append(self._keep(last, alone, cache=len(last) <= LONG_CHARACTERS) if alone else UNREAD)
+        said = [UNREAD, *[await self._read(turn.said_before) for turn in turns[1:]]]
+        if all(one.probabilities is None for one in user):
+            return None
+        return TurnEvidence(
+            stack(user, len(self._tasks)),
+            np.array([user_features(turn.text, one, turn.said_before) for turn, one in zip(turns, user, strict=True)]),
+            stack(said, len(self._tasks)),
+            np.array([assistant_features(one) for one in said]),
         )
-    return kind is Utterance.SHORT and is_sure(alone) and alone.in_distribution_score >= SHORT_MIN_SCORE
+
+    async def _read(self, text: str) -> Reading:
+        """Returns what the classifier says about a turn before the last, in one classification at most."""
+        if not text or utterance_type(text) is Utterance.BARE:
+            return UNREAD
+        known = self._readings.get(key := _key(text))
+        if known is None:
+            return self._keep(text, await self._reader.classify_once(text))
+        self._readings.move_to_end(key)
+        return known
+
+    def _keep(self, text: str, labels: Labels, cache: bool = True) -> Reading:
+        """Returns the reading of a turn, and caches it, but not that of a long last turn, which is read in parts."""
+        by_task = sorted(labels.probabilities)
+        if not by_task:
+            return UNREAD
+        self._tasks = self._tasks or tuple(task for task, _ in by_task)
+        reading = Reading(np.array([share for _, share in by_task], np.float32), labels.in_distribution_score)
+        if cache and FAILED_NOTE not in labels.notes:
+            self._readings[_key(text)] = reading
+            if len(self._readings) > MAX_CACHED_READINGS:
+                self._readings.popitem(last=False)
+        return reading
 
 
-def _context(before: Sequence[str]) -> list[str]:
-    """Returns earlier turns to read: the last whole one and the last one with content; if there is none, the first."""
-    with_content = [turn for turn in before if utterance_type(turn) is not Utterance.BARE]
-    whole = [turn for turn in with_content if utterance_type(turn) is Utterance.WHOLE]
-    return list(dict.fromkeys([*whole[-1:], *with_content[-1:]])) or [before[0]]
+def _key(text: str) -> bytes:
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
-def _with_note(labels: Labels) -> Labels:
-    if NOTE in labels.notes or labels.stage == "language":
-        return labels
-    return replace(labels, stage="conversation", notes=(NOTE, *labels.notes))
+def _labels(tasks: Sequence[str], belief: Scores, alone: Labels | None) -> Labels:
+    *shares, unknown = belief.tolist()
+    total = sum(shares)
+    likely = sorted(zip(tasks, (share / total for share in shares), strict=True), key=itemgetter(1), reverse=True)
+    best, confidence = likely[0]
+    score = math.log(confidence * total / unknown)
+    return Labels(
+        task=UNKNOWN if score < 0 else best,
+        confidence=confidence,
+        probabilities=tuple(likely),
+        abstained=score < 0,
+        stage="conversation",
+        vector=alone.vector if alone else None,
+        margin=confidence - likely[1][1] if len(likely) > 1 else confidence,
+        in_distribution_score=score,
+        notes=(NOTE, *(alone.notes if alone else ())),
+    )

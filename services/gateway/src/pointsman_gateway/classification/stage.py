@@ -1,7 +1,7 @@
 """The classification stage: a named path needs no classification, then rules are tried, then the classifier.
 
-The classifier reads the user's own words of the last turn, if needed together with those of earlier turns. Nothing is
-stored between requests. The messages contain the conversation, so every gateway and every replay classifies it alike.
+The classifier reads the user's own words of the last turns, and what the assistant said before them. No text is stored
+between requests. The messages contain the conversation, so every gateway and every replay classifies it alike.
 """
 
 from collections.abc import Collection, Sequence
@@ -11,7 +11,7 @@ from typing import Protocol
 from pointsman_servicekit.errors import PointsmanError
 
 from pointsman_gateway.classification import FORCED
-from pointsman_gateway.classification.conversation import Conversation
+from pointsman_gateway.classification.conversation import Conversation, Turn
 from pointsman_gateway.classification.reader import FAILED_NOTE, LanguageDetector, Reader, abstention
 from pointsman_gateway.classification.rules import RuleMatcher
 from pointsman_gateway.classification.user_words import UserWords, UserWordsFinder
@@ -73,11 +73,11 @@ class Classification:
         notes = matched.notes if matched else ()
         if not turns:
             return abstention("conversation", *notes, "there is no user message")
-        last = turns[-1]
-        before = [turn.text for turn in turns[:-1]]
-        labels = await self._conversation.label([*before, last.text])
+        last, said_before = turns[-1]
+        before = _conversation(turns[:-1])
+        labels = await self._conversation.label([*before, Turn(last.text, said_before)])
         if last.rivals:
-            others = [await self._conversation.label([*before, rival]) for rival in last.rivals]
+            others = [await self._conversation.label([*before, Turn(rival, said_before)]) for rival in last.rivals]
             labels = _agreed([labels, *others])
         if last.wrappers:
             notes = (*notes, str(last))
@@ -86,21 +86,35 @@ class Classification:
     def read(self, request: Request) -> str:
         """Returns the last turn of the user in the user's own words; empty if there is none."""
         turns = self._turns(request.messages)
-        return turns[-1].text if turns else ""
+        return turns[-1][0].text if turns else ""
 
-    def _turns(self, messages: Sequence[Message]) -> list[UserWords]:
-        """Returns the user's last turns, oldest first, in the user's own words.
+    def turns(self, request: Request) -> list[Turn]:
+        """Returns the turns that are considered, oldest first."""
+        return _conversation(self._turns(request.messages))
 
-        Messages of the system, the assistant and tools are left out, and the user's without words of the user.
+    def _turns(self, messages: Sequence[Message]) -> list[tuple[UserWords, str]]:
+        """Returns the user's last turns, oldest first, in the user's own words with what the assistant said before.
+
+        Messages of the system and of tools are left out, and the user's without words of the user.
         """
-        turns: list[UserWords] = []
-        for message in [each for each in messages if each.role == "user"][: -MAX_SEARCHED_TURNS - 1 : -1]:
+        turns: list[tuple[UserWords, str]] = []
+        searched = 0
+        for message in reversed(messages):
+            if message.role == "assistant" and turns and not turns[-1][1]:
+                turns[-1] = (turns[-1][0], message.content)
+            if message.role != "user":
+                continue
             found = self._words.find(message.content, may_judge=not turns)
             if found.text.strip() or not message.content:
-                turns.append(found)
-            if len(turns) == MAX_TURNS:
+                turns.append((found, ""))
+            searched += 1
+            if len(turns) == MAX_TURNS or searched == MAX_SEARCHED_TURNS:
                 break
         return turns[::-1]
+
+
+def _conversation(turns: Sequence[tuple[UserWords, str]]) -> list[Turn]:
+    return [Turn(words.text, said_before) for words, said_before in turns]
 
 
 def _agreed(all_labels: Sequence[Labels]) -> Labels:

@@ -29,7 +29,8 @@ class Labels:
     margin: float = 0.0
     """The difference between the first and the second probability."""
     in_distribution_score: float = 0.0
-    """The in-distribution score minus its threshold; below 0 the classifier abstains."""
+    """The in-distribution score minus its threshold, or the log-odds of a conversation's task against none; below 0 the
+    classifier abstains."""
     notes: tuple[str, ...] = ()
     """Other remarks, such as that only a part of the text was read, or that it is in another language."""
 

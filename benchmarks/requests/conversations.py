@@ -1,0 +1,183 @@
+"""Fits the model of conversations (`belief_parameters.py`) and measures it on Schema-Guided Dialogue (SGD).
+
+The classifier is trained on SGD's turns that open an intent. The dialogues are split into two halves by a hash of their
+first turn; the parameters are fitted on one half, with the help desk's development conversations, and measured on the
+other. Those of the gateway are the ones fitted on half 1, so half 0 is new to them.
+"""
+
+import json
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pointsman_embedding import MiniLM, StaticModel
+from pointsman_gateway.bootstrap.models import EmbeddingModels, train_classifier
+from pointsman_gateway.classification.belief import TurnEvidence, believe
+from pointsman_gateway.classification.belief_parameters import COUNTS, PARAMETERS, BeliefParameters
+from pointsman_gateway.classification.cascade import CascadeClassifier
+from pointsman_gateway.classification.conversation import Conversation
+from pointsman_gateway.classification.fitting.fit import fit_classifier
+from pointsman_gateway.classification.model import FitSettings
+from pointsman_gateway.classification.reader import LanguageDetector, Reader
+from pointsman_gateway.classification.rules import RuleMatcher
+from pointsman_gateway.classification.stage import Classification, TextClassifier
+from pointsman_gateway.config.load import load_config
+from pointsman_gateway.domain import UNKNOWN, Message, Request
+from scipy.optimize import minimize
+
+ROOT = Path(__file__).parents[2]
+HELPDESK = ROOT / "examples/helpdesk"
+HALVES = (0, 1)
+FITTED_ON = 1
+"""The half on which the gateway's parameters are fitted."""
+
+WEIGHTS: Mapping[str, float] = {"opens": 3, "unknown": 3, "unrelated": 3}
+"""Of the rows of each kind in the fit; others have 1. Few turns open an intent, and fewer belong to none."""
+HELPDESK_WEIGHT = 3.0
+REGULARIZATION = 0.003
+MAX_STEPS = 60
+
+
+@dataclass(frozen=True)
+class Case:
+    """The turns of a conversation up to one of the user's, and its task."""
+
+    kind: str
+    task: str
+    messages: tuple[Message, ...]
+
+    @property
+    def half(self) -> int:
+        return zlib.crc32(self.messages[0].content.encode()) % len(HALVES)
+
+    @property
+    def request(self) -> Request:
+        return Request("auto", self.messages)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Cases of one classifier with the same number of turns, as arrays."""
+
+    evidence: TurnEvidence
+    tasks: np.ndarray
+    """The number of each case's task; that of none is the number of tasks."""
+    weights: np.ndarray
+
+
+def dialogues(data: Path) -> list[Case]:
+    """Reads SGD's test turns; a turn goes on with the task of the one before it, opens another, or is the first."""
+    cases = []
+    for row in _rows(data / "sgd/test.jsonl"):
+        users = sum(turn["role"] == "user" for turn in row["turns"])
+        kind = "first" if users == 1 else "opens" if row["opens"] else "goes on"
+        cases.append(_case("unknown" if row["label"] is None else kind, row["label"], row["turns"]))
+    return cases
+
+
+def helpdesk(file: Path) -> list[Case]:
+    return [_case(row["kind"], row["task"], row["messages"]) for row in _rows(file)]
+
+
+def _rows(file: Path) -> Iterable[dict[str, Any]]:
+    return map(json.loads, file.read_text("utf-8").splitlines())
+
+
+def _case(kind: str, task: str | None, turns: Iterable[Mapping[str, str]]) -> Case:
+    return Case(kind, task or UNKNOWN, tuple(Message(turn["role"], turn["content"]) for turn in turns))
+
+
+class ConversationBenchmark:
+    """The classification of one classifier, with the parameters that are to be measured."""
+
+    def __init__(self, classifier: TextClassifier) -> None:
+        self._reader = Reader(classifier.classify, LanguageDetector(("en",)))
+        self._stage = Classification(RuleMatcher({}), classifier)
+
+    def use(self, parameters: BeliefParameters) -> None:
+        self._stage._conversation = Conversation(self._reader, parameters)
+
+    async def rows(self, cases: Sequence[Case], scale: float = 1.0) -> list[Rows]:
+        """Reads the cases of several turns, grouped by their number."""
+        conversation = self._stage._conversation
+        groups = defaultdict(list)
+        for case in cases:
+            turns = self._stage.turns(case.request)
+            if len(turns) > 1:
+                evidence = await conversation.evidence(turns, await conversation.alone(turns[-1].text))
+                if evidence:
+                    groups[len(turns)].append((evidence, case))
+        names = conversation._tasks
+        return [_stacked(group, names, scale) for group in groups.values()]
+
+    async def right(self, cases: Sequence[Case]) -> list[bool]:
+        return [(await self._stage.label(case.request)).task == case.task for case in cases]
+
+
+def _stacked(group: Sequence[tuple[TurnEvidence, Case]], names: Sequence[str], scale: float) -> Rows:
+    fields = ("user", "user_features", "assistant", "assistant_features")
+    arrays = (np.stack([getattr(evidence, name) for evidence, _ in group]) for name in fields)
+    number = {name: index for index, name in enumerate(names)}
+    return Rows(
+        TurnEvidence(*arrays),
+        np.array([number.get(case.task, len(names)) for _, case in group]),
+        np.array([scale * WEIGHTS.get(case.kind, 1.0) for _, case in group]),
+    )
+
+
+def fit(rows: Sequence[Rows]) -> BeliefParameters:
+    """Returns the parameters with the least weighted cross-entropy, regularized."""
+    total = sum(one.weights.sum() for one in rows)
+
+    def loss(vector: np.ndarray) -> float:
+        parameters = BeliefParameters.from_vector(vector)
+        sums = (one.weights @ -np.log(_of_tasks(believe(one.evidence, parameters), one.tasks)) for one in rows)
+        return float(sum(sums) / total + REGULARIZATION * vector @ vector)
+
+    start = np.zeros(sum(COUNTS))
+    return BeliefParameters.from_vector(minimize(loss, start, method="L-BFGS-B", options={"maxiter": MAX_STEPS}).x)
+
+
+def _of_tasks(belief: np.ndarray, tasks: np.ndarray) -> np.ndarray:
+    return np.maximum(belief[np.arange(len(tasks)), tasks], 1e-6)
+
+
+async def measure(data: Path, models: Path) -> dict[str, Any]:
+    """Prints the percentage of right turns by kind, and returns them."""
+    static, encoder = StaticModel.load(models), MiniLM.load(models)
+    examples = defaultdict(list)
+    for row in _rows(data / "sgd/train.jsonl"):
+        examples[row["label"]].append(row["text"])
+    sgd = ConversationBenchmark(
+        CascadeClassifier(fit_classifier(examples, (), static, encoder, FitSettings()), static, encoder)
+    )
+    learned = train_classifier(load_config(HELPDESK / "config"), EmbeddingModels.load(models))
+    assert learned.classifier  # the configuration has tasks
+    desk = ConversationBenchmark(learned.classifier)
+    cases = dialogues(data)
+    development = helpdesk(ROOT / "tests/gateway/development_conversations.jsonl")
+    of_desk = await desk.rows(development, HELPDESK_WEIGHT)
+    figures: dict[str, Any] = {}
+    for half in HALVES:
+        fitted = fit([*await sgd.rows([case for case in cases if case.half != half]), *of_desk])
+        if half != FITTED_ON:
+            print(f"fitted: {[round(value, 2) for value in fitted.to_vector().tolist()]}")
+        sgd.use(fitted)
+        reported = [case for case in cases if case.half == half]
+        figures[f"half {half}"] = _shares(reported, await sgd.right(reported))
+    desk.use(PARAMETERS)
+    heldout = helpdesk(HELPDESK / "heldout/conversations.jsonl")
+    figures["help desk"] = _shares(heldout, await desk.right(heldout))
+    for name, shares in figures.items():
+        print(f"{name:10}", *(f"{kind} {share}" for kind, share in shares.items()))
+    return figures
+
+
+def _shares(cases: Sequence[Case], right: Sequence[bool]) -> dict[str, float]:
+    count = Counter(case.kind for case in cases)
+    good = Counter(case.kind for case, one in zip(cases, right, strict=True) if one)
+    return {kind: round(100 * good[kind] / count[kind], 1) for kind in sorted(count)}

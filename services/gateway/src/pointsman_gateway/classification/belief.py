@@ -1,0 +1,137 @@
+"""The probability that a conversation has each task, or none, carried from turn to turn.
+
+This is the forward pass of a hidden Markov model whose transitions depend on the turn (Bengio and Frasconi,
+Input-output HMMs, 1996). The state is the task, or none of them. At each turn of the user the belief is first updated
+with what the assistant said before it, which belongs to the task so far; then the conversation stays with its task or
+starts anew; then the belief is updated with what the user says.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pointsman_gateway.classification.belief_parameters import BeliefParameters
+from pointsman_gateway.classification.scores import Floats, Scores
+from pointsman_gateway.classification.utterances import Utterance, is_question, refers_back, utterance_type
+
+MAX_SCORE = 3.0
+"""In-distribution scores are cut to this distance from the threshold."""
+MAX_FOLLOW_UP_SCORE = 0.5
+"""As `MAX_SCORE`, for follow-ups: their few words resemble something easily, and if they resemble nothing, they may
+belong to the conversation's task all the same."""
+MIN_RATIO = 0.05
+"""Added to the ratio of a task's probability to the mean of all tasks, which may be 0."""
+TYPICAL_LOG_WORDS = 2.0
+"""The log of the number of words of a turn of usual length, plus one."""
+MAX_COUNTED_CHARACTERS = 1_000
+"""Of a longer turn only this beginning is counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What the classifier says about one turn."""
+
+    probabilities: Floats | None
+    """(tasks,), in the order of their names; None if the turn says nothing by itself or is in no known language."""
+    score: float
+    """The in-distribution score minus its threshold."""
+
+
+@dataclass(frozen=True, slots=True)
+class TurnEvidence:
+    """What is known of the user's last turns, oldest first. Further axes may come first, one conversation each."""
+
+    user: Scores
+    """The tasks' probabilities by the user's turn, (turns, tasks)."""
+    user_features: Scores
+    """(turns, 10), see `user_features`."""
+    assistant: Scores
+    """The tasks' probabilities by what the assistant said before that turn, (turns, tasks)."""
+    assistant_features: Scores
+    """(turns, 3), see `assistant_features`; zeros if the assistant said nothing."""
+
+
+def user_features(turn: str, reading: Reading, said_before: str) -> list[float]:
+    """Returns 1, score, margin, length, and whether the turn is whole, bare, closing, a follow-up, refers back and
+    answers a question.
+    """
+    kind = utterance_type(turn)
+    return [
+        1.0,
+        _cut(reading.score, MAX_FOLLOW_UP_SCORE if kind is Utterance.FOLLOW_UP else MAX_SCORE),
+        _margin(reading.probabilities),
+        np.log1p(len(turn[:MAX_COUNTED_CHARACTERS].split())) - TYPICAL_LOG_WORDS,
+        kind is Utterance.WHOLE,
+        kind is Utterance.BARE,
+        kind is Utterance.CLOSING,
+        kind is Utterance.FOLLOW_UP,
+        refers_back(turn),
+        is_question(said_before),
+    ]
+
+
+def assistant_features(reading: Reading) -> list[float]:
+    """Returns 1, score and margin; zeros if the turn says nothing."""
+    if reading.probabilities is None:
+        return [0.0] * 3
+    return [1.0, _cut(reading.score, MAX_SCORE), _margin(reading.probabilities)]
+
+
+def believe(evidence: TurnEvidence, parameters: BeliefParameters) -> Scores:
+    """Returns the probability of each task after the last turn, and last that of none: (tasks + 1,)."""
+    user, assistant = evidence.user_features, evidence.assistant_features
+    stays = _sigmoid(user @ parameters.stays)[..., None]
+    starts = _start(evidence.user.shape[-1], float(_sigmoid(np.asarray(parameters.starts_unknown[0]))))
+    of_user = _likelihood(evidence.user, _softplus(user[..., :4] @ parameters.says), user @ parameters.unknown)
+    of_assistant = _likelihood(
+        evidence.assistant,
+        _softplus(assistant @ parameters.assistant_says) * assistant[..., 0],
+        assistant[..., :2] @ parameters.assistant_unknown,
+    )
+    belief = _normalized(starts * of_user[..., 0, :])
+    for turn in range(1, evidence.user.shape[-2]):
+        before = _normalized(belief * of_assistant[..., turn, :])
+        stay = stays[..., turn, :]
+        belief = _normalized((stay * before + (1 - stay) * starts) * of_user[..., turn, :])
+    return belief
+
+
+def stack(readings: Sequence[Reading], tasks: int) -> Scores:
+    """Returns the probabilities of some readings, (readings, tasks); uniform ones for those that have none."""
+    uniform = np.full(tasks, 1 / tasks)
+    return np.array([uniform if one.probabilities is None else one.probabilities for one in readings], np.float64)
+
+
+def _likelihood(probabilities: Scores, weight: Scores, log_unknown: Scores) -> Scores:
+    """Returns the likelihood of each turn given each task, and last given none, up to a factor: (turns, tasks + 1)."""
+    ratios = (probabilities * probabilities.shape[-1] + MIN_RATIO) / (1 + MIN_RATIO)
+    logs = np.concatenate([weight[..., None] * np.log(ratios), log_unknown[..., None]], axis=-1)
+    return np.asarray(np.exp(logs - logs.max(axis=-1, keepdims=True)))
+
+
+def _start(tasks: int, unknown: float) -> Scores:
+    return np.append(np.full(tasks, (1 - unknown) / tasks), unknown)
+
+
+def _normalized(belief: Scores) -> Scores:
+    return np.asarray(belief / belief.sum(axis=-1, keepdims=True))
+
+
+def _sigmoid(values: Scores) -> Scores:
+    return np.asarray(1 / (1 + np.exp(-values)))
+
+
+def _softplus(values: Scores) -> Scores:
+    return np.asarray(np.log1p(np.exp(values)))
+
+
+def _cut(score: float, most: float) -> float:
+    return min(max(score, -most), most)
+
+
+def _margin(probabilities: Floats | None) -> float:
+    if probabilities is None or len(probabilities) < 2:
+        return 0.0
+    second, first = np.partition(probabilities, -2)[-2:]
+    return float(first - second)

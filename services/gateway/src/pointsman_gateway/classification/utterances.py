@@ -1,0 +1,65 @@
+"""Tells how much a turn of a conversation says without the turns before it, by English words."""
+
+import re
+from enum import Enum
+from itertools import filterfalse
+
+from pointsman_gateway.classification.reader import (
+    COURTESIES,
+    FOLLOW_UP_OPENINGS,
+    LONG_CHARACTERS,
+    NO_CONTENT,
+    REFERENCES,
+    THANKS,
+)
+
+MAX_FOLLOW_UP_WORDS = 8
+"""A turn that opens like a follow-up but has more words is self-contained."""
+
+MAX_SHORT_WORDS = 6
+MAX_SHORT_CONTENT_WORDS = 2
+"""A turn within both limits is short: it may depend on earlier turns."""
+
+_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
+
+_OPENS = re.compile(rf"\W*(?:{'|'.join(FOLLOW_UP_OPENINGS)})\b", re.IGNORECASE)
+
+
+class Utterance(Enum):
+    """How much a turn of a conversation says without the turns before it."""
+
+    BARE = "bare"
+    """ "yes please", "why?", "👍": it says nothing by itself."""
+    FOLLOW_UP = "follow_up"
+    """ "and by bicycle?": it names something, but the question about it is in an earlier turn."""
+    SHORT = "short"
+    """ "LM-38271", "shorter, please": it may be self-contained or not."""
+    CLOSING = "closing"
+    """ "ok, thanks a lot!": it ends the conversation and is not about its subject."""
+    WHOLE = "whole"
+    """It is self-contained."""
+
+
+def utterance_type(turn: str) -> Utterance:
+    if len(turn) > LONG_CHARACTERS:
+        return Utterance.WHOLE
+    words = _WORD.findall(turn.lower())
+    content = list(filterfalse(NO_CONTENT.__contains__, words))
+    if not content:
+        return Utterance.BARE
+    if not THANKS.isdisjoint(words) and COURTESIES.issuperset(content):
+        return Utterance.CLOSING
+    if len(words) <= MAX_FOLLOW_UP_WORDS and _OPENS.match(turn):
+        return Utterance.FOLLOW_UP
+    if len(words) <= MAX_SHORT_WORDS and len(content) <= MAX_SHORT_CONTENT_WORDS:
+        return Utterance.SHORT
+    return Utterance.WHOLE
+
+
+def refers_back(turn: str) -> bool:
+    """Returns whether the turn contains a word that stands for something named before ("it", "he", "the same")."""
+    return not REFERENCES.isdisjoint(_WORD.findall(turn[:LONG_CHARACTERS].lower()))
+
+
+def is_question(turn: str) -> bool:
+    return turn.rstrip().endswith(("?", "？"))

@@ -1,0 +1,91 @@
+"""The belief about a conversation's task: a forward pass over readings of its turns."""
+
+from dataclasses import fields
+
+import numpy as np
+import pytest
+from pointsman_gateway.classification.belief import (
+    Reading,
+    TurnEvidence,
+    assistant_features,
+    believe,
+    stack,
+    user_features,
+)
+from pointsman_gateway.classification.belief_parameters import COUNTS, PARAMETERS, BeliefParameters
+
+TASKS = 4
+NOTHING = Reading(None, 0.0)
+WHOLE = "Please move my booking of tonight to Friday morning"
+
+
+def reading(task: int, probability: float = 0.85, score: float = 1.0) -> Reading:
+    others = (1 - probability) / (TASKS - 1)
+    return Reading(np.array([probability if one == task else others for one in range(TASKS)], np.float32), score)
+
+
+def evidence(*turns: tuple[str, Reading, Reading]) -> TurnEvidence:
+    """Takes each turn of the user, its reading, and that of what the assistant said before."""
+    return TurnEvidence(
+        stack([user for _, user, _ in turns], TASKS),
+        np.array([user_features(text, user, "Well.") for text, user, _ in turns]),
+        stack([said for _, _, said in turns], TASKS),
+        np.array([assistant_features(said) for _, _, said in turns]),
+    )
+
+
+def belief(*turns: tuple[str, Reading, Reading]) -> list[float]:
+    return list(believe(evidence(*turns), PARAMETERS).tolist())
+
+
+def test_a_belief_is_a_probability_for_each_task_and_last_for_none() -> None:
+    got = belief((WHOLE, reading(2), NOTHING), ("yes", NOTHING, reading(1)))
+    assert len(got) == TASKS + 1
+    assert sum(got) == pytest.approx(1)
+    assert got.index(max(got)) == 2
+
+
+@pytest.mark.parametrize("task", range(TASKS))
+def test_a_turn_that_says_nothing_does_not_change_the_task(task: int) -> None:
+    after = belief((WHOLE, reading(task), NOTHING), *[("yes", NOTHING, NOTHING)] * 3)
+    assert after.index(max(after)) == task
+
+
+def test_two_turns_of_one_task_are_surer_than_either() -> None:
+    once = (WHOLE, reading(2), NOTHING)
+    assert belief(once, once)[2] > belief(once)[2]
+
+
+@pytest.mark.parametrize("said", [0.4, 0.6, 0.9])
+def test_what_the_assistant_says_about_a_task_counts_for_it(said: float) -> None:
+    first, last = (WHOLE, reading(2, 0.4, 0.2), NOTHING), ("on the 5th of March", reading(3, 0.3, -0.5))
+    assert belief(first, (*last, reading(2, said)))[2] > belief(first, (*last, reading(2, 0.25)))[2]
+
+
+def test_the_lower_the_score_the_likelier_is_no_task() -> None:
+    shares = [belief((WHOLE, reading(2, score=score), NOTHING))[-1] for score in (2.0, 1.0, 0.0, -1.0, -2.0)]
+    assert shares == sorted(shares)
+
+
+def test_several_conversations_at_once_are_believed_as_each_alone() -> None:
+    one = evidence((WHOLE, reading(2), NOTHING), ("yes", NOTHING, reading(1)))
+    other = evidence((WHOLE, reading(0, score=-2.0), NOTHING), ("and by bicycle?", reading(3), reading(0)))
+    both = TurnEvidence(
+        *(np.stack([getattr(each, field.name) for each in (one, other)]) for field in fields(TurnEvidence))
+    )
+    together = believe(both, PARAMETERS)
+    assert together == pytest.approx(np.stack([believe(one, PARAMETERS), believe(other, PARAMETERS)]))
+
+
+def test_a_turn_of_any_length_and_score_gives_finite_numbers() -> None:
+    extreme = [
+        (text, reading(1, 1.0, score), reading(1, 1.0, score))
+        for text in ("", "word " * 10**5)
+        for score in (-100.0, 100.0)
+    ]
+    assert np.isfinite(belief(*extreme, *extreme)).all()
+
+
+def test_parameters_survive_the_way_through_a_vector() -> None:
+    assert BeliefParameters.from_vector(PARAMETERS.to_vector()) == PARAMETERS
+    assert len(PARAMETERS.to_vector()) == sum(COUNTS)
