@@ -52,39 +52,42 @@ def conversation_ids(request: Request, session: str = "") -> Iterator[str]:
     that the client sends before every request: then nothing is remembered under it, and the id is the first hash of
     more turns under which something is.
     """
-    digest = blake2b(digest_size=12)
-    caller = request.caller
-    _add(digest, caller.tenant, caller.key, session)
+    digest, caller = blake2b(digest_size=12), request.caller
     if session:
+        digest.update(_encode((caller.tenant, caller.key, session)))
         yield digest.hexdigest()
         return
-    cache_key = request.sampling.extra.get(CACHE_KEY) if request.sampling.extra else None
-    _add(digest, request.user, cache_key if isinstance(cache_key, str) else "")
+    extra = request.sampling.extra
+    cache_key = extra.get(CACHE_KEY) if extra else None
     # Some clients change their system prompt from request to request.
     with_system = not (request.user or cache_key)
+    texts = [caller.tenant, caller.key, request.user, cache_key if isinstance(cache_key, str) else ""]
     turns = 0
     for message in request.messages:
-        if message.role == "user":
-            _add_message(digest, message)
-            yield digest.copy().hexdigest()
+        role = message.role
+        if role != "user" and not (with_system and role == "system"):
+            continue
+        texts += (role, _excerpt(message.content))
+        if message.extra:
+            for part in message.extra.get("content", ()):
+                texts += _media_excerpts(part)
+        if role == "user":
+            digest.update(_encode(texts))
+            yield digest.hexdigest()
             turns += 1
             if turns == MAX_TURNS:
                 return
-        elif with_system and message.role == "system":
-            _add_message(digest, message)
+            texts = []
 
 
-def _add(digest: blake2b, *texts: str) -> None:
-    digest.update("\0".join((*texts, "")).encode("utf-8", "surrogatepass"))
+def _encode(texts: Sequence[str]) -> bytes:
+    return ("\0".join(texts) + "\0").encode("utf-8", "surrogatepass")
 
 
-def _add_message(digest: blake2b, message: Message) -> None:
-    text = message.content
-    if len(text) > 2 * EXCERPT_CHARACTERS:
-        text = f"{text[:EXCERPT_CHARACTERS]}{len(text)}{text[-EXCERPT_CHARACTERS:]}"
-    _add(digest, message.role, text)
-    for part in message.extra.get("content", ()) if message.extra else ():
-        _add(digest, *_media_excerpts(part))
+def _excerpt(text: str) -> str:
+    if len(text) <= 2 * EXCERPT_CHARACTERS:
+        return text
+    return f"{text[:EXCERPT_CHARACTERS]}{len(text)}{text[-EXCERPT_CHARACTERS:]}"
 
 
 def _media_excerpts(part: Mapping[str, Any]) -> Iterator[str]:

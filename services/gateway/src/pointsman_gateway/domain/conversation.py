@@ -1,6 +1,6 @@
 """What is remembered of a conversation, and one request of it."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 from typing import Literal
 
@@ -66,7 +66,7 @@ class KeptPath:
 NOTHING_KEPT = KeptPath("", "", 0.0)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ConversationStep:
     """A request as a part of its conversation; `kept` says how the request before it was answered."""
 
