@@ -22,6 +22,9 @@ POLICIES = Registry(
     method="plan",
 )
 
+TRIAL = "policy:trial"
+"""The reason of a plan that explores."""
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:

@@ -7,9 +7,8 @@ from typing import Protocol
 from pointsman_gateway.conversations.price import Change
 from pointsman_gateway.domain import Path, Request
 from pointsman_gateway.domain.conversation import ConversationStep, Step
-from pointsman_gateway.extensions.policy import Plan, Policy
+from pointsman_gateway.extensions.policy import TRIAL, Plan, Policy
 from pointsman_gateway.routing.path_state import Availability
-from pointsman_gateway.routing.policies import TRIAL
 
 KEPT = "conversation"
 """The reason of a decision that keeps the conversation's path, against the policy's choice."""

@@ -13,11 +13,9 @@ from pydantic import Field, model_validator
 
 from pointsman_gateway.config.field_types import Strict
 from pointsman_gateway.extensions import Candidate, Plan, Policy, PolicyContext
+from pointsman_gateway.extensions.policy import TRIAL
 
 Weights = Annotated[dict[str, Annotated[float, Field(gt=0)]], Field(min_length=1)]
-
-TRIAL = "policy:trial"
-"""The reason of a decision that explores."""
 
 ANSWERS_PER_PRICE = 1000
 """Prices are quoted for 1,000 answers, which are easier to read than those for one."""
