@@ -151,7 +151,7 @@ def test_canary_assignment_is_independent_of_split_assignment() -> None:
 
 def test_the_decision_reports_the_canary() -> None:
     aim = resolve_adapter(PATH, "someone", with_canary(1.0)).resolved_adapter
-    assert aim == ResolvedAdapter(NEW, 3, has_canary=True, notes=(f"triage@prod: canary 100 %, {NEW}",))
+    assert aim == ResolvedAdapter(NEW, 3, has_canary=True, notes=(f"triage@prod: canary 100 %, {NEW}",), replaces=OLD)
 
 
 def test_if_no_engine_holds_the_canary_the_stable_version_answers_with_a_note() -> None:

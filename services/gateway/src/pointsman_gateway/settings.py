@@ -133,6 +133,9 @@ class Settings(BaseSettings):
         "empty: none",
     )
     cache_redis_url: str = Field(default="", description="holds cached answers; empty: redis_url")
+    conversation_ttl: float = Field(
+        default=14_400.0, gt=0, description="seconds after its last request in which a conversation keeps its path"
+    )
     cache_megabytes: int = Field(default=64, ge=1, description="limit for the cached answers of each tenant")
 
     @field_validator("service_token_file", mode="before")

@@ -74,7 +74,8 @@ class ReplayContext:
     async def _decide(self, recorded: RecordedDecision) -> Decision:
         request = recorded.request
         labels = await self._line.classification.label(request) if recorded.has_text else recorded.labels
-        sampled = with_pseudonym(request, recorded.id, recorded.user_digest, self._pseudonyms)
+        key = recorded.random_key or recorded.id
+        sampled = with_pseudonym(request, key, recorded.user_digest, self._pseudonyms)
         return self._line.router.decide(sampled, labels)
 
 
@@ -121,13 +122,13 @@ class Pseudonyms:
         return self._names[min(bisect_left(self._names, (target, "")), PSEUDONYM_COUNT - 1)][1]
 
 
-def with_pseudonym(request: Request, decision_id: str, user_digest: str, pseudonyms: Pseudonyms) -> Request:
+def with_pseudonym(request: Request, random_key: str, user_digest: str, pseudonyms: Pseudonyms) -> Request:
     """Sets the user by whom splits are sampled: the stored name, or a pseudonym for its digest. If the request named no
-    user, the decision's id takes its place, as in the gateway.
+    user, the key of its conversation or the decision's id takes its place, as in the gateway.
     """
     if request.user:
         return request
-    return replace(request, user=pseudonyms.for_digest(user_digest) if user_digest else decision_id)
+    return replace(request, user=pseudonyms.for_digest(user_digest) if user_digest else random_key)
 
 
 async def replay(

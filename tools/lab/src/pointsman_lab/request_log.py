@@ -57,6 +57,8 @@ class RecordedDecision:
     """The path that gave the complete answer; empty if none did."""
     cost_usd: float | None = 0.0
     """Cost of that answer."""
+    random_key: str = ""
+    """What random choices were made by without a user; empty: the decision's id."""
 
     @property
     def adapter(self) -> str:
@@ -247,6 +249,7 @@ def to_recorded_decision(entry: str) -> RecordedDecision | None:
         expected_cost_usd=body["expected_cost_usd"],
         answered_by=(body["escalated_from"] or body["path"]) if answered else "",
         cost_usd=body["cost_usd"] if answered else 0.0,
+        random_key=body.get("random_key", ""),
     )
 
 

@@ -21,6 +21,7 @@ from pointsman_gateway.bootstrap.cache import open_cache
 from pointsman_gateway.bootstrap.capacity import Capacity, find_capacity
 from pointsman_gateway.bootstrap.config_check import check_config
 from pointsman_gateway.bootstrap.console import open_console
+from pointsman_gateway.bootstrap.conversations import open_conversations
 from pointsman_gateway.bootstrap.cost_metrics import CostMetrics, to_catalog
 from pointsman_gateway.bootstrap.embeddings import EmbeddingDependencies, LoadModels, ModelsOnDemand, build_embeddings
 from pointsman_gateway.bootstrap.engine_discovery import EngineDiscovery
@@ -122,6 +123,7 @@ async def build_gateway(
         persistence = await stack.enter_async_context(open_persistence(settings, config, registry, redaction))
         cache = await stack.enter_async_context(open_cache(settings, registry, redaction))
         tenancy = await stack.enter_async_context(open_tenancy(settings, registry, persistence.redis_state))
+        conversations = await stack.enter_async_context(open_conversations(settings, persistence.redis_state))
         retriever, freshness = RetrieverClient(channel, lambda: models.fingerprint), FreshnessCache()
         freshness_monitor = FreshnessMonitor(freshness, retriever, settings.freshness_seconds)
         await stack.enter_async_context(measuring_event_loop_lag(registry))
@@ -143,6 +145,7 @@ async def build_gateway(
             lend_slot=admission.lend,
             litellm_client=tracing.engine_client(LiteLLMClient(client), gen_ai),
             http=http,
+            conversations=conversations,
             guardrail_metrics=GuardrailMetrics(registry),
         )
         embeddings = EmbeddingDependencies(

@@ -17,6 +17,7 @@ from pointsman_gateway.cache.stage import CacheResources, CachingBackend
 from pointsman_gateway.classification import NoClassification
 from pointsman_gateway.config.field_types import ConfigError
 from pointsman_gateway.config.load import Config
+from pointsman_gateway.conversations.stage import ConversationBook, Conversations, terms_of
 from pointsman_gateway.domain import Path
 from pointsman_gateway.engines.dialects.sent_fields import CONTINUATION, SentFields
 from pointsman_gateway.engines.engine_client import EngineClient
@@ -28,6 +29,7 @@ from pointsman_gateway.extensions import Search
 from pointsman_gateway.extensions.http_poster import HttpPoster
 from pointsman_gateway.metering.aggregate import MetricsAggregator
 from pointsman_gateway.metering.canary_outcomes import CanaryOutcomes
+from pointsman_gateway.metering.context_prices import ContextPricing
 from pointsman_gateway.metering.engine_hours import EngineCosts
 from pointsman_gateway.metering.meter import Metering
 from pointsman_gateway.metering.pricing import CostEstimator, PathStatistics, Pricing
@@ -63,6 +65,7 @@ class Dependencies:
     """The client if an engine is one of LiteLLM's; None: there is none such."""
     http: HttpPoster | None = None
     """The HTTP client of token counting and of guardrails. None: token counts are estimated."""
+    conversations: ConversationBook = field(default_factory=ConversationBook)
     guardrail_metrics: GuardrailMetrics = field(default_factory=lambda: GuardrailMetrics(CollectorRegistry()))
 
 
@@ -86,6 +89,9 @@ def build_stages(config: Config, models: LoadedModels, engines: Engines, depende
         revision=config.digest,
         resolve_model=named.resolve,
         classification=_classification(config, models, languages),
+        conversations=Conversations(
+            {name: terms_of(task, paths) for name, task in config.tasks.tasks.items()}, dependencies.conversations
+        ),
         router=Router(
             paths,
             config.tasks.tasks,
@@ -100,6 +106,7 @@ def build_stages(config: Config, models: LoadedModels, engines: Engines, depende
             model_inputs={name: model.input for name, model in config.models.models.items()},
             model_fallbacks=named.fallbacks,
             left_out=LeftOutFields(_fields_by_model(config)),
+            change_prices=ContextPricing(pricing, expected_cost.statistics, _usd_per_hour(config)),
         ),
         prompts=Prompts(build_strategies(config, models, dependencies.search)),
         backend=_wrap_in_cache(loading, dependencies.cache, config, paths, engines, models),
@@ -108,6 +115,11 @@ def build_stages(config: Config, models: LoadedModels, engines: Engines, depende
         token_counter=TokenCounter(engines, dependencies.http, now),
     )
     return _wrap_in_guardrails(stages, config, dependencies)
+
+
+def _usd_per_hour(config: Config) -> Mapping[str, float]:
+    """Returns the price of an engine, by model, for the models whose engines are paid by the hour."""
+    return {of.model: of.usd_per_hour for of in reversed(config.models.engines.values()) if of.usd_per_hour}
 
 
 def _fields_by_model(config: Config) -> Mapping[str, ModelFields]:

@@ -14,6 +14,7 @@ from pointsman_gateway.config.field_types import (
     ValidatorConfig,
 )
 from pointsman_gateway.config.flywheel import FlywheelConfig, LearningConfig, StaleConfig
+from pointsman_gateway.domain.conversation import ConversationMode
 from pointsman_gateway.extensions import Hook
 
 Mark = Annotated[str, Field(min_length=1, max_length=500)]
@@ -145,6 +146,14 @@ class TaskConfig(Strict):
     shadow: ShadowConfig | None = Field(default=None, description="unset: no request is shadowed")
     target_coverage: float | None = Field(
         default=None, gt=0.5, lt=1, description="of this task; unset: the classifier's"
+    )
+    conversation: ConversationMode = Field(
+        default="priced",
+        description="whether a conversation keeps its path; priced: until a change pays; sticky: while it can be used; "
+        "off: each request is decided by itself, also while tools are called",
+    )
+    pin_versions: bool = Field(
+        default=True, description="whether a conversation stays on the adapter version with which it began"
     )
 
 

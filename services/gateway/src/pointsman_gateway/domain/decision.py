@@ -71,6 +71,8 @@ class Decision:
     """If a validator refuses the answer of `path`, the first of these answers instead; at most once."""
     stream_unvalidated: frozenset[str] = frozenset()
     """Paths whose answers are streamed before they are validated, and so cannot be escalated."""
+    random_key: str = ""
+    """What random choices were made by, if neither the user nor this decision's id: the key of its conversation."""
 
     @property
     def is_buffered(self) -> bool:
@@ -112,6 +114,9 @@ class Decision:
             Considered(self.path.name, "skipped", f"refused: {reason}"),
             last=Considered(following.name, "escalation", f"after {self.path.name}: {validator}"),
         )
+
+    def with_note(self, note: str) -> "Decision":
+        return replace(self, notes=(*self.notes, note))
 
     def with_failed_escalation(self, reason: str, following: "Decision", failure: str) -> "Decision":
         """Returns the decision to send the answer of `path`, refused for `reason`, after all.

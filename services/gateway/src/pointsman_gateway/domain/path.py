@@ -45,6 +45,8 @@ class ResolvedAdapter:
     """Whether the alias has a canary. If so, the request's outcome is reported to a lora-server."""
     notes: tuple[str, ...] = ()
     """Remarks for the decision."""
+    replaces: str = ""
+    """The version that a rollback of this one restores; empty if there is none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,9 @@ POLICIES = Registry(
     method="plan",
 )
 
+TRIAL = "policy:trial"
+"""The reason of a plan that explores."""
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -47,6 +50,9 @@ class Plan:
     """Whether the next path answers instead if a validator refuses the first one's answer."""
     stream_unvalidated: frozenset[str] = frozenset()
     """Paths whose answers are streamed before they are validated, and so cannot be escalated."""
+    as_good: frozenset[str] | None = None
+    """Paths that would do as well, so that a conversation on one of them changes only if that pays. None: all paths of
+    the policy."""
 
 
 class PolicyContext(Protocol):
@@ -74,7 +80,7 @@ class PolicyContext(Protocol):
     def position(self, purpose: str = "") -> float:
         """Returns a number from 0 to 1 that is the same for all requests of one user, and uniform over users.
 
-        Another `purpose` gives an independent number. A request without a user has a number of its own.
+        Another `purpose` gives an independent number. Without a user, each conversation has a number of its own.
         """
         ...
 

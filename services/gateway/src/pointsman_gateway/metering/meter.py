@@ -209,7 +209,8 @@ class Meter:
             if attempt.usage is not None and not attempt.cached:
                 by_engine = True
                 if outcome == OK:
-                    metering.expected_cost.statistics.add(attempt.path, own_tokens, usage, _other_picodollars(parts))
+                    other, prefill = _other_picodollars(parts), seconds.get("prefill", 0.0)
+                    metering.expected_cost.statistics.add(attempt.path, own_tokens, usage, other, prefill)
         if len(work) != 1:
             by_engine = False
             usage, parts, seconds = sum_attempts(work)

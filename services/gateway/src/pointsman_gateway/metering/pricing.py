@@ -178,6 +178,15 @@ class PathMeans:
     completion_tokens: float
     other_picodollars: float
     """Cost of searches, embeddings and hedges."""
+    uncached_tokens: float = 0.0
+    """Tokens of the prompt that were not in the prefix cache."""
+    prefill_seconds: float = 0.0
+    """Seconds from the request to the first token, without the engine's queue."""
+
+    @property
+    def prefill_seconds_per_token(self) -> float | None:
+        """Returns the seconds that a new token of the prompt takes; None if no answer had one."""
+        return self.prefill_seconds / self.uncached_tokens if self.uncached_tokens else None
 
 
 class PathStatistics:
@@ -196,7 +205,9 @@ class PathStatistics:
         known = self._configured if path.fingerprint else self._named
         return known.get((path.name, path.fingerprint))
 
-    def add(self, path: Path, own_tokens: int, usage: Usage, other_picodollars: int) -> None:
+    def add(
+        self, path: Path, own_tokens: int, usage: Usage, other_picodollars: int, prefill_seconds: float = 0.0
+    ) -> None:
         """Adds a complete answer; `own_tokens` are those of the request's own messages."""
         prompt, completion = usage.prompt_tokens, usage.completion_tokens
         cached = usage.cached_tokens / prompt if prompt else 0.0
@@ -207,8 +218,13 @@ class PathStatistics:
             means.cached_fraction += SMOOTHING * (cached - means.cached_fraction)
             means.completion_tokens += SMOOTHING * (completion - means.completion_tokens)
             means.other_picodollars += SMOOTHING * (other_picodollars - means.other_picodollars)
+            means.uncached_tokens += SMOOTHING * (prompt - usage.cached_tokens - means.uncached_tokens)
+            means.prefill_seconds += SMOOTHING * (prefill_seconds - means.prefill_seconds)
         else:
-            known[key] = PathMeans(prompt - own_tokens, cached, completion, other_picodollars)
+            uncached = prompt - usage.cached_tokens
+            known[key] = PathMeans(
+                prompt - own_tokens, cached, completion, other_picodollars, uncached, prefill_seconds
+            )
         known.move_to_end(key)
         if len(known) > MAX_PATHS:
             known.popitem(last=False)

@@ -11,6 +11,7 @@ from pointsman_servicekit.errors import PointsmanError
 from pointsman_servicekit.logs import decision_id
 
 from pointsman_gateway import domain
+from pointsman_gateway.conversations.stage import Conversations
 from pointsman_gateway.domain import Caller, Decision, Operation, Prompt, Receipt, Request, UndecidedReceipt
 from pointsman_gateway.domain.outcome import CANCELLED, INTERNAL, ROUTED, fault_of, outcome_of
 from pointsman_gateway.domain.path import Catalog
@@ -38,6 +39,7 @@ class Stages:
     resolve_model: Callable[[str], str]
     """Returns what a request's `model` stands for, if it is an alias or unknown."""
     classification: Classifier
+    conversations: Conversations
     router: Router
     prompts: PromptBuilder
     backend: Backend
@@ -96,7 +98,8 @@ class Pipeline:
             async with self.admitted(request):
                 reservation = await reserve(self.tenancy, request, 0)
                 meter.mark_admitted()
-                decision = stages.router.decide(request, await stages.classification.label(request))
+                labels = await stages.classification.label(request)
+                decision = stages.router.decide(request, labels, await stages.conversations.recall(request, labels))
                 meter.set_decision(decision)
                 decision_id.set(decision.id)
                 prompt = await _prompt(stages, meter, request, decision) if with_prompt else None

@@ -28,6 +28,7 @@ from pointsman_gateway.domain import (
     UndecidedReceipt,
     Usage,
 )
+from pointsman_gateway.domain.conversation import ConversationStep, Step
 from pointsman_gateway.domain.outcome import CANCELLED, INTERNAL, OK
 from pointsman_gateway.engines.engine_client import NOT_RESIDENT, NotLoaded, NotLoadedInTime, NotServed, not_served
 from pointsman_gateway.extensions import NothingRelevant
@@ -54,7 +55,7 @@ class RequestRun:
     __slots__ = (
         "_attempts", "_end", "_execution", "_has_first_token", "_is_admitted",
         "_is_paused", "_judge", "_meter", "_pipeline", "_reads", "_reason", "_request", "_reservation", "_reserved_usd",
-        "_sink", "_source", "_stages", "error",
+        "_sink", "_source", "_stages", "_step", "error",
     )  # fmt: skip
 
     def __init__(self, pipeline: "Pipeline", request: Request, sink: AnswerSink) -> None:
@@ -68,6 +69,8 @@ class RequestRun:
         self._reservation: Reservation | None = None
         self._reserved_usd = 0.0
         """Dollars that are reserved for an answer that is not charged yet."""
+        self._step: ConversationStep | None = None
+        """What the request is in its conversation; None if that does not matter."""
         self._judge: Judge | None = None
         self._attempts: list[Attempt] = []
         """The attempts whose text the request log needs."""
@@ -162,14 +165,20 @@ class RequestRun:
         self._is_admitted = True
         self._reservation = reservation = await reserve(self._pipeline.tenancy, request, estimate_total_tokens(request))
         meter.mark_admitted()
-        decision = stages.router.decide(request, await stages.classification.label(request))
+        labels = await stages.classification.label(request)
+        self._step = step = await stages.conversations.recall(request, labels)
+        decision = stages.router.decide(request, labels, step)
         decision_id.set(decision.id)
         meter.set_decision(decision)
         decision = await self._reserve_cost(decision, reservation)
         if stages.validation.judges(decision):
             self._judge = stages.validation.judge(request, decision)
         self._reads = self._pipeline.request_log.wants_answers(request, decision)
+        if step is not None:
+            stages.conversations.remember(request, step, decision)
         attempt = await self._accepted_attempt(decision)
+        if step is not None and attempt.decision.path is not decision.path:
+            stages.conversations.replace_path(request, step, attempt.decision)
         answer = attempt.answer
         self._sink.started(Started(attempt.decision, answer.model, meter.overhead, answer.cached, reservation.headers))
         attempt.pass_on(self)
@@ -282,9 +291,12 @@ class RequestRun:
         if not decision.alternatives:
             return None
         try:
-            return await self._affordable(decision.with_fallback(reason))
+            following = await self._affordable(decision.with_fallback(reason))
         except ResourceExhausted:
             return None
+        if self._step is not None and self._step.step is Step.TOOL_LOOP:
+            following = following.with_note(f"left {decision.path.name}: {reason}")
+        return following
 
     async def _attempt(self, decision: Decision) -> Attempt:
         stages, request, judge = self._stages, self._request, self._judge

@@ -100,6 +100,7 @@ class _EntryFields(msgspec.Struct, gc=False):
     response_format: str
     inputs: str
     user_digest: str
+    random_key: str
     text: str
     messages: list[dict[str, Any]] | None
     user: str | None
@@ -149,6 +150,7 @@ def to_entry(pending: PendingEntry, store_messages: bool, redaction: Redaction =
         response_format=response_format_of(request),
         inputs="" if pending.recovered else _digest(request),
         user_digest=hashlib.blake2b(request.user.encode(), digest_size=8).hexdigest() if request.user else "",
+        random_key=decision.random_key,
         text=text,
         messages=messages,
         user=user,

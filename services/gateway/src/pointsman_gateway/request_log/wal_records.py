@@ -60,6 +60,7 @@ class DecidedRecord(msgspec.Struct, array_like=True, tag="d"):
     cached: str
     guardrails: tuple[GuardrailVerdict, ...] = ()
     tuned_from: str = ""
+    random_key: str = ""
 
     def to_pending_entry(self) -> PendingEntry:
         """Restores what the record holds, so that the entry can be written by another process."""
@@ -108,6 +109,7 @@ class DecidedRecord(msgspec.Struct, array_like=True, tag="d"):
             in_distribution_score=self.in_distribution_score,
             notes=self.notes,
             generation=self.generation,
+            random_key=self.random_key,
         )
 
 
@@ -219,6 +221,7 @@ def decided_record(
         receipt.cached,
         receipt.guardrails,
         path.tuned_from,
+        decision.random_key,
     )
 
 

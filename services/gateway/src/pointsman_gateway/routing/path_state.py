@@ -1,11 +1,11 @@
 """What the router knows of a path when a request arrives, and which paths a decision considered.
 
 That is availability, evidence, expected cost and adapter version. An alias is resolved to a version once for each
-request: the alias's own version, or its canary for a share of users.
+request: the alias's own version, or its canary for a share of users, or the version with which a conversation began.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Protocol
 
@@ -83,12 +83,29 @@ class Adapters(Protocol):
         ...
 
 
-def resolve_adapter(path: Path, key: str, adapters: Adapters) -> Path:
-    """Returns the path with its resolved adapter. Equal keys get the same version while the alias does not change."""
+@dataclass(frozen=True, slots=True)
+class PinnedVersion:
+    """The adapter version with which a conversation began."""
+
+    version: str
+    replaces: str = ""
+    """The version that a rollback of it restores."""
+
+
+NOT_PINNED = PinnedVersion("")
+
+
+def resolve_adapter(path: Path, key: str, adapters: Adapters, pinned: PinnedVersion = NOT_PINNED) -> Path:
+    """Returns the path with its resolved adapter. Equal keys get the same version while the alias does not change.
+
+    A pinned version of the alias stays until it is rolled back, its canary is ended, or no engine holds it.
+    """
     if not path.adapter:
         return path
     alias = adapters.alias_of(path)
     resolved = ResolvedAdapter(path.adapter) if alias is None else _resolve(path.model, alias, key, adapters)
+    if alias is not None and pinned.version and pinned.version != resolved.version:
+        resolved = _with_pinned(path.model, alias, resolved, pinned, adapters)
     if not adapters.holds(path.model, resolved.version) and adapters.may_load(path.model, resolved.version):
         resolved = replace(resolved, notes=(*resolved.notes, f"{resolved.version}: loads on demand"))
     return replace(path, resolved_adapter=resolved)
@@ -96,14 +113,31 @@ def resolve_adapter(path: Path, key: str, adapters: Adapters) -> Path:
 
 def _resolve(model: str, alias: Alias, key: str, adapters: Adapters) -> ResolvedAdapter:
     if not alias.canary_version:
-        return ResolvedAdapter(alias.version, alias.revision)
+        return ResolvedAdapter(alias.version, alias.revision, replaces=alias.previous)
     if not _is_canary_user(alias, key):
-        return ResolvedAdapter(alias.version, alias.revision, has_canary=True)
+        return ResolvedAdapter(alias.version, alias.revision, has_canary=True, replaces=alias.previous)
     note = f"{alias.alias}: canary {alias.canary_weight * 100:g} %, {alias.canary_version}"
     if adapters.holds(model, alias.canary_version):
-        return ResolvedAdapter(alias.canary_version, alias.revision, has_canary=True, notes=(note,))
+        return ResolvedAdapter(alias.canary_version, alias.revision, True, (note,), alias.version)
     note += f", is on no engine; {alias.version} answers"
-    return ResolvedAdapter(alias.version, alias.revision, has_canary=True, notes=(note,))
+    return ResolvedAdapter(alias.version, alias.revision, True, (note,), alias.previous)
+
+
+def _with_pinned(
+    model: str, alias: Alias, resolved: ResolvedAdapter, pinned: PinnedVersion, adapters: Adapters
+) -> ResolvedAdapter:
+    """Returns the pinned version if it may still be used, otherwise the one that the alias has now; with a note."""
+    version, left = pinned.version, ""
+    if alias.version == pinned.replaces and version != alias.canary_version:
+        left = "was rolled back"
+    elif not adapters.holds(model, version):
+        left = "is on no engine now"
+    if left:
+        note = f"{alias.alias}: the conversation leaves {version}, which {left}"
+        return replace(resolved, notes=(*resolved.notes, note))
+    note = f"{alias.alias}: the conversation stays on {version}, with which it began"
+    has_canary = resolved.has_canary and version in (alias.version, alias.canary_version)
+    return ResolvedAdapter(version, alias.revision, has_canary, (note,), pinned.replaces)
 
 
 def _is_canary_user(alias: Alias, key: str) -> bool:

@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from pointsman_gateway.config.field_types import Strict
 from pointsman_gateway.extensions import Candidate, Plan, Policy, PolicyContext
+from pointsman_gateway.extensions.policy import TRIAL
 
 Weights = Annotated[dict[str, Annotated[float, Field(gt=0)]], Field(min_length=1)]
 
@@ -233,7 +234,7 @@ def choose(options: BestValueOptions, assessments: Sequence[Assessment], incumbe
     chosen = _cheapest(options, good, incumbent)
     explanations = {a.name: a.fault or _comparison(options, a, chosen) for a in assessments}
     order = (chosen.name, *(a.name for a in good if a is not chosen))
-    return Plan(order, "policy:best_value", explanations)
+    return Plan(order, "policy:best_value", explanations, as_good=_as_good(assessments))
 
 
 def _cheapest(options: BestValueOptions, good: Sequence[Assessment], incumbent: str) -> Assessment:
@@ -264,7 +265,12 @@ def _nearest(options: BestValueOptions, assessments: Sequence[Assessment], incum
         chosen = current
     why = "none is good enough, this one comes nearest" if chosen.has_samples else "none is known to be good enough yet"
     explanations = {a.name: a.fault for a in assessments} | {chosen.name: f"{why}; {chosen.fault}"}
-    return Plan((chosen.name,), "policy:none_good_enough", explanations)
+    return Plan((chosen.name,), "policy:none_good_enough", explanations, as_good=_as_good(assessments) | {chosen.name})
+
+
+def _as_good(assessments: Sequence[Assessment]) -> frozenset[str]:
+    """Returns the paths that a conversation need not leave: those that are good enough, or on trial."""
+    return frozenset([a.name for a in assessments if not a.fault or a.needs_exploration])
 
 
 def explore(plan: Plan, unexplored: Mapping[str, str], rate: float, position: float) -> Plan:
@@ -277,7 +283,7 @@ def explore(plan: Plan, unexplored: Mapping[str, str], rate: float, position: fl
         return plan
     path = paths[int(position / rate * len(paths))]
     explanations = {**plan.explanations, path: f"on trial; {unexplored[path]}"}
-    return replace(plan, paths=(path, *plan.paths), reason="policy:trial", explanations=explanations)
+    return replace(plan, paths=(path, *plan.paths), reason=TRIAL, explanations=explanations)
 
 
 def _at_least(bound: float) -> str:

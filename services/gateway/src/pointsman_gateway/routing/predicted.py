@@ -109,7 +109,10 @@ class Predicted(Policy):
         others = sorted((each for each in candidates if each is not chosen), key=lambda each: -quality[each.name])
         explanations = {each.name: _explanation(each, quality[each.name]) for each in candidates}
         return Plan(
-            (chosen.name, *(each.name for each in others)), "policy:predicted", explanations | dict(unavailable)
+            (chosen.name, *(each.name for each in others)),
+            "policy:predicted",
+            explanations | dict(unavailable),
+            as_good=frozenset([each.name for each in good]),
         )
 
     def _predict(self, vector: Vector | None) -> list[float]:

@@ -17,17 +17,21 @@ from pointsman_gateway.config.field_types import PolicyConfig
 from pointsman_gateway.config.flywheel import StaleConfig
 from pointsman_gateway.config.tasks_file import TaskConfig
 from pointsman_gateway.domain import AUTO, PATH_PREFIX, Decision, Labels, Message, Path, Request, Vector
+from pointsman_gateway.domain.conversation import ConversationStep, Step
 from pointsman_gateway.domain.decision import DECISION_ID_PREFIX
 from pointsman_gateway.domain.request import UNRESTRICTED
 from pointsman_gateway.extensions.policy import Candidate, Plan, Policy, hash_to_unit_interval
 from pointsman_gateway.routing.left_out import LeftOutFields
+from pointsman_gateway.routing.path_keeper import ChangePrices, PathKeeper, UnknownPrices
 from pointsman_gateway.routing.path_state import (
     ALWAYS_FRESH,
+    NOT_PINNED,
     Adapters,
     Availability,
     Evidence,
     ExpectedCost,
     Freshness,
+    PinnedVersion,
     considered_paths,
     resolve_adapter,
     within_scope,
@@ -37,6 +41,7 @@ TEXT = ("text",)
 NO_INPUTS: Mapping[str, Collection[str]] = {}
 NO_FALLBACKS: Mapping[str, Sequence[Path]] = {}
 ALL_SENT = LeftOutFields()
+NO_PRICES = UnknownPrices()
 
 EMPTY_REQUEST = Request(AUTO, (Message("user", ""),))
 """An empty request for previews and plans that do not depend on the request."""
@@ -93,6 +98,7 @@ class Router:
         model_inputs: Mapping[str, Collection[str]] = NO_INPUTS,
         model_fallbacks: Mapping[str, Sequence[Path]] = NO_FALLBACKS,
         left_out: LeftOutFields = ALL_SENT,
+        change_prices: ChangePrices = NO_PRICES,
     ) -> None:
         """Takes in `model_inputs` the kinds of media that each model accepts; one without an entry accepts only text.
 
@@ -118,12 +124,16 @@ class Router:
             for name, policy in self._policies.items()
             if policy.is_constant
         }
+        self._keeper = PathKeeper(paths, self._policies, availability, change_prices)
 
-    def decide(self, request: Request, labels: Labels) -> Decision:
-        """Decides which path answers; raises NotFound if the request names something that does not exist."""
+    def decide(self, request: Request, labels: Labels, step: ConversationStep | None = None) -> Decision:
+        """Decides which path answers; raises NotFound if the request names something that does not exist.
+
+        `step` says what the request is in its conversation; None if that does not matter.
+        """
         number = f"{DECISION_ID_PREFIX}{time.time_ns() // 1_000_000:x}{os.urandom(6).hex()}"
-        # Without a user the key is the decision's id, so that a replay can make the same random choices.
-        key = request.user or number
+        # The key is in the request log, so that a replay can make the same random choices.
+        key = request.user or (step.key if step is not None else "") or number
         if request.model != AUTO:
             path = self._path_named(request)
             if path.adapter:
@@ -131,7 +141,28 @@ class Router:
             fallbacks = self._model_fallbacks.get(path.name, ()) if self._model_fallbacks else ()
             return self._decision(number, request, labels, [path, *fallbacks], _forced(path.name))
         plan = self._plan(request, labels, key)
-        return self._decision(number, request, labels, [self._resolved(name, key) for name in plan.paths], plan)
+        if step is not None and step.continues:
+            return self._continue(number, request, labels, plan, step, key)
+        decision = self._decision(number, request, labels, [self._resolved(name, key) for name in plan.paths], plan)
+        if step is None or not (step.key or step.notes):
+            return decision
+        return replace(decision, random_key=step.key, notes=(*step.notes, *decision.notes))
+
+    def _continue(
+        self, number: str, request: Request, labels: Labels, plan: Plan, step: ConversationStep, key: str
+    ) -> Decision:
+        """Decides on a request of a conversation whose path is known; notes say why it stays or leaves."""
+        kept, pinned = step.kept, NOT_PINNED
+        plan, note = self._keeper.continue_with(plan, step, request, labels.task)
+        if step.pins_version or step.step is Step.TOOL_LOOP:
+            pinned = PinnedVersion(kept.version, kept.replaces)
+        paths = [self._resolved(name, key, pinned if name == kept.path else NOT_PINNED) for name in plan.paths]
+        decision = self._decision(number, request, labels, paths, plan)
+        if plan.paths[0] == kept.path != decision.path.name:
+            rows = {row.path: row.reason for row in decision.considered}
+            note = f"left {kept.path}: {rows.get(kept.path) or plan.explanations.get(kept.path, 'unavailable')}"
+        notes = (*step.notes, note) if note else step.notes
+        return replace(decision, random_key=step.key, notes=(*notes, *decision.notes))
 
     def costs(self, request: Request, decision: Decision) -> Mapping[str, float | None]:
         """Returns the expected cost of the request in dollars, by path, for the paths that were considered."""
@@ -172,10 +203,10 @@ class Router:
                 roles.setdefault(path, role)
         return roles
 
-    def _resolved(self, name: str, key: str) -> Path:
+    def _resolved(self, name: str, key: str, pinned: PinnedVersion = NOT_PINNED) -> Path:
         """Returns the path with its adapter resolved for this request."""
         path = self._paths[name]
-        return resolve_adapter(path, key, self._adapters) if path.adapter else path
+        return resolve_adapter(path, key, self._adapters, pinned) if path.adapter else path
 
     def _path_named(self, request: Request) -> Path:
         model, scope = request.model, request.caller.scope
@@ -217,7 +248,8 @@ class Router:
             return plan
         explanation = f"{share * 100:.0f} % of its topic's documents have changed since {version} was trained"
         paths = tuple(dict.fromkeys((stale.path, *plan.paths)))
-        return replace(plan, paths=paths, reason="stale", explanations={**plan.explanations, path.name: explanation})
+        explanations = {**plan.explanations, path.name: explanation}
+        return replace(plan, paths=paths, reason="stale", explanations=explanations, as_good=frozenset((stale.path,)))
 
     def _decision(self, number: str, request: Request, labels: Labels, paths: Sequence[Path], plan: Plan) -> Decision:
         if request.caller.scope is not UNRESTRICTED:

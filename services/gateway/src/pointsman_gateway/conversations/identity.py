@@ -1,0 +1,99 @@
+"""Recognizes the conversation to which a request belongs, by what its client sends again in each request."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from hashlib import blake2b
+from typing import Any
+
+from pointsman_gateway.domain import Message, Request
+
+SESSION_FIELDS = ("session_id", "conversation_id", "conversation")
+"""Entries of a request's metadata that identify the conversation by themselves."""
+CACHE_KEY = "prompt_cache_key"
+MAX_TURNS = 32
+"""User turns by which a conversation can be told from another that begins alike."""
+EXCERPT_CHARACTERS = 2048
+"""Of the beginning and of the end of a text; texts of the same length that differ only between these count as equal."""
+MEDIA_CHARACTERS = 256
+TOOL_ROLES = ("tool", "function")
+
+
+def has_tools(request: Request) -> bool:
+    """Returns whether the model may call tools, so that results of tools may follow."""
+    extra, anthropic = request.sampling.extra, request.sampling.anthropic
+    if extra and (extra.get("tools") or extra.get("functions")):
+        return True
+    return bool(anthropic and anthropic.get("tools"))
+
+
+def is_in_tool_loop(messages: Sequence[Message]) -> bool:
+    """Returns whether results of tools, or nothing at all, follow the assistant's last message."""
+    for message in reversed(messages):
+        if message.role in TOOL_ROLES:
+            return True
+        if message.role == "assistant":
+            return message is messages[-1]
+    return False
+
+
+def count_answers(messages: Sequence[Message]) -> int:
+    return sum([message.role == "assistant" for message in messages])
+
+
+def session_of(request: Request) -> str:
+    """Returns the conversation's id if the client sends one; empty if it does not."""
+    metadata = request.metadata
+    return next((metadata[name] for name in SESSION_FIELDS if metadata.get(name)), "") if metadata else ""
+
+
+def conversation_ids(request: Request, session: str = "") -> Iterator[str]:
+    """Yields the ids that the conversation may have, at most `MAX_TURNS`, and none without a message of the user.
+
+    A session's id stands alone. Otherwise the hash of the user's first turn is the id, unless that turn is an example
+    that the client sends before every request: then nothing is remembered under it, and the id is the first hash of
+    more turns under which something is.
+    """
+    digest, caller = blake2b(digest_size=12), request.caller
+    if session:
+        digest.update(_encode((caller.tenant, caller.key, session)))
+        yield digest.hexdigest()
+        return
+    extra = request.sampling.extra
+    cache_key = extra.get(CACHE_KEY) if extra else None
+    # Some clients change their system prompt from request to request.
+    with_system = not (request.user or cache_key)
+    texts = [caller.tenant, caller.key, request.user, cache_key if isinstance(cache_key, str) else ""]
+    turns = 0
+    for message in request.messages:
+        role = message.role
+        if role != "user" and not (with_system and role == "system"):
+            continue
+        texts += (role, _excerpt(message.content))
+        if message.extra:
+            for part in message.extra.get("content", ()):
+                texts += _media_excerpts(part)
+        if role == "user":
+            digest.update(_encode(texts))
+            yield digest.hexdigest()
+            turns += 1
+            if turns == MAX_TURNS:
+                return
+            texts = []
+
+
+def _encode(texts: Sequence[str]) -> bytes:
+    return ("\0".join(texts) + "\0").encode("utf-8", "surrogatepass")
+
+
+def _excerpt(text: str) -> str:
+    if len(text) <= 2 * EXCERPT_CHARACTERS:
+        return text
+    return f"{text[:EXCERPT_CHARACTERS]}{len(text)}{text[-EXCERPT_CHARACTERS:]}"
+
+
+def _media_excerpts(part: Mapping[str, Any]) -> Iterator[str]:
+    """Yields what tells the media of a content part from others: their lengths and ends."""
+    for value in part.values():
+        if isinstance(value, Mapping):
+            yield from _media_excerpts(value)
+        elif isinstance(value, str):
+            yield f"{len(value)}{value[-MEDIA_CHARACTERS:]}"

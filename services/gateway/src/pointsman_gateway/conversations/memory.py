@@ -1,0 +1,38 @@
+"""Remembers conversations in this process: the most recently used ones, for a limited time."""
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+
+from pointsman_gateway.domain.conversation import NOTHING_KEPT, KeptPath
+
+MAX_CONVERSATIONS = 20_000
+"""About 10 MB."""
+
+
+class ConversationMemory:
+    def __init__(
+        self, ttl_seconds: float, capacity: int = MAX_CONVERSATIONS, clock: Callable[[], float] = time.time
+    ) -> None:
+        self.ttl_seconds = ttl_seconds
+        self.now = clock
+        self._capacity = capacity
+        self._kept: OrderedDict[str, KeptPath] = OrderedDict()
+        """The longest unused first."""
+
+    def find(self, ids: Iterable[str]) -> tuple[list[str], KeptPath]:
+        """Returns the ids up to the first one that is known, and what is kept under it; all ids if none is known."""
+        seen: list[str] = []
+        oldest = self.now() - self.ttl_seconds
+        for id in ids:
+            seen.append(id)
+            kept = self._kept.get(id)
+            if kept is not None and kept.used_at >= oldest:
+                return seen, kept
+        return seen, NOTHING_KEPT
+
+    def put(self, id: str, kept: KeptPath) -> None:
+        self._kept[id] = kept
+        self._kept.move_to_end(id)
+        if len(self._kept) > self._capacity:
+            self._kept.popitem(last=False)

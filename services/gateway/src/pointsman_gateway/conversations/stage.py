@@ -1,0 +1,152 @@
+"""Finds out what a request is in its conversation before its path is chosen, and remembers the path afterwards."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pointsman_servicekit.errors import Unavailable
+
+from pointsman_gateway.config.tasks_file import TaskConfig
+from pointsman_gateway.conversations.identity import (
+    conversation_ids,
+    count_answers,
+    has_tools,
+    is_in_tool_loop,
+    session_of,
+)
+from pointsman_gateway.conversations.lengths import ConversationLengths
+from pointsman_gateway.conversations.memory import ConversationMemory
+from pointsman_gateway.conversations.store import ConversationStore, NoConversationStore
+from pointsman_gateway.domain import AUTO, Decision, Labels, Path, Request
+from pointsman_gateway.domain.conversation import NOTHING_KEPT, ConversationMode, ConversationStep, KeptPath, Step
+
+PROTECTED_SECONDS = 600.0
+"""How long after its last request a conversation that is under way is protected from others that begin alike."""
+DEFAULT_TTL_SECONDS = 14_400.0
+NO_NOTES: tuple[str, ...] = ()
+UNAVAILABLE_NOTE = "the conversation is not known here, and Redis is unavailable"
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationTerms:
+    """How the conversations of one task are treated."""
+
+    mode: ConversationMode = "priced"
+    pins_versions: bool = True
+    is_constant: bool = True
+    """Whether the policy always chooses the same path."""
+    has_adapters: bool = False
+    """Whether one of its paths has an adapter, whose version may change."""
+
+
+NO_TASK = ConversationTerms()
+"""For requests that take the default path."""
+
+
+def terms_of(task: TaskConfig, paths: Mapping[str, Path]) -> ConversationTerms:
+    names = {*task.policy.paths, *task.fallback}
+    adapters = any(paths[name].adapter for name in names if name in paths)
+    return ConversationTerms(task.conversation, task.pin_versions, task.policy.implementation.is_constant, adapters)
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationBook:
+    """What is known of conversations; all configurations share it."""
+
+    memory: ConversationMemory = field(default_factory=lambda: ConversationMemory(DEFAULT_TTL_SECONDS))
+    store: ConversationStore = field(default_factory=NoConversationStore)
+    lengths: ConversationLengths = field(default_factory=ConversationLengths)
+
+
+class Conversations:
+    """Recalls and remembers conversations by the terms of one configuration's tasks."""
+
+    def __init__(self, terms: Mapping[str, ConversationTerms], book: ConversationBook) -> None:
+        self._terms = terms
+        self._memory, self._store, self._lengths = book.memory, book.store, book.lengths
+
+    async def recall(self, request: Request, labels: Labels) -> ConversationStep | None:
+        """Returns what the request is in its conversation; None if that cannot matter to the choice of its path.
+
+        It does not wait, unless the conversation comes from another gateway.
+        """
+        if request.model != AUTO or request.operation != "chat":
+            return None
+        terms = self._terms.get(labels.task, NO_TASK)
+        calls_tools, in_loop = has_tools(request), is_in_tool_loop(request.messages)
+        if terms.mode == "off" or (terms.is_constant and not (terms.has_adapters or calls_tools or in_loop)):
+            return None
+        session, answers = session_of(request), count_answers(request.messages)
+        ids, kept = self._memory.find(conversation_ids(request, session))
+        if not ids:
+            return None
+        id, notes = ids[-1], NO_NOTES
+        # An answer that this gateway has not given was given by another one, which may have changed the path.
+        if (answers > kept.answers + 1) if kept is not NOTHING_KEPT else (answers or session):
+            id, kept, notes = await self._read(ids, id, kept)
+        if in_loop:
+            step = Step.TOOL_LOOP
+        elif answers or session:
+            step = Step.TURN
+        else:
+            step = Step.LIKE_ANOTHER if kept.protected_until > self._memory.now() else Step.FIRST
+        if kept is NOTHING_KEPT or step is Step.FIRST:
+            step, kept = Step.FIRST, NOTHING_KEPT
+        return ConversationStep(
+            id,
+            step,
+            kept,
+            # Agents keep their path also on gateways that share no memory; texts that many people send do not all
+            # draw the same path.
+            key=kept.key or (id if calls_tools else ""),
+            mode=terms.mode,
+            pins_version=terms.pins_versions,
+            answers=answers,
+            has_tools=calls_tools,
+            # While only a version is pinned, a request without a second one is nobody else's business.
+            is_shared=bool(not terms.is_constant or calls_tools or answers or session),
+            idle_seconds=self._memory.now() - kept.used_at if step is not Step.FIRST else 0.0,
+            requests_left=self._lengths.requests_left(_key(request), answers + 1) if step is Step.TURN else 1.0,
+            notes=notes,
+        )
+
+    async def _read(self, ids: list[str], id: str, kept: KeptPath) -> tuple[str, KeptPath, tuple[str, ...]]:
+        """Reads the conversation from Redis; returns its id, what is kept, and a note if Redis is unavailable."""
+        try:
+            if not self._store.is_up:
+                raise Unavailable("Redis has not answered", code="redis_unavailable")
+            found_id, found = await self._store.read(ids)
+        except Unavailable:
+            return id, kept, (UNAVAILABLE_NOTE,) if kept is NOTHING_KEPT else ()
+        if found is NOTHING_KEPT or found.used_at < kept.used_at:
+            return id, kept, ()
+        self._memory.put(found_id, found)
+        return found_id, found, ()
+
+    def remember(self, request: Request, step: ConversationStep, decision: Decision) -> None:
+        """Remembers the path of a decision, which is about to answer the request."""
+        self._lengths.add(_key(request), step.answers + 1)
+        self.replace_path(request, step, decision)
+
+    def replace_path(self, request: Request, step: ConversationStep, decision: Decision) -> None:
+        """Remembers that another path than the chosen one answers."""
+        now, adapter = self._memory.now(), decision.path.resolved_adapter
+        is_under_way = step.has_tools or step.step in (Step.TURN, Step.TOOL_LOOP)
+        kept = KeptPath(
+            decision.path.name,
+            step.kept.task if step.step is Step.TOOL_LOOP else decision.task,
+            now,
+            request.characters,
+            step.answers,
+            adapter.version if adapter is not None else "",
+            adapter.replaces if adapter is not None else "",
+            step.key or decision.id,
+            now + PROTECTED_SECONDS if is_under_way else 0.0,
+            step.kept.left_for(decision.path.name),
+        )
+        self._memory.put(step.id, kept)
+        if step.is_shared or (adapter is not None and adapter.has_canary):
+            self._store.write(step.id, kept)
+
+
+def _key(request: Request) -> str:
+    return request.caller.key or request.caller.tenant

@@ -1,0 +1,56 @@
+"""What the tokens of a conversation cost on a path: new, from the prefix cache, and read again after a change."""
+
+from collections.abc import Mapping
+
+from pointsman_gateway.conversations.price import CACHE_SECONDS, Change, ConversationState, PathPrices, change_of
+from pointsman_gateway.domain import PICODOLLARS, Path, Request
+from pointsman_gateway.domain.conversation import ConversationStep
+from pointsman_gateway.metering.pricing import (
+    CHARACTERS_PER_TOKEN,
+    SECONDS_PER_HOUR,
+    PathStatistics,
+    Pricing,
+    estimate_answer_tokens,
+    estimate_own_tokens,
+)
+
+PREFILL_SECONDS_PER_TOKEN = 1 / 4000
+"""Assumed for an engine before its first answer."""
+
+
+class ContextPricing:
+    """Knows the prices of one configuration; implements the router's `ChangePrices`."""
+
+    def __init__(self, pricing: Pricing, statistics: PathStatistics, usd_per_hour: Mapping[str, float]) -> None:
+        """Takes in `usd_per_hour` what an engine costs, by model, for models whose engines are paid by the hour."""
+        self._pricing = pricing
+        self._statistics = statistics
+        self._usd_per_second = {model: usd / SECONDS_PER_HOUR for model, usd in usd_per_hour.items()}
+
+    def change(self, kept: Path, other: Path, request: Request, step: ConversationStep) -> Change | None:
+        """Compares the kept path with another one; returns None if the price of a model is unknown."""
+        prices, other_prices = self._prices_of(kept, request), self._prices_of(other, request)
+        if prices is None or other_prices is None:
+            return None
+        known = step.known_characters(other.name, CACHE_SECONDS) // CHARACTERS_PER_TOKEN
+        tokens = estimate_own_tokens(request)
+        new_tokens = max(0, tokens - step.kept.characters // CHARACTERS_PER_TOKEN)
+        state = ConversationState(tokens, new_tokens, step.requests_left, step.idle_seconds, known)
+        return change_of(prices, other_prices, state)
+
+    def _prices_of(self, path: Path, request: Request) -> PathPrices | None:
+        prices = self._pricing.token_prices(path.model)
+        if prices is None:
+            return None
+        prompt, cached, completion = (price / PICODOLLARS for price in prices)
+        means, per_second = self._statistics.of(path), self._usd_per_second.get(path.model)
+        reading = max(0.0, prompt - cached)
+        if per_second is not None:
+            measured = means.prefill_seconds_per_token if means is not None else None
+            reading = per_second * (PREFILL_SECONDS_PER_TOKEN if measured is None else measured)
+        if means is not None:
+            answer = means.completion_tokens * completion + means.other_picodollars / PICODOLLARS
+            return PathPrices(prompt, cached, reading, answer, means.added_tokens)
+        tokens = estimate_answer_tokens(request, request.sampling.default_max_tokens(path.sampling))
+        searches = self._pricing.searches(len(path.collections)) / PICODOLLARS
+        return PathPrices(prompt, cached, reading, tokens * completion + searches)

@@ -1,0 +1,90 @@
+"""Keeps a conversation on its path: always while tools are called, and between turns unless a change pays."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Protocol
+
+from pointsman_gateway.conversations.price import Change
+from pointsman_gateway.domain import Path, Request
+from pointsman_gateway.domain.conversation import ConversationStep, Step
+from pointsman_gateway.extensions.policy import TRIAL, Plan, Policy
+from pointsman_gateway.routing.path_state import Availability
+
+KEPT = "conversation"
+"""The reason of a decision that keeps the conversation's path, against the policy's choice."""
+
+
+class ChangePrices(Protocol):
+    """Knows what it costs a conversation to change its path."""
+
+    def change(self, kept: Path, other: Path, request: Request, step: ConversationStep) -> Change | None:
+        """Compares the kept path with another one; returns None if a price is unknown."""
+        ...
+
+
+class UnknownPrices:
+    """Knows no prices, so that no change pays; implements `ChangePrices`."""
+
+    def change(self, kept: Path, other: Path, request: Request, step: ConversationStep) -> Change | None:
+        return None
+
+
+class PathKeeper:
+    """Changes the plan of a policy so that a conversation keeps its path, and says why."""
+
+    def __init__(
+        self,
+        paths: Mapping[str, Path],
+        policies: Mapping[str, Policy],
+        availability: Availability,
+        prices: ChangePrices,
+    ) -> None:
+        self._paths = paths
+        self._policies = policies
+        self._availability = availability
+        self._prices = prices
+
+    def continue_with(self, plan: Plan, step: ConversationStep, request: Request, task: str) -> tuple[Plan, str]:
+        """Returns the plan for a request of a known conversation, and a note if the policy chose another path."""
+        kept = step.kept.path
+        if plan.paths[0] == kept:
+            return plan, ""
+        path = self._paths.get(kept)
+        if path is None:
+            return plan, f"left {kept}: the configuration does not have it any more"
+        if step.step is Step.TOOL_LOOP:
+            return _keeping(plan, kept), f"stayed on {kept}: results of tools that it called follow"
+        policy = self._policies.get(task)
+        if policy is None or task != step.kept.task or not plan.paths:
+            return plan, ""
+        why = self._why_leave(path, policy, plan, step)
+        if why:
+            return plan, f"left {kept}: {why}"
+        if step.mode == "sticky":
+            return _keeping(plan, kept), f"stayed on {kept}"
+        if step.step is Step.LIKE_ANOTHER:
+            return _keeping(plan, kept), f"stayed on {kept}: a conversation that began like this one is under way"
+        if plan.reason == TRIAL:
+            return _keeping(plan, kept), f"stayed on {kept}: exploration chooses once for a conversation"
+        change = self._prices.change(path, self._paths[plan.paths[0]], request, step)
+        if change is None:
+            return _keeping(plan, kept), f"stayed on {kept}: the price of a change is unknown"
+        if change.pays:
+            return plan, f"left {kept}: the change costs {change}"
+        return _keeping(plan, kept), f"stayed on {kept}: a change would cost {change}"
+
+    def _why_leave(self, path: Path, policy: Policy, plan: Plan, step: ConversationStep) -> str:
+        """Returns why the conversation must not stay on the path, whatever a change costs; empty if it may."""
+        if policy.is_constant or path.name not in policy.paths:
+            return f"the policy chooses {plan.paths[0]}"
+        why = self._availability.why_not(path)
+        if why:
+            return why
+        if step.mode == "priced" and plan.as_good is not None and path.name not in plan.as_good:
+            return plan.explanations.get(path.name, "it is not good enough")
+        return ""
+
+
+def _keeping(plan: Plan, path: str) -> Plan:
+    explanations = {**plan.explanations, path: "the conversation keeps it"}
+    return replace(plan, paths=tuple(dict.fromkeys((path, *plan.paths))), reason=KEPT, explanations=explanations)
