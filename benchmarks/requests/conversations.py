@@ -165,7 +165,7 @@ async def measure(data: Path, models: Path) -> dict[str, Any]:
     for half in HALVES:
         fitted = fit([*await sgd.rows([case for case in cases if case.half != half]), *of_desk])
         if half != FITTED_ON:
-            print(f"fitted: {[round(value, 2) for value in fitted.to_vector().tolist()]}")
+            print(f"fitted: {[round(value, 3) for value in fitted.to_vector().tolist()]}")
         sgd.use(fitted)
         reported = [case for case in cases if case.half == half]
         figures[f"half {half}"] = _shares(reported, await sgd.right(reported))
