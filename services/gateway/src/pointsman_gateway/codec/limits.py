@@ -79,7 +79,10 @@ def _broken_limit(body: bytes, limits: BodyLimits) -> tuple[str, str] | None:
     bare = bare.translate(_AS_LISTS, _TO_DELETE)
     if bare.count(b'"') > 2 * limits.max_strings:
         return "body_too_complex", f"more than {limits.max_strings} names and texts"
-    structure = b"".join(bare.split(b'"')[::2])
+    parts = bare.split(b'"')[::2]
+    del bare  # at most two copies at a time, since the body may have megabytes
+    structure = b"".join(parts)
+    del parts
     containers, commas = structure.count(b"["), structure.count(b",")
     if containers > limits.max_containers:
         return "body_too_complex", f"{containers} objects and lists; at most {limits.max_containers}"
