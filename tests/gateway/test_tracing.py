@@ -146,7 +146,7 @@ async def test_an_adapter_load_belongs_to_the_waiting_requests_trace(
 async def test_embeddings_have_a_span_that_is_sent_to_their_engine(
     recorded: Recorded, neighbours: Neighbours, engine: ScriptedEngine
 ) -> None:
-    remote = {"url": engine.url, "usd_per_million_tokens": 1.0, "model": "text-3"}
+    remote = {"url": engine.url, "usd_per_million_tokens": 1.0, "upstream": "text-3"}
     neighbours.config.models["embeddings"] = {"minilm": {"local": True, "usd_per_million_tokens": 0.5}, "small": remote}
     await neighbours.ready()
     async with neighbours.gateway(recorded.spans) as gateway, open_http_client(gateway) as http:

@@ -20,7 +20,8 @@ from pathlib import Path
 from signal import SIGTERM, default_int_handler
 import torch
 from pointsman_lora_server.training import checkpoint
-from pointsman_lora_server.training.batches import RunState, StepCounter
+from pointsman_lora_server.training.learning_rate import StepCounter
+from pointsman_lora_server.training.run_state import RunState
 from pointsman_lora_server.training.exits import set_signal_handler
 
 file, times = Path(sys.argv[1]), int(sys.argv[2])

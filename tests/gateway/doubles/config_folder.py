@@ -131,4 +131,8 @@ class ConfigFolder:
         return self.folder
 
     def _write_yaml(self, name: str, data: Any) -> None:
-        (self.folder / name).write_text(yaml.dump(data, Dumper=_Dumper, sort_keys=False))
+        try:
+            written = yaml.dump(data, Dumper=_Dumper, sort_keys=False)
+        except UnicodeEncodeError:  # libyaml writes no half of a surrogate pair
+            written = yaml.safe_dump(data, sort_keys=False)
+        (self.folder / name).write_text(written)
