@@ -7,8 +7,6 @@ from pathlib import Path
 from scipy.stats import theilslopes  # type: ignore[import-untyped]  # it ships no types
 
 MAX_SLOPE_MB_PER_HOUR = 1.0
-MAX_RESIDENT_SLOPE_MB_PER_HOUR = 8.0
-"""Of resident memory where that of the data is known."""
 RESIDENT = ", resident"
 WARM_UP_SECONDS = 900.0
 MIN_SECONDS = 3600.0
@@ -83,12 +81,8 @@ class Memory:
         return [
             f"the memory of {one.name} grows: {one}"
             for one in self.growth()
-            if one.seconds >= MIN_SECONDS - WARM_UP_SECONDS - 60 and one.slope > _limit(one.name)
+            if one.seconds >= MIN_SECONDS - WARM_UP_SECONDS - 60 and one.slope > MAX_SLOPE_MB_PER_HOUR
         ]
-
-
-def _limit(name: str) -> float:
-    return MAX_RESIDENT_SLOPE_MB_PER_HOUR if name.endswith(RESIDENT) else MAX_SLOPE_MB_PER_HOUR
 
 
 def _smallest_by_window(samples: list[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -13,10 +13,6 @@ from tests.fuzz.problems import Problem
 from tests.fuzz.rig import Hung
 from tests.fuzz.watch import Watch
 
-MAX_KEPT_MIB = 128.0
-"""By which memory may grow once. Python keeps an arena of 1 MiB as long as one object in it lives, so that some of the
-memory stays which a few answers of 4 MiB, held as objects for each of their chunks, took at the same time."""
-
 
 class Fuzzer(Protocol):
     """Makes cases, and carries them out."""
@@ -115,36 +111,14 @@ class Phase:
 
 
 async def run_phase(phase: Phase, watch: Watch, seconds: float) -> None:
-    """Runs the phase, and looks at the gateway afterwards.
-
-    If its memory has grown, the same cases run again: only a leak grows again by them, while an allocator keeps what
-    the moment with the most large inputs at once took.
-    """
-    await _run_observed(phase, watch, seconds)
-    if not watch.is_alive() or not await watch.has_grown():
-        return
-    first = watch.base_mib
-    await watch.set_base()
-    second = watch.base_mib
-    print(f"{phase.fuzzer.name}: {first:.0f} -> {second:.0f} MiB, so the same cases again", flush=True)
-    await _run_observed(phase, watch, seconds)
-    if not watch.is_alive():
-        return
-    has_grown = await watch.has_grown()
-    await watch.set_base()
-    if second - first > MAX_KEPT_MIB or has_grown:
-        detail = f"{first:.0f} -> {second:.0f} -> {watch.base_mib:.0f} MiB, each after a pause"
-        phase.add(Problem("the gateway's memory grows", detail))
-
-
-async def _run_observed(phase: Phase, watch: Watch, seconds: float) -> None:
+    """Runs the phase, and looks at the gateway afterwards."""
     async with _observing(phase, watch):
         await phase.run(seconds)
     phase.add(*watch.tracebacks())
-    if watch.is_alive():
-        phase.add(*await watch.in_flight())
-    else:
+    if not watch.is_alive():
         phase.add(Problem("the gateway's process is dead", watch.gateway.words[-800:]))
+        return
+    phase.add(*await watch.in_flight(), *await watch.growth())
 
 
 @asynccontextmanager

@@ -72,10 +72,17 @@ class Watch:
             await asyncio.sleep(1.0)
         return smallest
 
-    async def has_grown(self) -> bool:
-        """Compares the memory after a pause, which ends early if it has not grown, with its base."""
-        most = self.base_mib + MAX_GROWTH_MIB
-        return await self._settled_mib(PAUSE_SECONDS, most) > most
+    async def growth(self) -> Iterator[Problem]:
+        """Compares the memory with that after the warm-up."""
+        now = await self._settled_mib(PAUSE_SECONDS, self.base_mib + MAX_GROWTH_MIB)
+        grown = now - self.base_mib
+        problems = []
+        if grown > MAX_GROWTH_MIB:
+            problems.append(
+                Problem("the gateway's memory grows", f"{self.base_mib:.0f} -> {now:.0f} MiB after a pause")
+            )
+            self.base_mib = now
+        return iter(problems)
 
     async def in_flight(self) -> Iterator[Problem]:
         """Waits until no request is in progress."""

@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from statistics import median
 from typing import Any
 
 import pytest
@@ -33,7 +32,7 @@ async def registry(bounded_redis: BoundedRedis) -> AdapterRegistry:
 
 
 async def test_a_change_reaches_every_follower_within_100_ms(registry: AdapterRegistry, valkey: Any) -> None:
-    """The median of twenty changes, each until the last of eight followers knows: a busy machine delays some."""
+    """Measured over twenty changes and eight followers; one in twenty may be late on a busy machine."""
     worst: list[float] = []
     async with AsyncExitStack() as stack:
         followers = [
@@ -53,7 +52,7 @@ async def test_a_change_reaches_every_follower_within_100_ms(registry: AdapterRe
             seen = [last_id for last_id, _ in heard]
             worst.append(max(at for _, at in heard) - moved_at)
 
-    assert median(worst) < 0.1, worst
+    assert sorted(worst)[-2] < 0.1, worst
 
 
 async def _hear(follower: AdapterRegistry, last_id: str, version: str) -> tuple[str, float]:
