@@ -1,4 +1,4 @@
-"""Carries out the events of a schedule, and records acknowledged changes in `Truth`."""
+"""Causes the faults and makes the changes of a run's schedule, and records in `Truth` which changes succeeded."""
 
 import asyncio
 import contextlib

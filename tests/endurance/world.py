@@ -83,7 +83,7 @@ class World:
         return processes[name]
 
     def memory_file(self, name: str) -> Path | None:
-        """Returns the file with the memory of a gateway's data; None for other services."""
+        """Returns the file in which a gateway writes how much memory its data takes; None for other services."""
         return _memory_file(self.folder, name) if name in self.gateways else None
 
     def pid(self, name: str) -> int:

@@ -124,7 +124,7 @@ class BrokenReading(OpenAIClient):
 
 
 class SilentClient:
-    """Sends nothing after `pieces`, and watches no deadline; implements `EngineClient` and `Transfer`."""
+    """Sends `pieces` and then nothing, whatever the deadline; implements `EngineClient` and `Transfer`."""
 
     def __init__(self, *pieces: str) -> None:
         self._pieces = pieces

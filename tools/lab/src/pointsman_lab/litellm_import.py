@@ -184,7 +184,7 @@ class _Translation:
         return usual
 
     def _price(self, at: Location, engine: Mapping[str, Any]) -> dict[str, float] | None:
-        """Returns the prices per million tokens that the entry states; None if it states none."""
+        """Returns the prices per million tokens in a model's entry of LiteLLM's configuration; None if it has none."""
         names = ("input_cost_per_token", "cache_read_input_token_cost", "output_cost_per_token")
         sections = ("litellm_params", "model_info")
         taken = [[self._source.take(*at, of, name, kind=float) for of in sections] for name in names]

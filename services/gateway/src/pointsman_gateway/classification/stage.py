@@ -1,7 +1,8 @@
-"""The classification stage: a named path needs no classification, then rules are tried, then the classifier.
+"""The classification stage, which finds the task of a request.
 
-The classifier reads the user's own words of the last turns, and what the assistant said before them. No text is stored
-between requests. The messages contain the conversation, so every gateway and every replay classifies it alike.
+A request that names its path is not classified. For others the rules are tried, and if none matches, the classifier
+decides. It reads the user's own words in the last turns, and the assistant's turns before them. It depends on the
+request alone, so every gateway and every replay classifies it alike.
 """
 
 from collections.abc import Collection, Sequence

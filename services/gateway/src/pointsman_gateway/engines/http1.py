@@ -316,7 +316,8 @@ class EngineConnection(asyncio.Protocol):
 
 
 def _copy(failure: ConnectionFailed) -> ConnectionFailed:
-    """Returns a copy of an error to raise: the original's traceback would form a cycle with its connection."""
+    """Returns a new error with the same message, to raise. The stored one, if raised, would keep a traceback that refers
+    to the connection in which it is stored: a reference cycle."""
     return type(failure)(*failure.args)
 
 

@@ -27,7 +27,7 @@ class _Counted(msgspec.Struct):
 
 
 class TokenCounter:
-    """Counts the tokens of prompts with the tokenizers of vLLM engines; other APIs have no route for that."""
+    """Counts the tokens of prompts by asking vLLM, which offers its tokenizer over HTTP; other engines do not."""
 
     def __init__(self, engines: Engines, http: HttpPoster | None, clock: Callable[[], float]) -> None:
         """Takes the event loop's `clock`; without `http`, `count` returns None."""

@@ -88,7 +88,7 @@ class NewKeyBody(StrictBody):
     admin: bool = Field(default=False, description="may use this API")
 
     def to_new_key(self) -> NewKey:
-        """Converts the body to a key to create; raises InvalidArgument."""
+        """Returns the key that is to be created; raises InvalidArgument if it cannot be."""
         if self.expires is not None and not time() < self.expires < MAX_UNIX_SECONDS:
             raise InvalidArgument(
                 f"expires is {self.expires}; it must be in the future, in Unix seconds",

@@ -71,7 +71,7 @@ class AsgiSink(HttpSink, ItemQueue[Message]):
 
 
 class AsgiAnswer(Response):
-    """Runs one request while its answer is sent; a `Response`, so that a FastAPI handler can return it."""
+    """Runs one request and sends its answer. It is a `Response`, so that a FastAPI handler can return it."""
 
     def __init__(
         self,

@@ -104,7 +104,7 @@ async def evaluations(body: EvaluationBody, request: Request) -> Response:
     catalog = caller.scope.visible(dependencies.configuration.current.catalog)
     scores, ignored = [], []
     for result in body.results:
-        path = _known(catalog, result)
+        path = _path_of(catalog, result)
         if path.fingerprint == result.fingerprint:
             scores.append(PathScore(result.task, path, result.model, result.rows, result.score))
         else:
@@ -115,8 +115,8 @@ async def evaluations(body: EvaluationBody, request: Request) -> Response:
     return JSONResponse({"counted": len(scores), "ignored": ignored})
 
 
-def _known(catalog: Catalog, result: PathScoreBody) -> Path:
-    """Raises InvalidArgument if the task or the path is unknown."""
+def _path_of(catalog: Catalog, result: PathScoreBody) -> Path:
+    """Returns the path that a score is about; raises InvalidArgument if the score's task or path is unknown."""
     for kind, name, known in (("task", result.task, catalog.tasks), ("path", result.path, catalog.paths)):
         if name not in known:
             problem = f"unknown {kind} '{name[:64]}'; known: {', '.join(known)}"

@@ -155,7 +155,7 @@ class Pricing:
         return round(self.training_usd(model, version) / terms.expected_requests * PICODOLLARS) if terms else 0
 
     def training_usd_per_hour(self, model: str, version: str) -> float:
-        """Returns the training cost spread over the configured service life of the version."""
+        """Returns the cost of a version's training, divided by the hours that a version is expected to be used."""
         terms = self._training
         return self.training_usd(model, version) / (terms.expected_days * 24) if terms else 0.0
 

@@ -99,7 +99,7 @@ def show_example(base: BaseFolder, example: Example) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """The rows of one training run as tokens, divided into those to train on and those held out to evaluate on."""
+    """The tokenized rows of one training run: those to train on, and those held out for the evaluation."""
 
     training: tuple[Row, ...]
     heldout: tuple[Row, ...]
