@@ -316,8 +316,10 @@ class EngineConnection(asyncio.Protocol):
 
 
 def _copy(failure: ConnectionFailed) -> ConnectionFailed:
-    """Returns a new error with the same message, to raise. The stored one, if raised, would keep a traceback that refers
-    to the connection in which it is stored: a reference cycle."""
+    """Returns a new error with the same message, to raise.
+
+    The stored one would keep a traceback that refers to the connection in which it is stored: a reference cycle.
+    """
     return type(failure)(*failure.args)
 
 
