@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import threading
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +11,15 @@ import pytest
 from pointsman_servicekit import metrics_page
 from pointsman_servicekit.merged_metrics import CollectedMetrics
 from pointsman_servicekit.metrics import serving_metrics
-from pointsman_servicekit.metrics_page import OPENMETRICS, PLAIN, MetricsPage, MetricsPages, encode_page, format_of
+from pointsman_servicekit.metrics_page import (
+    OPENMETRICS,
+    PLAIN,
+    MetricsPage,
+    MetricsPages,
+    StepwiseMetrics,
+    encode_page,
+    format_of,
+)
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, Metric
 
@@ -44,6 +53,47 @@ async def test_callers_at_the_same_time_share_one_page() -> None:
     assert collector.times == 1
     assert all(one is found[0] for one in found)
     assert await pages.find(PLAIN) is found[0]
+
+
+class ThreadedCollects:
+    """A registry of several metrics that notes in which thread each is collected."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.threads: list[int] = []
+        self.registry.register(self)
+
+    def collect(self) -> Iterator[Metric]:
+        for number in range(3):
+            self.threads.append(threading.get_ident())
+            yield CounterMetricFamily(f"collects_{number}", "-", value=number)
+
+
+async def test_metrics_are_collected_on_the_loop_one_at_a_time_while_a_thread_encodes_them() -> None:
+    collector = ThreadedCollects()
+    metrics = StepwiseMetrics(collector.registry, asyncio.get_running_loop())
+    collected_before_each: list[int] = []
+
+    def read() -> None:
+        for _ in metrics.collect():
+            collected_before_each.append(len(collector.threads))
+
+    await asyncio.to_thread(read)
+    assert collector.threads == [threading.get_ident()] * 3
+    assert collected_before_each == [1, 2, 3]
+    page = await asyncio.to_thread(encode_page, PLAIN, metrics)
+    assert page.page.text == encode_page(PLAIN, collector.registry).page.text
+
+
+async def test_a_metric_that_cannot_be_collected_ends_the_page() -> None:
+    class Broken(ThreadedCollects):
+        def collect(self) -> Iterator[Metric]:
+            yield from super().collect()
+            raise OSError("away")
+
+    metrics = StepwiseMetrics(Broken().registry, asyncio.get_running_loop())
+    with pytest.raises(OSError, match="away"):
+        await asyncio.to_thread(encode_page, PLAIN, metrics)
 
 
 async def test_a_caller_that_gives_up_takes_the_page_from_nobody() -> None:

@@ -6,11 +6,14 @@ built at most once a second, by one caller while others wait for it, and its byt
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any
 
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import Metric
 from prometheus_client.exposition import choose_encoder
 
 from pointsman_servicekit.shared_page import SharedPage, to_shared_page
@@ -49,7 +52,7 @@ def format_of(accept: str) -> str:
 
 
 def encode_page(format: str, registry: Any) -> MetricsPage:
-    """Encodes the metrics of a registry, or of `CollectedMetrics`, in a format of `format_of`."""
+    """Encodes the metrics of a registry, `CollectedMetrics` or `StepwiseMetrics`, in a format of `format_of`."""
     encode, _ = _ENCODERS[format]
     page = _to_page(format, encode(registry))
     return MetricsPage(page, time.monotonic() + MAX_AGE_SECONDS)  # from the end, or a slow page would expire at once
@@ -62,6 +65,35 @@ def decode_page(format: str, text: str, expires: float) -> MetricsPage:
 
 def _to_page(format: str, text: bytes) -> SharedPage:
     return to_shared_page(text, _ENCODERS[format][1])
+
+
+class StepwiseMetrics:
+    """A registry that an encoder can read in a thread: each metric is collected on the event loop, one at a time.
+
+    Requests change no metric while it is collected, the loop is never occupied for longer than one metric takes, and
+    the samples of one metric only are in memory.
+    """
+
+    def __init__(self, registry: CollectorRegistry, loop: asyncio.AbstractEventLoop) -> None:
+        self._registry, self._loop = registry, loop
+
+    def collect(self) -> Iterator[Metric]:
+        """Yields the metrics. Not for the loop's own thread. Raises RuntimeError if the loop has ended."""
+        metrics = iter(self._registry.collect())
+        while (metric := self._collect_next(metrics)) is not None:
+            yield metric
+
+    def _collect_next(self, metrics: Iterator[Metric]) -> Metric | None:
+        collected: Future[Metric | None] = Future()
+
+        def collect() -> None:
+            try:
+                collected.set_result(next(metrics, None))
+            except Exception as error:
+                collected.set_exception(error)
+
+        self._loop.call_soon_threadsafe(collect)
+        return collected.result()
 
 
 class ThreadedMetricsPages:

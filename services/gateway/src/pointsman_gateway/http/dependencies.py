@@ -9,8 +9,7 @@ from fastapi import Request
 from pointsman_servicekit.buffer_budget import BufferedBytesBudget
 from pointsman_servicekit.errors import InvalidArgument
 from pointsman_servicekit.keys.administration import Administration
-from pointsman_servicekit.merged_metrics import CollectedMetrics
-from pointsman_servicekit.metrics_page import MetricsPage, encode_page
+from pointsman_servicekit.metrics_page import MetricsPage, StepwiseMetrics, encode_page
 from prometheus_client import CollectorRegistry
 from starlette.responses import Response
 from starlette.types import Scope
@@ -85,8 +84,8 @@ class HttpDependencies:
         """Returns the metrics of all processes, or of the only one. Encodes them in a thread, since that takes long."""
         if self.workers:
             return await self.workers.metrics_page(format)
-        collected = CollectedMetrics(self.registry.collect())  # here, where requests do not change them meanwhile
-        return await asyncio.to_thread(encode_page, format, collected)
+        metrics = StepwiseMetrics(self.registry, asyncio.get_running_loop())
+        return await asyncio.to_thread(encode_page, format, metrics)
 
     async def states_of_workers(self) -> list[dict[str, Any]]:
         """Returns the state of each process; empty if this is the only process."""
