@@ -42,14 +42,14 @@ def exchange(address: str, pieces: Iterable[bytes]) -> Answer:
 def read_answer(connection: Any) -> Answer:
     received = b""
     while b"\r\n\r\n" not in received:
-        received += connection.recv(65536) or _cut_off(received)
+        received += connection.recv(65536) or cut_off(received)
     top, _, body = received.partition(b"\r\n\r\n")
     lines = [line.partition(b":") for line in top.lower().split(b"\r\n")[1:]]
     length = next(int(value) for name, _, value in lines if name == b"content-length")
     while len(body) < length:
-        body += connection.recv(65536) or _cut_off(received)
+        body += connection.recv(65536) or cut_off(received)
     return Answer(int(top.split()[1]), body[:length])
 
 
-def _cut_off(received: bytes) -> bytes:
+def cut_off(received: bytes) -> bytes:
     raise AssertionError(f"the gateway closed the connection after {received[:200]!r}")

@@ -4,8 +4,9 @@ import json
 from collections.abc import Callable, Iterable
 
 import pytest
+from pointsman_gateway.http.guarded_connection import MAX_PIPELINED
 
-from tests.security.http_client import Answer, exchange, head, post, read_answer
+from tests.security.http_client import Answer, cut_off, exchange, head, post, read_answer
 from tests.security.measuring import MIB, assert_delays_nobody, connect, cost_of, cpu_seconds_to_receive
 from tests.security.target import Addresses
 
@@ -159,6 +160,41 @@ def test_an_early_refusal_closes_the_connection_and_a_complete_request_does_not(
         assert read_answer(connection).status == 401
         connection.sendall(b"}\n" + head("POST", "/v1/route", f"content-length: 2\r\n{keyed(target)}") + b"{}")
         assert connection.recv(65536) == b"", "what follows the body was taken for another request"
+
+
+def read_to_end(target: Addresses, sent: bytes) -> bytes:
+    with connect(target.http) as connection:
+        connection.sendall(sent)
+        received = b""
+        while piece := connection.recv(65536):
+            received += piece
+        return received
+
+
+def test_of_many_requests_in_one_packet_the_first_are_answered_and_the_connection_closes(target: Addresses) -> None:
+    answers = read_to_end(target, head("GET", "/v1/models") * 100)
+    assert answers.count(b"HTTP/1.1 401") == 1 + MAX_PIPELINED
+    assert answers.count(b"HTTP/1.1") == 1 + MAX_PIPELINED
+
+
+def test_a_few_requests_in_one_packet_are_answered_and_the_connection_stays_open(target: Addresses) -> None:
+    last = head("GET", "/v1/models", "connection: close", keyed(target))
+    answers = read_to_end(target, head("GET", "/v1/models", keyed(target)) * MAX_PIPELINED + last)
+    assert answers.count(b"HTTP/1.1 200") == 1 + MAX_PIPELINED
+    with connect(target.http) as connection:
+        for _ in range(3):
+            connection.sendall(head("GET", "/v1/tasks", keyed(target)) * (1 + MAX_PIPELINED))
+            received = b""
+            while received.count(b"HTTP/1.1 200") < 1 + MAX_PIPELINED:
+                received += connection.recv(65536) or cut_off(received)
+
+
+def test_a_body_in_chunks_of_a_byte_is_read(target: Addresses) -> None:
+    body = json.dumps({"model": "tiny", "messages": [{"role": "user", "content": "hi " * 20_000}]}).encode()
+    top = head("POST", "/v1/chat/completions", "transfer-encoding: chunked", keyed(target))
+    chunks = b"".join(b"1\r\n%b\r\n" % body[at : at + 1] for at in range(len(body)))
+    answer = exchange(target.http, [top + chunks + b"0\r\n\r\n"])
+    assert answer.status == 200, answer
 
 
 def test_wrong_elements_cost_little_with_a_key_too(target: Addresses) -> None:

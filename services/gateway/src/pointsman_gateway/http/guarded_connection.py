@@ -27,12 +27,15 @@ SINGLE_HEADERS = (b"authorization", b"api-key", b"x-api-key", b"host")
 """Headers that must not be repeated: a proxy in front may use the first one, and this gateway the last one."""
 
 
+MAX_PIPELINED = 4
+"""Requests that wait for the answers before theirs. The connection is closed after them, and the client may send the
+rest again: nobody can have hundreds of refusals written by one packet."""
 MAX_STRANGERS_CHECKED = 16
 """Connections that are considered for closing when a further one arrives at the limit."""
 
 
 class _RejectedRequest(Exception):
-    """Raised to stop uvicorn's parser at a request that is rejected."""
+    """Raised to stop uvicorn's parser at a request that is rejected, or not read."""
 
 
 class GuardedConnection(HttpToolsProtocol):
@@ -71,6 +74,10 @@ class GuardedConnection(HttpToolsProtocol):
         """Set when the rest of a body is being discarded."""
         self._keeps_alive = False
         """uvicorn's `keep_alive` before the body of the request was found to be incomplete."""
+        self._reads_no_more = False
+        """Whether the connection closes after the requests that wait for their answers."""
+        self._bodies: list[bytes] = []
+        """Parts of the body in the current read. Handing on each tiny chunk would cost uvicorn a microsecond."""
         self._unanswered: list[RequestResponseCycle] = []
         """Of pipelined requests uvicorn knows the last one only, and the first one is being answered."""
 
@@ -128,8 +135,11 @@ class GuardedConnection(HttpToolsProtocol):
         if self._unread_body is not None:
             self._unread_body.discard(data)
             return
+        if self._reads_no_more:
+            return
         self._bytes_read += len(data)
         super().data_received(data)
+        self._hand_on_body()
         cycle = self.cycle
         if cycle is None or cycle.scope is not self.scope:
             self._await_headers()
@@ -167,9 +177,10 @@ class GuardedConnection(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         self._read_has_body = True
-        super().on_body(body)
+        self._bodies.append(body)
 
     def on_message_complete(self) -> None:
+        self._hand_on_body()
         super().on_message_complete()
         self._has_headers = False
         cycle: Any = self.cycle
@@ -177,6 +188,9 @@ class GuardedConnection(HttpToolsProtocol):
             cycle.keep_alive = self._keeps_alive
 
     def on_headers_complete(self) -> None:
+        if len(self.pipeline) >= MAX_PIPELINED:
+            self._reads_no_more = True
+            raise _RejectedRequest
         limits = self._limits
         if len(self.headers) > limits.max_headers:
             self._rejection = headers_too_large(f"at most {limits.max_headers} headers")
@@ -198,8 +212,11 @@ class GuardedConnection(HttpToolsProtocol):
         self._trailers = self._trailer_bytes = self._bytes_without_body = 0
 
     def send_400_response(self, msg: str) -> None:
-        """Answers with 400; uvicorn calls this if its parser cannot go on."""
-        self._reject(self._rejection)
+        """Answers with 400, or closes the connection later; uvicorn calls this if its parser cannot go on."""
+        if self._reads_no_more:
+            self.pipeline[0][0].keep_alive = False  # the last one: the connection closes after its answer
+        else:
+            self._reject(self._rejection)
 
     # -- called by the server
 
@@ -242,6 +259,11 @@ class GuardedConnection(HttpToolsProtocol):
             if encodings != [b"chunked"]:
                 self._rejection = BAD_TRANSFER_ENCODING
                 raise _RejectedRequest
+
+    def _hand_on_body(self) -> None:
+        if self._bodies:
+            bodies, self._bodies = self._bodies, []
+            super().on_body(bodies[0] if len(bodies) == 1 else b"".join(bodies))
 
     def _limit_bytes_without_body(self, count: int) -> None:
         """Limits trailers and chunk extensions, which the parser does not report while they are incomplete."""
