@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from pointsman_gateway.codec import limits
 from pointsman_gateway.codec.limits import BodyLimits, check_body, check_counts
 from pointsman_servicekit.errors import InvalidArgument
 
@@ -17,9 +18,9 @@ def nested(depth: int, *, objects: bool = False) -> bytes:
     return b'{"a":' * depth + b"1" + b"}" * depth if objects else b"[" * depth + b"]" * depth
 
 
-def refusal(body: bytes, limits: BodyLimits = SMALL) -> str | None:
+def refusal(body: bytes, bounds: BodyLimits = SMALL) -> str | None:
     try:
-        check_body(body, limits)
+        check_body(body, bounds)
     except InvalidArgument as error:
         return error.code
     return None
@@ -51,7 +52,9 @@ def test_brackets_after_a_string_with_escapes_count() -> None:
         assert refusal(json.dumps([text, json.loads(nested(5))]).encode()) == "body_too_deep", text
 
 
-def test_it_agrees_with_a_decoder_on_random_json() -> None:
+@pytest.mark.parametrize("beginning", [4, 16, 64, limits._BEGINNING_BYTES])
+def test_it_agrees_with_a_decoder_on_random_json(beginning: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "_BEGINNING_BYTES", beginning)
     chance = random.Random(7)
     verdicts = set()
     for _ in range(3000):
@@ -75,15 +78,24 @@ def test_json_in_another_encoding_than_utf_8_is_refused(encoding: str) -> None:
 
 
 def test_values_of_every_type_count() -> None:
-    limits = BodyLimits(max_values=100, max_strings=50)
+    bounds = BodyLimits(max_values=100, max_strings=50)
     for value in ("1", "null", "true", "[]", "{}", '"a, b"'):
         most = 49 if value.startswith('"') else 100  # "input" is one of the strings
-        assert refusal(f'{{"input": [{",".join([value] * most)}]}}'.encode(), limits) is None, value
-        assert refusal(f'{{"input": [{",".join([value] * (most + 1))}]}}'.encode(), limits) == "body_too_complex", value
+        assert refusal(f'{{"input": [{",".join([value] * most)}]}}'.encode(), bounds) is None, value
+        assert refusal(f'{{"input": [{",".join([value] * (most + 1))}]}}'.encode(), bounds) == "body_too_complex", value
 
 
 def test_commas_in_strings_do_not_count() -> None:
     assert refusal(json.dumps(["," * 90_000]).encode(), BodyLimits(max_values=100, max_strings=50)) is None
+
+
+@pytest.mark.parametrize("before", [0, 3_000_000])
+def test_values_count_at_the_beginning_of_a_long_body_and_at_its_end(before: int) -> None:
+    text = json.dumps('a "quoted" [1, 2], \\' * (before // 20)).encode()
+    most = b"[" + text + b",1" * 31_999
+    assert refusal(most + b"]", BodyLimits()) is None
+    assert refusal(most + b',""]', BodyLimits()) == "body_too_complex"
+    assert refusal(most + b"," + b"1," * 1_000_000 + b"1]", BodyLimits()) == "body_too_complex"
 
 
 def test_unclosed_lists_are_too_deep() -> None:

@@ -13,6 +13,8 @@ _STRUCTURE = b'[]{}",'
 _TO_DELETE = bytes(byte for byte in range(256) if byte not in _STRUCTURE)
 _TOOLS = ("tools", "functions")
 _AS_LISTS = bytes.maketrans(b"{}", b"[]")
+_BEGINNING_BYTES = 512 * 1024
+"""A body that has too many values mostly has too many of them here, which is seen without reading all of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +56,11 @@ def check_body(body: bytes, limits: BodyLimits = LIMITS, param: str | None = Non
     # Python's json also reads UTF-16 and UTF-32, in which the bytes counted below mean something else.
     if b"\0" in body or not _is_utf_8(body):
         raise InvalidArgument(f"{what} is not JSON in UTF-8", code="bad_json", param=param)
-    many_commas = min(limits.max_values, limits.max_strings // 2)  # a comma is before a value or before two strings
-    if body.count(b"{") + body.count(b"[") > limits.max_depth or body.count(b",") >= many_commas:
-        broken = _broken_limit(body, limits)
-        if broken:
-            code, message = broken
-            raise InvalidArgument(f"{what} has {message}", code=code, param=param)
+    broken = _broken_limit(body[:_BEGINNING_BYTES], limits) if len(body) > 2 * _BEGINNING_BYTES else None
+    broken = broken or _broken_limit(body, limits)
+    if broken:
+        code, message = broken
+        raise InvalidArgument(f"{what} has {message}", code=code, param=param)
 
 
 def _is_utf_8(body: bytes) -> bool:
@@ -73,7 +74,10 @@ def _is_utf_8(body: bytes) -> bool:
 
 
 def _broken_limit(body: bytes, limits: BodyLimits) -> tuple[str, str] | None:
-    """Returns the error code and message for the first limit that the body exceeds; None if it exceeds none."""
+    """Returns the error code and message for the first limit that the body, or its beginning, exceeds; None if none."""
+    many_commas = min(limits.max_values, limits.max_strings // 2)  # a comma is before a value or before two strings
+    if body.count(b"{") + body.count(b"[") <= limits.max_depth and body.count(b",") < many_commas:
+        return None
     # Without escapes each quotation mark begins or ends a string, so every second part between them is a string.
     bare = body.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in body else body
     bare = bare.translate(_AS_LISTS, _TO_DELETE)
@@ -85,7 +89,7 @@ def _broken_limit(body: bytes, limits: BodyLimits) -> tuple[str, str] | None:
     del parts
     containers, commas = structure.count(b"["), structure.count(b",")
     if containers > limits.max_containers:
-        return "body_too_complex", f"{containers} objects and lists; at most {limits.max_containers}"
+        return "body_too_complex", f"more than {limits.max_containers} objects and lists"
     if commas >= limits.max_values:  # each value but the first of a container follows a comma
         return "body_too_complex", f"more than {limits.max_values} values"
     lists = structure.translate(None, b",")

@@ -34,6 +34,9 @@ whole                nothing: its fields are the whole block
 group                nothing: its fields are a block whose content is the next blocks, as many as its `members`
 """
 
+MAX_LINE_BREAKS = 2
+"""Between the parts of a text that were joined."""
+
 Move = Callable[[int], int]
 """Returns the position in a changed text for one in the original text."""
 
@@ -79,7 +82,12 @@ def find_parts(text: str, parts: Sequence[str]) -> list[tuple[int, int]]:
     """Returns the start and end of each part in the text that was joined of them, with or without line breaks."""
     spans, position = [], 0
     for part in parts:
-        start = text.find(part, position)
+        start = position
+        # Comparing takes less than searching, which first prepares a table of a long part.
+        while not text.startswith(part, start) and start < position + MAX_LINE_BREAKS:
+            start += 1
+        if not text.startswith(part, start):
+            start = text.find(part, position)
         position = start + len(part)
         spans.append((start, position))
     return spans
