@@ -26,6 +26,9 @@ MAX_STEP_BYTES = 32 * 1024
 to decode, check and encode."""
 MAX_OVERHEAD_BYTES = 256 * 1024
 """Bytes of headers or trailers, without any of a body between them; more of them are a failure of the engine."""
+MAX_COPIED_BYTES = 64 * 1024
+"""Of a request's body, so that it is written together with the head: uvloop writes two pieces by one call, too, but
+asyncio and TLS may send two packets."""
 MAX_IDLE_SECONDS = 60.0
 """Seconds that an unused connection is kept. Opening some hundred connections at once takes longer than the requests
 on them. vLLM closes idle connections after 5 s by default, and after 75 s under the lora-server: either the close is
@@ -113,7 +116,11 @@ class EngineConnection(asyncio.Protocol):
         self.location = self._retry_after = self._retry_after_ms = ""
         if self._transport is None:
             raise _copy(self._failure) if self._failure else ConnectionFailed("there is no connection")
-        self._transport.write(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body))
+        head = b"%bcontent-length: %d\r\n\r\n" % (head, len(body))
+        if len(body) <= MAX_COPIED_BYTES:
+            self._transport.write(head + body)
+        else:
+            self._transport.writelines((head, body))
 
     async def wait_for_event(self) -> None:
         """Waits for the next call of `on_event`, which this method sets."""
