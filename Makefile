@@ -455,7 +455,7 @@ bench-metering: embedding-model ## measure what metering costs a request, compar
 	$(BIN)/python benchmarks/metering.py $(ARGS)
 
 .PHONY: bench-costs
-bench-costs: embedding-model ## measure what hostile and big inputs cost a gateway, with and without a key, and print the worst twenty (10 minutes); ARGS="--only embeddings"
+bench-costs: embedding-model ## measure what hostile and big inputs cost a gateway, with and without a key, and print the worst twenty (4 minutes); ARGS="--only embeddings"
 	$(BIN)/python -m benchmarks.costs $(ARGS)
 
 .PHONY: bench-adapters

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from tests.security.measuring import MIB, cpu_seconds_to_receive, loop_cpu_secon
 
 HOPELESS_MS = 500.0
 """One attempt suffices if it takes so long."""
+IDLE_NAPS, IDLE_NAP_SECONDS = 10, 1.0
 WRITTEN_SECONDS = 300.0
 LOOK_SECONDS = 0.01
 """How often the file of the iterations is looked for."""
@@ -70,14 +72,25 @@ class Cost:
         return max(self.ms / self.max_ms, self.use.peak_mib / self.max_mib)
 
 
-async def measure_use(pid: int, attempts: int, attempt: Attempt) -> Use:
-    """Returns the least that an attempt used."""
+async def measure_idle(pid: int) -> float:
+    """Returns the part of a processor that the event loop needs for its own periodic work: the least of some naps."""
+    parts = []
+    for _ in range(IDLE_NAPS):
+        wall, begun = time.perf_counter(), loop_cpu_seconds(pid)
+        await asyncio.sleep(IDLE_NAP_SECONDS)
+        parts.append((loop_cpu_seconds(pid) - begun) / (time.perf_counter() - wall))
+    return min(parts)
+
+
+async def measure_use(pid: int, attempts: int, attempt: Attempt, idle: float = 0.0) -> Use:
+    """Returns the least that an attempt used, beyond what the process uses meanwhile for itself (`measure_idle`)."""
     uses: list[Use] = []
     for _ in range(attempts):
         reset_peak(pid)
-        memory, begun = memory_mib(pid, "VmRSS"), loop_cpu_seconds(pid)
+        memory, begun, wall = memory_mib(pid, "VmRSS"), loop_cpu_seconds(pid), time.perf_counter()
         await attempt()
-        total_ms = 1000 * (loop_cpu_seconds(pid) - begun)
+        idle_seconds = idle * (time.perf_counter() - wall)
+        total_ms = 1000 * max(0.0, loop_cpu_seconds(pid) - begun - idle_seconds)
         uses.append(Use(total_ms, memory_mib(pid, "VmHWM") - memory))
         if total_ms > HOPELESS_MS:
             break
