@@ -64,6 +64,7 @@ def conversation_inputs() -> Iterator[Input]:
             "15,900 objects": make("x", {"tools": [{}] * 15_900}),
             "128 tools": make("x", {"tools": [_tool(path, number) for number in range(128)]}),
             "300,000 numbers": make("x", {"metadata": {"n": [1.5] * 300_000}}),
+            "300,000 numbers after 6 MB of text": make("word " * 1_200_000, {"metadata": {"n": [1.5] * 300_000}}),
             "31,000 numbers": make("x", {"metadata": {"n": [1.5] * 31_000}}),
             "31,000 unknown texts": make("x", {"x": ["a"] * 31_000}),
             "31,000 unknown numbers": make("x", {"x": list(range(10_000, 41_000))}),
