@@ -32,12 +32,13 @@ async def scripted_help_desk(folder: Path) -> AsyncIterator[tuple[ProcessGateway
     prepare(MODEL)
     async with running_engine() as engine:
         engine.script = reply
-        config = write_config(folder / "config", engine.url)
-        async with process_gateway(folder, config=config, embedding_model=MODEL) as gateway:
+        config = configure(folder / "config", engine.url)
+        async with process_gateway(folder, config=config.write(), embedding_model=MODEL) as gateway:
             yield gateway, engine
 
 
-def write_config(folder: Path, engine: str) -> Path:
+def configure(folder: Path, engine: str) -> ConfigFolder:
+    """Returns a configuration without tasks, in which every unknown model is the help desk's base model."""
     config = ConfigFolder(folder)
     price = config.models["models"].pop("tiny")
     config.models["models"][BASE_MODEL] = price | {"context_window": 32_768, "input": ["text", "image", "file"]}
@@ -46,7 +47,7 @@ def write_config(folder: Path, engine: str) -> Path:
     config.models["catch_all"] = BASE_MODEL
     config.paths = {"safe_start": {"model": BASE_MODEL}}
     config.tasks = {}
-    return config.write()
+    return config
 
 
 def reply(body: Mapping[str, Any]) -> Sequence[Step]:

@@ -3,9 +3,7 @@
 `make test-claude-code` installs it. No small model can read its prompt, which has some ten thousand tokens.
 """
 
-import asyncio
 import json
-import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -13,15 +11,14 @@ from typing import Any
 import pytest
 from pointsman_embedding.prepare import prepare
 
+from tests.clients.agents import ask_claude_code
 from tests.gateway.doubles.config_folder import ConfigFolder
 from tests.gateway.doubles.engine import DONE, ScriptedEngine, Step, answer, chunk, running_engine, usage
 from tests.gateway.doubles.lora_server import READY, running_lora_server
 from tests.gateway.doubles.process_gateway import ProcessGateway, process_gateway
 from tests.running_example import ROOT
 
-CLAUDE = ROOT / ".venv-clients/claude-code/node_modules/.bin/claude"
 MODEL = ROOT / ".pointsman/models/minilm"
-SECONDS = 240
 PROMPT = "Say the word in the file word.txt."
 
 
@@ -44,38 +41,10 @@ async def gateway(tmp_path: Path, engine: ScriptedEngine) -> AsyncIterator[Proce
             yield gateway
 
 
-async def claude(gateway: ProcessGateway, folder: Path, *arguments: str) -> dict[str, Any]:
-    assert CLAUDE.exists(), "run `make test-claude-code`, which installs it"
-    home = folder / "home"
-    home.mkdir(exist_ok=True)
-    environment = {
-        "PATH": os.environ["PATH"],
-        "HOME": str(home),
-        "ANTHROPIC_BASE_URL": gateway.url,
-        "ANTHROPIC_AUTH_TOKEN": "none",
-        "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
-        "DISABLE_AUTOUPDATER": "1",
-    }
-    process = await asyncio.create_subprocess_exec(
-        str(CLAUDE), "-p", PROMPT, "--output-format", "json", *arguments,
-        cwd=folder, env=environment, stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    try:
-        async with asyncio.timeout(SECONDS):
-            out, problems = await process.communicate()
-    except TimeoutError:
-        process.kill()
-        raise
-    assert process.returncode == 0, (out, problems)
-    told: dict[str, Any] = json.loads(out)
-    return told
-
-
 async def test_one_turn_is_completed(gateway: ProcessGateway, engine: ScriptedEngine, tmp_path: Path) -> None:
     engine.says(*answer("The word", " is Wren.", prompt_tokens=900))
-    told = await claude(gateway, tmp_path)
-    assert (told["is_error"], told["result"]) == (False, "The word is Wren.")
+    report = await ask_claude_code(gateway.url, tmp_path, PROMPT)
+    assert (report["is_error"], report["result"]) == (False, "The word is Wren.")
     assert PROMPT in json.dumps(engine.bodies[-1]["messages"])
     assert engine.bodies[-1]["tools"]
 
@@ -96,7 +65,7 @@ async def test_a_tool_is_called_and_its_result_is_sent_back(
         return [chunk(tool_calls=calls), chunk(finish="tool_calls"), usage(900, 20), DONE]
 
     engine.script = reply
-    told = await claude(gateway, tmp_path, "--allowedTools", "Read")
-    assert (told["is_error"], told["result"], told["num_turns"]) == (False, "Wren", 2)
+    report = await ask_claude_code(gateway.url, tmp_path, PROMPT, "--allowedTools", "Read")
+    assert (report["is_error"], report["result"], report["num_turns"]) == (False, "Wren", 2)
     results = [m["content"] for body in engine.bodies for m in body["messages"] if m["role"] == "tool"]
     assert any("Wren" in result for result in results)

@@ -1,0 +1,76 @@
+"""Runs agents as users do, headless, against a gateway."""
+
+import asyncio
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.running_example import ROOT
+
+CLIENTS = ROOT / ".venv-clients"
+CLAUDE = CLIENTS / "claude-code/node_modules/.bin/claude"
+CODEX = CLIENTS / "codex/node_modules/.bin/codex"
+STRANDS = CLIENTS / "strands/bin/python"
+SECONDS = 240
+
+
+async def ask_claude_code(url: str, folder: Path, prompt: str, *arguments: str) -> dict[str, Any]:
+    """Returns what Claude Code reports of one turn in `folder`, where it keeps its settings too."""
+    home = folder / "home"
+    home.mkdir(exist_ok=True)
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(home),
+        "ANTHROPIC_BASE_URL": url,
+        "ANTHROPIC_AUTH_TOKEN": "none",
+        "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+        "DISABLE_AUTOUPDATER": "1",
+    }
+    out = await _run(CLAUDE, ["-p", prompt, "--output-format", "json", *arguments], folder, environment)
+    report: dict[str, Any] = json.loads(out)
+    return report
+
+
+async def ask_codex(url: str, folder: Path, *arguments: str) -> Sequence[str]:
+    """Returns the texts of Codex's answer to the prompt in `arguments`, in `folder`."""
+    home = folder / "home"
+    home.mkdir(exist_ok=True)
+    provider = f'{{name = "Pointsman", base_url = "{url}/v1", wire_api = "responses", request_max_retries = 0}}'
+    command = [
+        "exec", "--json", "--skip-git-repo-check", "--sandbox", "read-only", "--cd", str(folder),
+        "--config", 'model_provider="pointsman"', "--config", f"model_providers.pointsman={provider}",
+        "--model", "codex", *arguments,
+    ]  # fmt: skip
+    out = await _run(CODEX, command, folder, {**os.environ, "CODEX_HOME": str(home)})
+    events = [json.loads(line) for line in out.splitlines() if line.startswith(b"{")]
+    return [event["item"]["text"] for event in events if event.get("item", {}).get("type") == "agent_message"]
+
+
+async def ask_strands(url: str, folder: Path, prompt: str) -> str:
+    """Returns the answer of an agent of the framework Strands, which has a tool `look`."""
+    out = await _run(STRANDS, [str(Path(__file__).with_name("strands_agent.py")), url, prompt], folder, os.environ)
+    return out.decode()
+
+
+async def _run(program: Path, arguments: Sequence[str], folder: Path, environment: Mapping[str, str]) -> bytes:
+    """Returns the program's output; fails if it does not end well, or in time."""
+    process = await asyncio.create_subprocess_exec(
+        _installed(program), *arguments,
+        cwd=folder, env=environment, stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        async with asyncio.timeout(SECONDS):
+            out, problems = await process.communicate()
+    except TimeoutError:
+        process.kill()
+        raise
+    assert process.returncode == 0, (out, problems)
+    return out
+
+
+def _installed(program: Path) -> str:
+    assert program.exists(), "run `make test-clients`, which installs it"
+    return str(program)
