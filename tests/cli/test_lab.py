@@ -1,4 +1,4 @@
-"""`pointsman classifier fit|lint` and `pointsman replay`, which run the offline tools of `tools/lab`."""
+"""`pointsman classifier fit|lint|wrappers` and `pointsman replay`, which run the offline tools of `tools/lab`."""
 
 import json
 import shutil
@@ -144,7 +144,9 @@ def _entry(name: str, path: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("command", [("classifier", "fit"), ("classifier", "lint"), ("replay",)])
+@pytest.mark.parametrize(
+    "command", [("classifier", "fit"), ("classifier", "lint"), ("classifier", "wrappers"), ("replay",)]
+)
 def test_each_command_has_help(cli: Cli, command: tuple[str, ...]) -> None:
     outcome = cli(*command, "--help")
 

@@ -1,4 +1,4 @@
-"""Commands that run an analysis of the lab: `classifier fit` and `lint`, `datasets build`, `replay`, and rendering.
+"""Commands that run an analysis of the lab: `classifier`, `datasets build`, `predict`, `replay`, and rendering.
 
 `pointsman_lab` analyses a configuration and its request log as a child process, whose report is shown.
 """
@@ -65,6 +65,7 @@ def classifier_app() -> typer.Typer:
     app = typer.Typer(help="Fit the task classifier and check its training examples.", no_args_is_help=True)
     app.command()(fit)
     app.command()(lint)
+    app.command()(wrappers)
     return app
 
 
@@ -110,6 +111,29 @@ def lint(
     """
     at = DataDir.at(data_dir)
     arguments = ["suggest", str(config_folder(folder)), "--since", since]
+    if url := redis_url(redis, at):
+        arguments += ["--redis", url]
+    if write is not None:
+        arguments += ["--write", str(write.absolute())]
+    run_interruptibly(run_lab(LabJob(arguments, at, as_json)))
+
+
+def wrappers(
+    folder: FolderArgument,
+    since: SinceOption = "24h",
+    redis: RedisOption = "",
+    write: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the entries for tasks.yaml to this file for review.")
+    ] = None,
+    as_json: JsonOption = False,
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
+) -> None:
+    """Find text that clients write around their users' words, and propose entries of classifier.wrappers.
+
+    Compares the messages of the request log, without what the classifier ignores already. Changes nothing.
+    """
+    at = DataDir.at(data_dir)
+    arguments = ["wrappers", str(config_folder(folder)), "--since", since]
     if url := redis_url(redis, at):
         arguments += ["--redis", url]
     if write is not None:

@@ -1,4 +1,4 @@
-"""Offline tools for a gateway configuration: init, import, fit, predict, replay, suggest, data, render, plan."""
+"""Offline tools for a gateway configuration: init, import, fit, predict, replay, suggest, wrappers and others."""
 
 import argparse
 import asyncio
@@ -33,6 +33,7 @@ from pointsman_lab.report import ProgressLines, Report
 from pointsman_lab.request_log import open_request_log, parse_age, read_evidence
 from pointsman_lab.starter import Answers, configuration, read_labelled, starter_report, write_checked
 from pointsman_lab.suggestions import check_examples, check_log, suggest_report, write_proposals
+from pointsman_lab.wrappers import find_in_log, wrappers_report, write_entries
 
 INTERRUPTED = 130
 
@@ -91,6 +92,9 @@ def _parser() -> argparse.ArgumentParser:
     suggest_parser = commands.add_parser("suggest", help="list what would improve the classifier")
     suggest_parser.set_defaults(command=_suggest)
     suggest_parser.add_argument("--write", type=Path, metavar="FILE", help="write the proposed examples to this file")
+    wrappers_parser = commands.add_parser("wrappers", help="propose what the classifier should not read")
+    wrappers_parser.set_defaults(command=_wrappers)
+    wrappers_parser.add_argument("--write", type=Path, metavar="FILE", help="write the entries to this YAML file")
     data_parser = commands.add_parser("data", help="build the next version of a task's data set")
     data_parser.set_defaults(command=_data)
     data_parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder of the versions")
@@ -107,16 +111,16 @@ def _parser() -> argparse.ArgumentParser:
     plan_parser.set_defaults(command=_plan)
     for subparser in (
         init_parser, import_parser, fit_parser, predict_parser, replay_parser, suggest_parser, data_parser,
-        render_parser, plan_parser,
+        render_parser, plan_parser, wrappers_parser,
     ):  # fmt: skip
         subparser.add_argument("folder", type=Path, help="a configuration folder")
     render_parser.add_argument("path", help="one of its paths")
     for subparser in (predict_parser, data_parser, plan_parser):
         subparser.add_argument("task", help="one of its tasks")
     predict_parser.add_argument("--since", default="14d", metavar="AGE", help="of the ratings")
-    for subparser in (replay_parser, suggest_parser):
+    for subparser in (replay_parser, suggest_parser, wrappers_parser):
         subparser.add_argument("--since", default="24h", metavar="AGE", help="30m, 24h, 7d")
-    for subparser in (predict_parser, replay_parser, suggest_parser, data_parser):
+    for subparser in (predict_parser, replay_parser, suggest_parser, wrappers_parser, data_parser):
         subparser.add_argument("--redis", metavar="URL", help="default: POINTSMAN_GATEWAY_REDIS_URL")
     return parser
 
@@ -211,6 +215,17 @@ async def _suggest(options: argparse.Namespace, settings: Settings) -> Report:
     if options.write:
         write_proposals(in_log.proposals, options.write)
     return suggest_report(in_examples, in_log, options.since, str(options.write or ""))
+
+
+async def _wrappers(options: argparse.Namespace, settings: Settings) -> Report:
+    seconds, config, url = parse_age(options.since), _load(options.folder), options.redis or settings.redis_url
+    if not url:
+        raise ConfigError("there is no request log; name its Redis by --redis or POINTSMAN_GATEWAY_REDIS_URL")
+    async with open_request_log(url) as log:
+        found = await find_in_log(config, log, seconds, ProgressLines())
+    if options.write:
+        write_entries(found.wrappers, options.write)
+    return wrappers_report(found, options.since, str(options.write or ""))
 
 
 async def _data(options: argparse.Namespace, settings: Settings) -> Report:
