@@ -255,6 +255,17 @@ def test_the_prompt_is_shown_on_request(cli: Cli, gateway: Any) -> None:
     assert "system\nAnswer from [these] passages.\n" in outcome.out
 
 
+def test_what_the_classifier_read_is_shown_on_request(cli: Cli, gateway: Any) -> None:
+    gateway.body = {**DECISION, "user_words": "May [I] bring a bicycle?"}
+    wrapped = "<system-reminder>Today is Monday.</system-reminder>May [I] bring a bicycle?"
+
+    assert "read by the classifier\nMay [I] bring a bicycle?\n" in (
+        cli("route", wrapped, "--explain", "--url", gateway.url).out
+    )
+    gateway.body = DECISION
+    assert "read by the classifier\nall of it\n" in cli("route", "x", "--explain", "--url", gateway.url).out
+
+
 def test_a_decision_as_json_is_the_gateways_response(cli: Cli, gateway: Any) -> None:
     gateway.body = DECISION
 

@@ -149,6 +149,13 @@ async def test_a_decision_can_show_the_prompt_that_would_be_sent(api: ApiClient,
     assert shown["prompt"] == engine.bodies[-1]["messages"]
 
 
+async def test_a_decision_shows_what_was_read_of_a_wrapped_text(api: ApiClient) -> None:
+    wrapped = f"<system-reminder>Be brief. Today is Monday.</system-reminder>\n{IN_POLICY}"
+    shown = await api.route(wrapped)
+    assert shown["user_words"] == IN_POLICY
+    assert "user_words" not in await api.route(IN_POLICY)
+
+
 BAD_REQUESTS: list[tuple[dict[str, Any], type[PointsmanError], str, str]] = [
     ({"messages": []}, InvalidArgument, "empty_messages", "messages"),
     ({"messages": [{"role": "robot", "content": "x"}]}, InvalidArgument, "bad_role", "messages[0].role"),

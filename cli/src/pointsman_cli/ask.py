@@ -138,6 +138,9 @@ def route(
     prompt: Annotated[
         bool, typer.Option("--prompt", help="Also build the prompt (may search the retriever) and print it.")
     ] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Also print what the classifier read of the text: the user's own words.")
+    ] = False,
     url: UrlOption = "",
     key_env: KeyEnvOption = KEY_VARIABLE,
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
@@ -155,6 +158,9 @@ def route(
         show_decision(console, to_decision(body))
     except (KeyError, TypeError) as error:
         raise CommandError(f"the gateway's decision is not as expected: {error!r}; --json shows it") from error
+    if explain:
+        console.print("\n[dim]read by the classifier[/dim]")
+        console.print(body.get("user_words") or "all of it", markup=False, highlight=False)
     for message in body.get("prompt", ()):
         console.print(f"\n[dim]{message['role']}[/dim]")
         console.print(message["content"], markup=False, highlight=False)

@@ -285,7 +285,7 @@ class RouteRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., metadata: _Optional[_Mapping[str, str]] = ..., user: _Optional[str] = ..., include_prompt: _Optional[bool] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ...) -> None: ...
 
 class RouteResponse(_message.Message):
-    __slots__ = ("decision", "prompt", "costs_usd")
+    __slots__ = ("decision", "prompt", "costs_usd", "user_words")
     class CostsUsdEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -296,10 +296,12 @@ class RouteResponse(_message.Message):
     DECISION_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     COSTS_USD_FIELD_NUMBER: _ClassVar[int]
+    USER_WORDS_FIELD_NUMBER: _ClassVar[int]
     decision: Decision
     prompt: _containers.RepeatedCompositeFieldContainer[Message]
     costs_usd: _containers.ScalarMap[str, float]
-    def __init__(self, decision: _Optional[_Union[Decision, _Mapping]] = ..., prompt: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., costs_usd: _Optional[_Mapping[str, float]] = ...) -> None: ...
+    user_words: str
+    def __init__(self, decision: _Optional[_Union[Decision, _Mapping]] = ..., prompt: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., costs_usd: _Optional[_Mapping[str, float]] = ..., user_words: _Optional[str] = ...) -> None: ...
 
 class FeedbackRequest(_message.Message):
     __slots__ = ("decision_id", "id", "rating", "correction", "right_task", "right_answer")

@@ -75,6 +75,8 @@ class GrpcStreamClient:
         told["costs_usd"] = dict(response.costs_usd)
         told["considered"] = [{"path": c.path, "outcome": c.outcome, "reason": c.reason} for c in decision.considered]
         told["probabilities"] = {p.task: p.probability for p in decision.probabilities}
+        if response.user_words:
+            told["user_words"] = response.user_words
         if include_prompt:
             told["prompt"] = [{"role": m.role, "content": m.content} for m in response.prompt]
         return told

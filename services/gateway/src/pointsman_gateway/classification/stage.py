@@ -81,7 +81,7 @@ class Classification:
             others = [await self._conversation.label([*before, Turn(rival, said_before)]) for rival in last.rivals]
             labels = _agreed([labels, *others])
         if last.wrappers:
-            notes = (*notes, str(last))
+            notes, labels = (*notes, str(last)), replace(labels, user_words=last.text)
         return replace(labels, notes=(*notes, *labels.notes)) if notes else labels
 
     def read(self, request: Request) -> str:

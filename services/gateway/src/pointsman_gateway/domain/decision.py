@@ -33,6 +33,8 @@ class Labels:
     classifier abstains."""
     notes: tuple[str, ...] = ()
     """Other remarks, such as that only a part of the text was read, or that it is in another language."""
+    user_words: str = ""
+    """What was read of the last turn; empty if that was all of it."""
 
 
 @dataclass(frozen=True, slots=True)

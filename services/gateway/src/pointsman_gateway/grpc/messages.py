@@ -26,13 +26,13 @@ from pointsman_gateway.domain import (
     Finished,
     Message,
     Path,
-    Prompt,
     Receipt,
     Request,
     Sampling,
     Started,
 )
 from pointsman_gateway.domain.request import NO_MEDIA, GivenField
+from pointsman_gateway.pipeline.pipeline import Routed
 
 RESERVED_NAMES = frozenset(
     {"model", "messages", "user", "metadata", "stream", "stream_options"}
@@ -229,12 +229,11 @@ def whole_response(started: Started, chunks: Sequence[Chunk], finished: Finished
     )
 
 
-def route_response(
-    decision: Decision, costs_usd: Mapping[str, float | None], prompt: Prompt | None
-) -> pb.RouteResponse:
+def route_response(routed: Routed, costs_usd: Mapping[str, float | None]) -> pb.RouteResponse:
     """Converts a decision without an answer; `costs_usd` is the expected cost of the request by path."""
-    messages = [pb.Message(role=m.role, content=m.content) for m in prompt.messages] if prompt else ()
-    return pb.RouteResponse(decision=_decision(decision), prompt=messages, costs_usd=_known(costs_usd))
+    messages = [pb.Message(role=m.role, content=m.content) for m in routed.prompt.messages] if routed.prompt else ()
+    decision, costs = _decision(routed.decision), _known(costs_usd)
+    return pb.RouteResponse(decision=decision, prompt=messages, costs_usd=costs, user_words=routed.user_words)
 
 
 def path_info(path: Path, why_not: str | None) -> pb.PathInfo:

@@ -186,7 +186,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
         decoded = self._decode("route", request, context)
         routed = await self._pipeline.decide(decoded, request.include_prompt)
         costs = self._pipeline.costs(decoded, routed.decision)
-        return messages.route_response(routed.decision, costs, routed.prompt)
+        return messages.route_response(routed, costs)
 
     async def Feedback(self, request: pb.FeedbackRequest, context: Context) -> pb.FeedbackResponse:
         stored = await self._feedback.take(messages.to_feedback(request, authenticated_caller.get()))

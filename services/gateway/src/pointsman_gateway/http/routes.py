@@ -10,13 +10,14 @@ from pointsman_servicekit.errors import InvalidArgument, NotFound, PermissionDen
 from pydantic import Field
 from starlette.responses import Response
 
-from pointsman_gateway.domain import Caller, Decision, Feedback, Path, PathScore, Prompt
+from pointsman_gateway.domain import Caller, Feedback, Path, PathScore
 from pointsman_gateway.domain.path import Catalog
 from pointsman_gateway.http.dependencies import HAS_RECEIPT, caller_of_request, deadline_of_request, dependencies_of
 from pointsman_gateway.http.dialects.openai.chat import RouteBody
 from pointsman_gateway.http.dialects.openai.models import OPENAI_MODELS
 from pointsman_gateway.http.dialects.registry import dialect_of
 from pointsman_gateway.http.fields import FailFastList, StrictBody
+from pointsman_gateway.pipeline.pipeline import Routed
 
 MAX_EVALUATED_ROWS = 1_000_000
 """Of one path in one evaluation, so that the sum of their scores stays exact."""
@@ -29,10 +30,11 @@ async def route(body: RouteBody, request: Request) -> Response:
     request.scope[HAS_RECEIPT] = True
     routed = await pipeline.decide(decoded, body.include_prompt)
     costs = pipeline.costs(decoded, routed.decision)
-    return JSONResponse(_decision_body(routed.decision, costs, routed.prompt))
+    return JSONResponse(_decision_body(routed, costs))
 
 
-def _decision_body(decision: Decision, costs_usd: Mapping[str, float | None], prompt: Prompt | None) -> dict[str, Any]:
+def _decision_body(routed: Routed, costs_usd: Mapping[str, float | None]) -> dict[str, Any]:
+    decision, prompt = routed.decision, routed.prompt
     body: dict[str, Any] = {
         "id": decision.id,
         "task": decision.task,
@@ -50,6 +52,8 @@ def _decision_body(decision: Decision, costs_usd: Mapping[str, float | None], pr
         "costs_usd": dict(costs_usd),
         "generation": decision.generation,
     }
+    if routed.user_words:
+        body["user_words"] = routed.user_words
     if prompt is not None:
         body["prompt"] = [{"role": m.role, "content": m.content, **m.extra} for m in prompt.messages]
     return body

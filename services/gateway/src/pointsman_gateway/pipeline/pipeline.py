@@ -55,6 +55,8 @@ class Routed:
     decision: Decision
     prompt: Prompt | None
     """None unless it was requested."""
+    user_words: str
+    """What was classified of the last turn; empty if that was all of it, or if a rule or the model's name decided."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +124,7 @@ class Pipeline:
                 if reservation is not None:
                     settle(reservation, receipt)
             record(self.request_log, request, receipt)
-        return Routed(decision, prompt)
+        return Routed(decision, prompt, labels.user_words)
 
     async def count_tokens(self, request: Request, routed: Routed) -> tuple[int, bool]:
         """Returns the number of tokens in a decision's prompt, and whether an engine has counted them exactly."""
