@@ -26,7 +26,6 @@ from pointsman_gateway.domain import (
     Request,
     Started,
     UndecidedReceipt,
-    Usage,
 )
 from pointsman_gateway.domain.conversation import ConversationStep, Step
 from pointsman_gateway.domain.outcome import CANCELLED, INTERNAL, OK
@@ -34,7 +33,8 @@ from pointsman_gateway.engines.engine_client import NOT_RESIDENT, NotLoaded, Not
 from pointsman_gateway.extensions import NothingRelevant
 from pointsman_gateway.metering.pricing import estimate_total_tokens
 from pointsman_gateway.pipeline.attempt import Attempt
-from pointsman_gateway.ports import AnswerSink, AnswerSource, RequestLog, Reservation, Tenancy
+from pointsman_gateway.pipeline.metered import record, reserve, settle
+from pointsman_gateway.ports import AnswerSink, AnswerSource, Reservation
 from pointsman_gateway.validation.stage import Judge
 
 if TYPE_CHECKING:
@@ -352,36 +352,6 @@ class RequestRun:
         finally:
             self._close_source()
             self._sink.closed()
-
-
-async def reserve(tenancy: Tenancy, request: Request, tokens: int) -> Reservation:
-    """Reserves a request and its tokens; raises ResourceExhausted, with the caller's limits, if that is refused."""
-    try:
-        return tenancy.enter_now(request.caller, tokens) or await tenancy.enter(request.caller, tokens)
-    except ResourceExhausted as error:
-        error.limits = tenancy.headers(request.caller)
-        raise
-
-
-def settle(reservation: Reservation, receipt: Receipt | UndecidedReceipt | None) -> None:
-    """Charges what a request used; nothing if its receipt could not be written, and so nobody knows."""
-    if receipt is None:
-        reservation.settle(Usage(), 0.0, INTERNAL)
-    else:
-        reservation.settle(receipt.usage, receipt.cost_usd, receipt.outcome)
-
-
-def record(
-    request_log: RequestLog,
-    request: Request,
-    receipt: Receipt | UndecidedReceipt,
-    answers: tuple[CompletedAnswer, ...] = (),
-) -> None:
-    """Writes a receipt to the write-ahead log before it returns."""
-    if isinstance(receipt, Receipt):
-        request_log.note(request, receipt.decision, receipt, answers)
-    else:
-        request_log.note_undecided(receipt)
 
 
 def _seconds_lost(error: PointsmanError) -> float:
