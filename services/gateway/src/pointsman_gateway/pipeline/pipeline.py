@@ -119,7 +119,7 @@ class Pipeline:
         """Returns the expected dollars of the request on each path that was considered."""
         return self.current().router.costs(request, decision)
 
-    def turned_away(
+    def record_rejection(
         self, operation: Operation, error: PointsmanError | None, arrived: float = 0.0, *, caller: Caller
     ) -> None:
         """Writes the receipt of a request that ended before its run. Either a server rejected it, or its client

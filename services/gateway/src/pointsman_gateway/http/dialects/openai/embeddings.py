@@ -108,7 +108,7 @@ class EmbeddingResponse(Response):
             await run_until_disconnect(scope, receive, self._answer(send))
         except (ClientDisconnected, OSError):
             if not self._has_started:
-                self._dependencies.pipeline.turned_away("embeddings", None, caller=self._wanted.request.caller)
+                self._dependencies.pipeline.record_rejection("embeddings", None, caller=self._wanted.request.caller)
 
     async def _answer(self, send: Send) -> None:
         self._has_started = True
@@ -125,7 +125,7 @@ class EmbeddingResponse(Response):
         try:
             run = embeddings.run(wanted)
         except NotFound as rejection:
-            pipeline.turned_away("embeddings", rejection, caller=wanted.request.caller)
+            pipeline.record_rejection("embeddings", rejection, caller=wanted.request.caller)
             await send_error(send, rejection, [])
             return
         try:
