@@ -115,7 +115,7 @@ class _Text(_Form):
 class _Json(_Form):
     def format(self, record: logging.LogRecord) -> str:
         failure = self.failure(record)
-        told = {
+        fields = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
             "service": self._service,
@@ -125,15 +125,15 @@ class _Json(_Form):
             "message": self.said(record),
             **({"traceback": failure} if failure else {}),
         }
-        return json.dumps(told)
+        return json.dumps(fields)
 
 
 def _message(record: logging.LogRecord) -> str:
     """Returns the record's message; an error among its arguments is formatted as in a traceback."""
     if not isinstance(record.args, tuple) or not any(isinstance(value, BaseException) for value in record.args):
         return record.getMessage()
-    told = (_named(value, False) if isinstance(value, BaseException) else value for value in record.args)
-    return str(record.msg) % tuple(told)
+    args = (_named(value, False) if isinstance(value, BaseException) else value for value in record.args)
+    return str(record.msg) % tuple(args)
 
 
 def _traceback(error: BaseException, shows_all: bool) -> Iterator[str]:

@@ -111,8 +111,8 @@ def trace_header_lines(span: Span) -> str:
 
 
 def ids_of(span: Span) -> TraceIds:
-    told = span.get_span_context()
-    return TraceIds(format_trace_id(told.trace_id), format_span_id(told.span_id), told.trace_flags.sampled)
+    context = span.get_span_context()
+    return TraceIds(format_trace_id(context.trace_id), format_span_id(context.span_id), context.trace_flags.sampled)
 
 
 def record_exception(span: Span, error: BaseException) -> None:
