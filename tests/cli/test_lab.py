@@ -62,7 +62,7 @@ def journal(tmp_path: Path) -> Iterator[tuple[str, Redis]]:
 def test_a_classifier_is_trained_from_an_example_and_its_quality_is_shown(
     cli: Cli, data_dir: Path, example: Path, tmp_path: Path
 ) -> None:
-    out = tmp_path / "helpdesk.artefact"
+    out = tmp_path / "helpdesk.artifact"
 
     outcome = cli("classifier", "fit", example, "--out", out, "--data-dir", data_dir)
 
