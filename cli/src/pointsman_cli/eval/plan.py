@@ -85,8 +85,8 @@ class JudgeScorer:
             raise
         except CommandError as error:
             return Verdict(None, f"the judge failed: {error}")
-        said = "".join(pieces).strip()
-        return Verdict(parse_score(said), said, ending.cost_usd or 0.0)
+        reply = "".join(pieces).strip()
+        return Verdict(parse_score(reply), reply, ending.cost_usd or 0.0)
 
     def _body(self, row: Row, answer: str) -> Mapping[str, Any]:
         asked = {"request": row.messages, "expected": row.output, "facts": row.facts, "answer": answer}

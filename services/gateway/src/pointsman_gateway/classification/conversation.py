@@ -81,14 +81,14 @@ class Conversation:
         user = [await self._read(turn.text) for turn in turns[:-1]]
         last = turns[-1].text
         user.append(self._keep(last, alone, cache=len(last) <= LONG_CHARACTERS) if alone else UNREAD)
-        said = [UNREAD, *[await self._read(turn.said_before) for turn in turns[1:]]]
+        assistant = [UNREAD, *[await self._read(turn.said_before) for turn in turns[1:]]]
         if all(one.probabilities is None for one in user):
             return None
         return TurnObservations(
             stack(user, len(self._tasks)),
             np.array([user_features(turn.text, one, turn.said_before) for turn, one in zip(turns, user, strict=True)]),
-            stack(said, len(self._tasks)),
-            np.array([assistant_features(one) for one in said]),
+            stack(assistant, len(self._tasks)),
+            np.array([assistant_features(one) for one in assistant]),
         )
 
     async def _read(self, text: str) -> Reading:

@@ -112,8 +112,8 @@ class Pipeline:
             count = await counter.count(model, messages, fields, request.deadline)
         if count is not None:
             return count, True
-        beside = [fields.get("tools") or "", *[message.extra or "" for message in messages]]
-        return 1 + estimate_tokens(messages) + len(json.dumps(beside)) // CHARACTERS_PER_TOKEN, False
+        others = [fields.get("tools") or "", *[message.extra or "" for message in messages]]
+        return 1 + estimate_tokens(messages) + len(json.dumps(others)) // CHARACTERS_PER_TOKEN, False
 
     def costs(self, request: Request, decision: Decision) -> Mapping[str, float | None]:
         """Returns the expected dollars of the request on each path that was considered."""
