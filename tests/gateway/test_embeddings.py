@@ -20,7 +20,7 @@ from pointsman_gateway.config.load import load_config
 from pointsman_gateway.domain import Caller, Message, Request, UndecidedReceipt, Usage
 from pointsman_gateway.embeddings.metrics import EmbeddingMetrics
 from pointsman_gateway.embeddings.models import BATCH_TEXTS, MAX_ADDED_TOKENS, MAX_HELD_BYTES, LocalEmbedder
-from pointsman_gateway.embeddings.stage import EmbeddingRequest, Embeddings, EncodedEmbeddings, PricedModel
+from pointsman_gateway.embeddings.stage import Embedder, EmbeddingRequest, Embeddings, EncodedEmbeddings, PricedModel
 from pointsman_gateway.metering.gen_ai import GenAiMetrics
 from pointsman_gateway.pipeline.admission import Admission
 from pointsman_gateway.pipeline.pipeline import Pipeline
@@ -29,6 +29,7 @@ from pointsman_servicekit.errors import DeadlineExceeded, PointsmanError, Resour
 from prometheus_client import CollectorRegistry, Gauge
 
 from tests.gateway.doubles import openai_shapes as shapes
+from tests.gateway.doubles.broken_clients import Bug
 from tests.gateway.doubles.engine import BREAK, Refusal, ScriptedEngine
 from tests.gateway.doubles.gateway import Gateway, Neighbours, open_http_client
 from tests.gateway.doubles.openai_clients import in_a_thread, opening_client
@@ -496,7 +497,7 @@ class Receipts(list[UndecidedReceipt]):
 class Stage:
     """The endpoint's pipeline with one model."""
 
-    model: LocalEmbedder
+    model: Embedder
     limits: Limits
     receipts: Receipts = field(default_factory=Receipts)
 
@@ -532,6 +533,20 @@ async def test_without_budget_nothing_is_embedded(minilm: MiniLM) -> None:
         await stage.embed(wanted("a"))
     assert (encoder.seen, limits.noted[-1]) == ([], ("settle", 0, 0, "dollars_per_day"))
     assert [(receipt.outcome, receipt.fault) for receipt in stage.receipts] == [("dollars_per_day", "limits")]
+
+
+class BrokenEmbedder:
+    async def embed(self, inputs: EmbeddingRequest) -> EncodedEmbeddings:
+        raise Bug
+
+
+async def test_a_bug_costs_nothing_and_is_the_gateways_fault() -> None:
+    limits = Limits()
+    stage = Stage(BrokenEmbedder(), limits)
+    with pytest.raises(Bug):
+        await stage.embed(wanted("a"))
+    assert limits.noted[-1] == ("settle", 0, 0, "internal")
+    assert [(receipt.outcome, receipt.fault) for receipt in stage.receipts] == [("internal", "gateway")]
 
 
 async def test_embedding_does_not_block_the_event_loop_and_cancellation_stops_after_a_slice(
