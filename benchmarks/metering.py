@@ -104,7 +104,7 @@ class NoAttempt:
     def set_prompt(self, prompt: object) -> None:
         pass
 
-    def set_opened(self, *reported: object) -> None:
+    def set_answer(self, *reported: object) -> None:
         pass
 
     def count_chunks(self, chunks: Chunks) -> None:

@@ -75,8 +75,8 @@ def measure(data: RoutingSet, options: argparse.Namespace) -> Figures:
     started = time.perf_counter()
     fitted = fit_classifier(examples, (), static, encoder, TUNING)
     fit_seconds = time.perf_counter() - started
-    artefact = _artefact(data)
-    save(fitted, fit_origin(examples, (), static, encoder, TUNING), artefact)
+    artifact = _artifact(data)
+    save(fitted, fit_origin(examples, (), static, encoder, TUNING), artifact)
     # Runs in its own process, to measure the memory of a gateway that loads the classifier.
     weight = _child(sys.executable, __file__, "--weigh", data.name, *_paths(options))
     classifier = _load(data, static, encoder)
@@ -84,7 +84,7 @@ def measure(data: RoutingSet, options: argparse.Namespace) -> Figures:
     answers, labels = answers_of(classifier, [text for text, _ in data.test])
     truth = [label for _, label in data.test]
     figures = scores(truth, answers) | _decisions(truth, labels) | _static_times(labels, answers)
-    figures |= {"fit_s": fit_seconds, "artefact_mb": artefact.stat().st_size / 1e6, **weight}
+    figures |= {"fit_s": fit_seconds, "artifact_mb": artifact.stat().st_size / 1e6, **weight}
     return {name: round(value, 4) for name, value in figures.items()}
 
 
@@ -111,10 +111,10 @@ def measure_memory(data: RoutingSet) -> Figures:
 
 def _load(data: RoutingSet, static: StaticModel, encoder: MiniLM) -> CascadeClassifier:
     expected = fit_origin(data.by_task(), (), static, encoder, TUNING)
-    return CascadeClassifier(load(_artefact(data), expected), static, encoder)
+    return CascadeClassifier(load(_artifact(data), expected), static, encoder)
 
 
-def _artefact(data: RoutingSet) -> Path:
+def _artifact(data: RoutingSet) -> Path:
     return CACHE / f"{data.name}.classifier"
 
 

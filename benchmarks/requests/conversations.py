@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from pointsman_embedding import MiniLM, StaticModel
 from pointsman_gateway.bootstrap.models import EmbeddingModels, train_classifier
-from pointsman_gateway.classification.belief import TurnEvidence, believe
+from pointsman_gateway.classification.belief import TurnObservations, believe
 from pointsman_gateway.classification.belief_parameters import COUNTS, PARAMETERS, BeliefParameters
 from pointsman_gateway.classification.cascade import CascadeClassifier
 from pointsman_gateway.classification.conversation import Conversation
@@ -63,7 +63,7 @@ class Case:
 class Rows:
     """Cases of one classifier with the same number of turns, as arrays."""
 
-    evidence: TurnEvidence
+    observations: TurnObservations
     tasks: np.ndarray
     """The number of each case's task; that of none is the number of tasks."""
     weights: np.ndarray
@@ -108,9 +108,9 @@ class ConversationBenchmark:
         for case in cases:
             turns = self._stage.turns(case.request)
             if len(turns) > 1:
-                evidence = await conversation.evidence(turns, await conversation.alone(turns[-1].text))
-                if evidence:
-                    groups[len(turns)].append((evidence, case))
+                observations = await conversation.observations(turns, await conversation.alone(turns[-1].text))
+                if observations:
+                    groups[len(turns)].append((observations, case))
         names = conversation._tasks
         return [_stacked(group, names, scale) for group in groups.values()]
 
@@ -118,12 +118,12 @@ class ConversationBenchmark:
         return [(await self._stage.label(case.request)).task == case.task for case in cases]
 
 
-def _stacked(group: Sequence[tuple[TurnEvidence, Case]], names: Sequence[str], scale: float) -> Rows:
+def _stacked(group: Sequence[tuple[TurnObservations, Case]], names: Sequence[str], scale: float) -> Rows:
     fields = ("user", "user_features", "assistant", "assistant_features")
-    arrays = (np.stack([getattr(evidence, name) for evidence, _ in group]) for name in fields)
+    arrays = (np.stack([getattr(observations, name) for observations, _ in group]) for name in fields)
     number = {name: index for index, name in enumerate(names)}
     return Rows(
-        TurnEvidence(*arrays),
+        TurnObservations(*arrays),
         np.array([number.get(case.task, len(names)) for _, case in group]),
         np.array([scale * WEIGHTS.get(case.kind, 1.0) for _, case in group]),
     )
@@ -135,7 +135,7 @@ def fit(rows: Sequence[Rows]) -> BeliefParameters:
 
     def loss(vector: np.ndarray) -> float:
         parameters = BeliefParameters.from_vector(vector)
-        sums = (one.weights @ -np.log(_of_tasks(believe(one.evidence, parameters), one.tasks)) for one in rows)
+        sums = (one.weights @ -np.log(_of_tasks(believe(one.observations, parameters), one.tasks)) for one in rows)
         return float(sum(sums) / total + REGULARIZATION * vector @ vector)
 
     start = np.zeros(sum(COUNTS))

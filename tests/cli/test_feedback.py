@@ -37,9 +37,9 @@ def test_invalid_feedback_is_not_sent(cli: Cli, gateway: Any, said: list[str]) -
 
 def test_an_error_is_one_line_with_its_code(cli: Cli, gateway: Any) -> None:
     gateway.status = 404
-    gateway.body = {"error": {"message": "no decision 'dec_0' is in the journal", "code": "unknown_decision"}}
+    gateway.body = {"error": {"message": "no decision 'dec_0' is in the request log", "code": "unknown_decision"}}
 
     outcome = cli("feedback", "dec_0", "--rating", "1", "--url", gateway.url)
 
     assert outcome.code == 1
-    assert outcome.err == "error: no decision 'dec_0' is in the journal (unknown_decision, HTTP 404)\n"
+    assert outcome.err == "error: no decision 'dec_0' is in the request log (unknown_decision, HTTP 404)\n"

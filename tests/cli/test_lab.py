@@ -47,7 +47,7 @@ def example(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def journal(tmp_path: Path) -> Iterator[tuple[str, Redis]]:
+def request_log(tmp_path: Path) -> Iterator[tuple[str, Redis]]:
     """A Redis URL, and a client of it."""
     port = free_port()
     program = [str(server_binary()), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(tmp_path), "--save", ""]
@@ -62,7 +62,7 @@ def journal(tmp_path: Path) -> Iterator[tuple[str, Redis]]:
 def test_a_classifier_is_trained_from_an_example_and_its_quality_is_shown(
     cli: Cli, data_dir: Path, example: Path, tmp_path: Path
 ) -> None:
-    out = tmp_path / "helpdesk.artefact"
+    out = tmp_path / "helpdesk.artifact"
 
     outcome = cli("classifier", "fit", example, "--out", out, "--data-dir", data_dir)
 
@@ -113,9 +113,9 @@ def test_without_a_request_log_the_examples_are_checked_nevertheless(cli: Cli, d
 
 
 def test_a_replay_is_shown_and_fails_if_too_much_would_change(
-    cli: Cli, data_dir: Path, example: Path, journal: tuple[str, Redis]
+    cli: Cli, data_dir: Path, example: Path, request_log: tuple[str, Redis]
 ) -> None:
-    url, redis = journal
+    url, redis = request_log
     for name, path in (("d1", "small_talk"), ("d2", "handbook_answer")):
         redis.xadd("{pointsman}:decisions", {"decision": name, "entry": json.dumps(_entry(name, path))})
     command = ("replay", example, "--redis", url, "--data-dir", data_dir)

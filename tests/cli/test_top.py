@@ -424,7 +424,7 @@ def test_an_unreachable_lora_server_is_reported_and_the_rest_is_shown(cli: Cli, 
     assert (shown.code, shown.err) == (0, "")
     assert "faq 100%" in said
     assert "lora-server's metrics are away: http://127.0.0.1:1/metrics cannot be reached" in said
-    assert "adapters cannot be told: lora-server cannot be reached" in said
+    assert "adapters cannot be listed: lora-server cannot be reached" in said
 
 
 @pytest.mark.parametrize(

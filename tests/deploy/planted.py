@@ -272,7 +272,7 @@ def _(c: Cluster) -> None:
     engine(c)["livenessProbe"] = {"grpc": {"port": 8083}, "timeoutSeconds": 5, "failureThreshold": 6}
 
 
-@fault("probe's scheme", "a plain probe of a TLS door")
+@fault("probe's scheme", "a plain probe of a TLS listener")
 def _(c: Cluster) -> None:
     gateway(c)["readinessProbe"]["httpGet"]["port"] = "http"
 
@@ -434,7 +434,7 @@ def _(c: Cluster) -> None:
     set_env(engine(c), "POINTSMAN_LORA_MAX_LORA_RANK", "1024")
 
 
-@fault("listens to itself", "a door that nobody outside reaches")
+@fault("listens to itself", "a listener that nobody outside reaches")
 def _(c: Cluster) -> None:
     set_env(retriever(c), "POINTSMAN_RETRIEVER_LISTEN", "127.0.0.1:8082")
 
@@ -573,7 +573,7 @@ def _(c: Cluster) -> None:
     spec(c, "PodMonitor", "engine")["podMetricsEndpoints"][0]["relabelings"][0]["replacement"] = "vllm"
 
 
-@fault("monitor's scheme", "a plain scrape of a TLS door")
+@fault("monitor's scheme", "a plain scrape of a TLS listener")
 def _(c: Cluster) -> None:
     spec(c, "PodMonitor", "gateway")["podMetricsEndpoints"][0]["port"] = "http"
 

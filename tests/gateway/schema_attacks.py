@@ -96,7 +96,7 @@ ATTACKS: dict[str, tuple[Any, ...]] = {
 """A schema, and the choices of an answer."""
 
 
-def judge(validation: Validation, schema: dict[str, Any], *choices: str) -> str:
+def ruling_of(validation: Validation, schema: dict[str, Any], *choices: str) -> str:
     """Returns the ruling of a client's schema on the choices of an answer, and its reason."""
     response_format = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
     request = Request("auto", (Message("user", "x"),), Sampling(extra={"response_format": response_format}))
@@ -104,24 +104,26 @@ def judge(validation: Validation, schema: dict[str, Any], *choices: str) -> str:
     for index, choice in enumerate(choices):
         transcript.add(Chunk(index, choice, "stop"))
     decision = Decision("d", "t", 1.0, Path("p", "tiny"), "r", "s", (), ())
-    verdict = validation.judge(request, decision).verdicts(transcript)[-1]
+    verdict = validation.checks(request, decision).verdicts(transcript)[-1]
     return f"{verdict.ruling}: {verdict.reason}"
 
 
 def measure(name: str) -> None:
     """Prints CPU seconds, memory and ruling of an attack, by a process that has met no other one."""
     validation = Validation({"t": [("complete", Complete(True))]})
-    judge(validation, {"type": "object", "properties": {"a": {"pattern": "^a"}}}, '{"a": "b"}')  # touches the library
+    ruling_of(
+        validation, {"type": "object", "properties": {"a": {"pattern": "^a"}}}, '{"a": "b"}'
+    )  # touches the library
     with cost_of(os.getpid()) as cost:
         began = time.process_time()
-        ruling = judge(validation, *ATTACKS[name])
+        ruling = ruling_of(validation, *ATTACKS[name])
         seconds = time.process_time() - began
     sys.stdout.write(json.dumps([name, seconds, cost.peak_mib, ruling]) + "\n")
     sys.stdout.flush()
 
 
 def main() -> None:
-    judge(Validation({}), {}, "1")  # loads the library
+    ruling_of(Validation({}), {}, "1")  # loads the library
     for name in ATTACKS:
         child = os.fork()
         if not child:

@@ -38,6 +38,7 @@ async def link(valkey: Valkey) -> AsyncIterator[SlowLink]:
 @pytest.fixture
 async def guarded(neighbours: Neighbours, link: SlowLink, tmp_path: Path) -> AsyncIterator[Gateway]:
     neighbours.settings |= {"auth": "on", "redis_url": link.url, "wal_dir": tmp_path / "wal"}
+    neighbours.config.models["embeddings"] = {"minilm": {"local": True, "usd_per_million_tokens": 0.5}}
     await neighbours.ready()
     async with neighbours.gateway() as gateway:
         yield gateway
@@ -182,6 +183,17 @@ async def test_limits_are_reported_before_and_when_they_are_reached(guarded: Gat
         await all_of(ask(guarded, issued.credential.text) for _ in range(3))  # a new minute may have begun
     assert refused.value.code == "requests_per_minute"
     assert refused.value.limits["x-ratelimit-remaining-requests"] == "0"
+
+
+async def test_limits_are_reported_with_rejected_embeddings(guarded: Gateway, valkey: Valkey) -> None:
+    issued = await issue(valkey.url, limits=Limits(requests_per_minute=1))
+    async with open_http_client(guarded) as client:
+        client.headers["authorization"] = f"Bearer {issued.credential.text}"
+        # A minute may end between two requests.
+        answers = [await client.post("/v1/embeddings", json={"model": "minilm", "input": "a"}) for _ in range(4)]
+    rejected = [answer for answer in answers if answer.status_code == 429]
+    assert rejected
+    assert rejected[0].headers["x-ratelimit-limit-requests"] == "1"
 
 
 @API_CLIENTS

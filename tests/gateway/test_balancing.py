@@ -8,7 +8,7 @@ from pointsman_gateway.config.engine_config import BreakerConfig
 from pointsman_gateway.domain import Message, Path
 from pointsman_gateway.engines.engine_state import Engine, EngineState
 from pointsman_gateway.engines.engines import Engines
-from pointsman_gateway.engines.failover import Candidates, hash_prefix
+from pointsman_gateway.engines.failover import TargetQueue, hash_prefix
 
 from tests.gateway.doubles.clocks import Clock
 
@@ -40,7 +40,7 @@ def engines(states: list[EngineState]) -> Engines:
 
 
 def choice(engines: Engines, key: int = 0, path: Path = PLAIN, bound: float = 1.25) -> str:
-    target = Candidates(engines.targets(path), key, bound).take()
+    target = TargetQueue(engines.targets(path), key, bound).take()
     assert target
     return target.engine.name
 
@@ -99,7 +99,7 @@ def test_an_engine_due_for_a_probe_gets_exactly_one_request(
 
 
 def test_each_engine_is_tried_once(engines: Engines) -> None:
-    candidates = Candidates(engines.targets(PLAIN), 1, 1.25)
+    candidates = TargetQueue(engines.targets(PLAIN), 1, 1.25)
     taken = [target.engine.name for target in iter(candidates.take, None)]
     assert sorted(taken) == ["a", "b", "c"]
     assert not candidates.any_left
@@ -135,5 +135,5 @@ def test_a_choice_costs_microseconds() -> None:
 def _seconds(engines: Engines, messages: list[Message]) -> float:
     started = time.perf_counter()
     for _ in range(100):
-        Candidates(engines.targets(PLAIN), hash_prefix(messages), 1.25).take()
+        TargetQueue(engines.targets(PLAIN), hash_prefix(messages), 1.25).take()
     return (time.perf_counter() - started) / 100

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pointsman_gateway.classification.belief import (
     Reading,
-    TurnEvidence,
+    TurnObservations,
     assistant_features,
     believe,
     stack,
@@ -24,9 +24,9 @@ def reading(task: int, probability: float = 0.85, score: float = 1.0) -> Reading
     return Reading(np.array([probability if one == task else others for one in range(TASKS)], np.float32), score)
 
 
-def evidence(*turns: tuple[str, Reading, Reading]) -> TurnEvidence:
+def observations(*turns: tuple[str, Reading, Reading]) -> TurnObservations:
     """Takes each turn of the user, its reading, and that of what the assistant said before."""
-    return TurnEvidence(
+    return TurnObservations(
         stack([user for _, user, _ in turns], TASKS),
         np.array([user_features(text, user, "Well.") for text, user, _ in turns]),
         stack([said for _, _, said in turns], TASKS),
@@ -35,7 +35,7 @@ def evidence(*turns: tuple[str, Reading, Reading]) -> TurnEvidence:
 
 
 def belief(*turns: tuple[str, Reading, Reading]) -> list[float]:
-    return list(believe(evidence(*turns), PARAMETERS).tolist())
+    return list(believe(observations(*turns), PARAMETERS).tolist())
 
 
 def test_a_belief_is_a_probability_for_each_task_and_last_for_none() -> None:
@@ -68,10 +68,10 @@ def test_the_lower_the_score_the_likelier_is_no_task() -> None:
 
 
 def test_several_conversations_at_once_are_believed_as_each_alone() -> None:
-    one = evidence((WHOLE, reading(2), NOTHING), ("yes", NOTHING, reading(1)))
-    other = evidence((WHOLE, reading(0, score=-2.0), NOTHING), ("and by bicycle?", reading(3), reading(0)))
-    both = TurnEvidence(
-        *(np.stack([getattr(each, field.name) for each in (one, other)]) for field in fields(TurnEvidence))
+    one = observations((WHOLE, reading(2), NOTHING), ("yes", NOTHING, reading(1)))
+    other = observations((WHOLE, reading(0, score=-2.0), NOTHING), ("and by bicycle?", reading(3), reading(0)))
+    both = TurnObservations(
+        *(np.stack([getattr(each, field.name) for each in (one, other)]) for field in fields(TurnObservations))
     )
     together = believe(both, PARAMETERS)
     assert together == pytest.approx(np.stack([believe(one, PARAMETERS), believe(other, PARAMETERS)]))

@@ -79,8 +79,8 @@ def test_the_cheapest_good_and_fast_path_is_chosen_and_a_dearer_one_is_its_fallb
     [
         (POOR, "quality 0.71, at least 0.54 of 25 ratings: under the floor 0.80"),
         (SLOW, "p95 4.2 s: over 2.0 s"),
-        (UNTRIED, "no evidence (3 of 20 ratings): exploration rate 5 %"),
-        (PathEvidence(), "no evidence (0 of 20 ratings): exploration rate 5 %"),
+        (UNTRIED, "too few ratings (3 of 20): exploration rate 5 %"),
+        (PathEvidence(), "too few ratings (0 of 20): exploration rate 5 %"),
     ],
 )
 def test_a_path_that_is_not_good_or_fast_or_known_is_skipped_however_cheap(evidence: PathEvidence, why: str) -> None:
@@ -125,7 +125,7 @@ def test_ratings_of_traffic_outweigh_an_evaluation_in_time() -> None:
 def test_evaluations_do_not_count_if_the_policy_says_so() -> None:
     terms = TERMS.model_copy(update={"max_evaluation_ratings": 0})
     wanted = planned(candidate("cheap", EVALUATED, 1e-6), candidate("dear", GOOD, 9e-6), terms=terms)
-    assert wanted.explanations["cheap"] == "no evidence (0 of 20 ratings): exploration rate 5 %"
+    assert wanted.explanations["cheap"] == "too few ratings (0 of 20): exploration rate 5 %"
 
 
 # -- nothing is good enough
@@ -134,7 +134,7 @@ def test_evaluations_do_not_count_if_the_policy_says_so() -> None:
 def test_without_evidence_the_first_path_is_chosen() -> None:
     wanted = planned(candidate("first", PathEvidence(), 9e-6), candidate("second", UNTRIED, 1e-6))
     assert (wanted.paths, wanted.reason) == (("first",), "policy:none_good_enough")
-    assert wanted.explanations["first"].startswith("none is known to be good enough yet; no evidence (0 of 20 ratings)")
+    assert wanted.explanations["first"].startswith("none is known to be good enough yet; too few ratings (0 of 20)")
 
 
 def test_if_none_is_good_enough_the_one_with_the_highest_bound_is_chosen() -> None:
@@ -166,7 +166,7 @@ def test_the_chosen_path_is_not_explored() -> None:
 def test_an_explored_path_says_so_and_the_good_one_is_its_fallback() -> None:
     wanted = planned(candidate("cheap", UNTRIED, 1e-6), candidate("dear", GOOD, 9e-6), where=0.01)
     assert (wanted.paths, wanted.reason) == (("cheap", "dear"), "policy:trial")
-    assert wanted.explanations["cheap"] == "on trial; no evidence (3 of 20 ratings): exploration rate 5 %"
+    assert wanted.explanations["cheap"] == "on trial; too few ratings (3 of 20): exploration rate 5 %"
 
 
 @pytest.mark.parametrize("evidence", [POOR, PathEvidence(ratings=3, answers=100, p95_seconds=4.2)])
@@ -417,10 +417,10 @@ def weighed(request: pytest.FixtureRequest) -> None:
 async def test_every_api_reports_the_considered_paths(api: ApiClient) -> None:
     routed = await api.route(IN_TRIAGE)
     assert (routed["path"], routed["reason"]) == ("triage_adapter", "policy:none_good_enough")
-    no_evidence = "no evidence (0 of 20 ratings): exploration rate 0 %"
+    too_few = "too few ratings (0 of 20): exploration rate 0 %"
     assert [(row["path"], row["outcome"], row["reason"]) for row in routed["considered"]] == [
-        ("triage_adapter", "chosen", f"none is known to be good enough yet; {no_evidence}"),
-        ("triage_few_shot", "fallback", no_evidence),
+        ("triage_adapter", "chosen", f"none is known to be good enough yet; {too_few}"),
+        ("triage_few_shot", "fallback", too_few),
         ("safe_start", "fallback", "in reserve"),
     ]
 

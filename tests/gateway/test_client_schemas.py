@@ -22,7 +22,7 @@ from tests.gateway.doubles.api_clients import ApiClient
 from tests.gateway.doubles.config_folder import IN_TRIAGE
 from tests.gateway.doubles.engine import ScriptedEngine, answer
 from tests.gateway.doubles.gateway import Gateway, Neighbours
-from tests.gateway.schema_attacks import ATTACKS, judge
+from tests.gateway.schema_attacks import ATTACKS, ruling_of
 
 MAX_SECONDS = 0.05
 """CPU time. The limits are meant to keep it under 0.01 s; the rest is for a busy machine."""
@@ -69,7 +69,7 @@ UNJUDGED = [
 
 @pytest.mark.parametrize(("name", "reason"), UNJUDGED)
 def test_a_verdict_names_the_limit_that_a_schema_exceeds(name: str, reason: str) -> None:
-    ruling = judge(validation(), *ATTACKS[name])
+    ruling = ruling_of(validation(), *ATTACKS[name])
 
     assert ruling.startswith("unjudged: ")
     assert reason in ruling
@@ -212,20 +212,23 @@ ORDINARY = [
 
 @pytest.mark.parametrize(("schema", "good", "bad"), ORDINARY)
 def test_an_ordinary_schema_is_checked(schema: dict[str, Any], good: Any, bad: Any) -> None:
-    assert judge(validation(), schema, json.dumps(good)) == "accepted: "
-    assert judge(validation(), schema, json.dumps(bad)).startswith("refused: ")
+    assert ruling_of(validation(), schema, json.dumps(good)) == "accepted: "
+    assert ruling_of(validation(), schema, json.dumps(bad)).startswith("refused: ")
 
 
 def test_a_refusal_says_what_is_wrong_if_that_is_cheap() -> None:
-    assert judge(validation(), USER_INTERFACE, json.dumps(interface(3, 1, type="marquee"))) == (
+    assert ruling_of(validation(), USER_INTERFACE, json.dumps(interface(3, 1, type="marquee"))) == (
         'refused: the value is not one of "div", "button" or 4 other candidates '
         "at 'children.0.children.0.children.0.type'"
     )
-    assert judge(validation(), *ATTACKS["a tree of 3 alternatives, 9 levels"]) == "refused: the schema is not satisfied"
+    assert (
+        ruling_of(validation(), *ATTACKS["a tree of 3 alternatives, 9 levels"])
+        == "refused: the schema is not satisfied"
+    )
 
 
 def test_a_long_answer_is_not_checked() -> None:
-    ruling = judge(validation(), {"type": "string"}, json.dumps("x" * MAX_ANSWER_CHARACTERS))
+    ruling = ruling_of(validation(), {"type": "string"}, json.dumps("x" * MAX_ANSWER_CHARACTERS))
 
     assert ruling == f"unjudged: the answer has over {MAX_ANSWER_CHARACTERS:,} characters"
 

@@ -5,6 +5,8 @@ import base64
 import json
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +17,19 @@ import pytest
 from pointsman_embedding import MiniLM
 from pointsman_gateway.config.field_types import ConfigError
 from pointsman_gateway.config.load import load_config
-from pointsman_gateway.domain import Caller, Request, UndecidedReceipt, Usage
+from pointsman_gateway.domain import Caller, Message, Request, UndecidedReceipt, Usage
 from pointsman_gateway.embeddings.metrics import EmbeddingMetrics
 from pointsman_gateway.embeddings.models import BATCH_TEXTS, MAX_ADDED_TOKENS, MAX_HELD_BYTES, LocalEmbedder
-from pointsman_gateway.embeddings.stage import EmbeddingRequest, Embeddings, PricedModel
+from pointsman_gateway.embeddings.stage import Embedder, EmbeddingRequest, Embeddings, EncodedEmbeddings, PricedModel
 from pointsman_gateway.metering.gen_ai import GenAiMetrics
+from pointsman_gateway.pipeline.admission import Admission
+from pointsman_gateway.pipeline.pipeline import Pipeline
 from pointsman_servicekit.buffer_budget import BufferedBytesBudget
 from pointsman_servicekit.errors import DeadlineExceeded, PointsmanError, ResourceExhausted
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Gauge
 
 from tests.gateway.doubles import openai_shapes as shapes
+from tests.gateway.doubles.broken_clients import Bug
 from tests.gateway.doubles.engine import BREAK, Refusal, ScriptedEngine
 from tests.gateway.doubles.gateway import Gateway, Neighbours, open_http_client
 from tests.gateway.doubles.openai_clients import in_a_thread, opening_client
@@ -463,7 +468,7 @@ class Limits:
     def headers(self) -> dict[str, str]:
         return {"x-ratelimit-remaining-tokens": str(len(self.noted))}
 
-    async def enter(self, caller: Caller, tokens: int) -> "Limits":
+    def enter_now(self, caller: Caller, tokens: int) -> "Limits":
         self.noted.append(("enter", caller.key, tokens))
         return self
 
@@ -476,48 +481,72 @@ class Limits:
         self.noted.append(("settle", usage.prompt_tokens, round(usd * 1e6, 6), outcome))
 
 
-class Place:
-    def __init__(self, request: Request) -> None:
-        pass
-
-    async def __aenter__(self) -> None:
-        pass
-
-    async def __aexit__(self, *error: object) -> None:
-        pass
+def wanted(*texts: str, deadline: float = float("inf")) -> EmbeddingRequest:
+    request = Request("m", (Message("user", texts[0]),), caller=Caller(key="k"), deadline=deadline)
+    return EmbeddingRequest(request, texts)
 
 
 class Receipts(list[UndecidedReceipt]):
-    """Implements the stage's `RequestLog`."""
+    """Implements `RequestLog`, as far as it is called."""
 
     def note_undecided(self, receipt: UndecidedReceipt) -> None:
         self.append(receipt)
 
 
-def wanted(*texts: str, deadline: float = float("inf")) -> EmbeddingRequest:
-    return EmbeddingRequest(Request("m", (), caller=Caller(key="k"), deadline=deadline), texts)
+@dataclass
+class Stage:
+    """The endpoint's pipeline with one model."""
 
+    model: Embedder
+    limits: Limits
+    receipts: Receipts = field(default_factory=Receipts)
 
-def stage(model: LocalEmbedder, limits: Limits) -> Embeddings:
-    metrics = EmbeddingMetrics(CollectorRegistry(), GenAiMetrics(CollectorRegistry()))
-    tenancy: Any = limits  # it has the methods that the stage calls
-    request_log: Any = Receipts()
-    return Embeddings({"m": PricedModel("m", model, 2.0)}, tenancy, metrics, request_log, BufferedBytesBudget(1000))
+    async def embed(self, inputs: EmbeddingRequest) -> EncodedEmbeddings:
+        return await self._pipeline.embed(self._embeddings.run(inputs))
+
+    @cached_property
+    def _embeddings(self) -> Embeddings:
+        metrics = EmbeddingMetrics(CollectorRegistry(), GenAiMetrics(CollectorRegistry()))
+        return Embeddings({"m": PricedModel("m", self.model, 2.0)}, metrics, BufferedBytesBudget(1000))
+
+    @cached_property
+    def _pipeline(self) -> Pipeline:
+        admission = Admission(2, Gauge("in_flight", "Inside.", registry=None))
+        tenancy: Any = self.limits  # it has the methods that are called
+        request_log: Any = self.receipts
+        stages: Any = None  # of answers
+        return Pipeline(admission, tenancy, stages, request_log)
 
 
 async def test_the_reservation_is_settled_with_the_actual_usage(minilm: MiniLM) -> None:
     limits = Limits()
-    got = await stage(LocalEmbedder(minilm), limits).embed(wanted("a", "b" * 400), Place)
+    got = await Stage(LocalEmbedder(minilm), limits).embed(wanted("a", "b" * 400))
     assert got.headers == {"x-ratelimit-remaining-tokens": "3"}
     assert limits.noted == [("enter", "k", 102), ("afford", 204), ("settle", got.tokens, 2 * got.tokens, "ok")]
 
 
 async def test_without_budget_nothing_is_embedded(minilm: MiniLM) -> None:
     limits, encoder = Limits(), SlowEncoder(minilm)
-    limits.refuses = ResourceExhausted("the budget is used up", code="budget")
+    stage = Stage(LocalEmbedder(encoder), limits)
+    limits.refuses = ResourceExhausted("the budget is used up", code="dollars_per_day")
     with pytest.raises(ResourceExhausted):
-        await stage(LocalEmbedder(encoder), limits).embed(wanted("a"), Place)
-    assert (encoder.seen, limits.noted[-1]) == ([], ("settle", 0, 0, "budget"))
+        await stage.embed(wanted("a"))
+    assert (encoder.seen, limits.noted[-1]) == ([], ("settle", 0, 0, "dollars_per_day"))
+    assert [(receipt.outcome, receipt.fault) for receipt in stage.receipts] == [("dollars_per_day", "limits")]
+
+
+class BrokenEmbedder:
+    async def embed(self, inputs: EmbeddingRequest) -> EncodedEmbeddings:
+        raise Bug
+
+
+async def test_a_bug_costs_nothing_and_is_the_gateways_fault() -> None:
+    limits = Limits()
+    stage = Stage(BrokenEmbedder(), limits)
+    with pytest.raises(Bug):
+        await stage.embed(wanted("a"))
+    assert limits.noted[-1] == ("settle", 0, 0, "internal")
+    assert [(receipt.outcome, receipt.fault) for receipt in stage.receipts] == [("internal", "gateway")]
 
 
 async def test_embedding_does_not_block_the_event_loop_and_cancellation_stops_after_a_slice(
@@ -525,7 +554,7 @@ async def test_embedding_does_not_block_the_event_loop_and_cancellation_stops_af
 ) -> None:
     limits, encoder = Limits(), SlowEncoder(minilm)
     texts = [f"text {number}" for number in range(10 * BATCH_TEXTS)]
-    embedding = asyncio.create_task(stage(LocalEmbedder(encoder), limits).embed(wanted(*texts), Place))
+    embedding = asyncio.create_task(Stage(LocalEmbedder(encoder), limits).embed(wanted(*texts)))
     await until(lambda: encoder.seen)  # the event loop runs while the thread is blocked
     embedding.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -537,10 +566,10 @@ async def test_embedding_does_not_block_the_event_loop_and_cancellation_stops_af
 
 async def test_a_short_request_is_interleaved_with_a_long_one(minilm: MiniLM) -> None:
     encoder = SlowEncoder(minilm)
-    embeddings = stage(LocalEmbedder(encoder), Limits())
-    long = asyncio.create_task(embeddings.embed(wanted(*(f"t{n}" for n in range(4 * BATCH_TEXTS))), Place))
+    embeddings = Stage(LocalEmbedder(encoder), Limits())
+    long = asyncio.create_task(embeddings.embed(wanted(*(f"t{n}" for n in range(4 * BATCH_TEXTS)))))
     await until(lambda: encoder.seen)
-    short = asyncio.create_task(embeddings.embed(wanted("short"), Place))
+    short = asyncio.create_task(embeddings.embed(wanted("short")))
     encoder.gate.set()
     await asyncio.gather(long, short)
     assert encoder.seen.index(("short",)) < len(encoder.seen) - 1
@@ -549,7 +578,7 @@ async def test_a_short_request_is_interleaved_with_a_long_one(minilm: MiniLM) ->
 async def test_the_deadline_applies_to_the_gateways_own_model(minilm: MiniLM) -> None:
     encoder, limits = SlowEncoder(minilm), Limits()
     with pytest.raises(DeadlineExceeded):
-        await stage(LocalEmbedder(encoder), limits).embed(wanted("a", deadline=0.0), Place)
+        await Stage(LocalEmbedder(encoder), limits).embed(wanted("a", deadline=0.0))
     assert limits.noted[-1] == ("settle", 0, 0, "deadline_exceeded")
     encoder.gate.set()
 

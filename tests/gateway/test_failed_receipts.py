@@ -28,7 +28,7 @@ class BrokenMeter(Meter):
     def finish(self, outcome: str, error: PointsmanError | None = None) -> Receipt | UndecidedReceipt:
         raise Bug
 
-    def finish_route(self) -> Receipt:
+    def finish_route(self, outcome: str, error: PointsmanError | None = None) -> Receipt | UndecidedReceipt:
         raise Bug
 
 

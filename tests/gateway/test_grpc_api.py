@@ -377,9 +377,9 @@ class Overheard:
         self.callers.append(request.caller)
         return await self.pipeline.decide(request, *wanted)
 
-    def turned_away(self, *request: Any, caller: Caller) -> None:
+    def record_rejection(self, *request: Any, caller: Caller) -> None:
         self.callers.append(caller)
-        self.pipeline.turned_away(*request, caller=caller)
+        self.pipeline.record_rejection(*request, caller=caller)
 
     def costs(self, *routed: Any) -> Any:
         return self.pipeline.costs(*routed)

@@ -48,7 +48,7 @@ def test_the_file_goes_to_the_folder_or_the_named_place_and_its_content_is_repor
 
     code, found, told = fit(config_folder.write())
 
-    assert (code, Path(found["file"])) == (0, config_folder.folder / "classifier.artefact")
+    assert (code, Path(found["file"])) == (0, config_folder.folder / "classifier.artifact")
     assert Path(found["file"]).stat().st_size == found["bytes"]
     assert {task["task"]: (task["examples"], task["target_coverage"]) for task in found["tasks"]} == {
         "triage": (6, 0.95), "policy": (6, 0.95), "chat": (6, 0.8),
@@ -90,7 +90,7 @@ def test_examples_that_cannot_be_learned_from_are_refused_in_one_line(
     assert (code, found, errors.count("\n")) == (1, {}, 1)
     assert errors.startswith("error: ")
     assert told in errors
-    assert not (config_folder.folder / "classifier.artefact").exists()
+    assert not (config_folder.folder / "classifier.artifact").exists()
 
 
 def test_a_missing_file_of_examples_is_named(config_folder: ConfigFolder, fit: Fit) -> None:

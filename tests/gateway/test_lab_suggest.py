@@ -80,17 +80,17 @@ async def test_the_request_log_shows_missing_tasks_and_misclassified_requests(
     code, told = await suggest(config_folder.write(), "--redis", valkey.url, "--write", str(file))
 
     assert code == 0
-    journal = told["request_log"]
-    assert (journal["abstained"], journal["without_text"]) == (6, 0)
-    [group] = journal["groups"]
+    of_log = told["request_log"]
+    assert (of_log["abstained"], of_log["without_text"]) == (6, 0)
+    [group] = of_log["groups"]
     assert (group["requests"], group["texts"]) == (5, 4)
     assert set(group["examples"]) < set(PASSWORD)
     assert "password" in group["words"]
-    assert [(p["text"], p["task"], p["decided"]) for p in journal["proposals"]] == [
+    assert [(p["text"], p["task"], p["decided"]) for p in of_log["proposals"]] == [
         (IN_POLICY, "policy", "triage"),
         (IN_CHAT, "smalltalk", "triage"),
     ]
-    assert journal["unknown_tasks"] == ["smalltalk"]
+    assert of_log["unknown_tasks"] == ["smalltalk"]
     assert [json.loads(line) for line in file.read_text().splitlines()] == [
         {"text": IN_POLICY, "task": "policy", "decision": "taken for another"},
         {"text": IN_CHAT, "task": "smalltalk", "decision": "of no task that there is"},
@@ -118,9 +118,9 @@ async def test_texts_that_were_not_stored_are_only_counted(
 
     _, told = await suggest(config_folder.write(), "--redis", valkey.url)
 
-    journal = told["request_log"]
-    assert (journal["abstained"], journal["without_text"], journal["corrections_without_text"]) == (6, 6, 2)
-    assert (journal["groups"], journal["proposals"]) == ([], [])
+    of_log = told["request_log"]
+    assert (of_log["abstained"], of_log["without_text"], of_log["corrections_without_text"]) == (6, 6, 2)
+    assert (of_log["groups"], of_log["proposals"]) == ([], [])
 
 
 async def _remember(harness: RequestLogHarness) -> None:

@@ -74,7 +74,7 @@ async def test_running_requests_end_and_new_ones_are_rejected_during_shutdown(
         asked = asyncio.create_task(client.post("/v1/chat/completions", json=body))
         await until(lambda: engine.sent == 2)
         process.send_signal(signal.SIGTERM)
-        await _turned_away(client, body)
+        await _rejecting(client, body)
         async with open_channel(grpc_address) as channel:
             with pytest.raises(Unavailable, match="the gateway is shutting down"):
                 await GrpcStreamClient(channel).ask(IN_CHAT)
@@ -89,7 +89,7 @@ async def _ready(client: httpx.AsyncClient) -> None:
             await asyncio.sleep(0.01)
 
 
-async def _turned_away(client: httpx.AsyncClient, body: dict[str, Any]) -> None:
+async def _rejecting(client: httpx.AsyncClient, body: dict[str, Any]) -> None:
     """Returns once new requests are rejected."""
     async with asyncio.timeout(10):
         while (await client.post("/v1/route", json=body)).status_code != 503:  # noqa: ASYNC110  # another process

@@ -1,8 +1,11 @@
 """Every field of a receipt reaches every encoder, or the encoder states why it omits the field."""
 
+import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 from pointsman_gateway.console.decisions import to_row
@@ -16,6 +19,7 @@ from pointsman_gateway.domain import (
     UndecidedReceipt,
     Usage,
 )
+from pointsman_gateway.domain.request import Operation
 from pointsman_gateway.grpc import messages
 from pointsman_gateway.http.dialects.openai.chat_encoder import completion
 from pointsman_gateway.request_log.entry import PendingEntry, to_entry, to_undecided_json
@@ -31,6 +35,8 @@ from pointsman_gateway.request_log.wal_records import (
 
 from tests.gateway.doubles.request_logs import REQUEST, decision
 
+ROOT = Path(__file__).parents[2]
+OPERATIONS = set(get_args(Operation))
 NOW = 1_700_000_000.0
 DECISION = decision()
 
@@ -162,6 +168,19 @@ def test_every_field_of_a_receipt_without_a_decision_is_encoded(encode: Callable
         name for name in UNDECIDED_CHANGED if encode(changed(UNDECIDED, UNDECIDED_CHANGED, name)) != encode(UNDECIDED)
     }
     assert encoded == set(UNDECIDED_CHANGED)
+
+
+def test_the_page_on_the_request_log_describes_every_field_of_an_entry() -> None:
+    chapter = (ROOT / "docs/request_log.md").read_text().split("\n## Entries\n")[1].split("\n## ")[0]
+    table, undecided = chapter.split("Requests without a decision")
+    rows = re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
+    assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == names_in(encode_for_request_log(RECEIPT))
+    listed = undecided.split("Their `entry` has ")[1].split("\n")[0]
+    assert set(re.findall(r"`(\w+)`", listed)) - OPERATIONS == names_in(to_undecided_json(UNDECIDED, NOW))
+
+
+def names_in(entry: object) -> set[str]:
+    return set(json.loads(str(entry)))
 
 
 def changed(receipt: Any, values: Mapping[str, object], name: str) -> Any:

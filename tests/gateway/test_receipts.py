@@ -96,7 +96,7 @@ ENDS: Mapping[str, End] = {
     ),
     "named what there is not": End("unknown_model", "caller", model="junk"),
     "empty": End("ok", "none", "safe_start", text=" "),
-    "turned away": End("shutting_down", "gateway", before=_closed),
+    "rejected while shutting down": End("shutting_down", "gateway", before=_closed),
 }
 
 

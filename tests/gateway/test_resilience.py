@@ -10,10 +10,10 @@ from pointsman_gateway.config.models_file import ResilienceConfig, RetryConfig
 from pointsman_gateway.domain import Chunks, Decision, Message, Path, Prompt, Request
 from pointsman_gateway.engines.engine_state import Engine, EngineState
 from pointsman_gateway.engines.engines import Engines, EngineSettings
-from pointsman_gateway.engines.failover import Candidates, hash_prefix
+from pointsman_gateway.engines.failover import TargetQueue, hash_prefix
 from pointsman_gateway.engines.metrics import EngineMetrics, EngineStates
 from pointsman_gateway.engines.stage import EngineBackend
-from pointsman_gateway.ports import OpenAnswer
+from pointsman_gateway.ports import AnswerStream
 from pointsman_servicekit.errors import DeadlineExceeded, InvalidArgument, Unavailable
 from prometheus_client import CollectorRegistry
 
@@ -46,12 +46,12 @@ class Bench:
         metrics = EngineMetrics(self.registry)
         self._backends = EngineBackend(self.engines, self.client, asyncio.get_running_loop().time, config, metrics)
 
-    async def open(self, seconds: float = 30.0) -> OpenAnswer:
+    async def call(self, seconds: float = 30.0) -> AnswerStream:
         deadline = asyncio.get_running_loop().time() + seconds
-        return await self._backends.open(Request("auto", PROMPT.messages, deadline=deadline), DECISION, PROMPT)
+        return await self._backends.call(Request("auto", PROMPT.messages, deadline=deadline), DECISION, PROMPT)
 
     async def ask(self, seconds: float = 30.0) -> str:
-        return text_of([chunks async for chunks in chunks_of((await self.open(seconds)).source)])
+        return text_of([chunks async for chunks in chunks_of((await self.call(seconds)).source)])
 
     def first(self) -> str:
         """The engine that is chosen first for this prompt; the other one is `second`."""
@@ -61,7 +61,7 @@ class Bench:
         return self._order()[1]
 
     def _order(self) -> list[str]:
-        candidates = Candidates(self.engines.targets(PLAIN), hash_prefix(PROMPT.messages), 1.25)
+        candidates = TargetQueue(self.engines.targets(PLAIN), hash_prefix(PROMPT.messages), 1.25)
         return [target.engine.name for target in iter(candidates.take, None)]
 
     def metric(self, name: str, **labels: str) -> float:
@@ -309,14 +309,14 @@ async def test_disconnects_from_a_busy_engine_do_not_count_against_it() -> None:
     bench = Bench("a", breaker=BreakerConfig(consecutive_failures=1))
     go_on = asyncio.Event()
     bench.client.says("a", go_on, "hello")
-    waiting = asyncio.create_task(bench.open())
+    waiting = asyncio.create_task(bench.call())
     await until(lambda: bench.client.running["a"])
     bench.clock.passes(6)
-    other = asyncio.create_task(bench.open())
+    other = asyncio.create_task(bench.call())
     go_on.set()
-    opened = await other
+    answer = await other
     assert bench.states["a"].breaker.closed
-    opened.source.close()
+    answer.source.close()
     (await waiting).source.close()
     bench.client.says("a", asyncio.Event())
     await given_up(bench, after=1)  # too early to conclude anything
@@ -339,11 +339,11 @@ async def test_a_late_first_token_starts_a_hedge() -> None:
     bench = Bench(hedge_after_seconds=0.02)
     first, second = bench.first(), bench.second()
     bench.client.says(first, asyncio.Event())
-    opened = await bench.open()
+    answer = await bench.call()
     assert bench.client.asked == [first, second]
     assert bench.client.running[first] == 0  # let go of
-    assert opened.hedged == 1
-    assert text_of([chunks async for chunks in chunks_of(opened.source)]) == "hello"
+    assert answer.hedged == 1
+    assert text_of([chunks async for chunks in chunks_of(answer.source)]) == "hello"
     assert bench.metric("hedges_total", engine=first, outcome="won") == 1
 
 
@@ -363,7 +363,7 @@ async def test_the_first_engine_may_still_win() -> None:
 
 async def test_a_fast_engine_is_never_hedged() -> None:
     bench = Bench(hedge_after_seconds=30)
-    assert (await bench.open()).hedged == 0
+    assert (await bench.call()).hedged == 0
     assert len(bench.client.asked) == 1
 
 
@@ -423,10 +423,10 @@ async def test_an_engine_is_busy_from_request_to_end_of_answer() -> None:
     bench = Bench("a")
     go_on = asyncio.Event()
     bench.client.says("a", "hel", go_on, "lo")
-    opened = await bench.open()
+    answer = await bench.call()
     assert bench.metric("engine_in_flight", engine="a") == 1
     go_on.set()
-    assert text_of([chunks async for chunks in chunks_of(opened.source)]) == "hello"
+    assert text_of([chunks async for chunks in chunks_of(answer.source)]) == "hello"
     assert bench.metric("engine_in_flight", engine="a") == 0
     assert bench.metric("engine_attempts_total", engine="a", outcome="ok") == 1
 
@@ -434,8 +434,8 @@ async def test_an_engine_is_busy_from_request_to_end_of_answer() -> None:
 async def test_an_engine_is_released_however_its_answer_ends() -> None:
     bench = Bench("a")
     bench.client.says("a", "hel", asyncio.Event())
-    async with aclosing(chunks_of((await bench.open()).source)) as chunks:  # type: ignore[type-var]  # a generator's
+    async with aclosing(chunks_of((await bench.call()).source)) as chunks:  # type: ignore[type-var]  # a generator's
         await anext(chunks)
-    (await bench.open()).source.close()  # and never read
+    (await bench.call()).source.close()  # and never read
     assert bench.states["a"].in_flight == 0
     assert bench.metric("engine_attempts_total", engine="a", outcome="cancelled") == 2

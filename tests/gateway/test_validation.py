@@ -41,7 +41,7 @@ def judged(validators: Sequence[Validator], *chunks: Chunk, longest: int = 1000)
     transcript = Transcript(longest)
     for chunk in chunks:
         transcript.add(chunk)
-    return Validation({"t": named(*validators)}).judge(request(), DECISION).verdicts(transcript)
+    return Validation({"t": named(*validators)}).checks(request(), DECISION).verdicts(transcript)
 
 
 # -- complete
@@ -256,14 +256,14 @@ def test_an_answer_that_is_too_long_is_dropped_and_not_judged() -> None:
 def test_log_probabilities_for_validation_do_not_reach_the_client(
     validators: list[Validator], asked: dict[str, Any], engine_gets: dict[str, Any], client_gets: dict[str, Any]
 ) -> None:
-    judge = Validation({"t": named(*validators)}).judge(request(**asked), DECISION)
-    assert judge.engine_request(request(**asked)).sampling.extra == engine_gets
-    assert judge.client_chunk(Chunk(content="x", extra={"logprobs": "told"})) == Chunk(content="x", extra=client_gets)
+    checks = Validation({"t": named(*validators)}).checks(request(**asked), DECISION)
+    assert checks.engine_request(request(**asked)).sampling.extra == engine_gets
+    assert checks.client_chunk(Chunk(content="x", extra={"logprobs": "told"})) == Chunk(content="x", extra=client_gets)
 
 
 def test_a_chunk_that_becomes_empty_is_not_sent() -> None:
-    judge = Validation({"t": named(MeanLogprob(-1.0))}).judge(request(), DECISION)
-    assert judge.client_chunk(Chunk(1, extra={"logprobs": {"content": []}})) is None
+    checks = Validation({"t": named(MeanLogprob(-1.0))}).checks(request(), DECISION)
+    assert checks.client_chunk(Chunk(1, extra={"logprobs": {"content": []}})) is None
 
 
 # -- the configuration

@@ -43,7 +43,7 @@ from tests.gateway.doubles.request_logs import (
 from tests.gateway.doubles.valkey import Valkey
 from tests.gateway.doubles.waiting import found
 
-TURNED_AWAY = UndecidedReceipt(
+REJECTED = UndecidedReceipt(
     "r1", "chat", "rate_limited", "caller", {"total": 0.001}, Caller("k1", "t1"), counts_as_request=True
 )
 
@@ -82,10 +82,10 @@ async def heir(valkey: Valkey, folder: Path) -> AsyncIterator[RequestLogHarness]
 async def test_logged_but_unwritten_receipts_are_recovered_once(valkey: Valkey, folder: Path) -> None:
     async with run_request_log(valkey.url, folder) as gone:
         gone.note("d1", "d2")
-        gone.recorder.note_undecided(TURNED_AWAY)
+        gone.recorder.note_undecided(REJECTED)
         await gone.recorder.write()
         gone.note("d3", "d4")
-        gone.recorder.note_undecided(replace(TURNED_AWAY, request_id="r2"))
+        gone.recorder.note_undecided(replace(REJECTED, request_id="r2"))
     async with heir(valkey, folder) as harness:
         assert await ids_in(valkey) == ["d1", "d2", "d3", "d4"]
         assert [one["request_id"] for one in (await receipts_in(valkey.url)).undecided] == ["r1", "r2"]
@@ -124,7 +124,7 @@ async def test_a_late_batch_of_a_dead_gateway_is_written_once(valkey: Valkey, fo
         await gone.recorder.write()
         valkey.hang()
         gone.note("d2")
-        gone.recorder.note_undecided(TURNED_AWAY)
+        gone.recorder.note_undecided(REJECTED)
         with pytest.raises(Unavailable):
             await gone.recorder.write()
         gone.note("d3")
@@ -152,7 +152,7 @@ async def test_a_batch_that_arrives_after_recovery_is_ignored(valkey: Valkey, fo
         late = Late(gone.store)
         gone.recorder.store = late  # type: ignore[assignment]
         gone.note("d1")
-        gone.recorder.note_undecided(TURNED_AWAY)
+        gone.recorder.note_undecided(REJECTED)
         with pytest.raises(Unavailable):
             await gone.recorder.write()
     async with heir(valkey, folder) as harness:
@@ -183,7 +183,7 @@ async def test_an_interrupted_recovery_resumes(valkey: Valkey, folder: Path) -> 
     names = [f"d{number}" for number in range(600)]  # of three batches
     async with run_request_log(valkey.url, folder) as gone:
         gone.note(*names)
-        gone.recorder.note_undecided(TURNED_AWAY)
+        gone.recorder.note_undecided(REJECTED)
     async with run_request_log(valkey.url) as harness:
         recovery = OrphanRecovery(Unheard(harness.store), harness.queue, folder, harness.metrics)  # type: ignore[arg-type]
         with pytest.raises(Unavailable):
@@ -316,7 +316,7 @@ async def test_a_full_disk_fails_no_request(valkey: Valkey, folder: Path) -> Non
 async def test_if_offsets_cannot_be_written_nothing_is_counted_twice(valkey: Valkey, folder: Path) -> None:
     async with run_request_log(valkey.url, folder) as gone:
         gone.note("d1")
-        gone.recorder.note_undecided(TURNED_AWAY)
+        gone.recorder.note_undecided(REJECTED)
         with no_file_longer_than(first_segment(folder).stat().st_size):
             await gone.recorder.write()
         gone.note("d2")
@@ -355,9 +355,9 @@ def test_a_record_has_all_fields_except_the_callers_text() -> None:
 
 
 def test_a_record_without_a_decision_has_all_fields() -> None:
-    read = from_line(to_line(undecided_record(1, 1.7e9, TURNED_AWAY)))
+    read = from_line(to_line(undecided_record(1, 1.7e9, REJECTED)))
     assert isinstance(read, UndecidedRecord)
-    assert to_undecided_json(read.receipt(), 1.7e9) == to_undecided_json(TURNED_AWAY, 1.7e9)
+    assert to_undecided_json(read.receipt(), 1.7e9) == to_undecided_json(REJECTED, 1.7e9)
 
 
 async def test_a_record_that_cannot_be_encoded_fails_no_request(valkey: Valkey, folder: Path) -> None:

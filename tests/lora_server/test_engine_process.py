@@ -117,26 +117,26 @@ def held() -> Iterator[tuple[int, int, int, int]]:
     )
     holder = subprocess.Popen([sys.executable, "-c", holder_code], stdout=subprocess.PIPE, text=True)
     assert holder.stdout
-    leash_pid, engine, child = (int(pid) for pid in holder.stdout.readline().split())
-    yield holder.pid, leash_pid, engine, child
+    supervisor_pid, engine, child = (int(pid) for pid in holder.stdout.readline().split())
+    yield holder.pid, supervisor_pid, engine, child
     holder.kill()
     holder.communicate()
     with suppress(ProcessLookupError):
-        os.killpg(leash_pid, signal.SIGKILL)
+        os.killpg(supervisor_pid, signal.SIGKILL)
 
 
 async def test_it_does_not_outlive_its_parent(held: tuple[int, int, int, int]) -> None:
-    holder, leash_pid, engine, child = held
+    holder, supervisor_pid, engine, child = held
 
     os.kill(holder, signal.SIGKILL)
 
-    await until_gone(leash_pid, engine, child)
+    await until_gone(supervisor_pid, engine, child)
 
 
 async def test_it_does_not_outlive_its_supervisor(held: tuple[int, int, int, int]) -> None:
-    _, leash_pid, engine, _ = held
+    _, supervisor_pid, engine, _ = held
 
-    os.kill(leash_pid, signal.SIGKILL)
+    os.kill(supervisor_pid, signal.SIGKILL)
 
     await until_gone(engine)
 

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 PATIENCE = 30.0
 DONE = b"data: [DONE]\n\n"
-WINDOW, MOST = 4096, 2**31 - 1
+WINDOW, MAX_TOKENS = 4096, 2**31 - 1
 """The model's context window, and the largest number of tokens that is read."""
 
 
@@ -93,10 +93,10 @@ async def test_what_no_engine_should_send_is_its_failure(gateway: KeyedGateway, 
 @pytest.mark.parametrize(
     ("fields", "reported", "charged"),
     [
-        ({"max_tokens": 7}, (3, MOST), (3, 7)),
+        ({"max_tokens": 7}, (3, MAX_TOKENS), (3, 7)),
         ({"max_tokens": 7, "n": 3}, (3, 100), (3, 21)),
-        ({}, (MOST, MOST), (WINDOW, WINDOW)),
-        ({"n": 2}, (3, MOST), (3, 2 * WINDOW)),
+        ({}, (MAX_TOKENS, MAX_TOKENS), (WINDOW, WINDOW)),
+        ({"n": 2}, (3, MAX_TOKENS), (3, 2 * WINDOW)),
         ({"max_tokens": 7, "n": 3}, (3, 21), (3, 21)),
     ],
 )

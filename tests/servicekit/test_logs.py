@@ -15,7 +15,7 @@ PROGRAM = """
 import logging
 from pointsman_servicekit import logs
 logs.configure_logging("retriever", "INFO")
-log = logging.getLogger("shelf")
+log = logging.getLogger("store")
 log.info("before")
 logs.request_id.set("abc-123")
 log.info("opened %s", "handbook")
@@ -27,7 +27,7 @@ NAMING = """
 import logging
 from pointsman_servicekit import logs
 logs.configure_logging("gateway", "INFO", "json")
-log = logging.getLogger("door")
+log = logging.getLogger("server")
 log.info("before")
 logs.decision_id.set("d-1")
 log.info("decided")
@@ -40,7 +40,7 @@ import asyncio, gc, logging, sys
 from pointsman_servicekit import logs
 from pointsman_servicekit.errors import Unavailable
 logs.configure_logging("gateway", sys.argv[1], sys.argv[2])
-log = logging.getLogger("door")
+log = logging.getLogger("server")
 PROMPT = "my mother's maiden name"
 
 def fail():
@@ -81,8 +81,8 @@ def run(program: str, *arguments: str) -> str:
 
 def test_a_line_names_service_request_and_module() -> None:
     before, opened = run(PROGRAM).splitlines()
-    assert before.endswith(" INFO    retriever [-] shelf: before")
-    assert re.fullmatch(r"\d{4}-\d\d-\d\d [\d:,]+ INFO    retriever \[abc-123\] shelf: opened handbook", opened)
+    assert before.endswith(" INFO    retriever [-] store: before")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d [\d:,]+ INFO    retriever \[abc-123\] store: opened handbook", opened)
 
 
 def test_a_json_line_has_the_ids_of_decision_and_span() -> None:
@@ -101,7 +101,7 @@ def test_each_json_line_is_an_object() -> None:
         "level": "INFO",
         "service": "retriever",
         "request_id": "abc-123",
-        "module": "shelf",
+        "module": "store",
         "message": "opened handbook",
     }
 

@@ -75,7 +75,7 @@ def fit(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="The file to write; default: classifier.artefact in the configuration folder.",
+            help="The file to write; default: classifier.artifact in the configuration folder.",
             show_default=False,
         ),
     ] = None,
@@ -241,8 +241,8 @@ class Rendering:
             arguments += ["--eval-data", str(held_out)]
         facts = await lab_facts(LabJob(arguments, data_dir, as_json=True, environment=self._environment()))
         counts = ", ".join(f"{count} {what}" for what, count in facts["counts"].items() if count)
-        said = f"rendered as prompts of {self.path}: {facts['rows']} rows" + (f" ({counts})" if counts else "")
-        return Path(facts["training"]), Path(facts["evaluation"]) if facts["evaluation"] else None, said
+        summary = f"rendered as prompts of {self.path}: {facts['rows']} rows" + (f" ({counts})" if counts else "")
+        return Path(facts["training"]), Path(facts["evaluation"]) if facts["evaluation"] else None, summary
 
     def _environment(self) -> Mapping[str, str]:
         """Returns the environment variables by which the lab reaches the retriever as a gateway does."""

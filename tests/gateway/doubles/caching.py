@@ -25,7 +25,7 @@ from pointsman_gateway.domain import (
     Usage,
     Vector,
 )
-from pointsman_gateway.ports import ChunkSink, OpenAnswer
+from pointsman_gateway.ports import AnswerStream, ChunkSink
 from pointsman_servicekit.bounded_redis import open_redis
 from prometheus_client import CollectorRegistry
 
@@ -62,9 +62,9 @@ class Engine:
     error: Exception | None = None
     """Raised after the last step."""
 
-    async def open(self, request: Request, decision: Decision, prompt: Prompt) -> OpenAnswer:
+    async def call(self, request: Request, decision: Decision, prompt: Prompt) -> AnswerStream:
         self.times += 1
-        return OpenAnswer(self.model, _Saying(self))
+        return AnswerStream(self.model, _Saying(self))
 
 
 class _Saying:
@@ -154,13 +154,13 @@ class CacheHarness:
     async def ask(self, config: CacheConfig, question: Question, *, accept: bool = True, embed: Any = None) -> Gave:
         """Returns the whole answer, after it is stored if it is to be stored."""
         caching = self.caching(config, question.path, embed)
-        opened = await caching.open(question.request(), question.decision(), question.prompt())
-        steps = [chunks async for chunks in chunks_of(opened.source)]
-        if accept and opened.accepted is not None:
-            opened.accepted()
+        answer = await caching.call(question.request(), question.decision(), question.prompt())
+        steps = [chunks async for chunks in chunks_of(answer.source)]
+        if accept and answer.accepted is not None:
+            answer.accepted()
             await until(lambda: not self.cache.writer.in_progress)
         text = "".join(chunk.content for chunks in steps for chunk in chunks)
-        return Gave(text, steps, opened.cached, opened.model)
+        return Gave(text, steps, answer.cached, answer.model)
 
     def count(self, name: str, **labels: str) -> float:
         return sum(

@@ -99,12 +99,12 @@ async def _live(console: Console, address: str, name: str, seen: _Snapshot) -> N
 
 
 async def _lines(console: Console, address: str, name: str, seen: _Snapshot) -> None:
-    told: dict[str, str] = {}
+    before: dict[str, str] = {}
     while True:
         now = _facts(seen)
-        for line in _news(told, now):
+        for line in _changes(before, now):
             console.print(f"{time.strftime('%H:%M:%S')} {line}", markup=False, soft_wrap=True)
-        told = now
+        before = now
         await _look(address, name, seen)
 
 
@@ -127,9 +127,9 @@ def _facts(seen: _Snapshot) -> dict[str, str]:
     return facts | ({"problem": seen.problem} if seen.problem else {})
 
 
-def _news(told: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    changed = [f"{of} {fact}" for of, fact in now.items() if told.get(of) != fact]
-    return changed + [f"{of} is gone" for of in told if of not in now]
+def _changes(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    changed = [f"{of} {fact}" for of, fact in now.items() if before.get(of) != fact]
+    return changed + [f"{of} is gone" for of in before if of not in now]
 
 
 def _engine(seen: _Snapshot) -> str:

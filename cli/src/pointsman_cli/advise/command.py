@@ -229,10 +229,10 @@ def print_advice(console: Console, advice: Iterable[TaskAdvice]) -> None:
 
 
 def _task_lines(advice: TaskAdvice) -> Iterator[RenderableType]:
-    said = advice.recommendation
+    best = advice.recommendation
     yield Text()
-    yield Text(f"{advice.task}: {said.verdict}" + (f" ({said.path})" if said.path else ""), style="bold")
-    for reason in said.reasons:
+    yield Text(f"{advice.task}: {best.verdict}" + (f" ({best.path})" if best.path else ""), style="bold")
+    for reason in best.reasons:
         yield Text(f"  {reason}")
     for trained in dict.fromkeys(each.trained for each in advice.break_evens):
         yield Text()

@@ -172,8 +172,8 @@ def check_selection(files: Iterable[Path], evaluated_sha256: str) -> None:
         record = _record(file)
         if "best_step" in record and record.get("data", {}).get("heldout_sha256") == evaluated_sha256:
             raise UsageError(
-                f"{file}: the weights of '{record['name']}' were selected on the evaluated rows, so their score is no "
-                "evidence; evaluate other rows, or train with other --eval-data"
+                f"{file}: the weights of '{record['name']}' were selected on the evaluated rows, so their score does "
+                "not count; evaluate other rows, or train with other --eval-data"
             )
 
 

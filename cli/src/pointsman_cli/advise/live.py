@@ -74,7 +74,7 @@ def fetch_tasks(url: str, key: str) -> Sequence[Mapping[str, Any]]:
         reason = content["error"]["message"]
     except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
         raise CommandError(f"{url} cannot be read: {error or type(error).__name__}; is its console on?") from error
-    raise CommandError(f"{url} does not show its evidence: {reason}")
+    raise CommandError(f"{url} does not show its ratings: {reason}")
 
 
 def live_advice(task: Mapping[str, Any]) -> LiveAdvice:

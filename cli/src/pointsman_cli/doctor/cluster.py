@@ -93,8 +93,8 @@ async def _says(client: httpx.AsyncClient, what: str, path: str) -> Finding:
         answer = await client.get(path)
     except httpx.HTTPError as error:
         return fail(what, f"{client.base_url} cannot be reached: {error or type(error).__name__}")
-    said = answer.text.strip()[:200]
-    return ok(what, said) if answer.status_code == 200 else fail(what, f"{path} answers {answer.status_code}: {said}")
+    text = answer.text.strip()[:200]
+    return ok(what, text) if answer.status_code == 200 else fail(what, f"{path} answers {answer.status_code}: {text}")
 
 
 async def _keys(client: httpx.AsyncClient, cluster: Cluster) -> Finding:

@@ -146,10 +146,10 @@ def check_example(folder: Path) -> Iterator[Finding]:
     except subprocess.TimeoutExpired:
         yield fail("config", f"the gateway did not judge {loaded.config} within {_CHECK_SECONDS:g} s")
         return
-    said = (done.stderr if done.returncode else done.stdout).strip().splitlines()
-    for note in said[:-1] if done.returncode == 0 else ():
+    lines = (done.stderr if done.returncode else done.stdout).strip().splitlines()
+    for note in lines[:-1] if done.returncode == 0 else ():
         yield warn("config", note)
-    last = said[-1] if said else _silence(done.returncode)
+    last = lines[-1] if lines else _silence(done.returncode)
     yield ok("config", last) if done.returncode == 0 else fail("config", last)
 
 
@@ -170,4 +170,4 @@ def check_engine_of(config: Path, name: str) -> Iterator[Finding]:
 
 
 def _silence(code: int) -> str:
-    return f"the gateway said nothing (exit code {code})"
+    return f"the gateway printed nothing (exit code {code})"

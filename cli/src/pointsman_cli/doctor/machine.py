@@ -236,4 +236,4 @@ def _output(program: list[str], seconds: float) -> subprocess.CompletedProcess[s
 
 
 def _last_line(text: str) -> str:
-    return (text.strip().splitlines() or ["it said nothing"])[-1].strip()
+    return (text.strip().splitlines() or ["it printed nothing"])[-1].strip()

@@ -85,8 +85,8 @@ class JudgeScorer:
             raise
         except CommandError as error:
             return Verdict(None, f"the judge failed: {error}")
-        said = "".join(pieces).strip()
-        return Verdict(parse_score(said), said, ending.cost_usd or 0.0)
+        reply = "".join(pieces).strip()
+        return Verdict(parse_score(reply), reply, ending.cost_usd or 0.0)
 
     def _body(self, row: Row, answer: str) -> Mapping[str, Any]:
         asked = {"request": row.messages, "expected": row.output, "facts": row.facts, "answer": answer}
@@ -132,7 +132,7 @@ class Catalog:
 async def read_catalog(client: httpx.AsyncClient) -> Catalog:
     """Reads `/v1/tasks` and `/v1/models`; raises CommandError if the gateway does not answer as expected."""
     try:
-        told = await get_json(client, "/v1/tasks")
+        body = await get_json(client, "/v1/tasks")
         models = await get_json(client, "/v1/models")
     except Refused as error:
         if error.code in ("unknown_route", "http_404"):
@@ -140,21 +140,21 @@ async def read_catalog(client: httpx.AsyncClient) -> Catalog:
             raise CommandError(f"whatever answers at {at} knows no /v1/tasks: no gateway, or an old one") from error
         raise
     try:
-        return _catalog(told, [model["id"] for model in models["data"]])
+        return _catalog(body, [model["id"] for model in models["data"]])
     except (KeyError, TypeError, AttributeError) as error:
         raise CommandError(f"what the gateway says of its tasks is not as expected: {error!r}") from error
 
 
-def _catalog(told: Mapping[str, Any], models: Sequence[str]) -> Catalog:
+def _catalog(body: Mapping[str, Any], models: Sequence[str]) -> Catalog:
     return Catalog(
-        generation=told["generation"],
-        tasks={name: CatalogTask(tuple(task["paths"]), task["metric"]) for name, task in told["tasks"].items()},
+        generation=body["generation"],
+        tasks={name: CatalogTask(tuple(task["paths"]), task["metric"]) for name, task in body["tasks"].items()},
         paths={
             name: PathFacts(path["kind"], path["model"], path["adapter"], path["fingerprint"])
-            for name, path in told["paths"].items()
+            for name, path in body["paths"].items()
         },
-        context_windows={name: model["context_window"] for name, model in told["models"].items()},
-        default_path=told["default_path"],
+        context_windows={name: model["context_window"] for name, model in body["models"].items()},
+        default_path=body["default_path"],
         models=models,
     )
 

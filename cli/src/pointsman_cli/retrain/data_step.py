@@ -95,15 +95,17 @@ class DataStep:
         }
         what, train, held_out = ROWS_OF_PAIRS if self.method == PAIRS_METHOD else ROWS
         rows = counts[train]
-        said = f"{manifest['task']}/{manifest['name']}: {rows} {what} to learn from, {counts['heldout']} rows held out"
+        summary = (
+            f"{manifest['task']}/{manifest['name']}: {rows} {what} to learn from, {counts['heldout']} rows held out"
+        )
         least = self.plan.gates.min_rows
         folder = Path(found["folder"])
         data, evaluated = folder / f"{train}.jsonl", folder / f"{held_out}.jsonl" if counts[held_out] else None
         if self.plan.is_rendered and rows >= least:
             data, evaluated, rendered = await self.render(data, evaluated)
-            said += f"; {rendered}"
+            summary += f"; {rendered}"
         facts |= {"train_file": str(data), "heldout_file": str(evaluated or "")}
-        return StepResult(said, facts, f"{rows} {what} to learn from: under {least}" if rows < least else "")
+        return StepResult(summary, facts, f"{rows} {what} to learn from: under {least}" if rows < least else "")
 
     async def _request_teacher_answers(self) -> Path:
         assert self.texts is not None

@@ -66,8 +66,8 @@ class CanaryStep:
             self.progress(f"canary at {terms.weight:.0%}", alias_state.requests, terms.min_requests)
             enough = enough + 1 if alias_state.requests >= terms.min_requests else 0
             if enough == 2:
-                said = f"{alias_state.requests} requests answered at {terms.weight:.0%}, and not taken back"
-                return StepResult(said, {**facts, "requests": alias_state.requests})
+                summary = f"{alias_state.requests} requests answered at {terms.weight:.0%}, and not taken back"
+                return StepResult(summary, {**facts, "requests": alias_state.requests})
             if time.time() - since > terms.max_minutes * 60:
                 await self.registry.end_canary(alias)
                 reason = f"{alias_state.requests} of {terms.min_requests} requests in {terms.max_minutes:g} minutes"

@@ -111,7 +111,7 @@ def latest_run(runs_folder: Path) -> RunFile | None:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    said: str
+    summary: str
     """One line for the terminal."""
     facts: Facts
     refusal: str = ""
@@ -156,7 +156,7 @@ async def _run_step(step: Step, run_file: RunFile, report_progress: Callable[[st
     reason = {"refusal": taken.refusal} if taken.refusal else {}
     status = REFUSED if taken.refusal else SKIPPED if taken.skipped else DONE
     run_file.end(step.name, status, {**taken.facts, **reason})
-    report_progress(f"{step.name}: {taken.said}")
+    report_progress(f"{step.name}: {taken.summary}")
     return bool(taken.refusal)
 
 

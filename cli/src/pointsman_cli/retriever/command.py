@@ -41,8 +41,8 @@ async def fetch_sketch(address: str, tenant: str, collection: str) -> Sketch:
     async with open_channel(address) as channel:
         with service_errors("retriever"):
             request = pb.SketchRequest(tenant=tenant, collection=collection)
-            told = await retriever_stub(channel).Sketch(request, timeout=_LIST_SECONDS)
-    return Sketch(told.documents, tuple(told.smallest))
+            sketch = await retriever_stub(channel).Sketch(request, timeout=_LIST_SECONDS)
+    return Sketch(sketch.documents, tuple(sketch.smallest))
 
 
 async def verify_collection(address: str, request: pb.VerifyRequest) -> pb.VerifyResponse:

@@ -188,9 +188,9 @@ async def _tune(
             chosen = choose_settings(scores)
             settings = pb.SearchSettings()
             settings.CopyFrom(search_candidates()[chosen])
-            beside = await ask(unanswered, settings)
+            without_answer = await ask(unanswered, settings)
             settings.least_dense, settings.least_coverage = thresholds(
-                _best_scores(answers[chosen]), _best_scores(beside)
+                _best_scores(answers[chosen]), _best_scores(without_answer)
             )
             if not dry_run:
                 await stub.ConfigureSearch(

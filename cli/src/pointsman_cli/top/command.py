@@ -116,7 +116,7 @@ def _lora_server(view: View) -> Iterator[RenderableType]:
     elif view.lora is not None:
         yield from _engine(view.lora)
     if view.adapters is None:
-        yield _bad(f"adapters cannot be told: {view.adapters_problem}")
+        yield _bad(f"adapters cannot be listed: {view.adapters_problem}")
         return
     if view.adapters.status != "ready":
         yield _bad(f"engine {view.adapters.engine} is {view.adapters.status}: {view.adapters.detail}")

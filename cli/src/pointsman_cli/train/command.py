@@ -124,8 +124,8 @@ def train(
 
 
 async def _rendered(job: TrainingJob, rendering: Rendering, data_dir: DataDir) -> TrainingJob:
-    data, held_out, said = await rendering.render(data_dir, job.data, job.heldout)
-    _say(Console(), said)
+    data, held_out, summary = await rendering.render(data_dir, job.data, job.heldout)
+    _say(Console(), summary)
     return replace(job, data=data, heldout=held_out)
 
 

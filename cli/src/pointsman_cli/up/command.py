@@ -114,14 +114,14 @@ def up(
     prometheus = find_program() if with_monitoring else None
     refuse_if_locked(at.lock_file)
     read_run(at.run_file)  # fail now rather than after everything has started
-    with hold_port(f"{HOST}:{prometheus_port if prometheus else 0}", "--prometheus-port") as beside:
+    with hold_port(f"{HOST}:{prometheus_port if prometheus else 0}", "--prometheus-port") as prometheus_address:
         addresses = needed_addresses(choose_addresses(http, grpc), loaded)
     programs = Programs(environment.python if environment else None, server_binary())
     plan = make_plan(loaded, at, addresses, programs, base)
     if workers:
         plan = replace(plan, gateway=with_workers(plan.gateway, workers))
     if prometheus:
-        plan = replace(plan, prometheus=make_service(prometheus, beside, at))
+        plan = replace(plan, prometheus=make_service(prometheus, prometheus_address, at))
     setup = StartPlan(loaded, at, environment, programs.python, addresses, plan)
     screen = StartupOutput(Console())
     run_interruptibly(run_up(setup, screen, Backoff()))

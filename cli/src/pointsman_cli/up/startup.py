@@ -164,11 +164,11 @@ class StartupOutput:
 
 
 def _once_each(say: Callable[[str], None]) -> Callable[[str], None]:
-    said: set[str] = set()
+    printed: set[str] = set()
 
     def say_new(line: str) -> None:
-        if line not in said:
-            said.add(line)
+        if line not in printed:
+            printed.add(line)
             say(line)
 
     return say_new

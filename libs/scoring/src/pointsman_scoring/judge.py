@@ -50,17 +50,17 @@ def _score_pattern(name: str) -> re.Pattern[str]:
     )
 
 
-def parse_score(said: str, name: str = "score") -> float | None:
+def parse_score(reply: str, name: str = "score") -> float | None:
     """Returns the score in the last line that ends with one, from 0 to 1; None unless it is a whole number up to 10."""
-    found = _score_pattern(name).findall(said)
+    found = _score_pattern(name).findall(reply)
     if not found or not found[-1].isdecimal() or int(found[-1]) > MAX_SCORE:
         return None
     return int(found[-1]) / MAX_SCORE
 
 
-def parse_pair(said: str) -> tuple[float, float] | None:
+def parse_pair(reply: str) -> tuple[float, float] | None:
     """Returns the scores of the answers A and B, from 0 to 1; None unless both are valid."""
-    first, second = parse_score(said, "score a"), parse_score(said, "score b")
+    first, second = parse_score(reply, "score a"), parse_score(reply, "score b")
     return None if first is None or second is None else (first, second)
 
 

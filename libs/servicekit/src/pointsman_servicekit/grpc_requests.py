@@ -122,8 +122,8 @@ class _Receive:
         except TimeoutError:
             if refusal is not None:
                 raise refusal from None
-            told = f"the message did not arrive within {self._limits.timeout:g} s"
-            raise DeadlineExceeded(told, code="deadline_exceeded") from None
+            reason = f"the message did not arrive within {self._limits.timeout:g} s"
+            raise DeadlineExceeded(reason, code="deadline_exceeded") from None
         finally:
             timer.cancel()
             if reserved:
@@ -137,8 +137,8 @@ class _Receive:
     def parse(self, message: bytes) -> Any:
         """Parses the message; raises InvalidArgument if it is malformed or has too many fields."""
         if self._descriptor is not None and has_more_fields(message, self._descriptor, self._limits.max_fields):
-            told = f"the message has more than {self._limits.max_fields} fields"
-            raise InvalidArgument(told, code="message_too_complex")
+            reason = f"the message has more than {self._limits.max_fields} fields"
+            raise InvalidArgument(reason, code="message_too_complex")
         if self._deserialize is None:
             return message
         try:

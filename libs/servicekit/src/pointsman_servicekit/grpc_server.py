@@ -195,7 +195,7 @@ async def _update_health(update: Awaitable[None]) -> None:
         await asyncio.wait_for(update, HEALTH_UPDATE_TIMEOUT_SECONDS)
     except TimeoutError:
         log.warning(
-            "a watcher of this server's health does not read: not all were told of the change within %g s",
+            "a watcher of this server's health does not read: not all were notified of the change within %g s",
             HEALTH_UPDATE_TIMEOUT_SECONDS,
         )
 

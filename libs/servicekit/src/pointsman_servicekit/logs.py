@@ -90,7 +90,7 @@ class _Form(logging.Formatter):
         self._service = service
         self._shows_all = shows_all
 
-    def said(self, record: logging.LogRecord) -> str:
+    def message(self, record: logging.LogRecord) -> str:
         message = record.getMessage() if self._shows_all else _message(record)
         if record.name == "asyncio" and not self._shows_all:
             message = message.partition("\n")[0]  # the lines after the first show the task with its error's message
@@ -106,7 +106,7 @@ class _Text(_Form):
     def format(self, record: logging.LogRecord) -> str:
         line = (
             f"{self.formatTime(record)} {record.levelname:7} {self._service} [{record.__dict__['request_id']}] "
-            f"{record.name}: {self.said(record)}"
+            f"{record.name}: {self.message(record)}"
         ).translate(_ESCAPED)
         failure = self.failure(record)
         return f"{line}\n{failure}" if failure else line
@@ -115,25 +115,25 @@ class _Text(_Form):
 class _Json(_Form):
     def format(self, record: logging.LogRecord) -> str:
         failure = self.failure(record)
-        told = {
+        fields = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
             "service": self._service,
             "request_id": record.__dict__["request_id"],
             **record.__dict__["further_ids"],
             "module": record.name,
-            "message": self.said(record),
+            "message": self.message(record),
             **({"traceback": failure} if failure else {}),
         }
-        return json.dumps(told)
+        return json.dumps(fields)
 
 
 def _message(record: logging.LogRecord) -> str:
     """Returns the record's message; an error among its arguments is formatted as in a traceback."""
     if not isinstance(record.args, tuple) or not any(isinstance(value, BaseException) for value in record.args):
         return record.getMessage()
-    told = (_named(value, False) if isinstance(value, BaseException) else value for value in record.args)
-    return str(record.msg) % tuple(told)
+    args = (_named(value, False) if isinstance(value, BaseException) else value for value in record.args)
+    return str(record.msg) % tuple(args)
 
 
 def _traceback(error: BaseException, shows_all: bool) -> Iterator[str]:

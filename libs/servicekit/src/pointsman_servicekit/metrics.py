@@ -84,5 +84,5 @@ def export_build_info(registry: CollectorRegistry, service: str) -> None:
 
     Raises PackageNotFoundError.
     """
-    told = Gauge("pointsman_build_info", "1 for the release that runs.", ["service", "version"], registry=registry)
-    told.labels(service, version(f"pointsman-{service}")).set(1)
+    info = Gauge("pointsman_build_info", "1 for the release that runs.", ["service", "version"], registry=registry)
+    info.labels(service, version(f"pointsman-{service}")).set(1)

@@ -36,17 +36,17 @@ MIN_DELAY_AFTER_ERROR = 1.0
 
 async def wait_for_stop_signal() -> signal.Signals:
     """Waits for SIGINT or SIGTERM and returns the signal."""
-    told: asyncio.Future[signal.Signals] = asyncio.get_running_loop().create_future()
+    received: asyncio.Future[signal.Signals] = asyncio.get_running_loop().create_future()
 
-    def tell(which: signal.Signals) -> None:
-        if not told.done():
-            told.set_result(which)
+    def receive(which: signal.Signals) -> None:
+        if not received.done():
+            received.set_result(which)
 
     loop = asyncio.get_running_loop()
     for which in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(which, tell, which)
+        loop.add_signal_handler(which, receive, which)
     try:
-        return await told
+        return await received
     finally:
         for which in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(which)

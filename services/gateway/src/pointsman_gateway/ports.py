@@ -56,7 +56,7 @@ class AnswerSource(Protocol):
 
 
 @value
-class OpenAnswer:
+class AnswerStream:
     """An answer whose first chunk has arrived, and how it came about."""
 
     model: str
@@ -113,10 +113,10 @@ class PromptBuilder(Protocol):
 
 
 class Backend(Protocol):
-    """Opens answers: an engine, the cache in front of engines, or a wrapper around either."""
+    """Answers prompts: the engines, the cache in front of them, or a wrapper around either."""
 
-    async def open(self, request: Request, decision: Decision, prompt: Prompt) -> OpenAnswer:
-        """Opens an answer; returns once the first chunk has arrived. Raises PointsmanError."""
+    async def call(self, request: Request, decision: Decision, prompt: Prompt) -> AnswerStream:
+        """Calls for an answer; returns once its first chunk has arrived. Raises PointsmanError."""
         ...
 
 

@@ -24,7 +24,7 @@ from pointsman_servicekit.tls import client_tls
 
 from pointsman_lab.datasets.build import BuildOrder, build, data_report, plan_report
 from pointsman_lab.datasets.rendering import ChosenPassages, PathRenderer, QueryEmbedding, RenderOrder, render
-from pointsman_lab.fit import ARTEFACT, fit, fit_model
+from pointsman_lab.fit import ARTIFACT, fit, fit_model
 from pointsman_lab.litellm_import import import_litellm
 from pointsman_lab.prediction import MIN_ROWS, Evaluation, predict, read_evaluation, to_evaluation
 from pointsman_lab.replay import build_context, replay
@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     import_parser.add_argument("--config", required=True, type=Path, metavar="FILE")
     fit_parser = commands.add_parser("fit", help="train the classifier on the tasks' examples and write it to a file")
     fit_parser.set_defaults(command=_fit)
-    fit_parser.add_argument("--out", type=Path, metavar="FILE", help=f"default: {ARTEFACT} in the folder")
+    fit_parser.add_argument("--out", type=Path, metavar="FILE", help=f"default: {ARTIFACT} in the folder")
     predict_parser = commands.add_parser("predict", help="learn from an evaluation which path answers which requests")
     predict_parser.set_defaults(command=_predict)
     predict_parser.add_argument("--data", type=Path, metavar="FILE", help="the data set that was evaluated")

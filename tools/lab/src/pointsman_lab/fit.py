@@ -16,7 +16,7 @@ from pointsman_gateway.config.load import Config
 
 from pointsman_lab.report import Progress, Report, Section
 
-ARTEFACT = "classifier.artefact"
+ARTIFACT = "classifier.artifact"
 """Default name, in the configuration's folder."""
 
 KIB_IN_MIB = 1024
@@ -35,7 +35,7 @@ def fit(config: Config, models: EmbeddingModels, out: Path | None, progress: Pro
 
     Raises ConfigError, InvalidArgument or OSError.
     """
-    file = out or config.folder / ARTEFACT
+    file = out or config.folder / ARTIFACT
     started = time.perf_counter()
     fitted = fit_model(config, models, progress)
     save(fitted, origin(config, models), file)

@@ -35,7 +35,7 @@ FOLDS, SEED = 5, 7
 PENALTIES = (3.0, 10.0, 30.0, 100.0, 300.0, 1e6)
 """The last one leaves the mean alone."""
 MIN_ROWS = 100
-"""With fewer rows, a gain can hardly be told from chance."""
+"""With fewer rows, a gain can hardly be distinguished from chance."""
 PRIOR_ROWS = 2.0
 """Rows of a score of one half that are added to a path's mean, so that no probability is 0 or 1."""
 ONE_SIDED_Z = 1.645

@@ -111,8 +111,8 @@ def trace_header_lines(span: Span) -> str:
 
 
 def ids_of(span: Span) -> TraceIds:
-    told = span.get_span_context()
-    return TraceIds(format_trace_id(told.trace_id), format_span_id(told.span_id), told.trace_flags.sampled)
+    context = span.get_span_context()
+    return TraceIds(format_trace_id(context.trace_id), format_span_id(context.span_id), context.trace_flags.sampled)
 
 
 def record_exception(span: Span, error: BaseException) -> None:
@@ -143,7 +143,7 @@ def recording_spans(service: str, environment: Mapping[str, str]) -> Iterator[Sp
 def _resource(service: str, environment: Mapping[str, str]) -> Resource:
     """Returns the attributes that describe this service; those in the environment take precedence over ours."""
     ours = {"service.namespace": "pointsman", "service.name": f"pointsman-{service}"}
-    said = environment.get("OTEL_RESOURCE_ATTRIBUTES", "")
-    if environment.get("OTEL_SERVICE_NAME") or "service.name=" in said:
+    attributes = environment.get("OTEL_RESOURCE_ATTRIBUTES", "")
+    if environment.get("OTEL_SERVICE_NAME") or "service.name=" in attributes:
         del ours["service.name"]
     return Resource.create({**ours, "service.version": version(f"pointsman-{service}")})

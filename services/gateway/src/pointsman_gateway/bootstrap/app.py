@@ -148,9 +148,7 @@ async def build_gateway(
             conversations=conversations,
             guardrail_metrics=GuardrailMetrics(registry),
         )
-        embeddings = EmbeddingDependencies(
-            http, tenancy, EmbeddingMetrics(registry, gen_ai), persistence.request_log, tracing
-        )
+        embeddings = EmbeddingDependencies(http, EmbeddingMetrics(registry, gen_ai), tracing)
         shadow_settings = ActiveShadowSettings()
         builder = _SnapshotBuilder(
             settings.config,

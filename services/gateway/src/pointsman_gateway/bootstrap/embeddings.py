@@ -19,7 +19,6 @@ from pointsman_gateway.embeddings.models import MAX_HELD_BYTES, EmbeddingEndpoin
 from pointsman_gateway.embeddings.stage import Embeddings, PricedModel
 from pointsman_gateway.extensions.http_poster import HttpPoster
 from pointsman_gateway.metering.gen_ai import POINTSMAN
-from pointsman_gateway.ports import RequestLog, Tenancy
 from pointsman_gateway.tracing import Instrumentation
 
 if TYPE_CHECKING:
@@ -79,9 +78,7 @@ class EmbeddingDependencies:
     """The parts that the embedding models of all configurations share."""
 
     http: HttpPoster
-    tenancy: Tenancy
     metrics: EmbeddingMetrics
-    request_log: RequestLog
     tracing: Instrumentation
     answer_budget: BufferedBytesBudget = field(default_factory=lambda: BufferedBytesBudget(MAX_HELD_BYTES))
     """The memory for the responses of endpoints, which outlives a configuration."""
@@ -104,9 +101,7 @@ def build_embeddings(config: Config, loaded: LoadedModels, dependencies: Embeddi
             provider = model.preset.gen_ai_provider
             models[name] = PricedModel(name, traced(remote, name, provider), price)
     models |= {alias: models[name] for alias, name in config.models.aliases.items() if name in models}
-    return Embeddings(
-        models, dependencies.tenancy, dependencies.metrics, dependencies.request_log, dependencies.answer_budget
-    )
+    return Embeddings(models, dependencies.metrics, dependencies.answer_budget)
 
 
 def _endpoint(name: str, model: EmbeddingConfig) -> EmbeddingEndpoint:

@@ -13,7 +13,7 @@ from pointsman_gateway.cache.recording import CacheableAnswer, Recording, Replay
 from pointsman_gateway.cache.store import CacheStore, SimilarQuestions
 from pointsman_gateway.domain import Decision, Path, Prompt, Request, Vector
 from pointsman_gateway.extensions import Embed
-from pointsman_gateway.ports import Backend, OpenAnswer
+from pointsman_gateway.ports import AnswerStream, Backend
 
 log = logging.getLogger(__name__)
 
@@ -124,27 +124,27 @@ class CachingBackend:
         self._version_of = version_of
         self._embed = embed
 
-    async def open(self, request: Request, decision: Decision, prompt: Prompt) -> OpenAnswer:
-        """Opens an answer from the cache or the inner backend; raises what the inner one raises."""
+    async def call(self, request: Request, decision: Decision, prompt: Prompt) -> AnswerStream:
+        """Answers from the cache, or calls the inner backend; raises what the inner one raises."""
         path = decision.path
         builder = self._keys.get(path.name)
         if builder is None:
-            return await self._inner.open(request, decision, prompt)
+            return await self._inner.call(request, decision, prompt)
         keys = builder.keys_for(request, prompt, self._version_of(path) if path.adapter else path.model)
         if keys is None:
             self._count(path.name, "unfit")
-            return await self._inner.open(request, decision, prompt)
+            return await self._inner.call(request, decision, prompt)
         vector = decision.vector if decision.vector is not None else prompt.vector
         lookup = _Lookup(self._cache, keys, builder.config.similarity_threshold or 1.0, vector, self._embed)
         found = None if keys.is_renewal else await self._find(lookup)
         if keys.is_renewal:
             self._count(path.name, "renewed")
         if found is not None:
-            return OpenAnswer(found.model, Replay(found), lookup.outcome, embeddings=lookup.embeddings)
-        opened = await self._inner.open(replace(request, keeps_pieces=True), decision, prompt)
+            return AnswerStream(found.model, Replay(found), lookup.outcome, embeddings=lookup.embeddings)
+        answer = await self._inner.call(replace(request, keeps_pieces=True), decision, prompt)
         if lookup.embeddings:
-            opened = replace(opened, embeddings=lookup.embeddings)
-        return self._record(opened, builder, lookup)
+            answer = replace(answer, embeddings=lookup.embeddings)
+        return self._record(answer, builder, lookup)
 
     async def _find(self, lookup: "_Lookup") -> StoredAnswer | None:
         try:
@@ -154,20 +154,20 @@ class CachingBackend:
         self._count(lookup.keys.path, lookup.outcome)
         return found
 
-    def _record(self, opened: OpenAnswer, builder: CacheKeyBuilder, lookup: "_Lookup") -> OpenAnswer:
+    def _record(self, answer: AnswerStream, builder: CacheKeyBuilder, lookup: "_Lookup") -> AnswerStream:
         keys = lookup.keys
-        if opened.model != keys.model:  # the alias was moved during the lookup
-            return opened
-        recording = Recording(opened.model, opened.source)
+        if answer.model != keys.model:  # the alias was moved during the lookup
+            return answer
+        recording = Recording(answer.model, answer.source)
 
         def accepted() -> None:
-            answer = recording.complete
-            if answer is None:
+            stored = recording.complete
+            if stored is None:
                 self._cache.metrics.answers.labels(keys.path, "unfit").inc()
             else:
-                self._cache.writer.write(keys, answer, builder.config.ttl_seconds, lookup.vector)
+                self._cache.writer.write(keys, stored, builder.config.ttl_seconds, lookup.vector)
 
-        return replace(opened, source=recording, accepted=accepted)
+        return replace(answer, source=recording, accepted=accepted)
 
     def _count(self, path: str, outcome: str) -> None:
         self._cache.metrics.lookups.labels(path, outcome).inc()

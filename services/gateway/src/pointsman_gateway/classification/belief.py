@@ -39,7 +39,7 @@ class Reading:
 
 
 @dataclass(frozen=True, slots=True)
-class TurnEvidence:
+class TurnObservations:
     """What is known of the user's last turns, oldest first. Further axes may come first, one conversation each."""
 
     user: Scores
@@ -78,19 +78,19 @@ def assistant_features(reading: Reading) -> list[float]:
     return [1.0, _cut(reading.score, MAX_SCORE), _margin(reading.probabilities)]
 
 
-def believe(evidence: TurnEvidence, parameters: BeliefParameters) -> Scores:
+def believe(observations: TurnObservations, parameters: BeliefParameters) -> Scores:
     """Returns the probability of each task after the last turn, and last that of none: (tasks + 1,)."""
-    user, assistant = evidence.user_features, evidence.assistant_features
+    user, assistant = observations.user_features, observations.assistant_features
     stays = _sigmoid(user @ parameters.stays)[..., None]
-    starts = _start(evidence.user.shape[-1], float(_sigmoid(np.asarray(parameters.starts_unknown[0]))))
-    of_user = _likelihood(evidence.user, _softplus(user[..., :4] @ parameters.says), user @ parameters.unknown)
+    starts = _start(observations.user.shape[-1], float(_sigmoid(np.asarray(parameters.starts_unknown[0]))))
+    of_user = _likelihood(observations.user, _softplus(user[..., :4] @ parameters.says), user @ parameters.unknown)
     of_assistant = _likelihood(
-        evidence.assistant,
+        observations.assistant,
         _softplus(assistant @ parameters.assistant_says) * assistant[..., 0],
         assistant[..., :2] @ parameters.assistant_unknown,
     )
     belief = _normalized(starts * of_user[..., 0, :])
-    for turn in range(1, evidence.user.shape[-2]):
+    for turn in range(1, observations.user.shape[-2]):
         before = _normalized(belief * of_assistant[..., turn, :])
         stay = stays[..., turn, :]
         belief = _normalized((stay * before + (1 - stay) * starts) * of_user[..., turn, :])

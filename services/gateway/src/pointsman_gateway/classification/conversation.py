@@ -11,7 +11,7 @@ import numpy as np
 
 from pointsman_gateway.classification.belief import (
     Reading,
-    TurnEvidence,
+    TurnObservations,
     assistant_features,
     believe,
     stack,
@@ -62,10 +62,10 @@ class Conversation:
         kind, alone = utterance_type(last), await self.alone(last)
         if alone and (alone.stage == "language" or (kind is Utterance.CLOSING and not alone.abstained)):
             return alone
-        evidence = await self.evidence(turns, alone)
-        if evidence is None:
+        observations = await self.observations(turns, alone)
+        if observations is None:
             return alone or await self.label(turns[:-1])
-        labels = _labels(self._tasks, believe(evidence, self._parameters), alone)
+        labels = _labels(self._tasks, believe(observations, self._parameters), alone)
         stands = alone and labels.abstained and kind is Utterance.WHOLE and is_sure(alone)
         return alone if alone and (stands or labels.task == alone.task) else labels
 
@@ -73,7 +73,7 @@ class Conversation:
         """Classifies a last turn by itself; returns None if it says nothing without the others."""
         return None if utterance_type(turn) is Utterance.BARE else await self._reader.read(turn)
 
-    async def evidence(self, turns: Sequence[Turn], alone: Labels | None) -> TurnEvidence | None:
+    async def observations(self, turns: Sequence[Turn], alone: Labels | None) -> TurnObservations | None:
         """Returns what is known of `turns`, None if the classifier can say nothing about any of them.
 
         `alone` is what `alone()` returns for the last one.
@@ -81,14 +81,14 @@ class Conversation:
         user = [await self._read(turn.text) for turn in turns[:-1]]
         last = turns[-1].text
         user.append(self._keep(last, alone, cache=len(last) <= LONG_CHARACTERS) if alone else UNREAD)
-        said = [UNREAD, *[await self._read(turn.said_before) for turn in turns[1:]]]
+        assistant = [UNREAD, *[await self._read(turn.said_before) for turn in turns[1:]]]
         if all(one.probabilities is None for one in user):
             return None
-        return TurnEvidence(
+        return TurnObservations(
             stack(user, len(self._tasks)),
             np.array([user_features(turn.text, one, turn.said_before) for turn, one in zip(turns, user, strict=True)]),
-            stack(said, len(self._tasks)),
-            np.array([assistant_features(one) for one in said]),
+            stack(assistant, len(self._tasks)),
+            np.array([assistant_features(one) for one in assistant]),
         )
 
     async def _read(self, text: str) -> Reading:

@@ -10,7 +10,7 @@ SESSION_FIELDS = ("session_id", "conversation_id", "conversation")
 """Entries of a request's metadata that identify the conversation by themselves."""
 CACHE_KEY = "prompt_cache_key"
 MAX_TURNS = 32
-"""User turns by which a conversation can be told from another that begins alike."""
+"""User turns by which a conversation can be distinguished from another that begins alike."""
 EXCERPT_CHARACTERS = 2048
 """Of the beginning and of the end of a text; texts of the same length that differ only between these count as equal."""
 MEDIA_CHARACTERS = 256

@@ -80,7 +80,7 @@ class ConversationStep:
     answers: int = 0
     has_tools: bool = False
     is_shared: bool = True
-    """Whether other gateways are told of it."""
+    """Whether other gateways get it."""
     idle_seconds: float = 0.0
     """Since the request before it."""
     requests_left: float = 1.0

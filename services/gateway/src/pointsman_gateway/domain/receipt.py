@@ -109,3 +109,13 @@ class UndecidedReceipt:
     @property
     def cost_usd(self) -> float:
         return sum(self.picodollars.values()) / PICODOLLARS
+
+    @property
+    def cost_parts_usd(self) -> dict[str, float]:
+        """Returns the dollars by component."""
+        return {component: amount / PICODOLLARS for component, amount in self.picodollars.items()}
+
+    @property
+    def rounded_seconds(self) -> dict[str, float]:
+        """Returns the duration of each phase in seconds, rounded to microseconds."""
+        return round_to_microseconds(self.seconds)

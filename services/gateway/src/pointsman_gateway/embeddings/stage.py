@@ -1,10 +1,9 @@
-"""The embeddings endpoint's stage: admission, limits, the model, and a receipt, whatever the outcome of the request."""
+"""The embeddings endpoint's stage: the models of a configuration, and one request's computation and receipt."""
 
 import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -14,19 +13,15 @@ from pointsman_servicekit.logs import request_id
 
 from pointsman_gateway.codec.token_ids import TokenIds
 from pointsman_gateway.domain import PICODOLLARS, Overflow, Request, UndecidedReceipt, Usage
-from pointsman_gateway.domain.outcome import CANCELLED, INTERNAL, OK, fault_of, outcome_of
+from pointsman_gateway.domain.outcome import fault_of, outcome_of
 from pointsman_gateway.domain.request import UNRESTRICTED, Scope
 from pointsman_gateway.embeddings.metrics import EmbeddingMetrics
-from pointsman_gateway.ports import RequestLog, Tenancy
 
 log = logging.getLogger(__name__)
 
 CHARACTERS_PER_TOKEN = 4
 """A usual figure for English, to estimate the tokens of a request before they are counted."""
 PRICE_UNIT_TOKENS = 1_000_000
-
-Admit = Callable[[Request], AbstractAsyncContextManager[None]]
-"""Admission control: a block in which a request has a slot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,35 +99,75 @@ class PricedModel:
         return round(tokens * self.usd_per_million_tokens * PICODOLLARS / PRICE_UNIT_TOKENS)
 
 
-@dataclass(slots=True)
-class _Progress:
-    """What has happened to a request so far, for its receipt."""
+class EmbeddingRun:
+    """One request for embeddings: checks its key's scope, computes the vectors, and writes the receipt."""
 
-    started: float
-    tokens: int = 0
-    was_admitted: bool = False
-    note: str = ""
-    outcome: str = CANCELLED
-    error: PointsmanError | None = None
+    def __init__(self, model: PricedModel, inputs: EmbeddingRequest, metrics: EmbeddingMetrics) -> None:
+        self.request = inputs.request
+        self.estimated_tokens = inputs.estimated_tokens
+        self._model, self._inputs, self._metrics = model, inputs, metrics
+        self._started = time.perf_counter()
+        self._was_admitted = False
+        self._tokens = 0
+        """Tokens of the result: nothing is charged without one."""
+        self._note = ""
+
+    @property
+    def estimated_usd(self) -> float:
+        return self._model.picodollars(self.estimated_tokens) / PICODOLLARS
+
+    def check_scope(self) -> None:
+        """Raises PermissionDenied if the caller may not use the model."""
+        label = self._model.label
+        if not self.request.caller.scope.allows_embedding(label):
+            raise PermissionDenied(
+                f"the key is not for embedding model '{label}' (`pointsman keys create --embedding`)",
+                code="not_in_scope",
+                param="model",
+            )
+
+    def mark_admitted(self) -> None:
+        """Records that the request has a slot, and a reservation of its caller's limits."""
+        self._was_admitted = True
+
+    async def compute(self) -> EncodedEmbeddings:
+        """Returns the vectors and their cost; raises PointsmanError."""
+        result = await _before_deadline(self._model.embedder, self._inputs)
+        self._tokens, self._note = result.tokens, result.note
+        return replace(result, usd=self._model.picodollars(result.tokens) / PICODOLLARS)
+
+    def finish(self, outcome: str, error: PointsmanError | None = None) -> UndecidedReceipt:
+        """Writes, counts and returns the receipt; `error` is what the caller gets, if anything."""
+        model, note = self._model, self._note
+        receipt = UndecidedReceipt(
+            request_id.get(),
+            "embeddings",
+            outcome_of(outcome),
+            fault_of(outcome, error),
+            {"total": time.perf_counter() - self._started},
+            self.request.caller,
+            self._was_admitted,
+            model.label,
+            Usage(self._tokens),
+            {"embedding": model.picodollars(self._tokens)},
+            notes=(note,) if note else (),
+        )
+        if note:
+            log.warning("embedding model %s: %s", model.label, note)
+        self._metrics.ended(receipt)
+        return receipt
 
 
 class Embeddings:
     """The embedding models of one configuration, by the names that a request's `model` may have."""
 
     def __init__(
-        self,
-        models: Mapping[str, PricedModel],
-        tenancy: Tenancy,
-        metrics: EmbeddingMetrics,
-        request_log: RequestLog,
-        answer_budget: BufferedBytesBudget,
+        self, models: Mapping[str, PricedModel], metrics: EmbeddingMetrics, answer_budget: BufferedBytesBudget
     ) -> None:
         """Takes `models` by the names that a request's `model` may have, and the memory for responses of endpoints."""
-        self._answer_budget = answer_budget
         self._models = models
-        self._tenancy = tenancy
         self._metrics = metrics
-        self._request_log = request_log
+        self._answer_budget = answer_budget
 
     def names(self, scope: Scope = UNRESTRICTED) -> Sequence[str]:
         return [name for name, model in self._models.items() if scope.allows_embedding(model.label)]
@@ -141,79 +176,17 @@ class Embeddings:
         """Returns the memory of one answer, which grows while it arrives; release it when the answer is sent."""
         return BufferReservation(self._answer_budget)
 
-    async def embed(self, inputs: EmbeddingRequest, admit: Admit) -> EncodedEmbeddings:
-        """Embeds the texts; writes a receipt whatever happens, unless the model is unknown. Raises PointsmanError."""
-        scope = inputs.request.caller.scope
-        model = self._models.get(inputs.request.model)
+    def run(self, inputs: EmbeddingRequest) -> EmbeddingRun:
+        """Returns a run that is not started; raises NotFound if the model is unknown."""
+        name = inputs.request.model
+        model = self._models.get(name)
         if model is None:
-            known = ", ".join(self.names(scope)) or "none (models.yaml lists them under `embeddings`)"
+            visible = self.names(inputs.request.caller.scope)
+            known = ", ".join(visible) or "none (models.yaml lists them under `embeddings`)"
             raise NotFound(
-                f"unknown embedding model '{inputs.request.model[:200]}'; known: {known}",
-                code="unknown_model",
-                param="model",
+                f"unknown embedding model '{name[:200]}'; known: {known}", code="unknown_model", param="model"
             )
-        progress = _Progress(time.perf_counter())
-        try:
-            if not scope.allows_embedding(model.label):
-                raise PermissionDenied(
-                    f"the key is not for embedding model '{model.label}' (`pointsman keys create --embedding`)",
-                    code="not_in_scope",
-                    param="model",
-                )
-            async with admit(inputs.request):
-                result = await self._embed_within_limits(model, inputs, progress)
-            progress.outcome = OK
-        except PointsmanError as error:
-            progress.outcome, progress.error = error.code, error
-            raise
-        except asyncio.CancelledError:
-            raise
-        except Exception:
-            progress.outcome = INTERNAL
-            raise
-        finally:
-            self._write_receipt(model, inputs.request, progress)
-            progress.error = None  # breaks the reference cycle between the error's traceback and this frame
-        return result
-
-    async def _embed_within_limits(
-        self, model: PricedModel, inputs: EmbeddingRequest, progress: _Progress
-    ) -> EncodedEmbeddings:
-        """Reserves estimated tokens and cost, and settles the real ones; nothing is charged without a result."""
-        estimate = inputs.estimated_tokens
-        reservation = await self._tenancy.enter(inputs.request.caller, estimate)
-        progress.was_admitted = True
-        outcome = CANCELLED
-        try:
-            await reservation.afford(model.picodollars(estimate) / PICODOLLARS)
-            result = await _before_deadline(model.embedder, inputs)
-            progress.tokens, progress.note, outcome = result.tokens, result.note, OK
-        except PointsmanError as error:
-            outcome = error.code
-            raise
-        finally:
-            usd = model.picodollars(progress.tokens) / PICODOLLARS
-            reservation.settle(Usage(progress.tokens), usd, outcome)
-        return replace(result, usd=usd, headers=reservation.headers)
-
-    def _write_receipt(self, model: PricedModel, request: Request, progress: _Progress) -> None:
-        receipt = UndecidedReceipt(
-            request_id.get(),
-            "embeddings",
-            outcome_of(progress.outcome),
-            fault_of(progress.outcome, progress.error),
-            {"total": time.perf_counter() - progress.started},
-            request.caller,
-            progress.was_admitted,
-            model.label,
-            Usage(progress.tokens),
-            {"embedding": model.picodollars(progress.tokens)},
-            notes=(progress.note,) if progress.note else (),
-        )
-        if progress.note:
-            log.warning("embedding model %s: %s", model.label, progress.note)
-        self._metrics.ended(receipt)
-        self._request_log.note_undecided(receipt)
+        return EmbeddingRun(model, inputs, self._metrics)
 
 
 async def _before_deadline(embedder: Embedder, inputs: EmbeddingRequest) -> EncodedEmbeddings:

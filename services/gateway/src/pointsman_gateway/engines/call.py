@@ -24,9 +24,9 @@ from pointsman_gateway.engines.engine_client import (
     out_of_time,
 )
 from pointsman_gateway.engines.engines import Target
-from pointsman_gateway.engines.failover import Candidates
+from pointsman_gateway.engines.failover import TargetQueue
 from pointsman_gateway.engines.metrics import EngineMetrics
-from pointsman_gateway.ports import ChunkSink, OpenAnswer
+from pointsman_gateway.ports import AnswerStream, ChunkSink
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class NullBusyTimeTracker:
 
 
 class EngineCaller:
-    """Makes one call to an engine, without retries; implements `TargetOpener`."""
+    """Makes one call to an engine, without retries; implements `TargetCaller`."""
 
     def __init__(
         self, client: EngineClient, metrics: EngineMetrics, clock: Callable[[], float], busy_times: BusyTimeTracker
@@ -65,7 +65,7 @@ class EngineCaller:
         self.busy_times = busy_times
         self._clock = clock
 
-    async def open(self, target: Target, others: Candidates, request: CompletionRequest) -> OpenAnswer:
+    async def call(self, target: Target, others: TargetQueue, request: CompletionRequest) -> AnswerStream:
         """Calls the engine and waits for its first chunk; raises Unavailable, DeadlineExceeded, or its refusal."""
         if self._clock() >= request.deadline:
             raise out_of_time()
@@ -75,7 +75,7 @@ class EngineCaller:
         except BaseException:
             call.close()
             raise
-        return OpenAnswer(target.model, call)
+        return AnswerStream(target.model, call)
 
 
 class EngineCall:

@@ -1,7 +1,7 @@
 """Failover before the first token: load balancing, retries within a budget, and hedging.
 
-`Retrying` wraps `Hedging`, which wraps the call to one engine; all three implement `TargetOpener`. Engines come from
-`Candidates`: an engine that has the prompt's prefix in its cache, within a bound on its load.
+`Retrying` wraps `Hedging`, which wraps the call to one engine; all three implement `TargetCaller`. Engines come from
+`TargetQueue`: an engine that has the prompt's prefix in its cache, within a bound on its load.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from pointsman_gateway.engines import engine_client
 from pointsman_gateway.engines.engine_client import CompletionRequest
 from pointsman_gateway.engines.engines import Target
 from pointsman_gateway.engines.metrics import EngineMetrics
-from pointsman_gateway.ports import OpenAnswer
+from pointsman_gateway.ports import AnswerStream
 
 PREFIX_CHARACTERS = 1024
 """Characters of a prompt that are hashed at most."""
@@ -40,7 +40,7 @@ MIN_DECAY_SECONDS = 0.001
 PROBE_SECONDS = 1.0
 """Seconds that a request waits for an engine whose breaker is half open before it is hedged."""
 
-Race = dict["asyncio.Task[OpenAnswer]", Target]
+Race = dict["asyncio.Task[AnswerStream]", Target]
 
 
 def hash_prefix(messages: Sequence[Message]) -> int:
@@ -57,7 +57,7 @@ def hash_prefix(messages: Sequence[Message]) -> int:
     return zlib.crc32(text.encode("utf-8", "surrogatepass"))
 
 
-class Candidates:
+class TargetQueue:
     """The engines that a request may still be sent to; each is taken once."""
 
     __slots__ = ("_bound", "_key", "_left", "alone")
@@ -141,11 +141,14 @@ class RetryBudget:
             self._at = now
 
 
-class TargetOpener(Protocol):
-    """Opens an answer, starting with a given engine."""
+class TargetCaller(Protocol):
+    """Calls engines for an answer, starting with a given one."""
 
-    async def open(self, target: Target, others: Candidates, request: CompletionRequest) -> OpenAnswer:
-        """Opens an answer of `target`; `others` are the engines to fall back to. Raises PointsmanError."""
+    async def call(self, target: Target, others: TargetQueue, request: CompletionRequest) -> AnswerStream:
+        """Calls `target`, and returns once its first chunk has arrived; `others` are the engines to fall back to.
+
+        Raises PointsmanError.
+        """
         ...
 
 
@@ -154,7 +157,7 @@ class Retrying:
 
     def __init__(
         self,
-        inner: TargetOpener,
+        inner: TargetCaller,
         config: RetryConfig,
         budget: RetryBudget,
         metrics: EngineMetrics,
@@ -166,12 +169,12 @@ class Retrying:
         self._metrics = metrics
         self._clock = clock
 
-    async def open(self, target: Target, others: Candidates, request: CompletionRequest) -> OpenAnswer:
+    async def call(self, target: Target, others: TargetQueue, request: CompletionRequest) -> AnswerStream:
         self._budget.count_request()
         retries, is_served = 0, False
         while True:
             try:
-                return await self._inner.open(target, others, request)
+                return await self._inner.call(target, others, request)
             except engine_client.NotResident:
                 raise  # no engine is at fault: `AdapterLoading` loads the adapter again
             except Unavailable as failure:
@@ -184,7 +187,7 @@ class Retrying:
             target, retries = following, retries + 1
 
     async def _next(
-        self, target: Target, others: Candidates, deadline: float, failure: Unavailable, retries: int
+        self, target: Target, others: TargetQueue, deadline: float, failure: Unavailable, retries: int
     ) -> Target | None:
         """Returns the engine for the next try after `target` has failed; None if the failure is final."""
         if not self._may_retry(target, others, failure, retries):
@@ -194,7 +197,7 @@ class Retrying:
             others.put_back(target)
         return others.take()
 
-    def _may_retry(self, target: Target, others: Candidates, failure: Unavailable, retries: int) -> bool:
+    def _may_retry(self, target: Target, others: TargetQueue, failure: Unavailable, retries: int) -> bool:
         same_again = others.alone and isinstance(failure, engine_client.TransientFailure) and target.state.is_available
         if retries >= self._config.max_retries or not (same_again or others.any_left):
             return False
@@ -213,19 +216,19 @@ class Retrying:
 class Hedging:
     """Sends a request to a second engine if the first token is late; the first engine to answer wins."""
 
-    def __init__(self, inner: TargetOpener, after: float | None, budget: RetryBudget, metrics: EngineMetrics) -> None:
+    def __init__(self, inner: TargetCaller, after: float | None, budget: RetryBudget, metrics: EngineMetrics) -> None:
         """Takes `after`, the seconds without a first token, or None to hedge only requests that probe an engine."""
         self._inner = inner
         self._after = after
         self._budget = budget
         self._metrics = metrics
 
-    async def open(self, target: Target, others: Candidates, request: CompletionRequest) -> OpenAnswer:
-        """Opens the answer of the first engine to answer; raises the error of the engine that failed last."""
+    async def call(self, target: Target, others: TargetQueue, request: CompletionRequest) -> AnswerStream:
+        """Returns the answer of the first engine to answer; raises the error of the engine that failed last."""
         is_probe = not target.state.breaker.closed
         delay = self._after if not is_probe else min(PROBE_SECONDS, self._after or PROBE_SECONDS)
         if delay is None or not others.any_left:
-            return await self._inner.open(target, others, request)
+            return await self._inner.call(target, others, request)
         race: Race = {}
         try:
             # An engine that loses after this delay, and was silent to all its requests meanwhile, has failed.
@@ -237,11 +240,11 @@ class Hedging:
         finally:
             await _stop(list(race))
 
-    def _start(self, race: Race, target: Target, others: Candidates, request: CompletionRequest) -> None:
-        task = asyncio.create_task(self._inner.open(target, others, request), name=f"call {target.engine.name}")
+    def _start(self, race: Race, target: Target, others: TargetQueue, request: CompletionRequest) -> None:
+        task = asyncio.create_task(self._inner.call(target, others, request), name=f"call {target.engine.name}")
         race[task] = target
 
-    def _start_second(self, race: Race, slow: Target, others: Candidates, request: CompletionRequest) -> None:
+    def _start_second(self, race: Race, slow: Target, others: TargetQueue, request: CompletionRequest) -> None:
         if not others.any_left:
             return
         if not self._budget.spend():
@@ -251,7 +254,7 @@ class Hedging:
         if second is not None:
             self._start(race, second, others, request)
 
-    async def _first_of(self, race: Race, slow: Target) -> OpenAnswer:
+    async def _first_of(self, race: Race, slow: Target) -> AnswerStream:
         """Returns the answer that begins first; raises the last error if every engine fails."""
         hedged = len(race) > 1
         while True:
@@ -271,10 +274,10 @@ class Hedging:
                     return replace(answer, hedged=len(race))
 
 
-async def _stop(tasks: Sequence["asyncio.Task[OpenAnswer]"]) -> None:
+async def _stop(tasks: Sequence["asyncio.Task[AnswerStream]"]) -> None:
     """Cancels the calls that lost, and closes an answer that has begun in the meantime."""
     for task in tasks:
         task.cancel()
     for outcome in await asyncio.gather(*tasks, return_exceptions=True):
-        if isinstance(outcome, OpenAnswer):
+        if isinstance(outcome, AnswerStream):
             outcome.source.close()

@@ -27,9 +27,9 @@ from pointsman_gateway.engines.engine_client import (
     retryable,
 )
 from pointsman_gateway.engines.engines import Engines, Target
-from pointsman_gateway.engines.failover import Candidates, Hedging, RetryBudget, Retrying, hash_prefix
+from pointsman_gateway.engines.failover import Hedging, RetryBudget, Retrying, TargetQueue, hash_prefix
 from pointsman_gateway.engines.metrics import EngineMetrics
-from pointsman_gateway.ports import Backend, OpenAnswer
+from pointsman_gateway.ports import AnswerStream, Backend
 
 DEFAULTS = ResilienceConfig()
 
@@ -59,15 +59,15 @@ class EngineBackend:
         self._engines = engines
         self._bound = resilience.load_bound
 
-    async def open(self, request: Request, decision: Decision, prompt: Prompt) -> OpenAnswer:
-        """Opens an answer; raises Unavailable if all engines fail, DeadlineExceeded, or the client's own errors."""
+    async def call(self, request: Request, decision: Decision, prompt: Prompt) -> AnswerStream:
+        """Calls the path's engines; raises Unavailable if all fail, DeadlineExceeded, or the client's own errors."""
         path = decision.path
         targets = self._engines.targets(path)
         if self._clock() >= request.deadline:
             raise out_of_time()
         key = hash_prefix(prompt.messages) if len(targets) > 1 else 0
-        candidates = Candidates(targets, key, self._bound)
-        first = candidates.take()
+        queue = TargetQueue(targets, key, self._bound)
+        first = queue.take()
         assert first is not None  # `targets` are available, and nothing has been awaited since
         sampling = request.sampling
         if sampling.extra:
@@ -84,7 +84,7 @@ class EngineBackend:
             max_bytes=MAX_COLLECTED_BYTES if is_collected else inf,
         )
         try:
-            return await self._retrying.open(first, candidates, completion)
+            return await self._retrying.call(first, queue, completion)
         except NotServed as error:
             if len(targets) < self._engines.count(path.model):  # the others may answer later
                 raise retryable(error) from error
@@ -122,11 +122,11 @@ class AdapterLoading:
         self.timeout = resilience.adapter_load_timeout_seconds
         self.load_bound = resilience.load_bound
 
-    async def open(self, request: Request, decision: Decision, prompt: Prompt) -> OpenAnswer:
-        """Opens an answer, after loading its adapter if needed; raises NotLoaded, NotLoadedInTime and inner errors."""
+    async def call(self, request: Request, decision: Decision, prompt: Prompt) -> AnswerStream:
+        """Loads the adapter if needed, and calls the inner backend; raises its errors, NotLoaded, NotLoadedInTime."""
         if not decision.path.adapter:
-            return await self.inner.open(request, decision, prompt)
-        return await _Load(self, request).open(decision, prompt)
+            return await self.inner.call(request, decision, prompt)
+        return await _Load(self, request).call(decision, prompt)
 
 
 class _Load:
@@ -139,14 +139,14 @@ class _Load:
         self._request = request
         self._waited = 0.0
 
-    async def open(self, decision: Decision, prompt: Prompt) -> OpenAnswer:
+    async def call(self, decision: Decision, prompt: Prompt) -> AnswerStream:
         path, evictions = decision.path, 0
         version = self._engines.version_of(path)
         while True:
             if not self._engines.holds(path.model, version):
                 await self._load(path, version)
             try:
-                answer = await self._loading.inner.open(self._request, decision, prompt)
+                answer = await self._loading.inner.call(self._request, decision, prompt)
             except NotResident as error:
                 evictions += 1
                 if evictions > MAX_EVICTIONS or not self._is_obtainable(path, version):
@@ -175,11 +175,11 @@ class _Load:
         The order is by rendezvous hashing with bounded loads. Raises NotLoaded, NotLoadedInTime.
         """
         timeout = self._loading.timeout
-        candidates = Candidates(targets, zlib.crc32(version.encode()), self._loading.load_bound)
+        queue = TargetQueue(targets, zlib.crc32(version.encode()), self._loading.load_bound)
         failure: PointsmanError | None = None
         try:
             async with asyncio.timeout_at(min(began + timeout - self._waited, self._request.deadline)):
-                while (target := candidates.take()) is not None:
+                while (target := queue.take()) is not None:
                     try:
                         return await self._load_on(target, version)
                     except Unavailable as error:

@@ -124,11 +124,11 @@ class Authentication:
             caller = await identify_caller(self._tenancy, bearer_token(authorization(context.invocation_metadata())))
         except asyncio.CancelledError:
             if operation:
-                self._pipeline.turned_away(operation, None, arrived, caller=ANONYMOUS)
+                self._pipeline.record_rejection(operation, None, arrived, caller=ANONYMOUS)
             raise
         except Exception as error:
             if operation:
-                self._pipeline.turned_away(operation, to_public_error(error), arrived, caller=ANONYMOUS)
+                self._pipeline.record_rejection(operation, to_public_error(error), arrived, caller=ANONYMOUS)
             await _abort(context, error, None)
         authenticated_caller.set(caller)
         return caller.tenant
@@ -213,7 +213,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
         except Exception as error:
             rejection = to_public_error(error)
             try:
-                self._pipeline.turned_away(operation, rejection, arrived, caller=authenticated_caller.get())
+                self._pipeline.record_rejection(operation, rejection, arrived, caller=authenticated_caller.get())
                 if rejection is error:
                     raise
                 raise rejection from error

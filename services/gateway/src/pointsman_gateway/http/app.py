@@ -156,7 +156,7 @@ def record_rejection(dependencies: HttpDependencies, scope: Scope, error: Points
     """
     operation = METERED_ROUTES.get(scope["path"])
     if operation is not None and scope["method"] == "POST" and HAS_RECEIPT not in scope:
-        dependencies.pipeline.turned_away(operation, error, caller=caller_in(scope))
+        dependencies.pipeline.record_rejection(operation, error, caller=caller_in(scope))
 
 
 async def _on_error(request: Request, error: Any) -> Response:

@@ -101,7 +101,7 @@ class AsgiAnswer(Response):
         except (ClientDisconnected, AnswerNotRead, OSError) as error:
             if not self._has_run:  # otherwise the run has written the receipt
                 request = self._request
-                self._pipeline.turned_away(request.operation, None, request.arrived_at, caller=request.caller)
+                self._pipeline.record_rejection(request.operation, None, request.arrived_at, caller=request.caller)
             if not has_started and not isinstance(error, ClientDisconnected):
                 # On a starved machine the time limit may pass before the run has reported its own error.
                 await send_error(send, out_of_time(), self._extra_headers, self._error_format)

@@ -23,13 +23,13 @@ class ConversationRoute:
         try:
             answer = await self._prepare(request)
         except (ClientDisconnected, asyncio.CancelledError) as error:
-            pipeline.turned_away(operation, None, request.arrived, caller=caller_in(request.scope))
+            pipeline.record_rejection(operation, None, request.arrived, caller=caller_in(request.scope))
             if isinstance(error, ClientDisconnected):
                 return
             raise
         except Exception as error:
             rejection = to_public_error(error)
-            pipeline.turned_away(operation, rejection, request.arrived, caller=caller_in(request.scope))
+            pipeline.record_rejection(operation, rejection, request.arrived, caller=caller_in(request.scope))
             await send_error(request.send, rejection, request.response_headers, self._dialect.error_format)
             return
         await answer(request.scope, request.receive, request.send)

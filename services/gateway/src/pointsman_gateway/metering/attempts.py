@@ -78,7 +78,7 @@ class PathAttempt:
         """Records that the prompt is complete and is sent to an engine now."""
         self.prompt, self.sent = prompt, perf_counter()
 
-    def set_opened(
+    def set_answer(
         self, model: str, cached: str = "", hedged: int = 0, loading_seconds: float = 0.0, embeddings: int = 0
     ) -> None:
         """Records that the answer has begun, or was found in the cache.

@@ -233,12 +233,16 @@ class Meter:
         metering.aggregator.add((receipt, first, request.operation, request.model, own_tokens, by_engine))
         return receipt
 
-    def finish_route(self) -> Receipt:
-        """Writes and counts the receipt of a request for the decision only; it costs nothing."""
-        assert self._decision is not None
+    def finish_route(self, outcome: str, error: PointsmanError | None = None) -> Receipt | UndecidedReceipt:
+        """Like `finish`, for a request for the decision only, which costs nothing even if its prompt was not built."""
+        outcome = ROUTED if outcome == OK else outcome
+        fault, outcome = fault_of(outcome, error), outcome_of(outcome)
+        decision = self._decision
+        if decision is None:
+            return self._reject(outcome, fault)
         _, _, seconds = sum_attempts([attempt.work(self._metering.pricing) for attempt in self._attempts])
         seconds = self._with_request_phases(seconds)
-        receipt = Receipt(self._decision, Usage(), {}, seconds, ROUTED, request_id=request_id.get())
+        receipt = Receipt(decision, Usage(), {}, seconds, outcome, fault=fault, request_id=request_id.get())
         self._metering.metrics.count_route(receipt)
         return receipt
 

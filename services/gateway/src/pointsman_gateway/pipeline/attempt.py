@@ -9,28 +9,28 @@ from pointsman_servicekit.errors import take_error
 from pointsman_gateway.domain import Chunks, CompletedAnswer, Decision
 from pointsman_gateway.metering.attempts import PathAttempt
 from pointsman_gateway.metering.meter import Meter
-from pointsman_gateway.ports import ChunkSink, OpenAnswer
-from pointsman_gateway.validation.stage import Judge, Transcript, Verdict, refusal
+from pointsman_gateway.ports import AnswerStream, ChunkSink
+from pointsman_gateway.validation.stage import AnswerChecks, Transcript, Verdict, refusal
 
 
 class ValidatingSink:
     """Collects an answer for validators and request log; removes what only the validators had requested."""
 
-    __slots__ = ("_judge", "_sink", "transcript")
+    __slots__ = ("_checks", "_sink", "transcript")
 
-    def __init__(self, judge: Judge | None, sink: ChunkSink) -> None:
-        """Takes the `judge` of the answer, None if only the request log needs it."""
+    def __init__(self, checks: AnswerChecks | None, sink: ChunkSink) -> None:
+        """Takes the `checks` of the answer, None if only the request log needs it."""
         self.transcript = Transcript()
-        self._judge = judge
+        self._checks = checks
         self._sink = sink
 
     def chunks(self, chunks: Chunks, last: bool) -> None:
         for chunk in chunks:
             if chunk.usage is None:
                 self.transcript.add(chunk)
-        judge = self._judge
-        if judge is not None:
-            chunks = tuple([stripped for chunk in chunks if (stripped := judge.client_chunk(chunk)) is not None])
+        checks = self._checks
+        if checks is not None:
+            chunks = tuple([stripped for chunk in chunks if (stripped := checks.client_chunk(chunk)) is not None])
         if chunks:
             self._sink.chunks(chunks, last)
 
@@ -82,7 +82,7 @@ class Attempt:
 
     __slots__ = (
         "_buffer",
-        "_judge",
+        "_checks",
         "_meter",
         "_path_attempt",
         "_reads",
@@ -97,10 +97,10 @@ class Attempt:
     def __init__(
         self,
         decision: Decision,
-        answer: OpenAnswer,
+        answer: AnswerStream,
         meter: Meter,
         path_attempt: PathAttempt,
-        judge: Judge | None,
+        checks: AnswerChecks | None,
         reads: bool,
     ) -> None:
         """Starts to meter an answer; `reads` says that the request log needs its text."""
@@ -111,8 +111,8 @@ class Attempt:
         self.is_complete = False
         self._meter = meter
         self._path_attempt = path_attempt
-        self._judge = judge
-        self._reads = reads or judge is not None
+        self._checks = checks
+        self._reads = reads or checks is not None
         self._transcript: Transcript | None = None
         """Not the sink that fills it: the sink refers to this object, and a reference cycle would stay in memory until
         the next garbage collection."""
@@ -161,8 +161,8 @@ class Attempt:
         if self.is_complete:
             return
         self.is_complete = True
-        if self._judge is not None and self._transcript is not None:
-            self.verdicts = self._judge.verdicts(self._transcript)
+        if self._checks is not None and self._transcript is not None:
+            self.verdicts = self._checks.verdicts(self._transcript)
             for verdict in self.verdicts:
                 self._meter.record_verdict(self.decision, verdict.validator, verdict.ruling)
             if refusal(self.verdicts) is not None:
@@ -190,6 +190,6 @@ class Attempt:
         self._sink = sink
         source: ChunkSink = self
         if self._reads:
-            source = validating = ValidatingSink(self._judge, self)
+            source = validating = ValidatingSink(self._checks, self)
             self._transcript = validating.transcript
         self.answer.source.attach(source)

@@ -8,7 +8,7 @@ from pointsman_gateway.domain import Chunk, Chunks, Decision, Prompt, Request, U
 from pointsman_gateway.metering.pricing import estimate_tokens
 from pointsman_gateway.pipeline.answer_window import MAX_RELEASED_CHUNKS, AnswerWindow
 from pointsman_gateway.pipeline.guardrails import Guardrails, Verdicts, current_verdicts
-from pointsman_gateway.ports import AnswerSource, Backend, ChunkSink, OpenAnswer
+from pointsman_gateway.ports import AnswerSource, AnswerStream, Backend, ChunkSink
 
 EVERY_CHARACTERS_AS_A_WHOLE = 16_384
 """Number of new characters before the next check of an answer that is not streamed."""
@@ -26,12 +26,12 @@ class GuardedBackend:
         self._overlap = max(config.overlap_characters for config in configs)
         self._every = max(config.every_characters for config in configs)
 
-    async def open(self, request: Request, decision: Decision, prompt: Prompt) -> OpenAnswer:
-        """Opens an answer that is checked; raises the inner backend's errors."""
-        opened = await self._inner.open(request, decision, prompt)
+    async def call(self, request: Request, decision: Decision, prompt: Prompt) -> AnswerStream:
+        """Returns an answer that is checked while it arrives; raises the inner backend's errors."""
+        answer = await self._inner.call(request, decision, prompt)
         every = EVERY_CHARACTERS_AS_A_WHOLE if request.as_a_whole else self._every
         window = AnswerWindow(self._overlap, every)
-        return replace(opened, source=GuardedSource(opened.source, self._guardrails, window, prompt))
+        return replace(answer, source=GuardedSource(answer.source, self._guardrails, window, prompt))
 
 
 class GuardedSource:

@@ -245,8 +245,8 @@ class GuardedMeter(Meter):
     def finish(self, outcome: str, error: PointsmanError | None = None) -> Receipt | UndecidedReceipt:
         return self._with_verdicts(super().finish(outcome, error))
 
-    def finish_route(self) -> Receipt:
-        return self._with_verdicts(super().finish_route())
+    def finish_route(self, outcome: str, error: PointsmanError | None = None) -> Receipt | UndecidedReceipt:
+        return self._with_verdicts(super().finish_route(outcome, error))
 
     def _with_verdicts(self, receipt: AnyReceipt) -> AnyReceipt:
         verdicts = tuple(self._verdicts)

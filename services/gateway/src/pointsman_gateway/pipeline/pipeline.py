@@ -1,9 +1,7 @@
 """The entry to the request path for every server, and the stages of one configuration that a request passes through."""
 
-import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -12,18 +10,19 @@ from pointsman_servicekit.logs import decision_id
 
 from pointsman_gateway import domain
 from pointsman_gateway.conversations.stage import Conversations
-from pointsman_gateway.domain import Caller, Decision, Operation, Prompt, Receipt, Request, UndecidedReceipt
-from pointsman_gateway.domain.outcome import CANCELLED, INTERNAL, ROUTED, fault_of, outcome_of
+from pointsman_gateway.domain import Caller, Decision, Operation, Prompt, Request, UndecidedReceipt
+from pointsman_gateway.domain.outcome import CANCELLED
 from pointsman_gateway.domain.path import Catalog
 from pointsman_gateway.domain.request import UNRESTRICTED, Scope
-from pointsman_gateway.embeddings.stage import Embeddings
+from pointsman_gateway.embeddings.stage import EmbeddingRun, Embeddings, EncodedEmbeddings
 from pointsman_gateway.engines.engines import Engines
 from pointsman_gateway.engines.token_counter import TokenCounter
 from pointsman_gateway.metering.meter import Meter, Metering
 from pointsman_gateway.metering.pricing import CHARACTERS_PER_TOKEN, estimate_tokens
 from pointsman_gateway.pipeline.active_runs import ActiveRuns
 from pointsman_gateway.pipeline.admission import Admission
-from pointsman_gateway.pipeline.run import RequestRun, record, reserve, settle, with_known_model
+from pointsman_gateway.pipeline.metered import MeteredRequest
+from pointsman_gateway.pipeline.run import RequestRun, with_known_model
 from pointsman_gateway.pipeline.sinks import EventQueue
 from pointsman_gateway.ports import AnswerSink, Backend, Classifier, PromptBuilder, RequestLog, Tenancy
 from pointsman_gateway.routing.router import Router
@@ -81,50 +80,30 @@ class Pipeline:
         run.start()
         return events
 
-    @asynccontextmanager
-    async def admitted(self, request: Request) -> AsyncIterator[None]:
-        """A block in which a request without a run has a slot. It ends with an error some time after the deadline, or
-        when the gateway stops.
-        """
-        with self.active_runs.running(request.deadline):
-            async with self.admission.admitted(request):
-                yield
-
     async def decide(self, request: Request, with_prompt: bool = False) -> Routed:
         """Decides without answering; `with_prompt` also builds the prompt that would be sent. Raises PointsmanError."""
         stages = self.current()
         request = with_known_model(request, stages.resolve_model)
         meter = stages.metering.start(replace(request, operation="route"))
-        outcome, reservation, failure, decision, receipt = CANCELLED, None, None, None, None
-        try:
-            async with self.admitted(request):
-                reservation = await reserve(self.tenancy, request, 0)
+        with MeteredRequest(self, request, meter.finish_route) as metered:
+            async with metered.admitted(tokens=0):
                 meter.mark_admitted()
                 labels = await stages.classification.label(request)
                 decision = stages.router.decide(request, labels, await stages.conversations.recall(request, labels))
                 meter.set_decision(decision)
                 decision_id.set(decision.id)
                 prompt = await _prompt(stages, meter, request, decision) if with_prompt else None
-            outcome = ROUTED
-        except PointsmanError as error:
-            outcome, failure = error.code, error
-            raise
-        except asyncio.CancelledError:
-            raise
-        except Exception:
-            outcome = INTERNAL
-            raise
-        finally:
-            try:
-                receipt = meter.finish(outcome, failure) if decision is None else _routed(meter, outcome, failure)
-                if failure is not None:
-                    failure.receipt, failure.__traceback__ = receipt, None
-            finally:
-                failure = None  # breaks the reference cycle between the error's traceback and this frame
-                if reservation is not None:
-                    settle(reservation, receipt)
-            record(self.request_log, request, receipt)
         return Routed(decision, prompt, labels.user_words)
+
+    async def embed(self, run: EmbeddingRun) -> EncodedEmbeddings:
+        """Returns the vectors of an embeddings request. Raises PointsmanError."""
+        with MeteredRequest(self, run.request, run.finish) as metered:
+            run.check_scope()
+            async with metered.admitted(run.estimated_tokens) as reservation:
+                run.mark_admitted()
+                await reservation.afford(run.estimated_usd)
+                embedded = await run.compute()
+        return replace(embedded, headers=reservation.headers)
 
     async def count_tokens(self, request: Request, routed: Routed) -> tuple[int, bool]:
         """Returns the number of tokens in a decision's prompt, and whether an engine has counted them exactly."""
@@ -135,14 +114,14 @@ class Pipeline:
             count = await counter.count(model, messages, fields, request.deadline)
         if count is not None:
             return count, True
-        beside = [fields.get("tools") or "", *[message.extra or "" for message in messages]]
-        return 1 + estimate_tokens(messages) + len(json.dumps(beside)) // CHARACTERS_PER_TOKEN, False
+        others = [fields.get("tools") or "", *[message.extra or "" for message in messages]]
+        return 1 + estimate_tokens(messages) + len(json.dumps(others)) // CHARACTERS_PER_TOKEN, False
 
     def costs(self, request: Request, decision: Decision) -> Mapping[str, float | None]:
         """Returns the expected dollars of the request on each path that was considered."""
         return self.current().router.costs(request, decision)
 
-    def turned_away(
+    def record_rejection(
         self, operation: Operation, error: PointsmanError | None, arrived: float = 0.0, *, caller: Caller
     ) -> None:
         """Writes the receipt of a request that ended before its run. Either a server rejected it, or its client
@@ -160,11 +139,6 @@ async def _prompt(stages: Stages, meter: Meter, request: Request, decision: Deci
     path_attempt.set_prompt(prompt)
     path_attempt.ended = path_attempt.sent  # no engine is called
     return prompt
-
-
-def _routed(meter: Meter, outcome: str, failure: PointsmanError | None) -> Receipt:
-    """Returns the receipt of a decision without an answer, which costs nothing even if building the prompt failed."""
-    return replace(meter.finish_route(), outcome=outcome_of(outcome), fault=fault_of(outcome, failure))
 
 
 class ModelNames(Protocol):

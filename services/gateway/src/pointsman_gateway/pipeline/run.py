@@ -26,7 +26,6 @@ from pointsman_gateway.domain import (
     Request,
     Started,
     UndecidedReceipt,
-    Usage,
 )
 from pointsman_gateway.domain.conversation import ConversationStep, Step
 from pointsman_gateway.domain.outcome import CANCELLED, INTERNAL, OK
@@ -34,8 +33,9 @@ from pointsman_gateway.engines.engine_client import NOT_RESIDENT, NotLoaded, Not
 from pointsman_gateway.extensions import NothingRelevant
 from pointsman_gateway.metering.pricing import estimate_total_tokens
 from pointsman_gateway.pipeline.attempt import Attempt
-from pointsman_gateway.ports import AnswerSink, AnswerSource, RequestLog, Reservation, Tenancy
-from pointsman_gateway.validation.stage import Judge
+from pointsman_gateway.pipeline.metered import record, reserve, settle
+from pointsman_gateway.ports import AnswerSink, AnswerSource, Reservation
+from pointsman_gateway.validation.stage import AnswerChecks
 
 if TYPE_CHECKING:
     from pointsman_gateway.pipeline.pipeline import Pipeline
@@ -53,8 +53,8 @@ class RequestRun:
     """Answers one request, and writes its receipt whatever the outcome. Implements `ChunkSink` and `RunControl`."""
 
     __slots__ = (
-        "_attempts", "_end", "_execution", "_has_first_token", "_is_admitted",
-        "_is_paused", "_judge", "_meter", "_pipeline", "_reads", "_reason", "_request", "_reservation", "_reserved_usd",
+        "_attempts", "_checks", "_end", "_execution", "_has_first_token", "_is_admitted", "_is_paused",
+        "_meter", "_pipeline", "_reads", "_reason", "_request", "_reservation", "_reserved_usd",
         "_sink", "_source", "_stages", "_step", "error",
     )  # fmt: skip
 
@@ -71,7 +71,7 @@ class RequestRun:
         """Dollars that are reserved for an answer that is not charged yet."""
         self._step: ConversationStep | None = None
         """What the request is in its conversation; None if that does not matter."""
-        self._judge: Judge | None = None
+        self._checks: AnswerChecks | None = None
         self._attempts: list[Attempt] = []
         """The attempts whose text the request log needs."""
         self._source: AnswerSource | None = None
@@ -171,8 +171,8 @@ class RequestRun:
         decision_id.set(decision.id)
         meter.set_decision(decision)
         decision = await self._reserve_cost(decision, reservation)
-        if stages.validation.judges(decision):
-            self._judge = stages.validation.judge(request, decision)
+        if stages.validation.has_checks(decision):
+            self._checks = stages.validation.checks(request, decision)
         self._reads = self._pipeline.request_log.wants_answers(request, decision)
         if step is not None:
             stages.conversations.remember(request, step, decision)
@@ -240,7 +240,7 @@ class RequestRun:
 
         If the next path fails or exceeds the budget, the rejected answer is sent after all. Raises PointsmanError.
         """
-        attempt = await self._open(decision)
+        attempt = await self._first_attempt(decision)
         verdict = attempt.refusal
         if verdict is None:
             return attempt
@@ -256,14 +256,14 @@ class RequestRun:
             return attempt
         meter.record_escalation(rejected.path, following, verdict.validator)
         try:
-            return await self._open(following)
+            return await self._first_attempt(following)
         except PointsmanError as error:
             attempt.decision = rejected.with_failed_escalation(str(verdict), following, error.code)
             meter.record_failure(error.code, _seconds_lost(error))
             meter.restore_refused(following.path, attempt.decision)
             return attempt
 
-    async def _open(self, decision: Decision) -> Attempt:
+    async def _first_attempt(self, decision: Decision) -> Attempt:
         """Tries the decision's path and then its alternatives, and returns the first attempt whose answer has begun.
 
         Raises the PointsmanError of the last path if none can answer.
@@ -299,7 +299,7 @@ class RequestRun:
         return following
 
     async def _attempt(self, decision: Decision) -> Attempt:
-        stages, request, judge = self._stages, self._request, self._judge
+        stages, request, checks = self._stages, self._request, self._checks
         path_attempt = self._meter.start_attempt(decision.path)
         try:
             prompt = await stages.prompts.build(request, decision)
@@ -307,11 +307,11 @@ class RequestRun:
             path_attempt.prompt = nothing.spent  # no engine is called, but the search is charged
             raise
         path_attempt.set_prompt(prompt)
-        engine_request = request if judge is None else judge.engine_request(request)
-        answer = await stages.backend.open(engine_request, decision, prompt)
+        engine_request = request if checks is None else checks.engine_request(request)
+        answer = await stages.backend.call(engine_request, decision, prompt)
         self._source = answer.source
-        path_attempt.set_opened(answer.model, answer.cached, answer.hedged, answer.waited, answer.embeddings)
-        attempt = Attempt(decision, answer, self._meter, path_attempt, judge, self._reads)
+        path_attempt.set_answer(answer.model, answer.cached, answer.hedged, answer.waited, answer.embeddings)
+        attempt = Attempt(decision, answer, self._meter, path_attempt, checks, self._reads)
         if self._reads:
             self._attempts.append(attempt)
         if decision.is_buffered:
@@ -352,36 +352,6 @@ class RequestRun:
         finally:
             self._close_source()
             self._sink.closed()
-
-
-async def reserve(tenancy: Tenancy, request: Request, tokens: int) -> Reservation:
-    """Reserves a request and its tokens; raises ResourceExhausted, with the caller's limits, if that is refused."""
-    try:
-        return tenancy.enter_now(request.caller, tokens) or await tenancy.enter(request.caller, tokens)
-    except ResourceExhausted as error:
-        error.limits = tenancy.headers(request.caller)
-        raise
-
-
-def settle(reservation: Reservation, receipt: Receipt | UndecidedReceipt | None) -> None:
-    """Charges what a request used; nothing if its receipt could not be written, and so nobody knows."""
-    if receipt is None:
-        reservation.settle(Usage(), 0.0, INTERNAL)
-    else:
-        reservation.settle(receipt.usage, receipt.cost_usd, receipt.outcome)
-
-
-def record(
-    request_log: RequestLog,
-    request: Request,
-    receipt: Receipt | UndecidedReceipt,
-    answers: tuple[CompletedAnswer, ...] = (),
-) -> None:
-    """Writes a receipt to the write-ahead log before it returns."""
-    if isinstance(receipt, Receipt):
-        request_log.note(request, receipt.decision, receipt, answers)
-    else:
-        request_log.note_undecided(receipt)
 
 
 def _seconds_lost(error: PointsmanError) -> float:

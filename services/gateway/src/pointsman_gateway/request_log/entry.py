@@ -11,16 +11,11 @@ import msgspec
 
 from pointsman_gateway.config.flywheel import LearningConfig
 from pointsman_gateway.domain import (
-    PICODOLLARS,
     CompletedAnswer,
-    Considered,
     Decision,
-    GuardrailVerdict,
     Receipt,
     Request,
     UndecidedReceipt,
-    Usage,
-    round_to_microseconds,
 )
 from pointsman_gateway.redaction import NotRedacted, Redaction
 from pointsman_gateway.request_log.evidence import AnswerCounts, answer_counts, evidence_key
@@ -75,50 +70,6 @@ class Entry(msgspec.Struct):
     """Approximate size in bytes; set when the entry is queued."""
 
 
-class _EntryFields(msgspec.Struct, gc=False):
-    """The fields of an entry's JSON."""
-
-    v: int
-    id: str
-    unix_ms: int
-    generation: str
-    task: str
-    confidence: float
-    margin: float
-    in_distribution_score: float
-    stage: str
-    notes: tuple[str, ...]
-    probabilities: list[tuple[str, float]]
-    path: str
-    kind: str
-    fingerprint: str
-    reason: str
-    considered: tuple[Considered, ...]
-    expected_cost_usd: float | None
-    requested: str
-    metadata: dict[str, str]
-    response_format: str
-    inputs: str
-    user_digest: str
-    random_key: str
-    text: str
-    messages: list[dict[str, Any]] | None
-    user: str | None
-    tenant: str
-    key: str
-    request_id: str
-    outcome: str
-    fault: str
-    usage: dict[str, int]
-    cost_usd: float | None
-    cost_parts_usd: dict[str, float | None]
-    seconds: dict[str, float]
-    model: str
-    escalated_from: str
-    cached: str
-    guardrails: tuple[GuardrailVerdict, ...]
-
-
 def to_entry(pending: PendingEntry, store_messages: bool, redaction: Redaction = NO_REDACTION) -> Entry:
     request, decision, receipt = pending.request, pending.decision, pending.receipt
     text, messages, user = ("not stored", None, None)
@@ -127,47 +78,39 @@ def to_entry(pending: PendingEntry, store_messages: bool, redaction: Redaction =
     elif store_messages:
         text, messages, user = _stored_text(request, redaction)
     path = decision.path
-    fields = _EntryFields(
-        v=VERSION,
-        id=decision.id,
-        unix_ms=round(pending.unix_seconds * 1000),
-        generation=decision.generation,
-        task=decision.task,
-        confidence=six_digits(decision.confidence),
-        margin=six_digits(decision.margin),
-        in_distribution_score=six_digits(decision.in_distribution_score),
-        stage=decision.stage,
-        notes=decision.notes,
-        probabilities=[(task, six_digits(p)) for task, p in decision.probabilities[:MAX_PROBABILITIES]],
-        path=path.name,
-        kind=path.kind.value,
-        fingerprint=path.fingerprint,
-        reason=decision.reason,
-        considered=decision.considered,
-        expected_cost_usd=decision.expected_cost_usd,
-        requested=request.model,
-        metadata={name: redaction.or_nothing(value) for name, value in request.metadata.items()},
-        response_format=response_format_of(request),
-        inputs="" if pending.recovered else _digest(request),
-        user_digest=hashlib.blake2b(request.user.encode(), digest_size=8).hexdigest() if request.user else "",
-        random_key=decision.random_key,
-        text=text,
-        messages=messages,
-        user=user,
-        tenant=request.caller.tenant,
-        key=request.caller.key,
-        request_id=receipt.request_id,
-        outcome=receipt.outcome,
-        fault=receipt.fault,
-        usage=_token_counts(receipt.usage),
-        cost_usd=receipt.cost_usd,
-        cost_parts_usd=receipt.cost_parts_usd,
-        seconds=receipt.rounded_seconds,
-        model=receipt.model,
-        escalated_from=receipt.escalated_from,
-        cached=receipt.cached,
-        guardrails=receipt.guardrails,
-    )
+    fields = {
+        "v": VERSION,
+        "id": decision.id,
+        "unix_ms": round(pending.unix_seconds * 1000),
+        "generation": decision.generation,
+        "task": decision.task,
+        "confidence": six_digits(decision.confidence),
+        "margin": six_digits(decision.margin),
+        "in_distribution_score": six_digits(decision.in_distribution_score),
+        "stage": decision.stage,
+        "notes": decision.notes,
+        "probabilities": [(task, six_digits(p)) for task, p in decision.probabilities[:MAX_PROBABILITIES]],
+        "path": path.name,
+        "kind": path.kind.value,
+        "fingerprint": path.fingerprint,
+        "reason": decision.reason,
+        "considered": decision.considered,
+        "expected_cost_usd": decision.expected_cost_usd,
+        "requested": request.model,
+        "metadata": {name: redaction.or_nothing(value) for name, value in request.metadata.items()},
+        "response_format": response_format_of(request),
+        "inputs": "" if pending.recovered else _digest(request),
+        "user_digest": hashlib.blake2b(request.user.encode(), digest_size=8).hexdigest() if request.user else "",
+        "random_key": decision.random_key,
+        "text": text,
+        "messages": messages,
+        "user": user,
+        "tenant": request.caller.tenant,
+        "key": request.caller.key,
+        **_receipt_fields(receipt),
+        "escalated_from": receipt.escalated_from,
+        "cached": receipt.cached,
+    }
     counted = pending.counts.key if pending.counts is not None else evidence_key(receipt)
     key = str(counted) if receipt.model else ""
     json = _encode(fields).decode()
@@ -219,11 +162,23 @@ def _digest(request: Request) -> str:
     return hashlib.blake2b(_encode_sorted((parameters, request.messages)), digest_size=16).hexdigest()
 
 
-def _token_counts(usage: Usage) -> dict[str, int]:
+def _receipt_fields(receipt: Receipt | UndecidedReceipt) -> dict[str, object]:
+    """Returns the fields of an entry that receipts with and without a decision have in common."""
+    usage = receipt.usage
     return {
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "cached_tokens": usage.cached_tokens,
+        "request_id": receipt.request_id,
+        "outcome": receipt.outcome,
+        "fault": receipt.fault,
+        "model": receipt.model,
+        "usage": {
+            "prompt_tokens": usage.prompt_tokens,
+            "completion_tokens": usage.completion_tokens,
+            "cached_tokens": usage.cached_tokens,
+        },
+        "cost_usd": receipt.cost_usd,
+        "cost_parts_usd": receipt.cost_parts_usd,
+        "seconds": receipt.rounded_seconds,
+        "guardrails": receipt.guardrails,
     }
 
 
@@ -233,18 +188,10 @@ def to_undecided_json(receipt: UndecidedReceipt, unix_seconds: float) -> str:
         "v": VERSION,
         "unix_ms": round(unix_seconds * 1000),
         "operation": receipt.operation,
-        "model": receipt.model,
         "tenant": receipt.caller.tenant,
         "key": receipt.caller.key,
         "counted": receipt.counts_as_request,
-        "request_id": receipt.request_id,
-        "outcome": receipt.outcome,
-        "fault": receipt.fault,
-        "usage": _token_counts(receipt.usage),
-        "cost_usd": receipt.cost_usd,
-        "cost_parts_usd": {component: amount / PICODOLLARS for component, amount in receipt.picodollars.items()},
-        "seconds": round_to_microseconds(receipt.seconds),
-        "guardrails": receipt.guardrails,
+        **_receipt_fields(receipt),
         "notes": receipt.notes,
     }
     return _encode(fields).decode()

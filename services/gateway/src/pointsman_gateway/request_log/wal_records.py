@@ -1,7 +1,8 @@
 """Records of the write-ahead log: receipts, batch marks and feedback, each one line of JSON, and their offsets."""
 
 from collections.abc import Mapping
-from typing import NamedTuple, cast
+from dataclasses import fields
+from typing import Any, NamedTuple, TypeVar, cast
 
 import msgspec
 
@@ -20,6 +21,8 @@ from pointsman_gateway.domain import (
 )
 from pointsman_gateway.domain.request import Operation
 from pointsman_gateway.request_log.entry import MAX_PROBABILITIES, PendingEntry, response_format_of
+
+T = TypeVar("T")
 
 _encode = msgspec.json.Encoder(enc_hook=float).encode  # a value that is not a Python float is one of NumPy's
 
@@ -78,39 +81,10 @@ class DecidedRecord(msgspec.Struct, array_like=True, tag="d"):
         )
 
     def _receipt(self) -> Receipt:
-        return Receipt(
-            self._decision(),
-            Usage(*self.usage),
-            self.picodollars,
-            self.seconds,
-            self.outcome,
-            model=self.model,
-            escalated_from=self.escalated_from,
-            cached=self.cached,
-            fault=self.fault,
-            request_id=self.request_id,
-            guardrails=self.guardrails,
-        )
-
-    def _decision(self) -> Decision:
         name, model, adapter, strategies, fingerprint = self.path
-        return Decision(
-            self.decision_id,
-            self.task,
-            self.confidence,
-            Path(name, model, adapter, strategies, fingerprint=fingerprint, tuned_from=self.tuned_from),
-            self.reason,
-            self.stage,
-            self.considered,
-            (),
-            self.probabilities,
-            self.expected_cost_usd,
-            margin=self.margin,
-            in_distribution_score=self.in_distribution_score,
-            notes=self.notes,
-            generation=self.generation,
-            random_key=self.random_key,
-        )
+        path = Path(name, model, adapter, strategies, fingerprint=fingerprint, tuned_from=self.tuned_from)
+        decision = _restored(Decision, self, id=self.decision_id, path=path, alternatives=())
+        return _restored(Receipt, self, decision=decision, usage=Usage(*self.usage))
 
 
 class UndecidedRecord(msgspec.Struct, array_like=True, tag="u"):
@@ -125,7 +99,7 @@ class UndecidedRecord(msgspec.Struct, array_like=True, tag="u"):
     seconds: Mapping[str, float]
     tenant: str
     key: str
-    counted: bool
+    counts_as_request: bool
     model: str
     usage: tuple[int, int, int]
     picodollars: Mapping[str, int]
@@ -133,20 +107,7 @@ class UndecidedRecord(msgspec.Struct, array_like=True, tag="u"):
     notes: tuple[str, ...] = ()
 
     def receipt(self) -> UndecidedReceipt:
-        return UndecidedReceipt(
-            self.request_id,
-            self.operation,
-            self.outcome,
-            self.fault,
-            self.seconds,
-            Caller(self.key, self.tenant),
-            self.counted,
-            self.model,
-            Usage(*self.usage),
-            self.picodollars,
-            self.guardrails,
-            self.notes,
-        )
+        return _restored(UndecidedReceipt, self, caller=Caller(self.key, self.tenant), usage=Usage(*self.usage))
 
 
 class BatchMark(msgspec.Struct, array_like=True, tag="b"):
@@ -244,6 +205,13 @@ def undecided_record(offset: int, unix_seconds: float, receipt: UndecidedReceipt
         receipt.guardrails,
         receipt.notes,
     )
+
+
+def _restored(value_type: type[T], record: DecidedRecord | UndecidedRecord, **others: object) -> T:
+    """Makes a value of the record's fields that have the names of its own, and of `others`."""
+    names = {field.name for field in fields(cast(Any, value_type)) if field.init}
+    same = names.intersection(record.__struct_fields__) - others.keys()
+    return value_type(**{name: getattr(record, name) for name in same}, **others)
 
 
 class Offsets(NamedTuple):

@@ -149,7 +149,7 @@ def lock_orphaned_logs(folder: Path) -> list[OrphanedLog]:
 
 
 def _records(file: LockedFile) -> Iterator[Record]:
-    """Yields the records in a file; skips an incomplete last line, which nobody was told is stored."""
+    """Yields the records in a file; skips an incomplete last line, which was not reported as stored."""
     *lines, _incomplete = file.read().split(b"\n")
     for number, line in enumerate(lines, 1):
         try:

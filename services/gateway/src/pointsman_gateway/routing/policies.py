@@ -117,9 +117,9 @@ class BestValueOptions(Strict):
     p95_seconds: float | None = Field(default=None, gt=0, description="upper limit, from arrival to end")
     confidence: float = Field(default=0.95, gt=0.5, lt=1, description="of the bound, one-sided")
     exploration_rate: float = Field(
-        default=0.05, ge=0, le=0.5, description="share of requests for paths without enough evidence"
+        default=0.05, ge=0, le=0.5, description="share of requests for paths with too few ratings"
     )
-    min_samples: int = Field(default=20, ge=1, description="ratings, or answers for the p95; fewer are no evidence")
+    min_samples: int = Field(default=20, ge=1, description="ratings, or answers for the p95; fewer do not count")
     max_evaluation_ratings: int = Field(
         default=MAX_EVALUATION_RATINGS,
         ge=0,
@@ -154,7 +154,7 @@ class Assessment:
 
 
 class BestValue(Policy):
-    """A policy that takes the cheapest good and fast path, with hysteresis, and explores paths that lack evidence."""
+    """A policy that takes the cheapest good and fast path, with hysteresis, and explores paths that lack ratings."""
 
     Options = BestValueOptions
     needs_costs = True
@@ -206,7 +206,7 @@ def assess(options: BestValueOptions, candidate: Candidate) -> Assessment:
         fault = f"p95 {p95:.1f} s: over {limit:.1f} s"
     elif not has_samples:
         rate = _percent(options.exploration_rate)
-        fault = f"no evidence ({evidence.ratings:.0f} of {options.min_samples} ratings): exploration rate {rate}"
+        fault = f"too few ratings ({evidence.ratings:.0f} of {options.min_samples}): exploration rate {rate}"
     elif bound < options.quality_floor:
         fault = (
             f"quality {evidence.quality:.2f}, {_at_least(bound)} of {evidence.ratings:.0f} ratings{of_evaluations}: "
@@ -274,7 +274,7 @@ def _as_good(assessments: Sequence[Assessment]) -> frozenset[str]:
 
 
 def explore(plan: Plan, unexplored: Mapping[str, str], rate: float, position: float) -> Plan:
-    """Puts a path without enough evidence first for the share `rate` of requests, evenly among such paths.
+    """Puts a path with too few ratings first for the share `rate` of requests, evenly among such paths.
 
     `unexplored` has the reason for each such path; `position` is the request's, from 0 to 1.
     """

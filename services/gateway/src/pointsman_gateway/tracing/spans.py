@@ -10,7 +10,7 @@ from pointsman_gateway.embeddings.stage import Embedder, EmbeddingRequest, Encod
 from pointsman_gateway.engines.engine_client import EngineClient
 from pointsman_gateway.metering.gen_ai import GenAiMetrics
 from pointsman_gateway.pipeline.pipeline import Stages
-from pointsman_gateway.ports import Backend, Classifier, OpenAnswer, PromptBuilder, RequestLog
+from pointsman_gateway.ports import AnswerStream, Backend, Classifier, PromptBuilder, RequestLog
 from pointsman_gateway.redaction import Redaction
 from pointsman_gateway.tracing import Instrumentation
 from pointsman_gateway.tracing.engine_calls import TracedClient
@@ -53,12 +53,12 @@ class TracedBackend:
         self._inner = inner
         self._spans = spans
 
-    async def open(self, request: Request, decision: Decision, prompt: Prompt) -> OpenAnswer:
+    async def call(self, request: Request, decision: Decision, prompt: Prompt) -> AnswerStream:
         with self._spans.phase("first token") as span:
             span.set_attribute("pointsman.path", decision.path.name)
-            opened = await self._inner.open(request, decision, prompt)
-            span.set_attribute("pointsman.cached", opened.cached)
-            return opened
+            answer = await self._inner.call(request, decision, prompt)
+            span.set_attribute("pointsman.cached", answer.cached)
+            return answer
 
 
 class TracedEmbedder:

@@ -1,4 +1,4 @@
-"""The validation stage: collects an answer while it streams, and judges it at its end."""
+"""The validation stage: collects an answer while it streams, and checks it at its end."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -45,19 +45,19 @@ def refusal(verdicts: Sequence[Verdict]) -> Verdict | None:
 
 
 class Validation:
-    """The validators of all tasks, which judge answers."""
+    """The validators of all tasks, which check answers."""
 
     def __init__(self, validators: Mapping[str, Sequence[Named]]) -> None:
         """Takes the validators of each task; a task that is missing has none."""
         self._validators = validators
         self._client_schemas = ClientSchemas()
 
-    def judges(self, decision: Decision) -> bool:
+    def has_checks(self, decision: Decision) -> bool:
         """Returns whether the decision's task has validators."""
         return bool(self._validators.get(decision.task))
 
-    def judge(self, request: Request, decision: Decision) -> "Judge":
-        """Returns the judge of the answers to this request, which has the task's validators.
+    def checks(self, request: Request, decision: Decision) -> "AnswerChecks":
+        """Returns the checks of the answers to this request, by the task's validators.
 
         If the client requires a format, the client's schemas replace the validators that check the format.
         """
@@ -67,15 +67,14 @@ class Validation:
             kept = [named for named in validators if not named[1].checks_format]
             schemas = self._client_schemas.validators(sampling.response_format or {})
             validators = [*kept, *((CLIENT_SCHEMA, schema) for schema in schemas)]
-        return Judge(validators, request)
+        return AnswerChecks(validators, request)
 
 
-class Judge:
-    """Judges the answers to one request by the validators of its task."""
+class AnswerChecks:
+    """Checks the answers to one request by the validators of its task."""
 
     def __init__(self, validators: Sequence[Named], request: Request) -> None:
         self._validators = validators
-        self.judges = bool(validators)
         needs_logprobs = any(validator.needs_logprobs for _, validator in validators)
         self._strips = needs_logprobs and not request.sampling.extra.get("logprobs")
         """Whether log-probabilities are requested for validation only, and removed from the client's answer."""

@@ -22,8 +22,8 @@ export async function send(path, body, signal, method = body === undefined ? "GE
   if (body !== undefined) headers["content-type"] = "application/json";
   const response = await fetch(path, { method, headers, body: body && JSON.stringify(body), signal, credentials: "omit" });
   if (response.ok) return response;
-  const told = await response.json().catch(() => null);
-  throw new Refused(response.status, told?.error ?? { message: `the gateway answered ${response.status}`, code: "" });
+  const failure = await response.json().catch(() => null);
+  throw new Refused(response.status, failure?.error ?? { message: `the gateway answered ${response.status}`, code: "" });
 }
 
 export const read = async (path, body) => (await send(path, body)).json();

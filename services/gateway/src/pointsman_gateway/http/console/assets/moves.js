@@ -1,4 +1,4 @@
-// Moving aliases: each move is confirmed before, and its outcome told after.
+// Moving aliases: each move is confirmed before, and its outcome shown after.
 import * as api from "./api.js";
 import { confirm } from "./dialogs.js";
 import { at, h } from "./elements.js";

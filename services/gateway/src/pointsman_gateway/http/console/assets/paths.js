@@ -55,8 +55,8 @@ export function quality(known) {
 }
 
 function bars(counts, busiest, kind) {
-  const told = `${plural(counts.reduce((sum, n) => sum + n, 0), "request")}, ${counts.at(-1)} of them in the last 30 seconds`;
-  return svg("svg", { class: `spark ${kind}`, viewBox: `0 0 ${counts.length * 3} 18`, width: counts.length * 3, height: 18, role: "img", "aria-label": told },
+  const label = `${plural(counts.reduce((sum, n) => sum + n, 0), "request")}, ${counts.at(-1)} of them in the last 30 seconds`;
+  return svg("svg", { class: `spark ${kind}`, viewBox: `0 0 ${counts.length * 3} 18`, width: counts.length * 3, height: 18, role: "img", "aria-label": label },
     svg("path", { class: "ground", d: `M0 17.5H${counts.length * 3}` }),
     counts.map((n, at) => n > 0 && svg("rect", { x: at * 3, width: 2, y: 17 - Math.max(1.5, (n / busiest) * 16), height: Math.max(1.5, (n / busiest) * 16) })));
 }

@@ -1,19 +1,19 @@
 // One streamed answer of /v1/chat/completions, read event by event.
 import { Refused, send } from "./api.js";
 
-/** Calls `told.started(headers)`, `told.text(piece)` and `told.ended(receipt, usage)`; throws what went wrong. */
-export async function stream(body, told, signal) {
+/** Calls `sink.started(headers)`, `sink.text(piece)` and `sink.ended(receipt, usage)`; throws what went wrong. */
+export async function stream(body, sink, signal) {
   const asked = { ...body, stream: true, stream_options: { include_usage: true } };
   const response = await send("v1/chat/completions", asked, signal);
-  told.started(response.headers);
+  sink.started(response.headers);
   let last = null;
   for await (const data of events(response.body)) {
-    if (data === "[DONE]") return told.ended(last?.pointsman ?? null, last?.usage ?? null);
+    if (data === "[DONE]") return sink.ended(last?.pointsman ?? null, last?.usage ?? null);
     const event = JSON.parse(data);
     if (event.error) throw new Refused(response.status, event.error);
     if (event.pointsman) last = event;
     const piece = event.choices?.[0]?.delta?.content;
-    if (piece) told.text(piece);
+    if (piece) sink.text(piece);
   }
   throw new Error("the answer broke off");
 }

@@ -252,8 +252,8 @@ async def count_tokens(body: CountTokensBody, request: fastapi.Request) -> Respo
     request.scope[HAS_RECEIPT] = True
     routed = await pipeline.decide(decoded, with_prompt=True)
     count, is_exact = await pipeline.count_tokens(decoded, routed)
-    told = {"path": routed.decision.path.name, "count": "exact" if is_exact else "estimate"}
-    return JSONResponse({"input_tokens": count, "pointsman": told})
+    details = {"path": routed.decision.path.name, "count": "exact" if is_exact else "estimate"}
+    return JSONResponse({"input_tokens": count, "pointsman": details})
 
 
 MESSAGES = Dialect(

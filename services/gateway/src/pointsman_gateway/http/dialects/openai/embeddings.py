@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from fastapi import Request
 from pointsman_servicekit.buffer_budget import BufferReservation
-from pointsman_servicekit.errors import InvalidArgument
+from pointsman_servicekit.errors import InvalidArgument, NotFound
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -108,7 +108,7 @@ class EmbeddingResponse(Response):
             await run_until_disconnect(scope, receive, self._answer(send))
         except (ClientDisconnected, OSError):
             if not self._has_started:
-                self._dependencies.pipeline.turned_away("embeddings", None, caller=self._wanted.request.caller)
+                self._dependencies.pipeline.record_rejection("embeddings", None, caller=self._wanted.request.caller)
 
     async def _answer(self, send: Send) -> None:
         self._has_started = True
@@ -121,13 +121,17 @@ class EmbeddingResponse(Response):
 
     async def _embed_and_send(self, send: Send, embeddings: Embeddings, held: BufferReservation) -> None:
         wanted = replace(self._wanted, reserve=partial(held.grow, self._wanted.request.caller.tenant))
+        pipeline = self._dependencies.pipeline
         try:
-            embedded = await embeddings.embed(wanted, self._dependencies.pipeline.admitted)
-        except Exception as error:
-            rejection = to_public_error(error)
-            if self._wanted.request.model not in embeddings.names():  # otherwise the receipt is written already
-                self._dependencies.pipeline.turned_away("embeddings", rejection, caller=self._wanted.request.caller)
+            run = embeddings.run(wanted)
+        except NotFound as rejection:
+            pipeline.record_rejection("embeddings", rejection, caller=wanted.request.caller)
             await send_error(send, rejection, [])
+            return
+        try:
+            embedded = await pipeline.embed(run)
+        except Exception as error:
+            await send_error(send, to_public_error(error), [])
             return
         own_headers = {"x-pointsman-cost-usd": f"{embedded.usd:.9f}", **embedded.headers}
         headers: Headers = [JSON_TYPE, *encode_headers(own_headers)]

@@ -80,8 +80,8 @@ def _add_item(messages: list[Message], item: Mapping[str, Any], where: str) -> N
         case "message":
             role, content = item.get("role"), item.get("content")
             if role not in ROLES:
-                told = f"{where}.role is {role[:50]!r}" if isinstance(role, str) else f"{where}.role is missing"
-                raise InvalidArgument(f"{told}; known: {', '.join(ROLES)}", code="bad_role", param=f"{where}.role")
+                problem = f"{where}.role is {role[:50]!r}" if isinstance(role, str) else f"{where}.role is missing"
+                raise InvalidArgument(f"{problem}; known: {', '.join(ROLES)}", code="bad_role", param=f"{where}.role")
             messages.append({"role": role, "content": _content(content, f"{where}.content")})
         case "function_call":
             _add_call(messages, item, where)

@@ -21,25 +21,25 @@ def models(model_folder: Path) -> EmbeddingModels:
 
 
 @pytest.fixture
-def artefact(tmp_path: Path) -> Path:
-    return tmp_path / "classifier.artefact"
+def artifact(tmp_path: Path) -> Path:
+    return tmp_path / "classifier.artifact"
 
 
 @pytest.fixture
-def neighbours(neighbours: Neighbours, artefact: Path, models: EmbeddingModels) -> Neighbours:
-    neighbours.settings |= {"reload_seconds": 0.05, "classifier": artefact}
-    learn(neighbours, artefact, models)
+def neighbours(neighbours: Neighbours, artifact: Path, models: EmbeddingModels) -> Neighbours:
+    neighbours.settings |= {"reload_seconds": 0.05, "classifier": artifact}
+    learn(neighbours, artifact, models)
     return neighbours
 
 
-def learn(neighbours: Neighbours, artefact: Path, models: EmbeddingModels) -> None:
-    fit(load_config(neighbours.config.write()), models, artefact, lambda phase, done, total: None)
+def learn(neighbours: Neighbours, artifact: Path, models: EmbeddingModels) -> None:
+    fit(load_config(neighbours.config.write()), models, artifact, lambda phase, done, total: None)
 
 
-def spoil(artefact: Path, content: bytes | None) -> None:
-    artefact.unlink()
+def spoil(artifact: Path, content: bytes | None) -> None:
+    artifact.unlink()
     if content is not None:
-        artefact.write_bytes(content)
+        artifact.write_bytes(content)
 
 
 async def task_of(gateway: Gateway, text: str) -> str:
@@ -47,7 +47,7 @@ async def task_of(gateway: Gateway, text: str) -> str:
 
 
 async def test_new_examples_wait_for_the_classifier_that_knows_them(
-    gateway: Gateway, neighbours: Neighbours, artefact: Path, models: EmbeddingModels
+    gateway: Gateway, neighbours: Neighbours, artifact: Path, models: EmbeddingModels
 ) -> None:
     before = gateway.components.reloader.current.revision
     assert await task_of(gateway, IN_CHAT) == "chat"
@@ -61,12 +61,12 @@ async def test_new_examples_wait_for_the_classifier_that_knows_them(
     neighbours.config.write()
 
     await until(lambda: "was fitted from something else" in gateway.components.reloader.status.problem)
-    assert f"{artefact}" in gateway.components.reloader.status.problem
+    assert f"{artifact}" in gateway.components.reloader.status.problem
     assert "`pointsman classifier fit`" in gateway.components.reloader.status.problem
     assert gateway.components.reloader.current.revision == before
     assert await task_of(gateway, IN_CHAT) == "chat"
 
-    await asyncio.to_thread(learn, neighbours, artefact, models)
+    await asyncio.to_thread(learn, neighbours, artifact, models)
     await until(lambda: gateway.components.reloader.current.revision != before)
     assert gateway.components.reloader.status.problem == ""
     assert await task_of(gateway, IN_NONE) == "sql"
@@ -76,9 +76,9 @@ async def test_new_examples_wait_for_the_classifier_that_knows_them(
     ("content", "told"), [(None, "there is no classifier"), (b"PK\x03\x04 nonsense", "is damaged")]
 )
 async def test_an_invalid_classifier_file_prevents_the_start(
-    neighbours: Neighbours, artefact: Path, content: bytes | None, told: str
+    neighbours: Neighbours, artifact: Path, content: bytes | None, told: str
 ) -> None:
-    spoil(artefact, content)
+    spoil(artifact, content)
     with pytest.raises(ConfigError, match=told):
         async with neighbours.gateway():
             pass

@@ -76,7 +76,7 @@ def fitted(models: Models, examples: Examples) -> ClassifierModel:
 
 
 @pytest.fixture
-def artefact(tmp_path: Path, fitted: ClassifierModel, origin: FitOrigin) -> Path:
+def artifact(tmp_path: Path, fitted: ClassifierModel, origin: FitOrigin) -> Path:
     path = tmp_path / "made" / "helpdesk.classifier"
     save(fitted, origin, path)
     return path
@@ -105,21 +105,21 @@ def test_a_loaded_classifier_equals_the_saved_one(
 
 
 def test_the_same_examples_and_settings_give_the_same_bytes(
-    artefact: Path, models: Models, examples: Examples, origin: FitOrigin
+    artifact: Path, models: Models, examples: Examples, origin: FitOrigin
 ) -> None:
-    again = artefact.with_name("again")
+    again = artifact.with_name("again")
     reordered = dict(reversed(list(examples.items())))
     save(models.fit(reordered, FitSettings()), models.origin(reordered, FitSettings()), again)
-    assert again.read_bytes() == artefact.read_bytes()
-    assert sorted(path.name for path in artefact.parent.iterdir()) == ["again", artefact.name]
+    assert again.read_bytes() == artifact.read_bytes()
+    assert sorted(path.name for path in artifact.parent.iterdir()) == ["again", artifact.name]
 
 
 def test_another_seed_gives_another_classifier(models: Models, examples: Examples, fitted: ClassifierModel) -> None:
     assert models.fit(examples, FitSettings(seed=8)).thresholds.tolist() != fitted.thresholds.tolist()
 
 
-def test_the_file_contains_no_pickle(artefact: Path) -> None:
-    with zipfile.ZipFile(artefact) as archive:
+def test_the_file_contains_no_pickle(artifact: Path) -> None:
+    with zipfile.ZipFile(artifact) as archive:
         for name in archive.namelist():
             content = archive.read(name)
             assert name == "manifest.json" or (content.startswith(b"\x93NUMPY") and b"'|O'" not in content[:128])
@@ -141,13 +141,13 @@ CHANGES: dict[str, Callable[[Examples], tuple[Examples, Sequence[str], FitSettin
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_classifier_trained_on_other_data_is_rejected_naming_the_difference(
-    artefact: Path, models: Models, examples: Examples, origin: FitOrigin, change: str
+    artifact: Path, models: Models, examples: Examples, origin: FitOrigin, change: str
 ) -> None:
     changed, out_of_scope, tuning = CHANGES[change](examples)
     wanted = models.origin(changed, tuning, out_of_scope)
     part = change.split(":")[0]
     with pytest.raises(StaleClassifier) as caught:
-        load(artefact, wanted)
+        load(artifact, wanted)
     difference = f"({part}: has {getattr(origin, part)}, wanted {getattr(wanted, part)})"
     assert difference in caught.value.message
     assert "pointsman classifier fit" in caught.value.message
@@ -155,10 +155,10 @@ def test_a_classifier_trained_on_other_data_is_rejected_naming_the_difference(
 
 
 @pytest.mark.parametrize("part", ["static_model", "encoder", "numpy", "scipy", "format"])
-def test_other_models_or_libraries_make_it_outdated(artefact: Path, origin: FitOrigin, part: str) -> None:
+def test_other_models_or_libraries_make_it_outdated(artifact: Path, origin: FitOrigin, part: str) -> None:
     other: dict[str, Any] = {part: "other"}
     with pytest.raises(StaleClassifier, match=f"{part}: has .*, wanted other"):
-        load(artefact, dataclasses.replace(origin, **other))
+        load(artifact, dataclasses.replace(origin, **other))
 
 
 def test_a_missing_file_is_reported(tmp_path: Path, origin: FitOrigin) -> None:
@@ -178,26 +178,26 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_file_is_rejected_with_the_command_that_recreates_it(
-    artefact: Path, origin: FitOrigin, damage: str
+    artifact: Path, origin: FitOrigin, damage: str
 ) -> None:
-    artefact.write_bytes(DAMAGE[damage](artefact.read_bytes()))
+    artifact.write_bytes(DAMAGE[damage](artifact.read_bytes()))
     with pytest.raises(CorruptClassifier, match=r"is damaged: .*pointsman classifier fit") as caught:
-        load(artefact, origin)
-    assert str(artefact) in caught.value.message
+        load(artifact, origin)
+    assert str(artifact) in caught.value.message
     assert caught.value.code == "corrupt_classifier"
 
 
-def test_a_file_with_mixed_parts_is_rejected(artefact: Path, origin: FitOrigin) -> None:
-    with zipfile.ZipFile(artefact) as archive:
+def test_a_file_with_mixed_parts_is_rejected(artifact: Path, origin: FitOrigin) -> None:
+    with zipfile.ZipFile(artifact) as archive:
         content = {name: archive.read(name) for name in archive.namelist()}
     manifest = json.loads(content["manifest.json"])
     manifest["fitted"]["tasks"].reverse()
     content["manifest.json"] = json.dumps(manifest).encode()
-    with zipfile.ZipFile(artefact, "w") as archive:
+    with zipfile.ZipFile(artifact, "w") as archive:
         for name, data in content.items():
             archive.writestr(name, data)
     with pytest.raises(CorruptClassifier, match="its content is not what its manifest describes"):
-        load(artefact, origin)
+        load(artifact, origin)
 
 
 def test_a_fit_in_a_process_of_its_own_gives_the_same_classifier(

@@ -1,0 +1,100 @@
+"""What every metered request does: take a slot, reserve its caller's limits, write its receipt, and settle.
+
+`RequestRun` calls the functions one by one, because it answers its client between the receipt and the settlement.
+`MeteredRequest` does the same for requests that just return a value: decisions and embeddings.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from pointsman_servicekit.errors import PointsmanError, ResourceExhausted
+
+from pointsman_gateway.domain import CompletedAnswer, Receipt, Request, UndecidedReceipt, Usage
+from pointsman_gateway.domain.outcome import CANCELLED, INTERNAL, OK
+from pointsman_gateway.ports import RequestLog, Reservation, Tenancy
+
+if TYPE_CHECKING:
+    from pointsman_gateway.pipeline.pipeline import Pipeline
+
+WriteReceipt = Callable[[str, PointsmanError | None], Receipt | UndecidedReceipt]
+"""Writes and returns the receipt of a request with this outcome; the error is what the caller gets, if anything."""
+
+
+class MeteredRequest:
+    """A block that is one request: at its end the receipt is written and logged, and the limits are settled."""
+
+    def __init__(self, pipeline: "Pipeline", request: Request, write_receipt: WriteReceipt) -> None:
+        self._pipeline = pipeline
+        self._request = request
+        self._write_receipt = write_receipt
+        self._reservation: Reservation | None = None
+
+    def __enter__(self) -> "MeteredRequest":
+        return self
+
+    @asynccontextmanager
+    async def admitted(self, tokens: int) -> AsyncIterator[Reservation]:
+        """A block in which the request has a slot, with its caller's limits reserved. Raises PointsmanError.
+
+        The block ends with an error some time after the deadline, or when the gateway stops.
+        """
+        pipeline, request = self._pipeline, self._request
+        with pipeline.active_runs.running(request.deadline):
+            async with pipeline.admission.admitted(request):
+                self._reservation = reservation = await reserve(pipeline.tenancy, request, tokens)
+                yield reservation
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        outcome, public_error = _end_of(error)
+        receipt = None
+        try:
+            receipt = self._write_receipt(outcome, public_error)
+            if public_error is not None:
+                public_error.receipt, public_error.__traceback__ = receipt, None
+        finally:
+            if self._reservation is not None:
+                settle(self._reservation, receipt)
+        record(self._pipeline.request_log, self._request, receipt)
+
+
+async def reserve(tenancy: Tenancy, request: Request, tokens: int) -> Reservation:
+    """Reserves a request and its tokens; raises ResourceExhausted, with the caller's limits, if that is refused."""
+    try:
+        return tenancy.enter_now(request.caller, tokens) or await tenancy.enter(request.caller, tokens)
+    except ResourceExhausted as error:
+        error.limits = tenancy.headers(request.caller)
+        raise
+
+
+def settle(reservation: Reservation, receipt: Receipt | UndecidedReceipt | None) -> None:
+    """Charges what a request used; nothing if its receipt could not be written, and so nobody knows."""
+    if receipt is None:
+        reservation.settle(Usage(), 0.0, INTERNAL)
+    else:
+        reservation.settle(receipt.usage, receipt.cost_usd, receipt.outcome)
+
+
+def record(
+    request_log: RequestLog,
+    request: Request,
+    receipt: Receipt | UndecidedReceipt,
+    answers: tuple[CompletedAnswer, ...] = (),
+) -> None:
+    """Writes a receipt to the write-ahead log before it returns."""
+    if isinstance(receipt, Receipt):
+        request_log.note(request, receipt.decision, receipt, answers)
+    else:
+        request_log.note_undecided(receipt)
+
+
+def _end_of(error: BaseException | None) -> tuple[str, PointsmanError | None]:
+    """Returns the outcome of a block, and the error that the caller gets."""
+    if error is None:
+        return OK, None
+    if isinstance(error, PointsmanError):
+        return error.code, error
+    return (INTERNAL if isinstance(error, Exception) else CANCELLED), None
