@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import threading
 import urllib.request
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -22,6 +23,8 @@ from pointsman_servicekit.metrics_page import (
 )
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, Metric
+
+from tests.gateway.doubles.waiting import until
 
 
 class CountedCollects:
@@ -111,6 +114,22 @@ async def test_a_page_is_built_again_once_it_has_expired(monkeypatch: pytest.Mon
     monkeypatch.setattr(metrics_page, "MAX_AGE_SECONDS", 0)
     await pages.find(PLAIN)
     assert b"collects_total 2.0" in (await pages.find(PLAIN)).page.text
+
+
+async def test_an_expired_page_does_not_stay_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics_page, "MAX_AGE_SECONDS", 0.05)
+    collector = CountedCollects()
+
+    class WatchedPage(MetricsPage):
+        __slots__ = ("__weakref__",)
+
+    async def build(format: str) -> MetricsPage:
+        page = encode_page(format, collector.registry)
+        return WatchedPage(page.page, page.expires)
+
+    pages = MetricsPages(build)
+    page = weakref.ref(await pages.find(PLAIN))
+    await until(lambda: page() is None)
 
 
 async def test_a_failed_build_is_reported_and_tried_again() -> None:

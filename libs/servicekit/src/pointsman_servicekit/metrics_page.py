@@ -136,6 +136,11 @@ class MetricsPages:
     async def _rebuild(self, format: str) -> MetricsPage:
         try:
             page = self._pages[format] = await self._build(format)
+            asyncio.get_running_loop().call_later(MAX_AGE_SECONDS, self._drop, format, page)  # it has up to a megabyte
             return page
         finally:
             del self._builds[format]
+
+    def _drop(self, format: str, page: MetricsPage) -> None:
+        if self._pages.get(format) is page:
+            del self._pages[format]

@@ -33,8 +33,8 @@ _READERS: Mapping[bytes, ReadPlain] = {
 REQUEST_LINES = tuple(_READERS)
 """The first lines of the requests that are read here."""
 
-MAX_CACHED_HEADS = 1024
-"""Parsed heads that are cached: a client sends the same head again and again."""
+MAX_CACHED_HEADS = 256
+"""Parsed heads that are cached, each of about 0.5 kB: a client sends the same head again and again."""
 MAX_HEAD_BYTES = 4096
 MAX_BODY_BYTES = 256 * 1024
 """Longer bodies are left to uvicorn."""
