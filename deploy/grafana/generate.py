@@ -18,6 +18,8 @@ from typing import Any
 
 import yaml
 
+from deploy.grafana.scope import scoped
+
 FOLDER = Path(__file__).parent / "dashboards"
 GRID_COLUMNS = 24
 
@@ -81,7 +83,7 @@ def _panel(panel: Mapping[str, Any], look: Mapping[str, Any], shared: Mapping[st
     target = shared["target"] | look["target"] | ({"exemplar": True} if panel.get("exemplars") else {})
     queries = panel.get("queries") or {look.get("legend", "__auto"): panel["query"]}
     made["targets"] = [
-        target | {"refId": letter, "expr": expr, "legendFormat": legend}
+        target | {"refId": letter, "expr": scoped(expr), "legendFormat": legend}
         for letter, (legend, expr) in zip("ABCDEFGH", queries.items(), strict=False)
     ]
     if made["type"] == "table":

@@ -22,7 +22,7 @@ DASHBOARDS = generate.dashboards()
 PANELS = generate.panels()
 EXPRESSIONS = sorted({target.expr for panel in PANELS for target in panel.targets})
 
-VARIABLES = ("datasource", "path", "task", "adapter")
+VARIABLES = ("datasource", "cluster", "namespace", "path", "task", "adapter")
 GRAFANAS = {"__rate_interval": "1m", **dict.fromkeys(VARIABLES, ".*")}
 """Values for Grafana's variables."""
 
@@ -135,7 +135,7 @@ def samples(exported: Samples) -> Samples:
     known = {name: set(labels) for name, labels in (*exported.items(), *VLLM.items(), *PROMETHEUS.items())}
     for name, labels in TO_COME.items():
         known[name] = known.get(name, set()) | labels
-    return {name: labels | {"job", "instance"} for name, labels in known.items()}
+    return {name: labels | {"job", "instance", "namespace", "cluster"} for name, labels in known.items()}
 
 
 @pytest.mark.parametrize("expr", EXPRESSIONS)
@@ -188,7 +188,7 @@ def test_vllm_exports_the_metrics_that_panels_use() -> None:
 def test_the_dashboards_variables_use_existing_labels(samples: Samples) -> None:
     for dashboard in DASHBOARDS.values():
         for variable in dashboard["templating"]["list"][1:]:
-            asked = re.fullmatch(r"label_values\((\w+), (\w+)\)", variable["query"]["query"])
+            asked = re.fullmatch(r"label_values\((\w+)(?:\{.*\})?, (\w+)\)", variable["query"]["query"])
             assert asked
             assert asked[2] == variable["name"]
             assert asked[2] in samples[asked[1]]

@@ -169,7 +169,11 @@ def test_the_monitors_limits_equal_those_of_the_local_prometheus() -> None:
     config = yaml.safe_load((PROJECT / "deploy" / "prometheus" / "prometheus.yml").read_text())
     jobs = {job.pop("job_name"): job for job in config["scrape_configs"]}
     for monitor in (object for object in _objects(overlay("cpu")) if object["kind"] == "PodMonitor"):
-        wanted = {key: value for key, value in jobs[monitor["metadata"]["name"]].items() if key.endswith("limit")}
+        wanted = {
+            key: value
+            for key, value in jobs[f"pointsman-{monitor['metadata']['name']}"].items()
+            if key.endswith("limit")
+        }
         assert {key: monitor["spec"][_camel(key)] for key in wanted} == wanted
 
 
