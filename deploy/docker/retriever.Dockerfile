@@ -1,4 +1,4 @@
-# The retriever with the embedding model and Milvus's client. From the repository's root:
+# The retriever with the embedding model and the clients of all external stores. From the repository's root:
 #   docker build -f deploy/docker/retriever.Dockerfile -t pointsman-retriever:0.1.0 .
 # With FAISS for NVIDIA GPUs (x86-64), which needs NVIDIA's container runtime:
 #   docker build -f deploy/docker/retriever.Dockerfile -t pointsman-retriever-gpu:0.1.0 --build-arg LOCK=retriever-gpu .

@@ -1,9 +1,12 @@
 """The examples of values in the chart's folder ci/: realistic installations, rendered and validated as a whole."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 
 from deploy.helm.render import CHART
+from deploy.supply.images import IMAGES
 from tests.deploy import crd_schemas
 from tests.deploy.kubernetes_schemas import VERSIONS, violations
 from tests.deploy.manifest_lint import Cluster, faults
@@ -60,3 +63,17 @@ def test_two_installations_in_two_namespaces_differ_only_by_their_namespace() ->
     one, two = (example("argo-cd", namespace) for namespace in ("team-a", "team-b"))
     assert yaml.safe_dump(one.objects).replace("team-a", "team-b") == yaml.safe_dump(two.objects)
     assert not one.all("Secret", "ClusterRole", "Namespace")  # what both would share, or what differs at each rendering
+
+
+def test_a_retriever_reads_stores_of_the_users_with_their_keys_and_their_authority() -> None:
+    workload = (cluster := example("stores")).workload("retriever")
+    container = workload.pod["containers"][0]
+    settings = cluster.environment(workload, container)
+    assert container["envFrom"] == [{"secretRef": {"name": "store-keys"}}]
+    secrets = {volume["name"]: volume.get("secret", {}).get("secretName") for volume in workload.pod["volumes"]}
+    folders = {mount["mountPath"]: secrets.get(mount["name"]) for mount in container["volumeMounts"]}
+    authority = Path(settings["SSL_CERT_FILE"])
+    assert folders[str(authority.parent)] == "company-ca"
+    assert str(Path(settings["POINTSMAN_RETRIEVER_COLLECTIONS"]).parent) in folders
+    image = next(image for image in IMAGES if image.name == "retriever")
+    assert {"elasticsearch", "milvus", "opensearch", "pgvector", "qdrant"} <= {*image.extras}

@@ -10,6 +10,7 @@ SECRETS = {
     "pointsman-first-key": {"key"},
     "my-first-key": {"key"},
     "provider-keys": set(),
+    "store-keys": set(),
     "huggingface": set(),
     "company-ca": {"ca.crt"},
     "my-redis": {"url", "password"},
