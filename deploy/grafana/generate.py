@@ -54,7 +54,8 @@ def _texts() -> dict[str, str]:
 def _dashboard(name: str, source: Mapping[str, Any], shared: Mapping[str, Any]) -> dict[str, Any]:
     panels = [panel | {"id": number} for number, panel in enumerate(_placed(source["rows"], shared), start=1)]
     named = {"uid": f"pointsman-{name}", "title": source["title"], "description": source["description"]}
-    return {**shared["dashboard"], **named, "panels": panels}
+    marks = [mark | {"expr": scoped(mark["expr"])} for mark in shared["dashboard"]["annotations"]["list"]]
+    return {**shared["dashboard"], **named, "annotations": {"list": marks}, "panels": panels}
 
 
 def _placed(rows: Mapping[str, list[dict[str, Any]]], shared: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
