@@ -291,8 +291,8 @@ manifests: $(VENV)/.done $(HELM) ## render the chart into deploy/k8s
 REGISTRY ?=
 
 .PHONY: chart
-chart: ## package the chart into dist/ with the registry of its images; REGISTRY=registry.example/team
-	$(PYTHON) -m deploy.helm.render package "$(REGISTRY)" $(WHEELS)
+chart: ## package the chart into dist/ with the registry of its images; REGISTRY=registry.example/team; PINS="DIGESTS IMAGES" (JSON) names images by digest
+	$(PYTHON) -m deploy.helm.render package "$(REGISTRY)" $(WHEELS) $(PINS)
 
 .PHONY: test-k8s
 test-k8s: $(VENV)/.done ## check the chart and the manifests against schemas and each other (without Helm only the manifests)
@@ -308,6 +308,13 @@ kind: ## a kind cluster with the images built here (needs Docker and kind; the f
 	POINTSMAN_GATEWAY_TOKEN=- POINTSMAN_CLI_TOKEN=- docker compose --profile cpu build gateway retriever lora-server-cpu
 	kind get clusters | grep -qx pointsman || kind create cluster --name pointsman
 	kind load docker-image --name pointsman $(KIND_IMAGES)
+
+# Images of a registry instead, as in a release: REGISTRY=registry.example/team TAG=1.2.3-amd64 PULL_SECRET=registry
+.PHONY: test-kind
+test-kind: ## install the chart in the cluster of `make kind`, and have one request answered by the engine (10 minutes)
+	helm --kube-context kind-pointsman upgrade --install pointsman deploy/helm/pointsman --namespace pointsman --create-namespace \
+	  --values deploy/helm/pointsman/ci/kind.yaml --set images.registry=$(REGISTRY),images.tag=$(TAG) $(if $(PULL_SECRET),--set images.pullSecrets[0].name=$(PULL_SECRET)) --wait --wait-for-jobs --timeout 20m
+	helm --kube-context kind-pointsman test pointsman --namespace pointsman --logs --timeout 5m
 
 # checkov, in an environment of its own.
 .venv-policy/.done: deploy/policy/requirements.txt
