@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pointsman_lora_server.settings import Settings as LoraSettings
 
-from deploy.helm.render import CHART
+from deploy.helm.render import CHART, HelmError
 from deploy.supply.images import IMAGES
 from tests.deploy import crd_schemas
 from tests.deploy.kubernetes_schemas import VERSIONS, violations
@@ -77,3 +78,40 @@ def test_a_retriever_reads_stores_of_the_users_with_their_keys_and_their_authori
     assert str(Path(settings["POINTSMAN_RETRIEVER_COLLECTIONS"]).parent) in folders
     image = next(image for image in IMAGES if image.name == "retriever")
     assert {"elasticsearch", "milvus", "opensearch", "pgvector", "qdrant"} <= {*image.extras}
+
+
+def test_a_lora_server_attaches_to_an_engine_that_something_else_runs() -> None:
+    workload = (cluster := example("attached")).workload("lora-server")
+    container = workload.pod["containers"][0]
+    settings = cluster.environment(workload, container)
+    url = settings["POINTSMAN_LORA_ENGINE_URL"]
+    given = {name: value for name, value in settings.items() if name.startswith("POINTSMAN_LORA_ENGINE")}
+    named = {name.removeprefix("POINTSMAN_LORA_").lower(): value for name, value in given.items()}
+    assert LoraSettings.model_validate(named).is_attached
+    assert "POINTSMAN_LORA_ENGINE_LISTEN" not in {entry["name"] for entry in container["env"]}
+    assert not any("gpu" in name for name in container["resources"]["limits"])
+    assert "engine" not in workload.ports
+    assert not cluster.has("PodMonitor", "engine")
+    for name in ("gateway", "lora-server"):
+        policy = cluster.get("NetworkPolicy", f"{name}-to-outside")
+        assert policy
+        ports = [port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]]
+        assert int(url.rpartition(":")[2]) in ports
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"replicas": 2}, "attaches to one engine, which has one lora-server"),
+        ({"extraArgs": ["--enforce-eager"]}, "gpu.count and extraArgs are for engines that the chart starts"),
+        ({"model": {"source": "image"}}, "set model.source to its model"),
+    ],
+)
+def test_values_for_engines_that_the_chart_starts_are_refused_for_an_attached_one(
+    values: dict[str, object], reason: str, tmp_path: Path
+) -> None:
+    given = yaml.safe_load((CHART / "ci" / "attached.yaml").read_text())
+    given["engines"][0] |= values
+    (tmp_path / "values.yaml").write_text(yaml.safe_dump(given))
+    with pytest.raises(HelmError, match=reason):
+        chart("-f", str(tmp_path / "values.yaml"))

@@ -38,7 +38,8 @@ def jobs(cluster: Cluster) -> Iterator[Fault]:
     monitors = cluster.all("PodMonitor")
     named = {name for monitor in monitors for name in _jobs(monitor)}
     running = {workload.service for workload in cluster.services} & SERVICES
-    scraped = running | ({"engine"} if "lora-server" in running else set())
+    has_engine = any(workload.service == "lora-server" and "engine" in workload.ports for workload in cluster.services)
+    scraped = running | ({"engine"} if has_engine else set())
     expected = {f"pointsman-{service}" for service in scraped}
     if monitors and named != expected:
         yield Fault("jobs", "PodMonitor", f"the rules know {sorted(expected)}, these are {sorted(named)}")

@@ -11,6 +11,7 @@ SECRETS = {
     "my-first-key": {"key"},
     "provider-keys": set(),
     "store-keys": set(),
+    "vllm-guard": {"secret"},
     "huggingface": set(),
     "company-ca": {"ca.crt"},
     "my-redis": {"url", "password"},
@@ -21,7 +22,7 @@ SECRETS = {
     "lora-server-tls": {"tls.crt", "tls.key", "ca.crt"},
 }
 """Secrets that docs/kubernetes.md tells the user to create."""
-CLAIMS = {"existing"}
+CLAIMS = {"existing", "llama", "shared-adapters"}
 """Volume claims that the user creates."""
 
 

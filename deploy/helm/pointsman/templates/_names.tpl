@@ -54,6 +54,20 @@ annotations:
 {{- end }}
 {{- end }}
 
+{{/* Whether a lora-server here starts its engine: "true" or nothing. */}}
+{{- define "pointsman.startsEngines" -}}
+{{- range include "pointsman.engines" . | fromYamlArray }}{{ if not .attach.url }}true{{ end }}{{ end }}
+{{- end }}
+
+{{/* The ports of the engines that run elsewhere, as a list in YAML. */}}
+{{- define "pointsman.attachedPorts" -}}
+{{- $ports := list }}
+{{- range include "pointsman.engines" . | fromYamlArray }}
+{{- with .attach.url }}{{ $ports = append $ports (include "pointsman.port" (dict "url" . "default" (hasPrefix "https:" . | ternary "443" "80")) | int) }}{{ end }}
+{{- end }}
+{{- $ports | uniq | toJson }}
+{{- end }}
+
 {{/* More arguments of an engine's vLLM, as one line of a shell. All its GPUs share the model, if no argument says how. */}}
 {{- define "pointsman.engineArguments" -}}
 {{- $arguments := list }}
