@@ -101,7 +101,8 @@ def governing_services(cluster: Cluster) -> Iterator[Fault]:
 
 def own_selectors(cluster: Cluster) -> Iterator[Fault]:
     for workload in cluster.services:
-        if not matches(workload.object["spec"]["selector"], workload.labels):
+        selector = workload.object["spec"].get("selector")  # a LeaderWorkerSet has none
+        if selector and not matches(selector, workload.labels):
             yield Fault("own selector", workload.where, "selects other pods than it makes")
 
 

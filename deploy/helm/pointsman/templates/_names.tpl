@@ -72,8 +72,13 @@ annotations:
 {{- define "pointsman.engineArguments" -}}
 {{- $arguments := list }}
 {{- $count := int .gpu.count }}
-{{- if and (gt $count 1) (not (regexMatch `(^| )(--[a-z-]+-parallel-size|-tp|-pp|-dp)( |=|$)` (join " " .extraArgs))) }}
-{{- $arguments = append $arguments (printf "--tensor-parallel-size=%d" $count) }}
+{{- $nodes := int .nodes }}
+{{- if not (regexMatch `(^| )(--[a-z-]+-parallel-size|-tp|-pp|-dp)( |=|$)` (join " " .extraArgs)) }}
+{{- if gt $count 1 }}{{ $arguments = append $arguments (printf "--tensor-parallel-size=%d" $count) }}{{ end }}
+{{- if gt $nodes 1 }}{{ $arguments = append $arguments (printf "--pipeline-parallel-size=%d" $nodes) }}{{ end }}
+{{- end }}
+{{- if gt $nodes 1 }}
+{{- $arguments = concat $arguments (list (printf "--nnodes=%d" $nodes) "--node-rank=$(LWS_WORKER_INDEX)" "--master-addr=$(LWS_LEADER_ADDRESS)") }}
 {{- end }}
 {{- range .extraArgs }}
 {{- $arguments = append $arguments (regexMatch "[\"{}]" . | ternary (squote .) .) }}
