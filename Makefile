@@ -316,6 +316,11 @@ test-kind: ## install the chart in the cluster of `make kind`, and have one requ
 	  --values deploy/helm/pointsman/ci/kind.yaml --set images.registry=$(REGISTRY),images.tag=$(TAG) $(if $(PULL_SECRET),--set images.pullSecrets[0].name=$(PULL_SECRET)) --wait --wait-for-jobs --timeout 20m
 	helm --kube-context kind-pointsman test pointsman --namespace pointsman --logs --timeout 5m
 
+KUBE_SERVER ?=
+.PHONY: test-api-server
+test-api-server: $(VENV)/.done $(HELM) ## send the chart's examples to a real API server; KUBE_SERVER=FOLDER has kube-apiserver and etcd (tests/deploy/real_api_server.py says from where)
+	$(BIN)/python -m tests.deploy.real_api_server $(KUBE_SERVER)
+
 # checkov, in an environment of its own.
 .venv-policy/.done: deploy/policy/requirements.txt
 	$(INSTALL) $(@D) -r $<
