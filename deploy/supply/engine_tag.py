@@ -37,4 +37,4 @@ def _is_built(file: Path) -> bool:
 
 
 if __name__ == "__main__":
-    print(engine_tag(*sys.argv[1:3]))
+    print(engine_tag(sys.argv[1], sys.argv[2]))

@@ -64,6 +64,7 @@ class ElasticsearchIndex(_Index):
 
     def __init__(self, options: ExternalOptions) -> None:
         try:
+            from elastic_transport.client_utils import DEFAULT
             from elasticsearch import Elasticsearch, NotFoundError
         except ImportError as error:
             message = "Elasticsearch's client is not installed: pip install 'pointsman-retriever[elasticsearch]'"
@@ -75,7 +76,7 @@ class ElasticsearchIndex(_Index):
             api_key=options.key or None,
             request_timeout=options.timeout_seconds,
             max_retries=0,
-            **({"ca_certs": authority} if authority else {}),
+            ca_certs=authority or DEFAULT,
         )
         super().__init__(options, client, NotFoundError)
 
