@@ -298,7 +298,8 @@ chart: ## package the chart into dist/ with the registry of its images; REGISTRY
 test-k8s: $(VENV)/.done ## check the chart and the manifests against schemas and each other (without Helm only the manifests)
 	$(BIN)/python -m pytest tests/deploy/test_manifests.py tests/deploy/test_chart.py tests/deploy/test_chart_backup.py \
 	    tests/deploy/test_chart_examples.py tests/deploy/test_chart_rollouts.py tests/deploy/test_chart_values.py \
-	    tests/deploy/test_first_installation.py tests/deploy/test_valkey.py
+	    tests/deploy/test_first_installation.py tests/deploy/test_installations.py tests/deploy/test_real_api_server.py \
+	    tests/deploy/test_valkey.py
 
 KIND_IMAGES = $(addsuffix :$(shell sed -n 's/^appVersion: //p' deploy/helm/pointsman/Chart.yaml),pointsman-gateway pointsman-retriever pointsman-lora-server-cpu)
 
@@ -356,7 +357,7 @@ TAG ?=
 release-check: wheels .venv-supply/.done ## everything that a release needs and that runs without a registry; TAG=v1.2.3 checks version and date
 	$(BIN)/python -m deploy.supply.versions check $(TAG)
 	$(MAKE) lint types imports
-	$(BIN)/python -m pytest tests/packaging tests/deploy/test_supply.py tests/deploy/test_compose.py tests/deploy/test_workflows.py tests/deploy/test_dockerfiles.py tests/test_docs.py
+	$(BIN)/python -m pytest tests/packaging tests/deploy/test_supply.py tests/deploy/test_pins.py tests/deploy/test_compose.py tests/deploy/test_workflows.py tests/deploy/test_dockerfiles.py tests/test_docs.py
 	$(MAKE) test-quickstart test-wheel-platforms sbom
 	mkdir -p build && $(BIN)/python -m deploy.supply.versions notes > build/notes.md
 
