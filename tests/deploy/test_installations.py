@@ -192,3 +192,14 @@ def test_monitors_name_the_jobs_that_the_rules_use_and_the_cluster() -> None:
     ]
     services = ("engine", "gateway", "lora-server", "retriever")
     assert labels == [{"job": f"pointsman-{service}", "cluster": "eu-1"} for service in services]
+
+
+def test_an_autoscaler_asks_for_the_series_of_its_own_installation() -> None:
+    needs_helm()
+    chosen = "engines[0].name=local,engines[0].keda.enabled=true,adapters.store.accessMode=ReadWriteMany"
+    values = ("--set", f"{chosen},monitoring.podMonitors=true,monitoring.cluster=eu-1")
+    text = template("--show-only", "templates/lora-server.yaml", *values, namespace="one")
+    (scaled,) = (each for each in yaml.safe_load_all(text) if each["kind"] == "ScaledObject")
+    selectors = [found for trigger in scaled["spec"]["triggers"] for found in _selectors(trigger["metadata"]["query"])]
+    assert len(selectors) == 3
+    assert {(each["namespace"], each["cluster"]) for each in selectors} == {("=one", "=eu-1")}
