@@ -291,14 +291,15 @@ manifests: $(VENV)/.done $(HELM) ## render the chart into deploy/k8s
 REGISTRY ?=
 
 .PHONY: chart
-chart: ## package the chart into dist/ with the registry of its images; REGISTRY=registry.example/team
-	$(PYTHON) -m deploy.helm.render package "$(REGISTRY)" $(WHEELS)
+chart: ## package the chart into dist/ with the registry of its images; REGISTRY=registry.example/team; PINS="DIGESTS IMAGES" (JSON) names images by digest
+	$(PYTHON) -m deploy.helm.render package "$(REGISTRY)" $(WHEELS) $(PINS)
 
 .PHONY: test-k8s
 test-k8s: $(VENV)/.done ## check the chart and the manifests against schemas and each other (without Helm only the manifests)
 	$(BIN)/python -m pytest tests/deploy/test_manifests.py tests/deploy/test_chart.py tests/deploy/test_chart_backup.py \
 	    tests/deploy/test_chart_examples.py tests/deploy/test_chart_rollouts.py tests/deploy/test_chart_values.py \
-	    tests/deploy/test_first_installation.py tests/deploy/test_valkey.py
+	    tests/deploy/test_first_installation.py tests/deploy/test_installations.py tests/deploy/test_real_api_server.py \
+	    tests/deploy/test_valkey.py
 
 KIND_IMAGES = $(addsuffix :$(shell sed -n 's/^appVersion: //p' deploy/helm/pointsman/Chart.yaml),pointsman-gateway pointsman-retriever pointsman-lora-server-cpu)
 
@@ -308,6 +309,18 @@ kind: ## a kind cluster with the images built here (needs Docker and kind; the f
 	POINTSMAN_GATEWAY_TOKEN=- POINTSMAN_CLI_TOKEN=- docker compose --profile cpu build gateway retriever lora-server-cpu
 	kind get clusters | grep -qx pointsman || kind create cluster --name pointsman
 	kind load docker-image --name pointsman $(KIND_IMAGES)
+
+# Images of a registry instead, as in a release: REGISTRY=registry.example/team TAG=1.2.3-amd64 PULL_SECRET=registry
+.PHONY: test-kind
+test-kind: ## install the chart in the cluster of `make kind`, and have one request answered by the engine (10 minutes)
+	helm --kube-context kind-pointsman upgrade --install pointsman deploy/helm/pointsman --namespace pointsman --create-namespace \
+	  --values deploy/helm/pointsman/ci/kind.yaml --set images.registry=$(REGISTRY),images.tag=$(TAG) $(if $(PULL_SECRET),--set images.pullSecrets[0].name=$(PULL_SECRET)) --wait --wait-for-jobs --timeout 20m
+	helm --kube-context kind-pointsman test pointsman --namespace pointsman --logs --timeout 5m
+
+KUBE_SERVER ?=
+.PHONY: test-api-server
+test-api-server: $(VENV)/.done $(HELM) ## send the chart's examples to a real API server; KUBE_SERVER=FOLDER has kube-apiserver and etcd (tests/deploy/real_api_server.py says from where)
+	$(BIN)/python -m tests.deploy.real_api_server $(KUBE_SERVER)
 
 # checkov, in an environment of its own.
 .venv-policy/.done: deploy/policy/requirements.txt
@@ -344,7 +357,7 @@ TAG ?=
 release-check: wheels .venv-supply/.done ## everything that a release needs and that runs without a registry; TAG=v1.2.3 checks version and date
 	$(BIN)/python -m deploy.supply.versions check $(TAG)
 	$(MAKE) lint types imports
-	$(BIN)/python -m pytest tests/packaging tests/deploy/test_supply.py tests/deploy/test_compose.py tests/deploy/test_workflows.py tests/deploy/test_dockerfiles.py tests/test_docs.py
+	$(BIN)/python -m pytest tests/packaging tests/deploy/test_supply.py tests/deploy/test_pins.py tests/deploy/test_compose.py tests/deploy/test_workflows.py tests/deploy/test_dockerfiles.py tests/test_docs.py
 	$(MAKE) test-quickstart test-wheel-platforms sbom
 	mkdir -p build && $(BIN)/python -m deploy.supply.versions notes > build/notes.md
 

@@ -17,7 +17,8 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     && /opt/engine/bin/pip install --only-binary :all: "${TORCH}" \
     && /opt/engine/bin/pip install --require-hashes --no-deps --only-binary :all: -r locks/engine-cpu.txt
 COPY services/lora-server/vllm_cpu_lora vllm_cpu_lora
-COPY services/lora-server/src src
+# The one module that makes the base model: changes of the rest do not make another engine.
+COPY services/lora-server/src/pointsman_lora_server/__init__.py services/lora-server/src/pointsman_lora_server/base_model.py src/pointsman_lora_server/
 # vLLM loads the allocator that it finds beside itself; its wheel comes without one.
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     /opt/build/bin/pip wheel --no-index --no-deps --no-build-isolation --wheel-dir wheels ./vllm_cpu_lora \
@@ -29,9 +30,6 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     && chmod -R a+rX /opt/engine /opt/pointsman
 
 FROM ${BASE_IMAGE}
-LABEL org.opencontainers.image.title="pointsman-engine-cpu" \
-      org.opencontainers.image.licenses="Apache-2.0" \
-      org.opencontainers.image.version="0.1.0"
 # vLLM's kernels are linked with libnuma, and it reads the topology by lscpu (util-linux). torch compiles some steps of
 # the sampler at the first answers, which takes a compiler and Python's headers; python:3.12 has the headers.
 # hadolint ignore=DL3008  # the base image's date is the pin
@@ -42,6 +40,15 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 COPY --from=build /opt/engine /opt/engine
 COPY --from=build /opt/pointsman /opt/pointsman
+ARG VERSION=0.1.0
+# Where the source is, and its commit: a release gives both.
+ARG SOURCE=
+ARG REVISION=
+LABEL org.opencontainers.image.title="pointsman-engine-cpu" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.source="${SOURCE}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.version="${VERSION}"
 USER 10001:10001
 # It is never run by itself: the lora-server starts vLLM as its child.
 HEALTHCHECK NONE

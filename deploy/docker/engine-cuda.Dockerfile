@@ -11,9 +11,15 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     && /opt/engine/bin/python -m pip install --no-cache-dir --only-binary :all: -r /tmp/engine-training.txt \
     && rm /tmp/engine-training.txt \
     && chmod -R a+rX /opt/engine
+ARG VERSION=0.1.0
+# Where the source is, and its commit: a release gives both.
+ARG SOURCE=
+ARG REVISION=
 LABEL org.opencontainers.image.title="pointsman-engine-cuda" \
       org.opencontainers.image.licenses="Apache-2.0" \
-      org.opencontainers.image.version="0.1.0"
+      org.opencontainers.image.source="${SOURCE}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.version="${VERSION}"
 USER 10001:10001
 # It is never run by itself: the lora-server starts vLLM as its child.
 HEALTHCHECK NONE

@@ -3,7 +3,7 @@
 ARG BASE_IMAGE=python:3.12-slim-trixie
 
 FROM ${BASE_IMAGE} AS build
-ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONDONTWRITEBYTECODE=1
+ENV PIP_NO_CACHE_DIR=1 PIP_NO_COMPILE=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONDONTWRITEBYTECODE=1
 WORKDIR /src
 COPY deploy/docker/locks/build.txt deploy/docker/locks/gateway.txt locks/
 # pip's own configuration (an index, a certificate) comes as a secret and stays out of the image.
@@ -25,14 +25,19 @@ RUN /opt/build/bin/pip wheel --no-index --no-deps --no-build-isolation --wheel-d
     && ln -s "$(echo /opt/pointsman/venv/lib/python3*/site-packages)/pointsman_cli/files/examples" /opt/pointsman/examples
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     /opt/pointsman/venv/bin/python -m pointsman_embedding.prepare /opt/pointsman/models/minilm \
-    && /opt/pointsman/venv/bin/python -m compileall -q /opt/pointsman/venv/lib \
+    && /opt/pointsman/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/pointsman/venv/lib \
     && chmod -R a+rX /opt/pointsman
 
 FROM ${BASE_IMAGE}
 ARG VERSION=0.1.0
+# Where the source is, and its commit: a release gives both.
+ARG SOURCE=
+ARG REVISION=
 LABEL org.opencontainers.image.title="pointsman-gateway" \
       org.opencontainers.image.description="Routes each request to a prompted or a fine-tuned model, answers it, and prices the answer." \
       org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.source="${SOURCE}" \
+      org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.version="${VERSION}"
 COPY --from=build /opt/pointsman /opt/pointsman
 ENV PATH=/opt/pointsman/venv/bin:$PATH \

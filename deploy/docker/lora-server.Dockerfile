@@ -7,7 +7,7 @@ ARG ENGINE_IMAGE=pointsman-engine-cpu:0.1.0
 FROM ${ENGINE_IMAGE} AS build
 # hadolint ignore=DL3002  # of this stage alone, which is thrown away
 USER 0
-ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONDONTWRITEBYTECODE=1
+ENV PIP_NO_CACHE_DIR=1 PIP_NO_COMPILE=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONDONTWRITEBYTECODE=1
 WORKDIR /src
 COPY deploy/docker/locks/build.txt deploy/docker/locks/lora-server.txt locks/
 # pip's own configuration (an index, a certificate) comes as a secret and stays out of the image.
@@ -22,16 +22,21 @@ COPY services/lora-server services/lora-server
 RUN /opt/build/bin/pip wheel --no-index --no-deps --no-build-isolation --wheel-dir wheels \
         ./proto ./libs/servicekit ./services/lora-server \
     && /opt/pointsman/venv/bin/pip install --no-index --no-deps wheels/*.whl \
-    && /opt/pointsman/venv/bin/python -m compileall -q /opt/pointsman/venv/lib \
+    && /opt/pointsman/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/pointsman/venv/lib \
     && cp -r services/lora-server/src /opt/pointsman/src \
     && chmod -R a+rX /opt/pointsman
 
 # hadolint ignore=DL3006  # its version is in the argument
 FROM ${ENGINE_IMAGE}
 ARG VERSION=0.1.0
+# Where the source is, and its commit: a release gives both.
+ARG SOURCE=
+ARG REVISION=
 LABEL org.opencontainers.image.title="pointsman-lora-server" \
       org.opencontainers.image.description="One vLLM engine, and what starts it, feeds it adapters and trains them." \
       org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.source="${SOURCE}" \
+      org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.version="${VERSION}"
 COPY --from=build /opt/pointsman /opt/pointsman
 ENV PATH=/opt/pointsman/venv/bin:$PATH \

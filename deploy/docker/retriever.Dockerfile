@@ -1,4 +1,4 @@
-# The retriever with the embedding model and Milvus's client. From the repository's root:
+# The retriever with the embedding model and the clients of all external stores. From the repository's root:
 #   docker build -f deploy/docker/retriever.Dockerfile -t pointsman-retriever:0.1.0 .
 # With FAISS for NVIDIA GPUs (x86-64), which needs NVIDIA's container runtime:
 #   docker build -f deploy/docker/retriever.Dockerfile -t pointsman-retriever-gpu:0.1.0 --build-arg LOCK=retriever-gpu .
@@ -6,7 +6,7 @@ ARG BASE_IMAGE=python:3.12-slim-trixie
 
 FROM ${BASE_IMAGE} AS build
 ARG LOCK=retriever
-ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONDONTWRITEBYTECODE=1
+ENV PIP_NO_CACHE_DIR=1 PIP_NO_COMPILE=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONDONTWRITEBYTECODE=1
 WORKDIR /src
 COPY deploy/docker/locks/build.txt deploy/docker/locks/retriever.txt deploy/docker/locks/retriever-gpu.txt locks/
 # pip's own configuration (an index, a certificate) comes as a secret and stays out of the image.
@@ -23,14 +23,19 @@ RUN /opt/build/bin/pip wheel --no-index --no-deps --no-build-isolation --wheel-d
     && /opt/pointsman/venv/bin/pip install --no-index --no-deps wheels/*.whl
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     /opt/pointsman/venv/bin/python -m pointsman_embedding.prepare /opt/pointsman/models/minilm \
-    && /opt/pointsman/venv/bin/python -m compileall -q /opt/pointsman/venv/lib \
+    && /opt/pointsman/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/pointsman/venv/lib \
     && chmod -R a+rX /opt/pointsman
 
 FROM ${BASE_IMAGE}
 ARG VERSION=0.1.0
+# Where the source is, and its commit: a release gives both.
+ARG SOURCE=
+ARG REVISION=
 LABEL org.opencontainers.image.title="pointsman-retriever" \
       org.opencontainers.image.description="Collections of documents, found by meaning and by word." \
       org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.source="${SOURCE}" \
+      org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.version="${VERSION}"
 COPY --from=build /opt/pointsman /opt/pointsman
 ENV PATH=/opt/pointsman/venv/bin:$PATH \

@@ -18,6 +18,8 @@ from typing import Any
 
 import yaml
 
+from deploy.grafana.scope import scoped
+
 FOLDER = Path(__file__).parent / "dashboards"
 GRID_COLUMNS = 24
 
@@ -52,7 +54,8 @@ def _texts() -> dict[str, str]:
 def _dashboard(name: str, source: Mapping[str, Any], shared: Mapping[str, Any]) -> dict[str, Any]:
     panels = [panel | {"id": number} for number, panel in enumerate(_placed(source["rows"], shared), start=1)]
     named = {"uid": f"pointsman-{name}", "title": source["title"], "description": source["description"]}
-    return {**shared["dashboard"], **named, "panels": panels}
+    marks = [mark | {"expr": scoped(mark["expr"])} for mark in shared["dashboard"]["annotations"]["list"]]
+    return {**shared["dashboard"], **named, "annotations": {"list": marks}, "panels": panels}
 
 
 def _placed(rows: Mapping[str, list[dict[str, Any]]], shared: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -81,7 +84,7 @@ def _panel(panel: Mapping[str, Any], look: Mapping[str, Any], shared: Mapping[st
     target = shared["target"] | look["target"] | ({"exemplar": True} if panel.get("exemplars") else {})
     queries = panel.get("queries") or {look.get("legend", "__auto"): panel["query"]}
     made["targets"] = [
-        target | {"refId": letter, "expr": expr, "legendFormat": legend}
+        target | {"refId": letter, "expr": scoped(expr), "legendFormat": legend}
         for letter, (legend, expr) in zip("ABCDEFGH", queries.items(), strict=False)
     ]
     if made["type"] == "table":

@@ -1,14 +1,17 @@
 """Render the chart into the committed manifests of deploy/k8s: `python -m deploy.helm.render`.
 
-`package REGISTRY FOLDER` packages the chart for a release. Needs only Python's standard library.
+`package REGISTRY FOLDER [DIGESTS IMAGES]` packages the chart for a release, with digests as JSON. Needs only Python's
+standard library.
 """
 
+import json
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 PROJECT = Path(__file__).parents[2]
@@ -22,6 +25,23 @@ _TIMEOUT = 60
 
 class HelmError(Exception):
     """Helm is missing or refused the chart or its values; the message is Helm's."""
+
+
+@dataclass(frozen=True)
+class Pins:
+    """The digests with which a release packages its chart."""
+
+    digests: Mapping[str, str]
+    """Digests of our images, by name."""
+    images: Mapping[str, str]
+    """References with digests of `valkey` and `haproxy`."""
+
+    def applied(self, values: str) -> str:
+        """Returns the text of values.yaml with the digests."""
+        values = values.replace("  digests: {}", f"  digests: {json.dumps(dict(self.digests))}", 1)
+        for key, name in (("image", "valkey"), ("proxyImage", "haproxy")):
+            values = re.sub(rf"(?m)^(  {key}: )(?=docker\.io/)\S+", rf"\g<1>{self.images[name]}", values, count=1)
+        return values
 
 
 def helm_program() -> str | None:
@@ -46,14 +66,16 @@ def template(*arguments: str, namespace: str = "pointsman") -> str:
     return helm("template", "pointsman", str(CHART), "--namespace", namespace, *arguments)
 
 
-def package(registry: str, destination: Path) -> None:
-    """Packages the chart with `images.registry` set, because it is published beside its images. Raises HelmError."""
+def package(registry: str, destination: Path, pins: Pins | None = None) -> None:
+    """Packages the chart with `images.registry` set, because it is published beside its images, and with the images of
+    `pins` by their digests. Raises HelmError.
+    """
     if not re.fullmatch(r"[a-z0-9][a-z0-9.:/_-]*[a-z0-9]", registry):
         raise HelmError(f"'{registry}' is no registry of images; write one such as REGISTRY=registry.example/team")
     with tempfile.TemporaryDirectory() as folder:
         copy = shutil.copytree(CHART, Path(folder, CHART.name))
-        values = (copy / "values.yaml").read_text()
-        (copy / "values.yaml").write_text(values.replace('registry: ""', f'registry: "{registry}"', 1))
+        values = (copy / "values.yaml").read_text().replace('registry: ""', f'registry: "{registry}"', 1)
+        (copy / "values.yaml").write_text(pins.applied(values) if pins else values)
         helm("package", str(copy), "--destination", str(destination))
 
 
@@ -74,7 +96,7 @@ def _head(text: str) -> str:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["package"]:
         try:
-            package(sys.argv[2], Path(sys.argv[3]))
+            package(sys.argv[2], Path(sys.argv[3]), Pins(*map(json.loads, sys.argv[4:6])) if sys.argv[4:] else None)
         except HelmError as error:
             sys.exit(str(error))
         sys.exit()

@@ -12,6 +12,7 @@ PROJECT = Path(__file__).parents[2]
 LOCKS = PROJECT / "deploy" / "docker" / "locks"
 
 _SHARED = ("proto", "libs/servicekit")
+_STORES = ("elasticsearch", "milvus", "opensearch", "pgvector", "qdrant")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +42,11 @@ IMAGES = (
         (*_SHARED, "libs/embedding", "libs/scoring", "services/gateway", "tools/lab", "cli"),
         ("s3", "sso", "tracing"),
     ),
-    Image("retriever", (*_SHARED, "libs/embedding", "services/retriever"), ("cpu", "milvus", "tracing")),
+    Image("retriever", (*_SHARED, "libs/embedding", "services/retriever"), ("cpu", *_STORES, "tracing")),
     Image("lora-server", (*_SHARED, "services/lora-server"), ("hf", "s3", "tracing")),
 )
 
-RETRIEVER_GPU = Image("retriever-gpu", IMAGES[1].distributions, ("gpu", "milvus", "tracing"))
+RETRIEVER_GPU = Image("retriever-gpu", IMAGES[1].distributions, ("gpu", *_STORES, "tracing"))
 """The retriever's image with FAISS for NVIDIA GPUs, whose CUDA libraries are under NVIDIA's own terms."""
 
 BUILD = Image("build", ())

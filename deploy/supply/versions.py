@@ -26,7 +26,6 @@ PLACES = (
     ("compose.yaml", rf"(POINTSMAN_VERSION:-){_VERSION}(\}})"),
     ("deploy/docker/*.Dockerfile", rf"(pointsman-[a-z-]+:){_VERSION}()"),
     ("deploy/docker/*.Dockerfile", rf"(?m)^(ARG VERSION=){_VERSION}()"),
-    ("deploy/docker/*.Dockerfile", rf'(image\.version="){_VERSION}(")'),
     ("deploy/helm/*/Chart.yaml", rf"(?m)^((?:appV|v)ersion: ){_VERSION}()$"),
     ("deploy/k8s/*/*/pointsman.yaml", rf"(pointsman-[a-z-]+:|version\W+){_VERSION}()"),
     ("deploy/k8s/monitoring/rules.yaml", rf"(version\W+){_VERSION}()"),

@@ -123,17 +123,19 @@ async def test_prometheus_scrapes_the_services_and_stops_first(
     prometheus = run.processes["prometheus"]
 
     up_by_job = await until_it_says(
-        prometheus.address, "up", lambda found: len(found) == 4 and found["retriever"] == found["lora-server"] == 1
+        prometheus.address,
+        "up",
+        lambda found: len(found) == 4 and found["pointsman-retriever"] == found["pointsman-lora-server"] == 1,
     )
     stands_for = await until_it_says(prometheus.address, "stands_for", lambda found: len(found) == 2)
 
     assert up_by_job == {
-        "gateway": 0,
-        "retriever": 1,
-        "lora-server": 1,
-        "engine": 0,
+        "pointsman-gateway": 0,
+        "pointsman-retriever": 1,
+        "pointsman-lora-server": 1,
+        "pointsman-engine": 0,
     }
-    assert stands_for == {"retriever": 1, "lora-server": 1}
+    assert stands_for == {"pointsman-retriever": 1, "pointsman-lora-server": 1}
     assert prometheus.address.startswith("127.0.0.1:")
     assert prometheus.pid in {process.pid for process in processes}
     assert (tmp_path / "home" / "prometheus" / "data" / "wal").is_dir()
@@ -197,10 +199,10 @@ def test_each_service_is_scraped_at_its_address_under_the_job_names_of_the_rules
 
     jobs = {each["job_name"]: each["static_configs"][0]["targets"] for each in written["scrape_configs"]}
     assert jobs == {
-        "gateway": [ADDRESSES.http],
-        "retriever": [ADDRESSES.retriever_metrics],
-        "lora-server": [ADDRESSES.lora_server_metrics],
-        "engine": [ADDRESSES.engine],
+        "pointsman-gateway": [ADDRESSES.http],
+        "pointsman-retriever": [ADDRESSES.retriever_metrics],
+        "pointsman-lora-server": [ADDRESSES.lora_server_metrics],
+        "pointsman-engine": [ADDRESSES.engine],
     }
     stock = yaml.safe_load((RULES.parent / "prometheus.yml").read_text())
     assert jobs.keys() == {each["job_name"] for each in stock["scrape_configs"]}

@@ -20,18 +20,18 @@ def violations(object: dict[str, Any]) -> list[str]:
 
 @cache
 def _schema(kind: str) -> dict[str, Any]:
-    schema: dict[str, Any] = _strict(json.loads((FOLDER / f"{kind}.json").read_text()))
+    schema: dict[str, Any] = strict(json.loads((FOLDER / f"{kind}.json").read_text()))
     return schema
 
 
-def _strict(schema: Any) -> Any:
+def strict(schema: Any) -> Any:
     """Forbids unknown fields, as a strict validation on the server's side does."""
     if isinstance(schema, list):
-        return [_strict(each) for each in schema]
+        return [strict(each) for each in schema]
     if not isinstance(schema, dict):
         return schema
-    strict = {key: _strict(value) for key, value in schema.items()}
+    closed = {key: strict(value) for key, value in schema.items()}
     is_open = schema.get("x-kubernetes-preserve-unknown-fields")
     if schema.get("type") == "object" and isinstance(schema.get("properties"), dict) and not is_open:
-        strict["additionalProperties"] = False
-    return strict
+        closed["additionalProperties"] = False
+    return closed

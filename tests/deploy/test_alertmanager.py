@@ -50,9 +50,21 @@ async def test_a_page_inhibits_the_ticket_of_its_own_objective_and_no_other(aler
         "page": {"alertname": "PointsmanAvailabilityPage", "severity": "page", "slo": "availability"},
         "its ticket": {"alertname": "PointsmanAvailabilityTicket", "severity": "ticket", "slo": "availability"},
         "another's": {"alertname": "PointsmanLatencyTicket", "severity": "ticket", "slo": "latency"},
-        "down": {"alertname": "PointsmanGatewayDown", "severity": "page", "job": "gateway"},
-        "its target": {"alertname": "PointsmanTargetDown", "severity": "ticket", "job": "gateway"},
-        "another target": {"alertname": "PointsmanTargetDown", "severity": "ticket", "job": "engine"},
+        "down": {"alertname": "PointsmanGatewayDown", "severity": "page", "job": "pointsman-gateway"},
+        "its target": {"alertname": "PointsmanTargetDown", "severity": "ticket", "job": "pointsman-gateway"},
+        "another target": {"alertname": "PointsmanTargetDown", "severity": "ticket", "job": "pointsman-engine"},
+        "another installation's": {
+            "alertname": "PointsmanTargetDown",
+            "severity": "ticket",
+            "job": "pointsman-gateway",
+            "namespace": "other",
+        },
+        "another cluster's": {
+            "alertname": "PointsmanAvailabilityTicket",
+            "severity": "ticket",
+            "slo": "availability",
+            "cluster": "other",
+        },
         "without either": {"alertname": "PointsmanFallbackShare", "severity": "ticket"},
     }
     posted = [{"labels": {**labels, "given": name}} for name, labels in alerts.items()]

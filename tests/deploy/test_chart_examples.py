@@ -1,10 +1,14 @@
 """The examples of values in the chart's folder ci/: realistic installations, rendered and validated as a whole."""
 
+from pathlib import Path
+
 import pytest
 import yaml
+from pointsman_lora_server.settings import Settings as LoraSettings
 
-from deploy.helm.render import CHART
-from tests.deploy import crd_schemas
+from deploy.helm.render import CHART, HelmError
+from deploy.supply.images import IMAGES
+from tests.deploy import crd_schemas, leader_worker_set
 from tests.deploy.kubernetes_schemas import VERSIONS, violations
 from tests.deploy.manifest_lint import Cluster, faults
 from tests.deploy.rendering import chart, needs_helm
@@ -60,3 +64,102 @@ def test_two_installations_in_two_namespaces_differ_only_by_their_namespace() ->
     one, two = (example("argo-cd", namespace) for namespace in ("team-a", "team-b"))
     assert yaml.safe_dump(one.objects).replace("team-a", "team-b") == yaml.safe_dump(two.objects)
     assert not one.all("Secret", "ClusterRole", "Namespace")  # what both would share, or what differs at each rendering
+
+
+def test_a_retriever_reads_stores_of_the_users_with_their_keys_and_their_authority() -> None:
+    workload = (cluster := example("stores")).workload("retriever")
+    container = workload.pod["containers"][0]
+    settings = cluster.environment(workload, container)
+    assert container["envFrom"] == [{"secretRef": {"name": "store-keys"}}]
+    secrets = {volume["name"]: volume.get("secret", {}).get("secretName") for volume in workload.pod["volumes"]}
+    folders = {mount["mountPath"]: secrets.get(mount["name"]) for mount in container["volumeMounts"]}
+    authority = Path(settings["SSL_CERT_FILE"])
+    assert folders[str(authority.parent)] == "company-ca"
+    assert str(Path(settings["POINTSMAN_RETRIEVER_COLLECTIONS"]).parent) in folders
+    image = next(image for image in IMAGES if image.name == "retriever")
+    assert {"elasticsearch", "milvus", "opensearch", "pgvector", "qdrant"} <= {*image.extras}
+
+
+def test_a_lora_server_attaches_to_an_engine_that_something_else_runs() -> None:
+    workload = (cluster := example("attached")).workload("lora-server")
+    container = workload.pod["containers"][0]
+    settings = cluster.environment(workload, container)
+    url = settings["POINTSMAN_LORA_ENGINE_URL"]
+    given = {name: value for name, value in settings.items() if name.startswith("POINTSMAN_LORA_ENGINE")}
+    named = {name.removeprefix("POINTSMAN_LORA_").lower(): value for name, value in given.items()}
+    assert LoraSettings.model_validate(named).is_attached
+    assert "POINTSMAN_LORA_ENGINE_LISTEN" not in {entry["name"] for entry in container["env"]}
+    assert not any("gpu" in name for name in container["resources"]["limits"])
+    assert "engine" not in workload.ports
+    assert not cluster.has("PodMonitor", "engine")
+    for name in ("gateway", "lora-server"):
+        policy = cluster.get("NetworkPolicy", f"{name}-to-outside")
+        assert policy
+        ports = [port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]]
+        assert int(url.rpartition(":")[2]) in ports
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"replicas": 2}, "attaches to one engine, which has one lora-server"),
+        ({"extraArgs": ["--enforce-eager"]}, "gpu.count and extraArgs are for engines that the chart starts"),
+        ({"model": {"source": "image"}}, "set model.source to its model"),
+    ],
+)
+def test_values_for_engines_that_the_chart_starts_are_refused_for_an_attached_one(
+    values: dict[str, object], reason: str, tmp_path: Path
+) -> None:
+    given = yaml.safe_load((CHART / "ci" / "attached.yaml").read_text())
+    given["engines"][0] |= values
+    (tmp_path / "values.yaml").write_text(yaml.safe_dump(given))
+    with pytest.raises(HelmError, match=reason):
+        chart("-f", str(tmp_path / "values.yaml"))
+
+
+def test_an_engine_over_two_nodes_has_the_same_settings_on_both() -> None:
+    cluster = example("two-nodes")
+    (group,) = cluster.all("LeaderWorkerSet")
+    assert leader_worker_set.violations(group) == []
+    assert not cluster.all("StatefulSet", "ScaledObject") or not cluster.has("StatefulSet", "lora-server")
+    leader, worker = (each for each in cluster.workloads if each.object["kind"] == "LeaderWorkerSet")
+    first, other = leader.pod["containers"][0], worker.pod["containers"][0]
+    assert (leader.service, worker.service) == ("lora-server", "engine-node")
+    assert other["command"] == ["python", "-m", "pointsman_lora_server.engine_node"]
+    settings, same = cluster.environment(leader, first), cluster.environment(worker, other)
+    assert settings.items() - same.items() == {("POINTSMAN_LORA_TOKENS", "/etc/pointsman/tokens/lora-server")}
+    assert same.items() <= settings.items()
+    assert settings["POINTSMAN_LORA_ENGINE_ARGS"].split() == [
+        *("--tensor-parallel-size=8", "--pipeline-parallel-size=2", "--nnodes=2"),
+        *("--node-rank=$(LWS_WORKER_INDEX)", "--master-addr=$(LWS_LEADER_ADDRESS)"),
+    ]
+    assert settings["POINTSMAN_LORA_HELD"] == "32"
+    # Both read the model and the adapters; only the lora-server has secrets and ports.
+    folders = [{m["mountPath"] for m in container["volumeMounts"]} for container in (first, other)]
+    assert folders[0] - folders[1] == {"/etc/pointsman/tokens"}
+    assert "ports" not in other
+    assert not any("secret" in volume for volume in worker.pod["volumes"])
+    assert other["resources"]["limits"]["nvidia.com/gpu"] == "8"
+    assert [each.service for each in cluster.selected(cluster.get("Service", "lora-server")["spec"]["selector"])] == [  # type: ignore[index]  # it is there
+        "lora-server"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "store", "reason"),
+    [
+        ({"keda": {"enabled": True}}, {}, "several nodes, which cannot have keda.enabled"),
+        ({"cache": {"size": "20Gi"}}, {}, "several nodes, which cannot have cache.size"),
+        ({}, {"url": "s3://bucket/adapters"}, "use a claim with ReadWriteMany instead of adapters.store.url"),
+        ({}, {"accessMode": "ReadWriteOnce"}, "up to 2 pods share the adapters"),
+    ],
+)
+def test_an_engine_over_two_nodes_refuses_what_one_node_would_have_alone(
+    values: dict[str, object], store: dict[str, str], reason: str, tmp_path: Path
+) -> None:
+    given = yaml.safe_load((CHART / "ci" / "two-nodes.yaml").read_text())
+    given["engines"][0] |= values
+    given["adapters"]["store"] |= store
+    (tmp_path / "values.yaml").write_text(yaml.safe_dump(given))
+    with pytest.raises(HelmError, match=reason):
+        chart("-f", str(tmp_path / "values.yaml"))

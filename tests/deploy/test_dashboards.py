@@ -3,7 +3,7 @@
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ DASHBOARDS = generate.dashboards()
 PANELS = generate.panels()
 EXPRESSIONS = sorted({target.expr for panel in PANELS for target in panel.targets})
 
-VARIABLES = ("datasource", "path", "task", "adapter")
+VARIABLES = ("datasource", "cluster", "namespace", "path", "task", "adapter")
 GRAFANAS = {"__rate_interval": "1m", **dict.fromkeys(VARIABLES, ".*")}
 """Values for Grafana's variables."""
 
@@ -135,7 +135,7 @@ def samples(exported: Samples) -> Samples:
     known = {name: set(labels) for name, labels in (*exported.items(), *VLLM.items(), *PROMETHEUS.items())}
     for name, labels in TO_COME.items():
         known[name] = known.get(name, set()) | labels
-    return {name: labels | {"job", "instance"} for name, labels in known.items()}
+    return {name: labels | {"job", "instance", "namespace", "cluster"} for name, labels in known.items()}
 
 
 @pytest.mark.parametrize("expr", EXPRESSIONS)
@@ -188,7 +188,7 @@ def test_vllm_exports_the_metrics_that_panels_use() -> None:
 def test_the_dashboards_variables_use_existing_labels(samples: Samples) -> None:
     for dashboard in DASHBOARDS.values():
         for variable in dashboard["templating"]["list"][1:]:
-            asked = re.fullmatch(r"label_values\((\w+), (\w+)\)", variable["query"]["query"])
+            asked = re.fullmatch(r"label_values\((\w+)(?:\{.*\})?, (\w+)\)", variable["query"]["query"])
             assert asked
             assert asked[2] == variable["name"]
             assert asked[2] in samples[asked[1]]
@@ -268,6 +268,40 @@ def test_overlapping_panels_are_found() -> None:
     assert _overlap(here, here | {"x": 7, "y": 7})
     assert not _overlap(here, here | {"x": 8})
     assert not _overlap(here, here | {"y": 8})
+
+
+# -- annotations
+
+
+def _annotation() -> str:
+    """Returns the query of the adapters' moves, which is the same in all dashboards."""
+    (expr,) = {mark["expr"] for dashboard in DASHBOARDS.values() for mark in dashboard["annotations"]["list"]}
+    return str(expr)
+
+
+def test_each_dashboard_marks_the_moves_of_adapters(samples: Samples) -> None:
+    assert all(len(dashboard["annotations"]["list"]) == 1 for dashboard in DASHBOARDS.values())
+    assert _unknown(_annotation(), samples) == []
+
+
+def test_a_path_is_marked_when_it_uses_another_adapter_version(tmp_path: Path, say: Callable[..., str]) -> None:
+    def series(path: str, adapter: str, instance: str, values: str) -> dict[str, str]:
+        labels = f'path="{path}",adapter="{adapter}",instance="{instance}",namespace="one"'
+        return {"series": f"pointsman_path_adapter_info{{{labels}}}", "values": values}
+
+    given = [
+        *(series("triage", "triage@1", gateway, "1x9 stale") for gateway in "ab"),
+        *(series("triage", "triage@2", gateway, "_x10 1x9") for gateway in "ab"),
+        series("voice", "voice@1", "a", "1x20"),
+        series("new", "new@1", "a", "_x12 1x9"),  # a path that was not there before has not moved
+    ]
+    expr = generate.substituted(_annotation(), {"cluster": "", "namespace": "one"})
+    marked = [{"labels": '{path="triage",adapter="triage@2"}', "value": 2}]
+    expected = [(9, []), (10, marked), (12, [])]
+    queries = [{"expr": expr, "eval_time": f"{at}m30s", "exp_samples": found} for at, found in expected]
+    case = {"interval": "1m", "input_series": given, "promql_expr_test": queries}
+    (tmp_path / "tests.yml").write_text(yaml.safe_dump({"evaluation_interval": "1m", "tests": [case]}))
+    say("promtool", "test", "rules", str(tmp_path / "tests.yml"))
 
 
 # -- generation and provisioning

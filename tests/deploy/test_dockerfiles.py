@@ -86,3 +86,15 @@ def _copied(text: str) -> list[str]:
     """Returns the files copied from the repository; the last word of each line is the destination."""
     lines = re.findall(r"(?m)^COPY (?!--from)(.+)$", text)
     return [path for line in lines for path in line.split()[:-1]]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_an_image_names_its_source_and_commit_and_can_be_built_again(file: Path) -> None:
+    text = file.read_text()
+    for label, argument in (("source", "SOURCE"), ("revision", "REVISION"), ("version", "VERSION")):
+        assert f'org.opencontainers.image.{label}="${{{argument}}}"' in text
+        assert re.search(rf"(?m)^ARG {argument}=", text)
+    assert text.count("compileall") == text.count("--invalidation-mode unchecked-hash")  # no times in bytecode
+    last = text.rpartition("\nFROM ")[2]
+    assert not re.search(r"\bpip install\b", last) or file.stem == "engine-cuda"
+    assert not re.search(r"\b(gcc|g\+\+|build-essential)\b", last) or file.stem == "engine-cpu"  # torch compiles there

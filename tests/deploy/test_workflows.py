@@ -122,3 +122,36 @@ def test_a_release_needs_a_dated_entry_with_the_version_of_its_tag() -> None:
     released = "(not released)" not in versions.CHANGELOG.read_text()
     assert (versions.problems(f"v{versions.version()}") == []) is released
     assert any("the tag is v9.9.9" in problem for problem in versions.problems("v9.9.9"))
+
+
+def test_a_release_runs_the_chart_in_a_cluster_before_it_signs_anything() -> None:
+    jobs = loaded(RELEASE)["jobs"]
+    commands = [step.get("run", "") for step in jobs["cluster"]["steps"]]
+    assert any("kind create cluster" in command for command in commands)
+    assert any(command.startswith("make test-kind REGISTRY=") for command in commands)
+    assert "lora-server" in jobs["cluster"]["needs"]
+    assert "cluster" in jobs["sign"]["needs"]
+    recipe = re.findall(r"(?m)^test-kind:.*\n((?:\t.*\n)+)", (PROJECT / "Makefile").read_text())[0]
+    install, test = re.sub(r"\\\n\t\s*", "", recipe).splitlines()
+    assert {"--wait", "--wait-for-jobs", "--timeout"} <= {*install.split()}
+    assert " test pointsman " in test  # has one request answered
+    assert (PROJECT / re.findall(r"--values (\S+)", install)[0]).is_file()
+
+
+def test_a_release_builds_all_images_on_the_same_pinned_bases_with_their_commit() -> None:
+    jobs = loaded(RELEASE)["jobs"]
+    steps = [*jobs["images"]["steps"], *jobs["lora-server"]["steps"]]
+    builds = [step for step in steps if "build-push" in step.get("uses", "")]
+    for step in builds:
+        arguments = dict(line.split("=", 1) for line in step["with"]["build-args"].splitlines() if "=" in line)
+        assert arguments["REVISION"] == "${{ github.sha }}"
+        assert "SOURCE" in arguments
+        base = arguments.get("BASE_IMAGE", "")
+        assert ("fromJSON(needs.wheels.outputs.pins)" in base) != ("ENGINE_IMAGE" in arguments)
+        assert "SOURCE_DATE_EPOCH" in step["env"]
+    # Bytecode of engines is valid for the times of its sources, and machines keep their layers.
+    assert builds[0]["with"]["outputs"].endswith("rewrite-timestamp=${{ !startsWith(matrix.image, 'engine-') }}")
+    assert builds[1]["with"]["push"] is True
+    assert builds[0]["if"] == "steps.names.outputs.there != 'true'"  # an unchanged engine is not built again
+    (chart,) = (step["run"] for step in jobs["chart"]["steps"] if "make chart" in step.get("run", ""))
+    assert "PINS=\"'${DIGESTS}' '${PINS}'\"" in chart

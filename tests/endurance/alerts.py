@@ -26,11 +26,11 @@ ALERTS: Mapping[str, Sequence[str]] = {
 """Alerts one of which fires, by the fault's kind if it has an entry, else by its target."""
 
 METRICS: Mapping[str, str] = {
-    "gateway-a": DOWN.format(job="gateway"),
-    "gateway-b": DOWN.format(job="gateway"),
-    "retriever": DOWN.format(job="retriever"),
-    "lora-server": DOWN.format(job="lora-server"),
-    "engine": 'up{job="engine"} == 0 or increase(pointsman_lora_engine_restarts_total[30s]) > 0',
+    "gateway-a": DOWN.format(job="pointsman-gateway"),
+    "gateway-b": DOWN.format(job="pointsman-gateway"),
+    "retriever": DOWN.format(job="pointsman-retriever"),
+    "lora-server": DOWN.format(job="pointsman-lora-server"),
+    "engine": 'up{job="pointsman-engine"} == 0 or increase(pointsman_lora_engine_restarts_total[30s]) > 0',
     "valkey": "pointsman_redis_up == 0",
     "fill disk": "pointsman_redis_up == 0 or pointsman_usage_flush_lag_seconds > 3",
     "step clock": "abs(pointsman_clock_offset_seconds) > 5",

@@ -55,7 +55,7 @@ class World:
     lora_server: ServerProcess
     gateways: dict[str, ProcessGateway]
     targets: dict[str, str]
-    """Addresses by Prometheus's job."""
+    """Addresses that Prometheus scrapes, by service."""
     keys: dict[str, IssuedKey] = field(default_factory=dict)
     """The key of each gateway's current process: clients use no other gateway with it."""
     key_gateways: dict[str, str] = field(default_factory=dict)

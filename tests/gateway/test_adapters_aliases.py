@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
+from pointsman.v1 import lora_server_pb2 as pb
 from pointsman_gateway.config.field_types import PolicyConfig
 from pointsman_gateway.domain import Alias, Path, ResolvedAdapter
 from pointsman_gateway.engines.engine_state import ALIAS_TTL_SECONDS, Aliases, Engine
@@ -13,6 +14,9 @@ from pointsman_gateway.routing.path_state import resolve_adapter
 
 from tests.gateway.doubles.clocks import Clock
 from tests.gateway.doubles.extensions import Situation
+from tests.gateway.doubles.gateway import Gateway, Neighbours
+from tests.gateway.doubles.lora_server import READY
+from tests.gateway.doubles.waiting import until
 
 OLD, NEW = "triage@3f9a1c0b77de", "triage@0123456789ab"
 PATH = Path("triage", "tiny", adapter="triage@prod")
@@ -168,3 +172,16 @@ def test_a_named_version_bypasses_the_canary() -> None:
 def test_a_path_without_adapter_has_no_resolved_adapter() -> None:
     plain = Path("plain", "tiny")
     assert resolve_adapter(plain, "someone", with_canary(1.0)) is plain
+
+
+async def test_the_version_of_a_path_is_exported_and_follows_its_alias(
+    gateway: Gateway, neighbours: Neighbours
+) -> None:
+    def exported(version: str) -> float:
+        return gateway.metric("pointsman_path_adapter_info", path="triage_adapter", adapter=version)
+
+    assert (exported(OLD), exported(NEW)) == (1, 0)
+    moved = pb.Alias(alias="triage@prod", version=NEW, revision=2)
+    url = neighbours.engine.url
+    await neighbours.lora_server.say(READY, url=url, resident=[OLD, NEW], aliases={"triage@prod": moved})
+    await until(lambda: (exported(OLD), exported(NEW)) == (0, 1))

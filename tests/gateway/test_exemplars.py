@@ -21,7 +21,7 @@ from tests.ports import free_port
 CONFIGURATION = """
 global: {{scrape_interval: 1s}}
 scrape_configs:
-  - job_name: gateway
+  - job_name: pointsman-gateway
     static_configs: [{{targets: ["{target}"]}}]
 """
 # Debian's name, and that of an installation by hand.
@@ -30,7 +30,14 @@ PROGRAM = shutil.which("prometheus") or "/usr/bin/prometheus"
 WITH_EXEMPLARS = [
     target["expr"] for panel in generate.panels() for target in panel.written["targets"] if target.get("exemplar")
 ]
-EVERYTHING = {"path": ".*", "task": ".*", "adapter": ".*", "__rate_interval": "1m", "datasource": "prometheus"}
+NO_LABELS = {"cluster": "", "namespace": ""}  # as this Prometheus labels nothing, there is nothing to select
+EVERYTHING = NO_LABELS | {
+    "path": ".*",
+    "task": ".*",
+    "adapter": ".*",
+    "__rate_interval": "1m",
+    "datasource": "prometheus",
+}
 
 
 @pytest.fixture

@@ -168,7 +168,9 @@ async def test_composes_services_answer_with_passages_and_are_scraped(images: di
         assert answer.json()["choices"][0]["message"]["content"].startswith("word word")
         assert [source["document_id"] for source in answer.json()["pointsman"]["sources"]] == ["bicycles.md"]
         if "prometheus" in at:
-            await found(lambda: _scraped(client, at["prometheus"], {"gateway", "retriever"}), within=60)
+            await found(
+                lambda: _scraped(client, at["prometheus"], {"pointsman-gateway", "pointsman-retriever"}), within=60
+            )
         assert [name for name, each in started.items() if await each.stop(within=60) != 0] == []
 
 

@@ -23,7 +23,7 @@ class HelpDesk:
     narrow_key: str
     """A key that allows two requests per minute."""
     targets: dict[str, str]
-    """Addresses by job, as scraped by Prometheus."""
+    """Addresses by service, as scraped by Prometheus."""
     config: Path
     engine_port: str
 

@@ -35,7 +35,7 @@ machine."""
 MAX_ALARM_SECONDS = 60.0
 """Time limit from the fault to the notification."""
 
-VARIABLES = {"__rate_interval": "15s", "path": ".*", "task": ".*", "adapter": ".*"}
+VARIABLES = {"__rate_interval": "15s", "cluster": "", "namespace": "", "path": ".*", "task": ".*", "adapter": ".*"}
 """Values of Grafana's variables: all values, and an interval of four scrapes or more."""
 
 Series = list[dict[str, Any]]
@@ -111,7 +111,7 @@ async def _all_up(prometheus: Prometheus, help_desk: HelpDesk) -> bool:
 
 
 async def _alarmed(receiver: Receiver) -> bool:
-    return receiver.has(alertname="PointsmanTargetDown", job="engine") and receiver.has(
+    return receiver.has(alertname="PointsmanTargetDown", job="pointsman-engine") and receiver.has(
         alertname="PointsmanBreakerOpen"
     )
 

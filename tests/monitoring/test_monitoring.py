@@ -68,7 +68,10 @@ def test_promtool_accepts_the_metrics_of_busy_services(monitored_run: MonitoredR
 
 @pytest.mark.parametrize(
     "alert",
-    [{"alertname": "PointsmanTargetDown", "job": "engine"}, {"alertname": "PointsmanBreakerOpen", "engine": "local"}],
+    [
+        {"alertname": "PointsmanTargetDown", "job": "pointsman-engine"},
+        {"alertname": "PointsmanBreakerOpen", "engine": "local"},
+    ],
     ids=lambda alert: alert["alertname"],
 )
 def test_the_ticket_receiver_is_notified_after_the_engines_death_only(

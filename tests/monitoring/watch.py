@@ -101,7 +101,8 @@ class Prometheus:
         return [rule for group in groups for rule in group["rules"]]
 
     async def are_up(self) -> set[str]:
-        return {target["labels"]["job"] for target in await self._targets() if target["health"] == "up"}
+        up = (target["labels"]["job"] for target in await self._targets() if target["health"] == "up")
+        return {job.removeprefix("pointsman-") for job in up}
 
     async def _targets(self) -> list[dict[str, Any]]:
         targets: list[dict[str, Any]] = (await self._data("targets", {}))["activeTargets"]
@@ -128,7 +129,7 @@ class Prometheus:
 async def watching(folder: Path, targets: Mapping[str, str], webhook: str = "") -> AsyncIterator[Prometheus]:
     """Runs Prometheus and, with a `webhook`, Alertmanager, with state in `folder`, which must be empty.
 
-    `targets` are addresses by job, separated by spaces if a job has several.
+    `targets` are addresses by service, separated by spaces if a job has several.
     """
     shutil.copytree(DEPLOY, folder / "deploy")
     alertmanager, prometheus = free_address(), free_address()
@@ -180,8 +181,8 @@ async def _is_ready(address: str) -> bool:
 def _make_impatient(deploy: Path, targets: Mapping[str, str], alertmanager: str, webhook: str) -> None:
     """Replaces minutes by seconds and inserts the addresses; everything else is unchanged."""
     _change(deploy / "prometheus.yml", lambda config: _watch_closely(config, alertmanager))
-    for job, address in targets.items():
-        (deploy / "targets" / f"{job}.yml").write_text(yaml.safe_dump([{"targets": address.split()}]))
+    for service, address in targets.items():
+        (deploy / "targets" / f"{service}.yml").write_text(yaml.safe_dump([{"targets": address.split()}]))
     for rules in (deploy / "rules").glob("*.yml"):
         _change(rules, _hurry)
     _change(deploy / "alertmanager.yml", lambda config: _tell_at_once(config, webhook))

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ssl import SSLContext
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,9 @@ OPENSEARCH_KEYS = {"query", "size", "_source"}
 
 
 @contextmanager
-def search_server(index: str, mapping: Index, documents: Mapping[str, Index], keys: set[str]) -> Iterator[str]:
+def search_server(
+    index: str, mapping: Index, documents: Mapping[str, Index], keys: set[str], tls: SSLContext | None = None
+) -> Iterator[str]:
     """Yields the URL of a server with one index."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -63,8 +66,11 @@ def search_server(index: str, mapping: Index, documents: Mapping[str, Index], ke
         hits = sorted(_hits(body, documents), key=lambda hit: -hit["_score"])[: body.get("size", 10)]
         return 200, {"hits": {"total": {"value": len(hits)}, "hits": hits}}
 
-    with serving(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as url:
-        yield url
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    if tls:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+    with serving(server) as url:
+        yield url.replace("http:", "https:") if tls else url
 
 
 def _hits(body: dict[str, Any], documents: Mapping[str, Index]) -> Iterator[dict[str, Any]]:

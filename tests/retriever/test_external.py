@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,6 +21,7 @@ from pointsman_servicekit.errors import FailedPrecondition
 from pymilvus import DataType, MilvusClient
 from qdrant_client import QdrantClient, models
 
+from tests.gateway.doubles.certificates import Authority
 from tests.retriever.client import Start
 from tests.retriever.external_conformance import DIMENSIONS, FIELDS, Conformance, asked, payloads, rows, toward
 from tests.retriever.search_api import ELASTICSEARCH_KEYS, OPENSEARCH_KEYS, search_server
@@ -99,6 +101,22 @@ class TestOpensearch(TestElasticsearch):
         "method": {"space_type": "cosinesimil"},
     }
     keys: ClassVar[set[str]] = OPENSEARCH_KEYS
+
+
+@pytest.mark.parametrize("index", [ElasticsearchIndex, OpensearchIndex])
+def test_openssls_variable_names_the_authority_of_a_stores_certificate(
+    index: type[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = Authority(tmp_path, "company")
+    server = authority.sign("store")
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(server.certificate, server.key)
+    with search_server("docs", {"properties": TEXT_FIELDS}, {}, ELASTICSEARCH_KEYS, tls) as url:
+        options = ExternalOptions(url, "docs", "a:b", 5.0, FIELDS)
+        with pytest.raises(Exception, match=r"certificate verify failed|TLS error"):
+            index(options).read_layout()
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority.certificate))
+        assert index(options).read_layout().documents == 0
 
 
 async def test_the_service_searches_a_configured_collection_and_refuses_to_write_to_it(

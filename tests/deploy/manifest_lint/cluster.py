@@ -9,7 +9,7 @@ import yaml
 
 Object = dict[str, Any]
 
-LONG_LIVED = ("Deployment", "StatefulSet")
+LONG_LIVED = ("Deployment", "StatefulSet", "LeaderWorkerSet")
 WORKLOADS = (*LONG_LIVED, "Job", "CronJob", "Pod")
 
 
@@ -94,15 +94,16 @@ class Cluster:
 
     @property
     def workloads(self) -> list[Workload]:
-        return [Workload(object) for object in self.all(*WORKLOADS)]
+        return [workload for object in self.all(*WORKLOADS) for workload in _workloads(object)]
 
     def workload(self, name: str) -> Workload:
         return next(workload for workload in self.workloads if workload.name == name)
 
     @property
     def services(self) -> list[Workload]:
-        """Returns the workloads that run until they are stopped."""
-        return [workload for workload in self.workloads if workload.object["kind"] in LONG_LIVED]
+        """Returns the workloads that serve until they are stopped; further nodes of an engine are part of another."""
+        long_lived = [workload for workload in self.workloads if workload.object["kind"] in LONG_LIVED]
+        return [workload for workload in long_lived if workload.service != "engine-node"]
 
     def selected(self, selector: Mapping[str, Any]) -> list[Workload]:
         """Whether the labels match `matchLabels` and `matchExpressions`, or a Service's plain selector."""
@@ -115,6 +116,16 @@ class Cluster:
             found = self.get("ConfigMap", source.get("configMapRef", {}).get("name", ""))
             values |= found.get("data", {}) if found else {}
         return values | {entry["name"]: str(entry["value"]) for entry in container.get("env", []) if "value" in entry}
+
+
+def _workloads(object: Object) -> Iterator[Workload]:
+    """Yields the object as a workload; a LeaderWorkerSet is two, of its first and of its further nodes."""
+    group = object.get("spec", {}).get("leaderWorkerTemplate")
+    if group is None:
+        yield Workload(object)
+        return
+    for role in ("leaderTemplate", "workerTemplate"):
+        yield Workload({**object, "spec": {**object["spec"], "template": group[role]}})
 
 
 def matches(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:

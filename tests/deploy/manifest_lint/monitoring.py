@@ -7,8 +7,8 @@ import promql_parser as promql
 
 from tests.deploy.manifest_lint.cluster import Cluster, Fault, Object, Workload, where
 
-JOBS = {"gateway", "retriever", "lora-server", "engine"}
-"""The job names that the rules use."""
+SERVICES = {"gateway", "retriever", "lora-server", "engine"}
+"""The services whose jobs the rules use; a job is called after its service."""
 
 LIMITS = ("sampleLimit", "bodySizeLimit", "labelLimit", "labelNameLengthLimit", "labelValueLengthLimit")
 
@@ -37,8 +37,10 @@ def monitor_limits(cluster: Cluster) -> Iterator[Fault]:
 def jobs(cluster: Cluster) -> Iterator[Fault]:
     monitors = cluster.all("PodMonitor")
     named = {name for monitor in monitors for name in _jobs(monitor)}
-    running = {workload.service for workload in cluster.services} & JOBS
-    expected = running | ({"engine"} if "lora-server" in running else set())
+    running = {workload.service for workload in cluster.services} & SERVICES
+    has_engine = any(workload.service == "lora-server" and "engine" in workload.ports for workload in cluster.services)
+    scraped = running | ({"engine"} if has_engine else set())
+    expected = {f"pointsman-{service}" for service in scraped}
     if monitors and named != expected:
         yield Fault("jobs", "PodMonitor", f"the rules know {sorted(expected)}, these are {sorted(named)}")
 

@@ -10,6 +10,8 @@ SECRETS = {
     "pointsman-first-key": {"key"},
     "my-first-key": {"key"},
     "provider-keys": set(),
+    "store-keys": set(),
+    "vllm-guard": {"secret"},
     "huggingface": set(),
     "company-ca": {"ca.crt"},
     "my-redis": {"url", "password"},
@@ -20,7 +22,7 @@ SECRETS = {
     "lora-server-tls": {"tls.crt", "tls.key", "ca.crt"},
 }
 """Secrets that docs/kubernetes.md tells the user to create."""
-CLAIMS = {"existing"}
+CLAIMS = {"existing", "llama", "shared-adapters"}
 """Volume claims that the user creates."""
 
 
@@ -99,7 +101,8 @@ def governing_services(cluster: Cluster) -> Iterator[Fault]:
 
 def own_selectors(cluster: Cluster) -> Iterator[Fault]:
     for workload in cluster.services:
-        if not matches(workload.object["spec"]["selector"], workload.labels):
+        selector = workload.object["spec"].get("selector")  # a LeaderWorkerSet has none
+        if selector and not matches(selector, workload.labels):
             yield Fault("own selector", workload.where, "selects other pods than it makes")
 
 

@@ -39,7 +39,7 @@ def gateways_first_come_then_go(cluster: Cluster) -> Iterator[Fault]:
 def engines_wait_for_no_gpu(cluster: Cluster) -> Iterator[Fault]:
     for workload in cluster.services:
         uses = any("nvidia.com/gpu" in c.get("resources", {}).get("limits", {}) for c in workload.containers)
-        if uses and workload.object["kind"] != "StatefulSet":
+        if uses and workload.object["kind"] not in ("StatefulSet", "LeaderWorkerSet"):  # neither surges by default
             yield Fault("surge of GPUs", workload.where, "its roll-out waits for a GPU that is free")
 
 

@@ -14,6 +14,9 @@ SERVICES: dict[str, type[BaseSettings]] = {"gateway": Gateway, "retriever": Retr
 NOT_OURS = re.compile("POINTSMAN_(LORA_SERVER$|KEY$|CLIENT_)")
 """Variables of the example's models.yaml and of the command line, which the services do not read."""
 
+ENGINE_URL = "POINTSMAN_LORA_ENGINE_URL"
+"""Names an engine that something else runs."""
+
 _ADDRESS = re.compile(r"^(?:dns:///|https?://)?([a-z0-9-]+)(?:\.[a-z0-9-]+)*:(\d+)$")
 
 
@@ -34,11 +37,13 @@ def known_names(cluster: Cluster) -> Iterator[Fault]:
 def known_values(cluster: Cluster) -> Iterator[Fault]:
     for workload, container, place, settings in _services(cluster):
         prefix = str(settings.model_config["env_prefix"])
-        for name, value in cluster.environment(workload, container).items():
+        given = cluster.environment(workload, container)
+        attached = {"engine_url": given[ENGINE_URL]} if ENGINE_URL in given else {}  # others need it
+        for name, value in given.items():
             field = name.removeprefix(prefix).lower()
             if name.startswith(prefix) and field in settings.model_fields:
                 try:
-                    settings.model_validate({field: value})
+                    settings.model_validate({**attached, field: value})
                 except ValueError as error:
                     yield Fault("bad setting", place, f"{name}: {error}")
 
@@ -59,7 +64,13 @@ def addresses(cluster: Cluster) -> Iterator[Fault]:
     for workload, container, place, _ in _services(cluster):
         for name, value in cluster.environment(workload, container).items():
             found = _ADDRESS.match(value)
-            if not found or name.endswith("LISTEN") or name.startswith("OTEL_") or ".milvus." in value:
+            if (
+                not found
+                or name.endswith("LISTEN")
+                or name.startswith("OTEL_")
+                or ".milvus." in value
+                or name == ENGINE_URL
+            ):
                 continue
             service = cluster.get("Service", found[1])
             if service is None or int(found[2]) not in [port["port"] for port in service["spec"]["ports"]]:

@@ -58,7 +58,7 @@ def write_configuration(data_dir: DataDir, addresses: Addresses, rules: Path = R
 
 def _configuration(addresses: Addresses, rules: Path | None) -> dict[str, Any]:
     """Returns Prometheus's configuration, with the job names that the alert rules and dashboards use."""
-    jobs = {
+    services = {
         "gateway": addresses.http,
         "retriever": addresses.retriever_metrics,
         "lora-server": addresses.lora_server_metrics,
@@ -68,7 +68,9 @@ def _configuration(addresses: Addresses, rules: Path | None) -> dict[str, Any]:
         "global": {"scrape_interval": SCRAPE_EVERY, "scrape_timeout": SCRAPE_EVERY, "evaluation_interval": "15s"},
         "rule_files": [f"{glob.escape(str(rules))}/*.yml"] if rules else [],
         "scrape_configs": [
-            {"job_name": job, "static_configs": [{"targets": [address]}]} for job, address in jobs.items() if address
+            {"job_name": f"pointsman-{name}", "static_configs": [{"targets": [address]}]}
+            for name, address in services.items()
+            if address
         ],
     }
 

@@ -54,12 +54,31 @@ annotations:
 {{- end }}
 {{- end }}
 
+{{/* Whether a lora-server here starts its engine: "true" or nothing. */}}
+{{- define "pointsman.startsEngines" -}}
+{{- range include "pointsman.engines" . | fromYamlArray }}{{ if not .attach.url }}true{{ end }}{{ end }}
+{{- end }}
+
+{{/* The ports of the engines that run elsewhere, as a list in YAML. */}}
+{{- define "pointsman.attachedPorts" -}}
+{{- $ports := list }}
+{{- range include "pointsman.engines" . | fromYamlArray }}
+{{- with .attach.url }}{{ $ports = append $ports (include "pointsman.port" (dict "url" . "default" (hasPrefix "https:" . | ternary "443" "80")) | int) }}{{ end }}
+{{- end }}
+{{- $ports | uniq | toJson }}
+{{- end }}
+
 {{/* More arguments of an engine's vLLM, as one line of a shell. All its GPUs share the model, if no argument says how. */}}
 {{- define "pointsman.engineArguments" -}}
 {{- $arguments := list }}
 {{- $count := int .gpu.count }}
-{{- if and (gt $count 1) (not (regexMatch `(^| )(--[a-z-]+-parallel-size|-tp|-pp|-dp)( |=|$)` (join " " .extraArgs))) }}
-{{- $arguments = append $arguments (printf "--tensor-parallel-size=%d" $count) }}
+{{- $nodes := int .nodes }}
+{{- if not (regexMatch `(^| )(--[a-z-]+-parallel-size|-tp|-pp|-dp)( |=|$)` (join " " .extraArgs)) }}
+{{- if gt $count 1 }}{{ $arguments = append $arguments (printf "--tensor-parallel-size=%d" $count) }}{{ end }}
+{{- if gt $nodes 1 }}{{ $arguments = append $arguments (printf "--pipeline-parallel-size=%d" $nodes) }}{{ end }}
+{{- end }}
+{{- if gt $nodes 1 }}
+{{- $arguments = concat $arguments (list (printf "--nnodes=%d" $nodes) "--node-rank=$(LWS_WORKER_INDEX)" "--master-addr=$(LWS_LEADER_ADDRESS)") }}
 {{- end }}
 {{- range .extraArgs }}
 {{- $arguments = append $arguments (regexMatch "[\"{}]" . | ternary (squote .) .) }}

@@ -1,7 +1,7 @@
 """Builds the gateway: the components that live as long as the process, and a snapshot of each configuration."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path as FilePath
@@ -43,6 +43,7 @@ from pointsman_gateway.engines.http_post import PooledPoster
 from pointsman_gateway.engines.litellm_client import LiteLLMClient, load_litellm
 from pointsman_gateway.engines.metrics import CanaryReporter, EngineMetrics, EngineStates
 from pointsman_gateway.engines.openai_client import OpenAIClient
+from pointsman_gateway.engines.path_adapters import PathAdapters
 from pointsman_gateway.metering.aggregate import MetricsAggregator
 from pointsman_gateway.metering.canary_outcomes import CanaryOutcomes
 from pointsman_gateway.pipeline.admission import Admission, QueueLimits
@@ -173,6 +174,7 @@ async def build_gateway(
         _run_until_closed(stack, canary_reporter.run(), "report canary outcomes")
         await stack.enter_async_context(cost_metrics.engine_costs.running())
         registry.register(EngineStates(lambda: reloader.current.engines.states))
+        registry.register(PathAdapters(lambda: _adapter_versions(reloader.current)))
         shadowing = open_shadowing(persistence, reloader.stages, shadow_settings, admission, registry)
         shadows = await stack.enter_async_context(shadowing)
         request_log = tracing.request_log(shadows.request_log, settings.trace_text, redaction)
@@ -191,6 +193,10 @@ async def build_gateway(
             administration=administration,
             capacity=capacity,
         )
+
+
+def _adapter_versions(snapshot: ConfigSnapshot) -> Mapping[str, str]:
+    return {name: snapshot.engines.version_of(path) for name, path in snapshot.catalog.paths.items()}
 
 
 def _with_canary_ratings(

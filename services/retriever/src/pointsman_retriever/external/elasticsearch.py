@@ -1,5 +1,6 @@
 """Reads an index of Elasticsearch or OpenSearch, by vectors and by words (BM25)."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -63,12 +64,19 @@ class ElasticsearchIndex(_Index):
 
     def __init__(self, options: ExternalOptions) -> None:
         try:
+            from elastic_transport.client_utils import DEFAULT
             from elasticsearch import Elasticsearch, NotFoundError
         except ImportError as error:
             message = "Elasticsearch's client is not installed: pip install 'pointsman-retriever[elasticsearch]'"
             raise ImportError(message) from error
+        # The other clients read OpenSSL's variable themselves.
+        authority = os.environ.get("SSL_CERT_FILE") if options.url.startswith("https:") else None
         client = Elasticsearch(
-            options.url, api_key=options.key or None, request_timeout=options.timeout_seconds, max_retries=0
+            options.url,
+            api_key=options.key or None,
+            request_timeout=options.timeout_seconds,
+            max_retries=0,
+            ca_certs=authority or DEFAULT,
         )
         super().__init__(options, client, NotFoundError)
 

@@ -1,0 +1,69 @@
+"""Validates LeaderWorkerSets: the fields that the chart uses by their API reference, pods as Kubernetes does.
+
+No package has the kind's definition. A file of it, named by the variable LWS_DEFINITION, is used in addition.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonschema.validators import Draft202012Validator
+
+from tests.deploy import crd_schemas, kubernetes_schemas
+
+Object = dict[str, Any]
+
+TEMPLATE = {"type": "object", "required": ["spec"]}
+GROUP = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["size", "workerTemplate"],
+    "properties": {
+        "size": {"type": "integer", "minimum": 2},
+        "restartPolicy": {"enum": ["RecreateGroupOnPodRestart", "RecreateGroupAfterStart", "None"]},
+        "leaderTemplate": TEMPLATE,
+        "workerTemplate": TEMPLATE,
+    },
+}
+SPEC = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["leaderWorkerTemplate"],
+    "properties": {
+        "replicas": {"type": "integer", "minimum": 0},
+        "startupPolicy": {"enum": ["LeaderCreated", "LeaderReady"]},
+        "leaderWorkerTemplate": GROUP,
+    },
+}
+OBJECT = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["spec"],
+    "properties": {
+        "apiVersion": {"const": "leaderworkerset.x-k8s.io/v1"},
+        "kind": {"const": "LeaderWorkerSet"},
+        "metadata": {"type": "object", "required": ["name"]},
+        "spec": SPEC,
+    },
+}
+
+
+def violations(object: Object) -> list[str]:
+    """Returns what an API server with the definition would reject."""
+    found = [error.message for error in Draft202012Validator(OBJECT).iter_errors(object)]
+    group = object["spec"]["leaderWorkerTemplate"]
+    for role in ("leaderTemplate", "workerTemplate"):
+        template = {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": role}, "template": group[role]}
+        for version in kubernetes_schemas.VERSIONS:
+            found += kubernetes_schemas.violations(template, version)
+    return found + _by_definition(object)
+
+
+def _by_definition(object: Object) -> list[str]:
+    file = os.environ.get("LWS_DEFINITION")
+    if not file:
+        return []
+    versions = yaml.safe_load(Path(file).read_text())["spec"]["versions"]
+    schema = next(each["schema"]["openAPIV3Schema"] for each in versions if each["name"] == "v1")
+    return [error.message for error in Draft202012Validator(crd_schemas.strict(schema)).iter_errors(object)]
