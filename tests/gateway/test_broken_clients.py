@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from pointsman_gateway.breaker import Breaker
+from pointsman_gateway.engines.connection_pool import Pool
 from pointsman_gateway.engines.engine_state import EngineState
-from pointsman_gateway.engines.http1 import Pool
 from pointsman_gateway.engines.openai_client import OpenAIClient
 from pointsman_servicekit.errors import Unavailable
 

@@ -13,13 +13,13 @@ import httpx
 import pytest
 from pointsman_gateway.config.providers import DEFAULT_API
 from pointsman_gateway.domain import Chunk, Chunks, Decision, Message, Path, Request, Sampling, Started
+from pointsman_gateway.engines.connection_pool import Pool
 from pointsman_gateway.engines.engine_client import (
     MAX_COLLECTED_BYTES,
     EngineClient,
     EngineRequest,
     TransientFailure,
 )
-from pointsman_gateway.engines.http1 import Pool
 from pointsman_gateway.engines.litellm_client import LiteLLMClient
 from pointsman_gateway.engines.openai_client import OpenAIClient
 from pointsman_gateway.http.dialects.anthropic.message_encoder import MessageEncoder

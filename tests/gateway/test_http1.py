@@ -7,16 +7,8 @@ from functools import partial
 from math import inf
 
 import pytest
-from pointsman_gateway.engines.http1 import (
-    MAX_STEP_BYTES,
-    ConnectionFailed,
-    EngineConnection,
-    NotConnected,
-    Origin,
-    Pool,
-    TimedOut,
-    origin_of,
-)
+from pointsman_gateway.engines.connection_pool import Origin, Pool, origin_of
+from pointsman_gateway.engines.http1 import MAX_STEP_BYTES, ConnectionFailed, EngineConnection, NotConnected, TimedOut
 from pointsman_gateway.engines.http_post import PooledPoster
 
 from tests.gateway.doubles.waiting import until

@@ -17,8 +17,9 @@ from pointsman.v1 import gateway_pb2 as pb
 from pointsman.v1 import gateway_pb2_grpc
 from pointsman_gateway.breaker import Breaker
 from pointsman_gateway.domain import Caller, Chunks, Decision, Message, Request, Sampling, Started
+from pointsman_gateway.engines.connection_pool import Pool
 from pointsman_gateway.engines.engine_client import EngineRequest, Transfer, TransientFailure
-from pointsman_gateway.engines.http1 import EngineConnection, Pool
+from pointsman_gateway.engines.http1 import EngineConnection
 from pointsman_gateway.engines.openai_client import OpenAIClient
 from pointsman_gateway.http.app import build_app
 from pointsman_gateway.http.connection_limits import RESERVED_CONNECTIONS, ConnectionLimits

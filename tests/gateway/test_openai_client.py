@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from pointsman_gateway.config.providers import DEFAULT_API
 from pointsman_gateway.domain import Chunk, Chunks, Message, Sampling, Usage
+from pointsman_gateway.engines.connection_pool import Pool
 from pointsman_gateway.engines.engine_client import (
     EngineFailed,
     EngineRequest,
@@ -17,7 +18,7 @@ from pointsman_gateway.engines.engine_client import (
     TransientFailure,
     counts_against_engine,
 )
-from pointsman_gateway.engines.http1 import MAX_STEP_BYTES, Pool
+from pointsman_gateway.engines.http1 import MAX_STEP_BYTES
 from pointsman_gateway.engines.openai_client import OpenAIClient
 from pointsman_servicekit.errors import DeadlineExceeded, InvalidArgument, PointsmanError, Unavailable
 from pointsman_servicekit.logs import request_id

@@ -9,8 +9,8 @@ from functools import partial
 import pytest
 from pointsman_gateway.config.engine_config import Timeouts
 from pointsman_gateway.domain import Message, Sampling
+from pointsman_gateway.engines.connection_pool import Pool
 from pointsman_gateway.engines.engine_client import EngineRequest
-from pointsman_gateway.engines.http1 import Pool
 from pointsman_gateway.engines.openai_client import OpenAIClient
 from pointsman_servicekit.errors import DeadlineExceeded, PointsmanError, Unavailable
 

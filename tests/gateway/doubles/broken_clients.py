@@ -8,9 +8,10 @@ from typing import Any
 
 from pointsman_gateway.config.models_file import ResilienceConfig, RetryConfig
 from pointsman_gateway.domain import Chunk, Chunks, Event, Message, Request
+from pointsman_gateway.engines.connection_pool import Origin, Pool
 from pointsman_gateway.engines.dialects.anthropic.events import MessagesReader
 from pointsman_gateway.engines.engine_client import EngineClient, EngineRequest
-from pointsman_gateway.engines.http1 import ConnectionFailed, EngineConnection, Origin, Pool
+from pointsman_gateway.engines.http1 import ConnectionFailed, EngineConnection
 from pointsman_gateway.engines.openai_client import OpenAIClient, OpenAITransfer
 from pointsman_gateway.engines.stage import EngineBackend
 from pointsman_gateway.ports import ChunkSink

@@ -36,9 +36,9 @@ from pointsman_gateway.breaker import Breaker
 from pointsman_gateway.config.load import Config, load_config, watched_files
 from pointsman_gateway.console.stage import Console
 from pointsman_gateway.embeddings.metrics import EmbeddingMetrics
+from pointsman_gateway.engines.connection_pool import Pool
 from pointsman_gateway.engines.dns_groups import DnsResolver
 from pointsman_gateway.engines.engines import Engines
-from pointsman_gateway.engines.http1 import Pool
 from pointsman_gateway.engines.http_post import PooledPoster
 from pointsman_gateway.engines.litellm_client import LiteLLMClient, load_litellm
 from pointsman_gateway.engines.metrics import CanaryReporter, EngineMetrics, EngineStates

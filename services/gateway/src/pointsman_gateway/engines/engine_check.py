@@ -10,9 +10,9 @@ from pointsman_servicekit.errors import PointsmanError
 from pointsman_gateway.config.engine_config import Timeouts
 from pointsman_gateway.domain import Chunks, Message, Sampling, Usage
 from pointsman_gateway.engines.adapter_discovery import ListedModel, NotListed, find_adapters, list_models
+from pointsman_gateway.engines.connection_pool import Pool
 from pointsman_gateway.engines.engine_client import EngineRequest
 from pointsman_gateway.engines.engine_state import Engine
-from pointsman_gateway.engines.http1 import Pool
 from pointsman_gateway.engines.http_post import PooledPoster
 from pointsman_gateway.engines.openai_client import OpenAIClient
 

@@ -7,7 +7,8 @@ from urllib.parse import urlsplit
 
 from pointsman_servicekit.logs import request_id
 
-from pointsman_gateway.engines.http1 import ConnectionFailed, EngineConnection, Origin, Pool, TimedOut, origin_of
+from pointsman_gateway.engines.connection_pool import Origin, Pool, origin_of
+from pointsman_gateway.engines.http1 import ConnectionFailed, EngineConnection, TimedOut
 from pointsman_gateway.extensions.http_poster import HttpReply, HttpUnreachable
 
 CONNECT_SECONDS = 2.0

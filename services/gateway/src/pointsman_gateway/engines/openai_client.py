@@ -9,6 +9,7 @@ import msgspec
 from pointsman_servicekit.errors import PointsmanError
 from pointsman_servicekit.logs import request_id
 
+from pointsman_gateway.engines.connection_pool import Pool, close_unused, origin_of
 from pointsman_gateway.engines.dialects.openai.schema import parse_error
 from pointsman_gateway.engines.dialects.registry import ENGINE_DIALECTS
 from pointsman_gateway.engines.engine_client import (
@@ -23,15 +24,7 @@ from pointsman_gateway.engines.engine_client import (
     unreadable,
 )
 from pointsman_gateway.engines.engine_dialect import AnswerReader
-from pointsman_gateway.engines.http1 import (
-    ConnectionFailed,
-    EngineConnection,
-    NotConnected,
-    Pool,
-    TimedOut,
-    close_unused,
-    origin_of,
-)
+from pointsman_gateway.engines.http1 import ConnectionFailed, EngineConnection, NotConnected, TimedOut
 from pointsman_gateway.ports import ChunkSink
 
 MAX_REFUSAL_BYTES = 64 * 1024

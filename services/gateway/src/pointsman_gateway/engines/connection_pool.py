@@ -1,0 +1,127 @@
+"""Keeps open connections to engines for later requests, by the engine's address.
+
+Pool.idle or Pool.connect -> EngineConnection.post -> on_event, EngineConnection.read ... -> Pool.release
+"""
+
+import asyncio
+import ssl
+from collections import deque
+from contextvars import Context
+from dataclasses import dataclass
+from functools import lru_cache
+from urllib.parse import urlsplit
+
+from pointsman_gateway.engines.http1 import ConnectionFailed, EngineConnection, NotConnected, TimedOut
+
+MAX_IDLE_SECONDS = 60.0
+"""Seconds that an unused connection is kept. Opening some hundred connections at once takes longer than the requests
+on them. vLLM closes idle connections after 5 s by default, and after 75 s under the lora-server: either the close is
+seen, or the request is sent again on a new connection."""
+MAX_IDLE_CONNECTIONS = 512
+"""Unused connections that are kept for one engine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The address of an engine: host, port, TLS, and what every request to it has."""
+
+    host: str
+    port: int
+    tls: ssl.SSLContext | None
+    path: str
+    """Prefix of all URL paths; usually empty."""
+    headers: str
+    """Header lines that every request to it has."""
+
+
+@lru_cache(maxsize=1024)
+def origin_of(url: str) -> Origin:
+    """Parses the URL of an engine; raises ValueError if it is not an http(s) URL."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"'{url}' is no URL of an engine; write http://HOST:PORT")
+    if parts.username or parts.password:
+        raise ValueError(f"the URL of host '{parts.hostname}' has a password; name the key's variable in api_key_env")
+    tls = ssl.create_default_context() if parts.scheme == "https" else None
+    port = parts.port or (443 if tls else 80)
+    # identity: a compressed stream would arrive in large pieces.
+    headers = f"host: {parts.netloc}\r\ncontent-type: application/json\r\naccept-encoding: identity\r\n"
+    return Origin(parts.hostname, port, tls, parts.path.rstrip("/"), headers)
+
+
+async def _open(origin: Origin) -> EngineConnection:
+    loop = asyncio.get_running_loop()
+    _, connection = await loop.create_connection(EngineConnection, origin.host, origin.port, ssl=origin.tls)
+    return connection
+
+
+def close_unused(opening: "asyncio.Task[EngineConnection]") -> None:
+    """Closes a connection that was opened after nobody waited for it any more."""
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().close()
+
+
+class Pool:
+    """Keeps open connections for later requests, by origin."""
+
+    def __init__(self, max_idle_seconds: float = MAX_IDLE_SECONDS) -> None:
+        self._max_idle_seconds = max_idle_seconds
+        self._idle: dict[Origin, deque[EngineConnection]] = {}
+        self._clock = asyncio.get_running_loop().time
+
+    def idle(self, origin: Origin) -> EngineConnection | None:
+        """Returns an open connection to the origin that is not in use; None if there is none."""
+        idle = self._idle.get(origin)
+        oldest = self._clock() - self._max_idle_seconds
+        while idle:
+            connection = idle.pop()
+            if connection.is_open and connection.idle_since > oldest:
+                return connection
+            connection.close()
+        return None
+
+    async def connect(self, origin: Origin, seconds: float, deadline: float) -> EngineConnection:
+        """Opens a connection within `seconds` and before the deadline. Raises ConnectionFailed, NotConnected."""
+        until = min(self._clock() + seconds, deadline)
+        # The callbacks of a connection run in the context in which it was opened. It outlives the request, so that is
+        # an empty one.
+        opening = asyncio.create_task(_open(origin), context=Context())
+        try:
+            async with asyncio.timeout_at(until):
+                return await opening
+        except TimeoutError as error:
+            opening.add_done_callback(close_unused)  # it may have been opened at the same moment
+            late = TimedOut if until == deadline else NotConnected
+            raise late(f"no connection within {seconds:g} s") from error
+        except OSError as error:
+            raise ConnectionFailed(f"no connection: {error.strerror or error}") from error
+        except asyncio.CancelledError:
+            opening.add_done_callback(close_unused)
+            raise
+        finally:
+            del opening  # breaks the reference cycle: it holds the error, whose traceback holds this frame
+
+    def release(self, origin: Origin, connection: EngineConnection) -> None:
+        """Takes back a connection whose response is no longer needed."""
+        connection.finish(lambda: self._keep(origin, connection))
+
+    def _keep(self, origin: Origin, connection: EngineConnection) -> None:
+        idle = self._idle.get(origin)
+        if idle is None:
+            self._remove_closed()  # members of groups come and go with new addresses
+            idle = self._idle[origin] = deque()
+        if not connection.is_open or len(idle) >= MAX_IDLE_CONNECTIONS:
+            connection.close()
+            return
+        connection.idle_since = self._clock()
+        idle.append(connection)
+
+    def _remove_closed(self) -> None:
+        for origin in [origin for origin, idle in self._idle.items() if not any(one.is_open for one in idle)]:
+            del self._idle[origin]
+
+    def close(self) -> None:
+        for idle in self._idle.values():
+            for connection in idle:
+                connection.close()
+        self._idle.clear()
