@@ -18,6 +18,8 @@ Overflow = Literal["error", "truncate", "mean"]
 """What is done with a text that is longer than the embedding model reads: it is rejected, its beginning is read, or the
 vectors of its parts are averaged."""
 
+CHARACTERS_PER_TOKEN = 4
+"""A common figure for English; used only for estimates before the tokens are counted."""
 PICODOLLARS = 10**12
 """Picodollars in a dollar. Costs are whole picodollars, so that a sum does not depend on its order: at a price of a
 millionth of a dollar per million tokens, one token costs one picodollar."""

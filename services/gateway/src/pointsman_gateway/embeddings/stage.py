@@ -15,12 +15,11 @@ from pointsman_gateway.codec.token_ids import TokenIds
 from pointsman_gateway.domain import PICODOLLARS, Overflow, Request, UndecidedReceipt, Usage
 from pointsman_gateway.domain.outcome import fault_of, outcome_of
 from pointsman_gateway.domain.request import UNRESTRICTED, Scope
+from pointsman_gateway.domain.value import CHARACTERS_PER_TOKEN
 from pointsman_gateway.embeddings.metrics import EmbeddingMetrics
 
 log = logging.getLogger(__name__)
 
-CHARACTERS_PER_TOKEN = 4
-"""A usual figure for English, to estimate the tokens of a request before they are counted."""
 PRICE_UNIT_TOKENS = 1_000_000
 
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pointsman_gateway.conversations.price import CACHE_SECONDS, Change, ConversationState, PathPrices, change_of
 from pointsman_gateway.domain import PICODOLLARS, Path, Request
 from pointsman_gateway.domain.conversation import ConversationStep
+from pointsman_gateway.domain.value import CHARACTERS_PER_TOKEN
 from pointsman_gateway.metering.pricing import (
-    CHARACTERS_PER_TOKEN,
     SECONDS_PER_HOUR,
     PathStatistics,
     Pricing,

@@ -8,11 +8,10 @@ from typing import Any
 from pointsman_gateway.config.models_file import ModelsFile
 from pointsman_gateway.domain import PICODOLLARS, UNPRICED, Decision, Message, Path, Request, Usage
 from pointsman_gateway.domain.request import NO_MEDIA
+from pointsman_gateway.domain.value import CHARACTERS_PER_TOKEN
 
 TOKENS_PER_PRICE = 1_000_000
 SECONDS_PER_HOUR = 3600
-CHARACTERS_PER_TOKEN = 4
-"""A common figure for English; used only for estimates before an answer."""
 TYPICAL_ANSWER_TOKENS = 128
 
 CostParts = dict[str, int]

@@ -14,11 +14,12 @@ from pointsman_gateway.domain import Caller, Decision, Operation, Prompt, Reques
 from pointsman_gateway.domain.outcome import CANCELLED
 from pointsman_gateway.domain.path import Catalog
 from pointsman_gateway.domain.request import UNRESTRICTED, Scope
+from pointsman_gateway.domain.value import CHARACTERS_PER_TOKEN
 from pointsman_gateway.embeddings.stage import EmbeddingRun, Embeddings, EncodedEmbeddings
 from pointsman_gateway.engines.engines import Engines
 from pointsman_gateway.engines.token_counter import TokenCounter
 from pointsman_gateway.metering.meter import Meter, Metering
-from pointsman_gateway.metering.pricing import CHARACTERS_PER_TOKEN, estimate_tokens
+from pointsman_gateway.metering.pricing import estimate_tokens
 from pointsman_gateway.pipeline.active_runs import ActiveRuns
 from pointsman_gateway.pipeline.admission import Admission
 from pointsman_gateway.pipeline.metered import MeteredRequest
