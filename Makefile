@@ -157,7 +157,7 @@ CLIENTS ?= $(patsubst tests/clients/requirements-%.txt,%,$(wildcard tests/client
 
 .PHONY: test-clients
 test-clients: models $(CLIENTS:%=.venv-clients/%/.done) ## real clients in pinned versions against the help desk and its real engine, agents against a scripted one; then nginx and Envoy in front (needs npm and nginx; 12 minutes; CLIENTS=openai for one)
-	$(BIN)/python -m pytest $(CLIENTS:%='tests/clients/test_clients.py::test_a_client_works[%]') $(patsubst %,tests/clients/test_%.py,$(subst -,_,$(filter claude-code codex,$(CLIENTS)))) $(patsubst %,'tests/clients/test_tool_loops.py::test_no_loop_of_tool_calls_changes_its_path[%]',$(filter claude-code codex strands,$(CLIENTS)))
+	$(BIN)/python -m pytest $(CLIENTS:%='tests/clients/test_clients.py::test_a_client_works[%]') $(patsubst %,tests/clients/test_%.py,$(subst -,_,$(filter claude-code codex,$(CLIENTS)))) $(patsubst %,'tests/clients/test_tool_loops.py::test_no_loop_of_tool_calls_changes_its_path[%]',$(filter claude-code codex strands,$(CLIENTS))) $(patsubst %,'tests/clients/test_user_words.py::test_the_users_words_are_found_in_what_an_agent_sends[%]',$(filter aider claude-code codex opencode,$(CLIENTS)))
 	$(if $(filter file,$(origin CLIENTS)),$(BIN)/python -m pytest tests/proxies)
 
 CLAUDE_CODE := 2.1.328

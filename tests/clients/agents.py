@@ -13,6 +13,8 @@ CLIENTS = ROOT / ".venv-clients"
 CLAUDE = CLIENTS / "claude-code/node_modules/.bin/claude"
 CODEX = CLIENTS / "codex/node_modules/.bin/codex"
 STRANDS = CLIENTS / "strands/bin/python"
+OPENCODE = CLIENTS / "opencode/node_modules/.bin/opencode"
+AIDER = CLIENTS / "aider/bin/aider"
 SECONDS = 240
 
 
@@ -52,6 +54,26 @@ async def ask_strands(url: str, folder: Path, prompt: str) -> str:
     """Returns the answer of an agent of the framework Strands, which has a tool `look`."""
     out = await _run(STRANDS, [str(Path(__file__).with_name("strands_agent.py")), url, prompt], folder, os.environ)
     return out.decode()
+
+
+async def ask_opencode(url: str, folder: Path, prompt: str) -> bytes:
+    """Returns the events of one turn of opencode in `folder`, where it keeps its settings too."""
+    options = {"baseURL": f"{url}/v1", "apiKey": "none"}
+    provider = {"npm": "@ai-sdk/openai-compatible", "options": options, "models": {"auto": {}}}
+    (folder / "opencode.json").write_text(json.dumps({"provider": {"pointsman": provider}}))
+    homes = ("HOME", "PWD", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME")
+    environment = {**os.environ, **dict.fromkeys(homes, str(folder))}
+    environment |= {"OPENCODE_DISABLE_AUTOUPDATE": "1", "OPENCODE_DISABLE_MODELS_FETCH": "1"}
+    return await _run(OPENCODE, ["run", "--format", "json", "--model", "pointsman/auto", prompt], folder, environment)
+
+
+async def ask_aider(url: str, folder: Path, prompt: str) -> bytes:
+    """Returns what aider prints in one turn about a file in `folder`."""
+    (folder / "tickets.py").write_text("def price(distance):\n    return 2 + distance\n")
+    command = ["--message", prompt, "--model", "openai/auto", "--no-git", "--yes-always", "--no-check-update"]
+    command += ["--analytics-disable", "--no-show-model-warnings", "--no-show-release-notes", "--no-pretty"]
+    environment = {**os.environ, "OPENAI_API_BASE": f"{url}/v1", "OPENAI_API_KEY": "none", "HOME": str(folder)}
+    return await _run(AIDER, [*command, "tickets.py"], folder, environment)
 
 
 async def _run(program: Path, arguments: Sequence[str], folder: Path, environment: Mapping[str, str]) -> bytes:

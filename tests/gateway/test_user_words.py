@@ -106,6 +106,11 @@ HTML = [
     f"<html><head><style>p {{color: red}}</style></head><body><p>{WORDS}</p></body></html>",
     f"<div>{WORDS}<br></div>",
 ]
+QUOTED = [
+    f'"{WORDS}"',
+    f"\N{LEFT DOUBLE QUOTATION MARK}{WORDS}\N{RIGHT DOUBLE QUOTATION MARK}",
+    f'{REMINDER}\n"{WORDS}"',
+]
 STRUCTURED = [
     f"<instructions>You are careful. Follow the policy.</instructions>\n<policy>Be polite.</policy>\n<message>{WORDS}</message>",
     f"## Role\nYou are an agent of a bank.\n\n## Rules\n- Be short.\n\n## Conversation\n{WORDS}\n\n## Output format\nJSON",
@@ -145,7 +150,7 @@ def test_each_known_client_has_an_example_here() -> None:
     assert {wrapper.name for wrapper in known_wrappers()} == OF_CLIENTS.keys()
 
 
-@pytest.mark.parametrize("text", [*MAILS, *LABELLED, *HTML])
+@pytest.mark.parametrize("text", [*MAILS, *LABELLED, *HTML, *QUOTED])
 def test_mails_labels_and_html_are_read_without_their_dress(text: str) -> None:
     assert read(text) == WORDS
 
@@ -168,6 +173,9 @@ def test_the_users_part_of_an_unknown_structure_is_found(text: str) -> None:
         "yes please",
         f"{WORDS}.\n\nIt is blue. I was on the 17.40.",
         "Note: the shop is closed",
+        '"Aida" or "Tosca"',
+        '"',
+        '""',
         "<b",
     ],
 )

@@ -26,6 +26,7 @@ _AT_END = re.compile(rf"\b(?:{_SOME_AFTER})\s{{0,9}}:$", re.IGNORECASE)
 _LABEL = re.compile(r"^[ \t]{0,20}[A-Z][\w -]{0,30}:[ \t\n]", re.MULTILINE)
 _LAST_ARROW = re.compile(r"^(?P<text>.{1,2000}?)[ \t]{0,20}(?P<arrow>->|=>|→)[ \t]{0,20}\s{0,20}\Z", re.MULTILINE)
 _CUE = re.compile(rf"(?:^|(?<=[\s.!?:]))(?:{'|'.join(map(re.escape, _LABELS['cues']))})[.!:]*", re.IGNORECASE)
+_QUOTES = {'"': '"', "\N{LEFT DOUBLE QUOTATION MARK}": "\N{RIGHT DOUBLE QUOTATION MARK}"}
 _PLAIN = re.compile(r"[^\n<>:#*{\[|]*")
 """A text without any mark of a known client and without structure."""
 _HTML = re.compile(r"</(?:p|div|span|body|html|td|li|h[1-6])>|<br ?/?>", re.IGNORECASE)
@@ -67,12 +68,20 @@ class UserWordsFinder:
             return UserWords(text, len(text))
         found, names = unwrap(_ends(text), self._own)
         if _PLAIN.fullmatch(found):
-            inner = _without_cue(found)
-            names += ["label"] if inner != found else []
-            return UserWords(inner if names else text, len(text), tuple(names))
+            for name, strip in (("quotes", _without_quotes), ("label", _without_cue)):
+                inner = strip(found)
+                if inner != found:
+                    found = inner
+                    names.append(name)
+            return UserWords(found if names else text, len(text), tuple(names))
         found, more = unwrap(found, self._known)
         names += more
-        for name, strip in (("html", _without_html), ("e-mail", own_words), ("label", _without_label)):
+        for name, strip in (
+            ("html", _without_html),
+            ("e-mail", own_words),
+            ("quotes", _without_quotes),
+            ("label", _without_label),
+        ):
             inner = strip(found)
             if inner != found:
                 found = inner
@@ -120,6 +129,13 @@ def _without_label(text: str) -> str:
         inner = inner[labels[-1].end() :]
     inner = _AT_END.sub("", _without_cue(inner).rstrip()).strip()
     return inner if inner and inner != text.strip() else text
+
+
+def _without_quotes(text: str) -> str:
+    """Returns what is in the quotes around the whole text, as a command line's argument has them."""
+    end = _QUOTES.get(text[:1])
+    is_quoted = end is not None and len(text) > 2 and text.endswith(end) and text.find(end, 1) == len(text) - 1
+    return text[1:-1] if is_quoted else text
 
 
 def _without_cue(text: str) -> str:
