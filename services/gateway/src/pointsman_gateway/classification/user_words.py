@@ -5,7 +5,7 @@ every replay reads the same.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import unescape
 
@@ -68,24 +68,13 @@ class UserWordsFinder:
             return UserWords(text, len(text))
         found, names = unwrap(_ends(text), self._own)
         if _PLAIN.fullmatch(found):
-            for name, strip in (("quotes", _without_quotes), ("label", _without_cue)):
-                inner = strip(found)
-                if inner != found:
-                    found = inner
-                    names.append(name)
+            found, more = _stripped(found, {"quotes": _without_quotes, "label": _without_cue})
+            names += more
             return UserWords(found if names else text, len(text), tuple(names))
         found, more = unwrap(found, self._known)
-        names += more
-        for name, strip in (
-            ("html", _without_html),
-            ("e-mail", own_words),
-            ("quotes", _without_quotes),
-            ("label", _without_label),
-        ):
-            inner = strip(found)
-            if inner != found:
-                found = inner
-                names.append(name)
+        strips = {"html": _without_html, "e-mail": own_words, "quotes": _without_quotes, "label": _without_label}
+        found, yet_more = _stripped(found, strips)
+        names += [*more, *yet_more]
         glance = self._glance if may_judge else None
         parts = split_into_parts(found) if glance else []
         chosen = choose_parts(parts, glance) if glance and len(parts) > 1 else []
@@ -94,6 +83,17 @@ class UserWordsFinder:
         names.append(f"one of {len(parts)} parts")
         found, *rivals = [part.text for part in chosen]
         return UserWords(found, len(text), tuple(names), tuple(rivals))
+
+
+def _stripped(text: str, strips: Mapping[str, Callable[[str], str]]) -> tuple[str, list[str]]:
+    """Returns the text without what the functions take away, and the names of those that took something."""
+    names = []
+    for name, strip in strips.items():
+        inner = strip(text)
+        if inner != text:
+            text = inner
+            names.append(name)
+    return text, names
 
 
 def _ends(text: str) -> str:
