@@ -69,7 +69,11 @@ def is_binary(text: str) -> bool:
 
 
 def token_excerpt(text: str, tokens: SpanTokenizer) -> TokenExcerpt:
-    """Returns the first and the last 64 tokens, with a note; a text of up to 128 tokens is returned whole."""
+    """Returns the first and the last 64 tokens of a text, with a note of how many of how many are read.
+
+    Texts of up to 256 characters are returned whole, as are those of up to 2,048 characters with up to 128 tokens. Of a
+    longer text only the first and the last 1,024 characters are split into tokens, and the note estimates the total.
+    """
     if len(text) <= MAX_UNCOUNTED_CHARACTERS:
         return TokenExcerpt(_encodable(text))
     if len(text) <= 2 * CHARACTERS_TOKENIZED_PER_END:

@@ -123,7 +123,7 @@ class PairRatios:
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """The static stage's lexical features, subword pieces and word pairs, and its head over them."""
+    """What the static stage knows of words: pieces and pairs of words, their rarities, and its head's weights."""
 
     pieces: tuple[str, ...]
     pairs: tuple[str, ...]

@@ -65,7 +65,10 @@ def decode_with_token_ids(text: bytes, name: str) -> Any:
 
 
 def _find_token_ids(encoded: msgspec.Raw) -> TokenIds | None:
-    """Returns the token ids if the JSON is one list of them or a list of such lists, without decoding short numbers."""
+    """Returns the token ids if the JSON is one list of them or a list of such lists; None otherwise.
+
+    They stay encoded; only numbers of more than 9 digits are decoded, to check their range.
+    """
     text = bytes(encoded)
     zeros = text.translate(_TO_ZEROS)
     structure = zeros.translate(None, b"0" + _BLANKS)

@@ -41,9 +41,10 @@ class ChatMessage(Undeclared, Protocol):
 
 
 def given_fields(kind: str, given: Any, known: Collection[str]) -> Iterator[GivenField]:
-    """Returns the fields of an object that are not known; one that is null, false, 0 or empty counts as left out.
+    """Yields (`kind`, name) for each field that is not in `known`; null, false, 0 and what is empty count as left out.
 
-    Names that are no identifiers become `others`: they are the client's texts, and notes are stored.
+    A name that is not an identifier of up to 64 characters becomes `others`: it may be a text of the client, and the
+    names are stored in the decision's notes.
     """
     if isinstance(given, Mapping):
         for name, value in given.items():

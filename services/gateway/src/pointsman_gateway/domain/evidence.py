@@ -41,9 +41,10 @@ class PathEvidence:
     """Their mean score, 0 to 1."""
 
     def with_evaluations(self, max_ratings: float) -> "PathEvidence":
-        """Returns the evidence with its evaluated rows as at most `max_ratings` further ratings of their mean score.
+        """Returns the evidence with evaluated rows counted as ratings: each as one, with the rows' mean score.
 
-        `evaluated` is then the number of ratings that are from evaluations.
+        At most `max_ratings` of them count. In the result `ratings` and `quality` include them, and `evaluated` is how
+        many they are.
         """
         if not self.evaluated:
             return self

@@ -39,7 +39,10 @@ class PooledPoster:
         return await self._send("POST", url, auth_header, body, deadline, _Limit(max_bytes, reserve))
 
     async def get(self, url: str, auth_header: str, deadline: float, max_bytes: int) -> HttpReply:
-        """Requests a URL as `post` does, without a body."""
+        """Requests a URL by GET; `deadline` is on the event loop's clock, and `max_bytes` limits the response's body.
+
+        Raises HttpUnreachable.
+        """
         return await self._send("GET", url, auth_header, b"", deadline, _Limit(max_bytes))
 
     async def _send(

@@ -286,7 +286,7 @@ class Meter:
         return seconds
 
     def _count_tokens(self) -> None:
-        """Counts the tokens of each answer; the receipt has only their sum."""
+        """Adds the tokens of each answer that an engine generated to the metrics; the receipt has only their sum."""
         for attempt in self._attempts:
             if attempt.usage is not None and not attempt.cached:
                 self._metering.gen_ai.observe_tokens(self._request.operation, attempt.model, attempt.usage)

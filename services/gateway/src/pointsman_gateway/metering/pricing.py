@@ -106,7 +106,10 @@ class Pricing:
         return self._token_prices.get(model)
 
     def parts(self, model: str, usage: Usage) -> CostParts:
-        """Returns the cost of an engine's work by prompt, cached prompt and completion; UNPRICED if unknown."""
+        """Returns the cost in picodollars of an engine's tokens by component: prompt, cached prompt, completion.
+
+        If the model's prices are unknown it is {UNPRICED: 0}, or empty without tokens.
+        """
         whole = self._whole_prices.get(model)
         if whole is not None:
             prompt, cached, completion = whole

@@ -35,7 +35,11 @@ class QueueLimits:
 
 
 class UnreadBudget:
-    """Limits the bytes of answers that are complete and not yet read by their clients; these have no slot."""
+    """Limits the bytes of all answers that wait to be read by their clients.
+
+    Within it an answer is generated to its end, and gives its slot back, although its client is slow. Beyond it `take`
+    returns False, and the answer pauses.
+    """
 
     def __init__(self, max_bytes: int = MAX_UNREAD_BYTES) -> None:
         self._left = max_bytes

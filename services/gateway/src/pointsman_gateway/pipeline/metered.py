@@ -92,7 +92,10 @@ def record(
 
 
 def _end_of(error: BaseException | None) -> tuple[str, PointsmanError | None]:
-    """Returns the outcome of a block, and the error that the caller gets."""
+    """Returns the outcome for the receipt, and the error that the caller gets: a PointsmanError, else None.
+
+    `error` is what ended the request's `with` block. The outcome is OK, the error's code, INTERNAL or CANCELLED.
+    """
     if error is None:
         return OK, None
     if isinstance(error, PointsmanError):

@@ -61,7 +61,7 @@ class ItemQueue(Generic[Item]):
         self._reader: asyncio.Future[None] | None = None
 
     def put(self, item: Item, size: int = 0) -> None:
-        """Adds an item, which has about `size` bytes."""
+        """Adds an item of about `size` bytes; pauses the run if too much of its answer, or of all, is unread."""
         self._items.append(item)
         if self.run is not None and not self._may_wait(size):
             self.run.pause()

@@ -288,7 +288,10 @@ class Router:
         return [path for path in paths if not self._why_unsuitable(request, path)]
 
     def _unsuitable(self, request: Request, paths: Sequence[Path]) -> Mapping[str, str]:
-        """Returns the paths whose models cannot take the request's media, with the reason. Raises InvalidArgument."""
+        """Returns the paths whose models cannot take the request's media, with the reason.
+
+        Raises InvalidArgument if that are all of them.
+        """
         if not self._suitable(request, paths):
             raise self._no_suitable_path(request, paths[0])
         return {path.name: why for path in paths if (why := self._why_unsuitable(request, path))}

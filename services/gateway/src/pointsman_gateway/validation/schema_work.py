@@ -91,7 +91,9 @@ class _Place(NamedTuple):
 
 
 class _Walk:
-    """Visits the subschemas of a schema in the way in which they are compiled."""
+    """Counts the work of a schema: visits its subschemas as jsonschema_rs compiles them, with the target of each `$ref`
+    in its place, up to the first recursion. `visit` raises TooMuchWork.
+    """
 
     def __init__(self, root: Mapping[str, Any]) -> None:
         self.steps: Counter[Name] = Counter()

@@ -91,7 +91,10 @@ class DesiredState:
     _alias_names: dict[str, tuple[str, ...]] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def changed_since(self, before: "DesiredState") -> frozenset[str] | None:
-        """Returns the versions and aliases that differ from an earlier state; None if everything may differ."""
+        """Returns the names of versions, aliases and adapters that may differ from an earlier state.
+
+        None if the log of changes does not reach back so far, so that everything may differ.
+        """
         if self is before:
             return frozenset()
         return None if self.log.revision == before.log.revision else self.log.since(before.log.revision)

@@ -146,7 +146,9 @@ class TrialModel:
 
 
 def _shortest(prompts: list[list[int]], max_prompts: int) -> list[list[int]]:
-    """Returns the first prompts that fit into `MAX_PROMPT_TOKENS`; `prompts` are ordered by length."""
+    """Returns the first of `prompts`, which are ordered by length: at most `max_prompts`, and so many that they have at
+    most `MAX_PROMPT_TOKENS` in all; the first one in any case.
+    """
     chosen: list[list[int]] = []
     for prompt in prompts[:max_prompts]:
         if chosen and sum(map(len, chosen)) + len(prompt) > MAX_PROMPT_TOKENS:

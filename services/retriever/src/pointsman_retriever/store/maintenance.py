@@ -161,7 +161,10 @@ class PendingDocument:
 
 
 def begin_migration(store: Store, fingerprint: str, dimensions: int) -> None:
-    """Starts a migration to another embedding model, or resumes an interrupted one to the same model."""
+    """Starts a migration to another embedding model, or resumes an interrupted one to the same model.
+
+    The vectors of an interrupted migration to a different model are deleted.
+    """
     with store.connections.transaction() as writer:
         target = writer.execute("SELECT fingerprint, dimensions FROM next_model").fetchone()
         if target != (fingerprint, dimensions):
