@@ -165,7 +165,7 @@ async def test_a_conversation_is_recognized_at_each_step(gateway: OneGateway) ->
         await gateway.answer(request(*roles.split()))
         for roles in ("user", "user assistant tool", "user assistant tool assistant user")
     ]
-    assert [step and step.step for step in steps] == [Step.FIRST, Step.TOOL_LOOP, Step.TURN]
+    assert [step and step.kind for step in steps] == [Step.FIRST, Step.TOOL_LOOP, Step.TURN]
     assert steps[2]
     assert (steps[2].kept.path, steps[2].answers) == ("a", 2)
 
@@ -174,18 +174,18 @@ async def test_conversations_that_begin_alike_do_not_disturb_a_tool_loop(gateway
     await gateway.answer(request("user"), "a")
     alike = await gateway.step(request("user"))
     assert alike
-    assert (alike.step, alike.kept.path) == (Step.LIKE_ANOTHER, "a")
+    assert (alike.kind, alike.kept.path) == (Step.LIKE_ANOTHER, "a")
     clock.passes(PROTECTED_SECONDS + 1)
     later = await gateway.step(request("user"))
     assert later
-    assert later.step is Step.FIRST
+    assert later.kind is Step.FIRST
 
 
 async def test_questions_that_are_equal_are_decided_one_by_one(gateway: OneGateway) -> None:
     for _ in range(2):
         step = await gateway.answer(request("user", tools=False))
         assert step
-        assert (step.step, step.key) == (Step.FIRST, "")
+        assert (step.kind, step.key) == (Step.FIRST, "")
 
 
 async def test_examples_before_every_request_do_not_make_them_one_conversation(gateway: OneGateway) -> None:
@@ -198,11 +198,11 @@ async def test_examples_before_every_request_do_not_make_them_one_conversation(g
     await gateway.answer(asked("one"), "a")
     other = await gateway.answer(asked("two"), "b")
     assert other
-    assert other.step is Step.FIRST
+    assert other.kind is Step.FIRST
     for turn, path in (("one", "a"), ("two", "b")):
         following = await gateway.step(asked(turn, "and then?"))
         assert following
-        assert (following.step, following.kept.path) == (Step.TURN, path)
+        assert (following.kind, following.kept.path) == (Step.TURN, path)
 
 
 async def test_a_conversation_is_forgotten_after_its_time_to_live(
@@ -213,7 +213,7 @@ async def test_a_conversation_is_forgotten_after_its_time_to_live(
     clock.passes(3601)
     step = await gateway.step(request("user", "assistant", "user"))
     assert step
-    assert step.step is Step.FIRST
+    assert step.kind is Step.FIRST
 
 
 def test_the_longest_unused_conversation_is_dropped() -> None:
@@ -238,7 +238,7 @@ async def test_redis_is_read_once_for_a_conversation_that_another_gateway_began(
         roles += ["assistant", "tool"]
         step = await gateway.answer(request(*roles), "b")
         assert step
-        assert (step.step, step.kept.path) == (Step.TOOL_LOOP, "b")
+        assert (step.kind, step.kept.path) == (Step.TOOL_LOOP, "b")
     assert store.reads == 1
 
 
@@ -267,7 +267,7 @@ async def test_an_unavailable_redis_is_not_asked_again_and_the_decision_says_so(
     for number in range(3):
         step = await gateway.step(request("user", "assistant", "tool", first=f"number {number}"))
         assert step
-        assert (step.step, step.notes) == (Step.FIRST, (UNAVAILABLE_NOTE,))
+        assert (step.kind, step.notes) == (Step.FIRST, (UNAVAILABLE_NOTE,))
     assert store.reads == 1
 
 
@@ -276,7 +276,7 @@ async def test_a_conversation_that_is_known_here_goes_on_without_redis(gateway: 
     store.fails = True
     step = await gateway.step(request("user", "assistant", "user", "assistant", "tool"))
     assert step
-    assert (step.step, step.kept.path, step.notes) == (Step.TOOL_LOOP, "a", ())
+    assert (step.kind, step.kept.path, step.notes) == (Step.TOOL_LOOP, "a", ())
 
 
 # -- lengths

@@ -130,10 +130,10 @@ class Conversations:
     def replace_path(self, request: Request, step: ConversationStep, decision: Decision) -> None:
         """Remembers that another path than the chosen one answers."""
         now, adapter = self._memory.now(), decision.path.resolved_adapter
-        is_under_way = step.has_tools or step.step in (Step.TURN, Step.TOOL_LOOP)
+        is_under_way = step.has_tools or step.kind in (Step.TURN, Step.TOOL_LOOP)
         kept = KeptPath(
             decision.path.name,
-            step.kept.task if step.step is Step.TOOL_LOOP else decision.task,
+            step.kept.task if step.kind is Step.TOOL_LOOP else decision.task,
             now,
             request.characters,
             step.answers,

@@ -71,7 +71,7 @@ class ConversationStep:
     """A request as a part of its conversation; `kept` says how the request before it was answered."""
 
     id: str
-    step: Step
+    kind: Step
     kept: KeptPath = field(default=NOTHING_KEPT)
     key: str = ""
     """The key of random choices; empty: the decision's id, or the user if the request names one."""
@@ -90,7 +90,7 @@ class ConversationStep:
     @property
     def continues(self) -> bool:
         """Returns whether the path of an earlier request is known and matters."""
-        return self.step is not Step.FIRST
+        return self.kind is not Step.FIRST
 
     def known_characters(self, path: str, cache_seconds: float) -> int:
         """Returns how much of the conversation is in the prefix cache of a path that it has left."""

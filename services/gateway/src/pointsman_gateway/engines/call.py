@@ -66,7 +66,10 @@ class EngineCaller:
         self._clock = clock
 
     async def call(self, target: Target, others: TargetQueue, request: CompletionRequest) -> AnswerStream:
-        """Calls the engine and waits for its first chunk; raises Unavailable, DeadlineExceeded, or its refusal."""
+        """Sends the request, which `EngineCall` does when it is made, and waits for the answer's first chunk.
+
+        Raises Unavailable, DeadlineExceeded, or the engine's refusal.
+        """
         if self._clock() >= request.deadline:
             raise out_of_time()
         call = EngineCall(self, target, request)

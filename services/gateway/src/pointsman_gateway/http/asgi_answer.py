@@ -58,7 +58,7 @@ class AsgiSink(HttpSink, ItemQueue[Message]):
     def send_head(self, headers: Headers) -> None:
         self.put({"type": "http.response.start", "status": 200, "headers": headers})
 
-    def send_part(self, part: bytes, *, more: bool) -> None:
+    def send_part(self, part: bytes, *, may_wait: bool) -> None:
         if part:
             self.put({"type": "http.response.body", "body": part, "more_body": True}, len(part))
 

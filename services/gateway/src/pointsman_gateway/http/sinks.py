@@ -44,11 +44,11 @@ class HttpSink:
         self._started = started
         if self._streams:
             self.send_head([*EVENT_STREAM_HEADERS, *self._extra_headers, *_answer_headers(started)])
-            self.send_part(self._encoder.encode_start(started), more=True)
+            self.send_part(self._encoder.encode_start(started), may_wait=True)
 
     def chunks(self, chunks: Chunks, last: bool) -> None:
         if self._streams:
-            self.send_part(self._encoder.encode_chunks(chunks), more=last)
+            self.send_part(self._encoder.encode_chunks(chunks), may_wait=last)
         else:
             self._collected.extend(chunks)
 
@@ -73,8 +73,8 @@ class HttpSink:
         """Sends status 200 and the headers of a stream."""
         raise NotImplementedError
 
-    def send_part(self, part: bytes, *, more: bool) -> None:
-        """Sends a part of a stream, which may be empty; `more` says that another part or the end follows at once."""
+    def send_part(self, part: bytes, *, may_wait: bool) -> None:
+        """Sends a part of a stream, which may be empty; if it `may_wait`, another part or the end follows at once."""
         raise NotImplementedError
 
     def send_end(self, part: bytes) -> None:
@@ -158,9 +158,9 @@ class ConnectionSink(HttpSink):
         assert self._connection is not None
         self._unwritten = _encode_head(200, self._connection.default_headers, [*headers, CHUNKED])
 
-    def send_part(self, part: bytes, *, more: bool) -> None:
+    def send_part(self, part: bytes, *, may_wait: bool) -> None:
         data = self._unwritten + _encode_chunk(part)
-        if more:
+        if may_wait:
             self._unwritten = data
         elif data:
             self._unwritten = b""

@@ -294,7 +294,7 @@ class RequestRun:
             following = await self._affordable(decision.with_fallback(reason))
         except ResourceExhausted:
             return None
-        if self._step is not None and self._step.step is Step.TOOL_LOOP:
+        if self._step is not None and self._step.kind is Step.TOOL_LOOP:
             following = following.with_note(f"left {decision.path.name}: {reason}")
         return following
 

@@ -52,7 +52,7 @@ class PathKeeper:
         path = self._paths.get(kept)
         if path is None:
             return plan, f"left {kept}: the configuration does not have it any more"
-        if step.step is Step.TOOL_LOOP:
+        if step.kind is Step.TOOL_LOOP:
             return _keeping(plan, kept), f"stayed on {kept}: results of tools that it called follow"
         policy = self._policies.get(task)
         if policy is None or task != step.kept.task or not plan.paths:
@@ -62,7 +62,7 @@ class PathKeeper:
             return plan, f"left {kept}: {why}"
         if step.mode == "sticky":
             return _keeping(plan, kept), f"stayed on {kept}"
-        if step.step is Step.LIKE_ANOTHER:
+        if step.kind is Step.LIKE_ANOTHER:
             return _keeping(plan, kept), f"stayed on {kept}: a conversation that began like this one is under way"
         if plan.reason == TRIAL:
             return _keeping(plan, kept), f"stayed on {kept}: exploration chooses once for a conversation"

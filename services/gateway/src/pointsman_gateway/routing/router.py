@@ -131,33 +131,35 @@ class Router:
 
         `step` says what the request is in its conversation; None if that does not matter.
         """
-        number = f"{DECISION_ID_PREFIX}{time.time_ns() // 1_000_000:x}{os.urandom(6).hex()}"
-        # The key is in the request log, so that a replay can make the same random choices.
-        key = request.user or (step.key if step is not None else "") or number
+        decision_id = f"{DECISION_ID_PREFIX}{time.time_ns() // 1_000_000:x}{os.urandom(6).hex()}"
+        # It is in the request log, so that a replay can make the same random choices.
+        random_key = request.user or (step.key if step is not None else "") or decision_id
         if request.model != AUTO:
             path = self._path_named(request)
             if path.adapter:
-                path = resolve_adapter(path, key, self._adapters)
+                path = resolve_adapter(path, random_key, self._adapters)
             fallbacks = self._model_fallbacks.get(path.name, ()) if self._model_fallbacks else ()
-            return self._decision(number, request, labels, [path, *fallbacks], _forced(path.name))
-        plan = self._plan(request, labels, key)
+            return self._decision(decision_id, request, labels, [path, *fallbacks], _forced(path.name))
+        plan = self._plan(request, labels, random_key)
         if step is not None and step.continues:
-            return self._continue(number, request, labels, plan, step, key)
-        decision = self._decision(number, request, labels, [self._resolved(name, key) for name in plan.paths], plan)
+            return self._continue(decision_id, request, labels, plan, step, random_key)
+        decision = self._decision(
+            decision_id, request, labels, [self._resolved(name, random_key) for name in plan.paths], plan
+        )
         if step is None or not (step.key or step.notes):
             return decision
         return replace(decision, random_key=step.key, notes=(*step.notes, *decision.notes))
 
     def _continue(
-        self, number: str, request: Request, labels: Labels, plan: Plan, step: ConversationStep, key: str
+        self, decision_id: str, request: Request, labels: Labels, plan: Plan, step: ConversationStep, random_key: str
     ) -> Decision:
         """Decides on a request of a conversation whose path is known; notes say why it stays or leaves."""
         kept, pinned = step.kept, NOT_PINNED
         plan, note = self._keeper.continue_with(plan, step, request, labels.task)
-        if step.pins_version or step.step is Step.TOOL_LOOP:
+        if step.pins_version or step.kind is Step.TOOL_LOOP:
             pinned = PinnedVersion(kept.version, kept.replaces)
-        paths = [self._resolved(name, key, pinned if name == kept.path else NOT_PINNED) for name in plan.paths]
-        decision = self._decision(number, request, labels, paths, plan)
+        paths = [self._resolved(name, random_key, pinned if name == kept.path else NOT_PINNED) for name in plan.paths]
+        decision = self._decision(decision_id, request, labels, paths, plan)
         if plan.paths[0] == kept.path != decision.path.name:
             rows = {row.path: row.reason for row in decision.considered}
             note = f"left {kept.path}: {rows.get(kept.path) or plan.explanations.get(kept.path, 'unavailable')}"
@@ -251,7 +253,9 @@ class Router:
         explanations = {**plan.explanations, path.name: explanation}
         return replace(plan, paths=paths, reason="stale", explanations=explanations, as_good=frozenset((stale.path,)))
 
-    def _decision(self, number: str, request: Request, labels: Labels, paths: Sequence[Path], plan: Plan) -> Decision:
+    def _decision(
+        self, decision_id: str, request: Request, labels: Labels, paths: Sequence[Path], plan: Plan
+    ) -> Decision:
         if request.caller.scope is not UNRESTRICTED:
             paths, plan = within_scope(request.caller.scope, labels.task, paths, plan)
         unavailable = {path.name: why for path in paths if (why := self._availability.why_not(path))}
@@ -265,7 +269,7 @@ class Router:
         )
         escalation = self._escalation(labels.task, chosen, others) if plan.escalates else ()
         return Decision(
-            id=number,
+            id=decision_id,
             task=labels.task,
             confidence=labels.confidence,
             path=chosen,

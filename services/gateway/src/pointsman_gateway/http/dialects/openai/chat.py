@@ -122,7 +122,7 @@ def to_request(body: ChatBody, deadline: float, caller: Caller, cache: str, arri
     """Converts a chat body to a `Request`; raises InvalidArgument for unknown content, or if a limit is exceeded."""
     extra = body.model_extra or _NO_FIELDS
     check_counts(body.messages, extra)
-    stop = None if body.stop == "" else _stop_sequences(body.stop)
+    stop = _stop_sequences(body.stop)
     if stop is not None and len(stop) > MAX_STOP_SEQUENCES:
         raise InvalidArgument(
             f"'stop' has {len(stop)} entries; at most {MAX_STOP_SEQUENCES}", code="bad_parameter", param="stop"
