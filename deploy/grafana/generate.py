@@ -114,7 +114,7 @@ VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One PromQL query of a panel."""
+    """One PromQL query of a panel; Grafana calls it a target."""
 
     letter: str
     expr: str

@@ -1,6 +1,8 @@
-"""Validates LeaderWorkerSets: the fields that the chart uses by their API reference, pods as Kubernetes does.
+"""Validates the chart's LeaderWorkerSets, objects that run one engine on several nodes.
 
-No package has the kind's definition. A file of it, named by the variable LWS_DEFINITION, is used in addition.
+The schema here has the fields that the chart uses, after the API reference; pod templates are validated by Kubernetes'
+own schema. No installable package contains the kind's definition (a CRD). If the environment variable LWS_DEFINITION
+names a file with it, objects are validated by that too.
 """
 
 import os

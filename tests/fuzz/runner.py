@@ -146,6 +146,6 @@ async def _observing(phase: Phase, watch: Watch) -> AsyncIterator[None]:
 
 
 def shares(fuzzers: Sequence[Fuzzer], seconds: float) -> list[float]:
-    """Returns the seconds of each fuzzer."""
+    """Returns how many of the run's seconds each fuzzer gets, in the order of `fuzzers`."""
     total = sum(fuzzer.share for fuzzer in fuzzers)
     return [seconds * fuzzer.share / total for fuzzer in fuzzers]

@@ -100,7 +100,7 @@ class _Saying:
 
 @dataclass(frozen=True)
 class Question:
-    """A request with its decision and its prompt, as needed by `ask`."""
+    """A question to a cached path: what `ask` makes the request, its decision and its prompt of."""
 
     text: str = "May my bike ride?"
     tenant: str = "north"

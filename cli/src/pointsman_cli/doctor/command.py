@@ -154,7 +154,10 @@ def check_example(folder: Path) -> Iterator[Finding]:
 
 
 def check_engine_of(config: Path, name: str) -> Iterator[Finding]:
-    """Has the gateway send test requests to an engine of the configuration, and yields its findings."""
+    """Yields what test requests to an engine show: a finding for each check.
+
+    The gateway's own code sends them, as a process, to the engine that the configuration calls `name`.
+    """
     program = [sys.executable, "-m", "pointsman_gateway", "--check", str(config), "--engine", name]
     environment = {"POINTSMAN_LORA_SERVER": "127.0.0.1:8083", **os.environ}
     try:

@@ -46,7 +46,8 @@ def check_body(body: bytes, limits: BodyLimits = LIMITS, param: str | None = Non
     """Raises InvalidArgument if the JSON is too long, too deep, has too many values, or is not UTF-8.
 
     Other malformed JSON passes: the decoder describes it better. The check takes less than a microsecond for a body
-    with few values, and otherwise about as long as copying the body a few times. `param` names the parameter that
+    with few values, and otherwise about as long as copying the body a few times; of a long body that has too many
+    values, the beginning mostly shows it. `param` names the parameter that
     holds the JSON, unless the JSON is the body itself.
     """
     what = f"'{param}'" if param else "the body"

@@ -38,7 +38,7 @@ def value(of: type[Decorated]) -> type[Decorated]:
 
 
 def round_to_microseconds(seconds: Mapping[str, float]) -> dict[str, float]:
-    """Rounds each phase's seconds to six decimals. The built-in `round` with digits takes three times as long."""
+    """Returns the seconds of each phase, rounded to six decimals; `round(value, 6)` would be three times slower."""
     return {phase: round(value * 1e6) / 1e6 for phase, value in seconds.items()}
 
 

@@ -25,7 +25,7 @@ PRICE_UNIT_TOKENS = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingRequest:
-    """The texts to embed, and how their vectors are returned."""
+    """A client's request for embeddings: its texts, or their token ids, and the form of the vectors."""
 
     request: Request
     """The caller, the model and the deadline, for admission; its messages are the texts."""
@@ -99,7 +99,7 @@ class PricedModel:
 
 
 class EmbeddingRun:
-    """One request for embeddings: checks its key's scope, computes the vectors, and writes the receipt."""
+    """One request for embeddings: checks its key's scope, computes the vectors, and makes the receipt."""
 
     def __init__(self, model: PricedModel, inputs: EmbeddingRequest, metrics: EmbeddingMetrics) -> None:
         self.request = inputs.request
@@ -136,7 +136,7 @@ class EmbeddingRun:
         return replace(result, usd=self._model.picodollars(result.tokens) / PICODOLLARS)
 
     def finish(self, outcome: str, error: PointsmanError | None = None) -> UndecidedReceipt:
-        """Writes, counts and returns the receipt; `error` is what the caller gets, if anything."""
+        """Makes and counts the receipt, and returns it; `error` is what the caller gets, if anything."""
         model, note = self._model, self._note
         receipt = UndecidedReceipt(
             request_id.get(),

@@ -1,4 +1,7 @@
-"""The client for engines, in any dialect: sends requests, and pushes the answers to sinks as they arrive."""
+"""The HTTP client for engines: sends requests, and passes the chunks of answers to sinks as they arrive.
+
+It speaks OpenAI's API and, by `engines/dialects/anthropic`, that of Anthropic.
+"""
 
 import asyncio
 from contextvars import copy_context
@@ -37,7 +40,7 @@ Message = tuple[bytes, bytes]
 
 
 class OpenAIClient:
-    """Sends requests to OpenAI-compatible engines, with one pool of connections; implements `EngineClient`."""
+    """Sends requests to engines by HTTP, with one pool of connections; implements `EngineClient`."""
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool

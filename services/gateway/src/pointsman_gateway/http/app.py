@@ -150,9 +150,10 @@ def add_error_handlers(app: FastAPI) -> None:
 
 
 def record_rejection(dependencies: HttpDependencies, scope: Scope, error: PointsmanError | None) -> None:
-    """Writes the receipt of a request that was rejected before it reached the pipeline, which writes all others.
+    """Writes the receipt of a request that ended before it reached the pipeline, as with a missing key or a bad body.
 
-    Only requests to `METERED_ROUTES` have receipts. `error` is None if the client has disconnected.
+    All other receipts are written by the pipeline. Requests to other routes than `METERED_ROUTES` have none. `error` is
+    what the client gets; None if it has disconnected.
     """
     operation = METERED_ROUTES.get(scope["path"])
     if operation is not None and scope["method"] == "POST" and HAS_RECEIPT not in scope:

@@ -71,7 +71,7 @@ class Validation:
 
 
 class AnswerChecks:
-    """Checks the answers to one request by the validators of its task."""
+    """Runs the validators of a request's task on its answers, and knows what they need of the engine for that."""
 
     def __init__(self, validators: Sequence[Named], request: Request) -> None:
         self._validators = validators
