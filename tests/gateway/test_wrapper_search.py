@@ -51,6 +51,14 @@ def test_each_client_has_its_own_wrapper_and_other_messages_none() -> None:
     assert all(one.wrapper.unwrap(question) == question for one in found for question in QUESTIONS)
 
 
+def test_messages_of_two_forms_of_one_client_count_for_one_wrapper_only() -> None:
+    greeted = [f"Dear team of the railway, {documents(number, text)}" for number, text in enumerate(QUESTIONS)]
+    plain = [documents(number, text) for number, text in enumerate(QUESTIONS)]
+    found = find_wrappers([*plain, *greeted])
+    assert sum(one.texts for one in found) <= 2 * len(QUESTIONS)
+    assert all(one.texts >= MIN_TEXTS and one.read for one in found)
+
+
 def test_questions_that_begin_alike_are_not_wrapped() -> None:
     assert find_wrappers(QUESTIONS) == []
     assert find_wrappers([f"Please tell me where to find number {number}?" for number in range(30)]) == []

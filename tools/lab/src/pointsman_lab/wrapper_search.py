@@ -51,7 +51,7 @@ def find_wrappers(texts: Sequence[str]) -> list[FoundWrapper]:
     found: list[FoundWrapper] = []
     for end in (_beginning, _ending):
         for alike in _alike(list(left), end):
-            one = _find_in(alike)
+            one = _find_in([text for text in alike if text in left])
             if one is None:
                 continue
             wrapper = one.with_name(_free_name(one, found))
@@ -105,6 +105,8 @@ def _alike(texts: Sequence[str], end: Callable[[str], str]) -> Iterator[list[str
 
 def _find_in(texts: Sequence[str]) -> _Marks | None:
     """Returns the marks around the user's words in messages that begin or end alike; None without such."""
+    if len(texts) < MIN_TEXTS:
+        return None
     pieces = _common_pieces(texts)
     if sum(map(len, pieces)) < MIN_COMMON_CHARACTERS:
         return None
