@@ -44,3 +44,12 @@ def test_settings_come_before_what_is_derived() -> None:
 def test_connections_have_room_for_all_requests_and_idle_ones() -> None:
     capacity = derive_capacity(Settings(), 1024 * MEGABYTE, MANY_FILES)
     assert (capacity.http_connections, capacity.grpc_connections) == (5120, 5120)
+
+
+def test_a_small_limit_of_requests_leaves_room_for_clients_that_are_refused() -> None:
+    assert derive_capacity(Settings(max_in_flight=16), 1024 * MEGABYTE, MANY_FILES).http_connections == 16 + 1024
+
+
+def test_few_open_files_leave_room_for_few_connections() -> None:
+    capacity = derive_capacity(Settings(), 1024 * MEGABYTE, 1024)
+    assert (capacity.requests, capacity.http_connections) == (192, 384)

@@ -35,7 +35,7 @@ class LoraServer(Process):
             "REDIS_URL": redis_url,
             "STORE": str(folder / "store"),
             "JOBS": str(folder / "jobs"),
-            "SMOKE": "off",
+            "SMOKE_TEST": "off",
             "ENGINE_PYTHON": str(ROOT / ".venv-engine" / "bin" / "python"),
             "ENGINE_LISTEN": engine,
             "BASE_MODEL": str(ROOT / ".pointsman" / "models" / MODEL),

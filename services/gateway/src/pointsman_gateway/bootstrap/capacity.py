@@ -19,7 +19,8 @@ MAX_DERIVED_REQUESTS = 4096
 """More streams would each get too little time of the process's one event loop; start workers or replicas instead."""
 MIN_DERIVED_REQUESTS = 64
 IDLE_CONNECTIONS = 1024
-"""HTTP connections of clients that are between two requests."""
+"""HTTP connections of clients that are between two requests, or whose requests are refused; fewer if the process may
+open few files."""
 OTHER_FILES = 256
 """Files and sockets that are no connection of a request: logs, listeners, Redis, other services."""
 
@@ -40,14 +41,14 @@ def derive_capacity(settings: Settings, memory: int | None, open_files: int) -> 
     process may have open. A request needs up to two connections, one to its client and one to its engine.
     """
     requests = settings.max_in_flight
+    by_files = max(MIN_DERIVED_REQUESTS, (open_files - OTHER_FILES) // 4)
     if requests is None:
         room = MAX_DERIVED_REQUESTS
         if memory is not None:
             fixed = PROCESS_BYTES + settings.buffer_megabytes * MEGABYTE
             room = (memory // settings.workers - fixed) // REQUEST_BYTES
-        by_files = (open_files - OTHER_FILES) // 4
         requests = max(MIN_DERIVED_REQUESTS, min(MAX_DERIVED_REQUESTS, room, by_files))
-    connections = requests + min(IDLE_CONNECTIONS, requests)
+    connections = requests + min(IDLE_CONNECTIONS, by_files)
     return Capacity(requests, settings.http_connections or connections, settings.grpc_connections or connections)
 
 
