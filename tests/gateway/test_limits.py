@@ -52,9 +52,9 @@ def test_brackets_after_a_string_with_escapes_count() -> None:
         assert refusal(json.dumps([text, json.loads(nested(5))]).encode()) == "body_too_deep", text
 
 
-@pytest.mark.parametrize("beginning", [4, 16, 64, limits._BEGINNING_BYTES])
-def test_it_agrees_with_a_decoder_on_random_json(beginning: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "_BEGINNING_BYTES", beginning)
+@pytest.mark.parametrize("slice_bytes", [1, 2, 3, 16, 64, limits._SLICE_BYTES])
+def test_it_agrees_with_a_decoder_on_random_json(slice_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "_SLICE_BYTES", slice_bytes)
     chance = random.Random(7)
     verdicts = set()
     for _ in range(3000):

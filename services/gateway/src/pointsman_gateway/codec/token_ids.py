@@ -13,6 +13,7 @@ from pointsman_gateway.codec.json_body import decode_json
 
 _BLANKS = b" \t\r\n"
 _TO_ZEROS = bytes.maketrans(b"123456789", b"000000000")
+_IN_IDS = b"0123456789[]," + _BLANKS
 _SHORT_DIGITS = 9
 """Numbers with so many digits are token ids for sure; a list with longer ones is checked number by number."""
 _LISTS = re.compile(rb"\[[^\[\]]*\]")
@@ -69,11 +70,14 @@ def _find_token_ids(encoded: msgspec.Raw) -> TokenIds | None:
 
     They stay encoded; only numbers of more than 9 digits are decoded, to check their range.
     """
-    text = bytes(encoded)
+    view = memoryview(encoded)
+    if bytes(view[:2]) == b'["' or bytes(view[:1]) != b"[":
+        return None
+    text = bytes(view)
+    if text.translate(None, _IN_IDS):
+        return None
     zeros = text.translate(_TO_ZEROS)
     structure = zeros.translate(None, b"0" + _BLANKS)
-    if structure.translate(None, b"[],") or structure[:1] != b"[":
-        return None
     has_long_numbers = b"0" * (_SHORT_DIGITS + 1) in zeros
     lists = structure.count(b"[") - 1
     if lists == 0:
