@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from benchmarks.gateway_load import contenders
-from benchmarks.gateway_load.grpc_calls import CallStatistics
+from benchmarks.gateway_load.grpc_calls import MethodStatistics
 from benchmarks.gateway_load.junk import JunkResult
 from benchmarks.gateway_load.latency import Latency
 from benchmarks.gateway_load.profiling import Profile
@@ -25,7 +25,8 @@ class Findings:
     """Of 256 streams at once, by contender."""
     streams1000: dict[str, StreamStatistics] = field(default_factory=dict)
     """Of 1,000 streams at once, each a quarter as fast."""
-    grpc: CallStatistics | None = None
+    grpc: Mapping[str, MethodStatistics] = field(default_factory=dict)
+    """By method."""
     junk: JunkResult | None = None
     workers: dict[str, Throughput] = field(default_factory=dict)
     """Throughput by contender and number of processes, such as "nginx 2"."""

@@ -178,7 +178,9 @@ async def _streams1000(bench: Bench) -> None:
 
 
 async def _grpc(bench: Bench) -> None:
-    bench.found.grpc = await grpc_calls.measure(bench.gateway, bench.bodies, *bench.extent.grpc)
+    empty = await grpc_calls.start_empty_server(bench.setup.processes, bench.setup.cores)
+    bench.found.grpc = await grpc_calls.measure(bench.gateway, empty, bench.bodies[0], *bench.extent.grpc)
+    bench.setup.processes.end(empty.process)
 
 
 async def _junk(bench: Bench) -> None:

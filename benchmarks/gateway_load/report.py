@@ -34,6 +34,7 @@ def format_report(found: Findings) -> str:
 
 def json_summary(found: Findings) -> dict[str, float | None]:
     """Returns the figures for other programs; None for those that were not measured."""
+    grpc = found.grpc
     figures = {
         "rps": found.rps(contenders.OURS),
         "rps_auto": found.rps(contenders.OURS_AUTO),
@@ -49,7 +50,11 @@ def json_summary(found: Findings) -> dict[str, float | None]:
         "streams1000_first_chunk_added_p50_ms": first_added_ms(found.streams1000),
         "workers2_ratio": found.workers2_ratio(),
         "workers2_ratio_nginx": found.workers2_ratio(contenders.NGINX),
-        "grpc_rps": found.grpc.per_second if found.grpc else None,
+        "grpc_rps": grpc["Generate"].ours.per_second if grpc else None,
+        "grpc_us": grpc["Generate"].ours.cpu_us if grpc else None,
+        "grpc_vs_empty_server": grpc["Generate"].ratio if grpc else None,
+        "grpc_stream_us": grpc["GenerateStream"].ours.cpu_us if grpc else None,
+        "grpc_stream_vs_empty_server": grpc["GenerateStream"].ratio if grpc else None,
     }
     return {name: _rounded(value) for name, value in figures.items()}
 
@@ -122,12 +127,13 @@ def _streams(title: str, streams: Mapping[str, StreamStatistics]) -> str:
 
 
 def _grpc(found: Findings) -> str:
-    one = found.grpc
-    if one is None:
-        return ""
-    heads = ["gRPC, 64 in flight", "calls/s", "p50 ms", "CPU us", "core busy", "failed"]
-    row = [one.method, f"{one.per_second:,.0f}", f"{one.p50_ms:.1f}", f"{one.cpu_us:.0f}", f"{one.busy:.0%}"]
-    return table(heads, [[*row, str(one.failed)]])
+    heads = ["gRPC, 64 in flight", "calls/s", "p50 ms", "CPU us", "of an empty server", "core busy", "failed"]
+    rows = []
+    for method, each in found.grpc.items():
+        one = each.ours
+        row = [method, f"{one.per_second:,.0f}", f"{one.p50_ms:.1f}", f"{one.cpu_us:.0f}", f"{each.ratio:.2f}"]
+        rows.append([*row, f"{one.busy:.0%}", str(one.failed)])
+    return table(heads, rows)
 
 
 def _junk(found: Findings) -> str:

@@ -168,7 +168,8 @@ def test_the_last_line_has_every_figure_and_null_for_unmeasured_ones() -> None:
         "rps", "rps_auto", "rps_vllm_router", "rps_vllm_router_default", "rps_litellm", "rps_portkey",
         "added_p50_ms_at_200", "added_p99_ms_at_1000", "streams256_vs_direct", "first_chunk_added_p50_ms",
         "streams1000_vs_direct", "streams1000_first_chunk_added_p50_ms",
-        "workers2_ratio", "workers2_ratio_nginx", "grpc_rps",
+        "workers2_ratio", "workers2_ratio_nginx", "grpc_rps", "grpc_us", "grpc_vs_empty_server", "grpc_stream_us",
+        "grpc_stream_vs_empty_server",
     ]  # fmt: skip
     assert "not installed" in printed
 

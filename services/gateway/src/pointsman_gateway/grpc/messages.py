@@ -3,6 +3,7 @@
 import base64
 import json
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from itertools import groupby
 from typing import Any
 
 from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
@@ -207,12 +208,28 @@ def started_response(started: Started) -> pb.GenerateStreamResponse:
 
 
 def delta_responses(chunks: Chunks) -> Iterator[pb.GenerateStreamResponse]:
-    for chunk in chunks:
-        extra = _json(chunk.extra) if chunk.extra else ""
-        delta = pb.Delta(
-            index=chunk.index, content=chunk.content, extra_json=extra, finish_reason=chunk.finish_reason or ""
-        )
-        yield pb.GenerateStreamResponse(delta=delta)
+    """Yields the messages for chunks that arrived together; texts of one choice are joined, as a message costs more
+    than its text.
+    """
+    for index, group in groupby(chunks, _index_of_text):
+        texts = list(group)
+        if index is None:
+            for chunk in texts:
+                yield _delta(chunk, chunk.content, chunk.finish_reason)
+        else:
+            reasons = [chunk.finish_reason for chunk in texts if chunk.finish_reason]
+            yield _delta(texts[0], "".join([chunk.content for chunk in texts]), reasons[-1] if reasons else None)
+
+
+def _index_of_text(chunk: Chunk) -> int | None:
+    """Returns the choice to which the chunk adds text alone; None if there is more in it."""
+    return None if chunk.extra else chunk.index
+
+
+def _delta(chunk: Chunk, content: str, finish_reason: str | None) -> pb.GenerateStreamResponse:
+    extra = _json(chunk.extra) if chunk.extra else ""
+    delta = pb.Delta(index=chunk.index, content=content, extra_json=extra, finish_reason=finish_reason or "")
+    return pb.GenerateStreamResponse(delta=delta)
 
 
 def finished_response(finished: Finished) -> pb.GenerateStreamResponse:
