@@ -236,7 +236,7 @@ async def test_an_adapter_no_better_than_prompting_is_registered_but_not_promote
         assert (await lora.set_alias("triage@prod", version, force=True)).version == version
 
 
-async def test_a_canary_with_weight_1_is_protected_like_a_promotion(
+async def test_a_canary_is_protected_like_a_promotion(
     run_lora_server: RunLoraServer, make_adapter: MakeAdapter
 ) -> None:
     async with run_lora_server() as lora:
@@ -244,11 +244,13 @@ async def test_a_canary_with_weight_1_is_protected_like_a_promotion(
         await lora.register("triage", make_adapter("good"), "prod")
         version = (await lora.register("triage", measured(make_adapter("other", seed=1), 0.5, 0.6))).version
 
-        def canary(weight: float) -> Any:
-            return lora.stub.SetCanary(pb.SetCanaryRequest(alias="triage@prod", version=version, weight=weight))
+        def canary(weight: float, force: bool = False) -> Any:
+            request = pb.SetCanaryRequest(alias="triage@prod", version=version, weight=weight, force=force)
+            return lora.stub.SetCanary(request)
 
-        assert (await canary(0.5)).canary_version == version
-        assert (await refusal(canary(1.0))).code == "not_better"
+        for weight in (0.05, 1.0):
+            assert (await refusal(canary(weight))).code == "not_better"
+        assert (await canary(0.5, force=True)).canary_version == version
 
 
 async def test_force_promotes_an_adapter_that_is_no_better(

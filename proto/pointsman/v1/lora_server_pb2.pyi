@@ -190,20 +190,22 @@ class SetAliasRequest(_message.Message):
     def __init__(self, alias: _Optional[str] = ..., version: _Optional[str] = ..., expected_version: _Optional[str] = ..., author: _Optional[str] = ..., force: _Optional[bool] = ...) -> None: ...
 
 class SetCanaryRequest(_message.Message):
-    __slots__ = ("alias", "version", "weight", "terms", "author", "expected_version")
+    __slots__ = ("alias", "version", "weight", "terms", "author", "expected_version", "force")
     ALIAS_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     WEIGHT_FIELD_NUMBER: _ClassVar[int]
     TERMS_FIELD_NUMBER: _ClassVar[int]
     AUTHOR_FIELD_NUMBER: _ClassVar[int]
     EXPECTED_VERSION_FIELD_NUMBER: _ClassVar[int]
+    FORCE_FIELD_NUMBER: _ClassVar[int]
     alias: str
     version: str
     weight: float
     terms: CanaryTerms
     author: str
     expected_version: str
-    def __init__(self, alias: _Optional[str] = ..., version: _Optional[str] = ..., weight: _Optional[float] = ..., terms: _Optional[_Union[CanaryTerms, _Mapping]] = ..., author: _Optional[str] = ..., expected_version: _Optional[str] = ...) -> None: ...
+    force: bool
+    def __init__(self, alias: _Optional[str] = ..., version: _Optional[str] = ..., weight: _Optional[float] = ..., terms: _Optional[_Union[CanaryTerms, _Mapping]] = ..., author: _Optional[str] = ..., expected_version: _Optional[str] = ..., force: _Optional[bool] = ...) -> None: ...
 
 class CanaryTerms(_message.Message):
     __slots__ = ("min_requests", "max_error_excess", "max_invalid_excess", "max_rating_loss", "max_latency_ratio")

@@ -179,6 +179,9 @@ def canary(
         typer.Option(metavar="RATIO", help="Allowed ratio of p95 latency to the stable version; default: 1.5."),
     ] = None,
     if_version: IfVersionOption = "",
+    force: Annotated[
+        bool, typer.Option("--force", help="Even if the evaluation found prompting to be as good.")
+    ] = False,
     author: AuthorOption = "",
     lora_server: LoraServerOption = "",
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
@@ -202,6 +205,7 @@ def canary(
         terms=terms,
         author=author_name(author),
         expected_version=if_version,
+        force=force,
     )
     _tell(_ask(lora_server, data_dir, lambda server: server.SetCanary(request, timeout=LOAD_SECONDS)))
 

@@ -41,7 +41,7 @@ _TAIL = 0.95
 
 
 class PromotionGate:
-    """Compares a version with the trainer's few-shot prompt before a protected alias is moved to it.
+    """Compares a version with the trainer's few-shot prompt before a protected alias moves to it or gets it as canary.
 
     A version passes if its score is higher, or if either score is missing, since then nothing is known.
     """
@@ -62,7 +62,7 @@ class PromotionGate:
         known = f" {rows:.0f} rows leave it between {low:.2f} and {high:.2f}." if rows else ""
         raise FailedPrecondition(
             f"{version.version} reached {adapter:.3g} on the held-out rows ({metric}), and prompting the base model "
-            f"{prompting:.3g}: it is registered, and '{version.name}@{alias_suffix}' is not moved to it.{known} "
+            f"{prompting:.3g}: it is registered, and not given to users of '{version.name}@{alias_suffix}'.{known} "
             "`pointsman eval` compares it with your own paths; force the move if it is better there, or in another way "
             "(a shorter prompt, a lower price)",
             code="not_better",

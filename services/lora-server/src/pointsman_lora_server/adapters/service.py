@@ -142,17 +142,17 @@ class AdapterService:
         return await self._finish_move(await self._registry.move_alias(alias, version, expected, author))
 
     async def set_canary(
-        self, alias: str, version: str, weight: float, terms: CanaryTerms, author: str, expected: str
+        self, alias: str, version: str, weight: float, terms: CanaryTerms, author: str, expected: str, force: bool
     ) -> Alias:
-        """Makes a version the canary of an alias for a share of its users (`weight`); a weight of 0 ends it. A weight
-        of 1 has the effect of a move, so the promotion gate applies.
+        """Makes a version the canary of an alias for a share of its users (`weight`); a weight of 0 ends it.
+
+        A version to which the alias could not be moved without `force` is not given to a share of the users either.
         """
         canary = None
         if weight or version:
             canary = Canary(version, weight, terms)
             known = await self._check_move(alias, version, expected)
-            if weight == 1:
-                self._gate.check(known, alias.partition("@")[2], force=False)
+            self._gate.check(known, alias.partition("@")[2], force)
             await self._load_for_move(known)
         else:
             check_alias(alias)

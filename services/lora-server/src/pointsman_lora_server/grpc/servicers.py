@@ -97,6 +97,7 @@ class LoraServerServicer(lora_server_pb2_grpc.LoraServerServicer):
                 terms,
                 author_of(request.author),
                 request.expected_version,
+                request.force,
             )
         )
 

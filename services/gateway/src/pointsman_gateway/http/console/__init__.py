@@ -227,9 +227,10 @@ class AliasBody(_MoveBody):
 class CanaryBody(_MoveBody):
     version: str = Field(default="", description="empty with a weight of 0")
     weight: float = Field(ge=0, le=1, description="the share of users; 0 ends it")
+    force: bool = Field(default=False, description="even where the evaluation says that prompting is as good")
 
     def to_move(self, author: str) -> AliasMove:
-        return AliasMove(self.alias, self.version, self.expected_version, author, weight=self.weight)
+        return AliasMove(self.alias, self.version, self.expected_version, author, self.weight, self.force)
 
 
 class RollbackBody(_MoveBody):

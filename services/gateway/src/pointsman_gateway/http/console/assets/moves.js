@@ -20,13 +20,16 @@ function versions(model, alias, chosen, without) {
   ];
 }
 
+const force = () =>
+  h("label", { class: "check" }, h("input", { type: "checkbox", name: "force" }), " even where its evaluation says that prompting is as good");
+
 export async function promote(model, alias, version) {
   const next = version ?? of(model, alias).find((one) => one.version !== alias.version)?.version;
   const said = await confirm(`Move ${alias.alias}`, [
     h("p", {}, "It points to ", h("code", {}, alias.version), alias.canary_version && " and has a canary, which ends",
       ". All requests that name it go to the version below, from one moment on, once an engine holds it."),
     ...versions(model, alias, next, alias.version),
-    h("label", { class: "check" }, h("input", { type: "checkbox", name: "force" }), " even where its evaluation says that prompting is as good"),
+    force(),
   ], "Move it");
   if (said) await carryOut("alias", model, alias, { version: said.version, force: said.force === "on" }, `moving ${alias.alias} to ${said.version}`);
 }
@@ -38,8 +41,9 @@ export async function canary(model, alias) {
     h("label", { for: "weight" }, "Share of users, in per cent"),
     h("input", { id: "weight", name: "weight", type: "number", min: 0.1, max: 100, step: 0.1, required: true,
       value: alias.canary_version ? Number((alias.canary_weight * 100).toPrecision(3)) : 5 }),
+    force(),
   ], "Set the canary");
-  if (said) await carryOut("canary", model, alias, { version: said.version, weight: Number(said.weight) / 100 }, `setting the canary of ${alias.alias}`);
+  if (said) await carryOut("canary", model, alias, { version: said.version, weight: Number(said.weight) / 100, force: said.force === "on" }, `setting the canary of ${alias.alias}`);
 }
 
 export async function endCanary(model, alias) {
