@@ -16,15 +16,22 @@ from typing import Any
 import numpy as np
 from pointsman_embedding import MiniLM, StaticModel
 from pointsman_gateway.bootstrap.models import EmbeddingModels, train_classifier
-from pointsman_gateway.classification.belief import TurnObservations, believe
+from pointsman_gateway.classification.belief import (
+    TurnObservations,
+    assistant_features,
+    believe,
+    probabilities_of,
+    user_features,
+)
 from pointsman_gateway.classification.belief_parameters import COUNTS, PARAMETERS, BeliefParameters
 from pointsman_gateway.classification.cascade import CascadeClassifier
-from pointsman_gateway.classification.conversation import Conversation
+from pointsman_gateway.classification.conversation import UNREAD, Conversation, Turn
 from pointsman_gateway.classification.fitting.fit import fit_classifier
 from pointsman_gateway.classification.model import FitSettings
-from pointsman_gateway.classification.reader import LanguageDetector, Reader
+from pointsman_gateway.classification.reader import LONG_CHARACTERS, LanguageDetector, Reader
 from pointsman_gateway.classification.rules import RuleMatcher
 from pointsman_gateway.classification.stage import Classification, TextClassifier
+from pointsman_gateway.classification.utterances import Utterance, utterance_type
 from pointsman_gateway.config.load import load_config
 from pointsman_gateway.domain import UNKNOWN, Message, Request
 from scipy.optimize import minimize
@@ -108,7 +115,7 @@ class ConversationBenchmark:
         for case in cases:
             turns = self._stage.turns(case.request)
             if len(turns) > 1:
-                observations = await conversation.observations(turns, await conversation.alone(turns[-1].text))
+                observations = await _observations(conversation, turns)
                 if observations:
                     groups[len(turns)].append((observations, case))
         names = conversation._tasks
@@ -116,6 +123,28 @@ class ConversationBenchmark:
 
     async def right(self, cases: Sequence[Case]) -> list[bool]:
         return [(await self._stage.label(case.request)).task == case.task for case in cases]
+
+
+async def _observations(conversation: Conversation, turns: Sequence[Turn]) -> TurnObservations | None:
+    """Returns what is known of `turns`, None if the classifier can say nothing about any of them."""
+    last = turns[-1].text
+    alone = None if utterance_type(last) is Utterance.BARE else await conversation._reader.read(last)
+    user = [await conversation._read(turn.text) for turn in turns[:-1]]
+    user.append(conversation._keep(last, alone, cache=len(last) <= LONG_CHARACTERS) if alone else UNREAD)
+    assistant = [UNREAD, *[await conversation._read(turn.said_before) for turn in turns[1:]]]
+    if all(one.probabilities is None for one in user):
+        return None
+    features = [
+        user_features(turn.text, utterance_type(turn.text), one, turn.said_before)
+        for turn, one in zip(turns, user, strict=True)
+    ]
+    tasks = len(conversation._tasks)
+    return TurnObservations(
+        np.array([probabilities_of(one, tasks) for one in user]),
+        np.array(features),
+        np.array([probabilities_of(one, tasks) for one in assistant]),
+        np.array([assistant_features(one) for one in assistant]),
+    )
 
 
 def _stacked(group: Sequence[tuple[TurnObservations, Case]], names: Sequence[str], scale: float) -> Rows:

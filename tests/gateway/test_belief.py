@@ -9,10 +9,11 @@ from pointsman_gateway.classification.belief import (
     TurnObservations,
     assistant_features,
     believe,
-    stack,
+    probabilities_of,
     user_features,
 )
 from pointsman_gateway.classification.belief_parameters import COUNTS, PARAMETERS, BeliefParameters
+from pointsman_gateway.classification.utterances import utterance_type
 
 TASKS = 4
 NOTHING = Reading(None, 0.0)
@@ -27,9 +28,9 @@ def reading(task: int, probability: float = 0.85, score: float = 1.0) -> Reading
 def observations(*turns: tuple[str, Reading, Reading]) -> TurnObservations:
     """Takes each turn of the user, its reading, and that of what the assistant said before."""
     return TurnObservations(
-        stack([user for _, user, _ in turns], TASKS),
-        np.array([user_features(text, user, "Well.") for text, user, _ in turns]),
-        stack([said for _, _, said in turns], TASKS),
+        np.array([probabilities_of(user, TASKS) for _, user, _ in turns]),
+        np.array([user_features(text, utterance_type(text), user, "Well.") for text, user, _ in turns]),
+        np.array([probabilities_of(said, TASKS) for _, _, said in turns]),
         np.array([assistant_features(said) for _, _, said in turns]),
     )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from pointsman_gateway.bootstrap.models import EmbeddingModels, train_classifier
-from pointsman_gateway.classification.conversation import MAX_CACHED_READINGS, NOTE
+from pointsman_gateway.classification.conversation import MAX_CACHED, NOTE
 from pointsman_gateway.classification.reader import FAILED_NOTE
 from pointsman_gateway.classification.rules import RuleMatcher
 from pointsman_gateway.classification.stage import Classification
@@ -229,7 +229,7 @@ async def test_the_result_does_not_depend_on_what_has_been_read_before() -> None
     warm, _ = reading()
     for first, then in ((BOOKING, POLICY), (ELSEWHERE, "and cats?"), (POLICY, "and cats?")):
         await warm.label(conversation(first, then))
-        for turns in ((first, then, "and dogs?"), (first, then, "yes"), (then, first)):
+        for turns in ((first, then, "and dogs?"), (first, then, "yes"), (then, first)) * 2:
             fresh, _ = reading()
             assert await warm.label(conversation(*turns)) == await fresh.label(conversation(*turns))
 
@@ -237,7 +237,7 @@ async def test_the_result_does_not_depend_on_what_has_been_read_before() -> None
 async def test_the_cache_of_readings_is_bounded() -> None:
     stage, classifier = reading()
     await stage.label(conversation(BOOKING, "yes"))
-    for number in range(MAX_CACHED_READINGS):
+    for number in range(MAX_CACHED):
         await stage.label(conversation(f"booking {number}", "yes"))
     await stage.label(conversation(BOOKING, "yes"))
     assert classifier.read.count(BOOKING) == 2

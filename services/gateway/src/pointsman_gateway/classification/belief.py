@@ -6,14 +6,14 @@ with what the assistant said before it, which belongs to the task so far; then t
 starts anew; then the belief is updated with what the user says.
 """
 
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from pointsman_gateway.classification.belief_parameters import BeliefParameters
 from pointsman_gateway.classification.scores import Floats, Scores
-from pointsman_gateway.classification.utterances import Utterance, is_question, refers_back, utterance_type
+from pointsman_gateway.classification.utterances import Utterance, is_question, refers_back
 
 MAX_SCORE = 3.0
 """In-distribution scores are cut to this distance from the threshold."""
@@ -36,6 +36,8 @@ class Reading:
     """(tasks,), in the order of their names; None if the turn says nothing by itself or is in no known language."""
     score: float
     """The in-distribution score minus its threshold."""
+    is_provisional: bool = False
+    """Whether it was made without the encoder, which did not answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +54,15 @@ class TurnObservations:
     """(turns, 3), see `assistant_features`; zeros if the assistant said nothing."""
 
 
-def user_features(turn: str, reading: Reading, said_before: str) -> list[float]:
+def user_features(turn: str, kind: Utterance, reading: Reading, said_before: str) -> list[float]:
     """Returns 1, score, margin, length, and whether the turn is whole, bare, closing, a follow-up, refers back and
-    answers a question.
+    answers a question. `kind` is the turn's `utterance_type`.
     """
-    kind = utterance_type(turn)
     return [
         1.0,
         _cut(reading.score, MAX_FOLLOW_UP_SCORE if kind is Utterance.FOLLOW_UP else MAX_SCORE),
         _margin(reading.probabilities),
-        np.log1p(len(turn[:MAX_COUNTED_CHARACTERS].split())) - TYPICAL_LOG_WORDS,
+        math.log1p(len(turn[:MAX_COUNTED_CHARACTERS].split())) - TYPICAL_LOG_WORDS,
         kind is Utterance.WHOLE,
         kind is Utterance.BARE,
         kind is Utterance.CLOSING,
@@ -78,40 +79,64 @@ def assistant_features(reading: Reading) -> list[float]:
     return [1.0, _cut(reading.score, MAX_SCORE), _margin(reading.probabilities)]
 
 
+class ForwardPass:
+    """The forward pass, turn by turn. Probabilities are (tasks,), beliefs (tasks + 1,), last that of none; further axes
+    may come first, one conversation each."""
+
+    def __init__(self, parameters: BeliefParameters, tasks: int) -> None:
+        self._says, self._stays, self._unknown = map(
+            np.asarray, (parameters.says, parameters.stays, parameters.unknown)
+        )
+        self._assistant_says, self._assistant_unknown = map(
+            np.asarray, (parameters.assistant_says, parameters.assistant_unknown)
+        )
+        unknown = float(_sigmoid(np.asarray(parameters.starts_unknown[0])))
+        self._starts = np.append(np.full(tasks, (1 - unknown) / tasks), unknown)
+
+    def first(self, user: Scores, features: Scores) -> Scores:
+        """Returns the belief after the user's first turn, of which `user_features` are known."""
+        return _normalized(self._starts * self._of_user(user, features))
+
+    def before_next(self, belief: Scores, assistant: Scores, features: Scores) -> Scores:
+        """Returns the belief after what the assistant said, of which `assistant_features` are known."""
+        weight = _softplus(features @ self._assistant_says) * features[..., 0]
+        return _normalized(belief * _likelihood(assistant, weight, features[..., :2] @ self._assistant_unknown))
+
+    def next(self, before: Scores, user: Scores, features: Scores) -> Scores:
+        """Returns the belief after a further turn of the user; `before` is what `before_next` has returned."""
+        stay = _sigmoid(features @ self._stays)[..., None]
+        return _normalized((stay * before + (1 - stay) * self._starts) * self._of_user(user, features))
+
+    def _of_user(self, user: Scores, features: Scores) -> Scores:
+        return _likelihood(user, _softplus(features[..., :4] @ self._says), features @ self._unknown)
+
+
 def believe(observations: TurnObservations, parameters: BeliefParameters) -> Scores:
     """Returns the probability of each task after the last turn, and last that of none: (tasks + 1,)."""
-    user, assistant = observations.user_features, observations.assistant_features
-    stays = _sigmoid(user @ parameters.stays)[..., None]
-    starts = _start(observations.user.shape[-1], float(_sigmoid(np.asarray(parameters.starts_unknown[0]))))
-    of_user = _likelihood(observations.user, _softplus(user[..., :4] @ parameters.says), user @ parameters.unknown)
-    of_assistant = _likelihood(
-        observations.assistant,
-        _softplus(assistant @ parameters.assistant_says) * assistant[..., 0],
-        assistant[..., :2] @ parameters.assistant_unknown,
+    user, features = np.moveaxis(observations.user, -2, 0), np.moveaxis(observations.user_features, -2, 0)
+    assistant, of_assistant = (
+        np.moveaxis(each, -2, 0) for each in (observations.assistant, observations.assistant_features)
     )
-    belief = _normalized(starts * of_user[..., 0, :])
-    for turn in range(1, observations.user.shape[-2]):
-        before = _normalized(belief * of_assistant[..., turn, :])
-        stay = stays[..., turn, :]
-        belief = _normalized((stay * before + (1 - stay) * starts) * of_user[..., turn, :])
+    forward = ForwardPass(parameters, user.shape[-1])
+    belief = forward.first(user[0], features[0])
+    for turn in range(1, len(user)):
+        before = forward.before_next(belief, assistant[turn], of_assistant[turn])
+        belief = forward.next(before, user[turn], features[turn])
     return belief
 
 
-def stack(readings: Sequence[Reading], tasks: int) -> Scores:
-    """Returns the probabilities of some readings, (readings, tasks); uniform ones for those that have none."""
-    uniform = np.full(tasks, 1 / tasks)
-    return np.array([uniform if one.probabilities is None else one.probabilities for one in readings], np.float64)
+def probabilities_of(reading: Reading, tasks: int) -> Scores:
+    """Returns the tasks' probabilities, (tasks,); uniform ones if the turn says nothing by itself."""
+    if reading.probabilities is None:
+        return np.full(tasks, 1 / tasks)
+    return reading.probabilities.astype(np.float64)
 
 
 def _likelihood(probabilities: Scores, weight: Scores, log_unknown: Scores) -> Scores:
-    """Returns the likelihood of each turn given each task, and last given none, up to a factor: (turns, tasks + 1)."""
+    """Returns the likelihood of a turn given each task, and last given none, up to a factor: (tasks + 1,)."""
     ratios = (probabilities * probabilities.shape[-1] + MIN_RATIO) / (1 + MIN_RATIO)
     logs = np.concatenate([weight[..., None] * np.log(ratios), log_unknown[..., None]], axis=-1)
     return np.asarray(np.exp(logs - logs.max(axis=-1, keepdims=True)))
-
-
-def _start(tasks: int, unknown: float) -> Scores:
-    return np.append(np.full(tasks, (1 - unknown) / tasks), unknown)
 
 
 def _normalized(belief: Scores) -> Scores:

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from operator import itemgetter
+from typing import TypeVar
 
 import numpy as np
 
 from pointsman_gateway.classification.belief import (
+    ForwardPass,
     Reading,
-    TurnObservations,
     assistant_features,
-    believe,
-    stack,
+    probabilities_of,
     user_features,
 )
 from pointsman_gateway.classification.belief_parameters import PARAMETERS, BeliefParameters
@@ -25,8 +25,10 @@ from pointsman_gateway.domain import UNKNOWN, Labels
 
 NOTE = "read with the turns before it"
 
-MAX_CACHED_READINGS = 4096
-"""About 0.5 kB each, with 100 tasks."""
+MAX_CACHED = 4096
+"""Turns and beginnings of conversations; with 100 tasks about 0.5 and 1 kB each."""
+
+Cached = TypeVar("Cached")
 
 UNREAD = Reading(None, 0.0)
 """Of a turn that says nothing by itself."""
@@ -41,55 +43,85 @@ class Turn:
     """What the assistant said before it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Prior:
+    """What is believed of a conversation before its last turn."""
+
+    belief: Scores
+    """(tasks + 1,), last that of none."""
+    is_informed: bool
+    """Whether the classifier says something about one of the user's turns."""
+
+
 class Conversation:
     """Classifies the last message of a conversation.
 
-    What the classifier said about a turn is cached by the hash of the text, so that of a conversation that goes on only
-    the new turns are read. The result does not depend on the cache.
+    What the classifier said about a turn is cached by the hash of the text, and what is believed before the last turn
+    by that of all texts, so that of a conversation that goes on only the new turns are read. The result does not depend
+    on the caches.
     """
 
     def __init__(self, reader: Reader, parameters: BeliefParameters = PARAMETERS) -> None:
         self._reader, self._parameters = reader, parameters
         self._readings: OrderedDict[bytes, Reading] = OrderedDict()
+        self._priors: OrderedDict[bytes, Prior] = OrderedDict()
         self._tasks: tuple[str, ...] = ()
         """In alphabetical order; empty before the first reading."""
+        self._forward: ForwardPass | None = None
+        """None before the first reading."""
 
     async def label(self, turns: Sequence[Turn]) -> Labels:
         """Classifies the last of `turns`, which are at least one, oldest first."""
-        last = turns[-1].text
+        last, said_before = turns[-1].text, turns[-1].said_before
         if len(turns) == 1:
             return await self._reader.read(last)
-        kind, alone = utterance_type(last), await self.alone(last)
+        kind = utterance_type(last)
+        alone = None if kind is Utterance.BARE else await self._reader.read(last)
         if alone and (alone.stage == "language" or (kind is Utterance.CLOSING and not alone.abstained)):
             return alone
-        observations = await self.observations(turns, alone)
-        if observations is None:
+        reading = self._keep(last, alone, cache=len(last) <= LONG_CHARACTERS) if alone else UNREAD
+        prior = await self._prior(turns[:-1], said_before)
+        forward = self._forward
+        if prior is None or forward is None or (reading.probabilities is None and not prior.is_informed):
             return alone or await self.label(turns[:-1])
-        labels = _labels(self._tasks, believe(observations, self._parameters), alone)
+        features = np.array(user_features(last, kind, reading, said_before))
+        belief = forward.next(prior.belief, probabilities_of(reading, len(self._tasks)), features)
+        labels = _labels(self._tasks, belief, alone)
         stands = alone and labels.abstained and kind is Utterance.WHOLE and is_sure(alone)
         return alone if alone and (stands or labels.task == alone.task) else labels
 
-    async def alone(self, turn: str) -> Labels | None:
-        """Classifies a last turn by itself; returns None if it says nothing without the others."""
-        return None if utterance_type(turn) is Utterance.BARE else await self._reader.read(turn)
-
-    async def observations(self, turns: Sequence[Turn], alone: Labels | None) -> TurnObservations | None:
-        """Returns what is known of `turns`, None if the classifier can say nothing about any of them.
-
-        `alone` is what `alone()` returns for the last one.
-        """
-        user = [await self._read(turn.text) for turn in turns[:-1]]
-        last = turns[-1].text
-        user.append(self._keep(last, alone, cache=len(last) <= LONG_CHARACTERS) if alone else UNREAD)
-        assistant = [UNREAD, *[await self._read(turn.said_before) for turn in turns[1:]]]
-        if all(one.probabilities is None for one in user):
+    async def _prior(self, turns: Sequence[Turn], said_before: str) -> Prior | None:
+        """Returns what is believed after `turns` and what the assistant said then; None if nothing was ever read."""
+        said = [*[turn.said_before for turn in turns], said_before]
+        key = _key(*[turn.text for turn in turns], *said)
+        known = self._priors.get(key)
+        if known is not None:
+            self._priors.move_to_end(key)
+            return known
+        user = [await self._read(turn.text) for turn in turns]
+        assistant = [await self._read(text) for text in said[1:]]
+        if self._forward is None:
             return None
-        return TurnObservations(
-            stack(user, len(self._tasks)),
-            np.array([user_features(turn.text, one, turn.said_before) for turn, one in zip(turns, user, strict=True)]),
-            stack(assistant, len(self._tasks)),
-            np.array([assistant_features(one) for one in assistant]),
+        prior = Prior(
+            self._believe(self._forward, turns, user, assistant), any(one.probabilities is not None for one in user)
         )
+        if not any(one.is_provisional for one in (*user, *assistant)):
+            _add(self._priors, key, prior)
+        return prior
+
+    def _believe(
+        self, forward: ForwardPass, turns: Sequence[Turn], user: Sequence[Reading], assistant: Sequence[Reading]
+    ) -> Scores:
+        """Returns the belief after `turns` and what the assistant said after each of them."""
+        tasks, belief = len(self._tasks), None
+        for turn, reading, answer in zip(turns, user, assistant, strict=True):
+            likely = probabilities_of(reading, tasks)
+            features = np.array(user_features(turn.text, utterance_type(turn.text), reading, turn.said_before))
+            after = forward.first(likely, features) if belief is None else forward.next(belief, likely, features)
+            heard = np.array(assistant_features(answer))
+            belief = forward.before_next(after, probabilities_of(answer, tasks), heard)
+        assert belief is not None  # there is at least one turn
+        return belief
 
     async def _read(self, text: str) -> Reading:
         """Returns what the classifier says about a turn before the last, in one classification at most."""
@@ -106,17 +138,26 @@ class Conversation:
         by_task = sorted(labels.probabilities)
         if not by_task:
             return UNREAD
-        self._tasks = self._tasks or tuple(task for task, _ in by_task)
-        reading = Reading(np.array([share for _, share in by_task], np.float32), labels.in_distribution_score)
-        if cache and FAILED_NOTE not in labels.notes:
-            self._readings[_key(text)] = reading
-            if len(self._readings) > MAX_CACHED_READINGS:
-                self._readings.popitem(last=False)
+        if self._forward is None:
+            self._tasks = tuple(task for task, _ in by_task)
+            self._forward = ForwardPass(self._parameters, len(self._tasks))
+        shares = np.array([share for _, share in by_task], np.float32)
+        reading = Reading(shares, labels.in_distribution_score, FAILED_NOTE in labels.notes)
+        if cache and not reading.is_provisional:
+            _add(self._readings, _key(text), reading)
         return reading
 
 
-def _key(text: str) -> bytes:
-    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+def _key(*texts: str) -> bytes:
+    """Returns a hash of one text, or of several in their order."""
+    digests = [blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest() for text in texts]
+    return digests[0] if len(digests) == 1 else blake2b(b"".join(digests), digest_size=16).digest()
+
+
+def _add(cache: OrderedDict[bytes, Cached], key: bytes, value: Cached) -> None:
+    cache[key] = value
+    if len(cache) > MAX_CACHED:
+        cache.popitem(last=False)
 
 
 def _labels(tasks: Sequence[str], belief: Scores, alone: Labels | None) -> Labels:
