@@ -19,7 +19,7 @@ from pointsman_gateway.http import routes
 from pointsman_gateway.http.admin import add_admin_api
 from pointsman_gateway.http.asgi_answer import ClientDisconnected
 from pointsman_gateway.http.asgi_app import AZURE_PREFIX, GatewayApp
-from pointsman_gateway.http.console import add_console
+from pointsman_gateway.http.console.api import add_console
 from pointsman_gateway.http.conversation_route import ConversationRoute
 from pointsman_gateway.http.dependencies import HAS_RECEIPT, HttpDependencies, caller_in, dependencies_of
 from pointsman_gateway.http.description import add_description
