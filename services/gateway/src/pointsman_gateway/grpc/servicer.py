@@ -31,7 +31,7 @@ from pointsman_gateway.grpc.response_messages import (
 )
 from pointsman_gateway.pipeline.admission import UnreadBudget
 from pointsman_gateway.pipeline.pipeline import ConfigSnapshot, Pipeline
-from pointsman_gateway.pipeline.run import to_public_error
+from pointsman_gateway.pipeline.public_error import to_public_error
 from pointsman_gateway.pipeline.sinks import CollectedAnswer, EventQueue
 from pointsman_gateway.ports import Tenancy
 from pointsman_gateway.request_log.feedback_store import FeedbackStore

@@ -29,7 +29,7 @@ from pointsman_gateway.http.encoding import error_headers
 from pointsman_gateway.http.fields import invalid_field
 from pointsman_gateway.http.json_route import JsonRoute
 from pointsman_gateway.http.openapi import describe_answers
-from pointsman_gateway.pipeline.run import to_public_error
+from pointsman_gateway.pipeline.public_error import to_public_error
 
 if TYPE_CHECKING:
     from pointsman_servicekit.tracing.spans import Spans
