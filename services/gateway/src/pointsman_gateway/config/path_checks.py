@@ -8,10 +8,11 @@ from pointsman_gateway.config.model_checks import has_lora_server
 from pointsman_gateway.config.models_file import ModelsFile
 from pointsman_gateway.config.paths_file import PathConfig, PathsFile
 from pointsman_gateway.config.tasks_file import TasksFile
+from pointsman_gateway.domain.path import IDLE, OTHER
 
-RESERVED_PATH_NAMES = {"idle": "an engine's time that nobody used", "other": "whatever the configuration does not name"}
+RESERVED_PATH_NAMES = {IDLE: "an engine's time that nobody used", OTHER: "whatever the configuration does not name"}
 
-_MANAGED_ADAPTER = re.compile(r"[a-z0-9_-]{1,64}@[a-z0-9_-]{1,64}")
+MANAGED_ADAPTER = re.compile(r"[a-z0-9_-]{1,64}@[a-z0-9_-]{1,64}")
 """An alias or a version of an adapter that a lora-server manages."""
 
 
@@ -75,7 +76,7 @@ def _check_adapter(path: str, model: str, adapter: str, models: ModelsFile) -> N
         return
     if not has_lora_server(models, model):
         must_be_known(f"paths.yaml: path '{path}': no engine for '{model}' has adapter", adapter, named)
-    if not _MANAGED_ADAPTER.fullmatch(adapter):
+    if not MANAGED_ADAPTER.fullmatch(adapter):
         raise ConfigError(
             f"paths.yaml: path '{path}': a lora_server names adapters NAME@ALIAS or NAME@VERSION (it is '{adapter}')"
         )

@@ -12,7 +12,7 @@ from pointsman_gateway.config.tasks_file import TaskConfig, TasksFile
 from pointsman_gateway.domain import UNKNOWN
 from pointsman_gateway.patterns import BadPattern, Pattern
 
-_ALIAS = re.compile(r"[a-z0-9_-]+@(?![0-9a-f]{12}$)[a-z0-9_-]+")
+ALIAS = re.compile(r"[a-z0-9_-]{1,64}@(?![0-9a-f]{12}$)[a-z0-9_-]{1,64}")
 """An adapter's alias; a version ends in a hash instead."""
 
 SELF_CONTAINED_METRICS = ("exact", "json_fields", "contains", "regex", "rouge_l")
@@ -131,5 +131,5 @@ def _check_flywheel(name: str, flywheel: FlywheelConfig, paths: PathsFile) -> No
     for path in filter(None, (flywheel.student, flywheel.teacher, flywheel.incumbent)):
         must_be_known(f"{owner} names path", path, paths.paths)
     student = paths.paths[flywheel.student]
-    if not _ALIAS.fullmatch(student.adapter):
+    if not ALIAS.fullmatch(student.adapter):
         raise ConfigError(f"{owner}: its student '{flywheel.student}' has no adapter's alias (adapter: NAME@prod)")
