@@ -14,7 +14,11 @@ from pointsman_lora_server.settings import Settings as LoraSettings
 from pointsman_retriever.settings import Settings as RetrieverSettings
 from pydantic_settings import BaseSettings
 
-SETTINGS = {"gateway": GatewaySettings, "lora-server": LoraSettings, "retriever": RetrieverSettings}
+SETTINGS: dict[str, type[BaseSettings]] = {
+    "gateway": GatewaySettings,
+    "lora-server": LoraSettings,
+    "retriever": RetrieverSettings,
+}
 ADDRESSES = Addresses("127.0.0.1:8080", "127.0.0.1:8081", *(f"127.0.0.1:{port}" for port in range(9001, 9006)))
 
 
