@@ -1,4 +1,5 @@
 import socket
+from collections.abc import Mapping
 from dataclasses import astuple
 from pathlib import Path
 
@@ -7,7 +8,17 @@ from pointsman_cli.data_dir import DataDir
 from pointsman_cli.errors import UsageError
 from pointsman_cli.example import load_example
 from pointsman_cli.up.plan import Addresses, Programs, UpPlan, choose_addresses, make_plan, with_workers
+from pointsman_cli.up.supervisor import REAPER_GRACE_SECONDS
+from pointsman_gateway.settings import Settings as GatewaySettings
+from pointsman_lora_server.settings import Settings as LoraSettings
+from pointsman_retriever.settings import Settings as RetrieverSettings
+from pydantic_settings import BaseSettings
 
+SETTINGS: dict[str, type[BaseSettings]] = {
+    "gateway": GatewaySettings,
+    "lora-server": LoraSettings,
+    "retriever": RetrieverSettings,
+}
 ADDRESSES = Addresses("127.0.0.1:8080", "127.0.0.1:8081", *(f"127.0.0.1:{port}" for port in range(9001, 9006)))
 
 
@@ -37,6 +48,18 @@ def test_every_listen_address_is_passed_to_the_services_that_call_it(plan: UpPla
     assert gateway["POINTSMAN_GATEWAY_HTTP_LISTEN"] == plan.gateway.address == "127.0.0.1:8080"
     assert gateway["POINTSMAN_GATEWAY_GRPC_LISTEN"] == plan.gateway_grpc == "127.0.0.1:8081"
     assert gateway["POINTSMAN_GATEWAY_CONFIG"] == str(example_folder / "config")
+
+
+def test_every_service_may_end_by_itself_before_it_is_killed(plan: UpPlan) -> None:
+    for service in plan.in_order:
+        needed = shutdown_seconds(SETTINGS[service.name], service.environment) if service.name in SETTINGS else 0.0
+        assert needed < service.grace < REAPER_GRACE_SECONDS, service.name
+
+
+def shutdown_seconds(settings: type[BaseSettings], environment: Mapping[str, str]) -> float:
+    fields = {name: settings.model_fields[name].default for name in ("shutdown_delay", "shutdown_timeout")}
+    prefix = settings.model_config["env_prefix"]
+    return sum(float(environment.get(f"{prefix}{name}".upper(), default)) for name, default in fields.items())
 
 
 def test_the_gateway_may_have_several_workers(plan: UpPlan) -> None:

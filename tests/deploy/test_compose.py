@@ -15,6 +15,7 @@ from pointsman_retriever.settings import Settings as RetrieverSettings
 from pointsman_servicekit.service_tokens import Role, parse_peers
 
 from deploy.supply.images import PROJECT
+from tests.deploy.manifest_lint.rollouts import shutdown_seconds
 
 FILE = PROJECT / "compose.yaml"
 SETTINGS = {
@@ -90,6 +91,14 @@ def test_every_setting_exists_and_writes_only_to_volumes(compose: dict[str, Any]
     folders = [value for each, value in variables.items() if each in ours and value.startswith(("/var/", "/etc/"))]
     assert folders
     assert [path for path in folders if not any(path == at or path.startswith(f"{at}/") for at in given)] == []
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_service_has_the_time_to_answer_before_it_is_killed(compose: dict[str, Any], name: str) -> None:
+    service = compose["services"][name]
+    assert float(service["stop_grace_period"].removesuffix("s")) >= shutdown_seconds(
+        name.removesuffix("-cpu").removesuffix("-gpu"), environment(service)
+    )
 
 
 def test_every_mounted_file_exists_and_every_volume_is_declared(compose: dict[str, Any]) -> None:

@@ -7,7 +7,8 @@ from itertools import pairwise
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from pointsman_gateway.metering.engine_hours import IDLE, BusyInterval, EngineCostAllocator, EngineCosts
+from pointsman_gateway.domain.path import IDLE
+from pointsman_gateway.metering.engine_hours import BusyInterval, EngineCostAllocator, EngineCosts
 
 HOUR = 3600.0
 

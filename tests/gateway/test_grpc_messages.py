@@ -1,7 +1,7 @@
 """The messages of a streamed answer over gRPC."""
 
 from pointsman_gateway.domain import Chunk
-from pointsman_gateway.grpc.messages import delta_responses
+from pointsman_gateway.grpc.response_messages import delta_responses
 
 TOOL_CALL = {"delta": {"tool_calls": [{"index": 0, "function": {"arguments": "{}"}}]}}
 

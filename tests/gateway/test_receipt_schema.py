@@ -20,7 +20,7 @@ from pointsman_gateway.domain import (
     Usage,
 )
 from pointsman_gateway.domain.request import Operation
-from pointsman_gateway.grpc import messages
+from pointsman_gateway.grpc.response_messages import whole_response
 from pointsman_gateway.http.dialects.openai.chat_encoder import completion
 from pointsman_gateway.request_log.entry import PendingEntry, to_entry, to_undecided_json
 from pointsman_gateway.request_log.store import LogEntry
@@ -104,7 +104,7 @@ def encode_for_http(receipt: Receipt) -> object:
 
 def encode_for_grpc(receipt: Receipt) -> object:
     started = Started(receipt.decision, receipt.model, 0.0)
-    return messages.whole_response(started, (), Finished("stop", receipt)).SerializeToString(deterministic=True)
+    return whole_response(started, (), Finished("stop", receipt)).SerializeToString(deterministic=True)
 
 
 ONLY_OK = "the API reports other outcomes as errors, which have no receipt"

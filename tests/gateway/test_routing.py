@@ -8,7 +8,8 @@ from pointsman_gateway.config.field_types import PolicyConfig
 from pointsman_gateway.config.tasks_file import TaskConfig
 from pointsman_gateway.domain import AUTO, Considered, Decision, Labels, Message, Path, Request
 from pointsman_gateway.routing.path_state import NoEvidence
-from pointsman_gateway.routing.router import PolicyPreview, Router
+from pointsman_gateway.routing.policy_preview import PolicyPreview
+from pointsman_gateway.routing.router import Router
 from pointsman_servicekit.errors import NotFound
 
 from tests.gateway.doubles.adapters import NoAdapters

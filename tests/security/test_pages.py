@@ -5,7 +5,7 @@ import re
 
 import pytest
 from pointsman_gateway.http.asgi_app import OPEN_PATHS
-from pointsman_gateway.http.console import CONTENT_SECURITY_POLICY
+from pointsman_gateway.http.console.page import CONTENT_SECURITY_POLICY
 
 from tests.security.target import Addresses
 

@@ -1,8 +1,8 @@
 """Rules for rolling updates: no request is lost, and shutdown has enough time."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from tests.deploy.manifest_lint.cluster import Cluster, Fault, Workload, matches, where
+from tests.deploy.manifest_lint.cluster import Cluster, Fault, matches, where
 from tests.deploy.manifest_lint.settings import SERVICES
 
 ENGINES_END = 30
@@ -15,7 +15,8 @@ DRAIN_SETTINGS = ("drain_notice", "drain_grace", "shutdown_delay", "shutdown_tim
 
 def time_to_drain(cluster: Cluster) -> Iterator[Fault]:
     for workload in cluster.services:
-        needed = max(_sleep(c) for c in workload.containers) + _drain(cluster, workload) + LAST_STEPS
+        told = cluster.environment(workload, workload.pod["containers"][0])
+        needed = max(_sleep(c) for c in workload.containers) + shutdown_seconds(workload.service, told)
         grace = workload.pod.get("terminationGracePeriodSeconds", 30)
         if grace < needed:
             yield Fault("grace too short", workload.where, f"{grace} s, and {needed:g} s are needed")
@@ -78,15 +79,15 @@ def spread(cluster: Cluster) -> Iterator[Fault]:
             yield Fault("all on one node", workload.where, "has no topologySpreadConstraints")
 
 
-def _drain(cluster: Cluster, workload: Workload) -> float:
-    """Returns the time that the service itself may take to drain, from its settings."""
-    if workload.service not in SERVICES:
-        return 0.0
-    settings, told = SERVICES[workload.service], cluster.environment(workload, workload.pod["containers"][0])
+def shutdown_seconds(service: str, environment: Mapping[str, str]) -> float:
+    """Returns the time that a service needs from SIGTERM to its end, by its settings if it is ours."""
+    if service not in SERVICES:
+        return LAST_STEPS
+    settings = SERVICES[service]
     prefix = settings.model_config["env_prefix"]
     fields = {name: field for name, field in settings.model_fields.items() if name in DRAIN_SETTINGS}
-    drain = sum(float(told.get(f"{prefix}{name}".upper(), field.default)) for name, field in fields.items())
-    return drain + (ENGINES_END if workload.service == "lora-server" else 0)
+    drain = sum(float(environment.get(f"{prefix}{name}".upper(), field.default)) for name, field in fields.items())
+    return drain + (ENGINES_END if service == "lora-server" else 0) + LAST_STEPS
 
 
 def _sleep(container: dict[str, object]) -> float:

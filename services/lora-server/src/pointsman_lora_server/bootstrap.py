@@ -1,33 +1,25 @@
-"""Builds the lora-server from its settings. No other module knows which concrete parts are combined."""
+"""Builds the lora-server from its settings. Only the `*bootstrap.py` modules know which concrete parts are combined."""
 
 import asyncio
 import logging
-import os
-import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import grpc
 from pointsman.v1 import lora_server_pb2_grpc, training_pb2_grpc
-from pointsman_servicekit.bounded_redis import BoundedRedis, open_redis
+from pointsman_servicekit.bounded_redis import open_redis
 from pointsman_servicekit.calls_in_flight import CallsInFlight
 from pointsman_servicekit.event_loop_lag import measuring_event_loop_lag
 from pointsman_servicekit.metrics import export_build_info
 from pointsman_servicekit.service_tokens import TokenGate, open_token_gate
 from prometheus_client import CollectorRegistry
 
-from pointsman_lora_server.adapters.loading import AdapterLoader
-from pointsman_lora_server.adapters.placement import PlacementPlanner
-from pointsman_lora_server.adapters.promotion import Promoter, PromotionGate, roll_back_failing_canaries
-from pointsman_lora_server.adapters.reconciler import Reconciler
-from pointsman_lora_server.adapters.service import AdapterService
+from pointsman_lora_server.adapter_bootstrap import AdapterParts, build_adapters
 from pointsman_lora_server.adapters.slots import AdapterSlots
-from pointsman_lora_server.adapters.state_machine import NullSmokeTest, SmokeTest, VersionStateMachine, VersionValidator
+from pointsman_lora_server.adapters.state_machine import NullSmokeTest, SmokeTest
 from pointsman_lora_server.adapters.trials import LoadSequence, Trials, WarmUp
 from pointsman_lora_server.checks.base_layers import read_base
-from pointsman_lora_server.domain import AdapterVersion, DesiredState
 from pointsman_lora_server.engine.command import EngineCommand, GuardSecret
 from pointsman_lora_server.engine.completion import Probe, TimedEngine
 from pointsman_lora_server.engine.vllm_client import EngineFacts
@@ -42,14 +34,12 @@ from pointsman_lora_server.engine_state import EngineStateStore
 from pointsman_lora_server.grpc import servicers
 from pointsman_lora_server.grpc.messages import EngineIdentity
 from pointsman_lora_server.grpc.servicers import LoraServerServicer, TrainingServicer
-from pointsman_lora_server.jobs.job import FindVersion, JobEnvironment, RegisterAdapter, TrainedAdapter
+from pointsman_lora_server.job_bootstrap import job_callbacks, job_environment
 from pointsman_lora_server.jobs.queue import running_queue
 from pointsman_lora_server.metrics import LoraServerMetrics, VersionStateCollector
-from pointsman_lora_server.registry import AdapterRegistry
 from pointsman_lora_server.settings import Settings
 from pointsman_lora_server.smoke.runner import PeftSmokeTest, SmokeLimits
 from pointsman_lora_server.store import ArtifactStore
-from pointsman_lora_server.training.methods import installed_methods
 
 log = logging.getLogger(__name__)
 
@@ -78,14 +68,6 @@ class App:
     """
     end_watches: Callable[[], None]
     """Ends the streams of engine states and training events, which never end by themselves."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Adapters:
-    """The service and the reconciler, which manage adapter versions."""
-
-    service: AdapterService
-    reconciler: Reconciler
 
 
 def token_gate(settings: Settings) -> TokenGate | None:
@@ -135,7 +117,7 @@ async def build_app(
         )
         warm_up = WarmUp(timed)
         sequence = LoadSequence(client, warm_up, Trials(warm_up.warm, probe, runner.restart, metrics), metrics)
-        adapters = _build_adapters(
+        adapters = build_adapters(
             settings,
             redis=redis,
             store=store,
@@ -167,59 +149,6 @@ async def build_app(
                 task.cancel()
 
 
-def _build_adapters(
-    settings: Settings,
-    *,
-    redis: BoundedRedis,
-    store: ArtifactStore,
-    smoke_test: SmokeTest,
-    slots: AdapterSlots,
-    warm_up: WarmUp,
-    sequence: LoadSequence,
-    engine_state: EngineStateStore,
-    metrics: LoraServerMetrics,
-) -> _Adapters:
-    registry = AdapterRegistry(redis, settings.served_model_name)
-    loader = AdapterLoader(
-        store,
-        sequence,
-        slots=slots,
-        phases=registry,
-        engine_state=engine_state,
-        metrics=metrics,
-        max_wait_seconds=settings.slot_wait_timeout_seconds,
-    )
-    gate = PromotionGate(settings.protected_aliases)
-    placement = PlacementPlanner(registry, f"{settings.engine_name} ({settings.public_url})")
-
-    async def ensure_verified(version: AdapterVersion) -> None:
-        """Loads the version here even if it is placed on other engines: this process has the reference."""
-        await loader.ensure_verified(version)
-        await placement.wait_until_warm(version.version, lambda: reconciler.desired)
-
-    async def check_canaries(desired: DesiredState) -> None:
-        await roll_back_failing_canaries(registry, desired, metrics.count_canary_rollback)
-
-    state_machine = VersionStateMachine(
-        registry,
-        VersionValidator(store, smoke_test, registry, warm_up, metrics),
-        Promoter(registry, gate, ensure_verified),
-        owner=f"{settings.engine_name} {secrets.token_hex(8)}",
-    )
-    reconciler = Reconciler(registry, loader, state_machine, engine_state, check_canaries, placement)
-    service = AdapterService(
-        store=store,
-        registry=registry,
-        loader=loader,
-        state_machine=state_machine,
-        reconciler=reconciler,
-        engine_state=engine_state,
-        gate=gate,
-        placement=placement,
-    )
-    return _Adapters(service, reconciler)
-
-
 def _apply_limits(
     settings: Settings, facts: EngineFacts, slots: AdapterSlots, store: ArtifactStore, metrics: LoraServerMetrics
 ) -> str:
@@ -234,7 +163,7 @@ def _apply_limits(
 async def _serving(
     settings: Settings,
     command: EngineCommand | None,
-    adapters: _Adapters,
+    adapters: AdapterParts,
     store: ArtifactStore,
     engine_state: EngineStateStore,
     metrics: LoraServerMetrics,
@@ -247,7 +176,7 @@ async def _serving(
         settings.max_model_len,
         command.tool_call_parser if command else attached_parser(settings),
     )
-    async with running_queue(_job_environment(settings), *_job_callbacks(adapters.service, store)) as queue:
+    async with running_queue(job_environment(settings), *job_callbacks(adapters.service, store)) as queue:
         adapter_calls = LoraServerServicer(adapters.service, engine_state, identity)
         training_calls = TrainingServicer(queue)
 
@@ -273,41 +202,6 @@ async def _serving(
             start_shutdown=start_shutdown,
             end_watches=end_watches,
         )
-
-
-def _job_environment(settings: Settings) -> JobEnvironment:
-    """Returns the environment of training processes, without our settings: one contains Redis's password."""
-    return JobEnvironment(
-        folder=settings.jobs,
-        python=settings.engine_python,
-        base_model=settings.base_model,
-        base_model_name=settings.served_model_name,
-        environment={key: value for key, value in os.environ.items() if not key.startswith("POINTSMAN_")},
-        methods=installed_methods() | settings.training_methods,
-        data_roots=settings.data_roots,
-    )
-
-
-def _job_callbacks(service: AdapterService, store: ArtifactStore) -> tuple[RegisterAdapter, FindVersion]:
-    """Returns two functions for training jobs: one that registers the result, one that finds the parent version."""
-
-    async def register(trained: TrainedAdapter) -> str:
-        report = await service.register(
-            trained.name,
-            trained.folder,
-            alias_suffix=trained.alias_suffix,
-            facts=trained.facts,
-            parent=trained.parent,
-            author=trained.author,
-            force=trained.force,
-        )
-        return report.version.version
-
-    async def find(version: str) -> Path:
-        report = await service.get(version)
-        return await asyncio.to_thread(store.fetch, report.version)
-
-    return register, find
 
 
 @asynccontextmanager

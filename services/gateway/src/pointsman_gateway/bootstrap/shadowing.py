@@ -12,8 +12,9 @@ from prometheus_client import CollectorRegistry
 
 from pointsman_gateway.bootstrap.paths import to_path
 from pointsman_gateway.bootstrap.persistence import Persistence
-from pointsman_gateway.config.checks import SELF_CONTAINED_METRICS, judge_rejects
 from pointsman_gateway.config.load import Config
+from pointsman_gateway.config.model_checks import judge_rejects
+from pointsman_gateway.config.task_checks import SELF_CONTAINED_METRICS
 from pointsman_gateway.config.tasks_file import ShadowConfig, ShadowJudgeConfig
 from pointsman_gateway.domain import Path, Request
 from pointsman_gateway.pipeline.admission import Admission

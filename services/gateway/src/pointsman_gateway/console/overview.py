@@ -17,7 +17,7 @@ from pointsman_gateway.routing.policies import (
     BestValueOptions,
     lower_bound,
 )
-from pointsman_gateway.routing.router import CandidatePreview, PolicyPreview
+from pointsman_gateway.routing.policy_preview import CandidatePreview, PolicyPreview
 
 DEFAULT_CONFIDENCE = 0.95
 """Confidence of lower bounds, if the policy does not set one."""

@@ -10,6 +10,11 @@ from typing import Any
 
 from pointsman_gateway.domain.value import value
 
+IDLE, OTHER = "idle", "other"
+"""Values of the label `path` in metrics for an engine's time that nobody used, and for paths that the configuration
+does not name.
+"""
+
 FORM_PARAMETERS = ("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar")
 """vLLM's parameters for the form of an answer; older versions know the last four."""
 STRUCTURING_PARAMETERS = ("tools", "functions", *FORM_PARAMETERS)

@@ -19,7 +19,8 @@ from pointsman_gateway.config.field_types import ConfigError
 from pointsman_gateway.config.providers import LITELLM, LITELLM_URL
 from pointsman_gateway.domain import Chunks
 from pointsman_gateway.engines.dialects.openai.completions import openai_body
-from pointsman_gateway.engines.dialects.openai.events import BEGIN, DONE, END, EventReader
+from pointsman_gateway.engines.dialects.openai.event_template import BEGIN, END
+from pointsman_gateway.engines.dialects.openai.events import DONE, EventReader
 from pointsman_gateway.engines.engine_client import (
     EngineClient,
     EngineRequest,

@@ -20,10 +20,18 @@ from pointsman_servicekit.logs import request_id
 from pointsman_gateway.codec.headers import bearer_token, cache_mode, cost_headers, decision_headers, identify_caller
 from pointsman_gateway.codec.limits import check_counts
 from pointsman_gateway.domain import ANONYMOUS, Caller, Decision, Event, Operation, Receipt, Request, Started
-from pointsman_gateway.grpc import messages
+from pointsman_gateway.grpc.request_messages import to_feedback, to_request
+from pointsman_gateway.grpc.response_messages import (
+    delta_responses,
+    finished_response,
+    path_info,
+    route_response,
+    started_response,
+    whole_response,
+)
 from pointsman_gateway.pipeline.admission import UnreadBudget
 from pointsman_gateway.pipeline.pipeline import ConfigSnapshot, Pipeline
-from pointsman_gateway.pipeline.run import to_public_error
+from pointsman_gateway.pipeline.public_error import to_public_error
 from pointsman_gateway.pipeline.sinks import CollectedAnswer, EventQueue
 from pointsman_gateway.ports import Tenancy
 from pointsman_gateway.request_log.feedback_store import FeedbackStore
@@ -180,16 +188,16 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
         started, receipt = sink.start, finished.receipt
         assert started is not None  # the answer has finished
         context.set_trailing_metadata(trailing_metadata(receipt.decision, receipt, started.limit_headers))
-        return messages.whole_response(started, sink.pieces, finished)
+        return whole_response(started, sink.pieces, finished)
 
     async def Route(self, request: pb.RouteRequest, context: Context) -> pb.RouteResponse:
         decoded = self._decode("route", request, context)
         routed = await self._pipeline.decide(decoded, request.include_prompt)
         costs = self._pipeline.costs(decoded, routed.decision)
-        return messages.route_response(routed, costs)
+        return route_response(routed, costs)
 
     async def Feedback(self, request: pb.FeedbackRequest, context: Context) -> pb.FeedbackResponse:
-        stored = await self._feedback.take(messages.to_feedback(request, authenticated_caller.get()))
+        stored = await self._feedback.take(to_feedback(request, authenticated_caller.get()))
         return pb.FeedbackResponse(stored=stored.where, known_already=stored.known_already)
 
     async def ListPaths(self, request: pb.ListPathsRequest, context: Context) -> pb.ListPathsResponse:
@@ -197,7 +205,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
         visible = scope.visible(configuration.catalog).paths
         paths = [path for path in configuration.paths if path.name in visible]
         return pb.ListPathsResponse(
-            paths=[messages.path_info(path, configuration.engines.why_not(path)) for path in paths],
+            paths=[path_info(path, configuration.engines.why_not(path)) for path in paths],
             models=configuration.model_names(scope),
             generation=configuration.revision,
         )
@@ -207,7 +215,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
         arrived = time.perf_counter()
         cache = cache_mode(cache_control(context.invocation_metadata()))
         try:
-            decoded = messages.to_request(request, self._deadline(context), authenticated_caller.get(), cache, arrived)
+            decoded = to_request(request, self._deadline(context), authenticated_caller.get(), cache, arrived)
             check_counts(decoded.messages, decoded.sampling.extra)
             return decoded
         except Exception as error:
@@ -242,15 +250,15 @@ class StreamSink(EventQueue):
 
 async def _write(context: Context, event: Event) -> None:
     if isinstance(event, tuple):
-        for response in messages.delta_responses(event):
+        for response in delta_responses(event):
             await context.write(response)
     elif isinstance(event, Started):
         await context.send_initial_metadata(initial_metadata(event))
-        await context.write(messages.started_response(event))
+        await context.write(started_response(event))
     else:
         receipt = event.receipt
         context.set_trailing_metadata(trailing_metadata(receipt.decision, receipt))
-        await context.write(messages.finished_response(event))
+        await context.write(finished_response(event))
 
 
 async def _abort(context: Context, error: Exception, started: Started | None) -> NoReturn:

@@ -28,9 +28,10 @@ from pydantic.config import JsonDict
 from starlette.responses import Response
 
 from pointsman_gateway.domain import Caller
-from pointsman_gateway.http.console import check_site, json_answer
+from pointsman_gateway.http.console.site_check import check_site
 from pointsman_gateway.http.dependencies import caller_of_request, dependencies_of
 from pointsman_gateway.http.fields import FailFastList, StrictBody
+from pointsman_gateway.http.json_answer import json_answer
 
 log = logging.getLogger(__name__)
 

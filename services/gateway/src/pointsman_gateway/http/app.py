@@ -19,7 +19,7 @@ from pointsman_gateway.http import routes
 from pointsman_gateway.http.admin import add_admin_api
 from pointsman_gateway.http.asgi_answer import ClientDisconnected
 from pointsman_gateway.http.asgi_app import AZURE_PREFIX, GatewayApp
-from pointsman_gateway.http.console import add_console
+from pointsman_gateway.http.console.api import add_console
 from pointsman_gateway.http.conversation_route import ConversationRoute
 from pointsman_gateway.http.dependencies import HAS_RECEIPT, HttpDependencies, caller_in, dependencies_of
 from pointsman_gateway.http.description import add_description
@@ -29,7 +29,7 @@ from pointsman_gateway.http.encoding import error_headers
 from pointsman_gateway.http.fields import invalid_field
 from pointsman_gateway.http.json_route import JsonRoute
 from pointsman_gateway.http.openapi import describe_answers
-from pointsman_gateway.pipeline.run import to_public_error
+from pointsman_gateway.pipeline.public_error import to_public_error
 
 if TYPE_CHECKING:
     from pointsman_servicekit.tracing.spans import Spans

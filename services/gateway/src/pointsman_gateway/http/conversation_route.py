@@ -7,7 +7,7 @@ from pointsman_gateway.http.asgi_answer import CALLER, AsgiAnswer, ClientDisconn
 from pointsman_gateway.http.asgi_app import RawRequest
 from pointsman_gateway.http.dependencies import HttpDependencies, caller_in, deadline_after
 from pointsman_gateway.http.dialect import Dialect, DirectReading
-from pointsman_gateway.pipeline.run import to_public_error
+from pointsman_gateway.pipeline.public_error import to_public_error
 
 
 class ConversationRoute:

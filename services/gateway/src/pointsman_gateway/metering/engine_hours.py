@@ -21,10 +21,9 @@ from pointsman_servicekit.process import Schedule, running_periodically
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
+from pointsman_gateway.domain.path import IDLE, OTHER
 from pointsman_gateway.metering.pricing import SECONDS_PER_HOUR
-from pointsman_gateway.metering.prometheus import OTHER
 
-IDLE = "idle"
 MAX_LAG_SECONDS = 30.0
 ENGINE_COST_METRIC = "pointsman_engine_cost_usd"
 ALLOCATION_INTERVAL_SECONDS = 1.0

@@ -13,8 +13,9 @@ from prometheus_client import CollectorRegistry
 
 from pointsman_gateway.domain import AUTO, Operation, Receipt, Request, Usage
 from pointsman_gateway.domain.outcome import OK
+from pointsman_gateway.domain.path import OTHER
 from pointsman_gateway.fast_metrics import FastCollector, Histogram, Series, histogram, nothing_pending
-from pointsman_gateway.metering.prometheus import OTHER, has_token_times
+from pointsman_gateway.metering.prometheus import has_token_times
 
 POINTSMAN = "pointsman"
 """The provider if the gateway itself is the server."""

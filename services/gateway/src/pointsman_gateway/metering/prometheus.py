@@ -6,10 +6,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from pointsman_gateway.domain import PICODOLLARS, UNPRICED, Decision, Path, Receipt
 from pointsman_gateway.domain.outcome import OK
+from pointsman_gateway.domain.path import OTHER
 from pointsman_gateway.fast_metrics import Count, FastCollector, Histogram, Series, counter, histogram, nothing_pending
 from pointsman_gateway.metering.cost_metrics import PathTotals
-
-OTHER = "other"
 
 # Buckets in seconds. Every threshold that an objective is likely to use is a bucket's bound.
 END_TO_END = (.005, .01, .025, .05, .1, .2, .3, .5, .75, 1, 1.5, 2, 3, 5, 7.5, 10, 20, 30, 60, 120, 300)  # fmt: skip

@@ -10,7 +10,8 @@ from pointsman_servicekit.errors import PointsmanError
 from pointsman_gateway.domain import Chunks, Finished, Receipt, Request, Started, Usage
 from pointsman_gateway.domain.value import value
 from pointsman_gateway.pipeline.pipeline import Pipeline
-from pointsman_gateway.pipeline.run import RequestRun, to_public_error
+from pointsman_gateway.pipeline.public_error import to_public_error
+from pointsman_gateway.pipeline.run import RequestRun
 from pointsman_gateway.ports import AnswerSink
 
 MAX_CONCURRENT_RUNS = 8

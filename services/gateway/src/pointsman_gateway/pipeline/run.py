@@ -8,14 +8,13 @@ It is one coroutine, and runs without a task for as long as it waits for nothing
 """
 
 import asyncio
-import logging
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pointsman_servicekit.eager import EagerRun, Signal
-from pointsman_servicekit.errors import Internal, PointsmanError, ResourceExhausted, Unavailable, take_error
-from pointsman_servicekit.logs import decision_id, request_id
+from pointsman_servicekit.errors import PointsmanError, ResourceExhausted, Unavailable, take_error
+from pointsman_servicekit.logs import decision_id
 
 from pointsman_gateway.domain import (
     Chunks,
@@ -34,13 +33,13 @@ from pointsman_gateway.extensions import NothingRelevant
 from pointsman_gateway.metering.pricing import estimate_total_tokens
 from pointsman_gateway.pipeline.attempt import Attempt
 from pointsman_gateway.pipeline.metered import record, reserve, settle
+from pointsman_gateway.pipeline.path_budget import reserve_cost, reserve_later_cost
+from pointsman_gateway.pipeline.public_error import to_public_error
 from pointsman_gateway.ports import AnswerSink, AnswerSource, Reservation
 from pointsman_gateway.validation.stage import AnswerChecks
 
 if TYPE_CHECKING:
     from pointsman_gateway.pipeline.pipeline import Pipeline
-
-log = logging.getLogger(__name__)
 
 
 def with_known_model(request: Request, resolve_model: Callable[[str], str]) -> Request:
@@ -170,7 +169,10 @@ class RequestRun:
         decision = stages.router.decide(request, labels, step)
         decision_id.set(decision.id)
         meter.set_decision(decision)
-        decision = await self._reserve_cost(decision, reservation)
+        first = decision.path
+        decision, self._reserved_usd = await reserve_cost(decision, request, reservation, stages.metering.expected_cost)
+        if decision.path is not first:
+            meter.record_fallback(first, decision)
         if stages.validation.has_checks(decision):
             self._checks = stages.validation.checks(request, decision)
         self._reads = self._pipeline.request_log.wants_answers(request, decision)
@@ -191,47 +193,13 @@ class RequestRun:
 
     # -- limits
 
-    async def _reserve_cost(self, decision: Decision, reservation: Reservation) -> Decision:
-        """Reserves the cost of the decision's path, or of its first alternative that the caller's budget allows.
-
-        Raises ResourceExhausted.
-        """
-        costs, first = self._stages.metering.expected_cost, decision.path
-        while True:
-            usd = decision.expected_cost_usd
-            if usd is not None:
-                usd += costs.extra_usd(decision)
-            try:
-                if not reservation.afford_now(usd):
-                    await reservation.afford(usd)
-                break
-            except ResourceExhausted as error:
-                if not decision.alternatives:
-                    raise
-                decision = decision.with_fallback(error.code)
-                decision = replace(decision, expected_cost_usd=costs.usd(decision.path, self._request))
-        self._reserved_usd = usd or 0.0
-        if decision.path is not first:
-            self._meter.record_fallback(first, decision)
+    async def _afford_later(self, decision: Decision) -> Decision:
+        """Reserves what a later path costs more than is reserved already. Raises ResourceExhausted."""
+        assert self._reservation is not None  # it was decided
+        decision, self._reserved_usd = await reserve_later_cost(
+            decision, self._request, self._reservation, self._stages.metering.expected_cost, self._reserved_usd
+        )
         return decision
-
-    async def _affordable(self, decision: Decision) -> Decision:
-        """Reserves the cost of a later path like `_reserve_cost`: only what exceeds the earlier reservation."""
-        reservation, costs = self._reservation, self._stages.metering.expected_cost
-        assert reservation is not None  # it was decided
-        while True:
-            usd = costs.usd(decision.path, self._request)
-            if usd is not None:
-                usd += costs.extra_usd(decision)
-            try:
-                await reservation.afford(None if usd is None else max(0.0, usd - self._reserved_usd))
-            except ResourceExhausted as error:
-                if not decision.alternatives:
-                    raise
-                decision = decision.with_fallback(error.code)
-            else:
-                self._reserved_usd = max(usd or 0.0, self._reserved_usd)
-                return decision
 
     # -- one path after the other
 
@@ -247,7 +215,7 @@ class RequestRun:
         rejected, meter = attempt.decision, self._meter
         self._reserved_usd = 0.0  # the reservation pays for the rejected answer
         try:
-            following = await self._affordable(rejected.with_escalation(verdict.validator, str(verdict)))
+            following = await self._afford_later(rejected.with_escalation(verdict.validator, str(verdict)))
         except ResourceExhausted as error:
             attempt.decision = rejected.with_failed_escalation(
                 str(verdict), rejected.with_escalation(verdict.validator, str(verdict)), error.code
@@ -291,7 +259,7 @@ class RequestRun:
         if not decision.alternatives:
             return None
         try:
-            following = await self._affordable(decision.with_fallback(reason))
+            following = await self._afford_later(decision.with_fallback(reason))
         except ResourceExhausted:
             return None
         if self._step is not None and self._step.kind is Step.TOOL_LOOP:
@@ -357,11 +325,3 @@ class RequestRun:
 def _seconds_lost(error: PointsmanError) -> float:
     """Returns the seconds spent on an adapter that could not be loaded."""
     return error.waited if isinstance(error, NotLoaded) else 0.0
-
-
-def to_public_error(error: Exception) -> PointsmanError:
-    """Returns the error to send to the client; a bug is logged, and the client gets only the request's id."""
-    if isinstance(error, PointsmanError):
-        return error
-    log.exception("internal error (request %s)", request_id.get(), exc_info=error)
-    return Internal(f"internal error (request {request_id.get()})", code="internal")

@@ -6,22 +6,21 @@ Paths that are unavailable, outside the key's scope, or whose model cannot take 
 import os
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
-from math import inf
 from typing import Protocol
 
 from pointsman_servicekit.errors import InvalidArgument, NotFound
 
-from pointsman_gateway.config.field_types import PolicyConfig
 from pointsman_gateway.config.flywheel import StaleConfig
 from pointsman_gateway.config.tasks_file import TaskConfig
-from pointsman_gateway.domain import AUTO, PATH_PREFIX, Decision, Labels, Message, Path, Request, Vector
+from pointsman_gateway.domain import AUTO, PATH_PREFIX, Decision, Labels, Path, Request
 from pointsman_gateway.domain.conversation import ConversationStep, Step
 from pointsman_gateway.domain.decision import DECISION_ID_PREFIX
 from pointsman_gateway.domain.request import UNRESTRICTED
-from pointsman_gateway.extensions.policy import Candidate, Plan, Policy, hash_to_unit_interval
+from pointsman_gateway.extensions.policy import Plan, Policy
 from pointsman_gateway.routing.left_out import LeftOutFields
+from pointsman_gateway.routing.path_facts import EMPTY_REQUEST, PathFacts, TaskContext
 from pointsman_gateway.routing.path_keeper import ChangePrices, PathKeeper, UnknownPrices
 from pointsman_gateway.routing.path_state import (
     ALWAYS_FRESH,
@@ -36,6 +35,7 @@ from pointsman_gateway.routing.path_state import (
     resolve_adapter,
     within_scope,
 )
+from pointsman_gateway.routing.policy_preview import PolicyPreview, preview_policy
 
 TEXT = ("text",)
 NO_INPUTS: Mapping[str, Collection[str]] = {}
@@ -43,40 +43,11 @@ NO_FALLBACKS: Mapping[str, Sequence[Path]] = {}
 ALL_SENT = LeftOutFields()
 NO_PRICES = UnknownPrices()
 
-EMPTY_REQUEST = Request(AUTO, (Message("user", ""),))
-"""An empty request for previews and plans that do not depend on the request."""
-
 
 class NamedPaths(Protocol):
     """Finds the path without strategies for a model or an adapter that a request names."""
 
     def path_of(self, model: str) -> Path | None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class CandidatePreview:
-    """A path that requests of a task may take, and the policy's view of it."""
-
-    path: Path
-    role: str
-    """ "policy", "fallback", "default", or "shadow": it answers shadow requests only."""
-    known: Candidate
-    unavailable: str
-    """Why it cannot be used now; empty if it can."""
-    explanation: str
-    """The policy's explanation, if it weighs paths."""
-
-
-@dataclass(frozen=True, slots=True)
-class PolicyPreview:
-    """The path that a task's policy would choose now, and its candidates."""
-
-    task: str
-    policy: PolicyConfig
-    choice: str
-    """The path that the next request would take, apart from exploration; of a split the one with the largest weight."""
-    reason: str
-    candidates: Sequence[CandidatePreview]
 
 
 class Router:
@@ -110,8 +81,8 @@ class Router:
         self._availability = availability
         self._named = named
         self._expected_cost = expected_cost
-        self._evidence = evidence
         self._adapters = adapters
+        self._facts = facts = PathFacts(paths, availability, expected_cost, evidence, adapters)
         self._generation = generation
         self._freshness = freshness
         self._model_inputs = model_inputs
@@ -120,7 +91,7 @@ class Router:
         self._abstained = Plan((default_path,), "abstained" if tasks else "no_tasks")
         self._policies: dict[str, Policy] = {name: task.policy.build() for name, task in tasks.items()}
         self._constant_plans = {
-            name: self._with_fallbacks(name, policy.plan(_Context(self, name, EMPTY_REQUEST)))
+            name: self._with_fallbacks(name, policy.plan(TaskContext(facts, name, EMPTY_REQUEST)))
             for name, policy in self._policies.items()
             if policy.is_constant
         }
@@ -144,7 +115,7 @@ class Router:
         if step is not None and step.continues:
             return self._continue(decision_id, request, labels, plan, step, random_key)
         decision = self._decision(
-            decision_id, request, labels, [self._resolved(name, random_key) for name in plan.paths], plan
+            decision_id, request, labels, [self._facts.resolved(name, random_key) for name in plan.paths], plan
         )
         if step is None or not (step.key or step.notes):
             return decision
@@ -158,7 +129,9 @@ class Router:
         plan, note = self._keeper.continue_with(plan, step, request, labels.task)
         if step.pins_version or step.kind is Step.TOOL_LOOP:
             pinned = PinnedVersion(kept.version, kept.replaces)
-        paths = [self._resolved(name, random_key, pinned if name == kept.path else NOT_PINNED) for name in plan.paths]
+        paths = [
+            self._facts.resolved(name, random_key, pinned if name == kept.path else NOT_PINNED) for name in plan.paths
+        ]
         decision = self._decision(decision_id, request, labels, paths, plan)
         if plan.paths[0] == kept.path != decision.path.name:
             rows = {row.path: row.reason for row in decision.considered}
@@ -174,41 +147,10 @@ class Router:
 
     def previews(self) -> list[PolicyPreview]:
         """Returns what each task's policy would choose now; no state changes."""
-        return [self._preview(name) for name in self._tasks]
-
-    def _preview(self, name: str) -> PolicyPreview:
-        roles = self._roles(name)
-        paths = {path: self._paths[path] for path in roles}
-        context = _Context(self, name, EMPTY_REQUEST)
-        unavailable = context.unavailable(tuple(roles))
-        known = {candidate.name: candidate for candidate in context.candidates(tuple(roles))}
-        plan = self._policies[name].preview(context)
-        order = (*plan.paths, *self._tasks[name].fallback, self._default.name)
-        choice = next((path for path in order if path not in unavailable), plan.paths[0])
-        candidates = [
-            CandidatePreview(paths[path], role, known[path], unavailable.get(path, ""), plan.explanations.get(path, ""))
-            for path, role in roles.items()
+        return [
+            preview_policy(name, task, self._policies[name], self._default.name, self._facts)
+            for name, task in self._tasks.items()
         ]
-        reason = plan.reason if choice == plan.paths[0] else "availability"
-        return PolicyPreview(name, self._tasks[name].policy, choice, reason, candidates)
-
-    def _roles(self, task: str) -> dict[str, str]:
-        """Returns each path that answers requests of the task, with its role."""
-        shadow, roles = self._tasks[task].shadow, dict[str, str]()
-        for role, paths in (
-            ("policy", self._policies[task].paths),
-            ("fallback", self._tasks[task].fallback),
-            ("default", (self._default.name,)),
-            ("shadow", shadow.paths if shadow else ()),
-        ):
-            for path in paths:
-                roles.setdefault(path, role)
-        return roles
-
-    def _resolved(self, name: str, key: str, pinned: PinnedVersion = NOT_PINNED) -> Path:
-        """Returns the path with its adapter resolved for this request."""
-        path = self._paths[name]
-        return resolve_adapter(path, key, self._adapters, pinned) if path.adapter else path
 
     def _path_named(self, request: Request) -> Path:
         model, scope = request.model, request.caller.scope
@@ -228,7 +170,7 @@ class Router:
         plan = self._constant_plans.get(task)
         if plan is None:
             plan = self._with_fallbacks(
-                task, self._policies[task].plan(_Context(self, task, request, key, labels.vector))
+                task, self._policies[task].plan(TaskContext(self._facts, task, request, key, labels.vector))
             )
         if labels.stage.startswith("rule:"):
             plan = replace(plan, reason=labels.stage)
@@ -241,7 +183,7 @@ class Router:
 
     def _avoid_stale(self, stale: StaleConfig, plan: Plan, key: str) -> Plan:
         """Puts the path with retrieval first if too many documents have changed since the adapter was trained."""
-        path = self._resolved(plan.paths[0], key)
+        path = self._facts.resolved(plan.paths[0], key)
         if path.resolved_adapter is None or path.name == stale.path:
             return plan
         version = path.resolved_adapter.version
@@ -321,43 +263,6 @@ class Router:
         if chosen.name not in order:
             return ()
         return tuple(path for path in others if path.name in order[order.index(chosen.name) + 1 :])
-
-
-class _Context:
-    """The facts for a policy; without a key, as for previews, adapters are not resolved. Implements `PolicyContext`."""
-
-    def __init__(
-        self, router: Router, task: str, request: Request, key: str | None = None, vector: Vector | None = None
-    ) -> None:
-        self.task, self.request, self.vector = task, request, vector
-        self._router, self._key = router, key
-        self._resolved: dict[str, Path] = {}
-
-    def candidates(self, paths: Sequence[str]) -> list[Candidate]:
-        return [self._candidate(self._path(name)) for name in paths]
-
-    def unavailable(self, paths: Sequence[str]) -> Mapping[str, str]:
-        why_not = self._router._availability.why_not
-        return {name: why for name in paths if (why := why_not(self._path(name)))}
-
-    def position(self, purpose: str = "") -> float:
-        key = self._key or ""
-        return hash_to_unit_interval(f"{purpose} {self.task} {key}" if purpose else key)
-
-    def _path(self, name: str) -> Path:
-        if self._key is None:
-            return self._router._paths[name]
-        path = self._resolved.get(name)
-        if path is None:
-            path = self._resolved[name] = self._router._resolved(name, self._key)
-        return path
-
-    def _candidate(self, path: Path) -> Candidate:
-        evidence = self._router._evidence.of(self.task, path)
-        cost = self._router._expected_cost.usd(path, self.request)
-        if cost is None:
-            return Candidate(path.name, evidence, inf)
-        return Candidate(path.name, evidence, evidence.mean_cost_usd if evidence.answers > 0 else cost)
 
 
 @lru_cache(maxsize=1024)

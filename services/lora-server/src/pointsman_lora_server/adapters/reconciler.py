@@ -1,4 +1,4 @@
-"""Makes the engine hold what Redis says it should hold, and publishes where the aliases point."""
+"""Follows the desired state in Redis: runs the work that depends on it, and publishes where the aliases point."""
 
 import asyncio
 import logging
@@ -9,9 +9,10 @@ from typing import Protocol
 from pointsman_servicekit.errors import PointsmanError
 from pointsman_servicekit.process import Schedule, run_periodically
 
+from pointsman_lora_server.adapters.convergence import EngineConvergence
 from pointsman_lora_server.adapters.loading import AdapterLoader
 from pointsman_lora_server.adapters.placement import PlacementPlanner
-from pointsman_lora_server.adapters.state_machine import RetryBackoff, VersionStateMachine
+from pointsman_lora_server.adapters.state_machine import VersionStateMachine
 from pointsman_lora_server.domain import TRAINING_SECONDS, DesiredState, EngineState, EngineStatus, Phase, is_ready
 from pointsman_lora_server.engine_state import EngineStateStore
 
@@ -20,8 +21,6 @@ log = logging.getLogger(__name__)
 SYNC_SECONDS = 2.0
 """Between two full passes if no change is announced."""
 
-LOADS_AT_ONCE = 16
-"""Loads that are started together; their trials form one group (`trials.py`)."""
 REDIS_RETRY_SECONDS = 0.5
 CANARY_CHECK_SECONDS = 1.0
 REPORT_TTL_SECONDS = 15.0
@@ -66,11 +65,8 @@ class Reconciler:
         self._changed = asyncio.Event()
         self._wake_events: list[asyncio.Event] = []
         self._logged_errors: dict[str, str] = {}
-        self._retries = RetryBackoff()
-        self._life = 0
-        self._settled_life = 0
         self._has_read = False
-        self._lost: set[str] = set()  # held before a restart of the engine and not loaded again yet
+        self._convergence = EngineConvergence(loader, state_machine, engine_state, placement)
 
     async def run(self) -> None:
         """Runs the periodic work until cancelled; an error is logged once, and the work is retried."""
@@ -92,8 +88,7 @@ class Reconciler:
     @property
     def is_settled(self) -> bool:
         """Returns whether the engine is ready and holds, or has rejected, each version that it should hold at first."""
-        state = self._engine_state.state
-        return state.status is EngineStatus.READY and state.life == self._settled_life
+        return self._convergence.is_settled
 
     async def refresh(self) -> DesiredState:
         """Reads the desired state from Redis and publishes it. Reads are serialized, so an older result never
@@ -153,7 +148,7 @@ class Reconciler:
         self._loader.set_targets(desired.pins & self._ready.keys(), desired.alias_targets)
         self._loader.set_placed(self._placement.placed_here(desired))
         self._engine_state.set_desired(desired.aliases, self._ready, changed)
-        self._unload_not_ready(desired)
+        self._convergence.unload_not_ready(desired)
         for name in before.phases if changed is None else changed:
             record = before.phases.get(name)
             if record is not None and record.phase is Phase.FAILED and _is_ready_or_in_progress(name, desired):
@@ -165,13 +160,6 @@ class Reconciler:
                 self._ready[name] = desired.versions[name].metrics.get(TRAINING_SECONDS)
             else:
                 self._ready.pop(name, None)
-
-    def _unload_not_ready(self, desired: DesiredState) -> None:
-        """Unloads versions that are not READY. One that Redis does not know stays: deleted ones were retired before."""
-        for name in self._engine_state.state.resident:
-            record = desired.phases.get(name)
-            if record is not None and record.phase is not Phase.READY:
-                self._loader.unload(name)
 
     async def _follow_redis(self) -> None:
         last_id = ""
@@ -207,83 +195,7 @@ class Reconciler:
         await run_periodically(run_and_log, Schedule(interval, run_at_start=True, wake=wake), name)
 
     async def _converge(self) -> None:
-        """Unloads versions that must not serve, then loads those that are needed or were held before a restart."""
-        state, desired, has_read = self._engine_state.state, self.desired, self._has_read
-        if state.status is not EngineStatus.READY:
-            return
-        if state.life != self._life:
-            self._life = state.life
-            self._state_machine.retries.reset()
-            self._retries.reset()
-            self._lost |= self._engine_state.pop_lost()
-        self._unload_not_ready(desired)
-        await self._update_placement(desired)
-        if has_read:
-            await self._loader.sync_with_engine(self._needed(desired))
-        await self._load_needed(desired)
-        if has_read:
-            self._settled_life = state.life
-
-    async def _load_needed(self, desired: DesiredState) -> None:
-        needed = self._needed(desired)
-        # One after the other if not all fit, so that those of the highest priority get the room.
-        at_once = LOADS_AT_ONCE if len(needed) <= self._loader.capacity else 1
-        for first in range(0, len(needed), at_once):
-            group = needed[first : first + at_once]
-            results = await asyncio.gather(*(self._load_one(name, desired) for name in group))
-            if not all(results):
-                self._lost.clear()
-                return  # there is no room for versions of lower priority either
-
-    async def _load_one(self, name: str, desired: DesiredState) -> bool:
-        """Loads a version if it is due; False if there is no room. An error is recorded and the load retried later."""
-        if name in self._engine_state.state.resident:
-            self._lost.discard(name)
-            return True
-        if not self._retries.is_due(name) or self._loader.rejection(name):
-            return True
-        try:
-            loaded = await self._load(name, desired)
-            self._retries.record_success(name)
-        except PointsmanError as error:
-            self._retries.record_failure(name, error)
-            return True
-        return loaded or name in desired.pins
-
-    async def _load(self, name: str, desired: DesiredState) -> bool:
-        """Loads a version; False if that would evict a version that is needed more. A version that an alias is about to
-        move to is loaded in any case, because someone waits for it.
-        """
-        version = desired.versions[name]
-        if name not in desired.upcoming:
-            return await self._loader.preload(version)
-        await self._loader.ensure_loaded(version)
-        return True
-
-    async def _update_placement(self, desired: DesiredState) -> None:
-        """Reads which engines have joined or left, and unloads versions that other engines now hold instead."""
-        await self._placement.refresh()
-        self._loader.set_placed(self._placement.placed_here(desired))
-        for name in self._placement.releasable(desired, self._engine_state.state.resident):
-            log.info("%s is placed on other engines, which hold it", name)
-            self._loader.unload(name)
-
-    def _needed(self, desired: DesiredState) -> list[str]:
-        """Returns the READY versions to load, in order: pinned, placed here, then those held before a restart, newest
-        first.
-        """
-        here = self._placement.placed_here(desired)
-
-        def priority(name: str) -> tuple[bool, bool, int, str]:
-            return (
-                name not in desired.pins,
-                name not in here,
-                -desired.versions[name].created_unix_ms,
-                name,
-            )
-
-        needed = desired.pins | here | {name for name in self._lost if not _is_placed_by_count(name, desired)}
-        return sorted((name for name in needed if is_ready(name, desired)), key=priority)
+        await self._convergence.converge(self.desired, self._has_read)
 
     async def _advance_versions(self) -> None:
         self._state_machine.advance(self.desired)
@@ -311,8 +223,3 @@ class Reconciler:
 def _is_ready_or_in_progress(name: str, desired: DesiredState) -> bool:
     record = desired.phases.get(name)
     return record is not None and record.phase not in (Phase.FAILED, Phase.RETIRED)
-
-
-def _is_placed_by_count(name: str, desired: DesiredState) -> bool:
-    """Returns whether the version's number of copies alone decides which engines hold it."""
-    return name in desired.alias_targets and bool(desired.placement_of(name).copies)

@@ -12,6 +12,7 @@ from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, Not
 
 from pointsman_lora_server.domain import is_version
 from pointsman_lora_server.engine.completion import GreedyAnswer, scored_answer
+from pointsman_lora_server.engine.engine_errors import engine_unavailable, error_message, expecting_form, no_folder
 from pointsman_lora_server.engine.vllm_client import (
     COMPLETION_TIMEOUT_SECONDS,
     LOAD_TIMEOUT_SECONDS,
@@ -19,10 +20,6 @@ from pointsman_lora_server.engine.vllm_client import (
     EngineFacts,
     LoadedAdapter,
     VllmClient,
-    engine_unavailable,
-    error_message,
-    expecting_form,
-    no_folder,
 )
 
 _START_TIME = re.compile(r"^process_start_time_seconds (\S+)$", re.MULTILINE)

@@ -1,8 +1,8 @@
 """HTTP client for the engine: vLLM's own routes, and the guard's routes for adapters."""
 
 import json
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_hex
@@ -20,6 +20,7 @@ from pointsman_servicekit.errors import (
 
 from pointsman_lora_server.engine.command import SECRET_HEADER
 from pointsman_lora_server.engine.completion import GreedyAnswer, scored_answer
+from pointsman_lora_server.engine.engine_errors import engine_unavailable, error_message, expecting_form, no_folder
 
 LOAD_TIMEOUT_SECONDS = 60.0
 """Seconds. A load usually takes 20 to 60 ms, but the engine may be busy."""
@@ -272,34 +273,3 @@ async def open_client(
         headers["traceparent"] = f"00-{token_hex(16)}-{token_hex(8)}-00"  # W3C trace flags 00: not recorded
     async with aiohttp.ClientSession(headers=headers, auto_decompress=False) as session:
         yield create(session, url, secret)
-
-
-@contextmanager
-def expecting_form(route: str) -> Iterator[None]:
-    """Raises Unavailable if an answer has another form than the engine's API, as a proxy's error page has."""
-    try:
-        yield
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        message = f"{route} in another form than this engine's API has; does something else answer at its URL?"
-        raise engine_unavailable(message) from error
-
-
-def engine_unavailable(what: str) -> Unavailable:
-    return Unavailable(f"the engine answers {what}", code="engine_unavailable", retry_after=5.0)
-
-
-def no_folder(folder: str) -> FailedPrecondition:
-    return FailedPrecondition(
-        f"the engine finds no {folder}: give it the folder POINTSMAN_LORA_STORE of the lora-server, and if it has "
-        "another path there, name that in POINTSMAN_LORA_ENGINE_STORE",
-        code="engine_store",
-    )
-
-
-def error_message(answer: Any) -> str:
-    """Returns the message of an engine's error response, shortened to 300 characters."""
-    if isinstance(answer, dict) and "error_message" in answer:  # SGLang's loading routes
-        answer = answer["error_message"]
-    if isinstance(answer, dict) and isinstance(answer.get("error"), dict):
-        answer = answer["error"].get("message", "")
-    return str(answer)[:300]

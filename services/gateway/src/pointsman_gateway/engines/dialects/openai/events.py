@@ -5,17 +5,16 @@ A chunk keeps its event's original bytes if the gateway may send them to the cli
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
-
-import msgspec
 
 from pointsman_gateway.codec.joined_chunks import ChunkJoiner
 from pointsman_gateway.domain import Chunk, Chunks, EngineSeconds, Usage
+from pointsman_gateway.engines.dialects.openai.event_template import BEGIN, END, EventTemplate, learn_template
 from pointsman_gateway.engines.dialects.openai.schema import (
     MAX_EVENT_DEPTH,
     MAX_FLAT_BYTES,
     MAX_MESSAGE_CHARACTERS,
+    UNREADABLE,
     AnyChoice,
     AnyEvent,
     ChunkChoice,
@@ -33,54 +32,12 @@ from pointsman_gateway.engines.dialects.openai.schema import (
 )
 from pointsman_gateway.engines.stream_lines import MAX_LINE_BYTES, split_lines
 
-BEGIN, END = b"data: ", b"\n\n"
-"""Around the data of an event, as all known engines write it. Other line ends are read too, but more slowly."""
 DONE = b"[DONE]"
 NO_EXTRA: Mapping[str, Any] = {}
 CLOSING_EVENTS = 3
 """The last events of a stream hold more than text: the finish reason, the usage, and [DONE]."""
 MAX_TEMPLATES = 3
 """Attempts to learn a template in one stream; without success its events differ in more than their text."""
-
-_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-_BEFORE_TEXT = b'"delta":{"content":'
-_ANY_TEXT = b'"?"'
-_decode_text = msgspec.json.Decoder(str).decode
-_encode = msgspec.json.Encoder().encode
-
-
-@dataclass(frozen=True, slots=True)
-class EventTemplate:
-    """The bytes of an event before and after its text, which are the same in nearly all events of a stream."""
-
-    before: bytes
-    after: bytes
-
-    def text_in(self, event: bytes) -> str:
-        """Returns the text of an event; empty if the event does not fit the template."""
-        if not (event.startswith(self.before) and event.endswith(self.after)):
-            return ""
-        try:
-            return _decode_text(event[len(self.before) : -len(self.after)])
-        except _UNREADABLE:
-            return ""
-
-
-def learn_template(data: bytes, text: str, event: Event) -> EventTemplate | None:
-    """Returns the template of `data`, which decodes as `event` with one delta of `text`; None if that is uncertain.
-
-    It is certain if the data with another text decodes as the same event with that text.
-    """
-    before, found, after = data.partition(_BEFORE_TEXT + _encode(text) + b"}")
-    if not found:
-        return None
-    before, after = before + _BEFORE_TEXT, b"}" + after
-    try:
-        other: Any = decode_event(before + _ANY_TEXT + after)
-        other_text, other.choices[0].delta.content = other.choices[0].delta.content, text
-    except (*_UNREADABLE, LookupError, TypeError, AttributeError):
-        return None
-    return EventTemplate(BEGIN + before, after + END) if other_text == "?" and other == event else None
 
 
 class EventReader:
@@ -132,7 +89,7 @@ class EventReader:
             return []
         try:
             events = decode_texts(data)
-        except _UNREADABLE:
+        except UNREADABLE:
             return []
         if len(events) != len(payloads):
             return []
@@ -215,7 +172,7 @@ class EventReader:
             return ()
         try:
             events = decode_events(data)
-        except _UNREADABLE:
+        except UNREADABLE:
             return self._one_by_one(payloads)
         if len(events) != len(payloads) or [event for event in events if event.error]:
             return self._one_by_one(payloads)
@@ -236,10 +193,10 @@ class EventReader:
         event: Event | AnyEvent
         try:
             event = decode_event(data)
-        except _UNREADABLE:
+        except UNREADABLE:
             try:
                 event = decode_any_event(data)
-            except _UNREADABLE:
+            except UNREADABLE:
                 self.failure = f"an event of its stream cannot be read: {data[:100]!r}"
                 return None
         if event.error:

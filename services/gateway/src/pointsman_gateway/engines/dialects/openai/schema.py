@@ -25,6 +25,9 @@ _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 
 Count = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
 
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""The errors of decoding JSON that an engine sent."""
+
 MAX_MESSAGE_CHARACTERS = 500
 """Characters of an error message that has no known format."""
 
@@ -125,7 +128,7 @@ def parse_error(body: bytes) -> EngineError:
         return EngineError(f"an HTML page, which begins {shown.strip()[:60]!r}; is its url that of an API?")
     try:
         data = msgspec.json.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return EngineError(shown)
     data = data[0] if isinstance(data, list) and data else data
     error = data.get("error", data) if isinstance(data, dict) else None

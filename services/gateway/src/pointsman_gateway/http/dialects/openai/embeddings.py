@@ -26,7 +26,7 @@ from pointsman_gateway.http.dependencies import (
 from pointsman_gateway.http.encoding import JSON_TYPE, encode_headers
 from pointsman_gateway.http.fields import TEXTS_OR_TOKENS, FailFastList
 from pointsman_gateway.http.json_route import JsonRoute
-from pointsman_gateway.pipeline.run import to_public_error
+from pointsman_gateway.pipeline.public_error import to_public_error
 
 MAX_INPUTS = 2048
 

@@ -1,75 +1,16 @@
-"""The adapters in vLLM's host memory: which are loaded, which are open to new requests, how many requests use each.
-
-A use counts from the lookup of the model until the last of the request's work is done.
-"""
+"""The adapters in vLLM's host memory: which are loaded, which are open to new requests, and which are in use."""
 
 import asyncio
 import os
-import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence, Set
 from contextlib import aclosing
-from contextvars import ContextVar
 from functools import wraps
 from typing import Any
 
+from .request_use import ModelUsage, RequestUse, current_use
+
 MakeRequest = Callable[[str, int, str], Any]
 """Name, number and folder -> vLLM's LoRARequest."""
-
-
-class ModelUsage:
-    """Counts the requests to one model: those in flight, all so far, and the time of the last one."""
-
-    __slots__ = ("in_flight", "requests", "used_at")
-
-    def __init__(self) -> None:
-        self.in_flight = 0
-        self.requests = 0
-        self.used_at = time.monotonic()
-
-    def start_request(self) -> None:
-        self.in_flight += 1
-        self.requests += 1
-        self.used_at = time.monotonic()
-
-    def end_request(self) -> None:
-        self.in_flight -= 1
-        self.used_at = time.monotonic()
-
-    @property
-    def idle_seconds(self) -> float:
-        return time.monotonic() - self.used_at
-
-
-class RequestUse:
-    """Counts the parts of one request that still use its models, and releases the models after the last part.
-
-    The request itself is one part, and each generation that it starts is another (n prompts, the steps of a beam
-    search, or one that must still be aborted after the client has disconnected).
-    """
-
-    __slots__ = ("_models", "_parts")
-
-    def __init__(self) -> None:
-        self._parts = 1
-        self._models: list[ModelUsage] = []
-
-    def add_model(self, model: ModelUsage) -> None:
-        if model not in self._models:
-            self._models.append(model)
-            model.start_request()
-
-    def start_part(self) -> None:
-        self._parts += 1
-
-    def end_part(self) -> None:
-        self._parts -= 1
-        if not self._parts:
-            for model in self._models:
-                model.end_request()
-
-
-current_use: ContextVar[RequestUse | None] = ContextVar("pointsman_engine_guard_use", default=None)
-"""The use of the request that is being answered; tasks that it starts inherit it."""
 
 
 class Refused(Exception):

@@ -16,10 +16,9 @@ from .adapter_table import (
     NoFolder,
     NoSlot,
     Refused,
-    RequestUse,
-    current_use,
     vllm_request,
 )
+from .request_use import RequestUse, current_use
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]

@@ -1,0 +1,94 @@
+"""Checks the models, engines, prices and aliases of models.yaml against the other files."""
+
+from collections.abc import Sequence
+
+from pointsman_gateway.config.engine_config import EngineConfig
+from pointsman_gateway.config.field_types import ConfigError, must_be_known
+from pointsman_gateway.config.models_file import ModelsFile
+from pointsman_gateway.config.paths_file import PathsFile
+from pointsman_gateway.config.tasks_file import JudgeConfig, TasksFile
+from pointsman_gateway.domain import AUTO, PATH_PREFIX
+
+
+def check_models(models: ModelsFile) -> None:
+    for name, engine in models.engines.items():
+        must_be_known(f"models.yaml: engine '{name}' serves model", engine.model, models.models)
+        _check_media(name, engine, models.models[engine.model].input)
+    for name, model in models.models.items():
+        for other in model.fallback:
+            must_be_known(f"models.yaml: model '{name}' falls back to", other, models.models.keys() - {name})
+        if not any(engine.model == name for engine in models.engines.values()):
+            raise ConfigError(f"models.yaml: no engine serves model '{name}'")
+
+
+def _check_media(name: str, engine: EngineConfig, taken: Sequence[str]) -> None:
+    """Checks that the engine's provider takes all media that its model takes."""
+    accepted = engine.preset.media
+    refused = [kind for kind in taken if accepted is not None and kind not in ("text", *accepted)]
+    if accepted is not None and refused:
+        raise ConfigError(
+            f"models.yaml: model '{engine.model}' has input: {refused[0]}, which its engine '{name}' of provider "
+            f"'{engine.preset_name}' does not take; it takes text, {', '.join(accepted)}"
+        )
+
+
+def check_prices(models: ModelsFile, paths: PathsFile, tasks: TasksFile) -> None:
+    for name, path in paths.paths.items():
+        if models.retrieval is None and any(strategy.resources.collections for strategy in path.strategies):
+            raise ConfigError(
+                f"models.yaml: 'retrieval' is missing: path '{name}' looks something up; "
+                "write retrieval: {usd_per_search: DOLLARS, usd_per_embedding: DOLLARS}"
+            )
+    unpriced = {name for name, model in models.models.items() if model.usd_per_million_tokens is None}
+    for name, task in tasks.tasks.items():
+        compares = "shadow" if task.shadow else task.policy.name if task.policy.implementation.needs_costs else ""
+        compared = [*task.policy.paths, *(task.shadow.paths if task.shadow else ())]
+        judge = task.shadow.judge if task.shadow else None
+        if judge and _model_of(judge.model, paths) in unpriced:
+            raise ConfigError(
+                f"tasks.yaml: the judge of task '{name}' has a budget, and the price of its model '{judge.model}' is "
+                "unknown; write it in models.yaml"
+            )
+        for compared_path in compared if compares else ():
+            model = paths.paths[compared_path].model if compared_path in paths.paths else ""
+            if model in unpriced:
+                raise ConfigError(
+                    f"tasks.yaml: task '{name}': {compares} compares costs, and the price of '{model}' (path "
+                    f"'{compared_path}') is unknown; write it in models.yaml"
+                )
+
+
+def check_aliases(models: ModelsFile, paths: PathsFile) -> None:
+    discovered = {path.adapter for path in paths.paths.values() if path.adapter}
+    names = {AUTO, *models.models, *(PATH_PREFIX + name for name in paths.paths)}
+    for alias, target in models.aliases.items():
+        if alias in names or alias in models.embeddings or alias.startswith(PATH_PREFIX):
+            raise ConfigError(f"models.yaml: alias '{alias}' hides a model or a path; choose another name")
+        if not _is_adapter(target):
+            must_be_known(f"models.yaml: alias '{alias}' names", target, names | discovered | models.embeddings.keys())
+    if models.catch_all is not None and not _is_adapter(models.catch_all):
+        must_be_known("models.yaml: catch_all is", models.catch_all, names | discovered)
+
+
+def _is_adapter(name: str) -> bool:
+    """Returns whether the name is of a managed adapter's alias or version: no path's name has an "@"."""
+    return "@" in name
+
+
+def _model_of(name: str, paths: PathsFile) -> str:
+    """Returns the base model that a model's name or "path:NAME" stands for; empty if the path is unknown."""
+    if not name.startswith(PATH_PREFIX):
+        return name
+    path = paths.paths.get(name.removeprefix(PATH_PREFIX))
+    return path.model if path else ""
+
+
+def judge_rejects(models: ModelsFile, paths: PathsFile, judge: JudgeConfig) -> frozenset[str]:
+    """Returns the request fields that an engine of the judge's model rejects."""
+    model = _model_of(judge.model, paths)
+    rejected = [engine.rejected_fields for engine in models.engines.values() if engine.model == model]
+    return frozenset[str]().union(*rejected)
+
+
+def has_lora_server(models: ModelsFile, model: str) -> bool:
+    return any(engine.lora_server for engine in models.engines.values() if engine.model == model)

@@ -1,0 +1,50 @@
+"""The template of a stream's events: with it a text is read without decoding the JSON around it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from pointsman_gateway.engines.dialects.openai.schema import UNREADABLE, Event, decode_event
+
+BEGIN, END = b"data: ", b"\n\n"
+"""Around the data of an event, as all known engines write it. Other line ends are read too, but more slowly."""
+
+_BEFORE_TEXT = b'"delta":{"content":'
+_ANY_TEXT = b'"?"'
+_decode_text = msgspec.json.Decoder(str).decode
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True)
+class EventTemplate:
+    """The bytes of an event before and after its text, which are the same in nearly all events of a stream."""
+
+    before: bytes
+    after: bytes
+
+    def text_in(self, event: bytes) -> str:
+        """Returns the text of an event; empty if the event does not fit the template."""
+        if not (event.startswith(self.before) and event.endswith(self.after)):
+            return ""
+        try:
+            return _decode_text(event[len(self.before) : -len(self.after)])
+        except UNREADABLE:
+            return ""
+
+
+def learn_template(data: bytes, text: str, event: Event) -> EventTemplate | None:
+    """Returns the template of `data`, which decodes as `event` with one delta of `text`; None if that is uncertain.
+
+    It is certain if the data with another text decodes as the same event with that text.
+    """
+    before, found, after = data.partition(_BEFORE_TEXT + _encode(text) + b"}")
+    if not found:
+        return None
+    before, after = before + _BEFORE_TEXT, b"}" + after
+    try:
+        other: Any = decode_event(before + _ANY_TEXT + after)
+        other_text, other.choices[0].delta.content = other.choices[0].delta.content, text
+    except (*UNREADABLE, LookupError, TypeError, AttributeError):
+        return None
+    return EventTemplate(BEGIN + before, after + END) if other_text == "?" and other == event else None

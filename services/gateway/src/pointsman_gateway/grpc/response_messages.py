@@ -1,0 +1,151 @@
+"""Converts answers, decisions and receipts to the responses of the gRPC contract."""
+
+import json
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from itertools import groupby
+from typing import Any
+
+from pointsman.v1 import gateway_pb2 as pb
+
+from pointsman_gateway.codec.choices import CollectedChoice, collect_choices
+from pointsman_gateway.domain import Chunk, Chunks, Decision, Finished, Path, Receipt, Started
+from pointsman_gateway.pipeline.pipeline import Routed
+
+
+def started_response(started: Started) -> pb.GenerateStreamResponse:
+    return pb.GenerateStreamResponse(started=_started(started))
+
+
+def delta_responses(chunks: Chunks) -> Iterator[pb.GenerateStreamResponse]:
+    """Yields the messages for chunks that arrived together; texts of one choice are joined, as a message costs more
+    than its text.
+    """
+    for index, group in groupby(chunks, _index_of_text):
+        texts = list(group)
+        if index is None:
+            for chunk in texts:
+                yield _delta(chunk, chunk.content, chunk.finish_reason)
+        else:
+            reasons = [chunk.finish_reason for chunk in texts if chunk.finish_reason]
+            yield _delta(texts[0], "".join([chunk.content for chunk in texts]), reasons[-1] if reasons else None)
+
+
+def _index_of_text(chunk: Chunk) -> int | None:
+    """Returns the choice to which the chunk adds text alone; None if there is more in it."""
+    return None if chunk.extra else chunk.index
+
+
+def _delta(chunk: Chunk, content: str, finish_reason: str | None) -> pb.GenerateStreamResponse:
+    extra = _json(chunk.extra) if chunk.extra else ""
+    delta = pb.Delta(index=chunk.index, content=content, extra_json=extra, finish_reason=finish_reason or "")
+    return pb.GenerateStreamResponse(delta=delta)
+
+
+def finished_response(finished: Finished) -> pb.GenerateStreamResponse:
+    return pb.GenerateStreamResponse(
+        finished=pb.Finished(finish_reason=finished.finish_reason, receipt=_receipt(finished.receipt))
+    )
+
+
+def whole_response(started: Started, chunks: Sequence[Chunk], finished: Finished) -> pb.GenerateResponse:
+    return pb.GenerateResponse(
+        started=_started(started),
+        choices=[_choice(choice) for choice in collect_choices(chunks)],
+        receipt=_receipt(finished.receipt),
+    )
+
+
+def route_response(routed: Routed, costs_usd: Mapping[str, float | None]) -> pb.RouteResponse:
+    """Converts a decision without an answer; `costs_usd` is the expected cost of the request by path."""
+    messages = [pb.Message(role=m.role, content=m.content) for m in routed.prompt.messages] if routed.prompt else ()
+    decision, costs = _decision(routed.decision), _known(costs_usd)
+    return pb.RouteResponse(decision=decision, prompt=messages, costs_usd=costs, user_words=routed.user_words)
+
+
+def path_info(path: Path, why_not: str | None) -> pb.PathInfo:
+    """Describes a path; `why_not` says why it is unavailable, None if it is available."""
+    return pb.PathInfo(
+        name=path.name,
+        kind=path.kind.value,
+        model=path.model,
+        adapter=path.adapter,
+        strategies=path.strategies,
+        available=why_not is None,
+        why_not=why_not or "",
+    )
+
+
+def _started(started: Started) -> pb.Started:
+    return pb.Started(decision=_decision(started.decision), model=started.model, cached=started.cached)
+
+
+def _choice(choice: CollectedChoice) -> pb.Choice:
+    extra: dict[str, Any] = {"message": choice.message} if choice.message else {}
+    if choice.logprobs:
+        extra["logprobs"] = choice.logprobs
+    return pb.Choice(
+        index=choice.index,
+        content=choice.content,
+        finish_reason=choice.finish_reason or "",
+        extra_json=_json(extra) if extra else "",
+    )
+
+
+def _json(data: Any) -> str:
+    return json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+
+
+def _decision(decision: Decision) -> pb.Decision:
+    return pb.Decision(
+        id=decision.id,
+        task=decision.task,
+        confidence=decision.confidence,
+        path=decision.path.name,
+        kind=decision.path.kind.value,
+        reason=decision.reason,
+        considered=[pb.Considered(path=c.path, outcome=c.outcome, reason=c.reason) for c in decision.considered],
+        expected_cost_usd=decision.expected_cost_usd,
+        probabilities=_probabilities(decision.probabilities),
+        stage=decision.stage,
+        margin=decision.margin,
+        in_distribution_score=decision.in_distribution_score,
+        notes=decision.notes,
+        generation=decision.generation,
+    )
+
+
+def _probabilities(probabilities: Sequence[tuple[str, float]]) -> list[pb.TaskProbability]:
+    return [pb.TaskProbability(task=task, probability=p) for task, p in probabilities]
+
+
+def _receipt(receipt: Receipt) -> pb.Receipt:
+    usage = receipt.usage
+    message = pb.Receipt(
+        usage=pb.Usage(
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            cached_tokens=usage.cached_tokens,
+        ),
+        cost_usd=receipt.cost_usd,
+        outcome=receipt.outcome,
+        path=receipt.decision.path.name,
+        sources=[pb.Source(document_id=p.document_id, title=p.title, score=p.score) for p in receipt.sources],
+        escalated_from=receipt.escalated_from,
+        cached=receipt.cached,
+    )
+    for v in receipt.guardrails:
+        message.guardrails.add(guardrail=v.guardrail, hook=v.hook, ruling=v.ruling, found=v.found)
+    _fill(message.cost_parts_usd, _known(receipt.cost_parts_usd))
+    _fill(message.seconds, receipt.seconds)
+    return message
+
+
+def _known(costs: Mapping[str, float | None]) -> Mapping[str, float]:
+    """Returns the costs that are known; a map field of a message has no value for an unknown one."""
+    return {name: cost for name, cost in costs.items() if cost is not None}
+
+
+def _fill(field: MutableMapping[str, float], numbers: Mapping[str, float]) -> None:
+    """Fills a map field in 60 % of the time that `update` or a constructor argument takes."""
+    for name, number in numbers.items():
+        field[name] = number

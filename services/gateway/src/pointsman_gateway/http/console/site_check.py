@@ -1,0 +1,62 @@
+"""Checks that the console's own page sends a request to its API, which no other site's page may call.
+
+Pages of other sites cannot send the required header without a CORS preflight request, which is never granted. If keys
+are off, the page's host must be local (localhost or an IP address) or configured, which prevents DNS rebinding: a name
+of an attacker that resolves to this machine. If keys are on, the attacker lacks the key.
+"""
+
+from collections.abc import Sequence
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+from fastapi import Request
+from pointsman_servicekit.errors import InvalidArgument, PermissionDenied
+
+CONSOLE_HEADER = "x-pointsman-console"
+
+
+def check_site(request: Request, keys: bool, hosts: Sequence[str]) -> None:
+    """Checks that the console's own page sends the request: raises PermissionDenied ("other_site", "unknown_host").
+
+    Raises InvalidArgument if the content type is not JSON. `keys` says that keys are on; `hosts` are allowed in
+    addition to localhost and IP addresses.
+    """
+    host = request.headers.get("host", "")
+    if CONSOLE_HEADER not in request.headers or not _is_same_site(request.headers.get("origin"), host):
+        raise PermissionDenied(
+            f"only the console's own page speaks to this route: same origin, and the header {CONSOLE_HEADER}",
+            code="other_site",
+        )
+    if not keys and not _is_local_or_allowed(host, hosts):
+        raise PermissionDenied(
+            f"keys are off, so the console is served to this machine's own names only, not to '{host[:100]}'; "
+            "POINTSMAN_GATEWAY_CONSOLE_HOSTS names others",
+            code="unknown_host",
+        )
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if request.method == "POST" and kind != "application/json":
+        raise InvalidArgument("the body must be application/json", code="bad_content_type", param="content-type")
+
+
+def _is_same_site(origin: str | None, host: str) -> bool:
+    """Returns whether a page of this host sends the request, or no page of a browser."""
+    if origin is None:
+        return True
+    try:
+        return urlsplit(origin).netloc == host
+    except ValueError:  # the origin is no URL
+        return False
+
+
+def _is_local_or_allowed(host: str, hosts: Sequence[str]) -> bool:
+    try:
+        name = (urlsplit(f"//{host}").hostname or "").lower()
+    except ValueError:  # such as an address with one bracket
+        return False
+    if name == "localhost" or name.endswith(".localhost") or name in hosts:
+        return True
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True

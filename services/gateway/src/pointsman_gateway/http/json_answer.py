@@ -1,0 +1,14 @@
+"""A JSON response that must not be cached, as of the admin API and of the console."""
+
+from typing import Any
+
+import msgspec
+from starlette.responses import Response
+
+_encode = msgspec.json.Encoder().encode
+
+
+def json_answer(content: Any, status: int = 200) -> Response:
+    """Returns a JSON response that must not be cached."""
+    headers = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
+    return Response(_encode(content), status, headers, media_type="application/json")

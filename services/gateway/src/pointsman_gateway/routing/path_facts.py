@@ -1,0 +1,73 @@
+"""The facts about the configured paths, and the part of them that a task's policy is given."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import inf
+
+from pointsman_gateway.domain import AUTO, Message, Path, Request, Vector
+from pointsman_gateway.extensions.policy import Candidate, hash_to_unit_interval
+from pointsman_gateway.routing.path_state import (
+    NOT_PINNED,
+    Adapters,
+    Availability,
+    Evidence,
+    ExpectedCost,
+    PinnedVersion,
+    resolve_adapter,
+)
+
+EMPTY_REQUEST = Request(AUTO, (Message("user", ""),))
+"""An empty request for previews and plans that do not depend on the request."""
+
+
+@dataclass(frozen=True, slots=True)
+class PathFacts:
+    """The configured paths, and what is known of them: availability, expected cost, evidence, adapter versions."""
+
+    paths: Mapping[str, Path]
+    availability: Availability
+    expected_cost: ExpectedCost
+    evidence: Evidence
+    adapters: Adapters
+
+    def resolved(self, name: str, key: str, pinned: PinnedVersion = NOT_PINNED) -> Path:
+        """Returns the path with its adapter resolved for this request."""
+        path = self.paths[name]
+        return resolve_adapter(path, key, self.adapters, pinned) if path.adapter else path
+
+
+class TaskContext:
+    """The facts for a policy; without a key, as for previews, adapters are not resolved. Implements `PolicyContext`."""
+
+    def __init__(
+        self, facts: PathFacts, task: str, request: Request, key: str | None = None, vector: Vector | None = None
+    ) -> None:
+        self.task, self.request, self.vector = task, request, vector
+        self._facts, self._key = facts, key
+        self._resolved: dict[str, Path] = {}
+
+    def candidates(self, paths: Sequence[str]) -> list[Candidate]:
+        return [self._candidate(self._path(name)) for name in paths]
+
+    def unavailable(self, paths: Sequence[str]) -> Mapping[str, str]:
+        why_not = self._facts.availability.why_not
+        return {name: why for name in paths if (why := why_not(self._path(name)))}
+
+    def position(self, purpose: str = "") -> float:
+        key = self._key or ""
+        return hash_to_unit_interval(f"{purpose} {self.task} {key}" if purpose else key)
+
+    def _path(self, name: str) -> Path:
+        if self._key is None:
+            return self._facts.paths[name]
+        path = self._resolved.get(name)
+        if path is None:
+            path = self._resolved[name] = self._facts.resolved(name, self._key)
+        return path
+
+    def _candidate(self, path: Path) -> Candidate:
+        evidence = self._facts.evidence.of(self.task, path)
+        cost = self._facts.expected_cost.usd(path, self.request)
+        if cost is None:
+            return Candidate(path.name, evidence, inf)
+        return Candidate(path.name, evidence, evidence.mean_cost_usd if evidence.answers > 0 else cost)

@@ -1,0 +1,69 @@
+"""What a task's policy would choose now, for the console."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pointsman_gateway.config.field_types import PolicyConfig
+from pointsman_gateway.config.tasks_file import TaskConfig
+from pointsman_gateway.domain import Path
+from pointsman_gateway.extensions.policy import Candidate, Policy
+from pointsman_gateway.routing.path_facts import EMPTY_REQUEST, PathFacts, TaskContext
+
+
+@dataclass(frozen=True, slots=True)
+class CandidatePreview:
+    """A path that requests of a task may take, and the policy's view of it."""
+
+    path: Path
+    role: str
+    """ "policy", "fallback", "default", or "shadow": it answers shadow requests only."""
+    known: Candidate
+    unavailable: str
+    """Why it cannot be used now; empty if it can."""
+    explanation: str
+    """The policy's explanation, if it weighs paths."""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyPreview:
+    """The path that a task's policy would choose now, and its candidates."""
+
+    task: str
+    policy: PolicyConfig
+    choice: str
+    """The path that the next request would take, apart from exploration; of a split the one with the largest weight."""
+    reason: str
+    candidates: Sequence[CandidatePreview]
+
+
+def preview_policy(name: str, task: TaskConfig, policy: Policy, default_path: str, facts: PathFacts) -> PolicyPreview:
+    """Returns what the policy of the task `name` would choose now."""
+    roles = _roles(task, policy, default_path)
+    context = TaskContext(facts, name, EMPTY_REQUEST)
+    unavailable = context.unavailable(tuple(roles))
+    known = {candidate.name: candidate for candidate in context.candidates(tuple(roles))}
+    plan = policy.preview(context)
+    order = (*plan.paths, *task.fallback, default_path)
+    choice = next((path for path in order if path not in unavailable), plan.paths[0])
+    candidates = [
+        CandidatePreview(
+            facts.paths[path], role, known[path], unavailable.get(path, ""), plan.explanations.get(path, "")
+        )
+        for path, role in roles.items()
+    ]
+    reason = plan.reason if choice == plan.paths[0] else "availability"
+    return PolicyPreview(name, task.policy, choice, reason, candidates)
+
+
+def _roles(task: TaskConfig, policy: Policy, default_path: str) -> dict[str, str]:
+    """Returns each path that answers requests of the task, with its role."""
+    roles = dict[str, str]()
+    for role, paths in (
+        ("policy", policy.paths),
+        ("fallback", task.fallback),
+        ("default", (default_path,)),
+        ("shadow", task.shadow.paths if task.shadow else ()),
+    ):
+        for path in paths:
+            roles.setdefault(path, role)
+    return roles

@@ -1,0 +1,82 @@
+"""Builds the parts that manage adapter versions."""
+
+import secrets
+from dataclasses import dataclass
+
+from pointsman_servicekit.bounded_redis import BoundedRedis
+
+from pointsman_lora_server.adapters.loading import AdapterLoader
+from pointsman_lora_server.adapters.placement import PlacementPlanner
+from pointsman_lora_server.adapters.promotion import Promoter, PromotionGate, roll_back_failing_canaries
+from pointsman_lora_server.adapters.reconciler import Reconciler
+from pointsman_lora_server.adapters.service import AdapterService
+from pointsman_lora_server.adapters.slots import AdapterSlots
+from pointsman_lora_server.adapters.state_machine import SmokeTest, VersionStateMachine, VersionValidator
+from pointsman_lora_server.adapters.trials import LoadSequence, WarmUp
+from pointsman_lora_server.domain import AdapterVersion, DesiredState
+from pointsman_lora_server.engine_state import EngineStateStore
+from pointsman_lora_server.metrics import LoraServerMetrics
+from pointsman_lora_server.registry import AdapterRegistry
+from pointsman_lora_server.settings import Settings
+from pointsman_lora_server.store import ArtifactStore
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterParts:
+    """The service and the reconciler, which manage adapter versions."""
+
+    service: AdapterService
+    reconciler: Reconciler
+
+
+def build_adapters(
+    settings: Settings,
+    *,
+    redis: BoundedRedis,
+    store: ArtifactStore,
+    smoke_test: SmokeTest,
+    slots: AdapterSlots,
+    warm_up: WarmUp,
+    sequence: LoadSequence,
+    engine_state: EngineStateStore,
+    metrics: LoraServerMetrics,
+) -> AdapterParts:
+    registry = AdapterRegistry(redis, settings.served_model_name)
+    loader = AdapterLoader(
+        store,
+        sequence,
+        slots=slots,
+        phases=registry,
+        engine_state=engine_state,
+        metrics=metrics,
+        max_wait_seconds=settings.slot_wait_timeout_seconds,
+    )
+    gate = PromotionGate(settings.protected_aliases)
+    placement = PlacementPlanner(registry, f"{settings.engine_name} ({settings.public_url})")
+
+    async def ensure_verified(version: AdapterVersion) -> None:
+        """Loads the version here even if it is placed on other engines: this process has the reference."""
+        await loader.ensure_verified(version)
+        await placement.wait_until_warm(version.version, lambda: reconciler.desired)
+
+    async def check_canaries(desired: DesiredState) -> None:
+        await roll_back_failing_canaries(registry, desired, metrics.count_canary_rollback)
+
+    state_machine = VersionStateMachine(
+        registry,
+        VersionValidator(store, smoke_test, registry, warm_up, metrics),
+        Promoter(registry, gate, ensure_verified),
+        owner=f"{settings.engine_name} {secrets.token_hex(8)}",
+    )
+    reconciler = Reconciler(registry, loader, state_machine, engine_state, check_canaries, placement)
+    service = AdapterService(
+        store=store,
+        registry=registry,
+        loader=loader,
+        state_machine=state_machine,
+        reconciler=reconciler,
+        engine_state=engine_state,
+        gate=gate,
+        placement=placement,
+    )
+    return AdapterParts(service, reconciler)

@@ -1,0 +1,137 @@
+"""Makes the engine hold the adapter versions that the desired state asks for, and no version that must not serve."""
+
+import asyncio
+import logging
+
+from pointsman_servicekit.errors import PointsmanError
+
+from pointsman_lora_server.adapters.loading import AdapterLoader
+from pointsman_lora_server.adapters.placement import PlacementPlanner
+from pointsman_lora_server.adapters.state_machine import RetryBackoff, VersionStateMachine
+from pointsman_lora_server.domain import DesiredState, EngineStatus, Phase, is_ready
+from pointsman_lora_server.engine_state import EngineStateStore
+
+log = logging.getLogger(__name__)
+
+LOADS_AT_ONCE = 16
+"""Loads that are started together; their trials form one group (`trials.py`)."""
+
+
+class EngineConvergence:
+    """Loads and unloads versions until the engine holds what it should; a load that fails is repeated later."""
+
+    def __init__(
+        self,
+        loader: AdapterLoader,
+        state_machine: VersionStateMachine,
+        engine_state: EngineStateStore,
+        placement: PlacementPlanner,
+    ) -> None:
+        self._loader = loader
+        self._state_machine = state_machine
+        self._engine_state = engine_state
+        self._placement = placement
+        self._retries = RetryBackoff()
+        self._life = 0
+        self._settled_life = 0
+        self._lost: set[str] = set()  # held before a restart of the engine and not loaded again yet
+
+    @property
+    def is_settled(self) -> bool:
+        """See `Reconciler.is_settled`."""
+        state = self._engine_state.state
+        return state.status is EngineStatus.READY and state.life == self._settled_life
+
+    async def converge(self, desired: DesiredState, has_read: bool) -> None:
+        """Unloads versions that must not serve, then loads those that are needed or were held before a restart.
+
+        Without `has_read` nothing was read from Redis yet, and what the engine holds stays.
+        """
+        state = self._engine_state.state
+        if state.status is not EngineStatus.READY:
+            return
+        if state.life != self._life:
+            self._life = state.life
+            self._state_machine.retries.reset()
+            self._retries.reset()
+            self._lost |= self._engine_state.pop_lost()
+        self.unload_not_ready(desired)
+        await self._update_placement(desired)
+        if has_read:
+            await self._loader.sync_with_engine(self._needed(desired))
+        await self._load_needed(desired)
+        if has_read:
+            self._settled_life = state.life
+
+    def unload_not_ready(self, desired: DesiredState) -> None:
+        """Unloads versions that are not READY. One that Redis does not know stays: deleted ones were retired before."""
+        for name in self._engine_state.state.resident:
+            record = desired.phases.get(name)
+            if record is not None and record.phase is not Phase.READY:
+                self._loader.unload(name)
+
+    async def _load_needed(self, desired: DesiredState) -> None:
+        needed = self._needed(desired)
+        # One after the other if not all fit, so that those of the highest priority get the room.
+        at_once = LOADS_AT_ONCE if len(needed) <= self._loader.capacity else 1
+        for first in range(0, len(needed), at_once):
+            group = needed[first : first + at_once]
+            results = await asyncio.gather(*(self._load_one(name, desired) for name in group))
+            if not all(results):
+                self._lost.clear()
+                return  # there is no room for versions of lower priority either
+
+    async def _load_one(self, name: str, desired: DesiredState) -> bool:
+        """Loads a version if it is due; False if there is no room. An error is recorded and the load retried later."""
+        if name in self._engine_state.state.resident:
+            self._lost.discard(name)
+            return True
+        if not self._retries.is_due(name) or self._loader.rejection(name):
+            return True
+        try:
+            loaded = await self._load(name, desired)
+            self._retries.record_success(name)
+        except PointsmanError as error:
+            self._retries.record_failure(name, error)
+            return True
+        return loaded or name in desired.pins
+
+    async def _load(self, name: str, desired: DesiredState) -> bool:
+        """Loads a version; False if that would evict a version that is needed more. A version that an alias is about to
+        move to is loaded in any case, because someone waits for it.
+        """
+        version = desired.versions[name]
+        if name not in desired.upcoming:
+            return await self._loader.preload(version)
+        await self._loader.ensure_loaded(version)
+        return True
+
+    async def _update_placement(self, desired: DesiredState) -> None:
+        """Reads which engines have joined or left, and unloads versions that other engines now hold instead."""
+        await self._placement.refresh()
+        self._loader.set_placed(self._placement.placed_here(desired))
+        for name in self._placement.releasable(desired, self._engine_state.state.resident):
+            log.info("%s is placed on other engines, which hold it", name)
+            self._loader.unload(name)
+
+    def _needed(self, desired: DesiredState) -> list[str]:
+        """Returns the READY versions to load, in order: pinned, placed here, then those held before a restart, newest
+        first.
+        """
+        here = self._placement.placed_here(desired)
+
+        def priority(name: str) -> tuple[bool, bool, int, str]:
+            return (
+                name not in desired.pins,
+                name not in here,
+                -desired.versions[name].created_unix_ms,
+                name,
+            )
+
+        needed = desired.pins | here | {name for name in self._lost if not _is_placed_by_count(name, desired)}
+        return sorted((name for name in needed if is_ready(name, desired)), key=priority)
+
+
+def _is_placed_by_count(name: str, desired: DesiredState) -> bool:
+    """Returns whether the version's number of copies alone decides which engines hold it."""
+    return name in desired.alias_targets and bool(desired.placement_of(name).copies)
