@@ -10,9 +10,8 @@ from pointsman_gateway.metering.pricing import (
     SECONDS_PER_HOUR,
     PathStatistics,
     Pricing,
-    estimate_answer_tokens,
-    estimate_own_tokens,
 )
+from pointsman_gateway.metering.token_estimates import estimate_answer_tokens, estimate_own_tokens
 
 PREFILL_SECONDS_PER_TOKEN = 1 / 4000
 """Assumed for an engine before its first answer."""

@@ -12,7 +12,8 @@ from pointsman_gateway.domain.outcome import OK, ROUTED, Fault, fault_of, outcom
 from pointsman_gateway.metering.aggregate import MetricsAggregator
 from pointsman_gateway.metering.attempts import PathAttempt, Work, sum_attempts
 from pointsman_gateway.metering.canary_outcomes import CanaryOutcomes
-from pointsman_gateway.metering.pricing import CostEstimator, CostParts, Pricing, choice_count, estimate_own_tokens
+from pointsman_gateway.metering.pricing import CostEstimator, CostParts, Pricing
+from pointsman_gateway.metering.token_estimates import choice_count, estimate_own_tokens
 
 log = logging.getLogger(__name__)
 
@@ -134,13 +135,16 @@ class Meter:
         self._current.buffered_seconds = perf_counter() - (self._current.first_piece or perf_counter())
 
     def set_usage(self, usage: Usage) -> None:
-        """Sets the usage of the current attempt, capped at what its request allows."""
+        """Sets the usage of the current attempt, or an estimate of it, capped at what its request allows."""
         path = self._current.path
         window = self._metering.pricing.context_window(path.model)
         limit = self._request.sampling.max_tokens
         if usage.prompt_tokens > window or usage.completion_tokens > (window if limit is None else limit):
             usage = self._cap(usage, path, window)
-        self._current.usage = usage
+        if usage.details is not None and usage.details.is_estimate:
+            self._current.estimate = usage
+        else:
+            self._current.usage = usage
 
     def _cap(self, usage: Usage, path: Path, window: int) -> Usage:
         """Caps the usage: at most the context window was read for each prompt, and n x max_tokens written."""
@@ -148,8 +152,7 @@ class Meter:
         prompts = len(request.messages) if request.operation == "completion" else 1
         limit = request.sampling.with_defaults(path.sampling).max_tokens
         answer = choices * (window if limit is None else max(1, min(limit, window)))
-        prompt = min(usage.prompt_tokens, prompts * window)
-        capped = Usage(prompt, min(usage.completion_tokens, answer), min(usage.cached_tokens, prompt), usage.seconds)
+        capped = usage.capped(prompts * window, answer)
         if capped == usage:
             return usage
         self._usage_note = (
@@ -230,6 +233,8 @@ class Meter:
             fault,
             request_id.get(),
         )
+        if usage.details is not None:
+            metering.metrics.count_token_details(receipt, usage.details)
         metering.aggregator.add((receipt, first, request.operation, request.model, own_tokens, by_engine))
         return receipt
 

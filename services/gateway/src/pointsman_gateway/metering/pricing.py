@@ -8,11 +8,10 @@ from typing import Any
 from pointsman_gateway.config.models_file import ModelsFile
 from pointsman_gateway.domain import PICODOLLARS, UNPRICED, Decision, Message, Path, Request, Usage
 from pointsman_gateway.domain.request import NO_MEDIA
-from pointsman_gateway.domain.value import CHARACTERS_PER_TOKEN
+from pointsman_gateway.metering.token_estimates import estimate_answer_tokens, estimate_own_tokens
 
 TOKENS_PER_PRICE = 1_000_000
 SECONDS_PER_HOUR = 3600
-TYPICAL_ANSWER_TOKENS = 128
 
 CostParts = dict[str, int]
 """Cost in picodollars by component."""
@@ -28,34 +27,6 @@ SMOOTHING = 0.05
 
 MAX_PATHS = 4096
 """Bounds the memory, for configured paths and for paths that callers name alike; the longest unused is dropped."""
-
-
-def estimate_tokens(messages: Iterable[Message]) -> int:
-    return sum([len(message.content) for message in messages]) // CHARACTERS_PER_TOKEN
-
-
-def estimate_own_tokens(request: Request) -> int:
-    return request.characters // CHARACTERS_PER_TOKEN
-
-
-def estimate_total_tokens(request: Request) -> int:
-    """Estimates the tokens of prompt and answer before a path is chosen, without what its prompt will add."""
-    return estimate_own_tokens(request) + estimate_answer_tokens(request)
-
-
-def estimate_answer_tokens(request: Request, default: int | None = None) -> int:
-    """Estimates the tokens of all choices: the request's limit, else `default`, else `TYPICAL_ANSWER_TOKENS` each."""
-    limit = request.sampling.max_tokens
-    return (limit if limit is not None else default or TYPICAL_ANSWER_TOKENS) * choice_count(request)
-
-
-def choice_count(request: Request) -> int:
-    """Returns the number of choices: `n`, for each prompt of a completion. Admission has checked `n`."""
-    extra = request.sampling.extra
-    if not extra:
-        return 1
-    count: int = extra.get("n") or 1
-    return count * len(request.messages) if request.operation == "completion" else count
 
 
 def image_parts(message: Message) -> list[Mapping[str, Any]]:
