@@ -87,6 +87,18 @@ class Usage:
             details=mine + others if mine is not None and others is not None else mine or others,
         )
 
+    def by_kind(self) -> dict[str, int]:
+        """Returns the tokens of each kind, with those of no special kind as "prompt", "cached" and "completion"."""
+        prompt, completion = self.prompt_tokens - self.cached_tokens, self.completion_tokens
+        counts = {"prompt": prompt, "cached": self.cached_tokens, "completion": completion}
+        if self.details is not None:
+            for including, kinds in (("prompt", PROMPT_KINDS), ("completion", COMPLETION_KINDS)):
+                for kind in kinds:
+                    if tokens := getattr(self.details, kind):
+                        counts[kind] = tokens
+                        counts[including] -= tokens
+        return counts
+
     def capped(self, prompt: int, completion: int) -> "Usage":
         """Returns the usage with at most so many tokens of prompt and completion."""
         return detailed(

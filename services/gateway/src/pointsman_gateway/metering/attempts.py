@@ -5,10 +5,13 @@ from time import perf_counter
 from typing import TypeVar
 
 from pointsman_gateway.domain import Chunks, Path, Prompt, Usage
-from pointsman_gateway.metering.pricing import CostParts, Pricing
+from pointsman_gateway.domain.usage import PROMPT_KINDS
+from pointsman_gateway.metering.price_table import CostParts
+from pointsman_gateway.metering.pricing import Pricing
 from pointsman_gateway.metering.token_estimates import estimate_usage
 
 NO_PROMPT = Prompt(())
+_PROMPT_PARTS = ("prompt", "cached", *PROMPT_KINDS)
 
 Amount = TypeVar("Amount", int, float)
 
@@ -139,13 +142,11 @@ class PathAttempt:
             parts = pricing.cache_hit()
         else:
             parts = pricing.parts(self.path.model, usage)
-            if pricing.image_prices and self.pieces:
-                images = pricing.images(self.path.model, self.prompt.messages)
-                if images:
-                    parts["image"] = images
+            if pricing.charges_answers and self.pieces:
+                pricing.add_charges(parts, self.path.model, self.prompt.messages)
             if self.hedged and "prompt" in parts:
                 # The cancelled engines have processed the prompt and report no usage, so that of the other is charged.
-                parts["hedge"] = (parts["prompt"] + parts["cached"]) * self.hedged
+                parts["hedge"] = sum(parts.get(component, 0) for component in _PROMPT_PARTS) * self.hedged
             if self.path.adapter and self.pieces:
                 training = pricing.training(self.path.model, self.model)
                 if training:
