@@ -2,32 +2,23 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from datetime import date
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pointsman_gateway.config.models_file import ModelConfig, ModelsFile
+from pointsman_gateway.config.models_file import ModelConfig
 from pointsman_gateway.domain import UNPRICED, TokenDetails, Usage
 from pointsman_gateway.domain.usage import COMPLETION_KINDS, PROMPT_KINDS, TOKEN_KINDS
-from pointsman_gateway.metering.pricing import Pricing
 from pydantic import ValidationError
 
 from tests.gateway.doubles.anthropic_api import Anthropic, ask, ended, running_anthropic, site, started, text
 from tests.gateway.doubles.gateway import Neighbours
+from tests.gateway.doubles.prices import price_sets, pricing
 
 BASE = {"prompt": 2.0, "cached": 0.5, "completion": 8.0}
 LONG = {"above": 100, "prompt": 4.0, "cached": 1.0, "completion": 12.0}
 SERVED = ("", "flex")
-
-
-def model(prices: dict[str, Any], **more: Any) -> ModelConfig:
-    return ModelConfig.model_validate({"context_window": 1000, "usd_per_million_tokens": prices, **more})
-
-
-def pricing(prices: dict[str, Any], **more: Any) -> Pricing:
-    return Pricing(ModelsFile(prices_as_of=date(2026, 11, 28), models={"m": model(prices, **more)}, engines={}))
 
 
 def cost(prices: dict[str, Any], usage: Usage, **more: Any) -> dict[str, int]:
@@ -161,16 +152,6 @@ async def test_a_missing_price_is_named_in_the_notes_and_the_price_of_a_request_
 
 
 # -- any usage and prices, against a calculation of its own
-
-whole_prices = st.integers(0, 10**5).map(lambda millionths: millionths / 1000)
-
-
-@st.composite
-def price_sets(draw: st.DrawFn) -> dict[str, Any]:
-    kinds = ["prompt", "cached", "completion", *draw(st.sets(st.sampled_from(TOKEN_KINDS)))]
-    limits = sorted(draw(st.sets(st.integers(1, 900), max_size=3)))
-    prices = [{kind: draw(whole_prices) for kind in kinds} for _ in range(len(limits) + 1)]
-    return prices[0] | {"long_prompts": [{"above": a, **of} for a, of in zip(limits, prices[1:], strict=True)]}
 
 
 @st.composite

@@ -6,7 +6,13 @@ from dataclasses import dataclass
 
 from pointsman_gateway.config.models_file import ModelConfig
 from pointsman_gateway.config.token_prices import Prices, TokenPrices
-from pointsman_gateway.domain import PICODOLLARS, Usage
+from pointsman_gateway.domain import PICODOLLARS, Request, Usage
+from pointsman_gateway.metering.reservations import (
+    ANY_TIER,
+    possible_completion_kinds,
+    possible_prompt_kinds,
+    requested_tier,
+)
 
 TOKENS_PER_PRICE = 1_000_000
 
@@ -55,6 +61,15 @@ class PriceTable:
             return f"service tier '{tier}'"
         prices = self._tiers[tier].at(usage.prompt_tokens)
         return ", ".join(kind for kind in usage.by_kind() if kind not in prices and kind != "reasoning")
+
+    def highest(self, request: Request, prompt_tokens: float) -> tuple[float, float]:
+        """Returns the highest prices that tokens of a request's prompt and of its answer can have."""
+        named = requested_tier(request)
+        tiers = self._tiers.values() if named == ANY_TIER else (self.standard, self._tiers.get(named, self.standard))
+        prices = [tier.at(prompt_tokens) for tier in tiers]
+        kinds = (possible_prompt_kinds(request), possible_completion_kinds(request))
+        prompt, completion = (max(one[kind] for one in prices for kind in possible & one.keys()) for possible in kinds)
+        return prompt, completion
 
     def parts(self, usage: Usage) -> CostParts | None:
         """Returns the cost of each kind of tokens; None if a price is missing."""

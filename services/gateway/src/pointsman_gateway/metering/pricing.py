@@ -81,6 +81,11 @@ class Pricing:
             return prices
         return _plain_prices(self._tables[model].standard.at(prompt_tokens))
 
+    def highest_prices(self, model: str, request: Request, prompt_tokens: float) -> tuple[float, float] | None:
+        """Returns the highest prices that tokens of its prompt and answer can have; None if they are unknown."""
+        table = self._tables.get(model)
+        return None if table is None else table.highest(request, prompt_tokens)
+
     def parts(self, model: str, usage: Usage) -> CostParts:
         """Returns the cost in picodollars of an engine's tokens by component, which is their kind.
 
@@ -252,6 +257,24 @@ class CostEstimator:
         parts = self._pricing.parts(path.model, Usage(estimate_own_tokens(request), answer))
         other = self._pricing.request(path.model) + self._pricing.searches(len(path.collections))
         return (sum(parts.values()) + other) / PICODOLLARS
+
+    def most_usd(self, path: Path, request: Request) -> float | None:
+        """Returns the dollars of the request's expected tokens if all are of the most expensive kinds that it can
+        incur; None if the price of the path's model is unknown.
+        """
+        means, pricing = self.statistics.of(path), self._pricing
+        own = estimate_own_tokens(request)
+        if means is not None:
+            prompt, answer = max(0.0, own + means.added_tokens), means.completion_tokens
+            other = max(0.0, means.other_picodollars)
+        else:
+            prompt, answer = own, estimate_answer_tokens(request, request.sampling.default_max_tokens(path.sampling))
+            other = pricing.request(path.model) + pricing.searches(len(path.collections))
+        prices = pricing.highest_prices(path.model, request, prompt)
+        if prices is None:
+            return None
+        tokens = prompt * prices[0] + answer * prices[1]
+        return (tokens + other + pricing.images(path.model, request.messages)) / PICODOLLARS
 
     def extra_usd(self, decision: Decision) -> float:
         """Returns what the receipt will have in addition: a share of the adapter's training, and the embedded query."""

@@ -198,9 +198,7 @@ class RequestRun:
         """
         costs, first = self._stages.metering.expected_cost, decision.path
         while True:
-            usd = decision.expected_cost_usd
-            if usd is not None:
-                usd += costs.extra_usd(decision)
+            usd = self._cost_to_reserve(decision, reservation)
             try:
                 if not reservation.afford_now(usd):
                     await reservation.afford(usd)
@@ -215,14 +213,20 @@ class RequestRun:
             self._meter.record_fallback(first, decision)
         return decision
 
+    def _cost_to_reserve(self, decision: Decision, reservation: Reservation) -> float | None:
+        """Returns the most that the decision's path may cost, of which a caller without a budget reserves nothing."""
+        if not reservation.has_budget:
+            return 0.0
+        costs = self._stages.metering.expected_cost
+        usd = costs.most_usd(decision.path, self._request)
+        return None if usd is None else usd + costs.extra_usd(decision)
+
     async def _affordable(self, decision: Decision) -> Decision:
         """Reserves the cost of a later path like `_reserve_cost`: only what exceeds the earlier reservation."""
-        reservation, costs = self._reservation, self._stages.metering.expected_cost
+        reservation = self._reservation
         assert reservation is not None  # it was decided
         while True:
-            usd = costs.usd(decision.path, self._request)
-            if usd is not None:
-                usd += costs.extra_usd(decision)
+            usd = self._cost_to_reserve(decision, reservation)
             try:
                 await reservation.afford(None if usd is None else max(0.0, usd - self._reserved_usd))
             except ResourceExhausted as error:
