@@ -30,7 +30,7 @@ async def test_an_answer_has_its_text_its_usage_with_the_cache_and_its_price(
     usage = plain["usage"]
     assert (usage["prompt_tokens"], usage["completion_tokens"]) == (20, 2)
     assert usage["prompt_tokens_details"]["cached_tokens"] == 6
-    assert plain["pointsman"]["cost_usd"] == pytest.approx((14 * 1 + 6 * 0.1 + 2 * 5) * 1e-6)
+    assert plain["pointsman"]["cost_usd"] == pytest.approx((10 * 1 + 4 * 1.25 + 6 * 0.1 + 2 * 5) * 1e-6)
     assert streamed.endswith("data: [DONE]\n\n")
     assert '"content":"Hello"' in streamed.replace(": ", ":")
     assert anthropic.bodies[0] == {

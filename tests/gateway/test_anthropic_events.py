@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import pytest
-from pointsman_gateway.domain import Chunk, Usage
+from pointsman_gateway.domain import Chunk, TokenDetails, Usage
 from pointsman_gateway.engines.dialects.anthropic.events import MessagesReader
 from pointsman_gateway.engines.dialects.openai.events import EventReader
 from pointsman_gateway.engines.stream_lines import MAX_LINE_BYTES, split_lines
@@ -48,12 +48,15 @@ def test_a_stream_may_arrive_in_any_pieces() -> None:
         Chunk(extra={"delta": {"reasoning_content": "Hm"}}),
         Chunk(extra={"delta": {"reasoning_details": [SIGNATURE]}}),
         Chunk(extra={"delta": {"reasoning_details": [SECRET]}}),
-        Chunk(content="Grüße"), Chunk(finish_reason="length"), Chunk(usage=Usage(20, 7, 6)),
+        Chunk(content="Grüße"), Chunk(finish_reason="length"),
+        Chunk(usage=Usage(20, 7, 6, details=TokenDetails(cache_write=4))),
     ]  # fmt: skip
+    estimate = Chunk(usage=Usage(20, 1, 6, details=TokenDetails(cache_write=4, is_estimate=True)))
     for size in (1, 7, len(whole)):
         reader = MessagesReader()
         chunks = [one for at in range(0, len(whole), size) for one in reader.read(whole[at : at + size])]
-        assert (chunks, reader.done, reader.failure) == (expected, True, "")
+        early = [] if size == len(whole) else [estimate]  # with the first chunk
+        assert (chunks, reader.done, reader.failure) == ([expected[0], *early, *expected[1:]], True, "")
 
 
 def test_a_call_may_begin_with_its_whole_input() -> None:

@@ -8,7 +8,7 @@ import httpx
 import openai
 import pytest
 from pointsman_gateway.http.dialects.openai.completions import CompletionBody
-from pointsman_gateway.metering.pricing import estimate_total_tokens
+from pointsman_gateway.metering.token_estimates import estimate_total_tokens
 from pointsman_gateway.pipeline.batch import MAX_CONCURRENT_RUNS
 
 from tests.gateway.doubles import openai_shapes as shapes

@@ -47,6 +47,7 @@ class Limits:
     """A tenancy with one caller, and the caller's reservations; records what is settled."""
 
     settled: list[tuple[Usage, float | None, str]] = field(default_factory=list)
+    has_budget = True
 
     def enter_now(self, caller: Caller, tokens: int) -> "Limits":
         return self

@@ -331,6 +331,10 @@ class Logged:
     def headers(self) -> Mapping[str, str]:
         return {**self.inner.headers}
 
+    @property
+    def has_budget(self) -> bool:
+        return bool(self.inner.has_budget)
+
     def afford_now(self, usd: float) -> bool:
         return bool(self.inner.afford_now(usd))
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import httpx
 import pytest
-from pointsman_gateway.config.models_file import ModelConfig, ModelsFile, Prices, RetrievalPrices, TrainingConfig
+from pointsman_gateway.config.models_file import ModelConfig, ModelsFile, RetrievalPrices, TrainingConfig
+from pointsman_gateway.config.token_prices import Prices
 from pointsman_gateway.domain import Message, Path, Request, Sampling, Usage
 from pointsman_gateway.domain.outcome import fault_of
 from pointsman_gateway.metering.pricing import CostEstimator, Pricing

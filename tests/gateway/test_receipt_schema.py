@@ -16,6 +16,7 @@ from pointsman_gateway.domain import (
     Passage,
     Receipt,
     Started,
+    TokenDetails,
     UndecidedReceipt,
     Usage,
 )
@@ -47,6 +48,7 @@ CHANGED: Mapping[str, object] = {
     "usage.prompt_tokens": Usage(21, 2, 5),
     "usage.completion_tokens": Usage(20, 3, 5),
     "usage.cached_tokens": Usage(20, 2, 6),
+    "usage.details": Usage(20, 2, 5, details=TokenDetails(cache_write=3, service_tier="flex", is_estimate=True)),
     "picodollars": {"prompt": 2_000_000},
     "seconds": {"total": 0.75, "queue": 0.25},
     "outcome": "engine_error",
@@ -74,6 +76,7 @@ UNDECIDED_CHANGED: Mapping[str, object] = {
     "usage.prompt_tokens": Usage(21, 2, 5),
     "usage.completion_tokens": Usage(20, 3, 5),
     "usage.cached_tokens": Usage(20, 2, 6),
+    "usage.details": Usage(20, 2, 5, details=TokenDetails(cache_write=3, service_tier="flex", is_estimate=True)),
     "picodollars": {"embedding": 2_000_000},
     "guardrails": (GuardrailVerdict("pii", "request", "blocked", ("EMAIL_ADDRESS",)),),
     "notes": ("usage capped: ...",),
@@ -116,6 +119,7 @@ ENCODERS: Mapping[Callable[[Receipt], object], Mapping[str, str]] = {
     encode_for_console: {
         "sources": STORED_NOWHERE,
         "usage.cached_tokens": "the list shows it in the whole entry",
+        "usage.details": "the list shows it in the whole entry",
         "cached": "the list shows it in the whole entry",
         "request_id": "the list shows it in the whole entry",
         "guardrails": "the list shows it in the whole entry",

@@ -65,7 +65,8 @@ def test_without_a_price_or_answers_the_reason_is_given(found: Scrape, message: 
 
 
 def test_models_are_named_as_in_the_price_list(cli: Cli) -> None:
-    assert named_price("gpt-4o-mini") == named_price("openai/gpt-4o-mini") == PricedModel(128_000, 0.15, 0.075, 0.6)
+    assert named_price("mistral-small-latest") == PricedModel(262_144, 0.15, 0.015, 0.6)
+    assert named_price("gpt-4o-mini") == named_price("openai/gpt-4o-mini")
     outcome = cli("advise", "--against", "gpt-4o-miny")
     assert outcome.code == 2
     assert "similar: gpt-4o-mini" in outcome.err

@@ -20,7 +20,7 @@ FIELDS = frozenset(
 Event = Mapping[str, Any]
 
 
-def started(**usage: int) -> Event:
+def started(**usage: Any) -> Event:
     counted = {"input_tokens": 10, "cache_creation_input_tokens": 4, "cache_read_input_tokens": 6, "output_tokens": 1}
     message = {"id": "msg_01", "type": "message", "role": "assistant", "content": [], "model": "claude-haiku-4-5"}
     return {"type": "message_start", "message": {**message, "usage": {**counted, **usage}}}

@@ -1,7 +1,7 @@
 """Looks up the providers' listed prices (prices.yaml)."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import date
 from difflib import get_close_matches
 from functools import lru_cache
@@ -24,12 +24,20 @@ class PricedModel:
     completion: float
     image: float = 0.0
     """Dollars for each image of a request, in addition to its tokens."""
+    further: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """Prices of other kinds of tokens, long prompts and service tiers, as models.yaml has them."""
 
 
 @lru_cache(maxsize=1)
 def _table() -> dict[str, Any]:
     table: dict[str, Any] = yaml.safe_load(files(__package__).joinpath("prices.yaml").read_text("utf-8"))
     return table
+
+
+def _entry(price_list: str, name: str) -> PricedModel:
+    table = _table()
+    further = table["further"].get(price_list, {}).get(name, {})
+    return replace(PricedModel(*table["models"][price_list][name]), further=further)
 
 
 def prices_as_of() -> date:
@@ -41,7 +49,7 @@ def prices_as_of() -> date:
 def find_price(price_list: str, names: Iterable[str]) -> PricedModel | None:
     """Returns the entry of the first name that is in a provider's price list; None if no name is."""
     models = _table()["models"].get(price_list, {})
-    return next((PricedModel(*models[name]) for name in names if name in models), None)
+    return next((_entry(price_list, name) for name in names if name in models), None)
 
 
 def named_price(name: str) -> PricedModel:
@@ -51,7 +59,7 @@ def named_price(name: str) -> PricedModel:
     """
     lists: dict[str, dict[str, Any]] = _table()["models"]
     found = {
-        provider: PricedModel(*models[model])
+        provider: _entry(provider, model)
         for provider, models in lists.items()
         for model in (name, name.removeprefix(f"{provider}/"))
         if model in models

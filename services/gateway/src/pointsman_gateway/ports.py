@@ -128,6 +128,11 @@ class Reservation(Protocol):
         """Returns the caller's limits now, as OpenAI's `x-ratelimit-*` headers."""
         ...
 
+    @property
+    def has_budget(self) -> bool:
+        """Returns whether dollars are limited."""
+        ...
+
     def afford_now(self, usd: float | None) -> bool:
         """Reserves more dollars; False if `afford` has to be awaited. Raises ResourceExhausted."""
         ...
@@ -137,7 +142,9 @@ class Reservation(Protocol):
         ...
 
     def settle(self, usage: Usage, usd: float | None, outcome: str) -> None:
-        """Charges what the request used, at its end and whatever its outcome; only the first call counts."""
+        """Charges what the request used, at its end and whatever its outcome; only the first call counts. The cost is
+        None if it is unknown.
+        """
         ...
 
 

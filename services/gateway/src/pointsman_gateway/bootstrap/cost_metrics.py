@@ -113,4 +113,4 @@ def _metric(task: TaskConfig, config: Config) -> dict[str, Any] | None:
 
 def _catalog_model(model: ModelConfig) -> CatalogModel:
     prices = model.usd_per_million_tokens
-    return CatalogModel(model.context_window, prices.model_dump() if prices else None)
+    return CatalogModel(model.context_window, prices.by_kind if prices else None)

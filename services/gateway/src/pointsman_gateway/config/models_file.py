@@ -26,6 +26,7 @@ from pointsman_gateway.config.providers import (
     preset_of,
     provider_at,
 )
+from pointsman_gateway.config.token_prices import HOW_TO_WRITE_PRICES, Dollars, Prices
 from pointsman_gateway.domain import Overflow
 
 ModelName = Annotated[str, Field(pattern=r"^[!-~]{1,200}$")]
@@ -35,24 +36,16 @@ Section = TypeVar("Section", bound=Strict)
 
 _HOW_TO_WRITE = {
     "context_window": "write the tokens of prompt and answer together",
-    "usd_per_million_tokens": "write {prompt: DOLLARS, cached: DOLLARS, completion: DOLLARS}, or unknown",
+    "usd_per_million_tokens": HOW_TO_WRITE_PRICES,
 }
 """Keys of a model that the price list may state."""
-
-
-class Prices(Strict):
-    """Dollars per million tokens. There is no default, because an unknown price must not count as 0."""
-
-    prompt: float = Field(ge=0)
-    cached: float = Field(ge=0)
-    completion: float = Field(ge=0)
 
 
 def _none_if_unknown(written: object) -> object:
     if written == "unknown":
         return None
     if not isinstance(written, Mapping | Prices):
-        raise ValueError("write {prompt: DOLLARS, cached: DOLLARS, completion: DOLLARS}, or unknown")
+        raise ValueError(HOW_TO_WRITE_PRICES)
     return written
 
 
@@ -93,6 +86,28 @@ class ModelConfig(Strict):
         description="dollars for each image in a request, if the provider charges them in addition to tokens; unset: "
         "the price list's, or 0. Most providers count images as tokens of the prompt",
     )
+    usd_per_request: Dollars | None = Field(
+        default=None, description="dollars for each answer that has begun, in addition to its tokens; unset: 0"
+    )
+    service_tiers: dict[str, Prices] = Field(
+        default_factory=dict,
+        description="prices of the provider's other service tiers, such as flex and priority; an answer of a tier "
+        "without prices has an unknown cost. Unset: of the price list, if `usd_per_million_tokens` is too",
+    )
+
+    @model_validator(mode="after")
+    def _prices_are_consistent(self) -> "ModelConfig":
+        standard = self.usd_per_million_tokens
+        if self.service_tiers and standard is None and "usd_per_million_tokens" in self.model_fields_set:
+            raise ValueError("service_tiers have prices, and the standard prices are unknown: write them")
+        for prices in (*([standard] if standard else []), *self.service_tiers.values()):
+            for longer in prices.long_prompts:
+                if 0 < self.context_window <= longer.above:
+                    raise ValueError(
+                        f"no prompt has more than {longer.above} tokens, since the context window has "
+                        f"{self.context_window}: remove these long_prompts"
+                    )
+        return self
 
 
 class RetryConfig(Strict):
@@ -243,11 +258,9 @@ class ModelsFile(Strict):
             unset = [key for key in _HOW_TO_WRITE if key not in model.model_fields_set]
             if unset:
                 found = self._find_price(name, unset[-1])
-                prices = Prices(prompt=found.prompt, cached=found.cached, completion=found.completion)
-                values = {"context_window": found.context_window, "usd_per_million_tokens": prices}
-                update: dict[str, Any] = {key: values[key] for key in unset}
-                if found.image and "usd_per_million_tokens" in unset and model.usd_per_image is None:
-                    update["usd_per_image"] = found.image
+                update: dict[str, Any] = {"context_window": found.context_window} if "context_window" in unset else {}
+                if "usd_per_million_tokens" in unset:
+                    update |= _listed_prices(found, model)
                 self.models[name] = model.model_copy(update=update)
         if self.prices_as_of is None and self._is_anything_priced():
             if own_prices:
@@ -266,8 +279,10 @@ class ModelsFile(Strict):
 
     def _is_anything_priced(self) -> bool:
         hourly = any(engine.usd_per_hour for engine in self.engines.values())
-        tokens = any(m.usd_per_million_tokens is not None or m.usd_per_image for m in self.models.values())
-        return bool(hourly or tokens or self.embeddings or self.retrieval or self.cache or self.training)
+        answers = any(
+            m.usd_per_million_tokens is not None or m.usd_per_image or m.usd_per_request for m in self.models.values()
+        )
+        return bool(hourly or answers or self.embeddings or self.retrieval or self.cache or self.training)
 
     @model_validator(mode="after")
     def _no_engine_is_named_like_a_member(self) -> "ModelsFile":
@@ -284,6 +299,18 @@ class ModelsFile(Strict):
     def breaker_of(self, engine: str) -> BreakerConfig:
         """Returns the engine's own breaker settings, with unset ones taken from `resilience`."""
         return _merged(self.engines[engine].breaker, self.resilience.breaker)
+
+
+def _listed_prices(found: PricedModel, model: ModelConfig) -> dict[str, Any]:
+    """Returns the fields of a model that the price list states, and the configuration does not."""
+    further = dict(found.further)
+    listed = {
+        "usd_per_image": found.image or None,
+        "service_tiers": {name: Prices(**prices) for name, prices in further.pop("service_tiers", {}).items()},
+    }
+    standard = Prices(prompt=found.prompt, cached=found.cached, completion=found.completion, **further)
+    unset = {key: value for key, value in listed.items() if key not in model.model_fields_set}
+    return {"usd_per_million_tokens": standard, **unset}
 
 
 def _merged(own: Section | None, default: Section) -> Section:

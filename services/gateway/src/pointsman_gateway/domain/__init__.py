@@ -17,12 +17,11 @@ from pointsman_gateway.domain.request import (
     Request,
     Scope,
 )
+from pointsman_gateway.domain.usage import EngineSeconds, TokenDetails, Usage
 from pointsman_gateway.domain.value import (
     PICODOLLARS,
     UNPRICED,
-    EngineSeconds,
     Overflow,
-    Usage,
     Vector,
     round_to_microseconds,
 )
@@ -63,6 +62,7 @@ __all__ = [
     "Sampling",
     "Scope",
     "Started",
+    "TokenDetails",
     "UndecidedReceipt",
     "Usage",
     "Vector",

@@ -8,7 +8,8 @@ import msgspec
 
 from pointsman_gateway.domain.decision import Decision
 from pointsman_gateway.domain.receipt import Receipt
-from pointsman_gateway.domain.value import Usage, value
+from pointsman_gateway.domain.usage import Usage
+from pointsman_gateway.domain.value import value
 
 
 class Chunk(msgspec.Struct, gc=False, eq=False):

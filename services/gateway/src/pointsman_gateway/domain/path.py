@@ -274,7 +274,7 @@ class CatalogModel:
     context_window: int
     """Tokens, prompt and answer together."""
     prices: Mapping[str, float] | None
-    """Dollars per million tokens: "prompt", "cached", "completion"; None if they are unknown."""
+    """Dollars per million tokens of each kind, for prompts of the usual length; None if they are unknown."""
 
 
 @dataclass(frozen=True, slots=True)

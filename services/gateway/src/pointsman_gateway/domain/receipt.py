@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 
 from pointsman_gateway.domain.decision import Decision
 from pointsman_gateway.domain.request import ANONYMOUS, Caller, Passage
-from pointsman_gateway.domain.value import PICODOLLARS, UNPRICED, Usage, round_to_microseconds
+from pointsman_gateway.domain.usage import Usage
+from pointsman_gateway.domain.value import PICODOLLARS, UNPRICED, round_to_microseconds
 
 GUARDRAIL_RULINGS = ("passed", "redacted", "unchecked", "unavailable", "blocked")
 """Ordered from the mildest to the severest. If the guardrail fails or times out, the ruling is "unchecked" (the text

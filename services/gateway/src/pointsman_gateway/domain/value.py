@@ -40,32 +40,3 @@ def value(of: type[Decorated]) -> type[Decorated]:
 def round_to_microseconds(seconds: Mapping[str, float]) -> dict[str, float]:
     """Returns the seconds of each phase, rounded to six decimals; `round(value, 6)` would be three times slower."""
     return {phase: round(value * 1e6) / 1e6 for phase, value in seconds.items()}
-
-
-@dataclass(frozen=True, slots=True)
-class EngineSeconds:
-    """The seconds that an engine reports for one answer; None for those that it does not report."""
-
-    queue: float | None = None
-    """Until the engine began to work on it."""
-    inference: float | None = None
-    """From then to the last token."""
-
-
-@value
-class Usage:
-    """Token counts of one answer, as the engine reports them."""
-
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cached_tokens: int = 0
-    """Prompt tokens that were in the engine's prefix cache."""
-    seconds: EngineSeconds | None = field(default=None, compare=False)
-    """None if the engine reports no timings, and for sums."""
-
-    def __add__(self, other: "Usage") -> "Usage":
-        return Usage(
-            self.prompt_tokens + other.prompt_tokens,
-            self.completion_tokens + other.completion_tokens,
-            self.cached_tokens + other.cached_tokens,
-        )

@@ -133,6 +133,9 @@ def _receipt(receipt: Receipt) -> pb.Receipt:
         escalated_from=receipt.escalated_from,
         cached=receipt.cached,
     )
+    if usage.details is not None:
+        for name, set_value in usage.details.as_fields().items():
+            setattr(message.usage.details, name, set_value)
     for v in receipt.guardrails:
         message.guardrails.add(guardrail=v.guardrail, hook=v.hook, ruling=v.ruling, found=v.found)
     _fill(message.cost_parts_usd, _known(receipt.cost_parts_usd))

@@ -11,7 +11,7 @@ import msgspec
 from pointsman_servicekit.errors import PointsmanError
 
 from pointsman_gateway.codec.headers import Headers
-from pointsman_gateway.domain import Chunk, Chunks, Finished, Receipt, Started, Usage
+from pointsman_gateway.domain import Chunk, Chunks, Finished, Receipt, Started, TokenDetails, Usage
 
 JSON_TYPE = (b"content-type", b"application/json")
 
@@ -114,16 +114,32 @@ def _fingerprint(generation: str, path: str, model: str) -> str:
 
 def usage_body(usage: Usage) -> dict[str, Any]:
     """Returns OpenAI's `usage` object."""
-    return {
+    body = {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
         "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
     }
+    if usage.details is not None:
+        _add_details(body, usage.details)
+    return body
+
+
+def _add_details(body: dict[str, Any], details: TokenDetails) -> None:
+    """Adds the kinds of tokens that OpenAI's format has."""
+    body["prompt_tokens_details"] |= {
+        "cache_write_tokens": details.cache_write + details.cache_write_1h,
+        "audio_tokens": details.prompt_audio,
+    }
+    body["completion_tokens_details"] = {
+        "reasoning_tokens": details.reasoning,
+        "audio_tokens": details.completion_audio,
+    }
 
 
 def receipt_body(receipt: Receipt) -> dict[str, Any]:
     """Returns the `pointsman` object that is added to OpenAI's answers."""
+    details = receipt.usage.details
     return {
         "path": receipt.decision.path.name,
         "kind": receipt.decision.path.kind.value,
@@ -137,4 +153,5 @@ def receipt_body(receipt: Receipt) -> dict[str, Any]:
         "escalated_from": receipt.escalated_from,
         "cached": receipt.cached,
         "guardrails": receipt.guardrails,
+        **({"token_details": details.as_fields()} if details is not None else {}),
     }

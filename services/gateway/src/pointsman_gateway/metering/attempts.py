@@ -5,9 +5,13 @@ from time import perf_counter
 from typing import TypeVar
 
 from pointsman_gateway.domain import Chunks, Path, Prompt, Usage
-from pointsman_gateway.metering.pricing import CostParts, Pricing, estimate_tokens
+from pointsman_gateway.domain.usage import PROMPT_KINDS
+from pointsman_gateway.metering.price_table import CostParts
+from pointsman_gateway.metering.pricing import Pricing
+from pointsman_gateway.metering.token_estimates import estimate_usage
 
 NO_PROMPT = Prompt(())
+_PROMPT_PARTS = ("prompt", "cached", *PROMPT_KINDS)
 
 Amount = TypeVar("Amount", int, float)
 
@@ -24,6 +28,7 @@ class PathAttempt:
         "cached",
         "embeddings",
         "ended",
+        "estimate",
         "failure",
         "finish_reason",
         "first_piece",
@@ -51,6 +56,8 @@ class PathAttempt:
         """Of the choice that ended last."""
         self.buffered_seconds = 0.0
         self.usage: Usage | None = None
+        self.estimate: Usage | None = None
+        """Of an answer that may yet be cut off, if the engine or the gateway has reported one."""
         self.model = ""
         self.cached = ""
         self.hedged = 0
@@ -67,14 +74,8 @@ class PathAttempt:
     def work(self, pricing: Pricing) -> Work:
         usage = self.usage
         if usage is None:
-            usage = self._estimate()
+            usage = estimate_usage(self.prompt.messages, self.pieces, self.estimate)
         return usage, self._cost(pricing, usage), self._seconds(usage)
-
-    def _estimate(self) -> Usage:
-        """Estimates the usage of an answer that was cut off before the engine reported it. That is at least one token
-        per piece that arrived, and the prompt by its length, since it had been processed by then.
-        """
-        return Usage(estimate_tokens(self.prompt.messages), self.pieces) if self.pieces else Usage()
 
     def set_prompt(self, prompt: Prompt) -> None:
         """Records that the prompt is complete and is sent to an engine now."""
@@ -141,13 +142,11 @@ class PathAttempt:
             parts = pricing.cache_hit()
         else:
             parts = pricing.parts(self.path.model, usage)
-            if pricing.image_prices and self.pieces:
-                images = pricing.images(self.path.model, self.prompt.messages)
-                if images:
-                    parts["image"] = images
+            if pricing.charges_answers and self.pieces:
+                pricing.add_charges(parts, self.path.model, self.prompt.messages)
             if self.hedged and "prompt" in parts:
                 # The cancelled engines have processed the prompt and report no usage, so that of the other is charged.
-                parts["hedge"] = (parts["prompt"] + parts["cached"]) * self.hedged
+                parts["hedge"] = sum(parts.get(component, 0) for component in _PROMPT_PARTS) * self.hedged
             if self.path.adapter and self.pieces:
                 training = pricing.training(self.path.model, self.model)
                 if training:

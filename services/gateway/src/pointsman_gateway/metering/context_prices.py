@@ -10,9 +10,8 @@ from pointsman_gateway.metering.pricing import (
     SECONDS_PER_HOUR,
     PathStatistics,
     Pricing,
-    estimate_answer_tokens,
-    estimate_own_tokens,
 )
+from pointsman_gateway.metering.token_estimates import estimate_answer_tokens, estimate_own_tokens
 
 PREFILL_SECONDS_PER_TOKEN = 1 / 4000
 """Assumed for an engine before its first answer."""
@@ -42,8 +41,11 @@ class ContextPricing:
         prices = self._pricing.token_prices(path.model)
         if prices is None:
             return None
+        means = self._statistics.of(path)
+        added = means.added_tokens if means is not None else 0
+        prices = self._pricing.prices_at(path.model, prices, estimate_own_tokens(request) + added)
         prompt, cached, completion = (price / PICODOLLARS for price in prices)
-        means, per_second = self._statistics.of(path), self._usd_per_second.get(path.model)
+        per_second = self._usd_per_second.get(path.model)
         reading = max(0.0, prompt - cached)
         if per_second is not None:
             measured = means.prefill_seconds_per_token if means is not None else None
@@ -52,5 +54,5 @@ class ContextPricing:
             answer = means.completion_tokens * completion + means.other_picodollars / PICODOLLARS
             return PathPrices(prompt, cached, reading, answer, means.added_tokens)
         tokens = estimate_answer_tokens(request, request.sampling.default_max_tokens(path.sampling))
-        searches = self._pricing.searches(len(path.collections)) / PICODOLLARS
-        return PathPrices(prompt, cached, reading, tokens * completion + searches)
+        other = self._pricing.searches(len(path.collections)) + self._pricing.request(path.model)
+        return PathPrices(prompt, cached, reading, tokens * completion + other / PICODOLLARS)

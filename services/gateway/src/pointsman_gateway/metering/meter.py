@@ -1,26 +1,30 @@
 """Meters one request: times its phases, prices its attempts, and writes its receipt, however it ends."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from time import perf_counter
 
 from pointsman_servicekit.errors import PointsmanError
 from pointsman_servicekit.logs import request_id
 
-from pointsman_gateway.domain import Chunks, Decision, Path, Receipt, Request, UndecidedReceipt, Usage
+from pointsman_gateway.domain import UNPRICED, Chunks, Decision, Path, Receipt, Request, UndecidedReceipt, Usage
 from pointsman_gateway.domain.outcome import OK, ROUTED, Fault, fault_of, outcome_of
 from pointsman_gateway.metering.aggregate import MetricsAggregator
 from pointsman_gateway.metering.attempts import PathAttempt, Work, sum_attempts
 from pointsman_gateway.metering.canary_outcomes import CanaryOutcomes
-from pointsman_gateway.metering.pricing import CostEstimator, CostParts, Pricing, choice_count, estimate_own_tokens
+from pointsman_gateway.metering.price_table import CostParts
+from pointsman_gateway.metering.pricing import TOKEN_COMPONENTS, CostEstimator, Pricing
+from pointsman_gateway.metering.token_estimates import choice_count, estimate_own_tokens
 
 log = logging.getLogger(__name__)
 
 NO_FAULT = Fault.NONE.value
 NO_ATTEMPT = PathAttempt(Path("", ""), 0.0)
 
-_TOKEN_PARTS = ("prompt", "cached", "completion")
-_NOT_IN_MEANS = frozenset((*_TOKEN_PARTS, "image", "training"))
+_PLAIN_PARTS = 3
+"""Components of an answer that costs no more than its plain tokens: prompt, cached, completion."""
+_NOT_IN_MEANS = TOKEN_COMPONENTS | {"image", "training"}
 """Cost components that a path's means leave out: means count tokens by number, and images are counted in each request.
 """
 
@@ -59,9 +63,9 @@ class Meter:
         "_first_decision",
         "_first_token",
         "_metering",
+        "_notes",
         "_refused",
         "_request",
-        "_usage_note",
     )
 
     def __init__(self, metering: Metering, request: Request) -> None:
@@ -80,8 +84,8 @@ class Meter:
         """The attempt whose answer the caller gets."""
         self._refused: PathAttempt | None = None
         """The attempt whose answer was refused, so that the request was escalated."""
-        self._usage_note = ""
-        """What an engine reported that cannot be; empty if nothing."""
+        self._notes: tuple[str, ...] = ()
+        """What an engine reported that cannot be, and prices that are missing."""
 
     def mark_admitted(self) -> None:
         """Records that the request has a slot, and a reservation of its caller's limits."""
@@ -134,13 +138,16 @@ class Meter:
         self._current.buffered_seconds = perf_counter() - (self._current.first_piece or perf_counter())
 
     def set_usage(self, usage: Usage) -> None:
-        """Sets the usage of the current attempt, capped at what its request allows."""
+        """Sets the usage of the current attempt, or an estimate of it, capped at what its request allows."""
         path = self._current.path
         window = self._metering.pricing.context_window(path.model)
         limit = self._request.sampling.max_tokens
         if usage.prompt_tokens > window or usage.completion_tokens > (window if limit is None else limit):
             usage = self._cap(usage, path, window)
-        self._current.usage = usage
+        if usage.details is not None and usage.details.is_estimate:
+            self._current.estimate = usage
+        else:
+            self._current.usage = usage
 
     def _cap(self, usage: Usage, path: Path, window: int) -> Usage:
         """Caps the usage: at most the context window was read for each prompt, and n x max_tokens written."""
@@ -148,15 +155,15 @@ class Meter:
         prompts = len(request.messages) if request.operation == "completion" else 1
         limit = request.sampling.with_defaults(path.sampling).max_tokens
         answer = choices * (window if limit is None else max(1, min(limit, window)))
-        prompt = min(usage.prompt_tokens, prompts * window)
-        capped = Usage(prompt, min(usage.completion_tokens, answer), min(usage.cached_tokens, prompt), usage.seconds)
+        capped = usage.capped(prompts * window, answer)
         if capped == usage:
             return usage
-        self._usage_note = (
+        note = (
             f"usage capped: the engine reported {usage.prompt_tokens} prompt and {usage.completion_tokens} completion "
             f"tokens, at most {prompts * window} and {answer} are possible"
         )
-        log.warning("path %s: %s", path.name, self._usage_note)
+        self._notes += (note,)
+        log.warning("path %s: %s", path.name, note)
         self._metering.metrics.count_capped_usage(path)
         return capped
 
@@ -209,14 +216,18 @@ class Meter:
             if attempt.usage is not None and not attempt.cached:
                 by_engine = True
                 if outcome == OK:
-                    other, prefill = _other_picodollars(parts), seconds.get("prefill", 0.0)
+                    is_plain = usage.details is None and len(parts) == _PLAIN_PARTS
+                    other = 0 if is_plain else self._other_picodollars(attempt.path, usage, parts)
+                    prefill = seconds.get("prefill", 0.0)
                     metering.expected_cost.statistics.add(attempt.path, own_tokens, usage, other, prefill)
         if len(work) != 1:
             by_engine = False
             usage, parts, seconds = sum_attempts(work)
             self._count_tokens()
-        if self._usage_note:
-            decision = replace(decision, notes=(*decision.notes, self._usage_note))
+        if UNPRICED in parts:
+            self._note_missing_prices(work)
+        if self._notes:
+            decision = replace(decision, notes=(*decision.notes, *self._notes))
         receipt = Receipt(
             decision,
             usage,
@@ -230,6 +241,8 @@ class Meter:
             fault,
             request_id.get(),
         )
+        if usage.details is not None:
+            metering.metrics.count_token_details(receipt, usage.details)
         metering.aggregator.add((receipt, first, request.operation, request.model, own_tokens, by_engine))
         return receipt
 
@@ -291,14 +304,18 @@ class Meter:
             if attempt.usage is not None and not attempt.cached:
                 self._metering.gen_ai.observe_tokens(self._request.operation, attempt.model, attempt.usage)
 
+    def _other_picodollars(self, path: Path, usage: Usage, parts: CostParts) -> int:
+        """Returns the cost of an answer besides plain tokens and training."""
+        other = sum([amount for component, amount in parts.items() if component not in _NOT_IN_MEANS])
+        return other + self._metering.pricing.surcharge(path.model, usage, parts)
+
+    def _note_missing_prices(self, work: Sequence[Work]) -> None:
+        for attempt, (usage, _, _) in zip(self._attempts, work, strict=True):
+            note = self._metering.pricing.missing_price(attempt.path.model, usage)
+            if note and note not in self._notes:
+                self._notes += (note,)
+
     def _with_embedding(self, parts: CostParts) -> CostParts:
         """Adds the cost of embedding the query for its classification."""
         embedding = self._metering.pricing.embeddings(1)
         return {**parts, "embedding": parts.get("embedding", 0) + embedding} if embedding else parts
-
-
-def _other_picodollars(parts: CostParts) -> int:
-    """Returns the cost of an answer besides tokens and training."""
-    if len(parts) == len(_TOKEN_PARTS):
-        return 0
-    return sum([amount for component, amount in parts.items() if component not in _NOT_IN_MEANS])

@@ -8,14 +8,14 @@ from typing import Any
 from pointsman_gateway.config.models_file import ModelsFile
 from pointsman_gateway.domain import PICODOLLARS, UNPRICED, Decision, Message, Path, Request, Usage
 from pointsman_gateway.domain.request import NO_MEDIA
-from pointsman_gateway.domain.value import CHARACTERS_PER_TOKEN
+from pointsman_gateway.domain.usage import TOKEN_KINDS
+from pointsman_gateway.metering.price_table import CostParts, KindPrices, price_tables
+from pointsman_gateway.metering.token_estimates import estimate_answer_tokens, estimate_own_tokens
 
-TOKENS_PER_PRICE = 1_000_000
 SECONDS_PER_HOUR = 3600
-TYPICAL_ANSWER_TOKENS = 128
 
-CostParts = dict[str, int]
-"""Cost in picodollars by component."""
+TOKEN_COMPONENTS = frozenset(("prompt", "cached", "completion", *TOKEN_KINDS))
+"""The components of tokens, which are their kinds."""
 
 TokenPrices = tuple[float, float, float]
 """Picodollars per token of the prompt, of its cached part, and of the answer."""
@@ -30,34 +30,6 @@ MAX_PATHS = 4096
 """Bounds the memory, for configured paths and for paths that callers name alike; the longest unused is dropped."""
 
 
-def estimate_tokens(messages: Iterable[Message]) -> int:
-    return sum([len(message.content) for message in messages]) // CHARACTERS_PER_TOKEN
-
-
-def estimate_own_tokens(request: Request) -> int:
-    return request.characters // CHARACTERS_PER_TOKEN
-
-
-def estimate_total_tokens(request: Request) -> int:
-    """Estimates the tokens of prompt and answer before a path is chosen, without what its prompt will add."""
-    return estimate_own_tokens(request) + estimate_answer_tokens(request)
-
-
-def estimate_answer_tokens(request: Request, default: int | None = None) -> int:
-    """Estimates the tokens of all choices: the request's limit, else `default`, else `TYPICAL_ANSWER_TOKENS` each."""
-    limit = request.sampling.max_tokens
-    return (limit if limit is not None else default or TYPICAL_ANSWER_TOKENS) * choice_count(request)
-
-
-def choice_count(request: Request) -> int:
-    """Returns the number of choices: `n`, for each prompt of a completion. Admission has checked `n`."""
-    extra = request.sampling.extra
-    if not extra:
-        return 1
-    count: int = extra.get("n") or 1
-    return count * len(request.messages) if request.operation == "completion" else count
-
-
 def image_parts(message: Message) -> list[Mapping[str, Any]]:
     return [part for part in message.extra.get("content", ()) if part["type"] == "image_url"]
 
@@ -70,25 +42,23 @@ class Pricing:
     """The price list of a configuration, in picodollars."""
 
     def __init__(self, models: ModelsFile, training_seconds: TrainingSeconds = _unknown_duration) -> None:
-        prices = {name: price for name, model in models.models.items() if (price := model.usd_per_million_tokens)}
-        self._token_prices = {
-            name: (
-                of.prompt * PICODOLLARS / TOKENS_PER_PRICE,
-                of.cached * PICODOLLARS / TOKENS_PER_PRICE,
-                of.completion * PICODOLLARS / TOKENS_PER_PRICE,
-            )
-            for name, of in prices.items()
-        }
-        # Products of whole prices, which nearly all are, need no rounding, which takes longer than the rest.
-        self._whole_prices = {
-            name: whole for name, prices in self._token_prices.items() if (whole := _to_whole(prices))
-        }
-        self.image_prices = {
+        self._tables = price_tables(models.models)
+        self._plain = {name: plain for name, table in self._tables.items() if (plain := table.plain) is not None}
+        """Prices of plain tokens, of models for which they are all that a plain answer needs."""
+        self._token_prices = {name: _plain_prices(table.standard.prices[0]) for name, table in self._tables.items()}
+        self._depends_on_length = any(table.standard.limits for table in self._tables.values())
+        self._image_prices = {
             name: round(model.usd_per_image * PICODOLLARS)
             for name, model in models.models.items()
             if model.usd_per_image
         }
-        """Picodollars for each image of a request, by model; only models that charge for images are in it."""
+        self._request_prices = {
+            name: round(model.usd_per_request * PICODOLLARS)
+            for name, model in models.models.items()
+            if model.usd_per_request
+        }
+        self.charges_answers = bool(self._image_prices or self._request_prices)
+        """Whether answers of a model may cost more than their tokens."""
         self._windows = {name: model.context_window for name, model in models.models.items()}
         retrieval = models.retrieval
         self._search = round(retrieval.usd_per_search * PICODOLLARS) if retrieval else 0
@@ -102,35 +72,67 @@ class Pricing:
         return self._windows[model]
 
     def token_prices(self, model: str) -> TokenPrices | None:
-        """Returns the prices of a model's tokens; None if they are unknown."""
+        """Returns the prices of a model's plain tokens, for short prompts; None if they are unknown."""
         return self._token_prices.get(model)
 
-    def parts(self, model: str, usage: Usage) -> CostParts:
-        """Returns the cost in picodollars of an engine's tokens by component: prompt, cached prompt, completion.
+    def prices_at(self, model: str, prices: TokenPrices, prompt_tokens: float) -> TokenPrices:
+        """Returns the prices for a prompt of that length, with the `prices` for short ones."""
+        if not self._depends_on_length:
+            return prices
+        return _plain_prices(self._tables[model].standard.at(prompt_tokens))
 
-        If the model's prices are unknown it is {UNPRICED: 0}, or empty without tokens.
+    def highest_prices(self, model: str, request: Request, prompt_tokens: float) -> tuple[float, float] | None:
+        """Returns the highest prices that tokens of its prompt and answer can have; None if they are unknown."""
+        table = self._tables.get(model)
+        return None if table is None else table.highest(request, prompt_tokens)
+
+    def parts(self, model: str, usage: Usage) -> CostParts:
+        """Returns the cost in picodollars of an engine's tokens by component, which is their kind.
+
+        If a price is unknown it is {UNPRICED: 0}, or empty without tokens.
         """
-        whole = self._whole_prices.get(model)
-        if whole is not None:
-            prompt, cached, completion = whole
+        plain = self._plain.get(model)
+        if plain is not None and usage.details is None:
+            prompt, cached, completion = plain
             return {
                 "prompt": (usage.prompt_tokens - usage.cached_tokens) * prompt,
                 "cached": usage.cached_tokens * cached,
                 "completion": usage.completion_tokens * completion,
             }
-        prices = self._token_prices.get(model)
-        if prices is None:
+        table = self._tables.get(model)
+        parts = table.parts(usage) if table is not None else None
+        if parts is None:
             return {UNPRICED: 0} if usage.prompt_tokens or usage.completion_tokens else {}
-        prompt_price, cached_price, completion_price = prices
-        return {
-            "prompt": round((usage.prompt_tokens - usage.cached_tokens) * prompt_price),
-            "cached": round(usage.cached_tokens * cached_price),
-            "completion": round(usage.completion_tokens * completion_price),
-        }
+        return parts
+
+    def missing_price(self, model: str, usage: Usage) -> str:
+        """Returns a note on the price that the usage needs and the configuration lacks; empty if there is none, or if
+        it says that the model's prices are unknown.
+        """
+        table = self._tables.get(model)
+        missing = table.missing(usage) if table is not None else ""
+        return f"cost unknown: model '{model}' lacks a price of {missing}" if missing else ""
+
+    def surcharge(self, model: str, usage: Usage, parts: CostParts) -> int:
+        """Returns what an answer's tokens cost more than plain ones; negative if less."""
+        if usage.details is None or UNPRICED in parts:
+            return 0
+        tokens = sum([amount for kind, amount in parts.items() if kind in TOKEN_COMPONENTS])
+        return tokens - sum(self.parts(model, replace(usage, details=None)).values())
+
+    def add_charges(self, parts: CostParts, model: str, messages: Iterable[Message]) -> None:
+        """Adds what the model's answer costs in addition to tokens, for the request and for each of its images."""
+        if images := self.images(model, messages):
+            parts["image"] = images
+        if request := self.request(model):
+            parts["request"] = request
+
+    def request(self, model: str) -> int:
+        return self._request_prices.get(model, 0)
 
     def images(self, model: str, messages: Iterable[Message]) -> int:
         """Returns the cost of the images in a prompt, in addition to its tokens."""
-        price = self.image_prices.get(model, 0)
+        price = self._image_prices.get(model, 0)
         return price * sum([len(image_parts(message)) for message in messages]) if price else 0
 
     def cache_hit(self) -> CostParts:
@@ -162,11 +164,8 @@ class Pricing:
         return self.training_usd(model, version) / (terms.expected_days * 24) if terms else 0.0
 
 
-def _to_whole(prices: TokenPrices) -> tuple[int, int, int] | None:
-    """Returns the prices as whole picodollars; None if one is not whole, apart from errors below 1e-6."""
-    prompt, cached, completion = map(round, prices)
-    is_whole = all(abs(price - round(price)) < 1e-6 for price in prices)
-    return (prompt, cached, completion) if is_whole else None
+def _plain_prices(prices: KindPrices) -> TokenPrices:
+    return prices["prompt"], prices["cached"], prices["completion"]
 
 
 @dataclass(slots=True)
@@ -253,10 +252,29 @@ class CostEstimator:
             return None if text is None else images + text
         means = self.statistics.of(path)
         if means is not None:
-            return self._picodollars(prices, means, estimate_own_tokens(request)) / PICODOLLARS
+            return self._picodollars(path.model, prices, means, estimate_own_tokens(request)) / PICODOLLARS
         answer = estimate_answer_tokens(request, request.sampling.default_max_tokens(path.sampling))
         parts = self._pricing.parts(path.model, Usage(estimate_own_tokens(request), answer))
-        return (sum(parts.values()) + self._pricing.searches(len(path.collections))) / PICODOLLARS
+        other = self._pricing.request(path.model) + self._pricing.searches(len(path.collections))
+        return (sum(parts.values()) + other) / PICODOLLARS
+
+    def most_usd(self, path: Path, request: Request) -> float | None:
+        """Returns the dollars of the request's expected tokens if all are of the most expensive kinds that it can
+        incur; None if the price of the path's model is unknown.
+        """
+        means, pricing = self.statistics.of(path), self._pricing
+        own = estimate_own_tokens(request)
+        if means is not None:
+            prompt, answer = max(0.0, own + means.added_tokens), means.completion_tokens
+            other = max(0.0, means.other_picodollars)
+        else:
+            prompt, answer = own, estimate_answer_tokens(request, request.sampling.default_max_tokens(path.sampling))
+            other = pricing.request(path.model) + pricing.searches(len(path.collections))
+        prices = pricing.highest_prices(path.model, request, prompt)
+        if prices is None:
+            return None
+        tokens = prompt * prices[0] + answer * prices[1]
+        return (tokens + other + pricing.images(path.model, request.messages)) / PICODOLLARS
 
     def extra_usd(self, decision: Decision) -> float:
         """Returns what the receipt will have in addition: a share of the adapter's training, and the embedded query."""
@@ -269,14 +287,16 @@ class CostEstimator:
         before the path's first answer, or if the price is unknown.
         """
         means, prices = self.statistics.of(path), self._pricing.token_prices(path.model)
-        return None if means is None or prices is None else self._picodollars(prices, means, tokens, requests)
+        if means is None or prices is None:
+            return None
+        return self._picodollars(path.model, prices, means, tokens, requests)
 
     def is_priced(self, path: Path) -> bool:
         return self._pricing.token_prices(path.model) is not None
 
-    def _picodollars(self, prices: TokenPrices, means: PathMeans, tokens: int, requests: int = 1) -> float:
+    def _picodollars(self, model: str, prices: TokenPrices, means: PathMeans, tokens: int, requests: int = 1) -> float:
         prompt = max(0.0, tokens + requests * means.added_tokens)
-        prompt_price, cached_price, completion_price = prices
+        prompt_price, cached_price, completion_price = self._pricing.prices_at(model, prices, prompt / max(1, requests))
         cached = means.cached_fraction
         of_prompt = prompt * ((1 - cached) * prompt_price + cached * cached_price)
         return of_prompt + requests * (means.completion_tokens * completion_price + means.other_picodollars)

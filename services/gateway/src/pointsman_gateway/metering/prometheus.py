@@ -4,9 +4,10 @@ from collections.abc import Callable, Collection, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from pointsman_gateway.domain import PICODOLLARS, UNPRICED, Decision, Path, Receipt
+from pointsman_gateway.domain import PICODOLLARS, UNPRICED, Decision, Path, Receipt, TokenDetails
 from pointsman_gateway.domain.outcome import OK
 from pointsman_gateway.domain.path import OTHER
+from pointsman_gateway.domain.usage import TOKEN_KINDS
 from pointsman_gateway.fast_metrics import Count, FastCollector, Histogram, Series, counter, histogram, nothing_pending
 from pointsman_gateway.metering.cost_metrics import PathTotals
 
@@ -70,6 +71,15 @@ class GatewayMetrics:
         )
         self._reasons = counter("pointsman_decisions", "Decisions by reason.", ["path", "task", "reason"])
         self._tokens = counter("pointsman_tokens", "Tokens.", [*BY_PATH, "type"])
+        self._token_details = counter(
+            "pointsman_token_details", "Tokens of special kinds, which `pointsman_tokens` includes.", [*BY_PATH, "type"]
+        )
+        self._estimated = counter(
+            "pointsman_estimated_cost_usd",
+            "Dollars of requests whose tokens are estimated.",
+            BY_PATH,
+            divisor=PICODOLLARS,
+        )
         self._cost = counter("pointsman_cost_usd", "Dollars.", [*BY_PATH, "component"], divisor=PICODOLLARS)
         self._routes = counter("pointsman_route_requests", "Requests for the decision only.", BY_PATH)
         self._rejected = counter(
@@ -78,7 +88,10 @@ class GatewayMetrics:
         self._path_counts: dict[tuple[str, str], _PathCounts] = {}
         """By task and path."""
         collector = FastCollector(
-            [self._requests, self._reasons, self._tokens, self._cost, self._routes, self._rejected],
+            [
+                *(self._requests, self._reasons, self._tokens, self._token_details, self._estimated, self._cost),
+                *(self._routes, self._rejected),
+            ],
             [self._seconds, self._first_token, self._per_token, self._phases, decisions, self._confidence],
             flush,
         )
@@ -167,6 +180,16 @@ class GatewayMetrics:
         }
         for column, series in self.decision_series(decision):
             series.add([numbers[column]])
+
+    def count_token_details(self, receipt: Receipt, details: TokenDetails) -> None:
+        """Counts the tokens of special kinds at once, since few receipts have any; an answer of the cache has none."""
+        path = receipt.decision.path
+        labels = (self._path(path), path.kind.value, self._task(receipt.decision.task))
+        for kind in TOKEN_KINDS:
+            if tokens := getattr(details, kind):
+                self._token_details.series(*labels, kind).value += tokens
+        if details.is_estimate:
+            self._estimated.series(*labels).value += sum(receipt.picodollars.values())
 
     def count_rejected(self, outcome: str, fault: str) -> None:
         """Counts a request that ended before it had a decision."""

@@ -5,7 +5,7 @@ from contextvars import copy_context
 from dataclasses import replace
 
 from pointsman_gateway.domain import Chunk, Chunks, Decision, Prompt, Request, Usage
-from pointsman_gateway.metering.pricing import estimate_tokens
+from pointsman_gateway.metering.token_estimates import estimate_usage
 from pointsman_gateway.pipeline.answer_window import MAX_RELEASED_CHUNKS, AnswerWindow
 from pointsman_gateway.pipeline.guardrails import Guardrails, Verdicts, current_verdicts
 from pointsman_gateway.ports import AnswerSource, AnswerStream, Backend, ChunkSink
@@ -52,7 +52,8 @@ class GuardedSource:
         self._next_step: asyncio.Handle | None = None
         """The next step of passing on what is cleared."""
         self._pieces = 0
-        self._has_usage = self._is_complete = self._is_paused = self._is_full = False
+        self._usage: Usage | None = None
+        self._is_complete = self._is_paused = self._is_full = False
 
     # -- called by the run
 
@@ -82,7 +83,7 @@ class GuardedSource:
                 self._pieces += chunk.event_count if chunk.content or chunk.extra else 0
                 self._window.add(chunk)
             elif self._sink is not None:
-                self._has_usage = True
+                self._usage = chunk.usage
                 self._sink.chunks((chunk,), False)
         self._advance()
 
@@ -155,7 +156,7 @@ class GuardedSource:
         check, self._check = self._check, None
         if check is not None:
             check.cancel()
-        if sink is not None and self._pieces and not self._has_usage:
-            usage = Usage(estimate_tokens(self._prompt.messages), self._pieces)
+        if sink is not None and self._pieces and (self._usage is None or self._usage.is_estimate):
+            usage = estimate_usage(self._prompt.messages, self._pieces, self._usage)
             sink.chunks((Chunk(usage=usage),), False)
         return sink

@@ -17,9 +17,7 @@ async def reserve_cost(
     Raises ResourceExhausted.
     """
     while True:
-        usd = decision.expected_cost_usd
-        if usd is not None:
-            usd += costs.extra_usd(decision)
+        usd = _cost_to_reserve(decision, request, reservation, costs)
         try:
             if not reservation.afford_now(usd):
                 await reservation.afford(usd)
@@ -39,9 +37,7 @@ async def reserve_later_cost(
     Returns the decision, and the dollars that are reserved now. Raises ResourceExhausted.
     """
     while True:
-        usd = costs.usd(decision.path, request)
-        if usd is not None:
-            usd += costs.extra_usd(decision)
+        usd = _cost_to_reserve(decision, request, reservation, costs)
         try:
             await reservation.afford(None if usd is None else max(0.0, usd - reserved_usd))
         except ResourceExhausted as error:
@@ -50,3 +46,13 @@ async def reserve_later_cost(
             decision = decision.with_fallback(error.code)
         else:
             return decision, max(usd or 0.0, reserved_usd)
+
+
+def _cost_to_reserve(
+    decision: Decision, request: Request, reservation: Reservation, costs: CostEstimator
+) -> float | None:
+    """Returns the most that the decision's path may cost in dollars, None if that is unknown; 0 without a budget."""
+    if not reservation.has_budget:
+        return 0.0
+    usd = costs.most_usd(decision.path, request)
+    return None if usd is None else usd + costs.extra_usd(decision)

@@ -19,7 +19,7 @@ from pointsman_gateway.embeddings.stage import EmbeddingRun, Embeddings, Encoded
 from pointsman_gateway.engines.engines import Engines
 from pointsman_gateway.engines.token_counter import TokenCounter
 from pointsman_gateway.metering.meter import Meter, Metering
-from pointsman_gateway.metering.pricing import estimate_tokens
+from pointsman_gateway.metering.token_estimates import estimate_tokens
 from pointsman_gateway.pipeline.active_runs import ActiveRuns
 from pointsman_gateway.pipeline.admission import Admission
 from pointsman_gateway.pipeline.metered import MeteredRequest

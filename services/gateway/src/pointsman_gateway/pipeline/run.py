@@ -30,7 +30,7 @@ from pointsman_gateway.domain.conversation import ConversationStep, Step
 from pointsman_gateway.domain.outcome import CANCELLED, INTERNAL, OK
 from pointsman_gateway.engines.engine_client import NOT_RESIDENT, NotLoaded, NotLoadedInTime, NotServed, not_served
 from pointsman_gateway.extensions import NothingRelevant
-from pointsman_gateway.metering.pricing import estimate_total_tokens
+from pointsman_gateway.metering.token_estimates import estimate_total_tokens
 from pointsman_gateway.pipeline.attempt import Attempt
 from pointsman_gateway.pipeline.metered import record, reserve, settle
 from pointsman_gateway.pipeline.path_budget import reserve_cost, reserve_later_cost

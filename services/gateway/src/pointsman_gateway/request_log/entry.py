@@ -175,6 +175,7 @@ def _receipt_fields(receipt: Receipt | UndecidedReceipt) -> dict[str, object]:
             "completion_tokens": usage.completion_tokens,
             "cached_tokens": usage.cached_tokens,
         },
+        **({"token_details": usage.details.as_fields()} if usage.details is not None else {}),
         "cost_usd": receipt.cost_usd,
         "cost_parts_usd": receipt.cost_parts_usd,
         "seconds": receipt.rounded_seconds,

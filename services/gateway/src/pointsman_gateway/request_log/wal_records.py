@@ -16,6 +16,7 @@ from pointsman_gateway.domain import (
     Receipt,
     Request,
     Sampling,
+    TokenDetails,
     UndecidedReceipt,
     Usage,
 )
@@ -64,6 +65,7 @@ class DecidedRecord(msgspec.Struct, array_like=True, tag="d"):
     guardrails: tuple[GuardrailVerdict, ...] = ()
     tuned_from: str = ""
     random_key: str = ""
+    token_details: TokenDetails | None = None
 
     def to_pending_entry(self) -> PendingEntry:
         """Restores what the record holds, so that the entry can be written by another process."""
@@ -84,7 +86,7 @@ class DecidedRecord(msgspec.Struct, array_like=True, tag="d"):
         name, model, adapter, strategies, fingerprint = self.path
         path = Path(name, model, adapter, strategies, fingerprint=fingerprint, tuned_from=self.tuned_from)
         decision = _restored(Decision, self, id=self.decision_id, path=path, alternatives=())
-        return _restored(Receipt, self, decision=decision, usage=Usage(*self.usage))
+        return _restored(Receipt, self, decision=decision, usage=Usage(*self.usage, details=self.token_details))
 
 
 class UndecidedRecord(msgspec.Struct, array_like=True, tag="u"):
@@ -105,9 +107,11 @@ class UndecidedRecord(msgspec.Struct, array_like=True, tag="u"):
     picodollars: Mapping[str, int]
     guardrails: tuple[GuardrailVerdict, ...] = ()
     notes: tuple[str, ...] = ()
+    token_details: TokenDetails | None = None
 
     def receipt(self) -> UndecidedReceipt:
-        return _restored(UndecidedReceipt, self, caller=Caller(self.key, self.tenant), usage=Usage(*self.usage))
+        usage = Usage(*self.usage, details=self.token_details)
+        return _restored(UndecidedReceipt, self, caller=Caller(self.key, self.tenant), usage=usage)
 
 
 class BatchMark(msgspec.Struct, array_like=True, tag="b"):
@@ -183,6 +187,7 @@ def decided_record(
         receipt.guardrails,
         path.tuned_from,
         decision.random_key,
+        usage.details,
     )
 
 
@@ -204,6 +209,7 @@ def undecided_record(offset: int, unix_seconds: float, receipt: UndecidedReceipt
         receipt.picodollars,
         receipt.guardrails,
         receipt.notes,
+        usage.details,
     )
 
 

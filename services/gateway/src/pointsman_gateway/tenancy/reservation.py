@@ -72,6 +72,10 @@ class LeasedReservation:
         self._reserved_at = self._dollars_reserved_at = now
         self._is_open = True
 
+    @property
+    def has_budget(self) -> bool:
+        return bool(self._limits.dollars)
+
     def afford_now(self, usd: float | None) -> bool:
         """Reserves more dollars; False if `afford` has to be awaited. Raises ResourceExhausted if it is certain that
         they are not available.
@@ -114,7 +118,7 @@ class LeasedReservation:
         """Returns the unused part of the reservation at the request's end, and charges usage above it; idempotent.
 
         Usage above the reservation counts in the current window; the unused part is returned only in the window from
-        which it was taken.
+        which it was taken. Of an unknown cost, all that was reserved is charged.
         """
         if not self._is_open:
             return
@@ -130,7 +134,7 @@ class LeasedReservation:
             elif limit.began <= self._reserved_at:
                 limit.free -= excess
         pico = picodollars(usd or 0.0)
-        if limits.dollars:
+        if limits.dollars and usd is not None:
             self._settle_dollars(-(-pico // 1000) - self._nanodollars)
         leasing.usage.count(self._usage, usage, pico, outcome)
 

@@ -223,6 +223,7 @@ class NullReservation:
 
     __slots__ = ()
     headers = _NO_HEADERS
+    has_budget = False
 
     def afford_now(self, usd: float | None) -> bool:
         return True

@@ -110,8 +110,12 @@ def _record_chunks(span: Span, chunks: Chunks) -> None:
 
 
 def usage_attributes(usage: Usage) -> dict[str, Attribute]:
-    return {
+    attributes: dict[str, Attribute] = {
         "gen_ai.usage.input_tokens": usage.prompt_tokens,
         "gen_ai.usage.output_tokens": usage.completion_tokens,
         "gen_ai.usage.cache_read.input_tokens": usage.cached_tokens,
     }
+    if usage.details is not None:
+        written = usage.details.cache_write + usage.details.cache_write_1h
+        attributes["gen_ai.usage.cache_creation.input_tokens"] = written
+    return attributes

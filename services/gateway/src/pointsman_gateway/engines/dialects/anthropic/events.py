@@ -11,8 +11,10 @@ import msgspec
 
 from pointsman_gateway.codec.choices import ANTHROPIC_THINKING, ENCRYPTED, SIGNED
 from pointsman_gateway.codec.joined_chunks import ChunkJoiner
-from pointsman_gateway.domain import Chunk, Chunks, Usage
+from pointsman_gateway.domain import Chunk, Chunks, TokenDetails, Usage
+from pointsman_gateway.domain.usage import detailed
 from pointsman_gateway.engines.dialects.openai.schema import Count
+from pointsman_gateway.engines.dialects.token_kinds import cache_writes, count_in, service_tier_of
 from pointsman_gateway.engines.stream_lines import MAX_LINE_BYTES, split_lines
 
 TOOL_USE = "tool_use"
@@ -43,6 +45,11 @@ class _UsageFields(msgspec.Struct, gc=False):
     output_tokens: Count | None = None
     cache_creation_input_tokens: Count | None = None
     cache_read_input_tokens: Count | None = None
+    cache_creation: Any = None
+    output_tokens_details: Any = None
+    service_tier: Any = None
+    speed: Any = None
+    inference_geo: Any = None
 
 
 class _Message(msgspec.Struct, gc=False):
@@ -103,13 +110,18 @@ class MessagesReader:
         """Empty: errors in these streams have neither status nor parameter."""
         self._rest = bytearray()
         self._usage = _UsageFields(0, 0, 0, 0)
+        self._has_estimate = False
+        """Whether the usage so far has been reported."""
         self._blocks: dict[int, str] = {}
         """The types of the blocks by index."""
         self._calls: dict[int, int] = {}
         """The number of the tool call, by its block's index."""
 
     def read(self, piece: bytes) -> Chunks:
-        """Returns the chunks of all events that end in this piece, up to the stream's end; the usage comes last."""
+        """Returns the chunks of all events that end in this piece, up to the stream's end; the usage comes last.
+
+        With the first of them comes an estimate: the prompt, which the client has to pay even if it stops the answer.
+        """
         chunks: list[Chunk] = []
         for line in split_lines(self._rest, piece):
             if line.startswith(b"data:") and not (self.done or self.failure):
@@ -119,6 +131,11 @@ class MessagesReader:
                     self.failure = f"an event of its stream cannot be read ({error}): {line[5:105]!r}"
         if len(self._rest) > MAX_LINE_BYTES and not self.done:
             self.failure = "a line of the stream is too long"
+        if chunks and not self._has_estimate and not self.done:
+            estimate = self._to_usage(is_estimate=True)
+            self._has_estimate = bool(estimate.prompt_tokens)
+            if self._has_estimate:
+                chunks.append(Chunk(usage=estimate))
         return tuple(chunks) if self._joiner is None else self._joiner.join(tuple(chunks))
 
     def _read_event(self, event: _Event, chunks: list[Chunk]) -> None:
@@ -186,11 +203,24 @@ class MessagesReader:
             if count is not None:
                 setattr(self._usage, name, count)
 
-    def _to_usage(self) -> Usage:
+    def _to_usage(self, is_estimate: bool = False) -> Usage:
         usage = self._usage
-        cached = usage.cache_read_input_tokens or 0
-        prompt = (usage.input_tokens or 0) + (usage.cache_creation_input_tokens or 0) + cached
-        return Usage(prompt, usage.output_tokens or 0, cached)
+        cached, written = usage.cache_read_input_tokens or 0, usage.cache_creation_input_tokens or 0
+        usual, one_hour = cache_writes(written, usage.cache_creation)
+        details = TokenDetails(
+            cache_write=usual,
+            cache_write_1h=one_hour,
+            reasoning=count_in(usage.output_tokens_details, "thinking_tokens"),
+            service_tier=service_tier_of(usage.service_tier, usage.speed, _region_of(usage.inference_geo)),
+            is_estimate=is_estimate,
+        )
+        prompt = (usage.input_tokens or 0) + usual + one_hour + cached
+        return detailed(prompt, usage.output_tokens or 0, cached, details)
+
+
+def _region_of(geo: Any) -> str:
+    """Returns the region in which an answer had to be made, which some models charge for; empty for any."""
+    return geo if isinstance(geo, str) and geo not in ("global", "not_available") else ""
 
 
 def _end(reason: str, sequence: str | None) -> Chunk:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pointsman_gateway.codec.joined_chunks import ChunkJoiner
-from pointsman_gateway.domain import Chunk, Chunks, EngineSeconds, Usage
+from pointsman_gateway.domain import Chunk, Chunks
 from pointsman_gateway.engines.dialects.openai.event_template import BEGIN, END, EventTemplate, learn_template
 from pointsman_gateway.engines.dialects.openai.schema import (
     MAX_EVENT_DEPTH,
@@ -22,7 +22,6 @@ from pointsman_gateway.engines.dialects.openai.schema import (
     DeltaNormalizer,
     Event,
     UnreadableDelta,
-    UsageFields,
     are_logprobs,
     decode_any_event,
     decode_event,
@@ -30,6 +29,7 @@ from pointsman_gateway.engines.dialects.openai.schema import (
     decode_texts,
     is_deep,
 )
+from pointsman_gateway.engines.dialects.openai.usage import to_usage
 from pointsman_gateway.engines.stream_lines import MAX_LINE_BYTES, split_lines
 
 DONE = b"[DONE]"
@@ -112,14 +112,14 @@ class EventReader:
             self.done = True
             del payloads[payloads.index(DONE) :]
         chunks: list[Chunk] = []
-        add, usage, metrics = chunks.append, None, None
+        add, counted = chunks.append, None
         events = self._events(payloads)
         if len(payloads) == 1 and self._templates_tried < MAX_TEMPLATES:
             self._learn_template(events, payloads[0])
         try:
             for event, payload in zip(events, payloads, strict=False):
                 if event.usage is not None:
-                    usage, metrics = event.usage, event.metrics
+                    counted = event
                 choices = event.choices or ()
                 raw = payload if len(choices) == 1 and event.usage is None else b""
                 for choice in choices:
@@ -132,8 +132,8 @@ class EventReader:
                         add(Chunk(choice.index or 0, delta.content or "", choice.finish_reason, NO_EXTRA, None, raw))
         except UnreadableDelta as error:
             self.done, self.failure = False, f"an event of its stream cannot be read: {error}"
-        if usage is not None:
-            chunks.append(Chunk(usage=_to_usage(usage, metrics)))
+        if counted is not None:
+            chunks.append(Chunk(usage=to_usage(counted)))
         return tuple(chunks)
 
     def _learn_template(self, events: Sequence[Event | AnyEvent], data: bytes) -> None:
@@ -235,24 +235,3 @@ def _read_error(error: Any) -> tuple[Mapping[str, Any], str]:
     if not isinstance(message, str) or not message:
         message = json.dumps(error)[:MAX_MESSAGE_CHARACTERS]
     return {"code": error.get("code"), "param": param if isinstance(param, str) else None}, message
-
-
-def _to_usage(usage: UsageFields, metrics: Any) -> Usage:
-    details = usage.prompt_tokens_details
-    cached = details.cached_tokens if details else None
-    seconds = _engine_seconds(metrics) if isinstance(metrics, dict) else None
-    return Usage(usage.prompt_tokens, usage.completion_tokens or 0, min(cached or 0, usage.prompt_tokens), seconds)
-
-
-def _engine_seconds(metrics: Mapping[str, Any]) -> EngineSeconds:
-    """Returns the engine's seconds by vLLM's per-request metrics, which are in milliseconds.
-
-    vLLM sends them with --enable-per-request-metrics and for a single choice. The time to the first token starts when
-    vLLM schedules the request; the generation time is from the first to the last token.
-    """
-    names = ("queue_time_ms", "time_to_first_token_ms", "generation_time_ms")
-    queue, prefill, generation = [value if isinstance(value := metrics.get(n), int | float) else None for n in names]
-    return EngineSeconds(
-        queue=None if queue is None else queue / 1000,
-        inference=None if prefill is None or generation is None else (prefill + generation) / 1000,
-    )

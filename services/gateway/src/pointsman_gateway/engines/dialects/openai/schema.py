@@ -35,14 +35,29 @@ _TEXT_FIELDS = frozenset({"reasoning", "reasoning_content", "refusal"})
 """Fields of a delta that are texts, in addition to its content."""
 
 
-class _PromptDetails(msgspec.Struct, gc=False):
+class PromptDetails(msgspec.Struct, gc=False):
     cached_tokens: Count | None = None
+    cache_write_tokens: Any = None
+    """Of OpenAI and OpenRouter."""
+    cache_creation_tokens: Any = None
+    """Of LiteLLM's SDK, with `cache_creation_token_details` in Anthropic's format."""
+    cache_creation_token_details: Any = None
+    audio_tokens: Any = None
+    image_tokens: Any = None
 
 
 class UsageFields(msgspec.Struct, gc=False):
+    """An engine's token counts. Those of type `Any` are ignored if they are no counts."""
+
     prompt_tokens: Count
     completion_tokens: Count | None = None
-    prompt_tokens_details: _PromptDetails | None = None
+    prompt_tokens_details: PromptDetails | None = None
+    completion_tokens_details: Any = None
+    total_tokens: Any = None
+    prompt_cache_hit_tokens: Any = None
+    """Of DeepSeek."""
+    cached_tokens: Any = None
+    """Of Moonshot."""
 
 
 class Delta(msgspec.Struct, forbid_unknown_fields=True, gc=False):
@@ -66,6 +81,7 @@ class Event(msgspec.Struct, gc=False):
     usage: UsageFields | None = None
     error: Any = None
     metrics: Any = None
+    service_tier: Any = None
 
 
 class AnyChoice(msgspec.Struct, gc=False):
@@ -83,6 +99,7 @@ class AnyEvent(msgspec.Struct, gc=False):
     usage: UsageFields | None = None
     error: Any = None
     metrics: Any = None
+    service_tier: Any = None
 
 
 class _TextDelta(msgspec.Struct, forbid_unknown_fields=True, gc=False):

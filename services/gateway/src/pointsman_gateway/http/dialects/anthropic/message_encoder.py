@@ -9,6 +9,7 @@ from pointsman_servicekit.errors import PointsmanError
 
 from pointsman_gateway.codec.choices import ANTHROPIC_THINKING, ENCRYPTED, MAX_TOOL_CALLS, REASONING_KEYS, SIGNED
 from pointsman_gateway.domain import Chunk, Chunks, Finished, Started, Usage
+from pointsman_gateway.domain.usage import NO_DETAILS
 from pointsman_gateway.http.dialects.anthropic.errors import ANTHROPIC_ERRORS
 from pointsman_gateway.http.encoding import receipt_body, to_json
 
@@ -265,11 +266,19 @@ def _to_input(arguments: str) -> dict[str, Any]:
     return decoded if isinstance(decoded, dict) else {"arguments": arguments}
 
 
-def _usage(usage: Usage) -> dict[str, int]:
-    """Returns the usage in Anthropic's format, which counts tokens that were read from a cache separately."""
-    return {
-        "input_tokens": usage.prompt_tokens - usage.cached_tokens,
-        "cache_creation_input_tokens": 0,
+def _usage(usage: Usage) -> dict[str, Any]:
+    """Returns the usage in Anthropic's format, which counts tokens that a cache was read or written for separately."""
+    details = usage.details or NO_DETAILS
+    written = details.cache_write + details.cache_write_1h
+    counts: dict[str, Any] = {
+        "input_tokens": usage.prompt_tokens - usage.cached_tokens - written,
+        "cache_creation_input_tokens": written,
         "cache_read_input_tokens": usage.cached_tokens,
         "output_tokens": usage.completion_tokens,
     }
+    if written:
+        counts["cache_creation"] = {
+            "ephemeral_5m_input_tokens": details.cache_write,
+            "ephemeral_1h_input_tokens": details.cache_write_1h,
+        }
+    return counts

@@ -8,6 +8,7 @@ from pointsman_servicekit.errors import PointsmanError
 
 from pointsman_gateway.codec.choices import MAX_TOOL_CALLS, REASONING_KEYS
 from pointsman_gateway.domain import Chunk, Chunks, Finished, Started, Usage
+from pointsman_gateway.domain.usage import NO_DETAILS
 from pointsman_gateway.engines.engine_client import UNAVAILABLE, EngineFailed
 from pointsman_gateway.http.dialects.openai.errors import OpenAIErrors
 from pointsman_gateway.http.dialects.openai.response_conversion import ToolName
@@ -221,11 +222,12 @@ def _token(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _usage(usage: Usage) -> dict[str, Any]:
-    """Returns the usage; reasoning tokens and tokens written to the cache are 0, since engines do not report them."""
+    details = usage.details or NO_DETAILS
+    written = details.cache_write + details.cache_write_1h
     return {
         "input_tokens": usage.prompt_tokens,
-        "input_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": 0},
+        "input_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": written},
         "output_tokens": usage.completion_tokens,
-        "output_tokens_details": {"reasoning_tokens": 0},
+        "output_tokens_details": {"reasoning_tokens": details.reasoning},
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
     }

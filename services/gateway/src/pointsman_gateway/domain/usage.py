@@ -1,0 +1,123 @@
+"""The tokens of an answer: what the engine counted, by kind, and whether it is an estimate."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+
+from pointsman_gateway.domain.value import value
+
+PROMPT_KINDS = ("cache_write_1h", "cache_write", "prompt_audio", "prompt_image")
+"""Kinds of tokens that the prompt's count includes, like cached tokens; no token is of two kinds."""
+COMPLETION_KINDS = ("completion_audio", "completion_image", "reasoning")
+"""Kinds of tokens that the completion's count includes."""
+TOKEN_KINDS = PROMPT_KINDS + COMPLETION_KINDS
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSeconds:
+    """The seconds that an engine reports for one answer; None for those that it does not report."""
+
+    queue: float | None = None
+    """Until the engine began to work on it."""
+    inference: float | None = None
+    """From then to the last token."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenDetails:
+    """Tokens of the kinds that few answers have; the names are also those of their prices and cost components."""
+
+    cache_write: int = 0
+    """Written to a prompt cache for the provider's usual time, which is 5 minutes at Anthropic."""
+    cache_write_1h: int = 0
+    prompt_audio: int = 0
+    prompt_image: int = 0
+    reasoning: int = 0
+    completion_audio: int = 0
+    completion_image: int = 0
+    service_tier: str = ""
+    """The provider's tier that answered, such as "flex"; empty for the standard one."""
+    is_estimate: bool = False
+    """Whether the answer was cut off before the engine had counted all its tokens."""
+
+    def __add__(self, other: "TokenDetails") -> "TokenDetails":
+        tiers = {self.service_tier, other.service_tier} - {""}
+        return TokenDetails(
+            **{kind: getattr(self, kind) + getattr(other, kind) for kind in TOKEN_KINDS},
+            service_tier="+".join(sorted(tiers)),
+            is_estimate=self.is_estimate or other.is_estimate,
+        )
+
+    def within(self, prompt: int, completion: int) -> "TokenDetails":
+        """Returns the details with at most so many tokens of the prompt's kinds, and of the completion's kinds."""
+        kept: dict[str, int] = {}
+        for kinds, left in ((PROMPT_KINDS, prompt), (COMPLETION_KINDS, completion)):
+            for kind in kinds:
+                kept[kind] = min(getattr(self, kind), left)
+                left -= kept[kind]
+        return TokenDetails(**kept, service_tier=self.service_tier, is_estimate=self.is_estimate)
+
+    def as_fields(self) -> Mapping[str, int | str | bool]:
+        """Returns the fields that are not empty, for JSON."""
+        return {one.name: set_value for one in fields(self) if (set_value := getattr(self, one.name))}
+
+
+NO_DETAILS = TokenDetails()
+ESTIMATED = TokenDetails(is_estimate=True)
+
+
+@value
+class Usage:
+    """Token counts of one answer, as the engine reports them."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    """Prompt tokens that were in the engine's prefix cache."""
+    seconds: EngineSeconds | None = field(default=None, compare=False)
+    """None if the engine reports no timings, and for sums."""
+    details: TokenDetails | None = None
+    """None if all other tokens are plain ones of the standard service tier, counted by the engine."""
+
+    def __add__(self, other: "Usage") -> "Usage":
+        mine, others = self.details, other.details
+        return Usage(
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.cached_tokens + other.cached_tokens,
+            details=mine + others if mine is not None and others is not None else mine or others,
+        )
+
+    def by_kind(self) -> dict[str, int]:
+        """Returns the tokens of each kind, with those of no special kind as "prompt", "cached" and "completion"."""
+        prompt, completion = self.prompt_tokens - self.cached_tokens, self.completion_tokens
+        counts = {"prompt": prompt, "cached": self.cached_tokens, "completion": completion}
+        if self.details is not None:
+            for including, kinds in (("prompt", PROMPT_KINDS), ("completion", COMPLETION_KINDS)):
+                for kind in kinds:
+                    if tokens := getattr(self.details, kind):
+                        counts[kind] = tokens
+                        counts[including] -= tokens
+        return counts
+
+    def capped(self, prompt: int, completion: int) -> "Usage":
+        """Returns the usage with at most so many tokens of prompt and completion."""
+        return detailed(
+            min(self.prompt_tokens, prompt),
+            min(self.completion_tokens, completion),
+            self.cached_tokens,
+            self.details or NO_DETAILS,
+            self.seconds,
+        )
+
+    @property
+    def is_estimate(self) -> bool:
+        return self.details is not None and self.details.is_estimate
+
+
+def detailed(
+    prompt: int, completion: int, cached: int, details: TokenDetails, seconds: EngineSeconds | None = None
+) -> Usage:
+    """Returns a usage in which the kinds have no more tokens than the count that includes them."""
+    cached = min(cached, prompt)
+    details = details.within(prompt - cached, completion)
+    return Usage(prompt, completion, cached, seconds, None if details == NO_DETAILS else details)

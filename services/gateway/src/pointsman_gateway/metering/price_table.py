@@ -1,0 +1,107 @@
+"""The prices of a model's tokens in picodollars: by kind, by the length of the prompt, and by service tier."""
+
+from bisect import bisect_left
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pointsman_gateway.config.models_file import ModelConfig
+from pointsman_gateway.config.token_prices import Prices, TokenPrices
+from pointsman_gateway.domain import PICODOLLARS, Request, Usage
+from pointsman_gateway.metering.reservations import (
+    ANY_TIER,
+    possible_completion_kinds,
+    possible_prompt_kinds,
+    requested_tier,
+)
+
+TOKENS_PER_PRICE = 1_000_000
+
+CostParts = dict[str, int]
+"""Cost in picodollars by component."""
+
+KindPrices = Mapping[str, float]
+"""Picodollars per token by kind; whole numbers, which nearly all are, are integers, so that products need no rounding.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class TierPrices:
+    """The prices of one service tier."""
+
+    prices: tuple[KindPrices, ...]
+    """For the shortest prompts first."""
+    limits: tuple[int, ...]
+    """The most tokens of a prompt for which the prices hold, except for the last ones."""
+
+    def at(self, prompt_tokens: float) -> KindPrices:
+        """Returns the prices of a request whose prompt has so many tokens."""
+        return self.prices[bisect_left(self.limits, prompt_tokens)]
+
+
+class PriceTable:
+    """All prices of one model."""
+
+    def __init__(self, standard: Prices, service_tiers: Mapping[str, Prices]) -> None:
+        self.standard = _tier(standard)
+        self._tiers = {"": self.standard, **{name: _tier(prices) for name, prices in service_tiers.items()}}
+
+    @property
+    def plain(self) -> tuple[int, int, int] | None:
+        """Returns the prices of prompt, cached prompt and completion if they are whole, and the same for every length
+        of the prompt; otherwise None.
+        """
+        first = self.standard.prices[0]
+        whole = [price for kind in ("prompt", "cached", "completion") if isinstance(price := first[kind], int)]
+        return (whole[0], whole[1], whole[2]) if len(whole) == 3 and not self.standard.limits else None
+
+    def missing(self, usage: Usage) -> str:
+        """Names the price that the usage needs and the table lacks; empty if none."""
+        tier = usage.details.service_tier if usage.details is not None else ""
+        if tier not in self._tiers:
+            return f"service tier '{tier}'"
+        prices = self._tiers[tier].at(usage.prompt_tokens)
+        return ", ".join(kind for kind in usage.by_kind() if kind not in prices and kind != "reasoning")
+
+    def highest(self, request: Request, prompt_tokens: float) -> tuple[float, float]:
+        """Returns the highest prices that tokens of a request's prompt and of its answer can have."""
+        named = requested_tier(request)
+        tiers = self._tiers.values() if named == ANY_TIER else (self.standard, self._tiers.get(named, self.standard))
+        prices = [tier.at(prompt_tokens) for tier in tiers]
+        kinds = (possible_prompt_kinds(request), possible_completion_kinds(request))
+        prompt, completion = (max(one[kind] for one in prices for kind in possible & one.keys()) for possible in kinds)
+        return prompt, completion
+
+    def parts(self, usage: Usage) -> CostParts | None:
+        """Returns the cost of each kind of tokens; None if a price is missing."""
+        tier = self._tiers.get(usage.details.service_tier if usage.details is not None else "")
+        if tier is None:
+            return None
+        prices, counts = tier.at(usage.prompt_tokens), usage.by_kind()
+        if "reasoning" in counts and "reasoning" not in prices:
+            counts["completion"] += counts.pop("reasoning")
+        if not counts.keys() <= prices.keys():
+            return None
+        return {kind: round(tokens * prices[kind]) for kind, tokens in counts.items()}
+
+
+def price_tables(models: Mapping[str, ModelConfig]) -> dict[str, PriceTable]:
+    """Returns the tables of all models with known prices."""
+    return {
+        name: PriceTable(model.usd_per_million_tokens, model.service_tiers)
+        for name, model in models.items()
+        if model.usd_per_million_tokens is not None
+    }
+
+
+def _tier(prices: Prices) -> TierPrices:
+    by_length: tuple[TokenPrices, ...] = (prices, *prices.long_prompts)
+    return TierPrices(tuple(map(_per_token, by_length)), tuple(longer.above for longer in prices.long_prompts))
+
+
+def _per_token(prices: TokenPrices) -> KindPrices:
+    return {kind: _whole(dollars * PICODOLLARS / TOKENS_PER_PRICE) for kind, dollars in prices.by_kind.items()}
+
+
+def _whole(price: float) -> float:
+    """Returns an integer if the price is one, apart from an error below 1e-6."""
+    return round(price) if abs(price - round(price)) < 1e-6 else price

@@ -1,0 +1,37 @@
+"""The kinds of tokens and the service tiers that a request can incur, by which a budget reserves its cost."""
+
+from collections.abc import Collection, Set
+
+from pointsman_gateway.domain import Request
+
+_MEDIA_KINDS = {"audio": "prompt_audio", "image": "prompt_image"}
+_ANSWER_KINDS = {"audio": "completion_audio", "image": "completion_image"}
+ANY_TIER = "auto"
+"""With this tier, the provider chooses."""
+
+
+def possible_prompt_kinds(request: Request) -> Set[str]:
+    """Returns the kinds of its prompt's tokens.
+
+    Some providers write to their caches unasked, for the usual time; for an hour only if they are asked to.
+    """
+    kinds = {kind for media, kind in _MEDIA_KINDS.items() if media in request.media}
+    kinds |= {"prompt", "cached", "cache_write"}
+    return kinds | {"cache_write_1h"} if _has_breakpoints(request) else kinds
+
+
+def possible_completion_kinds(request: Request) -> Set[str]:
+    modalities = request.sampling.extra.get("modalities")
+    asked = modalities if isinstance(modalities, Collection) else ()
+    return {"completion", "reasoning", *(kind for media, kind in _ANSWER_KINDS.items() if media in asked)}
+
+
+def requested_tier(request: Request) -> str:
+    """Returns the service tier that the request names; empty if none."""
+    named = (request.sampling.anthropic or {}).get("service_tier") or request.sampling.extra.get("service_tier")
+    return named if isinstance(named, str) else ""
+
+
+def _has_breakpoints(request: Request) -> bool:
+    named = {name for _, name in request.uncommon} | (request.sampling.anthropic or {}).keys()
+    return "cache_control" in named

@@ -1,0 +1,49 @@
+"""Estimates the tokens of a request before an engine has counted them, and of an answer that was cut off."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from pointsman_gateway.domain import Message, Request, Usage
+from pointsman_gateway.domain.usage import ESTIMATED
+from pointsman_gateway.domain.value import CHARACTERS_PER_TOKEN
+
+TYPICAL_ANSWER_TOKENS = 128
+
+
+def estimate_tokens(messages: Iterable[Message]) -> int:
+    return sum([len(message.content) for message in messages]) // CHARACTERS_PER_TOKEN
+
+
+def estimate_own_tokens(request: Request) -> int:
+    return request.characters // CHARACTERS_PER_TOKEN
+
+
+def estimate_total_tokens(request: Request) -> int:
+    """Estimates the tokens of prompt and answer before a path is chosen, without what its prompt will add."""
+    return estimate_own_tokens(request) + estimate_answer_tokens(request)
+
+
+def estimate_answer_tokens(request: Request, default: int | None = None) -> int:
+    """Estimates the tokens of all choices: the request's limit, else `default`, else `TYPICAL_ANSWER_TOKENS` each."""
+    limit = request.sampling.max_tokens
+    return (limit if limit is not None else default or TYPICAL_ANSWER_TOKENS) * choice_count(request)
+
+
+def choice_count(request: Request) -> int:
+    """Returns the number of choices: `n`, for each prompt of a completion. Admission has checked `n`."""
+    extra = request.sampling.extra
+    if not extra:
+        return 1
+    count: int = extra.get("n") or 1
+    return count * len(request.messages) if request.operation == "completion" else count
+
+
+def estimate_usage(messages: Iterable[Message], pieces: int, reported: Usage | None) -> Usage:
+    """Estimates the usage of an answer that was cut off before the engine had counted all its tokens.
+
+    The answer has at least one token per piece that arrived. The prompt, which had been processed by then, is what the
+    engine has `reported` until then, or else estimated by its length.
+    """
+    if reported is not None:
+        return replace(reported, completion_tokens=max(reported.completion_tokens, pieces))
+    return Usage(estimate_tokens(messages), pieces, details=ESTIMATED) if pieces else Usage()

@@ -1,0 +1,136 @@
+"""A budget reserves what a request costs if its tokens are of the most expensive kinds, and settles by their kinds."""
+
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pointsman_gateway.domain import UNPRICED, Message, Path, Request, Sampling, TokenDetails, Usage
+from pointsman_gateway.domain.usage import detailed
+from pointsman_gateway.metering.pricing import CostEstimator, Pricing
+from pointsman_servicekit.errors import ResourceExhausted
+from pointsman_servicekit.keys.records import PICO, Limits
+
+from tests.gateway.doubles.prices import price_sets, pricing
+from tests.gateway.doubles.tenancy import Times, counter_at, issue
+from tests.gateway.doubles.valkey import Valkey
+
+PATH = Path("p", "m")
+BASE = {"prompt": 2.0, "cached": 0.5, "completion": 8.0}
+BREAKPOINT = frozenset({("blocks", "cache_control")})
+
+
+def request(prompt: int, answer: int, **more: Any) -> Request:
+    """A request whose estimated tokens are these."""
+    sampling = Sampling(max_tokens=answer, extra=more.pop("extra", {}), anthropic=more.pop("anthropic", None))
+    return Request("m", (Message("user", "abcd" * prompt),), sampling, **more)
+
+
+def most(prices: dict[str, Any], asked: Request, **model: Any) -> float:
+    usd = CostEstimator(pricing(prices, **model)).most_usd(PATH, asked)
+    assert usd is not None
+    return round(usd * 1e6, 9)
+
+
+def test_only_kinds_that_the_request_can_incur_are_reserved() -> None:
+    prices = BASE | {"cache_write": 2.5, "cache_write_1h": 4.0, "prompt_audio": 40.0, "completion_audio": 80.0}
+    assert most(prices, request(10, 5)) == 10 * 2.5 + 5 * 8
+    assert most(prices, request(10, 5, uncommon=BREAKPOINT)) == 10 * 4 + 5 * 8
+    assert most(prices, request(10, 5, anthropic={"cache_control": {"type": "ephemeral"}})) == 10 * 4 + 5 * 8
+    assert most(prices, request(10, 5, media=frozenset({"audio"}))) == 10 * 40 + 5 * 8
+    assert most(prices, request(10, 5, extra={"modalities": ["text", "audio"]})) == 10 * 2.5 + 5 * 80
+
+
+def test_a_service_tier_is_reserved_if_the_request_may_get_it() -> None:
+    tiers = {"priority": {"prompt": 4.0, "cached": 1.0, "completion": 16.0}, "flex": {**BASE, "prompt": 1.0}}
+    for tier, prompt in ((None, 2), ("flex", 2), ("priority", 4), ("auto", 4), ("unheard-of", 2)):
+        assert most(BASE, request(10, 0, extra={"service_tier": tier}), service_tiers=tiers) == 10 * prompt
+
+
+def test_a_request_and_its_searches_are_reserved_too() -> None:
+    assert most(BASE, request(0, 0), usd_per_request=0.25) == 250_000
+
+
+@st.composite
+def asked_and_used(draw: st.DrawFn) -> tuple[Request, Usage]:
+    """A request, and a usage within its estimates, of kinds that it can incur."""
+    prompt, answer = draw(st.integers(0, 1000)), draw(st.integers(0, 1000))
+    media = draw(st.sets(st.sampled_from(["audio", "image"])))
+    modalities = draw(st.lists(st.sampled_from(["text", "audio", "image"]), max_size=2))
+    breakpoints = draw(st.booleans())
+    tier = draw(st.sampled_from(["", "flex", "auto"]))
+    asked = request(
+        prompt,
+        answer,
+        media=frozenset(media),
+        uncommon=BREAKPOINT if breakpoints else frozenset(),
+        extra={"modalities": modalities, "service_tier": tier},
+    )
+    counts = {kind: draw(st.integers(0, 500)) for kind in ("cache_write", "reasoning")}
+    counts |= {f"prompt_{medium}": draw(st.integers(0, 500)) for medium in media}
+    counts |= {f"completion_{medium}": draw(st.integers(0, 500)) for medium in set(modalities) - {"text"}}
+    if breakpoints:
+        counts["cache_write_1h"] = draw(st.integers(0, 500))
+    got = draw(st.sampled_from(["", "flex"])) if tier else ""
+    details = TokenDetails(service_tier=got, **counts)  # type: ignore[arg-type]  # the counts have its fields' names
+    used, written = draw(st.integers(0, prompt)), draw(st.integers(0, answer))
+    return asked, detailed(used, written, draw(st.integers(0, 500)), details)
+
+
+@given(price_sets(), price_sets(), asked_and_used(), st.integers(0, 3))
+def test_no_answer_within_its_estimates_costs_more_than_was_reserved(
+    standard: dict[str, Any], flex: dict[str, Any], both: tuple[Request, Usage], searches: int
+) -> None:
+    asked, used = both
+    longest: dict[str, Any] = {"long_prompts": []}  # a prompt that is shorter than estimated may have another price
+    prices = pricing(standard | longest, service_tiers={"flex": flex | longest})
+    reserved = CostEstimator(prices).most_usd(PATH, asked)
+    parts = prices.parts("m", used)
+    assert reserved is not None
+    if UNPRICED not in parts:
+        assert sum(parts.values()) <= reserved * PICO * (1 + 1e-12) + len(parts)  # each part is rounded
+
+
+async def test_spending_stays_within_the_budget_however_answers_write_to_the_cache(valkey: Valkey) -> None:
+    prices: Pricing = pricing(BASE | {"cache_write": 2.5, "cache_write_1h": 4.0})
+    costs, draw, budget = CostEstimator(prices), random.Random(7), 0.01
+    issued = await issue(valkey.url, Limits(dollars_per_day=budget))
+    spent = refused = 0
+    async with counter_at(valkey.url, Times()) as counter:
+        caller, open_requests = await counter.caller(issued), []
+        for _ in range(400):
+            asked = request(draw.randrange(200), draw.randrange(50), uncommon=BREAKPOINT)
+            hold = await counter.let_in(caller)
+            assert hold is not None
+            try:
+                await hold.afford(costs.most_usd(PATH, asked))
+                open_requests.append((hold, asked))
+            except ResourceExhausted:
+                refused += 1
+                hold.settle(Usage(), 0.0, "dollars_per_day")
+            while open_requests and (len(open_requests) > 8 or draw.random() < 0.5):
+                hold, asked = open_requests.pop(draw.randrange(len(open_requests)))
+                prompt, answer = asked.characters // 4, asked.sampling.max_tokens or 0
+                used = detailed(prompt, answer, draw.randrange(9), TokenDetails(cache_write_1h=draw.randrange(200)))
+                picodollars = sum(prices.parts("m", used).values())
+                spent += picodollars
+                hold.settle(used, picodollars / PICO, "ok")
+                assert spent <= budget * PICO
+    assert refused > 0
+    assert spent > 0.8 * budget * PICO
+
+
+async def test_of_an_unknown_cost_all_that_was_reserved_is_charged(valkey: Valkey) -> None:
+    issued = await issue(valkey.url, Limits(dollars_per_day=1.0))
+    async with counter_at(valkey.url, Times()) as counter:
+        caller = await counter.caller(issued)
+        hold = await counter.let_in(caller)
+        assert hold is not None
+        await hold.afford(0.75)
+        hold.settle(Usage(5, 5, details=TokenDetails(cache_write=5)), None, "ok")
+        following = await counter.let_in(caller)
+        assert following is not None
+        with pytest.raises(ResourceExhausted, match="dollars a day"):
+            await following.afford(0.5)
+        await following.afford(0.2)
