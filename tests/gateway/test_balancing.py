@@ -6,14 +6,15 @@ from collections import Counter
 import pytest
 from pointsman_gateway.config.engine_config import BreakerConfig
 from pointsman_gateway.domain import Message, Path
+from pointsman_gateway.engines.balancing import NO_KEY, PromptKey, SpillTargets, TargetQueue, hash_prompt
 from pointsman_gateway.engines.engine_state import Engine, EngineState
 from pointsman_gateway.engines.engines import Engines
-from pointsman_gateway.engines.failover import TargetQueue, hash_prefix
 
 from tests.gateway.doubles.clocks import Clock
 
 PLAIN = Path("plain", "tiny")
 VERSION = "triage@3f9a1c0b77de"
+LONG = "You are Wren. " * 100
 ADAPTED = Path("adapted", "tiny", adapter=VERSION)
 
 
@@ -39,14 +40,21 @@ def engines(states: list[EngineState]) -> Engines:
     return Engines(states)
 
 
-def choice(engines: Engines, key: int = 0, path: Path = PLAIN, bound: float = 1.25) -> str:
-    target = TargetQueue(engines.targets(path), key, bound).take()
+def choice(
+    engines: Engines,
+    key: PromptKey = NO_KEY,
+    path: Path = PLAIN,
+    bound: float = 1.25,
+    spilled: SpillTargets | None = None,
+) -> str:
+    target = TargetQueue(engines.targets(path), key, bound, spilled).take()
     assert target
     return target.engine.name
 
 
-def key_of(number: int) -> int:
-    return hash_prefix([Message("user", f"conversation {number}")])
+def key_of(number: int, system: str = "") -> PromptKey:
+    messages = [Message("system", system), Message("user", f"conversation {number}")]
+    return hash_prompt(messages, messages)
 
 
 def test_different_prompts_are_spread_over_all_engines(engines: Engines) -> None:
@@ -99,28 +107,75 @@ def test_an_engine_due_for_a_probe_gets_exactly_one_request(
 
 
 def test_each_engine_is_tried_once(engines: Engines) -> None:
-    candidates = TargetQueue(engines.targets(PLAIN), 1, 1.25)
+    candidates = TargetQueue(engines.targets(PLAIN), key_of(1), 1.25)
     taken = [target.engine.name for target in iter(candidates.take, None)]
     assert sorted(taken) == ["a", "b", "c"]
     assert not candidates.any_left
 
 
-def test_a_long_system_prompt_alone_determines_the_prefix_hash() -> None:
-    def conversation(system: str, first: str, *more: str) -> list[Message]:
-        return [Message("system", system), Message("user", first), *(Message("assistant", text) for text in more)]
-
-    long, short = "You are Wren. " * 100, "You are Wren."
-    assert hash_prefix(conversation(long, "Hello")) == hash_prefix(conversation(long, "Good evening"))
-    assert hash_prefix(conversation(short, "Hello")) != hash_prefix(conversation(short, "Good evening"))
-    assert hash_prefix(conversation(long[:520], "Hello")) == hash_prefix(conversation(long[:520], "Good evening"))
+def test_conversations_with_one_system_prompt_are_spread_over_all_engines(engines: Engines) -> None:
+    spread = Counter(choice(engines, key_of(number, LONG)) for number in range(3000))
+    assert all(850 < spread[name] < 1150 for name in "abc"), spread
 
 
-def test_all_turns_of_a_conversation_have_the_same_prefix_hash() -> None:
+def test_only_a_long_system_prompt_is_hashed_alone_too() -> None:
+    assert key_of(1, LONG).shared == key_of(2, LONG).shared != key_of(1, LONG[1:]).shared
+    assert key_of(1, LONG).shared != key_of(1, LONG).conversation
+    assert key_of(1, "You are Wren.").shared == key_of(1, "You are Wren.").conversation
+
+
+def test_all_turns_of_a_conversation_have_the_same_hash() -> None:
     turns = [Message("system", "You are Wren."), Message("user", "Where is my umbrella?")]
     later = [*turns, Message("assistant", "Which train?"), Message("user", "The 9:40.")]
-    assert hash_prefix(turns) == hash_prefix(later)
-    assert hash_prefix(turns) != hash_prefix([turns[0], Message("user", "Where is my hat?")])
-    assert hash_prefix([Message("user", "half a pair: \ud800")]) > 0
+    other = [turns[0], Message("user", "Where is my hat?")]
+    assert hash_prompt(turns, turns) == hash_prompt(later, later) != hash_prompt(other, other)
+    torn = [Message("user", "half a pair: \ud800")]
+    assert hash_prompt(torn, torn).conversation > 0
+
+
+def test_examples_in_the_prompt_do_not_make_all_conversations_one() -> None:
+    examples = [Message("user", "Refund?"), Message("assistant", "refund")]
+    keys = {hash_prompt([*examples, question], [question]) for question in (Message("user", "A"), Message("user", "B"))}
+    assert len(keys) == 2
+
+
+def test_conversations_spill_to_one_engine_that_has_their_system_prompt(
+    engines: Engines, states: list[EngineState]
+) -> None:
+    here = [key for number in range(300) if choice(engines, key := key_of(number, LONG)) == "a"]
+    states[0].in_flight = 9
+    assert len({choice(engines, key) for key in here}) == 1
+    assert len({choice(engines, key_of(number)) for number in range(100)}) == 2
+
+
+def test_a_conversation_stays_where_it_has_spilled_to(engines: Engines, states: list[EngineState]) -> None:
+    spilled, key = SpillTargets(), next(key for n in range(99) if choice(engines, key := key_of(n, LONG)) == "a")
+    states[0].in_flight = 9
+    target = choice(engines, key, spilled=spilled)
+    states[0].in_flight = 0
+    assert choice(engines, key, spilled=spilled) == target != "a"
+    next(state for state in states if state.engine.name == target).in_flight = 9
+    assert choice(engines, key, spilled=spilled) == "a"
+    for state in states:
+        state.in_flight = 0
+    assert choice(engines, key, spilled=spilled) == "a"
+
+
+def test_a_conversation_leaves_an_engine_that_has_gone(engines: Engines, states: list[EngineState]) -> None:
+    spilled, key = SpillTargets(), next(key for n in range(99) if choice(engines, key := key_of(n, LONG)) == "a")
+    states[0].in_flight = 9
+    target = choice(engines, key, spilled=spilled)
+    states[0].in_flight = 0
+    next(state for state in states if state.engine.name == target).update(Engine(target, "tiny", ready=False))
+    assert choice(engines, key, spilled=spilled) == "a"
+    assert len(spilled) == 0
+
+
+def test_the_oldest_spill_targets_are_forgotten() -> None:
+    spilled = SpillTargets(max_conversations=2)
+    for conversation in (1, 2, 1, 3):
+        spilled.remember(conversation, 10 * conversation)
+    assert [spilled.seed_of(conversation) for conversation in (1, 2, 3)] == [10, None, 30]
 
 
 def test_a_choice_costs_microseconds() -> None:
@@ -135,5 +190,5 @@ def test_a_choice_costs_microseconds() -> None:
 def _seconds(engines: Engines, messages: list[Message]) -> float:
     started = time.perf_counter()
     for _ in range(100):
-        TargetQueue(engines.targets(PLAIN), hash_prefix(messages), 1.25).take()
+        TargetQueue(engines.targets(PLAIN), hash_prompt(messages, messages), 1.25).take()
     return (time.perf_counter() - started) / 100

@@ -10,10 +10,10 @@ from pointsman_gateway.config.field_types import ConfigError
 from pointsman_gateway.config.load import load_config
 from pointsman_gateway.config.providers import DEFAULT_API
 from pointsman_gateway.domain import Path
+from pointsman_gateway.engines.balancing import NO_KEY, PromptKey, TargetQueue
 from pointsman_gateway.engines.dns_groups import EngineGroup
 from pointsman_gateway.engines.engine_state import Aliases, Engine, EngineState
 from pointsman_gateway.engines.engines import Engines, EngineSettings
-from pointsman_gateway.engines.failover import TargetQueue
 from pointsman_gateway.engines.metrics import EngineMetrics
 from pointsman_servicekit.errors import Unavailable
 from prometheus_client import CollectorRegistry
@@ -122,7 +122,7 @@ async def test_the_state_of_remaining_members_is_kept(hall: Hall) -> None:
 
 async def test_a_removed_member_gets_no_new_requests(hall: Hall) -> None:
     await hall.leads_to("10.0.0.1", "10.0.0.2")
-    chosen = TargetQueue(hall.engines.targets(PLAIN), 0, 1.25)
+    chosen = TargetQueue(hall.engines.targets(PLAIN), NO_KEY, 1.25)
     await hall.leads_to("10.0.0.2")
     assert hall.places == {"fleet/1": "http://10.0.0.2:8000/base"}
     taken = chosen.take()
@@ -143,7 +143,7 @@ async def test_a_group_removed_from_the_configuration_serves_earlier_requests(ha
     begun = hall.engines.targets(PLAIN)
     hall.group.stop()
     assert not hall.seats[0].followed
-    assert TargetQueue(begun, 0, 1.25).take()
+    assert TargetQueue(begun, NO_KEY, 1.25).take()
     assert hall.registry.get_sample_value("pointsman_engine_group_members", {"group": "fleet"}) is None
 
 
@@ -183,7 +183,7 @@ async def test_balancing_does_not_depend_on_member_numbers() -> None:
     assert one.places != other.places
 
     def choice(hall: Hall, key: int) -> str:
-        target = TargetQueue(hall.engines.targets(PLAIN), key, 1.25).take()
+        target = TargetQueue(hall.engines.targets(PLAIN), PromptKey(key, key), 1.25).take()
         assert target
         return target.engine.endpoint
 

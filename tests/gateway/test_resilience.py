@@ -8,9 +8,9 @@ import pytest
 from pointsman_gateway.config.engine_config import BreakerConfig, Timeouts
 from pointsman_gateway.config.models_file import ResilienceConfig, RetryConfig
 from pointsman_gateway.domain import Chunks, Decision, Message, Path, Prompt, Request
+from pointsman_gateway.engines.balancing import TargetQueue, hash_prompt
 from pointsman_gateway.engines.engine_state import Engine, EngineState
 from pointsman_gateway.engines.engines import Engines, EngineSettings
-from pointsman_gateway.engines.failover import TargetQueue, hash_prefix
 from pointsman_gateway.engines.metrics import EngineMetrics, EngineStates
 from pointsman_gateway.engines.stage import EngineBackend
 from pointsman_gateway.ports import AnswerStream
@@ -61,7 +61,7 @@ class Bench:
         return self._order()[1]
 
     def _order(self) -> list[str]:
-        candidates = TargetQueue(self.engines.targets(PLAIN), hash_prefix(PROMPT.messages), 1.25)
+        candidates = TargetQueue(self.engines.targets(PLAIN), hash_prompt(PROMPT.messages, PROMPT.messages), 1.25)
         return [target.engine.name for target in iter(candidates.take, None)]
 
     def metric(self, name: str, **labels: str) -> float:

@@ -9,6 +9,7 @@ from pointsman_servicekit.eager import Signal
 from pointsman_servicekit.errors import DeadlineExceeded, PointsmanError, Unavailable, take_error
 
 from pointsman_gateway.domain import Chunks
+from pointsman_gateway.engines.balancing import TargetQueue
 from pointsman_gateway.engines.engine_client import (
     MAX_COOLDOWN_SECONDS,
     OVERLOADED,
@@ -24,7 +25,6 @@ from pointsman_gateway.engines.engine_client import (
     out_of_time,
 )
 from pointsman_gateway.engines.engines import Target
-from pointsman_gateway.engines.failover import TargetQueue
 from pointsman_gateway.engines.metrics import EngineMetrics
 from pointsman_gateway.ports import AnswerStream, ChunkSink
 

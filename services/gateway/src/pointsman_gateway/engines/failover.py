@@ -1,14 +1,13 @@
-"""Failover before the first token: load balancing, retries within a budget, and hedging.
+"""Failover before the first token: retries within a budget, and hedging.
 
 `Retrying` wraps `Hedging`, which wraps the call to one engine; all three implement `TargetCaller`. Engines come from
-`TargetQueue`: an engine that has the prompt's prefix in its cache, within a bound on its load.
+`TargetQueue`.
 """
 
 import asyncio
 import math
 import random
 import time
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
@@ -17,20 +16,12 @@ import msgspec.structs
 from pointsman_servicekit.errors import PointsmanError, Unavailable
 
 from pointsman_gateway.config.models_file import RetryConfig
-from pointsman_gateway.domain import Message
 from pointsman_gateway.engines import engine_client
+from pointsman_gateway.engines.balancing import TargetQueue
 from pointsman_gateway.engines.engine_client import CompletionRequest
 from pointsman_gateway.engines.engines import Target
 from pointsman_gateway.engines.metrics import EngineMetrics
 from pointsman_gateway.ports import AnswerStream
-
-PREFIX_CHARACTERS = 1024
-"""Characters of a prompt that are hashed at most."""
-MIN_PREFIX_CHARACTERS = 512
-"""A system prompt of so many characters is hashed alone: sharing it makes prefix caching worthwhile."""
-
-_SPREAD = 0x9E3779B97F4A7C15  # Fibonacci hashing: 2^64 over the golden ratio (Knuth, TAOCP 3, 6.4)
-_LOW = 0xFFFFFFFFFFFFFFFF
 
 DECAY_SECONDS = 10.0
 """Counts decay exponentially with this time constant."""
@@ -41,71 +32,6 @@ PROBE_SECONDS = 1.0
 """Seconds that a request waits for an engine whose breaker is half open before it is hedged."""
 
 Race = dict["asyncio.Task[AnswerStream]", Target]
-
-
-def hash_prefix(messages: Sequence[Message]) -> int:
-    """Hashes the beginning of a prompt; all gateways get the same hash.
-
-    A long system prompt is hashed alone, so that all its conversations get one hash. After a short one, the first
-    message of the user is hashed too. All turns of a conversation have the same hash.
-    """
-    text = ""
-    for message in messages:
-        text += message.content[: PREFIX_CHARACTERS - len(text)]
-        if len(text) >= MIN_PREFIX_CHARACTERS or message.role == "user":
-            break
-    return zlib.crc32(text.encode("utf-8", "surrogatepass"))
-
-
-class TargetQueue:
-    """The engines that a request may still be sent to; each is taken once."""
-
-    __slots__ = ("_bound", "_key", "_left", "alone")
-
-    def __init__(self, targets: Sequence[Target], key: int, bound: float) -> None:
-        """Takes in `key` the prompt's hashed prefix; affinity gives an engine at most `bound` times the mean load."""
-        self._left = list(targets)
-        self.alone = len(targets) == 1
-        """Whether there was only one from the start."""
-        self._key = key
-        self._bound = bound
-
-    def take(self) -> Target | None:
-        """Removes and returns the best engine that is available; None if there is none."""
-        target = self._left[0] if len(self._left) == 1 else self._best()
-        if target is None or not target.state.is_available:
-            return None
-        self._left.remove(target)
-        return target
-
-    def put_back(self, target: Target) -> None:
-        """Adds an engine again, so that `take` may return it once more."""
-        self._left.append(target)
-
-    @property
-    def any_left(self) -> bool:
-        return any(target.state.is_available for target in self._left)
-
-    def _best(self) -> Target | None:
-        """Returns an engine that needs a probe, else one by rendezvous hashing with bounded loads (Mirrokni, 2016)."""
-        available, total = [], 1
-        for target in self._left:
-            state = target.state
-            if state.is_available:
-                if not state.breaker.closed:
-                    return target
-                available.append(target)
-                total += state.in_flight
-        # At least one engine is below the bound, because the loads add up to less than `total`.
-        max_load = self._bound * total / len(available) if available else 0.0
-        best, highest = None, -1
-        for target in available:
-            state = target.state
-            if state.in_flight < max_load:
-                weight = (self._key ^ state.seed) * _SPREAD & _LOW
-                if weight > highest:
-                    best, highest = target, weight
-        return best
 
 
 class RetryBudget:

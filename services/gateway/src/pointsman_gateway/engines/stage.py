@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from pointsman_gateway.config.models_file import ResilienceConfig
 from pointsman_gateway.domain import Decision, Path, Prompt, Request, Sampling
+from pointsman_gateway.engines.balancing import NO_KEY, PromptKey, SpillTargets, TargetQueue, hash_prompt
 from pointsman_gateway.engines.call import BusyTimeTracker, EngineCaller, NullBusyTimeTracker
 from pointsman_gateway.engines.engine_client import (
     MAX_COLLECTED_BYTES,
@@ -27,7 +28,7 @@ from pointsman_gateway.engines.engine_client import (
     retryable,
 )
 from pointsman_gateway.engines.engines import Engines, Target
-from pointsman_gateway.engines.failover import Hedging, RetryBudget, Retrying, TargetQueue, hash_prefix
+from pointsman_gateway.engines.failover import Hedging, RetryBudget, Retrying
 from pointsman_gateway.engines.metrics import EngineMetrics
 from pointsman_gateway.ports import AnswerStream, Backend
 
@@ -58,6 +59,7 @@ class EngineBackend:
         self._retrying = Retrying(hedging, resilience.retries, budget, metrics, clock)
         self._engines = engines
         self._bound = resilience.load_bound
+        self._spilled = SpillTargets()
 
     async def call(self, request: Request, decision: Decision, prompt: Prompt) -> AnswerStream:
         """Calls the path's engines; raises Unavailable if all fail, DeadlineExceeded, or the client's own errors."""
@@ -65,8 +67,8 @@ class EngineBackend:
         targets = self._engines.targets(path)
         if self._clock() >= request.deadline:
             raise out_of_time()
-        key = hash_prefix(prompt.messages) if len(targets) > 1 else 0
-        queue = TargetQueue(targets, key, self._bound)
+        key = hash_prompt(prompt.messages, request.messages) if len(targets) > 1 else NO_KEY
+        queue = TargetQueue(targets, key, self._bound, self._spilled)
         first = queue.take()
         assert first is not None  # `targets` are available, and nothing has been awaited since
         sampling = request.sampling
@@ -175,7 +177,8 @@ class _Load:
         The order is by rendezvous hashing with bounded loads. Raises NotLoaded, NotLoadedInTime.
         """
         timeout = self._loading.timeout
-        queue = TargetQueue(targets, zlib.crc32(version.encode()), self._loading.load_bound)
+        key = zlib.crc32(version.encode())
+        queue = TargetQueue(targets, PromptKey(key, key), self._loading.load_bound)
         failure: PointsmanError | None = None
         try:
             async with asyncio.timeout_at(min(began + timeout - self._waited, self._request.deadline)):

@@ -1,0 +1,161 @@
+"""Load balancing: which engine gets a prompt, by its conversation and within a bound on the engine's load.
+
+All gateways hash a conversation to the same engine, its home. While the home has too much load, the conversation's
+requests spill to an engine that has its system prompt in the prefix cache, and stay there, because the turns since then
+are cached there.
+"""
+
+import zlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from pointsman_gateway.domain import Message
+from pointsman_gateway.engines.engines import Target
+
+PREFIX_CHARACTERS = 512
+"""Characters of the system prompt that are hashed. One of so many is worth going to an engine that has it cached."""
+END_CHARACTERS = 256
+"""Characters that are hashed of each end of the user's first message: some clients begin it with constant texts."""
+MAX_SPILLED = 16_384
+"""Conversations whose spill target is remembered; 2 MB."""
+
+_SPREAD = 0x9E3779B97F4A7C15  # Fibonacci hashing: 2^64 over the golden ratio (Knuth, TAOCP 3, 6.4)
+_LOW = 0xFFFFFFFFFFFFFFFF
+
+
+class PromptKey(NamedTuple):
+    """Hashes of a prompt's beginning; all gateways, and all turns of a conversation, get the same."""
+
+    conversation: int
+    """Of the system prompt and the user's first message."""
+    shared: int
+    """Of the system prompt, which other conversations have too; `conversation` if it is too short to matter."""
+
+
+NO_KEY = PromptKey(0, 0)
+
+
+def hash_prompt(prompt: Sequence[Message], conversation: Sequence[Message]) -> PromptKey:
+    """Hashes what is before the first user message of a prompt, and the user's first message in the conversation.
+
+    The prompt may begin with examples, which are the user's in form; so the messages that the client sent tell the
+    conversation.
+    """
+    system = ""
+    for message in prompt:
+        if message.role == "user" or len(system) >= PREFIX_CHARACTERS:
+            break
+        system += message.content[: PREFIX_CHARACTERS - len(system)]
+    shared = zlib.crc32(system.encode("utf-8", "surrogatepass")) if system else 0
+    own = shared
+    for message in conversation:
+        if message.role == "user":
+            text = message.content
+            if len(text) > 2 * END_CHARACTERS:
+                text = text[:END_CHARACTERS] + text[-END_CHARACTERS:]
+            own = zlib.crc32(text.encode("utf-8", "surrogatepass"), shared)
+            break
+    return PromptKey(own, shared if len(system) == PREFIX_CHARACTERS else own)
+
+
+class SpillTargets:
+    """Remembers to which engine a conversation has spilled; the least recently spilled ones are forgotten."""
+
+    def __init__(self, max_conversations: int = MAX_SPILLED) -> None:
+        self._max = max_conversations
+        self._seeds: OrderedDict[int, int] = OrderedDict()
+        """`EngineState.seed` by the conversation's hash."""
+
+    def __len__(self) -> int:
+        return len(self._seeds)
+
+    def seed_of(self, conversation: int) -> int | None:
+        """Returns the seed of the engine that the conversation has spilled to; None if it is at home."""
+        return self._seeds.get(conversation)
+
+    def remember(self, conversation: int, seed: int) -> None:
+        self._seeds[conversation] = seed
+        self._seeds.move_to_end(conversation)
+        if len(self._seeds) > self._max:
+            self._seeds.popitem(last=False)
+
+    def forget(self, conversation: int) -> None:
+        self._seeds.pop(conversation, None)
+
+
+class TargetQueue:
+    """The engines that a request may still be sent to; each is taken once."""
+
+    __slots__ = ("_bound", "_key", "_left", "_spilled", "alone")
+
+    def __init__(
+        self, targets: Sequence[Target], key: PromptKey, bound: float, spilled: SpillTargets | None = None
+    ) -> None:
+        """Takes `bound`, times the mean load up to which an engine gets a request because of its cache."""
+        self._left = list(targets)
+        self.alone = len(targets) == 1
+        """Whether there was only one from the start."""
+        self._key = key
+        self._bound = bound
+        self._spilled = spilled
+
+    def take(self) -> Target | None:
+        """Removes and returns the best engine that is available; None if there is none."""
+        target = self._left[0] if len(self._left) == 1 else self._best()
+        if target is None or not target.state.is_available:
+            return None
+        self._left.remove(target)
+        return target
+
+    def put_back(self, target: Target) -> None:
+        """Adds an engine again, so that `take` may return it once more."""
+        self._left.append(target)
+
+    @property
+    def any_left(self) -> bool:
+        return any(target.state.is_available for target in self._left)
+
+    def _best(self) -> Target | None:
+        """Returns an engine that needs a probe, else one by rendezvous hashing with bounded loads (Mirrokni, 2016)."""
+        own, available, total = self._key.conversation, [], 1
+        home, highest = None, -1
+        for target in self._left:
+            state = target.state
+            if state.is_available:
+                if not state.breaker.closed:
+                    return target
+                available.append(target)
+                total += state.in_flight
+                weight = (own ^ state.seed) * _SPREAD & _LOW
+                if weight > highest:
+                    home, highest = target, weight
+        if home is None:
+            return None
+        # At least one engine is below the bound, because the loads add up to less than `total`.
+        max_load = self._bound * total / len(available)
+        if self._spilled:  # it has entries: while no engine has been over its bound, there are none
+            home = self._last_used(available, max_load) or home
+        if home.state.in_flight < max_load:
+            return home
+        return self._spill([target for target in available if target.state.in_flight < max_load])
+
+    def _last_used(self, available: Sequence[Target], max_load: float) -> Target | None:
+        """Returns the engine that the conversation has spilled to, unless that one has too much load now."""
+        assert self._spilled is not None
+        seed = self._spilled.seed_of(self._key.conversation)
+        if seed is None:
+            return None
+        for target in available:
+            if target.state.seed == seed and target.state.in_flight < max_load:
+                return target
+        self._spilled.forget(self._key.conversation)
+        return None
+
+    def _spill(self, below: Sequence[Target]) -> Target:
+        """Returns the engine to which other conversations with the system prompt spill, too, and remembers it."""
+        shared = self._key.shared
+        target = max(below, key=lambda target: (shared ^ target.state.seed) * _SPREAD & _LOW)
+        if self._spilled is not None:
+            self._spilled.remember(self._key.conversation, target.state.seed)
+        return target
