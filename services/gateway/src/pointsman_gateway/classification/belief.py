@@ -30,10 +30,11 @@ MAX_COUNTED_CHARACTERS = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What the classifier says about one turn."""
+    """The classifier's result for one turn."""
 
     probabilities: Floats | None
-    """(tasks,), in the order of their names; None if the turn says nothing by itself or is in no known language."""
+    """(tasks,), in the order of their names; None if the turn is not classified: it has no content, or is in no known
+    language."""
     score: float
     """The in-distribution score minus its threshold."""
 
@@ -53,8 +54,10 @@ class TurnObservations:
 
 
 def user_features(turn: str, reading: Reading, said_before: str) -> list[float]:
-    """Returns 1, score, margin, length, and whether the turn is whole, bare, closing, a follow-up, refers back and
-    answers a question.
+    """Returns the 10 features of a user's turn; `said_before` is the assistant's message before it.
+
+    They are 1, the in-distribution score, the margin between the first and second task's probability, the length, and
+    whether the turn is self-contained, without content, a closing, a follow-up, refers back, or answers a question.
     """
     kind = utterance_type(turn)
     return [
@@ -72,14 +75,17 @@ def user_features(turn: str, reading: Reading, said_before: str) -> list[float]:
 
 
 def assistant_features(reading: Reading) -> list[float]:
-    """Returns 1, score and margin; zeros if the turn says nothing."""
+    """Returns the 3 features of an assistant's message: 1, score and margin; zeros if it is not classified."""
     if reading.probabilities is None:
         return [0.0] * 3
     return [1.0, _cut(reading.score, MAX_SCORE), _margin(reading.probabilities)]
 
 
 def believe(observations: TurnObservations, parameters: BeliefParameters) -> Scores:
-    """Returns the probability of each task after the last turn, and last that of none: (tasks + 1,)."""
+    """Returns the probability of each task after the last turn, and last that of no task: (tasks + 1,).
+
+    Further axes of the observations come first in the result, too.
+    """
     user, assistant = observations.user_features, observations.assistant_features
     stays = _sigmoid(user @ parameters.stays)[..., None]
     starts = _start(observations.user.shape[-1], float(_sigmoid(np.asarray(parameters.starts_unknown[0]))))
@@ -98,7 +104,7 @@ def believe(observations: TurnObservations, parameters: BeliefParameters) -> Sco
 
 
 def stack(readings: Sequence[Reading], tasks: int) -> Scores:
-    """Returns the probabilities of some readings, (readings, tasks); uniform ones for those that have none."""
+    """Returns the probabilities in `readings` as an array, (readings, tasks); uniform for readings without them."""
     uniform = np.full(tasks, 1 / tasks)
     return np.array([uniform if one.probabilities is None else one.probabilities for one in readings], np.float64)
 

@@ -29,7 +29,7 @@ MAX_CACHED_READINGS = 4096
 """About 0.5 kB each, with 100 tasks."""
 
 UNREAD = Reading(None, 0.0)
-"""Of a turn that says nothing by itself."""
+"""The reading of a turn that is not classified."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +38,14 @@ class Turn:
 
     text: str
     said_before: str = ""
-    """What the assistant said before it."""
+    """The assistant's message before it; empty if there was none."""
 
 
 class Conversation:
     """Classifies the last message of a conversation.
 
-    What the classifier said about a turn is cached by the hash of the text, so that of a conversation that goes on only
-    the new turns are read. The result does not depend on the cache.
+    The classifier's result for each turn is cached by the hash of its text, so that only a conversation's new turns are
+    classified. The result does not depend on the cache.
     """
 
     def __init__(self, reader: Reader, parameters: BeliefParameters = PARAMETERS) -> None:
@@ -55,7 +55,7 @@ class Conversation:
         """In alphabetical order; empty before the first reading."""
 
     async def label(self, turns: Sequence[Turn]) -> Labels:
-        """Classifies the last of `turns`, which are at least one, oldest first."""
+        """Classifies the last of `turns` (one or more, oldest first) in the light of the others."""
         last = turns[-1].text
         if len(turns) == 1:
             return await self._reader.read(last)
@@ -70,13 +70,13 @@ class Conversation:
         return alone if alone and (stands or labels.task == alone.task) else labels
 
     async def alone(self, turn: str) -> Labels | None:
-        """Classifies a last turn by itself; returns None if it says nothing without the others."""
+        """Classifies a turn by itself; returns None if it has no content of its own, such as "yes please"."""
         return None if utterance_type(turn) is Utterance.BARE else await self._reader.read(turn)
 
     async def observations(self, turns: Sequence[Turn], alone: Labels | None) -> TurnObservations | None:
-        """Returns what is known of `turns`, None if the classifier can say nothing about any of them.
+        """Returns the probabilities and features of `turns`; None if none of the user's turns can be classified.
 
-        `alone` is what `alone()` returns for the last one.
+        `alone` is the result of `alone()` for the last one.
         """
         user = [await self._read(turn.text) for turn in turns[:-1]]
         last = turns[-1].text
@@ -92,7 +92,7 @@ class Conversation:
         )
 
     async def _read(self, text: str) -> Reading:
-        """Returns what the classifier says about a turn before the last, in one classification at most."""
+        """Returns the reading of a turn before the last, from the cache or by one classification."""
         if not text or utterance_type(text) is Utterance.BARE:
             return UNREAD
         known = self._readings.get(key := _key(text))
@@ -102,7 +102,10 @@ class Conversation:
         return known
 
     def _keep(self, text: str, labels: Labels, cache: bool = True) -> Reading:
-        """Returns the reading of a turn, and caches it, but not that of a long last turn, which is read in parts."""
+        """Returns the reading in `labels`; caches it if `cache`, unless the embedding endpoint failed.
+
+        A long last turn is not cached, because it is read in parts.
+        """
         by_task = sorted(labels.probabilities)
         if not by_task:
             return UNREAD
