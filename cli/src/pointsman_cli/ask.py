@@ -176,7 +176,10 @@ def _read_question(text: str) -> str:
 
 
 def must_be_utf8(text: str, what: str) -> None:
-    """Raises UsageError if the text was made of bytes that are not UTF-8: Python passes those as lone surrogates."""
+    """Raises UsageError if the text has lone surrogates, by which Python passes bytes that are not UTF-8.
+
+    `what` names the text in the message.
+    """
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -68,7 +68,7 @@ def download(
 
 @dataclass(frozen=True, slots=True)
 class CopyStore:
-    """The copies below one URL."""
+    """The copies below one URL; methods raise the errors of the storage's client library."""
 
     url: str
     files: "fsspec.AbstractFileSystem"
@@ -79,7 +79,7 @@ class CopyStore:
         return [name for name in self._names() if self.files.exists(f"{self.root}/{name}/{SUMS}")]
 
     def add(self, folder: Path, time: datetime) -> str:
-        """Copies a folder and returns the name of the copy; raises UsageError if the folder has no files."""
+        """Copies a folder, and returns the copy's name, which is the `time`; raises UsageError if it has no files."""
         found = sorted(file for file in folder.rglob("*") if file.is_file())
         if not found:
             raise UsageError(f"{folder} has no files")
@@ -92,7 +92,7 @@ class CopyStore:
         return name
 
     def keep_newest(self, count: int) -> list[str]:
-        """Deletes all copies that are older than the newest `count` complete ones, and returns their names."""
+        """Deletes all copies that are older than the newest `count` complete ones; returns their names."""
         kept = self.complete()[-count:]
         old = [name for name in self._names() if kept and name < kept[0]]
         for name in old:
@@ -100,7 +100,10 @@ class CopyStore:
         return old
 
     def fetch(self, name: str, folder: Path) -> None:
-        """Fetches a complete copy into `folder`; raises CommandError if a file is not the one that was stored."""
+        """Fetches a complete copy into `folder`, and verifies it.
+
+        Raises CommandError if a file's checksum is wrong, or its path is outside the folder.
+        """
         sums = self.files.cat_file(f"{self.root}/{name}/{SUMS}").decode()
         for line in sums.splitlines():
             digest, _, relative = line.partition("  ")
@@ -142,7 +145,7 @@ def open_store(url: str) -> CopyStore:
 
 @contextmanager
 def storage_errors(url: str) -> Iterator[None]:
-    """Turns the errors of the storage's client library, which has its own for each service, into CommandError."""
+    """Converts all errors of the block, which each service's client library has of its own, to CommandError."""
     try:
         yield
     except CommandError:

@@ -86,16 +86,16 @@ class Run:
 
 
 def write_run(run: Run, path: Path) -> None:
-    """Writes run.json, which describes what runs; replaces the file atomically."""
+    """Writes run.json atomically; raises OSError."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     unfinished.write_text(json.dumps(asdict(run), indent=2) + "\n")
     unfinished.replace(path)
 
 
 def read_run(path: Path) -> Run | None:
-    """Returns what runs on this machine now; None if nothing runs or the `up` that wrote the file is dead.
+    """Returns the running `pointsman up` that a run.json describes; None if there is none, or it has ended.
 
-    Raises UsageError if the file cannot be read.
+    Raises UsageError if the file exists and cannot be read.
     """
     try:
         found = json.loads(path.read_text())
@@ -124,9 +124,9 @@ def is_alive(pid: int) -> bool:
 
 
 def make_private(folder: Path) -> None:
-    """Creates a folder that only its owner can read, and sets the umask so for everything written from now on.
+    """Creates a folder that only its owner can read, and sets this process's umask so for all later files.
 
-    The data directory holds prompts, answers and keys. The umask also applies to child processes. Raises OSError.
+    The data directory holds prompts, answers and keys. Child processes inherit the umask. Raises OSError.
     """
     os.umask(PRIVATE_UMASK)
     folder.mkdir(parents=True, exist_ok=True)
@@ -134,7 +134,7 @@ def make_private(folder: Path) -> None:
 
 
 def write_tokens(data_dir: DataDir) -> None:
-    """Writes the token files if one of them is missing; else keeps all of them, with the lines that a user has added.
+    """Writes all token files anew if one of them is missing; otherwise leaves them as they are. Raises OSError.
 
     The gateway is an admin of the lora-server, since operators move aliases through its console, and only reads from
     the retriever.
@@ -159,13 +159,13 @@ def _write_private(file: Path, content: str) -> None:
 
 
 def authenticate_to(addresses: Iterable[str], data_dir: DataDir) -> None:
-    """Makes later calls to these addresses, and to no others, send the token of the data directory."""
+    """Makes `token_for` return the data directory's token for these addresses, and for no others."""
     file = data_dir.token("cli")
     _files_by_address.set(dict.fromkeys(addresses, file) if file.exists() else {})
 
 
 def find_run(data_dir: Path) -> Run | None:
-    """Reads run.json as `read_run` does, and lets this command authenticate to the services that run."""
+    """Returns the running `pointsman up` as `read_run` does, and authenticates later calls to its services."""
     at = DataDir.at(data_dir)
     run = read_run(at.run_file)
     authenticate_to([address for address in (run.retriever, run.lora_server) if address] if run else (), at)

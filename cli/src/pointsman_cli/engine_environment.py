@@ -1,4 +1,4 @@
-"""Finds the engine's own Python environment (vLLM, PEFT) and its base model, and prepares models once per machine.
+"""Finds the engine's own Python environment (vLLM, PEFT), and locates, downloads and checks models.
 
 The base model that `pointsman up` serves is the built-in one, a folder, or a model of the Hugging Face hub.
 """
@@ -53,7 +53,10 @@ class EngineEnvironment:
 
 
 def find_engine(data_dir: DataDir, given: Path | None) -> EngineEnvironment:
-    """Finds the Python that has vLLM; raises UsageError with instructions if there is none."""
+    """Finds the Python environment for the engine (`python_path`); raises UsageError with instructions without one.
+
+    Whether vLLM can be imported is not checked.
+    """
     python = python_path(data_dir, given)
     if not os.access(python, os.X_OK) or python.is_dir():
         raise UsageError(
@@ -66,10 +69,9 @@ def find_engine(data_dir: DataDir, given: Path | None) -> EngineEnvironment:
 
 
 def _engine_path(parent: Path, python: Path, data_dir: DataDir) -> str:
-    """Returns a folder for PYTHONPATH that contains only the lora-server's package; empty if `python` is the running
-    one.
+    """Returns a folder for PYTHONPATH with the lora-server's package; empty if `python` is the running one.
 
-    A folder of installed packages would hide the engine's own versions of them.
+    It has no other package, which would hide the engine's own version: if necessary, it is made with a link.
     """
     if python == Path(sys.executable):
         return ""
@@ -85,9 +87,10 @@ def _engine_path(parent: Path, python: Path, data_dir: DataDir) -> str:
 
 
 def python_path(data_dir: DataDir, given: Path | None) -> Path:
-    """Returns the engine's Python: the given one, that of a clone's `.venv-engine`, or the running one if it has torch.
+    """Returns the path of the engine's Python, which need not exist.
 
-    Links are not resolved: the target of a virtual environment's python lacks its packages.
+    It is the given one, that of POINTSMAN_ENGINE_PYTHON or `.venv-engine`, or the running one if it has torch. Links
+    are not resolved: the target of a virtual environment's python lacks its packages.
     """
     if given is not None:
         return given.absolute()
@@ -149,7 +152,10 @@ class BaseModel:
 
 
 def locate_base_model(written: str, relative_to: Path, data_dir: DataDir) -> BaseModel:
-    """Returns where the model named in the command or example is stored, without reading it. Raises UsageError."""
+    """Returns the base model that a command or example names: the built-in one, a folder, or a name at the hub.
+
+    Nothing is read or downloaded. Raises UsageError for any other text.
+    """
     if written == BUILT_IN:
         return BaseModel(BUILT_IN, data_dir.model(BUILT_IN), is_built_in=True)
     folder = (relative_to / Path(written).expanduser()).resolve()
@@ -169,7 +175,10 @@ def locate_base_model(written: str, relative_to: Path, data_dir: DataDir) -> Bas
 async def prepare_model(
     model: BaseModel, engine: EngineEnvironment, arguments: Sequence[str], on_line: Callable[[str], None]
 ) -> BaseModel:
-    """Downloads and checks the model that a user named; raises CommandError if it cannot be served."""
+    """Downloads and checks a model, and returns it with its context window and vLLM's arguments.
+
+    `on_line` gets lines of progress. Raises CommandError if the model cannot be served.
+    """
     if model.is_built_in:  # it is made later, when the services start
         return replace(model, engine_arguments=shlex.join(arguments))
     lines: list[str] = []
@@ -200,7 +209,7 @@ async def prepare_model(
 
 
 def write_model_config(model: BaseModel, heading: str, data_dir: DataDir) -> Path:
-    """Writes the configuration of `pointsman up --model`; returns its folder."""
+    """Writes the configuration of `pointsman up --model`, which begins with `heading`; returns its folder."""
     name = escape(model.name)
     config = {
         "base_model": BUILT_IN if model.is_built_in else model.hub_name or str(model.folder),

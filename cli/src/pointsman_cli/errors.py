@@ -26,7 +26,7 @@ class Refused(CommandError):
     """The gateway answered with an error, or ended a stream with one."""
 
     def __init__(self, message: str, code: str, retry_after: float | None = None) -> None:
-        """Keeps the gateway's error `code`, and in `retry_after` the seconds to wait if a rate limit was exceeded."""
+        """Takes the gateway's error `code`, and the seconds to wait if a rate limit was exceeded (`retry_after`)."""
         super().__init__(message)
         self.code = code
         self.retry_after = retry_after
@@ -43,10 +43,9 @@ class Interrupted(CommandError):
 
 
 def run_interruptibly(work: Coroutine[Any, Any, T]) -> T:
-    """Runs a coroutine; the first Ctrl-C or SIGTERM cancels it and waits for its cleanup, a second one ends the
-    process.
+    """Runs a coroutine and returns its result; the first Ctrl-C or SIGTERM cancels it, a second one ends the process.
 
-    Raises Interrupted, unless the cancelled coroutine returns a value: then the signal is its normal end.
+    Raises Interrupted after a cancellation, unless the coroutine then returns a value; and the coroutine's errors.
     """
     return asyncio.run(_run_until_signal(work))
 

@@ -98,8 +98,10 @@ class Example:
 
     @property
     def needs_embedding_model(self) -> bool:
-        """Returns whether something may embed texts: the retriever, the classifier, a semantic cache, `/v1/embeddings`
-        or a path's strategy. True for a configuration that the gateway will reject."""
+        """Returns whether the retriever, classifier, a semantic cache, `/v1/embeddings` or a strategy may embed texts.
+
+        True also for a configuration that cannot be read.
+        """
         if self.needs_retriever:
             return True
         try:

@@ -77,7 +77,7 @@ Event = Decision | TextChunk | AnswerEnd
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A message that the user sends, and the model that is asked."""
+    """A user's message, the request's `model`, and whether the answer is streamed."""
 
     text: str
     model: str
@@ -115,7 +115,7 @@ async def stream_answer(client: httpx.AsyncClient, body: Mapping[str, Any]) -> A
 
 
 async def get_json(client: httpx.AsyncClient, path: str) -> dict[str, Any]:
-    """Returns a route's JSON object; raises as `stream_answer` does."""
+    """Gets a path, and returns the response's JSON object; raises as `stream_answer` does."""
     with _connection_errors(str(client.base_url)):
         response = await client.get(path)
     if not response.is_success:
@@ -124,12 +124,15 @@ async def get_json(client: httpx.AsyncClient, path: str) -> dict[str, Any]:
 
 
 async def request_route(url: str, question: Question, key: str, include_prompt: bool) -> dict[str, Any]:
-    """Asks the gateway how it would route the question; returns the JSON of `/v1/route`."""
+    """Returns the JSON of `/v1/route`: how the gateway would route the question; raises as `stream_answer` does."""
     return await _post(url, "/v1/route", _body(question) | {"include_prompt": include_prompt}, key)
 
 
 async def send_feedback(url: str, feedback: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """Sends feedback; returns the JSON of `/v1/feedback`: where it was stored, and whether it was already known."""
+    """Sends feedback; returns where it was stored, and whether it was known (the JSON of `/v1/feedback`).
+
+    Raises as `stream_answer` does.
+    """
     return await _post(url, "/v1/feedback", feedback, key)
 
 
@@ -139,7 +142,7 @@ async def _post(url: str, path: str, body: Mapping[str, Any], key: str) -> dict[
 
 
 async def post_json(client: httpx.AsyncClient, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a route's JSON object; raises as `stream_answer` does."""
+    """Posts a body, and returns the response's JSON object; raises as `stream_answer` does."""
     with _connection_errors(str(client.base_url)):
         response = await client.post(path, json=body)
     if not response.is_success:
@@ -233,8 +236,7 @@ async def _stream_events(response: httpx.Response) -> AsyncIterator[Event]:
 
 
 async def _lines(response: httpx.Response) -> AsyncIterator[str]:
-    """Splits lines at
-    only; httpx also splits at U+2028 and the like, which JSON strings may contain."""
+    """Yields the lines of a response, split at line feeds only: JSON strings may contain U+2028 and the like."""
     rest = ""
     async for piece in response.aiter_text():
         *lines, rest = (rest + piece).split("\n")

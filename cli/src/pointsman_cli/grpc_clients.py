@@ -59,7 +59,10 @@ def open_channel(address: str) -> grpc.aio.Channel:
 
 
 def open_anonymous_channel(address: str, token: grpc_client.Token | None = None) -> grpc.aio.Channel:
-    """Opens a channel that sends no token unless one is given: for the gateway and for health checks."""
+    """Opens a channel that sends no token unless one is given: for the gateway and for health checks.
+
+    Raises CommandError if the TLS files that the environment names cannot be used.
+    """
     try:
         return grpc_client.open_channel(address, _tls(), token=token)
     except TlsError as error:
@@ -102,14 +105,21 @@ def service_errors(service: str) -> Iterator[None]:
 
 
 async def call_lora_server(address: str, call: Callable[[Any], Awaitable[Any]]) -> Any:
-    """Runs `call` with a stub of the lora-server; raises the PointsmanError that the lora-server answers."""
+    """Returns the result of `call` with a stub of the lora-server.
+
+    Raises the PointsmanError that the lora-server reports (Unavailable if it cannot be reached), or CommandError as
+    `open_channel` does.
+    """
     async with open_channel(address) as channel:
         with service_errors("lora-server"):
             return await call(lora_server_stub(channel))
 
 
 async def fetch_adapters(address: str, name: str) -> pb.ListAdaptersResponse:
-    """Lists the versions, aliases and placements of an adapter; of all adapters if `name` is empty."""
+    """Lists the versions, aliases and placements of an adapter; of all adapters if `name` is empty.
+
+    Raises as `call_lora_server` does.
+    """
     request = pb.ListAdaptersRequest(name=name)
     response: pb.ListAdaptersResponse = await call_lora_server(
         address, lambda server: server.List(request, timeout=CALL_SECONDS)
@@ -183,7 +193,8 @@ async def register_adapter(
 ) -> RegisteredAdapter:
     """Registers an adapter and moves its alias, if it names one.
 
-    The lora-server checks, smoke-tests and loads the adapter first. It continues if the call is cancelled or times out.
+    The lora-server checks, smoke-tests and loads the adapter first. It continues if the call is cancelled, or raises
+    DeadlineExceeded after `_REGISTER_SECONDS`. Otherwise raises as `call_lora_server` does.
     """
     origin = origin or Provenance()
     request = lora_server_pb2.RegisterRequest(

@@ -24,7 +24,7 @@ _CREATE_SECONDS = 30.0
 
 @dataclass
 class IngestCounts:
-    """How many documents were written, unchanged or removed so far, and what failed."""
+    """The numbers of documents written, unchanged or removed so far, and a message for each that failed."""
 
     answered: int = 0
     written: int = 0
@@ -101,10 +101,11 @@ def _send_with_progress_bar(target: IngestTarget, sources: list[Source], prune: 
 async def send_sources(
     target: IngestTarget, sources: list[Source], prune: bool, on_progress: Callable[[IngestCounts], None]
 ) -> IngestCounts:
-    """Creates the collection if it is missing and sends all sources.
+    """Creates the collection if it is missing, and sends all sources; `on_progress` is called after each document.
 
     Every answered document is durable on the retriever's disk, also if the call is interrupted; a repeated call skips
-    what is unchanged.
+    unchanged ones. A document that fails is in the result's `problems`. Raises the retriever's PointsmanError, or
+    CommandError as `open_channel` does.
     """
     counts = IngestCounts()
     async with open_channel(target.address) as channel:

@@ -28,7 +28,10 @@ JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="The job's id, a
 
 
 async def call_training(address: str, call: Callable[[Any], Awaitable[Any]]) -> Any:
-    """Runs `call` with a stub of the training service; raises the PointsmanError that the lora-server answers."""
+    """Returns the result of `call` with a stub of the training service.
+
+    Raises the lora-server's PointsmanError, UsageError if the address is empty, or CommandError as `open_channel` does.
+    """
     _require_address(address)
     async with open_channel(address) as channel:
         with service_errors("lora-server"):
@@ -36,7 +39,7 @@ async def call_training(address: str, call: Callable[[Any], Awaitable[Any]]) -> 
 
 
 async def training_events(address: str, job: str) -> AsyncIterator[tuple[str, dict[str, Any]]]:
-    """Yields the name and the facts of each event of a job, from the first to the last."""
+    """Yields the name and the facts of each event of a job, from the first to the last; raises as `call_training`."""
     _require_address(address)
     async with open_channel(address) as channel:
         with service_errors("lora-server"):
@@ -89,7 +92,10 @@ def training_request(order: TrainingOrder) -> pb.CreateTrainingJobRequest:
 
 
 async def follow_job(address: str, job: str, name: str, console: Console) -> None:
-    """Shows a job's progress until it ends; raises CommandError unless it succeeds."""
+    """Shows a job's progress until it ends.
+
+    Raises CommandError unless it succeeds, and if the lora-server stops; otherwise as `call_training` does.
+    """
     with TrainingProgress(console, name) as progress:
         async for kind, facts in training_events(address, job):
             progress.show(to_event(kind, facts) or Message(f"{kind}: {facts}"))

@@ -51,8 +51,9 @@ TLS_VARIABLES = ("CLIENT_TLS_CA", "CLIENT_TLS_CERTIFICATE", "CLIENT_TLS_KEY")
 
 
 def config_folder(folder: Path) -> Path:
-    """Returns `folder` if it is a configuration, or the configuration that its pointsman.yaml names; else raises
-    UsageError.
+    """Returns the configuration that the folder's pointsman.yaml names, or `folder` itself if it has a tasks.yaml.
+
+    Raises UsageError if it has neither, or the file is invalid.
     """
     if (folder / EXAMPLE_FILE).is_file():
         return load_example(folder).config
@@ -142,7 +143,10 @@ def wrappers(
 
 
 def config_folder_of(named: Path | None, data_dir: DataDir) -> Path:
-    """Returns the named configuration, or that of the running `pointsman up`; raises UsageError if there is neither."""
+    """Returns the named configuration folder, or that of the running `pointsman up`.
+
+    Raises UsageError if there is neither, or as `config_folder` does.
+    """
     running = read_run(data_dir.run_file)
     if named is None and running is None:
         raise UsageError("nothing runs here; name the configuration folder with --config")
@@ -234,7 +238,10 @@ class Rendering:
     seed: int
 
     async def render(self, data_dir: DataDir, data: Path, held_out: Path | None) -> tuple[Path, Path | None, str]:
-        """Returns the rendered files, and a sentence on what the prompts show; raises CommandError."""
+        """Renders `data` and `held_out`; returns the two written files and a sentence with the numbers of rows.
+
+        The second file is None without held-out rows. Raises CommandError.
+        """
         arguments = ["render", str(self.config), self.path, "--data", str(data), "--out", str(self.out)]
         arguments += ["--seed", str(self.seed)]
         if held_out:

@@ -57,7 +57,10 @@ async def lab_facts(job: LabJob) -> dict[str, Any]:
 
 
 async def _run(job: LabJob) -> tuple[dict[str, Any] | None, ProcessEnd]:
-    """Runs the lab as a child process; returns its report, if there is one, and how the process ended."""
+    """Runs the lab as a child process; returns its report (None if it printed none), and how the process ended.
+
+    Raises CommandError if the embedding model cannot be prepared.
+    """
     errors = Console(stderr=True)
     if job.needs_model:
         await prepare_embedding_model(sys.executable, job.data_dir, lambda line: errors.print(line, style="dim"))

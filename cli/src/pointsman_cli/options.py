@@ -106,7 +106,10 @@ def print_json(content: Any) -> None:
 
 
 def gateway_url(given: str, data_dir: Path) -> str:
-    """Returns the gateway's HTTP URL; raises UsageError if `given` is not a URL."""
+    """Returns the gateway's HTTP URL: `given`, else that of the running `pointsman up`, else the usual port.
+
+    Raises UsageError if `given` is not a URL, or run.json cannot be read.
+    """
     if given:
         return web_url(given)
     running = read_run(DataDir.at(data_dir).run_file)
@@ -137,7 +140,7 @@ def retriever_address(given: str, data_dir: Path) -> str:
 
 
 def redis_url(given: str, data_dir: DataDir) -> str:
-    """Returns the Redis URL; empty if none is given and nothing runs."""
+    """Returns `given`, else the running `pointsman up`'s Redis URL; empty without either. Raises as `read_run`."""
     running = read_run(data_dir.run_file)
     return given or (running.redis_url if running else "")
 

@@ -55,8 +55,9 @@ def _ignore(line: str) -> None:
 async def run_to_end(
     program: Sequence[str], environment: Mapping[str, str], on_line: _OnLine, on_error_line: _OnLine = _ignore
 ) -> ProcessEnd:
-    """Runs a program with `environment` added to ours; the callbacks get each line of its standard output and error.
+    """Runs a program until it ends, with `environment` added to this process's.
 
+    The callbacks get each line of its standard output and error; a line "error: ..." is only in the result.
     Cancellation stops it with SIGINT, and with SIGKILL after STOP_GRACE_SECONDS.
     """
     process = await asyncio.create_subprocess_exec(

@@ -94,7 +94,10 @@ class FolderContent:
 
 
 def find_sources(paths: Sequence[Path]) -> list[Source]:
-    """Lists the files to ingest; raises UsageError if there are none, or if two files have the same document id."""
+    """Lists the files to ingest, one source for each path.
+
+    Raises UsageError if a path does not exist or has an unknown ending, there are no files, or two have the same id.
+    """
     sources = [_source(path) for path in paths]
     seen: dict[str, Path] = {}
     for file in (file for source in sources for file in source.files):

@@ -66,7 +66,7 @@ def change_as_json(change: pb.Change) -> dict[str, Any]:
 def adapters_table(
     versions: Sequence[pb.AdapterVersion], aliases: Sequence[pb.Alias], placed: Sequence[pb.Placement] = ()
 ) -> RenderableType:
-    """Shows versions and aliases, in 80 columns if possible; `placed` has the adapters that some engines lack."""
+    """Renders versions and aliases, in 80 columns if possible; `placed` has the adapters that not all engines load."""
     if not versions:
         return Text("no adapters")
     table = _table("version", "state", "in use as", "rank", "MiB", "created (UTC)")
@@ -93,7 +93,7 @@ def adapters_table(
 
 
 def _uses(version: pb.AdapterVersion, aliases: Sequence[pb.Alias]) -> str:
-    """Returns the names of the aliases that point to the version, with the share of users if it is their canary."""
+    """Returns the aliases' names (without the adapter's), with the share of users if the version is their canary."""
     shares = {each.alias: each.canary_weight for each in aliases if each.canary_version == version.version}
     words = [
         alias.partition("@")[2] + (f" {shares[alias]:.4g}" if alias in shares else "") for alias in version.aliases
@@ -144,7 +144,7 @@ def version_table(version: pb.AdapterVersion) -> RenderableType:
 
 
 def history_text(changes: Sequence[pb.Change]) -> RenderableType:
-    """Shows each change on several lines, so that long names are not cut."""
+    """Renders each change on several lines, so that long names are not cut."""
     return Group(*map(_change, changes)) if changes else Text("nothing was changed")
 
 

@@ -62,7 +62,7 @@ async def _watch(address: str, name: str) -> None:
 
 
 async def _follow(address: str, seen: _Snapshot) -> None:
-    """Follows the state of the lora-server's engine; reconnects after an error."""
+    """Copies the state of the lora-server's engine into `seen`, until cancelled; reconnects after an error."""
     while True:
         try:
             async with open_channel(address) as channel:
@@ -77,9 +77,9 @@ async def _follow(address: str, seen: _Snapshot) -> None:
 
 
 async def _look(address: str, name: str, seen: _Snapshot) -> None:
-    """Lists the adapters when the engine's state changes, and at least every second.
+    """Waits for a change of the engine's state, at most `POLL_SECONDS`, then lists the adapters into `seen`.
 
-    A version's state can change without a change of the engine's state.
+    A version's state can change without a change of the engine's state. An error is stored in `seen.problem`.
     """
     with suppress(TimeoutError):
         async with asyncio.timeout(POLL_SECONDS):
@@ -116,7 +116,7 @@ def _page(seen: _Snapshot) -> RenderableType:
 
 
 def _facts(seen: _Snapshot) -> dict[str, str]:
-    """Returns one line of text for each engine, version and alias; a line is printed when it changes."""
+    """Returns one line of text by name of engine, version or alias; a line is printed when it changes."""
     facts = {"engine": _engine(seen)} if seen.engine.sequence else {}
     for version in seen.adapters.versions:
         why = f": {version.last_error}" if version.last_error else ""

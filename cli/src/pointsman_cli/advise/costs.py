@@ -58,7 +58,7 @@ class PathCost:
 
 @dataclass(frozen=True, slots=True)
 class BreakEven:
-    """The number of requests from which a trained path costs less than an untrained one; None if it never does."""
+    """From which numbers of requests a trained path costs less than an untrained one; None means never."""
 
     trained: str
     untrained: str
@@ -69,13 +69,16 @@ class BreakEven:
     requests: float | None
     """Number of requests after which the savings have paid for one training, without the monthly costs."""
     right_answers: float | None
-    """The same, if each path is asked until it has given as many right answers."""
+    """As `requests`, but the number of right answers, with the cost of each path per right answer."""
     requests_a_month: float | None
     """Requests a month that pay for the monthly costs and the monthly share of the training."""
 
 
 def path_cost(path: EvaluatedPath, terms: CostTerms, prices: Mapping[str, float] | None = None) -> PathCost:
-    """Computes the cost of a path that has a score; `prices` scales single cost components (for sensitivity)."""
+    """Computes the cost of a path, which must have a score.
+
+    `prices` has factors for single cost components, 1 by default.
+    """
     assert path.score is not None
     factors = prices or {}
     # The training share in the receipts is left out, because the training is counted as a whole below.
@@ -136,7 +139,11 @@ def sensitivities(trained: EvaluatedPath, untrained: EvaluatedPath, terms: CostT
 
 
 def read_training_costs(files: Iterable[Path], hourly: float | None, given: Iterable[str]) -> dict[str, float]:
-    """Returns training costs in dollars by adapter, from training.json and `NAME=USD`; raises UsageError."""
+    """Returns training costs in dollars by adapter, from files training.json and `given` texts NAME=USD.
+
+    `hourly` is the price of the training machine. Raises UsageError if a file cannot be read, `hourly` is missing, or a
+    text is malformed.
+    """
     found = {}
     for file in files:
         if hourly is None:
@@ -152,7 +159,7 @@ def read_training_costs(files: Iterable[Path], hourly: float | None, given: Iter
 
 
 def unfinished_trainings(files: Iterable[Path]) -> dict[str, str]:
-    """Returns how far each training had come that its time limit ended while the score still improved, by adapter.
+    """Returns "N of M epochs" by adapter, for trainings whose time limit ended them while the score still improved.
 
     Raises UsageError if a file cannot be read.
     """
@@ -167,7 +174,10 @@ def unfinished_trainings(files: Iterable[Path]) -> dict[str, str]:
 
 
 def check_selection(files: Iterable[Path], evaluated_sha256: str) -> None:
-    """Raises UsageError if the evaluated rows selected an adapter's weights, so that its score is too high."""
+    """Raises UsageError if a training selected its weights on the evaluated rows, or a file cannot be read.
+
+    The score on such rows would be too high.
+    """
     for file in files:
         record = _record(file)
         if "best_step" in record and record.get("data", {}).get("heldout_sha256") == evaluated_sha256:

@@ -78,7 +78,10 @@ def fetch_tasks(url: str, key: str) -> Sequence[Mapping[str, Any]]:
 
 
 def live_advice(task: Mapping[str, Any]) -> LiveAdvice:
-    """Recommends the cheapest path that is as good as the best one, as for an evaluation (`recommend`)."""
+    """Recommends the task's cheapest path whose ratings are as good as the best ones, as `recommend` does.
+
+    `task` is an entry of the console's overview.
+    """
     rated = tuple(_rated(path) for path in task["paths"] if path["quality"])
     unrated = tuple(str(path["path"]) for path in task["paths"] if not path["quality"] and path["role"] != "default")
     if not rated:
@@ -114,7 +117,7 @@ def _rated(path: Mapping[str, Any]) -> RatedPath:
 
 
 def difference(one: RatedPath, other: RatedPath) -> tuple[float, float]:
-    """Returns the confidence interval of the difference between two paths' mean ratings.
+    """Returns the confidence interval (low, high) of the mean rating of `one` minus that of `other`.
 
     It combines both Wilson intervals (R. Newcombe, Statistics in Medicine 17, 1998, method 10).
     """
@@ -125,7 +128,7 @@ def difference(one: RatedPath, other: RatedPath) -> tuple[float, float]:
 
 
 def _is_settled(chosen: RatedPath, other: RatedPath) -> bool:
-    """Returns whether one of two paths is surely better, or their mean ratings surely differ by less than MARGIN.
+    """Returns whether one of two paths is significantly better, or their mean ratings surely differ by under MARGIN.
 
     MARGIN holds for low ratings too, though `allowed_gap` is then less: the wrong choice costs 3 right answers in 100.
     """
@@ -134,11 +137,11 @@ def _is_settled(chosen: RatedPath, other: RatedPath) -> bool:
 
 
 def ratings_to_settle(one: RatedPath, other: RatedPath) -> float:
-    """Returns how many ratings each of two paths must have before their difference is surely not 0, or surely within
-    MARGIN.
+    """Returns how many ratings each of two paths needs so that the interval of their difference excludes 0, or is
+    within MARGIN.
 
-    Assumes that the means stay (normal approximation; variances of A. Agresti and B. Coull, The American Statistician
-    52, 1998).
+    It assumes that the means stay as they are (normal approximation; variances of A. Agresti and B. Coull, The American
+    Statistician 52, 1998).
     """
     gap = abs(one.mean - other.mean)
     half_width = max(gap, MARGIN - gap)
@@ -188,7 +191,7 @@ def _table(paths: Sequence[RatedPath]) -> Table:
 
 @dataclass(frozen=True, slots=True)
 class HardwareCost:
-    """What tokens have cost on a gateway's own engines since its start, and what a provider would charge."""
+    """The cost of tokens on a gateway's own engines since its start, and a provider's price for the same tokens."""
 
     against: str
     engines: tuple[str, ...]
@@ -207,7 +210,10 @@ class HardwareCost:
 
 
 def hardware_cost(scrape: Scrape, against: str, price: PricedModel) -> HardwareCost:
-    """Compares the engines' cost with a provider's price; raises CommandError if no priced engine has answered yet."""
+    """Compares the engines' cost with a provider's list price.
+
+    Raises CommandError if no engine has an hourly price, none with one has answered yet, or the provider's price is 0.
+    """
     dollars = scrape.samples.get("pointsman_engine_cost_usd_total", {})
     shares = [(dict(labels)["engine"], dict(labels)["path"], usd) for labels, usd in dollars.items() if usd > 0]
     total = sum(usd for _, _, usd in shares)

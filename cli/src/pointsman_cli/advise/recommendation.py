@@ -144,7 +144,7 @@ def _window_reason(scored: Sequence[EvaluatedPath]) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class Requirements:
-    """What the user requires of a path, such as a score or a latency; None means no requirement."""
+    """The user's requirements of a path's score, form and latency; None means no requirement."""
 
     floor: float | None = None
     """Required lower end of the score's interval."""
@@ -163,9 +163,9 @@ class Recommendation:
 
 
 def recommend(task: TaskReport, needs: Requirements, terms: CostTerms) -> Recommendation:
-    """Recommends the cheapest path that is good enough.
+    """Recommends the cheapest path that meets the requirements, with reasons.
 
-    Without a required score, a path is good enough if it is as good as the best one.
+    Without a required score, it must also be as good as the best path. If none is good enough, the path is empty.
     """
     scored = [path for path in task.paths if path.score and path.usd_per_1000]
     eligible = [path for path in scored if not any(_unmet(path, needs))]
@@ -208,7 +208,7 @@ def allowed_gap(best: float) -> float:
 
 
 def _cheapest(paths: Sequence[EvaluatedPath], terms: CostTerms) -> EvaluatedPath:
-    """Returns the cheapest path at the given volume; without a volume, an untrained path is preferred."""
+    """Returns the path with the lowest cost at the monthly volume; without one, per request among untrained paths."""
     monthly = terms.monthly
     if monthly is not None:
         return min(paths, key=lambda path: path_cost(path, terms).monthly(monthly, terms.months))
@@ -217,7 +217,7 @@ def _cheapest(paths: Sequence[EvaluatedPath], terms: CostTerms) -> EvaluatedPath
 
 
 def best_path(paths: Sequence[EvaluatedPath]) -> EvaluatedPath | None:
-    """Returns the path with the highest mean score; of equal ones, the cheaper."""
+    """Returns the path with the highest mean score, of equal ones the cheaper; None if there are no paths."""
     return max(paths, key=lambda path: (path.mean, -path.cost), default=None)
 
 

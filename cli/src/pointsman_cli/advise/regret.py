@@ -29,7 +29,7 @@ class PathMeans:
 
 @dataclass(frozen=True, slots=True)
 class PathComparison:
-    """What requests of one task cost and scored on the chosen path, and as copies on one shadow path."""
+    """Costs and scores of one task's requests on the chosen path, and of their copies on one shadow path."""
 
     task: str
     chosen: str
@@ -46,7 +46,7 @@ class PathComparison:
 
 @dataclass(frozen=True, slots=True)
 class JudgeFigures:
-    """What a task's judge has done, and how far people agree with it."""
+    """The verdicts and costs of a task's judge (a model that compares answers), and how far people agree with it."""
 
     task: str
     verdicts: Mapping[str, int]
@@ -55,7 +55,7 @@ class JudgeFigures:
     rated: int
     """Judged answers that people have rated too."""
     agreed: int
-    """Those that both found good, or both bad."""
+    """Those that judge and people both found good, or both bad."""
     agreement: tuple[float, float]
     """The 95 % interval of the share (Wilson); from 0 to 1 without ratings."""
 

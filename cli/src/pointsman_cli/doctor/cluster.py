@@ -1,4 +1,4 @@
-"""Checks a running deployment from outside; changes nothing."""
+"""Checks a running deployment over the network, as a client reaches it; changes nothing."""
 
 import asyncio
 import socket
@@ -35,7 +35,7 @@ class Cluster:
     """HOST:PORT of gRPC; empty: not checked."""
     key: str = ""
     asks: bool = False
-    """Whether to have one request answered, which costs money."""
+    """Whether to send one request that an engine answers, which costs money."""
 
     @property
     def headers(self) -> dict[str, str]:

@@ -129,7 +129,7 @@ async def _of_cluster(cluster: Cluster) -> list[Finding]:
 
 
 def check_example(folder: Path) -> Iterator[Finding]:
-    """Checks pointsman.yaml, then has the gateway check the configuration that it names."""
+    """Yields the findings on pointsman.yaml, and on the configuration that it names, which the gateway checks."""
     try:
         loaded = load_example(folder)
     except UsageError as error:
@@ -154,9 +154,9 @@ def check_example(folder: Path) -> Iterator[Finding]:
 
 
 def check_engine_of(config: Path, name: str) -> Iterator[Finding]:
-    """Yields what test requests to an engine show: a finding for each check.
+    """Sends test requests to the engine `name` of the configuration, and yields a finding for each check.
 
-    The gateway's own code sends them, as a process, to the engine that the configuration calls `name`.
+    A gateway process (`--check --engine`) sends them. A failure is a finding, not an error.
     """
     program = [sys.executable, "-m", "pointsman_gateway", "--check", str(config), "--engine", name]
     environment = {"POINTSMAN_LORA_SERVER": "127.0.0.1:8083", **os.environ}

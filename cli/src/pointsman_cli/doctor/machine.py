@@ -107,7 +107,7 @@ def _existing(folder: Path) -> Path:
 
 
 def check_hardware(machine: Machine, *, engine: bool = True) -> Iterator[Finding]:
-    """Checks Python, and if an `engine` will run on this machine also processor, memory and disk."""
+    """Yields findings on Python, and if an `engine` is to run on this machine, on processor, memory and disk."""
     yield _python(machine)
     if engine:
         yield _cores(machine)
@@ -163,7 +163,7 @@ def _disk(machine: Machine) -> Finding:
 def check_installation(
     data_dir: DataDir, engine_python: Path | None, base_model: str, *, engine: bool = True
 ) -> Iterator[Finding]:
-    """Checks services, Valkey and embedding model, and if an `engine` will run here vLLM and the base model."""
+    """Yields findings on services, Valkey and embedding model; with an `engine` also on vLLM and the base model."""
     yield _services()
     yield _retriever()
     if engine:

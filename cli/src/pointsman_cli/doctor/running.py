@@ -23,7 +23,10 @@ _ADAPTERS = lora_server_pb2.ListAdaptersRequest()
 
 
 def check_port(what: str, address: str, option: str, run: Run | None) -> Finding:
-    """Checks that the port is free or used by the running `pointsman up`."""
+    """Checks that the port is free, or used by the running `pointsman up`; `option` is the one that sets it.
+
+    Raises UsageError if the address is malformed.
+    """
     if run is not None and address in (run.http.removeprefix("http://"), run.grpc):
         return ok(what, f"{address} is ours (pid {run.pid})")
     host, port = split_address(address, option)
@@ -50,7 +53,7 @@ async def check_running(run: Run | None) -> list[Finding]:
 
 
 async def check_tokens(run: Run) -> list[Finding]:
-    """Checks that the internal services refuse calls without a token."""
+    """Checks that retriever and lora-server, if they run, reject calls without a token."""
     findings = []
     if run.retriever:
         findings.append(
@@ -66,7 +69,7 @@ async def check_tokens(run: Run) -> list[Finding]:
 
 
 async def _tokens(name: str, address: str, method: Callable[[grpc.aio.Channel], Any], request: Any) -> Finding:
-    """Checks that the service refuses a call without a token."""
+    """Checks that the service rejects a call without a token; the finding is a warning if it does not."""
     what = f"{name} tokens"
     try:
         async with open_anonymous_channel(address) as channel:
@@ -97,7 +100,7 @@ async def check_configuration(url: str) -> Finding:
 
 
 async def configuration_finding(client: httpx.AsyncClient, headers: Mapping[str, str] | None = None) -> Finding:
-    """Checks with the caller's HTTP client and headers that the gateway serves the configuration that is on disk."""
+    """Checks that the gateway serves the configuration that is on disk; `client` has its base URL."""
     try:
         response = (await client.get("/v1/configuration", headers=headers)).raise_for_status().json()
     except (httpx.HTTPError, ValueError) as error:
@@ -119,7 +122,7 @@ async def _engine(address: str) -> list[Finding]:
 
 
 async def _prometheus(run: Run) -> list[Finding]:
-    """Checks that the Prometheus that `pointsman up` has started answers; returns nothing if it started none."""
+    """Checks that the Prometheus that `pointsman up` has started answers; returns no finding if it started none."""
     process = run.processes.get(PROMETHEUS)
     if process is None:
         return []

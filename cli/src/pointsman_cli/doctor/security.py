@@ -1,4 +1,4 @@
-"""`pointsman doctor --security`: what a running deployment leaves open, seen from its network and from its files."""
+"""`pointsman doctor --security`: finds what others can access in a running deployment, by network and by files."""
 
 import ipaddress
 import os
@@ -20,7 +20,7 @@ LOOPBACK = re.compile("(0{16}FFFF0000)?[0-9A-F]{6}7F|0{24}01000000")
 """127.0.0.0/8, also mapped to IPv6, and ::1, as /proc/net/tcp and tcp6 write them on a little-endian machine."""
 LISTENING = "0A"
 MIN_DISTINCT_CHARACTERS = 8
-"""Of a token; those of `openssl rand -hex 32` have 16, and placeholders such as "xxxx" few."""
+"""A token with fewer is weak; those of `openssl rand -hex 32` have 16, and placeholders such as "xxxx" few."""
 MAX_NAMED = 3
 
 TLS_SETTINGS = {
@@ -73,7 +73,10 @@ async def check_gateway(url: str) -> list[Finding]:
 
 
 async def check_deployment(run: Run | None, data_dir: DataDir) -> list[Finding]:
-    """Checks what is open on this machine: the gateway, the services behind it, Redis, listeners, and files."""
+    """Checks who can access the gateway, the services behind it, Redis, listeners and files of this machine.
+
+    If nothing runs (`run` is None), only the files are checked.
+    """
     files = list(check_files(data_dir.folder))
     if run is None:
         return [warn("running", "nothing runs here; only the files are checked"), *files]
@@ -82,12 +85,12 @@ async def check_deployment(run: Run | None, data_dir: DataDir) -> list[Finding]:
 
 
 def _as_failure(finding: Finding) -> Finding:
-    """Makes a finding on missing tokens a failure: without tokens, every user of the machine commands the services."""
+    """Converts the warning that a service needs no token to a failure: every user of the machine could call it."""
     return fail(finding.what, finding.detail) if finding.detail.startswith("none:") else finding
 
 
 def check_redis(url: str) -> Finding:
-    """Checks who can open Redis: it holds digests of keys and cached answers, and whoever writes to it adds keys."""
+    """Checks that Redis has a password or is a Unix socket: whoever writes to it can add API keys."""
     parts = urlsplit(url)
     if parts.scheme == "unix":
         return ok("redis", "a Unix socket, without a port")
@@ -118,7 +121,7 @@ def check_files(folder: Path) -> Iterator[Finding]:
 
 
 def _token_words(file: Path) -> list[str]:
-    """Returns the token of each line of a token file: the last word, after the peer's name and role if any."""
+    """Returns the tokens in a token file: the last word of each line that is no comment."""
     lines = (line.strip() for line in file.read_text("utf-8", "replace").splitlines())
     return [line.split()[-1] for line in lines if line and not line.startswith("#")]
 
@@ -128,7 +131,7 @@ def _is_weak(token: str) -> bool:
 
 
 def check_listeners(run: Run) -> Iterator[Finding]:
-    """Checks which processes of `pointsman up` listen on addresses that other machines reach, and whether with TLS."""
+    """Finds the processes of `pointsman up` that other machines can connect to; a failure if without TLS."""
     found = False
     for name, process in sorted(run.processes.items()):
         try:
@@ -150,7 +153,7 @@ def check_listeners(run: Run) -> Iterator[Finding]:
 
 
 def listening_ports(pid: int, root: Path = Path("/proc")) -> list[int]:
-    """Returns the TCP ports on which a process listens at an address that is not a loopback one; raises OSError."""
+    """Returns the TCP ports at which a process listens on other than loopback addresses, from /proc; raises OSError."""
     sockets = set()
     for descriptor in (root / str(pid) / "fd").iterdir():
         try:
@@ -177,6 +180,6 @@ def _environment(pid: int) -> dict[str, str]:
 
 
 def summary(findings: list[Finding]) -> Finding:
-    """Returns a last finding with the number of failures; if there are any, it sets the exit code."""
+    """Returns the last finding: a failure with the number of failures, if there are any."""
     count = sum(finding.level is Level.FAIL for finding in findings)
     return fail("security", f"{count} findings to fix") if count else ok("security", "nothing is open that must not be")

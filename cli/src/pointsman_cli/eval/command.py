@@ -136,7 +136,10 @@ def evaluate(
 
 
 async def _send_scores(client: httpx.AsyncClient, kept: Path) -> None:
-    """Sends the scores of a complete evaluation, and reports what counts; raises CommandError."""
+    """Sends the scores in a complete file of answers to the gateway, and prints which count as ratings.
+
+    Raises CommandError if there are none, or the gateway does not accept them.
+    """
     console, body = Console(stderr=True, highlight=False), scores_of(kept)
     if not body["results"]:
         raise CommandError("no answer has a score, so nothing counts as a rating")
@@ -154,9 +157,10 @@ async def _send_scores(client: httpx.AsyncClient, kept: Path) -> None:
 async def evaluated(
     client: httpx.AsyncClient, dataset: Dataset, wanted: Selection, kept: Path, resume: bool, terms: EvalSettings
 ) -> Report:
-    """Runs an evaluation and stores each answer in `kept`.
+    """Runs an evaluation, stores each answer in the file `kept`, and returns the report.
 
-    Raises CommandError; the answers received until then are in the file.
+    With `resume`, the file's answers are reused. Raises CommandError (UsageError before the first request); the answers
+    received until then are in the file.
     """
     console = Console(stderr=True, highlight=False)
     async with client:
@@ -202,7 +206,7 @@ def _text(file: Path) -> str:
 
 
 def _must_be_writable(file: Path | None) -> None:
-    """Raises UsageError if the report could not be written, before any request is paid for."""
+    """Raises UsageError if a report could not be written to the file; None is no file."""
     if file and (not file.parent.is_dir() or file.is_dir() or not os.access(file.parent, os.W_OK)):
         raise UsageError(f"cannot write {file}: its folder is missing or not yours, or it is a folder")
 

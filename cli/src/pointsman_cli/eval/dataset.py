@@ -26,13 +26,13 @@ def text_of(file: Path) -> str:
 
 
 def numbered(text: str) -> Iterator[tuple[int, str]]:
-    """Yields the number and text of each non-blank line. Only line feeds end a line, because JSON strings may contain
-    U+2028."""
+    """Yields the number (from 1) and text of each non-blank line. Only line feeds end a line, because JSON strings may
+    contain U+2028."""
     return ((number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip())
 
 
 def parsed(line: str) -> Any:
-    """Parses a line of JSON; raises ValueError with a message that continues a sentence, such as "is not JSON: ..."."""
+    """Parses a line of JSON; raises ValueError, also for lone surrogates, with a message such as "is not JSON: ..."."""
     try:
         found = json.loads(line)
         json.dumps(found, ensure_ascii=False).encode()
@@ -88,7 +88,7 @@ class _BadRow(ValueError):
 def read_dataset(file: Path, task: str, limit: int | None = None) -> Dataset:
     """Reads a data set; `task` applies to rows without one, and `limit` keeps the first rows only.
 
-    Raises UsageError with the line numbers of all invalid rows.
+    Raises UsageError if the file cannot be read, has no rows or two of one id, or with the lines of invalid rows.
     """
     text = text_of(file)
     rows = _rows(file, text, task)

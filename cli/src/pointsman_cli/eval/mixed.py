@@ -50,8 +50,9 @@ class _TaskRows:
         return [row[AUTO].decided_task for row in self._rows]
 
     def best(self, known: Mapping[str, tuple[float, float]]) -> str:
-        """Returns the path with the highest mean score, and the cheapest of equal ones. `known` has score and dollars
-        by path.
+        """Returns the path with the highest mean score in `known`, of equal ones the cheapest.
+
+        `known` has (mean score, dollars) by path.
         """
         return max((path for path in self.paths if path in known), key=lambda path: (known[path][0], -known[path][1]))
 
@@ -60,8 +61,10 @@ class _TaskRows:
 
 
 def check_choices(plan: EvaluationPlan, shares: Mapping[str, float], chosen_by: Report | None) -> None:
-    """Raises UsageError if a share names a task without rows, none is above 0, or `chosen_by` cannot choose the paths:
-    it has no path of a task, or is on the same rows.
+    """Checks the arguments of `compare_choices` before the first request.
+
+    Raises UsageError if a share names a task without rows, no share is above 0, or `chosen_by` is on the same rows or
+    has no path of a task.
     """
     for name in shares:
         if name not in plan.tasks:
@@ -183,7 +186,11 @@ def _choice(
     weights: Mapping[str, float],
     confidence: float,
 ) -> Choice:
-    """A bootstrap finds no spread in rows that are all alike; their intervals then cover what unseen rows could be."""
+    """Returns the score, cost and difference from `auto` of one way to choose paths, with confidence intervals.
+
+    The intervals are the bootstrap's. If rows are all alike, so that it has no spread, they are those of `compare` and
+    of Wilson, which allow for unseen rows.
+    """
     score, usd = (_mean(outcomes[name], weights, which) for which in (0, 1))
     difference = _mean(outcomes[AUTO], weights, 0) - score
     auto, own = (np.concatenate([column for column, _ in outcomes[each].values()]) for each in (AUTO, name))
@@ -208,7 +215,7 @@ def _interval(mean: float, resampled: Column, confidence: float) -> Interval:
 def _misrouted(
     tasks: Mapping[str, _TaskRows], outcomes: Mapping[str, Mapping[str, _Outcome]], weights: Mapping[str, float]
 ) -> dict[str, float]:
-    """Returns how often the classifier was wrong and what that cost; each task counts by its share of the requests.
+    """Returns how often the classifier was wrong and the loss by that; each task counts by its share of requests.
 
     "misrouted" is the share of requests that got a wrong task, "abstained" of those that got none. "lost_score" is by
     how much the mean score of all requests would be higher, had both gone along the best path of their right task, and

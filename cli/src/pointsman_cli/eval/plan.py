@@ -66,7 +66,7 @@ class MetricScorer:
 
 
 class JudgeScorer:
-    """Scores answers by asking a model of the same gateway to judge, at temperature 0 and without the cache."""
+    """Scores answers by a model of the same gateway (the judge), at temperature 0 and without the cache."""
 
     def __init__(self, client: httpx.AsyncClient, model: str, criteria: str = "") -> None:
         self._client = client
@@ -197,7 +197,10 @@ class EvaluationPlan:
 
 
 def make_plan(dataset: Dataset, catalog: Catalog, wanted: Selection, client: httpx.AsyncClient) -> EvaluationPlan:
-    """Plans an evaluation without sending requests; raises UsageError with the unknown and the known names."""
+    """Plans an evaluation without sending requests.
+
+    Raises UsageError for an unknown path, task, metric or judge, and for a label that the metric cannot use.
+    """
     for path in wanted.paths:
         if path not in catalog.paths:
             raise UsageError(f"there is no path '{path}'; known: {', '.join(sorted(catalog.paths))}")

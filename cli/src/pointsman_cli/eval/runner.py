@@ -82,7 +82,11 @@ class AnswerFile:
     """A file to which the evaluation's answers are written: a new one, or one of an interrupted run to continue."""
 
     def __init__(self, file: Path, plan: EvaluationPlan, resume: bool) -> None:
-        """Raises UsageError on entry if a new file exists already, or if a file cannot be continued."""
+        """Takes the `file`, which is opened on entry; with `resume` it is continued, otherwise new.
+
+        Entering raises UsageError if a new file exists already or cannot be written, or a file is of another
+        evaluation.
+        """
         self.file = file
         self._heading = file_header(plan)
         self._resume = resume
@@ -153,7 +157,8 @@ class AnswerFile:
 def scores_of(file: Path) -> dict[str, Any]:
     """Returns the body of a request to `/v1/evaluations` from a complete file of answers.
 
-    It has the mean score of each path that was named, by task and by what answered; failed answers are left out.
+    It has the mean score of each path by task and by answering model, without failed answers and those of `auto`.
+    Raises UsageError if the file cannot be read.
     """
     (_, first), *lines = whole_lines(file)
     header, scores = json.loads(first), dict[tuple[str, str, str], list[float]]()
@@ -196,7 +201,10 @@ async def answer_row(client: httpx.AsyncClient, work: RowRequest) -> Answer:
 
 
 async def _answer(client: httpx.AsyncClient, work: RowRequest) -> Answer:
-    """Requests an answer and waits if the rate limit says so; returns it without a score, or a failed one."""
+    """Requests an answer, and repeats it after a rate limit; returns it without a score, or a failed one.
+
+    Raises Unreachable if no gateway answers.
+    """
     for tries_left in reversed(range(_MAX_ATTEMPTS)):
         try:
             return await _request(client, work)
@@ -259,7 +267,10 @@ class ProgressListener(Protocol):
 async def run_plan(
     plan: EvaluationPlan, client: httpx.AsyncClient, answers: AnswerFile, at_once: int, watcher: ProgressListener
 ) -> list[Answer]:
-    """Sends all requests of the plan that have no stored answer; returns all answers. Raises CommandError."""
+    """Sends all requests of the plan that have no stored answer, `at_once` at a time; returns all answers in order.
+
+    Raises CommandError as `answer_row` does.
+    """
     planned = list(row_requests(plan))
     came = [answers.known[work.place] for work in planned if work.place in answers.known]
 

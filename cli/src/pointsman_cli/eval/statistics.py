@@ -180,7 +180,7 @@ def _pair(first: str, second: str, by_path: Mapping[str, Sequence[Answer]], conf
 
 
 def confusions(rows: Mapping[str, Row], by_path: Mapping[str, Sequence[Answer]]) -> Iterator[Confusion]:
-    """Yields one confusion matrix for each path; none if the task has no labels (a few texts that recur)."""
+    """Yields one confusion matrix for each path; none if the rows' outputs are no labels (a few recurring texts)."""
     field = _label_field([row.output for row in rows.values()])
     if field is None:
         return

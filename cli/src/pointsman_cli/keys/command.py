@@ -79,7 +79,10 @@ def expiry_time(text: str, now: float) -> float | None:
 
 
 def run_on_keys(redis: str, data_dir: Path, work: Callable[[Administration], Awaitable[T]]) -> T:
-    """Runs `work` on the key store in Redis and returns its result; raises UsageError if there is no usable address."""
+    """Runs `work` on the key store in Redis, and returns its result.
+
+    Raises UsageError if there is no usable address, and the PointsmanError of `work`, such as Unavailable.
+    """
     url = redis_url(redis, DataDir.at(data_dir))
     if not url:
         raise UsageError("there is no Redis to keep keys in: nothing runs here, and no --redis was given")

@@ -114,7 +114,7 @@ def print_run(state: RunState) -> None:
 
 
 def _facts(step: StepState) -> Iterator[str]:
-    """Yields the facts of a step that fit on one line of the display; the state file holds all."""
+    """Yields the facts of a step that are texts or numbers, for one line of the display."""
     for name, value in step.facts.items():
         if isinstance(value, str | int | float) and not isinstance(value, bool):
             yield f"{name} {value}"
@@ -241,7 +241,10 @@ async def run_retraining(
     gateway: Gateway,
     console: Console,
 ) -> RunState:
-    """Runs or continues a retraining; after a CommandError or PointsmanError it can be continued."""
+    """Runs or continues a retraining, and returns its last state.
+
+    Raises CommandError or PointsmanError; then the same run can be continued.
+    """
     lines = ProgressLines(console)
     registry = Registry(addresses.lora_server, f"retrain {run_file.state.run}")
     arguments = ["data", str(wish.config), wish.task, "--out", str(wish.data)]

@@ -59,13 +59,19 @@ class AnswerSource(Protocol):
 
 class DatasetBuilder(Protocol):
     async def __call__(self, teacher_answers: Path | None) -> dict[str, Any]:
-        """Builds a data set from the teacher's answers and the request log; returns the facts of its report."""
+        """Builds a data set from a file of the teacher's answers, if any, and the request log; returns its facts.
+
+        Raises CommandError.
+        """
         ...
 
 
 class RowRenderer(Protocol):
     async def __call__(self, data: Path, held_out: Path | None) -> tuple[Path, Path | None, str]:
-        """Renders rows as prompts of the path that is trained; returns the rendered files, and a sentence on them."""
+        """Renders rows as prompts of the path that is trained; returns the two files and a sentence on them.
+
+        The second file is None without held-out rows. Raises CommandError.
+        """
         ...
 
 
@@ -129,7 +135,10 @@ class DataStep:
 
 
 def read_prompts(file: Path) -> list[str]:
-    """Reads lines of {"text": ...} or plain text; raises UsageError with the line number."""
+    """Reads lines of {"text": ...} or plain text, each once.
+
+    Raises UsageError if the file cannot be read, or with the number of an invalid line.
+    """
     return list(dict.fromkeys(_text(file, number, line.strip()) for number, line in numbered(text_of(file))))
 
 
@@ -183,7 +192,10 @@ class Gateway:
 
 
 async def _answer(client: httpx.AsyncClient, place: str, body: Mapping[str, Any]) -> ModelAnswer:
-    """Requests one answer, and retries failures that may pass; raises CommandError if all attempts fail."""
+    """Requests one answer, with up to `MAX_ATTEMPTS`; one of PROMPT_ERRORS is returned as the answer's `error`.
+
+    Raises Unreachable or one of FATAL_ERRORS (Refused) at once, and any other CommandError after the last attempt.
+    """
     for tries_left in reversed(range(MAX_ATTEMPTS)):
         wait = RETRY_SECONDS
         try:

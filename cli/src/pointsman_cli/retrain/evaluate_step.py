@@ -48,7 +48,10 @@ class GateResult:
 
 
 def apply_gates(gates: GateTerms, incumbent: Sequence[float], candidate: Sequence[float]) -> GateResult:
-    """Compares scores (0 to 1) of the same rows in the same order; raises ValueError if there are none."""
+    """Compares scores (0 to 1) of the same rows in the same order; a failed gate is in the result's `objections`.
+
+    Raises ValueError if there are no rows.
+    """
     found = compare(candidate, incumbent, gates.confidence)
     regressions = sum(new < old for new, old in zip(candidate, incumbent, strict=True))
     return GateResult(
@@ -73,7 +76,7 @@ def _failed_gates(gates: GateTerms, gain: Interval, worse: float) -> Iterator[st
 
 
 def make_scorer(task: str, metric: Mapping[str, Any], client: httpx.AsyncClient) -> Scorer:
-    """Returns the scorer for a task's metric; `judge` asks a model for scores, through the gateway of `client`.
+    """Returns the scorer for a task's metric; that of `judge` calls a model through the gateway of `client`.
 
     Raises UsageError if the metric is unknown or its options are invalid.
     """
@@ -93,7 +96,10 @@ def check_rows(scorer: Scorer, rows: Sequence[Row]) -> None:
 
 
 async def score_answers(scorer: Scorer, rows: Sequence[Row], answers: Sequence[ModelAnswer]) -> list[float | None]:
-    """Returns scores from 0 to 1: 0 for a failed request, None if the judge gave no score; raises CommandError."""
+    """Returns scores from 0 to 1 in the order of `rows`: 0 for a failed request, None if the judge gave no score.
+
+    Raises CommandError if scoring cannot continue.
+    """
     return [
         0.0 if answer.error else (await scorer.judge(row, answer.text)).score
         for row, answer in zip(rows, answers, strict=True)
@@ -152,7 +158,10 @@ class EvaluateStep:
         return self.plan.student if await self.registry.stable(self.plan.alias) else self.plan.teacher
 
     async def _marked(self, rows: Sequence[Row], incumbent: str, version: str) -> list[ScoredRow]:
-        """Scores both versions on the held-out rows; leaves out rows that the judge gave no score."""
+        """Requests and scores both versions' answers to the held-out rows; leaves out rows without a score.
+
+        Raises CommandError if no row is left, or requests fail.
+        """
         theirs = await self._ask(f"path:{incumbent}", {}, [row.messages for row in rows], f"asking {incumbent}")
         questions = await self._prompts(rows)
         ours = await self._ask(version, self.plan.sampling, questions, f"asking {version}")
@@ -188,7 +197,10 @@ class EvaluateStep:
 
 
 def heldout_rows(plan: RetrainPlan, state: RunState) -> Sequence[Row]:
-    """Returns a task's held-out rows, from the configured file or the data set; raises UsageError or CommandError."""
+    """Returns a task's held-out rows, from the configured file or the run's data set.
+
+    Raises UsageError if the file is invalid, CommandError if the data set has none.
+    """
     if plan.heldout:
         rows = read_dataset(plan.heldout, plan.task).rows
         return [replace(row, id=f"{plan.heldout.name}:{row.id}") for row in rows if row.task == plan.task]

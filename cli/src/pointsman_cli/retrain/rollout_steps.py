@@ -77,7 +77,10 @@ class CanaryStep:
 
 class AliasMover(Protocol):
     async def move(self, alias: str, version: str, expected: str) -> None:
-        """Points an alias to a version; idempotent. `expected` is the version that it must point to now, or ""."""
+        """Points an alias to a version; idempotent. Raises PointsmanError.
+
+        `expected` is the version that it must point to now; "" for any.
+        """
         ...
 
 

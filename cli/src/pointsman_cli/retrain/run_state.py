@@ -134,7 +134,10 @@ class Step(Protocol):
 async def run_steps(
     steps: Sequence[Step], run_file: RunFile, retire: Retire, report_progress: Callable[[str], None], until: str = ""
 ) -> RunState:
-    """Runs the steps to the end, or up to and including the step named `until`; returns the last state."""
+    """Runs the steps that have not ended, up to and including the step named `until`; returns the last state.
+
+    Without `until` the state's outcome is "promoted" or "refused". Raises what a step raises.
+    """
     for step in steps:
         status = run_file.state.steps[step.name].status
         if status == REFUSED:

@@ -131,7 +131,10 @@ class Trainer:
         return str(job.id)
 
     async def _find_started_job(self, spec: TrainingSpec) -> str:
-        """Finds a job that this retraining started before it was killed: the job's author names the retraining."""
+        """Returns the id of the job that this retraining started before it was killed; empty if there is none.
+
+        The job's author names the retraining.
+        """
         request = training_pb2.ListTrainingJobsRequest(name=spec.name)
         found = await call_training(self._address, lambda server: server.List(request, timeout=TRAINING_CALL_SECONDS))
         failed = (training_pb2.TRAINING_STATE_FAILED, training_pb2.TRAINING_STATE_CANCELLED)
@@ -139,7 +142,7 @@ class Trainer:
         return next((str(job.id) for job in mine), "")
 
     async def follow(self, job: str) -> TrainingResult:
-        """Waits until the job ends; returns its result."""
+        """Reports the job's events until it ends, and returns its result."""
         async for kind, facts in training_events(self._address, job):
             self._tell(kind, facts)
         request = training_pb2.GetTrainingJobRequest(id=job)
@@ -149,7 +152,10 @@ class Trainer:
 
 class TrainingService(Protocol):
     async def start(self, spec: TrainingSpec) -> str:
-        """Starts a training job, unless the same author has already started it; returns the job's id."""
+        """Starts a training job, unless the same author has started it already; returns its id.
+
+        Raises PointsmanError.
+        """
         ...
 
     async def follow(self, job: str) -> TrainingResult: ...
@@ -163,7 +169,10 @@ class AliasLookup(Protocol):
 
 class CollectionSketches(Protocol):
     async def __call__(self) -> Mapping[str, str]:
-        """Returns sketches of the collections that the teacher path retrieves from, as facts for the manifest."""
+        """Returns document sketches of the teacher path's collections, as facts for the manifest, by name.
+
+        Raises PointsmanError.
+        """
         ...
 
 
@@ -210,7 +219,7 @@ class TrainStep:
 
 @dataclass(frozen=True, slots=True)
 class CollectionDates:
-    """Reads sketches of the teacher path's collections from the retriever: which documents the data covers."""
+    """Reads document sketches of the teacher path's collections, by which later changes of documents are measured."""
 
     retriever: str
     tenant: str

@@ -37,7 +37,7 @@ async def fetch_collections(address: str, tenant: str) -> Sequence[pb.Collection
 
 
 async def fetch_sketch(address: str, tenant: str, collection: str) -> Sketch:
-    """Returns a sketch of the documents that the collection has now."""
+    """Returns a bottom-k sketch of the collection's present documents, to measure changes; raises PointsmanError."""
     async with open_channel(address) as channel:
         with service_errors("retriever"):
             request = pb.SketchRequest(tenant=tenant, collection=collection)

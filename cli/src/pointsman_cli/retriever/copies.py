@@ -23,7 +23,7 @@ _EXTERNAL = "read_only_collection"
 async def write_snapshot(address: str, request: pb.SnapshotRequest, file: Path) -> pb.SnapshotPart:
     """Writes a snapshot to a file that appears only when it is complete; returns the last message, which describes it.
 
-    Raises CommandError if the data is damaged or the file cannot be written.
+    Raises the retriever's PointsmanError, or CommandError if the data is damaged or the file cannot be written.
     """
     unfinished = file.with_name(f".{file.name}.unfinished")
     digest, last = hashlib.sha256(), pb.SnapshotPart()
@@ -95,7 +95,10 @@ def restore_all(
 
 
 async def _write_all(address: str, folder: Path) -> list[str]:
-    """Returns the collections that could not be copied, as TENANT/NAME."""
+    """Copies all collections into the folder; returns those that could not be copied, as TENANT/NAME.
+
+    Raises CommandError if a file cannot be written.
+    """
     failed = []
     for one in await _collections_of_all_tenants(address):
         file = folder / one.tenant / f"{one.name}{SUFFIX}"
@@ -120,7 +123,7 @@ async def _collections_of_all_tenants(address: str) -> list[pb.Collection]:
 
 
 def _copies_in(folder: Path, replace: bool) -> Iterator[tuple[pb.RestoreBegin, Path]]:
-    """Yields what to restore from which file; raises UsageError if the folder has no copies."""
+    """Yields the request that begins a restoration, and its file, for each copy; raises UsageError without copies."""
     files = sorted(folder.glob(f"*/*{SUFFIX}"))
     if not files:
         raise UsageError(f"{folder} has no TENANT/COLLECTION{SUFFIX}")

@@ -51,7 +51,10 @@ def search_candidates() -> SearchCandidates:
 
 
 def read_labelled(file: Path) -> list[LabelledQuery]:
-    """Reads labelled queries, JSON Lines of {"query": ..., "documents": [ids]}; raises UsageError."""
+    """Reads labelled queries, JSON Lines of {"query": ..., "documents": [ids]}.
+
+    Raises UsageError if the file cannot be read, a line is invalid, or no query has a document.
+    """
     found = []
     for number, line in numbered(text_of(file)):
         try:
@@ -79,7 +82,9 @@ def ndcg(found: Sequence[str], wanted: frozenset[str]) -> float:
 
 
 def choose_settings(scores: Mapping[str, Sequence[float]]) -> str:
-    """Returns the best setting that beats the default significantly; the default if none does.
+    """Returns the name of the best setting that beats the default significantly; the default's if none does.
+
+    `scores` has each setting's scores by query, the default's first.
 
     This is a permutation test of the maximum (P. H. Westfall, S. S. Young, Resampling-Based Multiple Testing, 1993): if
     a setting is as good as the default, each query might as well have favoured the other. So the signs of the

@@ -262,7 +262,7 @@ async def _print(console: Console, watched: Services, interval: float, in_json: 
 
 
 async def _looks(watched: Services, interval: float) -> AsyncIterator[View]:
-    """Polls the services at a steady pace and yields each view, the first after one interval."""
+    """Polls the services every `interval` seconds, and yields each view, the first after one interval."""
     due = time.monotonic()
     while True:
         due = max(due + interval, time.monotonic())

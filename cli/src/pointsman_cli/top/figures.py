@@ -195,7 +195,7 @@ def _by(window: Window, name: str, label: str) -> dict[str, float]:
 
 
 def _buckets(window: Window, name: str) -> dict[str, dict[float, float]]:
-    """Returns the growth of a histogram's buckets by path ("" if it has no path) and edge, summed over other labels."""
+    """Returns the growth of a histogram's buckets by path ("" without one) and upper edge, summed over other labels."""
     buckets: dict[str, dict[float, float]] = defaultdict(dict)
     for labels, _ in _latest(window, f"{name}_bucket"):
         buckets[labels.get("path", "")][float(labels["le"])] = 0.0  # keep edges whose bucket did not grow

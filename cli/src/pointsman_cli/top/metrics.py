@@ -27,9 +27,10 @@ class Scrape:
 
 
 def parse_metrics(text: str, at: float, wanted: tuple[str, ...]) -> Scrape:
-    """Parses only samples whose names start with one of `wanted`: a gateway may report thousands.
+    """Parses the samples whose names start with one of `wanted`; a gateway may report thousands of others.
 
-    Raises ValueError if there is none, or the text is not in the Prometheus format.
+    `at` is the time of the scrape (`time.monotonic`). Raises ValueError if there is no such sample, or the text is not
+    in Prometheus's format.
     """
     lines = "\n".join(line for line in text.split("\n") if line.startswith(wanted))
     if not lines:
@@ -56,7 +57,10 @@ class Quantiles:
 
 
 def quantile(buckets: Mapping[float, float], share: float) -> float | None:
-    """Returns a quantile as Prometheus does: linear between edges, up to the highest finite edge."""
+    """Returns a quantile (`share` from 0 to 1) as Prometheus does: linear between edges, up to the highest finite one.
+
+    None if nothing was observed.
+    """
     edges = sorted(buckets)
     if not edges or buckets[edges[-1]] <= 0:
         return None
@@ -73,7 +77,7 @@ def quantile(buckets: Mapping[float, float], share: float) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """How much each counter grew from one scrape to the next."""
+    """The growth of each counter from one scrape to the next."""
 
     ended: float
     seconds: float
@@ -82,7 +86,7 @@ class _Step:
 
 class Window:
     def __init__(self, length: float) -> None:
-        """Keeps the scrapes of the last `length` seconds; the last step is kept whole even if it is longer."""
+        """Keeps the counters' growth over the last `length` seconds, and at least that of the last scrape interval."""
         self._length = length
         self._steps: deque[_Step] = deque()
         self.latest: Scrape | None = None

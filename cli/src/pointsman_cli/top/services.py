@@ -52,7 +52,7 @@ class EngineAdapters:
 
 
 async def fetch_adapter_view(channel: grpc.aio.Channel) -> EngineAdapters:
-    """Returns the engine's adapters and the versions' states; raises the PointsmanError of a call that fails."""
+    """Returns the engine's adapters and their states; raises the lora-server's PointsmanError, such as Unavailable."""
     server = lora_server_stub(channel)
     with service_errors("lora-server"):
         watching = server.Watch(pb.WatchRequest(), timeout=ADAPTER_TIMEOUT_SECONDS)
@@ -140,7 +140,7 @@ class Services:
 
 @asynccontextmanager
 async def services(where: ServiceAddresses, window: float) -> AsyncIterator[Services]:
-    """Opens the connections to poll; `window` is the number of seconds that the figures cover."""
+    """Opens the connections for polling; `window` is the number of seconds that the figures cover."""
     headers = {"accept": "text/plain"}
     async with (
         open_async_client(timeout=TIMEOUT_SECONDS, trust_env=False, headers=headers) as client,

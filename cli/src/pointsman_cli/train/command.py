@@ -39,7 +39,7 @@ RENDERED = "rendered"
 
 @dataclass(frozen=True, slots=True)
 class TrainingTarget:
-    """The lora-server where the trained adapter is registered; an empty address means that it is not."""
+    """The lora-server at which the trained adapter is registered, and how; without an address it is not."""
 
     address: str
     alias: str

@@ -109,7 +109,10 @@ def parse_event(line: str) -> TrainerEvent:
 
 
 def to_event(kind: str, found: Mapping[str, Any]) -> TrainerEvent | None:
-    """Converts a trainer's event; None if it is unknown or malformed. Numbers may be floats, as in protobuf structs."""
+    """Converts an event of the trainer; returns None if it is unknown or malformed.
+
+    Whole numbers in `found` may be floats, as in protobuf structs.
+    """
     try:
         return _read(kind, found)
     except (KeyError, TypeError, ValueError, AttributeError):
@@ -252,7 +255,7 @@ class TrainingProgress:
 
 
 def _compared(ours: Mapping[str, float], prompting: Mapping[str, float]) -> str:
-    """Formats how the adapter's score compares with prompting the base model, and what follows."""
+    """Formats the comparison of the adapter's metrics with those of prompting the base model."""
     pairs = ", ".join(
         f"{name} {value:.3g} against {prompting[name]:.3g}" for name, value in ours.items() if name in prompting
     )

@@ -131,7 +131,10 @@ def up(
 def _own_model(
     names: Sequence[str], arguments: Sequence[str], data_dir: DataDir, environment: EngineEnvironment
 ) -> tuple[Path, BaseModel]:
-    """Writes the configuration of `--model`; returns its folder and the model."""
+    """Writes the configuration of `--model`; returns its folder and the model.
+
+    Raises UsageError or CommandError if the model cannot be served.
+    """
     if len(names) > 1:
         raise UsageError(f"vLLM serves one model; --model is given {len(names)} times")
     located = locate_base_model(names[0], Path.cwd(), data_dir)
@@ -149,7 +152,10 @@ def _prepared(model: BaseModel, environment: EngineEnvironment, arguments: Seque
 
 
 async def run_up(setup: StartPlan, screen: StartupOutput, backoff: Backoff) -> None:
-    """Runs all services until cancelled; raises if one of them does not come up."""
+    """Runs all services until cancelled, then stops them.
+
+    Raises as `start_all` does, or UsageError if another `pointsman up` runs.
+    """
     async with reaper_running(setup.data_dir.lock_file) as guard:
         supervisor = Supervisor(guard)
         try:

@@ -45,7 +45,10 @@ class EngineOption:
 
 
 def write_engine_config(option: EngineOption, data_dir: DataDir) -> Path:
-    """Returns the folder with the configuration; raises UsageError if the engine cannot be used."""
+    """Lists the engine's models, and writes a configuration for them; returns its folder.
+
+    Raises UsageError if the engine cannot be read, or lists no usable model.
+    """
     url = base_url(option.url)
     if option.key_env and not os.environ.get(option.key_env):
         raise UsageError(f"--key-env {option.key_env}: that environment variable is not set")
@@ -72,7 +75,10 @@ def base_url(url: str) -> str:
 
 
 def list_models(url: str, key_env: str) -> Sequence[Mapping[str, Any]]:
-    """Reads the models that an engine lists at /v1/models, without following redirects; raises UsageError."""
+    """Returns the entries of an engine's /v1/models; follows no redirects. Raises UsageError if they cannot be read.
+
+    `key_env` names the environment variable with the API key, which must be set; empty: none.
+    """
     headers = {"authorization": f"Bearer {os.environ[key_env]}"} if key_env else {}
     try:
         with (
@@ -133,7 +139,7 @@ def engine_config(url: str, option: EngineOption, listed: Sequence[Mapping[str, 
 
 
 def chat_models(listed: Iterable[str]) -> list[str]:
-    """Returns the model names, without those whose words say that the model is not for chat."""
+    """Returns the names, without those that contain a word of a model that is not for chat, such as "embed"."""
     return [name for name in listed if _NAME.fullmatch(name) and not _NOT_FOR_CHAT.search(name)]
 
 

@@ -49,7 +49,7 @@ def make_service(program: Path, address: str, data_dir: DataDir) -> Service:
 
 
 def write_configuration(data_dir: DataDir, addresses: Addresses, rules: Path = RULES) -> None:
-    """Writes Prometheus's configuration, without alert rules if their folder does not exist."""
+    """Writes Prometheus's configuration; without alert rules if the folder `rules` does not exist. Raises OSError."""
     file = _configuration_file(data_dir)
     file.parent.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(_configuration(addresses, rules if rules.is_dir() else None), sort_keys=False)

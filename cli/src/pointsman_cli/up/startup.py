@@ -47,7 +47,7 @@ async def wait_for_valkey(socket: str) -> None:
 
 
 async def wait_until_serving(address: str, name: str) -> None:
-    """Waits until the gRPC health check of the service at `address` reports SERVING."""
+    """Waits until the gRPC health check of the service at `address` reports SERVING; raises CommandError if late."""
     async with open_anonymous_channel(address) as channel:
         await _within(SERVICE_SECONDS, name, _until(lambda: is_serving(channel)))
 
@@ -62,7 +62,7 @@ async def is_serving(channel: grpc.aio.Channel) -> bool:
 
 
 async def wait_for_http(url: str) -> None:
-    """Waits until the gateway's /readyz answers, which means that at least one engine can answer."""
+    """Waits until the gateway's /readyz succeeds: at least one engine can answer. Raises CommandError if late."""
     async with open_async_client(timeout=_CALL_SECONDS, trust_env=False) as client:
         await _within(
             SERVICE_SECONDS, "the gateway's HTTP server", _until(lambda: _answers_ok(client, f"{url}/readyz"))
@@ -77,7 +77,10 @@ async def _answers_ok(client: httpx.AsyncClient, url: str) -> bool:
 
 
 async def wait_for_engine(address: str, say: Callable[[str], None]) -> None:
-    """Waits until the engine behind the lora-server is ready; `say` gets status messages meanwhile."""
+    """Waits until the engine behind the lora-server is ready; `say` gets status messages meanwhile.
+
+    Raises CommandError if the engine fails to start, or takes too long.
+    """
     async with open_channel(address) as channel:
         await _within(ENGINE_SECONDS, "the engine", _until(lambda: _engine_is_ready(channel, say)))
 
@@ -181,7 +184,7 @@ def _example_curl(url: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class StartPlan:
-    """Everything that `pointsman up` decides before it starts the first process."""
+    """The settings and services that `pointsman up` has chosen before it starts the first process."""
 
     example: Example
     data_dir: DataDir
@@ -192,9 +195,10 @@ class StartPlan:
 
 
 async def start_all(setup: StartPlan, supervisor: Supervisor, screen: StartupOutput) -> Sequence[str]:
-    """Starts all services, fills them with the example's data and checks them; returns the registered adapters as text.
+    """Starts all services, ingests collections and registers adapters; returns the registered adapters as texts.
 
-    Raises if a service does not come up; the supervisor then stops what was started.
+    Raises CommandError or PointsmanError if a service does not start or rejects data; the caller then stops the
+    supervisor.
     """
     sources = {name: find_sources([folder]) for name, folder in setup.example.collections.items()}
     plan = setup.plan
@@ -250,9 +254,9 @@ async def _fill_engine(address: str, example: Example, supervisor: Supervisor, s
 
 
 async def _begin_checks(address: str, example: Example) -> None:
-    """Registers the adapters while the engine starts, so that the lora-server tests them with PEFT meanwhile.
+    """Sends registrations while the engine starts, so that the lora-server tests the adapters with PEFT meanwhile.
 
-    These registrations fail without an engine; those that follow report whatever is wrong.
+    Their errors are ignored: without an engine they fail, and the registrations that follow report real problems.
     """
     for adapter in example.adapters:
         with suppress(PointsmanError, TimeoutError):
@@ -261,7 +265,7 @@ async def _begin_checks(address: str, example: Example) -> None:
 
 
 async def _check_configuration(gateway: Service, example: Example) -> None:
-    """Has the gateway check its configuration before anything starts; raises CommandError."""
+    """Checks the configuration by a gateway process (`--check`); raises CommandError if it is invalid."""
     end = await run_to_end([*gateway.program, "--check", str(example.config)], gateway.environment, lambda line: None)
     if end.code != 0:
         raise CommandError(f"the configuration is not valid: {end.reason.removeprefix('pointsman_gateway: ')}")
@@ -278,7 +282,10 @@ async def _prepare_models(setup: StartPlan, screen: StartupOutput) -> None:
 
 
 async def _ingest_collection(address: str, collection: str, sources: list[Source], say: Callable[[str], None]) -> None:
-    """Synchronizes the collection with its folder, as `pointsman ingest` does."""
+    """Synchronizes the collection with its folder, as `pointsman ingest` does; raises CommandError if a document fails.
+
+    `say` gets the progress.
+    """
     files = sum(len(source.files) for source in sources)
     target = IngestTarget(address, DEFAULT_TENANT, collection)
     counts = await send_sources(target, sources, True, lambda sent: say(f"{sent.answered} of {files} files"))

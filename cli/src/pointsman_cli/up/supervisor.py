@@ -24,7 +24,7 @@ REAPER_GRACE_SECONDS = 35.0  # seconds; longer than the grace of any child
 
 class Child:
     def __init__(self, service: Service, guard: int = -1) -> None:
-        """Describes a child process; into the pipe `guard` its pid is written for the reaper (-1: no reaper)."""
+        """Takes the service to run, and `guard`: the descriptor of the pipe for pids to the reaper; -1 without one."""
         self.service = service
         self._guard = guard
         self._process: asyncio.subprocess.Process | None = None
@@ -54,7 +54,7 @@ class Child:
         return describe_exit(await self._running().wait())
 
     async def keep_running(self, say: Callable[[str], None], backoff: Backoff) -> None:
-        """Restarts the process whenever it dies, until cancelled."""
+        """Restarts the process whenever it dies, after a growing delay, until cancelled; `say` gets messages."""
         delay = 0.0
         while True:
             how = await self.ended()
@@ -98,7 +98,7 @@ class Supervisor:
         return child
 
     async def unless_one_dies(self, work: Coroutine[Any, Any, T]) -> T:
-        """Awaits `work`; raises CommandError with the last log line if a child dies first."""
+        """Awaits `work`, and returns its result; if a child dies first, raises CommandError with its last log line."""
         working = asyncio.ensure_future(work)
         endings = {asyncio.ensure_future(child.ended()): child for child in self.children}
         try:
@@ -134,7 +134,9 @@ class Supervisor:
 
 @asynccontextmanager
 async def reaper_running(lock_file: Path, grace: float = REAPER_GRACE_SECONDS) -> AsyncIterator[int]:
-    """Starts the reaper and yields the pipe for the children's pids; raises UsageError if another `up` runs.
+    """Starts the reaper, and yields the descriptor of the pipe for the children's pids.
+
+    Raises UsageError if another `pointsman up` runs, or CommandError if the reaper does not start.
 
     The reaper shares the lock file: after a kill -9 it is released only when the last old process is gone.
     """
@@ -164,7 +166,7 @@ async def reaper_running(lock_file: Path, grace: float = REAPER_GRACE_SECONDS) -
 
 
 def refuse_if_locked(lock_file: Path) -> None:
-    """Raises UsageError if another `pointsman up` runs, which is clearer than an error that its ports are taken."""
+    """Raises UsageError if another `pointsman up` runs; called first, since its ports would be in use, too."""
     with _locked(lock_file):
         pass
 
@@ -194,7 +196,7 @@ def _already_running(pid: str) -> str:
 
 
 def last_line(log: Path) -> str:
-    """Returns the last non-blank line of a log; empty if there is none."""
+    """Returns the last non-blank line of a log file; empty if there is none, or the file cannot be read."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - 4096))

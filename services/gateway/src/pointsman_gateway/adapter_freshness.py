@@ -1,6 +1,7 @@
-"""Measures how many documents an adapter version was trained on have changed since.
+"""Measures which fraction of the documents that an adapter version was trained on has changed since.
 
-An adapter's manifest has a sketch of each collection at the time of the training; it is compared with the present one.
+An adapter's manifest has a `Sketch` (a small sample of hashes of the documents) of each collection at the time of the
+training; it is compared with the present one.
 """
 
 import logging
@@ -30,11 +31,11 @@ class FreshnessCache:
         self._shares: Mapping[str, float] = {}
 
     def changed_share(self, version: str) -> float:
-        """Returns the share of changed documents for an adapter version, 0 to 1; 0 if it is unknown."""
+        """Returns the fraction of changed documents for an adapter version, 0 to 1; 0 if it was not measured."""
         return self._shares.get(version, 0.0)
 
     def put(self, shares: Mapping[str, float]) -> None:
-        """Replaces the shares of changed documents of all adapter versions."""
+        """Replaces the fractions of changed documents (0 to 1) of all adapter versions."""
         self._shares = dict(shares)
 
 
@@ -42,7 +43,7 @@ class Manifests(Protocol):
     """Reads adapter manifests from a lora-server."""
 
     def versions_of(self, path: Path) -> Sequence[str]:
-        """Returns the versions that the path's adapter alias points to now."""
+        """Returns the versions that requests on the path may use now: those of its adapter's alias, canary included."""
         ...
 
     async def facts(self, model: str, version: str) -> Mapping[str, str]:
@@ -52,7 +53,7 @@ class Manifests(Protocol):
 
 class Collections(Protocol):
     async def sketch(self, collection: str) -> Sketch:
-        """Returns a sketch of a collection's present documents; raises PointsmanError."""
+        """Returns a sample of the hashes of a collection's present documents; raises PointsmanError."""
         ...
 
 
@@ -65,7 +66,7 @@ class MonitoredPaths:
 
 class FreshnessMonitor:
     def __init__(self, cache: FreshnessCache, collections: Collections, interval: float = INTERVAL_SECONDS) -> None:
-        """Measures every `interval` seconds, and stores the shares in `cache`."""
+        """Measures every `interval` seconds, and stores the fractions of changed documents in `cache`."""
         self.monitored = MonitoredPaths()
         """Replaced with each configuration."""
         self._cache = cache
@@ -75,12 +76,12 @@ class FreshnessMonitor:
         self._shares: dict[str, float] = {}
 
     async def run(self) -> None:
-        """Measures at an interval until cancelled; if a measurement fails, the previous shares stay."""
+        """Measures at an interval until cancelled; a version that cannot be measured keeps its previous fraction."""
         schedule = Schedule(self._interval, run_at_start=True)
         await run_periodically(self.measure, schedule, "measure the freshness of adapters")
 
     async def measure(self) -> None:
-        """Measures once how many documents have changed for each monitored adapter version."""
+        """Measures once the fraction of changed documents of each monitored version, that of its worst collection."""
         monitored, found = self.monitored, dict[str, float]()
         if monitored.manifests is None:
             return

@@ -10,8 +10,9 @@ class Breaker:
     """A circuit breaker in one of three states. Closed: requests pass. Open: none pass until the cooldown ends. Then it
     is half open: one request at a time passes as a probe.
 
-    Its settings are arguments, so that its state outlives a change of the configuration. An entry is the number that
-    `enter` returned; the outcome of an entry that is older than the last change of state is ignored.
+    Its settings are arguments, so that its state outlives a change of the configuration. Callers ask `may_enter`, call
+    `enter` before their request, and report its outcome with the number that `enter` returned. An outcome of a request
+    that began before the last change of state is ignored.
     """
 
     __slots__ = (
@@ -40,19 +41,19 @@ class Breaker:
 
     @property
     def open(self) -> bool:
-        """Returns whether the breaker blocks all requests."""
+        """Returns whether the breaker blocks all requests: it has opened, and its cooldown has not ended."""
         return not self.closed and self._clock() < self._until
 
     @property
     def cooldown_left(self) -> float:
-        """Returns the seconds until a probe may start; 0 if it may start now, or is in progress."""
+        """Returns the seconds until a probe may start; 0 if one may start now or runs, or if the breaker is closed."""
         return 0.0 if self.closed else max(0.0, self._until - self._clock())
 
     def may_enter(self) -> bool:
         return self.closed or (not self._is_probing and self._clock() >= self._until)
 
     def enter(self) -> int:
-        """Lets a request pass and returns its entry, to report with `succeeded`, `failed` or `undecided`."""
+        """Lets a request pass, unchecked; returns the `entry` for `succeeded`, `failed` or `undecided`."""
         if not self.closed:
             self._is_probing = True
         return self._changes

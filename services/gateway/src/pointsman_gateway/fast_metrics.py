@@ -42,7 +42,7 @@ class Histogram:
             self.set_exemplar(value, trace_id, time.time())
 
     def add(self, values: Sequence[float]) -> None:
-        """Counts many values in the histogram's buckets."""
+        """Counts many values, as `observe` does for each."""
         if len(values) < SORT_THRESHOLD:
             for value in values:
                 self.observe(value)
@@ -82,7 +82,7 @@ class Family(Generic[Metric]):
     def __init__(
         self, name: str, documentation: str, labels: Sequence[str], create: Callable[[], Metric], divisor: int = 1
     ) -> None:
-        """Divides exported values by `divisor`: dollars are counted in picodollars, which are whole numbers."""
+        """Takes `create`, which makes a series. Counters are exported divided by `divisor` (10^12 for picodollars)."""
         self.name = name
         self.divisor = divisor
         self.documentation = documentation
@@ -160,7 +160,7 @@ class Series(Protocol):
     def add(self, numbers: Sequence[float]) -> None: ...
 
     def set_exemplar(self, number: float, trace_id: str, unix_seconds: float) -> None:
-        """Records the trace of `number`, which is added by `add`, as an example of its bucket."""
+        """Makes the trace with this id the exemplar of the number's bucket; does not add the number."""
         ...
 
 
@@ -174,7 +174,10 @@ class SeriesBatch:
     __slots__ = ("_columns", "rows")
 
     def __init__(self, columns: Sequence[str], series: Iterable[tuple[str, Series]]) -> None:
-        """Takes the names of a row's numbers, and which column is added to which series; raises KeyError."""
+        """Takes the names of a row's numbers, and pairs of such a name and a series to which its numbers are added.
+
+        Raises KeyError if a pair has an unknown name.
+        """
         by_column: dict[str, list[Series]] = {name: [] for name in columns}
         for name, one in series:
             by_column[name].append(one)
@@ -192,7 +195,7 @@ class SeriesBatch:
         self.rows.clear()
 
     def set_exemplar(self, row: Row, trace_id: str, unix_seconds: float) -> None:
-        """Records the trace of `row`, which is added like any other, as an example."""
+        """Makes the trace with this id the exemplar of each of the row's numbers; does not add the row."""
         for all_series, number in zip(self._columns, row, strict=True):
             for series in all_series:
                 series.set_exemplar(number, trace_id, unix_seconds)

@@ -12,7 +12,7 @@ class BadPattern(ValueError):
 
 
 class SearchTimeout(Exception):
-    """The search for a pattern took too long."""
+    """The search for a pattern took too long, and was aborted."""
 
 
 class Pattern:
@@ -29,7 +29,7 @@ class Pattern:
         self.text = text
 
     def is_found_in(self, text: str, timeout: float = SEARCH_TIMEOUT_SECONDS) -> bool:
-        """Returns whether the pattern is found in the text; raises SearchTimeout."""
+        """Returns whether the text contains a match; raises SearchTimeout after `timeout` seconds."""
         try:
             return self._compiled.search(text, timeout=timeout) is not None
         except TimeoutError:
@@ -41,13 +41,13 @@ class Pattern:
 
 
 class SearchBudget:
-    """The CPU time that several searches have together."""
+    """Limits the CPU time of several searches together, for example all those of one request."""
 
     def __init__(self, seconds: float = SEARCH_TIMEOUT_SECONDS) -> None:
         self._left = seconds
 
     def finds(self, pattern: Pattern, text: str) -> bool:
-        """Returns whether the pattern is found in the text within the time that is left; raises SearchTimeout."""
+        """Returns whether the text contains a match; raises SearchTimeout once the time of all searches is used up."""
         if self._left <= 0:
             raise pattern.given_up()
         began = thread_time()

@@ -26,7 +26,7 @@ from pointsman_gateway.domain.value import value
 
 
 class ChunkSink(Protocol):
-    """Receives one answer of one source, as it arrives."""
+    """Receives one answer of one source as it arrives: `chunks`, any number of times, then `ended` once."""
 
     def chunks(self, chunks: Chunks, last: bool) -> None:
         """Receives chunks, at least one; `last` says that the end is known to follow immediately."""
@@ -108,7 +108,7 @@ class Classifier(Protocol):
 
 class PromptBuilder(Protocol):
     async def build(self, request: Request, decision: Decision) -> Prompt:
-        """Builds the prompt of a decision; raises PointsmanError."""
+        """Builds the prompt for the decision's path; raises PointsmanError (NothingRelevant: use the next path)."""
         ...
 
 
@@ -116,7 +116,7 @@ class Backend(Protocol):
     """Answers prompts: the engines, the cache in front of them, or a wrapper around either."""
 
     async def call(self, request: Request, decision: Decision, prompt: Prompt) -> AnswerStream:
-        """Calls for an answer; returns once its first chunk has arrived. Raises PointsmanError."""
+        """Sends the prompt, and returns once the answer's first chunk has arrived. Raises PointsmanError."""
         ...
 
 
@@ -125,7 +125,7 @@ class Reservation(Protocol):
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """Returns the caller's limits now, as OpenAI's `x-ratelimit-*` headers."""
+        """Returns OpenAI's `x-ratelimit-*` headers with the limits now, and a warning if a budget is nearly spent."""
         ...
 
     @property
@@ -134,16 +134,20 @@ class Reservation(Protocol):
         ...
 
     def afford_now(self, usd: float | None) -> bool:
-        """Reserves more dollars; False if `afford` has to be awaited. Raises ResourceExhausted."""
+        """Reserves `usd` dollars more; returns False if `afford` has to be awaited instead.
+
+        Raises ResourceExhausted, also if the cost is unknown (None) and there is a budget in dollars.
+        """
         ...
 
     async def afford(self, usd: float | None) -> None:
-        """Reserves dollars; raises ResourceExhausted, also for an unknown cost if there is a budget in dollars."""
+        """Reserves `usd` dollars more; raises ResourceExhausted as `afford_now` does, or Unavailable."""
         ...
 
     def settle(self, usage: Usage, usd: float | None, outcome: str) -> None:
-        """Charges what the request used, at its end and whatever its outcome; only the first call counts. The cost is
-        None if it is unknown.
+        """Charges what the request used, at its end and whatever its outcome; only the first call counts.
+
+        `usd` is None if the cost is unknown: then what was reserved is charged.
         """
         ...
 
@@ -152,23 +156,23 @@ class Tenancy(Protocol):
     """Identifies callers and enforces their limits."""
 
     def identify_now(self, credential: str) -> Caller | None:
-        """Returns the caller from a local copy of its key; None if `identify` has to be awaited."""
+        """Returns the caller from a local copy of its key or token; None if `identify` has to be awaited."""
         ...
 
     async def identify(self, credential: str) -> Caller:
-        """Returns the caller that a key identifies; raises Unauthenticated or Unavailable."""
+        """Returns the caller of a key or token; raises Unauthenticated, PermissionDenied or Unavailable."""
         ...
 
     def enter_now(self, caller: Caller, tokens: int) -> Reservation | None:
-        """Reserves a request and `tokens`; None if `enter` has to be awaited. Raises ResourceExhausted."""
+        """Reserves one request and `tokens`; None if `enter` has to be awaited. Raises ResourceExhausted."""
         ...
 
     async def enter(self, caller: Caller, tokens: int) -> Reservation:
-        """Reserves a request and `tokens`; raises ResourceExhausted."""
+        """Reserves one request and `tokens`; raises ResourceExhausted or Unavailable."""
         ...
 
     def headers(self, caller: Caller) -> Mapping[str, str]:
-        """Returns the caller's limits now, as OpenAI's `x-ratelimit-*` headers."""
+        """Returns the headers with the caller's limits now, for an error; see `Reservation.headers`."""
         ...
 
 
@@ -176,7 +180,7 @@ class RequestLog(Protocol):
     """Records the receipt of every request. Its methods neither block nor raise."""
 
     def wants_answers(self, request: Request, decision: Decision) -> bool:
-        """Returns whether `note` needs the answers' texts."""
+        """Returns whether `note` needs the texts of the answers to this request."""
         ...
 
     def note(

@@ -1,4 +1,7 @@
-"""Redaction of texts before they are stored, by a hook or a ready-made one, and of engines' errors for clients."""
+"""Redaction: a function (hook) of the operator's removes personal data from texts before they are stored.
+
+`redact_common` is a ready-made one. Engines' error messages are cut, and keys removed, before clients see them.
+"""
 
 import importlib
 import logging
@@ -35,7 +38,7 @@ class Redaction:
     """Applies the redaction hook to texts; if it fails, nothing is stored."""
 
     def __init__(self, hook: Redact | None = None, failed: Callable[[], None] = lambda: None) -> None:
-        """Takes the hook, without which texts are stored unchanged; `failed` counts failures."""
+        """Takes the hook, without which texts are stored unchanged; `failed` is called at each of its failures."""
         self._hook = hook
         self._failed = failed
 
@@ -58,14 +61,14 @@ class Redaction:
         return redacted
 
     def or_nothing(self, text: str) -> str:
-        """Returns the text to store; empty if the hook fails."""
+        """Returns the text to store; empty if the hook fails. Does not raise."""
         try:
             return self.text(text)
         except NotRedacted:
             return ""
 
     def everywhere(self, value: Any) -> Any:
-        """Redacts every string in an object or a list; raises NotRedacted."""
+        """Returns a JSON value with every string in it redacted, keys excepted; raises NotRedacted."""
         if isinstance(value, str):
             return self.text(value)
         if isinstance(value, Mapping):
@@ -75,7 +78,7 @@ class Redaction:
         return value
 
     def leaves(self, text: str) -> bool:
-        """Returns whether the hook would leave the text unchanged."""
+        """Returns whether the hook leaves the text unchanged; False if it fails."""
         try:
             return self.text(text) == text
         except NotRedacted:
@@ -83,7 +86,7 @@ class Redaction:
 
 
 def load_hook(name: str) -> Redact | None:
-    """Imports the hook "module:function"; None for an empty name. Raises InvalidHook."""
+    """Imports the hook named "module:function"; None for an empty name. Raises InvalidHook if there is none such."""
     if not name:
         return None
     module, _, function = name.partition(":")
@@ -102,7 +105,7 @@ def load_hook(name: str) -> Redact | None:
 
 
 def shown_error(text: str, max_characters: int = MAX_ERROR_CHARACTERS) -> str:
-    """Returns what an engine has written about an error, as clients may see it: cut, and without keys."""
+    """Returns an engine's error message as clients may see it: cut to `max_characters`, and with secrets masked."""
     shown = mask_secrets(text[: 2 * MAX_ERROR_CHARACTERS])
     return shown if len(shown) <= max_characters else f"{shown[:max_characters]}…"
 

@@ -32,8 +32,8 @@ MAX_PROMPT_CHARACTERS = 64 * 1024
 def may_match_similar(request: Request, sampling: Sampling) -> bool:
     """Returns whether the request may get the answer to a similar question.
 
-    It may not if it can call tools, because it would get a call with the other question's arguments, nor if it asks for
-    several choices, which are meant to differ.
+    It may not if it offers or used tools, because a call would have the other question's arguments, if it wants several
+    choices, which are meant to differ, or if its last message is not a short question of the user.
     """
     extra = sampling.extra
     return (
@@ -66,7 +66,8 @@ class CacheKeys:
     exact: str
     """A digest of everything that the answer depends on."""
     partition: str
-    """A digest of everything that must be equal for similar questions to share an answer; empty if they must not."""
+    """A digest of everything that must be equal for similar questions to share an answer; empty if only exact ones
+    may."""
     question: str
     is_renewal: bool
     """Whether an earlier answer must not be used, but the new one is stored."""
@@ -76,13 +77,16 @@ class CacheKeyBuilder:
     """Computes the keys of the requests on one path."""
 
     def __init__(self, path: Path, config: CacheConfig, embedding: str) -> None:
-        """Takes in `embedding` the fingerprint of the model that computes the questions' vectors."""
+        """Takes the path's cache configuration; `embedding` is the fingerprint of the model of questions' vectors."""
         self.config = config
         self._path = path
         self._embedding = embedding
 
     def keys_for(self, request: Request, prompt: Prompt, model: str) -> CacheKeys | None:
-        """Returns the cache keys of a request; None if it may neither use a stored answer nor store its own."""
+        """Returns the cache keys of a request; None if the cache is not used for it.
+
+        `model` is the base model or the adapter version that would answer; empty if it is unknown.
+        """
         mode = request.cache
         sampling = request.sampling.with_defaults(self._path.sampling)
         if not model or mode == "off" or not self._is_cacheable(request, prompt, sampling):

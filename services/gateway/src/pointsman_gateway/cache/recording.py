@@ -149,7 +149,7 @@ class Recording:
 
     @property
     def complete(self) -> CacheableAnswer | None:
-        """Returns the recorded answer; None if it was cut off, is too long or empty, or ended abnormally."""
+        """Returns the recorded answer; None if it has not ended, was cut off, failed, or is empty or `too_long`."""
         ends = self._ends.values()
         pieces = self._texts.values()
         if not (self._ended and any(pieces) and ends and CLEAN_ENDS.issuperset(ends)) or self.too_long:
@@ -188,7 +188,7 @@ def _strings(value: Any, path: JsonPath) -> Iterator[tuple[JsonPath, str]]:
 
 
 def parse_answer(text: str) -> StoredAnswer | None:
-    """Parses a stored answer; None if it has another format."""
+    """Parses a stored answer (`CacheableAnswer.json`); returns None if it has another format."""
     try:
         stored = _decode_answer(text)
     except (msgspec.MsgspecError, RecursionError, ValueError):
@@ -210,6 +210,6 @@ def _to_chunk(encoded: _EncodedChunk) -> Chunk:
 
 
 def _is_sound(chunk: Chunk) -> bool:
-    """Returns whether the extra fields have the forms that encoders of answers expect."""
+    """Returns whether the chunk's extra fields have the types that encoders of answers require."""
     delta, logprobs = chunk.extra.get("delta", {}), chunk.extra.get("logprobs", {})
     return isinstance(delta, dict) and (not logprobs or are_logprobs(logprobs))

@@ -18,7 +18,7 @@ from pointsman_gateway.ports import AnswerStream, Backend
 log = logging.getLogger(__name__)
 
 MAX_CONCURRENT_WRITES = 64
-"""Further answers are not stored."""
+"""While so many writes are in progress, further answers are not stored."""
 
 SHUTDOWN_TIMEOUT_SECONDS = 1.0
 """Time for writes in progress when the gateway stops."""
@@ -95,7 +95,7 @@ class AnswerWriter:
 
 @dataclass(frozen=True, slots=True)
 class CacheResources:
-    """The store, metrics and similar questions that all revisions of the configuration share."""
+    """The parts of the cache that all revisions of the configuration share."""
 
     store: CacheStore
     writer: AnswerWriter
@@ -104,7 +104,7 @@ class CacheResources:
 
 
 class CachingBackend:
-    """Answers from the cache or by another backend; without Redis, or if it is slow, requests skip the cache."""
+    """Answers from the cache or by another backend; while Redis is unavailable or slow, requests skip the cache."""
 
     def __init__(
         self,
@@ -114,7 +114,7 @@ class CachingBackend:
         version_of: Callable[[Path], str],
         embed: Embed | None = None,
     ) -> None:
-        """Takes the key builders of paths that cache; `version_of` returns a path's adapter version.
+        """Takes the key builders by path, for paths that cache; `version_of` returns a path's adapter version.
 
         Without `embed`, questions are compared by similarity only if the classifier has embedded them.
         """
@@ -125,7 +125,7 @@ class CachingBackend:
         self._embed = embed
 
     async def call(self, request: Request, decision: Decision, prompt: Prompt) -> AnswerStream:
-        """Answers from the cache, or calls the inner backend; raises what the inner one raises."""
+        """Answers from the cache, or calls the inner backend and stores its answer; raises only the inner's errors."""
         path = decision.path
         builder = self._keys.get(path.name)
         if builder is None:
@@ -174,7 +174,7 @@ class CachingBackend:
 
 
 class _Lookup:
-    """Looks one answer up: by its exact key, then by similarity."""
+    """One lookup of an answer: by its exact key, then by the question's similarity."""
 
     def __init__(
         self, cache: CacheResources, keys: CacheKeys, threshold: float, vector: Vector | None, embed: Embed | None
@@ -190,7 +190,7 @@ class _Lookup:
         self._embed = embed
 
     async def run(self) -> StoredAnswer | None:
-        """Returns the stored answer, None if there is none; raises Unavailable if Redis does not answer in time."""
+        """Returns the stored answer, None if there is none; raises Unavailable if Redis or the embedding fails."""
         keys, similar = self.keys, self._cache.similar
         found = await self._cache.store.look_up(keys, similar.last_id(keys.partition))
         answer = parse_answer(found.answer) if found.answer is not None else None

@@ -40,7 +40,7 @@ class _Partition:
 
 
 class SimilarQuestions:
-    """Copies in memory of the most recently used partitions of questions; each lookup adds what is new in Redis."""
+    """In-memory copies of the most recently used partitions of questions, for the search by similarity."""
 
     def __init__(self) -> None:
         self._partitions: OrderedDict[str, _Partition] = OrderedDict()
@@ -51,7 +51,7 @@ class SimilarQuestions:
         return known.last if known else ""
 
     def update(self, partition: str, questions: Sequence[Question]) -> None:
-        """Adds new questions to a partition; ones that are known, since two requests may read the same, are ignored."""
+        """Adds questions to a partition, and keeps the newest `MAX_QUESTIONS`; known ones are ignored."""
         known = self._partitions.setdefault(partition, _Partition())
         self._partitions.move_to_end(partition)
         if len(self._partitions) > MAX_PARTITIONS:
@@ -68,7 +68,10 @@ class SimilarQuestions:
             known.matrix = _stack(known.questions)
 
     def nearest(self, partition: str, vector: Vector, threshold: float) -> str:
-        """Returns the key of the answer to the most similar question; empty if none reaches the threshold."""
+        """Returns the key of the answer to the question with the highest cosine similarity to the unit vector `vector`.
+
+        It is empty if none reaches the threshold.
+        """
         known = self._partitions.get(partition)
         if known is None or known.matrix is None or known.matrix.shape[1] != len(vector):
             return ""
@@ -95,7 +98,7 @@ def encode_vector(vector: Vector) -> str:
 
 
 def parse_question(stream_id: str, fields: dict[str, str]) -> Question | None:
-    """Parses a question from a stream entry; None if its fields are not those of one."""
+    """Parses a question from an entry of a Redis stream; returns None if its fields are invalid."""
     import numpy as np
 
     try:
@@ -132,7 +135,10 @@ class CacheStore:
         self._write = redis.client.register_script(read_script(__package__, "store_answer"))
 
     async def look_up(self, keys: CacheKeys, after: str) -> LookupResult:
-        """Returns the exact answer, and the partition's questions after the stream id `after`, in one round trip."""
+        """Returns the answer with the exact key, and the partition's questions after the stream id `after`.
+
+        Without a partition there are no questions. It takes one round trip.
+        """
         if not keys.partition:
             return LookupResult(await self.read(keys.tenant, keys.exact))
 
@@ -154,7 +160,7 @@ class CacheStore:
         return found
 
     async def write(self, keys: CacheKeys, answer: str, ttl_seconds: int, vector: Vector | None) -> None:
-        """Stores an answer for `ttl_seconds`; with a vector, similar questions may use it too."""
+        """Stores an answer for `ttl_seconds`; with the question's vector, similar questions may use it, too."""
         partition = keys.partition if vector is not None else ""
         names = [
             _answer(keys.tenant, keys.exact),

@@ -30,10 +30,11 @@ MAX_COUNTED_CHARACTERS = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What the classifier says about one turn."""
+    """The classifier's result for one turn."""
 
     probabilities: Floats | None
-    """(tasks,), in the order of their names; None if the turn says nothing by itself or is in no known language."""
+    """(tasks,), in the order of their names; None if the turn is not classified: it has no content, or is in no known
+    language."""
     score: float
     """The in-distribution score minus its threshold."""
     is_provisional: bool = False
@@ -55,8 +56,11 @@ class TurnObservations:
 
 
 def user_features(turn: str, kind: Utterance, reading: Reading, said_before: str) -> list[float]:
-    """Returns 1, score, margin, length, and whether the turn is whole, bare, closing, a follow-up, refers back and
-    answers a question. `kind` is the turn's `utterance_type`.
+    """Returns the 10 features of a user's turn; `said_before` is the assistant's message before it.
+
+    They are 1, the in-distribution score, the margin between the first and second task's probability, the length, and
+    whether the turn is self-contained, without content, a closing, a follow-up, refers back, or answers a question.
+    `kind` is the turn's `utterance_type`.
     """
     return [
         1.0,
@@ -73,7 +77,7 @@ def user_features(turn: str, kind: Utterance, reading: Reading, said_before: str
 
 
 def assistant_features(reading: Reading) -> list[float]:
-    """Returns 1, score and margin; zeros if the turn says nothing."""
+    """Returns the 3 features of an assistant's message: 1, score and margin; zeros if it is not classified."""
     if reading.probabilities is None:
         return [0.0] * 3
     return [1.0, _cut(reading.score, MAX_SCORE), _margin(reading.probabilities)]

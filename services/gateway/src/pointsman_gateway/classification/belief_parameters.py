@@ -13,15 +13,15 @@ class BeliefParameters:
     """The weights of the features of a turn, in the order in which `belief.py` lists them."""
 
     says: tuple[float, ...]
-    """How much a user's turn says about the task, of its first four features."""
+    """Weights of the first four features for how strongly a user's turn changes the task's probabilities."""
     stays: tuple[float, ...]
     """The log-odds that the conversation stays with its task."""
     unknown: tuple[float, ...]
     """The log-likelihood of a user's turn given no task; given each task it is 0 if all are equally probable."""
     assistant_says: tuple[float, ...]
-    """How much the assistant says about the task."""
+    """As `says`, for the assistant's messages."""
     assistant_unknown: tuple[float, ...]
-    """The log-likelihood of what the assistant says given no task, of its first two features."""
+    """The log-likelihood of the assistant's message given no task; weights of its first two features."""
     starts_unknown: tuple[float]
     """The log-odds that a conversation that starts anew has no task."""
 

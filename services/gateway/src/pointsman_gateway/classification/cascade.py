@@ -29,7 +29,7 @@ from pointsman_gateway.domain import UNKNOWN, Labels, Vector
 log = logging.getLogger(__name__)
 
 UNREADABLE_SCORE = -100.0
-"""In-distribution score of a text in which nothing is known; lower than that of any text that was read."""
+"""In-distribution score of a text without a known word or token; lower than that of any other text."""
 
 UNREADABLE_NOTE = "nothing in it that can be read"
 
@@ -47,7 +47,7 @@ class StageOutput:
 
 
 class StageScorer:
-    """Computes a stage's logits and, separately, in-distribution scores, which few texts need of the static stage."""
+    """Computes a stage's logits and, separately, its in-distribution scores: the logits alone may rule it out."""
 
     def __init__(self, stage: StageParameters) -> None:
         self._weights = np.ascontiguousarray(stage.weights.T)
@@ -90,7 +90,8 @@ class StaticStage:
         self._words.add(dict.fromkeys(word for pair in self._pairs for word in pair if word != EDGE))
 
     def evaluate(self, text: str) -> StageOutput | None:
-        """Returns None for a text without letters and digits, and for one without a known word, piece or token."""
+        """Returns logits, pair scores and vector of a text; None if it has no letters and digits, or nothing in it is
+        in the vocabulary."""
         words = words_of(text)
         if not any(map(str.isalnum, words)):
             return None
@@ -125,7 +126,10 @@ class EncoderStage:
         self._encoder, self.scorer, self._static_share = encoder, StageScorer(stage), np.float32(static_share)
 
     def evaluate(self, text: str, static: StageOutput | None) -> StageOutput:
-        """Returns the text's vector and logits; if the static stage has run, the logits are a mean of both stages'."""
+        """Returns the text's vector and logits; with the static stage's output, the weighted mean of both logits.
+
+        Raises Unavailable if the embedding endpoint fails.
+        """
         vector = self._encoder.embed([text])[0]
         logits = self.scorer.logits_of(vector)
         if static is None:
@@ -141,7 +145,7 @@ class TextEmbedder:
         self._encoder, self._tokenizer = encoder, tokenizer
 
     async def embed(self, text: str) -> Vector:
-        """Returns the embedding of `text`, or of an excerpt if it is long, shape (dimensions,)."""
+        """Returns the unit vector of `text`, or of an excerpt if it is long: (dimensions,). Raises Unavailable."""
         excerpt = token_excerpt(text, self._tokenizer)
         vectors = await asyncio.to_thread(self._encoder.embed, [excerpt.text])
         return np.asarray(vectors[0])
@@ -161,21 +165,25 @@ class CascadeClassifier:
         self._encoder = EncoderStage(model.encoder, model.static_share, encoder) if model.encoder else None
 
     async def classify(self, text: str) -> Labels:
-        """Classifies a text. If the encoder is needed, it runs in a thread, since it would hold up the event loop."""
+        """Assigns a text to a task, or abstains; the encoder runs in a thread, only for texts that need it.
+
+        It does not raise if the embedding endpoint fails: then the static stage decides, which the notes say.
+        """
         excerpt = token_excerpt(text, self._tokenizer)
         labels, output = self._without_encoder(excerpt)
         return labels if labels else await asyncio.to_thread(self._by_encoder, excerpt, output)
 
     def classify_now(self, text: str) -> Labels:
-        """Classifies as `classify` does, for callers without an event loop."""
+        """Classifies as `classify` does, and runs the encoder in the calling thread; for callers without a loop."""
         excerpt = token_excerpt(text, self._tokenizer)
         labels, output = self._without_encoder(excerpt)
         return labels or self._by_encoder(excerpt, output)
 
     def glance(self, text: str) -> tuple[str, float] | None:
-        """Returns the static stage's task for a short text, and its score above the task's threshold.
+        """Returns a short text's most probable task by the static stage alone, and by how much its in-distribution
+        score exceeds that task's threshold (negative below it).
 
-        None without that stage, and for a text without a known word.
+        None if the classifier has no static stage, or the text no known word.
         """
         output = self._static.evaluate(text) if self._static else None
         if output is None or self._static is None:
@@ -195,7 +203,7 @@ class CascadeClassifier:
         return self._by_static(self._static, excerpt, output), output
 
     def _by_static(self, stage: StaticStage, excerpt: TokenExcerpt, output: StageOutput) -> Labels | None:
-        """Returns the static stage's labels, or None if its margin or score is too low: then the encoder decides."""
+        """Returns the static stage's labels; None if margin or score are below the cascade threshold."""
         threshold, likely = self._model.threshold, probabilities(output.logits, stage.temperature)
         if threshold is None:
             return self._labels(excerpt, likely, stage.scorer.score(output), STATIC)
@@ -218,7 +226,7 @@ class CascadeClassifier:
         return self._labels(excerpt, likely, stage.scorer.score(output), ENCODER, output.vector)
 
     def _without_answer(self, excerpt: TokenExcerpt, static: StageOutput | None, error: Unavailable) -> Labels:
-        """Returns the labels while the encoder's endpoint fails: the static stage's, if its score suffices."""
+        """Returns the static stage's labels while the encoder's endpoint fails; without that stage, an abstention."""
         log.warning("classified without the encoder: %s", error.message)
         excerpt = replace(excerpt, notes=(*excerpt.notes, FAILED_NOTE))
         if static is None or self._static is None or self._model.threshold is None:

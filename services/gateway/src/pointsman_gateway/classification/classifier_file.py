@@ -1,6 +1,6 @@
 """The file of a fitted classifier, a zip archive of JSON and arrays. Loading it executes nothing, unlike a pickle.
 
-It is loaded only if the classifier was fitted from the current data, settings and versions.
+`load` accepts it only if the classifier was fitted from the current examples, settings, models and library versions.
 """
 
 import dataclasses
@@ -91,7 +91,7 @@ class CorruptClassifier(FailedPrecondition):
 
 
 def save(fitted: ClassifierModel, origin: FitOrigin, path: Path) -> None:
-    """Writes a classifier's file atomically: readers see the old file or the new one."""
+    """Writes a classifier's file atomically, with its folder if needed; raises OSError."""
     arrays: dict[str, NDArray[Any]] = {}
     packed = to_json_and_arrays(fitted, arrays)
     content = {f"{name}.npy": _npy(array) for name, array in arrays.items()}

@@ -31,7 +31,7 @@ MAX_CACHED = 4096
 Cached = TypeVar("Cached")
 
 UNREAD = Reading(None, 0.0)
-"""Of a turn that says nothing by itself."""
+"""The reading of a turn that is not classified."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Turn:
 
     text: str
     said_before: str = ""
-    """What the assistant said before it."""
+    """The assistant's message before it; empty if there was none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +56,8 @@ class Prior:
 class Conversation:
     """Classifies the last message of a conversation.
 
-    What the classifier said about a turn is cached by the hash of the text, and what is believed before the last turn
-    by that of all texts, so that of a conversation that goes on only the new turns are read. The result does not depend
-    on the caches.
+    The classifier's result for each turn is cached by the hash of its text, and the belief before the last turn by that
+    of all texts, so that only a conversation's new turns are classified. The result does not depend on the caches.
     """
 
     def __init__(self, reader: Reader, parameters: BeliefParameters = PARAMETERS) -> None:
@@ -71,7 +70,7 @@ class Conversation:
         """None before the first reading."""
 
     async def label(self, turns: Sequence[Turn]) -> Labels:
-        """Classifies the last of `turns`, which are at least one, oldest first."""
+        """Classifies the last of `turns` (one or more, oldest first) in the light of the others."""
         last, said_before = turns[-1].text, turns[-1].said_before
         if len(turns) == 1:
             return await self._reader.read(last)
@@ -124,7 +123,7 @@ class Conversation:
         return belief
 
     async def _read(self, text: str) -> Reading:
-        """Returns what the classifier says about a turn before the last, in one classification at most."""
+        """Returns the reading of a turn before the last, from the cache or by one classification."""
         if not text or utterance_type(text) is Utterance.BARE:
             return UNREAD
         known = self._readings.get(key := _key(text))
@@ -134,7 +133,10 @@ class Conversation:
         return known
 
     def _keep(self, text: str, labels: Labels, cache: bool = True) -> Reading:
-        """Returns the reading of a turn, and caches it, but not that of a long last turn, which is read in parts."""
+        """Returns the reading in `labels`; caches it if `cache`, unless the embedding endpoint failed.
+
+        A long last turn is not cached, because it is read in parts.
+        """
         by_task = sorted(labels.probabilities)
         if not by_task:
             return UNREAD

@@ -20,9 +20,9 @@ _SIGNATURE = re.compile("|".join(_FILE["signatures"]), re.IGNORECASE)
 
 
 def own_words(mail: str) -> str:
-    """Returns the lines that the sender wrote; the text itself if it does not look like an e-mail.
+    """Returns the lines that the sender wrote, or those of a forwarded mail's first sender.
 
-    Of a forwarded mail it is the first sender's.
+    Returns the text unchanged if it does not look like an e-mail, or nothing would be left.
     """
     lines = _body(mail.strip().split("\n"))
     own = _without_signature(_without_quotes(lines))

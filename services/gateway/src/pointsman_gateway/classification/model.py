@@ -37,7 +37,7 @@ class SentenceEncoder(Protocol):
     fingerprint: str
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Returns the vectors of n texts, each of length 1: an array (n, dimensions)."""
+        """Returns the vectors of n texts, each of length 1: an array (n, dimensions). Raises Unavailable."""
         ...
 
 
@@ -140,7 +140,7 @@ class Vocabulary:
 
 @dataclass(frozen=True, slots=True)
 class CascadeThreshold:
-    """The limits that the static stage must reach to decide without the encoder."""
+    """The margin and the score that the static stage must reach to decide without the encoder."""
 
     min_margin: float
     min_score: float
@@ -148,7 +148,7 @@ class CascadeThreshold:
     offset: float
 
     def on_encoder_scale(self, static_score: Score) -> Score:
-        """Returns the score to expect from the encoder for a text, or texts, with this score in the static stage."""
+        """Converts in-distribution scores of the static stage to the encoder's scale, by a fitted line."""
         return self.slope * static_score + self.offset
 
 

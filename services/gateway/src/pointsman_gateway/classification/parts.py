@@ -1,8 +1,8 @@
 """Finds a user's own words in a text with structure that no known client writes.
 
-The text is split at tags, headings, rules, blank lines, "label: value" lines and JSON fields. The static stage judges
-in tens of microseconds how much a part resembles the examples. Names of tags, headings, labels and fields say of many
-parts whose words they are; these, and what reads like an instruction to a model, get a lower or a higher score.
+The text is split at tags, headings, rules, blank lines, "label: value" lines and JSON fields. The classifier's static
+stage scores how much each part resembles the examples. The score is raised or lowered if the name of a tag, heading,
+label or field shows the part's author, and lowered if the part reads like an instruction to a model.
 """
 
 import json
@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from pointsman_gateway.classification.wrappers import wrappers_file
 
 MAX_PARTS_PER_END = 24
-"""Of a text with more than twice as many parts, those in the middle are not judged."""
+"""Of a text with more than twice as many parts, those in the middle are not scored."""
 MAX_BOUNDARIES = 400
 MAX_SEARCHED = 2_048
 """Characters at each end of a text without structure in which instructions are looked for."""
@@ -72,7 +72,7 @@ _WORD = re.compile(r"[^\W\d_]+")
 
 Item = TypeVar("Item")
 Glance = Callable[[str], tuple[str, float] | None]
-"""Returns the likeliest task of a text, and its score above the task's threshold; None if it cannot be judged."""
+"""Returns the most probable task of a text, and its score minus the task's threshold; None if it has no known word."""
 
 _HEADERS = frozenset(_FILE["headers"])
 _OF_MODEL, _PREPOSITIONS = frozenset(_FILE["of_model"]), frozenset(_FILE["prepositions"])
@@ -113,8 +113,10 @@ def _both_ends(items: list[Item]) -> list[Item]:
 
 
 def choose_parts(parts: Sequence[Part], glance: Glance) -> list[Part]:
-    """Returns the part with the user's words, and after it up to `MAX_RIVALS` others that are about as good and seem to
-    be about other tasks, best first. Returns no part if none can be judged.
+    """Returns the part that is most likely the user's words, followed by up to `MAX_RIVALS` others, best first.
+
+    The others have about as high a score, and another most probable task. The result is empty if no part has a known
+    word. `glance` scores a text.
     """
     of_user = [part for part in parts if part.author is Author.USER and not _INSTRUCTION.search(part.text)]
     last = {part.label or number: part for number, part in enumerate(of_user)}  # of each label
@@ -134,7 +136,7 @@ def _judged(parts: Sequence[Part], glance: Glance) -> list[tuple[float, str, Par
 
 
 def _addition(part: Part) -> float:
-    """Returns what is added to a part's score for whose words they seem to be."""
+    """Returns the bonus minus the penalties on a part's score, by its author, instructions, data and length."""
     characters = "".join(part.text.split())
     is_data = sum(map(str.isalpha, characters)) < MIN_LETTERS * len(characters)
     of_author = {Author.USER: BONUS_OF_USER, Author.OTHERS: -PENALTY_OF_OTHERS}.get(part.author, 0.0)
@@ -144,7 +146,8 @@ def _addition(part: Part) -> float:
 
 
 def _blocks(text: str) -> tuple[list[Part], bool]:
-    """Returns what is between tags, headings, rules and blank lines, and whether there is more than blank lines."""
+    """Returns the parts between tags, headings, rules and blank lines; and whether the text has any structure besides
+    blank lines."""
     boundaries = list(islice(_BOUNDARY.finditer(text), MAX_BOUNDARIES))
     closed = _closed_tags(boundaries)
     at, above, is_below_label = 0, Author.UNKNOWN, False
@@ -176,7 +179,7 @@ def _block(text: str, open_tags: Sequence[Author], above: Author, is_below_label
 
 
 def _closed_tags(boundaries: Sequence[re.Match[str]]) -> set[int]:
-    """Returns where the tags are that have a partner. Instructions name tags that they neither open nor close."""
+    """Returns the positions of the tags that have a partner: instructions mention tags without opening them."""
     found: set[int] = set()
     waiting: dict[str, list[int]] = {}
     for boundary in boundaries:
@@ -233,12 +236,12 @@ def _of_json(value: Any, author: Author) -> Iterator[Part]:
 
 
 def _within(outer: Author, inner: Author) -> Author:
-    """Returns whose words a part is that has an author of its own: what is within others' words is theirs."""
+    """Returns the author of a part `inner` within a part `outer`: what is within others' words is theirs."""
     return outer if outer is Author.OTHERS or inner is Author.UNKNOWN else inner
 
 
 def _author_of(name: str, *, is_heading: bool = False) -> Author:
-    """Returns whose words follow a tag, heading, label or field of this name."""
+    """Returns the author of the text that follows a tag, heading, label or field of this name."""
     words = _WORD.findall(re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
     if len(words) > MAX_NAME_WORDS:  # a sentence
         return Author.UNKNOWN

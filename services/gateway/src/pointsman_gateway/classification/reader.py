@@ -81,7 +81,7 @@ REFERENCES = _english("references")
 class LanguageDetector:
     """Detects texts in other languages than those of the examples.
 
-    It reports only what is beyond doubt, because a request in a known language must not be rejected.
+    An uncertain detection is not reported, so that a request in a known language is not left unclassified.
     """
 
     def __init__(self, known: Collection[str]) -> None:
@@ -92,7 +92,10 @@ class LanguageDetector:
         self._latin_only = not self._known & _OTHER_SCRIPTS
 
     def foreign(self, text: str) -> str:
-        """Returns the language of a text in another one than the known ones; "" for others, and if it is uncertain."""
+        """Returns the language code of a text that is in no known language; "" if it is, or if that is uncertain.
+
+        The result is also `NO_LANGUAGE` or `ANOTHER_SCRIPT`.
+        """
         if not any(map(str.isalnum, text)):
             return NO_LANGUAGE
         if not self._known:
@@ -116,14 +119,14 @@ class LanguageDetector:
 
 
 class Reader:
-    """Classifies texts of any length in bounded time."""
+    """Classifies single texts of any length in bounded time; abstains for texts in an unknown language."""
 
     def __init__(self, classify: Callable[[str], Awaitable[Labels]], languages: LanguageDetector) -> None:
         self._classify = classify
         self._languages = languages
 
     async def read(self, text: str) -> Labels:
-        """Classifies a text, in three classifications at most."""
+        """Classifies a text; a long one by its first and its last sentence, or as a whole if neither is conclusive."""
         if len(text) <= LONG_CHARACTERS:
             return await self.classify_once(text)
         foreign = self._foreign(text)
@@ -138,7 +141,7 @@ class Reader:
         return replace(surest, notes=(*surest.notes, note))
 
     async def classify_once(self, text: str) -> Labels:
-        """Classifies a text as a whole, in one classification at most."""
+        """Classifies a text as a whole; calls the classifier at most once."""
         return self._foreign(text) or await self._classify(visible(text) if len(text) <= LONG_CHARACTERS else text)
 
     def _foreign(self, text: str) -> Labels | None:
@@ -152,7 +155,7 @@ def is_sure(labels: Labels) -> bool:
 
 
 def abstention(stage: str, *notes: str) -> Labels:
-    """Returns the labels of a request that `stage` assigns to no task without classifying it."""
+    """Returns labels without a task or probabilities; `stage` and `notes` say what decided that, and why."""
     return Labels(UNKNOWN, 0.0, (), abstained=True, stage=stage, notes=notes)
 
 

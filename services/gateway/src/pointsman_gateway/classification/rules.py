@@ -28,10 +28,10 @@ class RuleMatcher:
         ]
 
     def match(self, request: Request) -> RuleMatch | None:
-        """Returns the first rule that matches the request; patterns search only an excerpt of a long text.
+        """Returns the first rule that matches the request, None if none does; a long text is searched in excerpts.
 
         All patterns together have 50 ms. A rule whose pattern takes longer does not match, which the notes say; if no
-        other rule matches, the notes are in a RuleMatch without a task.
+        other rule matches, the result is a RuleMatch with an empty task and these notes.
         """
         if not self._rules:
             return None
@@ -49,7 +49,7 @@ class RuleMatcher:
 def _rule_matches(
     rule: RuleConfig, pattern: Pattern | None, request: Request, excerpt: CharacterExcerpt, budget: SearchBudget
 ) -> bool:
-    """Returns whether a rule matches; raises SearchTimeout."""
+    """Returns whether a rule matches; raises SearchTimeout if the budget does not suffice for its pattern."""
     if any(request.metadata.get(key) != value for key, value in rule.metadata.items()):
         return False
     if rule.has is not None and rule.has not in request.media:

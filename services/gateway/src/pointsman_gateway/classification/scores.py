@@ -1,4 +1,4 @@
-"""Turns logits into calibrated probabilities, and signals of a text into one in-distribution score with thresholds."""
+"""Converts logits to calibrated probabilities, and a text's signals to one in-distribution score with thresholds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ requests to the help desk's five tasks are detected at a coverage of 95 %, and 8
 
 
 def fit_temperature(logits: Floats, y: NDArray[np.intp]) -> tuple[float, float]:
-    """Returns the divisor of the logits (rows, tasks) that minimizes the cross-entropy, and that cross-entropy.
+    """Returns the divisor of the logits (rows, tasks) that minimizes the cross-entropy with a prior, and that minimum.
 
     This is temperature scaling (Guo et al., On Calibration of Modern Neural Networks, 2017). The rows must not be those
     that the head was trained on.
@@ -115,7 +115,7 @@ class Scale:
     out_of_scope_weight: float
 
     def score(self, signals: "Signals") -> Scores:
-        """Computes the in-distribution scores of several texts, one per row."""
+        """Computes the in-distribution scores of several texts: (rows,)."""
         score = self.logit.scaled(signals.logit) + self.pairs_weight * self.pairs.scaled(signals.pairs)
         score = score + self.nearest_weight * self.nearest.scaled(signals.nearest)
         score = score / (1 + self.pairs_weight + self.nearest_weight)

@@ -1,8 +1,8 @@
 """The classification stage, which finds the task of a request.
 
 A request that names its path is not classified. For others the rules are tried, and if none matches, the classifier
-decides. It reads the user's own words in the last turns, and the assistant's turns before them. It depends on the
-request alone, so every gateway and every replay classifies it alike.
+decides. It reads the user's own words in the last turns, and the assistant's turns before them. The result depends on
+the request alone, so every gateway and every replay gets the same.
 """
 
 from collections.abc import Collection, Sequence
@@ -26,7 +26,7 @@ MAX_SEARCHED_TURNS = 8
 """The user's last messages in which these turns are looked for: some clients send messages without a user's words."""
 
 MIN_PART_SCORE = 0.5
-"""In-distribution score above the threshold that a part of a text needs if other parts may be the user's as well."""
+"""By how much a part's in-distribution score must exceed the threshold if other parts may be the user's as well."""
 CONTRADICTION_NOTE = "parts of the text belong to different tasks"
 
 
@@ -34,19 +34,19 @@ class TextClassifier(Protocol):
     """Assigns a text to one of the tasks, or abstains if the text is unlike all of them."""
 
     async def classify(self, text: str) -> Labels:
-        """Classifies a text. Of a long one only an excerpt is read, and the notes say so."""
+        """Classifies a text. Of a long one only an excerpt is used, and the notes say so."""
         ...
 
     def glance(self, text: str) -> tuple[str, float] | None:
-        """Returns the likeliest task of a short text in microseconds, and its score above the task's threshold.
+        """Returns a short text's most probable task in microseconds, and its score minus that task's threshold.
 
-        None if this cannot be said without the encoder.
+        None without a static stage, and for a text without a known word.
         """
         ...
 
 
 class Classification:
-    """Assigns a request to a task. The text decides the task only; a path named in it is never looked up."""
+    """Assigns a request to a task, by rules, the classifier and the conversation; implements `Classifier`."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class Classification:
     ) -> None:
         """Takes the `languages` of the examples; if there are none, texts in every language are classified.
 
-        `wrappers` are those of the configuration, which are taken away before those of known clients.
+        `wrappers` are those of the configuration, which are removed before those of known clients.
         """
         self._rules = rules
         self._words = UserWordsFinder(wrappers, known_wrappers(), classifier.glance)
@@ -90,7 +90,7 @@ class Classification:
         return turns[-1][0].text if turns else ""
 
     def turns(self, request: Request) -> list[Turn]:
-        """Returns the turns that are considered, oldest first."""
+        """Returns the user's turns that classification uses, oldest first; at most `MAX_TURNS`."""
         return _conversation(self._turns(request.messages))
 
     def _turns(self, messages: Sequence[Message]) -> list[tuple[UserWords, str]]:
@@ -119,7 +119,10 @@ def _conversation(turns: Sequence[tuple[UserWords, str]]) -> list[Turn]:
 
 
 def _agreed(all_labels: Sequence[Labels]) -> Labels:
-    """Returns the labels of the one task that parts of a text belong to; abstains if they belong to several."""
+    """Combines the labels of a text's parts: abstains if those with a sufficient score have different tasks.
+
+    If none has one, the first part's labels are returned as an abstention.
+    """
     kept = [labels for labels in all_labels if not labels.abstained and labels.in_distribution_score >= MIN_PART_SCORE]
     if len({labels.task for labels in kept}) > 1:
         return replace(abstention("parts", CONTRADICTION_NOTE), probabilities=kept[0].probabilities)
@@ -131,7 +134,7 @@ def _abstaining(labels: Labels) -> Labels:
 
 
 class EmbeddedClassification:
-    """Wraps a classification: adds the text's embedding to the labels of tasks whose policy needs it."""
+    """Adds the text's embedding to the labels of tasks whose policy needs it; a note says if embedding failed."""
 
     def __init__(self, inner: Classification, embedding: Embed, tasks: Collection[str]) -> None:
         self._inner, self._embedding, self._tasks = inner, embedding, tasks

@@ -1,7 +1,7 @@
 """Finds a user's own words in a text of the user's role, for the classifier alone.
 
-Prompts, guardrails, caches and rules see the whole text. What is found depends on the text alone, so every gateway and
-every replay reads the same.
+Prompts, guardrails, caches and rules use the whole text. The result depends on the text alone, so every gateway and
+every replay gets the same.
 """
 
 import re
@@ -41,7 +41,7 @@ class UserWords:
     characters: int
     """Of the whole text."""
     wrappers: tuple[str, ...] = ()
-    """The names of what was around them."""
+    """The names of the wrappers that were removed."""
     rivals: tuple[str, ...] = ()
     """Other parts of the text that may be the user's words as well, and seem to be about other tasks."""
 
@@ -53,16 +53,18 @@ class UserWordsFinder:
     def __init__(
         self, own: Sequence[Wrapper] = (), known: Sequence[Wrapper] = (), glance: Glance | None = None
     ) -> None:
-        """Takes the wrappers of the configuration and those of known clients, each in the order in which they are taken
-        away. Without `glance`, no parts are judged.
+        """Takes the wrappers of the configuration (`own`) and of known clients, each in the order of their removal.
+
+        `glance` scores the parts of a text; without it no part is chosen.
         """
         self._own, self._known = own, known
         self._glance = glance
 
     def find(self, text: str, may_judge: bool = True) -> UserWords:
-        """Returns the user's own words in a text, and what was around them; without `may_judge` of known clients only.
+        """Returns the user's own words in a text, and the names of the wrappers that were around them.
 
-        The time is bounded: about 3 ms for the worst of texts.
+        With `may_judge`, a text of unknown structure is split, and the part that is most likely the user's is chosen.
+        It takes about 3 ms at most.
         """
         if is_binary(text[:CHARACTERS_PER_END]):
             return UserWords(text, len(text))
@@ -86,7 +88,7 @@ class UserWordsFinder:
 
 
 def _stripped(text: str, strips: Mapping[str, Callable[[str], str]]) -> tuple[str, list[str]]:
-    """Returns the text without what the functions take away, and the names of those that took something."""
+    """Applies the functions one after another; returns the text, and the names of those that changed it."""
     names = []
     for name, strip in strips.items():
         inner = strip(text)
@@ -114,7 +116,7 @@ def _without_html(text: str) -> str:
 
 
 def _without_label(text: str) -> str:
-    """Returns the text after a label such as "Question:" at its beginning, without what asks for a manner.
+    """Returns the text after a label such as "Question:" at its beginning, without a cue such as "think step by step".
 
     Of a prompt with examples that ends in "Answer:" or in an arrow it is the text of the last, open one.
     """
@@ -132,7 +134,7 @@ def _without_label(text: str) -> str:
 
 
 def _without_quotes(text: str) -> str:
-    """Returns what is in the quotes around the whole text, as a command line's argument has them."""
+    """Returns the text without quotation marks around the whole of it."""
     end = _QUOTES.get(text[:1])
     is_quoted = end is not None and len(text) > 2 and text.endswith(end) and text.find(end, 1) == len(text) - 1
     return text[1:-1] if is_quoted else text

@@ -1,4 +1,4 @@
-"""Tells how much a turn of a conversation says without the turns before it, by English words."""
+"""Classifies turns by how much they say without the turns before them, by lists of English words."""
 
 import re
 from enum import Enum

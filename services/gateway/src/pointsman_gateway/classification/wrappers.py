@@ -17,14 +17,14 @@ class Wrapper:
 
     name: str
     signs: tuple[str, ...] = ()
-    """All of them are in each text of the client."""
+    """Substrings by which the client is recognized: each of its texts has all of them."""
     drop: tuple[Marks, ...] = ()
     """Spans that are not the user's; their marks are dropped, too."""
     user: tuple[Marks, ...] = ()
     """Spans of the user's text. The last one in the text counts, and everything else is not the user's."""
 
     def unwrap(self, text: str) -> str:
-        """Returns the user's part of the text: the text itself if it is not of this client, "" if nothing is left."""
+        """Returns the user's part of the text, which may be empty; the text unchanged if it is not of this client."""
         if not all(sign in text for sign in self.signs):
             return text
         for marks in self.drop:

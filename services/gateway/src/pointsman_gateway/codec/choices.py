@@ -27,7 +27,7 @@ class CollectedChoice:
     """The fields of OpenAI's message in addition to role and content, such as tool calls and reasoning."""
     logprobs: dict[str, Any] | None = None
     last_event: bytes = b""
-    """The engine's event that ended the choice; empty if it must not be passed on."""
+    """The engine's event that ended the choice, as received; empty if it must not be forwarded."""
 
 
 def collect_choices(chunks: Sequence[Chunk]) -> list[CollectedChoice]:

@@ -12,13 +12,16 @@ CACHE_OFF, CACHE_RENEW, CACHE_USE = "off", "renew", "use"
 
 
 async def identify_caller(tenancy: Tenancy, credential: str) -> Caller:
-    """Returns the caller that a key identifies (empty if there is no key); raises PointsmanError."""
+    """Returns the caller of a key or token (`credential`, empty if there is none); raises as `Tenancy.identify`."""
     caller = tenancy.identify_now(credential)
     return await tenancy.identify(credential) if caller is None else caller
 
 
 def credential_of(headers: Mapping[bytes, bytes]) -> str:
-    """Returns the key in the header authorization ("Bearer KEY"), else api-key (Azure) or x-api-key (Anthropic)."""
+    """Returns the key in the header authorization ("Bearer KEY"), else api-key (Azure) or x-api-key (Anthropic).
+
+    It is empty if there is none.
+    """
     authorization = headers.get(b"authorization")
     if authorization is None:
         return (headers.get(b"api-key") or headers.get(b"x-api-key", b"")).decode("latin-1").strip()
@@ -32,9 +35,9 @@ def bearer_token(authorization: str) -> str:
 
 
 def cache_mode(cache_control: bytes | None) -> str:
-    """Returns how a request with this Cache-Control header uses the response cache (RFC 9111, section 5.2.1).
+    """Returns how a request with this Cache-Control header (RFC 9111, section 5.2.1) uses the answer cache.
 
-    `no-store` neither reads nor writes the cache. `no-cache` and `max-age=0` do not read it, but store the new answer.
+    `no-store`: CACHE_OFF, it neither reads nor writes. `no-cache` and `max-age=0`: CACHE_RENEW, it writes only.
     """
     if not cache_control:
         return CACHE_USE
@@ -62,7 +65,7 @@ def decision_headers(started: Started) -> Headers:
 
 @lru_cache(maxsize=1024)
 def _route_headers(task: str, path: str, kind: str, reason: str) -> Headers:
-    """Encodes the headers that many requests have in common, once for each combination."""
+    """Encodes the headers of task, path, kind and reason; cached, since many requests share them."""
     return [
         (b"x-pointsman-task", task.encode()),
         (b"x-pointsman-path", path.encode("latin-1")),

@@ -10,7 +10,7 @@ from pointsman_gateway.codec.choices import REASONING_KEYS
 from pointsman_gateway.domain import Chunk, Chunks
 
 Kind = tuple[Any, ...]
-"""What a chunk adds to: a choice's text, its reasoning or the arguments of one of its tool calls."""
+"""The text to which a chunk adds: a choice's content, its reasoning or the arguments of one of its tool calls."""
 
 _CALL_FIELDS = frozenset({"index", "id", "type", "function"})
 _FUNCTION_FIELDS = frozenset({"name", "arguments"})
@@ -27,7 +27,7 @@ class ChunkJoiner:
         self._has_raw = False
 
     def join(self, chunks: Chunks) -> Chunks:
-        """Returns fewer chunks from which the same answer is collected; the number of events stays the same."""
+        """Returns fewer chunks, from which the same answer is collected, with the same total of `event_count`."""
         if len(chunks) == 1:
             return (self._with_needed_raw(chunks[0], chunks[0].raw),)
         joined = []
@@ -48,7 +48,7 @@ class ChunkJoiner:
 
 
 def _kind(chunk: Chunk) -> Kind | None:
-    """Returns the text to which the chunk adds, and nothing else; None if there is more in it."""
+    """Returns the text to which the chunk adds; None if it has anything else, such as a finish reason."""
     if chunk.finish_reason or chunk.usage is not None:
         return None
     if not chunk.extra:

@@ -22,7 +22,8 @@ _encode_text = msgspec.json.Encoder().encode
 
 
 def decode_json(text: bytes, param: str = "") -> Any:
-    """Decodes JSON that `check_body` accepts. Raises InvalidArgument if it is malformed or holds a value as above.
+    """Decodes JSON that `check_body` accepts; raises InvalidArgument if it is malformed, or has a lone surrogate or a
+    number that is not finite.
 
     `param` names the parameter that holds the JSON, unless the JSON is the body itself.
     """
@@ -62,10 +63,9 @@ def _reject_surrogates(data: Any, path: str) -> None:
 
 
 def find_json_path(data: Any, is_wrong: Callable[[Any], bool], path: str = "") -> str | None:
-    """Returns the path of the first wrong name, string or number, as "messages[0].content"; None if all are right.
+    """Returns the path of the first name, string or number that `is_wrong`, as "messages[0].content"; None without one.
 
-    For a wrong name it is the path of its object. `path` is the path of `data` itself. The time is linear in the size
-    of `data`.
+    For a wrong name it is the path of its object. `path` is the path of `data` itself.
     """
     steps = _find_steps(data, is_wrong)
     if steps is None:
@@ -76,7 +76,7 @@ def find_json_path(data: Any, is_wrong: Callable[[Any], bool], path: str = "") -
 
 
 def _find_steps(data: Any, is_wrong: Callable[[Any], bool]) -> list[int | str] | None:
-    """Returns the names and indexes that lead to the first wrong value, from the innermost to the outermost."""
+    """Returns the names and indexes of the path to the first wrong value, the innermost first; None without one."""
     members: Iterable[tuple[int | str, Any]]
     if isinstance(data, dict):
         if any(map(is_wrong, data)):

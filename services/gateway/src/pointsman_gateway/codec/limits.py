@@ -1,4 +1,4 @@
-"""Limits of a request: of its body, checked on the bytes before they are decoded, and of decoded values."""
+"""Limits of a request: of its body, checked on the bytes before decoding, and of its messages, parts and tools."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -39,15 +39,15 @@ class BodyLimits:
 
 LIMITS = BodyLimits()
 TOKEN_ID_LIMITS = replace(LIMITS, max_values=320_000)
-"""Of bodies that may hold token ids: OpenAI's embeddings endpoint takes 300,000 tokens a request."""
+"""The limits of bodies that may hold token ids: OpenAI's embeddings endpoint takes 300,000 tokens a request."""
 
 
 def check_body(body: bytes, limits: BodyLimits = LIMITS, param: str | None = None) -> None:
     """Raises InvalidArgument if the JSON is too long, too deep, has too many values, or is not UTF-8.
 
-    Other malformed JSON passes: the decoder describes it better. The check takes less than a microsecond for a short
-    body with few values, and about a millisecond for each megabyte without escapes. `param` names the parameter that
-    holds the JSON, unless the JSON is the body itself.
+    Other malformed JSON is not rejected here: the decoder describes it better. `param` names the parameter that holds
+    the JSON, unless the JSON is the body itself. The check takes less than a microsecond for a short body with few
+    values, and about a millisecond for each megabyte without escapes.
     """
     what = f"'{param}'" if param else "the body"
     if len(body) > limits.max_bytes:
@@ -103,7 +103,7 @@ def _broken_limit(body: bytes, limits: BodyLimits) -> tuple[str, str] | None:
 
 
 def _slices(body: bytes) -> Iterator[bytes]:
-    """Yields the body in slices that end outside of escapes; a slice is longer by a byte if that needs it."""
+    """Yields the body in slices of about `_SLICE_BYTES` that do not end within an escape sequence."""
     at = 0
     while at < len(body):
         end = at + _SLICE_BYTES
@@ -123,7 +123,7 @@ def _is_too_deep(brackets: bytes, max_depth: int) -> bool:
 
 
 def check_counts(messages: Sequence[Any], extra: Mapping[str, Any], limits: BodyLimits = LIMITS) -> None:
-    """Checks how many messages, content parts and tools a decoded chat request has. Raises InvalidArgument."""
+    """Raises InvalidArgument if a decoded chat request has too many messages, content parts or tools."""
     if len(messages) > limits.max_messages:
         _check_count(len(messages), limits.max_messages, "messages", "messages")
     if list in map(type, map(_content_of, messages)):

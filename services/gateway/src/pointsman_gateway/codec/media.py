@@ -19,7 +19,7 @@ Part = dict[str, Any]
 
 MEDIA_ROLES = ("user", "tool")
 REMOTE_SCHEMES = ("https:", "http:")
-"""Of URLs that an engine has to fetch."""
+"""The schemes of URLs that an engine has to fetch."""
 URL_SCHEMES = ("data:", *REMOTE_SCHEMES)
 IGNORED_FIELDS = frozenset({"cache_control", "prompt_cache_breakpoint"})
 """Hints for a cache that clients add to parts; engines do not get them."""
@@ -57,12 +57,12 @@ def is_media_url(text: str) -> bool:
 
 
 def may_have_media(role: str) -> bool:
-    """Returns whether messages of this role may have media. Others get an error in the words of their API."""
+    """Returns whether messages of this role may have media; each API's decoder rejects media in others."""
     return role in MEDIA_ROLES
 
 
 def media_of(messages: Iterable[Message]) -> frozenset[str]:
-    """Returns what a model must take for the messages in addition to text: kinds of media, and "url" to fetch some."""
+    """Returns the kinds of media in the messages, as in `Request.media`, with "url" if the engine has to fetch some."""
     taken = set()
     for message in messages:
         for part in message.extra.get("content", ()):
@@ -77,7 +77,8 @@ def media_of(messages: Iterable[Message]) -> frozenset[str]:
 def to_media_part(kind: str, given: Any, where: str) -> Part:
     """Returns a part of the type `kind` with the known fields of `given`, which is at `where` in the body.
 
-    Raises InvalidArgument if the data is missing or is no such URL, or for an unknown field. The data is not decoded.
+    Raises InvalidArgument if the data is missing or is no accepted URL, or for an unknown field. The data is not
+    decoded.
     """
     form = MEDIA_PARTS[kind]
     data = given.get(form.data) if isinstance(given, Mapping) else None

@@ -1,4 +1,4 @@
-"""Content parts of messages in the format of chat completions: their texts, and with `media` their media."""
+"""Reads content parts of messages in the format of chat completions: their texts and media."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -30,7 +30,10 @@ def text_of(parts: Iterable[Part]) -> str:
 def read_parts(
     role: str, parts: Sequence[Mapping[str, Any]], where: str, join: Callable[[Iterable[str]], str] = join_texts
 ) -> tuple[str, Mapping[str, Any]]:
-    """Returns the joined text of content parts, and for a message with media the parts; raises InvalidArgument."""
+    """Returns the joined text of content parts, and if they have media {"content": [rebuilt parts]}, else {}.
+
+    `where` is their location in the body. Raises InvalidArgument for unknown or invalid parts.
+    """
     texts, rebuilt = [], []
     for number, part in enumerate(parts):
         kind = part.get("type")

@@ -28,7 +28,7 @@ class TokenIds:
     """One list of token ids for each text, as JSON."""
 
     def __init__(self, encoded: msgspec.Raw, spans: Sequence[tuple[int, int, int]]) -> None:
-        """Takes the JSON of all lists, and for each its start, its end and its number of ids."""
+        """Takes the JSON of all lists, and for each list its start and end in the JSON, and its number of ids."""
         self.encoded = encoded
         self._spans = spans
 

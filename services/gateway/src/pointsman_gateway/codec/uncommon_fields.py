@@ -1,7 +1,7 @@
-"""Names the fields inside a chat's messages and parameters that not every engine gets, such as a part's `detail`.
+"""Finds the fields inside a chat's messages and parameters that are not sent to every engine, as a part's `detail`.
 
-`engines/dialects/sent_fields` knows which of them the engines of each format get. Bodies in which all content is text
-and no field is undeclared have none, and are not searched.
+`engines/dialects/sent_fields` knows which of them are sent in each format. Bodies in which all content is text and no
+field is undeclared have none, and are not searched.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -11,7 +11,7 @@ from pointsman_gateway.codec.media import MEDIA_PARTS
 from pointsman_gateway.domain.request import GivenField
 
 MESSAGE_FIELDS = frozenset({"role", "content", "tool_calls", "tool_call_id", "function_call", "type"})
-"""Fields of a message that every engine gets in some form. A `type` only repeats that it is a message."""
+"""Fields of a message that are sent to every engine in some form. A `type` only repeats that it is a message."""
 REASONING = frozenset({"reasoning", "reasoning_content"})
 CALL_FIELDS = frozenset({"id", "type", "function", "index"})
 FUNCTION_FIELDS = frozenset({"name", "description", "parameters", "strict"})
@@ -41,7 +41,7 @@ class ChatMessage(Undeclared, Protocol):
 
 
 def given_fields(kind: str, given: Any, known: Collection[str]) -> Iterator[GivenField]:
-    """Yields (`kind`, name) for each field that is not in `known`; null, false, 0 and what is empty count as left out.
+    """Yields (`kind`, name) for each field of `given` that is not in `known`, and not null, false, 0 or empty.
 
     A name that is not an identifier of up to 64 characters becomes `others`: it may be a text of the client, and the
     names are stored in the decision's notes.
@@ -53,14 +53,14 @@ def given_fields(kind: str, given: Any, known: Collection[str]) -> Iterator[Give
 
 
 def unsent_fields(kind: str, given: Any, known: Collection[str]) -> Iterator[GivenField]:
-    """Returns the same fields of an object from which no engine gets more than the known ones."""
+    """Yields the fields of `given_fields` as ones that are sent to no engine: ("", "NAME of KIND")."""
     return (("", f"{name} of {kind}") for _, name in given_fields(kind, given, known))
 
 
 def of_chat(
     messages: Iterable[ChatMessage], parameters: Mapping[str, Any], stream_options: Undeclared | None
 ) -> frozenset[GivenField]:
-    """Returns such fields of a chat's body; `parameters` are those that it does not declare."""
+    """Returns the fields of a chat's body that are not sent to every engine; `parameters` are the undeclared ones."""
     found: set[GivenField] = set()
     if stream_options is not None:
         extra = given_fields("", stream_options.model_extra, ())
@@ -77,7 +77,7 @@ def of_chat(
 
 
 def of_message(role: str, fields: Mapping[str, Any]) -> Iterator[GivenField]:
-    """Returns the fields of a message in addition to role and content."""
+    """Yields these fields of a message; `fields` are those in addition to role and content."""
     known = MESSAGE_FIELDS
     if role == "function":
         known |= {"name"}  # it is the call's id
@@ -98,7 +98,7 @@ def _of_part(part: Mapping[str, Any]) -> Iterator[GivenField]:
 
 
 def of_parameters(parameters: Mapping[str, Any]) -> Iterator[GivenField]:
-    """Returns the fields within the tools and the format of the answer."""
+    """Yields these fields within the tools and the `response_format`."""
     tools = parameters.get("tools")
     for tool in tools if isinstance(tools, list) else ():
         function = tool.get("function") if isinstance(tool, Mapping) else None

@@ -18,7 +18,7 @@ NOT_OURS = frozenset({Fault.NONE.value, Fault.CALLER.value, Fault.LIMITS.value})
 
 MAX_ROWS = 5_000
 MAX_READ = 2_000
-"""Entries read at once. If more are new, the cache is emptied, because it would have a gap."""
+"""New entries that one refresh reads; if there are more, the cache is emptied, because it would have a gap."""
 PAGE_SIZE = 100
 """Entries per call, so that neither Redis nor the event loop is blocked for long."""
 MAX_AGE_SECONDS = 0.5
@@ -54,9 +54,9 @@ class DecisionRow(_DecisionFields, frozen=True, gc=False):
     entry_id: str
     """In the stream of decisions."""
     seconds: float
-    """From arrival to end; 0 without an answer."""
+    """Seconds from arrival to end; 0 without an answer."""
     first_token: float
-    """0 if there was none."""
+    """Seconds from arrival to the first token; 0 if there was none."""
     prompt_tokens: int
     completion_tokens: int
     text: str
@@ -85,7 +85,7 @@ _decode = msgspec.json.Decoder(_EntryFields).decode
 
 
 def to_row(entry: LogEntry) -> DecisionRow | None:
-    """Converts a log entry to a row; None if it has another format version."""
+    """Converts a log entry to a row; None if its JSON lacks a needed field or is invalid."""
     try:
         fields = _decode(entry.json)
     except (msgspec.MsgspecError, RecursionError):
@@ -108,7 +108,10 @@ def _text(messages: Sequence[Mapping[str, Any]]) -> str:
 
 class EntrySource(Protocol):
     async def before(self, entry_id: str, after: str, count: int) -> Sequence[LogEntry]:
-        """Returns at most `count` entries between two entry ids, both excluded, newest first. Raises Unavailable."""
+        """Returns at most `count` entries older than `entry_id` and newer than `after`, newest first; "" is no bound.
+
+        Raises Unavailable.
+        """
         ...
 
 
@@ -121,7 +124,7 @@ class RecentDecisions:
 
 
 class RecentCache:
-    """Caches the newest decisions; each read adds those that are new."""
+    """Caches the newest decisions, up to `MAX_ROWS`; each read adds those that are new in the request log."""
 
     def __init__(self, log: EntrySource, clock: Callable[[], float] = time.monotonic) -> None:
         self._log = log
@@ -134,7 +137,7 @@ class RecentCache:
         self._read_at = float("-inf")
 
     async def read(self) -> RecentDecisions:
-        """Returns the newest decisions; raises Unavailable."""
+        """Returns the newest decisions, at most `MAX_AGE_SECONDS` old; raises Unavailable."""
         async with self._reading:
             if self._clock() - self._read_at >= MAX_AGE_SECONDS:
                 await self._read_new()
@@ -190,7 +193,10 @@ class DecisionWindow:
 
 
 def window_of(rows: Sequence[DecisionRow], since_unix_ms: int, now_ms: int) -> DecisionWindow:
-    """Describes the time window of `rows`; all decisions after `since_unix_ms` are among them."""
+    """Returns the time window up to `now_ms`, at most `WINDOW_MS` long, with the number of its `rows`.
+
+    It begins later if `rows` have all decisions only after `since_unix_ms`.
+    """
     requests = sum(row.is_request for row in rows)
     return DecisionWindow(max(since_unix_ms, now_ms - WINDOW_MS), now_ms, requests, len(rows))
 

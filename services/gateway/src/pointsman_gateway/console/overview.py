@@ -25,7 +25,7 @@ DEFAULT_CONFIDENCE = 0.95
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """Of the ratings, with those from evaluations."""
+    """Measured quality of a path, from 0 to 1, by its ratings from feedback, scorers and evaluations."""
 
     ratings: float
     mean: float
@@ -49,7 +49,7 @@ class PathView:
     unavailable: str
     """Why the path cannot be used now; empty if it can."""
     configured: bool
-    """False for a model or adapter that requests have named."""
+    """False for a model or adapter that is no path of the configuration, and that requests have named."""
     quality: Quality | None
     """Over all tasks; None without ratings."""
     now: PathFigures | None
@@ -161,7 +161,9 @@ def to_path_views(
     unavailable: Mapping[str, str],
     versions: Mapping[str, str],
 ) -> list[PathView]:
-    """Converts paths for the console; `unavailable` (reasons) and `versions` are by path, for those that have one."""
+    """Converts paths for the console. All mappings are by path name: `figures` of the window's requests, reasons why
+    a path is `unavailable`, and adapter `versions`; paths without one are missing there.
+    """
     tasks: dict[str, list[str]] = {}
     for preview in previews:
         for candidate in preview.candidates:
@@ -203,7 +205,7 @@ def _pooled(evidence: Sequence[PathEvidence]) -> Quality | None:
 
 
 def _quality(counted: PathEvidence, confidence: float) -> Quality | None:
-    """None without ratings."""
+    """Returns the quality with its lower confidence bound; None without ratings."""
     if counted.ratings <= 0:
         return None
     bound = lower_bound(counted.quality, counted.ratings, confidence)

@@ -1,4 +1,4 @@
-"""The console's service: reads decisions, paths, tasks, engines and adapters, and moves adapter aliases."""
+"""The service behind the console's HTTP routes: reads decisions and states, and moves adapter aliases."""
 
 import asyncio
 import time
@@ -47,7 +47,9 @@ MAX_SCANNED = 2_000
 
 
 async def read_adapters(states: Sequence[EngineState], allowed: AllowedNames) -> list[ModelAdapters]:
-    """Lists the adapters by base model. Engines without a lora-server have none. `allowed` are names of adapters."""
+    """Lists the adapters of each base model that has engines with a lora-server; one that cannot be read is listed
+    with its problem. Only adapters whose names are in `allowed` are listed; None allows all.
+    """
     clients = [(state, state.adapter_admin) for state in states if state.adapter_admin is not None]
     listings = await asyncio.gather(*[_listing(client) for _, client in clients])
     pairs = [(state, listing) for (state, _), listing in zip(clients, listings, strict=True)]
@@ -68,7 +70,7 @@ async def _listing(admin: AdapterAdminClient) -> AdapterListing | PointsmanError
 def _model(
     model: str, listings: Sequence[tuple[EngineState, AdapterListing | PointsmanError]], allowed: AllowedNames
 ) -> ModelAdapters:
-    """Returns the adapters of a model, from the first lora-server that answers, since all share one registry."""
+    """Returns the adapters of a model, from the first lora-server that was read, since all share one registry."""
     read = [listing for _, listing in listings if isinstance(listing, AdapterListing)]
     first = read[0] if read else AdapterListing((), (), ())
     return ModelAdapters(
@@ -92,7 +94,11 @@ def _is_adapter_allowed(name: str, allowed: AllowedNames) -> bool:
 
 
 async def move_alias(states: Sequence[EngineState], model: str, action: str, wanted: AliasMove) -> Alias:
-    """Moves an alias; raises NotFound if no lora-server has adapters of `model`, Unavailable if none answers."""
+    """Moves an alias by the first lora-server of `model` that answers; `action` is a key of `ACTIONS`.
+
+    Raises NotFound ("unknown_model") without such a server, Unavailable ("lora_server_unavailable") if none answers, or
+    the PointsmanError with which it answers.
+    """
     clients = [(state.engine.model, state.adapter_admin) for state in states if state.adapter_admin is not None]
     admins = [client for of_model, client in clients if of_model == model]
     if not admins:
@@ -113,7 +119,9 @@ async def move_alias(states: Sequence[EngineState], model: str, action: str, wan
 
 
 class Console:
-    """Reads what the console shows: the decisions of the caller's tenant, and whatever is in its key's scope."""
+    """Reads what the console shows: decisions of the caller's tenant (of all if keys are not required), and paths,
+    tasks and adapters that its key's scope allows. Without Redis there are no decisions.
+    """
 
     def __init__(
         self,
@@ -123,7 +131,9 @@ class Console:
         keys: bool,
         hosts: Sequence[str] = (),
     ) -> None:
-        """Takes the request log (None without Redis), whether keys are required, and more names of the host."""
+        """Takes the active configuration (`current`), the request log (None without Redis), whether `keys` are
+        required, and the host names that the page accepts without them, besides localhost and IP addresses.
+        """
         self.keys = keys
         self.hosts = hosts
         self._current = current
@@ -132,7 +142,7 @@ class Console:
         self._recent = None if log is None else RecentCache(log)
 
     async def overview(self, caller: Caller) -> Overview:
-        """Returns the current state of paths, tasks and engines, with figures of requests if there is a request log."""
+        """Returns the state of paths, tasks and engines, with figures of requests if the request log can be read."""
         state, recent = await self._read_recent()
         snapshot, now = self._current(), round(time.time() * 1000)
         rows = [r for r in recent.rows if r.unix_ms >= now - WINDOW_MS and self._is_visible(r, caller)]
@@ -154,7 +164,10 @@ class Console:
         )
 
     async def decisions(self, caller: Caller, before: str, count: int) -> DecisionPage:
-        """Returns the decisions before an entry id, by default the newest. Raises Unavailable, FailedPrecondition."""
+        """Returns at most `count` decisions before the entry id `before`, newest first; "" starts at the newest.
+
+        Reads at most about `MAX_SCANNED` entries. Raises Unavailable, or FailedPrecondition without a request log.
+        """
         log, found, scanned = self._required_log(), list[DecisionRow](), 0
         while scanned < MAX_SCANNED:
             page = await log.before(before, "", PAGE_SIZE)
@@ -171,7 +184,9 @@ class Console:
         return DecisionPage(found, before)
 
     async def decision(self, caller: Caller, decision_id: str) -> DecisionView:
-        """Returns one decision; raises NotFound (also for another tenant's), Unavailable or FailedPrecondition."""
+        """Returns one decision with its feedback. Raises NotFound (also for one that the caller may not see),
+        Unavailable, or FailedPrecondition if there is no request log or its entry is unreadable.
+        """
         recorded = await self._required_log().find(decision_id)
         entry = recorded.entry
         if not self._may_see(caller, entry["tenant"], entry["path"], entry["task"]):
@@ -184,7 +199,10 @@ class Console:
         return await read_adapters(self._current().engines.states, caller.scope.adapters)
 
     async def move(self, caller: Caller, model: str, action: str, move: AliasMove) -> Alias:
-        """Moves an alias; `action` is "alias", "canary" or "rollback". Returns the alias; raises PointsmanError."""
+        """Moves an alias; `action` is "alias", "canary" or "rollback". Returns the alias as it is then.
+
+        Raises PermissionDenied if the key is not an operator's or not for the adapter, and what `move_alias` raises.
+        """
         if not caller.is_operator:
             raise PermissionDenied(
                 "this key may not move adapters; `pointsman keys create --operator` makes one that may",

@@ -1,1 +1,1 @@
-"""Remembers the path of each conversation, and says when a change of it pays."""
+"""Remembers the path of each conversation, and computes whether a change to another path pays."""

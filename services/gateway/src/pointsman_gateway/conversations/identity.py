@@ -10,7 +10,7 @@ SESSION_FIELDS = ("session_id", "conversation_id", "conversation")
 """Entries of a request's metadata that identify the conversation by themselves."""
 CACHE_KEY = "prompt_cache_key"
 MAX_TURNS = 32
-"""User turns by which a conversation can be distinguished from another that begins alike."""
+"""Maximum number of user turns that are hashed to distinguish conversations that begin alike."""
 EXCERPT_CHARACTERS = 2048
 """Of the beginning and of the end of a text; texts of the same length that differ only between these count as equal."""
 MEDIA_CHARACTERS = 256
@@ -26,7 +26,7 @@ def has_tools(request: Request) -> bool:
 
 
 def is_in_tool_loop(messages: Sequence[Message]) -> bool:
-    """Returns whether results of tools, or nothing at all, follow the assistant's last message."""
+    """Returns whether results of tools follow the assistant's last message, or it is the last message of all."""
     for message in reversed(messages):
         if message.role in TOOL_ROLES:
             return True
@@ -40,17 +40,17 @@ def count_answers(messages: Sequence[Message]) -> int:
 
 
 def session_of(request: Request) -> str:
-    """Returns the conversation's id if the client sends one; empty if it does not."""
+    """Returns the conversation's id in the request's metadata; empty if there is none."""
     metadata = request.metadata
     return next((metadata[name] for name in SESSION_FIELDS if metadata.get(name)), "") if metadata else ""
 
 
 def conversation_ids(request: Request, session: str = "") -> Iterator[str]:
-    """Yields the ids that the conversation may have, at most `MAX_TURNS`, and none without a message of the user.
+    """Yields the ids that the conversation may have, at most `MAX_TURNS`; none without a message of the user.
 
-    A session's id stands alone. Otherwise the hash of the user's first turn is the id, unless that turn is an example
-    that the client sends before every request: then nothing is remembered under it, and the id is the first hash of
-    more turns under which something is.
+    With a `session` id there is one, its hash. Otherwise they are hashes of the user's first turn, first two turns, and
+    so on: the first one under which something is stored is the conversation's. The first turn alone may be an example
+    that the client sends before every request.
     """
     digest, caller = blake2b(digest_size=12), request.caller
     if session:
@@ -91,7 +91,7 @@ def _excerpt(text: str) -> str:
 
 
 def _media_excerpts(part: Mapping[str, Any]) -> Iterator[str]:
-    """Yields what tells the media of a content part from others: their lengths and ends."""
+    """Yields length and end of each text in a content part, which distinguish its media from others."""
     for value in part.values():
         if isinstance(value, Mapping):
             yield from _media_excerpts(value)

@@ -4,11 +4,11 @@ from collections import OrderedDict
 
 MAX_KEYS = 1024
 MAX_REQUESTS = 64
-"""Longer conversations are counted as if each further request were this one."""
+"""Requests of this number and all later ones are counted together."""
 MAX_COUNT = 4096
 """Conversations after which all counts are halved, so that old ones are forgotten."""
 PRIOR_CONVERSATIONS, PRIOR_REQUESTS = 4.0, 3.0
-"""What a key counts as before anything is known of it: so many conversations, each with so many requests to come."""
+"""The prior for a new key: it counts as so many conversations, each with so many requests left."""
 
 
 class ConversationLengths:
@@ -30,7 +30,7 @@ class ConversationLengths:
             reached[:] = [count / 2 for count in reached]
 
     def requests_left(self, key: str, request: int) -> float:
-        """Returns how many requests are expected from this one on, with this one: the mean residual life."""
+        """Returns the expected number of requests from request number `request` on, with it: the mean residual life."""
         reached, number = self._reached.get(key), min(request, MAX_REQUESTS)
         following, here = PRIOR_CONVERSATIONS * PRIOR_REQUESTS, PRIOR_CONVERSATIONS
         if reached is not None:

@@ -21,7 +21,7 @@ class ConversationMemory:
         """The longest unused first."""
 
     def find(self, ids: Iterable[str]) -> tuple[list[str], KeptPath]:
-        """Returns the ids up to the first one that is known, and what is kept under it; all ids if none is known."""
+        """Returns the ids up to the first known one and its conversation; if none is known, all and NOTHING_KEPT."""
         seen: list[str] = []
         oldest = self.now() - self.ttl_seconds
         for id in ids:

@@ -1,4 +1,4 @@
-"""Says whether a conversation's change to another path pays, apart from quality.
+"""Computes whether a conversation's change to another path pays, apart from quality.
 
 Each request of a conversation reads its whole context again. On the path that answered before, most of it is in the
 prefix cache of the engine or provider; another path reads all of it once at the full price:
@@ -16,7 +16,7 @@ CACHE_SECONDS = 300.0
 
 @value
 class PathPrices:
-    """What the tokens of one path cost, in dollars."""
+    """The prices of one path's tokens and answers, in dollars."""
 
     prompt: float
     """A new token of the prompt."""
@@ -31,19 +31,19 @@ class PathPrices:
     """Tokens that the path's own prompt adds to the context."""
 
     def request_usd(self, context_tokens: float, new_tokens: float) -> float:
-        """Returns the cost of a request whose context is in the cache, apart from its new tokens."""
+        """Returns the dollars of a request of which all tokens but the new ones are in the prefix cache."""
         old_tokens = max(0.0, context_tokens + self.added_tokens - new_tokens)
         return old_tokens * self.cached + new_tokens * self.prompt + self.answer
 
     def reading_usd(self, context_tokens: float, known_tokens: float = 0.0) -> float:
-        """Returns the price of reading a context again of which the cache still knows the beginning."""
+        """Returns the dollars to read a context again whose first `known_tokens` are still in the prefix cache."""
         added = 0.0 if known_tokens else self.added_tokens
         return max(0.0, context_tokens - known_tokens + added) * self.reading
 
 
 @value
 class ConversationState:
-    """What is known of a conversation when a change is weighed."""
+    """The state of a conversation by which a change of its path is priced."""
 
     tokens: float
     """Of its messages, without what paths add."""
@@ -59,7 +59,7 @@ class ConversationState:
 
 @value
 class Change:
-    """What a change to another path saves and costs until the end of the conversation, in dollars."""
+    """The dollars that a change to another path saves until the conversation's end, and those that it costs now."""
 
     gain_usd: float
     price_usd: float
@@ -73,9 +73,9 @@ class Change:
 
 
 def change_of(kept: PathPrices, other: PathPrices, state: ConversationState) -> Change:
-    """Compares the kept path with another one.
+    """Computes gain and price of a change from the kept path to another one.
 
-    After a pause in which the caches have forgotten the context, the kept path has to read it again too.
+    After a pause of over `CACHE_SECONDS` the kept path must read the context again, too, which lowers the price.
     """
     tokens, new_tokens = state.tokens, state.new_tokens
     old_tokens = tokens - new_tokens

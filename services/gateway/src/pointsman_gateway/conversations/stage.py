@@ -1,4 +1,4 @@
-"""Finds out what a request is in its conversation before its path is chosen, and remembers the path afterwards."""
+"""Finds a request's conversation and its path before the request is routed, and remembers the path afterwards."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ from pointsman_gateway.domain import AUTO, Decision, Labels, Path, Request
 from pointsman_gateway.domain.conversation import NOTHING_KEPT, ConversationMode, ConversationStep, KeptPath, Step
 
 PROTECTED_SECONDS = 600.0
-"""How long after its last request a conversation that is under way is protected from others that begin alike."""
+"""Seconds after its last request in which others that begin like a conversation cannot change its path."""
 DEFAULT_TTL_SECONDS = 14_400.0
 NO_NOTES: tuple[str, ...] = ()
 UNAVAILABLE_NOTE = "the conversation is not known here, and Redis is unavailable"
@@ -28,7 +28,7 @@ UNAVAILABLE_NOTE = "the conversation is not known here, and Redis is unavailable
 
 @dataclass(frozen=True, slots=True)
 class ConversationTerms:
-    """How the conversations of one task are treated."""
+    """The settings for the conversations of one task."""
 
     mode: ConversationMode = "priced"
     pins_versions: bool = True
@@ -50,7 +50,7 @@ def terms_of(task: TaskConfig, paths: Mapping[str, Path]) -> ConversationTerms:
 
 @dataclass(frozen=True, slots=True)
 class ConversationBook:
-    """What is known of conversations; all configurations share it."""
+    """The stored conversations and their statistics, which all revisions of the configuration share."""
 
     memory: ConversationMemory = field(default_factory=lambda: ConversationMemory(DEFAULT_TTL_SECONDS))
     store: ConversationStore = field(default_factory=NoConversationStore)
@@ -65,9 +65,10 @@ class Conversations:
         self._memory, self._store, self._lengths = book.memory, book.store, book.lengths
 
     async def recall(self, request: Request, labels: Labels) -> ConversationStep | None:
-        """Returns what the request is in its conversation; None if that cannot matter to the choice of its path.
+        """Returns the request's place in its conversation; None if it cannot affect the choice of the path.
 
-        It does not wait, unless the conversation comes from another gateway.
+        It reads Redis only if another gateway may have answered the conversation's last request; if Redis is
+        unavailable, a note says so.
         """
         if request.model != AUTO or request.operation != "chat":
             return None
@@ -128,7 +129,7 @@ class Conversations:
         self.replace_path(request, step, decision)
 
     def replace_path(self, request: Request, step: ConversationStep, decision: Decision) -> None:
-        """Remembers that another path than the chosen one answers."""
+        """Replaces the remembered path, because another one answers than was chosen."""
         now, adapter = self._memory.now(), decision.path.resolved_adapter
         is_under_way = step.has_tools or step.kind in (Step.TURN, Step.TOOL_LOOP)
         kept = KeptPath(

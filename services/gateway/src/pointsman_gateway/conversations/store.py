@@ -35,15 +35,18 @@ class ConversationStore(Protocol):
 
     @property
     def is_up(self) -> bool:
-        """Returns whether reading makes sense now; False if Redis did not answer the last call."""
+        """Returns whether `read` may be called; False if Redis did not answer the last call."""
         ...
 
     async def read(self, ids: Sequence[str]) -> tuple[str, KeptPath]:
-        """Returns the first id under which something is kept, and what; raises Unavailable."""
+        """Returns the first of the ids that is stored, and its conversation; ("", NOTHING_KEPT) if none is.
+
+        Raises Unavailable.
+        """
         ...
 
     def write(self, id: str, kept: KeptPath) -> None:
-        """Writes in the background."""
+        """Stores a conversation in the background; does not raise."""
         ...
 
 
@@ -135,7 +138,7 @@ class RedisConversations:
 
 
 def _parse(text: str | bytes | None) -> KeptPath | None:
-    """Returns what is kept; None if there is nothing, or something that no gateway of this version has written."""
+    """Parses a stored conversation; returns None if there is none, or it has another format."""
     if text is None:
         return None
     try:

@@ -67,7 +67,7 @@ class Started:
 
 @value
 class Finished:
-    """The last event of an answer that came to its end."""
+    """The last event of a complete answer."""
 
     finish_reason: str
     receipt: Receipt

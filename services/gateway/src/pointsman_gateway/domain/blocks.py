@@ -63,12 +63,12 @@ Blocks = tuple[Block, ...]
 
 
 def move_texts(blocks: Blocks, move: Move) -> Blocks:
-    """Returns the blocks of a message whose text has changed."""
+    """Returns the blocks with the positions of their texts moved, because the message's text has changed."""
     return tuple([replace(b, start=move(b.start), end=move(b.end)) if b.is_text else b for b in blocks])
 
 
 def join_blocks(pieces: Sequence[tuple[str, Blocks]], separator: str) -> Blocks:
-    """Returns the blocks of texts that were joined; a text without blocks becomes one."""
+    """Returns the blocks of (text, blocks) pairs whose texts were joined; a text without blocks becomes a block."""
     joined: list[Block] = []
     offset = 0
     for text, blocks in pieces:
@@ -96,7 +96,7 @@ def find_parts(text: str, parts: Sequence[str]) -> list[tuple[int, int]]:
 def slice_texts(text: str, blocks: Blocks) -> list[str] | None:
     """Returns the texts of the blocks that refer to a part of the text, in order.
 
-    None if the blocks do not cover the text, since it has been replaced since they were made.
+    None if the blocks do not cover the text, because it was replaced after they were made.
     """
     slices, position = [], 0
     for block in blocks:

@@ -1,4 +1,4 @@
-"""What is remembered of a conversation, and one request of it."""
+"""The remembered state of a conversation, and one request's place in it."""
 
 from dataclasses import field
 from enum import Enum
@@ -10,7 +10,7 @@ ConversationMode = Literal["sticky", "priced", "off"]
 
 
 class Step(Enum):
-    """What a request is in its conversation."""
+    """The place of a request in its conversation."""
 
     FIRST = "first"
     """The conversation begins, or nothing is known of it: the policy chooses."""
@@ -57,7 +57,7 @@ class KeptPath:
     """The path before this one; None if the path has not changed."""
 
     def left_for(self, path: str) -> EarlierPath | None:
-        """Returns what is the earlier path once `path` answers."""
+        """Returns the `earlier` of the next request if `path` answers it."""
         if not self.path or path == self.path:
             return self.earlier
         return EarlierPath(self.path, self.used_at, self.characters)
@@ -68,7 +68,7 @@ NOTHING_KEPT = KeptPath("", "", 0.0)
 
 @value
 class ConversationStep:
-    """A request as a part of its conversation; `kept` says how the request before it was answered."""
+    """A request as a part of its conversation; `kept` is how the request before it was answered."""
 
     id: str
     kind: Step
@@ -93,7 +93,10 @@ class ConversationStep:
         return self.kind is not Step.FIRST
 
     def known_characters(self, path: str, cache_seconds: float) -> int:
-        """Returns how much of the conversation is in the prefix cache of a path that it has left."""
+        """Returns how many of the conversation's characters are in the prefix cache of a path that it has left.
+
+        0 if it was not on this path just before, or that is over `cache_seconds` ago.
+        """
         earlier = self.kept.earlier
         if earlier is None or earlier.path != path:
             return 0

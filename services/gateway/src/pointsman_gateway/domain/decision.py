@@ -10,7 +10,7 @@ UNKNOWN = "unknown"
 """The task of requests that fit no configured task."""
 
 DECISION_ID_PREFIX = "dec_"
-"""Of a decision's id. Ids of answers have a further prefix, by their API, before it."""
+"""The prefix of a decision's id. Ids of answers have a further prefix, by their API, before it."""
 
 
 @value
@@ -34,7 +34,7 @@ class Labels:
     notes: tuple[str, ...] = ()
     """Other remarks, such as that only a part of the text was read, or that it is in another language."""
     user_words: str = ""
-    """What was read of the last turn; empty if that was all of it."""
+    """The part of the last turn that was classified; empty if that was all of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +70,11 @@ class Decision:
     generation: str = ""
     """The revision of the configuration that decided."""
     escalation: tuple[Path, ...] = ()
-    """If a validator refuses the answer of `path`, the first of these answers instead; at most once."""
+    """If a validator rejects the answer of `path`, the first of these answers instead; at most once."""
     stream_unvalidated: frozenset[str] = frozenset()
     """Paths whose answers are streamed before they are validated, and so cannot be escalated."""
     random_key: str = ""
-    """What random choices were made by, if neither the user nor this decision's id: the key of its conversation."""
+    """The key of the decision's random choices: its conversation's; empty if it is the user or the decision's id."""
 
     @property
     def is_buffered(self) -> bool:
@@ -82,7 +82,10 @@ class Decision:
         return _is_buffered(self.path, self.escalation, self.stream_unvalidated)
 
     def with_fallback(self, reason: str) -> "Decision":
-        """Returns the decision after `path` failed for `reason`: the first alternative takes its place."""
+        """Returns the decision after `path` failed for `reason`: the first alternative takes its place.
+
+        There must be one.
+        """
         following, *rest = self.alternatives
         names = [path.name for path in self.escalation]
         further = self.escalation[names.index(following.name) + 1 :] if following.name in names else ()
@@ -101,7 +104,7 @@ class Decision:
         )
 
     def with_escalation(self, validator: str, reason: str) -> "Decision":
-        """Returns the decision after `validator` refused the answer of `path`. The next answer is not buffered."""
+        """Returns the decision after `validator` rejected the answer of `path` for `reason`; not escalated again."""
         following = self.escalation[0]
         others = tuple(path for path in self.alternatives if path.name != following.name)
         decision = replace(
@@ -121,7 +124,7 @@ class Decision:
         return replace(self, notes=(*self.notes, note))
 
     def with_failed_escalation(self, reason: str, following: "Decision", failure: str) -> "Decision":
-        """Returns the decision to send the answer of `path`, refused for `reason`, after all.
+        """Returns the decision to send the answer of `path`, although it was rejected for `reason`.
 
         `following` is the decision that escalated; `failure` is why neither its path nor its alternatives could answer.
         """
@@ -145,7 +148,7 @@ class Decision:
 def planned_escalation(
     path: Path, escalation: Sequence[Path], stream_unvalidated: frozenset[str]
 ) -> tuple[Considered, ...]:
-    """Returns the entry of the path that answers if the answer of `path` is refused; empty if there is none."""
+    """Returns the entry of the path that answers if the answer of `path` is rejected; empty if there is none."""
     if not _is_buffered(path, escalation, stream_unvalidated):
         return ()
     return (Considered(escalation[0].name, "escalation", f"if the answer of {path.name} is not accepted"),)

@@ -1,4 +1,4 @@
-"""What is known about a path: ratings by people, costs and scores of its answers."""
+"""Feedback on answers, and the statistics of paths: ratings, costs, latencies and scores of evaluations."""
 
 from dataclasses import dataclass, replace
 
@@ -41,7 +41,7 @@ class PathEvidence:
     """Their mean score, 0 to 1."""
 
     def with_evaluations(self, max_ratings: float) -> "PathEvidence":
-        """Returns the evidence with evaluated rows counted as ratings: each as one, with the rows' mean score.
+        """Returns the statistics with evaluated rows counted as ratings: each as one, with the rows' mean score.
 
         At most `max_ratings` of them count. In the result `ratings` and `quality` include them, and `evaluated` is how
         many they are.

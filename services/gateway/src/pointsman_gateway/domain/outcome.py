@@ -117,8 +117,8 @@ def outcome_of(code: str) -> str:
 def fault_of(outcome: str, error: CodedError | None) -> str:
     """Returns the component at fault (a `Fault`'s value) for an outcome: "ok", "cancelled", or the code of `error`.
 
-    The error may name it. Otherwise, if the status says that the caller asked for too much or for something impossible,
-    the code does not matter.
+    It is the one that the error names, else "limits" for status 429, "caller" for another status below 500, and
+    otherwise that of the error's code.
     """
     if error is None:
         return OUTCOMES.get(outcome, _GATEWAY)

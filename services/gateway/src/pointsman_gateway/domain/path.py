@@ -160,7 +160,7 @@ class Sampling:
 
     @property
     def is_structured(self) -> bool:
-        """Returns whether the answer is JSON, of a given form, or a tool call, all useless if cut off."""
+        """Returns whether the answer must be JSON or of a given form, or may call tools: useless if cut off."""
         extra = self.extra
         if self.anthropic and self.anthropic.get("tools"):
             return True
@@ -227,12 +227,12 @@ class Path:
     model: str
     adapter: str = ""
     strategies: tuple[str, ...] = ()
-    """Names only; `wiring` builds the strategies themselves from the configuration."""
+    """Names only; `bootstrap` builds the strategies themselves from the configuration."""
     sampling: Sampling = field(default_factory=Sampling)
     collections: tuple[str, ...] = ()
     """The collections that its strategies search."""
     fingerprint: str = ""
-    """A hash of the path's configuration, its prompts included. Evidence counts only for the same fingerprint."""
+    """A hash of the path's configuration, its prompts included. Statistics count only for the same fingerprint."""
     resolved_adapter: ResolvedAdapter | None = None
     """The version of `adapter` for one request; None before the decision, and for a path without an adapter."""
     shows_examples: bool = field(default=False, compare=False)

@@ -51,7 +51,7 @@ class Receipt:
     model: str = ""
     """The engine's name of the model that answered: the base model or an adapter version; empty if none did."""
     escalated_from: str = ""
-    """The path whose answer was refused. The receipt includes its cost."""
+    """The path whose answer a validator rejected; empty if none. The receipt includes its cost."""
     cached: str = ""
     """ "exact" or "semantic" if the answer came from the cache; empty if an engine made it."""
     fault: str = "none"
@@ -105,7 +105,7 @@ class UndecidedReceipt:
     picodollars: Mapping[str, int] = field(default_factory=dict)
     guardrails: tuple[GuardrailVerdict, ...] = ()
     notes: tuple[str, ...] = ()
-    """Remarks, such as on a reported usage that cannot be."""
+    """Remarks, such as on an impossible usage that an engine reported."""
 
     @property
     def cost_usd(self) -> float:

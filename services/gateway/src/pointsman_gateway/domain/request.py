@@ -22,7 +22,8 @@ PATH_PREFIX = "path:"
 """Before the name of a path in a request's `model`."""
 
 GivenField = tuple[str, str]
-"""What has the field, and the field's name: ("blocks", "cache_control"). The first is empty if no engine gets it."""
+"""The object that has the field, and the field's name: ("blocks", "cache_control"). The first is empty if the field is
+sent to no engine."""
 
 Operation = Literal["chat", "completion", "route", "embeddings"]
 """What the client wants: an answer to a conversation ("chat"), the continuation of each message ("completion"), only
@@ -88,7 +89,7 @@ UNRESTRICTED = Scope()
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who sent a request: what the API key of the request says about its owner."""
+    """Who sent a request: the tenant, scope and rights of its API key or token."""
 
     key: str = ""
     """The key's id, never its secret; empty if authentication is off."""
@@ -149,7 +150,7 @@ class Request:
     is_collected: bool = False
     """The API keeps the answer until its end even if it is streamed, since later events repeat earlier ones."""
     uncommon: frozenset[GivenField] = frozenset()
-    """Fields of the client's body that not every engine gets."""
+    """Fields of the client's body that are not sent to every engine."""
     _characters: int = field(default=-1, init=False, repr=False, compare=False)
 
     @property
@@ -180,7 +181,7 @@ class Passage:
 
 @value
 class Prompt:
-    """The messages for the engine, and what it took to make them."""
+    """The messages for the engine, and the searches, embeddings and seconds that it took to make them."""
 
     messages: tuple[Message, ...]
     passages: tuple[Passage, ...] = ()

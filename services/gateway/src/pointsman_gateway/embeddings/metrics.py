@@ -57,7 +57,7 @@ class EmbeddingMetrics:
 
 
 class _CostCounter(Collector):
-    """Counts cost in whole picodollars, so that the total equals the sum of the receipts exactly."""
+    """A counter of dollars that adds whole picodollars, so that the total equals the sum of the receipts exactly."""
 
     def __init__(self) -> None:
         self._picodollars: dict[str, int] = {}

@@ -61,7 +61,10 @@ class RemoteEmbedder:
         self._http = http
 
     async def embed(self, inputs: EmbeddingRequest) -> EncodedEmbeddings:
-        """Sends the texts to the endpoint; raises InvalidArgument if it rejects them, or Unavailable."""
+        """Sends the texts to the endpoint, and relays its response.
+
+        Raises InvalidArgument if it rejects them, Unavailable if it fails, or what `inputs.reserve` raises.
+        """
         endpoint = self._endpoint
         if inputs.overflow not in (None, "error"):
             raise InvalidArgument(
@@ -83,9 +86,9 @@ class RemoteEmbedder:
         return EncodedEmbeddings(reply.pieces, tokens, note=note)
 
     def _tokens(self, reply: HttpReply, inputs: EmbeddingRequest) -> tuple[int, str]:
-        """Returns the tokens to charge, and a note if the engine's count cannot be right.
+        """Returns the tokens to charge, and a note if the engine's count is impossible (else empty).
 
-        Parses only the ends of a response that may have megabytes.
+        Only the ends of the response, which may have megabytes, are parsed. Raises Unavailable if it is no JSON object.
         """
         head, tail = _ends(reply.pieces)
         if not head.lstrip().startswith(b"{") or not tail.rstrip().endswith(b"}"):
@@ -187,7 +190,7 @@ class LocalEmbedder:
     def __init__(
         self, encoder: EmbeddingModel, overflow: Overflow = "error", lock: asyncio.Semaphore | None = None
     ) -> None:
-        """Takes in `overflow` the treatment of long texts for requests that name none."""
+        """Takes `overflow`: the treatment of texts that are too long, for requests that name none."""
         self._encoder = encoder
         self._overflow = overflow
         self._lock = lock or asyncio.Semaphore(1)
@@ -197,7 +200,11 @@ class LocalEmbedder:
         return LocalEmbedder(self._encoder, overflow, self._lock)
 
     async def embed(self, inputs: EmbeddingRequest) -> EncodedEmbeddings:
-        """Embeds the texts of a request; raises InvalidArgument."""
+        """Embeds the texts of a request, in threads.
+
+        Raises InvalidArgument for unsupported parameters, too long texts (overflow "error") or foreign token ids, and
+        Unavailable if the encoder's endpoint fails.
+        """
         self._check(inputs)
         answer = WindowedAnswer(inputs.base64)
         windows = self._windows(inputs)
@@ -219,7 +226,7 @@ class LocalEmbedder:
             )
 
     def _embed_batch(self, windows: Iterator[TextWindow], answer: "WindowedAnswer") -> int:
-        """Embeds the next windows, and returns their number. Tokenizing takes time too, so it belongs to the batch."""
+        """Tokenizes and embeds the next windows, up to `BATCH_TEXTS`, adds them to the answer, returns their number."""
         batch = list(islice(windows, BATCH_TEXTS))
         if batch:
             vectors = self._encoder.embed(tuple(window.text for window in batch))

@@ -72,15 +72,16 @@ class EncodedEmbeddings:
     headers: Mapping[str, str] = field(default_factory=dict)
     """The caller's limits, as `x-ratelimit-*`."""
     note: str = ""
-    """What the engine reported that cannot be; empty if nothing."""
+    """A remark on an impossible usage that the engine reported; empty if there is none."""
 
 
 class Embedder(Protocol):
     """A model that computes embeddings."""
 
     async def embed(self, inputs: EmbeddingRequest) -> EncodedEmbeddings:
-        """Returns the texts' vectors, encoded for the response; raises PointsmanError. Cancelling the call stops the
-        computation or the request to the provider.
+        """Returns the texts' vectors, encoded for the response; raises InvalidArgument or Unavailable.
+
+        Cancelling the call stops the computation or the request to the provider.
         """
         ...
 
@@ -130,13 +131,13 @@ class EmbeddingRun:
         self._was_admitted = True
 
     async def compute(self) -> EncodedEmbeddings:
-        """Returns the vectors and their cost; raises PointsmanError."""
+        """Returns the vectors and their cost; raises the embedder's errors, or DeadlineExceeded."""
         result = await _before_deadline(self._model.embedder, self._inputs)
         self._tokens, self._note = result.tokens, result.note
         return replace(result, usd=self._model.picodollars(result.tokens) / PICODOLLARS)
 
     def finish(self, outcome: str, error: PointsmanError | None = None) -> UndecidedReceipt:
-        """Makes and counts the receipt, and returns it; `error` is what the caller gets, if anything."""
+        """Makes and counts the receipt, and returns it; `error` is the one that the caller gets, None without one."""
         model, note = self._model, self._note
         receipt = UndecidedReceipt(
             request_id.get(),
@@ -163,7 +164,7 @@ class Embeddings:
     def __init__(
         self, models: Mapping[str, PricedModel], metrics: EmbeddingMetrics, answer_budget: BufferedBytesBudget
     ) -> None:
-        """Takes `models` by the names that a request's `model` may have, and the memory for responses of endpoints."""
+        """Takes `models` by the value of a request's `model`; `answer_budget` limits bytes of endpoints' responses."""
         self._models = models
         self._metrics = metrics
         self._answer_budget = answer_budget
@@ -172,7 +173,7 @@ class Embeddings:
         return [name for name, model in self._models.items() if scope.allows_embedding(model.label)]
 
     def reserve_answer(self) -> BufferReservation:
-        """Returns the memory of one answer, which grows while it arrives; release it when the answer is sent."""
+        """Returns a reservation for the bytes of one response, to grow while it arrives and release when it is sent."""
         return BufferReservation(self._answer_budget)
 
     def run(self, inputs: EmbeddingRequest) -> EmbeddingRun:

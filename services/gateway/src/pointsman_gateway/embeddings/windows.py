@@ -36,7 +36,7 @@ class TextWindow:
     is_last: bool = True
     """Whether it is the last one of its text."""
     overflow: str = ""
-    """What was done with its text: "truncate", "mean", or nothing."""
+    """How its text was shortened: "truncate", "mean" (averaged windows), or "" if it is whole."""
 
 
 class WindowedAnswer:
@@ -86,7 +86,10 @@ class WindowedAnswer:
 
 
 def split_text(number: int, text: str, tokenizer: Tokenizer, max_tokens: int) -> Iterator[TextWindow]:
-    """Splits a text that is too long into windows of up to `max_tokens`, between words where possible."""
+    """Splits a text that is too long into windows of up to `max_tokens`, special ones included, between words.
+
+    Only a word that is too long itself is split. `number` is that of the request's text.
+    """
     start, pending = 0, None
     while start < len(text):
         piece = text[start : start + max_tokens * SPLIT_CHARACTERS]
@@ -102,10 +105,10 @@ def split_text(number: int, text: str, tokenizer: Tokenizer, max_tokens: int) ->
 
 
 def _end_of_window(encoding: Any, length: int, is_rest: bool, max_tokens: int) -> tuple[int, int]:
-    """Returns the characters and tokens of the window at the start of a piece with `length` characters.
+    """Returns the numbers of characters and tokens of the window at the start of a piece with `length` characters.
 
     `is_rest` says that the piece ends where the text ends; otherwise its last word may be cut, and is left to the next
-    window.
+    window. With 0 tokens it is white space.
     """
     content = [index for index, special in enumerate(encoding.special_tokens_mask) if not special]
     specials = len(encoding.ids) - len(content)

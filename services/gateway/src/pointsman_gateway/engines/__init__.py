@@ -1,1 +1,1 @@
-"""Calls engines: choosing one of a group, sending the prompt, reading the stream of chunks."""
+"""Calls engines: chooses one of a group, sends the prompt, and reads the stream of chunks."""

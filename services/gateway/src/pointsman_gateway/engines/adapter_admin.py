@@ -24,7 +24,7 @@ _STATE = {number: name.removeprefix("ADAPTER_STATE_").lower() for name, number i
 class AdapterAdminClient:
     """Lists and moves adapters through a lora-server's gRPC API.
 
-    Each method raises PointsmanError: the error that the lora-server answered, or Unavailable if it cannot be reached.
+    Each method raises PointsmanError: the error that the lora-server reported, or Unavailable if it cannot be reached.
     """
 
     def __init__(self, channel: grpc.aio.Channel) -> None:

@@ -50,7 +50,7 @@ class NotListed(Exception):
     """The engine's list of models cannot be read, or is not of the configured model."""
 
     def __init__(self, message: str, outcome: str, retry_after: float = 0.0) -> None:
-        """Takes `outcome`, the label of the metric, and `retry_after` in seconds."""
+        """Takes `outcome`, the metric's label (such as "unreachable"), and `retry_after` in seconds, 0 if not given."""
         super().__init__(message)
         self.outcome = outcome
         self.retry_after = retry_after
@@ -64,9 +64,9 @@ class DiscoveredAdapters:
 
 
 def find_adapters(models: Sequence[ListedModel], base: str, *, by_root: bool = False) -> DiscoveredAdapters:
-    """Returns the adapters of the base model `base`; raises NotListed if the engine does not serve it.
+    """Returns the adapters of the base model `base`, and why some cannot be used; raises NotListed without the model.
 
-    `by_root` says that an adapter may have the base model's name as its `root`, and no `parent`.
+    With `by_root`, a model without a `parent` whose `root` is the base model's name is an adapter, too.
     """
     if by_root:
         models = [
@@ -101,7 +101,7 @@ def _by_name(models: Iterable[ListedModel]) -> Mapping[str, list[ListedModel]]:
 
 
 def _why_unusable(name: str, entries: Sequence[ListedModel], parents: set[str]) -> str | None:
-    """Returns why an adapter cannot be used; None if it can be, "" for a base model."""
+    """Returns the reason why an adapter cannot be used; None if it can be, "" if the name is a base model's."""
     first = entries[0]
     if not any(entry.parent for entry in entries):
         return ""
@@ -131,7 +131,7 @@ class AdapterDiscovery:
         self._logged_unusable: Mapping[str, str] = {}
 
     async def watch(self) -> None:
-        """Polls until cancelled. A Retry-After of the engine delays the next poll."""
+        """Polls every `interval_seconds` until cancelled. A Retry-After of the engine delays the next poll."""
         while True:
             wait = 0.0
             try:
@@ -141,7 +141,10 @@ class AdapterDiscovery:
             await asyncio.sleep(max(wait, self._interval_seconds))
 
     async def poll(self) -> float:
-        """Lists the models once; returns the seconds for which the engine asks to be left alone."""
+        """Reads the list once and updates the engine's state, also if that fails.
+
+        Returns the seconds that the engine asks to wait for by Retry-After, 0 if it does not.
+        """
         before = self._engines.get(self._name)
         try:
             listed = await list_models(self._http, before.url, before.api)
@@ -193,7 +196,7 @@ class AdapterDiscovery:
 
 
 async def list_models(http: PooledPoster, url: str, api: EngineApi) -> Sequence[ListedModel]:
-    """Reads an engine's list of models. Redirects are not followed. Raises NotListed."""
+    """Reads an engine's list of models within `LIST_TIMEOUT_SECONDS`; follows no redirects. Raises NotListed."""
     if not api.models_path:
         raise NotListed("its provider lists no models", "missing")
     deadline, listing = asyncio.get_running_loop().time() + LIST_TIMEOUT_SECONDS, url + api.models_path

@@ -35,7 +35,7 @@ class BusyTimeTracker(Protocol):
     """Records which paths keep an engine busy, to divide the cost of engines that are paid by the hour."""
 
     def begin(self, engine: str, path: str) -> Any:
-        """Returns an interval of an answer's work, to pass to `end`; None if the engine is not paid by the hour."""
+        """Starts the interval of one answer, and returns it for `end`; None if the engine is not paid by the hour."""
         ...
 
     def end(self, interval: Any, inference: float | None) -> None:
@@ -66,9 +66,10 @@ class EngineCaller:
         self._clock = clock
 
     async def call(self, target: Target, others: TargetQueue, request: CompletionRequest) -> AnswerStream:
-        """Sends the request, which `EngineCall` does when it is made, and waits for the answer's first chunk.
+        """Sends the request, and returns once the answer's first chunk has arrived. `others` is not used.
 
-        Raises Unavailable, DeadlineExceeded, or the engine's refusal.
+        Raises Unavailable (such as EngineFailed), DeadlineExceeded, or InvalidArgument if the engine rejects the
+        request, or its API cannot express it.
         """
         if self._clock() >= request.deadline:
             raise out_of_time()
@@ -110,7 +111,10 @@ class EngineCall:
     )
 
     def __init__(self, caller: EngineCaller, target: Target, request: CompletionRequest) -> None:
-        """Counts the call as in flight from here until the answer's end or `close`."""
+        """Sends the request, and counts the call as in flight until the answer's end or `close`.
+
+        Raises InvalidArgument if the engine's API cannot express the request, or Unavailable.
+        """
         engine, state, settings = target.engine, target.state, target.settings
         sampling = request.sampling
         if settings.sends_caller:
@@ -152,7 +156,7 @@ class EngineCall:
             raise
 
     async def first(self) -> None:
-        """Waits for the first chunk; raises the engine's error if it fails before."""
+        """Waits for the first chunk; raises the error (see `engine_client`) if the call ends without one."""
         await self._began_signal
         if not self._has_begun:
             raise take_error(self)
@@ -236,7 +240,7 @@ class EngineCall:
             self.pause()
 
     def _evicted(self, error: NotServed) -> PointsmanError:
-        """Returns the error for a 404; one for an adapter shows that the engine has evicted it, which is recorded."""
+        """Returns NotResident for a 404 on an adapter, and records that the engine has evicted it; else the error."""
         target = self._target
         if not target.is_adapter:
             return error

@@ -1,4 +1,4 @@
-"""Keeps open connections to engines for later requests, by the engine's address.
+"""A pool of open connections to engines, by the engine's address.
 
 Pool.idle or Pool.connect -> EngineConnection.post -> on_event, EngineConnection.read ... -> Pool.release
 """
@@ -23,7 +23,7 @@ MAX_IDLE_CONNECTIONS = 512
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """The address of an engine: host, port, TLS, and what every request to it has."""
+    """The address of an engine: host, port and TLS, with the URL prefix and headers of every request to it."""
 
     host: str
     port: int
@@ -36,7 +36,7 @@ class Origin:
 
 @lru_cache(maxsize=1024)
 def origin_of(url: str) -> Origin:
-    """Parses the URL of an engine; raises ValueError if it is not an http(s) URL."""
+    """Parses the URL of an engine; raises ValueError if it is not an http(s) URL, or contains a password."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"'{url}' is no URL of an engine; write http://HOST:PORT")
@@ -56,7 +56,7 @@ async def _open(origin: Origin) -> EngineConnection:
 
 
 def close_unused(opening: "asyncio.Task[EngineConnection]") -> None:
-    """Closes a connection that was opened after nobody waited for it any more."""
+    """Closes the connection that the task has opened after its caller stopped waiting; ignores a failed task."""
     if not opening.cancelled() and opening.exception() is None:
         opening.result().close()
 
@@ -70,7 +70,7 @@ class Pool:
         self._clock = asyncio.get_running_loop().time
 
     def idle(self, origin: Origin) -> EngineConnection | None:
-        """Returns an open connection to the origin that is not in use; None if there is none."""
+        """Removes and returns an unused open connection to the origin; None if there is none."""
         idle = self._idle.get(origin)
         oldest = self._clock() - self._max_idle_seconds
         while idle:
@@ -102,7 +102,7 @@ class Pool:
             del opening  # breaks the reference cycle: it holds the error, whose traceback holds this frame
 
     def release(self, origin: Origin, connection: EngineConnection) -> None:
-        """Takes back a connection whose response is no longer needed."""
+        """Takes back a connection, and keeps it for reuse if its response ends soon (`EngineConnection.finish`)."""
         connection.finish(lambda: self._keep(origin, connection))
 
     def _keep(self, origin: Origin, connection: EngineConnection) -> None:

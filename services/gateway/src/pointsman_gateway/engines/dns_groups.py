@@ -68,7 +68,7 @@ class EngineGroup:
     ) -> None:
         """Makes members as copies of `template`, which represents the group while it has none.
 
-        `track` starts to watch a member. `on_change` is called if `states` has changed.
+        `track` creates a member's state and starts to watch it. `on_change` is called after `states` has changed.
         """
         self._placeholder = EngineState(template)
         self._dns_name = name

@@ -37,7 +37,10 @@ class EngineFinding:
 async def check_engine(
     engine: Engine, timeouts: Timeouts, *, discovers: bool, adapters: Collection[str]
 ) -> AsyncIterator[EngineFinding]:
-    """Yields the findings on an engine one by one; `adapters` are those that the configured paths need."""
+    """Checks an engine with real requests, and yields the findings one by one; a failure is a finding, not an error.
+
+    With `discovers`, it must list its models; `adapters` are those that the configured paths need.
+    """
     pool = Pool()
     http = PooledPoster(pool, str)
     try:
@@ -113,7 +116,7 @@ class _Answer:
 
 
 async def _answer_findings(pool: Pool, engine: Engine, model: str, timeouts: Timeouts) -> list[EngineFinding]:
-    """Checks that a model answers with one token, streamed and with usage, as the gateway asks."""
+    """Requests one streamed token from a model, and returns the findings on the answer and its reported usage."""
     answer, client = _Answer(), OpenAIClient(pool)
     request = EngineRequest(
         engine.name, engine.url, model, (Message("user", "Hello"),), Sampling(max_tokens=1),

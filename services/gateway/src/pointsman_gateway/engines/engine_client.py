@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 DEFAULT_TIMEOUTS = Timeouts()
 
 STALL_SECONDS = 5.0
-"""Seconds of silence to all its requests after which an engine has failed, even if the client gave up first."""
+"""Seconds without a chunk on any of its requests after which an engine has failed, even if the client gave up first."""
 
 
 MAX_COLLECTED_BYTES = 64 * 1024 * 1024
@@ -110,10 +110,11 @@ class EngineClient(Protocol):
     """Sends requests to engines, and pushes their answers to sinks."""
 
     def send(self, request: EngineRequest, sink: ChunkSink) -> Transfer:
-        """Sends a request; pushes the answer to `sink` from a later turn of the event loop on, within its timeouts.
+        """Sends a request; pushes the answer to `sink`, beginning in a later iteration of the event loop.
 
         The sink ends with None or an error of this module: Unavailable, DeadlineExceeded, or InvalidArgument if the
-        client is at fault. The usage comes last, in a chunk of its own.
+        client is at fault. The usage comes last, in a chunk of its own. Raises InvalidArgument if the engine's API
+        cannot express the request, or Unavailable.
         """
         ...
 
@@ -169,8 +170,9 @@ def refused(
     code: str = "",
     location: str = "",
 ) -> PointsmanError:
-    """Returns the error for a response that is not a stream; `param` and `code` are from its body. `retry_after` is in
-    seconds.
+    """Returns the error for a response that is not a stream, by its status.
+
+    `param` and `code` are from its body, `location` is its redirect's target, and `retry_after` is in seconds.
     """
     message, location = shown_error(message), shown_error(location, 200)
     param = param and shown_error(param, MAX_PARAM_CHARACTERS)
@@ -197,7 +199,7 @@ def refused(
 
 
 def retryable(error: NotServed) -> NotEngineFault:
-    """Returns a 404 as an error after which a retry may succeed, because something else may answer it."""
+    """Converts a 404 to an error after which a retry may succeed, because another engine may serve the model."""
     return NotEngineFault(error.message, code=ERROR, retry_after=1.0)
 
 

@@ -1,4 +1,4 @@
-"""What an engine's dialect is: how its requests are written, and how its answers are read."""
+"""The interface of engine dialects: how requests to an engine are written, and how its answers are parsed."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from pointsman_gateway.engines.engine_client import EngineRequest
 
 
 class AnswerReader(Protocol):
-    """Reads one stream of events, piece by piece."""
+    """Parses one answer, a stream of server-sent events, piece by piece."""
 
     done: bool
     """Whether the last event has arrived."""
@@ -20,7 +20,10 @@ class AnswerReader(Protocol):
     """The code and the parameter of the engine's error, as far as its API has them."""
 
     def read(self, piece: bytes) -> Chunks:
-        """Returns the chunks of all events that end in this piece, up to the stream's end; the usage comes last."""
+        """Returns the chunks of all events that end in this piece, possibly none; the usage comes last.
+
+        If the stream cannot be parsed, sets `failure`.
+        """
         ...
 
 

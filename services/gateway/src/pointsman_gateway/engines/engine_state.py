@@ -90,7 +90,10 @@ class LoraServer(Protocol):
         ...
 
     async def ensure(self, version: str, seconds: float) -> None:
-        """Loads a version; returns once the engine holds it and its state is updated. Raises Unavailable."""
+        """Loads a version, and returns once the engine's state has it.
+
+        Raises Unavailable if that fails or takes longer than `seconds`.
+        """
         ...
 
     async def report(self, outcomes: Sequence[CanaryMetrics]) -> str:
@@ -125,7 +128,7 @@ class EngineState:
         EngineState.version += 1
 
     def mark_evicted(self, version: str, reported: Engine) -> None:
-        """Removes a version that the engine has rejected, unless there is a newer report than `reported`."""
+        """Removes a version that the engine has rejected, unless its state is newer than `reported`."""
         if self.engine is reported and not reported.has_fixed_adapters:
             self.update(reported.without_adapter(version))
 
@@ -138,7 +141,7 @@ class EngineState:
             self._cooldown_until = self.clock() + seconds
 
     def retire(self) -> None:
-        """Stops all requests to the engine, even those that have chosen it already."""
+        """Makes the engine unavailable for good, also to requests that have selected but not called it yet."""
         self._cooldown_until = math.inf
 
     @property
@@ -189,7 +192,7 @@ class Aliases:
         return [alias for (of_model, _), alias in self._current.items() if of_model == model]
 
     def update(self, engine: str, model: str, aliases: Mapping[str, Alias]) -> None:
-        """Takes a report of the lora-server of `engine`; of equal revisions the latest report counts."""
+        """Stores the `aliases` of `model` that `engine`'s lora-server reports; of equal revisions the latest counts."""
         before = self._reports.get(engine)
         known = before.aliases if before is not None and before.model == model else {}
         changed = [a for name, a in aliases.items() if (earlier := known.get(name)) is not a and earlier != a]

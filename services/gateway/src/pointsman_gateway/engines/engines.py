@@ -1,4 +1,4 @@
-"""All engines of one configuration: which can answer along a path now, and the error if none can."""
+"""All engines of one configuration: finds those that can answer along a path now, or the error if none can."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -29,10 +29,10 @@ class EngineSettings:
     sends_priority: bool = False
     separates_tenants: bool = False
     sends_caller: bool = False
-    """Whether it sends anything that depends on the caller; if not, `with_caller` need not be called."""
+    """Whether requests have a field that depends on the caller; if not, `with_caller` need not be called."""
 
     def with_caller(self, sampling: Sampling, caller: Caller) -> Sampling:
-        """Adds what the engine gets to know of the caller to the parameters, by vLLM's names."""
+        """Adds the caller's priority, and a cache salt by tenant, to the parameters (vLLM's names), as configured."""
         fields: dict[str, object] = {}
         if self.sends_priority and caller.priority:
             fields["priority"] = -caller.priority  # vLLM answers the lowest number first
@@ -128,7 +128,7 @@ class Engines:
         return self._by_name[name]
 
     def update(self, engine: Engine) -> None:
-        """Stores a new report about the engine of that name."""
+        """Replaces the stored state of the engine with this name; raises KeyError if there is none."""
         self._aliases.update(engine.name, engine.model, engine.aliases)
         state = self._by_name[engine.name]
         if state.engine != engine:  # an update that changes nothing would invalidate the cached lookups
@@ -142,7 +142,7 @@ class Engines:
 
     @property
     def any_ready(self) -> bool:
-        """Returns whether an engine is ready and its breaker lets requests through, if only a probe."""
+        """Returns whether an engine is ready, and its breaker is closed or half open."""
         return any(state.engine.ready and not state.breaker.open for state in self._states)
 
     def alias_of(self, path: Path) -> Alias | None:
@@ -166,7 +166,10 @@ class Engines:
         return (alias.version, alias.canary_version) if alias.canary_version else (alias.version,)
 
     async def facts(self, model: str, version: str) -> Mapping[str, str]:
-        """Returns the facts in the version's manifest, from a lora-server of the model; raises PointsmanError."""
+        """Returns the facts in the version's manifest, from a lora-server of the model.
+
+        Raises the lora-server's PointsmanError, or Unavailable if none is known.
+        """
         servers = [state.lora_server for state in self._states if state.engine.model == model and state.lora_server]
         if not servers:
             raise Unavailable(f"no lora-server of '{model}' is known", code="lora_server_unavailable")

@@ -67,7 +67,7 @@ class EngineConnection(asyncio.Protocol):
     # -- called by the request
 
     def post(self, head: bytes, body: bytes) -> None:
-        """Sends a request whose `head` lacks only the content length; raises ConnectionFailed."""
+        """Sends a request; adds the content length to its `head`. Raises ConnectionFailed if the connection is lost."""
         if self._pieces:
             self.read()  # drops what arrived after the previous response
         self.status, self.is_complete = 0, False
@@ -81,7 +81,7 @@ class EngineConnection(asyncio.Protocol):
             self._transport.writelines((head, body))
 
     async def wait_for_event(self) -> None:
-        """Waits for the next call of `on_event`, which this method sets."""
+        """Waits until data or an error has arrived; sets `on_event` meanwhile."""
         arrived = self._loop.create_future()
         self.on_event = lambda: None if arrived.done() else arrived.set_result(None)
         try:
@@ -101,7 +101,7 @@ class EngineConnection(asyncio.Protocol):
         return b"".join(taken)
 
     def read(self) -> bytes:
-        """Removes and returns the buffered bytes of the response's body; they may be empty."""
+        """Removes and returns the buffered bytes of the response's body; empty if nothing has arrived."""
         pieces = self._pieces
         if not pieces:
             return b""
@@ -114,7 +114,7 @@ class EngineConnection(asyncio.Protocol):
         return data
 
     def set_timeouts(self, idle_seconds: float, deadline: float) -> None:
-        """Fails the connection if nothing arrives for `idle_seconds`, or at `deadline` on the loop's clock."""
+        """Fails the connection with TimedOut if nothing arrives for `idle_seconds`, or at `deadline` (loop's clock)."""
         self._last, self._idle_seconds, self._deadline = self._loop.time(), idle_seconds, deadline
         due = min(self._last + idle_seconds, deadline)
         if self._timer is not None and due < self._due:
@@ -130,7 +130,10 @@ class EngineConnection(asyncio.Protocol):
             self._transport.abort()
 
     def finish(self, then: Callable[[], None]) -> None:
-        """Discards the rest of the response, and calls `then` at its end unless that takes too long."""
+        """Discards the rest of the response, and calls `then` at its end.
+
+        If that takes over `FINISH_TIMEOUT_SECONDS`, the connection is closed instead.
+        """
         self.on_event = None
         if self._pieces:
             self.read()

@@ -39,9 +39,9 @@ class PooledPoster:
         return await self._send("POST", url, auth_header, body, deadline, _Limit(max_bytes, reserve))
 
     async def get(self, url: str, auth_header: str, deadline: float, max_bytes: int) -> HttpReply:
-        """Requests a URL by GET; `deadline` is on the event loop's clock, and `max_bytes` limits the response's body.
+        """Requests a URL by GET; `auth_header` is a header line, or empty. Error statuses and redirects are returned.
 
-        Raises HttpUnreachable.
+        Raises HttpUnreachable: no connection, `deadline` (on the event loop's clock), or a body over `max_bytes`.
         """
         return await self._send("GET", url, auth_header, b"", deadline, _Limit(max_bytes))
 
@@ -92,7 +92,7 @@ class PooledPoster:
 
 @dataclass(frozen=True, slots=True)
 class _Limit:
-    """What limits a response's body: its own bytes, and a budget that it shares with others."""
+    """The limits of a response's body: `max_bytes`, and a memory budget that responses share."""
 
     max_bytes: int
     reserve: Reserve | None = None

@@ -92,7 +92,7 @@ class LiteLLMTransfer:
         self._reading.cancel()
 
     async def _run(self, arguments: dict[str, Any]) -> None:
-        """Reports the end of the answer, whatever it is: nobody else would."""
+        """Reads the answer, and reports its end to the sink, whatever the reason."""
         failure: Exception | None = None
         try:
             failure = await self._read(arguments)

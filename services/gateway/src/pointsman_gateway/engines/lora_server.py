@@ -85,7 +85,10 @@ class LoraServerClient:
         return dict(adapter.facts)
 
     async def ensure(self, version: str, seconds: float) -> None:
-        """Loads a version; cancelling the wait does not stop the load, because others may wait for it."""
+        """Loads a version within `seconds`; raises Unavailable. Calls for one version share one load.
+
+        Cancelling a call does not stop the load, because others may wait for it.
+        """
         load = self._loads.get(version)
         if load is None:
             load = asyncio.create_task(self._load(version, seconds), name=f"load {version} on {self._name}")
@@ -197,9 +200,9 @@ async def watch_engine(
     interceptors: Interceptors = (),
     token: Token | None = None,
 ) -> None:
-    """Keeps the state of the engine `name` in `engines` up to date, until cancelled.
+    """Keeps the state of the engine `name` in `engines` up to date from the lora-server at `address`, until cancelled.
 
-    As long as it runs, the engine's state has clients of the lora-server at `address`.
+    Meanwhile the engine's state has clients of the lora-server (`lora_server`, `adapter_admin`).
     """
     async with open_channel(address, tls, interceptors, token) as channel:
         server = LoraServerClient(engines, name, channel, metrics)
@@ -249,7 +252,7 @@ def _to_engine(before: Engine, state: pb.EngineState) -> Engine:
 
 
 def _replaced(names: frozenset[str], changed: Set[str], added: Sequence[str]) -> frozenset[str]:
-    """Returns names without `changed` and with `added`; the same object if nothing differs, since copying is slow."""
+    """Returns `names` without `changed` and with `added`; the same object if that changes nothing, to avoid a copy."""
     if not added and names.isdisjoint(changed):
         return names
     return (names - changed).union(added)

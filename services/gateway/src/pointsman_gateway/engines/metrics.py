@@ -129,7 +129,7 @@ class EngineMetrics:
         self._hedges.labels(engine, outcome).inc()
 
     def loaded(self, engine: str, outcome: str) -> None:
-        """Counts a request to load an adapter; `outcome` is "loaded", "refused", "late" or "away"."""
+        """Counts a load request; `outcome` is "loaded", "refused", "late" (timeout) or "away" (unreachable)."""
         self._loads.labels(engine, outcome).inc()
 
     def evicted(self, engine: str) -> None:
@@ -200,7 +200,7 @@ class CanaryOutcomeSource(Protocol):
         ...
 
     def give_back(self, outcomes: Sequence[CanaryMetrics]) -> None:
-        """Adds outcomes again that could not be reported."""
+        """Adds outcomes that could not be reported to those of the next `take`."""
         ...
 
 

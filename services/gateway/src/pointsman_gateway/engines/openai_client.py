@@ -1,6 +1,6 @@
 """The HTTP client for engines: sends requests, and passes the chunks of answers to sinks as they arrive.
 
-It speaks OpenAI's API and, by `engines/dialects/anthropic`, that of Anthropic.
+The engine's dialect (OpenAI's or Anthropic's API) writes the request and parses the answer.
 """
 
 import asyncio
@@ -50,12 +50,12 @@ class OpenAIClient:
         return OpenAITransfer(self, request, sink)
 
     async def connect(self, request: EngineRequest) -> EngineConnection:
-        """Opens a new connection to the request's engine; raises ConnectionFailed."""
+        """Opens a new connection to the request's engine; raises ConnectionFailed, or TimedOut if that is late."""
         return await self.pool.connect(origin_of(request.url), request.timeouts.connect_seconds, request.deadline)
 
 
 class OpenAITransfer:
-    """Pushes an answer from the connection's callbacks, without a task that waits; implements `Transfer`."""
+    """Reads one answer in the connection's callbacks, without a task, and pushes it to a sink (a `Transfer`)."""
 
     __slots__ = (
         "_client",
@@ -173,7 +173,7 @@ class OpenAITransfer:
     # -- response
 
     def _handle_event(self) -> None:
-        """Reads what has arrived. An exception is a failure of the engine: nobody else would end the answer."""
+        """Reads what has arrived; an exception while reading ends the answer as a failure of the engine."""
         try:
             self._on_event()
         except Exception as bug:
@@ -278,6 +278,6 @@ def _refusal(request: EngineRequest, connection: EngineConnection) -> PointsmanE
 
 
 def _choice_count(request: EngineRequest) -> int:
-    """Returns the number of choices: `n`, for each prompt of a completion."""
+    """Returns the number of choices of the answer: `n`, times the number of prompts of a completion."""
     count: int = request.sampling.extra.get("n") or 1
     return count * len(request.messages) if request.operation == "completion" else count

@@ -1,4 +1,4 @@
-"""The backends that answer with engines: `AdapterLoading` wraps `EngineBackend`, which retries, hedges and calls."""
+"""The backends that call engines: `EngineBackend` with failover, and `AdapterLoading`, which loads adapters first."""
 
 import asyncio
 import zlib
@@ -50,7 +50,7 @@ class EngineBackend:
         metrics: EngineMetrics | None = None,
         busy_times: BusyTimeTracker | None = None,
     ) -> None:
-        """Takes the event loop's `clock`, by which deadlines are measured, and the parts of a call."""
+        """Takes the event loop's `clock`, by which deadlines are measured; `busy_times` allocates hourly costs."""
         metrics = metrics or EngineMetrics(CollectorRegistry())
         self._clock = clock
         budget = RetryBudget(resilience.retries.budget_ratio, resilience.retries.min_retries)
@@ -62,7 +62,11 @@ class EngineBackend:
         self._spilled = SpillTargets()
 
     async def call(self, request: Request, decision: Decision, prompt: Prompt) -> AnswerStream:
-        """Calls the path's engines; raises Unavailable if all fail, DeadlineExceeded, or the client's own errors."""
+        """Calls the path's engines, and returns once the first chunk has arrived.
+
+        Raises Unavailable if all fail, NotServed if none serves the model, DeadlineExceeded, or InvalidArgument if an
+        engine does not accept the request.
+        """
         path = decision.path
         targets = self._engines.targets(path)
         if self._clock() >= request.deadline:
@@ -94,7 +98,10 @@ class EngineBackend:
 
 
 def _select_fields(request: Request, targets: Sequence[Target]) -> Sampling:
-    """Returns the client's parameters that all engines get; raises InvalidArgument if one does not accept a field."""
+    """Returns the parameters with only those fields that all of these engines accept.
+
+    Raises InvalidArgument if an engine is configured to reject a field.
+    """
     sampling = request.sampling
     fields, own = sampling.extra, dict[str, Any]()
     if request.operation == "completion" and "prompt" in fields:  # several prompts, which are not an option
@@ -125,7 +132,10 @@ class AdapterLoading:
         self.load_bound = resilience.load_bound
 
     async def call(self, request: Request, decision: Decision, prompt: Prompt) -> AnswerStream:
-        """Loads the adapter if needed, and calls the inner backend; raises its errors, NotLoaded, NotLoadedInTime."""
+        """Loads the adapter if no engine holds it, then calls the inner backend.
+
+        Raises the inner backend's errors, NotLoaded, or NotLoadedInTime (the request's deadline has passed).
+        """
         if not decision.path.adapter:
             return await self.inner.call(request, decision, prompt)
         return await _Load(self, request).call(decision, prompt)

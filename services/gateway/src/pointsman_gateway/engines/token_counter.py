@@ -38,8 +38,9 @@ class TokenCounter:
     async def count(
         self, model: str, messages: Sequence[Message], fields: Mapping[str, Any], deadline: float
     ) -> int | None:
-        """Returns the number of tokens; None if no engine of the base model can count them now. `fields` are the other
-        fields of the chat request, such as `tools`.
+        """Returns the number of tokens of the prompt; None if no engine of the base model can count them now.
+
+        `fields` are the other fields of the chat request, such as `tools`; `deadline` is on the event loop's clock.
         """
         try:
             # An adapter has the tokenizer of its base model, and need not be loaded.

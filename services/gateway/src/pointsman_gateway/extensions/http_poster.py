@@ -16,7 +16,7 @@ class HttpReply:
 
 
 class HttpUnreachable(Exception):
-    """An HTTP request got no response; the message gives the reason."""
+    """An HTTP request got no complete response; the message gives the reason."""
 
 
 class HttpPoster(Protocol):
@@ -31,8 +31,10 @@ class HttpPoster(Protocol):
         max_bytes: int,
         reserve: Callable[[int], None] | None = None,
     ) -> HttpReply:
-        """Posts a body; `auth_header` is a header line, or empty. Raises HttpUnreachable. `deadline` is on the event
-        loop's clock, and `max_bytes` limits the response's body. `reserve` is called with the length of each piece of
-        it; the PointsmanError that it raises ends the request.
+        """Posts a JSON body; `auth_header` is a header line, or empty. Error statuses and redirects are returned.
+
+        Raises HttpUnreachable: no connection, `deadline` (on the event loop's clock), or a response over `max_bytes`.
+        `reserve` is called with the length of each piece of the response; the PointsmanError that it raises ends the
+        request.
         """
         ...

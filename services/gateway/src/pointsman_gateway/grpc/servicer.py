@@ -51,14 +51,14 @@ DEADLINE_MARGIN = 0.05
 The caller then receives the status with its details, decision and cost, before its own timer ends the call."""
 
 authenticated_caller: ContextVar[Caller] = ContextVar("authenticated_caller")
-"""The caller whose key the call of the current task has shown."""
+"""The authenticated caller of the current task's call."""
 
 OPERATIONS: dict[str, Operation] = {
     f"/{SERVICE}/GenerateStream": "chat",
     f"/{SERVICE}/Generate": "chat",
     f"/{SERVICE}/Route": "route",
 }
-"""Methods whose rejected calls leave a receipt."""
+"""Methods whose rejected calls get a receipt, with its operation."""
 
 
 def authorization(metadata: Iterable[tuple[str, str | bytes]] | None) -> str:
@@ -84,7 +84,10 @@ def initial_metadata(started: Started) -> Metadata:
 def trailing_metadata(
     decision: Decision | None, receipt: Receipt | None, limits: Mapping[str, str] = _NO_LIMITS
 ) -> Metadata:
-    """Returns what is known for the trailing metadata; `limits` are rate limit headers that were not sent before."""
+    """Returns the trailing metadata of a call: ids, path, usage and cost, as far as there is a decision or receipt.
+
+    `limits` are rate limit headers that were not sent before.
+    """
     sent = [("x-pointsman-request-id", _to_ascii(request_id.get()))]
     if decision is not None:
         sent += [
@@ -111,7 +114,7 @@ def _to_ascii(value: str) -> str:
 
 
 class CurrentConfiguration(Protocol):
-    """Gives access to the active configuration."""
+    """Access to the active configuration."""
 
     @property
     def current(self) -> ConfigSnapshot: ...
@@ -125,7 +128,10 @@ class Authentication:
         self._tenancy = tenancy
 
     async def admit(self, method: str, context: Context) -> str:
-        """Aborts the call with UNAUTHENTICATED if its key is missing, unknown, revoked or expired."""
+        """Identifies the caller and returns its tenant; otherwise aborts the call with the status of the error.
+
+        That is UNAUTHENTICATED for a bad key, PERMISSION_DENIED, or UNAVAILABLE.
+        """
         arrived = time.perf_counter()
         operation = OPERATIONS.get(method)
         try:
@@ -211,7 +217,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
         )
 
     def _decode(self, operation: Operation, request: pb.GenerateRequest | pb.RouteRequest, context: Context) -> Request:
-        """Decodes a request, and writes the receipt if that fails. Raises PointsmanError."""
+        """Decodes a request; raises PointsmanError, after the receipt of the rejection was logged."""
         arrived = time.perf_counter()
         cache = cache_mode(cache_control(context.invocation_metadata()))
         try:
@@ -229,7 +235,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
                 del rejection  # breaks the reference cycle with this frame, which is in its traceback
 
     def _deadline(self, context: Context) -> float:
-        """Returns the earlier deadline of the caller's and the gateway's, on the event loop's clock."""
+        """Returns the earlier of the caller's deadline, less a margin, and the gateway's, on the event loop's clock."""
         seconds, remaining = self._request_timeout, context.time_remaining()
         if remaining is not None:
             seconds = min(seconds, remaining - min(DEADLINE_MARGIN, remaining / 10))

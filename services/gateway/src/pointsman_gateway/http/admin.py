@@ -35,7 +35,7 @@ from pointsman_gateway.http.json_answer import json_answer
 
 log = logging.getLogger(__name__)
 
-# What is only documented here is checked by the records, whose errors say what is right.
+# Bounds that are only documented here are checked when the key's or tenant's record is made, with better errors.
 Count = Annotated[int, Field(strict=True, json_schema_extra={"minimum": 1, "maximum": MAX_COUNT})]
 Usd = Annotated[float, Field(strict=True, json_schema_extra={"minimum": 1e-9, "maximum": MAX_DOLLARS})]
 Names = FailFastList[Annotated[str, Field(json_schema_extra={"minLength": 1, "maxLength": MAX_NAME_CHARACTERS})]] | None
@@ -89,7 +89,7 @@ class NewKeyBody(StrictBody):
     admin: bool = Field(default=False, description="may use this API")
 
     def to_new_key(self) -> NewKey:
-        """Returns the key that is to be created; raises InvalidArgument if it cannot be."""
+        """Converts the body to a `NewKey`; raises InvalidArgument for an expiry in the past or values out of bounds."""
         if self.expires is not None and not time() < self.expires < MAX_UNIX_SECONDS:
             raise InvalidArgument(
                 f"expires is {self.expires}; it must be in the future, in Unix seconds",
@@ -207,8 +207,9 @@ async def configuration(request: Request) -> Response:
 
 
 def _authorize(request: Request) -> tuple[Administration, Caller]:
-    """Returns the administration of keys and the caller. Raises PermissionDenied without the admin scope,
-    FailedPrecondition if the gateway has no Redis.
+    """Returns the administration of keys, and the caller.
+
+    Raises PermissionDenied without the admin scope, or FailedPrecondition if the gateway has no Redis.
     """
     caller = _check_admin(request)
     administration = dependencies_of(request).administration

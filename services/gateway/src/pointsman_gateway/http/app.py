@@ -40,15 +40,15 @@ METERED_ROUTES: dict[str, Operation] = {
     "/v1/embeddings": "embeddings",
     "/v1/route": "route",
 }
-"""Routes whose requests leave a receipt, and their operation in it."""
+"""The routes whose requests get a receipt, with the receipt's operation."""
 
 CORS_PREFIXES = ("/v1/", AZURE_PREFIX, *[dialect.path for dialect in DIALECTS])
 CORS_MAX_AGE_SECONDS = 600
-"""For which a browser remembers the answer to a preflight; Chromium caps it at two hours."""
+"""Seconds for which a browser caches the answer to a preflight request; Chromium's maximum is two hours."""
 
 
 def build_app(dependencies: HttpDependencies, spans: "Spans | None" = None) -> ASGIApp:
-    """Builds the complete ASGI application; requests are traced if there are `spans`."""
+    """Builds the complete ASGI application; with `spans`, each request is traced."""
 
     def on_rejected(scope: Scope, error: PointsmanError) -> None:
         record_rejection(dependencies, scope, error)
@@ -94,7 +94,7 @@ class CorsApp:
 
 
 def build_api(dependencies: HttpDependencies) -> FastAPI:
-    """Returns the FastAPI application with all routes, as it serves and documents them."""
+    """Builds the FastAPI application with all routes, without the layers around it; it makes the OpenAPI document."""
     # FastAPI's own pages would run scripts of another site on the console's origin.
     app = FastAPI(
         title="Pointsman",
@@ -132,7 +132,7 @@ def build_api(dependencies: HttpDependencies) -> FastAPI:
 
 
 def build_metrics_app(dependencies: HttpDependencies) -> ASGIApp:
-    """Returns an application with metrics, schema and health checks alone, for a port that API clients cannot reach."""
+    """Builds an application with metrics, schema and health checks only, for a port that API clients cannot reach."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     app.state.dependencies = dependencies
     app.get("/healthz")(routes.live)
@@ -150,10 +150,10 @@ def add_error_handlers(app: FastAPI) -> None:
 
 
 def record_rejection(dependencies: HttpDependencies, scope: Scope, error: PointsmanError | None) -> None:
-    """Writes the receipt of a request that ended before it reached the pipeline, as with a missing key or a bad body.
+    """Logs the receipt of a request that ended before it reached the pipeline, as with a missing key or a bad body.
 
-    All other receipts are written by the pipeline. Requests to other routes than `METERED_ROUTES` have none. `error` is
-    what the client gets; None if it has disconnected.
+    Does nothing for routes other than `METERED_ROUTES`, and if the pipeline writes the receipt. `error` is the one that
+    the client gets, None if it has disconnected.
     """
     operation = METERED_ROUTES.get(scope["path"])
     if operation is not None and scope["method"] == "POST" and HAS_RECEIPT not in scope:
@@ -192,7 +192,7 @@ async def _on_http_error(request: Request, error: Any) -> Response:
 
 
 def _route_advice(path: str) -> str:
-    """Names the route that the client would reach by a base URL with one `/v1` more or less."""
+    """Returns advice for an unknown path: the route with one `/v1` more or less, or where the routes are listed."""
     meant = path.removeprefix("/v1") if path.startswith("/v1/v1/") else "/v1" + path
     if meant in METERED_ROUTES or meant == "/v1/models":
         return f"; did you mean {meant}? Check the client's base URL"

@@ -1,4 +1,4 @@
-"""Sends one answer over ASGI, and stops its run as soon as the client disconnects."""
+"""Sends one answer over ASGI, and cancels its run as soon as the client disconnects."""
 
 import asyncio
 from collections.abc import Coroutine, Sequence
@@ -71,7 +71,7 @@ class AsgiSink(HttpSink, ItemQueue[Message]):
 
 
 class AsgiAnswer(Response):
-    """Runs one request and sends its answer. It is a `Response`, so that a FastAPI handler can return it."""
+    """A response that runs its request while it is sent; FastAPI handlers return it, and it is an ASGI application."""
 
     def __init__(
         self,
@@ -116,12 +116,12 @@ class AsgiAnswer(Response):
 
 
 class BatchAnswer(AsgiAnswer):
-    """Runs several requests while their merged answer is sent."""
+    """A response that runs several requests (`RequestBatch`) while their merged answer is sent."""
 
     def __init__(
         self, pipeline: Pipeline, requests: Sequence[Request], choices: int, encoder: AnswerEncoder, streams: bool
     ) -> None:
-        """Takes the requests, and in `choices` how many choices each of them has."""
+        """Takes the requests, each of which has `choices` choices."""
         super().__init__(pipeline, requests[0], encoder, streams)
         self._requests = requests
         self._choices = choices
@@ -136,7 +136,10 @@ class BatchAnswer(AsgiAnswer):
 
 
 async def run_until_disconnect(scope: Scope, receive: Receive, work: Coroutine[Any, Any, Result]) -> Result:
-    """Returns the result of `work`; cancels it and raises ClientDisconnected if the client disconnects first."""
+    """Awaits `work` and returns its result; raises its errors.
+
+    If the client disconnects first, cancels it and raises ClientDisconnected.
+    """
     task = asyncio.current_task()
     assert task is not None
     watch = _DisconnectWatch(task)

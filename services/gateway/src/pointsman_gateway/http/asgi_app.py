@@ -48,9 +48,9 @@ def needs_key(path: str) -> bool:
 
 
 def translate_azure_path(scope: Scope) -> None:
-    """Replaces a path of Azure's API by that of OpenAI's; a path of neither remains, which is an unknown route.
+    """Replaces a path of Azure's API in the scope by that of OpenAI's; an unknown path is left as it is.
 
-    The scope is modified, because the server calls the scope's callback when the client disconnects.
+    The scope itself is modified, not a copy, because the server reads its callback when the client disconnects.
     """
     path: str = scope["path"]
     deployment = _DEPLOYMENT_PATH.fullmatch(path)
@@ -62,9 +62,9 @@ def translate_azure_path(scope: Scope) -> None:
 
 
 def name_model(body: bytes, scope: Scope) -> bytes:
-    """Returns the body; with a deployment in the request's path, that is its `model`, whatever the body says.
+    """Returns the body; if the request's path has a deployment, with `model` replaced by the deployment's name.
 
-    Raises InvalidArgument if the body of such a request is no object.
+    Raises InvalidArgument if the body of such a request is no JSON object.
     """
     deployment = scope.get(DEPLOYMENT)
     if deployment is None:
@@ -99,7 +99,7 @@ class RawRequest:
         self._reservation = reservation
 
     async def read_body(self, caller: Caller) -> bytes:
-        """Reads the body; raises InvalidArgument, Unavailable or ClientDisconnected."""
+        """Reads the whole body (`read_body`) and sets its model; raises what `read_body` and `name_model` raise."""
         body = await read_body(self.receive, self.headers, caller.tenant, self._reservation)
         return name_model(body, self.scope)
 
@@ -111,9 +111,9 @@ async def read_body(
     reservation: BufferReservation,
     limits: BodyLimits = LIMITS,
 ) -> bytes:
-    """Reads the whole body, whose bytes are reserved as they arrive.
+    """Reads the whole body, and reserves its bytes for `tenant` as they arrive.
 
-    Raises InvalidArgument as soon as the body is known to break a limit, Unavailable if too many bytes of requests are
+    Raises InvalidArgument as soon as the body is known to exceed a limit, Unavailable if too many bytes of requests are
     buffered, and ClientDisconnected if the client disconnects before the end of the body.
     """
     if int(headers.get(b"content-length", b"0")) > LIMITS.max_bytes:
@@ -146,7 +146,7 @@ class GatewayApp:
         asgi_routes: Mapping[tuple[str, str], Route],
         on_rejected: OnRejected,
     ) -> None:
-        """Takes in `asgi_routes` the handlers, by method and path, that bypass FastAPI and check the key themselves."""
+        """Wraps `app`. `asgi_routes` are handlers by method and path that bypass it, and check the key themselves."""
         self._app = app
         self._tenancy = tenancy
         self._budget = budget
@@ -204,7 +204,7 @@ class GatewayApp:
 
 
 def request_id_from(header: bytes | None) -> str:
-    """Returns the request's id: the client's x-request-id if it is usable, otherwise a new one."""
+    """Returns the client's x-request-id, cut to 64 characters, if it is printable ASCII; otherwise a new id."""
     if header:
         id = header[:64].decode("latin-1")
         if id.isascii() and id.isprintable():
@@ -213,7 +213,10 @@ def request_id_from(header: bytes | None) -> str:
 
 
 class _ReceiveWhole:
-    """Passes a request's body on in one message, after it has been checked."""
+    """An ASGI `receive` that returns the whole body in one message, after its checks.
+
+    Raises InvalidArgument or Unavailable, as `read_body` does.
+    """
 
     def __init__(
         self,

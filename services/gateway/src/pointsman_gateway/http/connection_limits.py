@@ -1,4 +1,4 @@
-"""Limits of one HTTP connection, the responses to requests that break them, and unread request bodies.
+"""Limits of one HTTP connection, the responses to requests that exceed them, and unread request bodies.
 
 An answer that needs no body (such as 401) is sent while the client is still sending the body. A socket that is closed
 with unread data resets the connection, and some clients then lose the answer. Therefore the rest of the body is
@@ -99,7 +99,7 @@ class DiscardingTransport:
 
 
 class UnreadBody:
-    """Counts the bytes that a client sends after its answer, and stops reading if they are too many."""
+    """Discards the bytes that a client sends after its answer, and stops reading if they are too many."""
 
     def __init__(self, transport: asyncio.Transport, clock: Callable[[], float]) -> None:
         """Half-closes the connection to show that the answer is complete; TLS does not support that."""

@@ -1,4 +1,4 @@
-"""Handles conversations without FastAPI."""
+"""The handler of conversations that bypasses FastAPI, for dialects with a `DirectReading`."""
 
 import asyncio
 
@@ -11,7 +11,7 @@ from pointsman_gateway.pipeline.public_error import to_public_error
 
 
 class ConversationRoute:
-    """Handles the conversations of one dialect without FastAPI."""
+    """Handles the conversations of one dialect without FastAPI: checks the key, reads the body, and answers."""
 
     def __init__(self, dependencies: HttpDependencies, dialect: Dialect, reading: DirectReading) -> None:
         self._dependencies = dependencies

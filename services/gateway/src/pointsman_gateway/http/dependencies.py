@@ -30,7 +30,7 @@ HAS_RECEIPT = "pointsman.has_receipt"
 
 
 class Configuration(Protocol):
-    """Gives access to the active configuration, its status and its history."""
+    """Access to the active configuration, its status and its history."""
 
     @property
     def current(self) -> ConfigSnapshot: ...
@@ -46,7 +46,7 @@ class Workers(Protocol):
     """Access to the other gateway processes on the same ports."""
 
     async def metrics_page(self, format: str) -> MetricsPage:
-        """Returns one page with the metrics of all processes; raises Unavailable."""
+        """Returns one page with the metrics of all processes, in the `format`; raises Unavailable."""
         ...
 
     async def states(self) -> list[dict[str, Any]]:
@@ -81,19 +81,25 @@ class HttpDependencies:
     """None without Redis, because then there are no keys."""
 
     async def build_metrics_page(self, format: str) -> MetricsPage:
-        """Returns the metrics of all processes, or of the only one. Encodes them in a thread, since that takes long."""
+        """Returns the metrics of all processes in the `format`; raises Unavailable if another process does not answer.
+
+        They are encoded in a thread, since that takes long.
+        """
         if self.workers:
             return await self.workers.metrics_page(format)
         metrics = StepwiseMetrics(self.registry, asyncio.get_running_loop())
         return await asyncio.to_thread(encode_page, format, metrics)
 
     async def states_of_workers(self) -> list[dict[str, Any]]:
-        """Returns the state of each process; empty if this is the only process."""
+        """Returns the state of each process (`Workers.states`); empty if this is the only one. Raises Unavailable."""
         return await self.workers.states() if self.workers else []
 
 
 async def respond(request: Request, decoded: domain.Request, encoder: AnswerEncoder, streams: bool) -> Response:
-    """Answers a decoded request in the encoder's format."""
+    """Returns the response that runs a decoded request and sends the answer in the encoder's format.
+
+    The request's caller and cache mode are taken from the HTTP request.
+    """
     decoded = _with_headers(request, decoded, streams)
     return AsgiAnswer(dependencies_of(request).pipeline, decoded, encoder, streams)
 
@@ -101,7 +107,7 @@ async def respond(request: Request, decoded: domain.Request, encoder: AnswerEnco
 async def respond_to_all(
     request: Request, decoded: Sequence[domain.Request], choices: int, encoder: AnswerEncoder, streams: bool
 ) -> Response:
-    """Answers requests that one HTTP request contained, with `choices` choices each, in one response."""
+    """Returns one response to the requests of one HTTP request, with `choices` choices each; see `respond`."""
     requests = [_with_headers(request, each, streams) for each in decoded]
     return BatchAnswer(dependencies_of(request).pipeline, requests, choices, encoder, streams)
 
@@ -112,7 +118,7 @@ def _with_headers(request: Request, decoded: domain.Request, streams: bool) -> d
 
 
 def caller_in(scope: Scope) -> domain.Caller:
-    """Returns the caller of a request that may have ended before its key was checked, or with a wrong one."""
+    """Returns the caller of a request; `ANONYMOUS` if it ended before its key was checked, or the key was invalid."""
     caller: domain.Caller = scope.get(CALLER, domain.ANONYMOUS)
     return caller
 
@@ -129,18 +135,21 @@ def dependencies_of(request: Request) -> HttpDependencies:
 
 
 def deadline_of_request(request: Request) -> float:
-    """Returns the request's deadline on the event loop's clock; raises InvalidArgument."""
+    """Returns the request's deadline on the event loop's clock; raises InvalidArgument for a bad timeout header."""
     header = request.headers.get("x-request-timeout", "").encode("latin-1")
     return deadline_after(header, dependencies_of(request).request_timeout)
 
 
 def deadline_after(header: bytes | None, max_seconds: float) -> float:
-    """Returns the deadline by an x-request-timeout header, on the event loop's clock; raises InvalidArgument."""
+    """Converts an x-request-timeout header to a deadline on the event loop's clock; see `parse_timeout`."""
     return asyncio.get_running_loop().time() + parse_timeout(header, max_seconds)
 
 
 def parse_timeout(header: bytes | None, max_seconds: float) -> float:
-    """Returns the seconds of an x-request-timeout header, at most `max_seconds`; raises InvalidArgument."""
+    """Returns the seconds of an x-request-timeout header, at most `max_seconds`, which is the default.
+
+    Raises InvalidArgument if it is no number.
+    """
     if not header:
         return max_seconds
     try:

@@ -1,4 +1,4 @@
-"""The parts that all responses share: the protocols of encoders and of error formats, JSON, usage and receipts."""
+"""The parts that all responses share: the interfaces of encoders and error formats, JSON, usage and receipts."""
 
 import hashlib
 import math
@@ -23,7 +23,7 @@ _to_latin_1 = methodcaller("encode", "latin-1")
 
 
 class ErrorFormat(Protocol):
-    """How the clients of an API expect its errors, and the id of a request."""
+    """The format of an API's errors, and its headers with the request's id."""
 
     @property
     def schema(self) -> str:
@@ -35,11 +35,11 @@ class ErrorFormat(Protocol):
         ...
 
     def encode_rejection(self, status: int, code: str, message: str) -> dict[str, Any]:
-        """Returns the body of a response to a request that is not read to its end, before its connection is closed."""
+        """Returns the body of an error response to a request that is not read to its end; the connection is closed."""
         ...
 
     def id_headers(self, id: bytes) -> Headers:
-        """Returns the headers with the request's id, which all responses have."""
+        """Returns the headers with the request's id, for all responses."""
         ...
 
 
@@ -89,7 +89,7 @@ def error_headers(error: PointsmanError) -> dict[str, str]:
 def error_response(
     error: PointsmanError, extra_headers: Sequence[tuple[bytes, bytes]], error_format: ErrorFormat
 ) -> tuple[int, Headers, bytes]:
-    """Returns status, headers and body of a response that reports an error."""
+    """Returns status, headers and body of a response that reports an error, with its retry time and limits."""
     status, body = error_format.encode(error)
     headers = [JSON_TYPE, *extra_headers, *encode_headers(error_headers(error)), *encode_headers(error.limits)]
     return status, headers, to_json(body)
@@ -100,9 +100,9 @@ def encode_headers(headers: Mapping[str, str]) -> Headers:
 
 
 def system_fingerprint(started: Started) -> str:
-    """Names the model and configuration behind an answer: with the same ones, `seed` and engine, it is repeatable.
+    """Returns OpenAI's `system_fingerprint` for engines that report none: it identifies model and configuration.
 
-    It stands for engines that report no fingerprint of their own with the answer.
+    With an equal one, the same `seed` and the same engine, an answer is repeatable.
     """
     return _fingerprint(started.decision.generation, started.decision.path.name, started.model)
 
@@ -138,7 +138,7 @@ def _add_details(body: dict[str, Any], details: TokenDetails) -> None:
 
 
 def receipt_body(receipt: Receipt) -> dict[str, Any]:
-    """Returns the `pointsman` object that is added to OpenAI's answers."""
+    """Returns the `pointsman` object of a receipt, which is added to answers."""
     details = receipt.usage.details
     return {
         "path": receipt.decision.path.name,

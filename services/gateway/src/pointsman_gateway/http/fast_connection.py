@@ -1,4 +1,4 @@
-"""A connection that reads the common chat requests itself; all other requests go through uvicorn."""
+"""A client's connection that handles chat requests of the common form itself, and leaves all others to uvicorn."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from pointsman_gateway.http.sinks import ConnectionSink
 
 
 class FastConnection(GuardedConnection):
-    """One connection of a client; at any time either this class or uvicorn handles its current request."""
+    """One client connection; `ChatReader` handles requests of the common form, and uvicorn all others."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class FastConnection(GuardedConnection):
         return self._partial.split(b" ", 2)[1] if self._partial else super().request_target
 
     def reserve_buffer(self, tenant: str, count: int) -> bool:
-        """Reserves the bytes of the current request once; False if too many bytes are buffered."""
+        """Reserves `count` bytes for the current request, once; returns False if too many bytes are buffered."""
         if not self._reserved:
             try:
                 self._reader.budget.reserve(tenant, count)
@@ -133,7 +133,7 @@ class FastConnection(GuardedConnection):
     # -- called by the sink
 
     def end_request(self, *, close: bool = False) -> None:
-        """Ends the current request: closes the connection, or reads the next request."""
+        """Ends the current request; closes the connection if `close` or the server stops, else reads the next one."""
         self._is_busy, self._sink = False, None
         self._has_shown_key = True
         self._release_buffer()
@@ -168,7 +168,7 @@ class FastConnection(GuardedConnection):
 
     @property
     def _is_between_requests(self) -> bool:
-        """Returns whether uvicorn has read complete requests only, and their answers are complete."""
+        """Returns whether no request is partly read or unanswered, and the connection can be written to."""
         cycle = self.cycle
         is_done = cycle is None or (cycle.response_complete and not cycle.more_body and cycle.scope is self.scope)
         return is_done and self._bytes_read == 0 and not self.flow.write_paused and not self.transport.is_closing()

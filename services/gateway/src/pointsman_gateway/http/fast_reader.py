@@ -52,7 +52,7 @@ _PER_REQUEST_HEADERS = frozenset({b"x-request-id", b"traceparent", b"tracestate"
 
 @dataclass(frozen=True, slots=True)
 class RequestHead:
-    """The headers of one request, as far as the gateway uses them."""
+    """The values of one request's headers that the gateway uses."""
 
     length: int
     """Bytes of the body."""
@@ -71,12 +71,15 @@ class HeadParser:
     """Parses the heads of requests, and caches the results."""
 
     def __init__(self, leaves_browsers: bool = False) -> None:
-        """Leaves requests of web pages to uvicorn if `leaves_browsers`: their answers need CORS headers."""
+        """Takes `leaves_browsers`: whether requests of web pages are left to uvicorn, which adds CORS headers."""
         self._cache: dict[bytes, RequestHead] = {}
         self._left_headers = _UNUSUAL_HEADERS | {b"origin"} if leaves_browsers else _UNUSUAL_HEADERS
 
     def parse(self, head: bytes) -> RequestHead | None:
-        """Parses the bytes from the request line to the empty line; None if the request is left to uvicorn."""
+        """Parses the bytes from the request line to the empty line; returns None if the request is left to uvicorn.
+
+        The request line must be one of `REQUEST_LINES`.
+        """
         cached = self._cache.get(head)
         if cached is not None:
             return cached
@@ -111,7 +114,7 @@ class BufferingConnection(ClientConnection, Protocol):
     """The client's connection, as `ChatReader` uses it."""
 
     def reserve_buffer(self, tenant: str, count: int) -> bool:
-        """Reserves the bytes of the current request once; False if too many bytes are buffered."""
+        """Reserves `count` bytes for the current request, once; returns False if too many bytes are buffered."""
         ...
 
 

@@ -69,7 +69,7 @@ class StrictBody(BaseModel):
 
 
 def decode_body(kind: type[Body], body: bytes) -> Body:
-    """Parses a request's body as `kind`; raises InvalidArgument.
+    """Decodes and validates a request's JSON body as `kind`; raises InvalidArgument for its first error.
 
     pydantic's own decoder first makes a tree of 32 bytes a value, and then Python's objects in addition.
     """
@@ -85,7 +85,7 @@ def bad_parameter(message: str, param: str) -> InvalidArgument:
 
 
 def string_in(fields: Mapping[str, Any], name: str, where: str) -> str:
-    """Returns a required string of the object that is at `where` in the body. Raises InvalidArgument."""
+    """Returns the field `name` of the object at `where` in the body; raises InvalidArgument unless it is a string."""
     value = fields.get(name)
     if not isinstance(value, str):
         raise bad_parameter(f"{where}.{name} must be a string", f"{where}.{name}")

@@ -28,14 +28,14 @@ SINGLE_HEADERS = (b"authorization", b"api-key", b"x-api-key", b"host")
 
 
 MAX_PIPELINED = 4
-"""Requests that wait for the answers before theirs. The connection is closed after them, and the client may send the
-rest again: nobody can have hundreds of refusals written by one packet."""
+"""Pipelined requests that wait for earlier answers. The connection is closed after them, and the client may send the
+rest again: so no client can cause hundreds of error responses by one packet."""
 MAX_STRANGERS_CHECKED = 16
 """Connections that are considered for closing when a further one arrives at the limit."""
 
 
 class _RejectedRequest(Exception):
-    """Raised to stop uvicorn's parser at a request that is rejected, or not read."""
+    """Raised within the parser's callbacks to stop it at a request that is rejected, or not read."""
 
 
 class GuardedConnection(HttpToolsProtocol):
@@ -120,7 +120,10 @@ class GuardedConnection(HttpToolsProtocol):
         return self.cycle is None or self.cycle.response_complete
 
     def _close_a_stranger(self) -> bool:
-        """Closes the oldest idle connection without a key, to admit new ones; False if none of the oldest is idle."""
+        """Closes the oldest idle connection without a valid key, to admit a new one; returns False if there is none.
+
+        At most `MAX_STRANGERS_CHECKED` connections are considered.
+        """
         for connection in list(islice(self.strangers, MAX_STRANGERS_CHECKED)):
             if connection.has_shown_key:
                 del self.strangers[connection]
@@ -212,7 +215,10 @@ class GuardedConnection(HttpToolsProtocol):
         self._trailers = self._trailer_bytes = self._bytes_without_body = 0
 
     def send_400_response(self, msg: str) -> None:
-        """Answers with 400, or closes the connection later; uvicorn calls this if its parser cannot go on."""
+        """Sends the current `Rejection`, or lets the connection close after the pipelined requests.
+
+        uvicorn calls it if its parser stops.
+        """
         if self._reads_no_more:
             self.pipeline[0][0].keep_alive = False  # the last one: the connection closes after its answer
         else:
@@ -221,7 +227,7 @@ class GuardedConnection(HttpToolsProtocol):
     # -- called by the server
 
     def check_timeouts(self, now: float) -> None:
-        """Closes the connection if its client is too slow."""
+        """Closes the connection if its client is too slow; `now` is the event loop's time."""
         if now > self._read_deadline:
             self._limits.on_rejection("reads_nothing")
             self.transport.abort()
@@ -293,7 +299,7 @@ class GuardedConnection(HttpToolsProtocol):
 
     @property
     def _waits_for_gateway(self) -> bool:
-        """Returns whether the client waits for us: reading is paused, or the previous request not answered yet."""
+        """Returns whether the client waits for the gateway: reading is paused, or the last request not answered yet."""
         is_answering = not self._awaits_body and self.cycle is not None and not self.cycle.response_complete
         return is_answering or self.flow.read_paused
 
@@ -324,7 +330,7 @@ class GuardedConnection(HttpToolsProtocol):
 
 
 def _disconnect(cycle: RequestResponseCycle) -> None:
-    """Ends a request whose client is gone: nothing more is written, and its run is cancelled."""
+    """Ends a request whose client has disconnected: nothing more is written, and its run is cancelled."""
     cycle.disconnected = True
     cycle.message_event.set()
     scope: Any = cycle.scope

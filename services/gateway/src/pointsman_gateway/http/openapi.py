@@ -1,6 +1,6 @@
-"""`/openapi.json`: FastAPI's document, with the constraints of requests that types do not express, and all answers.
+"""The OpenAPI document: FastAPI's, with further constraints of requests, and the responses of all routes.
 
-`openapi.yaml` has the schemas.
+`openapi.yaml` has their schemas.
 """
 
 from importlib.resources import files
@@ -35,7 +35,7 @@ RETRY_AFTER: Schema = {"retry-after": {"description": "seconds", "schema": STRIN
 
 
 def describe_answers(app: FastAPI) -> None:
-    """Makes `app` document the answers of all its routes, including routes that are added later."""
+    """Makes `app.openapi()` describe the responses of all its routes, including routes that are added later."""
 
     building = Lock()
 

@@ -38,9 +38,9 @@ async def serve_http(
 ) -> AsyncIterator[str]:
     """Serves `app` at `listen` ("127.0.0.1:0": any free port) for the length of the block; yields the address.
 
-    `chat_reader` handles the common chat requests without ASGI. With `reuse_port` other processes may listen there too,
-    and the kernel distributes the connections. At the end of the block, requests in progress have
-    `grace` seconds to finish. Raises OSError if the port cannot be bound, TlsError if the files of `tls` are unusable.
+    `chat_reader` handles chat requests of the common form without ASGI. With `reuse_port` other processes may listen
+    there too, and the kernel distributes the connections. At the end of the block, requests in progress have `grace`
+    seconds to finish. Raises OSError if the port cannot be bound, TlsError if the files of `tls` are unusable.
     """
     reloading_tls = ReloadingTls(tls) if tls else None
     host, _, port = listen.rpartition(":")

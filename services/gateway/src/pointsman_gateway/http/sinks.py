@@ -1,4 +1,4 @@
-"""Sinks that write one answer as an HTTP response: the same bytes directly to a connection or as ASGI messages."""
+"""The sinks that encode one answer as an HTTP response; `ConnectionSink` writes it directly to a connection."""
 
 import asyncio
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ LAST_CHUNK = b"0\r\n\r\n"
 
 
 class HttpSink:
-    """Encodes one answer; a subclass sends it. Implements `AnswerSink` except for `closed`.
+    """Encodes one answer as an HTTP response; a subclass sends it. Implements `AnswerSink` except for `closed`.
 
     An error before the first byte becomes a response with its own status, a later one the last event of the stream.
     """
@@ -74,7 +74,7 @@ class HttpSink:
         raise NotImplementedError
 
     def send_part(self, part: bytes, *, may_wait: bool) -> None:
-        """Sends a part of a stream, which may be empty; if it `may_wait`, another part or the end follows at once."""
+        """Sends a part of a stream, which may be empty; with `may_wait`, another part or the end follows at once."""
         raise NotImplementedError
 
     def send_end(self, part: bytes) -> None:
@@ -95,7 +95,7 @@ class ClientConnection(Protocol):
         ...
 
     def end_request(self, *, close: bool = False) -> None:
-        """Ends the current request: closes the connection, or reads the next request."""
+        """Ends the current request; closes the connection if `close`, else reads the next request."""
         ...
 
 
@@ -119,7 +119,7 @@ class ConnectionSink(HttpSink):
     # -- called by the connection
 
     def pause(self) -> None:
-        """Pauses the run, since the client has stopped reading; cancels it if the client does not go on in time."""
+        """Pauses the run, since the client has stopped reading; cancels it with AnswerNotRead after the deadline."""
         run = self.run
         if run is not None:
             run.pause()

@@ -12,7 +12,7 @@ UNTRACED_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
 
 
 class TracingApp:
-    """Wraps an ASGI application, and records a span for each request."""
+    """An ASGI application that wraps another one and records a span for each request."""
 
     def __init__(self, app: ASGIApp, spans: Spans, routes: Collection[str]) -> None:
         """Takes the paths that spans may name; any other path is arbitrary text from the client."""

@@ -1,4 +1,4 @@
-"""Records what one path did for a request, and what that cost in tokens, picodollars and seconds."""
+"""Records the work of one path for a request: its tokens, cost in picodollars (1e-12 dollars), and seconds."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from time import perf_counter
@@ -20,7 +20,7 @@ Work = tuple[Usage, CostParts, dict[str, float]]
 
 
 class PathAttempt:
-    """What one attempt to answer along a path has used, and when; the receipt is made of all attempts."""
+    """Records one attempt to answer along a path: its usage and points in time. A receipt sums all attempts."""
 
     # Reading a slot takes a tenth of the time of reading a default value from the class.
     __slots__ = (
@@ -53,7 +53,7 @@ class PathAttempt:
         self.first_piece: float | None = None
         self.pieces = 0
         self.finish_reason = ""
-        """Of the choice that ended last."""
+        """The finish reason of the choice that ended last."""
         self.buffered_seconds = 0.0
         self.usage: Usage | None = None
         self.estimate: Usage | None = None
@@ -114,12 +114,13 @@ class PathAttempt:
             self.first_piece = perf_counter()
 
     def overhead(self) -> float:
-        """Returns the seconds from the start to the sending of the prompt, without retrieval."""
+        """Returns the seconds from the start until the prompt was sent, without retrieval; 0 if it was not sent."""
         return 0.0 if self.sent is None else self.sent - self.started - self.prompt.seconds.get("retrieval", 0.0)
 
     def _seconds(self, usage: Usage) -> dict[str, float]:
-        """Returns the seconds of each phase up to the first piece, and for which the answer was buffered after it. The
-        time until the first piece is divided into queue and prefill if the engine reports its queue time.
+        """Returns the seconds by phase up to the first chunk, and those for which the answer was buffered ("held").
+
+        The time from sending to the first chunk is "prefill"; if the engine reports its queue time, that is "queue".
         """
         seconds = {**self.prompt.seconds}
         if self.loading_seconds:
@@ -137,7 +138,7 @@ class PathAttempt:
         return seconds
 
     def _cost(self, pricing: Pricing, usage: Usage) -> CostParts:
-        """Returns the cost by component, with a share of the training if an adapter answered."""
+        """Returns the picodollars by component, with a share of the training cost if an adapter answered."""
         if self.cached:
             parts = pricing.cache_hit()
         else:

@@ -49,10 +49,11 @@ class CanaryOutcomes:
         self._counts: dict[_Key, _Counts] = {}
 
     def add(self, path: Path, adapter: ResolvedAdapter, outcome: str, refused: bool, seconds: float) -> None:
-        """Counts a complete answer or one of `ERRORS`; other outcomes say nothing about a version.
+        """Counts a request if it has a complete answer or ended with one of `ERRORS`.
 
-        Other outcomes are the caller's (a disconnect or a mistake), or an overloaded engine's. `outcome` is "ok",
-        "cancelled" or an error's code; `seconds` is the duration of a complete answer.
+        Other outcomes are due to the caller or an overloaded engine, not to the version. `outcome` is "ok", "cancelled"
+        or an error's code, `refused` whether a validator rejected the answer, and `seconds` the duration of a complete
+        answer.
         """
         failed = outcome in ERRORS
         if not failed and outcome != "ok":
@@ -70,7 +71,7 @@ class CanaryOutcomes:
         counts.latency_buckets[bucket] = counts.latency_buckets.get(bucket, 0) + 1
 
     def rate(self, path: Path, alias: Alias, version: str, rating: float) -> None:
-        """Counts a caller's rating of an answer that one of the alias's two versions gave."""
+        """Counts a caller's rating (0 to 1) of an answer by `version`, one of the alias's two versions."""
         counts = self._counts_of((path.model, alias.alias, alias.revision, version))
         if counts is not None:
             counts.rated += 1

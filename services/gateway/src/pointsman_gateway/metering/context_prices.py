@@ -1,4 +1,4 @@
-"""What the tokens of a conversation cost on a path: new, from the prefix cache, and read again after a change."""
+"""Prices what it costs to move a conversation to another path, which has not cached its tokens."""
 
 from collections.abc import Mapping
 
@@ -21,13 +21,13 @@ class ContextPricing:
     """Knows the prices of one configuration; implements the router's `ChangePrices`."""
 
     def __init__(self, pricing: Pricing, statistics: PathStatistics, usd_per_hour: Mapping[str, float]) -> None:
-        """Takes in `usd_per_hour` what an engine costs, by model, for models whose engines are paid by the hour."""
+        """Takes `usd_per_hour`: the price of an engine by model, for models whose engines are paid by the hour."""
         self._pricing = pricing
         self._statistics = statistics
         self._usd_per_second = {model: usd / SECONDS_PER_HOUR for model, usd in usd_per_hour.items()}
 
     def change(self, kept: Path, other: Path, request: Request, step: ConversationStep) -> Change | None:
-        """Compares the kept path with another one; returns None if the price of a model is unknown."""
+        """Compares the costs of the next requests on the kept path and on another; None if a price is unknown."""
         prices, other_prices = self._prices_of(kept, request), self._prices_of(other, request)
         if prices is None or other_prices is None:
             return None

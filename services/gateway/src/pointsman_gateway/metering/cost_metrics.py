@@ -1,4 +1,4 @@
-"""Metrics of cost that no receipt contains: what requests would have cost on another path, and fixed cost per hour."""
+"""Metrics of costs that no receipt contains: of requests if another path had answered them, and fixed ones per hour."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -68,7 +68,7 @@ class CounterfactualCosts(Collector):
         """The totals already included, by task, the path that was used, and the path of the series."""
 
     def apply_config(self, costs: PathCosts, paths_by_task: Mapping[str, Sequence[Path]]) -> None:
-        """Sets the paths that each task may use."""
+        """Sets the estimator and the paths that each task may use, after requests until now were priced."""
         self.update()
         self._costs, self._paths_by_task = costs, paths_by_task
 
@@ -85,7 +85,7 @@ class CounterfactualCosts(Collector):
         return iter(())
 
     def update(self) -> None:
-        """Prices the requests since the last update. Those on a path without an estimate wait until it has one."""
+        """Adds the cost of the requests since the last update; for a path without an estimate, once it has one."""
         for task, used_path, totals in self._totals():
             for path in self._paths_by_task.get(task, ()):
                 self._price(task, used_path, totals, path)
@@ -106,7 +106,7 @@ class CounterfactualCosts(Collector):
 
 @dataclass(frozen=True, slots=True)
 class FixedCosts:
-    """The costs per hour in one configuration that arise whether a path is used or not."""
+    """The costs of one configuration that do not depend on requests: hourly engines and trainings."""
 
     prices_as_of: date | None
     """None if nothing has a price."""
@@ -120,8 +120,9 @@ class FixedCosts:
     """Returns dollars per hour of the current engines, by base model."""
 
     def usd_per_hour(self, path: Path) -> float:
-        """Returns the dollars per hour of engines whose model no other path uses, and of the adapter's training. An
-        engine that several paths share would be needed without any one of them.
+        """Returns the path's dollars per hour: of its adapter's training, and of engines that no other path shares.
+
+        An engine that several paths share would be needed without any one of them.
         """
         exclusive = sum(other.model == path.model for other in self.paths) == 1
         engines = self.engines_usd_per_hour().get(path.model, 0.0) if exclusive else 0.0

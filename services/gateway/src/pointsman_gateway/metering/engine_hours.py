@@ -34,7 +34,7 @@ HourlyPrices = Callable[[], Mapping[str, float]]
 
 
 class BusyInterval:
-    """The time for which one answer has been at the engine."""
+    """The time interval for which one answer is in progress at the engine."""
 
     __slots__ = ("allocator", "path", "start")
 
@@ -67,7 +67,10 @@ class EngineCostAllocator:
         return interval
 
     def end(self, interval: BusyInterval, now: float, inference: float | None = None) -> None:
-        """Ends an answer; `inference` is the seconds that the engine reported (None: the whole interval counts)."""
+        """Ends an answer's interval at `now`.
+
+        It counts for the last `inference` seconds, which the engine reported; None: as a whole.
+        """
         del self._open[interval]
         start = interval.start
         if inference is not None and now - inference > start:
@@ -76,7 +79,7 @@ class EngineCostAllocator:
             self._closed.append((start, now, interval.path))
 
     def allocate(self, now: float) -> None:
-        """Allocates time up to the point until which all answers that were in progress are known."""
+        """Allocates the time until the start of the oldest answer in progress, at least until `now` minus the lag."""
         latest = now - self._max_lag
         for interval in self._open:
             if interval.start >= latest:
@@ -105,7 +108,7 @@ class EngineCostAllocator:
         self._in_progress = [(end, path, self._virtual_time) for end, path, _ in self._in_progress]
 
     def _advance(self, until: float) -> None:
-        """Moves the time forward to `until`; answers that end before then leave."""
+        """Advances the allocated time to `until`, and charges the answers that end before it."""
         in_progress = self._in_progress
         while in_progress and in_progress[0][0] <= until:
             self._elapse(in_progress[0][0])
@@ -161,7 +164,7 @@ class EngineCosts(Collector):
             allocator.allocate(now)
 
     def _apply_prices(self, now: float) -> None:
-        """Applies prices from now on; an engine that is gone costs nothing more, and keeps its series."""
+        """Applies the current prices from `now` on; an engine that was removed has price 0, and keeps its series."""
         prices = self._prices()
         for name in self._allocators.keys() | prices.keys():
             price, allocator = prices.get(name, 0.0), self._allocators.get(name)

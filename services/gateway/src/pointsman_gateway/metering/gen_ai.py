@@ -65,7 +65,7 @@ class GenAiMetrics:
         registry.register(FastCollector([], histograms, flush))
 
     def set_label_values(self, providers: Mapping[str, str], adapters: Collection[str], paths: Collection[str]) -> None:
-        """Sets the allowed names: models with the provider of their engines, adapters without version, paths."""
+        """Sets the allowed label values: providers by model, names of adapters (without version), and paths."""
         self._providers = dict(providers)
         self._adapters = frozenset(adapters)
         self._request_models = frozenset([AUTO, *(f"path:{path}" for path in paths)])
@@ -76,7 +76,10 @@ class GenAiMetrics:
         self._durations.series(*labels, outcome).observe(seconds, sampled_trace_id())
 
     def receipt_series(self, operation: Operation, model: str, receipt: Receipt) -> Iterator[tuple[str, Series]]:
-        """Yields the series to which a receipt is added, with the column of each; `model` is the request's."""
+        """Yields the series to which a receipt is added, each with the name of the value to add.
+
+        `model` is that of the request.
+        """
         labels = self._server_labels(operation, model, receipt.model)
         if receipt.outcome != OK:
             yield "total", self._durations.series(*labels, receipt.outcome)
@@ -88,7 +91,10 @@ class GenAiMetrics:
             yield "per_token", self._per_token.series(*labels)
 
     def token_series(self, operation: Operation, model: str) -> Iterator[tuple[str, Series]]:
-        """Yields the series of tokens that an engine has counted itself; the conventions exclude estimates."""
+        """Yields the series for token counts that an engine reported; the conventions exclude estimates.
+
+        `model` is the engine's name for it.
+        """
         series = self._client_series_of(operation, model)
         yield "prompt_tokens", series.input
         yield "completion_tokens", series.output
@@ -114,7 +120,7 @@ class GenAiMetrics:
         self._tokens.series("embeddings", POINTSMAN, model, "input").observe(tokens)
 
     def provider(self, model: str) -> str:
-        """Returns the provider of the engines that know `model` by this name."""
+        """Returns the provider of the engines that have a model of this name; "vllm" for unknown names (adapters)."""
         return self._label(model)[1]
 
     def _server_labels(self, operation: Operation, requested: str, model: str) -> tuple[str, str, str, str]:
@@ -140,7 +146,7 @@ class GenAiMetrics:
         return series
 
     def _label(self, model: str) -> tuple[str, str]:
-        """Returns label value and provider of a model, by the engine's name for it: a base model or an adapter."""
+        """Returns the label value and the provider for an engine's model name: a base model, adapter, or "other"."""
         provider = self._providers.get(model)
         if provider is not None:
             return model, provider

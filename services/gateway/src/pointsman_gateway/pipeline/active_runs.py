@@ -1,7 +1,7 @@
 """The runs in progress: ends those that outlive their deadline, and all of them when the gateway stops.
 
-Engines, retrieval and queues watch the deadline themselves, and report what was late. This is the limit for all of
-them together: a run ends even if the code that it waits for never does.
+Engines, retrieval and queues enforce the deadline themselves, with more precise errors. This is the last resort: a run
+ends even if the code that it waits for never does.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ CHECK_SECONDS = 0.2
 
 class Run(Protocol):
     def cancel(self, reason: PointsmanError | None = None) -> None:
-        """Ends the run with the error `reason`."""
+        """Ends the run; `reason` is the error that its caller gets, None if the caller has disconnected."""
         ...
 
 
@@ -47,7 +47,10 @@ class ActiveRuns:
 
     @contextmanager
     def running(self, deadline: float) -> Iterator[None]:
-        """A block of the current task that is a run: it raises the error with which the run is ended."""
+        """Registers the block as a run of the current task, with a deadline on the event loop's clock.
+
+        The block raises DeadlineExceeded `GRACE_SECONDS` after the deadline, or Unavailable when the gateway stops.
+        """
         run = _TaskRun()
         self.add(run, deadline)
         try:
@@ -62,7 +65,7 @@ class ActiveRuns:
             run.is_over = True
 
     def shut_down(self) -> None:
-        """Ends all runs with an error, because the gateway stops."""
+        """Ends all runs with Unavailable ("shutting_down"), because the gateway stops."""
         for run in self._limits:
             _end(run, Unavailable("the gateway is shutting down", code="shutting_down", retry_after=1.0))
 
@@ -96,5 +99,5 @@ class _TaskRun:
 
 
 def _end(run: Run, error: PointsmanError) -> None:
-    """Ends a run in a turn of its own, so that an exception of its sink stops no others from ending."""
+    """Ends a run in an event-loop callback of its own, so that an exception of its sink does not affect other runs."""
     asyncio.get_running_loop().call_soon(run.cancel, error)

@@ -24,7 +24,7 @@ from pointsman_gateway.pipeline.request_checks import check_request
 
 MAX_RETRY_AFTER_SECONDS = 30.0
 MAX_UNREAD_BYTES = 64 * 1024 * 1024
-"""Of all answers together that their clients have not read yet."""
+"""Limit for the bytes of all answers together that their clients have not read yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class Admission:
         waiting: Gauge | None = None,
         tenant_share: float = 1.0,
     ) -> None:
-        """Takes gauges of how many requests have a slot, and how many wait for one.
+        """Creates `max_in_flight` slots; the gauges show how many requests have a slot, and how many wait for one.
 
         A tenant that is alone may have `tenant_share` of the slots. The threshold is dynamic: with f free slots, a
         tenant may have f * share / (1 - share), so each further tenant still finds free slots (Choudhury and Hahne,
@@ -104,7 +104,7 @@ class Admission:
         return not (self.is_closed or self.is_draining)
 
     def admitted(self, request: Request) -> "Slot":
-        """Returns a block in which the request has a slot; entering it raises InvalidArgument or Unavailable."""
+        """Returns a context manager that holds a slot; entering it raises InvalidArgument or Unavailable."""
         return Slot(self, request)
 
     async def wait_until_empty(self, within: float) -> bool:
@@ -119,7 +119,10 @@ class Admission:
         return True
 
     def enter(self, request: Request) -> bool:
-        """Takes a slot, which `leave` gives back; False if the request has to `wait`. Raises PointsmanError."""
+        """Takes a slot, which `leave` gives back; returns False if the request has to `wait` for one.
+
+        Raises InvalidArgument if the request itself is invalid, or Unavailable ("shutting_down").
+        """
         check_request(request)
         if self.is_closed:
             raise Unavailable("the gateway is shutting down", code="shutting_down", retry_after=1.0)
@@ -127,7 +130,11 @@ class Admission:
         return self._free > 0 and self._take(request.caller.tenant)
 
     async def wait(self, request: Request) -> None:
-        """Waits in the queue for a slot, which `leave` gives back. Raises Unavailable."""
+        """Waits in the queue for a slot, which `leave` gives back.
+
+        Raises Unavailable ("overloaded") if the queue is full, or no slot is free before the queue's timeout or the
+        request's deadline.
+        """
         waiter = self._enqueue(request.caller.priority, request.caller.tenant)
         loop = asyncio.get_running_loop()
         # No asyncio.timeout: the request may have no task.
@@ -186,10 +193,10 @@ class Admission:
 
     @contextmanager
     def lend(self) -> Iterator[None]:
-        """Lends a slot to another request during a block in which its own waits for something else than an engine.
+        """Frees the request's slot for another one during the block, because it waits for something but an engine.
 
-        At most as many requests as there are slots do so at once. Afterwards the request goes on at once, even if more
-        requests than there are slots are then answered.
+        At most as many requests as there are slots do so at once; for others the block changes nothing. Afterwards the
+        request goes on at once, even if more requests than there are slots are then answered.
         """
         if self._lent >= self.max_in_flight:
             yield
@@ -207,7 +214,7 @@ class Admission:
             waiter.turn.set_exception(self._overloaded(waiter.tenant))
 
     def _enqueue(self, priority: int, tenant: str) -> Waiter:
-        """Adds a request to the queue. If it is full, the request or another one gets Unavailable."""
+        """Adds a request to the queue. If it is full, raises Unavailable here or in another request's `wait`."""
         waiter = Waiter(priority, tenant, asyncio.get_running_loop().create_future())
         dropped = self._queue.add(waiter)
         if dropped is waiter:
@@ -231,7 +238,7 @@ def _got_slot(waiter: Waiter) -> bool:
 
 
 class Slot:
-    """A block in which a request has one of the slots."""
+    """A context manager that holds one of the slots for a request."""
 
     def __init__(self, admission: Admission, request: Request) -> None:
         self._admission = admission

@@ -1,4 +1,4 @@
-"""The part of an answer that waits for its check: chunks are held until their texts were checked with what follows."""
+"""The part of an answer that guardrails have not cleared: chunks are held until their texts were checked in context."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -45,7 +45,10 @@ class _Channel:
         return self.end - self.checked >= every or (self.is_final and self.cleared < self.end)
 
     def clear(self, end: int, is_final: bool, overlap: int, spans: Sequence[Span]) -> None:
-        """Records a check of the text up to `end`, and the spans that it found."""
+        """Records a check of the text up to position `end`, and clears it except for its last `overlap` characters.
+
+        If the text is complete (`is_final`), all of it is cleared. `spans` are to be redacted, by positions.
+        """
         limit = end if is_final else max(self.cleared, end - overlap)
         if not is_final:
             for first, last, _ in sorted(spans, reverse=True):
@@ -144,13 +147,13 @@ class AnswerWindow:
         return [GuardedText("assistant", c.text) for c in changed], [c.cleared - c.start for c in changed]
 
     def clear(self, spans: Sequence[Sequence[Span]]) -> None:
-        """Records the result of checking `texts`; `spans` is what to redact in each text."""
+        """Records the result of checking `texts()`: for each text the spans to redact, by positions in that text."""
         for (channel, start, end, is_final), found in zip(self._asked, spans, strict=True):
             moved = [(start + first, start + last, kind) for first, last, kind in found]
             channel.clear(end, is_final, self._overlap, moved)
 
     def release(self) -> list[Chunk]:
-        """Returns the next chunks that may be passed on, in order, at most `MAX_RELEASED_CHUNKS`."""
+        """Removes and returns the next cleared chunks, redacted and in order, at most `MAX_RELEASED_CHUNKS`."""
         released: list[Chunk] = []
         while self._held and len(released) < MAX_RELEASED_CHUNKS and self._held[0].is_cleared:
             released.append(self._held.popleft().released())

@@ -14,7 +14,7 @@ from pointsman_gateway.validation.stage import AnswerChecks, Transcript, Verdict
 
 
 class ValidatingSink:
-    """Collects an answer for validators and request log; removes what only the validators had requested."""
+    """Collects an answer for validators and request log, and forwards it without what only the validators need."""
 
     __slots__ = ("_checks", "_sink", "transcript")
 
@@ -103,7 +103,7 @@ class Attempt:
         checks: AnswerChecks | None,
         reads: bool,
     ) -> None:
-        """Starts to meter an answer; `reads` says that the request log needs its text."""
+        """Starts to meter an answer; `checks` is None without validators, `reads` is set if the log needs its text."""
         self.decision = decision
         self.answer = answer
         self.verdicts: tuple[Verdict, ...] = ()
@@ -172,12 +172,12 @@ class Attempt:
 
     @property
     def refusal(self) -> Verdict | None:
-        """Returns the verdict that rejects the answer; None if it was accepted, or not buffered."""
+        """Returns the verdict that rejects the answer; None if it was accepted, or streamed before its validation."""
         return refusal(self.verdicts) if self._buffer is not None else None
 
     @property
     def answered(self) -> CompletedAnswer | None:
-        """Returns the answer's text for the request log; None unless it is a single complete text."""
+        """Returns the answer for the request log; None unless it is one choice of text, without calls of tools."""
         transcript = self._transcript
         assert transcript is not None  # called only if the answer is read
         choices = transcript.choices()

@@ -1,4 +1,4 @@
-"""Answers several requests as one: a list of prompts of which each needs its own decision."""
+"""Answers several requests as one: a completion with a list of prompts, each with a decision of its own."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ class RequestBatch:
     """
 
     def __init__(self, pipeline: Pipeline, requests: Sequence[Request], choices: int, sink: AnswerSink) -> None:
-        """Takes the number of choices of each request; to be called in the request's context."""
+        """Takes the number of `choices` of each request; call it in the HTTP request's context."""
         self._pipeline = pipeline
         self._sink = sink
         self._waiting = deque(_Part(self, request, number * choices) for number, request in enumerate(requests))
@@ -43,7 +43,7 @@ class RequestBatch:
         self._is_starting = self._is_paused = self._has_started = self._has_failed = False
 
     def start(self) -> None:
-        """Starts the first request; the others follow when it has begun to answer, so the first names the answer."""
+        """Starts the first request; the others start when its answer begins, whose decision the client gets."""
         self._start_waiting()
 
     # -- called by the server
@@ -96,7 +96,7 @@ class RequestBatch:
             self._sink.closed()
 
     def _start_waiting(self) -> None:
-        """Starts as many requests as may run at once; a run that ends at once calls this again, to no effect."""
+        """Starts waiting requests, up to `MAX_CONCURRENT_RUNS` at once; reentrant calls have no effect."""
         if self._is_starting:
             return
         self._is_starting = True

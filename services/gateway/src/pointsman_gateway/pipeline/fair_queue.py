@@ -37,7 +37,10 @@ class FairQueue:
         return self._count
 
     def add(self, waiter: Waiter) -> Waiter | None:
-        """Adds a request; returns the one that leaves the full queue for it, which is the new one if none gives way."""
+        """Adds a request. If the queue is full, returns the request to reject: one that was removed, or the new one.
+
+        Otherwise returns None.
+        """
         dropped = None
         if self._count >= self._max_waiting:
             dropped = self._newest_to_drop(waiter)
@@ -76,7 +79,7 @@ class FairQueue:
         return None
 
     def _newest_to_drop(self, new: Waiter) -> Waiter | None:
-        """Returns the request that gives way to a new one; None if none does."""
+        """Returns the waiting request to drop for a new one; None if the new one must be rejected."""
         if not self._by_priority:
             return None
         lowest = min(self._by_priority)

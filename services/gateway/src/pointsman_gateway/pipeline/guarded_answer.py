@@ -27,7 +27,10 @@ class GuardedBackend:
         self._every = max(config.every_characters for config in configs)
 
     async def call(self, request: Request, decision: Decision, prompt: Prompt) -> AnswerStream:
-        """Returns an answer that is checked while it arrives; raises the inner backend's errors."""
+        """Returns an answer that is checked while it arrives; raises the inner backend's errors.
+
+        The answer ends with GuardrailBlocked or GuardrailUnavailable if a check fails.
+        """
         answer = await self._inner.call(request, decision, prompt)
         every = EVERY_CHARACTERS_AS_A_WHOLE if request.as_a_whole else self._every
         window = AnswerWindow(self._overlap, every)
@@ -35,9 +38,9 @@ class GuardedBackend:
 
 
 class GuardedSource:
-    """Passes on an answer that guardrails have cleared; implements `AnswerSource`, and `ChunkSink` for the inner one.
+    """Forwards an answer as guardrails clear it; implements `AnswerSource`, and `ChunkSink` for the inner source.
 
-    If a guardrail blocks, the engine is stopped, and what it has generated until then is metered by an estimate.
+    If a guardrail blocks, the engine is stopped, and the tokens that it has generated are estimated.
     """
 
     def __init__(self, source: AnswerSource, guardrails: Guardrails, window: AnswerWindow, prompt: Prompt) -> None:
@@ -151,7 +154,10 @@ class GuardedSource:
             sink.ended(error)
 
     def _stop(self) -> ChunkSink | None:
-        """Stops passing chunks on. If the engine has not reported the usage, passes on an estimate. Return the sink."""
+        """Stops forwarding chunks and cancels the check; returns the sink, None if it was stopped already.
+
+        If the engine has not reported the usage, the sink gets an estimate.
+        """
         sink, self._sink = self._sink, None
         check, self._check = self._check, None
         if check is not None:

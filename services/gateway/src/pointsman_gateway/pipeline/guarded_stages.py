@@ -90,12 +90,15 @@ def _map_message(message: Message, visit: Visit) -> Message:
 
 
 def _map_block(block: Block, visit: Visit) -> Block:
-    """Visits the texts that only a block has, such as a document's title; its others are those of the message."""
+    """Applies `visit` to the texts that only a block has, such as a document's title, and not the message's content."""
     return replace(block, fields=map_texts(block.fields, visit, ("blocks",), _BLOCK)) if block.fields else block
 
 
 def _redact_message(message: Message, following: Iterator[Sequence[Span]]) -> Message:
-    """Redacts the next texts; the message's blocks then refer to the same parts of the redacted text."""
+    """Returns the message with its texts redacted, and its blocks moved to the same parts of the redacted text.
+
+    `following` yields the spans of each text, in the order of `_map_message`.
+    """
     of_content: list[Span] = []
 
     def rewrite(at: tuple[Any, ...], text: str) -> str:
@@ -135,7 +138,10 @@ def _map_fields(fields: Mapping[str, Any], visit: Visit) -> Mapping[str, Any]:
 async def _redacted(
     guardrails: Guardrails, hook: Hook, messages: Sequence[Message], sampling: Sampling
 ) -> tuple[tuple[Message, ...], Sampling] | None:
-    """Returns what is redacted, None if nothing is; raises the errors of `Guardrails.check`."""
+    """Checks the texts of messages and parameters; returns both redacted, None if there is nothing to redact.
+
+    Raises GuardrailBlocked or GuardrailUnavailable.
+    """
     texts: list[GuardedText] = []
 
     def collector(role: str) -> Visit:
@@ -185,7 +191,10 @@ class GuardedClassification:
         self._guardrails = guardrails
 
     async def label(self, request: Request) -> Labels:
-        """Classifies the checked request; raises GuardrailBlocked or GuardrailUnavailable."""
+        """Checks the request, redacts it in place, and classifies it.
+
+        Raises GuardrailBlocked, GuardrailUnavailable, or InvalidArgument for a prompt of token ids.
+        """
         _reject_token_ids(request)
         redacted = await _redacted(self._guardrails, "request", request.messages, request.sampling)
         if redacted is not None:
@@ -204,7 +213,10 @@ class GuardedPrompts:
         self._guardrails = guardrails
 
     async def build(self, request: Request, decision: Decision) -> Prompt:
-        """Builds and checks a prompt; raises GuardrailBlocked, GuardrailUnavailable, or the inner builder's errors."""
+        """Builds a prompt, and returns it checked and redacted.
+
+        Raises GuardrailBlocked, GuardrailUnavailable, InvalidArgument for token ids, or the inner builder's errors.
+        """
         _reject_token_ids(request)
         prompt = await self._inner.build(request, decision)
         redacted = await _redacted(self._guardrails, "prompt", prompt.messages, request.sampling)
@@ -228,7 +240,7 @@ class GuardedMetering(Metering):
         return GuardedMetering(super().with_counters(aggregator, canary), None)
 
     def start(self, request: Request) -> Meter:
-        """Starts a request's meter and its verdicts; to be called in the context where guardrails find them."""
+        """Starts a request's meter, and sets `current_verdicts` in the current context."""
         verdicts = Verdicts()
         current_verdicts.set(verdicts)
         return GuardedMeter(self, request, verdicts)

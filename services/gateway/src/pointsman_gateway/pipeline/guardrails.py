@@ -1,4 +1,4 @@
-"""Asks guardrails about texts, collects their verdicts, and redacts what they find."""
+"""Runs guardrails on texts, collects their verdicts, and redacts what they find."""
 
 import asyncio
 import logging
@@ -39,7 +39,7 @@ _ATOMS = frozenset({int, float, bool, type(None)})
 
 @dataclass(frozen=True, slots=True)
 class NotText:
-    """Fields whose strings are no text. What else these fields contain, such as objects, is checked all the same."""
+    """Fields whose strings are not checked, such as ids. Objects and lists in these fields are checked all the same."""
 
     names: Set[str] = frozenset()
     """Of an object, or of each object in a list."""
@@ -126,7 +126,7 @@ class ActiveGuardrail:
 
 
 class Guardrails:
-    """The guardrails of a configuration, and the checks by them."""
+    """Checks texts by the guardrails of a configuration."""
 
     def __init__(self, guardrails: Sequence[ActiveGuardrail], metrics: GuardrailMetrics) -> None:
         self._guardrails = guardrails
@@ -138,9 +138,10 @@ class Guardrails:
     async def check(
         self, hook: Hook, texts: Sequence[GuardedText], verdicts: Verdicts, checked: Sequence[int] = ()
     ) -> list[list[Span]]:
-        """Returns the spans to redact in each text; findings in its first `checked` characters do not count.
+        """Runs all guardrails of the hook at once, and returns the spans to redact in each text.
 
-        Raises GuardrailBlocked, GuardrailUnavailable.
+        Verdicts are added to `verdicts`. Findings within the first `checked[i]` characters of text i are ignored.
+        Raises GuardrailBlocked, or GuardrailUnavailable if one fails that is configured to fail closed.
         """
         asked = self.at(hook)
         replies = await asyncio.gather(*(self._ask(active, hook, texts) for active in asked))
@@ -168,7 +169,7 @@ class Guardrails:
         return spans
 
     async def _ask(self, active: ActiveGuardrail, hook: Hook, texts: Sequence[GuardedText]) -> Sequence[Finding] | None:
-        """Returns the findings; None if the guardrail fails or times out."""
+        """Returns one guardrail's findings; None if it fails, times out, or returns invalid findings."""
         began, config = perf_counter(), active.config
         try:
             async with asyncio.timeout(config.timeout_seconds):
@@ -196,10 +197,10 @@ def _check_findings(found: Sequence[Finding], texts: Sequence[GuardedText]) -> N
 
 
 def redact(text: str, spans: Iterable[Span], start: int = 0) -> str:
-    """Replaces each span by its kind in brackets.
+    """Replaces each span of the text by its kind in brackets.
 
-    Spans are positions in a longer text that contains `text` at position `start`. A span that begins before `text` is
-    removed without a replacement.
+    Positions are those of a longer text that contains `text` at position `start`. Of a span that begins before `text`,
+    the rest is removed without a replacement.
     """
     pieces, position, end = [], start, start + len(text)
     for first, last, kind in sorted(spans):
@@ -212,7 +213,10 @@ def redact(text: str, spans: Iterable[Span], start: int = 0) -> str:
 
 
 def map_texts(value: Any, visit: Visit, at: tuple[Any, ...] = (), not_text: NotText = NOT_TEXT_IN_ANSWERS) -> Any:
-    """Returns a copy of decoded JSON in which `visit` has replaced each non-empty text."""
+    """Returns a copy of decoded JSON in which each non-empty text is replaced by `visit(path, text)`.
+
+    `at` is the path of `value` itself; `not_text` names the fields that are left as they are.
+    """
     if isinstance(value, str):
         return visit(at, value) if value else value
     if isinstance(value, Mapping):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pointsman_gateway.pipeline.pipeline import Pipeline
 
 WriteReceipt = Callable[[str, PointsmanError | None], Receipt | UndecidedReceipt]
-"""Writes and returns the receipt of a request with this outcome; the error is what the caller gets, if anything."""
+"""Writes and returns the receipt of a request with this outcome; the error is the one that the caller gets, or None."""
 
 
 class MeteredRequest:
@@ -36,9 +36,10 @@ class MeteredRequest:
 
     @asynccontextmanager
     async def admitted(self, tokens: int) -> AsyncIterator[Reservation]:
-        """A block in which the request has a slot, with its caller's limits reserved. Raises PointsmanError.
+        """Holds a slot for the block, and reserves `tokens` of the caller's limits.
 
-        The block ends with an error some time after the deadline, or when the gateway stops.
+        Entering raises InvalidArgument, ResourceExhausted or Unavailable; the block raises DeadlineExceeded soon after
+        the deadline, or Unavailable when the gateway stops.
         """
         pipeline, request = self._pipeline, self._request
         with pipeline.active_runs.running(request.deadline):
@@ -62,7 +63,7 @@ class MeteredRequest:
 
 
 async def reserve(tenancy: Tenancy, request: Request, tokens: int) -> Reservation:
-    """Reserves a request and its tokens; raises ResourceExhausted, with the caller's limits, if that is refused."""
+    """Reserves one request and `tokens`; raises Unavailable, or ResourceExhausted with the headers of the limits."""
     try:
         return tenancy.enter_now(request.caller, tokens) or await tenancy.enter(request.caller, tokens)
     except ResourceExhausted as error:
@@ -71,7 +72,7 @@ async def reserve(tenancy: Tenancy, request: Request, tokens: int) -> Reservatio
 
 
 def settle(reservation: Reservation, receipt: Receipt | UndecidedReceipt | None) -> None:
-    """Charges what a request used; nothing if its receipt could not be written, and so nobody knows."""
+    """Charges the usage and cost of the receipt; nothing if it is None, because it could not be written."""
     if receipt is None:
         reservation.settle(Usage(), 0.0, INTERNAL)
     else:
@@ -84,7 +85,7 @@ def record(
     receipt: Receipt | UndecidedReceipt,
     answers: tuple[CompletedAnswer, ...] = (),
 ) -> None:
-    """Writes a receipt to the write-ahead log before it returns."""
+    """Adds a receipt, with the `answers` for which it asked, to the request log's write-ahead log; does not raise."""
     if isinstance(receipt, Receipt):
         request_log.note(request, receipt.decision, receipt, answers)
     else:

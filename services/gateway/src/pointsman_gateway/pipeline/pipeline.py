@@ -56,7 +56,7 @@ class Routed:
     prompt: Prompt | None
     """None unless it was requested."""
     user_words: str
-    """What was classified of the last turn; empty if that was all of it, or if a rule or the model's name decided."""
+    """The part of the last turn that was classified; empty if that was all of it, or nothing was classified."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +68,13 @@ class Pipeline:
     active_runs: ActiveRuns = field(default_factory=ActiveRuns)
 
     def run(self, request: Request, sink: AnswerSink) -> RequestRun:
-        """Returns a run that is not started; to be called in the request's context, where it reads the request's id."""
+        """Returns a run that is not started; call it in the request's context, from which it takes the request's id."""
         return RequestRun(self, request, sink)
 
     def answer(self, request: Request) -> EventQueue:
-        """Starts a run; returns its events to iterate over: Started, Chunks, and Finished. Raises PointsmanError.
+        """Starts a run, and returns its events to iterate over: Started, Chunks, and Finished.
 
-        `aclose` stops the engine's work.
+        The iteration raises the run's PointsmanError. `aclose` stops the engine's work.
         """
         events = EventQueue()
         events.run = run = self.run(request, events)
@@ -82,7 +82,10 @@ class Pipeline:
         return events
 
     async def decide(self, request: Request, with_prompt: bool = False) -> Routed:
-        """Decides without answering; `with_prompt` also builds the prompt that would be sent. Raises PointsmanError."""
+        """Decides as for an answer, without calling an engine; `with_prompt` also builds the prompt.
+
+        The request is admitted and metered. Raises the stages' PointsmanError.
+        """
         stages = self.current()
         request = with_known_model(request, stages.resolve_model)
         meter = stages.metering.start(replace(request, operation="route"))
@@ -97,7 +100,7 @@ class Pipeline:
         return Routed(decision, prompt, labels.user_words)
 
     async def embed(self, run: EmbeddingRun) -> EncodedEmbeddings:
-        """Returns the vectors of an embeddings request. Raises PointsmanError."""
+        """Computes the vectors of an embeddings request, by its caller's scope and limits; raises PointsmanError."""
         with MeteredRequest(self, run.request, run.finish) as metered:
             run.check_scope()
             async with metered.admitted(run.estimated_tokens) as reservation:
@@ -107,7 +110,10 @@ class Pipeline:
         return replace(embedded, headers=reservation.headers)
 
     async def count_tokens(self, request: Request, routed: Routed) -> tuple[int, bool]:
-        """Returns the number of tokens in a decision's prompt, and whether an engine has counted them exactly."""
+        """Returns the number of tokens of a decision's prompt, and whether an engine counted them (else estimated).
+
+        `routed` must have the prompt. Raises DeadlineExceeded, or Unavailable when the gateway stops.
+        """
         assert routed.prompt is not None  # the decision was made with it
         messages, fields = routed.prompt.messages, request.sampling.extra
         counter, model = self.current().token_counter, routed.decision.path.model
@@ -119,14 +125,16 @@ class Pipeline:
         return 1 + estimate_tokens(messages) + len(json.dumps(others)) // CHARACTERS_PER_TOKEN, False
 
     def costs(self, request: Request, decision: Decision) -> Mapping[str, float | None]:
-        """Returns the expected dollars of the request on each path that was considered."""
+        """Returns the expected dollars of the request on each path that was considered; None if unknown."""
         return self.current().router.costs(request, decision)
 
     def record_rejection(
         self, operation: Operation, error: PointsmanError | None, arrived: float = 0.0, *, caller: Caller
     ) -> None:
-        """Writes the receipt of a request that ended before its run. Either a server rejected it, or its client
-        disconnected (`error` is None). `caller` is `ANONYMOUS` if it ended before its key was checked.
+        """Logs the receipt of a request that a server rejected before its run.
+
+        `error` is None if its client disconnected; `arrived` is when it arrived (`perf_counter`). `caller` is
+        `ANONYMOUS` if it ended before its key was checked.
         """
         meter = self.current().metering.start(Request("", (), caller=caller, arrived_at=arrived, operation=operation))
         receipt = meter.finish(error.code if error else CANCELLED, error)
@@ -154,7 +162,7 @@ class ModelNames(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ConfigSnapshot:
-    """All that follows from one configuration, such as its stages; a request uses the one active at its start."""
+    """All objects built from one revision of the configuration; a request uses the snapshot active at its start."""
 
     stages: Stages
     engines: Engines
@@ -166,7 +174,7 @@ class ConfigSnapshot:
 
     @property
     def revision(self) -> str:
-        """Returns the configuration's digest, which clients see as `generation`."""
+        """Returns the configuration's digest; clients see it as `generation`."""
         return self.stages.revision
 
     def model_names(self, scope: Scope) -> Sequence[str]:

@@ -24,10 +24,10 @@ _SHOWN_SUFFIXES = (".yaml", ".yml", ".txt", ".j2", ".md")
 @dataclass(frozen=True, slots=True)
 class ReloadStatus:
     generation: str
-    """The active snapshot's id."""
+    """The active configuration's revision."""
     loaded_unix: float
     problem: str
-    """Why the last edit was rejected; empty if the active snapshot is built from the current files."""
+    """Why the current files were rejected; empty if the active snapshot was built from them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class ConfigVersion:
     """The configuration's files at one time, and whether they were accepted."""
 
     generation: str
-    """The snapshot's id; empty if the files were rejected."""
+    """The configuration's revision; empty if the files were rejected."""
     unix: float
     """When the files were loaded or rejected, in Unix seconds."""
     problem: str = ""
@@ -47,7 +47,7 @@ class ConfigVersion:
 @dataclass(frozen=True, slots=True)
 class ConfigHistory:
     running: ConfigVersion
-    """The active version, which is the last valid one."""
+    """The active version, which is the newest valid one."""
     previous: ConfigVersion | None = None
     """The valid version before the active one."""
     rejected: ConfigVersion | None = None
@@ -70,7 +70,7 @@ class ConfigReloader:
         build: Callable[[], Awaitable[ConfigSnapshot]],
         metrics: ReloadMetrics,
     ) -> None:
-        """Takes `build`, which reads the configuration from the files and folders in `watched`.
+        """Takes the `first` snapshot, and `build`, which makes one from the files and folders in `watched`.
 
         If `build` raises, the active snapshot stays, and `status` reports the problem.
         """
@@ -99,10 +99,10 @@ class ConfigReloader:
                 await self.reload()
 
     async def reload(self) -> None:
-        """Builds a snapshot from the files, and activates it if the build succeeds.
+        """Builds a snapshot from the files and activates it; a failed build is recorded in `history`, and not raised.
 
-        Frees earlier snapshots that no request uses any more. They contain reference cycles, and with the thresholds
-        that `freeze_gc` sets dozens of them would stay in memory.
+        Earlier snapshots that no request uses any more are freed by a garbage collection: they contain reference
+        cycles, and with the thresholds that `freeze_gc` sets dozens of them would stay in memory.
         """
         files = await asyncio.to_thread(_texts, self._watched)
         try:
@@ -123,9 +123,7 @@ class ConfigReloader:
         log.error("the changed configuration is rejected, %s stays active: %s", self.current.revision, problem)
 
     def _activate(self, snapshot: ConfigSnapshot, files: Mapping[str, str]) -> None:
-        """Activates the snapshot, even if its id is the same: only the engines of the latest snapshot are kept up to
-        date.
-        """
+        """Activates the snapshot, even if its revision is the same: only the latest snapshot's engines are watched."""
         before, self.current = self.history.running, snapshot
         if snapshot.revision == before.generation:
             self.history = replace(self.history, running=replace(before, files=files), rejected=None)

@@ -18,7 +18,7 @@ MAX_CHOICES = 128
 
 
 def check_request(request: Request) -> None:
-    """Raises InvalidArgument for a request that no path can answer, or whose fields exceed a limit."""
+    """Raises InvalidArgument for a request without model, messages or known roles, or whose fields exceed a limit."""
     if not request.model:
         raise InvalidArgument("'model' is empty; 'auto' lets the gateway choose", code="missing_model", param="model")
     if not request.messages:
@@ -36,7 +36,7 @@ def check_request(request: Request) -> None:
 
 
 def _check_choices(choices: object) -> None:
-    """Checks `n`, the number of choices, before limits are reserved for each of them."""
+    """Raises InvalidArgument unless `n`, the number of choices, is a whole number from 1 to `MAX_CHOICES`."""
     if type(choices) is not int or not 1 <= choices <= MAX_CHOICES:
         raise InvalidArgument(
             f"'n' is {str(choices)[:50]!r}; it is a whole number from 1 to {MAX_CHOICES}",

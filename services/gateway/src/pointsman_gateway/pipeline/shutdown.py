@@ -28,10 +28,10 @@ async def drain(
     times: DrainTimes,
     report_not_serving: Callable[[], Awaitable[None]],
 ) -> bool:
-    """Waits until no request is in progress; False if some remain after the timeout, which will be aborted.
+    """Stops admitting requests after `times.delay`, and waits up to `times.timeout` for those in progress.
 
-    `report_not_serving` sets gRPC's health status; /readyz follows `admission.is_ready`. After SIGINT (Ctrl-C) there is
-    no delay, since nobody stops a gateway behind a load balancer with it.
+    Returns False if some remain, which the caller aborts. `report_not_serving` sets gRPC's health status; /readyz
+    follows `admission.is_ready`. After SIGINT (Ctrl-C) there is no delay.
     """
     admission.is_draining = True
     await report_not_serving()

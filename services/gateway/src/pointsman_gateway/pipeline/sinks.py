@@ -32,13 +32,13 @@ class RunControl(Protocol):
     """The calls by which a sink controls its run."""
 
     def pause(self) -> None:
-        """Stops the answer until `resume`, because the client does not read (backpressure)."""
+        """Pauses the answer until `resume`, because the client does not read it (backpressure)."""
         ...
 
     def resume(self) -> None: ...
 
     def cancel(self, reason: PointsmanError | None = None) -> None:
-        """Stops the run: the client has disconnected, or the request fails with `reason`."""
+        """Ends the run: with the error `reason`, or as cancelled (None) because the client has disconnected."""
         ...
 
 
@@ -49,7 +49,7 @@ class ItemQueue(Generic[Item]):
     """
 
     def __init__(self, unread: UnreadBudget | None = None) -> None:
-        """Takes the budget of unread bytes, without which the run pauses until the reader waits for more."""
+        """Takes the budget of unread bytes of all answers; without it, each item pauses the run until it is read."""
         self.run: RunControl | None = None
         """Set by the code that starts the run; None again at its end."""
         self._unread = unread
@@ -61,7 +61,7 @@ class ItemQueue(Generic[Item]):
         self._reader: asyncio.Future[None] | None = None
 
     def put(self, item: Item, size: int = 0) -> None:
-        """Adds an item of about `size` bytes; pauses the run if too much of its answer, or of all, is unread."""
+        """Adds an item of about `size` bytes; pauses the run if too many bytes, of it or of all answers, are unread."""
         self._items.append(item)
         if self.run is not None and not self._may_wait(size):
             self.run.pause()
@@ -110,7 +110,7 @@ class ItemQueue(Generic[Item]):
         return self._items.popleft()
 
     async def aclose(self) -> None:
-        """Stops the run, and returns once its receipt is written."""
+        """Cancels the run if it has not ended, and returns once its receipt is written."""
         self._release_unread()
         self._unread = None
         if self.run is not None:
@@ -119,10 +119,10 @@ class ItemQueue(Generic[Item]):
                 await self._wait()
 
     async def write_to(self, write: Callable[[Item], Awaitable[None]], deadline: float) -> None:
-        """Writes every item with `write`; raises the run's error, or AnswerNotRead if writing takes too long.
+        """Passes every item to `write`, until `UNREAD_SECONDS` after the deadline (on the event loop's clock).
 
-        An error of `write` stops the run. After the event loop has stalled, the run's own error may be due at the same
-        time as this time limit; it is then still written.
+        Raises the run's error, an error of `write`, which cancels the run, or AnswerNotRead if the time is over. What
+        the run delivers only then, because the event loop has stalled, still gets `UNREAD_SECONDS`.
         """
         try:
             if not await self._write_until(write, deadline + UNREAD_SECONDS) and not await self._write_until(
@@ -137,7 +137,10 @@ class ItemQueue(Generic[Item]):
             await self.aclose()
 
     async def _write_until(self, write: Callable[[Item], Awaitable[None]], limit: float) -> bool:
-        """Writes queued items with `write`; returns whether all were written before `limit`. Raises TimeoutError."""
+        """Passes items to `write` until `limit`; returns whether the run has ended and all are written.
+
+        Raises TimeoutError if `write` itself exceeds the limit, or the run's error.
+        """
         is_writing = False
         try:
             async with asyncio.timeout_at(limit):
@@ -196,7 +199,7 @@ class CollectedAnswer:
         self._over = asyncio.Event()
 
     async def whole(self) -> Finished:
-        """Waits until the answer is complete; raises the run's error. Cancelling the call stops the run."""
+        """Waits until the answer is complete; raises the run's PointsmanError. Cancelling the call cancels the run."""
         try:
             await self._over.wait()
         except asyncio.CancelledError:

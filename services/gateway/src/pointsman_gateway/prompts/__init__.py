@@ -1,1 +1,1 @@
-"""Builds the prompt of a request from the strategies of its path."""
+"""Builds the prompt of a request by the strategies of its path; and the client of the retriever."""

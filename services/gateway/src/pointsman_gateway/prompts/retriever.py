@@ -34,7 +34,7 @@ class RetrieverClient:
     """Searches collections of the retriever, and reads their sketches; implements `Search` and `Collections`."""
 
     def __init__(self, channel: grpc.aio.Channel, fingerprint: Callable[[], str]) -> None:
-        """Takes in `fingerprint` what names the embedding model of the gateway's vectors, once it is loaded."""
+        """Takes `fingerprint`, which returns that of the model that embeds queries, once it is loaded."""
         self._stub = retriever_pb2_grpc.RetrieverStub(channel)
         self._fingerprint = fingerprint
 
@@ -59,7 +59,7 @@ class RetrieverClient:
         return Found(passages, relevant, answer.version)
 
     async def sketch(self, collection: str) -> Sketch:
-        """Returns a sketch of a collection's documents; raises PointsmanError."""
+        """Returns a bottom-k sketch of a collection's documents, to estimate how many change; raises PointsmanError."""
         try:
             answer = await self._stub.Sketch(
                 retriever_pb2.SketchRequest(collection=collection), timeout=MAX_SEARCH_SECONDS

@@ -28,7 +28,7 @@ class InstructionOptions(Strict):
 
 
 class Instruction(Strategy):
-    """Adds a text to the system message. The three strategies differ only in what their text says."""
+    """Adds a prompt file's text to the system message: `zero_shot`, `persona` and `chain_of_thought`."""
 
     Options = InstructionOptions
     needs_embedding = False
@@ -57,7 +57,7 @@ class FewShotOptions(Strict):
 
 
 class FewShot(Strategy):
-    """Shows the first examples of a task, or those nearest to the request, of which the nearest is last."""
+    """Adds examples of a task as earlier messages: the first ones, or those nearest to the request, nearest last."""
 
     Options = FewShotOptions
 
@@ -99,7 +99,7 @@ class RetrievalOptions(Strict):
 
 
 class Retrieval(Strategy):
-    """Searches a collection, and shows the passages through a template."""
+    """Searches a collection, and adds the passages to the system message by a template."""
 
     Options = RetrievalOptions
     needs_embedding = False  # the retriever embeds
@@ -141,7 +141,7 @@ class Retrieval(Strategy):
 
 
 def choose_passages(options: RetrievalOptions, found: Found) -> tuple[Passage, ...]:
-    """Returns the best passages that fit, ordered by document and position instead of by rank.
+    """Returns the best passages that fit into `max_tokens`, ordered by document and position instead of by rank.
 
     Two questions that find the same passages then begin with the same text, which is in the engine's prefix cache.
     Tokens are those of the embedding model, which are close enough to the engine's.
@@ -164,7 +164,10 @@ class Prompts:
         """The system texts of paths whose strategies add nothing else, the same for every request."""
 
     async def build(self, request: Request, decision: Decision) -> Prompt:
-        """Builds the prompt by the strategies of the decision's path; raises PointsmanError."""
+        """Builds the prompt by the strategies of the decision's path; raises their PointsmanError.
+
+        NothingRelevant means that the request is to take its next path.
+        """
         started = time.perf_counter()
         path = decision.path.name
         system = self._constant.get(path) if path in self._strategies else ()

@@ -54,7 +54,7 @@ class ForbiddenSyntax(TemplateSyntaxError):
 
 
 class PromptEnvironment(ImmutableSandboxedEnvironment):
-    """Compiles prompt files; raises TemplateSyntaxError, of which ForbiddenSyntax is a kind."""
+    """The Jinja environment of prompt files. Compiling raises TemplateSyntaxError, such as ForbiddenSyntax."""
 
     def __init__(self) -> None:
         super().__init__(undefined=StrictUndefined, autoescape=False, trim_blocks=True)
@@ -72,7 +72,7 @@ class PromptEnvironment(ImmutableSandboxedEnvironment):
 
     @staticmethod
     def concat(pieces: Iterable[str]) -> str:
-        """Joins the pieces of a rendering. Raises SecurityError if it is too long."""
+        """Joins the pieces of a rendering; raises SecurityError if it exceeds `MAX_CHARACTERS`."""
         return "".join(_bounded(pieces))
 
 
@@ -109,7 +109,7 @@ def _names(node: nodes.Node) -> Iterator[str]:
 
 @pass_context
 def _counted(context: Context, items: Any) -> Any:
-    """Returns the items of a loop, and takes their number from the budget. Raises SecurityError if it is exhausted."""
+    """Returns the items of a loop, and subtracts their number from the budget; raises SecurityError beyond it."""
     budget = context[_BUDGET]
     if not hasattr(items, "__len__"):
         items = list(islice(items, budget[0] + 1))
@@ -181,7 +181,7 @@ class PromptTemplates:
             ) from error
 
     def try_out(self, name: str, **values: Any) -> None:
-        """Renders with sample values, so that an unknown variable is found at load; raises ConfigError."""
+        """Renders a prompt file with sample values; raises ConfigError if that fails, as for an unknown variable."""
         try:
             self._render(name, values)
         except _FAILURES as error:

@@ -1,4 +1,4 @@
-"""Says which fields of a request the chosen path's engines do not get, as a note of the decision."""
+"""Notes in the decision which fields of a request are not sent to the chosen path's engines."""
 
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
@@ -9,20 +9,20 @@ from pointsman_gateway.domain import Path, Request
 NEUTRAL = (None, False, "auto", "default")
 """Values that mean the same as leaving the field out."""
 MAX_NAMES = 32
-"""A note says of further ones only how many they are."""
+"""A note names at most so many fields, and counts the others."""
 
 
 class Format(Protocol):
     """The format of an engine's requests."""
 
     def unsent(self, request: Request) -> Set[str]:
-        """Returns the names of the request's fields that engines of this format do not get."""
+        """Returns the names of the request's fields that cannot be sent in this format."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFields:
-    """What the engines of a model do with the fields of requests."""
+    """The fields of requests that the engines of a model do not accept."""
 
     ignored: Set[str] = frozenset()
     """Accepted from clients, and not sent to at least one engine."""
@@ -34,17 +34,17 @@ NO_FIELDS = ModelFields()
 
 
 class LeftOutFields:
-    """Finds the fields of a request that the engines of a path's model do not get."""
+    """Finds the fields of a request that are not sent to the engines of a path's model."""
 
     def __init__(self, models: Mapping[str, ModelFields] = {}) -> None:
         """Takes the fields by model; a model without an entry ignores none."""
         self._models = models
 
     def notes(self, request: Request, path: Path) -> tuple[str, ...]:
-        """Returns one note that names them, or none.
+        """Returns one note with the names of these fields; empty if all are sent.
 
-        The note is about the path that is chosen first, also if another one answers after a failure. Of a model with
-        several engines it names what at least one of them does not get.
+        `path` is the one chosen first, also if another one answers after a failure. If the model has several engines,
+        a field counts that at least one of them does not get.
         """
         sampling = request.sampling
         fields = sampling.extra

@@ -30,7 +30,7 @@ class UnknownPrices:
 
 
 class PathKeeper:
-    """Changes the plan of a policy so that a conversation keeps its path, and says why."""
+    """Changes a policy's plan so that a conversation keeps its path, unless a change is necessary or pays."""
 
     def __init__(
         self,
@@ -45,7 +45,10 @@ class PathKeeper:
         self._prices = prices
 
     def continue_with(self, plan: Plan, step: ConversationStep, request: Request, task: str) -> tuple[Plan, str]:
-        """Returns the plan for a request of a known conversation, and a note if the policy chose another path."""
+        """Returns the plan for the next request of a conversation, and a note for the decision.
+
+        The note says why the conversation stays on its path or leaves it; empty if the policy chose the same one.
+        """
         kept = step.kept.path
         if plan.paths[0] == kept:
             return plan, ""
@@ -74,7 +77,7 @@ class PathKeeper:
         return _keeping(plan, kept), f"stayed on {kept}: a change would cost {change}"
 
     def _why_leave(self, path: Path, policy: Policy, plan: Plan, step: ConversationStep) -> str:
-        """Returns why the conversation must not stay on the path, whatever a change costs; empty if it may."""
+        """Returns the reason to leave the path whatever that costs, such as an outage; empty if there is none."""
         if policy.is_constant or path.name not in policy.paths:
             return f"the policy chooses {plan.paths[0]}"
         why = self._availability.why_not(path)

@@ -1,7 +1,7 @@
-"""What the router knows of a path when a request arrives, and which paths a decision considered.
+"""The router's sources of facts about paths (availability, statistics, cost, adapters), and two steps of a decision.
 
-That is availability, evidence, expected cost and adapter version. An alias is resolved to a version once for each
-request: the alias's own version, or its canary for a share of users, or the version with which a conversation began.
+`resolve_adapter` resolves an alias once for each request: to its own version, to its canary for a share of users, or to
+the version with which a conversation began. `considered_paths` lists the paths that a decision considered.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ class Availability(Protocol):
     """Knows whether a path could answer now."""
 
     def why_not(self, path: Path) -> str | None:
-        """Returns the reason why the path cannot be used now, or None."""
+        """Returns the reason why the path cannot be used now; None if it can."""
         ...
 
 
@@ -30,7 +30,7 @@ class Evidence(Protocol):
     """The statistics of paths on tasks, such as ratings and costs; reading them takes no I/O."""
 
     def of(self, task: str, path: Path) -> PathEvidence:
-        """Returns the evidence on the path as it is configured now; all zeros if there is none."""
+        """Returns the statistics of the path, in its present configuration, on a task; all zeros if there are none."""
         ...
 
 
@@ -50,10 +50,10 @@ class ExpectedCost(Protocol):
 
 
 class Freshness(Protocol):
-    """Knows how many documents have changed since adapters were trained on them; reading it takes no I/O."""
+    """Knows how many documents have changed since adapters were trained; reading it takes no I/O."""
 
     def changed_share(self, version: str) -> float:
-        """Returns the share of changed documents for an adapter version, 0 to 1; 0 if it is not known."""
+        """Returns the share of documents changed since the version's training, 0 to 1; 0 if it is unknown."""
         ...
 
 
@@ -89,16 +89,17 @@ class PinnedVersion:
 
     version: str
     replaces: str = ""
-    """The version that a rollback of it restores."""
+    """The version that a rollback of `version` restores; empty if it is unknown."""
 
 
 NOT_PINNED = PinnedVersion("")
 
 
 def resolve_adapter(path: Path, key: str, adapters: Adapters, pinned: PinnedVersion = NOT_PINNED) -> Path:
-    """Returns the path with its resolved adapter. Equal keys get the same version while the alias does not change.
+    """Returns the path with its adapter resolved to a version; unchanged if it has no adapter.
 
-    A pinned version of the alias stays until it is rolled back, its canary is ended, or no engine holds it.
+    `key` identifies the user for a canary: equal keys get the same version while the alias does not change. The
+    `pinned` version is used instead unless it was rolled back, its canary was ended, or no engine holds it.
     """
     if not path.adapter:
         return path
@@ -126,7 +127,7 @@ def _resolve(model: str, alias: Alias, key: str, adapters: Adapters) -> Resolved
 def _with_pinned(
     model: str, alias: Alias, resolved: ResolvedAdapter, pinned: PinnedVersion, adapters: Adapters
 ) -> ResolvedAdapter:
-    """Returns the pinned version if it may still be used, otherwise the one that the alias has now; with a note."""
+    """Returns the pinned version, or `resolved` if that was rolled back or is on no engine; with a note."""
     version, left = pinned.version, ""
     if alias.version == pinned.replaces and version != alias.canary_version:
         left = "was rolled back"
@@ -141,12 +142,15 @@ def _with_pinned(
 
 
 def _is_canary_user(alias: Alias, key: str) -> bool:
-    """Returns whether the canary answers this user, by a hash other than a split's; a growing weight keeps users."""
+    """Returns whether the canary answers the user `key`; a larger weight adds users and removes none."""
     return hash_to_unit_interval(f"canary {alias.alias} {key}") < alias.canary_weight
 
 
 def within_scope(scope: Scope, task: str, paths: Sequence[Path], plan: Plan) -> tuple[Sequence[Path], Plan]:
-    """Returns the paths that the key may use, and the plan with the reasons for the others. Raises PermissionDenied."""
+    """Returns the paths that the scope allows, and the plan with the reasons why others are denied.
+
+    Raises PermissionDenied ("not_in_scope") if it allows none.
+    """
     denied = {path.name: why for path in paths if (why := scope.denial_reason(task, path))}
     if not denied:
         return paths, plan
@@ -160,7 +164,11 @@ def within_scope(scope: Scope, task: str, paths: Sequence[Path], plan: Plan) -> 
 def considered_paths(
     chosen: Path, paths: Sequence[Path], escalation: Sequence[Path], plan: Plan, unavailable: Mapping[str, str]
 ) -> tuple[Considered, ...]:
-    """Returns each path that was considered, and why it was chosen or not; those that cannot be fallbacks are last."""
+    """Returns each considered path, with the reason why it is "chosen", a "fallback", or "skipped".
+
+    `paths` are the chosen path and its fallbacks, `escalation` the paths for a rejected answer, and `unavailable` the
+    reasons by path. Paths that are no fallback come last.
+    """
     if not (unavailable or plan.explanations or escalation):
         return _in_order(tuple([path.name for path in paths]), plan.reason)
     explanations = plan.explanations

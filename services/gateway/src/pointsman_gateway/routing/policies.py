@@ -1,6 +1,6 @@
-"""The built-in policies: `fixed`, `split` and `escalate` need no evidence.
+"""The built-in policies `fixed`, `split`, `escalate` and `best_value`.
 
-`best_value` chooses the cheapest path that evidence shows to be good enough and fast enough.
+Only `best_value` uses ratings and latencies: it chooses the cheapest path that they show to be good and fast enough.
 """
 
 from collections.abc import Mapping, Sequence
@@ -61,7 +61,7 @@ class Split(Policy):
         return Plan((self._path_at(context.position()),), "policy:split")
 
     def preview(self, context: PolicyContext) -> Plan:
-        """Plans the path with the largest weight, as the preview of what users get."""
+        """Returns the plan with the path of the largest weight."""
         return Plan((max(self._weights, key=self._weights.__getitem__),), "policy:split")
 
     def _path_at(self, position: float) -> str:
@@ -132,7 +132,7 @@ class BestValueOptions(Strict):
 
 @dataclass(frozen=True, slots=True)
 class Assessment:
-    """What a candidate's evidence says about it under the policy's options."""
+    """How a candidate's ratings and latencies compare with the policy's options."""
 
     name: str
     cost_usd: float
@@ -146,7 +146,7 @@ class Assessment:
     fault: str
     """Why it must not be chosen; empty if it is good enough and fast enough."""
     clear: bool
-    """Whether it is good and fast by a margin, so that a little more evidence would not change that."""
+    """Whether it is good and fast by the hysteresis, so that a few more ratings would not change that."""
 
     @property
     def needs_exploration(self) -> bool:
@@ -185,7 +185,7 @@ class BestValue(Policy):
         return choose(self._options, assessments, self._incumbent)
 
     def _assessments(self, context: PolicyContext, unavailable: Mapping[str, str]) -> list[Assessment]:
-        """Assesses the paths that are available; all of them if none is."""
+        """Assesses the available paths; if none is available, all of them."""
         candidates = context.candidates(self.paths)
         return [
             assess(self._options, candidate)
@@ -195,7 +195,10 @@ class BestValue(Policy):
 
 
 def assess(options: BestValueOptions, candidate: Candidate) -> Assessment:
-    """Assesses a path; ratings, with those from evaluations, and latencies count only from `min_samples` on."""
+    """Assesses a path by its ratings (those of evaluations included) and latencies.
+
+    Fewer than `min_samples` ratings or answers do not count.
+    """
     limit, margin = options.p95_seconds or float("inf"), options.hysteresis
     evidence = candidate.evidence.with_evaluations(options.max_evaluation_ratings)
     of_evaluations = f", {evidence.evaluated:.0f} from evaluations" if evidence.evaluated else ""
@@ -219,14 +222,14 @@ def assess(options: BestValueOptions, candidate: Candidate) -> Assessment:
 
 
 def lower_bound(mean: float, count: float, confidence: float) -> float:
-    """Returns the one-sided lower bound of the true mean rating: the Wilson score interval's."""
+    """Returns the one-sided lower confidence bound of the true mean rating (0 to 1), by the Wilson score interval."""
     return wilson_interval(mean, count, one_sided_z(confidence))[0]
 
 
 def choose(options: BestValueOptions, assessments: Sequence[Assessment], incumbent: str) -> Plan:
     """Plans the cheapest path that is good and fast, with the other good ones as fallbacks.
 
-    If none is good, plan the path that is nearest to it.
+    If none is, plans the path with the best ratings. `incumbent` is the path in use, which hysteresis favours.
     """
     good = sorted((a for a in assessments if not a.fault), key=lambda a: a.cost_usd)
     if not good:
@@ -238,7 +241,10 @@ def choose(options: BestValueOptions, assessments: Sequence[Assessment], incumbe
 
 
 def _cheapest(options: BestValueOptions, good: Sequence[Assessment], incumbent: str) -> Assessment:
-    """Returns the incumbent while it is good, unless another is clearly good and cheaper by the hysteresis."""
+    """Returns the incumbent if it is among `good`, unless another is clearly good and cheaper by the hysteresis.
+
+    `good` is sorted by cost; without the incumbent its first is returned.
+    """
     current = next((a for a in good if a.name == incumbent), None)
     if current is None:
         return good[0]
@@ -276,7 +282,8 @@ def _as_good(assessments: Sequence[Assessment]) -> frozenset[str]:
 def explore(plan: Plan, unexplored: Mapping[str, str], rate: float, position: float) -> Plan:
     """Puts a path with too few ratings first for the share `rate` of requests, evenly among such paths.
 
-    `unexplored` has the reason for each such path; `position` is the request's, from 0 to 1.
+    `unexplored` has these paths and their faults. `position` is the request's, from 0 to 1; from `rate` on the plan is
+    returned unchanged.
     """
     paths = [path for path in unexplored if path != plan.paths[0]]
     if position >= rate or not paths:

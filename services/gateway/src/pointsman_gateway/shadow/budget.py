@@ -1,4 +1,4 @@
-"""The daily budget of shadow requests over all gateways, and the storage of budget and pairs in Redis."""
+"""The daily budget of shadow requests over all gateways, and the storage of budget and comparisons in Redis."""
 
 import logging
 import time
@@ -25,7 +25,7 @@ SETTLE_INTERVAL_SECONDS = 1.0
 """Seconds between two exchanges with the budget store."""
 
 MAX_AGE_SECONDS = 10.0
-"""Seconds after which the other gateways' spending is too old to spend by."""
+"""Seconds after which the other gateways' reported spending is too old: then nothing may be spent."""
 
 SpentByTask = dict[str, int]
 """Picodollars by task."""
@@ -72,7 +72,10 @@ class DailyBudget:
         self._settled_at = float("-inf")
 
     def denial_reason(self, task: str, limit_usd: float) -> str:
-        """Returns why nothing may be spent: "spent", or "unsettled" (others' spending is unknown); empty if it may."""
+        """Returns why nothing may be spent for the task: "spent" or "unsettled" (others' spending is unknown).
+
+        It is empty if more may be spent.
+        """
         self._start_new_day()
         if self._store is not None and time.monotonic() - self._settled_at > MAX_AGE_SECONDS:
             return "unsettled"
@@ -84,7 +87,7 @@ class DailyBudget:
         self._unreported[task] = self._unreported.get(task, 0) + round(usd * PICO_PER_DOLLAR)
 
     async def settle(self) -> None:
-        """Reports this gateway's spending, and reads that of all; raises Unavailable."""
+        """Reports this gateway's spending and reads that of all gateways; keeps both if it raises Unavailable."""
         self._start_new_day()
         if self._store is None:
             return
@@ -121,8 +124,9 @@ class ShadowStore:
         self._scores.append(scores)
 
     async def write(self, on_written: Callable[[str], Awaitable[None]]) -> None:
-        """Writes the waiting scores and pairs, and calls `on_written` with the decision id of each pair. Raises
-        Unavailable, and keeps what is not written yet.
+        """Writes the waiting scores and pairs, and awaits `on_written` with the decision id of each pair.
+
+        Pairs that cannot be redacted are dropped. Raises Unavailable, and keeps what is not written yet.
         """
         await self._write_scores()
         while self._waiting:
@@ -139,7 +143,10 @@ class ShadowStore:
             await on_written(redacted.decision_id)
 
     async def _write_scores(self) -> None:
-        """Scores that are written twice, because Redis did not answer in time, are read once: the last ones count."""
+        """Writes the waiting scores; raises Unavailable.
+
+        Scores may be written twice if Redis does not answer in time; readers use the last ones of each decision.
+        """
         add = partial(self._redis.client.xadd, PAIR_SCORES, maxlen=MAX_PAIR_SCORES)
         while self._scores:
             scores = self._scores[0]
@@ -149,11 +156,11 @@ class ShadowStore:
                 self._scores.popleft()
 
     async def pair(self, decision_id: str) -> Pair | None:
-        """Removes and returns the pair of a decision; raises Unavailable, and the pair may then be lost."""
+        """Removes and returns the pair of a decision, None without one; raises Unavailable, and it may then be lost."""
         return await self._take(PAIR + decision_id)
 
     async def judged(self, decision_id: str) -> Pair | None:
-        """Removes and returns the judged pair of a decision; raises Unavailable, and it may then be lost."""
+        """Removes and returns the judged pair of a decision, as `pair` does."""
         return await self._take(JUDGED + decision_id)
 
     async def _take(self, key: str) -> Pair | None:

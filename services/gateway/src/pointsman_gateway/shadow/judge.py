@@ -1,4 +1,4 @@
-"""Judges pairs of answers by a configured model, in the background, within a daily budget of its own."""
+"""Has a configured model (the judge) compare pairs of answers, in the background, within a daily budget of its own."""
 
 import asyncio
 from collections import deque
@@ -27,7 +27,7 @@ _LABELS = Labels(UNKNOWN, 1.0, (), abstained=True, stage="judge")
 
 @dataclass(frozen=True, slots=True)
 class JudgeSettings:
-    """How a model judges the pairs of answers of one task."""
+    """The model, instructions and budget by which one task's pairs of answers are judged."""
 
     model: str
     """As a request names it."""
@@ -55,7 +55,7 @@ class PairJudge:
         metrics: ShadowMetrics,
         report: Callable[[Pair, PairScore], None],
     ) -> None:
-        """Takes `report`, which is called with each score and neither waits nor raises."""
+        """Takes `is_crowded`: whether regular requests need the capacity. `report` gets each score; must not raise."""
         self._pipeline = pipeline
         self._budget = budget
         self._is_crowded = is_crowded
@@ -65,7 +65,7 @@ class PairJudge:
         self._worker: asyncio.Task[None] | None = None
 
     def start(self, job: JudgeJob) -> None:
-        """Judges the pair in the background, and returns at once."""
+        """Queues the pair for background judging; one without a text, or beyond `MAX_WAITING`, is only counted."""
         if not job.pair.chosen.text or not job.pair.other.text:
             self._metrics.count_verdict(job.pair.task, "no_text")
         elif len(self._waiting) >= MAX_WAITING:
@@ -95,7 +95,10 @@ class PairJudge:
                 self._metrics.count_verdict(job.pair.task, outcome)
 
     async def _judge(self, job: JudgeJob) -> str:
-        """Judges one pair; returns the preference, or why there is none."""
+        """Judges one pair in both orders and reports its score.
+
+        Returns the outcome, as in `ShadowMetrics.count_verdict`.
+        """
         budget = budget_name(job.pair.task)
         if reason := self._budget.denial_reason(budget, job.settings.usd_per_day):
             return reason
@@ -112,7 +115,7 @@ class PairJudge:
         return {"first": "chosen", "second": "shadow"}.get(score.preference, score.preference)
 
     async def _ask(self, job: JudgeJob, first: str, second: str) -> str:
-        """Returns the judge's answer, and counts its cost; raises PointsmanError."""
+        """Returns the judge's answer ("" if it is incomplete), and counts its cost; raises PointsmanError."""
         captured = ShadowResult(None)
 
         def capture(result: ShadowResult) -> None:

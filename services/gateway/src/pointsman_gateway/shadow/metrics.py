@@ -61,8 +61,9 @@ class ShadowMetrics:
         )
 
     def count_verdict(self, task: str, outcome: str) -> None:
-        """Counts a judge's outcome: "chosen", "shadow", "tie" or "disagreement" (a tie), or why there is none. Reasons
-        are "unparsable", "no_text", "spent", "unsettled", "too_many", "stopped", or an error's code.
+        """Counts a judge's pair: "chosen", "shadow", "tie", "disagreement" (its orders differ), or why not judged.
+
+        Reasons are "unparsable", "no_text", "spent", "unsettled", "too_many", "stopped", or an error's code.
         """
         self._verdicts.labels(task, outcome).inc()
 
@@ -74,8 +75,9 @@ class ShadowMetrics:
         self._agreements.labels(task, _verdict(judge), _verdict(human)).inc()
 
     def count_request(self, task: str, path: str, outcome: str, usd: float = 0.0) -> None:
-        """Counts a shadow request; `outcome` is "ok", an error's code, or why it was not started or was cancelled. Such
-        reasons are "crowded", "too_many", "spent", "unsettled" and "stopped".
+        """Counts a shadow request and its cost; `outcome` is "ok", an error's code, or why it did not run.
+
+        Such reasons are "crowded", "too_many", "spent", "unsettled" and "stopped".
         """
         self._requests.labels(task, path, outcome).inc()
         if usd:

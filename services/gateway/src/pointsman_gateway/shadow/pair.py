@@ -13,7 +13,7 @@ class Side:
     """One of the two answers of a pair, with its cost and quality."""
 
     evidence_key: EvidenceKey
-    """The evidence that its rating counts for."""
+    """The path statistics to which its rating is added."""
     cost_usd: float
     seconds: float
     text: str
@@ -65,7 +65,7 @@ def side_of(receipt: Receipt, answer: CompletedAnswer | None) -> Side:
 
 
 def regret_of(pair: Pair, chosen: float, other: float) -> Regret:
-    """Computes the regret of a choice; a cheaper answer saves nothing if its quality is lower."""
+    """Computes the regret of a choice by both answers' scores; a cheaper answer saves nothing if its score is lower."""
     saved = pair.chosen.cost_usd - pair.other.cost_usd if other >= chosen else 0.0
     return Regret(max(0.0, saved), max(0.0, other - chosen))
 

@@ -73,7 +73,10 @@ class ShadowPipeline:
         self._admission = Admission(max_concurrent, self._aggregator.metrics.in_flight)
 
     async def answer(self, request: Request, labels: Labels, report: Callable[[ShadowResult], None]) -> None:
-        """Answers a request; calls `report` once at the end, also if it is cancelled. Raises PointsmanError."""
+        """Answers a request with these labels instead of the classifier's; raises its PointsmanError.
+
+        Calls `report` once at the end, also if it fails or is cancelled.
+        """
         line, captured = self._current(), _CapturedLog()
         metering = line.metering.with_counters(self._aggregator, CanaryOutcomes())
         stages = replace(line, classification=_FixedLabels(labels), metering=metering)
@@ -105,7 +108,7 @@ class ShadowRunner:
     def __init__(
         self, pipeline: ShadowPipeline, budget: DailyBudget, is_crowded: Callable[[], bool], metrics: ShadowMetrics
     ) -> None:
-        """Takes `is_crowded`, which tells whether regular requests need the capacity."""
+        """Takes `is_crowded`, which returns whether regular requests need the capacity."""
         self._pipeline = pipeline
         self._budget = budget
         self._is_crowded = is_crowded
@@ -117,7 +120,7 @@ class ShadowRunner:
         return len(self._running)
 
     def start(self, job: ShadowJob, report: Callable[[ShadowResult], None]) -> None:
-        """Starts a shadow request in the background if budget and capacity allow it, and returns at once.
+        """Starts a shadow request in the background if budget and capacity allow it; otherwise only counts it.
 
         `report` is called with the result when the request has ended.
         """

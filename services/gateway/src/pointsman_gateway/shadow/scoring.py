@@ -13,7 +13,7 @@ from pointsman_gateway.shadow.metrics import ShadowMetrics
 from pointsman_gateway.shadow.pair import Pair, PairScores, regret_of
 
 ScoreFunction = Callable[[str, str], float]
-"""Scores an answer by the right one, from 0 (bad) to 1 (good). Raises ValueError if the right one cannot be used."""
+"""Returns the score of an answer by the right answer, from 0 (bad) to 1 (good); ValueError if that cannot be used."""
 
 
 class PairStore(Protocol):
@@ -29,7 +29,7 @@ class PairStore(Protocol):
 
 
 class PairScorer:
-    """Scores pairs of answers, and adds them to the evidence on their paths."""
+    """Scores pairs of answers, and adds the scores to the statistics of their paths."""
 
     def __init__(
         self,
@@ -45,7 +45,10 @@ class PairScorer:
         self._scores = scores
 
     def add(self, pair: Pair, receipt: Receipt, config: ShadowConfig) -> None:
-        """Adds a complete pair; `receipt` is that of the shadow request. Neither waits nor raises."""
+        """Counts a complete pair, and scores it by the validators, or stores it until there is a right answer.
+
+        `receipt` is that of the shadow request. Neither waits nor raises.
+        """
         self._evidence.count_answer(receipt)
         self._metrics.count_pair(pair)
         if config.rate_by == "validators":
@@ -58,9 +61,10 @@ class PairScorer:
             self._pairs.keep(pair)
 
     def score(self, pair: Pair, right_answer: str, rated: bool) -> None:
-        """Scores both answers by the right one; `rated` says that the caller's answer has a rating, which then counts.
+        """Scores both answers by the right one, and counts the scores as ratings.
 
-        Raises ValueError if `right_answer` cannot be used.
+        With `rated`, the caller's answer has a rating of a person, which counts instead. Raises ValueError if
+        `right_answer` cannot be used.
         """
         score = self._scores().get(pair.task)
         if score is None:
@@ -76,7 +80,7 @@ class PairScorer:
             self._pairs.keep(judged if pair.task in self._scores() else _without_text(judged))
 
     def compare(self, pair: Pair, rating: float | None, right_answer: str) -> None:
-        """Compares a judge's scores with people's verdict, whose rating is of the caller's answer.
+        """Counts whether a judge's scores agree with people's: a rating of the caller's answer, or a right answer.
 
         Raises ValueError if `right_answer` cannot be used.
         """
@@ -88,7 +92,7 @@ class PairScorer:
                 self._metrics.count_agreement(pair.task, judge, human)
 
     def _count(self, pair: Pair, chosen: float, other: float, rated: bool = False) -> None:
-        """Counts the scores of a pair; `rated` says that the chosen answer has a rating already."""
+        """Counts a pair's scores as ratings; with `rated`, not that of the chosen answer, which has one already."""
         if not rated:
             self._evidence.count_rating(pair.chosen.evidence_key, pair.day, chosen)
         self._evidence.count_rating(pair.other.evidence_key, pair.day, other)

@@ -147,11 +147,11 @@ def sampled_path(config: ShadowConfig | None, decision: Decision) -> str:
 
 class PairSource(Protocol):
     async def pair(self, decision_id: str) -> Pair | None:
-        """Returns the stored pair of a decision, to one caller only. Raises Unavailable."""
+        """Removes and returns the stored pair of a decision; None if there is none. Raises Unavailable."""
         ...
 
     async def judged(self, decision_id: str) -> Pair | None:
-        """Returns the judged pair of a decision, to one caller only. Raises Unavailable."""
+        """Removes and returns the judged pair of a decision; None if there is none. Raises Unavailable."""
         ...
 
 
@@ -159,7 +159,7 @@ class ScoringFeedback:
     """Wraps the feedback service: the first feedback with a right answer scores both answers of a pair.
 
     The feedback may arrive before the shadow's answer or after it. The first feedback with a rating or a right answer
-    is compared with a judge's scores.
+    is also compared with a judge's scores, if the pair was judged.
     """
 
     def __init__(
@@ -170,7 +170,7 @@ class ScoringFeedback:
         stored: RequestLogReader,
         settings: ShadowSettings,
     ) -> None:
-        """Takes `stored`, which finds the feedback on a decision."""
+        """Takes the feedback store `inner`, and `stored`, which reads the feedback on a decision."""
         self._inner = inner
         self._pairs = pairs
         self._scorer = scorer
@@ -185,7 +185,7 @@ class ScoringFeedback:
         return stored
 
     async def score_by_stored_feedback(self, decision_id: str) -> None:
-        """Scores a stored pair by all feedback on its decision so far. Raises Unavailable."""
+        """Scores a decision's stored pair, if any, by all feedback on the decision so far. Raises Unavailable."""
         with suppress(NotFound):  # the decision itself is not written yet
             given = (await self._stored.find(decision_id)).feedback
             rating = float(given["rating"]) if "rating" in given else None
@@ -210,7 +210,7 @@ class ScoringFeedback:
 
 @contextmanager
 def _skipping(decision_id: str) -> Iterator[None]:
-    """Skips a pair that cannot be scored; the feedback itself has been stored."""
+    """Ignores Unavailable and ValueError in the block, so that a pair that cannot be scored is skipped."""
     try:
         yield
     except Unavailable:

@@ -39,7 +39,7 @@ SigningKeys = Mapping[tuple[str, str], tuple[PyJWK, Mapping[str, Any]]]
 
 class Issuer:
     def __init__(self, config: SingleSignOnConfig, clock: Callable[[], float], on_removed: Callable[[], None]) -> None:
-        """Takes `on_removed`, which is called when a signing key has become invalid."""
+        """Takes a monotonic `clock` in seconds; `on_removed` is called when a signing key becomes invalid."""
         self._config = config
         self._clock = clock
         self._on_removed = on_removed
@@ -61,9 +61,10 @@ class Issuer:
         return candidates[0] if len(candidates) == 1 else None
 
     async def find_key(self, key_id: str, algorithm: str) -> PyJWK:
-        """Returns a signing key; reads the issuer's keys if it is unknown and the last read is long enough ago.
+        """Returns the signing key with this id and algorithm; reads the issuer's keys if it is unknown.
 
-        Raises Unauthenticated ("unknown_signing_key"), or Unavailable ("issuer_unavailable").
+        They are read at most every `MIN_REFRESH_INTERVAL_SECONDS`. Raises Unauthenticated ("unknown_signing_key"), or
+        Unavailable ("issuer_unavailable") if no valid keys could be read.
         """
         key = self.find_key_now(key_id, algorithm)
         if key is None and await self._refresh_for_unknown_key():
@@ -77,7 +78,7 @@ class Issuer:
         )
 
     async def find_metadata(self) -> Mapping[str, Any]:
-        """Returns the issuer's metadata, which is read if it never was; empty if the issuer is unavailable."""
+        """Returns the issuer's metadata document, and reads it if necessary; empty if the issuer is unavailable."""
         if not self.metadata:
             await self._refresh_for_unknown_key()
         return self.metadata
@@ -93,7 +94,11 @@ class Issuer:
             await self._refresh()
 
     async def exchange(self, login: LoginConfig, secret: str, form: Mapping[str, str]) -> Mapping[str, Any]:
-        """Exchanges an authorization code for tokens. Raises Unauthenticated ("login_failed"), Unavailable."""
+        """Posts `form` to the token endpoint, and returns the JSON object with the tokens.
+
+        Raises Unauthenticated ("login_failed") if the issuer rejects it, and Unavailable ("issuer_unavailable", or
+        "too_many_logins" beyond `MAX_LOGINS` at once).
+        """
         if self._logins >= MAX_LOGINS:
             raise Unavailable("too many logins at once; try again", code="too_many_logins", retry_after=1.0)
         if not self.metadata:
@@ -117,7 +122,7 @@ class Issuer:
         return keys.refresh_seconds + keys.valid_without_issuer_seconds
 
     async def _refresh_for_unknown_key(self) -> bool:
-        """Reads the issuer's keys unless that was just done or too many tokens wait; returns whether it worked."""
+        """Reads the issuer's keys; returns False if that failed, was done just before, or too many tokens wait."""
         is_free = self._refreshing is None
         if self._waiting >= MAX_WAITING or (is_free and self._clock() - self._tried_at < MIN_REFRESH_INTERVAL_SECONDS):
             return False
@@ -178,7 +183,10 @@ class Issuer:
 
 
 def to_signing_keys(document: Mapping[str, Any], algorithms: tuple[str, ...]) -> SigningKeys:
-    """Returns the public keys of a JSON Web Key Set (RFC 7517) that may sign tokens with one of the algorithms."""
+    """Returns the public keys of a JSON Web Key Set (RFC 7517) that may sign tokens with one of the algorithms.
+
+    Invalid keys and short RSA keys are left out.
+    """
     found: dict[tuple[str, str], tuple[PyJWK, Mapping[str, Any]]] = {}
     listed = document.get("keys")
     for jwk in listed if isinstance(listed, list) else []:
@@ -208,9 +216,10 @@ async def _open_client() -> httpx.AsyncClient:
 
 
 async def _send(client: httpx.AsyncClient, method: str, url: str, **more: Any) -> tuple[int, Mapping[str, Any]]:
-    """Returns status and JSON object. httpx's own timeout is that of each read, so slow bytes would not end it.
+    """Returns the status and the JSON object of a response, within `TIMEOUT_SECONDS` as a whole.
 
-    Raises httpx.HTTPError, TimeoutError, ValueError.
+    Raises httpx.HTTPError, TimeoutError, or ValueError if it is too large or no JSON object. An error status raises,
+    but a client error (4xx) of a POST is returned.
     """
     async with asyncio.timeout(TIMEOUT_SECONDS), client.stream(method, url, **more) as answer:
         if method == "GET" or not answer.is_client_error:

@@ -35,7 +35,10 @@ TOKEN_PREFIX = "eyJ"
 
 class TokenVerifier(Protocol):
     async def verify(self, token: str) -> KeyRecord:
-        """Returns the rights that the token's claims grant, as a key's record; raises PointsmanError."""
+        """Returns the rights that the token's claims grant, as a key's record.
+
+        Raises Unauthenticated, PermissionDenied or Unavailable.
+        """
         ...
 
 
@@ -86,7 +89,7 @@ class VerifiedKeys:
         """If set, JSON Web Tokens are accepted in addition to keys."""
 
     def identify_now(self, credential: str) -> VerifiedCaller | None:
-        """Returns the caller from the cached copy of its key; None if there is no valid one."""
+        """Returns the caller from the cached copy of its key or token; None if there is no valid copy."""
         if (len(credential) != credentials.LENGTH and not self._may_be_token(credential)) or not credential.isascii():
             return None
         cached = self._cache.get(_digest(credential))
@@ -99,9 +102,10 @@ class VerifiedKeys:
         return cached.caller
 
     async def identify(self, credential: str) -> VerifiedCaller:
-        """Returns the caller; raises Unauthenticated, or Unavailable without Redis and without a copy.
+        """Returns the caller that a key or token identifies; concurrent lookups of one key share one call of Redis.
 
-        Concurrent lookups of one key share one call of Redis (single-flight).
+        Raises Unauthenticated, PermissionDenied for a token without a grant, or Unavailable: without Redis, without the
+        issuer, or beyond `MAX_LOOKUPS` at once.
         """
         if not credential:
             raise missing_key()
@@ -123,7 +127,7 @@ class VerifiedKeys:
         return await asyncio.shield(lookup)
 
     def drop_tokens(self) -> None:
-        """Drops the copies of all tokens; call it if tokens that were verified earlier may have become invalid."""
+        """Drops the cached copies of all tokens, because tokens verified earlier may have become invalid."""
         self._refreshes += 1
         for digest in [digest for digest, cached in self._cache.items() if cached.is_token]:
             self._drop(digest)
@@ -132,7 +136,7 @@ class VerifiedKeys:
         return self.tokens is not None and len(credential) <= MAX_TOKEN_LENGTH and credential.startswith(TOKEN_PREFIX)
 
     async def _verify_token(self, token: str) -> KeyRecord:
-        """Verifies a token without Redis, and without the issuer if its signing key is known; raises PointsmanError."""
+        """Verifies a token without Redis, and without the issuer if its signing key is known; see `TokenVerifier`."""
         try:
             while (verifier := self.tokens) is not None:
                 record = await verifier.verify(token)
@@ -144,11 +148,14 @@ class VerifiedKeys:
             raise
 
     def forget_epoch(self) -> None:
-        """Makes the next refresh read all copies. A Redis that lost its last writes may use their epochs again."""
+        """Makes the next refresh read all copies, since a Redis that lost writes may reuse their epochs."""
         self._epoch = None
 
     async def refresh(self, epoch: int, key_store: KeyStore) -> None:
-        """Reads all copies again if the epoch in Redis has changed, because a key or limit was; raises Unavailable."""
+        """Reads all cached copies again if `epoch` is a new one, which means that a key or limit has changed.
+
+        Then all copies are valid for another `ttl_s` seconds. Raises Unavailable.
+        """
         began_at = self._clock.monotonic()
         if epoch != self._epoch:
             self._refreshes += 1
@@ -173,8 +180,10 @@ class VerifiedKeys:
                 self._add(record, tenant, cached.is_token)
 
     async def _look_up(self, digest: str, token: KeyRecord | None, credential: str, refreshes: int) -> VerifiedCaller:
-        """Reads the record of a key and its tenant; a token's record is given as `token`. That token was verified at
-        the count `refreshes`; `token` is None for a key, which is read from Redis.
+        """Reads the record of a key and its tenant from Redis, and caches them.
+
+        `token` is a token's record, which was verified when `_refreshes` was `refreshes`; None for a key. Raises
+        Unauthenticated, PermissionDenied or Unavailable.
         """
         while True:
             record, tenant = await self._read(digest, token)

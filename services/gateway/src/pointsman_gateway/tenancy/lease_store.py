@@ -46,7 +46,7 @@ class LeaseStore:
         """Lower bound of the difference between the clock of Redis and this process's monotonic clock."""
 
     async def exchange(self, needs: Needs) -> None:
-        """Reports usage to Redis and renews leases; raises Unavailable."""
+        """Reports the usage of these limits to Redis, and renews their leases in place; raises Unavailable."""
         limits = list(needs)
         for start in range(0, len(limits), MAX_LIMITS_PER_CALL):
             await self._exchange_batch({limit: needs[limit] for limit in limits[start : start + MAX_LIMITS_PER_CALL]})
@@ -87,7 +87,7 @@ class LeaseStore:
             )
 
     def use_local_fallback(self, limits: Sequence[LeasedLimit]) -> None:
-        """Continues with local limits, while Redis is unavailable."""
+        """Lets each limit continue without Redis for a second (`LeasedLimit.use_local_fallback`)."""
         now = self._clock.monotonic()
         redis_ms = int(now * 1000 + self._redis_offset_ms)
         for limit in limits:
@@ -95,7 +95,10 @@ class LeaseStore:
         self.metrics.local_fallbacks.inc(len(limits))
 
     async def poll(self, redis: BoundedRedis) -> int:
-        """Registers this gateway as running; returns the epoch of the keys. Raises Unavailable."""
+        """Registers this gateway as running; returns the keys' epoch, a number that changes if any key or limit does.
+
+        Raises Unavailable.
+        """
         arguments = [self._clock.ahead_ms(), self.gateway, round(LEASE_SECONDS * 1000)]
         keys = [redis_layout.GATEWAYS, redis_layout.EPOCH]
         redis_ms, self.gateways, epoch = await redis.call(
@@ -106,7 +109,7 @@ class LeaseStore:
         return int(epoch)
 
     async def leave(self) -> None:
-        """Removes this gateway from the running ones; raises Unavailable."""
+        """Unregisters this gateway, so that the others' shares grow; raises Unavailable."""
         await self._redis.call(lambda: self._redis.client.zrem(redis_layout.GATEWAYS, self.gateway))
 
     def _synchronize_clock(self, redis_ms: int) -> float:

@@ -12,7 +12,7 @@ from typing import Any
 from pointsman_servicekit.keys.redis_layout import WHOLE_TENANT, WINDOWS, Window, window_at
 
 LeaseReport = tuple[int, int, int, int, int]
-"""Window number, used, carried, wish and need."""
+"""Window number, used, carried, wish (the amount to hold unused) and need (what one request requires)."""
 
 LEASE_SECONDS = 10.0
 """Seconds without a report after which other gateways may use the unused part of a lease."""
@@ -99,26 +99,26 @@ class LeasedLimit:
         return self.held - self.free
 
     def spent_share(self, now: float) -> float:
-        """Returns the share of the limit that all gateways have used in this window, as Redis last reported it."""
+        """Returns the share (0 to 1) of the limit that all gateways have used in this window, as last reported."""
         return 1 - self.unspent / self.maximum if now < self.ends else 0.0
 
     def charge(self, amount: int, now: float) -> None:
-        """Takes the amount from the current window, even if less than the amount is free."""
+        """Takes the amount from the lease, even if less is free; after the window's end it counts in the next one."""
         if now >= self.ends:
             self.carried += amount
         else:
             self.free -= amount
 
     def is_refused(self, need: int, now: float) -> bool:
-        """Returns whether it is certain, without asking Redis, that `need` is not available."""
+        """Returns whether `need` is certainly not available: it exceeds the limit, or Redis has just reported so."""
         return need > self.maximum or (now < self.refused_until and need >= self.refused_need)
 
     # -- exchange with Redis
 
     def report(self, need: int, waiting: int, gateways: int, now: float) -> LeaseReport:
-        """Returns the report for Redis, and gives up what exceeds the wish.
+        """Returns the report for Redis, and gives back the part of the lease that exceeds the wish.
 
-        `need` is what one request needs, `waiting` what other waiting requests need.
+        `need` is the amount that one request requires, `waiting` that of the other waiting requests.
         """
         spare = max(self.free, 0)
         fair_share = (self.left + spare) // (2 * gateways)
@@ -132,7 +132,10 @@ class LeasedLimit:
         return self.window_number, self.used, self.carried, wish, need
 
     def install(self, answer: list[int], report: LeaseReport, sent: float, now: float) -> None:
-        """Applies the answer of Redis: window number, milliseconds to its end, held, left, unspent."""
+        """Applies the `answer` of Redis to `report`: window number, milliseconds to its end, held, left, unspent.
+
+        `sent` and `now` are local times: of the report and of the answer.
+        """
         window, ends_in, held, self.left, self.unspent = answer
         if window == self.window_number:
             used, self._reported = self.used + self.carried, report[1] + report[2]
@@ -149,8 +152,10 @@ class LeasedLimit:
             self.refused_until, self.refused_need = min(now + REFUSAL_TTL_SECONDS, self.ends), report[4]
 
     def use_local_fallback(self, redis_ms: int, gateways: int, now: float) -> None:
-        """Continues with the lease or, if that is more, with this gateway's share, while Redis is unavailable. Dollars
-        have no share: what is unspent of the lease is all there is, also in the next window.
+        """Extends the lease by `FALLBACK_TTL_SECONDS` without Redis, to at least this gateway's share of the limit.
+
+        The share is the limit divided by the number of gateways. Budgets in dollars have none: only what is unspent of
+        the lease may be used, also in the next window. `redis_ms` is the time of Redis in milliseconds.
         """
         share = 0 if self.is_budget else self.maximum // gateways
         if now >= self.ends:
@@ -192,7 +197,7 @@ class LeasedLimit:
         return self.free > 0 or (self.window is Window.NOW and self.used > 0)
 
     def _wish(self, now: float) -> int:
-        """Returns how much the gateway wants to hold beyond what is used."""
+        """Returns the unused amount that the gateway should hold, by the recent rate of usage; 0 if it stops."""
         if self.closing:
             return 0
         elapsed = now - self._measured_at
@@ -231,7 +236,7 @@ class ExchangeLock:
         return not self._free.is_set()
 
     async def wait(self) -> None:
-        """Waits for the end of the current exchange; another one may have begun by then."""
+        """Waits for the end of the current exchange, without taking the lock: another one may have begun by then."""
         await self._free.wait()
 
     async def __aenter__(self) -> None:

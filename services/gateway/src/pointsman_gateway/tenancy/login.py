@@ -28,9 +28,12 @@ class Login(Protocol):
     """Login at an OpenID Connect issuer by authorization code."""
 
     async def login_request(self) -> Mapping[str, Any] | None:
-        """Returns the authorization endpoint and its parameters; None without login, or if the issuer is away."""
+        """Returns `endpoint` (the authorization endpoint's URL) and its `parameters`.
+
+        None if no login is configured, or the issuer is unavailable.
+        """
         ...
 
     async def log_in(self, code: LoginCode) -> LoginSession:
-        """Exchanges an authorization code for a session; raises PointsmanError."""
+        """Exchanges an authorization code for a session; raises Unauthenticated, PermissionDenied or Unavailable."""
         ...

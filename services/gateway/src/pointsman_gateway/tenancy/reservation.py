@@ -1,4 +1,4 @@
-"""Reserves a request's share of its key's limits until the request ends, and creates the errors of a refusal."""
+"""Reserves a request's part of its key's limits until the request ends, and creates the errors for exceeded limits."""
 
 import math
 from collections.abc import Mapping
@@ -42,7 +42,7 @@ class Leasing(Protocol):
     usage: UsageWriter
 
     def renew(self) -> None:
-        """Renews leases soon, because one runs low."""
+        """Schedules the renewal of leases, because one runs low; does not wait for it."""
         ...
 
     def check_refusal(self, limit: LeasedLimit, need: int, now: float) -> None:
@@ -50,7 +50,7 @@ class Leasing(Protocol):
         ...
 
     async def lease(self, tenant: TenantLimits, needs: Needs) -> None:
-        """Asks Redis for what is needed; raises ResourceExhausted if Redis is unavailable and the lease too small."""
+        """Leases `needs` from Redis, as far as available; raises ResourceExhausted without Redis and enough leased."""
         ...
 
 
@@ -77,8 +77,10 @@ class LeasedReservation:
         return bool(self._limits.dollars)
 
     def afford_now(self, usd: float | None) -> bool:
-        """Reserves more dollars; False if `afford` has to be awaited. Raises ResourceExhausted if it is certain that
-        they are not available.
+        """Reserves `usd` dollars more from the lease; returns False if `afford` has to be awaited instead.
+
+        Raises ResourceExhausted if they are certainly not available, or if the cost is unknown (None) and the key or
+        tenant has a budget in dollars.
         """
         dollars = self._limits.dollars
         if usd is None:
@@ -103,7 +105,11 @@ class LeasedReservation:
         return True
 
     async def afford(self, usd: float | None) -> None:
-        """Reserves dollars; raises ResourceExhausted, also for an unknown cost if there is a budget in dollars."""
+        """Reserves `usd` dollars more, and leases them from Redis if necessary.
+
+        Raises ResourceExhausted as `afford_now` does, or Unavailable ("limits_contended") if other requests take what
+        was leased each time.
+        """
         if usd is None:
             self.afford_now(None)
             return
@@ -140,7 +146,7 @@ class LeasedReservation:
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """Returns the limits now, as OpenAI's `x-ratelimit-*` headers."""
+        """Returns OpenAI's `x-ratelimit-*` headers with the limits now, and a warning if a budget is nearly spent."""
         return headers_of(self._limits, self._leasing.clock.monotonic())
 
     def _settle_dollars(self, excess: int) -> None:

@@ -48,7 +48,7 @@ _NO_HEADERS: Mapping[str, str] = {}
 
 
 class RedisTenancy:
-    """Identifies callers and enforces their limits; implements the pipeline's `RedisTenancy`, and `Leasing`."""
+    """Identifies callers and enforces their limits by Redis; implements the port `Tenancy`, and `Leasing`."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class RedisTenancy:
         clock: Clock = _SYSTEM_CLOCK,
         watching: BoundedRedis | None = None,
     ) -> None:
-        """Takes two clients of Redis; `watching` has a longer timeout, for changed keys that `redis` fails to read."""
+        """Takes the client of Redis for requests; `watching` is one with a longer timeout, to poll for changed keys."""
         self.clock = clock
         self._metrics = metrics
         self._leases = LeaseStore(redis, clock, metrics)
@@ -112,14 +112,15 @@ class RedisTenancy:
             await self._single_sign_on.issuer.refresh_if_due()
 
     def identify_now(self, credential: str) -> Caller | None:
-        """Returns the caller from a verified copy of the key; None if `identify` has to be awaited."""
+        """Returns the caller from the cached copy of its key or token; None if `identify` has to be awaited."""
         return self._keys.identify_now(credential)
 
     async def identify(self, credential: str) -> Caller:
         """Returns the caller that a key or token identifies.
 
         Raises Unauthenticated ("missing_key", "unknown_key", "revoked_key", "expired_key", and the codes for tokens),
-        PermissionDenied ("no_grant"), and Unavailable ("keys_unavailable", "issuer_unavailable").
+        PermissionDenied ("no_grant", "bad_tenant"), and Unavailable ("keys_unavailable", "issuer_unavailable",
+        "too_many_unknown_keys").
         """
         return await self._keys.identify(credential)
 
@@ -156,7 +157,10 @@ class RedisTenancy:
         return LeasedReservation(self, usage, tokens, now)
 
     async def enter(self, caller: Caller, tokens: int) -> LeasedReservation:
-        """Reserves a request; raises ResourceExhausted, whose code is the limit's name and which says when to retry."""
+        """Reserves as `enter_now` does, and leases more from Redis if necessary.
+
+        Raises ResourceExhausted, whose code is the limit's name, or Unavailable ("limits_contended").
+        """
         assert isinstance(caller, VerifiedCaller)
         usage = caller.usage
         usage.waiting += 1
@@ -182,7 +186,10 @@ class RedisTenancy:
             self._refuse(limit, need, now, without_redis=False)
 
     async def lease(self, tenant: TenantLimits, needs: Needs, next_needed: LeasedLimits = ()) -> None:
-        """Leases what the request needs; expired leases of `next_needed` are renewed in the same exchange."""
+        """Leases what the request needs, as far as Redis has it; renews expired leases of `next_needed` with them.
+
+        Raises ResourceExhausted if Redis is unavailable and the local fallback does not suffice.
+        """
         while (short := self._short(needs)) and tenant.exchange_lock.is_locked:
             await tenant.exchange_lock.wait()
         if not short:
@@ -239,7 +246,7 @@ _NULL_RESERVATION = NullReservation()
 
 
 class OpenAccess:
-    """Takes the place of `RedisTenancy` if keys are off: every caller is anonymous and has no limits."""
+    """The `Tenancy` if authentication is off: every caller is anonymous and has no limits."""
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

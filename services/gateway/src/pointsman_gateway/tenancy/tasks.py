@@ -78,7 +78,7 @@ class TenancyTasks:
             await self._shut_down(clock)
 
     async def renew(self, now: float) -> None:
-        """Reports all limits that are due, one tenant after the other. Raises Unavailable."""
+        """Reports usage and renews leases of all limits that are due at the local time `now`. Raises Unavailable."""
         due: dict[TenantLimits, list[LeasedLimit]] = {}
         leases = 0
         for usage in list(self._limits.dirty):
@@ -113,7 +113,7 @@ class TenancyTasks:
         self._is_available = True
 
     async def _listen(self) -> None:
-        """Listens until Redis is unavailable: a connection that was cut reports nothing, so a new one is needed."""
+        """Wakes `poll` at each message about changed keys; returns once Redis is unavailable, to be called again."""
         redis = self._sources[-1][0]
         async with redis.client.pubsub() as subscription:
             try:

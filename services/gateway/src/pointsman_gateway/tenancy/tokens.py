@@ -53,13 +53,16 @@ class SingleSignOn:
         """Returns the rights that a JSON Web Token gives its holder, in the form in which an API key has them.
 
         Raises Unauthenticated if the token is invalid, PermissionDenied if no grant of the configuration matches its
-        claims, Unavailable if the issuer's signing keys have not been read.
+        claims or the claim for the tenant is invalid, Unavailable if the issuer's signing keys have not been read.
         """
         claims = await self._verified_claims(token, self.config.audiences)
         return self._to_record(claims, digest_of(token))
 
     async def login_request(self) -> Mapping[str, Any] | None:
-        """Returns the authorization endpoint and its parameters; None without login, or if the issuer is away."""
+        """Returns `endpoint` (the authorization endpoint's URL) and its `parameters`.
+
+        None if no login is configured, or the issuer is unavailable.
+        """
         login = self.config.login
         endpoint = (await self.issuer.find_metadata()).get("authorization_endpoint") if login else None
         if login is None or not endpoint:
@@ -68,7 +71,10 @@ class SingleSignOn:
         return {"endpoint": endpoint, "parameters": parameters}
 
     async def log_in(self, code: LoginCode) -> LoginSession:
-        """Exchanges an authorization code, and verifies ID token and access token; raises PointsmanError."""
+        """Exchanges an authorization code, and verifies the ID token and the session's token.
+
+        Raises Unauthenticated, PermissionDenied or Unavailable.
+        """
         login = self.config.login
         if login is None:
             raise Unauthenticated("this gateway has no login by single sign-on", code="login_failed")
@@ -154,7 +160,7 @@ class SingleSignOn:
 
 
 def subject_id(issuer: str, subject: str, tenant: str) -> str:
-    """Returns an id of the user for usage and limits, which takes the place of a key's id."""
+    """Returns an id of the user for usage and limits, in place of a key's id: "sso-" and 16 hexadecimal digits."""
     return "sso-" + hashlib.sha256("\n".join((issuer, subject, tenant)).encode()).hexdigest()[:16]
 
 
@@ -164,7 +170,7 @@ def _is_time(claim: Any) -> bool:
 
 
 def _claim(claims: Claims, name: str) -> Any:
-    """Returns the claim of this name, or for a dotted name without such a claim, the value in nested claims."""
+    """Returns the claim of this name; else, for a dotted name, the value in nested claims; None if there is none."""
     if name in claims or "." not in name:
         return claims.get(name)
     found: Any = claims

@@ -1,4 +1,4 @@
-"""Counts the usage of keys on the path of the requests, and writes it to Redis in numbered batches off it."""
+"""Counts the usage of keys in memory, and writes it to Redis in numbered batches in the background."""
 
 import asyncio
 from collections.abc import Mapping
@@ -48,7 +48,7 @@ class UsageWriter:
         """When everything had been written."""
 
     def count(self, key: KeyUsage, usage: Usage, picodollars: int, outcome: str) -> None:
-        """Counts a request that has ended, on the current day."""
+        """Counts a request that ends, on the current UTC day; `outcome` is "ok", "cancelled" or an error's code."""
         if not self._day_began <= self._clock.wall() < self._day_ends:
             self._begin_day()
         counters = key.counters
@@ -66,7 +66,7 @@ class UsageWriter:
 
     @property
     def waiting(self) -> int:
-        """Returns the number of requests whose usage is not known to be written."""
+        """Returns the number of requests whose usage Redis has not confirmed yet."""
         self._collect()
         counts = [*self._waiting.values(), *([self._batch.counts] if self._batch else [])]
         return sum(n for one in counts for name, n in one.items() if name.endswith(":requests"))
@@ -77,7 +77,7 @@ class UsageWriter:
         return self._clock.monotonic() - self._written_at
 
     async def write(self) -> None:
-        """Writes all counts; raises Unavailable, and then keeps them."""
+        """Writes all counts to Redis; raises Unavailable, and then keeps them for the next call."""
         async with self._writing:
             self._collect()
             while batch := self._batch or self._next_batch():

@@ -1,4 +1,4 @@
-"""Wrappers that `bootstrap` puts around components to create OpenTelemetry spans.
+"""Tracing: wrappers that `bootstrap` puts around components to create OpenTelemetry spans.
 
 Without tracing there are no wrappers, and OpenTelemetry is not imported: `spans` is imported only when it is needed.
 """
@@ -28,15 +28,18 @@ class Instrumentation:
         return client
 
     def embedder(self, embedder: Embedder, name: str, provider: str) -> Embedder:
-        """Wraps an embedder; `name` is the model's name in the configuration."""
+        """Wraps an embedder; `name` is the model's in the configuration, `provider` its `gen_ai.provider.name`."""
         return embedder
 
     def trace_headers(self) -> str:
-        """Returns HTTP header lines with the trace context of the current request; empty without tracing."""
+        """Returns HTTP header lines (W3C `traceparent`) for the current span; empty without tracing."""
         return ""
 
     def request_log(self, request_log: RequestLog, max_characters: int, redaction: Redaction) -> RequestLog:
-        """Wraps a log so that traces get up to `max_characters` of conversation and answer, after `redaction`."""
+        """Wraps a log, so that the request's span also gets decision, receipt, and redacted texts.
+
+        Of the conversation and of the answer, `max_characters` each; 0 means no text.
+        """
         return request_log
 
     def stages(self, stages: Stages) -> Stages:

@@ -33,7 +33,10 @@ class TracedClient:
 
 
 class TracedTransfer:
-    """Ends the span of a call with its answer; implements `Transfer`, and `ChunkSink` for the inner one."""
+    """One engine call with its span, which ends with the answer, its error, or `close`.
+
+    Implements `Transfer`, and `ChunkSink` for the transfer that it wraps.
+    """
 
     def __init__(self, client: EngineClient, request: EngineRequest, sink: ChunkSink, span: Span) -> None:
         self._sink: ChunkSink | None = sink

@@ -13,7 +13,10 @@ from pointsman_gateway.tracing.engine_calls import operation_name, usage_attribu
 
 
 class TracedRequestLog:
-    """Sets decision and receipt as attributes of the request's span, and the text if `max_characters` is not 0."""
+    """Wraps a request log: sets decision and receipt as attributes of the request's span; implements `RequestLog`.
+
+    Texts are set too, up to `max_characters` each of conversation and answer, unless that is 0 or the redaction fails.
+    """
 
     def __init__(self, inner: RequestLog, max_characters: int, redaction: Redaction) -> None:
         self._inner = inner
@@ -43,7 +46,9 @@ class TracedRequestLog:
         self._inner.note_undecided(receipt)
 
     def _text_attributes(self, request: Request, answers: tuple[CompletedAnswer, ...]) -> dict[str, Attribute]:
-        """Returns messages and answer as OpenTelemetry's and OpenInference's attributes; raises NotRedacted."""
+        """Returns the end of the conversation and the beginning of the answer, redacted, as OpenTelemetry's and
+        OpenInference's attributes; raises NotRedacted.
+        """
         left, messages = self._max_characters, list[tuple[str, str]]()
         for message in reversed(request.messages):
             text = _cut(self._redaction.text(message.content), left)

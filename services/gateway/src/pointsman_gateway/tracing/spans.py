@@ -1,4 +1,4 @@
-"""Wrappers that create spans for the phases of a request and for embeddings, and the choice of what is traced."""
+"""Wrappers that create spans for the phases of a request and for embeddings, and `SpanInstrumentation`."""
 
 from dataclasses import replace
 

@@ -1,1 +1,1 @@
-"""Validates answers: each validator accepts or refuses every choice of an answer."""
+"""Validates answers by a task's validators, each of which accepts or rejects every choice; and built-in guardrails."""

@@ -1,4 +1,4 @@
-"""What the checks of one answer may take, over all its choices and validators."""
+"""Limits of the work to check one answer, over all its choices and validators."""
 
 from abc import abstractmethod
 from dataclasses import dataclass, field
@@ -15,12 +15,12 @@ MAX_SEARCHES = 200_000
 
 
 class NotJudged(Exception):
-    """A validator does not judge a choice; the message says why."""
+    """A validator neither accepts nor rejects a choice, because the check would take too long; with the reason."""
 
 
 @dataclass(slots=True)
 class SchemaBudget:
-    """What is left for the checks of an answer by a client's schema."""
+    """The work that is left for the checks of an answer by a client's schema."""
 
     characters: int = MAX_ANSWER_CHARACTERS
     values: int = MAX_ANSWER_VALUES
@@ -28,7 +28,7 @@ class SchemaBudget:
     searches: int = MAX_SEARCHES
 
     def take_text(self, text: str) -> None:
-        """Takes what it costs to parse a choice; raises NotJudged."""
+        """Subtracts the work to parse a choice; raises NotJudged if that exceeds the budget."""
         if len(text) > self.characters:
             raise NotJudged(f"the answer has over {MAX_ANSWER_CHARACTERS:,} characters")
         values = text.count(",") + text.count("[") + text.count("{")
@@ -38,7 +38,7 @@ class SchemaBudget:
         self.values -= values
 
     def take_work(self, steps: int, searches: int) -> None:
-        """Takes what it costs to check a choice; raises NotJudged."""
+        """Subtracts the work to check a choice; raises NotJudged if that exceeds the budget."""
         if steps > self.steps:
             raise NotJudged(f"the client's schema needs over {MAX_STEPS:,} steps to check the answer")
         if searches > self.searches:
@@ -49,7 +49,7 @@ class SchemaBudget:
 
 @dataclass(slots=True)
 class AnswerBudget:
-    """What is left for the checks of an answer."""
+    """The work that is left for the checks of an answer."""
 
     schema: SchemaBudget = field(default_factory=SchemaBudget)
     search: SearchBudget = field(default_factory=SearchBudget)
@@ -64,4 +64,4 @@ class BudgetedValidator(Validator):
 
     @abstractmethod
     def objection_within(self, budget: AnswerBudget, choice: Choice) -> str | None:
-        """Returns why the choice is refused, or None; raises NotJudged if the check would exceed the budget."""
+        """Returns why the choice is rejected, None if it is accepted; raises NotJudged beyond the budget."""

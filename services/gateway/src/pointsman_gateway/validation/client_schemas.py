@@ -1,7 +1,7 @@
 """The JSON Schemas that clients send in `response_format`.
 
 A schema is compiled, and all choices of an answer checked by it, only if that takes at most about 10 ms and 4 MiB. What
-exceeds a limit is left to the engine, which enforces the schema while it generates; the verdict says so.
+exceeds a limit is left to the engine, which enforces the schema while it generates; then the verdict is "unjudged".
 """
 
 import json
@@ -20,14 +20,14 @@ MAX_SCHEMA_CHARACTERS = 64 * 1024
 MAX_PATTERN_BYTES = 64 * 1024
 """Memory of a compiled pattern. One Unicode class takes up to 40 kB."""
 MAX_REASON_WORK = 100_000
-"""Characters that the error of a refused choice copies: 5 ms and 2 MiB. The first refusal ends the checks."""
+"""Characters that the error of a rejected choice copies: 5 ms and 2 MiB. The first rejection ends the checks."""
 CACHED_SCHEMAS = 32
 CACHED_CHARACTERS = 8 * MAX_SCHEMA_CHARACTERS
 """Of all cached schemas as JSON; compiled, each takes up to 40 bytes."""
 
 
 class ClientSchemas:
-    """Compiles the schemas of clients, and keeps the last ones."""
+    """Makes validators of clients' schemas, and caches the most recent ones."""
 
     def __init__(self) -> None:
         self._cached: OrderedDict[bytes, tuple[Validator, int]] = OrderedDict()
@@ -35,7 +35,10 @@ class ClientSchemas:
         self._characters = 0
 
     def validators(self, response_format: Mapping[str, Any]) -> list[Validator]:
-        """Returns a validator by the schema in a `response_format`; none if it has no schema."""
+        """Returns one validator for the schema in a `response_format`; an empty list if it has none.
+
+        A schema that is too large or invalid gets an `UncheckedSchema`.
+        """
         wrapper = response_format.get("json_schema")
         schema = wrapper.get("schema") if isinstance(wrapper, Mapping) else None
         if not isinstance(schema, dict):
@@ -58,7 +61,7 @@ class ClientSchemas:
 
 
 class ClientSchema(BudgetedValidator):
-    """A validator that refuses a choice that does not satisfy a client's schema.
+    """A validator that rejects a choice that does not satisfy a client's schema.
 
     A choice that reached the request's length limit is accepted: its finish reason says so, and another path would
     reach the limit as well.
@@ -67,7 +70,7 @@ class ClientSchema(BudgetedValidator):
     Options = dict[str, Any]
 
     def __init__(self, options: Mapping[str, Any]) -> None:
-        """Compiles the schema; raises TooMuchWork, BadSchema."""
+        """Compiles the schema; raises TooMuchWork if it is too large or complex, BadSchema if it is invalid."""
         from jsonschema_rs import RegexOptions
 
         self._work = measure(options)
@@ -100,7 +103,7 @@ class UncheckedSchema(Validator):
 
 
 def _is_too_long(schema: Any) -> bool:
-    """Returns whether a schema certainly has too many characters as JSON: counts them, except of numbers, unwritten."""
+    """Returns whether a schema certainly has too many characters as JSON; a lower bound is counted without encoding."""
     characters, waiting = 0, [schema]
     while waiting and characters <= MAX_SCHEMA_CHARACTERS:
         part = waiting.pop()

@@ -53,9 +53,9 @@ class RegexGuardrail(Guardrail):
         return await self._threads.find(self._matches(texts, MAX_GUARDRAIL_SECONDS, concurrent=True))
 
     def _matches(self, texts: Sequence[GuardedText], timeout: float, **options: bool) -> Iterator[Finding | None]:
-        """Yields the findings, and None after each search; with `concurrent`, other threads run during a search.
+        """Yields the findings, and None after each search; `options` are those of `regex.finditer`.
 
-        Raises TimeoutError.
+        Raises TimeoutError after `timeout` seconds of CPU time.
         """
         deadline = time.thread_time() + timeout
         for kind, pattern in self._patterns.items():
@@ -73,7 +73,10 @@ class _Threads:
         self._executor = ThreadPoolExecutor(GUARDRAIL_THREADS, name)
 
     async def find(self, findings: Iterator[Finding | None]) -> list[Finding]:
-        """Collects what the iterator yields in a thread; stops after the next item once nobody waits any more."""
+        """Runs the iterator in a thread, and returns its findings without None.
+
+        If the call is cancelled, the thread stops after the next item. Raises the iterator's errors.
+        """
         is_over = threading.Event()
 
         def collect() -> list[Finding]:
@@ -126,14 +129,14 @@ class Pii(Guardrail):
 
 
 def _is_cut(finding: Finding, start: int, length: int) -> bool:
-    """Returns whether a finding at the edge of a window may be cut off there, and is whole in another window."""
+    """Returns whether a finding touches the edge of its window and is short enough to be whole in another one."""
     end = min(start + PII_WINDOW, length)
     is_at_edge = finding.start == start > 0 or finding.end == end < length
     return is_at_edge and (finding.end or 0) - finding.start < PII_OVERLAP - 1
 
 
 def _pattern_recognizers(options: PiiOptions) -> list[Any]:
-    """Returns Presidio's recognizers for the options; raises ValueError."""
+    """Returns Presidio's recognizers for the options; raises ValueError without Presidio, or for unknown entities."""
     try:
         import tldextract
         from presidio_analyzer import RecognizerRegistry
@@ -187,7 +190,7 @@ class HttpClassifier(Guardrail):
             self._auth = f"authorization: Bearer {key}\r\n"
 
     async def find(self, hook: Hook, texts: Sequence[GuardedText]) -> list[Finding]:
-        """Returns the service's findings; raises HttpUnreachable, or ValueError for a reply of another form."""
+        """Returns the service's findings; raises HttpUnreachable, or ValueError for another status or invalid JSON."""
         assert self._http is not None  # a configuration that is only checked has no requests
         body = msgspec.json.encode({"hook": hook, "texts": texts})
         deadline = asyncio.get_running_loop().time() + MAX_GUARDRAIL_SECONDS

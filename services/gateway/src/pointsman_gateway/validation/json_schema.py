@@ -1,7 +1,7 @@
 """The validator `json_schema`, by a schema of the configuration.
 
-Reasons are stored even if messages are not, so they do not quote the answer: they name the keyword that is not
-satisfied and its location, in names that the schema contains.
+The reasons of a rejection are stored even if messages are not, so they do not quote the answer: they name the schema's
+keyword that is not satisfied and the value's location, using only property names that the schema contains.
 """
 
 import json
@@ -36,7 +36,7 @@ class BadSchema(ValueError):
 
 
 class JsonSchema(Validator):
-    """A validator that refuses a choice that is not JSON, or does not satisfy the schema (draft 2020-12)."""
+    """A validator that rejects a choice that is not JSON, or does not satisfy the schema (draft 2020-12)."""
 
     Options = dict[str, Any]
 
@@ -60,7 +60,7 @@ class JsonSchema(Validator):
 
 
 class CompiledSchema:
-    """A JSON Schema that says why a value does not satisfy it."""
+    """A compiled JSON Schema that explains why a value does not satisfy it."""
 
     def __init__(
         self, schema: Mapping[str, Any], patterns: "FancyRegexOptions | RegexOptions", work: SchemaWork | None
@@ -71,9 +71,10 @@ class CompiledSchema:
         self._work = work
 
     def objection(self, value: Any, characters: int, max_reason_work: int) -> str | None:
-        """Returns why the value, which has so many characters as JSON, does not satisfy the schema; None if it does.
+        """Returns why the value does not satisfy the schema; None if it does.
 
-        Raises ValueError if the value is nested too deeply.
+        `characters` is the value's length as JSON. The reason has no details if finding them would copy more than
+        `max_reason_work` characters. Raises ValueError if the value is nested too deeply.
         """
         from jsonschema_rs import ValidationError
 
@@ -87,7 +88,7 @@ class CompiledSchema:
         return UNEXPLAINED
 
     def _reason_work(self, value: Any, characters: int) -> float:
-        """Returns how many characters the errors may copy: each alternative has an error with the value."""
+        """Returns an upper bound of the characters that the errors copy: each alternative's error has the value."""
         work = self._work
         if work is None:
             return float("inf") if self._names & {"$ref", "anyOf", "oneOf"} else 0
@@ -101,7 +102,7 @@ class CompiledSchema:
 
 
 def parse_json(text: str) -> Any:
-    """Parses JSON without `NaN` and without long integers; raises ValueError, RecursionError."""
+    """Parses JSON; raises ValueError (also for `NaN` and integers of over `MAX_INTEGER_DIGITS`) or RecursionError."""
     return json.loads(text, parse_constant=_refuse_constant, parse_int=_parse_integer)
 
 
@@ -141,7 +142,7 @@ def _names(schema: Any) -> Iterator[str]:
 
 
 def _depth(value: Any) -> int:
-    """Returns how many arrays and objects are within each other."""
+    """Returns how deeply arrays and objects are nested; 0 for other values."""
     depth, level = 0, [value]
     while level := [part for part in level if isinstance(part, dict | list)]:
         depth += 1

@@ -15,7 +15,7 @@ _TOKEN = re.compile(
 
 
 def pattern_states(pattern: str) -> int:
-    """Returns about how many states the automaton of a regular expression has: repetitions are written out."""
+    """Estimates how many states the automaton of a regular expression has, with repetitions expanded."""
     groups, last = [1], 0  # the states of each open group; those of the last atom or group
     for token in _TOKEN.finditer(pattern):
         if token["open"]:

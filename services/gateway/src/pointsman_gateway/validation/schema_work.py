@@ -36,12 +36,12 @@ _UNLIMITED = ("unevaluatedProperties", "unevaluatedItems", "$dynamicRef", "$recu
 
 
 class TooMuchWork(ValueError):
-    """A schema may cause too much work; the message says what exceeds a limit."""
+    """A schema could cause too much work, to compile it or to check values; the message names the exceeded limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class SchemaWork:
-    """The work to check values, by the property that contains the value."""
+    """The work to check values by a schema, by the name of the innermost property that contains the value."""
 
     steps: Mapping[Name, int]
     """Keywords to evaluate for one value, each in about 100 ns."""
@@ -53,9 +53,9 @@ class SchemaWork:
     """Recursive `$ref`s."""
 
     def steps_and_searches(self, value: Any, max_steps: int) -> tuple[int, int]:
-        """Returns the steps to check a value, and the states of patterns times the characters that they search.
+        """Returns the number of steps to check a value, and the sum of its patterns' states times searched characters.
 
-        Stops to count beyond `max_steps`.
+        Counting stops once the steps exceed `max_steps`.
         """
         steps = searches = 0
         steps_for_all, states_for_all = self.steps.get(None, 0), self.pattern_states.get(None, 0)
@@ -82,7 +82,7 @@ def measure(schema: Mapping[str, Any]) -> SchemaWork:
 
 
 class _Place(NamedTuple):
-    """The values that a subschema is for."""
+    """The position of a subschema: the property of the values that it checks, and its depth."""
 
     name: Name
     depth: int
@@ -108,7 +108,7 @@ class _Walk:
         self._pattern_characters = 0
 
     def visit(self, schema: Any, place: _Place) -> None:
-        """Adds the work of a subschema."""
+        """Adds the work of a subschema and of those within it; raises TooMuchWork."""
         if not isinstance(schema, dict):
             return
         self._subschemas += 1
@@ -158,7 +158,7 @@ class _Walk:
             self.pattern_states[place.name] += self._states_of(value)
 
     def reference(self, value: Any, place: _Place) -> None:
-        """Visits the target of a `$ref`, unless the `$ref` is recursive."""
+        """Visits the target of a `$ref`, or counts it if it is recursive; raises TooMuchWork."""
         target = self._target(value)
         if id(target) in place.followed:
             raise TooMuchWork("a $ref refers to itself for the same value")

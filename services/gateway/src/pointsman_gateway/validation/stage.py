@@ -12,7 +12,7 @@ from pointsman_gateway.validation.answer_budget import AnswerBudget, BudgetedVal
 from pointsman_gateway.validation.client_schemas import ClientSchemas
 
 MAX_CHARACTERS = 1_000_000
-"""Characters of an answer that are collected; a longer answer is not judged."""
+"""Characters of an answer that are collected; a longer answer is not checked ("unjudged")."""
 MAX_CHUNKS = 32_768
 CLIENT_SCHEMA = "json_schema"
 """The name in verdicts and metrics of the schema in a request's `response_format`."""
@@ -29,7 +29,7 @@ class Ruling(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One validator's ruling on an answer, and the reason."""
+    """One validator's ruling on an answer, with the reason unless it is "accepted"."""
 
     validator: str
     ruling: Ruling
@@ -40,12 +40,12 @@ class Verdict:
 
 
 def refusal(verdicts: Sequence[Verdict]) -> Verdict | None:
-    """Returns the first verdict that refuses the answer; None if it is accepted."""
+    """Returns the first verdict that rejects the answer; None if no validator rejects it."""
     return next((verdict for verdict in verdicts if verdict.ruling is Ruling.REFUSED), None)
 
 
 class Validation:
-    """The validators of all tasks, which check answers."""
+    """The validators of all tasks; `checks` returns those for one request."""
 
     def __init__(self, validators: Mapping[str, Sequence[Named]]) -> None:
         """Takes the validators of each task; a task that is missing has none."""
@@ -71,7 +71,7 @@ class Validation:
 
 
 class AnswerChecks:
-    """Runs the validators of a request's task on its answers, and knows what they need of the engine for that."""
+    """Runs the validators of a request's task on its answers, and requests the log-probabilities that they need."""
 
     def __init__(self, validators: Sequence[Named], request: Request) -> None:
         self._validators = validators
@@ -86,7 +86,7 @@ class AnswerChecks:
         return replace(request, sampling=replace(request.sampling, extra={**request.sampling.extra, "logprobs": True}))
 
     def client_chunk(self, chunk: Chunk) -> Chunk | None:
-        """Returns the chunk without what the client did not ask for; None if nothing else is in it."""
+        """Returns the chunk without log-probabilities that only validators requested; None if nothing is left."""
         if not self._strips or "logprobs" not in chunk.extra:
             return chunk
         extra = {key: value for key, value in chunk.extra.items() if key != "logprobs"}
@@ -94,7 +94,7 @@ class AnswerChecks:
         return None if stripped == Chunk(chunk.index) else stripped
 
     def verdicts(self, transcript: "Transcript") -> tuple[Verdict, ...]:
-        """Returns one verdict of each validator. It accepts an answer only if it accepts every choice."""
+        """Returns one verdict of each validator: "refused" if it rejects a choice, else "unjudged" if it skips one."""
         if transcript.too_long:
             return tuple(Verdict(name, Ruling.UNJUDGED, "the answer is too long") for name, _ in self._validators)
         choices, budget = transcript.choices(), AnswerBudget()
@@ -127,7 +127,7 @@ class _PartialChoice:
 
 
 class Transcript:
-    """Collects an answer, choice by choice. Once it exceeds a limit, what was collected is dropped."""
+    """Collects an answer, choice by choice; drops it once it is `too_long`."""
 
     def __init__(self, max_characters: int = MAX_CHARACTERS) -> None:
         self._max_characters = max_characters
@@ -153,7 +153,7 @@ class Transcript:
         choice.logprobs.extend(_logprobs(chunk))
 
     def choices(self) -> list[Choice]:
-        """Returns the choices in order; an answer without any chunk is one empty choice."""
+        """Returns the choices by index; one empty choice if no chunk was added, or the answer is `too_long`."""
         if not self._choices:
             return [Choice("")]
         return [

@@ -1,6 +1,6 @@
 """The validators `complete`, `regex` and `mean_logprob`.
 
-Reasons are stored even if messages are not, so they do not quote the answer.
+The reasons of a rejection are stored even if messages are not, so they do not quote the answer.
 """
 
 from statistics import fmean
@@ -25,7 +25,7 @@ MAX_SEARCHED_CHARACTERS = 65_536
 
 
 class Complete(Validator):
-    """A validator that refuses an empty choice, and one that was cut off."""
+    """A validator that rejects a choice that is empty or was cut off."""
 
     Options = Literal[True]
     checks_format = False
@@ -40,12 +40,12 @@ class Complete(Validator):
 
 
 class RegexValidator(BudgetedValidator):
-    """A validator that refuses a choice in which the pattern is not found."""
+    """A validator that rejects a choice in which the pattern is not found."""
 
     Options = str
 
     def __init__(self, options: str) -> None:
-        """Compiles the pattern; raises BadPattern."""
+        """Compiles the pattern; raises BadPattern if it is no regular expression."""
         self._pattern = Pattern(options)
 
     def objection_within(self, budget: AnswerBudget, choice: Choice) -> str | None:
@@ -59,7 +59,7 @@ class RegexValidator(BudgetedValidator):
 
 
 class MeanLogprob(Validator):
-    """A validator that refuses a choice whose tokens have a low mean log-probability."""
+    """A validator that rejects a choice whose tokens have a mean log-probability (natural) below a minimum."""
 
     Options = Annotated[float, Field(le=0)]
     checks_format = False
@@ -69,7 +69,7 @@ class MeanLogprob(Validator):
         self._minimum = options
 
     def objection(self, choice: Choice) -> str | None:
-        """Refuses a choice whose mean is too low, or unknown because the engine reports no log-probabilities."""
+        """Rejects a choice whose mean is too low, or unknown because the engine reports no log-probabilities."""
         if not choice.logprobs:
             return None if choice.only_calls_tools else "the engine reported no log-probabilities"
         mean = fmean(choice.logprobs)

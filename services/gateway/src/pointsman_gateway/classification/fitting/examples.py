@@ -86,7 +86,7 @@ class Rarity:
 
 
 class Corpus:
-    """The words of all examples as sparse matrices, for training on some of them and evaluating on others.
+    """The lexical features of all training texts as sparse matrices; methods take the row numbers of the texts.
 
     A text's lexical features are the sum of those of its unique words and of its word pairs, divided by the root of the
     sum of their squared lengths. So each word contributes a row that can be computed once. Dividing by the length of
@@ -110,11 +110,11 @@ class Corpus:
         self._has_pair = self._pairs.astype(bool)
 
     def rarity(self, rows: Rows) -> Rarity:
-        """Returns the inverse document frequencies over these texts."""
+        """Returns the inverse document frequencies of all pieces and pairs over the texts `rows`."""
         return Rarity(_rarity(self._has_piece[rows]), _rarity(self._has_pair[rows]))
 
     def pair_ratios(self, rows: Rows, y: NDArray[np.intp], tasks: int) -> NDArray[np.int8]:
-        """Returns `PairRatios.ratios` of these texts, whose tasks are `y`.
+        """Returns `PairRatios.ratios` of the texts `rows`, whose task numbers are `y`: (pairs, tasks).
 
         `PRIOR_TEXTS` with the pairs of an average text are added to a task's, so that lacking a pair counts less in a
         task with few examples.
@@ -154,7 +154,7 @@ class Corpus:
         )
 
     def blocks(self, rows: Rows, rarity: Rarity) -> tuple["Pieces", "Pairs"]:
-        """Returns the lexical features of these texts: subword pieces and word pairs."""
+        """Returns the feature blocks of the texts `rows`, weighted by `rarity`: subword pieces and word pairs."""
         of_words = _known(self._of_words, rarity.pieces)
         pairs = _known(self._pairs[rows], rarity.pairs)
         words = self._words[rows]
@@ -164,7 +164,7 @@ class Corpus:
 
 
 class Pieces:
-    """A `Block` of subword pieces: the product of texts by words and words by pieces, as two smaller matrices."""
+    """A `FeatureBlock` of subword pieces: the product of (texts, words) and (words, pieces), kept as two matrices."""
 
     def __init__(self, words: Any, of_words: Any) -> None:
         self.features = of_words.shape[1]
@@ -179,7 +179,7 @@ class Pieces:
 
 
 class Pairs:
-    """A `Block` of word pairs: which pairs each text has."""
+    """A `FeatureBlock` of word pairs: which pairs each text has."""
 
     def __init__(self, pairs: Any) -> None:
         self.features = pairs.shape[1]

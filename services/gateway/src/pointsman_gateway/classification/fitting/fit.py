@@ -2,8 +2,8 @@
 
     python -m pointsman_gateway.classification.fitting.fit <ORDER
 
-fits as the JSON object on standard input says (`FitOrder`). The gateway runs it, so that the memory of scipy and of the
-fit is returned to the system and the event loop does not compete with the fit for the interpreter lock.
+reads a JSON object from standard input (`FitOrder`) and writes the classifier's file. The gateway runs it as a process,
+so that the memory of the fit is freed afterwards, and the event loop need not compete with it for the interpreter lock.
 """
 
 import json
@@ -78,8 +78,9 @@ def fit_classifier(
     settings: FitSettings,
     progress: Progress = no_progress,
 ) -> ClassifierModel:
-    """Fits a classifier; the result is the same for the same arguments. Raises InvalidArgument: see `collect_examples`.
+    """Fits a classifier; the result is the same for the same arguments.
 
+    Raises InvalidArgument as `collect_examples` does, and Unavailable if the embedding endpoint fails.
     Each stage is trained six times: with each fifth of the examples held out, to measure it on texts that are new to
     it, and on all of them. 15,000 examples of 150 tasks take two minutes on one core, a thousand two seconds.
     """
@@ -106,14 +107,14 @@ def out_of_fold_results(
     settings: FitSettings,
     progress: Progress = no_progress,
 ) -> OutOfFoldResults:
-    """Returns the results from which `fit_classifier` selects its thresholds. Raises InvalidArgument, as it does."""
+    """Returns the results from which `fit_classifier` selects its thresholds; raises what it raises."""
     with threadpool_limits(limits=1):
         run = _prepare(examples, out_of_scope, static_model, encoder, settings, progress)
         return OutOfFoldResults(run.data, run.encoded, run.select().results)
 
 
 def embed_all(texts: Sequence[str], encoder: SentenceEncoder, progress: Progress) -> Floats:
-    """Embeds one or more texts, and reports the progress; returns (texts, dimensions)."""
+    """Embeds one or more texts, and reports the progress; returns (texts, dimensions). Raises Unavailable."""
     parts = []
     for start in range(0, len(texts), EMBEDDING_BATCH):
         progress("embedding", start, len(texts))
@@ -280,7 +281,10 @@ def _report(data: Examples, selection: _Selection, thresholds: Scores) -> FitRep
 
 
 def main() -> int:
-    """Fits as ordered on standard input; prints the reason and returns 2 if the examples cannot be used."""
+    """Fits as the `FitOrder` on standard input says; returns 0.
+
+    If examples or models cannot be used, prints {"error": MESSAGE} and returns 2.
+    """
     order = FitOrder.from_json(sys.stdin.read())
     config, folder = EncoderConfig.model_validate(order.encoder) if order.encoder else None, Path(order.models)
     try:

@@ -75,7 +75,7 @@ class LinearHead:
     """(tasks,)"""
 
     def logits(self, blocks: Sequence[FeatureBlock]) -> Floats:
-        """Computes the tasks' logits from a text's features, (rows, tasks)."""
+        """Computes the tasks' logits from the texts' features, one block for each of `weights`: (rows, tasks)."""
         return sum((block.times(w) for block, w in zip(blocks, self.weights, strict=True)), start=self.bias)
 
 
@@ -84,7 +84,7 @@ def fit_head(
 ) -> LinearHead:
     """Returns the head with the least mean cross-entropy + |weights|^2 / (2 * inverse_penalty * rows).
 
-    `inverse_penalty` is scikit-learn's C. Stops when the steepest slope is `tolerance` of the first one.
+    `inverse_penalty` is scikit-learn's C. Stops when the largest gradient component is `tolerance` times that at zero.
     Rows of a rare task weigh more, by the root of its rarity: halfway between what is frequent in the examples, which
     need not be so in the traffic, and all tasks alike.
     """
@@ -111,7 +111,7 @@ class _Objective:
         return weights, parameters[self._ends[-1] :]
 
     def __call__(self, parameters: Floats) -> tuple[float, Floats]:
-        """Returns the loss and its gradient at these parameters of a head."""
+        """Returns the loss at these parameters of a head, and its gradient, of the same shape as `parameters`."""
         weights, bias = self.split(parameters)
         logits = LinearHead(weights, bias).logits(self._blocks)
         logits -= logits.max(axis=1, keepdims=True)
@@ -217,7 +217,7 @@ class StageLearner:
         return self._fit(rows, self._features.reader_for(rows))
 
     def cross_validate(self, fold_done: Callable[[], None]) -> OutOfFoldScores:
-        """Trains with each fold held out, and scores it. `fold_done` is called after each."""
+        """Trains with each fold held out, and scores that fold. `fold_done` is called after each fold."""
         count = len(self._data.y)
         logits = np.zeros((count, len(self._data.tasks)), np.float32)
         nearest = np.zeros(count, np.float32)

@@ -92,7 +92,10 @@ def blend(static: Floats, encoder: Floats, share: float) -> Floats:
 
 
 def fit_threshold(data: Examples, static: StageResults, encoder: StageResults) -> CascadeThreshold:
-    """Returns the lowest cascade threshold whose accuracy is nearly that of the best one (`TOLERANCE`)."""
+    """Returns the lowest cascade threshold whose accuracy is nearly that of the best one (`TOLERANCE`).
+
+    With fewer than `MIN_EXAMPLES` in-scope texts it is one that no text reaches.
+    """
     min_score = float(np.quantile(static.score[data.inside], STATIC_REJECT_SHARE))
     candidates = [CascadeThreshold(margin, min_score, 1.0, 0.0) for margin in MARGINS]
     if data.inside.sum() < MIN_EXAMPLES:

@@ -1,4 +1,4 @@
-"""Keeps what content blocks of Anthropic's format say in addition to the text, media and calls of a chat message."""
+"""Keeps the fields of Anthropic's content blocks that chat messages lack, for engines with Anthropic's format."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -10,7 +10,7 @@ from pointsman_gateway.codec.media import Part
 from pointsman_gateway.domain.blocks import Block, BlockKind, Blocks, find_parts
 
 Converted = tuple[Mapping[str, Any], Sequence[Part]]
-"""A content block, and the parts that it became in its chat message."""
+"""A content block, and the content parts of the chat message to which it was converted."""
 
 KEPT_FIELDS: Mapping[str, Mapping[str, type]] = {
     "text": {"cache_control": dict, "citations": list},
@@ -20,17 +20,17 @@ KEPT_FIELDS: Mapping[str, Mapping[str, type]] = {
     "thinking": {"signature": str},
     "redacted_thinking": {"data": str},
 }
-"""Fields of blocks that engines with Anthropic's format get, by the block's type, and their types."""
+"""The kept fields of blocks by the block's type, with the fields' types."""
 HINTS: Mapping[str, type] = {"cache_control": dict}
-"""The fields of all other blocks that these engines get."""
+"""The kept fields of all other blocks."""
 _TYPE_NAMES = {dict: "an object", list: "a list", str: "a string", bool: "true or false"}
 
 
 def lay_out(converted: Sequence[Converted], text: str, reasoning: str, where: str) -> Blocks:
-    """Returns the blocks of a message that has this text and reasoning; empty if they say nothing in addition.
+    """Returns the `Blocks` of a message with this text and reasoning; empty if they have no further information.
 
-    The parts of a tool's result are those that the message has from it: its media. Raises InvalidArgument for a field
-    of a wrong type.
+    `where` is the content's location in the body, for errors. The parts of a tool's result are only its media, which
+    are in this message. Raises InvalidArgument for a field of a wrong type.
     """
     laid_out: list[Block] = []
     spans = _spans(converted, text)
@@ -53,7 +53,10 @@ def lay_out(converted: Sequence[Converted], text: str, reasoning: str, where: st
 
 
 def lay_out_result(block: Mapping[str, Any], items: Sequence[Converted], text: str, where: str) -> Blocks:
-    """Returns the blocks of a tool's result with this text; empty if they say nothing in addition to it."""
+    """Returns the `Blocks` of a tool's result with this text; empty if they have no further information.
+
+    Raises InvalidArgument for a field of a wrong type.
+    """
     laid_out = [Block("tool_result", _kept(block, where))]
     spans = _spans(items, text)
     for number, (item, parts) in enumerate(items):
@@ -65,14 +68,14 @@ def lay_out_result(block: Mapping[str, Any], items: Sequence[Converted], text: s
 
 
 def _spans(converted: Sequence[Converted], text: str) -> Iterator[tuple[int, int]]:
-    """Returns where the texts of the blocks are in the text that was joined of them."""
+    """Yields the start and end of each block's text in the text that was joined of them."""
     return iter(find_parts(text, [part["text"] for _, parts in converted for part in parts if part["type"] == "text"]))
 
 
 def _content_blocks(
     block: Mapping[str, Any], parts: Sequence[Part], spans: Iterator[tuple[int, int]], where: str
 ) -> list[Block]:
-    """Returns the blocks of a text, medium, document or search result. What it says of itself is with the last one."""
+    """Returns the blocks of a text, medium, document or search result; the last one has the kept fields."""
     content = _content_of(block)
     if content is not None:
         return _group(block, content, parts, spans, where)
@@ -87,7 +90,7 @@ def _content_blocks(
 
 
 def _content_of(block: Mapping[str, Any]) -> Any:
-    """Returns the content of a block that consists of others; None for one that does not."""
+    """Returns the content of a block that contains blocks (a search result or document); None for others."""
     if block["type"] == "search_result":
         return block["content"]
     if block["type"] == "document" and block["source"]["type"] == "content":
@@ -98,8 +101,9 @@ def _content_of(block: Mapping[str, Any]) -> Any:
 def _group(
     block: Mapping[str, Any], content: Any, parts: Sequence[Part], spans: Iterator[tuple[int, int]], where: str
 ) -> list[Block]:
-    """Returns the blocks of a document or search result. Its content became one part each, after the lines of its head,
-    which its fields say too.
+    """Returns the blocks of a document or search result that contains blocks.
+
+    `parts` are the lines of its head (title, source), which its fields repeat, and then one part for each item.
     """
     items = content if isinstance(content, list) else [{"type": "text"}]
     found = [Block("repeated_text", {}, *next(spans)) for _ in parts[: len(parts) - len(items)]]
@@ -112,7 +116,7 @@ def _group(
 
 
 def _whole(block: Block, part: Part) -> Block:
-    """Returns a block that is complete in itself, for a medium in a tool's result."""
+    """Converts a medium in a tool's result to a block that has its data, since the chat message does not."""
     kind, url = (
         ("image", part["image_url"]["url"]) if part["type"] == "image_url" else ("document", part["file"]["file_data"])
     )

@@ -26,7 +26,8 @@ _NO_FIELDS: Mapping[str, Any] = {}
 def to_messages(role: str, blocks: Sequence[Block], where: str) -> Iterator[Message]:
     """Converts the content of one message to chat messages; each result of a tool becomes a message before the others.
 
-    In chats only user messages may have media, so media in a result of a tool move to the user's message.
+    In chats only user messages may have media, so media in a result of a tool move to the user's message. `where` is
+    the content's location in the body, for errors. Raises InvalidArgument.
     """
     parts: list[Part] = []
     converted: list[Converted] = []

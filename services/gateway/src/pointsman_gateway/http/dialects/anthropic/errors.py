@@ -32,7 +32,7 @@ class AnthropicErrors:
     schema: str = "AnthropicError"
 
     def encode(self, error: PointsmanError) -> tuple[int, dict[str, Any]]:
-        """Returns status and body. The only `details` that clients act on are those of a refused `thread`."""
+        """Returns status and body; with `details` for a rejected `thread`, upon which clients send the conversation."""
         status, kind = ERRORS.get(error.http_status, ERRORS[500])
         if error.code == "body_too_large":
             status, kind = 413, "request_too_large"
@@ -46,7 +46,7 @@ class AnthropicErrors:
         return {"type": "error", "error": {"message": message, "type": kind, "param": None, "code": code}}
 
     def id_headers(self, id: bytes) -> Headers:
-        """Returns the request's id also by the name that Anthropic's clients read."""
+        """Returns two headers with the request's id: the gateway's, and the one that Anthropic's clients read."""
         return [(b"x-request-id", id), (b"request-id", id)]
 
 

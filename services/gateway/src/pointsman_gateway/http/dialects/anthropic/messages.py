@@ -1,4 +1,4 @@
-"""Anthropic's Messages API: converts its bodies to the same `Request` as a chat completion; and counts tokens."""
+"""Anthropic's Messages API: converts its bodies to `Request`, as chat completions are, and counts tokens."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -110,7 +110,7 @@ class MessagesBody(BaseModel):
         return MessageEncoder(self.stop_sequences or ())
 
     def read_headers(self, headers: Mapping[bytes, bytes]) -> None:
-        """Adds the beta features that the client names in a header, as its SDK does, to those of the body."""
+        """Adds the beta features in the `anthropic-beta` header, which SDKs send, to the body's `betas`."""
         header = headers.get(BETA_HEADER, b"").decode("latin-1")
         named = [name.strip() for name in header.split(",") if name.strip()]
         if named and self.model_extra is not None:
@@ -130,7 +130,10 @@ _decode_plain = msgspec.json.Decoder(strict_struct(MessagesBody)).decode
 def read_plain_message(
     body: bytes, deadline: float, caller: Caller, cache: str, arrived: float
 ) -> tuple[Request, AnswerEncoder] | None:
-    """Reads a body in which all content is text, without tools, as `read_plain_chat` does. Raises InvalidArgument."""
+    """Decodes a body without tools in which all content is text, several times faster than `decode_body`.
+
+    Returns None for all other bodies; raises InvalidArgument as `to_request` does.
+    """
     try:
         message: MessagesBody = _decode_plain(body)  # type: ignore[assignment]  # a struct with the same fields
     except (msgspec.MsgspecError, UnicodeDecodeError):
@@ -139,7 +142,7 @@ def read_plain_message(
 
 
 def to_request(body: MessagesBody, deadline: float, caller: Caller, cache: str, arrived: float) -> Request:
-    """Converts a body of the Messages API to a `Request`; raises InvalidArgument."""
+    """Converts a body of the Messages API to a `Request`; see `ConversationBody`. Raises InvalidArgument."""
     if body.max_tokens is None:
         raise bad_parameter("'max_tokens' is missing; it limits the answer", "max_tokens")
     if not body.messages:
@@ -187,7 +190,7 @@ def to_request(body: MessagesBody, deadline: float, caller: Caller, cache: str, 
 
 
 def _uncommon(body: MessagesBody, extra: Mapping[str, Any]) -> frozenset[GivenField]:
-    """Returns the fields that not every engine gets."""
+    """Returns the fields that are not sent to every engine."""
     found = {("", name) for name in IGNORED_FIELDS - NATIVE_FIELDS if extra.get(name)}
     found.update(of_contents([body.system, *[message.content for message in body.messages]]))
     found.update(of_tools(body.tools or (), body.tool_choice))

@@ -24,7 +24,10 @@ def model_body(name: str, created: int) -> dict[str, Any]:
 
 
 def models_page(names: Sequence[str], created: int, query: QueryParams) -> dict[str, Any]:
-    """Returns the page that `limit`, `after_id`, `before_id` and `lifecycle` ask for; raises InvalidArgument."""
+    """Returns the page of the models `names` by `limit`, `after_id`, `before_id` and `lifecycle`.
+
+    `created` are Unix seconds. Raises InvalidArgument for a bad parameter.
+    """
     lifecycles = [*query.getlist("lifecycle"), *query.getlist("lifecycle[]")]
     if lifecycles and "active" not in lifecycles:
         names = ()

@@ -9,7 +9,7 @@ from pointsman_gateway.http.fields import bad_parameter
 PASSED_FIELDS = ("cache_control", "context_management", "service_tier")
 """Fields that are sent as they are."""
 NATIVE_FIELDS = frozenset({*PASSED_FIELDS, "betas"})
-"""Undeclared fields of a body that engines with Anthropic's format get."""
+"""Undeclared fields of a body that are sent to engines with Anthropic's format."""
 COMMON_OUTPUT = frozenset({"format", "effort"})
 """Fields of `output_config` that chat completions have too."""
 CLIENT_TOOL = re.compile(r"(bash|text_editor|computer|memory)_20\d{6}")
@@ -24,9 +24,9 @@ MAX_BETAS = 32
 def to_native(
     extra: Mapping[str, Any], thinking: Any, output: Mapping[str, Any], tools: Sequence[Mapping[str, Any]]
 ) -> Mapping[str, Any] | None:
-    """Returns the fields that only engines with Anthropic's format get, None if there are none.
+    """Returns the fields that are sent only to engines with Anthropic's format, None if there are none.
 
-    `extra` are the body's fields that are not declared. Raises InvalidArgument.
+    `extra` are the body's undeclared fields, `output` is its `output_config`. Raises InvalidArgument for bad `betas`.
     """
     native = {name: extra[name] for name in PASSED_FIELDS if extra.get(name) is not None}
     if thinking:

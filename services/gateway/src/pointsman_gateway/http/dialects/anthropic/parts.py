@@ -15,7 +15,10 @@ _NO_FIELDS: Mapping[str, Any] = {}
 
 
 def to_parts(block: Any, where: str) -> list[Part]:
-    """Converts a text, an image, a document or a search result; raises InvalidArgument."""
+    """Converts a text, an image, a document or a search result; raises InvalidArgument for all other blocks.
+
+    `where` is the block's location in the body, for errors.
+    """
     block = block if isinstance(block, dict) else _NO_FIELDS
     source = block.get("source")
     source = source if isinstance(source, dict) else _NO_FIELDS
@@ -37,7 +40,10 @@ def to_parts(block: Any, where: str) -> list[Part]:
 
 
 def _to_document(block: Block, source: Block, where: str) -> list[Part]:
-    """Converts a document; its title is the name of a file, and otherwise a line before the text, as its context is."""
+    """Converts a document: a file, or its text after a line with the title and one with the context.
+
+    A file has the title as its name.
+    """
     title, context = _optional_text(block, "title", where), _optional_text(block, "context", where)
     match source.get("type"):
         case "base64" | "url":
@@ -82,7 +88,7 @@ def _text(text: Any, block: Block, where: str) -> Part:
 
 
 def _to_url(source: Block, where: str) -> str:
-    """Returns the URL that a source names, or one that holds its data. Raises InvalidArgument."""
+    """Returns a source's URL, or a `data:` URL with its data; raises InvalidArgument."""
     if source["type"] == "url":
         reject_unknown_fields(source, ("type", "url"), where)
         return string_in(source, "url", where)

@@ -16,10 +16,10 @@ Parts = Sequence[Mapping[str, Any]]
 def blocks_of(
     role: str, parts: Parts | None, *, texts: Sequence[str | None], text: str, calls: int, of_message: Any, where: str
 ) -> Blocks:
-    """Returns the blocks of a message with a cache breakpoint; empty if it has none. Raises InvalidArgument.
+    """Returns the `Blocks` of a message with a cache breakpoint; empty if it has none.
 
     `texts` has the text of each part, None for media; `text` is that of the message, `calls` the number of its tool
-    calls, and `of_message` its own `cache_control`.
+    calls, and `of_message` its own `cache_control`. Raises InvalidArgument if a `cache_control` is no object.
     """
     fields = [_cache_control(part, f"{where}.content[{number}]") for number, part in enumerate(parts or ())]
     own = _cache_control({"cache_control": of_message}, where)

@@ -103,9 +103,10 @@ _decode_plain = msgspec.json.Decoder(strict_struct(ChatBody)).decode
 def read_plain_chat(
     body: bytes, deadline: float, caller: Caller, cache: str, arrived: float
 ) -> tuple[Request, AnswerEncoder] | None:
-    """Reads the common kind of chat body in a fraction of the time of `decode_body`. Raises InvalidArgument.
+    """Decodes a chat body of the common form, several times faster than `decode_body`.
 
     Returns None if the body is invalid, has a field that is not declared, or has a message whose content is a list.
+    Raises InvalidArgument as `to_request` does.
     """
     try:
         chat: ChatBody = _decode_plain(body)  # type: ignore[assignment]  # a struct with the same fields
@@ -154,9 +155,9 @@ def to_request(body: ChatBody, deadline: float, caller: Caller, cache: str, arri
 
 
 def as_chat_request(fields: Mapping[str, Any], deadline: float, uncommon: frozenset[GivenField] = NOTHING) -> Request:
-    """Makes the request of another endpoint from fields in the format of chat completions; raises InvalidArgument.
+    """Makes the request of another endpoint from `fields` in the format of chat completions; raises InvalidArgument.
 
-    `uncommon` are fields of the body that have no counterpart there, or not for every engine.
+    `uncommon` are fields of the endpoint's body that are not sent to every engine.
     """
     try:
         body = ChatBody.model_validate(fields)
@@ -171,7 +172,7 @@ def includes_usage(options: StreamOptions | None) -> bool:
 
 
 def _stop_sequences(stop: str | list[str] | None) -> tuple[str, ...] | None:
-    """Returns the request's stop sequences; None if those of the path are used."""
+    """Returns the request's stop sequences, possibly none; None (for "") means those of the path."""
     if isinstance(stop, str):
         return (stop,) if stop else None
     return tuple(stop or ())

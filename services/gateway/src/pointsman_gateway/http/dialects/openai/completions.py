@@ -64,7 +64,7 @@ class CompletionBody(BaseModel):
 
     @property
     def is_raw(self) -> bool:
-        """Returns whether a model or adapter is named, whose engine reads the prompt without a chat template."""
+        """Returns whether a model or adapter is named, whose engine gets the prompt without a chat template."""
         return self.model != domain.AUTO and not self.model.startswith("path:")
 
     @property
@@ -74,7 +74,10 @@ class CompletionBody(BaseModel):
         return n if type(n) is int and n > 0 else 1
 
     def to_requests(self, deadline: float) -> list[domain.Request]:
-        """Returns one request if a named model's engine takes all prompts, else one each; raises InvalidArgument."""
+        """Converts the body to requests: one with all prompts for a named model, else one for each prompt.
+
+        Raises InvalidArgument.
+        """
         if (self.model_extra or {}).get("messages"):
             advice = "send the 'prompt' alone, or the conversation to /v1/chat/completions"
             raise InvalidArgument(f"'messages': {advice}", code="unsupported_parameter", param="messages")
@@ -152,7 +155,7 @@ class CompletionBody(BaseModel):
 
 
 def _to_text(prompt: str | list[int]) -> str:
-    """Returns the prompt as a text, which has at least four characters for each token id, as estimates expect."""
+    """Returns the prompt as a text; token ids as JSON, padded to four characters each, as token estimates expect."""
     return prompt if isinstance(prompt, str) else msgspec.json.encode(prompt).decode().ljust(4 * len(prompt))
 
 
@@ -184,7 +187,7 @@ class _Choice:
 
 
 class CompletionEncoder:
-    """Encodes an answer as `text_completion`, whole or in chunks; implements `Encoder`."""
+    """Encodes an answer as `text_completion`, whole or in chunks; implements `AnswerEncoder`."""
 
     error_format = OpenAIErrors("prompt")
 
@@ -226,7 +229,7 @@ class CompletionEncoder:
         return to_json({**_head(started), "choices": choices, **_usage(finished)})
 
     def _add(self, chunk: Chunk) -> dict[str, Any]:
-        """Returns the choice of one chunk, which is also collected for the whole answer."""
+        """Adds a chunk to its choice, and returns the chunk as an entry of `choices`."""
         choice = self._choices.setdefault(chunk.index, _Choice())
         logprobs = _logprobs(chunk.extra.get("logprobs"), choice.characters)
         choice.text.append(chunk.content)
@@ -265,9 +268,9 @@ def _usage(finished: Finished) -> dict[str, Any]:
 
 
 def _logprobs(engine_logprobs: Any, offset: int) -> dict[str, list[Any]] | None:
-    """Returns log-probabilities in the format of completions, to which those of conversations are converted.
+    """Converts an engine's log-probabilities (of chats or completions) to the format of completions; None without any.
 
-    `offset` is the number of characters before them.
+    `offset` is the number of characters of the answer before them.
     """
     if not isinstance(engine_logprobs, dict):
         return None

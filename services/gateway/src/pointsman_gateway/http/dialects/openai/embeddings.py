@@ -95,7 +95,7 @@ class EmbeddingRoute(JsonRoute):
 
 
 class EmbeddingResponse(Response):
-    """Embeds the texts of one request while its response is sent."""
+    """A response that computes the embeddings of its request while it is sent."""
 
     def __init__(self, dependencies: HttpDependencies, wanted: EmbeddingRequest) -> None:
         self.background = None

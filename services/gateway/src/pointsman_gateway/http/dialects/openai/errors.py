@@ -23,7 +23,7 @@ class OpenAIErrors:
     """OpenAI's errors; implements `ErrorFormat`."""
 
     conversation: str = "messages"
-    """The field that has the conversation."""
+    """The endpoint's field with the conversation, which replaces "messages" as the `param` of errors."""
     schema: str = "Error"
 
     def encode(self, error: PointsmanError) -> tuple[int, dict[str, Any]]:

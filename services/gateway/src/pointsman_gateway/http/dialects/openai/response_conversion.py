@@ -33,10 +33,10 @@ Message = dict[str, Any]
 
 
 def to_messages(items: str | Sequence[Mapping[str, Any]]) -> list[Message]:
-    """Converts input items to chat messages; raises InvalidArgument for other kinds than messages, calls and reasoning.
+    """Converts input items to chat messages; raises InvalidArgument for unknown or invalid items.
 
-    In chats only user messages may have media, so media in the outputs of tools become a part of the user's next
-    message, or a message of their own.
+    Reasoning items are left out. In chats only user messages may have media, so media in the outputs of tools move to
+    the user's next message, or become a message of their own.
     """
     if isinstance(items, str):
         return [{"role": "user", "content": items}]
@@ -64,7 +64,7 @@ def _show_before_last(messages: list[Message], media: list[Part]) -> None:
 
 
 def _add_output(messages: list[Message], item: Mapping[str, Any], where: str) -> list[Part]:
-    """Adds the message of a tool with the texts of its output, and returns the output's media."""
+    """Adds a tool message with the texts of an output item, and returns the output's media; raises InvalidArgument."""
     parts = _as_parts(_content(item.get("output"), f"{where}.output"))
     call_id = string_in(item, "call_id", where)
     messages.append({"role": "tool", "tool_call_id": call_id, "content": text_of(parts)})
@@ -136,7 +136,10 @@ def _to_part(part: Any, where: str) -> Part:
 
 
 def _to_media_part(kind: str, part: Mapping[str, Any], where: str) -> Part:
-    """Converts an image, a file or a sound. Files have no `detail` in chats, and none has a `file_id`."""
+    """Converts an image, a file or a sound; raises InvalidArgument, also for a `file_id` or another unknown field.
+
+    `detail` of a file is left out.
+    """
     known: tuple[str, ...]
     given: Any
     match kind:
@@ -177,7 +180,10 @@ class ChatTools:
 
 
 def to_chat_tools(tools: Sequence[Mapping[str, Any]] | None) -> ChatTools:
-    """Converts tools as vLLM does, and leaves out those that OpenAI runs itself. Raises InvalidArgument."""
+    """Converts functions, custom tools and namespaces to functions; raises InvalidArgument for unknown tools.
+
+    Tools that OpenAI runs itself are left out, as in vLLM.
+    """
     names: dict[str, ToolName] = {}
     chat = ChatTools([], names)
     # Counted first: a body may have many thousands of them.
@@ -230,7 +236,7 @@ def _add_tool(
 
 
 def to_chat_choice(choice: str | Mapping[str, Any] | None, tools: ChatTools) -> Any:
-    """Converts `tool_choice` to that of chat completions; raises InvalidArgument."""
+    """Converts `tool_choice` to that of chat completions; None without tools. Raises InvalidArgument."""
     if choice is None or choice in ("auto", "none"):
         return choice if tools.functions else None
     if not tools.functions:
@@ -255,7 +261,10 @@ def to_chat_choice(choice: str | Mapping[str, Any] | None, tools: ChatTools) -> 
 
 
 def _resolve_name(name: str, tools: ChatTools) -> str:
-    """Returns the engine's name of a tool; without its namespace a name suffices if it is unambiguous."""
+    """Returns the engine's name of a tool, by that name or by an unambiguous one without namespace.
+
+    Raises InvalidArgument for others.
+    """
     if name in tools.names:
         return name
     found = [engine_name for engine_name, tool in tools.names.items() if tool.name == name]
@@ -266,7 +275,7 @@ def _resolve_name(name: str, tools: ChatTools) -> str:
 
 
 def to_response_format(format: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Converts `text.format` to chat completions' `response_format`; raises InvalidArgument."""
+    """Converts `text.format` to chat completions' `response_format`, None for text; raises InvalidArgument."""
     kind = (format or {}).get("type", "text")
     if format is None or kind == "text":
         return None

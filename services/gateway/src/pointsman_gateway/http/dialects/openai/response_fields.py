@@ -1,4 +1,4 @@
-"""Names the fields inside a body of the Responses API that not every engine gets, such as `status` of an item."""
+"""Finds the fields inside a body of the Responses API that are not sent to every engine, such as an item's `status`."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -16,7 +16,7 @@ ITEM_FIELDS: Mapping[str, frozenset[str]] = {
     "function_call_output": _OUTPUT,
     "custom_tool_call_output": _OUTPUT,
 }
-"""The fields of each type of item that every engine gets in some form."""
+"""The fields of each type of item that are sent to every engine in some form."""
 MEDIA_FIELDS: Mapping[str, frozenset[str]] = {
     "input_image": frozenset({"image_url", "detail"}),  # `detail` is one of the converted part
     "input_file": frozenset({"file_data", "file_url", "filename"}),
@@ -49,7 +49,7 @@ def _of_parts(parts: Any) -> Iterator[GivenField]:
 
 
 def of_tools(tools: Iterable[Any]) -> Iterator[GivenField]:
-    """Returns the fields of functions, custom tools and namespaces; the others are left out as a whole."""
+    """Yields the fields in functions, custom tools and namespaces; other tools are left out as a whole."""
     for tool in tools:
         kind = tool.get("type") if isinstance(tool, Mapping) else None
         if kind == "function":

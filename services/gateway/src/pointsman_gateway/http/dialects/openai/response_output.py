@@ -1,4 +1,4 @@
-"""The output items of a response: each change of an item is returned as events."""
+"""The output items of a streamed response; their methods yield the events for each change."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -73,7 +73,7 @@ class _Part:
 
 
 class Content:
-    """An output item with content parts, a message or reasoning, of which the last part grows."""
+    """An output item with content parts (a message or reasoning); texts are added to its last part."""
 
     def __init__(self, id: str, number: int, kind: str) -> None:
         self.kind = kind
@@ -158,10 +158,10 @@ class FunctionCall:
 
 
 class CustomToolCall(FunctionCall):
-    """A call of a custom tool, which takes a text; the engine writes it into a function's arguments."""
+    """A call of a custom tool, whose input is a text; the engine generates it as an argument of a function."""
 
     def add(self, arguments: str) -> Iterator[Event]:
-        """Collects the arguments; the text that they contain is known at the end only."""
+        """Collects the arguments and yields no events: the text in them is known only at the end."""
         self._arguments.add(arguments)
         yield from ()
 

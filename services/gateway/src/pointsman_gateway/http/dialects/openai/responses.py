@@ -30,7 +30,7 @@ from pointsman_gateway.http.fields import Expected, FailFastDict, FailFastList, 
 LEFT_OUT = (
     "access_programs", "background_options", "context_management", "image", "max_tool_calls", "store", "stream_options",
 )  # fmt: skip
-"""Fields that clients send to every server, and that no engine gets."""
+"""Fields that clients send to every server, and that are sent to no engine."""
 LOGPROBS = "message.output_text.logprobs"
 
 REJECTED_PARAMETERS = {
@@ -118,7 +118,7 @@ class ResponsesBody(BaseModel):
         return replace(request, is_collected=True)
 
     def _uncommon(self) -> frozenset[GivenField]:
-        """Returns the fields that not every engine gets."""
+        """Returns the fields that are not sent to every engine."""
         found = {("", name) for name in LEFT_OUT if getattr(self, name)}
         found.update(of_items(self.input), of_tools(self.tools or ()))
         if any(is_run_by_openai(tool.get("type")) for tool in self.tools or ()):
@@ -140,7 +140,7 @@ class ResponsesBody(BaseModel):
             raise InvalidArgument("'input' is empty; send a text or an item", code="empty_messages", param="input")
 
     def _converted_fields(self, tools: ChatTools) -> dict[str, Any]:
-        """Returns the parameters that have other names in chat completions, by these names."""
+        """Returns the parameters that differ in chat completions, converted and by their names there; None if unset."""
         return {
             "tools": tools.functions or None,
             "tool_choice": to_chat_choice(self.tool_choice, tools),
