@@ -22,7 +22,7 @@ from pointsman_retriever.domain import Chunk, Ids, IndexedChunks, Neighbour, Pas
 _LOCK_TIMEOUT_SECONDS = 30.0  # seconds that SQLite waits for a lock on the file
 _POLL_SECONDS = 1.0  # after which a thread that waits for a reader checks whether the file was closed
 
-_ROWS_PER_BATCH = 4096
+ROWS_PER_BATCH = 4096
 _SELECT_CHUNKS = "SELECT id, document, context, text, vector FROM chunks"
 _SELECT_PASSAGES = """
     SELECT json_group_array(json_array(
@@ -237,7 +237,7 @@ class ReadTransaction:
 def read_all_chunks(connection: sqlite3.Connection) -> Iterator[IndexedChunks]:
     """Yields all chunks of a collection in batches, ascending by id."""
     cursor = connection.execute(f"{_SELECT_CHUNKS} ORDER BY id")
-    while rows := cursor.fetchmany(_ROWS_PER_BATCH):
+    while rows := cursor.fetchmany(ROWS_PER_BATCH):
         yield _to_indexed_chunks(connection, rows)
 
 

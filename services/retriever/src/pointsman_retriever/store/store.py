@@ -83,8 +83,9 @@ class Store:
             return read_collection(writer, self.id)
 
     def read_all_chunks(self) -> Iterator[IndexedChunks]:
-        """Yields all chunks of one version in batches, ascending by id."""
+        """Yields all chunks of one version in batches, ascending by id, whatever is written meanwhile."""
         with self.connections.reader() as reader:
+            reader.execute("BEGIN")
             yield from connections.read_all_chunks(reader)
 
     def find_unchanged(self, documents: Sequence[Document], recipes: Sequence[str], source: str) -> set[str]:
@@ -120,7 +121,7 @@ class Store:
             return [found for (found,) in reader.execute("SELECT id FROM documents WHERE source = ?", (source,))]
 
     def sketch(self) -> tuple[int, Sketch]:
-        """Returns the collection's version, and a sketch of its documents."""
+        """Returns the collection's version and a bottom-k sketch of its documents, to measure later changes."""
         with self.connections.reader() as reader:
             reader.execute("BEGIN")
             (version,) = reader.execute("SELECT version FROM collection").fetchone()
