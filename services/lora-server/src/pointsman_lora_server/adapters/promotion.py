@@ -1,6 +1,7 @@
 """Moves an alias to a version that this engine holds, and rolls a canary back that is worse than the stable version.
 
-A protected alias accepts only a version that beats prompting. A canary is worse if the difference is significant.
+A protected alias rejects a version that is known not to beat prompting, unless the move is forced.
+A canary is worse if the difference is significant.
 """
 
 import logging

@@ -243,7 +243,7 @@ class RetryBackoff:
         return failure is None or time.monotonic() >= failure.not_before
 
     def last_error(self, version: str, redis_tolerance: float = 0.0) -> PointsmanError | None:
-        """Returns the error of the last attempt on the version, None if it succeeded.
+        """Returns the error of the last attempt on the version; None if it succeeded, or there was none since `reset`.
 
         An outage of Redis that began less than `redis_tolerance` seconds ago is not reported.
         """

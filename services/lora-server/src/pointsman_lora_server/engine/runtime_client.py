@@ -35,7 +35,10 @@ _REQUESTS = re.compile(r"^vllm:num_requests_(?:running|waiting){.*?} (\S+)$", re
 
 
 class RuntimeClient(VllmClient):
-    """Manages adapters of a vLLM without the guard, which reports names and folders, and roughly which are in use."""
+    """Manages adapters by the engine's own routes, for an engine without Pointsman's middleware (the guard).
+
+    Such an engine reports the names and folders of its adapters, and only roughly which are in use.
+    """
 
     _load_route, _unload_route = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
 
