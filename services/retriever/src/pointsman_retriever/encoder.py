@@ -169,8 +169,11 @@ class DocumentEncoder:
                 return await self._pools.ingest.run(self._passages.embed, batch)
 
         starts = range(0, len(texts), EMBEDDING_BATCH_SIZE)
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(embed(texts[start : start + EMBEDDING_BATCH_SIZE])) for start in starts]
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(embed(texts[start : start + EMBEDDING_BATCH_SIZE])) for start in starts]
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from None
         return [vector for task in tasks for vector in task.result()]
 
     def _normalise(self, vector: NamedVector, what: str) -> Vectors:
