@@ -186,9 +186,9 @@ class TokenGate:
         self._roles = roles
 
     async def admit(self, method: str, context: Context) -> str:
-        """Returns the peer's name. Raises Unauthenticated; PermissionDenied if the peer's role is too low.
+        """Returns the peer's name. Raises Unauthenticated without a known token.
 
-        A method that is not in the table needs the role admin.
+        Raises PermissionDenied if its role is too low; a method that is not in `roles` needs the role admin.
         """
         peer = self._identify(context)
         needed = self._roles.get(method, Role.ADMIN)
@@ -221,9 +221,10 @@ class TokenGate:
 
 
 def open_token_gate(path: Path | None, roles: Mapping[str, Role], listen: str, setting: str) -> TokenGate | None:
-    """Returns the gate for a server at `listen`, or None if `path`, which the setting `setting` holds, is not set.
+    """Returns the authentication of a server at `listen`, by the file of tokens `path`; raises TokenFileError.
 
-    Without a gate, logs a warning unless only this machine can connect. Raises TokenFileError.
+    Returns None if `path` is None, and then logs a warning, which names `setting`, unless `listen` is a loopback
+    address.
     """
     if path is not None:
         return TokenGate(FollowedFile(path, parse_peers), roles)
