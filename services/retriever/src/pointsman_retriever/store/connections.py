@@ -49,7 +49,10 @@ class Connections:
 
     @contextmanager
     def reader(self) -> Iterator[sqlite3.Connection]:
-        """Lends a reader for the length of the block; waits while all are in use."""
+        """Lends a reader for the length of the block; waits while all are in use.
+
+        Raises storage errors (`translate_errors`), and Unavailable ("collection_closed") after `close`.
+        """
         with translate_errors(self.file):
             self._check_open()
             reader = self._take_reader()
@@ -62,7 +65,10 @@ class Connections:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Lends the writer in a transaction, which is rolled back unless the block executes COMMIT."""
+        """Lends the writer in a transaction, which is rolled back unless the block executes COMMIT.
+
+        Raises storage errors (`translate_errors`).
+        """
         with translate_errors(self.file):
             self._writer.execute("BEGIN IMMEDIATE")
             try:
@@ -131,7 +137,11 @@ class Connections:
 
 @contextmanager
 def translate_errors(file: Path) -> Iterator[None]:
-    """Turns SQLite's exceptions into PointsmanErrors."""
+    """Converts SQLite's exceptions in the block to storage errors, as all reads and writes of a collection raise them.
+
+    These are ResourceExhausted ("disk_full"), FailedPrecondition ("disk_read_only"), Unavailable ("disk_failed") and
+    Internal ("collection_damaged", "store_failed").
+    """
     try:
         yield
     except sqlite3.Error as error:

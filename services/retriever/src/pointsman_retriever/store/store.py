@@ -28,7 +28,10 @@ _COLLECTION_COLUMNS = (
 
 
 class Store:
-    """Reads and changes one collection's file: reads from any thread, changes from one thread at a time."""
+    """Reads and changes one collection's file: reads from any thread, changes from one thread at a time.
+
+    Methods raise storage errors (`translate_errors`), and Unavailable ("collection_closed") after `close`.
+    """
 
     def __init__(
         self, collection_id: CollectionId, folder: Path, readers: int, checkpoint_bytes: int = CHECKPOINT_BYTES
@@ -137,7 +140,10 @@ class Store:
 
 
 def create_store(folder: Path, collection: CollectionInfo) -> None:
-    """Creates the file of an empty collection in an empty folder; it is durable when this returns."""
+    """Creates the file of an empty collection in an empty folder; it is durable when this returns.
+
+    Raises storage errors (`translate_errors`).
+    """
     file = folder / STORE_FILE
     with translate_errors(file), closing(sqlite3.connect(file, isolation_level=None)) as connection:
         connection.execute("PRAGMA synchronous = FULL")
