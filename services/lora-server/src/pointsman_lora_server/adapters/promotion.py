@@ -42,7 +42,7 @@ _TAIL = 0.95
 
 
 class PromotionGate:
-    """Compares a version with the trainer's few-shot prompt before a protected alias is moved to it.
+    """Compares a version's score with that of the trainer's few-shot prompt before a protected alias is moved to it.
 
     A version passes if its score is higher, or if either score is missing, since then nothing is known.
     """
@@ -103,9 +103,10 @@ class Promoter:
         self._ensure_loaded = ensure_loaded
 
     async def promote(self, version: AdapterVersion, alias_suffix: str, force: bool) -> None:
-        """Moves the alias to the version and clears the request; raises the error if the move can be retried.
+        """Moves the alias to the version and clears the request.
 
-        A rejection by the gate is final: it is logged and the request is cleared.
+        If a protected alias rejects the version, that is logged, and the request is cleared. Raises what
+        `ensure_loaded` and `AdapterRegistry.move_alias` raise; the request then stays, so that the move can be retried.
         """
         try:
             self._gate.check(version, alias_suffix, force)
@@ -124,7 +125,7 @@ class Promoter:
 async def roll_back_failing_canaries(
     registry: AdapterRegistry, desired: DesiredState, count_rollback: Callable[[], None] = lambda: None
 ) -> None:
-    """Rolls back each canary in `desired` that is worse than its stable version; raises Unavailable.
+    """Rolls back each canary in `desired` that is worse than its stable version; raises Unavailable if Redis fails.
 
     If several lora-servers detect the same failing canary, one of them rolls it back. A change that someone made after
     `desired` was read is not undone. `count_rollback` is called once for each rollback made here.

@@ -68,8 +68,8 @@ class VersionValidator:
     async def validate(self, version: AdapterVersion, phase: Phase) -> None:
         """Smoke-tests the version and moves it to READY or FAILED.
 
-        `phase` is REGISTERED, or VALIDATING if a process died during its validation. Raises Unavailable if the
-        validation has to be retried.
+        `phase` is REGISTERED, or VALIDATING if a process died during its validation. Raises Unavailable, or
+        ResourceExhausted if the disk is full: the validation has to be retried then.
         """
         name = version.version
         async with self._lock:
@@ -88,7 +88,8 @@ class VersionValidator:
     async def ensure_reference(self, version: AdapterVersion) -> bool:
         """Runs the smoke test of a READY version that only other processes have tested, to know its right answers here.
 
-        Returns False if the version fails the test; it is then marked as failed.
+        Returns False if the version fails the test; it is then marked as failed. If the test cannot be run, raises
+        Unavailable, ResourceExhausted, or NotFound or FailedPrecondition (missing or damaged in the store).
         """
         async with self._lock:
             try:

@@ -60,7 +60,10 @@ class SnapshotReader:
         self._last = _NOTHING_READ
 
     async def read(self) -> DesiredState:
-        """Returns the desired state, the same object if nothing has changed since the last call; raises Unavailable."""
+        """Returns the desired state, the same object if nothing has changed since the last call.
+
+        Raises Unavailable, or FailedPrecondition ("unreadable_record") if a value in Redis has another form.
+        """
         for _ in range(_ATTEMPTS):
             state = await self._try()
             if state is not None:
