@@ -123,7 +123,10 @@ def _to_line(*message: Any) -> bytes:
 
 
 async def connect_supervisor(descriptor: int) -> WorkerPeer:
-    """Connects a worker to its supervisor. If the supervisor dies, the worker gets SIGTERM."""
+    """Connects a worker to its supervisor by its end of their socket pair, a file descriptor.
+
+    If the supervisor dies, the worker gets SIGTERM.
+    """
     supervisor = WorkerPeer({})
     await supervisor.connect(socket.socket(fileno=descriptor))
 
