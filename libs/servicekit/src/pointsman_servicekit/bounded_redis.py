@@ -200,8 +200,7 @@ async def open_redis(
 ) -> AsyncIterator[BoundedRedis]:
     """Connects to Redis for the length of the block, with time limits; the module `redis_clients` describes `url`.
 
-    `tell` is called with whether Redis answers; `deadline` and `cooldown` are in seconds. Raises ValueError if the URL
-    is invalid.
+    The other arguments are those of BoundedRedis. Raises ValueError if the URL is not valid.
     """
     from pointsman_servicekit.redis_clients import open_client
 
