@@ -49,7 +49,7 @@ class SearchResult:
 
 @dataclass(frozen=True, slots=True)
 class StepResult(Generic[T]):
-    """The result of one caller's step of a change, and the collection's state right after it."""
+    """The result of one caller's change (an error, if it failed), and the collection's state right after it."""
 
     result: T | PointsmanError
     info: CollectionInfo
@@ -82,7 +82,11 @@ class Collection:
         self.reload()
 
     def search(self, query: ResolvedQuery) -> SearchResult:
-        """Searches the collection's current version; raises NotFound, FailedPrecondition or Unavailable."""
+        """Searches the collection's current version.
+
+        Raises FailedPrecondition if another model made the query's vector, and Unavailable if the index failed or the
+        collection changes too quickly.
+        """
         stopwatch = Stopwatch()
         with self._lock.read():
             self._check_searchable(query)

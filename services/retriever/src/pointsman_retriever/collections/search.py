@@ -56,9 +56,10 @@ class SearchService:
     async def search(self, query: Query) -> SearchAnswer:
         """Runs one query.
 
-        Raises InvalidArgument; NotFound; FailedPrecondition (another embedding model, no reranker, or an index that
-        failed); ResourceExhausted ("overloaded"); Unavailable; storage errors (`translate_errors`), or the error with
-        which a damaged collection failed to load.
+        Raises InvalidArgument; NotFound; FailedPrecondition (another embedding model, no reranker, or an external store
+        with other fields); ResourceExhausted ("overloaded"); Unavailable (an index, a store, a reranker or an embedding
+        endpoint failed); storage errors (`translate_errors`), or the error with which a damaged collection failed to
+        load.
         """
         started = time.perf_counter()
         try:
