@@ -136,7 +136,10 @@ class ChangeStream:
         self._key = keys.changes
 
     async def history(self, name: str, limit: int) -> list[Change]:
-        """Returns the changes of the adapter `name`, or of all if it is empty, newest first; raises Unavailable."""
+        """Returns the changes of the adapter `name`, or of all if it is empty, newest first.
+
+        Raises Unavailable if Redis does not answer.
+        """
         changes: list[Change] = []
         before = "+"
         while len(changes) < limit:
