@@ -4,12 +4,14 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pointsman_cli.keys.tables import limits_text
 from pointsman_servicekit.keys import redis_layout
-from pointsman_servicekit.keys.records import digest_of, is_well_formed
+from pointsman_servicekit.keys.records import Limits, digest_of, is_well_formed
 from pointsman_servicekit.keys.redis_layout import Window, window_at
 from redis import Redis
 
@@ -209,3 +211,16 @@ def test_a_tenants_consent_can_be_given_and_withdrawn_without_changing_its_limit
 
 def test_contradictory_consent_options_are_rejected(keys: Keys) -> None:
     assert keys("consent", "acme").code == keys("consent", "acme", "--all", "--withdraw").code == 2
+
+
+def test_each_limit_has_a_short_form() -> None:
+    texts = {limit.name: limits_text(Limits(**{limit.name: 5})) for limit in fields(Limits)}
+    assert [name for name, text in texts.items() if name in text] == []
+
+
+def test_a_limit_without_a_short_form_is_shown_with_its_name() -> None:
+    @dataclass(frozen=True, slots=True)
+    class MoreLimits(Limits):
+        images_per_minute: int | None = None
+
+    assert limits_text(MoreLimits(images_per_minute=3, requests_per_minute=5)) == "5 req/min, 3 images_per_minute"

@@ -26,7 +26,7 @@ from pointsman_retriever.index.faiss_index import FaissStore
 from pointsman_retriever.index.snapshot import IndexSnapshot
 from pointsman_retriever.index.vector_stores import VectorIndex
 from pointsman_retriever.search.ranking import ResolvedQuery
-from pointsman_retriever.store.connections import read_chunks
+from pointsman_retriever.store.connections import ROWS_PER_BATCH, read_chunks
 from pointsman_retriever.store.store import Store, create_store
 
 
@@ -122,6 +122,28 @@ def test_a_lost_vector_is_reported_and_repaired(store: Store) -> None:
     collection.refresh()
     assert collection.verify().problems == ()
     assert found(collection) == {"a", "bb", "ccc"}
+
+
+def test_all_batches_of_chunks_are_of_one_version(store: Store) -> None:
+    def put(name: str, chunks: int) -> None:
+        document = Document(name, "", name, {"room": "shed"})
+        vectors = np.ones((chunks, 4), np.float32)
+        encoded = EncodedDocument(document, (Chunk(name, 0, 4, ""),) * chunks, vectors, "given")
+        with store.transaction() as transaction:
+            with transaction.step() as change:
+                change.put(encoded)
+            transaction.commit()
+
+    put("long", ROWS_PER_BATCH)
+    put("last", 1)
+    batches = store.read_all_chunks()
+    first = next(batches)
+    with store.transaction() as transaction:
+        with transaction.step() as change:
+            assert change.remove("last")
+        transaction.commit()
+    (rest,) = batches
+    assert (len(first.ids), rest.texts, rest.metadata) == (ROWS_PER_BATCH, ("last",), ({"room": "shed"},))
 
 
 def _no_entries(store: Store) -> IndexedChunks:

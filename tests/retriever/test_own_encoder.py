@@ -1,12 +1,17 @@
 """A retriever with an embedding model of the user's own."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from pointsman.v1 import retriever_pb2 as pb
+from pointsman_embedding import Encoder
 from pointsman_retriever import bootstrap
 from pointsman_retriever.settings import Settings
-from pointsman_servicekit.errors import FailedPrecondition
+from pointsman_servicekit.errors import FailedPrecondition, Unavailable
 
 from tests.embedding.second_encoder import make_second_encoder
 from tests.retriever.client import Refusal, Start
@@ -53,6 +58,29 @@ async def test_collections_of_the_former_model_are_refused_until_they_are_migrat
             pass
         assert (await client.search("tea", dense_weight=1.0)).passages[0].document_id == "tea"
         assert (await client.collection()).fingerprint == model.fingerprint
+
+
+class UnreachableEncoder:
+    """An embedding model behind an endpoint that does not answer."""
+
+    def __init__(self, model: Encoder) -> None:
+        self._model = model
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        raise Unavailable("the endpoint does not answer", code="embedding_unavailable")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+
+async def test_documents_that_the_model_cannot_embed_now_are_refused_with_its_error(
+    start: Start, model_folder: Path, refusal: Refusal
+) -> None:
+    model: Any = UnreachableEncoder(bootstrap.load_model(Settings(embedding_model=model_folder)))
+    async with start(model=model) as client:
+        await client.create()
+        refused = await refusal(client.upsert(pb.Document(id="tea", text="Tea is served at five.")))
+        assert refused.code == "embedding_unavailable"
 
 
 def test_a_model_that_cannot_be_used_is_named(tmp_path: Path, model_folder: Path) -> None:

@@ -19,6 +19,7 @@ _SHORT = {
     "dollars_per_day": "${:g}/day",
     "dollars_per_month": "${:g}/month",
 }
+"""Short forms of limits; a limit without one is shown with its name."""
 
 
 def show_keys(records: Sequence[KeyRecord], now: float) -> None:
@@ -37,7 +38,7 @@ def show_usage(spendings: Sequence[UsageRow]) -> None:
         "tenant", "key", "", "requests", "failed", "cancelled", "prompt", "cached", "answers", "dollars", "left"
     )
     for one in spendings:
-        left = ", ".join(_SHORT[name].format(value) for name, value in one.left.items())
+        left = ", ".join(_limit_text(name, value) for name, value in one.left.items())
         who = f"{one.key.prefix} {one.key.name}".strip() if one.key else "all"
         for period, counts in (("today", one.today), ("month", one.month)):
             numbers = [f"{counts.get(name, 0):,}" for name in COUNTERS[:-1]]
@@ -51,13 +52,17 @@ def show_budgets(budgets: Sequence[Mapping[str, Any]]) -> None:
     table = plain_table("tenant", "key", "budget", "used", "", "resets")
     for one in budgets:
         share = f"{one['used_share']:.0%}" + (" nearly spent" if one["is_nearly_spent"] else "")
-        budget, used = _SHORT[one["limit"]].format(one["usd"]), f"${one['used_usd']:.6f}"
+        budget, used = _limit_text(one["limit"], one["usd"]), f"${one['used_usd']:.6f}"
         table.add_row(*map(Text, (one["tenant"], one["key"] or "all", budget, used, share, _day(one["resets_unix"]))))
     table_console().print(table)
 
 
 def limits_text(limits: Limits) -> str:
-    return ", ".join(_SHORT[name].format(value) for name, value in asdict(limits).items() if value) or "none"
+    return ", ".join(_limit_text(name, value) for name, value in asdict(limits).items() if value) or "none"
+
+
+def _limit_text(name: str, value: float) -> str:
+    return _SHORT.get(name, f"{{:g}} {name}").format(value)
 
 
 def consent_text(tenant: TenantRecord) -> str:

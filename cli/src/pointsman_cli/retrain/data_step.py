@@ -172,9 +172,10 @@ class Gateway:
         file: Path,
         progress: Callable[[int, int], None],
     ) -> list[ModelAnswer]:
-        """Returns answers in the order of the prompts; answers already in `file` are reused, new ones are appended.
+        """Returns answers in the order of `questions`; those in `file` are reused, new ones are appended to it.
 
-        Raises CommandError if a request fails after all retries.
+        A question that is refused for its content has its error's code in `error`. Raises CommandError if another
+        request fails, after retries if these may help.
         """
         bodies = [{"model": model, "messages": list(question), "stream": False, **sampling} for question in questions]
         places = [_prompt_digest(body) for body in bodies]

@@ -105,10 +105,11 @@ def unusable(message: str) -> FailedPrecondition:
 
 
 def read_encoder_config(file: Path) -> EncoderConfig | None:
-    """Reads the key `embedding` of a YAML file, such as models.yaml; None without it. Raises FailedPrecondition.
+    """Reads the key `embedding` of a YAML file, such as models.yaml; None without it.
 
     `${VARIABLE}` is replaced from the environment, as in the gateway's configuration. One that is not set is empty:
-    other keys of the file may need variables that only the gateway has.
+    other keys of the file may need variables that only the gateway has. Raises FailedPrecondition if the file cannot be
+    read or the key's value is not valid.
     """
     try:
         text = file.read_text("utf-8-sig")

@@ -67,7 +67,10 @@ class EndpointEncoder:
 
     @classmethod
     def connect(cls, config: EncoderConfig, tokenizer: Tokenizer) -> "EndpointEncoder":
-        """Embeds a test text to learn the model's name and dimensions; raises FailedPrecondition or Unavailable."""
+        """Embeds a test text to learn the model's name and dimensions.
+
+        Raises FailedPrecondition if the API key's variable is not set, Unavailable if the endpoint fails.
+        """
         encoder = cls(config, tokenizer)
         encoder._answered_name, vectors = encoder._call([PROBE])
         encoder._probe, encoder._probed_at = vectors[0], time.monotonic()
@@ -84,7 +87,10 @@ class EndpointEncoder:
         return self._tokenizer
 
     def embed(self, texts: Sequence[str]) -> Vectors:
-        """Embeds each text: (n, dimensions), of length 1. Raises Unavailable."""
+        """Embeds each text: (n, dimensions), of length 1.
+
+        Raises Unavailable if the endpoint fails (for `PAUSE_SECONDS` afterwards at once) or has another model.
+        """
         parts = [self._embed_batch(texts[start : start + MAX_BATCH]) for start in range(0, len(texts), MAX_BATCH)]
         return np.concatenate(parts) if parts else np.empty((0, self.dimensions), np.float32)
 

@@ -57,7 +57,9 @@ class MiniLM:
 
     @classmethod
     def load(cls, folder: Path, threads: int = 1) -> "MiniLM":
-        """Loads the folder that `pointsman_embedding.prepare` creates; raises ModelMissing."""
+        """Loads the folder that `pointsman_embedding.prepare` creates; raises ModelMissing if it is incomplete or
+        damaged.
+        """
         fingerprint = check(folder)
         tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
         tokenizer.no_truncation()

@@ -69,7 +69,7 @@ class OnnxEncoder:
 
     @classmethod
     def load(cls, config: EncoderConfig, threads: int = 1) -> "OnnxEncoder":
-        """Loads the configured folder and tries the encoder out; raises FailedPrecondition."""
+        """Loads the configured folder and tries the encoder out; raises FailedPrecondition if it is not usable."""
         folder = config.folder
         assert folder is not None
         if not folder.is_dir():

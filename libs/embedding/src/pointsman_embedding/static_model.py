@@ -39,7 +39,8 @@ class StaticModel:
 
     @classmethod
     def load(cls, folder: Path, of_encoder: str | None = None) -> "StaticModel":
-        """Loads the folder that `pointsman_embedding.prepare` creates. Raises ModelMissing.
+        """Loads the folder that `pointsman_embedding.prepare` creates; raises ModelMissing if it is incomplete or
+        damaged.
 
         `of_encoder` is the fingerprint of the folder's MiniLM if that is loaded; otherwise its files are hashed here.
         """

@@ -43,7 +43,8 @@ def mean_interval(scores: Sequence[float], confidence: float = 0.95, seed: int =
 
     For scores of only 0 and 1 it is Wilson's interval (E. B. Wilson, JASA 22, 1927), otherwise a BCa bootstrap (B.
     Efron, JASA 82, 1987). If all scores are equal a bootstrap finds no spread, and Wilson's interval is used, which is
-    then too wide rather than too narrow. Raises ValueError if there are no scores.
+    then too wide rather than too narrow. Raises ValueError if there are no scores, or one
+    is not from 0 to 1.
     """
     values = _checked(scores)
     if np.all((values == 0) | (values == 1)) or np.ptp(values) == 0:
@@ -57,9 +58,9 @@ def compare(first: Sequence[float], second: Sequence[float], confidence: float =
 
     For scores of only 0 and 1 the test is McNemar's (Psychometrika 12, 1947) in its exact form, a binomial test on the
     rows where one path alone is right. Otherwise it is a permutation test that flips the signs of the differences (R.
-    A. Fisher, The Design of Experiments, 1935). The interval is a percentile bootstrap of the differences, or `_bounds`
-    if the differences are all equal or too few for a significant result. Raises ValueError if the lengths differ or
-    there are no scores.
+    A. Fisher, The Design of Experiments, 1935). The interval is a percentile bootstrap of the differences, or
+    limits that hold for any distribution if the differences are all equal or too few for a significant result. Raises
+    ValueError if the lengths differ, there are no scores, or one is not from 0 to 1.
     """
     one, other = _checked(first), _checked(second)
     if len(one) != len(other):

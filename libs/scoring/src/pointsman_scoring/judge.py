@@ -51,7 +51,10 @@ def _score_pattern(name: str) -> re.Pattern[str]:
 
 
 def parse_score(reply: str, name: str = "score") -> float | None:
-    """Returns the score in the last line that ends with one, from 0 to 1; None unless it is a whole number up to 10."""
+    """Returns the score in the last line that ends with "NAME: N" (`name` in any case), from 0 to 1.
+
+    None if there is no such line, or N is not a whole number up to 10.
+    """
     found = _score_pattern(name).findall(reply)
     if not found or not found[-1].isdecimal() or int(found[-1]) > MAX_SCORE:
         return None

@@ -45,7 +45,7 @@ class EntryPoint:
 
 
 class UserMetric:
-    """A metric of a user's class; its scores and exceptions are checked."""
+    """A metric of a user's class; an exception, and a score outside 0 to 1, is raised as MetricError."""
 
     def __init__(self, name: str, option: Any) -> None:
         """Creates the metric; raises MetricError if the class cannot be loaded, or does not accept `option`."""
@@ -96,7 +96,7 @@ def metric_from(spec: Mapping[str, Any]) -> Metric:
 
 
 def spec_from_text(text: str) -> dict[str, Any]:
-    """Parses a metric that a command line writes as `NAME` or `NAME=OPTION`, into the form of `metric_from`."""
+    """Parses a metric that a command line writes as `NAME` or `NAME=OPTION`, into the form that `metric_from` takes."""
     name, equals, option = text.partition("=")
     return {name: option if equals else True}
 

@@ -52,7 +52,10 @@ class BoundedRedis:
         deadline: float = CALL_TIMEOUT_SECONDS,
         cooldown: float = COOLDOWN,
     ) -> None:
-        """Takes `tell`, which is called at each change between up (True) and down (False)."""
+        """Takes `tell`, which is called with True or False when Redis begins or ceases to answer.
+
+        An attempt takes `deadline` seconds at most; after a failure calls fail at once for `cooldown` seconds.
+        """
         self.client: Any = redis.client
         self.errors = redis.errors
         """What the client raises if Redis is unavailable."""
@@ -66,7 +69,10 @@ class BoundedRedis:
         self._resting_until = 0.0
 
     async def call(self, call: Callable[[], Awaitable[Answer]]) -> Answer:
-        """Runs a call; raises Unavailable ("redis_unavailable") after the time limit, during a cooldown at once."""
+        """Runs a call of `client`; repeats it up to twice if it takes too long.
+
+        Raises Unavailable ("redis_unavailable") if it fails or is late; during a cooldown at once.
+        """
         await in_task()  # what follows sets a timeout
         async with self._places:
             return await self._call(call)
@@ -194,8 +200,7 @@ async def open_redis(
 ) -> AsyncIterator[BoundedRedis]:
     """Connects to Redis for the length of the block, with time limits; the module `redis_clients` describes `url`.
 
-    `tell` is called with whether Redis answers; `deadline` and `cooldown` are in seconds. Raises ValueError if the URL
-    is invalid.
+    The other arguments are those of BoundedRedis. Raises ValueError if the URL is not valid.
     """
     from pointsman_servicekit.redis_clients import open_client
 

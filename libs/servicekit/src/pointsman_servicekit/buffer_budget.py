@@ -34,7 +34,7 @@ class BufferedBytesBudget:
 
     @contextmanager
     def reserved(self, tenant: str, count: int) -> Iterator[None]:
-        """Reserves `count` bytes for the length of the block. Raises Unavailable."""
+        """Reserves `count` bytes for the length of the block; raises as `reserve` does."""
         self.reserve(tenant, count)
         try:
             yield
@@ -51,7 +51,7 @@ class BufferReservation:
         self._count = 0
 
     def grow(self, tenant: str, count: int) -> None:
-        """Reserves `count` bytes more. Raises Unavailable; what was reserved before stays reserved."""
+        """Reserves `count` bytes more. If it raises, as `reserve` does, what was reserved before stays reserved."""
         if count:
             self._budget.reserve(tenant, count)
             self._tenant = tenant

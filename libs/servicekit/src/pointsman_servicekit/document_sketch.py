@@ -40,7 +40,7 @@ def sketch_of(documents: Iterable[tuple[str, bytes]]) -> Sketch:
 
 
 def parse_sketch(text: str) -> Sketch:
-    """Parses a serialized sketch; raises ValueError."""
+    """Parses a sketch as `str` serializes it; raises ValueError for a text of another form."""
     if not _FORM.fullmatch(text):
         raise ValueError(f"'{text[:40]}' is no sketch of documents")
     documents, _, digits = text.partition(":")

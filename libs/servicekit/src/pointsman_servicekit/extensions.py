@@ -73,7 +73,9 @@ class Registry:
     """A method that every extension of this kind has."""
 
     def find(self, name: str) -> Any:
-        """Returns the extension's class by its name; raises ValueError."""
+        """Returns the extension's class by its name; raises ValueError if there is no such class or it cannot be
+        imported.
+        """
         try:
             found = load_extension(name, setting=f"the {self.kind}", group=self.group, builtins=self.builtins)
         except PointsmanError as error:

@@ -23,7 +23,7 @@ Wrap = Callable[[Method], Method]
 
 
 def to_status(error: PointsmanError) -> Any:
-    """Converts the error to the argument of `context.abort_with_status`; half characters in its texts become "?"."""
+    """Converts the error to the argument of `context.abort_with_status`; lone surrogates in its texts become "?"."""
     info = error_details_pb2.ErrorInfo(reason=error.code, domain=DOMAIN)
     if error.param:
         info.metadata["param"] = _encodable(error.param)
@@ -38,7 +38,10 @@ def to_status(error: PointsmanError) -> Any:
 
 
 def from_rpc_error(error: grpc.aio.AioRpcError, service: str) -> PointsmanError:
-    """Converts the error of a call to `service` back to a PointsmanError; a transport failure becomes `Unavailable`."""
+    """Converts the error of a call to `service` back to the PointsmanError that it was there.
+
+    Without its details it is DeadlineExceeded after a timeout, and otherwise Unavailable.
+    """
     code, message = error.code(), error.details() or ""
     status = rpc_status.from_call(cast(grpc.Call, error))  # it has what from_call reads
     if status is not None:

@@ -50,7 +50,7 @@ class ReceiveLimits:
 
 
 class RequestReceiver(HandlerInterceptor):
-    """Runs the gate of each call to our own services, then receives its message; the innermost interceptor."""
+    """Authenticates each call to our own services, then receives its message; the innermost interceptor."""
 
     def __init__(self, limits: ReceiveLimits, budget: BufferedBytesBudget, gate: Gate | None = None) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class _Receive:
         self._descriptor = getattr(message_class, "DESCRIPTOR", None)
 
     async def admit(self, context: Context) -> str:
-        """Returns the tenant that calls, by the gate; empty if there is none."""
+        """Returns the tenant that calls, empty if calls are not authenticated; raises what `Gate.admit` raises."""
         return "" if self._gate is None else await self._gate.admit(self._method, context)
 
     async def message(self, context: Context, tenant: str) -> bytes:

@@ -82,7 +82,7 @@ class _Silent(WSGIRequestHandler):
 def export_build_info(registry: CollectorRegistry, service: str) -> None:
     """Exports the service's version as a metric; `service` is the name of its distribution after "pointsman-".
 
-    Raises PackageNotFoundError.
+    Raises PackageNotFoundError if it is not installed.
     """
     info = Gauge("pointsman_build_info", "1 for the release that runs.", ["service", "version"], registry=registry)
     info.labels(service, version(f"pointsman-{service}")).set(1)

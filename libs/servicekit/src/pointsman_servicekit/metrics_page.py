@@ -106,7 +106,7 @@ class ThreadedMetricsPages:
         self._lock = Lock()
 
     def find(self, format: str) -> MetricsPage:
-        """Returns the page, which is up to `MAX_AGE_SECONDS` old."""
+        """Returns the page, which is up to `MAX_AGE_SECONDS` old; raises what its builder raises."""
         with self._lock:
             page = self._pages.get(format)
             if page is None or not page.is_fresh:

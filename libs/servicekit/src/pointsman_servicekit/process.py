@@ -52,12 +52,12 @@ async def wait_for_stop_signal() -> signal.Signals:
             loop.remove_signal_handler(which)
 
 
-async def delay_shutdown(told_by: signal.Signals, seconds: float) -> None:
+async def delay_shutdown(received: signal.Signals, seconds: float) -> None:
     """Keeps serving for `seconds` after SIGTERM, though reported as not ready, so that load balancers notice first.
 
     SIGINT (Ctrl-C) does not wait.
     """
-    if told_by == signal.SIGTERM and seconds:
+    if received == signal.SIGTERM and seconds:
         log.info("leaving: not ready any more, serving on for %g s", seconds)
         await asyncio.sleep(seconds)
 
@@ -89,7 +89,7 @@ def freeze_gc() -> None:
 
 @asynccontextmanager
 async def trimming_heap(interval: float = TRIM_INTERVAL_SECONDS) -> AsyncIterator[None]:
-    """Returns memory that malloc holds but nothing uses to the system at an interval, in a worker thread.
+    """Returns memory that malloc holds but nothing uses to the system every `interval` seconds, in a worker thread.
 
     By default malloc returns only what is at the end of an arena. The event loop waits if it needs the arena
     meanwhile: about 0.05 ms for each returned megabyte.
@@ -115,6 +115,7 @@ class Backoff:
     calm: float = 60.0
 
     def after(self, previous: float, lived: float) -> float:
+        """Returns the next wait; `previous` is the last one (0: none), `lived` the seconds since the last start."""
         if previous == 0 or lived >= self.calm:
             return self.first
         return min(previous * 2, self.longest)

@@ -50,7 +50,10 @@ class RedisClient:
 
 @asynccontextmanager
 async def open_client(url: str, **options: Any) -> AsyncIterator[RedisClient]:
-    """Opens a Redis client that does not retry; `options` are those of redis-py's connections. Raises ValueError."""
+    """Opens a Redis client that does not retry; `options` are those of redis-py's connections.
+
+    Raises ValueError for a URL or an option in it that is not valid.
+    """
     options |= {"decode_responses": True, **_connection_options()}
     scheme, _, kind = urlsplit(url).scheme.partition("+")
     if not kind:
@@ -78,7 +81,7 @@ def _connection_options() -> dict[str, Any]:
 
 
 def _parse(url: str, scheme: str, kind: str) -> tuple[list[tuple[str, int]], list[str], dict[str, Any]]:
-    """Splits a URL into hosts with ports, the parts of its path, and the settings that redis-py reads from it."""
+    """Splits a URL into hosts with ports, the parts of its path, and redis-py's settings; raises ValueError."""
     parts = urlsplit(url)
     login, at, names = parts.netloc.rpartition("@")
     hosts = []

@@ -10,7 +10,7 @@ _ROOT = Path("/")
 def memory_limit(root: Path = _ROOT) -> int | None:
     """Returns the bytes of memory that this process may use: the machine's, or less if a control group limits it.
 
-    None if the system does not tell (it is not Linux). `root` is the folder that contains `proc` and `sys`.
+    None if the system does not report it (it is not Linux). `root` is the folder that contains `proc` and `sys`.
     """
     machine = _machine_memory(root)
     return min([*_control_group_limits(root), machine]) if machine is not None else None

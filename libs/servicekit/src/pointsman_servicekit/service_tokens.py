@@ -135,7 +135,7 @@ Peers = Mapping[bytes, Peer]
 
 
 def parse_peers(text: str) -> Peers:
-    """Parses a server's file of tokens; raises TokenFileError."""
+    """Parses a server's file of tokens; raises TokenFileError for an invalid line, or if there is no token."""
     peers: dict[bytes, Peer] = {}
     for number, line in enumerate(text.splitlines(), start=1):
         fields = line.split()
@@ -159,7 +159,7 @@ def parse_peers(text: str) -> Peers:
 
 
 def parse_token(text: str) -> str:
-    """Parses a client's file, which contains its token alone; raises TokenFileError."""
+    """Parses a client's file, which contains its token alone; raises TokenFileError if it is too short or not one word."""
     token = text.strip()
     _check_token(token)
     return token
@@ -186,9 +186,9 @@ class TokenGate:
         self._roles = roles
 
     async def admit(self, method: str, context: Context) -> str:
-        """Returns the peer's name. Raises Unauthenticated; PermissionDenied if the peer's role is too low.
+        """Returns the peer's name. Raises Unauthenticated without a known token.
 
-        A method that is not in the table needs the role admin.
+        Raises PermissionDenied if its role is too low; a method that is not in `roles` needs the role admin.
         """
         peer = self._identify(context)
         needed = self._roles.get(method, Role.ADMIN)
@@ -221,9 +221,10 @@ class TokenGate:
 
 
 def open_token_gate(path: Path | None, roles: Mapping[str, Role], listen: str, setting: str) -> TokenGate | None:
-    """Returns the gate for a server at `listen`, or None if `path`, which the setting `setting` holds, is not set.
+    """Returns the authentication of a server at `listen`, by the file of tokens `path`.
 
-    Without a gate, logs a warning unless only this machine can connect. Raises TokenFileError.
+    Returns None if `path` is None, and then logs a warning, which names `setting`, unless `listen` is a loopback
+    address. Raises TokenFileError if the file cannot be used.
     """
     if path is not None:
         return TokenGate(FollowedFile(path, parse_peers), roles)
@@ -244,7 +245,10 @@ def is_loopback(listen: str) -> bool:
 
 
 def open_token(path: Path | None) -> Callable[[], str] | None:
-    """Returns a function that returns a client's current token; None if no file is named. Raises TokenFileError."""
+    """Returns a function that returns a client's current token; None if `path` is None.
+
+    Raises TokenFileError if the file cannot be used.
+    """
     if path is None:
         return None
     file = FollowedFile(path, parse_token)

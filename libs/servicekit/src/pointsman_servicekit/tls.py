@@ -96,7 +96,10 @@ class ReloadingTls:
 
 
 def server_tls(certificate: Path | None, key: Path | None, client_ca: Path | None) -> ServerTls | None:
-    """Returns the server's TLS by the settings `tls_*`, None if TLS is off; raises TlsError."""
+    """Returns the server's TLS by the settings `tls_*`; None if none is set.
+
+    Raises TlsError if a file cannot be used, or only some of the settings are set.
+    """
     if certificate is None and key is None:
         if client_ca is not None:
             raise TlsError("tls_client_ca is set without tls_certificate and tls_key; set all three, or none")
@@ -110,7 +113,10 @@ def server_tls(certificate: Path | None, key: Path | None, client_ca: Path | Non
 
 
 def client_tls(ca: Path | None, certificate: Path | None, key: Path | None, server_name: str = "") -> ClientTls | None:
-    """Returns the client's TLS by the settings `client_tls_*`, None if TLS is off; raises TlsError."""
+    """Returns the client's TLS by the settings `client_tls_*`; None if none is set.
+
+    Raises TlsError if a file cannot be used, or only some of the settings are set.
+    """
     if ca is None:
         if certificate is not None or key is not None:
             raise TlsError(

@@ -123,7 +123,10 @@ def _to_line(*message: Any) -> bytes:
 
 
 async def connect_supervisor(descriptor: int) -> WorkerPeer:
-    """Connects a worker to its supervisor. If the supervisor dies, the worker gets SIGTERM."""
+    """Connects a worker to its supervisor by its end of their socket pair, a file descriptor.
+
+    If the supervisor dies, the worker gets SIGTERM.
+    """
     supervisor = WorkerPeer({})
     await supervisor.connect(socket.socket(fileno=descriptor))
 
@@ -167,7 +170,10 @@ class Supervisor:
         on_death: Callable[[Worker], None],
         backoff: Backoff = Backoff(),  # noqa: B008  # it is frozen
     ) -> None:
-        """Takes `on_death`, which is called before a dead worker is replaced."""
+        """Takes the command line `program`, to which the options of a worker are added, and the number of workers.
+
+        `on_death` is called when a worker has ended, before it is replaced.
+        """
         self.workers = [Worker(number) for number in range(1, workers + 1)]
         self.handlers: dict[str, Handler] = {}
         """Handlers of the workers' questions, by the question's name."""
@@ -179,7 +185,9 @@ class Supervisor:
         self._failed = False
 
     async def run(self, stopping: Awaitable[signal.Signals], kill_after: float) -> int:
-        """Runs the workers until `stopping` returns a signal, which is passed on; returns the exit status.
+        """Runs the workers until `stopping` returns a signal, which is passed on.
+
+        Returns the exit status: 1 if a worker failed at its start or its end, or had to be killed, else 0.
 
         After `kill_after` seconds the remaining workers are killed. If a worker dies before all have started for the
         first time, the others are stopped: its error is likely to affect all workers, and is in its log.
@@ -201,7 +209,7 @@ class Supervisor:
         return 1 if self._failed or late else 0
 
     async def ask_all(self, question: str) -> list[tuple[Worker, Any]]:
-        """Returns the answers of the serving workers; a worker that does not answer in time is left out."""
+        """Returns the answers of the serving workers, without those that fail to answer in time."""
         workers = [worker for worker in self.workers if worker.serves]
         answers = await asyncio.gather(*[worker.peer.ask(question) for worker in workers], return_exceptions=True)
         return [

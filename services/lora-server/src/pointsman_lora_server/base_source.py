@@ -23,7 +23,10 @@ KV_CACHE_BYTES = 2 * GIB
 
 
 def download(name: str, folder: Path) -> None:
-    """Downloads the missing files of a Hugging Face repository into the folder; raises BaseModelError."""
+    """Downloads the missing files of a Hugging Face repository into the folder.
+
+    Raises BaseModelError if there is no such repository, or it cannot be reached and the folder holds no model.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 

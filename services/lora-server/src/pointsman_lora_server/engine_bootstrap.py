@@ -87,8 +87,9 @@ def with_held(settings: Settings) -> Settings:
 def adapter_limit(settings: Settings, facts: EngineFacts | None = None) -> int:
     """Returns how many versions the engine may hold.
 
-    An attached engine with the guard reports its own limit in `facts`. Without the guard, and if HELD is unset, the
-    limit is the number of adapters in one batch, because every engine holds at least as many.
+    An attached engine with our middleware (the guard) reports its own limit in `facts`. Without it, and if HELD is
+    unset, the limit is the number of adapters in one batch, because every engine holds at least as many. Raises
+    ValueError if the settings of an engine that is started here lack the number (`with_held`).
     """
     if not settings.is_attached:
         if settings.held is None:
@@ -101,7 +102,7 @@ def adapter_limit(settings: Settings, facts: EngineFacts | None = None) -> int:
 
 
 def limits_note(settings: Settings, facts: EngineFacts) -> str:
-    """Returns the settings that exceed the attached engine's limits, with both values; empty if none does."""
+    """Returns a text that names the settings above the attached engine's limits, with both values; empty if none is."""
     limits = (
         ("HELD", settings.held, facts.held, "--max-cpu-loras, without --lora-modules"),
         ("MAX_LORA_RANK", settings.max_lora_rank, facts.max_lora_rank, "--max-lora-rank"),
@@ -144,7 +145,9 @@ def command_for(settings: Settings, environment: Mapping[str, str]) -> EngineCom
 async def open_engine(
     settings: Settings, command: EngineCommand | None, secret: GuardSecret
 ) -> AsyncIterator[VllmClient]:
-    """Opens the client of the engine. `secret` is the guard's secret if the engine is started here."""
+    """Opens the client of the engine: with `command`, of one that is started here, whose secret is `secret`; else of
+    the attached one.
+    """
     if command:
         api_key, url = command.environment.get("VLLM_API_KEY", ""), f"http://{settings.engine_listen}"
         async with open_client(url, secret, api_key, command.traced) as client:
@@ -201,5 +204,5 @@ def path_at_engine(store: Path, store_at_engine: str, folder: Path) -> str:
 
 
 def attached_parser(settings: Settings) -> str:
-    """Returns the tool-call parser of an attached engine, if the settings name it."""
+    """Returns the tool-call parser of an attached engine; empty if the settings do not name it."""
     return "" if settings.tool_call_parser in NO_PARSER else settings.tool_call_parser

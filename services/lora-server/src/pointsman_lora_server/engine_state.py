@@ -37,7 +37,7 @@ class EngineStateStore:
         return self._closed
 
     def update(self, **changes: Any) -> None:
-        """Sets fields of the state. Watchers are not notified if nothing changes."""
+        """Sets fields of `EngineState`. Watchers are not notified if nothing changes."""
         self._update(_EMPTY, changes)
 
     def _update(self, changed_names: frozenset[str] | None, changes: Mapping[str, Any]) -> None:
@@ -79,11 +79,11 @@ class EngineStateStore:
         self.update(loading=self._state.loading - {version})
 
     def mark_resident(self, version: str) -> None:
-        """Tells the watching gateways that they may send requests for the version."""
+        """Publishes that the engine holds the version, so that gateways send requests for it."""
         self.update(resident=self._state.resident | {version})
 
     def mark_draining(self, version: str) -> None:
-        """Tells the watching gateways to send no new requests for the version."""
+        """Publishes that the version is being unloaded, so that gateways send no new requests for it."""
         self.update(resident=self._state.resident - {version}, draining=self._state.draining | {version})
 
     def mark_unloaded(self, version: str) -> None:
@@ -91,7 +91,7 @@ class EngineStateStore:
         self.update(draining=self._state.draining - {version})
 
     def pop_lost(self) -> frozenset[str]:
-        """Returns the versions that were resident when the engine went down, once."""
+        """Returns the versions that were resident when the engine went down, and forgets them."""
         lost, self._lost = self._lost, _EMPTY
         return lost
 
@@ -122,7 +122,10 @@ class EngineStateStore:
                     await changed.wait()
 
     async def wait_for_other_than(self, known: EngineState, timeout_seconds: float) -> None:
-        """Waits until the engine's state differs from `known`, for `timeout_seconds` at most."""
+        """Waits until the engine's state differs from `known`, for `timeout_seconds` at most.
+
+        Returns at once after `close`.
+        """
         changed = self._changed
         if self._state is not known or self._closed:
             return

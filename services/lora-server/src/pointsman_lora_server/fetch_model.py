@@ -81,7 +81,7 @@ def _copy_from_bucket(url: str, folder: Path) -> None:
 
 
 def _remove_earlier_models(folder: Path) -> None:
-    """Removes models that this module has fetched next to the folder, but the one that was completed last."""
+    """Removes models that this module has fetched next to the folder, except the one that was completed last."""
     others = [started.parent for started in folder.parent.glob(f"*/{_STARTED}") if started.parent != folder]
     complete = sorted(
         (each for each in others if (each / MARKER).exists()), key=lambda each: (each / MARKER).stat().st_mtime

@@ -27,7 +27,10 @@ SWITCH_INTERVAL_SECONDS = 0.0001
 
 
 async def run(settings: Settings, spans: "Spans | None" = None) -> None:
-    """Serves until SIGINT or SIGTERM, then completes the calls in flight; acknowledged writes are on disk."""
+    """Serves until SIGINT or SIGTERM, then completes the calls in flight; acknowledged writes are on disk.
+
+    Raises as `load_model` and `run_service` do.
+    """
     async with bootstrap.run_service(settings, bootstrap.load_model(settings), spans) as running:
         received = await wait_for_stop_signal()
         log.info("stopping after %s", received.name)

@@ -69,7 +69,7 @@ class RunningService:
 
 
 def load_model(settings: Settings) -> Encoder:
-    """Loads the configured embedding model; raises ModelMissing, FailedPrecondition or Unavailable."""
+    """Loads the configured embedding model; raises as `read_encoder_config` and `open_encoder` do."""
     config = read_encoder_config(settings.embedding_config) if settings.embedding_config else None
     return open_encoder(config, settings.embedding_model)
 

@@ -35,7 +35,7 @@ class Embedder(Protocol):
     def dimensions(self) -> int: ...
 
     def embed(self, texts: Sequence[str]) -> Vectors:
-        """Embeds texts: (texts, dimensions), each of length 1. Blocks."""
+        """Embeds texts: (texts, dimensions), each of length 1. Blocks. Raises Unavailable if an endpoint fails."""
 
 
 class Chunker(Protocol):
@@ -45,7 +45,9 @@ class Chunker(Protocol):
         """Returns the chunker's name and version for a document; if the recipe changes, it is chunked again."""
 
     async def chunk(self, documents: Sequence[tuple[Document, str]]) -> list[tuple[Chunk, ...] | PointsmanError]:
-        """Chunks documents by their recipes, in order; an error concerns its document only."""
+        """Returns the chunks of each document by its recipe, or an error in place of those of one that cannot be
+        chunked.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +111,11 @@ class DocumentEncoder:
         return replace(document, vector=NamedVector(self.fingerprint, unit))
 
     def query_vector(self, query: Query) -> Vectors:
-        """Returns the query's own vector or the embedding of its text: (dimensions,), length 1. Blocks."""
+        """Returns the query's own vector or the embedding of its text: (dimensions,), length 1. Blocks.
+
+        Raises InvalidArgument for an unusable vector, FailedPrecondition for one of another model, and Unavailable if
+        the model's endpoint fails.
+        """
         if query.vector is None:
             return self._queries.embed([query.text]).reshape(self.dimensions)
         return self._normalise(query.vector, "the query's vector")
@@ -119,7 +125,8 @@ class DocumentEncoder:
     ) -> list[EncodedDocument | PointsmanError]:
         """Returns the documents in the same order, with an error in place of each that cannot be chunked.
 
-        Chunks whose vector `find_known` has are not embedded again.
+        Chunks whose vector `find_known` has are not embedded again. Raises Unavailable if the model's endpoint fails,
+        and what `find_known` raises.
         """
         chunked = await self._chunk([(document, self.recipe(document)) for document in documents], source)
         return await self._add_vectors(chunked, find_known)
@@ -127,7 +134,7 @@ class DocumentEncoder:
     async def encode_again(self, documents: Sequence[tuple[Document, str]]) -> list[EncodedDocument]:
         """Encodes stored documents, given with their recipes, for this model; reuses no vector.
 
-        Raises InvalidArgument if one of them cannot be chunked.
+        Raises InvalidArgument if one of them cannot be chunked, Unavailable if the model's endpoint fails.
         """
         chunked = await self._chunk(documents, source="")
         return [require(one) for one in await self._add_vectors(chunked, lambda _: {})]
@@ -169,8 +176,11 @@ class DocumentEncoder:
                 return await self._pools.ingest.run(self._passages.embed, batch)
 
         starts = range(0, len(texts), EMBEDDING_BATCH_SIZE)
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(embed(texts[start : start + EMBEDDING_BATCH_SIZE])) for start in starts]
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(embed(texts[start : start + EMBEDDING_BATCH_SIZE])) for start in starts]
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from None
         return [vector for task in tasks for vector in task.result()]
 
     def _normalise(self, vector: NamedVector, what: str) -> Vectors:

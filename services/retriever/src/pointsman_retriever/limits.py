@@ -138,11 +138,13 @@ def _check_options(options: SearchOptions) -> None:
 
 
 def check_share(what: str, value: float, span: str) -> None:
+    """Raises InvalidArgument if `value`, the field `what`, is not from 0 to 1; `span` describes that range."""
     if not 0.0 <= value <= 1.0:  # NaN fails too
         raise InvalidArgument(f"{what} is {value}; it ranges from {span}", code=f"invalid_{what}", param=what)
 
 
 def check_vector(vector: Vectors, dimensions: int) -> None:
+    """Raises InvalidArgument unless `vector` is (dimensions,), finite and not zero."""
     if vector.shape != (dimensions,):
         raise InvalidArgument(
             f"the vector has {vector.size} values; the model's vectors have {dimensions}",
@@ -156,7 +158,7 @@ def check_vector(vector: Vectors, dimensions: int) -> None:
 
 
 def check_document(document: Document) -> int:
-    """Checks a document against the limits on requests; returns its size in bytes."""
+    """Returns a document's size in bytes; raises InvalidArgument if it exceeds a limit on requests."""
     if not document.text.strip():
         raise InvalidArgument(
             f"document {document.id!r} has no text; to remove it, call Delete", code="empty_document", param="text"
@@ -181,6 +183,7 @@ def check_document(document: Document) -> int:
 
 
 def check_entries(entries: Mapping[str, str], what: str, param: str) -> None:
+    """Raises InvalidArgument for too many entries or an empty key; `what` and `param` name them in the error."""
     if len(entries) > MAX_METADATA:
         raise InvalidArgument(
             f"{what} has {len(entries)} entries; the maximum is {MAX_METADATA}",

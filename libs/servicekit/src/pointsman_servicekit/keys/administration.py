@@ -42,7 +42,11 @@ class UsageRow:
 
 
 class Administration:
-    """Reads and changes keys, tenants and limits. Each method raises Unavailable if Redis does not answer in time."""
+    """Reads and changes keys, tenants and limits.
+
+    Each method raises Unavailable if Redis does not answer in time, and FailedPrecondition ("unreadable_record") for a
+    record or a number that cannot be parsed.
+    """
 
     def __init__(self, redis: BoundedRedis, wall: Callable[[], float] = time.time) -> None:
         self.keys = KeyStore(redis, wall)
@@ -54,7 +58,11 @@ class Administration:
         return [record for record in await self.keys.keys() if tenant in ("", record.tenant)]
 
     async def change_limits(self, changes: LimitChanges, key: str = "", tenant: str = "") -> KeyRecord | TenantRecord:
-        """Changes limits of a key, or of a tenant, which is created if it is new. Raises NotFound, InvalidArgument."""
+        """Changes limits of a tenant, which is created if it is new, or of a key if `tenant` is empty.
+
+        Raises NotFound for an unknown key, InvalidArgument for a limit or a tenant's name that is not valid, and
+        FailedPrecondition ("contended") if other changes keep preventing it.
+        """
 
         def change(limits: Limits) -> Limits:
             return replace(limits, **changes)  # type: ignore[arg-type]  # by name; Limits checks the values
@@ -85,7 +93,7 @@ class Administration:
         return rows
 
     async def budgets(self, tenant: str = "") -> list[dict[str, Any]]:
-        """Returns the limits in dollars as JSON, with the amount used, and whether this amount causes a warning."""
+        """Returns each limit in dollars as a JSON object, with the amount used, and whether that causes a warning."""
         now_ms = int(self._wall() * 1000)
         return [
             {

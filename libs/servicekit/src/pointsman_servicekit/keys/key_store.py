@@ -49,7 +49,12 @@ class IssuedKey:
 
 
 class KeyStore:
-    """Keys and tenants in Redis; each method raises Unavailable ("redis_unavailable") if it does not answer in time."""
+    """Keys and tenants in Redis.
+
+    Each method raises Unavailable ("redis_unavailable") if Redis does not answer in time. Methods that return or change
+    a record raise FailedPrecondition ("unreadable_record") if it cannot be parsed, unless they say otherwise. Changes
+    raise FailedPrecondition ("contended") if other changes keep preventing them.
+    """
 
     def __init__(self, redis: BoundedRedis, wall: Callable[[], float] = time.time) -> None:
         self._redis = redis
@@ -100,6 +105,7 @@ class KeyStore:
         return record
 
     async def by_digest(self, digest: str) -> KeyRecord | None:
+        """Returns the key whose credential has this digest (`digest_of`); None if there is none."""
         text = await self._redis.call(lambda: self._redis.client.hget(redis_layout.KEYS, digest))
         return _key(digest, text) if text else None
 
@@ -109,7 +115,7 @@ class KeyStore:
         return [_readable(digest, text) if text else None for digest, text in zip(digests, found, strict=True)]
 
     async def tenant(self, name: str) -> TenantRecord:
-        """Returns a tenant's record; an unknown tenant has one without limits."""
+        """Returns a tenant's record; an unknown one has no limits. Raises InvalidArgument if the name is not valid."""
         text = await self._redis.call(lambda: self._redis.client.hget(redis_layout.TENANTS, name))
         return _tenant(name, text)
 
@@ -130,17 +136,20 @@ class KeyStore:
         )
 
     async def limit_key(self, which: str, change: Callable[[Limits], Limits]) -> KeyRecord:
-        """Changes a key's limits by the function `change`; raises NotFound."""
+        """Changes a key's limits by the function `change`; raises NotFound, or what `change` raises."""
         return await self._change_key(which, lambda record: replace(record, limits=change(record.limits)))
 
     async def limit_tenant(self, name: str, change: Callable[[Limits], Limits]) -> TenantRecord:
-        """Changes a tenant's limits; creates the tenant if it is new."""
+        """Changes a tenant's limits by the function `change`; creates the tenant if it is new.
+
+        Raises InvalidArgument if its name is not valid, or what `change` raises.
+        """
         return await self._change_tenant(name, lambda record: replace(record, limits=change(record.limits)))
 
     async def consent(self, name: str, tasks: Sequence[str]) -> TenantRecord:
         """Replaces the list of tasks whose answers may be used for training; an empty list withdraws consent.
 
-        Creates the tenant if it is new.
+        Creates the tenant if it is new. Raises InvalidArgument if a name is not valid.
         """
         learning = tuple(sorted(set(tasks)))
         return await self._change_tenant(name, lambda record: replace(record, learning=learning))

@@ -73,7 +73,7 @@ WINDOWS = {
 
 
 def limit_key(tenant: str, whose: str, limit: str) -> str:
-    """Returns the Redis key of the hash that holds a limit's state.
+    """Returns the Redis key of the hash that holds a limit's state; `whose` is a key's id or `WHOLE_TENANT`.
 
     Its fields are `window` (its number), `held` and `used` (the sums over all leases), and for each gateway's lease one
     with "HELD USED NUMBER EXPIRES". Dollars are nanodollars. All limits of a tenant are in one cluster slot.
@@ -141,7 +141,7 @@ class UsageStore:
     async def left(self, tenant: str, whose: str, limits: Limits) -> Mapping[str, float]:
         """Returns what is neither used nor reserved of each limit that is set, by the gateways' last report.
 
-        It is negative if answers took more than was reserved for them.
+        `whose` is a key's id or `WHOLE_TENANT`. An amount is negative if answers took more than was reserved for them.
         """
         now = int(self._wall() * 1000)
         left: dict[str, float] = {}

@@ -38,7 +38,7 @@ def is_tracing_enabled(environment: Mapping[str, str]) -> bool:
 def traces_endpoint(environment: Mapping[str, str]) -> str:
     """Returns the URL that spans are sent to, by OpenTelemetry's environment variables; empty if tracing is off.
 
-    For a subprocess that takes the URL as an argument. Raises OtelSettingsError.
+    For a subprocess that takes the URL as an argument. Raises as `is_tracing_enabled` does.
     """
     if not is_tracing_enabled(environment):
         return ""
@@ -50,7 +50,8 @@ def traces_endpoint(environment: Mapping[str, str]) -> str:
 def exporting_spans(service: str, environment: Mapping[str, str]) -> Iterator["Spans | None"]:
     """Records spans for the length of the block and sends what is left at its end; yields None if tracing is off.
 
-    `service` is the name after "pointsman-" of an installed distribution. Raises OtelSettingsError.
+    `service` is the name after "pointsman-" of an installed distribution. Raises as `is_tracing_enabled` does, and
+    OtelSettingsError if OpenTelemetry's SDK is not installed.
     """
     if not is_tracing_enabled(environment):
         yield None

@@ -123,7 +123,9 @@ class PairRatios:
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """What the static stage knows of words: pieces and pairs of words, their rarities, and its head's weights."""
+    """The static stage's features: subword tokens and word bigrams, with their inverse document frequencies and the
+    linear head's weights.
+    """
 
     pieces: tuple[str, ...]
     pairs: tuple[str, ...]

@@ -27,7 +27,7 @@ IGNORED_FIELDS = frozenset({"cache_control", "prompt_cache_breakpoint"})
 
 @dataclass(frozen=True, slots=True)
 class MediaForm:
-    """How one type of content parts holds its medium: in an object, in a field of the type's name."""
+    """Where a content part of a type T has its data: {"type": T, T: {`data`: ..., ...}}."""
 
     medium: str
     data: str = "url"

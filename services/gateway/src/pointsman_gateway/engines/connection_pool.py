@@ -81,7 +81,10 @@ class Pool:
         return None
 
     async def connect(self, origin: Origin, seconds: float, deadline: float) -> EngineConnection:
-        """Opens a connection within `seconds` and before the deadline. Raises ConnectionFailed, NotConnected."""
+        """Opens a connection; `deadline` is on the loop's clock.
+
+        Raises NotConnected after `seconds`, TimedOut at the deadline, and ConnectionFailed for other failures.
+        """
         until = min(self._clock() + seconds, deadline)
         # The callbacks of a connection run in the context in which it was opened. It outlives the request, so that is
         # an empty one.

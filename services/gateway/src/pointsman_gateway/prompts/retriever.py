@@ -81,7 +81,7 @@ class ProtectedSearch:
         self._timeout = timeout
 
     async def search(self, collection: str, query: str, vector: Vector | None, top_k: int, deadline: float) -> Found:
-        """Searches a collection; raises Unavailable, at once while the breaker is open."""
+        """Searches a collection; raises Unavailable (at once while the breaker is open), or DeadlineExceeded."""
         if not self._breaker.may_enter():
             wait = max(1.0, self._breaker.cooldown_left)
             raise Unavailable("the retriever has failed and is not asked for a while", code=AWAY, retry_after=wait)

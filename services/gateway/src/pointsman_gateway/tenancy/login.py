@@ -1,4 +1,6 @@
-"""The console's login at an OpenID Connect issuer, without the libraries that it takes."""
+"""The interface of the console's login at an OpenID Connect issuer; `tokens.py` implements it with optional
+libraries.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

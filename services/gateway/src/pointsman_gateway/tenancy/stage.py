@@ -177,7 +177,7 @@ class RedisTenancy:
             usage.waiting_tokens -= tokens
 
     def headers(self, caller: Caller) -> Mapping[str, str]:
-        """Returns OpenAI's `x-ratelimit-*` headers for a rejected caller."""
+        """Returns OpenAI's `x-ratelimit-*` headers and the budget warning for a rejected caller."""
         assert isinstance(caller, VerifiedCaller)
         return headers_of(caller.usage.limits, self._monotonic())
 

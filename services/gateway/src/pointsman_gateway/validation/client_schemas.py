@@ -91,7 +91,7 @@ class ClientSchema(BudgetedValidator):
 
 
 class UncheckedSchema(Validator):
-    """Stands for a client's schema that is not compiled."""
+    """Judges no choice, because the client's schema is too large or invalid: raises NotJudged with the reason."""
 
     Options = str
 

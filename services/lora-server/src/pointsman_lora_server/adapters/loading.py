@@ -110,7 +110,10 @@ class AdapterLoader:
         self._metrics.count_load_request(result)
 
     async def ensure_verified(self, version: AdapterVersion) -> None:
-        """Loads the version if needed, and compares its answers with a reference that became known after the load."""
+        """Loads the version if needed, and compares its answers with a reference that became known after the load.
+
+        Raises as `ensure_loaded` does.
+        """
         await self.ensure_loaded(version)
         try:
             await self._sequence.verify(version.version)
@@ -121,8 +124,8 @@ class AdapterLoader:
             raise
 
     async def preload(self, version: AdapterVersion) -> bool:
-        """Loads a version that nobody requested; False if that would evict a version that is needed more. Raises as
-        `ensure_loaded` does.
+        """Loads a version that nobody requested; returns False if that would evict a version that is needed more.
+        Raises as `ensure_loaded` does.
         """
         return await asyncio.shield(self._load_once(version, make_room=False))
 
@@ -133,7 +136,7 @@ class AdapterLoader:
 
     async def sync_with_engine(self, needed: Collection[str] = ()) -> None:
         """Compares the published state with the engine's, and completes interrupted changes. A version in `needed`
-        that the engine held before this process began stays loaded.
+        that the engine held before this process began stays loaded. Raises Unavailable if the engine is not ready.
         """
         if self._lock.locked():
             return
@@ -204,7 +207,9 @@ class AdapterLoader:
         await self._sequence.load(name, folder)
 
     async def _try_out(self, version: AdapterVersion, life: int, deadline: float) -> None:
-        """Runs the version's trial, unless it has answered in this life of the engine; raises as `Trials.run` does."""
+        """Runs the version's trial, unless it has answered since the engine's start number `life`. Raises as
+        `Trials.run` does, and ResourceExhausted ("no_slot") at `deadline`.
+        """
         trials = self._sequence.trials
         if not trials.is_needed(version.version, life):
             return

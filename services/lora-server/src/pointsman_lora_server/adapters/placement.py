@@ -29,7 +29,8 @@ class FleetRegistry(Protocol):
 def engines_for(version: str, placement: Placement, engines: Collection[str]) -> frozenset[str]:
     """Returns the engines that should hold the version, by rendezvous hashing (Thaler and Ravishankar, 1998).
 
-    If an engine leaves, only its versions move; an engine that joins takes only the versions that now belong to it.
+    These are all of them if the placement has no number of copies. If an engine leaves, only its versions move; an
+    engine that joins takes only the versions that now belong to it.
     """
     if placement.copies is None:
         return frozenset(engines)
@@ -85,7 +86,7 @@ class PlacementPlanner:
     async def wait_until_warm(self, version: str, desired: Callable[[], DesiredState]) -> None:
         """Returns when all engines on which the version is placed hold it; at once if no number of copies is set.
 
-        Raises Unavailable ("not_warm") after `MAX_WARM_SECONDS`.
+        Raises Unavailable ("not_warm") after `MAX_WARM_SECONDS`, and as `AdapterRegistry.announce_target` does.
         """
         if not desired().placement_of(version).copies:
             return

@@ -1,6 +1,7 @@
 """Moves an alias to a version that this engine holds, and rolls a canary back that is worse than the stable version.
 
-A protected alias accepts only a version that beats prompting. A canary is worse if the difference is significant.
+A protected alias rejects a version that is known not to beat prompting, unless the move is forced.
+A canary is worse if the difference is significant.
 """
 
 import logging
@@ -41,7 +42,8 @@ _TAIL = 0.95
 
 
 class PromotionGate:
-    """Compares a version with the trainer's few-shot prompt before a protected alias moves to it or gets it as canary.
+    """Compares a version's score with that of the trainer's few-shot prompt before a protected alias moves to it, or gets
+    it as canary.
 
     A version passes if its score is higher, or if either score is missing, since then nothing is known.
     """
@@ -102,9 +104,10 @@ class Promoter:
         self._ensure_loaded = ensure_loaded
 
     async def promote(self, version: AdapterVersion, alias_suffix: str, force: bool) -> None:
-        """Moves the alias to the version and clears the request; raises the error if the move can be retried.
+        """Moves the alias to the version and clears the request.
 
-        A rejection by the gate is final: it is logged and the request is cleared.
+        If a protected alias rejects the version, that is logged, and the request is cleared. Raises what
+        `ensure_loaded` and `AdapterRegistry.move_alias` raise; the request then stays, so that the move can be retried.
         """
         try:
             self._gate.check(version, alias_suffix, force)
@@ -123,7 +126,7 @@ class Promoter:
 async def roll_back_failing_canaries(
     registry: AdapterRegistry, desired: DesiredState, count_rollback: Callable[[], None] = lambda: None
 ) -> None:
-    """Rolls back each canary in `desired` that is worse than its stable version; raises Unavailable.
+    """Rolls back each canary in `desired` that is worse than its stable version; raises Unavailable if Redis fails.
 
     If several lora-servers detect the same failing canary, one of them rolls it back. A change that someone made after
     `desired` was read is not undone. `count_rollback` is called once for each rollback made here.

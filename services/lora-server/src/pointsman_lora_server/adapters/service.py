@@ -50,7 +50,11 @@ class AdapterListing:
 
 
 class AdapterService:
-    """Carries out the calls of the adapter API; an alias is moved only to a version that this engine has loaded."""
+    """Carries out the calls of the adapter API; an alias is moved only to a version that its engines have loaded.
+
+    Methods raise InvalidArgument for a malformed name, version or alias, Unavailable if Redis does not answer, and what
+    the method of the same name of `AdapterRegistry` raises.
+    """
 
     def __init__(
         self,
@@ -88,7 +92,11 @@ class AdapterService:
         """Stores an adapter from a folder or URL; returns when it is resident and its alias, if given, points to it.
 
         `alias_suffix` is the part of the alias after the "@"; empty moves none. Once the version is recorded in Redis,
-        the work continues even if the caller disconnects. Unavailable and ResourceExhausted mean that it is retried.
+        the work continues even if the caller disconnects.
+
+        Raises InvalidArgument if the adapter is refused, NotFound if there is no such folder, FailedPrecondition
+        ("not_better") if a protected alias rejects the version, which is registered nevertheless, or ("not_ready") if
+        it was retired meanwhile; and Unavailable or ResourceExhausted, after which a recorded version is tried again.
         """
         check_name(name)
         if alias_suffix:
@@ -136,6 +144,11 @@ class AdapterService:
         return report_of(version, desired, self._engine_state.state)
 
     async def set_alias(self, alias: str, version: str, expected: str, author: str, force: bool) -> Alias:
+        """Points an alias to a version, once the engines that should hold it do.
+
+        Raises as `AdapterRegistry.move_alias` and `AdapterLoader.ensure_loaded` do; FailedPrecondition ("not_better")
+        if a protected alias rejects the version, unless `force` is set; and Unavailable ("not_warm").
+        """
         known = await self._check_move(alias, version, expected)
         self._gate.check(known, alias.partition("@")[2], force)
         await self._load_for_move(known)
@@ -144,9 +157,8 @@ class AdapterService:
     async def set_canary(
         self, alias: str, version: str, weight: float, terms: CanaryTerms, author: str, expected: str, force: bool
     ) -> Alias:
-        """Makes a version the canary of an alias for a share of its users (`weight`); a weight of 0 ends it.
-
-        A version to which the alias could not be moved without `force` is not given to a share of the users either.
+        """Makes a version the canary of an alias for a share of its users (`weight`, 0 to 1); without weight and
+        version, ends the canary. Raises as `set_alias` does.
         """
         canary = None
         if weight or version:
@@ -159,7 +171,11 @@ class AdapterService:
         return await self._finish_move(await self._registry.set_canary(alias, canary, expected, author))
 
     async def roll_back(self, alias: str, expected: str, author: str, reason: str) -> Alias:
-        """Returns the alias to its earlier version, even while this engine is down: other engines load that version."""
+        """Ends the alias's canary, or returns the alias to its earlier version, which this engine loads first if it is
+        up.
+
+        Raises as `AdapterRegistry.roll_back` and `AdapterLoader.ensure_loaded` do.
+        """
         check_alias(alias)
         desired = await self._reconciler.refresh()
         current = next((each for each in desired.aliases if each.alias == alias), None)
@@ -177,6 +193,7 @@ class AdapterService:
         await self._publish_change()
 
     async def pin(self, version: str, pinned: bool, author: str) -> VersionReport:
+        """Pins or unpins a version; raises as `AdapterRegistry.set_pinned` does."""
         check_version(version)
         await self._registry.set_pinned(version, pinned, author)
         return await self.get(version)
@@ -188,7 +205,9 @@ class AdapterService:
         return await self.get(version)
 
     async def delete(self, version: str, author: str) -> None:
-        """Deletes a version; raises FailedPrecondition ("in_use") while an engine holds it and may need its files."""
+        """Deletes a retired or failed version; raises NotFound, and FailedPrecondition ("not_retired", or "in_use"
+        while an engine holds it and may need its files).
+        """
         check_version(version)
         desired = await self._reconciler.refresh()
         known = _known(version, desired)
@@ -204,7 +223,11 @@ class AdapterService:
         return await self._registry.history(name, limit)
 
     async def ensure_loaded(self, version: str) -> EngineState:
-        """Returns when the engine holds the version. Does not call Redis if the version is already resident."""
+        """Returns when the engine holds the version. Does not call Redis if the version is already resident.
+
+        Raises NotFound if it is not registered, FailedPrecondition ("not_ready"), and as `AdapterLoader.ensure_loaded`
+        does.
+        """
         check_version(version)
         desired = self._reconciler.desired
         if version not in self._engine_state.state.resident and not is_ready(version, desired):

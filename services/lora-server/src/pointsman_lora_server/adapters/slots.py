@@ -25,7 +25,10 @@ RESERVATION_SECONDS = 1.0
 
 
 class AdapterSlots:
-    """Decides which version has a slot. The engine is asked what is in use when that matters; callers take turns."""
+    """Makes room for versions in the engine, which holds at most `slots` of them, by evicting others.
+
+    Callers take turns. Methods that ask the engine raise what the methods of `VllmClient` raise.
+    """
 
     def __init__(
         self, engine: VllmClient, engine_state: EngineStateStore, slots: int, metrics: LoraServerMetrics
@@ -58,7 +61,8 @@ class AdapterSlots:
     async def make_room(self, version: str, deadline: float) -> None:
         """Returns when the engine has a slot for `version`; evicts versions that are needed less and have no requests.
 
-        `deadline` is on the clock of `time.monotonic`. Raises ResourceExhausted ("no_slot") when it has passed.
+        `deadline` is on the clock of `time.monotonic`. Raises ResourceExhausted ("no_slot") when it has passed, or if
+        all versions that the engine holds are pinned.
         """
         started = time.monotonic()
         while True:
@@ -83,7 +87,9 @@ class AdapterSlots:
                 await self.evict(victim, deadline)
 
     async def try_make_room(self, version: str) -> bool:
-        """Returns whether `version` has a slot, if need be after evicting an idle version of lower priority."""
+        """Returns whether the engine holds `version` or has a slot for it, if need be after evicting an idle version of
+        lower priority.
+        """
         listed_at = time.monotonic()
         loaded = await self._engine.list_adapters()
         if version in loaded or len(loaded) < self.capacity:
@@ -103,7 +109,8 @@ class AdapterSlots:
     async def evict(self, version: str, deadline: float = math.inf, reason: str = "room") -> bool:
         """Evicts a version: gateways stop using it, its name is closed, and its weights go after its last request.
 
-        If that takes longer than `deadline`, the version stays loaded and False is returned.
+        Returns False, and leaves the version loaded, if that is not done at `deadline` on the clock of
+        `time.monotonic`. `reason` is the label by which the metric counts it.
         """
         self._engine_state.mark_draining(version)
         await self._engine.close_adapter(version)

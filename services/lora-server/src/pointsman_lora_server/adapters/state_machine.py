@@ -68,8 +68,8 @@ class VersionValidator:
     async def validate(self, version: AdapterVersion, phase: Phase) -> None:
         """Smoke-tests the version and moves it to READY or FAILED.
 
-        `phase` is REGISTERED, or VALIDATING if a process died during its validation. Raises Unavailable if the
-        validation has to be retried.
+        `phase` is REGISTERED, or VALIDATING if a process died during its validation. Raises Unavailable, or
+        ResourceExhausted if the disk is full: the validation has to be retried then.
         """
         name = version.version
         async with self._lock:
@@ -88,7 +88,8 @@ class VersionValidator:
     async def ensure_reference(self, version: AdapterVersion) -> bool:
         """Runs the smoke test of a READY version that only other processes have tested, to know its right answers here.
 
-        Returns False if the version fails the test; it is then marked as failed.
+        Returns False if the version fails the test; it is then marked as failed. If the test cannot be run, raises
+        Unavailable, ResourceExhausted, or NotFound or FailedPrecondition (missing or damaged in the store).
         """
         async with self._lock:
             try:
@@ -243,7 +244,7 @@ class RetryBackoff:
         return failure is None or time.monotonic() >= failure.not_before
 
     def last_error(self, version: str, redis_tolerance: float = 0.0) -> PointsmanError | None:
-        """Returns the error of the last attempt on the version, None if it succeeded.
+        """Returns the error of the last attempt on the version; None if it succeeded, or there was none since `reset`.
 
         An outage of Redis that began less than `redis_tolerance` seconds ago is not reported.
         """

@@ -62,7 +62,7 @@ class Trials:
     attributed to one of them.
 
     A version's content never changes, so what was checked once is not checked again: the base model's health after its
-    first answer once in this process, its first answer once in each life of the engine.
+    first answer once in this process, its first answer once after each start of the engine.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Trials:
         self._answered_in: dict[str, int] = {}  # the last life of the engine in which the version has answered
 
     def is_needed(self, version: str, life: int) -> bool:
-        """Returns whether the version has not answered yet in this life of the engine."""
+        """Returns whether the version has not answered yet since the engine's start number `life`."""
         return version not in self._harmless or self._answered_in.get(version) != life
 
     def enqueue(self, version: AdapterVersion, life: int) -> Trial:
@@ -118,7 +118,10 @@ class Trials:
         trial.result.result()
 
     async def check_engine(self, cause: str) -> bool:
-        """Returns whether the base model answers as before; if it does not, the engine is restarted."""
+        """Returns whether the base model answers as before; if it does not, the engine is restarted.
+
+        `cause` names what was loaded, for the log. Raises Unavailable if the engine does not answer.
+        """
         try:
             with self._metrics.time_load_step("probe"):
                 await self._probe.check()
@@ -205,13 +208,16 @@ class WarmUp:
         return version in self._references
 
     async def warm(self, version: AdapterVersion) -> None:
-        """Requests a first answer of the version; raises InvalidArgument if it cannot answer."""
+        """Requests a first answer of the version; raises InvalidArgument if it cannot answer, NotFound if the engine
+        does not hold it, and Unavailable.
+        """
         await self._engine.complete(version.version, PROMPT, MAX_TOKENS)
 
     async def verify(self, version: str) -> None:
         """Compares the engine's answers with the reference, once, if there is one.
 
-        Raises InvalidArgument if they differ, NotFound if the version was evicted meanwhile.
+        Raises InvalidArgument if they differ or there is none, NotFound if the version was evicted meanwhile, and
+        Unavailable.
         """
         reference = self._references.get(version)
         if reference is None:
@@ -235,7 +241,7 @@ class LoadSequence:
         self._metrics = metrics
 
     async def load(self, version: str, folder: Path) -> None:
-        """Has the engine read a version's weights; raises InvalidArgument if it rejects them, or Unavailable."""
+        """Has the engine read a version's weights; raises as `VllmClient.load` does."""
         try:
             with self._metrics.time_load_step("engine"):
                 await self._engine.load(version, folder)
@@ -244,7 +250,10 @@ class LoadSequence:
             raise
 
     async def verify(self, version: str) -> None:
-        """Compares the version's answers with its reference, if there is one, and records the time that it takes."""
+        """Compares the version's answers with its reference, if there is one, and records the time that it takes.
+
+        Raises as `WarmUp.verify` does.
+        """
         if self._warm_up.has_reference(version):
             with self._metrics.time_load_step("comparison"):
                 await self._warm_up.verify(version)

@@ -32,8 +32,8 @@ class VersionWaiter:
     async def wait_until_ready(self, version: str) -> None:
         """Returns when the version has passed validation.
 
-        Raises FailedPrecondition ("not_ready") if it was retired, InvalidArgument with the error of its validation,
-        Unavailable if the engine is down, and the error of the last attempt if the work is being retried.
+        Raises FailedPrecondition ("not_ready") if it was retired or is unknown, InvalidArgument with the error of its
+        validation, Unavailable if the engine is down, and the error of the last attempt if the work is being retried.
         """
         start = engine_up_at = time.monotonic()
         while True:
@@ -54,8 +54,10 @@ class VersionWaiter:
             await self._wait_for_change(version)
 
     async def wait_until_alias_moved(self, alias: str, version: str) -> None:
-        """Returns when `alias` points to `version`, or someone has moved it elsewhere; raises as `wait_until_ready`
-        does.
+        """Returns when `alias` points to `version`, or nobody wants to move it there any more.
+
+        Raises InvalidArgument if the version has failed, Unavailable if the engine is not ready, and the error of the
+        last attempt if the work is being retried.
         """
         while True:
             desired = self._reconciler.desired
@@ -71,7 +73,9 @@ class VersionWaiter:
             await self._wait_for_change(version)
 
     async def wait_until_released(self, version: str, holders_of: Callable[[str], Awaitable[list[str]]]) -> None:
-        """Returns when no engine holds the version. Raises FailedPrecondition ("in_use") after `RELEASE_SECONDS`."""
+        """Returns when no engine holds the version. Raises FailedPrecondition ("in_use") after
+        `RELEASE_SECONDS`, and what `holders_of` raises.
+        """
         deadline = time.monotonic() + RELEASE_SECONDS
         while holders := await holders_of(version):
             if time.monotonic() > deadline:

@@ -100,7 +100,8 @@ def read_config(raw: bytes, base: BaseModelSpec, max_rank: int) -> AdapterConfig
 
 
 def canonical_config(config: AdapterConfig, modules: Sequence[str]) -> bytes:
-    """Returns the configuration that is hashed and that the engine reads; `modules` are those that the weights adapt.
+    """Returns the adapter_config.json that is hashed and that the engine reads; `modules` are those that the weights
+    adapt.
 
     A DoRA is written as a plain LoRA, since its weights have been converted by then.
     """

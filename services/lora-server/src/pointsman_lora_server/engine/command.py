@@ -101,7 +101,10 @@ class EngineCommand:
 
 
 class GuardSecret:
-    """The secret for the guard's routes, known to this process and to one run of the engine; never shown by `repr`."""
+    """The secret for the routes that our middleware (the guard) adds to vLLM; never shown by `repr`.
+
+    Only this process and one run of the engine know it.
+    """
 
     def __init__(self) -> None:
         self._value = secrets.token_hex(32)

@@ -112,7 +112,7 @@ class Probe:
         """Learns the expected continuation or compares with it; call it after each start, before adapters are loaded.
 
         The first run of the engine defines the expected continuation and must repeat it; each later run must produce
-        the same. Raises EngineCorrupted, Unavailable.
+        the same. Raises EngineCorrupted if it does not, Unavailable if it does not answer.
         """
         if self._expected is None:
             self._expected = await self._learn()

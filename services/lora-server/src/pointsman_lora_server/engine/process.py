@@ -48,7 +48,7 @@ class SupervisedChild:
         stderr: int,
         max_line_bytes: int = MAX_LINE_BYTES,
     ) -> "SupervisedChild":
-        """Starts a command; `stdout` and `stderr` are as in `subprocess`. Raises OSError."""
+        """Starts a command; `stdout` and `stderr` are as in `subprocess`. Raises OSError if it cannot be started."""
         child_end, lifeline = os.pipe()
         try:
             process = await asyncio.create_subprocess_exec(

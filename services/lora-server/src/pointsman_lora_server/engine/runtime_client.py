@@ -32,7 +32,10 @@ _REQUESTS = re.compile(r"^vllm:num_requests_(?:running|waiting){.*?} (\S+)$", re
 
 
 class RuntimeClient(VllmClient):
-    """Manages adapters of a vLLM without the guard, which reports names and folders, and roughly which are in use."""
+    """Manages adapters by the engine's own routes, for an engine without Pointsman's middleware (the guard).
+
+    Such an engine reports the names and folders of its adapters, and only roughly which are in use.
+    """
 
     _load_route, _unload_route = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
 
@@ -69,7 +72,7 @@ class RuntimeClient(VllmClient):
         )
 
     async def list_adapters(self) -> Mapping[str, LoadedAdapter]:
-        """Returns the managed versions that the engine lists; one whose folder has changed is reported as closed."""
+        """Returns the managed versions that the engine lists; one that it reads from another folder is not `open`."""
         listed, in_use = await self._folders(), await self._in_use()
         for name in listed.keys() & self._local.keys():
             with suppress(OSError):
@@ -84,7 +87,10 @@ class RuntimeClient(VllmClient):
         }
 
     async def load(self, version: str, folder: Path) -> None:
-        """Loads a version; idempotent. A version that is loaded from another folder is unloaded first."""
+        """Loads a version; idempotent. A version that is loaded from another folder is unloaded first.
+
+        Raises as `VllmClient.load` does.
+        """
         path, listed = self._engine_path(folder), await self._folders()
         self._paths[version], self._local[version] = path, folder
         if listed.get(version) == path:
@@ -106,14 +112,17 @@ class RuntimeClient(VllmClient):
         return InvalidArgument(f"the engine refused it: {error_message(answer)}", code="engine_refused")
 
     async def close_adapter(self, version: str) -> int:
-        """Removes the adapter's name; requests in flight finish with its weights, which the engine keeps until then."""
+        """Removes the adapter's name; requests in flight finish with its weights, which the engine keeps until then.
+
+        Returns 0, since the engine does not report the requests in flight.
+        """
         status, answer = await self._call("POST", self._unload_route, {"lora_name": version}, LOAD_TIMEOUT_SECONDS)
         if status not in (200, 404) and version in await self._folders():
             raise engine_unavailable(f"{status} to {self._unload_route}: {error_message(answer)}")
         return 0
 
     async def remove(self, version: str) -> bool:
-        """Unloads the version if somebody has loaded it again since `close_adapter`."""
+        """Unloads the version if somebody has loaded it again since `close_adapter`; returns True."""
         if version in await self._folders():
             await self.close_adapter(version)
         return True
@@ -140,7 +149,10 @@ class SglangClient(RuntimeClient):
     _load_route, _unload_route = "/load_lora_adapter", "/unload_lora_adapter"
 
     async def identify(self) -> EngineFacts:
-        """Returns the engine's facts, without a boot id, which SGLang does not report."""
+        """Returns the engine's facts, without a boot id, which SGLang does not report.
+
+        Raises Unavailable, or FailedPrecondition ("no_lora") if the engine was started without adapters.
+        """
         base_models, max_model_len = await self._base_models()
         status, info = await self._call("GET", "/server_info", None, QUERY_TIMEOUT_SECONDS)
         if status == 404:  # before 0.5.4

@@ -186,7 +186,7 @@ def check_canary(request: pb.SetCanaryRequest) -> None:
 
 
 def from_terms(terms: pb.CanaryTerms) -> CanaryTerms:
-    """Converts a canary's terms; fields that are not set get their defaults."""
+    """Converts a canary's terms; fields that are not set get their defaults. Raises InvalidArgument for a bad value."""
     fields: dict[str, Any] = {field.name: value for field, value in terms.ListFields()}
     result = CanaryTerms(**fields)
     if not 1 <= result.min_requests <= 1_000_000:
@@ -226,6 +226,7 @@ def history_limit(limit: int) -> int:
 
 
 def from_outcomes(outcomes: Sequence[pb.Outcomes]) -> list[CanaryOutcomes]:
+    """Converts a gateway's report; raises InvalidArgument if it is too long, or its counts contradict each other."""
     if len(outcomes) > MAX_OUTCOMES:
         raise _bad("outcomes", f"{len(outcomes)} outcomes in one report are more than {MAX_OUTCOMES}")
     return [_from_outcome(each) for each in outcomes]

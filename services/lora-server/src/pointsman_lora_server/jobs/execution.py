@@ -50,7 +50,7 @@ class TrainerProcess:
     async def start(cls, command: Sequence[str], variables: Mapping[str, str], events: Path) -> "TrainerProcess":
         """Starts a trainer, which appends to the file `events` itself: a pipe would lose them with this process.
 
-        Raises OSError.
+        Raises OSError if it cannot be started.
         """
         with events.open("ab") as stdout:
             child = await SupervisedChild.start(command, variables, stdout, asyncio.subprocess.PIPE, MAX_LINE_BYTES)

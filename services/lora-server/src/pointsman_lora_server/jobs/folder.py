@@ -45,7 +45,10 @@ _JOB, _EVENTS = "job.json", "events.jsonl"
 
 
 def open_inputs(request: JobRequest, data_roots: Sequence[Path], stack: ExitStack) -> Inputs:
-    """Opens the request's files, which `stack` closes, and checks the beginning of each. Raises InvalidArgument."""
+    """Opens the request's files, which `stack` closes, and checks the beginning of each.
+
+    Raises InvalidArgument for a file that is not in `data_roots`, cannot be read or has the wrong content.
+    """
     paths = {"data": request.data, "heldout": request.heldout, "system": request.system}
     inputs = {
         param: stack.enter_context(_open(path, param, data_roots)) for param, path in paths.items() if path is not None
@@ -60,7 +63,10 @@ def open_inputs(request: JobRequest, data_roots: Sequence[Path], stack: ExitStac
 
 
 def copy_input(source: BinaryIO, target: Path) -> None:
-    """Copies an opened file so that only this service's user can read the copy. Raises OSError."""
+    """Copies an opened file so that only this service's user can read the copy.
+
+    Raises OSError if it cannot be written, or has become too large.
+    """
     descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as copy:
         while chunk := source.read(COPY_BYTES):

@@ -108,7 +108,10 @@ class JobQueue:
         return self.get(job_id)
 
     async def watch(self, job_id: str, first: int) -> AsyncIterator[tuple[int, dict[str, Any]]]:
-        """Yields the job's events from number `first` on, with their numbers, until the job or the server ends."""
+        """Yields the job's events from number `first` on, with their numbers, until the job or the server ends.
+
+        Raises NotFound.
+        """
         self.get(job_id)
         folder, offset, number = self._folder(job_id), 0, 0
         while True:

@@ -21,7 +21,10 @@ log = logging.getLogger(__name__)
 
 
 class Leases:
-    """Locks in Redis that expire, so a process that dies blocks nobody for long."""
+    """Locks in Redis that expire, so a process that dies blocks nobody for long.
+
+    Methods raise Unavailable if Redis does not answer.
+    """
 
     def __init__(self, redis: BoundedRedis, keys: RedisKeys) -> None:
         self._redis = redis
@@ -30,17 +33,20 @@ class Leases:
         self._release = redis.client.register_script(read_script(__package__, "release_lease"))
 
     async def acquire(self, key: str, owner: str, seconds: float) -> bool:
-        """Acquires or extends the lease for `seconds`; returns whether `owner` holds it now. Raises Unavailable."""
+        """Acquires or extends the lease for `seconds`; returns whether `owner` holds it now."""
         keys, arguments = [self._keys.lease(key)], [owner, _milliseconds(seconds)]
         return bool(await self._redis.call(lambda: self._acquire(keys=keys, args=arguments)))
 
     async def release(self, key: str, owner: str) -> None:
-        """Releases the lease if `owner` holds it; raises Unavailable."""
+        """Releases the lease if `owner` holds it."""
         await self._redis.call(lambda: self._release(keys=[self._keys.lease(key)], args=[owner]))
 
 
 class EngineReports:
-    """The versions that each engine holds, as its lora-server reported to Redis last."""
+    """The versions that each engine holds, as its lora-server reported to Redis last.
+
+    Methods raise Unavailable if Redis does not answer.
+    """
 
     def __init__(self, redis: BoundedRedis, keys: RedisKeys) -> None:
         self._redis = redis
@@ -50,19 +56,19 @@ class EngineReports:
         self._engines_holding = redis.client.register_script(read_script(__package__, "engines_holding"))
 
     async def report_engine(self, engine: str, state: EngineState, seconds: float) -> None:
-        """Reports that `engine` holds `state.resident`; the report expires after `seconds`. Raises Unavailable."""
+        """Reports that `engine` holds `state.resident`; the report expires after `seconds`."""
         is_up = "1" if state.status is EngineStatus.READY else ""
         arguments = [engine, " ".join(sorted(state.resident)), _milliseconds(seconds), is_up]
         await self._redis.call(lambda: self._report(keys=self._keys, args=arguments))
 
     async def read_fleet(self) -> FleetState:
-        """Returns what each engine that is up holds; raises Unavailable."""
+        """Returns what each engine that is up holds."""
         reports = list(await self._redis.call(lambda: self._read_fleet(keys=self._keys)))
         pairs = zip(reports[::2], reports[1::2], strict=True)
         return FleetState({engine: frozenset(held.split()) for engine, held in pairs})
 
     async def engines_holding(self, version: str) -> list[str]:
-        """Returns the names of the engines that hold the version; raises Unavailable."""
+        """Returns the names of the engines that hold the version."""
         return list(await self._redis.call(lambda: self._engines_holding(keys=self._keys, args=[version])))
 
 
@@ -97,13 +103,18 @@ class CanaryOutcomes:
 
 
 class CanaryCounters:
+    """Counts in Redis the outcomes of requests to aliases with a canary.
+
+    Methods raise Unavailable if Redis does not answer.
+    """
+
     def __init__(self, redis: BoundedRedis, keys: RedisKeys) -> None:
         self._redis = redis
         self._keys = keys
         self._add = redis.client.register_script(schema.change_script("add_outcomes"))
 
     async def add_outcomes(self, outcomes: Sequence[CanaryOutcomes]) -> None:
-        """Adds outcomes to the canary's counts; raises Unavailable.
+        """Adds outcomes to the canary's counts.
 
         Drops those of an earlier revision, or of a version that the alias does not point to.
         """
@@ -126,7 +137,7 @@ class CanaryCounters:
         await self._redis.call(lambda: self._add(keys=keys, args=[call_id, "", "", payload]))
 
     async def canary_counts(self, alias: Alias) -> Mapping[str, RequestCounts]:
-        """Returns the counts by version for this revision of the alias; raises Unavailable."""
+        """Returns the counts by version for this revision of the alias, without fields that are no counts."""
         hash_key = self._keys.counts(alias.alias, alias.revision)
         raw: Mapping[str, str] = await self._redis.call(lambda: self._redis.client.hgetall(hash_key))
         counters: dict[str, dict[str, int]] = defaultdict(dict)

@@ -60,7 +60,10 @@ class SnapshotReader:
         self._last = _NOTHING_READ
 
     async def read(self) -> DesiredState:
-        """Returns the desired state, the same object if nothing has changed since the last call; raises Unavailable."""
+        """Returns the desired state, the same object if nothing has changed since the last call.
+
+        Raises Unavailable, or FailedPrecondition ("unreadable_record") if a value in Redis has another form.
+        """
         for _ in range(_ATTEMPTS):
             state = await self._try()
             if state is not None:
@@ -133,7 +136,10 @@ class ChangeStream:
         self._key = keys.changes
 
     async def history(self, name: str, limit: int) -> list[Change]:
-        """Returns the changes of the adapter `name`, or of all if it is empty, newest first; raises Unavailable."""
+        """Returns the changes of the adapter `name`, or of all if it is empty, newest first.
+
+        Raises Unavailable if Redis does not answer.
+        """
         changes: list[Change] = []
         before = "+"
         while len(changes) < limit:

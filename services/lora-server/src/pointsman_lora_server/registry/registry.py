@@ -14,11 +14,12 @@ from pointsman_lora_server.registry.schema import RedisKeys, to_utf8
 
 
 class AdapterRegistry:
-    """Changes versions and aliases in Redis; each method raises Unavailable ("redis_unavailable") if it does not
-    answer.
+    """Changes versions and aliases in Redis.
 
-    The change may have been made even then; the next read shows it. A change that has no effect succeeds and leaves no
-    entry in the history. `author` and `reason` are stored in the history.
+    Each method raises Unavailable ("redis_unavailable") if Redis does not answer, and those that return a record
+    FailedPrecondition ("unreadable_record") if it has another form. After either the change may have been made; the
+    next read shows it. A change that has no effect succeeds and leaves no entry in the history. `author` and `reason`
+    are stored in the history.
     """
 
     def __init__(self, redis: BoundedRedis, base_model: str) -> None:
@@ -144,7 +145,10 @@ class AdapterRegistry:
         await self._change("retire", version, (version,), author, reason)
 
     async def delete(self, version: str, author: str) -> None:
-        """Deletes a retired version, or a failed one without aliases; raises NotFound or FailedPrecondition."""
+        """Deletes a retired version, or a failed one without aliases.
+
+        Raises NotFound, or FailedPrecondition ("not_retired", "in_use").
+        """
         await self._change("delete", version, (version,), author)
 
     async def _change(

@@ -106,7 +106,10 @@ def version_to_json(version: AdapterVersion) -> str:
 
 
 def version_from_json(raw: str) -> AdapterVersion:
-    """Parses a version's record; ignores fields that a newer lora-server has written."""
+    """Parses a version's record; ignores fields that a newer lora-server has written.
+
+    This and the other parsers of the module raise FailedPrecondition ("unreadable_record") for a value of another form.
+    """
     with _reading("an adapter version", raw):
         values = json.loads(raw)
         known = {name: value for name, value in values.items() if name in _VERSION_FIELDS}

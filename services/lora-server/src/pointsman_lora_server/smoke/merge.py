@@ -18,7 +18,7 @@ class MergeError(Exception):
 def merge(base: Path, adapter: Path, out: Path) -> None:
     """Writes a Hugging Face folder in the precision of the base model. `out` appears complete or not at all.
 
-    Raises MergeError.
+    Raises MergeError if a folder lacks a file or `out` is not empty, or PEFT cannot load the adapter.
     """
     if out.exists() and any(out.iterdir()):
         raise MergeError(f"--out {out} is not empty; name a new folder")

@@ -65,8 +65,10 @@ class Agreement:
 
 
 def check_trial(version: str, trial: Mapping[str, Any], with_samples: bool) -> Reference:
-    """Returns the reference answers of a smoke test; `trial` is the result of `trial.TrialModel.run`. Raises
-    InvalidArgument: not_finite, no_effect or does_not_stop.
+    """Returns the reference answers of a smoke test; `trial` is the result of `trial.TrialModel.run`.
+
+    `with_samples` says whether the prompts were the adapter's own rows. Raises InvalidArgument: not_finite, no_effect,
+    or with such rows does_not_stop.
     """
     rows: Sequence[Mapping[str, Any]] = trial["rows"]
     if not all(row["finite"] for row in rows):

@@ -83,7 +83,7 @@ class SmokeWorker:
             await self._process.stdin.drain()
 
     async def receive(self, seconds: float) -> dict[str, Any]:
-        """Waits up to `seconds` for the worker's next message; raises WorkerDied."""
+        """Returns the worker's next message; if none comes within `seconds`, kills the worker and raises WorkerDied."""
         assert self._process.stdout
         try:
             async with asyncio.timeout(seconds):

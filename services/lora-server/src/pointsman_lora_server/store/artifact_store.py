@@ -34,7 +34,12 @@ MAX_FACTS, MAX_FACT_CHARACTERS = 64, 1024
 
 
 class StoreBackend(Protocol):
-    """The place where versions are kept: a folder, or a service behind an fsspec URL."""
+    """The place where versions are kept: a folder, or a service behind an fsspec URL.
+
+    Methods raise Unavailable ("store_unavailable") and ResourceExhausted ("store_full"); `fetch` and `samples` also
+    raise NotFound ("unknown_version") and FailedPrecondition ("hash_mismatch") if the version is missing or was
+    changed.
+    """
 
     def scratch(self) -> AbstractContextManager[Path]: ...
     def put(self, copy: Path, version: AdapterVersion) -> None: ...

@@ -75,7 +75,7 @@ class FolderBackend:
         return target
 
     def samples(self, version: AdapterVersion) -> bytes:
-        """Returns the version's samples.jsonl, empty if there is none; raises NotFound."""
+        """Returns the version's samples.jsonl, empty if there is none; raises as `fetch` does."""
         with translating_disk_errors(str(self.root)), suppress(FileNotFoundError):
             return (self.fetch(version) / SAMPLES).read_bytes()
         return b""

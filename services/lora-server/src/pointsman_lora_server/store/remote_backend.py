@@ -76,7 +76,8 @@ class RemoteBackend:
     def fetch(self, version: AdapterVersion) -> Path:
         """Returns a local folder with the version, whose hash has been checked; concurrent calls share one download.
 
-        Raises NotFound, FailedPrecondition or Unavailable.
+        Raises NotFound (not stored), FailedPrecondition (changed since), Unavailable, or ResourceExhausted
+        ("store_full").
         """
         with self._lock:
             # The entry disappears with the last thread that holds the lock object.
@@ -90,7 +91,9 @@ class RemoteBackend:
         return folder
 
     def samples(self, version: AdapterVersion) -> bytes:
-        """Reads the samples from the remote store: they may have been replaced since the weights were downloaded."""
+        """Returns the remote samples.jsonl, which may have been replaced since the weights were downloaded; empty if
+        there is none. Raises NotFound or Unavailable.
+        """
         with translating_service_errors(self._url):
             if not self._exists(version):
                 raise self._unknown(version)

@@ -73,7 +73,10 @@ def sha256(path: Path) -> str:
 
 
 def read_split(training: Path, heldout: Path | None, share: float, system: Path | None, seed: int) -> Split:
-    """Reads training and held-out rows from files, or holds out a `share` of the prompts if there is only one file."""
+    """Reads training and held-out rows from files, or holds out a `share` of the prompts if there is only one file.
+
+    `system` is a file with the system message of rows that have none. Raises `DataError`.
+    """
     instruction = read_system(system)
     rows = read_conversations(training, instruction)
     if heldout is None:

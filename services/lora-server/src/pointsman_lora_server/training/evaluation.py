@@ -66,7 +66,7 @@ class Evaluator:
         return Evaluated(-metric + 1e-6 * measured["loss"], facts)  # the loss decides between equal metrics
 
     def evaluate_at_end(self, ends_at: float) -> FinalScores:
-        """Scores the adapter's answers, then those of the few-shot prompt, as far as there is time."""
+        """Scores the adapter's answers, then those of the few-shot prompt, up to `ends_at` on the monotonic clock."""
         questions, notes = self._budget.questions, []
         now = time.monotonic()
         # If there is too little time for both, each gets half of it.

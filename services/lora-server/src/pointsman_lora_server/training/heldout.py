@@ -48,7 +48,9 @@ def estimate_answer_seconds(questions: Sequence[Question], tokens_per_step: int,
 def generate_answers(
     learner: Learner, base: BaseFolder, questions: Sequence[Question], ends_at: float
 ) -> Iterator[AnsweredSample]:
-    """Yields greedy answers in batches, the shortest prompts first; leaves out what is not answered by `ends_at`."""
+    """Yields greedy answers in batches, the shortest prompts first; leaves out what is not answered by `ends_at`
+    on the monotonic clock.
+    """
     ordered = sorted(questions, key=lambda question: len(question.prompt_ids))
     last_seconds = 0.0
     for start in range(0, len(ordered), ROWS_PER_BATCH):

@@ -35,7 +35,10 @@ Warn = Callable[[str], None]
 
 
 def prepare(options: TrainingOptions, rows: TrainingRows, emit: Emit, warn: Warn) -> tuple[BaseFolder, Dataset]:
-    """Encodes the rows of a run and reports on them, before anything is trained."""
+    """Encodes the rows of a run and reports on them, before anything is trained.
+
+    Raises TrainingError if the base model cannot be used, DataError if no training rows are left.
+    """
     base = open_base(options.base_model)
     dataset = build_dataset(options, rows, base, warn)
     emit("data", **dataset.report.facts())

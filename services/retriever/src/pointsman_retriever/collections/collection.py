@@ -49,7 +49,7 @@ class SearchResult:
 
 @dataclass(frozen=True, slots=True)
 class StepResult(Generic[T]):
-    """The result of one caller's step of a change, and the collection's state right after it."""
+    """The result of one caller's change (an error, if it failed), and the collection's state right after it."""
 
     result: T | PointsmanError
     info: CollectionInfo
@@ -61,7 +61,8 @@ class Collection:
     Each version has an immutable index snapshot. A change publishes the next snapshot before its commit makes the new
     version visible, so no search waits for a writer.
 
-    All methods block. Changes come from one thread, searches from any.
+    All methods block. Changes come from one thread, searches from any. Methods that use the disk raise storage errors
+    (`translate_errors`), and searches and changes NotFound after `close`.
     """
 
     def __init__(self, store: Store, make_snapshot: SnapshotFactory) -> None:
@@ -81,7 +82,11 @@ class Collection:
         self.reload()
 
     def search(self, query: ResolvedQuery) -> SearchResult:
-        """Searches the collection's current version; raises NotFound, FailedPrecondition or Unavailable."""
+        """Searches the collection's current version.
+
+        Raises FailedPrecondition if another model made the query's vector, and Unavailable if the index failed or the
+        collection changes too quickly.
+        """
         stopwatch = Stopwatch()
         with self._lock.read():
             self._check_searchable(query)
@@ -103,9 +108,9 @@ class Collection:
         )
 
     def change(self, steps: Sequence[Callable[[Change], T]]) -> list[StepResult[T]]:
-        """Applies several callers' steps in one commit; each step is applied as a whole or fails alone.
+        """Applies the changes of several callers in one commit; each is applied as a whole or fails alone.
 
-        Raises storage errors; then none of the steps was applied.
+        If this raises, none of them was applied.
         """
         if self._closed:
             raise unknown_collection(self.info.id)
@@ -144,7 +149,10 @@ class Collection:
         return self.info
 
     def replace_store(self, swap: Callable[[], Store]) -> None:
-        """Exchanges the collection's store while no search runs: `swap` closes the old one and returns the new one."""
+        """Exchanges the collection's store while no search runs: `swap` closes the old one and returns the new one.
+
+        Raises what `swap` raises, and Internal if the new store is damaged; searches then fail.
+        """
         with self._lock.write():
             try:
                 self.store = swap()
@@ -155,7 +163,10 @@ class Collection:
                 raise
 
     def migrate(self, swap: Callable[[sqlite3.Connection, CollectionInfo], CollectionInfo | None]) -> bool:
-        """Replaces all chunks at once, if `swap` does so; builds their index before either becomes visible."""
+        """Has `swap` replace all chunks in a transaction; builds their index before either becomes visible.
+
+        Returns False, and changes nothing, if `swap` returns None instead of the collection's new state.
+        """
         with self.store.connections.transaction() as writer:
             after = swap(writer, self.info)
             if after is None:
@@ -168,11 +179,15 @@ class Collection:
         return True
 
     def reload(self) -> None:
-        """Builds a new index from disk; to be called in the write thread while no search runs."""
+        """Builds a new index from disk; to be called in the write thread while no search runs. Raises Internal if the
+        chunks do not match the collection's counts and checksum.
+        """
         self._install(self.info, self._build_snapshot(self.info, self.store.read_all_chunks()))
 
     def refresh(self) -> None:
-        """Builds a new index from disk while the old one serves searches; to be called in the write thread."""
+        """Builds a new index from disk while the old one serves searches; to be called in the write thread. Raises as
+        `reload` does.
+        """
         snapshot = self._build_snapshot(self.info, self.store.read_all_chunks())
         with self._lock.write():
             self._install(self.info, snapshot)

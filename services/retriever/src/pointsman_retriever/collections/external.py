@@ -75,7 +75,11 @@ class ExternalCollection:
         return self._problem
 
     def search(self, query: ResolvedQuery) -> SearchResult:
-        """Searches the external store; raises InvalidArgument, FailedPrecondition or Unavailable."""
+        """Searches the external store.
+
+        Raises InvalidArgument for a query with a filter, FailedPrecondition ("store_mismatch", "wrong_dimensions") if
+        the store lacks a field or has other vectors, and Unavailable ("store_unavailable").
+        """
         if query.filter is not None:
             raise InvalidArgument(
                 f"collection '{self._id}' is read from an external store, where no filter is supported; leave it out",

@@ -122,7 +122,8 @@ class IngestStream:
     ) -> AsyncIterator[Sequence[DocumentOutcome] | IngestSummary]:
         """Yields the outcomes of each batch in the order sent, then the summary.
 
-        Raises errors that end the whole stream: InvalidArgument, NotFound, FailedPrecondition, storage errors.
+        Raises errors that end the whole stream: as `CollectionService.upsert_each` does, InvalidArgument for the
+        source's name, and ResourceExhausted ("overloaded") if `limit` is reached.
         """
         limits.check_source(self._source)
         self._service.version(self._collection_id)
@@ -260,7 +261,7 @@ class IngestStream:
 
 
 def _to_outcome(document: Document, result: UpsertResult | PointsmanError) -> DocumentOutcome:
-    """Converts a document's result to its outcome; raises errors that the next document would meet too."""
+    """Converts a document's result to its outcome; raises the error if the next document would meet it too."""
     if isinstance(result, UpsertResult):
         state = DocumentState.UNCHANGED if result.unchanged else DocumentState.WRITTEN
         return DocumentOutcome(document.id, state, result.chunks)

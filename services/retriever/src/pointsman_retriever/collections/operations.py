@@ -51,6 +51,13 @@ class MigrationProgress:
 
 
 class Operations:
+    """Maintenance of collections, which stay in use meanwhile.
+
+    Methods raise InvalidArgument for a name that is not valid, storage errors (`translate_errors`), and, if they need
+    an existing collection, NotFound, FailedPrecondition for one in an external store, or the error with which a damaged
+    one failed to load.
+    """
+
     def __init__(
         self, registry: CollectionRegistry, service: CollectionService, encoder: DocumentEncoder, pools: ThreadPools
     ) -> None:
@@ -61,10 +68,7 @@ class Operations:
         self._migrating: set[CollectionId] = set()
 
     async def verify(self, collection_id: CollectionId, repair: bool) -> VerifyResult:
-        """Reads every row and compares the indexes with it; `repair` rebuilds the indexes if anything is wrong.
-
-        Raises InvalidArgument, NotFound, and Internal for a collection that failed to load.
-        """
+        """Reads every row and compares the indexes with it; `repair` rebuilds the indexes if anything is wrong."""
         started = time.perf_counter()
         collection = self._collection(collection_id)
         findings = await self._pools.maintenance.run(collection.verify)
@@ -77,11 +81,11 @@ class Operations:
         return VerifyResult(findings.problems, findings.info, time.perf_counter() - started, repaired)
 
     async def sketch(self, collection_id: CollectionId) -> tuple[int, Sketch]:
-        """Returns the collection's version and a sketch of its documents; raises InvalidArgument or NotFound."""
+        """Returns the collection's version and a bottom-k sketch of its documents, to measure later changes."""
         return await self._pools.maintenance.run(self._collection(collection_id).store.sketch)
 
     async def snapshot(self, collection_id: CollectionId) -> AsyncIterator[bytes | SnapshotTrailer]:
-        """Yields the bytes of one snapshot file, then its checksum; raises InvalidArgument or NotFound."""
+        """Yields the bytes of one snapshot file, then its checksum."""
         collection = self._collection(collection_id)
         with self._registry.data_folder.scratch() as scratch:
             copied = await self._pools.maintenance.run(maintenance.copy_store, collection.store, scratch)
@@ -97,7 +101,8 @@ class Operations:
     ) -> CollectionInfo:
         """Restores a collection; `parts` are the bytes of a snapshot file, then its SHA-256 in hexadecimal.
 
-        Raises InvalidArgument for a damaged snapshot, AlreadyExists if the collection exists and `replace` is not set.
+        Raises InvalidArgument for a damaged snapshot, AlreadyExists if the collection exists and `replace` is not set,
+        and ResourceExhausted ("overloaded") if too many changes are in progress.
         """
         limits.check_name(collection_id)
         if self._registry.has(collection_id) and not replace:
@@ -117,7 +122,8 @@ class Operations:
     async def reembed(self, collection_id: CollectionId) -> AsyncIterator[MigrationProgress]:
         """Migrates a collection to the running embedding model; resumes an interrupted migration.
 
-        Raises InvalidArgument, NotFound, FailedPrecondition.
+        Raises FailedPrecondition ("migration_running"), InvalidArgument if a stored document cannot be chunked, and
+        Unavailable if the model's endpoint fails.
         """
         collection = self._collection(collection_id)
         if collection_id in self._migrating:

@@ -64,7 +64,10 @@ class CollectionRegistry:
                 self._damaged = {**self._damaged, collection_id: error}
 
     def writer(self, collection_id: CollectionId) -> GroupCommitWriter:
-        """Returns a collection's writer; raises NotFound, or the error with which a damaged one failed to load."""
+        """Returns a collection's writer.
+
+        Raises NotFound, FailedPrecondition for an external one, or the error with which a damaged one failed to load.
+        """
         self._refuse_external(collection_id)
         writer = self._writers.get(collection_id)
         if writer is not None:
@@ -73,11 +76,13 @@ class CollectionRegistry:
         raise damage.copy() if damage else unknown_collection(collection_id)
 
     def collection(self, collection_id: CollectionId) -> Collection:
-        """Returns a collection; raises NotFound, or the error with which a damaged one failed to load."""
+        """Returns a collection; raises as `writer` does."""
         return self.writer(collection_id).collection
 
     def searchable(self, collection_id: CollectionId) -> Collection | ExternalCollection:
-        """Returns a collection, also an external one; raises NotFound, or the error of a damaged one."""
+        """Returns a collection, also an external one; raises NotFound, or the error with which a damaged one failed to
+        load.
+        """
         return self._external.get(collection_id) or self.collection(collection_id)
 
     def has(self, collection_id: CollectionId) -> bool:
@@ -102,18 +107,24 @@ class CollectionRegistry:
         return sum(one.tenant == tenant for one in [*self._writers, *self._damaged])
 
     def create(self, info: CollectionInfo) -> CollectionInfo:
-        """Creates an empty collection; raises storage errors."""
+        """Creates an empty collection; raises storage errors (`translate_errors`)."""
         with self.data_folder.scratch() as scratch:
             create_store(scratch, info)
             return self.add(scratch, info.id)
 
     def add(self, folder: Path, collection_id: CollectionId) -> CollectionInfo:
-        """Moves a folder that holds a complete store into the data folder and loads it as a collection."""
+        """Moves a folder that holds a complete store into the data folder and loads it as a collection.
+
+        Raises storage errors (`translate_errors`), and Internal if the store is damaged.
+        """
         self.data_folder.install(folder, collection_id)
         return self._open(collection_id).collection.info
 
     def replace(self, folder: Path, collection_id: CollectionId) -> CollectionInfo:
-        """Replaces the store of a collection, which may be damaged, by the complete store in `folder`."""
+        """Replaces the store of a collection, which may be damaged, by the complete store in `folder`.
+
+        Raises FailedPrecondition for an external collection, and otherwise as `add` does.
+        """
         self._refuse_external(collection_id)
         writer = self._writers.get(collection_id)
         if writer is None:
@@ -131,6 +142,7 @@ class CollectionRegistry:
         return collection.info
 
     def remove(self, collection_id: CollectionId) -> None:
+        """Closes and deletes a collection; raises NotFound, or FailedPrecondition for an external one."""
         self._refuse_external(collection_id)
         writer = self._writers.get(collection_id)
         if writer is None and collection_id not in self._damaged:

@@ -54,7 +54,13 @@ class SearchService:
         self._reranker = reranker
 
     async def search(self, query: Query) -> SearchAnswer:
-        """Runs one query; raises InvalidArgument, NotFound, FailedPrecondition or Unavailable."""
+        """Runs one query.
+
+        Raises InvalidArgument; NotFound; FailedPrecondition (another embedding model, no reranker, or an external store
+        with other fields); ResourceExhausted ("overloaded"); Unavailable (an index, a store, a reranker or an embedding
+        endpoint failed); storage errors (`translate_errors`), or the error with which a damaged collection failed to
+        load.
+        """
         started = time.perf_counter()
         try:
             return await self._search(query, started)
@@ -76,7 +82,11 @@ class SearchService:
         return list(await asyncio.gather(*map(self._search_or_error, queries)))
 
     async def configure(self, collection_id: CollectionId, settings: SearchSettings) -> SearchSettings:
-        """Replaces a collection's search settings; raises InvalidArgument or NotFound."""
+        """Replaces a collection's search settings, and returns them.
+
+        Raises InvalidArgument; NotFound; FailedPrecondition for a collection in an external store; ResourceExhausted
+        ("overloaded"); storage errors, or the error with which a damaged collection failed to load.
+        """
         limits.check_name(collection_id)
         if settings.dense_weight is not None:
             limits.check_share("dense_weight", settings.dense_weight, "0 (words only) to 1 (meaning only)")

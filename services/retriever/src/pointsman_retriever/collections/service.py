@@ -29,6 +29,14 @@ log = logging.getLogger(__name__)
 
 
 class CollectionService:
+    """Creates, changes and deletes collections and their documents.
+
+    Methods raise InvalidArgument for a name that is not valid. Those that need an existing collection raise NotFound,
+    FailedPrecondition for one in an external store, or the error with which a damaged one failed to load. Changes
+    raise storage errors (`translate_errors`), and except `upsert_each` and `delete_missing`, which an ingest calls,
+    ResourceExhausted ("overloaded") if too many changes are in progress.
+    """
+
     def __init__(
         self,
         registry: CollectionRegistry,
@@ -46,26 +54,29 @@ class CollectionService:
         self._tenant_limits = tenant_limits
 
     def list_collections(self, tenant: str | None) -> Sequence[CollectionStatus]:
-        """Lists the tenant's collections with their states, with None those of all tenants; raises InvalidArgument."""
+        """Returns the tenant's collections with their states; with None those of all tenants."""
         if tenant is None:
             return self._registry.statuses()
         limits.check_name(CollectionId(tenant, "any"))
         return [status for status in self._registry.statuses() if status.info.tenant == tenant]
 
     async def create(self, collection_id: CollectionId, if_missing: bool, quota: Quota | None) -> CollectionInfo:
-        """Creates a collection; raises InvalidArgument, AlreadyExists or ResourceExhausted."""
+        """Creates a collection; with `if_missing`, returns one that exists. `quota` None: the default for new ones.
+
+        Raises AlreadyExists, and ResourceExhausted ("quota_exceeded") if the tenant may not have another one.
+        """
         limits.check_name(collection_id)
         with self._pools.changes.slot():
             return await self._pools.write.run(self._create, collection_id, if_missing, quota)
 
     async def set_quota(self, collection_id: CollectionId, quota: Quota) -> CollectionInfo:
-        """Sets a collection's quota; raises InvalidArgument or NotFound."""
+        """Sets a collection's quota; one that is already above it can only shrink."""
         collection = self._writer(collection_id).collection
         with self._pools.changes.slot():
             return await self._pools.write.run(collection.set_quota, quota)
 
     async def drop(self, collection_id: CollectionId) -> None:
-        """Deletes a collection with its documents; raises InvalidArgument or NotFound."""
+        """Deletes a collection with its documents, also a damaged one."""
         limits.check_name(collection_id)
         with self._pools.changes.slot():
             await self._pools.write.run(self._drop, collection_id)
@@ -73,7 +84,9 @@ class CollectionService:
     async def upsert(self, collection_id: CollectionId, documents: Sequence[Document]) -> UpsertResult:
         """Adds or replaces all documents, or none if one is refused; unchanged ones are not written.
 
-        Raises InvalidArgument, NotFound, FailedPrecondition, ResourceExhausted.
+        Raises InvalidArgument for an unusable document, FailedPrecondition if another embedding model made the vectors
+        of the collection or of a document, ResourceExhausted ("quota_exceeded"), and Unavailable if the model's
+        endpoint fails.
         """
         writer = self._writer(collection_id)
         with self._pools.changes.slot():
@@ -84,8 +97,8 @@ class CollectionService:
     ) -> Sequence[UpsertResult | PointsmanError]:
         """Adds or replaces documents with different ids; each is written or refused alone.
 
-        `source` names what the documents are synchronised with. Raises errors that concern all of them: NotFound,
-        FailedPrecondition, storage errors.
+        `source` names what the documents are synchronised with. Raises errors that concern all of them, such as
+        FailedPrecondition for another embedding model, and Unavailable if the model's endpoint fails.
         """
         writer = self._writer(collection_id)
         collection = writer.collection
@@ -100,7 +113,10 @@ class CollectionService:
         return results
 
     async def delete(self, collection_id: CollectionId, document_ids: Sequence[str]) -> DeleteResult:
-        """Deletes the documents that exist and ignores other ids. Raises InvalidArgument, NotFound."""
+        """Deletes the documents that exist and ignores other ids.
+
+        Raises InvalidArgument for an id that is not valid.
+        """
         writer = self._writer(collection_id)
         limits.check_ids(document_ids)
         with self._pools.changes.slot():
@@ -117,7 +133,7 @@ class CollectionService:
         return deleted
 
     def quota(self, collection_id: CollectionId) -> Quota:
-        """Returns the collection's quota, or the default for new collections if it does not exist."""
+        """Returns the collection's quota, or the default for new collections if it does not exist. Raises nothing."""
         infos = {status.info.id: status.info for status in self._registry.statuses()}
         return infos[collection_id].quota if collection_id in infos else self._tenant_limits.quota
 

@@ -36,9 +36,9 @@ class GroupCommitWriter:
         self._drain: asyncio.Task[None] | None = None
 
     async def write(self, step: Callable[[Change], T]) -> tuple[T, CollectionInfo]:
-        """Applies a caller's step; returns its result and the collection's state right after it.
+        """Applies a caller's change; returns its result and the collection's state right after it.
 
-        Raises what the step raises, or a storage error. A call cancelled while it waits is never applied.
+        Raises what `step` raises, and as `Collection.change` does. A call cancelled while it waits is never applied.
         """
         (done,) = await self.write_each([step])
         if isinstance(done.result, PointsmanError):
@@ -46,7 +46,7 @@ class GroupCommitWriter:
         return done.result, done.info
 
     async def write_each(self, steps: Sequence[Callable[[Change], T]]) -> list[StepResult[T]]:
-        """Applies several steps, each of which succeeds or fails alone; raises storage errors only."""
+        """Applies several changes, each of which succeeds or fails alone; raises as `Collection.change` does."""
         results: asyncio.Future[list[StepResult[T]]] = asyncio.get_running_loop().create_future()
         self._pending.append((steps, results))
         if self._drain is None:

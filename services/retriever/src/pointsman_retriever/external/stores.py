@@ -119,7 +119,8 @@ def require_fields(wanted: Sequence[str], known: Sequence[str], where: str) -> N
 def read_external(file: Path | None) -> Mapping[CollectionId, ExternalCollectionConfig]:
     """Reads the external collections under the key `collections` of a YAML file, such as pointsman.yaml.
 
-    Entries that are folders are ignored; `pointsman up` ingests them. Raises FailedPrecondition.
+    Entries that are folders are ignored; `pointsman up` ingests them. `file` None: there are none. Raises
+    FailedPrecondition if the file cannot be read or an entry is not valid.
     """
     if file is None:
         return {}

@@ -64,7 +64,7 @@ class IndexSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class CompactedParts:
-    """The parts of an index snapshot that were rebuilt; None for those that did not need it.
+    """The parts of an index snapshot that were rebuilt; a part that did not need it is None.
 
     Rebuilt parts share no storage with a snapshot, so `with_changes` can apply the changes made meanwhile. The other
     parts have received those changes already and must not receive them twice.

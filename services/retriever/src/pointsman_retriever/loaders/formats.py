@@ -27,7 +27,7 @@ class UnreadableFile(Exception):
 
 
 def read_text(content: bytes) -> str:
-    """Decodes a text file in UTF-8, or in UTF-16 with a byte order mark; raises UnreadableFile."""
+    """Decodes a text file in UTF-8, or in UTF-16 with a byte order mark; raises UnreadableFile for any other."""
     try:
         text = content.decode("utf-16" if content.startswith(_UTF_16) else "utf-8-sig")
     except UnicodeDecodeError as error:

@@ -17,7 +17,7 @@ _REMOVED_ELEMENTS = ("script", "style", "noscript", "template", "svg", "nav", "f
 def read_html(content: bytes) -> LoadedText:
     """Converts HTML to Markdown: keeps headings, lists, tables and code; drops scripts, navigation and images.
 
-    Uses the encoding that the page declares, or guesses it. Raises UnreadableFile.
+    Uses the encoding that the page declares, or guesses it. Raises UnreadableFile if it is nested too deeply.
     """
     try:
         page = BeautifulSoup(content, "html.parser")

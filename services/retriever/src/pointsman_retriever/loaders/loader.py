@@ -56,7 +56,10 @@ class Loader:
         )
 
     async def load(self, raw: RawDocument) -> AsyncIterator[Document | FailedDocument]:
-        """Yields the documents in a client's file: one, or one for each line of a JSON Lines file."""
+        """Yields the documents in a client's file: one, or one for each line of a JSON Lines file.
+
+        A FailedDocument takes the place of each that cannot be read.
+        """
         try:
             if raw.media_type != JSONL or not raw.content:
                 yield await self.load_one(raw)

@@ -22,7 +22,7 @@ from pointsman_retriever.domain import Chunk, Ids, IndexedChunks, Neighbour, Pas
 _LOCK_TIMEOUT_SECONDS = 30.0  # seconds that SQLite waits for a lock on the file
 _POLL_SECONDS = 1.0  # after which a thread that waits for a reader checks whether the file was closed
 
-_ROWS_PER_BATCH = 4096
+ROWS_PER_BATCH = 4096
 _SELECT_CHUNKS = "SELECT id, document, context, text, vector FROM chunks"
 _SELECT_PASSAGES = """
     SELECT json_group_array(json_array(
@@ -49,7 +49,10 @@ class Connections:
 
     @contextmanager
     def reader(self) -> Iterator[sqlite3.Connection]:
-        """Lends a reader for the length of the block; waits while all are in use."""
+        """Lends a reader for the length of the block; waits while all are in use.
+
+        Raises storage errors (`translate_errors`), and Unavailable ("collection_closed") after `close`.
+        """
         with translate_errors(self.file):
             self._check_open()
             reader = self._take_reader()
@@ -62,7 +65,10 @@ class Connections:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Lends the writer in a transaction, which is rolled back unless the block executes COMMIT."""
+        """Lends the writer in a transaction, which is rolled back unless the block executes COMMIT.
+
+        Raises storage errors (`translate_errors`).
+        """
         with translate_errors(self.file):
             self._writer.execute("BEGIN IMMEDIATE")
             try:
@@ -131,7 +137,11 @@ class Connections:
 
 @contextmanager
 def translate_errors(file: Path) -> Iterator[None]:
-    """Turns SQLite's exceptions into PointsmanErrors."""
+    """Converts SQLite's exceptions in the block to storage errors, as all reads and writes of a collection raise them.
+
+    These are ResourceExhausted ("disk_full"), FailedPrecondition ("disk_read_only"), Unavailable ("disk_failed") and
+    Internal ("collection_damaged", "store_failed").
+    """
     try:
         yield
     except sqlite3.Error as error:
@@ -237,7 +247,7 @@ class ReadTransaction:
 def read_all_chunks(connection: sqlite3.Connection) -> Iterator[IndexedChunks]:
     """Yields all chunks of a collection in batches, ascending by id."""
     cursor = connection.execute(f"{_SELECT_CHUNKS} ORDER BY id")
-    while rows := cursor.fetchmany(_ROWS_PER_BATCH):
+    while rows := cursor.fetchmany(ROWS_PER_BATCH):
         yield _to_indexed_chunks(connection, rows)
 
 

@@ -44,7 +44,10 @@ def quick_check(store: Store) -> None:
 
 
 def check_all(store: Store) -> Findings:
-    """Reads every row of one version of the collection, and compares hashes, counts and checksum."""
+    """Reads every row of one version of the collection, and returns what disagrees with hashes, counts and checksum.
+
+    Raises storage errors (`translate_errors`), but damage that SQLite finds is one of the problems returned.
+    """
     with store.connections.reader() as reader:
         reader.execute("BEGIN")
         info = read_collection(reader, store.id)

@@ -28,7 +28,10 @@ _COLLECTION_COLUMNS = (
 
 
 class Store:
-    """Reads and changes one collection's file: reads from any thread, changes from one thread at a time."""
+    """Reads and changes one collection's file: reads from any thread, changes from one thread at a time.
+
+    Methods raise storage errors (`translate_errors`), and Unavailable ("collection_closed") after `close`.
+    """
 
     def __init__(
         self, collection_id: CollectionId, folder: Path, readers: int, checkpoint_bytes: int = CHECKPOINT_BYTES
@@ -83,8 +86,9 @@ class Store:
             return read_collection(writer, self.id)
 
     def read_all_chunks(self) -> Iterator[IndexedChunks]:
-        """Yields all chunks of one version in batches, ascending by id."""
+        """Yields all chunks of one version in batches, ascending by id, whatever is written meanwhile."""
         with self.connections.reader() as reader:
+            reader.execute("BEGIN")
             yield from connections.read_all_chunks(reader)
 
     def find_unchanged(self, documents: Sequence[Document], recipes: Sequence[str], source: str) -> set[str]:
@@ -120,7 +124,7 @@ class Store:
             return [found for (found,) in reader.execute("SELECT id FROM documents WHERE source = ?", (source,))]
 
     def sketch(self) -> tuple[int, Sketch]:
-        """Returns the collection's version, and a sketch of its documents."""
+        """Returns the collection's version and a bottom-k sketch of its documents, to measure later changes."""
         with self.connections.reader() as reader:
             reader.execute("BEGIN")
             (version,) = reader.execute("SELECT version FROM collection").fetchone()
@@ -136,7 +140,10 @@ class Store:
 
 
 def create_store(folder: Path, collection: CollectionInfo) -> None:
-    """Creates the file of an empty collection in an empty folder; it is durable when this returns."""
+    """Creates the file of an empty collection in an empty folder; it is durable when this returns.
+
+    Raises storage errors (`translate_errors`).
+    """
     file = folder / STORE_FILE
     with translate_errors(file), closing(sqlite3.connect(file, isolation_level=None)) as connection:
         connection.execute("PRAGMA synchronous = FULL")

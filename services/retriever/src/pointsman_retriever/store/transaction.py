@@ -25,9 +25,9 @@ class StoredDocument:
 
 
 class Transaction:
-    """Several callers' steps that are committed together; each is applied completely or not at all.
+    """Changes of several callers that are committed together; each is applied completely or not at all.
 
-    Made by `Store.transaction`. Call `finish` after the last step, then `commit`.
+    Made by `Store.transaction`. Use `step` for each caller's change, then call `finish` and `commit`.
     """
 
     def __init__(self, connection: sqlite3.Connection, before: CollectionInfo) -> None:
@@ -38,7 +38,10 @@ class Transaction:
 
     @contextmanager
     def step(self) -> Iterator["Change"]:
-        """Yields a change to apply; rolls it back if the block raises, or if it would exceed the quota."""
+        """Yields an object with which the block changes the collection; rolls its changes back if the block raises.
+
+        Raises ResourceExhausted ("quota_exceeded") if they would exceed the quota.
+        """
         self._connection.execute("SAVEPOINT step")
         change = Change(self._connection, self.info)
         try:
@@ -66,18 +69,18 @@ class Transaction:
         )
 
     def read_all_chunks(self) -> Iterator[IndexedChunks]:
-        """Yields all chunks as they are after the steps so far."""
+        """Yields all chunks in batches, ascending by id, as they are after the changes so far."""
         return connections.read_all_chunks(self._connection)
 
     def finish(self) -> None:
-        """Updates the checksum of all vectors, once for all steps."""
+        """Updates the checksum of all vectors, once for all changes."""
         self.info = replace(
             self.info,
             checksum=self.info.checksum ^ _checksum(self._removed) ^ _checksum(self._added),
         )
 
     def commit(self) -> CollectionInfo:
-        """Makes all steps durable, and returns the collection's resulting state."""
+        """Makes all changes durable, and returns the collection's resulting state."""
         write_counts(self._connection, self.info)
         self._connection.execute("COMMIT")
         return self.info
@@ -130,7 +133,9 @@ class Change:
         return True
 
     def info_after(self) -> CollectionInfo:
-        """Returns the collection's state after this step, but for the checksum; without changes the version stays."""
+        """Returns the collection's state after this change, but for the checksum; if nothing changed, the version
+        stays.
+        """
         return replace(
             self.before,
             documents=self.before.documents + self._documents,
@@ -256,7 +261,7 @@ def write_counts(connection: sqlite3.Connection, info: CollectionInfo) -> None:
 
 
 def _check_quota(before: CollectionInfo, after: CollectionInfo) -> None:
-    """Raises an error if a change grows the collection above its quota; one that is above it can still shrink."""
+    """Raises ResourceExhausted if a change grows the collection above its quota; one above it can still shrink."""
     for what in Quota.__dataclass_fields__:
         limit, old, new = getattr(after.quota, what), getattr(before, what), getattr(after, what)
         if limit and new > limit and new > old:

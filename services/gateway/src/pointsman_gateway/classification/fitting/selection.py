@@ -57,8 +57,10 @@ class StageResults:
 
 
 def evaluate_stage(data: Examples, scores: OutOfFoldScores, logits: Floats, pairs: Floats) -> StageResults:
-    """Evaluates a stage. `logits` are those in `scores`, or a blend of several stages' logits; `pairs` (texts, tasks)
-    are the texts' pair scores for each task, less the means (`PairRatios`).
+    """Fits a stage's temperature and score scale, and returns its results on every text.
+
+    `logits` (texts, tasks) are those in `scores`, or a blend of both stages'; `pairs` (texts, tasks) are pair scores
+    minus `PairRatios.means`.
     """
     temperature, _ = fit_temperature(logits[data.inside], data.y[data.inside])
     predicted, rows = logits.argmax(axis=1), np.arange(len(logits))

@@ -95,7 +95,10 @@ class PreferenceSplit:
 def read_preference_split(
     training: Path, heldout: Path | None, share: float, system: Path | None, seed: int
 ) -> PreferenceSplit:
-    """Reads training and held-out pairs from files, or holds out a `share` of the prompts if there is only one file."""
+    """Reads training and held-out pairs from files, or holds out a `share` of the prompts if there is only one file.
+
+    `system` is a file with the system message of rows that have none. Raises `DataError`.
+    """
     instruction = read_system(system)
     pairs = read_preferences(training, instruction)
     if heldout is None:

@@ -48,10 +48,13 @@ _MAX_BODY_BYTES = 65536
 
 
 class Guard:
-    """Counts every public request against the model that it uses, and serves the routes of the lora-server."""
+    """ASGI middleware of vLLM: counts requests in progress by model, and serves the routes that manage adapters."""
 
     def __init__(self, app: App, make_request: MakeRequest = vllm_request) -> None:
-        """Raises ValueError without a valid secret or with a malformed network: no engine may start unprotected."""
+        """Wraps vLLM's `app`; reads the secret and the allowed networks from the environment.
+
+        Raises ValueError without a valid secret or with a malformed network: no engine may start unprotected.
+        """
         self._app = app
         self._make_request = make_request
         self._secret = _read_secret(os.environ).encode()
