@@ -42,8 +42,7 @@ _TAIL = 0.95
 
 
 class PromotionGate:
-    """Compares a version's score with that of the trainer's few-shot prompt before a protected alias moves to it, or gets
-    it as canary.
+    """Compares a version with the trainer's few-shot prompt before a protected alias moves to it, or gets it as canary.
 
     A version passes if its score is higher, or if either score is missing, since then nothing is known.
     """
