@@ -19,7 +19,7 @@ from pointsman_gateway.engines.engine_client import (
     counts_against_engine,
 )
 from pointsman_gateway.engines.http1 import MAX_STEP_BYTES
-from pointsman_gateway.engines.openai_client import OpenAIClient
+from pointsman_gateway.engines.http_engine_client import HttpEngineClient
 from pointsman_servicekit.errors import DeadlineExceeded, InvalidArgument, PointsmanError, Unavailable
 from pointsman_servicekit.logs import request_id
 
@@ -37,7 +37,7 @@ Stream = Callable[..., AsyncIterator[Chunks]]
 async def stream(engine: ScriptedEngine) -> AsyncIterator[Stream]:
     """Calls the engine, with `seconds` left until the deadline."""
     pool = Pool()
-    client = OpenAIClient(pool)
+    client = HttpEngineClient(pool)
 
     def call(*, seconds: float = 10, url: str = "", sampling: Sampling = PLAIN, **more: Any) -> AsyncIterator[Chunks]:
         deadline = asyncio.get_running_loop().time() + seconds

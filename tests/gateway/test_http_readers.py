@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from pointsman_gateway.breaker import Breaker
 from pointsman_gateway.engines.call import EngineCall
-from pointsman_gateway.engines.openai_client import OpenAITransfer
+from pointsman_gateway.engines.http_engine_client import HttpTransfer
 from pointsman_gateway.http.app import build_app
 from pointsman_gateway.http.fast_reader import BufferingConnection, ChatReader
 from pointsman_gateway.http.server import serve_http
@@ -41,7 +41,7 @@ COUNTED = (
     "pointsman_time_to_first_token_seconds", "pointsman_phase_duration_seconds", "pointsman_decision_duration_seconds",
     "pointsman_validations", "pointsman_key_refusals",
 )  # fmt: skip
-OURS = RequestRun | ConnectionSink | EngineCall | OpenAITransfer
+OURS = RequestRun | ConnectionSink | EngineCall | HttpTransfer
 """Fields that are unique to each request."""
 OF_ONE_ANSWER = {
     "date",
