@@ -165,7 +165,7 @@ async def build_gateway(
             tenancy=tenancy,
         )
         first = await builder.build(config)
-        metrics.set_generation(first.revision)
+        metrics.set_revision(first.revision)
         watched = [*watched_files(settings.config), *([settings.classifier] if settings.classifier else [])]
         reloader = ConfigReloader(first, watched, builder.build_from_folder, metrics)
         canary_reporter = CanaryReporter(canary_outcomes, lambda: reloader.current.engines, engine_metrics)
