@@ -169,62 +169,62 @@ class Load:
         wanted = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
         body = self._chat_body(model, text) | {"metadata": {"source": "inbox"}, "response_format": wanted}
         async with self._post(record, key, "/v1/chat/completions", body) as response:
-            told = await response.json()
+            answer = await response.json()
             return (
-                told["model"],
-                told["choices"][0]["message"]["content"] or "",
+                answer["model"],
+                answer["choices"][0]["message"]["content"] or "",
                 record.decision,
-                told["pointsman"]["cost_usd"],
+                answer["pointsman"]["cost_usd"],
             )
 
     async def _chat_stream(self, record: Record, key: IssuedKey, model: str, text: str) -> Answer:
         body = self._chat_body(model, text) | {"stream": True}
-        said, by, cost, done = "", "", None, False
+        content, by, cost, done = "", "", None, False
         async with self._post(record, key, "/v1/chat/completions", body) as response:
             async for event in self._events(response):
                 done = done or event is None
                 if event is None:
                     continue
                 by = event.get("model", by)
-                said += "".join(str(choice["delta"].get("content") or "") for choice in event.get("choices", ()))
+                content += "".join(str(choice["delta"].get("content") or "") for choice in event.get("choices", ()))
                 cost = (event.get("pointsman") or {}).get("cost_usd", cost)
         if not done:
             raise Refused("cut off")
-        return by, said, record.decision, cost
+        return by, content, record.decision, cost
 
     async def _responses(self, record: Record, key: IssuedKey, model: str, text: str) -> Answer:
         body = {"model": model, "input": text, "max_output_tokens": self._world.kind.answer_tokens}
         async with self._post(record, key, "/v1/responses", body) as response:
-            told = await response.json()
-            parts = [part for item in told["output"] for part in item.get("content", ())]
-            return told["model"], "".join(part.get("text", "") for part in parts), record.decision, None
+            answer = await response.json()
+            parts = [part for item in answer["output"] for part in item.get("content", ())]
+            return answer["model"], "".join(part.get("text", "") for part in parts), record.decision, None
 
     async def _responses_stream(self, record: Record, key: IssuedKey, model: str, text: str) -> Answer:
         body = {"model": model, "input": text, "max_output_tokens": self._world.kind.answer_tokens, "stream": True}
-        said, by, done = "", "", False
+        content, by, done = "", "", False
         async with self._post(record, key, "/v1/responses", body) as response:
             async for event in self._events(response):
                 kind = (event or {}).get("type", "")
-                said += event["delta"] if event and kind == "response.output_text.delta" else ""
+                content += event["delta"] if event and kind == "response.output_text.delta" else ""
                 by = event["response"]["model"] if event and "response" in event else by
                 done = done or kind in ("response.completed", "response.incomplete")
                 if event and kind == "response.failed":
                     raise Refused(event["response"]["error"]["code"])
         if not done:
             raise Refused("cut off")
-        return by, said, record.decision, None
+        return by, content, record.decision, None
 
     async def _completions(self, record: Record, key: IssuedKey, model: str, text: str) -> Answer:
         prompt = AS_CHAT.format(text)
         body = {"model": model, "prompt": prompt, "max_tokens": self._world.kind.answer_tokens}
         async with self._post(record, key, "/v1/completions", body) as response:
-            told = await response.json()
-            return told["model"], told["choices"][0]["text"], record.decision, None
+            answer = await response.json()
+            return answer["model"], answer["choices"][0]["text"], record.decision, None
 
     async def _messages(self, record: Record, key: IssuedKey, model: str, text: str) -> Answer:
         async with self._post(record, key, "/v1/messages", self._chat_body(model, text)) as response:
-            told = await response.json()
-            return told["model"], "".join(part.get("text", "") for part in told["content"]), record.decision, None
+            answer = await response.json()
+            return answer["model"], "".join(part.get("text", "") for part in answer["content"]), record.decision, None
 
     async def _embeddings(self, record: Record, key: IssuedKey, model: str, text: str) -> Answer:
         async with self._post(record, key, "/v1/embeddings", {"model": "minilm", "input": text}) as response:
@@ -234,8 +234,8 @@ class Load:
     async def _route(self, record: Record, key: IssuedKey, model: str, text: str) -> Answer:
         body = self._chat_body("path:handbook_answer", ABOUT_THE_DOCUMENT) | {"include_prompt": True}
         async with self._post(record, key, "/v1/route", body) as response:
-            told = await response.json()
-            record.prompt = " ".join(message["content"] for message in told["prompt"])
+            answer = await response.json()
+            record.prompt = " ".join(message["content"] for message in answer["prompt"])
             return "", "", "", None
 
     async def _events(self, response: aiohttp.ClientResponse) -> AsyncIterator[dict[str, Any] | None]:
@@ -261,23 +261,23 @@ class Load:
     async def _grpc(self, record: Record, key: IssuedKey, model: str, text: str) -> Answer:
         stub = gateway_pb2_grpc.GatewayStub(self._channels[record.gateway])
         metadata = (("authorization", f"Bearer {key.credential.text}"),)
-        told = await stub.Generate(self._request(model, text), metadata=metadata, timeout=record.deadline)
-        return told.started.model, told.choices[0].content, told.started.decision.id, told.receipt.cost_usd
+        answer = await stub.Generate(self._request(model, text), metadata=metadata, timeout=record.deadline)
+        return answer.started.model, answer.choices[0].content, answer.started.decision.id, answer.receipt.cost_usd
 
     async def _grpc_stream(self, record: Record, key: IssuedKey, model: str, text: str) -> Answer:
         stub = gateway_pb2_grpc.GatewayStub(self._channels[record.gateway])
         metadata = (("authorization", f"Bearer {key.credential.text}"),)
-        said, by, cost, done = "", "", None, False
+        content, by, cost, done = "", "", None, False
         async for event in stub.GenerateStream(self._request(model, text), metadata=metadata, timeout=record.deadline):
             if event.HasField("started"):
                 by, record.decision = event.started.model, event.started.decision.id
             elif event.HasField("delta"):
-                said += event.delta.content
+                content += event.delta.content
             elif event.HasField("finished"):
                 cost, done = event.finished.receipt.cost_usd, True
         if not done:
             raise Refused("cut off")
-        return by, said, record.decision, cost
+        return by, content, record.decision, cost
 
     # -- feedback and documents
 

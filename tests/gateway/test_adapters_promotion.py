@@ -34,7 +34,7 @@ async def http(pair: EnginePair) -> AsyncIterator[httpx.AsyncClient]:
 async def answered_by(api: HttpStreamClient, model: str = "path:triage_adapter") -> str:
     """Returns the version, which the text, the chunks' model and the header must agree on."""
     got = await api.ask(IN_TRIAGE, model)
-    assert got.text.rstrip(".") == got.model == got.told["adapter"]
+    assert got.text.rstrip(".") == got.model == got.headers["adapter"]
     return got.model
 
 

@@ -45,13 +45,13 @@ async def test_arguments_of_a_call_that_are_no_object_become_its_only_field(
 ) -> None:
     call = {"id": "toolu_01", "type": "function", "function": {"name": "weather", "arguments": arguments}}
     async with site(neighbours, anthropic, monkeypatch) as http:
-        told = await ask(
+        response = await ask(
             http,
             {"role": "user", "content": "Weather?"},
             {"role": "assistant", "content": "", "tool_calls": [call]},
             {"role": "tool", "tool_call_id": "toolu_01", "content": "Rain"},
         )
-    assert told.status_code == 200, told.text[:300]
+    assert response.status_code == 200, response.text[:300]
     [use] = anthropic.bodies[0]["messages"][1]["content"]
     assert use["input"] == {"arguments": arguments}
 
@@ -61,10 +61,10 @@ async def test_tool_calls_that_are_no_list_of_objects_are_rejected(
     neighbours: Neighbours, anthropic: Anthropic, monkeypatch: pytest.MonkeyPatch, calls: Any
 ) -> None:
     async with site(neighbours, anthropic, monkeypatch) as http:
-        told = await ask(http, {"role": "user", "content": "Hi"}, {"role": "assistant", "tool_calls": calls})
-    assert told.status_code == 400, told.text[:300]
-    assert told.json()["error"]["code"] == "bad_parameter"
-    assert "'tool_calls' must be a list of objects" in told.json()["error"]["message"]
+        response = await ask(http, {"role": "user", "content": "Hi"}, {"role": "assistant", "tool_calls": calls})
+    assert response.status_code == 400, response.text[:300]
+    assert response.json()["error"]["code"] == "bad_parameter"
+    assert "'tool_calls' must be a list of objects" in response.json()["error"]["message"]
 
 
 async def test_parameters_system_and_tools_are_translated(
@@ -75,7 +75,7 @@ async def test_parameters_system_and_tools_are_translated(
     call = {"id": "toolu_01", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Oslo"}'}}
     anthropic.events = TOOL
     async with site(neighbours, anthropic, monkeypatch) as http:
-        told = await ask(
+        response = await ask(
             http,
             {"role": "system", "content": "Be brief."},
             {"role": "user", "content": "Weather?"},
@@ -86,7 +86,7 @@ async def test_parameters_system_and_tools_are_translated(
             parallel_tool_calls=False, reasoning_effort="low", prompt_cache_key="k",
             response_format={"type": "json_schema", "json_schema": {"name": "a", "schema": schema}},
         )  # fmt: skip
-    answered = told.json()["choices"][0]
+    answered = response.json()["choices"][0]
     assert answered["finish_reason"] == "tool_calls"
     assert answered["message"]["content"] == "I look."
     assert answered["message"]["tool_calls"] == [call]
@@ -112,10 +112,10 @@ async def test_anthropics_own_format_passes_through_both_ways(
     anthropic.events = TOOL
     async with site(neighbours, anthropic, monkeypatch) as http:
         asked = {"model": "claude", "max_tokens": 50, "messages": [{"role": "user", "content": "Weather?"}]}
-        told = await http.post("/v1/messages", json={**asked, "system": "Be brief."})
-    assert told.status_code == 200, told.text
-    assert told.json()["stop_reason"] == "tool_use"
-    assert [one["type"] for one in told.json()["content"]] == ["text", "tool_use"]
+        response = await http.post("/v1/messages", json={**asked, "system": "Be brief."})
+    assert response.status_code == 200, response.text
+    assert response.json()["stop_reason"] == "tool_use"
+    assert [one["type"] for one in response.json()["content"]] == ["text", "tool_use"]
     assert anthropic.bodies[0]["system"] == "Be brief."
 
 
@@ -134,11 +134,11 @@ async def test_its_errors_are_told_apart(
 ) -> None:
     neighbours.config.models["resilience"] = {"breaker": {"enabled": False}}
     async with site(neighbours, anthropic, monkeypatch) as http:
-        for status, kind, headers, told, code, message in FAILURES:
+        for status, kind, headers, expected, code, message in FAILURES:
             anthropic.failure = status, kind, headers
             answered = await ask(http)
             error = answered.json()["error"]
-            assert (answered.status_code, error["code"]) == (told, code), answered.text
+            assert (answered.status_code, error["code"]) == (expected, code), answered.text
             assert message in error["message"]
 
 

@@ -47,7 +47,7 @@ async def claude(
         yield http
 
 
-def said(text: str, **more: Any) -> dict[str, Any]:
+def text_block(text: str, **more: Any) -> dict[str, Any]:
     return {"type": "text", "text": text, **more}
 
 
@@ -69,8 +69,8 @@ CONVERSATION: list[dict[str, Any]] = [
                 **LONG,
             },
             {**PICTURE, **CACHED},
-            said("May I?"),
-            said(" Really?", **CACHED),
+            text_block("May I?"),
+            text_block(" Really?", **CACHED),
         ],
     },
     {
@@ -78,7 +78,7 @@ CONVERSATION: list[dict[str, Any]] = [
         "content": [
             {"type": "thinking", "thinking": "Let me look.", "signature": "sig=="},
             {"type": "redacted_thinking", "data": "secret=="},
-            said("I look."),
+            text_block("I look."),
             {**USE, **CACHED},
         ],
     },
@@ -89,17 +89,17 @@ CONVERSATION: list[dict[str, Any]] = [
                 "type": "tool_result",
                 "tool_use_id": "c1",
                 "is_error": True,
-                "content": [said("Broken:"), {**PICTURE, **CACHED}, said("see")],
+                "content": [text_block("Broken:"), {**PICTURE, **CACHED}, text_block("see")],
                 **CACHED,
             },
-            said("Again", **CACHED),
+            text_block("Again", **CACHED),
         ],
     },
 ]
 
 
 async def test_blocks_arrive_as_they_were_sent(claude: httpx.AsyncClient, anthropic: Anthropic) -> None:
-    system = [said("Be brief."), said("Be kind.", **CACHED)]
+    system = [text_block("Be brief."), text_block("Be kind.", **CACHED)]
     answered = await claude.post(MESSAGES, json=asked(*CONVERSATION, system=system))
     assert answered.status_code == 200, answered.text
     assert anthropic.bodies[0]["system"] == system
@@ -107,24 +107,30 @@ async def test_blocks_arrive_as_they_were_sent(claude: httpx.AsyncClient, anthro
 
 
 CITED: Mapping[str, Any] = {"citations": {"enabled": True}}
-FOUND = {"type": "search_result", "source": "https://x.example", "title": "Rules", "content": [said("No hats.")]}
+FOUND = {"type": "search_result", "source": "https://x.example", "title": "Rules", "content": [text_block("No hats.")]}
 PAGES = {
     "type": "document",
     "title": "Pages",
     "context": "of the house",
-    "source": {"type": "content", "content": [said("No umbrellas."), {**PICTURE, **CACHED}, said("No dogs.")]},
+    "source": {
+        "type": "content",
+        "content": [text_block("No umbrellas."), {**PICTURE, **CACHED}, text_block("No dogs.")],
+    },
 }
 
 
 async def test_search_results_and_documents_of_blocks_keep_their_form(
     claude: httpx.AsyncClient, anthropic: Anthropic
 ) -> None:
-    found = {**FOUND, "content": [said("No hats."), said("No boots.", **CACHED)], **CITED, **LONG}
-    result = {"type": "tool_result", "tool_use_id": "c1", "content": [{**FOUND, **CITED}, said("see"), {**FOUND}]}
+    found = {**FOUND, "content": [text_block("No hats."), text_block("No boots.", **CACHED)], **CITED, **LONG}
+    result = {"type": "tool_result", "tool_use_id": "c1", "content": [{**FOUND, **CITED}, text_block("see"), {**FOUND}]}
     messages = [
-        {"role": "user", "content": [said("Read:"), FOUND, {**PAGES, **CITED}, said("and"), found, PICTURE]},
+        {
+            "role": "user",
+            "content": [text_block("Read:"), FOUND, {**PAGES, **CITED}, text_block("and"), found, PICTURE],
+        },
         {"role": "assistant", "content": [USE]},
-        {"role": "user", "content": [result, PAGES, said("May I?")]},
+        {"role": "user", "content": [result, PAGES, text_block("May I?")]},
     ]
     answered = await claude.post(MESSAGES, json=asked(*messages))
     assert answered.status_code == 200, answered.text
@@ -136,8 +142,8 @@ async def test_a_paths_own_system_prompt_comes_before_the_cached_one(
 ) -> None:
     neighbours.config.paths["careful"] = {"model": "claude", "strategies": [{"persona": {"prompt": "persona.txt"}}]}
     async with site(neighbours, anthropic, monkeypatch) as http:
-        await http.post(MESSAGES, json=asked(model="path:careful", system=[said("Be brief.", **CACHED)]))
-    assert anthropic.bodies[0]["system"] == [said("You are Wren."), said("Be brief.", **CACHED)]
+        await http.post(MESSAGES, json=asked(model="path:careful", system=[text_block("Be brief.", **CACHED)]))
+    assert anthropic.bodies[0]["system"] == [text_block("You are Wren."), text_block("Be brief.", **CACHED)]
 
 
 async def test_fields_of_the_request_are_kept(claude: httpx.AsyncClient, anthropic: Anthropic) -> None:
@@ -159,7 +165,7 @@ async def test_fields_of_the_request_are_kept(claude: httpx.AsyncClient, anthrop
 async def test_the_beginning_of_an_answer_is_continued(claude: httpx.AsyncClient, anthropic: Anthropic) -> None:
     messages = [{"role": "user", "content": "Count"}, {"role": "assistant", "content": "One, two,"}]
     assert (await claude.post(MESSAGES, json=asked(*messages))).status_code == 200
-    assert anthropic.bodies[0]["messages"][1] == {"role": "assistant", "content": [said("One, two,")]}
+    assert anthropic.bodies[0]["messages"][1] == {"role": "assistant", "content": [text_block("One, two,")]}
 
 
 def test_tools_that_the_client_runs_keep_a_paths_limits_away() -> None:
@@ -188,7 +194,10 @@ async def test_only_beta_features_that_the_preset_allows_are_named(
     claude: httpx.AsyncClient, anthropic: Anthropic
 ) -> None:
     wanted = {"anthropic-beta": "interleaved-thinking-2025-05-14, context-1m-2025-08-07,\tx-y"}
-    for body in (asked(), asked({"role": "user", "content": [said("Hi")]}, betas=["structured-outputs-2025-11-13"])):
+    for body in (
+        asked(),
+        asked({"role": "user", "content": [text_block("Hi")]}, betas=["structured-outputs-2025-11-13"]),
+    ):
         assert (await claude.post(MESSAGES, json=body, headers=wanted)).status_code == 200
     await claude.post(MESSAGES, json=asked())
     sent = [headers.get("anthropic-beta") for headers in anthropic.headers]
@@ -207,8 +216,8 @@ async def test_other_engines_get_what_they_got_before(
         return [without(one) for one in value] if isinstance(value, list) else value
 
     texts = [{**m, "content": [b for b in m["content"] if b["type"] != "image"]} for m in CONVERSATION]
-    texts[2]["content"] = [{**texts[2]["content"][0], "content": [said("Broken:")]}, texts[2]["content"][1]]
-    body = {**asked(*texts, system=[said("Be brief.", **CACHED)]), "model": "tiny"}
+    texts[2]["content"] = [{**texts[2]["content"][0], "content": [text_block("Broken:")]}, texts[2]["content"][1]]
+    body = {**asked(*texts, system=[text_block("Be brief.", **CACHED)]), "model": "tiny"}
     for each in ({**body, "thinking": {"type": "enabled", "budget_tokens": 1024}, **CACHED}, without(body)):
         assert (await http.post(MESSAGES, json=each)).status_code == 200
     first, second = engine.bodies[-2:]
@@ -217,7 +226,7 @@ async def test_other_engines_get_what_they_got_before(
 
 
 WRONG: list[tuple[Any, str]] = [
-    (said("x", cache_control="5m"), "messages[0].content[0].cache_control"),
+    (text_block("x", cache_control="5m"), "messages[0].content[0].cache_control"),
     ({**PICTURE, "cache_control": ["x"]}, "messages[0].content[0].cache_control"),
     (
         {"type": "tool_result", "tool_use_id": "c", "content": "x", "is_error": "yes"},
@@ -238,8 +247,8 @@ async def test_chat_completions_may_set_cache_breakpoints(claude: httpx.AsyncCli
     picture = {"type": "image_url", "image_url": {"url": "https://x.example/a"}, **CACHED}
     answered = await ask(
         claude,
-        {"role": "system", "content": [said("Be brief."), said("Be kind.", **CACHED)]},
-        {"role": "user", "content": [said("Look"), picture]},
+        {"role": "system", "content": [text_block("Be brief."), text_block("Be kind.", **CACHED)]},
+        {"role": "user", "content": [text_block("Look"), picture]},
         {"role": "assistant", "content": "I look.", "tool_calls": [call], **CACHED},
         {"role": "tool", "tool_call_id": "c1", "content": "Nothing", **CACHED},
         tools=[tool],
@@ -247,13 +256,13 @@ async def test_chat_completions_may_set_cache_breakpoints(claude: httpx.AsyncCli
     )  # fmt: skip
     assert answered.status_code == 200, answered.text
     body = anthropic.bodies[0]
-    assert body["system"] == [said("Be brief."), said("Be kind.", **CACHED)]
+    assert body["system"] == [text_block("Be brief."), text_block("Be kind.", **CACHED)]
     remote = {"type": "image", "source": {"type": "url", "url": "https://x.example/a"}, **CACHED}
     use = {"type": "tool_use", "id": "c1", "name": "look", "input": {}, **CACHED}
-    result = {"type": "tool_result", "tool_use_id": "c1", "content": [said("Nothing")], **CACHED}
+    result = {"type": "tool_result", "tool_use_id": "c1", "content": [text_block("Nothing")], **CACHED}
     assert body["messages"] == [
-        {"role": "user", "content": [said("Look"), remote]},
-        {"role": "assistant", "content": [said("I look."), use]},
+        {"role": "user", "content": [text_block("Look"), remote]},
+        {"role": "assistant", "content": [text_block("I look."), use]},
         {"role": "user", "content": [result]},
     ]
     assert body["tools"] == [{"name": "look", "input_schema": SCHEMA, **CACHED}]
@@ -276,7 +285,7 @@ async def test_signed_thinking_comes_back_signed(
     content = [
         {"type": "thinking", "thinking": "Hm", "signature": "sig"},
         {"type": "redacted_thinking", "data": "secret"},
-        said("Hello"),
+        text_block("Hello"),
     ]
     message = anthropic_shapes.joined(answered.text) if streams else answered.json()
     assert message["content"] == content
@@ -296,7 +305,7 @@ async def test_chat_clients_send_signed_thinking_back_as_they_got_it(
     assert anthropic.bodies[1]["messages"][1]["content"] == [
         {"type": "thinking", "thinking": "Hm", "signature": "sig"},
         {"type": "redacted_thinking", "data": "secret"},
-        said("Hello"),
+        text_block("Hello"),
     ]
 
 
@@ -316,15 +325,19 @@ async def test_citations_stay_with_their_text(claude: httpx.AsyncClient, anthrop
     ]  # fmt: skip
     answered = await claude.post(MESSAGES, json=asked(stream=streams))
     message = anthropic_shapes.joined(answered.text) if streams else answered.json()
-    assert message["content"] == [said("I read: "), said("no.", citations=[citation]), said(" Sorry.")]
+    assert message["content"] == [
+        text_block("I read: "),
+        text_block("no.", citations=[citation]),
+        text_block(" Sorry."),
+    ]
     assert message["stop_reason"] == "end_turn"
 
 
 async def test_the_stop_sequence_is_reported(claude: httpx.AsyncClient, anthropic: Anthropic) -> None:
     delta = {"stop_reason": "stop_sequence", "stop_sequence": "END"}
     anthropic.events = [*HELLO[:-2], {"type": "message_delta", "delta": delta, "usage": {}}, HELLO[-1]]
-    told = (await claude.post(MESSAGES, json=asked(stop_sequences=["END"]))).json()
-    assert (told["stop_reason"], told["stop_sequence"]) == ("stop_sequence", "END")
+    response = (await claude.post(MESSAGES, json=asked(stop_sequences=["END"]))).json()
+    assert (response["stop_reason"], response["stop_sequence"]) == ("stop_sequence", "END")
 
 
 # -- guardrails
@@ -347,14 +360,28 @@ async def test_a_redacted_text_is_redacted_in_its_block_too(guarded: httpx.Async
         "type": "document", "title": f"By {EMAIL}", "context": EMAIL, **CACHED,
         "source": {"type": "text", "media_type": "text/plain", "data": f" Says {EMAIL} now."},
     }  # fmt: skip
-    found = {"type": "search_result", "source": EMAIL, "title": EMAIL, "content": [said(f"Ask {EMAIL} now.")], **CITED}
-    result = {"type": "tool_result", "tool_use_id": "c1", "is_error": True, "content": [said(f"no {EMAIL}", **CACHED)]}
+    found = {
+        "type": "search_result",
+        "source": EMAIL,
+        "title": EMAIL,
+        "content": [text_block(f"Ask {EMAIL} now.")],
+        **CITED,
+    }
+    result = {
+        "type": "tool_result",
+        "tool_use_id": "c1",
+        "is_error": True,
+        "content": [text_block(f"no {EMAIL}", **CACHED)],
+    }
     messages = [
-        {"role": "user", "content": [said(f"I am {EMAIL} here"), document, found, said("It rains.", **CACHED)]},
+        {
+            "role": "user",
+            "content": [text_block(f"I am {EMAIL} here"), document, found, text_block("It rains.", **CACHED)],
+        },
         {"role": "assistant", "content": [{**USE, "input": {"to": EMAIL}, **CACHED}]},
-        {"role": "user", "content": [result, PICTURE, said(f"And {EMAIL}?", **LONG)]},
+        {"role": "user", "content": [result, PICTURE, text_block(f"And {EMAIL}?", **LONG)]},
     ]
-    system = [said(f"Ask {EMAIL} now."), said("Be kind.", **CACHED)]
+    system = [text_block(f"Ask {EMAIL} now."), text_block("Be kind.", **CACHED)]
     answered = await guarded.post(MESSAGES, json=asked(*messages, system=system))
     assert answered.status_code == 200, answered.text
     body = anthropic.bodies[0]
@@ -365,28 +392,28 @@ async def test_a_redacted_text_is_redacted_in_its_block_too(guarded: httpx.Async
 async def test_a_finding_that_spans_two_blocks_is_redacted_in_both(
     guarded: httpx.AsyncClient, anthropic: Anthropic
 ) -> None:
-    system = [said("I am ann@exam", **CACHED), said("ple.org, and", **CACHED), said(" you?")]
+    system = [text_block("I am ann@exam", **CACHED), text_block("ple.org, and", **CACHED), text_block(" you?")]
     await guarded.post(MESSAGES, json=asked({"role": "user", "content": "Hi"}, system=system))
-    told = anthropic.bodies[0]["system"]
-    sent = "".join(block["text"] for block in told)
+    blocks = anthropic.bodies[0]["system"]
+    sent = "".join(block["text"] for block in blocks)
     assert "ann@exam" not in sent
     assert "ple.org" not in sent
-    assert told[-1] == said(" you?")
+    assert blocks[-1] == text_block(" you?")
 
 
 async def test_thinking_that_is_redacted_loses_its_signature_and_is_not_sent(
     guarded: httpx.AsyncClient, anthropic: Anthropic
 ) -> None:
     thinking = {"type": "thinking", "thinking": f"It is {EMAIL}", "signature": "sig"}
-    content = [thinking, said("Hello", **CACHED)]
+    content = [thinking, text_block("Hello", **CACHED)]
     user = {"role": "user", "content": "Hi"}
     await guarded.post(MESSAGES, json=asked(user, {"role": "assistant", "content": content}, user))
     detail = {"type": "reasoning.text", "text": f"It is {EMAIL}", "signature": "s", "format": "anthropic-claude-v1"}
     await ask(guarded, user, {"role": "assistant", "content": "Hello", "reasoning_details": [detail]}, user)
-    assert anthropic.bodies[0]["messages"][1]["content"] == [said("Hello", **CACHED)]
-    assert anthropic.bodies[1]["messages"][1]["content"] == [said("Hello")]
+    assert anthropic.bodies[0]["messages"][1]["content"] == [text_block("Hello", **CACHED)]
+    assert anthropic.bodies[1]["messages"][1]["content"] == [text_block("Hello")]
 
 
 async def test_a_text_that_a_strategy_replaces_is_not_undone_by_its_blocks() -> None:
     message = Message("user", "Something else", {}, (Block("text", CACHED, 0, 2), Block("text", {}, 2, 5)))
-    assert to_turns([message]) == [{"role": "user", "content": [said("Something else")]}]
+    assert to_turns([message]) == [{"role": "user", "content": [text_block("Something else")]}]

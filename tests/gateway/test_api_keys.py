@@ -52,12 +52,12 @@ async def over_http(gateway: Gateway, key: str, **more: Any) -> Mapping[str, str
     """Returns the answer's headers; errors are raised."""
     shown = {"authorization": f"Bearer {key}"} if key else {}
     async with open_http_client(gateway) as client:
-        told = await client.post(CHAT, json=body(**more), headers=shown)
-    if told.is_success:
-        return told.headers
-    error = told.json()["error"]
-    refusal = FAMILIES[told.status_code](error["message"], code=error["code"], param=error["param"])
-    refusal.limits = told.headers
+        response = await client.post(CHAT, json=body(**more), headers=shown)
+    if response.is_success:
+        return response.headers
+    error = response.json()["error"]
+    refusal = FAMILIES[response.status_code](error["message"], code=error["code"], param=error["param"])
+    refusal.limits = response.headers
     raise refusal
 
 
@@ -86,9 +86,9 @@ API_CLIENTS = pytest.mark.parametrize("ask", [over_http, over_grpc])
 async def test_requests_without_a_valid_key_are_rejected(
     guarded: Gateway, engine: ScriptedEngine, ask: Any, key: str, code: str
 ) -> None:
-    with pytest.raises(Unauthenticated) as told:
+    with pytest.raises(Unauthenticated) as raised:
         await ask(guarded, key)
-    assert told.value.code == code
+    assert raised.value.code == code
     assert engine.bodies == []
 
 
@@ -118,8 +118,8 @@ async def test_every_route_except_operational_ones_needs_a_key(
     guarded: Gateway, method: str, path: str, asked: dict[str, Any] | None
 ) -> None:
     async with open_http_client(guarded) as client:
-        told = await client.request(method, path, json=asked)
-    assert (told.status_code, told.json()["error"]["code"]) == (401, "missing_key"), path
+        response = await client.request(method, path, json=asked)
+    assert (response.status_code, response.json()["error"]["code"]) == (401, "missing_key"), path
 
 
 async def test_rejected_requests_of_a_known_key_are_recorded_with_it(guarded: Gateway, valkey: Valkey) -> None:
@@ -164,9 +164,9 @@ async def test_a_key_can_use_the_paths_in_its_scope_only(guarded: Gateway, valke
     # The key may not use the task's path, but it may use the default path.
     instead = await ask(guarded, key, text=IN_TRIAGE)
     assert instead["x-pointsman-path"] == "safe_start"
-    with pytest.raises(PermissionDenied, match="the key is not for path 'triage_adapter'") as told:
+    with pytest.raises(PermissionDenied, match="the key is not for path 'triage_adapter'") as raised:
         await ask(guarded, key, model="path:triage_adapter")
-    assert (told.value.code, told.value.param) == ("not_in_scope", "model")
+    assert (raised.value.code, raised.value.param) == ("not_in_scope", "model")
 
 
 async def all_of(asked: Iterable[Awaitable[Any]]) -> None:
@@ -177,8 +177,8 @@ async def all_of(asked: Iterable[Awaitable[Any]]) -> None:
 @API_CLIENTS
 async def test_limits_are_reported_before_and_when_they_are_reached(guarded: Gateway, valkey: Valkey, ask: Any) -> None:
     issued = await issue(valkey.url, limits=Limits(requests_per_minute=2))
-    told = [await ask(guarded, issued.credential.text) for _ in range(2)]
-    assert [t.get("x-ratelimit-limit-requests", "2") for t in told] == ["2", "2"]
+    headers = [await ask(guarded, issued.credential.text) for _ in range(2)]
+    assert [t.get("x-ratelimit-limit-requests", "2") for t in headers] == ["2", "2"]
     with pytest.raises(ResourceExhausted) as refused:
         await all_of(ask(guarded, issued.credential.text) for _ in range(3))  # a new minute may have begun
     assert refused.value.code == "requests_per_minute"
@@ -244,18 +244,18 @@ async def test_a_disconnect_releases_the_concurrency_limit(
 @API_CLIENTS
 async def test_a_tenant_cannot_give_feedback_on_anothers_answers(guarded: Gateway, valkey: Valkey, ask: Any) -> None:
     ours, theirs = [(await issue(valkey.url, tenant=name)).credential.text for name in ("acme", "other")]
-    said = {"decision_id": (await ask(guarded, ours))["x-pointsman-decision-id"], "rating": 1.0}
+    feedback = {"decision_id": (await ask(guarded, ours))["x-pointsman-decision-id"], "rating": 1.0}
     async with open_http_client(guarded) as client:
-        told = [
-            await client.post("/v1/feedback", json=said, headers={"authorization": f"Bearer {key}"})
+        responses = [
+            await client.post("/v1/feedback", json=feedback, headers={"authorization": f"Bearer {key}"})
             for key in (theirs, ours)
         ]
     async with open_channel(guarded.grpc_address) as channel:
         stub = gateway_pb2_grpc.GatewayStub(channel)
         with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await stub.Feedback(pb.FeedbackRequest(**said), metadata=(("authorization", f"Bearer {theirs}"),))
-    assert [one.status_code for one in told] == [404, 200]
-    assert told[0].json()["error"]["code"] == "unknown_decision"
+            await stub.Feedback(pb.FeedbackRequest(**feedback), metadata=(("authorization", f"Bearer {theirs}"),))
+    assert [one.status_code for one in responses] == [404, 200]
+    assert responses[0].json()["error"]["code"] == "unknown_decision"
     assert from_rpc_error(refused.value, "gateway").code == "unknown_decision"
 
 

@@ -39,15 +39,15 @@ async def test_an_answer_carries_text_usage_cost_and_its_path(api: ApiClient, en
 
 async def test_headers_and_metadata_agree_with_the_answer(api: ApiClient) -> None:
     got = await api.ask(IN_TRIAGE)
-    told = dict(got.told)
-    assert (told["decision-id"], told["path"], told["kind"]) == (got.decision_id, "triage_adapter", "lora")
-    assert told["request-id"]
+    headers = dict(got.headers)
+    assert (headers["decision-id"], headers["path"], headers["kind"]) == (got.decision_id, "triage_adapter", "lora")
+    assert headers["request-id"]
     if not isinstance(api, GrpcUnaryClient):
-        assert (told["task"], told["reason"]) == ("triage", "policy:fixed")
-        assert 0 < float(told["confidence"]) <= 1
-        assert float(told["overhead-ms"]) > 0
+        assert (headers["task"], headers["reason"]) == ("triage", "policy:fixed")
+        assert 0 < float(headers["confidence"]) <= 1
+        assert float(headers["overhead-ms"]) > 0
     if not isinstance(api, HttpStreamClient):  # its headers are sent before the cost is known
-        assert told["cost-usd"] == f"{got.cost_usd:.9f}"
+        assert headers["cost-usd"] == f"{got.cost_usd:.9f}"
 
 
 async def test_all_valid_model_names_are_listed(api: ApiClient) -> None:
@@ -179,9 +179,9 @@ async def test_an_invalid_request_has_the_same_code_everywhere_and_never_reaches
     api: ApiClient, engine: ScriptedEngine
 ) -> None:
     for request, *expected in BAD_REQUESTS:
-        with pytest.raises(PointsmanError) as told:
+        with pytest.raises(PointsmanError) as raised:
             await api.ask(**request)
-        assert [type(told.value), told.value.code, told.value.param] == expected, request
+        assert [type(raised.value), raised.value.code, raised.value.param] == expected, request
     assert engine.bodies == []
 
 
@@ -192,17 +192,17 @@ async def test_an_unknown_path_is_rejected_with_the_known_ones(api: ApiClient) -
 
 async def test_a_prompt_over_the_context_window_is_the_callers_error(api: ApiClient, engine: ScriptedEngine) -> None:
     engine.refuses(400, TOO_LONG)
-    with pytest.raises(InvalidArgument, match="maximum context length is 4096") as told:
+    with pytest.raises(InvalidArgument, match="maximum context length is 4096") as raised:
         await api.ask(IN_TRIAGE)
-    assert (told.value.code, told.value.param) == ("context_length_exceeded", "messages")
+    assert (raised.value.code, raised.value.param) == ("context_length_exceeded", "messages")
     assert len(engine.bodies) == 1  # no other path could accept it
 
 
 async def test_a_failing_engine_is_unavailable_with_a_retry_time(api: ApiClient, engine: ScriptedEngine) -> None:
     engine.refuses(500, {"error": {"message": "CUDA said no"}})
-    with pytest.raises(Unavailable, match="engine 'local' answered 500: CUDA said no") as told:
+    with pytest.raises(Unavailable, match="engine 'local' answered 500: CUDA said no") as raised:
         await api.ask(IN_CHAT, "tiny")
-    assert (told.value.code, told.value.retry_after) == ("engine_error", 1.0)
+    assert (raised.value.code, raised.value.retry_after) == ("engine_error", 1.0)
 
 
 async def test_a_starting_engine_is_unavailable_with_its_state(
@@ -210,9 +210,9 @@ async def test_a_starting_engine_is_unavailable_with_its_state(
 ) -> None:
     await neighbours.lora_server.say(STARTING, detail="loading weights")
     await until(lambda: not gateway.components.engines.any_ready)
-    with pytest.raises(Unavailable, match="loading weights") as told:
+    with pytest.raises(Unavailable, match="loading weights") as raised:
         await api.ask(IN_CHAT)
-    assert (told.value.code, told.value.retry_after) == ("engine_not_ready", 5.0)
+    assert (raised.value.code, raised.value.retry_after) == ("engine_not_ready", 5.0)
 
 
 @pytest.mark.parametrize("end", [[BREAK], [], [{"error": {"message": "out of memory", "code": 500}}, DONE]])
@@ -220,9 +220,9 @@ async def test_an_incomplete_answer_is_an_error(
     api: ApiClient, engine: ScriptedEngine, gateway: Gateway, end: list[Any]
 ) -> None:
     engine.says(*beginning("Hel"), *end)
-    with pytest.raises(PointsmanError, match="engine 'local' failed") as told:
+    with pytest.raises(PointsmanError, match="engine 'local' failed") as raised:
         await api.ask(IN_CHAT)
-    assert told.value.code == "engine_unavailable"
+    assert raised.value.code == "engine_unavailable"
     assert len(engine.bodies) == 1  # after the first token there is no fallback
     assert gateway.metric("pointsman_requests_total", outcome="engine_unavailable", path="small_talk") == 1
 
@@ -278,9 +278,9 @@ async def test_too_many_concurrent_requests_are_rejected_with_a_retry_time(
     engine.says(first_token, *answer("late"))
     asked = [asyncio.create_task(api.ask(IN_CHAT)) for _ in range(3)]
     await until(lambda: engine.running == 3)
-    with pytest.raises(Unavailable) as told:
+    with pytest.raises(Unavailable) as raised:
         await api.ask(IN_CHAT)
-    assert (told.value.code, told.value.retry_after) == ("overloaded", 1.0)
+    assert (raised.value.code, raised.value.retry_after) == ("overloaded", 1.0)
     first_token.set()
     assert {got.text for got in await asyncio.gather(*asked)} == {"late"}
     assert (await api.ask(IN_CHAT)).text == "late"
@@ -289,9 +289,9 @@ async def test_too_many_concurrent_requests_are_rejected_with_a_retry_time(
 
 async def test_a_stopping_gateway_rejects_requests(api: ApiClient, gateway: Gateway) -> None:
     gateway.components.pipeline.admission.is_closed = True
-    with pytest.raises(Unavailable) as told:
+    with pytest.raises(Unavailable) as raised:
         await api.ask(IN_CHAT)
-    assert (told.value.code, told.value.retry_after) == ("shutting_down", 1.0)
+    assert (raised.value.code, raised.value.retry_after) == ("shutting_down", 1.0)
 
 
 @pytest.mark.parametrize("pieces", [(), ("Hel", "lo")])
@@ -324,11 +324,11 @@ def mistaken(gateway: Gateway) -> None:
 async def test_an_internal_error_is_reported_by_an_id_only(
     mistaken: None, api: ApiClient, gateway: Gateway, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with pytest.raises(Internal, match=r"^internal error") as told:
+    with pytest.raises(Internal, match=r"^internal error") as raised:
         await api.ask(IN_CHAT)
-    assert told.value.code == "internal"
-    assert "TypeError" not in told.value.message
-    told_id = told.value.message.rstrip(")").split()[-1]
+    assert raised.value.code == "internal"
+    assert "TypeError" not in raised.value.message
+    told_id = raised.value.message.rstrip(")").split()[-1]
     assert caplog.text.count("TypeError: unsupported operand") == 1  # one traceback
     assert told_id in caplog.text
     assert gateway.metric("pointsman_requests_total", outcome="internal") == 1
@@ -344,10 +344,10 @@ async def test_the_gateways_own_deadline_ends_a_request(
     impatient: None, api: ApiClient, engine: ScriptedEngine, gateway: Gateway, pieces: tuple[str, ...]
 ) -> None:
     engine.says(*beginning(*pieces), asyncio.Event())
-    with pytest.raises(PointsmanError, match="time ran out") as told:
+    with pytest.raises(PointsmanError, match="time ran out") as raised:
         await api.ask(IN_CHAT)
-    assert told.value.code == "deadline_exceeded"
-    assert pieces or isinstance(told.value, DeadlineExceeded)
+    assert raised.value.code == "deadline_exceeded"
+    assert pieces or isinstance(raised.value, DeadlineExceeded)
     await until(lambda: engine.running == 0)
     assert gateway.metric("pointsman_requests_total", outcome="deadline_exceeded") == 1
 

@@ -63,16 +63,16 @@ INJECTIONS = [
 
 async def test_an_empty_message_takes_the_default_path(api: ApiClient, engine: ScriptedEngine) -> None:
     for text in ("", " ", "\n\t \u3000"):
-        told = await api.route(text)
-        assert (told["task"], told["path"], told["reason"]) == ("unknown", "safe_start", "abstained"), text
+        routed = await api.route(text)
+        assert (routed["task"], routed["path"], routed["reason"]) == ("unknown", "safe_start", "abstained"), text
         await api.ask(text)
         assert engine.bodies[-1]["messages"][-1] == {"role": "user", "content": text}
 
 
 async def test_an_empty_turn_is_read_with_the_turns_before_it(api: ApiClient) -> None:
     turns = [{"role": "user", "content": IN_TRIAGE}, {"role": "assistant", "content": "One moment."}]
-    told = await api.route([*turns, {"role": "user", "content": ""}])
-    assert told["task"] == "triage"
+    routed = await api.route([*turns, {"role": "user", "content": ""}])
+    assert routed["task"] == "triage"
 
 
 async def test_nothing_is_searched_for_an_empty_message(api: ApiClient, retriever: ScriptedRetriever) -> None:
@@ -82,24 +82,24 @@ async def test_nothing_is_searched_for_an_empty_message(api: ApiClient, retrieve
 
 async def test_unreadable_text_takes_the_default_path_with_a_note(api: ApiClient) -> None:
     for name, text in NO_TEXT.items():
-        told = await api.route(text)
-        assert (told["task"], told["path"], told["reason"]) == ("unknown", "safe_start", "abstained"), name
-        assert told["notes"][0] == "language: none", name
+        routed = await api.route(text)
+        assert (routed["task"], routed["path"], routed["reason"]) == ("unknown", "safe_start", "abstained"), name
+        assert routed["notes"][0] == "language: none", name
 
 
 async def test_a_megabyte_is_answered_with_a_note_that_it_was_read_in_part(api: ApiClient) -> None:
     for name, text in A_MEGABYTE.items():
-        told = await api.route(text)
-        assert told["path"] == POLICY_OF[told["task"]], name
-        assert "read" in " ".join(told["notes"]), name
+        routed = await api.route(text)
+        assert routed["path"] == POLICY_OF[routed["task"]], name
+        assert "read" in " ".join(routed["notes"]), name
     assert (await api.ask(A_MEGABYTE["words"])).path in POLICY_OF.values()
 
 
 async def test_a_text_never_chooses_a_path_by_its_name(api: ApiClient) -> None:
     for text in INJECTIONS:
-        told = await api.route(text)
-        assert told["path"] == POLICY_OF[told["task"]], text
-        assert told["reason"] in ("policy:fixed", "abstained"), text
+        routed = await api.route(text)
+        assert routed["path"] == POLICY_OF[routed["task"]], text
+        assert routed["reason"] in ("policy:fixed", "abstained"), text
 
 
 async def test_an_authors_name_does_not_affect_routing(api: ApiClient, engine: ScriptedEngine) -> None:
@@ -111,8 +111,8 @@ async def test_an_authors_name_does_not_affect_routing(api: ApiClient, engine: S
 
 async def test_assistant_and_tool_messages_do_not_affect_routing(api: ApiClient) -> None:
     for role in ("system", "assistant"):
-        said = [{"role": role, "content": f"path:letter. {IN_TRIAGE}"}, {"role": "user", "content": IN_CHAT}]
-        assert (await api.route(said))["path"] == "small_talk"
+        messages = [{"role": role, "content": f"path:letter. {IN_TRIAGE}"}, {"role": "user", "content": IN_CHAT}]
+        assert (await api.route(messages))["path"] == "small_talk"
 
 
 async def test_invisible_characters_do_not_hide_a_word(api: ApiClient) -> None:

@@ -10,7 +10,7 @@ import pytest
 from pointsman_gateway.breaker import Breaker
 from pointsman_gateway.engines.connection_pool import Pool
 from pointsman_gateway.engines.engine_state import EngineState
-from pointsman_gateway.engines.openai_client import OpenAIClient
+from pointsman_gateway.engines.http_engine_client import HttpEngineClient
 from pointsman_servicekit.errors import Unavailable
 
 from tests.gateway.doubles.anthropic_api import running_anthropic
@@ -83,7 +83,7 @@ async def test_a_bug_while_an_engines_answer_is_read_is_the_engines_failure(
     gateway: Gateway, engine: ScriptedEngine, caplog: pytest.LogCaptureFixture, where: str, steps: list[Step], bugs: int
 ) -> None:
     engine.says(*steps)
-    use_client(gateway, OpenAIClient(BrokenPool(where)))
+    use_client(gateway, HttpEngineClient(BrokenPool(where)))
     await fails_and_frees_everything(gateway, "tiny", "local", caplog, bugs)
     await until(lambda: engine.running == 0)
 
@@ -94,14 +94,14 @@ async def test_a_bug_when_more_arrives_is_the_engines_failure(
     later = asyncio.Event()
     asyncio.get_running_loop().call_later(0.05, later.set)
     engine.says(HELLO, later, WORLD, DONE)
-    use_client(gateway, OpenAIClient(BrokenPool("read_some 2")))
+    use_client(gateway, HttpEngineClient(BrokenPool("read_some 2")))
     await fails_and_frees_everything(gateway, "tiny", "local", caplog)
 
 
 async def test_a_bug_of_a_pooled_connection_is_the_engines_failure(
     gateway: Gateway, engine: ScriptedEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    use_client(gateway, OpenAIClient(BrokenPool("post 2")))
+    use_client(gateway, HttpEngineClient(BrokenPool("post 2")))
     await events_of(gateway, "tiny")
     await fails_and_frees_everything(gateway, "tiny", "local", caplog)
     await until(lambda: engine.running == 0)
@@ -110,7 +110,7 @@ async def test_a_bug_of_a_pooled_connection_is_the_engines_failure(
 async def test_a_bug_of_the_connection_that_replaces_a_pooled_one_is_the_engines_failure(
     gateway: Gateway, engine: ScriptedEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    use_client(gateway, OpenAIClient(BrokenPool("post 1", first=2)))
+    use_client(gateway, HttpEngineClient(BrokenPool("post 1", first=2)))
     await events_of(gateway, "tiny")
     engine.drops_next = True
     await fails_and_frees_everything(gateway, "tiny", "local", caplog)
@@ -130,7 +130,7 @@ async def test_a_bug_of_anthropics_reader_is_the_engines_failure(
         }  # fmt: skip
         await neighbours.ready()
         async with neighbours.gateway() as gateway:
-            for client in (OpenAIClient(BrokenPool("read_some 1")), BrokenReading(Pool())):
+            for client in (HttpEngineClient(BrokenPool("read_some 1")), BrokenReading(Pool())):
                 use_client(gateway, client)
                 await fails_and_frees_everything(gateway, "claude", "claude", caplog)
                 await until(lambda: double.running == 0)

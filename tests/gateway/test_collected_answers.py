@@ -20,8 +20,8 @@ from pointsman_gateway.engines.engine_client import (
     EngineRequest,
     TransientFailure,
 )
+from pointsman_gateway.engines.http_engine_client import HttpEngineClient
 from pointsman_gateway.engines.litellm_client import LiteLLMClient
-from pointsman_gateway.engines.openai_client import OpenAIClient
 from pointsman_gateway.http.dialects.anthropic.message_encoder import MessageEncoder
 from pointsman_gateway.http.dialects.openai.response_output import TEXT, Content
 
@@ -40,7 +40,7 @@ MEGABYTE = 1024 * 1024
 @pytest.fixture
 async def client() -> AsyncIterator[EngineClient]:
     pool = Pool()
-    yield LiteLLMClient(OpenAIClient(pool))
+    yield LiteLLMClient(HttpEngineClient(pool))
     pool.close()
 
 

@@ -70,11 +70,14 @@ async def test_a_list_of_one_prompt_is_that_prompt(client: openai.AsyncOpenAI, e
 
 
 async def test_an_engines_logprobs_are_joined(http: httpx.AsyncClient, engine: ScriptedEngine) -> None:
-    def told(text: str, offset: int) -> dict[str, Any]:
+    def logprobs_of(text: str, offset: int) -> dict[str, Any]:
         return {"tokens": [text], "token_logprobs": [-0.5], "top_logprobs": [{text: -0.5}], "text_offset": [offset]}
 
     engine.says(
-        text_chunk("a", logprobs=told("a", 0)), text_chunk("b", logprobs=told("b", 1), finish="length"), usage(), DONE
+        text_chunk("a", logprobs=logprobs_of("a", 0)),
+        text_chunk("b", logprobs=logprobs_of("b", 1), finish="length"),
+        usage(),
+        DONE,
     )
     got = shapes.completion((await http.post(URL, json={"model": "tiny", "prompt": "x", "logprobs": 1})).json())
     logprobs = got.choices[0].logprobs
@@ -157,13 +160,13 @@ async def test_each_prompt_of_a_list_has_its_own_decision_and_receipt(
     ]
     assert got.usage is not None
     assert (got.usage.prompt_tokens, got.usage.completion_tokens) == (30, 3)
-    told = got.model_extra["pointsman"]  # type: ignore[index]  # the gateway always adds it
-    paths = [part["path"] for part in told["prompts"]]
+    details = got.model_extra["pointsman"]  # type: ignore[index]  # the gateway always adds it
+    paths = [part["path"] for part in details["prompts"]]
     assert paths[0] == raw.headers["x-pointsman-path"] == "small_talk"
     assert paths[1] != "small_talk"
-    assert told["prompts"][0]["decision_id"] == raw.headers["x-pointsman-decision-id"]
-    assert told["cost_usd"] == pytest.approx(sum(part["cost_usd"] for part in told["prompts"]))
-    assert float(raw.headers["x-pointsman-cost-usd"]) == pytest.approx(told["cost_usd"])
+    assert details["prompts"][0]["decision_id"] == raw.headers["x-pointsman-decision-id"]
+    assert details["cost_usd"] == pytest.approx(sum(part["cost_usd"] for part in details["prompts"]))
+    assert float(raw.headers["x-pointsman-cost-usd"]) == pytest.approx(details["cost_usd"])
     assert gateway.metric("pointsman_requests_total", outcome="ok") == 2
 
 
@@ -208,8 +211,8 @@ async def test_the_first_error_ends_a_list_of_prompts(
         Refusal(400, TOO_LONG) if body["messages"][-1]["content"] == "b" else [chunk("a"), asyncio.Event()]
     )
     body = {"model": "path:small_talk", "prompt": ["a", "b", *"cdefghijklmn"]}
-    told = shapes.error(await http.post(URL, json=body))
-    assert told["code"] == "context_length_exceeded"
+    error = shapes.error(await http.post(URL, json=body))
+    assert error["code"] == "context_length_exceeded"
     await until(lambda: engine.running == 0)
     streamed = await http.post(URL, json={**body, "stream": True})
     assert shapes.events(streamed.text)[-1]["error"]["code"] == "context_length_exceeded"
@@ -353,11 +356,11 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
 
 async def test_unsupported_parameters_are_rejected_by_name(http: httpx.AsyncClient, engine: ScriptedEngine) -> None:
     for body, code, param in REFUSED:
-        told = shapes.error(await http.post(URL, json=body))
-        assert (told["type"], told["code"], told["param"]) == ("invalid_request_error", code, param), body
+        error = shapes.error(await http.post(URL, json=body))
+        assert (error["type"], error["code"], error["param"]) == ("invalid_request_error", code, param), body
     half = b'{"model": "tiny", "prompt": "\\ud800"}'
-    told = shapes.error(await http.post(URL, content=half, headers={"content-type": "application/json"}))
-    assert (told["code"], told["param"]) == ("bad_text", "prompt")
+    error = shapes.error(await http.post(URL, content=half, headers={"content-type": "application/json"}))
+    assert (error["code"], error["param"]) == ("bad_text", "prompt")
     assert engine.bodies == []
 
 

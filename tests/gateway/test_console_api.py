@@ -55,9 +55,9 @@ async def overview(client: httpx.AsyncClient, requests: int = 0) -> dict[str, An
     """Returns the overview once it includes this many requests."""
 
     async def look() -> dict[str, Any] | None:
-        told = await client.get("/console/api/overview")
-        assert told.status_code == 200, told.text
-        seen: dict[str, Any] = told.json()["overview"]
+        response = await client.get("/console/api/overview")
+        assert response.status_code == 200, response.text
+        seen: dict[str, Any] = response.json()["overview"]
         return seen if seen["window"]["requests"] >= requests else None
 
     return await found(look)
@@ -121,8 +121,8 @@ async def test_an_unavailable_path_has_a_reason_and_another_is_the_choice(
 ) -> None:
     await neighbours.lora_server.say(pb.ENGINE_STATUS_READY, url=neighbours.engine.url, resident=[VOICE])
     await found(lambda: _away(console))
-    told = by("task", (await overview(console))["tasks"])["triage"]
-    assert told["choice"] == "triage_few_shot"
+    task = by("task", (await overview(console))["tasks"])["triage"]
+    assert task["choice"] == "triage_few_shot"
 
 
 async def _away(console: httpx.AsyncClient) -> bool:
@@ -160,8 +160,8 @@ async def test_a_text_that_is_not_stored_is_not_shown(neighbours: Neighbours, va
 
 async def test_a_missing_request_log_is_reported_and_the_rest_is_shown(http: httpx.AsyncClient) -> None:
     http.headers.update(OURS)
-    told = await overview(http)
-    assert (told["request_log"], len(told["paths"]), len(told["tasks"])) == ("none", 6, 3)
+    shown = await overview(http)
+    assert (shown["request_log"], len(shown["paths"]), len(shown["tasks"])) == ("none", 6, 3)
     refused = await http.get("/console/api/decisions")
     assert (refused.status_code, refused.json()["error"]["code"]) == (409, "no_request_log")
 
@@ -179,16 +179,16 @@ async def test_an_unavailable_redis_is_reported_and_the_rest_is_shown(
 
 async def adapters(client: httpx.AsyncClient) -> dict[str, Any]:
     (model,) = (await client.get("/console/api/adapters")).json()["models"]
-    told: dict[str, Any] = model
-    return told
+    adapters_of_model: dict[str, Any] = model
+    return adapters_of_model
 
 
 async def test_adapters_are_listed_with_states_and_aliases(console: httpx.AsyncClient) -> None:
-    told = await adapters(console)
-    assert told["model"] == "tiny"
-    states = {version["version"]: version["state"] for version in told["versions"]}
-    assert states == {TRIAGE: "serving", OTHER: "ready", VOICE: "serving"} == told["engines"][0]["states"]
-    assert by("alias", told["aliases"])["triage@prod"]["version"] == TRIAGE
+    model = await adapters(console)
+    assert model["model"] == "tiny"
+    states = {version["version"]: version["state"] for version in model["versions"]}
+    assert states == {TRIAGE: "serving", OTHER: "ready", VOICE: "serving"} == model["engines"][0]["states"]
+    assert by("alias", model["aliases"])["triage@prod"]["version"] == TRIAGE
 
 
 async def test_an_alias_is_promoted_given_a_canary_and_rolled_back(
@@ -210,9 +210,9 @@ async def test_an_alias_is_promoted_given_a_canary_and_rolled_back(
     await found(serves)
     back = await console.post("/console/api/adapters/rollback", json={**named, "reason": "worse on refunds"})
     assert back.json()["version"] == TRIAGE
-    told = (await adapters(console))["changes"]
-    assert [change["kind"] for change in told] == ["rollback", "alias", "canary"]
-    assert (told[0]["author"], told[0]["reason"], told[0]["before"]) == ("console", "worse on refunds", OTHER)
+    changes = (await adapters(console))["changes"]
+    assert [change["kind"] for change in changes] == ["rollback", "alias", "canary"]
+    assert (changes[0]["author"], changes[0]["reason"], changes[0]["before"]) == ("console", "worse on refunds", OTHER)
 
 
 async def test_a_conflicting_change_is_rejected_with_the_lora_servers_message(
@@ -243,8 +243,8 @@ async def test_a_conflicting_change_is_rejected_with_the_lora_servers_message(
 async def test_an_impossible_change_is_rejected_by_name(
     console: httpx.AsyncClient, step: str, body: dict[str, Any], status: int, code: str
 ) -> None:
-    told = await console.post(f"/console/api/adapters/{step}", json=body)
-    assert (told.status_code, told.json()["error"]["code"]) == (status, code)
+    response = await console.post(f"/console/api/adapters/{step}", json=body)
+    assert (response.status_code, response.json()["error"]["code"]) == (status, code)
 
 
 async def test_an_unavailable_lora_server_is_reported(

@@ -37,12 +37,12 @@ async def test_every_file_of_the_page_has_its_type_and_a_strict_content_security
     types = {"css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8", "svg": "image/svg+xml"}
     assert {name.rpartition(".")[2] for name in names} == set(types)
     for name in names:
-        told = await http.get(f"/console/{name}")
-        assert (told.status_code, told.headers["content-type"]) == (200, types[name.rpartition(".")[2]]), name
-        policy = told.headers["content-security-policy"]
+        response = await http.get(f"/console/{name}")
+        assert (response.status_code, response.headers["content-type"]) == (200, types[name.rpartition(".")[2]]), name
+        policy = response.headers["content-security-policy"]
         assert "default-src 'none'; script-src 'self'; style-src 'self'" in policy
         assert "unsafe" not in policy
-        assert told.headers["x-content-type-options"] == "nosniff"
+        assert response.headers["x-content-type-options"] == "nosniff"
 
 
 async def _scripts(http: httpx.AsyncClient, names: set[str]) -> list[str]:
@@ -105,19 +105,19 @@ async def test_another_site_can_neither_read_nor_change(
         (OURS | {"host": "localhost.evil.example"}, "unknown_host"),
         (OURS | {"host": "127.0.0.1.evil.example"}, "unknown_host"),
     ):
-        for told in (
+        for response in (
             await http.get(OVERVIEW, headers=headers),
             await http.post("/console/api/adapters/alias", json=MOVE, headers=headers),
         ):
-            assert (told.status_code, told.json()["error"]["code"]) == (403, code), headers
+            assert (response.status_code, response.json()["error"]["code"]) == (403, code), headers
     assert lora_server.changes == []
 
 
 async def test_no_cors_headers_are_sent(http: httpx.AsyncClient) -> None:
     asked = {"origin": "https://evil.example", "access-control-request-method": "POST"}
-    told = await http.options("/console/api/adapters/alias", headers=asked)
-    assert told.status_code == 405
-    assert not [name for name in told.headers if name.startswith("access-control")]
+    response = await http.options("/console/api/adapters/alias", headers=asked)
+    assert response.status_code == 405
+    assert not [name for name in response.headers if name.startswith("access-control")]
 
 
 async def test_a_change_must_have_the_json_content_type(
@@ -125,8 +125,8 @@ async def test_a_change_must_have_the_json_content_type(
 ) -> None:
     body = json.dumps(MOVE)
     for kind in ("text/plain", "application/x-www-form-urlencoded"):
-        told = await http.post("/console/api/adapters/alias", content=body, headers=OURS | {"content-type": kind})
-        assert told.status_code == 400
+        response = await http.post("/console/api/adapters/alias", content=body, headers=OURS | {"content-type": kind})
+        assert response.status_code == 400
     assert lora_server.changes == []
 
 
@@ -135,8 +135,8 @@ async def test_local_host_names_and_configured_ones_are_accepted(neighbours: Nei
     await neighbours.ready()
     async with neighbours.gateway() as gateway, open_http_client(gateway) as client:
         for host in ("localhost:8080", "console.localhost", "127.0.0.1:1", "[::1]:8080", "gateway.lan", "other.lan"):
-            told = await client.get(OVERVIEW, headers=OURS | {"host": host, "origin": f"http://{host}"})
-            assert told.status_code == 200, host
+            response = await client.get(OVERVIEW, headers=OURS | {"host": host, "origin": f"http://{host}"})
+            assert response.status_code == 200, host
 
 
 # -- keys
@@ -172,18 +172,18 @@ async def ask(client: httpx.AsyncClient, shown: dict[str, str], text: str) -> st
 async def test_the_page_needs_no_key_but_its_data_does(http_with_keys: httpx.AsyncClient) -> None:
     assert (await http_with_keys.get("/console")).status_code == 200
     for path in (OVERVIEW, "/console/api/decisions", "/console/api/decisions/dec_1", "/console/api/adapters"):
-        told = await http_with_keys.get(path)
-        assert (told.status_code, told.json()["error"]["code"]) == (401, "missing_key"), path
+        response = await http_with_keys.get(path)
+        assert (response.status_code, response.json()["error"]["code"]) == (401, "missing_key"), path
     for step, body in (("alias", MOVE), ("canary", {**MOVE, "weight": 0.1}), ("rollback", {})):
         asked = {"model": "tiny", "alias": "triage@prod"} if step == "rollback" else body
-        told = await http_with_keys.post(f"/console/api/adapters/{step}", json=asked)
-        assert (told.status_code, told.json()["error"]["code"]) == (401, "missing_key"), step
+        response = await http_with_keys.post(f"/console/api/adapters/{step}", json=asked)
+        assert (response.status_code, response.json()["error"]["code"]) == (401, "missing_key"), step
 
 
 async def test_with_authentication_any_host_name_is_accepted(http_with_keys: httpx.AsyncClient, valkey: Valkey) -> None:
     shown = await key(valkey)
-    told = await http_with_keys.get(OVERVIEW, headers=shown | {"host": "console.acme.example"})
-    assert told.status_code == 200
+    response = await http_with_keys.get(OVERVIEW, headers=shown | {"host": "console.acme.example"})
+    assert response.status_code == 200
 
 
 async def test_a_key_sees_its_tenants_decisions_and_no_others(
@@ -199,8 +199,8 @@ async def test_a_key_sees_its_tenants_decisions_and_no_others(
     assert await found(listed) == [ours]
     assert (await http_with_keys.get(f"/console/api/decisions/{ours}", headers=acme)).status_code == 200
     for shown, name in ((acme, theirs), (other, ours)):
-        told = await http_with_keys.get(f"/console/api/decisions/{name}", headers=shown)
-        assert (told.status_code, told.json()["error"]["code"]) == (404, "unknown_decision")
+        response = await http_with_keys.get(f"/console/api/decisions/{name}", headers=shown)
+        assert (response.status_code, response.json()["error"]["code"]) == (404, "unknown_decision")
     seen = (await http_with_keys.get(OVERVIEW, headers=acme)).json()["overview"]
     assert seen["window"]["requests"] == 1
     assert (seen["caller"]["tenant"], seen["caller"]["operator"]) == ("acme", False)

@@ -73,8 +73,8 @@ async def test_a_field_that_no_part_has_is_refused_by_its_name(
 ) -> None:
     for part, param in SMUGGLED:
         for url in (CHAT, ROUTE):
-            told = openai_shapes.error(await http.post(url, json=chat(TEXT, part, role=role)))
-            assert (told["code"], told["param"]) == ("unsupported_parameter", "messages[0].content[1]" + param), part
+            error = openai_shapes.error(await http.post(url, json=chat(TEXT, part, role=role)))
+            assert (error["code"], error["param"]) == ("unsupported_parameter", "messages[0].content[1]" + param), part
     assert engine.bodies == []
 
 
@@ -101,9 +101,9 @@ async def test_a_part_of_another_form_is_refused_with_its_position(
     for part, param in NO_DATA:
         for url in (CHAT, ROUTE):
             answer = await http.post(url, json=chat(TEXT, part, model="open"))
-            told = openai_shapes.error(answer)
-            assert (answer.status_code, told["code"]) == (400, "unsupported_content"), part
-            assert told["param"] == "messages[0].content[1]" + param, part
+            error = openai_shapes.error(answer)
+            assert (answer.status_code, error["code"]) == (400, "unsupported_content"), part
+            assert error["param"] == "messages[0].content[1]" + param, part
     assert engine.bodies == []
 
 
@@ -111,8 +111,8 @@ async def test_only_a_model_that_takes_urls_gets_the_url_of_a_file_or_sound(
     http: httpx.AsyncClient, engine: ScriptedEngine
 ) -> None:
     for part in (within(FILE, file_data=METADATA), within(AUDIO, data=METADATA)):
-        told = openai_shapes.error(await http.post(CHAT, json=chat(TEXT, part)))
-        assert (told["code"], "and no url" in told["message"]) == ("unsupported_content", True), told
+        error = openai_shapes.error(await http.post(CHAT, json=chat(TEXT, part)))
+        assert (error["code"], "and no url" in error["message"]) == ("unsupported_content", True), error
         assert engine.bodies == []
     for part in (within(FILE, file_data=METADATA), within(AUDIO, data=METADATA)):
         answer = await http.post(CHAT, json=chat(TEXT, part, model="open"))
@@ -146,12 +146,12 @@ RESPONSE_PARTS: list[tuple[dict[str, Any], str, str]] = [
 async def test_the_same_rules_apply_to_responses(http: httpx.AsyncClient, engine: ScriptedEngine) -> None:
     for part, code, param in RESPONSE_PARTS:
         body = {"model": "open", "input": [{"role": "user", "content": [part]}]}
-        told = openai_shapes.error(await http.post(RESPONSES, json=body))
-        assert (told["code"], told["param"]) == (code, "input[0].content[0]" + param), part
+        error = openai_shapes.error(await http.post(RESPONSES, json=body))
+        assert (error["code"], error["param"]) == (code, "input[0].content[0]" + param), part
     remote = {"type": "input_file", "file_url": METADATA, "detail": "low", "file_id": None}
     body = {"model": "shown", "input": [{"role": "user", "content": [remote]}]}
-    told = openai_shapes.error(await http.post(RESPONSES, json=body))
-    assert (told["code"], "and no url" in told["message"]) == ("unsupported_content", True)
+    error = openai_shapes.error(await http.post(RESPONSES, json=body))
+    assert (error["code"], "and no url" in error["message"]) == ("unsupported_content", True)
     assert engine.bodies == []
     assert (await http.post(RESPONSES, json={**body, "model": "open"})).status_code == 200
     sent = [{"type": "file", "file": {"file_data": METADATA}}]
@@ -181,11 +181,11 @@ async def test_the_same_rules_apply_to_messages_and_results_of_tools(
             (block, "messages[0].content[0]"),
             ({"type": "tool_result", "tool_use_id": "c", "content": [block]}, "messages[0].content[0].content[0]"),
         ):
-            told = anthropic_shapes.error(await http.post(MESSAGES, json=body(sent)))
-            assert (told["code"], told["param"]) == (code, where + param), sent
+            error = anthropic_shapes.error(await http.post(MESSAGES, json=body(sent)))
+            assert (error["code"], error["param"]) == (code, where + param), sent
     remote = {"type": "document", "title": "a.pdf", "context": "Ours.", "source": {"type": "url", "url": METADATA}}
-    told = anthropic_shapes.error(await http.post(MESSAGES, json=body(remote, "shown")))
-    assert (told["code"], "and no url" in told["message"]) == ("unsupported_content", True)
+    error = anthropic_shapes.error(await http.post(MESSAGES, json=body(remote, "shown")))
+    assert (error["code"], "and no url" in error["message"]) == ("unsupported_content", True)
     assert engine.bodies == []
     assert (await http.post(MESSAGES, json=body(remote))).status_code == 200
     context = {"type": "text", "text": "Ours."}
@@ -215,13 +215,13 @@ async def test_texts_of_one_message_become_lines_as_in_vllm(
     joined = {"role": "user", "content": "The rules.\nMay I?"}
     result = [{"type": "tool_result", "tool_use_id": "c", "content": texts()}]
     output = [{"type": "function_call_output", "call_id": "c", "output": texts("input_text")}]
-    told = {"role": "tool", "content": joined["content"], "tool_call_id": "c"}
+    message = {"role": "tool", "content": joined["content"], "tool_call_id": "c"}
     bodies: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         (CHAT, chat(*texts()), joined),
         (RESPONSES, {"input": [{"role": "user", "content": texts("input_text")}]}, joined),
-        (RESPONSES, {"input": output}, told),
+        (RESPONSES, {"input": output}, message),
         (MESSAGES, {"max_tokens": 5, "messages": [{"role": "user", "content": texts()}]}, joined),
-        (MESSAGES, {"max_tokens": 5, "messages": [{"role": "user", "content": result}]}, told),
+        (MESSAGES, {"max_tokens": 5, "messages": [{"role": "user", "content": result}]}, message),
     ]
     for url, body, message in bodies:
         answer = await http.post(url, json={**body, "model": "shown"})

@@ -58,11 +58,11 @@ async def http(gateway: Gateway) -> AsyncIterator[httpx.AsyncClient]:
 
 def counting(*pieces: str, inference_ms: float) -> list[Step]:
     """Returns an answer of an engine that reports how long it worked."""
-    told = {"queue_time_ms": 1.0, "time_to_first_token_ms": 0.0, "generation_time_ms": inference_ms}
+    timings = {"queue_time_ms": 1.0, "time_to_first_token_ms": 0.0, "generation_time_ms": inference_ms}
     return [
         *beginning(*pieces),
         chunk("", finish="stop"),
-        usage(20, len(pieces)) | {"metrics": told},
+        usage(20, len(pieces)) | {"metrics": timings},
         b"data: [DONE]\n\n",
     ]
 
@@ -77,10 +77,10 @@ async def test_an_engines_cost_is_allocated_to_its_paths_and_to_idle_time(
     engine.script = lambda body: counting("a", inference_ms=10.0 if body["messages"][0]["role"] == "system" else 5.0)
     api = HttpClient(http)
     await asyncio.gather(*(api.ask(IN_CHAT) for _ in range(4)), *(api.ask(IN_TRIAGE) for _ in range(4)))
-    told = {path: gateway.metric(ENGINE, engine="local", path=path) for path in ("small_talk", "triage_adapter")}
+    dollars = {path: gateway.metric(ENGINE, engine="local", path=path) for path in ("small_talk", "triage_adapter")}
     # Each alone would have cost that much; together they share the common time.
-    assert 0 < told["small_talk"] <= 0.040 + 1e-6
-    assert 0 < told["triage_adapter"] <= 0.020 + 1e-6
+    assert 0 < dollars["small_talk"] <= 0.040 + 1e-6
+    assert 0 < dollars["triage_adapter"] <= 0.020 + 1e-6
     total = sum(sample.value for sample in next(iter(gateway.components.cost_metrics.engine_costs.collect())).samples)
     assert total == pytest.approx(account.allocated_until - account.start, rel=1e-9)  # a dollar a second
     assert account.allocated_until <= time.monotonic()
@@ -172,7 +172,7 @@ class Linear:
 PLAIN, TUNED = Path("plain", "m"), Path("tuned", "m")
 
 
-def told(counterfactual: CounterfactualCosts) -> dict[tuple[str, str], float]:
+def picodollars(counterfactual: CounterfactualCosts) -> dict[tuple[str, str], float]:
     (family,) = counterfactual.collect()
     return {(s.labels["task"], s.labels["path"]): s.value * PICODOLLARS for s in family.samples}
 
@@ -185,10 +185,10 @@ def test_counterfactual_costs_use_actual_costs_for_the_paths_own_requests() -> N
         ("chat", "plain"): 3000 + 50 + 2 * 10 + 100 * 5,
         ("chat", "tuned"): 700 + 3 * 100 + 300 * 1 + 50,
     }
-    assert told(counterfactual) == pytest.approx(expected)
-    assert told(counterfactual) == pytest.approx(expected)  # reading again adds nothing
+    assert picodollars(counterfactual) == pytest.approx(expected)
+    assert picodollars(counterfactual) == pytest.approx(expected)  # reading again adds nothing
     rows[0] = ("chat", "plain", sent(4, 310, 3060, 50))
-    assert told(counterfactual) == pytest.approx(
+    assert picodollars(counterfactual) == pytest.approx(
         {("chat", "plain"): expected["chat", "plain"] + 60, ("chat", "tuned"): expected["chat", "tuned"] + 110}
     )
 
@@ -197,7 +197,7 @@ def test_if_all_requests_use_one_path_its_counterfactual_saves_nothing() -> None
     rows = [("chat", "plain", sent(5, 100, 900, 40))]
     counterfactual = CounterfactualCosts(lambda: rows)
     counterfactual.apply_config(Linear(), {"chat": [PLAIN]})
-    assert told(counterfactual) == pytest.approx({("chat", "plain"): 940})
+    assert picodollars(counterfactual) == pytest.approx({("chat", "plain"): 940})
 
 
 def test_a_path_keeps_its_counters_when_its_kind_changes() -> None:
@@ -206,20 +206,20 @@ def test_a_path_keeps_its_counters_when_its_kind_changes() -> None:
     counterfactual = CounterfactualCosts(counting.metrics.path_totals)
     counterfactual.apply_config(Linear(), {"chat": [PLAIN]})
     counting.add(ended(receipt(decision(path=PLAIN), cost_usd=3e-6)))
-    assert told(counterfactual)["chat", "plain"] == pytest.approx(3_000_000)
+    assert picodollars(counterfactual)["chat", "plain"] == pytest.approx(3_000_000)
     looks_up = replace(PLAIN, strategies=("retrieval",), fingerprint="f2")
     for _ in range(2):
         counting.add(ended(receipt(decision(path=looks_up), cost_usd=1e-6)))
-    assert told(counterfactual)["chat", "plain"] == pytest.approx(5_000_000)
+    assert picodollars(counterfactual)["chat", "plain"] == pytest.approx(5_000_000)
 
 
 def test_a_path_without_statistics_is_counted_once_it_has_some() -> None:
     rows = [("chat", "plain", sent(3, 300, 3000))]
     counterfactual, costs = CounterfactualCosts(lambda: rows), Linear(plain=(1, 1))
     counterfactual.apply_config(costs, {"chat": [PLAIN, TUNED]})
-    assert told(counterfactual) == pytest.approx({("chat", "plain"): 3000})
+    assert picodollars(counterfactual) == pytest.approx({("chat", "plain"): 3000})
     costs.costs["tuned"] = (1, 0)
-    assert told(counterfactual)["chat", "tuned"] == pytest.approx(3)
+    assert picodollars(counterfactual)["chat", "tuned"] == pytest.approx(3)
 
 
 def test_the_training_of_adapters_is_in_no_counterfactual() -> None:

@@ -32,7 +32,7 @@ JSON = {"content-type": "application/json"}
 
 
 @dataclass(frozen=True)
-class Said:
+class Exchange:
     """What a client receives for a request, without ids and times."""
 
     headers: Mapping[str, str]
@@ -49,22 +49,24 @@ OF_ONE_ANSWER = {"x-pointsman-decision-id", "x-pointsman-overhead-ms"}
 COUNTED = ("pointsman_requests", "pointsman_tokens", "pointsman_cost_usd", "pointsman_decisions")
 
 
-async def said(gateway: Gateway, http: httpx.AsyncClient, engine: ScriptedEngine, url: str, body: Any) -> Said:
+async def ask_and_count(
+    gateway: Gateway, http: httpx.AsyncClient, engine: ScriptedEngine, url: str, body: Any
+) -> Exchange:
     before = counters(gateway, COUNTED)
     response = await http.post(url, json=body)
     assert response.status_code == 200, response.text
     if body.get("stream"):
         events = openai_shapes.events(response.text)
         if url == CHAT:
-            told = events[-1]
+            last = events[-1]
             text = "".join(choice["delta"].get("content", "") for event in events for choice in event["choices"])
         else:
-            told = events[-2]
+            last = events[-2]
             text = "".join(event["delta"].get("text", "") for event in events if event["type"] == "content_block_delta")
     else:
-        told = response.json()
-        text = told["choices"][0]["message"]["content"] if url == CHAT else "".join(b["text"] for b in told["content"])
-    usage, receipt = told["usage"], told["pointsman"]
+        last = response.json()
+        text = last["choices"][0]["message"]["content"] if url == CHAT else "".join(b["text"] for b in last["content"])
+    usage, receipt = last["usage"], last["pointsman"]
     receipt["seconds"] = sorted(receipt["seconds"])
     if url == CHAT:
         cached = usage["prompt_tokens_details"]["cached_tokens"]
@@ -76,7 +78,7 @@ async def said(gateway: Gateway, http: httpx.AsyncClient, engine: ScriptedEngine
     counted = {
         key: change for key, n in counters(gateway, COUNTED).items() if (change := round(n - before.get(key, 0.0), 12))
     }
-    return Said(headers, text, *tokens, receipt, engine.bodies[-1], counted)
+    return Exchange(headers, text, *tokens, receipt, engine.bodies[-1], counted)
 
 
 TOOL = {"description": "The weather.", "schema": {"type": "object", "properties": {"city": {"type": "string"}}}}
@@ -139,8 +141,8 @@ async def test_the_same_request_has_the_same_decision_text_usage_and_cost(
     both, chat, messages = ASKED[name]
     asked = {"model": "auto", "max_tokens": 20, **both, "stream": streams}
     include = {"stream_options": {"include_usage": True}} if streams else {}
-    by_chat = await said(gateway, http, engine, CHAT, {**asked, **chat, **include})
-    by_messages = await said(gateway, http, engine, MESSAGES, {**asked, **messages})
+    by_chat = await ask_and_count(gateway, http, engine, CHAT, {**asked, **chat, **include})
+    by_messages = await ask_and_count(gateway, http, engine, MESSAGES, {**asked, **messages})
     assert by_messages == by_chat
     assert by_messages.text == "Hello you"
     assert by_messages.counted
@@ -166,7 +168,7 @@ async def as_client(gateway: Gateway, valkey: Valkey, **order: Any) -> AsyncIter
         yield client
 
 
-def told(url: str, response: httpx.Response) -> Mapping[str, Any]:
+def error_of(url: str, response: httpx.Response) -> Mapping[str, Any]:
     """The error, in the format of the URL's dialect."""
     return openai_shapes.error(response) if url == CHAT else anthropic_shapes.error(response)
 
@@ -184,7 +186,7 @@ TYPES = {  # by status in OpenAI's dialect: the status and types in both
 
 
 def assert_rejected(url: str, response: httpx.Response, status: int, code: str, asked: object = "") -> None:
-    error = told(url, response)
+    error = error_of(url, response)
     anthropic_status, openai_type, anthropic_type = TYPES[status]
     if code == "body_too_large":
         anthropic_status, anthropic_type = 413, "request_too_large"
@@ -222,7 +224,7 @@ async def test_an_invalid_body_is_rejected_in_the_callers_dialect(guarded: Gatew
                 assert_rejected(url, await http.post(url, content=body, headers=JSON), 400, code, body[:80])
         late = await http.post(url, json=PLAIN, headers={"x-request-timeout": "soon"})
         assert_rejected(url, late, 400, "bad_parameter")
-        assert "soon" in told(url, late)["message"]
+        assert "soon" in error_of(url, late)["message"]
 
 
 @ROUTES
@@ -292,7 +294,7 @@ async def test_failures_of_engines_are_reported_in_the_callers_dialect(
         engine.refuses(400, {"error": {"message": "the prompt is odd"}})
         refused = await http.post(url, json=asked)
         assert_rejected(url, refused, 400, "engine_refused")
-        assert "the prompt is odd" in told(url, refused)["message"]
+        assert "the prompt is odd" in error_of(url, refused)["message"]
         engine.refuses(500, {"error": {"message": "no"}})
         assert_rejected(url, await http.post(url, json=asked), 503, "engine_error")
         engine.says(*beginning("Hel"), BREAK)

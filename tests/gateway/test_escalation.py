@@ -53,11 +53,11 @@ def events(gateway: Gateway, seconds: float = 10, model: str = "auto", **samplin
     return gateway.components.pipeline.answer(request)
 
 
-class Told:
+class CollectedAnswer:
     """Everything that the pipeline sent to its sink."""
 
-    def __init__(self, said: Sequence[Event]) -> None:
-        started, *batches, finished = said
+    def __init__(self, stream: Sequence[Event]) -> None:
+        started, *batches, finished = stream
         self.chunks = [chunk for batch in batches if isinstance(batch, tuple) for chunk in batch]
         assert isinstance(started, Started)
         assert isinstance(finished, Finished)
@@ -67,8 +67,8 @@ class Told:
         self.rows = {row.path: (row.outcome, row.reason) for row in self.decision.considered}
 
 
-async def told(gateway: Gateway, seconds: float = 10, model: str = "auto", **sampling: Any) -> Told:
-    return Told([event async for event in events(gateway, seconds, model, **sampling)])
+async def collect(gateway: Gateway, seconds: float = 10, model: str = "auto", **sampling: Any) -> CollectedAnswer:
+    return CollectedAnswer([event async for event in events(gateway, seconds, model, **sampling)])
 
 
 # -- accepted
@@ -78,7 +78,7 @@ async def test_an_accepted_answer_is_sent_unchanged(
     gateway: Gateway, engine: ScriptedEngine, large_engine: ScriptedEngine
 ) -> None:
     engine.says(*answer('{"urgency"', ': "low"}'))
-    it = await told(gateway)
+    it = await collect(gateway)
     assert [(c.content, c.finish_reason) for c in it.chunks] == [
         ('{"urgency"', None),
         (': "low"}', None),
@@ -95,8 +95,8 @@ async def test_an_accepted_answer_is_sent_unchanged(
 async def test_nothing_is_sent_before_the_answer_is_accepted(gateway: Gateway, engine: ScriptedEngine) -> None:
     at_its_end = asyncio.Event()
     engine.says(*beginning(GOOD), at_its_end, chunk("", finish="stop"), usage(), DONE)
-    async with aclosing(events(gateway)) as said:  # type: ignore[type-var]  # a generator's
-        first = asyncio.ensure_future(anext(said))
+    async with aclosing(events(gateway)) as stream:  # type: ignore[type-var]  # a generator's
+        first = asyncio.ensure_future(anext(stream))
         await until(lambda: engine.sent == 2)
         assert not first.done()
         at_its_end.set()
@@ -108,7 +108,7 @@ async def test_a_validated_answer_leaves_no_garbage(gateway: Gateway, engine: Sc
     engine.says(*answer(text))
 
     async def ask() -> None:
-        await told(gateway)
+        await collect(gateway)
         await asyncio.sleep(0.1)
 
     await ask()
@@ -119,7 +119,7 @@ async def test_buffering_is_a_phase_and_all_phases_are_within_the_total(
     gateway: Gateway, engine: ScriptedEngine
 ) -> None:
     engine.says(*answer(BAD))
-    seconds = (await told(gateway)).receipt.seconds
+    seconds = (await collect(gateway)).receipt.seconds
     assert set(seconds) == {
         "admission", "classification", "prompt", "prefill", "held", "first_token", "generation", "total",
     }  # fmt: skip
@@ -144,7 +144,7 @@ async def test_the_decision_says_what_was_refused_and_the_receipt_covers_both(
     gateway: Gateway, engine: ScriptedEngine
 ) -> None:
     engine.says(*answer(BAD))
-    it = await told(gateway)
+    it = await collect(gateway)
     assert (it.decision.path.name, it.decision.reason) == ("large", "escalated:json_schema")
     assert it.rows == {
         "small": ("skipped", f"refused: {REFUSED}"),
@@ -172,7 +172,7 @@ async def test_empty_cut_and_wrong_answers_escalate(
     gateway: Gateway, engine: ScriptedEngine, script: list[Step], validator: str
 ) -> None:
     engine.says(*script)
-    it = await told(gateway)
+    it = await collect(gateway)
     assert (it.text, it.decision.reason) == (GOOD, f"escalated:{validator}")
 
 
@@ -182,12 +182,12 @@ async def test_the_second_answer_is_sent_as_it_comes_whatever_it_is(
     engine.says(*answer(BAD))
     at_its_end = asyncio.Event()
     large_engine.says(*beginning("nei"), at_its_end, *answer("ther"))
-    said = events(gateway)
-    begun = [await anext(said), await anext(said)]
+    stream = events(gateway)
+    begun = [await anext(stream), await anext(stream)]
     assert isinstance(begun[1], tuple)
     assert begun[1][0].content == "nei"
     at_its_end.set()
-    it = Told([*begun, *[event async for event in said]])
+    it = CollectedAnswer([*begun, *[event async for event in stream]])
     assert (it.text, it.receipt.outcome) == ("neither", "ok")
     assert gateway.metric("pointsman_validations_total", path="large", validator="json_schema", ruling="refused") == 1
     assert (len(engine.bodies), len(large_engine.bodies)) == (1, 1)
@@ -195,14 +195,14 @@ async def test_the_second_answer_is_sent_as_it_comes_whatever_it_is(
 
 async def test_each_of_several_choices_must_be_accepted(gateway: Gateway, engine: ScriptedEngine) -> None:
     engine.says(chunk(GOOD, index=0), chunk(BAD, index=1), chunk(index=0, finish="stop"), *answer(finish="stop"))
-    it = await told(gateway, n=2)
+    it = await collect(gateway, n=2)
     assert it.rows["small"][1] == 'refused: json_schema: choice 1: "urgency" is a required property'
 
 
 async def test_a_call_of_a_tool_is_an_answer(gateway: Gateway, engine: ScriptedEngine) -> None:
     call = [{"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
     engine.says(chunk("", role="assistant"), chunk(tool_calls=call), *answer(finish="tool_calls")[1:])
-    it = await told(gateway)
+    it = await collect(gateway)
     assert (it.decision.path.name, it.finished.finish_reason) == ("small", "tool_calls")
 
 
@@ -218,7 +218,7 @@ async def test_if_the_next_path_fails_the_first_answer_is_sent(
     engine.says(*answer(BAD))
     await neighbours.ready()
     async with neighbours.gateway() as gateway:
-        it = await told(gateway)
+        it = await collect(gateway)
         code = {400: "engine_refused", 503: "engine_error"}[status]
         assert (it.text, it.decision.path.name, it.decision.reason) == (BAD, "small", "policy:escalate")
         assert (it.receipt.escalated_from, it.receipt.model, it.receipt.outcome) == ("", "tiny", "ok")
@@ -236,7 +236,7 @@ async def test_the_next_paths_own_fallbacks_are_tried_before_that(
 ) -> None:
     large_engine.refuses(503, {"error": {"message": "no"}})
     engine.script = lambda body: answer("step by step" if "step" in body["messages"][0]["content"] else BAD)
-    it = await told(gateway)
+    it = await collect(gateway)
     assert (it.text, it.decision.path.name, it.decision.reason) == ("step by step", "safe_start", "fallback")
     assert it.receipt.escalated_from == "small"
     assert it.rows["large"] == ("skipped", "engine_error")
@@ -247,7 +247,7 @@ async def test_one_deadline_covers_both_attempts(
 ) -> None:
     engine.says(*answer(BAD))
     large_engine.says(asyncio.Event())
-    it = await told(gateway, seconds=0.5)
+    it = await collect(gateway, seconds=0.5)
     assert (it.text, it.rows["large"]) == (BAD, ("skipped", "deadline_exceeded"))
     await until(lambda: large_engine.running == 0)
 
@@ -257,7 +257,7 @@ async def test_a_deadline_that_passes_while_the_first_answer_is_buffered_is_an_e
 ) -> None:
     engine.says(*beginning(BAD), asyncio.Event())
     with pytest.raises(DeadlineExceeded):
-        await told(gateway, seconds=0.3)
+        await collect(gateway, seconds=0.3)
     await until(lambda: engine.running == 0)
     assert large_engine.bodies == []
     assert gateway.metric("pointsman_tokens_total", path="small", type="completion") == 1
@@ -270,7 +270,7 @@ async def test_if_a_buffered_answer_breaks_off_the_next_path_answers(
     gateway: Gateway, engine: ScriptedEngine, large_engine: ScriptedEngine
 ) -> None:
     engine.says(*beginning('{"urg'), BREAK)
-    it = await told(gateway)
+    it = await collect(gateway)
     assert (it.text, it.decision.path.name, it.decision.reason) == (GOOD, "large", "fallback")
     assert it.receipt.escalated_from == ""
     assert it.receipt.usage.completion_tokens == 2  # the answer of one of them was lost
@@ -284,7 +284,7 @@ async def test_if_the_first_path_is_unavailable_the_next_starts_and_may_escalate
     engine.script = lambda body: answer(GOOD if "Wren" in body["messages"][0]["content"] else BAD)
     await neighbours.ready()
     async with neighbours.gateway() as gateway:
-        it = await told(gateway)
+        it = await collect(gateway)
     assert (it.text, it.decision.path.name, it.receipt.escalated_from) == (GOOD, "small_talk", "small")
     assert it.rows["large"] == ("skipped", "engine_error")
 
@@ -294,8 +294,8 @@ async def test_the_last_path_cannot_escalate_and_is_not_buffered(
 ) -> None:
     engine.refuses(503, {"error": {"message": "no"}})
     large_engine.says(*beginning(BAD), asyncio.Event())
-    async with aclosing(events(gateway)) as said:  # type: ignore[type-var]  # a generator's
-        started = await anext(said)
+    async with aclosing(events(gateway)) as stream:  # type: ignore[type-var]  # a generator's
+        started = await anext(stream)
         assert isinstance(started, Started)
         assert (started.decision.path.name, started.decision.reason) == ("large", "fallback")
 
@@ -364,10 +364,10 @@ async def test_a_path_streamed_unvalidated_is_judged_for_metrics_only(
     async with neighbours.gateway() as gateway:
         at_its_end = asyncio.Event()
         engine.says(*beginning(BAD), at_its_end, *answer())
-        said = events(gateway)
-        begun = [await anext(said), await anext(said)]
+        stream = events(gateway)
+        begun = [await anext(stream), await anext(stream)]
         at_its_end.set()
-        it = Told([*begun, *[event async for event in said]])
+        it = CollectedAnswer([*begun, *[event async for event in stream]])
         assert (it.text, it.decision.path.name, it.receipt.outcome) == (BAD, "small", "ok")
         assert it.rows["small_talk"] == ("fallback", "in reserve")
         assert gateway.metric("pointsman_validations_total", validator="json_schema", ruling="refused") == 1
@@ -381,7 +381,7 @@ async def test_without_escalation_an_answer_is_judged_for_metrics_only(
     engine.says(*answer(BAD))
     await neighbours.ready()
     async with neighbours.gateway() as gateway:
-        it = await told(gateway)
+        it = await collect(gateway)
         assert (it.text, it.receipt.outcome, it.receipt.escalated_from) == (BAD, "ok", "")
         assert gateway.metric("pointsman_validations_total", task="triage", ruling="refused") == 1
 
@@ -391,10 +391,10 @@ async def test_an_answer_that_is_too_long_to_be_judged_is_sent_as_it_comes(
 ) -> None:
     at_its_end = asyncio.Event()
     engine.says(*beginning("x" * 600_000, "y" * 600_000), at_its_end, *answer("z"))
-    said = events(gateway)
-    begun = [await anext(said) for _ in range(3)]
+    stream = events(gateway)
+    begun = [await anext(stream) for _ in range(3)]
     at_its_end.set()
-    it = Told([*begun, *[event async for event in said]])
+    it = CollectedAnswer([*begun, *[event async for event in stream]])
     assert (len(it.text), it.decision.path.name) == (1_200_001, "small")
     assert gateway.metric("pointsman_validations_total", path="small", ruling="unjudged") == 2
     assert large_engine.bodies == []
@@ -402,7 +402,7 @@ async def test_an_answer_that_is_too_long_to_be_judged_is_sent_as_it_comes(
 
 async def test_a_path_that_the_request_names_is_not_judged(gateway: Gateway, engine: ScriptedEngine) -> None:
     engine.says(*answer(BAD))
-    it = await told(gateway, model="path:small")
+    it = await collect(gateway, model="path:small")
     assert (it.text, it.decision.reason) == (BAD, "forced")
     assert gateway.metric("pointsman_validations_total") == 0
 
@@ -432,10 +432,10 @@ async def test_an_answer_with_a_low_mean_log_probability_escalates(
     unsure_gateway: Gateway, engine: ScriptedEngine, large_engine: ScriptedEngine
 ) -> None:
     engine.says(*sure(-0.1, -1.5))
-    it = await told(unsure_gateway)
+    it = await collect(unsure_gateway)
     assert (it.text, it.rows["small"]) == (GOOD, ("skipped", "refused: mean_logprob: -0.800, under -0.500"))
     engine.says(*sure(-0.1, -0.5))
-    assert (await told(unsure_gateway)).text == "xx"
+    assert (await collect(unsure_gateway)).text == "xx"
 
 
 async def test_log_probabilities_reach_only_clients_that_asked_for_them(
@@ -472,7 +472,7 @@ async def test_each_path_is_expected_to_cost_what_its_own_answers_did(
     gateway: Gateway, http: httpx.AsyncClient, engine: ScriptedEngine
 ) -> None:
     engine.says(*answer(BAD, prompt_tokens=20))
-    await told(gateway)
+    await collect(gateway)
     for path, dollars in [("small", 24e-6), ("large", 540e-6)]:
         routed = (await http.post("/v1/route", json=body(model=f"path:{path}"))).json()
         assert routed["expected_cost_usd"] == pytest.approx(dollars)
@@ -484,7 +484,7 @@ async def test_a_path_that_could_not_answer_is_not_expected_to_cost_nothing(
     engine.refuses(503, {"error": {"message": "no"}})
     asking = body(model="path:small")
     before = (await http.post("/v1/route", json=asking)).json()["expected_cost_usd"]
-    assert (await told(gateway)).decision.path.name == "large"
+    assert (await collect(gateway)).decision.path.name == "large"
     assert (await http.post("/v1/route", json=asking)).json()["expected_cost_usd"] == before > 0
 
 

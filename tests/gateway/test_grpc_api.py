@@ -118,9 +118,9 @@ async def test_half_a_character_in_extra_json_is_refused_as_over_http(
     for call in (stub.Generate(request_), stub.Route(routed)):
         with pytest.raises(grpc.aio.AioRpcError) as failed:
             await call
-        told = from_rpc_error(failed.value, "gateway")
+        error = from_rpc_error(failed.value, "gateway")
         assert failed.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-        assert (told.code, told.param) == ("bad_text", param)
+        assert (error.code, error.param) == ("bad_text", param)
     assert engine.bodies == []
 
 
@@ -144,9 +144,9 @@ async def test_extra_json_that_is_no_object_of_further_parameters_is_refused(
     with pytest.raises(grpc.aio.AioRpcError) as failed:
         async for _ in stub.GenerateStream(asking(sampling=pb.Sampling(extra_json=extra))):
             pass
-    told = from_rpc_error(failed.value, "gateway")
+    error = from_rpc_error(failed.value, "gateway")
     assert failed.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert (told.code, told.param) == (code, "extra_json")
+    assert (error.code, error.param) == (code, "extra_json")
 
 
 @pytest.mark.parametrize("pieces", [(), ("Hel",)])
@@ -244,12 +244,12 @@ async def test_trailers_carry_decision_usage_and_cost(
     stream, once = stub.GenerateStream(asking(), metadata=(("x-request-id", "abc-1"),)), stub.Generate(asking())
     *_, last = [response async for response in stream]
     for call, decision_id in ((stream, ""), (once, (await once).started.decision.id)):
-        told = await trailers(call)
-        assert (told["x-pointsman-path"], told["x-pointsman-kind"]) == ("small_talk", "prompt")
-        assert told["x-pointsman-cost-usd"] == f"{last.finished.receipt.cost_usd:.9f}"
-        tokens = [told[f"x-pointsman-{kind}-tokens"] for kind in ("prompt", "completion", "cached")]
+        metadata = await trailers(call)
+        assert (metadata["x-pointsman-path"], metadata["x-pointsman-kind"]) == ("small_talk", "prompt")
+        assert metadata["x-pointsman-cost-usd"] == f"{last.finished.receipt.cost_usd:.9f}"
+        tokens = [metadata[f"x-pointsman-{kind}-tokens"] for kind in ("prompt", "completion", "cached")]
         assert tokens == ["100", "2", "64"]
-        assert told["x-pointsman-decision-id"].startswith(decision_id or "dec_")
+        assert metadata["x-pointsman-decision-id"].startswith(decision_id or "dec_")
     assert (await trailers(stream))["x-pointsman-request-id"] == "abc-1"
     assert (await trailers(once))["x-pointsman-request-id"] not in ("abc-1", "")
 
@@ -259,9 +259,9 @@ async def test_the_decision_is_sent_before_the_first_delta(
 ) -> None:
     engine.says(*beginning("Hel"), asyncio.Event())
     call = stub.GenerateStream(asking(IN_TRIAGE))
-    told = dict(await call.initial_metadata())
-    assert (told["x-pointsman-task"], told["x-pointsman-path"]) == ("triage", "triage_adapter")
-    assert (told["x-pointsman-kind"], told["x-pointsman-reason"]) == ("lora", "policy:fixed")
+    metadata = dict(await call.initial_metadata())
+    assert (metadata["x-pointsman-task"], metadata["x-pointsman-path"]) == ("triage", "triage_adapter")
+    assert (metadata["x-pointsman-kind"], metadata["x-pointsman-reason"]) == ("lora", "policy:fixed")
     call.cancel()
 
 
@@ -271,20 +271,20 @@ async def test_errors_have_trailers_too(
 ) -> None:
     async def failed(request: pb.GenerateRequest) -> tuple[grpc.StatusCode, dict[str, str]]:
         call = getattr(stub, method)(request, metadata=(("x-request-id", "abc-1"),))
-        with pytest.raises(grpc.aio.AioRpcError) as told:
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
             _ = [response async for response in call] if method == "GenerateStream" else await call
-        return told.value.code(), {str(name): str(value) for name, value in told.value.trailing_metadata() or ()}
+        return raised.value.code(), {str(name): str(value) for name, value in raised.value.trailing_metadata() or ()}
 
-    code, told = await failed(pb.GenerateRequest(model="auto"))
-    assert (code, told["x-pointsman-request-id"]) == (grpc.StatusCode.INVALID_ARGUMENT, "abc-1")
-    assert "grpc-status-details-bin" in told
-    assert "x-pointsman-path" not in told  # nothing was decided
+    code, metadata = await failed(pb.GenerateRequest(model="auto"))
+    assert (code, metadata["x-pointsman-request-id"]) == (grpc.StatusCode.INVALID_ARGUMENT, "abc-1")
+    assert "grpc-status-details-bin" in metadata
+    assert "x-pointsman-path" not in metadata  # nothing was decided
     engine.says(*beginning("Hel"), BREAK)
-    code, told = await failed(asking())
-    assert (code, told["x-pointsman-path"], told["x-pointsman-kind"]) == (
+    code, metadata = await failed(asking())
+    assert (code, metadata["x-pointsman-path"], metadata["x-pointsman-kind"]) == (
         grpc.StatusCode.UNAVAILABLE, "small_talk", "prompt",
     )  # fmt: skip
-    assert told["x-pointsman-decision-id"].startswith("dec_")
+    assert metadata["x-pointsman-decision-id"].startswith("dec_")
 
 
 # -- time
@@ -298,8 +298,8 @@ async def test_the_gateways_own_deadline_comes_with_details(
     call = getattr(stub, method)(asking(), timeout=60)
     with pytest.raises(grpc.aio.AioRpcError) as failed:
         _ = [response async for response in call] if method == "GenerateStream" else await call
-    told = from_rpc_error(failed.value, "gateway")
-    assert (type(told), told.code) == (DeadlineExceeded, "deadline_exceeded")
+    error = from_rpc_error(failed.value, "gateway")
+    assert (type(error), error.code) == (DeadlineExceeded, "deadline_exceeded")
     await until(lambda: engine.running == 0)
     assert gateway.metric("pointsman_requests_total", outcome="deadline_exceeded", path="small_talk") == 1
 
@@ -334,8 +334,8 @@ async def test_paths_are_listed_with_kind_and_availability(
 async def test_reflection_knows_every_method(channel: grpc.aio.Channel) -> None:
     asked = reflection_pb2.ServerReflectionRequest(file_containing_symbol=SERVICE)
     reflection = reflection_stub(channel).ServerReflectionInfo(iter([asked]))
-    (told,) = [answer async for answer in reflection]
-    files = map(descriptor_pb2.FileDescriptorProto.FromString, told.file_descriptor_response.file_descriptor_proto)
+    (response,) = [answer async for answer in reflection]
+    files = map(descriptor_pb2.FileDescriptorProto.FromString, response.file_descriptor_response.file_descriptor_proto)
     methods = {m.name for file in files for service in file.service for m in service.method}
     assert methods == {"GenerateStream", "Generate", "Route", "Feedback", "ListPaths"}
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pointsman_gateway.breaker import Breaker
 from pointsman_gateway.engines.call import EngineCall
-from pointsman_gateway.engines.openai_client import OpenAITransfer
+from pointsman_gateway.engines.http_engine_client import HttpTransfer
 from pointsman_gateway.pipeline.run import RequestRun
 from pointsman_servicekit.errors import Internal, PointsmanError
 
@@ -24,7 +24,7 @@ COUNTED = (
     "pointsman_time_to_first_token_seconds", "pointsman_phase_duration_seconds",
 )  # fmt: skip
 
-OURS = RequestRun | EngineCall | OpenAITransfer
+OURS = RequestRun | EngineCall | HttpTransfer
 """Fields that are unique to each request."""
 
 ASKED: dict[str, tuple[str, dict[str, Any]]] = {

@@ -20,7 +20,7 @@ from pointsman_gateway.domain import Caller, Chunks, Decision, Message, Request,
 from pointsman_gateway.engines.connection_pool import Pool
 from pointsman_gateway.engines.engine_client import EngineRequest, Transfer, TransientFailure
 from pointsman_gateway.engines.http1 import EngineConnection
-from pointsman_gateway.engines.openai_client import OpenAIClient
+from pointsman_gateway.engines.http_engine_client import HttpEngineClient
 from pointsman_gateway.http.app import build_app
 from pointsman_gateway.http.connection_limits import RESERVED_CONNECTIONS, ConnectionLimits
 from pointsman_gateway.http.fast_connection import FastConnection
@@ -144,7 +144,7 @@ class Received:
         self.said.append(error)
 
 
-class Connecting(OpenAIClient):
+class Connecting(HttpEngineClient):
     """Has no open connection, and performs an action as soon as it has one."""
 
     def __init__(self, then: Callable[[EngineConnection], Awaitable[None]]) -> None:
@@ -159,7 +159,7 @@ class Connecting(OpenAIClient):
         return connection
 
 
-def sent_by(engine: ScriptedEngine, client: OpenAIClient) -> tuple[Transfer, Received]:
+def sent_by(engine: ScriptedEngine, client: HttpEngineClient) -> tuple[Transfer, Received]:
     received = Received()
     deadline = asyncio.get_running_loop().time() + 10
     asked = EngineRequest("a", engine.url, "tiny", (Message("user", "Hello"),), Sampling(), deadline)
@@ -462,10 +462,10 @@ async def test_a_pipelined_request_has_its_own_id(neighbours: Neighbours) -> Non
 async def test_an_unexpected_exception_leaves_no_engine_busy(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken(client: OpenAIClient, request: EngineRequest, sink: ChunkSink) -> Transfer:
+    def broken(client: HttpEngineClient, request: EngineRequest, sink: ChunkSink) -> Transfer:
         raise ValueError("nobody foresaw this")
 
-    monkeypatch.setattr(OpenAIClient, "send", broken)
+    monkeypatch.setattr(HttpEngineClient, "send", broken)
     async with connected(gateway.url) as (reader, writer):
         writer.write(request("path:small_talk"))
         assert b" 500 " in await reader.readline()

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from pointsman_gateway.breaker import Breaker
 from pointsman_gateway.engines.call import EngineCall
-from pointsman_gateway.engines.openai_client import OpenAITransfer
+from pointsman_gateway.engines.http_engine_client import HttpTransfer
 from pointsman_gateway.http.app import build_app
 from pointsman_gateway.http.fast_reader import BufferingConnection, ChatReader
 from pointsman_gateway.http.server import serve_http
@@ -41,7 +41,7 @@ COUNTED = (
     "pointsman_time_to_first_token_seconds", "pointsman_phase_duration_seconds", "pointsman_decision_duration_seconds",
     "pointsman_validations", "pointsman_key_refusals",
 )  # fmt: skip
-OURS = RequestRun | ConnectionSink | EngineCall | OpenAITransfer
+OURS = RequestRun | ConnectionSink | EngineCall | HttpTransfer
 """Fields that are unique to each request."""
 OF_ONE_ANSWER = {
     "date",
@@ -68,7 +68,7 @@ class WatchedReader(ChatReader):
 
 
 @dataclass
-class Told:
+class ComparableResponse:
     """An answer without the fields that are unique to it."""
 
     status: int
@@ -86,9 +86,9 @@ class Ways:
     reader: WatchedReader
     clients: Mapping[str, httpx.AsyncClient]
 
-    async def told(
+    async def post(
         self, way: str, asked: Mapping[str, Any] | bytes, headers: Mapping[str, str], url: str = CHAT
-    ) -> Told:
+    ) -> ComparableResponse:
         before = self._counts()
         body = asked if isinstance(asked, bytes) else json.dumps(asked).encode()
         answered = await self.clients[way].post(
@@ -100,16 +100,18 @@ class Ways:
             for name, value in answered.headers.items()
             if name not in OF_ONE_ANSWER and not name.startswith(("x-ratelimit-remaining", "x-ratelimit-reset"))
         }
-        return Told(answered.status_code, same, sorted(answered.headers), _alike(answered.content), counted)
+        return ComparableResponse(
+            answered.status_code, same, sorted(answered.headers), _alike(answered.content), counted
+        )
 
     async def alike(
         self, asked: Mapping[str, Any] | bytes, headers: Mapping[str, str], name: str, url: str = CHAT
-    ) -> Told:
+    ) -> ComparableResponse:
         """Asserts that both servers give the same answer."""
         self.gateway.components.engines.state("local").breaker = Breaker()  # earlier requests must not count
-        by_uvicorn = await self.told("uvicorn", asked, headers, url)
+        by_uvicorn = await self.post("uvicorn", asked, headers, url)
         self.gateway.components.engines.state("local").breaker = Breaker()
-        by_us = await self.told("ours", asked, headers, url)
+        by_us = await self.post("ours", asked, headers, url)
         assert by_us.counted == by_uvicorn.counted, name
         assert by_us == by_uvicorn, name
         return by_us
@@ -129,7 +131,7 @@ def _alike(body: bytes) -> bytes:
     body = re.sub(
         rb"dec_\w+|chatcmpl-\w+|msg_dec_\w+|\"request_id\":\"\w{16}\"|\"created\": ?\d+|request \w{16}", b"_", body
     )
-    return re.sub(rb'"seconds":\{[^}]*\}', lambda told: b",".join(re.findall(rb'"\w+"', told[0])), body)
+    return re.sub(rb'"seconds":\{[^}]*\}', lambda match: b",".join(re.findall(rb'"\w+"', match[0])), body)
 
 
 @pytest.fixture
@@ -150,7 +152,7 @@ async def ways(neighbours: Neighbours, valkey: Valkey, tmp_path: Path) -> AsyncI
                 base_url=f"http://{address}", timeout=20, verify=False, headers={"authorization": f"Bearer {key}"}
             )
             clients[name] = await stack.enter_async_context(client)
-        hello = {"model": "tiny", "messages": said("Hello")}
+        hello = {"model": "tiny", "messages": turns("Hello")}
         async with asyncio.timeout(30):  # on a slow machine, Redis may time out at first
             while components.tenancy.identify_now(key) is None:
                 for client in clients.values():
@@ -158,26 +160,26 @@ async def ways(neighbours: Neighbours, valkey: Valkey, tmp_path: Path) -> AsyncI
         yield Ways(gateway, reader, clients)
 
 
-def said(*texts: str, role: str = "user") -> list[dict[str, str]]:
+def turns(*texts: str, role: str = "user") -> list[dict[str, str]]:
     return [{"role": role, "content": text} for text in texts]
 
 
 USUAL: dict[str, dict[str, Any]] = {
-    "a model": {"model": "tiny", "messages": said("Hello")},
-    "a path": {"model": "path:small_talk", "messages": said("Hello")},
-    "an alias": {"model": "triage@prod", "messages": said("Hello")},
-    "a version": {"model": TRIAGE, "messages": said("Hello")},
-    "auto, by rule": {"model": "auto", "messages": said(IN_TRIAGE), "metadata": {"source": "inbox"}},
-    "a stream": {"model": "path:small_talk", "messages": said("Hello"), "stream": True},
-    "a stream with usage": {"model": "path:small_talk", "messages": said("Hello"), **TELL_USAGE},
+    "a model": {"model": "tiny", "messages": turns("Hello")},
+    "a path": {"model": "path:small_talk", "messages": turns("Hello")},
+    "an alias": {"model": "triage@prod", "messages": turns("Hello")},
+    "a version": {"model": TRIAGE, "messages": turns("Hello")},
+    "auto, by rule": {"model": "auto", "messages": turns(IN_TRIAGE), "metadata": {"source": "inbox"}},
+    "a stream": {"model": "path:small_talk", "messages": turns("Hello"), "stream": True},
+    "a stream with usage": {"model": "path:small_talk", "messages": turns("Hello"), **TELL_USAGE},
     "sampling": {
-        "model": "path:small_talk", "messages": said("Hello"), "max_tokens": 5, "max_completion_tokens": 7,
+        "model": "path:small_talk", "messages": turns("Hello"), "max_tokens": 5, "max_completion_tokens": 7,
         "temperature": 0, "top_p": 0.5, "seed": 7, "stop": ["a", "b"], "user": "Zug",
     },
-    "one stop": {"model": "tiny", "messages": said("Hello"), "stop": "x", "temperature": 0.25},
+    "one stop": {"model": "tiny", "messages": turns("Hello"), "stop": "x", "temperature": 0.25},
     "system messages": {
         "model": "path:small_talk",
-        "messages": [*said("Be kind.", role="system"), *said("Zug 🚂"), *said("Be brief.", role="developer")],
+        "messages": [*turns("Be kind.", role="system"), *turns("Zug 🚂"), *turns("Be brief.", role="developer")],
     },
 }  # fmt: skip
 
@@ -186,8 +188,8 @@ async def test_ordinary_requests_get_the_same_answer(ways: Ways, engine: Scripte
     engine.says(*answer("Hello", " there"))
     for name, asked in USUAL.items():
         before = ways.reader.started
-        told = await ways.alike(asked, {}, name)
-        assert told.status == 200, name
+        response = await ways.alike(asked, {}, name)
+        assert response.status == 200, name
         assert ways.reader.started == before + 1, name
         assert engine.bodies[-1] == engine.bodies[-2], name
 
@@ -197,14 +199,18 @@ MESSAGES: dict[str, tuple[dict[str, Any], bool, int]] = {
     "a path": ({"model": "path:small_talk", "system": "Be kind.", "temperature": 0.5, "top_p": 0.5}, True, 200),
     "auto, by rule": ({"model": "auto", "metadata": {"source": "inbox", "user_id": "u"}}, True, 200),
     "a stream": ({"model": "tiny", "stream": True, "stop_sequences": ["x"], "top_k": 4}, True, 200),
-    "a prefill": ({"model": "tiny", "messages": [*said("Hello"), *said("It is", role="assistant")]}, True, 200),
+    "a prefill": (
+        {"model": "tiny", "messages": [*turns("Hello"), *turns("It is", role="assistant")]},
+        True,
+        200,
+    ),
     "blocks": ({"model": "tiny", "system": [{"type": "text", "text": "Be kind."}]}, False, 200),
     "tools": ({"model": "tiny", "tools": [{"name": "f", "input_schema": {}}]}, False, 200),
     "an unknown field": ({"model": "tiny", "temprature": 1}, False, 400),
     "an unknown model": ({"model": "nobody"}, True, 404),
     "no messages": ({"model": "tiny", "messages": []}, False, 400),
     "no limit": ({"model": "tiny", "max_tokens": None}, False, 400),
-    "a role of chats": ({"model": "tiny", "messages": said("Hello", role="tool")}, False, 400),
+    "a role of chats": ({"model": "tiny", "messages": turns("Hello", role="tool")}, False, 400),
 }
 """By the test's name: fields of a Messages request, whether the fast reader handles them, and the expected status."""
 
@@ -214,45 +220,49 @@ async def test_requests_in_anthropics_dialect_get_the_same_answer(ways: Ways, en
     engine.says(*answer("Hello", " there"))
     for name, (fields, is_plain, status) in MESSAGES.items():
         before = ways.reader.started
-        told = await ways.alike({"max_tokens": 9, "messages": said("Hello"), **fields}, {}, name, url)
-        assert told.status == status, name
+        response = await ways.alike({"max_tokens": 9, "messages": turns("Hello"), **fields}, {}, name, url)
+        assert response.status == status, name
         assert ways.reader.started == before + is_plain, name
         assert status != 200 or engine.bodies[-1] == engine.bodies[-2], name
 
 
 UNUSUAL: dict[str, tuple[Any, dict[str, str], int]] = {
-    "more than is known": ({"model": "tiny", "messages": said("Hello"), "top_k": 3}, {}, 200),
+    "more than is known": ({"model": "tiny", "messages": turns("Hello"), "top_k": 3}, {}, 200),
     "parts": ({"model": "tiny", "messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]}, {}, 200),
-    "a name in a message": ({"model": "tiny", "messages": [{**said("Hello")[0], "name": "x"}]}, {}, 200),
-    "auto": ({"model": "auto", "messages": said(IN_CHAT)}, {}, 200),
-    "a path that searches": ({"model": "path:handbook", "messages": said("Hello")}, {}, 200),
-    "an unknown path": ({"model": "path:nowhere", "messages": said("Hello")}, {}, 404),
-    "an unknown model": ({"model": "nobody", "messages": said("Hello")}, {}, 404),
+    "a name in a message": ({"model": "tiny", "messages": [{**turns("Hello")[0], "name": "x"}]}, {}, 200),
+    "auto": ({"model": "auto", "messages": turns(IN_CHAT)}, {}, 200),
+    "a path that searches": ({"model": "path:handbook", "messages": turns("Hello")}, {}, 200),
+    "an unknown path": ({"model": "path:nowhere", "messages": turns("Hello")}, {}, 404),
+    "an unknown model": ({"model": "nobody", "messages": turns("Hello")}, {}, 404),
     "no messages": ({"model": "tiny", "messages": []}, {}, 400),
-    "an empty message": ({"model": "tiny", "messages": said(" ")}, {}, 200),
-    "an unknown role": ({"model": "tiny", "messages": said("Hello", role="robot")}, {}, 400),
-    "too hot": ({"model": "tiny", "messages": said("Hello"), "temperature": 3}, {}, 400),
-    "too many stops": ({"model": "tiny", "messages": said("Hello"), "stop": list("abcde")}, {}, 400),
-    "a number as a text": ({"model": "tiny", "messages": said("Hello"), "max_tokens": "7"}, {}, 200),
+    "an empty message": ({"model": "tiny", "messages": turns(" ")}, {}, 200),
+    "an unknown role": ({"model": "tiny", "messages": turns("Hello", role="robot")}, {}, 400),
+    "too hot": ({"model": "tiny", "messages": turns("Hello"), "temperature": 3}, {}, 400),
+    "too many stops": ({"model": "tiny", "messages": turns("Hello"), "stop": list("abcde")}, {}, 400),
+    "a number as a text": ({"model": "tiny", "messages": turns("Hello"), "max_tokens": "7"}, {}, 200),
     "half a character": (b'{"model":"tiny","messages":[{"role":"user","content":"\\ud800"}]}', {}, 400),
     "no JSON": (b'{"model":', {}, 400),
     "not UTF-8": (b'{"model":"tiny","messages":[{"role":"user","content":"\xff"}]}', {}, 400),
     "nothing": (b"", {}, 400),
-    "a name of its own": ({"model": "tiny", "messages": said("Hello")}, {"x-request-id": "mine-1"}, 200),
-    "a time of its own": ({"model": "tiny", "messages": said("Hello")}, {"x-request-timeout": "5"}, 200),
-    "a time that is none": ({"model": "tiny", "messages": said("Hello")}, {"x-request-timeout": "soon"}, 400),
-    "an unknown key": ({"model": "tiny", "messages": said("Hello")}, {"authorization": "Bearer pm_x"}, 401),
-    "no key": ({"model": "tiny", "messages": said("Hello")}, {"authorization": ""}, 401),
-    "a connection that ends": ({"model": "tiny", "messages": said("Hello")}, {"connection": "close"}, 200),
-    "more tokens than are allowed": ({"model": "tiny", "messages": said("Hello"), "max_tokens": 10**9 + 1}, {}, 429),
+    "a name of its own": ({"model": "tiny", "messages": turns("Hello")}, {"x-request-id": "mine-1"}, 200),
+    "a time of its own": ({"model": "tiny", "messages": turns("Hello")}, {"x-request-timeout": "5"}, 200),
+    "a time that is none": ({"model": "tiny", "messages": turns("Hello")}, {"x-request-timeout": "soon"}, 400),
+    "an unknown key": ({"model": "tiny", "messages": turns("Hello")}, {"authorization": "Bearer pm_x"}, 401),
+    "no key": ({"model": "tiny", "messages": turns("Hello")}, {"authorization": ""}, 401),
+    "a connection that ends": ({"model": "tiny", "messages": turns("Hello")}, {"connection": "close"}, 200),
+    "more tokens than are allowed": (
+        {"model": "tiny", "messages": turns("Hello"), "max_tokens": 10**9 + 1},
+        {},
+        429,
+    ),
 }
 
 
 async def test_unusual_requests_get_the_same_answer(ways: Ways, engine: ScriptedEngine) -> None:
     engine.says(*answer("Hello", " there"))
     for name, (asked, headers, status) in UNUSUAL.items():
-        told = await ways.alike(asked, headers, name)
-        assert told.status == status, name
+        response = await ways.alike(asked, headers, name)
+        assert response.status == status, name
 
 
 TROUBLE: dict[str, Any] = {
@@ -274,7 +284,7 @@ async def test_a_failing_answer_ends_in_the_same_way(ways: Ways, engine: Scripte
     for name, steps in TROUBLE.items():
         engine.says(*steps)
         before = ways.reader.started
-        await ways.alike({"model": "path:small_talk", "messages": said("Hello"), "stream": streams}, {}, name)
+        await ways.alike({"model": "path:small_talk", "messages": turns("Hello"), "stream": streams}, {}, name)
         assert ways.reader.started == before + 1, name
         assert ways.gateway.metric("pointsman_in_flight") == 0, name
         assert ways.gateway.metric("pointsman_engine_in_flight") == 0, name
@@ -283,8 +293,8 @@ async def test_a_failing_answer_ends_in_the_same_way(ways: Ways, engine: Scripte
 async def test_an_engines_error_is_reported_in_the_same_way(ways: Ways, engine: ScriptedEngine) -> None:
     for status, code in REFUSALS.items():
         engine.refuses(status, {"error": {"message": "no"}})
-        told = await ways.alike({"model": "path:small_talk", "messages": said("Hello")}, {}, code)
-        assert code.encode() in told.body
+        response = await ways.alike({"model": "path:small_talk", "messages": turns("Hello")}, {}, code)
+        assert code.encode() in response.body
 
 
 async def test_reservations_are_settled_in_the_same_way(ways: Ways, engine: ScriptedEngine) -> None:
@@ -293,7 +303,7 @@ async def test_reservations_are_settled_in_the_same_way(ways: Ways, engine: Scri
     for way in ("uvicorn", "ours"):
         left = []
         for _ in range(2):
-            asked = {"model": "tiny", "messages": said("Hello"), "max_tokens": 40}
+            asked = {"model": "tiny", "messages": turns("Hello"), "max_tokens": 40}
             answered = await ways.clients[way].post("/v1/chat/completions", json=asked)
             left.append({n: int(v) for n, v in answered.headers.items() if n.startswith("x-ratelimit-remaining")})
         remaining.append({name: left[0][name] - left[1][name] for name in left[0]})
@@ -307,7 +317,7 @@ async def test_a_disconnect_stops_the_engine_and_is_metered(ways: Ways, engine: 
         engine.says(*beginning("Hello"), goes_on)
         before = ways.gateway.metric("pointsman_requests_total", outcome="cancelled")
         taken = ways.reader.started
-        asked = {"model": "path:small_talk", "messages": said("Hello"), "stream": streams}
+        asked = {"model": "path:small_talk", "messages": turns("Hello"), "stream": streams}
         asking = asyncio.create_task(ways.clients["ours"].post("/v1/chat/completions", json=asked))
         await until(lambda: engine.running == 1)
         await until(lambda: engine.sent > 0)
@@ -330,14 +340,14 @@ async def test_a_request_continues_once_it_has_its_lease(
 ) -> None:
     engine.says(*answer("Hello", " there"))
     given, before = held_back(ways.gateway.components.tenancy, monkeypatch), ways.reader.started
-    asked = {"model": "path:small_talk", "messages": said("Hello"), "stream": streams}
+    asked = {"model": "path:small_talk", "messages": turns("Hello"), "stream": streams}
     asking = asyncio.create_task(ways.clients["ours"].post("/v1/chat/completions", json=asked))
     await until(lambda: ways.reader.started == before + 1)
     assert ways.gateway.metric("pointsman_in_flight") == 1
     assert ways.gateway.metric("pointsman_engine_in_flight") == 0
     given.set()
     assert (await asking).status_code == 200
-    assert engine.bodies[-1]["messages"][-1] == said("Hello")[0]
+    assert engine.bodies[-1]["messages"][-1] == turns("Hello")[0]
     assert ways.reader.started == before + 1
 
 
@@ -346,7 +356,7 @@ async def test_a_disconnect_while_waiting_for_a_lease_holds_nothing(
 ) -> None:
     engine.says(*answer("Hello", " there"))
     given, asked_before = held_back(ways.gateway.components.tenancy, monkeypatch), len(engine.bodies)
-    asked = {"model": "path:small_talk", "messages": said("Hello")}
+    asked = {"model": "path:small_talk", "messages": turns("Hello")}
     asking = asyncio.create_task(ways.clients["ours"].post("/v1/chat/completions", json=asked))
     await until(lambda: ways.gateway.metric("pointsman_in_flight") == 1)
     asking.cancel()
@@ -362,14 +372,14 @@ async def test_a_request_refused_after_waiting_for_a_lease_gets_the_reason(
     ways: Ways, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = held_back(ways.gateway.components.tenancy, monkeypatch)
-    asked = {"model": "path:small_talk", "messages": said("Hello"), "max_tokens": 10**9 + 1}
+    asked = {"model": "path:small_talk", "messages": turns("Hello"), "max_tokens": 10**9 + 1}
     asking = asyncio.create_task(ways.clients["ours"].post("/v1/chat/completions", json=asked))
     await until(lambda: ways.gateway.metric("pointsman_in_flight") == 1)
     given.set()
-    told = await asking
-    assert told.status_code == 429
-    assert told.json()["error"]["code"] == "tokens_per_minute"
-    assert int(told.headers["x-ratelimit-limit-tokens"]) == 10**9
+    response = await asking
+    assert response.status_code == 429
+    assert response.json()["error"]["code"] == "tokens_per_minute"
+    assert int(response.headers["x-ratelimit-limit-tokens"]) == 10**9
     assert ways.gateway.metric("pointsman_in_flight") == 0
 
 
@@ -379,7 +389,7 @@ async def test_a_request_leaves_no_garbage(ways: Ways, engine: ScriptedEngine) -
     gc.disable()
     try:
         for asked in USUAL.values():
-            await ways.told("ours", asked, {})
+            await ways.post("ours", asked, {})
         await until(lambda: not [one for one in gc.get_objects() if isinstance(one, OURS)])
     finally:
         gc.enable()
@@ -387,7 +397,7 @@ async def test_a_request_leaves_no_garbage(ways: Ways, engine: ScriptedEngine) -
 
 async def cut_off(ways: Ways, engine: ScriptedEngine, way: str) -> None:
     engine.says(*beginning("Hello"), asyncio.Event())
-    asked = {"model": "path:small_talk", "messages": said("Hello"), "stream": True}
+    asked = {"model": "path:small_talk", "messages": turns("Hello"), "stream": True}
     async with ways.clients[way].stream("POST", "/v1/chat/completions", json=asked) as answered:
         assert "Hello" in await anext(answered.aiter_text())
     await until(lambda: ways.gateway.metric("pointsman_in_flight") == 0)
@@ -396,23 +406,23 @@ async def cut_off(ways: Ways, engine: ScriptedEngine, way: str) -> None:
 async def failing(ways: Ways, engine: ScriptedEngine, way: str) -> None:
     engine.refuses(500, {"error": {"message": "out of order"}})
     for _ in range(8):  # in the end its circuit breaker is open
-        await ways.told(way, {"model": "path:small_talk", "messages": said("Hello")}, {})
+        await ways.post(way, {"model": "path:small_talk", "messages": turns("Hello")}, {})
 
 
 async def refusing(ways: Ways, engine: ScriptedEngine, way: str) -> None:
     engine.refuses(400, {"error": {"message": "not so"}})
-    await ways.told(way, {"model": "path:small_talk", "messages": said("Hello")}, {})
+    await ways.post(way, {"model": "path:small_talk", "messages": turns("Hello")}, {})
 
 
 async def breaking_off(ways: Ways, engine: ScriptedEngine, way: str) -> None:
     engine.says(*beginning("Hello"), BREAK)
     for stream in (False, True):
-        await ways.told(way, {"model": "path:small_talk", "messages": said("Hello"), "stream": stream}, {})
+        await ways.post(way, {"model": "path:small_talk", "messages": turns("Hello"), "stream": stream}, {})
 
 
 async def beyond_its_limits(ways: Ways, engine: ScriptedEngine, way: str) -> None:
-    told = await ways.told(way, {"model": "tiny", "messages": said("Hello"), "max_tokens": 10**10}, {})
-    assert told.status == 429
+    response = await ways.post(way, {"model": "tiny", "messages": turns("Hello"), "max_tokens": 10**10}, {})
+    assert response.status == 429
 
 
 @pytest.mark.parametrize("way", ["uvicorn", "ours"])
@@ -434,7 +444,7 @@ async def test_failing_requests_leave_no_garbage(
 async def test_pipelined_requests_are_answered_in_order(ways: Ways, engine: ScriptedEngine) -> None:
     engine.says(*answer("Hello", " there"))
     client = ways.clients["ours"]
-    body = json.dumps({"model": "tiny", "messages": said("Hello")}).encode()
+    body = json.dumps({"model": "tiny", "messages": turns("Hello")}).encode()
     url = client.base_url
     head = (
         f"POST /v1/chat/completions HTTP/1.1\r\nhost: {url.host}\r\nauthorization: {client.headers['authorization']}"
@@ -445,8 +455,8 @@ async def test_pipelined_requests_are_answered_in_order(ways: Ways, engine: Scri
     writer.write(head + body)
     await until(lambda: engine.running == 1 or len(engine.bodies) > 2)
     writer.write(head + body + last + body)
-    told = await reader.read()
-    assert told.count(b"HTTP/1.1 200 OK") == 3
+    response = await reader.read()
+    assert response.count(b"HTTP/1.1 200 OK") == 3
     writer.close()
     await writer.wait_closed()
 
@@ -479,9 +489,9 @@ async def test_any_engine_answer_is_sent_in_the_same_way(
     raw, clients = raw_ways
     raw.says(*script.pieces)
     for asked in ({}, TELL_USAGE):
-        told = {}
+        response = {}
         for name, client in clients.items():
-            body = {"model": "tiny", "messages": said("Hello"), "n": len(script.choices), **asked}
+            body = {"model": "tiny", "messages": turns("Hello"), "n": len(script.choices), **asked}
             answered = await client.post("/v1/chat/completions", json=body)
-            told[name] = answered.status_code, _alike(answered.content)
-        assert told["ours"] == told["uvicorn"]
+            response[name] = answered.status_code, _alike(answered.content)
+        assert response["ours"] == response["uvicorn"]

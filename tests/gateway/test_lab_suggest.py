@@ -34,8 +34,8 @@ def suggest(model_folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: 
     async def run(folder: Path, *options: str) -> tuple[int, dict[str, Any]]:
         capfd.readouterr()
         code = await asyncio.to_thread(main, ["--json", "suggest", str(folder), *options])
-        said = capfd.readouterr()
-        return code, json.loads(said.out)["facts"] if said.out else {"error": said.err}
+        output = capfd.readouterr()
+        return code, json.loads(output.out)["facts"] if output.out else {"error": output.err}
 
     return run
 
@@ -45,15 +45,15 @@ async def test_a_misplaced_example_is_reported_with_file_and_line(
 ) -> None:
     config_folder.examples["chat"].insert(2, ("Are bicycles allowed on a train?", None))
 
-    code, told = await suggest(config_folder.write())
+    code, facts = await suggest(config_folder.write())
 
     assert code == 0
-    assert told["request_log"] is None
-    [confusion] = [c for c in told["confusions"] if (c["task"], c["predicted"]) == ("chat", "policy")]
+    assert facts["request_log"] is None
+    [confusion] = [c for c in facts["confusions"] if (c["task"], c["predicted"]) == ("chat", "policy")]
     assert {"text": "Are bicycles allowed on a train?", "task": "chat", "file": "tasks/chat.jsonl", "line": 3} in (
         confusion["worst"]
     )
-    [pair] = told["near_duplicates"]
+    [pair] = facts["near_duplicates"]
     assert {(pair[which]["file"], pair[which]["line"]) for which in ("one", "other")} == {
         ("tasks/chat.jsonl", 3),
         ("tasks/policy.jsonl", 1),
@@ -65,9 +65,9 @@ async def test_lines_are_counted_as_an_editor_counts_them(config_folder: ConfigF
     file = folder / "tasks" / "chat.jsonl"
     file.write_text('\n\n{"text": "Are bicycles allowed on a train?"}\n' + file.read_text())
 
-    _, told = await suggest(folder)
+    _, facts = await suggest(folder)
 
-    assert {pair[which]["line"] for pair in told["near_duplicates"] for which in ("one", "other")} == {1, 3}
+    assert {pair[which]["line"] for pair in facts["near_duplicates"] for which in ("one", "other")} == {1, 3}
 
 
 async def test_the_request_log_shows_missing_tasks_and_misclassified_requests(
@@ -77,10 +77,10 @@ async def test_the_request_log_shows_missing_tasks_and_misclassified_requests(
     await _remember(harness)
     file = tmp_path / "proposed.jsonl"
 
-    code, told = await suggest(config_folder.write(), "--redis", valkey.url, "--write", str(file))
+    code, facts = await suggest(config_folder.write(), "--redis", valkey.url, "--write", str(file))
 
     assert code == 0
-    of_log = told["request_log"]
+    of_log = facts["request_log"]
     assert (of_log["abstained"], of_log["without_text"]) == (6, 0)
     [group] = of_log["groups"]
     assert (group["requests"], group["texts"]) == (5, 4)
@@ -105,10 +105,10 @@ async def test_a_configuration_without_tasks_learns_its_first_ones_from_the_requ
     del config_folder.paths["triage_few_shot"]
     config_folder.tasks = {}
 
-    code, told = await suggest(config_folder.write(), "--redis", valkey.url)
+    code, facts = await suggest(config_folder.write(), "--redis", valkey.url)
 
-    assert (code, told["confusions"], told["near_duplicates"]) == (0, [], [])
-    assert [group["texts"] for group in told["request_log"]["groups"]] == [4]
+    assert (code, facts["confusions"], facts["near_duplicates"]) == (0, [], [])
+    assert [group["texts"] for group in facts["request_log"]["groups"]] == [4]
 
 
 async def test_texts_that_were_not_stored_are_only_counted(
@@ -116,9 +116,9 @@ async def test_texts_that_were_not_stored_are_only_counted(
 ) -> None:
     await _remember(harness)
 
-    _, told = await suggest(config_folder.write(), "--redis", valkey.url)
+    _, facts = await suggest(config_folder.write(), "--redis", valkey.url)
 
-    of_log = told["request_log"]
+    of_log = facts["request_log"]
     assert (of_log["abstained"], of_log["without_text"], of_log["corrections_without_text"]) == (6, 6, 2)
     assert (of_log["groups"], of_log["proposals"]) == ([], [])
 
@@ -128,16 +128,16 @@ async def _remember(harness: RequestLogHarness) -> None:
     for number, text in enumerate([*PASSWORD, PASSWORD[0], ALONE]):
         abstained = decision(f"abstained {number}", UNKNOWN, reason="abstained")
         harness.recorder.note(_request(text), abstained, routed(abstained))
-    said = {
+    texts = {
         "taken for another": (IN_POLICY, "policy"),
         "of no task that there is": (IN_CHAT, "smalltalk"),
         "well decided": (IN_TRIAGE, "triage"),
     }
-    for name, (text, _) in said.items():
+    for name, (text, _) in texts.items():
         made = decision(name, "triage")
         harness.recorder.note(_request(text), made, routed(made))
     await harness.recorder.write()
-    for name, (_, task) in said.items():
+    for name, (_, task) in texts.items():
         assert await harness.store.add_feedback(Feedback(name, name, right_task=task), 1, "c") == "stored"
 
 

@@ -94,9 +94,9 @@ async def test_the_error_names_a_path_that_can(http: httpx.AsyncClient, engine: 
         ),
     ):  # fmt: skip
         answer = await http.post(CHAT, json=body)
-        told = openai_shapes.error(answer)
-        assert (answer.status_code, told["code"], told["param"]) == (400, "unsupported_content", "messages")
-        assert message in told["message"]
+        error = openai_shapes.error(answer)
+        assert (answer.status_code, error["code"], error["param"]) == (400, "unsupported_content", "messages")
+        assert message in error["message"]
     assert engine.bodies == []
 
 
@@ -136,8 +136,8 @@ async def test_responses_and_messages_are_converted(http: httpx.AsyncClient, eng
         {"role": "tool", "content": IN_CHAT, "tool_call_id": "c1"},
         {"role": "user", "content": [IMAGE, remote, FILE, TEXT]},
     ]
-    told = anthropic_shapes.error(await http.post(MESSAGES, json={**asked, "model": "tiny"}))
-    assert (told["code"], told["type"]) == ("unsupported_content", "invalid_request_error")
+    error = anthropic_shapes.error(await http.post(MESSAGES, json={**asked, "model": "tiny"}))
+    assert (error["code"], error["type"]) == ("unsupported_content", "invalid_request_error")
 
 
 CALLS = [
@@ -181,11 +181,11 @@ async def test_media_in_an_output_of_a_tool_go_into_a_users_message_after_all_ou
 
 async def test_a_model_without_images_gets_none_from_a_tool(http: httpx.AsyncClient, engine: ScriptedEngine) -> None:
     body = {"model": "tiny", "input": [ASKED, CALLS[0], output("c1", SHOWN)]}
-    told = openai_shapes.error(await http.post(RESPONSES, json=body))
-    assert (told["code"], "and no image" in told["message"]) == ("unsupported_content", True)
+    error = openai_shapes.error(await http.post(RESPONSES, json=body))
+    assert (error["code"], "and no image" in error["message"]) == ("unsupported_content", True)
     odd = {**body, "model": "open", "input": [output("c1", {"type": "input_image", "image_url": "file:///etc/passwd"})]}
-    told = openai_shapes.error(await http.post(RESPONSES, json=odd))
-    assert told["param"] == "input[0].output[0].image_url"
+    error = openai_shapes.error(await http.post(RESPONSES, json=odd))
+    assert error["param"] == "input[0].output[0].image_url"
     assert engine.bodies == []
 
 
@@ -203,8 +203,8 @@ BAD: list[tuple[str, Any, str]] = [
 async def test_media_that_no_engine_should_get_are_rejected(http: httpx.AsyncClient, engine: ScriptedEngine) -> None:
     for role, part, param in BAD:
         answer = await http.post(CHAT, json={"model": "open", "messages": [{"role": role, "content": [part]}]})
-        told = openai_shapes.error(answer)
-        assert (told["code"], told["param"]) == ("unsupported_content", "messages[0].content[0]" + param), part
+        error = openai_shapes.error(answer)
+        assert (error["code"], error["param"]) == ("unsupported_content", "messages[0].content[0]" + param), part
     assert engine.bodies == []
 
 
@@ -213,8 +213,8 @@ async def test_limits_of_size_apply(http: httpx.AsyncClient, engine: ScriptedEng
     answer = await http.post(CHAT, json=chat(TEXT, large, model="open"))
     assert answer.status_code == 200
     assert len(json.dumps(engine.bodies[-1])) > 6_000_000
-    told = openai_shapes.error(await http.post(CHAT, json=chat(large, large, model="open")))
-    assert told["code"] == "body_too_large"
+    error = openai_shapes.error(await http.post(CHAT, json=chat(large, large, model="open")))
+    assert error["code"] == "body_too_large"
 
 
 MEDIA: list[tuple[pb.Media, dict[str, Any]]] = [

@@ -145,10 +145,10 @@ async def test_the_events_of_parallel_calls_come_one_block_after_the_other(
 ) -> None:
     engine.says(*SCRIPTS["interleaved tools"][0])
     events = shapes.stream((await http.post(URL, json=body(tools=[TOOL], stream=True))).text)
-    told = [
+    kinds = [
         (event["type"] if isinstance(event, dict) else event.type, getattr(event, "index", None)) for event in events
     ]
-    assert told == [
+    assert kinds == [
         ("message_start", None), ("ping", None), ("content_block_start", 0), ("content_block_delta", 0),
         ("content_block_delta", 0), ("content_block_stop", 0), ("content_block_start", 1), ("content_block_delta", 1),
         ("content_block_stop", 1), ("message_delta", None), ("message_stop", None),
@@ -160,9 +160,9 @@ async def test_the_usage_counts_cached_tokens_separately(http: httpx.AsyncClient
     counts = {
         "input_tokens": 14, "cache_creation_input_tokens": 0, "cache_read_input_tokens": 16, "output_tokens": 2,
     }  # fmt: skip
-    told = (await http.post(URL, json=body())).json()
-    assert told["usage"] == counts
-    assert told["pointsman"]["cost_usd"] > 0
+    message = (await http.post(URL, json=body())).json()
+    assert message["usage"] == counts
+    assert message["pointsman"]["cost_usd"] > 0
     streamed = (await http.post(URL, json=body(stream=True))).text
     assert assembled(streamed)["usage"] == counts
 
@@ -177,7 +177,7 @@ def stopped(reason: Any) -> list[Step]:
 async def test_a_matched_stop_sequence_is_reported(
     http: httpx.AsyncClient, engine: ScriptedEngine, streams: bool
 ) -> None:
-    for asked, reported, told in (
+    for asked, reported, expected in (
         (["END", "x"], "END", ("stop_sequence", "END")),
         (["END"], 151645, ("end_turn", None)),
         (["END"], None, ("end_turn", None)),
@@ -186,7 +186,7 @@ async def test_a_matched_stop_sequence_is_reported(
         engine.says(*stopped(reported))
         got = await http.post(URL, json=body(stop_sequences=asked, stream=streams))
         message = assembled(got.text) if streams else got.json()
-        assert (message["stop_reason"], message["stop_sequence"]) == told
+        assert (message["stop_reason"], message["stop_sequence"]) == expected
         assert engine.bodies[-1].get("stop") == (asked or None)
 
 
@@ -313,8 +313,8 @@ async def test_fields_are_converted_to_those_of_a_chat(http: httpx.AsyncClient, 
     for asked, fields in FIELDS:
         got = await http.post(URL, json=body() | asked)
         assert got.status_code == 200, (asked, got.text)
-        told = {name: value for name, value in engine.bodies[-1].items() if name not in own}
-        assert told == {**fields, **({"n": 1} if "n" in asked else {})}, asked
+        converted = {name: value for name, value in engine.bodies[-1].items() if name not in own}
+        assert converted == {**fields, **({"n": 1} if "n" in asked else {})}, asked
         assert engine.bodies[-1]["max_tokens"] == 50
 
 
@@ -387,9 +387,9 @@ async def test_invalid_requests_are_rejected_with_the_reason(http: httpx.AsyncCl
         # Counting tokens needs neither a limit nor an engine that accepts the fields.
         for url in (URL,) if fields.keys() & {"max_tokens", "temprature", "guided_json"} else (URL, COUNT_URL):
             got = await http.post(url, json=body() | fields)
-            told = shapes.error(got)
-            assert (got.status_code, told["type"]) == (400, "invalid_request_error"), (fields, got.text)
-            assert (told["code"], told["param"]) == (code, param), (fields, url)
+            error = shapes.error(got)
+            assert (got.status_code, error["type"]) == (400, "invalid_request_error"), (fields, got.text)
+            assert (error["code"], error["param"]) == (code, param), (fields, url)
     assert engine.bodies == []
 
 
@@ -403,16 +403,16 @@ async def test_tokens_are_counted_by_the_engine_as_the_prompt_will_be(
     got = await http.post(COUNT_URL, json=asked, params={"beta": "true"})
     shapes.token_count(got.json())
     assert got.json() == {"input_tokens": 10, "pointsman": {"path": "small_talk", "count": "exact"}}
-    told = engine.bodies[-1]
+    counted = engine.bodies[-1]
     assert engine.paths == ["/tokenize"]
-    assert (told["model"], told["tools"]) == ("tiny", [FUNCTION])
+    assert (counted["model"], counted["tools"]) == ("tiny", [FUNCTION])
     engine.says(*answer("Hello"))
     await http.post(URL, json=asked | {"max_tokens": 5})
-    assert engine.bodies[-1]["messages"] == told["messages"]
+    assert engine.bodies[-1]["messages"] == counted["messages"]
 
 
 async def test_other_fields_that_change_the_prompt_are_counted(http: httpx.AsyncClient, engine: ScriptedEngine) -> None:
-    for fields, told in (
+    for fields, expected in (
         ({"tools": [TOOL], "tool_choice": {"type": "none"}}, {}),
         ({"output_config": {"effort": "high"}},
          {"chat_template_kwargs": {"reasoning_effort": "high", "enable_thinking": True}}),
@@ -421,7 +421,7 @@ async def test_other_fields_that_change_the_prompt_are_counted(http: httpx.Async
     ):  # fmt: skip
         got = await http.post(COUNT_URL, json=body() | fields)
         assert got.json()["pointsman"]["count"] == "exact"
-        assert {name: v for name, v in engine.bodies[-1].items() if name not in ("model", "messages")} == told
+        assert {name: v for name, v in engine.bodies[-1].items() if name not in ("model", "messages")} == expected
 
 
 async def test_an_adapters_tokens_are_counted_with_its_base_model(
@@ -433,8 +433,8 @@ async def test_an_adapters_tokens_are_counted_with_its_base_model(
 
 
 async def test_without_the_engines_count_there_is_an_estimate(http: httpx.AsyncClient, engine: ScriptedEngine) -> None:
-    for told in (web.Response(status=404), web.Response(text="no JSON"), web.json_response({"count": "x"})):
-        engine.tokenizes = lambda body, told=told: told  # type: ignore[misc]  # mypy cannot infer it
+    for response in (web.Response(status=404), web.Response(text="no JSON"), web.json_response({"count": "x"})):
+        engine.tokenizes = lambda body, response=response: response  # type: ignore[misc]  # mypy cannot infer it
         got = (await http.post(COUNT_URL, json=body(tools=[TOOL]))).json()
         assert got["pointsman"] == {"path": "tiny", "count": "estimate"}
         assert 20 < got["input_tokens"] < 80
@@ -479,8 +479,8 @@ async def test_a_client_that_disconnects_stops_the_engine(
 async def test_the_engines_refusal_is_passed_on(http: httpx.AsyncClient, engine: ScriptedEngine) -> None:
     engine.refuses(400, TOO_LONG)
     got = await http.post(URL, json=body())
-    told = shapes.error(got)
-    assert (got.status_code, told["type"], told["code"]) == (400, "invalid_request_error", "context_length_exceeded")
+    error = shapes.error(got)
+    assert (got.status_code, error["type"], error["code"]) == (400, "invalid_request_error", "context_length_exceeded")
 
 
 async def test_an_engine_that_accepts_fewer_stop_sequences_is_named(

@@ -56,10 +56,10 @@ MALFORMED: list[tuple[bytes, str]] = [
 async def test_a_malformed_body_is_a_client_error(http: httpx.AsyncClient, route: str) -> None:
     for body, code in MALFORMED:
         answer = await http.post(route, content=body, headers={"content-type": "application/json"})
-        told = shapes.error(answer)
+        error = shapes.error(answer)
         assert answer.status_code == 400, body[:10]
-        assert told["type"] == "invalid_request_error"
-        assert told["code"] == code or len(body) > 1000, body[:10]
+        assert error["type"] == "invalid_request_error"
+        assert error["code"] == code or len(body) > 1000, body[:10]
         assert answer.headers["x-request-id"]
 
 
@@ -67,17 +67,17 @@ async def test_a_malformed_body_is_a_client_error(http: httpx.AsyncClient, route
 async def test_a_body_of_another_type_is_refused(http: httpx.AsyncClient, route: str) -> None:
     for kind in ("application/x-www-form-urlencoded", "text/plain", "application/\xff"):
         answer = await http.post(route, content=b"{}", headers={b"content-type": kind.encode("latin-1")})
-        told = shapes.error(answer)
-        assert (answer.status_code, told["code"], told["param"]) == (400, "bad_content_type", "content-type")
-        assert told["message"] == f"content-type is {kind!r}; it must be application/json"
-    told = shapes.error(await http.post(route, content=b"{}"))
-    assert told["message"] == "content-type is missing; it must be application/json"
+        error = shapes.error(answer)
+        assert (answer.status_code, error["code"], error["param"]) == (400, "bad_content_type", "content-type")
+        assert error["message"] == f"content-type is {kind!r}; it must be application/json"
+    error = shapes.error(await http.post(route, content=b"{}"))
+    assert error["message"] == "content-type is missing; it must be application/json"
 
 
 async def test_a_body_with_another_json_content_type_is_accepted(http: httpx.AsyncClient) -> None:
     kind = {"content-type": "application/vnd.api+json; charset=utf-8"}
-    told = shapes.error(await http.post("/v1/feedback", content=b'{"what": 1}', headers=kind))
-    assert (told["code"], told["param"]) == ("bad_parameter", "what")
+    error = shapes.error(await http.post("/v1/feedback", content=b'{"what": 1}', headers=kind))
+    assert (error["code"], error["param"]) == ("bad_parameter", "what")
 
 
 @pytest.mark.parametrize("route", ROUTES)
@@ -124,16 +124,16 @@ ADVICE: list[tuple[str, dict[str, Any], str, str]] = [
 async def test_a_rejection_names_the_endpoints_own_field_and_says_what_would_be_right(http: httpx.AsyncClient) -> None:
     for route, fields, param, advice in ADVICE:
         answer = await http.post(route, json={"model": "tiny", **SMALLEST[route], **fields})
-        told = shapes.error(answer)
-        assert (answer.status_code, told["param"]) == (400, param), (fields, told)
-        assert advice in told["message"], (fields, told)
+        error = shapes.error(answer)
+        assert (answer.status_code, error["param"]) == (400, param), (fields, error)
+        assert advice in error["message"], (fields, error)
 
 
 @pytest.mark.parametrize("route", ROUTES)
 async def test_a_request_without_a_model_is_rejected_with_that_reason(http: httpx.AsyncClient, route: str) -> None:
     answer = await http.post(route, json=SMALLEST[route])
-    told = shapes.error(answer)
-    assert (answer.status_code, told["code"], told["param"]) == (400, "missing_model", "model")
+    error = shapes.error(answer)
+    assert (answer.status_code, error["code"], error["param"]) == (400, "missing_model", "model")
 
 
 @pytest.mark.parametrize("route", ROUTES)
@@ -156,8 +156,8 @@ async def test_the_client_raises_its_own_classes(client: openai.AsyncOpenAI, eng
             return await client.responses.create(model=model, input=IN_CHAT, **more)
         if kind == "completions":
             return await client.completions.create(model=model, prompt=IN_CHAT, **more)
-        said: list[Any] = [{"role": "user", "content": IN_CHAT}]
-        return await client.chat.completions.create(model=model, messages=said, **more)
+        messages: list[Any] = [{"role": "user", "content": IN_CHAT}]
+        return await client.chat.completions.create(model=model, messages=messages, **more)
 
     with pytest.raises(openai.NotFoundError, match="unknown model"):
         await ask("nobody")
@@ -227,8 +227,8 @@ async def test_each_error_status_maps_to_a_class_of_the_client(
         httpx.AsyncClient(transport=transport) as http,
         openai.AsyncOpenAI(base_url="http://gateway/v1", api_key="none", max_retries=0, http_client=http) as client,
     ):
-        with pytest.raises(raised) as told:
+        with pytest.raises(raised) as failed:
             await client.models.list()
-    assert type(told.value) is raised
-    assert (told.value.code, told.value.param, told.value.type) == ("so_it_is", "p", kind)
-    assert told.value.response.headers["retry-after"] == "7"
+    assert type(failed.value) is raised
+    assert (failed.value.code, failed.value.param, failed.value.type) == ("so_it_is", "p", kind)
+    assert failed.value.response.headers["retry-after"] == "7"

@@ -111,7 +111,7 @@ async def test_each_outcome_has_one_receipt_equal_in_all_apis(
     for name in API_CLIENTS:
         async with open_api_client(name, gateway.url, gateway.grpc_address) as api:
             with suppress(PointsmanError):
-                said.append((await api.ask(end.text, end.model)).told["request-id"])
+                said.append((await api.ask(end.text, end.model)).headers["request-id"])
     receipts = await receipts_once(valkey.url, lambda receipts: len(receipts.all) == len(API_CLIENTS))
     for receipt in receipts.all:
         assert (receipt["outcome"], receipt["fault"], receipt.get("path", "")) == (end.outcome, end.fault, end.path)

@@ -11,7 +11,7 @@ from pointsman_gateway.config.engine_config import Timeouts
 from pointsman_gateway.domain import Message, Sampling
 from pointsman_gateway.engines.connection_pool import Pool
 from pointsman_gateway.engines.engine_client import EngineRequest
-from pointsman_gateway.engines.openai_client import OpenAIClient
+from pointsman_gateway.engines.http_engine_client import HttpEngineClient
 from pointsman_servicekit.errors import DeadlineExceeded, PointsmanError, Unavailable
 
 from tests.gateway.doubles.clients import sent_by
@@ -21,13 +21,13 @@ SHORT = 0.1
 
 
 @pytest.fixture
-async def client() -> AsyncIterator[OpenAIClient]:
+async def client() -> AsyncIterator[HttpEngineClient]:
     pool = Pool()
-    yield OpenAIClient(pool)
+    yield HttpEngineClient(pool)
     pool.close()
 
 
-async def failure(client: OpenAIClient, url: str, timeouts: Timeouts, seconds: float = 30) -> PointsmanError:
+async def failure(client: HttpEngineClient, url: str, timeouts: Timeouts, seconds: float = 30) -> PointsmanError:
     """Returns the error of a request for a whole answer."""
     deadline = asyncio.get_running_loop().time() + seconds
     call = EngineRequest("a", url, "tiny", (Message("user", "Hello"),), Sampling(), deadline, timeouts=timeouts)
@@ -49,20 +49,20 @@ def nobody_accepts() -> Iterator[str]:
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
 
 
-async def test_a_dead_machine_is_a_connect_timeout(client: OpenAIClient) -> None:
+async def test_a_dead_machine_is_a_connect_timeout(client: HttpEngineClient) -> None:
     with nobody_accepts() as url:
         error = await failure(client, url, Timeouts(connect_seconds=SHORT))
     assert isinstance(error, Unavailable)
     assert (error.code, error.message) == ("connect_timeout", "engine 'a' failed: no connection within 0.1 s")
 
 
-async def test_a_silent_engine_is_a_first_token_timeout(client: OpenAIClient, engine: ScriptedEngine) -> None:
+async def test_a_silent_engine_is_a_first_token_timeout(client: HttpEngineClient, engine: ScriptedEngine) -> None:
     engine.says(asyncio.Event())
     error = await failure(client, engine.url, Timeouts(first_token_seconds=SHORT))
     assert (error.code, error.message) == ("first_token_timeout", "engine 'a' failed: no first token within 0.1 s")
 
 
-async def test_keep_alive_comments_are_not_a_first_token(client: OpenAIClient, engine: ScriptedEngine) -> None:
+async def test_keep_alive_comments_are_not_a_first_token(client: HttpEngineClient, engine: ScriptedEngine) -> None:
     signs = [asyncio.Event() for _ in range(12)]
     for number, sign in enumerate(signs):
         asyncio.get_running_loop().call_later(SHORT / 4 * number, sign.set)
@@ -74,7 +74,7 @@ async def test_keep_alive_comments_are_not_a_first_token(client: OpenAIClient, e
 
 
 async def test_an_engine_that_stops_sending_is_a_stream_idle_timeout(
-    client: OpenAIClient, engine: ScriptedEngine
+    client: HttpEngineClient, engine: ScriptedEngine
 ) -> None:
     engine.says(*beginning("Hel"), asyncio.Event(), *answer("lo"))
     error = await failure(client, engine.url, Timeouts(stream_idle_seconds=SHORT))
@@ -83,7 +83,7 @@ async def test_an_engine_that_stops_sending_is_a_stream_idle_timeout(
 
 @pytest.mark.parametrize("script", [[], ["Hel"]])
 async def test_the_requests_own_deadline_is_reported_as_such(
-    client: OpenAIClient, engine: ScriptedEngine, script: list[str]
+    client: HttpEngineClient, engine: ScriptedEngine, script: list[str]
 ) -> None:
     engine.says(*(beginning(*script) if script else ()), asyncio.Event())
     error = await failure(client, engine.url, Timeouts(), seconds=SHORT)

@@ -59,22 +59,22 @@ CALL = {"index": 0, "id": "a", "function": {"name": "pay", "arguments": "{}"}}
     ],
 )  # fmt: skip
 def test_unusual_deltas_are_converted_to_openais_format(choice: dict[str, Any], chunk: Chunk) -> None:
-    (told,), failure = read(choice)
-    assert (told, failure) == (chunk, "")
-    assert (told.raw == b"") == (told.extra.get("delta") != {"reasoning": "so"}), "it is not sent on as it came"
+    (received,), failure = read(choice)
+    assert (received, failure) == (chunk, "")
+    assert (received.raw == b"") == (received.extra.get("delta") != {"reasoning": "so"}), "it is not sent on as it came"
 
 
 def test_tool_calls_without_index_are_numbered_per_choice() -> None:
     pieces = [call("pay", '{"a', id="a"), call("", '":1}'), call("see", "{}", id="b"), call("go", "{}"), call("", "")]
     other = {"index": 1, "delta": {"tool_calls": [call("pay", "{}")]}}
     chunks, failure = read(*(delta(tool_calls=[piece]) for piece in pieces), other)
-    numbers = [piece["index"] for told in chunks for piece in told.extra["delta"]["tool_calls"]]
+    numbers = [piece["index"] for chunk in chunks for piece in chunk.extra["delta"]["tool_calls"]]
     assert (numbers, failure) == ([0, 0, 1, 2, 2, 0], "")
 
 
 def test_cached_tokens_are_limited_to_prompt_tokens() -> None:
-    (told,) = EventReader().read(event(usage(cached_tokens=50)))
-    assert told.usage == Usage(20, 2, 20)
+    (received,) = EventReader().read(event(usage(cached_tokens=50)))
+    assert received.usage == Usage(20, 2, 20)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_cached_tokens_are_limited_to_prompt_tokens() -> None:
 )
 def test_an_unusable_delta_ends_the_stream_with_an_error(choice: dict[str, Any], why: str) -> None:
     chunks, failure = read(delta(content="Hello"), choice)
-    assert [told.content for told in chunks] == ["Hello"]
+    assert [received.content for received in chunks] == ["Hello"]
     assert why in failure
 
 
@@ -139,13 +139,13 @@ async def test_clients_get_chunks_of_the_published_type(
         whole = await http.post("/v1/chat/completions", json=asked)
         shapes.chat_completion(whole.json())
         message = whole.json()["choices"][0]["message"]
-        told = [(told["id"], told["function"]["name"], told["function"]["arguments"]) for told in message["tool_calls"]]
-        assert (message["content"], told) == ("HelloHello", [("1", "pay", '{"to":"Ann"}'), ("b", "see", "{}")])
+        calls_made = [(c["id"], c["function"]["name"], c["function"]["arguments"]) for c in message["tool_calls"]]
+        assert (message["content"], calls_made) == ("HelloHello", [("1", "pay", '{"to":"Ann"}'), ("b", "see", "{}")])
         async with client.chat.completions.stream(**asked) as stream:
             final = await stream.get_final_completion()
         assert final.choices[0].message.content == "HelloHello"
         called = final.choices[0].message.tool_calls or []
-        assert [(c.id, c.function.name, c.function.arguments) for c in called] == told
+        assert [(c.id, c.function.name, c.function.arguments) for c in called] == calls_made
 
 
 @pytest.mark.parametrize("model", ["path:small_talk", "auto"])

@@ -17,9 +17,11 @@ from typing import Any
 
 import aiohttp
 import pytest
+from pointsman_lora_server.adapters.load_sequence import LoadSequence
 from pointsman_lora_server.adapters.loading import AdapterLoader
 from pointsman_lora_server.adapters.slots import AdapterSlots
-from pointsman_lora_server.adapters.trials import LoadSequence, Trials, WarmUp
+from pointsman_lora_server.adapters.trials import Trials
+from pointsman_lora_server.adapters.warm_up import WarmUp
 from pointsman_lora_server.domain import AdapterVersion, EngineStatus, Phase
 from pointsman_lora_server.engine import vllm_client
 from pointsman_lora_server.engine.command import SECRET_VARIABLE

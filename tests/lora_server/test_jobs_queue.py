@@ -143,9 +143,9 @@ async def event(line: JobQueue, job: Job, kind: str, **facts: object) -> dict[st
     """Waits for an event."""
 
     async def wait() -> dict[str, Any]:
-        async for _, told in line.watch(job.id, 0):
-            if told["event"] == kind and facts.items() <= told.items():
-                return told
+        async for _, event_facts in line.watch(job.id, 0):
+            if event_facts["event"] == kind and facts.items() <= event_facts.items():
+                return event_facts
         raise AssertionError(f"the job ended without {kind}")
 
     found: dict[str, Any] = await within(wait())
@@ -165,8 +165,8 @@ async def test_a_job_is_trained_and_registered_with_its_metadata(
     (result,) = registrar.results
     assert (result.name, result.alias_suffix, result.force, result.author) == ("triage", "canary", False, "ada")
     assert result.folder.name == "out"
-    told = {"job": job.id, "method": "lora", "seed": "7", "train_rows": "3", "heldout_loss": "0.5"}
-    assert result.facts == {"data_set": "t/1", **told}
+    facts = {"job": job.id, "method": "lora", "seed": "7", "train_rows": "3", "heldout_loss": "0.5"}
+    assert result.facts == {"data_set": "t/1", **facts}
 
 
 async def test_the_trainer_gets_its_settings_and_no_secrets(
@@ -174,25 +174,25 @@ async def test_the_trainer_gets_its_settings_and_no_secrets(
 ) -> None:
     async with enter() as line:
         job = await line.create(order(parent="triage@0123456789ab", options={"epochs": "4"}))
-        told = await event(line, job, "start")
-    given = told["given"]
+        start = await event(line, job, "start")
+    given = start["given"]
     assert given["--data"] == str(tmp_path / "jobs" / job.id / "input" / "data" / "rows.jsonl")
     expected = {
         "--epochs": "4", "--name": "triage", "--init-from": "/store/triage", "--init-from-name": "triage@0123456789ab",
         "--nice": "19", "--resume": True,
     }  # fmt: skip
     assert {name: given[name] for name in expected} == expected
-    assert "POINTSMAN_ENGINE_SECRET" not in told["environment"]
+    assert "POINTSMAN_ENGINE_SECRET" not in start["environment"]
 
 
 async def test_events_can_be_read_from_any_position(enter: Enter, order: Callable[..., JobRequest]) -> None:
     async with enter() as line:
         job = await line.create(order())
-        told = [(number, found["event"]) async for number, found in line.watch(job.id, 0)]
+        events = [(number, found["event"]) async for number, found in line.watch(job.id, 0)]
         again = [(number, found["event"]) async for number, found in line.watch(job.id, 3)]
-    assert [number for number, _ in told] == list(range(len(told)))
-    assert sorted(kind for _, kind in told) == ["done", "start", "state", "state", "state", "step", "warning"]
-    assert again == told[3:]
+    assert [number for number, _ in events] == list(range(len(events)))
+    assert sorted(kind for _, kind in events) == ["done", "start", "state", "state", "state", "step", "warning"]
+    assert again == events[3:]
 
 
 async def test_jobs_run_one_after_the_other(enter: Enter, order: Callable[..., JobRequest]) -> None:
@@ -245,11 +245,11 @@ async def test_a_killed_trainer_resumes_from_its_checkpoint(enter: Enter, order:
 async def test_an_incomplete_event_does_not_affect_later_ones(enter: Enter, order: Callable[..., JobRequest]) -> None:
     async with enter() as line:
         job = await end_of(line, await line.create(order("die_amid_an_event")))
-        told = [found async for _, found in line.watch(job.id, 0)]
+        events = [found async for _, found in line.watch(job.id, 0)]
     assert (job.state, job.resumed) == (JobState.SUCCEEDED, 1)
-    states = [(found["state"], found.get("resumed", 0)) for found in told if found["event"] == "state"]
+    states = [(found["state"], found.get("resumed", 0)) for found in events if found["event"] == "state"]
     assert states == [("queued", 0), ("running", 0), ("running", 1), ("succeeded", 1)]
-    assert not [found for found in told if "{" in found.get("text", "")]
+    assert not [found for found in events if "{" in found.get("text", "")]
 
 
 @pytest.mark.parametrize("half", ['{"event": "st', '{"ev', '{"event": "step"}'])
@@ -263,9 +263,9 @@ def test_warnings_next_to_an_incomplete_event_are_complete(tmp_path: Path, half:
     with folder.events_file.open("a") as file:
         file.write("\n")
     folder.append({"event": "end"})
-    told = [found["event"] for _, found in folder.events()]
-    assert told == ["start", *(["step"] if half.endswith("}") else []), "warning", "end"]
-    assert [found["event"] for _, found in folder.events(next(iter(folder.events()))[0])] == told[1:]
+    events = [found["event"] for _, found in folder.events()]
+    assert events == ["start", *(["step"] if half.endswith("}") else []), "warning", "end"]
+    assert [found["event"] for _, found in folder.events(next(iter(folder.events()))[0])] == events[1:]
 
 
 async def test_a_repeatedly_killed_trainer_fails_the_job(enter: Enter, order: Callable[..., JobRequest]) -> None:
@@ -300,9 +300,9 @@ async def test_jobs_of_a_killed_server_resume_without_incomplete_events(
         file.write('{"event": "st')
     async with enter() as line:
         ended = await end_of(line, job)
-        told = [found["event"] async for _, found in line.watch(job.id, 0)]
+        events = [found["event"] async for _, found in line.watch(job.id, 0)]
     assert (ended.state, ended.resumed) == (JobState.SUCCEEDED, 1)
-    assert told[-1] == "state"
+    assert events[-1] == "state"
 
 
 async def test_a_finished_training_is_registered_after_a_kill_without_repeating_it(
@@ -488,8 +488,8 @@ def test_a_trainer_dies_with_its_killed_server_and_its_events_are_kept(tmp_path:
             assert time.monotonic() < deadline
             time.sleep(0.01)
         server.kill()
-    *told, pid = map(int, events.read_text().split())
-    assert told == list(range(100))
+    *numbers, pid = map(int, events.read_text().split())
+    assert numbers == list(range(100))
     _see_it_gone(pid)
 
 

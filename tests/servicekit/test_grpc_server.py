@@ -41,17 +41,22 @@ async def test_an_error_is_restored_at_the_client(servicer: Any, call: Any, fami
     servicer.error = family("what is wrong", code="its_code", param="its.param", retry_after=1.5)
     with pytest.raises(grpc.aio.AioRpcError) as failed:
         await call()
-    told = from_rpc_error(failed.value, "gateway")
-    assert type(told) is family
-    assert (told.message, told.code, told.param, told.retry_after) == ("what is wrong", "its_code", "its.param", 1.5)
+    error = from_rpc_error(failed.value, "gateway")
+    assert type(error) is family
+    assert (error.message, error.code, error.param, error.retry_after) == (
+        "what is wrong",
+        "its_code",
+        "its.param",
+        1.5,
+    )
 
 
 async def test_an_error_without_a_parameter_or_a_wait_has_neither(servicer: Any, call: Any) -> None:
     servicer.error = InvalidArgument("no", code="no")
     with pytest.raises(grpc.aio.AioRpcError) as failed:
         await call()
-    told = from_rpc_error(failed.value, "gateway")
-    assert (told.param, told.retry_after) == (None, None)
+    error = from_rpc_error(failed.value, "gateway")
+    assert (error.param, error.retry_after) == (None, None)
 
 
 async def test_no_task_waits_for_the_calls_of_one_method(channel: grpc.aio.Channel) -> None:
@@ -110,10 +115,10 @@ async def test_an_unreachable_server_is_reported_by_its_name(free_address: str) 
     async with open_channel(free_address) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as failed:
             await gateway_pb2_grpc.GatewayStub(channel).Route(pb.RouteRequest())
-    told = from_rpc_error(failed.value, "retriever")
-    assert isinstance(told, Unavailable)
-    assert (told.code, told.retry_after) == ("retriever_unavailable", 1.0)
-    assert told.message.startswith("retriever cannot be reached: ")
+    error = from_rpc_error(failed.value, "retriever")
+    assert isinstance(error, Unavailable)
+    assert (error.code, error.retry_after) == ("retriever_unavailable", 1.0)
+    assert error.message.startswith("retriever cannot be reached: ")
 
 
 async def test_a_timeout_is_reported_as_such(channel: grpc.aio.Channel) -> None:
@@ -121,8 +126,8 @@ async def test_a_timeout_is_reported_as_such(channel: grpc.aio.Channel) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as failed:
         async for _ in stub.GenerateStream(pb.GenerateRequest(), timeout=0.05):
             pass
-    told = from_rpc_error(failed.value, "gateway")
-    assert (told.code, told.message) == ("deadline_exceeded", "gateway did not answer in time")
+    error = from_rpc_error(failed.value, "gateway")
+    assert (error.code, error.message) == ("deadline_exceeded", "gateway did not answer in time")
 
 
 async def test_an_unknown_method_is_unimplemented(channel: grpc.aio.Channel) -> None:

@@ -119,10 +119,10 @@ def test_the_sensitivity_analysis_changes_one_price_at_a_time() -> None:
     ],
 )
 def test_the_significantly_best_path_is_recommended(paths: list[EvaluatedPath], verdict: str, chosen: str) -> None:
-    said = advice(*paths).recommendation
-    assert said.verdict.startswith(verdict)
-    assert said.path == chosen
-    assert any(reason.startswith("accuracy: " + chosen) for reason in said.reasons)
+    recommended = advice(*paths).recommendation
+    assert recommended.verdict.startswith(verdict)
+    assert recommended.path == chosen
+    assert any(reason.startswith("accuracy: " + chosen) for reason in recommended.reasons)
 
 
 def test_among_equally_good_paths_the_untrained_one_is_recommended_without_a_volume() -> None:
@@ -144,9 +144,9 @@ def test_a_small_set_does_not_make_a_mostly_wrong_cheap_path_acceptable() -> Non
     """As measured on fare sums: 5 of 40 answers are correct, and none."""
     right, cheap = path("few_shot", "prompt", 0.125, {"prompt": 4.0}), path("adapter", "lora", 0.0, {"prompt": 1.0})
     terms = CostTerms(training=TRAINED.training, monthly=1e6)
-    said = advice(right, cheap, terms=terms, chance=(("few_shot", "adapter"),)).recommendation
-    assert said.path == "few_shot"
-    assert "that is low: --min-score sets the score that you need" in said.reasons
+    recommended = advice(right, cheap, terms=terms, chance=(("few_shot", "adapter"),)).recommendation
+    assert recommended.path == "few_shot"
+    assert "that is low: --min-score sets the score that you need" in recommended.reasons
 
 
 def test_of_low_scores_half_the_best_one_is_not_equally_good() -> None:
@@ -177,7 +177,7 @@ def test_a_path_beyond_the_limits_of_latency_or_validity_is_not_recommended() ->
 
 def test_the_reasons_name_form_latency_knowledge_and_a_prompt_near_the_window() -> None:
     long = path("few_shot", "prompt", 0.5, {"prompt": 4.0}, prompt_tokens_p95=3000.0, well_formed=0.7)
-    said = "\n".join(advice(long, RAG, LORA).recommendation.reasons)
+    reasons = "\n".join(advice(long, RAG, LORA).recommendation.reasons)
     for part in (
         "form: 100% of adapter's answers are well-formed; few_shot 70%, rag 100%",
         "latency: adapter takes 2.00 s at p95",
@@ -185,7 +185,7 @@ def test_the_reasons_name_form_latency_knowledge_and_a_prompt_near_the_window() 
         "knowledge: an adapter knows what it was trained on",
         "prompt length: few_shot fills 73% of the 4,096 tokens of the window at p95",
     ):
-        assert part in said
+        assert part in reasons
 
 
 def test_the_command_reads_a_report_and_a_training(cli: Cli, tmp_path: Path) -> None:
@@ -203,9 +203,9 @@ def test_the_command_reads_a_report_and_a_training(cli: Cli, tmp_path: Path) -> 
     shown = cli(*arguments)
     assert shown.code == 0, shown.err
     assert "triage: train (adapter)" in shown.out
-    told = json.loads(cli(*arguments, "--json").out)
-    assert told[0]["recommendation"]["path"] == "adapter"
-    assert told[0]["break_evens"][0]["requests"] == pytest.approx(200)
+    printed = json.loads(cli(*arguments, "--json").out)
+    assert printed[0]["recommendation"]["path"] == "adapter"
+    assert printed[0]["break_evens"][0]["requests"] == pytest.approx(200)
 
 
 @pytest.mark.parametrize(
@@ -237,8 +237,10 @@ def test_an_adapter_that_was_still_improving_is_to_be_trained_longer(cli: Cli, t
         file = tmp_path / "training.json"
         file.write_text(json.dumps({**record, "evaluations": [{"step": 9, "best": is_best}]}))
         shown = cli("advise", tmp_path / "report.json", *arguments)
-        said = "training: adapter's adapter was still improving when its time ended (1.2 of 3 epochs): train it longer"
-        assert (said in shown.out) == is_best, shown.err
+        warning = (
+            "training: adapter's adapter was still improving when its time ended (1.2 of 3 epochs): train it longer"
+        )
+        assert (warning in shown.out) == is_best, shown.err
 
 
 def test_rows_that_selected_the_weights_of_an_adapter_are_no_evidence_for_it(cli: Cli, tmp_path: Path) -> None:
@@ -255,7 +257,7 @@ def test_rows_that_selected_the_weights_of_an_adapter_are_no_evidence_for_it(cli
 
 
 def test_a_report_without_adapters_needs_no_training_cost() -> None:
-    said = advice(FEW_SHOT, RAG, terms=CostTerms())
-    assert (said.recommendation.path, said.break_evens, said.compared_pair) == ("rag", (), None)
+    advised = advice(FEW_SHOT, RAG, terms=CostTerms())
+    assert (advised.recommendation.path, advised.break_evens, advised.compared_pair) == ("rag", (), None)
     with pytest.raises(UsageError):
         advice(FEW_SHOT, LORA, terms=CostTerms())

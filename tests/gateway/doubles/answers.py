@@ -8,7 +8,7 @@ Messages = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
-class ChoiceSaid:
+class AnswerChoice:
     index: int
     content: str
     finish_reason: str
@@ -33,9 +33,9 @@ class Answer:
     path: str
     kind: str
     sources: Sequence[str] = field(default_factory=tuple)
-    choices: Sequence[ChoiceSaid] = field(default_factory=tuple)
+    choices: Sequence[AnswerChoice] = field(default_factory=tuple)
     decision_id: str = field(default="", compare=False)
-    told: Mapping[str, str] = field(default_factory=dict, compare=False)
+    headers: Mapping[str, str] = field(default_factory=dict, compare=False)
     """Headers or metadata, by their names without "x-pointsman-" or "pointsman-"."""
 
 
@@ -59,9 +59,9 @@ class Gathered:
         for name in delta.keys() - {"role", "content", "tool_calls"}:
             choice["more"][name] = choice["more"].get(name, "") + delta[name]
 
-    def choices(self) -> list[ChoiceSaid]:
+    def choices(self) -> list[AnswerChoice]:
         return [
-            ChoiceSaid(
+            AnswerChoice(
                 index,
                 choice["content"],
                 choice["finish_reason"],
@@ -73,13 +73,13 @@ class Gathered:
         ]
 
 
-def choice_said(index: int, finish_reason: str | None, message: Mapping[str, Any], logprobs: Any) -> ChoiceSaid:
+def to_answer_choice(index: int, finish_reason: str | None, message: Mapping[str, Any], logprobs: Any) -> AnswerChoice:
     """Returns a choice of a whole OpenAI answer."""
     calls = [(c["id"], c["function"]["name"], c["function"]["arguments"]) for c in message.get("tool_calls") or ()]
     others = message.keys() - {"role", "content", "tool_calls"}
     more = {name: message[name] for name in others if message[name] is not None}
     tokens = tuple((logprobs or {}).get("content") or ())
-    return ChoiceSaid(index, message["content"] or "", finish_reason or "", tuple(calls), tokens, more)
+    return AnswerChoice(index, message["content"] or "", finish_reason or "", tuple(calls), tokens, more)
 
 
 def as_messages(messages: Messages | str) -> Messages:

@@ -12,7 +12,7 @@ from pointsman_gateway.engines.connection_pool import Origin, Pool
 from pointsman_gateway.engines.dialects.anthropic.events import MessagesReader
 from pointsman_gateway.engines.engine_client import EngineClient, EngineRequest
 from pointsman_gateway.engines.http1 import ConnectionFailed, EngineConnection
-from pointsman_gateway.engines.openai_client import OpenAIClient, OpenAITransfer
+from pointsman_gateway.engines.http_engine_client import HttpEngineClient, HttpTransfer
 from pointsman_gateway.engines.stage import EngineBackend
 from pointsman_gateway.ports import ChunkSink
 
@@ -115,10 +115,10 @@ class BrokenReader(MessagesReader):
         raise Bug
 
 
-class BrokenReading(OpenAIClient):
+class BrokenReading(HttpEngineClient):
     """Cannot read answers in Anthropic's format."""
 
-    def send(self, request: EngineRequest, sink: ChunkSink) -> OpenAITransfer:
+    def send(self, request: EngineRequest, sink: ChunkSink) -> HttpTransfer:
         transfer = super().send(request, sink)
         transfer._reader = BrokenReader()
         return transfer

@@ -8,7 +8,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from tests.gateway.doubles.answers import ChoiceSaid
+from tests.gateway.doubles.answers import AnswerChoice
 from tests.gateway.doubles.engine import chunk
 from tests.gateway.doubles.raw_engine import HEAD, LAST, event, in_chunks
 
@@ -18,7 +18,7 @@ class Script:
     """An engine's answer, and the positions at which its bytes are split."""
 
     events: Sequence[dict[str, Any]]
-    choices: Sequence[ChoiceSaid]
+    choices: Sequence[AnswerChoice]
     usage: tuple[int, int, int] | None
     cuts: Sequence[int]
 
@@ -50,7 +50,7 @@ def tokens(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @st.composite
-def spoken(draw: st.DrawFn, index: int) -> tuple[list[dict[str, Any]], ChoiceSaid]:
+def spoken(draw: st.DrawFn, index: int) -> tuple[list[dict[str, Any]], AnswerChoice]:
     """A text choice, with or without log-probabilities and reasoning."""
     pieces, counted = draw(st.lists(TEXT, max_size=5)), draw(st.booleans())
     reasons = draw(st.lists(TEXT.filter(bool), max_size=2))
@@ -61,13 +61,13 @@ def spoken(draw: st.DrawFn, index: int) -> tuple[list[dict[str, Any]], ChoiceSai
         beside: dict[str, Any] = {"logprobs": {"content": [of_pieces[number]]}} if counted else {}
         events.append(chunk(piece, index=index, **beside))
     more = {"reasoning": "".join(reasons)} if reasons else {}
-    return [*events, chunk("", index=index, finish=finish)], ChoiceSaid(
+    return [*events, chunk("", index=index, finish=finish)], AnswerChoice(
         index, "".join(pieces), finish, (), tuple(of_pieces), more
     )
 
 
 @st.composite
-def called(draw: st.DrawFn, index: int) -> tuple[list[dict[str, Any]], ChoiceSaid]:
+def called(draw: st.DrawFn, index: int) -> tuple[list[dict[str, Any]], AnswerChoice]:
     """A choice with tool calls, whose arguments are sent in pieces."""
     calls, events = [], []
     for number in range(draw(st.integers(1, 3))):
@@ -81,7 +81,7 @@ def called(draw: st.DrawFn, index: int) -> tuple[list[dict[str, Any]], ChoiceSai
         }
         later = [{"index": number, "function": {"arguments": part}} for part in arguments]
         events += [chunk(tool_calls=[piece], index=index) for piece in (first, *later)]
-    return [*events, chunk("", index=index, finish="tool_calls")], ChoiceSaid(index, "", "tool_calls", tuple(calls))
+    return [*events, chunk("", index=index, finish="tool_calls")], AnswerChoice(index, "", "tool_calls", tuple(calls))
 
 
 @st.composite

@@ -9,7 +9,7 @@ from pointsman.v1 import gateway_pb2 as pb
 from pointsman.v1 import gateway_pb2_grpc
 from pointsman_servicekit.grpc_errors import from_rpc_error
 
-from tests.gateway.doubles.answers import Answer, ChoiceSaid, Gathered, Messages, as_messages, choice_said
+from tests.gateway.doubles.answers import Answer, AnswerChoice, Gathered, Messages, as_messages, to_answer_choice
 
 
 class GrpcStreamClient:
@@ -35,14 +35,14 @@ class GrpcStreamClient:
                         gathered.add(delta.index, of_openai, delta.finish_reason, extra.get("logprobs"))
                     case "finished":
                         finished = response.finished
-            told = _metadata(await call.initial_metadata(), await call.trailing_metadata())
+            headers = _metadata(await call.initial_metadata(), await call.trailing_metadata())
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error, "gateway") from error
         finally:
             call.cancel()
         assert started is not None
         assert finished is not None
-        return _grpc_answer(started, gathered.choices(), finished.finish_reason, finished.receipt, told)
+        return _grpc_answer(started, gathered.choices(), finished.finish_reason, finished.receipt, headers)
 
     async def models(self) -> list[str]:
         try:
@@ -50,9 +50,9 @@ class GrpcStreamClient:
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error, "gateway") from error
 
-    async def say(self, decision_id: str, **said: Any) -> tuple[str, bool]:
+    async def say(self, decision_id: str, **feedback: Any) -> tuple[str, bool]:
         try:
-            response = await self._stub.Feedback(pb.FeedbackRequest(decision_id=decision_id, **said))
+            response = await self._stub.Feedback(pb.FeedbackRequest(decision_id=decision_id, **feedback))
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error, "gateway") from error
         return response.stored, response.known_already
@@ -66,20 +66,20 @@ class GrpcStreamClient:
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error, "gateway") from error
         decision = response.decision
-        told: dict[str, Any] = {
+        routed: dict[str, Any] = {
             name: getattr(decision, name)
             for name in ("id", "task", "confidence", "path", "kind", "reason", "stage", "expected_cost_usd")
         }
-        told |= {name: getattr(decision, name) for name in ("margin", "in_distribution_score", "generation")}
-        told["notes"] = list(decision.notes)
-        told["costs_usd"] = dict(response.costs_usd)
-        told["considered"] = [{"path": c.path, "outcome": c.outcome, "reason": c.reason} for c in decision.considered]
-        told["probabilities"] = {p.task: p.probability for p in decision.probabilities}
+        routed |= {name: getattr(decision, name) for name in ("margin", "in_distribution_score", "generation")}
+        routed["notes"] = list(decision.notes)
+        routed["costs_usd"] = dict(response.costs_usd)
+        routed["considered"] = [{"path": c.path, "outcome": c.outcome, "reason": c.reason} for c in decision.considered]
+        routed["probabilities"] = {p.task: p.probability for p in decision.probabilities}
         if response.user_words:
-            told["user_words"] = response.user_words
+            routed["user_words"] = response.user_words
         if include_prompt:
-            told["prompt"] = [{"role": m.role, "content": m.content} for m in response.prompt]
-        return told
+            routed["prompt"] = [{"role": m.role, "content": m.content} for m in response.prompt]
+        return routed
 
 
 class GrpcUnaryClient(GrpcStreamClient):
@@ -89,14 +89,14 @@ class GrpcUnaryClient(GrpcStreamClient):
         call = self._stub.Generate(pb.GenerateRequest(**_fields(messages, model, parameters)))
         try:
             answer = await call
-            told = _metadata(await call.initial_metadata(), await call.trailing_metadata())
+            headers = _metadata(await call.initial_metadata(), await call.trailing_metadata())
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error, "gateway") from error
         finally:
             call.cancel()
         choices = [_grpc_choice(choice) for choice in answer.choices]
         finish_reason = choices[0].finish_reason if choices else ""
-        return _grpc_answer(answer.started, choices, finish_reason, answer.receipt, told)
+        return _grpc_answer(answer.started, choices, finish_reason, answer.receipt, headers)
 
 
 def _fields(messages: Messages | str, model: str, parameters: dict[str, Any]) -> dict[str, Any]:
@@ -121,18 +121,18 @@ def _message(fields: Mapping[str, Any]) -> pb.Message:
     return pb.Message(**own, extra_json=json.dumps(further) if further else "")
 
 
-def _grpc_choice(choice: pb.Choice) -> ChoiceSaid:
+def _grpc_choice(choice: pb.Choice) -> AnswerChoice:
     extra = json.loads(choice.extra_json or "{}")
     message = {"content": choice.content, **extra.get("message", {})}
-    return choice_said(choice.index, choice.finish_reason, message, extra.get("logprobs"))
+    return to_answer_choice(choice.index, choice.finish_reason, message, extra.get("logprobs"))
 
 
 def _grpc_answer(
     started: pb.Started,
-    choices: Sequence[ChoiceSaid],
+    choices: Sequence[AnswerChoice],
     finish_reason: str,
     receipt: pb.Receipt,
-    told: Mapping[str, str],
+    headers: Mapping[str, str],
 ) -> Answer:
     return Answer(
         text="".join(choice.content for choice in choices),
@@ -148,7 +148,7 @@ def _grpc_answer(
         sources=[source.document_id for source in receipt.sources],
         choices=tuple(choices),
         decision_id=started.decision.id,
-        told=told,
+        headers=headers,
     )
 
 

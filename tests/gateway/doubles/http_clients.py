@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 from pointsman_servicekit.errors import FAMILIES, PointsmanError
 
-from tests.gateway.doubles.answers import Answer, ChoiceSaid, Gathered, Messages, as_messages, choice_said
+from tests.gateway.doubles.answers import Answer, AnswerChoice, Gathered, Messages, as_messages, to_answer_choice
 
 HTTP_FAMILIES = {family.http_status: family for family in reversed(FAMILIES)}
 
@@ -20,23 +20,23 @@ class HttpClient:
 
     async def ask(self, messages: Messages | str, model: str = "auto", **parameters: Any) -> Answer:
         response = await self._client.post("/v1/chat/completions", json=_body(messages, model, parameters))
-        body = _told(response)
+        body = _checked_json(response)
         choices = [
-            choice_said(c["index"], c["finish_reason"], c["message"], c.get("logprobs")) for c in body["choices"]
+            to_answer_choice(c["index"], c["finish_reason"], c["message"], c.get("logprobs")) for c in body["choices"]
         ]
         return _http_answer(choices, body, _headers(response))
 
     async def models(self) -> list[str]:
-        return [model["id"] for model in _told(await self._client.get("/v1/models"))["data"]]
+        return [model["id"] for model in _checked_json(await self._client.get("/v1/models"))["data"]]
 
     async def route(self, messages: Messages | str, model: str = "auto", **parameters: Any) -> Mapping[str, Any]:
-        return _told(await self._client.post("/v1/route", json=_body(messages, model, parameters)))
+        return _checked_json(await self._client.post("/v1/route", json=_body(messages, model, parameters)))
 
-    async def say(self, decision_id: str, **said: Any) -> tuple[str, bool]:
-        answer = await self._client.post("/v1/feedback", json={"decision_id": decision_id, **said})
-        told = _told(answer)
-        assert answer.status_code == {"request_log": 200, "wal": 202}[told["stored"]]
-        return told["stored"], told["known_already"]
+    async def say(self, decision_id: str, **feedback: Any) -> tuple[str, bool]:
+        answer = await self._client.post("/v1/feedback", json={"decision_id": decision_id, **feedback})
+        details = _checked_json(answer)
+        assert answer.status_code == {"request_log": 200, "wal": 202}[details["stored"]]
+        return details["stored"], details["known_already"]
 
 
 class HttpStreamClient(HttpClient):
@@ -44,22 +44,22 @@ class HttpStreamClient(HttpClient):
 
     async def ask(self, messages: Messages | str, model: str = "auto", **parameters: Any) -> Answer:
         parameters |= {"stream": True, "stream_options": {"include_usage": True}}
-        gathered, told = Gathered(), dict[str, str]()
-        async for event in self.events(_body(messages, model, parameters), told):
+        gathered, headers = Gathered(), dict[str, str]()
+        async for event in self.events(_body(messages, model, parameters), headers):
             for choice in event["choices"]:
                 gathered.add(choice["index"], choice["delta"], choice["finish_reason"], choice.get("logprobs"))
-        return _http_answer(gathered.choices(), event, told)
+        return _http_answer(gathered.choices(), event, headers)
 
     async def events(
-        self, body: Mapping[str, Any], told: dict[str, str] | None = None
+        self, body: Mapping[str, Any], headers: dict[str, str] | None = None
     ) -> AsyncGenerator[dict[str, Any]]:
-        """Returns the events before [DONE], which must arrive. Stores the headers in `told`."""
+        """Returns the events before [DONE], which must arrive. Adds the response's to `headers`."""
         async with self._client.stream("POST", "/v1/chat/completions", json=body) as response:
             if response.status_code != 200:
                 await response.aread()
-                _told(response)
-            if told is not None:
-                told.update(_headers(response))
+                _checked_json(response)
+            if headers is not None:
+                headers.update(_headers(response))
             data = b""
             async for data in _data(response):
                 if data != b"[DONE]":
@@ -85,7 +85,7 @@ def _body(messages: Messages | str, model: str, parameters: Mapping[str, Any]) -
     return {"model": model, "messages": as_messages(messages), **parameters}
 
 
-def _told(response: httpx.Response) -> dict[str, Any]:
+def _checked_json(response: httpx.Response) -> dict[str, Any]:
     body: dict[str, Any] = response.json()
     retry_after = response.headers.get("retry-after")
     _raise_error(body, HTTP_FAMILIES.get(response.status_code, PointsmanError), retry_after)
@@ -100,7 +100,7 @@ def _raise_error(body: Mapping[str, Any], family: type[PointsmanError], retry_af
         raise family(error["message"], code=error["code"], param=error["param"], retry_after=waiting)
 
 
-def _http_answer(choices: Sequence[ChoiceSaid], last: Mapping[str, Any], told: Mapping[str, str]) -> Answer:
+def _http_answer(choices: Sequence[AnswerChoice], last: Mapping[str, Any], headers: Mapping[str, str]) -> Answer:
     """`last` is the body or, for a stream, the event with the usage."""
     usage, receipt = last["usage"], last["pointsman"]
     return Answer(
@@ -117,14 +117,14 @@ def _http_answer(choices: Sequence[ChoiceSaid], last: Mapping[str, Any], told: M
         sources=[source["document_id"] for source in receipt["sources"]],
         choices=tuple(choices),
         decision_id=last["id"].removeprefix("chatcmpl-"),
-        told=told,
+        headers=headers,
     )
 
 
 def _headers(response: httpx.Response) -> dict[str, str]:
-    told = {
+    headers = {
         name.removeprefix("x-pointsman-"): value
         for name, value in response.headers.items()
         if name.startswith("x-pointsman-")
     }
-    return told | {"request-id": response.headers["x-request-id"]}
+    return headers | {"request-id": response.headers["x-request-id"]}

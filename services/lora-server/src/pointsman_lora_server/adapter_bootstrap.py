@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from pointsman_servicekit.bounded_redis import BoundedRedis
 
+from pointsman_lora_server.adapters.load_sequence import LoadSequence
 from pointsman_lora_server.adapters.loading import AdapterLoader
 from pointsman_lora_server.adapters.placement import PlacementPlanner
 from pointsman_lora_server.adapters.promotion import Promoter, PromotionGate, roll_back_failing_canaries
@@ -12,7 +13,7 @@ from pointsman_lora_server.adapters.reconciler import Reconciler
 from pointsman_lora_server.adapters.service import AdapterService
 from pointsman_lora_server.adapters.slots import AdapterSlots
 from pointsman_lora_server.adapters.state_machine import SmokeTest, VersionStateMachine, VersionValidator
-from pointsman_lora_server.adapters.trials import LoadSequence, WarmUp
+from pointsman_lora_server.adapters.warm_up import WarmUp
 from pointsman_lora_server.domain import AdapterVersion, DesiredState
 from pointsman_lora_server.engine_state import EngineStateStore
 from pointsman_lora_server.metrics import LoraServerMetrics

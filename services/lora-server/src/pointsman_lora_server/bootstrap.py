@@ -16,9 +16,11 @@ from pointsman_servicekit.service_tokens import TokenGate, open_token_gate
 from prometheus_client import CollectorRegistry
 
 from pointsman_lora_server.adapter_bootstrap import AdapterParts, build_adapters
+from pointsman_lora_server.adapters.load_sequence import LoadSequence
 from pointsman_lora_server.adapters.slots import AdapterSlots
 from pointsman_lora_server.adapters.state_machine import NullSmokeTest, SmokeTest
-from pointsman_lora_server.adapters.trials import LoadSequence, Trials, WarmUp
+from pointsman_lora_server.adapters.trials import Trials
+from pointsman_lora_server.adapters.warm_up import WarmUp
 from pointsman_lora_server.checks.base_layers import read_base
 from pointsman_lora_server.engine.command import EngineCommand, GuardSecret
 from pointsman_lora_server.engine.completion import Probe, TimedEngine

@@ -39,10 +39,10 @@ from pointsman_gateway.embeddings.metrics import EmbeddingMetrics
 from pointsman_gateway.engines.connection_pool import Pool
 from pointsman_gateway.engines.dns_groups import DnsResolver
 from pointsman_gateway.engines.engines import Engines
+from pointsman_gateway.engines.http_engine_client import HttpEngineClient
 from pointsman_gateway.engines.http_post import PooledPoster
 from pointsman_gateway.engines.litellm_client import LiteLLMClient, load_litellm
 from pointsman_gateway.engines.metrics import CanaryReporter, EngineMetrics, EngineStates
-from pointsman_gateway.engines.openai_client import OpenAIClient
 from pointsman_gateway.engines.path_adapters import PathAdapters
 from pointsman_gateway.metering.aggregate import MetricsAggregator
 from pointsman_gateway.metering.canary_outcomes import CanaryOutcomes
@@ -132,7 +132,7 @@ async def build_gateway(
         capacity, queue = find_capacity(settings), QueueLimits(settings.queue_size, settings.queue_timeout)
         admission = Admission(capacity.requests, metrics.in_flight, queue, metrics.queue_depth, settings.tenant_share)
         metrics.max_in_flight.set(capacity.requests)
-        client = OpenAIClient(pool)
+        client = HttpEngineClient(pool)
         dependencies = Dependencies(
             client=tracing.engine_client(client, gen_ai),
             search=ProtectedSearch(retriever, Breaker()),
@@ -165,7 +165,7 @@ async def build_gateway(
             tenancy=tenancy,
         )
         first = await builder.build(config)
-        metrics.set_generation(first.revision)
+        metrics.set_revision(first.revision)
         watched = [*watched_files(settings.config), *([settings.classifier] if settings.classifier else [])]
         reloader = ConfigReloader(first, watched, builder.build_from_folder, metrics)
         canary_reporter = CanaryReporter(canary_outcomes, lambda: reloader.current.engines, engine_metrics)

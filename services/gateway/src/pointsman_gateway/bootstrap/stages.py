@@ -101,7 +101,7 @@ def build_stages(config: Config, models: LoadedModels, engines: Engines, depende
             expected_cost=expected_cost,
             evidence=dependencies.evidence,
             adapters=engines,
-            generation=config.digest,
+            revision=config.digest,
             freshness=dependencies.freshness,
             model_inputs={name: model.input for name, model in config.models.models.items()},
             model_fallbacks=named.fallbacks,

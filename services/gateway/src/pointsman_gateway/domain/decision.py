@@ -67,7 +67,7 @@ class Decision:
     margin: float = 0.0
     in_distribution_score: float = 0.0
     notes: tuple[str, ...] = ()
-    generation: str = ""
+    revision: str = ""
     """The revision of the configuration that decided."""
     escalation: tuple[Path, ...] = ()
     """If a validator rejects the answer of `path`, the first of these answers instead; at most once."""

@@ -13,8 +13,8 @@ from pointsman_gateway.engines.adapter_discovery import ListedModel, NotListed, 
 from pointsman_gateway.engines.connection_pool import Pool
 from pointsman_gateway.engines.engine_client import EngineRequest
 from pointsman_gateway.engines.engine_state import Engine
+from pointsman_gateway.engines.http_engine_client import HttpEngineClient
 from pointsman_gateway.engines.http_post import PooledPoster
-from pointsman_gateway.engines.openai_client import OpenAIClient
 
 ANSWER_SECONDS = 60.0
 MAX_SHOWN_NAMES = 10
@@ -117,7 +117,7 @@ class _Answer:
 
 async def _answer_findings(pool: Pool, engine: Engine, model: str, timeouts: Timeouts) -> list[EngineFinding]:
     """Requests one streamed token from a model, and returns the findings on the answer and its reported usage."""
-    answer, client = _Answer(), OpenAIClient(pool)
+    answer, client = _Answer(), HttpEngineClient(pool)
     request = EngineRequest(
         engine.name, engine.url, model, (Message("user", "Hello"),), Sampling(max_tokens=1),
         asyncio.get_running_loop().time() + ANSWER_SECONDS, engine.api, timeouts,

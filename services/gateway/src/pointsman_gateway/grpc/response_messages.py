@@ -110,7 +110,7 @@ def _decision(decision: Decision) -> pb.Decision:
         margin=decision.margin,
         in_distribution_score=decision.in_distribution_score,
         notes=decision.notes,
-        generation=decision.generation,
+        generation=decision.revision,
     )
 
 

@@ -104,12 +104,12 @@ def system_fingerprint(started: Started) -> str:
 
     With an equal one, the same `seed` and the same engine, an answer is repeatable.
     """
-    return _fingerprint(started.decision.generation, started.decision.path.name, started.model)
+    return _fingerprint(started.decision.revision, started.decision.path.name, started.model)
 
 
 @lru_cache(maxsize=128)
-def _fingerprint(generation: str, path: str, model: str) -> str:
-    return "fp_" + hashlib.blake2b(f"{generation}\n{path}\n{model}".encode(), digest_size=5).hexdigest()
+def _fingerprint(revision: str, path: str, model: str) -> str:
+    return "fp_" + hashlib.blake2b(f"{revision}\n{path}\n{model}".encode(), digest_size=5).hexdigest()
 
 
 def usage_body(usage: Usage) -> dict[str, Any]:

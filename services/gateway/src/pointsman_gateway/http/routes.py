@@ -50,7 +50,7 @@ def _decision_body(routed: Routed, costs_usd: Mapping[str, float | None]) -> dic
         "probabilities": dict(decision.probabilities),
         "expected_cost_usd": decision.expected_cost_usd,
         "costs_usd": dict(costs_usd),
-        "generation": decision.generation,
+        "generation": decision.revision,
     }
     if routed.user_words:
         body["user_words"] = routed.user_words

@@ -138,14 +138,14 @@ class GatewayMetrics:
         """Sets the allowed label values; any other name counts as "other"."""
         self._paths, self._tasks = frozenset(paths), frozenset(tasks)
 
-    def count_reload(self, outcome: str, generation: str) -> None:
-        """Counts a reload: `outcome` is "swapped" or "refused", `generation` is the configuration used then."""
+    def count_reload(self, outcome: str, revision: str) -> None:
+        """Counts a reload: `outcome` is "swapped" or "refused", `revision` is the configuration used then."""
         self._reloads.labels(outcome).inc()
-        self.set_generation(generation)
+        self.set_revision(revision)
 
-    def set_generation(self, generation: str) -> None:
+    def set_revision(self, revision: str) -> None:
         self._generation.clear()
-        self._generation.labels(generation).set(1)
+        self._generation.labels(revision).set(1)
 
     def decision_series(self, decision: Decision) -> Iterator[tuple[str, Series]]:
         """Yields the series to which a decision is added, with the column of each."""

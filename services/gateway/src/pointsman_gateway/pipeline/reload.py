@@ -55,8 +55,8 @@ class ConfigHistory:
 
 
 class ReloadMetrics(Protocol):
-    def count_reload(self, outcome: str, generation: str) -> None:
-        """Counts a reload: `outcome` is "swapped" or "refused", `generation` is the active snapshot's revision."""
+    def count_reload(self, outcome: str, revision: str) -> None:
+        """Counts a reload: `outcome` is "swapped" or "refused", `revision` is the active snapshot's."""
         ...
 
 

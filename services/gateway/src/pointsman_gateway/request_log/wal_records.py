@@ -163,7 +163,7 @@ def decided_record(
         caller.tenant,
         caller.key,
         decision.id,
-        decision.generation,
+        decision.revision,
         decision.task,
         decision.confidence,
         decision.margin,

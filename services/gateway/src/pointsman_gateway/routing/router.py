@@ -64,7 +64,7 @@ class Router:
         expected_cost: ExpectedCost,
         evidence: Evidence,
         adapters: Adapters,
-        generation: str = "",
+        revision: str = "",
         freshness: Freshness = ALWAYS_FRESH,
         model_inputs: Mapping[str, Collection[str]] = NO_INPUTS,
         model_fallbacks: Mapping[str, Sequence[Path]] = NO_FALLBACKS,
@@ -83,7 +83,7 @@ class Router:
         self._expected_cost = expected_cost
         self._adapters = adapters
         self._facts = facts = PathFacts(paths, availability, expected_cost, evidence, adapters)
-        self._generation = generation
+        self._revision = revision
         self._freshness = freshness
         self._model_inputs = model_inputs
         self._model_fallbacks = model_fallbacks
@@ -225,7 +225,7 @@ class Router:
             margin=labels.margin,
             in_distribution_score=labels.in_distribution_score,
             notes=(*labels.notes, *chosen.notes, *self._left_out.notes(request, chosen)),
-            generation=self._generation,
+            revision=self._revision,
             escalation=escalation,
             stream_unvalidated=plan.stream_unvalidated,
         )

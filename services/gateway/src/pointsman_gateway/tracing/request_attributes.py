@@ -86,7 +86,7 @@ def _decision_attributes(decision: Decision) -> dict[str, Attribute]:
         "pointsman.kind": decision.path.kind.value,
         "pointsman.reason": decision.reason,
         "pointsman.confidence": decision.confidence,
-        "pointsman.generation": decision.generation,
+        "pointsman.generation": decision.revision,
     }
 
 

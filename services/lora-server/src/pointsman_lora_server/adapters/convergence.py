@@ -8,13 +8,11 @@ from pointsman_servicekit.errors import PointsmanError
 from pointsman_lora_server.adapters.loading import AdapterLoader
 from pointsman_lora_server.adapters.placement import PlacementPlanner
 from pointsman_lora_server.adapters.state_machine import RetryBackoff, VersionStateMachine
+from pointsman_lora_server.adapters.trials import MAX_GROUP
 from pointsman_lora_server.domain import DesiredState, EngineStatus, Phase, is_ready
 from pointsman_lora_server.engine_state import EngineStateStore
 
 log = logging.getLogger(__name__)
-
-LOADS_AT_ONCE = 16
-"""Loads that are started together; their trials form one group (`trials.py`)."""
 
 
 class EngineConvergence:
@@ -72,8 +70,8 @@ class EngineConvergence:
 
     async def _load_needed(self, desired: DesiredState) -> None:
         needed = self._needed(desired)
-        # One after the other if not all fit, so that those of the highest priority get the room.
-        at_once = LOADS_AT_ONCE if len(needed) <= self._loader.capacity else 1
+        # As many at once as share a trial; one by one if not all fit, so that the highest priorities get the room.
+        at_once = MAX_GROUP if len(needed) <= self._loader.capacity else 1
         for first in range(0, len(needed), at_once):
             group = needed[first : first + at_once]
             results = await asyncio.gather(*(self._load_one(name, desired) for name in group))

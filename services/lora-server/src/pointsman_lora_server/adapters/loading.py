@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 from pointsman_servicekit.errors import InvalidArgument, NotFound, PointsmanError, ResourceExhausted, Unavailable
 
+from pointsman_lora_server.adapters.load_sequence import LoadSequence
 from pointsman_lora_server.adapters.slots import AdapterSlots
-from pointsman_lora_server.adapters.trials import LoadSequence
 from pointsman_lora_server.domain import AdapterVersion, EngineState, EngineStatus, Phase
 from pointsman_lora_server.engine_state import EngineStateStore
 from pointsman_lora_server.metrics import LoraServerMetrics

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, NotFound, PointsmanError, Unavailable
 
 from pointsman_lora_server.adapters.promotion import Promoter
-from pointsman_lora_server.adapters.trials import WarmUp
+from pointsman_lora_server.adapters.warm_up import WarmUp
 from pointsman_lora_server.domain import AdapterVersion, DesiredState, Phase
 from pointsman_lora_server.metrics import LoraServerMetrics
 from pointsman_lora_server.registry import AdapterRegistry

@@ -19,7 +19,7 @@ from pointsman_gateway.engines.engine_client import (
     counts_against_engine,
 )
 from pointsman_gateway.engines.http1 import MAX_STEP_BYTES
-from pointsman_gateway.engines.openai_client import OpenAIClient
+from pointsman_gateway.engines.http_engine_client import HttpEngineClient
 from pointsman_servicekit.errors import DeadlineExceeded, InvalidArgument, PointsmanError, Unavailable
 from pointsman_servicekit.logs import request_id
 
@@ -37,7 +37,7 @@ Stream = Callable[..., AsyncIterator[Chunks]]
 async def stream(engine: ScriptedEngine) -> AsyncIterator[Stream]:
     """Calls the engine, with `seconds` left until the deadline."""
     pool = Pool()
-    client = OpenAIClient(pool)
+    client = HttpEngineClient(pool)
 
     def call(*, seconds: float = 10, url: str = "", sampling: Sampling = PLAIN, **more: Any) -> AsyncIterator[Chunks]:
         deadline = asyncio.get_running_loop().time() + seconds
@@ -135,10 +135,10 @@ async def test_a_stream_without_done_is_an_error(
 ) -> None:
     engine.says(*beginning("Hel"), *ending)
     got: list[Chunk] = []
-    with pytest.raises(Unavailable, match=message) as told:
+    with pytest.raises(Unavailable, match=message) as raised:
         await collect(stream(), got)
     assert got == [Chunk(content="Hel")]
-    assert (told.value.code, told.value.retry_after) == ("engine_unavailable", 1.0)
+    assert (raised.value.code, raised.value.retry_after) == ("engine_unavailable", 1.0)
 
 
 async def test_events_may_be_split_anywhere_and_contain_comments(engine: ScriptedEngine, stream: Stream) -> None:
@@ -171,11 +171,11 @@ async def test_an_error_at_the_start_of_a_stream_counts_as_its_status(
     error = {"message": "Invalid grammar", "type": "BadRequestError", "param": "tools", "code": code}
     engine.says({"error": error}, DONE)
 
-    with pytest.raises(family, match="Invalid grammar") as told:
+    with pytest.raises(family, match="Invalid grammar") as raised:
         await collect(stream())
 
-    assert counts_against_engine(told.value) == (family is TransientFailure)
-    assert told.value.param == ("tools" if code == 400 else None)
+    assert counts_against_engine(raised.value) == (family is TransientFailure)
+    assert raised.value.param == ("tools" if code == 400 else None)
 
 
 async def test_an_error_after_the_first_token_is_the_engines(engine: ScriptedEngine, stream: Stream) -> None:
@@ -196,29 +196,29 @@ async def test_an_error_in_a_stream_is_masked_and_cut(
     message = f"Incorrect API key provided: {' and '.join(KEYS)} {'x' * 100_000}"
     engine.says(*beginning(*before), {"error": {"message": message, "code": code, "param": ["x"]}}, DONE)
 
-    with pytest.raises(PointsmanError, match=r"Incorrect API key provided: \[secret\] and \[secret\] x") as told:
+    with pytest.raises(PointsmanError, match=r"Incorrect API key provided: \[secret\] and \[secret\] x") as raised:
         await collect(stream())
 
-    assert len(told.value.message) < 2100
-    assert told.value.message.endswith("x…")
+    assert len(raised.value.message) < 2100
+    assert raised.value.message.endswith("x…")
 
 
 async def test_an_error_in_an_anthropic_stream_is_masked_and_cut(engine: ScriptedEngine, stream: Stream) -> None:
     engine.says({"type": "error", "error": {"type": "api_error", "message": f"{' '.join(KEYS)} {'x' * 100_000}"}})
 
-    with pytest.raises(TransientFailure, match=r"failed: \[secret\] \[secret\] x") as told:
+    with pytest.raises(TransientFailure, match=r"failed: \[secret\] \[secret\] x") as raised:
         await collect(stream(api=replace(DEFAULT_API, dialect="anthropic")))
 
-    assert len(told.value.message) < 2100
+    assert len(raised.value.message) < 2100
 
 
 @pytest.mark.parametrize("status", [400, 500])
 async def test_the_message_of_a_response_is_cut(engine: ScriptedEngine, stream: Stream, status: int) -> None:
     engine.refuses(status, {"error": {"message": "x" * 100_000, "param": "x" * 10_000}})
-    with pytest.raises(PointsmanError) as told:
+    with pytest.raises(PointsmanError) as raised:
         await collect(stream())
-    assert len(told.value.message) < 2100
-    assert len(told.value.param or "") < 300
+    assert len(raised.value.message) < 2100
+    assert len(raised.value.param or "") < 300
 
 
 VALIDATION = {"error": {"message": "top_k must be 1 or more", "type": "BadRequestError", "param": "top_k", "code": 400}}
@@ -264,16 +264,16 @@ async def test_an_engines_status_maps_to_a_caller_or_engine_error(
     message: str,
 ) -> None:
     engine.refuses(status, body)
-    with pytest.raises(PointsmanError) as told:
+    with pytest.raises(PointsmanError) as raised:
         await collect(stream())
-    assert (type(told.value), told.value.code, told.value.param) == (family, code, param)
-    assert told.value.message.startswith(message)
+    assert (type(raised.value), raised.value.code, raised.value.param) == (family, code, param)
+    assert raised.value.message.startswith(message)
 
 
 async def test_an_unreachable_engine_is_unavailable(stream: Stream) -> None:
-    with pytest.raises(Unavailable, match="engine 'a' failed: ") as told:
+    with pytest.raises(Unavailable, match="engine 'a' failed: ") as raised:
         await collect(stream(url="http://127.0.0.1:1"))
-    assert told.value.code == "engine_unavailable"
+    assert raised.value.code == "engine_unavailable"
 
 
 @pytest.mark.parametrize("pieces", [(), ("Hel",)])

@@ -39,22 +39,22 @@ Message = tuple[bytes, bytes]
 """The head and the body of a request."""
 
 
-class OpenAIClient:
+class HttpEngineClient:
     """Sends requests to engines by HTTP, with one pool of connections; implements `EngineClient`."""
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
         self.clock = asyncio.get_running_loop().time
 
-    def send(self, request: EngineRequest, sink: ChunkSink) -> "OpenAITransfer":
-        return OpenAITransfer(self, request, sink)
+    def send(self, request: EngineRequest, sink: ChunkSink) -> "HttpTransfer":
+        return HttpTransfer(self, request, sink)
 
     async def connect(self, request: EngineRequest) -> EngineConnection:
         """Opens a new connection to the request's engine; raises ConnectionFailed, or TimedOut if that is late."""
         return await self.pool.connect(origin_of(request.url), request.timeouts.connect_seconds, request.deadline)
 
 
-class OpenAITransfer:
+class HttpTransfer:
     """Reads one answer in the connection's callbacks, without a task, and pushes it to a sink (a `Transfer`)."""
 
     __slots__ = (
@@ -74,7 +74,7 @@ class OpenAITransfer:
         "_sink",
     )
 
-    def __init__(self, client: OpenAIClient, request: EngineRequest, sink: ChunkSink) -> None:
+    def __init__(self, client: HttpEngineClient, request: EngineRequest, sink: ChunkSink) -> None:
         self._client = client
         self._request = request
         self._sink: ChunkSink | None = sink

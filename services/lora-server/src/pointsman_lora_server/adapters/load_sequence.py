@@ -1,0 +1,35 @@
+"""The steps of one load: into the engine, the trial, the comparison with PEFT."""
+
+from pathlib import Path
+
+from pointsman_servicekit.errors import InvalidArgument
+
+from pointsman_lora_server.adapters.trials import Trials
+from pointsman_lora_server.adapters.warm_up import WarmUp
+from pointsman_lora_server.engine.vllm_client import VllmClient
+from pointsman_lora_server.metrics import LoraServerMetrics
+
+
+class LoadSequence:
+    """The steps of one load in their order: reading the weights, a trial if one is needed, the comparison with PEFT."""
+
+    def __init__(self, engine: VllmClient, warm_up: WarmUp, trials: Trials, metrics: LoraServerMetrics) -> None:
+        self.trials = trials
+        self._engine = engine
+        self._warm_up = warm_up
+        self._metrics = metrics
+
+    async def load(self, version: str, folder: Path) -> None:
+        """Has the engine read a version's weights; raises InvalidArgument if it rejects them, or Unavailable."""
+        try:
+            with self._metrics.time_load_step("engine"):
+                await self._engine.load(version, folder)
+        except InvalidArgument:
+            await self.trials.check_engine(version)
+            raise
+
+    async def verify(self, version: str) -> None:
+        """Compares the version's answers with its reference, if there is one, and records the time that it takes."""
+        if self._warm_up.has_reference(version):
+            with self._metrics.time_load_step("comparison"):
+                await self._warm_up.verify(version)

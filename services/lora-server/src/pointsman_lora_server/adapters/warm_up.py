@@ -1,0 +1,67 @@
+"""The first answers of a version, which warm the engine up for it, and their comparison with PEFT's."""
+
+import asyncio
+import logging
+
+from pointsman_lora_server.domain import AdapterVersion
+from pointsman_lora_server.engine.completion import CompletionClient
+from pointsman_lora_server.smoke.reference import Reference, compare
+
+log = logging.getLogger(__name__)
+
+PROMPT = (
+    "You answer the customers of a bank. Say what the message is about, in one short sentence, and name what has to be "
+    "done next. Message: I was charged twice for the same train ticket last Friday and the shop tells me to ask you. "
+    "Answer:"
+)
+"""Of typical length: the engine's first prefill and its first decoding steps with an adapter are slow."""
+
+MAX_TOKENS = 4
+"""Length of the answer, so that decoding is warmed up as well."""
+
+MAX_REFERENCES = 64
+"""References, some kilobytes each, that are kept until their version is loaded."""
+
+
+class WarmUp:
+    """Requests the first answers of a version and compares them with the reference of the smoke test."""
+
+    def __init__(self, engine: CompletionClient) -> None:
+        self._engine = engine
+        self._references: dict[str, Reference] = {}
+        self._verified: set[str] = set()
+
+    def set_reference(self, version: str, reference: Reference) -> None:
+        """Stores the reference answers with which the version's answers are compared after its next load."""
+        self._verified.discard(version)
+        while len(self._references) >= MAX_REFERENCES:
+            del self._references[next(iter(self._references))]
+        self._references[version] = reference
+
+    def needs_reference(self, version: str) -> bool:
+        """Returns whether the version has been neither compared nor given a reference in this process."""
+        return version not in self._verified and version not in self._references
+
+    def has_reference(self, version: str) -> bool:
+        """Returns whether reference answers are stored, with which the version's next load is compared."""
+        return version in self._references
+
+    async def warm(self, version: AdapterVersion) -> None:
+        """Requests a first answer of the version; raises InvalidArgument if it cannot answer."""
+        await self._engine.complete(version.version, PROMPT, MAX_TOKENS)
+
+    async def verify(self, version: str) -> None:
+        """Compares the engine's answers with the reference, once, if there is one.
+
+        Raises InvalidArgument if they differ, NotFound if the version was evicted meanwhile.
+        """
+        reference = self._references.get(version)
+        if reference is None:
+            return
+        answers = await asyncio.gather(
+            *(self._engine.complete(version, row.prompt_ids, len(row.token_ids)) for row in reference.rows)
+        )
+        agreement = compare(reference, answers)
+        log.info("%s answers as it does in PEFT: %s", version, agreement)
+        self._references.pop(version, None)
+        self._verified.add(version)
