@@ -46,6 +46,7 @@ PROXY: dict[str, Any] = {
                 "api_base": "http://vllm:8000/v1",
                 "input_cost_per_token": 1e-07,
                 "output_cost_per_token": 2e-07,
+                "cache_creation_input_token_cost": 1.25e-07,
             },
             "model_info": {"max_tokens": 8192, "supports_vision": True},
         },
@@ -96,7 +97,7 @@ def test_models_engines_fallbacks_and_settings_are_translated(translated: tuple[
     assert models["gpt-4o-mini"].fallback == ("claude",)
     price = models["our-llama"].usd_per_million_tokens
     assert price is not None
-    assert (price.prompt, price.cached, price.completion) == (0.1, 0.1, 0.2)
+    assert price.by_kind == {"prompt": 0.1, "cached": 0.1, "completion": 0.2, "cache_write": 0.125}
     assert (models["our-llama"].context_window, models["our-llama"].input) == (8192, ("text", "image"))
     assert [(engine.preset_name, engine.upstream_name, engine.api_key_env) for engine in engines.values()] == [
         ("azure-deployments", "our-mini", "AZURE_API_KEY"),

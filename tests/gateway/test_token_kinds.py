@@ -69,6 +69,13 @@ def counted(prompt: int, completion: int, **more: Any) -> dict[str, Any]:
             }),
             Usage(90, 4, 30, details=TokenDetails(10, 40)),
         ),
+        (
+            counted(
+                2006, 300, prompt_tokens_details={"cached_tokens": 1920}, cache_creation_input_tokens=80,
+                cache_read_input_tokens=1920,
+            ),
+            Usage(2006, 300, 1920, details=TokenDetails(80)),
+        ),
         (counted(90, 4, prompt_cache_hit_tokens=64, prompt_cache_miss_tokens=26), Usage(90, 4, 64)),
         (counted(90, 4, cached_tokens=64), Usage(90, 4, 64)),
         (
@@ -82,7 +89,10 @@ def counted(prompt: int, completion: int, **more: Any) -> dict[str, Any]:
         ),
         (counted(9, 2, completion_tokens_details="many", cached_tokens=-1) | {"total_tokens": 1.5}, Usage(9, 2)),
     ],
-    ids=["plain", "null", "openai", "litellm", "deepseek", "moonshot", "xai", "gemini", "overlapping", "nonsense"],
+    ids=[
+        "plain", "null", "openai", "litellm", "litellm-proxy", "deepseek", "moonshot", "xai", "gemini", "overlapping",
+        "nonsense",
+    ],
 )  # fmt: skip
 def test_openai_compatible_engines_report_kinds_in_different_ways(usage: dict[str, Any], expected: Usage) -> None:
     assert read(usage) == expected

@@ -28,6 +28,17 @@ from pointsman_lab.report import Report, Section
 from pointsman_lab.starter import DEFAULT_CONTEXT_WINDOW
 
 REPORT_FILE = "import.txt"
+PRICES = {
+    "input_cost_per_token": "prompt",
+    "cache_read_input_token_cost": "cached",
+    "output_cost_per_token": "completion",
+    "cache_creation_input_token_cost": "cache_write",
+    "cache_creation_input_token_cost_above_1hr": "cache_write_1h",
+    "input_cost_per_audio_token": "prompt_audio",
+    "output_cost_per_audio_token": "completion_audio",
+    "output_cost_per_reasoning_token": "reasoning",
+}
+"""LiteLLM's names of prices, with the kinds of tokens that have them."""
 STARTER_TASKS = {
     "writing": ["Rewrite this paragraph in plain English", "Draft a short mail that declines an invitation"],
     "question": ["What is the capital of Norway?", "Why is the sky blue?"],
@@ -185,15 +196,16 @@ class _Translation:
 
     def _price(self, at: Location, engine: Mapping[str, Any]) -> dict[str, float] | None:
         """Returns the prices per million tokens in a model's entry of LiteLLM's configuration; None if it has none."""
-        names = ("input_cost_per_token", "cache_read_input_token_cost", "output_cost_per_token")
         sections = ("litellm_params", "model_info")
-        taken = [[self._source.take(*at, of, name, kind=float) for of in sections] for name in names]
-        prompt, cached, completion = (next((cost for cost in costs if cost is not None), None) for costs in taken)
-        if prompt is None or completion is None:
+        taken = [[self._source.take(*at, of, name, kind=float) for of in sections] for name in PRICES]
+        stated = [next((cost for cost in both if cost is not None), None) for both in taken]
+        costs = dict(zip(PRICES.values(), stated, strict=True))
+        if costs["prompt"] is None or costs["completion"] is None:
             return None
         self._has_prices = True
-        per_token = {"prompt": prompt, "cached": prompt if cached is None else cached, "completion": completion}
-        return {name: round(cost * 1e6, 6) for name, cost in per_token.items()}
+        if costs["cached"] is None:
+            costs["cached"] = costs["prompt"]
+        return {kind: round(cost * 1e6, 6) for kind, cost in costs.items() if cost is not None}
 
     def _model(
         self, at: Location, engine: Mapping[str, Any], name: str, price: dict[str, float] | None

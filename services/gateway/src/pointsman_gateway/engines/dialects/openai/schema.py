@@ -58,6 +58,8 @@ class UsageFields(msgspec.Struct, gc=False):
     """Of DeepSeek."""
     cached_tokens: Any = None
     """Of Moonshot."""
+    cache_creation_input_tokens: Any = None
+    """Of LiteLLM's proxy, for Anthropic's models; the prompt's count includes them."""
 
 
 class Delta(msgspec.Struct, forbid_unknown_fields=True, gc=False):

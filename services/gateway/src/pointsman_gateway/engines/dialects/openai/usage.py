@@ -22,6 +22,7 @@ def to_usage(event: Event | AnyEvent) -> Usage:
     if (
         event.service_tier is None
         and usage.completion_tokens_details is None
+        and usage.cache_creation_input_tokens is None
         and usage.total_tokens in (None, prompt + completion)
         and (details is None or details == PromptDetails(cached))
         and (cached is not None or (usage.prompt_cache_hit_tokens is None and usage.cached_tokens is None))
@@ -36,7 +37,8 @@ def to_usage(event: Event | AnyEvent) -> Usage:
 
 def _details(event: Event | AnyEvent, usage: UsageFields, uncounted: int) -> TokenDetails:
     prompt, completion = usage.prompt_tokens_details or _NO_PROMPT_DETAILS, usage.completion_tokens_details
-    written = to_count(prompt.cache_write_tokens) or to_count(prompt.cache_creation_tokens)
+    counts = (prompt.cache_write_tokens, prompt.cache_creation_tokens, usage.cache_creation_input_tokens)
+    written = max(map(to_count, counts))
     usual, one_hour = cache_writes(written, prompt.cache_creation_token_details)
     return TokenDetails(
         cache_write=usual,
