@@ -26,7 +26,8 @@ from pointsman_lab.datasets.build import BuildOrder, build, data_report, plan_re
 from pointsman_lab.datasets.rendering import ChosenPassages, PathRenderer, QueryEmbedding, RenderOrder, render
 from pointsman_lab.fit import ARTIFACT, fit, fit_model
 from pointsman_lab.litellm_import import import_litellm
-from pointsman_lab.prediction import MIN_ROWS, Evaluation, predict, read_evaluation, to_evaluation
+from pointsman_lab.prediction.evaluation import MIN_ROWS, Evaluation, read_evaluation, to_evaluation
+from pointsman_lab.prediction.report import Target, predict
 from pointsman_lab.replay import build_context, replay
 from pointsman_lab.replay_report import replay_report
 from pointsman_lab.report import ProgressLines, Report
@@ -82,7 +83,8 @@ def _parser() -> argparse.ArgumentParser:
     predict_parser.add_argument("--data", type=Path, metavar="FILE", help="the data set that was evaluated")
     predict_parser.add_argument("--answers", type=Path, metavar="FILE", help="of the evaluation")
     predict_parser.add_argument("--live", action="store_true", help="learn from the ratings in the request log too")
-    predict_parser.add_argument("--tolerance", type=float, required=True)
+    predict_parser.add_argument("--usd-per-wrong-answer", type=float, metavar="USD")
+    predict_parser.add_argument("--quality", type=float, help="to reach at the least cost")
     replay_parser = commands.add_parser("replay", help="decide recorded requests again with this configuration")
     replay_parser.set_defaults(command=_replay)
     replay_parser.add_argument("--examples", type=int, default=10, metavar="N")
@@ -166,7 +168,8 @@ async def _predict(options: argparse.Namespace, settings: Settings) -> Report:
     for number, text in enumerate(evaluation.texts, 1):
         vectors.append(await embedding.embed(text))
         progress("embedding", number, len(evaluation.texts))
-    return predict(evaluation, np.stack(vectors).astype(float), models.encoder.fingerprint, options.tolerance)
+    target = Target(options.usd_per_wrong_answer, options.quality)
+    return predict(evaluation, np.stack(vectors).astype(float), models.encoder.fingerprint, target)
 
 
 async def _rated_live(config: Config, options: argparse.Namespace, url: str, evaluated: Sequence[str]) -> Evaluation:
