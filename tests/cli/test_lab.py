@@ -188,6 +188,14 @@ def test_a_policy_is_learned_from_an_evaluation_and_printed(
     outcome = cli("predict", "triage", "--config", example, "--usd-per-wrong-answer", 0, *options)
     assert (outcome.code, "must be above 0" in outcome.err) == (2, True)
     outcome = cli("predict", "triage", "--config", example, *options[:2])
-    assert (outcome.code, "by both --data and --answers, or --live" in outcome.err) == (2, True)
+    assert (outcome.code, "by both --data and --answers, or --scores" in outcome.err) == (2, True)
+    scores = "text,path,score,cost\n" + "".join(
+        f"{rows[int(each['row'])]['text']},{each['path']},{each['score']},{each['cost_parts_usd']['prompt']}\n"
+        for each in answers
+    )
+    (tmp_path / "scores.csv").write_text(scores)
+    elsewhere = ("--scores", tmp_path / "scores.csv", "--data-dir", data_dir)
+    outcome = cli("predict", "triage", "--config", example, "--quality", 0.95, *elsewhere, "--json")
+    assert (outcome.code, json.loads(outcome.out)) == (0, facts)
     outcome = cli("predict", "none", "--config", example, *options)
     assert outcome.err.splitlines()[-1].startswith("error: there is no task 'none'; known: branded_reply, ")

@@ -191,6 +191,14 @@ def predict(
     answers: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The answers that `pointsman eval` stored.", show_default=False)
     ] = None,
+    scores: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Scores that were measured elsewhere: CSV, JSONL or Parquet with the columns text, path, score, cost.",
+            show_default=False,
+        ),
+    ] = None,
     live: Annotated[
         bool,
         typer.Option("--live", help="Learn from the gateway's ratings and shadow requests too, or from them alone."),
@@ -224,8 +232,8 @@ def predict(
         raise UsageError("--tolerance is replaced by --usd-per-wrong-answer (or --quality)")
     if usd_per_wrong_answer is not None and (quality is not None or usd_per_wrong_answer <= 0):
         raise UsageError("--usd-per-wrong-answer must be above 0, and excludes --quality")
-    if (data is None) != (answers is None) or not (data or live):
-        raise UsageError("name an evaluation by both --data and --answers, or --live, or all three")
+    if (data is None) != (answers is None) or (data and scores) or not (data or scores or live):
+        raise UsageError("name an evaluation by both --data and --answers, or --scores; add --live, or name it alone")
     at = DataDir.at(data_dir)
     arguments = ["predict", str(config_folder_of(config, at)), task, "--since", since]
     for name, number in (("--usd-per-wrong-answer", usd_per_wrong_answer), ("--quality", quality)):
@@ -233,6 +241,8 @@ def predict(
             arguments += [name, str(number)]
     if data and answers:
         arguments += ["--data", str(data), "--answers", str(answers)]
+    if scores:
+        arguments += ["--scores", str(scores)]
     if live:
         arguments.append("--live")
         if url := redis_url(redis, at):

@@ -28,6 +28,7 @@ from pointsman_lab.fit import ARTIFACT, fit, fit_model
 from pointsman_lab.litellm_import import import_litellm
 from pointsman_lab.prediction.evaluation import MIN_ROWS, Evaluation, read_evaluation, to_evaluation
 from pointsman_lab.prediction.report import Target, predict
+from pointsman_lab.prediction.scores_file import read_scores
 from pointsman_lab.replay import build_context, replay
 from pointsman_lab.replay_report import replay_report
 from pointsman_lab.report import ProgressLines, Report
@@ -82,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     predict_parser.set_defaults(command=_predict)
     predict_parser.add_argument("--data", type=Path, metavar="FILE", help="the data set that was evaluated")
     predict_parser.add_argument("--answers", type=Path, metavar="FILE", help="of the evaluation")
+    predict_parser.add_argument("--scores", type=Path, metavar="FILE", help="columns: text, path, score, cost")
     predict_parser.add_argument("--live", action="store_true", help="learn from the ratings in the request log too")
     predict_parser.add_argument("--usd-per-wrong-answer", type=float, metavar="USD")
     predict_parser.add_argument("--quality", type=float, help="to reach at the least cost")
@@ -156,13 +158,17 @@ async def _predict(options: argparse.Namespace, settings: Settings) -> Report:
     config = _load(options.folder)
     if options.task not in config.tasks.tasks:
         raise ConfigError(f"there is no task '{options.task}'; known: {', '.join(sorted(config.tasks.tasks))}")
-    evaluation = read_evaluation(options.data, options.answers, options.task) if options.data else None
+    evaluation = read_scores(options.scores) if options.scores else None
+    if options.data:
+        evaluation = read_evaluation(options.data, options.answers, options.task)
     if options.live:
         paths = evaluation.paths if evaluation else ()
         live = await _rated_live(config, options, options.redis or settings.redis_url, paths)
         evaluation = evaluation.with_rows(live) if evaluation else live
     if evaluation is None:
-        raise ConfigError("there is nothing to learn from; name an evaluation (--data and --answers), or --live")
+        raise ConfigError(
+            "there is nothing to learn from; name an evaluation (--data and --answers), --scores, or --live"
+        )
     models = EmbeddingModels.load(settings.embedding_model, config.encoder)
     embedding, progress, vectors = QueryEmbedding(models), ProgressLines(), []
     for number, text in enumerate(evaluation.texts, 1):
