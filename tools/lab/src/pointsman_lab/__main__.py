@@ -21,6 +21,7 @@ from pointsman_servicekit.errors import PointsmanError
 from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.service_tokens import open_token
 from pointsman_servicekit.tls import client_tls
+from threadpoolctl import threadpool_limits
 
 from pointsman_lab.datasets.build import BuildOrder, build, data_report, plan_report
 from pointsman_lab.datasets.rendering import ChosenPassages, PathRenderer, QueryEmbedding, RenderOrder, render
@@ -175,7 +176,8 @@ async def _predict(options: argparse.Namespace, settings: Settings) -> Report:
         vectors.append(await embedding.embed(text))
         progress("embedding", number, len(evaluation.texts))
     target = Target(options.usd_per_wrong_answer, options.quality)
-    return predict(evaluation, np.stack(vectors).astype(float), models.encoder.fingerprint, target)
+    with threadpool_limits(limits=1):  # threads of BLAS busy-wait for each other, and the matrices are small
+        return predict(evaluation, np.stack(vectors).astype(float), models.encoder.fingerprint, target)
 
 
 async def _rated_live(config: Config, options: argparse.Namespace, url: str, evaluated: Sequence[str]) -> Evaluation:
