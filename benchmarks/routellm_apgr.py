@@ -18,14 +18,15 @@ from numpy.typing import NDArray
 from pointsman_embedding import StaticModel
 from pointsman_gateway.classification.excerpt import token_excerpt
 from pointsman_gateway.classification.model import SentenceEncoder
-from pointsman_lab.prediction import PRIOR_ROWS, choose, evaluate_policy, fit
+from pointsman_lab.prediction.choice import Outcomes, best_single, choose, measure_policy
+from pointsman_lab.prediction.fitting import PRIOR_ROWS, fit
 
 WEAK, STRONG = "mistralai/Mixtral-8x7B-Instruct-v0.1", "gpt-4-1106-preview"
 USD = np.array([0.24, 24.7])
 """Per million tokens, as in RouteLLM's paper."""
 SEEDS = (1, 2, 3, 4, 5)
-TOLERANCE = 0.15
-"""Of the policy."""
+USD_PER_WRONG_ANSWER = 163.0
+"""Of the policy, for a million tokens: the strong model is chosen if it is better by 0.15, as `USD` differ by 24.46."""
 BOTH = 200
 """Questions with a score of both answers, if the others have a score of one."""
 SHARES = np.linspace(0, 1, 11)
@@ -87,7 +88,7 @@ def random_ratings(vectors: Array, scores: Array, random: np.random.Generator) -
 def ratings_of_chosen(vectors: Array, scores: Array, random: np.random.Generator) -> Array:
     """The policy that learned from both answers chooses the answer that is rated."""
     predicted = np.stack([fit(vectors[:BOTH], scores[:BOTH, model]).of(vectors) for model in (0, 1)], axis=1)
-    return _one_of_others(scores, choose(predicted, USD, TOLERANCE))
+    return _one_of_others(scores, choose(predicted, np.tile(USD, (len(scores), 1)), USD_PER_WRONG_ANSWER))
 
 
 def _one_of_others(scores: Array, rated: NDArray[np.intp]) -> Array:
@@ -144,9 +145,12 @@ def one_seed(
             predicted[asked, model] = fit(vectors[of_task], scores).of(questions.vectors[tested[asked]])
             means[asked, model] = (np.nansum(scores) + PRIOR_ROWS / 2) / ((~np.isnan(scores)).sum() + PRIOR_ROWS)
     scores = questions.scores[tested]
-    policy = evaluate_policy(predicted, scores, USD, TOLERANCE)
+    usd = np.tile(USD, (len(scores), 1))
+    fixed = best_single(questions.scores[learned], usd[:1], USD_PER_WRONG_ANSWER)
+    at_price, of_fixed = np.full(len(scores), USD_PER_WRONG_ANSWER), np.full(len(scores), fixed)
+    policy = measure_policy(Outcomes(predicted, usd, scores, usd), at_price, of_fixed)
     gains = [each[:, 1] - each[:, 0] for each in (predicted, means)]
-    return figures(scores, gains[0]) | {"gain": policy.gain}, figures(scores, gains[1])
+    return figures(scores, gains[0]) | {"gain": policy.gain_at_equal_cost}, figures(scores, gains[1])
 
 
 def figures(scores: Array, predicted: Array) -> dict[str, float]:

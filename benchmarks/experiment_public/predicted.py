@@ -11,18 +11,26 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from pointsman_embedding import MiniLM
-from pointsman_lab.prediction import (
-    MIN_ROWS,
-    Evaluation,
-    evaluate_policy,
-    fit,
-    predict_out_of_fold,
-    read_evaluation,
+from pointsman_lab.prediction.choice import (
+    Outcomes,
+    best_single,
+    measure_out_of_fold,
+    measure_policy,
+    price_for_quality,
+    prices_to_try,
 )
+from pointsman_lab.prediction.evaluation import MIN_ROWS, Evaluation, read_evaluation
+from pointsman_lab.prediction.fitting import (
+    FOLDS,
+    fit,
+    fit_cost,
+    folds_of,
+    predict_costs_out_of_fold,
+    predict_out_of_fold,
+)
+from pointsman_lab.prediction.report import DEFAULT_QUALITY_SHARE
 
 RESULT = "mixed-predicted.json"
-TOLERANCE = 0.05
-"""The policy's default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +53,8 @@ class Predicted:
     gain: float
     """On test rows, above the best mix of fixed paths that costs as much, known in hindsight."""
     bound: float
-    """The lower bound of `gain`, one-sided, at 95 %."""
+    """The lower bound of the gain in utility over the best single path of the validation rows, which is not more than
+    `gain`; one-sided, at 95 %."""
     fixed: str
     """The path with the best score on the validation rows."""
     fixed_score: float
@@ -88,24 +97,41 @@ def read(folder: Path) -> list[Predicted]:
 def _of(evaluation: Evaluation, paths: tuple[str, ...]) -> Evaluation:
     """Returns the evaluation with these paths alone, in this order."""
     at = [evaluation.paths.index(path) for path in paths]
-    return Evaluation(evaluation.texts, paths, evaluation.scores[:, at], evaluation.costs[at])
+    scores, usd, mean_usd = evaluation.scores[:, at], evaluation.usd[:, at], evaluation.mean_usd[at]
+    return Evaluation(evaluation.texts, paths, scores, usd, mean_usd, evaluation.lengths)
 
 
 def _measure_task(task: str, known: Evaluation, asked: Evaluation, encoder: MiniLM) -> Predicted:
     vectors, others = (_embed(encoder, each.texts) for each in (known, asked))
-    fitted = [fit(vectors, known.scores[:, at]) for at in range(len(known.paths))]
-    predicted = np.stack([one.of(others) for one in fitted], axis=1)
-    own = evaluate_policy(predict_out_of_fold(vectors, known.scores), known.scores, known.costs, TOLERANCE)
-    result = evaluate_policy(predicted, asked.scores, asked.costs, TOLERANCE)
-    found = {path: (known.scores[:, at].mean(), known.costs[at]) for at, path in enumerate(known.paths)}
+    own = Outcomes(
+        predict_out_of_fold(vectors, known.scores),
+        predict_costs_out_of_fold(vectors, known.lengths, known.usd),
+        known.scores,
+        known.usd,
+    )
+    quality = DEFAULT_QUALITY_SHARE * float(known.scores.mean(axis=0).max())
+    price = price_for_quality(own, prices_to_try(known.mean_usd), quality)
+    validated = measure_out_of_fold(own, folds_of(len(known.texts)), [price] * FOLDS)
+    at_paths = range(len(known.paths))
+    new = Outcomes(
+        np.stack([fit(vectors, known.scores[:, at]).of(others) for at in at_paths], axis=1),
+        np.stack(
+            [fit_cost(vectors, known.lengths, known.usd[:, at]).of(others, asked.lengths) for at in at_paths], axis=1
+        ),
+        asked.scores,
+        asked.usd,
+    )
+    fixed = np.full(len(asked.texts), best_single(known.scores, known.usd, price))
+    result = measure_policy(new, np.full(len(asked.texts), price), fixed)
+    found = {path: (known.scores[:, at].mean(), known.mean_usd[at]) for at, path in enumerate(known.paths)}
     best = known.paths.index(best_first(found)[0])
     return Predicted(
-        task=task, learned=len(known.texts), validation_bound=own.bound,
-        accepted=own.bound > 0 and len(known.texts) >= MIN_ROWS,
+        task=task, learned=len(known.texts), validation_bound=validated.bound,
+        accepted=validated.bound > 0 and len(known.texts) >= MIN_ROWS,
         shares=dict(zip(known.paths, map(float, result.shares), strict=True)),
-        score=result.quality, usd_per_1000=1000 * result.usd, gain=result.gain, bound=result.bound,
+        score=result.quality, usd_per_1000=1000 * result.usd, gain=result.gain_at_equal_cost, bound=result.bound,
         fixed=known.paths[best], fixed_score=float(asked.scores[:, best].mean()),
-        fixed_usd_per_1000=1000 * float(asked.costs[best]),
+        fixed_usd_per_1000=1000 * float(asked.mean_usd[best]),
     )  # fmt: skip
 
 

@@ -175,15 +175,27 @@ def test_a_policy_is_learned_from_an_evaluation_and_printed(
         (tmp_path / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
     options = ("--data", tmp_path / "rows.jsonl", "--answers", tmp_path / "answers.jsonl", "--data-dir", data_dir)
 
-    outcome = cli("predict", "triage", "--config", example, "--tolerance", 0.3, *options, "--json")
+    outcome = cli("predict", "triage", "--config", example, "--quality", 0.95, *options, "--json")
 
     assert outcome.code == 0, outcome.err
     facts = json.loads(outcome.out)
     assert list(facts["policy"]["predicted"]["paths"]) == ["triage_adapter", "triage_few_shot"]
     assert facts["quality"] > 0.9
-    assert facts["lower_bound"] > 0.2
+    assert facts["lower_bound"] > 0.05
 
+    outcome = cli("predict", "triage", "--config", example, "--tolerance", 0.3, *options)
+    assert (outcome.code, "--tolerance is replaced by --usd-per-wrong-answer" in outcome.err) == (2, True)
+    outcome = cli("predict", "triage", "--config", example, "--usd-per-wrong-answer", 0, *options)
+    assert (outcome.code, "must be above 0" in outcome.err) == (2, True)
     outcome = cli("predict", "triage", "--config", example, *options[:2])
-    assert (outcome.code, "by both --data and --answers, or --live" in outcome.err) == (2, True)
+    assert (outcome.code, "by both --data and --answers, or --scores" in outcome.err) == (2, True)
+    scores = "text,path,score,cost\n" + "".join(
+        f"{rows[int(each['row'])]['text']},{each['path']},{each['score']},{each['cost_parts_usd']['prompt']}\n"
+        for each in answers
+    )
+    (tmp_path / "scores.csv").write_text(scores)
+    elsewhere = ("--scores", tmp_path / "scores.csv", "--data-dir", data_dir)
+    outcome = cli("predict", "triage", "--config", example, "--quality", 0.95, *elsewhere, "--json")
+    assert (outcome.code, json.loads(outcome.out)) == (0, facts)
     outcome = cli("predict", "none", "--config", example, *options)
     assert outcome.err.splitlines()[-1].startswith("error: there is no task 'none'; known: branded_reply, ")

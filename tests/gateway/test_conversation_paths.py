@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from pointsman_gateway.config.field_types import PolicyConfig
 from pointsman_gateway.config.tasks_file import TaskConfig
@@ -13,6 +14,7 @@ from pointsman_gateway.domain.conversation import ConversationStep, KeptPath, St
 from pointsman_gateway.engines.engine_state import Engine
 from pointsman_gateway.engines.engines import Engines
 from pointsman_gateway.routing.path_state import PinnedVersion, resolve_adapter
+from pointsman_gateway.routing.predicted import encode_weights
 from pointsman_gateway.routing.router import Router
 
 from tests.gateway.doubles.adapters import NoAdapters
@@ -263,6 +265,25 @@ def test_versions_are_pinned_unless_the_task_says_otherwise_and_always_in_a_tool
         adapter = router.decide(ASKED, labels(), kept).path.resolved_adapter
         versions[pins, step] = adapter and adapter.version
     assert versions == {(True, Step.TURN): V1, (False, Step.TURN): V2, (False, Step.TOOL_LOOP): V1}
+
+
+@pytest.mark.parametrize(
+    ("kept", "saved", "usd_per_wrong_answer", "path", "note"),
+    [
+        ("small", 0.004, 4.0, "large", "left small: the change costs $0.0310 for $2.0040"),
+        ("large", 0.3, 1.0, "large", "stayed on large: a change would cost $0.0310 for $0.0000"),
+        ("large", 1.0, 1.9, "small", "left large: the change costs $0.0310 for $0.0500"),
+    ],
+)
+def test_a_conversation_leaves_a_predicted_path_if_better_answers_are_worth_it(
+    around: Around, kept: str, saved: float, usd_per_wrong_answer: float, path: str, note: str
+) -> None:
+    weights = encode_weights(np.zeros(2))
+    paths = {name: {"mean": mean, "bias": 0, "weights": weights} for name, mean in (("small", 0.4), ("large", 0.9))}
+    terms = {"encoder": "tiny", "usd_per_wrong_answer": usd_per_wrong_answer, "paths": paths}
+    around.changes = Change(gain_usd=saved, price_usd=0.031)
+    found = decide(around, kept=kept, policy={"predicted": terms})
+    assert (found.path.name, found.notes) == (path, (note,))
 
 
 # -- prices

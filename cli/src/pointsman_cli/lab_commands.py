@@ -195,29 +195,58 @@ def predict(
     answers: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The answers that `pointsman eval` stored.", show_default=False)
     ] = None,
+    scores: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Scores that were measured elsewhere: CSV, JSONL or Parquet with the columns text, path, score, cost.",
+            show_default=False,
+        ),
+    ] = None,
     live: Annotated[
         bool,
         typer.Option("--live", help="Learn from the gateway's ratings and shadow requests too, or from them alone."),
     ] = False,
     since: Annotated[str, typer.Option(metavar="AGE", help="With --live: how old ratings may be.")] = "14d",
     redis: RedisOption = "",
-    tolerance: Annotated[
-        float, typer.Option(min=0, max=1, help="Predicted quality that may be given up for a cheaper path.")
-    ] = 0.1,
+    usd_per_wrong_answer: Annotated[
+        float | None,
+        typer.Option(metavar="USD", help="Dollars that a wrong answer costs you.", show_default=False),
+    ] = None,
+    quality: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Quality to reach at the least cost; default: 95 % of the best path's.",
+            show_default=False,
+        ),
+    ] = None,
+    tolerance: Annotated[float | None, typer.Option(hidden=True)] = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
     """Learn which path of a task answers which requests well, and print the task's policy `predicted`.
 
-    Exits with code 1 if the policy is not better than fixed paths on rows that it was not learned from.
+    A table shows the policy's quality, cost and gain for each price of a wrong answer. Exits with code 1 if the policy
+    is not better than the best single path on rows that it was not learned from.
     """
-    if (data is None) != (answers is None) or not (data or live):
-        raise UsageError("name an evaluation by both --data and --answers, or --live, or all three")
+    if tolerance is not None:
+        raise UsageError("--tolerance is replaced by --usd-per-wrong-answer (or --quality)")
+    if usd_per_wrong_answer is not None and (quality is not None or usd_per_wrong_answer <= 0):
+        raise UsageError("--usd-per-wrong-answer must be above 0, and excludes --quality")
+    if (data is None) != (answers is None) or (data and scores) or not (data or scores or live):
+        raise UsageError("name an evaluation by both --data and --answers, or --scores; add --live, or name it alone")
     at = DataDir.at(data_dir)
-    arguments = ["predict", str(config_folder_of(config, at)), task, "--tolerance", str(tolerance), "--since", since]
+    arguments = ["predict", str(config_folder_of(config, at)), task, "--since", since]
+    for name, number in (("--usd-per-wrong-answer", usd_per_wrong_answer), ("--quality", quality)):
+        if number is not None:
+            arguments += [name, str(number)]
     if data and answers:
         arguments += ["--data", str(data), "--answers", str(answers)]
+    if scores:
+        arguments += ["--scores", str(scores)]
     if live:
         arguments.append("--live")
         if url := redis_url(redis, at):

@@ -21,12 +21,15 @@ from pointsman_servicekit.errors import PointsmanError
 from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.service_tokens import open_token
 from pointsman_servicekit.tls import client_tls
+from threadpoolctl import threadpool_limits
 
 from pointsman_lab.datasets.build import BuildOrder, build, data_report, plan_report
 from pointsman_lab.datasets.rendering import ChosenPassages, PathRenderer, QueryEmbedding, RenderOrder, render
 from pointsman_lab.fit import ARTIFACT, fit, fit_model
 from pointsman_lab.litellm_import import import_litellm
-from pointsman_lab.prediction import MIN_ROWS, Evaluation, predict, read_evaluation, to_evaluation
+from pointsman_lab.prediction.evaluation import MIN_ROWS, Evaluation, read_evaluation, to_evaluation
+from pointsman_lab.prediction.report import Target, predict
+from pointsman_lab.prediction.scores_file import read_scores
 from pointsman_lab.replay import build_context, replay
 from pointsman_lab.replay_report import replay_report
 from pointsman_lab.report import ProgressLines, Report
@@ -81,8 +84,10 @@ def _parser() -> argparse.ArgumentParser:
     predict_parser.set_defaults(command=_predict)
     predict_parser.add_argument("--data", type=Path, metavar="FILE", help="the data set that was evaluated")
     predict_parser.add_argument("--answers", type=Path, metavar="FILE", help="of the evaluation")
+    predict_parser.add_argument("--scores", type=Path, metavar="FILE", help="columns: text, path, score, cost")
     predict_parser.add_argument("--live", action="store_true", help="learn from the ratings in the request log too")
-    predict_parser.add_argument("--tolerance", type=float, required=True)
+    predict_parser.add_argument("--usd-per-wrong-answer", type=float, metavar="USD")
+    predict_parser.add_argument("--quality", type=float, help="to reach at the least cost")
     replay_parser = commands.add_parser("replay", help="decide recorded requests again with this configuration")
     replay_parser.set_defaults(command=_replay)
     replay_parser.add_argument("--examples", type=int, default=10, metavar="N")
@@ -154,19 +159,25 @@ async def _predict(options: argparse.Namespace, settings: Settings) -> Report:
     config = _load(options.folder)
     if options.task not in config.tasks.tasks:
         raise ConfigError(f"there is no task '{options.task}'; known: {', '.join(sorted(config.tasks.tasks))}")
-    evaluation = read_evaluation(options.data, options.answers, options.task) if options.data else None
+    evaluation = read_scores(options.scores) if options.scores else None
+    if options.data:
+        evaluation = read_evaluation(options.data, options.answers, options.task)
     if options.live:
         paths = evaluation.paths if evaluation else ()
         live = await _rated_live(config, options, options.redis or settings.redis_url, paths)
         evaluation = evaluation.with_rows(live) if evaluation else live
     if evaluation is None:
-        raise ConfigError("there is nothing to learn from; name an evaluation (--data and --answers), or --live")
+        raise ConfigError(
+            "there is nothing to learn from; name an evaluation (--data and --answers), --scores, or --live"
+        )
     models = EmbeddingModels.load(settings.embedding_model, config.encoder)
     embedding, progress, vectors = QueryEmbedding(models), ProgressLines(), []
     for number, text in enumerate(evaluation.texts, 1):
         vectors.append(await embedding.embed(text))
         progress("embedding", number, len(evaluation.texts))
-    return predict(evaluation, np.stack(vectors).astype(float), models.encoder.fingerprint, options.tolerance)
+    target = Target(options.usd_per_wrong_answer, options.quality)
+    with threadpool_limits(limits=1):  # threads of BLAS busy-wait for each other, and the matrices are small
+        return predict(evaluation, np.stack(vectors).astype(float), models.encoder.fingerprint, target)
 
 
 async def _rated_live(config: Config, options: argparse.Namespace, url: str, evaluated: Sequence[str]) -> Evaluation:

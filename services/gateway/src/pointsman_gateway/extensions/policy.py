@@ -53,6 +53,9 @@ class Plan:
     as_good: frozenset[str] | None = None
     """Paths that would do as well, so that a conversation on one of them changes only if that pays. None: all paths of
     the policy."""
+    worth_usd: Mapping[str, float] = field(default_factory=dict)
+    """What the policy would pay for an answer of each path, in dollars; a conversation weighs it against the price of a
+    change. Empty: the same for all paths."""
 
 
 class PolicyContext(Protocol):

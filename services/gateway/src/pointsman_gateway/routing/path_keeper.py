@@ -72,6 +72,7 @@ class PathKeeper:
         change = self._prices.change(path, self._paths[plan.paths[0]], request, step)
         if change is None:
             return _keeping(plan, kept), f"stayed on {kept}: the price of a change is unknown"
+        change = _with_worth(change, plan, kept, step.requests_left)
         if change.pays:
             return plan, f"left {kept}: the change costs {change}"
         return _keeping(plan, kept), f"stayed on {kept}: a change would cost {change}"
@@ -86,6 +87,15 @@ class PathKeeper:
         if step.mode == "priced" and plan.as_good is not None and path.name not in plan.as_good:
             return plan.explanations.get(path.name, "it is not good enough")
         return ""
+
+
+def _with_worth(change: Change, plan: Plan, kept: str, requests_left: float) -> Change:
+    """Adds to what a change saves how much more the policy would pay for the answers of the other path."""
+    worth = plan.worth_usd
+    if not worth:
+        return change
+    gain = worth.get(plan.paths[0], 0.0) - worth.get(kept, 0.0)
+    return replace(change, gain_usd=change.gain_usd + gain * requests_left)
 
 
 def _keeping(plan: Plan, path: str) -> Plan:

@@ -1,15 +1,17 @@
-"""The policy `predicted`: chooses by how well each path is predicted to answer this request.
+"""The policy `predicted`: chooses the path with the highest expected utility for this request.
 
-`pointsman predict` learns the predictions from an evaluation and from ratings of traffic (logistic regression on the
-request's embedding, shrunk towards each path's mean) and writes the policy's options.
+The utility is p(right) - expected dollars of the request / dollars that a wrong answer costs. `pointsman predict`
+learns the predictions from an evaluation and from ratings of traffic (logistic regression on the request's embedding,
+shrunk towards each path's mean) and writes the policy's options.
 """
 
 import base64
-from typing import Annotated
+from math import exp, log
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from pointsman_gateway.config.field_types import Strict
 from pointsman_gateway.domain import Vector
@@ -17,6 +19,8 @@ from pointsman_gateway.extensions import Candidate, Plan, Policy, PolicyContext
 from pointsman_gateway.routing.policies import ANSWERS_PER_PRICE, explore
 
 WEIGHT_TYPE = np.dtype("<f2")
+MAX_EXPONENT = 700.0
+"""`math.exp` fails a little above it."""
 
 
 class PathPrediction(Strict):
@@ -25,8 +29,11 @@ class PathPrediction(Strict):
     mean: float = Field(ge=0, le=1, description="mean score; predicted for requests without an embedding")
     bias: float
     weights: str = Field(description="base64 of the weights as little-endian 16-bit floats, one per dimension")
+    cost_bias: float = Field(default=0, description="a request costs the mean times exp(cost_bias + ...)")
+    cost_length_weight: float = Field(default=0, ge=0, le=1, description="of the logarithm of its characters")
+    cost_weights: str = Field(default="", description="of its embedding, like `weights`; empty: they are 0")
 
-    @field_validator("weights")
+    @field_validator("weights", "cost_weights")
     @classmethod
     def _can_be_decoded(cls, value: str) -> str:
         if not np.isfinite(decode_weights(value)).all():
@@ -36,8 +43,8 @@ class PathPrediction(Strict):
 
 class PredictedOptions(Strict):
     encoder: str = Field(description="fingerprint of the embedding model that the weights are for")
-    tolerance: float = Field(
-        default=0.05, ge=0, le=1, description="predicted quality that may be given up for a cheaper path"
+    usd_per_wrong_answer: float = Field(
+        gt=0, allow_inf_nan=False, description="dollars that a wrong answer costs you; more of them buy dearer paths"
     )
     exploration_rate: float = Field(
         default=0, ge=0, le=0.5, description="share of requests for paths with too few ratings to learn from"
@@ -45,10 +52,21 @@ class PredictedOptions(Strict):
     min_samples: int = Field(default=100, ge=1, description="ratings; paths with fewer are explored")
     paths: Annotated[dict[str, PathPrediction], Field(min_length=2)]
 
+    @model_validator(mode="before")
+    @classmethod
+    def _has_no_tolerance(cls, value: Any) -> Any:
+        if isinstance(value, dict) and "tolerance" in value:
+            raise ValueError(
+                "tolerance is replaced by usd_per_wrong_answer, the dollars that a wrong answer costs you; "
+                "`pointsman predict` writes it and shows what each value gains"
+            )
+        return value
+
     @field_validator("paths")
     @classmethod
     def _have_equal_dimensions(cls, value: dict[str, PathPrediction]) -> dict[str, PathPrediction]:
-        if len({len(decode_weights(path.weights)) for path in value.values()}) > 1:
+        texts = [text for path in value.values() for text in (path.weights, path.cost_weights or path.weights)]
+        if len({len(decode_weights(text)) for text in texts}) > 1:
             raise ValueError("the paths have weights of different length; fit them together with `pointsman predict`")
         return value
 
@@ -63,7 +81,7 @@ def decode_weights(text: str) -> NDArray[np.float32]:
 
 
 class Predicted(Policy):
-    """A policy that takes the cheapest path predicted to be at most `tolerance` worse than the best one."""
+    """A policy that takes the path with the highest expected utility: p(right) - dollars / `usd_per_wrong_answer`."""
 
     Options = PredictedOptions
     needs_costs = True
@@ -77,8 +95,12 @@ class Predicted(Policy):
     def __init__(self, options: PredictedOptions) -> None:
         self._options = options
         of_paths = options.paths.values()
-        self._weights = np.stack([decode_weights(path.weights) for path in of_paths])
-        self._bias = np.array([path.bias for path in of_paths], np.float32)
+        quality = [-decode_weights(path.weights) for path in of_paths]
+        cost = [decode_weights(path.cost_weights or encode_weights(0 * quality[0])) for path in of_paths]
+        self._weights = np.stack([*quality, *cost])
+        """Negative ones of the quality, then those of the cost, so that a request needs one product."""
+        self._bias = np.array([*(-path.bias for path in of_paths), *(path.cost_bias for path in of_paths)], np.float32)
+        self._length_weights = [path.cost_length_weight for path in of_paths]
         self._means = [path.mean for path in of_paths]
 
     @property
@@ -98,29 +120,37 @@ class Predicted(Policy):
         return explore(chosen, unexplored, rate, context.position("trial"))
 
     def preview(self, context: PolicyContext) -> Plan:
-        """Returns the plan without exploration."""
-        unavailable = context.unavailable(self.paths)
-        quality = dict(zip(self.paths, self._predict(context.vector), strict=True))
+        """Returns the plan without exploration: the paths by their expected utility, the highest first."""
+        unavailable, price = context.unavailable(self.paths), self._options.usd_per_wrong_answer
+        qualities, factors = self._predict(context.vector, context.request.characters)
+        quality = dict(zip(self.paths, qualities, strict=True))
         all_candidates = context.candidates(self.paths)
-        candidates = [each for each in all_candidates if each.name not in unavailable] or all_candidates
-        best = max(quality[each.name] for each in candidates)
-        good = [each for each in candidates if quality[each.name] >= best - self._options.tolerance]
-        chosen = min(good, key=lambda each: (each.cost_usd, -quality[each.name]))
-        others = sorted((each for each in candidates if each is not chosen), key=lambda each: -quality[each.name])
-        explanations = {each.name: _explanation(each, quality[each.name]) for each in candidates}
+        costs = {each.name: _usd(each, factor) for each, factor in zip(all_candidates, factors, strict=True)}
+        names = [name for name in costs if name not in unavailable] or list(costs)
+        names.sort(key=lambda name: costs[name] - quality[name] * price)
         return Plan(
-            (chosen.name, *(each.name for each in others)),
+            tuple(names),
             "policy:predicted",
-            explanations | dict(unavailable),
-            as_good=frozenset([each.name for each in good]),
+            {name: _explanation(quality[name], costs[name]) for name in names} | dict(unavailable),
+            worth_usd={name: quality[name] * price for name in names},
         )
 
-    def _predict(self, vector: Vector | None) -> list[float]:
-        """Returns the predicted quality of each path."""
+    def _predict(self, vector: Vector | None, characters: int) -> tuple[list[float], list[float]]:
+        """Returns the predicted quality of each path, and its dollars for the request as a multiple of their mean."""
+        count = len(self._means)
         if vector is None:
-            return self._means
-        return list(map(float, 1 / (1 + np.exp(-(self._weights @ vector + self._bias)))))
+            return self._means, [1.0] * count
+        sums = (self._weights @ vector + self._bias).tolist()
+        length = log(max(1, characters))
+        qualities = [1 / (1 + exp(min(value, MAX_EXPONENT))) for value in sums[:count]]
+        weighted = zip(sums[count:], self._length_weights, strict=True)
+        return qualities, [exp(min(value + weight * length, MAX_EXPONENT)) for value, weight in weighted]
 
 
-def _explanation(candidate: Candidate, quality: float) -> str:
-    return f"predicted quality {quality:.2f} at ${candidate.cost_usd * ANSWERS_PER_PRICE:.4f} per 1,000"
+def _usd(candidate: Candidate, factor: float) -> float:
+    """Returns the expected dollars of this request; before the path's first answer, the estimate is for it already."""
+    return candidate.cost_usd * factor if candidate.evidence.answers else candidate.cost_usd
+
+
+def _explanation(quality: float, usd: float) -> str:
+    return f"predicted quality {quality:.2f} at ${usd * ANSWERS_PER_PRICE:.4f} per 1,000"

@@ -1,0 +1,228 @@
+"""`pointsman predict` learns what each path answers well and what it costs, and measures what the choices gain."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from pointsman_gateway.config.field_types import ConfigError
+from pointsman_gateway.routing.predicted import Predicted, PredictedOptions
+from pointsman_lab.prediction.choice import (
+    Outcomes,
+    best_mix,
+    best_single,
+    choose,
+    measure_out_of_fold,
+    price_for_quality,
+    prices_to_try,
+)
+from pointsman_lab.prediction.evaluation import Evaluation
+from pointsman_lab.prediction.fitting import (
+    FOLDS,
+    Array,
+    fit,
+    fit_cost,
+    folds_of,
+    predict_out_of_fold,
+)
+from pointsman_lab.prediction.report import Target, predict
+
+RNG = np.random.default_rng(3)
+VECTORS = RNG.normal(0, 1, (400, 4)) / 4**0.5
+EASY = VECTORS[:, 0] > 0
+COSTS = np.array([0.001, 0.01])
+"""Dollars of an answer of the small and the large model."""
+SCORES = np.stack([EASY, np.ones(400)], axis=1).astype(float)
+"""The small model answers only the easy half."""
+PATHS = ("small", "large")
+
+
+def evaluation(scores: Array, usd: Array | None = None, texts: list[str] | None = None) -> Evaluation:
+    """Makes an evaluation of both paths; by default every answer costs the path's mean, and texts are as long."""
+    usd = np.tile(COSTS, (len(scores), 1)) if usd is None else usd
+    return Evaluation(texts or [""] * len(scores), PATHS, scores, usd, COSTS, np.full(len(scores), 100.0))
+
+
+def test_what_was_learned_saves_money_without_loss_of_quality() -> None:
+    usd = np.tile(COSTS, (400, 1))
+    outcomes = Outcomes(predict_out_of_fold(VECTORS, SCORES), usd, SCORES, usd)
+    result = measure_out_of_fold(outcomes, folds_of(400), [0.02] * FOLDS)
+    assert result.quality > 0.95
+    assert 0.3 < result.shares[0] < 0.6
+    assert result.best == 1
+    assert result.bound > 0.15
+    assert result.gain_at_equal_cost > result.gain
+
+
+def test_scores_of_one_path_for_each_row_teach_as_well() -> None:
+    sparse = SCORES.copy()
+    sparse[np.arange(400), RNG.integers(0, 2, 400)] = np.nan
+    known = ~np.isnan(sparse[:, 0])
+    np.testing.assert_array_equal(fit(VECTORS, sparse[:, 0]).weights, fit(VECTORS[known], SCORES[known, 0]).weights)
+    texts = list(map(str, range(160)))
+    first = evaluation(SCORES[:120], texts=texts[:120])
+    rows = [*range(120, 160), 0]
+    live = Evaluation(
+        [*texts[120:], texts[0]], PATHS[::-1], sparse[rows, ::-1], np.full((41, 2), np.nan), COSTS[::-1], np.ones(41)
+    )
+    both = first.with_rows(live)
+    assert list(both.texts) == texts
+    np.testing.assert_array_equal(both.scores[120:], sparse[120:160])
+    np.testing.assert_array_equal(both.filled_usd, np.tile(COSTS, (160, 1)))
+    report = predict(both, VECTORS[:160], "tiny", Target())
+    assert not report.failure
+    assert (report.facts["rows"], report.facts["rated"]["small"]) == (120, 120 + known[120:160].sum())
+
+
+def test_a_gain_that_cannot_be_measured_is_refused() -> None:
+    sparse = SCORES.copy()
+    sparse[:301, 0] = np.nan
+    with pytest.raises(ConfigError, match=r"99 rows have scores of all paths \(small, large\), and 100 are needed"):
+        predict(evaluation(sparse), VECTORS, "tiny", Target())
+
+
+def test_predictions_without_information_are_the_mean() -> None:
+    noise = RNG.integers(0, 2, 400).astype(float)
+    predicted = fit(VECTORS, noise).of(VECTORS)
+    assert np.abs(predicted - noise.mean()).mean() < 0.05
+
+
+def test_the_cost_of_an_answer_follows_from_length_and_kind() -> None:
+    lengths = np.exp(RNG.uniform(4, 8, 400))
+    dear = 0.002 * np.exp(2 * VECTORS[:, 1]) * lengths**0.5
+    learned = fit_cost(VECTORS[:300], lengths[:300], dear[:300])
+    np.testing.assert_allclose(learned.of(VECTORS[300:], lengths[300:]), dear[300:], rtol=0.25)
+    assert learned.of(VECTORS[:300], lengths[:300]).mean() == pytest.approx(dear[:300].mean())
+    noise = RNG.lognormal(0, 0.5, 400)
+    unknown = np.where(np.arange(400) < 100, np.nan, noise)
+    flat = fit_cost(VECTORS, lengths, unknown).of(VECTORS, lengths)
+    assert flat.mean() == pytest.approx(noise[100:].mean(), rel=0.1)
+    assert flat.std() < 0.15 * flat.mean()
+    np.testing.assert_array_equal(fit_cost(VECTORS, lengths, np.full(400, 0.5)).of(VECTORS, lengths), 0.5)
+    np.testing.assert_array_equal(fit_cost(VECTORS, lengths, np.zeros(400)).of(VECTORS, lengths), 0)
+
+
+def test_the_best_mix_of_fixed_paths_costs_what_is_allowed() -> None:
+    means, costs = np.array([0.5, 0.9, 0.2]), np.array([1.0, 3.0, 2.0])
+    np.testing.assert_allclose(best_mix(means, costs, 2.0), [0.5, 0.5, 0])
+    np.testing.assert_allclose(best_mix(means, costs, 9.0), [0, 1, 0])
+    np.testing.assert_allclose(best_mix(means, costs, 1.0), [1, 0, 0])
+
+
+def test_prices_from_the_cheapest_answer_to_a_thousand_of_the_dearest_are_tried() -> None:
+    prices = prices_to_try(np.array([0.0, 0.002, 0.5]))
+    assert (prices[0], prices[-1]) == (0.002, 500.0)
+    assert all(1.1 < after / before < 1.4 for before, after in pairwise(prices))
+    assert prices_to_try(np.zeros(2)) == [1.0]
+
+
+def test_a_policy_that_is_not_better_than_the_best_single_path_is_reported_as_a_failure() -> None:
+    scores = np.stack([RNG.integers(0, 2, 400), RNG.integers(0, 2, 400)], axis=1).astype(float)
+    report = predict(evaluation(scores), VECTORS, "tiny", Target())
+    assert "the policy is not better than always small" in report.failure
+    report = predict(evaluation(SCORES), VECTORS, "tiny", Target(usd_per_wrong_answer=100.0))
+    assert "the policy is not better than always large" in report.failure
+    assert "choose another price (it gains at 0.0" in report.failure
+
+
+@pytest.mark.parametrize(("target", "quality"), [(Target(), 0.95), (Target(quality=0.8), 0.8), (Target(0.02), 0.95)])
+def test_a_price_or_a_quality_is_reached_at_the_least_cost(target: Target, quality: float) -> None:
+    report = predict(evaluation(SCORES), VECTORS, "tiny", target)
+    facts = report.facts
+    assert not report.failure
+    assert facts["lower_bound"] > 0.05
+    assert facts["quality"] > quality - 0.04
+    assert facts["usd_per_1000"] < 7
+    curve = {point["usd_per_wrong_answer"]: point for point in facts["curve"]}
+    assert facts["usd_per_wrong_answer"] in curve
+    qualities = [point["quality"] for point in curve.values()]
+    assert (qualities[0], qualities[-1]) == (pytest.approx(SCORES[:, 0].mean()), pytest.approx(1, abs=0.02))
+    policy = facts["policy"]["predicted"]
+    assert policy["usd_per_wrong_answer"] == facts["usd_per_wrong_answer"]
+    Predicted(PredictedOptions.model_validate(policy))
+
+
+# -- eleven paths whose true probabilities and costs are known
+
+
+class Eleven:
+    """Draws requests that eleven paths answer with known probabilities; `spread` says how much requests differ."""
+
+    def __init__(self, spread: float) -> None:
+        random = np.random.default_rng(11)
+        self.usd = np.geomspace(0.0001, 0.005, 11)
+        base, strengths = np.linspace(-0.2, 2.0, 11), random.normal(0, spread, (6, 11))
+        vectors = random.normal(0, 1, (2400, 6))
+        self.vectors, self.lengths = vectors, np.exp(random.uniform(4, 8, 2400))
+        self.true = 1 / (1 + np.exp(-(base + vectors @ strengths)))
+        self.scores = (random.random(self.true.shape) < self.true).astype(float)
+        wordy = np.exp(0.5 * self.vectors[:, :1] + np.log(self.lengths / 500)[:, None] / 2)
+        self.true_usd = self.usd * (wordy / wordy.mean() if spread else np.ones_like(wordy))
+
+    def test(self, learned: int) -> Outcomes:
+        """Returns what is predicted from the first rows for the others, and their true probabilities and costs."""
+        vectors, lengths = self.vectors[learned:], self.lengths[learned:]
+        own, of_own = self.vectors[:learned], self.lengths[:learned]
+        predicted = np.stack([fit(own, self.scores[:learned, at]).of(vectors) for at in range(11)], axis=1)
+        costs = [fit_cost(own, of_own, self.true_usd[:learned, at]).of(vectors, lengths) for at in range(11)]
+        return Outcomes(predicted, np.stack(costs, axis=1), self.true[learned:], self.true_usd[learned:])
+
+
+def gains_at_equal_cost(outcomes: Outcomes, choices: list[np.ndarray]) -> list[float]:
+    """Returns what each choice of paths gains in probability over the best mix of fixed paths that costs as much."""
+    rows, means, costs = np.arange(len(outcomes.usd)), outcomes.scores.mean(axis=0), outcomes.usd.mean(axis=0)
+    gains = []
+    for chosen in choices:
+        usd = float(outcomes.usd[rows, chosen].mean())
+        gains.append(float(outcomes.scores[rows, chosen].mean() - means @ best_mix(means, costs, usd)))
+    return gains
+
+
+def by_tolerance(outcomes: Outcomes, usd: Array, tolerance: float) -> np.ndarray:
+    """Returns the cheapest path whose predicted quality is at most the tolerance below the best one's."""
+    best = outcomes.predicted.max(axis=1, keepdims=True)
+    return np.asarray(np.where(outcomes.predicted >= best - tolerance, usd, np.inf).argmin(axis=1))
+
+
+@pytest.fixture(scope="module")
+def eleven() -> tuple[Eleven, Outcomes]:
+    known = Eleven(spread=0.7)
+    return known, known.test(learned=400)
+
+
+def test_among_eleven_paths_utility_gains_where_a_tolerance_gains_less(eleven: tuple[Eleven, Outcomes]) -> None:
+    known, outcomes = eleven
+    utility = [choose(outcomes.predicted, outcomes.expected_usd, price) for price in prices_to_try(known.usd)]
+    tolerance = [by_tolerance(outcomes, known.usd, each) for each in np.linspace(0, 0.6, 31)]
+    best, of_tolerance = (max(gains_at_equal_cost(outcomes, rule)) for rule in (utility, tolerance))
+    assert best > 0.1
+    assert best > of_tolerance + 0.02
+
+
+def test_dollars_that_are_expected_of_the_chosen_paths_are_nearly_the_true_ones(
+    eleven: tuple[Eleven, Outcomes],
+) -> None:
+    _, outcomes = eleven
+    rows = np.arange(len(outcomes.usd))
+    for price in (0.002, 0.01, 0.05):
+        chosen = choose(outcomes.predicted, outcomes.expected_usd, price)
+        expected, true = outcomes.expected_usd[rows, chosen].mean(), outcomes.usd[rows, chosen].mean()
+        assert expected == pytest.approx(true, rel=0.05)
+
+
+def test_a_quality_is_reached_with_less_than_half_of_the_price(eleven: tuple[Eleven, Outcomes]) -> None:
+    known, outcomes = eleven
+    means, rows = outcomes.scores.mean(axis=0), np.arange(len(outcomes.usd))
+    price = price_for_quality(outcomes, prices_to_try(known.usd), 0.95 * means.max())
+    chosen = choose(outcomes.predicted, outcomes.expected_usd, price)
+    single = best_single(outcomes.scores, outcomes.usd, 1e9)
+    assert outcomes.scores[rows, chosen].mean() >= 0.95 * means.max()
+    assert outcomes.usd[rows, chosen].mean() < 0.5 * outcomes.usd[:, single].mean()
+
+
+def test_where_nothing_can_be_gained_the_policy_is_refused() -> None:
+    known = Eleven(spread=0.0)
+    rows, paths = slice(0, 150), (0, 5, 10)
+    scores, usd = known.scores[rows][:, paths], known.true_usd[rows][:, paths]
+    asked = Evaluation([""] * 150, ("a", "b", "c"), scores, usd, usd.mean(axis=0), known.lengths[rows])
+    report = predict(asked, known.vectors[rows], "tiny", Target())
+    assert "the policy is not better than always" in report.failure

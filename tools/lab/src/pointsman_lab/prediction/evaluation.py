@@ -1,0 +1,159 @@
+"""What `predict` learns from: the scores and costs of paths on the same requests, from an evaluation or from ratings.
+
+A row may have scores of some of the paths only.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pointsman_gateway.config.example_files import numbered_lines
+from pointsman_gateway.config.field_types import ConfigError
+from pointsman_gateway.domain import PathEvidence
+from pointsman_gateway.request_log.evidence import EvidenceKey
+
+from pointsman_lab.prediction.fitting import Array
+from pointsman_lab.request_log import RatedRequest
+
+MIN_ROWS = 100
+"""With fewer rows, a gain can hardly be distinguished from chance."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What the policy `predicted` learns from: each path's score for every request, and what its answers cost.
+
+    The scores come from `pointsman eval`, from ratings, or from both.
+    """
+
+    texts: Sequence[str]
+    paths: tuple[str, ...]
+    scores: Array
+    """(rows, paths); NaN if it is unknown."""
+    usd: Array
+    """(rows, paths): dollars of each answer; NaN if they are unknown."""
+    mean_usd: Array
+    """(paths,): of an answer."""
+    lengths: Array
+    """(rows,): characters of the requests."""
+
+    @property
+    def is_complete(self) -> NDArray[np.bool_]:
+        """Returns whether the scores of all paths are known, (rows,)."""
+        return np.asarray(~np.isnan(self.scores).any(axis=1))
+
+    @property
+    def filled_usd(self) -> Array:
+        """Returns the dollars of each answer, with the path's mean for those that are unknown, (rows, paths)."""
+        return np.where(np.isnan(self.usd), self.mean_usd, self.usd)
+
+    def with_rows(self, more: "Evaluation") -> "Evaluation":
+        """Returns both, with the paths and the costs of this one; of rows with the same text only this one's."""
+        at, texts = [more.paths.index(path) for path in self.paths], set(self.texts)
+        new = [row for row, text in enumerate(more.texts) if text not in texts]
+        return Evaluation(
+            [*self.texts, *(more.texts[row] for row in new)],
+            self.paths,
+            np.concatenate([self.scores, more.scores[new][:, at]]),
+            np.concatenate([self.usd, more.usd[new][:, at]]),
+            self.mean_usd,
+            np.concatenate([self.lengths, more.lengths[new]]),
+        )
+
+
+def read_evaluation(dataset: Path, answers: Path, task: str, min_rows: int = MIN_ROWS) -> Evaluation:
+    """Reads the data set and the answers of `pointsman eval`; leaves out rows that not all paths answered. Rows with
+    the same text are one row with their mean scores, so that no row is predicted by its copies.
+
+    Raises ConfigError.
+    """
+    ids: dict[str, list[str]] = {}
+    lengths: dict[str, int] = {}
+    for number, row in _objects(dataset):
+        text = str(_question(row))
+        ids.setdefault(text, []).append(str(row.get("id", number)))
+        lengths[text] = _characters(row)
+    scores: dict[str, dict[str, float]] = {}
+    usd: dict[str, dict[str, float]] = {}
+    for _, answer in _objects(answers):
+        is_scored = answer.get("outcome") == "ok" and answer["score"] is not None
+        if is_scored and answer["task"] == task and answer["path"] != "auto":
+            scores.setdefault(answer["path"], {})[str(answer["row"])] = float(answer["score"])
+            usd.setdefault(answer["path"], {})[str(answer["row"])] = float(sum(answer["cost_parts_usd"].values()))
+    if len(scores) < 2:
+        raise ConfigError(f"{answers} has answers of {len(scores)} paths to task '{task}'; two or more are compared")
+    answered = set.intersection(*map(set, scores.values()))
+    rows = {text: both for text, same in ids.items() if (both := [row for row in same if row in answered])}
+    if len(rows) < min_rows:
+        raise ConfigError(f"all paths answered {len(rows)} rows of task '{task}'; {min_rows} are needed to learn from")
+    return Evaluation(
+        list(rows),
+        tuple(scores),
+        _means_of_rows(rows, scores),
+        _means_of_rows(rows, usd),
+        np.array([np.mean(list(of_path.values())) for of_path in usd.values()]),
+        np.array([max(1, lengths[text]) for text in rows], float),
+    )
+
+
+def _means_of_rows(rows: Mapping[str, Sequence[str]], values: Mapping[str, Mapping[str, float]]) -> Array:
+    """Returns the mean of the values of each text's rows, (texts, paths)."""
+    return np.array(
+        [[np.mean([of_path[row] for row in same]) for of_path in values.values()] for same in rows.values()]
+    )
+
+
+def to_evaluation(
+    requests: Sequence[RatedRequest], known: Mapping[EvidenceKey, PathEvidence], min_ratings: int = MIN_ROWS
+) -> Evaluation:
+    """Makes rows to learn from out of rated requests whose text is stored, for paths with `min_ratings` or more.
+
+    Requests with the same text become one row with the mean of their ratings: copies would predict each other.
+
+    Raises ConfigError if there are fewer than two such paths, or if the cost of one is not known.
+    """
+    candidates, ratings = list(known), dict[str, list[list[float]]]()
+    for request in requests:
+        if request.text and request.ratings.keys() & set(candidates):
+            of_text = ratings.setdefault(request.text, [[] for _ in candidates])
+            for key, rating in request.ratings.items():
+                if key in known:
+                    of_text[candidates.index(key)].append(rating)
+    means = [np.mean(of_path) if of_path else np.nan for of_text in ratings.values() for of_path in of_text]
+    scores = np.array(means, float).reshape(len(ratings), len(candidates))
+    counts = (~np.isnan(scores)).sum(axis=0)
+    enough = [at for at, count in enumerate(counts) if count >= min_ratings]
+    if len(enough) < 2:
+        found = ", ".join(f"{key.path} {count}" for key, count in zip(candidates, counts, strict=True))
+        untold = sum(not request.text for request in requests)
+        stored = f"; {untold} more have no stored text (request_log.store_messages)" if untold else ""
+        raise ConfigError(
+            f"too few requests are rated ({found}){stored}; two paths need {min_ratings} each: run shadow requests"
+        )
+    paths = tuple(candidates[at].path for at in enough)
+    costs = np.array([known[candidates[at]].mean_cost_usd for at in enough])
+    if min_ratings and not costs.all():
+        raise ConfigError(f"the cost of path '{paths[int(np.argmin(costs))]}' is not known: it has no recent answers")
+    unknown, lengths = np.full((len(ratings), len(paths)), np.nan), np.array([len(text) for text in ratings], float)
+    return Evaluation(list(ratings), paths, scores[:, enough], unknown, costs, lengths)
+
+
+def _objects(file: Path) -> list[tuple[int, Mapping[str, Any]]]:
+    try:
+        return [(number, json.loads(line)) for number, line in numbered_lines(file.read_text("utf-8-sig"))]
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{file} cannot be read as JSON lines: {error}") from error
+
+
+def _question(row: Mapping[str, Any]) -> object:
+    return row["text"] if "text" in row else row["messages"][-1]["content"]
+
+
+def _characters(row: Mapping[str, Any]) -> int:
+    """Returns the length of all messages of a row."""
+    texts = [row["text"]] if "text" in row else [message["content"] for message in row["messages"]]
+    return sum(map(len, map(str, texts)))

@@ -1,0 +1,117 @@
+"""Reads scores and costs that were measured elsewhere: a CSV, JSON Lines or Parquet file with a row for each answer.
+
+Its columns are `text` (the request), `path`, `score` (0 to 1) and `cost` (dollars of the answer; empty if unknown).
+"""
+
+import csv
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pointsman_gateway.config.example_files import numbered_lines
+from pointsman_gateway.config.field_types import ConfigError
+
+from pointsman_lab.prediction.evaluation import Evaluation
+
+MAX_PATHS = 50
+COLUMNS = ("text", "path", "score", "cost")
+
+Rows = Iterator[tuple[int, Mapping[str, Any]]]
+"""The rows of a file with their numbers, from 1."""
+
+
+def read_scores(file: Path) -> Evaluation:
+    """Reads a file of scores; further answers of a path to the same text count with their mean.
+
+    Raises ConfigError if a row lacks a column or has a wrong value, or if there are not 2 to 50 paths with costs.
+    """
+    read = READERS.get(file.suffix.lower())
+    if read is None:
+        raise ConfigError(f"{file} is not a file of scores; known: {', '.join(READERS)}")
+    scores: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    try:
+        for number, row in read(file):
+            text, path = (str(_column(row, name, f"{file}, row {number}")) for name in ("text", "path"))
+            answer = _score(row, f"{file}, row {number}"), _usd(row, f"{file}, row {number}")
+            scores.setdefault((text, path), []).append(answer)
+    except (OSError, UnicodeError, csv.Error, json.JSONDecodeError) as error:
+        raise ConfigError(f"{file} cannot be read: {error}") from error
+    return _to_evaluation(scores, file)
+
+
+def _to_evaluation(answers: Mapping[tuple[str, str], list[tuple[float, float]]], file: Path) -> Evaluation:
+    texts = {text: at for at, text in enumerate(dict.fromkeys(text for text, _ in answers))}
+    paths = {path: at for at, path in enumerate(dict.fromkeys(path for _, path in answers))}
+    if not 2 <= len(paths) <= MAX_PATHS:
+        raise ConfigError(f"{file} has scores of {len(paths)} paths; 2 to {MAX_PATHS} are compared")
+    means = np.full((2, len(texts), len(paths)), np.nan)
+    for (text, path), pairs in answers.items():
+        means[:, texts[text], paths[path]] = np.mean(pairs, axis=0)
+    scores, usd = means
+    if unknown := [path for path, at in paths.items() if np.isnan(usd[:, at]).all()]:
+        raise ConfigError(f"{file} has no cost of path '{unknown[0]}'")
+    lengths = np.array([max(1, len(text)) for text in texts], float)
+    return Evaluation(list(texts), tuple(paths), scores, usd, np.nanmean(usd, axis=0), lengths)
+
+
+def _column(row: Mapping[str, Any], name: str, where: str) -> object:
+    value = row.get(name) if isinstance(row, dict) else None
+    if value in (None, ""):
+        raise ConfigError(f"{where}: '{name}' is missing; the columns are {', '.join(COLUMNS)}")
+    return value
+
+
+def _score(row: Mapping[str, Any], where: str) -> float:
+    score = _number(_column(row, "score", where), "score", where)
+    if not 0 <= score <= 1:
+        raise ConfigError(f"{where}: the score {score:g} is not between 0 and 1")
+    return score
+
+
+def _usd(row: Mapping[str, Any], where: str) -> float:
+    """Returns the dollars of the answer; NaN if they are not known."""
+    if row.get("cost") in (None, ""):
+        return float("nan")
+    usd = _number(row["cost"], "cost", where)
+    if not 0 <= usd < float("inf"):
+        raise ConfigError(f"{where}: the cost {usd:g} is not a number of dollars")
+    return usd
+
+
+def _number(value: object, name: str, where: str) -> float:
+    try:
+        return float(str(value)) if not isinstance(value, bool) else float(value)
+    except ValueError as error:
+        raise ConfigError(f"{where}: the {name} {str(value)[:50]!r} is not a number") from error
+
+
+def _read_csv(file: Path) -> Rows:
+    with file.open(encoding="utf-8-sig", newline="") as lines:
+        yield from enumerate(csv.DictReader(lines), 1)
+
+
+def _read_json_lines(file: Path) -> Rows:
+    for number, line in numbered_lines(file.read_text("utf-8-sig")):
+        yield number, json.loads(line)
+
+
+def _read_parquet(file: Path) -> Rows:
+    try:
+        # It need not be installed.
+        from pyarrow import ArrowException, parquet
+    except ImportError as error:
+        raise ConfigError(f"{file} needs pyarrow, which is not installed; write the scores as CSV") from error
+    try:
+        columns = [name for name in COLUMNS if name in parquet.read_schema(file).names]
+        yield from enumerate(parquet.read_table(file, columns=columns).to_pylist(), 1)
+    except ArrowException as error:
+        raise ConfigError(f"{file} cannot be read: {error}") from error
+
+
+READERS: Mapping[str, Callable[[Path], Rows]] = {
+    ".csv": _read_csv,
+    ".jsonl": _read_json_lines,
+    ".parquet": _read_parquet,
+}
