@@ -471,6 +471,10 @@ bench-metering: embedding-model ## measure what metering costs a request, compar
 bench-costs: embedding-model ## measure what hostile and big inputs cost a gateway, with and without a key, and print the worst twenty (4 minutes); ARGS="--only embeddings"
 	$(BIN)/python -m benchmarks.costs $(ARGS)
 
+.PHONY: bench-fleet
+bench-fleet: $(VENV)/.done ## measure what 1 to 1,000 engines with 10,000 adapters cost one gateway (3 minutes); ARGS="--engines 1 100"
+	$(BIN)/python -m benchmarks.fleet $(ARGS)
+
 .PHONY: bench-adapters
 bench-adapters: models ## measure hot-swapping under load, promotion, slots and the CPU kernels; ARGS="--quick --only swap"
 	$(BIN)/python -m benchmarks.adapters $(ARGS)

@@ -138,7 +138,7 @@ class _Watched(lora_server_pb2_grpc.LoraServerServicer):
 
 
 def _revision(gateway: Engines, alias: str) -> int:
-    known = gateway.get("engine").aliases.get(alias)
+    known = gateway.get("engine").catalog.aliases.get(alias)
     return known.revision if known else 0
 
 

@@ -8,7 +8,9 @@ import pytest
 from pointsman.v1 import lora_server_pb2 as pb
 from pointsman_gateway.config.field_types import PolicyConfig
 from pointsman_gateway.domain import Alias, Path, ResolvedAdapter
-from pointsman_gateway.engines.engine_state import ALIAS_TTL_SECONDS, Aliases, Engine
+from pointsman_gateway.engines.aliases import ALIAS_TTL_SECONDS, Aliases
+from pointsman_gateway.engines.catalog import EMPTY, AdapterCatalog
+from pointsman_gateway.engines.engine_state import Engine
 from pointsman_gateway.engines.engines import Engines
 from pointsman_gateway.routing.path_state import resolve_adapter
 
@@ -28,9 +30,12 @@ def alias(version: str, revision: int, canary: str = "", weight: float = 0.0) ->
 
 
 def engine(name: str, told: Alias, *resident: str, loadable: Sequence[str] = ()) -> Engine:
-    return Engine(
-        name, "tiny", f"http://{name}", True, frozenset(resident), frozenset(loadable), {told.alias: told}, "up"
-    )
+    catalog = AdapterCatalog(frozenset((*resident, *loadable)), {told.alias: told})
+    return Engine(name, "tiny", f"http://{name}", True, frozenset(resident), catalog, "up")
+
+
+def says(*told: Alias) -> AdapterCatalog:
+    return AdapterCatalog(aliases={alias.alias: alias for alias in told})
 
 
 @pytest.fixture
@@ -80,20 +85,20 @@ def test_a_request_keeps_its_version_while_the_alias_changes(engines: Engines) -
 
 def test_a_reset_registry_is_accepted_after_a_minute(clock: Clock) -> None:
     aliases = Aliases(clock)
-    aliases.update("a", "tiny", {"triage@prod": alias(OLD, 7)})
-    aliases.update("a", "tiny", {"triage@prod": alias(NEW, 1)})
+    aliases.update("a", "tiny", says(alias(OLD, 7)))
+    aliases.update("a", "tiny", says(alias(NEW, 1)))
     assert aliases.get("tiny", "triage@prod") == alias(OLD, 7)
     clock.passes(ALIAS_TTL_SECONDS - 1)
-    aliases.update("a", "tiny", {"triage@prod": alias(NEW, 1)})
+    aliases.update("a", "tiny", says(alias(NEW, 1)))
     assert aliases.get("tiny", "triage@prod") == alias(OLD, 7)
     clock.passes(1)
-    aliases.update("a", "tiny", {"triage@prod": alias(NEW, 1)})
+    aliases.update("a", "tiny", says(alias(NEW, 1)))
     assert aliases.get("tiny", "triage@prod") == alias(NEW, 1)
 
 
 def test_an_alias_reported_again_within_a_minute_is_kept(clock: Clock) -> None:
     aliases = Aliases(clock)
-    for told in ({"triage@prod": alias(NEW, 2)}, {}, {"triage@prod": alias(NEW, 2)}, {}):
+    for told in (says(alias(NEW, 2)), EMPTY, says(alias(NEW, 2)), EMPTY):
         clock.passes(ALIAS_TTL_SECONDS - 1)
         aliases.update("a", "tiny", told)
     assert aliases.get("tiny", "triage@prod") == alias(NEW, 2)
@@ -101,18 +106,18 @@ def test_an_alias_reported_again_within_a_minute_is_kept(clock: Clock) -> None:
 
 def test_an_alias_that_is_not_reported_expires_after_a_minute(clock: Clock) -> None:
     aliases = Aliases(clock)
-    aliases.update("a", "tiny", {"triage@prod": alias(OLD, 1)})
+    aliases.update("a", "tiny", says(alias(OLD, 1)))
     aliases.forget("a")
     assert aliases.of("tiny") == [alias(OLD, 1)]
     clock.passes(ALIAS_TTL_SECONDS)
-    aliases.update("b", "tiny", {})
+    aliases.update("b", "tiny", EMPTY)
     assert aliases.of("tiny") == []
 
 
 def test_the_same_name_of_another_base_model_is_another_alias() -> None:
     aliases = Aliases()
-    aliases.update("a", "tiny", {"triage@prod": alias(OLD, 1)})
-    aliases.update("b", "huge", {"triage@prod": alias(NEW, 9)})
+    aliases.update("a", "tiny", says(alias(OLD, 1)))
+    aliases.update("b", "huge", says(alias(NEW, 9)))
     assert aliases.get("tiny", "triage@prod") == alias(OLD, 1)
     assert aliases.get("huge", "triage@prod") == alias(NEW, 9)
 

@@ -31,9 +31,9 @@ async def http(pair: EnginePair) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-async def answered_by(api: HttpStreamClient, model: str = "path:triage_adapter") -> str:
+async def answered_by(api: HttpStreamClient, model: str = "path:triage_adapter", text: str = IN_TRIAGE) -> str:
     """Returns the version, which the text, the chunks' model and the header must agree on."""
-    got = await api.ask(IN_TRIAGE, model)
+    got = await api.ask(text, model)
     assert got.text.rstrip(".") == got.model == got.headers["adapter"]
     return got.model
 
@@ -48,7 +48,8 @@ async def test_answers_in_flight_keep_their_version_and_later_ones_have_the_new_
     await until(lambda: sum(side.engine.running for side in pair.sides.values()) == 64)
     await pair.sides["second"].say(alias(NEW, 2))  # the other gateway has not received the change yet
     await until(lambda: pair.version == NEW)
-    after = [asyncio.create_task(answered_by(api)) for _ in range(32)]
+    texts = [f"{IN_TRIAGE} {number}" for number in range(32)]
+    after = [asyncio.create_task(answered_by(api, text=text)) for text in texts]
     await until(lambda: sum(side.engine.running for side in pair.sides.values()) == 96)
     await pair.sides["local"].say(alias(NEW, 2))
     gate.set()

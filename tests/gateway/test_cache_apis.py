@@ -161,7 +161,7 @@ async def test_a_changed_alias_is_a_miss(
     await lora_server.say(
         READY, url=engine.url, resident=[TRIAGE, VOICE, moved], aliases={"triage@prod": moved, "voice@prod": VOICE}
     )
-    await until(lambda: cached_gateway.components.engines.get("local").aliases["triage@prod"].version == moved)
+    await until(lambda: cached_gateway.components.engines.get("local").catalog.aliases["triage@prod"].version == moved)
     assert mark(await kept(client, cached_gateway, path="path:triage_adapter")) == ""
     assert engine.bodies[-1]["model"] == moved
     assert mark(await ask(client, path="path:triage_adapter")) == "exact"

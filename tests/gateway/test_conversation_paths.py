@@ -11,6 +11,7 @@ from pointsman_gateway.config.tasks_file import TaskConfig
 from pointsman_gateway.conversations.price import Change, ConversationState, PathPrices, change_of, to_text
 from pointsman_gateway.domain import Alias, Decision, Path, PathEvidence, Request, ResolvedAdapter
 from pointsman_gateway.domain.conversation import ConversationStep, KeptPath, Step
+from pointsman_gateway.engines.catalog import AdapterCatalog
 from pointsman_gateway.engines.engine_state import Engine
 from pointsman_gateway.engines.engines import Engines
 from pointsman_gateway.routing.path_state import PinnedVersion, resolve_adapter
@@ -204,7 +205,8 @@ ADAPTED = Path("triage", "tiny", adapter=PROD)
 
 
 def resolved(alias: Alias, pinned: PinnedVersion, *resident: str) -> ResolvedAdapter:
-    engine = Engine("one", "tiny", ready=True, resident=frozenset(resident), aliases={PROD: alias})
+    held = frozenset(resident)
+    engine = Engine("one", "tiny", ready=True, resident=held, catalog=AdapterCatalog(held, {PROD: alias}))
     adapter = resolve_adapter(ADAPTED, "key", Engines([engine]), pinned).resolved_adapter
     assert adapter is not None
     return adapter

@@ -10,10 +10,12 @@ from pointsman_gateway.config.field_types import ConfigError
 from pointsman_gateway.config.load import load_config
 from pointsman_gateway.config.providers import DEFAULT_API
 from pointsman_gateway.domain import Path
+from pointsman_gateway.engines.aliases import Aliases
 from pointsman_gateway.engines.balancing import NO_KEY, PromptKey, TargetQueue
 from pointsman_gateway.engines.dns_groups import EngineGroup
-from pointsman_gateway.engines.engine_state import Aliases, Engine, EngineState
-from pointsman_gateway.engines.engines import Engines, EngineSettings
+from pointsman_gateway.engines.engine_settings import EngineSettings
+from pointsman_gateway.engines.engine_state import Engine, EngineState
+from pointsman_gateway.engines.engines import Engines
 from pointsman_gateway.engines.metrics import EngineMetrics
 from pointsman_servicekit.errors import Unavailable
 from prometheus_client import CollectorRegistry
@@ -75,7 +77,9 @@ class Hall:
 
     @property
     def places(self) -> Mapping[str, str]:
-        return {target.engine.name: target.engine.url for target in self.engines.targets(PLAIN)}
+        """The URLs by name of the engines that may get a request now."""
+        targets = [target for target in self.engines.targets(PLAIN) if target.state.is_available]
+        return {target.engine.name: target.engine.url for target in targets}
 
     def metric(self, name: str, **labels: str) -> float:
         return self.registry.get_sample_value(f"pointsman_engine_group_{name}", {"group": "fleet"} | labels) or 0.0

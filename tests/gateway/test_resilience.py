@@ -9,8 +9,9 @@ from pointsman_gateway.config.engine_config import BreakerConfig, Timeouts
 from pointsman_gateway.config.models_file import ResilienceConfig, RetryConfig
 from pointsman_gateway.domain import Chunks, Decision, Message, Path, Prompt, Request
 from pointsman_gateway.engines.balancing import TargetQueue, hash_prompt
+from pointsman_gateway.engines.engine_settings import EngineSettings
 from pointsman_gateway.engines.engine_state import Engine, EngineState
-from pointsman_gateway.engines.engines import Engines, EngineSettings
+from pointsman_gateway.engines.engines import Engines
 from pointsman_gateway.engines.metrics import EngineMetrics, EngineStates
 from pointsman_gateway.engines.stage import EngineBackend
 from pointsman_gateway.ports import AnswerStream

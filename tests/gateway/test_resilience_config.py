@@ -6,7 +6,7 @@ import pytest
 from pointsman_gateway.config.field_types import ConfigError
 from pointsman_gateway.config.load import load_config
 from pointsman_gateway.config.models_file import ModelsFile
-from pointsman_gateway.engines.engines import engine_settings
+from pointsman_gateway.engines.engine_settings import engine_settings
 
 from tests.gateway.doubles.config_folder import ConfigFolder
 

@@ -119,16 +119,16 @@ async def test_changes_add_up_to_the_complete_state(watched: WatchedEngine, seed
                 watched.change_something(dice)
             await until_known(engines, watched)
             known, state = engines.get("local"), watched.state.state
-            assert (known.ready, known.resident, known.loadable) == (
+            assert (known.ready, known.resident, known.catalog.versions - known.resident) == (
                 state.status is EngineStatus.READY,
                 state.resident,
                 state.loadable,
             )
-            assert {name: alias.version for name, alias in known.aliases.items()} == {
+            assert {name: alias.version for name, alias in known.catalog.aliases.items()} == {
                 name: alias.version for name, alias in watched.aliases.items()
             }
             usable = state.resident | state.loadable
-            assert {name: known.training_seconds.get(name) for name in usable} == {
+            assert {name: known.catalog.training_seconds.get(name) for name in usable} == {
                 name: watched.ready.get(name) for name in usable
             }
     assert sum(message.is_change for message in watched.sent) > len(watched.sent) / 3

@@ -16,10 +16,12 @@ from pointsman_gateway.config.field_types import ConfigError
 from pointsman_gateway.config.models_file import ModelsFile
 from pointsman_gateway.config.providers import auth_header
 from pointsman_gateway.engines.adapter_discovery import AdapterDiscovery
+from pointsman_gateway.engines.aliases import Aliases
 from pointsman_gateway.engines.connection_pool import origin_of
 from pointsman_gateway.engines.dns_groups import EngineGroup, Resolver
-from pointsman_gateway.engines.engine_state import Aliases, Engine, EngineState
-from pointsman_gateway.engines.engines import Engines, engine_settings
+from pointsman_gateway.engines.engine_settings import engine_settings
+from pointsman_gateway.engines.engine_state import Engine, EngineState
+from pointsman_gateway.engines.engines import Engines
 from pointsman_gateway.engines.http_post import PooledPoster
 from pointsman_gateway.engines.lora_server import watch_engine
 from pointsman_gateway.engines.metrics import EngineMetrics

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 import msgspec
 
 from pointsman_gateway.config.providers import EngineApi
+from pointsman_gateway.engines.catalog import EMPTY
 from pointsman_gateway.engines.engine_state import Engine
 from pointsman_gateway.engines.engines import Engines
 from pointsman_gateway.engines.http_post import PooledPoster
@@ -175,9 +176,7 @@ class AdapterDiscovery:
         self._log_changes(engine, resident, found.unusable)
         self._has_listed, self._logged_problem = True, ""
         self._engines.update(
-            replace(
-                engine, ready=True, resident=resident, loadable=frozenset(), detail="", unusable=dict(found.unusable)
-            )
+            replace(engine, ready=True, resident=resident, catalog=EMPTY, detail="", unusable=dict(found.unusable))
         )
 
     def _log_changes(self, engine: Engine, resident: frozenset[str], unusable: Mapping[str, str]) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from pointsman_gateway.domain import Message
-from pointsman_gateway.engines.engines import Target
+from pointsman_gateway.engines.lookups import Target
 
 PREFIX_CHARACTERS = 512
 """Characters of the system prompt that are hashed. One of so many is worth going to an engine that has it cached."""
@@ -94,8 +94,9 @@ class TargetQueue:
     ) -> None:
         """Takes `bound`, times the mean load up to which an engine gets a request because of its cache."""
         self._left = list(targets)
-        self.alone = len(targets) == 1
-        """Whether there was only one from the start."""
+        available = (target for target in targets if target.state.is_available)
+        self.alone = next(available, None) is not None and next(available, None) is None
+        """Whether only one was available from the start."""
         self._key = key
         self._bound = bound
         self._spilled = spilled

@@ -24,7 +24,7 @@ from pointsman_gateway.engines.engine_client import (
     not_resident,
     out_of_time,
 )
-from pointsman_gateway.engines.engines import Target
+from pointsman_gateway.engines.lookups import Target
 from pointsman_gateway.engines.metrics import EngineMetrics
 from pointsman_gateway.ports import AnswerStream, ChunkSink
 
@@ -102,6 +102,7 @@ class EngineCall:
         "_has_ended",
         "_is_busy",
         "_last",
+        "_reported",
         "_request",
         "_sink",
         "_stall_seconds",
@@ -121,6 +122,7 @@ class EngineCall:
             sampling = settings.with_caller(sampling, request.caller)
         self._caller = caller
         self._target = target
+        self._reported = engine
         self._request = EngineRequest(
             engine.name,
             engine.url,
@@ -245,7 +247,7 @@ class EngineCall:
         if not target.is_adapter:
             return error
         self._caller.metrics.evicted(target.engine.name)
-        target.state.mark_evicted(target.model, target.engine)
+        target.state.mark_evicted(target.model, self._reported)
         return not_resident(target.engine.name, target.model)
 
     def _leave(self, error: BaseException | None) -> None:

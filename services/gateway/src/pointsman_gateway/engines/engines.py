@@ -1,91 +1,20 @@
 """All engines of one configuration: finds those that can answer along a path now, or the error if none can."""
 
-import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from pointsman_servicekit.errors import Unavailable
 
-from pointsman_gateway.config.engine_config import BreakerConfig, EngineConfig, Timeouts
-from pointsman_gateway.config.models_file import ModelsFile
-from pointsman_gateway.config.providers import DEFAULT_FIELDS, RequestFields, request_fields
-from pointsman_gateway.domain import Alias, Caller, Path, Sampling
-from pointsman_gateway.engines.engine_client import DEFAULT_TIMEOUTS, NOT_RESIDENT, OVERLOADED, NotResident
-from pointsman_gateway.engines.engine_state import Aliases, Engine, EngineState
+from pointsman_gateway.domain import Alias, Path
+from pointsman_gateway.engines.aliases import Aliases
+from pointsman_gateway.engines.catalog import AdapterCatalog
+from pointsman_gateway.engines.engine_client import NOT_RESIDENT, OVERLOADED, NotResident
+from pointsman_gateway.engines.engine_settings import EngineSettings
+from pointsman_gateway.engines.engine_state import Engine, EngineState
+from pointsman_gateway.engines.lookups import ModelLookups, Target
 
-MAX_CACHED_LOOKUPS = 1024
-"""Pairs of model and adapter."""
 DEFAULT_RETRY_AFTER_SECONDS = 5.0
 """If nothing says when an engine will be available."""
-
-
-@dataclass(frozen=True, slots=True)
-class EngineSettings:
-    """The timeouts, breaker and accepted fields that one configuration has for one engine."""
-
-    timeouts: Timeouts = DEFAULT_TIMEOUTS
-    breaker: BreakerConfig = BreakerConfig()  # noqa: RUF009  # it is frozen
-    accepted_fields: RequestFields = request_fields(DEFAULT_FIELDS)  # noqa: RUF009  # it is frozen
-    sends_priority: bool = False
-    separates_tenants: bool = False
-    sends_caller: bool = False
-    """Whether requests have a field that depends on the caller; if not, `with_caller` need not be called."""
-
-    def with_caller(self, sampling: Sampling, caller: Caller) -> Sampling:
-        """Adds the caller's priority, and a cache salt by tenant, to the parameters (vLLM's names), as configured."""
-        fields: dict[str, object] = {}
-        if self.sends_priority and caller.priority:
-            fields["priority"] = -caller.priority  # vLLM answers the lowest number first
-        if self.separates_tenants and caller.tenant:
-            fields["cache_salt"] = hashlib.blake2b(caller.tenant.encode(), digest_size=16).hexdigest()
-        return replace(sampling, extra={**sampling.extra, **fields}) if fields else sampling
-
-
-DEFAULT_SETTINGS = EngineSettings()
-
-
-def engine_settings(models: ModelsFile) -> dict[str, EngineSettings]:
-    """Returns the settings of each engine or group, by its name in models.yaml."""
-    return {name: _settings(models, name, engine) for name, engine in models.engines.items()}
-
-
-def _settings(models: ModelsFile, name: str, engine: EngineConfig) -> EngineSettings:
-    return EngineSettings(
-        models.timeouts_of(name),
-        models.breaker_of(name),
-        engine.accepted_fields,
-        engine.priority_scheduling,
-        engine.prefix_cache_per_tenant,
-        engine.priority_scheduling or engine.prefix_cache_per_tenant,
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """An engine that can answer along a path, with the model name to send."""
-
-    engine: Engine
-    model: str
-    """The base model or an adapter version."""
-    state: EngineState
-    settings: EngineSettings
-    upstream_model: str = ""
-    """The name that requests to the engine have for it."""
-
-    @property
-    def is_adapter(self) -> bool:
-        return self.model != self.engine.model
-
-
-@dataclass(frozen=True, slots=True)
-class _Lookup:
-    """The engines for one model and adapter version, valid for one version of all engines' states."""
-
-    version: int
-    """`EngineState.version` at the lookup."""
-    serving: tuple[Target, ...]
-    loadable: tuple[Target, ...]
-    """Engines that could load the adapter version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +25,7 @@ class _Refusal:
 
 
 class Engines:
-    """The engines of one configuration; the lookup of those for a model and adapter is cached and nearly free."""
+    """The engines of one configuration; a lookup of those for a model and adapter is kept, and nearly free."""
 
     def __init__(
         self,
@@ -106,19 +35,37 @@ class Engines:
     ) -> None:
         """Takes engines, their settings (defaults for those without), and the shared table of aliases."""
         self._settings = dict(settings or {})
-        self._lookups: dict[tuple[str, str], _Lookup] = {}
+        self._models: dict[str, ModelLookups] = {}
+        self._states: tuple[EngineState, ...] = ()
+        self._by_name: dict[str, EngineState] = {}
         states = [EngineState(engine) if isinstance(engine, Engine) else engine for engine in engines]
         self.set_states(states)
         self._aliases = Aliases() if aliases is None else aliases
         if aliases is None:
             for state in states:
-                self._aliases.update(state.engine.name, state.engine.model, state.engine.aliases)
+                self._aliases.update(state.engine.name, state.engine.model, state.engine.catalog)
 
     def set_states(self, states: Sequence[EngineState]) -> None:
         """Replaces the engines, because the members of a group have changed."""
+        before, after = set(self._states), set(states)
+        for state in before - after:
+            state.observers.discard(self)
+            self._models[state.engine.model].remove(state)
+        for state in states:
+            if state not in before:
+                state.observers.add(self)
+                self._lookups_of(state.engine.model).add(state)
         self._states = tuple(states)
         self._by_name = {state.engine.name: state for state in states}
-        self._lookups.clear()
+
+    def _lookups_of(self, model: str) -> ModelLookups:
+        if model not in self._models:
+            self._models[model] = ModelLookups(model, self._settings)
+        return self._models[model]
+
+    def on_report(self, state: EngineState, before: Engine) -> None:
+        """Keeps the lookups up to date; implements `EngineObserver`."""
+        self._models[state.engine.model].on_report(state, before)
 
     @property
     def states(self) -> Sequence[EngineState]:
@@ -128,11 +75,19 @@ class Engines:
         return self._by_name[name]
 
     def update(self, engine: Engine) -> None:
-        """Replaces the stored state of the engine with this name; raises KeyError if there is none."""
-        self._aliases.update(engine.name, engine.model, engine.aliases)
+        """Replaces the stored report about the engine of that name; raises KeyError if there is none."""
+        self._aliases.update(engine.name, engine.model, engine.catalog)
         state = self._by_name[engine.name]
-        if state.engine != engine:  # an update that changes nothing would invalidate the cached lookups
+        if state.engine != engine:
             state.update(engine)
+
+    def shared_catalog(self, model: str, catalog: AdapterCatalog) -> AdapterCatalog:
+        """Returns the catalog with the same content that other engines of the model have, or `catalog`."""
+        return self._aliases.shared(model, catalog)
+
+    def latest_catalog(self, model: str) -> AdapterCatalog:
+        """Returns the catalog that most engines of the model have."""
+        return self._aliases.latest(model)
 
     def get(self, name: str) -> Engine:
         return self._by_name[name].engine
@@ -177,114 +132,111 @@ class Engines:
 
     def model_of(self, adapter: str) -> str:
         """Returns the base model of an alias or a version; empty if it is unknown."""
-        for state in self._states:
-            engine = state.engine
-            if engine.knows(adapter) or self._aliases.get(engine.model, adapter):
-                return engine.model
+        for model, lookups in self._models.items():
+            if lookups.states and (self._aliases.get(model, adapter) or lookups.knows(adapter)):
+                return model
         return ""
 
     def adapters(self) -> Sequence[str]:
         """Returns the names of all adapters that a request may name: aliases, then versions."""
-        models = dict.fromkeys(state.engine.model for state in self._states)
+        models = [model for model, lookups in self._models.items() if lookups.states]
         aliases = {alias.alias for model in models for alias in self._aliases.of(model)}
-        versions = {version for engine in self.all() for version in engine.resident | engine.loadable}
+        versions = set[str]().union(*(lookups.versions() for lookups in self._models.values()))
         return [*sorted(aliases), *sorted(versions - aliases)]
 
     def trained(self) -> Sequence[tuple[str, str]]:
         """Returns base model and version of each adapter whose training time is known."""
-        return [(engine.model, version) for engine in self.all() for version in engine.training_seconds]
+        found = {
+            (model, version): None
+            for model, lookups in self._models.items()
+            for catalog in lookups.catalogs
+            for version in catalog.training_seconds
+        }
+        return list(found)
 
     def training_seconds(self, model: str, version: str) -> float:
         """Returns how long a version was trained, in seconds; 0 if it is unknown."""
-        for state in self._states:
-            engine = state.engine
-            if engine.model == model and version in engine.training_seconds:
-                return engine.training_seconds[version]
+        for catalog in self._models[model].catalogs if model in self._models else ():
+            if version in catalog.training_seconds:
+                return catalog.training_seconds[version]
         return 0.0
 
     def holds(self, model: str, version: str) -> bool:
         """Returns whether an available engine holds the version."""
-        return any(target.state.is_available for target in self._look_up(model, version).serving)
+        return any(target.state.is_available for target in self._serving(model, version))
 
     def may_load(self, model: str, version: str) -> bool:
         """Returns whether an engine could load the version now."""
-        return any(target.state.may_load(version) for target in self._look_up(model, version).loadable)
+        return any(target.state.may_load(version) for target in self._loading(model, version))
 
     def why_not(self, path: Path) -> str | None:
         """Returns why the path cannot be used now; None if it can, also after loading its adapter."""
         version = self.version_of(path) if path.adapter else ""
-        lookup = self._look_up(path.model, version)
-        for target in lookup.serving:
+        serving = self._serving(path.model, version)
+        for target in serving:
             if target.state.is_available:
                 return None
-        if lookup.loadable and self.may_load(path.model, version):
+        if version and self.may_load(path.model, version):
             return None
-        return self._refusal(path, lookup).reason
+        return self._refusal(path, version, serving).reason
 
-    def targets(self, path: Path) -> list[Target]:
-        """Returns the engines that may answer along `path` now, at least one; raises Unavailable."""
-        lookup = self._look_up(path.model, self.version_of(path) if path.adapter else "")
-        found = [target for target in lookup.serving if target.state.is_available]
-        if not found:
-            raise self._unavailable(path, lookup)
-        return found
+    def targets(self, path: Path) -> Sequence[Target]:
+        """Returns the engines that may answer along `path`, of which at least one is available now.
+
+        Raises Unavailable if none is.
+        """
+        version = self.version_of(path) if path.adapter else ""
+        serving = self._serving(path.model, version)
+        for target in serving:
+            if target.state.is_available:
+                return serving
+        raise self._unavailable(path, version, serving)
 
     def count(self, model: str) -> int:
         """Returns the number of the base model's engines, also of those that cannot answer now."""
-        return sum(state.engine.model == model for state in self._states)
+        return len(self._models[model].states) if model in self._models else 0
 
     def loading_targets(self, path: Path) -> list[Target]:
         """Returns the engines that could load the path's adapter now."""
         version = self.version_of(path)
-        return [target for target in self._look_up(path.model, version).loadable if target.state.may_load(version)]
+        return [target for target in self._loading(path.model, version) if target.state.may_load(version)]
 
-    def _look_up(self, model: str, version: str) -> _Lookup:
-        lookup = self._lookups.get((model, version))
-        if lookup is not None and lookup.version == EngineState.version:
-            return lookup
-        ready = [state for state in self._states if state.engine.serves(model, "")]
-        serving = [self._target(state, version or model) for state in ready if state.engine.serves(model, version)]
-        loadable = [self._target(state, version) for state in ready if version in state.engine.loadable]
-        if len(self._lookups) >= MAX_CACHED_LOOKUPS:
-            self._lookups.clear()
-        lookup = self._lookups[model, version] = _Lookup(EngineState.version, tuple(serving), tuple(loadable))
-        return lookup
+    def _serving(self, model: str, version: str) -> tuple[Target, ...]:
+        lookups = self._models.get(model)
+        return () if lookups is None else lookups.serving(version)
 
-    def _target(self, state: EngineState, model: str) -> Target:
-        engine = state.engine
-        upstream = engine.upstream_model
-        if model != engine.model:
-            upstream = engine.api.name_of_adapter(model, upstream)
-        settings = self._settings.get(engine.group or engine.name, DEFAULT_SETTINGS)
-        return Target(engine, model, state, settings, upstream)
+    def _loading(self, model: str, version: str) -> Iterator[Target]:
+        lookups = self._models.get(model)
+        return iter(()) if lookups is None else lookups.loading(version)
 
-    def _unavailable(self, path: Path, lookup: _Lookup) -> Unavailable:
-        refusal = self._refusal(path, lookup)
+    def _unavailable(self, path: Path, version: str, serving: Sequence[Target]) -> Unavailable:
+        refusal = self._refusal(path, version, serving)
         family = NotResident if refusal.code == NOT_RESIDENT else Unavailable
         return family(f"path '{path.name}': {refusal.reason}", code=refusal.code, retry_after=refusal.retry_after)
 
-    def _refusal(self, path: Path, lookup: _Lookup) -> _Refusal:
+    def _refusal(self, path: Path, version: str, serving: Sequence[Target]) -> _Refusal:
         of_model = [state for state in self._states if state.engine.model == path.model]
         if not any(state.engine.ready for state in of_model):
             details = "; ".join(f"{state.engine.name}: {state.engine.detail}" for state in of_model)
             return _Refusal(f"no engine for '{path.model}' is ready: {details}", "engine_not_ready")
-        if not lookup.serving:
-            return _not_resident(path, lookup, [state.engine for state in of_model])
-        states = [target.state for target in lookup.serving]
+        if not serving:
+            loading = self._loading(path.model, version)
+            return _not_resident(path, loading, [state.engine for state in of_model])
+        states = [target.state for target in serving]
         waits = [max(state.breaker.cooldown_left, state.cooldown_left) for state in states if not state.is_retired]
         reasons = "; ".join(f"{state.engine.name} {_why_unavailable(state)}" for state in states)
         code = OVERLOADED if all(state.breaker.closed for state in states) else "breaker_open"
         return _Refusal(reasons, code, max(1.0, min(waits, default=DEFAULT_RETRY_AFTER_SECONDS)))
 
 
-def _not_resident(path: Path, lookup: _Lookup, engines: Sequence[Engine]) -> _Refusal:
+def _not_resident(path: Path, loading: Iterable[Target], engines: Sequence[Engine]) -> _Refusal:
     reason = f"adapter '{path.adapter}' is not resident on any engine"
     unusable = [f"{engine.name}: {why}" for engine in engines if (why := engine.unusable.get(path.adapter))]
     if unusable:
         return _Refusal(f"{reason} ({'; '.join(unusable)})", NOT_RESIDENT)
     waits = [
         (server.cooldown_left(target.model), target.engine.name)
-        for target in lookup.loadable
+        for target in loading
         if (server := target.state.lora_server) is not None and server.cooldown_left(target.model)
     ]
     if not waits:

@@ -19,7 +19,7 @@ from pointsman_gateway.config.models_file import RetryConfig
 from pointsman_gateway.engines import engine_client
 from pointsman_gateway.engines.balancing import TargetQueue
 from pointsman_gateway.engines.engine_client import CompletionRequest
-from pointsman_gateway.engines.engines import Target
+from pointsman_gateway.engines.lookups import Target
 from pointsman_gateway.engines.metrics import EngineMetrics
 from pointsman_gateway.ports import AnswerStream
 

@@ -4,9 +4,10 @@ import asyncio
 import ipaddress
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from enum import StrEnum
+from typing import Any
 from urllib.parse import urlsplit
 
 import grpc
@@ -18,8 +19,9 @@ from pointsman_servicekit.grpc_errors import from_rpc_error
 from pointsman_servicekit.logs import correlation_metadata
 from pointsman_servicekit.tls import ClientTls
 
-from pointsman_gateway.domain import CanaryMetrics
+from pointsman_gateway.domain import Alias, CanaryMetrics
 from pointsman_gateway.engines.adapter_admin import AdapterAdminClient, to_alias
+from pointsman_gateway.engines.catalog import AdapterCatalog
 from pointsman_gateway.engines.engine_state import Engine
 from pointsman_gateway.engines.engines import Engines
 from pointsman_gateway.engines.metrics import EngineMetrics
@@ -35,8 +37,10 @@ LOAD_COOLDOWN_SECONDS = 5.0
 REPORT_TIMEOUT_SECONDS = 2.0
 FACTS_TIMEOUT_SECONDS = 2.0
 
+SLICE = 500
+"""Entries of a complete report that are read before other work of the event loop."""
+
 _UNREACHABLE = "lora_server_unavailable"
-_NONE: frozenset[str] = frozenset()
 
 
 class ReportOutcome(StrEnum):
@@ -168,15 +172,25 @@ class LoraServerClient:
                     state = await stream.read()
                 if state is grpc.aio.EOF:
                     return
-                self._store(state, first)
+                await self._store(state, first)
                 first = False
         finally:
             stream.cancel()
 
-    def _store(self, state: pb.EngineState, first: bool) -> None:
+    async def _store(self, state: pb.EngineState, first: bool) -> None:
         """Stores a report. Versions that a newer reply of `EnsureLoaded` named stay resident."""
-        self._reported = engine = _to_engine(self._reported, state)
-        self._replies = {} if first else {v: number for v, number in self._replies.items() if number > state.sequence}
+        if first:
+            self._replies = {}
+        model, catalog = self._reported.model, self._reported.catalog
+        if state.is_change:
+            catalog = _changed(catalog, state)
+        else:
+            catalog = await _read_catalog(state, self._engines.latest_catalog(model))
+        catalog = self._engines.shared_catalog(model, catalog)
+        if not state.is_change:
+            await asyncio.sleep(0)
+        self._reported = engine = _to_engine(self._reported, state, catalog)
+        self._replies = {v: number for v, number in self._replies.items() if number > state.sequence}
         for version in self._replies:
             engine = engine.with_adapter(version)
         self._engines.update(engine)
@@ -221,37 +235,68 @@ def _load_outcome(error: PointsmanError) -> str:
     return "away" if error.code == _UNREACHABLE else "refused"
 
 
-def _to_engine(before: Engine, state: pb.EngineState) -> Engine:
+def _changed(before: AdapterCatalog, state: pb.EngineState) -> AdapterCatalog:
+    """Returns what the lora-server knows of the registry after a message with changes."""
+    reported = [*state.resident, *state.loadable]
+    return before.after(reported, state.removed, map(to_alias, state.aliases), state.training_seconds)
+
+
+async def _read_catalog(state: pb.EngineState, latest: AdapterCatalog) -> AdapterCatalog:
+    """Returns what the lora-server knows of the registry by a complete message, in steps of a few milliseconds.
+
+    Takes from `latest`, the catalog of other engines of the model, whatever is the same.
+    """
+    versions, aliases, seconds = set[str](), dict[str, Alias](), dict[str, float]()
+    for slice_ in _slices(state.resident, state.loadable):
+        versions.update(slice_)
+        await asyncio.sleep(0)
+    same = len(state.aliases) == len(latest.aliases)
+    for slice_ in _slices(state.aliases):
+        for alias in map(to_alias, slice_):
+            known = latest.aliases.get(alias.alias)
+            is_known = known is not None and known == alias
+            aliases[alias.alias] = alias if known is None or not is_known else known
+            same = same and is_known
+        await asyncio.sleep(0)
+    for number, (version, known_seconds) in enumerate(state.training_seconds.items(), 1):
+        seconds[version] = known_seconds
+        if number % SLICE == 0:
+            await asyncio.sleep(0)
+    if same and versions == latest.versions and seconds == latest.training_seconds:
+        return latest
+    await asyncio.sleep(0)
+    return AdapterCatalog(frozenset(versions), latest.aliases if same else aliases, seconds)
+
+
+def _slices(*rows: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    return (row[begin : begin + SLICE] for row in rows for begin in range(0, len(row), SLICE))
+
+
+def _to_engine(before: Engine, state: pb.EngineState, catalog: AdapterCatalog) -> Engine:
     ready, detail = state.status == pb.ENGINE_STATUS_READY, state.detail
-    aliases: Sequence[pb.Alias] = state.aliases
     if ready and state.base_model != before.upstream_model:
-        ready, aliases = False, ()
+        ready, aliases = False, before.catalog.aliases if state.is_change else {}
+        catalog = AdapterCatalog(catalog.versions, aliases, catalog.training_seconds)
         detail = f"it serves '{state.base_model}', not '{before.upstream_model}' as models.yaml says"
     elif ready and before.endpoint and _is_local(state.url) and not _is_local(f"//{before.endpoint}"):
         ready = False
         detail = f"its lora-server reports the local address {state.url}: set POINTSMAN_LORA_ENGINE_URL"
-    base = (
-        before if state.is_change else replace(before, resident=_NONE, loadable=_NONE, aliases={}, training_seconds={})
-    )
-    changed = {*state.resident, *state.loadable, *state.removed}
-    training_seconds: Mapping[str, float] = base.training_seconds
-    if changed:
-        training_seconds = {name: each for name, each in training_seconds.items() if name not in changed}
-        training_seconds |= state.training_seconds
+    resident = frozenset(state.resident)
+    if state.is_change:
+        changed = {*resident, *state.loadable, *state.removed}
+        resident = _replaced(before.resident, changed, resident)
     return replace(
-        base,
+        before,
         url=state.url.rstrip("/"),
         ready=ready,
-        resident=_replaced(base.resident, changed, state.resident),
-        loadable=_replaced(base.loadable, changed, state.loadable),
-        aliases={**base.aliases, **{alias.alias: to_alias(alias) for alias in aliases}} if aliases else base.aliases,
+        resident=resident,
+        catalog=catalog,
         detail=detail,
         sequence=state.sequence,
-        training_seconds=training_seconds,
     )
 
 
-def _replaced(names: frozenset[str], changed: Set[str], added: Sequence[str]) -> frozenset[str]:
+def _replaced(names: frozenset[str], changed: Set[str], added: Set[str]) -> frozenset[str]:
     """Returns `names` without `changed` and with `added`; the same object if that changes nothing, to avoid a copy."""
     if not added and names.isdisjoint(changed):
         return names

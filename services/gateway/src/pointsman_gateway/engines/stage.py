@@ -27,8 +27,9 @@ from pointsman_gateway.engines.engine_client import (
     out_of_time,
     retryable,
 )
-from pointsman_gateway.engines.engines import Engines, Target
+from pointsman_gateway.engines.engines import Engines
 from pointsman_gateway.engines.failover import Hedging, RetryBudget, Retrying
+from pointsman_gateway.engines.lookups import Target, shared_settings
 from pointsman_gateway.engines.metrics import EngineMetrics
 from pointsman_gateway.ports import AnswerStream, Backend
 
@@ -92,7 +93,8 @@ class EngineBackend:
         try:
             return await self._retrying.call(first, queue, completion)
         except NotServed as error:
-            if len(targets) < self._engines.count(path.model):  # the others may answer later
+            answering = sum(target.state.is_available for target in targets)
+            if answering < self._engines.count(path.model):  # the others may answer later
                 raise retryable(error) from error
             raise
 
@@ -107,8 +109,8 @@ def _select_fields(request: Request, targets: Sequence[Target]) -> Sampling:
     if request.operation == "completion" and "prompt" in fields:  # several prompts, which are not an option
         own = {"prompt": fields["prompt"]}
         fields = {name: value for name, value in fields.items() if name != "prompt"}
-    for target in targets:
-        fields = target.settings.accepted_fields.select(fields)
+    for settings in shared_settings(targets):
+        fields = settings.accepted_fields.select(fields)
     return replace(sampling, extra={**fields, **own})
 
 

@@ -9,7 +9,8 @@ from pointsman_servicekit.errors import PointsmanError
 from pointsman_gateway.config.providers import VLLM
 from pointsman_gateway.domain import Message, Path
 from pointsman_gateway.engines.dialects.openai.schema import Count
-from pointsman_gateway.engines.engines import Engines, Target
+from pointsman_gateway.engines.engines import Engines
+from pointsman_gateway.engines.lookups import Target
 from pointsman_gateway.extensions.http_poster import HttpPoster, HttpUnreachable
 
 COUNT_SECONDS = 5.0
@@ -48,7 +49,8 @@ class TokenCounter:
         except PointsmanError:
             return None
         for target in targets:
-            if self._http is not None and target.settings.accepted_fields.kind == VLLM:
+            is_vllm = target.settings.accepted_fields.kind == VLLM
+            if self._http is not None and is_vllm and target.state.is_available:
                 return await self._count_on(self._http, target, _tokenize_body(target, messages, fields), deadline)
         return None
 

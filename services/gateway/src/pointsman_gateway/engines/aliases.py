@@ -1,0 +1,160 @@
+"""Where aliases point: one table for all engines and configurations, so that an alias moves everywhere at once."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from pointsman_gateway.domain import Alias
+from pointsman_gateway.engines.catalog import EMPTY, AdapterCatalog
+
+ALIAS_TTL_SECONDS = 60.0
+"""How long an alias stays where it was after no lora-server reports it any more.
+
+A lora-server that restarts, and has not read the registry yet, therefore moves no alias back. A registry that was
+emptied, and counts revisions from 1 again, is accepted after this time."""
+
+MAX_EXPIRED = 1000
+"""Aliases that one report lets expire, so that it does not delay the event loop; the others follow with the next."""
+
+MAX_COMPARED = 3
+"""Catalogs of other engines with which a new one is compared, the newest ones."""
+
+_Key = tuple[str, str]
+"""The base model, and the alias."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Report:
+    """The last report of one engine's lora-server."""
+
+    model: str
+    catalog: AdapterCatalog
+
+
+class Aliases:
+    """Where aliases point, by the highest revision that any lora-server of the model reports.
+
+    The lora-servers of one model read one registry, some of them later than others, so that their engines share a few
+    catalogs. A report costs as much as it has changes, times the number of these catalogs.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._current: dict[str, dict[str, Alias]] = {}
+        """By model and name."""
+        self._reports: dict[str, _Report] = {}
+        """By engine."""
+        self._catalogs: dict[str, Counter[AdapterCatalog]] = {}
+        """How many engines have reported a catalog last, by model."""
+        self._unreported_since: dict[_Key, float] = {}
+        """When the last report of what `_current` has ended, the earliest first."""
+
+    def get(self, model: str, alias: str) -> Alias | None:
+        known = self._current.get(model)
+        return None if known is None else known.get(alias)
+
+    def of(self, model: str) -> Sequence[Alias]:
+        return list(self._current.get(model, {}).values())
+
+    def shared(self, model: str, catalog: AdapterCatalog) -> AdapterCatalog:
+        """Returns the catalog with the same content that other engines of the model have, or `catalog`.
+
+        Two lora-servers may report the same changes in different steps.
+        """
+        known = self._catalogs.get(model)
+        if not known or catalog in known:
+            return catalog
+        candidates = [other for other in known if other.sizes == catalog.sizes]
+        return next((other for other in candidates[-MAX_COMPARED:] if other.equals(catalog)), catalog)
+
+    def latest(self, model: str) -> AdapterCatalog:
+        """Returns the catalog that most engines of the model have; an empty one if there is none."""
+        known = self._catalogs.get(model)
+        return max(known, key=known.__getitem__) if known else EMPTY
+
+    def update(self, engine: str, model: str, catalog: AdapterCatalog) -> None:
+        """Takes a report of the lora-server of `engine`; of equal revisions the latest report counts."""
+        before = self._reports.get(engine)
+        if before is None or before.catalog is not catalog or before.model != model:
+            self._reports[engine] = _Report(model, catalog)
+            counts = self._catalogs.setdefault(model, Counter())
+            is_first = catalog not in counts
+            counts[catalog] += 1
+            if before is not None:
+                self._withdraw(before)
+            known = before.catalog if before is not None and before.model == model else EMPTY
+            if is_first or known is not EMPTY:
+                self._move(model, catalog, catalog.aliases_since(known))
+            if before is not None and before.model != model:
+                self._check(before.model, before.catalog.aliases_since(self.latest(before.model)))
+        self._expire()
+
+    def forget(self, engine: str) -> None:
+        """Drops the reports of an engine that is no longer watched."""
+        report = self._reports.pop(engine, None)
+        if report is not None and self._withdraw(report):
+            self._check(report.model, report.catalog.aliases_since(self.latest(report.model)))
+        self._expire()
+
+    def _withdraw(self, report: _Report) -> bool:
+        """Counts an engine less for its catalog; returns whether it was the last one."""
+        counts = self._catalogs[report.model]
+        counts[report.catalog] -= 1
+        if counts[report.catalog]:
+            return False
+        del counts[report.catalog]
+        return True
+
+    def _move(self, model: str, catalog: AdapterCatalog, names: Iterable[str]) -> None:
+        """Takes what a catalog says about the aliases `names`, which it may also not have."""
+        current, unreported, late = self._current.setdefault(model, {}), self._unreported_since, []
+        if not current:
+            current.update(catalog.aliases)
+            return
+        for name in names:
+            alias, known = catalog.aliases.get(name), current.get(name)
+            if alias is not None and (known is None or alias.revision >= known.revision):
+                current[name] = alias
+                if unreported:
+                    unreported.pop((model, name), None)
+            else:
+                late.append(name)
+        self._check(model, late)
+
+    def _check(self, model: str, names: Iterable[str]) -> None:
+        """Notes since when nothing reports the aliases as they are."""
+        now, current = self._clock(), self._current.get(model, {})
+        if not self._catalogs.get(model):
+            for name in names:
+                if name in current:
+                    self._unreported_since.setdefault((model, name), now)
+            return
+        for name in names:
+            known, newest = current.get(name), self._newest(model, name)
+            if known is None or (newest is not None and newest.revision >= known.revision):
+                self._unreported_since.pop((model, name), None)
+            else:
+                self._unreported_since.setdefault((model, name), now)
+
+    def _expire(self) -> None:
+        """Replaces aliases unreported for `ALIAS_TTL_SECONDS` by the newest reported one, or removes them."""
+        if not self._unreported_since:
+            return
+        due = self._clock() - ALIAS_TTL_SECONDS
+        for _ in range(min(MAX_EXPIRED, len(self._unreported_since))):
+            key = next(iter(self._unreported_since))
+            if self._unreported_since[key] > due:
+                return
+            del self._unreported_since[key]
+            model, name = key
+            newest = self._newest(model, name)
+            if newest is None:
+                del self._current[model][name]
+            else:
+                self._current[model][name] = newest
+
+    def _newest(self, model: str, name: str) -> Alias | None:
+        """Returns the alias with the highest revision that an engine of the model has reported last."""
+        reported = [catalog.aliases[name] for catalog in self._catalogs.get(model, ()) if name in catalog.aliases]
+        return max(reported, key=lambda alias: alias.revision, default=None)

@@ -1,0 +1,51 @@
+"""What one configuration says about an engine: its timeouts, its breaker, and the fields that it gets."""
+
+import hashlib
+from dataclasses import dataclass, replace
+
+from pointsman_gateway.config.engine_config import BreakerConfig, EngineConfig, Timeouts
+from pointsman_gateway.config.models_file import ModelsFile
+from pointsman_gateway.config.providers import DEFAULT_FIELDS, RequestFields, request_fields
+from pointsman_gateway.domain import Caller, Sampling
+from pointsman_gateway.engines.engine_client import DEFAULT_TIMEOUTS
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """The timeouts, breaker and accepted fields that one configuration has for one engine."""
+
+    timeouts: Timeouts = DEFAULT_TIMEOUTS
+    breaker: BreakerConfig = BreakerConfig()  # noqa: RUF009  # it is frozen
+    accepted_fields: RequestFields = request_fields(DEFAULT_FIELDS)  # noqa: RUF009  # it is frozen
+    sends_priority: bool = False
+    separates_tenants: bool = False
+    sends_caller: bool = False
+    """Whether it sends anything that depends on the caller; if not, `with_caller` need not be called."""
+
+    def with_caller(self, sampling: Sampling, caller: Caller) -> Sampling:
+        """Adds what the engine gets to know of the caller to the parameters, by vLLM's names."""
+        fields: dict[str, object] = {}
+        if self.sends_priority and caller.priority:
+            fields["priority"] = -caller.priority  # vLLM answers the lowest number first
+        if self.separates_tenants and caller.tenant:
+            fields["cache_salt"] = hashlib.blake2b(caller.tenant.encode(), digest_size=16).hexdigest()
+        return replace(sampling, extra={**sampling.extra, **fields}) if fields else sampling
+
+
+DEFAULT_SETTINGS = EngineSettings()
+
+
+def engine_settings(models: ModelsFile) -> dict[str, EngineSettings]:
+    """Returns the settings of each engine or group, by its name in models.yaml."""
+    return {name: _settings(models, name, engine) for name, engine in models.engines.items()}
+
+
+def _settings(models: ModelsFile, name: str, engine: EngineConfig) -> EngineSettings:
+    return EngineSettings(
+        models.timeouts_of(name),
+        models.breaker_of(name),
+        engine.accepted_fields,
+        engine.priority_scheduling,
+        engine.prefix_cache_per_tenant,
+        engine.priority_scheduling or engine.prefix_cache_per_tenant,
+    )

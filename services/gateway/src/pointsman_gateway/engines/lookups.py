@@ -1,0 +1,154 @@
+"""Which engines of one model hold a version: looked up once, then kept up to date by what each engine reports."""
+
+from collections import Counter, OrderedDict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from pointsman_gateway.engines.catalog import EMPTY, AdapterCatalog
+from pointsman_gateway.engines.engine_settings import DEFAULT_SETTINGS, EngineSettings
+from pointsman_gateway.engines.engine_state import Engine, EngineState
+
+MAX_LOOKUPS = 16_384
+"""Versions of a model whose engines are kept; the least recently used ones are looked up again."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Target:
+    """An engine that can answer along a path, with the model name to send."""
+
+    model: str
+    """The base model or an adapter version."""
+    state: EngineState
+    settings: EngineSettings
+    upstream_model: str = ""
+    """The name that requests to the engine have for it."""
+
+    @property
+    def engine(self) -> Engine:
+        """Returns the facts about the engine as last reported."""
+        return self.state.engine
+
+    @property
+    def is_adapter(self) -> bool:
+        return self.model != self.state.engine.model
+
+
+class ModelLookups:
+    """The engines of one model in one configuration, by the version that they hold."""
+
+    def __init__(self, model: str, settings: Mapping[str, EngineSettings], max_lookups: int = MAX_LOOKUPS) -> None:
+        """Takes the settings by the name of an engine or group; those that are missing have defaults."""
+        self._model = model
+        self._max = max_lookups
+        self._settings = settings
+        self._states: dict[str, EngineState] = {}
+        """By the engine's name."""
+        self._serving: OrderedDict[str, tuple[Target, ...]] = OrderedDict()
+        """By version; the base model's is empty."""
+        self._catalogs: Counter[AdapterCatalog] = Counter()
+        """How many engines have each."""
+
+    def __len__(self) -> int:
+        """Returns the number of versions whose engines are kept."""
+        return len(self._serving)
+
+    @property
+    def states(self) -> Collection[EngineState]:
+        return self._states.values()
+
+    @property
+    def catalogs(self) -> Collection[AdapterCatalog]:
+        return self._catalogs.keys()
+
+    def serving(self, version: str) -> tuple[Target, ...]:
+        """Returns the ready engines that hold a version, or all ready ones for the base model ("")."""
+        found = self._serving.get(version)
+        if found is None:
+            return self._look_up(version)
+        self._serving.move_to_end(version)
+        return found
+
+    def loading(self, version: str) -> Iterator[Target]:
+        """Yields the ready engines that could load a version."""
+        if not any(version in catalog.versions for catalog in self._catalogs):
+            return
+        for state in self._states.values():
+            if state.engine.ready and state.engine.can_load(version):
+                yield self._target(state, version)
+
+    def knows(self, version: str) -> bool:
+        """Returns whether an engine holds a version or can load it, ready or not."""
+        if any(version in catalog.versions for catalog in self._catalogs):
+            return True
+        return EMPTY in self._catalogs and any(version in state.engine.resident for state in self._states.values())
+
+    def versions(self) -> set[str]:
+        """Returns the versions that any engine holds or can load."""
+        found = set[str]().union(*(catalog.versions for catalog in self._catalogs))
+        if EMPTY in self._catalogs:
+            unlisted = (state.engine.resident for state in self._states.values() if state.engine.catalog is EMPTY)
+            found.update(*unlisted)
+        return found
+
+    def add(self, state: EngineState) -> None:
+        self._states[state.engine.name] = state
+        self._catalogs[state.engine.catalog] += 1
+        self._refresh(state, self._held(state.engine))
+
+    def remove(self, state: EngineState) -> None:
+        del self._states[state.engine.name]
+        self._drop(state.engine.catalog)
+        self._refresh(state, self._held(state.engine))
+
+    def on_report(self, state: EngineState, before: Engine) -> None:
+        """Applies a report: only lookups of versions that the engine has got or lost change."""
+        engine = state.engine
+        if engine.catalog is not before.catalog:
+            self._catalogs[engine.catalog] += 1
+            self._drop(before.catalog)
+        if engine.ready != before.ready:
+            self._refresh(state, self._held(before) | self._held(engine))
+        elif engine.resident is not before.resident:
+            self._refresh(state, engine.resident ^ before.resident)
+
+    def _drop(self, catalog: AdapterCatalog) -> None:
+        self._catalogs[catalog] -= 1
+        if not self._catalogs[catalog]:
+            del self._catalogs[catalog]
+
+    def _held(self, engine: Engine) -> frozenset[str]:
+        return engine.resident | {""}
+
+    def _refresh(self, state: EngineState, versions: Collection[str]) -> None:
+        """Adds the engine to, or removes it from, the lookups of these versions."""
+        is_member = self._states.get(state.engine.name) is state
+        for version in versions if len(versions) < len(self._serving) else [v for v in self._serving if v in versions]:
+            found = self._serving.get(version)
+            if found is None:
+                continue
+            others = tuple([target for target in found if target.state is not state])
+            serves = is_member and state.engine.serves(self._model, version)
+            self._serving[version] = (*others, self._target(state, version)) if serves else others
+
+    def _look_up(self, version: str) -> tuple[Target, ...]:
+        if version and not self.knows(version):
+            return ()  # names that clients make up displace nothing
+        model = self._model
+        found = [state for state in self._states.values() if state.engine.serves(model, version)]
+        if len(self._serving) >= self._max:
+            self._serving.popitem(last=False)
+        targets = self._serving[version] = tuple([self._target(state, version) for state in found])
+        return targets
+
+    def _target(self, state: EngineState, version: str) -> Target:
+        engine = state.engine
+        upstream = engine.upstream_model
+        if version:
+            upstream = engine.api.name_of_adapter(version, upstream)
+        settings = self._settings.get(engine.group or engine.name, DEFAULT_SETTINGS)
+        return Target(version or engine.model, state, settings, upstream)
+
+
+def shared_settings(targets: Sequence[Target]) -> Sequence[EngineSettings]:
+    """Returns the different settings of those engines that are available."""
+    return list({id(target.settings): target.settings for target in targets if target.state.is_available}.values())
