@@ -144,6 +144,17 @@ def test_a_data_folder_that_cannot_be_created_is_named_in_the_error(tmp_path: Pa
     assert raised.value.code == "data_folder_unusable"
 
 
+async def test_a_disk_that_fails_while_a_collection_is_created_is_reported(
+    start: Start, refusal: Refusal, tmp_path: Path
+) -> None:
+    async with start() as client:
+        scratch = tmp_path / "data" / ".scratch"
+        scratch.rmdir()
+        assert (await refusal(client.create())).code == "disk_failed"
+        scratch.mkdir()
+        await client.create()
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 3 MiB; skips the test if this user may not mount one."""
@@ -176,6 +187,8 @@ async def test_a_service_on_a_full_disk_keeps_acknowledged_documents_and_resumes
             else:
                 error = await refusal(call)
         assert error.code == "disk_full"
+        parts = pb.RestoreRequest(begin=pb.RestoreBegin(collection="copy")), pb.RestoreRequest(data=bytes(2**20))
+        assert (await refusal(client.stub.Restore(iter(parts)))).code == "disk_full"
         assert set(await client.found("note filling", top_k=100)) <= acknowledged
         remount(small_disk, "size=20m")
         await client.upsert(pb.Document(id="more", text="There is room."))

@@ -159,7 +159,7 @@ def parse_peers(text: str) -> Peers:
 
 
 def parse_token(text: str) -> str:
-    """Parses a client's file, which holds its token alone; raises TokenFileError if it is too short or has spaces."""
+    """Parses a client's file, which contains its token alone; raises TokenFileError if it is too short or no word."""
     token = text.strip()
     _check_token(token)
     return token

@@ -69,7 +69,10 @@ class JobQueue:
                     await asyncio.sleep(RETRY_SECONDS)
 
     async def create(self, request: JobRequest) -> Job:
-        """Checks a request and queues its job; raises InvalidArgument, or ResourceExhausted if the queue is full."""
+        """Checks a request and queues its job.
+
+        Raises InvalidArgument, ResourceExhausted if the queue is full, and what `find_version` raises for the parent.
+        """
         check_request(request, self._environment.methods)
         with self._reserve_place(), ExitStack() as files:
             if request.parent:
@@ -90,8 +93,9 @@ class JobQueue:
         return [job for job in reversed(self._jobs.values()) if name in ("", job.request.name)]
 
     async def cancel(self, job_id: str) -> Job:
-        """Stops a job and waits until it has ended. Raises NotFound; FailedPrecondition while its result is being
-        registered.
+        """Stops a job and waits until it has ended, or until `close`.
+
+        Raises NotFound; FailedPrecondition ("too_late") while its result is being registered.
         """
         job = self.get(job_id)
         if self._registering == job_id:

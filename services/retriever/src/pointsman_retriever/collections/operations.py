@@ -20,6 +20,7 @@ from pointsman_retriever.domain import CollectionId, CollectionInfo, EncodedDocu
 from pointsman_retriever.encoder import DocumentEncoder
 from pointsman_retriever.store import maintenance
 from pointsman_retriever.store.data_folder import STORE_FILE
+from pointsman_retriever.store.errors import translate_disk_errors
 
 log = logging.getLogger(__name__)
 
@@ -167,7 +168,7 @@ class Operations:
 
 async def _receive_file(parts: AsyncIterator[bytes | str], file: Path) -> None:
     digest = hashlib.sha256()
-    with file.open("wb") as target:
+    with translate_disk_errors(file), file.open("wb") as target:
         async for part in parts:
             if isinstance(part, str):
                 if part != digest.hexdigest():

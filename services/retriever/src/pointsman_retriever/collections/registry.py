@@ -142,7 +142,10 @@ class CollectionRegistry:
         return collection.info
 
     def remove(self, collection_id: CollectionId) -> None:
-        """Closes and deletes a collection; raises NotFound, or FailedPrecondition for an external one."""
+        """Closes and deletes a collection.
+
+        Raises NotFound, FailedPrecondition for an external one, and storage errors (`translate_disk_errors`).
+        """
         self._refuse_external(collection_id)
         writer = self._writers.get(collection_id)
         if writer is None and collection_id not in self._damaged:

@@ -15,9 +15,10 @@ from threading import Lock
 from typing import Any
 
 import numpy as np
-from pointsman_servicekit.errors import FailedPrecondition, Internal, PointsmanError, ResourceExhausted, Unavailable
+from pointsman_servicekit.errors import Unavailable
 
 from pointsman_retriever.domain import Chunk, Ids, IndexedChunks, Neighbour, Passage, RankedChunk
+from pointsman_retriever.store.errors import translate_errors
 
 _LOCK_TIMEOUT_SECONDS = 30.0  # seconds that SQLite waits for a lock on the file
 _POLL_SECONDS = 1.0  # after which a thread that waits for a reader checks whether the file was closed
@@ -135,19 +136,6 @@ class Connections:
             )
 
 
-@contextmanager
-def translate_errors(file: Path) -> Iterator[None]:
-    """Converts SQLite's exceptions in the block to storage errors, as all reads and writes of a collection raise them.
-
-    These are ResourceExhausted ("disk_full"), FailedPrecondition ("disk_read_only"), Unavailable ("disk_failed") and
-    Internal ("collection_damaged", "store_failed").
-    """
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise _to_pointsman_error(error, file) from error
-
-
 def _connect(file: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(
         f"file:{_quote(file)}?mode=rw",
@@ -172,33 +160,6 @@ def _connect(file: Path) -> sqlite3.Connection:
 
 def _quote(file: Path) -> str:
     return str(file).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
-
-
-def _to_pointsman_error(error: sqlite3.Error, file: Path) -> PointsmanError:
-    name = getattr(error, "sqlite_errorname", "")
-    if name == "SQLITE_FULL":
-        return ResourceExhausted(
-            f"the disk that holds {file.parent} is full; nothing of this call was written. Free some space, and send "
-            "it again",
-            code="disk_full",
-            retry_after=60.0,
-        )
-    if name.startswith(("SQLITE_READONLY", "SQLITE_PERM", "SQLITE_CANTOPEN", "SQLITE_AUTH")):
-        return FailedPrecondition(
-            f"{file} cannot be written ({error}); nothing of this call was written. Mount it read-write, and make the "
-            "retriever's user its owner",
-            code="disk_read_only",
-        )
-    if name.startswith("SQLITE_IOERR"):
-        return Unavailable(
-            f"the disk that holds {file} failed ({name}); nothing of this call was acknowledged",
-            code="disk_failed",
-            retry_after=10.0,
-        )
-    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_FORMAT")):
-        message = f"{file} is damaged ({error}); restore the collection's last snapshot"
-        return Internal(message, code="collection_damaged")
-    return Internal(f"{file}: {error} ({name or 'no SQLite error name'})", code="store_failed")
 
 
 @dataclass(frozen=True, slots=True)

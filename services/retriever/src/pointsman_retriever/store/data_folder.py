@@ -13,6 +13,7 @@ from secrets import token_hex
 from pointsman_servicekit.errors import FailedPrecondition
 
 from pointsman_retriever.domain import NAME_PATTERN, CollectionId
+from pointsman_retriever.store.errors import translate_disk_errors
 
 STORE_FILE = "store.sqlite3"
 
@@ -22,7 +23,10 @@ _ID_BYTES = 6
 
 
 class DataFolder:
-    """The folders of all collections, for the process that holds the lock (see `claim_data_folder`)."""
+    """The folders of all collections, for the process that holds the lock (see `claim_data_folder`).
+
+    Methods that change a collection raise storage errors (`translate_disk_errors`).
+    """
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -58,7 +62,8 @@ class DataFolder:
     @contextmanager
     def scratch(self) -> Iterator[Path]:
         """Lends an empty folder on the same file system, which is removed after the block unless it was moved away."""
-        folder = Path(tempfile.mkdtemp(dir=self._scratch))
+        with translate_disk_errors(self._scratch):
+            folder = Path(tempfile.mkdtemp(dir=self._scratch))
         try:
             yield folder
         finally:
@@ -67,24 +72,26 @@ class DataFolder:
     def install(self, folder: Path, collection_id: CollectionId) -> None:
         """Moves a complete folder to its place for a new collection, atomically even if the process crashes."""
         target = self.folder(collection_id)
-        target.parent.mkdir(exist_ok=True)
-        folder.rename(target)
-        for parent in (target.parent, self._root):
-            sync_folder(parent)
+        with translate_disk_errors(target):
+            target.parent.mkdir(exist_ok=True)
+            folder.rename(target)
+            for parent in (target.parent, self._root):
+                sync_folder(parent)
 
     def replace_file(self, folder: Path, collection_id: CollectionId) -> None:
         """Replaces the file of a collection by the file in `folder`, atomically; its connections must be closed."""
         target = self.folder(collection_id)
-        for name in (f"{STORE_FILE}-wal", f"{STORE_FILE}-shm"):
-            (target / name).unlink(missing_ok=True)  # SQLite would apply the old file's log to the new file
-        sync_folder(target)
-        (folder / STORE_FILE).replace(target / STORE_FILE)
-        sync_folder(target)
+        with translate_disk_errors(target / STORE_FILE):
+            for name in (f"{STORE_FILE}-wal", f"{STORE_FILE}-shm"):
+                (target / name).unlink(missing_ok=True)  # SQLite would apply the old file's log to the new file
+            sync_folder(target)
+            (folder / STORE_FILE).replace(target / STORE_FILE)
+            sync_folder(target)
 
     def remove(self, collection_id: CollectionId) -> None:
         """Removes a collection atomically; its files are deleted afterwards."""
         folder = self.folder(collection_id)
-        with self.scratch() as scratch:
+        with self.scratch() as scratch, translate_disk_errors(folder):
             folder.rename(scratch / "removed")
             sync_folder(folder.parent)
 
@@ -118,16 +125,17 @@ def claim_data_folder(root: Path) -> Iterator[DataFolder]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flushes a folder's entries to disk, which makes a rename durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    """Flushes a folder's entries to disk, which makes a rename durable; raises storage errors."""
+    with translate_disk_errors(folder):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def sync_file(file: Path) -> None:
-    with file.open("rb") as opened:
+    with translate_disk_errors(file), file.open("rb") as opened:
         os.fsync(opened.fileno())
 
 

@@ -12,8 +12,8 @@ from pointsman_servicekit.errors import Internal, InvalidArgument, PointsmanErro
 
 from pointsman_retriever import digests
 from pointsman_retriever.domain import Chunk, CollectionId, CollectionInfo, Document, EncodedDocument, Quota
-from pointsman_retriever.store.connections import translate_errors
 from pointsman_retriever.store.data_folder import STORE_FILE, sync_file, sync_folder
+from pointsman_retriever.store.errors import translate_errors
 from pointsman_retriever.store.store import Store, read_collection
 from pointsman_retriever.store.transaction import write_counts
 

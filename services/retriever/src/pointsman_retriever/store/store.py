@@ -14,8 +14,9 @@ from pointsman_servicekit.errors import FailedPrecondition
 from pointsman_retriever import digests
 from pointsman_retriever.domain import Chunk, CollectionId, CollectionInfo, Document, IndexedChunks, Quota, Vectors
 from pointsman_retriever.store import connections
-from pointsman_retriever.store.connections import Connections, ReadTransaction, translate_errors
+from pointsman_retriever.store.connections import Connections, ReadTransaction
 from pointsman_retriever.store.data_folder import STORE_FILE, sync_folder
+from pointsman_retriever.store.errors import translate_errors
 from pointsman_retriever.store.transaction import Transaction
 
 CHECKPOINT_BYTES = 16 * 1024 * 1024
