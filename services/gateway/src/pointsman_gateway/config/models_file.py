@@ -166,7 +166,7 @@ class EmbeddingConfig(Strict):
 
     @property
     def url_parts(self) -> dict[str, str]:
-        """Returns the values for the placeholders in the provider's URL."""
+        """Returns the values for the placeholders in the provider's URL, by name."""
         return {name: value for name in URL_PARTS if (value := getattr(self, name, None)) is not None}
 
     @property
