@@ -178,7 +178,7 @@ def token_file_for(address: str) -> Path | None:
 
 
 def token_for(address: str) -> Token | None:
-    """Returns the token for the service at `address`, None if there is none; CommandError if it cannot be read."""
+    """Returns the token for the service at `address`, None without one; raises CommandError if it cannot be read."""
     try:
         return open_token(token_file_for(address))
     except TokenFileError as error:

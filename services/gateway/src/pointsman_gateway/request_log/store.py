@@ -188,7 +188,7 @@ class RequestLogReader:
     """Reads the request log; each method raises Unavailable ("redis_unavailable") if Redis does not answer in time."""
 
     def __init__(self, redis: BoundedRedis) -> None:
-        """Takes a Redis client that no writer uses: a slow read must not make writers treat Redis as unavailable."""
+        """For long reads (`before`), takes a Redis client that nothing else uses: a timeout marks it as unavailable."""
         self._redis = redis
 
     async def before(self, entry_id: str, after: str, count: int) -> Sequence[LogEntry]:

@@ -55,7 +55,7 @@ def to_messages(items: str | Sequence[Mapping[str, Any]]) -> list[Message]:
 
 
 def _show_before_last(messages: list[Message], media: list[Part]) -> None:
-    """Adds media to the last message if it is the user's, otherwise as a message before it."""
+    """Adds media parts to the last message if it is the user's, otherwise as a new user message before the last one."""
     last = messages[-1]
     if last["role"] == "user":
         last["content"] = [*media, *_as_parts(last["content"])]
