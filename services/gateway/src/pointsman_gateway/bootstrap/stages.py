@@ -176,7 +176,10 @@ def _wrap_in_cache(
 
 
 def _wrap_in_guardrails(stages: Stages, config: Config, dependencies: Dependencies) -> Stages:
-    """Returns the stages with wrappers for the configured hooks; without guardrails, `stages` itself."""
+    """Returns the stages, wrapped for the hooks of the configured guardrails; without guardrails, `stages` itself.
+
+    Raises ConfigError if a guardrail's options cannot be used.
+    """
     active = to_guardrails(config, dependencies.http)
     if not active:
         return stages

@@ -170,7 +170,10 @@ def providers() -> Mapping[str, Provider]:
 
 
 def find_price(provider: str, names: Iterable[str]) -> PricedModel | None:
-    """Returns the entry of the first of the models `names` that is in the provider's price list; None if none is."""
+    """Returns the entry of the first of the models `names` that is in the provider's price list; None if none is.
+
+    Raises KeyError if the provider is unknown.
+    """
     return prices.find_price(preset_of(provider).price_list or provider, names)
 
 

@@ -79,7 +79,10 @@ class RequestLogTasks:
             yield
 
     async def _read_evidence(self) -> None:
-        """Reads all days first; later only today and one earlier day in turn, since late ratings change those."""
+        """Reads all days first; later only today and one earlier day in turn, since late ratings change those.
+
+        If it raises Unavailable, the next call continues.
+        """
         while self._unread_days:
             await self._recorder.read_evidence(self._unread_days[-1])
             self._unread_days.pop()

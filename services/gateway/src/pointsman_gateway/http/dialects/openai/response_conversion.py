@@ -98,7 +98,10 @@ def _add_item(messages: list[Message], item: Mapping[str, Any], where: str) -> N
 
 
 def _add_call(messages: list[Message], item: Mapping[str, Any], where: str) -> None:
-    """Adds a tool call to the assistant's message before it: the calls of one turn are one message."""
+    """Adds a tool call to the assistant's message before it: the calls of one turn are one message.
+
+    Raises InvalidArgument unless its name, arguments and id are strings.
+    """
     namespace = item.get("namespace")
     name = ToolName(string_in(item, "name", where), namespace if isinstance(namespace, str) else "")
     function = {"name": name.for_engine, "arguments": string_in(item, "arguments", where)}
