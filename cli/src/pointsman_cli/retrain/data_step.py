@@ -174,7 +174,7 @@ class Gateway:
     ) -> list[ModelAnswer]:
         """Returns answers in the order of the prompts; answers already in `file` are reused, new ones are appended.
 
-        Raises CommandError if a request fails after all retries.
+        Raises CommandError if a request fails after all retries, or `file` cannot be read.
         """
         bodies = [{"model": model, "messages": list(question), "stream": False, **sampling} for question in questions]
         places = [_prompt_digest(body) for body in bodies]

@@ -93,7 +93,11 @@ def check(folder: Path) -> int:
 
 
 async def check_engine_of(folder: Path, name: str) -> int:
-    """Checks an engine of the configuration in `folder`, and prints each finding as JSON; raises ConfigError."""
+    """Sends requests to the engine `name` of the configuration in `folder`, and prints each finding as a line of JSON.
+
+    Returns 1 if a check fails, otherwise 0. Raises ConfigError if the configuration is invalid or the engine cannot be
+    checked, OSError if a file cannot be read.
+    """
     config = load_config(folder)
     engines = config.models.engines
     must_be_known("there is no engine", name, engines)
