@@ -165,7 +165,10 @@ def authenticate_to(addresses: Iterable[str], data_dir: DataDir) -> None:
 
 
 def find_run(data_dir: Path) -> Run | None:
-    """Returns the running `pointsman up` as `read_run` does, and authenticates later calls to its services."""
+    """Returns the running `pointsman up` as `read_run` does, and lets later calls to its services send their tokens.
+
+    None if none runs; raises UsageError if its file cannot be read.
+    """
     at = DataDir.at(data_dir)
     run = read_run(at.run_file)
     authenticate_to([address for address in (run.retriever, run.lora_server) if address] if run else (), at)
@@ -178,7 +181,7 @@ def token_file_for(address: str) -> Path | None:
 
 
 def token_for(address: str) -> Token | None:
-    """Returns the token for the service at `address`, None if there is none; CommandError if it cannot be read."""
+    """Returns the token for the service at `address`, None without one; raises CommandError if it cannot be read."""
     try:
         return open_token(token_file_for(address))
     except TokenFileError as error:

@@ -71,7 +71,8 @@ def find_engine(data_dir: DataDir, given: Path | None) -> EngineEnvironment:
 def _engine_path(parent: Path, python: Path, data_dir: DataDir) -> str:
     """Returns a folder for PYTHONPATH with the lora-server's package; empty if `python` is the running one.
 
-    It has no other package, which would hide the engine's own version: if necessary, it is made with a link.
+    It has no other package, which would hide the engine's own version: if necessary, it is made with a link. Raises
+    OSError.
     """
     if python == Path(sys.executable):
         return ""
@@ -209,7 +210,10 @@ async def prepare_model(
 
 
 def write_model_config(model: BaseModel, heading: str, data_dir: DataDir) -> Path:
-    """Writes the configuration of `pointsman up --model`, which begins with `heading`; returns its folder."""
+    """Writes the configuration of `pointsman up --model`, which begins with `heading`; returns its folder.
+
+    Raises OSError.
+    """
     name = escape(model.name)
     config = {
         "base_model": BUILT_IN if model.is_built_in else model.hub_name or str(model.folder),

@@ -65,7 +65,8 @@ class TrainingOrder:
 async def start_job(address: str, order: TrainingOrder, console: Console, *, watched: bool) -> None:
     """Queues a job and prints its id; with `watched`, follows it to its end.
 
-    The job continues if this is interrupted. Raises CommandError if the job fails while it is watched.
+    The job continues if this is interrupted. Raises CommandError if the job fails while it is watched; otherwise as
+    `call_training` does.
     """
     started = await call_training(
         address, lambda server: server.CreateJob(training_request(order), timeout=TRAINING_CALL_SECONDS)

@@ -231,7 +231,10 @@ def _prompt_digest(body: Mapping[str, Any]) -> str:
 
 
 def _read_answers(file: Path) -> Iterable[ModelAnswer]:
-    """Yields the answers that are stored in the file; skips a line that a killed process left incomplete."""
+    """Yields the answers that are stored in the file, if it exists; skips a line that a killed process left incomplete.
+
+    Raises UsageError if it cannot be read.
+    """
     if not file.is_file():
         return
     for _, line in whole_lines(file):

@@ -176,7 +176,10 @@ class EvaluateStep:
         return marked
 
     async def _prompts(self, rows: Sequence[Row]) -> Sequence[Messages]:
-        """Returns the messages that the student path would send for each row; without a path, the row's own."""
+        """Returns the messages that the student path would send for each row; without a path, the row's own.
+
+        Raises what `render` raises.
+        """
         if not self.plan.is_rendered:
             return [row.messages for row in rows]
         file = self.folder / "heldout_rows.jsonl"

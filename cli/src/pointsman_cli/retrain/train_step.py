@@ -133,7 +133,7 @@ class Trainer:
     async def _find_started_job(self, spec: TrainingSpec) -> str:
         """Returns the id of the job that this retraining started before it was killed; empty if there is none.
 
-        The job's author names the retraining.
+        The job's author names the retraining. Raises as `call_training` does.
         """
         request = training_pb2.ListTrainingJobsRequest(name=spec.name)
         found = await call_training(self._address, lambda server: server.List(request, timeout=TRAINING_CALL_SECONDS))
@@ -142,7 +142,7 @@ class Trainer:
         return next((str(job.id) for job in mine), "")
 
     async def follow(self, job: str) -> TrainingResult:
-        """Reports the job's events until it ends, and returns its result."""
+        """Reports the job's events until it ends, and returns its result; raises as `call_training` does."""
         async for kind, facts in training_events(self._address, job):
             self._tell(kind, facts)
         request = training_pb2.GetTrainingJobRequest(id=job)

@@ -140,7 +140,10 @@ class Services:
 
 @asynccontextmanager
 async def services(where: ServiceAddresses, window: float) -> AsyncIterator[Services]:
-    """Opens the connections for polling; `window` is the number of seconds that the figures cover."""
+    """Opens the connections for polling; `window` is the number of seconds that the figures cover.
+
+    Raises CommandError if the files for TLS or tokens cannot be used.
+    """
     headers = {"accept": "text/plain"}
     async with (
         open_async_client(timeout=TIMEOUT_SECONDS, trust_env=False, headers=headers) as client,

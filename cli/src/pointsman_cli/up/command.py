@@ -133,7 +133,7 @@ def _own_model(
 ) -> tuple[Path, BaseModel]:
     """Writes the configuration of `--model`; returns its folder and the model.
 
-    Raises UsageError or CommandError if the model cannot be served.
+    Raises UsageError or CommandError if the model cannot be served, OSError if the file cannot be written.
     """
     if len(names) > 1:
         raise UsageError(f"vLLM serves one model; --model is given {len(names)} times")

@@ -47,7 +47,7 @@ class EngineOption:
 def write_engine_config(option: EngineOption, data_dir: DataDir) -> Path:
     """Lists the engine's models, and writes a configuration for them; returns its folder.
 
-    Raises UsageError if the engine cannot be read, or lists no usable model.
+    Raises UsageError if the engine cannot be read, or lists no usable model, OSError if the file cannot be written.
     """
     url = base_url(option.url)
     if option.key_env and not os.environ.get(option.key_env):

@@ -127,7 +127,10 @@ class UpPlan:
 def make_plan(
     example: Example, data_dir: DataDir, addresses: Addresses, programs: Programs, base: BaseModel | None = None
 ) -> UpPlan:
-    """Describes all services of an example; `base` is its base model if that has been prepared."""
+    """Describes all services of an example; `base` is its base model if that has been prepared.
+
+    Otherwise locates the model; raises UsageError if there is none such.
+    """
     if base is None and example.base_model:
         base = locate_base_model(example.base_model, example.folder, data_dir)
     return UpPlan(

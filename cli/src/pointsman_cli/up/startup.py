@@ -282,9 +282,9 @@ async def _prepare_models(setup: StartPlan, screen: StartupOutput) -> None:
 
 
 async def _ingest_collection(address: str, collection: str, sources: list[Source], say: Callable[[str], None]) -> None:
-    """Synchronizes the collection with its folder, as `pointsman ingest` does; raises CommandError if a document fails.
+    """Synchronizes the collection with its folder, as `pointsman ingest` does; `say` gets the progress.
 
-    `say` gets the progress.
+    Raises CommandError if a document fails, or the retriever's PointsmanError.
     """
     files = sum(len(source.files) for source in sources)
     target = IngestTarget(address, DEFAULT_TENANT, collection)

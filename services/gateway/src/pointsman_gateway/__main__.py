@@ -93,7 +93,11 @@ def check(folder: Path) -> int:
 
 
 async def check_engine_of(folder: Path, name: str) -> int:
-    """Checks an engine of the configuration in `folder`, and prints each finding as JSON; raises ConfigError."""
+    """Sends requests to the engine `name` of the configuration in `folder`, and prints each finding as a line of JSON.
+
+    Returns 1 if a check fails, otherwise 0. Raises ConfigError if the configuration is invalid or the engine cannot be
+    checked, OSError if a file cannot be read.
+    """
     config = load_config(folder)
     engines = config.models.engines
     must_be_known("there is no engine", name, engines)
@@ -112,7 +116,11 @@ async def check_engine_of(folder: Path, name: str) -> int:
 
 
 async def run(settings: Settings, spans: "Spans | None" = None, worker: Sequence[int] | None = None) -> None:
-    """Serves until SIGINT or SIGTERM, then drains. `worker` is set if a supervisor runs several gateway processes."""
+    """Serves until SIGINT or SIGTERM, then lets requests in progress finish.
+
+    `worker` (its number and a file descriptor of the supervisor) is set if several gateway processes run. Raises
+    ConfigError or OSError, such as ModelMissing and TlsError.
+    """
     supervisor, is_worker = (await connect_supervisor(worker[1]) if worker else None), bool(worker)
     config = load_config(settings.config)
     bootstrap.check_config(config)
@@ -185,7 +193,10 @@ async def run(settings: Settings, spans: "Spans | None" = None, worker: Sequence
 
 
 def _serving_metrics(dependencies: HttpDependencies, listen: str) -> AbstractAsyncContextManager[str]:
-    """Returns a block in which metrics are served at `listen`, or one that does nothing if that is empty."""
+    """Returns a block in which metrics are served at `listen`, or one that does nothing if that is empty.
+
+    Entering it raises OSError if the port cannot be bound.
+    """
     if not listen:
         return nullcontext("")
     reuse_port = dependencies.workers is not None

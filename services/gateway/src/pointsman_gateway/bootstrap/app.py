@@ -94,7 +94,8 @@ async def build_gateway(
     """Builds all components, and closes them at the end of the block.
 
     Inside the block, background tasks watch the engines and the configuration. `spans` is None without tracing.
-    Several gateways in one process may share the embedding models, by their `load_models`.
+    Several gateways in one process may share the embedding models, by their `load_models`. Raises ConfigError,
+    ModelMissing, or OSError, for example for a file that cannot be read.
     """
     tracing = instrument_with(spans)
     models = ModelsOnDemand(settings.embedding_model, settings.classifier, settings.classifier_cache, load_models)
@@ -202,7 +203,7 @@ def _adapter_versions(snapshot: ConfigSnapshot) -> Mapping[str, str]:
 def _with_canary_ratings(
     feedback: FeedbackStore, persistence: Persistence, reloader: ConfigReloader, outcomes: CanaryOutcomes
 ) -> FeedbackStore:
-    """Wraps the feedback service, so that ratings of answers are counted for the canary of the answering path."""
+    """Wraps the feedback service, so that ratings also count for the canary of the answer's path; not without Redis."""
 
     def count(path_name: str, version: str, rating: float) -> None:
         path = reloader.current.catalog.paths.get(path_name)
@@ -245,7 +246,7 @@ class _SnapshotBuilder:
         self._tenancy = tenancy
 
     async def build_from_folder(self) -> ConfigSnapshot:
-        """Builds the stages of the request path from the files of the configuration folder. Raises ConfigError."""
+        """Loads, checks and builds the configuration in the folder; raises ConfigError, ModelMissing or OSError."""
         config = await asyncio.to_thread(load_config, self._folder)
         await asyncio.to_thread(check_config, config)  # which imports the libraries of new prompts and validators
         if self._active is not None:
@@ -253,7 +254,11 @@ class _SnapshotBuilder:
         return await self.build(config, ENGINE_WAIT_SECONDS)
 
     async def build(self, config: Config, engine_wait_seconds: float = 0.0) -> ConfigSnapshot:
-        """Builds the stages, waiting up to `engine_wait_seconds` for new engines' first report; raises ConfigError."""
+        """Builds a configuration's stages, and makes it the active one in the shared components.
+
+        Waits up to `engine_wait_seconds` for the first report of new engines. Raises ConfigError, ModelMissing or
+        OSError, and then changes nothing that requests use.
+        """
         if any(engine.uses_litellm for engine in config.models.engines.values()):
             await asyncio.to_thread(load_litellm)
         client_secret = await asyncio.to_thread(check_single_sign_on, config.access.single_sign_on)

@@ -16,7 +16,10 @@ from pointsman_gateway.settings import Settings
 async def open_cache(
     settings: Settings, registry: CollectorRegistry, redaction: Redaction
 ) -> AsyncIterator[CacheResources | None]:
-    """Opens the response cache; None without Redis. Raises ConfigError if the Redis URL is invalid."""
+    """Opens the connections of the response cache during the block; None if no Redis URL is set.
+
+    Raises ConfigError if the URL is invalid.
+    """
     url = settings.cache_redis_url or settings.redis_url
     if not url:
         yield None

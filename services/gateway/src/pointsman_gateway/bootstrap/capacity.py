@@ -1,4 +1,4 @@
-"""How many requests and connections one gateway process has room for, unless the settings say it."""
+"""Derives how many requests and connections one gateway process accepts at once, unless the settings say it."""
 
 import logging
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ OTHER_FILES = 256
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """The limits of one gateway process on what it does at once."""
+    """The limits of one gateway process on concurrent requests and connections."""
 
     requests: int
     http_connections: int
@@ -53,7 +53,7 @@ def derive_capacity(settings: Settings, memory: int | None, open_files: int) -> 
 
 
 def find_capacity(settings: Settings) -> Capacity:
-    """Derives the limits from what the system allows this process, whose limit of open files is raised."""
+    """Derives the limits from this process's memory and open files; first raises its limit of open files if it may."""
     open_files = raise_open_files_limit()
     capacity = derive_capacity(settings, memory_limit(), open_files)
     log.info("room for %d requests at once, and %d HTTP connections", capacity.requests, capacity.http_connections)

@@ -25,7 +25,7 @@ def check_config(config: Config) -> None:
 
 
 class _NoSearch:
-    """Stands for the retriever while a configuration is only checked: it finds nothing. Implements `Search`."""
+    """Takes the retriever's place while a configuration is only checked: it finds nothing. Implements `Search`."""
 
     async def search(self, collection: str, query: str, vector: Vector | None, top_k: int, deadline: float) -> Found:
         return Found((), False)

@@ -20,9 +20,9 @@ CONSOLE_REDIS_TIMEOUT_SECONDS = 2.0
 async def open_console(
     settings: Settings, reloader: ConfigReloader, persistence: Persistence
 ) -> AsyncIterator[tuple[Console, Administration | None]]:
-    """Opens the console's view, and the administration of keys if there is Redis.
+    """Opens the console's service, and the administration of keys, None without Redis, during the block.
 
-    Both use a Redis connection of their own, so that a slow read does not count as an outage for requests.
+    Both share a Redis connection apart from that of requests, so that a slow read does not count as an outage there.
     """
     hosts = tuple(name.strip().lower() for name in settings.console_hosts.split(",") if name.strip())
     async with AsyncExitStack() as stack:

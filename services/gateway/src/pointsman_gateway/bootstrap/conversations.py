@@ -1,4 +1,4 @@
-"""Opens the memory of conversations, which gateways share if there is Redis."""
+"""Opens the memory of which path each conversation uses; gateways share it if there is Redis."""
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager

@@ -37,7 +37,7 @@ class CostMetrics:
         return costs
 
     def apply_config(self, config: Config, engines: Engines, metering: Metering) -> None:
-        """Takes over the prices and paths of a new configuration."""
+        """Exports the prices and paths of a new configuration from now on."""
         paths = {name: to_path(name, path, config) for name, path in config.paths.paths.items()}
         default = config.tasks.default_path
         choices = {name: [paths[p] for p in _paths_of(task, default)] for name, task in config.tasks.tasks.items()}
@@ -68,7 +68,7 @@ class HourlyPrices:
         return {engine.name: price for engine, price in self._priced()}
 
     def by_model(self) -> Mapping[str, float]:
-        """Returns the price per hour of all engines of each base model, in dollars."""
+        """Returns the summed price of each base model's current engines, in dollars per hour."""
         sums: dict[str, float] = {}
         for engine, price in self._priced():
             sums[engine.model] = sums.get(engine.model, 0.0) + price
@@ -83,7 +83,7 @@ class HourlyPrices:
 
 
 def to_catalog(config: Config) -> Catalog:
-    """Returns what clients need to compare paths: models with their prices, tasks with their paths and metrics."""
+    """Returns what clients need to compare paths: models with prices, tasks with their paths and quality metrics."""
     return Catalog(
         default_path=config.tasks.default_path,
         search_usd=config.models.retrieval.usd_per_search if config.models.retrieval else 0.0,

@@ -55,12 +55,14 @@ class ModelsOnDemand:
 
     @property
     def fingerprint(self) -> str:
-        """Returns that of the embedding model; empty until it is loaded."""
+        """Returns the hash that identifies the embedding model; empty until that is loaded."""
         return self._cache.fingerprint if self._cache else ""
 
     def get(self, config: Config) -> LoadedModels:
-        """Returns the models that a configuration needs; takes seconds if they are not loaded. Raises ConfigError and
-        ModelMissing."""
+        """Returns the models that a configuration needs, all None if none; takes seconds if they are not loaded.
+
+        Raises ConfigError, ModelMissing, or OSError if a fitted classifier cannot be read or stored.
+        """
         if not needs_models(config):
             return LoadedModels()
         if self._cache is None:
@@ -85,7 +87,10 @@ class EmbeddingDependencies:
 
 
 def build_embeddings(config: Config, loaded: LoadedModels, dependencies: EmbeddingDependencies) -> Embeddings:
-    """Builds the models of `/v1/embeddings`; raises ConfigError."""
+    """Builds the models of `/v1/embeddings` and their aliases.
+
+    Raises ConfigError: a URL is invalid, an API key is missing, or a local model is configured and none is loaded.
+    """
     models: dict[str, PricedModel] = {}
     traced = dependencies.tracing.embedder
     for name, model in config.models.embeddings.items():

@@ -1,6 +1,6 @@
-"""Watches the engines and groups of engines that a configuration names.
+"""Follows the state of the engines, and the members of the groups of engines, that a configuration names.
 
-After a reload, engines that both configurations have keep their state and their watch.
+After a reload, engines that both configurations have keep their state.
 """
 
 import asyncio
@@ -33,7 +33,10 @@ _Key = tuple[str, EngineConfig]
 
 
 def to_engine(name: str, config: EngineConfig) -> Engine:
-    """Returns the initial facts about an engine; raises ConfigError if the environment lacks its API key."""
+    """Returns an engine as it is known at the start.
+
+    Raises ConfigError if its URL is invalid or the environment lacks its API key.
+    """
     what = f"engine '{name}'"
     header = auth_header(what, config.preset, config.api_key_env)
     api = config.preset.api(config.upstream_name, config.url_parts, header)
@@ -53,7 +56,7 @@ def to_engine(name: str, config: EngineConfig) -> Engine:
 
 
 def check_url(what: str, url: str) -> None:
-    """Raises ConfigError if `url` is not an http(s) URL; `what` begins the message."""
+    """Raises ConfigError if `url` is not an http(s) URL; `what` names it in the message."""
     try:
         origin_of(url)
     except ValueError as error:
@@ -140,7 +143,7 @@ class EngineDiscovery:
         """Returns the engines of a configuration; new ones are watched from now on.
 
         Waits up to `wait_seconds` for the first report of each new engine: without it, the new configuration would
-        reject requests that the active one can answer. Raises ConfigError.
+        reject requests that the active one can answer. Raises ConfigError if a URL or an API key is missing or invalid.
         """
         keys = _keys(models.engines)
         added = {key: to_engine(*key) for key in keys if key not in self._tracked}
@@ -193,7 +196,10 @@ class EngineDiscovery:
     def _watch(
         self, state: EngineState, config: EngineConfig, address: str, tls: ClientTls | None
     ) -> asyncio.Task[None] | None:
-        """Starts to watch an engine, by its lora-server at `address` or its list of models; None if it has neither."""
+        """Starts to follow an engine, by its lora-server at `address` or its list of models, in the returned task.
+
+        None if the configuration names neither.
+        """
         name, engines = state.engine.name, Engines([state], aliases=self.aliases)
         if config.lora_server:
             watching = watch_engine(

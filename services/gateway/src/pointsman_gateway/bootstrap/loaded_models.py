@@ -23,6 +23,6 @@ class LoadedModels:
     embed: Embed | None = None
     """None if nothing needs an embedding."""
     fingerprint: str = ""
-    """Of the model that computes the vectors; empty without one."""
+    """A hash that identifies the model that computes the vectors; empty without one."""
     endpoint: LocalEmbedder | None = None
     """Embeds for `/v1/embeddings`; None if the model is not in this process."""

@@ -6,12 +6,12 @@ from pointsman_gateway.metering.gen_ai import OPENAI
 
 
 def label_values(config: Config) -> tuple[list[str], list[str]]:
-    """Returns the paths and the tasks that may be metric labels."""
+    """Returns the names of paths and models, and those of tasks, that may be metric labels."""
     return [*config.paths.paths, *config.models.models], [*config.tasks.tasks, UNKNOWN]
 
 
 def gen_ai_names(config: Config) -> tuple[dict[str, str], set[str], list[str]]:
-    """Returns models with their `gen_ai.provider.name`, adapters without their version, and paths."""
+    """Returns the `gen_ai.provider.name` by model, the names of adapters without version, and those of paths."""
     names = dict.fromkeys(config.models.models, OPENAI)
     for engine in reversed(config.models.engines.values()):  # the first engine of a model counts
         names[engine.model] = names[engine.upstream_name] = engine.preset.gen_ai_provider

@@ -46,7 +46,11 @@ class EmbeddingModels:
 
     @classmethod
     def load(cls, folder: Path, config: EncoderConfig | None = None) -> "EmbeddingModels":
-        """Loads the embedding models; raises ModelMissing, or ConfigError if the configured one cannot be used."""
+        """Loads the embedding models; `config` is None for MiniLM, which is in `folder`.
+
+        Raises ModelMissing if MiniLM's files are missing or incomplete, ConfigError if the configured model cannot be
+        used.
+        """
         try:
             local = open_encoder(config, folder)
         except PointsmanError as error:
@@ -68,14 +72,14 @@ def fit_settings(config: Config) -> FitSettings:
 
 
 def origin(config: Config, models: EmbeddingModels) -> FitOrigin:
-    """Returns everything that the classifier depends on, to recognize whether a fitted one is current."""
+    """Returns hashes of all that a fitted classifier depends on: examples, models and settings."""
     return fit_origin(example_texts(config), config.out_of_scope, models.static, models.encoder, fit_settings(config))
 
 
 def train_classifier(config: Config, models: EmbeddingModels, store: Path | None = None) -> LoadedModels:
-    """Fits the classifier in a process of its own, unless an earlier fit left it in the folder `store`.
+    """Loads the classifier from the folder `store`, or fits it in a process of its own and stores it there.
 
-    Raises ConfigError.
+    Raises ConfigError if fitting fails, OSError if the file cannot be written.
     """
     fitted_on = origin(config, models)
     with tempfile.TemporaryDirectory(prefix="pointsman-fit-") as temporary:
@@ -104,7 +108,7 @@ def _load_stored(file: Path, fitted_on: FitOrigin) -> ClassifierModel | None:
 
 @contextmanager
 def _locked(file: Path) -> Iterator[None]:
-    """Waits until no other process has locked this file, and locks it for the length of the block."""
+    """Waits until no other process has locked this file, and locks it for the length of the block. Raises OSError."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("w") as opened:
         fcntl.flock(opened, fcntl.LOCK_EX)
@@ -173,7 +177,10 @@ class ClassifierCache:
         return self._models.encoder.fingerprint
 
     def get(self, config: Config) -> LoadedModels:
-        """Returns a configuration's models; takes seconds if its examples are new. Raises ConfigError."""
+        """Returns a configuration's models; takes seconds if the classifier must be fitted.
+
+        Raises ConfigError, also if the embedding model has changed since the start, or OSError.
+        """
         if config.encoder != self._models.config:
             raise ConfigError("models.yaml: 'embedding' takes effect at the next start; restart gateway and retriever")
         if not config.tasks.tasks:

@@ -23,7 +23,7 @@ class NamedModels:
         self._sampling = _sampling_of_adapters(config)
 
     def resolve(self, model: str) -> str:
-        """Returns the model behind an alias, the `catch_all` for an unknown name, or else `model` itself."""
+        """Returns the model behind an alias, the configured `catch_all` for an unknown name, or else `model` itself."""
         if model == AUTO:
             return model
         target = self._aliases.get(model)

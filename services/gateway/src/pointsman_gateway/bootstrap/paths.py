@@ -38,7 +38,7 @@ def to_path(name: str, path: PathConfig, config: Config) -> Path:
 
 
 def _fingerprint(path: PathConfig, config: Config) -> str:
-    """Returns a hash of a path's parts; after a change, such as of a prompt's text, its quality is measured anew."""
+    """Returns a hash of all that a path's answers depend on; if it changes, the path's quality is measured anew."""
     digest = hashlib.blake2b(path.model_dump_json(exclude={"cache"}).encode(), digest_size=6)
     for strategy in path.strategies:
         resources = strategy.resources

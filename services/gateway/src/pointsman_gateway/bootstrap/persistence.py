@@ -41,7 +41,7 @@ class Persistence:
         return self.request_log.store if isinstance(self.request_log, Recorder) else NullFeedback()
 
     def apply_config(self, config: Config, version_of: Callable[[Path], str]) -> None:
-        """Takes over a new configuration's retention and tasks; `version_of` returns a path's adapter version."""
+        """Uses a new configuration's retention and tasks from now on; `version_of` returns a path's adapter version."""
         self.evidence.window = config.tasks.request_log.lookback_days
         self.evidence.versions = version_of
         if isinstance(self.request_log, Recorder):
@@ -52,7 +52,7 @@ class Persistence:
 
 
 def open_redaction(hook: str, registry: CollectorRegistry) -> Redaction:
-    """Loads `hook`, the `module:attribute` of a function that removes personal data from texts before they are stored.
+    """Loads `hook`, the "module:function" that removes personal data from texts before they are stored; "" for none.
 
     Raises ConfigError if it cannot be loaded.
     """
@@ -69,7 +69,10 @@ def open_redaction(hook: str, registry: CollectorRegistry) -> Redaction:
 async def open_persistence(
     settings: Settings, config: Config, registry: CollectorRegistry, redaction: Redaction
 ) -> AsyncIterator[Persistence]:
-    """Opens the stores; raises ConfigError if the Redis URL is invalid, OSError if the log cannot be written."""
+    """Opens the stores during the block; without Redis, evidence is kept in memory, and nothing is logged.
+
+    Raises ConfigError if the Redis URL is invalid, OSError if the write-ahead log cannot be created.
+    """
     evidence = EvidenceStore(config.tasks.request_log.lookback_days)
     if not settings.redis_url:
         yield Persistence(evidence, NullRequestLog(evidence), NullFeedback())

@@ -55,7 +55,7 @@ class ActiveShadowSettings:
         }
 
     def is_allowed(self, request: Request, task: str, path: str) -> bool:
-        """Returns whether the request's caller may use the task and the path."""
+        """Returns whether the scope of the request's key includes the task and the path, which must be configured."""
         return request.caller.scope.denial_reason(task, self.paths[path]) is None
 
 
@@ -81,7 +81,10 @@ async def open_shadowing(
     admission: Admission,
     registry: CollectorRegistry,
 ) -> AsyncIterator[ShadowWrappers]:
-    """Opens shadowing during the block; then shadow requests in progress are stopped, and their cost is stored."""
+    """Runs shadow requests during the block; then those in progress are stopped, and their cost is stored in Redis.
+
+    `stages` returns the active ones.
+    """
     metrics, store = ShadowMetrics(registry), persistence.shadows
     budget = DailyBudget(store)
     pipeline, is_busy = ShadowPipeline(stages, MAX_CONCURRENT + 1), lambda: _is_busy(admission)

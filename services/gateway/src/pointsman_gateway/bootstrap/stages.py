@@ -60,9 +60,9 @@ class Dependencies:
     path_statistics: PathStatistics = field(default_factory=PathStatistics)
     engine_costs: EngineCosts = field(default_factory=EngineCosts)
     lend_slot: Callable[[], AbstractContextManager[None]] = nullcontext
-    """Lends a request's slot to another one while it waits for an adapter."""
+    """Returns a block during which another request may use this one's slot, while it waits for an adapter."""
     litellm_client: EngineClient | None = None
-    """The client if an engine is one of LiteLLM's; None: there is none such."""
+    """The client that also sends requests through LiteLLM's SDK, used if an engine needs that; None: `client` alone."""
     http: HttpPoster | None = None
     """The HTTP client of token counting and of guardrails. None: token counts are estimated."""
     conversations: ConversationBook = field(default_factory=ConversationBook)
@@ -161,7 +161,10 @@ def _wrap_in_cache(
     engines: Engines,
     models: LoadedModels,
 ) -> Backend:
-    """Wraps a backend in the cache, unless no path caches; raises ConfigError if one does without Redis."""
+    """Wraps a backend in the response cache; returns `inner` if no path caches.
+
+    Raises ConfigError if a path caches and there is no Redis.
+    """
     rules = {name: path.cache for name, path in config.paths.paths.items() if path.cache and path.cache.exact}
     if not rules:
         return inner
@@ -173,7 +176,10 @@ def _wrap_in_cache(
 
 
 def _wrap_in_guardrails(stages: Stages, config: Config, dependencies: Dependencies) -> Stages:
-    """Returns the stages with wrappers for the configured hooks; without guardrails, `stages` itself."""
+    """Returns the stages, wrapped for the hooks of the configured guardrails; without guardrails, `stages` itself.
+
+    Raises ConfigError if a guardrail's options cannot be used.
+    """
     active = to_guardrails(config, dependencies.http)
     if not active:
         return stages

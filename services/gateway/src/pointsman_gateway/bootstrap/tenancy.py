@@ -23,7 +23,10 @@ from pointsman_gateway.tenancy.tasks import POLL_TIMEOUT_SECONDS
 async def open_tenancy(
     settings: Settings, registry: CollectorRegistry, state: RedisState
 ) -> AsyncIterator[OpenAccess | RedisTenancy]:
-    """Opens keys and limits, or open access if authentication is off; raises ConfigError if it is on without Redis."""
+    """Opens keys and limits in Redis, or `OpenAccess` if authentication is off.
+
+    Raises ConfigError if it is on and there is no Redis, or its URL is invalid.
+    """
     async with AsyncExitStack() as stack:
         tenancy: OpenAccess | RedisTenancy = OpenAccess()
         if settings.auth == "on":
@@ -39,9 +42,9 @@ async def open_tenancy(
 
 
 def check_single_sign_on(config: SingleSignOnConfig | None) -> str:
-    """Imports the libraries, and returns the client secret of the console's login; empty without one.
+    """Imports the libraries of single sign-on, and returns the client secret of the console's login; empty without one.
 
-    Raises ConfigError.
+    Raises ConfigError if a library is not installed, or the environment lacks the secret.
     """
     if config is None:
         return ""

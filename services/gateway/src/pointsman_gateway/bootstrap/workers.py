@@ -1,4 +1,4 @@
-"""Runs several gateway processes on the same ports: what they share, and how their metrics become one page."""
+"""Runs several gateway processes (workers) on the same ports, under a supervisor that merges their metrics."""
 
 import asyncio
 import os
@@ -48,7 +48,7 @@ class Siblings:
         await self._supervisor.ask("serving")
 
     async def metrics_page(self, format: str) -> MetricsPage:
-        """Returns one page with the metrics of all workers. Raises Unavailable."""
+        """Returns one page, in Prometheus's `format`, with the merged metrics of all workers. Raises Unavailable."""
         text, expires = await self._supervisor.ask("page", format, MERGED_ANSWER_TIMEOUT_SECONDS)
         return await asyncio.to_thread(decode_page, format, text, expires)
 
@@ -82,7 +82,7 @@ class _Group:
         self._metrics.retire(self._dumps.pop(worker.number, ()))
 
     async def _page(self, format: str) -> tuple[str, float]:
-        """Returns text and expiry of the page; it expires for all workers together, so that no counter falls."""
+        """Returns the page's text and when it expires, which is the same for all workers, so that no counter falls."""
         found = await self._pages.find(format)
         return found.page.text.decode(), found.expires
 

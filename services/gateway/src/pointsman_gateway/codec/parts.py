@@ -55,7 +55,10 @@ def _read_media(role: str, kind: str, part: Mapping[str, Any], where: str) -> Pa
 
 
 def _read_text(kind: Any, part: Mapping[str, Any], where: str) -> str:
-    """Returns the text of a content part: a text, or the refusal or thinking of a model in an earlier answer."""
+    """Returns the text of a content part: a text, or the refusal or thinking of a model in an earlier answer.
+
+    Raises InvalidArgument for another kind, or if the part also has media.
+    """
     text = part.get(kind) if kind in TEXT_PARTS else None
     if not isinstance(text, str):
         known = ", ".join([*[f'"{name}" with a "{name}"' for name in TEXT_PARTS], *[f'"{n}"' for n in MEDIA_PARTS]])

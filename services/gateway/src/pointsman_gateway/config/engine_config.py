@@ -46,7 +46,7 @@ def name_providers(schema: dict[str, Any]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class DnsName:
-    """A DNS name whose addresses are the members of a group of engines."""
+    """A DNS name each of whose addresses is one engine of a group."""
 
     host: str
     port: int
@@ -54,12 +54,15 @@ class DnsName:
     """Prefix of the URL paths of each engine; usually empty."""
 
     def endpoint(self, address: str) -> str:
-        """Returns HOST:PORT for one of the name's addresses."""
+        """Returns HOST:PORT for one of the name's IP addresses; IPv6 in brackets."""
         return f"[{address}]:{self.port}" if ":" in address else f"{address}:{self.port}"
 
 
 def parse_group(lora_server: str, url: str) -> DnsName | None:
-    """Returns the group of engines that a setting names, None if neither does; raises ValueError if it is malformed."""
+    """Returns the group that `lora_server` ("dns:///...") or `url` ("dns+http://...") names; None if neither does.
+
+    Raises ValueError if it is malformed.
+    """
     if lora_server.startswith(LORA_SERVER_GROUP):
         return _parse(lora_server, "//" + lora_server.removeprefix(LORA_SERVER_GROUP), f"{LORA_SERVER_GROUP}NAME:PORT")
     if url.startswith(ENGINE_GROUP):
@@ -212,7 +215,7 @@ class EngineConfig(Strict):
 
     @property
     def url_parts(self) -> dict[str, str]:
-        """Returns the values for the placeholders in the provider's URL."""
+        """Returns the values for the placeholders in the provider's URL, by name."""
         return {name: value for name in URL_PARTS if (value := getattr(self, name)) is not None}
 
     @property
@@ -236,7 +239,7 @@ class EngineConfig(Strict):
 
     @property
     def named_adapters(self) -> frozenset[str]:
-        """Returns the adapters that the configuration lists, for engines that do not list them."""
+        """Returns the adapters that the configuration lists; empty if it lists none or says `discover`."""
         return frozenset(self.adapters) if isinstance(self.adapters, tuple) else frozenset()
 
     @property
@@ -246,7 +249,7 @@ class EngineConfig(Strict):
 
     @property
     def is_watched(self) -> bool:
-        """Returns whether the engine is used only after its state has been reported, by a lora-server, lists or DNS."""
+        """Returns whether requests use the engine only once a lora-server, its model list or DNS has reported it."""
         return bool(self.lora_server) or self.discovers_adapters or self.group is not None
 
     @property
@@ -260,7 +263,9 @@ class EngineConfig(Strict):
 
     @property
     def identity(self) -> "EngineConfig":
-        """Returns the settings that identify the engine; its state survives a reload that changes only other ones."""
+        """Returns a copy with only the settings that identify the engine, whose state survives a reload that changes
+        others only.
+        """
         others = ("timeouts", "breaker", "usd_per_hour", "request_fields", *_CALLER_SETTINGS)
         return self.model_copy(update={name: type(self).model_fields[name].default for name in others})
 

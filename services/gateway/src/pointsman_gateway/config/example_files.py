@@ -1,4 +1,4 @@
-"""The example files of tasks: reads them, and checks that each task has enough and shares none."""
+"""Reads the example files of tasks, and checks that each task has enough examples and shares none with another."""
 
 import json
 import unicodedata
@@ -13,7 +13,7 @@ from pointsman_gateway.extensions import Example
 
 
 def read_text(file: FilePath) -> str:
-    """Reads a UTF-8 file, with or without a byte order mark. Raises ConfigError."""
+    """Reads a UTF-8 file, with or without a byte order mark. Raises ConfigError if it is not UTF-8, or OSError."""
     try:
         return file.read_text("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -29,7 +29,10 @@ def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
 
 
 def read_examples(file: FilePath) -> tuple[Example, ...]:
-    """Reads a JSON lines file of objects with "text" and perhaps "output". Raises ConfigError."""
+    """Reads a JSON lines file of objects with "text" and perhaps "output".
+
+    Raises ConfigError if it is missing or a line is invalid, OSError if it cannot be read.
+    """
     if not file.is_file():
         raise ConfigError(f"{file} is missing (a task's examples)")
     rows = []
@@ -43,7 +46,7 @@ def read_examples(file: FilePath) -> tuple[Example, ...]:
 
 
 def to_example(row: Any, where: str) -> Example:
-    """Converts a row to an example; raises ConfigError, whose message `where` begins."""
+    """Converts a JSON object to an example; raises ConfigError if it is invalid, with a message that begins `where`."""
     if not isinstance(row, dict) or not isinstance(row.get("text"), str) or not row["text"].strip():
         raise ConfigError(f'{where} must be an object with a non-empty "text"')
     output = row.get("output")
@@ -91,7 +94,7 @@ def check_out_of_scope(out_of_scope: Iterable[str], examples: Mapping[str, tuple
 
 
 def normalized_text(text: str) -> str:
-    """Returns the text in a form that is equal for texts that differ only in case, spaces or Unicode composition."""
+    """Returns the text normalized, so that texts that differ only in case, spaces or Unicode composition are equal."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 

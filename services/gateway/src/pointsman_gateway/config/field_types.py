@@ -51,7 +51,9 @@ class ConfigError(ValueError):
 
 
 def must_be_known(what: str, name: str, known: Collection[str]) -> None:
-    """Raises ConfigError if `name` is not among `known`; `what` begins the message and says where the name stands."""
+    """Raises ConfigError if `name` is not among `known`. The message begins with `what`, for example "unknown path",
+    and suggests a similar known name.
+    """
     if name not in known:
         similar = get_close_matches(name, known, 1, MIN_SIMILARITY)
         hint = f"did you mean '{similar[0]}'? " if similar else ""
@@ -106,7 +108,7 @@ class ExtensionConfig(BaseModel):
         return self.registry.find(self.name)
 
     def build(self, *context: Any) -> Any:
-        """Constructs the extension; raises ValueError if its options cannot be used."""
+        """Constructs the extension from its options and `context`; raises ValueError if its options cannot be used."""
         return self.implementation(self.options, *context)
 
 

@@ -95,9 +95,9 @@ class Config:
 
 
 def load_config(at: FilePath, environment: Mapping[str, str] = os.environ) -> Config:
-    """Reads the folder or file `at`, replaces `${VARIABLE}` from `environment`, and compares its parts.
+    """Reads the folder or file `at`, replaces `${VARIABLE}` from `environment`, and checks the files together.
 
-    Raises ConfigError.
+    Raises ConfigError if they cannot be used, OSError if one cannot be read.
     """
     single = single_file(at)
     if single is None:
@@ -109,7 +109,10 @@ def load_config(at: FilePath, environment: Mapping[str, str] = os.environ) -> Co
 
 
 def single_file(at: FilePath) -> FilePath | None:
-    """Returns the file that is the whole configuration; None if it is a folder of several. Raises ConfigError."""
+    """Returns the file with the whole configuration; None if `at` is a folder of several.
+
+    Raises ConfigError if there is no such folder, or it has both forms.
+    """
     if at.is_file():
         return at
     if not at.is_dir():
@@ -124,7 +127,7 @@ def single_file(at: FilePath) -> FilePath | None:
 
 
 def watched_files(at: FilePath) -> list[FilePath]:
-    """Returns the folders and files whose change is a change of the configuration `at`.
+    """Returns the folders and files to watch: if one changes, so may the configuration `at`.
 
     If it is one file, other files in its folder need not belong to it.
     """

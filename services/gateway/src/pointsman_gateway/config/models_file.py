@@ -181,7 +181,7 @@ class EmbeddingConfig(Strict):
 
     @property
     def url_parts(self) -> dict[str, str]:
-        """Returns the values for the placeholders in the provider's URL."""
+        """Returns the values for the placeholders in the provider's URL, by name."""
         return {name: value for name in URL_PARTS if (value := getattr(self, name, None)) is not None}
 
     @property
@@ -252,7 +252,9 @@ class ModelsFile(Strict):
 
     @model_validator(mode="after")
     def _unset_values_are_listed(self) -> "ModelsFile":
-        """Takes context windows and prices that are not set from the price list."""
+        """Sets missing context windows and prices from the price list; raises ValueError if it lacks one, or if prices
+        are set without `prices_as_of`.
+        """
         own_prices = self._is_anything_priced()
         for name, model in self.models.items():
             unset = [key for key in _HOW_TO_WRITE if key not in model.model_fields_set]

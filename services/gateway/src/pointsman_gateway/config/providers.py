@@ -1,4 +1,6 @@
-"""The tables of providers, shipped as YAML: their URLs, keys and parameters, and the fields that they accept."""
+"""What the gateway knows of providers, read from YAML tables in the package: URLs, headers, parameters, and the request
+fields that they accept.
+"""
 
 import os
 import re
@@ -106,7 +108,10 @@ class Provider(Strict):
     price_list: str = ""
 
     def resolve_url(self, url: str, options: Mapping[str, str]) -> str:
-        """Returns the base URL: an engine's own `url`, or the preset's with its options. Raises ValueError."""
+        """Returns the base URL: an engine's own `url`, or if that is empty the provider's with its `options`.
+
+        Raises ValueError if an option is unknown or missing.
+        """
         for name in options:
             if name not in self.options:
                 raise ValueError(f"unknown option '{name}'; known: {', '.join(self.options) or 'none'}")
@@ -122,7 +127,10 @@ class Provider(Strict):
         return url + urlsplit(self.url).path if is_path_missing else url
 
     def api(self, model: str, options: Mapping[str, str], auth_header: str = "") -> EngineApi:
-        """Returns the URLs, headers and parameter names for a model. `model` is the provider's name of the model."""
+        """Returns the paths of URLs, headers and parameter names for a model; `model` is the provider's name of it.
+
+        `auth_header` is the header line with the API key, as `auth_header` returns it.
+        """
         query = self.query.format_map({**self.options, **options})
         prefix = self.prefix.format(model=quote(model, safe=""))
         models = f"{prefix}/models" if self.models_path is None else self.models_path
@@ -146,7 +154,7 @@ class Provider(Strict):
         )
 
     def rejected_by(self, model: str) -> frozenset[str]:
-        """Returns the fields that the provider rejects in requests to the model of this name."""
+        """Returns the request fields that the provider rejects for this model, by the provider's name of it."""
         own = [fields for pattern, fields in self.models.items() if re.fullmatch(pattern, model)]
         return frozenset(self.rejects).union(*own)
 
@@ -162,12 +170,15 @@ def providers() -> Mapping[str, Provider]:
 
 
 def find_price(provider: str, names: Iterable[str]) -> PricedModel | None:
-    """Returns the entry of the first name that is in the provider's price list; None if no name is."""
+    """Returns the entry of the first of the models `names` that is in the provider's price list; None if none is.
+
+    Raises KeyError if the provider is unknown.
+    """
     return prices.find_price(preset_of(provider).price_list or provider, names)
 
 
 def preset_of(provider: str) -> Provider:
-    """Returns the provider's entry; all of LiteLLM's, such as `litellm/groq`, have one."""
+    """Returns the provider's entry; those of LiteLLM, such as `litellm/groq`, share one. Raises KeyError."""
     return providers()[provider.partition("/")[0]]
 
 
@@ -201,7 +212,7 @@ class RejectedField:
 
 @dataclass(frozen=True, slots=True)
 class RequestFields:
-    """The fields that requests to one kind of engine may have, in addition to those that the gateway itself reads."""
+    """Which further request fields one kind of engine accepts, besides those that the gateway itself reads."""
 
     kind: str
     forwarded: frozenset[str]
@@ -216,7 +227,9 @@ class RequestFields:
         return replace(self, forwarded=self.forwarded.union(names))
 
     def without(self, rejected: Iterable[str], ignored: Iterable[str], advice: str) -> "RequestFields":
-        """Returns a copy that does not forward these fields; `advice` explains to the client why they are rejected."""
+        """Returns a copy that does not forward these fields: it rejects some, telling the client the `advice`, and
+        silently drops others (`ignored`).
+        """
         neutral = _request_fields_table()["neutral"]
         messages = {name: RejectedField(advice, neutral.get(name)) for name in rejected}
         return replace(
@@ -227,9 +240,9 @@ class RequestFields:
         )
 
     def select(self, fields: Mapping[str, Any], path: str = "") -> Mapping[str, Any]:
-        """Returns the fields that are sent to the engine; raises InvalidArgument if one is not accepted.
+        """Returns those of the fields that are sent to the engine.
 
-        `path` precedes the names in error messages.
+        Raises InvalidArgument ("unsupported_parameter") if one is not accepted; `path` precedes its name in messages.
         """
         if fields.keys() <= self.forwarded:
             return fields
@@ -254,7 +267,7 @@ class RequestFields:
 
 @lru_cache(maxsize=8)
 def request_fields(kind: str) -> RequestFields:
-    """Returns the fields of one kind of engine, from request_fields.yaml."""
+    """Returns the fields that one kind of engine accepts; raises KeyError if request_fields.yaml lacks the kind."""
     table = _request_fields_table()
     names = {use: frozenset(_flatten(lists)) for use, lists in table["kinds"][kind].items()}
     rejected = {name: RejectedField(**field) for name, field in table["rejected"].items()}
@@ -268,7 +281,7 @@ def _flatten(names: Iterable[Any]) -> Iterable[str]:
 
 
 def check_provider(name: str | None) -> str | None:
-    """Returns the provider's name; raises ConfigError if it is not in the table."""
+    """Returns `name` if it is None or a known provider, which may be `litellm/NAME`; otherwise raises ConfigError."""
     if name == LITELLM:
         raise ConfigError("write provider: litellm/NAME, with LiteLLM's name of the provider, such as litellm/cohere")
     if name is not None and not re.fullmatch(f"{LITELLM}/[a-z0-9_.-]+", name):
@@ -277,9 +290,9 @@ def check_provider(name: str | None) -> str | None:
 
 
 def auth_header(what: str, provider: Provider, variable: str, environment: Mapping[str, str] = os.environ) -> str:
-    """Returns the header line with the API key in the environment variable; empty if `variable` is empty.
+    """Returns the header line with the API key that the environment variable holds; empty if `variable` is empty.
 
-    Raises ConfigError if the variable is not set; `what` begins its message.
+    Raises ConfigError if the variable is not set; `what` names the engine in its message.
     """
     if not variable:
         return ""

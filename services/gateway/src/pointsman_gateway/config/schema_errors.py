@@ -1,4 +1,4 @@
-"""What is wrong with a configuration file, in words: each error of its schema, with the keys that are known there."""
+"""Turns pydantic's errors about a configuration file into messages, with the keys that are known at the place."""
 
 from collections.abc import Iterable
 from pathlib import Path as FilePath
@@ -11,7 +11,7 @@ from pointsman_gateway.config.tasks_file import FILE_TAG, ROWS_TAG
 
 
 def explain(file: FilePath, shape: type[BaseModel], item: Any) -> str:
-    """Writes one of pydantic's errors as a message that names the file and the key."""
+    """Returns one of pydantic's errors (`item`) as a message that names the file and the key; `shape` is its schema."""
     key = ".".join(str(part) for part in item["loc"] if part not in (FILE_TAG, ROWS_TAG))
     if item["type"] == "extra_forbidden":
         return f"{file}: unknown key '{key}'; known here: {', '.join(_known_keys(shape, item['loc'][:-1]))}"

@@ -35,7 +35,7 @@ class BusyTimeTracker(Protocol):
     """Records which paths keep an engine busy, to divide the cost of engines that are paid by the hour."""
 
     def begin(self, engine: str, path: str) -> Any:
-        """Starts the interval of one answer, and returns it for `end`; None if the engine is not paid by the hour."""
+        """Starts to measure an answer's time on the engine; returns what `end` takes, None if it is not paid hourly."""
         ...
 
     def end(self, interval: Any, inference: float | None) -> None:

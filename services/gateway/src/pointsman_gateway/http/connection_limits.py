@@ -99,10 +99,15 @@ class DiscardingTransport:
 
 
 class UnreadBody:
-    """Discards the bytes that a client sends after its answer, and stops reading if they are too many."""
+    """Discards the bytes that a client still sends when it has its answer; stops reading after
+    `MAX_DISCARDED_BYTES`.
+    """
 
     def __init__(self, transport: asyncio.Transport, clock: Callable[[], float]) -> None:
-        """Half-closes the connection to show that the answer is complete; TLS does not support that."""
+        """Half-closes the connection (not with TLS), which shows the client that the answer is complete.
+
+        `clock` returns monotonic seconds.
+        """
         self._transport = transport
         self._clock = clock
         self._left = MAX_DISCARDED_BYTES

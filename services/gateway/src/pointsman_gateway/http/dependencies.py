@@ -141,7 +141,10 @@ def deadline_of_request(request: Request) -> float:
 
 
 def deadline_after(header: bytes | None, max_seconds: float) -> float:
-    """Converts an x-request-timeout header to a deadline on the event loop's clock; see `parse_timeout`."""
+    """Converts an x-request-timeout header (seconds) to a deadline on the event loop's clock.
+
+    See `parse_timeout`, also for the InvalidArgument that it raises.
+    """
     return asyncio.get_running_loop().time() + parse_timeout(header, max_seconds)
 
 

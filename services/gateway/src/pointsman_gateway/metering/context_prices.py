@@ -18,7 +18,7 @@ PREFILL_SECONDS_PER_TOKEN = 1 / 4000
 
 
 class ContextPricing:
-    """Knows the prices of one configuration; implements the router's `ChangePrices`."""
+    """Estimates the cost of path changes by the prices of one configuration; implements the router's `ChangePrices`."""
 
     def __init__(self, pricing: Pricing, statistics: PathStatistics, usd_per_hour: Mapping[str, float]) -> None:
         """Takes `usd_per_hour`: the price of an engine by model, for models whose engines are paid by the hour."""

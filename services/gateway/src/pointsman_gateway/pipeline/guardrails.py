@@ -215,7 +215,8 @@ def redact(text: str, spans: Iterable[Span], start: int = 0) -> str:
 def map_texts(value: Any, visit: Visit, at: tuple[Any, ...] = (), not_text: NotText = NOT_TEXT_IN_ANSWERS) -> Any:
     """Returns a copy of decoded JSON in which each non-empty text is replaced by `visit(path, text)`.
 
-    `at` is the path of `value` itself; `not_text` names the fields that are left as they are.
+    `at` is the path of `value` itself; `not_text` names the fields that are left as they are. Errors of `visit` are
+    raised.
     """
     if isinstance(value, str):
         return visit(at, value) if value else value

@@ -32,7 +32,7 @@ MAX_TEXT_BYTES = 64 * 1024
 
 
 class PendingEntry(msgspec.Struct):
-    """A receipt on its way to the log; the entry is made from it later, off the request's path."""
+    """A finished request that waits to be logged; its `Entry` is made later, so that the request need not wait."""
 
     unix_seconds: float
     request: Request
@@ -118,12 +118,12 @@ def to_entry(pending: PendingEntry, store_messages: bool, redaction: Redaction =
 
 
 def empty_entry(pending: PendingEntry) -> Entry:
-    """Returns what takes the place of an entry that cannot be encoded, so that its evidence still counts."""
+    """Returns an entry without JSON, for a receipt that cannot be encoded, so that its counts are not lost."""
     return Entry(pending.decision.id, "", "", "", counts=pending.counts, wal_offset=pending.wal_offset)
 
 
 def _stored_text(request: Request, redaction: Redaction) -> tuple[str, list[dict[str, Any]] | None, str | None]:
-    """Returns what was done with the text, then the redacted messages and user; None for those that are not stored."""
+    """Returns "stored", "too long" or "not redacted"; then the redacted messages and user, None unless "stored"."""
     messages = messages_of(request)
     if messages is None:
         return "too long", None, None
@@ -151,12 +151,12 @@ def response_format_of(request: Request) -> str:
 
 
 def six_digits(number: float) -> float:
-    """Rounds to six decimals and converts NumPy floats. `round` with digits takes three times as long."""
+    """Returns the number rounded to six decimals, as a Python float; `round` with digits takes three times as long."""
     return round(float(number) * 1e6) / 1e6
 
 
 def _digest(request: Request) -> str:
-    """Returns a hash of the inputs of decision and answer; it is fast, since a text may have millions of characters."""
+    """Returns a hex hash of what decision and answer depend on: model, metadata, user, response format, messages."""
     response_format = request.sampling.extra.get("response_format")
     parameters = (request.model, sorted(request.metadata.items()), request.user, response_format)
     return hashlib.blake2b(_encode_sorted((parameters, request.messages)), digest_size=16).hexdigest()

@@ -1,4 +1,6 @@
-"""Evidence on each path per task (ratings, costs, latencies): counted in each process, added up in Redis, read back."""
+"""Evidence on each path per task: its ratings, costs and latencies. Each gateway process counts those of its own
+answers; Redis adds them up, and each process reads the sums back.
+"""
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,7 +27,10 @@ NO_EVIDENCE = PathEvidence()
 
 
 class EvidenceKey(NamedTuple):
-    """The task, path and version that evidence is about; another configuration or version starts without evidence."""
+    """The task, the path with a hash of its configuration, and the adapter version that evidence is about.
+
+    If one of them changes, the path starts without evidence.
+    """
 
     task: str
     path: str
@@ -52,12 +57,12 @@ def evidence_key(receipt: Receipt) -> EvidenceKey:
 
 
 def path_key(task: str, path: Path, model: str) -> EvidenceKey:
-    """Returns the key for `model`, which answered along the path: the base model or an adapter version."""
+    """Returns the key for an answer along the path by `model`, a base model or an adapter version."""
     return EvidenceKey(task, path.name, path.fingerprint, model if path.adapter else "")
 
 
 class AnswerCounts(NamedTuple):
-    """The numbers that one answer adds to the evidence."""
+    """What one answer adds to the evidence on its path; `day` is YYYYMMDD in UTC."""
 
     key: EvidenceKey
     day: str
@@ -96,7 +101,7 @@ def to_fields(counts: Counts) -> dict[str, int]:
 
 
 def from_fields(fields: Mapping[str, str]) -> tuple[Counts, list[str]]:
-    """Returns the counts in fields of a Redis hash, and the names of fields that are none."""
+    """Returns the counts in the fields of a Redis hash, and the names of the fields that cannot be parsed."""
     counts: Counts = {}
     unreadable = []
     for field, text in fields.items():
@@ -124,15 +129,18 @@ def _from_json(text: str) -> EvidenceKey:
 
 
 class EvidenceStore:
-    """Holds the evidence of the last days in memory; a lookup takes microseconds.
+    """Holds the evidence of the last days in memory, so that a lookup takes microseconds.
 
     It is the sum of what Redis held at the last read and what this process has counted since. Counts of answers whose
-    log entries wait are `pending`: they are sent to Redis in the same batch as their entries, so that a batch that is
-    lost or repeated cannot make log and evidence differ.
+    log entries are not sent yet are `pending`: they are sent to Redis in the same batch as their entries, so that a
+    batch that is lost or repeated cannot make log and evidence differ.
     """
 
     def __init__(self, window: int = 14) -> None:
-        """Counts the last `window` days; `window` and `versions` are replaced with each configuration."""
+        """Takes the number of days, today included, whose evidence counts.
+
+        `window` and `versions` are replaced with each configuration.
+        """
         self.window = window
         self.versions: Callable[[Path], str] = lambda path: ""
         """Returns the adapter version that a path uses now."""
@@ -148,7 +156,7 @@ class EvidenceStore:
         """Answers not added up yet; those in the second list are pending."""
 
     def of(self, task: str, path: Path) -> PathEvidence:
-        """Returns the evidence on a path over the days of the window."""
+        """Returns the evidence on a path and its present version over the window; `NO_EVIDENCE` without any."""
         self._add_uncounted()
         key = EvidenceKey(task, path.name, path.fingerprint, self.versions(path))
         computed = self._computed.get(key)
@@ -158,17 +166,20 @@ class EvidenceStore:
         return computed
 
     def count_answer(self, receipt: Receipt) -> None:
-        """Counts an answer as evidence, for a receipt that has no log entry."""
+        """Counts an answer that gets no log entry, if it is evidence; sent to Redis with the next batch."""
         answer = answer_counts(receipt, today())
         if answer is not None:
             self._collect(answer, pending=False)
 
     def count_pending(self, answer: AnswerCounts) -> None:
-        """Counts an answer whose log entry waits; its counts are not sent before `release`."""
+        """Counts an answer whose log entry is not sent yet; its counts are not sent before `release`."""
         self._collect(answer, pending=True)
 
     def release(self, answers: Iterable[AnswerCounts]) -> None:
-        """Makes pending counts part of the next batch, in which their entries are sent or dropped."""
+        """Ends the pending state of these answers: `take_unsent` returns their counts from now on.
+
+        To be called when their entries join a batch or are dropped.
+        """
         self._add_uncounted()
         for day, counts in sum_by_day(answers).items():
             _add(self._pending.get(day, {}), counts, -1)
@@ -216,7 +227,10 @@ class EvidenceStore:
         return unsent
 
     def read(self, day: str, in_redis: Counts) -> None:
-        """Replaces a day's evidence by what Redis holds, which must include everything that was taken as unsent."""
+        """Replaces a day's evidence by the counts in Redis, to which those that it has not received are added.
+
+        They must include all that `take_unsent` has returned.
+        """
         self._add_uncounted()
         if day not in self._days:
             self._drop_old_days()

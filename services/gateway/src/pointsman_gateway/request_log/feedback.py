@@ -34,12 +34,12 @@ RETRY_DELAY_SECONDS = 0.3
 
 
 class FeedbackQueue:
-    """Feedback that waits for Redis on disk, in this process's write-ahead log or in orphaned logs. A record stays on
-    disk until it has been sent.
+    """Feedback that waits for Redis on disk, in this process's write-ahead log or in those of processes that have
+    ended (orphaned logs). A record stays on disk until it has been sent.
     """
 
     def __init__(self, file: LockedFile, report_bytes: Callable[[int], None], max_bytes: int = MAX_QUEUE_BYTES) -> None:
-        """Takes the log's feedback file, and `report_bytes`, which is called with each new size of the queue."""
+        """Takes the log's feedback file, and `report_bytes`, which gets each new size of the queue in bytes."""
         self._file = file
         self._report_bytes = report_bytes
         self._max_bytes = max_bytes
@@ -57,8 +57,9 @@ class FeedbackQueue:
         await asyncio.shield(self._add(record))  # a write that has begun is finished even if the caller disconnects
 
     async def send_all(self, send: Callable[[FeedbackRecord], Awaitable[bool]]) -> None:
-        """Passes each record to `send`, oldest first; those for which it returns False stay queued. An exception of
-        `send` ends the pass and is raised.
+        """Passes each record to `send`, oldest first; those for which it returns False stay queued.
+
+        An exception of `send` ends the pass and is raised; also raises OSError if the files cannot be emptied.
         """
         postponed: list[FeedbackRecord] = []
         try:
@@ -74,7 +75,7 @@ class FeedbackQueue:
                 self._report_bytes(self._bytes)
 
     async def adopt(self, orphans: Iterable[OrphanedLog]) -> None:
-        """Takes over the feedback in orphaned logs, which the caller keeps open; raises OSError."""
+        """Queues the feedback in orphaned logs, which the caller must keep open until it is sent; raises OSError."""
         async with self._changing:
             for orphan in orphans:
                 records = await asyncio.to_thread(orphan.read_feedback)
@@ -134,7 +135,11 @@ class FeedbackService:
         """The configured tasks, one of which `right_task` may be."""
 
     async def take(self, feedback: Feedback) -> StoredFeedback:
-        """Stores feedback; raises InvalidArgument, NotFound ("unknown_decision"), or Unavailable."""
+        """Stores feedback in Redis or, if that does not answer, on disk.
+
+        Raises InvalidArgument (see `check`), NotFound ("unknown_decision"), or Unavailable ("wal_full",
+        "wal_unwritable") if it can be stored in neither.
+        """
         check(feedback, self.tasks)
         record = FeedbackRecord(
             self._redacted(_with_ids(feedback)), round(time.time() * 1000), call_id=secrets.token_hex(6)
@@ -148,7 +153,7 @@ class FeedbackService:
         return stored
 
     def _redacted(self, feedback: Feedback) -> Feedback:
-        """Returns the feedback with redacted texts; one on which the redaction fails is left out."""
+        """Returns the feedback with redacted texts; a text whose redaction fails is empty."""
         redact = self._redaction.or_nothing
         return replace(feedback, correction=redact(feedback.correction), right_answer=redact(feedback.right_answer))
 
@@ -172,7 +177,11 @@ class FeedbackService:
 
 
 def check(feedback: Feedback, tasks: Collection[str]) -> None:
-    """Checks feedback; raises InvalidArgument if a field is too long, unknown or missing."""
+    """Checks feedback; `tasks` are the configured ones.
+
+    Raises InvalidArgument if a text is too long or not Unicode, the decision id is missing, no feedback is given, the
+    rating is not from 0 to 1, or the right task is unknown.
+    """
     for param, max_bytes in MAX_BYTES.items():
         _check_text(param, getattr(feedback, param), max_bytes)
     if not feedback.decision_id:
@@ -211,13 +220,13 @@ def _check_text(param: str, text: str, max_bytes: int) -> None:
 
 
 def decision_id_of(feedback: Feedback) -> str:
-    """Returns the decision's id, also if the feedback names the answer's id, which ends in it."""
+    """Returns the id of the decision that the feedback is on; it may name the answer's id instead, which ends in it."""
     _, prefix, number = feedback.decision_id.rpartition(DECISION_ID_PREFIX)
     return prefix + number
 
 
 def _with_ids(feedback: Feedback) -> Feedback:
-    """Sets the ids of decision and feedback; the latter is a digest, so that feedback sent twice counts once."""
+    """Returns a copy with the decision's id, and as `id` a hash, equal for feedback that is sent twice."""
     decision_id = decision_id_of(feedback)
     content = (decision_id, feedback.rating, feedback.correction, feedback.right_task, feedback.right_answer)
     digest = hashlib.blake2b(repr(feedback.id or content).encode(), digest_size=12)
@@ -225,12 +234,15 @@ def _with_ids(feedback: Feedback) -> Feedback:
 
 
 class CanaryRatings:
-    """Wraps the feedback service, and counts ratings for the comparison of a canary with the stable version."""
+    """Wraps the feedback service; also counts ratings by adapter version, to compare a canary with the stable version.
+
+    Implements `FeedbackStore`.
+    """
 
     def __init__(
         self, inner: FeedbackStore, stored: RequestLogReader, count: Callable[[str, str, float], None]
     ) -> None:
-        """Takes `count`, which is called with path, adapter version and rating of each rated answer."""
+        """Takes `count`, which gets path name, adapter version and rating (0 to 1) of each newly rated answer."""
         self._inner = inner
         self._stored = stored
         self._count = count

@@ -1,4 +1,4 @@
-"""What takes feedback and evaluations, as servers and wrappers see it."""
+"""The protocols of what stores feedback and evaluations; HTTP and gRPC servers depend on these alone."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,5 +23,8 @@ class FeedbackStore(Protocol):
 
 class EvaluationStore(Protocol):
     async def add_evaluation(self, evaluation_id: str, results: Sequence[PathScore]) -> None:
-        """Counts the results as evidence; idempotent by the id. Raises PointsmanError."""
+        """Counts the results as evidence; those of an earlier call with the same id are replaced.
+
+        Raises PointsmanError.
+        """
         ...

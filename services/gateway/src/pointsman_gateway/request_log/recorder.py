@@ -1,4 +1,4 @@
-"""Queues receipts within microseconds and writes them to Redis in batches, off the requests' path."""
+"""Queues receipts, within microseconds, and writes them to Redis in batches, for which requests do not wait."""
 
 import asyncio
 import logging
@@ -83,7 +83,7 @@ class Recorder:
         receipt: Receipt,
         answers: tuple[CompletedAnswer, ...] = (),
     ) -> None:
-        """Queues a receipt, after it was written to the write-ahead log."""
+        """Appends the receipt to the write-ahead log and queues it; drops the oldest if too many wait. Never raises."""
         if len(self._pending) >= MAX_WAITING:
             self._drop_oldest()
         now = time.time()
@@ -96,7 +96,7 @@ class Recorder:
             self._encoding = asyncio.get_running_loop().call_soon(self._encode_some)
 
     def note_undecided(self, receipt: UndecidedReceipt) -> None:
-        """Queues the receipt of a request without a decision, after it was written to the write-ahead log."""
+        """As `note`, for a request that ended before its decision."""
         if len(self._undecided) >= MAX_WAITING:
             self._upto = self._upto.and_undecided(self._undecided.popleft()[-1])
             self._metrics.dropped.labels("full").inc()
@@ -105,19 +105,19 @@ class Recorder:
 
     @property
     def waiting(self) -> int:
-        """Returns the number of receipts that are not known to be written."""
+        """Returns the number of receipts that Redis is not known to have, queued or sent."""
         sent = len(self._batch.entries) + len(self._batch.undecided) if self._batch else 0
         return len(self._pending) + len(self._undecided) + len(self._encoded) + sent
 
     @property
     def not_in_wal(self) -> int:
-        """Returns the number of waiting receipts that the write-ahead log does not hold."""
+        """Returns how many of those in `waiting` the write-ahead log does not hold: lost if the process ends."""
         offsets = [one.wal_offset for one in self._pending] + [one.wal_offset for one in self._encoded]
         offsets += [offset for *_, offset in self._undecided]
         return offsets.count(0) + (self._batch.not_in_wal if self._batch else 0)
 
     async def write(self) -> None:
-        """Writes all waiting receipts; raises Unavailable, and then keeps what it could not write."""
+        """Writes all waiting receipts and counts to Redis; if it raises Unavailable, the unwritten ones stay queued."""
         async with self._writing:
             try:
                 for _ in range(0, len(self._pending), ENCODED_AT_ONCE):
@@ -131,7 +131,10 @@ class Recorder:
                 self._metrics.waiting.set(self.waiting)
 
     async def read_evidence(self, day: str) -> None:
-        """Reads the evidence that all gateways have counted on that day; raises Unavailable."""
+        """Reads a day's evidence (YYYYMMDD) of all gateways into the `EvidenceStore`; raises Unavailable.
+
+        Does nothing while it is unknown whether Redis has the last batch.
+        """
         async with self._writing:
             if self._batch is None:  # otherwise it is unknown whether Redis has counted it
                 self._evidence.read(day, await self.store.evidence(day))
@@ -220,7 +223,7 @@ class Recorder:
         return entry
 
     def _release(self, oldest: Sequence[Entry]) -> None:
-        """Sends the evidence of dropped entries with the next batch, which also completes their log records."""
+        """Lets the next batch include the evidence of entries that leave the queue, and complete their log records."""
         self._upto = self._upto.and_decided(max([one.wal_offset for one in oldest], default=0))
         self._evidence.release([counts for one in oldest if (counts := one.counts) is not None])
 

@@ -55,13 +55,13 @@ def day_of(unix_seconds: float) -> str:
 
 
 def last_days(count: int) -> list[str]:
-    """Returns today and the days before it, newest first."""
+    """Returns `count` UTC days as YYYYMMDD: today and those before it, newest first."""
     newest = int(time.time() // SECONDS_PER_DAY)
     return [_name(newest - back) for back in range(count)]
 
 
 def hash_to_unit_interval(decision_id: str) -> float:
-    """Returns a number from 0 to 1 by which decisions are sampled: uniform, and always the same for one decision."""
+    """Returns a number from 0 to 1, uniform over ids and always the same for one id, to sample decisions by."""
     return int.from_bytes(hashlib.blake2b(f"sample {decision_id}".encode(), digest_size=8).digest()) / 2**64
 
 

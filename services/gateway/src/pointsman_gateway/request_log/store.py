@@ -66,15 +66,16 @@ class RequestLogStore:
         return await self._send(self.writer, batch)
 
     async def write_for(self, writer: str, last_batch: int, batch: Batch) -> bool:
-        """Writes a batch in the name of a process that has ended, and returns whether it was written. It is not written
-        if `last_batch` is not the writer's last one, because another batch of it has arrived.
+        """Writes a batch in the name of a process that has ended, its `writer`; returns whether it was written.
+
+        It is not written if the writer's last batch in Redis is not `last_batch` (0 for none): another one has arrived.
         """
         return await self._send(writer, batch, str(last_batch)) >= 0
 
     async def last_batch_of(self, writer: str) -> int | None:
         """Returns the number of the writer's last batch in Redis; None if Redis knows none.
 
-        Raises FailedPrecondition ("unreadable_record").
+        Also raises FailedPrecondition ("unreadable_record") if what Redis holds is no number.
         """
         key = redis_schema.WRITER + writer
         number = await self._redis.call(lambda: self._redis.client.get(key))
@@ -109,8 +110,9 @@ class RequestLogStore:
         return int(await self._redis.call(lambda: self._write_script(keys=keys, args=arguments)))
 
     async def add_feedback(self, feedback: Feedback, unix_ms: int, call_id: str) -> str:
-        """Adds feedback; returns "stored", "known" (it was there already) or "unknown" (no such decision). A decision
-        of another tenant is unknown, too. Retries with the same `call_id` get the same result.
+        """Adds feedback, and its rating to the evidence. Returns "stored", "known" (feedback with this id was stored
+        before; nothing changes) or "unknown" (the tenant has no such decision). Retries with the same `call_id` get the
+        same result.
         """
         keys = [
             redis_schema.DECISIONS,
@@ -136,7 +138,7 @@ class RequestLogStore:
         return str(await self._redis.call(lambda: self._feedback_script(keys=keys, args=arguments)))
 
     async def add_evaluation(self, evaluation_id: str, results: Sequence[PathScore]) -> None:
-        """Counts the results as today's evidence. Those of an evaluation with the same id are replaced."""
+        """Counts the results as today's evidence; replaces those of an earlier call with the same id."""
         arguments: list[Any] = [redis_schema.today(), self._evidence_ttl]
         for result in results:
             key = path_key(result.task, result.path, result.model)
@@ -145,7 +147,10 @@ class RequestLogStore:
         await self._redis.call(lambda: self._evaluation_script(keys=keys, args=arguments))
 
     async def evidence(self, day: str) -> Counts:
-        """Reads a day's evidence as one JSON text: redis-py would block for milliseconds to parse many fields."""
+        """Returns a day's (YYYYMMDD) evidence of all gateways; fields that cannot be parsed are logged and skipped.
+
+        It is sent as one JSON text, because redis-py would block for milliseconds to parse many fields.
+        """
         key = redis_schema.EVIDENCE + day
         text = await self._redis.call(lambda: self._evidence_script(keys=[key]))
         names_and_numbers = list(msgspec.json.decode(text))  # for an empty hash Lua encodes "{}"
@@ -156,7 +161,7 @@ class RequestLogStore:
 
     @property
     def _evidence_ttl(self) -> int:
-        """Returns for how many seconds a day's evidence is kept: two days more than it is read."""
+        """Returns the seconds for which Redis keeps a day's evidence: two days more than it is looked back on."""
         return (self.config.lookback_days + 2) * redis_schema.SECONDS_PER_DAY
 
 
@@ -183,11 +188,11 @@ class RequestLogReader:
     """Reads the request log; each method raises Unavailable ("redis_unavailable") if Redis does not answer in time."""
 
     def __init__(self, redis: BoundedRedis) -> None:
-        """Takes a Redis client of its own: a long read must not make the writer treat Redis as unavailable."""
+        """For long reads (`before`), takes a Redis client that nothing else uses: a timeout marks it as unavailable."""
         self._redis = redis
 
     async def before(self, entry_id: str, after: str, count: int) -> Sequence[LogEntry]:
-        """Returns at most `count` entries between two entry ids, both excluded, newest first; "" is no bound."""
+        """Returns up to `count` entries older than `entry_id` and newer than `after`, newest first; "" is no bound."""
         highest, lowest = f"({entry_id}" if entry_id else "+", f"({after}" if after else "-"
         read = await self._redis.call(
             lambda: self._redis.client.xrevrange(redis_schema.DECISIONS, highest, lowest, count=count)
@@ -195,9 +200,9 @@ class RequestLogReader:
         return [LogEntry(found, fields.get("entry", "")) for found, fields in read]
 
     async def find(self, decision_id: str) -> RecordedDecision:
-        """Returns a decision with its feedback.
+        """Returns a decision, of whatever tenant, with its feedback.
 
-        Raises NotFound ("unknown_decision"), or FailedPrecondition ("unreadable_record").
+        Also raises NotFound ("unknown_decision"), or FailedPrecondition ("unreadable_record") for a damaged entry.
         """
         with_feedback = await self._at(redis_schema.FEEDBACK, redis_schema.FEEDBACK_INDEX, decision_id)
         found = with_feedback or await self._at(redis_schema.DECISIONS, redis_schema.INDEX, decision_id)

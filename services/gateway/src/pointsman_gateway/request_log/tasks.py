@@ -1,4 +1,6 @@
-"""Background tasks of the request log: write batches, send queued feedback, read evidence, recover orphaned logs."""
+"""Background tasks of the request log: write batches, send queued feedback, read evidence, and recover orphaned logs,
+the write-ahead logs of processes that have ended.
+"""
 
 import asyncio
 import logging
@@ -60,7 +62,10 @@ class RequestLogTasks:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Runs the tasks during the block; reads the evidence before it, and writes what waits after it."""
+        """Runs the tasks during the block; reads the evidence before it, and writes the waiting receipts after it.
+
+        While Redis is unavailable, the tasks are retried.
+        """
         with suppress(Unavailable):
             await self._read_evidence()
         async with AsyncExitStack() as stack:
@@ -74,7 +79,10 @@ class RequestLogTasks:
             yield
 
     async def _read_evidence(self) -> None:
-        """Reads all days first; later only today and one earlier day in turn, since late ratings change those."""
+        """Reads all days first; later only today and one earlier day in turn, since late ratings change those.
+
+        If it raises Unavailable, the next call continues.
+        """
         while self._unread_days:
             await self._recorder.read_evidence(self._unread_days[-1])
             self._unread_days.pop()
@@ -88,7 +96,10 @@ class RequestLogTasks:
             await self._queue.send_all(self._send)
 
     async def _send(self, record: FeedbackRecord) -> bool:
-        """Sends a feedback record; returns False if it must be retried."""
+        """Sends a feedback record to Redis; returns False if it must be retried, since its decision may follow.
+
+        Raises Unavailable.
+        """
         feedback_id, now = record.feedback.id, asyncio.get_running_loop().time()
         outcome = await self._store.add_feedback(record.feedback, record.unix_ms, record.call_id)
         if outcome == "unknown":
@@ -137,7 +148,10 @@ class OrphanRecovery:
                 orphan.close()
 
     async def recover(self) -> None:
-        """Recovers all orphaned logs; raises Unavailable, and continues with the next call."""
+        """Recovers all orphaned logs; if it raises Unavailable or OSError, the next call continues.
+
+        The receipts of a log whose last batch cannot be read from Redis stay in it.
+        """
         found = await asyncio.to_thread(lock_orphaned_logs, self._folder)
         self._held += found
         await self._queue.adopt(found)
@@ -157,8 +171,8 @@ class OrphanRecovery:
             pass  # a batch of the process that has ended has just arrived
 
     async def _write_receipts(self, orphan: OrphanedLog) -> bool:
-        """Writes an orphaned log's receipts; False if another batch of its writer has arrived meanwhile. Then it must
-        be determined again what is missing.
+        """Writes an orphaned log's receipts; False if another batch of its writer has arrived meanwhile: then call it
+        again. Raises Unavailable, FailedPrecondition or OSError.
         """
         known = await self._store.last_batch_of(orphan.writer)
         contents = await asyncio.to_thread(orphan.read)

@@ -46,12 +46,16 @@ class LogFull(Exception):
 
 
 class WriteAheadLog:
-    """The log that this process writes; a receipt that cannot be written is counted, and its request does not fail."""
+    """The log that this process writes. A receipt that cannot be written is counted in the metrics, and nothing raised:
+    it is then in memory only.
+    """
 
     def __init__(
         self, folder: Path, writer: str, metrics: RequestLogMetrics, max_bytes: int = MAX_RECEIPT_BYTES
     ) -> None:
-        """Takes the name `writer` under which batches go to Redis; raises OSError if it cannot write to the folder."""
+        """Creates the files in `folder`; raises OSError if it cannot. `writer` is the name under which the process
+        writes batches to Redis, `max_bytes` the limit for both segments together.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         segment_a, segment_b, self.feedback = create_files(folder, writer)
         self._active, self._other = Segment(segment_a), Segment(segment_b)
@@ -72,7 +76,7 @@ class WriteAheadLog:
         return offset
 
     def append_undecided(self, unix_seconds: float, receipt: UndecidedReceipt) -> int:
-        """Appends the receipt of a request without a decision; these have numbers of their own."""
+        """As `append_decided`, for a request without a decision; these records are numbered separately."""
         offset = self._last.undecided + 1
         if not self._append(undecided_record(offset, unix_seconds, receipt)):
             return 0
@@ -80,7 +84,10 @@ class WriteAheadLog:
         return offset
 
     def mark_batch(self, number: int, upto: Offsets) -> None:
-        """Records that a batch is about to be sent that completes all records up to `upto`."""
+        """Appends a mark before batch `number` is sent, with which Redis will have all records up to `upto`.
+
+        If the mark cannot be written, empties both segments: recovered later, their receipts could be counted twice.
+        """
         try:
             self._active.file.append(to_line(BatchMark(number, time.time(), *upto)))
         except OSError as error:
@@ -100,7 +107,10 @@ class WriteAheadLog:
             self._empty(self._active)
 
     def close(self) -> None:
-        """Removes the log if Redis has all of it; otherwise another process will recover it."""
+        """Closes the log, and removes it if Redis has all of it; otherwise another process will recover it.
+
+        Raises OSError.
+        """
         if self._settled.covers(self._last) and not self.feedback.size:
             remove_files((self._active.file, self._other.file, self.feedback))
         else:

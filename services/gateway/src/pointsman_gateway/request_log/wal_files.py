@@ -20,7 +20,10 @@ class LockedFile:
         """Whether the file may end with an incomplete line."""
 
     def append(self, line: bytes) -> None:
-        """Appends a line that survives the process, not the machine; after an error, the next append cuts it off."""
+        """Appends a line without synchronising: it survives the end of the process, not of the machine.
+
+        If it raises, part of the line may be in the file; the next append removes that.
+        """
         if self._torn:
             self.truncate(self.size)
         self._torn = True
@@ -30,7 +33,7 @@ class LockedFile:
         self.size += len(line)
 
     def append_and_sync(self, line: bytes) -> None:
-        """Appends a line that survives the machine; if it raises, the file is unchanged."""
+        """Appends a line and synchronises it to disk; if it raises, the file is as before."""
         before = self.size
         try:
             self.append(line)
@@ -59,7 +62,9 @@ class LockedFile:
 
 
 def lock_file(path: Path, flags: int = 0) -> LockedFile | None:
-    """Opens and locks a file; None if another process holds the lock, or has just removed the file."""
+    """Opens and locks a file; `flags` are further ones of `os.open`. None if it does not exist, another process holds
+    the lock, or has just removed the file. Raises OSError.
+    """
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | flags, 0o600)
     except FileNotFoundError:
@@ -75,7 +80,10 @@ def lock_file(path: Path, flags: int = 0) -> LockedFile | None:
 
 
 def create_files(folder: Path, writer: str) -> tuple[LockedFile, LockedFile, LockedFile]:
-    """Creates the files of a log, all locked; the lock on the first segment stands for the whole log."""
+    """Creates and locks a log's files: two segments, and that for feedback. Raises OSError.
+
+    Who holds the lock on the first segment owns the whole log.
+    """
     while True:
         name = f"wal-{writer}-{secrets.token_hex(4)}"
         segment_a = lock_file(folder / (name + SEGMENT_A), os.O_CREAT | os.O_EXCL)

@@ -68,7 +68,7 @@ class DecidedRecord(msgspec.Struct, array_like=True, tag="d"):
     token_details: TokenDetails | None = None
 
     def to_pending_entry(self) -> PendingEntry:
-        """Restores what the record holds, so that the entry can be written by another process."""
+        """Returns what is to be logged, for another process to write; the record holds no texts of the caller."""
         receipt = self._receipt()
         extra = {"response_format": {"type": self.response_format}} if self.response_format else {}
         request = Request(
@@ -115,7 +115,7 @@ class UndecidedRecord(msgspec.Struct, array_like=True, tag="u"):
 
 
 class BatchMark(msgspec.Struct, array_like=True, tag="b"):
-    """A record that a batch is about to be sent; if Redis has the batch, it has all records up to these offsets."""
+    """A record written before a batch is sent: if Redis has this batch, it has all receipts up to these offsets."""
 
     number: int
     unix_seconds: float
@@ -139,7 +139,7 @@ _decode = msgspec.json.Decoder(Record).decode
 
 
 def to_line(record: Record) -> bytes:
-    """Encodes a record as a line; raises ValueError, OverflowError or TypeError if it cannot be encoded."""
+    """Encodes a record as a line of JSON; raises ValueError, OverflowError or TypeError if it cannot be encoded."""
     return _encode(record) + b"\n"
 
 
@@ -152,7 +152,7 @@ def from_line(line: bytes) -> Record:
 def decided_record(
     offset: int, unix_seconds: float, request: Request, decision: Decision, receipt: Receipt
 ) -> DecidedRecord:
-    """Makes a receipt's record; with positional arguments, since keywords take longer and this runs in each request."""
+    """Returns the record of a receipt; `offset` is its number in the log."""
     path, usage, caller = decision.path, receipt.usage, request.caller
     return DecidedRecord(
         offset,
@@ -214,7 +214,7 @@ def undecided_record(offset: int, unix_seconds: float, receipt: UndecidedReceipt
 
 
 def _restored(value_type: type[T], record: DecidedRecord | UndecidedRecord, **others: object) -> T:
-    """Makes a value of the record's fields that have the names of its own, and of `others`."""
+    """Returns a `value_type`, made of `others` and of the record's fields that have the same names as its own."""
     names = {field.name for field in fields(cast(Any, value_type)) if field.init}
     same = names.intersection(record.__struct_fields__) - others.keys()
     return value_type(**{name: getattr(record, name) for name in same}, **others)

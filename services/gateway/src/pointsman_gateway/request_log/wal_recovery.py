@@ -1,4 +1,6 @@
-"""Recovery of the logs of processes that have ended: reads what Redis does not have, and clears it once it has."""
+"""Recovery of the write-ahead logs of processes that have ended: reads the receipts that Redis does not have, and
+empties the logs once it has them.
+"""
 
 import contextlib
 import logging
@@ -49,7 +51,7 @@ class LogContents:
 
     @property
     def last_batch(self) -> int:
-        """Returns the number of the last batch that may have been sent."""
+        """Returns the number of the last batch that may have been sent; 0 if none was."""
         return max((mark.number for mark in self.marks), default=0)
 
     @property
@@ -59,8 +61,10 @@ class LogContents:
         )
 
     def missing(self, last_written: int | None) -> Iterator[RecoveryBatch]:
-        """Yields the receipts that Redis does not have; `last_written` is the number of its last batch. It is None if
-        Redis knows no batch, or has forgotten it after `WRITER_TTL_SECONDS`.
+        """Yields the receipts that Redis does not have, in batches.
+
+        `last_written` is the number of the writer's last batch in Redis; None if Redis knows none, because there was
+        none or because it was more than `WRITER_TTL_SECONDS` ago: batches marked that long ago then count as written.
         """
         since = time.time() - WRITER_TTL_SECONDS
         done = [
@@ -81,7 +85,7 @@ class LogContents:
 
 
 class OrphanedLog:
-    """The log of a process that has ended, locked by this one, which continues as its writer."""
+    """The log of a process that has ended, locked by this process, which sends its receipts under its writer's name."""
 
     def __init__(self, writer: str, segments: Sequence[LockedFile], feedback: LockedFile | None) -> None:
         self.writer = writer
@@ -89,7 +93,7 @@ class OrphanedLog:
         self.feedback = feedback
 
     def read(self) -> LogContents:
-        """Returns the receipts in the log; raises OSError."""
+        """Returns the receipts and marks in the log; raises OSError."""
         records = [record for segment in self._segments for record in _records(segment)]
         return LogContents(
             sorted((one for one in records if isinstance(one, DecidedRecord)), key=lambda one: one.offset),
@@ -103,7 +107,7 @@ class OrphanedLog:
         return [record for record in records if isinstance(record, FeedbackRecord)]
 
     def mark_batch(self, number: int, upto: Offsets) -> None:
-        """Records a batch that is about to be sent, as the log's own writer does, unless the disk is full."""
+        """Appends a mark before a batch is sent, as `WriteAheadLog.mark_batch`; ignores errors, such as a full disk."""
         with contextlib.suppress(OSError):
             self._segments[0].append(to_line(BatchMark(number, time.time(), *upto)))
 
@@ -127,7 +131,7 @@ class OrphanedLog:
         return self.feedback.size if self.feedback else 0
 
     def close(self) -> None:
-        """Removes the log if nothing is left in it; otherwise another process will recover it."""
+        """Unlocks the log, and removes it if it is empty; otherwise a later recovery finds it. Raises OSError."""
         files = [*self._segments, *([self.feedback] if self.feedback else [])]
         if self.has_receipts or self.feedback_bytes:
             for file in files:
@@ -149,7 +153,10 @@ def lock_orphaned_logs(folder: Path) -> list[OrphanedLog]:
 
 
 def _records(file: LockedFile) -> Iterator[Record]:
-    """Yields the records in a file; skips an incomplete last line, which was not reported as stored."""
+    """Yields the records in a file; raises OSError. Logs and skips invalid lines.
+
+    Skips an incomplete last line, which was not reported as stored.
+    """
     *lines, _incomplete = file.read().split(b"\n")
     for number, line in enumerate(lines, 1):
         try:

@@ -15,7 +15,7 @@ KEPT = "conversation"
 
 
 class ChangePrices(Protocol):
-    """Knows what it costs a conversation to change its path."""
+    """Estimates what it costs a conversation to change its path, since the new path must read the context again."""
 
     def change(self, kept: Path, other: Path, request: Request, step: ConversationStep) -> Change | None:
         """Compares the kept path with another one; returns None if a price is unknown."""
@@ -23,7 +23,7 @@ class ChangePrices(Protocol):
 
 
 class UnknownPrices:
-    """Knows no prices, so that no change pays; implements `ChangePrices`."""
+    """Has no prices, so that no path change counts as cheaper; implements `ChangePrices`."""
 
     def change(self, kept: Path, other: Path, request: Request, step: ConversationStep) -> Change | None:
         return None

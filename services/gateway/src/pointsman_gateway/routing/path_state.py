@@ -19,7 +19,7 @@ from pointsman_gateway.extensions.policy import hash_to_unit_interval
 
 
 class Availability(Protocol):
-    """Knows whether a path could answer now."""
+    """Reports whether a path can answer now."""
 
     def why_not(self, path: Path) -> str | None:
         """Returns the reason why the path cannot be used now; None if it can."""
@@ -35,7 +35,7 @@ class Evidence(Protocol):
 
 
 class NoEvidence:
-    """Knows no statistics, since nothing is stored; implements `Evidence`."""
+    """Has no statistics of any path, since nothing is stored; implements `Evidence`."""
 
     def of(self, task: str, path: Path) -> PathEvidence:
         return PathEvidence()
@@ -50,7 +50,7 @@ class ExpectedCost(Protocol):
 
 
 class Freshness(Protocol):
-    """Knows how many documents have changed since adapters were trained; reading it takes no I/O."""
+    """Reports the fraction of documents that have changed since an adapter was trained, from memory, without I/O."""
 
     def changed_share(self, version: str) -> float:
         """Returns the share of documents changed since the version's training, 0 to 1; 0 if it is unknown."""
@@ -68,7 +68,7 @@ ALWAYS_FRESH = AlwaysFresh()
 
 
 class Adapters(Protocol):
-    """Knows where aliases point now, and which engines hold which version."""
+    """Reports to which versions aliases point now, and which engines have loaded which version."""
 
     def alias_of(self, path: Path) -> Alias | None:
         """Returns the alias of the path's adapter; None if no such alias is known, so that it names a version."""

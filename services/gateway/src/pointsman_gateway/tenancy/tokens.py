@@ -121,7 +121,10 @@ class SingleSignOn:
         return claims
 
     def _read_header(self, token: str) -> tuple[str, str]:
-        """Returns the key id and the algorithm from the token's header, which is not verified yet."""
+        """Returns the key id and the algorithm from the token's header, whose signature is not verified yet.
+
+        Raises Unauthenticated if it is malformed or the algorithm is not allowed.
+        """
         try:
             header = jwt.get_unverified_header(token)
         except (jwt.InvalidTokenError, ValueError, RecursionError) as error:

@@ -42,7 +42,7 @@ def to_parts(block: Any, where: str) -> list[Part]:
 def _to_document(block: Block, source: Block, where: str) -> list[Part]:
     """Converts a document: a file, or its text after a line with the title and one with the context.
 
-    A file has the title as its name.
+    A file has the title as its name. Raises InvalidArgument.
     """
     title, context = _optional_text(block, "title", where), _optional_text(block, "context", where)
     match source.get("type"):
@@ -57,7 +57,10 @@ def _to_document(block: Block, source: Block, where: str) -> list[Part]:
 
 
 def _to_texts(content: Any, where: str) -> list[Part]:
-    """Converts the content of a document or a search result: a text, or blocks with texts and images."""
+    """Converts the content of a document or a search result: a text, or blocks with texts and images.
+
+    Raises InvalidArgument for anything else.
+    """
     if isinstance(content, str):
         return [{"type": "text", "text": content}]
     if not isinstance(content, list):

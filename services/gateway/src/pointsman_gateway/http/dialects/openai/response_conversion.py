@@ -55,7 +55,7 @@ def to_messages(items: str | Sequence[Mapping[str, Any]]) -> list[Message]:
 
 
 def _show_before_last(messages: list[Message], media: list[Part]) -> None:
-    """Adds media to the last message if it is the user's, otherwise as a message before it."""
+    """Adds media parts to the last message if it is the user's, otherwise as a new user message before the last one."""
     last = messages[-1]
     if last["role"] == "user":
         last["content"] = [*media, *_as_parts(last["content"])]
@@ -98,7 +98,10 @@ def _add_item(messages: list[Message], item: Mapping[str, Any], where: str) -> N
 
 
 def _add_call(messages: list[Message], item: Mapping[str, Any], where: str) -> None:
-    """Adds a tool call to the assistant's message before it: the calls of one turn are one message."""
+    """Adds a tool call to the assistant's message before it: the calls of one turn are one message.
+
+    Raises InvalidArgument unless its name, arguments and id are strings.
+    """
     namespace = item.get("namespace")
     name = ToolName(string_in(item, "name", where), namespace if isinstance(namespace, str) else "")
     function = {"name": name.for_engine, "arguments": string_in(item, "arguments", where)}
