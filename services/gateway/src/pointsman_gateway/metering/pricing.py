@@ -82,7 +82,7 @@ class Pricing:
         return _plain_prices(self._tables[model].standard.at(prompt_tokens))
 
     def highest_prices(self, model: str, request: Request, prompt_tokens: float) -> tuple[float, float] | None:
-        """Returns the highest prices that tokens of its prompt and answer can have; None if they are unknown."""
+        """Returns the highest prices that tokens of the request's prompt and answer can have; None if unknown."""
         table = self._tables.get(model)
         return None if table is None else table.highest(request, prompt_tokens)
 
@@ -178,7 +178,7 @@ class PathMeans:
     """Fraction of the prompt that was in the engine's prefix cache."""
     completion_tokens: float
     other_picodollars: float
-    """Cost of searches, embeddings and hedges."""
+    """Cost of searches, embeddings and hedges, and what tokens of special kinds cost more than plain ones."""
     uncached_tokens: float = 0.0
     """Tokens of the prompt that were not in the prefix cache."""
     prefill_seconds: float = 0.0
