@@ -180,7 +180,8 @@ async def test_an_alias_is_encoded_with_canary_and_previous_version(stub: Any, r
         alias=PROD, version=OLD, revision=7, canary_version=NEW, canary_weight=0.1, previous="triage@333333333333"
     )
     terms = CanaryTerms(min_requests=5, max_error_excess=0)  # 0 is an explicit value, and the others are not set
-    assert rollout.calls == [("set_canary", PROD, NEW, 0.1, terms, "ann", OLD, True)]
+    others = {"author": "ann", "expected": OLD, "force": True}
+    assert rollout.calls == [("set_canary", PROD, NEW, 0.1, terms, others)]
 
 
 async def test_promotions_rollbacks_and_canary_ends_are_passed(stub: Any, rollout: Asked) -> None:

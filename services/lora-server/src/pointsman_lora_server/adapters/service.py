@@ -155,7 +155,7 @@ class AdapterService:
         return await self._finish_move(await self._registry.move_alias(alias, version, expected, author))
 
     async def set_canary(
-        self, alias: str, version: str, weight: float, terms: CanaryTerms, author: str, expected: str, force: bool
+        self, alias: str, version: str, weight: float, terms: CanaryTerms, *, author: str, expected: str, force: bool
     ) -> Alias:
         """Makes a version the canary of an alias for a share of its users (`weight`, 0 to 1); without weight and
         version, ends the canary. Raises as `set_alias` does.

@@ -95,9 +95,9 @@ class LoraServerServicer(lora_server_pb2_grpc.LoraServerServicer):
                 request.version,
                 request.weight,
                 terms,
-                author_of(request.author),
-                request.expected_version,
-                request.force,
+                author=author_of(request.author),
+                expected=request.expected_version,
+                force=request.force,
             )
         )
 
