@@ -82,7 +82,9 @@ def predict(evaluation: Evaluation, vectors: Array, encoder: str, target: Target
         "rows": len(folds),
         "rated": dict(zip(evaluation.paths, map(int, _counts(evaluation)), strict=True)),
         "curve": [_point(one, of_price, evaluation.paths) for one, of_price in curve.items()],
-        **_point(price, result, evaluation.paths),
+        **_point(price, curve[price], evaluation.paths),
+        "gain": result.gain,
+        "lower_bound": result.bound,
     }
     page = (_paths_table(evaluation), _curve_table(curve, evaluation.paths), Section("For tasks.yaml", _yaml(policy)))
     return Report(facts, page, _failure(price, result, curve, evaluation.paths))
@@ -91,7 +93,10 @@ def predict(evaluation: Evaluation, vectors: Array, encoder: str, target: Target
 def _at_target(
     outcomes: Outcomes, folds: NDArray[np.intp], prices: list[float], target: Target
 ) -> tuple[float, PolicyResult]:
-    """Returns the price of a wrong answer, and what the policy reaches with it on rows that did not choose it."""
+    """Returns the price of a wrong answer, and what the policy gains on rows that did not choose it.
+
+    For a quality, each fold's rows are measured at the price that the other folds choose.
+    """
     if target.usd_per_wrong_answer is not None:
         price = target.usd_per_wrong_answer
         return price, measure_out_of_fold(outcomes, folds, [price] * FOLDS)
