@@ -23,7 +23,7 @@ import grpc
 from pointsman.v1 import lora_server_pb2 as pb
 from pointsman_gateway.domain import Message, Path
 from pointsman_gateway.engines.aliases import Aliases
-from pointsman_gateway.engines.balancing import PromptKey, SpillTargets, TargetQueue, hash_prompt
+from pointsman_gateway.engines.balancing import PromptKey, Rings, SpillTargets, TargetQueue, hash_prompt
 from pointsman_gateway.engines.engine_state import Engine, EngineState
 from pointsman_gateway.engines.engines import Engines
 from pointsman_gateway.engines.lookups import Target
@@ -199,16 +199,16 @@ def measure_readiness(fleet: Fleet) -> list[float]:
 
 
 def measure_choices(fleet: Fleet) -> list[float]:
-    spilled, found = SpillTargets(), []
+    spilled, rings, found = SpillTargets(), Rings(), []
     targets = fleet.engines.targets(BASE)
     for number in range(500):
         messages = [Message("user", f"conversation {number}")]
-        found.append(timed(partial(choose, targets, hash_prompt(messages, messages), spilled)))
+        found.append(timed(partial(choose, targets, hash_prompt(messages, messages), spilled, rings)))
     return found
 
 
-def choose(targets: Sequence[Target], key: PromptKey, spilled: SpillTargets) -> Target | None:
-    return TargetQueue(targets, key, BOUND, spilled).take()
+def choose(targets: Sequence[Target], key: PromptKey, spilled: SpillTargets, rings: Rings) -> Target | None:
+    return TargetQueue(targets, key, BOUND, spilled, rings.of(targets)).take()
 
 
 async def kilobytes_per_engine(adapters: int, held: int, engines: int = 22) -> float:

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 from pointsman_gateway.config.engine_config import BreakerConfig
 from pointsman_gateway.domain import Message, Path
-from pointsman_gateway.engines.balancing import NO_KEY, PromptKey, SpillTargets, TargetQueue, hash_prompt
+from pointsman_gateway.engines.balancing import NO_KEY, PromptKey, Rings, SpillTargets, TargetQueue, hash_prompt
 from pointsman_gateway.engines.engine_state import Engine, EngineState
 from pointsman_gateway.engines.engines import Engines
 
@@ -192,3 +192,68 @@ def _seconds(engines: Engines, messages: list[Message]) -> float:
     for _ in range(100):
         TargetQueue(engines.targets(PLAIN), hash_prompt(messages, messages), 1.25).take()
     return (time.perf_counter() - started) / 100
+
+
+# -- many engines
+
+
+@pytest.fixture
+def many(clock: Clock) -> list[EngineState]:
+    return [EngineState(Engine(f"engine-{number}", "tiny", ready=True), clock) for number in range(200)]
+
+
+def choose(engines: Engines, rings: Rings, number: int, spilled: SpillTargets | None = None) -> EngineState:
+    targets = engines.targets(PLAIN)
+    ring = rings.of(targets)
+    assert ring is not None
+    target = TargetQueue(targets, key_of(number, LONG), 1.25, spilled, ring).take()
+    assert target is not None
+    return target.state
+
+
+def test_prompts_are_spread_over_many_engines(many: list[EngineState]) -> None:
+    engines, rings = Engines(many), Rings()
+    spread = Counter(choose(engines, rings, number).engine.name for number in range(20_000))
+    assert len(spread) == 200
+    assert all(40 < count < 180 for count in spread.values()), spread
+
+
+def test_one_of_many_engines_that_goes_moves_only_its_own_prompts(many: list[EngineState]) -> None:
+    engines, rings = Engines(many), Rings()
+    before = [choose(engines, rings, number) for number in range(2000)]
+    many[7].update(Engine("engine-7", "tiny", ready=False))
+    after = [choose(engines, rings, number) for number in range(2000)]
+    assert all(new is old for old, new in zip(before, after, strict=True) if old is not many[7])
+    assert many[7] in before
+    assert many[7] not in after
+
+
+def test_none_of_many_engines_gets_more_than_the_bound(many: list[EngineState]) -> None:
+    engines, rings, spilled = Engines(many), Rings(), SpillTargets()
+    for number in range(4000):
+        choose(engines, rings, number % 50, spilled).in_flight += 1
+        if number % 100 == 0:
+            mean = sum(state.in_flight for state in many) / 200
+            assert max(state.in_flight for state in many) <= 1.25 * mean + 1
+    assert sum(state.in_flight > 0 for state in many) > 150
+
+
+def test_each_of_many_engines_is_tried_once(many: list[EngineState]) -> None:
+    targets = Engines(many).targets(PLAIN)
+    queue = TargetQueue(targets, key_of(1), 1.25, None, Rings().of(targets))
+    assert {target.state for target in iter(queue.take, None)} == set(many)
+    assert not queue.any_left
+
+
+def test_a_conversation_stays_where_it_has_spilled_to_among_many_engines(many: list[EngineState]) -> None:
+    engines, rings, spilled = Engines(many), Rings(), SpillTargets()
+    home = choose(engines, rings, 1, spilled)
+    home.in_flight = 9
+    rings = Rings()  # the mean is computed again
+    target = choose(engines, rings, 1, spilled)
+    home.in_flight = 0
+    assert choose(engines, rings, 1, spilled) is target is not home
+
+
+def test_few_engines_need_no_ring(engines: Engines) -> None:
+    assert Rings().of(engines.targets(PLAIN)) is None

@@ -7,11 +7,12 @@ are cached there.
 
 import zlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from pointsman_gateway.domain import Message
 from pointsman_gateway.engines.lookups import Target
+from pointsman_gateway.engines.ring import Ring
 
 PREFIX_CHARACTERS = 512
 """Characters of the system prompt that are hashed. One of so many is worth going to an engine that has it cached."""
@@ -19,6 +20,9 @@ END_CHARACTERS = 256
 """Characters that are hashed of each end of the user's first message: some clients begin it with constant texts."""
 MAX_SPILLED = 16_384
 """Conversations whose spill target is remembered; 2 MB."""
+MAX_WEIGHED = 64
+"""Engines that are all weighed for each request; with more, a ring is used."""
+MAX_RINGS = 64
 
 _SPREAD = 0x9E3779B97F4A7C15  # Fibonacci hashing: 2^64 over the golden ratio (Knuth, TAOCP 3, 6.4)
 _LOW = 0xFFFFFFFFFFFFFFFF
@@ -87,12 +91,20 @@ class SpillTargets:
 class TargetQueue:
     """The engines that a request may still be sent to; each is taken once."""
 
-    __slots__ = ("_bound", "_key", "_left", "_spilled", "alone")
+    __slots__ = ("_bound", "_key", "_left", "_ring", "_spilled", "_taken", "alone")
 
     def __init__(
-        self, targets: Sequence[Target], key: PromptKey, bound: float, spilled: SpillTargets | None = None
+        self,
+        targets: Sequence[Target],
+        key: PromptKey,
+        bound: float,
+        spilled: SpillTargets | None = None,
+        ring: Ring | None = None,
     ) -> None:
-        """Takes `bound`, times the mean load up to which an engine gets a request because of its cache."""
+        """Takes `bound`, times the mean load up to which an engine gets a request because of its cache.
+
+        `ring` has the same engines, if they are many.
+        """
         self._left = list(targets)
         available = (target for target in targets if target.state.is_available)
         self.alone = next(available, None) is not None and next(available, None) is None
@@ -100,18 +112,25 @@ class TargetQueue:
         self._key = key
         self._bound = bound
         self._spilled = spilled
+        self._ring = ring
+        self._taken: list[Target] = []
 
     def take(self) -> Target | None:
         """Removes and returns the best engine that is available; None if there is none."""
-        target = self._left[0] if len(self._left) == 1 else self._best()
+        if len(self._left) == 1:
+            target: Target | None = self._left[0]
+        else:
+            target = (self._near(self._ring) if self._ring else None) or self._best()
         if target is None or not target.state.is_available:
             return None
         self._left.remove(target)
+        self._taken.append(target)
         return target
 
     def put_back(self, target: Target) -> None:
         """Adds an engine again, so that `take` may return it once more."""
         self._left.append(target)
+        self._taken.remove(target)
 
     @property
     def any_left(self) -> bool:
@@ -136,27 +155,64 @@ class TargetQueue:
         # At least one engine is below the bound, because the loads add up to less than `total`.
         max_load = self._bound * total / len(available)
         if self._spilled:  # it has entries: while no engine has been over its bound, there are none
-            home = self._last_used(available, max_load) or home
+            home = self._last_used({target.state.seed: target for target in available}.get, max_load) or home
         if home.state.in_flight < max_load:
             return home
-        return self._spill([target for target in available if target.state.in_flight < max_load])
+        shared = self._key.shared
+        below = [target for target in available if target.state.in_flight < max_load]
+        return self._spill(max(below, key=lambda target: (shared ^ target.state.seed) * _SPREAD & _LOW))
 
-    def _last_used(self, available: Sequence[Target], max_load: float) -> Target | None:
+    def _near(self, ring: Ring) -> Target | None:
+        """Returns the engine by the ring, as `_best` does by all engines; None if all that it finds have much load."""
+        max_load = self._bound * ring.mean_load()
+        home = next(self._usable(ring.near(self._key.conversation)), None)
+        if home is None or not home.state.breaker.closed:
+            return home
+        if self._spilled:
+            home = self._last_used(ring.with_seed, max_load) or home
+        if home.state.in_flight < max_load:
+            return home
+        for target in self._usable(ring.near(self._key.shared)):
+            if target.state.in_flight < max_load:
+                return self._spill(target)
+        return None
+
+    def _usable(self, targets: Iterable[Target]) -> Iterator[Target]:
+        return (target for target in targets if target not in self._taken and target.state.is_available)
+
+    def _last_used(self, with_seed: Callable[[int], Target | None], max_load: float) -> Target | None:
         """Returns the engine that the conversation has spilled to, unless that one has too much load now."""
         assert self._spilled is not None
         seed = self._spilled.seed_of(self._key.conversation)
         if seed is None:
             return None
-        for target in available:
-            if target.state.seed == seed and target.state.in_flight < max_load:
-                return target
+        target = with_seed(seed)
+        if target is not None and target.state.in_flight < max_load and any(self._usable([target])):
+            return target
         self._spilled.forget(self._key.conversation)
         return None
 
-    def _spill(self, below: Sequence[Target]) -> Target:
-        """Returns the engine to which other conversations with the system prompt spill, too, and remembers it."""
-        shared = self._key.shared
-        target = max(below, key=lambda target: (shared ^ target.state.seed) * _SPREAD & _LOW)
+    def _spill(self, target: Target) -> Target:
+        """Remembers an engine to which other conversations with the system prompt spill, too."""
         if self._spilled is not None:
             self._spilled.remember(self._key.conversation, target.state.seed)
         return target
+
+
+class Rings:
+    """The rings of the largest sets of engines; a set that has changed gets another one."""
+
+    def __init__(self) -> None:
+        self._rings: OrderedDict[int, tuple[Sequence[Target], Ring]] = OrderedDict()
+        """By the identity of the set, which is kept, so that no other one gets it."""
+
+    def of(self, targets: Sequence[Target]) -> Ring | None:
+        """Returns the ring of the engines; None if they are few."""
+        if len(targets) <= MAX_WEIGHED:
+            return None
+        known = self._rings.get(id(targets))
+        if known is None:
+            known = self._rings[id(targets)] = targets, Ring(targets)
+            if len(self._rings) > MAX_RINGS:
+                self._rings.popitem(last=False)
+        return known[1]

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from pointsman_gateway.config.models_file import ResilienceConfig
 from pointsman_gateway.domain import Decision, Path, Prompt, Request, Sampling
-from pointsman_gateway.engines.balancing import NO_KEY, PromptKey, SpillTargets, TargetQueue, hash_prompt
+from pointsman_gateway.engines.balancing import NO_KEY, PromptKey, Rings, SpillTargets, TargetQueue, hash_prompt
 from pointsman_gateway.engines.call import BusyTimeTracker, EngineCaller, NullBusyTimeTracker
 from pointsman_gateway.engines.engine_client import (
     MAX_COLLECTED_BYTES,
@@ -60,7 +60,7 @@ class EngineBackend:
         self._retrying = Retrying(hedging, resilience.retries, budget, metrics, clock)
         self._engines = engines
         self._bound = resilience.load_bound
-        self._spilled = SpillTargets()
+        self._spilled, self._rings = SpillTargets(), Rings()
 
     async def call(self, request: Request, decision: Decision, prompt: Prompt) -> AnswerStream:
         """Calls the path's engines, and returns once the first chunk has arrived.
@@ -73,7 +73,7 @@ class EngineBackend:
         if self._clock() >= request.deadline:
             raise out_of_time()
         key = hash_prompt(prompt.messages, request.messages) if len(targets) > 1 else NO_KEY
-        queue = TargetQueue(targets, key, self._bound, self._spilled)
+        queue = TargetQueue(targets, key, self._bound, self._spilled, self._rings.of(targets))
         first = queue.take()
         assert first is not None  # `targets` are available, and nothing has been awaited since
         sampling = request.sampling

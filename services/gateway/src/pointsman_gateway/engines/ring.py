@@ -1,0 +1,65 @@
+"""Consistent hashing for many engines: a choice costs the same for a hundred and for a thousand of them."""
+
+from bisect import bisect
+from collections.abc import Iterator, Sequence
+
+from pointsman_gateway.engines.lookups import Target
+
+POINTS, PROBES = 4, 8
+"""Points of an engine on the circle, and places at which a key is looked up."""
+LOAD_SHARE = 16
+"""The total load is added up again after as many choices as a sixteenth of the engines."""
+
+_CIRCLE = 0xFFFFFFFF
+
+
+class Ring:
+    """Engines on a circle, by multi-probe consistent hashing (Appleton and O'Reilly, 2015, arXiv 1505.00062).
+
+    An engine that comes or goes moves only its own keys, as with rendezvous hashing, which weighs every engine.
+    """
+
+    def __init__(self, targets: Sequence[Target]) -> None:
+        """Takes engines with different seeds."""
+        placed = sorted(
+            (_place(target.state.seed, point), number)
+            for number, target in enumerate(targets)
+            for point in range(POINTS)
+        )
+        self._points = [point for point, _ in placed]
+        self._targets = [targets[number] for _, number in placed]
+        self._by_seed = {target.state.seed: target for target in targets}
+        self._load = 0
+        self._choices_left = 0
+
+    def with_seed(self, seed: int) -> Target | None:
+        return self._by_seed.get(seed)
+
+    def near(self, key: int) -> Iterator[Target]:
+        """Yields up to `PROBES` engines for a key, the best one first; some may come twice."""
+        points, found = self._points, []
+        for probe in range(PROBES):
+            place = _place(key, probe)
+            position = bisect(points, place)
+            if position == len(points):
+                position = 0
+            found.append(((points[position] - place) & _CIRCLE, position))
+        found.sort()
+        for _, position in found:
+            yield self._targets[position]
+
+    def mean_load(self) -> float:
+        """Returns the requests in flight on each engine, the one to be sent included; a little out of date."""
+        if not self._choices_left:
+            self._load = sum([target.state.in_flight for target in self._by_seed.values()])
+            self._choices_left = len(self._by_seed) // LOAD_SHARE
+        else:
+            self._choices_left -= 1
+        return (self._load + 1) / len(self._by_seed)
+
+
+def _place(key: int, number: int) -> int:
+    """Returns the place of a hash on the circle, another one for each number (Steele's SplitMix64, shortened)."""
+    mixed = (key + (number + 1) * 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
+    mixed = (mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF
+    return (mixed ^ mixed >> 27) & _CIRCLE
