@@ -6,7 +6,13 @@ from dataclasses import replace
 
 import pytest
 from pointsman_gateway.domain import PICODOLLARS, Receipt, Usage
-from pointsman_gateway.metering.aggregate import MAX_BATCHES, MAX_PENDING_RECEIPTS, MAX_PENDING_ROWS, MetricsAggregator
+from pointsman_gateway.metering.aggregate import (
+    FLUSHES_KEPT,
+    MAX_BATCHES,
+    MAX_PENDING_RECEIPTS,
+    MAX_PENDING_ROWS,
+    MetricsAggregator,
+)
 from pointsman_servicekit.logs import TraceIds, current_trace
 from prometheus_client import CollectorRegistry
 from prometheus_client.openmetrics.exposition import generate_latest
@@ -75,6 +81,18 @@ def test_pending_receipts_are_bounded_without_scrapes(counting: MetricsAggregato
     assert counting.pending == (MAX_PENDING_RECEIPTS - 1, MAX_PENDING_ROWS - MAX_PENDING_RECEIPTS)
     counting.add(ended(receipt()))
     assert counting.pending == (0, 0)
+
+
+def test_batches_of_adapter_versions_that_are_gone_are_dropped(
+    counting: MetricsAggregator, registry: CollectorRegistry
+) -> None:
+    for version in range(20):
+        for _ in range(FLUSHES_KEPT // 4):
+            counting.add(ended(receipt(model=f"version-{version}")))
+            counting.add(ended(receipt()))
+            counting.flush()
+    assert len(counting._batches) + len(counting._unused_batches) <= 12  # the last 8 versions, and those of "tiny"
+    assert summed(registry, "pointsman_requests_total") == 20 * 2 * (FLUSHES_KEPT // 4)
 
 
 def test_a_cached_answer_counts_no_generated_tokens(counting: MetricsAggregator, registry: CollectorRegistry) -> None:

@@ -17,6 +17,9 @@ MAX_PENDING_ROWS = 512
 """Rows are numbers only. Adding this many takes about 0.3 ms."""
 MAX_BATCHES = 4096
 """Bounds the memory: names that callers make up are among the keys of batches."""
+FLUSHES_KEPT = 64
+"""A batch without a row during so many flushes, or up to twice as many, is dropped: it may be of an adapter version
+that is gone. Each scrape flushes."""
 
 COLUMNS = (
     "requests",  # 1
@@ -47,6 +50,9 @@ class MetricsAggregator:
         self.metrics = GatewayMetrics(registry, self.flush)
         self.gen_ai = GenAiMetrics(registry, self.flush)
         self._batches: dict[Hashable, SeriesBatch] = {}
+        self._unused_batches: dict[Hashable, SeriesBatch] = {}
+        """Batches without a row since the last `FLUSHES_KEPT` flushes began; they have no pending rows."""
+        self._flushes = 0
         self._pending_rows = 0
         self._pending: list[EndedRequest] = []
         self._traced: list[tuple[EndedRequest, str, float]] = []
@@ -58,6 +64,7 @@ class MetricsAggregator:
         """Sets the label values of a new configuration, as described at `GatewayMetrics` and `GenAiMetrics`."""
         self.flush()
         self._batches.clear()
+        self._unused_batches.clear()
         self.metrics.set_label_values(*labels)
         self.gen_ai.set_label_values(*names)
 
@@ -78,6 +85,9 @@ class MetricsAggregator:
         """Adds all pending receipts to the metrics."""
         self._convert()
         self._flush_batches()
+        self._flushes += 1
+        if self._flushes == FLUSHES_KEPT:
+            self._unused_batches, self._batches, self._flushes = self._batches, {}, 0
 
     def _flush_batches(self) -> None:
         self._pending_rows = 0
@@ -139,6 +149,10 @@ class MetricsAggregator:
         return self._batches.get(key) or self._new_batch(key, ended), row
 
     def _new_batch(self, key: Hashable, ended: EndedRequest) -> SeriesBatch:
+        unused = self._unused_batches.pop(key, None)
+        if unused is not None:
+            self._batches[key] = unused
+            return unused
         if len(self._batches) >= MAX_BATCHES:
             self._flush_batches()
             self._batches.clear()
