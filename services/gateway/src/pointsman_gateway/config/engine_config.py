@@ -170,7 +170,8 @@ class EngineConfig(Strict):
         default=False, description="send the key's priority: of a vLLM with --scheduling-policy priority"
     )
     prefix_cache_per_tenant: bool = Field(
-        default=False, description="send a cache_salt of the tenant: no tenant can find out what others have asked"
+        default=False,
+        description="send a cache_salt of tenant and adapter version: no tenant can find out what others have asked",
     )
 
     @model_validator(mode="after")

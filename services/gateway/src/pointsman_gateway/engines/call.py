@@ -119,7 +119,7 @@ class EngineCall:
         engine, state, settings = target.engine, target.state, target.settings
         sampling = request.sampling
         if settings.sends_caller:
-            sampling = settings.with_caller(sampling, request.caller)
+            sampling = settings.with_caller(sampling, request.caller, target.model if target.is_adapter else "")
         self._caller = caller
         self._target = target
         self._reported = engine

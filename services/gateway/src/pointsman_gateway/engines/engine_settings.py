@@ -22,13 +22,18 @@ class EngineSettings:
     sends_caller: bool = False
     """Whether it sends anything that depends on the caller; if not, `with_caller` need not be called."""
 
-    def with_caller(self, sampling: Sampling, caller: Caller) -> Sampling:
-        """Adds what the engine gets to know of the caller to the parameters, by vLLM's names."""
+    def with_caller(self, sampling: Sampling, caller: Caller, adapter: str) -> Sampling:
+        """Adds the caller's priority, and a cache salt by tenant, to the parameters (vLLM's names), as configured.
+
+        The salt also depends on the adapter's version, if there is one: the keys of some external KV caches leave it
+        out (vllm-project/vllm#44250), and would serve blocks that another adapter has computed.
+        """
         fields: dict[str, object] = {}
         if self.sends_priority and caller.priority:
             fields["priority"] = -caller.priority  # vLLM answers the lowest number first
-        if self.separates_tenants and caller.tenant:
-            fields["cache_salt"] = hashlib.blake2b(caller.tenant.encode(), digest_size=16).hexdigest()
+        if self.separates_tenants and (caller.tenant or adapter):
+            salted = f"{caller.tenant}\0{adapter}" if adapter else caller.tenant
+            fields["cache_salt"] = hashlib.blake2b(salted.encode(), digest_size=16).hexdigest()
         return replace(sampling, extra={**sampling.extra, **fields}) if fields else sampling
 
 
