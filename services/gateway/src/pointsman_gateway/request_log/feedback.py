@@ -250,7 +250,7 @@ class CanaryRatings:
     async def take(self, feedback: Feedback) -> StoredFeedback:
         stored = await self._inner.take(feedback)
         if feedback.rating is not None and not stored.known_already:
-            with suppress(NotFound, Unavailable):  # without it the canary is judged by the other ratings
+            with suppress(NotFound, Unavailable, FailedPrecondition):  # the canary is then judged by other ratings
                 entry = (await self._stored.find(decision_id_of(feedback))).entry
                 self._count(entry["path"], entry["model"], feedback.rating)
         return stored
