@@ -32,6 +32,9 @@ WARM_UP_SECONDS = 15.0
 MIN_FAULT_SECONDS, MAX_FAULT_SECONDS = 18.0, 24.0
 """An alert needs 6 s, before that a scrape and a check of the rules (3 s each), and before that up to 2.4 s in which
 the gateway notices the fault and writes a new page of metrics."""
+CLOCK_STEP_SECONDS = 9.0
+"""How much longer clock steps last: the only sign of them is a figure of the gateway, and after a scrape that fails
+the alert's 6 s begin again."""
 MIN_CALM_SECONDS, MAX_CALM_SECONDS = 14.0, 22.0
 """From the end of a fault to the next one: everything recovers meanwhile."""
 MEAN_CHANGE_SECONDS = 4.0
@@ -66,10 +69,11 @@ def _faults(random_: random.Random, seconds: float) -> Iterator[Event]:
     waiting: list[tuple[Kind, str]] = []
     while True:
         length = random_.uniform(MIN_FAULT_SECONDS, MAX_FAULT_SECONDS)
-        if at + length + MIN_CALM_SECONDS > seconds:
+        if at + length + CLOCK_STEP_SECONDS + MIN_CALM_SECONDS > seconds:
             return
         waiting = waiting or random_.sample(FAULTS, len(FAULTS))
         kind, target = waiting.pop()
+        length += CLOCK_STEP_SECONDS if kind == "step clock" else 0.0
         yield Event(at, kind, target, length, random_.randrange(2**16))
         at += length + random_.uniform(MIN_CALM_SECONDS, MAX_CALM_SECONDS)
 
