@@ -35,7 +35,12 @@ _NO_FIELDS: Mapping[str, Any] = {}
 
 
 def to_request(
-    request: pb.GenerateRequest | pb.RouteRequest, deadline: float, caller: Caller, cache: str, arrived: float
+    request: pb.GenerateRequest | pb.RouteRequest,
+    deadline: float,
+    caller: Caller,
+    cache: str,
+    arrived: float,
+    as_a_whole: bool,
 ) -> Request:
     """Converts a message to a request; raises InvalidArgument."""
     found: set[GivenField] = set()
@@ -55,6 +60,7 @@ def to_request(
         arrived_at=arrived,
         media=media,
         uncommon=frozenset(found),
+        as_a_whole=as_a_whole,
     )
 
 

@@ -7,7 +7,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextvars import ContextVar
-from dataclasses import replace
 from functools import partial
 from typing import Any, NoReturn, Protocol, TypeAlias
 
@@ -184,7 +183,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:
         sink = CollectedAnswer()
         try:
-            decoded = replace(self._decode("chat", request, context), as_a_whole=True)
+            decoded = self._decode("chat", request, context, as_a_whole=True)
             sink.run = run = self._pipeline.run(decoded, sink)
             run.start()
             del run
@@ -216,12 +215,19 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
             generation=configuration.revision,
         )
 
-    def _decode(self, operation: Operation, request: pb.GenerateRequest | pb.RouteRequest, context: Context) -> Request:
+    def _decode(
+        self,
+        operation: Operation,
+        request: pb.GenerateRequest | pb.RouteRequest,
+        context: Context,
+        as_a_whole: bool = False,
+    ) -> Request:
         """Decodes a request; raises PointsmanError, after the receipt of the rejection was logged."""
         arrived = time.perf_counter()
         cache = cache_mode(cache_control(context.invocation_metadata()))
         try:
-            decoded = to_request(request, self._deadline(context), authenticated_caller.get(), cache, arrived)
+            deadline, caller = self._deadline(context), authenticated_caller.get()
+            decoded = to_request(request, deadline, caller, cache, arrived, as_a_whole)
             check_counts(decoded.messages, decoded.sampling.extra)
             return decoded
         except Exception as error:
