@@ -47,6 +47,8 @@ class Question:
     output: Mapping[str, object] | None = None
     """The JSON object that the answer must be."""
     model: str = AUTO
+    lesson: str = ""
+    """What a wrong answer shows."""
 
 
 QUESTIONS = [Question(**question) for question in yaml.safe_load((HERE / "demo_questions.yaml").read_text("utf-8"))]
@@ -127,6 +129,8 @@ def show(console: Console, number: int, question: Question, outcome: Outcome) ->
         f"{verdict}{escape(': ' + '; '.join(wrong)) if wrong else ''}",
     ):
         console.print(Padding(line, (0, 0, 0, 4)))
+    if wrong and question.lesson:
+        console.print(Padding(f"[italic]{escape(question.lesson)}[/]", (0, 0, 0, 4)))
 
 
 @contextmanager

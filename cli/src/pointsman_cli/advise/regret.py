@@ -127,12 +127,12 @@ def _sum(scrape: Scrape, name: str, labels: Mapping[str, str]) -> float:
 
 
 def fetch_regrets(url: str) -> Regrets:
-    """Reads the shadow comparisons from a gateway's metrics; raises CommandError if they cannot be read."""
+    """Reads the shadow comparisons at `url`, the full URL of a gateway's `/metrics`; raises CommandError on failure."""
     return read_regrets(fetch_metrics(url))
 
 
 def fetch_metrics(url: str) -> Scrape:
-    """Reads a gateway's metrics; raises CommandError if they cannot be read."""
+    """Reads the metrics at `url`, the full URL of a gateway's `/metrics`; raises CommandError on failure."""
     try:
         with open_client(timeout=TIMEOUT_SECONDS, trust_env=False, headers={"accept": "text/plain"}) as client:
             answer = client.get(url).raise_for_status()

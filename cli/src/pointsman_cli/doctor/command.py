@@ -1,4 +1,4 @@
-"""`pointsman doctor`: runs all checks and prints one line for each."""
+"""`pointsman doctor`: runs the checks of this machine, or those that an option names instead; prints their findings."""
 
 import json
 import os

@@ -137,7 +137,10 @@ class EmbeddingRun:
         return replace(result, usd=self._model.picodollars(result.tokens) / PICODOLLARS)
 
     def finish(self, outcome: str, error: PointsmanError | None = None) -> UndecidedReceipt:
-        """Makes and counts the receipt, and returns it; `error` is the one that the caller gets, None without one."""
+        """Makes the receipt, counts it and returns it.
+
+        `outcome` is "ok", "cancelled" or the code of `error`, which is what the caller gets; None without one.
+        """
         model, note = self._model, self._note
         receipt = UndecidedReceipt(
             request_id.get(),

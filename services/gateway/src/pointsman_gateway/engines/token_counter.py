@@ -1,4 +1,4 @@
-"""Counts the tokens of a conversation by the engine that would answer it."""
+"""Counts the tokens of a conversation by an available vLLM engine of the path's base model; other engines cannot."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

@@ -1,4 +1,7 @@
-"""Posts to other services, for guardrails and for whatever needs an engine's response as a whole."""
+"""The interface for JSON POSTs whose response is needed as a whole: to engines and to guardrails' services.
+
+`engines/http_post.py` implements it.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +23,7 @@ class HttpUnreachable(Exception):
 
 
 class HttpPoster(Protocol):
-    """Posts a body to an engine whose response is needed as a whole."""
+    """Posts a body to an engine or another service, and returns the whole response."""
 
     async def post(
         self,

@@ -116,7 +116,7 @@ async def read_body(
     Raises InvalidArgument as soon as the body is known to exceed a limit, Unavailable if too many bytes of requests are
     buffered, and ClientDisconnected if the client disconnects before the end of the body.
     """
-    if int(headers.get(b"content-length", b"0")) > LIMITS.max_bytes:
+    if int(headers.get(b"content-length", b"0")) > limits.max_bytes:
         raise _too_large()
     parts: list[bytes] = []
     length, more = 0, True
@@ -127,7 +127,7 @@ async def read_body(
         part, more = message.get("body", b""), message.get("more_body", False)
         parts.append(part)
         length += len(part)
-        if length > LIMITS.max_bytes:
+        if length > limits.max_bytes:
             raise _too_large()
         reservation.grow(tenant, len(part))
     body = parts[0] if len(parts) == 1 else b"".join(parts)

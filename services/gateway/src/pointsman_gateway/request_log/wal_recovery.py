@@ -85,7 +85,10 @@ class LogContents:
 
 
 class OrphanedLog:
-    """The log of a process that has ended, locked by this process, which sends its receipts under its writer's name."""
+    """The write-ahead log of a process that has ended.
+
+    This process holds its lock, and sends the receipts in it to Redis under the ended process's name (`writer`).
+    """
 
     def __init__(self, writer: str, segments: Sequence[LockedFile], feedback: LockedFile | None) -> None:
         self.writer = writer

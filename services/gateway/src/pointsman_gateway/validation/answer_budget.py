@@ -64,4 +64,7 @@ class BudgetedValidator(Validator):
 
     @abstractmethod
     def objection_within(self, budget: AnswerBudget, choice: Choice) -> str | None:
-        """Returns why the choice is rejected, None if it is accepted; raises NotJudged beyond the budget."""
+        """Returns why the choice is rejected, None if it is accepted.
+
+        Subtracts the work of the check from `budget`; raises NotJudged if too little of it is left.
+        """

@@ -83,8 +83,8 @@ class Trials:
     async def run(self, trial: Trial) -> None:
         """Runs groups until `trial` has taken place; the caller holds `turn`.
 
-        Raises InvalidArgument if the version must not serve, Unavailable if the engine is gone or is restarted because
-        of another version.
+        Raises InvalidArgument if the version must not serve, and Unavailable if the engine is gone, or was restarted
+        before it is known which version of the group is at fault: the version may be loaded again.
         """
         while not trial.result.done():
             group = self._next_group()

@@ -31,7 +31,7 @@ def chunk_tokens(window: int) -> int:
 
 
 class EmbeddingWindow:
-    """Makes chunks that the embedding model reads completely."""
+    """Makes a chunk of a span that fits the embedding model's window, with as many of its titles as fit too."""
 
     def __init__(self, tokenizer: Tokenizer, tokens: int = WINDOW_TOKENS) -> None:
         """Takes a `tokenizer` that does not truncate, and how many tokens the embedding model reads."""

@@ -51,7 +51,10 @@ class EmbeddingBody(BaseModel):
     user: str | None = None
 
     def to_wanted(self, deadline: float, caller: domain.Caller = domain.ANONYMOUS) -> EmbeddingRequest:
-        """Converts the body to the texts to embed; raises InvalidArgument."""
+        """Converts the body to an embedding request; raises InvalidArgument.
+
+        `deadline` is in seconds on the event loop's clock.
+        """
         if not self.model:
             raise InvalidArgument("'model' is empty; GET /v1/models lists them", code="missing_model", param="model")
         extra = request_fields(EMBEDDING_FIELDS).select(self.model_extra or {})

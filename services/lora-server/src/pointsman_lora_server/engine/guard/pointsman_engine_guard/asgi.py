@@ -48,7 +48,10 @@ _MAX_BODY_BYTES = 65536
 
 
 class Guard:
-    """ASGI middleware of vLLM: counts requests in progress by model, and serves the routes that manage adapters."""
+    """ASGI middleware of vLLM: counts requests in progress by model, and serves the routes that manage adapters.
+
+    It answers 404 on all routes outside `PUBLIC_ROUTES`, and closes websockets.
+    """
 
     def __init__(self, app: App, make_request: MakeRequest = vllm_request) -> None:
         """Wraps vLLM's `app`; reads the secret and the allowed networks from the environment.
