@@ -400,6 +400,7 @@ async def test_if_both_engines_fail_the_last_error_is_reported() -> None:
     bench.client.fails(second, 500)
     asking = asyncio.create_task(bench.ask())
     await until(lambda: bench.metric("engine_attempts_total", engine=second, outcome="engine_error"))
+    await until(lambda: bench.states[second].in_flight == 0)
     go_on.set()
     with pytest.raises(Unavailable, match="slow and broken"):
         await asking

@@ -32,12 +32,14 @@ def test_a_signal_ends_the_wait_and_is_named(which: signal.Signals) -> None:
 
 
 async def test_all_workers_exist_from_the_start() -> None:
+    before = set(threading.enumerate())  # other tests' threads, which may end at any time
     await start_worker_threads(3)
-    before = threading.active_count()
+    workers = set(threading.enumerate()) - before
     here = threading.Barrier(3)
     await asyncio.gather(*[asyncio.to_thread(here.wait, 10) for _ in range(3)])
     names = await asyncio.gather(*[asyncio.to_thread(lambda: threading.current_thread().name) for _ in range(20)])
-    assert threading.active_count() == before
+    assert len(workers) == 3
+    assert set(threading.enumerate()) - before == workers
     assert set(names) <= {"worker_0", "worker_1", "worker_2"}
 
 

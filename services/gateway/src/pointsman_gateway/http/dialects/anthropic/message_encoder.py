@@ -112,7 +112,7 @@ class MessageEncoder:
             _encode({
                 "type": "message_delta",
                 "delta": self._stop_fields(finished.finish_reason),
-                "usage": _usage(receipt.usage),
+                "usage": _usage(receipt.usage, of_delta=True),
                 "pointsman": receipt_body(receipt),
             }),
             _encode({"type": "message_stop"}),
@@ -266,8 +266,11 @@ def _to_input(arguments: str) -> dict[str, Any]:
     return decoded if isinstance(decoded, dict) else {"arguments": arguments}
 
 
-def _usage(usage: Usage) -> dict[str, Any]:
-    """Returns the usage in Anthropic's format, which counts tokens that a cache was read or written for separately."""
+def _usage(usage: Usage, of_delta: bool = False) -> dict[str, Any]:
+    """Returns the usage in Anthropic's format, which counts tokens that a cache was read or written for separately.
+
+    In the usage of a stream's `message_delta` it has no field for the time for which they were written.
+    """
     details = usage.details or NO_DETAILS
     written = details.cache_write + details.cache_write_1h
     counts: dict[str, Any] = {
@@ -276,7 +279,7 @@ def _usage(usage: Usage) -> dict[str, Any]:
         "cache_read_input_tokens": usage.cached_tokens,
         "output_tokens": usage.completion_tokens,
     }
-    if written:
+    if written and not of_delta:
         counts["cache_creation"] = {
             "ephemeral_5m_input_tokens": details.cache_write,
             "ephemeral_1h_input_tokens": details.cache_write_1h,
