@@ -459,6 +459,10 @@ bench-gateway-tools: ## install nginx, wrk and Portkey's gateway for bench-gatew
 bench-gateway: embedding-model .venv-bench/gateway/.done ## measure the gateway's hot path, compared with its peers (8 minutes); ARGS="--quick --profile"
 	$(BIN)/python -m benchmarks.gateway_load $(ARGS)
 
+.PHONY: bench-smoke
+bench-smoke: embedding-model ## the gateway's hot path with wide bounds, compared with nginx (3 minutes; needs nginx and wrk)
+	$(BIN)/python -m benchmarks.gateway_load --smoke
+
 .PHONY: bench-gateway-soak
 bench-gateway-soak: embedding-model ## 20 minutes of mixed load: does the gateway's memory stay as it is? ARGS="--minutes 60"
 	$(BIN)/python -m benchmarks.gateway_load --soak $(ARGS)

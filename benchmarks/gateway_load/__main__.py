@@ -1,6 +1,7 @@
 """Measures the gateway's request path and other gateways, each on the same core in front of the same mock engine.
 
     python -m benchmarks.gateway_load [--quick] [--profile] [--only rps|auto|latency|streams|grpc|junk|workers ...]
+    python -m benchmarks.gateway_load --smoke
     python -m benchmarks.gateway_load --soak [--minutes 20] [--rate 300]
     python -m benchmarks.gateway_load --instructions
     python -m benchmarks.gateway_load --trace-loop
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import uvloop
 
-from benchmarks.gateway_load import instructions, loop_trace, mixed_load, report, soak
+from benchmarks.gateway_load import instructions, loop_trace, mixed_load, report, smoke, soak
 from benchmarks.gateway_load.machine import CannotMeasure, NotInstalled, describe_machine, take_cores
 from benchmarks.gateway_load.our_gateway import start_gateway
 from benchmarks.gateway_load.phases import PACE, PHASES, Bench, Extent
@@ -32,11 +33,16 @@ QUICK = Extent(rounds=2, seconds=2.0, warm_up=1.0, latency=(1, 2.0), streams=1, 
 TRACED_RATE, TRACED_SECONDS = 1_000, 10.0
 
 
+class BoundBroken(Exception):
+    """A figure of the smoke run is beyond its bound."""
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--quick", action="store_true", help="shorter measurements with fewer rounds")
     parser.add_argument("--only", choices=PHASES, nargs="+", default=list(PHASES), help="the measurements to run")
     parser.add_argument("--profile", action="store_true", help="also profile the gateway (py-spy)")
+    parser.add_argument("--smoke", action="store_true", help="3 minutes; exit status 1 if a wide bound is broken")
     parser.add_argument("--soak", action="store_true", help="only check that memory does not grow under mixed load")
     parser.add_argument("--minutes", type=float, default=20.0, help="length of the soak test")
     parser.add_argument("--rate", type=int, default=300, help="requests per second of the soak test")
@@ -46,7 +52,7 @@ def main() -> int:
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             print(runner.run(run_until_sigterm(options)))
-    except (CannotMeasure, NotInstalled) as error:
+    except (CannotMeasure, NotInstalled, BoundBroken) as error:
         print(f"gateway_load: {error}", file=sys.stderr)
         return 1
     except asyncio.CancelledError:
@@ -66,6 +72,8 @@ async def run_until_sigterm(options: argparse.Namespace) -> str:
             return await run_soak(processes, options)
         if options.trace_loop:
             return await trace_loop(processes)
+        if options.smoke:
+            return await run_smoke(processes)
         return await (count_instructions(processes) if options.instructions else run_phases(processes, options))
 
 
@@ -95,6 +103,19 @@ async def run_phases(processes: Processes, options: argparse.Namespace) -> str:
     if options.profile:
         await bench.run("profile")
     return report.format_report(bench.found)
+
+
+async def run_smoke(processes: Processes) -> str:
+    """Raises BoundBroken."""
+    bench = await Bench.start(processes, QUICK, list(smoke.PHASES), smoke.PEERS)
+    for name in smoke.PHASES:
+        await bench.run(name)
+    text = report.format_report(bench.found)
+    broken = [str(check) for check in smoke.checks(bench.found) if not check.holds]
+    if broken:
+        print(text)
+        raise BoundBroken("; ".join(broken))
+    return text
 
 
 if __name__ == "__main__":

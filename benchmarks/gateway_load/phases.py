@@ -5,7 +5,7 @@ import asyncio
 import gc
 import json
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 
 from benchmarks.gateway_load import contenders, grpc_calls, junk, latency, profiling, streams, throughput
@@ -71,8 +71,13 @@ class Bench:
     found: Findings = field(default_factory=Findings)
 
     @classmethod
-    async def start(cls, processes: Processes, extent: Extent, phases: list[str]) -> "Bench":
-        """Starts all contenders. Raises CannotMeasure if the gateway itself does not start."""
+    async def start(
+        cls, processes: Processes, extent: Extent, phases: list[str], only_peers: Collection[str] | None = None
+    ) -> "Bench":
+        """Starts all contenders; of the phases' peers only `only_peers`, if given.
+
+        Raises CannotMeasure if the gateway itself does not start.
+        """
         started = time.monotonic()
         cores = take_cores()
         upstreams = await start_upstreams(processes, cores, PACE)
@@ -80,7 +85,9 @@ class Bench:
         await contenders.check_answer(gateway.path("fast"))
         setup = Setup(processes, cores, upstreams)
         names = dict.fromkeys(name for phase in phases for name in PEERS_OF.get(phase, []))
-        peers, missing = await contenders.start_peers(setup, list(names))
+        peers, missing = await contenders.start_peers(
+            setup, [name for name in names if only_peers is None or name in only_peers]
+        )
         every = [await contenders.direct(setup), *peers, contenders.ours(gateway)]
         bodies = list(request_bodies(read_texts().test, extent.bodies))
         bench = cls(setup, extent, gateway, {one.name: one for one in every}, bodies, phases)

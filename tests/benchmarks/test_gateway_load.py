@@ -8,14 +8,16 @@ import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from benchmarks.gateway_load import answers, report
-from benchmarks.gateway_load.contenders import LITELLM, OURS, VLLM_ROUTER, Contender
+from benchmarks.gateway_load.contenders import DIRECT, LITELLM, NGINX, OURS, OURS_AUTO, VLLM_ROUTER, Contender
 from benchmarks.gateway_load.findings import Findings
+from benchmarks.gateway_load.grpc_calls import CallStatistics, MethodStatistics
 from benchmarks.gateway_load.http_client import Answer, Broken, Connection, Target
 from benchmarks.gateway_load.instruction_counter import InstructionCounter
 from benchmarks.gateway_load.instructions import InstructionCount, component_rows
@@ -23,8 +25,9 @@ from benchmarks.gateway_load.latency import Latency, send_at_rate
 from benchmarks.gateway_load.loop_trace import format_report
 from benchmarks.gateway_load.loop_tracer import Iteration, LoopTracer
 from benchmarks.gateway_load.profiling import summarize
+from benchmarks.gateway_load.smoke import MAX_GRPC_OF_EMPTY, checks
 from benchmarks.gateway_load.soak import fit_slope
-from benchmarks.gateway_load.streams import Stream, StreamLoad
+from benchmarks.gateway_load.streams import Stream, StreamLoad, StreamStatistics
 from benchmarks.gateway_load.targets import check_targets
 from benchmarks.gateway_load.throughput import Throughput
 from benchmarks.gateway_load.upstream import SLOWLY, MockEngine, Pace
@@ -178,6 +181,19 @@ def test_two_workers_are_compared_with_one() -> None:
     found = Findings(workers={f"{OURS}, 1": reached(4000), f"{OURS}, 2": reached(7000)})
     assert found.workers2_ratio() == 1.75
     assert [target.met for target in check_targets(found)] == [True]
+
+
+def test_the_smoke_run_fails_by_a_figure_beyond_its_bound_and_by_one_that_is_missing() -> None:
+    calls = MethodStatistics(CallStatistics(1000, 1, 500, 1, 0), CallStatistics(2000, 1, 250, 1, 0))
+    paced = {name: StreamStatistics(1000, 5, 0.1, 0, 0, 0) for name in (OURS, DIRECT)}
+    rates = {name: reached(9000) for name in (OURS, OURS_AUTO, NGINX)}
+    good = Findings(rates=rates, streams=paced, streams1000=paced, grpc=dict.fromkeys(MAX_GRPC_OF_EMPTY, calls))
+    assert [str(check) for check in checks(good) if not check.holds] == []
+    refused = replace(good, streams=paced | {OURS: replace(paced[OURS], refused=64)})
+    assert [str(check) for check in checks(refused) if not check.holds] == [
+        "256 streams, stalled, incomplete or refused: 64.00, at most 0"
+    ]
+    assert not any(check.holds for check in checks(Findings()))
 
 
 def test_a_missed_target_is_reported() -> None:
