@@ -148,7 +148,9 @@ def fingerprint(folder: Path) -> str:
 
 
 def write_manifest(folder: Path, words: Path) -> None:
-    """Writes the manifest, so that a folder with a manifest is complete. `words` is the file that becomes WORDS."""
+    """Writes the manifest atomically, with the hashes of the folder's files and of `words`, the file that becomes
+    WORDS.
+    """
     manifest = {"recipe": RECIPE, "fingerprint": fingerprint(folder), "words": sha256(words)}
     temporary = folder / f".{MANIFEST}"
     temporary.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")

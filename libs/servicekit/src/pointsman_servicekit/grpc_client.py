@@ -23,8 +23,8 @@ def open_channel(
 ) -> grpc.aio.Channel:
     """Opens a channel to `address` ("127.0.0.1:8082") that connects on demand and reconnects within a second.
 
-    Each call sends the `token`, if there is one, as its bearer token. Raises TlsError if the files of `tls` cannot be
-    used.
+    Each call sends what `token` returns as its bearer token; None sends none. Without `tls` the channel is not
+    encrypted. Raises TlsError if the files of `tls` cannot be used.
     """
     channel = _open_channel(address, tls, interceptors)
     return channel if token is None else _AuthenticatedChannel(channel, token)

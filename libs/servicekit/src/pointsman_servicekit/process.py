@@ -63,7 +63,7 @@ async def delay_shutdown(received: signal.Signals, seconds: float) -> None:
 
 
 async def start_worker_threads(count: int = WORKER_THREADS) -> None:
-    """Starts all threads of `asyncio.to_thread` at once.
+    """Starts all threads of `asyncio.to_thread` at once, and limits malloc to one arena.
 
     A thread that is started later, when that many calls first overlap, adds a stack and a heap to the process, perhaps
     after hours. Raises RuntimeError if the system does not provide that many.

@@ -186,9 +186,10 @@ class TokenGate:
         self._roles = roles
 
     async def admit(self, method: str, context: Context) -> str:
-        """Returns the peer's name. Raises Unauthenticated without a known token.
+        """Returns the peer's name, and sets `authenticated_peer` for the call.
 
-        Raises PermissionDenied if its role is too low; a method that is not in `roles` needs the role admin.
+        Raises Unauthenticated without a known token, and PermissionDenied if the peer's role is too low; a method that
+        is not in `roles` needs the role admin.
         """
         peer = self._identify(context)
         needed = self._roles.get(method, Role.ADMIN)
