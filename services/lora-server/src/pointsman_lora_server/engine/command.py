@@ -130,9 +130,11 @@ def choose_dtype(setting: str, cpu_flags: Collection[str], has_gpu: bool) -> str
 
 
 def build_command(settings: EngineSettings, environment: Mapping[str, str], cores: Iterable[int]) -> EngineCommand:
-    """Returns vLLM's command; variables in `environment`, this process's own, take precedence over the defaults.
+    """Returns vLLM's command, which binds threads to `cores` on a CPU.
 
-    Raises ValueError if the extra arguments contain one that the lora-server must control.
+    `environment` is this process's own: its variables take precedence over the defaults, except our settings and unsafe
+    ones, which vLLM does not get. Raises ValueError if the extra arguments contain one that the lora-server must
+    control.
     """
     host, _, port = settings.listen.rpartition(":")
     rank = min(rank for rank in LORA_RANKS if rank >= settings.max_lora_rank)

@@ -72,7 +72,10 @@ class RuntimeClient(VllmClient):
         )
 
     async def list_adapters(self) -> Mapping[str, LoadedAdapter]:
-        """Returns the managed versions that the engine lists; one that it reads from another folder is not `open`."""
+        """Returns the managed versions that the engine lists; one that it reads from another folder is not `open`.
+
+        `in_flight` is 1 for a version that is in use, whatever the number of requests; `requests` is always 0.
+        """
         listed, in_use = await self._folders(), await self._in_use()
         for name in listed.keys() & self._local.keys():
             with suppress(OSError):

@@ -114,8 +114,9 @@ class AdapterRegistry:
     ) -> Alias:
         """Ends the alias's canary. Without one, points the alias to the version before its last move.
 
-        A second rollback undoes the first. With `expected_revision`, later changes are not undone. Raises NotFound, or
-        FailedPrecondition ("alias_moved", "nothing_to_roll_back", "not_ready").
+        A second rollback undoes the first. Raises NotFound, or FailedPrecondition: the alias does not point to
+        `expected` (empty accepts any) or was changed since `expected_revision` ("alias_moved"), "nothing_to_roll_back"
+        or "not_ready".
         """
         revision = "" if expected_revision is None else str(expected_revision)
         (raw,) = await self._change("roll_back", alias, (alias, expected, revision), author, reason)

@@ -62,7 +62,7 @@ class TrialModel:
     def run(
         self, adapted: Any, samples: Sequence[Mapping[str, Any]], max_prompts: int, max_tokens: int
     ) -> dict[str, Any]:
-        """Answers up to `max_prompts` prompts with up to `max_tokens` tokens each.
+        """Answers up to `max_prompts` prompts with up to `max_tokens` tokens each; returns what `check_trial` reads.
 
         `samples` are rows of samples.jsonl; if there are none, the default prompts are used.
         """

@@ -83,7 +83,9 @@ def write_report(folder: Path, report: Mapping[str, object], samples: Sequence[C
 
 
 def to_plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Turns sets into sorted lists: the order of a set differs between processes, and with it the file's hash would."""
+    """Returns an adapter's configuration for JSON, in inference mode. Sets become sorted lists: the order of a set
+    differs between processes, and with it the file's hash would.
+    """
     return {key: _to_plain(value) for key, value in sorted(config.items())} | {"inference_mode": True}
 
 

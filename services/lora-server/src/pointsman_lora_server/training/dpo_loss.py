@@ -47,7 +47,9 @@ class DpoObjective:
         return float(loss.item())
 
     def measure(self) -> dict[str, float]:
-        """Returns the loss on the held-out pairs, and the share of them in which the preferred answer gained more."""
+        """Returns the "loss" on the held-out pairs, and as "preference_accuracy" the share of them in which the
+        preferred answer gained more; empty without such pairs.
+        """
         if not self._heldout:
             return {}
         total, correct = 0.0, 0.0
