@@ -55,9 +55,7 @@ class EncoderConfig(BaseModel):
         return self
 
     def relative_to(self, folder: Path) -> "EncoderConfig":
-        """Returns a copy whose folder is absolute, resolved from `folder`; a configuration with a URL is returned as it
-        is.
-        """
+        """Returns a copy whose folder is absolute, resolved from `folder`; itself if it has a URL."""
         return self.model_copy(update={"folder": (folder / self.folder).resolve()}) if self.folder else self
 
 
@@ -75,9 +73,7 @@ class Encoder(Protocol):
     def tokenizer(self) -> "Tokenizer": ...
 
     def embed(self, texts: Sequence[str]) -> "NDArray[np.float32]":
-        """Embeds n texts without adding a prefix: (n, dimensions), each of length 1. Raises Unavailable if an endpoint
-        fails.
-        """
+        """Embeds n texts without a prefix: (n, dimensions), of length 1. Raises Unavailable if an endpoint fails."""
         ...
 
 

@@ -82,7 +82,7 @@ def limit_key(tenant: str, whose: str, limit: str) -> str:
 
 
 def window_at(window: Window, unix_ms: int) -> tuple[int, int]:
-    """Returns the number of the window at the given time, and its end in Unix milliseconds."""
+    """Returns the number of the window at a time, and its end in Unix milliseconds; for NOW, 0 and a far future."""
     if window is Window.NOW:
         return 0, 2**62
     if window is Window.MONTH:
