@@ -110,9 +110,7 @@ class PlacementPlanner:
             await asyncio.sleep(POLL_SECONDS)
 
     async def wait_until_handed_over(self, desired: Callable[[], DesiredState], resident: frozenset[str]) -> None:
-        """Returns when the other engines hold what this engine leaves to them, or there is no other engine; no time
-        limit.
-        """
+        """Returns when the other engines hold what this engine leaves to them, or there is none; has no time limit."""
         versions = [version for version in resident & desired().alias_targets if desired().placement_of(version).copies]
         await self.refresh()
         while any(self._missing(version, desired()) for version in versions):

@@ -160,7 +160,8 @@ class AdapterService:
         self, alias: str, version: str, weight: float, terms: CanaryTerms, *, author: str, expected: str, force: bool
     ) -> Alias:
         """Makes a version the canary of an alias for a share of its users (`weight`, 0 to 1); without weight and
-        version, ends the canary. Raises as `set_alias` does.
+        version, ends the canary. `expected` is as in `set_alias`. Raises as that does, and as
+        `AdapterRegistry.set_canary`.
         """
         canary = None
         if weight or version:
@@ -221,7 +222,7 @@ class AdapterService:
         await self._reconciler.refresh()
 
     async def history(self, name: str, limit: int) -> "builtins.list[Change]":
-        """Returns the changes of the adapter `name`, or of all if it is empty, newest first."""
+        """Returns the last `limit` changes of the adapter `name`, or of all if it is empty, newest first."""
         return await self._registry.history(name, limit)
 
     async def ensure_loaded(self, version: str) -> EngineState:

@@ -117,7 +117,7 @@ class RuntimeClient(VllmClient):
     async def close_adapter(self, version: str) -> int:
         """Removes the adapter's name; requests in flight finish with its weights, which the engine keeps until then.
 
-        Returns 0, since the engine does not report the requests in flight.
+        Returns 0, since the engine does not report the requests in flight. Raises Unavailable if it keeps the name.
         """
         status, answer = await self._call("POST", self._unload_route, {"lora_name": version}, LOAD_TIMEOUT_SECONDS)
         if status not in (200, 404) and version in await self._folders():

@@ -76,6 +76,8 @@ class AdapterRegistry:
     ) -> Alias:
         """Points `alias` to `version` and ends its canary. A rollback returns to the version that it pointed to before.
 
+        `kind` names the change in the history.
+
         A request of the version for this alias is cleared in the same step. Raises NotFound, InvalidArgument (a version
         of another adapter), or FailedPrecondition: the alias does not point to `expected` ("alias_moved"; empty accepts
         any), or the version is not ready ("not_ready").
@@ -87,7 +89,7 @@ class AdapterRegistry:
     async def set_canary(
         self, alias: str, canary: Canary | None, expected: str = "", author: str = "", reason: str = ""
     ) -> Alias:
-        """Sends a share of the alias's users to another version; None ends that.
+        """Sends a share of the alias's users to another version; None ends that. `expected` is as in `move_alias`.
 
         Raises NotFound, InvalidArgument (its weight, or a version of another adapter), or FailedPrecondition: as
         `move_alias`, and if the alias points to that same version ("canary_is_stable").
