@@ -104,17 +104,15 @@ class ExternalStore(Protocol):
         """Returns at most `count` passages nearest to a unit vector, nearest first."""
 
     def by_words(self, text: str, count: int) -> Sequence[Hit]:
-        """Returns at most `count` passages that match the words of `text`, best first. Called only if the layout has
-        words.
+        """Returns at most `count` passages that match the words of `text`, best first. Not called if `has_words` is
+        false.
         """
 
     def close(self) -> None: ...
 
 
 def require_fields(wanted: Sequence[str], known: Sequence[str], where: str) -> None:
-    """Raises LookupError for a field of `wanted` that is not in `known`; "a.b" needs only "a". `where` starts the
-    message.
-    """
+    """Raises LookupError for a field of `wanted` not in `known`; "a.b" needs only "a". `where` starts the message."""
     for name in wanted:
         if name not in known and name.partition(".")[0] not in known:
             raise LookupError(f"{where} has no field '{name}'; it has: {', '.join(sorted(known)[:30])}")
