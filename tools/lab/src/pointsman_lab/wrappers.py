@@ -54,7 +54,7 @@ def write_entries(found: Sequence[FoundWrapper], file: Path) -> None:
 
 
 def wrappers_report(found: WrapperFindings, age: str, written: str) -> Report:
-    """Makes the report; `written` is the file of the entries, if any."""
+    """Makes the report; `age` is how far back the log was read ("24h"), `written` the file of the entries, if any."""
     facts = {
         "messages": found.messages,
         "without_text": found.without_text,

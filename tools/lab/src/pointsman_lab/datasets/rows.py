@@ -196,7 +196,10 @@ class WrittenDataSet:
 
 
 def write(data: DataSet, origin: Origin, root: Path) -> WrittenDataSet:
-    """Writes a data set to `root`/TASK/HASH; a folder with that content is left unchanged. Raises OSError."""
+    """Writes a data set to `root`/TASK/HASH, and names it in the file `root`/TASK/latest; raises OSError.
+
+    A folder with that content is left unchanged.
+    """
     files: Mapping[str, Sequence[Row | PreferencePair]] = {
         TRAIN: data.train,
         HELDOUT: data.heldout,
