@@ -113,7 +113,8 @@ def open_session(
     constants: Mapping[str, onnxruntime.OrtValue] = {},
 ) -> onnxruntime.InferenceSession:
     """Opens a graph for the CPU, without the `disabled` optimizers of ONNX Runtime. `constants` take the place of those
-    in the file, and must exist as long as the session."""
+    in the file, and must exist as long as the session.
+    """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
     options.intra_op_num_threads = threads

@@ -1,5 +1,6 @@
 """A static embedding model: one vector for each of MiniLM's tokens; a text is the normalized sum of its tokens'
-vectors."""
+vectors.
+"""
 
 import hashlib
 import json

@@ -80,7 +80,7 @@ class FollowedFile(Generic[T]):
     """The parsed content of a file, read again when the file has changed, at most once a second."""
 
     def __init__(self, path: Path, parse: Callable[[str], T], clock: Callable[[], float] = time.monotonic) -> None:
-        """Reads the file with `parse`; raises TokenFileError if it cannot be used."""
+        """Reads the file; raises TokenFileError if it cannot be read, or `parse` raises one for its text."""
         self._path = path
         self._parse = parse
         self._clock = clock

@@ -76,7 +76,8 @@ def limit_key(tenant: str, whose: str, limit: str) -> str:
     """Returns the Redis key of the hash that holds a limit's state; `whose` is a key's id or `WHOLE_TENANT`.
 
     Its fields are `window` (its number), `held` and `used` (the sums over all leases), and for each gateway's lease one
-    with "HELD USED NUMBER EXPIRES". Dollars are nanodollars. All limits of a tenant are in one cluster slot.
+    with "HELD USED NUMBER EXPIRES": the number of the gateway's last report, and Unix milliseconds. Dollars are
+    nanodollars. All limits of a tenant are in one cluster slot.
     """
     return f"{{pointsman:{tenant}}}:account:{whose}:{limit}"
 
