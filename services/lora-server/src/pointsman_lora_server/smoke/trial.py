@@ -1,5 +1,6 @@
 """Runs one adapter on the base model with PEFT, on the CPU, in the engine's environment: its answers and their
-margins."""
+margins.
+"""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -76,7 +76,7 @@ def write_merged_model(folder: Path, merge: Callable[[Path], None]) -> None:
 
 
 def write_report(folder: Path, report: Mapping[str, object], samples: Sequence[Conversation]) -> None:
-    """Writes the report and the samples next to an adapter's weights; each file is replaced atomically."""
+    """Writes the report, and the samples if there are any, next to an adapter's weights; replaces each atomically."""
     _replace_text(folder / REPORT, _to_json(report))
     if samples:
         _replace_text(folder / SAMPLES, "".join(_sample_line(row) for row in samples))

@@ -200,5 +200,5 @@ class TrainingLoop:
 
 
 def recent_loss(losses: Sequence[float]) -> float:
-    """Returns the mean loss over the last tenth of the steps."""
+    """Returns the mean loss over the last tenth of the steps (one or more); NaN if there are no losses."""
     return statistics.fmean(losses[-max(1, len(losses) // 10) :]) if losses else math.nan
