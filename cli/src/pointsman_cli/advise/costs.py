@@ -130,7 +130,7 @@ class Sensitivity:
 
 
 def sensitivities(trained: EvaluatedPath, untrained: EvaluatedPath, terms: CostTerms) -> tuple[Sensitivity, ...]:
-    """Returns how the break-even volume changes if one price at a time is scaled, for both paths."""
+    """Returns the break-even volumes if one price at a time is scaled, for both paths, by each of FACTORS."""
     prices = dict.fromkeys((*trained.usd_per_1000, *untrained.usd_per_1000, TRAINING))
     return tuple(
         Sensitivity(price, tuple(break_even(trained, untrained, terms, {price: factor}).requests for factor in FACTORS))
