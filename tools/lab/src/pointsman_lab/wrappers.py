@@ -27,7 +27,7 @@ class WrapperFindings:
 
 
 async def find_in_log(config: Config, log: RequestLog, seconds: float, progress: Progress) -> WrapperFindings:
-    """Looks for wrappers in the requests of the last `seconds`."""
+    """Looks for wrappers in the requests of the last `seconds`: in up to MAX_MESSAGES different last user messages."""
     own = [to_wrapper(one.model_dump()) for one in config.tasks.classifier.wrappers]
     words = UserWordsFinder(own, known_wrappers())
     total, read, without_text = await log.count(seconds), 0, 0

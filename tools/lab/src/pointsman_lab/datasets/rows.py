@@ -131,6 +131,8 @@ def split(
 ) -> DataSet:
     """Splits rows into training and held-out ones by prompt; a prompt stays on its side in every later version.
 
+    Keeps one row for each prompt, that of the best source, of equal ones the last.
+
     `evaluation_keys` are prompts that decide whether the adapter is promoted. They and prompts that differ from them
     only by numbers are dropped, since the adapter must not be trained on them.
     """
