@@ -159,7 +159,10 @@ def _write_private(file: Path, content: str) -> None:
 
 
 def authenticate_to(addresses: Iterable[str], data_dir: DataDir) -> None:
-    """Makes `token_for` return the data directory's token for these addresses, and for no others."""
+    """Makes `token_for` return the data directory's token for these addresses only, until the next call.
+
+    This holds in the current context (of `contextvars`).
+    """
     file = data_dir.token("cli")
     _files_by_address.set(dict.fromkeys(addresses, file) if file.exists() else {})
 

@@ -55,7 +55,8 @@ class EngineEnvironment:
 def find_engine(data_dir: DataDir, given: Path | None) -> EngineEnvironment:
     """Finds the Python environment for the engine (`python_path`); raises UsageError with instructions without one.
 
-    Whether vLLM can be imported is not checked.
+    If it needs the lora-server's package, that is linked into the data directory. Whether vLLM can be imported is not
+    checked.
     """
     python = python_path(data_dir, given)
     if not os.access(python, os.X_OK) or python.is_dir():
@@ -111,7 +112,10 @@ def package_parent(package: str) -> Path:
 
 
 async def prepare_base_model(name: str, data_dir: DataDir, engine: EngineEnvironment, on_line: _OnLine) -> None:
-    """Creates the base model unless it exists, in the engine's environment (it needs torch); raises CommandError."""
+    """Creates the base model unless it exists, in the engine's environment (it needs torch); raises CommandError.
+
+    `on_line` gets the lines of progress.
+    """
     program = engine.module("pointsman_lora_server.base_model", str(data_dir.model(name)))
     end = await run_to_end(program, engine.variables, on_line)
     if end.code != 0:
@@ -119,7 +123,10 @@ async def prepare_base_model(name: str, data_dir: DataDir, engine: EngineEnviron
 
 
 async def prepare_embedding_model(python: str, data_dir: DataDir, on_line: _OnLine) -> None:
-    """Creates the embedding model in the services' environment unless it exists; raises CommandError."""
+    """Creates the embedding model by the services' `python` unless it exists; raises CommandError.
+
+    `on_line` gets the lines of progress.
+    """
     program = [python, "-m", "pointsman_embedding.prepare", str(data_dir.embedding_model)]
     end = await run_to_end(program, {"PYTHONUNBUFFERED": "1"}, on_line)
     if end.code != 0:
@@ -155,7 +162,7 @@ class BaseModel:
 def locate_base_model(written: str, relative_to: Path, data_dir: DataDir) -> BaseModel:
     """Returns the base model that a command or example names: the built-in one, a folder, or a name at the hub.
 
-    Nothing is read or downloaded. Raises UsageError for any other text.
+    A folder may be relative to `relative_to`. Nothing is read or downloaded. Raises UsageError for any other text.
     """
     if written == BUILT_IN:
         return BaseModel(BUILT_IN, data_dir.model(BUILT_IN), is_built_in=True)
@@ -176,9 +183,10 @@ def locate_base_model(written: str, relative_to: Path, data_dir: DataDir) -> Bas
 async def prepare_model(
     model: BaseModel, engine: EngineEnvironment, arguments: Sequence[str], on_line: Callable[[str], None]
 ) -> BaseModel:
-    """Downloads and checks a model, and returns it with its context window and vLLM's arguments.
+    """Downloads and checks a model, and returns it with its context window and `arguments`, those of vLLM.
 
-    `on_line` gets lines of progress. Raises CommandError if the model cannot be served.
+    The built-in model is not checked and keeps its context window. `on_line` gets lines of progress. Raises
+    CommandError if the model cannot be served.
     """
     if model.is_built_in:  # it is made later, when the services start
         return replace(model, engine_arguments=shlex.join(arguments))

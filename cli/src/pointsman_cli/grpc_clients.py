@@ -128,7 +128,10 @@ async def fetch_adapters(address: str, name: str) -> pb.ListAdaptersResponse:
 
 
 async def ask_grpc(address: str, question: Question, key: str = "") -> AsyncIterator[Event]:
-    """Sends the question over gRPC and yields the events of the answer; raises the gateway's PointsmanError."""
+    """Sends the question over gRPC and yields the events of the answer, which is always streamed.
+
+    Raises the gateway's PointsmanError, or CommandError as `open_anonymous_channel` does.
+    """
     request = gateway_pb2.GenerateRequest(
         model=question.model, messages=[gateway_pb2.Message(role="user", content=question.text)]
     )

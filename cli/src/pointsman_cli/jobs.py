@@ -39,7 +39,10 @@ async def call_training(address: str, call: Callable[[Any], Awaitable[Any]]) -> 
 
 
 async def training_events(address: str, job: str) -> AsyncIterator[tuple[str, dict[str, Any]]]:
-    """Yields the name and the facts of each event of a job, from the first to the last; raises as `call_training`."""
+    """Yields the name and the facts of each event of a job, from its first one until the job or the lora-server ends.
+
+    Raises as `call_training` does.
+    """
     _require_address(address)
     async with open_channel(address) as channel:
         with service_errors("lora-server"):
@@ -93,7 +96,7 @@ def training_request(order: TrainingOrder) -> pb.CreateTrainingJobRequest:
 
 
 async def follow_job(address: str, job: str, name: str, console: Console) -> None:
-    """Shows a job's progress until it ends.
+    """Shows a job's progress, under `name`, until it ends.
 
     Raises CommandError unless it succeeds, and if the lora-server stops; otherwise as `call_training` does.
     """

@@ -131,7 +131,10 @@ def _source_file(path: Path, relative: Path) -> SourceFile:
 
 
 def list_files(folder: Path) -> FolderContent:
-    """Lists the files below a folder, without hidden files and folders and without following links to folders."""
+    """Lists the files below a folder, without hidden files and folders and without following links to folders.
+
+    A folder that cannot be read is one of the result's `problems`.
+    """
     files: list[Path] = []
     problems: list[str] = []
 

@@ -75,7 +75,7 @@ class BreakEven:
 
 
 def path_cost(path: EvaluatedPath, terms: CostTerms, prices: Mapping[str, float] | None = None) -> PathCost:
-    """Computes the cost of a path, which must have a score.
+    """Computes the cost of a path, which must have a score; its adapter, if any, must be in `terms.training`.
 
     `prices` has factors for single cost components, 1 by default.
     """
@@ -130,7 +130,7 @@ class Sensitivity:
 
 
 def sensitivities(trained: EvaluatedPath, untrained: EvaluatedPath, terms: CostTerms) -> tuple[Sensitivity, ...]:
-    """Returns how the break-even volume changes if one price at a time is scaled, for both paths."""
+    """Returns the break-even volumes if one price at a time is scaled, for both paths, by each of FACTORS."""
     prices = dict.fromkeys((*trained.usd_per_1000, *untrained.usd_per_1000, TRAINING))
     return tuple(
         Sensitivity(price, tuple(break_even(trained, untrained, terms, {price: factor}).requests for factor in FACTORS))
@@ -141,8 +141,8 @@ def sensitivities(trained: EvaluatedPath, untrained: EvaluatedPath, terms: CostT
 def read_training_costs(files: Iterable[Path], hourly: float | None, given: Iterable[str]) -> dict[str, float]:
     """Returns training costs in dollars by adapter, from files training.json and `given` texts NAME=USD.
 
-    `hourly` is the price of the training machine. Raises UsageError if a file cannot be read, `hourly` is missing, or a
-    text is malformed.
+    `hourly` is the dollars of an hour of the training machine. Raises UsageError if a file cannot be read, `hourly` is
+    missing, or a text is malformed.
     """
     found = {}
     for file in files:
@@ -176,7 +176,7 @@ def unfinished_trainings(files: Iterable[Path]) -> dict[str, str]:
 def check_selection(files: Iterable[Path], evaluated_sha256: str) -> None:
     """Raises UsageError if a training selected its weights on the evaluated rows, or a file cannot be read.
 
-    The score on such rows would be too high.
+    `evaluated_sha256` is that of the evaluated data set. The score on such rows would be too high.
     """
     for file in files:
         record = _record(file)

@@ -63,7 +63,10 @@ class LiveAdvice:
 
 
 def fetch_tasks(url: str, key: str) -> Sequence[Mapping[str, Any]]:
-    """Reads each task's ratings and costs by path from a gateway's console; raises CommandError."""
+    """Reads each task's ratings and costs by path from a gateway's console; raises CommandError.
+
+    `url` is the gateway's base URL, `key` an API key (empty: none is sent).
+    """
     headers = {"x-pointsman-console": "advise", **bearer(key)}
     try:
         with open_client(headers=headers, timeout=TIMEOUT_SECONDS, trust_env=False) as client:

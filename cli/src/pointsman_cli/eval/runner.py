@@ -269,7 +269,8 @@ async def run_plan(
 ) -> list[Answer]:
     """Sends all requests of the plan that have no stored answer, `at_once` at a time; returns all answers in order.
 
-    Raises CommandError as `answer_row` does.
+    New answers are stored in the file `answers` and reported to `watcher`. Raises CommandError as `answer_row` does, at
+    the first one.
     """
     planned = list(row_requests(plan))
     came = [answers.known[work.place] for work in planned if work.place in answers.known]

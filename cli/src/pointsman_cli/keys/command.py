@@ -62,7 +62,7 @@ def changed_limits(
 def expiry_time(text: str, now: float) -> float | None:
     """Returns the Unix time of an age from now ("30d") or of a date at 00:00 UTC ("2027-01-31"); None for no text.
 
-    Raises UsageError if the text is neither, or is in the past.
+    `now` is in Unix seconds. Raises UsageError if the text is neither, or is in the past.
     """
     if not text:
         return None

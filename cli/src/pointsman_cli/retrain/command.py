@@ -211,7 +211,10 @@ class RetrainAddresses:
 
     @classmethod
     def of(cls, data_dir: DataDir, url: str, redis: str, retriever: str, lora_server: str) -> "RetrainAddresses":
-        """Returns the given addresses, else the running `pointsman up`'s; raises UsageError if there are none."""
+        """Returns the given addresses, else the running `pointsman up`'s; only Redis and the retriever may be empty.
+
+        Raises UsageError without a gateway or a lora-server, or if the gateway's is not a URL.
+        """
         running = find_run(data_dir.folder)
         if running is not None:
             url, redis = url or running.http, redis or running.redis_url

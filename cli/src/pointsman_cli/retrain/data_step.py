@@ -175,7 +175,7 @@ class Gateway:
         """Returns answers in the order of `questions`; those in `file` are reused, new ones are appended to it.
 
         A question that is refused for its content has its error's code in `error`. Raises CommandError if another
-        request fails, after retries if these may help.
+        request fails, after retries if these may help. `progress` gets the numbers of answered and of all questions.
         """
         bodies = [{"model": model, "messages": list(question), "stream": False, **sampling} for question in questions]
         places = [_prompt_digest(body) for body in bodies]

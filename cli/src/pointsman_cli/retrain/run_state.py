@@ -136,7 +136,8 @@ async def run_steps(
 ) -> RunState:
     """Runs the steps that have not ended, up to and including the step named `until`; returns the last state.
 
-    Without `until` the state's outcome is "promoted" or "refused". Raises what a step raises.
+    If a step rejects the version, `retire` retires it and the outcome is "refused". After the last step it is
+    "promoted", after `until` still empty. Raises what a step or `retire` raises.
     """
     for step in steps:
         status = run_file.state.steps[step.name].status

@@ -54,7 +54,7 @@ class TrainingResult:
 
 
 class Registry:
-    """The lora-server's aliases and versions; every method raises PointsmanError on failure."""
+    """The lora-server's aliases and versions; every method raises as `call_lora_server` does."""
 
     def __init__(self, address: str, author: str) -> None:
         self._address = address
@@ -104,7 +104,7 @@ class Registry:
 
 
 class Trainer:
-    """Starts and follows training jobs of a lora-server; every method raises PointsmanError on failure."""
+    """Starts and follows training jobs of a lora-server; every method raises as `call_training` does."""
 
     def __init__(self, address: str, report_progress: Callable[[str, dict[str, object]], None]) -> None:
         """Takes the lora-server's address; `report_progress` gets every event of a job with its facts."""
@@ -152,9 +152,9 @@ class Trainer:
 
 class TrainingService(Protocol):
     async def start(self, spec: TrainingSpec) -> str:
-        """Starts a training job, unless the same author has started it already; returns its id.
+        """Starts a training job and returns its id, or that of a job with this name and author that did not fail.
 
-        Raises PointsmanError.
+        Raises as `call_training` does. A cancelled job counts as failed.
         """
         ...
 

@@ -215,7 +215,10 @@ def top(
 
 
 def find_services(gateway: str, lora_server: str, lora_metrics: str, data_dir: Path) -> ServiceAddresses:
-    """Returns the given addresses, else those of the running `pointsman up`, else the usual ports."""
+    """Returns the given addresses, else those of the running `pointsman up`, else the usual ports.
+
+    `gateway` and `lora_metrics` may leave out `/metrics`, which is added. Raises UsageError if one is not a URL.
+    """
     run = find_run(data_dir)
     gateway = gateway or (run.gateway_metrics if run else DEFAULT_URL)
     metrics = lora_metrics or (run and run.lora_server_metrics) or DEFAULT_LORA_METRICS

@@ -105,7 +105,7 @@ class Window:
         return sum(step.seconds for step in self._steps)
 
     def growth(self, name: str) -> Iterator[tuple[dict[str, str], float]]:
-        """Yields labels and growth of each series of a metric; the same labels may occur several times."""
+        """Yields labels and growth of each series of a counter that grew, once for each scrape interval."""
         for step in self._steps:
             for labels, amount in step.growth.get(name, {}).items():
                 yield dict(labels), amount

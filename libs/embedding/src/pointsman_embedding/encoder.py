@@ -55,7 +55,7 @@ class EncoderConfig(BaseModel):
         return self
 
     def relative_to(self, folder: Path) -> "EncoderConfig":
-        """Returns a copy of the configuration whose folder is absolute, resolved from `folder`."""
+        """Returns a copy whose folder is absolute, resolved from `folder`; itself if it has a URL."""
         return self.model_copy(update={"folder": (folder / self.folder).resolve()}) if self.folder else self
 
 
@@ -65,7 +65,7 @@ class Encoder(Protocol):
     fingerprint: str
     dimensions: int
     max_tokens: int
-    """Tokens of a text that it reads, special ones included, as `tokenizer` counts them."""
+    """The model reads at most this many tokens of a text, special ones included, as `tokenizer` counts them."""
     query_prefix: str
     passage_prefix: str
 
@@ -73,7 +73,7 @@ class Encoder(Protocol):
     def tokenizer(self) -> "Tokenizer": ...
 
     def embed(self, texts: Sequence[str]) -> "NDArray[np.float32]":
-        """Embeds n texts as they are: (n, dimensions), each of length 1. Raises Unavailable if an endpoint fails."""
+        """Embeds n texts without a prefix: (n, dimensions), of length 1. Raises Unavailable if an endpoint fails."""
         ...
 
 
@@ -132,8 +132,8 @@ def read_encoder_config(file: Path) -> EncoderConfig | None:
 def open_encoder(config: EncoderConfig | None, minilm: Path) -> Encoder:
     """Loads the configured encoder; without one, the built-in MiniLM from its folder `minilm`.
 
-    MiniLM's tokenizer also measures texts for an endpoint. Raises ModelMissing, FailedPrecondition, or Unavailable for
-    an endpoint that does not answer.
+    An endpoint needs `minilm` too, since MiniLM's tokenizer measures its texts. Raises ModelMissing for `minilm`,
+    FailedPrecondition if the configured encoder cannot be used, and Unavailable if the endpoint fails.
     """
     from pointsman_embedding.minilm import MiniLM
 

@@ -44,8 +44,8 @@ Vectors = NDArray[np.float32]
 class EndpointEncoder:
     """An encoder behind an OpenAI-compatible endpoint; one instance may be shared between threads.
 
-    The model's identity is the configured name, the name in the endpoint's answers, and the dimensions. An answer of
-    another name or dimension is refused, and so is every answer while a known text gets another vector.
+    An answer with another model name or other dimensions than at start is refused. Every `PROBE_SECONDS` a known text
+    is embedded too; while its vector differs from the one at start, all answers are refused.
     """
 
     max_tokens = MAX_TOKENS
@@ -87,7 +87,7 @@ class EndpointEncoder:
         return self._tokenizer
 
     def embed(self, texts: Sequence[str]) -> Vectors:
-        """Embeds each text: (n, dimensions), of length 1.
+        """Embeds the first `MAX_CHARACTERS` characters of each text: (n, dimensions), of length 1. Blocks.
 
         Raises Unavailable if the endpoint fails (for `PAUSE_SECONDS` afterwards at once) or has another model.
         """

@@ -113,7 +113,8 @@ def open_session(
     constants: Mapping[str, onnxruntime.OrtValue] = {},
 ) -> onnxruntime.InferenceSession:
     """Opens a graph for the CPU, without the `disabled` optimizers of ONNX Runtime. `constants` take the place of those
-    in the file, and must exist as long as the session."""
+    in the file, and must exist as long as the session.
+    """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
     options.intra_op_num_threads = threads
@@ -148,7 +149,9 @@ def fingerprint(folder: Path) -> str:
 
 
 def write_manifest(folder: Path, words: Path) -> None:
-    """Writes the manifest, so that a folder with a manifest is complete. `words` is the file that becomes WORDS."""
+    """Writes the manifest atomically, with the hashes of the folder's files and of `words`, the file that becomes
+    WORDS.
+    """
     manifest = {"recipe": RECIPE, "fingerprint": fingerprint(folder), "words": sha256(words)}
     temporary = folder / f".{MANIFEST}"
     temporary.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")

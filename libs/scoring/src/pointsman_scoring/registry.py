@@ -32,7 +32,8 @@ ENTRY_POINT_GROUP = "pointsman.metrics"
 class EntryPoint:
     """A metric of the user's own: a function `(answer: str, expected) -> float`.
 
-    It is named as "module:function" or "FILE.py:function".
+    It is named as "module:function" or "FILE.py:function". An exception, and a score outside 0 to 1, is raised as
+    MetricError.
     """
 
     def __init__(self, name: str) -> None:
@@ -77,7 +78,8 @@ def is_user_metric(name: str) -> bool:
 def metric_from(spec: Mapping[str, Any]) -> Metric:
     """Creates the metric that `{NAME: true}` or `{NAME: OPTION}` describes, as in tasks.yaml.
 
-    Raises MetricError, also for `judge`: that metric calls a model and is not implemented here.
+    Raises MetricError for an unknown name, a wrong option, or code that cannot be loaded; also for `judge`, a metric
+    that calls a model and is not implemented here.
     """
     if len(spec) != 1:
         raise MetricError(f"a metric is one of {', '.join(METRICS)}; this names {', '.join(map(str, spec)) or 'none'}")

@@ -69,9 +69,10 @@ class BoundedRedis:
         self._resting_until = 0.0
 
     async def call(self, call: Callable[[], Awaitable[Answer]]) -> Answer:
-        """Runs a call of `client`; repeats it up to twice if it takes too long.
+        """Runs `call`, which starts a call of `client`; repeats it up to twice if it takes too long.
 
-        Raises Unavailable ("redis_unavailable") if it fails or is late; during a cooldown at once.
+        Raises Unavailable ("redis_unavailable") if it fails or stays late; at once in a cooldown and during another
+        call's probe. Waits first, without a limit, while `MAX_CONCURRENT_CALLS` others run.
         """
         await in_task()  # what follows sets a timeout
         async with self._places:
@@ -107,7 +108,9 @@ class BoundedRedis:
         return answer
 
     async def find_primaries(self) -> None:
-        """Finds the primaries of servers with Sentinels, or of a cluster; if that fails, a later call repeats it."""
+        """Finds the primaries of servers with Sentinels, or of a cluster. Ignores a failure: after the next failed call
+        it is repeated in the background.
+        """
         if self._rediscover is not None:
             with suppress(*self.errors):
                 async with asyncio.timeout(MAX_DISCOVERY_SECONDS):

@@ -11,7 +11,9 @@ from pointsman_servicekit.grpc_errors import Context, Handler, HandlerIntercepto
 
 
 class CallsInFlight(HandlerInterceptor):
-    """Counts the calls in progress by method, of existing methods only, so that clients cannot create label values."""
+    """Counts the calls in progress by method, without health's Watch; of existing methods only, so that clients cannot
+    create label values.
+    """
 
     def __init__(self, registry: CollectorRegistry) -> None:
         super().__init__()

@@ -49,7 +49,10 @@ def parse_sketch(text: str) -> Sketch:
 
 
 def changed_share(then: Sketch, now: Sketch) -> float:
-    """Returns the fraction of documents that were added, removed or changed, of the larger of both collections."""
+    """Returns the fraction of documents that were added, removed or changed, of the larger of both collections.
+
+    It is an estimate if a collection has more than `MAX_HASHES` documents; 0 if both are empty.
+    """
     most = max(then.documents, now.documents)
     if not most:
         return 0.0

@@ -40,7 +40,7 @@ class PointsmanError(Exception):
         """The receipt of a failed request, set by the gateway so that its HTTP and gRPC servers can report what it
         cost."""
         self.fault = ""
-        """Who caused the error, if neither the class nor the code implies it."""
+        """Who caused the error ("engine"), if neither the class nor the code implies it; else empty."""
         self.limits: Mapping[str, str] = {}
         """The state of the caller's limits as HTTP headers, if one of them was exceeded."""
 

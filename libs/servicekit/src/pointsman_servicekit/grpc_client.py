@@ -23,8 +23,8 @@ def open_channel(
 ) -> grpc.aio.Channel:
     """Opens a channel to `address` ("127.0.0.1:8082") that connects on demand and reconnects within a second.
 
-    Each call sends the `token`, if there is one, as its bearer token. Raises TlsError if the files of `tls` cannot be
-    used.
+    Each call sends what `token` returns as its bearer token; None sends none. Without `tls` the channel is not
+    encrypted. Raises TlsError if the files of `tls` cannot be used.
     """
     channel = _open_channel(address, tls, interceptors)
     return channel if token is None else _AuthenticatedChannel(channel, token)
@@ -94,12 +94,12 @@ class _AuthenticatedChannel(grpc.aio.Channel):
 
 
 def to_message(kind: type[M], source: object, **fields: Any) -> M:
-    """Creates a message; fields that are not given are read from the attributes of the same name of `source`."""
+    """Creates a message of class `kind`; fields not given are the attributes of the same name of `source`."""
     missing = kind.DESCRIPTOR.fields_by_name.keys() - fields.keys()
     return kind(**{name: getattr(source, name) for name in missing}, **fields)
 
 
 def from_message(kind: type[T], message: Message, **fields: Any) -> T:
-    """Creates a dataclass; fields that are not given are the message's scalar fields of the same name."""
+    """Creates an object of dataclass `kind`; fields not given are the message's scalar fields of the same name."""
     missing = {field.name for field in dataclasses.fields(kind)} - fields.keys()  # type: ignore[arg-type]  # it is one
     return kind(**{name: getattr(message, name) for name in missing}, **fields)

@@ -17,7 +17,10 @@ log = logging.getLogger(__name__)
 
 
 class ErrorHandler(HandlerInterceptor):
-    """Converts a servicer's exception to a rich status; an unexpected one is logged, and the client gets its id."""
+    """Converts a servicer's exception to a rich status; an unexpected one is logged, and the client gets its id.
+
+    Also sets `request_id` and `decision_id` for the log, from the call's metadata.
+    """
 
     def replace(self, handler: Any, method: str) -> Handler:
         return wrap_handler(handler, _guarded_unary, _guarded_stream)

@@ -38,9 +38,10 @@ def to_status(error: PointsmanError) -> Any:
 
 
 def from_rpc_error(error: grpc.aio.AioRpcError, service: str) -> PointsmanError:
-    """Converts the error of a call to `service` back to the PointsmanError that it was there.
+    """Converts the error of a call to `service` back to the PointsmanError that was raised there.
 
-    Without its details it is DeadlineExceeded after a timeout, and otherwise Unavailable.
+    A status without our details becomes DeadlineExceeded after a timeout, and otherwise Unavailable with the code
+    "SERVICE_unavailable".
     """
     code, message = error.code(), error.details() or ""
     status = rpc_status.from_call(cast(grpc.Call, error))  # it has what from_call reads
@@ -77,7 +78,9 @@ def _packed(message: Any) -> any_pb2.Any:
 
 
 def wrap_handler(handler: Handler, unary: Wrap, stream: Wrap) -> Handler:
-    """Wraps the method of a handler: with `unary` if it returns one response, with `stream` if it yields several."""
+    """Returns a handler whose method is wrapped: with `unary` if it returns one response, with `stream` if it yields
+    several. None, an unknown method, stays None.
+    """
     if handler is None:
         return handler  # an unknown method
     wires = handler.request_deserializer, handler.response_serializer
@@ -91,7 +94,10 @@ def wrap_handler(handler: Handler, unary: Wrap, stream: Wrap) -> Handler:
 
 
 class HandlerInterceptor(grpc.aio.ServerInterceptor):
-    """Replaces the handler of each gRPC method, once: a service has few, and every call looks its handler up."""
+    """Base of interceptors that replace a method's handler by what `replace` returns.
+
+    `replace` is called once for each method: a service has few, and every call looks its handler up.
+    """
 
     def __init__(self) -> None:
         self._replacements: dict[Handler, Handler] = {}

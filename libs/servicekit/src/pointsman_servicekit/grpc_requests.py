@@ -50,7 +50,9 @@ class ReceiveLimits:
 
 
 class RequestReceiver(HandlerInterceptor):
-    """Authenticates each call to our own services, then receives its message; the innermost interceptor."""
+    """Authenticates each call to our own services by `gate`, if there is one, then receives its message within the
+    limits; the innermost interceptor. A stream of requests is only authenticated.
+    """
 
     def __init__(self, limits: ReceiveLimits, budget: BufferedBytesBudget, gate: Gate | None = None) -> None:
         super().__init__()

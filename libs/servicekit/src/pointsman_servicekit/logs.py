@@ -50,7 +50,7 @@ _SECRETS = re.compile(
 
 
 def configure_logging(service: str, level: str = "INFO", form: LogFormat = "text") -> None:
-    """Configures the root logger to write to standard error.
+    """Configures the root logger to write to standard error only; httpx logs nothing below WARNING.
 
     As text, a line is `time level service [request] module: message`, followed by the traceback. As JSON, a line is an
     object, with the ids of decision, trace and span if there are any.
@@ -193,5 +193,5 @@ def correlation_metadata() -> Metadata:
 
 
 def mask_secrets(text: str, mask: str = MASK) -> str:
-    """Replaces each key, token, private key, and password in an address by `mask`."""
+    """Replaces keys and tokens of known forms, private keys, and passwords in addresses by `mask`."""
     return _SECRETS.sub(mask, text)

@@ -59,7 +59,7 @@ def encode_page(format: str, registry: Any) -> MetricsPage:
 
 
 def decode_page(format: str, text: str, expires: float) -> MetricsPage:
-    """Returns a page that another process has encoded."""
+    """Returns a page that another process has encoded, from its text and its `expires` (`time.monotonic`)."""
     return MetricsPage(_to_page(format, text.encode()), expires)
 
 

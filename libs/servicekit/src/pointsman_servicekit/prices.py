@@ -47,7 +47,9 @@ def prices_as_of() -> date:
 
 
 def find_price(price_list: str, names: Iterable[str]) -> PricedModel | None:
-    """Returns the entry of the first name that is in a provider's price list; None if no name is."""
+    """Returns the entry of the first of `names` that is in a provider's `price_list`, such as "openai"; None if none
+    is.
+    """
     models = _table()["models"].get(price_list, {})
     return next((_entry(price_list, name) for name in names if name in models), None)
 

@@ -53,9 +53,9 @@ async def wait_for_stop_signal() -> signal.Signals:
 
 
 async def delay_shutdown(received: signal.Signals, seconds: float) -> None:
-    """Keeps serving for `seconds` after SIGTERM, though reported as not ready, so that load balancers notice first.
+    """Waits for `seconds` after SIGTERM, so that load balancers notice that the service is reported as not ready.
 
-    SIGINT (Ctrl-C) does not wait.
+    The caller reports that, and serves meanwhile. After SIGINT (Ctrl-C) it returns at once.
     """
     if received == signal.SIGTERM and seconds:
         log.info("leaving: not ready any more, serving on for %g s", seconds)
@@ -63,7 +63,7 @@ async def delay_shutdown(received: signal.Signals, seconds: float) -> None:
 
 
 async def start_worker_threads(count: int = WORKER_THREADS) -> None:
-    """Starts all threads of `asyncio.to_thread` at once.
+    """Starts all threads of `asyncio.to_thread` at once, and limits malloc to one arena.
 
     A thread that is started later, when that many calls first overlap, adds a stack and a heap to the process, perhaps
     after hours. Raises RuntimeError if the system does not provide that many.

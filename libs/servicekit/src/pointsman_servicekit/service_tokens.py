@@ -80,7 +80,7 @@ class FollowedFile(Generic[T]):
     """The parsed content of a file, read again when the file has changed, at most once a second."""
 
     def __init__(self, path: Path, parse: Callable[[str], T], clock: Callable[[], float] = time.monotonic) -> None:
-        """Reads the file with `parse`; raises TokenFileError if it cannot be used."""
+        """Reads the file; raises TokenFileError if it cannot be read, or `parse` raises one for its text."""
         self._path = path
         self._parse = parse
         self._clock = clock
@@ -186,9 +186,10 @@ class TokenGate:
         self._roles = roles
 
     async def admit(self, method: str, context: Context) -> str:
-        """Returns the peer's name. Raises Unauthenticated without a known token.
+        """Returns the peer's name, and sets `authenticated_peer` for the call.
 
-        Raises PermissionDenied if its role is too low; a method that is not in `roles` needs the role admin.
+        Raises Unauthenticated without a known token, and PermissionDenied if the peer's role is too low; a method that
+        is not in `roles` needs the role admin.
         """
         peer = self._identify(context)
         needed = self._roles.get(method, Role.ADMIN)

@@ -13,7 +13,10 @@ class UnknownSetting(ValueError):
 def require_known_settings(
     prefix: str, names: Collection[str], environment: Mapping[str, str], others: Collection[str] = ()
 ) -> None:
-    """Raises UnknownSetting for the first variable with the prefix that is neither a setting nor among `others`."""
+    """Raises UnknownSetting for the first variable with the prefix that is neither a setting nor among `others`.
+
+    `names` are settings without the prefix, `others` whole names of variables in capitals.
+    """
     known = {f"{prefix}{name}".upper() for name in names}
     for variable in sorted(environment):
         name = variable.upper()

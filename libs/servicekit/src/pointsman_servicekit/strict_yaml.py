@@ -20,8 +20,8 @@ MAX_DEPTH = 100
 def load(text: str, variables: Mapping[str, str] | None = None, unset: str | None = None) -> Any:
     """Parses YAML; raises yaml.YAMLError, also for a malformed date and for a document that is nested too deep.
 
-    With `variables`, `${NAME}` is replaced in scalars. `unset` is the value of those that are not set and have no
-    default; None raises UnsetVariable.
+    With `variables`, `${NAME}` is replaced in scalars. One that is not set and has no default becomes `unset`; if
+    `unset` is None, it raises UnsetVariable, a yaml.YAMLError.
     """
     names = None if variables is None else Variables(variables, unset)
     loader = _Loader(text if names is None else names.mark(text))

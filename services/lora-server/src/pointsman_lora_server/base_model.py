@@ -31,7 +31,7 @@ class BaseModelError(Exception):
 
 
 def make(folder: Path, report: _Report) -> None:
-    """Creates and checks the model in `folder`. Idempotent.
+    """Creates and checks the model in `folder`; `report` gets lines about the progress. Idempotent.
 
     The folder appears complete or not at all; if `BaseModelError` is raised, it is unchanged.
     """

@@ -52,7 +52,9 @@ def download(name: str, folder: Path) -> None:
 
 
 def inspect(folder: Path) -> dict[str, Any]:
-    """Returns the model's context window, size and module table. Raises BaseModelError if it cannot be served."""
+    """Returns facts about the model: `context_window` (tokens), `weight_bytes`, `layers` (the number of linear layers),
+    `has_chat_template` and `architecture`. Raises BaseModelError if it cannot be served.
+    """
     if not folder.is_dir():
         raise BaseModelError(f"there is no folder {folder}")
     if (folder / "adapter_config.json").is_file():

@@ -197,7 +197,7 @@ def create_runner(
 
 
 def path_at_engine(store: Path, store_at_engine: str, folder: Path) -> str:
-    """Returns the path at which the engine sees a folder of the store; the store may have another path there."""
+    """Returns the path at which the engine sees a folder of the store: below `store_at_engine`; empty: the same."""
     if not store_at_engine:
         return str(folder)
     return str(PurePosixPath(store_at_engine) / folder.relative_to(store))

@@ -45,7 +45,9 @@ def node_command(settings: Settings) -> EngineCommand:
 
 
 def headless(arguments: tuple[str, ...]) -> tuple[str, ...]:
-    """Returns the arguments that start vLLM without its API server, from those that start it with one."""
+    """Returns the arguments that start vLLM without its API server, from those that start it with one; raises
+    ValueError for any others.
+    """
     python, *server, model_option, model = arguments[:5]
     if (*server, model_option) != (*_SERVER, "--model"):
         raise ValueError(f"this is no command of vLLM's API server: {' '.join(arguments[:5])}")

@@ -38,7 +38,8 @@ def download_from_hub(repository: str, revision: str | None, folder: Path) -> No
 
 
 def fetch(url: str, folder: Path, hub_download: HubDownload = download_from_hub) -> bool:
-    """Fetches the model, and returns whether a download was necessary.
+    """Fetches the model, and returns whether a download was necessary; a download first deletes models that were
+    fetched next to `folder`, except the one that was completed last.
 
     Raises FetchError, also if the folder holds another model.
     """

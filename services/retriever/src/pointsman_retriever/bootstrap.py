@@ -158,7 +158,9 @@ async def _build_servicer(
 
 
 def to_window(model: Encoder) -> int:
-    """Returns how many tokens of a chunk with its titles the model reads after the prefix of passages."""
+    """Returns how many tokens a chunk may have with its titles: what the model reads after the prefix of passages, but
+    at most `WINDOW_TOKENS`.
+    """
     prefix = model.tokenizer.encode(model.passage_prefix, add_special_tokens=False)
     return min(WINDOW_TOKENS, model.max_tokens - len(prefix.ids))
 

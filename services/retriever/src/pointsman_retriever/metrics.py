@@ -78,7 +78,7 @@ class GenAiMetrics:
             self._embeddings.observe(event.timings["embed"], exemplar)
 
     def record_failure(self, code: str, seconds: float) -> None:
-        """Counts a failed retrieval; `code` is an error class's, so the number of label values is bounded."""
+        """Counts a failed retrieval of `seconds`; `code` is a PointsmanError's, so the label values are bounded."""
         self._served.labels("retrieval", "pointsman", self._model, code).observe(seconds, _exemplar())
 
 

@@ -44,7 +44,10 @@ Command = Callable[[argparse.Namespace, Settings], Coroutine[Any, Any, Report]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command: progress goes to standard error, the report to standard output. Returns 1 if it fails."""
+    """Runs one command: progress goes to standard error, the report to standard output.
+
+    Returns the exit code: 0, 1 if the command or its check fails, 130 if it is interrupted. Exits for wrong arguments.
+    """
     options = _parser().parse_args(arguments)
     command: Command = options.command
     try:

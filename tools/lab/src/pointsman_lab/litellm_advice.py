@@ -147,7 +147,10 @@ def _dotted(location: Location) -> str:
 
 
 def find_problem(name: Any, upstream: Any, mode: str) -> str:
-    """Returns why an entry of model_list is not translated; empty if it can be."""
+    """Returns why an entry of model_list is not translated; empty if it can be.
+
+    `name`, `upstream` and `mode` are its `model_name`, `litellm_params.model` and `model_info.mode` (default: "chat").
+    """
     if not isinstance(name, str) or not isinstance(upstream, str):
         return "needs model_name and litellm_params.model"
     if "*" in name or "*" in upstream:
@@ -168,7 +171,10 @@ def unknown_provider(prefix: str) -> str:
 
 
 def provider_and_name(upstream: str, stated: str | None, url: str) -> tuple[str, str]:
-    """Returns LiteLLM's name of the provider, and the provider's name of the model."""
+    """Returns LiteLLM's name of the provider, and the provider's name of the model.
+
+    `upstream` is the model in LiteLLM's form, `stated` its `custom_llm_provider`, `url` its `api_base` (empty: none).
+    """
     prefix, slash, bare = upstream.partition("/")
     if stated:
         return stated, bare if slash and prefix == stated else upstream

@@ -50,7 +50,11 @@ _VARIABLES = "Environment variables that it reads; check them if others wrote th
 
 
 def import_litellm(file: Path, folder: Path) -> Report:
-    """Writes the translated pointsman.yaml and the report to `folder`; raises ConfigError without a usable model."""
+    """Writes the translated pointsman.yaml and the report to `folder`.
+
+    Raises ConfigError if `file` cannot be read, has no usable model or has no valid translation; OSError if the folder
+    cannot be written.
+    """
     source = LiteLlmConfig(_read(file))
     config = _Translation(source).config()
     written = yaml.safe_dump(config, sort_keys=False, width=120, allow_unicode=True)

@@ -41,7 +41,10 @@ class ReplayContext:
         self._pseudonyms = Pseudonyms()
 
     async def replay(self, recorded: RecordedDecision) -> ReplayedDecision:
-        """Decides a recorded request again: classifies its text if that was stored, else keeps the recorded labels."""
+        """Decides a recorded request again: classifies its text if that was stored, else keeps the recorded labels.
+
+        A PointsmanError becomes the result's `failure`.
+        """
         task = recorded.labels.task
         if recorded.request.model == AUTO and not recorded.has_text and not self._has_task_of(recorded):
             reason = f"task '{task}' is not in this configuration, and the text was not stored"

@@ -123,7 +123,8 @@ class RequestLog:
                 yield TaskCorrection(recorded, fields["right_task"])
 
     async def rated_requests(self, task: str, seconds: float) -> list[RatedRequest]:
-        """Requests with scores of shadow requests (by validators, right answers or a judge) and ratings of people.
+        """Returns the task's requests of the last `seconds` that shadow requests (validators, right answers or a judge)
+        or people have rated.
 
         If both rate an answer, the person's rating counts.
         """
@@ -164,7 +165,7 @@ class RequestLog:
             await self._reply(self._redis.xdel(stream, *entry_ids[start : start + PAGE_SIZE]))
 
     async def entries(self, stream: str, seconds: float = inf) -> AsyncIterator[tuple[str, dict[str, str]]]:
-        """Yields a stream's entry ids and fields, oldest first, up to the time of the call."""
+        """Yields id and fields of each entry of the last `seconds` in a stream, oldest first, up to the call."""
         newest = await self._reply(self._redis.xrevrange(stream, count=1))
         if not newest:
             return
@@ -225,7 +226,7 @@ async def read_evidence(log: RequestLog, days: int) -> EvidenceStore:
 
 
 def last_message(entry: str) -> str:
-    """Empty if the messages were not stored, or the last one is not a text."""
+    """Returns the last message of a logged decision; empty if the messages were not stored, or it is not a text."""
     messages = json.loads(entry)["messages"]
     content = messages[-1]["content"] if messages else ""
     return content if isinstance(content, str) else ""

@@ -122,7 +122,7 @@ def write_checked(text: str, folder: Path) -> None:
 
 
 def configuration(answers: Answers, messages: Sequence[LabelledMessage], folder: str) -> str:
-    """Returns the text of pointsman.yaml; raises ConfigError if the provider is unknown."""
+    """Returns the text of pointsman.yaml; a comment names `folder`. Raises ConfigError for an unknown provider."""
     paths = _path_names(len(answers.models))
     return "\n".join(
         [

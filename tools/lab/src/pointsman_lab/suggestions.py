@@ -176,7 +176,10 @@ def write_proposals(proposals: Sequence[TaskCorrection], file: Path) -> None:
 
 
 def suggest_report(in_examples: ExampleFindings, in_log: LogFindings | None, age: str, written: str) -> Report:
-    """Makes the report; `in_log` is None without a request log, `written` is the file of the proposals, if any."""
+    """Makes the report; `in_log` is None without a request log, `written` is the file of the proposals, if any.
+
+    `age` says for the heading how far back the log was read, such as "24h".
+    """
     facts = _example_facts(in_examples) | {"request_log": _log_facts(in_log) if in_log else None}
     page = [_confusions(in_examples), _near_duplicates(in_examples)]
     if in_log is None:

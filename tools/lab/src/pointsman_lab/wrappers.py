@@ -27,7 +27,7 @@ class WrapperFindings:
 
 
 async def find_in_log(config: Config, log: RequestLog, seconds: float, progress: Progress) -> WrapperFindings:
-    """Looks for wrappers in the requests of the last `seconds`."""
+    """Looks for wrappers in the requests of the last `seconds`: in up to MAX_MESSAGES different last user messages."""
     own = [to_wrapper(one.model_dump()) for one in config.tasks.classifier.wrappers]
     words = UserWordsFinder(own, known_wrappers())
     total, read, without_text = await log.count(seconds), 0, 0
@@ -54,7 +54,7 @@ def write_entries(found: Sequence[FoundWrapper], file: Path) -> None:
 
 
 def wrappers_report(found: WrapperFindings, age: str, written: str) -> Report:
-    """Makes the report; `written` is the file of the entries, if any."""
+    """Makes the report; `age` is how far back the log was read ("24h"), `written` the file of the entries, if any."""
     facts = {
         "messages": found.messages,
         "without_text": found.without_text,

@@ -70,7 +70,7 @@ class Administration:
         return await (self.keys.limit_tenant(tenant, change) if tenant else self.keys.limit_key(key, change))
 
     async def usage(self, tenant: str = "") -> list[UsageRow]:
-        """Returns one row for each tenant (or for one tenant), followed by the rows of its keys."""
+        """Returns a row for each tenant (or for one), followed by rows of its keys and single sign-on users."""
         used, records = await self._usage.read(), await self.keys.keys()
         rows = []
         for name, record in (await self.keys.tenants()).items():
@@ -93,7 +93,7 @@ class Administration:
         return rows
 
     async def budgets(self, tenant: str = "") -> list[dict[str, Any]]:
-        """Returns each limit in dollars as a JSON object, with the amount used, and whether that causes a warning."""
+        """Returns each budget in dollars as a JSON object; `is_nearly_spent` is true from `BUDGET_WARNING_SHARE` on."""
         now_ms = int(self._wall() * 1000)
         return [
             {

@@ -63,7 +63,10 @@ class KeyStore:
         self._change = redis.client.register_script(read_script(__package__, "change_record"))
 
     async def create(self, order: NewKey) -> IssuedKey:
-        """Creates a key; raises InvalidArgument if a property is not valid, AlreadyExists if its prefix is taken."""
+        """Creates a key, and its tenant if that is new.
+
+        Raises InvalidArgument if a property is not valid, AlreadyExists if its prefix is taken.
+        """
         made = order.credential or records.new_credential()
         record = KeyRecord(
             id=f"key-{secrets.token_hex(8)}",

@@ -111,7 +111,7 @@ NO_LIMITS = Limits()
 
 @dataclass(frozen=True, slots=True)
 class KeyScope:
-    """The tasks, paths and other names for which a key may be used; None allows all, with one exception."""
+    """The tasks, paths and other names for which a key may be used; None allows all, except as at `embeddings`."""
 
     tasks: tuple[str, ...] | None = None
     paths: tuple[str, ...] | None = None

@@ -76,13 +76,14 @@ def limit_key(tenant: str, whose: str, limit: str) -> str:
     """Returns the Redis key of the hash that holds a limit's state; `whose` is a key's id or `WHOLE_TENANT`.
 
     Its fields are `window` (its number), `held` and `used` (the sums over all leases), and for each gateway's lease one
-    with "HELD USED NUMBER EXPIRES". Dollars are nanodollars. All limits of a tenant are in one cluster slot.
+    with "HELD USED NUMBER EXPIRES": the number of the gateway's last report, and Unix milliseconds. Dollars are
+    nanodollars. All limits of a tenant are in one cluster slot.
     """
     return f"{{pointsman:{tenant}}}:account:{whose}:{limit}"
 
 
 def window_at(window: Window, unix_ms: int) -> tuple[int, int]:
-    """Returns the number of the window at the given time, and its end in Unix milliseconds."""
+    """Returns the number of the window at a time, and its end in Unix milliseconds; for NOW, 0 and a far future."""
     if window is Window.NOW:
         return 0, 2**62
     if window is Window.MONTH:

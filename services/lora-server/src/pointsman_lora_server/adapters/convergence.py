@@ -43,6 +43,8 @@ class EngineConvergence:
     async def converge(self, desired: DesiredState, has_read: bool) -> None:
         """Unloads versions that must not serve, then loads those that are needed or were held before a restart.
 
+        Does nothing unless the engine is READY. A load that fails is recorded and repeated later.
+
         Without `has_read` nothing was read from Redis yet, and what the engine holds stays.
         """
         state = self._engine_state.state

@@ -20,7 +20,10 @@ class LoadSequence:
         self._metrics = metrics
 
     async def load(self, version: str, folder: Path) -> None:
-        """Has the engine read a version's weights; raises InvalidArgument if it rejects them, or Unavailable."""
+        """Has the engine read a version's weights; raises as `VllmClient.load` does.
+
+        If the engine rejects them, the base model is checked, and a corrupted engine is restarted.
+        """
         try:
             with self._metrics.time_load_step("engine"):
                 await self._engine.load(version, folder)
@@ -29,7 +32,10 @@ class LoadSequence:
             raise
 
     async def verify(self, version: str) -> None:
-        """Compares the version's answers with its reference, if there is one, and records the time that it takes."""
+        """Compares the version's answers with its reference, if there is one, and records the time that it takes.
+
+        Raises as `WarmUp.verify` does.
+        """
         if self._warm_up.has_reference(version):
             with self._metrics.time_load_step("comparison"):
                 await self._warm_up.verify(version)

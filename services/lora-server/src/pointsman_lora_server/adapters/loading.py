@@ -92,7 +92,7 @@ class AdapterLoader:
         self._rejected.pop(version, None)
 
     async def ensure_loaded(self, version: AdapterVersion) -> None:
-        """Returns when the engine holds the version and has answered with it.
+        """Returns when the engine holds the version and has answered with it; it is then not evicted for a moment.
 
         Raises Unavailable (the engine is not ready), ResourceExhausted (no slot in time), NotFound or
         FailedPrecondition (missing or damaged in the store), InvalidArgument (the engine rejects it, it cannot answer,
@@ -112,7 +112,7 @@ class AdapterLoader:
     async def ensure_verified(self, version: AdapterVersion) -> None:
         """Loads the version if needed, and compares its answers with a reference that became known after the load.
 
-        Raises as `ensure_loaded` does.
+        Skips the comparison if the version is evicted meanwhile. Raises as `ensure_loaded` does.
         """
         await self.ensure_loaded(version)
         try:
@@ -135,8 +135,8 @@ class AdapterLoader:
             self._drains[version] = _start_task(self._drains, version, self._drain(version))
 
     async def sync_with_engine(self, needed: Collection[str] = ()) -> None:
-        """Compares the published state with the engine's, and completes interrupted changes. A version in `needed`
-        that the engine held before this process began stays loaded. Raises Unavailable if the engine is not ready.
+        """Publishes as resident only what the engine still holds open, and unloads what it holds that is not known
+        here, except versions in `needed`. Does nothing during a load. Raises Unavailable if the engine is not ready.
         """
         if self._lock.locked():
             return

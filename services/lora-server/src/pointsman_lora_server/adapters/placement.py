@@ -73,7 +73,10 @@ class PlacementPlanner:
         return frozenset(version for version in targets if self.engine in self._engines_for(version, desired))
 
     def releasable(self, desired: DesiredState, resident: frozenset[str]) -> frozenset[str]:
-        """Returns the resident versions that are placed on other engines, all of which hold them already."""
+        """Returns the resident versions that are placed on other engines, all of which hold them already.
+
+        Leaves out pinned versions and those requested here in the last `KEEP_REQUESTED_SECONDS`.
+        """
         now, needed_here = self._clock(), self.placed_here(desired) | desired.pins
         requested = {name for name, at in self._requested_at.items() if now - at < KEEP_REQUESTED_SECONDS}
         elsewhere = (resident & desired.alias_targets) - needed_here - requested
@@ -107,7 +110,7 @@ class PlacementPlanner:
             await asyncio.sleep(POLL_SECONDS)
 
     async def wait_until_handed_over(self, desired: Callable[[], DesiredState], resident: frozenset[str]) -> None:
-        """Returns when the other engines hold what this engine leaves to them, or there is no other engine."""
+        """Returns when the other engines hold what this engine leaves to them, or there is none; has no time limit."""
         versions = [version for version in resident & desired().alias_targets if desired().placement_of(version).copies]
         await self.refresh()
         while any(self._missing(version, desired()) for version in versions):

@@ -91,8 +91,8 @@ class Reconciler:
         return self._convergence.is_settled
 
     async def refresh(self) -> DesiredState:
-        """Reads the desired state from Redis and publishes it. Reads are serialized, so an older result never
-        overwrites a newer one.
+        """Reads the desired state from Redis and publishes it; raises as `AdapterRegistry.read` does. Reads are
+        serialized, so an older result never overwrites a newer one.
         """
         async with self._read_lock:
             desired = await self._registry.read()
@@ -112,7 +112,7 @@ class Reconciler:
             event.set()
 
     async def wait_for_change(self, timeout_seconds: float) -> None:
-        """Waits for the next change of the desired state or of the engine's state."""
+        """Waits for the next change of the desired state or of the engine's state, at most `timeout_seconds`."""
         changed = asyncio.ensure_future(self._changed.wait())
         engine = asyncio.ensure_future(
             self._engine_state.wait_for_other_than(self._engine_state.state, timeout_seconds)

@@ -91,7 +91,8 @@ class AdapterService:
     ) -> VersionReport:
         """Stores an adapter from a folder or URL; returns when it is resident and its alias, if given, points to it.
 
-        `alias_suffix` is the part of the alias after the "@"; empty moves none. Once the version is recorded in Redis,
+        `alias_suffix` is the part of the alias after the "@"; empty moves none. `parent` is the version that training
+        started from, empty if none; `force` overrules a protected alias. Once the version is recorded in Redis,
         the work continues even if the caller disconnects.
 
         Raises InvalidArgument if the adapter is refused, NotFound if there is no such folder, FailedPrecondition
@@ -144,7 +145,8 @@ class AdapterService:
         return report_of(version, desired, self._engine_state.state)
 
     async def set_alias(self, alias: str, version: str, expected: str, author: str, force: bool) -> Alias:
-        """Points an alias to a version, once the engines that should hold it do.
+        """Points an alias to a version, once the engines that should hold it do. `expected` is its present version;
+        empty accepts any.
 
         Raises as `AdapterRegistry.move_alias` and `AdapterLoader.ensure_loaded` do; FailedPrecondition ("not_better")
         if a protected alias rejects the version, unless `force` is set; and Unavailable ("not_warm").
@@ -158,7 +160,8 @@ class AdapterService:
         self, alias: str, version: str, weight: float, terms: CanaryTerms, *, author: str, expected: str, force: bool
     ) -> Alias:
         """Makes a version the canary of an alias for a share of its users (`weight`, 0 to 1); without weight and
-        version, ends the canary. Raises as `set_alias` does.
+        version, ends the canary. `expected` is as in `set_alias`. Raises as that does, and as
+        `AdapterRegistry.set_canary`.
         """
         canary = None
         if weight or version:
@@ -219,7 +222,7 @@ class AdapterService:
         await self._reconciler.refresh()
 
     async def history(self, name: str, limit: int) -> "builtins.list[Change]":
-        """Returns the changes of the adapter `name`, or of all if it is empty, newest first."""
+        """Returns the last `limit` changes of the adapter `name`, or of all if it is empty, newest first."""
         return await self._registry.history(name, limit)
 
     async def ensure_loaded(self, version: str) -> EngineState:

@@ -32,7 +32,10 @@ class WarmUp:
         self._verified: set[str] = set()
 
     def set_reference(self, version: str, reference: Reference) -> None:
-        """Stores the reference answers with which the version's answers are compared after its next load."""
+        """Stores the reference answers with which the version's answers are compared after its next load.
+
+        Of more than `MAX_REFERENCES` versions the oldest reference is dropped.
+        """
         self._verified.discard(version)
         while len(self._references) >= MAX_REFERENCES:
             del self._references[next(iter(self._references))]
@@ -47,13 +50,14 @@ class WarmUp:
         return version in self._references
 
     async def warm(self, version: AdapterVersion) -> None:
-        """Requests a first answer of the version; raises InvalidArgument if it cannot answer."""
+        """Requests a first answer of the version; raises as `VllmClient.complete` does."""
         await self._engine.complete(version.version, PROMPT, MAX_TOKENS)
 
     async def verify(self, version: str) -> None:
         """Compares the engine's answers with the reference, once, if there is one.
 
-        Raises InvalidArgument if they differ, NotFound if the version was evicted meanwhile.
+        Raises InvalidArgument if they differ or the version cannot answer, NotFound if it was evicted meanwhile, and
+        Unavailable if the engine does not answer.
         """
         reference = self._references.get(version)
         if reference is None:

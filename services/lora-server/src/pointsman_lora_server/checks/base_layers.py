@@ -62,7 +62,7 @@ def is_readable(info: TensorInfo) -> bool:
 
 
 def values(data: NDArray[np.uint8], info: TensorInfo) -> NDArray[np.float32]:
-    """Returns a tensor's values in its shape; `data` is the whole safetensors file."""
+    """Returns the values of a tensor that `is_readable`, in its shape; `data` is the whole safetensors file."""
     return READABLE_TYPES[info.dtype](data[info.start : info.end]).reshape(info.shape)
 
 

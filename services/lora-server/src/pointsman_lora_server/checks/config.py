@@ -65,7 +65,7 @@ class AdapterConfig:
         return int(self._pattern_value("rank_pattern", module, self.values["r"]))
 
     def scaling_of(self, module: str) -> float:
-        """Returns the factor by which PEFT and vLLM multiply B @ A of the module."""
+        """Returns the factor by which PEFT and vLLM multiply the module's B @ A; raises InvalidArgument for several."""
         alpha = float(self._pattern_value("alpha_pattern", module, self.values["lora_alpha"]))
         rank = self.rank_of(module)
         return alpha / math.sqrt(rank) if self.values.get("use_rslora") else alpha / rank

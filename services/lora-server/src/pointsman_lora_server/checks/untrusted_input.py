@@ -52,7 +52,7 @@ class SourceFolder:
             yield file
 
     def check(self) -> None:
-        """Raises InvalidArgument if the folder contains a file that must not be there."""
+        """Raises InvalidArgument ("unsafe_file") if the folder contains a file that may be a pickle."""
         for name in sorted(os.listdir(self._descriptor)):
             if Path(name).suffix.lower() in PICKLE_SUFFIXES:
                 raise _rejected(f"{name} may be a pickle, which can run code; save as safetensors", "unsafe_file")
@@ -60,7 +60,8 @@ class SourceFolder:
 
 @contextmanager
 def open_folder(folder: Path) -> Iterator[SourceFolder]:
-    """Opens a folder for reading; raises InvalidArgument (path_outside, unsafe_file) or NotFound if it is not one.
+    """Opens a folder for reading; raises NotFound if there is none, or InvalidArgument: path_outside, unreadable, or
+    unsafe_file, also for a folder with a pickle.
 
     A symbolic link is rejected because its target can change after the check.
     """

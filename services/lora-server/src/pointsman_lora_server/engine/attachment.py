@@ -65,7 +65,9 @@ class Attachment:
             await asyncio.sleep(POLL_SECONDS)
 
     def restart(self, reason: str) -> None:
-        """Takes the engine out of service until somebody has restarted it; it was not started here."""
+        """Publishes the engine as DOWN, with `reason` in the detail, until somebody has restarted it: it was not
+        started here.
+        """
         self._held_before = self._engine_state.state.resident
         self._corruption = f"{reason}; restart the engine at {self._url}, which was not started here"
         self._set_down(self._corruption)

@@ -48,7 +48,9 @@ class SupervisedChild:
         stderr: int,
         max_line_bytes: int = MAX_LINE_BYTES,
     ) -> "SupervisedChild":
-        """Starts a command; `stdout` and `stderr` are as in `subprocess`. Raises OSError if it cannot be started."""
+        """Starts a command; `stdout` and `stderr` are as in `subprocess`. Raises OSError if no process can be created;
+        a program that does not exist ends with status 127.
+        """
         child_end, lifeline = os.pipe()
         try:
             process = await asyncio.create_subprocess_exec(
@@ -132,7 +134,7 @@ class EngineProcess:
         return code
 
     async def stop(self, timeout_seconds: float = STOP_SECONDS) -> int:
-        """Sends the engine SIGTERM, then SIGKILL after `timeout_seconds`."""
+        """Sends the engine SIGTERM, then SIGKILL after `timeout_seconds`; returns the exit code as `wait` does."""
         self._child.terminate()
         try:
             async with asyncio.timeout(timeout_seconds):
@@ -146,7 +148,7 @@ class EngineProcess:
         self._child.kill()
 
     def last_error_line(self) -> str:
-        """Returns the line of the engine's log that most likely says why it ended."""
+        """Returns the line of the engine's log that most likely says why it ended; empty without any output."""
         lines = [line for line in self._last_lines if line]
         errors = [line for line in lines if "Error" in line or "error" in line]
         return (errors or lines or [""])[-1][:300]

@@ -72,7 +72,10 @@ class RuntimeClient(VllmClient):
         )
 
     async def list_adapters(self) -> Mapping[str, LoadedAdapter]:
-        """Returns the managed versions that the engine lists; one that it reads from another folder is not `open`."""
+        """Returns the managed versions that the engine lists; one that it reads from another folder is not `open`.
+
+        `in_flight` is 1 for a version that is in use, whatever the number of requests; `requests` is always 0.
+        """
         listed, in_use = await self._folders(), await self._in_use()
         for name in listed.keys() & self._local.keys():
             with suppress(OSError):
@@ -114,7 +117,7 @@ class RuntimeClient(VllmClient):
     async def close_adapter(self, version: str) -> int:
         """Removes the adapter's name; requests in flight finish with its weights, which the engine keeps until then.
 
-        Returns 0, since the engine does not report the requests in flight.
+        Returns 0, since the engine does not report the requests in flight. Raises Unavailable if it keeps the name.
         """
         status, answer = await self._call("POST", self._unload_route, {"lora_name": version}, LOAD_TIMEOUT_SECONDS)
         if status not in (200, 404) and version in await self._folders():

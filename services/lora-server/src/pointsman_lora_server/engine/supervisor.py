@@ -94,7 +94,7 @@ class Supervisor:
             log.info("the engine is stopped without waiting for requests; it does not answer: %s", error.message)
 
     def restart(self, reason: str) -> None:
-        """Kills the engine now; `run` starts it again."""
+        """Kills the engine now and publishes it as DOWN, with `reason` as the detail; `run` starts it again."""
         self._restart_reason = reason
         # Published at once, not when the exit is noticed: nothing more must be loaded into this process.
         self._engine_state.update(status=EngineStatus.DOWN, detail=reason)

@@ -89,7 +89,12 @@ NO_TOOL_CALLING = ToolCalling()
 
 
 def choose_tool_calling(model: Path, setting: str) -> ToolCalling:
-    """Chooses parser and template; `setting` is "auto", "off" or a parser's name. No chat template means no parser."""
+    """Chooses parser and template; `setting` is "auto", "off" or a parser's name.
+
+    "auto" recognizes the parser by the chat template, or else by the model type; if it fails, it logs a warning and
+    returns no parser. A template is returned only with the parser "hermes", for a ChatML model whose own renders no
+    tools.
+    """
     if setting == OFF:
         return NO_TOOL_CALLING
     template = _read_chat_template(model)

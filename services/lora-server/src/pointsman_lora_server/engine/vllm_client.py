@@ -159,8 +159,8 @@ class VllmClient:
     async def complete(self, model: str, prompt: str | Sequence[int], max_tokens: int) -> GreedyAnswer:
         """Returns the model's greedy answer to a prompt, at most `max_tokens` long.
 
-        Raises InvalidArgument ("cannot_answer") if there is no token, or one without a finite probability, and NotFound
-        ("not_loaded").
+        `prompt` is text or token ids. Raises InvalidArgument ("cannot_answer") if the engine rejects it or answers
+        without a token, or with one without a finite probability; and NotFound ("not_loaded").
         """
         body = {
             "model": model,

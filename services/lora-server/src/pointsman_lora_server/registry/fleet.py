@@ -56,7 +56,7 @@ class EngineReports:
         self._engines_holding = redis.client.register_script(read_script(__package__, "engines_holding"))
 
     async def report_engine(self, engine: str, state: EngineState, seconds: float) -> None:
-        """Reports that `engine` holds `state.resident`; the report expires after `seconds`."""
+        """Reports that `engine` holds `state.resident`, and whether it is READY; the report expires after `seconds`."""
         is_up = "1" if state.status is EngineStatus.READY else ""
         arguments = [engine, " ".join(sorted(state.resident)), _milliseconds(seconds), is_up]
         await self._redis.call(lambda: self._report(keys=self._keys, args=arguments))

@@ -136,7 +136,7 @@ class ChangeStream:
         self._key = keys.changes
 
     async def history(self, name: str, limit: int) -> list[Change]:
-        """Returns the changes of the adapter `name`, or of all if it is empty, newest first.
+        """Returns the last `limit` changes of the adapter `name`, or of all if it is empty, newest first.
 
         Raises Unavailable if Redis does not answer.
         """

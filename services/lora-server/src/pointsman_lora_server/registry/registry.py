@@ -76,6 +76,8 @@ class AdapterRegistry:
     ) -> Alias:
         """Points `alias` to `version` and ends its canary. A rollback returns to the version that it pointed to before.
 
+        `kind` names the change in the history.
+
         A request of the version for this alias is cleared in the same step. Raises NotFound, InvalidArgument (a version
         of another adapter), or FailedPrecondition: the alias does not point to `expected` ("alias_moved"; empty accepts
         any), or the version is not ready ("not_ready").
@@ -87,7 +89,7 @@ class AdapterRegistry:
     async def set_canary(
         self, alias: str, canary: Canary | None, expected: str = "", author: str = "", reason: str = ""
     ) -> Alias:
-        """Sends a share of the alias's users to another version; None ends that.
+        """Sends a share of the alias's users to another version; None ends that. `expected` is as in `move_alias`.
 
         Raises NotFound, InvalidArgument (its weight, or a version of another adapter), or FailedPrecondition: as
         `move_alias`, and if the alias points to that same version ("canary_is_stable").
@@ -114,8 +116,9 @@ class AdapterRegistry:
     ) -> Alias:
         """Ends the alias's canary. Without one, points the alias to the version before its last move.
 
-        A second rollback undoes the first. With `expected_revision`, later changes are not undone. Raises NotFound, or
-        FailedPrecondition ("alias_moved", "nothing_to_roll_back", "not_ready").
+        A second rollback undoes the first. Raises NotFound, or FailedPrecondition: the alias does not point to
+        `expected` (empty accepts any) or was changed since `expected_revision` ("alias_moved"), "nothing_to_roll_back"
+        or "not_ready".
         """
         revision = "" if expected_revision is None else str(expected_revision)
         (raw,) = await self._change("roll_back", alias, (alias, expected, revision), author, reason)

@@ -134,7 +134,8 @@ class PeftSmokeTest:
         self._closed = False
 
     async def run(self, version: AdapterVersion, folder: Path, samples: Sequence[Sample]) -> Reference:
-        """Returns what PEFT answers with the adapter in `folder`.
+        """Returns what PEFT answers with the adapter in `folder` to the `samples`, or to default prompts if there are
+        none.
 
         Raises InvalidArgument (not_finite, no_effect, does_not_stop, peft_refused) or Unavailable (smoke_unavailable).
         """

@@ -1,5 +1,6 @@
 """Runs one adapter on the base model with PEFT, on the CPU, in the engine's environment: its answers and their
-margins."""
+margins.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -62,7 +63,7 @@ class TrialModel:
     def run(
         self, adapted: Any, samples: Sequence[Mapping[str, Any]], max_prompts: int, max_tokens: int
     ) -> dict[str, Any]:
-        """Answers up to `max_prompts` prompts with up to `max_tokens` tokens each.
+        """Answers up to `max_prompts` prompts with up to `max_tokens` tokens each; returns what `check_trial` reads.
 
         `samples` are rows of samples.jsonl; if there are none, the default prompts are used.
         """

@@ -87,6 +87,7 @@ class ArtifactStore:
     ) -> AdapterVersion:
         """Imports an adapter from a folder or URL; idempotent: the same content is the same version.
 
+        The manifest gets `facts`, `author` and `parent` (the version it was trained from; by default its report's).
         Raises InvalidArgument with the reason for rejecting it, NotFound if there is no such folder, ResourceExhausted
         ("store_full"), Unavailable ("store_unavailable"), and for a URL as `sources.download` does.
         """

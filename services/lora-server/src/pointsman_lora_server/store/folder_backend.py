@@ -38,7 +38,9 @@ class FolderBackend:
         return scratch_folder(self.root)
 
     def put(self, copy: Path, version: AdapterVersion) -> None:
-        """Moves `copy`, a scratch folder of this backend, to its final place; a version that is stored stays."""
+        """Moves `copy`, a scratch folder of this backend, to its final place. A version that is stored intact stays,
+        with the samples of `copy`; a changed one is replaced.
+        """
         with translating_disk_errors(str(self.root)):
             for name in (*HASHED, *NOT_HASHED, MANIFEST):
                 with suppress(FileNotFoundError):

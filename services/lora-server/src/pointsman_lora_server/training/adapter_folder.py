@@ -76,14 +76,16 @@ def write_merged_model(folder: Path, merge: Callable[[Path], None]) -> None:
 
 
 def write_report(folder: Path, report: Mapping[str, object], samples: Sequence[Conversation]) -> None:
-    """Writes the report and the samples next to an adapter's weights; each file is replaced atomically."""
+    """Writes the report, and the samples if there are any, next to an adapter's weights; replaces each atomically."""
     _replace_text(folder / REPORT, _to_json(report))
     if samples:
         _replace_text(folder / SAMPLES, "".join(_sample_line(row) for row in samples))
 
 
 def to_plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Turns sets into sorted lists: the order of a set differs between processes, and with it the file's hash would."""
+    """Returns an adapter's configuration for JSON, in inference mode. Sets become sorted lists: the order of a set
+    differs between processes, and with it the file's hash would.
+    """
     return {key: _to_plain(value) for key, value in sorted(config.items())} | {"inference_mode": True}
 
 

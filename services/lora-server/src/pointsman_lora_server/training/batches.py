@@ -24,7 +24,10 @@ def plan_batches(rows: Sequence[AnyRow], epochs: int, tokens_per_step: int, seed
 
 
 def batch_by_length(rows: Sequence[AnyRow], tokens_per_step: int) -> list[tuple[AnyRow, ...]]:
-    """Groups rows into batches of at most `tokens_per_step` tokens with padding; a longer row is a batch of its own."""
+    """Groups rows by length into batches of at most `tokens_per_step` tokens with padding, the shortest rows first.
+
+    A longer row is a batch of its own.
+    """
     return list(_cut(sorted(rows, key=lambda row: row.length), tokens_per_step))
 
 

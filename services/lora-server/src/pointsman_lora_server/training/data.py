@@ -239,7 +239,10 @@ def _message(message: object, name: str) -> Message:
 
 
 def parse_answer(value: object, name: str) -> str:
-    """Returns the answer as text; a JSON value becomes one line of unescaped JSON, as the model should write it."""
+    """Returns the answer as text; a JSON value becomes one line of unescaped JSON, as the model should write it.
+
+    Raises `RowError`, which calls it `name`, if it is null or an empty text.
+    """
     if value is None:
         raise RowError(f'"{name}" is null; give the answer that should be learnt')
     return check_text(value, f'"{name}"') if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -122,7 +122,9 @@ class Dataset:
 def build_dataset(
     options: TrainingOptions, rows: TrainingRows, base: BaseFolder, warn: Callable[[str], None]
 ) -> Dataset:
-    """Encodes the rows of a run; raises `DataError` if no training rows are left."""
+    """Encodes the rows of a run; `warn` gets a line for each row left out. Raises `DataError` if no training rows are
+    left.
+    """
     split, recipe = rows.conversations, options.recipe
     encoded = options.method.encode_rows(rows, base.render, base.end_of_turn, recipe.max_tokens)
     for note in encoded.notes:

@@ -30,7 +30,10 @@ class DpoObjective:
     def __init__(
         self, learner: Learner, base: BaseFolder, heldout: Sequence[PreferencePair], recipe: "Recipe", is_fresh: bool
     ) -> None:
-        """Prepares TRL's loss; if the adapter `is_fresh`, the base model without it is the reference."""
+        """Prepares TRL's loss.
+
+        The reference is the base model if the adapter `is_fresh`, otherwise a copy of the adapter as it is now.
+        """
         datasets_logging.disable_progress_bar()
         logging.getLogger("trl").setLevel(logging.ERROR)
         self._learner = learner
@@ -47,7 +50,9 @@ class DpoObjective:
         return float(loss.item())
 
     def measure(self) -> dict[str, float]:
-        """Returns the loss on the held-out pairs, and the share of them in which the preferred answer gained more."""
+        """Returns the "loss" on the held-out pairs, and as "preference_accuracy" the share of them in which the
+        preferred answer gained more; empty without such pairs.
+        """
         if not self._heldout:
             return {}
         total, correct = 0.0, 0.0

@@ -85,7 +85,8 @@ def open_learner(base: BaseFolder, options: "TrainingOptions", longest: int, bf1
     """Loads the base model with a new adapter, or with the parent's; `longest` is the longest row in tokens.
 
     A new adapter is initialized from the seed and has no effect yet. `bf16` is what an earlier run of the same job
-    chose; None measures which type is faster. Raises TrainingError if the parent or the model cannot be trained.
+    chose; None measures which type is faster. Sets torch's threads and random seed for the process. Raises
+    TrainingError if the parent or the model cannot be trained.
     """
     torch.set_num_threads(options.threads or len(os.sched_getaffinity(0)))
     _keep_freed_memory()

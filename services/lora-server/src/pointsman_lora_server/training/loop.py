@@ -92,7 +92,7 @@ def measure_pace(learner: Learner, objective: Objective, batches: Batches) -> Pa
 
 
 def count_steps_within(batches: Batches, pace: Pace, seconds: float) -> int:
-    """Returns the number of leading batches that fit into the time."""
+    """Returns the number of leading batches that fit into `seconds`, less the fraction `TIME_RESERVE`."""
     left = seconds * (1 - TIME_RESERVE)
     for count, batch in enumerate(batches):
         left -= pace.seconds_for([batch])
@@ -200,5 +200,5 @@ class TrainingLoop:
 
 
 def recent_loss(losses: Sequence[float]) -> float:
-    """Returns the mean loss over the last tenth of the steps."""
+    """Returns the mean loss over the last tenth of the steps (one or more); NaN if there are no losses."""
     return statistics.fmean(losses[-max(1, len(losses) // 10) :]) if losses else math.nan

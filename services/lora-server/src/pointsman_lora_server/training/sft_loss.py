@@ -43,7 +43,7 @@ class SftObjective:
 
 
 def mean_loss(learner: Learner, examples: Sequence[Example], tokens_per_step: int) -> float:
-    """Returns the mean cross-entropy over all learnt tokens of the examples."""
+    """Returns the mean cross-entropy over all learnt tokens of the examples, which must not be empty."""
     total = 0.0
     with torch.no_grad(), learner.autocast():
         for batch in batch_by_length(examples, tokens_per_step):

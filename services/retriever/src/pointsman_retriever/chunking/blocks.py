@@ -73,7 +73,7 @@ def first_part(document: Document) -> Part:
 
 
 def next_part(document: Document, chunked: ChunkedPart) -> Part | None:
-    """Returns the next part of a document to chunk; None after the last part."""
+    """Returns the part of a document that begins where the chunks of `chunked` end; None after the last part."""
     if chunked.end == len(document.text):
         return None
     return _part_at(document, chunked.end, chunked.path, chunked.fence)
@@ -103,8 +103,8 @@ class BlockSpan:
 def split_blocks(text: str, chunker: TextChunker, fence: str = "") -> Iterator[BlockSpan]:
     """Yields a text's blocks in order, without gaps; `fence` is the code fence that is open at the start.
 
-    A block ends before the last section in its second half, else after the last blank line there, else after the last
-    line outside a code fence, else anywhere.
+    Text longer than `MAX_BLOCK_CHARACTERS` is cut before the last section in its second half, else after the last blank
+    line there, else after the last line outside a code fence, else anywhere.
     """
     start, start_fence = 0, fence
     section = blank = outside = 0  # the last possible ends of each kind

@@ -41,7 +41,7 @@ class CodeLine:
 
 
 class CodeChunker:
-    """Implements Chunker for source files: the enclosing classes and functions are a chunk's context."""
+    """Implements TextChunker for source files: the enclosing classes and functions are a chunk's context."""
 
     has_fences = False
 

@@ -39,7 +39,10 @@ class EmbeddingWindow:
         self._tokens = tokens
 
     def chunk(self, block: Block, span: Span, path: Path) -> Chunk:
-        """Makes a chunk of a span of the block, with as many of its titles as fit; drops the outermost first."""
+        """Makes a chunk of a span of the block, with as many of its titles as fit; drops the outermost first.
+
+        The caller must see to it that the span fits without titles.
+        """
         titles = [title.strip() for title in (block.title, *(title for _, title in path))]
         distinct = list(dict.fromkeys(title for title in titles if title))
         (start, end), offset = span, block.start
@@ -80,7 +83,7 @@ class LengthSplitter:
 
 
 class PlainTextChunker:
-    """Implements Chunker for plain text: the title is each chunk's only context."""
+    """Implements TextChunker for plain text: the title is each chunk's only context."""
 
     has_fences = False
 
@@ -156,7 +159,7 @@ def _above_level(path: Path, level: int) -> Path:
 
 
 class MarkdownChunker:
-    """Implements Chunker for Markdown: the title and the headings above a chunk are its context."""
+    """Implements TextChunker for Markdown: the title and the headings above a chunk are its context."""
 
     has_fences = True
 

@@ -58,7 +58,9 @@ def set_up_chunkers(setup: bytes) -> Mapping[str, TextChunker]:
 
 
 def recipe_for(media_type: str) -> str:
-    """Returns the chunker's name and version; a "text/..." other than Markdown and plain text is source code."""
+    """Returns name and version of a media type's chunker: "markdown" (also for HTML, JSON Lines and an unknown type
+    ""), "plain" (text, PDF, CSV), or "code" for any other type.
+    """
     if media_type in _MARKDOWN:
         return _RECIPES["markdown"]
     return _RECIPES["plain"] if media_type in _PLAIN else _RECIPES["code"]
@@ -80,7 +82,7 @@ class SandboxedChunker:
         return recipe_for(document.media_type) + self._suffix
 
     async def chunk(self, documents: Sequence[tuple[Document, str]]) -> list[Chunks | PointsmanError]:
-        """Returns the chunks of each document, or the error if it could not be chunked.
+        """Returns the chunks of each document, given with its recipe, or InvalidArgument if it could not be chunked.
 
         Small documents are sent to the sandbox together, a large one in parts, between which others have a turn.
         """

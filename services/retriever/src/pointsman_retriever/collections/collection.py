@@ -110,7 +110,8 @@ class Collection:
     def change(self, steps: Sequence[Callable[[Change], T]]) -> list[StepResult[T]]:
         """Applies the changes of several callers in one commit; each is applied as a whole or fails alone.
 
-        If this raises, none of them was applied.
+        A change fails alone by raising PointsmanError. If this raises, as for a change's other exceptions, none was
+        applied.
         """
         if self._closed:
             raise unknown_collection(self.info.id)

@@ -71,11 +71,11 @@ class ExternalCollection:
 
     @property
     def problem(self) -> str:
-        """Returns why the last contact with the store failed; empty if it did not."""
+        """Returns why the last search failed, or that there was none yet; empty if it succeeded."""
         return self._problem
 
     def search(self, query: ResolvedQuery) -> SearchResult:
-        """Searches the external store.
+        """Searches the external store; ignores the query's fusion method, diversity and neighbours.
 
         Raises InvalidArgument for a query with a filter, FailedPrecondition ("store_mismatch", "wrong_dimensions") if
         the store lacks a field or has other vectors, and Unavailable ("store_unavailable").

@@ -123,7 +123,8 @@ class IngestStream:
         """Yields the outcomes of each batch in the order sent, then the summary.
 
         Raises errors that end the whole stream: as `CollectionService.upsert_each` does, InvalidArgument for the
-        source's name, and ResourceExhausted ("overloaded") if `limit` is reached.
+        source's name or for an end that removes missing documents without a source, and ResourceExhausted
+        ("overloaded") if `limit` is reached.
         """
         limits.check_source(self._source)
         self._service.version(self._collection_id)

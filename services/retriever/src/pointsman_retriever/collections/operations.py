@@ -69,7 +69,11 @@ class Operations:
         self._migrating: set[CollectionId] = set()
 
     async def verify(self, collection_id: CollectionId, repair: bool) -> VerifyResult:
-        """Reads every row and compares the indexes with it; `repair` rebuilds the indexes if anything is wrong."""
+        """Reads every row and compares the indexes with it; `repair` rebuilds the indexes from disk if anything is
+        wrong.
+
+        The problems returned are those found before; `repaired` says whether none was found after a rebuild.
+        """
         started = time.perf_counter()
         collection = self._collection(collection_id)
         findings = await self._pools.maintenance.run(collection.verify)
@@ -86,7 +90,7 @@ class Operations:
         return await self._pools.maintenance.run(self._collection(collection_id).store.sketch)
 
     async def snapshot(self, collection_id: CollectionId) -> AsyncIterator[bytes | SnapshotTrailer]:
-        """Yields the bytes of one snapshot file, then its checksum."""
+        """Yields the bytes of one snapshot file, then its SnapshotTrailer."""
         collection = self._collection(collection_id)
         with self._registry.data_folder.scratch() as scratch:
             copied = await self._pools.maintenance.run(maintenance.copy_store, collection.store, scratch)
@@ -102,7 +106,8 @@ class Operations:
     ) -> CollectionInfo:
         """Restores a collection; `parts` are the bytes of a snapshot file, then its SHA-256 in hexadecimal.
 
-        Raises InvalidArgument for a damaged snapshot, AlreadyExists if the collection exists and `replace` is not set,
+        The quota stays that of the collection that is replaced; a new one gets the default. Raises InvalidArgument for
+        a damaged snapshot, AlreadyExists if the collection exists and `replace` is not set,
         and ResourceExhausted ("overloaded") if too many changes are in progress.
         """
         limits.check_name(collection_id)

@@ -101,16 +101,18 @@ class ExternalStore(Protocol):
     def read_layout(self) -> Layout: ...
 
     def by_meaning(self, vector: Vectors, count: int) -> Sequence[Hit]:
-        """Returns the passages nearest to a unit vector, nearest first."""
+        """Returns at most `count` passages nearest to a unit vector, nearest first."""
 
     def by_words(self, text: str, count: int) -> Sequence[Hit]:
-        """Returns the passages that match the words best, best first. Called only if the layout has words."""
+        """Returns at most `count` passages that match the words of `text`, best first. Not called if `has_words` is
+        false.
+        """
 
     def close(self) -> None: ...
 
 
 def require_fields(wanted: Sequence[str], known: Sequence[str], where: str) -> None:
-    """Raises LookupError for a field that the store lacks."""
+    """Raises LookupError for a field of `wanted` not in `known`; "a.b" needs only "a". `where` starts the message."""
     for name in wanted:
         if name not in known and name.partition(".")[0] not in known:
             raise LookupError(f"{where} has no field '{name}'; it has: {', '.join(sorted(known)[:30])}")
@@ -120,7 +122,7 @@ def read_external(file: Path | None) -> Mapping[CollectionId, ExternalCollection
     """Reads the external collections under the key `collections` of a YAML file, such as pointsman.yaml.
 
     Entries that are folders are ignored; `pointsman up` ingests them. `file` None: there are none. Raises
-    FailedPrecondition if the file cannot be read or an entry is not valid.
+    FailedPrecondition if the file cannot be read, lacks the key, or has an entry that is not valid.
     """
     if file is None:
         return {}

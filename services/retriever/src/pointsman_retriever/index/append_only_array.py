@@ -36,7 +36,9 @@ class AppendOnlyArray:
         self._array: NDArray[Any] = np.empty((0, *self._shape), dtype)
 
     def append(self, at: int, values: NDArray[Any]) -> None:
-        """Writes values from row `at` on, over rows that an uncommitted change left behind."""
+        """Writes `values` from row `at` on, over rows that an uncommitted change left behind; the array then ends
+        there.
+        """
         self._reserve(at + len(values))
         self._array[at : at + len(values)] = values
         self.rows = at + len(values)

@@ -56,7 +56,10 @@ class FaissIndex:
         )
 
     def nearest(self, vector: Vectors, count: int, among: Ids | None) -> Ids:
-        """Returns the ids of at most `count` vectors, nearest first; only ids in `among`, unless it is None."""
+        """Returns the ids of at most `count` vectors, nearest first; only ids in `among`, unless it is None.
+
+        With an IVF index some of the nearest may be missed.
+        """
         allowed = self._live_mask if among is None else self._mask_of(among)
         allowed_rows = self.count if allowed is None or among is None else int(np.count_nonzero(allowed))
         if min(count, allowed_rows) == 0:

@@ -150,7 +150,10 @@ def _search_parameters(probes: int, allowed: NDArray[np.uint8] | None = None) ->
 
 
 def first_gpu(count_search: Callable[[str], None] = lambda device: None) -> Gpu | None:
-    """Returns the first GPU, or None if there is none or this build of FAISS is for CPUs."""
+    """Returns the first GPU, or None if there is none or this build of FAISS is for CPUs.
+
+    `count_search` is called as `Gpu` says.
+    """
     if not faiss.get_num_gpus():
         return None
     untyped: Any = faiss

@@ -42,7 +42,7 @@ class Column:
         self._rows.truncate(rows)
 
     def rows(self, count: int) -> NDArray[np.int32]:
-        """Returns the value numbers of the first `count` rows; fewer if the last of them have no value."""
+        """Returns the value numbers of the first `count` rows, -1 for none; fewer if the last rows have no value."""
         return self._rows.first(count)
 
     def matches(self, condition: Condition) -> Mask:

@@ -25,7 +25,7 @@ class IndexSnapshot:
         )
 
     def differences(self, collection: CollectionInfo) -> list[str]:
-        """Describes how the indexes disagree with the collection's counts and checksum."""
+        """Describes how the indexes disagree with the collection's counts and checksum; empty if they agree."""
         found = [
             f"there are {count:,} {what} for {collection.chunks:,} chunks"
             for what, count in (

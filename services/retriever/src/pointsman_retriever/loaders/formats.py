@@ -43,7 +43,8 @@ def replace_surrogates(text: str) -> str:
 
 
 def read_lines(content: bytes) -> Iterator[tuple[int, Entry | UnreadableFile]]:
-    """Parses a JSON Lines file: yields each line's number with its object, or with the error.
+    """Parses a JSON Lines file: yields the number, from 1, of each line that is not blank, with its object or the
+    error.
 
     Raises UnreadableFile if the content is not text.
     """

@@ -31,7 +31,9 @@ class Loader:
         self._max_bad_lines = max_bad_lines
 
     async def load_one(self, raw: RawDocument) -> Document:
-        """Returns the document with its text; raises InvalidArgument if its file cannot be read."""
+        """Returns the document with its text. Raises InvalidArgument if its file cannot be read or has an unknown media
+        type, or if it has both a text and a file.
+        """
         if not raw.content:
             return _to_document(raw, raw.title, raw.text)
         if raw.text:

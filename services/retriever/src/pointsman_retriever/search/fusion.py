@@ -60,7 +60,10 @@ class FusedScores:
 
 
 def fuse(dense: Scores, sparse: Scores, vectors: Vectors, parameters: FusionParameters) -> FusedScores:
-    """Combines `dense` (cosines) and `sparse` (BM25, 0 without any query word) scores; `vectors` have length 1."""
+    """Combines `dense` (cosines) and `sparse` (BM25, 0 without any query word) scores, both (candidates,).
+
+    `vectors` are the candidates' unit vectors, (candidates, dimensions).
+    """
     if parameters.method is FusionMethod.RRF:
         return _fuse_by_rank(dense, sparse, 0.5 if parameters.dense_weight is None else parameters.dense_weight)
     meaning, words = _standardise(dense), _standardise(sparse)

@@ -172,6 +172,8 @@ class ReadTransaction:
     def passages(self, ranked: Sequence[RankedChunk], neighbours: int) -> tuple[Passage, ...]:
         """Returns the passages in the order of `ranked`, which must come from the snapshot of this version.
 
+        Each has up to `neighbours` chunks of its document before it and as many after it.
+
         All passages come in one row of JSON: SQLite releases the GIL after each row, and a busy interpreter makes the
         search wait to get it back.
         """
@@ -206,14 +208,18 @@ class ReadTransaction:
 
 
 def read_all_chunks(connection: sqlite3.Connection) -> Iterator[IndexedChunks]:
-    """Yields all chunks of a collection in batches, ascending by id."""
+    """Yields all chunks of a collection in batches, ascending by id; `connection` must be in a transaction, or a
+    batch's metadata may be newer.
+    """
     cursor = connection.execute(f"{_SELECT_CHUNKS} ORDER BY id")
     while rows := cursor.fetchmany(ROWS_PER_BATCH):
         yield _to_indexed_chunks(connection, rows)
 
 
 def read_chunks(connection: sqlite3.Connection, ids: Ids, dimensions: int) -> IndexedChunks:
-    """Returns the chunks with these ids, ascending; all must exist."""
+    """Returns the chunks with these ids, ascending; all must exist. Without ids, `dimensions` is the width of
+    `vectors`.
+    """
     rows = connection.execute(
         f"{_SELECT_CHUNKS} WHERE id IN (SELECT value FROM json_each(?)) ORDER BY id", (json.dumps(ids.tolist()),)
     ).fetchall()

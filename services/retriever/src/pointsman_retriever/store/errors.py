@@ -27,7 +27,10 @@ def translate_errors(file: Path) -> Iterator[None]:
 
 @contextmanager
 def translate_disk_errors(file: Path) -> Iterator[None]:
-    """Converts an OSError in the block, which writes `file`, to the same storage errors as `translate_errors` does."""
+    """Converts an OSError in the block, which writes `file`, to a storage error.
+
+    These are ResourceExhausted ("disk_full"), FailedPrecondition ("disk_read_only") and Unavailable ("disk_failed").
+    """
     try:
         yield
     except OSError as error:

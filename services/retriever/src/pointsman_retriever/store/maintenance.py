@@ -131,7 +131,10 @@ def copy_store(store: Store, target: Path) -> CollectionInfo:
 
 
 def accept_snapshot(collection_id: CollectionId, folder: Path, quota: Quota) -> CollectionInfo:
-    """Checks every row of the snapshot file in `folder` and sets its quota; raises InvalidArgument if it is damaged."""
+    """Checks every row of the snapshot file in `folder` and writes `quota` into it; returns its state.
+
+    Raises InvalidArgument if the file is damaged or no collection's, and storage errors for the disk.
+    """
     try:
         store = Store(collection_id, folder, _SNAPSHOT_READERS)
         try:
@@ -209,7 +212,9 @@ def store_migrated(store: Store, documents: Sequence[tuple[PendingDocument, Enco
 
 
 def swap_if_complete(writer: sqlite3.Connection, before: CollectionInfo) -> CollectionInfo | None:
-    """Replaces all chunks by the new ones within the caller's transaction; returns None if some are still missing."""
+    """Replaces all chunks by the migrated ones within the caller's transaction and returns the collection's next state;
+    returns None, and changes nothing, if a document is not migrated yet.
+    """
     if writer.execute(f"SELECT 1 {_PENDING} LIMIT 1").fetchone() is not None:
         return None
     fingerprint, dimensions = writer.execute("SELECT fingerprint, dimensions FROM next_model").fetchone()

@@ -93,7 +93,9 @@ class Store:
             yield from connections.read_all_chunks(reader)
 
     def find_unchanged(self, documents: Sequence[Document], recipes: Sequence[str], source: str) -> set[str]:
-        """Returns the ids of documents stored with equal content, and with the given recipe and source."""
+        """Returns the ids of documents stored with equal content, with the same source, and with their recipe in
+        `recipes`.
+        """
         found = set()
         with self.connections.reader() as reader:
             for document, recipe in zip(documents, recipes, strict=True):

@@ -52,7 +52,10 @@ def flywheel_of(config: Config, task: str) -> FlywheelConfig:
 
 
 async def build(config: Config, log: RequestLog | None, order: BuildOrder) -> WrittenDataSet:
-    """Builds a data set, without a request log from examples and teacher answers alone. Raises ConfigError."""
+    """Builds and writes a data set; without a request log, from examples and teacher answers alone.
+
+    Deletes stored answers of tenants that have withdrawn consent. Raises ConfigError, OSError or Unavailable.
+    """
     flywheel = flywheel_of(config, order.task)
     stored = await read_samples(log, config.tasks.learning, order.task) if log else NO_SAMPLES
     terms = ExtractionTerms(order.task, flywheel.teacher, flywheel.data.min_rating)
@@ -101,7 +104,7 @@ def _consent(config: Config, stored: StoredSamples) -> dict[str, Any]:
 def read_teacher_answers(file: Path, validators: Sequence[Named]) -> tuple[tuple[Row, ...], int]:
     """Reads JSON Lines of {"text", "answer"}; returns the rows that no validator refuses, and how many were refused.
 
-    Raises ConfigError.
+    Validators that need log-probabilities are skipped. Raises ConfigError for an invalid line, OSError for the file.
     """
     applicable = [validator for _, validator in validators if not validator.needs_logprobs]
     answers = list(_teacher_answers(file))

@@ -131,6 +131,8 @@ def split(
 ) -> DataSet:
     """Splits rows into training and held-out ones by prompt; a prompt stays on its side in every later version.
 
+    Keeps one row for each prompt, that of the best source, of equal ones the last.
+
     `evaluation_keys` are prompts that decide whether the adapter is promoted. They and prompts that differ from them
     only by numbers are dropped, since the adapter must not be trained on them.
     """
@@ -196,7 +198,10 @@ class WrittenDataSet:
 
 
 def write(data: DataSet, origin: Origin, root: Path) -> WrittenDataSet:
-    """Writes a data set to `root`/TASK/HASH; a folder with that content is left unchanged. Raises OSError."""
+    """Writes a data set to `root`/TASK/HASH, and names it in the file `root`/TASK/latest; raises OSError.
+
+    A folder with that content is left unchanged.
+    """
     files: Mapping[str, Sequence[Row | PreferencePair]] = {
         TRAIN: data.train,
         HELDOUT: data.heldout,

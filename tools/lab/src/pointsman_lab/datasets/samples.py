@@ -81,7 +81,7 @@ NO_SAMPLES = StoredSamples((), ())
 
 
 async def read_samples(log: RequestLog, learning: LearningConfig | None, task: str) -> StoredSamples:
-    """Reads a task's samples and deletes those whose tenant no longer consents.
+    """Reads a task's samples and deletes those whose tenant does not consent; anonymous ones are only left out.
 
     Does nothing if the configuration does not list the task for learning. Raises Unavailable.
     """

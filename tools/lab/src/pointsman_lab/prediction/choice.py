@@ -54,18 +54,23 @@ class PolicyResult:
 
 
 def choose(predicted: Array, expected_usd: Array, usd_per_wrong_answer: float | Array) -> Indices:
-    """Returns the path of each row as the policy `predicted` chooses it, at one price or one for each row."""
+    """Returns the path of each row, (rows,), as the policy `predicted` chooses it, at one price or one for each row.
+
+    The first two arguments are (rows, paths).
+    """
     price = np.reshape(usd_per_wrong_answer, (-1, 1))
     return np.asarray(np.argmax(predicted - expected_usd / price, axis=1))
 
 
 def best_single(scores: Array, usd: Array, usd_per_wrong_answer: float) -> int:
-    """Returns the path with the highest mean utility."""
+    """Returns the path with the highest mean utility; `scores` and `usd` are (rows, paths)."""
     return int(np.argmax(scores.mean(axis=0) - usd.mean(axis=0) / usd_per_wrong_answer))
 
 
 def measure_out_of_fold(outcomes: Outcomes, folds: Indices, prices: Sequence[float]) -> PolicyResult:
     """Measures the policy at the price of a wrong answer of each fold, against the best single path.
+
+    `folds` is the fold of each row, (rows,), `prices` the price of each fold.
 
     That is the path that is best on the other folds, or the one that is best in hindsight if this leaves less gain: if
     paths are alike, the first is too easy to beat, since what is best by chance elsewhere is worse here.
@@ -81,7 +86,7 @@ def measure_out_of_fold(outcomes: Outcomes, folds: Indices, prices: Sequence[flo
 
 
 def measure_policy(outcomes: Outcomes, prices: Array, fixed: Indices) -> PolicyResult:
-    """Measures the policy at the price of a wrong answer in each row, against a fixed path in each row."""
+    """Measures the policy at each row's price of a wrong answer, (rows,), against each row's fixed path, (rows,)."""
     rows, scores, usd = np.arange(len(prices)), outcomes.scores, outcomes.usd
     chosen = choose(outcomes.predicted, outcomes.expected_usd, prices)
     gains = scores[rows, chosen] - scores[rows, fixed] - (usd[rows, chosen] - usd[rows, fixed]) / prices
@@ -115,7 +120,7 @@ def prices_to_try(costs: Array) -> list[float]:
 def price_for_quality(outcomes: Outcomes, prices: Sequence[float], target: float) -> float:
     """Returns the lowest price of a wrong answer at which the choices reach the mean score `target`.
 
-    If none does, it is the price with the highest mean score.
+    `prices` are in ascending order. If none does, it is the price with the highest mean score.
     """
     rows = np.arange(len(outcomes.scores))
     reached = 0.0, prices[-1]

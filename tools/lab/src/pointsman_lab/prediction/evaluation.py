@@ -52,7 +52,10 @@ class Evaluation:
         return np.where(np.isnan(self.usd), self.mean_usd, self.usd)
 
     def with_rows(self, more: "Evaluation") -> "Evaluation":
-        """Returns both, with the paths and the costs of this one; of rows with the same text only this one's."""
+        """Returns both, with the paths and the costs of this one; of rows with the same text only this one's.
+
+        `more` must have all of these paths.
+        """
         at, texts = [more.paths.index(path) for path in self.paths], set(self.texts)
         new = [row for row, text in enumerate(more.texts) if text not in texts]
         return Evaluation(
@@ -114,7 +117,8 @@ def to_evaluation(
 
     Requests with the same text become one row with the mean of their ratings: copies would predict each other.
 
-    Raises ConfigError if there are fewer than two such paths, or if the cost of one is not known.
+    Raises ConfigError if there are fewer than two such paths, or if the cost of one is not known; `min_ratings` 0 takes
+    all paths, and checks no cost.
     """
     candidates, ratings = list(known), dict[str, list[list[float]]]()
     for request in requests:

@@ -123,7 +123,7 @@ def _ridge(centered: Array, values: Array) -> Array:
 
 
 def folds_of(count: int) -> NDArray[np.intp]:
-    """Assigns each row at random to one of the folds, the same for the same count."""
+    """Assigns each of `count` rows at random to a fold from 0 to FOLDS - 1, the same for the same `count`."""
     return np.asarray(np.random.default_rng(SEED).permutation(count) % FOLDS)
 
 

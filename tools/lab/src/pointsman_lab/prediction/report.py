@@ -51,7 +51,8 @@ class Target:
 def predict(evaluation: Evaluation, vectors: Array, encoder: str, target: Target) -> Report:
     """Returns the policy's options; the report fails if the policy is not better than the best single path.
 
-    Raises ConfigError if too few rows have scores of all paths to measure that.
+    `vectors` are the texts' embeddings, (rows, dimensions), and `encoder` is their model's fingerprint. Raises
+    ConfigError if too few rows have scores of all paths to measure that.
     """
     complete = evaluation.is_complete
     if complete.sum() < MIN_ROWS:

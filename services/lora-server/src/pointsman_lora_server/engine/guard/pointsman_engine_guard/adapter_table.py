@@ -72,7 +72,10 @@ class AdapterTable:
     """
 
     def __init__(self, models: Any, engine: Any, make_request: MakeRequest) -> None:
-        """Patches vLLM's OpenAIServingModels (`models`) and AsyncLLM (`engine`) so that requests are counted."""
+        """Patches vLLM's OpenAIServingModels (`models`) and AsyncLLM (`engine`) so that requests are counted.
+
+        Also removes the resolvers, by which vLLM would load adapters itself, and hides folders in GET /v1/models.
+        """
         self._models = models
         self._engine = engine
         self._make_request = make_request
