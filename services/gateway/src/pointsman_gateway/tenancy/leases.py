@@ -63,7 +63,9 @@ class LeasedLimit:
     )
 
     def __init__(self, name: str, limit: str, maximum: int, holder: str) -> None:
-        """Takes `name`, the key in Redis, the name of the `limit`, and `holder`, which identifies this lease."""
+        """Takes `name`, the key in Redis; `limit`, such as "tokens_per_minute", and its `maximum`; and `holder`, which
+        identifies this lease.
+        """
         self.name, self.limit, self.maximum, self.holder = name, limit, maximum, holder
         self.window = WINDOWS[limit]
         self.window_number = 0 if self.window is Window.NOW else -1
@@ -103,14 +105,18 @@ class LeasedLimit:
         return 1 - self.unspent / self.maximum if now < self.ends else 0.0
 
     def charge(self, amount: int, now: float) -> None:
-        """Takes the amount from the lease, even if less is free; after the window's end it counts in the next one."""
+        """Takes the amount from the lease, even if less is free; after the window's end, counts it in the next window
+        instead.
+        """
         if now >= self.ends:
             self.carried += amount
         else:
             self.free -= amount
 
     def is_refused(self, need: int, now: float) -> bool:
-        """Returns whether `need` is certainly not available: it exceeds the limit, or Redis has just reported so."""
+        """Returns whether `need` is certainly not available: it exceeds the whole limit, or Redis had less in the last
+        `REFUSAL_TTL_SECONDS`.
+        """
         return need > self.maximum or (now < self.refused_until and need >= self.refused_need)
 
     # -- exchange with Redis
