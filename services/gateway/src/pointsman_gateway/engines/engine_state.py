@@ -144,7 +144,9 @@ class EngineState:
             observer.on_report(self, before)
 
     def mark_evicted(self, version: str, reported: Engine) -> None:
-        """Removes a version that the engine has rejected, unless its state is newer than `reported`."""
+        """Records that the engine has rejected a version as not resident, unless its state has changed since
+        `reported`, or its adapters are configured.
+        """
         if self.engine is reported and not reported.has_fixed_adapters:
             self.update(reported.without_adapter(version))
 

@@ -130,9 +130,8 @@ class EngineConnection(asyncio.Protocol):
             self._transport.abort()
 
     def finish(self, then: Callable[[], None]) -> None:
-        """Discards the rest of the response, and calls `then` at its end.
-
-        If that takes over `FINISH_TIMEOUT_SECONDS`, the connection is closed instead.
+        """Discards the rest of the response, and calls `then` at its end, at once if it is complete. If that takes over
+        `FINISH_TIMEOUT_SECONDS`, the connection is closed, and `then` is not called.
         """
         self.on_event = None
         if self._pieces:

@@ -224,7 +224,9 @@ class CanaryReporter:
             await self.report()
 
     async def report(self) -> None:
-        """Reports outcomes to one reachable lora-server of each model: they share one registry."""
+        """Reports outcomes to one reachable lora-server of each model, since they share one registry; without one,
+        keeps them for the next report.
+        """
         outcomes = sorted(self._source.take(), key=lambda one: one.model)
         for model, of_model in groupby(outcomes, key=lambda one: one.model):
             await self._report(model, list(of_model))
