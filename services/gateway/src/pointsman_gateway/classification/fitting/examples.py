@@ -110,7 +110,9 @@ class Corpus:
         self._has_pair = self._pairs.astype(bool)
 
     def rarity(self, rows: Rows) -> Rarity:
-        """Returns the inverse document frequencies of all pieces and pairs over the texts `rows`."""
+        """Returns the inverse document frequencies of all pieces and pairs over the texts `rows`; 0 for those in fewer
+        than `MIN_TEXTS` of them.
+        """
         return Rarity(_rarity(self._has_piece[rows]), _rarity(self._has_pair[rows]))
 
     def pair_ratios(self, rows: Rows, y: NDArray[np.intp], tasks: int) -> NDArray[np.int8]:

@@ -81,9 +81,8 @@ def evaluate_stage(data: Examples, scores: OutOfFoldScores, logits: Floats, pair
 
 
 def best_static_share(data: Examples, static: Floats, encoder: Floats) -> float:
-    """Returns the best weight of the static stage's logits when they are blended with the encoder's.
-
-    Best means the lowest cross-entropy on the in-scope examples, after the temperature was fitted.
+    """Returns the best of `STATIC_SHARES`, weights of the static stage's logits when they are blended with the
+    encoder's. Best means the lowest cross-entropy on the in-scope examples, after the temperature was fitted.
     """
     y, inside = data.y[data.inside], data.inside
     return min(STATIC_SHARES, key=lambda share: fit_temperature(blend(static, encoder, share)[inside], y)[1])
