@@ -82,7 +82,9 @@ class Pricing:
         return _plain_prices(self._tables[model].standard.at(prompt_tokens))
 
     def highest_prices(self, model: str, request: Request, prompt_tokens: float) -> tuple[float, float] | None:
-        """Returns the highest prices that tokens of the request's prompt and answer can have; None if unknown."""
+        """Returns the highest prices, in picodollars, that a token of the request's prompt and one of its answer can
+        have; None if the model's prices are unknown.
+        """
         table = self._tables.get(model)
         return None if table is None else table.highest(request, prompt_tokens)
 
@@ -147,19 +149,23 @@ class Pricing:
         return count * self._embedding
 
     def training_usd(self, model: str, version: str) -> float:
-        """Returns the dollars that training an adapter version took; 0 if unknown, or training has no price."""
+        """Returns the dollars that the training of an adapter version cost; 0 if its duration is unknown, or training
+        has no price.
+        """
         terms = self._training
         if terms is None:
             return 0.0
         return self._training_seconds(model, version) * terms.usd_per_hour / SECONDS_PER_HOUR
 
     def training(self, model: str, version: str) -> int:
-        """Returns one request's share of the training cost."""
+        """Returns one request's share of the cost of training an adapter version, in picodollars; 0 if that
+        is unknown.
+        """
         terms = self._training
         return round(self.training_usd(model, version) / terms.expected_requests * PICODOLLARS) if terms else 0
 
     def training_usd_per_hour(self, model: str, version: str) -> float:
-        """Returns the cost of a version's training, divided by the hours that a version is expected to be used."""
+        """Returns the dollars of a version's training, divided by the hours that a version is expected to be used."""
         terms = self._training
         return self.training_usd(model, version) / (terms.expected_days * 24) if terms else 0.0
 
