@@ -135,7 +135,7 @@ async def read_body(
 
 
 class GatewayApp:
-    """The ASGI application around FastAPI: sets request ids, checks keys, limits bodies, and translates Azure's paths."""
+    """The ASGI application around FastAPI: sets request ids, checks keys, limits bodies, translates Azure's paths."""
 
     def __init__(
         self,
