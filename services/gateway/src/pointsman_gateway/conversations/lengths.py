@@ -30,7 +30,9 @@ class ConversationLengths:
             reached[:] = [count / 2 for count in reached]
 
     def requests_left(self, key: str, request: int) -> float:
-        """Returns the expected number of requests from request number `request` on, with it: the mean residual life."""
+        """Returns the expected number of requests until a conversation's end, request number `request` included: its
+        mean residual life by the earlier conversations of `key`.
+        """
         reached, number = self._reached.get(key), min(request, MAX_REQUESTS)
         following, here = PRIOR_CONVERSATIONS * PRIOR_REQUESTS, PRIOR_CONVERSATIONS
         if reached is not None:
