@@ -125,7 +125,9 @@ class CachingBackend:
         self._embed = embed
 
     async def call(self, request: Request, decision: Decision, prompt: Prompt) -> AnswerStream:
-        """Answers from the cache, or calls the inner backend and stores its answer; raises only the inner's errors."""
+        """Answers from the cache, or calls the inner backend, whose answer is stored in the background once the
+        validators have accepted it. Raises the inner backend's errors only.
+        """
         path = decision.path
         builder = self._keys.get(path.name)
         if builder is None:

@@ -160,7 +160,9 @@ class CacheStore:
         return found
 
     async def write(self, keys: CacheKeys, answer: str, ttl_seconds: int, vector: Vector | None) -> None:
-        """Stores an answer for `ttl_seconds`; with the question's vector, similar questions may use it, too."""
+        """Stores an answer (`CacheableAnswer.json`) for `ttl_seconds`; with the question's vector, similar questions
+        may use it, too. Beyond the tenant's size limit, deletes the answers that would expire next.
+        """
         partition = keys.partition if vector is not None else ""
         names = [
             _answer(keys.tenant, keys.exact),
