@@ -189,8 +189,9 @@ def task_thresholds(
 ) -> NDArray[np.float64]:
     """Returns the score below which the classifier abstains, (tasks,), so that each task reaches its target coverage.
 
-    A threshold is a weighted mean of the quantile of the task's own scores and that of all tasks, since few examples
-    make the first unreliable. Then all thresholds are shifted together to reach the target coverage overall.
+    `scores`, `y` (their tasks) and `predicted` are those of in-scope texts, (texts,). A threshold is a weighted mean of
+    the quantile of the task's own scores and that of all tasks, since few examples make the first unreliable. Then all
+    thresholds are shifted together to reach the target coverage overall.
     """
     thresholds = np.empty(len(target_coverages))
     for task, coverage in enumerate(target_coverages):

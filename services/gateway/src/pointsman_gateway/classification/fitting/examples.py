@@ -52,7 +52,9 @@ class Examples:
 def collect_examples(
     examples: Mapping[str, Sequence[str]], out_of_scope: Sequence[str], tokens: SpanTokenizer, seed: int
 ) -> Examples:
-    """Collects the training texts. Raises InvalidArgument unless there are two tasks or more, each with an example."""
+    """Collects the excerpts of the training texts that the classifier reads, and assigns them to folds at random, by
+    `seed`. Raises InvalidArgument unless there are two tasks or more, each with an example.
+    """
     tasks = tuple(sorted(examples))
     empty = [task for task in tasks if not examples[task]]
     if empty:
