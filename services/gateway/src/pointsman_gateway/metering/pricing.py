@@ -116,14 +116,18 @@ class Pricing:
         return f"cost unknown: model '{model}' lacks a price of {missing}" if missing else ""
 
     def surcharge(self, model: str, usage: Usage, parts: CostParts) -> int:
-        """Returns what an answer's tokens cost more than plain ones; negative if less."""
+        """Returns how many picodollars more than plain ones an answer's tokens cost, by its `parts`; negative if less,
+        0 if a price is unknown.
+        """
         if usage.details is None or UNPRICED in parts:
             return 0
         tokens = sum([amount for kind, amount in parts.items() if kind in TOKEN_COMPONENTS])
         return tokens - sum(self.parts(model, replace(usage, details=None)).values())
 
     def add_charges(self, parts: CostParts, model: str, messages: Iterable[Message]) -> None:
-        """Adds what the model's answer costs in addition to tokens, for the request and for each of its images."""
+        """Adds to `parts` what the model's answer costs in addition to tokens, for the request and for each image in
+        `messages`.
+        """
         if images := self.images(model, messages):
             parts["image"] = images
         if request := self.request(model):
@@ -133,7 +137,7 @@ class Pricing:
         return self._request_prices.get(model, 0)
 
     def images(self, model: str, messages: Iterable[Message]) -> int:
-        """Returns the cost of the images in a prompt, in addition to its tokens."""
+        """Returns the picodollars of the images in a prompt, in addition to its tokens."""
         price = self._image_prices.get(model, 0)
         return price * sum([len(image_parts(message)) for message in messages]) if price else 0
 
@@ -145,7 +149,7 @@ class Pricing:
         return count * self._search
 
     def embeddings(self, count: int) -> int:
-        """Returns the cost of embedding that many queries."""
+        """Returns the picodollars of embedding that many queries."""
         return count * self._embedding
 
     def training_usd(self, model: str, version: str) -> float:
@@ -215,7 +219,9 @@ class PathStatistics:
     def add(
         self, path: Path, own_tokens: int, usage: Usage, other_picodollars: int, prefill_seconds: float = 0.0
     ) -> None:
-        """Adds a complete answer; `own_tokens` are those of the request's own messages."""
+        """Adds a complete answer to its path's means; `own_tokens` are those of the request's own messages, and
+        `prefill_seconds` the time to the first token without the engine's queue.
+        """
         prompt, completion = usage.prompt_tokens, usage.completion_tokens
         cached = usage.cached_tokens / prompt if prompt else 0.0
         known, key = self._configured if path.fingerprint else self._named, (path.name, path.fingerprint)
