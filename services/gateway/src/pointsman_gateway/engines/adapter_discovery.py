@@ -122,7 +122,7 @@ class AdapterDiscovery:
     def __init__(
         self, engines: Engines, name: str, http: PooledPoster, metrics: EngineMetrics, interval_seconds: float
     ) -> None:
-        """Updates the state of the engine `name` in `engines`."""
+        """Takes the engine's `name` in `engines`, and the seconds between two polls."""
         self._engines = engines
         self._name = name
         self._http = http
