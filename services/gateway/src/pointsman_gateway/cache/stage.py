@@ -48,7 +48,9 @@ class CacheMetrics:
 
 
 class AnswerWriter:
-    """Stores answers in the background. Leaving its context waits for writes in progress, up to a timeout."""
+    """Stores answers in the background, at most `MAX_CONCURRENT_WRITES` at a time; drops further ones. Leaving its
+    context waits for writes in progress, up to a timeout.
+    """
 
     def __init__(self, store: CacheStore, metrics: CacheMetrics, storable: IsStorable = lambda text: True) -> None:
         """Takes `storable`, which says whether an answer's text may be stored unchanged; redaction may forbid it."""

@@ -51,7 +51,9 @@ class SimilarQuestions:
         return known.last if known else ""
 
     def update(self, partition: str, questions: Sequence[Question]) -> None:
-        """Adds questions to a partition, and keeps the newest `MAX_QUESTIONS`; known ones are ignored."""
+        """Adds to a partition the questions that are newer than its last, and keeps the newest `MAX_QUESTIONS` with
+        vectors of the same length as the last. Beyond `MAX_PARTITIONS`, drops the partition that was used longest ago.
+        """
         known = self._partitions.setdefault(partition, _Partition())
         self._partitions.move_to_end(partition)
         if len(self._partitions) > MAX_PARTITIONS:

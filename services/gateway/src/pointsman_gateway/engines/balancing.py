@@ -206,7 +206,7 @@ class Rings:
         """By the identity of the set, which is kept, so that no other one gets it."""
 
     def of(self, targets: Sequence[Target]) -> Ring | None:
-        """Returns the ring of the engines; None if they are at most `MAX_WEIGHED`."""
+        """Returns the ring of the engines, cached for this `targets` object; None if they are at most `MAX_WEIGHED`."""
         if len(targets) <= MAX_WEIGHED:
             return None
         known = self._rings.get(id(targets))

@@ -70,7 +70,9 @@ class Pool:
         self._clock = asyncio.get_running_loop().time
 
     def idle(self, origin: Origin) -> EngineConnection | None:
-        """Removes and returns an unused open connection to the origin; None if there is none."""
+        """Removes and returns an unused open connection to the origin, None if there is none; closes those that were
+        idle for too long.
+        """
         idle = self._idle.get(origin)
         oldest = self._clock() - self._max_idle_seconds
         while idle:

@@ -95,7 +95,7 @@ class LoraServer(Protocol):
         ...
 
     async def report(self, outcomes: Sequence[CanaryMetrics]) -> str:
-        """Sends canary outcomes: "sent", "refused", "lost" (may have arrived) or "kept" (did not arrive)."""
+        """Sends canary outcomes; returns "sent", "refused", "lost" (may have arrived) or "kept" (did not arrive)."""
         ...
 
 

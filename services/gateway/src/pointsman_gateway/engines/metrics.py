@@ -125,7 +125,9 @@ class EngineMetrics:
         self._retries.labels(engine, outcome).inc()
 
     def hedged(self, engine: str, outcome: str) -> None:
-        """Counts a hedge because `engine` was slow; `outcome` is "won", "lost", "failed" or "refused"."""
+        """Counts a hedge because `engine` was slow; `outcome` is "won" (the other engine answered first), "lost",
+        "failed" (both did) or "refused" (by the retry budget).
+        """
         self._hedges.labels(engine, outcome).inc()
 
     def loaded(self, engine: str, outcome: str) -> None:
