@@ -12,7 +12,9 @@ PRIOR_CONVERSATIONS, PRIOR_REQUESTS = 4.0, 3.0
 
 
 class ConversationLengths:
-    """Counts, for each key, how many of its conversations reached their first, second, ... request."""
+    """Counts, for each key, how many of its conversations reached their first, second, ... request. Beyond `MAX_KEYS`
+    keys, forgets the longest unused one; halves a key's counts when one exceeds `MAX_COUNT`.
+    """
 
     def __init__(self) -> None:
         self._reached: OrderedDict[str, list[float]] = OrderedDict()

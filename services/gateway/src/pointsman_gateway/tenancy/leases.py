@@ -122,9 +122,9 @@ class LeasedLimit:
     # -- exchange with Redis
 
     def report(self, need: int, waiting: int, gateways: int, now: float) -> LeaseReport:
-        """Returns the report for Redis, and gives back the part of the lease that exceeds the wish.
-
-        `need` is the amount that one request requires, `waiting` that of the other waiting requests.
+        """Returns the report for Redis, and gives back the part of the lease that exceeds the wish. `need` is the
+        amount that one request requires, `waiting` that of the other waiting requests; `gateways` share the limit;
+        `now` is on the monotonic clock.
         """
         spare = max(self.free, 0)
         fair_share = (self.left + spare) // (2 * gateways)
@@ -139,8 +139,7 @@ class LeasedLimit:
 
     def install(self, answer: list[int], report: LeaseReport, sent: float, now: float) -> None:
         """Applies the `answer` of Redis to `report`: window number, milliseconds to its end, held, left, unspent.
-
-        `sent` and `now` are local times: of the report and of the answer.
+        `sent` and `now` are on the monotonic clock: of the report and of the answer.
         """
         window, ends_in, held, self.left, self.unspent = answer
         if window == self.window_number:
