@@ -124,7 +124,7 @@ class Scale:
         return np.asarray(score)
 
     def score_one(self, logit: float, pairs: float, nearest: float, out_of_scope: float) -> float:
-        """Computes the score of one text; faster than `score` on arrays of one row."""
+        """Computes the score of one text by its four signals; faster than `score` on arrays of one row."""
         score = (
             (logit - self.logit.mean) / self.logit.spread
             + self.pairs_weight * (pairs - self.pairs.mean) / self.pairs.spread

@@ -154,7 +154,9 @@ class EngineState:
         return self.lora_server is not None and not self.lora_server.cooldown_left(version) and self.is_available
 
     def cool_down(self, seconds: float) -> None:
-        """Sends the engine no requests for `seconds`, because it has answered with a Retry-After."""
+        """Makes the engine unavailable for `seconds`, because it has answered with a Retry-After; a retired one stays
+        so for good.
+        """
         if not self.is_retired:
             self._cooldown_until = self.clock() + seconds
 

@@ -116,7 +116,7 @@ def fit_threshold(data: Examples, static: StageResults, encoder: StageResults) -
 
 
 def passes(threshold: CascadeThreshold, static: StageResults) -> NDArray[np.bool_]:
-    """Returns which texts the static stage decides, (texts,)."""
+    """Returns which texts the static stage decides, (texts,): those with at least the threshold's margin and score."""
     return (static.margin >= threshold.min_margin) & (static.score >= threshold.min_score)
 
 
