@@ -131,8 +131,8 @@ class Conversations:
         self.replace_path(request, step, decision)
 
     def replace_path(self, request: Request, step: ConversationStep, decision: Decision) -> None:
-        """Replaces the remembered path, because another one answers than was chosen; other gateways learn of it in the
-        background.
+        """Remembers that another path answers than was chosen. Other gateways learn of it in the background, if
+        `step.is_shared` or the path's adapter has a canary.
         """
         now, adapter = self._memory.now(), decision.path.resolved_adapter
         is_under_way = step.has_tools or step.kind in (Step.TURN, Step.TOOL_LOOP)

@@ -107,7 +107,9 @@ class Pool:
             del opening  # breaks the reference cycle: it holds the error, whose traceback holds this frame
 
     def release(self, origin: Origin, connection: EngineConnection) -> None:
-        """Takes back a connection, and keeps it for reuse if its response ends soon (`EngineConnection.finish`)."""
+        """Takes back a connection, and keeps it for reuse if its response ends soon; otherwise the connection is closed
+        (`EngineConnection.finish`).
+        """
         connection.finish(lambda: self._keep(origin, connection))
 
     def _keep(self, origin: Origin, connection: EngineConnection) -> None:
