@@ -81,7 +81,9 @@ class FreshnessMonitor:
         await run_periodically(self.measure, schedule, "measure the freshness of adapters")
 
     async def measure(self) -> None:
-        """Measures once the fraction of changed documents of each monitored version, that of its worst collection."""
+        """Measures once the fraction of changed documents of each monitored version, that of its worst collection, and
+        replaces the cache's content by the results. A version that cannot be measured keeps its previous fraction.
+        """
         monitored, found = self.monitored, dict[str, float]()
         if monitored.manifests is None:
             return

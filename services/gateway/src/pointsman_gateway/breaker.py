@@ -59,7 +59,9 @@ class Breaker:
         return self._changes
 
     def succeeded(self, entry: int, config: BreakerConfig) -> bool:
-        """Records a request's success; returns whether it closed the breaker."""
+        """Records the success of the request that got `entry`; returns whether it closed the breaker. If the breaker
+        has changed its state since `enter`, only `last_success` is set.
+        """
         self.last_success = now = self._clock()
         if entry != self._changes:
             return False
@@ -71,7 +73,9 @@ class Breaker:
         return True
 
     def failed(self, entry: int, config: BreakerConfig) -> bool:
-        """Records a request's failure; returns whether it opened the breaker."""
+        """Records the failure of the request that got `entry`; returns whether it opened the breaker. It counts for
+        nothing if the breaker has changed its state since `enter`, or `config` disables it.
+        """
         if entry != self._changes or not config.enabled:
             self.undecided(entry)
             return False

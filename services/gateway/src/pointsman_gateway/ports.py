@@ -145,9 +145,8 @@ class Reservation(Protocol):
         ...
 
     def settle(self, usage: Usage, usd: float | None, outcome: str) -> None:
-        """Charges what the request used, at its end and whatever its outcome; only the first call counts.
-
-        `usd` is None if the cost is unknown: then what was reserved is charged.
+        """Charges what the request used, at its end and whatever its outcome; only the first call counts. `usd` is None
+        if the cost is unknown: then what was reserved is charged. `outcome` is "ok", "cancelled" or an error's code.
         """
         ...
 
@@ -164,11 +163,13 @@ class Tenancy(Protocol):
         ...
 
     def enter_now(self, caller: Caller, tokens: int) -> Reservation | None:
-        """Reserves one request and `tokens`; None if `enter` has to be awaited. Raises ResourceExhausted."""
+        """Reserves one request, one stream and `tokens`; None if `enter` has to be awaited. Raises
+        ResourceExhausted.
+        """
         ...
 
     async def enter(self, caller: Caller, tokens: int) -> Reservation:
-        """Reserves one request and `tokens`; raises ResourceExhausted or Unavailable."""
+        """Reserves one request, one stream and `tokens`; raises ResourceExhausted or Unavailable."""
         ...
 
     def headers(self, caller: Caller) -> Mapping[str, str]:

@@ -16,7 +16,9 @@ from pointsman_gateway.settings import Settings
 
 @asynccontextmanager
 async def open_conversations(settings: Settings, state: RedisState) -> AsyncIterator[ConversationBook]:
-    """Opens the memory during the block; raises ConfigError if the Redis URL is invalid."""
+    """Yields the conversations' memory, and keeps it shared through Redis during the block if there is a Redis URL.
+    Raises ConfigError if that is invalid.
+    """
     memory = ConversationMemory(settings.conversation_ttl)
     if not settings.redis_url:
         yield ConversationBook(memory)

@@ -82,8 +82,7 @@ async def open_shadowing(
     registry: CollectorRegistry,
 ) -> AsyncIterator[ShadowWrappers]:
     """Runs shadow requests during the block; then those in progress are stopped, and their cost is stored in Redis.
-
-    `stages` returns the active ones.
+    `stages` returns the stages of the active configuration.
     """
     metrics, store = ShadowMetrics(registry), persistence.shadows
     budget = DailyBudget(store)

@@ -32,7 +32,9 @@ def compile_prompts(config: Config) -> "PromptTemplates | None":
 def build_strategy(
     config: StrategyConfig, templates: "PromptTemplates", whole: Config, models: LoadedModels | None, search: Search
 ) -> Strategy:
-    """Builds a prompt strategy; `models` is None if the configuration is only checked. Raises ValueError."""
+    """Builds a prompt strategy; `models` is None if the configuration is only checked. Raises ValueError if the
+    strategy's options cannot be used.
+    """
     tasks = [task for task, _ in config.resources.examples]
     examples = {task: whole.examples[task] for task in tasks}
     vectors = {task: models.vectors[task] if models else _zeros(len(rows)) for task, rows in examples.items()}

@@ -48,7 +48,9 @@ class CacheMetrics:
 
 
 class AnswerWriter:
-    """Stores answers in the background. Leaving its context waits for writes in progress, up to a timeout."""
+    """Stores answers in the background, at most `MAX_CONCURRENT_WRITES` at a time; drops further ones. Leaving its
+    context waits for writes in progress, up to a timeout.
+    """
 
     def __init__(self, store: CacheStore, metrics: CacheMetrics, storable: IsStorable = lambda text: True) -> None:
         """Takes `storable`, which says whether an answer's text may be stored unchanged; redaction may forbid it."""
@@ -125,7 +127,9 @@ class CachingBackend:
         self._embed = embed
 
     async def call(self, request: Request, decision: Decision, prompt: Prompt) -> AnswerStream:
-        """Answers from the cache, or calls the inner backend and stores its answer; raises only the inner's errors."""
+        """Answers from the cache, or calls the inner backend, whose answer is stored in the background once the
+        validators have accepted it. Raises the inner backend's errors only.
+        """
         path = decision.path
         builder = self._keys.get(path.name)
         if builder is None:

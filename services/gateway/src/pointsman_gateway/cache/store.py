@@ -51,7 +51,9 @@ class SimilarQuestions:
         return known.last if known else ""
 
     def update(self, partition: str, questions: Sequence[Question]) -> None:
-        """Adds questions to a partition, and keeps the newest `MAX_QUESTIONS`; known ones are ignored."""
+        """Adds to a partition the questions that are newer than its last, and keeps the newest `MAX_QUESTIONS` with
+        vectors of the same length as the last. Beyond `MAX_PARTITIONS`, drops the partition that was used longest ago.
+        """
         known = self._partitions.setdefault(partition, _Partition())
         self._partitions.move_to_end(partition)
         if len(self._partitions) > MAX_PARTITIONS:
@@ -160,7 +162,9 @@ class CacheStore:
         return found
 
     async def write(self, keys: CacheKeys, answer: str, ttl_seconds: int, vector: Vector | None) -> None:
-        """Stores an answer for `ttl_seconds`; with the question's vector, similar questions may use it, too."""
+        """Stores an answer (`CacheableAnswer.json`) for `ttl_seconds`; with the question's vector, similar questions
+        may use it, too. Beyond the tenant's size limit, deletes the answers that would expire next.
+        """
         partition = keys.partition if vector is not None else ""
         names = [
             _answer(keys.tenant, keys.exact),

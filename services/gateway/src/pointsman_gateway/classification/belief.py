@@ -98,16 +98,22 @@ class ForwardPass:
         self._starts = np.append(np.full(tasks, (1 - unknown) / tasks), unknown)
 
     def first(self, user: Scores, features: Scores) -> Scores:
-        """Returns the belief after the user's first turn, of which `user_features` are known."""
+        """Returns the belief after the user's first turn, whose probabilities by task are `user`, and whose `features`
+        are those of `user_features`.
+        """
         return _normalized(self._starts * self._of_user(user, features))
 
     def before_next(self, belief: Scores, assistant: Scores, features: Scores) -> Scores:
-        """Returns the belief after what the assistant said, of which `assistant_features` are known."""
+        """Returns the belief after an assistant's message, whose probabilities by task are `assistant`, and whose
+        `features` are those of `assistant_features`.
+        """
         weight = _softplus(features @ self._assistant_says) * features[..., 0]
         return _normalized(belief * _likelihood(assistant, weight, features[..., :2] @ self._assistant_unknown))
 
     def next(self, before: Scores, user: Scores, features: Scores) -> Scores:
-        """Returns the belief after a further turn of the user; `before` is what `before_next` has returned."""
+        """Returns the belief after a further turn of the user, with arguments as for `first`; `before` is what
+        `before_next` has returned.
+        """
         stay = _sigmoid(features @ self._stays)[..., None]
         return _normalized((stay * before + (1 - stay) * self._starts) * self._of_user(user, features))
 

@@ -47,7 +47,9 @@ class StageOutput:
 
 
 class StageScorer:
-    """Computes a stage's logits and, separately, its in-distribution scores: the logits alone may rule it out."""
+    """Computes a stage's logits and, separately, its in-distribution scores, which are not needed if the logits are too
+    close.
+    """
 
     def __init__(self, stage: StageParameters) -> None:
         self._weights = np.ascontiguousarray(stage.weights.T)

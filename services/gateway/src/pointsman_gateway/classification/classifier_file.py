@@ -108,7 +108,9 @@ def save(fitted: ClassifierModel, origin: FitOrigin, path: Path) -> None:
 
 
 def load(path: Path, expected: FitOrigin) -> ClassifierModel:
-    """Reads a classifier's file; raises FileNotFoundError, StaleClassifier or CorruptClassifier."""
+    """Reads a classifier's file. Raises FileNotFoundError, StaleClassifier if its origin is not `expected`, or
+    CorruptClassifier.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             content = {name: archive.read(name) for name in archive.namelist()}

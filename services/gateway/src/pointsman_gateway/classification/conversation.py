@@ -70,7 +70,9 @@ class Conversation:
         """None before the first reading."""
 
     async def label(self, turns: Sequence[Turn]) -> Labels:
-        """Classifies the last of `turns` (one or more, oldest first) in the light of the others."""
+        """Classifies the last of `turns` (one or more, oldest first) by what it says, and by the task of the turns
+        before it.
+        """
         last, said_before = turns[-1].text, turns[-1].said_before
         if len(turns) == 1:
             return await self._reader.read(last)

@@ -113,10 +113,9 @@ def _both_ends(items: list[Item]) -> list[Item]:
 
 
 def choose_parts(parts: Sequence[Part], glance: Glance) -> list[Part]:
-    """Returns the part that is most likely the user's words, followed by up to `MAX_RIVALS` others, best first.
-
-    The others have about as high a score, and another most probable task. The result is empty if no part has a known
-    word. `glance` scores a text.
+    """Returns the part that is most likely the user's words, followed by up to `MAX_RIVALS` others, best first. The
+    others score at most `MIN_LEAD` less, and have another most probable task. The result is empty if no part has a
+    known word. `glance` scores a text.
     """
     of_user = [part for part in parts if part.author is Author.USER and not _INSTRUCTION.search(part.text)]
     last = {part.label or number: part for number, part in enumerate(of_user)}  # of each label

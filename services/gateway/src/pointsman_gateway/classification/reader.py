@@ -92,9 +92,9 @@ class LanguageDetector:
         self._latin_only = not self._known & _OTHER_SCRIPTS
 
     def foreign(self, text: str) -> str:
-        """Returns the language code of a text that is in no known language; "" if it is, or if that is uncertain.
-
-        The result is also `NO_LANGUAGE` or `ANOTHER_SCRIPT`.
+        """Returns the language code of a text that is in no known language, `ANOTHER_SCRIPT` if only its script is
+        known, or `NO_LANGUAGE` without a letter or digit. Returns "" if the text is in a known language, or if that is
+        uncertain.
         """
         if not any(map(str.isalnum, text)):
             return NO_LANGUAGE

@@ -124,7 +124,7 @@ class Scale:
         return np.asarray(score)
 
     def score_one(self, logit: float, pairs: float, nearest: float, out_of_scope: float) -> float:
-        """Computes the score of one text; faster than `score` on arrays of one row."""
+        """Computes the score of one text by its four signals; faster than `score` on arrays of one row."""
         score = (
             (logit - self.logit.mean) / self.logit.spread
             + self.pairs_weight * (pairs - self.pairs.mean) / self.pairs.spread
@@ -189,8 +189,9 @@ def task_thresholds(
 ) -> NDArray[np.float64]:
     """Returns the score below which the classifier abstains, (tasks,), so that each task reaches its target coverage.
 
-    A threshold is a weighted mean of the quantile of the task's own scores and that of all tasks, since few examples
-    make the first unreliable. Then all thresholds are shifted together to reach the target coverage overall.
+    `scores`, `y` (their tasks) and `predicted` are those of in-scope texts, (texts,). A threshold is a weighted mean of
+    the quantile of the task's own scores and that of all tasks, since few examples make the first unreliable. Then all
+    thresholds are shifted together to reach the target coverage overall.
     """
     thresholds = np.empty(len(target_coverages))
     for task, coverage in enumerate(target_coverages):

@@ -77,7 +77,9 @@ def of_chat(
 
 
 def of_message(role: str, fields: Mapping[str, Any]) -> Iterator[GivenField]:
-    """Yields these fields of a message; `fields` are those in addition to role and content."""
+    """Yields the fields of a message that are not sent to every engine; `fields` are those in addition to role and
+    content.
+    """
     known = MESSAGE_FIELDS
     if role == "function":
         known |= {"name"}  # it is the call's id
@@ -98,7 +100,7 @@ def _of_part(part: Mapping[str, Any]) -> Iterator[GivenField]:
 
 
 def of_parameters(parameters: Mapping[str, Any]) -> Iterator[GivenField]:
-    """Yields these fields within the tools and the `response_format`."""
+    """Yields the fields within the tools and the `response_format` that are not sent to every engine."""
     tools = parameters.get("tools")
     for tool in tools if isinstance(tools, list) else ():
         function = tool.get("function") if isinstance(tool, Mapping) else None

@@ -22,7 +22,7 @@ ClaimValues = str | tuple[str, ...]
 
 
 def is_trusted_url(url: str) -> bool:
-    """Returns whether the URL uses TLS, or a loopback address."""
+    """Returns whether the URL is https, or http at a loopback address."""
     parts = urlsplit(url)
     return bool(parts.hostname) and (
         parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK)

@@ -84,7 +84,7 @@ def _model_of(name: str, paths: PathsFile) -> str:
 
 
 def judge_rejects(models: ModelsFile, paths: PathsFile, judge: JudgeConfig) -> frozenset[str]:
-    """Returns the request fields that an engine of the judge's model rejects."""
+    """Returns the request fields that any engine of the judge's model rejects."""
     model = _model_of(judge.model, paths)
     rejected = [engine.rejected_fields for engine in models.engines.values() if engine.model == model]
     return frozenset[str]().union(*rejected)

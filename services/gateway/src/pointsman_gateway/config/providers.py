@@ -108,9 +108,8 @@ class Provider(Strict):
     price_list: str = ""
 
     def resolve_url(self, url: str, options: Mapping[str, str]) -> str:
-        """Returns the base URL: an engine's own `url`, or if that is empty the provider's with its `options`.
-
-        Raises ValueError if an option is unknown or missing.
+        """Returns the base URL: an engine's own `url`, with the provider's path if it has none; or, if `url` is empty,
+        the provider's with its `options`. Raises ValueError if an option is unknown or missing.
         """
         for name in options:
             if name not in self.options:
@@ -128,8 +127,8 @@ class Provider(Strict):
 
     def api(self, model: str, options: Mapping[str, str], auth_header: str = "") -> EngineApi:
         """Returns the paths of URLs, headers and parameter names for a model; `model` is the provider's name of it.
-
-        `auth_header` is the header line with the API key, as `auth_header` returns it.
+        `options` fill the provider's `query`. `auth_header` is the header line with the API key, as `auth_header`
+        returns it.
         """
         query = self.query.format_map({**self.options, **options})
         prefix = self.prefix.format(model=quote(model, safe=""))

@@ -189,7 +189,9 @@ def to_path_views(
 def to_named_views(
     rows: Sequence[DecisionRow], configured: Iterable[str], figures: Mapping[str, PathFigures]
 ) -> list[PathView]:
-    """Returns the models and adapters that requests have named and that are not configured as paths."""
+    """Returns the models and adapters that requests have named and that are not configured as paths; those without
+    `figures` are left out.
+    """
     by_path = {row.path: row for row in rows if row.path in figures}
     return [
         PathView(path, by_path[path].kind, "", "", by_path[path].model, (), (), "", False, None, figures[path])

@@ -26,7 +26,7 @@ def has_tools(request: Request) -> bool:
 
 
 def is_in_tool_loop(messages: Sequence[Message]) -> bool:
-    """Returns whether results of tools follow the assistant's last message, or it is the last message of all."""
+    """Returns whether results of tools follow the assistant's last message, or that message is the last of all."""
     for message in reversed(messages):
         if message.role in TOOL_ROLES:
             return True

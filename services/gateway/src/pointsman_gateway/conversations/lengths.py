@@ -12,7 +12,9 @@ PRIOR_CONVERSATIONS, PRIOR_REQUESTS = 4.0, 3.0
 
 
 class ConversationLengths:
-    """Counts, for each key, how many of its conversations reached their first, second, ... request."""
+    """Counts, for each key, how many of its conversations reached their first, second, ... request. Beyond `MAX_KEYS`
+    keys, forgets the longest unused one; halves a key's counts when one exceeds `MAX_COUNT`.
+    """
 
     def __init__(self) -> None:
         self._reached: OrderedDict[str, list[float]] = OrderedDict()
@@ -30,7 +32,9 @@ class ConversationLengths:
             reached[:] = [count / 2 for count in reached]
 
     def requests_left(self, key: str, request: int) -> float:
-        """Returns the expected number of requests from request number `request` on, with it: the mean residual life."""
+        """Returns the expected number of requests until a conversation's end, request number `request` included: its
+        mean residual life by the earlier conversations of `key`.
+        """
         reached, number = self._reached.get(key), min(request, MAX_REQUESTS)
         following, here = PRIOR_CONVERSATIONS * PRIOR_REQUESTS, PRIOR_CONVERSATIONS
         if reached is not None:

@@ -124,12 +124,16 @@ class Conversations:
         return found_id, found, ()
 
     def remember(self, request: Request, step: ConversationStep, decision: Decision) -> None:
-        """Remembers the path of a decision, which is about to answer the request."""
+        """Remembers the path of a decision, which is about to answer the request, and counts the request for
+        `requests_left`.
+        """
         self._lengths.add(_key(request), step.answers + 1)
         self.replace_path(request, step, decision)
 
     def replace_path(self, request: Request, step: ConversationStep, decision: Decision) -> None:
-        """Replaces the remembered path, because another one answers than was chosen."""
+        """Remembers that another path answers than was chosen. Other gateways learn of it in the background, if
+        `step.is_shared` or the path's adapter has a canary.
+        """
         now, adapter = self._memory.now(), decision.path.resolved_adapter
         is_under_way = step.has_tools or step.kind in (Step.TURN, Step.TOOL_LOOP)
         kept = KeptPath(

@@ -63,7 +63,9 @@ Blocks = tuple[Block, ...]
 
 
 def move_texts(blocks: Blocks, move: Move) -> Blocks:
-    """Returns the blocks with the positions of their texts moved, because the message's text has changed."""
+    """Returns the blocks after their message's text has changed; `move` converts positions in the text to the
+    new ones.
+    """
     return tuple([replace(b, start=move(b.start), end=move(b.end)) if b.is_text else b for b in blocks])
 
 

@@ -57,7 +57,9 @@ class KeptPath:
     """The path before this one; None if the path has not changed."""
 
     def left_for(self, path: str) -> EarlierPath | None:
-        """Returns the `earlier` of the next request if `path` answers it."""
+        """Returns the path that the conversation has left once `path` answers the next request: this one if that
+        changes the path, else `earlier`.
+        """
         if not self.path or path == self.path:
             return self.earlier
         return EarlierPath(self.path, self.used_at, self.characters)

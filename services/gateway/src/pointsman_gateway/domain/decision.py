@@ -23,7 +23,9 @@ class Labels:
     """All tasks, most likely first; they add up to 1."""
     abstained: bool
     stage: str
-    """The stage that decided: "forced", "rule:NAME", "static", "encoder", "conversation", "language" or "no_tasks"."""
+    """The stage that decided: "forced", "rule:NAME", "static", "encoder", "conversation", "parts" (contradictory parts
+    of a text), "language" or "no_tasks".
+    """
     vector: Vector | None = None
     """The query's embedding, unit length; passed on so that it is computed only once."""
     margin: float = 0.0

@@ -58,7 +58,7 @@ class Scope:
         return None
 
     def allows(self, path: Path) -> bool:
-        """Returns whether the key may use the path for any task."""
+        """Returns whether the key may use the path for at least one task."""
         some_task = next(iter(self.tasks), "") if self.tasks is not None else ""
         return self.denial_reason(some_task, path) is None
 

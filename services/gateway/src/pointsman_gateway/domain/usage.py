@@ -117,7 +117,7 @@ class Usage:
 def detailed(
     prompt: int, completion: int, cached: int, details: TokenDetails, seconds: EngineSeconds | None = None
 ) -> Usage:
-    """Returns a usage in which the kinds have no more tokens than the count that includes them."""
+    """Returns a usage in which cached tokens and tokens of special kinds are cut to the count that includes them."""
     cached = min(cached, prompt)
     details = details.within(prompt - cached, completion)
     return Usage(prompt, completion, cached, seconds, None if details == NO_DETAILS else details)

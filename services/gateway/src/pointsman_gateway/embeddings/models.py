@@ -61,9 +61,9 @@ class RemoteEmbedder:
         self._http = http
 
     async def embed(self, inputs: EmbeddingRequest) -> EncodedEmbeddings:
-        """Sends the texts to the endpoint, and relays its response.
-
-        Raises InvalidArgument if it rejects them, Unavailable if it fails, or what `inputs.reserve` raises.
+        """Sends the texts to the endpoint, and relays its response. Raises InvalidArgument if it rejects them or the
+        request sets `overflow`, NotFound if it does not serve the model, Unavailable if it fails, or what
+        `inputs.reserve` raises.
         """
         endpoint = self._endpoint
         if inputs.overflow not in (None, "error"):

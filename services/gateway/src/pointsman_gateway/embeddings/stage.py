@@ -79,8 +79,7 @@ class Embedder(Protocol):
     """A model that computes embeddings."""
 
     async def embed(self, inputs: EmbeddingRequest) -> EncodedEmbeddings:
-        """Returns the texts' vectors, encoded for the response; raises InvalidArgument or Unavailable.
-
+        """Returns the texts' vectors, encoded for the response; raises InvalidArgument, NotFound or Unavailable.
         Cancelling the call stops the computation or the request to the provider.
         """
         ...

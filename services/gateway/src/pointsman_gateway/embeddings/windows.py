@@ -53,7 +53,9 @@ class WindowedAnswer:
         self._overflows: list[dict[str, Any]] = []
 
     def add(self, window: TextWindow, vector: Vector) -> None:
-        """Adds the vector of the next window; that of a whole text is written as it is, others are averaged."""
+        """Adds the vector of the next window. With `overflow` "mean", a text's vector is the mean of its windows',
+        weighted by their tokens and normalized; else it is the vector of its only window, unchanged.
+        """
         self.tokens += window.tokens
         self._tokens_of_text += window.tokens
         self._windows_of_text += 1

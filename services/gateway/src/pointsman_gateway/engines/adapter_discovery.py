@@ -51,7 +51,9 @@ class NotListed(Exception):
     """The engine's list of models cannot be read, or is not of the configured model."""
 
     def __init__(self, message: str, outcome: str, retry_after: float = 0.0) -> None:
-        """Takes `outcome`, the metric's label (such as "unreachable"), and `retry_after` in seconds, 0 if not given."""
+        """Takes `outcome`, the metric's label: "unreachable", "redirect", "rejected" (the key), "missing" (no such
+        list), "overloaded", "error", "invalid" or "other_model"; and `retry_after` in seconds, 0 if not given.
+        """
         super().__init__(message)
         self.outcome = outcome
         self.retry_after = retry_after
@@ -65,9 +67,8 @@ class DiscoveredAdapters:
 
 
 def find_adapters(models: Sequence[ListedModel], base: str, *, by_root: bool = False) -> DiscoveredAdapters:
-    """Returns the adapters of the base model `base`, and why some cannot be used; raises NotListed without the model.
-
-    With `by_root`, a model without a `parent` whose `root` is the base model's name is an adapter, too.
+    """Returns the adapters of the base model `base`, and why some cannot be used; raises NotListed if `base` is not
+    listed. With `by_root`, a model without a `parent` whose `root` is the base model's name is an adapter, too.
     """
     if by_root:
         models = [
@@ -121,7 +122,7 @@ class AdapterDiscovery:
     def __init__(
         self, engines: Engines, name: str, http: PooledPoster, metrics: EngineMetrics, interval_seconds: float
     ) -> None:
-        """Updates the state of the engine `name` in `engines`."""
+        """Takes the engine's `name` in `engines`, and the seconds between two polls."""
         self._engines = engines
         self._name = name
         self._http = http
@@ -132,7 +133,9 @@ class AdapterDiscovery:
         self._logged_unusable: Mapping[str, str] = {}
 
     async def watch(self) -> None:
-        """Polls every `interval_seconds` until cancelled. A Retry-After of the engine delays the next poll."""
+        """Polls every `interval_seconds` until cancelled. A Retry-After of the engine delays the next poll, by up to
+        `MAX_RETRY_AFTER_SECONDS`.
+        """
         while True:
             wait = 0.0
             try:
@@ -142,9 +145,9 @@ class AdapterDiscovery:
             await asyncio.sleep(max(wait, self._interval_seconds))
 
     async def poll(self) -> float:
-        """Reads the list once and updates the engine's state, also if that fails.
-
-        Returns the seconds that the engine asks to wait for by Retry-After, 0 if it does not.
+        """Reads the list once and updates the engine's state. If that fails, the state is kept, unless the engine was
+        never listed or serves another model: then it is not ready. Returns the seconds that the engine asks to wait for
+        by Retry-After, 0 if it does not.
         """
         before = self._engines.get(self._name)
         try:

@@ -101,9 +101,8 @@ class TargetQueue:
         spilled: SpillTargets | None = None,
         ring: Ring | None = None,
     ) -> None:
-        """Takes `bound`, times the mean load up to which an engine gets a request because of its cache.
-
-        `ring` has the same engines, if they are many.
+        """Takes `bound`: an engine gets a request because of its cache only while its load is below `bound` times the
+        mean. `ring` has the same engines, if they are many; None weighs each of them.
         """
         self._left = list(targets)
         available = (target for target in targets if target.state.is_available)
@@ -200,14 +199,14 @@ class TargetQueue:
 
 
 class Rings:
-    """The rings of the largest sets of engines; a set that has changed gets another one."""
+    """Caches the rings of up to `MAX_RINGS` large sets of engines; a set that has changed gets another ring."""
 
     def __init__(self) -> None:
         self._rings: OrderedDict[int, tuple[Sequence[Target], Ring]] = OrderedDict()
         """By the identity of the set, which is kept, so that no other one gets it."""
 
     def of(self, targets: Sequence[Target]) -> Ring | None:
-        """Returns the ring of the engines; None if they are few."""
+        """Returns the ring of the engines, cached for this `targets` object; None if they are at most `MAX_WEIGHED`."""
         if len(targets) <= MAX_WEIGHED:
             return None
         known = self._rings.get(id(targets))

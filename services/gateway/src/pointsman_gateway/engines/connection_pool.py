@@ -70,7 +70,9 @@ class Pool:
         self._clock = asyncio.get_running_loop().time
 
     def idle(self, origin: Origin) -> EngineConnection | None:
-        """Removes and returns an unused open connection to the origin; None if there is none."""
+        """Removes and returns an unused open connection to the origin, None if there is none; closes those that were
+        idle for too long.
+        """
         idle = self._idle.get(origin)
         oldest = self._clock() - self._max_idle_seconds
         while idle:
@@ -105,7 +107,9 @@ class Pool:
             del opening  # breaks the reference cycle: it holds the error, whose traceback holds this frame
 
     def release(self, origin: Origin, connection: EngineConnection) -> None:
-        """Takes back a connection, and keeps it for reuse if its response ends soon (`EngineConnection.finish`)."""
+        """Takes back a connection, and keeps it for reuse if its response ends soon; otherwise the connection is closed
+        (`EngineConnection.finish`).
+        """
         connection.finish(lambda: self._keep(origin, connection))
 
     def _keep(self, origin: Origin, connection: EngineConnection) -> None:

@@ -109,7 +109,9 @@ class EngineGroup:
             self.set_addresses(addresses)
 
     def set_addresses(self, addresses: Collection[str]) -> None:
-        """Adds and removes members, so that there is one for each address up to the maximum."""
+        """Adds and removes members, so that there is one for each address up to the maximum; calls `on_change` if any
+        did. Members that are removed finish their requests.
+        """
         removed = [address for address in self._members if address not in addresses]
         new = sorted(address for address in addresses if address not in self._members)
         free = self._max_members - len(self._members) + len(removed)

@@ -23,10 +23,9 @@ class EngineSettings:
     """Whether it sends anything that depends on the caller; if not, `with_caller` need not be called."""
 
     def with_caller(self, sampling: Sampling, caller: Caller, adapter: str) -> Sampling:
-        """Adds the caller's priority, and a cache salt by tenant, to the parameters (vLLM's names), as configured.
-
-        The salt also depends on the adapter's version, if there is one: the keys of some external KV caches leave it
-        out (vllm-project/vllm#44250), and would serve blocks that another adapter has computed.
+        """Returns the parameters with the caller's priority and a cache salt by tenant (vLLM's names), as far as
+        configured. The salt also depends on the adapter's version, if there is one: the keys of some external KV caches
+        leave it out (vllm-project/vllm#44250), and would serve blocks that another adapter has computed.
         """
         fields: dict[str, object] = {}
         if self.sends_priority and caller.priority:

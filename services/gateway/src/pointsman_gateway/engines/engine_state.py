@@ -95,7 +95,7 @@ class LoraServer(Protocol):
         ...
 
     async def report(self, outcomes: Sequence[CanaryMetrics]) -> str:
-        """Sends canary outcomes: "sent", "refused", "lost" (may have arrived) or "kept" (did not arrive)."""
+        """Sends canary outcomes; returns "sent", "refused", "lost" (may have arrived) or "kept" (did not arrive)."""
         ...
 
 
@@ -144,7 +144,9 @@ class EngineState:
             observer.on_report(self, before)
 
     def mark_evicted(self, version: str, reported: Engine) -> None:
-        """Removes a version that the engine has rejected, unless its state is newer than `reported`."""
+        """Records that the engine has rejected a version as not resident, unless its state has changed since
+        `reported`, or its adapters are configured.
+        """
         if self.engine is reported and not reported.has_fixed_adapters:
             self.update(reported.without_adapter(version))
 
@@ -152,7 +154,9 @@ class EngineState:
         return self.lora_server is not None and not self.lora_server.cooldown_left(version) and self.is_available
 
     def cool_down(self, seconds: float) -> None:
-        """Sends the engine no requests for `seconds`, because it has answered with a Retry-After."""
+        """Makes the engine unavailable for `seconds`, because it has answered with a Retry-After; a retired one stays
+        so for good.
+        """
         if not self.is_retired:
             self._cooldown_until = self.clock() + seconds
 

@@ -33,7 +33,9 @@ class Engines:
         settings: Mapping[str, EngineSettings] | None = None,
         aliases: Aliases | None = None,
     ) -> None:
-        """Takes engines, their settings (defaults for those without), and the shared table of aliases."""
+        """Takes engines, and their settings by name (defaults for those without). `aliases` is the table that all
+        configurations share; None makes one from what the engines report.
+        """
         self._settings = dict(settings or {})
         self._models: dict[str, ModelLookups] = {}
         self._states: tuple[EngineState, ...] = ()
@@ -181,9 +183,8 @@ class Engines:
         return self._refusal(path, version, serving).reason
 
     def targets(self, path: Path) -> Sequence[Target]:
-        """Returns the engines that may answer along `path`, of which at least one is available now.
-
-        Raises Unavailable if none is.
+        """Returns the engines that may answer along `path`, of which at least one is available now. Raises NotResident
+        if no engine holds the adapter, or another Unavailable if none is available.
         """
         version = self.version_of(path) if path.adapter else ""
         serving = self._serving(path.model, version)

@@ -150,7 +150,9 @@ class Hedging:
         self._metrics = metrics
 
     async def call(self, target: Target, others: TargetQueue, request: CompletionRequest) -> AnswerStream:
-        """Returns the answer of the first engine to answer; raises the error of the engine that failed last."""
+        """Calls `target`, and if no chunk has arrived after a delay, and the retry budget allows it, one of `others`,
+        too. Returns the answer that begins first; raises the last error if all fail.
+        """
         is_probe = not target.state.breaker.closed
         delay = self._after if not is_probe else min(PROBE_SECONDS, self._after or PROBE_SECONDS)
         if delay is None or not others.any_left:

@@ -67,7 +67,9 @@ class EngineConnection(asyncio.Protocol):
     # -- called by the request
 
     def post(self, head: bytes, body: bytes) -> None:
-        """Sends a request; adds the content length to its `head`. Raises ConnectionFailed if the connection is lost."""
+        """Sends a POST, and adds the content length to its `head`, which ends with a header line. Raises
+        ConnectionFailed if the connection is lost.
+        """
         if self._pieces:
             self.read()  # drops what arrived after the previous response
         self.status, self.is_complete = 0, False
@@ -130,9 +132,8 @@ class EngineConnection(asyncio.Protocol):
             self._transport.abort()
 
     def finish(self, then: Callable[[], None]) -> None:
-        """Discards the rest of the response, and calls `then` at its end.
-
-        If that takes over `FINISH_TIMEOUT_SECONDS`, the connection is closed instead.
+        """Discards the rest of the response, and calls `then` at its end, at once if it is complete. If that takes over
+        `FINISH_TIMEOUT_SECONDS`, the connection is closed, and `then` is not called.
         """
         self.on_event = None
         if self._pieces:

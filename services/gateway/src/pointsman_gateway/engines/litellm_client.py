@@ -39,7 +39,9 @@ _encode = msgspec.json.Encoder().encode
 
 
 def load_litellm() -> Any:
-    """Imports LiteLLM's SDK, which takes seconds; raises ConfigError if it is not installed."""
+    """Imports LiteLLM's SDK, which takes seconds, with environment variables that keep it from downloading prices.
+    Raises ConfigError if it is not installed.
+    """
     # Otherwise its import downloads a list of prices, and reads a file .env.
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     os.environ.setdefault("LITELLM_MODE", "PRODUCTION")

@@ -101,7 +101,9 @@ class ModelLookups:
         self._refresh(state, self._held(state.engine))
 
     def on_report(self, state: EngineState, before: Engine) -> None:
-        """Applies a report: only lookups of versions that the engine has got or lost change."""
+        """Updates the lookups after a report has changed an engine from `before`: only those of versions that it has
+        got or lost.
+        """
         engine = state.engine
         if engine.catalog is not before.catalog:
             self._catalogs[engine.catalog] += 1

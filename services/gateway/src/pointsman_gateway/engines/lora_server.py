@@ -89,9 +89,8 @@ class LoraServerClient:
         return dict(adapter.facts)
 
     async def ensure(self, version: str, seconds: float) -> None:
-        """Loads a version within `seconds`; raises Unavailable. Calls for one version share one load.
-
-        Cancelling a call does not stop the load, because others may wait for it.
+        """Loads a version within `seconds`; raises Unavailable. Calls for one version share one load, with the first
+        call's time. Cancelling a call does not stop the load, because others may wait for it.
         """
         load = self._loads.get(version)
         if load is None:

@@ -125,7 +125,9 @@ class EngineMetrics:
         self._retries.labels(engine, outcome).inc()
 
     def hedged(self, engine: str, outcome: str) -> None:
-        """Counts a hedge because `engine` was slow; `outcome` is "won", "lost", "failed" or "refused"."""
+        """Counts a hedge because `engine` was slow; `outcome` is "won" (the other engine answered first), "lost",
+        "failed" (both did) or "refused" (by the retry budget).
+        """
         self._hedges.labels(engine, outcome).inc()
 
     def loaded(self, engine: str, outcome: str) -> None:
@@ -224,7 +226,9 @@ class CanaryReporter:
             await self.report()
 
     async def report(self) -> None:
-        """Reports outcomes to one reachable lora-server of each model: they share one registry."""
+        """Reports outcomes to one reachable lora-server of each model, since they share one registry; without one,
+        keeps them for the next report.
+        """
         outcomes = sorted(self._source.take(), key=lambda one: one.model)
         for model, of_model in groupby(outcomes, key=lambda one: one.model):
             await self._report(model, list(of_model))

@@ -88,7 +88,9 @@ class Templates(Protocol):
         ...
 
     def try_out(self, name: str, **values: Any) -> None:
-        """Renders a prompt file with sample values, to find an unknown variable when the configuration is loaded."""
+        """Renders a prompt file with sample values when the configuration is loaded; raises ConfigError if that fails,
+        as for an unknown variable.
+        """
         ...
 
 
@@ -114,7 +116,9 @@ class Search(Protocol):
     """Finds passages of a collection for a text and its vector."""
 
     async def search(self, collection: str, query: str, vector: Vector | None, top_k: int, deadline: float) -> Found:
-        """Searches a collection; `deadline` is on the event loop's clock. Raises PointsmanError."""
+        """Searches a collection; `vector` is the query's, None if it is not known, and `deadline` is on the event
+        loop's clock. Raises PointsmanError.
+        """
         ...
 
 

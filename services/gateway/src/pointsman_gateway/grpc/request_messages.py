@@ -42,7 +42,9 @@ def to_request(
     arrived: float,
     as_a_whole: bool,
 ) -> Request:
-    """Converts a message to a request; raises InvalidArgument."""
+    """Converts a message to a request; raises InvalidArgument. `deadline` is on the event loop's clock, `cache` the
+    cache mode, and `arrived` is of `perf_counter`.
+    """
     found: set[GivenField] = set()
     messages, media = _messages(request.messages, found)
     sampling = _sampling(request.sampling) if request.HasField("sampling") else _DEFAULT_SAMPLING

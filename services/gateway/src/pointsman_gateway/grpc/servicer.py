@@ -127,9 +127,9 @@ class Authentication:
         self._tenancy = tenancy
 
     async def admit(self, method: str, context: Context) -> str:
-        """Identifies the caller and returns its tenant; otherwise aborts the call with the status of the error.
-
-        That is UNAUTHENTICATED for a bad key, PERMISSION_DENIED, or UNAVAILABLE.
+        """Identifies the caller, stores it in `authenticated_caller`, and returns its tenant. Otherwise records the
+        rejection if `method` is in `OPERATIONS`, and aborts the call with the error's status: UNAUTHENTICATED for a bad
+        key, PERMISSION_DENIED, or UNAVAILABLE.
         """
         arrived = time.perf_counter()
         operation = OPERATIONS.get(method)

@@ -132,7 +132,9 @@ def build_api(dependencies: HttpDependencies) -> FastAPI:
 
 
 def build_metrics_app(dependencies: HttpDependencies) -> ASGIApp:
-    """Builds an application with metrics, schema and health checks only, for a port that API clients cannot reach."""
+    """Builds an application with metrics, the OpenAPI schema and health checks only, for a port of its own; it needs no
+    key.
+    """
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     app.state.dependencies = dependencies
     app.get("/healthz")(routes.live)

@@ -1,7 +1,6 @@
-"""The outermost ASGI application: sets the request id, checks the key before the body is read, and limits the body.
-
-Paths of Azure's API become those of OpenAI's. Chat completions go straight to their handler; all other routes go
-through FastAPI.
+"""The ASGI application around FastAPI: sets the request id, checks the key before the body is read, and limits the
+body. Paths of Azure's API become those of OpenAI's. Dialects with a `DirectReading` go straight to their handler; all
+other routes go through FastAPI. CORS and tracing are layers around this application.
 """
 
 import re
@@ -136,7 +135,7 @@ async def read_body(
 
 
 class GatewayApp:
-    """The outermost ASGI application, which checks keys and limits bodies."""
+    """The ASGI application around FastAPI: sets request ids, checks keys, limits bodies, translates Azure's paths."""
 
     def __init__(
         self,

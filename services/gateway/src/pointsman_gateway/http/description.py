@@ -37,7 +37,7 @@ class SchemaPage:
 
 
 def add_description(app: FastAPI, describe: Callable[[], dict[str, Any]]) -> None:
-    """Adds the routes to an application; `describe` returns the OpenAPI schema."""
+    """Adds `/metrics`, `/openapi.json` and `/docs` to an application; `describe` returns the OpenAPI schema."""
     app.state.metrics_pages = MetricsPages(lambda format: app.state.dependencies.build_metrics_page(format))
     app.state.schema_page = SchemaPage(describe)
     app.get("/metrics")(metrics)

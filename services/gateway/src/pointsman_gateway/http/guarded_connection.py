@@ -227,7 +227,9 @@ class GuardedConnection(HttpToolsProtocol):
     # -- called by the server
 
     def check_timeouts(self, now: float) -> None:
-        """Closes the connection if its client is too slow; `now` is the event loop's time."""
+        """Closes the connection if its client is too slow, with an answer of status 408 if a request is incomplete;
+        `now` is the event loop's time.
+        """
         if now > self._read_deadline:
             self._limits.on_rejection("reads_nothing")
             self.transport.abort()

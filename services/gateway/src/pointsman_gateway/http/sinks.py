@@ -119,7 +119,9 @@ class ConnectionSink(HttpSink):
     # -- called by the connection
 
     def pause(self) -> None:
-        """Pauses the run, since the client has stopped reading; cancels it with AnswerNotRead after the deadline."""
+        """Pauses the run, since the client has stopped reading; unless `resume` is called, cancels it with
+        AnswerNotRead `UNREAD_SECONDS` after the request's deadline.
+        """
         run = self.run
         if run is not None:
             run.pause()

@@ -12,7 +12,9 @@ UNTRACED_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
 
 
 class TracingApp:
-    """An ASGI application that wraps another one and records a span for each request."""
+    """An ASGI application that wraps another one and records a span for each HTTP request, except those to
+    `UNTRACED_PATHS`.
+    """
 
     def __init__(self, app: ASGIApp, spans: Spans, routes: Collection[str]) -> None:
         """Takes the paths that spans may name; any other path is arbitrary text from the client."""

@@ -61,7 +61,9 @@ class MetricsAggregator:
     def set_label_values(
         self, labels: tuple[Collection[str], Collection[str]], names: tuple[Mapping[str, str], set[str], list[str]]
     ) -> None:
-        """Sets the label values of a new configuration, as described at `GatewayMetrics` and `GenAiMetrics`."""
+        """Sets the label values of a new configuration, after adding pending receipts. `labels` and `names` are the
+        arguments of `set_label_values` of `GatewayMetrics` and of `GenAiMetrics`.
+        """
         self.flush()
         self._batches.clear()
         self._unused_batches.clear()

@@ -84,10 +84,10 @@ class PathAttempt:
     def set_answer(
         self, model: str, cached: str = "", hedged: int = 0, loading_seconds: float = 0.0, embeddings: int = 0
     ) -> None:
-        """Records that the answer has begun, or was found in the cache.
+        """Records that the answer has begun, or was found in the cache (`cached`: "exact" or "semantic", else empty).
 
         `hedged` is the number of other engines that got the same prompt and were cancelled before they answered.
-        `embeddings` were computed to look the request up in the cache.
+        `embeddings` were computed to look the request up in the cache, `loading_seconds` spent on loading the adapter.
         """
         self.model = model
         if cached or hedged or loading_seconds or embeddings:

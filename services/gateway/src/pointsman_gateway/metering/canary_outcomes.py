@@ -86,7 +86,9 @@ class CanaryOutcomes:
         ]
 
     def give_back(self, unreported: Sequence[CanaryMetrics]) -> None:
-        """Adds counts that could not be reported to those that have been counted since."""
+        """Adds counts that could not be reported to those that have been counted since; beyond `MAX_VERSIONS` versions,
+        they are dropped.
+        """
         for one in unreported:
             counts = self._counts_of((one.model, one.alias, one.revision, one.version))
             if counts is None:

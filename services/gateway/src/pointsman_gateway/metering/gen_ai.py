@@ -100,7 +100,7 @@ class GenAiMetrics:
         yield "completion_tokens", series.output
 
     def observe_call(self, operation: Operation, model: str, outcome: str, seconds: float) -> None:
-        """Observes one call of an engine; `model` is the engine's name for it."""
+        """Observes one call of an engine; `model` is the engine's name for it, `outcome` "ok" or an error's code."""
         series = self._client_series_of(operation, model)
         durations = series.durations if outcome == OK else self._operations.series(*series.labels, outcome)
         durations.observe(seconds, sampled_trace_id())
@@ -112,7 +112,9 @@ class GenAiMetrics:
         series.output.observe(usage.completion_tokens)
 
     def observe_embedding(self, model: str, outcome: str, seconds: float) -> None:
-        """Observes a request for embeddings; `model` is the model's name in the configuration."""
+        """Observes a request for embeddings; `model` is the name in the configuration, `outcome` "ok" or an error's
+        code.
+        """
         error = "" if outcome == OK else outcome
         self._durations.series("embeddings", POINTSMAN, model, model, error).observe(seconds, sampled_trace_id())
 

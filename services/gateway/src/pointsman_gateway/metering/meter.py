@@ -198,7 +198,9 @@ class Meter:
         return self._answering
 
     def finish(self, outcome: str, error: PointsmanError | None = None) -> Receipt | UndecidedReceipt:
-        """Writes, counts and returns the receipt; `error` is what the caller gets, if anything."""
+        """Writes, counts and returns the receipt, an UndecidedReceipt if there was no decision. `outcome` is "ok",
+        "cancelled" or an error's code; `error` is what the caller gets, if anything.
+        """
         fault = NO_FAULT
         if outcome != OK:
             fault, outcome = fault_of(outcome, error), outcome_of(outcome)

@@ -63,7 +63,9 @@ class PriceTable:
         return ", ".join(kind for kind in usage.by_kind() if kind not in prices and kind != "reasoning")
 
     def highest(self, request: Request, prompt_tokens: float) -> tuple[float, float]:
-        """Returns the highest prices that tokens of a request's prompt and of its answer can have."""
+        """Returns the highest prices, in picodollars, that a token of a request's prompt and one of its answer can
+        have.
+        """
         named = requested_tier(request)
         tiers = self._tiers.values() if named == ANY_TIER else (self.standard, self._tiers.get(named, self.standard))
         prices = [tier.at(prompt_tokens) for tier in tiers]
@@ -72,7 +74,7 @@ class PriceTable:
         return prompt, completion
 
     def parts(self, usage: Usage) -> CostParts | None:
-        """Returns the cost of each kind of tokens; None if a price is missing."""
+        """Returns the picodollars of each kind of tokens; None if a price is missing."""
         tier = self._tiers.get(usage.details.service_tier if usage.details is not None else "")
         if tier is None:
             return None

@@ -82,7 +82,9 @@ class Pricing:
         return _plain_prices(self._tables[model].standard.at(prompt_tokens))
 
     def highest_prices(self, model: str, request: Request, prompt_tokens: float) -> tuple[float, float] | None:
-        """Returns the highest prices that tokens of the request's prompt and answer can have; None if unknown."""
+        """Returns the highest prices, in picodollars, that a token of the request's prompt and one of its answer can
+        have; None if the model's prices are unknown.
+        """
         table = self._tables.get(model)
         return None if table is None else table.highest(request, prompt_tokens)
 
@@ -114,14 +116,18 @@ class Pricing:
         return f"cost unknown: model '{model}' lacks a price of {missing}" if missing else ""
 
     def surcharge(self, model: str, usage: Usage, parts: CostParts) -> int:
-        """Returns what an answer's tokens cost more than plain ones; negative if less."""
+        """Returns how many picodollars more than plain ones an answer's tokens cost, by its `parts`; negative if less,
+        0 if a price is unknown.
+        """
         if usage.details is None or UNPRICED in parts:
             return 0
         tokens = sum([amount for kind, amount in parts.items() if kind in TOKEN_COMPONENTS])
         return tokens - sum(self.parts(model, replace(usage, details=None)).values())
 
     def add_charges(self, parts: CostParts, model: str, messages: Iterable[Message]) -> None:
-        """Adds what the model's answer costs in addition to tokens, for the request and for each of its images."""
+        """Adds to `parts` what the model's answer costs in addition to tokens, for the request and for each image in
+        `messages`.
+        """
         if images := self.images(model, messages):
             parts["image"] = images
         if request := self.request(model):
@@ -131,7 +137,7 @@ class Pricing:
         return self._request_prices.get(model, 0)
 
     def images(self, model: str, messages: Iterable[Message]) -> int:
-        """Returns the cost of the images in a prompt, in addition to its tokens."""
+        """Returns the picodollars of the images in a prompt, in addition to its tokens."""
         price = self._image_prices.get(model, 0)
         return price * sum([len(image_parts(message)) for message in messages]) if price else 0
 
@@ -143,23 +149,27 @@ class Pricing:
         return count * self._search
 
     def embeddings(self, count: int) -> int:
-        """Returns the cost of embedding that many queries."""
+        """Returns the picodollars of embedding that many queries."""
         return count * self._embedding
 
     def training_usd(self, model: str, version: str) -> float:
-        """Returns the dollars that training an adapter version took; 0 if unknown, or training has no price."""
+        """Returns the dollars that the training of an adapter version cost; 0 if its duration is unknown, or training
+        has no price.
+        """
         terms = self._training
         if terms is None:
             return 0.0
         return self._training_seconds(model, version) * terms.usd_per_hour / SECONDS_PER_HOUR
 
     def training(self, model: str, version: str) -> int:
-        """Returns one request's share of the training cost."""
+        """Returns one request's share of the cost of training an adapter version, in picodollars; 0 if that
+        is unknown.
+        """
         terms = self._training
         return round(self.training_usd(model, version) / terms.expected_requests * PICODOLLARS) if terms else 0
 
     def training_usd_per_hour(self, model: str, version: str) -> float:
-        """Returns the cost of a version's training, divided by the hours that a version is expected to be used."""
+        """Returns the dollars of a version's training, divided by the hours that a version is expected to be used."""
         terms = self._training
         return self.training_usd(model, version) / (terms.expected_days * 24) if terms else 0.0
 
@@ -209,7 +219,9 @@ class PathStatistics:
     def add(
         self, path: Path, own_tokens: int, usage: Usage, other_picodollars: int, prefill_seconds: float = 0.0
     ) -> None:
-        """Adds a complete answer; `own_tokens` are those of the request's own messages."""
+        """Adds a complete answer to its path's means; `own_tokens` are those of the request's own messages, and
+        `prefill_seconds` the time to the first token without the engine's queue.
+        """
         prompt, completion = usage.prompt_tokens, usage.completion_tokens
         cached = usage.cached_tokens / prompt if prompt else 0.0
         known, key = self._configured if path.fingerprint else self._named, (path.name, path.fingerprint)

@@ -182,7 +182,9 @@ class GatewayMetrics:
             series.add([numbers[column]])
 
     def count_token_details(self, receipt: Receipt, details: TokenDetails) -> None:
-        """Counts the tokens of special kinds at once, since few receipts have any; an answer of the cache has none."""
+        """Counts the tokens of special kinds, and the cost of estimated tokens, at once, since few receipts have any;
+        an answer of the cache has none.
+        """
         path = receipt.decision.path
         labels = (self._path(path), path.kind.value, self._task(receipt.decision.task))
         for kind in TOKEN_KINDS:

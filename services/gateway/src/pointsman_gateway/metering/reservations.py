@@ -11,9 +11,8 @@ ANY_TIER = "auto"
 
 
 def possible_prompt_kinds(request: Request) -> Set[str]:
-    """Returns the kinds of its prompt's tokens.
-
-    Some providers write to their caches unasked, for the usual time; for an hour only if they are asked to.
+    """Returns the kinds that tokens of the request's prompt can have. Some providers write to their caches unasked, for
+    the usual time; for an hour only if they are asked to.
     """
     kinds = {kind for media, kind in _MEDIA_KINDS.items() if media in request.media}
     kinds |= {"prompt", "cached", "cache_write"}

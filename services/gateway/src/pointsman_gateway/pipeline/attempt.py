@@ -157,7 +157,9 @@ class Attempt:
             self._attach(sink)
 
     def complete(self) -> None:
-        """Runs the validators on the complete answer. Idempotent."""
+        """Runs the validators on the complete answer and, if none refuses it, calls the answer's `accepted`.
+        Idempotent.
+        """
         if self.is_complete:
             return
         self.is_complete = True

@@ -104,7 +104,7 @@ class Verdicts:
         self._found: dict[tuple[str, str], set[str]] = {}
 
     def add(self, guardrail: str, hook: Hook, ruling: str, found: Iterable[str] = ()) -> GuardrailVerdict:
-        """Adds the verdict on one check, and returns it."""
+        """Adds the verdict on one check, and returns it; `ruling` is one of `GUARDRAIL_RULINGS`."""
         key, found = (guardrail, hook), tuple(sorted(set(found)))
         self._rulings[key] = max(self._rulings.get(key, ruling), ruling, key=GUARDRAIL_RULINGS.index)
         self._found.setdefault(key, set()).update(found)
@@ -213,10 +213,9 @@ def redact(text: str, spans: Iterable[Span], start: int = 0) -> str:
 
 
 def map_texts(value: Any, visit: Visit, at: tuple[Any, ...] = (), not_text: NotText = NOT_TEXT_IN_ANSWERS) -> Any:
-    """Returns a copy of decoded JSON in which each non-empty text is replaced by `visit(path, text)`.
-
-    `at` is the path of `value` itself; `not_text` names the fields that are left as they are. Errors of `visit` are
-    raised.
+    """Returns a copy of decoded JSON in which each non-empty text is replaced by `visit(path, text)`; tuples become
+    lists. `at` is the path of `value` itself; `not_text` names the fields that are left as they are. Errors of `visit`
+    are raised.
     """
     if isinstance(value, str):
         return visit(at, value) if value else value

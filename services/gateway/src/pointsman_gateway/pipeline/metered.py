@@ -63,7 +63,9 @@ class MeteredRequest:
 
 
 async def reserve(tenancy: Tenancy, request: Request, tokens: int) -> Reservation:
-    """Reserves one request and `tokens`; raises Unavailable, or ResourceExhausted with the headers of the limits."""
+    """Reserves one request, one stream and `tokens` of the caller's limits. Raises Unavailable, or ResourceExhausted
+    with the headers of the limits.
+    """
     try:
         return tenancy.enter_now(request.caller, tokens) or await tenancy.enter(request.caller, tokens)
     except ResourceExhausted as error:

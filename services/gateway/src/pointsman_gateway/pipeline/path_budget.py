@@ -12,9 +12,9 @@ from pointsman_gateway.ports import Reservation
 async def reserve_cost(
     decision: Decision, request: Request, reservation: Reservation, costs: CostEstimator
 ) -> tuple[Decision, float]:
-    """Reserves the cost of the request's first path; returns the decision for it, and the dollars that are reserved.
-
-    Raises ResourceExhausted.
+    """Reserves the cost of the decision's path or, if the budget does not allow that, of its first alternative that it
+    allows. Returns the decision for the path, and the dollars that are reserved. Raises ResourceExhausted if no path is
+    allowed, or Unavailable.
     """
     while True:
         usd = _cost_to_reserve(decision, request, reservation, costs)
@@ -32,9 +32,8 @@ async def reserve_cost(
 async def reserve_later_cost(
     decision: Decision, request: Request, reservation: Reservation, costs: CostEstimator, reserved_usd: float
 ) -> tuple[Decision, float]:
-    """Reserves the cost of a later path like `reserve_cost`: only what exceeds `reserved_usd`.
-
-    Returns the decision, and the dollars that are reserved now. Raises ResourceExhausted.
+    """Reserves the cost of a later path like `reserve_cost`, but only what exceeds `reserved_usd`. Returns the decision
+    for the path, and all dollars that are reserved now. Raises ResourceExhausted or Unavailable.
     """
     while True:
         usd = _cost_to_reserve(decision, request, reservation, costs)

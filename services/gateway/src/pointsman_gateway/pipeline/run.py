@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 
 def with_known_model(request: Request, resolve_model: Callable[[str], str]) -> Request:
-    """Replaces an alias, or a model that is not known, by what the configuration names for it."""
+    """Returns the request with an alias, or an unknown model, replaced by what the configuration names for it."""
     model = resolve_model(request.model)
     return request if model == request.model else replace(request, model=model)
 

@@ -141,10 +141,9 @@ class Retrieval(Strategy):
 
 
 def choose_passages(options: RetrievalOptions, found: Found) -> tuple[Passage, ...]:
-    """Returns the best passages that fit into `max_tokens`, ordered by document and position instead of by rank.
-
-    Two questions that find the same passages then begin with the same text, which is in the engine's prefix cache.
-    Tokens are those of the embedding model, which are close enough to the engine's.
+    """Returns the best relevant passages that have the minimum score and fit into `max_tokens`, ordered by document and
+    position instead of by rank. Two questions that find the same passages then begin with the same text, which is in
+    the engine's prefix cache. Tokens are those of the embedding model, which are close enough to the engine's.
     """
     chosen, tokens_left = [], options.max_tokens
     for passage in found.passages if found.relevant else ():
@@ -187,10 +186,9 @@ BUILT_IN = frozenset({Instruction, FewShot, Retrieval})
 
 
 async def apply_all(strategies: Sequence[Strategy], draft: Draft) -> Draft:
-    """Applies strategies one after another, in the order of the configuration.
-
-    A strategy that is not built in runs in a task of its own: a request has none until it waits, but `asyncio.timeout`
-    and HTTP clients need one, and may cancel it.
+    """Applies strategies one after another, in the order of the configuration; raises their PointsmanError. A strategy
+    that is not built in runs in a task of its own: a request has none until it waits, but `asyncio.timeout` and HTTP
+    clients need one, and may cancel it.
     """
     for strategy in strategies:
         applied = strategy.apply(draft)

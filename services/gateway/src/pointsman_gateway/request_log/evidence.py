@@ -70,7 +70,9 @@ class AnswerCounts(NamedTuple):
 
 
 def answer_counts(receipt: Receipt, day: str) -> AnswerCounts | None:
-    """Returns the counts that a receipt adds to the evidence on its path; None if it adds nothing."""
+    """Returns the counts that a receipt adds to the evidence on its path on `day` (YYYYMMDD); None if it adds
+    nothing.
+    """
     if not _is_evidence(receipt):
         return None
     bucket = BUCKET + str(PATH_LATENCY_BUCKETS.index(receipt.seconds["total"]))
@@ -221,7 +223,9 @@ class EvidenceStore:
         self._computed.pop(key, None)
 
     def take_unsent(self) -> dict[str, Counts]:
-        """Returns the counts by day that Redis has not received; the caller must add them there exactly once."""
+        """Removes and returns the counts by day that Redis has not received; the caller must add them there exactly
+        once.
+        """
         self._add_uncounted()
         unsent, self._unsent = self._unsent, {}
         return unsent

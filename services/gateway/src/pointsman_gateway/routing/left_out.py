@@ -27,7 +27,7 @@ class ModelFields:
     ignored: Set[str] = frozenset()
     """Accepted from clients, and not sent to at least one engine."""
     formats: tuple[Format, ...] = ()
-    """Those of its engines, each once."""
+    """The request formats of the model's engines, each once."""
 
 
 NO_FIELDS = ModelFields()
@@ -41,10 +41,9 @@ class LeftOutFields:
         self._models = models
 
     def notes(self, request: Request, path: Path) -> tuple[str, ...]:
-        """Returns one note with the names of these fields; empty if all are sent.
-
-        `path` is the one chosen first, also if another one answers after a failure. If the model has several engines,
-        a field counts that at least one of them does not get.
+        """Returns one note with the names of the request's fields that are not sent; empty if all are sent. `path` is
+        the one chosen first, also if another one answers after a failure. If the model has several engines, a field
+        counts that at least one of them does not get.
         """
         sampling = request.sampling
         fields = sampling.extra

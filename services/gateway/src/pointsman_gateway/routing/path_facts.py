@@ -31,7 +31,9 @@ class PathFacts:
     adapters: Adapters
 
     def resolved(self, name: str, key: str, pinned: PinnedVersion = NOT_PINNED) -> Path:
-        """Returns the path with its adapter resolved for this request."""
+        """Returns the path with its adapter resolved to a version: `pinned`, if that is still allowed, or by `key`,
+        which identifies the user for a canary (`resolve_adapter`).
+        """
         path = self.paths[name]
         return resolve_adapter(path, key, self.adapters, pinned) if path.adapter else path
 

@@ -1,4 +1,6 @@
-"""Keeps a conversation on its path: always while tools are called, and between turns unless a change pays."""
+"""Keeps a conversation on its path: while tools are called whatever the policy chooses, and between turns unless a
+change is necessary or pays.
+"""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -18,7 +20,7 @@ class ChangePrices(Protocol):
     """Estimates what it costs a conversation to change its path, since the new path must read the context again."""
 
     def change(self, kept: Path, other: Path, request: Request, step: ConversationStep) -> Change | None:
-        """Compares the kept path with another one; returns None if a price is unknown."""
+        """Returns what a change from the kept path to the other one costs and gains; None if a price is unknown."""
         ...
 
 
@@ -45,9 +47,9 @@ class PathKeeper:
         self._prices = prices
 
     def continue_with(self, plan: Plan, step: ConversationStep, request: Request, task: str) -> tuple[Plan, str]:
-        """Returns the plan for the next request of a conversation, and a note for the decision.
-
-        The note says why the conversation stays on its path or leaves it; empty if the policy chose the same one.
+        """Returns the plan for the next request of a conversation, and a note for the decision. The note says why the
+        conversation stays on its path or leaves it; empty if the policy chose the same one, or the request is of
+        another task.
         """
         kept = step.kept.path
         if plan.paths[0] == kept:

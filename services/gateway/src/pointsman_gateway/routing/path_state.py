@@ -147,9 +147,8 @@ def _is_canary_user(alias: Alias, key: str) -> bool:
 
 
 def within_scope(scope: Scope, task: str, paths: Sequence[Path], plan: Plan) -> tuple[Sequence[Path], Plan]:
-    """Returns the paths that the scope allows, and the plan with the reasons why others are denied.
-
-    Raises PermissionDenied ("not_in_scope") if it allows none.
+    """Returns the paths that the scope allows, and the plan with the reasons why others are denied. The plan's reason
+    becomes "scope" if the first path is denied. Raises PermissionDenied ("not_in_scope") if all are.
     """
     denied = {path.name: why for path in paths if (why := scope.denial_reason(task, path))}
     if not denied:

@@ -1,6 +1,5 @@
-"""The built-in policies `fixed`, `split`, `escalate` and `best_value`.
-
-Only `best_value` uses ratings and latencies: it chooses the cheapest path that they show to be good and fast enough.
+"""The built-in policies `fixed`, `split`, `escalate` and `best_value` (`predicted.py` has a fifth). Of these only
+`best_value` uses ratings and latencies: it chooses the cheapest path that they show to be good and fast enough.
 """
 
 from collections.abc import Mapping, Sequence
@@ -169,7 +168,9 @@ class BestValue(Policy):
         return self._options.paths
 
     def plan(self, context: PolicyContext) -> Plan:
-        """Chooses the path; if the one in use is unavailable, another takes its place for this request only."""
+        """Plans one request, and explores for a share of them. The choice becomes the incumbent, which hysteresis
+        favours; but if the incumbent is only unavailable, another path takes its place for this request alone.
+        """
         unavailable = context.unavailable(self.paths)
         assessments = self._assessments(context, unavailable)
         chosen = choose(self._options, assessments, self._incumbent)
@@ -227,9 +228,9 @@ def lower_bound(mean: float, count: float, confidence: float) -> float:
 
 
 def choose(options: BestValueOptions, assessments: Sequence[Assessment], incumbent: str) -> Plan:
-    """Plans the cheapest path that is good and fast, with the other good ones as fallbacks.
-
-    If none is, plans the path with the best ratings. `incumbent` is the path in use, which hysteresis favours.
+    """Plans the cheapest path that is good and fast, with the other good ones as fallbacks. If there is none, plans
+    that with the highest bound among fast paths with enough ratings, else the first. `incumbent` is the path in use,
+    which hysteresis favours.
     """
     good = sorted((a for a in assessments if not a.fault), key=lambda a: a.cost_usd)
     if not good:

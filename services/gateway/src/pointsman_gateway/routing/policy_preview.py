@@ -37,7 +37,7 @@ class PolicyPreview:
 
 
 def preview_policy(name: str, task: TaskConfig, policy: Policy, default_path: str, facts: PathFacts) -> PolicyPreview:
-    """Returns what the policy of the task `name` would choose now."""
+    """Returns what the policy of the task `name` would choose now for an empty request, without exploration."""
     roles = _roles(task, policy, default_path)
     context = TaskContext(facts, name, EMPTY_REQUEST)
     unavailable = context.unavailable(tuple(roles))

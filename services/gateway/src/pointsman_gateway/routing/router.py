@@ -98,9 +98,9 @@ class Router:
         self._keeper = PathKeeper(paths, self._policies, availability, change_prices)
 
     def decide(self, request: Request, labels: Labels, step: ConversationStep | None = None) -> Decision:
-        """Decides which path answers; raises NotFound if the request names something that does not exist.
-
-        `step` says what the request is in its conversation; None if that does not matter.
+        """Decides which path answers; `step` says what the request is in its conversation, None if that does not
+        matter. Raises NotFound for an unknown model or path, PermissionDenied if the key's scope allows no path, and
+        InvalidArgument if no path takes the request's media.
         """
         decision_id = f"{DECISION_ID_PREFIX}{time.time_ns() // 1_000_000:x}{os.urandom(6).hex()}"
         # It is in the request log, so that a replay can make the same random choices.
@@ -140,7 +140,9 @@ class Router:
         return replace(decision, random_key=step.key, notes=(*notes, *decision.notes))
 
     def costs(self, request: Request, decision: Decision) -> Mapping[str, float | None]:
-        """Returns the expected cost of the request in dollars, by path, for the paths that were considered."""
+        """Returns the expected dollars of the request on each path that the decision considered; None if a price is
+        unknown.
+        """
         names = dict.fromkeys((decision.path.name, *(considered.path for considered in decision.considered)))
         paths = {decision.path.name: decision.path, **self._paths}
         return {name: self._expected_cost.usd(paths[name], request) for name in names if name in paths}

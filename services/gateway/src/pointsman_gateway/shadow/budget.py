@@ -52,7 +52,9 @@ class BudgetStore(Protocol):
     """Adds up the spending of all gateways."""
 
     async def add(self, day: str, more: SpentByTask) -> SpentByTask:
-        """Adds spending; returns that day's total, with `more`. Raises Unavailable; `more` may then count twice."""
+        """Adds this gateway's spending to the day (YYYYMMDD); returns the day's totals of all gateways, with `more`.
+        Raises Unavailable; `more` may then count twice.
+        """
         ...
 
 

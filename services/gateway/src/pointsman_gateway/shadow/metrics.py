@@ -71,7 +71,7 @@ class ShadowMetrics:
         self._judge_cost.labels(task).inc(usd)
 
     def count_agreement(self, task: str, judge: float, human: float) -> None:
-        """Counts one answer with the judge's score and a person's."""
+        """Counts one answer with the judge's score and a person's, 0 to 1; each counts as good from `GOOD` on."""
         self._agreements.labels(task, _verdict(judge), _verdict(human)).inc()
 
     def count_request(self, task: str, path: str, outcome: str, usd: float = 0.0) -> None:

@@ -80,9 +80,8 @@ class PairScorer:
             self._pairs.keep(judged if pair.task in self._scores() else _without_text(judged))
 
     def compare(self, pair: Pair, rating: float | None, right_answer: str) -> None:
-        """Counts whether a judge's scores agree with people's: a rating of the caller's answer, or a right answer.
-
-        Raises ValueError if `right_answer` cannot be used.
+        """Counts whether a judge's scores agree with people's: a rating of the caller's answer (None without one), or a
+        right answer (empty without one). Raises ValueError if `right_answer` cannot be used.
         """
         score = self._scores().get(pair.task) if right_answer and pair.chosen.text else None
         humans = [score(side.text, right_answer) if score else None for side in (pair.chosen, pair.other)]

@@ -61,10 +61,9 @@ class Issuer:
         return candidates[0] if len(candidates) == 1 else None
 
     async def find_key(self, key_id: str, algorithm: str) -> PyJWK:
-        """Returns the signing key with this id and algorithm; reads the issuer's keys if it is unknown.
-
-        They are read at most every `MIN_REFRESH_INTERVAL_SECONDS`. Raises Unauthenticated ("unknown_signing_key"), or
-        Unavailable ("issuer_unavailable") if no valid keys could be read.
+        """Returns the signing key with this id and algorithm; reads the issuer's keys if it is unknown. An empty id
+        means the only key of the algorithm. They are read at most every `MIN_REFRESH_INTERVAL_SECONDS`. Raises
+        Unauthenticated ("unknown_signing_key"), or Unavailable ("issuer_unavailable") if no valid keys could be read.
         """
         key = self.find_key_now(key_id, algorithm)
         if key is None and await self._refresh_for_unknown_key():
@@ -84,7 +83,9 @@ class Issuer:
         return self.metadata
 
     async def refresh_if_due(self) -> None:
-        """Reads the issuer's keys if they are due; called periodically. Raises Unavailable."""
+        """Drops the issuer's keys if they are too old, and reads metadata and keys if that is due; called periodically.
+        Raises Unavailable if they cannot be read.
+        """
         now = self._clock()
         if self._keys and now - self._read_at > self._lifetime:
             self._keys = {}
@@ -94,10 +95,9 @@ class Issuer:
             await self._refresh()
 
     async def exchange(self, login: LoginConfig, secret: str, form: Mapping[str, str]) -> Mapping[str, Any]:
-        """Posts `form` to the token endpoint, and returns the JSON object with the tokens.
-
-        Raises Unauthenticated ("login_failed") if the issuer rejects it, and Unavailable ("issuer_unavailable", or
-        "too_many_logins" beyond `MAX_LOGINS` at once).
+        """Posts `form` to the token endpoint, and returns the JSON object with the tokens. Raises Unauthenticated
+        ("login_failed") if the issuer rejects it, and Unavailable: "issuer_unavailable" (also before its metadata has
+        been read), or "too_many_logins" beyond `MAX_LOGINS` at once.
         """
         if self._logins >= MAX_LOGINS:
             raise Unavailable("too many logins at once; try again", code="too_many_logins", retry_after=1.0)

@@ -1,4 +1,6 @@
-"""Verifies API keys: cached copies of key records, dropped within a second of a revocation."""
+"""Verifies API keys and single sign-on tokens, and caches their records. While Redis answers, the copy of a revoked key
+is dropped within a second.
+"""
 
 import asyncio
 import logging
@@ -103,9 +105,8 @@ class VerifiedKeys:
 
     async def identify(self, credential: str) -> VerifiedCaller:
         """Returns the caller that a key or token identifies; concurrent lookups of one key share one call of Redis.
-
-        Raises Unauthenticated, PermissionDenied for a token without a grant, or Unavailable: without Redis, without the
-        issuer, or beyond `MAX_LOOKUPS` at once.
+        Raises Unauthenticated, PermissionDenied for a token without a grant or a valid tenant, or Unavailable: without
+        Redis, without the issuer, or beyond `MAX_LOOKUPS` at once.
         """
         if not credential:
             raise missing_key()
@@ -152,9 +153,9 @@ class VerifiedKeys:
         self._epoch = None
 
     async def refresh(self, epoch: int, key_store: KeyStore) -> None:
-        """Reads all cached copies again if `epoch` is a new one, which means that a key or limit has changed.
-
-        Then all copies are valid for another `ttl_s` seconds. Raises Unavailable.
+        """Reads all cached copies again, and drops those of revoked or expired keys, if `epoch` differs from the last
+        one: then a key or limit has changed. Afterwards all copies are valid for another `ttl_s` seconds. Raises
+        Unavailable.
         """
         began_at = self._clock.monotonic()
         if epoch != self._epoch:

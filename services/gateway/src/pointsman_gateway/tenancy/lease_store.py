@@ -46,7 +46,9 @@ class LeaseStore:
         """Lower bound of the difference between the clock of Redis and this process's monotonic clock."""
 
     async def exchange(self, needs: Needs) -> None:
-        """Reports the usage of these limits to Redis, and renews their leases in place; raises Unavailable."""
+        """Reports the usage of these limits to Redis, and sets their leases to what it grants, which may be less than
+        they need. Raises Unavailable.
+        """
         limits = list(needs)
         for start in range(0, len(limits), MAX_LIMITS_PER_CALL):
             await self._exchange_batch({limit: needs[limit] for limit in limits[start : start + MAX_LIMITS_PER_CALL]})
@@ -95,9 +97,8 @@ class LeaseStore:
         self.metrics.local_fallbacks.inc(len(limits))
 
     async def poll(self, redis: BoundedRedis) -> int:
-        """Registers this gateway as running; returns the keys' epoch, a number that changes if any key or limit does.
-
-        Raises Unavailable.
+        """Registers this gateway as running, and reads the number of gateways (`gateways`). Returns the keys' epoch, a
+        number that changes if any key or limit does. Raises Unavailable.
         """
         arguments = [self._clock.ahead_ms(), self.gateway, round(LEASE_SECONDS * 1000)]
         keys = [redis_layout.GATEWAYS, redis_layout.EPOCH]

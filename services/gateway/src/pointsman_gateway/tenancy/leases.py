@@ -63,7 +63,9 @@ class LeasedLimit:
     )
 
     def __init__(self, name: str, limit: str, maximum: int, holder: str) -> None:
-        """Takes `name`, the key in Redis, the name of the `limit`, and `holder`, which identifies this lease."""
+        """Takes `name`, the key in Redis; `limit`, such as "tokens_per_minute", and its `maximum`; and `holder`, which
+        identifies this lease.
+        """
         self.name, self.limit, self.maximum, self.holder = name, limit, maximum, holder
         self.window = WINDOWS[limit]
         self.window_number = 0 if self.window is Window.NOW else -1
@@ -103,22 +105,26 @@ class LeasedLimit:
         return 1 - self.unspent / self.maximum if now < self.ends else 0.0
 
     def charge(self, amount: int, now: float) -> None:
-        """Takes the amount from the lease, even if less is free; after the window's end it counts in the next one."""
+        """Takes the amount from the lease, even if less is free; after the window's end, counts it in the next window
+        instead.
+        """
         if now >= self.ends:
             self.carried += amount
         else:
             self.free -= amount
 
     def is_refused(self, need: int, now: float) -> bool:
-        """Returns whether `need` is certainly not available: it exceeds the limit, or Redis has just reported so."""
+        """Returns whether `need` is certainly not available: it exceeds the whole limit, or Redis had less in the last
+        `REFUSAL_TTL_SECONDS`.
+        """
         return need > self.maximum or (now < self.refused_until and need >= self.refused_need)
 
     # -- exchange with Redis
 
     def report(self, need: int, waiting: int, gateways: int, now: float) -> LeaseReport:
-        """Returns the report for Redis, and gives back the part of the lease that exceeds the wish.
-
-        `need` is the amount that one request requires, `waiting` that of the other waiting requests.
+        """Returns the report for Redis, and gives back the part of the lease that exceeds the wish. `need` is the
+        amount that one request requires, `waiting` that of the other waiting requests; `gateways` share the limit;
+        `now` is on the monotonic clock.
         """
         spare = max(self.free, 0)
         fair_share = (self.left + spare) // (2 * gateways)
@@ -133,8 +139,7 @@ class LeasedLimit:
 
     def install(self, answer: list[int], report: LeaseReport, sent: float, now: float) -> None:
         """Applies the `answer` of Redis to `report`: window number, milliseconds to its end, held, left, unspent.
-
-        `sent` and `now` are local times: of the report and of the answer.
+        `sent` and `now` are on the monotonic clock: of the report and of the answer.
         """
         window, ends_in, held, self.left, self.unspent = answer
         if window == self.window_number:

@@ -112,7 +112,9 @@ class LimitRegistry:
         self.dirty: set[KeyUsage] = set()
 
     def open(self, key: KeyRecord, tenant: TenantRecord) -> KeyUsage:
-        """Returns the key's usage, with its current limits."""
+        """Returns the key's usage, which is created if the key is new, after setting its limits to those of the two
+        records.
+        """
         tenant_limits = self.tenants.get(key.tenant)
         if tenant_limits is None:
             tenant_limits = self.tenants[key.tenant] = TenantLimits(key.tenant)
@@ -143,7 +145,9 @@ class LimitRegistry:
             self._drop(usage)
 
     def count_nearly_spent(self, limit: str, owner: str, clock: Callable[[], float]) -> int:
-        """Returns the number of budgets that are used up to the warning level."""
+        """Returns how many budgets of this name and owner ("key" or "tenant") are used up to the warning level; `clock`
+        is monotonic, in seconds.
+        """
         now = clock()
         return sum(
             budget.limit == limit and budget.owner == owner and budget.spent_share(now) >= BUDGET_WARNING_SHARE

@@ -50,7 +50,9 @@ class Leasing(Protocol):
         ...
 
     async def lease(self, tenant: TenantLimits, needs: Needs) -> None:
-        """Leases `needs` from Redis, as far as available; raises ResourceExhausted without Redis and enough leased."""
+        """Leases `needs` from Redis, as far as available. Raises ResourceExhausted if Redis is unavailable and this
+        gateway's local share does not suffice.
+        """
         ...
 
 
@@ -122,9 +124,9 @@ class LeasedReservation:
 
     def settle(self, usage: Usage, usd: float | None, outcome: str) -> None:
         """Returns the unused part of the reservation at the request's end, and charges usage above it; idempotent.
-
         Usage above the reservation counts in the current window; the unused part is returned only in the window from
-        which it was taken. Of an unknown cost, all that was reserved is charged.
+        which it was taken. If `usd` is None (unknown), all reserved dollars are charged. `outcome` is "ok", "cancelled"
+        or an error's code.
         """
         if not self._is_open:
             return
@@ -158,7 +160,9 @@ class LeasedReservation:
 
 
 def headers_of(limits: LimitSet, now: float) -> dict[str, str]:
-    """Returns OpenAI's `x-ratelimit-*` headers, and one of the gateway's own if a budget is nearly spent."""
+    """Returns OpenAI's `x-ratelimit-*` headers for the tightest limits of requests and of tokens, and
+    `x-pointsman-budget-warning` if a budget is nearly spent. `now` is on the monotonic clock.
+    """
     headers: dict[str, str] = {}
     if limits.requests:
         _add_headers(headers, _REQUEST_HEADERS, limits.requests, now)
@@ -203,7 +207,9 @@ def _minutes_and_seconds(seconds: int) -> str:
 
 
 def exhausted(limit: LeasedLimit, need: int, now: float, without_redis: bool) -> ResourceExhausted:
-    """Returns the error for a request that exceeds a limit; its code is the limit's name."""
+    """Returns the error for a request that exceeds a limit; its code is the limit's name. It has no `retry_after` if
+    `need` exceeds the whole limit. `now` is on the monotonic clock.
+    """
     allowed = f"this {limit.owner} may have {_LIMIT_TEXTS[limit.limit].format(_to_text(limit, limit.maximum))}"
     if need > limit.maximum:
         message = f"{allowed}, and this request alone may need {_to_text(limit, need)}"

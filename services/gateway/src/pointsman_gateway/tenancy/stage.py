@@ -81,7 +81,9 @@ class RedisTenancy:
         return self._single_sign_on
 
     def use_single_sign_on(self, config: "SingleSignOnConfig | None", client_secret: str = "") -> None:
-        """Sets the issuer whose tokens are accepted; None accepts keys only."""
+        """Sets the issuer whose tokens are accepted (None: only keys are), and drops the copies of all tokens. Does
+        nothing if `config` is unchanged.
+        """
         if config == (self._single_sign_on and self._single_sign_on.config):
             return
         if config is None:
@@ -98,7 +100,9 @@ class RedisTenancy:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Renews leases, writes usage and applies revocations for the length of the block."""
+        """Renews leases, writes usage, applies revocations and reads the issuer's keys in the background during the
+        block.
+        """
         log.info("keys are on: every request needs one")
         schedule = Schedule(ISSUER_CHECK_INTERVAL_SECONDS)
         async with (
@@ -186,9 +190,8 @@ class RedisTenancy:
             self._refuse(limit, need, now, without_redis=False)
 
     async def lease(self, tenant: TenantLimits, needs: Needs, next_needed: LeasedLimits = ()) -> None:
-        """Leases what the request needs, as far as Redis has it; renews expired leases of `next_needed` with them.
-
-        Raises ResourceExhausted if Redis is unavailable and the local fallback does not suffice.
+        """Leases `needs` as far as Redis has them, and renews expired leases of `next_needed` in the same call. Raises
+        ResourceExhausted if Redis is unavailable and the local fallback does not suffice.
         """
         while (short := self._short(needs)) and tenant.exchange_lock.is_locked:
             await tenant.exchange_lock.wait()

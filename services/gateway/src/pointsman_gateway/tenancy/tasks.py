@@ -78,7 +78,9 @@ class TenancyTasks:
             await self._shut_down(clock)
 
     async def renew(self, now: float) -> None:
-        """Reports usage and renews leases of all limits that are due at the local time `now`. Raises Unavailable."""
+        """Reports usage and renews leases, of all limits in use that are due at the monotonic time `now`. Raises
+        Unavailable.
+        """
         due: dict[TenantLimits, list[LeasedLimit]] = {}
         leases = 0
         for usage in list(self._limits.dirty):

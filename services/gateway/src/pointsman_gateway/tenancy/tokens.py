@@ -50,10 +50,9 @@ class SingleSignOn:
         self._wall = wall
 
     async def verify(self, token: str) -> KeyRecord:
-        """Returns the rights that a JSON Web Token gives its holder, in the form in which an API key has them.
-
-        Raises Unauthenticated if the token is invalid, PermissionDenied if no grant of the configuration matches its
-        claims or the claim for the tenant is invalid, Unavailable if the issuer's signing keys have not been read.
+        """Returns the rights that a JSON Web Token gives its holder, in the form in which an API key has them. Raises
+        Unauthenticated if the token is invalid, PermissionDenied if no grant of the configuration matches its claims or
+        the claim for the tenant is invalid, Unavailable if no valid signing keys could be read.
         """
         claims = await self._verified_claims(token, self.config.audiences)
         return self._to_record(claims, digest_of(token))
@@ -71,9 +70,8 @@ class SingleSignOn:
         return {"endpoint": endpoint, "parameters": parameters}
 
     async def log_in(self, code: LoginCode) -> LoginSession:
-        """Exchanges an authorization code, and verifies the ID token and the session's token.
-
-        Raises Unauthenticated, PermissionDenied or Unavailable.
+        """Exchanges an authorization code for tokens at the issuer, and verifies the ID token and the session's token.
+        Raises Unauthenticated, PermissionDenied or Unavailable, as `verify` does, or if the exchange fails.
         """
         login = self.config.login
         if login is None:

@@ -94,7 +94,9 @@ class AnswerChecks:
         return None if stripped == Chunk(chunk.index) else stripped
 
     def verdicts(self, transcript: "Transcript") -> tuple[Verdict, ...]:
-        """Returns one verdict of each validator: "refused" if it rejects a choice, else "unjudged" if it skips one."""
+        """Returns one verdict of each validator: "refused" if it rejects a choice, else "unjudged" if it could not
+        judge one, else "accepted".
+        """
         if transcript.too_long:
             return tuple(Verdict(name, Ruling.UNJUDGED, "the answer is too long") for name, _ in self._validators)
         choices, budget = transcript.choices(), AnswerBudget()

@@ -40,7 +40,9 @@ class Complete(Validator):
 
 
 class RegexValidator(BudgetedValidator):
-    """A validator that rejects a choice in which the pattern is not found."""
+    """A validator that rejects a choice if the pattern is not found in its first `MAX_SEARCHED_CHARACTERS`, or the
+    search takes too long.
+    """
 
     Options = str
 

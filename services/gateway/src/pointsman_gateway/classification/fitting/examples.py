@@ -52,7 +52,9 @@ class Examples:
 def collect_examples(
     examples: Mapping[str, Sequence[str]], out_of_scope: Sequence[str], tokens: SpanTokenizer, seed: int
 ) -> Examples:
-    """Collects the training texts. Raises InvalidArgument unless there are two tasks or more, each with an example."""
+    """Collects the excerpts of the training texts that the classifier reads, and assigns them to folds at random, by
+    `seed`. Raises InvalidArgument unless there are two tasks or more, each with an example.
+    """
     tasks = tuple(sorted(examples))
     empty = [task for task in tasks if not examples[task]]
     if empty:
@@ -110,7 +112,9 @@ class Corpus:
         self._has_pair = self._pairs.astype(bool)
 
     def rarity(self, rows: Rows) -> Rarity:
-        """Returns the inverse document frequencies of all pieces and pairs over the texts `rows`."""
+        """Returns the inverse document frequencies of all pieces and pairs over the texts `rows`; 0 for those in fewer
+        than `MIN_TEXTS` of them.
+        """
         return Rarity(_rarity(self._has_piece[rows]), _rarity(self._has_pair[rows]))
 
     def pair_ratios(self, rows: Rows, y: NDArray[np.intp], tasks: int) -> NDArray[np.int8]:

@@ -107,7 +107,7 @@ def out_of_fold_results(
     settings: FitSettings,
     progress: Progress = no_progress,
 ) -> OutOfFoldResults:
-    """Returns the results from which `fit_classifier` selects its thresholds; raises what it raises."""
+    """Returns the results from which `fit_classifier` selects its thresholds; raises the same errors."""
     with threadpool_limits(limits=1):
         run = _prepare(examples, out_of_scope, static_model, encoder, settings, progress)
         return OutOfFoldResults(run.data, run.encoded, run.select().results)

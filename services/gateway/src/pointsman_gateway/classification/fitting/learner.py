@@ -254,9 +254,8 @@ class StageLearner:
 
 
 def task_centroids(vectors: Floats, y: NDArray[np.intp], tasks: int, seed: int) -> Floats:
-    """Returns the centroids of all tasks, (centroids, dimensions), for unit vectors (examples, dimensions).
-
-    The nearest centroid is nearly as good a signal as the nearest of all examples.
+    """Returns the centroids of all tasks, (centroids, dimensions), of unit vectors (examples, dimensions), whose tasks
+    are `y`, (examples,). The nearest centroid is nearly as good a signal as the nearest of all examples.
     """
     rng = np.random.default_rng(seed)
     groups = (vectors[y == task] for task in range(tasks))

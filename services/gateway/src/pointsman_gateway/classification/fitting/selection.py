@@ -81,9 +81,8 @@ def evaluate_stage(data: Examples, scores: OutOfFoldScores, logits: Floats, pair
 
 
 def best_static_share(data: Examples, static: Floats, encoder: Floats) -> float:
-    """Returns the best weight of the static stage's logits when they are blended with the encoder's.
-
-    Best means the lowest cross-entropy on the in-scope examples, after the temperature was fitted.
+    """Returns the best of `STATIC_SHARES`, weights of the static stage's logits when they are blended with the
+    encoder's. Best means the lowest cross-entropy on the in-scope examples, after the temperature was fitted.
     """
     y, inside = data.y[data.inside], data.inside
     return min(STATIC_SHARES, key=lambda share: fit_temperature(blend(static, encoder, share)[inside], y)[1])
@@ -117,7 +116,7 @@ def fit_threshold(data: Examples, static: StageResults, encoder: StageResults) -
 
 
 def passes(threshold: CascadeThreshold, static: StageResults) -> NDArray[np.bool_]:
-    """Returns which texts the static stage decides, (texts,)."""
+    """Returns which texts the static stage decides, (texts,): those with at least the threshold's margin and score."""
     return (static.margin >= threshold.min_margin) & (static.score >= threshold.min_score)
 
 

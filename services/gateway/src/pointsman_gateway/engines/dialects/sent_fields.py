@@ -39,14 +39,16 @@ CONTINUATION = frozenset({"continue_final_message", "add_generation_prompt"})
 
 @dataclass(frozen=True, slots=True)
 class SentFields:
-    """Knows what the engines of one provider get."""
+    """The fields of requests that the engines of one provider get."""
 
     dialect: str
     betas: frozenset[str] = frozenset()
     """The beta features of Anthropic's API that requests may name."""
 
     def unsent(self, request: Request) -> Set[str]:
-        """Returns the names of the request's fields that these engines do not get, apart from those for all of them."""
+        """Returns the names of the request's fields that these engines do not get, apart from `user` and `metadata`,
+        which no engine gets.
+        """
         names = {_shown(kind, name) for kind, name in request.uncommon if not self._is_sent(kind, name)}
         if self.dialect == "anthropic":
             return names.union(self._of_anthropic(request.sampling))

@@ -1,4 +1,4 @@
-"""Reads counts of special kinds of tokens. What a provider writes there in another form is ignored."""
+"""Reads counts of special kinds of tokens from an engine's usage. A value of another type counts as 0."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ _MAX_TIER_CHARACTERS = 40
 
 
 def to_count(value: Any) -> int:
-    """Returns a number of tokens; 0 for what is none."""
+    """Returns a number of tokens; 0 for any value that is not one."""
     return value if isinstance(value, int) and 0 <= value < _MAX_COUNT else 0
 
 
@@ -26,6 +26,8 @@ def cache_writes(written: int, by_time: Any) -> tuple[int, int]:
 
 
 def service_tier_of(*names: Any) -> str:
-    """Returns the tier by the names that a provider gives it; empty for the standard one."""
+    """Returns the special tiers among the names that a provider gives, joined by "+"; empty if there are only standard
+    ones.
+    """
     special = [name for name in names if isinstance(name, str) and name and name not in _STANDARD_TIERS]
     return "+".join(special)[:_MAX_TIER_CHARACTERS]

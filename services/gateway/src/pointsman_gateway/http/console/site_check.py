@@ -17,9 +17,8 @@ CONSOLE_HEADER = "x-pointsman-console"
 
 def check_site(request: Request, keys: bool, hosts: Sequence[str]) -> None:
     """Checks that the console's own page sends the request: raises PermissionDenied ("other_site", "unknown_host").
-
-    Raises InvalidArgument if the content type is not JSON. `keys` says that keys are on; `hosts` are allowed in
-    addition to localhost and IP addresses.
+    Raises InvalidArgument if the content type of a POST is not JSON. `keys` says that keys are on; if they are off,
+    `hosts` are allowed in addition to localhost and IP addresses.
     """
     host = request.headers.get("host", "")
     if CONSOLE_HEADER not in request.headers or not _is_same_site(request.headers.get("origin"), host):

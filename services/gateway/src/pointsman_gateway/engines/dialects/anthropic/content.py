@@ -20,7 +20,7 @@ PDF, PLAIN_TEXT = "application/pdf", "text/plain"
 
 def to_turns(messages: Sequence[Message]) -> list[dict[str, Any]]:
     """Merges messages into alternating user and assistant turns, as Anthropic requires. A result of a tool is part of a
-    user turn. Raises InvalidArgument for media that the API does not take.
+    user turn. Raises InvalidArgument for media that the API does not take, and for malformed tool calls.
     """
     turns: list[dict[str, Any]] = []
     for message in messages:
@@ -34,7 +34,9 @@ def to_turns(messages: Sequence[Message]) -> list[dict[str, Any]]:
 
 
 def to_blocks(message: Message) -> list[Block]:
-    """Converts the content and the tool calls of one message; raises InvalidArgument."""
+    """Converts the content and the tool calls of one message to content blocks. Raises InvalidArgument for media that
+    the API does not take, and for malformed tool calls.
+    """
     laid_out = _lay_out(message) if message.blocks else None
     if message.role in ("tool", "function"):
         return [_to_result(message, laid_out)]

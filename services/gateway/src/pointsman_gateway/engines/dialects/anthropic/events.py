@@ -100,7 +100,7 @@ class MessagesReader:
     """Reads one stream of the Messages API, piece by piece, as `EventReader` reads OpenAI's."""
 
     def __init__(self, as_a_whole: bool = False, choices: int = 1) -> None:
-        """Joins what arrives together if `as_a_whole`."""
+        """Joins what arrives together if `as_a_whole`; `choices` is not used, since the API has a single choice."""
         self._joiner = ChunkJoiner() if as_a_whole else None
         self.done = False
         """Whether the last event has arrived."""
@@ -118,9 +118,9 @@ class MessagesReader:
         """The number of the tool call, by its block's index."""
 
     def read(self, piece: bytes) -> Chunks:
-        """Returns the chunks of all events that end in this piece, up to the stream's end; the usage comes last.
-
-        With the first of them comes an estimate: the prompt, which the client has to pay even if it stops the answer.
+        """Returns the chunks of all events that end in this piece, up to the stream's end; the usage comes last. With
+        the first of them comes an estimate: the prompt, which the client has to pay even if it stops the answer. If the
+        stream cannot be read or reports an error, sets `failure`.
         """
         chunks: list[Chunk] = []
         for line in split_lines(self._rest, piece):

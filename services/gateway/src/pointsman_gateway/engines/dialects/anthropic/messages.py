@@ -24,7 +24,7 @@ SERVICE_TIERS = {"auto": "auto", "default": "standard_only", "standard_only": "s
 
 
 def to_messages_body(request: EngineRequest, endpoint: Endpoint) -> dict[str, Any]:
-    """Returns the body of a request to the Messages API; raises InvalidArgument if it cannot be expressed there."""
+    """Returns the body of a request to the Messages API; raises InvalidArgument if the API cannot express it."""
     sampling = request.sampling
     if request.operation != "chat":
         raise _unsupported("this model continues no texts; send a chat completion", "prompt")

@@ -65,7 +65,9 @@ class EventReader:
         """Created for the first delta that is not plain text."""
 
     def read(self, piece: bytes) -> Chunks:
-        """Returns the chunks of all events that end in this piece, up to the stream's end; the usage comes last."""
+        """Returns the chunks of all events that end in this piece, up to the stream's end; the usage comes last. If the
+        stream cannot be read or reports an error, sets `failure`.
+        """
         chunks = self._read(piece)
         return chunks if self._joiner is None else self._joiner.join(chunks)
 

@@ -141,7 +141,9 @@ class EngineError(msgspec.Struct, frozen=True):
 
 
 def parse_error(body: bytes) -> EngineError:
-    """Reads an error in OpenAI's format, in Google's (in a list, with details), or without an `error` around it."""
+    """Reads an error in OpenAI's format, in Google's (in a list, with details), or without an `error` around it. A body
+    in no known format becomes the message, cut to `MAX_MESSAGE_CHARACTERS`.
+    """
     shown = body[:MAX_MESSAGE_CHARACTERS].decode("utf-8", "replace")
     if shown.lstrip().startswith("<"):
         return EngineError(f"an HTML page, which begins {shown.strip()[:60]!r}; is its url that of an API?")
@@ -282,7 +284,9 @@ def _normalize_function(function: Any) -> dict[str, Any]:
 
 
 def is_deep(data: bytes, events: int) -> bool:
-    """Returns whether the JSON of so many events has more than `MAX_EVENT_DEPTH` levels, in linear time."""
+    """Returns whether `data`, a JSON list of so many events, has events of more than `MAX_EVENT_DEPTH` levels; in
+    linear time.
+    """
     if data.count(b"[") + data.count(b"{") <= MAX_EVENT_DEPTH + BRACKETS_PER_EVENT * events:
         return False
     levels = MAX_EVENT_DEPTH + 1  # the events are in a list

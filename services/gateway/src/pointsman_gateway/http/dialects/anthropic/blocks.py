@@ -53,8 +53,8 @@ def lay_out(converted: Sequence[Converted], text: str, reasoning: str, where: st
 
 
 def lay_out_result(block: Mapping[str, Any], items: Sequence[Converted], text: str, where: str) -> Blocks:
-    """Returns the `Blocks` of a tool's result with this text; empty if they have no further information.
-
+    """Returns the `Blocks` of a tool's result: `block` is the result, `items` its content with the parts made of each,
+    and `text` what they were joined to; empty if they have no further information. `where` is its location in the body.
     Raises InvalidArgument for a field of a wrong type.
     """
     laid_out = [Block("tool_result", _kept(block, where))]

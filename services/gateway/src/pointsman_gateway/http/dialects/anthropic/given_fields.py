@@ -25,7 +25,9 @@ REDACTED = "redacted_thinking"
 
 
 def of_contents(contents: Iterable[Any]) -> Iterator[GivenField]:
-    """Yields the fields in the blocks of messages and of the system prompt; contents that are strings have none."""
+    """Yields the fields in the blocks of messages and of the system prompt that some engines do not get; a content that
+    is a string has none.
+    """
     for content in contents:
         if isinstance(content, list):
             for block in content:
@@ -52,7 +54,7 @@ def _of_block(block: Any) -> Iterator[GivenField]:
 
 
 def of_tools(tools: Sequence[Mapping[str, Any]], choice: Any) -> Iterator[GivenField]:
-    """Yields the fields in the tools that the client runs, and in `tool_choice`."""
+    """Yields the fields in the tools that the client runs, and in `tool_choice`, that some engines do not get."""
     for tool in tools:
         if tool.get("type") in (None, "custom"):
             yield from given_fields("tools", tool, COMMON_TOOL | SERVER_TOOL_FIELDS)

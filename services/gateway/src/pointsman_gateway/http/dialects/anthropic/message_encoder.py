@@ -65,7 +65,7 @@ class OpenBlock:
 
 
 class MessageEncoder:
-    """Encodes an answer as Anthropic's stream of events or message; implements `Encoder`."""
+    """Encodes an answer as Anthropic's stream of events or message; implements `AnswerEncoder`."""
 
     error_format = ANTHROPIC_ERRORS
 

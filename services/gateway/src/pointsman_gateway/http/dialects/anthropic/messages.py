@@ -103,7 +103,9 @@ class MessagesBody(BaseModel):
     def to_request(
         self, deadline: float, caller: Caller = ANONYMOUS, cache: str = CACHE_USE, arrived: float = 0.0
     ) -> Request:
-        """Converts the body to a `Request`; raises InvalidArgument."""
+        """Converts the body to a `Request`, with the arguments of `ConversationBody.to_request`; raises
+        InvalidArgument.
+        """
         return to_request(self, deadline, caller, cache, arrived)
 
     def encoder(self) -> AnswerEncoder:

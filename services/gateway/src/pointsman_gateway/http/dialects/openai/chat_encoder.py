@@ -41,10 +41,10 @@ _decode_last_event = msgspec.json.Decoder(_LastEvent).decode
 
 
 class ChatEncoder:
-    """Encodes an answer as `chat.completion`, or as its chunks; implements `Encoder`.
-
-    The engine's events are passed on unchanged except for the id of the answer. The first event of each choice is
-    encoded anew: it gets the role, and keeps all fields of the engine's event that are unknown to the gateway.
+    """Encodes an answer as `chat.completion`, or as its chunks; implements `AnswerEncoder`. The engine's events are
+    passed on unchanged except for the id of the answer, and `"usage":null` if the client wants the usage. The first
+    event of each choice is encoded anew: it gets the role, and keeps all fields of the engine's event that are unknown
+    to the gateway.
     """
 
     error_format = OPENAI_ERRORS

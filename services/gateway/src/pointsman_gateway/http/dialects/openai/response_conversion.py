@@ -239,7 +239,9 @@ def _add_tool(
 
 
 def to_chat_choice(choice: str | Mapping[str, Any] | None, tools: ChatTools) -> Any:
-    """Converts `tool_choice` to that of chat completions; None without tools. Raises InvalidArgument."""
+    """Converts `tool_choice` to that of chat completions; None if it is not given, or demands no call and there are no
+    tools. Raises InvalidArgument for an unknown choice, and if it demands a call without tools.
+    """
     if choice is None or choice in ("auto", "none"):
         return choice if tools.functions else None
     if not tools.functions:

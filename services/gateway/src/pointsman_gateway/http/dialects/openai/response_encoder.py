@@ -34,12 +34,16 @@ MAX_CHARACTERS = 4 * 1024 * 1024
 
 
 class ResponseEncoder:
-    """Encodes an answer of the Responses API; a whole response is what the last event of the stream holds."""
+    """Encodes an answer of the Responses API; implements `AnswerEncoder`. A whole response is what the last event of
+    the stream holds.
+    """
 
     error_format = OpenAIErrors("input")
 
     def __init__(self, echoed: Mapping[str, Any], wants_logprobs: bool, tool_names: Mapping[str, ToolName]) -> None:
-        """Takes the request's fields that a response repeats, and tools' names by the engine's names."""
+        """Takes the request's fields that a response repeats, whether it has log-probabilities, and tools' names by the
+        engine's.
+        """
         self._tool_names = tool_names
         self._echoed = echoed
         self._wants_logprobs = wants_logprobs

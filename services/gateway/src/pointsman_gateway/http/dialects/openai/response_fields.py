@@ -49,7 +49,9 @@ def _of_parts(parts: Any) -> Iterator[GivenField]:
 
 
 def of_tools(tools: Iterable[Any]) -> Iterator[GivenField]:
-    """Yields the fields in functions, custom tools and namespaces; other tools are left out as a whole."""
+    """Yields the fields in functions, custom tools and namespaces that are not sent to every engine; other tools are
+    left out as a whole.
+    """
     for tool in tools:
         kind = tool.get("type") if isinstance(tool, Mapping) else None
         if kind == "function":
