@@ -14,6 +14,8 @@ from tests.deploy.rendering import chart, needs_helm
 
 Object = dict[str, Any]
 GPUS: Object = {"name": "large", "kind": "cuda", "gpu": {"count": 8}, "model": {"source": "pvc:existing"}}
+DOCUMENTS: Object = {"collection": "a", "image": "registry.example/a:1", "folder": "/a"}
+ADAPTER: Object = {"name": "a", "folder": "/a"}
 VALUES = {
     "gateway": ("gateway",),
     "retriever": ("retriever",),
@@ -149,6 +151,12 @@ def test_whole_numbers_stay_whole_numbers(tmp_path: Path) -> None:
     assert [settings[name] for name in given] == ["1000000", "10737418240", "0.25", "text", "true"]
 
 
+def test_gateways_may_be_replaced_all_at_once(tmp_path: Path) -> None:
+    deployment = render(tmp_path, {"gateway": {"strategy": {"type": "Recreate"}}}).get("Deployment", "gateway")
+    assert deployment
+    assert deployment["spec"]["strategy"] == {"type": "Recreate"}  # with rollingUpdate, the API server refuses it
+
+
 # -- Secrets and routes of the user
 
 
@@ -222,6 +230,28 @@ def test_alerts_link_to_the_runbook_where_it_is_published(tmp_path: Path) -> Non
         ({"redis": {"image": ""}}, "image"),
         ({"gateway": {"httpRoute": {"enabled": True}}}, "gateway.httpRoute: set parentRefs"),
         ({"commonLabels": {"team": "two words"}}, "commonLabels/team"),
+        (
+            {"policy": {"files": {"pointsman.yaml": "a: 1"}, "configMaps": {"tasks": ["a"]}}},
+            "policy: files and configMaps are two sources of one configuration",
+        ),
+        ({"policy": {"configMaps": {"tasks": ["a"]}}}, "policy.configMaps: the folders prompts and tasks belong to"),
+        (
+            {"retriever": {"enabled": False}, "seed": {"documents": [DOCUMENTS]}},
+            "seed.documents: retriever.enabled is false",
+        ),
+        ({"engines": [], "seed": {"adapters": [ADAPTER]}}, "seed.adapters: there are no engines"),
+        ({"retriever": {"milvus": {"secret": "milvus"}}}, "retriever.milvus: the secret is for the server in url"),
+        ({"engines": [{"name": "a", "attach": {"store": "/a"}}]}, "'a': attach.secret and attach.store are of an"),
+        (
+            {"gateway": {"env": {"POINTSMAN_GATEWAY_REDIS_URL": ""}}},
+            "gateway: the variable POINTSMAN_GATEWAY_REDIS_URL is the chart's: use redis.existingSecret",
+        ),
+        (
+            {"engineDefaults": {"env": {"POINTSMAN_LORA_ENGINE_URL": "http://a"}}},
+            "'local': the variable POINTSMAN_LORA_ENGINE_URL is the chart's: use attach.url",
+        ),
+        ({"redis": {"podLabels": {"app.kubernetes.io/name": "a"}}}, "redis: the label app.kubernetes.io/name is the"),
+        ({"commonLabels": {"app.kubernetes.io/version": "1"}}, "commonLabels: the label app.kubernetes.io/version is"),
     ],
     ids=lambda part: part[:30] if isinstance(part, str) else "",
 )
