@@ -24,7 +24,8 @@ from tests.deploy.test_manifests import CUSTOM
 
 Object = dict[str, Any]
 SEEDS = range(24)
-OPERATORS = {*CUSTOM, *crd_schemas.KINDS, "Certificate", "LeaderWorkerSet"}
+GOOGLES = {"BackendConfig", "GCPBackendPolicy", "HealthCheckPolicy"}
+OPERATORS = {*CUSTOM, *crd_schemas.KINDS, *GOOGLES, "Certificate", "LeaderWorkerSet"}
 SERVICES = ("gateway", "retriever", "lora-server")
 GROUPS = ("keys", "adapters")
 POLICY_MAPS = ("pointsman-policy", "pointsman-policy-prompts", "pointsman-policy-tasks")
