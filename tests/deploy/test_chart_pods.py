@@ -89,14 +89,17 @@ def test_a_download_has_the_engines_proxy_authority_and_identity(tmp_path: Path)
         "POINTSMAN_LORA_LOG_LEVEL": "DEBUG",
         "HF_HUB_OFFLINE": 1,
     }
-    more = {"env": env, "podLabels": label, "pod": {"volumes": volumes}, "container": {"volumeMounts": [ca, cache]}}
+    token = {"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token"}}}
+    container = {"volumeMounts": [ca, cache], "env": [token]}
+    more = {"env": env, "podLabels": label, "pod": {"volumes": volumes}, "container": container}
     cluster, job = model_job(tmp_path, **more)
-    (container,) = job.pod["containers"]
-    settings = cluster.environment(job, container)
+    (download,) = job.pod["containers"]
+    settings = cluster.environment(job, download)
     assert settings.keys() == {"PYTHONPATH", "HOME", "HTTPS_PROXY"}
+    assert download["env"][-1] == token
     assert label.items() <= job.labels.items()
     assert job.pod["volumes"][-1] == volumes[0]
-    assert container["volumeMounts"][-1] == ca
+    assert download["volumeMounts"][-1] == ca
     assert "shared" not in {volume["name"] for volume in job.pod["volumes"]}
 
 

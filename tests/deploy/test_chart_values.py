@@ -1,5 +1,6 @@
 """Values that users add to pods and containers, and values that contradict each other."""
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from tests.deploy import crd_schemas
 from tests.deploy.kubernetes_schemas import VERSIONS, violations
 from tests.deploy.manifest_lint import Cluster, faults
 from tests.deploy.rendering import chart, needs_helm
+from tests.deploy.test_manifests import CUSTOM
 
 Object = dict[str, Any]
 GPUS: Object = {"name": "large", "kind": "cuda", "gpu": {"count": 8}, "model": {"source": "pvc:existing"}}
@@ -98,6 +100,35 @@ def test_an_engine_may_have_an_image_of_its_own_and_restart_only_on_demand(tmp_p
     workload = cluster.workload("lora-server-large")
     assert workload.pod["containers"][0]["image"] == image
     assert workload.object["spec"]["updateStrategy"] == {"type": "OnDelete"}
+
+
+def test_engines_and_gateways_may_pause(tmp_path: Path) -> None:
+    cluster = render(tmp_path, {"gateway": {"replicas": 0}, "engines": [{**GPUS, "replicas": 0}]})
+    counts = {
+        workload.object["metadata"]["name"]: workload.object["spec"].get("replicas") for workload in cluster.workloads
+    }
+    assert (counts["gateway"], counts["lora-server-large"]) == (0, 0)
+
+
+def test_keda_may_need_credentials_for_prometheus_and_have_more_triggers(tmp_path: Path) -> None:
+    more = {
+        "type": "cron",
+        "metadata": {"timezone": "Etc/UTC", "start": "0 6 * * *", "end": "0 20 * * *", "desiredReplicas": "4"},
+    }
+    keda = {"authenticationRef": {"name": "prometheus"}, "metadata": {"authModes": "bearer"}, "triggers": [more]}
+    engine = {**GPUS, "keda": {"enabled": True, "max": 1, **keda}}
+    scaled = render(tmp_path, {"engines": [engine]}).get("ScaledObject", "lora-server-large")
+    assert scaled
+    model = import_module(CUSTOM["ScaledObject"]).ScaledObject.model_validate(scaled)
+    triggers = scaled["spec"]["triggers"]
+    assert model.model_dump(mode="json", by_alias=True, exclude_none=True)["spec"]["triggers"] == triggers
+    *own, last = triggers
+    assert [trigger["name"] for trigger in own] == ["requests", "first-token"]
+    assert last == more
+    for trigger in own:
+        assert trigger["authenticationRef"] == {"name": "prometheus"}
+        assert trigger["metadata"]["authModes"] == "bearer"
+        assert trigger["metadata"]["serverAddress"].startswith("http://prometheus-operated")
 
 
 # -- what users add

@@ -9,7 +9,7 @@
 {{- end }}
 {{- $mounts := list }}
 {{- range $engine.container.volumeMounts }}{{ if has .name $names }}{{ $mounts = append $mounts . }}{{ end }}{{ end }}
-{{- $more := dict "pod" (dict "volumes" $volumes) "container" (dict "volumeMounts" $mounts) }}
+{{- $more := dict "pod" (dict "volumes" $volumes) "container" (dict "volumeMounts" $mounts "env" ($engine.container.env | default list)) }}
 backoffLimit: 10
 template:
   metadata:
