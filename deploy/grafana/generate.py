@@ -55,7 +55,17 @@ def _dashboard(name: str, source: Mapping[str, Any], shared: Mapping[str, Any]) 
     panels = [panel | {"id": number} for number, panel in enumerate(_placed(source["rows"], shared), start=1)]
     named = {"uid": f"pointsman-{name}", "title": source["title"], "description": source["description"]}
     marks = [mark | {"expr": scoped(mark["expr"])} for mark in shared["dashboard"]["annotations"]["list"]]
-    return {**shared["dashboard"], **named, "annotations": {"list": marks}, "panels": panels}
+    variables = _used(shared["dashboard"]["templating"]["list"], panels)
+    return {
+        **shared["dashboard"], **named, "annotations": {"list": marks}, "panels": panels,
+        "templating": {"list": variables},
+    }  # fmt: skip
+
+
+def _used(variables: list[dict[str, Any]], panels: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns the variables that panels of the dashboard use."""
+    named = {name for found in VARIABLE.findall(json.dumps(panels)) for name in found}
+    return [variable for variable in variables if variable["name"] in named]
 
 
 def _placed(rows: Mapping[str, list[dict[str, Any]]], shared: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -18,6 +18,7 @@ NOT_DRAWN = ("global", "resources", "extraObjects", "training", "updateStrategy"
 def random_values(seed: int) -> dict[str, Any]:
     values: dict[str, Any] = _draw(SCHEMA, random.Random(seed))
     _agree_on_gpus(values)
+    _agree_on_sources(values)
     return values
 
 
@@ -28,6 +29,19 @@ def _agree_on_gpus(values: dict[str, Any]) -> None:
         kind = engine.setdefault("kind", defaults.get("kind", "cpu"))
         gpu = engine.setdefault("gpu", {})
         gpu["count"] = 0 if kind == "cpu" else max(1, gpu.get("count", 1))
+
+
+def _agree_on_sources(values: dict[str, Any]) -> None:
+    """Leaves out what the chart refuses because nothing would use it."""
+    policy, seed, retriever = (values.get(key, {}) for key in ("policy", "seed", "retriever"))
+    if policy.get("files") or not policy.get("configMaps", {}).get("policy"):
+        policy.pop("configMaps", None)
+    if not retriever.get("enabled", True):
+        seed.pop("documents", None)
+    if not values["engines"]:
+        seed.pop("adapters", None)
+    if not retriever.get("milvus", {}).get("url"):
+        retriever.get("milvus", {}).pop("secret", None)
 
 
 def _draw(schema: Schema, chance: random.Random) -> Any:

@@ -38,8 +38,11 @@ KINDS = {
     "leaderworkersets.leaderworkerset.x-k8s.io/v1": "LeaderWorkerSet",
     "httproutes.gateway.networking.k8s.io/v1": "HTTPRoute",
     "grpcroutes.gateway.networking.k8s.io/v1": "GRPCRoute",
+    "gcpbackendpolicies.networking.gke.io/v1": "GCPBackendPolicy",
+    "healthcheckpolicies.networking.gke.io/v1": "HealthCheckPolicy",
+    "backendconfigs.cloud.google.com/v1": "BackendConfig",
 }
-"""The operators' kinds that the chart uses, by PLURAL.GROUP/VERSION."""
+"""The operators' kinds that the chart or its examples use, by PLURAL.GROUP/VERSION."""
 
 
 def definitions() -> list[dict[str, Any]]:

@@ -24,7 +24,8 @@ from tests.deploy.test_manifests import CUSTOM
 
 Object = dict[str, Any]
 SEEDS = range(24)
-OPERATORS = {*CUSTOM, *crd_schemas.KINDS, "Certificate", "LeaderWorkerSet"}
+GOOGLES = {"BackendConfig", "GCPBackendPolicy", "HealthCheckPolicy"}
+OPERATORS = {*CUSTOM, *crd_schemas.KINDS, *GOOGLES, "Certificate", "LeaderWorkerSet"}
 SERVICES = ("gateway", "retriever", "lora-server")
 GROUPS = ("keys", "adapters")
 POLICY_MAPS = ("pointsman-policy", "pointsman-policy-prompts", "pointsman-policy-tasks")
@@ -483,3 +484,33 @@ def test_manifests_are_applied_on_the_servers_side() -> None:
     applied = re.findall(r"kubectl apply[^`\n]*-k", pages)
     assert applied
     assert [command for command in applied if "--server-side" not in command] == []
+
+
+# -- what users are told
+
+
+def notes(*values: str) -> str:
+    """Returns what Helm prints after an installation."""
+    words = ("pointsman", str(CHART), "--namespace", "pointsman", "--dry-run=client", *values)
+    return helm("install", *words).partition("\nNOTES:\n")[2]
+
+
+def test_the_notes_name_the_workloads_that_are_there() -> None:
+    printed = notes("-f", str(CHART / "ci" / "two-nodes.yaml"))
+    cluster = Cluster.of(chart("-f", str(CHART / "ci" / "two-nodes.yaml")))
+    named = re.findall(r"(deployment|statefulset|leaderworkerset)/(\S+)", printed)
+    kinds = {"deployment": "Deployment", "statefulset": "StatefulSet", "leaderworkerset": "LeaderWorkerSet"}
+    assert {kinds[kind] for kind, _ in named} == {"Deployment", "LeaderWorkerSet"}
+    assert [name for kind, name in named if not cluster.has(kinds[kind], name)] == []
+
+
+def test_without_a_key_nobody_is_asked_to_send_a_request_with_one() -> None:
+    without = ("--set", "secrets.generate=false,networkPolicy.enabled=true")
+    cluster = Cluster.of(chart(*without))
+    assert not cluster.has("Pod", "ask")
+    assert not cluster.has("NetworkPolicy", "gateway-from-ask")
+    printed = notes(*without)
+    assert "keys create" in printed
+    assert "helm test" not in printed
+    assert "helm test" in notes()
+    assert Cluster.of(chart(*without, "--set", "gateway.auth=off")).has("Pod", "ask")

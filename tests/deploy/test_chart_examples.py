@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from fsspec.config import set_conf_env
 from pointsman_lora_server.settings import Settings as LoraSettings
 
 from deploy.helm.render import CHART, HelmError
@@ -58,6 +59,23 @@ def test_pods_reach_the_agent_that_gives_them_a_cloud_role(name: str, agent: dic
         for peer in rule.get("to", ())
     }
     assert agent.items() <= reached.items()
+
+
+def test_on_azure_all_that_reads_a_bucket_has_the_identity() -> None:
+    cluster = example("aks")
+    pods = [each for each in cluster.workloads if each.pod["serviceAccountName"] == "lora-server"]
+    assert {each.service for each in pods} == {"lora-server", "model"}
+    assert all(each.labels["azure.workload.identity/use"] == "true" for each in pods)
+    account = cluster.get("ServiceAccount", "lora-server")
+    assert account
+    assert "azure.workload.identity/client-id" in account["metadata"]["annotations"]
+    policy = cluster.get("NetworkPolicy", "lora-server-to-outside")
+    assert policy
+    assert 443 in [port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]]
+    for each in pods:
+        found: dict[str, dict[str, object]] = {}
+        set_conf_env(found, cluster.environment(each, each.pod["containers"][0]))
+        assert found == {"abfs": {"account_name": "account", "anon": False}}
 
 
 def test_two_installations_in_two_namespaces_differ_only_by_their_namespace() -> None:

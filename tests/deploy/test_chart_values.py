@@ -1,5 +1,6 @@
 """Values that users add to pods and containers, and values that contradict each other."""
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,12 @@ from tests.deploy import crd_schemas
 from tests.deploy.kubernetes_schemas import VERSIONS, violations
 from tests.deploy.manifest_lint import Cluster, faults
 from tests.deploy.rendering import chart, needs_helm
+from tests.deploy.test_manifests import CUSTOM
 
 Object = dict[str, Any]
 GPUS: Object = {"name": "large", "kind": "cuda", "gpu": {"count": 8}, "model": {"source": "pvc:existing"}}
+DOCUMENTS: Object = {"collection": "a", "image": "registry.example/a:1", "folder": "/a"}
+ADAPTER: Object = {"name": "a", "folder": "/a"}
 VALUES = {
     "gateway": ("gateway",),
     "retriever": ("retriever",),
@@ -98,6 +102,35 @@ def test_an_engine_may_have_an_image_of_its_own_and_restart_only_on_demand(tmp_p
     assert workload.object["spec"]["updateStrategy"] == {"type": "OnDelete"}
 
 
+def test_engines_and_gateways_may_pause(tmp_path: Path) -> None:
+    cluster = render(tmp_path, {"gateway": {"replicas": 0}, "engines": [{**GPUS, "replicas": 0}]})
+    counts = {
+        workload.object["metadata"]["name"]: workload.object["spec"].get("replicas") for workload in cluster.workloads
+    }
+    assert (counts["gateway"], counts["lora-server-large"]) == (0, 0)
+
+
+def test_keda_may_need_credentials_for_prometheus_and_have_more_triggers(tmp_path: Path) -> None:
+    more = {
+        "type": "cron",
+        "metadata": {"timezone": "Etc/UTC", "start": "0 6 * * *", "end": "0 20 * * *", "desiredReplicas": "4"},
+    }
+    keda = {"authenticationRef": {"name": "prometheus"}, "metadata": {"authModes": "bearer"}, "triggers": [more]}
+    engine = {**GPUS, "keda": {"enabled": True, "max": 1, **keda}}
+    scaled = render(tmp_path, {"engines": [engine]}).get("ScaledObject", "lora-server-large")
+    assert scaled
+    model = import_module(CUSTOM["ScaledObject"]).ScaledObject.model_validate(scaled)
+    triggers = scaled["spec"]["triggers"]
+    assert model.model_dump(mode="json", by_alias=True, exclude_none=True)["spec"]["triggers"] == triggers
+    *own, last = triggers
+    assert [trigger["name"] for trigger in own] == ["requests", "first-token"]
+    assert last == more
+    for trigger in own:
+        assert trigger["authenticationRef"] == {"name": "prometheus"}
+        assert trigger["metadata"]["authModes"] == "bearer"
+        assert trigger["metadata"]["serverAddress"].startswith("http://prometheus-operated")
+
+
 # -- what users add
 
 
@@ -147,6 +180,12 @@ def test_whole_numbers_stay_whole_numbers(tmp_path: Path) -> None:
     workload = cluster.workload("gateway")
     settings = cluster.environment(workload, workload.pod["containers"][0])
     assert [settings[name] for name in given] == ["1000000", "10737418240", "0.25", "text", "true"]
+
+
+def test_gateways_may_be_replaced_all_at_once(tmp_path: Path) -> None:
+    deployment = render(tmp_path, {"gateway": {"strategy": {"type": "Recreate"}}}).get("Deployment", "gateway")
+    assert deployment
+    assert deployment["spec"]["strategy"] == {"type": "Recreate"}  # with rollingUpdate, the API server refuses it
 
 
 # -- Secrets and routes of the user
@@ -222,6 +261,28 @@ def test_alerts_link_to_the_runbook_where_it_is_published(tmp_path: Path) -> Non
         ({"redis": {"image": ""}}, "image"),
         ({"gateway": {"httpRoute": {"enabled": True}}}, "gateway.httpRoute: set parentRefs"),
         ({"commonLabels": {"team": "two words"}}, "commonLabels/team"),
+        (
+            {"policy": {"files": {"pointsman.yaml": "a: 1"}, "configMaps": {"tasks": ["a"]}}},
+            "policy: files and configMaps are two sources of one configuration",
+        ),
+        ({"policy": {"configMaps": {"tasks": ["a"]}}}, "policy.configMaps: the folders prompts and tasks belong to"),
+        (
+            {"retriever": {"enabled": False}, "seed": {"documents": [DOCUMENTS]}},
+            "seed.documents: retriever.enabled is false",
+        ),
+        ({"engines": [], "seed": {"adapters": [ADAPTER]}}, "seed.adapters: there are no engines"),
+        ({"retriever": {"milvus": {"secret": "milvus"}}}, "retriever.milvus: the secret is for the server in url"),
+        ({"engines": [{"name": "a", "attach": {"store": "/a"}}]}, "'a': attach.secret and attach.store are of an"),
+        (
+            {"gateway": {"env": {"POINTSMAN_GATEWAY_REDIS_URL": ""}}},
+            "gateway: the variable POINTSMAN_GATEWAY_REDIS_URL is the chart's: use redis.existingSecret",
+        ),
+        (
+            {"engineDefaults": {"env": {"POINTSMAN_LORA_ENGINE_URL": "http://a"}}},
+            "'local': the variable POINTSMAN_LORA_ENGINE_URL is the chart's: use attach.url",
+        ),
+        ({"redis": {"podLabels": {"app.kubernetes.io/name": "a"}}}, "redis: the label app.kubernetes.io/name is the"),
+        ({"commonLabels": {"app.kubernetes.io/version": "1"}}, "commonLabels: the label app.kubernetes.io/version is"),
     ],
     ids=lambda part: part[:30] if isinstance(part, str) else "",
 )

@@ -1,6 +1,25 @@
 {{/* The spec of the Job that downloads an engine's model; call with (dict "root" $ "engine" ENGINE "claim" NAME). */}}
 {{- define "pointsman.modelJob" -}}
 {{- $engine := .engine }}
+{{- /* Files that the engine's variables may name, such as a CA; not claims, which may be another node's. */}}
+{{- $names := list }}
+{{- $volumes := list }}
+{{- range $engine.pod.volumes }}
+{{- if or .secret .configMap .projected }}{{ $volumes = append $volumes . }}{{ $names = append $names .name }}{{ end }}
+{{- end }}
+{{- $mounts := list }}
+{{- range $engine.container.volumeMounts }}{{ if has .name $names }}{{ $mounts = append $mounts . }}{{ end }}{{ end }}
+{{- $more := dict "pod" (dict "volumes" $volumes) "container" (dict "volumeMounts" $mounts "env" ($engine.container.env | default list)) }}
+backoffLimit: 10
+template:
+  metadata:
+    {{- include "pointsman.podMetadata" (dict "root" .root "name" "model" "of" $engine) | nindent 4 }}
+  spec:
+    {{- include "pointsman.customized" (dict "of" $more "pod" (include "pointsman.modelPod" .)) | nindent 4 }}
+{{- end }}
+
+{{- define "pointsman.modelPod" -}}
+{{- $engine := .engine }}
 {{- $pod := dict "restartPolicy" "OnFailure" }}
 {{- if ne $engine.model.accessMode "ReadWriteMany" }}
 {{- range $field := list "nodeSelector" "tolerations" "affinity" }}
@@ -11,39 +30,39 @@
 {{- $near := dict "podAffinity" (dict "requiredDuringSchedulingIgnoredDuringExecution" (list $term)) }}
 {{- $_ := set $pod "affinity" (merge $near ($pod.affinity | default dict)) }}
 {{- end }}
-backoffLimit: 10
-template:
-  metadata:
-    {{- include "pointsman.podMetadata" (dict "root" .root "name" "model" "of" dict) | nindent 4 }}
-  spec:
-    {{- include "pointsman.pod" (dict "root" .root "account" "lora-server" "grace" 30 "pod" $pod) | nindent 4 }}
-    containers:
-      - name: model
-        image: {{ $engine.image }}
-        # The engine's environment has Hugging Face's library; the lora-server's environment has the one for S3.
-        command: [{{ hasPrefix "hf://" $engine.model.source | ternary "/opt/engine/bin/python" "/opt/pointsman/venv/bin/python" }}, -m, pointsman_lora_server.fetch_model]
-        args: [{{ $engine.model.source | quote }}, {{ $engine.modelFolder }}]
-        {{- include "pointsman.containerSecurity" . | nindent 8 }}
-        {{- with $engine.envFromSecrets }}
-        {{- include "pointsman.envFrom" . | nindent 8 }}
-        {{- end }}
-        env:
-          - {name: PYTHONPATH, value: /opt/pointsman/src}
-          - {name: HOME, value: /tmp}
-        resources:
-          requests: {cpu: 500m, memory: 1Gi, ephemeral-storage: 1Gi}
-          limits: {memory: 4Gi, ephemeral-storage: 4Gi}
-        volumeMounts:
-          - {name: base-model, mountPath: /var/lib/pointsman/base-model}
-          - {name: tmp, mountPath: /tmp}
-          - {name: shm, mountPath: /dev/shm}
-    volumes:
-      - name: base-model
-        persistentVolumeClaim: {claimName: {{ .claim }}}
-      - name: tmp
-        emptyDir: {sizeLimit: 4Gi}
-      - name: shm
-        emptyDir: {medium: Memory, sizeLimit: 64Mi}
+{{- include "pointsman.pod" (dict "root" .root "account" "lora-server" "grace" 30 "pod" $pod) }}
+containers:
+  - name: model
+    image: {{ $engine.image }}
+    # The engine's environment has Hugging Face's library; the lora-server's environment has the one for S3.
+    command: [{{ hasPrefix "hf://" $engine.model.source | ternary "/opt/engine/bin/python" "/opt/pointsman/venv/bin/python" }}, -m, pointsman_lora_server.fetch_model]
+    args: [{{ $engine.model.source | quote }}, {{ $engine.modelFolder }}]
+    {{- include "pointsman.containerSecurity" . | nindent 4 }}
+    {{- with $engine.envFromSecrets }}
+    {{- include "pointsman.envFrom" . | nindent 4 }}
+    {{- end }}
+    env:
+      - {name: PYTHONPATH, value: /opt/pointsman/src}
+      - {name: HOME, value: /tmp}
+      {{- $variables := dict }}
+      {{- range $name, $value := $engine.env }}
+      {{- if not (regexMatch "^(POINTSMAN_|VLLM_|HF_HUB_OFFLINE|TRANSFORMERS_OFFLINE)" $name) }}{{ $_ := set $variables $name $value }}{{ end }}
+      {{- end }}
+      {{- include "pointsman.variables" $variables | trim | nindent 6 }}
+    resources:
+      requests: {cpu: 500m, memory: 1Gi, ephemeral-storage: 1Gi}
+      limits: {memory: 4Gi, ephemeral-storage: 4Gi}
+    volumeMounts:
+      - {name: base-model, mountPath: /var/lib/pointsman/base-model}
+      - {name: tmp, mountPath: /tmp}
+      - {name: shm, mountPath: /dev/shm}
+volumes:
+  - name: base-model
+    persistentVolumeClaim: {claimName: {{ .claim }}}
+  - name: tmp
+    emptyDir: {sizeLimit: 4Gi}
+  - name: shm
+    emptyDir: {medium: Memory, sizeLimit: 64Mi}
 {{- end }}
 
 {{/* The spec of the Job that creates the first key and loads documents and adapters. Each container retries until it

@@ -166,6 +166,11 @@ adapters: {{ ternary $adapters list (not (empty .Values.engines)) | toJson }}
 {{- if and $key.enabled (eq .Values.gateway.auth "on") (or .Values.secrets.generate $key.existingSecret) }}true{{ end }}
 {{- end }}
 
+{{/* Whether `helm test` can have a request answered: "true" or nothing. */}}
+{{- define "pointsman.asks" -}}
+{{- if and .Values.test.enabled (or (include "pointsman.firstKey" .) (ne .Values.gateway.auth "on")) }}true{{ end }}
+{{- end }}
+
 {{- define "pointsman.firstKeySecret" -}}
 {{ .Values.gateway.firstKey.existingSecret | default "pointsman-first-key" }}
 {{- end }}

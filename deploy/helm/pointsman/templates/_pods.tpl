@@ -4,16 +4,20 @@ Security `restricted`, and has neither a token for the API server nor the variab
 {{- $security := dict "runAsNonRoot" true "runAsUser" 10001 "runAsGroup" 10001 "fsGroup" 10001 "fsGroupChangePolicy" "OnRootMismatch" "seccompProfile" (dict "type" "RuntimeDefault") }}
 {{- $spec := dict "serviceAccountName" .account "automountServiceAccountToken" false "enableServiceLinks" false "terminationGracePeriodSeconds" .grace "securityContext" $security }}
 {{- with .root.Values.images.pullSecrets }}{{ $_ := set $spec "imagePullSecrets" . }}{{ end }}
-{{- toYaml (mergeOverwrite $spec (deepCopy .pod)) }}
+{{- $own := deepCopy .pod }}
+{{- $shared := deepCopy .root.Values.podDefaults }}
+{{- with concat ($shared.tolerations | default list) ($own.tolerations | default list) }}{{ $_ := set $own "tolerations" . }}{{ end }}
+{{- toYaml (mergeOverwrite $spec $shared $own) }}
 {{- end }}
 
 {{/* A pod's spec with the values `pod` and `container` of its service; call with (dict "of" VALUES "pod" TEXT). Lists of
-containers, volumes, mounts, variables and ports are appended to the chart's, all else is merged and takes precedence. */}}
+containers, volumes, mounts, variables, ports and tolerations are appended to the chart's, all else is merged and takes
+precedence. */}}
 {{- define "pointsman.customized" -}}
 {{- $spec := fromYaml .pod }}
 {{- with $spec.Error }}{{ fail . }}{{ end }}
 {{- $main := dict "of" (first $spec.containers) "with" (.of.container | default dict) "lists" (list "env" "envFrom" "ports" "volumeMounts") }}
-{{- $whole := dict "of" $spec "with" (.of.pod | default dict) "lists" (list "containers" "initContainers" "volumes") }}
+{{- $whole := dict "of" $spec "with" (.of.pod | default dict) "lists" (list "containers" "initContainers" "tolerations" "volumes") }}
 {{- range $target := list $main $whole }}
 {{- range $field, $value := $target.with }}
 {{- if has $field $target.lists }}
@@ -65,7 +69,12 @@ resources:
 {{- $_ := set $entries "OTEL_TRACES_SAMPLER" "parentbased_traceidratio" }}
 {{- $_ := set $entries "OTEL_TRACES_SAMPLER_ARG" $root.Values.tracing.ratio }}
 {{- end }}
-{{- range $name, $value := $entries }}
+{{- include "pointsman.variables" $entries }}
+{{- end }}
+
+{{/* Environment entries of a map. */}}
+{{- define "pointsman.variables" -}}
+{{- range $name, $value := . }}
 {{- if ne (toString $value) "" }}
 {{- /* Numbers in values are floats, and 1000000 would become 1e+06. */}}
 {{- $whole := and (kindIs "float64" $value) (eq (toString (floor $value)) (toString $value)) }}
