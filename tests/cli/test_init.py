@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pointsman_cli.example import load_example
-from pointsman_cli.up.command import check_retriever
+from pointsman_cli.example import check_retriever, load_example
 from pointsman_gateway.config.field_types import ConfigError
 from pointsman_gateway.config.load import load_config
 from pointsman_lab.starter import Answers, LabelledMessage, configuration, read_labelled, write_checked
