@@ -25,6 +25,7 @@ from pointsman_cli.engine_environment import (
 from pointsman_cli.errors import UsageError, run_interruptibly
 from pointsman_cli.example import check_retriever, load_example
 from pointsman_cli.options import DEFAULT_DATA_DIR, DEFAULT_GRPC, DEFAULT_HTTP, DataDirOption, EnginePythonOption
+from pointsman_cli.up.config_edits import report_edits
 from pointsman_cli.up.own_engine import HEADING, EngineOption, write_engine_config
 from pointsman_cli.up.plan import (
     HOST,
@@ -167,7 +168,9 @@ async def run_up(setup: StartPlan, screen: StartupOutput, backoff: Backoff) -> N
                 _write_run(setup, supervisor)  # a restarted process has a new pid
 
             with suppress(asyncio.CancelledError):
-                await supervisor.keep_running(report, backoff)
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(report_edits(setup.plan.gateway.log, screen.say))
+                    tasks.create_task(supervisor.keep_running(report, backoff))
         finally:
             setup.data_dir.run_file.unlink(missing_ok=True)
             await supervisor.stop(screen.say)
