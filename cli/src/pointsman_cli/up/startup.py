@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -29,6 +30,7 @@ from pointsman_cli.grpc_clients import (
     register_adapter,
 )
 from pointsman_cli.ingest import DEFAULT_TENANT, MAX_PROBLEMS_SHOWN, IngestTarget, send_sources
+from pointsman_cli.options import KEY_VARIABLE
 from pointsman_cli.processes import run_to_end
 from pointsman_cli.sources import Source, find_sources
 from pointsman_cli.up.plan import Addresses, Service, UpPlan, prepare_folders
@@ -162,7 +164,10 @@ class StartupOutput:
         if prometheus := run.processes.get(PROMETHEUS):
             self.say(f"Prometheus: http://{prometheus.address}")
         self.say("")
-        self._console.print(_example_curl(run.http), markup=False, highlight=False, soft_wrap=True)
+        needs_key = os.environ.get("POINTSMAN_GATEWAY_AUTH") == "on"
+        if needs_key:
+            self.say(f"keys are on: `pointsman keys create` makes one; ask and curl read it from {KEY_VARIABLE}")
+        self.say(example_curl(run.http, needs_key=needs_key))
         self.say('\nor: pointsman ask "..."   pointsman route "..."   Stop with Ctrl-C.')
 
 
@@ -177,9 +182,11 @@ def _once_each(say: Callable[[str], None]) -> Callable[[str], None]:
     return say_new
 
 
-def _example_curl(url: str) -> str:
+def example_curl(url: str, *, needs_key: bool) -> str:
+    """Returns a command that asks the gateway, with the header for a key if it needs one."""
     body = json.dumps({"model": "auto", "messages": [{"role": "user", "content": "May I bring a bicycle?"}]})
-    return f"curl -i {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'"
+    key = f' -H "Authorization: Bearer ${KEY_VARIABLE}"' if needs_key else ""
+    return f"curl -i {url}/v1/chat/completions{key} -H 'Content-Type: application/json' -d '{body}'"
 
 
 @dataclass(frozen=True, slots=True)
