@@ -29,7 +29,7 @@ from pointsman_cli.grpc_clients import (
     open_channel,
     register_adapter,
 )
-from pointsman_cli.ingest import DEFAULT_TENANT, MAX_PROBLEMS_SHOWN, IngestTarget, send_sources
+from pointsman_cli.ingest import DEFAULT_TENANT, MAX_PROBLEMS_SHOWN, IngestTarget, send_sources, skipped_text
 from pointsman_cli.options import KEY_VARIABLE
 from pointsman_cli.processes import run_to_end
 from pointsman_cli.sources import Source, find_sources
@@ -296,6 +296,8 @@ async def _ingest_collection(address: str, collection: str, sources: list[Source
     files = sum(len(source.files) for source in sources)
     target = IngestTarget(address, DEFAULT_TENANT, collection)
     counts = await send_sources(target, sources, True, lambda sent: say(f"{sent.answered} of {files} files"))
+    if skipped := skipped_text(sources):
+        say(skipped)
     if counts.problems:
         shown = "; ".join(counts.problems[:MAX_PROBLEMS_SHOWN])
         raise CommandError(f"collection {collection}: {len(counts.problems)} documents were not ingested: {shown}")
