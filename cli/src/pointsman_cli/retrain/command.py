@@ -114,7 +114,7 @@ def print_run(state: RunState) -> None:
 def _facts(step: StepState) -> Iterator[str]:
     """Yields the facts of a step that are texts or numbers, for one line of the display."""
     for name, value in step.facts.items():
-        if isinstance(value, str | int | float) and not isinstance(value, bool):
+        if isinstance(value, str | int | float) and not isinstance(value, bool) and value != "":
             yield f"{name} {value}"
 
 
