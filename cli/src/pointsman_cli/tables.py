@@ -16,12 +16,20 @@ _INDENT = "    "
 _UNLIMITED = 1_000_000
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[str] = ()) -> None:
-    """Prints rows of texts under the names of their columns; those in `right` are aligned to the right."""
-    console = Console(highlight=False)
+def print_table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    right: Collection[str] = (),
+    console: Console | None = None,
+) -> None:
+    """Prints rows of texts under the names of their columns; those in `right` are aligned to the right.
+
+    `console` is by default the standard output's.
+    """
+    console = console or Console(highlight=False)
     width = console.width if console.is_terminal else _UNLIMITED
     for number, line in enumerate(table_lines(columns, rows, width, right)):
-        console.print(Text(line, style="dim" if number == 0 else ""), soft_wrap=True)
+        console.print(Text(line, style="dim" if number == 0 else ""), highlight=False, soft_wrap=True)
 
 
 def table_lines(

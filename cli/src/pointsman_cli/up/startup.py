@@ -16,7 +16,6 @@ from pointsman_servicekit.errors import PointsmanError
 from pointsman_servicekit.http_client import open_async_client
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from pointsman_cli.data_dir import DataDir, Run, authenticate_to, write_tokens
 from pointsman_cli.engine_environment import BUILT_IN, EngineEnvironment, prepare_base_model, prepare_embedding_model
@@ -33,6 +32,7 @@ from pointsman_cli.ingest import DEFAULT_TENANT, MAX_PROBLEMS_SHOWN, IngestTarge
 from pointsman_cli.options import KEY_VARIABLE
 from pointsman_cli.processes import run_to_end
 from pointsman_cli.sources import Source, find_sources
+from pointsman_cli.tables import print_table
 from pointsman_cli.up.plan import Addresses, Service, UpPlan, prepare_folders
 from pointsman_cli.up.prometheus import PROMETHEUS, wait_for_prometheus, write_configuration
 from pointsman_cli.up.supervisor import Supervisor
@@ -149,15 +149,11 @@ class StartupOutput:
         self._console.print(f"[green]ok[/green] {escape(name)} [dim]{time.monotonic() - began:.1f} s[/dim]")
 
     def summary(self, run: Run, adapters: Sequence[str]) -> None:
-        table = Table(box=None, pad_edge=False)
-        for column in ("process", "pid", "address", "log"):
-            table.add_column(column, overflow="fold", justify="right" if column == "pid" else "left")
-        for name, process in run.processes.items():
-            table.add_row(name, str(process.pid), process.address, process.log)
+        rows = [(name, str(process.pid), process.address, process.log) for name, process in run.processes.items()]
         if run.engine:
-            table.add_row("engine", "", run.engine, "", style="dim")
+            rows.append(("engine", "", run.engine, ""))
         self._console.print()
-        self._console.print(table)
+        print_table(("process", "pid", "address", "log"), rows, right=("pid",), console=self._console)
         self.say(f"\nadapters: {', '.join(adapters) or 'none'}" if run.lora_server else "")
         self.say(f"HTTP (OpenAI's API): {run.http}/v1   gRPC: {run.grpc}")
         self.say(f"console: {run.http}/console")
