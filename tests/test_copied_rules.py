@@ -1,12 +1,15 @@
 """Lists and rules that two distributions need, neither of which imports the other, are the same in both."""
 
+import inspect
 from collections.abc import Callable
 
 import pytest
 from pointsman_cli.retrain.data_step import FATAL_ERRORS, PROMPT_ERRORS
 from pointsman_cli.sources import CODE_TYPES, FORMATTED_TYPES, MAX_FILE_BYTES, MEDIA_TYPES
+from pointsman_embedding import pip_download
 from pointsman_gateway.config.path_checks import MANAGED_ADAPTER
 from pointsman_gateway.config.task_checks import ALIAS
+from pointsman_lora_server import base_model
 from pointsman_lora_server.domain import check_alias, check_version
 from pointsman_retriever.chunking.sandboxed import kind_of, recipe_for
 from pointsman_retriever.limits import MAX_CONTENT_BYTES
@@ -47,6 +50,12 @@ def test_the_retriever_reads_every_kind_of_file_that_the_command_sends() -> None
     kinds = {suffix: kind_of(recipe_for(media_type)) for suffix, media_type in MEDIA_TYPES.items()}
     assert {suffix for suffix, kind in kinds.items() if kind == "code"} == CODE_TYPES.keys()
     assert MAX_FILE_BYTES == MAX_CONTENT_BYTES
+
+
+def test_a_failed_download_has_the_same_explanation_in_both_environments() -> None:
+    functions = (pip_download.explain_failure, base_model.explain_failure)
+    assert len({inspect.getsource(function) for function in functions}) == 1
+    assert pip_download.DEFAULT_INDEX == base_model.DEFAULT_INDEX
 
 
 def test_the_error_codes_on_which_a_retraining_depends_are_raised_by_the_services() -> None:

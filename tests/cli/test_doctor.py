@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 from pointsman.v1 import lora_server_pb2
+from pointsman_cli.data_dir import Run
 from pointsman_cli.doctor.machine import Level, Machine, check_engine, check_hardware, look_at_machine
-from pointsman_cli.doctor.running import check_configuration, check_port, tool_calls_finding
+from pointsman_cli.doctor.running import check_configuration, check_port, check_ports, tool_calls_finding
 
 from tests.gateway.doubles.config_folder import ConfigFolder
 from tests.ports import serving
@@ -58,6 +59,15 @@ def test_missing_parts_are_reported_with_the_remedy(what: str, change: dict[str,
     assert told in detail
 
 
+@pytest.mark.parametrize(("free", "level"), [(2**27, Level.FAIL), (2**29, Level.WARN), (2**31, Level.OK)])
+def test_a_machine_without_an_engine_needs_disk_space_too(free: int, level: Level) -> None:
+    found = {finding.what: finding for finding in check_hardware(replace(GOOD, disk_free=free), engine=False)}
+
+    assert found.keys() == {"python", "disk"}
+    assert found["disk"].level is level
+    assert level is not Level.FAIL or "the services need 0.25 GiB, make room or choose" in found["disk"].detail
+
+
 def test_a_machine_can_be_checked_before_its_data_directory_exists(tmp_path: Path) -> None:
     machine = look_at_machine(tmp_path / "not" / "yet")
 
@@ -94,6 +104,19 @@ def test_a_port_in_use_fails_with_the_option_that_changes_it() -> None:
 
     assert finding.level is Level.FAIL
     assert "choose another with `pointsman up --http`" in finding.detail
+
+
+def test_the_ports_that_are_checked_are_those_of_the_running_stack() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken, socket.create_server(("127.0.0.1", 0)) as other:
+        http, grpc = (f"127.0.0.1:{each.getsockname()[1]}" for each in (taken, other))
+        run = Run(os.getpid(), "example", f"http://{http}", grpc, "", "", "", "", "", "", "", {})
+
+        findings = check_ports("", "", run)
+
+    assert [(finding.level, finding.detail) for finding in findings] == [
+        (Level.OK, f"{http} is ours (pid {os.getpid()})"),
+        (Level.OK, f"{grpc} is ours (pid {os.getpid()})"),
+    ]
 
 
 def lines(outcome: Any) -> dict[str, str]:
@@ -214,6 +237,31 @@ async def test_a_rejected_configuration_edit_is_a_failure(problem: str, level: L
         finding = await check_configuration(url)
 
     assert (finding.level, finding.detail) == (level, told)
+
+
+@pytest.mark.parametrize(
+    ("key", "level", "told"),
+    [
+        ("pm-right", Level.OK, "generation 0a1b"),
+        ("pm-wrong", Level.FAIL, "the gateway rejects this API key; `pointsman keys list` shows all"),
+        ("", Level.WARN, "put an API key into POINTSMAN_API_KEY, or name its variable with --key-env"),
+    ],
+)
+async def test_a_gateway_with_keys_on_is_asked_with_the_key(key: str, level: Level, told: str) -> None:
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:  # the library's name
+            self.send_response(200 if self.headers["authorization"] == "Bearer pm-right" else 401)
+            self.end_headers()
+            self.wfile.write(b'{"generation": "0a1b", "problem": ""}')
+
+        def log_message(self, *words: object) -> None:
+            """Disables the log."""
+
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), Answer)) as url:
+        finding = await check_configuration(url, key)
+
+    assert finding.level is level
+    assert told in finding.detail
 
 
 @pytest.mark.parametrize(

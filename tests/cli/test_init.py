@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pointsman_cli.example import load_example
-from pointsman_cli.up.command import check_retriever
+from pointsman_cli.example import check_retriever, load_example
 from pointsman_gateway.config.field_types import ConfigError
 from pointsman_gateway.config.load import load_config
 from pointsman_lab.starter import Answers, LabelledMessage, configuration, read_labelled, write_checked
@@ -108,7 +107,7 @@ async def test_a_terminal_is_asked_five_questions(data_dir: Path, labelled: Path
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        ("", "has fewer than two tasks; write one"),
+        ("", "has no messages; write some 30, each with a text and the task that it belongs to"),
         ("nonsense", r"labelled.jsonl:1 is not JSON"),
         ('{"text": "hello"}', 'labelled.jsonl:1 needs a "task"'),
         ('{"text": "hi", "task": "chat"}\n{"text": "a", "task": "b"}', r"task 'b' has 1 example\(s\)"),
@@ -124,6 +123,35 @@ def test_bad_messages_are_named_and_nothing_is_written(tmp_path: Path, content: 
         write_checked(configuration(ANSWERS, read_labelled(file), "mine"), tmp_path / "mine")
 
     assert not (tmp_path / "mine").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"message,label\na,b\n", "has the columns message, label, and none called text or task; name them text and"),
+        (b"text,label\na,b\n", "has the columns text, label, and none called task; name them"),
+        (b"text;task\na;b\n", "has one column, 'text;task'; separate its columns by commas"),
+        (b"", "has no messages; write some 30, each with a text and the task"),
+        (b"text,task\n", "has no messages; write some 30"),
+        (b"text,task\na,b\n,c\n", ':3 needs a "text"; a row has a text and a task'),
+        (b"text,task\na,b\nc\xe9,d\n", "is not UTF-8 (line 3: byte 0xe9); save it as UTF-8"),
+        ("text,task\na,b\n".encode("utf-16"), "is not UTF-8 (line 1: byte 0xff); save it as UTF-8"),
+    ],
+)
+def test_a_mistake_in_a_csv_file_is_named_before_a_model_is_downloaded(
+    cli: Cli, tmp_path: Path, content: bytes, told: str
+) -> None:
+    file, data_dir = tmp_path / "labelled.csv", tmp_path / "empty"
+    file.write_bytes(content)
+    options = ("--engine", "groq", "--model", "m", "--key-env", "", "--fallback-model", "", "--examples", file)
+
+    outcome = cli("init", tmp_path / "mine", *options, "--data-dir", data_dir)
+
+    assert outcome.code == 1
+    assert f"{file}" in outcome.err
+    assert told in outcome.err
+    assert not (tmp_path / "mine").exists()
+    assert not data_dir.exists()
 
 
 def test_messages_may_be_csv(tmp_path: Path) -> None:

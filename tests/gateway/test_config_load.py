@@ -285,7 +285,7 @@ NO_SUCH_COLLECTION_KEY = {"retrieval": {"collections": "handbook", "prompt": "pa
             "tasks 'policy' and 'chat' share 1 example(s), case and spaces aside: 'Are bicycles allowed on the train?'",
         ),
         # prompts
-        (_set("prompts", "persona.txt", to="{{ query "), "prompts/persona.txt is not a template: "),
+        (_set("prompts", "persona.txt", to="{{ query "), "prompts/persona.txt:1 is not a template: "),
         (
             _set("prompts", "persona.txt", to="{{ passages }}"),
             "path 'small_talk': prompts/persona.txt: 'passages' is undefined; known variables: query",

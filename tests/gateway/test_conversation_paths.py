@@ -1,6 +1,6 @@
 """The router keeps a conversation's path, version and random choices, and leaves it if that pays or if it must."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -45,6 +45,9 @@ class Around:
 
     def path_of(self, model: str) -> Path | None:
         return None
+
+    def names(self) -> Sequence[str]:
+        return ()
 
     def usd(self, path: Path, request: Request) -> float:
         return self.costs.get(path.name, 1.0)

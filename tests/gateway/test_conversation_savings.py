@@ -2,7 +2,7 @@
 
 import random
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from pointsman_gateway.config.field_types import PolicyConfig
@@ -74,6 +74,9 @@ class Overloads:
 
     def path_of(self, model: str) -> Path | None:
         return None
+
+    def names(self) -> Sequence[str]:
+        return ()
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+import yaml
 from pointsman_servicekit.errors import Unavailable
 from pointsman_servicekit.grpc_client import open_channel
 
@@ -129,6 +130,47 @@ async def test_a_configuration_can_be_checked_without_starting(config_folder: Co
     code, out, errors = await ended(await start("--check", str(config_folder.write())))
     assert (code, out) == (1, "")
     assert errors == "pointsman_gateway: paths.yaml: path 'handbook' names model 'huge'; known: tiny\n"
+
+
+@pytest.mark.parametrize(
+    ("engine", "told"),
+    [
+        (
+            {"url": "127.0.0.1:8000"},
+            "engine 'cloud': '127.0.0.1:8000' is no URL of an engine; write http://HOST:PORT",
+        ),
+        (
+            {"url": "http://127.0.0.1:1", "api_key_env": "POINTSMAN_TEST_NO_KEY"},
+            "engine 'cloud' needs the environment variable POINTSMAN_TEST_NO_KEY, which is not set",
+        ),
+    ],
+)
+async def test_the_check_finds_what_the_start_would_find_and_names_the_file(
+    tmp_path: Path, engine: dict[str, str], told: str
+) -> None:
+    models = {"m": {"context_window": 4096, "usd_per_million_tokens": "unknown"}}
+    whole = {"models": models, "engines": {"cloud": {"model": "m", **engine}}, "paths": {"direct": {"model": "m"}}}
+    (tmp_path / "pointsman.yaml").write_text(yaml.safe_dump(whole))
+    assert await ended(await start("--check", str(tmp_path))) == (1, "", f"pointsman_gateway: pointsman.yaml: {told}\n")
+
+
+async def test_the_check_names_missing_folders_of_the_base_model_and_adapters(tmp_path: Path) -> None:
+    (tmp_path / "pointsman.yaml").write_text(
+        "base_model: ./base\n"
+        "collections: {handbook: docs}\n"
+        "adapters: {triage: {folder: triage, alias: prod}}\n"
+        "models: {m: {context_window: 4096, usd_per_million_tokens: unknown}}\n"
+        "engines: {e: {model: m, url: 'http://127.0.0.1:1'}}\n"
+        "paths: {direct: {model: m}}\n"
+    )
+    (tmp_path / "triage").mkdir()
+    code, out, _ = await ended(await start("--check", str(tmp_path)))
+    assert code == 0
+    base, collection, adapter, last = out.splitlines()
+    assert base.startswith(f"pointsman.yaml: base_model: {tmp_path}/base is not a folder; create it, or correct")
+    assert collection.startswith(f"pointsman.yaml: collections.handbook: {tmp_path}/docs is not a folder; create it")
+    assert adapter.startswith(f"pointsman.yaml: adapters.triage.folder: {tmp_path}/triage has no adapter_config.json")
+    assert last.endswith("1 paths, 0 tasks, all well")
 
 
 async def ended(process: asyncio.subprocess.Process) -> tuple[Any, str, str]:

@@ -97,7 +97,7 @@ async def test_a_passages_text_is_never_a_template() -> None:
     "source", ["{{ query.__class__ }}", "{{ query.__class__.__mro__ }}", "{{ ''.__class__.__subclasses__() }}"]
 )
 def test_a_prompt_file_cannot_leave_the_sandbox(source: str) -> None:
-    with pytest.raises(ConfigError, match=r"prompts/x: access to attribute .* is unsafe"):
+    with pytest.raises(ConfigError, match=r"prompts/x:1: access to attribute .* is unsafe"):
         instruction(PromptTemplates({"x": source + "{{ query.__class__.mro() }}"}), "x")
 
 

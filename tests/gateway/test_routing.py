@@ -1,7 +1,7 @@
 """The router: shares of a split, fallbacks, unavailable paths and named paths."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pytest
 from pointsman_gateway.config.field_types import PolicyConfig
@@ -67,6 +67,9 @@ class Away:
 class Named:
     def path_of(self, model: str) -> Path | None:
         return Path("tiny", "tiny") if model == "tiny" else None
+
+    def names(self) -> Sequence[str]:
+        return ["auto", "tiny", "path:a"]
 
 
 class Free:
@@ -146,7 +149,7 @@ def test_a_forced_name_has_no_alternatives(model: str, path: str) -> None:
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
     with pytest.raises(NotFound, match="unknown model 'path:c'; known: path:a, path:b, path:spare, path:default"):
         decide("unknown", model="path:c")
-    with pytest.raises(NotFound, match="'gpt'; known: auto, a model, an adapter's alias or version, or path:NAME"):
+    with pytest.raises(NotFound, match="'gpt'; known: auto, tiny, path:NAME; GET /v1/models lists all"):
         decide("unknown", model="gpt")
 
 

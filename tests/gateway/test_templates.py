@@ -179,7 +179,7 @@ async def test_an_unsafe_template_invalidates_the_configuration(
     problem: Any = ""
     while not problem:
         problem = (await http.get("/v1/configuration")).json()["problem"]
-    assert "prompts/persona.txt: access to attribute" in problem
+    assert "prompts/persona.txt:1: access to attribute" in problem
 
 
 def test_a_template_cannot_modify_passages() -> None:

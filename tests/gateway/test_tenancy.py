@@ -146,7 +146,7 @@ async def test_dollars_are_reserved_per_attempt_and_settled_together(valkey: Val
         with pytest.raises(ResourceExhausted) as refused:
             await hold.afford(0.4)
         assert refused.value.code == "dollars_per_day"
-        assert "may have 1 dollars a day" in refused.value.message
+        assert "may have 1 dollars a day; try again at 00:00 UTC" in refused.value.message
         hold.settle(NOTHING, 0.9, "ok")
         times.enter_the_next(Window.DAY)
         hold = await counter.tenancy.enter(caller, 1)

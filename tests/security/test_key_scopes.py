@@ -71,6 +71,9 @@ async def test_an_unknown_path_is_not_answered_with_hidden_ones(gateway: KeyedGa
     response = await gateway.chat(key, model="path:nothing")
     assert response.status_code == 404
     assert response.json()["error"]["message"] == "unknown model 'path:nothing'; known: path:small_talk"
+    response = await gateway.chat(key, model="nothing")
+    expected = "unknown model 'nothing'; known: auto, path:NAME; GET /v1/models lists all"
+    assert response.json()["error"]["message"] == expected
 
 
 async def test_embeddings_are_in_the_scope(gateway: KeyedGateway) -> None:

@@ -10,8 +10,17 @@ from pointsman_servicekit.errors import PointsmanError
 from typer.exceptions import TyperException
 
 from pointsman_cli.app import build_app
-from pointsman_cli.errors import CommandError
+from pointsman_cli.errors import CommandError, Refused
+from pointsman_cli.options import KEY_VARIABLE
 
+_REMEDIES = dict.fromkeys(
+    ("missing_key", "unknown_key", "revoked_key", "expired_key"),
+    f"; put a key into {KEY_VARIABLE}, or name its variable with --key-env",
+) | {
+    f"{service}_unavailable": f"; start it with `pointsman up EXAMPLE_FOLDER`, or name its address with --{service}"
+    for service in ("lora-server", "retriever")
+}
+"""What a user of the command can do about a service's error, by its code."""
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -37,9 +46,10 @@ def run(arguments: Sequence[str]) -> int:
         message = error.format_message() if hasattr(error, "format_message") else str(error)
         return _fail(message, getattr(error, "exit_code", 2))
     except CommandError as error:
-        return _fail(str(error), error.exit_code)
+        code = error.code if isinstance(error, Refused) else ""
+        return _fail(f"{error}{_REMEDIES.get(code, '')}", error.exit_code)
     except PointsmanError as error:
-        return _fail(f"{error.message} ({error.code})", 1)
+        return _fail(f"{error.message} ({error.code}){_REMEDIES.get(error.code, '')}", 1)
     except (typer.Abort, KeyboardInterrupt):
         return _fail("interrupted", 130)
     except Exception as error:

@@ -18,6 +18,7 @@ from pointsman_cli.keys import command as keys
 from pointsman_cli.lab_commands import classifier_app, datasets_app, predict, replay
 from pointsman_cli.retrain.command import retrain
 from pointsman_cli.retriever import command as retriever
+from pointsman_cli.search import search
 from pointsman_cli.top.command import top
 from pointsman_cli.train.command import train
 from pointsman_cli.up.command import up
@@ -33,7 +34,7 @@ def build_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback(invoke_without_command=True)(_root)
-    for command in (init, up, top, ask, route, feedback, ingest, train, retrain, predict, replay, doctor):
+    for command in (init, up, top, ask, route, feedback, ingest, search, train, retrain, predict, replay, doctor):
         app.command()(command)
     app.command("eval")(evaluate)
     app.command("advise")(advise_on)

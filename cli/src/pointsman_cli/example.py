@@ -3,6 +3,7 @@
 The file may also contain the gateway's configuration; then it has the gateway's keys in addition to these.
 """
 
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -148,6 +149,14 @@ def load_example(folder: Path) -> Example:
     except ValidationError as error:
         raise UsageError("; ".join(f"{file}: {_explain(entry)}" for entry in error.errors())) from error
     return _resolve(parsed, folder.absolute())
+
+
+def check_retriever(example: Example) -> None:
+    """Raises UsageError if the example needs the retriever, and it is not installed."""
+    if example.needs_retriever and importlib.util.find_spec("pointsman_retriever") is None:
+        raise UsageError(
+            f"{example.folder} looks things up, and the retriever is not installed; pip install 'pointsman[retriever]'"
+        )
 
 
 def _explain(entry: object) -> str:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -15,10 +15,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from pointsman_cli.errors import CommandError, UsageError, run_interruptibly
 from pointsman_cli.grpc_clients import open_channel, retriever_stub, service_errors
 from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, RetrieverOption, TenantOption, retriever_address
-from pointsman_cli.sources import Source, SourceFile, find_sources
+from pointsman_cli.sources import MEDIA_TYPES, Source, SourceFile, find_sources
 
 DEFAULT_TENANT = "default"
 MAX_PROBLEMS_SHOWN = 20
+MAX_SKIPPED_SHOWN = 5
 _CREATE_SECONDS = 30.0
 
 
@@ -65,6 +66,8 @@ def ingest(
     counts = _send_with_progress_bar(target, found, prune, console)
     for problem in counts.problems[:MAX_PROBLEMS_SHOWN]:
         console.print(f"failed: {problem}", markup=False, highlight=False, soft_wrap=True)
+    if skipped := skipped_text(found):
+        console.print(skipped, markup=False, highlight=False, soft_wrap=True)
     documents = counts.written + counts.unchanged
     console.print(
         f"{documents} documents, {counts.chunks} chunks in {collection}: {counts.written} written, "
@@ -73,6 +76,16 @@ def ingest(
     )
     if counts.problems:
         raise CommandError(f"{len(counts.problems)} documents were not ingested; the first: {counts.problems[0]}")
+
+
+def skipped_text(sources: Sequence[Source]) -> str:
+    """Names the files that are not ingested, since their ending is unknown; empty without such files."""
+    skipped = [name for source in sources for name in source.skipped]
+    if not skipped:
+        return ""
+    more = f" and {len(skipped) - MAX_SKIPPED_SHOWN} more" if len(skipped) > MAX_SKIPPED_SHOWN else ""
+    named = ", ".join(skipped[:MAX_SKIPPED_SHOWN])
+    return f"skipped: {named}{more}; no document has such an ending (known: {', '.join(MEDIA_TYPES)})"
 
 
 def _send_with_progress_bar(target: IngestTarget, sources: list[Source], prune: bool, console: Console) -> IngestCounts:

@@ -15,7 +15,7 @@ import typer
 
 from pointsman_cli.data_dir import DataDir
 from pointsman_cli.errors import CommandError, UsageError, run_interruptibly
-from pointsman_cli.lab_process import LabJob, run_lab
+from pointsman_cli.lab_process import LabJob, lab_facts, run_lab
 from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, JsonOption
 from pointsman_cli.up.own_engine import base_url, chat_models, list_models
 
@@ -89,7 +89,10 @@ def init(
     models = [_stated(name, listed, engine) for name in (model, fallback_model) if name]
     arguments = ["init", str(folder), "--engine", engine, "--key-env", key_env, "--examples", str(file)]
     arguments += [argument for name in models for argument in ("--model", name)]
-    run_interruptibly(run_lab(LabJob(arguments, DataDir.at(data_dir), as_json)))
+    at = DataDir.at(data_dir)
+    # A mistake in the messages is reported before the embedding model is downloaded.
+    run_interruptibly(lab_facts(LabJob([*arguments, "--dry-run"], at, as_json, needs_model=False)))
+    run_interruptibly(run_lab(LabJob(arguments, at, as_json)))
     _copy("examples/schema", folder / "schema")
 
 

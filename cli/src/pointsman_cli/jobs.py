@@ -10,13 +10,12 @@ import typer
 from google.protobuf.json_format import MessageToDict
 from pointsman.v1 import training_pb2 as pb
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from pointsman_cli.data_dir import find_run
 from pointsman_cli.errors import CommandError, UsageError, run_interruptibly
 from pointsman_cli.grpc_clients import open_channel, service_errors, training_stub
-from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, RunningLoraServerOption, table_console
+from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, RunningLoraServerOption
+from pointsman_cli.tables import print_table
 from pointsman_cli.train.options import TrainingJob
 from pointsman_cli.train.progress import Message, TrainingProgress, to_event
 
@@ -129,11 +128,8 @@ def list_jobs(
     """List the jobs, newest first."""
     request = pb.ListTrainingJobsRequest(name=name)
     response = _call(lora_server, data_dir, lambda server: server.List(request, timeout=TRAINING_CALL_SECONDS))
-    table = Table("job", "method", "state", "started", "result", box=None, pad_edge=False)
-    for job in response.jobs:
-        cells = (job.id, job.method, _state(job), _time(job), _result(job))
-        table.add_row(*map(Text, cells))
-    table_console().print(table)
+    rows = [(job.id, job.method, _state(job), _time(job), _result(job)) for job in response.jobs]
+    print_table(("job", "method", "state", "started", "result"), rows)
 
 
 def watch(

@@ -9,14 +9,14 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.table import Table
 from rich.text import Text
 
 from pointsman_cli.data_dir import DataDir
 from pointsman_cli.engine_environment import prepare_embedding_model
 from pointsman_cli.errors import CommandError
-from pointsman_cli.options import plain_table, print_json
+from pointsman_cli.options import print_json
 from pointsman_cli.processes import ProcessEnd, run_to_end
+from pointsman_cli.tables import print_table
 
 LAB_MODULE = "pointsman_lab"
 
@@ -82,15 +82,8 @@ def _show(report: dict[str, Any], as_json: bool) -> None:
         for line in section["lines"]:
             console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
         if section["rows"]:
-            console.print(_table(section["columns"], section["rows"]))
+            print_table(section["columns"], section["rows"])
         console.print()
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    table = plain_table(*columns)
-    for row in rows:
-        table.add_row(*map(Text, row))
-    return table
 
 
 @dataclass

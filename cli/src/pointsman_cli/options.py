@@ -21,7 +21,8 @@ from pointsman_cli.data_dir import DataDir, find_run, read_run
 from pointsman_cli.errors import UsageError
 
 DEFAULT_DATA_DIR = Path(".pointsman")
-DEFAULT_URL = "http://127.0.0.1:8080"
+DEFAULT_HTTP = "127.0.0.1:8080"
+DEFAULT_URL = f"http://{DEFAULT_HTTP}"
 DEFAULT_GRPC = "127.0.0.1:8081"
 DEFAULT_RETRIEVER = "127.0.0.1:8082"
 DEFAULT_LORA_SERVER = "127.0.0.1:8083"

@@ -84,6 +84,8 @@ class Source:
     files: tuple[SourceFile, ...]
     problems: tuple[str, ...] = ()
     """One message for each folder inside that cannot be read."""
+    skipped: tuple[str, ...] = ()
+    """Names of the files inside that have an unknown ending."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +122,10 @@ def _source(path: Path) -> Source:
     if not path.is_dir():
         raise UsageError(f"{path} does not exist")
     content = list_files(path)
-    files = [_source_file(file, file.relative_to(path)) for file in content.files if file.suffix.lower() in MEDIA_TYPES]
-    return Source(str(path.resolve()), tuple(files), content.problems)
+    known = [file for file in content.files if file.suffix.lower() in MEDIA_TYPES]
+    files = tuple(_source_file(file, file.relative_to(path)) for file in known)
+    skipped = tuple(str(file) for file in content.files if file.suffix.lower() not in MEDIA_TYPES)
+    return Source(str(path.resolve()), files, content.problems, skipped)
 
 
 def _source_file(path: Path, relative: Path) -> SourceFile:

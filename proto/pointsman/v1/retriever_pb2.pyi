@@ -267,7 +267,7 @@ class TextRange(_message.Message):
     def __init__(self, key: _Optional[str] = ..., gte: _Optional[str] = ..., gt: _Optional[str] = ..., lte: _Optional[str] = ..., lt: _Optional[str] = ...) -> None: ...
 
 class Passage(_message.Message):
-    __slots__ = ("document_id", "title", "text", "score", "dense_score", "sparse_score", "start", "end", "metadata", "tokens", "before", "after", "explanation")
+    __slots__ = ("document_id", "title", "text", "score", "dense_score", "sparse_score", "start", "end", "metadata", "tokens", "before", "after", "explanation", "heading")
     class MetadataEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -288,6 +288,7 @@ class Passage(_message.Message):
     BEFORE_FIELD_NUMBER: _ClassVar[int]
     AFTER_FIELD_NUMBER: _ClassVar[int]
     EXPLANATION_FIELD_NUMBER: _ClassVar[int]
+    HEADING_FIELD_NUMBER: _ClassVar[int]
     document_id: str
     title: str
     text: str
@@ -301,7 +302,8 @@ class Passage(_message.Message):
     before: _containers.RepeatedCompositeFieldContainer[Neighbour]
     after: _containers.RepeatedCompositeFieldContainer[Neighbour]
     explanation: Explanation
-    def __init__(self, document_id: _Optional[str] = ..., title: _Optional[str] = ..., text: _Optional[str] = ..., score: _Optional[float] = ..., dense_score: _Optional[float] = ..., sparse_score: _Optional[float] = ..., start: _Optional[int] = ..., end: _Optional[int] = ..., metadata: _Optional[_Mapping[str, str]] = ..., tokens: _Optional[int] = ..., before: _Optional[_Iterable[_Union[Neighbour, _Mapping]]] = ..., after: _Optional[_Iterable[_Union[Neighbour, _Mapping]]] = ..., explanation: _Optional[_Union[Explanation, _Mapping]] = ...) -> None: ...
+    heading: str
+    def __init__(self, document_id: _Optional[str] = ..., title: _Optional[str] = ..., text: _Optional[str] = ..., score: _Optional[float] = ..., dense_score: _Optional[float] = ..., sparse_score: _Optional[float] = ..., start: _Optional[int] = ..., end: _Optional[int] = ..., metadata: _Optional[_Mapping[str, str]] = ..., tokens: _Optional[int] = ..., before: _Optional[_Iterable[_Union[Neighbour, _Mapping]]] = ..., after: _Optional[_Iterable[_Union[Neighbour, _Mapping]]] = ..., explanation: _Optional[_Union[Explanation, _Mapping]] = ..., heading: _Optional[str] = ...) -> None: ...
 
 class Neighbour(_message.Message):
     __slots__ = ("text", "start", "end")

@@ -8,8 +8,6 @@ from typing import Annotated
 import typer
 from pointsman.v1 import lora_server_pb2 as pb
 from pointsman_servicekit.document_sketch import MANIFEST_KEY_PREFIX, changed_share, parse_sketch
-from rich.table import Table
-from rich.text import Text
 
 from pointsman_cli.errors import run_interruptibly
 from pointsman_cli.grpc_clients import fetch_adapters
@@ -24,9 +22,9 @@ from pointsman_cli.options import (
     lora_server_address,
     print_json,
     retriever_address,
-    table_console,
 )
 from pointsman_cli.retriever.command import fetch_sketch
+from pointsman_cli.tables import print_table
 
 DATA_TIME_FACT, DATA_SET_FACT = "data_unix", "data_set"
 """Facts in an adapter's manifest, written by `pointsman retrain`."""
@@ -96,12 +94,12 @@ async def _of(version: pb.AdapterVersion, retriever: str, tenant: str) -> list[F
 
 
 def _show(found: Sequence[Freshness]) -> None:
-    table = Table(
-        "version", "in use as", "data set", "data of (UTC)", "collection", "changed", box=None, pad_edge=False
-    )
+    if not found:
+        typer.echo("no adapter serves")
+        return
+    rows = []
     for one in found:
         dated = datetime.fromtimestamp(one.trained_on, UTC).strftime("%Y-%m-%d %H:%M") if one.trained_on else "?"
         changed = f"{one.changed:.0%} of its documents" if one.collection else "no collection is noted"
-        cells = (one.version, " ".join(one.aliases), one.data_set or "?", dated, one.collection, changed)
-        table.add_row(*map(Text, cells))
-    table_console().print(table if found else Text("no adapter serves"))
+        rows.append((one.version, " ".join(one.aliases), one.data_set or "?", dated, one.collection, changed))
+    print_table(("version", "in use as", "data set", "data of (UTC)", "collection", "changed"), rows)

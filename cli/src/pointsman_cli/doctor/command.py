@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -24,13 +24,15 @@ from pointsman_cli.doctor.machine import (
     ok,
     warn,
 )
-from pointsman_cli.doctor.running import check_port, check_running
+from pointsman_cli.doctor.running import check_ports, check_running
 from pointsman_cli.doctor.security import check_deployment, check_gateway, summary
 from pointsman_cli.errors import UsageError, run_interruptibly
-from pointsman_cli.example import EXAMPLE_FILE, load_example
+from pointsman_cli.example import EXAMPLE_FILE, check_retriever, load_example
 from pointsman_cli.lab_commands import config_folder_of
 from pointsman_cli.options import (
     DEFAULT_DATA_DIR,
+    DEFAULT_GRPC,
+    DEFAULT_HTTP,
     KEY_VARIABLE,
     DataDirOption,
     EnginePythonOption,
@@ -45,6 +47,14 @@ _ENGINE_SECONDS = 300.0
 _BASE_MODEL = "smollm2-135m"
 
 
+def _address_option(protocol: str, default: str) -> Any:
+    return typer.Option(
+        metavar="HOST:PORT",
+        help=f"The {protocol} address to check; default: that of the running `pointsman up`, then {default}.",
+        show_default=False,
+    )
+
+
 def doctor(
     folder: Annotated[
         Path | None,
@@ -52,8 +62,8 @@ def doctor(
             metavar="[EXAMPLE_FOLDER]", help="Also check the pointsman.yaml and the configuration of this folder."
         ),
     ] = None,
-    http: Annotated[str, typer.Option(metavar="HOST:PORT", help="The HTTP address to check.")] = "127.0.0.1:8080",
-    grpc: Annotated[str, typer.Option(metavar="HOST:PORT", help="The gRPC address to check.")] = "127.0.0.1:8081",
+    http: Annotated[str, _address_option("HTTP", DEFAULT_HTTP)] = "",
+    grpc: Annotated[str, _address_option("gRPC", DEFAULT_GRPC)] = "",
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
     engine_python: EnginePythonOption = None,
     cluster: Annotated[
@@ -88,7 +98,7 @@ def doctor(
     elif cluster:
         found = run_interruptibly(_of_cluster(Cluster(web_url(cluster), cluster_grpc, api_key(key_env), ask)))
     else:
-        found = list(_findings(folder, http, grpc, DataDir.at(data_dir), engine_python))
+        found = list(_findings(folder, (http, grpc), DataDir.at(data_dir), engine_python, api_key(key_env)))
     for finding in found:
         failed |= finding.level is Level.FAIL
         console.print(f"{finding.level.value:4}", style=_STYLES[finding.level], end=" ")
@@ -97,17 +107,16 @@ def doctor(
 
 
 def _findings(
-    folder: Path | None, http: str, grpc: str, data_dir: DataDir, engine_python: Path | None
+    folder: Path | None, addresses: tuple[str, str], data_dir: DataDir, engine_python: Path | None, key: str
 ) -> Iterator[Finding]:
     engine = has_engine(data_dir, engine_python) or _needs_engine(folder)
     yield from check_hardware(look_at_machine(data_dir.folder), engine=engine)
     yield from check_installation(data_dir, engine_python, _BASE_MODEL, engine=engine)
     run = find_run(data_dir.folder)
-    yield check_port("http port", http, "--http", run)
-    yield check_port("grpc port", grpc, "--grpc", run)
+    yield from check_ports(*addresses, run)
     if folder is not None:
         yield from check_example(folder)
-    yield from run_interruptibly(check_running(run))
+    yield from run_interruptibly(check_running(run, key))
 
 
 def _needs_engine(folder: Path | None) -> bool:
@@ -132,6 +141,7 @@ def check_example(folder: Path) -> Iterator[Finding]:
     """Yields the findings on pointsman.yaml, and on the configuration that it names, which the gateway checks."""
     try:
         loaded = load_example(folder)
+        check_retriever(loaded)
     except UsageError as error:
         yield fail("example", str(error))
         return

@@ -26,6 +26,9 @@ MEMORY_WANTED = 5 * GIB
 # The base model takes 270 MB and 370 MB more while it is created; an adapter takes a few MB.
 DISK_NEEDED = 1 * GIB
 DISK_WANTED = 3 * GIB
+# Without an engine: the embedding model's download and graph (120 MB), Valkey's files, logs and the request log.
+DISK_NEEDED_WITHOUT_ENGINE = GIB // 4
+DISK_WANTED_WITHOUT_ENGINE = 1 * GIB
 
 SERVICES = ("pointsman_gateway", "pointsman_embedding", "pointsman_lab")
 
@@ -107,13 +110,15 @@ def _existing(folder: Path) -> Path:
 
 
 def check_hardware(machine: Machine, *, engine: bool = True) -> Iterator[Finding]:
-    """Yields findings on Python, and if an `engine` is to run on this machine, on processor, memory and disk."""
+    """Yields findings on Python and disk, and if an `engine` is to run on this machine, on processor and memory."""
     yield _python(machine)
     if engine:
         yield _cores(machine)
         yield _instructions(machine)
         yield _memory(machine)
-        yield _disk(machine)
+        yield _disk(machine, "the models", DISK_NEEDED, DISK_WANTED)
+    else:
+        yield _disk(machine, "the services", DISK_NEEDED_WITHOUT_ENGINE, DISK_WANTED_WITHOUT_ENGINE)
 
 
 def _python(machine: Machine) -> Finding:
@@ -151,12 +156,12 @@ def _memory(machine: Machine) -> Finding:
     return ok("memory", have)
 
 
-def _disk(machine: Machine) -> Finding:
+def _disk(machine: Machine, who: str, needed: int, wanted: int) -> Finding:
     have = f"{machine.disk_free / GIB:.1f} GiB free"
-    if machine.disk_free < DISK_NEEDED:
-        return fail("disk", f"{have}; the models need {DISK_NEEDED // GIB} GiB, make room or choose another --data-dir")
-    if machine.disk_free < DISK_WANTED:
-        return warn("disk", f"{have}; {DISK_WANTED // GIB} GiB are better")
+    if machine.disk_free < needed:
+        return fail("disk", f"{have}; {who} need {needed / GIB:g} GiB, make room or choose another --data-dir")
+    if machine.disk_free < wanted:
+        return warn("disk", f"{have}; {wanted / GIB:g} GiB are better")
     return ok("disk", have)
 
 

@@ -13,6 +13,7 @@ from pointsman_servicekit.http_client import open_async_client
 from pointsman_cli.data_dir import Run, is_alive
 from pointsman_cli.doctor.machine import Finding, fail, ok, warn
 from pointsman_cli.grpc_clients import lora_server_stub, open_anonymous_channel, open_channel, retriever_stub
+from pointsman_cli.options import DEFAULT_GRPC, DEFAULT_HTTP, KEY_VARIABLE, bearer
 from pointsman_cli.up.plan import split_address
 from pointsman_cli.up.prometheus import PROMETHEUS, is_ready
 from pointsman_cli.up.startup import is_serving
@@ -20,6 +21,16 @@ from pointsman_cli.up.startup import is_serving
 _ANSWER_SECONDS = 5.0
 _COLLECTIONS = retriever_pb2.ListCollectionsRequest()
 _ADAPTERS = lora_server_pb2.ListAdaptersRequest()
+
+
+def check_ports(http: str, grpc_address: str, run: Run | None) -> list[Finding]:
+    """Checks the two ports of the gateway; an empty address is that of the running `pointsman up`, or its default.
+
+    Raises UsageError if an address is malformed.
+    """
+    http = http or (run.http.removeprefix("http://") if run else DEFAULT_HTTP)
+    grpc_address = grpc_address or (run.grpc if run else DEFAULT_GRPC)
+    return [check_port("http port", http, "--http", run), check_port("grpc port", grpc_address, "--grpc", run)]
 
 
 def check_port(what: str, address: str, option: str, run: Run | None) -> Finding:
@@ -40,7 +51,8 @@ def check_port(what: str, address: str, option: str, run: Run | None) -> Finding
     return ok(what, f"{address} is free")
 
 
-async def check_running(run: Run | None) -> list[Finding]:
+async def check_running(run: Run | None, key: str = "") -> list[Finding]:
+    """Checks the services of the running `pointsman up`; `key` is an API key for its gateway."""
     if run is None:
         return [warn("running", "nothing; start it with `pointsman up EXAMPLE_FOLDER`")]
     addresses = {"gateway": run.grpc, "retriever": run.retriever, "lora-server": run.lora_server}
@@ -49,7 +61,7 @@ async def check_running(run: Run | None) -> list[Finding]:
     findings += await check_tokens(run)
     if run.lora_server:
         findings += await _engine(run.lora_server)
-    return [*findings, await check_configuration(run.http), *await _prometheus(run)]
+    return [*findings, await check_configuration(run.http, key), *await _prometheus(run)]
 
 
 async def check_tokens(run: Run) -> list[Finding]:
@@ -93,21 +105,35 @@ async def _service(name: str, address: str, run: Run) -> Finding:
     return ok(name, f"serves at {address}")
 
 
-async def check_configuration(url: str) -> Finding:
-    """Checks that the gateway serves the configuration that is on disk."""
+async def check_configuration(url: str, key: str = "") -> Finding:
+    """Checks that the gateway serves the configuration that is on disk; `key` is an API key for it."""
     async with open_async_client(base_url=url, timeout=_ANSWER_SECONDS, trust_env=False) as client:
-        return await configuration_finding(client)
+        return await configuration_finding(client, bearer(key))
 
 
 async def configuration_finding(client: httpx.AsyncClient, headers: Mapping[str, str] | None = None) -> Finding:
     """Checks that the gateway serves the configuration that is on disk; `client` has its base URL."""
     try:
-        response = (await client.get("/v1/configuration", headers=headers)).raise_for_status().json()
+        answer = await client.get("/v1/configuration", headers=headers)
+        if answer.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+            return _unauthorized(has_key=bool(headers))
+        response = answer.raise_for_status().json()
     except (httpx.HTTPError, ValueError) as error:
         return fail("configuration serves", f"unknown: {error or type(error).__name__}")
     if response["problem"]:
         return fail("configuration serves", f"still the last good one, {response['generation']}: {response['problem']}")
     return ok("configuration serves", f"generation {response['generation']}")
+
+
+def _unauthorized(*, has_key: bool) -> Finding:
+    if has_key:
+        return fail(
+            "configuration serves", "unknown: the gateway rejects this API key; `pointsman keys list` shows all"
+        )
+    return warn(
+        "configuration serves",
+        f"unknown: keys are on; put an API key into {KEY_VARIABLE}, or name its variable with --key-env",
+    )
 
 
 async def _engine(address: str) -> list[Finding]:

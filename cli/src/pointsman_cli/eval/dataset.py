@@ -22,7 +22,9 @@ def text_of(file: Path) -> str:
     except OSError as error:
         raise UsageError(f"cannot read {file}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
-        raise UsageError(f"{file} is not UTF-8: {error}") from error
+        line = error.object.count(b"\n", 0, error.start) + 1
+        byte = error.object[error.start]
+        raise UsageError(f"{file} is not UTF-8 (line {line}: byte 0x{byte:02x}); save it as UTF-8") from error
 
 
 def numbered(text: str) -> Iterator[tuple[int, str]]:
@@ -99,16 +101,23 @@ def read_dataset(file: Path, task: str, limit: int | None = None) -> Dataset:
 
 
 def _rows(file: Path, text: str, task: str) -> list[Row]:
-    rows, problems = [], []
+    rows: list[Row] = []
+    problems: dict[str, list[int]] = {}
+    """By message: the lines that have the problem."""
     for number, line in numbered(text):
         try:
             rows.append(_row(line, number, task))
         except _BadRow as error:
-            problems.append(f"{file}:{number} {error}")
+            problems.setdefault(str(error), []).append(number)
     if problems:
-        more = f"; and {len(problems) - _MAX_PROBLEMS} more" if len(problems) > _MAX_PROBLEMS else ""
-        raise UsageError("; ".join(problems[:_MAX_PROBLEMS]) + more)
+        told = [f"{file}:{_line_numbers(lines)} {problem}" for problem, lines in problems.items()]
+        more = f"; and {len(told) - _MAX_PROBLEMS} other problems" if len(told) > _MAX_PROBLEMS else ""
+        raise UsageError("; ".join(told[:_MAX_PROBLEMS]) + more)
     return rows
+
+
+def _line_numbers(lines: Sequence[int]) -> str:
+    return f"{lines[0]} (and {len(lines) - 1} more lines)" if len(lines) > 1 else str(lines[0])
 
 
 def _row(line: str, number: int, task: str) -> Row:

@@ -8,53 +8,50 @@ from typing import Any
 from pointsman_servicekit.keys.administration import UsageRow
 from pointsman_servicekit.keys.records import ALL_TASKS, KeyRecord, KeyScope, Limits, TenantRecord
 from pointsman_servicekit.keys.redis_layout import COUNTERS, dollars
-from rich.text import Text
 
-from pointsman_cli.options import plain_table, table_console
+from pointsman_cli.tables import decimal_text, print_table
 
 _SHORT = {
-    "requests_per_minute": "{:g} req/min",
-    "tokens_per_minute": "{:g} tok/min",
-    "concurrent_streams": "{:g} at once",
-    "dollars_per_day": "${:g}/day",
-    "dollars_per_month": "${:g}/month",
+    "requests_per_minute": "{} req/min",
+    "tokens_per_minute": "{} tok/min",
+    "concurrent_streams": "{} at once",
+    "dollars_per_day": "${}/day",
+    "dollars_per_month": "${}/month",
 }
 """Short forms of limits; a limit without one is shown with its name."""
 
 
 def show_keys(records: Sequence[KeyRecord], now: float) -> None:
-    table = plain_table(
-        "prefix", "name", "tenant", "state", "created", "expires", "priority", "limits", "may use", "id"
-    )
+    rows = []
     for record in records:
         created, expires = _day(record.created), _day(record.expires)
         cells = (record.prefix, record.name, record.tenant, record.state(now), created, expires, str(record.priority))
-        table.add_row(*map(Text, (*cells, limits_text(record.limits), _rights(record), record.id)))
-    table_console().print(table)
+        rows.append((*cells, limits_text(record.limits), _rights(record), record.id))
+    columns = ("prefix", "name", "tenant", "state", "created", "expires", "priority", "limits", "may use", "id")
+    print_table(columns, rows)
 
 
 def show_usage(spendings: Sequence[UsageRow]) -> None:
-    table = plain_table(
-        "tenant", "key", "", "requests", "failed", "cancelled", "prompt", "cached", "answers", "dollars", "left"
-    )
+    rows = []
     for one in spendings:
         left = ", ".join(_limit_text(name, value) for name, value in one.left.items())
         who = f"{one.key.prefix} {one.key.name}".strip() if one.key else "all"
         for period, counts in (("today", one.today), ("month", one.month)):
             numbers = [f"{counts.get(name, 0):,}" for name in COUNTERS[:-1]]
             cells = (one.tenant.name, who, period, *numbers, f"{dollars(counts):.6f}", left)
-            table.add_row(*map(Text, cells))
+            rows.append(cells)
             left = ""
-    table_console().print(table)
+    numbers_of = ("requests", "failed", "cancelled", "prompt", "cached", "answers", "dollars")
+    print_table(("tenant", "key", "", *numbers_of, "left"), rows, right=numbers_of)
 
 
 def show_budgets(budgets: Sequence[Mapping[str, Any]]) -> None:
-    table = plain_table("tenant", "key", "budget", "used", "", "resets")
+    rows = []
     for one in budgets:
         share = f"{one['used_share']:.0%}" + (" nearly spent" if one["is_nearly_spent"] else "")
         budget, used = _limit_text(one["limit"], one["usd"]), f"${one['used_usd']:.6f}"
-        table.add_row(*map(Text, (one["tenant"], one["key"] or "all", budget, used, share, _day(one["resets_unix"]))))
-    table_console().print(table)
+        rows.append((one["tenant"], one["key"] or "all", budget, used, share, _day(one["resets_unix"])))
+    print_table(("tenant", "key", "budget", "used", "", "resets (UTC)"), rows)
 
 
 def limits_text(limits: Limits) -> str:
@@ -62,7 +59,7 @@ def limits_text(limits: Limits) -> str:
 
 
 def _limit_text(name: str, value: float) -> str:
-    return _SHORT.get(name, f"{{:g}} {name}").format(value)
+    return _SHORT.get(name, f"{{}} {name}").format(decimal_text(value))
 
 
 def consent_text(tenant: TenantRecord) -> str:

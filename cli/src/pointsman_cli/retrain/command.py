@@ -11,7 +11,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from pointsman_cli.data_dir import DataDir, find_run
@@ -56,6 +55,7 @@ from pointsman_cli.retrain.run_state import (
     start_run,
 )
 from pointsman_cli.retrain.train_step import CollectionDates, Registry, Trainer, TrainStep
+from pointsman_cli.tables import print_table
 from pointsman_cli.train.options import DEFAULT_METHOD, ServedMethodOption
 from pointsman_cli.train.progress import Evaluation, Message, TrainingStep, to_event
 
@@ -107,16 +107,14 @@ def print_run(state: RunState) -> None:
     console.print(Text(headline, style="bold"))
     if state.reason:
         console.print(Text(f"  {state.reason}"))
-    table = Table("step", "status", "ended", "what", box=None, pad_edge=False)
-    for name, step in state.steps.items():
-        table.add_row(*map(Text, (name, step.status, _time(step), "; ".join(_facts(step)))))
-    console.print(table)
+    rows = [(name, step.status, _time(step), "; ".join(_facts(step))) for name, step in state.steps.items()]
+    print_table(("step", "status", "ended", "what"), rows)
 
 
 def _facts(step: StepState) -> Iterator[str]:
     """Yields the facts of a step that are texts or numbers, for one line of the display."""
     for name, value in step.facts.items():
-        if isinstance(value, str | int | float) and not isinstance(value, bool):
+        if isinstance(value, str | int | float) and not isinstance(value, bool) and value != "":
             yield f"{name} {value}"
 
 

@@ -68,8 +68,8 @@ def apply_gates(gates: GateTerms, incumbent: Sequence[float], candidate: Sequenc
 def _failed_gates(gates: GateTerms, gain: Interval, worse: float) -> Iterator[str]:
     if gain.low < gates.min_gain:
         yield (
-            f"gain {gain.mean:+.3f}, at {gates.confidence:.0%} confidence no more than {gain.low:+.3f} is sure: "
-            f"under {gates.min_gain:+.3f}"
+            f"gain {gain.mean:+.3f}, {gates.confidence:.0%} interval {gain.low:+.3f} to {gain.high:+.3f}: "
+            f"it must begin at {gates.min_gain:+.3f} or above"
         )
     if worse > gates.max_regressions:
         yield f"{worse:.0%} of the rows are answered worse than now: over {gates.max_regressions:.0%}"
@@ -150,7 +150,8 @@ class EvaluateStep:
             **found.as_json(),
             "worse": worse[:MAX_WORSE_ROWS],
         }
-        return StepResult(f"{found} ({incumbent})", {"examination": facts}, "; ".join(found.objections))
+        causes = (*found.objections, str(state.facts("train").get("cut_short", ""))) if found.objections else ()
+        return StepResult(f"{found} ({incumbent})", {"examination": facts}, "; ".join(filter(None, causes)))
 
     async def _incumbent(self) -> str:
         if self.plan.incumbent:

@@ -51,6 +51,20 @@ class TrainingResult:
     state: str
     version: str
     error: str = ""
+    cut_short: str = ""
+    """Why the training ended before its last step, and what to do; empty if it did not."""
+
+
+def explain_end(done: Mapping[str, Any]) -> str:
+    """Returns why a training ended before its last step, from the facts of its event `done`; empty if it did not."""
+    of_steps = f" of {done['of_steps']:.0f}" if "of_steps" in done else ""
+    steps = f"{done.get('steps', 0):.0f}{of_steps} steps"
+    match done.get("ended_by"):
+        case "time":
+            return f"the training was stopped after {steps} by max_minutes: raise flywheel.training.max_minutes"
+        case "patience":
+            return f"the training ended after {steps}, since its held-out loss no longer improved"
+    return ""
 
 
 class Registry:
@@ -143,11 +157,14 @@ class Trainer:
 
     async def follow(self, job: str) -> TrainingResult:
         """Reports the job's events until it ends, and returns its result; raises as `call_training` does."""
+        cut_short = ""
         async for kind, facts in training_events(self._address, job):
             self._tell(kind, facts)
+            if kind == "done":
+                cut_short = explain_end(facts)
         request = training_pb2.GetTrainingJobRequest(id=job)
         found = await call_training(self._address, lambda server: server.Get(request, timeout=TRAINING_CALL_SECONDS))
-        return TrainingResult(STATE_NAMES.get(found.state, "?"), found.version, found.error)
+        return TrainingResult(STATE_NAMES.get(found.state, "?"), found.version, found.error, cut_short)
 
 
 class TrainingService(Protocol):
@@ -196,7 +213,8 @@ class TrainStep:
             raise CommandError(f"the training {job} {ended.state}: {ended.error or 'nothing was registered'}")
         if ended.version == await self.registry.stable(self.plan.alias):
             return StepResult(f"{ended.version}, which serves already", {}, f"{ended.version} is what serves already")
-        return StepResult(f"{ended.version} by {job}", {"version": ended.version})
+        summary = "; ".join(filter(None, (f"{ended.version} by {job}", ended.cut_short)))
+        return StepResult(summary, {"version": ended.version, "cut_short": ended.cut_short})
 
     async def _training_spec(self, state: RunState) -> TrainingSpec:
         data = state.facts("data")

@@ -8,7 +8,6 @@ import typer
 from pointsman.v1 import retriever_pb2 as pb
 from pointsman_servicekit.document_sketch import Sketch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from pointsman_cli.errors import CommandError, UsageError, run_interruptibly
 from pointsman_cli.grpc_clients import open_channel, retriever_stub, service_errors
@@ -18,10 +17,10 @@ from pointsman_cli.options import (
     RetrieverOption,
     TenantOption,
     retriever_address,
-    table_console,
 )
 from pointsman_cli.retriever.copies import restore_all, restore_snapshot, snapshot_all, write_snapshot
 from pointsman_cli.retriever.tune import tune
+from pointsman_cli.tables import print_table
 
 _LIST_SECONDS = 30.0
 
@@ -78,19 +77,21 @@ def list_collections(
 ) -> None:
     """List a tenant's collections and their problems."""
     found = run_interruptibly(fetch_collections(retriever_address(retriever, data_dir), tenant))
-    table = Table("collection", "documents", "chunks", "MiB", "quota", "version", "model", "state", box=None)
-    for one in found:
-        table.add_row(
+    rows = [
+        (
             one.name,
             f"{one.documents:,}",
             f"{one.chunks:,}",
             f"{one.bytes / 2**20:.1f}",
+            one.problem or "consistent",
             _quota(one.quota),
             str(one.version),
             one.fingerprint,
-            one.problem or "consistent",
         )
-    table_console().print(table)
+        for one in found
+    ]
+    columns = ("collection", "documents", "chunks", "MiB", "state", "quota", "version", "model")
+    print_table(columns, rows, right=("documents", "chunks", "MiB", "version"))
 
 
 def verify(

@@ -10,13 +10,12 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from pointsman.v1 import retriever_pb2 as pb
-from rich.console import Console
-from rich.table import Table
 
 from pointsman_cli.errors import CommandError, UsageError, run_interruptibly
 from pointsman_cli.eval.dataset import numbered, parsed, text_of
 from pointsman_cli.grpc_clients import open_channel, retriever_stub, service_errors
 from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, RetrieverOption, TenantOption, retriever_address
+from pointsman_cli.tables import print_table
 
 DEPTH = 10  # rank to which nDCG counts
 KEPT_SHARE = 0.95  # of the answerable queries that must stay relevant
@@ -157,10 +156,9 @@ def tune(
     """
     labelled = read_labelled(queries)
     tuned = run_interruptibly(_tune(retriever_address(retriever, data_dir), tenant, collection, labelled, dry_run))
-    table = Table("way", f"nDCG@{DEPTH}", "", box=None)
-    for way, scores in tuned.scores.items():
-        table.add_row(way, f"{mean(scores):.3f}", "chosen" if way == tuned.chosen else "")
-    Console(width=100).print(table)
+    scores = tuned.scores.items()
+    rows = [(way, f"{mean(of):.3f}", "chosen" if way == tuned.chosen else "") for way, of in scores]
+    print_table(("way", f"nDCG@{DEPTH}", ""), rows)
     settings = tuned.settings
     typer.echo(
         f"{collection} {'would be' if dry_run else 'is now'} searched {tuned.chosen}; relevant from a cosine of "

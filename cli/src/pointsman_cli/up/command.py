@@ -1,7 +1,6 @@
 """`pointsman up`: the command and its options."""
 
 import asyncio
-import importlib.util
 import os
 from collections.abc import Sequence
 from contextlib import suppress
@@ -24,8 +23,9 @@ from pointsman_cli.engine_environment import (
     write_model_config,
 )
 from pointsman_cli.errors import UsageError, run_interruptibly
-from pointsman_cli.example import Example, load_example
-from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, EnginePythonOption
+from pointsman_cli.example import check_retriever, load_example
+from pointsman_cli.options import DEFAULT_DATA_DIR, DEFAULT_GRPC, DEFAULT_HTTP, DataDirOption, EnginePythonOption
+from pointsman_cli.up.config_edits import report_edits
 from pointsman_cli.up.own_engine import HEADING, EngineOption, write_engine_config
 from pointsman_cli.up.plan import (
     HOST,
@@ -69,8 +69,8 @@ def up(
         list[str] | None,
         typer.Option(metavar="ARGUMENT", help="An argument for vLLM, as in --engine-arg=--enforce-eager; repeatable."),
     ] = None,
-    http: Annotated[str, typer.Option(metavar="HOST:PORT", help="HTTP address of the gateway.")] = "127.0.0.1:8080",
-    grpc: Annotated[str, typer.Option(metavar="HOST:PORT", help="gRPC address of the gateway.")] = "127.0.0.1:8081",
+    http: Annotated[str, typer.Option(metavar="HOST:PORT", help="HTTP address of the gateway.")] = DEFAULT_HTTP,
+    grpc: Annotated[str, typer.Option(metavar="HOST:PORT", help="gRPC address of the gateway.")] = DEFAULT_GRPC,
     workers: Annotated[
         int | None,
         typer.Option(min=1, max=64, metavar="N", help="Processes of the gateway; one for each core it may use."),
@@ -168,7 +168,9 @@ async def run_up(setup: StartPlan, screen: StartupOutput, backoff: Backoff) -> N
                 _write_run(setup, supervisor)  # a restarted process has a new pid
 
             with suppress(asyncio.CancelledError):
-                await supervisor.keep_running(report, backoff)
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(report_edits(setup.plan.gateway.log, screen.say))
+                    tasks.create_task(supervisor.keep_running(report, backoff))
         finally:
             setup.data_dir.run_file.unlink(missing_ok=True)
             await supervisor.stop(screen.say)
@@ -199,11 +201,3 @@ def _write_run(setup: StartPlan, supervisor: Supervisor) -> Run:
     )
     write_run(run, setup.data_dir.run_file)
     return run
-
-
-def check_retriever(example: Example) -> None:
-    """Raises UsageError if the example needs the retriever, and it is not installed."""
-    if example.needs_retriever and importlib.util.find_spec("pointsman_retriever") is None:
-        raise UsageError(
-            f"{example.folder} looks things up, and the retriever is not installed; pip install 'pointsman[retriever]'"
-        )

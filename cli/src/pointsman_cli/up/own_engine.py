@@ -97,7 +97,8 @@ def list_models(url: str, key_env: str) -> Sequence[Mapping[str, Any]]:
             found = httpx.Response(200, content=body).json()["data"]
             return [dict(entry) for entry in found if isinstance(entry["id"], str)]
     except httpx.HTTPError as error:
-        raise UsageError(f"{url}/v1/models cannot be read: {error or type(error).__name__}") from error
+        problem = f"{url}/v1/models cannot be read: {error or type(error).__name__}"
+        raise UsageError(f"{problem}; start the engine, or check the host and port of --engine") from error
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(f"{url}/v1/models is no list of models in OpenAI's format") from error
 

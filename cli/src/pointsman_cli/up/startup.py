@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -15,7 +16,6 @@ from pointsman_servicekit.errors import PointsmanError
 from pointsman_servicekit.http_client import open_async_client
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from pointsman_cli.data_dir import DataDir, Run, authenticate_to, write_tokens
 from pointsman_cli.engine_environment import BUILT_IN, EngineEnvironment, prepare_base_model, prepare_embedding_model
@@ -28,9 +28,11 @@ from pointsman_cli.grpc_clients import (
     open_channel,
     register_adapter,
 )
-from pointsman_cli.ingest import DEFAULT_TENANT, MAX_PROBLEMS_SHOWN, IngestTarget, send_sources
+from pointsman_cli.ingest import DEFAULT_TENANT, MAX_PROBLEMS_SHOWN, IngestTarget, send_sources, skipped_text
+from pointsman_cli.options import KEY_VARIABLE
 from pointsman_cli.processes import run_to_end
 from pointsman_cli.sources import Source, find_sources
+from pointsman_cli.tables import print_table
 from pointsman_cli.up.plan import Addresses, Service, UpPlan, prepare_folders
 from pointsman_cli.up.prometheus import PROMETHEUS, wait_for_prometheus, write_configuration
 from pointsman_cli.up.supervisor import Supervisor
@@ -147,22 +149,21 @@ class StartupOutput:
         self._console.print(f"[green]ok[/green] {escape(name)} [dim]{time.monotonic() - began:.1f} s[/dim]")
 
     def summary(self, run: Run, adapters: Sequence[str]) -> None:
-        table = Table(box=None, pad_edge=False)
-        for column in ("process", "pid", "address", "log"):
-            table.add_column(column, overflow="fold", justify="right" if column == "pid" else "left")
-        for name, process in run.processes.items():
-            table.add_row(name, str(process.pid), process.address, process.log)
+        rows = [(name, str(process.pid), process.address, process.log) for name, process in run.processes.items()]
         if run.engine:
-            table.add_row("engine", "", run.engine, "", style="dim")
+            rows.append(("engine", "", run.engine, ""))
         self._console.print()
-        self._console.print(table)
+        print_table(("process", "pid", "address", "log"), rows, right=("pid",), console=self._console)
         self.say(f"\nadapters: {', '.join(adapters) or 'none'}" if run.lora_server else "")
         self.say(f"HTTP (OpenAI's API): {run.http}/v1   gRPC: {run.grpc}")
         self.say(f"console: {run.http}/console")
         if prometheus := run.processes.get(PROMETHEUS):
             self.say(f"Prometheus: http://{prometheus.address}")
         self.say("")
-        self._console.print(_example_curl(run.http), markup=False, highlight=False, soft_wrap=True)
+        needs_key = os.environ.get("POINTSMAN_GATEWAY_AUTH") == "on"
+        if needs_key:
+            self.say(f"keys are on: `pointsman keys create` makes one; ask and curl read it from {KEY_VARIABLE}")
+        self.say(example_curl(run.http, needs_key=needs_key))
         self.say('\nor: pointsman ask "..."   pointsman route "..."   Stop with Ctrl-C.')
 
 
@@ -177,9 +178,11 @@ def _once_each(say: Callable[[str], None]) -> Callable[[str], None]:
     return say_new
 
 
-def _example_curl(url: str) -> str:
+def example_curl(url: str, *, needs_key: bool) -> str:
+    """Returns a command that asks the gateway, with the header for a key if it needs one."""
     body = json.dumps({"model": "auto", "messages": [{"role": "user", "content": "May I bring a bicycle?"}]})
-    return f"curl -i {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'"
+    key = f' -H "Authorization: Bearer ${KEY_VARIABLE}"' if needs_key else ""
+    return f"curl -i {url}/v1/chat/completions{key} -H 'Content-Type: application/json' -d '{body}'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,6 +292,8 @@ async def _ingest_collection(address: str, collection: str, sources: list[Source
     files = sum(len(source.files) for source in sources)
     target = IngestTarget(address, DEFAULT_TENANT, collection)
     counts = await send_sources(target, sources, True, lambda sent: say(f"{sent.answered} of {files} files"))
+    if skipped := skipped_text(sources):
+        say(skipped)
     if counts.problems:
         shown = "; ".join(counts.problems[:MAX_PROBLEMS_SHOWN])
         raise CommandError(f"collection {collection}: {len(counts.problems)} documents were not ingested: {shown}")

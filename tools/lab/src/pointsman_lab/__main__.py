@@ -77,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     init_parser.add_argument("--model", required=True, action="append", metavar="NAME[=TOKENS]")
     init_parser.add_argument("--key-env", default="", metavar="NAME")
     init_parser.add_argument("--examples", required=True, type=Path, metavar="FILE")
+    init_parser.add_argument("--dry-run", action="store_true", help="only read the messages; needs no embedding model")
     import_parser = commands.add_parser("import", help="translate a config.yaml of LiteLLM")
     import_parser.set_defaults(command=_import)
     import_parser.add_argument("--config", required=True, type=Path, metavar="FILE")
@@ -143,7 +144,10 @@ async def _init(options: argparse.Namespace, settings: Settings) -> Report:
     stated = dict(re.findall(r"^(.+?)(?:=(\d+))?$", name)[0] for name in options.model)
     windows = {name: int(tokens) for name, tokens in stated.items() if tokens}
     answers = Answers(options.engine, tuple(stated), options.key_env, windows)
-    write_checked(configuration(answers, read_labelled(options.examples), str(options.folder)), options.folder)
+    text = configuration(answers, read_labelled(options.examples), str(options.folder))
+    if options.dry_run:
+        return Report({}, ())
+    write_checked(text, options.folder)
     config = load_config(options.folder)
     found = check_examples(config, EmbeddingModels.load(settings.embedding_model, config.encoder), ProgressLines())
     return starter_report(config, found, options.key_env)

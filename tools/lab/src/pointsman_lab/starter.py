@@ -1,6 +1,7 @@
 """The `init` command: writes a configuration from an engine's address and labelled messages."""
 
 import csv
+import io
 import json
 import re
 import tempfile
@@ -21,6 +22,8 @@ from pointsman_lab.suggestions import ExampleFindings, suggest_report
 DEFAULT_CONTEXT_WINDOW = 128_000
 """Used if neither the engine nor the price list states a context window; shown to clients, and not enforced."""
 
+FIELDS = ("text", "task")
+"""What each labelled message needs."""
 _TASK = re.compile(r"[a-z0-9_-]{1,64}")
 
 HEADING = """\
@@ -55,9 +58,11 @@ def read_labelled(file: Path) -> list[LabelledMessage]:
     ConfigError.
     """
     read = _csv_rows if file.suffix == ".csv" else _json_rows
-    messages = [_to_message(row, f"{file}:{line}") for line, row in read(file)]
+    messages = [_to_message(row, f"{file}:{line}", is_csv=read is _csv_rows) for line, row in read(file)]
+    if not messages:
+        raise ConfigError(f"{file} has no messages; write some 30, each with a text and the task that it belongs to")
     if len({message.task for message in messages}) < 2:
-        raise ConfigError(f'{file} has fewer than two tasks; write one {{"text": ..., "task": ...}} a line')
+        raise ConfigError(f"{file} has fewer than two tasks; label the messages with two or more")
     labels: dict[str, str] = {}
     for message in messages:
         task = _task_name(message.task, str(file))
@@ -76,18 +81,32 @@ def _json_rows(file: Path) -> Iterable[tuple[int, Any]]:
 
 
 def _csv_rows(file: Path) -> Iterable[tuple[int, Any]]:
-    with file.open(encoding="utf-8-sig", newline="") as lines:
-        reader = csv.DictReader(lines)
-        try:
-            yield from ((reader.line_num, row) for row in reader)
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise ConfigError(f"{file}:{reader.line_num + 1} is not CSV in UTF-8: {error}") from error
+    reader = csv.DictReader(io.StringIO(read_text(file), newline=""))
+    try:
+        _check_columns(reader.fieldnames or (), file)
+        yield from ((reader.line_num, row) for row in reader)
+    except csv.Error as error:
+        problem = f"{file}:{reader.line_num + 1} is not CSV: {error}"
+        raise ConfigError(f"{problem}; put texts with commas or line breaks between quotes") from error
 
 
-def _to_message(row: Any, where: str) -> LabelledMessage:
-    for name in ("text", "task"):
+def _check_columns(columns: Sequence[str], file: Path) -> None:
+    missing = [name for name in FIELDS if name not in columns]
+    if not columns or not missing:
+        return
+    if len(columns) == 1 and any(separator in columns[0] for separator in ";\t"):
+        raise ConfigError(f"{file} has one column, '{columns[0]}'; separate its columns by commas")
+    raise ConfigError(
+        f"{file} has the columns {', '.join(columns)}, and none called {' or '.join(missing)}; name them text and task "
+        "in its first line"
+    )
+
+
+def _to_message(row: Any, where: str, *, is_csv: bool) -> LabelledMessage:
+    for name in FIELDS:
         if not isinstance(row, dict) or not isinstance(row.get(name), str) or not row[name].strip():
-            raise ConfigError(f'{where} needs a "{name}"; write {{"text": "the message", "task": "its label"}}')
+            form = "a row has a text and a task" if is_csv else 'write {"text": "the message", "task": "its label"}'
+            raise ConfigError(f'{where} needs a "{name}"; {form}')
     return LabelledMessage(row["text"], row["task"], row.get("output") or None)
 
 

@@ -1,7 +1,7 @@
 """Builds the gateway from its concrete classes, and the stages of each loaded configuration."""
 
 from pointsman_gateway.bootstrap.app import GatewayComponents, build_gateway
-from pointsman_gateway.bootstrap.config_check import check_config
+from pointsman_gateway.bootstrap.config_check import check_config, check_environment
 from pointsman_gateway.bootstrap.engine_discovery import to_engine
 from pointsman_gateway.bootstrap.named_models import NamedModels
 from pointsman_gateway.bootstrap.paths import to_path
@@ -13,6 +13,7 @@ __all__ = [
     "Siblings",
     "build_gateway",
     "check_config",
+    "check_environment",
     "supervise",
     "to_engine",
     "to_path",

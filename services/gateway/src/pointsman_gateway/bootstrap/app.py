@@ -19,7 +19,7 @@ from prometheus_client.registry import CollectorRegistry
 from pointsman_gateway.adapter_freshness import FreshnessCache, FreshnessMonitor, MonitoredPaths
 from pointsman_gateway.bootstrap.cache import open_cache
 from pointsman_gateway.bootstrap.capacity import Capacity, find_capacity
-from pointsman_gateway.bootstrap.config_check import check_config
+from pointsman_gateway.bootstrap.config_check import check_config, check_environment
 from pointsman_gateway.bootstrap.console import open_console
 from pointsman_gateway.bootstrap.conversations import open_conversations
 from pointsman_gateway.bootstrap.cost_metrics import CostMetrics, to_catalog
@@ -249,6 +249,7 @@ class _SnapshotBuilder:
         """Loads, checks and builds the configuration in the folder; raises ConfigError, ModelMissing or OSError."""
         config = await asyncio.to_thread(load_config, self._folder)
         await asyncio.to_thread(check_config, config)  # which imports the libraries of new prompts and validators
+        await asyncio.to_thread(check_environment, config)
         if self._active is not None:
             config = config.sharing_examples(self._active)
         return await self.build(config, ENGINE_WAIT_SECONDS)

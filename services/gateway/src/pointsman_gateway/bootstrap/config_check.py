@@ -1,18 +1,54 @@
 """Checks a configuration without any service, as `--check` and each reload do before the stages are built."""
 
+import os
+from collections.abc import Iterator
+
+from pointsman_gateway.bootstrap.embeddings import to_endpoint
+from pointsman_gateway.bootstrap.engine_discovery import to_engine
 from pointsman_gateway.bootstrap.strategies import build_strategy, compile_prompts
+from pointsman_gateway.bootstrap.tenancy import check_single_sign_on
 from pointsman_gateway.bootstrap.validation import to_guardrails, to_validators
 from pointsman_gateway.config.field_types import ConfigError
-from pointsman_gateway.config.load import Config
+from pointsman_gateway.config.load import Config, errors_naming
 from pointsman_gateway.domain import Vector
 from pointsman_gateway.extensions import Found
 
 
 def check_config(config: Config) -> None:
     """Checks a configuration without any service: renders each prompt, builds each validator. Raises ConfigError."""
-    for name, task in config.tasks.tasks.items():
-        to_validators(name, task)
-    to_guardrails(config, None)
+    with errors_naming(config.single_file):
+        for name, task in config.tasks.tasks.items():
+            to_validators(name, task)
+        to_guardrails(config, None)
+        _check_prompts(config)
+
+
+def check_environment(config: Config) -> None:
+    """Checks the URLs, and that the environment has all API keys and secrets. Raises ConfigError.
+
+    A separate check: a configuration can be analysed where its keys are not set.
+    """
+    with errors_naming(config.single_file):
+        for name, engine in config.models.engines.items():
+            to_engine(name, engine)
+        for name, model in config.models.embeddings.items():
+            if not model.local:
+                to_endpoint(name, model)
+        check_single_sign_on(config.access.single_sign_on)
+        for what, variable in _key_variables(config):
+            if variable and not os.environ.get(variable):
+                raise ConfigError(f"{what} needs the environment variable {variable}, which is not set")
+
+
+def _key_variables(config: Config) -> Iterator[tuple[str, str]]:
+    """Yields who needs an API key besides engines and embedding models, and its variable; empty: none."""
+    if config.models.embedding:
+        yield "models.yaml: embedding", config.models.embedding.api_key_env
+    for guardrail in config.tasks.guardrails:
+        yield f"tasks.yaml: guardrail '{guardrail.name}'", getattr(guardrail.check.options, "api_key_env", "")
+
+
+def _check_prompts(config: Config) -> None:
     templates = compile_prompts(config)
     if templates is None:
         return

@@ -102,14 +102,15 @@ def build_embeddings(config: Config, loaded: LoadedModels, dependencies: Embeddi
             local = PricedModel(name, traced(loaded.endpoint.with_overflow(model.overflow), name, POINTSMAN), price)
             models[name] = models[loaded.fingerprint] = local
         else:
-            remote = RemoteEmbedder(_endpoint(name, model), dependencies.http)
+            remote = RemoteEmbedder(to_endpoint(name, model), dependencies.http)
             provider = model.preset.gen_ai_provider
             models[name] = PricedModel(name, traced(remote, name, provider), price)
     models |= {alias: models[name] for alias, name in config.models.aliases.items() if name in models}
     return Embeddings(models, dependencies.metrics, dependencies.answer_budget)
 
 
-def _endpoint(name: str, model: EmbeddingConfig) -> EmbeddingEndpoint:
+def to_endpoint(name: str, model: EmbeddingConfig) -> EmbeddingEndpoint:
+    """Returns the endpoint of a model; raises ConfigError if its URL is invalid or the environment lacks its key."""
     what, upstream = f"embedding model '{name}'", model.upstream or name
     header = auth_header(what, model.preset, model.api_key_env)
     check_url(what, model.base_url)

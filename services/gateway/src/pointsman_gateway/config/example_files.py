@@ -17,7 +17,9 @@ def read_text(file: FilePath) -> str:
     try:
         return file.read_text("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{file} is not UTF-8: {error}") from error
+        line = error.object.count(b"\n", 0, error.start) + 1
+        byte = error.object[error.start]
+        raise ConfigError(f"{file} is not UTF-8 (line {line}: byte 0x{byte:02x}); save it as UTF-8") from error
 
 
 def numbered_lines(text: str) -> Iterator[tuple[int, str]]:

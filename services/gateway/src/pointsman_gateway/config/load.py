@@ -7,7 +7,8 @@ pointsman.yaml, with the keys of all four.
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
 from typing import Any, TypeVar
@@ -79,6 +80,8 @@ class Config:
     access: AccessFile
     digest: str
     """A hash of everything that was read. Equal digests mean equal configurations."""
+    single_file: FilePath | None = None
+    """The file that holds the whole configuration; None if it is a folder of several."""
 
     @property
     def encoder(self) -> EncoderConfig | None:
@@ -102,9 +105,18 @@ def load_config(at: FilePath, environment: Mapping[str, str] = os.environ) -> Co
     single = single_file(at)
     if single is None:
         return _load(at, _read_folder(at, environment), {})
+    with errors_naming(single):
+        return replace(_load(single.parent, *_read_single(single, environment)), single_file=single)
+
+
+@contextmanager
+def errors_naming(single: FilePath | None) -> Iterator[None]:
+    """Names the single file, if there is one, in ConfigErrors of the block: the checks name the files of a folder."""
     try:
-        return _load(single.parent, *_read_single(single, environment))
-    except ConfigError as error:  # the checks name the files that a folder has
+        yield
+    except ConfigError as error:
+        if single is None:
+            raise
         raise ConfigError(_PART_FILE.sub(single.name, str(error))) from error
 
 

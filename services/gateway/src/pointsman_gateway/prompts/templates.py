@@ -159,7 +159,12 @@ class PromptTemplates:
             try:
                 self._templates[name] = environment.from_string(source)
             except ForbiddenSyntax as error:
-                raise ConfigError(f"prompts/{name}: {error}") from error
+                raise ConfigError(f"prompts/{name}:{error.lineno}: {error.message}") from error
+            except TemplateSyntaxError as error:
+                raise ConfigError(
+                    f"prompts/{name}:{error.lineno} is not a template: {error.message}; text with {{{{ or {{% that is "
+                    "no template stands between {% raw %} and {% endraw %}"
+                ) from error
             except (TemplateError, RecursionError) as error:
                 raise ConfigError(f"prompts/{name} is not a template: {error}") from error
             if not find_undeclared_variables(environment.parse(source)):

@@ -8,6 +8,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from itertools import islice
 from typing import Protocol
 
 from pointsman_servicekit.errors import InvalidArgument, NotFound
@@ -17,7 +18,7 @@ from pointsman_gateway.config.tasks_file import TaskConfig
 from pointsman_gateway.domain import AUTO, PATH_PREFIX, Decision, Labels, Path, Request
 from pointsman_gateway.domain.conversation import ConversationStep, Step
 from pointsman_gateway.domain.decision import DECISION_ID_PREFIX
-from pointsman_gateway.domain.request import UNRESTRICTED
+from pointsman_gateway.domain.request import UNRESTRICTED, Scope
 from pointsman_gateway.extensions.policy import Plan, Policy
 from pointsman_gateway.routing.left_out import LeftOutFields
 from pointsman_gateway.routing.path_facts import EMPTY_REQUEST, PathFacts, TaskContext
@@ -38,6 +39,8 @@ from pointsman_gateway.routing.path_state import (
 from pointsman_gateway.routing.policy_preview import PolicyPreview, preview_policy
 
 TEXT = ("text",)
+MAX_NAMES_IN_ERROR = 20
+"""Models and adapters that the error for an unknown one names."""
 NO_INPUTS: Mapping[str, Collection[str]] = {}
 NO_FALLBACKS: Mapping[str, Sequence[Path]] = {}
 ALL_SENT = LeftOutFields()
@@ -48,6 +51,10 @@ class NamedPaths(Protocol):
     """Finds the path without strategies for a model or an adapter that a request names."""
 
     def path_of(self, model: str) -> Path | None: ...
+
+    def names(self) -> Sequence[str]:
+        """Returns all values that a request's `model` may have."""
+        ...
 
 
 class Router:
@@ -159,11 +166,17 @@ class Router:
         is_path = model.startswith(PATH_PREFIX)
         path = self._paths.get(model.removeprefix(PATH_PREFIX)) if is_path else self._named.path_of(model)
         if path is None:
-            known = "auto, a model, an adapter's alias or version, or path:NAME; GET /v1/models lists them"
-            if is_path:
-                known = ", ".join(PATH_PREFIX + name for name, path in self._paths.items() if scope.allows(path))
+            known = ", ".join(PATH_PREFIX + name for name, path in self._paths.items() if scope.allows(path))
+            if not is_path:
+                known = f"auto, {self._known_models(scope)}path:NAME; GET /v1/models lists all"
             raise NotFound(f"unknown model '{model[:200]}'; known: {known}", code="unknown_model", param="model")
         return path
+
+    def _known_models(self, scope: Scope) -> str:
+        """Returns the first models and adapters that a key may use, each with a comma behind it."""
+        found = ((name, self._named.path_of(name)) for name in self._named.names())
+        allowed = (f"{name}, " for name, path in found if path is not None and scope.allows(path))
+        return "".join(islice(allowed, MAX_NAMES_IN_ERROR))
 
     def _plan(self, request: Request, labels: Labels, key: str) -> Plan:
         if labels.abstained:

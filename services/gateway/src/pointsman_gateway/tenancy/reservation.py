@@ -9,6 +9,7 @@ from typing import Protocol
 from pointsman_servicekit.errors import ResourceExhausted, Unavailable
 from pointsman_servicekit.keys.administration import BUDGET_WARNING_SHARE
 from pointsman_servicekit.keys.records import NANO, nanodollars, picodollars
+from pointsman_servicekit.keys.redis_layout import Window
 
 from pointsman_gateway.domain import Usage
 from pointsman_gateway.tenancy.lease_store import Needs
@@ -216,7 +217,7 @@ def exhausted(limit: LeasedLimit, need: int, now: float, without_redis: bool) ->
         return ResourceExhausted(message, code=limit.limit)
     retry_after = max(_retry_after(limit, need, now, without_redis), 0.1)
     reason = ", and Redis, which distributes them, is unavailable" if without_redis else ""
-    message = f"{allowed}{reason}; try again in {math.ceil(retry_after * 10) / 10} s"
+    message = f"{allowed}{reason}; try again {_when(limit, retry_after)}"
     return ResourceExhausted(message, code=limit.limit, retry_after=retry_after)
 
 
@@ -238,6 +239,12 @@ def _retry_after(limit: LeasedLimit, need: int, now: float, without_redis: bool)
     if without_redis or limit.unspent >= need:
         return min(RETRY_AFTER_SECONDS, until_end)
     return RETRY_AFTER_SECONDS if limit.limit == "concurrent_streams" else until_end
+
+
+def _when(limit: LeasedLimit, retry_after: float) -> str:
+    if limit.is_budget and retry_after > RETRY_AFTER_SECONDS:
+        return "at 00:00 UTC" if limit.window is Window.DAY else "on the 1st of the month at 00:00 UTC"
+    return f"in {math.ceil(retry_after * 10) / 10} s"
 
 
 def _to_text(limit: LeasedLimit, amount: int) -> str:

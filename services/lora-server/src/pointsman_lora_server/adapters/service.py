@@ -299,7 +299,10 @@ def _known(version: str, desired: DesiredState) -> AdapterVersion:
     """Returns the version's record; raises NotFound if it is not registered."""
     if version not in desired.versions:
         kind = "version" if is_version(version) else "version or alias"
-        raise NotFound(f"no {kind} '{version}' is registered; List names those that are", code="unknown_version")
+        raise NotFound(
+            f"no {kind} '{version}' is registered; see `pointsman adapters list`",
+            code="unknown_version",
+        )
     return desired.versions[version]
 
 

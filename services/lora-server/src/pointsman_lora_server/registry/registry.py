@@ -188,9 +188,15 @@ def _error_for(subject: str, outcome: str, words: Sequence[str]) -> PointsmanErr
     """Converts the `outcome` and `words` of a failed registry script to an error about `subject`, such as a version."""
     match outcome, *words:
         case "unknown", version:
-            return NotFound(f"no version '{version}' is registered; List names those that are", code="unknown_version")
+            return NotFound(
+                f"no version '{version}' is registered; see `pointsman adapters list`",
+                code="unknown_version",
+            )
         case "unknown_adapter", name:
-            return NotFound(f"no version of '{name}' is registered; List names those that are", code="unknown_adapter")
+            return NotFound(
+                f"no version of '{name}' is registered; see `pointsman adapters list`",
+                code="unknown_adapter",
+            )
         case "placed", current:
             return FailedPrecondition(
                 f"'{subject}' is placed {current}, which is not what was expected: someone changed that since it was "
@@ -199,7 +205,7 @@ def _error_for(subject: str, outcome: str, words: Sequence[str]) -> PointsmanErr
                 param="expected",
             )
         case "unknown_alias", alias:
-            return NotFound(f"there is no alias '{alias}'; List names those that are", code="unknown_alias")
+            return NotFound(f"there is no alias '{alias}'; see `pointsman adapters list`", code="unknown_alias")
         case "moved", current:
             return FailedPrecondition(
                 f"'{subject}' points to {current or 'nothing'}, which is not what was expected: someone moved it since "

@@ -240,6 +240,7 @@ class _TrainingRun:
             must_be_merged=options.method.must_be_merged or None,
             seconds=round(time.monotonic() - self._started, 1),
             steps=state.counter.step,
+            of_steps=state.counter.max_steps,
             ended_by=ended_by,
             metrics=metrics,
         )

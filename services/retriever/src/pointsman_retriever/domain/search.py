@@ -84,6 +84,7 @@ class Passage:
     explanation: Explanation
     before: tuple[Neighbour, ...] = ()  # in document order
     after: tuple[Neighbour, ...] = ()
+    heading: str = ""  # the document's title and the headings above the passage, as in "Fares > Bicycles"
 
 
 @dataclass(frozen=True, slots=True)

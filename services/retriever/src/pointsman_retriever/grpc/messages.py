@@ -204,6 +204,7 @@ def _from_passage(passage: Passage, tokens: int, explain: bool) -> pb.Passage:
         before=map(_from_neighbour, passage.before),
         after=map(_from_neighbour, passage.after),
         explanation=to_message(pb.Explanation, passage.explanation) if explain else None,
+        heading=passage.heading,
     )
 
 

@@ -28,7 +28,7 @@ _SELECT_CHUNKS = "SELECT id, document, context, text, vector FROM chunks"
 _SELECT_PASSAGES = """
     SELECT json_group_array(json_array(
         chunks.id, row, documents.id, title, chunks.text, start, end,
-        json((SELECT json_group_object(key, value) FROM metadata WHERE document = row))
+        json((SELECT json_group_object(key, value) FROM metadata WHERE document = row)), context
     ))
     FROM chunks JOIN documents ON document = row WHERE chunks.id IN (SELECT value FROM json_each(?))
 """
@@ -182,7 +182,7 @@ class ReadTransaction:
         return tuple(self._passage(one, rows[one.chunk], neighbours) for one in ranked)
 
     def _passage(self, ranked: RankedChunk, row: list[Any], neighbours: int) -> Passage:
-        document, document_id, title, text, start, end, metadata = row
+        document, document_id, title, text, start, end, metadata, heading = row
         return Passage(
             document_id=document_id,
             title=title,
@@ -190,6 +190,7 @@ class ReadTransaction:
             start=start,
             end=end,
             metadata=metadata,
+            heading=heading,
             score=ranked.score,
             dense_score=ranked.dense,
             sparse_score=ranked.sparse,

@@ -7,6 +7,7 @@ If the lower bound of the gain in utility over the best single path is not above
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -146,12 +147,17 @@ def _failure(price: float, result: PolicyResult, curve: Mapping[float, PolicyRes
     """Returns why the policy must not be used; empty if it gains."""
     if result.bound > 0:
         return ""
-    better = [f"{one:g}" for one, of_price in curve.items() if of_price.bound > 0]
+    better = [_decimal(one) for one, of_price in curve.items() if of_price.bound > 0]
     advice = f"choose another price (it gains at {', '.join(better)}), or evaluate" if better else "or evaluate"
     return (
-        f"at ${price:g} for a wrong answer the policy is not better than always {paths[result.best]} "
+        f"at ${_decimal(price)} for a wrong answer the policy is not better than always {paths[result.best]} "
         f"({result.gain:+.4f}, at least {result.bound:+.4f}); keep that path, {advice} more rows"
     )
+
+
+def _decimal(value: float) -> str:
+    """Returns a number with up to six digits, and never with an exponent."""
+    return f"{Decimal(f'{value:.6g}'):f}"
 
 
 def _paths_table(evaluation: Evaluation) -> Section:
@@ -180,7 +186,7 @@ def _curve_table(curve: Mapping[float, PolicyResult], paths: tuple[str, ...]) ->
     )  # fmt: skip
     rows = tuple(
         (
-            f"{price:g}", f"{1 / price:g}", f"{one.quality:.3f}", f"{1000 * one.usd:.4f}", paths[one.best],
+            _decimal(price), _decimal(1 / price), f"{one.quality:.3f}", f"{1000 * one.usd:.4f}", paths[one.best],
             f"{one.gain:+.4f}", f"{one.bound:+.4f}", f"{one.gain_at_equal_cost:+.4f}",
         )
         for price, one in curve.items()

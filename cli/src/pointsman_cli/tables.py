@@ -1,0 +1,77 @@
+"""Prints tables that stay readable in any width: a cell is never broken into pieces.
+
+In a file or pipe each row is one line. In a terminal, columns that do not fit follow below their row, with their name.
+"""
+
+import textwrap
+from collections.abc import Collection, Iterator, Sequence
+from decimal import Decimal
+
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console
+from rich.text import Text
+
+_GAP = "  "
+_INDENT = "    "
+_UNLIMITED = 1_000_000
+
+
+def print_table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    right: Collection[str] = (),
+    console: Console | None = None,
+) -> None:
+    """Prints rows of texts under the names of their columns; those in `right` are aligned to the right.
+
+    `console` is by default the standard output's.
+    """
+    console = console or Console(highlight=False)
+    width = console.width if console.is_terminal else _UNLIMITED
+    for number, line in enumerate(table_lines(columns, rows, width, right)):
+        console.print(Text(line, style="dim" if number == 0 else ""), highlight=False, soft_wrap=True)
+
+
+def table_lines(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], width: int, right: Collection[str] = ()
+) -> Iterator[str]:
+    """Yields the lines of a table, the first with the columns' names.
+
+    Columns are taken from the left as long as they fit into `width`; the first one is always taken.
+    """
+    widths = [max(map(cell_len, cells)) for cells in zip(columns, *rows, strict=True)]
+    beside, used = [0], widths[0]
+    for number in range(1, len(columns)):
+        if used + len(_GAP) + widths[number] <= width:
+            beside.append(number)
+            used += len(_GAP) + widths[number]
+    below = [number for number in range(len(columns)) if number not in beside]
+    for row in (columns, *rows):
+        cells = (_aligned(row[number], widths[number], columns[number] in right) for number in beside)
+        line = _GAP.join(cells).rstrip()
+        if line:
+            yield line
+        if row is not columns:
+            for number in below:
+                yield from _below(columns[number], row[number], width)
+
+
+def decimal_text(value: float) -> str:
+    """Returns a number with up to six digits, and never with an exponent."""
+    return f"{Decimal(f'{value:.6g}'):f}"
+
+
+def _aligned(text: str, width: int, is_right: bool) -> str:
+    return " " * (width - cell_len(text)) + text if is_right else set_cell_size(text, width)
+
+
+def _below(name: str, text: str, width: int) -> Iterator[str]:
+    if text:
+        yield from textwrap.wrap(
+            f"{name}: {text}" if name else text,
+            max(width, 2 * len(_INDENT)),
+            initial_indent=_INDENT,
+            subsequent_indent=_INDENT * 2,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )

@@ -1,0 +1,41 @@
+"""Reports edits of the configuration at the terminal of `pointsman up`, from the gateway's log."""
+
+import asyncio
+import json
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+_SECONDS = 1.0
+_EDIT = re.compile(r"the changed configuration is rejected, \S+ stays active: .+|configuration \S+ is active")
+
+
+async def report_edits(log: Path, say: Callable[[str], None], seconds: float = _SECONDS) -> None:
+    """Reads what the gateway appends to `log` every `seconds`, until cancelled; `say` gets a line for each edit.
+
+    Equal lines in succession, as of several gateway processes, are reported once. It ends if the log cannot be read.
+    """
+    reported = ""
+    with suppress(OSError), log.open("rb") as file:
+        file.seek(0, 2)
+        rest = b""
+        while True:
+            *lines, rest = (rest + file.read()).split(b"\n")
+            for line in lines:
+                edit = edit_of(line.decode(errors="replace"))
+                if edit and edit != reported:
+                    say(edit)
+                reported = edit or reported
+            await asyncio.sleep(seconds)
+
+
+def edit_of(line: str) -> str:
+    """Returns what a line of the gateway's log, as text or JSON, says about an edit; empty for other lines."""
+    if line.startswith("{"):
+        try:
+            line = str(json.loads(line)["message"])
+        except (ValueError, LookupError, TypeError):
+            return ""
+    found = _EDIT.search(" ".join(line.replace("\\n", " ").split()))
+    return found[0] if found else ""

@@ -1,0 +1,42 @@
+"""Finds missing folders that pointsman.yaml names for `pointsman up`; the gateway itself reads none of them."""
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path as FilePath
+from typing import Any
+
+from pointsman_servicekit import strict_yaml
+
+from pointsman_gateway.config.example_files import read_text
+
+_ADAPTER_FILE = "adapter_config.json"
+
+
+def missing_folders(file: FilePath) -> Iterator[str]:
+    """Yields a message for each folder of the base model, collections and adapters that is missing or is none.
+
+    `file` has been loaded as a configuration. A base model is a folder if it begins with "/", "." or "~".
+    """
+    content = strict_yaml.load(read_text(file), os.environ)
+    base = content.get("base_model")
+    if isinstance(base, str) and base.startswith(("/", ".", "~")):
+        yield from _missing(file, "base_model", base)
+    for name, folder in _entries(content, "collections"):
+        if isinstance(folder, str):
+            yield from _missing(file, f"collections.{name}", folder)
+    for name, entry in _entries(content, "adapters"):
+        if isinstance(entry, Mapping) and isinstance(folder := entry.get("folder"), str):
+            yield from _missing(file, f"adapters.{name}.folder", folder, _ADAPTER_FILE)
+
+
+def _entries(content: Mapping[str, Any], key: str) -> list[tuple[str, Any]]:
+    found = content.get(key)
+    return list(found.items()) if isinstance(found, Mapping) else []
+
+
+def _missing(file: FilePath, key: str, written: str, needed: str = "") -> Iterator[str]:
+    folder = (file.parent / FilePath(written).expanduser()).resolve()
+    if not folder.is_dir():
+        yield f"{file.name}: {key}: {folder} is not a folder; create it, or correct the path: `pointsman up` needs it"
+    elif needed and not (folder / needed).is_file():
+        yield f"{file.name}: {key}: {folder} has no {needed}; name an adapter's folder: `pointsman up` needs it"

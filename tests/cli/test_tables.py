@@ -1,0 +1,53 @@
+"""Tables are whole lines in a pipe, and no cell is broken into pieces in a narrow terminal."""
+
+import pytest
+from pointsman_cli.tables import decimal_text, print_table, table_lines
+
+COLUMNS = ("examples", "of", "predicted", "most certain mistakes", "where")
+TEXT = "why was the payment that I made with my card at the shop yesterday declined by you?"
+ROWS = [
+    ("3", "declined_card_payment", "pending_card_payment", TEXT, "tasks/declined_card_payment.jsonl:12"),
+    ("", "", "", "declined", "tasks/declined_card_payment.jsonl:40"),
+    ("12", "top_up_失敗", "x", "[bold]", "a.jsonl:1"),
+]
+
+
+def test_in_80_columns_what_does_not_fit_follows_below_its_row() -> None:
+    assert list(table_lines(COLUMNS, ROWS, 80)) == [
+        "examples  of                     predicted",
+        "3         declined_card_payment  pending_card_payment",
+        "    most certain mistakes: why was the payment that I made with my card at the",
+        "        shop yesterday declined by you?",
+        "    where: tasks/declined_card_payment.jsonl:12",
+        "    most certain mistakes: declined",
+        "    where: tasks/declined_card_payment.jsonl:40",
+        "12        top_up_失敗            x",
+        "    most certain mistakes: [bold]",
+        "    where: a.jsonl:1",
+    ]
+
+
+@pytest.mark.parametrize("width", [1, 20, 60, 80, 100])
+def test_no_name_is_broken_in_any_width(width: int) -> None:
+    text = "\n".join(table_lines(COLUMNS, ROWS, width))
+    for name in ("declined_card_payment", "pending_card_payment", "tasks/declined_card_payment.jsonl:12"):
+        assert name in text
+
+
+def test_in_a_pipe_each_row_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    print_table(COLUMNS, ROWS, right=("examples",))
+
+    header, first, second, third = capfd.readouterr().out.splitlines()
+    assert header.split() == ["examples", "of", "predicted", "most", "certain", "mistakes", "where"]
+    assert first.split("  ")[-1].strip() == "tasks/declined_card_payment.jsonl:12"
+    assert f"       3  declined_card_payment  pending_card_payment  {TEXT}" in first
+    assert second.strip().startswith("declined ")
+    assert "[bold]" in third
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.00001, "0.00001"), (1_500_000, "1500000"), (2.5, "2.5"), (10, "10"), (0, "0"), (1e9, "1000000000")],
+)
+def test_no_amount_has_an_exponent(value: float, text: str) -> None:
+    assert decimal_text(value) == text
