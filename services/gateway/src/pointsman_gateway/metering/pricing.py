@@ -108,8 +108,8 @@ class Pricing:
         return parts
 
     def missing_price(self, model: str, usage: Usage) -> str:
-        """Returns a note on the price that the usage needs and the configuration lacks; empty if there is none, or if
-        it says that the model's prices are unknown.
+        """Returns a note on the price that the usage needs and the configuration lacks; empty if there is none, or the
+        configuration says that the model's prices are unknown.
         """
         table = self._tables.get(model)
         missing = table.missing(usage) if table is not None else ""
