@@ -1,4 +1,4 @@
-"""Decodes JSON of clients.
+"""Decodes JSON of clients, more strictly than Python: no lone surrogates, and only finite numbers.
 
 Two kinds of values cannot be passed on to an engine and are rejected. JSON can write half of a surrogate pair
 ("\\ud800"), which no UTF-8 text can hold. Python's decoder also reads NaN, Infinity and numbers out of range such as

@@ -106,7 +106,9 @@ class Decision:
         )
 
     def with_escalation(self, validator: str, reason: str) -> "Decision":
-        """Returns the decision after `validator` rejected the answer of `path` for `reason`; not escalated again."""
+        """Returns the decision after `validator` rejected the answer of `path` for `reason`: the first path of
+        `escalation`, which must have one, takes its place, and is not escalated again.
+        """
         following = self.escalation[0]
         others = tuple(path for path in self.alternatives if path.name != following.name)
         decision = replace(

@@ -58,9 +58,8 @@ class Aliases:
         return list(self._current.get(model, {}).values())
 
     def shared(self, model: str, catalog: AdapterCatalog) -> AdapterCatalog:
-        """Returns the catalog with the same content that other engines of the model have, or `catalog`.
-
-        Two lora-servers may report the same changes in different steps.
+        """Returns the equal catalog that another engine of the model has; `catalog` itself if none has. Two
+        lora-servers may report the same changes in different steps.
         """
         known = self._catalogs.get(model)
         if not known or catalog in known:

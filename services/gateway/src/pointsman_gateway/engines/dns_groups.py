@@ -175,7 +175,7 @@ class DnsResolver:
     """Looks names up with the name servers of /etc/resolv.conf; /etc/hosts is not read. Implements `Resolver`."""
 
     def __init__(self, server: str = "") -> None:
-        """Uses the name server at `server` (ADDRESS:PORT) if it is given."""
+        """Uses the name server at `server` (ADDRESS:PORT); if it is empty, those of the system."""
         self._server = server
         self._resolver: NameServers | None = None
 

@@ -84,7 +84,9 @@ class Engines:
             state.update(engine)
 
     def shared_catalog(self, model: str, catalog: AdapterCatalog) -> AdapterCatalog:
-        """Returns the catalog with the same content that other engines of the model have, or `catalog`."""
+        """Returns the equal catalog that another engine of the model has, so that it is stored once; `catalog` itself
+        if none has.
+        """
         return self._aliases.shared(model, catalog)
 
     def latest_catalog(self, model: str) -> AdapterCatalog:

@@ -145,7 +145,9 @@ class GatewayApp:
         asgi_routes: Mapping[tuple[str, str], Route],
         on_rejected: OnRejected,
     ) -> None:
-        """Wraps `app`. `asgi_routes` are handlers by method and path that bypass it, and check the key themselves."""
+        """Wraps `app`. `asgi_routes` are handlers by method and path, which bypass `app` and check the key
+        themselves.
+        """
         self._app = app
         self._tenancy = tenancy
         self._budget = budget

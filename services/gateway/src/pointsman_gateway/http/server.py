@@ -1,4 +1,4 @@
-"""Serves an ASGI application over HTTP."""
+"""Serves an ASGI application over HTTP with uvicorn, with limits on connections, and TLS if it is configured."""
 
 import asyncio
 import socket

@@ -71,7 +71,9 @@ class CanaryOutcomes:
         counts.latency_buckets[bucket] = counts.latency_buckets.get(bucket, 0) + 1
 
     def rate(self, path: Path, alias: Alias, version: str, rating: float) -> None:
-        """Counts a caller's rating (0 to 1) of an answer by `version`, one of the alias's two versions."""
+        """Counts a caller's rating (0 to 1) of an answer by `version`, one of the alias's two versions; drops that of a
+        new version beyond `MAX_VERSIONS`.
+        """
         counts = self._counts_of((path.model, alias.alias, alias.revision, version))
         if counts is not None:
             counts.rated += 1

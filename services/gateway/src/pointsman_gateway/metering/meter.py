@@ -168,7 +168,9 @@ class Meter:
         return capped
 
     def mark_first_token(self, chunks: Chunks) -> bool:
-        """Returns whether one of the chunks sent to the caller has a token, the first one; then records the time."""
+        """Returns whether one of the chunks sent to the caller has a token, and if so records now as the time of the
+        first token. Is not called again after that.
+        """
         for chunk in chunks:
             if chunk.content or chunk.extra:
                 self._first_token = perf_counter() - self._arrived

@@ -108,8 +108,8 @@ class Pricing:
         return parts
 
     def missing_price(self, model: str, usage: Usage) -> str:
-        """Returns a note on the price that the usage needs and the configuration lacks; empty if there is none, or if
-        it says that the model's prices are unknown.
+        """Returns a note on the price that the usage needs and the configuration lacks; empty if there is none, or the
+        configuration says that the model's prices are unknown.
         """
         table = self._tables.get(model)
         missing = table.missing(usage) if table is not None else ""
@@ -219,8 +219,9 @@ class PathStatistics:
     def add(
         self, path: Path, own_tokens: int, usage: Usage, other_picodollars: int, prefill_seconds: float = 0.0
     ) -> None:
-        """Adds a complete answer to its path's means; `own_tokens` are those of the request's own messages, and
-        `prefill_seconds` the time to the first token without the engine's queue.
+        """Adds a complete answer to its path's means; `own_tokens` are those of the request's own messages,
+        `other_picodollars` is what it cost besides plain tokens and training, and `prefill_seconds` the time to the
+        first token without the engine's queue.
         """
         prompt, completion = usage.prompt_tokens, usage.completion_tokens
         cached = usage.cached_tokens / prompt if prompt else 0.0
@@ -295,8 +296,8 @@ class CostEstimator:
         return (training + self._pricing.embeddings(decision.vector is not None)) / PICODOLLARS
 
     def picodollars(self, path: Path, requests: int, tokens: int) -> float | None:
-        """Returns the expected cost of `requests` requests, which have `tokens` tokens of their own together. None
-        before the path's first answer, or if the price is unknown.
+        """Returns the expected picodollars of `requests` requests, which have `tokens` tokens of their own together.
+        None before the path's first answer, or if the price is unknown.
         """
         means, prices = self.statistics.of(path), self._pricing.token_prices(path.model)
         if means is None or prices is None:

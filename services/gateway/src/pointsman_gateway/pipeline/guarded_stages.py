@@ -213,9 +213,9 @@ class GuardedPrompts:
         self._guardrails = guardrails
 
     async def build(self, request: Request, decision: Decision) -> Prompt:
-        """Builds a prompt, and returns it checked and redacted.
-
-        Raises GuardrailBlocked, GuardrailUnavailable, InvalidArgument for token ids, or the inner builder's errors.
+        """Builds a prompt, and returns it checked and redacted; redacts in place the parameters of `request`, and the
+        prompts of a raw completion. Raises GuardrailBlocked, GuardrailUnavailable, InvalidArgument for token ids, or
+        the inner builder's errors.
         """
         _reject_token_ids(request)
         prompt = await self._inner.build(request, decision)

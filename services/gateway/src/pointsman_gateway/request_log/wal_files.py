@@ -20,9 +20,8 @@ class LockedFile:
         """Whether the file may end with an incomplete line."""
 
     def append(self, line: bytes) -> None:
-        """Appends a line without synchronising: it survives the end of the process, not of the machine.
-
-        If it raises, part of the line may be in the file; the next append removes that.
+        """Appends a line without synchronising: it survives the end of the process, not of the machine. If it raises
+        OSError, part of the line may be in the file; the next append removes that.
         """
         if self._torn:
             self.truncate(self.size)

@@ -157,10 +157,10 @@ class LeasedLimit:
             self.refused_until, self.refused_need = min(now + REFUSAL_TTL_SECONDS, self.ends), report[4]
 
     def use_local_fallback(self, redis_ms: int, gateways: int, now: float) -> None:
-        """Extends the lease by `FALLBACK_TTL_SECONDS` without Redis, to at least this gateway's share of the limit.
-
-        The share is the limit divided by the number of gateways. Budgets in dollars have none: only what is unspent of
-        the lease may be used, also in the next window. `redis_ms` is the time of Redis in milliseconds.
+        """Extends the lease by `FALLBACK_TTL_SECONDS` without Redis, to at least this gateway's share: the limit
+        divided by the number of gateways. Budgets in dollars have none: only what is unspent of the lease may be used,
+        also in the next window. `redis_ms` is the time of Redis in milliseconds, `now` the same time on the monotonic
+        clock.
         """
         share = 0 if self.is_budget else self.maximum // gateways
         if now >= self.ends:

@@ -71,7 +71,9 @@ class MeanLogprob(Validator):
         self._minimum = options
 
     def objection(self, choice: Choice) -> str | None:
-        """Rejects a choice whose mean is too low, or unknown because the engine reports no log-probabilities."""
+        """Rejects a choice whose mean is too low, or unknown because the engine reports no log-probabilities; accepts
+        one without them that only calls tools.
+        """
         if not choice.logprobs:
             return None if choice.only_calls_tools else "the engine reported no log-probabilities"
         mean = fmean(choice.logprobs)
