@@ -44,7 +44,8 @@ def _agree_on_sources(values: dict[str, Any]) -> None:
         retriever.get("milvus", {}).pop("secret", None)
 
 
-def _draw(schema: Schema, chance: random.Random) -> Any:
+def _draw(schema: Schema, chance: random.Random, *, has_defaults: bool = True) -> Any:
+    """Draws a value; `has_defaults`: an object's required keys are in the chart's own values, and may be left out."""
     schema = _resolved(schema)
     if "enum" in schema:
         return chance.choice(schema["enum"])
@@ -52,15 +53,18 @@ def _draw(schema: Schema, chance: random.Random) -> Any:
         return chance.choice(schema["examples"])
     match schema["type"]:
         case "object":
-            required = schema.get("required", ())
+            required = () if has_defaults else schema.get("required", ())
             properties = {key: value for key, value in schema.get("properties", {}).items() if key not in NOT_DRAWN}
             return {
-                key: _draw(value, chance)
+                key: _draw(value, chance, has_defaults=has_defaults)
                 for key, value in properties.items()
                 if key in required or chance.random() < 0.75
             }
         case "array":
-            items = [_draw(schema["items"], chance) for _ in range(chance.randint(schema.get("minItems", 0), 2))]
+            items = [
+                _draw(schema["items"], chance, has_defaults=False)
+                for _ in range(chance.randint(schema.get("minItems", 0), 2))
+            ]
             return list({item["name"] if "name" in item else str(item): item for item in items}.values())
         case "boolean":
             return chance.random() < 0.5

@@ -1,4 +1,4 @@
-"""Values that users add to pods and containers, and values that contradict each other."""
+"""Values that users add to pods, containers and autoscalers, and those for engines on GPUs."""
 
 from importlib import import_module
 from pathlib import Path
@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import yaml
 
-from deploy.helm.render import HelmError
 from tests.deploy import crd_schemas
 from tests.deploy.kubernetes_schemas import VERSIONS, violations
 from tests.deploy.manifest_lint import Cluster, faults
@@ -16,8 +15,6 @@ from tests.deploy.test_manifests import CUSTOM
 
 Object = dict[str, Any]
 GPUS: Object = {"name": "large", "kind": "cuda", "gpu": {"count": 8}, "model": {"source": "pvc:existing"}}
-DOCUMENTS: Object = {"collection": "a", "image": "registry.example/a:1", "folder": "/a"}
-ADAPTER: Object = {"name": "a", "folder": "/a"}
 VALUES = {
     "gateway": ("gateway",),
     "retriever": ("retriever",),
@@ -236,56 +233,3 @@ def test_alerts_link_to_the_runbook_where_it_is_published(tmp_path: Path) -> Non
     alerts = [rule for group in rules["spec"]["groups"] for rule in group["rules"] if "alert" in rule]
     assert alerts
     assert all(rule["annotations"]["runbook_url"] == f"{address}/{rule['alert']}.md" for rule in alerts)
-
-
-# -- contradictions
-
-
-@pytest.mark.parametrize(
-    ("values", "reason"),
-    [
-        ({"engines": [{"name": "a"}, {"name": "a"}]}, "'a' is there twice"),
-        ({"engines": [{"name": "a", "kind": "cuda"}]}, "'a' is of kind cuda and has no GPU: set gpu.count"),
-        ({"engines": [{"name": "a", "gpu": {"count": 1}}]}, "'a' is of kind cpu and would not use its GPUs"),
-        (
-            {"engines": [{**GPUS, "gpu": {"count": 2, "resource": "nvidia.com/mig-3g.40gb"}}]},
-            "parts of GPUs cannot share a model: set gpu.count to 1",
-        ),
-        ({"engineDefaults": {"keda": {"enabled": True, "min": 5, "max": 2}}}, "keda.min is more than keda.max"),
-        ({"redis": {"mode": "external"}}, "set redis.existingSecret to a Secret"),
-        ({"tls": {"mode": "certManager"}}, "set tls.issuerRef.name"),
-        ({"gateway": {"autoscaling": {"enabled": True, "min": 5, "max": 2}}}, "autoscaling: min is more than max"),
-        ({"gateway": {"ingress": {"enabled": True}}}, "ingress: set hosts"),
-        ({"gateway": {"autoscaling": None}}, "gateway.autoscaling"),
-        ({"gateway": {"resources": {"requests": {"cpu": "1 core"}}}}, "requests/cpu"),
-        ({"redis": {"image": ""}}, "image"),
-        ({"gateway": {"httpRoute": {"enabled": True}}}, "gateway.httpRoute: set parentRefs"),
-        ({"commonLabels": {"team": "two words"}}, "commonLabels/team"),
-        (
-            {"policy": {"files": {"pointsman.yaml": "a: 1"}, "configMaps": {"tasks": ["a"]}}},
-            "policy: files and configMaps are two sources of one configuration",
-        ),
-        ({"policy": {"configMaps": {"tasks": ["a"]}}}, "policy.configMaps: the folders prompts and tasks belong to"),
-        (
-            {"retriever": {"enabled": False}, "seed": {"documents": [DOCUMENTS]}},
-            "seed.documents: retriever.enabled is false",
-        ),
-        ({"engines": [], "seed": {"adapters": [ADAPTER]}}, "seed.adapters: there are no engines"),
-        ({"retriever": {"milvus": {"secret": "milvus"}}}, "retriever.milvus: the secret is for the server in url"),
-        ({"engines": [{"name": "a", "attach": {"store": "/a"}}]}, "'a': attach.secret and attach.store are of an"),
-        (
-            {"gateway": {"env": {"POINTSMAN_GATEWAY_REDIS_URL": ""}}},
-            "gateway: the variable POINTSMAN_GATEWAY_REDIS_URL is the chart's: use redis.existingSecret",
-        ),
-        (
-            {"engineDefaults": {"env": {"POINTSMAN_LORA_ENGINE_URL": "http://a"}}},
-            "'local': the variable POINTSMAN_LORA_ENGINE_URL is the chart's: use attach.url",
-        ),
-        ({"redis": {"podLabels": {"app.kubernetes.io/name": "a"}}}, "redis: the label app.kubernetes.io/name is the"),
-        ({"commonLabels": {"app.kubernetes.io/version": "1"}}, "commonLabels: the label app.kubernetes.io/version is"),
-    ],
-    ids=lambda part: part[:30] if isinstance(part, str) else "",
-)
-def test_contradictions_are_refused_with_a_sentence(tmp_path: Path, values: Object, reason: str) -> None:
-    with pytest.raises(HelmError, match=reason):
-        render(tmp_path, values)

@@ -27,6 +27,14 @@ precedence. */}}
 {{- end }}
 {{- end }}
 {{- end }}
+{{- $lists := dict "volumes" $spec.volumes "variables" (first $spec.containers).env "containers" (concat $spec.containers ($spec.initContainers | default list)) }}
+{{- range $what, $list := $lists }}
+{{- $names := list }}
+{{- range $list }}
+{{- if has .name $names }}{{ fail (printf "pod or container: two %s of '%s' are called %s; one is the chart's or twice yours" $what (first $spec.containers).name .name) }}{{ end }}
+{{- $names = append $names .name }}
+{{- end }}
+{{- end }}
 {{- toYaml $spec }}
 {{- end }}
 
