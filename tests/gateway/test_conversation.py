@@ -267,7 +267,7 @@ async def test_the_result_depends_on_the_messages_alone() -> None:
 
 
 async def test_the_help_desks_follow_ups_are_classified_far_better_than_alone(model_folder: Path) -> None:
-    """Uses conversations on which the parameters were fitted, so that a regression is detected."""
+    """The parameters were fitted on these conversations: it finds regressions, and says nothing about new texts."""
     rows = [json.loads(row) for row in DEVELOPMENT.read_text("utf-8").splitlines()]
     classifier = train_classifier(load_config(HELPDESK), EmbeddingModels.load(model_folder)).classifier
     assert classifier

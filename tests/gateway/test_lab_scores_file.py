@@ -1,4 +1,4 @@
-"""Files of scores that were measured elsewhere are read alike in each format, and mistakes in them are named."""
+"""`pointsman predict --scores FILE` reads CSV, JSONL and Parquet alike, and names what is wrong in a file."""
 
 import csv
 import json

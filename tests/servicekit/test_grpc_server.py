@@ -150,8 +150,8 @@ async def test_health_reports_the_services_state(server: GrpcServer, channel: gr
     ]
 
 
-async def test_health_may_be_asked_by_the_services_name(server: GrpcServer, channel: grpc.aio.Channel) -> None:
-    """Load balancers and `grpc_health_probe -service=NAME` do so."""
+async def test_health_checks_may_name_the_service(server: GrpcServer, channel: grpc.aio.Channel) -> None:
+    """Load balancers and `grpc_health_probe -service=NAME` send the service's name instead of an empty one."""
     health, named = health_stub(channel), health_pb2.HealthCheckRequest(service="pointsman.v1.Gateway")
     watch = health.Watch(named)
     assert (await watch.read()).status == (await health.Check(named)).status == health_pb2.HealthCheckResponse.SERVING

@@ -1,4 +1,4 @@
-"""Holds the engine's current state for the whole process, and notifies watchers of every change."""
+"""Stores the latest known state of the engine, shared by all parts of this process; watchers are told each change."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping

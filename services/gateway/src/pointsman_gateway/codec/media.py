@@ -62,7 +62,9 @@ def may_have_media(role: str) -> bool:
 
 
 def media_of(messages: Iterable[Message]) -> frozenset[str]:
-    """Returns the kinds of media in the messages, as in `Request.media`, with "url" if the engine has to fetch some."""
+    """Returns the kinds of media in the messages: "image", "audio", "video", "file"; and "url" if the engine has to
+    download one of them.
+    """
     taken = set()
     for message in messages:
         for part in message.extra.get("content", ()):

@@ -54,7 +54,7 @@ class EmbeddingEndpoint:
 
 
 class RemoteEmbedder:
-    """Computes embeddings with a remote endpoint; implements `Embedder`."""
+    """Sends texts to an OpenAI-compatible embedding endpoint for their vectors; implements `Embedder`."""
 
     def __init__(self, endpoint: EmbeddingEndpoint, http: HttpPoster) -> None:
         self._endpoint = endpoint

@@ -154,7 +154,7 @@ class EngineMetrics:
         self._adapter_changes.labels(engine, "went").inc(went)
 
     def group_changed(self, group: str, change: str) -> None:
-        """Counts a change of a group's members; `change` is "came" or "went"."""
+        """Counts a member that was added to an engine group (`change` is "came") or removed from it ("went")."""
         self._changes.labels(group, change).inc()
 
     def group_has(self, group: str, members: int, left_out: int) -> None:

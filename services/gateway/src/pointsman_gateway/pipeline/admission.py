@@ -119,7 +119,7 @@ class Admission:
         return True
 
     def enter(self, request: Request) -> bool:
-        """Takes a slot, which `leave` gives back; returns False if the request has to `wait` for one.
+        """Admits a request if a slot is free, which `leave` gives back; returns False if it must `wait` for one.
 
         Raises InvalidArgument if the request itself is invalid, or Unavailable ("shutting_down").
         """

@@ -38,7 +38,7 @@ class RunControl(Protocol):
     def resume(self) -> None: ...
 
     def cancel(self, reason: PointsmanError | None = None) -> None:
-        """Ends the run: with the error `reason`, or as cancelled (None) because the client has disconnected."""
+        """Ends the run with the error `reason`; None means that the client has disconnected (outcome "cancelled")."""
         ...
 
 

@@ -138,7 +138,7 @@ class Probe:
             raise EngineCorrupted(f"the base model {problem}")
 
     async def _problem(self, expected: _Expected) -> str:
-        """Describes what is wrong with the base model's answer; empty if nothing is."""
+        """Asks the base model for a known answer again, and returns how it differs; empty if it is the same."""
         try:
             answer = await self._engine.complete(self._base_model, expected.prompt, MAX_TOKENS)
         except (InvalidArgument, NotFound) as error:

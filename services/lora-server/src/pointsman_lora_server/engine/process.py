@@ -91,7 +91,10 @@ class SupervisedChild:
 
 
 class EngineProcess:
-    """One run of the engine; when `wait` or `stop` has returned, no process of its group is left."""
+    """One run of the engine's program, in a process group of its own.
+
+    Once `wait` or `stop` has returned, all processes of the group have ended.
+    """
 
     def __init__(self, child: SupervisedChild, pipe: asyncio.ReadTransport, output: asyncio.StreamReader) -> None:
         """Reads the engine's log from `output`, which `pipe` feeds."""

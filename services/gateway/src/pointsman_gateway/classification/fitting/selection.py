@@ -93,9 +93,10 @@ def blend(static: Floats, encoder: Floats, share: float) -> Floats:
 
 
 def fit_threshold(data: Examples, static: StageResults, encoder: StageResults) -> CascadeThreshold:
-    """Returns the lowest cascade threshold whose accuracy is nearly that of the best one (`TOLERANCE`).
+    """Chooses how sure the static stage must be of a text, so that the encoder is not asked.
 
-    With fewer than `MIN_EXAMPLES` in-scope texts it is one that no text reaches.
+    Returns the lowest threshold with which the accuracy is at most `TOLERANCE` below the best one's. With fewer than
+    `MIN_EXAMPLES` in-scope texts it is the highest, which no text reaches.
     """
     min_score = float(np.quantile(static.score[data.inside], STATIC_REJECT_SHARE))
     candidates = [CascadeThreshold(margin, min_score, 1.0, 0.0) for margin in MARGINS]
