@@ -31,7 +31,7 @@ from pointsman_gateway.classification.model import FitSettings
 from pointsman_gateway.classification.reader import LONG_CHARACTERS, LanguageDetector, Reader
 from pointsman_gateway.classification.rules import RuleMatcher
 from pointsman_gateway.classification.stage import Classification, TextClassifier
-from pointsman_gateway.classification.utterances import Utterance, utterance_type
+from pointsman_gateway.classification.utterances import Utterance, shape_of
 from pointsman_gateway.config.load import load_config
 from pointsman_gateway.domain import UNKNOWN, Message, Request
 from scipy.optimize import minimize
@@ -128,14 +128,14 @@ class ConversationBenchmark:
 async def _observations(conversation: Conversation, turns: Sequence[Turn]) -> TurnObservations | None:
     """Returns what is known of `turns`, None if the classifier can say nothing about any of them."""
     last = turns[-1].text
-    alone = None if utterance_type(last) is Utterance.BARE else await conversation._reader.read(last)
+    alone = None if shape_of(last).kind is Utterance.BARE else await conversation._reader.read(last)
     user = [await conversation._read(turn.text) for turn in turns[:-1]]
     user.append(conversation._keep(last, alone, cache=len(last) <= LONG_CHARACTERS) if alone else UNREAD)
     assistant = [UNREAD, *[await conversation._read(turn.said_before) for turn in turns[1:]]]
     if all(one.probabilities is None for one in user):
         return None
     features = [
-        user_features(turn.text, utterance_type(turn.text), one, turn.said_before)
+        user_features(turn.text, shape_of(turn.text), one, turn.said_before)
         for turn, one in zip(turns, user, strict=True)
     ]
     tasks = len(conversation._tasks)

@@ -13,7 +13,7 @@ from pointsman_gateway.classification.belief import (
     user_features,
 )
 from pointsman_gateway.classification.belief_parameters import COUNTS, PARAMETERS, BeliefParameters
-from pointsman_gateway.classification.utterances import utterance_type
+from pointsman_gateway.classification.utterances import shape_of
 
 TASKS = 4
 NOTHING = Reading(None, 0.0)
@@ -29,7 +29,7 @@ def observations(*turns: tuple[str, Reading, Reading]) -> TurnObservations:
     """Takes each turn of the user, its reading, and that of what the assistant said before."""
     return TurnObservations(
         np.array([probabilities_of(user, TASKS) for _, user, _ in turns]),
-        np.array([user_features(text, utterance_type(text), user, "Well.") for text, user, _ in turns]),
+        np.array([user_features(text, shape_of(text), user, "Well.") for text, user, _ in turns]),
         np.array([probabilities_of(said, TASKS) for _, _, said in turns]),
         np.array([assistant_features(said) for _, _, said in turns]),
     )

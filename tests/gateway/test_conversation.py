@@ -12,7 +12,7 @@ from pointsman_gateway.classification.conversation import MAX_CACHED, NOTE
 from pointsman_gateway.classification.reader import FAILED_NOTE
 from pointsman_gateway.classification.rules import RuleMatcher
 from pointsman_gateway.classification.stage import Classification
-from pointsman_gateway.classification.utterances import Utterance, utterance_type
+from pointsman_gateway.classification.utterances import Utterance, shape_of
 from pointsman_gateway.config.load import load_config
 from pointsman_gateway.domain import Labels, Message, Request
 
@@ -335,4 +335,4 @@ async def test_a_long_text_without_a_clear_sentence_is_classified_as_a_whole() -
     ],
 )
 def test_each_turn_has_an_utterance_type(turn: str, shape: Utterance) -> None:
-    assert utterance_type(turn) is shape
+    assert shape_of(turn).kind is shape

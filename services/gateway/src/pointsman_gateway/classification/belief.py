@@ -13,7 +13,7 @@ import numpy as np
 
 from pointsman_gateway.classification.belief_parameters import BeliefParameters
 from pointsman_gateway.classification.scores import Floats, Scores
-from pointsman_gateway.classification.utterances import Utterance, is_question, refers_back
+from pointsman_gateway.classification.utterances import Shape, Utterance, is_question
 
 MAX_SCORE = 3.0
 """In-distribution scores are cut to this distance from the threshold."""
@@ -55,13 +55,12 @@ class TurnObservations:
     """(turns, 3), see `assistant_features`; zeros if the assistant said nothing."""
 
 
-def user_features(turn: str, kind: Utterance, reading: Reading, said_before: str) -> list[float]:
-    """Returns the 10 features of a user's turn; `said_before` is the assistant's message before it.
+def user_features(turn: str, shape: Shape, reading: Reading, said_before: str) -> list[float]:
+    """Returns the 10 features of a user's turn with its `shape_of`; `said_before` is the assistant's message before it.
 
     They are 1, the in-distribution score, the margin between the first and second task's probability, the length, and
-    whether the turn is self-contained, without content, a closing, a follow-up, refers back, or answers a question.
-    `kind` is the turn's `utterance_type`.
-    """
+    whether the turn is self-contained, without content, a closing, a follow-up, refers back, or answers a question."""
+    kind = shape.kind
     return [
         1.0,
         _cut(reading.score, MAX_FOLLOW_UP_SCORE if kind is Utterance.FOLLOW_UP else MAX_SCORE),
@@ -71,7 +70,7 @@ def user_features(turn: str, kind: Utterance, reading: Reading, said_before: str
         kind is Utterance.BARE,
         kind is Utterance.CLOSING,
         kind is Utterance.FOLLOW_UP,
-        refers_back(turn),
+        shape.refers_back,
         is_question(said_before),
     ]
 
@@ -94,7 +93,7 @@ class ForwardPass:
         self._assistant_says, self._assistant_unknown = map(
             np.asarray, (parameters.assistant_says, parameters.assistant_unknown)
         )
-        unknown = float(_sigmoid(np.asarray(parameters.starts_unknown[0])))
+        unknown = _sigmoid(float(parameters.starts_unknown[0]))
         self._starts = np.append(np.full(tasks, (1 - unknown) / tasks), unknown)
 
     def first(self, user: Scores, features: Scores) -> Scores:
@@ -114,7 +113,7 @@ class ForwardPass:
         """Returns the belief after a further turn of the user, with arguments as for `first`; `before` is what
         `before_next` has returned.
         """
-        stay = _sigmoid(features @ self._stays)[..., None]
+        stay = _column(_sigmoid(features @ self._stays))
         return _normalized((stay * before + (1 - stay) * self._starts) * self._of_user(user, features))
 
     def _of_user(self, user: Scores, features: Scores) -> Scores:
@@ -142,22 +141,33 @@ def probabilities_of(reading: Reading, tasks: int) -> Scores:
     return reading.probabilities.astype(np.float64)
 
 
-def _likelihood(probabilities: Scores, weight: Scores, log_unknown: Scores) -> Scores:
+def _likelihood(probabilities: Scores, weight: Scores | float, log_unknown: Scores | float) -> Scores:
     """Returns the likelihood of a turn given each task, and last given none, up to a factor: (tasks + 1,)."""
     ratios = (probabilities * probabilities.shape[-1] + MIN_RATIO) / (1 + MIN_RATIO)
-    logs = np.concatenate([weight[..., None] * np.log(ratios), log_unknown[..., None]], axis=-1)
-    return np.asarray(np.exp(logs - logs.max(axis=-1, keepdims=True)))
+    logs = np.empty((*probabilities.shape[:-1], probabilities.shape[-1] + 1))
+    logs[..., :-1] = _column(weight) * np.log(ratios)
+    logs[..., -1] = log_unknown
+    return np.asarray(np.exp(logs - np.maximum.reduce(logs, axis=-1, keepdims=True)))  # `max()` takes twice as long
 
 
 def _normalized(belief: Scores) -> Scores:
-    return np.asarray(belief / belief.sum(axis=-1, keepdims=True))
+    return np.asarray(belief / np.add.reduce(belief, axis=-1, keepdims=True))
 
 
-def _sigmoid(values: Scores) -> Scores:
+# The functions below take arrays, or one number, for which they are several times faster.
+def _column(values: Scores | float) -> Scores | float:
+    return values if isinstance(values, float) else values[..., None]
+
+
+def _sigmoid(values: Scores | float) -> Scores | float:
+    if isinstance(values, float):
+        return 1 / (1 + math.exp(-values))
     return np.asarray(1 / (1 + np.exp(-values)))
 
 
-def _softplus(values: Scores) -> Scores:
+def _softplus(values: Scores | float) -> Scores | float:
+    if isinstance(values, float):
+        return math.log1p(math.exp(values))
     return np.asarray(np.log1p(np.exp(values)))
 
 
@@ -168,5 +178,6 @@ def _cut(score: float, most: float) -> float:
 def _margin(probabilities: Floats | None) -> float:
     if probabilities is None or len(probabilities) < 2:
         return 0.0
-    second, first = np.partition(probabilities, -2)[-2:]
-    return float(first - second)
+    ordered = probabilities.copy()
+    ordered.partition(-2)
+    return float(ordered[-1] - ordered[-2])

@@ -20,7 +20,7 @@ from pointsman_gateway.classification.belief import (
 from pointsman_gateway.classification.belief_parameters import PARAMETERS, BeliefParameters
 from pointsman_gateway.classification.reader import FAILED_NOTE, LONG_CHARACTERS, Reader, is_sure
 from pointsman_gateway.classification.scores import Scores
-from pointsman_gateway.classification.utterances import Utterance, utterance_type
+from pointsman_gateway.classification.utterances import Utterance, shape_of
 from pointsman_gateway.domain import UNKNOWN, Labels
 
 NOTE = "read with the turns before it"
@@ -76,7 +76,8 @@ class Conversation:
         last, said_before = turns[-1].text, turns[-1].said_before
         if len(turns) == 1:
             return await self._reader.read(last)
-        kind = utterance_type(last)
+        shape = shape_of(last)
+        kind = shape.kind
         alone = None if kind is Utterance.BARE else await self._reader.read(last)
         if alone and (alone.stage == "language" or (kind is Utterance.CLOSING and not alone.abstained)):
             return alone
@@ -85,7 +86,7 @@ class Conversation:
         forward = self._forward
         if prior is None or forward is None or (reading.probabilities is None and not prior.is_informed):
             return alone or await self.label(turns[:-1])
-        features = np.array(user_features(last, kind, reading, said_before))
+        features = np.array(user_features(last, shape, reading, said_before))
         belief = forward.next(prior.belief, probabilities_of(reading, len(self._tasks)), features)
         labels = _labels(self._tasks, belief, alone)
         stands = alone and labels.abstained and kind is Utterance.WHOLE and is_sure(alone)
@@ -117,7 +118,7 @@ class Conversation:
         tasks, belief = len(self._tasks), None
         for turn, reading, answer in zip(turns, user, assistant, strict=True):
             likely = probabilities_of(reading, tasks)
-            features = np.array(user_features(turn.text, utterance_type(turn.text), reading, turn.said_before))
+            features = np.array(user_features(turn.text, shape_of(turn.text), reading, turn.said_before))
             after = forward.first(likely, features) if belief is None else forward.next(belief, likely, features)
             heard = np.array(assistant_features(answer))
             belief = forward.before_next(after, probabilities_of(answer, tasks), heard)
@@ -126,7 +127,7 @@ class Conversation:
 
     async def _read(self, text: str) -> Reading:
         """Returns the reading of a turn before the last, from the cache or by one classification."""
-        if not text or utterance_type(text) is Utterance.BARE:
+        if not text or shape_of(text).kind is Utterance.BARE:
             return UNREAD
         known = self._readings.get(key := _key(text))
         if known is None:

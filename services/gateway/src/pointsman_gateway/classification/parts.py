@@ -57,6 +57,8 @@ _BOUNDARY = re.compile(
     r"|\n[ \t]{0,20}\n",
     re.MULTILINE,
 )
+_BOUNDARY_MARKS = ("\n", "<", "`")
+"""A text without any of them is one line."""
 _LINE = re.compile(
     rf"^[ \t>*-]{{0,20}}(?:[\[(]?[\d/., -]{{0,12}}{_TIME}[\])]?[ \t]{{1,20}}(?:[-–—][ \t])?)?"
     r"(?:(?P<label>[^\W\d][^\n:?!]{0,60}?)[ \t*\"']{0,4}:[ \t*]{1,20}"
@@ -103,7 +105,8 @@ def split_into_parts(text: str) -> list[Part]:
     Paragraphs alone are no structure, unless one of them instructs a model: people write paragraphs.
     """
     blocks, is_structured = _blocks(text)
-    if not is_structured and not any(map(_INSTRUCTION.search, (text[:MAX_SEARCHED], text[-MAX_SEARCHED:]))):
+    ends = {text[:MAX_SEARCHED], text[-MAX_SEARCHED:]}  # of a short text one
+    if not is_structured and not any(map(_INSTRUCTION.search, ends)):
         return [Part(text, Author.UNKNOWN)]
     return _both_ends(list(dict.fromkeys(part for block in blocks for part in _parts(block) if part.text)))
 
@@ -147,10 +150,10 @@ def _addition(part: Part) -> float:
 def _blocks(text: str) -> tuple[list[Part], bool]:
     """Returns the parts between tags, headings, rules and blank lines; and whether the text has any structure besides
     blank lines."""
-    boundaries = list(islice(_BOUNDARY.finditer(text), MAX_BOUNDARIES))
+    boundaries = list(islice(_boundaries(text), MAX_BOUNDARIES))
     closed = _closed_tags(boundaries)
     at, above, is_below_label = 0, Author.UNKNOWN, False
-    is_structured = text[:1] in ("{", "[") or bool(_LINE.search(text) or _FIELD.search(text))
+    is_structured = text[:1] in ("{", "[") or bool(_LINE.search(text) or ('="' in text and _FIELD.search(text)))
     open_tags: list[Author] = []
     blocks: list[Part] = []
     for boundary in boundaries:
@@ -169,6 +172,13 @@ def _blocks(text: str) -> tuple[list[Part], bool]:
             above, is_below_label = author, bool(boundary["label"])
     blocks.append(_block(text[at:], open_tags, above, is_below_label))
     return blocks, is_structured
+
+
+def _boundaries(text: str) -> Iterator[re.Match[str]]:
+    if any(map(text.__contains__, _BOUNDARY_MARKS)):
+        return _BOUNDARY.finditer(text)
+    whole = _BOUNDARY.match(text)  # only a whole line can be one
+    return iter([whole] if whole else [])
 
 
 def _block(text: str, open_tags: Sequence[Author], above: Author, is_below_label: bool) -> Part:

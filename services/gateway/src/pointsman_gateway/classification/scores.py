@@ -60,9 +60,11 @@ def fit_temperature(logits: Floats, y: NDArray[np.intp]) -> tuple[float, float]:
 
 def probabilities(logits: Floats, temperature: float) -> Floats:
     """Returns the softmax of the logits, (rows, tasks) or (tasks,)."""
-    scaled = logits * np.float32(1 / temperature)
-    scaled = np.exp(scaled - np.maximum.reduce(scaled, axis=-1, keepdims=True))
-    return np.asarray(scaled / np.add.reduce(scaled, axis=-1, keepdims=True))
+    scaled = np.asarray(logits * np.float32(1 / temperature))
+    scaled -= np.maximum.reduce(scaled, axis=-1, keepdims=True)
+    np.exp(scaled, out=scaled)
+    scaled /= np.add.reduce(scaled, axis=-1, keepdims=True)
+    return scaled
 
 
 def cross_entropy(logits: Floats, y: NDArray[np.intp]) -> float:

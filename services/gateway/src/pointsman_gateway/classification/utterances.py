@@ -1,8 +1,10 @@
 """Classifies turns by how much they say without the turns before them, by lists of English words."""
 
 import re
+from collections.abc import Sequence
 from enum import Enum
 from itertools import filterfalse
+from typing import NamedTuple
 
 from pointsman_gateway.classification.reader import (
     COURTESIES,
@@ -40,10 +42,23 @@ class Utterance(Enum):
     """It is self-contained."""
 
 
-def utterance_type(turn: str) -> Utterance:
+class Shape(NamedTuple):
+    """What a turn's words show without the classifier."""
+
+    kind: Utterance
+    refers_back: bool
+    """Whether it contains a word that stands for something named before ("it", "he", "the same")."""
+
+
+def shape_of(turn: str) -> Shape:
+    """Returns the shape of a turn of the user, of which the first `LONG_CHARACTERS` are read."""
+    words = _WORD.findall(turn[:LONG_CHARACTERS].lower())
+    return Shape(_kind_of(turn, words), not REFERENCES.isdisjoint(words))
+
+
+def _kind_of(turn: str, words: Sequence[str]) -> Utterance:
     if len(turn) > LONG_CHARACTERS:
         return Utterance.WHOLE
-    words = _WORD.findall(turn.lower())
     content = list(filterfalse(NO_CONTENT.__contains__, words))
     if not content:
         return Utterance.BARE
@@ -54,11 +69,6 @@ def utterance_type(turn: str) -> Utterance:
     if len(words) <= MAX_SHORT_WORDS and len(content) <= MAX_SHORT_CONTENT_WORDS:
         return Utterance.SHORT
     return Utterance.WHOLE
-
-
-def refers_back(turn: str) -> bool:
-    """Returns whether the turn contains a word that stands for something named before ("it", "he", "the same")."""
-    return not REFERENCES.isdisjoint(_WORD.findall(turn[:LONG_CHARACTERS].lower()))
 
 
 def is_question(turn: str) -> bool:
