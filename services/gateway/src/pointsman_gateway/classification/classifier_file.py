@@ -40,7 +40,10 @@ _ARCHIVE_DATE = (1980, 1, 1, 0, 0, 0)
 
 @dataclass(frozen=True, slots=True)
 class FitOrigin:
-    """Everything that a fit depends on: equal origins give equal classifiers."""
+    """Everything that a fit depends on: equal origins give equal classifiers.
+
+    `static_model` and `encoder` are fingerprints, `examples` and `tuning` hashes, `numpy` and `scipy` versions.
+    """
 
     format: int
     static_model: str
@@ -52,7 +55,7 @@ class FitOrigin:
 
     @property
     def digest(self) -> str:
-        """Returns a hash for file names; the file itself contains the origin in full."""
+        """Returns a hash of 24 hexadecimal digits for file names; the file itself contains the origin in full."""
         return hashlib.sha256(repr(self).encode()).hexdigest()[:24]
 
 
@@ -190,7 +193,7 @@ def to_json_and_arrays(value: Any, arrays: dict[str, NDArray[Any]], name: str = 
 def from_json_and_arrays(shape: Any, value: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:
     """Restores a value of type `shape` from `value`, which `to_json_and_arrays` has returned, and from `arrays`.
 
-    Raises KeyError, TypeError or ValueError if `value` does not have this type.
+    Raises KeyError, TypeError or ValueError if `value` does not have this type, or an array is missing.
     """
     if isinstance(value, dict) and ARRAY in value:
         return arrays[value[ARRAY]]

@@ -1,4 +1,4 @@
-"""Finds what a person wrote in an e-mail: without greeting, signature and what it quotes."""
+"""Finds what a person wrote in an e-mail: the text without the greeting, the signature and quoted e-mails."""
 
 import re
 
@@ -7,7 +7,7 @@ from pointsman_gateway.classification.wrappers import wrappers_file
 MAX_GREETING_WORDS = 6
 MAX_CLOSING_WORDS = 5
 MAX_SIGNATURE_LINES = 12
-"""A closing is part of the message if there are more lines from it to the end."""
+"""A closing such as "kind regards" is part of the message if there are more lines from it to the end."""
 
 _FILE = wrappers_file()["mail"]
 _GREETING = re.compile(rf"(?:{'|'.join(map(re.escape, _FILE['greetings']))})\b[^.?!:;]{{0,60}}[,!:.]?", re.IGNORECASE)

@@ -155,9 +155,9 @@ class CascadeThreshold:
     """
 
     min_margin: float
-    """Difference between the first and the second probability."""
+    """Least difference between the highest probability and the second-highest."""
     min_score: float
-    """On the static stage's scale."""
+    """Least score, on the static stage's scale."""
     slope: float
     offset: float
 
@@ -173,13 +173,13 @@ class FitReport:
     accuracy: float
     """The share of in-scope texts whose most probable task is the right one, whether the classifier abstains or not."""
     calibration_error: float
-    """See `scores.calibration_error`; over the in-scope texts."""
+    """The expected calibration error over the in-scope texts, 0 to 1; see `scores.calibration_error`."""
     coverage: float
     """The share of in-scope texts on which the classifier does not abstain."""
     escalated: float
     """The share of in-scope texts that the static stage left to the encoder."""
     out_of_scope_abstained: float
-    """The share of out-of-scope texts on which it abstains; 0 if none were given."""
+    """The share of out-of-scope texts on which the classifier abstains; 0 if there were no such texts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,12 +193,12 @@ class ClassifierModel:
     vocabulary: Vocabulary | None
     encoder: StageParameters | None
     static_share: float
-    """Weight of the static stage's logits, 0 to 1, in their mean with the encoder's, by which the encoder stage
-    classifies; 0 unless there are both stages."""
+    """The encoder stage classifies by a weighted mean of both stages' logits, in which the static stage has this
+    weight, 0 to 1. It is 0 unless there are both stages."""
     threshold: CascadeThreshold | None
     thresholds: NDArray[np.float64]
-    """(tasks,): the in-distribution score below which the classifier abstains from a text whose most probable task this
-    is; on the encoder's scale if there is an encoder stage."""
+    """(tasks,): for each task, the in-distribution score below which the classifier abstains from a text of which it is
+    the most probable task. Scores are on the encoder's scale if there is an encoder stage."""
     vectors: Mapping[str, Floats]
     """By task, the encoder's vectors of its examples in their order, (examples, dimensions)."""
     report: FitReport

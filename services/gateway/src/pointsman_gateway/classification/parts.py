@@ -74,8 +74,8 @@ _WORD = re.compile(r"[^\W\d_]+")
 
 Item = TypeVar("Item")
 Glance = Callable[[str], tuple[str, float] | None]
-"""Returns (most probable task of a text, in-distribution score of the text minus the task's threshold); None if the
-text has no known word. `CascadeClassifier.glance` is such a function."""
+"""A function that returns (most probable task of a text, in-distribution score of the text minus the task's threshold);
+None if the text has no known word. `CascadeClassifier.glance` is such a function."""
 
 _HEADERS = frozenset(_FILE["headers"])
 _OF_MODEL, _PREPOSITIONS = frozenset(_FILE["of_model"]), frozenset(_FILE["prepositions"])
@@ -104,7 +104,8 @@ def split_into_parts(text: str) -> list[Part]:
     """Returns the parts of a text in order, each once; of too many, only those at both ends (`MAX_PARTS_PER_END`).
 
     An unstructured text is one part. Blank lines count as structure only if the text instructs a model near its
-    beginning or end, since people write paragraphs as well. Long sentences and values are cut to `MAX_PART_CHARACTERS`.
+    beginning or end, since people write paragraphs as well. Long sentences and JSON values are cut to
+    `MAX_PART_CHARACTERS`.
     """
     blocks, is_structured = _blocks(text)
     if not is_structured and not any(map(_INSTRUCTION.search, (text[:MAX_SEARCHED], text[-MAX_SEARCHED:]))):
@@ -119,9 +120,9 @@ def _both_ends(items: list[Item]) -> list[Item]:
 def choose_parts(parts: Sequence[Part], glance: Glance) -> list[Part]:
     """Returns the part that is most likely the user's words, followed by its rivals; empty if no part has a known word.
 
-    Parts that a name shows to be the user's, and that are no instruction, are preferred to all others; of several with
-    the same label only the last counts. Rivals are up to `MAX_RIVALS` parts, best first, whose most probable task is
-    another one, and whose score is lower by at most `MIN_LEAD`. There are none if the best score is below 0.
+    Parts whose author is known to be the user, and that are no instruction, are preferred to all others; of several
+    with the same label only the last counts. Rivals are up to `MAX_RIVALS` parts, best first, whose most probable task
+    is another one, and whose score is lower by at most `MIN_LEAD`. There are none if the best score is below 0.
     """
     of_user = [part for part in parts if part.author is Author.USER and not _INSTRUCTION.search(part.text)]
     last = {part.label or number: part for number, part in enumerate(of_user)}  # of each label

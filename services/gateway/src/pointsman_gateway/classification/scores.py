@@ -179,7 +179,8 @@ def fit_scale(signals: Signals, inside: NDArray[np.bool_], tasks: int) -> Scale:
 
 
 def area_under_roc(scores: Scores, inside: NDArray[np.bool_]) -> float:
-    """Returns the area under the ROC curve, 0 to 1: how often a row marked in `inside` has a higher score than another.
+    """Returns the area under the ROC curve, 0 to 1: how often a row marked in `inside` has a higher score than one that
+    is not.
 
     `scores` and `inside` are (rows,), with at least one row of each kind.
     """

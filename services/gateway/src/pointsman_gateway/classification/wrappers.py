@@ -27,8 +27,8 @@ class Wrapper:
     """Marks of spans of the user's words. If a text has such spans, only the content of the last one is kept."""
 
     def unwrap(self, text: str) -> str:
-        """Returns the user's words in the text, which may be empty; the text unchanged if `signs` or marks are not in
-        it.
+        """Returns the user's words in the text, which may be empty. Returns the text unchanged if one of `signs` is
+        missing, or if there is no span.
         """
         if not all(sign in text for sign in self.signs):
             return text

@@ -86,7 +86,7 @@ class ProtectedSearch:
         self._timeout = timeout
 
     async def search(self, collection: str, query: str, vector: Vector | None, top_k: int, deadline: float) -> Found:
-        """Searches a collection as `Search.search` does, for at most the constructor's `timeout`.
+        """Searches a collection as `Search.search` does, for at most the constructor's `timeout` in seconds.
 
         Raises Unavailable if the search fails or takes longer, and at once while the breaker is open. Raises
         DeadlineExceeded if the request's `deadline` comes first.

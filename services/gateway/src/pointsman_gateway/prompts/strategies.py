@@ -106,7 +106,11 @@ class RetrievalOptions(Strict):
 
 
 class Retrieval(Strategy):
-    """The strategy `retrieval`: searches a collection, and adds the passages to the system message by a template."""
+    """The strategy `retrieval`: searches a collection, and adds the passages to the system message by a template.
+
+    Raises NothingRelevant if there are no passages, `on_empty` is "next_path", and the request has another path. An
+    error of the search is raised if `required` is true; otherwise the prompt gets no passages.
+    """
 
     Options = RetrievalOptions
     needs_embedding = False  # the retriever embeds

@@ -19,10 +19,10 @@ from pointsman_servicekit.errors import Internal
 from pointsman_gateway.config.field_types import ConfigError
 
 MAX_STEPS = 100_000
-"""Limit for all loops of one rendering together."""
+"""The maximum number of loop steps in one rendering, over all loops."""
 
 MAX_CHARACTERS = 32 * 1024 * 1024
-"""Limit for one rendered prompt."""
+"""The maximum length of a rendered prompt."""
 
 _NODES = (
     nodes.Template, nodes.Output, nodes.TemplateData, nodes.Name, nodes.Const, nodes.List, nodes.Tuple, nodes.Dict,

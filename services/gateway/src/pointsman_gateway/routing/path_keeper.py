@@ -49,7 +49,8 @@ class PathKeeper:
         self._prices = prices
 
     def continue_with(self, plan: Plan, step: ConversationStep, request: Request, task: str) -> tuple[Plan, str]:
-        """Returns (plan, note) for a further request of a conversation. `plan` is that of the policy of the task.
+        """Returns (plan, note) for a further request of a conversation. The argument `plan` is the plan that the
+        request would have without its conversation, and `task` the request's task.
 
         If the conversation's path is kept against the policy's choice, it is first in the new plan, with the reason
         `KEPT`; otherwise the plan is unchanged. The note for the decision says why the conversation stays on its path
@@ -96,8 +97,8 @@ class PathKeeper:
 
 
 def _with_worth(change: Change, plan: Plan, kept: str, requests_left: float) -> Change:
-    """Returns the change with a larger gain: what the policy would pay more for `requests_left` answers of the plan's
-    first path than for those of the path `kept`. It may be negative.
+    """Returns the change with the worth of better answers added to its gain: what the policy would pay more for
+    `requests_left` answers of the plan's first path than for those of the path `kept`, which may be negative.
     """
     worth = plan.worth_usd
     if not worth:

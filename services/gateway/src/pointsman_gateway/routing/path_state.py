@@ -38,7 +38,7 @@ class Evidence(Protocol):
 
 
 class NoEvidence:
-    """Implements `Evidence` without any statistics."""
+    """Implements `Evidence` for gateways that store nothing: all statistics are zero."""
 
     def of(self, task: str, path: Path) -> PathEvidence:
         return PathEvidence()
@@ -65,7 +65,7 @@ class Freshness(Protocol):
 
 
 class AlwaysFresh:
-    """Implements `Freshness` for a configuration of which no task needs it: no document has changed."""
+    """Implements `Freshness` for configurations without tasks that need it: reports that no document has changed."""
 
     def changed_share(self, version: str) -> float:
         return 0.0
@@ -108,9 +108,10 @@ NOT_PINNED = PinnedVersion("")
 def resolve_adapter(path: Path, key: str, adapters: Adapters, pinned: PinnedVersion = NOT_PINNED) -> Path:
     """Returns the path with its adapter resolved to a version; unchanged if it has no adapter.
 
-    An alias becomes its own version or, for a share of the keys, its canary's. `key` identifies the user: equal keys
-    get the same version while the alias does not change. A `pinned` version replaces both, unless it was rolled back,
-    its canary was ended, or no available engine has loaded it. Notes tell what happened.
+    An alias becomes its own version or, for a share of the keys, its canary's if an available engine has loaded that.
+    `key` identifies the user: equal keys belong to the same share while the alias does not change. A `pinned` version
+    replaces both, unless it was rolled back, its canary was ended, or no available engine has loaded it. Notes in the
+    resolved adapter tell what happened.
     """
     if not path.adapter:
         return path

@@ -139,13 +139,13 @@ class Assessment:
     has_samples: bool
     """Whether it has at least `min_samples` ratings."""
     slow: bool
-    """Whether its p95 is above `p95_seconds`."""
+    """Whether the 95th percentile of its durations is above the option `p95_seconds`."""
     of_evaluations: str
     """Text for an explanation: how many of its ratings are from evaluations; empty if none is."""
     fault: str
     """Why it must not be chosen; empty if it is good enough and fast enough."""
     clear: bool
-    """Whether it is better and faster than required by the margin `hysteresis`, so that a few more ratings would not
+    """Whether it is good and fast enough with a margin (the option `hysteresis`), so that a few more ratings would not
     change that."""
 
     @property
@@ -154,9 +154,9 @@ class Assessment:
 
 
 class BestValue(Policy):
-    """A policy that takes the cheapest path whose ratings and p95 are good enough, and explores paths with too few
-    ratings. While the path that it took last, the incumbent, is good enough, it stays unless another one is cheaper by
-    the option `hysteresis`.
+    """A policy that takes the cheapest path whose ratings and durations are good enough, and explores paths with too
+    few ratings. While the path that it took last, the incumbent, is good enough, it stays unless another one is cheaper
+    by the option `hysteresis`.
     """
 
     Options = BestValueOptions
@@ -202,7 +202,9 @@ class BestValue(Policy):
 
 
 def assess(options: BestValueOptions, candidate: Candidate) -> Assessment:
-    """Assesses a path by its ratings, those of evaluations included, and by its p95 if it has `min_samples` answers."""
+    """Assesses a path by its ratings, those of evaluations included, and by the 95th percentile of its durations if it
+    has at least `min_samples` answers.
+    """
     limit, margin = options.p95_seconds or float("inf"), options.hysteresis
     evidence = candidate.evidence.with_evaluations(options.max_evaluation_ratings)
     of_evaluations = f", {evidence.evaluated:.0f} from evaluations" if evidence.evaluated else ""

@@ -40,7 +40,7 @@ from pointsman_gateway.routing.policy_preview import PolicyPreview, preview_poli
 
 TEXT = ("text",)
 MAX_NAMES_IN_ERROR = 20
-"""Models and adapters that the error for an unknown one names."""
+"""The error for an unknown model names at most so many models and adapters."""
 NO_INPUTS: Mapping[str, Collection[str]] = {}
 NO_FALLBACKS: Mapping[str, Sequence[Path]] = {}
 ALL_SENT = LeftOutFields()
@@ -113,7 +113,7 @@ class Router:
         alone.
 
         Raises NotFound for an unknown model or path, PermissionDenied if the key's scope allows no path, and
-        InvalidArgument if no path takes the request's media.
+        InvalidArgument if none of the paths that may answer takes the request's media.
         """
         decision_id = f"{DECISION_ID_PREFIX}{time.time_ns() // 1_000_000:x}{os.urandom(6).hex()}"
         # It is in the request log, so that a replay can make the same random choices.

@@ -94,7 +94,7 @@ class DailyBudget:
         """Adds what this gateway has spent since the last call to the store, and reads the sums of all gateways. Does
         nothing without a store.
 
-        Raises Unavailable if the store fails; then the next call adds the same amounts again.
+        Raises Unavailable if the store fails; then the next call on the same UTC day adds the same amounts again.
         """
         self._start_new_day()
         if self._store is None:
@@ -174,7 +174,7 @@ class ShadowStore:
         return await self._take(PAIR + decision_id)
 
     async def judged(self, decision_id: str) -> Pair | None:
-        """Removes and returns the judged pair of a decision; else as `pair`."""
+        """Removes and returns the judged pair of a decision; otherwise as `pair`."""
         return await self._take(JUDGED + decision_id)
 
     async def _take(self, key: str) -> Pair | None:

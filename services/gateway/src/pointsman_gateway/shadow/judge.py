@@ -29,7 +29,7 @@ _LABELS = Labels(UNKNOWN, 1.0, (), abstained=True, stage="judge")
 
 @dataclass(frozen=True, slots=True)
 class JudgeSettings:
-    """By which model, with which instructions and for how many dollars the pairs of one task are judged."""
+    """The model and the instructions by which the pairs of one task are judged, and the daily limit of dollars."""
 
     model: str
     """A model's name, or "path:NAME"."""

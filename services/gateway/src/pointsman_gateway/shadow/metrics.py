@@ -1,4 +1,4 @@
-"""The metrics of shadow requests: pairs, their qualities and costs, and the regret."""
+"""The metrics of shadow requests: pairs of answers with their scores, costs and regret, and the verdicts of judges."""
 
 from prometheus_client import CollectorRegistry, Counter
 

@@ -18,7 +18,7 @@ class Side:
     seconds: float
     """From the request's arrival to the answer's end."""
     text: str
-    """Empty if the answer was not one text."""
+    """Empty if the answer has no text or more than one."""
     quality: float | None
     """1 if every validator accepted the answer, 0 if one refused it; None if there was no validator, or one of them
     could not judge the answer."""

@@ -63,11 +63,13 @@ class ShadowResult:
 
 
 class ShadowPipeline:
-    """The pipeline of regular requests, but with its own admission, without limits of callers, log and metrics."""
+    """The pipeline of regular requests with an admission of its own. Limits of callers, the request log and the metrics
+    of regular requests do not apply.
+    """
 
     def __init__(self, current: Callable[[], Stages], max_concurrent: int) -> None:
-        """Takes `current`, which returns the stages of the current configuration. Of more than `max_concurrent`
-        requests at once, the others wait in the pipeline's queue.
+        """Takes `current`, which returns the stages of the current configuration; `max_concurrent` requests run at
+        once, and further ones wait in the queue of the admission.
         """
         unused = CollectorRegistry()  # never exported: `ShadowMetrics` counts shadow requests
         self._current = current

@@ -87,11 +87,10 @@ class PairScorer:
             self._pairs.keep(judged if pair.task in self._scores() else _without_text(judged))
 
     def compare(self, pair: Pair, rating: float | None, right_answer: str) -> None:
-        """Counts for each answer whether a judge's score agrees with a person's, as far as there is one.
+        """Counts for each answer that people have scored whether the judge's score agrees with theirs.
 
-        A person has one for the caller's answer with `rating`, 0 to 1 (None without a rating), and for both with
-        `right_answer` (empty without one), by which they are scored; the rating has precedence. Raises ValueError if
-        `right_answer` cannot be used.
+        `rating`, 0 to 1 or None, is a person's score of the caller's answer. By `right_answer`, which may be empty,
+        both answers are scored; the rating has precedence. Raises ValueError if `right_answer` cannot be used.
         """
         score = self._scores().get(pair.task) if right_answer and pair.chosen.text else None
         humans = [score(side.text, right_answer) if score else None for side in (pair.chosen, pair.other)]

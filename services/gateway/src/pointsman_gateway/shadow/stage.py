@@ -56,7 +56,8 @@ class ShadowSettings(Protocol):
 class Shadowing:
     """Wraps a request log, and starts a shadow request after a sample of the requests; implements `RequestLog`.
 
-    Only chat requests without media are sampled, if an engine has answered completely and without an escalation.
+    Only chat requests without media are sampled, if an engine has answered completely and without an escalation, and if
+    the caller's key may use the other path.
     """
 
     def __init__(
@@ -116,7 +117,9 @@ class Shadowing:
 
 
 def _shadow_request(path: str, request: Request) -> Request:
-    """Returns the request for another path: without a caller and the cache, and with `TIMEOUT_SECONDS` from now."""
+    """Returns the request for another path: without a caller and without the cache; its deadline is `TIMEOUT_SECONDS`
+    from now.
+    """
     deadline = asyncio.get_running_loop().time() + TIMEOUT_SECONDS
     return replace(request, model=f"path:{path}", caller=ANONYMOUS, deadline=deadline, cache="off", arrived_at=0.0)
 

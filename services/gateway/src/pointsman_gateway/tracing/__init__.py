@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 
 class Instrumentation:
-    """Wraps components so that they create spans; `SpanInstrumentation` does so. This class stands for no tracing: each
-    method returns its argument unchanged.
+    """Wraps components so that they create spans. The subclass `SpanInstrumentation` does so; the methods of this
+    class, which is used without tracing, return the components unchanged.
     """
 
     grpc_interceptors: Interceptors = ()

@@ -22,8 +22,8 @@ class NotJudged(Exception):
 
 @dataclass(slots=True)
 class SchemaBudget:
-    """The work that is left for the checks of one answer by a client's schema; see the `MAX_` constants of the
-    defaults.
+    """What is left of `MAX_ANSWER_CHARACTERS`, `MAX_ANSWER_VALUES`, `MAX_STEPS` and `MAX_SEARCHES` for the checks of
+    one answer by a client's schema.
     """
 
     characters: int = MAX_ANSWER_CHARACTERS

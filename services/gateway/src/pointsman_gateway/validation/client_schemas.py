@@ -20,10 +20,11 @@ MAX_SCHEMA_CHARACTERS = 64 * 1024
 MAX_PATTERN_BYTES = 64 * 1024
 """Memory of a compiled pattern. One Unicode class takes up to 40 kB."""
 MAX_REASON_WORK = 100_000
-"""Characters that the error of a rejected choice copies: 5 ms and 2 MiB. The first rejection ends the checks."""
+"""Characters that the error of a rejected choice may copy, which takes up to 5 ms and 2 MiB. The first rejection ends
+the checks."""
 CACHED_SCHEMAS = 32
 CACHED_CHARACTERS = 8 * MAX_SCHEMA_CHARACTERS
-"""Of all cached schemas as JSON; compiled, each takes up to 40 bytes."""
+"""Characters of all cached schemas together, as JSON. A compiled schema takes up to 40 bytes per character."""
 
 
 class ClientSchemas:
@@ -31,7 +32,7 @@ class ClientSchemas:
 
     def __init__(self) -> None:
         self._cached: OrderedDict[bytes, tuple[Validator, int]] = OrderedDict()
-        """Each schema and its characters, by digest."""
+        """The validator for each schema and the schema's length in characters, by the SHA-256 digest of the schema."""
         self._characters = 0
 
     def validators(self, response_format: Mapping[str, Any]) -> list[Validator]:

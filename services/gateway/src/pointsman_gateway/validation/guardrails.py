@@ -25,10 +25,10 @@ GUARDRAIL_THREADS = 2
 PII_WINDOW = 2048
 """Characters that are analyzed at once. Presidio takes up to 0.4 ms for one, and cannot be interrupted."""
 PII_OVERLAP = 256
-"""Characters that two windows share. Findings up to this length are complete in one of them."""
+"""Characters that two neighbouring windows share. A shorter finding is complete in one of them."""
 MAX_REPLY_BYTES = 1024 * 1024
 Kind = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:/-]{1,64}$")]
-"""The kind of a finding."""
+"""The kind of a finding, such as "EMAIL_ADDRESS"."""
 
 
 class RegexGuardrail(Guardrail):
@@ -131,7 +131,7 @@ class Pii(Guardrail):
 
 
 def _is_cut(finding: Finding, start: int, length: int) -> bool:
-    """Returns whether a finding touches an edge of its window and is short enough to be whole in the next window.
+    """Returns whether a finding touches an edge of its window and is short enough to be whole in the window beyond it.
 
     `start` is the window's position, and `length` that of the whole text, both in characters.
     """
@@ -197,7 +197,7 @@ class HttpClassifier(Guardrail):
             self._auth = f"authorization: Bearer {key}\r\n"
 
     async def find(self, hook: Hook, texts: Sequence[GuardedText]) -> list[Finding]:
-        """Returns the findings of the service. Raises HttpUnreachable if it does not answer within
+        """Returns the findings of the service. Raises HttpUnreachable without a complete reply within
         `MAX_GUARDRAIL_SECONDS` and `MAX_REPLY_BYTES`, and ValueError for a status other than 200 or an invalid body.
         """
         assert self._http is not None  # a configuration that is only checked has no requests

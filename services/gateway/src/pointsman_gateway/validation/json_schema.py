@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # imported with the first schema: without one a gateway does 
     from jsonschema_rs import Draft202012Validator, FancyRegexOptions, RegexOptions, ValidationError
 
 MAX_REASON_CHARACTERS = 300
-"""Length of a reason; an error may quote a large schema."""
+"""Longer error messages are cut, since one may quote a large schema."""
 MAX_REASON_WORK = 1_000_000
 """Characters that may be copied to explain a rejection; each takes 50 ns. Beyond that, the reason has no details."""
 UNEXPLAINED = "the schema is not satisfied"
@@ -28,7 +28,7 @@ NAMING = frozenset(
 MAX_BACKTRACKING = 10_000
 """Backtracking steps of a `pattern`; if it needs more, it counts as not satisfied."""
 MAX_INTEGER_DIGITS = 100
-"""It takes a millisecond to compare an integer of 4,000 digits."""
+"""Longer integers count as invalid JSON: to compare one of 4,000 digits takes a millisecond."""
 
 
 class BadSchema(ValueError):
@@ -67,8 +67,8 @@ class CompiledSchema:
     def __init__(
         self, schema: Mapping[str, Any], patterns: "FancyRegexOptions | RegexOptions", work: SchemaWork | None
     ) -> None:
-        """Compiles the schema. `patterns` limits its regular expressions; `work` is what `measure` returned, None if
-        that raised TooMuchWork. Raises BadSchema if the schema is not valid.
+        """Compiles the schema. `patterns` are limits of its regular expressions; `work` is what `measure` returned for
+        the schema, or None if that raised TooMuchWork. Raises BadSchema if the schema is not valid.
         """
         self._validator = _compile(schema, patterns)
         self._names = frozenset(_names(schema))
@@ -141,7 +141,7 @@ def _at(location: Iterator[str]) -> str:
 
 
 def _names(schema: Any) -> Iterator[str]:
-    """Yields every name in the schema, of properties and of keywords."""
+    """Yields every key in the schema: the names of properties and of keywords."""
     if isinstance(schema, Mapping):
         yield from map(str, schema)
     if isinstance(schema, Mapping | list):

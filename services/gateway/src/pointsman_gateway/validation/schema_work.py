@@ -1,7 +1,8 @@
 """The work that a JSON Schema can cause, computed before it is compiled.
 
 jsonschema_rs compiles the target of a `$ref` in its place, up to the first recursion, and evaluates a recursive `$ref`
-once for each value. So both are limited by the number of subschemas after the same expansion, which is counted here.
+once for each value. So the work of compilation and evaluation is limited by the number of subschemas after the same
+expansion, which is counted here.
 """
 
 from collections import Counter
@@ -49,9 +50,9 @@ class SchemaWork:
     pattern_states: Mapping[Name, int]
     """States of the patterns that search a value if it is a string: each takes up to 25 ns for each character."""
     alternatives: int
-    """Subschemas of `anyOf` and `oneOf`: each has an error of its own, which contains the value."""
+    """The number of subschemas of `anyOf` and `oneOf`; each has an error of its own, which contains the value."""
     recursions: int
-    """Recursive `$ref`s."""
+    """The number of recursive `$ref`s."""
 
     def steps_and_searches(self, value: Any, max_steps: int) -> tuple[int, int]:
         """Returns (steps, searches) to check a value: the keywords to evaluate, and the sum over pattern searches of

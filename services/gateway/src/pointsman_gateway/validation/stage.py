@@ -15,7 +15,7 @@ MAX_CHARACTERS = 1_000_000
 """An answer with more characters is not checked ("unjudged")."""
 MAX_CHUNKS = 32_768
 CLIENT_SCHEMA = "json_schema"
-"""The name in verdicts and metrics of the schema in a request's `response_format`."""
+"""The validator's name in verdicts and metrics for the schema in a request's `response_format`."""
 
 Named = tuple[str, Validator]
 """A validator's name in the configuration, and the validator."""

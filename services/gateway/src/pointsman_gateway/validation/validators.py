@@ -18,7 +18,7 @@ CUT_OFF = {
     "abort": "broken off",
     "error": "broken off",
 }
-"""Objections by the engine's finish reason."""
+"""The objection to a choice by its finish reason, for the reasons that mean an incomplete text."""
 
 MAX_SEARCHED_CHARACTERS = 65_536
 """Only this many characters at the start of a text are searched."""

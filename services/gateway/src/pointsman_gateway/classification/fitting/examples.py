@@ -20,17 +20,17 @@ OUT_OF_SCOPE = -1
 """The label of a text that belongs to no task, instead of a task's number."""
 
 MIN_TEXTS = 2
-"""A piece or pair that occurs in a single text carries no information about others."""
+"""Only pieces and pairs in so many texts are used: one in a single text carries no information about others."""
 
 MIN_PAIR_RATIO = -0.5
-"""A pair that is frequent in all examples and absent from the task's says little: without this limit, 80 instead of
-83 % of the out-of-scope requests to the help desk are detected at a coverage of 95 %."""
+"""The lower limit of the logarithms in `PairRatios.ratios`, since the absence of a pair says little about a task.
+Without it, 80 instead of 83 % of the out-of-scope requests to the help desk are detected at a coverage of 95 %."""
 
 PRIOR_TEXTS = 5
-"""Number of texts with the average of all tasks that are added to a task's own when its word pairs are counted."""
+"""So many average texts are added to each task's own when word pairs are counted and pair scores are averaged."""
 
 Rows = NDArray[np.intp]
-"""Numbers of texts."""
+"""Positions of texts in `Examples.texts`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Examples:
 def collect_examples(
     examples: Mapping[str, Sequence[str]], out_of_scope: Sequence[str], tokens: SpanTokenizer, seed: int
 ) -> Examples:
-    """Takes the excerpts of the training texts that the classifier reads, and assigns them to folds at random.
+    """Cuts the training texts to the excerpts that the classifier reads, and assigns them to folds at random.
 
     Raises InvalidArgument unless there are two tasks or more, each with an example. `tokens` splits texts for the
     excerpts; `seed` is that of the random numbers.
@@ -95,7 +95,7 @@ class Rarity:
 
 
 class Corpus:
-    """The lexical features of all training texts as sparse matrices; methods take the numbers of the texts.
+    """The lexical features of all training texts as sparse matrices; methods take positions of texts.
 
     The feature vector of a text is the sum of the vectors of its distinct words and word pairs, divided by the square
     root of the sum of their squared lengths. So each word contributes a vector that can be computed once. Dividing by

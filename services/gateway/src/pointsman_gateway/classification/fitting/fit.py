@@ -293,7 +293,8 @@ def _report(data: Examples, selection: _Selection, thresholds: Scores) -> FitRep
 def main() -> int:
     """Fits a classifier by the `FitOrder` on standard input, writes its file, and returns 0.
 
-    If examples or models cannot be used (PointsmanError), prints {"error": MESSAGE} as JSON and returns 2.
+    If the fit fails with a PointsmanError, prints {"error": MESSAGE} as JSON and returns 2. Other errors are raised,
+    such as ModelMissing without the built-in models, or the OSError of `save`.
     """
     order = FitOrder.from_json(sys.stdin.read())
     config, folder = EncoderConfig.model_validate(order.encoder) if order.encoder else None, Path(order.models)

@@ -12,8 +12,8 @@ from pointsman_gateway.classification.fitting.examples import FOLDS, Corpus, Exa
 from pointsman_gateway.classification.scores import Floats
 
 MEMORY = 4
-"""Pairs of steps and gradient changes that L-BFGS stores. With 6 instead of 4, the
-static stage took 15.6 instead of 12.2 s of CPU time to train on four fifths of CLINC150."""
+"""Pairs of steps and gradient changes that L-BFGS stores. With 6 instead of 4, the static stage took 15.6 instead of
+12.2 s of CPU time to train on four fifths of CLINC150."""
 MAX_STEPS = 200
 
 INVERSE_PENALTY = 30
@@ -29,8 +29,8 @@ TOLERANCE = 0.01
 MAX_OUT_OF_SCOPE_CENTROIDS = 128
 
 EXAMPLES_PER_CENTROID = 20
-"""A task gets one centroid for so many examples, since one with many is more diverse: for 640 triage messages five
-centroids are too few."""
+"""A task gets one centroid for every so many examples, since a task with many examples is more diverse: for 640 triage
+messages five centroids are too few."""
 
 KMEANS_ROUNDS = 12
 
@@ -161,7 +161,7 @@ def _minimize(objective: _Objective, tolerance: float) -> Floats:
 
 
 BlockReader = Callable[[Rows], Sequence[FeatureBlock]]
-"""A function that returns the features of the texts with the given numbers, as blocks."""
+"""A function that returns the features of the texts at the given positions, as blocks."""
 
 
 class Features(Protocol):

@@ -98,13 +98,14 @@ def blend(static: Floats, encoder: Floats, share: float) -> Floats:
 
 
 def fit_threshold(data: Examples, static: StageResults, encoder: StageResults) -> CascadeThreshold:
-    """Fits when the static stage decides without the encoder, and the line from its scores to the encoder's scale. Only
-    in-scope texts count.
+    """Chooses the margin and the score from which on the static stage decides without the encoder, and fits the line
+    that converts its scores to the encoder's scale. Only in-scope texts count.
 
-    The score of `STATIC_REJECT_SHARE` of the texts is below `min_score`. `min_margin` is the lowest of `MARGINS` that
-    loses few right answers compared with the best of them: at most `TOLERANCE` of the number of texts, or one if that
-    is more and there are `MIN_EXAMPLES_FOR_ONE_ERROR` texts. The line is fitted on the texts that the static stage
-    decides. With fewer than `MIN_EXAMPLES` texts, `min_margin` is the last of `MARGINS`, and the line changes no score.
+    `min_score` is the score that the share `STATIC_REJECT_SHARE` of the texts does not reach. `min_margin` is the
+    lowest of `MARGINS` that loses few right answers compared with the best of them: at most `TOLERANCE` of the number
+    of texts, or one if that is more and there are `MIN_EXAMPLES_FOR_ONE_ERROR` texts. The line is fitted on the texts
+    that the static stage then decides. With fewer than `MIN_EXAMPLES` texts, `min_margin` is the last of `MARGINS`,
+    which no text reaches, and the line changes no score.
     """
     min_score = float(np.quantile(static.score[data.inside], STATIC_REJECT_SHARE))
     candidates = [CascadeThreshold(margin, min_score, 1.0, 0.0) for margin in MARGINS]
