@@ -55,12 +55,16 @@ class FitSettings:
     target_coverages: Mapping[str, float] = field(default_factory=dict)
     """Replaces `target_coverage` for some tasks; by task."""
     stages: tuple[str, ...] = (STATIC, ENCODER)
+    """The stages to fit: `STATIC`, `ENCODER` or both."""
     seed: int = 7
+    """Of the random choices of folds and centroids."""
 
 
 @dataclass(frozen=True, slots=True)
 class FitOrder:
-    """The input of a fit that runs in a separate process: examples, models and settings."""
+    """The input of `fitting.fit.main`, which fits a classifier in a process of its own: examples, models and
+    settings.
+    """
 
     examples: Mapping[str, Sequence[str]]
     """The texts of each task."""

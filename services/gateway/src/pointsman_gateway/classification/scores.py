@@ -182,7 +182,8 @@ def area_under_roc(scores: Scores, inside: NDArray[np.bool_]) -> float:
     """Returns the area under the ROC curve, 0 to 1: how often a row marked in `inside` has a higher score than one that
     is not.
 
-    `scores` and `inside` are (rows,), with at least one row of each kind.
+    `scores` and `inside` are (rows,), with at least one row of each kind. Of equal scores the later row's counts as
+    higher.
     """
     order = np.argsort(scores, kind="stable")
     ranks = np.empty(len(scores))

@@ -39,7 +39,7 @@ class LeftOutFields:
     """Finds the fields of a request that are not sent to the engines of a path's model."""
 
     def __init__(self, models: Mapping[str, ModelFields] = {}) -> None:
-        """Takes the fields by model; a model without an entry gets all."""
+        """Takes the fields by model; the engines of a model without an entry get all fields."""
         self._models = models
 
     def notes(self, request: Request, path: Path) -> tuple[str, ...]:

@@ -185,8 +185,9 @@ def considered_paths(
     "escalation", and the reason.
 
     `paths` are the plan's that the scope allows, in order; `unavailable` says why some of them cannot be used, by name.
-    `escalation` are the paths that may answer if the answer of `chosen` is rejected. The entries are in the order of
-    `paths`; those of paths that only the plan explains follow.
+    `escalation` are the paths that may answer if the answer of `chosen` is rejected. A path in `unavailable` is
+    "skipped", even if it is chosen because none is available. The entries are in the order of `paths`; those of paths
+    that only the plan explains follow.
     """
     if not (unavailable or plan.explanations or escalation):
         return _in_order(tuple([path.name for path in paths]), plan.reason)

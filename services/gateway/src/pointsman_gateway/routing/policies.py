@@ -89,7 +89,9 @@ class EscalateOptions(Strict):
 
 
 class Escalate(Policy):
-    """A policy that takes the first path; if a validator refuses its answer, the next path answers instead, once."""
+    """A policy that takes the first path. If a validator rejects the answer, the next path answers instead, once; but
+    answers of paths in `stream_unvalidated` are not replaced.
+    """
 
     Options = EscalateOptions
     is_constant = True
@@ -134,6 +136,7 @@ class Assessment:
 
     name: str
     cost_usd: float
+    """Expected dollars of one answer."""
     bound: float
     """Lower confidence bound of its mean rating, 0 to 1."""
     has_samples: bool

@@ -18,6 +18,7 @@ class CandidatePreview:
     role: str
     """ "policy", "fallback", "default", or "shadow": it answers shadow requests only."""
     known: Candidate
+    """Its statistics on the task and its expected cost."""
     unavailable: str
     """Why it cannot be used now; empty if it can."""
     explanation: str

@@ -140,8 +140,8 @@ class Predicted(Policy):
         )
 
     def _predict(self, vector: Vector | None, characters: int) -> tuple[list[float], list[float]]:
-        """Returns two lists in the order of the paths: the predicted quality, 0 to 1, and the factor by which the
-        request costs more than the path's mean. Without a vector these are the path's mean quality and 1.
+        """Returns two lists in the order of the paths: the predicted quality, 0 to 1, and the expected cost of the
+        request as a multiple of the path's mean cost. Without a vector these are the path's mean quality and 1.
         """
         count = len(self._means)
         if vector is None:

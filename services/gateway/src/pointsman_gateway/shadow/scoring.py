@@ -21,7 +21,9 @@ class PairStore(Protocol):
     """Interface of a store for pairs of answers and for their scores; `ShadowStore` implements it."""
 
     def keep(self, pair: Pair) -> None:
-        """Stores a pair until there is feedback on its decision. Neither waits nor raises; a pair may be dropped."""
+        """Stores a pair until feedback on its decision scores it or, if a judge has scored it, can be compared with the
+        judge's scores. Neither waits nor raises; a pair may be dropped.
+        """
         ...
 
     def keep_scores(self, scores: PairScores) -> None:

@@ -17,7 +17,7 @@ _NAMES: Mapping[Operation, str] = {"chat": "chat", "completion": "text_completio
 
 
 class TracedClient:
-    """Creates a span for each call of an engine, and sends its trace headers to the engine; implements
+    """Creates a span for each call of an engine, and sends the span's trace headers to the engine; implements
     `EngineClient`.
     """
 

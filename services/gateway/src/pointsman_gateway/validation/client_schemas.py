@@ -38,7 +38,7 @@ class ClientSchemas:
     def validators(self, response_format: Mapping[str, Any]) -> list[Validator]:
         """Returns one validator for the schema in a `response_format`; an empty list if it has none.
 
-        A schema that is too large or invalid gets an `UncheckedSchema`.
+        For a schema that is too large, too complex or invalid it is an `UncheckedSchema`.
         """
         wrapper = response_format.get("json_schema")
         schema = wrapper.get("schema") if isinstance(wrapper, Mapping) else None

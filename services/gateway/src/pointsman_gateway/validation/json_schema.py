@@ -93,7 +93,8 @@ class CompiledSchema:
 
     def _reason_work(self, value: Any, characters: int) -> float:
         """Returns an upper bound of the characters that jsonschema_rs copies to explain why the value does not satisfy
-        the schema: the error of each alternative (`anyOf`, `oneOf`) contains the value.
+        the schema: the error of each alternative (`anyOf`, `oneOf`) contains the value. It is infinite if the schema
+        was not measured and may have alternatives.
         """
         work = self._work
         if work is None:

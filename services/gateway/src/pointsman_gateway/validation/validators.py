@@ -40,8 +40,8 @@ class Complete(Validator):
 
 
 class RegexValidator(BudgetedValidator):
-    """A validator that rejects a choice if the pattern is not found in its first `MAX_SEARCHED_CHARACTERS`, or if the
-    search takes too long. A choice that only calls tools is accepted.
+    """A validator that rejects a choice if a regular expression is not found in its first `MAX_SEARCHED_CHARACTERS`
+    characters, or if the search takes too long. A choice that only calls tools is accepted.
     """
 
     Options = str

@@ -243,7 +243,9 @@ class StageLearner:
         return OutOfFoldScores(logits, nearest, self._nearest_out_of_scope())
 
     def out_of_scope_centroids(self) -> Floats:
-        """Returns up to `MAX_OUT_OF_SCOPE_CENTROIDS` centroids of the out-of-scope texts, (centroids, dimensions)."""
+        """Returns up to `MAX_OUT_OF_SCOPE_CENTROIDS` centroids of the out-of-scope texts, (centroids, dimensions); none
+        if there are no such texts.
+        """
         outside = self._vectors[~self._data.inside]
         if not len(outside):
             return outside
