@@ -1,6 +1,7 @@
 """Assigns each request to a task, by rules or by the classifier. `fitting` learns the classifier from examples.
 
-This module has what a configuration without tasks needs; it imports nothing of the others.
+This module contains only what a configuration without tasks needs. It imports no other module of the package, so that
+such a configuration does not load them.
 """
 
 from pointsman_gateway.domain import AUTO, UNKNOWN, Labels, Request
@@ -10,7 +11,9 @@ _NO_TASKS = Labels(UNKNOWN, 1.0, (), abstained=True, stage="no_tasks", notes=("t
 
 
 class NoClassification:
-    """Assigns no task, so that requests for `auto` take the default path."""
+    """Implements `Classifier` for a configuration without tasks: assigns no task, so that requests for the model `auto`
+    take the default path.
+    """
 
     async def label(self, request: Request) -> Labels:
         return _NO_TASKS if request.model == AUTO else FORCED

@@ -1,4 +1,7 @@
-"""The parameters of the belief about a conversation's task, and how they were fitted."""
+"""The fitted parameters of a conversation's belief: the probability of each task, and of none, after each turn.
+
+`belief.py` computes the belief.
+"""
 
 from dataclasses import astuple, dataclass
 
@@ -10,20 +13,25 @@ COUNTS = (4, 10, 10, 3, 2, 1)
 
 @dataclass(frozen=True, slots=True)
 class BeliefParameters:
-    """The weights of the features of a turn, in the order in which `belief.py` lists them."""
+    """Weights of the features of a turn, in the order of `belief.user_features` and `belief.assistant_features`.
+
+    The sum of weights times features is the quantity that a field names; for `says` and `assistant_says`, its softplus.
+    `starts_unknown` is such a quantity itself.
+    """
 
     says: tuple[float, ...]
-    """Weights of the first four features for how strongly a user's turn changes the task's probabilities."""
+    """Weights of the first 4 features of a user's turn: how strongly the turn changes the tasks' probabilities."""
     stays: tuple[float, ...]
-    """The log-odds that the conversation stays with its task."""
+    """Weights of all 10 features of a user's turn: the log-odds that the conversation has not changed its task."""
     unknown: tuple[float, ...]
-    """The log-likelihood of a user's turn given no task; given each task it is 0 if all are equally probable."""
+    """Weights of all 10 features of a user's turn: the log-likelihood of the turn if the conversation has no task. For
+    comparison, it is 0 for each task if the turn finds all tasks equally probable."""
     assistant_says: tuple[float, ...]
-    """As `says`, for the assistant's messages."""
+    """As `says`, for all 3 features of an assistant's message."""
     assistant_unknown: tuple[float, ...]
-    """The log-likelihood of the assistant's message given no task; weights of its first two features."""
+    """As `unknown`, for the first 2 features of an assistant's message."""
     starts_unknown: tuple[float]
-    """The log-odds that a conversation that starts anew has no task."""
+    """The log-odds that a conversation has no task when it begins, or when it leaves its task."""
 
     def to_vector(self) -> NDArray[np.float64]:
         return np.concatenate(astuple(self))

@@ -40,7 +40,10 @@ _ARCHIVE_DATE = (1980, 1, 1, 0, 0, 0)
 
 @dataclass(frozen=True, slots=True)
 class FitOrigin:
-    """Everything that a fit depends on: equal origins give equal classifiers."""
+    """Everything that a fit depends on: equal origins give equal classifiers.
+
+    `static_model` and `encoder` are fingerprints, `examples` and `tuning` hashes, `numpy` and `scipy` versions.
+    """
 
     format: int
     static_model: str
@@ -52,7 +55,7 @@ class FitOrigin:
 
     @property
     def digest(self) -> str:
-        """Returns a hash for file names; the file itself contains the origin in full."""
+        """Returns a hash of 24 hexadecimal digits for file names; the file itself contains the origin in full."""
         return hashlib.sha256(repr(self).encode()).hexdigest()[:24]
 
 
@@ -63,7 +66,7 @@ def fit_origin(
     encoder: SentenceEncoder,
     tuning: FitSettings,
 ) -> FitOrigin:
-    """Returns the origin of a classifier that is fitted from these examples, models and settings."""
+    """Returns the origin of a classifier that is fitted from these arguments with the installed numpy and scipy."""
     settings = json.dumps(asdict(tuning) | {"target_coverages": dict(tuning.target_coverages)}, sort_keys=True)
     return FitOrigin(
         format=FORMAT,
@@ -77,21 +80,23 @@ def fit_origin(
 
 
 def examples_digest(examples: Mapping[str, Sequence[str]], out_of_scope: Sequence[str]) -> str:
-    """Hashes the training data. The order of a task's examples matters, the order of the tasks does not."""
+    """Returns a hash of the training texts, 16 hexadecimal digits. The order of the texts matters, that of the tasks
+    does not.
+    """
     canonical = [[task, list(examples[task])] for task in sorted(examples)], list(out_of_scope)
     return hashlib.sha256(json.dumps(canonical).encode()).hexdigest()[:16]
 
 
 class StaleClassifier(FailedPrecondition):
-    """The classifier's file was fitted from other data, settings or versions than the current ones."""
+    """The classifier in the file was fitted from other examples, models, settings or versions than the current ones."""
 
 
 class CorruptClassifier(FailedPrecondition):
-    """The classifier's file differs from what `save` wrote."""
+    """The classifier's file cannot be read, or differs from what `save` wrote."""
 
 
 def save(fitted: ClassifierModel, origin: FitOrigin, path: Path) -> None:
-    """Writes a classifier's file atomically, with its folder if needed; raises OSError."""
+    """Writes a classifier and its origin to a file, atomically; creates the file's folder if needed. Raises OSError."""
     arrays: dict[str, NDArray[Any]] = {}
     packed = to_json_and_arrays(fitted, arrays)
     content = {f"{name}.npy": _npy(array) for name, array in arrays.items()}
@@ -108,8 +113,8 @@ def save(fitted: ClassifierModel, origin: FitOrigin, path: Path) -> None:
 
 
 def load(path: Path, expected: FitOrigin) -> ClassifierModel:
-    """Reads a classifier's file. Raises FileNotFoundError, StaleClassifier if its origin is not `expected`, or
-    CorruptClassifier.
+    """Reads a classifier from a file that `save` wrote. Raises FileNotFoundError, StaleClassifier if its origin is not
+    `expected`, or CorruptClassifier if the file cannot be read or was changed.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -166,7 +171,11 @@ def _digest(packed: Any, content: Mapping[str, bytes]) -> str:
 
 
 def to_json_and_arrays(value: Any, arrays: dict[str, NDArray[Any]], name: str = "") -> Any:
-    """Converts a value to JSON, and puts its arrays into `arrays`, named by their location in the value."""
+    """Converts a value made of dataclasses, mappings, tuples and plain values to what `json.dumps` accepts.
+
+    Each numpy array in it is added to `arrays`, under its location (such as "static.weights"), and replaced by
+    {`ARRAY`: location}. `name` is the location of `value` itself.
+    """
     if isinstance(value, np.ndarray):
         arrays[name] = value
         return {ARRAY: name}
@@ -182,9 +191,9 @@ def to_json_and_arrays(value: Any, arrays: dict[str, NDArray[Any]], name: str = 
 
 
 def from_json_and_arrays(shape: Any, value: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:
-    """Restores a value of type `shape` from what `to_json_and_arrays` made of it.
+    """Restores a value of type `shape` from `value`, which `to_json_and_arrays` has returned, and from `arrays`.
 
-    Raises KeyError, TypeError or ValueError if the JSON is not of this type.
+    Raises KeyError, TypeError or ValueError if `value` does not have this type, or an array is missing.
     """
     if isinstance(value, dict) and ARRAY in value:
         return arrays[value[ARRAY]]

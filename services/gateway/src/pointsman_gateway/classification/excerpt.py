@@ -6,19 +6,21 @@ from dataclasses import dataclass
 from typing import Protocol
 
 CHARACTERS_PER_END = 4096
-"""The time of a pattern may grow with the square of the text: for a megabyte it would be minutes."""
+"""Characters that are read at each end of a long text by rules and the language detector. The time of a regular
+expression may grow with the square of the length: a megabyte would take minutes."""
 
 BINARY_SHARE = 0.1
-"""Share of control characters from which a text counts as binary. Bytes decoded as text have a quarter, text has
-next to none."""
+"""A text with a larger share of control characters counts as binary. Binary data decoded as text has about a quarter,
+real text almost none."""
 
 MAX_UNCOUNTED_CHARACTERS = 256
 """A text of up to this length is read whole without counting its tokens."""
 
 TOKENS_PER_END = 64
+"""Tokens that the classifier reads at each end of a long text."""
 
 CHARACTERS_TOKENIZED_PER_END = 1024
-"""Characters that are tokenized at each end of a long text: 64 tokens are about 300, seldom over 1,024."""
+"""Characters that are tokenized at each end of a long text: `TOKENS_PER_END` take about 300, seldom over 1,024."""
 
 _CONTROL = "\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufff9-\uffff"
 
@@ -30,7 +32,7 @@ _INVISIBLE = re.compile(f"[{_CONTROL}\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u20
 
 class SpanTokenizer(Protocol):
     def spans(self, text: str) -> Sequence[tuple[int, int]]:
-        """Returns the start and the end of each token, in characters."""
+        """Returns the position of each token in the text: (start, end) in characters, the end exclusive."""
         ...
 
 
@@ -40,6 +42,7 @@ class CharacterExcerpt:
 
     text: str
     notes: tuple[str, ...] = ()
+    """Say how much of the text is read; empty if all of it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +51,13 @@ class TokenExcerpt:
 
     text: str
     notes: tuple[str, ...] = ()
+    """Say how many tokens are read; empty if the whole text is."""
 
 
 def character_excerpt(text: str) -> CharacterExcerpt:
-    """Returns the first and the last 4,096 characters on separate lines, with a note; a shorter text is returned
-    whole."""
+    """Returns the first and the last `CHARACTERS_PER_END` characters of a text on separate lines, with a note. A text
+    of up to twice that length is returned whole.
+    """
     if len(text) <= 2 * CHARACTERS_PER_END:
         return CharacterExcerpt(text)
     note = f"read the first and the last {CHARACTERS_PER_END} of {len(text)} characters"
@@ -60,7 +65,9 @@ def character_excerpt(text: str) -> CharacterExcerpt:
 
 
 def visible(text: str) -> str:
-    """Removes invisible characters, so that they cannot change how a text is classified."""
+    """Removes control characters, direction marks and characters of zero width, so that they cannot change how a text
+    is classified. Spaces, tabs and line breaks stay.
+    """
     return text if text.isprintable() else _INVISIBLE.sub("", text)
 
 
@@ -69,10 +76,12 @@ def is_binary(text: str) -> bool:
 
 
 def token_excerpt(text: str, tokens: SpanTokenizer) -> TokenExcerpt:
-    """Returns the first and the last 64 tokens of a text, with a note of how many of how many are read.
+    """Returns the first and the last `TOKENS_PER_END` tokens of a text, separated by a space. The note says how many
+    tokens are read, and of how many.
 
-    Texts of up to 256 characters are returned whole, as are those of up to 2,048 characters with up to 128 tokens. Of a
-    longer text only the first and the last 1,024 characters are split into tokens, and the note estimates the total.
+    Texts of up to `MAX_UNCOUNTED_CHARACTERS` characters are returned whole, as are those of up to 2 *
+    `CHARACTERS_TOKENIZED_PER_END` characters with up to 2 * `TOKENS_PER_END` tokens. Of a text with more characters
+    only the two ends are tokenized, and the note estimates the total. Lone surrogates become "?".
     """
     if len(text) <= MAX_UNCOUNTED_CHARACTERS:
         return TokenExcerpt(_encodable(text))

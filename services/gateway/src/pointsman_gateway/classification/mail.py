@@ -1,4 +1,4 @@
-"""Finds what a person wrote in an e-mail: without greeting, signature and what it quotes."""
+"""Finds what a person wrote in an e-mail: the text without the greeting, the signature and quoted e-mails."""
 
 import re
 
@@ -7,7 +7,7 @@ from pointsman_gateway.classification.wrappers import wrappers_file
 MAX_GREETING_WORDS = 6
 MAX_CLOSING_WORDS = 5
 MAX_SIGNATURE_LINES = 12
-"""A closing with more lines after it is part of the message."""
+"""A closing such as "kind regards" is part of the message if there are more lines from it to the end."""
 
 _FILE = wrappers_file()["mail"]
 _GREETING = re.compile(rf"(?:{'|'.join(map(re.escape, _FILE['greetings']))})\b[^.?!:;]{{0,60}}[,!:.]?", re.IGNORECASE)
@@ -20,9 +20,9 @@ _SIGNATURE = re.compile("|".join(_FILE["signatures"]), re.IGNORECASE)
 
 
 def own_words(mail: str) -> str:
-    """Returns the lines that the sender wrote, or those of a forwarded mail's first sender.
+    """Returns what the sender of an e-mail wrote; if it forwards another e-mail, what the sender of that one wrote.
 
-    Returns the text unchanged if it does not look like an e-mail, or nothing would be left.
+    Returns the text unchanged if it does not look like an e-mail, or if nothing would be left.
     """
     lines = _body(mail.strip().split("\n"))
     own = _without_signature(_without_quotes(lines))
@@ -33,7 +33,9 @@ def own_words(mail: str) -> str:
 
 
 def _body(lines: list[str]) -> list[str]:
-    """Returns the lines after the headers of the mail or, if it forwards one, of that mail."""
+    """Returns the lines after the headers; if the mail forwards another one, those after the headers of the other. If
+    no text would be left, returns all lines.
+    """
     forwarded = next((number for number, line in enumerate(lines) if _FORWARD.match(line)), None)
     if forwarded is None and not _FIRST_HEADER.match(lines[0]):
         return lines
@@ -48,7 +50,9 @@ def _greets(line: str) -> bool:
 
 
 def _without_quotes(lines: list[str]) -> list[str]:
-    """Drops what a mail quotes: lines that begin with ">", or else the thread below the line that introduces it."""
+    """Drops the first line that introduces a quoted mail, and below it the lines that begin with ">", or else
+    everything. Without such a line, returns all lines.
+    """
     first = next((number for number, line in enumerate(lines) if number and _QUOTE.match(line)), None)
     if first is None:
         return lines

@@ -18,26 +18,31 @@ PAIR_RATIO_STEP = 1 / 16
 
 
 class StaticModel(Protocol):
-    """An embedding model that looks up one row per token and sums them."""
+    """Interface of an embedding model with one vector per token; `pointsman_embedding.StaticModel` implements it."""
 
     fingerprint: str
+    """Identifies the model: equal fingerprints mean equal vectors."""
 
     def sum_of(self, text: str) -> NDArray[np.float32]:
-        """Returns the sum of the rows of a text's tokens, (dimensions,); zeros if no token is known."""
+        """Returns the sum of the vectors of a text's tokens, (dimensions,); zeros if no token is known."""
         ...
 
     def spans(self, text: str) -> Sequence[tuple[int, int]]:
-        """Returns the start and the end of each token, in characters."""
+        """Returns the position of each token in the text: (start, end) in characters, the end exclusive."""
         ...
 
 
 class SentenceEncoder(Protocol):
-    """An embedding model that returns unit vectors."""
+    """Interface of an embedding model with one vector per text; `pointsman_embedding` has several."""
 
     fingerprint: str
+    """Identifies the model: vectors with equal fingerprints can be compared."""
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Returns the vectors of n texts, each of length 1: an array (n, dimensions). Raises Unavailable."""
+        """Returns the vectors of n texts, each of length 1: an array (n, dimensions). Blocks.
+
+        Raises Unavailable if the model is an endpoint that fails.
+        """
         ...
 
 
@@ -46,27 +51,32 @@ class FitSettings:
     """The settings with which a classifier is fitted."""
 
     target_coverage: float = 0.95
-    """The share of a task's own texts on which the classifier must not abstain."""
+    """The share of a task's texts, 0 to 1, on which the classifier should not abstain; see `task_thresholds`."""
     target_coverages: Mapping[str, float] = field(default_factory=dict)
-    """By task, for tasks with another target."""
+    """Replaces `target_coverage` for some tasks; by task."""
     stages: tuple[str, ...] = (STATIC, ENCODER)
+    """The stages to fit: `STATIC`, `ENCODER` or both."""
     seed: int = 7
+    """Of the random choices of folds and centroids."""
 
 
 @dataclass(frozen=True, slots=True)
 class FitOrder:
-    """The input of a fit that runs in a separate process: examples, models and settings."""
+    """The input of `fitting.fit.main`, which fits a classifier in a process of its own: examples, models and
+    settings.
+    """
 
     examples: Mapping[str, Sequence[str]]
-    """By task."""
+    """The texts of each task."""
     out_of_scope: Sequence[str]
+    """Texts that belong to no task; may be empty."""
     settings: FitSettings
     models: str
-    """The folder of the embedding models."""
+    """The folder of the built-in embedding models."""
     encoder: Mapping[str, Any] | None
-    """The configuration's `embedding`."""
+    """The section `embedding` of the configuration (`EncoderConfig`); None for the built-in encoder."""
     out: str
-    """The file to write."""
+    """The path of the file that the fitted classifier is written to."""
 
     def to_json(self) -> str:
         settings = asdict(self.settings) | {"target_coverages": dict(self.settings.target_coverages)}
@@ -91,8 +101,8 @@ class FitOrder:
 
 @dataclass(frozen=True, slots=True)
 class StageParameters:
-    """One stage of the classifier: a linear head, centroids, the temperature that calibrates the
-    head's probabilities, and the scale of the in-distribution score.
+    """One fitted stage of the classifier: a linear head, centroids, the temperature that calibrates the stage's
+    probabilities, and the scale of its in-distribution score (`Scale`).
     """
 
     weights: Floats
@@ -109,83 +119,95 @@ class StageParameters:
 
 @dataclass(frozen=True, slots=True)
 class PairRatios:
-    """How typical word pairs are of each task. A text of a task that has no examples often shares its words with the
-    most probable task, but not its phrases.
+    """How typical each pair of adjacent words is of each task.
+
+    The ratios help to detect out-of-scope texts, which often share words with the most probable task, but few pairs.
     """
 
     ratios: NDArray[np.int8]
-    """(pairs, tasks): log(the pair's frequency in the task's examples / that in all examples), in steps of
-    `PAIR_RATIO_STEP`. A text's pair score is the sum over its pairs, divided by the root of their number; an unknown
-    pair counts as 0."""
+    """(pairs, tasks): the natural logarithm of (the share of the task's examples that contain the pair / the share of
+    all examples), smoothed by `Corpus.pair_ratios`, in units of `PAIR_RATIO_STEP`. A text's pair score for a task is
+    the sum over its distinct pairs, divided by the square root of their number; an unknown pair adds 0."""
     means: Floats
-    """(tasks,): the mean pair score of the task's own examples."""
+    """(tasks,): the mean pair score of each task's own examples, shrunk towards the mean of all examples."""
 
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """The static stage's features: subword tokens and word bigrams, with their inverse document frequencies and the
-    linear head's weights.
+    """The lexical features of the static stage, with their inverse document frequencies and their weights in the linear
+    head. Features are pieces (words and their character n-grams, see `pieces_of`) and pairs of adjacent words.
     """
 
     pieces: tuple[str, ...]
     pairs: tuple[str, ...]
     """Two words separated by a space."""
     piece_rarity: Floats
-    """(pieces,): inverse document frequency."""
+    """Inverse document frequencies, (pieces,)."""
     pair_rarity: Floats
+    """Inverse document frequencies, (pairs,)."""
     piece_weights: Floats
-    """Weights of the head over subword pieces, (pieces, tasks)."""
+    """Weights in the linear head, (pieces, tasks)."""
     pair_weights: Floats
-    """(pairs, tasks)"""
+    """Weights in the linear head, (pairs, tasks)."""
     pair_ratios: PairRatios
 
 
 @dataclass(frozen=True, slots=True)
 class CascadeThreshold:
-    """The margin and the score that the static stage must reach to decide without the encoder."""
+    """The least margin and in-distribution score with which the static stage decides a text without the encoder, and
+    the line that converts scores of the static stage to the encoder's scale.
+    """
 
     min_margin: float
+    """Least difference between the highest probability and the second-highest."""
     min_score: float
+    """Least score, on the static stage's scale."""
     slope: float
     offset: float
 
     def on_encoder_scale(self, static_score: Score) -> Score:
-        """Converts in-distribution scores of the static stage to the encoder's scale, by a fitted line."""
+        """Converts in-distribution scores of the static stage to the encoder's scale: slope * score + offset."""
         return self.slope * static_score + self.offset
 
 
 @dataclass(frozen=True, slots=True)
 class FitReport:
-    """How well a fitted classifier does on out-of-fold examples."""
+    """How well a classifier did on its training texts, each classified by models that were not trained on it."""
 
     accuracy: float
+    """The share of in-scope texts whose most probable task is the right one, whether the classifier abstains or not."""
     calibration_error: float
+    """The expected calibration error over the in-scope texts, 0 to 1; see `scores.calibration_error`."""
     coverage: float
     """The share of in-scope texts on which the classifier does not abstain."""
     escalated: float
-    """The share of texts that the encoder had to classify."""
+    """The share of in-scope texts that the static stage left to the encoder."""
     out_of_scope_abstained: float
-    """The share of out-of-scope texts on which it abstains; 0 if none were given."""
+    """The share of out-of-scope texts on which the classifier abstains; 0 if there were no such texts."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClassifierModel:
-    """A fitted classifier. It has one stage or both; `vocabulary` with the static one, `threshold` with both."""
+    """A fitted classifier, with one stage or both. `vocabulary` is None without the static stage, and `threshold` is
+    None unless there are both stages.
+    """
 
     tasks: tuple[str, ...]
     static: StageParameters | None
     vocabulary: Vocabulary | None
     encoder: StageParameters | None
     static_share: float
-    """Weight of the static stage's logits in the encoder stage. Blended they are more accurate than either."""
+    """The encoder stage classifies by a weighted mean of both stages' logits, in which the static stage has this
+    weight, 0 to 1. It is 0 unless there are both stages."""
     threshold: CascadeThreshold | None
     thresholds: NDArray[np.float64]
-    """(tasks,): the score below which the classifier abstains, on the last stage's scale."""
+    """(tasks,): for each task, the in-distribution score below which the classifier abstains from a text of which it is
+    the most probable task. Scores are on the encoder's scale if there is an encoder stage."""
     vectors: Mapping[str, Floats]
-    """The encoder's vectors of each task's examples, in their order."""
+    """By task, the encoder's vectors of its examples in their order, (examples, dimensions)."""
     report: FitReport
 
     @property
     def accuracy(self) -> float:
-        """Returns the classifier's accuracy on out-of-fold examples."""
+        """Returns the `accuracy` of the report."""
         return self.report.accuracy

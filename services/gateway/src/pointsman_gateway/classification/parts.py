@@ -1,8 +1,9 @@
-"""Finds a user's own words in a text with structure that no known client writes.
+"""Finds a user's own words in a structured text, such as a prompt that an unknown client has written around them.
 
-The text is split at tags, headings, rules, blank lines, "label: value" lines and JSON fields. The classifier's static
-stage scores how much each part resembles the examples. The score is raised or lowered if the name of a tag, heading,
-label or field shows the part's author, and lowered if the part reads like an instruction to a model.
+The text is split at tags, headings, horizontal lines, blank lines, "label: value" lines and JSON fields. The
+classifier's static stage scores how much each part resembles the examples of the tasks. The score is raised or lowered
+if the name of a tag, heading, label or field shows the part's author. It is lowered if the part reads like an
+instruction to a model, has few letters or few words.
 """
 
 import json
@@ -17,16 +18,17 @@ from typing import Any, TypeVar
 from pointsman_gateway.classification.wrappers import wrappers_file
 
 MAX_PARTS_PER_END = 24
-"""Of a text with more than twice as many parts, those in the middle are not scored."""
+"""Of a text with more than twice as many parts, only so many at each end are scored."""
 MAX_BOUNDARIES = 400
 MAX_SEARCHED = 2_048
-"""Characters at each end of a text without structure in which instructions are looked for."""
+"""Characters at each end of an unstructured text that are searched for an instruction to a model."""
 MAX_PART_CHARACTERS = 600
 MAX_JSON_CHARACTERS = 16_384
 LONG_CHARACTERS = 240
-"""Of a longer paragraph each sentence is a part."""
+"""Each sentence of a longer paragraph is a part of its own."""
 MIN_LETTERS = 0.6
-"""Share of letters in a part's characters without spaces. Lists of files, numbers and times have fewer."""
+"""Share of letters among a part's characters, spaces excluded. A part with fewer counts as data, such as a list of
+files, numbers or times."""
 
 # What is added to a part's score. Chosen on the development messages of benchmarks/requests.
 BONUS_OF_USER = 0.5
@@ -38,7 +40,7 @@ MIN_WORDS = 3
 MAX_NAME_WORDS = 5
 MAX_RIVALS = 2
 MIN_LEAD = 0.5
-"""By how much the best part's score must exceed that of the best part of another task."""
+"""A part about another task is a rival of the best part if its score is lower by at most this much."""
 
 _FILE = wrappers_file()["parts"]
 _INSTRUCTION = re.compile(
@@ -74,7 +76,8 @@ _WORD = re.compile(r"[^\W\d_]+")
 
 Item = TypeVar("Item")
 Glance = Callable[[str], tuple[str, float] | None]
-"""Returns the most probable task of a text, and its score minus the task's threshold; None if it has no known word."""
+"""A function that returns (most probable task of a text, in-distribution score of the text minus the task's threshold);
+None if the text has no known word. `CascadeClassifier.glance` is such a function."""
 
 _HEADERS = frozenset(_FILE["headers"])
 _OF_MODEL, _PREPOSITIONS = frozenset(_FILE["of_model"]), frozenset(_FILE["prepositions"])
@@ -94,15 +97,17 @@ class Part:
     text: str
     author: Author
     label: str = ""
-    """The name of its label or field."""
+    """The name of the label or field that the text is the value of; empty if there is none."""
     is_below_label: bool = False
-    """Whether the author is that of the label above, which the next label ends."""
+    """Whether `author` comes from a label on a line above the text. A label within the text then replaces it."""
 
 
 def split_into_parts(text: str) -> list[Part]:
-    """Returns the parts of a text in order; one part if it is not structured.
+    """Returns the parts of a text in order, each once; of too many, only those at both ends (`MAX_PARTS_PER_END`).
 
-    Paragraphs alone are no structure, unless one of them instructs a model: people write paragraphs.
+    An unstructured text is one part. Blank lines count as structure only if the text instructs a model near its
+    beginning or end, since people write paragraphs as well. Long sentences and JSON values are cut to
+    `MAX_PART_CHARACTERS`.
     """
     blocks, is_structured = _blocks(text)
     ends = {text[:MAX_SEARCHED], text[-MAX_SEARCHED:]}  # of a short text one
@@ -116,9 +121,11 @@ def _both_ends(items: list[Item]) -> list[Item]:
 
 
 def choose_parts(parts: Sequence[Part], glance: Glance) -> list[Part]:
-    """Returns the part that is most likely the user's words, followed by up to `MAX_RIVALS` others, best first. The
-    others score at most `MIN_LEAD` less, and have another most probable task. The result is empty if no part has a
-    known word. `glance` scores a text.
+    """Returns the part that is most likely the user's words, followed by its rivals; empty if no part has a known word.
+
+    Parts whose author is known to be the user, and that are no instruction, are preferred to all others; of several
+    with the same label only the last counts. Rivals are up to `MAX_RIVALS` parts, best first, whose most probable task
+    is another one, and whose score is lower by at most `MIN_LEAD`. There are none if the best score is below 0.
     """
     of_user = [part for part in parts if part.author is Author.USER and not _INSTRUCTION.search(part.text)]
     last = {part.label or number: part for number, part in enumerate(of_user)}  # of each label
@@ -132,13 +139,17 @@ def choose_parts(parts: Sequence[Part], glance: Glance) -> list[Part]:
 
 
 def _judged(parts: Sequence[Part], glance: Glance) -> list[tuple[float, str, Part]]:
-    """Returns the score, the likeliest task and the part, for each part that has a known word."""
+    """Returns (score, most probable task, part) for each part that has a known word. The score is that of `glance` with
+    the part's bonus and penalties.
+    """
     judged = [(glance(part.text), part) for part in parts]
     return [(found[1] + _addition(part), found[0], part) for found, part in judged if found]
 
 
 def _addition(part: Part) -> float:
-    """Returns the bonus minus the penalties on a part's score, by its author, instructions, data and length."""
+    """Returns what is added to a part's score: a bonus or penalty for its author, and penalties for an instruction, for
+    data and for few words.
+    """
     characters = "".join(part.text.split())
     is_data = sum(map(str.isalpha, characters)) < MIN_LETTERS * len(characters)
     of_author = {Author.USER: BONUS_OF_USER, Author.OTHERS: -PENALTY_OF_OTHERS}.get(part.author, 0.0)
@@ -148,8 +159,9 @@ def _addition(part: Part) -> float:
 
 
 def _blocks(text: str) -> tuple[list[Part], bool]:
-    """Returns the parts between tags, headings, rules and blank lines; and whether the text has any structure besides
-    blank lines."""
+    """Returns the blocks of a text, which are what its tags, headings, labels, horizontal lines and blank lines
+    separate, and whether the text has any structure apart from blank lines. Blocks may be empty.
+    """
     boundaries = list(islice(_boundaries(text), MAX_BOUNDARIES))
     closed = _closed_tags(boundaries)
     at, above, is_below_label = 0, Author.UNKNOWN, False
@@ -188,7 +200,9 @@ def _block(text: str, open_tags: Sequence[Author], above: Author, is_below_label
 
 
 def _closed_tags(boundaries: Sequence[re.Match[str]]) -> set[int]:
-    """Returns the positions of the tags that have a partner: instructions mention tags without opening them."""
+    """Returns the positions of the opening and closing tags that belong together. A tag without a partner is only
+    mentioned, for example by an instruction.
+    """
     found: set[int] = set()
     waiting: dict[str, list[int]] = {}
     for boundary in boundaries:
@@ -201,7 +215,9 @@ def _closed_tags(boundaries: Sequence[re.Match[str]]) -> set[int]:
 
 
 def _parts(block: Part) -> Iterator[Part]:
-    """Splits a block into the fields of its JSON, its "label: value" lines and the rest, or its sentences."""
+    """Splits a block into the texts of its JSON, into its NAME="value" fields if it has more than two, or into its
+    "label: value" lines and the rest. If such a line or the rest is long or an instruction, each sentence is a part.
+    """
     text = block.text
     if text[:1] in ("{", "[") and len(text) <= MAX_JSON_CHARACTERS:
         with suppress(ValueError, RecursionError):
@@ -245,12 +261,14 @@ def _of_json(value: Any, author: Author) -> Iterator[Part]:
 
 
 def _within(outer: Author, inner: Author) -> Author:
-    """Returns the author of a part `inner` within a part `outer`: what is within others' words is theirs."""
+    """Returns the author of a part by its own name (`inner`) and by what encloses it: everything within a part of
+    others is theirs.
+    """
     return outer if outer is Author.OTHERS or inner is Author.UNKNOWN else inner
 
 
 def _author_of(name: str, *, is_heading: bool = False) -> Author:
-    """Returns the author of the text that follows a tag, heading, label or field of this name."""
+    """Returns the author that the name of a tag, heading, label or field shows for the text that follows it."""
     words = _WORD.findall(re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
     if len(words) > MAX_NAME_WORDS:  # a sentence
         return Author.UNKNOWN

@@ -119,8 +119,9 @@ class LanguageDetector:
 
 
 class Reader:
-    """Classifies single texts of any length in bounded time. Abstains for a text that is surely in another language than
-    the examples', and for one without letters and digits.
+    """Classifies single texts of any length in bounded time.
+
+    Abstains for a text that is surely in another language than the examples', and for one without letters and digits.
     """
 
     def __init__(self, classify: Callable[[str], Awaitable[Labels]], languages: LanguageDetector) -> None:

@@ -14,7 +14,9 @@ class RuleMatch:
     task: str
     """Empty if no rule matches."""
     rule: str
+    """The name of the rule; empty if no rule matches."""
     notes: tuple[str, ...] = ()
+    """Say which patterns took too long, and that only an excerpt was searched."""
 
 
 class RuleMatcher:
@@ -28,10 +30,11 @@ class RuleMatcher:
         ]
 
     def match(self, request: Request) -> RuleMatch | None:
-        """Returns the first rule that matches the request, None if none does; a long text is searched in excerpts.
+        """Returns the first rule that matches the request. If none does, returns None, or a match with an empty task if
+        there is a note on a pattern that took too long.
 
-        All patterns together have 50 ms. A rule whose pattern takes longer does not match, which the notes say; if no
-        other rule matches, the result is a RuleMatch with an empty task and these notes.
+        Patterns are searched in `request.query`, or in an excerpt of a long one (`character_excerpt`). All of them
+        together have `SEARCH_TIMEOUT_SECONDS` of CPU time. A rule whose pattern is not found within it does not match.
         """
         if not self._rules:
             return None
@@ -49,7 +52,9 @@ class RuleMatcher:
 def _rule_matches(
     rule: RuleConfig, pattern: Pattern | None, request: Request, excerpt: CharacterExcerpt, budget: SearchBudget
 ) -> bool:
-    """Returns whether a rule matches; raises SearchTimeout if the budget does not suffice for its pattern."""
+    """Returns whether all conditions of a rule are met. Raises SearchTimeout if the time of all patterns is used up
+    before its pattern is found.
+    """
     if any(request.metadata.get(key) != value for key, value in rule.metadata.items()):
         return False
     if rule.has is not None and rule.has not in request.media:

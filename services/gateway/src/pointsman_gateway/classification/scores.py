@@ -22,7 +22,7 @@ BINS = 15
 MIN_SPREAD = 0.01
 
 POOLED_EXAMPLES = 2000
-"""Weight of the prior that a task's threshold is that of all tasks, in examples.
+"""Weight of the prior that a task's abstention threshold is that of all tasks, in examples; see `task_thresholds`.
 
 A quantile of sixty examples is unreliable, and a text out of scope for one task is mostly out of scope for all: with
 100 instead, the help desk abstains on 76 instead of 87 of 100 out-of-scope requests at a coverage of 95 %.
@@ -40,7 +40,8 @@ requests to the help desk's five tasks are detected at a coverage of 95 %, and 8
 
 
 def fit_temperature(logits: Floats, y: NDArray[np.intp]) -> tuple[float, float]:
-    """Returns the divisor of the logits (rows, tasks) that minimizes the cross-entropy with a prior, and that minimum.
+    """Returns (temperature, loss): the divisor of the logits (rows, tasks) with the least loss, and that loss. The loss
+    is the cross-entropy with the rows' tasks `y`, (rows,), plus a prior for a temperature of 1 (`PRIOR_EXAMPLES`).
 
     This is temperature scaling (Guo et al., On Calibration of Modern Neural Networks, 2017). The rows must not be those
     that the head was trained on.
@@ -59,7 +60,7 @@ def fit_temperature(logits: Floats, y: NDArray[np.intp]) -> tuple[float, float]:
 
 
 def probabilities(logits: Floats, temperature: float) -> Floats:
-    """Returns the softmax of the logits, (rows, tasks) or (tasks,)."""
+    """Returns the softmax of the logits divided by the temperature; logits and result are (rows, tasks) or (tasks,)."""
     scaled = np.asarray(logits * np.float32(1 / temperature))
     scaled -= np.maximum.reduce(scaled, axis=-1, keepdims=True)
     np.exp(scaled, out=scaled)
@@ -74,8 +75,11 @@ def cross_entropy(logits: Floats, y: NDArray[np.intp]) -> float:
 
 
 def calibration_error(confidence: NDArray[np.floating], right: NDArray[np.bool_]) -> float:
-    """Returns the expected calibration error: the mean gap between confidence and accuracy over 15 bins of equal
-    width."""
+    """Returns the expected calibration error: the mean gap between confidence and accuracy over `BINS` bins of equal
+    width, weighted by the number of texts in a bin.
+
+    `confidence` is the probability of each text's most probable task, and `right` whether that is its task; (texts,).
+    """
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
     gaps = (abs(float(confidence[bins == b].sum() - right[bins == b].sum())) for b in range(BINS))
     return sum(gaps) / len(confidence)
@@ -83,7 +87,7 @@ def calibration_error(confidence: NDArray[np.floating], right: NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """The mean and standard deviation of a signal over in-scope texts."""
+    """The mean and standard deviation, at least `MIN_SPREAD`, of one signal of `Scale` over in-scope texts."""
 
     mean: float
     spread: float
@@ -98,26 +102,24 @@ class Signal:
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Combines a stage's signals into its in-distribution score: about 0 for typical in-scope texts, far below for
-    others.
-
-    The signals make different errors on out-of-scope texts. `logit` and `pairs` are about the most probable task.
+    """Combines a stage's four signals about a text into the in-distribution score: about 0 for typical in-scope texts,
+    far below 0 for texts that belong to no task. The signals make different errors on such texts.
     """
 
     logit: Signal
     """The highest logit, not divided by the temperature."""
     pairs: Signal
-    """How typical the text's word pairs are of the task; see `PairRatios`."""
+    """The text's pair score for the most probable task minus the task's mean; see `PairRatios`."""
     nearest: Signal
-    """Cosine similarity to the nearest centroid of a task."""
+    """Cosine similarity to the nearest centroid of any task."""
     out_of_scope: Signal
-    """Cosine similarity to the nearest known out-of-scope text."""
+    """Cosine similarity to the nearest known out-of-scope text, or to the nearest centroid of such texts."""
     pairs_weight: float
     nearest_weight: float
     out_of_scope_weight: float
 
     def score(self, signals: "Signals") -> Scores:
-        """Computes the in-distribution scores of several texts: (rows,)."""
+        """Returns the in-distribution scores of several texts, (rows,)."""
         score = self.logit.scaled(signals.logit) + self.pairs_weight * self.pairs.scaled(signals.pairs)
         score = score + self.nearest_weight * self.nearest.scaled(signals.nearest)
         score = score / (1 + self.pairs_weight + self.nearest_weight)
@@ -126,7 +128,7 @@ class Scale:
         return np.asarray(score)
 
     def score_one(self, logit: float, pairs: float, nearest: float, out_of_scope: float) -> float:
-        """Computes the score of one text by its four signals; faster than `score` on arrays of one row."""
+        """Returns the in-distribution score of one text from its four signals; faster than `score` with one row."""
         score = (
             (logit - self.logit.mean) / self.logit.spread
             + self.pairs_weight * (pairs - self.pairs.mean) / self.pairs.spread
@@ -141,22 +143,23 @@ class Scale:
 
 @dataclass(frozen=True, slots=True)
 class Signals:
-    """The signals of several texts that `Scale` combines, (rows,) each."""
+    """The signals of several texts, each (rows,): the four that `Scale` combines, and one for `fit_scale` alone."""
 
     logit: Scores
     pairs: Scores
     nearest: Scores
     out_of_scope: Scores
     pairs_of_others: Scores
-    """As `pairs`, for the most probable task that is not the text's own; (rows,)."""
+    """As `pairs`, but for the most probable task apart from the text's own."""
 
 
 def fit_scale(signals: Signals, inside: NDArray[np.bool_], tasks: int) -> Scale:
-    """Fits the scale on out-of-fold rows; `inside` marks those that belong to a task.
+    """Fits the scale on signals from models that were not trained on the rows' texts.
 
-    The weight of the nearest out-of-scope text is the one that separates both kinds of rows best. That of the word
-    pairs is (2 AUROC - 1)^2, for the AUROC between the rows and the same rows with their own task left out: from about
-    0.1 for long, varied messages to 0.9 for short ones that repeat phrases.
+    `inside` marks the rows that belong to a task, (rows,), and `tasks` is the number of tasks.
+    `out_of_scope_weight` becomes the one of `OUT_OF_SCOPE_WEIGHTS` that separates these rows from the others best; 0 if
+    there are no others. `pairs_weight` becomes (2 AUROC - 1)^2, or 0 for an AUROC below 0.5, for the AUROC between
+    `pairs` and `pairs_of_others`: about 0.1 for long, varied messages, and 0.9 for short ones that repeat phrases.
     """
     pairs = np.concatenate([signals.pairs[inside], signals.pairs_of_others[inside]])
     separation = 2 * area_under_roc(pairs, np.arange(len(pairs)) < len(pairs) / 2) - 1
@@ -178,7 +181,12 @@ def fit_scale(signals: Signals, inside: NDArray[np.bool_], tasks: int) -> Scale:
 
 
 def area_under_roc(scores: Scores, inside: NDArray[np.bool_]) -> float:
-    """Returns the area under the ROC curve: how often an in-scope row scores above an out-of-scope one."""
+    """Returns the area under the ROC curve, 0 to 1: how often a row marked in `inside` has a higher score than one that
+    is not.
+
+    `scores` and `inside` are (rows,), with at least one row of each kind. Of equal scores the later row's counts as
+    higher.
+    """
     order = np.argsort(scores, kind="stable")
     ranks = np.empty(len(scores))
     ranks[order] = np.arange(1, len(scores) + 1)
@@ -189,11 +197,13 @@ def area_under_roc(scores: Scores, inside: NDArray[np.bool_]) -> float:
 def task_thresholds(
     scores: Scores, y: NDArray[np.intp], predicted: NDArray[np.intp], target_coverages: Sequence[float]
 ) -> NDArray[np.float64]:
-    """Returns the score below which the classifier abstains, (tasks,), so that each task reaches its target coverage.
+    """Returns the scores below which the classifier abstains, by most probable task, (tasks,).
 
-    `scores`, `y` (their tasks) and `predicted` are those of in-scope texts, (texts,). A threshold is a weighted mean of
-    the quantile of the task's own scores and that of all tasks, since few examples make the first unreliable. Then all
-    thresholds are shifted together to reach the target coverage overall.
+    `scores`, `y` (the tasks) and `predicted` (the most probable tasks) are those of in-scope texts, (texts,);
+    `target_coverages`, (tasks,), are the shares of texts on which it should not abstain. A threshold is a weighted mean
+    of the quantile of the task's own scores and that of all tasks, since the first is unreliable for few examples
+    (`POOLED_EXAMPLES`). Then all thresholds are shifted by one number, so that the mean target is reached over all
+    texts. A single task may miss its own.
     """
     thresholds = np.empty(len(target_coverages))
     for task, coverage in enumerate(target_coverages):

@@ -1,4 +1,7 @@
-"""The text that clients and frameworks write around a user's own words, which `wrappers.toml` and the user list."""
+"""Removes the text that clients and frameworks write around a user's own words.
+
+`wrappers.toml` describes known clients; `classifier.wrappers` in tasks.yaml may describe others.
+"""
 
 import tomllib
 from collections.abc import Sequence
@@ -8,7 +11,7 @@ from importlib.resources import files
 from typing import Any
 
 Marks = tuple[str, str]
-"""What a span begins and ends with; with an end of "" it reaches to the end of the text."""
+"""The substrings that a span of a text begins and ends with. If the second is "", it reaches to the text's end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,14 +20,16 @@ class Wrapper:
 
     name: str
     signs: tuple[str, ...] = ()
-    """Substrings by which the client is recognized: each of its texts has all of them."""
+    """Substrings that are all in each text of the client. Without any, every text may be the client's."""
     drop: tuple[Marks, ...] = ()
-    """Spans that are not the user's; their marks are dropped, too."""
+    """Marks of spans that are not the user's words; they are removed with their marks."""
     user: tuple[Marks, ...] = ()
-    """Spans of the user's text. The last one in the text counts, and everything else is not the user's."""
+    """Marks of spans of the user's words. If a text has such spans, only the content of the last one is kept."""
 
     def unwrap(self, text: str) -> str:
-        """Returns the user's part of the text, which may be empty; the text unchanged if it is not of this client."""
+        """Returns the user's words in the text, which may be empty. Returns the text unchanged if one of `signs` is
+        missing, or if there is no span.
+        """
         if not all(sign in text for sign in self.signs):
             return text
         for marks in self.drop:
@@ -33,24 +38,28 @@ class Wrapper:
 
 
 def known_wrappers() -> list[Wrapper]:
-    """Returns the wrappers of known clients."""
+    """Returns the wrappers in `wrappers.toml`, in its order."""
     return [to_wrapper(entry) for entry in wrappers_file()["wrappers"]]
 
 
 @lru_cache(maxsize=1)
 def wrappers_file() -> dict[str, Any]:
-    """Returns the content of `wrappers.toml`."""
+    """Returns the parsed content of `wrappers.toml`, which is cached: do not modify it."""
     return tomllib.loads(files(__package__).joinpath("wrappers.toml").read_text("utf-8"))
 
 
 def to_wrapper(entry: Any) -> Wrapper:
-    """Converts an entry of the file or of a configuration: a mapping with Wrapper's fields."""
+    """Makes a Wrapper from an entry of `wrappers.toml` or of the configuration: a mapping with the fields of Wrapper,
+    of which only `name` is required.
+    """
     drop, user = (tuple((begin, end) for begin, end in entry.get(key, ())) for key in ("drop", "user"))
     return Wrapper(entry["name"], tuple(entry.get("signs", ())), drop, user)
 
 
 def unwrap(text: str, wrappers: Sequence[Wrapper]) -> tuple[str, list[str]]:
-    """Returns the user's part of a text, and the names of the wrappers that were around it, the outermost first."""
+    """Removes wrappers one after another. Returns the user's words, and the names of the wrappers that were removed in
+    the order of their removal.
+    """
     names = []
     for wrapper in wrappers:
         inner = wrapper.unwrap(text)
@@ -61,7 +70,7 @@ def unwrap(text: str, wrappers: Sequence[Wrapper]) -> tuple[str, list[str]]:
 
 
 def _drop(text: str, marks: Marks) -> str:
-    """Returns the text without the spans between the marks; a span that does not end is kept."""
+    """Returns the text with each span, marks included, replaced by a line break. A span without its end is kept."""
     begin, end = marks
     kept, at = [], 0
     while (first := text.find(begin, at)) >= 0:
@@ -74,7 +83,9 @@ def _drop(text: str, marks: Marks) -> str:
 
 
 def _last(text: str, spans: Sequence[Marks]) -> str:
-    """Returns what is in the last span of the text; the whole text if there is none. A span's end may be missing."""
+    """Returns the content of the last span in the text; the whole text if there is none. A span whose end is missing
+    reaches to the end of the text.
+    """
     best, inner = -1, text
     for begin, end in spans:
         at = text.rfind(begin)

@@ -1,1 +1,1 @@
-"""Builds the prompt of a request by the strategies of its path; and the client of the retriever."""
+"""Builds the prompt of a request by the strategies of its path, some of which search passages with the retriever."""

@@ -17,12 +17,12 @@ from pointsman_gateway.domain import Passage, Vector
 from pointsman_gateway.extensions import Found, Search
 
 MAX_SEARCH_SECONDS = 5.0
-"""Limit for a search, also if the request has no deadline."""
+"""Timeout of one call of the retriever, also if the request has no deadline."""
 
 log = logging.getLogger(__name__)
 
 SEARCH_TIMEOUT_SECONDS = 2.0
-"""Seconds that a search may take before the breaker counts it as a failure."""
+"""Seconds after which `ProtectedSearch` aborts a search, and its breaker counts a failure."""
 
 BREAKER = BreakerConfig(consecutive_failures=3, open_duration_seconds=2.0, max_open_duration_seconds=15.0)
 
@@ -34,7 +34,9 @@ class RetrieverClient:
     """Searches collections of the retriever, and reads their sketches; implements `Search` and `Collections`."""
 
     def __init__(self, channel: grpc.aio.Channel, fingerprint: Callable[[], str]) -> None:
-        """Takes `fingerprint`, which returns that of the model that embeds queries, once it is loaded."""
+        """Takes `fingerprint`, which returns the fingerprint of the model that computes the vectors of queries. It is
+        called only for queries with a vector.
+        """
         self._stub = retriever_pb2_grpc.RetrieverStub(channel)
         self._fingerprint = fingerprint
 
@@ -59,7 +61,10 @@ class RetrieverClient:
         return Found(passages, relevant, answer.version)
 
     async def sketch(self, collection: str) -> Sketch:
-        """Returns a bottom-k sketch of a collection's documents, to estimate how many change; raises PointsmanError."""
+        """Returns a sketch (a small sample of hashes) of a collection's documents, from which the share of changed
+        documents can be estimated. Raises the retriever's error, such as NotFound, or DeadlineExceeded or Unavailable
+        if it does not answer, see `from_rpc_error`.
+        """
         try:
             answer = await self._stub.Sketch(
                 retriever_pb2.SketchRequest(collection=collection), timeout=MAX_SEARCH_SECONDS
@@ -70,7 +75,7 @@ class RetrieverClient:
 
 
 class ProtectedSearch:
-    """Wraps a search in a circuit breaker, so that only the first few requests of an outage wait."""
+    """Wraps a search in a circuit breaker, so that only the first requests of an outage wait; implements `Search`."""
 
     def __init__(
         self, inner: Search, breaker: Breaker, terms: BreakerConfig = BREAKER, timeout: float = SEARCH_TIMEOUT_SECONDS
@@ -81,7 +86,11 @@ class ProtectedSearch:
         self._timeout = timeout
 
     async def search(self, collection: str, query: str, vector: Vector | None, top_k: int, deadline: float) -> Found:
-        """Searches a collection; raises Unavailable (at once while the breaker is open), or DeadlineExceeded."""
+        """Searches a collection as `Search.search` does, for at most the constructor's `timeout` in seconds.
+
+        Raises Unavailable if the search fails or takes longer, and at once while the breaker is open. Raises
+        DeadlineExceeded if the request's `deadline` comes first.
+        """
         if not self._breaker.may_enter():
             wait = max(1.0, self._breaker.cooldown_left)
             raise Unavailable("the retriever has failed and is not asked for a while", code=AWAY, retry_after=wait)

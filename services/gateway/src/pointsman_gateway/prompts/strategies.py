@@ -28,7 +28,10 @@ class InstructionOptions(Strict):
 
 
 class Instruction(Strategy):
-    """Adds a prompt file's text to the system message: `zero_shot`, `persona` and `chain_of_thought`."""
+    """The strategies `zero_shot`, `persona` and `chain_of_thought`: add a prompt file's text to the system message.
+
+    The file is a template with the variable `query`, the text of the request.
+    """
 
     Options = InstructionOptions
     needs_embedding = False
@@ -57,7 +60,11 @@ class FewShotOptions(Strict):
 
 
 class FewShot(Strategy):
-    """Adds examples of a task as earlier messages: the first ones, or those nearest to the request, nearest last."""
+    """The strategy `few_shot`: adds examples of a task with their outputs as earlier messages.
+
+    They are the first ones, or those nearest to the request, the nearest last. The option `prompt` adds a prompt file's
+    text to the system message as well.
+    """
 
     Options = FewShotOptions
 
@@ -99,7 +106,11 @@ class RetrievalOptions(Strict):
 
 
 class Retrieval(Strategy):
-    """Searches a collection, and adds the passages to the system message by a template."""
+    """The strategy `retrieval`: searches a collection, and adds the passages to the system message by a template.
+
+    Raises NothingRelevant if there are no passages, `on_empty` is "next_path", and the request has another path. An
+    error of the search is raised if `required` is true; otherwise the prompt gets no passages.
+    """
 
     Options = RetrievalOptions
     needs_embedding = False  # the retriever embeds
@@ -141,9 +152,10 @@ class Retrieval(Strategy):
 
 
 def choose_passages(options: RetrievalOptions, found: Found) -> tuple[Passage, ...]:
-    """Returns the best relevant passages that have the minimum score and fit into `max_tokens`, ordered by document and
-    position instead of by rank. Two questions that find the same passages then begin with the same text, which is in
-    the engine's prefix cache. Tokens are those of the embedding model, which are close enough to the engine's.
+    """Returns the best passages that have the minimum score and together fit into `max_tokens`; none if `found` is not
+    relevant. They are ordered by document and position, not by rank: prompts with the same passages then begin with
+    the same text, which the engine has in its prefix cache. The embedding model's tokens are counted, which are close
+    enough to the engine's.
     """
     chosen, tokens_left = [], options.max_tokens
     for passage in found.passages if found.relevant else ():
@@ -154,7 +166,7 @@ def choose_passages(options: RetrievalOptions, found: Found) -> tuple[Passage, .
 
 
 class Prompts:
-    """Builds the prompt for a request and its decision."""
+    """Builds the prompt for a request and its decision; implements `PromptBuilder`."""
 
     def __init__(self, strategies: Mapping[str, Sequence[Strategy]]) -> None:
         """Takes the strategies of each path; a path that is missing, such as a named model's, has none."""
@@ -163,9 +175,10 @@ class Prompts:
         """The system texts of paths whose strategies add nothing else, the same for every request."""
 
     async def build(self, request: Request, decision: Decision) -> Prompt:
-        """Builds the prompt by the strategies of the decision's path; raises their PointsmanError.
+        """Builds the prompt by the strategies of the decision's path.
 
-        NothingRelevant means that the request is to take its next path.
+        Raises NothingRelevant, with its `spent` set, if the request should take its next path. Raises other errors of
+        the strategies, such as Unavailable if a required search fails.
         """
         started = time.perf_counter()
         path = decision.path.name
@@ -186,9 +199,10 @@ BUILT_IN = frozenset({Instruction, FewShot, Retrieval})
 
 
 async def apply_all(strategies: Sequence[Strategy], draft: Draft) -> Draft:
-    """Applies strategies one after another, in the order of the configuration; raises their PointsmanError. A strategy
-    that is not built in runs in a task of its own: a request has none until it waits, but `asyncio.timeout` and HTTP
-    clients need one, and may cancel it.
+    """Applies strategies to a draft in their order, and returns the result; raises the strategies' errors.
+
+    A strategy that is not built in runs in an asyncio task of its own. A request runs without a task until it waits,
+    but `asyncio.timeout` and HTTP clients need a task that they can cancel.
     """
     for strategy in strategies:
         applied = strategy.apply(draft)
@@ -207,7 +221,9 @@ def _to_prompt(draft: Draft, vector_was_known: bool, started: float) -> Prompt:
 
 
 def _constant(strategies: Sequence[Strategy]) -> tuple[str, ...] | None:
-    """Returns the system texts of a path, if adding them is all that its strategies do; else None."""
+    """Returns the texts that the strategies of a path add to the system message; None if they depend on the request or
+    a strategy does more.
+    """
     texts = [strategy.constant for strategy in strategies]
     known = [text for text in texts if text is not None]
     return tuple(known) if len(known) == len(strategies) else None

@@ -19,10 +19,10 @@ from pointsman_servicekit.errors import Internal
 from pointsman_gateway.config.field_types import ConfigError
 
 MAX_STEPS = 100_000
-"""Limit for all loops of one rendering together."""
+"""The maximum number of loop steps in one rendering, over all loops."""
 
 MAX_CHARACTERS = 32 * 1024 * 1024
-"""Limit for one rendered prompt."""
+"""The maximum length of a rendered prompt."""
 
 _NODES = (
     nodes.Template, nodes.Output, nodes.TemplateData, nodes.Name, nodes.Const, nodes.List, nodes.Tuple, nodes.Dict,
@@ -50,11 +50,14 @@ _FAILURES = (TemplateError, TypeError, ValueError, ArithmeticError, LookupError,
 
 
 class ForbiddenSyntax(TemplateSyntaxError):
-    """The template is valid Jinja, but uses more of it than is allowed here."""
+    """The template is valid Jinja, but uses syntax, a filter, a call or a name that is forbidden in prompt files."""
 
 
 class PromptEnvironment(ImmutableSandboxedEnvironment):
-    """The Jinja environment of prompt files. Compiling raises TemplateSyntaxError, such as ForbiddenSyntax."""
+    """The Jinja environment of prompt files. Templates are rendered with the result of `values_of`, which limits loops.
+
+    Compiling raises TemplateSyntaxError, for example ForbiddenSyntax.
+    """
 
     def __init__(self) -> None:
         super().__init__(undefined=StrictUndefined, autoescape=False, trim_blocks=True)
@@ -72,12 +75,12 @@ class PromptEnvironment(ImmutableSandboxedEnvironment):
 
     @staticmethod
     def concat(pieces: Iterable[str]) -> str:
-        """Joins the pieces of a rendering; raises SecurityError if it exceeds `MAX_CHARACTERS`."""
+        """Joins the pieces of a rendered template; raises SecurityError if they exceed `MAX_CHARACTERS`."""
         return "".join(_bounded(pieces))
 
 
 def values_of(values: dict[str, Any]) -> dict[str, Any]:
-    """Returns the values for a rendering, with a fresh budget of steps for its loops."""
+    """Returns the values for one rendering: `values`, and the number of loop steps that are left (`MAX_STEPS`)."""
     return values | {_BUDGET: [MAX_STEPS]}
 
 
@@ -109,7 +112,9 @@ def _names(node: nodes.Node) -> Iterator[str]:
 
 @pass_context
 def _counted(context: Context, items: Any) -> Any:
-    """Returns the items of a loop, and subtracts their number from the budget; raises SecurityError beyond it."""
+    """Returns the items of a loop, and subtracts their number from the steps that the rendering has left. Raises
+    SecurityError if too few are left.
+    """
     budget = context[_BUDGET]
     if not hasattr(items, "__len__"):
         items = list(islice(items, budget[0] + 1))
@@ -150,7 +155,7 @@ class PromptTemplates:
     """All prompt files, compiled once; implements the strategies' `Templates`."""
 
     def __init__(self, sources: Mapping[str, str]) -> None:
-        """Compiles the sources, given by file name; raises ConfigError if one is not valid."""
+        """Compiles the sources, by file name in prompts/; raises ConfigError if one is not a valid template."""
         environment = PromptEnvironment()
         self._templates = {}
         self._constant: dict[str, str] = {}
@@ -172,11 +177,13 @@ class PromptTemplates:
                     self._constant[name] = self._templates[name].render({}).strip()
 
     def constant(self, name: str) -> str | None:
-        """Returns the text of a prompt file whose template uses no variable; None for others."""
+        """Returns the text of a prompt file whose template uses no variable; None for other files."""
         return self._constant.get(name)
 
     def render(self, name: str, **values: Any) -> str:
-        """Renders a prompt file; raises Internal ("prompt_failed"), whose message does not contain the values."""
+        """Renders a prompt file, and removes white space at both ends. Raises Internal ("prompt_failed") if that fails;
+        the message does not contain the values.
+        """
         try:
             return self._render(name, values)
         except _FAILURES as error:
@@ -186,7 +193,9 @@ class PromptTemplates:
             ) from error
 
     def try_out(self, name: str, **values: Any) -> None:
-        """Renders a prompt file with sample values; raises ConfigError if that fails, as for an unknown variable."""
+        """Renders a prompt file with sample values; raises ConfigError if that fails, for example because the file does
+        not exist or uses another variable.
+        """
         try:
             self._render(name, values)
         except _FAILURES as error:

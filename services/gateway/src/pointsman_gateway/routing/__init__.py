@@ -1,1 +1,1 @@
-"""Decides which path answers a request; no other part of the gateway decides that."""
+"""Decides which path answers a request, and which paths may replace it."""

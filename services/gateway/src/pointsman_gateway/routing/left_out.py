@@ -1,4 +1,4 @@
-"""Notes in the decision which fields of a request are not sent to the chosen path's engines."""
+"""Makes the note of a decision that lists which fields of the request are not sent to the chosen path's engines."""
 
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
@@ -9,23 +9,25 @@ from pointsman_gateway.domain import Path, Request
 NEUTRAL = (None, False, "auto", "default")
 """Values that mean the same as leaving the field out."""
 MAX_NAMES = 32
-"""A note names at most so many fields, and counts the others."""
+"""A note names at most so many fields, and gives the number of others."""
 
 
 class Format(Protocol):
-    """The format of an engine's requests."""
+    """Interface of the format of the requests to an engine; `SentFields` implements it."""
 
     def unsent(self, request: Request) -> Set[str]:
-        """Returns the names of the request's fields that cannot be sent in this format."""
+        """Returns the names of the request's fields that are not sent in this format, apart from `user` and `metadata`,
+        which are never sent.
+        """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFields:
-    """The fields of requests that the engines of a model do not accept."""
+    """The fields of requests that the engines of one model do not get."""
 
     ignored: Set[str] = frozenset()
-    """Accepted from clients, and not sent to at least one engine."""
+    """Names of parameters in `Sampling.extra` that at least one engine of the model does not get."""
     formats: tuple[Format, ...] = ()
     """The request formats of the model's engines, each once."""
 
@@ -37,13 +39,12 @@ class LeftOutFields:
     """Finds the fields of a request that are not sent to the engines of a path's model."""
 
     def __init__(self, models: Mapping[str, ModelFields] = {}) -> None:
-        """Takes the fields by model; a model without an entry ignores none."""
+        """Takes the fields by model; the engines of a model without an entry get all fields."""
         self._models = models
 
     def notes(self, request: Request, path: Path) -> tuple[str, ...]:
-        """Returns one note with the names of the request's fields that are not sent; empty if all are sent. `path` is
-        the one chosen first, also if another one answers after a failure. If the model has several engines, a field
-        counts that at least one of them does not get.
+        """Returns one note with the names of the request's fields that at least one engine of the path's model does not
+        get; an empty tuple if all engines get all fields.
         """
         sampling = request.sampling
         fields = sampling.extra

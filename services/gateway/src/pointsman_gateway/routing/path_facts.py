@@ -1,4 +1,4 @@
-"""The facts about the configured paths, and the part of them that a task's policy is given."""
+"""What is known about the configured paths, and the part of it that a task's policy gets."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ EMPTY_REQUEST = Request(AUTO, (Message("user", ""),))
 
 @dataclass(frozen=True, slots=True)
 class PathFacts:
-    """The configured paths, and what is known of them: availability, expected cost, evidence, adapter versions."""
+    """The configured paths by name, and what is known about them: availability, expected cost, statistics, adapters."""
 
     paths: Mapping[str, Path]
     availability: Availability
@@ -31,15 +31,18 @@ class PathFacts:
     adapters: Adapters
 
     def resolved(self, name: str, key: str, pinned: PinnedVersion = NOT_PINNED) -> Path:
-        """Returns the path with its adapter resolved to a version: `pinned`, if that is still allowed, or by `key`,
-        which identifies the user for a canary (`resolve_adapter`).
+        """Returns the path of this name with its adapter resolved to a version by `resolve_adapter`, which explains
+        `key` and `pinned`.
         """
         path = self.paths[name]
         return resolve_adapter(path, key, self.adapters, pinned) if path.adapter else path
 
 
 class TaskContext:
-    """The facts for a policy; without a key, as for previews, adapters are not resolved. Implements `PolicyContext`."""
+    """What a policy may use to choose a path for one request; implements `PolicyContext`.
+
+    `key` identifies the user for random choices. Without it, as for previews, adapters are not resolved.
+    """
 
     def __init__(
         self, facts: PathFacts, task: str, request: Request, key: str | None = None, vector: Vector | None = None

@@ -1,5 +1,5 @@
-"""Keeps a conversation on its path: while tools are called whatever the policy chooses, and between turns unless a
-change is necessary or pays.
+"""Keeps a conversation on its path: while it calls tools, whatever the policy chooses, and otherwise unless a change is
+necessary or pays.
 """
 
 from collections.abc import Mapping
@@ -17,15 +17,17 @@ KEPT = "conversation"
 
 
 class ChangePrices(Protocol):
-    """Estimates what it costs a conversation to change its path, since the new path must read the context again."""
+    """Interface that estimates what it costs a conversation to change its path, since the new path must read the
+    context again; `metering/context_prices.py` implements it.
+    """
 
     def change(self, kept: Path, other: Path, request: Request, step: ConversationStep) -> Change | None:
-        """Returns what a change from the kept path to the other one costs and gains; None if a price is unknown."""
+        """Returns the dollars that a change from `kept` to `other` costs and gains; None if a price is unknown."""
         ...
 
 
 class UnknownPrices:
-    """Has no prices, so that no path change counts as cheaper; implements `ChangePrices`."""
+    """Implements `ChangePrices` without any prices, so that no conversation changes its path to save dollars."""
 
     def change(self, kept: Path, other: Path, request: Request, step: ConversationStep) -> Change | None:
         return None
@@ -47,9 +49,12 @@ class PathKeeper:
         self._prices = prices
 
     def continue_with(self, plan: Plan, step: ConversationStep, request: Request, task: str) -> tuple[Plan, str]:
-        """Returns the plan for the next request of a conversation, and a note for the decision. The note says why the
-        conversation stays on its path or leaves it; empty if the policy chose the same one, or the request is of
-        another task.
+        """Returns (plan, note) for a further request of a conversation. The argument `plan` is the plan that the
+        request would have without its conversation, and `task` the request's task.
+
+        If the conversation's path is kept against the policy's choice, it is first in the new plan, with the reason
+        `KEPT`; otherwise the plan is unchanged. The note for the decision says why the conversation stays on its path
+        or leaves it. It may be empty, for example if the policy has chosen the same path.
         """
         kept = step.kept.path
         if plan.paths[0] == kept:
@@ -80,7 +85,7 @@ class PathKeeper:
         return _keeping(plan, kept), f"stayed on {kept}: a change would cost {change}"
 
     def _why_leave(self, path: Path, policy: Policy, plan: Plan, step: ConversationStep) -> str:
-        """Returns the reason to leave the path whatever that costs, such as an outage; empty if there is none."""
+        """Returns the reason to leave the path, such as an outage, whatever a change costs; empty if there is none."""
         if policy.is_constant or path.name not in policy.paths:
             return f"the policy chooses {plan.paths[0]}"
         why = self._availability.why_not(path)
@@ -92,7 +97,9 @@ class PathKeeper:
 
 
 def _with_worth(change: Change, plan: Plan, kept: str, requests_left: float) -> Change:
-    """Adds to what a change saves how much more the policy would pay for the answers of the other path."""
+    """Returns the change with the worth of better answers added to its gain: what the policy would pay more for
+    `requests_left` answers of the plan's first path than for those of the path `kept`, which may be negative.
+    """
     worth = plan.worth_usd
     if not worth:
         return change

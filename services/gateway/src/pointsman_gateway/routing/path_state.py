@@ -1,7 +1,8 @@
-"""The router's sources of facts about paths (availability, statistics, cost, adapters), and two steps of a decision.
+"""Interfaces by which the router learns about paths (availability, statistics, cost, adapters), and steps of its work.
 
 `resolve_adapter` resolves an alias once for each request: to its own version, to its canary for a share of users, or to
-the version with which a conversation began. `considered_paths` lists the paths that a decision considered.
+the version with which a conversation began. `within_scope` removes the paths that a key may not use, and
+`considered_paths` lists the paths that a decision considered.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ from pointsman_gateway.extensions.policy import hash_to_unit_interval
 
 
 class Availability(Protocol):
-    """Reports whether a path can answer now."""
+    """Interface that tells whether a path can answer now; `Engines` implements it."""
 
     def why_not(self, path: Path) -> str | None:
         """Returns the reason why the path cannot be used now; None if it can."""
@@ -27,38 +28,44 @@ class Availability(Protocol):
 
 
 class Evidence(Protocol):
-    """The statistics of paths on tasks, such as ratings and costs; reading them takes no I/O."""
+    """Interface of the statistics of paths on tasks, such as ratings and costs; `EvidenceStore` implements it."""
 
     def of(self, task: str, path: Path) -> PathEvidence:
-        """Returns the statistics of the path, in its present configuration, on a task; all zeros if there are none."""
+        """Returns the statistics of the path, in its present configuration, on a task; all zeros if there are none.
+        Takes no I/O.
+        """
         ...
 
 
 class NoEvidence:
-    """Has no statistics of any path, since nothing is stored; implements `Evidence`."""
+    """Implements `Evidence` for gateways that store nothing: all statistics are zero."""
 
     def of(self, task: str, path: Path) -> PathEvidence:
         return PathEvidence()
 
 
 class ExpectedCost(Protocol):
-    """Estimates the cost of an answer on a path, before the request is sent."""
+    """Interface that estimates the cost of an answer before the request is sent; `CostEstimator` implements it."""
 
     def usd(self, path: Path, request: Request) -> float | None:
-        """Returns the expected dollars of an answer; None if the price of the path's model is unknown."""
+        """Returns the expected dollars of the path's answer to a request; None if its model's price is unknown."""
         ...
 
 
 class Freshness(Protocol):
-    """Reports the fraction of documents that have changed since an adapter was trained, from memory, without I/O."""
+    """Interface that tells how many documents have changed since an adapter was trained on them; `FreshnessCache`
+    implements it.
+    """
 
     def changed_share(self, version: str) -> float:
-        """Returns the share of documents changed since the version's training, 0 to 1; 0 if it is unknown."""
+        """Returns the share of the adapter version's documents that have changed since its training, 0 to 1; 0 if it is
+        unknown. Takes no I/O.
+        """
         ...
 
 
 class AlwaysFresh:
-    """Reports that no document has changed, since no task needs to know; implements `Freshness`."""
+    """Implements `Freshness` for configurations without tasks that need it: reports that no document has changed."""
 
     def changed_share(self, version: str) -> float:
         return 0.0
@@ -68,18 +75,20 @@ ALWAYS_FRESH = AlwaysFresh()
 
 
 class Adapters(Protocol):
-    """Reports to which versions aliases point now, and which engines have loaded which version."""
+    """Interface that tells which version an alias points to now, and which versions engines have loaded; `Engines`
+    implements it.
+    """
 
     def alias_of(self, path: Path) -> Alias | None:
-        """Returns the alias of the path's adapter; None if no such alias is known, so that it names a version."""
+        """Returns the alias that `path.adapter` names; None if it is no known alias, and so taken for a version."""
         ...
 
     def holds(self, model: str, version: str) -> bool:
-        """Returns whether an available engine holds the version."""
+        """Returns whether an available engine of the base model has loaded the adapter version."""
         ...
 
     def may_load(self, model: str, version: str) -> bool:
-        """Returns whether an available engine could load the version now."""
+        """Returns whether an engine of the base model could load the adapter version now."""
         ...
 
 
@@ -88,6 +97,7 @@ class PinnedVersion:
     """The adapter version with which a conversation began."""
 
     version: str
+    """Empty if no version is pinned."""
     replaces: str = ""
     """The version that a rollback of `version` restores; empty if it is unknown."""
 
@@ -98,8 +108,10 @@ NOT_PINNED = PinnedVersion("")
 def resolve_adapter(path: Path, key: str, adapters: Adapters, pinned: PinnedVersion = NOT_PINNED) -> Path:
     """Returns the path with its adapter resolved to a version; unchanged if it has no adapter.
 
-    `key` identifies the user for a canary: equal keys get the same version while the alias does not change. The
-    `pinned` version is used instead unless it was rolled back, its canary was ended, or no engine holds it.
+    An alias becomes its own version or, for a share of the keys, its canary's if an available engine has loaded that.
+    `key` identifies the user: equal keys belong to the same share while the alias does not change. A `pinned` version
+    replaces both, unless it was rolled back, its canary was ended, or no available engine has loaded it. Notes in the
+    resolved adapter tell what happened.
     """
     if not path.adapter:
         return path
@@ -127,7 +139,11 @@ def _resolve(model: str, alias: Alias, key: str, adapters: Adapters) -> Resolved
 def _with_pinned(
     model: str, alias: Alias, resolved: ResolvedAdapter, pinned: PinnedVersion, adapters: Adapters
 ) -> ResolvedAdapter:
-    """Returns the pinned version, or `resolved` if that was rolled back or is on no engine; with a note."""
+    """Returns the adapter with the pinned version, with a note that the conversation stays on it.
+
+    Returns `resolved`, with a note why, if the pinned version was rolled back, its canary was ended, or no available
+    engine has loaded it.
+    """
     version, left = pinned.version, ""
     if alias.version == pinned.replaces and version != alias.canary_version:
         left = "was rolled back"
@@ -142,13 +158,15 @@ def _with_pinned(
 
 
 def _is_canary_user(alias: Alias, key: str) -> bool:
-    """Returns whether the canary answers the user `key`; a larger weight adds users and removes none."""
+    """Returns whether the alias's canary answers the user with this key, by a hash. If the weight of the canary grows,
+    users are added and none is removed.
+    """
     return hash_to_unit_interval(f"canary {alias.alias} {key}") < alias.canary_weight
 
 
 def within_scope(scope: Scope, task: str, paths: Sequence[Path], plan: Plan) -> tuple[Sequence[Path], Plan]:
-    """Returns the paths that the scope allows, and the plan with the reasons why others are denied. The plan's reason
-    becomes "scope" if the first path is denied. Raises PermissionDenied ("not_in_scope") if all are.
+    """Returns (the paths that the scope allows, the plan with explanations why others are denied). The reason of the
+    plan becomes "scope" if the first path is denied. Raises PermissionDenied ("not_in_scope") if all paths are denied.
     """
     denied = {path.name: why for path in paths if (why := scope.denial_reason(task, path))}
     if not denied:
@@ -163,10 +181,13 @@ def within_scope(scope: Scope, task: str, paths: Sequence[Path], plan: Plan) -> 
 def considered_paths(
     chosen: Path, paths: Sequence[Path], escalation: Sequence[Path], plan: Plan, unavailable: Mapping[str, str]
 ) -> tuple[Considered, ...]:
-    """Returns each considered path, with the reason why it is "chosen", a "fallback", or "skipped".
+    """Returns an entry for each path that a decision considered, with the outcome "chosen", "fallback", "skipped" or
+    "escalation", and the reason.
 
-    `paths` are the chosen path and its fallbacks, `escalation` the paths for a rejected answer, and `unavailable` the
-    reasons by path. Paths that are no fallback come last.
+    `paths` are the plan's that the scope allows, in order; `unavailable` says why some of them cannot be used, by name.
+    `escalation` are the paths that may answer if the answer of `chosen` is rejected. A path in `unavailable` is
+    "skipped", even if it is chosen because none is available. The entries are in the order of `paths`; those of paths
+    that only the plan explains follow.
     """
     if not (unavailable or plan.explanations or escalation):
         return _in_order(tuple([path.name for path in paths]), plan.reason)
@@ -186,6 +207,8 @@ def considered_paths(
 
 @lru_cache(maxsize=1024)
 def _in_order(paths: tuple[str, ...], reason: str) -> tuple[Considered, ...]:
-    """Returns the first path as chosen and the others as fallbacks; cached, since most decisions are alike."""
+    """Returns the entries of a decision in which the first path is chosen for `reason`, and the others are fallbacks.
+    Cached, since most decisions are alike.
+    """
     chosen, *others = dict.fromkeys(paths)
     return (Considered(chosen, "chosen", reason), *[Considered(path, "fallback", "in reserve") for path in others])

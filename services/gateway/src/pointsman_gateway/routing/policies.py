@@ -1,6 +1,4 @@
-"""The built-in policies `fixed`, `split`, `escalate` and `best_value` (`predicted.py` has a fifth). Of these only
-`best_value` uses ratings and latencies: it chooses the cheapest path that they show to be good and fast enough.
-"""
+"""The built-in policies `fixed`, `split`, `escalate` and `best_value`; `predicted.py` has a fifth."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +18,8 @@ ANSWERS_PER_PRICE = 1000
 """Prices are quoted for 1,000 answers, which are easier to read than those for one."""
 
 MAX_EVALUATION_RATINGS = 100
-"""By default: more rows do not outweigh the ratings of traffic further."""
+"""Default of `max_evaluation_ratings`: evaluated rows count as at most so many ratings, so that they do not outweigh
+those of traffic."""
 
 
 class Fixed(Policy):
@@ -90,7 +89,9 @@ class EscalateOptions(Strict):
 
 
 class Escalate(Policy):
-    """A policy that takes the first path; if a validator refuses its answer, the next path answers instead, once."""
+    """A policy that takes the first path. If a validator rejects the answer, the next path answers instead, once; but
+    answers of paths in `stream_unvalidated` are not replaced.
+    """
 
     Options = EscalateOptions
     is_constant = True
@@ -131,21 +132,24 @@ class BestValueOptions(Strict):
 
 @dataclass(frozen=True, slots=True)
 class Assessment:
-    """How a candidate's ratings and latencies compare with the policy's options."""
+    """How the ratings and latencies of one path compare with the options of `best_value`."""
 
     name: str
     cost_usd: float
+    """Expected dollars of one answer."""
     bound: float
-    """Lower confidence bound of its mean rating."""
+    """Lower confidence bound of its mean rating, 0 to 1."""
     has_samples: bool
-    """Whether it has enough ratings."""
+    """Whether it has at least `min_samples` ratings."""
     slow: bool
+    """Whether the 95th percentile of its durations is above the option `p95_seconds`."""
     of_evaluations: str
-    """How many of its ratings are from evaluations; empty if none is."""
+    """Text for an explanation: how many of its ratings are from evaluations; empty if none is."""
     fault: str
     """Why it must not be chosen; empty if it is good enough and fast enough."""
     clear: bool
-    """Whether it is good and fast by the hysteresis, so that a few more ratings would not change that."""
+    """Whether it is good and fast enough with a margin (the option `hysteresis`), so that a few more ratings would not
+    change that."""
 
     @property
     def needs_exploration(self) -> bool:
@@ -153,7 +157,10 @@ class Assessment:
 
 
 class BestValue(Policy):
-    """A policy that takes the cheapest good and fast path, with hysteresis, and explores paths that lack ratings."""
+    """A policy that takes the cheapest path whose ratings and durations are good enough, and explores paths with too
+    few ratings. While the path that it took last, the incumbent, is good enough, it stays unless another one is cheaper
+    by the option `hysteresis`.
+    """
 
     Options = BestValueOptions
     needs_costs = True
@@ -168,8 +175,10 @@ class BestValue(Policy):
         return self._options.paths
 
     def plan(self, context: PolicyContext) -> Plan:
-        """Plans one request, and explores for a share of them. The choice becomes the incumbent, which hysteresis
-        favours; but if the incumbent is only unavailable, another path takes its place for this request alone.
+        """Returns the plan for one request; for a share of requests, a path with too few ratings is first.
+
+        The choice without exploration becomes the incumbent of later requests, unless the present incumbent is
+        unavailable: then another path replaces it for this request alone.
         """
         unavailable = context.unavailable(self.paths)
         assessments = self._assessments(context, unavailable)
@@ -186,7 +195,7 @@ class BestValue(Policy):
         return choose(self._options, assessments, self._incumbent)
 
     def _assessments(self, context: PolicyContext, unavailable: Mapping[str, str]) -> list[Assessment]:
-        """Assesses the available paths; if none is available, all of them."""
+        """Returns the assessments of the available paths; if none is available, of all paths."""
         candidates = context.candidates(self.paths)
         return [
             assess(self._options, candidate)
@@ -196,9 +205,8 @@ class BestValue(Policy):
 
 
 def assess(options: BestValueOptions, candidate: Candidate) -> Assessment:
-    """Assesses a path by its ratings (those of evaluations included) and latencies.
-
-    Fewer than `min_samples` ratings or answers do not count.
+    """Assesses a path by its ratings, those of evaluations included, and by the 95th percentile of its durations if it
+    has at least `min_samples` answers.
     """
     limit, margin = options.p95_seconds or float("inf"), options.hysteresis
     evidence = candidate.evidence.with_evaluations(options.max_evaluation_ratings)
@@ -223,14 +231,19 @@ def assess(options: BestValueOptions, candidate: Candidate) -> Assessment:
 
 
 def lower_bound(mean: float, count: float, confidence: float) -> float:
-    """Returns the one-sided lower confidence bound of the true mean rating (0 to 1), by the Wilson score interval."""
+    """Returns the one-sided lower confidence bound, 0 to 1, of the true mean rating by the Wilson score interval.
+
+    `mean` is the mean, 0 to 1, of `count` ratings, and `confidence` a probability above 0.5 and below 1.
+    """
     return wilson_interval(mean, count, one_sided_z(confidence))[0]
 
 
 def choose(options: BestValueOptions, assessments: Sequence[Assessment], incumbent: str) -> Plan:
-    """Plans the cheapest path that is good and fast, with the other good ones as fallbacks. If there is none, plans
-    that with the highest bound among fast paths with enough ratings, else the first. `incumbent` is the path in use,
-    which hysteresis favours.
+    """Returns a plan with the cheapest path without a fault, followed by the others without a fault. `incumbent` is the
+    path in use; if it has no fault, it stays first unless another is cheaper by the hysteresis.
+
+    If every path has a fault, the plan has one path only: the best rated that is not slow and has enough ratings, or
+    else the first that is not slow.
     """
     good = sorted((a for a in assessments if not a.fault), key=lambda a: a.cost_usd)
     if not good:
@@ -242,9 +255,8 @@ def choose(options: BestValueOptions, assessments: Sequence[Assessment], incumbe
 
 
 def _cheapest(options: BestValueOptions, good: Sequence[Assessment], incumbent: str) -> Assessment:
-    """Returns the incumbent if it is among `good`, unless another is clearly good and cheaper by the hysteresis.
-
-    `good` is sorted by cost; without the incumbent its first is returned.
+    """Returns the incumbent if it is in `good`, unless another path is `clear` and cheaper by the hysteresis; that one
+    is returned then. If the incumbent is not in `good`, which is sorted by cost, returns the first.
     """
     current = next((a for a in good if a.name == incumbent), None)
     if current is None:
@@ -264,7 +276,10 @@ def _comparison(options: BestValueOptions, assessment: Assessment, chosen: Asses
 
 
 def _nearest(options: BestValueOptions, assessments: Sequence[Assessment], incumbent: str) -> Plan:
-    """Plans the path with the highest bound among those with enough ratings, else the first configured one."""
+    """Returns the plan if every path has a fault. Its only path is the one with the highest bound among those that are
+    not slow and have enough ratings, else the first that is not slow. If all are slow, slowness does not count. If the
+    incumbent is such a path, it stays unless the bound of another one is higher by the hysteresis.
+    """
     fast = [a for a in assessments if not a.slow] or assessments
     chosen = max((a for a in fast if a.has_samples), key=lambda a: a.bound, default=fast[0])
     current = next((a for a in fast if a.name == incumbent and a.has_samples), chosen)
@@ -276,15 +291,17 @@ def _nearest(options: BestValueOptions, assessments: Sequence[Assessment], incum
 
 
 def _as_good(assessments: Sequence[Assessment]) -> frozenset[str]:
-    """Returns the paths that a conversation need not leave: those that are good enough, or on trial."""
+    """Returns the paths that a conversation need not leave: those without a fault, and those that are not slow but have
+    too few ratings.
+    """
     return frozenset([a.name for a in assessments if not a.fault or a.needs_exploration])
 
 
 def explore(plan: Plan, unexplored: Mapping[str, str], rate: float, position: float) -> Plan:
     """Puts a path with too few ratings first for the share `rate` of requests, evenly among such paths.
 
-    `unexplored` has these paths and their faults. `position` is the request's, from 0 to 1; from `rate` on the plan is
-    returned unchanged.
+    `unexplored` has an explanation for each such path. `position` is a number from 0 to 1 that belongs to the request's
+    user; if it is `rate` or more, the plan is returned unchanged.
     """
     paths = [path for path in unexplored if path != plan.paths[0]]
     if position >= rate or not paths:

@@ -12,16 +12,17 @@ from pointsman_gateway.routing.path_facts import EMPTY_REQUEST, PathFacts, TaskC
 
 @dataclass(frozen=True, slots=True)
 class CandidatePreview:
-    """A path that requests of a task may take, and the policy's view of it."""
+    """A path that requests of a task may take, and what its policy knows of the path."""
 
     path: Path
     role: str
     """ "policy", "fallback", "default", or "shadow": it answers shadow requests only."""
     known: Candidate
+    """Its statistics on the task and its expected cost."""
     unavailable: str
     """Why it cannot be used now; empty if it can."""
     explanation: str
-    """The policy's explanation, if it weighs paths."""
+    """Why the policy would choose it or not; empty if the policy does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,9 @@ def preview_policy(name: str, task: TaskConfig, policy: Policy, default_path: st
 
 
 def _roles(task: TaskConfig, policy: Policy, default_path: str) -> dict[str, str]:
-    """Returns each path that answers requests of the task, with its role."""
+    """Returns the role (`CandidatePreview.role`) of each path that may answer requests of the task. A path with several
+    roles has the first one.
+    """
     roles = dict[str, str]()
     for role, paths in (
         ("policy", policy.paths),

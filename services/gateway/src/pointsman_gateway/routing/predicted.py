@@ -24,7 +24,7 @@ MAX_EXPONENT = 700.0
 
 
 class PathPrediction(Strict):
-    """The fit of one path: its probability of a good answer is sigmoid(bias + weights . embedding)."""
+    """The fitted parameters of one path: the probability of a good answer is sigmoid(bias + weights . embedding)."""
 
     mean: float = Field(ge=0, le=1, description="mean score; predicted for requests without an embedding")
     bias: float
@@ -76,7 +76,9 @@ def encode_weights(weights: NDArray[np.floating]) -> str:
 
 
 def decode_weights(text: str) -> NDArray[np.float32]:
-    """Decodes the weights of a path's prediction; raises ValueError."""
+    """Returns the weights that `encode_weights` has encoded, (dimensions,); raises ValueError if `text` is not such a
+    text.
+    """
     return np.frombuffer(base64.b64decode(text, validate=True), WEIGHT_TYPE).astype(np.float32)
 
 
@@ -120,7 +122,9 @@ class Predicted(Policy):
         return explore(chosen, unexplored, rate, context.position("trial"))
 
     def preview(self, context: PolicyContext) -> Plan:
-        """Returns the plan without exploration: the paths by their expected utility, the highest first."""
+        """Returns the plan without exploration: the available paths (all, if none is available) by their expected
+        utility, the highest first.
+        """
         unavailable, price = context.unavailable(self.paths), self._options.usd_per_wrong_answer
         qualities, factors = self._predict(context.vector, context.request.characters)
         quality = dict(zip(self.paths, qualities, strict=True))
@@ -136,7 +140,9 @@ class Predicted(Policy):
         )
 
     def _predict(self, vector: Vector | None, characters: int) -> tuple[list[float], list[float]]:
-        """Returns the predicted quality of each path, and its dollars for the request as a multiple of their mean."""
+        """Returns two lists in the order of the paths: the predicted quality, 0 to 1, and the expected cost of the
+        request as a multiple of the path's mean cost. Without a vector these are the path's mean quality and 1.
+        """
         count = len(self._means)
         if vector is None:
             return self._means, [1.0] * count
@@ -148,7 +154,9 @@ class Predicted(Policy):
 
 
 def _usd(candidate: Candidate, factor: float) -> float:
-    """Returns the expected dollars of this request; before the path's first answer, the estimate is for it already."""
+    """Returns the expected dollars of the request on a path. The mean of the path's answers is multiplied with
+    `factor`; before the first answer, `cost_usd` is an estimate for this request already.
+    """
     return candidate.cost_usd * factor if candidate.evidence.answers else candidate.cost_usd
 
 

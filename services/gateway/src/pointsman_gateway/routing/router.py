@@ -40,7 +40,7 @@ from pointsman_gateway.routing.policy_preview import PolicyPreview, preview_poli
 
 TEXT = ("text",)
 MAX_NAMES_IN_ERROR = 20
-"""Models and adapters that the error for an unknown one names."""
+"""The error for an unknown model names at most so many models and adapters."""
 NO_INPUTS: Mapping[str, Collection[str]] = {}
 NO_FALLBACKS: Mapping[str, Sequence[Path]] = {}
 ALL_SENT = LeftOutFields()
@@ -48,9 +48,13 @@ NO_PRICES = UnknownPrices()
 
 
 class NamedPaths(Protocol):
-    """Finds the path without strategies for a model or an adapter that a request names."""
+    """Interface that finds the path of a model or an adapter that a request names; `NamedModels` implements it. Such a
+    path has no prompt strategies.
+    """
 
-    def path_of(self, model: str) -> Path | None: ...
+    def path_of(self, model: str) -> Path | None:
+        """Returns the path of a base model or an adapter; None if the name is unknown."""
+        ...
 
     def names(self) -> Sequence[str]:
         """Returns all values that a request's `model` may have."""
@@ -78,9 +82,8 @@ class Router:
         left_out: LeftOutFields = ALL_SENT,
         change_prices: ChangePrices = NO_PRICES,
     ) -> None:
-        """Takes in `model_inputs` the kinds of media that each model accepts; one without an entry accepts only text.
-
-        `model_fallbacks` are the paths to try if the model that a request names fails, by model.
+        """Takes in `model_inputs` the kinds of media that each model accepts; a model without an entry accepts only
+        text. `model_fallbacks` are the paths to try if a model fails that a request has named, by model.
         """
         self._paths = paths
         self._tasks = tasks
@@ -105,9 +108,12 @@ class Router:
         self._keeper = PathKeeper(paths, self._policies, availability, change_prices)
 
     def decide(self, request: Request, labels: Labels, step: ConversationStep | None = None) -> Decision:
-        """Decides which path answers; `step` says what the request is in its conversation, None if that does not
-        matter. Raises NotFound for an unknown model or path, PermissionDenied if the key's scope allows no path, and
-        InvalidArgument if no path takes the request's media.
+        """Decides which path answers. If no path is available, the first that takes the request's media is chosen,
+        since its error says what is wrong. `step` is the request's place in its conversation; None if it is taken
+        alone.
+
+        Raises NotFound for an unknown model or path, PermissionDenied if the key's scope allows no path, and
+        InvalidArgument if none of the paths that may answer takes the request's media.
         """
         decision_id = f"{DECISION_ID_PREFIX}{time.time_ns() // 1_000_000:x}{os.urandom(6).hex()}"
         # It is in the request log, so that a replay can make the same random choices.
@@ -131,7 +137,9 @@ class Router:
     def _continue(
         self, decision_id: str, request: Request, labels: Labels, plan: Plan, step: ConversationStep, random_key: str
     ) -> Decision:
-        """Decides on a request of a conversation whose path is known; notes say why it stays or leaves."""
+        """Decides on a further request of a conversation; a note says why the conversation stays on its path or leaves
+        it.
+        """
         kept, pinned = step.kept, NOT_PINNED
         plan, note = self._keeper.continue_with(plan, step, request, labels.task)
         if step.pins_version or step.kind is Step.TOOL_LOOP:
@@ -147,8 +155,8 @@ class Router:
         return replace(decision, random_key=step.key, notes=(*notes, *decision.notes))
 
     def costs(self, request: Request, decision: Decision) -> Mapping[str, float | None]:
-        """Returns the expected dollars of the request on each path that the decision considered; None if a price is
-        unknown.
+        """Returns the expected dollars of the request on the chosen path and on each configured path that the decision
+        considered, by name; None if a price is unknown.
         """
         names = dict.fromkeys((decision.path.name, *(considered.path for considered in decision.considered)))
         paths = {decision.path.name: decision.path, **self._paths}
@@ -173,7 +181,7 @@ class Router:
         return path
 
     def _known_models(self, scope: Scope) -> str:
-        """Returns the first models and adapters that a key may use, each with a comma behind it."""
+        """Returns up to `MAX_NAMES_IN_ERROR` models and adapters that a key may use, each followed by a comma."""
         found = ((name, self._named.path_of(name)) for name in self._named.names())
         allowed = (f"{name}, " for name, path in found if path is not None and scope.allows(path))
         return "".join(islice(allowed, MAX_NAMES_IN_ERROR))
@@ -197,7 +205,9 @@ class Router:
         return replace(plan, paths=tuple(paths))
 
     def _avoid_stale(self, stale: StaleConfig, plan: Plan, key: str) -> Plan:
-        """Puts the path with retrieval first if too many documents have changed since the adapter was trained."""
+        """Puts the path `stale.path` first if the plan's first path has an adapter, and too many documents have changed
+        since that was trained.
+        """
         path = self._facts.resolved(plan.paths[0], key)
         if path.resolved_adapter is None or path.name == stale.path:
             return plan
@@ -249,9 +259,9 @@ class Router:
         return [path for path in paths if not self._why_unsuitable(request, path)]
 
     def _unsuitable(self, request: Request, paths: Sequence[Path]) -> Mapping[str, str]:
-        """Returns the paths whose models cannot take the request's media, with the reason.
+        """Returns the reason why a path's model cannot take the request's media, by name of the path, for such paths.
 
-        Raises InvalidArgument if that are all of them.
+        Raises InvalidArgument if none of the paths can.
         """
         if not self._suitable(request, paths):
             raise self._no_suitable_path(request, paths[0])
@@ -273,7 +283,7 @@ class Router:
         return InvalidArgument(message, code="unsupported_content", param="messages")
 
     def _escalation(self, task: str, chosen: Path, others: Sequence[Path]) -> tuple[Path, ...]:
-        """Returns the paths of the policy that come after `chosen`."""
+        """Returns the paths among `others` that come after `chosen` in the paths of the task's policy."""
         order = self._policies[task].paths
         if chosen.name not in order:
             return ()

@@ -1,4 +1,6 @@
-"""The daily budget of shadow requests over all gateways, and the storage of budget and comparisons in Redis."""
+"""The daily limit of dollars for shadow requests over all gateways, and the store in Redis of what they have spent, of
+pairs of answers and of their scores.
+"""
 
 import logging
 import time
@@ -22,61 +24,61 @@ PICO_PER_DOLLAR = 10**12
 """Dollars are counted in whole picodollars, which give the same sum in any order."""
 
 SETTLE_INTERVAL_SECONDS = 1.0
-"""Seconds between two exchanges with the budget store."""
+"""Seconds between two calls of `DailyBudget.settle`."""
 
 MAX_AGE_SECONDS = 10.0
-"""Seconds after which the other gateways' reported spending is too old: then nothing may be spent."""
+"""Seconds after the last successful `DailyBudget.settle` in which requests may start."""
 
 SpentByTask = dict[str, int]
-"""Picodollars by task."""
+"""Picodollars by task. The budget of a task's judge has a name of its own (`judge.budget_name`)."""
 
 PAIR = "{pointsman}:shadow:pair:"
-"""Followed by a decision's id: a pair as JSON, until a right answer scores it."""
+"""Prefix of a Redis key, followed by a decision's id: a pair as JSON, until a right answer scores it."""
 JUDGED = "{pointsman}:shadow:judged:"
-"""Followed by a decision's id: a judged pair as JSON, until people's feedback is compared with it."""
+"""Prefix of a Redis key, followed by a decision's id: a judged pair as JSON, until it is compared with feedback."""
 SPENT = "{pointsman}:shadow:spent:"
-"""Followed by a day: a hash of picodollars by task."""
+"""Prefix of a Redis key, followed by a UTC day (YYYYMMDD): a hash with picodollars by task."""
 PAIR_TTL_SECONDS = 14 * SECONDS_PER_DAY
 MAX_CHARACTERS = 32 * 1024
-"""Characters of both answers; pairs with longer ones are not stored."""
+"""Characters of both answers together; pairs with more are not stored."""
 MAX_WAITING_PAIRS = 256
 """The maximum number of pairs, and of scores, that wait to be written; further ones replace the oldest."""
 MAX_PAIR_SCORES = 20_000
-"""Scored pairs in Redis; the oldest are deleted."""
+"""The number of scored pairs in Redis; the oldest are deleted."""
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Pair).decode
 
 
 class BudgetStore(Protocol):
-    """Adds up the spending of all gateways."""
+    """Interface that adds up what all gateways have spent on shadow requests; `ShadowStore` implements it."""
 
     async def add(self, day: str, more: SpentByTask) -> SpentByTask:
-        """Adds this gateway's spending to the day (YYYYMMDD); returns the day's totals of all gateways, with `more`.
-        Raises Unavailable; `more` may then count twice.
+        """Adds what this gateway has spent to the sums of a UTC day (YYYYMMDD); returns the sums of all gateways on
+        that day, `more` included. Raises Unavailable; then `more` may have been added or not.
         """
         ...
 
 
 class DailyBudget:
-    """Limits the spending on shadow requests per task and UTC day.
+    """Limits the dollars spent on shadow requests per task and UTC day, over all gateways that share a store.
 
-    A limit is exceeded by at most what each gateway spends in `SETTLE_INTERVAL_SECONDS`, and by requests in progress.
-    While the store is unavailable nothing may be spent. Without a store the gateway counts its own spending only.
+    `settle` must be called every `SETTLE_INTERVAL_SECONDS`. What gateways spend between two calls, and requests in
+    progress, can exceed the limit. Nothing may be spent if the last successful call was more than `MAX_AGE_SECONDS`
+    ago. Without a store the gateway counts only what it has spent itself.
     """
 
     def __init__(self, store: BudgetStore | None) -> None:
         self._store = store
         self._day = today()
         self._reported: SpentByTask = {}
-        """The total of all gateways at the last exchange."""
+        """The sums of all gateways after the last `settle`."""
         self._unreported: SpentByTask = {}
         self._settled_at = float("-inf")
 
     def denial_reason(self, task: str, limit_usd: float) -> str:
-        """Returns why nothing may be spent for the task: "spent" or "unsettled" (others' spending is unknown).
-
-        It is empty if more may be spent.
+        """Returns why nothing more may be spent today for the task: "spent" if the limit is reached, or "unsettled" if
+        it is unknown what other gateways have spent. Empty if more may be spent.
         """
         self._start_new_day()
         if self._store is not None and time.monotonic() - self._settled_at > MAX_AGE_SECONDS:
@@ -89,7 +91,11 @@ class DailyBudget:
         self._unreported[task] = self._unreported.get(task, 0) + round(usd * PICO_PER_DOLLAR)
 
     async def settle(self) -> None:
-        """Reports this gateway's spending and reads that of all gateways; keeps both if it raises Unavailable."""
+        """Adds what this gateway has spent since the last call to the store, and reads the sums of all gateways. Does
+        nothing without a store.
+
+        Raises Unavailable if the store fails; then the next call on the same UTC day adds the same amounts again.
+        """
         self._start_new_day()
         if self._store is None:
             return
@@ -110,7 +116,10 @@ class DailyBudget:
 
 
 class ShadowStore:
-    """Stores spending and pairs in Redis; implements `BudgetStore`, `PairStore` and `PairSource`."""
+    """Stores in Redis what was spent, pairs and their scores; implements `BudgetStore`, `PairStore` and `PairSource`.
+
+    Pairs and scores wait in memory until `write`, which must be called regularly.
+    """
 
     def __init__(self, redis: BoundedRedis, redaction: Redaction) -> None:
         self._redis = redis
@@ -126,9 +135,10 @@ class ShadowStore:
         self._scores.append(scores)
 
     async def write(self, on_written: Callable[[str], Awaitable[None]]) -> None:
-        """Writes the waiting scores and pairs, and awaits `on_written` with the decision id of each pair.
+        """Writes the waiting scores and pairs, and awaits `on_written` with the decision id of each written pair.
 
-        Pairs that cannot be redacted are dropped. Raises Unavailable, and keeps what is not written yet.
+        Texts are redacted; a pair of which this fails is dropped. Raises Unavailable if Redis fails; what is not
+        written yet keeps waiting.
         """
         await self._write_scores()
         while self._waiting:
@@ -145,7 +155,7 @@ class ShadowStore:
             await on_written(redacted.decision_id)
 
     async def _write_scores(self) -> None:
-        """Writes the waiting scores; raises Unavailable.
+        """Writes the waiting scores; raises Unavailable if Redis fails.
 
         Scores may be written twice if Redis does not answer in time; readers use the last ones of each decision.
         """
@@ -158,11 +168,13 @@ class ShadowStore:
                 self._scores.popleft()
 
     async def pair(self, decision_id: str) -> Pair | None:
-        """Removes and returns the pair of a decision, None without one; raises Unavailable, and it may then be lost."""
+        """Removes and returns the pair of a decision; None if there is none or it cannot be read. Raises Unavailable if
+        Redis fails; the pair may be lost then.
+        """
         return await self._take(PAIR + decision_id)
 
     async def judged(self, decision_id: str) -> Pair | None:
-        """Removes and returns the judged pair of a decision, as `pair` does."""
+        """Removes and returns the judged pair of a decision; otherwise as `pair`."""
         return await self._take(JUDGED + decision_id)
 
     async def _take(self, key: str) -> Pair | None:
@@ -192,7 +204,7 @@ class ShadowStore:
             ) from error
 
     def _redact(self, pair: Pair) -> Pair:
-        """Returns the pair with its texts redacted; raises NotRedacted."""
+        """Returns the pair with both texts redacted; raises NotRedacted if that fails."""
         return replace(pair, chosen=self._redact_side(pair.chosen), other=self._redact_side(pair.other))
 
     def _redact_side(self, side: Side) -> Side:

@@ -1,4 +1,6 @@
-"""Has a configured model (the judge) compare pairs of answers, in the background, within a daily budget of its own."""
+"""Lets a configured model (the judge) compare pairs of answers in the background. Each task has a daily limit of
+dollars for its judge.
+"""
 
 import asyncio
 from collections import deque
@@ -27,11 +29,12 @@ _LABELS = Labels(UNKNOWN, 1.0, (), abstained=True, stage="judge")
 
 @dataclass(frozen=True, slots=True)
 class JudgeSettings:
-    """The model, instructions and budget by which one task's pairs of answers are judged."""
+    """The model and the instructions by which the pairs of one task are judged, and the daily limit of dollars."""
 
     model: str
-    """As a request names it."""
+    """A model's name, or "path:NAME"."""
     instructions: str
+    """The system message."""
     usd_per_day: float
     sampling: Sampling
 
@@ -55,7 +58,9 @@ class PairJudge:
         metrics: ShadowMetrics,
         report: Callable[[Pair, PairScore], None],
     ) -> None:
-        """Takes `is_crowded`: whether regular requests need the capacity. `report` gets each score; must not raise."""
+        """Takes `is_crowded`, which returns whether regular requests need the capacity, and `report`, which is called
+        with each judged pair and its scores, and must not raise.
+        """
         self._pipeline = pipeline
         self._budget = budget
         self._is_crowded = is_crowded
@@ -65,7 +70,9 @@ class PairJudge:
         self._worker: asyncio.Task[None] | None = None
 
     def start(self, job: JudgeJob) -> None:
-        """Queues the pair for background judging; one without a text, or beyond `MAX_WAITING`, is only counted."""
+        """Queues a pair to be judged in the background. If one of its answers has no text, or `MAX_WAITING` pairs wait,
+        the pair is only counted.
+        """
         if not job.pair.chosen.text or not job.pair.other.text:
             self._metrics.count_verdict(job.pair.task, "no_text")
         elif len(self._waiting) >= MAX_WAITING:
@@ -76,7 +83,7 @@ class PairJudge:
                 self._worker = asyncio.create_task(self._work(), name="judge")
 
     async def stop(self) -> None:
-        """Stops the call in progress, and counts the pairs that have not been judged."""
+        """Cancels the judgement in progress, and counts the pairs that have not been judged as "stopped"."""
         if self._worker is not None and not self._worker.done():
             self._worker.cancel()
             await asyncio.wait({self._worker})
@@ -95,9 +102,9 @@ class PairJudge:
                 self._metrics.count_verdict(job.pair.task, outcome)
 
     async def _judge(self, job: JudgeJob) -> str:
-        """Judges one pair in both orders and reports its score.
+        """Lets the model judge one pair in both orders, and reports the scores if both replies can be parsed.
 
-        Returns the outcome, as in `ShadowMetrics.count_verdict`.
+        Returns the outcome for `ShadowMetrics.count_verdict`.
         """
         budget = budget_name(job.pair.task)
         if reason := self._budget.denial_reason(budget, job.settings.usd_per_day):
@@ -115,7 +122,9 @@ class PairJudge:
         return {"first": "chosen", "second": "shadow"}.get(score.preference, score.preference)
 
     async def _ask(self, job: JudgeJob, first: str, second: str) -> str:
-        """Returns the judge's answer ("" if it is incomplete), and counts its cost; raises PointsmanError."""
+        """Returns the judge's reply to two answers in this order, empty if it is incomplete, and counts its cost.
+        Raises the PointsmanError with which the request ends.
+        """
         captured = ShadowResult(None)
 
         def capture(result: ShadowResult) -> None:
@@ -132,7 +141,7 @@ class PairJudge:
 
 
 def budget_name(task: str) -> str:
-    """Returns the name of the judge's budget for a task, which no task can have."""
+    """Returns the name under which `DailyBudget` counts the cost of the task's judge; no task can have this name."""
     return f"judge:{task}"
 
 
@@ -153,5 +162,7 @@ def _as_json(message: Message) -> dict[str, Any]:
 
 
 def judge_sampling(rejected: frozenset[str]) -> Sampling:
-    """Returns the sampling parameters of a judge's request, without those that its engines reject."""
+    """Returns the sampling parameters of a judge's request: `MAX_TOKENS`, and a temperature of 0 unless `rejected`, the
+    parameters that the judge's engines reject, contains "temperature".
+    """
     return Sampling(max_tokens=MAX_TOKENS, temperature=None if "temperature" in rejected else 0.0)

@@ -1,11 +1,11 @@
-"""The metrics of shadow requests: pairs, their qualities and costs, and the regret."""
+"""The metrics of shadow requests: pairs of answers with their scores, costs and regret, and the verdicts of judges."""
 
 from prometheus_client import CollectorRegistry, Counter
 
 from pointsman_gateway.shadow.pair import Pair, Regret
 
 GOOD = 0.5
-"""Scores from here on count as good when a judge is compared with people."""
+"""A score of at least this (of 0 to 1) counts as good when the scores of a judge are compared with those of people."""
 
 
 BY_PAIR = ["task", "chosen", "path"]
@@ -16,7 +16,9 @@ def _verdict(score: float) -> str:
 
 
 class ShadowMetrics:
-    """Counts shadow requests, which count in no other series; label values come from `shadow` sections only."""
+    """The Prometheus counters of shadow requests, of pairs of answers and of judges. No other metric counts shadow
+    requests.
+    """
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._requests = Counter(
@@ -61,9 +63,11 @@ class ShadowMetrics:
         )
 
     def count_verdict(self, task: str, outcome: str) -> None:
-        """Counts a judge's pair: "chosen", "shadow", "tie", "disagreement" (its orders differ), or why not judged.
+        """Counts a pair that a judge has compared, or should have.
 
-        Reasons are "unparsable", "no_text", "spent", "unsettled", "too_many", "stopped", or an error's code.
+        `outcome` is "chosen" or "shadow" for the better answer, "tie", "disagreement" if it depended on the order in
+        which the judge saw the answers, or why the pair was not judged: "unparsable", "no_text", "spent", "unsettled",
+        "too_many", "stopped", or an error's code.
         """
         self._verdicts.labels(task, outcome).inc()
 
@@ -71,13 +75,14 @@ class ShadowMetrics:
         self._judge_cost.labels(task).inc(usd)
 
     def count_agreement(self, task: str, judge: float, human: float) -> None:
-        """Counts one answer with the judge's score and a person's, 0 to 1; each counts as good from `GOOD` on."""
+        """Counts one answer by whether a judge's score and a person's score, each 0 to 1, reach `GOOD`."""
         self._agreements.labels(task, _verdict(judge), _verdict(human)).inc()
 
     def count_request(self, task: str, path: str, outcome: str, usd: float = 0.0) -> None:
-        """Counts a shadow request and its cost; `outcome` is "ok", an error's code, or why it did not run.
+        """Counts a shadow request and its cost in dollars.
 
-        Such reasons are "crowded", "too_many", "spent", "unsettled" and "stopped".
+        `outcome` is "ok", an error's code, "internal" for an unexpected error, or why the request did not run or was
+        cancelled: "crowded", "too_many", "spent", "unsettled" or "stopped".
         """
         self._requests.labels(task, path, outcome).inc()
         if usd:

@@ -16,9 +16,12 @@ class Side:
     """The path statistics to which its rating is added."""
     cost_usd: float
     seconds: float
+    """From the request's arrival to the answer's end."""
     text: str
+    """Empty if the answer has no text or more than one."""
     quality: float | None
-    """1 if every validator accepted the answer, 0 if one refused it, None if there was no ruling."""
+    """1 if every validator accepted the answer, 0 if one refused it; None if there was no validator, or one of them
+    could not judge the answer."""
 
     @property
     def path(self) -> str:
@@ -31,14 +34,14 @@ class Pair:
 
     decision_id: str
     day: str
-    """The day of the decision, for which ratings count."""
+    """The UTC day (YYYYMMDD) on which the caller's answer ended; ratings count for this day."""
     task: str
     chosen: Side
     """The caller's answer."""
     other: Side
     """The shadow request's answer."""
     judged: tuple[float, float] | None = None
-    """The judge's scores of both, from 0 to 1; None if no judge has scored them."""
+    """The judge's scores of `chosen` and `other`, from 0 to 1; None if no judge has scored them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +50,14 @@ class PairScores:
 
     decision_id: str
     scores: tuple[tuple[EvidenceKey, float], tuple[EvidenceKey, float]]
+    """(path statistics, score from 0 to 1) of the caller's answer, then of the shadow request's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Regret:
-    """The dollars that the other path would have saved, and by how much its answer was better; each at least 0."""
+    """What the choice of a path cost compared with the other path: the dollars that the other path would have saved,
+    and by how much the score of its answer was higher. Each is at least 0.
+    """
 
     usd: float
     quality: float
@@ -65,7 +71,9 @@ def side_of(receipt: Receipt, answer: CompletedAnswer | None) -> Side:
 
 
 def regret_of(pair: Pair, chosen: float, other: float) -> Regret:
-    """Computes the regret of a choice by both answers' scores; a cheaper answer saves nothing if its score is lower."""
+    """Returns the regret of the choice, by the scores (0 to 1) of the chosen answer and of the other. A cheaper answer
+    saves nothing if its score is lower.
+    """
     saved = pair.chosen.cost_usd - pair.other.cost_usd if other >= chosen else 0.0
     return Regret(max(0.0, saved), max(0.0, other - chosen))
 

@@ -27,7 +27,7 @@ LOAD_CHECK_INTERVAL_SECONDS = 0.05
 
 @dataclass(slots=True)
 class _CapturedLog:
-    """Captures the receipt of one request, in the place of the request log."""
+    """Keeps the receipt and the last answer of one request instead of logging them; implements `RequestLog`."""
 
     receipt: Receipt | None = None
     answer: CompletedAnswer | None = None
@@ -46,7 +46,7 @@ class _CapturedLog:
 
 @dataclass(frozen=True, slots=True)
 class _FixedLabels:
-    """Returns known labels in the place of the classifier, since the request has been classified."""
+    """Returns the labels of a request that is classified already; implements `Classifier`."""
 
     labels: Labels
 
@@ -63,19 +63,23 @@ class ShadowResult:
 
 
 class ShadowPipeline:
-    """The pipeline of regular requests, without its admission, caller limits and metrics."""
+    """The pipeline of regular requests with an admission of its own. Limits of callers, the request log and the metrics
+    of regular requests do not apply.
+    """
 
     def __init__(self, current: Callable[[], Stages], max_concurrent: int) -> None:
-        """Takes `current`, which returns the stages of the current configuration."""
+        """Takes `current`, which returns the stages of the current configuration; `max_concurrent` requests run at
+        once, and further ones wait in the queue of the admission.
+        """
         unused = CollectorRegistry()  # never exported: `ShadowMetrics` counts shadow requests
         self._current = current
         self._aggregator = MetricsAggregator(unused)
         self._admission = Admission(max_concurrent, self._aggregator.metrics.in_flight)
 
     async def answer(self, request: Request, labels: Labels, report: Callable[[ShadowResult], None]) -> None:
-        """Answers a request with these labels instead of the classifier's; raises its PointsmanError.
+        """Answers a request with these labels instead of the classifier's, and raises the error with which it ends.
 
-        Calls `report` once at the end, also if it fails or is cancelled.
+        Calls `report` once at the end, also if the request fails or is cancelled.
         """
         line, captured = self._current(), _CapturedLog()
         metering = line.metering.with_counters(self._aggregator, CanaryOutcomes())
@@ -94,7 +98,7 @@ class ShadowJob:
     """A request that is to be answered a second time, by another path."""
 
     request: Request
-    """It names the sampled path."""
+    """The request to send: its `model` is the path, as "path:NAME"."""
     labels: Labels
     path: str
     config: ShadowConfig
@@ -120,9 +124,10 @@ class ShadowRunner:
         return len(self._running)
 
     def start(self, job: ShadowJob, report: Callable[[ShadowResult], None]) -> None:
-        """Starts a shadow request in the background if budget and capacity allow it; otherwise only counts it.
+        """Starts a shadow request in the background if the daily budget and the load allow it; otherwise only counts
+        it.
 
-        `report` is called with the result when the request has ended.
+        `report` is called with the result when a started request has ended, also if it failed or was cancelled.
         """
         reason = self._denial_reason(job)
         if reason:
@@ -139,7 +144,7 @@ class ShadowRunner:
             await asyncio.wait(self._running)
 
     def _denial_reason(self, job: ShadowJob) -> str:
-        """Returns why the job is not started; empty if it is."""
+        """Returns why the job must not start, as an outcome of `ShadowMetrics.count_request`; empty if it may."""
         if self.running >= MAX_CONCURRENT:
             return "too_many"
         if self._is_crowded():
@@ -162,7 +167,9 @@ class ShadowRunner:
             self._metrics.count_request(job.task, job.path, outcome, usd)
 
     async def _answer(self, job: ShadowJob, report: Callable[[ShadowResult], None]) -> str:
-        """Runs the request, and cancels it if load rises; returns the outcome."""
+        """Runs the request, and cancels it once regular requests need the capacity. Returns the outcome for
+        `ShadowMetrics.count_request`.
+        """
         answering = asyncio.create_task(self._pipeline.answer(job.request, job.labels, report), name="shadow answer")
         try:
             while not answering.done():

@@ -13,18 +13,21 @@ from pointsman_gateway.shadow.metrics import ShadowMetrics
 from pointsman_gateway.shadow.pair import Pair, PairScores, regret_of
 
 ScoreFunction = Callable[[str, str], float]
-"""Returns the score of an answer by the right answer, from 0 (bad) to 1 (good); ValueError if that cannot be used."""
+"""A function of an answer and the right answer that returns the score, from 0 (bad) to 1 (good). It raises ValueError
+if the right answer cannot be used."""
 
 
 class PairStore(Protocol):
-    """Stores pairs until feedback brings the right answer, and the scores of both answers."""
+    """Interface of a store for pairs of answers and for their scores; `ShadowStore` implements it."""
 
     def keep(self, pair: Pair) -> None:
-        """Stores a pair of answers until feedback on it comes; neither waits nor raises."""
+        """Stores a pair until feedback on its decision scores it or, if a judge has scored it, can be compared with the
+        judge's scores. Neither waits nor raises; a pair may be dropped.
+        """
         ...
 
     def keep_scores(self, scores: PairScores) -> None:
-        """Stores the scores; neither waits nor raises."""
+        """Stores the scores of a pair. Neither waits nor raises; scores may be dropped."""
         ...
 
 
@@ -38,16 +41,19 @@ class PairScorer:
         pairs: PairStore | None,
         scores: Callable[[], Mapping[str, ScoreFunction]],
     ) -> None:
-        """Takes `scores`, which returns the scoring functions by task; `pairs` is None without Redis."""
+        """Takes `scores`, which returns the current scoring functions by task. Ratings are added to `evidence`; `pairs`
+        is None without Redis.
+        """
         self._evidence = evidence
         self._metrics = metrics
         self._pairs = pairs
         self._scores = scores
 
     def add(self, pair: Pair, receipt: Receipt, config: ShadowConfig) -> None:
-        """Counts a complete pair, and scores it by the validators, or stores it until there is a right answer.
+        """Counts a pair of two complete answers. Scores it if its task rates by validators; if the task rates by right
+        answers, stores it until there is one.
 
-        `receipt` is that of the shadow request. Neither waits nor raises.
+        `receipt` is that of the shadow request, and counts as evidence on its path. Neither waits nor raises.
         """
         self._evidence.count_answer(receipt)
         self._metrics.count_pair(pair)
@@ -61,10 +67,11 @@ class PairScorer:
             self._pairs.keep(pair)
 
     def score(self, pair: Pair, right_answer: str, rated: bool) -> None:
-        """Scores both answers by the right one, and counts the scores as ratings.
+        """Scores both answers by the right one, and counts the scores as ratings. Does nothing if the task has no
+        scoring function now.
 
-        With `rated`, the caller's answer has a rating of a person, which counts instead. Raises ValueError if
-        `right_answer` cannot be used.
+        `rated` means that a person has rated the caller's answer; then this rating counts instead of its score. Raises
+        ValueError if `right_answer` cannot be used.
         """
         score = self._scores().get(pair.task)
         if score is None:
@@ -73,15 +80,19 @@ class PairScorer:
         self._count(pair, chosen, other, rated)
 
     def add_judgement(self, pair: Pair, score: PairScore) -> None:
-        """Counts a judge's scores, and stores them until people's ratings can be compared with them."""
+        """Counts a judge's scores as ratings (`first` is that of the caller's answer), and stores the pair with them,
+        to compare them with feedback of people. The texts are stored only if the task has a scoring function.
+        """
         self._count(pair, score.first, score.second)
         if self._pairs is not None:
             judged = replace(pair, judged=(score.first, score.second))
             self._pairs.keep(judged if pair.task in self._scores() else _without_text(judged))
 
     def compare(self, pair: Pair, rating: float | None, right_answer: str) -> None:
-        """Counts whether a judge's scores agree with people's: a rating of the caller's answer (None without one), or a
-        right answer (empty without one). Raises ValueError if `right_answer` cannot be used.
+        """Counts for each answer that people have scored whether the judge's score agrees with theirs.
+
+        `rating`, 0 to 1 or None, is a person's score of the caller's answer. By `right_answer`, which may be empty,
+        both answers are scored; the rating has precedence. Raises ValueError if `right_answer` cannot be used.
         """
         score = self._scores().get(pair.task) if right_answer and pair.chosen.text else None
         humans = [score(side.text, right_answer) if score else None for side in (pair.chosen, pair.other)]
@@ -91,7 +102,9 @@ class PairScorer:
                 self._metrics.count_agreement(pair.task, judge, human)
 
     def _count(self, pair: Pair, chosen: float, other: float, rated: bool = False) -> None:
-        """Counts a pair's scores as ratings; with `rated`, not that of the chosen answer, which has one already."""
+        """Counts a pair's scores as ratings, and stores them for `pointsman predict`. With `rated`, the score of the
+        chosen answer does not count as a rating, since it has one already.
+        """
         if not rated:
             self._evidence.count_rating(pair.chosen.evidence_key, pair.day, chosen)
         self._evidence.count_rating(pair.other.evidence_key, pair.day, other)

@@ -38,25 +38,26 @@ TIMEOUT_SECONDS = 120.0
 
 
 class ShadowSettings(Protocol):
-    """The shadowing settings of the active configuration."""
+    """Interface of the active configuration's settings for shadow requests; `ActiveShadowSettings` implements it."""
 
     @property
     def tasks(self) -> Mapping[str, ShadowConfig]: ...
 
     @property
     def judges(self) -> Mapping[str, JudgeSettings]:
-        """Returns the settings of the judge, for the tasks whose pairs a model judges."""
+        """Returns the settings of the judges by task, for the tasks whose pairs a model judges."""
         ...
 
     def is_allowed(self, request: Request, task: str, path: str) -> bool:
-        """Returns whether the request's caller may use the path for the task."""
+        """Returns whether the key of the request's caller may use the path for the task."""
         ...
 
 
 class Shadowing:
-    """Wraps a request log, and starts a shadow request for a sample of the receipts.
+    """Wraps a request log, and starts a shadow request after a sample of the requests; implements `RequestLog`.
 
-    A request that is not sampled costs one dictionary lookup.
+    Only chat requests without media are sampled, if an engine has answered completely and without an escalation, and if
+    the caller's key may use the other path.
     """
 
     def __init__(
@@ -116,7 +117,9 @@ class Shadowing:
 
 
 def _shadow_request(path: str, request: Request) -> Request:
-    """Returns the same request for another path: without a caller, with a new deadline, and without the cache."""
+    """Returns the request for another path: without a caller and without the cache; its deadline is `TIMEOUT_SECONDS`
+    from now.
+    """
     deadline = asyncio.get_running_loop().time() + TIMEOUT_SECONDS
     return replace(request, model=f"path:{path}", caller=ANONYMOUS, deadline=deadline, cache="off", arrived_at=0.0)
 
@@ -135,7 +138,9 @@ def _labels(decision: Decision) -> Labels:
 
 
 def sampled_path(config: ShadowConfig | None, decision: Decision) -> str:
-    """Returns the path of the shadow request, by a hash of the decision's id; empty if the request is not sampled."""
+    """Returns the path that answers a second time, chosen by a hash of the decision's id; empty if the request is not
+    sampled, as always if `config` is None or has no path but the decision's.
+    """
     if config is None:
         return ""
     others = [path for path in config.paths if path != decision.path.name]
@@ -146,20 +151,29 @@ def sampled_path(config: ShadowConfig | None, decision: Decision) -> str:
 
 
 class PairSource(Protocol):
+    """Interface that reads stored pairs of answers; `ShadowStore` implements it."""
+
     async def pair(self, decision_id: str) -> Pair | None:
-        """Removes and returns the stored pair of a decision; None if there is none. Raises Unavailable."""
+        """Removes and returns the decision's pair that waits for a right answer; None if there is none.
+
+        Raises Unavailable if the store fails.
+        """
         ...
 
     async def judged(self, decision_id: str) -> Pair | None:
-        """Removes and returns the judged pair of a decision; None if there is none. Raises Unavailable."""
+        """Removes and returns the decision's pair that a judge has scored; None if there is none.
+
+        Raises Unavailable if the store fails.
+        """
         ...
 
 
 class ScoringFeedback:
-    """Wraps the feedback service: the first feedback with a right answer scores both answers of a pair.
+    """Wraps a feedback store: the first feedback with a right answer scores both answers of a pair; implements
+    `FeedbackStore`.
 
-    The feedback may arrive before the shadow's answer or after it. The first feedback with a rating or a right answer
-    is also compared with a judge's scores, if the pair was judged.
+    The feedback may arrive before the shadow request's answer or after it. If a judge has scored the pair, its scores
+    are compared with the first feedback that has a rating or a right answer.
     """
 
     def __init__(
@@ -170,7 +184,7 @@ class ScoringFeedback:
         stored: RequestLogReader,
         settings: ShadowSettings,
     ) -> None:
-        """Takes the feedback store `inner`, and `stored`, which reads the feedback on a decision."""
+        """Takes the feedback store `inner`, and `stored`, which reads all feedback on a decision."""
         self._inner = inner
         self._pairs = pairs
         self._scorer = scorer
@@ -185,7 +199,10 @@ class ScoringFeedback:
         return stored
 
     async def score_by_stored_feedback(self, decision_id: str) -> None:
-        """Scores a decision's stored pair, if any, by all feedback on the decision so far. Raises Unavailable."""
+        """Scores the stored pair of a decision, if any, by all feedback on the decision so far.
+
+        Raises Unavailable if the feedback cannot be read. If the pair cannot be read or scored, it is skipped.
+        """
         with suppress(NotFound):  # the decision itself is not written yet
             given = (await self._stored.find(decision_id)).feedback
             rating = float(given["rating"]) if "rating" in given else None

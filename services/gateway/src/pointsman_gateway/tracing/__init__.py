@@ -19,26 +19,30 @@ if TYPE_CHECKING:
 
 
 class Instrumentation:
-    """Wraps components so that they create spans; without tracing, each method returns the component itself."""
+    """Wraps components so that they create spans. The subclass `SpanInstrumentation` does so; the methods of this
+    class, which is used without tracing, return the components unchanged.
+    """
 
     grpc_interceptors: Interceptors = ()
-    """For calls to other services."""
+    """Interceptors of gRPC calls to other services."""
 
     def engine_client(self, client: EngineClient, gen_ai: GenAiMetrics) -> EngineClient:
         return client
 
     def embedder(self, embedder: Embedder, name: str, provider: str) -> Embedder:
-        """Wraps an embedder; `name` is the model's in the configuration, `provider` its `gen_ai.provider.name`."""
+        """Wraps an embedder. `name` is the name of its model in the configuration, and `provider` the value of the
+        attribute `gen_ai.provider.name`.
+        """
         return embedder
 
     def trace_headers(self) -> str:
-        """Returns HTTP header lines (W3C `traceparent`) for the current span; empty without tracing."""
+        """Returns the W3C trace headers of the current span as lines of an HTTP/1 head; empty without tracing."""
         return ""
 
     def request_log(self, request_log: RequestLog, max_characters: int, redaction: Redaction) -> RequestLog:
-        """Wraps a log, so that the request's span also gets decision, receipt, and redacted texts.
+        """Wraps a log so that it adds the decision, the receipt and redacted texts to the request's span.
 
-        Of the conversation and of the answer, `max_characters` each; 0 means no text.
+        The span gets up to `max_characters` characters of the conversation, and as many of the answer; 0 means no text.
         """
         return request_log
 

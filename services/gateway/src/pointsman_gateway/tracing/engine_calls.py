@@ -17,10 +17,12 @@ _NAMES: Mapping[Operation, str] = {"chat": "chat", "completion": "text_completio
 
 
 class TracedClient:
-    """Creates one span per engine call, whose context is sent to the engine; implements `EngineClient`."""
+    """Creates a span for each call of an engine, and sends the span's trace headers to the engine; implements
+    `EngineClient`.
+    """
 
     def __init__(self, client: EngineClient, spans: Spans, provider: Callable[[str], str]) -> None:
-        """Takes `provider`, which returns the `gen_ai.provider.name` of a model."""
+        """Takes `provider`, which returns the value of the attribute `gen_ai.provider.name` for a model's name."""
         self._client = client
         self._spans = spans
         self._provider = provider
@@ -33,7 +35,7 @@ class TracedClient:
 
 
 class TracedTransfer:
-    """One engine call with its span, which ends with the answer, its error, or `close`.
+    """One engine call and its span. The span ends when the answer is complete, when the call fails, or with `close`.
 
     Implements `Transfer`, and `ChunkSink` for the transfer that it wraps.
     """

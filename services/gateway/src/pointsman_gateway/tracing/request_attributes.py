@@ -1,4 +1,4 @@
-"""A request's span: its decision, its receipt and, if recorded, its texts."""
+"""Adds the decision, the receipt and, if configured, the texts of a request to its span."""
 
 import json
 from collections.abc import Sequence
@@ -15,7 +15,8 @@ from pointsman_gateway.tracing.engine_calls import operation_name, usage_attribu
 class TracedRequestLog:
     """Wraps a request log: sets decision and receipt as attributes of the request's span; implements `RequestLog`.
 
-    Texts are set too, up to `max_characters` each of conversation and answer, unless that is 0 or the redaction fails.
+    Redacted texts are set as well: up to `max_characters` of the conversation, and as many of the answer. They are left
+    out if that is 0, or if the redaction fails.
     """
 
     def __init__(self, inner: RequestLog, max_characters: int, redaction: Redaction) -> None:
@@ -46,8 +47,8 @@ class TracedRequestLog:
         self._inner.note_undecided(receipt)
 
     def _text_attributes(self, request: Request, answers: tuple[CompletedAnswer, ...]) -> dict[str, Attribute]:
-        """Returns the end of the conversation and the beginning of the answer, redacted, as OpenTelemetry's and
-        OpenInference's attributes; raises NotRedacted.
+        """Returns the last messages of the conversation and the beginning of the answer, redacted, as attributes of the
+        conventions of OpenTelemetry and OpenInference. Raises NotRedacted if the redaction fails.
         """
         left, messages = self._max_characters, list[tuple[str, str]]()
         for message in reversed(request.messages):

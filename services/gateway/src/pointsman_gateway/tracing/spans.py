@@ -32,7 +32,7 @@ class TracedClassification:
 
 
 class TracedPrompts:
-    """Creates a span for each prompt, with those of its searches as children; implements `PromptBuilder`."""
+    """Creates a span for each prompt; the spans of its searches are its children. Implements `PromptBuilder`."""
 
     def __init__(self, inner: PromptBuilder, spans: Spans) -> None:
         self._inner = inner
@@ -47,7 +47,10 @@ class TracedPrompts:
 
 
 class TracedBackend:
-    """Creates a span up to the first token, with adapter loads and failed engines; implements `Backend`."""
+    """Creates a span for the time until an answer's first token; implements `Backend`.
+
+    The time includes loading the adapter and calls of engines that failed.
+    """
 
     def __init__(self, inner: Backend, spans: Spans) -> None:
         self._inner = inner
@@ -65,7 +68,7 @@ class TracedEmbedder:
     """Creates a span for each call of an embedding model; implements `Embedder`."""
 
     def __init__(self, inner: Embedder, name: str, provider: str, spans: Spans) -> None:
-        """Takes the model's name in the configuration, and its `gen_ai.provider.name`."""
+        """Takes the model's name in the configuration, and the value of the attribute `gen_ai.provider.name`."""
         self._inner = inner
         self._name = name
         self._provider = provider

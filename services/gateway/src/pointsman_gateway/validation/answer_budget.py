@@ -1,4 +1,4 @@
-"""Limits of the work to check one answer, over all its choices and validators."""
+"""Limits of the work to check one answer, for all its choices and validators together."""
 
 from abc import abstractmethod
 from dataclasses import dataclass, field
@@ -9,18 +9,22 @@ from pointsman_gateway.patterns import SearchBudget
 MAX_ANSWER_CHARACTERS = 64 * 1024
 MAX_ANSWER_VALUES = 5_000
 MAX_STEPS = 50_000
-"""Keywords that are evaluated, in about 100 ns each."""
+"""Keywords of a schema that are evaluated; each takes about 100 ns."""
 MAX_SEARCHES = 200_000
-"""States of patterns times characters, in up to 25 ns each."""
+"""The sum over pattern searches of (states of the pattern times characters of the text); each takes up to 25 ns."""
 
 
 class NotJudged(Exception):
-    """A validator neither accepts nor rejects a choice, because the check would take too long; with the reason."""
+    """A validator neither accepts nor rejects a choice, because the check would take too long or because the client's
+    schema cannot be used; the message is the reason.
+    """
 
 
 @dataclass(slots=True)
 class SchemaBudget:
-    """The work that is left for the checks of an answer by a client's schema."""
+    """What is left of `MAX_ANSWER_CHARACTERS`, `MAX_ANSWER_VALUES`, `MAX_STEPS` and `MAX_SEARCHES` for the checks of
+    one answer by a client's schema.
+    """
 
     characters: int = MAX_ANSWER_CHARACTERS
     values: int = MAX_ANSWER_VALUES
@@ -28,7 +32,9 @@ class SchemaBudget:
     searches: int = MAX_SEARCHES
 
     def take_text(self, text: str) -> None:
-        """Subtracts the work to parse a choice; raises NotJudged if that exceeds the budget."""
+        """Subtracts the characters and the values (estimated without parsing) of a choice. Raises NotJudged if too few
+        are left.
+        """
         if len(text) > self.characters:
             raise NotJudged(f"the answer has over {MAX_ANSWER_CHARACTERS:,} characters")
         values = text.count(",") + text.count("[") + text.count("{")
@@ -38,7 +44,7 @@ class SchemaBudget:
         self.values -= values
 
     def take_work(self, steps: int, searches: int) -> None:
-        """Subtracts the work to check a choice; raises NotJudged if that exceeds the budget."""
+        """Subtracts the steps and searches to check a choice; raises NotJudged if too few are left."""
         if steps > self.steps:
             raise NotJudged(f"the client's schema needs over {MAX_STEPS:,} steps to check the answer")
         if searches > self.searches:
@@ -49,11 +55,11 @@ class SchemaBudget:
 
 @dataclass(slots=True)
 class AnswerBudget:
-    """The work that is left for the checks of an answer."""
+    """The work that is left for the checks of one answer."""
 
     schema: SchemaBudget = field(default_factory=SchemaBudget)
     search: SearchBudget = field(default_factory=SearchBudget)
-    """Of all `regex` validators."""
+    """The time of all `regex` validators together."""
 
 
 class BudgetedValidator(Validator):

@@ -16,28 +16,29 @@ from pointsman_gateway.validation.json_schema import BadSchema, CompiledSchema, 
 from pointsman_gateway.validation.schema_work import TooMuchWork, measure
 
 MAX_SCHEMA_CHARACTERS = 64 * 1024
-"""As JSON."""
+"""A longer schema, as JSON, is not compiled."""
 MAX_PATTERN_BYTES = 64 * 1024
 """Memory of a compiled pattern. One Unicode class takes up to 40 kB."""
 MAX_REASON_WORK = 100_000
-"""Characters that the error of a rejected choice copies: 5 ms and 2 MiB. The first rejection ends the checks."""
+"""Characters that the error of a rejected choice may copy, which takes up to 5 ms and 2 MiB. The first rejection ends
+the checks."""
 CACHED_SCHEMAS = 32
 CACHED_CHARACTERS = 8 * MAX_SCHEMA_CHARACTERS
-"""Of all cached schemas as JSON; compiled, each takes up to 40 bytes."""
+"""Characters of all cached schemas together, as JSON. A compiled schema takes up to 40 bytes per character."""
 
 
 class ClientSchemas:
-    """Makes validators of clients' schemas, and caches the most recent ones."""
+    """Makes validators from clients' schemas, and caches those of the most recently used schemas."""
 
     def __init__(self) -> None:
         self._cached: OrderedDict[bytes, tuple[Validator, int]] = OrderedDict()
-        """Each schema and its characters, by digest."""
+        """The validator for each schema and the schema's length in characters, by the SHA-256 digest of the schema."""
         self._characters = 0
 
     def validators(self, response_format: Mapping[str, Any]) -> list[Validator]:
         """Returns one validator for the schema in a `response_format`; an empty list if it has none.
 
-        A schema that is too large or invalid gets an `UncheckedSchema`.
+        For a schema that is too large, too complex or invalid it is an `UncheckedSchema`.
         """
         wrapper = response_format.get("json_schema")
         schema = wrapper.get("schema") if isinstance(wrapper, Mapping) else None
@@ -61,16 +62,16 @@ class ClientSchemas:
 
 
 class ClientSchema(BudgetedValidator):
-    """A validator that rejects a choice that does not satisfy a client's schema.
+    """A validator that rejects a choice that is not JSON or does not satisfy a client's schema.
 
-    A choice that reached the request's length limit is accepted: its finish reason says so, and another path would
-    reach the limit as well.
+    A choice that only calls tools is accepted. So is one that reached the request's length limit: its finish reason
+    says so, and another path would reach the limit as well.
     """
 
     Options = dict[str, Any]
 
     def __init__(self, options: Mapping[str, Any]) -> None:
-        """Compiles the schema; raises TooMuchWork if it is too large or complex, BadSchema if it is invalid."""
+        """Compiles the schema; raises TooMuchWork as `measure` does, and BadSchema if the schema is invalid."""
         from jsonschema_rs import RegexOptions
 
         self._work = measure(options)
@@ -91,7 +92,11 @@ class ClientSchema(BudgetedValidator):
 
 
 class UncheckedSchema(Validator):
-    """Judges no choice, because the client's schema is too large or invalid: raises NotJudged with the reason."""
+    """A validator for a client's schema that is too large, too complex or invalid: it raises NotJudged for every
+    choice.
+
+    The options are the reason.
+    """
 
     Options = str
 
@@ -103,7 +108,9 @@ class UncheckedSchema(Validator):
 
 
 def _is_too_long(schema: Any) -> bool:
-    """Returns whether a schema certainly has too many characters as JSON; a lower bound is counted without encoding."""
+    """Returns whether a schema certainly has more than `MAX_SCHEMA_CHARACTERS` as JSON. It is not encoded: only a lower
+    bound of its length is counted.
+    """
     characters, waiting = 0, [schema]
     while waiting and characters <= MAX_SCHEMA_CHARACTERS:
         part = waiting.pop()

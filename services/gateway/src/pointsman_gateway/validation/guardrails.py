@@ -25,14 +25,16 @@ GUARDRAIL_THREADS = 2
 PII_WINDOW = 2048
 """Characters that are analyzed at once. Presidio takes up to 0.4 ms for one, and cannot be interrupted."""
 PII_OVERLAP = 256
-"""Characters that two windows share. Findings up to this length are complete in one of them."""
+"""Characters that two neighbouring windows share. A shorter finding is complete in one of them."""
 MAX_REPLY_BYTES = 1024 * 1024
 Kind = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:/-]{1,64}$")]
-"""The kind of a finding."""
+"""The kind of a finding, such as "EMAIL_ADDRESS"."""
 
 
 class RegexGuardrail(Guardrail):
-    """A guardrail that finds matches of regular expressions; the options are {KIND: PATTERN}."""
+    """A guardrail that finds matches of regular expressions. The options are {KIND: PATTERN}; a finding has the kind of
+    its pattern.
+    """
 
     Options = Annotated[dict[Kind, str], Field(min_length=1)]
 
@@ -53,9 +55,9 @@ class RegexGuardrail(Guardrail):
         return await self._threads.find(self._matches(texts, MAX_GUARDRAIL_SECONDS, concurrent=True))
 
     def _matches(self, texts: Sequence[GuardedText], timeout: float, **options: bool) -> Iterator[Finding | None]:
-        """Yields the findings, and None after each search; `options` are those of `regex.finditer`.
+        """Yields the findings, and None after each text that was searched; `options` are those of `regex.finditer`.
 
-        Raises TimeoutError after `timeout` seconds of CPU time.
+        Raises TimeoutError if all searches together take more than `timeout` seconds of CPU time.
         """
         deadline = time.thread_time() + timeout
         for kind, pattern in self._patterns.items():
@@ -67,15 +69,15 @@ class RegexGuardrail(Guardrail):
 
 
 class _Threads:
-    """The threads of one guardrail; not asyncio's own, so that slow texts do not keep other work waiting."""
+    """The threads of one guardrail, apart from those of asyncio, so that slow texts do not keep other work waiting."""
 
     def __init__(self, name: str) -> None:
         self._executor = ThreadPoolExecutor(GUARDRAIL_THREADS, name)
 
     async def find(self, findings: Iterator[Finding | None]) -> list[Finding]:
-        """Runs the iterator in a thread, and returns its findings without None.
+        """Runs the iterator in a thread, and returns its items that are not None. Raises what the iterator raises.
 
-        If the call is cancelled, the thread stops after the next item. Raises the iterator's errors.
+        If the call is cancelled, the thread stops after the next item; None gives it an occasion to stop.
         """
         is_over = threading.Event()
 
@@ -129,14 +131,19 @@ class Pii(Guardrail):
 
 
 def _is_cut(finding: Finding, start: int, length: int) -> bool:
-    """Returns whether a finding touches the edge of its window and is short enough to be whole in another one."""
+    """Returns whether a finding touches an edge of its window and is short enough to be whole in the window beyond it.
+
+    `start` is the window's position, and `length` that of the whole text, both in characters.
+    """
     end = min(start + PII_WINDOW, length)
     is_at_edge = finding.start == start > 0 or finding.end == end < length
     return is_at_edge and (finding.end or 0) - finding.start < PII_OVERLAP - 1
 
 
 def _pattern_recognizers(options: PiiOptions) -> list[Any]:
-    """Returns Presidio's recognizers for the options; raises ValueError without Presidio, or for unknown entities."""
+    """Returns Presidio's recognizers for the entities and the language of the options. Raises ValueError if Presidio is
+    not installed, or for an unknown entity.
+    """
     try:
         import tldextract
         from presidio_analyzer import RecognizerRegistry
@@ -190,7 +197,9 @@ class HttpClassifier(Guardrail):
             self._auth = f"authorization: Bearer {key}\r\n"
 
     async def find(self, hook: Hook, texts: Sequence[GuardedText]) -> list[Finding]:
-        """Returns the service's findings; raises HttpUnreachable, or ValueError for another status or invalid JSON."""
+        """Returns the findings of the service. Raises HttpUnreachable without a complete reply within
+        `MAX_GUARDRAIL_SECONDS` and `MAX_REPLY_BYTES`, and ValueError for a status other than 200 or an invalid body.
+        """
         assert self._http is not None  # a configuration that is only checked has no requests
         body = msgspec.json.encode({"hook": hook, "texts": texts})
         deadline = asyncio.get_running_loop().time() + MAX_GUARDRAIL_SECONDS

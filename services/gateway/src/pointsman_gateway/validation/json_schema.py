@@ -15,9 +15,9 @@ if TYPE_CHECKING:  # imported with the first schema: without one a gateway does 
     from jsonschema_rs import Draft202012Validator, FancyRegexOptions, RegexOptions, ValidationError
 
 MAX_REASON_CHARACTERS = 300
-"""Length of a reason; an error may quote a large schema."""
+"""Longer error messages are cut, since one may quote a large schema."""
 MAX_REASON_WORK = 1_000_000
-"""Characters that the errors of an answer may copy, in 50 ns each. Beyond that, the reason has no details."""
+"""Characters that may be copied to explain a rejection; each takes 50 ns. Beyond that, the reason has no details."""
 UNEXPLAINED = "the schema is not satisfied"
 THE_VALUE = "the value"
 """Replaces the value that an error is about."""
@@ -28,7 +28,7 @@ NAMING = frozenset(
 MAX_BACKTRACKING = 10_000
 """Backtracking steps of a `pattern`; if it needs more, it counts as not satisfied."""
 MAX_INTEGER_DIGITS = 100
-"""It takes a millisecond to compare an integer of 4,000 digits."""
+"""Longer integers count as invalid JSON: to compare one of 4,000 digits takes a millisecond."""
 
 
 class BadSchema(ValueError):
@@ -36,12 +36,14 @@ class BadSchema(ValueError):
 
 
 class JsonSchema(Validator):
-    """A validator that rejects a choice that is not JSON, or does not satisfy the schema (draft 2020-12)."""
+    """A validator that rejects a choice that is not JSON, or does not satisfy the schema (draft 2020-12). A choice that
+    only calls tools is accepted.
+    """
 
     Options = dict[str, Any]
 
     def __init__(self, options: Mapping[str, Any]) -> None:
-        """Compiles the schema; raises BadSchema."""
+        """Compiles the schema; raises BadSchema if it is not valid."""
         from jsonschema_rs import FancyRegexOptions
 
         try:
@@ -65,7 +67,9 @@ class CompiledSchema:
     def __init__(
         self, schema: Mapping[str, Any], patterns: "FancyRegexOptions | RegexOptions", work: SchemaWork | None
     ) -> None:
-        """Compiles the schema; `work` is None if it could not be measured. Raises BadSchema."""
+        """Compiles the schema. `patterns` are limits of its regular expressions; `work` is what `measure` returned for
+        the schema, or None if that raised TooMuchWork. Raises BadSchema if the schema is not valid.
+        """
         self._validator = _compile(schema, patterns)
         self._names = frozenset(_names(schema))
         self._work = work
@@ -88,7 +92,10 @@ class CompiledSchema:
         return UNEXPLAINED
 
     def _reason_work(self, value: Any, characters: int) -> float:
-        """Returns an upper bound of the characters that the errors copy: each alternative's error has the value."""
+        """Returns an upper bound of the characters that jsonschema_rs copies to explain why the value does not satisfy
+        the schema: the error of each alternative (`anyOf`, `oneOf`) contains the value. It is infinite if the schema
+        was not measured and may have alternatives.
+        """
         work = self._work
         if work is None:
             return float("inf") if self._names & {"$ref", "anyOf", "oneOf"} else 0
@@ -102,7 +109,9 @@ class CompiledSchema:
 
 
 def parse_json(text: str) -> Any:
-    """Parses JSON; raises ValueError (also for `NaN` and integers of over `MAX_INTEGER_DIGITS`) or RecursionError."""
+    """Parses JSON. Raises ValueError, also for `NaN`, `Infinity` and integers of over `MAX_INTEGER_DIGITS` digits, or
+    RecursionError if it is nested too deeply.
+    """
     return json.loads(text, parse_constant=_refuse_constant, parse_int=_parse_integer)
 
 
@@ -133,7 +142,7 @@ def _at(location: Iterator[str]) -> str:
 
 
 def _names(schema: Any) -> Iterator[str]:
-    """Yields every name in the schema, of properties and of keywords."""
+    """Yields every key in the schema: the names of properties and of keywords."""
     if isinstance(schema, Mapping):
         yield from map(str, schema)
     if isinstance(schema, Mapping | list):

@@ -3,7 +3,7 @@
 import re
 
 UNICODE_STATES = 300
-"""States of a Unicode class such as `\\p{L}`; other atoms have one."""
+"""States of a Unicode class such as `\\p{L}`; a character or another class has one."""
 
 _CLASS = r"\\[pP](?:\{[^}]*\}|.)"
 _UNICODE = re.compile(_CLASS, re.DOTALL)
@@ -15,7 +15,7 @@ _TOKEN = re.compile(
 
 
 def pattern_states(pattern: str) -> int:
-    """Estimates how many states the automaton of a regular expression has, with repetitions expanded."""
+    """Returns an estimate of the number of states of a regular expression's automaton, with repetitions expanded."""
     groups, last = [1], 0  # the states of each open group; those of the last atom or group
     for token in _TOKEN.finditer(pattern):
         if token["open"]:

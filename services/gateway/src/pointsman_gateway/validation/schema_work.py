@@ -1,7 +1,8 @@
 """The work that a JSON Schema can cause, computed before it is compiled.
 
 jsonschema_rs compiles the target of a `$ref` in its place, up to the first recursion, and evaluates a recursive `$ref`
-once for each value. So both are limited by the number of subschemas after the same expansion, which is counted here.
+once for each value. So the work of compilation and evaluation is limited by the number of subschemas after the same
+expansion, which is counted here.
 """
 
 from collections import Counter
@@ -13,49 +14,51 @@ from urllib.parse import unquote
 from pointsman_gateway.validation.pattern_states import pattern_states
 
 MAX_SUBSCHEMAS = 1_000
-"""After expansion."""
+"""Subschemas, after each `$ref` was replaced by its target."""
 MAX_SCHEMA_DEPTH = 100
-"""Levels of subschemas after expansion."""
+"""Levels of subschemas, after each `$ref` was replaced by its target."""
 MAX_PATTERNS = 20
 MAX_PATTERN_CHARACTERS = 1_000
 MAX_PATTERN_STATES = 1_500
 """States of the automata of all patterns, which limit the time to compile them and to search with them."""
 
 COMPARISON_STEPS = 10
-"""Of `minimum` and its siblings, on numbers of many digits."""
+"""Steps that `minimum`, `maximum` and their exclusive forms count as, since numbers may have many digits."""
 MULTIPLE_STEPS = 250
 UNIQUE_STEPS = 10
 RECURSIVE_UNIQUE_STEPS = 640
-"""`uniqueItems` reads all values in an array, and if it is recursive, reads them again for each level."""
+"""Steps that `uniqueItems` counts as in a schema with a recursive `$ref`: it reads all values in an array, and those of
+nested arrays again for each level."""
 
 Name = str | None
-"""The innermost property that contains a value; None stands for any."""
+"""The name of the innermost property that contains a value; None stands for any name."""
 
 _UNLIMITED = ("unevaluatedProperties", "unevaluatedItems", "$dynamicRef", "$recursiveRef", "dependencies")
 """Keywords whose work is not limited by the number of subschemas."""
 
 
 class TooMuchWork(ValueError):
-    """A schema could cause too much work, to compile it or to check values; the message names the exceeded limit."""
+    """A schema could cause too much work, to compile it or to check values; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class SchemaWork:
-    """The work to check values by a schema, by the name of the innermost property that contains the value."""
+    """The work to check values by a schema, by the name of the innermost property that contains a value."""
 
     steps: Mapping[Name, int]
     """Keywords to evaluate for one value, each in about 100 ns."""
     pattern_states: Mapping[Name, int]
     """States of the patterns that search a value if it is a string: each takes up to 25 ns for each character."""
     alternatives: int
-    """Subschemas of `anyOf` and `oneOf`: each has an error of its own, which contains the value."""
+    """The number of subschemas of `anyOf` and `oneOf`; each has an error of its own, which contains the value."""
     recursions: int
-    """Recursive `$ref`s."""
+    """The number of recursive `$ref`s."""
 
     def steps_and_searches(self, value: Any, max_steps: int) -> tuple[int, int]:
-        """Returns the number of steps to check a value, and the sum of its patterns' states times searched characters.
+        """Returns (steps, searches) to check a value: the keywords to evaluate, and the sum over pattern searches of
+        the pattern's states times the characters of the searched text.
 
-        Counting stops once the steps exceed `max_steps`.
+        Counting stops once the steps exceed `max_steps`; then both are too low.
         """
         steps = searches = 0
         steps_for_all, states_for_all = self.steps.get(None, 0), self.pattern_states.get(None, 0)
@@ -74,7 +77,11 @@ class SchemaWork:
 
 
 def measure(schema: Mapping[str, Any]) -> SchemaWork:
-    """Returns the work that a schema may cause; raises TooMuchWork."""
+    """Returns the work that a schema may cause.
+
+    Raises TooMuchWork if it exceeds one of this module's `MAX_` constants, or if it uses a keyword or a `$ref` whose
+    work cannot be limited.
+    """
     walk = _Walk(schema)
     walk.visit(schema, _Place(None, 0, frozenset()))
     walk.steps[None] += walk.unique_items * (RECURSIVE_UNIQUE_STEPS if walk.recursions else UNIQUE_STEPS)
@@ -82,12 +89,12 @@ def measure(schema: Mapping[str, Any]) -> SchemaWork:
 
 
 class _Place(NamedTuple):
-    """The position of a subschema: the property of the values that it checks, and its depth."""
+    """The position of a subschema: the property that contains the values that it checks, and its depth."""
 
     name: Name
     depth: int
     followed: frozenset[int]
-    """The targets of the `$ref`s that led to the subschema from another one for the same value."""
+    """The targets (`id`) of the `$ref`s that lead to the subschema from another one for the same value."""
 
 
 class _Walk:
@@ -102,13 +109,13 @@ class _Walk:
         self._root = root
         self._subschemas = 0
         self._followed: set[int] = set()
-        """The targets of the `$ref`s that are being followed."""
+        """The targets (`id`) of the `$ref`s that are being followed."""
         self._states: dict[str, int] = {}
-        """By pattern."""
+        """The number of states by pattern."""
         self._pattern_characters = 0
 
     def visit(self, schema: Any, place: _Place) -> None:
-        """Adds the work of a subschema and of those within it; raises TooMuchWork."""
+        """Adds the work of a subschema and of the subschemas within it; raises TooMuchWork as `measure` does."""
         if not isinstance(schema, dict):
             return
         self._subschemas += 1
@@ -158,7 +165,9 @@ class _Walk:
             self.pattern_states[place.name] += self._states_of(value)
 
     def reference(self, value: Any, place: _Place) -> None:
-        """Visits the target of a `$ref`, or counts it if it is recursive; raises TooMuchWork."""
+        """Visits the target of a `$ref`; a target that is being visited is only counted as a recursion. Raises
+        TooMuchWork as `measure` does.
+        """
         target = self._target(value)
         if id(target) in place.followed:
             raise TooMuchWork("a $ref refers to itself for the same value")

@@ -12,10 +12,10 @@ from pointsman_gateway.validation.answer_budget import AnswerBudget, BudgetedVal
 from pointsman_gateway.validation.client_schemas import ClientSchemas
 
 MAX_CHARACTERS = 1_000_000
-"""Characters of an answer that are collected; a longer answer is not checked ("unjudged")."""
+"""An answer with more characters is not checked ("unjudged")."""
 MAX_CHUNKS = 32_768
 CLIENT_SCHEMA = "json_schema"
-"""The name in verdicts and metrics of the schema in a request's `response_format`."""
+"""The validator's name in verdicts and metrics for the schema in a request's `response_format`."""
 
 Named = tuple[str, Validator]
 """A validator's name in the configuration, and the validator."""
@@ -53,13 +53,14 @@ class Validation:
         self._client_schemas = ClientSchemas()
 
     def has_checks(self, decision: Decision) -> bool:
-        """Returns whether the decision's task has validators."""
+        """Returns whether the decision's task has validators. A schema of the client's does not count."""
         return bool(self._validators.get(decision.task))
 
     def checks(self, request: Request, decision: Decision) -> "AnswerChecks":
-        """Returns the checks of the answers to this request, by the task's validators.
+        """Returns the checks of the answers to this request, by the validators of the decision's task.
 
-        If the client requires a format, the client's schemas replace the validators that check the format.
+        If the client requires a format (`requires_form`), the schema in its `response_format`, if any, replaces the
+        validators with `checks_format`.
         """
         validators = self._validators.get(decision.task, ())
         sampling = request.sampling
@@ -71,7 +72,7 @@ class Validation:
 
 
 class AnswerChecks:
-    """Runs the validators of a request's task on its answers, and requests the log-probabilities that they need."""
+    """Runs validators on the answers to one request, and requests the log-probabilities that the validators need."""
 
     def __init__(self, validators: Sequence[Named], request: Request) -> None:
         self._validators = validators
@@ -80,13 +81,15 @@ class AnswerChecks:
         """Whether log-probabilities are requested for validation only, and removed from the client's answer."""
 
     def engine_request(self, request: Request) -> Request:
-        """Returns the request for the engine, which asks for log-probabilities if a validator needs them."""
+        """Returns the request for the engine: it asks for log-probabilities if a validator needs them."""
         if not self._strips:
             return request
         return replace(request, sampling=replace(request.sampling, extra={**request.sampling.extra, "logprobs": True}))
 
     def client_chunk(self, chunk: Chunk) -> Chunk | None:
-        """Returns the chunk without log-probabilities that only validators requested; None if nothing is left."""
+        """Returns the chunk for the client: without log-probabilities unless the client has requested them, and None if
+        nothing is left of it.
+        """
         if not self._strips or "logprobs" not in chunk.extra:
             return chunk
         extra = {key: value for key, value in chunk.extra.items() if key != "logprobs"}
@@ -94,8 +97,8 @@ class AnswerChecks:
         return None if stripped == Chunk(chunk.index) else stripped
 
     def verdicts(self, transcript: "Transcript") -> tuple[Verdict, ...]:
-        """Returns one verdict of each validator: "refused" if it rejects a choice, else "unjudged" if it could not
-        judge one, else "accepted".
+        """Returns the verdict of each validator: "refused" if it rejects a choice, else "unjudged" if it could not
+        judge a choice or the answer is too long, else "accepted". All share one `AnswerBudget`.
         """
         if transcript.too_long:
             return tuple(Verdict(name, Ruling.UNJUDGED, "the answer is too long") for name, _ in self._validators)
@@ -129,7 +132,9 @@ class _PartialChoice:
 
 
 class Transcript:
-    """Collects an answer, choice by choice; drops it once it is `too_long`."""
+    """Collects the choices of an answer from its chunks; drops them once the answer is `too_long`, which means over
+    `max_characters` or `MAX_CHUNKS`.
+    """
 
     def __init__(self, max_characters: int = MAX_CHARACTERS) -> None:
         self._max_characters = max_characters
@@ -155,7 +160,9 @@ class Transcript:
         choice.logprobs.extend(_logprobs(chunk))
 
     def choices(self) -> list[Choice]:
-        """Returns the choices by index; one empty choice if no chunk was added, or the answer is `too_long`."""
+        """Returns the choices in the order of their index; one empty choice if no chunk was added, or the answer is
+        `too_long`.
+        """
         if not self._choices:
             return [Choice("")]
         return [

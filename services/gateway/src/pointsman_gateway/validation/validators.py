@@ -18,14 +18,14 @@ CUT_OFF = {
     "abort": "broken off",
     "error": "broken off",
 }
-"""Objections by the engine's finish reason."""
+"""The objection to a choice by its finish reason, for the reasons that mean an incomplete text."""
 
 MAX_SEARCHED_CHARACTERS = 65_536
 """Only this many characters at the start of a text are searched."""
 
 
 class Complete(Validator):
-    """A validator that rejects a choice that is empty or was cut off."""
+    """A validator that rejects a choice that was cut off, or has neither text nor tool calls."""
 
     Options = Literal[True]
     checks_format = False
@@ -40,14 +40,14 @@ class Complete(Validator):
 
 
 class RegexValidator(BudgetedValidator):
-    """A validator that rejects a choice if the pattern is not found in its first `MAX_SEARCHED_CHARACTERS`, or the
-    search takes too long.
+    """A validator that rejects a choice if a regular expression is not found in its first `MAX_SEARCHED_CHARACTERS`
+    characters, or if the search takes too long. A choice that only calls tools is accepted.
     """
 
     Options = str
 
     def __init__(self, options: str) -> None:
-        """Compiles the pattern; raises BadPattern if it is no regular expression."""
+        """Compiles the pattern; raises BadPattern if it is not a valid regular expression."""
         self._pattern = Pattern(options)
 
     def objection_within(self, budget: AnswerBudget, choice: Choice) -> str | None:
@@ -71,8 +71,8 @@ class MeanLogprob(Validator):
         self._minimum = options
 
     def objection(self, choice: Choice) -> str | None:
-        """Rejects a choice whose mean is too low, or unknown because the engine reports no log-probabilities; accepts
-        one without them that only calls tools.
+        """Rejects a choice if the mean is too low, or unknown because the engine reported no log-probabilities. Without
+        log-probabilities, a choice that only calls tools is accepted.
         """
         if not choice.logprobs:
             return None if choice.only_calls_tools else "the engine reported no log-probabilities"

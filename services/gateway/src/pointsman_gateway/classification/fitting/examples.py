@@ -17,19 +17,20 @@ from pointsman_gateway.classification.words import pairs_of, pieces_of, unique_w
 FOLDS = 5
 
 OUT_OF_SCOPE = -1
-"""Stands for a task's number in the labels."""
+"""The label of a text that belongs to no task, instead of a task's number."""
 
 MIN_TEXTS = 2
-"""A piece or pair that occurs in a single text carries no information about others."""
+"""Only pieces and pairs in so many texts are used: one in a single text carries no information about others."""
 
 MIN_PAIR_RATIO = -0.5
-"""A pair that is frequent in all examples and absent from the task's says little: without this limit, 80 instead of
-83 % of the out-of-scope requests to the help desk are detected at a coverage of 95 %."""
+"""The lower limit of the logarithms in `PairRatios.ratios`, since the absence of a pair says little about a task.
+Without it, 80 instead of 83 % of the out-of-scope requests to the help desk are detected at a coverage of 95 %."""
 
 PRIOR_TEXTS = 5
-"""Texts of no particular task that are added to a task's when its word pairs are counted."""
+"""So many average texts are added to each task's own when word pairs are counted and pair scores are averaged."""
 
 Rows = NDArray[np.intp]
+"""Positions of texts in `Examples.texts`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +38,14 @@ class Examples:
     """The training texts, their labels and their folds."""
 
     tasks: tuple[str, ...]
+    """Sorted by name; a task's number is its position."""
     texts: tuple[str, ...]
-    """The excerpt that the classifier reads of each; out-of-scope texts are last."""
+    """The part of each text that the classifier reads (`token_excerpt`). Texts of a task are adjacent, tasks are in
+    order, and out-of-scope texts are last."""
     y: NDArray[np.intp]
-    """The number of each text's task, or OUT_OF_SCOPE, (texts,)."""
+    """The number of each text's task, or `OUT_OF_SCOPE`, (texts,)."""
     folds: NDArray[np.intp]
-    """The fold of each text, (texts,)."""
+    """The fold of each text, 0 to `FOLDS` - 1, (texts,)."""
 
     @property
     def inside(self) -> NDArray[np.bool_]:
@@ -52,8 +55,10 @@ class Examples:
 def collect_examples(
     examples: Mapping[str, Sequence[str]], out_of_scope: Sequence[str], tokens: SpanTokenizer, seed: int
 ) -> Examples:
-    """Collects the excerpts of the training texts that the classifier reads, and assigns them to folds at random, by
-    `seed`. Raises InvalidArgument unless there are two tasks or more, each with an example.
+    """Cuts the training texts to the excerpts that the classifier reads, and assigns them to folds at random.
+
+    Raises InvalidArgument unless there are two tasks or more, each with an example. `tokens` splits texts for the
+    excerpts; `seed` is that of the random numbers.
     """
     tasks = tuple(sorted(examples))
     empty = [task for task in tasks if not examples[task]]
@@ -70,7 +75,9 @@ def collect_examples(
 
 
 def _folds(texts: Sequence[str], rng: np.random.Generator) -> NDArray[np.intp]:
-    """Distributes texts evenly over the folds. Texts of the same words share a fold, so that none leaks."""
+    """Returns the fold of each text, (texts,). Distinct texts are distributed evenly; texts with the same words get the
+    same fold, so that a model is not measured on a text that it was trained on.
+    """
     keys = [" ".join(words_of(text)) for text in texts]
     distinct = sorted(set(keys))
     numbers = (np.arange(len(distinct)) + rng.integers(FOLDS)) % FOLDS
@@ -81,18 +88,18 @@ def _folds(texts: Sequence[str], rng: np.random.Generator) -> NDArray[np.intp]:
 
 @dataclass(frozen=True, slots=True)
 class Rarity:
-    """The inverse document frequencies of lexical features; 0 for those that are not in the vocabulary."""
+    """The inverse document frequencies of all pieces and word pairs; 0 for those that are not in the vocabulary."""
 
     pieces: Floats
     pairs: Floats
 
 
 class Corpus:
-    """The lexical features of all training texts as sparse matrices; methods take the row numbers of the texts.
+    """The lexical features of all training texts as sparse matrices; methods take positions of texts.
 
-    A text's lexical features are the sum of those of its unique words and of its word pairs, divided by the root of the
-    sum of their squared lengths. So each word contributes a row that can be computed once. Dividing by the length of
-    the sum instead would be exact TF-IDF, and is no more accurate.
+    The feature vector of a text is the sum of the vectors of its distinct words and word pairs, divided by the square
+    root of the sum of their squared lengths. So each word contributes a vector that can be computed once. Dividing by
+    the length of the sum instead would be exact TF-IDF, and is no more accurate.
     """
 
     def __init__(self, texts: Sequence[str]) -> None:
@@ -112,16 +119,17 @@ class Corpus:
         self._has_pair = self._pairs.astype(bool)
 
     def rarity(self, rows: Rows) -> Rarity:
-        """Returns the inverse document frequencies of all pieces and pairs over the texts `rows`; 0 for those in fewer
-        than `MIN_TEXTS` of them.
+        """Returns the inverse document frequencies of all pieces and pairs over the texts `rows`; 0 for a piece or pair
+        in fewer than `MIN_TEXTS` of these texts.
         """
         return Rarity(_rarity(self._has_piece[rows]), _rarity(self._has_pair[rows]))
 
     def pair_ratios(self, rows: Rows, y: NDArray[np.intp], tasks: int) -> NDArray[np.int8]:
-        """Returns `PairRatios.ratios` of the texts `rows`, whose task numbers are `y`: (pairs, tasks).
+        """Returns `PairRatios.ratios` over the texts `rows`, whose task numbers are `y`, (rows,): (pairs, tasks), for
+        the pairs in at least `MIN_TEXTS` of the texts. Logarithms are at least `MIN_PAIR_RATIO`.
 
-        `PRIOR_TEXTS` with the pairs of an average text are added to a task's, so that lacking a pair counts less in a
-        task with few examples.
+        `PRIOR_TEXTS` texts with the pairs of an average text are added to each task's own, so that lacking a pair
+        counts less in a task with few examples.
         """
         pairs = self._known_pairs(rows, rows)
         of_tasks = sparse.csr_array((np.ones(len(y), np.float32), (np.arange(len(y)), y)), shape=(len(y), tasks))
@@ -132,19 +140,25 @@ class Corpus:
         return np.asarray(np.rint(ratios / PAIR_RATIO_STEP), np.int8)
 
     def pair_scores(self, scored: Rows, rows: Rows, ratios: NDArray[np.int8]) -> Floats:
-        """Returns the scored texts' pair scores, (scored, tasks), for the `ratios` of the texts `rows`."""
+        """Returns the pair scores of the texts `scored`, (scored, tasks), see `PairRatios`. `ratios` is what
+        `pair_ratios` returned for the texts `rows`.
+        """
         sums = self._known_pairs(scored, rows) @ (ratios * np.float32(PAIR_RATIO_STEP))
         return np.asarray(sums / np.sqrt(self._has_pair[scored].sum(axis=1))[:, None], np.float32)
 
     def _known_pairs(self, scored: Rows, rows: Rows) -> Any:
-        """Returns which pairs of the vocabulary of `rows` are in each scored text, (scored, pairs)."""
+        """Returns 1 or 0 for each text of `scored` and each pair, (scored, pairs): whether the text has the pair. The
+        pairs are those in at least `MIN_TEXTS` of the texts `rows`.
+        """
         known = np.flatnonzero(_rarity(self._has_pair[rows]))
         return self._has_pair[scored][:, known].astype(np.float32)
 
     def vocabulary(
         self, rarity: Rarity, piece_weights: Floats, pair_weights: Floats, pair_ratios: PairRatios
     ) -> Vocabulary:
-        """Returns the word pieces and pairs with a rarity above 0, and a fitted head's weights for them."""
+        """Returns the pieces and pairs with a rarity above 0 as a `Vocabulary`. The other arguments are its fields of
+        the same names.
+        """
         pieces, pairs = np.flatnonzero(rarity.pieces), np.flatnonzero(rarity.pairs)
         names, pair_names = list(self._piece_numbers), list(self._pair_numbers)
         return Vocabulary(
@@ -158,7 +172,10 @@ class Corpus:
         )
 
     def blocks(self, rows: Rows, rarity: Rarity) -> tuple["Pieces", "Pairs"]:
-        """Returns the feature blocks of the texts `rows`, weighted by `rarity`: subword pieces and word pairs."""
+        """Returns the features of the texts `rows` as two blocks, pieces and word pairs, weighted by `rarity`.
+
+        The blocks have columns only for features with a rarity above 0.
+        """
         of_words = _known(self._of_words, rarity.pieces)
         pairs = _known(self._pairs[rows], rarity.pairs)
         words = self._words[rows]
@@ -168,7 +185,9 @@ class Corpus:
 
 
 class Pieces:
-    """A `FeatureBlock` of subword pieces: the product of (texts, words) and (words, pieces), kept as two matrices."""
+    """The pieces of texts; implements `FeatureBlock`. The matrix (texts, pieces) is kept as two sparse factors:
+    `words`, (texts, words), and `of_words`, (words, pieces).
+    """
 
     def __init__(self, words: Any, of_words: Any) -> None:
         self.features = of_words.shape[1]
@@ -183,7 +202,7 @@ class Pieces:
 
 
 class Pairs:
-    """A `FeatureBlock` of word pairs: which pairs each text has."""
+    """The word pairs of texts, a sparse matrix (texts, pairs); implements `FeatureBlock`."""
 
     def __init__(self, pairs: Any) -> None:
         self.features = pairs.shape[1]
@@ -209,7 +228,7 @@ def _counts(rows: Sequence[Sequence[int]], columns: int) -> Any:
 
 
 def _known(rows: Any, rarity: Floats) -> Any:
-    """Selects the feature columns with a rarity above 0, and scales each by it."""
+    """Selects the columns of the features with a rarity above 0, and multiplies each with its rarity."""
     known = np.flatnonzero(rarity)
     return (rows.tocsc()[:, known] @ sparse.diags_array(rarity[known])).tocsr()
 

@@ -61,7 +61,7 @@ from pointsman_gateway.classification.scores import Floats, Scores, calibration_
 from pointsman_gateway.classification.words import unique_words, words_of
 
 Progress = Callable[[str, int, int], None]
-"""Called with the phase ("embedding" or "learning"), the number of steps done and their total."""
+"""A function that is called with the phase ("embedding" or "learning"), the number of steps done and their total."""
 
 EMBEDDING_BATCH = 64
 
@@ -78,11 +78,12 @@ def fit_classifier(
     settings: FitSettings,
     progress: Progress = no_progress,
 ) -> ClassifierModel:
-    """Fits a classifier; the result is the same for the same arguments.
+    """Fits a classifier on the examples of each task and on texts that belong to none (`out_of_scope`, may be empty).
 
-    Raises InvalidArgument as `collect_examples` does, and Unavailable if the embedding endpoint fails.
-    Each stage is trained six times: with each fifth of the examples held out, to measure it on texts that are new to
-    it, and on all of them. 15,000 examples of 150 tasks take two minutes on one core, a thousand two seconds.
+    Equal arguments give equal results. Each stage is trained six times: with each fifth of the examples held out, to
+    measure it on texts that are new to it, and on all of them. 15,000 examples of 150 tasks take two minutes on one
+    core, 1,000 examples two seconds. Raises InvalidArgument as `collect_examples` does, and Unavailable if the encoder
+    is an endpoint that fails.
     """
     # BLAS threads busy-wait for each other: beside a busy engine two of them took four times as long as one.
     with threadpool_limits(limits=1):
@@ -91,12 +92,13 @@ def fit_classifier(
 
 @dataclass(frozen=True, slots=True)
 class OutOfFoldResults:
-    """The classifier's results on each example, from models that were not trained on it."""
+    """The classifier's results on each training text, from models that were not trained on the text."""
 
     data: Examples
     vectors: Floats
     """The encoder's vectors, (texts, dimensions)."""
     results: StageResults
+    """Those of both stages together, or of the only stage."""
 
 
 def out_of_fold_results(
@@ -107,14 +109,19 @@ def out_of_fold_results(
     settings: FitSettings,
     progress: Progress = no_progress,
 ) -> OutOfFoldResults:
-    """Returns the results from which `fit_classifier` selects its thresholds; raises the same errors."""
+    """Returns the results from which `fit_classifier` computes the abstention thresholds; takes the same arguments and
+    raises the same errors.
+    """
     with threadpool_limits(limits=1):
         run = _prepare(examples, out_of_scope, static_model, encoder, settings, progress)
         return OutOfFoldResults(run.data, run.encoded, run.select().results)
 
 
 def embed_all(texts: Sequence[str], encoder: SentenceEncoder, progress: Progress) -> Floats:
-    """Embeds one or more texts, and reports the progress; returns (texts, dimensions). Raises Unavailable."""
+    """Embeds texts, at least one, and reports the progress; returns an array (texts, dimensions).
+
+    Raises Unavailable if the encoder is an endpoint that fails.
+    """
     parts = []
     for start in range(0, len(texts), EMBEDDING_BATCH):
         progress("embedding", start, len(texts))
@@ -144,7 +151,9 @@ def _unit_sums(texts: Sequence[str], model: StaticModel) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class _Selection:
-    """The out-of-fold results of both stages, and how they are combined."""
+    """The results of each stage on the training texts, from models not trained on the text, and how the stages are
+    combined. A stage that is not configured is None.
+    """
 
     static: StageResults | None
     encoder: StageResults | None
@@ -154,7 +163,7 @@ class _Selection:
 
     @property
     def results(self) -> StageResults:
-        """Returns the out-of-fold results of both stages together."""
+        """Returns the results of both stages together, or of the only stage."""
         if self.static and self.encoder and self.threshold:
             return cascade_results(self.threshold, self.static, self.encoder)
         only = self.encoder or self.static
@@ -163,7 +172,7 @@ class _Selection:
 
     @property
     def escalated(self) -> NDArray[np.bool_]:
-        """Returns which texts the encoder must classify, (texts,)."""
+        """Returns for each text whether the encoder must classify it, (texts,)."""
         if self.static and self.threshold:
             return ~passes(self.threshold, self.static)
         return np.full(len(self.results.predicted), self.encoder is not None)
@@ -210,7 +219,7 @@ class _FitRun:
         )
 
     def select(self) -> _Selection:
-        """Cross-validates the stages, and selects how they are combined."""
+        """Cross-validates the configured stages, and selects how they are combined."""
         data = self.data
         scores = {name: learner.cross_validate(self._step_done) for name, learner in self._learners.items()}
         pairs, means = self._out_of_fold_pair_scores()
@@ -227,9 +236,10 @@ class _FitRun:
         return _Selection(static, encoder, means, share, fit_threshold(data, static, encoder))
 
     def _out_of_fold_pair_scores(self) -> tuple[Floats, Floats]:
-        """Returns each text's pair scores, (texts, tasks), and `PairRatios.means`; 0 without a static stage.
+        """Returns the pair scores of each text, (texts, tasks), by ratios of the other folds, and `PairRatios.means`.
+        All are 0 without a static stage.
 
-        A task's mean includes `PRIOR_TEXTS` with the mean of all.
+        For the mean of a task, `PRIOR_TEXTS` texts with the mean score of all texts are added to its own.
         """
         data, tasks = self.data, len(self.data.tasks)
         scores = np.zeros((len(data.y), tasks), np.float32)
@@ -281,9 +291,10 @@ def _report(data: Examples, selection: _Selection, thresholds: Scores) -> FitRep
 
 
 def main() -> int:
-    """Fits as the `FitOrder` on standard input says; returns 0.
+    """Fits a classifier by the `FitOrder` on standard input, writes its file, and returns 0.
 
-    If examples or models cannot be used, prints {"error": MESSAGE} and returns 2.
+    If the fit fails with a PointsmanError, prints {"error": MESSAGE} as JSON and returns 2. Other errors are raised,
+    such as ModelMissing without the built-in models, or the OSError of `save`.
     """
     order = FitOrder.from_json(sys.stdin.read())
     config, folder = EncoderConfig.model_validate(order.encoder) if order.encoder else None, Path(order.models)

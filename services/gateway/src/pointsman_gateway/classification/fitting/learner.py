@@ -12,23 +12,25 @@ from pointsman_gateway.classification.fitting.examples import FOLDS, Corpus, Exa
 from pointsman_gateway.classification.scores import Floats
 
 MEMORY = 4
-"""Pairs of steps and gradient changes that L-BFGS stores. With 6 instead of 4, the
-static stage took 15.6 instead of 12.2 s of CPU time to train on four fifths of CLINC150."""
+"""Pairs of steps and gradient changes that L-BFGS stores. With 6 instead of 4, the static stage took 15.6 instead of
+12.2 s of CPU time to train on four fifths of CLINC150."""
 MAX_STEPS = 200
 
 INVERSE_PENALTY = 30
-"""scikit-learn's C.
+"""The `inverse_penalty` of `fit_head`, scikit-learn's C.
 
 Mean accuracy on seven small data sets: 94.1 % with 3, 94.3 with 10, 94.6 with 30, 94.4 with 100.
 """
 
 TOLERANCE = 0.01
-"""With a third of it, the accuracy on CLINC150's validation part differs by less than 0.1 points."""
+"""The `tolerance` of `fit_head`. With a third of it, the accuracy on CLINC150's validation part differs by less than
+0.1 percentage points."""
 
 MAX_OUT_OF_SCOPE_CENTROIDS = 128
 
 EXAMPLES_PER_CENTROID = 20
-"""A task with many examples is more diverse: for 640 triage messages five centroids are too few."""
+"""A task gets one centroid for every so many examples, since a task with many examples is more diverse: for 640 triage
+messages five centroids are too few."""
 
 KMEANS_ROUNDS = 12
 
@@ -40,21 +42,22 @@ On CLINC150 five detect out-of-scope texts as well as all hundred examples, in 2
 
 
 class FeatureBlock(Protocol):
-    """Some of the features of all rows: a (rows, features) matrix that needs to support products only."""
+    """Interface of a matrix (rows, features) with one kind of features of texts, one row per text."""
 
     features: int
+    """The number of columns."""
 
     def times(self, weights: Floats) -> Floats:
-        """Multiplies the matrix with weights (features, tasks) to (rows, tasks)."""
+        """Returns the matrix times `weights` (features, tasks): (rows, tasks)."""
         ...
 
     def transposed_times(self, residuals: Floats) -> Floats:
-        """Returns the transposed feature matrix times `residuals`: (rows, tasks) becomes (features, tasks)."""
+        """Returns the transposed matrix times `residuals` (rows, tasks): (features, tasks)."""
         ...
 
 
 class Dense:
-    """A block of features that is stored as an array."""
+    """A `FeatureBlock` that is stored as an array (rows, features)."""
 
     def __init__(self, rows: Floats) -> None:
         self.features = rows.shape[1]
@@ -75,18 +78,19 @@ class LinearHead:
     """(tasks,)"""
 
     def logits(self, blocks: Sequence[FeatureBlock]) -> Floats:
-        """Computes the tasks' logits from the texts' features, one block for each of `weights`: (rows, tasks)."""
+        """Returns the logits of texts with the features `blocks`, one block for each of `weights`: (rows, tasks)."""
         return sum((block.times(w) for block, w in zip(blocks, self.weights, strict=True)), start=self.bias)
 
 
 def fit_head(
     blocks: Sequence[FeatureBlock], y: NDArray[np.intp], tasks: int, inverse_penalty: float, tolerance: float
 ) -> LinearHead:
-    """Returns the head with the least mean cross-entropy + |weights|^2 / (2 * inverse_penalty * rows).
+    """Returns the head that minimizes the weighted mean cross-entropy + |weights|^2 / (2 * inverse_penalty * rows).
 
-    `inverse_penalty` is scikit-learn's C. Stops when the largest gradient component is `tolerance` times that at zero.
-    Rows of a rare task weigh more, by the root of its rarity: halfway between what is frequent in the examples, which
-    need not be so in the traffic, and all tasks alike.
+    `blocks` are the features of the rows, `y` their task numbers, (rows,), and `tasks` is the number of tasks.
+    `inverse_penalty` is scikit-learn's C. The fit stops when the largest component of the gradient is `tolerance` times
+    the largest one at zero, or after `MAX_STEPS`. A row's weight is proportional to 1 / sqrt(rows of its task): halfway
+    between equal rows and equal tasks, because tasks that are rare in the examples need not be rare in traffic.
     """
     counts = np.maximum(np.bincount(y, minlength=tasks), 1)
     row_weights = (1 / np.sqrt(counts[y])).astype(np.float32)
@@ -111,7 +115,7 @@ class _Objective:
         return weights, parameters[self._ends[-1] :]
 
     def __call__(self, parameters: Floats) -> tuple[float, Floats]:
-        """Returns the loss at these parameters of a head, and its gradient, of the same shape as `parameters`."""
+        """Returns (loss, gradient) for the weights and the bias of a head; `parameters` and the gradient are flat."""
         weights, bias = self.split(parameters)
         logits = LinearHead(weights, bias).logits(self._blocks)
         logits -= logits.max(axis=1, keepdims=True)
@@ -134,7 +138,7 @@ class _Objective:
 
 
 def _minimize(objective: _Objective, tolerance: float) -> Floats:
-    """Minimizes the loss of a head by scipy's L-BFGS-B, from zero.
+    """Returns the parameters with the least loss, found by scipy's L-BFGS-B from zero in at most `MAX_STEPS` steps.
 
     scipy works in double precision; the objective is computed in single precision, which is faster. `ftol` is 0, so
     that only the gradient decides when to stop.
@@ -157,19 +161,21 @@ def _minimize(objective: _Objective, tolerance: float) -> Floats:
 
 
 BlockReader = Callable[[Rows], Sequence[FeatureBlock]]
-"""Returns the features of the given rows as blocks."""
+"""A function that returns the features of the texts at the given positions, as blocks."""
 
 
 class Features(Protocol):
-    """The features from which one stage of the classifier learns, for all texts."""
+    """Interface of the features from which one stage of the classifier learns, of all training texts."""
 
     def reader_for(self, rows: Rows) -> BlockReader:
-        """Returns a reader that knows only the vocabulary of these rows, which are those to train on."""
+        """Returns a function that reads the features of any texts, with the vocabulary of the texts `rows` only: those
+        to train on.
+        """
         ...
 
 
 class DenseFeatures:
-    """The features of a stage that only uses the texts' vectors."""
+    """The `Features` of the encoder stage: the texts' vectors, (texts, dimensions)."""
 
     def __init__(self, vectors: Floats) -> None:
         self._vectors = vectors
@@ -179,7 +185,7 @@ class DenseFeatures:
 
 
 class LexicalFeatures:
-    """The features of a stage that uses the texts' vectors, subword pieces and word pairs."""
+    """The `Features` of the static stage: the texts' vectors, (texts, dimensions), pieces and word pairs."""
 
     def __init__(self, vectors: Floats, corpus: Corpus) -> None:
         self._vectors, self._corpus = vectors, corpus
@@ -197,18 +203,20 @@ class FittedStage:
 
 @dataclass(frozen=True, slots=True)
 class OutOfFoldScores:
-    """A stage's raw results on every text, each from a model that was not trained on the text."""
+    """A stage's raw results on every text, from models that were not trained on the text."""
 
     logits: Floats
     """(texts, tasks)"""
     nearest: Floats
-    """(texts,): cosine similarity to the nearest centroid."""
+    """(texts,): cosine similarity to the nearest centroid of a task."""
     out_of_scope: Floats
-    """(texts,): cosine similarity to the nearest other out-of-scope text; 0 if there is none."""
+    """(texts,): cosine similarity to the nearest other out-of-scope text; 0 if there are no such texts."""
 
 
 class StageLearner:
-    """Trains a stage on all examples, or with each fold held out."""
+    """Trains one stage of the classifier. `vectors`, (texts, dimensions), are the unit vectors of all training texts in
+    the stage's space; `seed` is that of the random choices of centroids.
+    """
 
     def __init__(self, data: Examples, features: Features, vectors: Floats, seed: int) -> None:
         self._data, self._features, self._vectors, self._seed = data, features, vectors, seed
@@ -217,7 +225,9 @@ class StageLearner:
         return self._fit(rows, self._features.reader_for(rows))
 
     def cross_validate(self, fold_done: Callable[[], None]) -> OutOfFoldScores:
-        """Trains with each fold held out, and scores that fold. `fold_done` is called after each fold."""
+        """Trains once for each fold, on the in-scope texts of the other folds, and scores the texts of the fold.
+        `fold_done` is called after each fold.
+        """
         count = len(self._data.y)
         logits = np.zeros((count, len(self._data.tasks)), np.float32)
         nearest = np.zeros(count, np.float32)
@@ -233,7 +243,9 @@ class StageLearner:
         return OutOfFoldScores(logits, nearest, self._nearest_out_of_scope())
 
     def out_of_scope_centroids(self) -> Floats:
-        """Returns the centroids of the out-of-scope texts, (centroids, dimensions); empty if there are none."""
+        """Returns up to `MAX_OUT_OF_SCOPE_CENTROIDS` centroids of the out-of-scope texts, (centroids, dimensions); none
+        if there are no such texts.
+        """
         outside = self._vectors[~self._data.inside]
         if not len(outside):
             return outside
@@ -254,8 +266,12 @@ class StageLearner:
 
 
 def task_centroids(vectors: Floats, y: NDArray[np.intp], tasks: int, seed: int) -> Floats:
-    """Returns the centroids of all tasks, (centroids, dimensions), of unit vectors (examples, dimensions), whose tasks
-    are `y`, (examples,). The nearest centroid is nearly as good a signal as the nearest of all examples.
+    """Returns the centroids of all tasks together, (centroids, dimensions).
+
+    `vectors` are the unit vectors of the examples, (examples, dimensions), `y` their task numbers, (examples,), and
+    `tasks` is the number of tasks. A task has one centroid for `EXAMPLES_PER_CENTROID` examples, from `MIN_CENTROIDS`
+    (or the number of its examples, if that is less) to `MAX_CENTROIDS`. The nearest centroid is nearly as good a signal
+    as the nearest of all examples.
     """
     rng = np.random.default_rng(seed)
     groups = (vectors[y == task] for task in range(tasks))
@@ -263,9 +279,10 @@ def task_centroids(vectors: Floats, y: NDArray[np.intp], tasks: int, seed: int) 
 
 
 def centroids(vectors: Floats, count: int, rng: np.random.Generator) -> Floats:
-    """Returns up to `count` centroids by spherical k-means.
+    """Returns `count` centroids of the unit vectors (examples, dimensions) by spherical k-means; if there are fewer
+    vectors, as many as these. At least one vector is needed.
 
-    The initial ones are chosen as in k-means++ (Arthur and Vassilvitskii, 2007).
+    The initial centroids are chosen as in k-means++ (Arthur and Vassilvitskii, 2007).
     """
     centers = _initial_centroids(vectors, min(count, len(vectors)), rng)
     for _ in range(KMEANS_ROUNDS):

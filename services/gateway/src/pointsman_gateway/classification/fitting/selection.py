@@ -1,4 +1,6 @@
-"""Evaluates the stages on out-of-fold examples, and selects the blend and the threshold between them."""
+"""Evaluates the stages on texts that they were not trained on, and selects how both are combined: the weights of their
+logits, and when the static stage decides without the encoder.
+"""
 
 from dataclasses import dataclass, replace
 
@@ -20,14 +22,14 @@ from pointsman_gateway.classification.scores import (
 STATIC_SHARES = (0.2, 0.3, 0.4, 0.5)
 
 MARGINS = (0.7, 0.8, 0.9, 0.95, 0.99, 1.01)
-"""Candidates for the cascade threshold. The last is unreachable: the encoder classifies every text."""
+"""Candidates for `CascadeThreshold.min_margin`. No margin reaches the last: the encoder classifies every text."""
 
 TOLERANCE = 0.0002
-"""Accuracy that a lower threshold may cost. It is small because examples are more alike than traffic is."""
+"""Accuracy that a lower margin may cost, 0 to 1. It is small because examples are more alike than traffic is."""
 
 MIN_EXAMPLES_FOR_ONE_ERROR = 1000
-"""With so many examples a lower threshold may cost one error even if that is more than `TOLERANCE`: the encoder would
-classify every text because of a single example."""
+"""With so many examples a lower margin may cost one error, even if that is more than `TOLERANCE`. Otherwise a single
+example could make the encoder classify every text."""
 
 STATIC_REJECT_SHARE = 0.2
 """The share of in-scope texts whose score is too low for the static stage to decide.
@@ -44,23 +46,25 @@ MIN_POINTS_FOR_LINE = 20
 
 @dataclass(frozen=True, slots=True)
 class StageResults:
-    """A stage's results on every text, (texts, ...), each from a model that was not trained on the text."""
+    """A stage's results on every text, from models that were not trained on the text; each array is (texts,)."""
 
     temperature: float
     scale: Scale
     predicted: NDArray[np.intp]
+    """The number of the most probable task."""
     confidence: Floats
+    """The probability of that task."""
     margin: Floats
-    """Difference between the first and the second probability."""
+    """Difference between the highest and the second probability."""
     score: NDArray[np.floating]
     """In-distribution score."""
 
 
 def evaluate_stage(data: Examples, scores: OutOfFoldScores, logits: Floats, pairs: Floats) -> StageResults:
-    """Fits a stage's temperature and score scale, and returns its results on every text.
+    """Fits the temperature and the scale of a stage, and returns its results on every text.
 
-    `logits` (texts, tasks) are those in `scores`, or a blend of both stages'; `pairs` (texts, tasks) are pair scores
-    minus `PairRatios.means`.
+    `logits` (texts, tasks) replace those in `scores`: the same, or their mean with those of the static stage. `pairs`
+    (texts, tasks) are the texts' pair scores minus `PairRatios.means`.
     """
     temperature, _ = fit_temperature(logits[data.inside], data.y[data.inside])
     predicted, rows = logits.argmax(axis=1), np.arange(len(logits))
@@ -81,8 +85,9 @@ def evaluate_stage(data: Examples, scores: OutOfFoldScores, logits: Floats, pair
 
 
 def best_static_share(data: Examples, static: Floats, encoder: Floats) -> float:
-    """Returns the best of `STATIC_SHARES`, weights of the static stage's logits when they are blended with the
-    encoder's. Best means the lowest cross-entropy on the in-scope examples, after the temperature was fitted.
+    """Returns the best of `STATIC_SHARES`: the weight of the static stage's logits in their mean with the encoder's.
+
+    `static` and `encoder` are logits (texts, tasks). Best means the lowest loss of `fit_temperature` on in-scope texts.
     """
     y, inside = data.y[data.inside], data.inside
     return min(STATIC_SHARES, key=lambda share: fit_temperature(blend(static, encoder, share)[inside], y)[1])
@@ -93,10 +98,14 @@ def blend(static: Floats, encoder: Floats, share: float) -> Floats:
 
 
 def fit_threshold(data: Examples, static: StageResults, encoder: StageResults) -> CascadeThreshold:
-    """Chooses how sure the static stage must be of a text, so that the encoder is not asked.
+    """Chooses the margin and the score from which on the static stage decides without the encoder, and fits the line
+    that converts its scores to the encoder's scale. Only in-scope texts count.
 
-    Returns the lowest threshold with which the accuracy is at most `TOLERANCE` below the best one's. With fewer than
-    `MIN_EXAMPLES` in-scope texts it is the highest, which no text reaches.
+    `min_score` is the score that the share `STATIC_REJECT_SHARE` of the texts does not reach. `min_margin` is the
+    lowest of `MARGINS` that loses few right answers compared with the best of them: at most `TOLERANCE` of the number
+    of texts, or one if that is more and there are `MIN_EXAMPLES_FOR_ONE_ERROR` texts. The line is fitted on the texts
+    that the static stage then decides. With fewer than `MIN_EXAMPLES` texts, `min_margin` is the last of `MARGINS`,
+    which no text reaches, and the line changes no score.
     """
     min_score = float(np.quantile(static.score[data.inside], STATIC_REJECT_SHARE))
     candidates = [CascadeThreshold(margin, min_score, 1.0, 0.0) for margin in MARGINS]
@@ -117,12 +126,14 @@ def fit_threshold(data: Examples, static: StageResults, encoder: StageResults) -
 
 
 def passes(threshold: CascadeThreshold, static: StageResults) -> NDArray[np.bool_]:
-    """Returns which texts the static stage decides, (texts,): those with at least the threshold's margin and score."""
+    """Returns for each text whether the static stage decides it, (texts,): if margin and score are high enough."""
     return (static.margin >= threshold.min_margin) & (static.score >= threshold.min_score)
 
 
 def cascade_results(threshold: CascadeThreshold, static: StageResults, encoder: StageResults) -> StageResults:
-    """Returns the results of both stages together, with scores on the encoder's scale."""
+    """Returns the results of both stages together: the static stage's where it decides, the encoder's for other texts.
+    All scores are on the encoder's scale; temperature and scale are the encoder's.
+    """
     passing = passes(threshold, static)
     return replace(
         encoder,
@@ -134,7 +145,9 @@ def cascade_results(threshold: CascadeThreshold, static: StageResults, encoder: 
 
 
 def _fit_line(x: NDArray[np.floating], y: NDArray[np.floating]) -> tuple[float, float]:
-    """Returns slope (at least 0) and offset by least squares; with few points the slope is 1."""
+    """Returns (slope, offset) of a line through the points by least squares; the slope is at least 0. With fewer than
+    `MIN_POINTS_FOR_LINE` points the slope is 1, and without any the offset is 0.
+    """
     if len(x) < MIN_POINTS_FOR_LINE:
         return 1.0, float((y - x).mean()) if len(x) else 0.0
     slope = max(float(np.cov(x, y)[0, 1]) / max(float(x.var()), 1e-9), 0.0)
