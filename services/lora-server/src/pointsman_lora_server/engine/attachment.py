@@ -115,7 +115,7 @@ class Attachment:
             self._engine_state.update(status=EngineStatus.READY, detail=detail)
 
     async def _check_answers(self, check: Callable[[], Awaitable[None]]) -> bool:
-        """Runs `check`, a method of the probe; returns False if the base model's answers have changed or are missing."""
+        """Runs `check`, a method of the probe; returns False if it raises EngineCorrupted or Unavailable."""
         self._probe_due_at = time.monotonic() + self._probe_interval
         try:
             await check()

@@ -144,7 +144,7 @@ class EngineProcess:
         return code
 
     async def stop(self, timeout_seconds: float = STOP_SECONDS) -> int:
-        """Sends the engine SIGTERM, and kills its group after `timeout_seconds`. Returns the exit code as `wait` does."""
+        """Sends the engine SIGTERM, and kills its group after `timeout_seconds`; returns the exit code like `wait`."""
         self._child.terminate()
         try:
             async with asyncio.timeout(timeout_seconds):
