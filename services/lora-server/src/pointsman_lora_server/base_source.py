@@ -25,8 +25,8 @@ KV_CACHE_BYTES = 2 * GIB
 def download(name: str, folder: Path) -> None:
     """Downloads the missing files of the Hugging Face repository `name` into the folder, and prints what it does.
 
-    If the hub cannot be reached and the folder holds a config.json, it is used as it is. Raises BaseModelError if there
-    is no such repository, it needs a token, or the hub cannot be reached and the folder holds no config.json.
+    If the hub cannot be reached and the folder holds a config.json, the folder stays as it is. Raises BaseModelError if
+    there is no such repository, it needs a token, or the hub cannot be reached and the folder holds no config.json.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError

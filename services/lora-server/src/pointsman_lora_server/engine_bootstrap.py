@@ -150,8 +150,10 @@ def command_for(settings: Settings, environment: Mapping[str, str]) -> EngineCom
 async def open_engine(
     settings: Settings, command: EngineCommand | None, secret: GuardSecret
 ) -> AsyncIterator[VllmClient]:
-    """Yields a client for the engine, which is closed after the block: with `command` for the engine that is started
-    here, whose guard knows `secret`, else for the attached one.
+    """Yields a client of the engine; the client is closed after the block.
+
+    With `command` it is a client of the engine that is started here, whose guard expects `secret`, else of the attached
+    engine.
     """
     if command:
         api_key, url = command.environment.get("VLLM_API_KEY", ""), f"http://{settings.engine_listen}"

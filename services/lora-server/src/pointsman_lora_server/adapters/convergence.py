@@ -36,7 +36,7 @@ class EngineConvergence:
 
     @property
     def is_settled(self) -> bool:
-        """See `Reconciler.is_settled`."""
+        """Returns whether the engine is READY and `converge` has run since its last start, after Redis was read."""
         state = self._engine_state.state
         return state.status is EngineStatus.READY and state.life == self._settled_life
 
@@ -44,8 +44,8 @@ class EngineConvergence:
         """Unloads versions that must not serve, then loads those that are needed or were held before a restart.
 
         Does nothing unless the engine is READY. `has_read` says whether `desired` was read from Redis; until it was,
-        no unknown version is unloaded. A load that fails is recorded, and tried again by a later call. Raises as
-        `AdapterLoader.sync_with_engine` does.
+        versions that this process does not know stay in the engine. A load that fails is recorded, and tried again by a
+        later call. Raises as `AdapterLoader.sync_with_engine` does.
         """
         state = self._engine_state.state
         if state.status is not EngineStatus.READY:

@@ -27,10 +27,10 @@ class FleetRegistry(Protocol):
 
 
 def engines_for(version: str, placement: Placement, engines: Collection[str]) -> frozenset[str]:
-    """Returns `placement.copies` of the engines, which should hold the version; all of them if that is None or more.
+    """Returns the engines that should hold the version: as many as `placement.copies` says, or all if that is None.
 
     They are chosen by rendezvous hashing (Thaler and Ravishankar, 1998): if an engine leaves, only the versions that it
-    held move, and if one joins, only the versions move that it should now hold.
+    held move to others, and if one joins, only the versions that it should now hold move to it.
     """
     if placement.copies is None:
         return frozenset(engines)
@@ -75,10 +75,11 @@ class PlacementPlanner:
         return frozenset(version for version in targets if self.engine in self._engines_for(version, desired))
 
     def releasable(self, desired: DesiredState, resident: frozenset[str]) -> frozenset[str]:
-        """Returns the resident versions that this engine may unload: their placement has a number of copies, this
-        engine is not among the engines chosen, and all of these hold the version.
+        """Returns the resident versions that this engine may unload because other engines hold them instead.
 
-        Leaves out pinned versions and those requested here in the last `KEEP_REQUESTED_SECONDS`.
+        For each of them, an alias or a canary points to it, its placement has a number of copies, and it is not placed
+        on this engine but held by all engines on which it is placed. Leaves out pinned versions and those requested
+        here in the last `KEEP_REQUESTED_SECONDS`.
         """
         now, needed_here = self._clock(), self.placed_here(desired) | desired.pins
         requested = {name for name, at in self._requested_at.items() if now - at < KEEP_REQUESTED_SECONDS}

@@ -16,7 +16,7 @@ from pointsman_lora_server.registry import AdapterRegistry, RequestCounts
 log = logging.getLogger(__name__)
 
 METRICS = ("exact", "json_f1", "word_f1")
-"""Metrics on held-out rows, strictest first: the share answered exactly, the mean F1 of JSON fields, and of words."""
+"""Metrics on held-out rows, strictest first: the share answered exactly, the F1 of JSON fields, the F1 of words."""
 
 
 Z_95 = 1.96

@@ -63,7 +63,7 @@ class Reconciler:
         """The desired state as last read from Redis; empty before the first read."""
         self._published = DesiredState()
         self._ready: dict[str, float | None] = {}
-        """See `EngineState.ready`."""
+        """The READY versions -> the seconds that their training took (see `EngineState.ready`)."""
         self._read_lock = asyncio.Lock()
         self._changed = asyncio.Event()
         self._wake_events: list[asyncio.Event] = []

@@ -101,7 +101,8 @@ class AdapterService:
         Raises InvalidArgument if the adapter fails a check or a test, NotFound if there is no such folder, and
         FailedPrecondition if a protected alias rejects the version ("not_better"; the version is registered all the
         same) or it was retired meanwhile ("not_ready"). Raises Unavailable or ResourceExhausted if the work cannot be
-        done now; once the version is recorded, it is retried in the background.
+        done now; once the version is recorded, it is retried in the background. Also raises as `ArtifactStore.add` and
+        `AdapterLoader.ensure_verified` do.
         """
         check_name(name)
         if alias_suffix:
@@ -189,9 +190,10 @@ class AdapterService:
     async def roll_back(self, alias: str, expected: str, author: str, reason: str) -> Alias:
         """Ends the alias's canary, or if it has none, returns the alias to its previous version.
 
-        This engine loads the previous version first; if that raises Unavailable, because the engine is down, the alias
-        is moved all the same. Other engines are not waited for. Raises as `AdapterRegistry.roll_back` does, and the
-        other errors of `AdapterLoader.ensure_loaded`. `expected` is as in `set_alias`.
+        This engine loads the previous version first; if that raises Unavailable, for example because the engine is
+        down, the alias is moved all the same. Other engines are not waited for. `expected` is the stable version that
+        the alias points to now; empty accepts any. Raises as `AdapterRegistry.roll_back` does, and the other errors of
+        `AdapterLoader.ensure_loaded`.
         """
         check_alias(alias)
         desired = await self._reconciler.refresh()

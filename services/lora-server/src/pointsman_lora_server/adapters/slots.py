@@ -52,8 +52,8 @@ class AdapterSlots:
         self._folders[version] = folder
 
     def reserve(self, version: str) -> None:
-        """Protects the version from eviction for `RESERVATION_SECONDS`, or until the request arrives at the engine that
-        a caller is about to send.
+        """Protects the version from eviction until a request for it reaches the engine, which a caller is about to
+        send, but for `RESERVATION_SECONDS` at most.
         """
         now = time.monotonic()
         self._reserved_at = {

@@ -39,9 +39,9 @@ class Trial:
 class Trials:
     """Tries versions out in groups: those that arrive while a trial is running are tried together after it.
 
-    A trial requests a version's first answer; unless the version has passed one in this process, it then checks that
-    the base model still answers as before. If anything is wrong in a group, no version is blamed: each is tried again
-    alone. A version is tried once after each start of the engine.
+    A trial requests a version's first answer. Unless the version has passed a trial in this process, it then checks
+    that the base model still answers as before. If anything is wrong in a group, no version is blamed: each is tried
+    again alone. After each start of the engine, a version must pass one trial.
     """
 
     def __init__(

@@ -69,7 +69,7 @@ def values(data: NDArray[np.uint8], info: TensorInfo) -> NDArray[np.float32]:
 
 
 def _from_bf16(raw: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Converts bf16, which numpy does not have, to float32: it is the upper half of one."""
+    """Converts bf16, which numpy does not have, to float32. A bf16 value is the upper half of a float32."""
     return (raw.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
 
 

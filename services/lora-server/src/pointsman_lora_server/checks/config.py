@@ -30,8 +30,8 @@ UNSUPPORTED_FEATURES: Mapping[str, tuple[Any, ...]] = {
 `weights.convert_dora`."""
 
 HARMLESS_INITS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
-"""Texts as init_lora_weights with which PEFT keeps the base's weights. Others change them, so that the adapter fits
-another base (see vllm/lora/peft_helper.py)."""
+"""The values of init_lora_weights, if it is a text, with which PEFT keeps the base's weights. Others change them, so
+that the adapter fits another base (see vllm/lora/peft_helper.py)."""
 
 MAX_ALPHA = 1e6
 
@@ -46,7 +46,8 @@ class TargetModules:
     names: tuple[str, ...]
     """Names of modules, or the last parts of names. Empty if `by_pattern`."""
     by_pattern: bool
-    """Whether `target_modules` is a pattern or "all-linear". Then the tensors in the weights file say which modules."""
+    """Whether `target_modules` is a pattern or "all-linear". Then the modules are those with tensors in the weights
+    file."""
     required: frozenset[str]
     """Modules of the base for which the weights file must contain tensors."""
 

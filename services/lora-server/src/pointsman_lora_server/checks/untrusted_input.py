@@ -27,8 +27,8 @@ class SourceFolder:
     def read(self, name: str, code: str) -> bytes:
         """Reads a file of at most `MAX_TEXT_BYTES`.
 
-        Raises InvalidArgument: `code` if it is missing or larger, unreadable without permission, unsafe_file for a link
-        or what is not a regular file.
+        Raises InvalidArgument, with the given `code` if the file is missing or larger, "unreadable" if the lora-server
+        lacks the permission, or "unsafe_file" if it is a link or not a regular file.
         """
         with self.open(name, code) as file:
             raw = file.read(MAX_TEXT_BYTES + 1)
@@ -66,9 +66,9 @@ class SourceFolder:
 def open_folder(folder: Path) -> Iterator[SourceFolder]:
     """Opens a folder for reading during the block.
 
-    Raises NotFound if there is none, and InvalidArgument: path_outside if the path is not absolute or contains "..",
-    unreadable without permission, unsafe_file for a folder that is a symbolic link, whose target could change after the
-    check, or that contains what may be a pickle.
+    Raises NotFound if there is none. Raises InvalidArgument with the code "path_outside" if the path is not absolute or
+    contains "..", "unreadable" if the lora-server lacks the permission, or "unsafe_file" if the folder is a symbolic
+    link, whose target could change after the check, or contains a file that may be a pickle.
     """
     if not folder.is_absolute() or ".." in folder.parts or "\0" in str(folder):
         raise InvalidArgument(f"'{folder}' must be an absolute path without '..'", code="path_outside", param="folder")

@@ -79,9 +79,9 @@ class DesiredState:
 
     versions: Mapping[str, AdapterVersion] = field(default_factory=dict)
     phases: Mapping[str, PhaseRecord] = field(default_factory=dict)
-    """One for each of the versions."""
+    """Version -> its phase record; the keys are those of `versions`."""
     aliases: tuple[Alias, ...] = ()
-    """Sorted by name."""
+    """All aliases, sorted by name."""
     pins: frozenset[str] = frozenset()
     placements: Mapping[str, Placement] = field(default_factory=dict)
     """Adapter name -> its placement; an adapter that is not listed is on every engine."""
@@ -133,7 +133,7 @@ class Change:
     before: str
     """The earlier phase, placement, pin ("pinned" or empty) or target of the alias, as text; empty if none."""
     after: str
-    """The new one, in the same form as `before`."""
+    """The new phase, placement, pin or target, in the same form as `before`."""
     author: str
     reason: str
 

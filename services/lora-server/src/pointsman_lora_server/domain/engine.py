@@ -19,7 +19,8 @@ class EngineState:
 
     status: EngineStatus = EngineStatus.STARTING
     life: int = 0
-    """How often the engine was started, the present run included. A restarted engine holds no versions."""
+    """How often the engine was started, the present run included. For an engine that is not started here, an outage
+    counts like a restart."""
     detail: str = "not started yet"
     """A text for people that explains the status."""
     resident: frozenset[str] = frozenset()

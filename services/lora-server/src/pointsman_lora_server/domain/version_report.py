@@ -32,7 +32,7 @@ class VersionReport:
     """The aliases that point to it, as their stable version or as their canary."""
     pinned: bool = False
     error_code: str = ""
-    """Why the version FAILED; empty in other states. `error` is the message."""
+    """The code of the error because of which the version FAILED, empty in other states; `error` is its message."""
     error: str = ""
 
 

@@ -19,9 +19,9 @@ POLL_SECONDS = 1.0
 
 
 class Attachment:
-    """Watches an engine that was not started here, and publishes its status and the number of its starts (`life`).
+    """Watches an engine that was not started here, and publishes its status and the number of its runs (`life`).
 
-    Implements `EngineMonitor`.
+    A run ends when the engine is restarted or cannot be used for a time. Implements `EngineMonitor`.
     """
 
     def __init__(
@@ -35,8 +35,9 @@ class Attachment:
         apply_limits: Callable[[EngineFacts], str],
         probe_interval: float = PROBE_INTERVAL_SECONDS,
     ) -> None:
-        """Takes `apply_limits`, which is called after each start of the engine with what it reports about itself, and
-        returns a note for the status, which may be empty. `probe_interval` is in seconds.
+        """Takes `apply_limits`, which is called at the start of each run with what the engine reports about itself, and
+        returns a note for the status, which may be empty. `url` is the engine's base URL, `base_model` the name under
+        which it must serve the base model. `probe_interval` is in seconds.
         """
         self._url = url
         self._base_model = base_model

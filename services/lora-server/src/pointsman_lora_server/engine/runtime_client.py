@@ -72,8 +72,8 @@ class RuntimeClient(VllmClient):
         )
 
     async def list_adapters(self) -> Mapping[str, LoadedAdapter]:
-        """Returns the versions that the engine lists. One is not `open` if the engine reads it from another folder than
-        the one that `load` was called with.
+        """Returns the versions that the engine lists. A version is not `open` if the engine has read it from another
+        folder than the last one that `load` was called with.
 
         `in_flight` is 1 for a version that is in use, whatever the number of requests; `requests` is always 0. Raises
         as `VllmClient.identify` does for a wrong API key, and Unavailable.

@@ -67,9 +67,9 @@ class ToolCalling:
     """The parser and the chat template with which the engine reads and renders tool calls."""
 
     parser: str = ""
-    """vLLM's name; empty: the engine refuses requests with tools."""
+    """vLLM's name of the parser; empty: the engine refuses requests with tools."""
     chat_template: str = ""
-    """Replaces the model's own; empty: the model's own renders tools."""
+    """A template that replaces the model's own; empty: the model's own is used."""
 
     @property
     def arguments(self) -> tuple[str, ...]:

@@ -23,9 +23,9 @@ from pointsman_lora_server.engine.completion import GreedyAnswer, scored_answer
 from pointsman_lora_server.engine.engine_errors import engine_unavailable, error_message, expecting_form, no_folder
 
 LOAD_TIMEOUT_SECONDS = 60.0
-"""Seconds. A load usually takes 20 to 60 ms, but the engine may be busy."""
+"""How long a load may take. It usually takes 20 to 60 ms, but the engine may be busy."""
 COMPLETION_TIMEOUT_SECONDS = 120.0
-"""Seconds. The first answer of an adapter takes 1.6 s on an idle CPU; on a busy one it has to wait."""
+"""How long a completion may take. An adapter's first one takes 1.6 s on an idle CPU; on a busy one it has to wait."""
 QUERY_TIMEOUT_SECONDS = 5.0
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
 GUARD_ROUTE = "/pointsman/v1/adapters"
@@ -51,7 +51,7 @@ class EngineFacts:
     """The properties that a running engine reports; those that it does not report are None or empty."""
 
     base_models: frozenset[str]
-    """The names of its base model."""
+    """The names under which it serves its base model."""
     boot: str = ""
     """The boot id, which is different after each start of the engine."""
     held: int | None = None
@@ -281,7 +281,7 @@ async def open_client(
     traced: bool = False,
     create: Callable[[aiohttp.ClientSession, str, Callable[[], str]], VllmClient] = VllmClient,
 ) -> AsyncIterator[VllmClient]:
-    """Yields a client of the engine with the base URL `url`, which is closed after the block.
+    """Yields a client of the engine at the base URL `url`; the client is closed after the block.
 
     `secret` is as in `VllmClient`, `api_key` the value of the engine's VLLM_API_KEY (empty: none), and `create` the
     client's class. If the engine is `traced`, it is asked to record no spans of this client's requests, since no user's

@@ -33,7 +33,7 @@ MAX_LINE_BYTES = 1 << 20
 
 REGISTER_ATTEMPTS = 8
 MIN_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 1.0, 60.0
-"""Seconds between two attempts to register, doubled each time: four minutes in all."""
+"""Seconds between two attempts to register, doubled each time: two minutes in all."""
 
 AddEvent = Callable[[Mapping[str, Any]], None]
 _OnLine = Callable[[str], None]

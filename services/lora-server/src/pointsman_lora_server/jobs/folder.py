@@ -212,7 +212,7 @@ class JobFolder:
             file.write(f"{separator}{json.dumps(event, ensure_ascii=False)}\n".encode())
 
     def events(self, offset: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yields the complete events in events.jsonl from a byte offset on, each after the offset of its end.
+        """Yields (offset of its end, event) for each complete event in events.jsonl from a byte offset on.
 
         A line that a library has printed becomes an event "warning".
         """

@@ -84,7 +84,7 @@ class JobQueue:
         return job
 
     def get(self, job_id: str) -> Job:
-        """Returns a job; raises NotFound if there is none, also after `MAX_FINISHED` later jobs have ended."""
+        """Returns a job; raises NotFound if there is none. Of the jobs that ended, the last `MAX_FINISHED` are kept."""
         if job_id not in self._jobs:
             raise NotFound(f"there is no training job '{job_id}' here", code="unknown_job", param="id")
         return self._jobs[job_id]
@@ -114,8 +114,8 @@ class JobQueue:
         return self.get(job_id)
 
     async def watch(self, job_id: str, first: int) -> AsyncIterator[tuple[int, dict[str, Any]]]:
-        """Yields the job's events from number `first` on (the first is 0), each after its number, until the job has
-        ended or `close` is called. Raises NotFound if there is no such job.
+        """Yields (number, event) for each event of the job from number `first` on, until the job has ended or `close`
+        is called. Numbers begin at 0. Raises NotFound if there is no such job.
         """
         self.get(job_id)
         folder, offset, number = self._folder(job_id), 0, 0

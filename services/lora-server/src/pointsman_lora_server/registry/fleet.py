@@ -144,7 +144,7 @@ class CanaryCounters:
         await self._redis.call(lambda: self._add(keys=keys, args=[call_id, "", "", payload]))
 
     async def canary_counts(self, alias: Alias) -> Mapping[str, RequestCounts]:
-        """Returns the counts by version for this revision of the alias. Fields that are no counts are logged only."""
+        """Returns version -> counts for this revision of the alias. Values in Redis that are no counts are logged."""
         hash_key = self._keys.counts(alias.alias, alias.revision)
         raw: Mapping[str, str] = await self._redis.call(lambda: self._redis.client.hgetall(hash_key))
         counters: dict[str, dict[str, int]] = defaultdict(dict)

@@ -60,9 +60,10 @@ class AdapterRegistry:
         author: str = "",
         reason: str = "",
     ) -> bool:
-        """Moves the version to `phase` and returns True; returns False if it is not registered or not in `expected`.
+        """Moves the version to `phase` and returns True; returns False if it is not registered, or in another phase
+        than `expected` (None accepts any).
 
-        None accepts any phase. If several callers request the same change with `expected`, one of them gets True.
+        If several callers request the same change with `expected`, one of them gets True.
         """
         arguments = (version, phase.value, expected.value if expected else "", error_code, to_utf8(error))
         outcome, *_ = await self._call("set_phase", arguments, author, reason or error)

@@ -85,9 +85,9 @@ def count_labels(
 ) -> dict[str, dict[str, int]]:
     """Returns field -> label -> number of rows, the most frequent label first.
 
-    The fields are those of answers that are JSON objects; the whole answer is the field `WHOLE_ANSWER` otherwise. A
-    field is left out unless its values are labels: short, few, and present in at least 90 % of the rows. With
-    `fields_of`, the fields that it has are counted, and no others, whether their values are labels or not.
+    The fields are those of answers that are JSON objects, as far as they are texts, integers or booleans; any other
+    answer is the field `WHOLE_ANSWER`. A field is left out unless its values are labels: short, few, and present in at
+    least 90 % of the rows. With `fields_of`, exactly the fields that it contains are counted, whatever their values.
     """
     fields: dict[str, Counter[str]] = {}
     for row in rows:

@@ -52,8 +52,8 @@ class DpoObjective:
 
     def measure(self) -> dict[str, float]:
         """Returns the mean "loss" on the held-out pairs, and "preference_accuracy": the share of pairs in which
-        training has raised the log-probability of the preferred answer more than that of the rejected one. Empty
-        without pairs.
+        the log-probability of the preferred answer has risen more, compared with the reference model, than that of the
+        rejected one. Empty without held-out pairs.
         """
         if not self._heldout:
             return {}

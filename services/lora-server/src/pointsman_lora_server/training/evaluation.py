@@ -57,7 +57,7 @@ class Evaluator:
         """Measures the held-out loss, and scores answers to a few held-out rows; returns None without held-out rows.
 
         The value that decides which weights are best is the loss, or with --stop-on metric the negative share of exact
-        answers; ties are decided by the partial score, then the loss.
+        answers; ties are decided by the F1 (see `scoring.score`), then by the loss.
         """
         measured = self._objective.measure()
         if not measured:

@@ -1,4 +1,5 @@
-"""Builds the few-shot prompts that training has to beat: to the base model, with the most similar training rows."""
+"""Builds few-shot prompts for the base model from the most similar training rows: the baseline that training has to
+beat."""
 
 import math
 import re
