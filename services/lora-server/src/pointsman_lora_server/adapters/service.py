@@ -227,8 +227,8 @@ class AdapterService:
         """Deletes a RETIRED or FAILED version and its files, once no engine holds it.
 
         Raises NotFound if it is not registered, and FailedPrecondition if it is in another phase ("not_retired"), or if
-        an alias points to it or an engine holds it after `RELEASE_SECONDS` ("in_use"). Raises as
-        `ArtifactStore.delete` does if only the files cannot be deleted.
+        an alias points to it or an engine holds it after `RELEASE_SECONDS` ("in_use"). If the store then raises
+        Unavailable ("store_unavailable"), the record is deleted and the files are not.
         """
         check_version(version)
         desired = await self._reconciler.refresh()

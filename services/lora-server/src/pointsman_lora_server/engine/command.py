@@ -182,7 +182,9 @@ def build_command(settings: EngineSettings, environment: Mapping[str, str], core
 
 
 def with_secrets(command: EngineCommand, secret: GuardSecret) -> Callable[[], EngineCommand]:
-    """Returns a function that renews `secret` and returns the command for the engine's next run, which contains it."""
+    """Returns a function that renews `secret` and returns the command for the engine's next run, with the new secret in
+    the environment.
+    """
     return lambda: replace(command, environment={**command.environment, SECRET_VARIABLE: secret.renew()})
 
 
