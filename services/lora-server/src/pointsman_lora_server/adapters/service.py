@@ -173,7 +173,8 @@ class AdapterService:
     ) -> Alias:
         """Loads a version as `set_alias` does, then makes it the alias's canary for a share of its users.
 
-        The share is `weight`, above 0 and at most 1. With weight 0 and an empty version, ends the alias's canary.
+        The share is `weight`, above 0 and at most 1. `terms` say when the canary is rolled back automatically. With
+        weight 0 and an empty version, ends the alias's canary.
         `expected` is the stable version that the alias points to now; empty accepts any. Raises as `set_alias` and
         `AdapterRegistry.set_canary` do.
         """

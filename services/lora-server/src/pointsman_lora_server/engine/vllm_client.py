@@ -55,7 +55,7 @@ class EngineFacts:
     boot: str = ""
     """The boot id, which is different after each start of the engine."""
     held: int | None = None
-    """How many adapters the lora-server may load into the engine's host memory."""
+    """How many adapters the lora-server may load into the engine's host memory; None if the engine does not say."""
     max_loras: int | None = None
     max_lora_rank: int | None = None
     max_model_len: int | None = None

@@ -136,7 +136,7 @@ def to_change(change: Change) -> pb.Change:
 
 
 def check_register(request: pb.RegisterRequest) -> None:
-    """Raises InvalidArgument if the author, folder, parent or facts are missing, too long or malformed.
+    """Raises InvalidArgument if the folder is missing, or a field is malformed or too long.
 
     `AdapterService.register` checks the name and the alias.
     """

@@ -62,7 +62,7 @@ class JobRequest:
     options: Mapping[str, str] = field(default_factory=dict)
     """More options of the trainer, by name without the dashes: {"epochs": "4"}."""
     facts: Mapping[str, str] = field(default_factory=dict)
-    """Stored in `AdapterVersion.facts`, in addition to facts about the training."""
+    """Stored in `AdapterVersion.facts`, together with those of the job (`execution._facts`), which take precedence."""
 
 
 @dataclass(frozen=True, slots=True)

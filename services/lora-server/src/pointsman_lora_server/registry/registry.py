@@ -169,7 +169,7 @@ class AdapterRegistry:
     async def _change(
         self, script: str, subject: str, arguments: Sequence[str], author: str = "", reason: str = ""
     ) -> list[str]:
-        """Runs `change_script(script)` and returns its result; raises the error for an outcome other than "done"."""
+        """Runs `change_script(script)` and returns its words after "done"; raises `_error_for` for other outcomes."""
         outcome, *words = await self._call(script, arguments, author, reason)
         if outcome != "done":
             raise _error_for(subject, outcome, words)

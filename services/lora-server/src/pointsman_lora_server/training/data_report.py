@@ -87,7 +87,8 @@ def count_labels(
 
     The fields are those of answers that are JSON objects, as far as they are texts, integers or booleans; any other
     answer is the field `WHOLE_ANSWER`. A field is left out unless its values are labels: short, few, and present in at
-    least 90 % of the rows. With `fields_of`, exactly the fields that it contains are counted, whatever their values.
+    least 90 % of the rows, of which there are four or more. With `fields_of`, the fields that it contains are counted
+    instead, whatever their values.
     """
     fields: dict[str, Counter[str]] = {}
     for row in rows:

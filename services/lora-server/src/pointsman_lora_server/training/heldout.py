@@ -68,8 +68,8 @@ def generate_answers(
 
 
 def _generate(learner: Learner, base: BaseFolder, batch: Sequence[Question], seconds: float) -> list[str] | None:
-    """Generates the answers of one batch; returns None if that takes more than `seconds`, since a cut answer cannot be
-    scored.
+    """Generates the answers of one batch; returns None if `seconds` pass before all are complete, since a cut answer
+    cannot be scored.
     """
     longest = max(len(question.prompt_ids) for question in batch)
     ids = torch.full((len(batch), longest), base.end_of_turn)

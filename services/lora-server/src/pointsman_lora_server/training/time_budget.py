@@ -13,9 +13,9 @@ from pointsman_lora_server.training.prompt_baseline import NearestRows, Question
 WRITE_SECONDS = 2.0
 MERGE_SECONDS = 8.0
 MAX_ANSWER_SHARE = 0.3
-"""The largest fraction of the time for the answers at the end, with and without the adapter."""
+"""The largest fraction of a run's time for the answers at the end, with and without the adapter."""
 MAX_EVALUATION_SHARE = 0.2
-"""The largest fraction of the time for all evaluations during training, unless one takes longer."""
+"""The largest fraction of a run's time for all evaluations during training, unless a single one takes longer."""
 MAX_ROWS_DURING = 16
 """The largest number of rows that are answered in each evaluation during training."""
 

@@ -90,7 +90,9 @@ class Guard:
             await _send_json(send, 404, _error("Not Found", 404))
 
     def _create_table(self, state: Any) -> AdapterTable:
-        """Creates the table at the first request: vLLM creates its middleware before the objects that it needs."""
+        """Creates the table, at the first request, because vLLM creates its middleware before the objects that the
+        table needs. Raises RuntimeError if this version of vLLM has other objects.
+        """
         try:
             self._table = AdapterTable(state.openai_serving_models, state.engine_client, self._make_request)
         except AttributeError as error:
