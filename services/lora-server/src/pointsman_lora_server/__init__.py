@@ -1,1 +1,1 @@
-"""The lora-server: stands beside one vLLM engine, loads adapters into it, reports its state, and trains adapters."""
+"""The lora-server of one engine: loads adapters into the engine, reports the engine's state, and trains adapters."""

@@ -38,7 +38,11 @@ def main() -> int:
 
 
 async def run(settings: Settings, spans: "Spans | None" = None) -> None:
-    """Serves until SIGINT or SIGTERM; then notifies the gateways, ends their watches and drains the engine."""
+    """Serves until SIGINT or SIGTERM; then moves adapters to other engines, reports the engine as DOWN to the gateways,
+    lets requests finish and stops the engine if it was started here.
+
+    Raises ValueError or OSError if the settings cannot be used.
+    """
     engine_bootstrap.require_engine(settings)
     settings = engine_bootstrap.with_held(engine_bootstrap.with_context_window(settings))
     command = engine_bootstrap.command_for(settings, os.environ)

@@ -24,7 +24,7 @@ from pointsman_lora_server.store import ArtifactStore
 
 @dataclass(frozen=True, slots=True)
 class AdapterParts:
-    """The service and the reconciler, which manage adapter versions."""
+    """The objects of adapter management that the rest of the server uses."""
 
     service: AdapterService
     reconciler: Reconciler
@@ -56,7 +56,9 @@ def build_adapters(
     placement = PlacementPlanner(registry, f"{settings.engine_name} ({settings.public_url})")
 
     async def ensure_verified(version: AdapterVersion) -> None:
-        """Loads the version here even if it is placed on other engines: this process has the reference."""
+        """Loads and compares the version on this engine, since this process has its reference, then waits until the
+        engines on which it is placed hold it.
+        """
         await loader.ensure_verified(version)
         await placement.wait_until_warm(version.version, lambda: reconciler.desired)
 

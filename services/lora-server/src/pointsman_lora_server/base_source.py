@@ -1,7 +1,7 @@
-"""Prepares a model of the user's own as the base model, in the engine's environment: `python -m ...base_source FOLDER`.
+"""Checks a model of the user's own as the base model: `python -m pointsman_lora_server.base_source FOLDER`.
 
-With `--hub NAME` it is downloaded into the folder first. The last line of the output is JSON with what the engine and
-the gateway need to know of it.
+Runs in the engine's environment. With `--hub NAME` the model is downloaded into the folder first. The last line of the
+output is a JSON object: the properties that `inspect` returns, and `has_gpu`.
 """
 
 import argparse
@@ -23,9 +23,10 @@ KV_CACHE_BYTES = 2 * GIB
 
 
 def download(name: str, folder: Path) -> None:
-    """Downloads the missing files of a Hugging Face repository into the folder.
+    """Downloads the missing files of the Hugging Face repository `name` into the folder, and prints what it does.
 
-    Raises BaseModelError if there is no such repository, or it cannot be reached and the folder holds no model.
+    If the hub cannot be reached and the folder holds a config.json, the folder stays as it is. Raises BaseModelError if
+    there is no such repository, it needs a token, or the hub cannot be reached and the folder holds no config.json.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
@@ -52,8 +53,11 @@ def download(name: str, folder: Path) -> None:
 
 
 def inspect(folder: Path) -> dict[str, Any]:
-    """Returns facts about the model: `context_window` (tokens), `weight_bytes`, `layers` (the number of linear layers),
-    `has_chat_template` and `architecture`. Raises BaseModelError if it cannot be served.
+    """Returns properties of the model: `context_window` (tokens), `weight_bytes`, `layers` (the number of linear
+    layers), `has_chat_template` and `architecture`.
+
+    Raises BaseModelError if the folder is not a complete model in Hugging Face's format with safetensors, a tokenizer,
+    a known context window and linear layers.
     """
     if not folder.is_dir():
         raise BaseModelError(f"there is no folder {folder}")
@@ -94,7 +98,10 @@ def _check_shards(folder: Path, weights: Sequence[Path]) -> None:
 
 
 def check_fit(weight_bytes: int, gpu_bytes: int, free_bytes: int) -> None:
-    """Raises BaseModelError if the weights and a KV cache do not fit into the GPUs' memory, or else the machine's."""
+    """Raises BaseModelError unless the weights and the KV cache (`KV_CACHE_BYTES`) fit into the free memory.
+
+    That is `gpu_bytes`, the memory of the GPUs, or `free_bytes`, the machine's, if `gpu_bytes` is 0.
+    """
     available, where = (gpu_bytes, "its GPUs have") if gpu_bytes else (free_bytes, "it has")
     if weight_bytes + KV_CACHE_BYTES > available:
         raise BaseModelError(
@@ -105,7 +112,7 @@ def check_fit(weight_bytes: int, gpu_bytes: int, free_bytes: int) -> None:
 
 
 def gpu_memory() -> int:
-    """Returns the free memory of all GPUs together in bytes; 0 without one."""
+    """Returns the free memory of all NVIDIA GPUs together in bytes; 0 if there is none."""
     program = ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
     try:
         lines = subprocess.run(program, capture_output=True, text=True, timeout=20, check=True).stdout.split()

@@ -46,10 +46,11 @@ from pointsman_lora_server.store import ArtifactStore
 log = logging.getLogger(__name__)
 
 REDIS_TIMEOUT_SECONDS = 0.5
-"""Limit of a call to Redis: no request waits for one here, and an engine beside it may use every core."""
+"""Time limit of a call to Redis. It is long because the engine may keep every core busy, and no request of a gateway
+waits for such a call."""
 HAND_OVER_SECONDS = 10.0
-"""How long other engines get to load what is placed on an engine that shuts down. Without placements it takes no
-time."""
+"""How long an engine that shuts down waits until other engines have loaded the versions that are placed on it. Without
+such versions it does not wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,17 +64,20 @@ class App:
     engine_state: EngineStateStore
     metrics_registry: CollectorRegistry
     is_ready: Callable[[], bool]
-    """Returns whether the engine answers and holds every adapter that it should hold."""
+    """Returns whether the engine is READY and has loaded the versions that it should hold, as far as possible (see
+    `Reconciler.is_settled`)."""
     start_shutdown: Callable[[], Awaitable[None]]
-    """Moves the adapters that are placed on this engine to other engines, then reports the engine as DOWN to all
-    watchers.
-    """
+    """Waits until other engines have loaded what is placed on this one (`HAND_OVER_SECONDS` at most), then reports the
+    engine as DOWN to all watchers."""
     end_watches: Callable[[], None]
     """Ends the streams of engine states and training events, which never end by themselves."""
 
 
 def token_gate(settings: Settings) -> TokenGate | None:
-    """Returns what authenticates calls by token, None if no tokens are set; raises TokenFileError."""
+    """Returns the gate that authenticates gRPC calls by the tokens in the file `settings.tokens`; None without a file.
+
+    Raises TokenFileError if the file cannot be used.
+    """
     return open_token_gate(settings.tokens, servicers.METHOD_ROLES, settings.listen, "POINTSMAN_LORA_TOKENS")
 
 
@@ -81,10 +85,11 @@ def token_gate(settings: Settings) -> TokenGate | None:
 async def build_app(
     settings: Settings, command: EngineCommand | None, smoke_test: SmokeTest | None = None
 ) -> AsyncIterator[App]:
-    """Builds everything but the servers, and starts or attaches to the engine for the time of the block.
+    """Builds everything but the servers. For the time of the block, runs the engine with `command`, or attaches to a
+    running one if that is None.
 
-    `smoke_test` replaces the one that the settings choose. Raises OSError if the base model does not exist, ValueError
-    for an invalid store.
+    `smoke_test` replaces the one that the settings choose. Raises OSError if the base model does not exist, and
+    ValueError for an invalid store.
     """
     if smoke_test is None:
         async with _smoke_test(settings) as smoke_test, build_app(settings, command, smoke_test) as app:
@@ -154,7 +159,7 @@ async def build_app(
 def _apply_limits(
     settings: Settings, facts: EngineFacts, slots: AdapterSlots, store: ArtifactStore, metrics: LoraServerMetrics
 ) -> str:
-    """Applies the limits of the attached engine. Returns the settings that exceed them, for the status."""
+    """Applies the limits that the attached engine reports. Returns what `limits_note` returns."""
     slots.capacity = adapter_limit(settings, facts)
     store.max_rank = min(settings.max_lora_rank, facts.max_lora_rank or settings.max_lora_rank)
     metrics.set_info(settings.engine_name, slots.capacity, facts.max_loras or settings.max_loras, store.max_rank)
@@ -170,7 +175,7 @@ async def _serving(
     engine_state: EngineStateStore,
     metrics: LoraServerMetrics,
 ) -> AsyncIterator[App]:
-    """Runs the queue of training jobs and creates the servicers."""
+    """Runs the queue of training jobs during the block, and yields the app with the servicers."""
     identity = EngineIdentity(
         settings.engine_name,
         settings.served_model_name,

@@ -34,18 +34,22 @@ from pointsman_lora_server.settings import Settings
 log = logging.getLogger(__name__)
 
 NO_PARSER = ("auto", "off")
-"""Values of the setting for the tool-call parser that name no parser."""
+"""Values of `Settings.tool_call_parser` that name no parser."""
 
 
 class EngineMonitor(Protocol):
-    """Watches the engine while it is used, reports its status, and restarts it if it fails or is corrupted."""
+    """Interface for monitoring the engine; `Supervisor` and `Attachment` implement it.
+
+    `run` publishes the engine's status until it is cancelled. `restart` takes the engine out of use at once because it
+    is corrupted.
+    """
 
     async def run(self) -> None: ...
     def restart(self, reason: str) -> None: ...
 
 
 def require_engine(settings: Settings) -> None:
-    """Raises OSError if vLLM's environment is needed, to start the engine or for smoke tests, and has no Python."""
+    """Raises FileNotFoundError if `engine_python` does not exist but is needed, for the engine or for smoke tests."""
     if settings.is_attached and settings.smoke_test == "off":
         return
     if not settings.engine_python.is_file():
@@ -55,9 +59,10 @@ def require_engine(settings: Settings) -> None:
 
 
 def with_context_window(settings: Settings) -> Settings:
-    """Returns the settings with MAX_MODEL_LEN from the base model's config.json if it is 0.
+    """Returns the settings; if `max_model_len` is 0, with the context window in tokens from the base model's
+    config.json.
 
-    Raises ValueError if the file does not state it, and for an attached engine, whose model is elsewhere.
+    Raises ValueError if it is 0 and the file states no context window, or the engine is an attached one.
     """
     if settings.max_model_len:
         return settings
@@ -72,7 +77,8 @@ def with_context_window(settings: Settings) -> Settings:
 
 
 def with_held(settings: Settings) -> Settings:
-    """Returns the settings with the number of versions that the engine holds, derived from the free memory if unset.
+    """Returns the settings; if `held` is unset and the engine is started here, with a number derived from the machine's
+    free memory (`machine.default_held`).
 
     Raises OSError if the base model does not exist.
     """
@@ -87,9 +93,9 @@ def with_held(settings: Settings) -> Settings:
 def adapter_limit(settings: Settings, facts: EngineFacts | None = None) -> int:
     """Returns how many versions the engine may hold.
 
-    An attached engine with our middleware (the guard) reports its own limit in `facts`. Without it, and if HELD is
-    unset, the limit is the number of adapters in one batch, because every engine holds at least as many. Raises
-    ValueError if the settings of an engine that is started here lack the number (`with_held`).
+    For an engine that is started here this is `settings.held`; raises ValueError if that is unset (see `with_held`).
+    For an attached engine it is the lower one of `settings.held` (unset: `MAX_DEFAULT_HELD`) and the engine's own limit
+    in `facts`. If neither is known, it is the number of adapters in one batch, because every engine holds as many.
     """
     if not settings.is_attached:
         if settings.held is None:
@@ -102,7 +108,7 @@ def adapter_limit(settings: Settings, facts: EngineFacts | None = None) -> int:
 
 
 def limits_note(settings: Settings, facts: EngineFacts) -> str:
-    """Returns a text that names the settings above the attached engine's limits, with both values; empty if none is."""
+    """Returns a text that names each setting above the attached engine's limit, with both values; empty if none is."""
     limits = (
         ("HELD", settings.held, facts.held, "--max-cpu-loras, without --lora-modules"),
         ("MAX_LORA_RANK", settings.max_lora_rank, facts.max_lora_rank, "--max-lora-rank"),
@@ -116,10 +122,9 @@ def limits_note(settings: Settings, facts: EngineFacts) -> str:
 
 
 def command_for(settings: Settings, environment: Mapping[str, str]) -> EngineCommand | None:
-    """Returns the command that starts the engine on this machine; None if the lora-server attaches to a running
-    engine.
+    """Returns the command that starts the engine on this machine; None if the engine is an attached one.
 
-    Raises OSError if its Python does not exist, ValueError for engine arguments that the lora-server must control.
+    Raises as `require_engine`, `adapter_limit` and `build_command` do.
     """
     require_engine(settings)
     if settings.is_attached:
@@ -145,8 +150,10 @@ def command_for(settings: Settings, environment: Mapping[str, str]) -> EngineCom
 async def open_engine(
     settings: Settings, command: EngineCommand | None, secret: GuardSecret
 ) -> AsyncIterator[VllmClient]:
-    """Opens the client of the engine: with `command`, of one that is started here, whose secret is `secret`; else of
-    the attached one.
+    """Yields a client of the engine; the client is closed after the block.
+
+    With `command` it is a client of the engine that is started here, whose guard expects `secret`, else of the attached
+    engine.
     """
     if command:
         api_key, url = command.environment.get("VLLM_API_KEY", ""), f"http://{settings.engine_listen}"
@@ -173,7 +180,7 @@ def create_runner(
     probe: Probe,
     apply_limits: Callable[[EngineFacts], str],
 ) -> EngineMonitor:
-    """Returns the supervisor of an engine that is started here, or else the watcher of an attached one."""
+    """Returns a `Supervisor` for an engine that is started here with `command`, or an `Attachment` if that is None."""
     if command:
         return Supervisor(
             next_command=with_secrets(command, secret),
@@ -197,7 +204,10 @@ def create_runner(
 
 
 def path_at_engine(store: Path, store_at_engine: str, folder: Path) -> str:
-    """Returns the path at which the engine sees a folder of the store: below `store_at_engine`; empty: the same."""
+    """Returns the path at which the engine sees `folder`, which is below `store` here.
+
+    That is the same path below `store_at_engine`, or `folder` itself if `store_at_engine` is empty.
+    """
     if not store_at_engine:
         return str(folder)
     return str(PurePosixPath(store_at_engine) / folder.relative_to(store))

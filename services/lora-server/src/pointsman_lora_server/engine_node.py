@@ -1,7 +1,7 @@
-"""Runs the share of an engine on one of its further nodes: `python -m pointsman_lora_server.engine_node`.
+"""Runs the workers of an engine that spans several nodes: `python -m pointsman_lora_server.engine_node`.
 
-An engine over several nodes has its lora-server on the first, which starts vLLM there and manages the adapters. On each
-other node this program becomes vLLM's workers, with the same settings, which read adapters from the same folders.
+The lora-server runs on the engine's first node, where it starts vLLM and manages the adapters. On each other node this
+program runs, with the same settings, and becomes vLLM's workers, which read adapters from the same folders.
 """
 
 import os
@@ -20,7 +20,7 @@ _WORKERS = ("-m", "vllm.entrypoints.cli.main", "serve")
 
 
 def main() -> None:
-    """Replaces this process by vLLM."""
+    """Replaces this process by vLLM's workers; exits with a message if the settings are not valid."""
     try:
         require_known_settings("POINTSMAN_LORA_", Settings.model_fields, os.environ, {"POINTSMAN_LORA_SERVER"})
         settings = Settings()
@@ -34,7 +34,8 @@ def main() -> None:
 def node_command(settings: Settings) -> EngineCommand:
     """Returns the command of vLLM's workers on this node.
 
-    Raises ValueError if the settings do not determine it on all nodes alike, OSError if vLLM's Python does not exist.
+    Raises ValueError if HELD is not set, which each node would otherwise derive from its own memory, or if the engine
+    is an attached one. Raises as `engine_bootstrap.with_context_window` and `command_for` do.
     """
     if settings.held is None:
         raise ValueError("set POINTSMAN_LORA_HELD: all nodes of an engine hold the same number of adapters")
@@ -45,8 +46,9 @@ def node_command(settings: Settings) -> EngineCommand:
 
 
 def headless(arguments: tuple[str, ...]) -> tuple[str, ...]:
-    """Returns the arguments that start vLLM without its API server, from those that start it with one; raises
-    ValueError for any others.
+    """Converts the arguments that start vLLM's API server to those that start its workers alone.
+
+    Raises ValueError if `arguments` are no such command.
     """
     python, *server, model_option, model = arguments[:5]
     if (*server, model_option) != (*_SERVER, "--model"):

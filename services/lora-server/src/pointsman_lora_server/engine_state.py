@@ -1,4 +1,4 @@
-"""Stores the latest known state of the engine, shared by all parts of this process; watchers are told each change."""
+"""Stores the latest known state of the engine for all parts of this process, and yields its changes to watchers."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -14,12 +14,12 @@ _EMPTY: frozenset[str] = frozenset()
 
 
 class EngineStateStore:
-    """Holds the engine's state and keeps two invariants, whoever changes it. An engine that is not READY holds nothing,
+    """Holds the engine's state and keeps two invariants: an engine that is not READY holds, loads and drains nothing,
     and a resident version is not listed as loading or draining.
     """
 
     def __init__(self, heartbeat: float = 5.0) -> None:
-        """Takes in `heartbeat` the seconds after which watchers get an unchanged state again; the API promises 10."""
+        """Takes `heartbeat`, the seconds after which watchers get an unchanged state again; the API promises 10."""
         self._heartbeat = heartbeat
         self._state = EngineState()
         self._log = ChangeLog(self._state.sequence)
@@ -37,11 +37,14 @@ class EngineStateStore:
         return self._closed
 
     def update(self, **changes: Any) -> None:
-        """Sets fields of `EngineState`. Watchers are not notified if nothing changes."""
+        """Sets the named fields of the `EngineState`, then restores the class's invariants.
+
+        Watchers are not notified if nothing changes. After `start_shutdown`, the status stays DOWN.
+        """
         self._update(_EMPTY, changes)
 
     def _update(self, changed_names: frozenset[str] | None, changes: Mapping[str, Any]) -> None:
-        """Changes fields of the state; `changed_names` are the aliases and ready versions that differ."""
+        """Does the work of `update`; `changed_names` are the aliases and ready versions that differ (None: any may)."""
         before, changed = self._state, replace(self._state, **changes)
         if self._shutting_down:
             changed = replace(changed, status=EngineStatus.DOWN, detail=SHUTTING_DOWN)
@@ -67,7 +70,7 @@ class EngineStateStore:
     ) -> None:
         """Publishes where the aliases point, and which versions any engine may load (see `EngineState.ready`).
 
-        `changed` has the aliases and versions that differ from the last call's; None if everything may differ.
+        `changed` has the names of the aliases and versions that differ from those of the last call; None if any may.
         """
         self._update(changed, {"aliases": aliases, "ready": ready})
 
@@ -91,7 +94,7 @@ class EngineStateStore:
         self.update(draining=self._state.draining - {version})
 
     def pop_lost(self) -> frozenset[str]:
-        """Returns the versions that were resident when the engine went down, and forgets them."""
+        """Returns the versions that were resident when the engine went down since the last call, and forgets them."""
         lost, self._lost = self._lost, _EMPTY
         return lost
 
@@ -101,17 +104,22 @@ class EngineStateStore:
         self.update()
 
     def close(self) -> None:
-        """Ends all running calls of `watch`, so that their streams end."""
+        """Ends all calls of `watch` and `watch_changes`, and makes `wait_for_other_than` return at once."""
         self._closed = True
         self._notify()
 
     async def watch(self) -> AsyncIterator[EngineState]:
-        """Yields the current state, then the state after each change and heartbeat; quick changes may be combined."""
+        """Yields the current state, then the new state after each change, and the same again after each heartbeat.
+
+        Changes in quick succession may be combined. Ends after `close`.
+        """
         async for state, _ in self.watch_changes():
             yield state
 
     async def watch_changes(self) -> AsyncIterator[tuple[EngineState, frozenset[str] | None]]:
-        """Yields states as `watch`, each with the versions and aliases that changed; None if all may have."""
+        """Yields states as `watch` does, each with the names of the versions and aliases that have changed since the
+        state before; None if any may have changed, as for the first one.
+        """
         sequence = 0
         while not self._closed:
             changed, state = self._changed, self._state
@@ -122,7 +130,7 @@ class EngineStateStore:
                     await changed.wait()
 
     async def wait_for_other_than(self, known: EngineState, timeout_seconds: float) -> None:
-        """Waits until the engine's state differs from `known`, for `timeout_seconds` at most.
+        """Waits until the engine's state is another object than `known`, or for `timeout_seconds`.
 
         Returns at once after `close`.
         """

@@ -1,9 +1,9 @@
 """Copies a model from a hub or a bucket: `python -m pointsman_lora_server.fetch_model URL FOLDER`.
 
-FOLDER is the model's own. URL is hf://ORGANISATION/MODEL@REVISION (in an environment with huggingface_hub), or one of
-fsspec's, as s3://BUCKET/FOLDER (with s3fs). Runs as a Kubernetes Job before the engine starts. A complete folder is not
-fetched again, and an interrupted download goes on. Of other models next to FOLDER, only the one that was completed last
-is kept, because engines may still run with it.
+FOLDER must hold no other model. URL is hf://ORGANISATION/MODEL@REVISION (in an environment with huggingface_hub), or a
+URL of fsspec, such as s3://BUCKET/FOLDER (with s3fs). Runs as a Kubernetes Job before the engine starts. A complete
+folder is not fetched again, and an interrupted download is continued. Of the other models that were fetched into
+folders next to FOLDER, only the one that was completed last is kept, because engines may still run with it.
 """
 
 import shutil
@@ -19,10 +19,10 @@ from pointsman_lora_server.model_folder import PATTERNS, UNNEEDED
 MARKER = ".source"
 """The file that contains the URL. It is written last, so a folder with this file is complete."""
 _STARTED = ".fetching"
-"""The file that contains the URL from the first byte on."""
+"""The file that contains the URL from the start of the download on."""
 
 HubDownload = Callable[[str, str | None, Path], None]
-"""Downloads the missing files of a repository, at a revision, into a folder."""
+"""Downloads the missing files of a Hugging Face repository, at a revision (None: the latest), into a folder."""
 
 
 class FetchError(Exception):
@@ -38,10 +38,11 @@ def download_from_hub(repository: str, revision: str | None, folder: Path) -> No
 
 
 def fetch(url: str, folder: Path, hub_download: HubDownload = download_from_hub) -> bool:
-    """Fetches the model, and returns whether a download was necessary; a download first deletes models that were
-    fetched next to `folder`, except the one that was completed last.
+    """Fetches the model at `url` into `folder`; returns False if it is there already, else True.
 
-    Raises FetchError, also if the folder holds another model.
+    Before a download, deletes the models that were fetched into folders next to `folder`, except the one that was
+    completed last. Raises FetchError if the download fails, the result has no config.json, or the folder holds another
+    model.
     """
     if _text_of(folder / MARKER) == url:
         return False
@@ -67,7 +68,7 @@ def fetch(url: str, folder: Path, hub_download: HubDownload = download_from_hub)
 
 
 def _copy_from_bucket(url: str, folder: Path) -> None:
-    """Copies the files that are missing or of another size."""
+    """Copies the files that are missing in `folder` or have another size there, without those of `UNNEEDED`."""
     files, path = fsspec.core.url_to_fs(url)
     root = path.rstrip("/")
     if not files.isdir(root):

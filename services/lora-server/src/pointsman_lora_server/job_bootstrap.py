@@ -12,7 +12,9 @@ from pointsman_lora_server.training.methods import installed_methods
 
 
 def job_environment(settings: Settings) -> JobEnvironment:
-    """Returns the environment of training processes, without our settings: one contains Redis's password."""
+    """Returns what training jobs need from the settings. The environment variables for their processes are this
+    process's own without `POINTSMAN_*`, which contain secrets.
+    """
     return JobEnvironment(
         folder=settings.jobs,
         python=settings.engine_python,
@@ -25,7 +27,7 @@ def job_environment(settings: Settings) -> JobEnvironment:
 
 
 def job_callbacks(service: AdapterService, store: ArtifactStore) -> tuple[RegisterAdapter, FindVersion]:
-    """Returns two functions for training jobs: one that registers the result, one that finds the parent version."""
+    """Returns two functions for training jobs: one registers the result, one fetches the folder of a parent version."""
 
     async def register(trained: TrainedAdapter) -> str:
         report = await service.register(

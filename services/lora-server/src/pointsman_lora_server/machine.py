@@ -1,4 +1,4 @@
-"""The machine: its free memory, how many adapter versions the engine may hold in it by default, and its processor."""
+"""Properties of this machine: its free memory, how many adapter versions fit into it, its processor and its GPU."""
 
 import os
 from pathlib import Path
@@ -6,7 +6,8 @@ from pathlib import Path
 HELD_MEMORY_SHARE = 0.25
 """Share of the free memory for adapters. The rest is for the base model, the KV cache, smoke tests and training."""
 MAX_DEFAULT_HELD = 512
-"""More must be set explicitly: a start of the engine loads every version that an alias points to."""
+"""The largest number of held versions unless the settings say more: the engine loads each alias's version at its
+start."""
 
 
 def free_memory() -> int:
@@ -25,15 +26,17 @@ def free_memory() -> int:
 
 
 def default_held(adapter_bytes: int, max_loras: int, free_bytes: int) -> int:
-    """Returns how many versions of `adapter_bytes` each the engine holds if the settings do not say. At least
-    `max_loras`, since every adapter of a batch is also held.
+    """Returns how many versions the engine holds if the settings do not say.
+
+    As many of `adapter_bytes` each as fit into `HELD_MEMORY_SHARE` of `free_bytes`, at most `MAX_DEFAULT_HELD`, and at
+    least `max_loras`, since every adapter of a batch is also held.
     """
     fitting = int(HELD_MEMORY_SHARE * free_bytes) // adapter_bytes
     return max(max_loras, min(fitting, MAX_DEFAULT_HELD))
 
 
 def cpu_flags() -> frozenset[str]:
-    """Returns the instruction sets that /proc/cpuinfo lists; empty on systems without it."""
+    """Returns the flags that /proc/cpuinfo lists for the first core, such as "avx2"; empty on systems without it."""
     info = Path("/proc/cpuinfo")
     for line in info.read_text().splitlines() if info.exists() else ():
         name, _, flags = line.partition(":")

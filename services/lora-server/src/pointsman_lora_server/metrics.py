@@ -25,19 +25,19 @@ GEN_AI_BUCKETS = (.01, .02, .04, .08, .16, .32, .64, 1.28, 2.56, 5.12, 10.24, 20
 """Seconds; recommended by OpenTelemetry's conventions for generative AI (semantic-conventions v1.41.0)."""
 
 ANY_ADAPTER = "other"
-"""The label value for every adapter: there may be any number of them, and label values must be bounded."""
+"""The label value of `observe_completion` for every adapter: label values must be bounded, and adapters are not."""
 
 LOAD_RESULTS = ("loaded", "refused", "no_slot", "failed")
 LOAD_REQUEST_RESULTS = ("resident", "joined", "loaded", "failed")
 VALIDATION_RESULTS = ("ready", "failed", "interrupted")
 EVICTION_REASONS = ("room", "retired")
 LOAD_STEPS = ("fetch", "turn", "room", "engine", "trial", "probe", "comparison")
-"""In their order: from the store with the check of its hash, waiting for other loads, evicting another version, reading
-the weights into the engine, the first answer, the base model's health, the comparison with PEFT."""
+"""The steps of a load in their order: reading from the store and checking the hash, waiting for other loads, evicting
+another version, reading the weights into the engine, the first answer, probing the base model, comparing with PEFT."""
 
 
 class LoraServerMetrics:
-    """The counters and histograms that the other modules report to."""
+    """The metrics that other modules report to, in their own `registry`."""
 
     def __init__(self, base_model: str) -> None:
         """Creates the metrics; `base_model` is the name under which the engine serves the base model."""
@@ -125,7 +125,7 @@ class LoraServerMetrics:
 
     @contextmanager
     def time_load_step(self, step: str) -> Iterator[None]:
-        """Records how long the block takes, as one of LOAD_STEPS."""
+        """Records how many seconds the block takes, also if it fails; `step` is one of LOAD_STEPS."""
         started = time.perf_counter()
         try:
             yield
@@ -159,7 +159,7 @@ class LoraServerMetrics:
         self._load_steps.labels("room").observe(seconds)
 
     def set_in_use(self, adapters: int) -> None:
-        """Sets how many of the held adapters requests were using when the engine was asked last."""
+        """Sets how many adapters were in use by requests when the engine was last asked."""
         self._in_use.set(adapters)
 
     def count_canary_rollback(self) -> None:
@@ -179,7 +179,11 @@ class LoraServerMetrics:
 
 
 class VersionStateCollector(Collector):
-    """Computes gauges of the engine and of the versions at each scrape. Labels are states, never version names."""
+    """Exports gauges and counters of the engine and of the adapter versions, computed at each scrape.
+
+    The counter of version transitions is the exception: `count_transitions` advances it, and must be called after each
+    change. Labels are states, never version names.
+    """
 
     def __init__(
         self,
@@ -189,7 +193,12 @@ class VersionStateCollector(Collector):
         batch_slots: int,
         registry: CollectorRegistry,
     ) -> None:
-        """Takes functions that return immutable values, since the scrape's thread calls them."""
+        """Registers the collector with `registry`.
+
+        `desired` and `engine` return the current states, and `slots` the number of adapters that the engine can hold.
+        They are called in the scrape's thread, so they must return immutable values. `batch_slots` is the number of
+        different adapters in one batch.
+        """
         self._desired = desired
         self._engine = engine
         self._slots = slots
@@ -197,12 +206,16 @@ class VersionStateCollector(Collector):
         self._seen: DesiredState | None = None
         self._held: frozenset[str] = frozenset()
         self._states: dict[str, VersionState] = {}
-        """As of the last call of `count_transitions`, like the two above."""
+        """The state of each version at the last call of `count_transitions`; `_seen` and `_held` are of that time too.
+        """
         self._transitions: collections.Counter[VersionState] = collections.Counter()
         registry.register(self)
 
     def count_transitions(self) -> None:
-        """Counts the states that versions have entered since the last call; states in between are missed."""
+        """Counts one transition for each version whose state differs from that at the last call.
+
+        The first call counts nothing. States that a version entered and left between two calls are missed.
+        """
         desired, engine = self._desired(), self._engine()
         changed = None if self._seen is None else desired.changed_since(self._seen)
         held = engine.resident | engine.loading | engine.draining
@@ -217,7 +230,7 @@ class VersionStateCollector(Collector):
         self._seen, self._held = desired, held
 
     def describe(self) -> Iterable[Metric]:
-        """Describes no metrics, so that the registry does not call `collect` before the server has started."""
+        """Returns no descriptions; without this method the registry would call `collect` before the server starts."""
         return []
 
     def collect(self) -> Iterable[Metric]:

@@ -1,4 +1,4 @@
-"""What a base model's folder in Hugging Face's format holds: the files that are needed, and its context window."""
+"""Reads a base model's folder in Hugging Face's format: which files are needed, and the context window."""
 
 import json
 from collections.abc import Mapping
@@ -11,11 +11,11 @@ PATTERNS = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
 """Files of a repository that are needed; others hold the same weights again, in other formats."""
 UNNEEDED = ("original/*", "consolidated*", "onnx/*")
 CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
-"""Names by which architectures state the context window in config.json."""
+"""The keys in config.json by which architectures state the context window, in the order in which they are tried."""
 
 
 def read_json(file: Path) -> Mapping[str, Any]:
-    """Returns the object in a JSON file; raises BaseModelError if there is none."""
+    """Returns the object in a JSON file; raises BaseModelError if the file cannot be read or holds no object."""
     try:
         content = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError) as error:
@@ -26,7 +26,10 @@ def read_json(file: Path) -> Mapping[str, Any]:
 
 
 def read_context_window(folder: Path) -> int:
-    """Returns the context window in tokens that the folder's config.json states; raises BaseModelError if none."""
+    """Returns the context window in tokens that the folder's config.json states, by one of `CONTEXT_KEYS`.
+
+    Raises BaseModelError if it states none, or cannot be read.
+    """
     config = read_json(folder / "config.json")
     text = config.get("text_config")  # of models that read images too
     for part in (config, text if isinstance(text, Mapping) else {}):

@@ -171,7 +171,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _check_attached(self) -> "Settings":
-        """Rejects settings that have no effect with an engine of this kind, because they are most likely a mistake."""
+        """Raises ValueError for settings that have no effect with an engine of this kind (attached or started here)."""
         if self.is_attached:
             given = {"engine_args": self.engine_args}
             reason = "is for an engine that is started here; give it to the engine at POINTSMAN_LORA_ENGINE_URL"
@@ -198,7 +198,7 @@ class Settings(BaseSettings):
 
     @property
     def local_store(self) -> Path:
-        """Returns the folder from which the engine reads adapters."""
+        """Returns the folder on this machine with the adapters: `store`, or `store_cache` if `store` is a URL."""
         return self.store_cache if "://" in self.store else Path(self.store)
 
 

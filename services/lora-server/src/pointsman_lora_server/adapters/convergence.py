@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class EngineConvergence:
-    """Loads and unloads versions until the engine holds what it should; a load that fails is repeated later."""
+    """Loads and unloads versions so that the engine holds those that it should; `converge` is called repeatedly."""
 
     def __init__(
         self,
@@ -36,16 +36,16 @@ class EngineConvergence:
 
     @property
     def is_settled(self) -> bool:
-        """See `Reconciler.is_settled`."""
+        """Returns whether the engine is READY and `converge` has run since its last start, after Redis was read."""
         state = self._engine_state.state
         return state.status is EngineStatus.READY and state.life == self._settled_life
 
     async def converge(self, desired: DesiredState, has_read: bool) -> None:
         """Unloads versions that must not serve, then loads those that are needed or were held before a restart.
 
-        Does nothing unless the engine is READY. A load that fails is recorded and repeated later.
-
-        Without `has_read` nothing was read from Redis yet, and what the engine holds stays.
+        Does nothing unless the engine is READY. `has_read` says whether `desired` was read from Redis; until it was,
+        versions that this process does not know stay in the engine. A load that fails is recorded, and tried again by a
+        later call. Raises as `AdapterLoader.sync_with_engine` does.
         """
         state = self._engine_state.state
         if state.status is not EngineStatus.READY:
@@ -64,7 +64,7 @@ class EngineConvergence:
             self._settled_life = state.life
 
     def unload_not_ready(self, desired: DesiredState) -> None:
-        """Unloads versions that are not READY. One that Redis does not know stays: deleted ones were retired before."""
+        """Starts to unload the resident versions that are not READY. Versions that `desired` does not have stay."""
         for name in self._engine_state.state.resident:
             record = desired.phases.get(name)
             if record is not None and record.phase is not Phase.READY:
@@ -82,7 +82,10 @@ class EngineConvergence:
                 return  # there is no room for versions of lower priority either
 
     async def _load_one(self, name: str, desired: DesiredState) -> bool:
-        """Loads a version if it is due; False if there is no room. An error is recorded and the load retried later."""
+        """Loads a version unless it is resident, rejected, or failed too recently; records a failure.
+
+        Returns False if there is no room for it, so that versions of lower priority need not be tried.
+        """
         if name in self._engine_state.state.resident:
             self._lost.discard(name)
             return True
@@ -97,8 +100,8 @@ class EngineConvergence:
         return loaded or name in desired.pins
 
     async def _load(self, name: str, desired: DesiredState) -> bool:
-        """Loads a version; False if that would evict a version that is needed more. A version that an alias is about to
-        move to is loaded in any case, because someone waits for it.
+        """Loads a version; returns False if that would evict a version that is needed more. A version that an alias is
+        about to be moved to is loaded as for a request (`AdapterLoader.ensure_loaded`), because a caller waits for it.
         """
         version = desired.versions[name]
         if name not in desired.upcoming:
@@ -107,7 +110,9 @@ class EngineConvergence:
         return True
 
     async def _update_placement(self, desired: DesiredState) -> None:
-        """Reads which engines have joined or left, and unloads versions that other engines now hold instead."""
+        """Reads from Redis what all engines hold, and unloads versions that are placed on other engines, which hold
+        them.
+        """
         await self._placement.refresh()
         self._loader.set_placed(self._placement.placed_here(desired))
         for name in self._placement.releasable(desired, self._engine_state.state.resident):

@@ -1,4 +1,4 @@
-"""The steps of one load: into the engine, the trial, the comparison with PEFT."""
+"""Steps of one load that call the engine: reading the weights, the trial, the comparison with PEFT."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from pointsman_lora_server.metrics import LoraServerMetrics
 
 
 class LoadSequence:
-    """The steps of one load in their order: reading the weights, a trial if one is needed, the comparison with PEFT."""
+    """Runs the steps of one load that call the engine: first `load`, then a trial by `trials`, then `verify`."""
 
     def __init__(self, engine: VllmClient, warm_up: WarmUp, trials: Trials, metrics: LoraServerMetrics) -> None:
         self.trials = trials
@@ -20,9 +20,10 @@ class LoadSequence:
         self._metrics = metrics
 
     async def load(self, version: str, folder: Path) -> None:
-        """Has the engine read a version's weights; raises as `VllmClient.load` does.
+        """Makes the engine read a version's weights from `folder`.
 
-        If the engine rejects them, the base model is checked, and a corrupted engine is restarted.
+        Raises as `VllmClient.load` does. If the engine rejects the weights, `Trials.check_engine` is called first, and
+        its Unavailable is raised instead if the engine does not answer.
         """
         try:
             with self._metrics.time_load_step("engine"):
@@ -32,10 +33,7 @@ class LoadSequence:
             raise
 
     async def verify(self, version: str) -> None:
-        """Compares the version's answers with its reference, if there is one, and records the time that it takes.
-
-        Raises as `WarmUp.verify` does.
-        """
+        """Compares the version's answers with its reference, if there is one. Raises as `WarmUp.verify` does."""
         if self._warm_up.has_reference(version):
             with self._metrics.time_load_step("comparison"):
                 await self._warm_up.verify(version)

@@ -1,4 +1,4 @@
-"""Loads adapter versions into the running engine on demand, one at a time, and unloads those that must not serve."""
+"""Loads adapter versions into the running engine, and unloads those that must not serve."""
 
 import asyncio
 import logging
@@ -19,17 +19,17 @@ from pointsman_lora_server.metrics import LoraServerMetrics
 log = logging.getLogger(__name__)
 
 MAX_WAIT_SECONDS = 30.0
-"""How long a load waits for its turn and for a slot."""
+"""How long a load may wait for its turns and for a slot, counted from its start."""
 
 
 class ArtifactFetcher(Protocol):
-    """The part of the artifact store that loading uses."""
+    """Interface for getting the folder of a stored version; `ArtifactStore` implements it."""
 
     def fetch(self, version: AdapterVersion) -> Path: ...
 
 
 class PhaseStore(Protocol):
-    """The part of the registry that loading uses: it records a version's phase."""
+    """Interface for recording the phase of a version; `AdapterRegistry` implements it."""
 
     async def set_phase(
         self, version: str, phase: Phase, *, expected: Phase | None = None, error_code: str = "", error: str = ""
@@ -39,9 +39,8 @@ class PhaseStore(Protocol):
 class AdapterLoader:
     """Loads versions; concurrent requests for one version share one load (single-flight).
 
-    Loads of different versions take turns at making room and reading weights, which takes one step of the engine.
-    Versions that have not answered yet are tried afterwards, in groups; one that is only read again does not wait for
-    them.
+    Loads of different versions take turns at making room and reading weights. After that, a version that has not
+    answered since the engine's last start is tried out (see `Trials`), together with others that wait for the same.
     """
 
     def __init__(
@@ -69,8 +68,9 @@ class AdapterLoader:
         self._alias_targets: Set[str] = frozenset()
 
     def set_targets(self, pinned: frozenset[str], alias_targets: Set[str]) -> None:
-        """Sets the versions that are never evicted (`pinned`) and those that aliases point to (`alias_targets`). If
-        only this engine rejects an alias's target, the version is not marked as failed for all engines.
+        """Sets the versions that are never evicted (`pinned`) and those that aliases or canaries point to.
+
+        One of the `alias_targets` that this engine rejects is not marked as FAILED for all engines.
         """
         self._slots.pinned, self._alias_targets = pinned, alias_targets
 
@@ -84,19 +84,21 @@ class AdapterLoader:
         return self._slots.capacity
 
     def rejection(self, version: str) -> InvalidArgument | None:
-        """Returns why this engine does not accept the version; None if it accepts the version."""
+        """Returns the error with which this engine has rejected the version; None if it has not rejected it."""
         return self._rejected.get(version)
 
     def clear_rejection(self, version: str) -> None:
-        """Forgets that this engine rejected the version, because it was registered again."""
+        """Allows loads of a version that this engine has rejected; to be called when it was registered again."""
         self._rejected.pop(version, None)
 
     async def ensure_loaded(self, version: AdapterVersion) -> None:
-        """Returns when the engine holds the version and has answered with it; it is then not evicted for a moment.
+        """Returns when the engine holds the version and has answered with it; the version is then reserved as
+        `AdapterSlots.reserve` says.
 
-        Raises Unavailable (the engine is not ready), ResourceExhausted (no slot in time), NotFound or
-        FailedPrecondition (missing or damaged in the store), InvalidArgument (the engine rejects it, it cannot answer,
-        or its answers differ from the reference).
+        Raises InvalidArgument if the engine rejects or has rejected the version, the version cannot answer, or its
+        answers differ from the reference; NotFound if the store lacks it; FailedPrecondition if it is damaged there or
+        the engine does not see its folder; ResourceExhausted if no slot is free in time; and Unavailable if the engine
+        or the store is not ready or the engine is restarted meanwhile.
         """
         name, result = version.version, "resident"
         try:
@@ -110,9 +112,9 @@ class AdapterLoader:
         self._metrics.count_load_request(result)
 
     async def ensure_verified(self, version: AdapterVersion) -> None:
-        """Loads the version if needed, and compares its answers with a reference that became known after the load.
+        """Loads the version if needed, and compares its answers with its reference if that has not been done yet.
 
-        Skips the comparison if the version is evicted meanwhile. Raises as `ensure_loaded` does.
+        If the version is evicted meanwhile, its next load compares. Raises as `ensure_loaded` does.
         """
         await self.ensure_loaded(version)
         try:
@@ -124,19 +126,24 @@ class AdapterLoader:
             raise
 
     async def preload(self, version: AdapterVersion) -> bool:
-        """Loads a version that nobody requested; returns False if that would evict a version that is needed more.
-        Raises as `ensure_loaded` does.
+        """Loads a version that nobody has requested. Returns False if there is no slot for it and
+        `AdapterSlots.try_make_room` makes none. Raises as `ensure_loaded` does.
         """
         return await asyncio.shield(self._load_once(version, make_room=False))
 
     def unload(self, version: str) -> None:
-        """Drains and unloads the version in the background, however long its last answers take."""
+        """Starts to unload the version in the background: gateways stop using it at once, and its weights are removed
+        when its last answer has ended, however long that takes.
+        """
         if version not in self._drains:
             self._drains[version] = _start_task(self._drains, version, self._drain(version))
 
     async def sync_with_engine(self, needed: Collection[str] = ()) -> None:
-        """Publishes as resident only what the engine still holds open, and unloads what it holds that is not known
-        here, except versions in `needed`. Does nothing during a load. Raises Unavailable if the engine is not ready.
+        """Asks the engine what it holds. Versions that it no longer holds, or no longer offers to new requests, cease
+        to be published as resident. Versions that this process does not know are unloaded, except those in `needed`.
+
+        Does nothing while a load makes room or reads weights. Raises Unavailable if the engine is not READY, and as
+        `VllmClient.list_adapters` does.
         """
         if self._lock.locked():
             return
@@ -207,8 +214,10 @@ class AdapterLoader:
         await self._sequence.load(name, folder)
 
     async def _try_out(self, version: AdapterVersion, life: int, deadline: float) -> None:
-        """Runs the version's trial, unless it has answered since the engine's start number `life`. Raises as
-        `Trials.run` does, and ResourceExhausted ("no_slot") at `deadline`.
+        """Runs the version's trial, unless it has answered since the engine's start number `life`.
+
+        Raises as `Trials.run` does, and ResourceExhausted ("no_slot") if its turn has not come at `deadline`, on the
+        clock of `time.monotonic`.
         """
         trials = self._sequence.trials
         if not trials.is_needed(version.version, life):
@@ -227,8 +236,9 @@ class AdapterLoader:
             raise Unavailable("the engine was restarted during the load", code="engine_not_ready", retry_after=5)
 
     async def _reject(self, name: str, error: InvalidArgument) -> None:
-        """Bans a version in this process because the engine rejected it. It is marked FAILED for every engine only if
-        no alias points to it, so one bad engine cannot take a serving adapter away from the others.
+        """Unloads a version that the engine rejected, and refuses its loads in this process from now on. It is marked
+        FAILED for all engines only if no alias points to it, so one bad engine cannot take a serving adapter away from
+        the others.
         """
         self._rejected[name] = error
         self.unload(name)

@@ -1,4 +1,4 @@
-"""Decides which engines hold which versions. Every lora-server computes the same result from the same data in Redis."""
+"""Computes which engines should hold which versions. From the same data in Redis, all lora-servers compute the same."""
 
 import asyncio
 import time
@@ -12,7 +12,7 @@ from pointsman_servicekit.errors import Unavailable
 from pointsman_lora_server.domain import DesiredState, FleetState, Placement
 
 KEEP_REQUESTED_SECONDS = 60.0
-"""How long a version that was requested here stays although it is placed elsewhere: the other engines may be
+"""How long after a request a version stays on this engine although it is placed elsewhere: the engines there may be
 failing."""
 MAX_WARM_SECONDS = 60.0
 """How long the engines on which a version is placed may take until all of them hold it."""
@@ -20,17 +20,17 @@ POLL_SECONDS = 0.1
 
 
 class FleetRegistry(Protocol):
-    """The part of the registry that placement uses."""
+    """Interface of the registry as far as placement needs it; `AdapterRegistry` implements it."""
 
     async def read_fleet(self) -> FleetState: ...
     async def announce_target(self, version: str, seconds: float) -> None: ...
 
 
 def engines_for(version: str, placement: Placement, engines: Collection[str]) -> frozenset[str]:
-    """Returns the engines that should hold the version, by rendezvous hashing (Thaler and Ravishankar, 1998).
+    """Returns the engines that should hold the version: as many as `placement.copies` says, or all if that is None.
 
-    These are all of them if the placement has no number of copies. If an engine leaves, only its versions move; an
-    engine that joins takes only the versions that now belong to it.
+    They are chosen by rendezvous hashing (Thaler and Ravishankar, 1998): if an engine leaves, only the versions that it
+    held move to others, and if one joins, only the versions that it should now hold move to it.
     """
     if placement.copies is None:
         return frozenset(engines)
@@ -43,39 +43,43 @@ def _weight(engine: str, version: str) -> tuple[bytes, str]:
 
 
 class PlacementPlanner:
-    """Decides what this engine should hold, from the state of all engines as last read from Redis."""
+    """Computes what this engine should hold, from the reports of all engines as last read from Redis (`refresh`)."""
 
     def __init__(self, registry: FleetRegistry, engine: str, clock: Callable[[], float] = time.monotonic) -> None:
-        """Takes in `engine` the name of this engine, unique among the engines of the base model."""
+        """Takes this engine's name, unique among the engines of its base model, and a monotonic clock in seconds."""
         self.engine = engine
         self.leaving = False
-        """Set before shutdown: the versions of this engine are then placed on other engines."""
+        """Set to True before shutdown: versions are then placed on the other engines only."""
         self._registry = registry
         self._clock = clock
         self._fleet = FleetState()
         self._requested_at: dict[str, float] = {}
 
     async def refresh(self) -> None:
-        """Reads from Redis which engines are up and what they hold; without Redis, the last known state is kept."""
+        """Reads from Redis which engines are up and what they hold; keeps the earlier data if Redis does not answer."""
         with suppress(Unavailable):
             self._fleet = await self._registry.read_fleet()
 
     def record_request(self, version: str) -> None:
-        """Records that a caller had the version loaded on this engine."""
+        """Records that a caller requested the version on this engine now, which `releasable` takes into account."""
         now = self._clock()
         self._requested_at = {name: at for name, at in self._requested_at.items() if now - at < KEEP_REQUESTED_SECONDS}
         self._requested_at[version] = now
 
     def placed_here(self, desired: DesiredState) -> frozenset[str]:
-        """Returns the versions that this engine should hold, of those that aliases point to or soon will."""
+        """Returns the versions that this engine should hold, of those that aliases or canaries point to, or are about
+        to be moved to (`DesiredState.upcoming`).
+        """
         now = time.time() * 1000
         targets = desired.alias_targets | {version for version, until in desired.upcoming.items() if until > now}
         return frozenset(version for version in targets if self.engine in self._engines_for(version, desired))
 
     def releasable(self, desired: DesiredState, resident: frozenset[str]) -> frozenset[str]:
-        """Returns the resident versions that are placed on other engines, all of which hold them already.
+        """Returns the resident versions that this engine may unload because other engines hold them instead.
 
-        Leaves out pinned versions and those requested here in the last `KEEP_REQUESTED_SECONDS`.
+        For each of them, an alias or a canary points to it, its placement has a number of copies, and it is not placed
+        on this engine but held by all engines on which it is placed. Leaves out pinned versions and those requested
+        here in the last `KEEP_REQUESTED_SECONDS`.
         """
         now, needed_here = self._clock(), self.placed_here(desired) | desired.pins
         requested = {name for name, at in self._requested_at.items() if now - at < KEEP_REQUESTED_SECONDS}
@@ -87,9 +91,10 @@ class PlacementPlanner:
         )
 
     async def wait_until_warm(self, version: str, desired: Callable[[], DesiredState]) -> None:
-        """Returns when all engines on which the version is placed hold it; at once if no number of copies is set.
+        """Announces the version to all lora-servers, and returns when the engines on which it is placed hold it.
 
-        Raises Unavailable ("not_warm") after `MAX_WARM_SECONDS`, and as `AdapterRegistry.announce_target` does.
+        Returns at once if the placement has no number of copies, or 0. Raises Unavailable ("not_warm") after
+        `MAX_WARM_SECONDS`, and as `AdapterRegistry.announce_target` does.
         """
         if not desired().placement_of(version).copies:
             return
@@ -110,7 +115,9 @@ class PlacementPlanner:
             await asyncio.sleep(POLL_SECONDS)
 
     async def wait_until_handed_over(self, desired: Callable[[], DesiredState], resident: frozenset[str]) -> None:
-        """Returns when the other engines hold what this engine leaves to them, or there is none; has no time limit."""
+        """Returns when each of the `resident` versions that has a number of copies is held by the engines on which it
+        is now placed. Call it after `leaving` was set; it has no time limit.
+        """
         versions = [version for version in resident & desired().alias_targets if desired().placement_of(version).copies]
         await self.refresh()
         while any(self._missing(version, desired()) for version in versions):

@@ -1,7 +1,6 @@
-"""Moves an alias to a version that this engine holds, and rolls a canary back that is worse than the stable version.
+"""Moves aliases to versions, and rolls back canaries that are significantly worse than the stable version.
 
 A protected alias rejects a version that is known not to beat prompting, unless the move is forced.
-A canary is worse if the difference is significant.
 """
 
 import logging
@@ -17,8 +16,7 @@ from pointsman_lora_server.registry import AdapterRegistry, RequestCounts
 log = logging.getLogger(__name__)
 
 METRICS = ("exact", "json_f1", "word_f1")
-"""Measured on held-out rows, strictest first: the share answered exactly, and the mean F1 of JSON fields or of
-words."""
+"""Metrics on held-out rows, strictest first: the share answered exactly, the F1 of JSON fields, the F1 of words."""
 
 
 Z_95 = 1.96
@@ -36,7 +34,7 @@ errors, up to 2,000 requests, a check after every 20), 0.2 % were rolled back at
 is detected after 47 of its requests (median)."""
 
 HOPELESS_ERROR_RATE = 0.5
-"""A canary whose error rate is above this is rolled back without waiting for enough requests to the stable version."""
+"""A canary whose error rate is surely above this is rolled back even if the stable version has too few requests."""
 
 _TAIL = 0.95
 
@@ -44,15 +42,18 @@ _TAIL = 0.95
 class PromotionGate:
     """Compares a version with the trainer's few-shot prompt before a protected alias moves to it, or gets it as canary.
 
-    A version passes if its score is higher, or if either score is missing, since then nothing is known.
+    Both scores come from the version's metrics. A version passes if its score is higher than the prompt's, or if no
+    metric was measured for both.
     """
 
     def __init__(self, protected: frozenset[str]) -> None:
-        """Takes in `protected` the alias suffixes (the part after the "@") whose moves are checked."""
+        """Takes the suffixes (the part after the "@") of the aliases that are protected."""
         self._protected = protected
 
     def check(self, version: AdapterVersion, alias_suffix: str, force: bool) -> None:
-        """Raises FailedPrecondition ("not_better") if a protected alias would move to a version that does not pass."""
+        """Raises FailedPrecondition ("not_better") if the alias is protected and the version does not pass, unless
+        `force` is set.
+        """
         if force or alias_suffix not in self._protected:
             return
         metric, adapter, prompting = _strictest_scores(version.metrics)
@@ -72,10 +73,10 @@ class PromotionGate:
 
 
 def _strictest_scores(metrics: Mapping[str, float]) -> tuple[str, float, float]:
-    """Returns a metric's name, the adapter's score and the prompt's: the strictest metric with a score above 0.
+    """Returns the name of the metric to compare by, the adapter's score and the prompt's.
 
-    Free text is rarely answered exactly, so a metric on which both sides score 0 gives way to the next one. The name is
-    empty if no metric was measured for both.
+    It is the strictest metric on which either scores above 0, because free text is rarely answered exactly; if both
+    score 0 on all metrics, it is the last one. The name is empty if no metric was measured for both.
     """
     scores = "", 0.0, 0.0
     for metric in METRICS:
@@ -89,7 +90,7 @@ def _strictest_scores(metrics: Mapping[str, float]) -> tuple[str, float, float]:
 
 
 class Promoter:
-    """Moves an alias as was requested when a version was registered."""
+    """Moves the alias that was requested when a version was registered."""
 
     def __init__(
         self,
@@ -103,9 +104,9 @@ class Promoter:
         self._ensure_loaded = ensure_loaded
 
     async def promote(self, version: AdapterVersion, alias_suffix: str, force: bool) -> None:
-        """Moves the alias to the version and clears the request.
+        """Loads the version, moves the alias to it and deletes the request (`PhaseRecord.alias_suffix`).
 
-        If a protected alias rejects the version, that is logged, and the request is cleared. Raises what
+        If a protected alias rejects the version, that is logged, and only the request is deleted. Raises what
         `ensure_loaded` and `AdapterRegistry.move_alias` raise; the request then stays, so that the move can be retried.
         """
         try:
@@ -125,10 +126,11 @@ class Promoter:
 async def roll_back_failing_canaries(
     registry: AdapterRegistry, desired: DesiredState, count_rollback: Callable[[], None] = lambda: None
 ) -> None:
-    """Rolls back each canary in `desired` that is worse than its stable version; raises Unavailable if Redis fails.
+    """Rolls back each canary in `desired` that is not READY any more, or worse than its stable version by its terms.
 
-    If several lora-servers detect the same failing canary, one of them rolls it back. A change that someone made after
-    `desired` was read is not undone. `count_rollback` is called once for each rollback made here.
+    If several lora-servers detect the same failing canary, one of them rolls it back. An alias that was changed after
+    `desired` was read is left alone. `count_rollback` is called once for each rollback made here. Raises Unavailable if
+    Redis does not answer.
     """
     for alias in desired.aliases:
         reason = await _reason_against(registry, alias, desired)
@@ -158,20 +160,17 @@ async def _reason_against(registry: AdapterRegistry, alias: Alias, desired: Desi
 
 
 def rollback_reason(terms: CanaryTerms, stable: RequestCounts, canary: RequestCounts) -> str | None:
-    """Returns why the canary should be rolled back, None if there is no reason or too little data.
+    """Returns why the canary should be rolled back, as text; None if there is no reason or too little data.
 
-    A rate is worse if the lower confidence limit of the difference is above the margin. The limit is Newcombe's method
-    10, built from Wilson's limits (Statistics in Medicine 17, 1998, 873-890), which is valid for small counts and for
-    rates near 0. A bare comparison would treat a single error in the first 20 requests as 3 points too many. A latency
-    is worse if the lower confidence limit of the ratio of both p95s is above the allowed ratio; that limit is found the
-    same way on their logarithms (MOVER: Zou and Donner, Statistics in Medicine 27, 2008, 1693-1702).
+    Each limit in `terms` is compared with the lower confidence limit of the measured difference or ratio. For rates
+    this is Newcombe's method 10, from Wilson's limits (Statistics in Medicine 17, 1998, 873-890), which is valid for
+    small counts and for rates near 0. For the ratio of the p95 latencies it is the same on their logarithms (MOVER: Zou
+    and Donner, Statistics in Medicine 27, 2008, 1693-1702). Mean ratings are compared like rates, if both versions have
+    `min_requests` ratings.
 
-    Callers' ratings are compared like rates, by how much of the best rating is missing; both versions need
-    `min_requests` of them.
-
-    Both versions need `min_requests`, with one exception: a canary whose lower limit of the error rate is above
-    `HOPELESS_ERROR_RATE` does not wait for the stable version, which receives no requests at a canary weight of 1. If
-    the stable version is known to fail as often, the canary is not at fault.
+    Both versions need `min_requests` requests, with one exception: if only the stable version has too few, the canary
+    is rolled back if the lower limit of its error rate is above `HOPELESS_ERROR_RATE` and the stable version's error
+    rate is not above it. At a canary weight of 1 the stable version receives no requests.
     """
     if canary.requests < terms.min_requests:
         return None
@@ -211,7 +210,10 @@ def _describe_rates(name: str, hits: tuple[float, float], totals: tuple[int, int
 
 
 def min_rate_excess(hits: tuple[float, float], totals: tuple[int, int], z: float = Z) -> float:
-    """Returns the lower confidence limit of the canary's rate minus the stable one's; pairs are (stable, canary)."""
+    """Returns the lower confidence limit of the canary's rate minus the stable version's.
+
+    `hits` and `totals` are pairs (stable, canary); `z` is the half-width of the limits in standard deviations.
+    """
     stable, canary = (_rate(*each) for each in zip(hits, totals, strict=True))
     stable_upper = wilson_interval(stable, totals[0], z)[1]
     canary_lower = wilson_interval(canary, totals[1], z)[0]
@@ -230,10 +232,9 @@ def _min_p95_ratio(stable: Mapping[int, int], canary: Mapping[int, int]) -> floa
 
 
 def _p95_with_limits(buckets: Mapping[int, int]) -> tuple[float, float, float]:
-    """Returns the p95 in milliseconds and its lower and upper confidence limits.
+    """Returns the p95 in milliseconds and its lower and upper confidence limits, for counts by latency bucket.
 
-    The limits are the quantiles at the Wilson limits of a rate of 0.95: how many of the values lie below the true p95
-    is a matter of chance.
+    The limits are the quantiles at the Wilson limits of a rate of 0.95.
     """
     lower, upper = wilson_interval(_TAIL, sum(buckets.values()), Z)
     return _quantile_ms(buckets, _TAIL), _quantile_ms(buckets, lower), _quantile_ms(buckets, upper)

@@ -1,4 +1,4 @@
-"""Follows the desired state in Redis: runs the work that depends on it, and publishes where the aliases point."""
+"""Reads each change of the desired state in Redis, publishes it to watchers, and runs the work that follows from it."""
 
 import asyncio
 import logging
@@ -19,18 +19,18 @@ from pointsman_lora_server.engine_state import EngineStateStore
 log = logging.getLogger(__name__)
 
 SYNC_SECONDS = 2.0
-"""Between two full passes if no change is announced."""
+"""Seconds between two runs of the periodic work if nothing changes."""
 
 REDIS_RETRY_SECONDS = 0.5
 CANARY_CHECK_SECONDS = 1.0
 REPORT_TTL_SECONDS = 15.0
-"""How long other lora-servers believe this engine's report. It is renewed after a third of that."""
+"""Seconds after which this engine's report in Redis expires. It is renewed after a third of that."""
 
 _STATE_POLL_SECONDS = 60.0
 
 
 class DesiredStateSource(Protocol):
-    """The part of the registry that the reconciler uses: it reads the desired state and its changes."""
+    """Interface of the registry as far as the reconciler needs it; `AdapterRegistry` implements it."""
 
     async def read(self) -> DesiredState: ...
     async def wait_for_change(self, last_id: str, seconds: float) -> str: ...
@@ -38,7 +38,10 @@ class DesiredStateSource(Protocol):
 
 
 class Reconciler:
-    """Runs the periodic work of the lora-server: each task runs after every change and at its own interval."""
+    """Runs the periodic work of the lora-server.
+
+    Each task runs at its own interval, and after each change of the desired state or of the engine's state.
+    """
 
     def __init__(
         self,
@@ -49,7 +52,7 @@ class Reconciler:
         check_canaries: Callable[[DesiredState], Awaitable[None]],
         placement: PlacementPlanner,
     ) -> None:
-        """Takes `check_canaries`, which rolls failing canaries back, and the parts that do the other work."""
+        """Takes `check_canaries`, which rolls failing canaries back, and the objects that do the other work."""
         self._registry = registry
         self._loader = loader
         self._state_machine = state_machine
@@ -57,10 +60,10 @@ class Reconciler:
         self._check_canaries = check_canaries
         self._placement = placement
         self.desired = DesiredState()
-        """As last read from Redis."""
+        """The desired state as last read from Redis; empty before the first read."""
         self._published = DesiredState()
         self._ready: dict[str, float | None] = {}
-        """See `EngineState.ready`."""
+        """The READY versions -> the seconds that their training took (see `EngineState.ready`)."""
         self._read_lock = asyncio.Lock()
         self._changed = asyncio.Event()
         self._wake_events: list[asyncio.Event] = []
@@ -69,7 +72,10 @@ class Reconciler:
         self._convergence = EngineConvergence(loader, state_machine, engine_state, placement)
 
     async def run(self) -> None:
-        """Runs the periodic work until cancelled; an error is logged once, and the work is retried."""
+        """Runs the periodic work until cancelled, then stops the loads and validations that are in progress.
+
+        Work that fails is retried; a repeated error is logged once.
+        """
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._follow_redis())
@@ -87,12 +93,16 @@ class Reconciler:
 
     @property
     def is_settled(self) -> bool:
-        """Returns whether the engine is ready and holds, or has rejected, each version that it should hold at first."""
+        """Returns whether the engine is READY and, since its last start, the versions that it should hold were loaded
+        once as far as possible: some may have failed, or found no room.
+        """
         return self._convergence.is_settled
 
     async def refresh(self) -> DesiredState:
-        """Reads the desired state from Redis and publishes it; raises as `AdapterRegistry.read` does. Reads are
-        serialized, so an older result never overwrites a newer one.
+        """Reads the desired state from Redis, publishes it to watchers and returns it.
+
+        If Redis has lost all aliases, the earlier state stays published. Reads are serialized, so an older result never
+        overwrites a newer one. Raises as `SnapshotReader.read` does.
         """
         async with self._read_lock:
             desired = await self._registry.read()
@@ -105,14 +115,14 @@ class Reconciler:
             return desired
 
     def wake(self) -> None:
-        """Runs all periodic work now instead of at its next interval."""
+        """Makes all periodic work run now instead of at its next interval, and ends calls of `wait_for_change`."""
         self._changed.set()
         self._changed = asyncio.Event()
         for event in self._wake_events:
             event.set()
 
     async def wait_for_change(self, timeout_seconds: float) -> None:
-        """Waits for the next change of the desired state or of the engine's state, at most `timeout_seconds`."""
+        """Waits for the next change of the desired state or of the engine's state, or for `timeout_seconds`."""
         changed = asyncio.ensure_future(self._changed.wait())
         engine = asyncio.ensure_future(
             self._engine_state.wait_for_other_than(self._engine_state.state, timeout_seconds)
@@ -124,8 +134,10 @@ class Reconciler:
             engine.cancel()
 
     async def hand_over(self, timeout_seconds: float) -> None:
-        """Has other engines load what is placed on this one, before it stops. Returns when they hold it, or after
-        `timeout_seconds`.
+        """Makes other engines load the versions that are placed on this one, before it stops.
+
+        Returns when they hold these versions; after `timeout_seconds`, or if Redis fails, it logs a warning and returns
+        too.
         """
         self._placement.leaving = True
         try:
@@ -205,7 +217,7 @@ class Reconciler:
             await self._check_canaries(self.desired)
 
     async def _report(self) -> None:
-        """Reports to Redis what the engine holds, with versions being loaded or drained: their files are needed."""
+        """Reports to Redis what the engine holds, loads and unloads, since the files of all these are still needed."""
         state = self._engine_state.state
         held = state.resident | state.loading | state.draining
         if self._placement.leaving:  # nothing may be placed on this engine any more, whatever it still holds

@@ -46,14 +46,16 @@ class AdapterListing:
     versions: Sequence[VersionReport]
     aliases: Sequence[Alias]
     placements: Mapping[str, Placement]
-    """Of the adapters that are not on every engine."""
+    """Adapter name -> placement, for adapters that are not on every engine."""
 
 
 class AdapterService:
-    """Carries out the calls of the adapter API; an alias is moved only to a version that its engines have loaded.
+    """Carries out the calls of the adapter API.
 
-    Methods raise InvalidArgument for a malformed name, version or alias, Unavailable if Redis does not answer, and what
-    the method of the same name of `AdapterRegistry` raises.
+    Methods that change something, and `ensure_loaded`, raise InvalidArgument for a malformed name, version or alias;
+    `report_canary_metrics` and the methods that only read do not check these. Methods that call Redis raise Unavailable
+    ("redis_unavailable") if it does not answer, and those that read or return a record FailedPrecondition
+    ("unreadable_record") if it cannot be parsed.
     """
 
     def __init__(
@@ -89,15 +91,18 @@ class AdapterService:
         author: str,
         force: bool,
     ) -> VersionReport:
-        """Stores an adapter from a folder or URL; returns when it is resident and its alias, if given, points to it.
+        """Stores an adapter from the folder or URL `source`; returns when this engine holds it and its alias, if given,
+        points to it.
 
-        `alias_suffix` is the part of the alias after the "@"; empty moves none. `parent` is the version that training
-        started from, empty if none; `force` overrules a protected alias. Once the version is recorded in Redis,
-        the work continues even if the caller disconnects.
+        `alias_suffix` is the part of the alias after the "@"; empty moves none. `facts` are stored with the version.
+        `parent` is the version that training started from, empty if none. `force` moves a protected alias, too. Once
+        the version is recorded in Redis, the work continues even if the caller disconnects.
 
-        Raises InvalidArgument if the adapter is refused, NotFound if there is no such folder, FailedPrecondition
-        ("not_better") if a protected alias rejects the version, which is registered nevertheless, or ("not_ready") if
-        it was retired meanwhile; and Unavailable or ResourceExhausted, after which a recorded version is tried again.
+        Raises InvalidArgument if the adapter fails a check or a test, NotFound if there is no such folder, and
+        FailedPrecondition if a protected alias rejects the version ("not_better"; the version is registered all the
+        same) or it was retired meanwhile ("not_ready"). Raises Unavailable or ResourceExhausted if the work cannot be
+        done now; once the version is recorded, it is retried in the background. Also raises as `ArtifactStore.add` and
+        `AdapterLoader.ensure_verified` do.
         """
         check_name(name)
         if alias_suffix:
@@ -120,7 +125,10 @@ class AdapterService:
         return report_of(version.version, self._reconciler.desired, self._engine_state.state)
 
     async def list(self, name: str) -> AdapterListing:
-        """Lists the versions of one adapter, or of all if `name` is empty, newest first."""
+        """Lists the versions, aliases and placement of the adapter `name`, or of all adapters if it is empty.
+
+        Versions are sorted by adapter name, then newest first.
+        """
         desired = await self._reconciler.refresh()
         versions = [version for version in desired.versions.values() if name in ("", version.name)]
         versions.sort(key=lambda version: (version.name, -version.created_unix_ms, version.version))
@@ -130,14 +138,14 @@ class AdapterService:
         return AdapterListing(reports, aliases, placements)
 
     async def count_canary_requests(self, alias: Alias) -> int:
-        """Returns how many requests the alias's canary has answered, 0 without one; raises Unavailable."""
+        """Returns how many requests the alias's canary has received at `alias.revision`; 0 without a canary."""
         if alias.canary is None:
             return 0
         counts = (await self._registry.canary_counts(alias)).get(alias.canary.version)
         return counts.requests if counts else 0
 
     async def get(self, version_or_alias: str) -> VersionReport:
-        """Reports on a version, or on the one that an alias points to; raises NotFound."""
+        """Reports on a version, or on an alias's stable version; raises NotFound if neither of that name exists."""
         desired = await self._reconciler.refresh()
         alias = next((alias for alias in desired.aliases if alias.alias == version_or_alias), None)
         version = alias.version if alias else version_or_alias
@@ -145,11 +153,15 @@ class AdapterService:
         return report_of(version, desired, self._engine_state.state)
 
     async def set_alias(self, alias: str, version: str, expected: str, author: str, force: bool) -> Alias:
-        """Points an alias to a version, once the engines that should hold it do. `expected` is its present version;
-        empty accepts any.
+        """Loads a version, then points an alias to it.
 
-        Raises as `AdapterRegistry.move_alias` and `AdapterLoader.ensure_loaded` do; FailedPrecondition ("not_better")
-        if a protected alias rejects the version, unless `force` is set; and Unavailable ("not_warm").
+        If the adapter's placement has a number of copies, the engines on which the version is placed load it; otherwise
+        this engine alone does. `expected` is the version that the alias points to now; empty accepts any.
+
+        Raises InvalidArgument (malformed, or a version of another adapter), NotFound (version), FailedPrecondition
+        ("not_ready", "alias_moved", or "not_better" if a protected alias rejects the version and `force` is not set),
+        Unavailable ("not_warm" if the engines have not loaded the version in `MAX_WARM_SECONDS`), and as
+        `AdapterLoader.ensure_loaded` does.
         """
         known = await self._check_move(alias, version, expected)
         self._gate.check(known, alias.partition("@")[2], force)
@@ -159,9 +171,12 @@ class AdapterService:
     async def set_canary(
         self, alias: str, version: str, weight: float, terms: CanaryTerms, *, author: str, expected: str, force: bool
     ) -> Alias:
-        """Makes a version the canary of an alias for a share of its users (`weight`, 0 to 1); without weight and
-        version, ends the canary. `expected` is as in `set_alias`. Raises as that does, and as
-        `AdapterRegistry.set_canary`.
+        """Loads a version as `set_alias` does, then makes it the alias's canary for a share of its users.
+
+        The share is `weight`, above 0 and at most 1. `terms` say when the canary is rolled back automatically. With
+        weight 0 and an empty version, ends the alias's canary.
+        `expected` is the stable version that the alias points to now; empty accepts any. Raises as `set_alias` and
+        `AdapterRegistry.set_canary` do.
         """
         canary = None
         if weight or version:
@@ -174,10 +189,12 @@ class AdapterService:
         return await self._finish_move(await self._registry.set_canary(alias, canary, expected, author))
 
     async def roll_back(self, alias: str, expected: str, author: str, reason: str) -> Alias:
-        """Ends the alias's canary, or returns the alias to its earlier version, which this engine loads first if it is
-        up.
+        """Ends the alias's canary, or if it has none, returns the alias to its previous version.
 
-        Raises as `AdapterRegistry.roll_back` and `AdapterLoader.ensure_loaded` do.
+        This engine loads the previous version first; if that raises Unavailable, for example because the engine is
+        down, the alias is moved all the same. Other engines are not waited for. `expected` is the stable version that
+        the alias points to now; empty accepts any. Raises as `AdapterRegistry.roll_back` does, and the other errors of
+        `AdapterLoader.ensure_loaded`.
         """
         check_alias(alias)
         desired = await self._reconciler.refresh()
@@ -196,7 +213,7 @@ class AdapterService:
         await self._publish_change()
 
     async def pin(self, version: str, pinned: bool, author: str) -> VersionReport:
-        """Pins or unpins a version; raises as `AdapterRegistry.set_pinned` does."""
+        """Pins or unpins a version and reports on it; raises as `AdapterRegistry.set_pinned` does."""
         check_version(version)
         await self._registry.set_pinned(version, pinned, author)
         return await self.get(version)
@@ -208,8 +225,11 @@ class AdapterService:
         return await self.get(version)
 
     async def delete(self, version: str, author: str) -> None:
-        """Deletes a retired or failed version; raises NotFound, and FailedPrecondition ("not_retired", or "in_use"
-        while an engine holds it and may need its files).
+        """Deletes a RETIRED or FAILED version and its files, once no engine holds it.
+
+        Raises NotFound if it is not registered, and FailedPrecondition if it is in another phase ("not_retired"), or if
+        an alias points to it or an engine holds it after `RELEASE_SECONDS` ("in_use"). If the store then raises
+        Unavailable ("store_unavailable"), the record is deleted and the files are not.
         """
         check_version(version)
         desired = await self._reconciler.refresh()
@@ -222,13 +242,14 @@ class AdapterService:
         await self._reconciler.refresh()
 
     async def history(self, name: str, limit: int) -> "builtins.list[Change]":
-        """Returns the last `limit` changes of the adapter `name`, or of all if it is empty, newest first."""
+        """Returns the last `limit` changes of the adapter `name`, or of all adapters if it is empty, newest first."""
         return await self._registry.history(name, limit)
 
     async def ensure_loaded(self, version: str) -> EngineState:
-        """Returns when the engine holds the version. Does not call Redis if the version is already resident.
+        """Returns the engine's state once the engine holds the version.
 
-        Raises NotFound if it is not registered, FailedPrecondition ("not_ready"), and as `AdapterLoader.ensure_loaded`
+        Reads from Redis only if the version is not resident and was not READY at the last read. Raises NotFound if it
+        is not registered, FailedPrecondition ("not_ready") if it is not READY, and as `AdapterLoader.ensure_loaded`
         does.
         """
         check_version(version)
@@ -243,17 +264,21 @@ class AdapterService:
         return self._engine_state.state
 
     async def report_canary_metrics(self, outcomes: Sequence[CanaryOutcomes]) -> None:
-        """Adds the results of requests to aliases with a canary, as a gateway has counted them."""
+        """Adds outcomes of requests to aliases with a canary, as a gateway has counted them, to those in Redis."""
         await self._registry.add_outcomes(outcomes)
 
     async def _load_for_move(self, version: AdapterVersion) -> None:
-        """Loads the version on the engines where it is placed; on this engine if no number of copies is set."""
+        """Waits until the engines on which the version is placed have loaded it; if the placement has no number of
+        copies, or 0, loads it on this engine alone.
+        """
         if not self._reconciler.desired.placement_of(version.version).copies:
             await self._loader.ensure_loaded(version)
         await self._placement.wait_until_warm(version.version, lambda: self._reconciler.desired)
 
     async def _check_move(self, alias: str, version: str, expected: str) -> AdapterVersion:
-        """Raises what moving the alias would raise, before a load that takes seconds. The move itself checks again."""
+        """Returns the version's record. Raises what moving the alias would raise, before a load that takes seconds; the
+        move checks again.
+        """
         check_alias(alias)
         check_version(version)
         if expected:
@@ -281,7 +306,9 @@ class AdapterService:
         return alias
 
     async def _publish_change(self) -> None:
-        """Reads a change that was just made from Redis and publishes it to watchers; later, if Redis fails."""
+        """Reads a change that was just made and publishes it to watchers; if Redis does not answer, logs that this will
+        be done later.
+        """
         try:
             await self._reconciler.refresh()
         except Unavailable as error:

@@ -1,5 +1,5 @@
-"""The engine's adapter slots, that is, the places in its host memory: which versions have them, which is evicted next,
-and eviction without failed requests. Which of these versions are in the current batch is up to vLLM's scheduler."""
+"""The engine's adapter slots, that is, the places in its host memory: which version is evicted next, and how it is
+evicted without failing a request. Which of the held versions are in the current batch is up to vLLM's scheduler."""
 
 import asyncio
 import math
@@ -14,20 +14,21 @@ from pointsman_lora_server.engine_state import EngineStateStore
 from pointsman_lora_server.metrics import LoraServerMetrics
 
 POLL_SECONDS = 0.05
-"""Between two checks of an engine whose slots are all in use."""
+"""Seconds between two checks of whether an adapter or a slot has become free."""
 
 MAX_IDLE_WAIT_SECONDS = 1.0
-"""How long a load waits for an adapter to become idle by itself. Then the least used one is closed to new requests,
-because under a steady load none might ever become idle."""
+"""How long a load waits for an adapter without requests. After that the adapter with the fewest requests is closed to
+new ones, because under a steady load there might never be one without."""
 
 RESERVATION_SECONDS = 1.0
-"""How long a version that was just requested is kept although its request has not reached the engine yet."""
+"""How long a version that was reserved for a request is kept although the request has not reached the engine yet."""
 
 
 class AdapterSlots:
-    """Makes room for versions in the engine, which holds at most `slots` of them, by evicting others.
+    """Makes room for versions in the engine by evicting others; the engine holds at most `capacity` of them.
 
-    Callers take turns. Methods that ask the engine raise what the methods of `VllmClient` raise.
+    `make_room` and `try_make_room` must not be called at the same time. Methods that call the engine raise what the
+    methods of `VllmClient` raise. `pinned` versions are never evicted, `placed` ones last.
     """
 
     def __init__(
@@ -43,15 +44,17 @@ class AdapterSlots:
         self._reserved_at: dict[str, float] = {}
 
     async def list_loaded(self) -> Mapping[str, LoadedAdapter]:
-        """Returns the adapters that the engine reports to hold."""
+        """Returns the adapters that the engine reports to hold, by version."""
         return await self._engine.list_adapters()
 
     def remember_folder(self, version: str, folder: Path) -> None:
-        """Stores the folder of a version that is about to be loaded, so that it can be opened again."""
+        """Stores the folder of a version that is about to be loaded: `evict` needs it to undo an eviction."""
         self._folders[version] = folder
 
     def reserve(self, version: str) -> None:
-        """Protects the version from eviction for a moment, because a caller is about to send it a request."""
+        """Protects the version from eviction until a request for it reaches the engine, which a caller is about to
+        send, but for `RESERVATION_SECONDS` at most.
+        """
         now = time.monotonic()
         self._reserved_at = {
             name: since for name, since in self._reserved_at.items() if now - since < RESERVATION_SECONDS
@@ -59,10 +62,12 @@ class AdapterSlots:
         self._reserved_at[version] = now
 
     async def make_room(self, version: str, deadline: float) -> None:
-        """Returns when the engine has a slot for `version`; evicts versions that are needed less and have no requests.
+        """Returns when the engine holds `version` or has a slot for it.
 
-        `deadline` is on the clock of `time.monotonic`. Raises ResourceExhausted ("no_slot") when it has passed, or if
-        all versions that the engine holds are pinned.
+        Evicts a version without requests if the slots are all taken; if there is none for `MAX_IDLE_WAIT_SECONDS`, the
+        least used one, after its last answer. Pinned versions, and those being loaded, are never evicted. `deadline` is
+        on the clock of `time.monotonic`. Raises ResourceExhausted ("no_slot") when it has passed, or if all versions
+        that the engine holds are pinned.
         """
         started = time.monotonic()
         while True:
@@ -87,8 +92,10 @@ class AdapterSlots:
                 await self.evict(victim, deadline)
 
     async def try_make_room(self, version: str) -> bool:
-        """Returns whether the engine holds `version` or has a slot for it, if need be after evicting an idle version of
-        lower priority.
+        """Returns whether the engine holds `version` or has a slot for it, without waiting.
+
+        If the slots are all taken, a version without requests is evicted, but only for a pinned or placed `version`:
+        for a pinned one any version that is not pinned, for a placed one any that is neither.
         """
         listed_at = time.monotonic()
         loaded = await self._engine.list_adapters()
@@ -107,10 +114,12 @@ class AdapterSlots:
         return len(await self._engine.list_adapters()) < self.capacity
 
     async def evict(self, version: str, deadline: float = math.inf, reason: str = "room") -> bool:
-        """Evicts a version: gateways stop using it, its name is closed, and its weights go after its last request.
+        """Unloads a version: gateways stop using it, the engine rejects new requests for it, and its weights are
+        removed after its last answer.
 
-        Returns False, and leaves the version loaded, if that is not done at `deadline` on the clock of
-        `time.monotonic`. `reason` is the label by which the metric counts it.
+        If that has not ended at `deadline` (on the clock of `time.monotonic`) and the version's folder is known, offers
+        the version to requests again and returns False; else returns True. `reason` is one of
+        `metrics.EVICTION_REASONS`.
         """
         self._engine_state.mark_draining(version)
         await self._engine.close_adapter(version)
@@ -127,10 +136,11 @@ class AdapterSlots:
         return True
 
     def _idle_victim(self, loaded: Mapping[str, LoadedAdapter], listed_at: float) -> str | None:
-        """Returns the best version to evict among those without requests: closed, not placed here, longest idle.
+        """Returns the best version to evict among those without requests: preferably closed, then not placed here, then
+        not reserved, then idle for longest.
 
-        None if all have requests, or if the best one was just promised to a request, which ends soon. `listed_at` is
-        the time at which the engine reported `loaded`.
+        Returns None if all have requests, or the best one is reserved, which ends soon. `listed_at` is the time of
+        `time.monotonic` at which the engine was asked for `loaded`.
         """
 
         def priority(name: str) -> tuple[bool, bool, bool, float]:
@@ -158,9 +168,9 @@ class AdapterSlots:
         )
 
     async def _wait_for_reservation(self, version: str) -> None:
-        """Makes no new reservations of the version and waits until the existing one is used or expires.
+        """Makes gateways stop using the version, and waits until its reservation is used or expires.
 
-        Under a steady load one version is always reserved, so waiting for a moment without any could take for ever.
+        Under a steady load the version would be reserved again and again if gateways still used it.
         """
         self._engine_state.mark_draining(version)
         while True:

@@ -1,7 +1,7 @@
-"""The state machine of adapter versions: REGISTERED -> VALIDATING -> READY or FAILED, then the requested alias.
+"""The state machine of adapter versions: REGISTERED -> VALIDATING -> READY or FAILED, then the move of an alias.
 
-The lora-server that holds a version's lease in Redis advances it. Nothing is kept in memory that a successor would
-need: if a process dies at any point, the next one continues from what Redis says.
+The lora-server that holds a version's lease in Redis advances the version. All progress is in Redis: if a process dies
+at any point, another one continues.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ from pointsman_lora_server.store import ArtifactStore
 log = logging.getLogger(__name__)
 
 LEASE_SECONDS = 10.0
-"""After which another lora-server takes over from one that died."""
+"""Seconds after which another lora-server takes over from one that died."""
 
 _RENEWALS_PER_LEASE = 3
 
@@ -35,20 +35,25 @@ MIN_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.5, 30.0
 
 
 class SmokeTest(Protocol):
-    """Runs a version outside the engine and returns the answers that the engine should give."""
+    """Interface of a smoke test, which runs a version outside the engine; `PeftSmokeTest` and `NullSmokeTest` implement
+    it.
+
+    `run` returns the answers that the engine should give, to the `samples` if there are any. It raises InvalidArgument
+    if the version must not serve, and Unavailable if the test cannot be run.
+    """
 
     async def run(self, version: AdapterVersion, folder: Path, samples: Sequence[Any]) -> Reference: ...
 
 
 class NullSmokeTest:
-    """Tests nothing, so the engine's own answers are checked without a comparison."""
+    """Implements `SmokeTest` without a test; its reference has no rows, so the engine's answers are not compared."""
 
     async def run(self, version: AdapterVersion, folder: Path, samples: Sequence[Any]) -> Reference:
         return Reference(())
 
 
 class VersionValidator:
-    """Smoke-tests versions one at a time, because that is heavy work on a machine whose engine serves users."""
+    """Runs smoke tests one at a time, because they are heavy work on a machine whose engine serves users."""
 
     def __init__(
         self,
@@ -66,10 +71,12 @@ class VersionValidator:
         self._lock = asyncio.Lock()
 
     async def validate(self, version: AdapterVersion, phase: Phase) -> None:
-        """Smoke-tests the version and moves it to READY or FAILED.
+        """Runs the version's smoke test and moves the version to READY, or to FAILED if it fails the test or its files
+        are missing or damaged.
 
-        `phase` is REGISTERED, or VALIDATING if a process died during its validation. Raises Unavailable, or
-        ResourceExhausted if the disk is full: the validation has to be retried then.
+        `phase` is the version's present phase: REGISTERED, or VALIDATING if a process died during the validation. Does
+        nothing if it was REGISTERED and no longer is. Raises Unavailable if the test cannot be run, the store cannot be
+        reached or Redis does not answer, and ResourceExhausted if the disk is full; the caller has to retry then.
         """
         name = version.version
         async with self._lock:
@@ -86,10 +93,10 @@ class VersionValidator:
                 await self._registry.set_phase(name, Phase.READY, expected=Phase.VALIDATING)
 
     async def ensure_reference(self, version: AdapterVersion) -> bool:
-        """Runs the smoke test of a READY version that only other processes have tested, to know its right answers here.
+        """Runs the smoke test of a READY version if this process has not, so that it knows the version's right answers.
 
-        Returns False if the version fails the test; it is then marked as failed. If the test cannot be run, raises
-        Unavailable, ResourceExhausted, or NotFound or FailedPrecondition (missing or damaged in the store).
+        Returns False if the version fails the test; it is then marked as FAILED. Raises as `validate` does, and
+        NotFound or FailedPrecondition if the version's files are missing or damaged.
         """
         async with self._lock:
             try:
@@ -101,7 +108,9 @@ class VersionValidator:
             return True
 
     async def _compute_reference(self, version: AdapterVersion) -> None:
-        """Runs the smoke test for the answers that the engine should give; raises why the version must not serve."""
+        """Runs the smoke test and stores the answers that the engine should give. Raises as `SmokeTest.run` and
+        `ArtifactStore.fetch` do.
+        """
         folder = await asyncio.to_thread(self._store.fetch, version)
         samples = await asyncio.to_thread(self._store.samples, version)
         self._warm_up.set_reference(version.version, await self._smoke_test.run(version, folder, samples))
@@ -114,7 +123,10 @@ class VersionValidator:
 
 
 class VersionStateMachine:
-    """Advances unfinished versions in background tasks, at most one for each version."""
+    """Advances unfinished versions in background tasks, at most one for each version.
+
+    A version is unfinished if it is REGISTERED or VALIDATING, or if it is READY and an alias is to be moved to it.
+    """
 
     def __init__(
         self,
@@ -124,7 +136,7 @@ class VersionStateMachine:
         owner: str,
         lease_seconds: float = LEASE_SECONDS,
     ) -> None:
-        """Takes in `owner` the name of this process, which no other process has."""
+        """Takes `owner`, a name of this process that no other process has, as the owner of its leases."""
         self._registry = registry
         self._validator = validator
         self._promoter = promoter
@@ -133,11 +145,11 @@ class VersionStateMachine:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._seen = DesiredState()
         self._unfinished: set[str] = set()
-        """In `_seen`."""
+        """The names of the unfinished versions in `_seen`."""
         self.retries = RetryBackoff()
 
     def advance(self, desired: DesiredState) -> None:
-        """Starts a task for each unfinished version that has none here and is due."""
+        """Starts a task for each unfinished version that has none here and is due by `retries`."""
         changed = desired.changed_since(self._seen)
         candidates = desired.versions if changed is None else self._unfinished | changed
         self._seen, self._unfinished = desired, {name for name in candidates if _is_unfinished(name, desired)}
@@ -151,7 +163,9 @@ class VersionStateMachine:
         del self._tasks[name]
 
     async def stop(self) -> None:
-        """Cancels the tasks; they release their leases, so that other lora-servers need not wait until these expire."""
+        """Cancels the tasks and waits up to 2 seconds while they release their leases, so that other lora-servers can
+        take over at once.
+        """
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
@@ -194,7 +208,7 @@ class VersionStateMachine:
 
     @asynccontextmanager
     async def _lease(self, key: str) -> AsyncIterator[bool]:
-        """Yields whether the version's lease was acquired; it is renewed during the block and released at its end."""
+        """Yields whether the lease `key` was acquired; it is then renewed during the block and released at its end."""
         if not await self._registry.acquire_lease(key, self._owner, self._lease_seconds):
             yield False
             return
@@ -229,11 +243,13 @@ class _Failure:
     backoff: float
     not_before: float
     since: float
-    """When the version first failed with this error code."""
+    """When the version first failed with this error code, on the clock of `time.monotonic`, like `not_before`."""
 
 
 class RetryBackoff:
-    """Decides when the work on a version may be tried again. A repeated error is logged once."""
+    """Decides when work on a version that failed may be tried again: after a time that doubles with each failure, from
+    `MIN_BACKOFF_SECONDS` to `MAX_BACKOFF_SECONDS`. A repeated error is logged once.
+    """
 
     def __init__(self) -> None:
         self._failures: dict[str, _Failure] = {}
@@ -246,7 +262,7 @@ class RetryBackoff:
     def last_error(self, version: str, redis_tolerance: float = 0.0) -> PointsmanError | None:
         """Returns the error of the last attempt on the version; None if it succeeded, or there was none since `reset`.
 
-        An outage of Redis that began less than `redis_tolerance` seconds ago is not reported.
+        Also returns None for "redis_unavailable" if that error first occurred less than `redis_tolerance` seconds ago.
         """
         failure = self._failures.get(version)
         if failure is None:
@@ -266,5 +282,5 @@ class RetryBackoff:
         self._failures.pop(version, None)
 
     def reset(self) -> None:
-        """Makes every version due at once, for example because the engine is ready again."""
+        """Forgets all failures, so that every version is due, for example because the engine is ready again."""
         self._failures.clear()

@@ -24,7 +24,7 @@ class Trial:
 
     version: AdapterVersion
     life: int
-    """Of the engine, when it read the version."""
+    """`EngineState.life` when the engine read the version."""
     result: "asyncio.Future[None]" = field(default_factory=_new_future)
 
     @property
@@ -39,11 +39,9 @@ class Trial:
 class Trials:
     """Tries versions out in groups: those that arrive while a trial is running are tried together after it.
 
-    If anything is wrong in a group, no version is blamed: each is tried again alone, so that a corrupted engine can be
-    attributed to one of them.
-
-    A version's content never changes, so what was checked once is not checked again: the base model's health after its
-    first answer once in this process, its first answer once after each start of the engine.
+    A trial requests a version's first answer. Unless the version has passed a trial in this process, it then checks
+    that the base model still answers as before. If anything is wrong in a group, no version is blamed: each is tried
+    again alone. After each start of the engine, a version must pass one trial.
     """
 
     def __init__(
@@ -53,9 +51,11 @@ class Trials:
         restart_engine: Callable[[str], None],
         metrics: LoraServerMetrics,
     ) -> None:
-        """Takes `warm_up`, which requests a version's first answer; it raises InvalidArgument if there is none."""
+        """Takes `warm_up`, which requests a version's first answer and raises as `WarmUp.warm` does, and
+        `restart_engine`, which is called with the reason if the base model's answers have changed.
+        """
         self.turn = asyncio.Lock()
-        """Held by the load that runs the next group."""
+        """The lock that a caller of `run` must hold."""
         self._warm_up = warm_up
         self._probe = probe
         self._restart_engine = restart_engine
@@ -66,7 +66,7 @@ class Trials:
         self._answered_in: dict[str, int] = {}  # the last life of the engine in which the version has answered
 
     def is_needed(self, version: str, life: int) -> bool:
-        """Returns whether the version has not answered yet since the engine's start number `life`."""
+        """Returns whether the version has not passed a trial yet since the engine's start number `life`."""
         return version not in self._harmless or self._answered_in.get(version) != life
 
     def enqueue(self, version: AdapterVersion, life: int) -> Trial:
@@ -75,16 +75,17 @@ class Trials:
         return trial
 
     def withdraw(self, trial: Trial) -> None:
-        """Removes a trial that its caller no longer needs; does nothing if it has taken place."""
+        """Removes and cancels a trial that its caller no longer needs; does nothing if it has taken place."""
         if trial in self._waiting:
             self._waiting.remove(trial)
         trial.result.cancel()
 
     async def run(self, trial: Trial) -> None:
-        """Runs groups until `trial` has taken place; the caller holds `turn`.
+        """Runs groups until `trial` has taken place; the caller must hold `turn`.
 
-        Raises InvalidArgument if the version must not serve, and Unavailable if the engine is gone, or was restarted
-        before it is known which version of the group is at fault: the version may be loaded again.
+        Raises InvalidArgument if the version cannot answer or corrupts the engine. Raises Unavailable if the engine
+        does not answer or is restarted before it is known which version of the group is at fault; the version may then
+        be loaded again.
         """
         while not trial.result.done():
             group = self._next_group()
@@ -99,9 +100,9 @@ class Trials:
         trial.result.result()
 
     async def check_engine(self, cause: str) -> bool:
-        """Returns whether the base model answers as before; if it does not, the engine is restarted.
+        """Returns whether the base model answers as before; if it does not, calls `restart_engine`.
 
-        `cause` names what was loaded, for the log. Raises Unavailable if the engine does not answer.
+        `cause` names the versions that were loaded, for the reason. Raises Unavailable if the engine does not answer.
         """
         try:
             with self._metrics.time_load_step("probe"):

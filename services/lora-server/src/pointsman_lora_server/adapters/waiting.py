@@ -1,4 +1,4 @@
-"""Waits until the reconcilers have finished the work on a version, and reports what prevents it."""
+"""Waits until the lora-servers have finished the background work on a version, and reports what prevents it."""
 
 import time
 from collections.abc import Awaitable, Callable
@@ -11,18 +11,18 @@ from pointsman_lora_server.domain import EngineStatus, Phase
 from pointsman_lora_server.engine_state import EngineStateStore
 
 POLL_SECONDS = 0.25
-"""Between two checks if no change is announced."""
+"""Seconds between two checks if nothing changes."""
 REDIS_TOLERANCE_SECONDS = 3.0
-"""On a busy machine Redis can miss its deadline and answer again at once."""
+"""Seconds before an outage of Redis is reported: on a busy machine a call can exceed its time limit by chance."""
 ENGINE_DOWN_SECONDS = 1.0
-"""How long the engine must be down before that is reported: a version that crashes the engine is itself marked as
-failed within that time, which is the better answer."""
+"""How long the engine must be down before that is reported. A version that crashes the engine is marked as FAILED
+within that time, and its error is the more useful one."""
 RELEASE_SECONDS = 5.0
 """How long a deletion waits for engines that still hold the version."""
 
 
 class VersionWaiter:
-    """Waits for the phases of a version on behalf of a gRPC call."""
+    """Waits for changes of a version on behalf of a gRPC call."""
 
     def __init__(self, reconciler: Reconciler, retries: RetryBackoff, engine_state: EngineStateStore) -> None:
         self._reconciler = reconciler
@@ -30,10 +30,11 @@ class VersionWaiter:
         self._engine_state = engine_state
 
     async def wait_until_ready(self, version: str) -> None:
-        """Returns when the version has passed validation.
+        """Returns when the version is READY.
 
-        Raises FailedPrecondition ("not_ready") if it was retired or is unknown, InvalidArgument with the error of its
-        validation, Unavailable if the engine is down, and the error of the last attempt if the work is being retried.
+        Raises FailedPrecondition ("not_ready") if it was retired or is not registered, InvalidArgument if it FAILED,
+        Unavailable ("engine_not_ready") if the engine is down, and the error of the last attempt if that failed and is
+        being retried.
         """
         start = engine_up_at = time.monotonic()
         while True:
@@ -54,10 +55,10 @@ class VersionWaiter:
             await self._wait_for_change(version)
 
     async def wait_until_alias_moved(self, alias: str, version: str) -> None:
-        """Returns when `alias` points to `version`, or nobody wants to move it there any more.
+        """Returns when `alias` points to `version`, or the version has no request for an alias any more.
 
-        Raises InvalidArgument if the version has failed, Unavailable if the engine is not ready, and the error of the
-        last attempt if the work is being retried.
+        Raises InvalidArgument if the version FAILED, Unavailable ("engine_not_ready") if the engine is not READY, and
+        the error of the last attempt if that failed and is being retried.
         """
         while True:
             desired = self._reconciler.desired
@@ -73,8 +74,9 @@ class VersionWaiter:
             await self._wait_for_change(version)
 
     async def wait_until_released(self, version: str, holders_of: Callable[[str], Awaitable[list[str]]]) -> None:
-        """Returns when no engine holds the version. Raises FailedPrecondition ("in_use") after
-        `RELEASE_SECONDS`, and what `holders_of` raises.
+        """Returns when `holders_of`, which returns the engines that hold a version, returns none for this one.
+
+        Raises FailedPrecondition ("in_use") after `RELEASE_SECONDS`, and what `holders_of` raises.
         """
         deadline = time.monotonic() + RELEASE_SECONDS
         while holders := await holders_of(version):

@@ -1,4 +1,4 @@
-"""The first answers of a version, which warm the engine up for it, and their comparison with PEFT's."""
+"""Requests a version's first answer, which warms the engine up, and compares its answers with those of PEFT."""
 
 import asyncio
 import logging
@@ -14,13 +14,13 @@ PROMPT = (
     "done next. Message: I was charged twice for the same train ticket last Friday and the shop tells me to ask you. "
     "Answer:"
 )
-"""Of typical length: the engine's first prefill and its first decoding steps with an adapter are slow."""
+"""A prompt of typical length, because the engine's first prefill with an adapter is slow."""
 
 MAX_TOKENS = 4
-"""Length of the answer, so that decoding is warmed up as well."""
+"""Tokens of the answer; more than one, so that decoding is warmed up as well."""
 
 MAX_REFERENCES = 64
-"""References, some kilobytes each, that are kept until their version is loaded."""
+"""Number of references, some kilobytes each, that are kept until they are compared."""
 
 
 class WarmUp:
@@ -32,9 +32,9 @@ class WarmUp:
         self._verified: set[str] = set()
 
     def set_reference(self, version: str, reference: Reference) -> None:
-        """Stores the reference answers with which the version's answers are compared after its next load.
+        """Stores the reference answers with which `verify` compares the version's answers.
 
-        Of more than `MAX_REFERENCES` versions the oldest reference is dropped.
+        If there are `MAX_REFERENCES` already, the oldest one is dropped.
         """
         self._verified.discard(version)
         while len(self._references) >= MAX_REFERENCES:
@@ -42,11 +42,11 @@ class WarmUp:
         self._references[version] = reference
 
     def needs_reference(self, version: str) -> bool:
-        """Returns whether the version has been neither compared nor given a reference in this process."""
+        """Returns whether the version has no stored reference and was not compared with its last one."""
         return version not in self._verified and version not in self._references
 
     def has_reference(self, version: str) -> bool:
-        """Returns whether reference answers are stored, with which the version's next load is compared."""
+        """Returns whether a reference is stored that `verify` has not compared successfully yet."""
         return version in self._references
 
     async def warm(self, version: AdapterVersion) -> None:
@@ -54,10 +54,10 @@ class WarmUp:
         await self._engine.complete(version.version, PROMPT, MAX_TOKENS)
 
     async def verify(self, version: str) -> None:
-        """Compares the engine's answers with the reference, once, if there is one.
+        """Compares the engine's answers with the version's reference, and drops the reference if they agree.
 
-        Raises InvalidArgument if they differ or the version cannot answer, NotFound if it was evicted meanwhile, and
-        Unavailable if the engine does not answer.
+        Does nothing without a reference. Raises InvalidArgument if they differ (see `reference.compare`) or the version
+        cannot answer, NotFound if it was evicted meanwhile, and Unavailable if the engine does not answer.
         """
         reference = self._references.get(version)
         if reference is None:

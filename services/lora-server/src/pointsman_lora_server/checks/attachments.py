@@ -1,6 +1,5 @@
-"""The optional files beside an adapter: training.json (its training report) and samples.jsonl (held-out rows).
-
-Both are stored with the version but are not part of its hash.
+"""Parses the optional files in an adapter's folder: training.json (the training report) and samples.jsonl (held-out
+rows). Both are stored with the version but are not part of its hash.
 """
 
 import json
@@ -29,16 +28,21 @@ _METRIC = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 @dataclass(frozen=True, slots=True)
 class TrainingReport:
-    """The fields of training.json that are used; the trainer states them, nobody has verified them."""
+    """The fields of training.json that are used, as its author states them; nothing has verified them."""
 
     data_sha256: str = ""
     base_digest: str = ""
+    """SHA-256 of the base model's weights."""
     parent: str = ""
+    """The version that training started from."""
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 def read_report(raw: bytes) -> TrainingReport:
-    """Parses training.json, ignoring unknown fields; raises InvalidArgument ("bad_report") if it is no JSON object."""
+    """Parses training.json. Ignores unknown fields, malformed values, and metrics beyond the first `MAX_METRICS`.
+
+    Raises InvalidArgument ("bad_report") if `parse_object` rejects the file.
+    """
     try:
         values = untrusted_input.parse_object(raw)
     except ValueError as error:
@@ -94,7 +98,11 @@ class Sample:
 
 
 def read_samples(raw: bytes) -> tuple[Sample, ...]:
-    """Parses samples.jsonl, the held-out rows beside an adapter; raises InvalidArgument ("bad_samples")."""
+    """Parses samples.jsonl, the held-out rows in an adapter's folder.
+
+    Raises InvalidArgument ("bad_samples") if a row is malformed, has more than `MAX_ROW_BYTES`, or there are more than
+    `MAX_ROWS`.
+    """
     if len(raw) > MAX_SAMPLES_BYTES:
         raise _rejected(f"has more than {MAX_SAMPLES_BYTES} bytes")
     lines = [(number, line) for number, line in enumerate(raw.split(b"\n"), 1) if line.strip()]
@@ -104,7 +112,7 @@ def read_samples(raw: bytes) -> tuple[Sample, ...]:
 
 
 def write_samples(samples: Sequence[Sample]) -> bytes:
-    """Writes samples as compact JSON lines, so that rows within the size limits stay within them when read again."""
+    """Returns samples as compact JSON lines, so that rows within the size limits stay within them when read again."""
     rows = (
         {
             "messages": [{"role": turn.role, "content": turn.content} for turn in sample.messages],

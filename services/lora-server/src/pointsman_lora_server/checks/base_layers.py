@@ -1,4 +1,4 @@
-"""What the checks need to know of the base model: its names, its linear layers and weights, and its digests."""
+"""Reads what the checks need of the base model: its names, its linear layers and their weights, and its digests."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 FP32_BYTES = 4
 MAX_HEADER_BYTES = 1 << 20
 NOT_ADAPTABLE = ("embed_tokens", "lm_head")
-"""Not linear layers of a block: the engine supports adapters for them in a limited way only."""
+"""The embedding and the output layer, for which the engine supports adapters in a limited way only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class TensorInfo:
     """As in the file: "F32", "BF16", ..."""
     shape: tuple[int, ...]
     start: int
-    """Offset in the file, in bytes; so is `end`."""
+    """Where the values begin in the file, in bytes from its start; `end` is where they end."""
     end: int
 
 
@@ -52,22 +52,24 @@ def read_header(path: Path) -> Mapping[str, TensorInfo]:
 
 
 def map_bytes(path: Path) -> NDArray[np.uint8]:
-    """Maps the file into memory; pages are read from disk when they are accessed."""
+    """Maps the file into memory, read-only; pages are read from disk when they are accessed."""
     return np.memmap(path, dtype=np.uint8, mode="r")
 
 
 def is_readable(info: TensorInfo) -> bool:
-    """Returns whether `values` supports the tensor's type: a float of 16 or 32 bits."""
+    """Returns whether `values` supports the tensor's type, one of `READABLE_TYPES`."""
     return info.dtype in READABLE_TYPES
 
 
 def values(data: NDArray[np.uint8], info: TensorInfo) -> NDArray[np.float32]:
-    """Returns the values of a tensor that `is_readable`, in its shape; `data` is the whole safetensors file."""
+    """Returns the values of a tensor in its shape; `data` is the whole safetensors file. Raises KeyError unless
+    `is_readable(info)`.
+    """
     return READABLE_TYPES[info.dtype](data[info.start : info.end]).reshape(info.shape)
 
 
 def _from_bf16(raw: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Converts bf16, which numpy does not have, to float32: it is the upper half of one."""
+    """Converts bf16, which numpy does not have, to float32. A bf16 value is the upper half of a float32."""
     return (raw.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
 
 
@@ -90,23 +92,25 @@ READABLE_TYPES: Mapping[str, Callable[[NDArray[np.uint8]], NDArray[np.float32]]]
 class BaseModelSpec:
     served_name: str
     names: frozenset[str]
-    """The names by which an adapter may refer to it."""
+    """The names by which an adapter may state this base model."""
     layers: Mapping[str, tuple[int, int]]
     """Linear layer, such as "model.layers.0.self_attn.q_proj", -> (outputs, inputs)."""
     digest: str = ""
-    """SHA-256 of its weights, empty if its folder does not state it."""
+    """SHA-256 of the weights, empty if the model's folder does not state it."""
     chat_template_sha256: str = ""
     places: Mapping[str, tuple[Path, TensorInfo]] = field(default_factory=dict)
-    """Linear layer -> the file that contains its weight, and where."""
+    """Linear layer -> the file that contains its weight, and the weight's place in it."""
 
     def max_adapter_bytes(self, rank: int) -> int:
-        """Returns the size limit of an adapter's weights: all layers in fp32, with a DoRA magnitude for each row."""
+        """Returns the largest size of an adapter's weights file in bytes: all layers in fp32 with this rank, and a DoRA
+        magnitude for each output.
+        """
         return MAX_HEADER_BYTES + sum(
             (rank * (rows + columns) + rows) * FP32_BYTES for rows, columns in self.layers.values()
         )
 
     def weight(self, module: str) -> NDArray[np.float32] | None:
-        """Returns a module's weight [outputs, inputs]; None if it is quantized and so cannot be read directly."""
+        """Returns a module's weight [outputs, inputs]; None if it is unknown, or quantized and so cannot be read."""
         path, info = self.places.get(module, (None, None))
         if path is None or info is None or not is_readable(info):
             return None
@@ -116,8 +120,8 @@ class BaseModelSpec:
 def read_base(folder: Path, served_name: str, other_names: Collection[str] = ()) -> BaseModelSpec:
     """Returns the base model's layers with their shapes, read from the headers of its weights.
 
-    An adapter may state its base model as `served_name` or as one of `other_names`. Raises OSError if `folder` contains
-    no model.
+    An adapter may state its base model as `served_name`, as one of `other_names`, by the folder's path, or by the name
+    or digest in pointsman.json. Raises OSError if `folder` contains no model, or damaged weights.
     """
     shards = sorted(folder.glob("*.safetensors"))
     if not (folder / "config.json").is_file() or not shards:
@@ -148,8 +152,8 @@ def read_base(folder: Path, served_name: str, other_names: Collection[str] = ())
 
 
 def _chat_template_sha256(folder: Path) -> str:
-    """Returns the hash of the chat template, which is a file or part of the tokenizer's configuration, as in
-    transformers; empty if there is none.
+    """Returns the SHA-256 of the model's default chat template, which is in chat_template.jinja or
+    tokenizer_config.json; empty if there is none.
     """
     try:
         template: Any = (folder / "chat_template.jinja").read_text("utf-8")
@@ -161,9 +165,7 @@ def _chat_template_sha256(folder: Path) -> str:
 
 
 def _json_object(path: Path) -> Mapping[str, Any]:
-    """Reads a JSON object; empty if the file does not exist or holds something else. `base_model.py` writes
-    pointsman.json; folders of other origin have none.
-    """
+    """Reads a JSON object; returns an empty one if the file does not exist or holds something else."""
     try:
         content = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):

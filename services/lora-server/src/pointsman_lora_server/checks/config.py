@@ -30,8 +30,8 @@ UNSUPPORTED_FEATURES: Mapping[str, tuple[Any, ...]] = {
 `weights.convert_dora`."""
 
 HARMLESS_INITS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
-"""Values of init_lora_weights that keep the base's weights. Others change them, so that the adapter fits another base
-(see vllm/lora/peft_helper.py)."""
+"""The values of init_lora_weights, if it is a text, with which PEFT keeps the base's weights. Others change them, so
+that the adapter fits another base (see vllm/lora/peft_helper.py)."""
 
 MAX_ALPHA = 1e6
 
@@ -41,13 +41,15 @@ _LAYER_NUMBER = re.compile(r".*\.[^.]*\.(\d+)\.")  # as PEFT finds it if no laye
 
 @dataclass(frozen=True, slots=True)
 class TargetModules:
-    """The modules that the adapter declares to adapt, by PEFT's rules."""
+    """The modules that adapter_config.json names as those that the adapter changes (`target_modules`)."""
 
     names: tuple[str, ...]
-    """Names, or their last parts. Empty if `by_pattern`: then the weights define the modules."""
+    """Names of modules, or the last parts of names. Empty if `by_pattern`."""
     by_pattern: bool
+    """Whether `target_modules` is a pattern or "all-linear". Then the modules are those with tensors in the weights
+    file."""
     required: frozenset[str]
-    """The base's modules that must all have tensors; otherwise the adapter has lost some."""
+    """Modules of the base for which the weights file must contain tensors."""
 
     def includes(self, module: str) -> bool:
         return self.by_pattern or any(_has_suffix(module, name) for name in self.names)
@@ -57,7 +59,7 @@ class TargetModules:
 class AdapterConfig:
     values: Mapping[str, Any]
     rank: int
-    """The largest one if modules have different ranks."""
+    """The largest rank if modules have different ones."""
     targets: TargetModules
     is_dora: bool
 
@@ -65,14 +67,17 @@ class AdapterConfig:
         return int(self._pattern_value("rank_pattern", module, self.values["r"]))
 
     def scaling_of(self, module: str) -> float:
-        """Returns the factor by which PEFT and vLLM multiply the module's B @ A; raises InvalidArgument for several."""
+        """Returns the factor by which PEFT and vLLM multiply the module's B @ A.
+
+        Raises InvalidArgument ("bad_config") if `rank_pattern` or `alpha_pattern` gives the module several values.
+        """
         alpha = float(self._pattern_value("alpha_pattern", module, self.values["lora_alpha"]))
         rank = self.rank_of(module)
         return alpha / math.sqrt(rank) if self.values.get("use_rslora") else alpha / rank
 
     def _pattern_value(self, key: str, module: str, default: Any) -> Any:
-        """Returns a module's value in `rank_pattern` or `alpha_pattern`, by PEFT's rule (`get_pattern_key`). A pattern
-        matches a module's whole name, or the last part of it after a dot.
+        """Returns a module's value in `rank_pattern` or `alpha_pattern` (`key`), or `default`, by PEFT's rule
+        (`get_pattern_key`): a pattern matches a module's whole name, or the end of it after a dot.
         """
         matches = {
             value
@@ -85,8 +90,9 @@ class AdapterConfig:
 
 
 def read_config(raw: bytes, base: BaseModelSpec, max_rank: int) -> AdapterConfig:
-    """Parses and checks adapter_config.json. Raises InvalidArgument: bad_config, unsupported_feature, wrong_base_model,
-    unknown_module or rank_too_high.
+    """Parses and checks adapter_config.json against the base model and the highest rank of the engine.
+
+    Raises InvalidArgument: bad_config, unsupported_feature, wrong_base_model, unknown_module or rank_too_high.
     """
     try:
         values = untrusted_input.parse_object(raw)
@@ -100,10 +106,10 @@ def read_config(raw: bytes, base: BaseModelSpec, max_rank: int) -> AdapterConfig
 
 
 def canonical_config(config: AdapterConfig, modules: Sequence[str]) -> bytes:
-    """Returns the adapter_config.json that is hashed and that the engine reads; `modules` are those that the weights
-    adapt.
+    """Returns the adapter_config.json that is stored, hashed and read by the engine.
 
-    A DoRA is written as a plain LoRA, since its weights have been converted by then.
+    If the adapter names its modules by a pattern, `modules`, those in the weights file, replace the pattern. A DoRA is
+    written as a plain LoRA, since its weights have been converted by then.
     """
     values = dict(config.values)
     if config.targets.by_pattern:
@@ -114,7 +120,10 @@ def canonical_config(config: AdapterConfig, modules: Sequence[str]) -> bytes:
 
 
 def read_targets(values: Mapping[str, Any], base: BaseModelSpec) -> TargetModules:
-    """Returns the modules to adapt; raises InvalidArgument: bad_config, unsupported_feature or unknown_module."""
+    """Returns the modules that the parsed adapter_config.json names.
+
+    Raises InvalidArgument: bad_config, unsupported_feature (embedding or output layer) or unknown_module.
+    """
     targets = values.get("target_modules")
     if isinstance(targets, str) and targets:
         # A regular expression, or "all-linear". It is not evaluated: some expressions take for ever.
@@ -222,9 +231,10 @@ def _check_scaling(values: Mapping[str, Any]) -> None:
 
 
 def _pattern_values(values: Mapping[str, Any], key: str) -> list[Any]:
-    """Returns the values of `rank_pattern` or `alpha_pattern`, which maps module names to numbers.
+    """Returns the values of `rank_pattern` or `alpha_pattern` (`key`), which maps module names to numbers.
 
-    PEFT and vLLM use its keys as regular expressions, and some of these never finish, so only plain names are accepted.
+    PEFT and vLLM use its keys as regular expressions, and some of these never finish. So InvalidArgument is raised for
+    keys that are not plain names.
     """
     patterns = values.get(key) or {}
     if not isinstance(patterns, dict):

@@ -1,4 +1,4 @@
-"""Reads files and JSON from an untrusted folder: no links, no pickles, bounded sizes, one meaning for every reader."""
+"""Reads files and JSON from an untrusted folder: no links, no pickles, bounded sizes, unambiguous JSON."""
 
 import json
 import os
@@ -25,7 +25,11 @@ class SourceFolder:
         self._descriptor = descriptor
 
     def read(self, name: str, code: str) -> bytes:
-        """Reads a small file; raises InvalidArgument: `code` if it is missing or too large, or unsafe_file."""
+        """Reads a file of at most `MAX_TEXT_BYTES`.
+
+        Raises InvalidArgument, with the given `code` if the file is missing or larger, "unreadable" if the lora-server
+        lacks the permission, or "unsafe_file" if it is a link or not a regular file.
+        """
         with self.open(name, code) as file:
             raw = file.read(MAX_TEXT_BYTES + 1)
         if len(raw) > MAX_TEXT_BYTES:
@@ -60,10 +64,11 @@ class SourceFolder:
 
 @contextmanager
 def open_folder(folder: Path) -> Iterator[SourceFolder]:
-    """Opens a folder for reading; raises NotFound if there is none, or InvalidArgument: path_outside, unreadable, or
-    unsafe_file, also for a folder with a pickle.
+    """Opens a folder for reading during the block.
 
-    A symbolic link is rejected because its target can change after the check.
+    Raises NotFound if there is none. Raises InvalidArgument with the code "path_outside" if the path is not absolute or
+    contains "..", "unreadable" if the lora-server lacks the permission, or "unsafe_file" if the folder is a symbolic
+    link, whose target could change after the check, or contains a file that may be a pickle.
     """
     if not folder.is_absolute() or ".." in folder.parts or "\0" in str(folder):
         raise InvalidArgument(f"'{folder}' must be an absolute path without '..'", code="path_outside", param="folder")
@@ -86,7 +91,8 @@ def open_folder(folder: Path) -> Iterator[SourceFolder]:
 def parse_object(raw: bytes) -> dict[str, Any]:
     """Parses a JSON object strictly, so that no two parsers can read it differently.
 
-    Raises ValueError with the reason: not a JSON object, a repeated key, NaN, not UTF-8, nested too deeply.
+    Raises ValueError with the reason: not a JSON object, a repeated key, NaN or infinity, not UTF-8, half a surrogate
+    pair, or nested more deeply than `MAX_JSON_DEPTH`.
     """
     try:
         values = json.loads(raw.decode("utf-8"), parse_constant=_reject_constant, object_pairs_hook=_unique_keys)
@@ -101,7 +107,7 @@ def parse_object(raw: bytes) -> dict[str, Any]:
 
 
 def canonical_json(values: Mapping[str, Any]) -> bytes:
-    """Serializes JSON values so that equal content becomes equal bytes."""
+    """Returns a JSON object as UTF-8, such that equal content becomes equal bytes. Raises ValueError for NaN."""
     return (json.dumps(values, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 

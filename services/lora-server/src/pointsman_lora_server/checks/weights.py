@@ -24,16 +24,18 @@ from pointsman_lora_server.checks.config import AdapterConfig
 from pointsman_lora_server.checks.untrusted_input import WEIGHTS
 
 MAX_WEIGHT = 1000.0
-"""No weight of a LoRA comes near it. Far above it activations overflow, and one such answer makes the engine silent."""
+"""The largest absolute value of a weight; those of trained LoRAs are far smaller. Weights far above it make activations
+overflow, after which the engine may stop answering."""
 
 MAX_GAIN = 1000.0
-"""A linear layer of a model turns an input of size 1 into an output of about 1. Trained adapters add less than that,
-and random ones that drown out the base about 5."""
+"""The largest factor by which an adapter may multiply a layer's input. A linear layer of a model turns an input of size
+1 into an output of about 1. Trained adapters add less than that, and random ones that drown out the base about 5."""
 
 MIN_GAIN = 1e-9
 
 MAX_DORA_DEVIATION = 2.0**-8
-"""Relative error of rounding to bf16, in which the engine computes."""
+"""By how much a DoRA's magnitudes may differ from the norms that make it a LoRA: the relative error of rounding to
+bf16, in which the engine computes."""
 
 MERGE_COMMAND = "python -m pointsman_lora_server.smoke.merge --base BASE --adapter FOLDER --out NEW_FOLDER"
 
@@ -44,7 +46,7 @@ _BIAS = re.compile(r".+\.(lora_B\.)?bias")
 
 @dataclass(frozen=True, slots=True)
 class LoraPair:
-    """The two factors of one module: `a` is [rank, inputs], `b` is [outputs, rank]."""
+    """The two factors of one module's change B @ A: `a` is [rank, inputs], `b` is [outputs, rank]."""
 
     a: TensorInfo
     b: TensorInfo
@@ -52,12 +54,14 @@ class LoraPair:
 
 @dataclass(slots=True)
 class TensorLayout:
-    """The tensors of an adapter's file, sorted by the module of the base model that each adapts."""
+    """The places of the tensors in an adapter's weights file, by the module of the base model that they adapt."""
 
     header: Mapping[str, TensorInfo]
+    """All tensors by their names in the file."""
     pairs: dict[str, LoraPair] = field(default_factory=dict)
+    """Module -> its factors."""
     magnitudes: dict[str, TensorInfo] = field(default_factory=dict)
-    """Empty unless the adapter is a DoRA."""
+    """Module -> its DoRA magnitudes; empty unless the adapter is a DoRA."""
 
 
 def read_layout(path: Path, config: AdapterConfig, base: BaseModelSpec) -> TensorLayout:
@@ -100,11 +104,13 @@ def check_values(path: Path, layout: TensorLayout, config: AdapterConfig) -> Non
 
 
 def convert_dora(path: Path, layout: TensorLayout, config: AdapterConfig, base: BaseModelSpec) -> float:
-    """Rewrites a DoRA's file at `path` without magnitudes; returns their largest relative deviation from the norms.
+    """Rewrites a DoRA's weights file at `path` without magnitudes; returns their largest relative deviation from the
+    norms.
 
-    DoRA computes m * (W + s B A) / |W + s B A| with the norm of each row (https://arxiv.org/abs/2402.09353). If m
-    equals that norm, this is W + s B A, the LoRA without the magnitudes, which is all that the engine can compute.
-    Raises InvalidArgument ("dora_not_exact") otherwise.
+    DoRA computes m * (W + s B A) / |W + s B A| with the norm of each row (https://arxiv.org/abs/2402.09353). If the
+    magnitude m equals that norm, this is W + s B A, the LoRA without the magnitudes, which is all that the engine can
+    compute. Raises InvalidArgument ("dora_not_exact") if a magnitude deviates by more than `MAX_DORA_DEVIATION`, or the
+    base's weight is quantized and so cannot be compared.
     """
     data = map_bytes(path)
     worst, worst_module = 0.0, ""
@@ -256,8 +262,8 @@ def _check_tensor(name: str, tensor: NDArray[np.float32]) -> None:
 
 
 def _gain(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    """Returns how much B @ A amplifies a random input. That is its Frobenius norm, the square root of trace(BᵀB AAᵀ),
-    divided by the square root of its number of rows.
+    """Returns the factor by which B @ A multiplies the size of a random input. That is the Frobenius norm of B @ A, the
+    square root of trace(BᵀB AAᵀ), divided by the square root of its number of rows.
     """
     wide_a, wide_b = a.astype(np.float64), b.astype(np.float64)
     square = float(((wide_b.T @ wide_b) * (wide_a @ wide_a.T)).sum())

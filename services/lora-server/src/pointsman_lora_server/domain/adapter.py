@@ -6,50 +6,61 @@ from dataclasses import dataclass, field
 from pointsman_lora_server.domain.names import HASH_DIGITS
 
 TRAINING_SECONDS = "training_seconds"
-"""The key of the training's duration among a version's metrics."""
+"""The key in `AdapterVersion.metrics` of how many seconds the training took."""
 
 
 @dataclass(frozen=True, slots=True)
 class AdapterVersion:
-    """An immutable adapter and its manifest; its name contains the hash of the weights, so it never means others."""
+    """The record of one version of an adapter. Neither the record nor the adapter's files ever change."""
 
     name: str
+    """The adapter's name, which all its versions share."""
     sha256: str
+    """Hash of the adapter's configuration and weights (`store.layout.content_hash`)."""
     base_model: str
     rank: int
+    """The largest rank of a module."""
     target_modules: tuple[str, ...]
     bytes: int
+    """Size of the weights file."""
     created_unix_ms: int
     facts: Mapping[str, str] = field(default_factory=dict)
+    """Notes from the registration request and from the import, such as the training job's id."""
     base_digest: str = ""
     """SHA-256 of the base model's weights, empty if the base model's folder does not state it."""
     chat_template_sha256: str = ""
     training_data_sha256: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict)
-    """Results of its evaluation, such as "heldout_exact", "prompt_path_exact" and "heldout_loss"."""
+    """Figures from its training report, such as "heldout_exact", "prompt_path_exact" and "heldout_loss"."""
     parent: str = ""
+    """The version that its training started from; empty if none."""
     author: str = ""
 
     @property
     def version(self) -> str:
+        """Returns "NAME@HASH", with the first `HASH_DIGITS` digits of `sha256`."""
         return f"{self.name}@{self.sha256[:HASH_DIGITS]}"
 
 
 @dataclass(frozen=True, slots=True)
 class CanaryTerms:
-    """The differences from the stable version's rates and latencies above which a canary is rolled back."""
+    """How much worse than the stable version a canary may be; `promotion.rollback_reason` applies these limits."""
 
     min_requests: int = 20
     """Number of requests that both versions must have before they are compared."""
     max_error_excess: float = 0.02
+    """Limit of the canary's error rate minus the stable version's."""
     max_invalid_excess: float = 0.05
+    """Limit of the difference of the rates of answers that a validator rejected."""
     max_rating_loss: float = 0.1
+    """Limit of the stable version's mean rating (0 to 1) minus the canary's."""
     max_latency_ratio: float = 1.5
+    """Limit of the canary's p95 latency divided by the stable version's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Canary:
-    """A version that serves part of an alias's users before it may replace the alias's stable version."""
+    """A version that serves a share of an alias's users, so that it can be compared with the alias's stable version."""
 
     version: str
     weight: float
@@ -69,7 +80,7 @@ class Alias:
     revision: int
     canary: Canary | None = None
     previous: str = ""
-    """The version before the last move, to which a rollback returns."""
+    """The version before the last move, to which a rollback returns; empty if there is none."""
 
     @property
     def versions(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The desired state of all engines, as Redis has it: phases, aliases, pins and placements, and changes of it."""
+"""The desired state of all engines of one base model, as stored in Redis, and the log of its changes."""
 
 import enum
 from collections.abc import Mapping, Set
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pointsman_lora_server.domain.adapter import AdapterVersion, Alias
 
 MAX_RECENT_REVISIONS = 64
-"""A reader that is further behind reads the complete state."""
+"""Number of revisions that a `ChangeLog` keeps; for a reader that is further behind, everything may have changed."""
 
 
 class Phase(enum.Enum):
@@ -28,14 +28,14 @@ class PhaseRecord:
     error_code: str = ""
     error: str = ""
     alias_suffix: str = ""
-    """The part after the "@" of the alias to move to this version once an engine holds it; empty when that is done."""
+    """The part after the "@" of the alias to move to this version once an engine holds it; empty if there is none."""
     force: bool = False
     """Whether the alias is moved even if the evaluation shows no gain over prompting."""
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """How many engines hold the versions of an adapter that an alias or a canary points to."""
+    """On how many engines an adapter's versions are kept loaded that its aliases or their canaries point to."""
 
     copies: int | None = None
     """Number of engines (all of them if there are fewer). None: every engine. 0: none until a request needs one."""
@@ -46,27 +46,27 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class FleetState:
-    """The engines of all lora-servers that are up and have reported recently, with the versions that each holds."""
+    """The engines that are up according to a recent report of their lora-server, and the versions that each holds."""
 
     holds: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    """Engine name -> the versions that it holds."""
+    """Engine name -> the versions that it holds, loads or unloads."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChangeLog:
-    """The names of the aliases and versions that each of the latest revisions of a state has changed."""
+    """The names, such as those of versions and aliases, that each of the latest revisions of a state has changed."""
 
     revision: int = 0
     recent: tuple[frozenset[str], ...] = ()
-    """The names that the latest revisions changed, the newest last."""
+    """One set of names for each of the latest revisions, at most `MAX_RECENT_REVISIONS`, the newest last."""
 
     def append(self, names: frozenset[str] | None) -> "ChangeLog":
-        """Returns the log with one more revision, which changed `names`; None if it may have changed everything."""
+        """Returns the log with one more revision, which changed `names` (None: it may have changed everything)."""
         recent = () if names is None else (*self.recent, names)[-MAX_RECENT_REVISIONS:]
         return ChangeLog(self.revision + 1, recent)
 
     def since(self, revision: int) -> frozenset[str] | None:
-        """Returns the names that differ between `revision` and the current one; None if everything may differ."""
+        """Returns the names that have changed since `revision`; None if everything may have changed."""
         missing = self.revision - revision
         if not 0 <= missing <= len(self.recent):
             return None
@@ -79,21 +79,22 @@ class DesiredState:
 
     versions: Mapping[str, AdapterVersion] = field(default_factory=dict)
     phases: Mapping[str, PhaseRecord] = field(default_factory=dict)
-    """One for each of the versions."""
+    """Version -> its phase record; the keys are those of `versions`."""
     aliases: tuple[Alias, ...] = ()
+    """All aliases, sorted by name."""
     pins: frozenset[str] = frozenset()
     placements: Mapping[str, Placement] = field(default_factory=dict)
     """Adapter name -> its placement; an adapter that is not listed is on every engine."""
     upcoming: Mapping[str, int] = field(default_factory=dict)
-    """Versions that an alias is about to be moved to -> the Unix time in milliseconds at which that lapses."""
+    """Versions that an alias is about to be moved to -> the Unix time in milliseconds until which that is expected."""
     log: ChangeLog = field(default=ChangeLog(), compare=False)
-    """Of the names of versions, aliases and adapters."""
+    """The names of the versions, aliases and adapters (for placements) that each revision has changed."""
     _alias_names: dict[str, tuple[str, ...]] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def changed_since(self, before: "DesiredState") -> frozenset[str] | None:
-        """Returns the names of versions, aliases and adapters that may differ from an earlier state.
+        """Returns the names of versions, aliases and adapters that may differ from the earlier state `before`.
 
-        None if the log of changes does not reach back so far, so that everything may differ.
+        Returns None if everything may differ, because the log of changes does not reach back so far.
         """
         if self is before:
             return frozenset()
@@ -120,14 +121,19 @@ class DesiredState:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One entry in the history of versions and aliases: who changed what, when and why."""
+    """One entry in the history of versions, aliases and placements: who changed what, when and why."""
 
     id: str
+    """The entry's id in the Redis stream of changes; a later entry has a greater one."""
     at_unix_ms: int
     kind: str
+    """"registered", "deleted", "pin", "placement", "alias" (a move), "canary", "rollback", or a `Phase` value."""
     subject: str
+    """The version, alias or adapter that was changed."""
     before: str
+    """The earlier phase, placement, pin ("pinned" or empty) or target of the alias, as text; empty if none."""
     after: str
+    """The new phase, placement, pin or target, in the same form as `before`."""
     author: str
     reason: str
 

@@ -15,23 +15,25 @@ class EngineStatus(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class EngineState:
-    """A snapshot of the engine's status and of the versions that it holds, as gateways see it.
-
-    `life` counts the engine's starts. What the engine held before a restart is gone after it.
-    """
+    """A snapshot of the engine's status and of the versions that it holds, as gateways see it."""
 
     status: EngineStatus = EngineStatus.STARTING
     life: int = 0
+    """How often the engine was started, the present run included. For an engine that is not started here, an outage
+    counts like a restart."""
     detail: str = "not started yet"
+    """A text for people that explains the status."""
     resident: frozenset[str] = frozenset()
     """Versions that gateways may request: loaded, warmed up and not about to be evicted."""
     loading: frozenset[str] = frozenset()
     draining: frozenset[str] = frozenset()
+    """Versions that are being unloaded; gateways send no new requests for them."""
     aliases: tuple[Alias, ...] = ()
     ready: Mapping[str, float | None] = field(default_factory=dict, hash=False, compare=False)
-    """Versions that any engine may load, with the seconds that their training took, if its report states it. It is not
-    copied, so its content is always that of the newest state."""
+    """Versions that any engine may load -> the seconds that their training took, None if unknown. All snapshots share
+    this mapping, which is changed in place, so it always has the newest content."""
     sequence: int = 1
+    """Increased by 1 with each change that watchers are notified of."""
 
     @property
     def restarts(self) -> int:
@@ -39,7 +41,7 @@ class EngineState:
 
     @property
     def loadable(self) -> frozenset[str]:
-        """Returns the versions that are not resident and can be loaded on demand."""
+        """Returns the versions that are not resident and can be loaded on demand; none unless the engine is READY."""
         return frozenset(self.ready.keys() - self.resident) if self.status is EngineStatus.READY else frozenset()
 
     def is_loadable(self, version: str) -> bool:

@@ -22,7 +22,7 @@ def check_name(name: str) -> None:
 
 
 def check_version(version: str) -> None:
-    """Raises InvalidArgument unless `version` is "NAME@HASH"."""
+    """Raises InvalidArgument unless `version` is "NAME@HASH" with `HASH_DIGITS` lower-case hexadecimal digits."""
     if not is_version(version):
         raise InvalidArgument(
             f"'{version}' is no adapter version: NAME@HASH with {HASH_DIGITS} hexadecimal digits, as in "
@@ -38,7 +38,7 @@ def is_version(version: str) -> bool:
 
 
 def check_alias(alias: str) -> None:
-    """Raises InvalidArgument unless `alias` is "NAME@SUFFIX" with a suffix that cannot be mistaken for a hash."""
+    """Raises InvalidArgument unless `alias` is "NAME@SUFFIX" and the suffix does not look like a version's hash."""
     name, _, suffix = alias.partition("@")
     if not (_NAME.fullmatch(name) and _NAME.fullmatch(suffix)) or _HASH.fullmatch(suffix):
         raise InvalidArgument(

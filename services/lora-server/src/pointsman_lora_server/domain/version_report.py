@@ -29,13 +29,18 @@ class VersionReport:
     version: AdapterVersion
     state: VersionState
     aliases: tuple[str, ...]
+    """The aliases that point to it, as their stable version or as their canary."""
     pinned: bool = False
     error_code: str = ""
+    """The code of the error because of which the version FAILED, empty in other states; `error` is its message."""
     error: str = ""
 
 
 def state_of(version: str, desired: DesiredState, engine: EngineState) -> VersionState:
-    """Combines the phase in Redis with what this engine holds."""
+    """Returns the state of a registered version on this engine; raises KeyError for a version not in `desired`.
+
+    DRAINING takes precedence over the phase. A phase other than READY takes precedence over what the engine holds.
+    """
     phase = desired.phases[version].phase
     if version in engine.draining:
         return VersionState.DRAINING

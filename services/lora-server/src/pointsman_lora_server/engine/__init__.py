@@ -1,1 +1,1 @@
-"""The engine: vLLM as a supervised child process, its HTTP client, and the guard that runs inside vLLM."""
+"""Runs vLLM as a child process or watches an engine that others started, calls it over HTTP, and guards its routes."""

@@ -1,4 +1,4 @@
-"""Watches an attached engine: detects that the engine is unreachable, restarted, reconfigured or corrupted."""
+"""Watches an attached engine: detects that it is unreachable, was restarted, serves another model or is corrupted."""
 
 import asyncio
 import logging
@@ -19,8 +19,9 @@ POLL_SECONDS = 1.0
 
 
 class Attachment:
-    """Watches an attached engine and publishes its status and its number of restarts, as the supervisor does for its
-    own.
+    """Watches an engine that was not started here, and publishes its status and the number of its runs (`life`).
+
+    A run ends when the engine is restarted or cannot be used for a time. Implements `EngineMonitor`.
     """
 
     def __init__(
@@ -34,8 +35,9 @@ class Attachment:
         apply_limits: Callable[[EngineFacts], str],
         probe_interval: float = PROBE_INTERVAL_SECONDS,
     ) -> None:
-        """Takes `apply_limits`, which gets the facts that the engine reports and returns a note for its status, often
-        empty. `probe_interval` is in seconds.
+        """Takes `apply_limits`, which is called at the start of each run with what the engine reports about itself, and
+        returns a note for the status, which may be empty. `url` is the engine's base URL, `base_model` the name under
+        which it must serve the base model. `probe_interval` is in seconds.
         """
         self._url = url
         self._base_model = base_model
@@ -55,7 +57,7 @@ class Attachment:
         self._probe_due_at = 0.0
 
     async def run(self) -> None:
-        """Watches the engine until cancelled; the engine keeps running."""
+        """Checks the engine every `POLL_SECONDS` until cancelled; the engine keeps running."""
         while True:
             try:
                 await self._check()
@@ -65,8 +67,8 @@ class Attachment:
             await asyncio.sleep(POLL_SECONDS)
 
     def restart(self, reason: str) -> None:
-        """Publishes the engine as DOWN, with `reason` in the detail, until somebody has restarted it: it was not
-        started here.
+        """Publishes the engine as DOWN, with `reason` in the detail, until somebody has restarted it. This process
+        cannot, since it has not started the engine.
         """
         self._held_before = self._engine_state.state.resident
         self._corruption = f"{reason}; restart the engine at {self._url}, which was not started here"
@@ -93,10 +95,10 @@ class Attachment:
             await self._check_answers(self._probe.check)
 
     async def _is_restarted(self, facts: EngineFacts) -> bool:
-        """Returns whether the engine was restarted since the last check.
+        """Returns whether the engine was restarted since the last check, by its boot id.
 
-        Compares boot ids. An engine without a boot id counts as restarted if it was unreachable or has lost all its
-        adapters.
+        An engine that reports no boot id counts as restarted if it was unusable at the last check or has lost all the
+        versions that it held.
         """
         if facts.boot or self._boot:
             return facts.boot != self._boot
@@ -114,7 +116,7 @@ class Attachment:
             self._engine_state.update(status=EngineStatus.READY, detail=detail)
 
     async def _check_answers(self, check: Callable[[], Awaitable[None]]) -> bool:
-        """Probes the base model with `check`, and returns whether its answers are unchanged."""
+        """Runs `check`, a method of the probe; returns False if it raises EngineCorrupted or Unavailable."""
         self._probe_due_at = time.monotonic() + self._probe_interval
         try:
             await check()
@@ -127,7 +129,9 @@ class Attachment:
         return False
 
     def _report_problem(self, error: PointsmanError) -> None:
-        """Sets the engine's status to DOWN, except for a timeout in the first `MAX_SILENT_SECONDS`: it may be busy."""
+        """Publishes the engine as DOWN. Ignores timeouts until the engine was silent for `MAX_SILENT_SECONDS`, since it
+        may be busy.
+        """
         silent_seconds = time.monotonic() - self._answered_at
         if isinstance(error.__cause__, TimeoutError) and silent_seconds < MAX_SILENT_SECONDS:
             return

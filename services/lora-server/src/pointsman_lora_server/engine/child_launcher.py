@@ -1,9 +1,9 @@
 """Runs a command that cannot outlive its starter: `python child_launcher.py COMMAND...`. Standard library only.
 
-The starter holds the write end of this process's stdin. When it closes, however the starter died (kill -9 included),
-the whole process group is killed: vLLM's API server and the children that it leaves behind. SIGTERM is passed on to the
-command alone, so that it can shut down by itself. The starter must make this process the leader of a session, and with
-it of a process group.
+The starter holds the write end of a pipe that is this process's stdin. When that end closes, however the starter died
+(kill -9 included), the whole process group is killed: vLLM's API server and the children that it leaves behind. SIGTERM
+is passed on to the command alone, so that it can shut down by itself. The starter must start this process in a new
+session, which makes it the leader of its process group.
 """
 
 import ctypes
@@ -35,7 +35,7 @@ def _kill_group_at_end_of_stdin() -> None:
 
 
 def _die_with_parent() -> None:
-    """Has the kernel kill the command if the launcher is killed; runs in the child before the command (Linux)."""
+    """Makes the kernel kill the command if the launcher dies (Linux only). Runs in the child before the command."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 

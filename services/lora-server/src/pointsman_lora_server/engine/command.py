@@ -10,8 +10,8 @@ from pathlib import Path
 from pointsman_lora_server.engine.tool_calls import NO_TOOL_CALLING, ToolCalling
 
 DRAIN_SECONDS = 5
-"""How long vLLM lets requests finish that arrived at the last moment; it would otherwise abort them at once. Earlier
-requests have finished before vLLM is told to stop, since its own drain was observed to cut answers short."""
+"""How long vLLM lets requests finish after SIGTERM. These are only the ones that arrived at the last moment: the
+supervisor waits for earlier requests before it stops vLLM, since vLLM's own drain was observed to cut answers short."""
 
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The values that vLLM's --max-lora-rank accepts."""
@@ -27,11 +27,11 @@ GUARD_FOLDER = Path(__file__).parent / "guard"
 _TRACES_OPTION = "--otlp-traces-endpoint"
 _STRUCTURED_OUTPUTS_OPTION = "--structured-outputs-config"
 COMPACT_JSON = '{"backend": "xgrammar", "disable_any_whitespace": true}'
-"""vLLM's default grammar for JSON allows any white space, and small models then write it until the context is full.
+"""Forbids white space between JSON tokens: small models would write it until the context is full.
 Only two backends can disable it. Guidance supports more of JSON Schema than xgrammar does, but rejects the grammars of
 vLLM's tool-call parsers."""
 NATIVE_BFLOAT16 = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
-"""Flags in /proc/cpuinfo; the last one is Arm's."""
+"""Flags in /proc/cpuinfo of CPUs that multiply bfloat16; the last one is Arm's."""
 _HAS_SETTING = "has a setting of the lora-server"
 _FORBIDDEN_OPTIONS = {
     "--middleware": "must be the guard alone",
@@ -77,9 +77,9 @@ class EngineSettings:
     base_model: Path
     served_model_name: str
     held: int
-    """Adapters in the engine's host memory."""
+    """How many adapters the engine holds in its host memory."""
     max_loras: int
-    """Adapters in one batch; vLLM's scheduler copies them from the host memory."""
+    """How many different adapters one batch can use; vLLM's scheduler copies them from the host memory."""
     max_lora_rank: int
     max_model_len: int
     dtype: str = "auto"
@@ -101,9 +101,9 @@ class EngineCommand:
 
 
 class GuardSecret:
-    """The secret for the routes that our middleware (the guard) adds to vLLM; never shown by `repr`.
+    """The secret for the routes that our middleware (the guard) adds to vLLM; `repr` does not show it.
 
-    Only this process and one run of the engine know it.
+    Each run of an engine that is started here gets a new one.
     """
 
     def __init__(self) -> None:
@@ -120,9 +120,10 @@ class GuardSecret:
 
 
 def choose_dtype(setting: str, cpu_flags: Collection[str], has_gpu: bool) -> str:
-    """Resolves "auto" on a CPU: float32, unless it multiplies bfloat16 natively. Else returns `setting` as it is.
+    """Returns the engine's number type: `setting`, except for "auto" without a GPU.
 
-    With AVX2 alone, SmolLM2-135M generated 138 tokens/s in float32 and 39 in bfloat16, with 16 streams on two cores.
+    Then it is "bfloat16" if one of `cpu_flags` is in `NATIVE_BFLOAT16`, else "float32". With AVX2 alone, SmolLM2-135M
+    generated 138 tokens/s in float32 and 39 in bfloat16, with 16 streams on two cores.
     """
     if setting != "auto" or has_gpu:
         return setting
@@ -130,11 +131,12 @@ def choose_dtype(setting: str, cpu_flags: Collection[str], has_gpu: bool) -> str
 
 
 def build_command(settings: EngineSettings, environment: Mapping[str, str], cores: Iterable[int]) -> EngineCommand:
-    """Returns vLLM's command, which binds threads to `cores` on a CPU.
+    """Returns vLLM's command. vLLM for CPUs binds its threads to `cores`, the numbers of CPU cores.
 
-    `environment` is this process's own: its variables take precedence over the defaults, except our settings and unsafe
-    ones, which vLLM does not get. Raises ValueError if the extra arguments contain one that the lora-server must
-    control.
+    `environment` is this process's own. vLLM inherits it without our settings (`POINTSMAN_*`) and unsafe variables
+    (`_NOT_INHERITED`); other variables in it take precedence over the defaults here. Raises ValueError if the extra
+    arguments cannot be split or contain one that the lora-server must control (`_FORBIDDEN_OPTIONS`), or if
+    `max_lora_rank` is above vLLM's highest.
     """
     host, _, port = settings.listen.rpartition(":")
     rank = min(rank for rank in LORA_RANKS if rank >= settings.max_lora_rank)
@@ -180,7 +182,9 @@ def build_command(settings: EngineSettings, environment: Mapping[str, str], core
 
 
 def with_secrets(command: EngineCommand, secret: GuardSecret) -> Callable[[], EngineCommand]:
-    """Returns a function that returns the command for the engine's next run, each time with a new secret."""
+    """Returns a function that renews `secret` and returns the command for the engine's next run, with the new secret in
+    the environment.
+    """
     return lambda: replace(command, environment={**command.environment, SECRET_VARIABLE: secret.renew()})
 
 
@@ -214,20 +218,18 @@ def _option_name(argument: str) -> str:
 
 
 def _may_be(name: str, option: str) -> bool:
-    """Returns whether vLLM may read `name` as the option: it accepts any unambiguous prefix of one."""
+    """Returns whether vLLM may read the argument `name` as `option`: it accepts any unambiguous prefix of an option."""
     return name == option or (len(name) > 3 and name.startswith("--") and option.startswith(name))
 
 
 def _tracing_variables(environment: Mapping[str, str]) -> dict[str, str]:
-    """Returns variables that make vLLM send spans by HTTP, as this endpoint expects, and name its service "vllm"."""
+    """Returns variables that make vLLM send spans by HTTP, under the service name "vllm" if `environment` has none."""
     has_name = "service.name=" in environment.get("OTEL_RESOURCE_ATTRIBUTES", "")
     return {"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf"} | ({} if has_name else {"OTEL_SERVICE_NAME": "vllm"})
 
 
 def _inherited(environment: Mapping[str, str]) -> dict[str, str]:
-    """Returns the environment for the engine, without the lora-server's settings and variables that open vLLM to
-    others.
-    """
+    """Returns the variables that the engine inherits: not the lora-server's settings, nor unsafe ones."""
     return {
         key: value
         for key, value in environment.items()

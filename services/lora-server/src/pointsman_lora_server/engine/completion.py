@@ -1,4 +1,4 @@
-"""Greedy completions by an engine, and probes that compare the base model's with known ones to detect wrong answers."""
+"""Greedy completions by an engine, and probes that detect when the base model's completions change."""
 
 import asyncio
 import logging
@@ -13,16 +13,16 @@ from pointsman_servicekit.errors import InvalidArgument, NotFound, PointsmanErro
 log = logging.getLogger(__name__)
 
 PROMPTS = ("1, 2, 3,", "A, B, C, D, E, F, G,", "one, two, three, four, five,")
-"""Any language model continues these with certainty. The first is short on purpose: data that others left in a block of
-the KV cache affects a short prompt and is overwritten by a long one."""
+"""Prompts that any language model continues with certainty. The first is short on purpose: data that other requests
+left in a block of the KV cache affects a short prompt and is overwritten by a long one."""
 
 MAX_TOKENS = 8
 CERTAIN_LOGPROB = math.log(0.7)
-"""A token that is at least this likely is the most likely one in any batch: its logit is 0.85 above the next one's, and
-bfloat16 moves logits by 0.1 or 0.2."""
+"""A token with at least this log-probability is certain, that is, the most likely one in any batch: its logit is 0.85
+above the next one's, and bfloat16 moves logits by 0.1 or 0.2."""
 
 MIN_CERTAIN_TOKENS = 3
-"""Number of certain tokens that a continuation needs to be used as the expected one."""
+"""How many certain tokens a continuation must begin with to be used as the expected one."""
 ATTEMPTS = 3
 
 
@@ -42,7 +42,9 @@ class GreedyAnswer:
 def scored_answer(
     model: str, token_ids: Iterable[int], text: str, logprobs: Sequence[float | None], finish_reason: str
 ) -> GreedyAnswer:
-    """Builds an answer; raises InvalidArgument ("cannot_answer") if a token has no finite probability or none came."""
+    """Returns an answer; raises InvalidArgument ("cannot_answer") if there is no token, or one without a finite
+    log-probability.
+    """
     finite = tuple(p for p in logprobs if isinstance(p, int | float) and math.isfinite(p))
     if not finite or len(finite) < len(logprobs):
         raise InvalidArgument(f"{model} answers with no tokens that can be scored", code="cannot_answer")
@@ -50,17 +52,22 @@ def scored_answer(
 
 
 class CompletionClient(Protocol):
-    """Completes prompts; `VllmClient` says what the methods raise."""
+    """Interface of an engine that completes prompts; `VllmClient` and `TimedEngine` implement it.
+
+    The methods of `VllmClient` say what they return and raise.
+    """
 
     async def complete(self, model: str, prompt: str | Sequence[int], max_tokens: int) -> GreedyAnswer: ...
     async def count_corrupted(self) -> int: ...
 
 
 class TimedEngine:
-    """Wraps a `CompletionClient` and reports the duration of each completion."""
+    """Wraps a `CompletionClient` and reports the duration of each completion; implements the same interface."""
 
     def __init__(self, engine: CompletionClient, observe: Callable[[str, str, float], None]) -> None:
-        """Takes `observe`, which gets the model, an error code (empty: success; or "cancelled") and the seconds."""
+        """Takes `observe`, which is called with the model, a code and the seconds. The code is empty after a success,
+        else that of the PointsmanError, or "cancelled" after any other exception.
+        """
         self._engine = engine
         self._observe = observe
 
@@ -81,7 +88,7 @@ class TimedEngine:
 
 
 class EngineCorrupted(Unavailable):
-    """The engine answers, but wrongly; it must be restarted."""
+    """The engine does not answer as it did before; it must be restarted."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, code="engine_poisoned", retry_after=5.0)
@@ -95,13 +102,15 @@ class _Expected:
 
 
 class Probe:
-    """Compares the base model's continuation with that of the engine's first run.
+    """Compares the base model's continuation of a prompt with that of the engine's first run.
 
-    The client must wait long for an answer: a busy engine is not a corrupted one.
+    The time limit of `engine` must be long, so that a busy engine does not count as one that does not answer.
     """
 
     def __init__(self, engine: CompletionClient, base_model: str, count_failure: Callable[[], None]) -> None:
-        """Takes the base model's name at the engine, and `count_failure`, which is called for each failed probe."""
+        """Takes the base model's name at the engine, and `count_failure`, which is called before a check raises
+        EngineCorrupted.
+        """
         self._engine = engine
         self._base_model = base_model
         self._count_failure = count_failure
@@ -109,17 +118,20 @@ class Probe:
         self._lock = asyncio.Lock()
 
     async def start(self) -> None:
-        """Learns the expected continuation or compares with it; call it after each start, before adapters are loaded.
+        """Learns the expected continuation at the first call, then does what `check` does.
 
-        The first run of the engine defines the expected continuation and must repeat it; each later run must produce
-        the same. Raises EngineCorrupted if it does not, Unavailable if it does not answer.
+        Call it after each start of the engine, before adapters are loaded. Raises as `check` does, and EngineCorrupted
+        if the base model gives no answer while it is learned.
         """
         if self._expected is None:
             self._expected = await self._learn()
         await self.check()
 
     async def check(self) -> None:
-        """Raises EngineCorrupted if the base model answers other than expected, Unavailable if it does not answer."""
+        """Raises EngineCorrupted if the base model does not answer as expected in `ATTEMPTS` attempts, or the engine
+        has counted requests with NaN logits. Raises Unavailable if the engine does not answer or `start` was not
+        called.
+        """
         expected = self._expected
         if expected is None:
             raise Unavailable("the engine has not been probed yet", code="engine_not_ready", retry_after=5.0)
@@ -138,7 +150,7 @@ class Probe:
             raise EngineCorrupted(f"the base model {problem}")
 
     async def _problem(self, expected: _Expected) -> str:
-        """Asks the base model for a known answer again, and returns how it differs; empty if it is the same."""
+        """Requests the expected continuation again; returns how it differs, as text, empty if it does not."""
         try:
             answer = await self._engine.complete(self._base_model, expected.prompt, MAX_TOKENS)
         except (InvalidArgument, NotFound) as error:
@@ -148,7 +160,9 @@ class Probe:
         return ""
 
     async def _learn(self) -> _Expected:
-        """Chooses the prompt that the model continues with certainty for the most tokens."""
+        """Returns the prompt that the model continues with the most certain tokens, and these tokens; no tokens if
+        they are fewer than `MIN_CERTAIN_TOKENS`. Raises EngineCorrupted if the engine rejects a prompt.
+        """
         candidates = []
         for prompt in PROMPTS:
             try:

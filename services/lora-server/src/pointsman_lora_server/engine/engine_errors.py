@@ -1,4 +1,4 @@
-"""The errors of calls to the engine: its own message, and what an answer of another form or a missing folder means."""
+"""Builds the errors of calls to the engine."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,9 @@ from pointsman_servicekit.errors import FailedPrecondition, Unavailable
 
 @contextmanager
 def expecting_form(route: str) -> Iterator[None]:
-    """Raises Unavailable if an answer has another form than the engine's API, as a proxy's error page has."""
+    """Raises Unavailable if the block fails to read an answer of `route` because it has another form than the engine's
+    API, as a proxy's error page has. Catches LookupError, TypeError, ValueError and AttributeError.
+    """
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError) as error:
@@ -30,7 +32,7 @@ def no_folder(folder: str) -> FailedPrecondition:
 
 
 def error_message(answer: Any) -> str:
-    """Returns the message of an engine's error response, shortened to 300 characters."""
+    """Returns the message in an engine's error response (parsed JSON or text), shortened to 300 characters."""
     if isinstance(answer, dict) and "error_message" in answer:  # SGLang's loading routes
         answer = answer["error_message"]
     if isinstance(answer, dict) and isinstance(answer.get("error"), dict):

@@ -1,4 +1,4 @@
-"""Child processes that cannot outlive the lora-server, and the engine as one of them."""
+"""Child processes that cannot outlive the lora-server; the engine is one of them."""
 
 import asyncio
 import logging
@@ -18,10 +18,10 @@ log = logging.getLogger(__name__)
 engine_log = logging.getLogger("engine")
 
 MAX_LINE_BYTES = 1 << 16
-"""asyncio's own default limit."""
+"""The longest line that can be read from a child; the same as asyncio's default."""
 
 STOP_SECONDS = DRAIN_SECONDS + 10
-"""From SIGTERM to SIGKILL: vLLM drains, then needs some more time to exit."""
+"""Seconds from SIGTERM to SIGKILL: vLLM finishes its last requests, then needs some more time to exit."""
 
 _MAX_LOG_LINE_BYTES = 4096  # a longer line of the engine's log is split
 _MAX_KEPT_LINES = 50
@@ -29,13 +29,15 @@ _FINAL_OUTPUT_SECONDS = 2.0  # to read what was written just before the process 
 
 
 class SupervisedChild:
-    """A process in its own process group that is killed with this one.
+    """A child process in its own process group, which is killed when this process dies (see `child_launcher`).
 
-    The owner waits for its end, then calls `kill` for what is left of the group, and `release`.
+    The owner waits for the end of `process`, then calls `kill` for what is left of the group, and `release`.
     """
 
     def __init__(self, process: asyncio.subprocess.Process, lifeline: int) -> None:
-        """Takes a process and our end of its stdin, a file descriptor; when that closes, the process is killed."""
+        """Takes the launcher's process and `lifeline`, the file descriptor of the write end of its stdin. When that is
+        closed, the process group is killed.
+        """
         self.process = process
         self._lifeline: int | None = lifeline
 
@@ -48,8 +50,10 @@ class SupervisedChild:
         stderr: int,
         max_line_bytes: int = MAX_LINE_BYTES,
     ) -> "SupervisedChild":
-        """Starts a command; `stdout` and `stderr` are as in `subprocess`. Raises OSError if no process can be created;
-        a program that does not exist ends with status 127.
+        """Starts a command; `stdout` and `stderr` are as in `subprocess`.
+
+        Raises OSError if no process can be created. If the command's program does not exist, the process ends with
+        exit code 127.
         """
         child_end, lifeline = os.pipe()
         try:
@@ -74,17 +78,17 @@ class SupervisedChild:
         return self.process.pid
 
     def terminate(self) -> None:
-        """Sends SIGTERM to the command alone."""
+        """Sends SIGTERM to the launcher, which passes it on to the command alone."""
         with suppress(ProcessLookupError):
             self.process.terminate()
 
     def kill(self) -> None:
-        """Kills the whole process group of the child."""
+        """Kills the whole process group of the child; does nothing if none of it is left."""
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
 
     def release(self) -> None:
-        """Closes the pipe that keeps the child alive; call it when the process has ended."""
+        """Closes our end of the pipe that keeps the child alive; call it when the process has ended."""
         if self._lifeline is not None:
             os.close(self._lifeline)
             self._lifeline = None
@@ -93,11 +97,11 @@ class SupervisedChild:
 class EngineProcess:
     """One run of the engine's program, in a process group of its own.
 
-    Once `wait` or `stop` has returned, all processes of the group have ended.
+    Once `wait` or `stop` has returned, all processes of the group were killed.
     """
 
     def __init__(self, child: SupervisedChild, pipe: asyncio.ReadTransport, output: asyncio.StreamReader) -> None:
-        """Reads the engine's log from `output`, which `pipe` feeds."""
+        """Logs the engine's output, which arrives in `output` through `pipe`."""
         self._child = child
         self._pipe = pipe
         self._last_lines: deque[str] = deque(maxlen=_MAX_KEPT_LINES)
@@ -128,7 +132,10 @@ class EngineProcess:
         return self._child.group
 
     async def wait(self) -> int:
-        """Waits until the engine ends, kills what is left of its group, and returns the exit code (128 + signal)."""
+        """Waits until the engine ends, kills what is left of its group, and returns the exit code.
+
+        After a signal to the engine it is 128 + the signal's number; if the whole group was killed, it is -9.
+        """
         code = await self._child.process.wait()
         self._child.kill()
         self._child.release()
@@ -137,7 +144,7 @@ class EngineProcess:
         return code
 
     async def stop(self, timeout_seconds: float = STOP_SECONDS) -> int:
-        """Sends the engine SIGTERM, then SIGKILL after `timeout_seconds`; returns the exit code as `wait` does."""
+        """Sends the engine SIGTERM, and kills its group after `timeout_seconds`; returns the exit code like `wait`."""
         self._child.terminate()
         try:
             async with asyncio.timeout(timeout_seconds):
@@ -151,7 +158,10 @@ class EngineProcess:
         self._child.kill()
 
     def last_error_line(self) -> str:
-        """Returns the line of the engine's log that most likely says why it ended; empty without any output."""
+        """Returns the last line of the engine's output that contains "error", or else the last one; empty if none.
+
+        At most 300 characters of one of the last `_MAX_KEPT_LINES` lines.
+        """
         lines = [line for line in self._last_lines if line]
         errors = [line for line in lines if "Error" in line or "error" in line]
         return (errors or lines or [""])[-1][:300]
@@ -174,5 +184,5 @@ class EngineProcess:
 
 
 def _printable(arguments: Sequence[str]) -> str:
-    """Formats a command on one line, without chat templates."""
+    """Formats a command on one line; arguments of several lines, such as chat templates, become "..."."""
     return " ".join("..." if "\n" in argument else argument for argument in arguments)

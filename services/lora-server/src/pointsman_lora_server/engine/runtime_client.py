@@ -32,7 +32,7 @@ _REQUESTS = re.compile(r"^vllm:num_requests_(?:running|waiting){.*?} (\S+)$", re
 
 
 class RuntimeClient(VllmClient):
-    """Manages adapters by the engine's own routes, for an engine without Pointsman's middleware (the guard).
+    """Manages adapters by the engine's own routes, for a vLLM without Pointsman's middleware (the guard).
 
     Such an engine reports the names and folders of its adapters, and only roughly which are in use.
     """
@@ -45,7 +45,7 @@ class RuntimeClient(VllmClient):
         self._paths: dict[str, str] = {}
         """The path at which the engine reads each version that was loaded since this process began."""
         self._local: dict[str, Path] = {}
-        """The folder of each of these versions on this machine."""
+        """The folder on this machine of each version that was loaded since this process began."""
 
     async def identify(self) -> EngineFacts:
         base_models, max_model_len = await self._base_models()
@@ -72,9 +72,11 @@ class RuntimeClient(VllmClient):
         )
 
     async def list_adapters(self) -> Mapping[str, LoadedAdapter]:
-        """Returns the managed versions that the engine lists; one that it reads from another folder is not `open`.
+        """Returns the versions that the engine lists. A version is not `open` if the engine has read it from another
+        folder than the last one that `load` was called with.
 
-        `in_flight` is 1 for a version that is in use, whatever the number of requests; `requests` is always 0.
+        `in_flight` is 1 for a version that is in use, whatever the number of requests; `requests` is always 0. Raises
+        as `VllmClient.identify` does for a wrong API key, and Unavailable.
         """
         listed, in_use = await self._folders(), await self._in_use()
         for name in listed.keys() & self._local.keys():
@@ -90,7 +92,8 @@ class RuntimeClient(VllmClient):
         }
 
     async def load(self, version: str, folder: Path) -> None:
-        """Loads a version; idempotent. A version that is loaded from another folder is unloaded first.
+        """Loads a version; does nothing if the engine lists it with this folder. If it lists it with another folder,
+        the version is unloaded first.
 
         Raises as `VllmClient.load` does.
         """
@@ -115,9 +118,10 @@ class RuntimeClient(VllmClient):
         return InvalidArgument(f"the engine refused it: {error_message(answer)}", code="engine_refused")
 
     async def close_adapter(self, version: str) -> int:
-        """Removes the adapter's name; requests in flight finish with its weights, which the engine keeps until then.
+        """Unloads the adapter by its name; requests in flight finish, since the engine keeps the weights until then.
 
-        Returns 0, since the engine does not report the requests in flight. Raises Unavailable if it keeps the name.
+        Returns 0, because the engine does not report the requests in flight. Raises Unavailable if the engine still
+        lists the name.
         """
         status, answer = await self._call("POST", self._unload_route, {"lora_name": version}, LOAD_TIMEOUT_SECONDS)
         if status not in (200, 404) and version in await self._folders():
@@ -125,13 +129,13 @@ class RuntimeClient(VllmClient):
         return 0
 
     async def remove(self, version: str) -> bool:
-        """Unloads the version if somebody has loaded it again since `close_adapter`; returns True."""
+        """Unloads the version if the engine lists it (`close_adapter` has unloaded it already); always returns True."""
         if version in await self._folders():
             await self.close_adapter(version)
         return True
 
     async def _folders(self) -> Mapping[str, str]:
-        """Returns the folder of each version that the engine lists."""
+        """Returns the folder, as the engine reports it, of each version that the engine lists."""
         models = await self._list_models()
         return {model["id"]: str(model.get("root")) for model in models if is_version(model["id"])}
 
@@ -147,14 +151,15 @@ class RuntimeClient(VllmClient):
 
 
 class SglangClient(RuntimeClient):
-    """Manages adapters of SGLang, which does not say which are in use; its unload waits for the last request."""
+    """Manages the adapters of SGLang, which does not report which are in use. Unloading waits for the last request."""
 
     _load_route, _unload_route = "/load_lora_adapter", "/unload_lora_adapter"
 
     async def identify(self) -> EngineFacts:
-        """Returns the engine's facts, without a boot id, which SGLang does not report.
+        """Returns what the engine reports about itself; there is no boot id.
 
-        Raises Unavailable, or FailedPrecondition ("no_lora") if the engine was started without adapters.
+        Raises Unavailable, and FailedPrecondition if the engine was started without --enable-lora ("no_lora") or
+        rejects the API key ("bad_api_key").
         """
         base_models, max_model_len = await self._base_models()
         status, info = await self._call("GET", "/server_info", None, QUERY_TIMEOUT_SECONDS)
@@ -204,8 +209,8 @@ class SglangClient(RuntimeClient):
             return scored_answer(model, ids, answer["text"], logprobs, facts["finish_reason"]["type"])
 
     async def _load_error(self, path: str, status: int, answer: Any) -> PointsmanError:
-        """Returns the error of a failed load; SGLang answers 400 for every cause. So the adapter is blamed only if
-        another load has succeeded.
+        """Returns the error of a failed load. SGLang answers 400 for every cause, so the adapter is blamed only if the
+        engine is known to have loaded another one; else the engine may not see the store's folder.
         """
         error = await super()._load_error(path, status, answer)
         if isinstance(error, InvalidArgument) and not self._used_at:
@@ -213,7 +218,7 @@ class SglangClient(RuntimeClient):
         return error
 
     async def count_corrupted(self) -> int:
-        """Returns no counts, because SGLang does not count corrupted answers."""
+        """Returns 0, because SGLang does not count corrupted requests."""
         return 0
 
     async def _in_use(self) -> frozenset[str]:

@@ -1,4 +1,4 @@
-"""Keeps the engine running: starts it, waits until it answers correctly, restarts it if it dies, hangs or is faulty."""
+"""Keeps the engine running: starts it, waits until it answers, and restarts it if it dies, hangs or is corrupted."""
 
 import asyncio
 import logging
@@ -21,18 +21,21 @@ START_POLL_SECONDS = 0.25
 HEALTH_CHECK_SECONDS = 5.0
 PROBE_INTERVAL_SECONDS = 30.0
 MAX_START_SECONDS = 3600.0
-"""After which a start without an answer counts as hanging: 140 GB take 15 minutes from a network file system."""
+"""Seconds without an answer after which a start counts as hanging. Reading 140 GB over a network takes 15 minutes."""
 MAX_SILENT_SECONDS = 60.0
-"""After which a running engine that does not answer counts as hanging. A check can take long on a busy CPU."""
+"""Seconds without an answer after which a running engine counts as hanging. On a busy CPU an answer can take long."""
 SHUTDOWN_SECONDS = 20.0
-"""How long requests in flight may take before the engine is told to stop."""
+"""How long requests in flight may take, on shutdown, before the engine gets SIGTERM."""
 MIN_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.5, 60.0
 STABLE_SECONDS = 60.0
-"""After this uptime the backoff starts anew."""
+"""After a run of the engine that was longer than this, the wait before a restart is `MIN_BACKOFF_SECONDS` again."""
 
 
 class Supervisor:
-    """Runs the engine as a child process, and publishes its status and the number of its starts (`life`)."""
+    """Runs the engine as a child process, and publishes its status and the number of its starts (`life`).
+
+    Implements `EngineMonitor`.
+    """
 
     def __init__(
         self,
@@ -46,10 +49,10 @@ class Supervisor:
         shutdown_seconds: float = SHUTDOWN_SECONDS,
         max_start_seconds: float = MAX_START_SECONDS,
     ) -> None:
-        """Takes `next_command`, which returns the command for each start of the engine.
+        """Takes `next_command`, which is called before each start of the engine and returns its command.
 
-        `probe_interval`, `shutdown_seconds` (the time for requests in flight before the engine is told to stop) and
-        `max_start_seconds` (after which a start without an answer counts as hanging) are in seconds.
+        `listen` is the engine's address, HOST:PORT. `probe_interval` is in seconds. `shutdown_seconds` and
+        `max_start_seconds` are explained at their defaults.
         """
         self._shutdown_seconds = shutdown_seconds
         self._max_start_seconds = max_start_seconds
@@ -63,7 +66,7 @@ class Supervisor:
         self._restart_reason = ""
 
     async def run(self) -> None:
-        """Keeps the engine running until cancelled; then stops it gracefully."""
+        """Keeps the engine running until cancelled; then waits for requests in flight and stops it."""
         backoff = MIN_BACKOFF_SECONDS
         try:
             while True:
@@ -141,7 +144,7 @@ class Supervisor:
         return uptime, self._restart_reason or exit_reason
 
     async def _start_probe(self) -> bool:
-        """Returns whether the base model answers as expected; a corrupted engine is restarted."""
+        """Returns whether the base model answers as expected; if it answers wrongly, the engine is restarted."""
         try:
             await self._probe.start()
         except EngineCorrupted as error:

@@ -67,9 +67,9 @@ class ToolCalling:
     """The parser and the chat template with which the engine reads and renders tool calls."""
 
     parser: str = ""
-    """vLLM's name; empty: the engine refuses requests with tools."""
+    """vLLM's name of the parser; empty: the engine refuses requests with tools."""
     chat_template: str = ""
-    """Replaces the model's own; empty: the model's own renders tools."""
+    """A template that replaces the model's own; empty: the model's own is used."""
 
     @property
     def arguments(self) -> tuple[str, ...]:
@@ -89,11 +89,11 @@ NO_TOOL_CALLING = ToolCalling()
 
 
 def choose_tool_calling(model: Path, setting: str) -> ToolCalling:
-    """Chooses parser and template; `setting` is "auto", "off" or a parser's name.
+    """Returns the parser and the chat template for the base model in the folder `model`.
 
-    "auto" recognizes the parser by the chat template, or else by the model type; if it fails, it logs a warning and
-    returns no parser. A template is returned only with the parser "hermes", for a ChatML model whose own renders no
-    tools.
+    `setting` is "off" (no parser), the name of one of vLLM's parsers, or "auto", which recognizes the parser by the
+    model's chat template, or else by its model type. If "auto" finds none, that is logged, and there is no parser. A
+    chat template is returned only with the parser "hermes", for a ChatML model whose own template renders no tools.
     """
     if setting == OFF:
         return NO_TOOL_CALLING
@@ -115,9 +115,9 @@ def choose_tool_calling(model: Path, setting: str) -> ToolCalling:
 
 
 def with_tools(template: str) -> str:
-    """Returns a chat template that renders tools, calls and their results as text, and then applies `template`.
+    """Returns a chat template that turns tools, calls and their results into text, and then applies `template`.
 
-    Conversations without tools are rendered as before.
+    Conversations without tools are rendered as by `template`.
     """
     return _TOOLS_AS_TEXT.read_text() + template
 
@@ -130,7 +130,9 @@ def _detect_parser(template: str, model_type: object) -> str:
 
 
 def _read_chat_template(model: Path) -> str:
-    """Returns the model's chat template, empty if it has none; of several the one for tools, else the default one."""
+    """Returns the model's chat template, empty if it has none. Of several templates it is the one named "tool_use", or
+    else "default".
+    """
     try:
         return (model / "chat_template.jinja").read_text()
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""HTTP client for the engine: vLLM's own routes, and the guard's routes for adapters."""
+"""HTTP client for vLLM's own routes, and for the routes that our middleware (the guard) adds for adapters."""
 
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -23,9 +23,9 @@ from pointsman_lora_server.engine.completion import GreedyAnswer, scored_answer
 from pointsman_lora_server.engine.engine_errors import engine_unavailable, error_message, expecting_form, no_folder
 
 LOAD_TIMEOUT_SECONDS = 60.0
-"""Seconds. A load usually takes 20 to 60 ms, but the engine may be busy."""
+"""How long a load may take. It usually takes 20 to 60 ms, but the engine may be busy."""
 COMPLETION_TIMEOUT_SECONDS = 120.0
-"""Seconds. The first answer of an adapter takes 1.6 s on an idle CPU; on a busy one it has to wait."""
+"""How long a completion may take. An adapter's first one takes 1.6 s on an idle CPU; on a busy one it has to wait."""
 QUERY_TIMEOUT_SECONDS = 5.0
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
 GUARD_ROUTE = "/pointsman/v1/adapters"
@@ -37,32 +37,34 @@ class LoadedAdapter:
     """An adapter whose weights the engine holds, and how much it is used."""
 
     in_flight: int
-    """Requests that it is answering."""
+    """Number of its requests that are in progress."""
     requests: int
-    """All requests that it received since the engine started."""
+    """Number of all requests to it since it was loaded."""
     idle_seconds: float
-    """Time since a request to it started or ended, or since it was loaded."""
+    """Time since a request to it last started or ended, or since it was loaded."""
     open: bool
-    """Whether new requests may use its name."""
+    """Whether the engine accepts new requests for it."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineFacts:
-    """The properties that a running engine reports; None or empty if it does not report them."""
+    """The properties that a running engine reports; those that it does not report are None or empty."""
 
     base_models: frozenset[str]
-    """The names of its base model."""
+    """The names under which it serves its base model."""
     boot: str = ""
-    """An id that is different after each start."""
+    """The boot id, which is different after each start of the engine."""
     held: int | None = None
-    """The number of adapters that the engine can hold in its host memory for the lora-server."""
+    """How many adapters the lora-server may load into the engine's host memory; None if the engine does not say."""
     max_loras: int | None = None
     max_lora_rank: int | None = None
     max_model_len: int | None = None
 
 
 class VllmClient:
-    """Calls the engine over HTTP; every method raises Unavailable ("engine_unavailable") if it does not answer."""
+    """Calls the engine over HTTP. All methods but `is_healthy` raise Unavailable ("engine_unavailable") if the engine
+    does not answer in time, or answers in another form than expected.
+    """
 
     def __init__(
         self,
@@ -71,8 +73,8 @@ class VllmClient:
         secret: Callable[[], str],
         engine_path: Callable[[Path], str] = str,
     ) -> None:
-        """Takes `secret`, which returns the guard's current secret, and `engine_path`, which maps our folders to the
-        engine's.
+        """Takes the engine's base URL, `secret`, which returns the guard's current secret, and `engine_path`, which
+        returns the path at which the engine sees a folder of this machine.
         """
         self._session = session
         self._url = url
@@ -80,8 +82,11 @@ class VllmClient:
         self._engine_path = engine_path
 
     async def identify(self) -> EngineFacts:
-        """Returns what the engine reports about itself. Raises Unavailable, or FailedPrecondition if the engine was
-        started with the wrong settings.
+        """Returns what the engine reports about itself.
+
+        Raises FailedPrecondition if the engine has no guard ("no_guard"), its guard answers with an error, such as for
+        a wrong secret ("guard_refused"), it has no room for adapters ("no_lora"), or it rejects the API key
+        ("bad_api_key").
         """
         status, report = await self._call("GET", GUARD_ROUTE, None, QUERY_TIMEOUT_SECONDS)
         if status in (404, 405):
@@ -104,7 +109,10 @@ class VllmClient:
         return EngineFacts(base_models, boot, held, loras, rank, max_model_len)
 
     async def _base_models(self) -> tuple[frozenset[str], int | None]:
-        """Returns the names of the base model, and its context window in tokens."""
+        """Returns the names of the base model, and its context window in tokens (None if not reported).
+
+        Raises FailedPrecondition ("bad_api_key") if the engine rejects the API key.
+        """
         bases = [model for model in await self._list_models() if not model.get("parent")]
         return frozenset(model["id"] for model in bases), next((model.get("max_model_len") for model in bases), None)
 
@@ -124,43 +132,47 @@ class VllmClient:
             return False
 
     async def list_adapters(self) -> Mapping[str, LoadedAdapter]:
-        """Returns the adapters whose weights the engine holds, by version."""
+        """Returns the adapters whose weights the engine holds, by version, without those of --lora-modules."""
         answer = await self._call_guard("GET", "", None, QUERY_TIMEOUT_SECONDS)
         with expecting_form(GUARD_ROUTE):
             return {name: LoadedAdapter(**loaded) for name, loaded in answer["adapters"].items()}
 
     async def count_in_flight(self) -> int:
-        """Returns how many requests are being answered, the base model's included, until their last byte is sent."""
+        """Returns how many requests to the base model and to adapters are in progress. Each counts until its last byte
+        is sent.
+        """
         answer = await self._call_guard("GET", "", None, QUERY_TIMEOUT_SECONDS)
         with expecting_form(GUARD_ROUTE):
             return sum(int(each["in_flight"]) for each in (answer["base"], *answer["adapters"].values()))
 
     async def load(self, version: str, folder: Path) -> None:
-        """Loads a version; idempotent: one that is loaded stays, and one that was closed is opened again.
+        """Loads a version. One that the engine holds already is only opened to new requests, if it was closed.
 
         `folder` is absolute, on this machine. Raises InvalidArgument ("engine_refused") if the engine rejects the
-        adapter, FailedPrecondition ("engine_store") if it does not see the folder, and ResourceExhausted ("no_slot").
+        adapter, FailedPrecondition ("engine_store") if it does not see the folder, and ResourceExhausted ("no_slot") if
+        its host memory is full.
         """
         await self._call_guard("PUT", f"/{quote(version)}", {"folder": self._engine_path(folder)}, LOAD_TIMEOUT_SECONDS)
 
     async def close_adapter(self, version: str) -> int:
-        """Removes an adapter's name, so that new requests get 404; returns how many are in flight, or 0."""
+        """Closes an adapter to new requests, which get 404; returns how many are in flight, 0 if it is not loaded."""
         answer = await self._call_guard("POST", f"/{quote(version)}/close", None, QUERY_TIMEOUT_SECONDS)
         with expecting_form(GUARD_ROUTE):
             return int(answer["in_flight"])
 
     async def remove(self, version: str) -> bool:
-        """Frees an adapter's slot; returns False, and does nothing, while a request to it is in flight."""
+        """Removes an adapter's weights and returns True; while a request to it is in flight, only returns False."""
         return (
             await self._call_guard("DELETE", f"/{quote(version)}", None, LOAD_TIMEOUT_SECONDS, may_be_busy=True)
             is not None
         )
 
     async def complete(self, model: str, prompt: str | Sequence[int], max_tokens: int) -> GreedyAnswer:
-        """Returns the model's greedy answer to a prompt, at most `max_tokens` long.
+        """Returns the greedy answer of `model`, a version or the base model, with at most `max_tokens` tokens.
 
-        `prompt` is text or token ids. Raises InvalidArgument ("cannot_answer") if the engine rejects it or answers
-        without a token, or with one without a finite probability; and NotFound ("not_loaded").
+        `prompt` is text or token ids. Raises InvalidArgument ("cannot_answer") if the engine rejects the request or
+        answers without a token, or with one without a finite log-probability; NotFound ("not_loaded") if it does not
+        hold the model.
         """
         body = {
             "model": model,
@@ -190,7 +202,7 @@ class VllmClient:
             return scored_answer(model, choice["token_ids"], choice["text"], logprobs, choice["finish_reason"])
 
     async def count_corrupted(self) -> int:
-        """Returns how many requests since the engine's start had NaN in their logits; 0 if vLLM does not count them."""
+        """Returns how many requests since the engine's start had NaN logits; 0 if vLLM does not count them."""
         lines = (line for line in (await self._metrics()).splitlines() if line.startswith(_CORRUPTED_METRIC))
         with expecting_form("/metrics"):
             return int(sum(float(line.rpartition(" ")[2]) for line in lines))
@@ -204,7 +216,9 @@ class VllmClient:
     async def _call_guard(
         self, method: str, path: str, body: Any, timeout_seconds: float, may_be_busy: bool = False
     ) -> Any:
-        """Calls a route of the guard and returns its answer; None if it refuses because requests are in flight."""
+        """Calls a route of the guard and returns its answer, parsed. With `may_be_busy`, returns None if the guard
+        refuses because requests are in flight.
+        """
         status, answer = await self._call(method, GUARD_ROUTE + path, body, timeout_seconds)
         if status == 200:
             return answer
@@ -220,7 +234,11 @@ class VllmClient:
         raise engine_unavailable(f"{status} to {method} {path or '/'}: {error_message(answer)}")
 
     async def _call(self, method: str, path: str, body: Any, timeout_seconds: float) -> tuple[int, Any]:
-        """Sends a request; returns status and body (parsed JSON, or else text). The timeout bounds the whole call."""
+        """Sends a request; returns the HTTP status and the body (parsed JSON, or else text).
+
+        `timeout_seconds` bounds the whole call. Raises Unavailable if it fails, or for a redirect, which is not
+        followed.
+        """
         headers = {SECRET_HEADER: self._secret()} if path.startswith("/pointsman/") else {}
         try:
             async with self._session.request(
@@ -240,7 +258,9 @@ class VllmClient:
 
 
 async def _read(answer: aiohttp.ClientResponse) -> Any:
-    """Returns the body: parsed JSON, or else text. Raises ValueError if it is compressed or too long."""
+    """Returns the body: parsed JSON, or else text. Raises ValueError if it is compressed, longer than
+    `MAX_ANSWER_BYTES`, or no valid JSON although its type says so.
+    """
     encoding = answer.headers.get("content-encoding", "identity")
     if encoding != "identity":
         raise ValueError(f"the answer has the content-encoding {encoding[:40]!r}, although none was accepted")
@@ -261,10 +281,11 @@ async def open_client(
     traced: bool = False,
     create: Callable[[aiohttp.ClientSession, str, Callable[[], str]], VllmClient] = VllmClient,
 ) -> AsyncIterator[VllmClient]:
-    """Opens a client of the engine at `url`; `api_key` is the value of its VLLM_API_KEY, if that is set.
+    """Yields a client of the engine at the base URL `url`; the client is closed after the block.
 
-    If the engine is `traced`, it is asked to record no spans of probes and warm-ups, since no user's request causes
-    them.
+    `secret` is as in `VllmClient`, `api_key` the value of the engine's VLLM_API_KEY (empty: none), and `create` the
+    client's class. If the engine is `traced`, it is asked to record no spans of this client's requests, since no user's
+    request causes them.
     """
     headers = {"accept-encoding": "identity"}
     if api_key:

@@ -35,7 +35,7 @@ MAX_COPIES = 10_000
 MAX_OUTCOMES = 1000
 MAX_COUNT = 2**40
 MAX_LATENCY_BUCKET = 120
-"""2^30 milliseconds: twelve days."""
+"""The number of the last bucket in `RequestCounts.milliseconds`, which ends at 2^30 ms (twelve days)."""
 
 _DEFAULT_CHANGES = 100
 
@@ -45,7 +45,7 @@ _STATE = {state: getattr(pb, f"ADAPTER_STATE_{state.name}") for state in Version
 
 @dataclass(frozen=True, slots=True)
 class EngineIdentity:
-    """Facts about the engine that never change: its name, model, URL, context window and tool-call parser."""
+    """The properties of the engine that stay the same while this process runs."""
 
     name: str
     base_model: str
@@ -55,14 +55,14 @@ class EngineIdentity:
 
 
 class StateMessages:
-    """Converts the engine's state. Watchers of the same state share one message."""
+    """Converts the engine's state to messages; repeated calls for the same state return the same message."""
 
     def __init__(self, identity: EngineIdentity) -> None:
         self._identity = identity
         self._last: tuple[EngineState, frozenset[str] | None, pb.EngineState] | None = None
 
     def get(self, state: EngineState, changed: frozenset[str] | None = None) -> pb.EngineState:
-        """Returns the engine's state as a message, or with `changed` only the versions and aliases of these names."""
+        """Returns the engine's state as a message; with `changed`, only the versions and aliases of these names."""
         if self._last is None or self._last[0] is not state or self._last[1] != changed:
             self._last = state, changed, self._convert(state, changed)
         return self._last[2]
@@ -136,7 +136,10 @@ def to_change(change: Change) -> pb.Change:
 
 
 def check_register(request: pb.RegisterRequest) -> None:
-    """Raises InvalidArgument for fields that are missing or too long; `AdapterService` checks name and alias."""
+    """Raises InvalidArgument if the folder is missing, or a field is malformed or too long.
+
+    `AdapterService.register` checks the name and the alias.
+    """
     check_author(request.author)
     if not request.folder or "\0" in request.folder or len(request.folder) > MAX_FOLDER_CHARACTERS:
         raise _bad("folder", f"a folder's path has 1 to {MAX_FOLDER_CHARACTERS} characters")
@@ -152,7 +155,7 @@ def check_register(request: pb.RegisterRequest) -> None:
 
 
 def check_filter(name: str) -> None:
-    """Raises InvalidArgument unless `name` is an adapter's name, or empty for all adapters."""
+    """Raises InvalidArgument unless `name` is a valid adapter name, or empty, which selects all adapters."""
     if name:
         check_name(name)
 
@@ -186,7 +189,10 @@ def check_canary(request: pb.SetCanaryRequest) -> None:
 
 
 def from_terms(terms: pb.CanaryTerms) -> CanaryTerms:
-    """Converts a canary's terms; fields that are not set get their defaults. Raises InvalidArgument for a bad value."""
+    """Converts a canary's terms; fields that are not set get the defaults of `CanaryTerms`.
+
+    Raises InvalidArgument for a value out of range: requests 1 to 1,000,000, differences 0 to 1, the ratio from 1.
+    """
     fields: dict[str, Any] = {field.name: value for field, value in terms.ListFields()}
     result = CanaryTerms(**fields)
     if not 1 <= result.min_requests <= 1_000_000:
@@ -204,7 +210,9 @@ def from_terms(terms: pb.CanaryTerms) -> CanaryTerms:
 
 
 def from_placement(placement: pb.Placement) -> Placement:
-    """Converts a placement; raises InvalidArgument if its kind is missing or does not fit the number of copies."""
+    """Converts a placement; raises InvalidArgument if its kind is missing, or the number of copies does not fit the
+    kind or is above `MAX_COPIES`.
+    """
     is_copies = placement.kind == pb.PLACEMENT_KIND_COPIES
     if is_copies != (placement.copies > 0) or placement.copies > MAX_COPIES:
         raise _bad("placement", f"copies are 1 to {MAX_COPIES} with the kind COPIES, and not set with any other kind")
@@ -219,14 +227,18 @@ def from_placement(placement: pb.Placement) -> Placement:
 
 
 def history_limit(limit: int) -> int:
-    """Returns how many changes to list; 0 selects the default. Raises InvalidArgument for too many."""
+    """Returns `limit`, or the default number of changes if it is 0. Raises InvalidArgument above `MAX_CHANGES`."""
     if limit > MAX_CHANGES:
         raise _bad("limit", f"a call returns at most {MAX_CHANGES} changes, not {limit}")
     return limit or _DEFAULT_CHANGES
 
 
 def from_outcomes(outcomes: Sequence[pb.Outcomes]) -> list[CanaryOutcomes]:
-    """Converts a gateway's report; raises InvalidArgument if it is too long, or its counts contradict each other."""
+    """Converts a gateway's report on canaries.
+
+    Raises InvalidArgument if it has more than `MAX_OUTCOMES`, a malformed alias or version, or counts that are too high
+    or contradict each other.
+    """
     if len(outcomes) > MAX_OUTCOMES:
         raise _bad("outcomes", f"{len(outcomes)} outcomes in one report are more than {MAX_OUTCOMES}")
     return [_from_outcome(each) for each in outcomes]

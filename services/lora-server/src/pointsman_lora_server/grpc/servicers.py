@@ -179,7 +179,7 @@ class TrainingServicer(training_pb2_grpc.TrainingServicer):
 
 
 def _from_request(request: training_pb2.CreateTrainingJobRequest) -> JobRequest:
-    """Converts a request to a job; recipe fields become the trainer's options, as its command line takes them."""
+    """Converts a request to a `JobRequest`; the recipe's fields become options of the trainer's command line."""
     options = {field.name.replace("_", "-"): repr(value) for field, value in request.recipe.ListFields()}
     return JobRequest(
         name=request.name,

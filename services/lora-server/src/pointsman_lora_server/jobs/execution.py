@@ -22,25 +22,25 @@ TRAINER_MODULE = "pointsman_lora_server.training"
 NICE = 19
 """The lowest priority, so that the engine on the same machine is served first."""
 SIGNAL_EXIT_CODE = 128
-"""A process that was ended by a signal has an exit code above this."""
+"""A command that was ended by a signal has the exit code 128 + the signal's number."""
 STOPPED_EXIT_CODE = 130
-"""The trainer's own exit code after it was told to stop."""
+"""The exit code of a trainer that was stopped by SIGINT or SIGTERM and ended by itself."""
 STOP_SECONDS = 20.0
-"""From SIGTERM to SIGKILL."""
+"""Seconds from SIGTERM to SIGKILL."""
 POLL_SECONDS = 0.1
-"""Between two checks for new events of the trainer."""
+"""Seconds between two checks for new events of the trainer."""
 MAX_LINE_BYTES = 1 << 20
 
 REGISTER_ATTEMPTS = 8
 MIN_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 1.0, 60.0
-"""Between attempts to register, doubled each time: four minutes in all."""
+"""Seconds between two attempts to register, doubled each time: two minutes in all."""
 
 AddEvent = Callable[[Mapping[str, Any]], None]
 _OnLine = Callable[[str], None]
 
 
 class TrainerProcess:
-    """A trainer's process; when `wait` has returned, no process of its group is left."""
+    """A trainer's process; when `wait` has returned, all processes of its group were killed."""
 
     def __init__(self, child: SupervisedChild) -> None:
         self._child = child
@@ -48,7 +48,8 @@ class TrainerProcess:
 
     @classmethod
     async def start(cls, command: Sequence[str], variables: Mapping[str, str], events: Path) -> "TrainerProcess":
-        """Starts a trainer, which appends to the file `events` itself: a pipe would lose them with this process.
+        """Starts a trainer, whose stdout is appended to the file `events` without passing through this process, so that
+        no event is lost if this process dies.
 
         Raises OSError if it cannot be started.
         """
@@ -62,8 +63,10 @@ class TrainerProcess:
         return self._child.group
 
     async def wait(self, on_error_line: _OnLine) -> int:
-        """Waits until the trainer ends; returns the exit code (128 + signal). Stops the trainer if cancelled.
-        `on_error_line` receives each line of stderr.
+        """Waits until the trainer ends; returns its exit code: after a signal 128 + the signal's number, or a negative
+        one if the whole group was killed. Stops the trainer if cancelled.
+
+        `on_error_line` is called with each line of stderr.
         """
         process = self._child.process
         assert process.stderr is not None
@@ -77,7 +80,7 @@ class TrainerProcess:
             await asyncio.shield(self._end(reader))
 
     def stop(self) -> None:
-        """Sends the trainer SIGTERM; `wait` kills it if it does not end in time."""
+        """Sends the trainer SIGTERM; `wait` kills it if it does not end within `STOP_SECONDS`."""
         self._child.terminate()
         self._stop_requested.set()
 
@@ -106,12 +109,12 @@ class TrainerExit:
 
     @property
     def was_killed(self) -> bool:
-        """Returns whether something else than this server killed the trainer; then its checkpoint is resumed."""
+        """Returns whether a signal ended the trainer before it could stop by itself."""
         return self.code < 0 or (self.code > SIGNAL_EXIT_CODE and self.code != STOPPED_EXIT_CODE)
 
 
 class ErrorOutput:
-    """Separates the trainer's stderr into warnings and the final error."""
+    """Separates the trainer's stderr into warnings, which become events, and the final error."""
 
     def __init__(self, add_event: AddEvent) -> None:
         self._add_event = add_event
@@ -122,7 +125,9 @@ class ErrorOutput:
         return "\n".join(self._error)
 
     def add_line(self, line: str) -> None:
-        """Takes a line of stderr; one that begins with "error:" starts the error, which includes all later lines."""
+        """Takes a line of stderr. One that begins with "error: " starts the error, which includes all later lines.
+        Lines before it are warnings.
+        """
         if self._error or line.startswith("error: "):
             self._error.append(line.removeprefix("error: "))
         else:
@@ -132,7 +137,10 @@ class ErrorOutput:
 async def start_trainer(
     environment: JobEnvironment, folder: JobFolder, job: Job, parent: Path | None
 ) -> TrainerProcess:
-    """Starts the trainer of a job; `parent` is the folder of the adapter to start from. Raises OSError."""
+    """Starts the trainer of a job; `parent` is the folder of the adapter to start from, None if there is none.
+
+    Raises OSError if it cannot be started.
+    """
     variables = _trainer_variables(environment.environment, environment.folder)
     command = trainer_command(environment, folder, job, parent)
     return await TrainerProcess.start(command, variables, folder.events_file)
@@ -141,8 +149,10 @@ async def start_trainer(
 async def wait_for_trainer(
     trainer: TrainerProcess, folder: JobFolder, add_event: AddEvent, on_new_events: Callable[[], None]
 ) -> TrainerExit:
-    """Waits for the trainer and returns how it ended. `add_event` receives the events that the trainer does not append
-    itself; `on_new_events` is called when it has appended some.
+    """Waits for the trainer and returns how it ended.
+
+    `add_event` is called with each warning from its stderr, as an event. `on_new_events` is called when the trainer has
+    appended events to the job's file, and at the end.
     """
     output = ErrorOutput(add_event)
     watcher = asyncio.create_task(_watch_events(folder, on_new_events))
@@ -178,8 +188,10 @@ def trainer_command(environment: JobEnvironment, folder: JobFolder, job: Job, pa
 
 
 async def register_result(job: Job, folder: JobFolder, register: RegisterAdapter) -> str:
-    """Registers the adapter that a job has trained; returns its version. Raises PointsmanError if it is rejected, or
-    after `REGISTER_ATTEMPTS`.
+    """Registers the adapter that a job has trained; returns its version.
+
+    Retries after Unavailable and ResourceExhausted, `REGISTER_ATTEMPTS` times in all; then raises the last error, and
+    others of `register` at once. Raises OSError or ValueError if the training report cannot be read.
     """
     trained = TrainedAdapter(
         name=job.request.name,
@@ -202,7 +214,7 @@ async def register_result(job: Job, folder: JobFolder, register: RegisterAdapter
 
 
 def describe_error(error: PointsmanError, folder: JobFolder) -> str:
-    """Returns the error's message, and where the adapter is if it was trained but not registered."""
+    """Returns the error's message and code, and the adapter's folder if it was trained but not registered."""
     text = f"{error.message} ({error.code})"
     if isinstance(error, FailedPrecondition) and error.code == "not_better":
         return text  # the message says that the version is registered
@@ -228,7 +240,7 @@ def _read_report(folder: JobFolder) -> Mapping[str, Any]:
 
 
 def _trainer_variables(own: Mapping[str, str], folder: Path) -> dict[str, str]:
-    """Returns this process's environment without the lora-server's settings, some of which are secrets."""
+    """Returns the trainer's environment variables: `own` without `POINTSMAN_*`, and this package on PYTHONPATH."""
     inherited = {name: value for name, value in own.items() if not name.startswith("POINTSMAN_")}
     return inherited | {
         "PYTHONPATH": str(_package_path(folder)),
@@ -238,8 +250,8 @@ def _trainer_variables(own: Mapping[str, str], folder: Path) -> dict[str, str]:
 
 
 def _package_path(folder: Path) -> Path:
-    """Returns a folder for PYTHONPATH that contains only this package. The engine's environment has its own versions of
-    the packages that are installed next to it here.
+    """Returns a folder for PYTHONPATH that contains only a link to this package, since the engine's environment has its
+    own versions of the other packages that are installed here.
     """
     path = folder / ".sources"
     path.mkdir(parents=True, exist_ok=True)

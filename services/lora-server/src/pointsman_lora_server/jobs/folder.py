@@ -1,12 +1,12 @@
-"""The folder of a job, and the input files that are copied into it: a client names them by their paths on this machine.
+"""The folder of a job, and the input files that are copied into it. A client names them by their paths on this machine.
 
-job.json is replaced atomically, events.jsonl is append-only. Both the trainer and this server append whole lines to
-events.jsonl. What a kill cut off is removed.
+job.json is replaced atomically. The trainer and this server both append whole lines to events.jsonl; a line that is
+incomplete because the trainer was killed is removed.
 
-An input file is read only if it is a regular file below one of the folders that the operator has named. It is opened
-once, component by component without following links, after all links were resolved: a link that is put in place
-meanwhile makes it fail. The error is the same for a file that is missing, forbidden, of another kind or elsewhere, so
-that clients cannot find out which paths exist.
+An input file is read only if it is a regular file below one of the folders that the operator has named. Its path is
+resolved first, then opened component by component without following links, so a link that is created meanwhile makes it
+fail. The error is the same for a file that is missing, forbidden, of another kind or elsewhere, so that clients cannot
+find out which paths exist.
 """
 
 import codecs
@@ -25,19 +25,19 @@ from pointsman_servicekit.errors import InvalidArgument
 from pointsman_lora_server.jobs.job import Job, JobRequest, JobState
 
 MAX_FILE_BYTES = 1 << 30
-"""Of one input file, which is copied."""
+"""The largest input file."""
 MAX_LINE_BYTES = 16 << 20
-"""Of the first line of a file of rows."""
+"""How much of a file of rows is read to find its first row."""
 MAX_SYSTEM_BYTES = 1 << 20
-"""Of the file with the system message."""
+"""The largest file with a system message."""
 COPY_BYTES = 1 << 20
 
 _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-"""O_NONBLOCK: to open a named pipe would wait for its writer."""
+"""With O_NONBLOCK, because opening a named pipe would otherwise wait for its writer."""
 
 Inputs = Mapping[str, BinaryIO]
-"""By their names in the request: "data", "heldout", "system"."""
+"""Opened input files by their names in the request: "data", "heldout", "system"."""
 
 _EVENT_PREFIX = b'{"event": '
 
@@ -47,7 +47,8 @@ _JOB, _EVENTS = "job.json", "events.jsonl"
 def open_inputs(request: JobRequest, data_roots: Sequence[Path], stack: ExitStack) -> Inputs:
     """Opens the request's files, which `stack` closes, and checks the beginning of each.
 
-    Raises InvalidArgument for a file that is not in `data_roots`, cannot be read or has the wrong content.
+    Raises InvalidArgument for a file that is not below one of `data_roots`, cannot be read or is too large
+    ("bad_path"), or begins with the wrong content ("bad_data").
     """
     paths = {"data": request.data, "heldout": request.heldout, "system": request.system}
     inputs = {
@@ -63,9 +64,9 @@ def open_inputs(request: JobRequest, data_roots: Sequence[Path], stack: ExitStac
 
 
 def copy_input(source: BinaryIO, target: Path) -> None:
-    """Copies an opened file so that only this service's user can read the copy.
+    """Copies the rest of an opened file to `target`, which must not exist. Only this service's user can read the copy.
 
-    Raises OSError if it cannot be written, or has become too large.
+    Raises OSError if it cannot be written, or the file has more than `MAX_FILE_BYTES`.
     """
     descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as copy:
@@ -99,7 +100,10 @@ def _open(path: Path, param: str, data_roots: Sequence[Path]) -> BinaryIO:
 
 
 def _open_beneath(root: Path, parts: Sequence[str]) -> int:
-    """Opens a file below a folder; raises OSError for a link, for what is not a regular file, and for one too large."""
+    """Opens the file at the path components `parts` below `root`; returns its descriptor.
+
+    Raises OSError for a link, for what is not a regular file, and for one of more than `MAX_FILE_BYTES`.
+    """
     folder = os.open(root, _FOLDER)
     try:
         for part in parts[:-1]:
@@ -117,7 +121,7 @@ def _open_beneath(root: Path, parts: Sequence[str]) -> int:
 
 
 def _check_first_row(file: BinaryIO, param: str) -> None:
-    """Raises InvalidArgument unless the first line that is not blank is a JSON object; says nothing of its content."""
+    """Raises InvalidArgument unless the first line that is not blank is a JSON object. The message does not show it."""
     left = MAX_LINE_BYTES
     line = b""
     while left > 0 and not line.strip():
@@ -134,7 +138,7 @@ def _check_first_row(file: BinaryIO, param: str) -> None:
 
 
 def _check_text(file: BinaryIO, param: str) -> None:
-    """Raises InvalidArgument unless the first line is UTF-8 text without control characters."""
+    """Raises InvalidArgument unless the file has at most `MAX_SYSTEM_BYTES` and its first line is UTF-8 without NUL."""
     line = file.readline(MAX_SYSTEM_BYTES)
     try:
         text = codecs.getincrementaldecoder("utf-8")().decode(line, final=line.endswith(b"\n"))
@@ -156,7 +160,7 @@ class JobFolder:
 
     @property
     def out(self) -> Path:
-        """Returns the folder into which the trainer writes the adapter; the adapter's name is given separately."""
+        """Returns the folder into which the trainer writes the adapter."""
         return self.path / "out"
 
     @property
@@ -171,10 +175,10 @@ class JobFolder:
             return 0
 
     def create(self, job: Job, inputs: Inputs) -> Job:
-        """Copies the request's files, since the originals may change while the job waits.
+        """Creates the folder with copies of the request's files, since the originals may change while the job waits.
 
-        Returns the job with the copies' paths. Raises OSError. Only this service's user can read the folder, whatever
-        the umask: the files may be private ones of the caller.
+        Returns the job with the copies' paths. Only this service's user can read the folder. Raises OSError if it
+        exists or cannot be written.
         """
         self.path.mkdir(parents=True, mode=0o700)
         request = job.request
@@ -208,7 +212,10 @@ class JobFolder:
             file.write(f"{separator}{json.dumps(event, ensure_ascii=False)}\n".encode())
 
     def events(self, offset: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yields the complete events from a byte offset on, each with the offset after it."""
+        """Yields (offset of its end, event) for each complete event in events.jsonl from a byte offset on.
+
+        A line that a library has printed becomes an event "warning".
+        """
         try:
             with self.events_file.open("rb") as file:
                 file.seek(offset)
@@ -242,7 +249,7 @@ class JobFolder:
         shutil.rmtree(self.path, ignore_errors=True)
 
     def _copy(self, kind: str, source: BinaryIO, name: str) -> Path:
-        """Copies an input file into the job's folder under its own name, which appears in the training report."""
+        """Copies an input file into the job's folder under its original `name`, which the training report states."""
         target = self.path / "input" / kind / name
         target.parent.mkdir(parents=True)
         copy_input(source, target)
@@ -258,7 +265,9 @@ def _ends_with_newline(file: BinaryIO) -> bool:
 
 
 def _parse_event(line: bytes) -> dict[str, Any] | None:
-    """Parses a line of events.jsonl; a library's output becomes a warning, an incomplete event or empty line None."""
+    """Parses a line of events.jsonl. Returns an event "warning" for the output of a library, and None for an incomplete
+    event or an empty line.
+    """
     try:
         event = json.loads(line)
     except ValueError:

@@ -29,7 +29,7 @@ _OPTION_BOUNDS: dict[str, tuple[float, float]] = {
 }
 
 FindVersion = Callable[[str], Awaitable[Path]]
-"""Returns the folder of a registered version. Raises NotFound."""
+"""Returns the folder of a registered version. Raises NotFound if there is none, and as `ArtifactStore.fetch` does."""
 
 
 class JobState(enum.Enum):
@@ -62,7 +62,7 @@ class JobRequest:
     options: Mapping[str, str] = field(default_factory=dict)
     """More options of the trainer, by name without the dashes: {"epochs": "4"}."""
     facts: Mapping[str, str] = field(default_factory=dict)
-    """Facts for the manifest, in addition to those of the training report."""
+    """Stored in `AdapterVersion.facts`, together with those of the job (`execution._facts`), which take precedence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class Job:
     started_unix_ms: int = 0
     ended_unix_ms: int = 0
     resumed: int = 0
-    """How often it was resumed after its trainer was killed."""
+    """How often its trainer was killed, also together with this server; the job is then resumed."""
     error: str = ""
     version: str = ""
     """The version that the result was registered as."""
@@ -96,7 +96,7 @@ class TrainedAdapter:
 
 
 RegisterAdapter = Callable[[TrainedAdapter], Awaitable[str]]
-"""Returns the version. Raises PointsmanError; Unavailable if a retry may help."""
+"""Registers an adapter and returns its version; raises as `AdapterService.register` does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,20 +105,23 @@ class JobEnvironment:
 
     folder: Path
     python: Path
-    """That of the engine's environment."""
+    """The Python of the engine's environment, which runs the trainer."""
     base_model: Path
     base_model_name: str
     environment: Mapping[str, str]
     methods: Mapping[str, str]
-    """Training method -> what the trainer's --method receives for it: the name, or "module:attribute"."""
+    """Name of a training method -> the value of the trainer's --method for it: the name, or "module:attribute"."""
     data_roots: tuple[Path, ...] = ()
     """The folders that training data must be in; empty accepts none."""
     checkpoint_seconds: float = 30.0
-    """Between two checkpoints, which is also how much work a kill may cost."""
+    """Seconds between two checkpoints; a trainer that is killed loses at most as much work."""
 
 
 def check_request(request: JobRequest, methods: Collection[str]) -> None:
-    """Raises InvalidArgument if a field of the request is wrong; the files are checked as they are opened."""
+    """Raises InvalidArgument if the name, alias, parent, method (not one of `methods`) or an option is wrong.
+
+    `open_inputs` checks the files.
+    """
     check_name(request.name)
     if request.alias_suffix:
         check_alias(f"{request.name}@{request.alias_suffix}")

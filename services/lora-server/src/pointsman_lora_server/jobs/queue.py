@@ -38,11 +38,11 @@ MAX_FINISHED = 50
 """Finished jobs that are kept; the oldest are removed first."""
 RETRY_SECONDS = 5.0
 MAX_RESUMES = 3
-"""A job that is killed more often is too big for the machine."""
+"""How often a job is resumed after its trainer was killed; then it fails."""
 
 
 class JobQueue:
-    """Queues training jobs; each state change is first written to the job's folder, so no crash loses it."""
+    """Queues training jobs. Each change of a job's state is written to its folder, so a later process can continue."""
 
     def __init__(self, environment: JobEnvironment, register: RegisterAdapter, find_version: FindVersion) -> None:
         self._environment = environment
@@ -58,7 +58,7 @@ class JobQueue:
         self._load()
 
     async def run(self) -> None:
-        """Runs jobs one by one until cancelled; then the running one is stopped, and resumed at the next start."""
+        """Runs jobs one by one until cancelled. Then the running job is stopped, and the next process resumes it."""
         while True:
             await self._wait_for(lambda: self._next() is not None)
             if job := self._next():
@@ -69,9 +69,10 @@ class JobQueue:
                     await asyncio.sleep(RETRY_SECONDS)
 
     async def create(self, request: JobRequest) -> Job:
-        """Checks a request and queues its job.
+        """Checks a request, copies its files and queues the job, which it returns.
 
-        Raises InvalidArgument, ResourceExhausted if the queue is full, and what `find_version` raises for the parent.
+        Raises InvalidArgument if a field or a file is wrong, ResourceExhausted if `MAX_QUEUED` jobs are queued, and
+        what `find_version` raises for the parent.
         """
         check_request(request, self._environment.methods)
         with self._reserve_place(), ExitStack() as files:
@@ -83,19 +84,20 @@ class JobQueue:
         return job
 
     def get(self, job_id: str) -> Job:
-        """Returns a job; raises NotFound."""
+        """Returns a job; raises NotFound if there is none. Of the jobs that ended, the last `MAX_FINISHED` are kept."""
         if job_id not in self._jobs:
             raise NotFound(f"there is no training job '{job_id}' here", code="unknown_job", param="id")
         return self._jobs[job_id]
 
     def list(self, name: str) -> list[Job]:
-        """Returns the jobs of the adapter `name`, or all if it is empty, newest first."""
+        """Returns the jobs of the adapter `name`, or all jobs if it is empty, newest first."""
         return [job for job in reversed(self._jobs.values()) if name in ("", job.request.name)]
 
     async def cancel(self, job_id: str) -> Job:
-        """Stops a job and waits until it has ended, or until `close`.
+        """Stops a job, waits until it has ended, or until `close`, and returns it. A job that has ended stays as it is.
 
-        Raises NotFound; FailedPrecondition ("too_late") while its result is being registered.
+        Raises NotFound if there is no such job, and FailedPrecondition ("too_late") while its result is being
+        registered.
         """
         job = self.get(job_id)
         if self._registering == job_id:
@@ -112,9 +114,8 @@ class JobQueue:
         return self.get(job_id)
 
     async def watch(self, job_id: str, first: int) -> AsyncIterator[tuple[int, dict[str, Any]]]:
-        """Yields the job's events from number `first` on, with their numbers, until the job or the server ends.
-
-        Raises NotFound.
+        """Yields (number, event) for each event of the job from number `first` on, until the job has ended or `close`
+        is called. Numbers begin at 0. Raises NotFound if there is no such job.
         """
         self.get(job_id)
         folder, offset, number = self._folder(job_id), 0, 0
@@ -129,13 +130,13 @@ class JobQueue:
             await changed.wait()
 
     def close(self) -> None:
-        """Ends all calls of `watch`."""
+        """Ends all calls of `watch`, and the waits of `cancel`."""
         self._closed = True
         self._notify()
 
     @contextmanager
     def _reserve_place(self) -> Iterator[None]:
-        """Reserves a place in the queue while the job is created. Raises ResourceExhausted if there is none."""
+        """Reserves a place in the queue during the block. Raises ResourceExhausted if `MAX_QUEUED` are taken."""
         waiting = self._jobs_being_created + sum(job.state is JobState.QUEUED for job in self._jobs.values())
         if waiting >= MAX_QUEUED:
             raise ResourceExhausted(
@@ -148,7 +149,7 @@ class JobQueue:
             self._jobs_being_created -= 1
 
     async def _create_folder(self, request: JobRequest, inputs: Inputs) -> Job:
-        """Creates the job's folder with copies of its input files; raises InvalidArgument."""
+        """Creates a job, and its folder with copies of the inputs. Raises InvalidArgument if they cannot be copied."""
         now = time.time()
         stamp = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dt%H%M%S")
         job_id = f"{request.name}-{stamp}-{secrets.token_hex(3)}"
@@ -251,14 +252,14 @@ class JobQueue:
         self._changed = asyncio.Event()
 
     def _is_finished(self, job_id: str) -> bool:
-        """Returns whether the job has ended; true also if it has been removed."""
+        """Returns whether the job has ended; also True if it has been removed."""
         return job_id not in self._jobs or self._jobs[job_id].state.is_final
 
     def _folder(self, job_id: str) -> JobFolder:
         return JobFolder(self._environment.folder.absolute() / job_id)
 
     def _load(self) -> None:
-        """Reads the jobs of an earlier process. A job that was running then was killed, and is resumed."""
+        """Reads the jobs of an earlier process. One whose state is RUNNING was killed with it, and is queued again."""
         jobs: list[Job] = []
         for path in sorted(self._environment.folder.glob("*/job.json")):
             folder = JobFolder(path.parent.absolute())
@@ -285,7 +286,7 @@ class JobQueue:
 async def running_queue(
     environment: JobEnvironment, register: RegisterAdapter, find_version: FindVersion
 ) -> AsyncIterator[JobQueue]:
-    """Runs the queue during the block, also an earlier process's jobs; at the end the running job is stopped."""
+    """Runs a queue during the block, with the jobs that an earlier process left, and stops the running job after it."""
     environment.folder.mkdir(parents=True, exist_ok=True)
     queue = JobQueue(environment, register, find_version)
     task = asyncio.create_task(queue.run(), name="training jobs")

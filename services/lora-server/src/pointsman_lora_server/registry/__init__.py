@@ -1,4 +1,4 @@
-"""The desired state of all engines of one base model, stored in Redis: each change is one atomic script."""
+"""The desired state of all engines of one base model, stored in Redis. Each change is one atomic Lua script."""
 
 from pointsman_lora_server.registry.fleet import CanaryOutcomes, RequestCounts
 from pointsman_lora_server.registry.registry import AdapterRegistry

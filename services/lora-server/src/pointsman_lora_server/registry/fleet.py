@@ -1,7 +1,7 @@
-"""What lora-servers share in Redis besides the desired state: leases, engines' reports, and the results of canaries.
+"""What lora-servers share in Redis besides the desired state: leases, the engines' reports, and counts of canaries.
 
-A lease says who works on what, a report which engine holds what. Results of requests to aliases with a canary are
-summed over all gateways.
+A lease names the process that works on a version. A report lists the versions that an engine holds. The counts are the
+outcomes of requests to aliases with a canary, summed over all gateways.
 """
 
 import json
@@ -33,7 +33,7 @@ class Leases:
         self._release = redis.client.register_script(read_script(__package__, "release_lease"))
 
     async def acquire(self, key: str, owner: str, seconds: float) -> bool:
-        """Acquires or extends the lease for `seconds`; returns whether `owner` holds it now."""
+        """Acquires the lease `key` for `seconds`, or extends it; returns False if another owner has it."""
         keys, arguments = [self._keys.lease(key)], [owner, _milliseconds(seconds)]
         return bool(await self._redis.call(lambda: self._acquire(keys=keys, args=arguments)))
 
@@ -62,13 +62,16 @@ class EngineReports:
         await self._redis.call(lambda: self._report(keys=self._keys, args=arguments))
 
     async def read_fleet(self) -> FleetState:
-        """Returns what each engine that is up holds."""
+        """Returns the engines that were READY in their last report, if that has not expired, and what each holds."""
         reports = list(await self._redis.call(lambda: self._read_fleet(keys=self._keys)))
         pairs = zip(reports[::2], reports[1::2], strict=True)
         return FleetState({engine: frozenset(held.split()) for engine, held in pairs})
 
     async def engines_holding(self, version: str) -> list[str]:
-        """Returns the names of the engines that hold the version."""
+        """Returns the sorted names of the engines whose report lists the version and has not expired.
+
+        Engines that are not READY are included.
+        """
         return list(await self._redis.call(lambda: self._engines_holding(keys=self._keys, args=[version])))
 
 
@@ -78,23 +81,26 @@ def _milliseconds(seconds: float) -> int:
 
 @dataclass(frozen=True, slots=True)
 class RequestCounts:
-    """Requests to one version. `invalid` answers were rejected by a validator; errors have no latency."""
+    """Counts of the requests to one version. `invalid` counts answers that a validator rejected."""
 
     requests: int = 0
     errors: int = 0
     invalid: int = 0
     milliseconds: Mapping[int, int] = field(default_factory=dict)
-    """Latencies of whole answers: bucket k counts those of 2^((k-1)/4) to 2^(k/4) ms, bucket 0 those up to 1 ms. See
-    `CANARY_LATENCY_BUCKETS` in pointsman_servicekit.statistics."""
+    """Latencies of whole answers, without errors: bucket k counts those of 2^((k-1)/4) to 2^(k/4) ms, bucket 0 those up
+    to 1 ms. See `CANARY_LATENCY_BUCKETS` in pointsman_servicekit.statistics."""
     rated: int = 0
-    """Number of answers that callers have rated since the last report; the answers may be older."""
+    """Number of ratings by callers, also of answers that were counted in an earlier report."""
     rating: int = 0
-    """The sum of their ratings, in thousandths."""
+    """The sum of these ratings (each 0 to 1), in thousandths."""
 
 
 @dataclass(frozen=True, slots=True)
 class CanaryOutcomes:
-    """The requests to one alias that a gateway has counted since its last report; `revision` is the alias's then."""
+    """The requests to one version of an alias with a canary that a gateway has counted since its last report.
+
+    `revision` is the alias's revision at the time of these requests.
+    """
 
     alias: str
     revision: int
@@ -114,9 +120,10 @@ class CanaryCounters:
         self._add = redis.client.register_script(schema.change_script("add_outcomes"))
 
     async def add_outcomes(self, outcomes: Sequence[CanaryOutcomes]) -> None:
-        """Adds outcomes to the canary's counts.
+        """Adds outcomes to the counts of their aliases; these are deleted 7 days after the last addition.
 
-        Drops those of an earlier revision, or of a version that the alias does not point to.
+        Drops outcomes of another revision than the alias's current one, and of a version that is neither the alias's
+        stable version nor its canary.
         """
         if not outcomes:
             return
@@ -137,7 +144,7 @@ class CanaryCounters:
         await self._redis.call(lambda: self._add(keys=keys, args=[call_id, "", "", payload]))
 
     async def canary_counts(self, alias: Alias) -> Mapping[str, RequestCounts]:
-        """Returns the counts by version for this revision of the alias, without fields that are no counts."""
+        """Returns version -> counts for this revision of the alias. Values in Redis that are no counts are logged."""
         hash_key = self._keys.counts(alias.alias, alias.revision)
         raw: Mapping[str, str] = await self._redis.call(lambda: self._redis.client.hgetall(hash_key))
         counters: dict[str, dict[str, int]] = defaultdict(dict)

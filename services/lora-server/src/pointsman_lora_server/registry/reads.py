@@ -1,4 +1,4 @@
-"""Reads of the desired state and of the history: a consistent snapshot, and the stream of changes."""
+"""Reads the desired state as a consistent snapshot, and the stream of changes, which is also the history."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -14,16 +14,16 @@ from pointsman_lora_server.registry import schema
 from pointsman_lora_server.registry.schema import RedisKeys
 
 MAX_RECORDS_PER_CALL = 100
-"""About 100 kB, so that no call comes close to its deadline on a busy machine."""
+"""Records of versions that one call reads: about 100 kB, which takes far less than the time limit of a call."""
 
 NO_CHANGE_ID = "0-0"
-"""The id of the newest change if there is none."""
+"""Returned instead of the id of the newest change if there is no change."""
 
 MAX_BLOCK_SECONDS = 4.0
-"""Duration of one blocking read. The client closes a silent connection after 5."""
+"""The longest duration of one blocking read. The client closes a silent connection after 5 seconds."""
 
 BLOCK_SLACK_SECONDS = 0.5
-"""How much longer Redis may take: it checks ten times a second which blocked clients have timed out."""
+"""How much longer than its duration a blocking read may take: Redis checks ten times a second which have timed out."""
 
 _ATTEMPTS = 5
 _PAGE = 500
@@ -38,19 +38,19 @@ Value = TypeVar("Value")
 class _Snapshot(NamedTuple):
     stamp: str
     change_id: str
-    """The newest change that is included."""
+    """The id of the newest change that is included."""
     state: DesiredState
     tokens: "HashTrieMap[str, str]"
-    """By version; a version that was deleted and registered again has another token."""
+    """Version -> the token `made` of its phase record (see `RedisKeys.phases`)."""
 
 
 _NOTHING_READ = _Snapshot("", "", DesiredState(versions=HashTrieMap(), phases=HashTrieMap()), HashTrieMap())
 
 
 class SnapshotReader:
-    """Reads the desired state: first all of it, then only what has changed since the last read.
+    """Reads the desired state: all of it at first and after many changes, else only what has changed since then.
 
-    The versions are in persistent maps, so that a snapshot costs O(log n) for each change and older ones stay valid.
+    The versions are in persistent maps: a new snapshot costs O(log n) for each change, and older snapshots stay valid.
     """
 
     def __init__(self, redis: BoundedRedis, keys: RedisKeys) -> None:
@@ -62,7 +62,8 @@ class SnapshotReader:
     async def read(self) -> DesiredState:
         """Returns the desired state, the same object if nothing has changed since the last call.
 
-        Raises Unavailable, or FailedPrecondition ("unreadable_record") if a value in Redis has another form.
+        Raises Unavailable if Redis does not answer or versions are deleted during each of several attempts, and
+        FailedPrecondition ("unreadable_record") if a value in Redis cannot be parsed.
         """
         for _ in range(_ATTEMPTS):
             state = await self._try()
@@ -71,7 +72,7 @@ class SnapshotReader:
         raise Unavailable("versions are deleted faster than they are read", code="redis_unavailable", retry_after=1.0)
 
     async def _try(self) -> DesiredState | None:
-        """Reads the desired state in several calls; None if a version was deleted between two of them."""
+        """Reads the desired state in several calls; returns None if a version was deleted between two of them."""
         at, last = self._keys, self._last
         keys = [at.phases, at.aliases, at.pins, at.placements, at.upcoming, at.stamp, at.changes]
         stamp, *parts = await self._redis.call(lambda: self._run(keys=keys, args=[last.stamp, last.change_id]))
@@ -101,7 +102,10 @@ class SnapshotReader:
         return state
 
     async def _records(self, tokens: Mapping[str, str], last: _Snapshot) -> dict[str, AdapterVersion] | None:
-        """Returns the records of the versions in `tokens`; one whose token is unchanged is not read again."""
+        """Returns the records of the versions in `tokens`, reading only those whose token is not the one in `last`.
+
+        Returns None if a record is missing.
+        """
         known = last.state.versions
         records = {name: known[name] for name, token in tokens.items() if last.tokens.get(name) == token}
         missing = [name for name in tokens if name not in records]
@@ -136,9 +140,9 @@ class ChangeStream:
         self._key = keys.changes
 
     async def history(self, name: str, limit: int) -> list[Change]:
-        """Returns the last `limit` changes of the adapter `name`, or of all if it is empty, newest first.
+        """Returns the last `limit` changes of the adapter `name` (empty: of all adapters), newest first.
 
-        Raises Unavailable if Redis does not answer.
+        Changes of `_INTERNAL_KINDS` are left out. Raises Unavailable if Redis does not answer.
         """
         changes: list[Change] = []
         before = "+"
@@ -151,11 +155,11 @@ class ChangeStream:
         return changes[:limit]
 
     async def wait_for_change(self, last_id: str, seconds: float) -> str:
-        """Waits for a change after `last_id`, `seconds` at most and perhaps less; returns the id of the newest.
+        """Waits for a change after the one with the id `last_id`; returns the id of the newest change.
 
-        Returns at once if the newest change is another than `last_id`, which is also the case if Redis was restarted
-        and has lost it. Raises Unavailable at once if the connection breaks, and after `BLOCK_SLACK_SECONDS` more if
-        Redis hangs.
+        Waits for `seconds` at most, and never longer than `MAX_BLOCK_SECONDS`. Returns at once if the newest change is
+        not `last_id`, which is also the case if Redis was restarted and has lost it. Raises Unavailable if the
+        connection breaks, or if Redis hangs for `BLOCK_SLACK_SECONDS` longer.
         """
         newest = await self._newest()
         if newest != last_id:
@@ -174,7 +178,7 @@ class ChangeStream:
         return page
 
     async def _wait(self, last_id: str, seconds: float) -> Any:
-        """Waits for a change on a connection of its own, which no call with a deadline shares."""
+        """Waits for changes on a separate connection; returns the new entries of the stream, empty after `seconds`."""
         cancellations = pending_cancellations()
         milliseconds = max(1, round(seconds * 1000))  # 0 would block for ever
         try:
@@ -192,7 +196,7 @@ class ChangeStream:
 
 
 def _change(entry: tuple[str, dict[str, str]]) -> Change | None:
-    """Converts an entry of the stream to a change; None if it has not the fields of one."""
+    """Converts an entry of the stream to a change; returns None if a field is missing."""
     id_, values = entry
     if not values.keys() >= _CHANGE_FIELDS:
         return None

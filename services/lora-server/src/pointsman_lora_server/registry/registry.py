@@ -1,4 +1,4 @@
-"""The registry in Redis: every change is one atomic compare-and-set, and idempotent."""
+"""Changes the desired state in Redis. Each change is one atomic, idempotent Lua script."""
 
 import secrets
 from collections.abc import Sequence
@@ -14,16 +14,16 @@ from pointsman_lora_server.registry.schema import RedisKeys, to_utf8
 
 
 class AdapterRegistry:
-    """Changes versions and aliases in Redis.
+    """Changes versions, aliases and placements in Redis. Other methods are those of the classes in `reads` and `fleet`.
 
-    Each method raises Unavailable ("redis_unavailable") if Redis does not answer, and those that return a record
-    FailedPrecondition ("unreadable_record") if it has another form. After either the change may have been made; the
-    next read shows it. A change that has no effect succeeds and leaves no entry in the history. `author` and `reason`
-    are stored in the history.
+    Each method raises Unavailable ("redis_unavailable") if Redis does not answer. Methods that return an AdapterVersion
+    or an Alias raise FailedPrecondition ("unreadable_record") if Redis returns one that cannot be parsed. After both
+    errors the change may have been made; the next read shows it. If there is nothing to change, a method succeeds and
+    adds no entry to the history. `author` and `reason` are stored in the history.
     """
 
     def __init__(self, redis: BoundedRedis, base_model: str) -> None:
-        """Puts the base model's name into all keys: engines of the same base model share their adapters."""
+        """Uses keys that contain `base_model`: all engines of one base model share their adapters."""
         self._redis = redis
         self._keys = keys = RedisKeys(base_model)
         self.read = SnapshotReader(redis, keys).read
@@ -38,9 +38,10 @@ class AdapterRegistry:
     async def add_version(self, version: AdapterVersion, alias_suffix: str, force: bool, author: str) -> AdapterVersion:
         """Records the version as REGISTERED and returns it as it was first recorded.
 
-        A version that was retired or failed starts anew; one that is in progress or ready stays as it is.
-        `alias_suffix` is the part after the "@" of the alias to move to it once it is resident; empty keeps an earlier
-        request.
+        A RETIRED or FAILED version becomes REGISTERED again; one in another phase keeps it. `alias_suffix` is the part
+        after the "@" of the alias to move to the version once an engine holds it; if it is empty, a version that keeps
+        its phase also keeps an earlier request for an alias. `force` is stored with the request
+        (`PhaseRecord.force`).
         """
         alias = f"{version.name}@{alias_suffix}" if alias_suffix else ""
         arguments = (version.version, schema.version_to_json(version), alias, alias_suffix, _flag(force))
@@ -59,7 +60,8 @@ class AdapterRegistry:
         author: str = "",
         reason: str = "",
     ) -> bool:
-        """Moves the version to `phase` and returns True; False if it is unknown or in another phase than `expected`.
+        """Moves the version to `phase` and returns True; returns False if it is not registered, or in another phase
+        than `expected` (None accepts any).
 
         If several callers request the same change with `expected`, one of them gets True.
         """
@@ -68,19 +70,20 @@ class AdapterRegistry:
         return outcome == "done"
 
     async def clear_alias_request(self, version: str, alias_suffix: str = "") -> None:
-        """Clears the version's requested alias, since it was moved or cannot be; with `alias_suffix` only that."""
+        """Deletes the request to move an alias to the version; with `alias_suffix` only if it is for that alias."""
         await self._change("clear_alias_request", version, (version, alias_suffix))
 
     async def move_alias(
         self, alias: str, version: str, expected: str = "", author: str = "", reason: str = "", kind: str = "alias"
     ) -> Alias:
-        """Points `alias` to `version` and ends its canary. A rollback returns to the version that it pointed to before.
+        """Points `alias` to `version` and ends its canary; creates the alias if needed.
 
-        `kind` names the change in the history.
+        Does nothing, whatever `expected` is, if the alias points to `version` and has no canary. Deletes a request of
+        the version for this alias in the same step. `kind` is `Change.kind` in the history.
 
-        A request of the version for this alias is cleared in the same step. Raises NotFound, InvalidArgument (a version
-        of another adapter), or FailedPrecondition: the alias does not point to `expected` ("alias_moved"; empty accepts
-        any), or the version is not ready ("not_ready").
+        Raises InvalidArgument if the version is of another adapter, NotFound if it is not registered, and
+        FailedPrecondition if the alias does not point to `expected` ("alias_moved"; empty accepts any) or the version
+        is not READY ("not_ready").
         """
         _check_same_adapter(alias, version)
         (raw,) = await self._change("move_alias", alias, (alias, version, expected, kind), author, reason)
@@ -89,10 +92,11 @@ class AdapterRegistry:
     async def set_canary(
         self, alias: str, canary: Canary | None, expected: str = "", author: str = "", reason: str = ""
     ) -> Alias:
-        """Sends a share of the alias's users to another version; None ends that. `expected` is as in `move_alias`.
+        """Makes `canary` the alias's canary, or ends its canary if that is None. `expected` is as in `move_alias`.
 
-        Raises NotFound, InvalidArgument (its weight, or a version of another adapter), or FailedPrecondition: as
-        `move_alias`, and if the alias points to that same version ("canary_is_stable").
+        Raises InvalidArgument for a weight that is not above 0 and at most 1 ("bad_weight") or a version of another
+        adapter ("bad_alias"), NotFound for an unknown alias or version, and FailedPrecondition as `move_alias` does, or
+        if the alias already points to the canary's version ("canary_is_stable").
         """
         if canary is not None:
             _check_same_adapter(alias, canary.version)
@@ -114,57 +118,65 @@ class AdapterRegistry:
         reason: str = "",
         expected_revision: int | None = None,
     ) -> Alias:
-        """Ends the alias's canary. Without one, points the alias to the version before its last move.
+        """Ends the alias's canary if it has one; else swaps `Alias.version` and `Alias.previous`.
 
-        A second rollback undoes the first. Raises NotFound, or FailedPrecondition: the alias does not point to
-        `expected` (empty accepts any) or was changed since `expected_revision` ("alias_moved"), "nothing_to_roll_back"
-        or "not_ready".
+        Raises NotFound for an unknown alias, and FailedPrecondition if the alias does not point to `expected` (empty
+        accepts any) or its revision is not `expected_revision` ("alias_moved"), if there is no previous version or it
+        was deleted ("nothing_to_roll_back"), or if the previous version is not READY ("not_ready").
         """
         revision = "" if expected_revision is None else str(expected_revision)
         (raw,) = await self._change("roll_back", alias, (alias, expected, revision), author, reason)
         return schema.alias_from_json(alias, raw)
 
     async def set_pinned(self, version: str, pinned: bool, author: str) -> None:
-        """Pins or unpins a version; raises NotFound, or FailedPrecondition ("not_ready") to pin one that is not."""
+        """Pins or unpins a version.
+
+        Raises NotFound if it is not registered, and FailedPrecondition ("not_ready") to pin a RETIRED or FAILED one.
+        """
         await self._change("set_pinned", version, (version, _flag(pinned)), author)
 
     async def set_placement(self, name: str, placement: Placement, expected: Placement | None, author: str) -> None:
         """Sets how many engines hold the adapter `name`.
 
-        Raises NotFound; FailedPrecondition ("placement_moved") if its placement is not `expected` (None accepts any).
+        Raises NotFound if no version of the adapter is registered, and FailedPrecondition ("placement_moved") if its
+        placement is not `expected` (None accepts any).
         """
         texts = schema.placement_to_text(placement), schema.placement_to_text(expected)
         await self._change("set_placement", name, (name, *texts), author)
 
     async def announce_target(self, version: str, seconds: float) -> None:
-        """Announces, for `seconds`, that an alias is about to be moved to the version, so that engines load it.
+        """Announces for the next `seconds` that an alias is about to be moved to the version, so that engines load it.
 
-        Raises NotFound, FailedPrecondition ("not_ready").
+        Raises NotFound if the version is not registered, and FailedPrecondition ("not_ready") if it is not READY.
         """
         await self._change("announce_target", version, (version, str(round(seconds * 1000))))
 
     async def retire(self, version: str, author: str, reason: str = "") -> None:
-        """Retires and unpins the version; raises NotFound, or FailedPrecondition ("in_use") if it has an alias."""
+        """Retires and unpins the version, in whatever phase it is, and deletes its request for an alias.
+
+        Raises NotFound if it is not registered, and FailedPrecondition ("in_use") if an alias or a canary points to it.
+        """
         await self._change("retire", version, (version,), author, reason)
 
     async def delete(self, version: str, author: str) -> None:
-        """Deletes a retired version, or a failed one without aliases.
+        """Deletes the record of a RETIRED or FAILED version, and with an adapter's last version also its placement.
 
-        Raises NotFound, or FailedPrecondition ("not_retired", "in_use").
+        Raises NotFound if the version is not registered, and FailedPrecondition if it is in another phase
+        ("not_retired") or an alias or a canary points to it ("in_use").
         """
         await self._change("delete", version, (version,), author)
 
     async def _change(
         self, script: str, subject: str, arguments: Sequence[str], author: str = "", reason: str = ""
     ) -> list[str]:
-        """Runs `change_script(script)` and returns its result; raises the error for an outcome other than "done"."""
+        """Runs `change_script(script)` and returns its words after "done"; raises `_error_for` for other outcomes."""
         outcome, *words = await self._call(script, arguments, author, reason)
         if outcome != "done":
             raise _error_for(subject, outcome, words)
         return words
 
     async def _call(self, script: str, arguments: Sequence[str], author: str, reason: str) -> list[str]:
-        """Runs a script; retries carry the same id, by which the script recognizes that it has been done."""
+        """Runs a script and returns its outcome and further words. A retry has the same id, so it changes nothing."""
         call_id = secrets.token_hex(8)
         keys = self._keys.of_change(call_id)
         all_arguments = [call_id, to_utf8(author), to_utf8(reason), *arguments]
@@ -185,7 +197,7 @@ def _flag(flag: bool) -> str:
 
 
 def _error_for(subject: str, outcome: str, words: Sequence[str]) -> PointsmanError:
-    """Converts the `outcome` and `words` of a failed registry script to an error about `subject`, such as a version."""
+    """Returns the error for the `outcome` and `words` of a failed script; `subject` is what it should have changed."""
     match outcome, *words:
         case "unknown", version:
             return NotFound(

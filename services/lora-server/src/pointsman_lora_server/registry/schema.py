@@ -32,7 +32,9 @@ class RedisKeys:
 
     @property
     def phases(self) -> str:
-        """Returns the key of a hash: version -> its `PhaseRecord`, with a token `made` that each new one replaces."""
+        """Returns the key of a hash: version -> its `PhaseRecord` as JSON, with a random token `made` from its first
+        registration. The token of a version that was deleted and registered again is another one.
+        """
         return self._key("phases")
 
     @property
@@ -42,7 +44,7 @@ class RedisKeys:
 
     @property
     def aliases(self) -> str:
-        """Returns the key of a hash: alias -> where it points, as JSON."""
+        """Returns the key of a hash: alias -> its `Alias` as JSON."""
         return self._key("aliases")
 
     @property
@@ -52,23 +54,23 @@ class RedisKeys:
 
     @property
     def placements(self) -> str:
-        """Returns the key of a hash: adapter name -> placement, for adapters that are not on every engine."""
+        """Returns the key of a hash: adapter name -> its `Placement` as text, for adapters not on every engine."""
         return self._key("placements")
 
     @property
     def upcoming(self) -> str:
-        """Returns the key of a hash: version that an alias is about to move to -> Unix milliseconds of its end."""
+        """Returns the key of a hash: version that an alias is about to move to -> until when, in Unix milliseconds."""
         return self._key("upcoming")
 
     @property
     def changes(self) -> str:
-        """Returns the key of the stream of changes: the history, which also notifies every lora-server."""
+        """Returns the key of the Redis stream of changes: the history, by which lora-servers also notice changes."""
         return self._key("changes")
 
     @property
     def stamp(self) -> str:
-        """Returns the key of a random token that each change replaces. A counter could repeat a value after Redis has
-        lost its last second.
+        """Returns the key of a random token that each change replaces. A counter could repeat a value if Redis is
+        restarted and loses its last writes.
         """
         return self._key("stamp")
 
@@ -83,21 +85,26 @@ class RedisKeys:
         return [*versions, self.done(call), self.placements, self.upcoming, self.sorted]
 
     def done(self, call: str) -> str:
-        """Returns the key of a call's result, kept as long as the call may be repeated."""
+        """Returns the key that holds the result of the call with this id while the call may be repeated."""
         return self._key(f"done:{call}")
 
     def lease(self, key: str) -> str:
-        """Returns the key that holds the owner of a lease."""
+        """Returns the key that holds the owner of the lease named `key`."""
         return self._key(f"lease:{key}")
 
     def counts(self, alias: str, revision: int) -> str:
-        """Returns the key of a hash: "VERSION COUNTER" -> number; a counter is a name or a latency bucket's number."""
+        """Returns the key of a hash: "VERSION COUNTER" -> number. COUNTER is a field of `RequestCounts` that is a
+        number, or the number of a latency bucket.
+        """
         return self._key(f"counts:{alias}:{revision}")
 
 
 @cache
 def change_script(name: str) -> str:
-    """Returns the Lua script of a change, whose first arguments are the call's id, the author and the reason."""
+    """Returns lua/prelude.lua followed by the script `name` of a change.
+
+    The first arguments of the result are the call's id, the author and the reason; its keys are `RedisKeys.of_change`.
+    """
     return read_script(__package__, "prelude") + read_script(__package__, name)
 
 
@@ -106,9 +113,9 @@ def version_to_json(version: AdapterVersion) -> str:
 
 
 def version_from_json(raw: str) -> AdapterVersion:
-    """Parses a version's record; ignores fields that a newer lora-server has written.
+    """Parses a version's record; ignores unknown fields, which a newer lora-server may have written.
 
-    This and the other parsers of the module raise FailedPrecondition ("unreadable_record") for a value of another form.
+    Raises FailedPrecondition ("unreadable_record") for a value of another form, as all parsers of this module do.
     """
     with _reading("an adapter version", raw):
         values = json.loads(raw)
@@ -122,14 +129,21 @@ def alias_from_json(name: str, raw: str) -> Alias:
 
 
 def canary_to_texts(canary: Canary | None) -> tuple[str, str, str]:
-    """Returns a canary's version, weight and terms as texts, which scripts compare exactly, without rounding."""
+    """Returns a canary's version, its weight and its terms as JSON; three empty texts for None.
+
+    The scripts compare these texts, so the weight is written without rounding.
+    """
     if canary is None:
         return "", "", ""
     return canary.version, repr(float(canary.weight)), json.dumps(asdict(canary.terms), sort_keys=True)
 
 
 def phases_from_json(raw: str) -> tuple[dict[str, PhaseRecord], dict[str, str], list[str]]:
-    """Returns the phase records by version, their tokens (see `RedisKeys.phases`), and the names without a record."""
+    """Parses a JSON object, name -> phase record or null.
+
+    Returns the phase records by version, their tokens `made` by version (see `RedisKeys.phases`), and the names with
+    null.
+    """
     with _reading("the phases of versions", raw):
         values = json.loads(raw)
         missing = [name for name, each in values.items() if each is None]
@@ -142,7 +156,7 @@ def phases_from_json(raw: str) -> tuple[dict[str, PhaseRecord], dict[str, str], 
 
 
 def aliases_from_json(raw: str) -> dict[str, Alias]:
-    """Parses the stored aliases; returns them by name."""
+    """Parses a JSON object, name -> alias or null; returns the aliases by name, without those that are null."""
     with _reading("the aliases", raw):
         listed = [(name, values) for name, values in json.loads(raw).items() if values is not None]
     aliases = {}
@@ -174,13 +188,13 @@ def upcoming_from_pairs(raw: Sequence[str]) -> dict[str, int]:
 
 
 def to_utf8(text: str, max_characters: int = 2000) -> str:
-    """Shortens the text and replaces what UTF-8 cannot encode, such as parts of file names."""
+    """Returns the first `max_characters` of the text, with "?" for what UTF-8 cannot encode, as in some file names."""
     return text[:max_characters].encode(errors="replace").decode()
 
 
 @contextmanager
 def _reading(what: str, raw: Any) -> Iterator[None]:
-    """Raises FailedPrecondition ("unreadable_record") if a value in Redis has another form."""
+    """Raises FailedPrecondition ("unreadable_record") if the block cannot parse `raw`; the message calls it `what`."""
     try:
         yield
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:

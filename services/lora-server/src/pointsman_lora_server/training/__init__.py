@@ -1,7 +1,7 @@
 """Trains adapters: `python -m pointsman_lora_server.training`, in the engine's environment.
 
-data, preferences -> dataset (batches, data_report) -> learner -> loop -> evaluation -> adapter_folder
+data, methods.dpo -> dataset (batches, data_report) -> learner -> loop -> evaluation -> adapter_folder
 
-The package imports only the standard library, and torch, transformers, PEFT and TRL where the model is needed.
-`methods` lists the training methods and says how to add one.
+The package imports only the standard library, and torch, transformers, PEFT and TRL in the modules that need the model.
+`methods` contains the training methods and says how to add one.
 """

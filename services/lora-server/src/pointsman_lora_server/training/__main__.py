@@ -1,4 +1,4 @@
-"""Runs the trainer. Progress is reported on stdout.
+"""Runs the trainer. Events are reported on stdout, one JSON object a line; warnings and errors on stderr.
 
 Exit codes: 0, 1 (the run cannot be done), 2 (wrong arguments), 130 (stopped by SIGINT or SIGTERM).
 """
@@ -83,9 +83,10 @@ def _check_targets(options: TrainingOptions) -> None:
 
 
 def _take_stdout() -> TextIO:
-    """Returns a stream for events alone; what libraries print goes to stderr from now on.
+    """Returns a stream to the process's stdout for events alone. What libraries print goes to stderr from now on.
 
-    Each event is written in one call, however long it is, because a server may append to the same file.
+    Its buffer holds a whole event of up to `MAX_EVENT_BYTES`, so that the event is written by one call: the lora-server
+    appends to the same file.
     """
     events = os.fdopen(os.dup(1), "w", buffering=MAX_EVENT_BYTES, encoding="utf-8")
     os.dup2(2, 1)

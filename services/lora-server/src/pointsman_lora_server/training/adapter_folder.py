@@ -1,6 +1,6 @@
 """Reads and writes an adapter's folder: configuration, weights, report, held-out samples, perhaps a merged model.
 
-A folder is written atomically: it appears complete or not at all.
+A new folder appears complete or not at all.
 """
 
 import enum
@@ -21,25 +21,29 @@ if TYPE_CHECKING:  # options names the methods, which use this module
 
 CONFIG, WEIGHTS, REPORT = "adapter_config.json", "adapter_model.safetensors", "training.json"
 SAMPLES = "samples.jsonl"
-"""Held-out rows: {"messages": [the prompt's], "answer": "..."}."""
+"""The file with held-out rows: {"messages": [the prompt's messages], "answer": "..."}."""
 MERGED = "merged"
-"""A folder with the whole model, if the adapter cannot be served as such."""
+"""The folder with the base model and the adapter merged into it, if an engine cannot serve the adapter by itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class AdapterFiles:
-    """The weights, configuration, report and samples of an adapter's folder, and how to write its merged model."""
+    """The content of an adapter's folder."""
 
     weights: bytes
+    """A safetensors file."""
     config: Mapping[str, object]
     report: Mapping[str, object]
     samples: Sequence[Conversation] = ()
     merge: Callable[[Path], None] | None = None
-    """Writes the merged model into the folder that it is given."""
+    """Writes the merged model into an existing folder; None if the adapter's folder gets none."""
 
 
 def check_target(folder: Path, option: str = "--out") -> None:
-    """Raises TrainingError if writing would fail, or would destroy something that is not an adapter."""
+    """Raises TrainingError if `folder` is a file, or contains something that does not belong to an adapter.
+
+    `option` is the command-line option that names the folder, for the message.
+    """
     if folder.exists() and not folder.is_dir():
         raise TrainingError(f"{option} {folder} is a file; name a folder")
     names = {path.name for path in folder.iterdir()} if folder.exists() else set()
@@ -52,7 +56,7 @@ def check_target(folder: Path, option: str = "--out") -> None:
 
 
 def check_merged_target(folder: Path) -> None:
-    """Raises TrainingError if the merged model would replace something that is not a model."""
+    """Raises TrainingError unless `folder` is empty, does not exist, or contains a model (config.json) to replace."""
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / "config.json").exists())):
         raise TrainingError(
             f"--merged-out {folder} contains something that is not a model; name an empty or a new folder"
@@ -60,7 +64,7 @@ def check_merged_target(folder: Path) -> None:
 
 
 def write_adapter(folder: Path, adapter: AdapterFiles) -> None:
-    """Writes an adapter into `folder` atomically; replaces an older adapter there."""
+    """Writes an adapter as `folder`; replaces all that is there. If it fails before that, `folder` stays as it was."""
     with _replacing(folder) as new:
         (new / CONFIG).write_text(_to_json(adapter.config), "utf-8")
         (new / WEIGHTS).write_bytes(adapter.weights)
@@ -76,21 +80,26 @@ def write_merged_model(folder: Path, merge: Callable[[Path], None]) -> None:
 
 
 def write_report(folder: Path, report: Mapping[str, object], samples: Sequence[Conversation]) -> None:
-    """Writes the report, and the samples if there are any, next to an adapter's weights; replaces each atomically."""
+    """Writes the report, and the samples if there are any, into an adapter's folder; replaces each file atomically."""
     _replace_text(folder / REPORT, _to_json(report))
     if samples:
         _replace_text(folder / SAMPLES, "".join(_sample_line(row) for row in samples))
 
 
 def to_plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns an adapter's configuration for JSON, in inference mode. Sets become sorted lists: the order of a set
-    differs between processes, and with it the file's hash would.
+    """Returns PEFT's configuration of an adapter for adapter_config.json, with `inference_mode` true.
+
+    Enums become their values. Sets become sorted lists, so that the file's hash does not depend on the order of a set.
     """
     return {key: _to_plain(value) for key, value in sorted(config.items())} | {"inference_mode": True}
 
 
 def read_parent_config(folder: Path, options: "TrainingOptions") -> dict[str, Any]:
-    """Returns the configuration of the adapter to start from; raises `TrainingError` if it cannot be continued."""
+    """Returns the adapter_config.json of the adapter in `folder`, from which training starts.
+
+    Raises TrainingError if it is not a LoRA adapter of this base model, or the method cannot continue it
+    (`TrainingMethod.check_parent`).
+    """
     try:
         config = json.loads((folder / CONFIG).read_text("utf-8"))
     except (OSError, ValueError) as error:
@@ -109,7 +118,7 @@ def read_parent_config(folder: Path, options: "TrainingOptions") -> dict[str, An
 
 
 def with_parent_recipe(options: "TrainingOptions") -> "TrainingOptions":
-    """Returns the options with the rank and alpha of the parent adapter, if there is one."""
+    """Returns the options; if there is a parent adapter, with its rank and alpha. Raises as `read_parent_config`."""
     if options.parent is None:
         return options
     config = read_parent_config(options.parent, options)
@@ -117,7 +126,7 @@ def with_parent_recipe(options: "TrainingOptions") -> "TrainingOptions":
 
 
 def weights_digest(folder: Path) -> str:
-    """Returns the SHA-256 of an adapter's weights."""
+    """Returns the SHA-256 of the weights file in an adapter's folder."""
     with (folder / WEIGHTS).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -1,4 +1,4 @@
-"""The batches of a whole training run, in order: rows of similar length together, so that little is padding."""
+"""Plans the batches of a training run: rows of similar length together, so that there is little padding."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -11,14 +11,18 @@ BATCHES_PER_GROUP = 16
 class Row(Protocol):
     @property
     def length(self) -> int:
-        """Returns the number of tokens to compute for the row."""
+        """Returns the number of tokens that are computed for the row."""
 
 
 AnyRow = TypeVar("AnyRow", bound=Row)
 
 
 def plan_batches(rows: Sequence[AnyRow], epochs: int, tokens_per_step: int, seed: int) -> list[tuple[AnyRow, ...]]:
-    """Returns every batch of every epoch; the same seed gives the same batches, so a resumed run repeats them."""
+    """Returns the batches of all epochs in the order of training, each of at most `tokens_per_step` tokens with padding
+    (a longer row is a batch of its own).
+
+    The same rows and seed give the same batches, so a resumed run repeats them.
+    """
     shuffler = random.Random(seed)
     return [batch for _ in range(epochs) for batch in _plan_epoch(rows, tokens_per_step, shuffler)]
 
@@ -51,7 +55,7 @@ def _plan_epoch(rows: Sequence[AnyRow], tokens_per_step: int, shuffler: random.R
 
 
 def _cut(ordered: Sequence[AnyRow], tokens_per_step: int) -> Iterator[tuple[AnyRow, ...]]:
-    """Cuts rows, sorted from short to long, into batches: the row to add is the longest of its batch."""
+    """Cuts rows that are sorted by length, the shortest first, into batches of at most `tokens_per_step` tokens."""
     batch: list[AnyRow] = []
     for row in ordered:
         if batch and (len(batch) + 1) * row.length > tokens_per_step:

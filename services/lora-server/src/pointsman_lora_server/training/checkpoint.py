@@ -1,4 +1,4 @@
-"""The state of an unfinished training run in one file, replaced atomically, so that a kill leaves a valid one."""
+"""Saves the state of an unfinished training run in one file, which is replaced atomically, and loads it."""
 
 import os
 from collections.abc import Mapping
@@ -19,9 +19,10 @@ FORMAT = 1
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     fingerprint: Mapping[str, str]
-    """What the run was started with; it can only be resumed with the same."""
+    """See `dataset.run_fingerprint`; the run can only be resumed with the same one."""
     choices: Mapping[str, Any]
-    """What was measured at the start and determines the rest: the pace, the number type, the number of steps."""
+    """What was measured or chosen at the start of the run: "seconds" (the time left then), "bf16", "pace" (seconds per
+    token), "steps", "steps_per_evaluation", and "before" (the objective's measures before the first step)."""
     state: RunState
     weights: Weights
     optimizer: Mapping[str, Any]
@@ -52,7 +53,10 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def load(path: Path, fingerprint: Mapping[str, str]) -> Checkpoint | None:
-    """Reads a checkpoint, None if there is none yet; raises `TrainingError` if it cannot be used for this run."""
+    """Reads the checkpoint in the file `path`; returns None if the file does not exist.
+
+    Raises TrainingError if it cannot be read, has another format, or belongs to a run with another fingerprint.
+    """
     if not path.exists():
         return None
     try:

@@ -5,7 +5,8 @@ A line has one of two forms:
     {"messages": [{"role": "system" | "user" | "assistant", "content": "..."}, ...]}    the last one is the assistant's
     {"text": "...", "output": "..." or any JSON value}                                  user's text, assistant's output
 
-Only the last message is learnt. Standard library only, so that a file can be checked without torch.
+Only the last message is learnt. The module imports only the standard library, so that a file can be checked without
+torch.
 """
 
 import hashlib
@@ -22,7 +23,7 @@ ROLES = ("system", "user", "assistant")
 MAX_ERRORS = 20
 
 Key = tuple[tuple[str, str], ...]
-"""Identifies a prompt: (role, content) of each message, normalized."""
+"""Identifies a prompt: (role, content) of each message, with normalized case and white space."""
 
 _Parsed = TypeVar("_Parsed")
 
@@ -59,11 +60,11 @@ class Split:
     training: tuple[Conversation, ...]
     heldout: tuple[Conversation, ...]
     notes: tuple[str, ...]
-    """Rows that were left out, and why."""
+    """One line for each training row that was left out, with the reason."""
 
     @property
     def conversations(self) -> "Split":
-        """Returns the split itself, whose rows are conversations already; see `TrainingRows`."""
+        """Returns this split, because its rows are conversations already; implements `TrainingRows`."""
         return self
 
 
@@ -73,9 +74,10 @@ def sha256(path: Path) -> str:
 
 
 def read_split(training: Path, heldout: Path | None, share: float, system: Path | None, seed: int) -> Split:
-    """Reads training and held-out rows from files, or holds out a `share` of the prompts if there is only one file.
+    """Reads training and held-out rows. If `heldout` is None, holds out a random `share` of the prompts in `training`.
 
-    `system` is a file with the system message of rows that have none. Raises `DataError`.
+    `system` is a file with the system message for rows that have none. Raises DataError as `read_conversations`,
+    `split` and `draw_prompts` do.
     """
     instruction = read_system(system)
     rows = read_conversations(training, instruction)
@@ -89,8 +91,9 @@ def read_system(path: Path | None) -> str | None:
 
 
 def read_conversations(path: Path, system: str | None = None) -> list[Conversation]:
-    """Reads a file of conversations; raises `DataError` that names the bad lines, up to 20. `system` is put before rows
-    that have no system message.
+    """Reads a file of conversations. Puts the system message `system` before rows that have none.
+
+    Raises DataError if the file cannot be read, has no rows, or has bad ones; it names up to `MAX_ERRORS` bad lines.
     """
     conversations = []
     for where, (prompt, answer) in read_rows(path, _parse):
@@ -101,7 +104,12 @@ def read_conversations(path: Path, system: str | None = None) -> list[Conversati
 
 
 def read_rows(path: Path, parse: Callable[[dict[str, object]], _Parsed]) -> list[tuple[str, _Parsed]]:
-    """Returns each row as `parse` reads it, with file and line; raises `DataError` that names up to 20 bad lines."""
+    """Reads a file of JSON objects, one a line; returns (file and line, result of `parse`) for each. Blank lines are
+    skipped.
+
+    `parse` raises RowError for a bad row. Raises DataError if the file cannot be read, has no rows, or has bad ones; it
+    names up to `MAX_ERRORS` bad lines.
+    """
     rows: list[tuple[str, _Parsed]] = []
     errors: list[str] = []
     for number, line in enumerate(_read(path).split("\n"), start=1):
@@ -119,8 +127,10 @@ def read_rows(path: Path, parse: Callable[[dict[str, object]], _Parsed]) -> list
 
 
 def split(training: Sequence[Conversation], heldout: Sequence[Conversation]) -> Split:
-    """Removes training rows that are duplicates or whose prompt is held out. Raises `DataError` if none are left, or
-    two rows give different answers to the same prompt.
+    """Returns the rows without training rows that are duplicates, or whose prompt is held out (compared by
+    `Conversation.key`).
+
+    Raises DataError if no training rows are left, or two of them give different answers to exactly the same prompt.
     """
     notes: list[str] = []
     contradictions: list[str] = []
@@ -146,7 +156,9 @@ def split(training: Sequence[Conversation], heldout: Sequence[Conversation]) -> 
 
 
 def split_by_share(rows: Sequence[Conversation], share: float, seed: int) -> Split:
-    """Holds out all rows of a random `share` of the prompts; see `draw_prompts`."""
+    """Removes duplicate rows, then holds out all rows of a random `share` of the prompts; raises as `split` and
+    `draw_prompts` do.
+    """
     everything = split(rows, ())
     heldout_keys = draw_prompts([row.key for row in everything.training], share, seed)
     return Split(
@@ -157,11 +169,12 @@ def split_by_share(rows: Sequence[Conversation], share: float, seed: int) -> Spl
 
 
 def draw_prompts(keys: Sequence[Key], share: float, seed: int) -> Set[Key]:
-    """Draws the prompts to hold out: at least one if `share` is above 0, but never all of them.
+    """Returns the keys of a random `share` of the prompts, to hold out all rows of these prompts. At least one prompt
+    if `share` is above 0, and never all.
 
-    `keys` contains one key for each row. All rows of a prompt are on the same side, because a held-out row whose prompt
-    was learnt would measure memorization; `share` is a fraction of the prompts, as the groups in scikit-learn's
-    GroupShuffleSplit. Raises `DataError` if there is only one prompt.
+    `keys` has the key of each row. `share` is a fraction of the prompts and not of the rows, because a held-out row
+    whose prompt was learnt would measure memorization. Raises DataError if `share` is above 0 and there is only one
+    prompt.
     """
     if share == 0:
         return frozenset()
@@ -219,7 +232,10 @@ def _conversation(messages: object) -> tuple[tuple[Message, ...], str]:
 
 
 def parse_messages(messages: object, name: str) -> tuple[Message, ...]:
-    """Parses a list of at least one chat message; raises `RowError` that names the list `name`."""
+    """Parses a list of one or more chat messages, {"role": ..., "content": ...}.
+
+    Raises RowError, which calls the list `name`, for anything else, and for a system message that is not the first.
+    """
     if not isinstance(messages, list) or not messages:
         raise RowError(f'"{name}" is a list of messages, not {_describe(messages)}')
     parsed = tuple(_message(message, f"{name}[{index}]") for index, message in enumerate(messages))
@@ -239,9 +255,9 @@ def _message(message: object, name: str) -> Message:
 
 
 def parse_answer(value: object, name: str) -> str:
-    """Returns the answer as text; a JSON value becomes one line of unescaped JSON, as the model should write it.
+    """Returns the answer that the model should write: a text as it is, another JSON value as JSON in one line.
 
-    Raises `RowError`, which calls it `name`, if it is null or an empty text.
+    Raises RowError, which calls the value `name`, if it is null or a text that is empty or not valid.
     """
     if value is None:
         raise RowError(f'"{name}" is null; give the answer that should be learnt')

@@ -1,4 +1,4 @@
-"""Describes the data before anything is computed: rows left out, lengths, contradictions, and the balance of labels."""
+"""Describes the training data: rows left out, lengths, contradictions, and the balance of labels."""
 
 import json
 import statistics
@@ -9,37 +9,41 @@ from dataclasses import asdict, dataclass, field
 from pointsman_lora_server.training.data import Conversation, Key
 
 MAX_IMBALANCE = 10
-"""A warning is given if the most frequent label has at least this many times as many rows as the least frequent one."""
+"""There is a warning if a field's most frequent label has at least this many times the rows of the least frequent."""
 MIN_LABEL_ROWS = 5
-"""A warning is given if a label has fewer rows."""
+"""There is a warning if a label has fewer rows."""
 MAX_LISTED = 5
 
 WHOLE_ANSWER = "answer"
-"""The field's name if the whole answer is the label."""
+"""The name that stands for the field if the whole answer is the label."""
 MAX_LABEL_CHARACTERS = 64
 MAX_LABELS = 200
-"""Of one field."""
+"""The largest number of different labels of one field."""
 
 
 @dataclass(frozen=True, slots=True)
 class DataReport:
-    """What is known of the training data; all of it goes into the "data" event as it is."""
+    """A description of the training data. The trainer prints it to stdout as the event "data", before it trains."""
 
     rows: int
+    """Training rows, without duplicates and those that are held out too, but with those that are too long."""
     heldout_rows: int
+    """Held-out rows, with those that are too long."""
     left_out: Mapping[str, int]
-    """Number of rows by reason: "duplicate", "held_out_too", "too_long"."""
+    """Number of rows that were left out, by reason: "duplicate", "held_out_too", "too_long"."""
     contradictory: tuple[str, ...]
-    """Pairs of rows whose prompts differ only in case and white space, but whose answers differ."""
+    """Pairs of rows whose prompts differ only in case and white space, but whose answers differ in more than that, as
+    "FILE:LINE and FILE:LINE"; at most `MAX_LISTED`."""
     tokens: Mapping[str, int]
-    """Length of a row including its answer: "median", "p95", "longest"."""
+    """Tokens of a training row with its answer: "median", "p95" and "longest"; empty without rows."""
     learnt_tokens: int
-    """Of all answers together, including the ends of turns."""
+    """Tokens of all answers together, including the tokens that end them."""
     labels: Mapping[str, Mapping[str, int]]
-    """Rows of each label, the most frequent first, if answers are short labels or JSON objects that contain some."""
+    """Field -> label -> number of training rows, the most frequent label first; see `count_labels`."""
     warnings: tuple[str, ...] = field(default=())
 
     def facts(self) -> dict[str, object]:
+        """Returns the report as a dictionary, field name -> value."""
         return asdict(self)
 
 
@@ -50,7 +54,12 @@ def describe_data(
     lengths: Sequence[int],
     learnt_tokens: int,
 ) -> DataReport:
-    """Reports on the data; `notes` say which rows were left out, `lengths` are the tokens of the remaining rows."""
+    """Returns a report on the rows that `data.split` or its equivalent for pairs has kept.
+
+    `notes` has a line for each row left out, before or because of its length. `lengths` has the number of tokens of
+    each training row that is not too long (of each answer with its prompt, for pairs), and `learnt_tokens` those of
+    their answers.
+    """
     contradictory = tuple(_contradictory(training))
     labels = count_labels(training)
     warnings = (*_warnings(labels, count_labels(heldout, labels)),)
@@ -74,10 +83,12 @@ def describe_data(
 def count_labels(
     rows: Sequence[Conversation], fields_of: Mapping[str, object] | None = None
 ) -> dict[str, dict[str, int]]:
-    """Counts the rows by field and label, the most frequent first.
+    """Returns field -> label -> number of rows, the most frequent label first.
 
-    A label is a short answer that occurs repeatedly, or such a value in a JSON object. With `fields_of`, the values of
-    those fields are counted, whether they are labels or not.
+    The fields are those of answers that are JSON objects, as far as they are texts, integers or booleans; any other
+    answer is the field `WHOLE_ANSWER`. A field is left out unless its values are labels: short, few, and present in at
+    least 90 % of the rows, of which there are four or more. With `fields_of`, the fields that it contains are counted
+    instead, whatever their values.
     """
     fields: dict[str, Counter[str]] = {}
     for row in rows:
@@ -89,7 +100,7 @@ def count_labels(
 
 
 def _are_labels(counts: Counter[str], rows: int) -> bool:
-    """Returns whether a field's values are labels: short, in nearly every row, and repeated, unlike free text."""
+    """Returns whether a field's values are labels; `counts` has the rows of each value, `rows` is the number of all."""
     return (
         counts.total() >= 0.9 * rows
         and rows >= 4
@@ -129,7 +140,7 @@ def _lengths(lengths: Sequence[int]) -> dict[str, int]:
 
 
 def _contradictory(rows: Sequence[Conversation]) -> Iterator[str]:
-    """Yields pairs of rows with the same prompt but different answers; a difference in case alone does not count."""
+    """Yields pairs of rows whose prompts, but not whose answers, are the same except for case and white space."""
     first: dict[Key, Conversation] = {}
     for row in rows:
         known = first.setdefault(row.key, row)

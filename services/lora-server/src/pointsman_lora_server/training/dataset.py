@@ -1,4 +1,4 @@
-"""Opens the base model's folder, and turns training rows into token ids by its tokenizer and chat template."""
+"""Opens the base model's folder, and encodes training rows as token ids with its tokenizer and chat template."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ _Item = TypeVar("_Item")
 
 MAX_LOSS_ROWS = 256
 MAX_SAMPLES = 16
-"""Held-out rows that are stored with the adapter, for its smoke test."""
+"""Number of held-out rows that are stored with the adapter, for its smoke test."""
 MAX_SAMPLE_CHARACTERS = 8000
 
 
@@ -38,16 +38,18 @@ class BaseFolder:
     """The token with which the chat template ends an answer."""
 
     def render(self, messages: Sequence[Message], open_answer: bool) -> list[int]:
-        """Returns the token ids of a conversation, written with the model's chat template.
+        """Returns the token ids of a conversation in the model's chat template.
 
-        With `open_answer` they end where the model's next answer begins.
+        With `open_answer` they end with the tokens after which the model's answer begins.
         """
         turns = [{"role": message.role, "content": message.content} for message in messages]
         ids = self.tokenizer.apply_chat_template(turns, add_generation_prompt=open_answer, return_dict=False)
         return [int(token) for token in ids]
 
     def fingerprint(self) -> str:
-        """Returns a hash of the model's configuration and its weights' names and sizes, to tell models apart."""
+        """Returns a SHA-256 that differs between models: of the configuration, the names and sizes of the weights
+        files, and the digest.
+        """
         digest = hashlib.sha256((self.folder / "config.json").read_bytes())
         for path in sorted(self.folder.glob("*.safetensors")):
             digest.update(f"{path.name} {path.stat().st_size}\n".encode())
@@ -55,7 +57,7 @@ class BaseFolder:
         return digest.hexdigest()
 
     def digest(self) -> str:
-        """Returns the digest of the weights that pointsman.json states, empty if there is none."""
+        """Returns the SHA-256 of the weights that pointsman.json in the folder states; empty if it states none."""
         try:
             return str(json.loads((self.folder / "pointsman.json").read_text("utf-8"))["digest"])
         except (OSError, ValueError, KeyError, TypeError):
@@ -63,7 +65,7 @@ class BaseFolder:
 
 
 def open_base(folder: Path) -> BaseFolder:
-    """Opens a base model's folder; raises TrainingError if it is no model or has no chat template."""
+    """Loads a base model's tokenizer; raises TrainingError if the folder has no config.json or no chat template."""
     if not (folder / "config.json").is_file():
         raise TrainingError(f"--base-model {folder} holds no config.json; name the folder of a Hugging Face model")
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -73,8 +75,8 @@ def open_base(folder: Path) -> BaseFolder:
 
 
 def _end_of_turn(tokenizer: Any) -> int:
-    """Returns the token that ends an answer: the first special token after it in the chat template, or else the
-    tokenizer's end of sequence. In some models (Gemma, Phi-3) these are different tokens.
+    """Returns the token that ends an answer in the chat template, the first special token after it; if there is none,
+    the tokenizer's end of sequence. In some models (Gemma, Phi-3) these are different tokens.
     """
     answer = "ANSWER"
     turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": answer}]
@@ -89,7 +91,7 @@ def _end_of_turn(tokenizer: Any) -> int:
 
 
 def show_example(base: BaseFolder, example: Example) -> str:
-    """Returns an example's text as the model reads it, with special tokens; the part between ⟦ and ⟧ is learnt."""
+    """Returns an example's text as the model reads it, with special tokens. The learnt part is between ⟦ and ⟧."""
     prompt, answer = (
         base.tokenizer.decode(list(ids), skip_special_tokens=False)
         for ids in (example.prompt_ids, example.ids[example.prompt_length :])
@@ -99,31 +101,32 @@ def show_example(base: BaseFolder, example: Example) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """The tokenized rows of one training run: those to train on, and those held out for the evaluation."""
+    """The rows of one training run as token ids: those to train on, and those held out for the evaluation."""
 
     training: tuple[Row, ...]
     heldout: tuple[Row, ...]
-    """Held-out rows for the loss."""
+    """Held-out rows for the loss, at most `MAX_LOSS_ROWS`."""
     questions: tuple[Example, ...]
-    """Held-out rows whose answers are generated and compared."""
+    """Held-out rows to which answers are generated, at most `EvaluationOptions.samples`."""
     first_example: Example
     known: tuple[Conversation, ...]
     """Training rows that few-shot prompts may use; of pairs, only the preferred answers."""
     samples: tuple[Conversation, ...]
-    """Held-out rows to store with the adapter."""
+    """Held-out rows to store with the adapter, at most `MAX_SAMPLES`."""
     report: DataReport
 
     @property
     def longest(self) -> int:
-        """Returns the tokens of the longest row; for a pair the sum of both answers, to choose the attention kernel."""
+        """Returns the number of tokens of the longest row; for a pair, of both answers with the prompt before each."""
         return max(row.length for row in (*self.training, *self.heldout))
 
 
 def build_dataset(
     options: TrainingOptions, rows: TrainingRows, base: BaseFolder, warn: Callable[[str], None]
 ) -> Dataset:
-    """Encodes the rows of a run; `warn` gets a line for each row left out. Raises `DataError` if no training rows are
-    left.
+    """Encodes the rows of a run; calls `warn` with a line for each row that is left out.
+
+    Raises DataError if all training rows are too long, and as `encoding.encode` does.
     """
     split, recipe = rows.conversations, options.recipe
     encoded = options.method.encode_rows(rows, base.render, base.end_of_turn, recipe.max_tokens)
@@ -150,7 +153,10 @@ def build_dataset(
 
 
 def run_fingerprint(options: TrainingOptions, base: BaseFolder) -> dict[str, str]:
-    """Returns everything that determines what is learnt; a checkpoint is only resumed if it is equal."""
+    """Returns what determines what is learnt, as hashes and texts by name, such as "recipe" and "training data".
+
+    A checkpoint is only resumed if they are all equal.
+    """
     return {
         "recipe": repr(options.recipe),
         "base model": base.fingerprint(),
@@ -171,6 +177,6 @@ def _short(rows: Sequence[Conversation]) -> list[Conversation]:
 
 
 def _choose(rows: Sequence[_Item], max_rows: int, seed: int) -> list[_Item]:
-    """Draws at random at most `max_rows` rows, and returns them in their order."""
+    """Returns at most `max_rows` rows, chosen at random, in their order."""
     indices = sorted(random.Random(seed).sample(range(len(rows)), min(max_rows, len(rows))))
     return [rows[index] for index in indices]

@@ -1,8 +1,8 @@
-"""TRL's DPO loss, used in this trainer's own loop.
+"""The loss of direct preference optimization, as TRL computes it, for this trainer's own loop.
 
-The reference model is what training starts from: the base model with the adapter turned off or, with a parent, TRL's
-frozen copy of it. TRL builds the batches and computes the loss; steps, schedule, checkpoints and time limits are the
-same as for other methods.
+The reference model is what training starts from: the base model with the adapter turned off or, with a parent adapter,
+TRL's frozen copy of that. TRL pads the batches and computes the loss; steps, schedule, checkpoints and time limits are
+the same as for other methods.
 """
 
 import logging
@@ -30,9 +30,10 @@ class DpoObjective:
     def __init__(
         self, learner: Learner, base: BaseFolder, heldout: Sequence[PreferencePair], recipe: "Recipe", is_fresh: bool
     ) -> None:
-        """Prepares TRL's loss.
+        """Prepares TRL's loss; `heldout` are the pairs for `measure`.
 
-        The reference is the base model if the adapter `is_fresh`, otherwise a copy of the adapter as it is now.
+        The reference model is the base model if the adapter `is_fresh`, that is, has no effect yet; otherwise it has a
+        copy of the adapter as it is now.
         """
         datasets_logging.disable_progress_bar()
         logging.getLogger("trl").setLevel(logging.ERROR)
@@ -42,7 +43,7 @@ class DpoObjective:
         self._trainer = _create_trainer(learner, base, recipe, is_fresh)
 
     def backward(self, batch: Sequence[PreferencePair]) -> float:
-        """Adds the batch's gradients and returns the loss, a mean over its pairs."""
+        """Adds the batch's gradients to those of the adapter's parameters; returns the loss, a mean over the pairs."""
         self._learner.model.train()
         with self._learner.autocast():
             loss = self._loss(batch)
@@ -50,8 +51,9 @@ class DpoObjective:
         return float(loss.item())
 
     def measure(self) -> dict[str, float]:
-        """Returns the "loss" on the held-out pairs, and as "preference_accuracy" the share of them in which the
-        preferred answer gained more; empty without such pairs.
+        """Returns the mean "loss" on the held-out pairs, and "preference_accuracy": the share of pairs in which
+        the log-probability of the preferred answer has risen more, compared with the reference model, than that of the
+        rejected one. Empty without held-out pairs.
         """
         if not self._heldout:
             return {}

@@ -1,6 +1,6 @@
-"""Conversations and pairs of answers as token ids.
+"""Encodes conversations and pairs of answers as token ids.
 
-The function that renders text as tokens is passed in, so that no tokenizer package is needed here.
+The function that turns text into tokens is passed in, so that no tokenizer package is needed here.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,11 +13,12 @@ from pointsman_lora_server.training.data import Conversation, Message
 from pointsman_lora_server.training.exits import DataError
 
 Render = Callable[[Sequence[Message], bool], list[int]]
-"""(messages, whether to open the assistant's turn) -> token ids, by the model's own chat template."""
+"""Takes messages, and whether to end with the tokens after which the assistant's answer begins; returns token ids in
+the model's chat template. `BaseFolder.render` is one."""
 
 
 class PreferenceRow(Protocol):
-    """A prompt with a preferred and a rejected answer, such as `methods.dpo.Preference`."""
+    """Interface of a prompt with a preferred and a rejected answer; `methods.dpo.Preference` implements it."""
 
     @property
     def prompt(self) -> tuple[Message, ...]: ...
@@ -31,11 +32,12 @@ class PreferenceRow(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A conversation as token ids, of which the answer is learnt."""
+    """A conversation as token ids. Only the answer at its end is learnt."""
 
     ids: tuple[int, ...]
+    """The prompt, the answer, and the token that ends it."""
     prompt_length: int
-    """Number of leading tokens that are read but not learnt."""
+    """Number of tokens of the prompt, which are not learnt."""
     source: Conversation
 
     @property
@@ -44,7 +46,7 @@ class Example:
 
     @property
     def answer_length(self) -> int:
-        """Returns the number of tokens that are learnt."""
+        """Returns the number of tokens that are learnt, with the one that ends the answer."""
         return len(self.ids) - self.prompt_length
 
     @property
@@ -68,11 +70,14 @@ class PreferencePair:
 class Encoded(Generic[AnyRow]):
     rows: tuple[AnyRow, ...]
     notes: tuple[str, ...]
-    """Rows that were left out because of their length."""
+    """One line for each row that was left out because of its length."""
 
 
 def encode(rows: Sequence[Conversation], render: Render, end_of_turn: int, max_tokens: int) -> Encoded[Example]:
-    """Turns conversations into token ids, without those longer than `max_tokens`: cut answers would be learnt."""
+    """Encodes conversations; leaves out those of more than `max_tokens`, because a cut answer would be learnt as such.
+
+    Raises DataError if the chat template renders a prompt differently when an answer follows.
+    """
     examples: list[Example] = []
     notes: list[str] = []
     for row in rows:
@@ -87,7 +92,10 @@ def encode(rows: Sequence[Conversation], render: Render, end_of_turn: int, max_t
 def encode_pairs(
     pairs: Sequence[PreferenceRow], render: Render, end_of_turn: int, max_tokens: int
 ) -> Encoded[PreferencePair]:
-    """Turns pairs of answers into token ids; leaves out a pair if one of its answers is longer than `max_tokens`."""
+    """Encodes pairs of answers; leaves out a pair if one of its answers, with the prompt, has more than `max_tokens`.
+
+    Raises as `encode` does.
+    """
     encoded: list[PreferencePair] = []
     notes: list[str] = []
     for row in pairs:

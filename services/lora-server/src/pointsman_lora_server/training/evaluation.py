@@ -1,4 +1,4 @@
-"""Evaluates the adapter on held-out rows and compares it with prompting the base model. Writes the training report."""
+"""Evaluates the adapter on held-out rows, compares it with prompting the base model, and builds the training report."""
 
 import platform
 import time
@@ -19,7 +19,7 @@ from pointsman_lora_server.training.run_state import RunState
 from pointsman_lora_server.training.time_budget import TimeBudget
 
 MAX_SAMPLE_EVENTS = 8
-"""Samples that are reported one by one."""
+"""Number of answers that are reported one by one, as events "sample"."""
 
 LIBRARIES = ("torch", "transformers", "peft", "safetensors", "trl", "bitsandbytes")
 MERGED_ONLY = "a DoRA adapter, which an engine cannot serve as one: serve the merged model"
@@ -27,10 +27,13 @@ MERGED_ONLY = "a DoRA adapter, which an engine cannot serve as one: serve the me
 
 @dataclass(frozen=True, slots=True)
 class FinalScores:
-    """Scores of the adapter and of the prompts that it has to beat, on the same rows."""
+    """The scores of the adapter, and of few-shot prompts to the base model on the same rows."""
 
     metrics: dict[str, float] = field(default_factory=dict)
+    """The keys of `scoring.score`, and "rows", after "heldout_" for the adapter, and after "prompt_path_" for prompts.
+    """
     notes: tuple[str, ...] = ()
+    """What could not be measured, as warnings for the user."""
 
 
 class Evaluator:
@@ -51,7 +54,11 @@ class Evaluator:
         self._emit = emit
 
     def evaluate_during(self) -> Evaluated | None:
-        """Measures the held-out loss, and the metric on a few rows; None if there are no held-out rows."""
+        """Measures the held-out loss, and scores answers to a few held-out rows; returns None without held-out rows.
+
+        The value that decides which weights are best is the loss, or with --stop-on metric the negative share of exact
+        answers; ties are decided by the F1 (see `scoring.score`), then by the loss.
+        """
         measured = self._objective.measure()
         if not measured:
             return None
@@ -66,7 +73,12 @@ class Evaluator:
         return Evaluated(-metric + 1e-6 * measured["loss"], facts)  # the loss decides between equal metrics
 
     def evaluate_at_end(self, ends_at: float) -> FinalScores:
-        """Scores the adapter's answers, then those of the few-shot prompt, up to `ends_at` on the monotonic clock."""
+        """Scores the adapter's answers, then those of the few-shot prompts, until `ends_at` on the monotonic clock.
+
+        If the time is too short, fewer rows are answered. If both have answered some, only the rows that both have
+        answered are scored. Reports some answers of the adapter as events "sample", and the scores of prompting as an
+        event "prompt_path".
+        """
         questions, notes = self._budget.questions, []
         now = time.monotonic()
         # If there is too little time for both, each gets half of it.
@@ -103,7 +115,7 @@ class Evaluator:
         return list(heldout.generate_answers(self._learner, self._base, questions, ends_at))
 
     def _max_seconds(self, questions: Sequence[Question]) -> float:
-        """Returns how long the answers of one evaluation may take: three times the estimate."""
+        """Returns how many seconds the answers of one evaluation may take: three times the estimate, at least 5."""
         return max(5.0, 3 * self._budget.answer_seconds(questions))
 
 
@@ -111,24 +123,26 @@ class Evaluator:
 class RunResult:
     state: RunState
     ended_by: str
-    """Why training ended: "whole", "time" or "patience"."""
+    """Why training ended: "whole", "time" or "patience"; see `TrainingLoop.run`."""
     before: Mapping[str, float]
-    """What was measured before the first step."""
+    """The objective's measures before the first step."""
     metrics: Mapping[str, float]
+    """The measures and scores of the weights that are written."""
     seconds: float
+    """How long the run took."""
 
 
 def best_step(state: RunState) -> int:
-    """Returns the step whose weights are written; the last step if no step was evaluated."""
+    """Returns the step with the best weights, which are written; the last step if nothing was evaluated."""
     return state.counter.step if state.best_step is None else state.best_step
 
 
 def training_report(
     options: TrainingOptions, base_digest: str, dataset: Dataset, result: RunResult
 ) -> dict[str, object]:
-    """Returns the content of training.json, without paths, since the folder may be moved to another machine.
+    """Returns the content of training.json. It names files without their folders.
 
-    `base_digest` is that of the base model's weights, empty if it is unknown.
+    `base_digest` is the SHA-256 of the base model's weights, empty if it is unknown.
     """
     state, metrics = result.state, result.metrics
     losses = {"before": result.before.get("loss"), "end": metrics.get("heldout_loss")}
@@ -159,7 +173,9 @@ def training_report(
 def evaluated_report(
     older: dict[str, object], options: TrainingOptions, dataset: Dataset, metrics: dict[str, float]
 ) -> dict[str, object]:
-    """Returns an older training report with the new measurements."""
+    """Returns the report `older` with `metrics` in place of its own, and with "evaluated", which describes the held-out
+    rows that were used now.
+    """
     facts = _data_facts(options, dataset)
     evaluated = {key: value for key, value in facts.items() if key.startswith("heldout")}
     return older | {"metrics": metrics, "evaluated": {**evaluated, "shots": options.evaluation.shots}}

@@ -1,4 +1,4 @@
-"""How a run ends early: errors that exit with code 1, and signals that stop it cleanly.
+"""How a run ends early: errors, after which the trainer exits with code 1, and signals.
 
 TrainingError
 └── DataError
@@ -17,7 +17,7 @@ class TrainingError(Exception):
 
 
 class DataError(TrainingError):
-    """The data cannot be trained on; the message names file and line, and says what would be right."""
+    """The data cannot be trained on; the message names the file and the lines if single rows are wrong."""
 
 
 def set_signal_handler(handler: Callable[[int, FrameType | None], object] | signal.Handlers) -> None:
@@ -28,7 +28,10 @@ def set_signal_handler(handler: Callable[[int, FrameType | None], object] | sign
 
 @contextmanager
 def delaying_signals() -> Iterator[None]:
-    """Delivers signals that arrive during the block at its end; usable in the main thread only."""
+    """Delays `SIGNALS` that arrive during the block: the first one is delivered after it, unless the block raises.
+
+    Usable in the main thread only.
+    """
     received: list[int] = []
     handlers = [signal.signal(number, lambda which, _: received.append(which)) for number in SIGNALS]
     try:

@@ -1,4 +1,4 @@
-"""Generates the answers to held-out rows for as long as there is time."""
+"""Generates answers to held-out rows until a time limit, and estimates how long that takes."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -16,11 +16,11 @@ from pointsman_lora_server.training.scoring import ScoredAnswer
 
 ROWS_PER_BATCH = 16
 SPARE_TOKENS = 16
-"""How much longer an answer may be than the longest expected one."""
+"""How many tokens longer an answer may be than the longest expected one of its batch."""
 
 READ_SHARE, TOKEN_SHARE = 0.5, 0.08
-"""Measured as fractions of the time of a training step: reading is a forward pass, without the backward one; and one
-token each of `ROWS_PER_BATCH` answers."""
+"""Measured times as fractions of the time of a training step: reading as many tokens without the backward pass, and
+generating one token of each answer in a batch of `ROWS_PER_BATCH`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +48,10 @@ def estimate_answer_seconds(questions: Sequence[Question], tokens_per_step: int,
 def generate_answers(
     learner: Learner, base: BaseFolder, questions: Sequence[Question], ends_at: float
 ) -> Iterator[AnsweredSample]:
-    """Yields greedy answers in batches, the shortest prompts first; leaves out what is not answered by `ends_at`
-    on the monotonic clock.
+    """Yields greedy answers to the questions, the shortest prompts first, until `ends_at` on the monotonic clock.
+
+    Answers are generated in batches of `ROWS_PER_BATCH`. A batch that would not end in time is left out, as are those
+    after it.
     """
     ordered = sorted(questions, key=lambda question: len(question.prompt_ids))
     last_seconds = 0.0
@@ -66,7 +68,9 @@ def generate_answers(
 
 
 def _generate(learner: Learner, base: BaseFolder, batch: Sequence[Question], seconds: float) -> list[str] | None:
-    """Generates the answers of one batch; None if the time ended first, since a cut answer cannot be scored."""
+    """Generates the answers of one batch; returns None if `seconds` pass before all are complete, since a cut answer
+    cannot be scored.
+    """
     longest = max(len(question.prompt_ids) for question in batch)
     ids = torch.full((len(batch), longest), base.end_of_turn)
     mask = torch.zeros((len(batch), longest), dtype=torch.long)

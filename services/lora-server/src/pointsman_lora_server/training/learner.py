@@ -1,4 +1,4 @@
-"""The base model in memory with the adapter that is trained, configured to be fast on a CPU."""
+"""Loads the base model with the adapter that is trained, configured to be fast on a CPU, and saves the result."""
 
 import ctypes
 import os
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 
 MAX_EAGER_ATTENTION_TOKENS = 1024
-"""Up to this length plain attention trains faster on a CPU than the fused one (1.05 against 1.35 s a step for 10 rows
-of 100 tokens). Above it, plain attention takes too much memory, which grows with the square of the length."""
+"""Rows of up to this many tokens are trained with plain attention on a CPU, which is faster than the fused one (1.05
+against 1.35 s a step for 10 rows of 100 tokens). Its memory grows with the square of the length."""
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
 
@@ -38,20 +38,20 @@ class Learner:
     bf16: bool
 
     def autocast(self) -> Any:
-        """Returns the context in which matrix products use bf16, if that is faster here; weights stay fp32."""
+        """Returns a context manager in which matrix products use bf16 if `bf16` is true; the weights stay in fp32."""
         return torch.autocast(self.device, torch.bfloat16, enabled=self.bf16)
 
     def without_adapter(self, disabled: bool) -> AbstractContextManager[Any]:
-        """Turns the adapter off for the block if `disabled` is true."""
+        """Returns a context manager that turns the adapter off during its block if `disabled` is true."""
         return self.model.disable_adapter() if disabled else nullcontext()
 
     def hidden_states(self, ids: Any) -> Any:
-        """Computes the last hidden states, before the output layer: `[rows, tokens]` -> `[rows, tokens, hidden]`."""
+        """Returns the last hidden states, before the output layer, [rows, tokens, hidden], for ids [rows, tokens]."""
         base = self.model.get_base_model()
         return getattr(base, base.base_model_prefix)(input_ids=ids, use_cache=False).last_hidden_state
 
     def logits(self, hidden: Any) -> Any:
-        """Computes logits in fp32 from the last hidden states, as the model itself does."""
+        """Returns the logits in fp32, [..., vocabulary], for last hidden states [..., hidden]."""
         base = self.model.get_base_model()
         logits, config = base.get_output_embeddings()(hidden).float(), base.config.get_text_config()
         if cap := getattr(config, "final_logit_softcapping", None):  # Gemma
@@ -63,7 +63,7 @@ class Learner:
         return [weight for weight in self.model.parameters() if weight.requires_grad]
 
     def weights(self) -> Weights:
-        """Returns a copy of the adapter's weights in fp32."""
+        """Returns a copy of the adapter's weights in fp32 on the CPU, by name."""
         state = get_peft_model_state_dict(self.model, adapter_name="default", save_embedding_layers=False)
         return {name: weight.detach().to("cpu", torch.float32, copy=True) for name, weight in state.items()}
 
@@ -75,18 +75,19 @@ class Learner:
 
 
 def to_safetensors(weights: Weights) -> bytes:
-    """Returns the weights as a safetensors file in bf16, in which the engine computes: half the size of fp32."""
+    """Returns the weights as a safetensors file in bf16, the type in which the engine computes."""
     return save(
         {name: weight.to(torch.bfloat16).contiguous() for name, weight in weights.items()}, metadata={"format": "pt"}
     )
 
 
 def open_learner(base: BaseFolder, options: "TrainingOptions", longest: int, bf16: bool | None = None) -> Learner:
-    """Loads the base model with a new adapter, or with the parent's; `longest` is the longest row in tokens.
+    """Loads the base model with a new adapter, or with the parent's.
 
-    A new adapter is initialized from the seed and has no effect yet. `bf16` is what an earlier run of the same job
-    chose; None measures which type is faster. Sets torch's threads and random seed for the process. Raises
-    TrainingError if the parent or the model cannot be trained.
+    A new adapter is initialized from the seed and has no effect yet. `longest` is the number of tokens of the longest
+    row, by which the attention kernel is chosen. `bf16` says whether to compute in bf16; None chooses what is faster.
+    Sets torch's threads and random seed for the process. Raises TrainingError if the parent or the model cannot be
+    trained, or --device asks for a GPU that is missing.
     """
     torch.set_num_threads(options.threads or len(os.sched_getaffinity(0)))
     _keep_freed_memory()
@@ -117,10 +118,9 @@ def _check_logits(learner: Learner) -> None:
 
 
 def merge_and_save(learner: Learner, base: BaseFolder, folder: Path) -> None:
-    """Writes the base model with the adapter merged into its weights, as a Hugging Face folder.
+    """Writes the base model with the adapter merged into its weights, and the tokenizer, into the existing `folder`.
 
-    Merges in fp32 and rounds to bf16 once. `learner` must not be used afterwards. `folder` must be a new, temporary
-    folder; the caller moves it to its final place.
+    Merges in the type of the loaded weights and rounds to bf16 at the end. `learner` must not be used afterwards.
     """
     with torch.no_grad():
         merged = learner.model.merge_and_unload().to(torch.bfloat16)
@@ -169,7 +169,7 @@ def _lora_config(options: "TrainingOptions", model: Any) -> LoraConfig:
 
 
 def _linear_layers(model: Any) -> list[str]:
-    """Returns the last parts of the names of all linear layers except the output layer, which engines do not adapt."""
+    """Returns the last parts of the names of all linear layers but the output layer, such as "q_proj", sorted."""
     output = model.get_output_embeddings()
     layers = {
         name.rsplit(".", 1)[-1]
@@ -187,7 +187,7 @@ def _device(requested: str) -> str:
 
 
 def _is_bf16_faster() -> bool:
-    """Measures for some milliseconds whether bf16 is faster: about 3x with AVX512-BF16 or AMX, slower without."""
+    """Returns whether a matrix product on this CPU is faster in bf16 than in fp32, measured in some milliseconds."""
     return _product_seconds(torch.bfloat16) < _product_seconds(torch.float32)
 
 
@@ -202,7 +202,7 @@ def _product_seconds(dtype: Any) -> float:
 
 
 def _keep_freed_memory() -> None:
-    """Tells glibc to keep freed blocks: returning and faulting them in again at each step costs 15 % of the time."""
+    """Makes glibc keep freed memory, because returning it and getting it again at each step takes 15 % of the time."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(M_MMAP_THRESHOLD, 32 << 20)

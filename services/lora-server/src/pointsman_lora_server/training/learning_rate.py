@@ -7,7 +7,10 @@ WARM_UP_SHARE = 0.05
 
 
 def learning_rate_scale(progress: float) -> float:
-    """Returns the fraction of the peak learning rate at a progress from 0 to 1: linear warm-up, then a cosine to 0."""
+    """Returns the fraction of the peak learning rate at a `progress` from 0 to 1 of the training.
+
+    It rises linearly to 1 at `WARM_UP_SHARE`, then falls to 0 along a cosine.
+    """
     if progress < WARM_UP_SHARE:
         return progress / WARM_UP_SHARE
     return 0.5 * (1 + math.cos(math.pi * (progress - WARM_UP_SHARE) / (1 - WARM_UP_SHARE)))
@@ -15,24 +18,26 @@ def learning_rate_scale(progress: float) -> float:
 
 @dataclass(slots=True)
 class StepCounter:
-    """Counts the training steps; their planned number adapts to the machine's speed. The learning rate falls to 0 at
-    the last planned step.
+    """Counts the training steps, whose planned number may change, and gives the learning rate of each.
+
+    The learning rate falls to 0 at the last step as planned now.
     """
 
     steps: int
     """Total number of steps, as planned now."""
     max_steps: int
-    """The steps of all epochs."""
+    """Number of steps of all epochs."""
     step: int = 0
-    """Steps that are done."""
+    """Number of steps that are done."""
     progress: float = 0.0
+    """The position in the learning rate schedule, from 0 to 1."""
 
     @property
     def left(self) -> int:
         return self.steps - self.step
 
     def next_scale(self) -> float:
-        """Returns the learning rate scale of the next step, taken at its middle."""
+        """Returns the fraction of the peak learning rate for the next step: that in the middle of the step."""
         return learning_rate_scale(self.progress + 0.5 * self._progress_per_step())
 
     def advance(self) -> None:
@@ -40,7 +45,7 @@ class StepCounter:
         self.step += 1
 
     def replan(self, left: int) -> None:
-        """Plans `left` more steps, but no more than all epochs have."""
+        """Plans `left` more steps, but at most `max_steps` in total."""
         self.steps = min(self.step + left, self.max_steps)
 
     def _progress_per_step(self) -> float:

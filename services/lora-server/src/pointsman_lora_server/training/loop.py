@@ -1,4 +1,4 @@
-"""The training loop: steps within the time limit, evaluations between them, checkpoints, and the best weights."""
+"""The training loop: runs steps until a time limit, evaluates between them, and remembers the best weights."""
 
 import math
 import statistics
@@ -18,9 +18,9 @@ from pointsman_lora_server.training.run_state import RunState
 MAX_GRADIENT_NORM = 1.0
 TIMED_STEPS = 3
 TIME_RESERVE = 0.08
-"""Fraction of the training time kept for a machine that becomes busier."""
+"""Fraction of the training time that is not planned, since the machine may become busier."""
 PACE_STEPS = 16
-"""Number of recent steps from which the pace is computed."""
+"""Number of recent steps from which the current speed is computed."""
 
 Batches = Sequence[Sequence[Any]]
 
@@ -28,16 +28,19 @@ SaveCheckpoint = Callable[["TrainingLoop"], None]
 
 
 class Emit(Protocol):
-    """Reports an event of the run, as one line on stdout."""
+    """Interface of a function that reports an event of the run with its fields `facts`.
+
+    The one in `__main__` prints a line of JSON to stdout, without fields that are None.
+    """
 
     def __call__(self, event: str, **facts: object) -> None: ...
 
 
 class Objective(Protocol):
-    """The loss that training minimizes, with its gradients and its value on held-out rows."""
+    """Interface of the loss that training minimizes; `SftObjective` and `DpoObjective` implement it."""
 
     def backward(self, batch: Sequence[Any]) -> float:
-        """Adds the gradients of the batch to the weights and returns its loss."""
+        """Adds the batch's gradients to those of the adapter's parameters (`.grad`) and returns the batch's loss."""
 
     def measure(self) -> dict[str, float]:
         """Returns the "loss" on the held-out rows, and perhaps more measures; empty if there are no such rows."""
@@ -46,7 +49,7 @@ class Objective(Protocol):
 @dataclass(frozen=True, slots=True)
 class Pace:
     seconds_per_token: float
-    """Padding counts as tokens."""
+    """Seconds of a training step divided by the batch's tokens, padding included."""
 
     def seconds_for(self, batches: Sequence[Sequence[Row]]) -> float:
         return self.seconds_per_token * sum(map(padded_tokens, batches))
@@ -55,29 +58,33 @@ class Pace:
 @dataclass(frozen=True, slots=True)
 class LoopOptions:
     learning_rate: float
+    """The peak learning rate."""
     ends_at: float
-    """On the monotonic clock; evaluations are included."""
+    """When steps and evaluations must have ended, on the monotonic clock."""
     steps_per_evaluation: int
     evaluation_seconds: float
+    """The estimated duration of one evaluation."""
     patience: int
-    """Evaluations without an improvement before training stops; 0: it never does."""
+    """Number of evaluations without an improvement after which training stops; 0: it never does."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
     value: float
-    """Lower is better."""
+    """What decides which weights are best; lower is better."""
     facts: dict[str, Any]
+    """Fields for the event "evaluation", such as the loss and the scores."""
 
 
 Evaluate = Callable[[], Evaluated | None]
-"""None if nothing is held out."""
+"""Evaluates the current weights; returns None if there are no held-out rows."""
 
 
 def measure_pace(learner: Learner, objective: Objective, batches: Batches) -> Pace:
-    """Measures the speed of training on a typical batch, whose gradients are discarded.
+    """Measures the speed of training on the batch of median size, without changing the weights.
 
-    The fastest time counts: a machine that is busy now may not stay so, and the loop adapts to one that does.
+    Returns the fastest of `TIMED_STEPS` times: a machine that is busy now may not stay so, and if it does, the loop
+    plans fewer steps.
     """
     batch = sorted(batches, key=padded_tokens)[len(batches) // 2]
     objective.backward(batch)  # the first one is slow: memory is allocated and kernels are chosen
@@ -92,7 +99,7 @@ def measure_pace(learner: Learner, objective: Objective, batches: Batches) -> Pa
 
 
 def count_steps_within(batches: Batches, pace: Pace, seconds: float) -> int:
-    """Returns the number of leading batches that fit into `seconds`, less the fraction `TIME_RESERVE`."""
+    """Returns how many batches, from the first one on, take at most `seconds` less the fraction `TIME_RESERVE`."""
     left = seconds * (1 - TIME_RESERVE)
     for count, batch in enumerate(batches):
         left -= pace.seconds_for([batch])
@@ -102,7 +109,9 @@ def count_steps_within(batches: Batches, pace: Pace, seconds: float) -> int:
 
 
 class TrainingLoop:
-    """Trains step by step; `state` says how far it is, `best` holds the best weights. A checkpoint restores both."""
+    """Trains step by step. `state` is the state of the run, `best` are the best weights so far (None: none were
+    evaluated). To resume a run, set both, the optimizer's state and the learner's weights from a checkpoint.
+    """
 
     def __init__(
         self,
@@ -124,7 +133,11 @@ class TrainingLoop:
         self._recent_seconds: deque[float] = deque(maxlen=PACE_STEPS)
 
     def run(self, evaluate: Evaluate, save_checkpoint: SaveCheckpoint) -> str:
-        """Trains, and returns why it ended: "whole" (the steps of all epochs are done), "time" or "patience"."""
+        """Trains, and returns why it ended: "whole" (the steps of all epochs are done), "time" (no more steps fit
+        before `LoopOptions.ends_at`) or "patience" (see `LoopOptions.patience`).
+
+        Calls `evaluate` every `steps_per_evaluation` steps and at the end, and `save_checkpoint` after each step.
+        """
         counter = self.state.counter
         while counter.left > 0:
             if not self._has_time(counter):
@@ -153,7 +166,7 @@ class TrainingLoop:
         return reason
 
     def _has_time(self, counter: StepCounter) -> bool:
-        """Adds as many steps to the plan as fit at the recent speed; returns False if none fits."""
+        """Plans as many more steps as there is time for at the recent speed; returns False if there is none."""
         if not self._recent_seconds:
             return True
         evaluations = counter.left // self._options.steps_per_evaluation + 1
@@ -200,5 +213,5 @@ class TrainingLoop:
 
 
 def recent_loss(losses: Sequence[float]) -> float:
-    """Returns the mean loss over the last tenth of the steps (one or more); NaN if there are no losses."""
+    """Returns the mean of the last tenth of the losses (one at least); NaN if there are none."""
     return statistics.fmean(losses[-max(1, len(losses) // 10) :]) if losses else math.nan

@@ -16,17 +16,18 @@ STOP_ON_LOSS, STOP_ON_METRIC = STOP_ON = ("loss", "metric")
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """The hyperparameters of a training run: all that determines the weights besides the data."""
+    """The hyperparameters of a training run."""
 
     method: str
     rank: int
     alpha: int
     learning_rate: float
+    """The peak learning rate."""
     epochs: int
     tokens_per_step: int
-    """Including padding."""
+    """The largest number of tokens in one batch, padding included."""
     max_tokens: int
-    """Of one row; longer rows are left out."""
+    """The largest number of tokens in one row; longer rows are left out."""
     seed: int
     beta: float
     """For dpo: the penalty for deviating from the reference model."""
@@ -37,14 +38,15 @@ class EvaluationOptions:
     """How held-out rows are used, during training and at the end."""
 
     samples: int
-    """Held-out rows that are answered at the end."""
+    """Number of held-out rows that are answered at the end, as far as time allows."""
     shots: int
-    """Answered examples in the prompts that training has to beat; 0: prompting is not measured."""
+    """Number of answered examples in the few-shot prompts that training has to beat; 0: these are not measured."""
     evaluations: int
-    """Maximum number during training."""
+    """The largest number of evaluations during training."""
     stop_on: str
+    """What decides which weights are best: "loss" or "metric"."""
     patience: int
-    """Evaluations without an improvement before training stops; 0: it never does."""
+    """Number of evaluations without an improvement after which training stops; 0: it never does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +55,9 @@ class CheckpointOptions:
 
     folder: Path | None
     seconds: float
-    """Between two checkpoints."""
+    """Seconds between two checkpoints; 0: there is one after each step."""
     resume: bool
+    """Whether to continue from the checkpoint, if there is one."""
 
     @property
     def file(self) -> Path | None:
@@ -63,7 +66,7 @@ class CheckpointOptions:
 
 @dataclass(frozen=True, slots=True)
 class TrainingOptions:
-    """The options of one run of the trainer, as its command line gives them."""
+    """The options of one run of the trainer, from its command line or by default."""
 
     base_model: Path
     base_model_name: str
@@ -79,8 +82,9 @@ class TrainingOptions:
     merged_out: Path | None
     max_minutes: float
     threads: int | None
-    """None: as many as the process may use."""
+    """Number of CPU threads; None: as many as the process may use cores."""
     device: str
+    """"auto", "cpu" or "cuda"."""
     nice: int
     check_only: bool
     evaluate_only: bool
@@ -92,7 +96,10 @@ class TrainingOptions:
 
 
 def parse(arguments: Sequence[str] | None = None) -> TrainingOptions:
-    """Parses the trainer's command line; exits with code 2, as argparse does, if it is wrong."""
+    """Parses the trainer's command line (None: `sys.argv`).
+
+    Exits with code 2 and a message if an argument is wrong or does not suit the method.
+    """
     parser = _parser()
     given = parser.parse_args(arguments)
     if given.resume and given.checkpoint is None:
@@ -233,7 +240,10 @@ def _method(text: str) -> TrainingMethod:
 
 
 def _number(kind: type[N], accepts: Callable[[N], bool], problem: str) -> Callable[[str], N]:
-    """Returns an argument type that accepts some numbers; `problem` continues "VALUE is" for all others."""
+    """Returns a function for argparse's `type`, which parses a number and rejects it unless `accepts` returns True.
+
+    `problem` is what the message says of a rejected number after "VALUE is".
+    """
 
     def parse_number(text: str) -> N:
         value = kind(text)

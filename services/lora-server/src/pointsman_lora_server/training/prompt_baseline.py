@@ -1,4 +1,5 @@
-"""The baseline that training has to beat: the base model, prompted with the training rows most similar to a request."""
+"""Builds few-shot prompts for the base model from the most similar training rows: the baseline that training has to
+beat."""
 
 import math
 import re
@@ -13,7 +14,9 @@ _WORD = re.compile(r"\w+")
 
 
 class NearestRows:
-    """Finds the rows that share the most words with a question, weighted by inverse document frequency."""
+    """Finds the rows whose last user message is most similar to a question, by the cosine of their sets of words,
+    weighted by inverse document frequency.
+    """
 
     def __init__(self, rows: Sequence[Conversation]) -> None:
         self._rows = rows
@@ -22,13 +25,13 @@ class NearestRows:
         self._weight = {word: math.log(1 + len(rows) / count) for word, count in counts.items()}
 
     def find(self, question: str, count: int) -> list[Conversation]:
-        """Returns the `count` rows most similar to the question, the best first; of equal ones the earlier."""
+        """Returns the `count` rows most similar to the question, the most similar first; ties in the rows' order."""
         query = _words(question)
         ranked = sorted(range(len(self._rows)), key=lambda index: (-self._similarity(query, self._words[index]), index))
         return [self._rows[index] for index in ranked[:count]]
 
     def _similarity(self, query: frozenset[str], words: frozenset[str]) -> float:
-        """Returns the cosine of two sets of words, weighted by inverse document frequency."""
+        """Returns the cosine of two sets of words; a word's weight is its inverse document frequency."""
         shared = sum(self._weight[word] ** 2 for word in query & words)
         return shared / (1e-9 + math.sqrt(self._squared_norm(query) * self._squared_norm(words)))
 
@@ -49,14 +52,17 @@ class Question:
 
 
 def plain_questions(rows: Sequence[Example]) -> tuple[Question, ...]:
-    """Returns the prompts of the rows as they are, without examples."""
+    """Returns the rows' own prompts, without examples, as questions."""
     return tuple(Question(row.prompt_ids, row) for row in rows)
 
 
 def few_shot_questions(
     rows: Sequence[Example], nearest: NearestRows, shots: int, render: Render, max_tokens: int
 ) -> tuple[Question, ...]:
-    """Returns the rows' prompts with `shots` answered examples before each; fewer if the prompt would be too long."""
+    """Returns the rows' prompts with up to `shots` answered examples before each, those that `nearest` finds.
+
+    A prompt gets fewer examples if it would have more than `max_tokens` with the row's answer.
+    """
     return tuple(_few_shot_question(row, nearest.find(row.source.question, shots), render, max_tokens) for row in rows)
 
 
@@ -69,7 +75,7 @@ def _few_shot_question(row: Example, shots: Sequence[Conversation], render: Rend
 
 
 def _messages(row: Conversation, shots: Sequence[Conversation]) -> list[Message]:
-    """Returns the system message, the shots as turns with the most similar one last, and the row's own prompt."""
+    """Returns the row's system message, the shots as turns (the most similar one last), and the rest of its prompt."""
     system = [message for message in row.prompt[:1] if message.role == "system"]
     turns = [
         turn for shot in reversed(shots) for turn in (Message("user", shot.question), Message("assistant", shot.answer))

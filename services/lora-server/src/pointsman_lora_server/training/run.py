@@ -35,9 +35,10 @@ Warn = Callable[[str], None]
 
 
 def prepare(options: TrainingOptions, rows: TrainingRows, emit: Emit, warn: Warn) -> tuple[BaseFolder, Dataset]:
-    """Encodes the rows of a run and reports on them, before anything is trained.
+    """Opens the base model, encodes the rows of a run and reports on them as the event "data", before any training.
 
-    Raises TrainingError if the base model cannot be used, DataError if no training rows are left.
+    `warn` is called with each warning. Raises TrainingError if the base model cannot be used, and DataError as
+    `build_dataset` does.
     """
     base = open_base(options.base_model)
     dataset = build_dataset(options, rows, base, warn)
@@ -48,14 +49,18 @@ def prepare(options: TrainingOptions, rows: TrainingRows, emit: Emit, warn: Warn
 
 
 def show_first_example(base: BaseFolder, dataset: Dataset, emit: Emit) -> None:
-    """Reports the first row as the model reads it; the part between ⟦ and ⟧ is learnt."""
+    """Reports the first row as the model reads it, as the event "prompt"; the learnt part is between ⟦ and ⟧."""
     example = dataset.first_example
     text = show_example(base, example)
     emit("prompt", text=text, tokens=example.length, learnt_tokens=example.answer_length, row=example.source.where)
 
 
 def train(options: TrainingOptions, rows: TrainingRows, started: float, emit: Emit, warn: Warn) -> None:
-    """Trains and writes an adapter; its time limit began at the monotonic time `started`. Raises `TrainingError`."""
+    """Trains an adapter and writes it into `options.out`; reports the progress as events.
+
+    `started` is the monotonic time from which `options.max_minutes` count. Raises TrainingError if the data, the base
+    model, the parent or the checkpoint cannot be used, no step fits into the time, or the last losses are not finite.
+    """
     options = with_parent_recipe(options)
     base, dataset = prepare(options, rows, emit, warn)
     _TrainingRun(options, base, dataset, started, emit, warn).run()
@@ -64,7 +69,8 @@ def train(options: TrainingOptions, rows: TrainingRows, started: float, emit: Em
 def evaluate_only(options: TrainingOptions, rows: TrainingRows, started: float, emit: Emit, warn: Warn) -> None:
     """Evaluates the adapter in `options.out` and updates its report and samples; its weights stay as they are.
 
-    Raises `TrainingError`, for example if there is no adapter.
+    `started` is as in `train`. Raises TrainingError if there is no adapter, the data or the base model cannot be used,
+    or no rows are held out.
     """
     older = _read_report(options)
     method = method_for_config(_read_config(options))
@@ -136,7 +142,9 @@ class _TrainingRun:
         return checkpoint.load(file, self._fingerprint) if file and self._options.checkpoints.resume else None
 
     def _choose(self, learner: Learner, batches: Batches, pace: Pace, budget: TimeBudget) -> dict[str, Any]:
-        """Chooses what depends on this machine's speed now, such as the number of steps; a resumed run keeps it."""
+        """Returns what depends on the machine's speed at the start, which a resumed run keeps: "bf16", "pace", "steps"
+        and "steps_per_evaluation" (see `Checkpoint.choices`). Raises TrainingError if no step fits into the time.
+        """
         options = self._options
         seconds = self._ends_at - time.monotonic() - budget.seconds_besides_steps
         steps = loop.count_steps_within(batches, pace, seconds)
@@ -269,7 +277,10 @@ def _restore(training: TrainingLoop, earlier: Checkpoint) -> None:
 
 
 def _best_measured(state: RunState, before: dict[str, float]) -> dict[str, float]:
-    """Returns the measurements of the evaluation that gave the best weights."""
+    """Returns the held-out measures of the best weights, and the loss before training, by the names in the report.
+
+    Empty if nothing was evaluated.
+    """
     best = next((each for each in state.evaluations if each["step"] == state.best_step), None)
     if best is None:
         return {}
@@ -279,7 +290,7 @@ def _best_measured(state: RunState, before: dict[str, float]) -> dict[str, float
 
 
 def _without_prefix(metrics: dict[str, float]) -> dict[str, float]:
-    """Renames the metrics as in evaluations during training; those of the few-shot prompt keep their names."""
+    """Returns the metrics by the names that events during training use: without "heldout_"."""
     return {name.removeprefix("heldout_"): value for name, value in metrics.items()}
 
 

@@ -1,4 +1,4 @@
-"""The state of a training run: what it has computed so far, as a checkpoint stores it."""
+"""The progress and the measurements of a training run, which a checkpoint stores."""
 
 import math
 from dataclasses import dataclass, field
@@ -9,18 +9,21 @@ from pointsman_lora_server.training.learning_rate import StepCounter
 
 @dataclass(slots=True)
 class RunState:
-    """The results of a run so far. A checkpoint contains it, the weights and the optimizer."""
+    """The progress and the measurements of a run so far."""
 
     counter: StepCounter
     losses: list[float] = field(default_factory=list)
+    """The training loss of each step."""
     evaluations: list[dict[str, Any]] = field(default_factory=list)
+    """The fields of each event "evaluation" during training, with "step" and "best"."""
     tokens: int = 0
+    """Number of tokens in all steps, without padding."""
     step_seconds: float = 0.0
     """Time spent in steps."""
     elapsed_seconds: float = 0.0
-    """Time of the whole run, without what was lost between a checkpoint and a kill."""
+    """Duration of the run up to the last checkpoint, without interruptions."""
     best_value: float = math.inf
-    """The lowest value so far; a metric that should be high is negated."""
+    """The lowest `Evaluated.value` so far."""
     best_step: int | None = None
-    """The step of the best weights; 0 if they are those of the adapter from which training began."""
+    """The step with the best weights, None if nothing was evaluated; 0 if they are those of the parent adapter."""
     evaluations_since_best: int = 0

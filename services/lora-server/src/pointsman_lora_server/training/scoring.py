@@ -1,6 +1,6 @@
-"""Scores answers against the expected ones: the share of exact answers, and a partial score for the others.
+"""Scores answers against the expected ones: the share of exact answers, and an F1 that also counts partial matches.
 
-JSON is compared as pointsman_scoring does it, which the engine's environment does not have.
+JSON is compared as in pointsman_scoring, which is not installed in the engine's environment.
 """
 
 import json
@@ -13,7 +13,7 @@ EXACT, JSON_F1, WORD_F1 = "exact", "json_f1", "word_f1"
 
 _Path = tuple[str | int, ...]
 _Leaf = tuple[str, Any]
-"""A type and a value, since Python's True equals 1."""
+"""The name of a value's type, and the value. The type is included because Python's True equals 1."""
 
 _NOT_JSON: Any = object()
 
@@ -25,7 +25,9 @@ class ScoredAnswer:
 
     @property
     def is_exact(self) -> bool:
-        """Returns whether the answer is the expected one: JSON by value, other text without outer white space."""
+        """Returns whether the answer is the expected one. If both are JSON, their values are compared, else the texts
+        without white space at their ends.
+        """
         expected, actual = _parse(self.expected), _parse(self.actual)
         if expected is _NOT_JSON or actual is _NOT_JSON:
             return self.expected.strip() == self.actual.strip()
@@ -33,8 +35,10 @@ class ScoredAnswer:
 
 
 def score(answers: Sequence[ScoredAnswer]) -> dict[str, float]:
-    """Returns the share of exact answers and a micro-averaged F1; empty if there are no answers. The F1 is of JSON
-    leaves if JSON objects are expected, otherwise of words in lower case.
+    """Returns `EXACT`, the share of exact answers, and a micro-averaged F1; empty if there are no answers.
+
+    The F1 is `JSON_F1`, of the leaves of JSON objects, if all expected answers are such objects; otherwise `WORD_F1`,
+    of words regardless of case and order.
     """
     if not answers:
         return {}
@@ -45,14 +49,16 @@ def score(answers: Sequence[ScoredAnswer]) -> dict[str, float]:
 
 
 def _f1(pairs: Sequence[tuple[Counter[Any], Counter[Any]]]) -> float:
-    """Returns the F1 of pairs of expected and actual items: twice the matches, divided by the number of all items."""
+    """Returns the F1 of pairs (expected items, actual items): twice the matches, divided by the number of all items."""
     matches = sum((expected & actual).total() for expected, actual in pairs)
     total = sum(expected.total() + actual.total() for expected, actual in pairs)
     return 2 * matches / total if total else 1.0
 
 
 def _fields(text: str) -> Counter[tuple[_Path, _Leaf]]:
-    """Returns a JSON object's leaves with their paths, regardless of positions in lists; empty for other text."""
+    """Returns how often each leaf of a JSON object occurs at its path, regardless of positions in lists; empty for text
+    that is no JSON object.
+    """
     value = _parse(text)
     if not isinstance(value, dict):
         return Counter()
@@ -62,7 +68,9 @@ def _fields(text: str) -> Counter[tuple[_Path, _Leaf]]:
 
 
 def _leaves(value: Any) -> Iterator[tuple[_Path, _Leaf]]:
-    """Yields each leaf of a JSON value with its keys and positions; an empty object or list is a leaf."""
+    """Yields (path, leaf) for each leaf of a JSON value; a path has keys and positions. An empty object or list is a
+    leaf.
+    """
     pending: list[tuple[_Path, Any]] = [((), value)]
     while pending:
         path, inner = pending.pop()

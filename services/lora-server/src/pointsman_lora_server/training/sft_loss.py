@@ -11,7 +11,7 @@ from pointsman_lora_server.training.encoding import Example
 from pointsman_lora_server.training.learner import Learner
 
 TOKENS_PER_SLICE = 128
-"""Of logits: 128 x vocabulary in fp32 stays in memory that malloc keeps."""
+"""Number of tokens whose logits are computed at once: their memory, 128 x vocabulary in fp32, is kept by malloc."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +21,11 @@ class SftObjective:
     tokens_per_step: int
 
     def backward(self, batch: Sequence[Example]) -> float:
-        """Adds the batch's gradients and returns the loss, a mean over its learnt tokens.
+        """Adds the batch's gradients to those of the adapter's parameters; returns the loss, a mean over the learnt
+        tokens.
 
-        The output layer is computed forward and backward in slices, and the sum of their gradients goes through the
-        model once. So the logits of a whole batch (100 MB for 500 tokens) never exist.
+        The output layer is computed forward and backward in slices, and the sum of their gradients goes back through
+        the model once. So the logits of a whole batch (100 MB for 500 tokens) are never in memory together.
         """
         with self.learner.autocast():
             hidden, targets = _learnt_states(self.learner, batch)
@@ -43,7 +44,7 @@ class SftObjective:
 
 
 def mean_loss(learner: Learner, examples: Sequence[Example], tokens_per_step: int) -> float:
-    """Returns the mean cross-entropy over all learnt tokens of the examples, which must not be empty."""
+    """Returns the mean cross-entropy over all learnt tokens of the examples, of which there must be one at least."""
     total = 0.0
     with torch.no_grad(), learner.autocast():
         for batch in batch_by_length(examples, tokens_per_step):
@@ -54,10 +55,10 @@ def mean_loss(learner: Learner, examples: Sequence[Example], tokens_per_step: in
 
 
 def _learnt_states(learner: Learner, batch: Sequence[Example]) -> tuple[Any, Any]:
-    """Returns the last hidden state before each learnt token, `[learnt, hidden]`, and those tokens, `[learnt]`.
+    """Returns the last hidden states that predict the learnt tokens, [learnt, hidden], and these tokens, [learnt].
 
-    The caller computes the output layer, a fifth of a small model's work, for the learnt tokens only. Rows are padded
-    on the right, where causal attention does not look, so no mask is needed.
+    So the caller computes the output layer, a fifth of a small model's work, for the learnt tokens only. Rows are
+    padded on the right, which causal attention does not read, so no mask is needed.
     """
     longest = max(example.length for example in batch)
     ids = torch.zeros((len(batch), longest), dtype=torch.long)

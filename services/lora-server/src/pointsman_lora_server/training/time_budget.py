@@ -13,11 +13,11 @@ from pointsman_lora_server.training.prompt_baseline import NearestRows, Question
 WRITE_SECONDS = 2.0
 MERGE_SECONDS = 8.0
 MAX_ANSWER_SHARE = 0.3
-"""Fraction of the time for the answers at the end, with and without the adapter."""
+"""The largest fraction of a run's time for the answers at the end, with and without the adapter."""
 MAX_EVALUATION_SHARE = 0.2
-"""Fraction of the time for all evaluations during training."""
+"""The largest fraction of a run's time for all evaluations during training, unless a single one takes longer."""
 MAX_ROWS_DURING = 16
-"""Rows that are answered in each evaluation during training."""
+"""The largest number of rows that are answered in each evaluation during training."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +27,15 @@ class TimeBudget:
     questions: tuple[Example, ...]
     """Held-out rows that are answered at the end."""
     few_shot_questions: tuple[Question, ...]
-    """The same rows, with answered examples before them."""
+    """Few-shot prompts for the same rows; empty if they are not measured."""
     rows_during: int
     """Number of `questions` that are answered in each evaluation during training."""
     evaluations: int
+    """Number of evaluations during training."""
     loss_seconds: float
+    """Estimated time to measure the held-out loss once."""
     write_seconds: float
+    """Estimated time to write the result."""
 
     def answer_seconds(self, questions: Sequence[Question]) -> float:
         return heldout.estimate_answer_seconds(questions, self.tokens_per_step, self.pace)
@@ -51,14 +54,18 @@ class TimeBudget:
 
     @property
     def seconds_besides_steps(self) -> float:
-        """Returns the seconds for everything but training steps: all evaluations, and what follows the last step."""
+        """Returns the estimated seconds for all but training steps: evaluations before, during and after them, and
+        writing.
+        """
         return self.loss_seconds + self.evaluations * self.evaluation_seconds + self.seconds_after_training
 
 
 def divide_time(options: TrainingOptions, dataset: Dataset, base: BaseFolder, pace: Pace, seconds: float) -> TimeBudget:
     """Divides `seconds`, the time left after the model was loaded, between training and evaluation.
 
-    Evaluation answers as many rows as fit into its share, or all rows if nothing is trained.
+    At the end, the number of rows that are answered is halved until they fit into `MAX_ANSWER_SHARE`; with
+    --evaluate-only all rows are answered. The number of evaluations during training is limited by
+    `MAX_EVALUATION_SHARE`, but is at least 1.
     """
     tokens = options.recipe.tokens_per_step
     rows = dataset.questions

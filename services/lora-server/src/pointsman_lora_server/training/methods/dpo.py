@@ -1,4 +1,5 @@
-"""Direct preference optimization: learns from pairs of answers to the same prompt, one preferred and one rejected.
+"""Direct preference optimization: learns from pairs of answers to the same prompt, one preferred and one rejected. A
+row has one of two forms:
 
     {"prompt": "..." or [messages], "chosen": "...", "rejected": "..."}
     {"messages": [..., the user's], "chosen": "...", "rejected": "..."}
@@ -72,11 +73,11 @@ class Preference:
     chosen: str
     rejected: str
     where: str
-    """File and line."""
+    """File and line: "file.jsonl:12"."""
 
     @property
     def conversation(self) -> Conversation:
-        """Returns the prompt with the preferred answer alone."""
+        """Returns the prompt with the preferred answer."""
         return Conversation(self.prompt, self.chosen, self.where)
 
 
@@ -95,9 +96,10 @@ class PreferenceSplit:
 def read_preference_split(
     training: Path, heldout: Path | None, share: float, system: Path | None, seed: int
 ) -> PreferenceSplit:
-    """Reads training and held-out pairs from files, or holds out a `share` of the prompts if there is only one file.
+    """Reads training and held-out pairs. If `heldout` is None, holds out a random `share` of the prompts in `training`.
 
-    `system` is a file with the system message of rows that have none. Raises `DataError`.
+    `system` is a file with the system message for rows that have none. Raises DataError if a file cannot be read or has
+    bad rows, two pairs are the reverse of each other, no training pairs are left, or as `draw_prompts` does.
     """
     instruction = read_system(system)
     pairs = read_preferences(training, instruction)
@@ -107,7 +109,10 @@ def read_preference_split(
 
 
 def read_preferences(path: Path, system: str | None = None) -> list[Preference]:
-    """Reads a file of preference pairs; raises `DataError` that names the bad lines, up to 20."""
+    """Reads a file of preference pairs. Puts the system message `system` before prompts that have none.
+
+    Raises DataError as `read_rows` does.
+    """
     return [
         Preference(prompt, chosen, rejected, where)
         for where, (prompt, chosen, rejected) in read_rows(path, lambda row: _parse(row, system))
@@ -115,7 +120,11 @@ def read_preferences(path: Path, system: str | None = None) -> list[Preference]:
 
 
 def _split(training: Sequence[Preference], heldout: Sequence[Preference]) -> PreferenceSplit:
-    """Removes training pairs that are duplicates or whose prompt is held out. One prompt may have several pairs."""
+    """Returns the pairs without training pairs that are duplicates, or whose prompt is held out.
+
+    One prompt may have several pairs. Raises DataError if two training pairs are the reverse of each other, or none are
+    left.
+    """
     heldout_by_key = {pair.conversation.key: pair for pair in heldout}
     unique: dict[tuple[object, ...], Preference] = {}
     notes = []

@@ -1,6 +1,6 @@
-"""What a training method can decide: how rows are read, how the adapter is configured, and the loss.
+"""Defines what a training method decides: how rows are read, how the adapter is configured, and the loss.
 
-The variants of LoRA are here too; methods with data of their own have modules of their own.
+The variants of LoRA that learn from conversations are here too. A method that reads other data has its own module.
 """
 
 from __future__ import annotations
@@ -23,15 +23,17 @@ if TYPE_CHECKING:
 
 
 class TrainingRows(Protocol):
-    """The training and held-out rows that a training method has read."""
+    """Interface of the training and held-out rows that a training method has read; `Split` and `PreferenceSplit`
+    implement it.
+    """
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Returns which rows were left out, and why."""
+        """Returns a line for each row that was left out, with the reason."""
 
     @property
     def conversations(self) -> Split:
-        """Returns the rows as prompts with right answers, for statistics, samples and the comparison with prompting."""
+        """Returns the rows as prompts with right answers, for statistics, samples and few-shot prompts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,50 +44,58 @@ class EncodedRows:
     heldout: tuple[Row, ...]
     """Held-out rows for the loss."""
     heldout_answers: tuple[Example, ...]
-    """Held-out rows for comparing generated answers."""
+    """Held-out rows with the right answers, with which generated answers are compared."""
     examples: tuple[Example, ...]
-    """The training rows' answers one by one, for statistics and few-shot prompts."""
+    """Each answer in the training rows with its prompt (a pair has two), for statistics and few-shot prompts."""
     notes: tuple[str, ...] = ()
-    """Rows that were left out, and why."""
+    """One line for each row that was left out, with the reason."""
 
 
 class TrainingMethod:
     """Plain LoRA on conversations; every other method is a subclass that overrides what differs.
 
-    A method is also created where torch is not installed, so the modules that need it are imported inside
+    Methods are also created in environments without torch, so modules that need it are imported inside
     `create_objective`.
     """
 
     name = "lora"
     learning_rate = 2e-3
-    """The default peak, which suits rank 4 and alpha 16."""
+    """The default peak learning rate, which suits rank 4 and alpha 16."""
     base_in_4_bits = False
     """Whether the base model is quantized to 4 bits while training."""
     must_be_merged = False
     """Whether an engine can serve the result only merged into the base model."""
     can_evaluate_only = True
-    """Whether its data can be used with --evaluate-only."""
+    """Whether the method can be named with --evaluate-only, which needs rows with one answer."""
 
     def peft_options(self) -> Mapping[str, Any]:
         """Returns additional arguments for PEFT's `LoraConfig`."""
         return {}
 
     def check_options(self, options: TrainingOptions) -> None:
-        """Raises ValueError, with a message for the command line, if the options do not suit the method."""
+        """Raises ValueError, with a message for the user, if the options do not suit the method.
+
+        Here: with --evaluate-only, unless `can_evaluate_only`.
+        """
         if options.evaluate_only and not self.can_evaluate_only:
             raise ValueError(f"--evaluate-only needs rows with one answer, which --method {self.name} does not read")
 
     def check_parent(self, folder: Path, config: Mapping[str, Any]) -> None:
-        """Raises TrainingError if training cannot continue from an adapter with this adapter_config.json."""
+        """Raises TrainingError if training cannot start from the adapter in `folder`, whose adapter_config.json is
+        `config`.
+        """
         if config.get("use_dora"):
             raise TrainingError(f"--init-from {folder}: only --method dora continues from a DoRA adapter")
 
     def read_rows(self, options: TrainingOptions) -> TrainingRows:
-        """Reads the training and the held-out rows. Raises DataError."""
+        """Reads the training and the held-out rows. Raises DataError as `data.read_split` does."""
         return read_split(options.data, options.heldout, options.heldout_share, options.system, options.recipe.seed)
 
     def encode_rows(self, rows: Any, render: Render, end_of_turn: int, max_tokens: int) -> EncodedRows:
-        """Turns the result of `read_rows` into tokens. Rows of more than `max_tokens` are left out."""
+        """Encodes the rows that `read_rows` has returned; leaves out those of more than `max_tokens`.
+
+        `end_of_turn` is the token that ends an answer. Raises DataError as `encoding.encode` does.
+        """
         training = encode(rows.training, render, end_of_turn, max_tokens)
         heldout = encode(rows.heldout, render, end_of_turn, max_tokens)
         notes = (*rows.notes, *training.notes, *heldout.notes)
@@ -94,14 +104,14 @@ class TrainingMethod:
     def create_objective(
         self, learner: Learner, base: BaseFolder, heldout: Sequence[Any], options: TrainingOptions
     ) -> Objective:
-        """Creates the loss; `heldout` are the encoded rows that it is measured on."""
+        """Returns the loss to minimize; `heldout` are the encoded rows on which `Objective.measure` measures it."""
         from pointsman_lora_server.training.sft_loss import SftObjective
 
         return SftObjective(learner, heldout, options.recipe.tokens_per_step)
 
 
 class RsLora(TrainingMethod):
-    """Rank-stabilized LoRA: scales by alpha / sqrt(rank) instead of alpha / rank, which is twice as much at rank 4."""
+    """Rank-stabilized LoRA: scales the adapter's change by alpha / sqrt(rank) instead of alpha / rank."""
 
     name = "rslora"
     learning_rate = 1e-3
@@ -118,7 +128,9 @@ class RsLora(TrainingMethod):
 
 
 class Dora(TrainingMethod):
-    """LoRA with a learnt magnitude for each output row. No engine computes it, so it is merged into the base model."""
+    """LoRA with a learnt magnitude for each output of a layer. No engine computes these, so the result is merged into
+    the base model.
+    """
 
     name = "dora"
     must_be_merged = True

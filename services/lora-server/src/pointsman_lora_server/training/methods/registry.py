@@ -1,4 +1,4 @@
-"""Resolves the name of a training method: built in, installed by another package, or "module:attribute"."""
+"""Creates training methods by name: a built-in one, one that another package installs, or "module:attribute"."""
 
 import importlib
 from collections.abc import Mapping
@@ -23,14 +23,18 @@ BUILT_IN: dict[str, type[TrainingMethod]] = {
 
 
 def installed_methods() -> dict[str, str]:
-    """Returns the names that `load_method` accepts: the built-in methods and installed packages' entry points. Packages
-    are not imported.
+    """Returns the names of the built-in methods and of those that installed packages register as entry points, each
+    mapped to itself, as `JobEnvironment.methods` needs it. The packages are not imported.
     """
     return {name: name for name in (*BUILT_IN, *sorted(each.name for each in entry_points(group=ENTRY_POINT_GROUP)))}
 
 
 def load_method(name: str) -> TrainingMethod:
-    """Creates the training method of this name; raises ValueError if there is none, or it is not a `TrainingMethod`."""
+    """Returns the training method called `name`: a built-in one, "module:attribute", or an entry point of an installed
+    package.
+
+    Raises ValueError if there is none, "module:attribute" cannot be imported, or it is not a `TrainingMethod`.
+    """
     if name in BUILT_IN:
         return BUILT_IN[name]()
     if ":" in name:
@@ -41,7 +45,7 @@ def load_method(name: str) -> TrainingMethod:
 
 
 def method_for_config(config: Mapping[str, Any]) -> TrainingMethod:
-    """Returns the built-in method that can evaluate an adapter with this adapter_config.json."""
+    """Returns the method with which an adapter with this adapter_config.json is evaluated: `Dora` or plain LoRA."""
     return Dora() if config.get("use_dora") else TrainingMethod()
 
 
@@ -54,7 +58,7 @@ def _import_attribute(name: str) -> Any:
 
 
 def _create(target: Any, name: str) -> TrainingMethod:
-    """Returns the training method in `target`, which is a method or its class; raises ValueError otherwise."""
+    """Returns `target`, or an instance of it if it is a class; raises ValueError unless that is a `TrainingMethod`."""
     method = target() if isinstance(target, type) else target
     if not isinstance(method, TrainingMethod):
         raise ValueError(f"the training method '{name}' is a {type(method).__name__}, not a TrainingMethod")

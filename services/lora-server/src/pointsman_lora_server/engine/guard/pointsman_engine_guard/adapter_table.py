@@ -1,4 +1,4 @@
-"""The adapters in vLLM's host memory: which are loaded, which are open to new requests, and which are in use."""
+"""Manages the adapters in vLLM's host memory: which are loaded, open to new requests, and in use."""
 
 import asyncio
 import os
@@ -10,15 +10,15 @@ from typing import Any
 from .request_use import ModelUsage, RequestUse, current_use
 
 MakeRequest = Callable[[str, int, str], Any]
-"""Name, number and folder -> vLLM's LoRARequest."""
+"""Takes an adapter's name, its number (`lora_int_id`) and its folder; returns vLLM's LoRARequest."""
 
 
 class Refused(Exception):
-    """The engine rejects the adapter; the text says why."""
+    """The engine rejects the adapter, or the request for it is malformed; the text says why."""
 
 
 class NoSlot(Exception):
-    """The host memory is full. vLLM itself would evict the least recently used adapter, even if it is in use."""
+    """The host memory has no room for another adapter, as `AdapterTable.capacity` says."""
 
 
 class NoFolder(Exception):
@@ -42,10 +42,10 @@ class ResidentAdapter:
 
 
 class OpenAdapters(dict[str, Any]):
-    """Replaces vLLM's table of adapter names: looking an adapter up starts its use.
+    """Replaces vLLM's table of adapters by name: when a request looks an adapter up, its use of the adapter begins.
 
-    Between the lookup and the engine's first step a request is rendered and queued. If it were not counted, its adapter
-    could be removed meanwhile, and the engine would read the folder again and evict another adapter for it.
+    Between the lookup and the engine's first step the request is rendered and queued. If it were not counted in that
+    time, its adapter could be removed, and the engine would read the folder again and evict another adapter for it.
     """
 
     def __init__(self, loaded: dict[int, ResidentAdapter]) -> None:
@@ -64,17 +64,18 @@ class OpenAdapters(dict[str, Any]):
 
 
 class AdapterTable:
-    """Loads, closes and removes adapters, one at a time.
+    """Loads and removes adapters, one at a time, and closes them to new requests.
 
-    vLLM has two tiers: `max_cpu_loras` adapters in host memory, and `max_loras` of them in the batch, between which its
-    scheduler copies. The table manages the first one and never fills it beyond its capacity, so vLLM never evicts from
-    it and never reads a folder again.
+    vLLM holds `max_cpu_loras` adapters in its host memory, and its scheduler copies up to `max_loras` of them into the
+    batch. The table never loads more than fit into the host memory. Otherwise vLLM would evict the least recently used
+    adapter, even one in use, and would have to read its folder again.
     """
 
     def __init__(self, models: Any, engine: Any, make_request: MakeRequest) -> None:
         """Patches vLLM's OpenAIServingModels (`models`) and AsyncLLM (`engine`) so that requests are counted.
 
-        Also removes the resolvers, by which vLLM would load adapters itself, and hides folders in GET /v1/models.
+        Also removes vLLM's LoRA resolvers, which would load adapters by themselves, and hides folders in GET
+        /v1/models. Raises AttributeError if this version of vLLM has other objects.
         """
         self._models = models
         self._engine = engine
@@ -121,8 +122,10 @@ class AdapterTable:
         }
 
     async def load(self, name: str, folder: str) -> None:
-        """Loads an adapter; idempotent. A closed adapter that is still loaded is opened again with the same number.
-        Raises Refused, NoFolder, NoSlot.
+        """Loads an adapter. One that is loaded already is only opened to new requests, if it was closed.
+
+        Raises Refused if the engine rejects the adapter or the name is taken, NoFolder if the folder does not exist,
+        and NoSlot if the table is full. If the engine has died, raises the engine's own exception.
         """
         async with self._lock:
             loaded = self._by_name.get(name)
@@ -151,14 +154,14 @@ class AdapterTable:
             self._set_in_engine(numbers)
 
     def close(self, name: str) -> int:
-        """Hides the adapter from new requests and returns how many are in flight."""
+        """Hides the adapter from new requests; returns how many are in flight, 0 if it is not loaded."""
         loaded = self._by_name.get(name)
         if loaded is not None:
             self._open.pop(name, None)
         return loaded.usage.in_flight if loaded else 0
 
     async def remove(self, name: str) -> None:
-        """Frees the adapter's slot; does nothing if it is not loaded. Raises InUse while it answers requests."""
+        """Removes the adapter's weights; does nothing if it is not loaded. Raises InUse if requests are in flight."""
         async with self._lock:
             loaded = self._by_name.get(name)
             if loaded is None:
@@ -171,10 +174,11 @@ class AdapterTable:
             self._set_in_engine(numbers)
 
     async def _then_list(self, change: Awaitable[Any]) -> set[int]:
-        """Waits for a change of the engine's adapters and returns the numbers of those that it holds afterwards.
+        """Waits for `change`, a call that changes the engine's adapters; returns the numbers of those that it holds
+        then.
 
-        Both calls are sent at once. The engine handles calls in their order, between two of its steps: sent one after
-        the other, they would wait for two steps, which take 0.1 s each on a busy CPU.
+        The list is requested at the same time as the change. The engine handles calls in their order, between two of
+        its steps; one after the other they would wait for two steps, which take 0.1 s each on a busy CPU.
         """
         results: Sequence[Any] = await asyncio.gather(change, self._engine.list_loras(), return_exceptions=True)
         for result in results:

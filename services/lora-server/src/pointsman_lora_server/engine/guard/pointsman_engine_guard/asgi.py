@@ -1,4 +1,4 @@
-"""The guard's ASGI middleware: decides which of vLLM's routes are public, and serves the lora-server's own routes."""
+"""The guard's ASGI middleware: limits vLLM to its public routes, and serves the routes that the lora-server calls."""
 
 import hmac
 import json
@@ -28,7 +28,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 SECRET_VARIABLE = "POINTSMAN_ENGINE_SECRET"
 SECRET_FILE_VARIABLE = "POINTSMAN_ENGINE_SECRET_FILE"
 NETWORKS_VARIABLE = "POINTSMAN_ENGINE_ADMIN_NETWORKS"
-"""Networks whose lora-servers may manage adapters, separated by commas ("10.0.0.0/8"); empty: this machine only."""
+"""The environment variable with the networks from which lora-servers may manage adapters, separated by commas
+("10.0.0.0/8"); empty: from this machine only."""
 MIN_SECRET_CHARACTERS = 16
 SECRET_HEADER = b"x-pointsman-secret"
 ADAPTERS_ROUTE = "/pointsman/v1/adapters"
@@ -44,7 +45,7 @@ PUBLIC_ROUTES = frozenset(
 /invocations, /sleep, /collective_rpc, /scale_elastic_ep, /abort_requests, /server_info, /openapi.json ..."""
 
 _MAX_BODY_BYTES = 65536
-"""Of the lora-server's requests, which contain a path."""
+"""The longest body of a request from the lora-server, which contains a path."""
 
 
 class Guard:
@@ -56,7 +57,8 @@ class Guard:
     def __init__(self, app: App, make_request: MakeRequest = vllm_request) -> None:
         """Wraps vLLM's `app`; reads the secret and the allowed networks from the environment.
 
-        Raises ValueError without a valid secret or with a malformed network: no engine may start unprotected.
+        Raises ValueError if the secret is missing or too short (`MIN_SECRET_CHARACTERS`) or a network is malformed, and
+        OSError if the secret's file cannot be read: no engine may start unprotected.
         """
         self._app = app
         self._make_request = make_request
@@ -88,7 +90,9 @@ class Guard:
             await _send_json(send, 404, _error("Not Found", 404))
 
     def _create_table(self, state: Any) -> AdapterTable:
-        """Creates the table at the first request: vLLM creates its middleware before the objects that it needs."""
+        """Creates the table, at the first request, because vLLM creates its middleware before the objects that the
+        table needs. Raises RuntimeError if this version of vLLM has other objects.
+        """
         try:
             self._table = AdapterTable(state.openai_serving_models, state.engine_client, self._make_request)
         except AttributeError as error:

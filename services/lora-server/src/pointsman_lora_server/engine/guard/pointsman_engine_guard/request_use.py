@@ -1,6 +1,6 @@
-"""How many requests use each model of the engine.
+"""Counts how many requests use each model of the engine.
 
-A use counts from the lookup of the model until the last of the request's work is done.
+A request uses a model from when it looks the model up until the last of its parts has ended (see `RequestUse`).
 """
 
 import time
@@ -8,7 +8,9 @@ from contextvars import ContextVar
 
 
 class ModelUsage:
-    """Counts the requests to one model: those in flight, all so far, and the time of the last one."""
+    """Counts the requests to one model: those in flight, all so far, and when one last started or ended
+    (`time.monotonic`).
+    """
 
     __slots__ = ("in_flight", "requests", "used_at")
 
@@ -32,10 +34,11 @@ class ModelUsage:
 
 
 class RequestUse:
-    """Counts the parts of one request that still use its models, and releases the models after the last part.
+    """Counts the parts of one request that are still running; after the last one the request's models are not in use by
+    it any more.
 
-    The request itself is one part, and each generation that it starts is another (n prompts, the steps of a beam
-    search, or one that must still be aborted after the client has disconnected).
+    The request itself is one part. Each generation that it starts is another, such as those for several prompts or the
+    steps of a beam search. A generation may end after the request if the client has disconnected.
     """
 
     __slots__ = ("_models", "_parts")
@@ -60,4 +63,4 @@ class RequestUse:
 
 
 current_use: ContextVar[RequestUse | None] = ContextVar("pointsman_engine_guard_use", default=None)
-"""The use of the request that is being answered; tasks that it starts inherit it."""
+"""The `RequestUse` of the HTTP request that is being handled in this context; tasks that it starts inherit it."""
