@@ -77,3 +77,15 @@ def test_merged_model_and_adapter_are_written_atomically(tmp_path: Path) -> None
     (tmp_path / "mine" / "notes.txt").write_text("mine")
     with pytest.raises(TrainingError, match="contains something that is not a model"):
         check_merged_target(tmp_path / "mine")
+
+
+def test_a_merged_model_that_cannot_be_put_in_place_leaves_the_old_one(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "weights").write_text("old")
+
+    with pytest.raises(FileNotFoundError):
+        write_merged_model(folder, lambda new: new.rmdir())
+
+    assert {file.name: file.read_text() for file in folder.iterdir()} == {"weights": "old"}
+    assert list(tmp_path.iterdir()) == [folder]

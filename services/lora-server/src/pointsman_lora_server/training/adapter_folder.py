@@ -133,15 +133,23 @@ def weights_digest(folder: Path) -> str:
 
 @contextmanager
 def _replacing(folder: Path) -> Iterator[Path]:
-    """Yields a new folder to fill, which replaces `folder` if the block succeeds."""
+    """Yields a new folder to fill, which replaces `folder` if the block succeeds. Raises OSError if that fails; then
+    `folder` is as before.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
         new = Path(scratch) / "new"
         new.mkdir()
         yield new
+        old = Path(scratch) / "old"
         if folder.exists():
-            folder.rename(Path(scratch) / "old")
-        new.rename(folder)
+            folder.rename(old)
+        try:
+            new.rename(folder)
+        except OSError:
+            if old.exists():
+                old.rename(folder)
+            raise
 
 
 def _sample_line(row: Conversation) -> str:
