@@ -109,8 +109,8 @@ async def check_engine_of(folder: Path, name: str) -> int:
     """Sends requests to the engine `name` of the configuration in `folder`, and prints each finding as a line of JSON.
 
     Returns the exit status: 1 if a finding has the level "fail", otherwise 0. Raises ConfigError if the configuration
-    is invalid, has no such engine, or the engine has a lora-server, is a group or is called through LiteLLM's SDK;
-    raises OSError if a file cannot be read.
+    is invalid or has no such engine, or if the engine has a lora-server, is a group, or is called through LiteLLM's
+    SDK; OSError if a file cannot be read.
     """
     config = load_config(folder)
     engines = config.models.engines

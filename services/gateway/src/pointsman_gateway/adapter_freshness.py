@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 INTERVAL_SECONDS = 15.0
 MAX_MANIFESTS = 256
-"""Adapter versions whose sketches are cached; manifests never change. If there are more, the cache is emptied."""
+"""Maximum number of adapter versions whose sketches are cached. If there are more, the cache is emptied first."""
 
 SketchByCollection = Mapping[str, Sketch]
 
@@ -68,7 +68,7 @@ class Collections(Protocol):
 @dataclass(frozen=True, slots=True)
 class MonitoredPaths:
     paths: Sequence[Path] = ()
-    """Paths with adapters, of tasks with a `stale` section."""
+    """The paths in the policies of tasks with a `stale` section; those without an adapter are skipped."""
     manifests: Manifests | None = None
 
 

@@ -131,7 +131,10 @@ class _Recent:
         self._total_before = self._failures_before = 0
 
     def add(self, now: float, window: float, *, failed: int) -> tuple[int, int]:
-        """Adds a request that ends `now`; `failed` is 1 or 0. Returns how many requests and failures the window has."""
+        """Adds a request that ends `now`, and returns how many requests and failures the window has.
+
+        `failed` is 1 or 0; `now` and the length of the `window` are in seconds.
+        """
         if now - self._since >= window / 2:
             old = now - self._since >= window
             self._total_before = 0 if old else self._total

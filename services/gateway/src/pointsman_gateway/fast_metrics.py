@@ -32,7 +32,7 @@ class Histogram:
         self.counts = [0] * (len(bounds) + 1)
         self.sum = 0.0
         self.exemplars: dict[int, tuple[str, float, float]] = {}
-        """By bucket: trace id, value and Unix time of the last observation in a recorded trace."""
+        """By the bucket's index: trace id, value and Unix time (seconds) of the last value in a recorded trace."""
 
     def observe(self, value: float, trace_id: str = "") -> None:
         """Counts a value. If `trace_id` is not empty, the trace becomes the exemplar of the value's bucket."""

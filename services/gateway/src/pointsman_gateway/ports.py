@@ -41,7 +41,7 @@ class AnswerSource(Protocol):
     """An answer whose first chunk has arrived. It pushes all its chunks to the sink that is attached to it."""
 
     def attach(self, sink: ChunkSink) -> None:
-        """Attaches the only sink. Before it returns, it pushes all chunks that have arrived already."""
+        """Attaches the only sink. Before it returns, it pushes what has arrived already: chunks, perhaps the end."""
         ...
 
     def pause(self) -> None:
@@ -132,7 +132,7 @@ class Backend(Protocol):
 
 
 class Reservation(Protocol):
-    """What one request has reserved of its caller's limits: tokens, dollars, and its place as a stream."""
+    """What one request has reserved of its caller's limits: one request, one stream, tokens and dollars."""
 
     @property
     def headers(self) -> Mapping[str, str]:

@@ -111,7 +111,7 @@ def load_hook(name: str) -> Redact | None:
 
 
 def shown_error(text: str, max_characters: int = MAX_ERROR_CHARACTERS) -> str:
-    """Returns an engine's message for clients: secrets are masked, and more than `max_characters` are cut, with "…"."""
+    """Returns an engine's message for clients: without secrets, and cut after `max_characters`, where "…" is added."""
     shown = mask_secrets(text[: 2 * MAX_ERROR_CHARACTERS])
     return shown if len(shown) <= max_characters else f"{shown[:max_characters]}…"
 

@@ -1,4 +1,4 @@
-"""Determines how many concurrent requests and connections one gateway process accepts."""
+"""Determines how many concurrent requests and connections a gateway process accepts."""
 
 import logging
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ PROCESS_BYTES = 256 * MEGABYTE
 REQUEST_BYTES = 128 * 1024
 """Memory for one streamed request, without its body. Measured: 30 KiB; the rest is for clients that read slowly."""
 MAX_DERIVED_REQUESTS = 4096
-"""The limit unless the settings name one. More streams would share the one event loop of the process; start workers or
-replicas instead."""
+"""The maximum number of concurrent requests if `max_in_flight` is not set. All of them share one event loop; start
+workers or replicas for more."""
 MIN_DERIVED_REQUESTS = 64
 IDLE_CONNECTIONS = 1024
 """Connections in addition to one for each request: for clients that are between two requests, or whose requests are

@@ -33,7 +33,7 @@ FIT_PROGRAM = "pointsman_gateway.classification.fitting.fit"
 @dataclass(frozen=True, slots=True)
 class EmbeddingModels:
     static: StaticModel
-    """The vectors of single words, for the classifier's first stage."""
+    """A table of token vectors, for the classifier's static stage."""
     local: Encoder
     """The embedding model, without a prefix, for `/v1/embeddings`."""
     encoder: Prefixed
@@ -73,7 +73,7 @@ def fit_settings(config: Config) -> FitSettings:
 
 
 def origin(config: Config, models: EmbeddingModels) -> FitOrigin:
-    """Returns what a fitted classifier depends on: hashes of examples and settings, and the models' fingerprints."""
+    """Returns what a fitted classifier depends on: hashes of examples, settings and models, and library versions."""
     return fit_origin(example_texts(config), config.out_of_scope, models.static, models.encoder, fit_settings(config))
 
 

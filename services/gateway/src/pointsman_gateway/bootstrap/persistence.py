@@ -26,7 +26,7 @@ from pointsman_gateway.shadow.budget import ShadowStore
 
 @dataclass(frozen=True, slots=True)
 class Persistence:
-    """The stores in Redis and on disk that all configurations share."""
+    """The stores of receipts, feedback and statistics of paths, which all configurations share."""
 
     evidence: EvidenceStore
     request_log: NullRequestLog | Recorder

@@ -34,7 +34,7 @@ GAUGES: Mapping[str, Combine] = {
 }
 """The function that combines the workers' values of a gauge, by its name. Of other gauges, the largest value counts."""
 KILL_AFTER_SECONDS = 10.0
-"""Seconds after the end of a worker's time to drain until it is killed."""
+"""Seconds that a worker gets to end, after `shutdown_delay` and `shutdown_timeout`, before it is killed."""
 
 
 class Siblings:
@@ -88,7 +88,7 @@ class _Group:
         self._metrics.retire(self._dumps.pop(worker.number, ()))
 
     async def _page(self, format: str) -> tuple[str, float]:
-        """Returns the text of the metrics page, and when it expires.
+        """Returns the text of the metrics page, and the time at which it expires (`time.monotonic`).
 
         Until then all workers get the same page, so that a counter never falls from one scrape to the next.
         """

@@ -31,7 +31,7 @@ DEFAULT_MAX_ENDPOINTS = 64
 _CALLER_SETTINGS = ("priority_scheduling", "prefix_cache_per_tenant")
 
 ProviderName = Annotated[str | None, AfterValidator(check_provider)]
-"""A name in providers.yaml."""
+"""The name of a provider, as `check_provider` accepts it."""
 
 UrlPart = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,100}$")]
 URL_PARTS = ("resource", "region", "api_version")

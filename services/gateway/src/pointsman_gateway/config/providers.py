@@ -114,8 +114,9 @@ class Provider(Strict):
     def resolve_url(self, url: str, options: Mapping[str, str]) -> str:
         """Returns the base URL, to which the paths of `api` are appended.
 
-        It is the engine's own `url`, with the path of the provider's URL if it has none. If `url` is empty, it is the
-        provider's URL, filled with `options`. Raises ValueError if an option is unknown, or missing there.
+        It is the engine's own `url` without the provider's `prefix` at its end, and with the path of the provider's URL
+        if it has no path. If `url` is empty, it is the provider's URL, filled with `options`. Raises ValueError if an
+        option is unknown, or is needed for the provider's URL and missing.
         """
         for name in options:
             if name not in self.options:

@@ -56,7 +56,7 @@ class DecisionRow(_DecisionFields, frozen=True, gc=False):
     entry_id: str
     """The entry's id in the Redis stream of decisions."""
     seconds: float
-    """Seconds from arrival to end; 0 without an answer."""
+    """Seconds from arrival to end."""
     first_token: float
     """Seconds from arrival to the first token; 0 if there was none."""
     prompt_tokens: int

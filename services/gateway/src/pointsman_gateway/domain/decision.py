@@ -108,8 +108,9 @@ class Decision:
         )
 
     def with_escalation(self, validator: str, reason: str) -> "Decision":
-        """Returns the decision after `validator` has rejected the answer of `path` for `reason`: the first path of
-        `escalation` takes its place, and `escalation` is empty. Before, it must not be empty.
+        """Returns the decision after `validator` has rejected the answer of `path` for `reason`.
+
+        The first path of `escalation`, which must not be empty, takes its place. The result cannot be escalated again.
         """
         following = self.escalation[0]
         others = tuple(path for path in self.alternatives if path.name != following.name)
@@ -132,8 +133,8 @@ class Decision:
     def with_failed_escalation(self, reason: str, following: "Decision", failure: str) -> "Decision":
         """Returns the decision to send the answer of `path` although a validator has rejected it for `reason`.
 
-        `following` is what `with_escalation` returned; `failure` is the error's code for which neither its path nor its
-        alternatives could answer.
+        `following` is what `with_escalation` returned, and `failure` the code of the error that kept its path and its
+        alternatives from answering.
         """
         failed = (following.path, *following.alternatives)
         return replace(self, alternatives=(), escalation=())._with_considered(

@@ -16,7 +16,7 @@ class Feedback:
     rating: float | None = None
     """0 (bad) to 1 (good); None without a rating."""
     correction: str = ""
-    """A description of what was wrong."""
+    """A description of what was wrong with the answer."""
     right_task: str = ""
     """The task that classification should have found, or `UNKNOWN` for none; empty if nothing is said about it."""
     right_answer: str = ""

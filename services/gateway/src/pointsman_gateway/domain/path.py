@@ -104,7 +104,7 @@ class AdapterChange:
     at_unix_ms: int
     kind: str
     subject: str
-    """The version or alias that changed."""
+    """The version or the alias that was changed."""
     before: str
     after: str
     author: str
@@ -165,7 +165,10 @@ class Sampling:
 
     @property
     def is_structured(self) -> bool:
-        """Returns whether the answer may call tools or must have a form, such as JSON; it is useless if cut off."""
+        """Returns whether the answer may call tools or must have a form, such as JSON.
+
+        Such an answer is useless if it is cut off, so the limits of a path's prose do not apply.
+        """
         extra = self.extra
         if self.anthropic and self.anthropic.get("tools"):
             return True

@@ -98,7 +98,7 @@ class UndecidedReceipt:
     outcome: str
     fault: str
     seconds: Mapping[str, float]
-    """As in `Receipt`."""
+    """Seconds by phase, such as "admission", and "total" from the request's arrival."""
     caller: Caller = ANONYMOUS
     """`ANONYMOUS` if the request ended before its key was checked."""
     counts_as_request: bool = False

@@ -43,7 +43,7 @@ class Scope:
     """Embedding models; None allows all, or none if one of the other fields is set."""
 
     def denial_reason(self, task: str, path: Path) -> str | None:
-        """Returns a message why `path` must not answer a request of `task`; None if it may."""
+        """Returns the reason why `path` must not answer a request of `task`, for an error message; None if it may."""
         if self.tasks is not None and task not in self.tasks:
             return f"the key is not for task '{task}'"
         if self.paths is not None and path.name not in self.paths:
@@ -95,7 +95,7 @@ class Caller:
     """The sender of a request, with the tenant, scope and rights of the API key or token."""
 
     key: str = ""
-    """The id of the key, never its secret; empty if authentication is off."""
+    """The id of the key, never its secret; for a token, an id of its user. Empty if authentication is off."""
     tenant: str = ""
     scope: Scope = field(default=UNRESTRICTED)
     priority: int = 0
@@ -143,7 +143,7 @@ class Request:
     cache: str = "use"
     """ "use": read and write the answer cache; "renew": write it only; "off": neither."""
     arrived_at: float = 0.0
-    """Seconds by `time.perf_counter`, before the body was read; 0 stands for the start of the request's run."""
+    """Time of arrival, before the body was read, in seconds by `time.perf_counter`; 0: when the pipeline gets it."""
     operation: Operation = "chat"
     as_a_whole: bool = False
     """Whether the client gets the answer in one piece, so that chunks which arrive together may be joined."""
@@ -167,7 +167,7 @@ class Request:
 
     @property
     def query(self) -> str:
-        """Returns the text to search for: that of the last message of the user, or else of the last message."""
+        """Returns the text of the user's last message, or else of the last message. It is searched for and embedded."""
         return next((m.content for m in reversed(self.messages) if m.role == "user"), self.messages[-1].content)
 
 
