@@ -26,7 +26,7 @@ from pointsman_gateway.domain.value import value
 
 
 class ChunkSink(Protocol):
-    """Receives the answer of one source as it arrives: `chunks`, any number of times, then `ended` once."""
+    """Interface to what receives the answer of one source: `chunks`, any number of times, and then `ended`."""
 
     def chunks(self, chunks: Chunks, last: bool) -> None:
         """Receives one or more chunks; `last` is set if `ended` is known to follow immediately."""
@@ -38,7 +38,7 @@ class ChunkSink(Protocol):
 
 
 class AnswerSource(Protocol):
-    """An answer whose first chunk has arrived. It pushes all its chunks to the sink that is attached to it."""
+    """Interface to an answer whose first chunk has arrived. It pushes all chunks to the sink that is attached to it."""
 
     def attach(self, sink: ChunkSink) -> None:
         """Attaches the only sink. Before it returns, it pushes what has arrived already: chunks, perhaps the end."""
@@ -153,7 +153,10 @@ class Reservation(Protocol):
         ...
 
     async def afford(self, usd: float | None) -> None:
-        """Reserves `usd` dollars more; raises ResourceExhausted as `afford_now` does, or Unavailable."""
+        """Reserves `usd` dollars more; asks Redis if necessary.
+
+        Raises ResourceExhausted as `afford_now` does, Unavailable if other requests always take what is free.
+        """
         ...
 
     def settle(self, usage: Usage, usd: float | None, outcome: str) -> None:
@@ -165,14 +168,18 @@ class Reservation(Protocol):
 
 
 class Tenancy(Protocol):
-    """Identifies callers and enforces their limits."""
+    """Interface to what identifies callers and enforces their limits; `RedisTenancy` and `OpenAccess` implement it."""
 
     def identify_now(self, credential: str) -> Caller | None:
         """Returns the caller from a local copy of the key or token; None if `identify` has to be awaited."""
         ...
 
     async def identify(self, credential: str) -> Caller:
-        """Returns the caller of a key or token; raises Unauthenticated, PermissionDenied or Unavailable."""
+        """Returns the caller of a key or token.
+
+        Raises Unauthenticated if the credential is missing or not valid, PermissionDenied if the configuration grants
+        nothing to a valid token, Unavailable if Redis or the issuer cannot be reached.
+        """
         ...
 
     def enter_now(self, caller: Caller, tokens: int) -> Reservation | None:

@@ -95,7 +95,7 @@ class EmbeddingDependencies:
 
 
 def build_embeddings(config: Config, loaded: LoadedModels, dependencies: EmbeddingDependencies) -> Embeddings:
-    """Builds the models of `/v1/embeddings`, with their aliases as further names.
+    """Builds the models of `/v1/embeddings`. Their aliases, and a local model's fingerprint, are names of them too.
 
     Raises ConfigError if a URL is invalid, an API key is missing, or a model is `local` although the embedding model
     has a URL.

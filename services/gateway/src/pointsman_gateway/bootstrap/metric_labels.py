@@ -6,7 +6,7 @@ from pointsman_gateway.metering.gen_ai import OPENAI
 
 
 def label_values(config: Config) -> tuple[list[str], list[str]]:
-    """Returns two lists: the names of paths and models, and the names of tasks with `UNKNOWN`."""
+    """Returns two lists: the names of paths and models; and the names of tasks, followed by `UNKNOWN`."""
     return [*config.paths.paths, *config.models.models], [*config.tasks.tasks, UNKNOWN]
 
 

@@ -145,8 +145,9 @@ async def supervise(settings: Settings) -> int:
 
 @contextmanager
 def _reserved(listen: str) -> Iterator[str]:
-    """Reserves the address `listen` (HOST:PORT) for sockets with SO_REUSEPORT, and yields it with 0 replaced by a free
-    port.
+    """Reserves the address `listen` (HOST:PORT) for sockets with SO_REUSEPORT, and yields it.
+
+    A port of 0 is replaced by a free port.
 
     Raises OSError if another program uses the port. Without this check, a second gateway could start on the same port,
     and both would get a part of the requests.

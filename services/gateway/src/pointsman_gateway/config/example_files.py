@@ -71,7 +71,7 @@ def to_example(row: Any, where: str) -> Example:
 def check_examples(examples: Mapping[str, tuple[Example, ...]], paths: PathsFile) -> None:
     """Checks the examples of all tasks, given by task. Raises ConfigError.
 
-    A task needs two different examples and shares none with another task; texts count as equal if `normalized_text` is.
+    A task needs two different examples and shares none with another task; texts are equal if `normalized_text` is.
     A strategy that shows examples needs as many with an output as its `Resources` say.
     """
     texts = {task: {normalized_text(row.text): row.text for row in rows} for task, rows in examples.items()}

@@ -22,7 +22,7 @@ def check_models(models: ModelsFile) -> None:
 
 
 def _check_media(name: str, engine: EngineConfig, taken: Sequence[str]) -> None:
-    """Checks that the provider of the engine accepts all kinds of media that its model accepts, `taken`."""
+    """Raises ConfigError if the engine's provider does not accept all media in `taken`, the `input` of its model."""
     accepted = engine.preset.media
     refused = [kind for kind in taken if accepted is not None and kind not in ("text", *accepted)]
     if accepted is not None and refused:
@@ -76,7 +76,7 @@ def _is_adapter(name: str) -> bool:
 
 
 def _model_of(name: str, paths: PathsFile) -> str:
-    """Returns the base model of "path:NAME", empty if the path is unknown; any other name itself."""
+    """Returns the base model of the path if `name` is "path:NAME" (empty if it is unknown), else `name` itself."""
     if not name.startswith(PATH_PREFIX):
         return name
     path = paths.paths.get(name.removeprefix(PATH_PREFIX))

@@ -141,7 +141,10 @@ class RecentCache:
         self._read_at = float("-inf")
 
     async def read(self) -> RecentDecisions:
-        """Returns the newest decisions, as of `MAX_AGE_SECONDS` ago or later; raises Unavailable if Redis fails."""
+        """Returns the newest decisions, from a copy that is at most `MAX_AGE_SECONDS` old.
+
+        Raises Unavailable if Redis does not answer.
+        """
         async with self._reading:
             if self._clock() - self._read_at >= MAX_AGE_SECONDS:
                 await self._read_new()

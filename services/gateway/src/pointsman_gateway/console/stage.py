@@ -141,8 +141,8 @@ class Console:
     ) -> None:
         """Takes `current`, which returns the active snapshot, and the request log, which is None without Redis.
 
-        `keys` says whether requests need a key. If not, the page is served only for localhost, IP addresses and the
-        host names in `hosts`.
+        `evidence` has the statistics of paths. `keys` says whether requests need a key; if not, the page is served only
+        for localhost, IP addresses and the host names in `hosts`.
         """
         self.keys = keys
         self.hosts = hosts

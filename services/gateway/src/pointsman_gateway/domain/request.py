@@ -58,7 +58,7 @@ class Scope:
         return None
 
     def allows(self, path: Path) -> bool:
-        """Returns whether the key may use the path, for at least one task if it is limited to tasks."""
+        """Returns whether the key may use the path; if the key is limited to tasks, for at least one of these."""
         some_task = next(iter(self.tasks), "") if self.tasks is not None else ""
         return self.denial_reason(some_task, path) is None
 

@@ -280,7 +280,7 @@ class LocalEmbedder:
             )
 
     def _decode(self, number: int, ids: list[int]) -> str:
-        """Returns the text of token ids; raises InvalidArgument if the model's own tokenizer turns it into other ids.
+        """Returns the text of token ids; raises InvalidArgument if the model's tokenizer makes other ids of that text.
 
         The ids of another tokenizer, such as OpenAI's, stand for other words here. `number` is the text's index.
         """

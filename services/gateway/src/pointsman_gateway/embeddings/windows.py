@@ -47,7 +47,7 @@ class WindowedAnswer:
     """Collects the vectors of one request, and encodes them as JSON in OpenAI's format."""
 
     def __init__(self, in_base64: bool) -> None:
-        """Writes vectors as base64 of 32-bit floats if `in_base64`, otherwise as lists of numbers."""
+        """Takes whether vectors are written as base64 of little-endian 32-bit floats, or else as lists of numbers."""
         self.tokens = 0
         self._write = _base64 if in_base64 else _numbers
         self._objects: list[bytes] = []
