@@ -1,1 +1,1 @@
-"""The gateway: chooses a path for each request, answers along it, and meters what that cost."""
+"""The gateway: chooses a path (model, adapter and prompt) for each request, answers it, and meters its cost."""

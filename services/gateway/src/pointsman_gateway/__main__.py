@@ -47,10 +47,10 @@ log = logging.getLogger(__name__)
 MEGABYTE = 1024 * 1024
 
 GRPC_STREAMS = 128
-"""Concurrent calls on one gRPC connection. Calls are answered in the order of their arrival, so another client may have
-to wait for these: about 20 ms if none of them has a valid key."""
+"""Maximum number of concurrent calls on one gRPC connection. Calls are handled in the order of their arrival, so
+another client may have to wait for all of these: about 20 ms if none of them has a valid key."""
 FLUSH_SECONDS = 2
-"""Seconds that the servers have to send what is already written after the last request has ended."""
+"""Seconds that the servers have, once the last request has ended, to send responses that are still in their buffers."""
 
 
 def main() -> int:
@@ -82,7 +82,10 @@ def main() -> int:
 
 
 def _load_checked(folder: Path) -> Config:
-    """Loads a configuration that can be served here. Raises ConfigError or OSError."""
+    """Loads a configuration and runs `check_config` and `check_environment` on it.
+
+    Raises ConfigError if it is invalid, OSError if a file cannot be read.
+    """
     config = load_config(folder)
     bootstrap.check_config(config)
     bootstrap.check_environment(config)
@@ -105,8 +108,9 @@ def check(folder: Path) -> int:
 async def check_engine_of(folder: Path, name: str) -> int:
     """Sends requests to the engine `name` of the configuration in `folder`, and prints each finding as a line of JSON.
 
-    Returns 1 if a check fails, otherwise 0. Raises ConfigError if the configuration is invalid or the engine cannot be
-    checked, OSError if a file cannot be read.
+    Returns the exit status: 1 if a finding has the level "fail", otherwise 0. Raises ConfigError if the configuration
+    is invalid or has no such engine, or if the engine has a lora-server, is a group, or is called through LiteLLM's
+    SDK; OSError if a file cannot be read.
     """
     config = load_config(folder)
     engines = config.models.engines
@@ -128,8 +132,9 @@ async def check_engine_of(folder: Path, name: str) -> int:
 async def run(settings: Settings, spans: "Spans | None" = None, worker: Sequence[int] | None = None) -> None:
     """Serves until SIGINT or SIGTERM, then lets requests in progress finish.
 
-    `worker` (its number and a file descriptor of the supervisor) is set if several gateway processes run. Raises
-    ConfigError or OSError, such as ModelMissing and TlsError.
+    `worker` is None if this is the only gateway process; else it has the process's number and the file descriptor of a
+    connection to the supervisor. Raises ConfigError if the configuration is invalid, ModelMissing or TlsError (both are
+    OSErrors), or another OSError, for example if a port is in use.
     """
     supervisor, is_worker = (await connect_supervisor(worker[1]) if worker else None), bool(worker)
     config = _load_checked(settings.config)
@@ -202,7 +207,7 @@ async def run(settings: Settings, spans: "Spans | None" = None, worker: Sequence
 
 
 def _serving_metrics(dependencies: HttpDependencies, listen: str) -> AbstractAsyncContextManager[str]:
-    """Returns a block in which metrics are served at `listen`, or one that does nothing if that is empty.
+    """Returns a context manager that serves metrics at `listen` (HOST:PORT), or does nothing if `listen` is empty.
 
     Entering it raises OSError if the port cannot be bound.
     """

@@ -1,7 +1,7 @@
-"""Measures which fraction of the documents that an adapter version was trained on has changed since.
+"""Measures how much the documents have changed since an adapter version was trained on them.
 
-An adapter's manifest has a `Sketch` (a small sample of hashes of the documents) of each collection at the time of the
-training; it is compared with the present one.
+The manifest of an adapter version has a `Sketch` (a small sample of hashes) of each collection of documents, made at
+training. It is compared with a sketch of the collection as it is now.
 """
 
 import logging
@@ -19,13 +19,13 @@ log = logging.getLogger(__name__)
 
 INTERVAL_SECONDS = 15.0
 MAX_MANIFESTS = 256
-"""Manifests that are cached; they never change."""
+"""Maximum number of adapter versions whose sketches are cached. If there are more, the cache is emptied first."""
 
 SketchByCollection = Mapping[str, Sketch]
 
 
 class FreshnessCache:
-    """The fraction of changed documents by adapter version; implements the router's `Freshness`."""
+    """Keeps the fraction of changed documents of each adapter version; implements `Freshness` of the router."""
 
     def __init__(self) -> None:
         self._shares: Mapping[str, float] = {}
@@ -40,35 +40,43 @@ class FreshnessCache:
 
 
 class Manifests(Protocol):
-    """Reads adapter manifests from a lora-server."""
+    """Interface to the adapters' manifests and aliases; `Engines` implements it."""
 
     def versions_of(self, path: Path) -> Sequence[str]:
-        """Returns the versions that requests on the path may use now: those of its adapter's alias, canary included."""
+        """Returns the adapter versions that requests on the path may use now; empty if it has no adapter."""
         ...
 
     async def facts(self, model: str, version: str) -> Mapping[str, str]:
-        """Returns the facts in the manifest of an adapter version; raises PointsmanError."""
+        """Returns the entries in the manifest of an adapter version; `MANIFEST_KEY_PREFIX` begins names of sketches.
+
+        Raises the PointsmanError that the lora-server of `model` reports, or Unavailable if it cannot be reached.
+        """
         ...
 
 
 class Collections(Protocol):
+    """Interface to the retriever's collections of documents; `RetrieverClient` implements it."""
+
     async def sketch(self, collection: str) -> Sketch:
-        """Returns a sample of the hashes of a collection's present documents; raises PointsmanError."""
+        """Returns the sketch of a collection as it is now.
+
+        Raises the PointsmanError that the retriever reports, or Unavailable if it cannot be reached.
+        """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class MonitoredPaths:
     paths: Sequence[Path] = ()
-    """Paths with adapters, of tasks with a `stale` section."""
+    """The paths in the policies of tasks with a `stale` section; those without an adapter are skipped."""
     manifests: Manifests | None = None
 
 
 class FreshnessMonitor:
     def __init__(self, cache: FreshnessCache, collections: Collections, interval: float = INTERVAL_SECONDS) -> None:
-        """Measures every `interval` seconds, and stores the fractions of changed documents in `cache`."""
+        """Takes the `interval` in seconds between measurements, whose results are stored in `cache`."""
         self.monitored = MonitoredPaths()
-        """Replaced with each configuration."""
+        """Replaced by the bootstrap code with each configuration. Without `manifests`, nothing is measured."""
         self._cache = cache
         self._collections = collections
         self._interval = interval
@@ -76,13 +84,15 @@ class FreshnessMonitor:
         self._shares: dict[str, float] = {}
 
     async def run(self) -> None:
-        """Measures at an interval until cancelled; a version that cannot be measured keeps its previous fraction."""
+        """Calls `measure` at once and then at the interval, until cancelled."""
         schedule = Schedule(self._interval, run_at_start=True)
         await run_periodically(self.measure, schedule, "measure the freshness of adapters")
 
     async def measure(self) -> None:
-        """Measures once the fraction of changed documents of each monitored version, that of its worst collection, and
-        replaces the cache's content by the results. A version that cannot be measured keeps its previous fraction.
+        """Measures each version that the monitored paths may use, and replaces the cache's content by the results.
+
+        The result of a version is the largest fraction among its collections: 0 to 1, and 0 if its manifest has no
+        sketch. If the lora-server or the retriever fails, the version keeps its previous result, at first 0.
         """
         monitored, found = self.monitored, dict[str, float]()
         if monitored.manifests is None:

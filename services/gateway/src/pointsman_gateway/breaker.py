@@ -7,12 +7,13 @@ from pointsman_gateway.config.engine_config import BreakerConfig
 
 
 class Breaker:
-    """A circuit breaker in one of three states. Closed: requests pass. Open: none pass until the cooldown ends. Then it
-    is half open: one request at a time passes as a probe.
+    """A circuit breaker in one of three states. Closed: requests pass. Open: none pass until the cooldown ends. Half
+    open, after the cooldown: one request at a time passes as a probe. Its success closes the breaker, its failure opens
+    it again.
 
-    Its settings are arguments, so that its state outlives a change of the configuration. Callers ask `may_enter`, call
-    `enter` before their request, and report its outcome with the number that `enter` returned. An outcome of a request
-    that began before the last change of state is ignored.
+    Callers ask `may_enter`, call `enter` before their request, and report its outcome to `succeeded`, `failed` or
+    `undecided` with the number that `enter` returned. If the breaker has opened or closed since `enter`, the outcome
+    does not change its state. The settings are arguments, so that the state outlives a change of the configuration.
     """
 
     __slots__ = (
@@ -28,9 +29,10 @@ class Breaker:
     )
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Takes the `clock` in seconds for the cooldown and the sliding window of outcomes."""
         self.closed = True
         self.last_success = float("-inf")
-        """Time of the last success, on the breaker's clock."""
+        """Time of the last success in seconds, by `clock`."""
         self._clock = clock
         self._changes = 0
         self._consecutive_failures = 0
@@ -41,26 +43,30 @@ class Breaker:
 
     @property
     def open(self) -> bool:
-        """Returns whether the breaker blocks all requests: it has opened, and its cooldown has not ended."""
+        """Returns whether the breaker blocks all requests because its cooldown has not ended."""
         return not self.closed and self._clock() < self._until
 
     @property
     def cooldown_left(self) -> float:
-        """Returns the seconds until a probe may start; 0 if one may start now or runs, or if the breaker is closed."""
+        """Returns the seconds until the cooldown ends; 0 if it has ended, or if the breaker is closed."""
         return 0.0 if self.closed else max(0.0, self._until - self._clock())
 
     def may_enter(self) -> bool:
         return self.closed or (not self._is_probing and self._clock() >= self._until)
 
     def enter(self) -> int:
-        """Lets a request pass, unchecked; returns the `entry` for `succeeded`, `failed` or `undecided`."""
+        """Begins a request, which is the probe unless the breaker is closed; does not check `may_enter`.
+
+        Returns the `entry` to give to `succeeded`, `failed` or `undecided`.
+        """
         if not self.closed:
             self._is_probing = True
         return self._changes
 
     def succeeded(self, entry: int, config: BreakerConfig) -> bool:
-        """Records the success of the request that got `entry`; returns whether it closed the breaker. If the breaker
-        has changed its state since `enter`, only `last_success` is set.
+        """Records the success of the request with this `entry`; returns whether it closed the breaker.
+
+        If the breaker has opened or closed since `enter`, only `last_success` is set.
         """
         self.last_success = now = self._clock()
         if entry != self._changes:
@@ -73,8 +79,10 @@ class Breaker:
         return True
 
     def failed(self, entry: int, config: BreakerConfig) -> bool:
-        """Records the failure of the request that got `entry`; returns whether it opened the breaker. It counts for
-        nothing if the breaker has changed its state since `enter`, or `config` disables it.
+        """Records the failure of the request with this `entry`; returns whether it opened the breaker.
+
+        A failed probe opens it again, for twice the last cooldown, at most `max_open_duration_seconds`. The failure is
+        ignored if the breaker has opened or closed since `enter`, or if `config` disables it.
         """
         if entry != self._changes or not config.enabled:
             self.undecided(entry)
@@ -92,7 +100,7 @@ class Breaker:
         return False
 
     def undecided(self, entry: int) -> None:
-        """Records an outcome that is neither success nor failure; the next request may probe."""
+        """Records that the request neither succeeded nor failed. If it was the probe, the next request may probe."""
         if entry == self._changes:
             self._is_probing = False
 
@@ -113,7 +121,7 @@ class Breaker:
 
 
 class _Recent:
-    """Counts requests and failures in a sliding window of two halves; the older half expires as a whole."""
+    """Counts requests and failures in a sliding window that has two halves; each half expires as a whole."""
 
     __slots__ = ("_failures", "_failures_before", "_since", "_total", "_total_before")
 
@@ -123,7 +131,10 @@ class _Recent:
         self._total_before = self._failures_before = 0
 
     def add(self, now: float, window: float, *, failed: int) -> tuple[int, int]:
-        """Adds an outcome; returns how many requests and failures the window has."""
+        """Adds a request that ends `now`, and returns how many requests and failures the window has.
+
+        `failed` is 1 or 0; `now` and the length of the `window` are in seconds.
+        """
         if now - self._since >= window / 2:
             old = now - self._since >= window
             self._total_before = 0 if old else self._total

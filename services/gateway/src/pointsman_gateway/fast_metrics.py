@@ -1,4 +1,4 @@
-"""Counters and histograms as plain numbers on one thread, converted to Prometheus's metric families at a scrape.
+"""Counters and histograms as plain numbers for one thread, converted to Prometheus's metric families at a scrape.
 
 A request updates about thirty series. With the client library's own metrics, each with a lock and label lookups, that
 took a third of the time that the gateway spends on a request.
@@ -22,7 +22,7 @@ Row = tuple[float, ...]
 
 
 class Histogram:
-    """One series of a histogram: the counts of its buckets."""
+    """One series of a histogram: the counts of its buckets, the sum of its values, and exemplars."""
 
     __slots__ = ("bounds", "counts", "exemplars", "sum")
 
@@ -32,10 +32,10 @@ class Histogram:
         self.counts = [0] * (len(bounds) + 1)
         self.sum = 0.0
         self.exemplars: dict[int, tuple[str, float, float]] = {}
-        """By bucket: trace id, value and Unix time of the last observation in a recorded trace."""
+        """By the bucket's index: trace id, value and Unix time (seconds) of the last value in a recorded trace."""
 
     def observe(self, value: float, trace_id: str = "") -> None:
-        """Counts a value; `trace_id` is that of the recorded trace, if there is one."""
+        """Counts a value. If `trace_id` is not empty, the trace becomes the exemplar of the value's bucket."""
         self.counts[bisect_left(self.bounds, value)] += 1
         self.sum += value
         if trace_id:
@@ -59,7 +59,7 @@ class Histogram:
         self.exemplars[bisect_left(self.bounds, value)] = (trace_id, value, unix_seconds)
 
     def buckets(self) -> list[Bucket]:
-        """Returns each bucket's upper bound, its cumulative count, and its exemplar if it has one."""
+        """Returns the buckets in ascending order: upper bound ("+Inf" at last), cumulative count, any exemplar."""
         total, buckets = 0, list[Bucket]()
         for number, bound in enumerate([*map(_to_label, self.bounds), "+Inf"]):
             total += self.counts[number]
@@ -77,12 +77,12 @@ def _to_label(bound: float) -> str:
 
 
 class Family(Generic[Metric]):
-    """All series of one metric, by their label values. A series is created at its first use."""
+    """All series of one metric, by the values of its labels. `series` creates a series at its first use."""
 
     def __init__(
         self, name: str, documentation: str, labels: Sequence[str], create: Callable[[], Metric], divisor: int = 1
     ) -> None:
-        """Takes `create`, which makes a series. Counters are exported divided by `divisor` (10^12 for picodollars)."""
+        """Takes `create`, which makes a new series. Values of counters are divided by `divisor` in the export."""
         self.name = name
         self.divisor = divisor
         self.documentation = documentation
@@ -123,7 +123,7 @@ def histogram(name: str, documentation: str, labels: Sequence[str], bounds: Sequ
 
 
 def nothing_pending() -> None:
-    """Does nothing: a `flush` for metrics that are updated at once."""
+    """Does nothing; the `flush` of metrics that have no pending values."""
 
 
 class FastCollector:
@@ -155,35 +155,38 @@ class FastCollector:
 
 
 class Series(Protocol):
-    """A series of a metric to which numbers can be added."""
+    """Interface to one series of a metric; `Count` and `Histogram` implement it."""
 
-    def add(self, numbers: Sequence[float]) -> None: ...
+    def add(self, numbers: Sequence[float]) -> None:
+        """Adds the numbers to a counter, or counts each as a value of a histogram."""
+        ...
 
     def set_exemplar(self, number: float, trace_id: str, unix_seconds: float) -> None:
-        """Makes the trace with this id the exemplar of the number's bucket; does not add the number."""
+        """Makes the trace the exemplar of the number's bucket; does not add the number. Counters ignore it."""
         ...
 
 
 class SeriesBatch:
-    """Collects the numbers of requests that update the same series, and adds them together.
+    """Collects the numbers of requests that update the same series, and adds many of them at a time.
 
-    Adding one number takes up to 0.3 microseconds, and a request has about thirty. In a column of a hundred numbers it
-    takes a tenth of that, so rows are collected and added by column.
+    A request appends to `rows` one row, which has one number for each column. To add a single number takes up to 0.3
+    microseconds, and a row has about thirty; in a column of a hundred numbers each takes a tenth of that. So rows are
+    collected, and `flush` adds them column by column.
     """
 
     __slots__ = ("_columns", "rows")
 
     def __init__(self, columns: Sequence[str], series: Iterable[tuple[str, Series]]) -> None:
-        """Takes the names of a row's numbers, and pairs of such a name and a series to which its numbers are added.
+        """Takes the names of the columns, and pairs (column, series): the series gets the numbers of that column.
 
-        Raises KeyError if a pair has an unknown name.
+        A column may have several series, or none. Raises KeyError if a pair names an unknown column.
         """
         by_column: dict[str, list[Series]] = {name: [] for name in columns}
         for name, one in series:
             by_column[name].append(one)
         self._columns = list(by_column.values())
         self.rows: list[Row] = []
-        """Pending rows."""
+        """Rows that are not added yet."""
 
     def flush(self) -> None:
         """Adds the pending rows to their series."""
@@ -195,7 +198,7 @@ class SeriesBatch:
         self.rows.clear()
 
     def set_exemplar(self, row: Row, trace_id: str, unix_seconds: float) -> None:
-        """Makes the trace with this id the exemplar of each of the row's numbers; does not add the row."""
+        """Makes the trace the exemplar of each number in the row, in all series of its column; does not add the row."""
         for all_series, number in zip(self._columns, row, strict=True):
             for series in all_series:
                 series.set_exemplar(number, trace_id, unix_seconds)

@@ -1,4 +1,4 @@
-"""Regular expressions of the configuration that search untrusted texts, limited in time."""
+"""Regular expressions of the configuration for searches in untrusted texts, with a limit on the time of a search."""
 
 from time import thread_time
 
@@ -12,14 +12,14 @@ class BadPattern(ValueError):
 
 
 class SearchTimeout(Exception):
-    """The search for a pattern took too long, and was aborted."""
+    """The search for a pattern was aborted, or not started, because the time for it is used up."""
 
 
 class Pattern:
-    """A regular expression for untrusted texts, with the `regex` library, since `re` cannot be interrupted."""
+    """A regular expression for untrusted texts. It uses the `regex` library, since a search by `re` has no timeout."""
 
     def __init__(self, text: str) -> None:
-        """Compiles the pattern; raises BadPattern."""
+        """Compiles the pattern `text`; raises BadPattern if it is no valid regular expression."""
         import regex  # 1 MB, only for a configuration with a pattern
 
         try:
@@ -29,25 +29,26 @@ class Pattern:
         self.text = text
 
     def is_found_in(self, text: str, timeout: float = SEARCH_TIMEOUT_SECONDS) -> bool:
-        """Returns whether the text contains a match; raises SearchTimeout after `timeout` seconds."""
+        """Returns whether the text contains a match; raises SearchTimeout if that takes more than `timeout` seconds."""
         try:
             return self._compiled.search(text, timeout=timeout) is not None
         except TimeoutError:
             raise self.given_up() from None
 
     def given_up(self) -> SearchTimeout:
-        """Returns the error for a search that takes too long."""
+        """Returns the error to raise if the time for a search is used up."""
         return SearchTimeout(f"the search for {self.text!r} was given up after {SEARCH_TIMEOUT_SECONDS * 1000:.0f} ms")
 
 
 class SearchBudget:
-    """Limits the CPU time of several searches together, for example all those of one request."""
+    """Limits the CPU time of several searches together, for example of all searches for one request."""
 
     def __init__(self, seconds: float = SEARCH_TIMEOUT_SECONDS) -> None:
+        """Takes the CPU seconds of the calling thread that all searches together may use."""
         self._left = seconds
 
     def finds(self, pattern: Pattern, text: str) -> bool:
-        """Returns whether the text contains a match; raises SearchTimeout once the time of all searches is used up."""
+        """Returns whether the text contains a match; raises SearchTimeout if the time of all searches is used up."""
         if self._left <= 0:
             raise pattern.given_up()
         began = thread_time()

@@ -1,4 +1,4 @@
-"""The protocols of the request path, one for each concept; stages and servers depend on these alone.
+"""The protocols of the request path that several stages and servers share, in the order of a request:
 
 Request -> Classifier -> Decision -> PromptBuilder -> Backend -> AnswerSource -> ChunkSink -> AnswerSink
 """
@@ -26,22 +26,22 @@ from pointsman_gateway.domain.value import value
 
 
 class ChunkSink(Protocol):
-    """Receives one answer of one source as it arrives: `chunks`, any number of times, then `ended` once."""
+    """Interface to what receives the answer of one source: `chunks`, any number of times, and then `ended`."""
 
     def chunks(self, chunks: Chunks, last: bool) -> None:
-        """Receives chunks, at least one; `last` says that the end is known to follow immediately."""
+        """Receives one or more chunks; `last` is set if `ended` is known to follow immediately."""
         ...
 
     def ended(self, error: Exception | None) -> None:
-        """Receives the end, once; `error` is None if the answer is complete."""
+        """Receives the end of the answer; `error` is None if the answer is complete."""
         ...
 
 
 class AnswerSource(Protocol):
-    """An answer that has begun, which pushes its chunks, including the first, to the attached sink."""
+    """Interface to an answer whose first chunk has arrived. It pushes all chunks to the sink that is attached to it."""
 
     def attach(self, sink: ChunkSink) -> None:
-        """Attaches the sink, once; pushes what has arrived before it returns."""
+        """Attaches the only sink. Before it returns, it pushes what has arrived already: chunks, perhaps the end."""
         ...
 
     def pause(self) -> None:
@@ -51,32 +51,34 @@ class AnswerSource(Protocol):
     def resume(self) -> None: ...
 
     def close(self) -> None:
-        """Releases the engine; before the answer's end this aborts its work. Idempotent."""
+        """Ends the use of the engine; if the answer is not complete, the engine's work is aborted. Idempotent."""
         ...
 
 
 @value
 class AnswerStream:
-    """An answer whose first chunk has arrived, and how it came about."""
+    """An answer whose first chunk has arrived, and how it was obtained."""
 
     model: str
+    """The engine's name of the model that answers: the base model or an adapter version."""
     source: AnswerSource
     cached: str = ""
     """"exact" or "semantic" for an answer from the cache; empty if an engine answers."""
     hedged: int = 0
     """The number of other engines that got the same prompt and were slower."""
     waited: float = 0.0
-    """Seconds spent waiting for its adapter to be loaded."""
+    """Seconds that the request waited for its adapter to be loaded."""
     embeddings: int = 0
-    """Texts embedded for the cache lookup."""
+    """The number of texts that were embedded to look for an answer in the cache."""
     accepted: Callable[[], None] | None = None
-    """Called at the answer's end unless a validator rejects it."""
+    """Called when the answer is complete, unless a validator rejects the answer; None: nothing to call."""
 
 
 class AnswerSink(Protocol):
-    """Writes one answer to its client: `started`, `chunks`..., `finished`, or `failed` at any point; and last `closed`.
+    """Interface to what receives one answer for its client; `HttpSink` and others implement it.
 
-    If the client has disconnected, neither `finished` nor `failed` is called.
+    The calls are `started`, `chunks` (any number), `finished`, `closed`. An error at any point leads to `failed`
+    and then `closed`; a client that has disconnected, to `closed` alone.
     """
 
     def started(self, started: Started) -> None:
@@ -84,21 +86,22 @@ class AnswerSink(Protocol):
         ...
 
     def chunks(self, chunks: Chunks, last: bool) -> None:
-        """Receives chunks, at least one; `last` says that `finished` is known to follow immediately."""
+        """Receives one or more chunks; `last` is set if `finished` is known to follow immediately."""
         ...
 
     def finished(self, finished: Finished) -> None:
-        """Receives the receipt, which is written; the answer is complete."""
+        """Receives the end of a complete answer, with the receipt, which is in the request log already."""
         ...
 
     def failed(self, error: PointsmanError) -> None:
-        """Receives the request's error, whose receipt is written. An `AnswerNotRead` cannot be sent: the client does
-        not read.
+        """Receives the request's error; its `receipt` is set unless the receipt could not be written.
+
+        An `AnswerNotRead` (`pipeline/sinks.py`) is not sent, because the client does not read.
         """
         ...
 
     def closed(self) -> None:
-        """Records that the request has released everything; the client may send its next one."""
+        """Receives the last call, after the request has released its slot, reservation and engine."""
         ...
 
 
@@ -108,88 +111,109 @@ class Classifier(Protocol):
 
 class PromptBuilder(Protocol):
     async def build(self, request: Request, decision: Decision) -> Prompt:
-        """Builds the prompt for the decision's path; raises PointsmanError (NothingRelevant: use the next path)."""
+        """Builds the prompt for the decision's path.
+
+        Raises Unavailable, such as NothingRelevant, if the decision's next path should answer instead; any other
+        PointsmanError ends the request.
+        """
         ...
 
 
 class Backend(Protocol):
-    """Answers prompts: the engines, the cache in front of them, or a wrapper around either."""
+    """Interface to what answers prompts: the engines, the cache in front of them, or another wrapper around these."""
 
     async def call(self, request: Request, decision: Decision, prompt: Prompt) -> AnswerStream:
-        """Sends the prompt, and returns once the answer's first chunk has arrived. Raises PointsmanError."""
+        """Sends the prompt, and returns once the answer's first chunk has arrived.
+
+        Raises Unavailable if the decision's next path should answer instead; any other PointsmanError, such as
+        InvalidArgument, ends the request.
+        """
         ...
 
 
 class Reservation(Protocol):
-    """The part of its caller's limits that one request has reserved."""
+    """What one request has reserved of its caller's limits: one request, one stream, tokens and dollars."""
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """Returns OpenAI's `x-ratelimit-*` headers with the limits now, and a warning if a budget is nearly spent."""
+        """Returns OpenAI's `x-ratelimit-*` headers as of now, with a warning if a budget is nearly spent."""
         ...
 
     @property
     def has_budget(self) -> bool:
-        """Returns whether dollars are limited."""
+        """Returns whether the caller has a limit in dollars."""
         ...
 
     def afford_now(self, usd: float | None) -> bool:
         """Reserves `usd` dollars more; returns False if `afford` has to be awaited instead.
 
-        Raises ResourceExhausted, also if the cost is unknown (None) and there is a budget in dollars.
+        Raises ResourceExhausted if a limit in dollars does not suffice, or if there is one and the cost is unknown
+        (None).
         """
         ...
 
     async def afford(self, usd: float | None) -> None:
-        """Reserves `usd` dollars more; raises ResourceExhausted as `afford_now` does, or Unavailable."""
+        """Reserves `usd` dollars more; asks Redis if necessary.
+
+        Raises ResourceExhausted as `afford_now` does, Unavailable if other requests always take what is free.
+        """
         ...
 
     def settle(self, usage: Usage, usd: float | None, outcome: str) -> None:
-        """Charges what the request used, at its end and whatever its outcome; only the first call counts. `usd` is None
-        if the cost is unknown: then what was reserved is charged. `outcome` is "ok", "cancelled" or an error's code.
+        """Charges what the request used, and gives back the rest. To be called at the end of each request; idempotent.
+
+        If `usd` is None (unknown), the reserved dollars are charged. `outcome` is as in `Receipt`.
         """
         ...
 
 
 class Tenancy(Protocol):
-    """Identifies callers and enforces their limits."""
+    """Interface to what identifies callers and enforces their limits; `RedisTenancy` and `OpenAccess` implement it."""
 
     def identify_now(self, credential: str) -> Caller | None:
-        """Returns the caller from a local copy of its key or token; None if `identify` has to be awaited."""
+        """Returns the caller from a local copy of the key or token; None if `identify` has to be awaited."""
         ...
 
     async def identify(self, credential: str) -> Caller:
-        """Returns the caller of a key or token; raises Unauthenticated, PermissionDenied or Unavailable."""
+        """Returns the caller of a key or token.
+
+        Raises Unauthenticated if the credential is missing or not valid, PermissionDenied if the configuration grants
+        nothing to a valid token, Unavailable if Redis or the issuer cannot be reached.
+        """
         ...
 
     def enter_now(self, caller: Caller, tokens: int) -> Reservation | None:
-        """Reserves one request, one stream and `tokens`; None if `enter` has to be awaited. Raises
-        ResourceExhausted.
+        """Reserves one request, one stream and `tokens` of the caller's limits; None if `enter` has to be awaited.
+
+        Raises ResourceExhausted if a limit is used up.
         """
         ...
 
     async def enter(self, caller: Caller, tokens: int) -> Reservation:
-        """Reserves one request, one stream and `tokens`; raises ResourceExhausted or Unavailable."""
+        """Reserves as `enter_now` does; asks Redis if necessary.
+
+        Raises ResourceExhausted if a limit is used up, Unavailable if other requests always take what is free.
+        """
         ...
 
     def headers(self, caller: Caller) -> Mapping[str, str]:
-        """Returns the headers with the caller's limits now, for an error; see `Reservation.headers`."""
+        """Returns the same headers as `Reservation.headers`, for a caller whose request is rejected."""
         ...
 
 
 class RequestLog(Protocol):
-    """Records the receipt of every request. Its methods neither block nor raise."""
+    """Interface to the log of receipts, one for each request. Its methods neither block nor raise."""
 
     def wants_answers(self, request: Request, decision: Decision) -> bool:
-        """Returns whether `note` needs the texts of the answers to this request."""
+        """Returns whether `note` should get the texts of the answers to this request."""
         ...
 
     def note(
         self, request: Request, decision: Decision, receipt: Receipt, answers: tuple[CompletedAnswer, ...] = ()
     ) -> None:
-        """Records a request with a decision; of the `answers`, in the paths' order, the client got the last one."""
+        """Records a request with a decision. `answers` are in the order of the attempts; the client got the last."""
         ...
 
     def note_undecided(self, receipt: UndecidedReceipt) -> None:
-        """Records a request that ended before its decision."""
+        """Records a request without a decision, such as one for embeddings or a rejected one."""
         ...

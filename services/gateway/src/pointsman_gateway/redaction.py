@@ -1,6 +1,6 @@
-"""Redaction: a function (hook) of the operator's removes personal data from texts before they are stored.
+"""Redaction: a function that the operator names (the hook) removes personal data from texts before they are stored.
 
-`redact_common` is a ready-made one. Engines' error messages are cut, and keys removed, before clients see them.
+`redact_common` is a hook that is ready to use. `shown_error` makes engines' error messages safe to show to clients.
 """
 
 import importlib
@@ -16,9 +16,9 @@ log = logging.getLogger(__name__)
 Redact = Callable[[str], str]
 
 MAX_ERROR_CHARACTERS = 2000
-"""Of an engine's error message; the rest is cut."""
+"""Maximum length of an engine's error message that clients see; the rest is cut."""
 MAX_PARAM_CHARACTERS = 200
-"""Of the field that an engine's error names."""
+"""Maximum length of the name of the parameter at fault in an engine's error; the rest is cut."""
 
 _EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}")
 _NUMBER = re.compile(r"(?<![\w.,])(?:\+|\(|00)?\d(?:[ ./()-]{0,2}\d){6,24}(?!\w)")
@@ -35,15 +35,15 @@ class NotRedacted(Exception):
 
 
 class Redaction:
-    """Applies the redaction hook to texts; if it fails, nothing is stored."""
+    """Applies the redaction hook to texts. If the hook fails, the text must not be stored."""
 
     def __init__(self, hook: Redact | None = None, failed: Callable[[], None] = lambda: None) -> None:
-        """Takes the hook, without which texts are stored unchanged; `failed` is called at each of its failures."""
+        """Takes the `hook`; with None, texts are left unchanged. `failed` is called each time that the hook fails."""
         self._hook = hook
         self._failed = failed
 
     def text(self, text: str) -> str:
-        """Returns the text to store; raises NotRedacted if the hook raises or returns no string."""
+        """Returns the redacted text; raises NotRedacted if the hook raises an error or does not return a string."""
         if self._hook is None or not text:
             return text
         try:
@@ -61,14 +61,17 @@ class Redaction:
         return redacted
 
     def or_nothing(self, text: str) -> str:
-        """Returns the text to store; empty if the hook fails. Does not raise."""
+        """Returns the redacted text; empty if the hook fails."""
         try:
             return self.text(text)
         except NotRedacted:
             return ""
 
     def everywhere(self, value: Any) -> Any:
-        """Returns a JSON value with every string in it redacted, keys excepted; raises NotRedacted."""
+        """Returns a copy of a JSON value in which every string except keys is redacted; tuples become lists.
+
+        Raises NotRedacted if the hook fails.
+        """
         if isinstance(value, str):
             return self.text(value)
         if isinstance(value, Mapping):
@@ -86,7 +89,10 @@ class Redaction:
 
 
 def load_hook(name: str) -> Redact | None:
-    """Imports the hook named "module:function"; None for an empty name. Raises InvalidHook if there is none such."""
+    """Imports the hook that `name` ("module:function") names; returns None if `name` is empty.
+
+    Raises InvalidHook if the name has another form, or the function cannot be imported or called.
+    """
     if not name:
         return None
     module, _, function = name.partition(":")
@@ -105,13 +111,13 @@ def load_hook(name: str) -> Redact | None:
 
 
 def shown_error(text: str, max_characters: int = MAX_ERROR_CHARACTERS) -> str:
-    """Returns an engine's error message as clients may see it: cut to `max_characters`, and with secrets masked."""
+    """Returns an engine's message for clients: without secrets, and cut after `max_characters`, where "…" is added."""
     shown = mask_secrets(text[: 2 * MAX_ERROR_CHARACTERS])
     return shown if len(shown) <= max_characters else f"{shown[:max_characters]}…"
 
 
 def redact_common(text: str) -> str:
-    """Replaces e-mail addresses, card numbers, phone numbers and keys by their kind in brackets."""
+    """Replaces e-mail addresses, card and phone numbers and keys by "[email]", "[card]", "[phone]" and "[key]"."""
     text = mask_secrets(text, "[key]")
     text = _EMAIL.sub("[email]", text)
     return _NUMBER.sub(_redact_number, text)
@@ -130,8 +136,10 @@ def _redact_number(match: re.Match[str]) -> str:
 
 
 def _luhn(digits: str) -> bool:
-    """Returns whether the digits of a card number pass the check of ISO/IEC 7812-1, annex B. Every second digit from
-    the right is doubled; the sum of all must be a multiple of ten.
+    """Returns whether the digits pass the check for card numbers of ISO/IEC 7812-1, annex B.
+
+    Every second digit from the right is doubled, and 9 is subtracted if the result has two digits. The sum of all must
+    be a multiple of ten.
     """
     doubled = [int(digit) * 2 for digit in digits[-2::-2]]
     return (sum(map(int, digits[-1::-2])) + sum(number - 9 if number > 9 else number for number in doubled)) % 10 == 0

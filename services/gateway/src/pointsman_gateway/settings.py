@@ -156,7 +156,7 @@ class Settings(BaseSettings):
 
     @property
     def origins(self) -> tuple[str, ...]:
-        """Returns the origins in `cors_origins`, which are separated by commas."""
+        """Returns the origins in `cors_origins` as a tuple; empty if none is set."""
         return _split(self.cors_origins)
 
     @field_validator("dns")

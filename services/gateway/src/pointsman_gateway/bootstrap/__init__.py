@@ -1,4 +1,4 @@
-"""Builds the gateway from its concrete classes, and the stages of each loaded configuration."""
+"""Builds the gateway, and the stages of each loaded configuration. Only this package chooses concrete classes."""
 
 from pointsman_gateway.bootstrap.app import GatewayComponents, build_gateway
 from pointsman_gateway.bootstrap.config_check import check_config, check_environment

@@ -1,4 +1,4 @@
-"""Builds the gateway: the components that live as long as the process, and a snapshot of each configuration."""
+"""Builds the gateway: the components that live as long as the process, and a snapshot for each configuration."""
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Mapping
@@ -61,12 +61,12 @@ if TYPE_CHECKING:
     from pointsman_servicekit.tracing.spans import Spans
 
 ENGINE_WAIT_SECONDS = 5.0
-"""Seconds that a changed configuration waits for the first reports of its new engines."""
+"""Maximum seconds for which a changed configuration waits for the first reports of new engines."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayComponents:
-    """The parts of the gateway that the HTTP and gRPC servers use."""
+    """The components of the gateway that the HTTP and gRPC servers use."""
 
     pipeline: Pipeline
     tenancy: OpenAccess | RedisTenancy
@@ -91,11 +91,12 @@ class GatewayComponents:
 async def build_gateway(
     settings: Settings, config: Config, spans: "Spans | None" = None, load_models: LoadModels | None = None
 ) -> AsyncIterator[GatewayComponents]:
-    """Builds all components, and closes them at the end of the block.
+    """Builds all components for `config`, and closes them at the end of the block.
 
-    Inside the block, background tasks watch the engines and the configuration. `spans` is None without tracing.
-    Several gateways in one process may share the embedding models, by their `load_models`. Raises ConfigError,
-    ModelMissing, or OSError, for example for a file that cannot be read.
+    In the block, background tasks watch the engines and the folder `settings.config`. `spans` is None without tracing;
+    `load_models` replaces the function that loads the embedding models. Raises ConfigError if the configuration or a
+    setting is invalid, ModelMissing if the embedding model is not installed, or another OSError, for example if the
+    write-ahead log cannot be created.
     """
     tracing = instrument_with(spans)
     models = ModelsOnDemand(settings.embedding_model, settings.classifier, settings.classifier_cache, load_models)
@@ -203,7 +204,10 @@ def _adapter_versions(snapshot: ConfigSnapshot) -> Mapping[str, str]:
 def _with_canary_ratings(
     feedback: FeedbackStore, persistence: Persistence, reloader: ConfigReloader, outcomes: CanaryOutcomes
 ) -> FeedbackStore:
-    """Wraps the feedback service, so that ratings also count for the canary of the answer's path; not without Redis."""
+    """Wraps the feedback service, so that ratings also count for a canary. Returns it unchanged without Redis.
+
+    A rating counts if the alias of the path that answered has a canary now, and one of its two versions answered.
+    """
 
     def count(path_name: str, version: str, rating: float) -> None:
         path = reloader.current.catalog.paths.get(path_name)
@@ -215,7 +219,7 @@ def _with_canary_ratings(
 
 
 class _SnapshotBuilder:
-    """Builds a snapshot of each configuration, and applies it to the components that all configurations share."""
+    """Builds the snapshot of each configuration, and applies the configuration to the components that all share."""
 
     def __init__(
         self,
@@ -246,7 +250,10 @@ class _SnapshotBuilder:
         self._tenancy = tenancy
 
     async def build_from_folder(self) -> ConfigSnapshot:
-        """Loads, checks and builds the configuration in the folder; raises ConfigError, ModelMissing or OSError."""
+        """Loads and checks the configuration in the folder, and calls `build`.
+
+        Raises ConfigError, ModelMissing or OSError as `load_config`, the checks and `build` do.
+        """
         config = await asyncio.to_thread(load_config, self._folder)
         await asyncio.to_thread(check_config, config)  # which imports the libraries of new prompts and validators
         await asyncio.to_thread(check_environment, config)
@@ -255,10 +262,11 @@ class _SnapshotBuilder:
         return await self.build(config, ENGINE_WAIT_SECONDS)
 
     async def build(self, config: Config, engine_wait_seconds: float = 0.0) -> ConfigSnapshot:
-        """Builds a configuration's stages, and makes it the active one in the shared components.
+        """Builds the snapshot of a configuration, and makes it the active one in the shared components.
 
-        Waits up to `engine_wait_seconds` for the first report of new engines. Raises ConfigError, ModelMissing or
-        OSError, and then changes nothing that requests use.
+        Waits up to `engine_wait_seconds` for the first report of each new engine. Raises ConfigError if the
+        configuration cannot be used here, ModelMissing if the embedding model is not installed, or another OSError if
+        a classifier cannot be read or stored. After an error, requests use the earlier configuration as before.
         """
         if any(engine.uses_litellm for engine in config.models.engines.values()):
             await asyncio.to_thread(load_litellm)

@@ -1,4 +1,4 @@
-"""Opens the response cache."""
+"""Opens the connection and the writer of the response cache."""
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -16,7 +16,7 @@ from pointsman_gateway.settings import Settings
 async def open_cache(
     settings: Settings, registry: CollectorRegistry, redaction: Redaction
 ) -> AsyncIterator[CacheResources | None]:
-    """Opens the connections of the response cache during the block; None if no Redis URL is set.
+    """Opens the response cache for the length of the block; yields None if no Redis URL is set.
 
     Raises ConfigError if the URL is invalid.
     """

@@ -1,4 +1,4 @@
-"""Derives how many requests and connections one gateway process accepts at once, unless the settings say it."""
+"""Determines how many concurrent requests and connections a gateway process accepts."""
 
 import logging
 from dataclasses import dataclass
@@ -12,17 +12,18 @@ log = logging.getLogger(__name__)
 MEGABYTE = 1024 * 1024
 
 PROCESS_BYTES = 256 * MEGABYTE
-"""Memory of a gateway without requests: code, models, the classifier. Measured: 205 to 220 MiB."""
+"""Memory of a gateway process without requests, for code, models and classifier. Measured: 205 to 220 MiB."""
 REQUEST_BYTES = 128 * 1024
-"""Memory for one streamed request besides its body. Measured: 30 KiB; the rest is for clients that read slowly."""
+"""Memory for one streamed request, without its body. Measured: 30 KiB; the rest is for clients that read slowly."""
 MAX_DERIVED_REQUESTS = 4096
-"""More streams would each get too little time of the process's one event loop; start workers or replicas instead."""
+"""The maximum number of concurrent requests if `max_in_flight` is not set. All of them share one event loop; start
+workers or replicas for more."""
 MIN_DERIVED_REQUESTS = 64
 IDLE_CONNECTIONS = 1024
-"""HTTP connections of clients that are between two requests, or whose requests are refused; fewer if the process may
-open few files."""
+"""Connections in addition to one for each request: for clients that are between two requests, or whose requests are
+rejected. Fewer if the process may open few files."""
 OTHER_FILES = 256
-"""Files and sockets that are no connection of a request: logs, listeners, Redis, other services."""
+"""Files and sockets that belong to no request: logs, listeners, Redis, other services."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +36,10 @@ class Capacity:
 
 
 def derive_capacity(settings: Settings, memory: int | None, open_files: int) -> Capacity:
-    """Returns the limits that the settings name, and derives the others.
+    """Returns the limits: those that the settings name, and the others derived from memory and open files.
 
-    `memory` is what all worker processes together may use, in bytes; None if that is unknown. `open_files` is what one
-    process may have open. A request needs up to two connections, one to its client and one to its engine.
+    `memory` is the number of bytes that all worker processes together may use; None if it is unknown. `open_files` is
+    the number of files that one process may open.
     """
     requests = settings.max_in_flight
     by_files = max(MIN_DERIVED_REQUESTS, (open_files - OTHER_FILES) // 4)
@@ -53,7 +54,10 @@ def derive_capacity(settings: Settings, memory: int | None, open_files: int) -> 
 
 
 def find_capacity(settings: Settings) -> Capacity:
-    """Derives the limits from this process's memory and open files; first raises its limit of open files if it may."""
+    """Returns the limits for this process, and logs them with a warning if it may not open enough files for them.
+
+    First raises the process's soft limit of open files to the hard limit, if that is allowed.
+    """
     open_files = raise_open_files_limit()
     capacity = derive_capacity(settings, memory_limit(), open_files)
     log.info("room for %d requests at once, and %d HTTP connections", capacity.requests, capacity.http_connections)

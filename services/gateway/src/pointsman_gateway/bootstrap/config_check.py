@@ -1,4 +1,4 @@
-"""Checks a configuration without any service, as `--check` and each reload do before the stages are built."""
+"""Checks of a configuration that need no other service, at the start, at each reload, and for `--check`."""
 
 import os
 from collections.abc import Iterator
@@ -15,7 +15,10 @@ from pointsman_gateway.extensions import Found
 
 
 def check_config(config: Config) -> None:
-    """Checks a configuration without any service: renders each prompt, builds each validator. Raises ConfigError."""
+    """Builds the validators, guardrails and prompt strategies, and so renders each used prompt with sample values.
+
+    Raises ConfigError if one cannot be built.
+    """
     with errors_naming(config.single_file):
         for name, task in config.tasks.tasks.items():
             to_validators(name, task)
@@ -24,9 +27,9 @@ def check_config(config: Config) -> None:
 
 
 def check_environment(config: Config) -> None:
-    """Checks the URLs, and that the environment has all API keys and secrets. Raises ConfigError.
+    """Checks the URLs of engines and embedding models, and that all API keys, secrets and libraries are there.
 
-    A separate check: a configuration can be analysed where its keys are not set.
+    Raises ConfigError if not. It is a separate check, so that a configuration can be analysed without its keys.
     """
     with errors_naming(config.single_file):
         for name, engine in config.models.engines.items():
@@ -41,7 +44,7 @@ def check_environment(config: Config) -> None:
 
 
 def _key_variables(config: Config) -> Iterator[tuple[str, str]]:
-    """Yields who needs an API key besides engines and embedding models, and its variable; empty: none."""
+    """Yields (name for the message, environment variable) for other API keys; the variable may be empty: no key."""
     if config.models.embedding:
         yield "models.yaml: embedding", config.models.embedding.api_key_env
     for guardrail in config.tasks.guardrails:
@@ -61,7 +64,7 @@ def _check_prompts(config: Config) -> None:
 
 
 class _NoSearch:
-    """Takes the retriever's place while a configuration is only checked: it finds nothing. Implements `Search`."""
+    """Finds nothing; implements `Search` for a configuration that is only checked."""
 
     async def search(self, collection: str, query: str, vector: Vector | None, top_k: int, deadline: float) -> Found:
         return Found((), False)

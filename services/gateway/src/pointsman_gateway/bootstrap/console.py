@@ -1,4 +1,4 @@
-"""Opens the console, and the administration of keys."""
+"""Opens the console's service and the administration of keys."""
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -13,16 +13,17 @@ from pointsman_gateway.request_log.store import RequestLogReader
 from pointsman_gateway.settings import Settings
 
 CONSOLE_REDIS_TIMEOUT_SECONDS = 2.0
-"""For one call. A person waits for it, no request does."""
+"""Maximum seconds for one call of Redis. People wait for these calls; requests for answers do not."""
 
 
 @asynccontextmanager
 async def open_console(
     settings: Settings, reloader: ConfigReloader, persistence: Persistence
 ) -> AsyncIterator[tuple[Console, Administration | None]]:
-    """Opens the console's service, and the administration of keys, None without Redis, during the block.
+    """Yields the console's service and the administration of keys, which is None without Redis.
 
-    Both share a Redis connection apart from that of requests, so that a slow read does not count as an outage there.
+    Both share a connection to Redis that requests do not use, so that a slow read does not count as an outage. It is
+    closed at the end of the block.
     """
     hosts = tuple(name.strip().lower() for name in settings.console_hosts.split(",") if name.strip())
     async with AsyncExitStack() as stack:

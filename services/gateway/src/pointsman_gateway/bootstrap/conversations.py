@@ -1,4 +1,4 @@
-"""Opens the memory of which path each conversation uses; gateways share it if there is Redis."""
+"""Opens the memory of the path that each conversation uses. Gateways share it through Redis, if there is one."""
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -16,8 +16,9 @@ from pointsman_gateway.settings import Settings
 
 @asynccontextmanager
 async def open_conversations(settings: Settings, state: RedisState) -> AsyncIterator[ConversationBook]:
-    """Yields the conversations' memory, and keeps it shared through Redis during the block if there is a Redis URL.
-    Raises ConfigError if that is invalid.
+    """Yields the memory of conversations; with a Redis URL, it is shared through Redis until the end of the block.
+
+    Raises ConfigError if the URL is invalid.
     """
     memory = ConversationMemory(settings.conversation_ttl)
     if not settings.redis_url:

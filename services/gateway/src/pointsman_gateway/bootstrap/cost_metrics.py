@@ -1,4 +1,4 @@
-"""The cost metrics and the price catalog that follow from a configuration."""
+"""The metrics of costs, and the catalog of prices, for a configuration."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ from pointsman_gateway.metering.prometheus import GatewayMetrics
 
 @dataclass(frozen=True, slots=True)
 class CostMetrics:
-    """The collectors of cost metrics, which all configurations share."""
+    """The Prometheus collectors of cost metrics, which all configurations share."""
 
     engine_costs: EngineCosts
     counterfactual: CounterfactualCosts
@@ -37,7 +37,7 @@ class CostMetrics:
         return costs
 
     def apply_config(self, config: Config, engines: Engines, metering: Metering) -> None:
-        """Exports the prices and paths of a new configuration from now on."""
+        """Exports the prices and paths of this configuration from now on, instead of those of the earlier one."""
         paths = {name: to_path(name, path, config) for name, path in config.paths.paths.items()}
         default = config.tasks.default_path
         choices = {name: [paths[p] for p in _paths_of(task, default)] for name, task in config.tasks.tasks.items()}
@@ -58,17 +58,18 @@ class CostMetrics:
 
 @dataclass(frozen=True, slots=True)
 class HourlyPrices:
-    """The price per hour of each engine in one configuration; each member of a group has the group's price."""
+    """The prices per hour of the engines of one configuration; each member of a group has the price of the group."""
 
     models: ModelsFile
     engines: Callable[[], Iterable[Engine]]
-    """Returns the current engines."""
+    """Returns the present engines, members of groups included."""
 
     def by_name(self) -> Mapping[str, float]:
+        """Returns the price of each present engine that has one, in dollars per hour."""
         return {engine.name: price for engine, price in self._priced()}
 
     def by_model(self) -> Mapping[str, float]:
-        """Returns the summed price of each base model's current engines, in dollars per hour."""
+        """Returns the sum of the prices of each base model's present engines, in dollars per hour."""
         sums: dict[str, float] = {}
         for engine, price in self._priced():
             sums[engine.model] = sums.get(engine.model, 0.0) + price
@@ -83,7 +84,7 @@ class HourlyPrices:
 
 
 def to_catalog(config: Config) -> Catalog:
-    """Returns what clients need to compare paths: models with prices, tasks with their paths and quality metrics."""
+    """Returns the configured tasks, paths and models, with prices and metrics, for clients that compare paths."""
     return Catalog(
         default_path=config.tasks.default_path,
         search_usd=config.models.retrieval.usd_per_search if config.models.retrieval else 0.0,
@@ -94,7 +95,7 @@ def to_catalog(config: Config) -> Catalog:
 
 
 def _paths_of(task: TaskConfig, default: str) -> list[str]:
-    """Returns the names of all paths that may answer the task's requests: the policy's, the fallbacks, the default."""
+    """Returns the names of all paths that may answer the task's requests, each once."""
     return list(dict.fromkeys([*task.policy.paths, *task.fallback, default]))
 
 

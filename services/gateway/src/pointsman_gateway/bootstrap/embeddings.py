@@ -1,4 +1,4 @@
-"""Loads the embedding models for configurations that need them, and builds the models of `/v1/embeddings`."""
+"""Loads the embedding models if a configuration needs them, and builds the models of `/v1/embeddings`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -27,11 +27,15 @@ if TYPE_CHECKING:
     from pointsman_gateway.bootstrap.models import ClassifierCache, EmbeddingModels
 
 LoadModels = Callable[[Path, "EncoderConfig | None"], "EmbeddingModels"]
-"""Loads the embedding models of MiniLM's folder and the configured encoder. Raises ConfigError and ModelMissing."""
+"""Loads the embedding models, as `EmbeddingModels.load` does: from MiniLM's folder, and the configured encoder if it is
+not None. Raises ConfigError and ModelMissing.
+"""
 
 
 def needs_models(config: Config) -> bool:
-    """Returns whether something embeds texts: the classifier, a semantic cache, `/v1/embeddings` or a strategy."""
+    """Returns whether something in the configuration embeds texts here: the classifier, a local model of
+    `/v1/embeddings`, a semantic cache, or a prompt strategy.
+    """
     paths = config.paths.paths.values()
     return (
         bool(config.tasks.tasks)
@@ -42,26 +46,30 @@ def needs_models(config: Config) -> bool:
 
 
 class ModelsOnDemand:
-    """Loads the embedding models when a configuration first needs them, and then keeps them.
+    """Loads the embedding models when a configuration first needs them, and keeps them until the process ends.
 
-    A gateway that never needs them also runs without NumPy, ONNX Runtime and tokenizers, which take 40 MB.
+    A gateway that never needs them does not import NumPy, ONNX Runtime and tokenizers, which take 40 MB.
     """
 
     def __init__(self, folder: Path, file: Path | None, store: Path | None, load: LoadModels | None = None) -> None:
-        """Takes MiniLM's `folder`, and the `file` and the `store` of `ClassifierCache`; without `load`, the models are
-        loaded by `EmbeddingModels.load`."""
+        """Takes MiniLM's `folder`, and the `file` and the `store` for `ClassifierCache`.
+
+        The models are loaded by `load`, or by `EmbeddingModels.load` if that is None.
+        """
         self._folder, self._file, self._store, self._load = folder, file, store, load
         self._cache: ClassifierCache | None = None
 
     @property
     def fingerprint(self) -> str:
-        """Returns the hash that identifies the embedding model; empty until that is loaded."""
+        """Returns the fingerprint of the embedding model; empty until the model is loaded."""
         return self._cache.fingerprint if self._cache else ""
 
     def get(self, config: Config) -> LoadedModels:
-        """Returns the models that a configuration needs, all None if none; takes seconds if they are not loaded.
+        """Returns the models that a configuration needs; an empty `LoadedModels` if it needs none.
 
-        Raises ConfigError, ModelMissing, or OSError if a fitted classifier cannot be read or stored.
+        Takes seconds if the models must be loaded or the classifier fitted. The first load also limits numerical
+        libraries to one thread in the whole process. Raises ConfigError if the models do not suit the configuration or
+        fitting fails, ModelMissing if files of the model are missing, OSError if a classifier cannot be stored.
         """
         if not needs_models(config):
             return LoadedModels()
@@ -77,19 +85,20 @@ class ModelsOnDemand:
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingDependencies:
-    """The parts that the embedding models of all configurations share."""
+    """What the embedding models of all configurations share."""
 
     http: HttpPoster
     metrics: EmbeddingMetrics
     tracing: Instrumentation
     answer_budget: BufferedBytesBudget = field(default_factory=lambda: BufferedBytesBudget(MAX_HELD_BYTES))
-    """The memory for the responses of endpoints, which outlives a configuration."""
+    """The memory for the responses of endpoints, in bytes."""
 
 
 def build_embeddings(config: Config, loaded: LoadedModels, dependencies: EmbeddingDependencies) -> Embeddings:
-    """Builds the models of `/v1/embeddings` and their aliases.
+    """Builds the models of `/v1/embeddings`. Their aliases, and a local model's fingerprint, are names of them too.
 
-    Raises ConfigError: a URL is invalid, an API key is missing, or a local model is configured and none is loaded.
+    Raises ConfigError if a URL is invalid, an API key is missing, or a model is `local` although the embedding model
+    has a URL.
     """
     models: dict[str, PricedModel] = {}
     traced = dependencies.tracing.embedder
@@ -110,7 +119,10 @@ def build_embeddings(config: Config, loaded: LoadedModels, dependencies: Embeddi
 
 
 def to_endpoint(name: str, model: EmbeddingConfig) -> EmbeddingEndpoint:
-    """Returns the endpoint of a model; raises ConfigError if its URL is invalid or the environment lacks its key."""
+    """Returns the endpoint of a remote embedding model called `name`.
+
+    Raises ConfigError if the URL is invalid or the environment lacks the API key.
+    """
     what, upstream = f"embedding model '{name}'", model.upstream or name
     header = auth_header(what, model.preset, model.api_key_env)
     check_url(what, model.base_url)

@@ -1,6 +1,6 @@
-"""Follows the state of the engines, and the members of the groups of engines, that a configuration names.
+"""Follows the states of the engines that a configuration names, and the members of groups of engines.
 
-After a reload, engines that both configurations have keep their state.
+After a reload, an engine keeps its state if its name and `EngineConfig.identity` are the same.
 """
 
 import asyncio
@@ -29,13 +29,13 @@ from pointsman_gateway.engines.metrics import EngineMetrics
 POLL_INTERVAL_SECONDS = 0.02
 
 _Key = tuple[str, EngineConfig]
-"""The name and the identity of an engine or group."""
+"""The name and the `EngineConfig.identity` of an engine or a group."""
 
 
 def to_engine(name: str, config: EngineConfig) -> Engine:
-    """Returns an engine as it is known at the start.
+    """Returns the engine `name` of a configuration, in its state before any report.
 
-    Raises ConfigError if its URL is invalid or the environment lacks its API key.
+    Raises ConfigError if the URL is invalid or the environment lacks the API key.
     """
     what = f"engine '{name}'"
     header = auth_header(what, config.preset, config.api_key_env)
@@ -56,7 +56,7 @@ def to_engine(name: str, config: EngineConfig) -> Engine:
 
 
 def check_url(what: str, url: str) -> None:
-    """Raises ConfigError if `url` is not an http(s) URL; `what` names it in the message."""
+    """Raises ConfigError if `url` is not an http(s) URL; `what` says in the message whose URL it is."""
     try:
         origin_of(url)
     except ValueError as error:
@@ -64,25 +64,27 @@ def check_url(what: str, url: str) -> None:
 
 
 class TrackedEngines(Protocol):
-    """An engine, or a group of engines, that is watched."""
+    """Interface to an engine or a group of engines that is followed."""
 
     @property
-    def states(self) -> Sequence[EngineState]: ...
+    def states(self) -> Sequence[EngineState]:
+        """Returns the state of the engine, or of each present member of the group."""
+        ...
 
     def stop(self) -> None:
-        """Stops watching the engine or the group."""
+        """Stops following the engine or the group; the states stay as they are."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class _TrackedEngine:
-    """One watched engine; implements `TrackedEngines`, and the groups' `TrackedMember`."""
+    """An engine that is followed; implements `TrackedEngines`, and `TrackedMember` for members of a group."""
 
     state: EngineState
     task: asyncio.Task[None] | None
-    """Follows its lora-server or its list of models; None for an engine of which only the URL is known."""
+    """Follows the engine's lora-server or its list of models; None if there is nothing to follow."""
     aliases: Aliases | None = None
-    """Set for a member of a group: its reports are forgotten, because another member may get its name."""
+    """Set for a member of a group: `stop` removes its reports there, because another member may get its name."""
 
     @property
     def states(self) -> Sequence[EngineState]:
@@ -97,7 +99,7 @@ class _TrackedEngine:
 
 @dataclass(frozen=True, slots=True)
 class _TrackedGroup:
-    """One watched group of engines; implements `TrackedEngines`."""
+    """A group of engines that is followed; implements `TrackedEngines`."""
 
     group: EngineGroup
     task: asyncio.Task[None]
@@ -112,7 +114,10 @@ class _TrackedGroup:
 
 
 class EngineDiscovery:
-    """Keeps the engines' states up to date, and the members of the groups in the active configuration's `Engines`."""
+    """Keeps the states of engines up to date, and the members of groups in the `Engines` of the active configuration.
+
+    It is an async context manager: at its end, all background tasks are stopped.
+    """
 
     def __init__(
         self,
@@ -125,8 +130,9 @@ class EngineDiscovery:
         interceptors: Interceptors = (),
         token: Token | None = None,
     ) -> None:
-        """Takes `http`, which reads engines' lists of models every `poll_seconds`. `tls`, `interceptors` and `token`
-        are for the connections to the lora-servers.
+        """Takes `http` to read engines' lists of models every `poll_seconds`, and `resolver` to look up groups.
+
+        `tls`, `interceptors` and `token` are for the connections to lora-servers.
         """
         self.aliases = Aliases()
         self._metrics = metrics
@@ -140,10 +146,10 @@ class EngineDiscovery:
         self._active: tuple[Engines, Sequence[_Key]] | None = None
 
     async def engines(self, models: ModelsFile, wait_seconds: float = 0.0) -> Engines:
-        """Returns the engines of a configuration; new ones are watched from now on.
+        """Returns the engines of a configuration, and begins to follow those that are new.
 
-        Waits up to `wait_seconds` for the first report of each new engine: without it, the new configuration would
-        reject requests that the active one can answer. Raises ConfigError if a URL or an API key is missing or invalid.
+        Waits up to `wait_seconds` until all new engines have reported, since without a report an engine gets no
+        requests. Raises ConfigError if a URL is invalid or an API key is missing.
         """
         keys = _keys(models.engines)
         added = {key: to_engine(*key) for key in keys if key not in self._tracked}
@@ -155,9 +161,9 @@ class EngineDiscovery:
         return Engines(self._states(keys), engine_settings(models), self.aliases)
 
     def activate(self, engines: Engines, models: ModelsFile) -> None:
-        """Makes `engines` the active ones: their groups are kept up to date, and other engines are not watched.
+        """Makes `engines` the active ones, whose groups are kept up to date, and stops following all other engines.
 
-        Requests that still use an engine that is no longer watched keep its last state.
+        Requests that still use one of these see its last state.
         """
         keys = _keys(models.engines)
         for key in [key for key in self._tracked if key not in keys]:
@@ -196,9 +202,9 @@ class EngineDiscovery:
     def _watch(
         self, state: EngineState, config: EngineConfig, address: str, tls: ClientTls | None
     ) -> asyncio.Task[None] | None:
-        """Starts to follow an engine, by its lora-server at `address` or its list of models, in the returned task.
+        """Starts and returns a task that follows an engine, by its lora-server at `address` or its list of models.
 
-        None if the configuration names neither.
+        Returns None if the engine has no lora-server, and its adapters are not discovered.
         """
         name, engines = state.engine.name, Engines([state], aliases=self.aliases)
         if config.lora_server:

@@ -1,4 +1,4 @@
-"""The classifier and the embedding model as the stages take them."""
+"""The classifier and the embedding model in the form in which the stages get them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,15 +14,15 @@ if TYPE_CHECKING:  # not imported by a gateway without tasks and prompts, for th
 
 @dataclass(frozen=True, slots=True)
 class LoadedModels:
-    """The classifier and the embedding model, as far as a configuration needs them."""
+    """The classifier and the embedding model; what a configuration does not need is None or empty."""
 
     classifier: "CascadeClassifier | None" = None
-    """None without tasks."""
+    """None if the configuration has no tasks."""
     vectors: Mapping[str, Vector] = field(default_factory=dict)
-    """Of the examples, by task."""
+    """The vectors of the examples by task, (examples, dimensions)."""
     embed: Embed | None = None
-    """None if nothing needs an embedding."""
+    """Embeds single texts; None if nothing needs that."""
     fingerprint: str = ""
-    """A hash that identifies the model that computes the vectors; empty without one."""
+    """Identifies the embedding model; empty without one."""
     endpoint: LocalEmbedder | None = None
-    """Embeds for `/v1/embeddings`; None if the model is not in this process."""
+    """The local model of `/v1/embeddings`; None if no model is loaded, or if the model is behind a URL."""

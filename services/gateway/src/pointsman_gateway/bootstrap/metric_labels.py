@@ -1,4 +1,4 @@
-"""The label values of metrics that a configuration names."""
+"""The names in a configuration that may be label values of metrics."""
 
 from pointsman_gateway.config.load import Config
 from pointsman_gateway.domain import UNKNOWN
@@ -6,12 +6,15 @@ from pointsman_gateway.metering.gen_ai import OPENAI
 
 
 def label_values(config: Config) -> tuple[list[str], list[str]]:
-    """Returns the names of paths and models, and those of tasks, that may be metric labels."""
+    """Returns two lists: the names of paths and models; and the names of tasks, followed by `UNKNOWN`."""
     return [*config.paths.paths, *config.models.models], [*config.tasks.tasks, UNKNOWN]
 
 
 def gen_ai_names(config: Config) -> tuple[dict[str, str], set[str], list[str]]:
-    """Returns the `gen_ai.provider.name` by model, the names of adapters without version, and those of paths."""
+    """Returns `gen_ai.provider.name` by model, the names of adapters without alias or version, and the names of paths.
+
+    Models also appear under the names that their engines have for them.
+    """
     names = dict.fromkeys(config.models.models, OPENAI)
     for engine in reversed(config.models.engines.values()):  # the first engine of a model counts
         names[engine.model] = names[engine.upstream_name] = engine.preset.gen_ai_provider

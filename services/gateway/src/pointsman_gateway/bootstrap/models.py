@@ -1,4 +1,4 @@
-"""Loads the embedding models, and trains or loads the classifier. Importing this imports NumPy and ONNX Runtime."""
+"""Loads the embedding models, and fits or loads the classifier. Importing it imports NumPy and ONNX Runtime."""
 
 import fcntl
 import json
@@ -33,23 +33,24 @@ FIT_PROGRAM = "pointsman_gateway.classification.fitting.fit"
 @dataclass(frozen=True, slots=True)
 class EmbeddingModels:
     static: StaticModel
+    """A table of token vectors, for the classifier's static stage."""
     local: Encoder
-    """The model as it is, for `/v1/embeddings`."""
+    """The embedding model, without a prefix, for `/v1/embeddings`."""
     encoder: Prefixed
-    """The same with the prefix of queries, for the classifier and for searches."""
+    """The same model with its prefix of queries, for the classifier and for searches."""
     folder: Path
-    """MiniLM's folder, which has the static model too."""
+    """MiniLM's folder, which also has the static model."""
     config: EncoderConfig | None
-    """None: `local` is MiniLM."""
+    """The settings of the embedding model; None for MiniLM."""
     endpoint: LocalEmbedder | None
-    """Of `/v1/embeddings`; None if the model is behind a URL."""
+    """The local model of `/v1/embeddings`; None if the embedding model is behind a URL."""
 
     @classmethod
     def load(cls, folder: Path, config: EncoderConfig | None = None) -> "EmbeddingModels":
-        """Loads the embedding models; `config` is None for MiniLM, which is in `folder`.
+        """Loads the embedding models; `config` is None for MiniLM, and `folder` is MiniLM's in any case.
 
-        Raises ModelMissing if MiniLM's files are missing or incomplete, ConfigError if the configured model cannot be
-        used.
+        Raises ModelMissing if files in `folder` are missing or incomplete, ConfigError if the configured model cannot
+        be used.
         """
         try:
             local = open_encoder(config, folder)
@@ -72,14 +73,15 @@ def fit_settings(config: Config) -> FitSettings:
 
 
 def origin(config: Config, models: EmbeddingModels) -> FitOrigin:
-    """Returns hashes of all that a fitted classifier depends on: examples, models and settings."""
+    """Returns what a fitted classifier depends on: hashes of examples, settings and models, and library versions."""
     return fit_origin(example_texts(config), config.out_of_scope, models.static, models.encoder, fit_settings(config))
 
 
 def train_classifier(config: Config, models: EmbeddingModels, store: Path | None = None) -> LoadedModels:
-    """Loads the classifier from the folder `store`, or fits it in a process of its own and stores it there.
+    """Loads the classifier from the folder `store`, or fits it in another process and stores it there.
 
-    Raises ConfigError if fitting fails, OSError if the file cannot be written.
+    Of the classifiers in `store`, only the `MAX_STORED_CLASSIFIERS` that were used last are kept. If `store` is None,
+    the classifier is fitted and not stored. Raises ConfigError if fitting fails, OSError if a file cannot be written.
     """
     fitted_on = origin(config, models)
     with tempfile.TemporaryDirectory(prefix="pointsman-fit-") as temporary:
@@ -108,7 +110,10 @@ def _load_stored(file: Path, fitted_on: FitOrigin) -> ClassifierModel | None:
 
 @contextmanager
 def _locked(file: Path) -> Iterator[None]:
-    """Waits until no other process has locked this file, and locks it for the length of the block. Raises OSError."""
+    """Waits until no other process has locked the file, and locks it for the length of the block.
+
+    Raises OSError if the file cannot be created.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("w") as opened:
         fcntl.flock(opened, fcntl.LOCK_EX)
@@ -154,7 +159,8 @@ def _reason(failed: subprocess.CompletedProcess[str]) -> str:
 def load_classifier(file: Path, config: Config, models: EmbeddingModels) -> LoadedModels:
     """Loads a classifier from a file that `pointsman classifier fit` wrote.
 
-    Raises ConfigError if it is missing or damaged, or was fitted on other examples, settings or models.
+    Raises ConfigError if the file is missing or cannot be read, or if the classifier was fitted on other examples,
+    settings or models.
     """
     try:
         return to_loaded(load(file, origin(config, models)), models)
@@ -165,10 +171,10 @@ def load_classifier(file: Path, config: Config, models: EmbeddingModels) -> Load
 
 
 class ClassifierCache:
-    """Trains the classifier of a configuration, or loads it from a file; keeps the last one."""
+    """Fits the classifier of a configuration, or loads it from a file, and keeps the last one in memory."""
 
     def __init__(self, models: EmbeddingModels, file: Path | None, store: Path | None) -> None:
-        """Takes a `file` with a classifier to use instead of training, and a folder to `store` trained ones in."""
+        """Takes a `file` with a classifier to use instead of fitting one, and a folder to `store` fitted ones."""
         self._models, self._file, self._store = models, file, store
         self._last: tuple[FitOrigin, LoadedModels] | None = None
 
@@ -179,7 +185,8 @@ class ClassifierCache:
     def get(self, config: Config) -> LoadedModels:
         """Returns a configuration's models; takes seconds if the classifier must be fitted.
 
-        Raises ConfigError, also if the embedding model has changed since the start, or OSError.
+        Raises ConfigError if the configuration has another embedding model than at the start, and as `load_classifier`
+        and `train_classifier` do; OSError if a fitted classifier cannot be stored.
         """
         if config.encoder != self._models.config:
             raise ConfigError("models.yaml: 'embedding' takes effect at the next start; restart gateway and retriever")
@@ -196,7 +203,7 @@ class ClassifierCache:
 
 
 def to_loaded(fitted: ClassifierModel | None, models: EmbeddingModels) -> LoadedModels:
-    """Combines the embedding models with the fitted classifier, which is None without tasks."""
+    """Combines the embedding models with the fitted classifier; `fitted` is None if there are no tasks."""
     return LoadedModels(
         CascadeClassifier(fitted, models.static, models.encoder) if fitted else None,
         fitted.vectors if fitted else {},

@@ -1,4 +1,4 @@
-"""The names that a request's `model` may have: base models, aliases and adapters."""
+"""The values that a request's `model` may have: base models, adapters, paths and aliases."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from pointsman_gateway.engines.engines import Engines
 
 
 class NamedModels:
-    """The base models and adapters that a request may name; implements `NamedPaths` and `ModelNames`."""
+    """Finds the path for a model or an adapter that a request names; implements `NamedPaths` and `ModelNames`."""
 
     def __init__(self, config: Config, engines: Engines) -> None:
         self.plain = {name: Path(name, name, tuned_from=of.tuned_from) for name, of in config.models.models.items()}
@@ -23,7 +23,7 @@ class NamedModels:
         self._sampling = _sampling_of_adapters(config)
 
     def resolve(self, model: str) -> str:
-        """Returns the model behind an alias, the configured `catch_all` for an unknown name, or else `model` itself."""
+        """Returns the target of an alias, the configured `catch_all` for an unknown name, or else `model` itself."""
         if model == AUTO:
             return model
         target = self._aliases.get(model)
@@ -34,7 +34,7 @@ class NamedModels:
         return self._catch_all
 
     def path_of(self, model: str) -> Path | None:
-        """Returns the path that answers with a base model or an adapter; None if the name is unknown."""
+        """Returns a path without prompt strategies for a base model or an adapter; None if the name is unknown."""
         if model in self.plain:
             return self.plain[model]
         base = self._engines.model_of(model)
@@ -44,16 +44,16 @@ class NamedModels:
         return Path(f"adapter:{model}", base, adapter=model, sampling=sampling)
 
     def names(self) -> Sequence[str]:
-        """Returns all values that a request's `model` may have now."""
+        """Returns all values that a request's `model` may have now, each once; without `catch_all`, which takes any."""
         paths = (PATH_PREFIX + name for name in self._paths)
         # A discovered adapter may be called like a model or an alias, which then has the name.
         return list(dict.fromkeys([AUTO, *self._aliases, *self.plain, *paths, *self._engines.adapters()]))
 
 
 def _sampling_of_adapters(config: Config) -> dict[str, Sampling]:
-    """Returns the sampling parameters of the paths of each adapter, by the adapter's name.
+    """Returns, by the name of each adapter, the sampling parameters of the paths with this adapter.
 
-    An adapter whose paths have different parameters is left out.
+    An adapter is left out if its paths have different parameters.
     """
     found: dict[str, list[Sampling]] = {}
     for path in config.paths.paths.values():

@@ -1,4 +1,4 @@
-"""Paths as requests use them, made from paths.yaml."""
+"""Converts the paths of paths.yaml to the `Path` objects that requests use."""
 
 import hashlib
 
@@ -38,7 +38,7 @@ def to_path(name: str, path: PathConfig, config: Config) -> Path:
 
 
 def _fingerprint(path: PathConfig, config: Config) -> str:
-    """Returns a hash of all that a path's answers depend on; if it changes, the path's quality is measured anew."""
+    """Returns a hash of the path's settings without `cache`, and of its prompts and examples."""
     digest = hashlib.blake2b(path.model_dump_json(exclude={"cache"}).encode(), digest_size=6)
     for strategy in path.strategies:
         resources = strategy.resources

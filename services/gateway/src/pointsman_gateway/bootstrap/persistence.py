@@ -1,4 +1,4 @@
-"""Opens the stores in Redis and on disk: request log, write-ahead log, feedback and ratings."""
+"""Opens what is stored in Redis and on disk: request log, write-ahead log, feedback, and statistics of paths."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -26,13 +26,13 @@ from pointsman_gateway.shadow.budget import ShadowStore
 
 @dataclass(frozen=True, slots=True)
 class Persistence:
-    """The stores in Redis and on disk that all configurations share."""
+    """The stores of receipts, feedback and statistics of paths, which all configurations share."""
 
     evidence: EvidenceStore
     request_log: NullRequestLog | Recorder
     feedback: NullFeedback | FeedbackService
     shadows: ShadowStore | None = None
-    """None without Redis; so is `log_reader`."""
+    """`shadows` and `log_reader` are None without Redis."""
     log_reader: RequestLogReader | None = None
     redis_state: RedisState = field(default_factory=RedisState)
 
@@ -41,7 +41,10 @@ class Persistence:
         return self.request_log.store if isinstance(self.request_log, Recorder) else NullFeedback()
 
     def apply_config(self, config: Config, version_of: Callable[[Path], str]) -> None:
-        """Uses a new configuration's retention and tasks from now on; `version_of` returns a path's adapter version."""
+        """Uses the limits and tasks of a new configuration from now on.
+
+        `version_of` returns the present adapter version of a path; empty if it has no adapter.
+        """
         self.evidence.window = config.tasks.request_log.lookback_days
         self.evidence.versions = version_of
         if isinstance(self.request_log, Recorder):
@@ -52,9 +55,9 @@ class Persistence:
 
 
 def open_redaction(hook: str, registry: CollectorRegistry) -> Redaction:
-    """Loads `hook`, the "module:function" that removes personal data from texts before they are stored; "" for none.
+    """Imports the redaction hook `hook` ("module:function", or empty for none) and counts its failures in a metric.
 
-    Raises ConfigError if it cannot be loaded.
+    Raises ConfigError if it cannot be imported.
     """
     failures = Counter(
         "pointsman_redaction_failures", "Texts not stored because the redaction hook failed.", registry=registry
@@ -69,7 +72,8 @@ def open_redaction(hook: str, registry: CollectorRegistry) -> Redaction:
 async def open_persistence(
     settings: Settings, config: Config, registry: CollectorRegistry, redaction: Redaction
 ) -> AsyncIterator[Persistence]:
-    """Opens the stores during the block; without Redis, evidence is kept in memory, and nothing is logged.
+    """Opens the stores until the end of the block. Without Redis, the statistics of paths are only in this process, and
+    neither receipts nor feedback are stored.
 
     Raises ConfigError if the Redis URL is invalid, OSError if the write-ahead log cannot be created.
     """

@@ -1,4 +1,4 @@
-"""Opens connections to Redis, and tracks which of them are up."""
+"""Opens connections to Redis, and tracks whether all of them work."""
 
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -9,10 +9,10 @@ from pointsman_gateway.config.field_types import ConfigError
 
 
 class RedisState:
-    """Tracks whether all connections to one Redis are up, for the metric and the health check."""
+    """Tracks whether all connections to one Redis work, for a metric and the health check."""
 
     def __init__(self, report: Callable[[bool], None] = lambda up: None) -> None:
-        """Takes `report`, which is called at each change of a connection with whether all are up."""
+        """Takes `report`, which `set_up` calls with whether all connections work now."""
         self._report = report
         self._down: set[str] = set()
 
@@ -22,9 +22,10 @@ class RedisState:
 
 
 async def connect(stack: AsyncExitStack, url: str, setting: str, set_up: Callable[[bool], None]) -> BoundedRedis:
-    """Opens Redis until the stack is closed; `set_up` is called with whether it is reachable.
+    """Opens a connection to Redis until `stack` is closed; `set_up` is called with whether Redis can be reached.
 
-    Raises ConfigError if the URL, that of the setting POINTSMAN_GATEWAY_`setting`, is invalid; does not wait for Redis.
+    Raises ConfigError if the URL is invalid; the message names the setting POINTSMAN_GATEWAY_`setting`. An outage of
+    Redis is no error.
     """
     try:
         return await stack.enter_async_context(open_redis(url, set_up))

@@ -1,4 +1,4 @@
-"""Opens shadow requests: their settings by task, their budget, their scores and their judge."""
+"""Sets up shadow requests, by which another path answers a request too so that both answers can be compared."""
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -29,16 +29,18 @@ from pointsman_gateway.shadow.scoring import PairScorer, ScoreFunction
 from pointsman_gateway.shadow.stage import ScoringFeedback, Shadowing
 
 MAX_CALM_REQUESTS = 128
-"""Requests in progress up to which shadow requests start, if these are fewer than half of the slots."""
+"""Shadow requests start only if fewer requests than this, and less than half of the maximum, are in progress."""
 
 
 @dataclass(slots=True)
 class ActiveShadowSettings:
-    """The settings of shadow requests by task, as the active configuration has them."""
+    """The settings of shadow requests in the active configuration."""
 
     tasks: Mapping[str, ShadowConfig] = field(default_factory=dict)
     scores: Mapping[str, ScoreFunction] = field(default_factory=dict)
+    """By task, the function that scores its answers once feedback has the right answer."""
     paths: Mapping[str, Path] = field(default_factory=dict)
+    """All configured paths by name."""
     judges: Mapping[str, JudgeSettings] = field(default_factory=dict)
 
     def apply_config(self, config: Config) -> None:
@@ -55,7 +57,7 @@ class ActiveShadowSettings:
         }
 
     def is_allowed(self, request: Request, task: str, path: str) -> bool:
-        """Returns whether the scope of the request's key includes the task and the path, which must be configured."""
+        """Returns whether the request's key may use the path for the task. Raises KeyError for an unknown path."""
         return request.caller.scope.denial_reason(task, self.paths[path]) is None
 
 
@@ -67,7 +69,7 @@ def _judge_settings(judge: ShadowJudgeConfig, config: Config) -> JudgeSettings:
 
 @dataclass(frozen=True, slots=True)
 class ShadowWrappers:
-    """The request log and the feedback service, wrapped so that they start and score shadow requests."""
+    """The wrapped request log, which starts shadow requests, and the wrapped feedback service, which scores them."""
 
     request_log: RequestLog
     feedback: FeedbackStore
@@ -81,8 +83,10 @@ async def open_shadowing(
     admission: Admission,
     registry: CollectorRegistry,
 ) -> AsyncIterator[ShadowWrappers]:
-    """Runs shadow requests during the block; then those in progress are stopped, and their cost is stored in Redis.
-    `stages` returns the stages of the active configuration.
+    """Yields wrappers that run shadow requests during the block.
+
+    At its end, those in progress are stopped, and with Redis their cost so far is stored. `stages` returns the stages
+    of the active configuration.
     """
     metrics, store = ShadowMetrics(registry), persistence.shadows
     budget = DailyBudget(store)
@@ -119,6 +123,6 @@ async def open_shadowing(
 
 
 def _is_busy(admission: Admission) -> bool:
-    """Returns whether requests wait for a slot, or may have to soon: then no shadow request starts."""
+    """Returns whether no shadow request may start: requests wait for a slot, may have to soon, or the gateway stops."""
     is_calm = admission.in_flight < MAX_CALM_REQUESTS and admission.in_flight * 2 < admission.max_in_flight
     return bool(admission.waiting) or not is_calm or not admission.is_ready

@@ -1,4 +1,4 @@
-"""Builds the stages of one configuration, with the cache and the guardrails around them."""
+"""Builds the stages of one configuration, wrapped in the cache and the guardrails."""
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping
@@ -47,7 +47,7 @@ from pointsman_gateway.validation.stage import Validation
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dependencies:
-    """The parts that the stages of all configurations share."""
+    """What the stages of all configurations share."""
 
     client: EngineClient
     search: Search
@@ -60,17 +60,21 @@ class Dependencies:
     path_statistics: PathStatistics = field(default_factory=PathStatistics)
     engine_costs: EngineCosts = field(default_factory=EngineCosts)
     lend_slot: Callable[[], AbstractContextManager[None]] = nullcontext
-    """Returns a block during which another request may use this one's slot, while it waits for an adapter."""
+    """Returns a context manager during which another request may use the slot of one that waits for an adapter."""
     litellm_client: EngineClient | None = None
-    """The client that also sends requests through LiteLLM's SDK, used if an engine needs that; None: `client` alone."""
+    """Used instead of `client` if an engine is called through LiteLLM's SDK; None: `client` is always used."""
     http: HttpPoster | None = None
-    """The HTTP client of token counting and of guardrails. None: token counts are estimated."""
+    """The HTTP client of token counting and of guardrails; if it is None, tokens are only estimated."""
     conversations: ConversationBook = field(default_factory=ConversationBook)
     guardrail_metrics: GuardrailMetrics = field(default_factory=lambda: GuardrailMetrics(CollectorRegistry()))
 
 
 def build_stages(config: Config, models: LoadedModels, engines: Engines, dependencies: Dependencies) -> Stages:
-    """Builds the stages of a configuration; raises ConfigError."""
+    """Builds the stages of a configuration. Must be called in the event loop.
+
+    Raises ConfigError if prompts, validators or guardrails cannot be built, if a policy's options are for another
+    embedding model, or if a path caches and there is no Redis.
+    """
     paths = {name: to_path(name, path, config) for name, path in config.paths.paths.items()}
     pricing = Pricing(config.models, engines.training_seconds)
     expected_cost = CostEstimator(pricing, dependencies.path_statistics)
@@ -118,7 +122,7 @@ def build_stages(config: Config, models: LoadedModels, engines: Engines, depende
 
 
 def _usd_per_hour(config: Config) -> Mapping[str, float]:
-    """Returns the price of an engine, by model, for the models whose engines are paid by the hour."""
+    """Returns by model the dollars per hour of its first engine that has such a price."""
     return {of.model: of.usd_per_hour for of in reversed(config.models.engines.values()) if of.usd_per_hour}
 
 
@@ -132,7 +136,7 @@ def _fields_by_model(config: Config) -> Mapping[str, ModelFields]:
 
 
 def _classification(config: Config, models: LoadedModels, languages: Collection[str]) -> Classifier:
-    """Builds classification; raises ConfigError if a policy's predictions are for another embedding model."""
+    """Builds the classification stage. Raises ConfigError if a policy's options are for another embedding model."""
     if models.classifier is None or models.embed is None:
         return NoClassification()
     from pointsman_gateway.classification.rules import RuleMatcher
@@ -161,9 +165,9 @@ def _wrap_in_cache(
     engines: Engines,
     models: LoadedModels,
 ) -> Backend:
-    """Wraps a backend in the response cache; returns `inner` if no path caches.
+    """Wraps `inner` in the response cache; returns `inner` itself if no path caches.
 
-    Raises ConfigError if a path caches and there is no Redis.
+    Raises ConfigError if a path caches and `cache` is None, because there is no Redis.
     """
     rules = {name: path.cache for name, path in config.paths.paths.items() if path.cache and path.cache.exact}
     if not rules:
@@ -176,7 +180,7 @@ def _wrap_in_cache(
 
 
 def _wrap_in_guardrails(stages: Stages, config: Config, dependencies: Dependencies) -> Stages:
-    """Returns the stages, wrapped for the hooks of the configured guardrails; without guardrails, `stages` itself.
+    """Wraps the stages at which a configured guardrail is called; returns `stages` itself if there is no guardrail.
 
     Raises ConfigError if a guardrail's options cannot be used.
     """

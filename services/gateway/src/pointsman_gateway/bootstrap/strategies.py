@@ -1,4 +1,4 @@
-"""Builds the prompt strategies of the paths, with their compiled prompts."""
+"""Compiles the prompt files, and builds the prompt strategies of the paths."""
 
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,10 @@ def build_strategies(config: Config, models: LoadedModels, search: Search) -> di
 
 
 def compile_prompts(config: Config) -> "PromptTemplates | None":
-    """Compiles the prompts; returns None if there are neither prompts nor strategies."""
+    """Compiles the prompt files; returns None if there are neither prompt files nor strategies.
+
+    Raises ConfigError if a file is no valid template.
+    """
     if not config.prompts and not any(path.strategies for path in config.paths.paths.values()):
         return None
     from pointsman_gateway.prompts.templates import PromptTemplates
@@ -32,8 +35,10 @@ def compile_prompts(config: Config) -> "PromptTemplates | None":
 def build_strategy(
     config: StrategyConfig, templates: "PromptTemplates", whole: Config, models: LoadedModels | None, search: Search
 ) -> Strategy:
-    """Builds a prompt strategy; `models` is None if the configuration is only checked. Raises ValueError if the
-    strategy's options cannot be used.
+    """Builds the prompt strategy `config` of the configuration `whole`.
+
+    `models` is None if the configuration is only checked. Raises ValueError, such as ConfigError, if the options of the
+    strategy cannot be used.
     """
     tasks = [task for task, _ in config.resources.examples]
     examples = {task: whole.examples[task] for task in tasks}
@@ -44,7 +49,7 @@ def build_strategy(
 
 
 def _zeros(rows: int) -> Vector:
-    """Returns vectors with one dimension, to check a configuration."""
+    """Returns vectors of zeros, (rows, 1), to check a configuration without the embedding model."""
     import numpy as np  # a gateway without tasks does not need it
 
     return np.zeros((rows, 1), np.float32)

@@ -1,4 +1,4 @@
-"""Opens keys and limits, and checks what single sign-on needs."""
+"""Opens keys and limits, and checks the requirements of single sign-on."""
 
 import os
 from collections.abc import AsyncIterator
@@ -23,9 +23,9 @@ from pointsman_gateway.tenancy.tasks import POLL_TIMEOUT_SECONDS
 async def open_tenancy(
     settings: Settings, registry: CollectorRegistry, state: RedisState
 ) -> AsyncIterator[OpenAccess | RedisTenancy]:
-    """Opens keys and limits in Redis, or `OpenAccess` if authentication is off.
+    """Opens keys and limits in Redis until the end of the block; yields `OpenAccess` if authentication is off.
 
-    Raises ConfigError if it is on and there is no Redis, or its URL is invalid.
+    Raises ConfigError if authentication is on and the Redis URL is missing or invalid.
     """
     async with AsyncExitStack() as stack:
         tenancy: OpenAccess | RedisTenancy = OpenAccess()
@@ -42,9 +42,10 @@ async def open_tenancy(
 
 
 def check_single_sign_on(config: SingleSignOnConfig | None) -> str:
-    """Imports the libraries of single sign-on, and returns the client secret of the console's login; empty without one.
+    """Imports the libraries of single sign-on, and returns the client secret of the console's login.
 
-    Raises ConfigError if a library is not installed, or the environment lacks the secret.
+    The secret is empty without single sign-on, without a login, or for a public client. Raises ConfigError if a library
+    is not installed, or the environment lacks the secret.
     """
     if config is None:
         return ""

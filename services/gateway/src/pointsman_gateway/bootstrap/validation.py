@@ -10,7 +10,10 @@ from pointsman_gateway.validation.stage import Named
 
 
 def to_validators(name: str, task: TaskConfig) -> list[Named]:
-    """Returns the validators of the task called `name`, with their names; raises ConfigError."""
+    """Returns (name, validator) for each validator of the task called `name`.
+
+    Raises ConfigError if a validator's options cannot be used.
+    """
     validators: list[Named] = []
     for validator in task.validators:
         try:
@@ -21,7 +24,10 @@ def to_validators(name: str, task: TaskConfig) -> list[Named]:
 
 
 def to_guardrails(config: Config, http: HttpPoster | None) -> list[ActiveGuardrail]:
-    """Creates the guardrails; `http` is None if the configuration is only checked. Raises ConfigError."""
+    """Builds the guardrails; `http` is None if the configuration is only checked.
+
+    Raises ConfigError if a guardrail's options cannot be used.
+    """
     guardrails = []
     for guardrail in config.tasks.guardrails:
         try:

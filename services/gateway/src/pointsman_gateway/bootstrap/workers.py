@@ -32,13 +32,13 @@ GAUGES: Mapping[str, Combine] = {
     "pointsman_redis_up": min,
     "pointsman_cache_redis_up": min,
 }
-"""How the workers' values of a gauge are combined, by its name. Default: the largest value."""
+"""The function that combines the workers' values of a gauge, by its name. Of other gauges, the largest value counts."""
 KILL_AFTER_SECONDS = 10.0
-"""Added to the time that a worker may take to drain."""
+"""Seconds that a worker gets to end, after `shutdown_delay` and `shutdown_timeout`, before it is killed."""
 
 
 class Siblings:
-    """Gives a worker access to the metrics and states of all workers. Implements `Workers` of the HTTP server."""
+    """Reads the metrics and states of all workers, for one of them. Implements `Workers` of the HTTP server."""
 
     def __init__(self, supervisor: WorkerPeer, components: GatewayComponents) -> None:
         self._supervisor, self._components = supervisor, components
@@ -48,12 +48,18 @@ class Siblings:
         await self._supervisor.ask("serving")
 
     async def metrics_page(self, format: str) -> MetricsPage:
-        """Returns one page, in Prometheus's `format`, with the merged metrics of all workers. Raises Unavailable."""
+        """Returns a page with the merged metrics of all workers, in one of Prometheus's formats.
+
+        Raises Unavailable if the supervisor does not answer.
+        """
         text, expires = await self._supervisor.ask("page", format, MERGED_ANSWER_TIMEOUT_SECONDS)
         return await asyncio.to_thread(decode_page, format, text, expires)
 
     async def states(self) -> list[dict[str, Any]]:
-        """Returns number, pid, configuration and requests in progress of each worker. Raises Unavailable."""
+        """Returns for each worker {"worker": NUMBER, "pid", "restarts", "generation", "problem", "in_flight"}.
+
+        The last three are missing if the worker does not answer. Raises Unavailable if the supervisor does not answer.
+        """
         states: list[dict[str, Any]] = await self._supervisor.ask("states", None, MERGED_ANSWER_TIMEOUT_SECONDS)
         return states
 
@@ -67,7 +73,7 @@ class Siblings:
 
 
 class _Group:
-    """The supervisor of all workers, and their metrics."""
+    """The supervisor of all workers, with their merged metrics."""
 
     def __init__(self, environment: Mapping[str, str], workers: int) -> None:
         self._metrics = MergedMetrics(GAUGES)
@@ -82,7 +88,10 @@ class _Group:
         self._metrics.retire(self._dumps.pop(worker.number, ()))
 
     async def _page(self, format: str) -> tuple[str, float]:
-        """Returns the page's text and when it expires, which is the same for all workers, so that no counter falls."""
+        """Returns the text of the metrics page, and the time at which it expires (`time.monotonic`).
+
+        Until then all workers get the same page, so that a counter never falls from one scrape to the next.
+        """
         found = await self._pages.find(format)
         return found.page.text.decode(), found.expires
 
@@ -117,7 +126,7 @@ def _value(dump: Dump, gauge: str) -> float:
 
 
 async def supervise(settings: Settings) -> int:
-    """Runs `settings.workers` gateways on the same ports until SIGINT or SIGTERM; returns the exit status.
+    """Runs `settings.workers` gateway processes on the same ports until SIGINT or SIGTERM; returns the exit status.
 
     Raises OSError if a port is in use.
     """
@@ -136,10 +145,12 @@ async def supervise(settings: Settings) -> int:
 
 @contextmanager
 def _reserved(listen: str) -> Iterator[str]:
-    """Reserves an address for sockets with SO_REUSEPORT and yields it; port 0 is replaced by a free port.
+    """Reserves the address `listen` (HOST:PORT) for sockets with SO_REUSEPORT, and yields it.
 
-    Raises OSError if another program uses the port. SO_REUSEPORT alone would not detect a second gateway, and the two
-    would share the requests.
+    A port of 0 is replaced by a free port.
+
+    Raises OSError if another program uses the port. Without this check, a second gateway could start on the same port,
+    and both would get a part of the requests.
     """
     host, _, port = listen.rpartition(":")
     host = host.strip("[]")

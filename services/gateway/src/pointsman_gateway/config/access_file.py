@@ -14,7 +14,7 @@ Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256
 """Asymmetric algorithms only: the key that verifies a symmetric signature can also create one."""
 
 CLAIM_REFERENCE = re.compile(r"\{([^{}]+)\}")
-"""Matches a tenant in the form "{CLAIM}", which stands for the value of a claim."""
+"""Matches a `tenant` of the form "{CLAIM}", which stands for the value of that claim."""
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -22,7 +22,7 @@ ClaimValues = str | tuple[str, ...]
 
 
 def is_trusted_url(url: str) -> bool:
-    """Returns whether the URL is https, or http at a loopback address."""
+    """Returns whether the URL is https, or http with localhost, 127.0.0.1 or ::1 as its host."""
     parts = urlsplit(url)
     return bool(parts.hostname) and (
         parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK)
@@ -37,7 +37,7 @@ class SigningKeysConfig(Strict):
 
 
 class ScopeConfig(Strict):
-    """The scopes of a user: the options of `pointsman keys create`. An unset one allows everything."""
+    """What a user may use. The keys are those of the options of `pointsman keys create`, and mean the same."""
 
     tasks: tuple[str, ...] | None = None
     paths: tuple[str, ...] | None = None

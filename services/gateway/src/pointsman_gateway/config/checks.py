@@ -12,7 +12,10 @@ from pointsman_gateway.config.tasks_file import TasksFile
 
 
 def check_files(models: ModelsFile, paths: PathsFile, tasks: TasksFile, prompts: Mapping[str, str]) -> None:
-    """Checks every reference from one file to another, and every combination of settings. Raises ConfigError."""
+    """Checks that names refer to what exists, and that settings fit each other. Raises ConfigError.
+
+    `prompts` are the prompt files' texts by name.
+    """
     check_models(models)
     check_prices(models, paths, tasks)
     check_aliases(models, paths)

@@ -22,16 +22,16 @@ from pointsman_gateway.config.providers import (
 )
 
 LORA_SERVER_GROUP = "dns:///"
-"""Prefix of a group of lora-servers, in gRPC's notation: each address of the name has a lora-server and its engine."""
+"""The prefix of `lora_server` for a group, in gRPC's notation: each address of the name has a lora-server."""
 ENGINE_GROUP = "dns+http://"
-"""Prefix of a group of engines: each address of the name is an OpenAI-compatible engine."""
+"""The prefix of `url` for a group: each address of the name is an OpenAI-compatible engine."""
 
 DEFAULT_MAX_ENDPOINTS = 64
 
 _CALLER_SETTINGS = ("priority_scheduling", "prefix_cache_per_tenant")
 
 ProviderName = Annotated[str | None, AfterValidator(check_provider)]
-"""A name in providers.yaml."""
+"""The name of a provider, as `check_provider` accepts it."""
 
 UrlPart = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,100}$")]
 URL_PARTS = ("resource", "region", "api_version")
@@ -39,29 +39,29 @@ UPSTREAM_PATTERN = r"^[!-~]{0,200}$"
 
 
 def name_providers(schema: dict[str, Any]) -> None:
-    """Lists in the JSON Schema what `provider` accepts: a known name, `litellm/NAME`, or null."""
+    """Changes the JSON Schema of `provider` to the allowed values: a known name, "litellm/NAME", or null."""
     known = [name for name in sorted(providers()) if name != LITELLM]
     schema["anyOf"] = [{"enum": known}, {"pattern": f"^{LITELLM}/.+"}, {"type": "null"}]
 
 
 @dataclass(frozen=True, slots=True)
 class DnsName:
-    """A DNS name each of whose addresses is one engine of a group."""
+    """A DNS name and a port; each address of the name is one engine of a group."""
 
     host: str
     port: int
     path: str = ""
-    """Prefix of the URL paths of each engine; usually empty."""
+    """The path before the API's paths in the URL of each engine; usually empty."""
 
     def endpoint(self, address: str) -> str:
-        """Returns HOST:PORT for one of the name's IP addresses; IPv6 in brackets."""
+        """Returns HOST:PORT for `address`, an IP address of the name; an IPv6 address is put in brackets."""
         return f"[{address}]:{self.port}" if ":" in address else f"{address}:{self.port}"
 
 
 def parse_group(lora_server: str, url: str) -> DnsName | None:
-    """Returns the group that `lora_server` ("dns:///...") or `url` ("dns+http://...") names; None if neither does.
+    """Returns the group that `lora_server` ("dns:///NAME:PORT") or `url` ("dns+http://NAME:PORT") names, else None.
 
-    Raises ValueError if it is malformed.
+    Raises ValueError if one of them begins with "dns" and does not have this form, or has an address instead of a name.
     """
     if lora_server.startswith(LORA_SERVER_GROUP):
         return _parse(lora_server, "//" + lora_server.removeprefix(LORA_SERVER_GROUP), f"{LORA_SERVER_GROUP}NAME:PORT")
@@ -127,7 +127,7 @@ def _check_adapters(written: object) -> object:
 
 
 class EngineConfig(Strict):
-    """A vLLM with a lora-server, or a provider or any OpenAI-compatible endpoint; or a group of servers."""
+    """An engine: a vLLM with a lora-server, a provider, or another OpenAI-compatible endpoint; or a group of them."""
 
     model: str
     upstream: str = Field(
@@ -221,12 +221,12 @@ class EngineConfig(Strict):
 
     @property
     def base_url(self) -> str:
-        """Returns the URL before the API's paths; empty for an engine whose lora-server reports it."""
+        """Returns the URL without the API's paths; empty if the engine has a lora-server, which reports the URL."""
         return "" if self.lora_server else self.preset.resolve_url(self.url, self.url_parts)
 
     @property
     def upstream_name(self) -> str:
-        """Returns the engine's own name for the base model, as `model` in requests to it."""
+        """Returns the engine's own name of the base model; for LiteLLM's SDK with the provider, "PROVIDER/NAME"."""
         name = self.upstream or self.preset.base_name or self.model
         return f"{self.preset_name.partition('/')[2]}/{name}" if self.uses_litellm else name
 
@@ -240,7 +240,7 @@ class EngineConfig(Strict):
 
     @property
     def named_adapters(self) -> frozenset[str]:
-        """Returns the adapters that the configuration lists; empty if it lists none or says `discover`."""
+        """Returns the adapters that the configuration names; empty if it names none or says `discover`."""
         return frozenset(self.adapters) if isinstance(self.adapters, tuple) else frozenset()
 
     @property
@@ -250,7 +250,7 @@ class EngineConfig(Strict):
 
     @property
     def is_watched(self) -> bool:
-        """Returns whether requests use the engine only once a lora-server, its model list or DNS has reported it."""
+        """Returns whether the engine is used only after its lora-server, its list of models or DNS has reported it."""
         return bool(self.lora_server) or self.discovers_adapters or self.group is not None
 
     @property
@@ -264,20 +264,21 @@ class EngineConfig(Strict):
 
     @property
     def identity(self) -> "EngineConfig":
-        """Returns a copy with only the settings that identify the engine, whose state survives a reload that changes
-        others only.
+        """Returns a copy in which the settings that do not identify the engine have their default values.
+
+        If the identity is the same after a reload of the configuration, the engine keeps its state.
         """
         others = ("timeouts", "breaker", "usd_per_hour", "request_fields", *_CALLER_SETTINGS)
         return self.model_copy(update={name: type(self).model_fields[name].default for name in others})
 
     @property
     def rejected_fields(self) -> frozenset[str]:
-        """Returns the fields that the engine's provider does not accept, although others of its kind do."""
+        """Returns the request fields that the engine's provider rejects, for every model or for this one."""
         return self.preset.rejected_by(self.upstream_name) | self.preset.rejected_by(self.model)
 
     @property
     def accepted_fields(self) -> RequestFields:
-        """Returns the fields that the engine accepts in requests."""
+        """Returns which request fields are sent to the engine, dropped, or rejected."""
         preset = self.preset
         kind = request_fields(preset.request_fields).with_forwarded(preset.accepts)
         advice = f"engine provider '{self.preset_name}' does not accept it"

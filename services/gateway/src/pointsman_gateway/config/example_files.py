@@ -1,4 +1,4 @@
-"""Reads the example files of tasks, and checks that each task has enough examples and shares none with another."""
+"""Reads the examples of tasks, and checks that there are enough and that no two tasks share one."""
 
 import json
 import unicodedata
@@ -13,7 +13,10 @@ from pointsman_gateway.extensions import Example
 
 
 def read_text(file: FilePath) -> str:
-    """Reads a UTF-8 file, with or without a byte order mark. Raises ConfigError if it is not UTF-8, or OSError."""
+    """Reads a UTF-8 file, with or without a byte order mark.
+
+    Raises ConfigError if it is not UTF-8, OSError if it cannot be read.
+    """
     try:
         return file.read_text("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -23,17 +26,17 @@ def read_text(file: FilePath) -> str:
 
 
 def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
-    """Yields the lines that are not blank with their numbers, counted from 1.
+    """Yields (number, line) for each line that is not blank; numbers count all lines, from 1.
 
-    Only a line feed ends a line: JSON strings may hold Unicode's other line separators, such as U+2028, unescaped.
+    Only a line feed ends a line, because JSON strings may contain other line separators, such as U+2028.
     """
     return ((number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip())
 
 
 def read_examples(file: FilePath) -> tuple[Example, ...]:
-    """Reads a JSON lines file of objects with "text" and perhaps "output".
+    """Reads a file of JSON lines, each of which is an object for `to_example`; blank lines are skipped.
 
-    Raises ConfigError if it is missing or a line is invalid, OSError if it cannot be read.
+    Raises ConfigError if the file is missing or not UTF-8, or a line is invalid, OSError if it cannot be read.
     """
     if not file.is_file():
         raise ConfigError(f"{file} is missing (a task's examples)")
@@ -48,7 +51,11 @@ def read_examples(file: FilePath) -> tuple[Example, ...]:
 
 
 def to_example(row: Any, where: str) -> Example:
-    """Converts a JSON object to an example; raises ConfigError if it is invalid, with a message that begins `where`."""
+    """Converts a JSON object with "text" and perhaps "output" to an example.
+
+    An output that is not a string becomes JSON text; null is no output. Raises ConfigError if the object is invalid;
+    the message begins with `where`, such as the file's name and the line's number.
+    """
     if not isinstance(row, dict) or not isinstance(row.get("text"), str) or not row["text"].strip():
         raise ConfigError(f'{where} must be an object with a non-empty "text"')
     output = row.get("output")
@@ -62,7 +69,11 @@ def to_example(row: Any, where: str) -> Example:
 
 
 def check_examples(examples: Mapping[str, tuple[Example, ...]], paths: PathsFile) -> None:
-    """Checks that each task has enough examples and shares none with another task. Raises ConfigError."""
+    """Checks the examples of all tasks, given by task. Raises ConfigError.
+
+    A task needs two different examples and shares none with another task; texts are equal if `normalized_text` is.
+    A strategy that shows examples needs as many with an output as its `Resources` say.
+    """
     texts = {task: {normalized_text(row.text): row.text for row in rows} for task, rows in examples.items()}
     for task, different in texts.items():
         if len(different) < 2:
@@ -86,7 +97,7 @@ def check_examples(examples: Mapping[str, tuple[Example, ...]], paths: PathsFile
 
 
 def check_out_of_scope(out_of_scope: Iterable[str], examples: Mapping[str, tuple[Example, ...]]) -> None:
-    """Checks that no out-of-scope text is an example of a task. Raises ConfigError."""
+    """Raises ConfigError if a text that belongs to no task is an example of a task, apart from case and spaces."""
     owner = {normalized_text(row.text): task for task, rows in examples.items() for row in rows}
     for text in out_of_scope:
         if normalized_text(text) in owner:
@@ -96,7 +107,9 @@ def check_out_of_scope(out_of_scope: Iterable[str], examples: Mapping[str, tuple
 
 
 def normalized_text(text: str) -> str:
-    """Returns the text normalized, so that texts that differ only in case, spaces or Unicode composition are equal."""
+    """Returns a form of the text that is equal for texts which differ only in case, white space or Unicode's
+    compatibility forms (NFKC).
+    """
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 

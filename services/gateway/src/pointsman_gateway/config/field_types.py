@@ -20,17 +20,17 @@ from pydantic_core import CoreSchema
 from pointsman_gateway.extensions import GUARDRAILS, POLICIES, STRATEGIES, VALIDATORS, Registry, Resources
 
 MIN_SIMILARITY = 0.7
-"""Of a known name that an error message suggests for an unknown one (`difflib`'s ratio)."""
+"""The least similarity (`difflib`'s ratio) of a known name that an error message suggests for an unknown one."""
 
 MAX_TEMPERATURE = 2.0
 MAX_STOP_SEQUENCES = 4
-"""The limit of OpenAI's API."""
+"""The maximum number of stop sequences in OpenAI's API."""
 MAX_MESSAGES_STOP_SEQUENCES = 64
-"""The limit of the Messages API. The engine may have a lower one."""
+"""The maximum number of stop sequences in the Messages API. An engine may have a lower limit."""
 MAX_GUARDRAIL_SECONDS = 30.0
-"""The longest timeout of one check."""
+"""The largest value of a guardrail's `timeout_seconds`."""
 SMALLEST_TOP_P = 1e-9
-"""Of APIs that cannot say "above 0"."""
+"""The smallest `top_p` that the gRPC API accepts."""
 
 MaxTokens = Annotated[int, Field(ge=1, lt=2**63)]
 Temperature = Annotated[float, Field(ge=0, le=MAX_TEMPERATURE)]
@@ -51,8 +51,9 @@ class ConfigError(ValueError):
 
 
 def must_be_known(what: str, name: str, known: Collection[str]) -> None:
-    """Raises ConfigError if `name` is not among `known`. The message begins with `what`, for example "unknown path",
-    and suggests a similar known name.
+    """Raises ConfigError if `name` is not in `known`.
+
+    The message begins with `what`, for example "unknown path", suggests a similar known name, and lists all of them.
     """
     if name not in known:
         similar = get_close_matches(name, known, 1, MIN_SIMILARITY)
@@ -62,15 +63,15 @@ def must_be_known(what: str, name: str, known: Collection[str]) -> None:
 
 @lru_cache(maxsize=256)
 def _entry_model(name: str, implementation: Any) -> Any:
-    """Returns a model of the one key `name`, so that pydantic's errors have the name in their location.
+    """Returns a pydantic model with `name` as its only key, so that errors have the name in their location.
 
-    A model class takes 11 kB and 0.2 ms, and a configuration has many entries of the same name.
+    It is cached, because a model class takes 11 kB and 0.2 ms, and a configuration has many entries of the same name.
     """
     return create_model("Entry", __base__=Strict, options=(implementation.Options, Field(alias=name)))
 
 
 class ExtensionConfig(BaseModel):
-    """An extension's name with its options, validated by the type that its class declares."""
+    """An extension's name with its options, which are validated by the `Options` of the extension's class."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     registry: ClassVar[Registry]
@@ -108,7 +109,10 @@ class ExtensionConfig(BaseModel):
         return self.registry.find(self.name)
 
     def build(self, *context: Any) -> Any:
-        """Constructs the extension from its options and `context`; raises ValueError if its options cannot be used."""
+        """Constructs the extension from its options and `context`, the further arguments of its constructor.
+
+        Raises ValueError if the options cannot be used.
+        """
         return self.implementation(self.options, *context)
 
 

@@ -1,4 +1,7 @@
-"""The key `flywheel` of a task: how its adapter learns from answers, and is released."""
+"""The schema of three keys of tasks.yaml: `learning`, and the keys `flywheel` and `stale` of a task.
+
+They say how an adapter learns from answers, and what is done once it is out of date.
+"""
 
 from pydantic import Field, model_validator
 
@@ -6,7 +9,7 @@ from pointsman_gateway.config.field_types import Share, Strict
 
 
 class LearningConfig(Strict):
-    """Whose answers are stored in Redis as training samples."""
+    """Which answers are stored in Redis as training data."""
 
     tasks: tuple[str, ...] = Field(min_length=1, description="answers of other tasks are not stored")
     share: float = Field(default=1.0, gt=0, le=1, description="of their answers, sampled by the decision's id")
@@ -28,7 +31,7 @@ class DatasetConfig(Strict):
 
 
 class TrainingRecipe(Strict):
-    """Options of `pointsman train`; unset ones have the trainer's defaults."""
+    """Options of `pointsman train`. Those without a default here have the default of the trainer."""
 
     rank: int | None = Field(default=None, ge=1)
     learning_rate: float | None = Field(default=None, gt=0)
@@ -39,7 +42,7 @@ class TrainingRecipe(Strict):
 
 
 class GatesConfig(Strict):
-    """What a new version must reach on held-out rows, compared with the path that answers now."""
+    """What a new version must reach on rows that it was not trained on, compared with the path that answers now."""
 
     min_rows: int = Field(default=50, ge=1, description="rows or pairs to train on; with fewer nothing is trained")
     min_gain: float = Field(
@@ -53,7 +56,7 @@ class GatesConfig(Strict):
 
 
 class CanaryConfig(Strict):
-    """How a version that passed the gates is tried on traffic. The lora-server rolls it back if it is worse."""
+    """How a version that passed the gates is tried on requests. The lora-server rolls it back if it is worse."""
 
     weight: float = Field(default=0.1, gt=0, le=1, description="the share of users")
     min_requests: int = Field(default=50, ge=1, description="that it must have answered before it is promoted")

@@ -67,40 +67,40 @@ class Config:
     """One revision of the configuration, checked as a whole."""
 
     folder: FilePath
-    """Relative file names are relative to it."""
+    """The folder to which relative file names in the configuration refer."""
     models: ModelsFile
     paths: PathsFile
     tasks: TasksFile
     examples: Mapping[str, tuple[Example, ...]]
-    """By task."""
+    """The examples of each task."""
     out_of_scope: tuple[str, ...]
     """Texts that belong to no task."""
     prompts: Mapping[str, str]
-    """Template text by name."""
+    """The text of each prompt file by its name."""
     access: AccessFile
     digest: str
-    """A hash of everything that was read. Equal digests mean equal configurations."""
+    """A hash of everything that was read; it changes with the configuration."""
     single_file: FilePath | None = None
-    """The file that holds the whole configuration; None if it is a folder of several."""
+    """The file with the whole configuration; None if the configuration is a folder with several files."""
 
     @property
     def encoder(self) -> EncoderConfig | None:
-        """Returns the classifier's embedding model, its folder as an absolute path; None stands for MiniLM."""
+        """Returns the settings of the embedding model, with its folder as an absolute path; None stands for MiniLM."""
         return self.models.embedding.relative_to(self.folder) if self.models.embedding else None
 
     def sharing_examples(self, earlier: "Config") -> "Config":
-        """Returns this configuration with the unchanged examples of an earlier one, whose objects it then shares.
+        """Returns this configuration, in which tasks with unchanged examples share the objects of an earlier one.
 
-        Otherwise each reload would replace thousands of small objects, and fragment the memory that they are in.
+        Otherwise each reload would replace thousands of small objects and fragment the memory.
         """
         known = earlier.examples
         return replace(self, examples={n: known[n] if known.get(n) == new else new for n, new in self.examples.items()})
 
 
 def load_config(at: FilePath, environment: Mapping[str, str] = os.environ) -> Config:
-    """Reads the folder or file `at`, replaces `${VARIABLE}` from `environment`, and checks the files together.
+    """Reads and checks the configuration in the folder or file `at`; `${VARIABLE}` is replaced from `environment`.
 
-    Raises ConfigError if they cannot be used, OSError if one cannot be read.
+    Raises ConfigError if it is missing or invalid, OSError if a file cannot be read.
     """
     single = single_file(at)
     if single is None:
@@ -111,7 +111,10 @@ def load_config(at: FilePath, environment: Mapping[str, str] = os.environ) -> Co
 
 @contextmanager
 def errors_naming(single: FilePath | None) -> Iterator[None]:
-    """Names the single file, if there is one, in ConfigErrors of the block: the checks name the files of a folder."""
+    """Replaces names such as "tasks.yaml" in messages of ConfigErrors that the block raises by the name of `single`.
+
+    Does nothing if `single` is None.
+    """
     try:
         yield
     except ConfigError as error:
@@ -121,9 +124,10 @@ def errors_naming(single: FilePath | None) -> Iterator[None]:
 
 
 def single_file(at: FilePath) -> FilePath | None:
-    """Returns the file with the whole configuration; None if `at` is a folder of several.
+    """Returns the file with the whole configuration: `at` itself, or pointsman.yaml in the folder `at`. None if the
+    folder has no such file.
 
-    Raises ConfigError if there is no such folder, or it has both forms.
+    Raises ConfigError if `at` does not exist, or has pointsman.yaml in addition to the files of the other form.
     """
     if at.is_file():
         return at
@@ -139,9 +143,9 @@ def single_file(at: FilePath) -> FilePath | None:
 
 
 def watched_files(at: FilePath) -> list[FilePath]:
-    """Returns the folders and files to watch: if one changes, so may the configuration `at`.
+    """Returns the folders and files that can change the configuration `at`.
 
-    If it is one file, other files in its folder need not belong to it.
+    If `at` is a file, its folder is not among them, because other files in the folder need not belong to it.
     """
     return [at, at.parent / "prompts", at.parent / "tasks"] if at.is_file() else [at]
 

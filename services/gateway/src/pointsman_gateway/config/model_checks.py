@@ -22,7 +22,7 @@ def check_models(models: ModelsFile) -> None:
 
 
 def _check_media(name: str, engine: EngineConfig, taken: Sequence[str]) -> None:
-    """Checks that the engine's provider takes all media that its model takes."""
+    """Raises ConfigError if the engine's provider does not accept all media in `taken`, the `input` of its model."""
     accepted = engine.preset.media
     refused = [kind for kind in taken if accepted is not None and kind not in ("text", *accepted)]
     if accepted is not None and refused:
@@ -71,12 +71,12 @@ def check_aliases(models: ModelsFile, paths: PathsFile) -> None:
 
 
 def _is_adapter(name: str) -> bool:
-    """Returns whether the name is of a managed adapter's alias or version: no path's name has an "@"."""
+    """Returns whether the name is an alias or a version of an adapter on a lora-server: they have an "@"."""
     return "@" in name
 
 
 def _model_of(name: str, paths: PathsFile) -> str:
-    """Returns the base model that a model's name or "path:NAME" stands for; empty if the path is unknown."""
+    """Returns the base model of the path if `name` is "path:NAME" (empty if it is unknown), else `name` itself."""
     if not name.startswith(PATH_PREFIX):
         return name
     path = paths.paths.get(name.removeprefix(PATH_PREFIX))
@@ -84,7 +84,7 @@ def _model_of(name: str, paths: PathsFile) -> str:
 
 
 def judge_rejects(models: ModelsFile, paths: PathsFile, judge: JudgeConfig) -> frozenset[str]:
-    """Returns the request fields that any engine of the judge's model rejects."""
+    """Returns the request fields that at least one engine of the judge's model rejects."""
     model = _model_of(judge.model, paths)
     rejected = [engine.rejected_fields for engine in models.engines.values() if engine.model == model]
     return frozenset[str]().union(*rejected)

@@ -38,7 +38,7 @@ _HOW_TO_WRITE = {
     "context_window": "write the tokens of prompt and answer together",
     "usd_per_million_tokens": HOW_TO_WRITE_PRICES,
 }
-"""Keys of a model that the price list may state."""
+"""The keys of a model that the price list can supply, with the advice if it does not."""
 
 
 def _none_if_unknown(written: object) -> object:
@@ -50,7 +50,7 @@ def _none_if_unknown(written: object) -> object:
 
 
 def _allow_unknown(schema: dict[str, Any]) -> None:
-    """Changes the JSON Schema of a price: it may be an object or `unknown`."""
+    """Changes the JSON Schema of a price: an object or "unknown" is allowed, and null is not."""
     schema["anyOf"] = [of for of in schema["anyOf"] if of.get("type") != "null"] + [{"const": "unknown"}]
 
 
@@ -79,7 +79,7 @@ class ModelConfig(Strict):
         "the price list (prices.yaml), which has the usual models of the providers",
         json_schema_extra=_allow_unknown,
     )
-    """None if it is unknown."""
+    """None if the prices are unknown."""
     usd_per_image: float | None = Field(
         default=None,
         ge=0,
@@ -191,7 +191,7 @@ class EmbeddingConfig(Strict):
 
 
 class RetrievalPrices(Strict):
-    """Prices of retrieval; there is no default here either."""
+    """Prices of retrieval. There are no defaults, because an unknown price must not count as 0."""
 
     usd_per_search: float = Field(ge=0)
     usd_per_embedding: float = Field(ge=0, description="of one text, to classify it or to search for it")
@@ -252,8 +252,8 @@ class ModelsFile(Strict):
 
     @model_validator(mode="after")
     def _unset_values_are_listed(self) -> "ModelsFile":
-        """Sets missing context windows and prices from the price list; raises ValueError if it lacks one, or if prices
-        are set without `prices_as_of`.
+        """Sets missing context windows and prices from the price list, and the date of that list if nothing else has a
+        price. Raises ValueError if the list lacks a model, or if there are other prices and `prices_as_of` is missing.
         """
         own_prices = self._is_anything_priced()
         for name, model in self.models.items():
@@ -295,16 +295,19 @@ class ModelsFile(Strict):
         return self
 
     def timeouts_of(self, engine: str) -> Timeouts:
-        """Returns the engine's own timeouts, with unset ones taken from `resilience`."""
+        """Returns the timeouts of the engine with this name; unset ones are taken from `resilience`."""
         return _merged(self.engines[engine].timeouts, self.resilience.timeouts)
 
     def breaker_of(self, engine: str) -> BreakerConfig:
-        """Returns the engine's own breaker settings, with unset ones taken from `resilience`."""
+        """Returns the breaker settings of the engine with this name; unset ones are taken from `resilience`."""
         return _merged(self.engines[engine].breaker, self.resilience.breaker)
 
 
 def _listed_prices(found: PricedModel, model: ModelConfig) -> dict[str, Any]:
-    """Returns the fields of a model that the price list states, and the configuration does not."""
+    """Returns the prices in the entry of the price list, by the fields of `ModelConfig`.
+
+    `usd_per_image` and `service_tiers` are left out if the configuration sets them.
+    """
     further = dict(found.further)
     listed = {
         "usd_per_image": found.image or None,

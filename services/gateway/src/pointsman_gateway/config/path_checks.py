@@ -13,7 +13,7 @@ from pointsman_gateway.domain.path import IDLE, OTHER
 RESERVED_PATH_NAMES = {IDLE: "an engine's time that nobody used", OTHER: "whatever the configuration does not name"}
 
 MANAGED_ADAPTER = re.compile(r"[a-z0-9_-]{1,64}@[a-z0-9_-]{1,64}")
-"""An alias or a version of an adapter that a lora-server manages."""
+"""An alias or a version of an adapter on a lora-server."""
 
 
 def check_paths(models: ModelsFile, paths: PathsFile, tasks: TasksFile, prompts: Mapping[str, str]) -> None:
@@ -43,7 +43,7 @@ def check_paths(models: ModelsFile, paths: PathsFile, tasks: TasksFile, prompts:
 
 
 def _check_parameters(name: str, path: PathConfig, models: ModelsFile) -> None:
-    """Checks that every engine of the path's model accepts its parameters."""
+    """Checks that every engine that may answer on the path accepts the path's parameters. Raises ConfigError."""
     own = {field for field in ("temperature", "top_p", "stop", "seed") if getattr(path, field) not in (None, ())}
     for engine in models.engines.values():
         if engine.model != path.model or (path.adapter and not engine.has_adapters):

@@ -1,4 +1,4 @@
-"""The file `paths.yaml`: how each path makes its prompt, and which model answers."""
+"""The schema of paths.yaml: for each path the model, prompt strategies, sampling parameters and cache."""
 
 from typing import Annotated, Any
 
@@ -65,7 +65,7 @@ class PathConfig(Strict):
 
     @property
     def extra_fields(self) -> dict[str, Any]:
-        """Returns the fields that requests to the path's engines have by default."""
+        """Returns the further fields that the path adds to requests: `extra_body`, and the form of the answer."""
         fields: dict[str, Any] = {"response_format": self.response_format} if self.response_format else {}
         if self.answers:
             fields["structured_outputs"] = {"choice": list(self.answers)}

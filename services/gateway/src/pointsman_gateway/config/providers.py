@@ -1,5 +1,6 @@
-"""What the gateway knows of providers, read from YAML tables in the package: URLs, headers, parameters, and the request
-fields that they accept.
+"""What the gateway knows of providers: URLs, headers, names of parameters, and the request fields that they accept.
+
+It is read from providers.yaml and request_fields.yaml in this package.
 """
 
 import os
@@ -26,52 +27,55 @@ VLLM = "vllm"
 DEFAULT_FIELDS, EMBEDDING_FIELDS, MESSAGE_FIELDS = "compatible", "embeddings", "messages"
 """Kinds in request_fields.yaml."""
 MAX_NAME_CHARACTERS = 100
-"""Characters of a field's name that an error message repeats."""
+"""Maximum number of characters of a field's name that an error message repeats."""
 
 MediaKind = Literal["image", "audio", "video", "file", "url"]
-"""What a model may take in addition to text; "url" means that the engine fetches media from an address."""
+"""What a model may accept in addition to text; "url" means that the engine fetches media from a URL."""
 
 LITELLM = "litellm"
 LITELLM_URL = "http://litellm.invalid"
-"""Stands for the address that LiteLLM's SDK knows itself."""
+"""A placeholder: LiteLLM's SDK knows the URLs of its providers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One URL of an engine, and the names that its parameters have there."""
+    """A URL path of an engine's API, and the names of parameters in requests to it."""
 
     path: str
-    """With the query; it follows the engine's URL."""
+    """The path with the query, to append to the base URL."""
     max_tokens: str = "max_tokens"
     seed: str = "seed"
     stream: Mapping[str, Any] = field(
         default_factory=lambda: {"stream": True, "stream_options": {"include_usage": True}}
     )
-    """The parameters that request a stream with its usage."""
+    """The parameters that request a stream which ends with its usage."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineApi:
-    """URLs, headers and parameter names of an engine's API."""
+    """The URL paths, headers, names and limits of an engine's API."""
 
     endpoints: Mapping[str, Endpoint]
-    """By operation: "chat", "completion"."""
+    """The paths for answers, by operation: "chat" and "completion"."""
     models_path: str = "/v1/models"
-    """Empty if it lists no models."""
+    """The path of the list of models; empty if there is none."""
     embeddings_path: str = "/v1/embeddings"
     auth_header: str = ""
-    """The header line with the API key; empty without a key."""
+    """Header lines for every request, each with its line break: the API key, if there is one, and the provider's
+    constant headers."""
     adapter_name: str = "{adapter}"
+    """A template of an adapter's name in requests, of {adapter} and {base} (the base model)."""
     lists_adapters_by_root: bool = False
+    """Whether the list of models names the base model of an adapter as `root`; otherwise as `parent`."""
     dialect: str = "openai"
-    """The name of the format of its requests and answers; the package `engines.dialects` has one module for each."""
+    """The format of requests and answers: "openai", "anthropic" or "litellm"."""
     max_stop: int | None = None
-    """The maximum number of stop sequences; None: any number."""
+    """The maximum number of stop sequences; None: no limit."""
     betas: frozenset[str] = frozenset()
-    """The values of `anthropic-beta` that requests may have."""
+    """The values of a client's header `anthropic-beta` that are sent to the engine."""
 
     def name_of_adapter(self, adapter: str, base: str) -> str:
-        """Returns the name by which a request asks for an adapter."""
+        """Returns the value of `model` in requests for an adapter of the base model `base`."""
         return adapter if self.adapter_name == "{adapter}" else self.adapter_name.format(adapter=adapter, base=base)
 
 
@@ -79,7 +83,7 @@ DEFAULT_API = EngineApi({"chat": Endpoint("/v1/chat/completions"), "completion":
 
 
 class Provider(Strict):
-    """One entry of providers.yaml, which describes the keys."""
+    """One entry of providers.yaml, where the keys are described."""
 
     url: str = ""
     prefix: str = "/v1"
@@ -108,8 +112,11 @@ class Provider(Strict):
     price_list: str = ""
 
     def resolve_url(self, url: str, options: Mapping[str, str]) -> str:
-        """Returns the base URL: an engine's own `url`, with the provider's path if it has none; or, if `url` is empty,
-        the provider's with its `options`. Raises ValueError if an option is unknown or missing.
+        """Returns the base URL, to which the paths of `api` are appended.
+
+        It is the engine's own `url` without the provider's `prefix` at its end, and with the path of the provider's URL
+        if it has no path. If `url` is empty, it is the provider's URL, filled with `options`. Raises ValueError if an
+        option is unknown, or is needed for the provider's URL and missing.
         """
         for name in options:
             if name not in self.options:
@@ -126,9 +133,10 @@ class Provider(Strict):
         return url + urlsplit(self.url).path if is_path_missing else url
 
     def api(self, model: str, options: Mapping[str, str], auth_header: str = "") -> EngineApi:
-        """Returns the paths of URLs, headers and parameter names for a model; `model` is the provider's name of it.
-        `options` fill the provider's `query`. `auth_header` is the header line with the API key, as `auth_header`
-        returns it.
+        """Returns the API for a model; `model` is the provider's name of it.
+
+        `options` fill placeholders in the provider's `query`. `auth_header` is the header line with the API key, as the
+        function `auth_header` returns it.
         """
         query = self.query.format_map({**self.options, **options})
         prefix = self.prefix.format(model=quote(model, safe=""))
@@ -153,7 +161,7 @@ class Provider(Strict):
         )
 
     def rejected_by(self, model: str) -> frozenset[str]:
-        """Returns the request fields that the provider rejects for this model, by the provider's name of it."""
+        """Returns the request fields that the provider rejects for `model`, which is the provider's name of it."""
         own = [fields for pattern, fields in self.models.items() if re.fullmatch(pattern, model)]
         return frozenset(self.rejects).union(*own)
 
@@ -164,12 +172,12 @@ def _variables(template: str) -> list[str]:
 
 @lru_cache(maxsize=1)
 def providers() -> Mapping[str, Provider]:
-    """Returns the providers by name, read from the package once."""
+    """Returns the providers by name; providers.yaml is read once."""
     return {name: Provider.model_validate(provider or {}) for name, provider in _read_table("providers.yaml").items()}
 
 
 def find_price(provider: str, names: Iterable[str]) -> PricedModel | None:
-    """Returns the entry of the first of the models `names` that is in the provider's price list; None if none is.
+    """Returns the entry in the provider's price list of the first model in `names` that has one; None if none has one.
 
     Raises KeyError if the provider is unknown.
     """
@@ -177,12 +185,12 @@ def find_price(provider: str, names: Iterable[str]) -> PricedModel | None:
 
 
 def preset_of(provider: str) -> Provider:
-    """Returns the provider's entry; those of LiteLLM, such as `litellm/groq`, share one. Raises KeyError."""
+    """Returns the entry of a provider; those of LiteLLM, such as "litellm/groq", share one. Raises KeyError."""
     return providers()[provider.partition("/")[0]]
 
 
 def provider_at(url: str) -> str:
-    """Returns the name of the provider at the URL's host; `DEFAULT_PROVIDER` for every other host."""
+    """Returns the name of the provider whose URL has the same host as `url`; else `DEFAULT_PROVIDER`."""
     host = urlsplit(url).hostname
     return next(
         (name for name, of in providers().items() if host and urlsplit(of.url).hostname == host), DEFAULT_PROVIDER
@@ -201,33 +209,35 @@ def _request_fields_table() -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class RejectedField:
-    """A field that requests must not have, and what to do instead."""
+    """A field that requests must not have, and the advice in the error message."""
 
     advice: str
-    """What to do instead, or why the field is not accepted."""
+    """Says what to do instead, or why the field is not accepted."""
     neutral: Any = None
-    """A value that means the same as a missing field, in addition to null."""
+    """A value that is accepted because it means the same as a missing field; null is always accepted."""
 
 
 @dataclass(frozen=True, slots=True)
 class RequestFields:
-    """Which further request fields one kind of engine accepts, besides those that the gateway itself reads."""
+    """Which request fields one kind of engine accepts in addition to those that the gateway itself reads."""
 
     kind: str
+    """A kind in request_fields.yaml."""
     forwarded: frozenset[str]
+    """Fields that are sent to the engine."""
     ignored: frozenset[str]
-    """Accepted, and not sent to the engine."""
+    """Fields that are accepted and not sent to the engine."""
     rejected: Mapping[str, RejectedField]
-    """Others are rejected too; these have an error message of their own."""
+    """Fields with their own error message. All others that are neither forwarded nor ignored are rejected too."""
     own: frozenset[str] = frozenset()
-    """Fields that the gateway itself reads. An error about an unknown field may suggest one of them."""
+    """Fields that the gateway itself reads, which an error about an unknown field may suggest."""
 
     def with_forwarded(self, names: Iterable[str]) -> "RequestFields":
         return replace(self, forwarded=self.forwarded.union(names))
 
     def without(self, rejected: Iterable[str], ignored: Iterable[str], advice: str) -> "RequestFields":
-        """Returns a copy that does not forward these fields: it rejects some, telling the client the `advice`, and
-        silently drops others (`ignored`).
+        """Returns a copy that does not forward these fields: those in `rejected` are rejected with the `advice` in the
+        error message, and those in `ignored` are dropped without an error.
         """
         neutral = _request_fields_table()["neutral"]
         messages = {name: RejectedField(advice, neutral.get(name)) for name in rejected}
@@ -239,9 +249,10 @@ class RequestFields:
         )
 
     def select(self, fields: Mapping[str, Any], path: str = "") -> Mapping[str, Any]:
-        """Returns those of the fields that are sent to the engine.
+        """Returns the fields of a request that are sent to the engine.
 
-        Raises InvalidArgument ("unsupported_parameter") if one is not accepted; `path` precedes its name in messages.
+        Ignored fields are left out, and rejected or unknown ones whose value is null or neutral. Raises InvalidArgument
+        ("unsupported_parameter") for another rejected or unknown field; `path` precedes its name in the message.
         """
         if fields.keys() <= self.forwarded:
             return fields
@@ -266,7 +277,7 @@ class RequestFields:
 
 @lru_cache(maxsize=8)
 def request_fields(kind: str) -> RequestFields:
-    """Returns the fields that one kind of engine accepts; raises KeyError if request_fields.yaml lacks the kind."""
+    """Returns the fields that one kind of engine accepts. Raises KeyError if request_fields.yaml lacks the kind."""
     table = _request_fields_table()
     names = {use: frozenset(_flatten(lists)) for use, lists in table["kinds"][kind].items()}
     rejected = {name: RejectedField(**field) for name, field in table["rejected"].items()}
@@ -280,7 +291,7 @@ def _flatten(names: Iterable[Any]) -> Iterable[str]:
 
 
 def check_provider(name: str | None) -> str | None:
-    """Returns `name` if it is None or a known provider, which may be `litellm/NAME`; otherwise raises ConfigError."""
+    """Returns `name` if it is None, a known provider, or "litellm/NAME"; otherwise raises ConfigError."""
     if name == LITELLM:
         raise ConfigError("write provider: litellm/NAME, with LiteLLM's name of the provider, such as litellm/cohere")
     if name is not None and not re.fullmatch(f"{LITELLM}/[a-z0-9_.-]+", name):
@@ -289,9 +300,9 @@ def check_provider(name: str | None) -> str | None:
 
 
 def auth_header(what: str, provider: Provider, variable: str, environment: Mapping[str, str] = os.environ) -> str:
-    """Returns the header line with the API key that the environment variable holds; empty if `variable` is empty.
+    """Returns the header line, with its line break, for the API key in an environment variable; empty if `variable` is.
 
-    Raises ConfigError if the variable is not set; `what` names the engine in its message.
+    Raises ConfigError if the variable is not set; `what` names the engine or model in the message.
     """
     if not variable:
         return ""

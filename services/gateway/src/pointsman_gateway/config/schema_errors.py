@@ -1,4 +1,4 @@
-"""Turns pydantic's errors about a configuration file into messages, with the keys that are known at the place."""
+"""Turns pydantic's errors about a configuration file into messages; those about unknown keys list the known ones."""
 
 from collections.abc import Iterable
 from pathlib import Path as FilePath
@@ -11,7 +11,10 @@ from pointsman_gateway.config.tasks_file import FILE_TAG, ROWS_TAG
 
 
 def explain(file: FilePath, shape: type[BaseModel], item: Any) -> str:
-    """Returns one of pydantic's errors (`item`) as a message that names the file and the key; `shape` is its schema."""
+    """Returns a message that names the file and the key at fault.
+
+    `item` is one dict of `ValidationError.errors()`, and `shape` the model by which the file was validated.
+    """
     key = ".".join(str(part) for part in item["loc"] if part not in (FILE_TAG, ROWS_TAG))
     if item["type"] == "extra_forbidden":
         return f"{file}: unknown key '{key}'; known here: {', '.join(_known_keys(shape, item['loc'][:-1]))}"
@@ -23,9 +26,9 @@ def explain(file: FilePath, shape: type[BaseModel], item: Any) -> str:
 
 
 def _known_keys(shape: Any, location: Iterable[str | int]) -> list[str]:
-    """Returns the keys that are known at a location: the fields of the model found by following it from `shape`."""
+    """Returns the keys that are allowed at `location`, which is a path of keys and indexes in the model `shape`."""
     is_name = False
-    """Whether the next part is a name that the user chose, which may be that of a field."""
+    """Whether the next part is a name that the user chose; it may be equal to a field's name."""
     for part in location:
         if isinstance(part, int) or is_name:
             is_name = False

@@ -16,7 +16,7 @@ ALIAS = re.compile(r"[a-z0-9_-]{1,64}@(?![0-9a-f]{12}$)[a-z0-9_-]{1,64}")
 """An adapter's alias; a version ends in a hash instead."""
 
 SELF_CONTAINED_METRICS = ("exact", "json_fields", "contains", "regex", "rouge_l")
-"""Metrics that need neither a model nor anybody's code."""
+"""Metrics that need neither a model nor code of the user."""
 
 
 def check_tasks(paths: PathsFile, tasks: TasksFile) -> None:

@@ -1,4 +1,4 @@
-"""The file `tasks.yaml`: tasks with rules, policy and validators, the classifier, the request log, and guardrails."""
+"""The schema of tasks.yaml: tasks with rules, policy and validators, the classifier, request log, and guardrails."""
 
 from typing import Annotated, Any, Literal
 
@@ -20,7 +20,7 @@ from pointsman_gateway.extensions import Hook
 Mark = Annotated[str, Field(min_length=1, max_length=500)]
 
 FILE_TAG, ROWS_TAG = "[file]", "[rows]"
-"""The two forms of `examples`, in the location of pydantic's errors."""
+"""The names of the two forms of `examples` in the `loc` of pydantic's errors; messages leave them out."""
 
 
 class RuleConfig(Strict):
@@ -47,7 +47,7 @@ class JudgeConfig(Strict):
 
 
 class MetricConfig(BaseModel):
-    """Scores an answer from 0 to 1 against the expected one; exactly one of these, or a metric of the user's own."""
+    """How an answer is scored from 0 to 1 against the expected one: one of these, or a metric of your own."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -80,7 +80,7 @@ class MetricConfig(BaseModel):
 
 
 class ShadowJudgeConfig(JudgeConfig):
-    """A model that scores both answers of a pair, in both orders."""
+    """A model that scores the two answers to a shadowed request, twice: each of them comes first once."""
 
     model: str = Field(description='as a request names it: "path:NAME" or a model\'s name; its price must be known')
     prompt: str = Field(default="", description="a file in prompts/ with the rubric; empty: a general one")
@@ -88,7 +88,7 @@ class ShadowJudgeConfig(JudgeConfig):
 
 
 class ShadowConfig(Strict):
-    """Sends a share of the task's answered requests down another path too; the caller does not wait for it."""
+    """Sends a share of the task's answered requests to another path too. The caller does not wait for that answer."""
 
     paths: tuple[str, ...] = Field(
         min_length=1, description="each request is shadowed on one of them, other than its own"

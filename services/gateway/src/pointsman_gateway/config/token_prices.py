@@ -33,7 +33,7 @@ class TokenPrices(Strict):
 
     @property
     def by_kind(self) -> Mapping[str, float]:
-        """Returns the known prices."""
+        """Returns the known prices by kind of token, in dollars per million tokens."""
         prices = {kind: getattr(self, kind) for kind in TokenPrices.model_fields}
         return {kind: price for kind, price in prices.items() if price is not None}
 

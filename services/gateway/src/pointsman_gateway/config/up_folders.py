@@ -13,9 +13,10 @@ _ADAPTER_FILE = "adapter_config.json"
 
 
 def missing_folders(file: FilePath) -> Iterator[str]:
-    """Yields a message for each folder of the base model, collections and adapters that is missing or is none.
+    """Yields a message for each folder of the base model, a collection or an adapter that does not exist, and for each
+    adapter's folder without adapter_config.json.
 
-    `file` has been loaded as a configuration. A base model is a folder if it begins with "/", "." or "~".
+    `file` is a valid configuration. A base model is a folder if it begins with "/", "." or "~".
     """
     content = strict_yaml.load(read_text(file), os.environ)
     base = content.get("base_model")

@@ -1,1 +1,1 @@
-"""Collects what the console shows: decisions from the request log, measured quality of paths, engines, adapters."""
+"""Collects what the console shows: decisions in the request log, and states of paths, tasks, engines and adapters."""

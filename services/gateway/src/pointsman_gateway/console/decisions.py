@@ -1,4 +1,4 @@
-"""Recent decisions of all gateways, read from the request log on demand, and figures per path computed from them."""
+"""Recent decisions of all gateways, read from the request log on demand, and figures of each path from these."""
 
 import asyncio
 import time
@@ -15,22 +15,24 @@ from pointsman_gateway.request_log.store import LogEntry
 
 MAX_TEXT_CHARACTERS = 200
 NOT_OURS = frozenset({Fault.NONE.value, Fault.CALLER.value, Fault.LIMITS.value})
+"""Faults that are not failures of Pointsman or of a service behind it."""
 
 MAX_ROWS = 5_000
 MAX_READ = 2_000
-"""New entries that one refresh reads; if there are more, the cache is emptied, because it would have a gap."""
+"""Maximum number of new entries that one read takes, rounded up to pages. If there may be more, older rows are dropped,
+because there would be a gap before the new ones."""
 PAGE_SIZE = 100
-"""Entries per call, so that neither Redis nor the event loop is blocked for long."""
+"""Entries that are read at a time, so that neither Redis nor the event loop is blocked for long."""
 MAX_AGE_SECONDS = 0.5
-"""Seconds for which the cache is returned without reading again."""
+"""Seconds after a read during which the cache is returned without another read."""
 
 WINDOW_MS = 15 * 60 * 1000
 BARS = 30
-"""Intervals of the window in which requests are counted."""
+"""The number of equal intervals of `WINDOW_MS` for which requests are counted."""
 
 
 class _DecisionFields(msgspec.Struct, frozen=True, gc=False):
-    """The fields that a row takes from the log entry as they are."""
+    """The fields of a log entry that `DecisionRow` has unchanged."""
 
     id: str
     unix_ms: int
@@ -49,32 +51,32 @@ class _DecisionFields(msgspec.Struct, frozen=True, gc=False):
 
 
 class DecisionRow(_DecisionFields, frozen=True, gc=False):
-    """The fields of a decision that lists and figures need."""
+    """One decision, with the fields that the console's lists and figures need."""
 
     entry_id: str
-    """In the stream of decisions."""
+    """The entry's id in the Redis stream of decisions."""
     seconds: float
-    """Seconds from arrival to end; 0 without an answer."""
+    """Seconds from arrival to end."""
     first_token: float
     """Seconds from arrival to the first token; 0 if there was none."""
     prompt_tokens: int
     completion_tokens: int
     text: str
-    """The beginning of the user's last message, if the request log stores messages."""
+    """The beginning of the user's last message; empty if the request log does not store messages."""
 
     @property
     def is_request(self) -> bool:
-        """Returns whether an answer was requested, and not the decision only."""
+        """Returns whether an answer was requested, not only the decision."""
         return self.outcome != ROUTED
 
     @property
     def failed(self) -> bool:
-        """Returns whether the request failed through the system's fault, not the caller's or a limit's."""
+        """Returns whether the request failed, and neither the caller nor a limit was the cause."""
         return self.fault not in NOT_OURS
 
 
 class _EntryFields(_DecisionFields, frozen=True):
-    """The fields of a log entry that the console reads; other fields are ignored."""
+    """The fields of a log entry from which a `DecisionRow` is made; other fields are ignored."""
 
     seconds: Mapping[str, float]
     usage: Mapping[str, int]
@@ -85,7 +87,7 @@ _decode = msgspec.json.Decoder(_EntryFields).decode
 
 
 def to_row(entry: LogEntry) -> DecisionRow | None:
-    """Converts a log entry to a row; None if its JSON lacks a needed field or is invalid."""
+    """Converts a log entry to a row; returns None if its JSON is invalid or lacks a needed field."""
     try:
         fields = _decode(entry.json)
     except (msgspec.MsgspecError, RecursionError):
@@ -107,10 +109,12 @@ def _text(messages: Sequence[Mapping[str, Any]]) -> str:
 
 
 class EntrySource(Protocol):
-    async def before(self, entry_id: str, after: str, count: int) -> Sequence[LogEntry]:
-        """Returns at most `count` entries older than `entry_id` and newer than `after`, newest first; "" is no bound.
+    """Interface to the request log; `RequestLogReader` implements it."""
 
-        Raises Unavailable.
+    async def before(self, entry_id: str, after: str, count: int) -> Sequence[LogEntry]:
+        """Returns at most `count` entries older than `entry_id` and newer than `after`, the newest first.
+
+        An empty id is no limit. Raises Unavailable if Redis does not answer.
         """
         ...
 
@@ -120,24 +124,27 @@ class RecentDecisions:
     rows: Sequence[DecisionRow]
     """Oldest first."""
     since_unix_ms: int
-    """All decisions after this time are included; 0 if the request log has no older ones."""
+    """All decisions from this time on are included; 0 if these are all of the request log."""
 
 
 class RecentCache:
-    """Caches the newest decisions, up to `MAX_ROWS`; each read adds those that are new in the request log."""
+    """Caches the newest decisions, at most `MAX_ROWS`. `read` adds those that are new in the request log."""
 
     def __init__(self, log: EntrySource, clock: Callable[[], float] = time.monotonic) -> None:
         self._log = log
         self._clock = clock
         self._rows: deque[DecisionRow] = deque(maxlen=MAX_ROWS)
-        """Oldest first, without gaps."""
+        """The oldest first, without gaps."""
         self._has_oldest = True
-        """Whether the request log has no older decisions."""
+        """Whether the request log has no decisions that are older than the cached ones."""
         self._reading = asyncio.Lock()
         self._read_at = float("-inf")
 
     async def read(self) -> RecentDecisions:
-        """Returns the newest decisions, at most `MAX_AGE_SECONDS` old; raises Unavailable."""
+        """Returns the newest decisions, from a copy that is at most `MAX_AGE_SECONDS` old.
+
+        Raises Unavailable if Redis does not answer.
+        """
         async with self._reading:
             if self._clock() - self._read_at >= MAX_AGE_SECONDS:
                 await self._read_new()
@@ -164,38 +171,43 @@ class RecentCache:
 
 @dataclass(frozen=True, slots=True)
 class PathFigures:
-    """Figures of the requests that a path answered most recently."""
+    """Figures of one path's requests in a `DecisionWindow`."""
 
     requests: int
     share: float
-    """Fraction of all requests in the window."""
+    """The fraction of all requests in the window, 0 to 1."""
     failures: int
+    """Requests that failed, except those for which the caller or a limit was the cause."""
     cancelled: int
     escalated: int
-    """Requests escalated to this path."""
+    """Requests that this path answered because a validator had rejected the answer of another path."""
     p50_seconds: float | None
-    """Of complete answers; None if there are none."""
+    """Median time from arrival to end of complete answers; None if there are none."""
     p95_seconds: float | None
+    """95th percentile of the same time."""
     first_token_p50_seconds: float | None
+    """Median time from arrival to the first token of complete answers; None if there are none."""
     usd_per_1k: float | None
+    """Mean dollars for 1,000 requests, over those whose cost is known; None if there are none."""
     bars: tuple[int, ...]
-    """Requests per interval, the newest last."""
+    """The number of requests in each of `BARS` intervals, the newest last."""
 
 
 @dataclass(frozen=True, slots=True)
 class DecisionWindow:
     since_unix_ms: int
-    """All decisions from then until `until_unix_ms` are included."""
+    """All decisions from this time to `until_unix_ms` are included."""
     until_unix_ms: int
     requests: int
+    """The number of requests for an answer."""
     decisions: int
-    """Requests, including those for the decision only."""
+    """The number of all requests, including those for only the decision."""
 
 
 def window_of(rows: Sequence[DecisionRow], since_unix_ms: int, now_ms: int) -> DecisionWindow:
-    """Returns the time window up to `now_ms`, at most `WINDOW_MS` long, with the number of its `rows`.
+    """Returns the window of the last `WINDOW_MS` before `now_ms`, with the numbers of its `rows`.
 
-    It begins later if `rows` have all decisions only after `since_unix_ms`.
+    It begins at `since_unix_ms` if that is later, because earlier decisions are not known.
     """
     requests = sum(row.is_request for row in rows)
     return DecisionWindow(max(since_unix_ms, now_ms - WINDOW_MS), now_ms, requests, len(rows))
@@ -229,7 +241,7 @@ def _figures(rows: Sequence[DecisionRow], window: DecisionWindow) -> PathFigures
 
 
 def _quantile(ordered: Sequence[float], fraction: float) -> float | None:
-    """Returns a quantile by nearest rank; None if there are no values."""
+    """Returns a quantile (nearest rank) of values in ascending order; None if there are no values."""
     return ordered[max(0, ceil(fraction * len(ordered)) - 1)] if ordered else None
 
 

@@ -1,4 +1,4 @@
-"""The value objects that the console shows, and how paths, tasks and engines are converted to them."""
+"""The value objects that the console shows, and the conversion of paths, tasks and engines to them."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,19 +20,21 @@ from pointsman_gateway.routing.policies import (
 from pointsman_gateway.routing.policy_preview import CandidatePreview, PolicyPreview
 
 DEFAULT_CONFIDENCE = 0.95
-"""Confidence of lower bounds, if the policy does not set one."""
+"""Confidence of the lower bound of a quality, for policies that do not set one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """Measured quality of a path, from 0 to 1, by its ratings from feedback, scorers and evaluations."""
+    """The quality of a path, measured by ratings of its answers and by evaluations."""
 
     ratings: float
+    """The number of ratings, those from evaluations included."""
     mean: float
+    """The mean rating, 0 to 1."""
     bound: float
-    """Lower confidence bound of the mean."""
+    """The one-sided lower confidence bound of `mean`."""
     evaluated: float
-    """The number of ratings that are from evaluations."""
+    """The number of ratings that come from evaluations."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,34 +44,41 @@ class PathView:
     model: str
     adapter: str
     version: str
-    """The adapter version that requests use now."""
+    """The adapter version that the path uses now; if it is not `configured`, the model that answered last."""
     strategies: Sequence[str]
     tasks: Sequence[str]
-    """Tasks whose policy, fallbacks or shadow requests include the path."""
+    """The tasks whose requests or shadow requests the path may answer."""
     unavailable: str
-    """Why the path cannot be used now; empty if it can."""
+    """Why the path cannot be used now; empty if it can be used."""
     configured: bool
-    """False for a model or adapter that is no path of the configuration, and that requests have named."""
+    """False for a model or an adapter that requests have named and that is no path of the configuration."""
     quality: Quality | None
-    """Over all tasks; None without ratings."""
+    """The quality over all tasks; None if there are no ratings."""
     now: PathFigures | None
+    """Figures of the window; None if the path had no requests in it."""
 
 
 @dataclass(frozen=True, slots=True)
 class CandidateView:
-    """A path as a candidate of a task's policy, with its quality, cost and latency."""
+    """A path that may answer requests of a task, with its quality, cost and latency."""
 
     path: str
     kind: str
     role: str
+    """ "policy", "fallback", "default" or "shadow", as in `CandidatePreview`."""
     quality: Quality | None
+    """The quality on the task; None if there are no ratings."""
     answers: float
+    """The number of answers from which cost and latency are known."""
     usd_per_1k: float | None
+    """Expected dollars for 1,000 answers; None if a price is unknown."""
     estimated: bool
-    """The cost is estimated, because the path has not answered yet."""
+    """Whether the cost is an estimate, because the path has not answered yet."""
     p95_seconds: float
     unavailable: str
+    """Why the path cannot be used now; empty if it can be used."""
     explanation: str
+    """Why the policy would choose the path or not; empty if the policy does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +87,18 @@ class TaskView:
     policy: str
     """ "fixed", "split", "best_value", "escalate", "predicted" or an extension's name."""
     weights: Mapping[str, float]
-    """By path; of a split policy."""
+    """The weights of a split policy by path; empty for other policies."""
     quality_floor: float | None
+    """`quality_floor` of a best_value policy; None for other policies."""
     p95_limit: float | None
+    """`p95_seconds` of a best_value policy; None if it sets none, or for other policies."""
     confidence: float
+    """The confidence of the bounds of qualities."""
     choice: str
+    """The path that the policy would choose now."""
     reason: str
     requests: int
-    """Requests in the window."""
+    """The number of requests for an answer in the window."""
     paths: Sequence[CandidateView]
 
 
@@ -95,7 +108,7 @@ class EngineView:
     model: str
     ready: bool
     cooling_down: bool
-    """It has failed or was overloaded, and gets no requests for a while."""
+    """Whether the engine has failed or was overloaded, and gets no request now, or only one that probes it."""
     in_flight: int
     resident: Sequence[str]
     detail: str
@@ -104,17 +117,19 @@ class EngineView:
 @dataclass(frozen=True, slots=True)
 class CallerView:
     keys: bool
-    """Whether this gateway requires keys."""
+    """Whether requests need a key."""
     tenant: str
     operator: bool
+    """Whether the caller may move adapter aliases."""
     admin: bool
+    """Whether the caller may use the admin API."""
 
 
 @dataclass(frozen=True, slots=True)
 class Overview:
     caller: CallerView
     request_log: str
-    """ "available", "unavailable", or "none" in a gateway without Redis."""
+    """ "available", "unavailable" (Redis does not answer), or "none" (no Redis is configured)."""
     window: DecisionWindow
     paths: Sequence[PathView]
     tasks: Sequence[TaskView]
@@ -124,24 +139,26 @@ class Overview:
 @dataclass(frozen=True, slots=True)
 class DecisionPage:
     decisions: Sequence[DecisionRow]
-    """Newest first."""
+    """The newest first."""
     next: str
-    """The entry id before which the next page begins; empty if there is none."""
+    """The entry id to give as `before` for the next page; empty if this is the last one."""
 
 
 @dataclass(frozen=True, slots=True)
 class DecisionView:
     entry: Mapping[str, Any]
-    """The entry of the request log."""
+    """The entry of the request log, as JSON."""
     feedback: Mapping[str, str]
+    """The stored fields of feedback on the answer; empty if there is none."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineAdapters:
     engine: str
     problem: str
-    """Why its lora-server cannot be read; empty if it can."""
+    """Why the engine's lora-server cannot be read; empty if it can be read."""
     states: Mapping[str, str]
+    """The state of each adapter version on this engine, as `AdapterVersion.state`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +166,7 @@ class ModelAdapters:
     model: str
     engines: Sequence[EngineAdapters]
     versions: Sequence[AdapterVersion]
+    """From the first lora-server that could be read, so their `state` is that on its engine only."""
     aliases: Sequence[Alias]
     changes: Sequence[AdapterChange]
 
@@ -161,8 +179,10 @@ def to_path_views(
     unavailable: Mapping[str, str],
     versions: Mapping[str, str],
 ) -> list[PathView]:
-    """Converts paths for the console. All mappings are by path name: `figures` of the window's requests, reasons why
-    a path is `unavailable`, and adapter `versions`; paths without one are missing there.
+    """Converts the configured paths for the console.
+
+    Three mappings are by path: the `figures` of the window, the reasons why paths are `unavailable`, and the adapter
+    `versions` in use. A path may be missing in each of them.
     """
     tasks: dict[str, list[str]] = {}
     for preview in previews:
@@ -189,8 +209,9 @@ def to_path_views(
 def to_named_views(
     rows: Sequence[DecisionRow], configured: Iterable[str], figures: Mapping[str, PathFigures]
 ) -> list[PathView]:
-    """Returns the models and adapters that requests have named and that are not configured as paths; those without
-    `figures` are left out.
+    """Returns the models and adapters that requests in `rows` have named and that are not among the `configured` paths.
+
+    Those without `figures` are left out.
     """
     by_path = {row.path: row for row in rows if row.path in figures}
     return [
@@ -207,7 +228,7 @@ def _pooled(evidence: Sequence[PathEvidence]) -> Quality | None:
 
 
 def _quality(counted: PathEvidence, confidence: float) -> Quality | None:
-    """Returns the quality with its lower confidence bound; None without ratings."""
+    """Returns the quality with its lower confidence bound; None if there are no ratings."""
     if counted.ratings <= 0:
         return None
     bound = lower_bound(counted.quality, counted.ratings, confidence)

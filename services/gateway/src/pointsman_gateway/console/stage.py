@@ -1,4 +1,4 @@
-"""The service behind the console's HTTP routes: reads decisions and states, and moves adapter aliases."""
+"""The service behind the HTTP routes of the console: reads decisions and states, and moves adapter aliases."""
 
 import asyncio
 import time
@@ -43,12 +43,15 @@ ACTIONS: Mapping[str, Action] = {
 }
 
 MAX_SCANNED = 2_000
-"""Entries that are read for one page, if few of them are the caller's."""
+"""Maximum number of entries that are read for one page, since the caller may see only some of them; rounded up to
+`PAGE_SIZE`."""
 
 
 async def read_adapters(states: Sequence[EngineState], allowed: AllowedNames) -> list[ModelAdapters]:
-    """Lists the adapters of each base model that has engines with a lora-server; one that cannot be read is listed
-    with its problem. Only adapters whose names are in `allowed` are listed; None allows all.
+    """Lists the adapters of each base model whose engines have lora-servers.
+
+    Only adapters whose names are in `allowed` are listed; None allows all. If a lora-server cannot be read, the result
+    says why, and nothing is raised.
     """
     clients = [(state, state.adapter_admin) for state in states if state.adapter_admin is not None]
     listings = await asyncio.gather(*[_listing(client) for _, client in clients])
@@ -70,7 +73,10 @@ async def _listing(admin: AdapterAdminClient) -> AdapterListing | PointsmanError
 def _model(
     model: str, listings: Sequence[tuple[EngineState, AdapterListing | PointsmanError]], allowed: AllowedNames
 ) -> ModelAdapters:
-    """Returns the adapters of a model, from the first lora-server that was read, since all share one registry."""
+    """Returns the adapters of a model, with the states of versions on each engine.
+
+    All lora-servers of a model share one registry, so the rest is from the first one that could be read.
+    """
     read = [listing for _, listing in listings if isinstance(listing, AdapterListing)]
     first = read[0] if read else AdapterListing((), (), ())
     return ModelAdapters(
@@ -94,10 +100,10 @@ def _is_adapter_allowed(name: str, allowed: AllowedNames) -> bool:
 
 
 async def move_alias(states: Sequence[EngineState], model: str, action: str, wanted: AliasMove) -> Alias:
-    """Moves an alias by the first lora-server of `model` that answers; `action` is a key of `ACTIONS`.
+    """Sends a command for an alias to the first lora-server of `model` that answers; returns the changed alias.
 
-    Raises NotFound ("unknown_model") without such a server, Unavailable ("lora_server_unavailable") if none answers, or
-    the PointsmanError with which it answers.
+    `action` is a key of `ACTIONS`. Raises NotFound ("unknown_model") if the model has no lora-server, Unavailable
+    ("lora_server_unavailable") if none answers, or the PointsmanError with which one answers.
     """
     clients = [(state.engine.model, state.adapter_admin) for state in states if state.adapter_admin is not None]
     admins = [client for of_model, client in clients if of_model == model]
@@ -119,8 +125,10 @@ async def move_alias(states: Sequence[EngineState], model: str, action: str, wan
 
 
 class Console:
-    """Reads what the console shows: decisions of the caller's tenant (of all if keys are not required), and paths,
-    tasks and adapters that its key's scope allows. Without Redis there are no decisions.
+    """Reads what the console shows, and moves adapter aliases.
+
+    If keys are required, a caller sees only decisions of its own tenant, and only paths, tasks and adapters in the
+    scope of its key; all engines are shown. Without Redis there are no decisions.
     """
 
     def __init__(
@@ -131,8 +139,10 @@ class Console:
         keys: bool,
         hosts: Sequence[str] = (),
     ) -> None:
-        """Takes the active configuration (`current`), the request log (None without Redis), whether `keys` are
-        required, and the host names that the page accepts without them, besides localhost and IP addresses.
+        """Takes `current`, which returns the active snapshot, and the request log, which is None without Redis.
+
+        `evidence` has the statistics of paths. `keys` says whether requests need a key; if not, the page is served only
+        for localhost, IP addresses and the host names in `hosts`.
         """
         self.keys = keys
         self.hosts = hosts
@@ -142,7 +152,10 @@ class Console:
         self._recent = None if log is None else RecentCache(log)
 
     async def overview(self, caller: Caller) -> Overview:
-        """Returns the state of paths, tasks and engines, with figures of requests if the request log can be read."""
+        """Returns the states of paths, tasks and engines, with figures of recent requests.
+
+        If the request log cannot be read, the figures are missing, and `request_log` says so.
+        """
         state, recent = await self._read_recent()
         snapshot, now = self._current(), round(time.time() * 1000)
         rows = [r for r in recent.rows if r.unix_ms >= now - WINDOW_MS and self._is_visible(r, caller)]
@@ -164,9 +177,10 @@ class Console:
         )
 
     async def decisions(self, caller: Caller, before: str, count: int) -> DecisionPage:
-        """Returns at most `count` decisions before the entry id `before`, newest first; "" starts at the newest.
+        """Returns at most `count` decisions older than the entry id `before`, newest first; "" begins at the newest.
 
-        Reads at most about `MAX_SCANNED` entries. Raises Unavailable, or FailedPrecondition without a request log.
+        A page with fewer may have a next one, since at most `MAX_SCANNED` entries are read. Raises Unavailable if Redis
+        does not answer, FailedPrecondition ("no_request_log") if there is none.
         """
         log, found, scanned = self._required_log(), list[DecisionRow](), 0
         while scanned < MAX_SCANNED:
@@ -184,8 +198,10 @@ class Console:
         return DecisionPage(found, before)
 
     async def decision(self, caller: Caller, decision_id: str) -> DecisionView:
-        """Returns one decision with its feedback. Raises NotFound (also for one that the caller may not see),
-        Unavailable, or FailedPrecondition if there is no request log or its entry is unreadable.
+        """Returns one decision with the feedback on its answer.
+
+        Raises NotFound ("unknown_decision") also for a decision that the caller may not see, Unavailable if Redis does
+        not answer, and FailedPrecondition if there is no request log or the entry cannot be read.
         """
         recorded = await self._required_log().find(decision_id)
         entry = recorded.entry
@@ -195,13 +211,14 @@ class Console:
         return DecisionView(entry, recorded.feedback)
 
     async def adapters(self, caller: Caller) -> list[ModelAdapters]:
-        """Lists the adapters of each model; a lora-server that cannot be read is listed with its problem."""
+        """Lists the adapters that the caller's scope allows, as `read_adapters` does."""
         return await read_adapters(self._current().engines.states, caller.scope.adapters)
 
     async def move(self, caller: Caller, model: str, action: str, move: AliasMove) -> Alias:
-        """Moves an alias; `action` is "alias", "canary" or "rollback". Returns the alias as it is then.
+        """Moves an alias as `move_alias` does; `action` is "alias", "canary" or "rollback".
 
-        Raises PermissionDenied if the key is not an operator's or not for the adapter, and what `move_alias` raises.
+        Raises PermissionDenied ("not_operator" or "not_in_scope") if the caller is no operator or the scope of its key
+        does not include the adapter, and what `move_alias` raises.
         """
         if not caller.is_operator:
             raise PermissionDenied(

@@ -1,4 +1,4 @@
-"""Value objects of the request path. They depend on the standard library, numpy's arrays and msgspec's structs only."""
+"""Value objects of the request path. They use only the standard library, NumPy's array type and msgspec's structs."""
 
 from pointsman_gateway.domain.answer import Chunk, Chunks, CompletedAnswer, Event, Finished, Started
 from pointsman_gateway.domain.decision import UNKNOWN, Considered, Decision, Labels

@@ -1,4 +1,4 @@
-"""An answer: its start, its chunks and its end."""
+"""The events of an answer: its start, its chunks and its end."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,22 +13,25 @@ from pointsman_gateway.domain.value import value
 
 
 class Chunk(msgspec.Struct, gc=False, eq=False):
-    """One piece of an engine's answer, treated as immutable. Each answer has dozens, and a dataclass would take three
-    times as long to construct."""
+    """One piece of an engine's answer, treated as immutable.
+
+    It is no dataclass, since that takes three times as long to construct, and each answer has dozens of chunks.
+    """
 
     index: int = 0
+    """The number of the choice, from 0; an answer has several if the client asks for them by `n`."""
     content: str = ""
     finish_reason: str | None = None
     extra: Mapping[str, Any] = msgspec.field(default_factory=dict)
-    """Other fields of the engine's choice: {"delta": {...}, "logprobs": ...} without content and role."""
+    """Other fields of the choice in the engine's event: {"delta": {...}, "logprobs": ...} without content and role."""
     usage: Usage | None = None
     raw: bytes = b""
-    """The engine's event as received (JSON), if it holds this choice alone; empty if it must not be forwarded."""
+    """The engine's event as received (JSON), if it has only this choice and may be forwarded unchanged; else empty."""
     event_count: int = 1
     """The number of engine events in this chunk: more than 1 if events that arrived together were joined."""
 
     def __eq__(self, other: object) -> bool:
-        """Compares chunks by content, not by the bytes in `raw`."""
+        """Compares all fields except `raw` and `event_count`."""
         return isinstance(other, Chunk) and self._content() == other._content()
 
     __hash__ = None  # type: ignore[assignment]  # a mapping among the fields cannot be hashed
@@ -38,29 +41,30 @@ class Chunk(msgspec.Struct, gc=False, eq=False):
 
 
 Chunks = tuple[Chunk, ...]
-"""The chunks of one read from an engine's stream."""
+"""Chunks of one answer that arrived together."""
 
 
 @dataclass(frozen=True, slots=True)
 class CompletedAnswer:
-    """The whole text of one path's answer, with the validators' verdicts on it."""
+    """The whole text of the answer of one path, with the verdicts of the validators."""
 
     path: str
     text: str
     verdicts: tuple[tuple[str, str, str], ...] = ()
-    """(validator, "accepted", "refused" or "unjudged", reason)."""
+    """One tuple for each validator: its name, "accepted", "refused" or "unjudged", and the reason."""
 
 
 @value
 class Started:
-    """The first event of an answer: a path has been chosen and the engine begins to answer."""
+    """The first event of an answer: the path is chosen, and the first chunk has arrived from an engine or the cache."""
 
     decision: Decision
     model: str
     overhead_seconds: float
-    """From the request's arrival until it was sent to the engine, without retrieval."""
+    """Seconds of the gateway's own work: from the request's arrival to the decision, and to build prompts, without
+    retrieval."""
     cached: str = ""
-    """As in the receipt."""
+    """ "exact" or "semantic" if the answer came from the cache; empty if an engine made it."""
     limit_headers: Mapping[str, str] = field(default_factory=dict)
     """The state of the caller's limits, as HTTP headers."""
 

@@ -1,8 +1,8 @@
 """The content blocks of a message in Anthropic's format, for engines that have this format too.
 
 A message has its text, media and tool calls in the common form, which every engine gets. Its blocks refer to them, and
-add what the common form has no place for, such as `cache_control` and the signature of thinking. They hold no copy of a
-text that the message has, so that a text which a guardrail has redacted is redacted for every engine.
+add what the common form has no place for, such as `cache_control` and the signature of thinking. They have no copy of
+the message's text, so a text that a guardrail has redacted is redacted for every engine.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,39 +23,41 @@ BlockKind = Literal[
 ]
 """What a block refers to:
 
-text, document_text  a part of the message's text; a document has it as its source
-repeated_text        a part of the message's text that the next block's fields say too, as a document's title
-media                the message's next image or file
-moved_media          the next one too, which is part of a tool's result and not of this message
-tool_use             the message's next tool call
-tool_result          the message itself, which is a result; the blocks after it are its content
-thinking             a part of the message's `reasoning`
-whole                nothing: its fields are the whole block
-group                nothing: its fields are a block whose content is the next blocks, as many as its `members`
+text           a part of the message's text
+document_text  a part of the message's text that is the source of a document
+repeated_text  a part of the message's text that the fields of a following block repeat, such as a document's title
+media          the message's next image or file
+moved_media    the message's next image or file, which belongs to a tool's result and not to this message
+tool_use       the message's next tool call
+tool_result    the message itself, which is a tool's result; the blocks after this one are the result's content
+thinking       a part of the message's `reasoning`
+whole          nothing: `fields` are the whole block
+group          nothing: `fields` are a block whose content is the next `members` blocks
 """
 
 MAX_LINE_BREAKS = 2
-"""Between the parts of a text that were joined."""
+"""Maximum number of line breaks between two parts of a joined text that `find_parts` expects."""
 
 Move = Callable[[int], int]
-"""Returns the position in a changed text for one in the original text."""
+"""Converts a position in the original text, in characters, to that in the changed text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One content block, which refers to a part of its message."""
+    """One content block, which refers to a part of its message (see `BlockKind`)."""
 
     kind: BlockKind
     fields: Mapping[str, Any] = field(default_factory=dict)
-    """Its fields in addition to type, text, source, call and thinking."""
+    """The block's fields that the message does not have; for "whole" and "group" all fields of the block."""
     start: int = 0
-    """Of the part of the text, or of the reasoning, that is the block's."""
+    """`start` and `end` of the block's part of the text or, for "thinking", of the reasoning; in characters."""
     end: int = 0
     members: int = 0
+    """For "group": the number of the following blocks that are its content."""
 
     @property
     def is_text(self) -> bool:
-        """Returns whether it refers to a part of the message's text."""
+        """Returns whether the block refers to a part of the message's text."""
         return self.kind in ("text", "document_text", "repeated_text")
 
 
@@ -63,14 +65,15 @@ Blocks = tuple[Block, ...]
 
 
 def move_texts(blocks: Blocks, move: Move) -> Blocks:
-    """Returns the blocks after their message's text has changed; `move` converts positions in the text to the
-    new ones.
-    """
+    """Returns the blocks of a message whose text has changed, with positions in the text converted by `move`."""
     return tuple([replace(b, start=move(b.start), end=move(b.end)) if b.is_text else b for b in blocks])
 
 
 def join_blocks(pieces: Sequence[tuple[str, Blocks]], separator: str) -> Blocks:
-    """Returns the blocks of (text, blocks) pairs whose texts were joined; a text without blocks becomes a block."""
+    """Returns the blocks for the text that joins the texts of these (text, blocks) pairs with `separator`.
+
+    A text without blocks becomes one block of the kind "text".
+    """
     joined: list[Block] = []
     offset = 0
     for text, blocks in pieces:
@@ -81,7 +84,10 @@ def join_blocks(pieces: Sequence[tuple[str, Blocks]], separator: str) -> Blocks:
 
 
 def find_parts(text: str, parts: Sequence[str]) -> list[tuple[int, int]]:
-    """Returns the start and end of each part in the text that was joined of them, with or without line breaks."""
+    """Returns the start and end of each part, in characters, in a text that joins the parts in this order.
+
+    Between two parts there may be up to `MAX_LINE_BREAKS` characters.
+    """
     spans, position = [], 0
     for part in parts:
         start = position
@@ -96,9 +102,10 @@ def find_parts(text: str, parts: Sequence[str]) -> list[tuple[int, int]]:
 
 
 def slice_texts(text: str, blocks: Blocks) -> list[str] | None:
-    """Returns the texts of the blocks that refer to a part of the text, in order.
+    """Returns the parts of a message's text to which its blocks refer, in their order.
 
-    None if the blocks do not cover the text, because it was replaced after they were made.
+    Returns None if the blocks overlap or do not cover the text (except white space): then the text was replaced after
+    the blocks were made.
     """
     slices, position = [], 0
     for block in blocks:

@@ -13,52 +13,55 @@ class Step(Enum):
     """The place of a request in its conversation."""
 
     FIRST = "first"
-    """The conversation begins, or nothing is known of it: the policy chooses."""
+    """The conversation begins, or nothing is stored for it. The policy chooses the path."""
     LIKE_ANOTHER = "like_another"
-    """A conversation begins exactly like one that is under way and must not be disturbed."""
+    """A conversation begins exactly like one that is in progress, and so has the same id. It stays on the path of that
+    one unless the path must be left."""
     TURN = "turn"
-    """The user has written again."""
+    """The user has written a further message."""
     TOOL_LOOP = "tool_loop"
-    """The results of tools follow the answer that asked for them."""
+    """Results of tools follow the assistant's last message, or that message is the last of all."""
 
 
 @value
 class EarlierPath:
-    """The path that a conversation has left, whose engine may still have its beginning in the prefix cache."""
+    """A path that a conversation has left; its engine may still have the conversation in the prefix cache."""
 
     path: str
     used_at: float
-    """When, in Unix seconds."""
+    """Time of the last request on this path, in Unix seconds."""
     characters: int
-    """Of the conversation at that time."""
+    """Length of the messages in that request, in characters."""
 
 
 @value
 class KeptPath:
-    """How the last request of a conversation was answered."""
+    """How the last request of a conversation was answered: what is stored for the conversation."""
 
     path: str
     task: str
     used_at: float
-    """When, in Unix seconds."""
+    """Time of that request, in Unix seconds."""
     characters: int = 0
-    """Of the messages in that request."""
+    """Length of the messages in that request, in characters."""
     answers: int = 0
-    """Messages of the assistant in that request."""
+    """The number of the assistant's messages in that request."""
     version: str = ""
-    """The adapter version; empty without an adapter."""
+    """The adapter version that answered; empty if the path has no adapter."""
     replaces: str = ""
-    """The version that a rollback of this one restores; empty if there is none."""
+    """The version that a rollback of `version` restores; empty if there is none."""
     key: str = ""
-    """The key of the conversation's random choices."""
+    """The key of the random choices for the conversation, as `Decision.random_key`."""
     protected_until: float = 0.0
-    """Until then, in Unix seconds, conversations that begin alike keep the path, since this one is under way."""
+    """Time in Unix seconds until which a new conversation that begins exactly like this one stays on the path; 0 if
+    this one has only a first request."""
     earlier: EarlierPath | None = None
     """The path before this one; None if the path has not changed."""
 
     def left_for(self, path: str) -> EarlierPath | None:
-        """Returns the path that the conversation has left once `path` answers the next request: this one if that
-        changes the path, else `earlier`.
+        """Returns the `earlier` path for the next request, which `path` answers.
+
+        That is this object's path if `path` is another one; otherwise `earlier` stays the same.
         """
         if not self.path or path == self.path:
             return self.earlier
@@ -66,38 +69,43 @@ class KeptPath:
 
 
 NOTHING_KEPT = KeptPath("", "", 0.0)
+"""For a conversation of which nothing is stored."""
 
 
 @value
 class ConversationStep:
-    """A request as a part of its conversation; `kept` is how the request before it was answered."""
+    """A request as a part of its conversation."""
 
     id: str
     kind: Step
     kept: KeptPath = field(default=NOTHING_KEPT)
+    """How the conversation's last request before this one was answered."""
     key: str = ""
-    """The key of random choices; empty: the decision's id, or the user if the request names one."""
+    """The key of random choices for a request that names no user; empty: the decision's id."""
     mode: ConversationMode = "priced"
     pins_version: bool = True
+    """Whether the conversation keeps its adapter version after a change of the alias."""
     answers: int = 0
+    """The number of the assistant's messages in the request."""
     has_tools: bool = False
+    """Whether the request allows calls of tools."""
     is_shared: bool = True
-    """Whether other gateways get it."""
+    """Whether the path that answers is also stored in Redis, for other gateways."""
     idle_seconds: float = 0.0
-    """Since the request before it."""
+    """Seconds since the conversation's last request before this one; 0 for a first request."""
     requests_left: float = 1.0
-    """Expected number of requests until the conversation ends, with this one."""
+    """Expected number of requests until the conversation ends, including this one."""
     notes: tuple[str, ...] = ()
 
     @property
     def continues(self) -> bool:
-        """Returns whether the path of an earlier request is known and matters."""
+        """Returns whether an earlier request's path is known and must be considered: not for a first request."""
         return self.kind is not Step.FIRST
 
     def known_characters(self, path: str, cache_seconds: float) -> int:
-        """Returns how many of the conversation's characters are in the prefix cache of a path that it has left.
+        """Returns how many characters of the conversation the prefix cache of `path` should still have.
 
-        0 if it was not on this path just before, or that is over `cache_seconds` ago.
+        0 unless `path` answered before the present path did, and for the last time less than `cache_seconds` ago.
         """
         earlier = self.kept.earlier
         if earlier is None or earlier.path != path:

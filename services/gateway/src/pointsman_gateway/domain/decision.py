@@ -1,4 +1,4 @@
-"""The classifier's labels of a request, and the decision on the path that answers it."""
+"""The task that classification finds for a request, and the decision which path answers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,48 +10,49 @@ UNKNOWN = "unknown"
 """The task of requests that fit no configured task."""
 
 DECISION_ID_PREFIX = "dec_"
-"""The prefix of a decision's id. Ids of answers have a further prefix, by their API, before it."""
+"""The prefix of a decision's id. The id of an answer is that id with a further prefix of its API before it."""
 
 
 @value
 class Labels:
-    """The classifier's result for a request: task, confidence, and whether it abstained."""
+    """The result of classification: the task of a request, how certain it is, and how it was found."""
 
     task: str
     confidence: float
     probabilities: tuple[tuple[str, float], ...]
-    """All tasks, most likely first; they add up to 1."""
+    """(task, probability), most likely first; they add up to 1. Empty if no classifier has read the request."""
     abstained: bool
+    """Whether classification assigns no task, so that the default path answers."""
     stage: str
-    """The stage that decided: "forced", "rule:NAME", "static", "encoder", "conversation", "parts" (contradictory parts
-    of a text), "language" or "no_tasks".
+    """What decided: "forced" (the request names a path or model), "rule:NAME", "static" or "encoder" (stages of the
+    classifier), "conversation", "parts" (parts of the text belong to different tasks), "language" or "no_tasks".
     """
     vector: Vector | None = None
-    """The query's embedding, unit length; passed on so that it is computed only once."""
+    """The embedding of the classified text, of unit length; None if it was not computed."""
     margin: float = 0.0
-    """The difference between the first and the second probability."""
+    """The difference between the highest and the second highest probability."""
     in_distribution_score: float = 0.0
-    """The in-distribution score minus its threshold, or the log-odds of a conversation's task against none; below 0 the
-    classifier abstains."""
+    """How much the text is like the examples of its task: a score minus the task's threshold, or for a conversation the
+    log-odds of the task against no task. Below 0 the classifier abstains."""
     notes: tuple[str, ...] = ()
-    """Other remarks, such as that only a part of the text was read, or that it is in another language."""
+    """Remarks for the decision, such as that only a part of the text was read."""
     user_words: str = ""
-    """The part of the last turn that was classified; empty if that was all of it."""
+    """The part of the user's last message that was classified; empty if it was all of it, or nothing was classified."""
 
 
 @dataclass(frozen=True, slots=True)
 class Considered:
-    """One path in a decision: whether it was chosen, kept as a fallback or skipped, and why."""
+    """The role of one path in a decision, and why it has that role."""
 
     path: str
     outcome: str
-    """ "chosen", "skipped", "fallback" or "escalation"."""
+    """ "chosen", "skipped", "fallback" (if earlier paths fail) or "escalation" (if a validator rejects the answer)."""
     reason: str
 
 
 @value
 class Decision:
-    """The path that answers a request, why it was chosen, and where to go if it fails."""
+    """The path that answers a request, why it was chosen, and the paths that may answer instead."""
 
     id: str
     task: str
@@ -61,22 +62,23 @@ class Decision:
     stage: str
     considered: tuple[Considered, ...]
     alternatives: tuple[Path, ...]
-    """The fallbacks if `path` fails before its first token, in order."""
+    """The paths to try, in this order, if `path` fails before its first token."""
     probabilities: tuple[tuple[str, float], ...] = ()
     expected_cost_usd: float | None = 0.0
-    """None if the price of the path's model is unknown."""
+    """Expected cost of the request on `path`, in dollars; None if the price of its model is unknown."""
     vector: Vector | None = None
     margin: float = 0.0
     in_distribution_score: float = 0.0
     notes: tuple[str, ...] = ()
     revision: str = ""
-    """The revision of the configuration that decided."""
+    """The digest of the configuration in use."""
     escalation: tuple[Path, ...] = ()
-    """If a validator rejects the answer of `path`, the first of these answers instead; at most once."""
+    """If a validator rejects the answer of `path`, the first of these paths answers instead, once per request."""
     stream_unvalidated: frozenset[str] = frozenset()
     """Paths whose answers are streamed before they are validated, and so cannot be escalated."""
     random_key: str = ""
-    """The key of the decision's random choices: its conversation's; empty if it is the user or the decision's id."""
+    """The key of random choices, such as of a canary, if the request names no user: that of its conversation. If it is
+    empty, `id` is used."""
 
     @property
     def is_buffered(self) -> bool:
@@ -84,9 +86,9 @@ class Decision:
         return _is_buffered(self.path, self.escalation, self.stream_unvalidated)
 
     def with_fallback(self, reason: str) -> "Decision":
-        """Returns the decision after `path` failed for `reason`: the first alternative takes its place.
+        """Returns the decision after `path` has failed for `reason`: the first of `alternatives` takes its place.
 
-        There must be one.
+        `alternatives` must not be empty.
         """
         following, *rest = self.alternatives
         names = [path.name for path in self.escalation]
@@ -106,8 +108,9 @@ class Decision:
         )
 
     def with_escalation(self, validator: str, reason: str) -> "Decision":
-        """Returns the decision after `validator` rejected the answer of `path` for `reason`: the first path of
-        `escalation`, which must have one, takes its place, and is not escalated again.
+        """Returns the decision after `validator` has rejected the answer of `path` for `reason`.
+
+        The first path of `escalation`, which must not be empty, takes its place. The result cannot be escalated again.
         """
         following = self.escalation[0]
         others = tuple(path for path in self.alternatives if path.name != following.name)
@@ -128,9 +131,10 @@ class Decision:
         return replace(self, notes=(*self.notes, note))
 
     def with_failed_escalation(self, reason: str, following: "Decision", failure: str) -> "Decision":
-        """Returns the decision to send the answer of `path`, although it was rejected for `reason`.
+        """Returns the decision to send the answer of `path` although a validator has rejected it for `reason`.
 
-        `following` is the decision that escalated; `failure` is why neither its path nor its alternatives could answer.
+        `following` is what `with_escalation` returned, and `failure` the code of the error that kept its path and its
+        alternatives from answering.
         """
         failed = (following.path, *following.alternatives)
         return replace(self, alternatives=(), escalation=())._with_considered(
@@ -139,7 +143,7 @@ class Decision:
         )
 
     def _notes_with(self, following: Path) -> tuple[str, ...]:
-        """Returns the decision's notes joined with those of the path that takes over."""
+        """Returns the notes of this decision, then those of the path `following`, each once."""
         return tuple(dict.fromkeys((*self.notes, *following.notes)))
 
     def _with_considered(self, *updates: Considered, last: Considered) -> "Decision":
@@ -152,7 +156,10 @@ class Decision:
 def planned_escalation(
     path: Path, escalation: Sequence[Path], stream_unvalidated: frozenset[str]
 ) -> tuple[Considered, ...]:
-    """Returns the entry of the path that answers if the answer of `path` is rejected; empty if there is none."""
+    """Returns, for `Decision.considered`, the path that answers if a validator rejects the answer of `path`.
+
+    Empty if there is none, or if `path` is in `stream_unvalidated`.
+    """
     if not _is_buffered(path, escalation, stream_unvalidated):
         return ()
     return (Considered(escalation[0].name, "escalation", f"if the answer of {path.name} is not accepted"),)

@@ -7,44 +7,46 @@ from pointsman_gateway.domain.path import Path
 
 @dataclass(frozen=True, slots=True)
 class Feedback:
-    """Feedback on one answer, by its decision's id; at least one of the optional fields is set."""
+    """Feedback on one answer: a rating, a correction, the right task, the right answer, or several of these."""
 
     decision_id: str
+    """The decision that led to the answer."""
     id: str = ""
-    """Identifies this feedback: the same id sent twice counts once. If empty, it is derived from the content."""
+    """Feedback with the same id counts once. If it is empty, an id is derived from the content."""
     rating: float | None = None
-    """0 (bad) to 1 (good)."""
+    """0 (bad) to 1 (good); None without a rating."""
     correction: str = ""
-    """A description of what was wrong."""
+    """A description of what was wrong with the answer."""
     right_task: str = ""
+    """The task that classification should have found, or `UNKNOWN` for none; empty if nothing is said about it."""
     right_answer: str = ""
     tenant: str = ""
-    """The tenant of whoever sent it; empty: no tenant, which may rate every answer."""
+    """The sender's tenant; a sender without a tenant (empty) may rate the answers of all tenants."""
 
 
 @dataclass(frozen=True, slots=True)
 class PathEvidence:
-    """Statistics of a path on one task, from feedback, receipts and evaluations: ratings, costs and latencies."""
+    """Statistics of one path on one task: ratings, costs and latencies, from feedback, receipts and evaluations."""
 
     ratings: float = 0.0
     """The number of rated answers."""
     quality: float = 0.0
-    """Their mean rating, 0 to 1."""
+    """The mean rating, 0 to 1."""
     answers: float = 0.0
     """The number of answers with a receipt."""
     p95_seconds: float = 0.0
-    """From arrival to end."""
+    """95th percentile of the seconds from a request's arrival to its end."""
     mean_cost_usd: float = 0.0
     evaluated: float = 0.0
-    """The number of rows that evaluations have scored."""
+    """The number of rows of data sets on which evaluations have scored the path."""
     score: float = 0.0
-    """Their mean score, 0 to 1."""
+    """The mean score of these rows, 0 to 1."""
 
     def with_evaluations(self, max_ratings: float) -> "PathEvidence":
-        """Returns the statistics with evaluated rows counted as ratings: each as one, with the rows' mean score.
+        """Returns the statistics in which each evaluated row counts as a rating with the mean score of the rows.
 
-        At most `max_ratings` of them count. In the result `ratings` and `quality` include them, and `evaluated` is how
-        many they are.
+        At most `max_ratings` rows count. `ratings` and `quality` of the result include them; `evaluated` is their
+        number.
         """
         if not self.evaluated:
             return self
@@ -61,7 +63,7 @@ class PathScore:
     task: str
     path: Path
     model: str
-    """What answered: the base model or an adapter version."""
+    """What answered: the name of the base model, or an adapter version."""
     rows: int
     score: float
     """The mean over the rows, 0 to 1."""

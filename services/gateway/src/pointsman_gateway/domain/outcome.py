@@ -5,13 +5,13 @@ from enum import StrEnum
 from typing import Protocol
 
 UNFORESEEN = "unforeseen"
-"""Replaces a code that is not in the vocabulary, such as that of a service newer than this gateway."""
+"""Replaces an error code that is not in `OUTCOMES`, such as one of a service that is newer than this gateway."""
 
 OK, ROUTED, CANCELLED, INTERNAL = "ok", "routed", "cancelled", "internal"
 
 
 class Fault(StrEnum):
-    """The component that caused a failure. Service level objectives and alerts select by it."""
+    """The component that caused a failure, as service level objectives and alerts distinguish them."""
 
     NONE = "none"
     CALLER = "caller"
@@ -82,7 +82,7 @@ _BY_FAULT: Mapping[Fault, str] = {
 
 
 OUTCOMES: Mapping[str, str] = {code: fault.value for fault, codes in _BY_FAULT.items() for code in codes.split()}
-"""Each outcome's fault (a `Fault`'s value), unless the error itself names another."""
+"""The value of `Fault` for each outcome. `fault_of` also considers the error itself."""
 
 
 _FAULTS = frozenset(fault.value for fault in Fault)
@@ -92,12 +92,12 @@ _CALLER, _LIMITS, _GATEWAY = Fault.CALLER.value, Fault.LIMITS.value, Fault.GATEW
 
 
 def is_failure(outcome: str) -> bool:
-    """Returns whether a request failed. A client that disconnects is no failure."""
+    """Returns whether the outcome is an error. "cancelled" is none: the client has disconnected."""
     return outcome not in (OK, ROUTED, CANCELLED)
 
 
 class CodedError(Protocol):
-    """An error with a code and an HTTP status, such as servicekit's `PointsmanError`."""
+    """Interface to an error's code, HTTP status and fault; servicekit's `PointsmanError` implements it."""
 
     @property
     def code(self) -> str: ...
@@ -110,15 +110,16 @@ class CodedError(Protocol):
 
 
 def outcome_of(code: str) -> str:
-    """Returns the error code as an outcome, or `UNFORESEEN` if it is not in the vocabulary."""
+    """Returns `code`, or `UNFORESEEN` if `OUTCOMES` does not have it."""
     return code if code in OUTCOMES else UNFORESEEN
 
 
 def fault_of(outcome: str, error: CodedError | None) -> str:
-    """Returns the component at fault (a `Fault`'s value) for an outcome: "ok", "cancelled", or the code of `error`.
+    """Returns the component at fault, a value of `Fault`.
 
-    It is the one that the error names, else "limits" for status 429, "caller" for another status below 500, and
-    otherwise that of the error's code.
+    Without an error, it is the one of `outcome` in `OUTCOMES`. Otherwise it is the error's own `fault`, if that is set;
+    else "limits" for status 429, "caller" for another status below 500, and for a status of 500 or more the one of the
+    error's code. For an unknown code, or a caller's code with such a status, it is "gateway".
     """
     if error is None:
         return OUTCOMES.get(outcome, _GATEWAY)

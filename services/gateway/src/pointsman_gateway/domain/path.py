@@ -1,7 +1,4 @@
-"""Paths, the ways to answer a request, the catalog of paths that a configuration offers, and adapters.
-
-Versions and aliases of adapters are those that a lora-server lists; a path is resolved to one version per request.
-"""
+"""Paths (the ways to answer a request), versions and aliases of adapters, and the catalog of a configuration."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,52 +8,53 @@ from typing import Any
 from pointsman_gateway.domain.value import value
 
 IDLE, OTHER = "idle", "other"
-"""Values of the label `path` in metrics for an engine's time that nobody used, and for paths that the configuration
-does not name.
+"""Values of the label `path` in metrics: "idle" for an engine's time without requests, "other" for a path that the
+configuration does not name.
 """
 
 FORM_PARAMETERS = ("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar")
-"""vLLM's parameters for the form of an answer; older versions know the last four."""
+"""vLLM's parameters for the form of an answer; the last four are those of older versions."""
 STRUCTURING_PARAMETERS = ("tools", "functions", *FORM_PARAMETERS)
-"""Parameters that give the answer a structure, in addition to `response_format`."""
+"""Parameters that, like `response_format`, give the answer a structure."""
 FORM_FIELDS = frozenset({"response_format", *FORM_PARAMETERS})
-"""Parameters that set the format of an answer; a request can have one of them."""
+"""Parameters that set the form of an answer; a request may have only one of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Alias:
-    """A name that can be moved from one version to another ("triage@prod")."""
+    """A name for an adapter version, such as "triage@prod", that can be moved to another version."""
 
     alias: str
     version: str
+    """The stable version; the canary's is `canary_version`."""
     revision: int = 0
-    """Incremented with each change of the alias or of its canary; of two reports the higher revision is newer."""
+    """Increases with each change of the alias or of its canary, so the report with the higher revision is newer."""
     canary_version: str = ""
     """Empty if the alias has no canary."""
     canary_weight: float = 0.0
-    """The share of users that the canary answers, 0 to 1."""
+    """The share of users whose requests the canary answers, 0 to 1."""
     previous: str = ""
-    """The version that a rollback restores; empty if there is none."""
+    """The version that a rollback of the alias restores; empty if there is none."""
 
 
 @dataclass(frozen=True, slots=True)
 class ResolvedAdapter:
-    """The adapter version for one request, resolved once with the decision; it does not change afterwards."""
+    """The adapter version for one request, determined with the decision; it does not change afterwards."""
 
     version: str
     revision: int = 0
     """The alias's revision; 0 if the path names a version instead of an alias."""
     has_canary: bool = False
-    """Whether the alias has a canary. If so, the request's outcome is reported to a lora-server."""
+    """Whether the alias has a canary, so that the outcome of the request is reported to a lora-server."""
     notes: tuple[str, ...] = ()
     """Remarks for the decision."""
     replaces: str = ""
-    """The version that a rollback of this one restores; empty if there is none."""
+    """The version that a rollback of `version` restores; empty if there is none."""
 
 
 @dataclass(frozen=True, slots=True)
 class CanaryMetrics:
-    """Outcomes of the requests that an alias sent to one version since the last report."""
+    """Counts for one version of an alias with a canary, since the last report to the lora-server."""
 
     model: str
     alias: str
@@ -64,15 +62,15 @@ class CanaryMetrics:
     version: str
     requests: int = 0
     errors: int = 0
-    """Failures caused by the version or by its engine."""
+    """Requests that failed because of the version or its engine."""
     invalid: int = 0
-    """Complete answers that a validator refused."""
+    """Complete answers that a validator rejected."""
     latency_buckets: Mapping[int, int] = field(default_factory=dict)
-    """Complete answers by total time: bucket k counts those of 2^((k-1)/4) to 2^(k/4) ms, bucket 0 those up to 1 ms."""
+    """Complete answers by total time: key k counts those of 2^((k-1)/4) to 2^(k/4) ms, key 0 those of up to 1 ms."""
     rated: int = 0
     """Number of answers that callers have rated."""
     rating: int = 0
-    """The sum of their ratings, in thousandths."""
+    """The sum of these ratings (0 to 1 each), in thousandths."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +80,10 @@ class AdapterVersion:
     version: str
     name: str
     state: str
-    """ "registered", "validating", "ready", "loading", "warm", "serving", "draining", "retired" or "failed"."""
+    """ "registered", "validating", "ready", "loading", "warm", "serving", "draining", "retired" or "failed", explained
+    at `AdapterState` in lora_server.proto; "unspecified" if a newer lora-server reports another state."""
     aliases: tuple[str, ...]
-    """The aliases whose stable version or canary this version is."""
+    """The aliases that have this version as their stable version or as their canary."""
     pinned: bool
     rank: int
     bytes: int
@@ -93,19 +92,19 @@ class AdapterVersion:
     error: str
     """The message of the last error; empty if there was none."""
     metrics: Mapping[str, float]
-    """Results of its evaluation."""
+    """Results of the version's evaluation, by name, such as "heldout_exact"."""
     parent: str
     author: str
 
 
 @dataclass(frozen=True, slots=True)
 class AdapterChange:
-    """One entry of the registry's history: a change of a version or an alias."""
+    """One entry in the history of adapters: a change of a version or of an alias."""
 
     at_unix_ms: int
     kind: str
     subject: str
-    """A version or an alias."""
+    """The version or the alias that was changed."""
     before: str
     after: str
     author: str
@@ -114,53 +113,62 @@ class AdapterChange:
 
 @dataclass(frozen=True, slots=True)
 class AdapterListing:
-    """All adapters of one base model, as its lora-server lists them."""
+    """All adapters of one base model, as the lora-server of one engine lists them; states are those on this engine."""
 
     versions: tuple[AdapterVersion, ...]
     aliases: tuple[Alias, ...]
     changes: tuple[AdapterChange, ...]
-    """Newest first."""
+    """The last changes, newest first; at most `MAX_CHANGES` of `engines/adapter_admin.py`."""
 
 
 @dataclass(frozen=True, slots=True)
 class AliasMove:
-    """A command to point an alias to a version, or to give it a canary that answers a share of its users."""
+    """A command to point an alias to a version, to set or end its canary, or to roll it back.
+
+    Which of these it is depends on the method of `AdapterAdminClient` that gets it.
+    """
 
     alias: str
     version: str
     """Empty to end a canary, or to roll the alias back."""
     expected_version: str
-    """The move is rejected unless the alias points to this version now; empty accepts any."""
+    """The command is rejected unless the alias points to this version now; empty accepts any version."""
     author: str
     weight: float = 1.0
-    """The canary's share, above 0 to 1; 0 ends the canary."""
+    """Only for a canary: its share of users, above 0 and up to 1; 0 ends the canary."""
     force: bool = False
-    """Move the alias even if the evaluation found prompting as good."""
+    """Whether to move the alias even if the evaluation says that a prompt without the adapter is as good."""
     reason: str = ""
-    """The reason for a rollback, for the history."""
+    """The reason for a rollback, which is stored in the history."""
 
 
 @value
 class Sampling:
-    """Sampling parameters of a request; None means the path's setting, or else the engine's default."""
+    """Sampling parameters of a request or of a path.
+
+    In a request, None stands for the path's setting; in a path, for the engine's default.
+    """
 
     max_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
     seed: int | None = None
     stop: tuple[str, ...] | None = None
-    """An empty tuple means no stop sequences, whatever the path's setting."""
+    """An empty tuple means no stop sequences, whatever the path's setting is."""
     structured_max_tokens: int | None = None
-    """Of a path only: its `max_tokens` for structured requests."""
+    """Only for a path: its `max_tokens` for structured requests (see `is_structured`)."""
     extra: Mapping[str, Any] = field(default_factory=dict)
-    """OpenAI parameters that the gateway does not interpret; the engine receives them unchanged."""
+    """Other parameters of OpenAI's API or of vLLM, by name, such as "tools"; sent to engines that accept them."""
     anthropic: Mapping[str, Any] | None = None
-    """Fields of a request in Anthropic's format that chat completions do not have; only engines with this format get
-    them."""
+    """Fields of a request in Anthropic's format that OpenAI's chat completions do not have; None for other requests.
+    Only engines with Anthropic's format get them."""
 
     @property
     def is_structured(self) -> bool:
-        """Returns whether the answer must be JSON or of a given form, or may call tools: useless if cut off."""
+        """Returns whether the answer may call tools or must have a form, such as JSON.
+
+        Such an answer is useless if it is cut off, so the limits of a path's prose do not apply.
+        """
         extra = self.extra
         if self.anthropic and self.anthropic.get("tools"):
             return True
@@ -170,24 +178,28 @@ class Sampling:
 
     @property
     def response_format(self) -> Mapping[str, Any] | None:
-        """Returns the form that the client requires of the answer; None if any text will do."""
+        """Returns OpenAI's parameter `response_format`; None if it is missing or has the type "text"."""
         response_format = self.extra.get("response_format")
         is_form = isinstance(response_format, Mapping) and response_format.get("type") != "text"
         return response_format if is_form else None
 
     @property
     def requires_form(self) -> bool:
-        """Returns whether the client requires a form of the answer, by OpenAI's parameter or by one of vLLM's."""
+        """Returns whether the client requires a form of the answer, by `response_format` or by `FORM_PARAMETERS`."""
         return self.response_format is not None or any(self.extra.get(name) for name in FORM_PARAMETERS)
 
     def default_max_tokens(self, default: "Sampling") -> int | None:
-        """Returns the path's `max_tokens` (`default`) for an answer of this kind: structured, or prose."""
+        """Returns the `max_tokens` of `default`, the path's parameters, for a request with these parameters.
+
+        If `is_structured`, that is `structured_max_tokens`.
+        """
         return default.structured_max_tokens if self.is_structured else default.max_tokens
 
     def with_defaults(self, default: "Sampling") -> "Sampling":
-        """Returns these parameters, with those that are not set taken from `default`.
+        """Returns these parameters; those that are not set are taken from `default`, the path's parameters.
 
-        Stop sequences and `max_tokens` that suit the path's prose do not apply to structured requests.
+        A structured request gets `structured_max_tokens` as its `max_tokens`, and from `default` neither stop sequences
+        nor `FORM_FIELDS`.
         """
         stop = self.stop
         if stop is None:
@@ -203,14 +215,16 @@ class Sampling:
         )
 
     def _extra_of(self, default: "Sampling") -> Mapping[str, Any]:
-        """Returns the path's own parameters; without the path's format if the client requires one."""
+        """Returns the `extra` parameters of `default`; for a structured request without `FORM_FIELDS`."""
         if not self.is_structured:
             return default.extra
         return {name: one for name, one in default.extra.items() if name not in FORM_FIELDS}
 
 
 class Kind(StrEnum):
-    """What a path is made of, such as a prompt, retrieval or an adapter; derived from the path, never configured."""
+    """What a path uses: only a prompt, retrieval ("rag"), an adapter ("lora"), a fully fine-tuned model ("tuned"), or
+    one of the last two together with retrieval or examples ("hybrid"). It is derived from the path, not configured.
+    """
 
     PROMPT = "prompt"
     RAG = "rag"
@@ -221,29 +235,31 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Path:
-    """One complete way to answer a request: a model, perhaps an adapter, prompt strategies, perhaps retrieval."""
+    """One complete way to answer a request: a model, prompt strategies, sampling parameters, and perhaps an adapter."""
 
     name: str
     model: str
+    """The name of the base model in the configuration."""
     adapter: str = ""
+    """An alias ("triage@prod") or a version; empty without an adapter."""
     strategies: tuple[str, ...] = ()
-    """Names only; `bootstrap` builds the strategies themselves from the configuration."""
+    """The names of the prompt strategies, in the order in which they are applied."""
     sampling: Sampling = field(default_factory=Sampling)
     collections: tuple[str, ...] = ()
-    """The collections that its strategies search."""
+    """The collections of documents that the strategies search."""
     fingerprint: str = ""
-    """A hash of the path's configuration, its prompts included. Statistics count only for the same fingerprint."""
+    """A hash of the path's configuration, prompts and examples. Statistics with another fingerprint do not count."""
     resolved_adapter: ResolvedAdapter | None = None
-    """The version of `adapter` for one request; None before the decision, and for a path without an adapter."""
+    """The version of `adapter` for one request; None before the decision, or if the path has no adapter."""
     shows_examples: bool = field(default=False, compare=False)
-    """Whether its prompt contains examples."""
+    """Whether the path's prompt contains examples."""
     tuned_from: str = ""
-    """The model that its model was fully fine-tuned from; empty if its model is a base model."""
+    """The model from which `model` was fully fine-tuned; empty if `model` is a base model."""
     kind: Kind = field(init=False, compare=False)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Returns remarks on the path's resolved adapter."""
+        """Returns the remarks on the path's resolved adapter; empty without one."""
         return self.resolved_adapter.notes if self.resolved_adapter is not None else ()
 
     def __post_init__(self) -> None:
@@ -264,26 +280,28 @@ class CatalogTask:
     policy: str
     """The policy's name, such as "fixed" or "best_value"."""
     paths: tuple[str, ...]
-    """All paths that may answer, in the order in which they are tried; the default path is the last."""
+    """All paths that may answer, each once: those of the policy, the task's fallbacks, and the default path."""
     metric: Mapping[str, Any] | None
-    """{name: options}, or None if there is no metric. A judge's options are "model" and the text of its "prompt"."""
+    """{name: options} of the metric that scores answers; None if there is none. The options of "judge" are "model" and
+    "prompt" (the text, empty for the built-in one)."""
 
 
 @dataclass(frozen=True, slots=True)
 class CatalogModel:
     context_window: int
-    """Tokens, prompt and answer together."""
+    """Maximum number of tokens of prompt and answer together."""
     prices: Mapping[str, float] | None
-    """Dollars per million tokens of each kind, for prompts of the usual length; None if they are unknown."""
+    """Dollars per million tokens by kind of token, as for prompts of usual length; None if they are unknown."""
 
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """The configured tasks, paths and models, for clients that compare paths."""
+    """The configured tasks, paths and models by name, for clients that compare paths."""
 
     default_path: str
+    """Empty in the catalog for a key that may not use the default path."""
     search_usd: float
-    """Dollars per search."""
+    """Dollars per search of the retriever."""
     tasks: Mapping[str, CatalogTask] = field(default_factory=dict)
     paths: Mapping[str, Path] = field(default_factory=dict)
     models: Mapping[str, CatalogModel] = field(default_factory=dict)

@@ -9,23 +9,25 @@ from pointsman_gateway.domain.usage import Usage
 from pointsman_gateway.domain.value import PICODOLLARS, UNPRICED, round_to_microseconds
 
 GUARDRAIL_RULINGS = ("passed", "redacted", "unchecked", "unavailable", "blocked")
-"""Ordered from the mildest to the severest. If the guardrail fails or times out, the ruling is "unchecked" (the text
-passes) or "unavailable".
+"""The rulings of guardrails, from the mildest to the most severe.
+
+If a guardrail fails or times out, its ruling is "unchecked" (the text passes) or "unavailable" (the request fails), as
+its `fail` in the configuration says.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class GuardrailVerdict:
-    """The result of one guardrail at one hook, over all texts of the request."""
+    """The result of one guardrail at one hook; in a receipt, the most severe one for all texts of the request."""
 
     guardrail: str
     """The guardrail's name in the configuration."""
     hook: str
-    """ "request", "prompt" or "response"."""
+    """ "request", "prompt" or "response", as explained at `Hook`."""
     ruling: str
     """One of `GUARDRAIL_RULINGS`."""
     found: tuple[str, ...] = ()
-    """The kinds of the findings, sorted; never the text itself."""
+    """The kinds of the findings, such as "EMAIL_ADDRESS", each once and sorted; never the text itself."""
 
     def __str__(self) -> str:
         found = f": {', '.join(self.found)}" if self.found else ""
@@ -34,32 +36,34 @@ class GuardrailVerdict:
 
 @dataclass(slots=True)
 class Receipt:
-    """The tokens, cost, time and outcome of a request that has a decision.
+    """The tokens, cost, time and outcome of a request that has a decision. All paths that it tried are included.
 
-    It is treated as immutable; it is not frozen, because that would triple the time to construct it.
+    It is treated as immutable, but not frozen, because that would triple the time to construct it.
     """
 
     decision: Decision
     usage: Usage
     picodollars: Mapping[str, int]
-    """Cost by component."""
+    """Cost in picodollars by component, such as "prompt"; with the key `UNPRICED` if a part is unknown."""
     seconds: Mapping[str, float]
-    """Duration by phase, and "first_token" and "total", both since the request's arrival."""
+    """Seconds by phase, such as "admission"; "first_token" and "total" are counted from the request's arrival."""
     outcome: str
-    """ "ok", "routed", "cancelled" or an error's code; one of `OUTCOMES`."""
+    """ "ok", "routed" (only the decision was requested), "cancelled" or an error's code; one of `OUTCOMES`."""
     sources: Sequence[Passage] = ()
+    """The passages in the prompt."""
     model: str = ""
-    """The engine's name of the model that answered: the base model or an adapter version; empty if none did."""
+    """The engine's name of the model that answered (the base model or an adapter version); empty if none answered."""
     escalated_from: str = ""
-    """The path whose answer a validator rejected; empty if none. The receipt includes its cost."""
+    """The path whose answer a validator rejected, so that another path answered; empty if there is none."""
     cached: str = ""
     """ "exact" or "semantic" if the answer came from the cache; empty if an engine made it."""
     fault: str = "none"
+    """The component at fault, a value of `Fault`."""
     request_id: str = ""
     guardrails: tuple[GuardrailVerdict, ...] = ()
     """Empty if no guardrail is configured."""
     cost_usd: float | None = field(init=False, repr=False, compare=False)
-    """None if a model with an unknown price has worked."""
+    """Total cost in dollars; None if a model with an unknown price was used."""
     _in_dollars: dict[str, float | None] | None = field(default=None, init=False, repr=False, compare=False)
     _rounded: dict[str, float] | None = field(default=None, init=False, repr=False, compare=False)
 
@@ -69,7 +73,7 @@ class Receipt:
 
     @property
     def cost_parts_usd(self) -> dict[str, float | None]:
-        """Returns the dollars by component, None if unknown; computed once for response and request log."""
+        """Returns the dollars by component; None for `UNPRICED`. They are computed once."""
         if self._in_dollars is None:
             self._in_dollars = {component: amount / PICODOLLARS for component, amount in self.picodollars.items()}
             if UNPRICED in self._in_dollars:
@@ -78,7 +82,7 @@ class Receipt:
 
     @property
     def rounded_seconds(self) -> dict[str, float]:
-        """Returns the duration of each phase in seconds, rounded to microseconds; computed once."""
+        """Returns `seconds`, rounded to microseconds. They are computed once."""
         if self._rounded is None:
             self._rounded = round_to_microseconds(self.seconds)
         return self._rounded
@@ -86,7 +90,7 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class UndecidedReceipt:
-    """The receipt of a request without a decision: it was rejected, cancelled, or asked for embeddings."""
+    """The receipt of a request for embeddings, or of a request that ended before its decision."""
 
     request_id: str
     operation: str
@@ -94,18 +98,18 @@ class UndecidedReceipt:
     outcome: str
     fault: str
     seconds: Mapping[str, float]
-    """As in `Receipt`."""
+    """Seconds by phase, such as "admission", and "total" from the request's arrival."""
     caller: Caller = ANONYMOUS
-    """The caller, if it was identified."""
+    """`ANONYMOUS` if the request ended before its key was checked."""
     counts_as_request: bool = False
-    """Whether the request counts in the usage of the caller's key."""
+    """Whether the request counts as one in the usage of the caller's key: it was admitted."""
     model: str = ""
-    """The configured name of the embedding model; empty for other operations."""
+    """The name of the embedding model in the configuration; empty for other operations."""
     usage: Usage = field(default_factory=Usage)
     picodollars: Mapping[str, int] = field(default_factory=dict)
     guardrails: tuple[GuardrailVerdict, ...] = ()
     notes: tuple[str, ...] = ()
-    """Remarks, such as on an impossible usage that an engine reported."""
+    """Remarks, for example that an engine reported an impossible number of tokens."""
 
     @property
     def cost_usd(self) -> float:
@@ -113,10 +117,10 @@ class UndecidedReceipt:
 
     @property
     def cost_parts_usd(self) -> dict[str, float]:
-        """Returns the dollars by component."""
+        """Returns the dollars by component, such as "embedding"."""
         return {component: amount / PICODOLLARS for component, amount in self.picodollars.items()}
 
     @property
     def rounded_seconds(self) -> dict[str, float]:
-        """Returns the duration of each phase in seconds, rounded to microseconds."""
+        """Returns `seconds`, rounded to microseconds."""
         return round_to_microseconds(self.seconds)

@@ -1,4 +1,4 @@
-"""A decoded request with its caller, and the prompt that a path makes of it."""
+"""A decoded request, its caller, and the prompt that is made of it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -9,41 +9,41 @@ from pointsman_gateway.domain.path import Catalog, Path, Sampling
 from pointsman_gateway.domain.value import Vector, value
 
 AllowedNames = frozenset[str] | None
-"""Names, or None for all."""
+"""The allowed names; None allows all."""
 
 ALL_TASKS = "*"
 
 AUTO = "auto"
-"""The model name with which a client leaves the choice of the path to the gateway."""
+"""The value of a request's `model` that leaves the choice of the path to the gateway."""
 
 NO_MEDIA: frozenset[str] = frozenset()
 
 PATH_PREFIX = "path:"
-"""Before the name of a path in a request's `model`."""
+"""The prefix of a path's name in a request's `model`: "path:NAME"."""
 
 GivenField = tuple[str, str]
-"""The object that has the field, and the field's name: ("blocks", "cache_control"). The first is empty if the field is
-sent to no engine."""
+"""A field of a request's body: the kind of object that has it, and its name, such as ("blocks", "cache_control"). The
+kind is empty if no engine gets the field."""
 
 Operation = Literal["chat", "completion", "route", "embeddings"]
-"""What the client wants: an answer to a conversation ("chat"), the continuation of each message ("completion"), only
-the decision ("route"), or vectors ("embeddings")."""
+"""What the client requests: an answer to a conversation ("chat"), a continuation of each message by itself
+("completion"), only the decision ("route"), or vectors ("embeddings")."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """The tasks, paths, adapters and other names for which a key may be used; None allows all."""
+    """The tasks, paths, adapters, collections and embedding models for which a key may be used."""
 
     tasks: AllowedNames = None
     paths: AllowedNames = None
     adapters: AllowedNames = None
-    """Adapter names without alias or version ("triage")."""
+    """Names of adapters without alias or version, such as "triage"."""
     collections: AllowedNames = None
     embeddings: AllowedNames = None
-    """Embedding models; None: all, or none if the key is limited to tasks, paths, adapters or collections."""
+    """Embedding models; None allows all, or none if one of the other fields is set."""
 
     def denial_reason(self, task: str, path: Path) -> str | None:
-        """Returns why `path` must not answer a request of `task`, or None if it may."""
+        """Returns the reason why `path` must not answer a request of `task`, for an error message; None if it may."""
         if self.tasks is not None and task not in self.tasks:
             return f"the key is not for task '{task}'"
         if self.paths is not None and path.name not in self.paths:
@@ -58,7 +58,7 @@ class Scope:
         return None
 
     def allows(self, path: Path) -> bool:
-        """Returns whether the key may use the path for at least one task."""
+        """Returns whether the key may use the path; if the key is limited to tasks, for at least one of these."""
         some_task = next(iter(self.tasks), "") if self.tasks is not None else ""
         return self.denial_reason(some_task, path) is None
 
@@ -68,7 +68,10 @@ class Scope:
         return self.tasks is self.paths is self.adapters is self.collections is None
 
     def visible(self, catalog: Catalog) -> Catalog:
-        """Returns the part of the catalog that the key may use: if it is limited to tasks, only their paths."""
+        """Returns the tasks, paths and models of the catalog that the key may use.
+
+        If the key is limited to tasks, only paths of these tasks are included.
+        """
         if self is UNRESTRICTED:
             return catalog
         tasks = {name: task for name, task in catalog.tasks.items() if self.tasks is None or name in self.tasks}
@@ -89,16 +92,16 @@ UNRESTRICTED = Scope()
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who sent a request: the tenant, scope and rights of its API key or token."""
+    """The sender of a request, with the tenant, scope and rights of the API key or token."""
 
     key: str = ""
-    """The key's id, never its secret; empty if authentication is off."""
+    """The id of the key, never its secret; for a token, an id of its user. Empty if authentication is off."""
     tenant: str = ""
     scope: Scope = field(default=UNRESTRICTED)
     priority: int = 0
     """Requests of a higher priority leave the admission queue first."""
     training_consent: frozenset[str] = frozenset()
-    """Tasks whose answers the tenant releases as training data; `ALL_TASKS` stands for every task."""
+    """Tasks whose answers the tenant allows to be used as training data; `ALL_TASKS` stands for every task."""
     is_operator: bool = False
     """Whether the caller may move adapter aliases and send evaluations."""
     is_admin: bool = False
@@ -117,45 +120,46 @@ class Message:
     role: str
     content: str
     extra: Mapping[str, Any] = field(default_factory=dict)
-    """Other fields of the message ("name", "tool_calls", "tool_call_id"), passed to the engine. If the message has
-    media, "content" is all of it in parts, of which `content` is the text."""
+    """Other fields of the message for the engine, such as "name", "tool_calls" and "tool_call_id". If the message has
+    media, the entry "content" is the list of all its parts, and the attribute `content` is only their text."""
     blocks: Blocks = ()
-    """The blocks of a message in Anthropic's format, if they say more than `content` and `extra`; no other engine gets
-    them."""
+    """The blocks of a message in Anthropic's format, if they have information that `content` and `extra` lack. Only
+    engines with this format get them."""
 
 
 @value
 class Request:
-    """A request after decoding; it is the same for every API."""
+    """A decoded request; the form is the same for all APIs."""
 
     model: str
+    """`AUTO`, "path:NAME", or the name of a model, an alias or an adapter."""
     messages: tuple[Message, ...]
     sampling: Sampling = field(default_factory=Sampling)
     metadata: Mapping[str, str] = field(default_factory=dict)
     user: str = ""
     deadline: float = float("inf")
-    """On the event loop's clock, seconds."""
+    """When the request must end, in seconds by the event loop's clock."""
     caller: Caller = ANONYMOUS
     cache: str = "use"
     """ "use": read and write the answer cache; "renew": write it only; "off": neither."""
     arrived_at: float = 0.0
-    """By `time.perf_counter`, before the body was read; 0 stands for the start of the pipeline."""
+    """Time of arrival, before the body was read, in seconds by `time.perf_counter`; 0: when the pipeline gets it."""
     operation: Operation = "chat"
     as_a_whole: bool = False
-    """The answer is delivered in one piece, so chunks that arrive together may be joined."""
+    """Whether the client gets the answer in one piece, so that chunks which arrive together may be joined."""
     media: frozenset[str] = NO_MEDIA
-    """What a model must take in addition to text: "image", "audio", "video", "file"; "url" if it has to fetch it."""
+    """What the model must accept besides text: "image", "audio", "video", "file", and "url" if it must fetch a URL."""
     keeps_pieces: bool = False
-    """Chunks are not joined all the same, because the answer is stored and may be replayed as a stream."""
+    """Whether chunks are never joined, because the cache stores the answer and may send it as a stream later."""
     is_collected: bool = False
-    """The API keeps the answer until its end even if it is streamed, since later events repeat earlier ones."""
+    """Whether the API's encoder keeps a streamed answer in memory until its end, so that its length must be limited."""
     uncommon: frozenset[GivenField] = frozenset()
-    """Fields of the client's body that are not sent to every engine."""
+    """Fields in the client's body that not every engine gets; the decision notes those that are left out."""
     _characters: int = field(default=-1, init=False, repr=False, compare=False)
 
     @property
     def characters(self) -> int:
-        """Returns the length of all messages in characters, counted on first use."""
+        """Returns the length of the texts of all messages, in characters; it is computed once."""
         if self._characters < 0:
             # A cached value does not change what the request means.
             self._characters = sum([len(message.content) for message in self.messages])  # type: ignore[misc]
@@ -163,13 +167,13 @@ class Request:
 
     @property
     def query(self) -> str:
-        """Returns the text to classify and to search for: the last user message, or else the last message."""
+        """Returns the text of the user's last message, or else of the last message. It is searched for and embedded."""
         return next((m.content for m in reversed(self.messages) if m.role == "user"), self.messages[-1].content)
 
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A part of a document that a search of the retriever has found."""
+    """A part of a document that the retriever has found."""
 
     document_id: str
     title: str
@@ -181,15 +185,17 @@ class Passage:
 
 @value
 class Prompt:
-    """The messages for the engine, and the searches, embeddings and seconds that it took to make them."""
+    """The messages for the engine, and the searches, embeddings and seconds that were needed to make them."""
 
     messages: tuple[Message, ...]
     passages: tuple[Passage, ...] = ()
     searches: int = 0
+    """The number of searches that succeeded."""
     seconds: Mapping[str, float] = field(default_factory=dict)
+    """Seconds by phase: "prompt", and "retrieval" if something was searched."""
     collection_versions: tuple[tuple[str, int], ...] = ()
-    """(collection, version) of each search that succeeded."""
+    """(collection, version of the collection) for each search that succeeded."""
     embeddings: int = 0
-    """The number of texts that were embedded to make it."""
+    """The number of texts that were embedded to make the prompt."""
     vector: Vector | None = field(default=None, compare=False)
-    """The question's embedding, if it was known or needed."""
+    """The embedding of the request's text; None if it was neither known nor needed."""

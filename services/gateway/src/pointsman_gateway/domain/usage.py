@@ -1,4 +1,4 @@
-"""The tokens of an answer: what the engine counted, by kind, and whether it is an estimate."""
+"""The numbers of tokens of an answer by kind, as an engine reports them or as they are estimated."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -6,29 +6,30 @@ from dataclasses import dataclass, field, fields
 from pointsman_gateway.domain.value import value
 
 PROMPT_KINDS = ("cache_write_1h", "cache_write", "prompt_audio", "prompt_image")
-"""Kinds of tokens that the prompt's count includes, like cached tokens; no token is of two kinds."""
+"""Special kinds of tokens that are included in the number of prompt tokens. No token is of two kinds."""
 COMPLETION_KINDS = ("completion_audio", "completion_image", "reasoning")
-"""Kinds of tokens that the completion's count includes."""
+"""Special kinds of tokens that are included in the number of completion tokens."""
 TOKEN_KINDS = PROMPT_KINDS + COMPLETION_KINDS
 
 
 @dataclass(frozen=True, slots=True)
 class EngineSeconds:
-    """The seconds that an engine reports for one answer; None for those that it does not report."""
+    """The seconds that an engine reports for one answer; None if it does not report a value."""
 
     queue: float | None = None
-    """Until the engine began to work on it."""
+    """From the arrival at the engine until the engine begins to work on the request."""
     inference: float | None = None
-    """From then to the last token."""
+    """From the end of `queue` to the last token."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenDetails:
-    """Tokens of the kinds that few answers have; the names are also those of their prices and cost components."""
+    """The numbers of tokens of the special kinds. Their prices and cost components have the same names."""
 
     cache_write: int = 0
-    """Written to a prompt cache for the provider's usual time, which is 5 minutes at Anthropic."""
+    """Tokens written to a prompt cache for the provider's usual time, which is 5 minutes at Anthropic."""
     cache_write_1h: int = 0
+    """Tokens written to a prompt cache for an hour."""
     prompt_audio: int = 0
     prompt_image: int = 0
     reasoning: int = 0
@@ -48,7 +49,10 @@ class TokenDetails:
         )
 
     def within(self, prompt: int, completion: int) -> "TokenDetails":
-        """Returns the details with at most so many tokens of the prompt's kinds, and of the completion's kinds."""
+        """Returns the details with at most `prompt` tokens of `PROMPT_KINDS` together, and `completion` of the others.
+
+        If there are more, the last kinds in the list are cut first.
+        """
         kept: dict[str, int] = {}
         for kinds, left in ((PROMPT_KINDS, prompt), (COMPLETION_KINDS, completion)):
             for kind in kinds:
@@ -57,7 +61,7 @@ class TokenDetails:
         return TokenDetails(**kept, service_tier=self.service_tier, is_estimate=self.is_estimate)
 
     def as_fields(self) -> Mapping[str, int | str | bool]:
-        """Returns the fields that are not empty, for JSON."""
+        """Returns the fields that are not 0, empty or False, for JSON."""
         return {one.name: set_value for one in fields(self) if (set_value := getattr(self, one.name))}
 
 
@@ -67,16 +71,16 @@ ESTIMATED = TokenDetails(is_estimate=True)
 
 @value
 class Usage:
-    """Token counts of one answer, as the engine reports them."""
+    """Token counts of one answer, or the sum of several answers."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
-    """Prompt tokens that were in the engine's prefix cache."""
+    """Prompt tokens that were in the prefix cache of the engine; `prompt_tokens` includes them."""
     seconds: EngineSeconds | None = field(default=None, compare=False)
-    """None if the engine reports no timings, and for sums."""
+    """None if the engine reports no seconds, and in sums."""
     details: TokenDetails | None = None
-    """None if all other tokens are plain ones of the standard service tier, counted by the engine."""
+    """None if there are no tokens of special kinds, the service tier is the standard one, and nothing is estimated."""
 
     def __add__(self, other: "Usage") -> "Usage":
         mine, others = self.details, other.details
@@ -88,7 +92,11 @@ class Usage:
         )
 
     def by_kind(self) -> dict[str, int]:
-        """Returns the tokens of each kind, with those of no special kind as "prompt", "cached" and "completion"."""
+        """Returns the number of tokens of each kind, so that no token counts twice.
+
+        "prompt", "cached" and "completion" are always there, a special kind if it is not 0. "prompt" is without cached
+        and special tokens, "completion" without special ones.
+        """
         prompt, completion = self.prompt_tokens - self.cached_tokens, self.completion_tokens
         counts = {"prompt": prompt, "cached": self.cached_tokens, "completion": completion}
         if self.details is not None:
@@ -100,7 +108,7 @@ class Usage:
         return counts
 
     def capped(self, prompt: int, completion: int) -> "Usage":
-        """Returns the usage with at most so many tokens of prompt and completion."""
+        """Returns the usage with at most `prompt` and `completion` tokens, cached and special ones included."""
         return detailed(
             min(self.prompt_tokens, prompt),
             min(self.completion_tokens, completion),
@@ -117,7 +125,7 @@ class Usage:
 def detailed(
     prompt: int, completion: int, cached: int, details: TokenDetails, seconds: EngineSeconds | None = None
 ) -> Usage:
-    """Returns a usage in which cached tokens and tokens of special kinds are cut to the count that includes them."""
+    """Returns a usage in which cached and special tokens are cut so that `prompt` and `completion` can include them."""
     cached = min(cached, prompt)
     details = details.within(prompt - cached, completion)
     return Usage(prompt, completion, cached, seconds, None if details == NO_DETAILS else details)

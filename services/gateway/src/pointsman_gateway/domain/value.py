@@ -1,4 +1,4 @@
-"""Building blocks of the other domain modules: the `@value` decorator, and the units in which values are counted."""
+"""What the other domain modules are built of: the decorator `value`, the vector type, and units."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,28 +15,28 @@ else:
 Decorated = TypeVar("Decorated")
 
 Overflow = Literal["error", "truncate", "mean"]
-"""What is done with a text that is longer than the embedding model reads: it is rejected, its beginning is read, or the
-vectors of its parts are averaged."""
+"""What is done with a text that is too long for the embedding model: "error" rejects it, "truncate" embeds only its
+beginning, "mean" averages the vectors of its parts."""
 
 CHARACTERS_PER_TOKEN = 4
-"""A common figure for English; used only for estimates before the tokens are counted."""
+"""A common average for English texts; used for estimates of token counts."""
 PICODOLLARS = 10**12
-"""Picodollars in a dollar. Costs are whole picodollars, so that a sum does not depend on its order: at a price of a
-millionth of a dollar per million tokens, one token costs one picodollar."""
+"""Picodollars in a dollar. Costs are whole picodollars, so that a sum does not depend on the order of its parts. At a
+price of a millionth of a dollar per million tokens, one token costs one picodollar."""
 
 UNPRICED = "unpriced"
-"""A component of a receipt's cost: the tokens of a model without a known price. Its amount is 0, and means unknown."""
+"""A component of a receipt's cost, for a model whose price is unknown. Its amount is 0 and has no meaning."""
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
 def value(of: type[Decorated]) -> type[Decorated]:
-    """Declares a dataclass that type checkers treat as frozen.
+    """Makes a class a dataclass with slots and a hash, which type checkers treat as frozen.
 
-    Nothing enforces that at run time, because a frozen dataclass takes three times as long to construct.
+    At run time its attributes can be set, because a frozen dataclass takes three times as long to construct.
     """
     return dataclass(slots=True, unsafe_hash=True)(of)
 
 
 def round_to_microseconds(seconds: Mapping[str, float]) -> dict[str, float]:
-    """Returns the seconds of each phase, rounded to six decimals; `round(value, 6)` would be three times slower."""
+    """Returns the seconds by phase, rounded to six decimals. The built-in `round` would take three times as long."""
     return {phase: round(value * 1e6) / 1e6 for phase, value in seconds.items()}

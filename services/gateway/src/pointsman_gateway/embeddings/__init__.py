@@ -1,1 +1,1 @@
-"""The embedding models behind `/v1/embeddings`: admission and limits, the local encoder, and remote endpoints."""
+"""The embedding models of `/v1/embeddings`: local and remote ones, and the processing of a request."""

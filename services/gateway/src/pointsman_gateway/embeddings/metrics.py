@@ -1,4 +1,4 @@
-"""The metrics of embedding requests, and their costs."""
+"""The metrics of embedding requests and of their costs."""
 
 from typing import Protocol
 
@@ -13,7 +13,7 @@ SECONDS = (.0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 120)
 
 
 class GenAi(Protocol):
-    """Records the metrics of OpenTelemetry's conventions for generative AI."""
+    """Interface to the metrics of OpenTelemetry's conventions for generative AI; `metering/gen_ai.py` implements it."""
 
     def observe_embedding(self, model: str, outcome: str, seconds: float) -> None: ...
 
@@ -21,7 +21,7 @@ class GenAi(Protocol):
 
 
 class EmbeddingMetrics:
-    """The Prometheus metrics of `/v1/embeddings`. Models are labelled by their names in the configuration."""
+    """Records the metrics of `/v1/embeddings`. The label `model` is the model's name in the configuration."""
 
     def __init__(self, registry: CollectorRegistry, gen_ai: GenAi) -> None:
         self._gen_ai = gen_ai
@@ -57,7 +57,7 @@ class EmbeddingMetrics:
 
 
 class _CostCounter(Collector):
-    """A counter of dollars that adds whole picodollars, so that the total equals the sum of the receipts exactly."""
+    """A counter that is exported in dollars and adds whole picodollars, so that it equals the sum of the receipts."""
 
     def __init__(self) -> None:
         self._picodollars: dict[str, int] = {}

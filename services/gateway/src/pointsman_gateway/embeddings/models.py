@@ -1,7 +1,7 @@
-"""The two kinds of embedding model: one of an OpenAI-compatible engine, and the gateway's own encoder.
+"""The two kinds of embedding models: remote ones at an OpenAI-compatible endpoint, and the gateway's own encoder.
 
-An engine's response is relayed unchanged. The own encoder runs in a worker thread of this process. A text that is
-longer than it reads is rejected, truncated, or split into windows whose vectors are averaged.
+The response of an endpoint is relayed unchanged. The encoder runs in a worker thread of this process. A text that is
+too long for it is rejected, truncated, or split into windows whose vectors are averaged.
 """
 
 import asyncio
@@ -28,42 +28,44 @@ from pointsman_gateway.extensions.http_poster import HttpPoster, HttpReply, Http
 from pointsman_gateway.redaction import MAX_PARAM_CHARACTERS, shown_error
 
 MAX_REPLY_BYTES = 128 * 1024 * 1024
-"""Bytes: 2048 vectors of 3072 numbers in full."""
+"""Maximum length of an endpoint's response in bytes; 2048 vectors of 3072 numbers with all digits fit."""
 MAX_HELD_BYTES = 2 * MAX_REPLY_BYTES
-"""Bytes of all responses of endpoints that a gateway holds at a time, until their clients have read them."""
+"""Maximum number of bytes of endpoints' responses that a gateway holds at a time for its clients."""
 MAX_ADDED_TOKENS = 64
-"""Tokens that an engine may add to each text: special tokens and a prompt of the model's own."""
+"""Tokens that an endpoint may add to each text: special tokens, and a prompt that the model needs."""
 USAGE_SEARCH_BYTES = 4096
 """Bytes at the start and the end of a response that are searched for its usage."""
 
 BATCH_TEXTS = 16
-"""Texts per batch, about 30 ms; cancellation takes effect between batches."""
+"""Texts that are embedded at a time, in about 30 ms. A cancelled request ends after its current batch."""
 
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingEndpoint:
-    """The URL, key and name of an embedding model at a remote endpoint."""
+    """Where and how a remote embedding model is called."""
 
     name: str
     """The name in the configuration."""
     url: str
+    """The full URL to which requests are posted."""
     model: str
-    """The engine's name for it."""
+    """The model's name at the endpoint."""
     auth_header: str = ""
-    """The header line with the API key; empty without a key."""
+    """The header line with the API key; empty if there is no key."""
 
 
 class RemoteEmbedder:
-    """Sends texts to an OpenAI-compatible embedding endpoint for their vectors; implements `Embedder`."""
+    """Gets vectors from an OpenAI-compatible endpoint; implements `Embedder`."""
 
     def __init__(self, endpoint: EmbeddingEndpoint, http: HttpPoster) -> None:
         self._endpoint = endpoint
         self._http = http
 
     async def embed(self, inputs: EmbeddingRequest) -> EncodedEmbeddings:
-        """Sends the texts to the endpoint, and relays its response. Raises InvalidArgument if it rejects them or the
-        request sets `overflow`, NotFound if it does not serve the model, Unavailable if it fails, or what
-        `inputs.reserve` raises.
+        """Sends the texts to the endpoint, and relays its response unchanged.
+
+        Raises InvalidArgument if the endpoint rejects the texts or `overflow` is not None or "error", NotFound if it
+        does not serve the model, Unavailable if it fails, and what `inputs.reserve` raises.
         """
         endpoint = self._endpoint
         if inputs.overflow not in (None, "error"):
@@ -86,9 +88,10 @@ class RemoteEmbedder:
         return EncodedEmbeddings(reply.pieces, tokens, note=note)
 
     def _tokens(self, reply: HttpReply, inputs: EmbeddingRequest) -> tuple[int, str]:
-        """Returns the tokens to charge, and a note if the engine's count is impossible (else empty).
+        """Returns the tokens to charge, and a note if the endpoint reports an impossible number (else empty).
 
-        Only the ends of the response, which may have megabytes, are parsed. Raises Unavailable if it is no JSON object.
+        Only the start and the end of the response are searched, since it may have megabytes. Raises Unavailable if the
+        response is no JSON object.
         """
         head, tail = _ends(reply.pieces)
         if not head.lstrip().startswith(b"{") or not tail.rstrip().endswith(b"}"):
@@ -136,12 +139,12 @@ class RemoteEmbedder:
 
 
 def _text(start: bytes, max_characters: int) -> str:
-    """Returns the start of a response, as clients may see it."""
+    """Returns the text of a response for an error message: at most `max_characters`, and without secrets."""
     return shown_error(start.decode("utf-8", "replace"), max_characters)
 
 
 def _ends(pieces: tuple[bytes, ...]) -> tuple[bytes, bytes]:
-    """Returns up to USAGE_SEARCH_BYTES of the start and of the end of a response; they overlap if it is short."""
+    """Returns the start and the end of a response, up to USAGE_SEARCH_BYTES each; they overlap if it is short."""
     head, tail = b"", b""
     for piece in pieces:
         if len(head) >= USAGE_SEARCH_BYTES:
@@ -155,7 +158,10 @@ def _ends(pieces: tuple[bytes, ...]) -> tuple[bytes, bytes]:
 
 
 def _usage(end: bytes) -> Mapping[str, Any] | None:
-    """Finds the usage object in a response, which holds no text of the client, so that "usage" can only be the key."""
+    """Returns the usage object in a part of a response; None if there is none.
+
+    The response has no text of the client, so "usage" can only be the key.
+    """
     _, found, rest = end.rpartition(b'"usage"')
     if not found:
         return None
@@ -167,43 +173,52 @@ def _usage(end: bytes) -> Mapping[str, Any] | None:
 
 
 class EmbeddingModel(Protocol):
-    """An embedding model; thread-safe."""
+    """Interface to an embedding model that runs in this process; thread-safe. `Encoder` implements it."""
 
     @property
     def dimensions(self) -> int: ...
 
     @property
-    def max_tokens(self) -> int: ...
+    def max_tokens(self) -> int:
+        """Returns how many tokens of a text the model reads, special ones included."""
+        ...
 
     @property
-    def fingerprint(self) -> str: ...
+    def fingerprint(self) -> str:
+        """Returns the name that identifies the exact model."""
+        ...
 
     @property
     def tokenizer(self) -> Tokenizer: ...
 
-    def embed(self, texts: Sequence[str]) -> Vector: ...
+    def embed(self, texts: Sequence[str]) -> Vector:
+        """Returns one row for each text: (texts, dimensions)."""
+        ...
 
 
 class LocalEmbedder:
-    """Computes embeddings in this process, one batch at a time, so that the classifier's thread has a core."""
+    """Computes vectors in this process; implements `Embedder`.
+
+    Only one batch is computed at a time, so that the classifier has a free core.
+    """
 
     def __init__(
         self, encoder: EmbeddingModel, overflow: Overflow = "error", lock: asyncio.Semaphore | None = None
     ) -> None:
-        """Takes `overflow`: the treatment of texts that are too long, for requests that name none."""
+        """Takes the `overflow` for requests that name none, and the `lock` that embedders of the same model share."""
         self._encoder = encoder
         self._overflow = overflow
         self._lock = lock or asyncio.Semaphore(1)
 
     def with_overflow(self, overflow: Overflow) -> "LocalEmbedder":
-        """Returns the same embedder with another treatment of long texts for requests that name none."""
+        """Returns an embedder of the same model with another `overflow`; both share the lock."""
         return LocalEmbedder(self._encoder, overflow, self._lock)
 
     async def embed(self, inputs: EmbeddingRequest) -> EncodedEmbeddings:
-        """Embeds the texts of a request, in threads.
+        """Embeds the texts of a request in threads, in batches of `BATCH_TEXTS`.
 
-        Raises InvalidArgument for unsupported parameters, too long texts (overflow "error") or foreign token ids, and
-        Unavailable if the encoder's endpoint fails.
+        Raises InvalidArgument if `dimensions` is not the model's, if a text is too long and `overflow` is "error", or
+        if token ids are not those of the model's tokenizer.
         """
         self._check(inputs)
         answer = WindowedAnswer(inputs.base64)
@@ -226,7 +241,7 @@ class LocalEmbedder:
             )
 
     def _embed_batch(self, windows: Iterator[TextWindow], answer: "WindowedAnswer") -> int:
-        """Tokenizes and embeds the next windows, up to `BATCH_TEXTS`, adds them to the answer, returns their number."""
+        """Embeds the next windows, at most `BATCH_TEXTS`, and adds their vectors to `answer`. Returns their number."""
         batch = list(islice(windows, BATCH_TEXTS))
         if batch:
             vectors = self._encoder.embed(tuple(window.text for window in batch))
@@ -235,7 +250,7 @@ class LocalEmbedder:
         return len(batch)
 
     def _windows(self, inputs: EmbeddingRequest) -> Iterator[TextWindow]:
-        """Yields the windows of all texts, in order; raises InvalidArgument."""
+        """Yields the windows of all texts, in order; raises InvalidArgument as `embed` does."""
         overflow = inputs.overflow or self._overflow
         for number, text in enumerate(inputs.texts):
             yield from self._windows_of(number, text, overflow)
@@ -265,9 +280,9 @@ class LocalEmbedder:
             )
 
     def _decode(self, number: int, ids: list[int]) -> str:
-        """Returns the text of token ids; raises InvalidArgument if the model's own tokenizer did not make them.
+        """Returns the text of token ids; raises InvalidArgument if the model's tokenizer makes other ids of that text.
 
-        Ids of another tokenizer, such as OpenAI's, would be other words here, and their vectors meaningless.
+        The ids of another tokenizer, such as OpenAI's, stand for other words here. `number` is the text's index.
         """
         tokenizer, name = self._encoder.tokenizer, self._encoder.fingerprint
         text = ""

@@ -1,4 +1,4 @@
-"""The embeddings endpoint's stage: the models of a configuration, and one request's computation and receipt."""
+"""The embedding models of a configuration, and the processing of one request for embeddings up to its receipt."""
 
 import asyncio
 import logging
@@ -25,22 +25,23 @@ PRICE_UNIT_TOKENS = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingRequest:
-    """A client's request for embeddings: its texts, or their token ids, and the form of the vectors."""
+    """A client's request for embeddings: texts or token ids, and the form of the vectors."""
 
     request: Request
-    """The caller, the model and the deadline, for admission; its messages are the texts."""
+    """The model, caller and deadline; its only message is the first text, or empty for token ids."""
     texts: tuple[str, ...] = ()
     token_ids: TokenIds | None = None
-    """Texts as token ids of some tokenizer; either these or `texts`."""
+    """The texts as token ids, instead of `texts`; None if the client sent texts."""
     base64: bool = False
-    """Whether vectors are encoded as base64 of little-endian 32-bit floats instead of as lists of numbers."""
+    """Whether vectors are returned as base64 of little-endian 32-bit floats; otherwise they are lists of numbers."""
     dimensions: int | None = None
+    """The requested length of the vectors; None: that of the model."""
     overflow: Overflow | None = None
-    """None: the model's setting."""
+    """What is done with texts that are too long; None: what the model's configuration says."""
     body: Mapping[str, Any] = field(default_factory=dict)
-    """The client's body, to send to a remote model."""
+    """The body for a remote model, in which `model` will be replaced."""
     reserve: Callable[[int], None] | None = None
-    """Reserves memory for so many bytes of a remote model's response; raises Unavailable."""
+    """Reserves memory for so many further bytes of a remote model's response; raises Unavailable if there is none."""
 
     @property
     def estimated_tokens(self) -> int:
@@ -48,7 +49,7 @@ class EmbeddingRequest:
 
     @property
     def max_tokens(self) -> int:
-        """Returns the most tokens that the texts can have: no tokenizer makes more than one of each UTF-8 byte."""
+        """Returns the largest possible number of tokens: no tokenizer makes more than one token of each UTF-8 byte."""
         return sum(len(t.encode()) for t in self.texts) + sum(self._id_counts)
 
     @property
@@ -63,24 +64,28 @@ class EmbeddingRequest:
 
 @dataclass(frozen=True, slots=True)
 class EncodedEmbeddings:
-    """The vectors of an embeddings request in input order, encoded as OpenAI's JSON, and their cost."""
+    """The response to a request for embeddings, as JSON in OpenAI's format, and its cost."""
 
     pieces: tuple[bytes, ...]
-    """The JSON body of OpenAI's response, in pieces: writing it at once would block the event loop."""
+    """The body in pieces, because writing it at once would block the event loop."""
     tokens: int
+    """The tokens to charge."""
     usd: float = 0.0
+    """The cost in dollars."""
     headers: Mapping[str, str] = field(default_factory=dict)
-    """The caller's limits, as `x-ratelimit-*`."""
+    """The state of the caller's limits, as `x-ratelimit-*` headers."""
     note: str = ""
-    """A remark on an impossible usage that the engine reported; empty if there is none."""
+    """Says that the endpoint reported an impossible number of tokens; otherwise empty."""
 
 
 class Embedder(Protocol):
-    """A model that computes embeddings."""
+    """Interface to an embedding model; `LocalEmbedder` and `RemoteEmbedder` implement it."""
 
     async def embed(self, inputs: EmbeddingRequest) -> EncodedEmbeddings:
-        """Returns the texts' vectors, encoded for the response; raises InvalidArgument, NotFound or Unavailable.
-        Cancelling the call stops the computation or the request to the provider.
+        """Returns the response with the vectors of the texts.
+
+        Raises InvalidArgument if the model cannot take the request, NotFound if its endpoint does not serve it, and
+        Unavailable if the endpoint fails. Cancelling the call stops the work.
         """
         ...
 
@@ -90,7 +95,7 @@ class PricedModel:
     """An embedding model and its price."""
 
     label: str
-    """The name in the configuration."""
+    """The model's name in the configuration."""
     embedder: Embedder
     usd_per_million_tokens: float
 
@@ -99,7 +104,7 @@ class PricedModel:
 
 
 class EmbeddingRun:
-    """One request for embeddings: checks its key's scope, computes the vectors, and makes the receipt."""
+    """Processes one request for embeddings: checks the key's scope, computes the vectors, and makes the receipt."""
 
     def __init__(self, model: PricedModel, inputs: EmbeddingRequest, metrics: EmbeddingMetrics) -> None:
         self.request = inputs.request
@@ -108,7 +113,7 @@ class EmbeddingRun:
         self._started = time.perf_counter()
         self._was_admitted = False
         self._tokens = 0
-        """Tokens of the result: nothing is charged without one."""
+        """The tokens to charge; 0 unless the vectors were computed."""
         self._note = ""
 
     @property
@@ -116,7 +121,7 @@ class EmbeddingRun:
         return self._model.picodollars(self.estimated_tokens) / PICODOLLARS
 
     def check_scope(self) -> None:
-        """Raises PermissionDenied if the caller may not use the model."""
+        """Raises PermissionDenied if the scope of the caller's key does not include the model."""
         label = self._model.label
         if not self.request.caller.scope.allows_embedding(label):
             raise PermissionDenied(
@@ -126,19 +131,19 @@ class EmbeddingRun:
             )
 
     def mark_admitted(self) -> None:
-        """Records that the request has a slot, and a reservation of its caller's limits."""
+        """Records that the request was admitted, so that it counts in the usage of the caller's key."""
         self._was_admitted = True
 
     async def compute(self) -> EncodedEmbeddings:
-        """Returns the vectors and their cost; raises the embedder's errors, or DeadlineExceeded."""
+        """Returns the response and its cost; raises what `Embedder.embed` raises, or DeadlineExceeded."""
         result = await _before_deadline(self._model.embedder, self._inputs)
         self._tokens, self._note = result.tokens, result.note
         return replace(result, usd=self._model.picodollars(result.tokens) / PICODOLLARS)
 
     def finish(self, outcome: str, error: PointsmanError | None = None) -> UndecidedReceipt:
-        """Makes the receipt, counts it and returns it.
+        """Makes and returns the receipt, and adds it to the metrics.
 
-        `outcome` is "ok", "cancelled" or the code of `error`, which is what the caller gets; None without one.
+        `outcome` is "ok", "cancelled", or the code of `error`, the error that the caller gets (None if there is none).
         """
         model, note = self._model, self._note
         receipt = UndecidedReceipt(
@@ -166,7 +171,7 @@ class Embeddings:
     def __init__(
         self, models: Mapping[str, PricedModel], metrics: EmbeddingMetrics, answer_budget: BufferedBytesBudget
     ) -> None:
-        """Takes `models` by the value of a request's `model`; `answer_budget` limits bytes of endpoints' responses."""
+        """Takes the models by the values of a request's `model`, and the memory for endpoints' responses."""
         self._models = models
         self._metrics = metrics
         self._answer_budget = answer_budget
@@ -175,11 +180,13 @@ class Embeddings:
         return [name for name, model in self._models.items() if scope.allows_embedding(model.label)]
 
     def reserve_answer(self) -> BufferReservation:
-        """Returns a reservation for the bytes of one response, to grow while it arrives and release when it is sent."""
+        """Returns an empty reservation of memory for one response. The caller increases it as the response arrives, and
+        releases it when the response is sent.
+        """
         return BufferReservation(self._answer_budget)
 
     def run(self, inputs: EmbeddingRequest) -> EmbeddingRun:
-        """Returns a run that is not started; raises NotFound if the model is unknown."""
+        """Returns the run of a request, for `Pipeline.embed`; raises NotFound if its model is unknown."""
         name = inputs.request.model
         model = self._models.get(name)
         if model is None:

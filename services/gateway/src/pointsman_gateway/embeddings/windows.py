@@ -1,4 +1,4 @@
-"""Splits texts that are longer than the gateway's own encoder reads, and averages the vectors of their windows."""
+"""Splits texts that are too long for the gateway's own encoder into windows, and averages the windows' vectors."""
 
 import base64
 from collections.abc import Iterator, Sequence
@@ -10,16 +10,19 @@ import msgspec
 from pointsman_gateway.domain import Vector
 
 MAX_TOKEN_CHARACTERS = 32
-"""A text with more characters per token that the encoder reads is rejected without counting its tokens, because no
-language's tokens are that long on average."""
+"""A text with more characters than this for each token that the encoder reads is too long; its tokens are not counted.
+In no language are tokens that long on average."""
 
 SPLIT_CHARACTERS = 8
-"""Per token of a window: so many characters of a long text are tokenized to find its end, about twice its length."""
+"""Characters for each token of a window: so many of a long text are tokenized to find where the window ends. They are
+about twice as long as the window."""
 
 
 class Tokenizer(Protocol):
+    """The part of `tokenizers.Tokenizer` that is used here."""
+
     def encode(self, sequence: str, /) -> Any:
-        """Returns an object with `ids`, `special_tokens_mask`, `word_ids` and `offsets`, one of each per token."""
+        """Returns an object with the lists `ids`, `special_tokens_mask`, `word_ids` and `offsets`, by token."""
         ...
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str: ...
@@ -30,31 +33,34 @@ class TextWindow:
     """A text that fits the encoder: one of the request's texts, or a part of one."""
 
     number: int
-    """The number of the request's text."""
+    """The index of the request's text."""
     text: str
     tokens: int
+    """The number of tokens that the encoder reads, special ones included."""
     is_last: bool = True
-    """Whether it is the last one of its text."""
+    """Whether this is the last window of the request's text."""
     overflow: str = ""
-    """How its text was shortened: "truncate", "mean" (averaged windows), or "" if it is whole."""
+    """"truncate" if the text is cut, "mean" if this is one of its windows, empty if the text fits as a whole."""
 
 
 class WindowedAnswer:
-    """Collects the vectors of one request as OpenAI's JSON objects."""
+    """Collects the vectors of one request, and encodes them as JSON in OpenAI's format."""
 
     def __init__(self, in_base64: bool) -> None:
-        """Writes vectors as base64 of 32-bit floats if `in_base64`, otherwise as lists of numbers."""
+        """Takes whether vectors are written as base64 of little-endian 32-bit floats, or else as lists of numbers."""
         self.tokens = 0
         self._write = _base64 if in_base64 else _numbers
         self._objects: list[bytes] = []
         self._sum: Vector | None = None
-        """Of the vectors of the current text so far, weighted by their tokens."""
+        """The sum of the vectors of the current text so far, weighted by their tokens."""
         self._tokens_of_text = self._windows_of_text = 0
         self._overflows: list[dict[str, Any]] = []
 
     def add(self, window: TextWindow, vector: Vector) -> None:
-        """Adds the vector of the next window. With `overflow` "mean", a text's vector is the mean of its windows',
-        weighted by their tokens and normalized; else it is the vector of its only window, unchanged.
+        """Adds the vector of the next window.
+
+        If the window's `overflow` is "mean", the vector of the text is the mean of the vectors of its windows, weighted
+        by tokens and normalized; else it is the vector of the only window.
         """
         self.tokens += window.tokens
         self._tokens_of_text += window.tokens
@@ -66,7 +72,7 @@ class WindowedAnswer:
             self._end_text(window, vector if self._sum is None else _normalized(self._sum))
 
     def pieces(self, model: str) -> tuple[bytes, ...]:
-        """Returns the response's body, in pieces."""
+        """Returns the body of the response in pieces; `model` is its field `model`."""
         usage = {"prompt_tokens": self.tokens, "total_tokens": self.tokens}
         end: dict[str, Any] = {"model": model, "usage": usage}
         if self._overflows:
@@ -88,9 +94,10 @@ class WindowedAnswer:
 
 
 def split_text(number: int, text: str, tokenizer: Tokenizer, max_tokens: int) -> Iterator[TextWindow]:
-    """Splits a text that is too long into windows of up to `max_tokens`, special ones included, between words.
+    """Yields the windows of a text that is too long, each of up to `max_tokens`, special ones included.
 
-    Only a word that is too long itself is split. `number` is that of the request's text.
+    The text is split between words; only a word that is too long itself is split. `number` is the index of the text in
+    the request.
     """
     start, pending = 0, None
     while start < len(text):
@@ -109,8 +116,8 @@ def split_text(number: int, text: str, tokenizer: Tokenizer, max_tokens: int) ->
 def _end_of_window(encoding: Any, length: int, is_rest: bool, max_tokens: int) -> tuple[int, int]:
     """Returns the numbers of characters and tokens of the window at the start of a piece with `length` characters.
 
-    `is_rest` says that the piece ends where the text ends; otherwise its last word may be cut, and is left to the next
-    window. With 0 tokens it is white space.
+    `is_rest` says that the piece ends where the text ends; otherwise its last word may be cut off, and belongs to the
+    next window. The number of tokens is 0 if the window is only white space.
     """
     content = [index for index, special in enumerate(encoding.special_tokens_mask) if not special]
     specials = len(encoding.ids) - len(content)

@@ -1,5 +1,6 @@
-"""The interfaces of extensions, which users add without a fork (docs/extending.md): policies, strategies, validators,
-guardrails.
+"""The interfaces of extensions: policies, prompt strategies, validators and guardrails.
+
+Users add extensions without changes to Pointsman's code (docs/extending.md).
 """
 
 from pointsman_servicekit.extensions import Registry

@@ -1,4 +1,4 @@
-"""The interface of guardrails: checks of requests, of prompts and of answers."""
+"""The interface of guardrails, which search requests, prompts and answers for forbidden content."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,15 +21,16 @@ GUARDRAILS = Registry(
 )
 
 Hook = Literal["request", "prompt", "response"]
-"""When a guardrail is called: before the request is classified, before the prompt is sent to an engine, or before a
-part of the answer is sent to the caller.
+"""When a guardrail is called: before the request is classified ("request"), before the prompt is sent to an engine
+("prompt"), or before a part of the answer is sent to the caller ("response").
 """
 
 
 class GuardedText(msgspec.Struct, frozen=True, gc=False):
-    """The text of a message, of a tool call's arguments, or a part of an answer."""
+    """A text to check: a string in a message or in the request's parameters, or a part of an answer."""
 
     role: str
+    """The role of the message, "assistant" for an answer, or `PARAMETER` of `pipeline/guarded_stages.py`."""
     text: str
 
 
@@ -38,39 +39,43 @@ class Finding:
     """A problem that a guardrail has found in a text."""
 
     kind: str
-    """The kind of problem, such as "EMAIL_ADDRESS". It is stored and shown to the caller, so it must not quote the
-    text.
+    """The kind of problem, such as "EMAIL_ADDRESS". It must not quote the text, since it is stored and shown to the
+    caller.
     """
     text: int = 0
-    """The index of the text."""
+    """The index of the text among those that `find` got."""
     start: int = 0
     end: int | None = None
-    """The position in the text, in characters. None: the finding is about the whole text and cannot be redacted."""
+    """`start` and `end` are positions in the text, in characters. If `end` is None, the finding is about the whole text
+    and cannot be redacted."""
 
 
 @dataclass(frozen=True, slots=True)
 class GuardrailContext:
-    """The arguments of a guardrail's constructor in addition to its options."""
+    """What a guardrail's constructor gets in addition to the options."""
 
     name: str
     """The guardrail's name in the configuration."""
     http: HttpPoster | None
-    """Client for calls to other services; None while a configuration is only checked."""
+    """The client for calls to other services; None if the configuration is only checked, and nothing is called."""
 
 
 class Guardrail(Protocol):
-    """Finds forbidden content. The configuration says whether a finding blocks the text or is redacted."""
+    """Interface of a guardrail, which finds forbidden content in texts.
+
+    The configuration says whether a finding blocks the request or answer, or is redacted (`action`).
+    """
 
     Options: ClassVar[Any]
     """The type of the options in the configuration: any type that pydantic can validate."""
 
     def __init__(self, options: Any, context: GuardrailContext) -> None:
-        """Takes the options of the configuration; raises ValueError if they cannot be used."""
+        """Takes the options of the configuration. Raises ValueError if they cannot be used."""
 
     async def find(self, hook: Hook, texts: Sequence[GuardedText]) -> Sequence[Finding]:
-        """Returns the findings in the texts; none if all texts may pass.
+        """Returns the findings in the texts; empty if all texts may pass.
 
-        The method runs on the event loop, so it must not block: use a thread or a service. If it raises or times out,
-        the configuration says whether the texts pass.
+        The method runs on the event loop, so it must not block: use a thread or a service. If it raises an error or
+        takes longer than `timeout_seconds`, the `fail` of the configuration says whether the texts pass.
         """
         ...

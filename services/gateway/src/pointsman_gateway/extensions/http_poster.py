@@ -1,6 +1,6 @@
-"""The interface for JSON POSTs whose response is needed as a whole: to engines and to guardrails' services.
+"""The interface of an HTTP client that posts JSON and reads the whole response.
 
-`engines/http_post.py` implements it.
+Embedding models, token counting and guardrails use it.
 """
 
 from collections.abc import Callable
@@ -12,18 +12,19 @@ from typing import Protocol
 class HttpReply:
     status: int
     pieces: tuple[bytes, ...]
-    """The body."""
+    """The body, in the pieces in which it arrived."""
     retry_after: float | None = None
+    """Seconds to wait before a retry, as the response says; None if it does not."""
     location: str = ""
-    """The target of a redirect, which is not followed."""
+    """The target of a redirect, which is not followed; empty if there is none."""
 
 
 class HttpUnreachable(Exception):
-    """An HTTP request got no complete response; the message gives the reason."""
+    """An HTTP request got no complete response within its limits; the message gives the reason."""
 
 
 class HttpPoster(Protocol):
-    """Posts a body to an engine or another service, and returns the whole response."""
+    """Interface of the client; `PooledPoster` in `engines/http_post.py` implements it."""
 
     async def post(
         self,
@@ -34,10 +35,10 @@ class HttpPoster(Protocol):
         max_bytes: int,
         reserve: Callable[[int], None] | None = None,
     ) -> HttpReply:
-        """Posts a JSON body; `auth_header` is a header line, or empty. Error statuses and redirects are returned.
+        """Posts a JSON `body` to a full URL, and returns the response, whatever its status.
 
-        Raises HttpUnreachable: no connection, `deadline` (on the event loop's clock), or a response over `max_bytes`.
-        `reserve` is called with the length of each piece of the response; the PointsmanError that it raises ends the
-        request.
+        `auth_header` is a whole header line, or empty. `deadline` is in seconds on the event loop's clock. Raises
+        HttpUnreachable if the connection fails, the deadline passes, or the response's body has over `max_bytes`.
+        `reserve` is called with the length of each piece of the body; an error that it raises ends the request.
         """
         ...

@@ -1,4 +1,4 @@
-"""The interface of policies: how a task chooses among its paths."""
+"""The interface of policies, which choose the path for each request of a task."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -23,43 +23,44 @@ POLICIES = Registry(
 )
 
 TRIAL = "policy:trial"
-"""The reason of a plan that explores."""
+"""The reason of a plan whose path was chosen to collect ratings for it, not because it is the best one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A path, and the evidence and expected cost that it has on the task."""
+    """A path, with its statistics and expected cost on the task."""
 
     name: str
     evidence: PathEvidence
     cost_usd: float
-    """Expected cost of one answer: the mean of past answers, or an estimate before there are any; infinite if the
+    """Expected dollars for one answer: the mean of past answers, or an estimate if there are none; infinite if the
     price of the path's model is unknown."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A policy's choice for one request: the paths in order, and the reason."""
+    """A policy's choice for one request: the paths in their order, and the reason."""
 
     paths: tuple[str, ...]
     """The path to take, then those that may replace it, in order. The router appends the task's fallbacks."""
     reason: str
+    """The reason in the decision, such as "policy:fixed"."""
     explanations: Mapping[str, str] = field(default_factory=dict)
-    """Why a path was chosen or not, for the decision; by path, for those that were weighed."""
+    """Why a path was chosen or not, by the path's name; for the paths that the policy compared."""
     escalates: bool = False
-    """Whether the next path answers instead if a validator refuses the first one's answer."""
+    """Whether the next path answers instead if a validator rejects the answer of the first path."""
     stream_unvalidated: frozenset[str] = frozenset()
     """Paths whose answers are streamed before they are validated, and so cannot be escalated."""
     as_good: frozenset[str] | None = None
-    """Paths that would do as well, so that a conversation on one of them changes only if that pays. None: all paths of
-    the policy."""
+    """Paths that are as good as the chosen one: a conversation on one of them leaves it only if that pays. None: all
+    paths of the policy."""
     worth_usd: Mapping[str, float] = field(default_factory=dict)
-    """What the policy would pay for an answer of each path, in dollars; a conversation weighs it against the price of a
-    change. Empty: the same for all paths."""
+    """The value of an answer of each path in dollars, as the policy estimates it: a part of what a conversation gains
+    by a change of its path. Empty: the same for all paths."""
 
 
 class PolicyContext(Protocol):
-    """The facts that a policy may use to choose a path for one request."""
+    """Interface to what a policy can know about one request and the paths; `TaskContext` implements it."""
 
     @property
     def task(self) -> str: ...
@@ -69,49 +70,50 @@ class PolicyContext(Protocol):
 
     @property
     def vector(self) -> Vector | None:
-        """Returns the embedding of the request's text; None if it was not computed, unless `needs_vector`."""
+        """Returns the unit vector of the request's text; None if it was not computed (see `needs_vector`)."""
         ...
 
     def candidates(self, paths: Sequence[str]) -> list[Candidate]:
-        """Returns the evidence on these paths and their expected costs, in their order."""
+        """Returns the statistics and expected costs of these paths, in the given order."""
         ...
 
     def unavailable(self, paths: Sequence[str]) -> Mapping[str, str]:
-        """Returns why paths cannot be used now, by path; empty if all can be."""
+        """Returns by name the paths that cannot be used now, each with the reason; empty if all can be used."""
         ...
 
     def position(self, purpose: str = "") -> float:
-        """Returns a number from 0 to 1 that is the same for all requests of one user, and uniform over users.
+        """Returns a pseudo-random number from 0 to 1, which is the same for all requests of one user.
 
-        Another `purpose` gives an independent number. Without a user, each conversation has a number of its own.
+        Over users it is uniformly distributed. Another `purpose` gives an independent number. If requests name no user,
+        each conversation has its own number.
         """
         ...
 
 
 class Policy(Protocol):
-    """Chooses the path of each request of one task; built once per revision of the configuration."""
+    """Interface of a policy. One object is made for each task and revision of the configuration."""
 
     Options: ClassVar[Any]
     """The type of the options in the configuration: any type that pydantic can validate."""
     is_constant: ClassVar[bool] = False
-    """Whether the plan is the same for every request, so that it needs to be made only once."""
+    """Whether the plan is the same for every request, so that `plan` is called only once."""
     needs_validators: ClassVar[bool] = False
     """Whether a task with this policy must have validators."""
     needs_costs: ClassVar[bool] = False
-    """Whether the models of its paths must have known prices."""
+    """Whether the models of the policy's paths must have known prices."""
     needs_vector: ClassVar[bool] = False
-    """Whether requests of its task are embedded if the classifier has not done so."""
+    """Whether requests of the task are embedded for the policy if the classifier has not embedded them."""
     uses_ratings: ClassVar[bool] = False
-    """Whether the plan depends on the ratings that paths have now, so that a replay may choose another path."""
+    """Whether the plan depends on the present statistics of paths, so that a replay may choose another path."""
 
     @classmethod
     def encoder(cls, options: Any) -> str:
-        """Returns the fingerprint of the embedding model that the options were made for; empty if any will do."""
+        """Returns the fingerprint of the embedding model that the options are for; empty if any model will do."""
         return ""
 
     @classmethod
     def weights(cls, options: Any) -> Mapping[str, float]:
-        """Returns the weights by which users are distributed over paths; empty if they are not."""
+        """Returns the weights by path by which users are distributed over paths; empty if the policy has none."""
         return {}
 
     def __init__(self, options: Any) -> None: ...
@@ -121,13 +123,17 @@ class Policy(Protocol):
         """Returns every path that the policy may choose."""
         ...
 
-    def plan(self, context: PolicyContext) -> Plan: ...
+    def plan(self, context: PolicyContext) -> Plan:
+        """Returns the plan for one request; may change the policy's state."""
+        ...
 
     def preview(self, context: PolicyContext) -> Plan:
-        """Returns what the next request would get, without randomness and without a change of state."""
+        """Returns the plan to show for the next request. A policy with random choices or state must override this, so
+        that nothing is random and no state changes.
+        """
         return self.plan(context)
 
 
 def hash_to_unit_interval(key: str) -> float:
-    """Returns a number from 0 to 1 by which keys are uniformly distributed."""
+    """Returns a number from 0 to 1 that depends only on the key; over many keys it is uniformly distributed."""
     return float(int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest()) / 2**64)

@@ -1,4 +1,4 @@
-"""The interface of prompt strategies: each adds its part to the draft of a prompt."""
+"""The interface of prompt strategies, each of which adds its part to the draft of a prompt."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,7 +26,7 @@ STRATEGIES = Registry(
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A labelled request. `output` is the expected answer, if the file has one."""
+    """An example of a task: the text of a request, and the right answer (`output`) if it is known."""
 
     text: str
     output: str | None
@@ -34,14 +34,14 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """The prompts, examples and collections that a strategy's options refer to; they determine the path's kind."""
+    """The prompts, examples and collections to which a strategy's options refer."""
 
     prompts: tuple[str, ...] = ()
-    """Files in prompts/."""
+    """The names of files in prompts/."""
     examples: tuple[tuple[str, int], ...] = ()
-    """(task whose examples are shown, least number of examples with an output)."""
+    """(task whose examples are shown, number of examples with an output that it must have at least)."""
     collections: tuple[str, ...] = ()
-    """Collections that are searched."""
+    """The collections of documents that are searched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +50,17 @@ class Draft:
 
     request: Request
     vector: Vector | None
-    """The embedding of the request's text, if it is known."""
+    """The embedding of the request's text; None if it is not known."""
     system: tuple[str, ...] = ()
-    """Parts of the system message."""
+    """The parts of the system message before those of the client."""
     examples: tuple[tuple[str, str], ...] = ()
-    """(user message, assistant message)."""
+    """(message of the user, message of the assistant) for each example, in the order of the prompt."""
     passages: tuple[Passage, ...] = ()
     searches: int = 0
+    """The number of searches that succeeded."""
     retrieval_seconds: float = 0.0
     collection_versions: tuple[tuple[str, int], ...] = ()
-    """(collection, version) of each search that succeeded."""
+    """(collection, version of the collection) for each search that succeeded."""
     is_last: bool = False
     """Whether the request has no other path to fall back to."""
 
@@ -67,7 +68,7 @@ class Draft:
         return replace(self, system=(*self.system, text))
 
     def messages(self) -> tuple[Message, ...]:
-        """Returns one system message (the path's, then the client's), the examples, and the conversation."""
+        """Returns the messages of the prompt: the system message, the examples, and the conversation."""
         examples = tuple(
             message
             for question, answer in self.examples
@@ -77,78 +78,89 @@ class Draft:
 
 
 class Templates(Protocol):
-    """The files in prompts/, as sandboxed Jinja templates."""
+    """Interface to the prompt files, which are Jinja templates; `PromptTemplates` implements it.
+
+    A `name` is that of a file in prompts/.
+    """
 
     def constant(self, name: str) -> str | None:
-        """Returns the text of a prompt file whose template uses no variable; None for others."""
+        """Returns the rendered text of a prompt file that uses no variables; None for other files."""
         ...
 
     def render(self, name: str, **values: Any) -> str:
-        """Renders a prompt file; raises Internal ("prompt_failed")."""
+        """Renders a prompt file with the values of its variables; raises Internal ("prompt_failed") if that fails."""
         ...
 
     def try_out(self, name: str, **values: Any) -> None:
-        """Renders a prompt file with sample values when the configuration is loaded; raises ConfigError if that fails,
-        as for an unknown variable.
+        """Renders a prompt file with sample values, when the configuration is loaded.
+
+        Raises ConfigError if that fails, for example for an unknown variable.
         """
         ...
 
 
 class Embed(Protocol):
-    """Embeds one text, for a request that was not classified."""
+    """Interface to the embedding model for single texts; `TextEmbedder` implements it."""
 
-    async def embed(self, text: str) -> Vector: ...
+    async def embed(self, text: str) -> Vector:
+        """Returns the unit vector of `text`, (dimensions,); of a long text, that of an excerpt.
+
+        Raises Unavailable if the model is behind a URL that does not answer.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The passages that a search has found, and whether they are relevant."""
+    """The result of a search: the passages, and whether they are relevant."""
 
     passages: tuple[Passage, ...]
     """Best first."""
     relevant: bool
-    """Whether the retriever considers any of them relevant."""
+    """Whether the retriever considers at least one of them relevant."""
     version: int = 0
     """The version of the collection that was searched."""
 
 
 class Search(Protocol):
-    """Finds passages of a collection for a text and its vector."""
+    """Interface to searches by the retriever; `RetrieverClient` and `ProtectedSearch` implement it."""
 
     async def search(self, collection: str, query: str, vector: Vector | None, top_k: int, deadline: float) -> Found:
-        """Searches a collection; `vector` is the query's, None if it is not known, and `deadline` is on the event
-        loop's clock. Raises PointsmanError.
+        """Returns up to `top_k` passages of a collection for `query`.
+
+        `vector` is the embedding of `query`, or None if it is not known; `deadline` is in seconds on the event loop's
+        clock. Raises Unavailable if the search fails or takes too long, DeadlineExceeded if the deadline has passed.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class StrategyContext:
-    """The parts that a strategy's constructor gets in addition to its options."""
+    """What a strategy's constructor gets in addition to the options."""
 
     templates: Templates
     search: Search
     embed: Embed | None
-    """None while a configuration is only checked, and without tasks if `needs_embedding` is false."""
+    """None if the configuration is only checked, or if the embedding model is not loaded (see `needs_embedding`)."""
     examples: Mapping[str, Sequence[Example]] = field(default_factory=dict)
-    """By task, for the tasks that the strategy refers to."""
+    """The examples by task, for the tasks in the strategy's `Resources`."""
     vectors: Mapping[str, Vector] = field(default_factory=dict)
-    """The examples' embeddings by task, (examples, dimensions)."""
+    """The embeddings of the examples by task, (examples, dimensions); zeros if the configuration is only checked."""
 
 
 class Strategy(Protocol):
-    """Adds its part to a prompt; built once for each path and revision of the configuration."""
+    """Interface of a prompt strategy. One object is made for each use in a path and revision of the configuration."""
 
     Options: ClassVar[Any]
     """The type of the options in the configuration: any type that pydantic can validate."""
     needs_embedding: ClassVar[bool] = True
-    """Whether it may use the context's `embed`. If nothing does, and there are no tasks, the embedding model is not
-    loaded."""
+    """Whether the strategy may use the context's `embed`. The embedding model is not loaded if nothing in the
+    configuration needs it."""
     constant: str | None = None
-    """The system text, if adding the same text to every prompt is all that the strategy does."""
+    """The text that the strategy adds to every system message, if it does nothing else; otherwise None."""
 
     def __init__(self, options: Any, context: StrategyContext) -> None:
-        """Takes the options of the configuration; raises ValueError if they cannot be used."""
+        """Takes the options of the configuration. Raises ValueError if they cannot be used."""
 
     @staticmethod
     def resources(options: Any) -> Resources:
@@ -156,28 +168,33 @@ class Strategy(Protocol):
         return Resources()
 
     async def apply(self, draft: Draft) -> Draft:
-        """Returns the draft with this strategy's part; raises PointsmanError.
+        """Returns the draft with this strategy's part.
 
-        Each call runs in an asyncio task of its own, except of the built-in strategies.
+        Raises Unavailable, such as NothingRelevant, if another path should answer; any other PointsmanError ends the
+        request. Each call runs in its own asyncio task, except for the built-in strategies.
         """
         ...
 
 
 class NothingRelevant(Unavailable):
-    """A search found nothing relevant, and the strategy is set to leave the request to another path."""
+    """A search found nothing relevant, and the strategy's options say that the next path should answer then."""
 
     def __init__(self, collection: str, draft: Draft) -> None:
         super().__init__(f"nothing in collection '{collection}' is relevant to the request", code="nothing_relevant")
         self.draft = draft
-        """The draft so far."""
+        """The draft after the search."""
         self.spent = Prompt(())
-        """What the draft has cost; set by the prompt stage."""
+        """The searches, embeddings and seconds that the draft took; set by the prompt stage, for the receipt."""
 
 
 def build_messages(
     system: Sequence[str], messages: Sequence[Message], examples: tuple[Message, ...] = ()
 ) -> tuple[Message, ...]:
-    """Returns one system message (`system`, then the client's), `examples`, and the client's other messages."""
+    """Returns one system message, the `examples`, and the client's other messages.
+
+    The system message has the texts of `system` and then those of the client's system messages. It is left out if there
+    are none.
+    """
     own = [message for message in messages if message.role == "system"]
     rest = tuple([message for message in messages if message.role != "system"]) if own else tuple(messages)
     text = "\n\n".join([*system, *[message.content for message in own]])

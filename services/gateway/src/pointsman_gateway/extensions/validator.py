@@ -1,4 +1,4 @@
-"""The interface of validators: conditions that a task's answers must meet."""
+"""The interface of validators, which check whether an answer meets a condition of its task."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
@@ -20,35 +20,36 @@ VALIDATORS = Registry(
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One complete choice of an answer: its text, why it ended, and whether it calls tools."""
+    """One complete choice of an answer; an answer has several if the client asks for them by `n`."""
 
     text: str
     finish_reason: str = ""
+    """Why the choice ended, as in OpenAI's API, such as "stop" or "length"."""
     calls_tools: bool = False
     logprobs: tuple[float, ...] = ()
-    """The natural logarithms of the tokens' probabilities, as far as the engine reported them."""
+    """The natural logarithms of the tokens' probabilities; empty if the engine did not report them."""
 
     @property
     def only_calls_tools(self) -> bool:
-        """Returns whether the choice calls tools and so needs no text."""
+        """Returns whether the choice calls tools and has no text."""
         return self.calls_tools and not self.text.strip()
 
 
 class Validator(Protocol):
-    """Accepts or refuses each choice of an answer to a task."""
+    """Interface of a validator, which accepts or rejects each choice of an answer."""
 
     Options: ClassVar[Any]
     """The type of the options in the configuration: any type that pydantic can validate."""
     checks_format: ClassVar[bool] = True
-    """Whether it checks the form that the task's answers have; a form that the client requires replaces it."""
+    """Whether the validator checks the form of answers. If the client requires a form, the validator is not used."""
     needs_logprobs: ClassVar[bool] = False
-    """Whether the engine must report log-probabilities; a client that did not ask for them does not receive them."""
+    """Whether the engine must report log-probabilities. A client gets them only if its request asks for them."""
 
     def __init__(self, options: Any) -> None:
-        """Takes the options of the configuration; raises ValueError if they cannot be used."""
+        """Takes the options of the configuration. Raises ValueError if they cannot be used."""
 
     def objection(self, choice: Choice) -> str | None:
-        """Returns why the choice is refused, or None if it is accepted.
+        """Returns why the choice is rejected, or None if it is accepted.
 
         The reason is stored in the request log, so it must not quote the answer.
         """
