@@ -107,8 +107,8 @@ def trailing_metadata(
 
 
 def _to_ascii(value: str) -> str:
-    """Replaces characters that are not printable ASCII by "?": names in the configuration may have them, but metadata
-    cannot.
+    """Returns the value with "?" for each character that is not printable ASCII. Metadata cannot hold such characters,
+    but names in the configuration may have them.
     """
     if value.isascii() and value.isprintable():
         return value

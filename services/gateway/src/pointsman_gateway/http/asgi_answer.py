@@ -124,7 +124,7 @@ class BatchAnswer(AsgiAnswer):
     def __init__(
         self, pipeline: Pipeline, requests: Sequence[Request], choices: int, encoder: AnswerEncoder, streams: bool
     ) -> None:
-        """Takes at least one request. Each has `choices` choices, and all have the first one's deadline."""
+        """Takes at least one request; all have the same deadline, and each has `choices` choices."""
         super().__init__(pipeline, requests[0], encoder, streams)
         self._requests = requests
         self._choices = choices

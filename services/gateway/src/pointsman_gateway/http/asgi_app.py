@@ -31,7 +31,7 @@ TOKEN_ID_PATHS = frozenset({"/v1/embeddings", *(one.path for one in DIALECTS if 
 
 AZURE_PREFIX = "/openai/"
 DEPLOYMENT = "pointsman.deployment"
-"""Key in the ASGI scope of a request with a deployment in its path: its name, which is the request's model."""
+"""Key in the ASGI scope for the name of the deployment in the request's path, which is the request's model."""
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _DEPLOYMENT_PATH = re.compile(r"/openai/deployments/([^/].*?)(/(?:chat/completions|completions|embeddings|responses))")
 

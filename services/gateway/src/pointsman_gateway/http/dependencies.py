@@ -82,7 +82,7 @@ class HttpDependencies:
     workers: Workers | None = None
     """None if this is the only process."""
     login: Callable[[], Login | None] = lambda: None
-    """Single sign-on of the active configuration; None without it."""
+    """Returns the login of the active configuration; None if it has no single sign-on."""
     administration: Administration | None = None
     """None without Redis, because then there are no keys."""
 

@@ -100,7 +100,7 @@ class Dialect:
     error_format: ErrorFormat
     """The format of errors that are reported before an encoder is known."""
     operation: domain.Operation = "chat"
-    """The operation in the receipts of its conversations."""
+    """The operation in the receipt of a rejected conversation."""
     further: tuple[MeteredRoute, ...] = ()
     """Its other routes."""
     direct: DirectReading | None = None

@@ -109,10 +109,8 @@ def encode_headers(headers: Mapping[str, str]) -> Headers:
 
 
 def system_fingerprint(started: Started) -> str:
-    """Returns OpenAI's `system_fingerprint` for engines that report none.
-
-    It changes with the configuration, the path and the model, and so with what an answer depends on besides `seed` and
-    engine.
+    """Returns OpenAI's `system_fingerprint` for engines that report none: a hash of the configuration's revision, the
+    path and the model.
     """
     return _fingerprint(started.decision.revision, started.decision.path.name, started.model)
 

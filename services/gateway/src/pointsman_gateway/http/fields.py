@@ -1,4 +1,4 @@
-"""Field types and base classes of request bodies, and a faster decoder for bodies of the common form.
+"""Field types and base classes of request bodies, their decoding, and their errors.
 
 The types stop validating a list or an object at its first error. Otherwise pydantic would create an error for each
 wrong element and unknown name, which costs about 10 microseconds and a kilobyte each.

@@ -139,7 +139,10 @@ async def list_models(request: Request) -> dict[str, Any]:
 
 
 async def find_model(name: str, request: Request) -> dict[str, Any]:
-    """Returns one model, by a name that may contain ':', '@' and '/'. `anthropic-version` selects Anthropic's form."""
+    """Returns one model, by a name that may contain ':', '@' and '/'; 404 if the key may use no model of that name.
+
+    The header `anthropic-version` selects Anthropic's form.
+    """
     if name not in _model_names(request):
         raise NotFound(f"unknown model '{name[:200]}'; GET /v1/models lists them", code="unknown_model", param="model")
     form = dialect_of(request.scope).models or OPENAI_MODELS

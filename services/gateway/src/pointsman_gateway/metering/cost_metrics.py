@@ -109,7 +109,7 @@ class FixedCosts:
     """The costs of one configuration that do not depend on requests: hourly engines and trainings."""
 
     prices_as_of: date | None
-    """None if nothing has a price."""
+    """The day on which somebody last checked the prices; None if nothing has a price."""
     pricing: Pricing
     paths: Sequence[Path]
     version_of: Callable[[Path], str]

@@ -3,12 +3,12 @@
 At each moment the price is divided evenly among the answers that the engine works on, as in processor sharing: while
 n(t) answers are in progress, each bears the integral of dt / n(t). That integral, from a fixed start, is one number for
 all answers (the virtual time of A. K. Parekh and R. G. Gallager, "A generalized processor sharing approach to flow
-control", IEEE/ACM Transactions on Networking 1 (1993)). So an answer's share is the difference of its values at the
-answer's end and start, and all shares and the idle time add up to the time that has passed.
+control", IEEE/ACM Transactions on Networking 1 (1993)). So an answer's share is the integral's value at the answer's
+end minus that at its start, and all shares and the idle time add up to the time that has passed.
 
 When an answer was in progress is known after its end: the engine reports how long it worked (without the queue), up to
 the moment at which the last token arrived. So time is allocated up to the start of the oldest answer that has not
-ended, and at most `MAX_LAG_SECONDS` behind the present; an answer that takes longer counts as in progress until then.
+ended, and at most `MAX_LAG_SECONDS` behind the present; an answer that takes longer counts as in progress all the time.
 """
 
 import time

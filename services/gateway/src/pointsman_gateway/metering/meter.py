@@ -126,7 +126,7 @@ class Meter:
 
     def restore_refused(self, source: Path, decision: Decision) -> None:
         """Records that `source`, to which the request was escalated, failed, so that the refused answer is sent after
-        all; `decision` is the one of that answer.
+        all; `decision` names the path of the refused answer.
         """
         self._current.ended = perf_counter()
         self._answering, self._refused = self._refused, None
@@ -153,8 +153,8 @@ class Meter:
             self._current.usage = usage
 
     def _cap(self, usage: Usage, path: Path, window: int) -> Usage:
-        """Returns the usage, capped at a prompt of the context window for each prompt, and at `max_tokens` for each
-        choice. If that changes it, the receipt gets a note.
+        """Returns the usage with at most the model's context window of tokens for each prompt, and for each choice at
+        most `max_tokens`, or the context window if that is less. If that changes the usage, it is noted and logged.
         """
         request, choices = self._request, choice_count(self._request)
         prompts = len(request.messages) if request.operation == "completion" else 1

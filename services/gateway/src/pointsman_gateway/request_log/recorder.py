@@ -31,7 +31,7 @@ MAX_WAITING = 10_000
 MAX_WAITING_BYTES = 64 * 1024 * 1024
 MAX_BATCH_ENTRIES = 256
 MAX_BATCH_BYTES = 512 * 1024
-"""A batch must be written within Redis's deadline."""
+"""About the most bytes of a batch's entries: a batch has to be written within the time limit of a call to Redis."""
 ENCODED_AT_ONCE = 16
 """Entries that are encoded in one turn of the event loop, or half of the waiting ones if these are more. Each takes 10
 to 50 µs."""
@@ -58,8 +58,8 @@ class Recorder:
         self._redaction = redaction
         self._pending: deque[PendingEntry] = deque()
         self._encoding: asyncio.Handle | None = None
-        """Set while entries are pending. They are encoded in the next turns of the event loop, because a busy gateway
-        is never idle, and their data leaves the processor's caches."""
+        """Set while entries are pending. They are encoded in the next turns of the event loop, as long as their data is
+        in the processor's caches; a busy gateway has no idle time in which to do it later."""
         self._undecided: deque[tuple[float, UndecidedReceipt, int]] = deque()
         """(Unix time of the end in seconds, receipt, offset in the write-ahead log)."""
         self._encoded: deque[Entry] = deque()

@@ -181,7 +181,7 @@ class LogEntry:
     entry_id: str
     """The id in the stream, "NUMBER-NUMBER"; ids compared as pairs of numbers are in the order of time."""
     json: str
-    """docs/request_log.md describes the fields."""
+    """The entry; docs/request_log.md describes its fields. Empty if the stream's entry has none."""
 
 
 @dataclass(frozen=True, slots=True)

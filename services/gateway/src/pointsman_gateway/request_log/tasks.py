@@ -64,7 +64,8 @@ class RequestLogTasks:
     async def running(self) -> AsyncIterator[None]:
         """Runs the tasks during the block; reads the evidence before it, and writes the waiting receipts after it.
 
-        While Redis is unavailable, the tasks are retried.
+        While Redis is unavailable, the tasks are retried. Receipts that cannot be written within
+        `LAST_WRITE_TIMEOUT_SECONDS` stay in the write-ahead log.
         """
         with suppress(Unavailable):
             await self._read_evidence()

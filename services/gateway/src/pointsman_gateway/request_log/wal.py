@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 MAX_RECEIPT_BYTES = 16 * 1024 * 1024
 """The most bytes of receipts in one process's log."""
 SEGMENT_BYTES = 512 * 1024
-"""Size from which on the other segment is written instead, once that is empty. The current segment is only emptied if
+"""Bytes from which on the other segment is written instead, once that is empty. The current segment is only emptied if
 it has at least an eighth of this size."""
 
 
@@ -43,7 +43,7 @@ class Segment:
 
 
 class LogFull(Exception):
-    """The write-ahead log has reached its maximum size."""
+    """A record would make the write-ahead log exceed its maximum size; not raised outside this module."""
 
 
 class WriteAheadLog:

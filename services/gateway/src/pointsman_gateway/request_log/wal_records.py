@@ -132,7 +132,7 @@ class BatchMark(msgspec.Struct, array_like=True, tag="b"):
 
 
 class FeedbackRecord(msgspec.Struct, array_like=True, tag="f", frozen=True):
-    """A record of feedback that was accepted while Redis was unavailable."""
+    """Feedback with the time and the id of its API call; in the log only if it was accepted without Redis."""
 
     feedback: Feedback
     unix_ms: int

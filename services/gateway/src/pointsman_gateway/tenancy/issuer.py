@@ -260,7 +260,9 @@ def _json_object(content: bytes) -> Mapping[str, Any]:
 
 
 def _endpoint(metadata: Mapping[str, Any], name: str) -> str:
-    """Returns the URL of the endpoint `name` in the issuer's metadata; raises ValueError unless `is_trusted_url`."""
+    """Returns the URL of the endpoint `name` in the issuer's metadata; raises ValueError if it is missing, or not a URL
+    that `is_trusted_url` accepts.
+    """
     url = metadata.get(name)
     if not isinstance(url, str) or not is_trusted_url(url):
         raise ValueError(f"its {name} is {url!r}, which is no https URL")

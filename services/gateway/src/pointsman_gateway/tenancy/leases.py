@@ -25,7 +25,8 @@ REFUSAL_TTL_SECONDS = 0.1
 FALLBACK_TTL_SECONDS = 1.0
 """Seconds for which a gateway uses its local fallback before it tries Redis again."""
 FIRST_LEASE_DIVISOR = 16
-"""While requests wait, the gateway wishes to hold at least the limit divided by this, as more requests will follow."""
+"""While requests wait, the gateway wishes to hold at least the limit divided by this, since more requests will follow;
+but not more than its fair share of what is left."""
 _MIN_MEASUREMENT_SECONDS = {Window.MINUTE: 0.1, Window.DAY: 10.0, Window.MONTH: 10.0}
 """Seconds over which the rate of usage is measured; a shorter time gives a poor estimate."""
 _LEASE_AHEAD_SECONDS = {Window.MINUTE: 2.0, Window.DAY: 900.0, Window.MONTH: 900.0}
@@ -72,9 +73,9 @@ class LeasedLimit:
         self.window = WINDOWS[limit]
         self.window_number = 0 if self.window is Window.NOW else -1
         self.held = self.free = self.carried = 0
-        """`carried` was used after the end of the window, and counts in the next one."""
+        """The module describes `held` and `free`; `carried` was used after the window's end, and counts in the next."""
         self.began = self.until = -inf
-        """When this gateway's first lease in the window began, and when the present one ends, on the monotonic clock."""
+        """When the first lease in the window began, and when the present one ends, on the monotonic clock."""
         self.ends = inf if self.window is Window.NOW else -inf
         """The window's end on the monotonic clock, a little early."""
         self.low = 0

@@ -20,7 +20,7 @@ from pointsman_gateway.tenancy.usage_writer import UsageWriter
 MAX_TRIES = 20
 """How often a request tries to take what was leased for it; other requests may take it first."""
 RETRY_AFTER_SECONDS = 1.0
-"""Seconds within which other gateways return unused parts of their leases."""
+"""Seconds after which other gateways have returned unused parts of their leases, so that a retry may succeed."""
 
 _REQUEST_HEADERS = ("x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests")
 _TOKEN_HEADERS = ("x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens")

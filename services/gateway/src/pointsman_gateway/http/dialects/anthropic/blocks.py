@@ -1,4 +1,6 @@
-"""Keeps the fields of Anthropic's content blocks that chat messages lack, for engines with Anthropic's format."""
+"""Keeps the fields of Anthropic's content blocks that chat messages lack, as `domain.blocks.Blocks`, for engines with
+Anthropic's format.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace

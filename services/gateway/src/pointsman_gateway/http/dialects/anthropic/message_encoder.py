@@ -227,7 +227,9 @@ class MessageEncoder:
             yield from self._add_piece(block, function["arguments"])
 
     def _start(self, block: OpenBlock) -> Iterator[Event]:
-        """Ends the open block and opens this one; an open tool call stays open, since engines may interleave calls."""
+        """Adds a block, and yields the events that end the open block and start this one. If the open block is a tool
+        call, yields nothing, and the new block is streamed at the end: engines may interleave calls.
+        """
         self._blocks.append(block)
         if self._open is None or self._open.kind != TOOL_USE:
             if self._open is not None:

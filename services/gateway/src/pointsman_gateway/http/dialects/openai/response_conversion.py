@@ -175,7 +175,7 @@ class ToolName:
     name: str
     namespace: str = ""
     is_custom: bool = False
-    """Whether it takes a text instead of arguments in JSON."""
+    """Whether the tool takes a text instead of arguments in JSON."""
 
     @property
     def for_engine(self) -> str:

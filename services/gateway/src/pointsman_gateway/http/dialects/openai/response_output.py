@@ -23,7 +23,7 @@ class Item(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PartKind:
-    """A type of content part, and where and how it appears."""
+    """A type of content part, with the names by which its items, fields and events are known."""
 
     type: str
     item: str
