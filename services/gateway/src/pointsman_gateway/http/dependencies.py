@@ -26,7 +26,7 @@ from pointsman_gateway.request_log.feedback_store import EvaluationStore, Feedba
 from pointsman_gateway.tenancy.login import Login
 
 HAS_RECEIPT = "pointsman.has_receipt"
-"""Key in the ASGI scope, set once the pipeline writes the request's receipt, so that nobody else records one."""
+"""Key in the ASGI scope, set when a request is passed to the pipeline, which then records the receipt itself."""
 
 
 class Configuration(Protocol):
