@@ -25,7 +25,7 @@ RESERVED_NAMES = frozenset(
 """Names that `extra_json` must not contain: the contract has a field for them, or the gateway sets them."""
 
 RESERVED_MESSAGE_NAMES = frozenset({"role", "content", "name"})
-"""The same for the `extra_json` of a message."""
+"""Names that the `extra_json` of a message must not contain, because the message has fields for them."""
 
 AUDIO_FORMATS = {"audio/mpeg": "mp3", "audio/x-wav": "wav", "audio/wave": "wav"}
 """OpenAI's name of an audio format by media type, where it is not the part of the media type after the slash."""

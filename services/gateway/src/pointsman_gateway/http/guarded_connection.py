@@ -51,16 +51,16 @@ class GuardedConnection(HttpToolsProtocol):
         self.strangers: dict[GuardedConnection, None] = {}
         """The server's connections on which no valid key has been shown yet, the oldest first."""
         self._bytes_read = 0
-        """Bytes since the last headers ended. For headers that begin within a read: those of later reads."""
+        """Bytes read since the last headers were complete, without the rest of the read that completed them."""
         self._awaited_scope: object = None
-        """The scope of the request of which more is awaited, or of the request before it."""
+        """`self.scope` when `_deadline` was set; another one means that another request has begun."""
         self._awaits_body = False
         self._deadline = NEVER
         """When the awaited headers or body must be complete, on the event loop's clock."""
         self._read_deadline = NEVER
         """When the client must have read something of its answer, on the event loop's clock."""
         self._rejection = BAD_HTTP
-        """The response if the parser stops."""
+        """The response that is sent if the parser stops."""
         self._has_headers = False
         """Whether the headers of the current request are complete; the parser then reports trailers as headers."""
         self._trailers = 0
@@ -73,7 +73,7 @@ class GuardedConnection(HttpToolsProtocol):
         self._unread_body: UnreadBody | None = None
         """Set when the rest of a body is being discarded."""
         self._keeps_alive = False
-        """uvicorn's `keep_alive` before the body of the request was found to be incomplete."""
+        """The `keep_alive` of uvicorn's cycle before `_answer_without_body` unset it."""
         self._reads_no_more = False
         """Whether the connection closes after the requests that wait for their answers."""
         self._bodies: list[bytes] = []

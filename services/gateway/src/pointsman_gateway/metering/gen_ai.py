@@ -18,12 +18,12 @@ from pointsman_gateway.fast_metrics import FastCollector, Histogram, Series, his
 from pointsman_gateway.metering.prometheus import has_token_times
 
 POINTSMAN = "pointsman"
-"""The provider if the gateway itself is the server."""
+"""The label of the provider if the gateway itself is the server."""
 
 VLLM = "vllm"
-"""The provider of adapters and of engines with a lora-server: only vLLM has them."""
+"""The label of the provider of adapters and of engines with a lora-server, which are always vLLM."""
 OPENAI = "openai"
-"""The provider of other engines, of which only the protocol is known."""
+"""The label of the provider of other engines, of which only the protocol is known."""
 
 # Buckets of the conventions, in seconds and tokens.
 DURATION = (.01, .02, .04, .08, .16, .32, .64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)  # fmt: skip

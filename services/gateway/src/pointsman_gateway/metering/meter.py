@@ -23,13 +23,13 @@ NO_FAULT = Fault.NONE.value
 NO_ATTEMPT = PathAttempt(Path("", ""), 0.0)
 
 _PLAIN_PARTS = 3
-"""Components of an answer that costs no more than its plain tokens: prompt, cached, completion."""
+"""The number of cost components of an answer that costs only plain tokens: prompt, cached, completion."""
 _NOT_IN_MEANS = TOKEN_COMPONENTS | {"image", "training"}
 """Cost components that a path's means leave out: tokens and images are priced by their number in each request."""
 
 
 class Metering:
-    """The prices of one configuration and the metrics, with which it starts a meter for each request."""
+    """Holds the prices of one configuration, and the metrics; starts a meter for each request."""
 
     def __init__(
         self, pricing: Pricing, expected_cost: CostEstimator, aggregator: MetricsAggregator, canary: CanaryOutcomes

@@ -21,7 +21,7 @@ UNITS_PER_RATING = 10**6
 and can be subtracted exactly."""
 
 MAX_UNCOUNTED = 256
-"""Answers that are collected before they are added to the sums together."""
+"""The number of answers that are collected, and then added to the sums together."""
 
 NO_EVIDENCE = PathEvidence()
 

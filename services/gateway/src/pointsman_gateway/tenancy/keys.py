@@ -27,7 +27,8 @@ MAX_LOOKUPS = 256
 READ_BATCH = 500
 
 _digest = lru_cache(maxsize=1024)(credentials.digest_of)
-"""Caching exposes nothing new: the HTTP server keeps recent headers in memory as well."""
+"""Returns the digest of a credential. Its cache exposes nothing new: the HTTP server keeps recent headers in memory as
+well."""
 
 
 MAX_TOKEN_LENGTH = 8192

@@ -24,7 +24,7 @@ class Clock:
     wall: Callable[[], float] = time.time
     """Unix seconds; for the expiry of keys and the day of usage."""
     ahead_ms: Callable[[], int] = lambda: 0
-    """Milliseconds that Redis adds to its own clock; not 0 only in tests that let time pass."""
+    """Milliseconds that scripts in Redis add to its clock; 0 except in tests that let time pass."""
 
 
 @dataclass(frozen=True, slots=True)

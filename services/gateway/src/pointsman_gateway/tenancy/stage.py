@@ -1,4 +1,4 @@
-"""Identifies callers and enforces their limits over all gateways; docs/keys.md states the bound.
+"""Identifies callers and enforces their limits over all gateways; docs/keys.md says how exact the limits are.
 
 In each window of each limit, over all gateways,
 

@@ -21,7 +21,7 @@ from pointsman_gateway.http.json_answer import json_answer
 MAX_PAGE_SIZE = 200
 
 PAGE_CURSOR = r"^\d{1,20}-\d{1,20}$|^$"
-"""The id of an entry in the request log, or empty."""
+"""Matches the id of an entry in the request log's stream, or an empty text."""
 
 Handler = Callable[..., Awaitable[Response]]
 

@@ -24,7 +24,7 @@ KEPT_FIELDS: Mapping[str, Mapping[str, type]] = {
 }
 """The fields that are kept of each type of block, with their Python types."""
 HINTS: Mapping[str, type] = {"cache_control": dict}
-"""The fields that are kept of all other types of blocks."""
+"""The fields that are kept of the types of blocks that `KEPT_FIELDS` does not list."""
 _TYPE_NAMES = {dict: "an object", list: "a list", str: "a string", bool: "true or false"}
 
 

@@ -23,7 +23,7 @@ from pointsman_gateway.http.encoding import (
 _ID = re.compile(rb'\{"id": ?"[^"\\]{1,200}"')
 """Matches the beginning of an engine's event, up to its id, if the id is its first field."""
 _NO_PREFIX = b"\n"
-"""No event begins with it."""
+"""A prefix that no event has, used until the prefix of the engine's events is known."""
 
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 # These keep the values undecoded: they are only passed on.

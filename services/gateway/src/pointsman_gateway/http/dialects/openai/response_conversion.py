@@ -170,7 +170,7 @@ def _to_media_part(kind: str, part: Mapping[str, Any], where: str) -> Part:
 
 @dataclass(frozen=True, slots=True)
 class ToolName:
-    """The name of a tool in the Responses API. Engines only have functions without namespaces, named `for_engine`."""
+    """The name of a tool in the Responses API. Engines only know functions without namespaces, by `for_engine`."""
 
     name: str
     namespace: str = ""
