@@ -21,9 +21,9 @@ POINTSMAN = "pointsman"
 """The label of the provider if the gateway itself is the server."""
 
 VLLM = "vllm"
-"""The label of the provider of adapters and of engines with a lora-server, which are always vLLM."""
+"""The label of the provider for names of models that are not configured: these are adapters, which only vLLM has."""
 OPENAI = "openai"
-"""The label of the provider of other engines, of which only the protocol is known."""
+"""The label of the provider for a configured model that no engine has."""
 
 # Buckets of the conventions, in seconds and tokens.
 DURATION = (.01, .02, .04, .08, .16, .32, .64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)  # fmt: skip
