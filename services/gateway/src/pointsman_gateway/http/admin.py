@@ -1,4 +1,4 @@
-"""`/admin/v1`: keys, tenants, budgets, usage and the configuration, for keys made with `pointsman keys create --admin`.
+"""`/admin/v1`: keys, tenants, budgets, usage and the configuration, for callers with the right `Caller.is_admin`.
 
 The routes use the same functions as `pointsman keys`. If authentication is off, no caller is known, so only the
 configuration can be read, and only from the console's page.

@@ -18,12 +18,12 @@ from pointsman_gateway.fast_metrics import FastCollector, Histogram, Series, his
 from pointsman_gateway.metering.prometheus import has_token_times
 
 POINTSMAN = "pointsman"
-"""The label of the provider if the gateway itself is the server."""
+"""The label `gen_ai_provider_name` if the gateway itself is the server."""
 
 VLLM = "vllm"
-"""The label of the provider for names of models that are not configured: these are adapters, which only vLLM has."""
+"""The label `gen_ai_provider_name` for models that are not configured: these are adapters, which only vLLM has."""
 OPENAI = "openai"
-"""The label of the provider for a configured model that no engine has."""
+"""The label `gen_ai_provider_name` for a configured model that no engine has."""
 
 # Buckets of the conventions, in seconds and tokens.
 DURATION = (.01, .02, .04, .08, .16, .32, .64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)  # fmt: skip
@@ -76,7 +76,7 @@ class GenAiMetrics:
         self._durations.series(*labels, outcome).observe(seconds, sampled_trace_id())
 
     def receipt_series(self, operation: Operation, model: str, receipt: Receipt) -> Iterator[tuple[str, Series]]:
-        """Yields (column, series) for a receipt: the numbers in that column of a row are added to the series.
+        """Yields (column, series) for a receipt: `MetricsAggregator` adds its number in the column to the series.
 
         `model` is the one that the request names.
         """

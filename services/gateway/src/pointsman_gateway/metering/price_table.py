@@ -28,7 +28,7 @@ class TierPrices:
     """The prices of one service tier."""
 
     prices: tuple[KindPrices, ...]
-    """For the shortest prompts first."""
+    """The prices for each range of the prompt's length, the shortest one first."""
     limits: tuple[int, ...]
     """The most tokens of a prompt for which each of `prices` holds, except for the last, which has no limit."""
 

@@ -150,7 +150,7 @@ class GatewayMetrics:
         self._generation.labels(revision).set(1)
 
     def decision_series(self, decision: Decision) -> Iterator[tuple[str, Series]]:
-        """Yields (column, series) for a decision: the numbers in that column of a row are added to the series."""
+        """Yields (column, series) for a decision: `MetricsAggregator` adds its number in the column to the series."""
         task = self._task(decision.task)
         yield "requests", self._reasons.series(self._path(decision.path), task, decision.reason.partition(":")[0])
         yield "decision_seconds", self._decisions
@@ -207,7 +207,7 @@ class GatewayMetrics:
             yield task, path, counts.totals()
 
     def receipt_series(self, receipt: Receipt) -> Iterator[tuple[str, Series]]:
-        """Yields (column, series) for a receipt: the numbers in that column of a row are added to the series."""
+        """Yields (column, series) for a receipt: `MetricsAggregator` adds its number in the column to the series."""
         path, task = receipt.decision.path, receipt.decision.task
         labels = (self._path(path), path.kind.value, self._task(task))
         self._create_series(labels)

@@ -207,8 +207,9 @@ def to_undecided_json(receipt: UndecidedReceipt, unix_seconds: float) -> str:
 def stores_answers(config: LearningConfig | None, request: Request, decision: Decision) -> bool:
     """Returns whether the answers to this request are stored for training.
 
-    The configuration must list the task, the caller's tenant consent, and the decision be in the configured sample.
-    Answers in a form that the client required are not stored, because the task's adapter would learn it.
+    The configuration must list the task, the caller's tenant must consent (without a tenant, the configuration), and
+    the decision must be in the configured sample. Answers in a form that the client required, such as JSON, are not
+    stored, because the task's adapter would learn that form.
     """
     if config is None or decision.task not in config.tasks or request.sampling.requires_form:
         return False

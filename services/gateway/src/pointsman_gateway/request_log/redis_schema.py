@@ -28,7 +28,7 @@ FEEDBACK_INDEX = "{pointsman}:feedback:index"
 """Hash from a decision's id to its entry id in the stream of feedback."""
 
 EVIDENCE = "{pointsman}:evidence:"
-"""Followed by a day (YYYYMMDD, UTC): a hash from an evidence key and the name of a count to a whole number."""
+"""Followed by a day (YYYYMMDD, UTC): a hash from an evidence key (JSON), followed by a count's name, to the count."""
 
 EVALUATION = "{pointsman}:evaluation:"
 """Followed by an evaluation's id: a hash from an evidence key to what the evaluation has added to that evidence: "DAY

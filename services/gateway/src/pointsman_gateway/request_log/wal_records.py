@@ -136,7 +136,7 @@ class FeedbackRecord(msgspec.Struct, array_like=True, tag="f", frozen=True):
 
     feedback: Feedback
     unix_ms: int
-    """When it was accepted."""
+    """When the feedback was accepted, in Unix milliseconds."""
     call_id: str
     """Identifies the API call, so that sending the record again is idempotent."""
 

@@ -96,7 +96,7 @@ class VerifiedKeys:
         """If set, JSON Web Tokens are accepted in addition to keys."""
 
     def identify_now(self, credential: str) -> VerifiedCaller | None:
-        """Returns the caller from the cached copy of its key or token; None if there is no valid copy."""
+        """Returns the caller of a key or token from its cached copy; None if there is no valid copy."""
         if (len(credential) != credentials.LENGTH and not self._may_be_token(credential)) or not credential.isascii():
             return None
         cached = self._cache.get(_digest(credential))
