@@ -51,7 +51,8 @@ class MetricsAggregator:
         self.gen_ai = GenAiMetrics(registry, self.flush)
         self._batches: dict[Hashable, SeriesBatch] = {}
         self._unused_batches: dict[Hashable, SeriesBatch] = {}
-        """Batches without a row since the last `FLUSHES_KEPT` flushes began; they have no pending rows."""
+        """Batches that got no row since all were moved here, which happens every `FLUSHES_KEPT` flushes. They have no
+        pending rows, and are dropped at the next move."""
         self._flushes = 0
         self._pending_rows = 0
         self._pending: list[EndedRequest] = []
