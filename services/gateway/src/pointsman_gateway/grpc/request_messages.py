@@ -25,10 +25,10 @@ RESERVED_NAMES = frozenset(
 """Names that `extra_json` must not contain: the contract has a field for them, or the gateway sets them."""
 
 RESERVED_MESSAGE_NAMES = frozenset({"role", "content", "name"})
-"""The same for the `extra_json` of a message."""
+"""Names that the `extra_json` of a message must not contain, because the message has fields for them."""
 
 AUDIO_FORMATS = {"audio/mpeg": "mp3", "audio/x-wav": "wav", "audio/wave": "wav"}
-"""OpenAI's names of audio formats, by media type, if they differ from the media type's second part."""
+"""OpenAI's name of an audio format by media type, where it is not the part of the media type after the slash."""
 
 _DEFAULT_SAMPLING = Sampling()
 _NO_FIELDS: Mapping[str, Any] = {}
@@ -42,8 +42,11 @@ def to_request(
     arrived: float,
     as_a_whole: bool,
 ) -> Request:
-    """Converts a message to a request; raises InvalidArgument. `deadline` is on the event loop's clock, `cache` the
-    cache mode, and `arrived` is of `perf_counter`.
+    """Converts a message to a request.
+
+    `deadline` is in seconds on the event loop's clock, `arrived` in seconds of `perf_counter`, `cache` a result of
+    `cache_mode`, and `as_a_whole` says that the answer is not streamed. Raises InvalidArgument for a value, a content
+    part or an `extra_json` that is not valid, and for more than `BodyLimits.max_parts` parts.
     """
     found: set[GivenField] = set()
     messages, media = _messages(request.messages, found)
@@ -81,9 +84,10 @@ def to_feedback(feedback: pb.FeedbackRequest, caller: Caller) -> Feedback:
 def _messages(
     messages: "RepeatedCompositeFieldContainer[pb.Message]", found: set[GivenField]
 ) -> tuple[tuple[Message, ...], frozenset[str]]:
-    """Returns the messages, and the kinds of media in them; adds to `found` the fields that not every engine gets.
+    """Returns the messages, and the kinds of media in them (see `media_of`); adds to `found` the fields that not every
+    engine gets.
 
-    Raises InvalidArgument.
+    Raises InvalidArgument for too many or invalid content parts, or an invalid `extra_json`.
     """
     parts = [part for message in messages for part in message.parts]
     if len(parts) > LIMITS.max_parts:
@@ -111,7 +115,11 @@ def _message(number: int, message: pb.Message, found: set[GivenField]) -> Messag
 
 
 def _part(role: str, part: pb.ContentPart, where: str) -> Part:
-    """Returns a content part in the format of chat completions. Raises InvalidArgument."""
+    """Returns a content part in the format of chat completions; `where` is its location in the request, for errors.
+
+    Raises InvalidArgument for incomplete or unknown media, and for media in a message of another role than the user or
+    a tool.
+    """
     if part.HasField("text"):
         return {"type": "text", "text": part.text}
     media, problem = part.media, ""
@@ -140,7 +148,11 @@ def _part(role: str, part: pb.ContentPart, where: str) -> Part:
 
 
 def _message_extra(message: pb.Message, number: int, found: set[GivenField]) -> Mapping[str, Any]:
-    """Returns the fields of a message besides role and content; raises InvalidArgument."""
+    """Returns the fields of a message besides role and content; adds those to `found` that not every engine gets.
+
+    `number` is the message's index in the request. Raises InvalidArgument if its `extra_json` is invalid, or has a
+    field that is not accepted.
+    """
     where = f"messages[{number}]."
     parsed = _parse_extra_json(message.extra_json, RESERVED_MESSAGE_NAMES, f"{where}extra_json")
     extra = request_fields(MESSAGE_FIELDS).select(parsed, where)
@@ -174,12 +186,15 @@ def _within(name: str, value: float, least: float, most: float) -> float:
 
 
 def _round_float32(number: float) -> float:
-    """Rounds a 32-bit float to its seven significant digits, so that 0.7 equals the 0.7 of HTTP's JSON."""
+    """Rounds a 32-bit float to seven significant digits, so that 0.7 in a message equals 0.7 in the JSON of HTTP."""
     return float(f"{number:.7g}")
 
 
 def _parse_extra_json(text: str, reserved: frozenset[str], where: str = "extra_json") -> dict[str, Any]:
-    """Parses the JSON object of an `extra_json` field. Raises InvalidArgument if the object has a `reserved` name."""
+    """Parses the JSON object of an `extra_json` field; returns {} for an empty text. `where` names the field in errors.
+
+    Raises InvalidArgument if the text exceeds a limit (`check_body`), is no JSON object, or has a `reserved` name.
+    """
     if not text:
         return {}
     body = text.encode()

@@ -17,8 +17,8 @@ def started_response(started: Started) -> pb.GenerateStreamResponse:
 
 
 def delta_responses(chunks: Chunks) -> Iterator[pb.GenerateStreamResponse]:
-    """Yields the messages for chunks that arrived together; texts of one choice are joined, as a message costs more
-    than its text.
+    """Yields the messages for chunks that arrived together. Successive texts of one choice are joined, since a message
+    costs more than its text.
     """
     for index, group in groupby(chunks, _index_of_text):
         texts = list(group)
@@ -31,7 +31,7 @@ def delta_responses(chunks: Chunks) -> Iterator[pb.GenerateStreamResponse]:
 
 
 def _index_of_text(chunk: Chunk) -> int | None:
-    """Returns the choice to which the chunk adds text alone; None if there is more in it."""
+    """Returns the index of the chunk's choice; None if the chunk has more than text, and so must not be joined."""
     return None if chunk.extra else chunk.index
 
 
@@ -56,14 +56,16 @@ def whole_response(started: Started, chunks: Sequence[Chunk], finished: Finished
 
 
 def route_response(routed: Routed, costs_usd: Mapping[str, float | None]) -> pb.RouteResponse:
-    """Converts a decision without an answer; `costs_usd` is the expected cost of the request by path."""
+    """Converts a decision without an answer. `costs_usd` has the expected dollars of the request by path; unknown ones
+    (None) are left out.
+    """
     messages = [pb.Message(role=m.role, content=m.content) for m in routed.prompt.messages] if routed.prompt else ()
     decision, costs = _decision(routed.decision), _known(costs_usd)
     return pb.RouteResponse(decision=decision, prompt=messages, costs_usd=costs, user_words=routed.user_words)
 
 
 def path_info(path: Path, why_not: str | None) -> pb.PathInfo:
-    """Describes a path; `why_not` says why it is unavailable, None if it is available."""
+    """Describes a path; `why_not` says why it cannot be used now, and is None if it can."""
     return pb.PathInfo(
         name=path.name,
         kind=path.kind.value,
@@ -144,11 +146,11 @@ def _receipt(receipt: Receipt) -> pb.Receipt:
 
 
 def _known(costs: Mapping[str, float | None]) -> Mapping[str, float]:
-    """Returns the costs that are known; a map field of a message has no value for an unknown one."""
+    """Returns the costs that are not None; a map field of a message cannot hold None."""
     return {name: cost for name, cost in costs.items() if cost is not None}
 
 
 def _fill(field: MutableMapping[str, float], numbers: Mapping[str, float]) -> None:
-    """Fills a map field in 60 % of the time that `update` or a constructor argument takes."""
+    """Adds numbers to a map field, in 60 % of the time that `update` or a constructor argument takes."""
     for name, number in numbers.items():
         field[name] = number

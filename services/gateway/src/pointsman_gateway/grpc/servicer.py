@@ -57,7 +57,7 @@ OPERATIONS: dict[str, Operation] = {
     f"/{SERVICE}/Generate": "chat",
     f"/{SERVICE}/Route": "route",
 }
-"""Methods whose rejected calls get a receipt, with its operation."""
+"""Methods whose rejected calls get a receipt, and the receipt's operation."""
 
 
 def authorization(metadata: Iterable[tuple[str, str | bytes]] | None) -> str:
@@ -75,7 +75,7 @@ def cache_control(metadata: Iterable[tuple[str, str | bytes]] | None) -> bytes:
 
 
 def initial_metadata(started: Started) -> Metadata:
-    """Returns the initial metadata of a stream: the response headers that HTTP sends, by the same names."""
+    """Returns the initial metadata of a stream: the decision and the caller's limits, in the headers that HTTP has."""
     headers = [(name.decode(), _to_ascii(value.decode("latin-1"))) for name, value in decision_headers(started)]
     return (*headers, *started.limit_headers.items())
 
@@ -83,9 +83,10 @@ def initial_metadata(started: Started) -> Metadata:
 def trailing_metadata(
     decision: Decision | None, receipt: Receipt | None, limits: Mapping[str, str] = _NO_LIMITS
 ) -> Metadata:
-    """Returns the trailing metadata of a call: ids, path, usage and cost, as far as there is a decision or receipt.
+    """Returns the trailing metadata of a call: the request's id; with a decision its id, path and kind; with a receipt
+    cost and tokens.
 
-    `limits` are rate limit headers that were not sent before.
+    `limits` are headers with the caller's limits, unless they were sent before.
     """
     sent = [("x-pointsman-request-id", _to_ascii(request_id.get()))]
     if decision is not None:
@@ -106,14 +107,16 @@ def trailing_metadata(
 
 
 def _to_ascii(value: str) -> str:
-    """Replaces characters that metadata cannot hold; names in the configuration may contain any character."""
+    """Returns the value with "?" for each character that is not printable ASCII. Metadata cannot hold such characters,
+    but names in the configuration may have them.
+    """
     if value.isascii() and value.isprintable():
         return value
     return "".join([c if c.isascii() and c.isprintable() else "?" for c in value])
 
 
 class CurrentConfiguration(Protocol):
-    """Access to the active configuration."""
+    """Interface to the active configuration; `ConfigReloader` implements it."""
 
     @property
     def current(self) -> ConfigSnapshot: ...
@@ -127,9 +130,10 @@ class Authentication:
         self._tenancy = tenancy
 
     async def admit(self, method: str, context: Context) -> str:
-        """Identifies the caller, stores it in `authenticated_caller`, and returns its tenant. Otherwise records the
-        rejection if `method` is in `OPERATIONS`, and aborts the call with the error's status: UNAUTHENTICATED for a bad
-        key, PERMISSION_DENIED, or UNAVAILABLE.
+        """Identifies the caller, stores it in `authenticated_caller`, and returns its tenant.
+
+        If `Tenancy.identify` raises an error, records the rejection if `method` ("/SERVICE/METHOD") is in `OPERATIONS`,
+        and aborts the call with the error's status: UNAUTHENTICATED, PERMISSION_DENIED or UNAVAILABLE.
         """
         arrived = time.perf_counter()
         operation = OPERATIONS.get(method)
@@ -165,7 +169,9 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
     async def GenerateStream(
         self, request: pb.GenerateRequest, context: Context
     ) -> AsyncIterator[pb.GenerateStreamResponse]:
-        """Answers a request as a stream, written to the context: a generator cannot limit the time of each read."""
+        """Answers a request as a stream. Messages are written to the context, and none is yielded, because a generator
+        could not limit the time that the client takes to read.
+        """
         sink = StreamSink(self._pipeline.admission.unread)
         try:
             decoded = self._decode("chat", request, context)
@@ -222,7 +228,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
         context: Context,
         as_a_whole: bool = False,
     ) -> Request:
-        """Decodes a request; raises PointsmanError, after the receipt of the rejection was logged."""
+        """Decodes a request. Raises InvalidArgument if it is invalid, after the receipt of the rejection was logged."""
         arrived = time.perf_counter()
         cache = cache_mode(cache_control(context.invocation_metadata()))
         try:
@@ -241,7 +247,9 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
                 del rejection  # breaks the reference cycle with this frame, which is in its traceback
 
     def _deadline(self, context: Context) -> float:
-        """Returns the earlier of the caller's deadline, less a margin, and the gateway's, on the event loop's clock."""
+        """Returns the deadline in seconds on the event loop's clock: that of the gateway or, if it is earlier, that of
+        the caller less `DEADLINE_MARGIN`.
+        """
         seconds, remaining = self._request_timeout, context.time_remaining()
         if remaining is not None:
             seconds = min(seconds, remaining - min(DEADLINE_MARGIN, remaining / 10))
@@ -249,7 +257,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
 
 
 class StreamSink(EventQueue):
-    """Collects the events of a streamed answer; keeps the first one for the metadata of a later error."""
+    """Queues the events of a streamed answer, and keeps `start`, the first one, for the metadata of a later error."""
 
     def __init__(self, unread: UnreadBudget) -> None:
         super().__init__(unread)
@@ -274,7 +282,9 @@ async def _write(context: Context, event: Event) -> None:
 
 
 async def _abort(context: Context, error: Exception, started: Started | None) -> NoReturn:
-    """Ends the call with the status of the error, and with the same trailing metadata as after an answer."""
+    """Ends the call with the status of the error, and with the trailing metadata of an answer (`trailing_metadata`) as
+    far as it is known. `started` is the answer's first event, None before it.
+    """
     receipt_of_error = getattr(error, "receipt", None)
     receipt = receipt_of_error if isinstance(receipt_of_error, Receipt) else None
     decision = receipt.decision if receipt else started.decision if started else None

@@ -1,4 +1,4 @@
-"""`/admin/v1`: keys, tenants, budgets, usage and the configuration, for keys with the `admin` scope.
+"""`/admin/v1`: keys, tenants, budgets, usage and the configuration, for callers with the right `Caller.is_admin`.
 
 The routes use the same functions as `pointsman keys`. If authentication is off, no caller is known, so only the
 configuration can be read, and only from the console's page.
@@ -57,12 +57,12 @@ class LimitsBody(StrictBody):
     dollars_per_month: Usd | None = None
 
     def changes(self) -> dict[str, int | float | None]:
-        """Returns the given limits by field; None removes a limit."""
+        """Returns the limits that the body names, by field; None for a limit that is to be removed."""
         return self.model_dump(exclude_unset=True)
 
 
 class ScopeBody(StrictBody):
-    """Lists of names that the key may use; null allows all."""
+    """The names that the key may use; null allows all, except as described at `embeddings`."""
 
     tasks: Names = None
     paths: Names = None
@@ -89,7 +89,10 @@ class NewKeyBody(StrictBody):
     admin: bool = Field(default=False, description="may use this API")
 
     def to_new_key(self) -> NewKey:
-        """Converts the body to a `NewKey`; raises InvalidArgument for an expiry in the past or values out of bounds."""
+        """Converts the body to a `NewKey`.
+
+        Raises InvalidArgument for an expiry that is not in the future, or invalid limits or scope.
+        """
         if self.expires is not None and not time() < self.expires < MAX_UNIX_SECONDS:
             raise InvalidArgument(
                 f"expires is {self.expires}; it must be in the future, in Unix seconds",
@@ -130,13 +133,13 @@ async def create_key(body: NewKeyBody, request: Request) -> Response:
 
 
 async def find_key(key: str, request: Request) -> Response:
-    """Returns a key by its id or prefix."""
+    """Returns a key by its id or prefix; 404 if there is none."""
     admin, _ = _authorize(request)
     return json_answer(admin.keys_as_json([await admin.keys.find(key)])[0])
 
 
 async def limit_key(key: str, body: KeyBody, request: Request) -> Response:
-    """Changes limits of a key."""
+    """Changes the given limits of a key, by its id or prefix; null removes a limit."""
     admin, caller = _authorize(request)
     record = await admin.change_limits(body.limits.changes(), key=key)
     assert isinstance(record, KeyRecord)
@@ -145,7 +148,7 @@ async def limit_key(key: str, body: KeyBody, request: Request) -> Response:
 
 
 async def revoke_key(key: str, request: Request) -> Response:
-    """Revokes a key; idempotent."""
+    """Revokes a key, by its id or prefix; idempotent."""
     admin, caller = _authorize(request)
     record = await admin.keys.revoke(key)
     _log_change(caller, "revoked", record)
@@ -153,13 +156,13 @@ async def revoke_key(key: str, request: Request) -> Response:
 
 
 async def list_tenants(request: Request) -> Response:
-    """Lists the tenants with their limits."""
+    """Lists the tenants with their limits, and the tasks for which they consent to training."""
     admin, _ = _authorize(request)
     return json_answer({"tenants": [asdict(tenant) for tenant in (await admin.keys.tenants()).values()]})
 
 
 async def find_tenant(tenant: TenantPath, request: Request) -> Response:
-    """Returns one tenant."""
+    """Returns one tenant, as in the list; 404 if there is none."""
     admin, _ = _authorize(request)
     found = (await admin.keys.tenants()).get(tenant)
     if found is None:
@@ -181,8 +184,8 @@ async def change_tenant(tenant: TenantPath, body: TenantBody, request: Request) 
 
 
 async def budgets(request: Request, tenant: OnlyTenant = "") -> Response:
-    """Lists the budgets in dollars, with the used amount. To change a budget, change the limits of its key or
-    tenant.
+    """Lists the limits in dollars of keys and tenants, with the used amounts. They are changed as limits of the key or
+    the tenant.
     """
     admin, _ = _authorize(request)
     return json_answer({"budgets": await admin.budgets(tenant)})
@@ -209,7 +212,7 @@ async def configuration(request: Request) -> Response:
 def _authorize(request: Request) -> tuple[Administration, Caller]:
     """Returns the administration of keys, and the caller.
 
-    Raises PermissionDenied without the admin scope, or FailedPrecondition if the gateway has no Redis.
+    Raises PermissionDenied if the caller may not use the admin API, FailedPrecondition if the gateway has no Redis.
     """
     caller = _check_admin(request)
     administration = dependencies_of(request).administration

@@ -70,10 +70,11 @@ def build_app(dependencies: HttpDependencies, spans: "Spans | None" = None) -> A
 
 
 class CorsApp:
-    """Wraps an application: lets web pages of other origins call the API, but not the console or operators' routes.
+    """Wraps an application: lets web pages of the given origins ("*": all) call paths that begin with `CORS_PREFIXES`,
+    which excludes the console and the admin API.
 
-    A preflight is answered before the key is looked up. Credentials that a browser adds by itself (cookies) are never
-    allowed: a page has to know a key.
+    A preflight request is answered before the key is looked up. Credentials that a browser adds by itself (cookies) are
+    never allowed: a page has to know a key.
     """
 
     def __init__(self, app: ASGIApp, origins: Sequence[str]) -> None:
@@ -94,7 +95,9 @@ class CorsApp:
 
 
 def build_api(dependencies: HttpDependencies) -> FastAPI:
-    """Builds the FastAPI application with all routes, without the layers around it; it makes the OpenAPI document."""
+    """Builds the FastAPI application with all routes, without the layers around it. Its `openapi()` makes the OpenAPI
+    document.
+    """
     # FastAPI's own pages would run scripts of another site on the console's origin.
     app = FastAPI(
         title="Pointsman",
@@ -154,8 +157,8 @@ def add_error_handlers(app: FastAPI) -> None:
 def record_rejection(dependencies: HttpDependencies, scope: Scope, error: PointsmanError | None) -> None:
     """Logs the receipt of a request that ended before it reached the pipeline, as with a missing key or a bad body.
 
-    Does nothing for routes other than `METERED_ROUTES`, and if the pipeline writes the receipt. `error` is the one that
-    the client gets, None if it has disconnected.
+    Does nothing unless the request is a POST to one of `METERED_ROUTES`, or if the pipeline writes the receipt. `error`
+    is what the client gets; None if the client has disconnected.
     """
     operation = METERED_ROUTES.get(scope["path"])
     if operation is not None and scope["method"] == "POST" and HAS_RECEIPT not in scope:

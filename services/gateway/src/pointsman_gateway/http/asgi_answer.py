@@ -22,13 +22,13 @@ from pointsman_gateway.pipeline.sinks import AnswerNotRead, ItemQueue
 Result = TypeVar("Result")
 
 CALLER = "pointsman.caller"
-"""Key in the ASGI scope of a request whose key has been checked: its `Caller`. Without a valid key there is none."""
+"""Key in the ASGI scope for the `Caller` of the request; it is missing until the API key has been found valid."""
 
 ON_DISCONNECT = "pointsman.on_disconnect"
-"""Key in the ASGI scope: the callback that the server calls if the client disconnects before its answer is complete.
+"""Key in the ASGI scope for a callback, which the server calls if the client disconnects before its answer is complete.
 
-A server that supports it sets it to None at first, and to `DISCONNECTED` once the client has disconnected. Waiting for
-`receive` instead needs a task for each request, which costs more than reading the request.
+A server that supports it stores None at first, and `DISCONNECTED` once the client has disconnected. To wait for
+`receive` instead would need a task for each request, which costs more than reading the request.
 """
 DISCONNECTED = "disconnected"
 
@@ -71,7 +71,10 @@ class AsgiSink(HttpSink, ItemQueue[Message]):
 
 
 class AsgiAnswer(Response):
-    """A response that runs its request while it is sent; FastAPI handlers return it, and it is an ASGI application."""
+    """A response that runs its request while it is sent, and cancels the run if the client disconnects.
+
+    FastAPI handlers return it; as an ASGI application it is also called directly.
+    """
 
     def __init__(
         self,
@@ -121,7 +124,7 @@ class BatchAnswer(AsgiAnswer):
     def __init__(
         self, pipeline: Pipeline, requests: Sequence[Request], choices: int, encoder: AnswerEncoder, streams: bool
     ) -> None:
-        """Takes the requests, each of which has `choices` choices."""
+        """Takes at least one request; all have the same deadline, and each has `choices` choices."""
         super().__init__(pipeline, requests[0], encoder, streams)
         self._requests = requests
         self._choices = choices
@@ -136,9 +139,9 @@ class BatchAnswer(AsgiAnswer):
 
 
 async def run_until_disconnect(scope: Scope, receive: Receive, work: Coroutine[Any, Any, Result]) -> Result:
-    """Awaits `work` and returns its result; raises its errors.
+    """Awaits `work`, returns its result, and raises its errors.
 
-    If the client disconnects first, cancels it and raises ClientDisconnected.
+    If the client disconnects first, cancels `work` and raises ClientDisconnected.
     """
     task = asyncio.current_task()
     assert task is not None
@@ -184,7 +187,7 @@ class _DisconnectWatch:
 async def send_error(
     send: Send, error: PointsmanError, extra_headers: Headers, error_format: ErrorFormat = OPENAI_ERRORS
 ) -> None:
-    """Sends a complete response that reports the error."""
+    """Sends a complete response that reports the error, with `extra_headers` in addition to those of the error."""
     for message in _to_messages(*error_response(error, extra_headers, error_format)):
         await send(message)
 

@@ -31,14 +31,14 @@ TOKEN_ID_PATHS = frozenset({"/v1/embeddings", *(one.path for one in DIALECTS if 
 
 AZURE_PREFIX = "/openai/"
 DEPLOYMENT = "pointsman.deployment"
-"""Key in the ASGI scope of a request with a deployment in its path: its name, which is the request's model."""
+"""Key in the ASGI scope for the name of the deployment in the request's path, which is the request's model."""
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _DEPLOYMENT_PATH = re.compile(r"/openai/deployments/([^/].*?)(/(?:chat/completions|completions|embeddings|responses))")
 
 Route = Callable[["RawRequest"], Awaitable[None]]
 
 OnRejected = Callable[[Scope, PointsmanError], None]
-"""Called with each request that is rejected before it reaches FastAPI."""
+"""Called with the ASGI scope and the error of each request that is rejected before it reaches FastAPI."""
 
 
 def needs_key(path: str) -> bool:
@@ -47,9 +47,10 @@ def needs_key(path: str) -> bool:
 
 
 def translate_azure_path(scope: Scope) -> None:
-    """Replaces a path of Azure's API in the scope by that of OpenAI's; an unknown path is left as it is.
+    """Replaces a path of Azure's API in the scope by that of OpenAI's, and stores its deployment under `DEPLOYMENT`.
 
-    The scope itself is modified, not a copy, because the server reads its callback when the client disconnects.
+    An unknown path is left as it is. The scope itself is modified, not a copy, because the server reads the callback
+    under `ON_DISCONNECT` from it when the client disconnects.
     """
     path: str = scope["path"]
     deployment = _DEPLOYMENT_PATH.fullmatch(path)
@@ -61,9 +62,9 @@ def translate_azure_path(scope: Scope) -> None:
 
 
 def name_model(body: bytes, scope: Scope) -> bytes:
-    """Returns the body; if the request's path has a deployment, with `model` replaced by the deployment's name.
+    """Returns a JSON body; if the request's path has a deployment, with the deployment's name as `model`.
 
-    Raises InvalidArgument if the body of such a request is no JSON object.
+    Raises InvalidArgument if there is a deployment, and the body is no JSON object.
     """
     deployment = scope.get(DEPLOYMENT)
     if deployment is None:
@@ -98,7 +99,7 @@ class RawRequest:
         self._reservation = reservation
 
     async def read_body(self, caller: Caller) -> bytes:
-        """Reads the whole body (`read_body`) and sets its model; raises what `read_body` and `name_model` raise."""
+        """Reads the whole body with `read_body`, and sets its model with `name_model`; raises the errors of both."""
         body = await read_body(self.receive, self.headers, caller.tenant, self._reservation)
         return name_model(body, self.scope)
 
@@ -110,10 +111,11 @@ async def read_body(
     reservation: BufferReservation,
     limits: BodyLimits = LIMITS,
 ) -> bytes:
-    """Reads the whole body, and reserves its bytes for `tenant` as they arrive.
+    """Reads the whole body, and reserves its bytes for `tenant` as they arrive; the caller releases `reservation`.
 
-    Raises InvalidArgument as soon as the body is known to exceed a limit, Unavailable if too many bytes of requests are
-    buffered, and ClientDisconnected if the client disconnects before the end of the body.
+    `headers` are those of the request, by lower-case name. Raises InvalidArgument if the body exceeds one of the
+    `limits` or is not UTF-8, Unavailable if too many bytes of requests are buffered, and ClientDisconnected if the
+    client disconnects before the end of the body.
     """
     if int(headers.get(b"content-length", b"0")) > limits.max_bytes:
         raise _too_large()
@@ -145,8 +147,10 @@ class GatewayApp:
         asgi_routes: Mapping[tuple[str, str], Route],
         on_rejected: OnRejected,
     ) -> None:
-        """Wraps `app`. `asgi_routes` are handlers by method and path, which bypass `app` and check the key
-        themselves.
+        """Wraps `app`, for which it checks keys by `tenancy` and counts the bytes of bodies in `budget`.
+
+        `asgi_routes` are handlers by method and path ("POST", "/v1/messages"); they bypass `app`, and check keys
+        themselves. `on_rejected` is called with each request that is rejected here.
         """
         self._app = app
         self._tenancy = tenancy
@@ -214,9 +218,10 @@ def request_id_from(header: bytes | None) -> str:
 
 
 class _ReceiveWhole:
-    """An ASGI `receive` that returns the whole body in one message, after its checks.
+    """An ASGI `receive` that returns the whole body in one message, with its model set by `name_model`.
 
-    Raises InvalidArgument or Unavailable, as `read_body` does.
+    Raises InvalidArgument or Unavailable, as `read_body` and `name_model` do. Returns a disconnect message if the
+    client disconnects.
     """
 
     def __init__(

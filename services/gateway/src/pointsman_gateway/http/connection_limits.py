@@ -1,4 +1,4 @@
-"""Limits of one HTTP connection, the responses to requests that exceed them, and unread request bodies.
+"""Limits of HTTP connections, the responses to requests that exceed them, and unread request bodies.
 
 An answer that needs no body (such as 401) is sent while the client is still sending the body. A socket that is closed
 with unread data resets the connection, and some clients then lose the answer. Therefore the rest of the body is
@@ -14,13 +14,14 @@ from http import HTTPStatus
 from pointsman_gateway.http.dialects.registry import dialect_at
 
 MAX_DISCARDED_BYTES = 9 * 1024 * 1024
-"""The largest body with its framing. Discarding 1 MiB takes half a millisecond, all of it in the kernel."""
+"""The most bytes of a request that are discarded; as many as the largest body has with its framing. Discarding 1 MiB
+takes half a millisecond, all of it in the kernel."""
 DISCARD_SECONDS = 10.0
-"""Time in which the rest of a body is discarded."""
+"""Seconds for which the rest of a body is discarded before the connection is aborted."""
 RESERVED_CONNECTIONS = 16
-"""Connections beyond the limit, for health checks while all others are in use by clients with keys."""
+"""Connections beyond `max_connections`, for health checks while all others are in use by clients with keys."""
 READ_ANSWER_SECONDS = 1.0
-"""Time in which a client that sends more than that may read its answer."""
+"""Seconds that a client which sends more than `MAX_DISCARDED_BYTES` has to read its answer."""
 
 
 def _ignore_rejection(code: str) -> None:
@@ -29,10 +30,10 @@ def _ignore_rejection(code: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """Limits on what one client may do on an HTTP connection; times are in seconds."""
+    """Limits on HTTP connections; times are in seconds."""
 
     max_connections: int = 2000
-    """Concurrent connections of all clients."""
+    """Concurrent connections of all clients together; all other limits are of one connection."""
     max_headers: int = 100
     max_header_bytes: int = 32 * 1024
     """Bytes of the request line and all headers together."""
@@ -52,14 +53,14 @@ class ConnectionLimits:
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """An error response that closes the connection."""
+    """An error response after which the connection is closed."""
 
     status: int
     code: str
     message: str
 
     def response(self, target: bytes) -> bytes:
-        """Returns the bytes of the response, in the dialect to which the request's target belongs."""
+        """Returns the bytes of the response, in the dialect of the request's `target` (path and query)."""
         error_format = dialect_at(target.decode("latin-1")).error_format
         content = error_format.encode_rejection(self.status, self.code, self.message)
         body = json.dumps(content, separators=(",", ":")).encode()
@@ -83,9 +84,9 @@ def headers_too_large(message: str) -> Rejection:
 
 
 class DiscardingTransport:
-    """Takes the transport's place in uvicorn while a request's body is incomplete.
+    """Replaces the transport in uvicorn while a request's body is incomplete.
 
-    Its `close` calls `end` instead, which may discard the rest of the body first.
+    Its `close` only calls `end`, which may discard the rest of the body before it closes the transport.
     """
 
     def __init__(self, transport: asyncio.Transport, end: Callable[[], None]) -> None:
@@ -99,20 +100,21 @@ class DiscardingTransport:
 
 
 class UnreadBody:
-    """Discards the bytes that a client still sends when it has its answer; stops reading after
-    `MAX_DISCARDED_BYTES`.
+    """Discards the bytes that a client still sends after its answer; stops reading after `MAX_DISCARDED_BYTES`.
+
+    The owner passes what it reads to `discard`, and aborts the connection at `deadline`.
     """
 
     def __init__(self, transport: asyncio.Transport, clock: Callable[[], float]) -> None:
         """Half-closes the connection (not with TLS), which shows the client that the answer is complete.
 
-        `clock` returns monotonic seconds.
+        `clock` returns the event loop's time in seconds.
         """
         self._transport = transport
         self._clock = clock
         self._left = MAX_DISCARDED_BYTES
         self.deadline = clock() + DISCARD_SECONDS
-        """Time on `clock` at which the connection is aborted."""
+        """The time on `clock` at which the owner aborts the connection."""
         if transport.can_write_eof():
             transport.write_eof()
 

@@ -26,11 +26,11 @@ from pointsman_gateway.request_log.feedback_store import EvaluationStore, Feedba
 from pointsman_gateway.tenancy.login import Login
 
 HAS_RECEIPT = "pointsman.has_receipt"
-"""Key in the ASGI scope of a request that has reached the pipeline, which writes the receipt itself."""
+"""Key in the ASGI scope, set when a request is passed to the pipeline, which then records the receipt itself."""
 
 
 class Configuration(Protocol):
-    """Access to the active configuration, its status and its history."""
+    """Interface to the active configuration, its status and its history; `ConfigReloader` implements it."""
 
     @property
     def current(self) -> ConfigSnapshot: ...
@@ -43,14 +43,20 @@ class Configuration(Protocol):
 
 
 class Workers(Protocol):
-    """Access to the other gateway processes on the same ports."""
+    """Interface to all gateway processes on the same ports, this one included; `bootstrap.workers` implements it."""
 
     async def metrics_page(self, format: str) -> MetricsPage:
-        """Returns one page with the metrics of all processes, in the `format`; raises Unavailable."""
+        """Returns one page with the metrics of all processes, in a format of `metrics_page.format_of`.
+
+        Raises Unavailable if a process does not answer.
+        """
         ...
 
     async def states(self) -> list[dict[str, Any]]:
-        """Returns number, pid, configuration and requests in progress of each process; raises Unavailable."""
+        """Returns number, pid, configuration and requests in progress of each process.
+
+        Raises Unavailable if a process does not answer.
+        """
         ...
 
 
@@ -76,14 +82,14 @@ class HttpDependencies:
     workers: Workers | None = None
     """None if this is the only process."""
     login: Callable[[], Login | None] = lambda: None
-    """Single sign-on of the active configuration; None without it."""
+    """Returns the login of the active configuration; None if it has no single sign-on."""
     administration: Administration | None = None
     """None without Redis, because then there are no keys."""
 
     async def build_metrics_page(self, format: str) -> MetricsPage:
-        """Returns the metrics of all processes in the `format`; raises Unavailable if another process does not answer.
+        """Returns the metrics of all processes in a format of `metrics_page.format_of`; encodes them in a thread.
 
-        They are encoded in a thread, since that takes long.
+        Raises Unavailable if another process does not answer.
         """
         if self.workers:
             return await self.workers.metrics_page(format)
@@ -91,14 +97,15 @@ class HttpDependencies:
         return await asyncio.to_thread(encode_page, format, metrics)
 
     async def states_of_workers(self) -> list[dict[str, Any]]:
-        """Returns the state of each process (`Workers.states`); empty if this is the only one. Raises Unavailable."""
+        """Returns the states of all processes, and raises, as `Workers.states` does; empty if this is the only one."""
         return await self.workers.states() if self.workers else []
 
 
 async def respond(request: Request, decoded: domain.Request, encoder: AnswerEncoder, streams: bool) -> Response:
-    """Returns the response that runs a decoded request and sends the answer in the encoder's format.
+    """Returns the response that runs a decoded request, and sends the answer in the encoder's format.
 
-    The request's caller and cache mode are taken from the HTTP request.
+    The caller and the cache mode in `decoded` are replaced by those of the HTTP request. `streams` says whether the
+    answer is a stream.
     """
     decoded = _with_headers(request, decoded, streams)
     return AsgiAnswer(dependencies_of(request).pipeline, decoded, encoder, streams)
@@ -107,7 +114,9 @@ async def respond(request: Request, decoded: domain.Request, encoder: AnswerEnco
 async def respond_to_all(
     request: Request, decoded: Sequence[domain.Request], choices: int, encoder: AnswerEncoder, streams: bool
 ) -> Response:
-    """Returns one response to the requests of one HTTP request, with `choices` choices each; see `respond`."""
+    """Returns one response for several decoded requests of one HTTP request, each with `choices` choices; see
+    `respond`.
+    """
     requests = [_with_headers(request, each, streams) for each in decoded]
     return BatchAnswer(dependencies_of(request).pipeline, requests, choices, encoder, streams)
 
@@ -118,13 +127,13 @@ def _with_headers(request: Request, decoded: domain.Request, streams: bool) -> d
 
 
 def caller_in(scope: Scope) -> domain.Caller:
-    """Returns the caller of a request; `ANONYMOUS` if it ended before its key was checked, or the key was invalid."""
+    """Returns the caller of a request; `ANONYMOUS` if no valid key has been found yet."""
     caller: domain.Caller = scope.get(CALLER, domain.ANONYMOUS)
     return caller
 
 
 def caller_of_request(request: Request) -> domain.Caller:
-    """Returns the caller, whose key was checked before the body was read."""
+    """Returns the caller of a request to a path that needs a key; the key was checked before the body was read."""
     caller: domain.Caller = request.scope[CALLER]
     return caller
 
@@ -135,23 +144,26 @@ def dependencies_of(request: Request) -> HttpDependencies:
 
 
 def deadline_of_request(request: Request) -> float:
-    """Returns the request's deadline on the event loop's clock; raises InvalidArgument for a bad timeout header."""
+    """Returns the request's deadline in seconds on the event loop's clock (`deadline_after`).
+
+    Raises InvalidArgument if the header x-request-timeout is no number.
+    """
     header = request.headers.get("x-request-timeout", "").encode("latin-1")
     return deadline_after(header, dependencies_of(request).request_timeout)
 
 
 def deadline_after(header: bytes | None, max_seconds: float) -> float:
-    """Converts an x-request-timeout header (seconds) to a deadline on the event loop's clock.
+    """Converts an x-request-timeout header to a deadline in seconds on the event loop's clock.
 
-    See `parse_timeout`, also for the InvalidArgument that it raises.
+    The arguments and the error are those of `parse_timeout`.
     """
     return asyncio.get_running_loop().time() + parse_timeout(header, max_seconds)
 
 
 def parse_timeout(header: bytes | None, max_seconds: float) -> float:
-    """Returns the seconds of an x-request-timeout header, at most `max_seconds`, which is the default.
+    """Returns the seconds in an x-request-timeout header, at most `max_seconds`; without a header, `max_seconds`.
 
-    Raises InvalidArgument if it is no number.
+    Raises InvalidArgument if the header is no number.
     """
     if not header:
         return max_seconds

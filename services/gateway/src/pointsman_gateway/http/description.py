@@ -1,6 +1,6 @@
-"""The routes that describe the gateway, to everybody who reaches their port: metrics and the OpenAPI schema.
+"""The routes that describe the gateway: metrics and the OpenAPI schema.
 
-They need no key, so each further request must cost little: the pages are built in threads and shared.
+They need no key, so a request must cost little: pages are built in threads, and shared by all requests.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from pointsman_gateway.http.encoding import to_json
 
 
 class SchemaPage:
-    """The OpenAPI schema as JSON, which the first request builds: in a thread, since that takes 0.2 s."""
+    """The OpenAPI schema as JSON. The first request builds it, in a thread, since that takes 0.2 s."""
 
     def __init__(self, build: Callable[[], dict[str, Any]]) -> None:
         self._build = build
@@ -48,7 +48,8 @@ def add_description(app: FastAPI, describe: Callable[[], dict[str, Any]]) -> Non
 async def metrics(request: Request) -> Response:
     """Returns all metrics in the OpenMetrics format, with exemplars, if the client accepts it, else in Prometheus's.
 
-    They are up to a second old, plus the time that it takes to build the page.
+    They are up to a second old, plus the time that it takes to build the page. The status is 503 if another process of
+    the gateway does not answer.
     """
     pages: MetricsPages = request.app.state.metrics_pages
     found = await pages.find(format_of(request.headers.get("accept", "")))
@@ -56,7 +57,7 @@ async def metrics(request: Request) -> Response:
 
 
 async def docs() -> Response:
-    """Redirects to the OpenAPI schema, from where FastAPI applications have their documentation."""
+    """Redirects to the OpenAPI schema from /docs, where FastAPI applications usually have their documentation."""
     return RedirectResponse("openapi.json")
 
 

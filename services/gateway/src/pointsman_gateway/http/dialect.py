@@ -1,4 +1,4 @@
-"""The interface of endpoint dialects: everything in which one API for conversations differs from the others.
+"""The interface of endpoint dialects. A dialect is one API for conversations, such as Anthropic's Messages API.
 
 Each dialect is declared in its own module of `dialects`, and listed in `dialects.registry`. Requests of all dialects
 become the same `Request`, and run in the same way.
@@ -18,42 +18,49 @@ Handler = Callable[..., Awaitable[Response]]
 """A handler of FastAPI; its name, parameters and docstring are in the OpenAPI document."""
 
 ReadPlain = Callable[[bytes, float, domain.Caller, str, float], tuple[domain.Request, AnswerEncoder] | None]
-"""Decodes a body of the common form; returns None for all others. Its parameters are the body, and those of
-`ConversationBody.to_request`. Raises InvalidArgument."""
+"""Decodes a body of the common form, in which all content is text and no field is undeclared.
+
+Takes the JSON and the arguments of `ConversationBody.to_request`. Returns the request and the encoder of its answer;
+None if the body is invalid or of another form. Raises InvalidArgument as `to_request` does."""
 
 
 class ConversationBody(Protocol):
-    """The decoded body of a conversation, in any dialect."""
+    """Interface of a decoded body of a conversation. Each dialect's body implements it, such as `ChatBody`."""
 
     model: str
     stream: bool | None
 
     def to_request(self, deadline: float, caller: domain.Caller, cache: str, arrived: float) -> domain.Request:
-        """Converts the body to a `Request`; raises InvalidArgument.
+        """Converts the body to a `Request`.
 
-        `deadline` is on the event loop's clock, `cache` the cache mode, and `arrived` is of `perf_counter`.
+        `deadline` is in seconds on the event loop's clock, `arrived` in seconds of `perf_counter` (0 if unknown), and
+        `cache` is a result of `cache_mode`. Raises InvalidArgument if content is invalid or unknown, or a limit is
+        exceeded.
         """
         ...
 
     def encoder(self) -> AnswerEncoder: ...
 
     def read_headers(self, headers: Mapping[bytes, bytes]) -> None:
-        """Stores the values of the dialect's own headers in the body; called before `to_request`."""
+        """Adds what the dialect's own headers say to the body; called before `to_request`.
+
+        `headers` are those of the request, by lower-case name.
+        """
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DirectReading:
-    """How requests are read without FastAPI."""
+    """How a dialect's requests are read without FastAPI."""
 
     decode: Callable[[bytes], ConversationBody]
-    """Decodes a body of any form; raises InvalidArgument."""
+    """Decodes the JSON of a body of any form; raises InvalidArgument if the body is invalid."""
     read_plain: ReadPlain
     """Decodes a body of the common form, for `fast_reader`."""
     queries: tuple[str, ...] = ()
-    """Query strings that the common form may have."""
+    """Query strings that `fast_reader` accepts in addition to none, such as "?beta=true"."""
     rare_headers: frozenset[bytes] = frozenset()
-    """Headers that only `read_headers` reads, so that a request with one of them is not in the common form."""
+    """Lower-case names of headers that only `read_headers` reads; `fast_reader` leaves requests with one to uvicorn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,20 +68,21 @@ class ModelForm:
     """One API's response format for `GET /v1/models`, a route that several APIs have."""
 
     header: bytes = b""
-    """The header by which the API's clients are known; empty: all clients without another API's."""
+    """Lower-case name of a header that only the API's clients send; empty for the form that all other clients get."""
     has_embeddings: bool
     """Whether the list has the embedding models, too."""
     page: Callable[[Sequence[str], int, QueryParams], dict[str, Any]]
-    """Makes the list of models of their names, the Unix time of their creation, and the request's query.
+    """Returns the response for the models' names, their creation in Unix seconds, and the parameters of the request's
+    query.
 
-    Raises InvalidArgument for a bad query."""
+    Raises InvalidArgument for a bad parameter."""
     model: Callable[[str, int], dict[str, Any]]
-    """Makes one model's entry of its name and the Unix time of its creation."""
+    """Returns the entry of one model, from its name and its creation in Unix seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeteredRoute:
-    """A route whose requests get a receipt."""
+    """A route whose requests get a receipt, also if they are rejected."""
 
     path: str
     handler: Handler
@@ -84,20 +92,21 @@ class MeteredRoute:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dialect:
-    """An API for conversations."""
+    """An API for conversations, such as OpenAI's chat completions."""
 
     path: str
-    """Its route. Errors of all paths that begin like this have its format."""
+    """The path of its conversations, such as "/v1/messages". Errors at all paths that begin with it have its format."""
     handler: Handler
     error_format: ErrorFormat
     """The format of errors that are reported before an encoder is known."""
     operation: domain.Operation = "chat"
+    """The operation in the receipt of a rejected conversation."""
     further: tuple[MeteredRoute, ...] = ()
     """Its other routes."""
     direct: DirectReading | None = None
-    """None: FastAPI reads all requests, and `handler` answers them. Otherwise `handler` is documentation."""
+    """None: FastAPI reads all requests, and `handler` answers them. Otherwise FastAPI only documents `handler`."""
     models: ModelForm | None = None
-    """None: its clients get OpenAI's format."""
+    """How `GET /v1/models` answers the API's clients; None: in OpenAI's form."""
     takes_token_ids: bool = False
     """Whether a body may hold token ids instead of text."""
 

@@ -23,7 +23,7 @@ _to_latin_1 = methodcaller("encode", "latin-1")
 
 
 class ErrorFormat(Protocol):
-    """The format of an API's errors, and its headers with the request's id."""
+    """Interface of an API's format of errors and of request ids; `OpenAIErrors` and `AnthropicErrors` implement it."""
 
     @property
     def schema(self) -> str:
@@ -35,21 +35,24 @@ class ErrorFormat(Protocol):
         ...
 
     def encode_rejection(self, status: int, code: str, message: str) -> dict[str, Any]:
-        """Returns the body of an error response to a request that is not read to its end; the connection is closed."""
+        """Returns the body of an error response to a request that is not read to its end, so the connection is closed.
+
+        `status` is the HTTP status, and `code` the stable name of the mistake, such as "headers_too_large".
+        """
         ...
 
     def id_headers(self, id: bytes) -> Headers:
-        """Returns the headers with the request's id, for all responses."""
+        """Returns the headers with the request's id, which all responses of the API have."""
         ...
 
 
 class AnswerEncoder(Protocol):
-    """Encodes one answer for one endpoint, as a stream or as a whole.
+    """Interface that encodes one answer for one endpoint, as a stream or as a whole; each dialect implements it.
 
-    The answer's id is a prefix of the dialect and the decision's id, so that feedback may name either.
+    The answer's id is the decision's id behind a prefix such as "chatcmpl-"; feedback may name the answer by either.
 
-    A stream is `encode_start`, `encode_chunks` any number of times, and `encode_end` or `encode_error`. These return
-    complete server-sent events; the result may be empty.
+    A stream is the results of `encode_start`, of `encode_chunks` any number of times, and of `encode_end` or
+    `encode_error`. Each of them is complete server-sent events, or empty.
     """
 
     @property
@@ -62,7 +65,9 @@ class AnswerEncoder(Protocol):
         ...
 
     def encode_chunks(self, chunks: Chunks) -> bytes:
-        """Returns the encoded events for chunks that arrived together; empty if they cause none."""
+        """Returns the events for chunks that arrived together. Raises EngineFailed if the answer is too long to be
+        repeated at its end, as the Responses API demands.
+        """
         ...
 
     def encode_end(self, finished: Finished) -> bytes: ...
@@ -77,7 +82,7 @@ class AnswerEncoder(Protocol):
 
 
 def to_event(data: Any) -> bytes:
-    """Encodes JSON as a server-sent event."""
+    """Encodes `data` as JSON in a server-sent event without a name."""
     return b"data: " + to_json(data) + b"\n\n"
 
 
@@ -89,7 +94,11 @@ def error_headers(error: PointsmanError) -> dict[str, str]:
 def error_response(
     error: PointsmanError, extra_headers: Sequence[tuple[bytes, bytes]], error_format: ErrorFormat
 ) -> tuple[int, Headers, bytes]:
-    """Returns status, headers and body of a response that reports an error, with its retry time and limits."""
+    """Returns status, headers and body of a response that reports an error.
+
+    The headers are `extra_headers`, the content type, `retry-after` if the error names a time, and the caller's limits
+    if one was exceeded.
+    """
     status, body = error_format.encode(error)
     headers = [JSON_TYPE, *extra_headers, *encode_headers(error_headers(error)), *encode_headers(error.limits)]
     return status, headers, to_json(body)
@@ -100,9 +109,8 @@ def encode_headers(headers: Mapping[str, str]) -> Headers:
 
 
 def system_fingerprint(started: Started) -> str:
-    """Returns OpenAI's `system_fingerprint` for engines that report none: it identifies model and configuration.
-
-    With an equal one, the same `seed` and the same engine, an answer is repeatable.
+    """Returns OpenAI's `system_fingerprint` for engines that report none: a hash of the configuration's revision, the
+    path and the model.
     """
     return _fingerprint(started.decision.revision, started.decision.path.name, started.model)
 
@@ -113,7 +121,7 @@ def _fingerprint(revision: str, path: str, model: str) -> str:
 
 
 def usage_body(usage: Usage) -> dict[str, Any]:
-    """Returns OpenAI's `usage` object."""
+    """Returns OpenAI's `usage` object, with the details that OpenAI's format has for some kinds of tokens."""
     body = {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
@@ -126,7 +134,7 @@ def usage_body(usage: Usage) -> dict[str, Any]:
 
 
 def _add_details(body: dict[str, Any], details: TokenDetails) -> None:
-    """Adds the kinds of tokens that OpenAI's format has."""
+    """Adds the tokens of special kinds to a `usage` object, as far as OpenAI's format has them."""
     body["prompt_tokens_details"] |= {
         "cache_write_tokens": details.cache_write + details.cache_write_1h,
         "audio_tokens": details.prompt_audio,
@@ -138,7 +146,10 @@ def _add_details(body: dict[str, Any], details: TokenDetails) -> None:
 
 
 def receipt_body(receipt: Receipt) -> dict[str, Any]:
-    """Returns the `pointsman` object of a receipt, which is added to answers."""
+    """Returns the object `pointsman` that answers contain: the receipt's path, kind, sources and more.
+
+    Costs are in dollars, and None if unknown; durations are in seconds, by phase.
+    """
     details = receipt.usage.details
     return {
         "path": receipt.decision.path.name,

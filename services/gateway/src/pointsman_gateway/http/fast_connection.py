@@ -1,4 +1,4 @@
-"""A client's connection that handles chat requests of the common form itself, and leaves all others to uvicorn."""
+"""A client's connection that handles requests of the common form (see `fast_reader`), and leaves others to uvicorn."""
 
 from typing import Any
 
@@ -37,6 +37,7 @@ class FastConnection(GuardedConnection):
         self._reserved = 0
         """Bytes that the current request has reserved in the budget, for `_tenant`."""
         self._idle_until = NEVER
+        """When the connection is closed unless a request arrives, on the event loop's clock."""
         self._closes_after_request = False
         self._has_shown_key = False
 
@@ -57,7 +58,9 @@ class FastConnection(GuardedConnection):
         return self._partial.split(b" ", 2)[1] if self._partial else super().request_target
 
     def reserve_buffer(self, tenant: str, count: int) -> bool:
-        """Reserves `count` bytes for the current request, once; returns False if too many bytes are buffered."""
+        """Reserves `count` bytes for the current request unless it has a reservation; returns False if too many bytes
+        of requests are buffered.
+        """
         if not self._reserved:
             try:
                 self._reader.budget.reserve(tenant, count)
@@ -133,7 +136,9 @@ class FastConnection(GuardedConnection):
     # -- called by the sink
 
     def end_request(self, *, close: bool = False) -> None:
-        """Ends the current request; closes the connection if `close` or the server stops, else reads the next one."""
+        """Ends the current request. Closes the connection if `close` is set or the server is shutting down; otherwise
+        reads the next request.
+        """
         self._is_busy, self._sink = False, None
         self._has_shown_key = True
         self._release_buffer()

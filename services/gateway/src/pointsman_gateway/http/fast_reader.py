@@ -1,9 +1,9 @@
-"""Reads the common form of a chat request directly from the bytes of a connection, without uvicorn and ASGI.
+"""Reads the common form of a conversation directly from the bytes of a connection, without uvicorn and ASGI.
 
-bytes -> Head, its dialect's body -> Request -> RequestRun -> ConnectionSink -> bytes
+bytes -> RequestHead, its dialect's body -> Request -> RequestRun -> ConnectionSink -> bytes
 
 Every other form is left to uvicorn, which also reports errors: requests without Content-Length, with content in parts,
-with unknown fields, over 256 KiB, malformed, or with a key that has to be looked up.
+with undeclared fields, over `MAX_BODY_BYTES`, malformed, or with a key that has to be looked up.
 """
 
 import asyncio
@@ -34,14 +34,14 @@ REQUEST_LINES = tuple(_READERS)
 """The first lines of the requests that are read here."""
 
 MAX_CACHED_HEADS = 256
-"""Parsed heads that are cached, each of about 0.5 kB: a client sends the same head again and again."""
+"""The most parsed heads that are cached, each of about 0.5 kB, since clients send the same head many times."""
 MAX_HEAD_BYTES = 4096
 MAX_BODY_BYTES = 256 * 1024
 """Longer bodies are left to uvicorn."""
 
 _END_OF_HEAD = b"\r\n\r\n"
 _HEADERS = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e]*\r\n)+\r\n")
-"""Header fields by RFC 9112, section 5, with ASCII values; all others are left to uvicorn's parser."""
+"""Matches header fields by RFC 9112, section 5, with ASCII values; all others are left to uvicorn's parser."""
 _UNUSUAL_HEADERS = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"te", b"trailer"}).union(
     *[reading.rare_headers for _, reading in _READINGS]
 )
@@ -52,15 +52,16 @@ _PER_REQUEST_HEADERS = frozenset({b"x-request-id", b"traceparent", b"tracestate"
 
 @dataclass(frozen=True, slots=True)
 class RequestHead:
-    """The values of one request's headers that the gateway uses."""
+    """What the gateway uses of the head of a request: of its first line and its headers."""
 
     length: int
     """Bytes of the body."""
     credential: str
     """The caller's key; empty if there is none."""
     request_id: bytes | None
-    """As sent by the client."""
+    """The header x-request-id, as sent by the client."""
     timeout: bytes | None
+    """The header x-request-timeout, as sent by the client."""
     cache: str
     header_count: int
     read_body: ReadPlain
@@ -111,15 +112,17 @@ class HeadParser:
 
 
 class BufferingConnection(ClientConnection, Protocol):
-    """The client's connection, as `ChatReader` uses it."""
+    """Interface of the client's connection, as `ChatReader` uses it; `FastConnection` implements it."""
 
     def reserve_buffer(self, tenant: str, count: int) -> bool:
-        """Reserves `count` bytes for the current request, once; returns False if too many bytes are buffered."""
+        """Reserves `count` bytes for the current request unless it has a reservation; returns False if too many bytes
+        of requests are buffered.
+        """
         ...
 
 
 class ChatReader:
-    """Parses chat requests in all dialects, and starts their runs."""
+    """Parses requests in the dialects that have a `DirectReading`, and starts their runs."""
 
     def __init__(self, dependencies: HttpDependencies) -> None:
         self.budget = dependencies.budget
@@ -132,7 +135,8 @@ class ChatReader:
     def start(self, connection: BufferingConnection, data: bytes, max_headers: int) -> ConnectionSink | int:
         """Starts the request in `data`, and returns its sink; the request may have ended by then.
 
-        Returns the length of the request if it has not arrived completely, and 0 if it is left to uvicorn.
+        Returns the request's length in bytes if it has not arrived completely, and 0 if it is left to uvicorn, as with
+        more than `max_headers` headers. `data` is all that has arrived since the end of the last request.
         """
         arrived = time.perf_counter()
         end = data.find(_END_OF_HEAD) + len(_END_OF_HEAD)

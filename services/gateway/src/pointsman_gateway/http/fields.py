@@ -1,7 +1,7 @@
-"""Types and base classes of request bodies: validation that stops at the first error, and fast strict decoding.
+"""Field types and base classes of request bodies, their decoding, and their errors.
 
-Without the stop, pydantic creates an error for each wrong element and unknown name, which costs about 10 microseconds
-and a kilobyte each.
+The types stop validating a list or an object at its first error. Otherwise pydantic would create an error for each
+wrong element and unknown name, which costs about 10 microseconds and a kilobyte each.
 """
 
 from collections.abc import Mapping
@@ -34,9 +34,10 @@ _BOUNDS = ("ge", "gt", "le", "lt")
 
 @dataclass(frozen=True)
 class Expected:
-    """Describes the accepted values of a union in errors, which would otherwise describe only its first type."""
+    """Annotates a union: pydantic reports one error, "Input should be WHAT", instead of one for each of its types."""
 
     what: str
+    """The accepted values, as in "a text, or a list of objects"."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return {
@@ -53,14 +54,14 @@ StopSequences = Annotated[str | FailFastList[str], Expected("a text, or a list o
 
 
 class StrictBody(BaseModel):
-    """A body that rejects unknown names, since a misspelt one would otherwise be ignored."""
+    """The base of bodies that reject undeclared fields, since a misspelt field would otherwise be ignored."""
 
     model_config = ConfigDict(extra="forbid")
 
     @model_validator(mode="before")
     @classmethod
     def _keep_one_unknown_name(cls, data: Any) -> Any:
-        """Drops all unknown names except the first, for which pydantic then creates its error."""
+        """Drops all undeclared fields except the first, for which pydantic then creates its error."""
         if not isinstance(data, dict):
             return data
         known = {name: data[name] for name in cls.model_fields if name in data}
@@ -69,9 +70,10 @@ class StrictBody(BaseModel):
 
 
 def decode_body(kind: type[Body], body: bytes) -> Body:
-    """Decodes and validates a request's JSON body as `kind`; raises InvalidArgument for its first error.
+    """Decodes a JSON body, which `check_body` has accepted, and validates it as `kind`.
 
-    pydantic's own decoder first makes a tree of 32 bytes a value, and then Python's objects in addition.
+    Raises InvalidArgument for the first error; an empty body is an error too. pydantic's own decoder is not used,
+    because it first makes a tree of 32 bytes for each value, and then Python's objects in addition.
     """
     data = decode_json(body) if body else None
     try:
@@ -85,7 +87,10 @@ def bad_parameter(message: str, param: str) -> InvalidArgument:
 
 
 def string_in(fields: Mapping[str, Any], name: str, where: str) -> str:
-    """Returns the field `name` of the object at `where` in the body; raises InvalidArgument unless it is a string."""
+    """Returns the field `name` of `fields`; raises InvalidArgument ("bad_parameter") unless it is a string.
+
+    `where` is the location of `fields` in the body, such as "tools[0]", for the error.
+    """
     value = fields.get(name)
     if not isinstance(value, str):
         raise bad_parameter(f"{where}.{name} must be a string", f"{where}.{name}")
@@ -93,7 +98,11 @@ def string_in(fields: Mapping[str, Any], name: str, where: str) -> str:
 
 
 def invalid_field(item: Any) -> InvalidArgument:
-    """Converts one validation error of pydantic to an InvalidArgument."""
+    """Converts `item`, one dict of pydantic's `ValidationError.errors()`, to an InvalidArgument.
+
+    Its code is "bad_json" if pydantic could not decode the body, otherwise "bad_parameter". Its `param` is the location
+    of the field, cut to `MAX_LOCATION_CHARACTERS`; None for the body as a whole.
+    """
     parts = (f"[{part}]" if isinstance(part, int) else f".{part[:MAX_LOCATION_CHARACTERS]}" for part in item["loc"])
     location = "".join(parts).removeprefix(".")[:MAX_LOCATION_CHARACTERS]
     location = location.encode("utf-8", "backslashreplace").decode()
@@ -105,9 +114,11 @@ def invalid_field(item: Any) -> InvalidArgument:
 
 
 def strict_struct(model: type[BaseModel]) -> type[msgspec.Struct]:
-    """Returns a msgspec struct with a pydantic model's fields and bounds, which decodes several times faster.
+    """Returns a msgspec struct with a pydantic model's fields, defaults and numeric bounds; it decodes several times
+    faster.
 
-    It rejects unknown fields and values of untyped fields, and converts nothing. Its attribute `model_extra` is None.
+    The struct always rejects undeclared fields. Types that contain `Any` are left out of unions, so their values are
+    rejected too. Its `model_extra` is always None.
     """
     fields = []
     for name, field in model.model_fields.items():

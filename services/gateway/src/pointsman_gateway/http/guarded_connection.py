@@ -28,10 +28,10 @@ SINGLE_HEADERS = (b"authorization", b"api-key", b"x-api-key", b"host")
 
 
 MAX_PIPELINED = 4
-"""Pipelined requests that wait for earlier answers. The connection is closed after them, and the client may send the
-rest again: so no client can cause hundreds of error responses by one packet."""
+"""The most pipelined requests that wait for earlier answers. If there are more, the connection is closed after these
+answers, and the client may send the rest again: so no client can cause hundreds of error responses by one packet."""
 MAX_STRANGERS_CHECKED = 16
-"""Connections that are considered for closing when a further one arrives at the limit."""
+"""The most connections that are considered for closing when a further one arrives at the limit."""
 
 
 class _RejectedRequest(Exception):
@@ -39,7 +39,7 @@ class _RejectedRequest(Exception):
 
 
 class GuardedConnection(HttpToolsProtocol):
-    """One HTTP connection; the server calls `check_timeouts` periodically, so requests start no timers."""
+    """One HTTP connection. The server has to call `check_timeouts` periodically, so that requests need no timers."""
 
     def __init__(
         self, config: Config, server_state: ServerState, app_state: dict[str, Any], limits: ConnectionLimits
@@ -51,16 +51,16 @@ class GuardedConnection(HttpToolsProtocol):
         self.strangers: dict[GuardedConnection, None] = {}
         """The server's connections on which no valid key has been shown yet, the oldest first."""
         self._bytes_read = 0
-        """Bytes since the last headers ended. For headers that begin within a read: those of later reads."""
+        """Bytes read since the last headers were complete, without the rest of the read that completed them."""
         self._awaited_scope: object = None
-        """The scope of the request of which more is awaited, or of the last one before it."""
+        """`self.scope` when `_deadline` was set; another one means that another request has begun."""
         self._awaits_body = False
         self._deadline = NEVER
-        """When the awaited headers or body must be complete."""
+        """When the awaited headers or body must be complete, on the event loop's clock."""
         self._read_deadline = NEVER
-        """When the client must have read something of its answer."""
+        """When the client must have read something of its answer, on the event loop's clock."""
         self._rejection = BAD_HTTP
-        """The response if the parser stops."""
+        """The response that is sent if the parser stops."""
         self._has_headers = False
         """Whether the headers of the current request are complete; the parser then reports trailers as headers."""
         self._trailers = 0
@@ -68,18 +68,18 @@ class GuardedConnection(HttpToolsProtocol):
         self._read_has_body = False
         """Whether the last read held a part of the body."""
         self._bytes_without_body = 0
-        """Bytes of the reads since then: chunk extensions and trailers."""
+        """Bytes since the last read with a part of the body: they are chunk extensions and trailers."""
         self._discarding: DiscardingTransport | None = None
         self._unread_body: UnreadBody | None = None
         """Set when the rest of a body is being discarded."""
         self._keeps_alive = False
-        """uvicorn's `keep_alive` before the body of the request was found to be incomplete."""
+        """The `keep_alive` of uvicorn's cycle before `_answer_without_body` unset it."""
         self._reads_no_more = False
         """Whether the connection closes after the requests that wait for their answers."""
         self._bodies: list[bytes] = []
-        """Parts of the body in the current read. Handing on each tiny chunk would cost uvicorn a microsecond."""
+        """Parts of the body in the current read, joined because each tiny chunk would cost uvicorn a microsecond."""
         self._unanswered: list[RequestResponseCycle] = []
-        """Of pipelined requests uvicorn knows the last one only, and the first one is being answered."""
+        """The pipelined requests without a complete answer, of which uvicorn itself only knows the last one."""
 
     # -- called by the transport
 
@@ -106,12 +106,12 @@ class GuardedConnection(HttpToolsProtocol):
 
     @property
     def has_shown_key(self) -> bool:
-        """Returns whether a request on this connection had a valid key; without authentication every key is valid."""
+        """Returns whether the last request had a valid key; if authentication is off, every request has."""
         return self.cycle is not None and CALLER in self.cycle.scope
 
     @property
     def request_target(self) -> bytes:
-        """Returns path and query of the current request, or else of the last one, as far as they are known."""
+        """Returns path and query of the current request, as far as they have arrived, or of the last one."""
         return self.url
 
     @property
@@ -120,9 +120,9 @@ class GuardedConnection(HttpToolsProtocol):
         return self.cycle is None or self.cycle.response_complete
 
     def _close_a_stranger(self) -> bool:
-        """Closes the oldest idle connection without a valid key, to admit a new one; returns False if there is none.
+        """Closes the oldest idle connection on which no valid key was shown; returns False if there is none.
 
-        At most `MAX_STRANGERS_CHECKED` connections are considered.
+        Considers the oldest `MAX_STRANGERS_CHECKED` connections only.
         """
         for connection in list(islice(self.strangers, MAX_STRANGERS_CHECKED)):
             if connection.has_shown_key:
@@ -215,9 +215,8 @@ class GuardedConnection(HttpToolsProtocol):
         self._trailers = self._trailer_bytes = self._bytes_without_body = 0
 
     def send_400_response(self, msg: str) -> None:
-        """Sends the current `Rejection`, or lets the connection close after the pipelined requests.
-
-        uvicorn calls it if its parser stops.
+        """Sends the current `Rejection`. After too many pipelined requests, only lets the connection close after the
+        last answer. uvicorn calls it if its parser stops.
         """
         if self._reads_no_more:
             self.pipeline[0][0].keep_alive = False  # the last one: the connection closes after its answer
@@ -227,8 +226,8 @@ class GuardedConnection(HttpToolsProtocol):
     # -- called by the server
 
     def check_timeouts(self, now: float) -> None:
-        """Closes the connection if its client is too slow, with an answer of status 408 if a request is incomplete;
-        `now` is the event loop's time.
+        """Closes the connection if its client is too slow: with status 408 if headers or a body are awaited, without an
+        answer if the client does not read or still sends after its answer. `now` is the event loop's time.
         """
         if now > self._read_deadline:
             self._limits.on_rejection("reads_nothing")
@@ -281,9 +280,8 @@ class GuardedConnection(HttpToolsProtocol):
             self._reject(TRAILERS_TOO_LARGE)
 
     def _answer_without_body(self) -> None:
-        """Lets an answer that needs no body (such as 401) close the connection, which discards the rest of the body.
-
-        `on_message_complete` undoes this if the body is complete before the answer begins.
+        """Makes uvicorn close the connection after an answer that is sent before the body is complete, such as 401; the
+        rest of the body is then discarded first. `on_message_complete` undoes this if the answer has not begun by then.
         """
         cycle: Any = self.cycle
         if self._discarding is None:
@@ -301,7 +299,9 @@ class GuardedConnection(HttpToolsProtocol):
 
     @property
     def _waits_for_gateway(self) -> bool:
-        """Returns whether the client waits for the gateway: reading is paused, or the last request not answered yet."""
+        """Returns whether the client waits for the gateway: reading is paused, or the last request is complete and not
+        answered yet.
+        """
         is_answering = not self._awaits_body and self.cycle is not None and not self.cycle.response_complete
         return is_answering or self.flow.read_paused
 

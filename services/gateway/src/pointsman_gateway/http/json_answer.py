@@ -1,4 +1,4 @@
-"""A JSON response that must not be cached, as of the admin API and of the console."""
+"""The JSON responses of the admin API and of the console, which must not be cached."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""FastAPI's routes with JSON decoded as all other bodies are, in a quarter of the time of Starlette's decoder."""
+"""A class of FastAPI routes that decode bodies with `decode_json`, in a quarter of the time of Starlette's decoder."""
 
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -10,7 +10,7 @@ from starlette.responses import Response
 from pointsman_gateway.codec.json_body import decode_json
 
 Decode = Callable[[bytes], Any]
-"""Decodes the JSON of a body. Raises InvalidArgument, which FastAPI wraps."""
+"""Decodes the JSON of a body. Raises InvalidArgument if it is invalid; FastAPI wraps the error in an HTTPException."""
 
 
 class JsonRoute(APIRoute):

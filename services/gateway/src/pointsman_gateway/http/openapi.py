@@ -1,6 +1,6 @@
 """The OpenAPI document: FastAPI's, with further constraints of requests, and the responses of all routes.
 
-`openapi.yaml` has their schemas.
+`openapi.yaml` has the constraints and the schemas of the responses.
 """
 
 from importlib.resources import files
@@ -66,7 +66,10 @@ def _described(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_required(schema: Any) -> Any:
-    """Requires every property of each object in a schema that is not in `optional`, which is removed."""
+    """Returns a schema in which each object requires all its properties, except those that its key `optional` lists.
+
+    The key itself is removed.
+    """
     if isinstance(schema, list):
         return [_with_required(item) for item in schema]
     if not isinstance(schema, dict):
@@ -79,7 +82,9 @@ def _with_required(schema: Any) -> Any:
 
 
 def _add_constraints(body: Schema, constraints: Schema) -> None:
-    """Adds constraints to the fields in a body's schema. All fields except the required ones may be null."""
+    """Replaces the schemas of fields in a body's schema by those in `constraints["properties"]`. Each of these may be
+    null, except for the field that `constraints["required"]` names; if there is one, `model` is required too.
+    """
     required, properties = constraints.get("required"), body["properties"]
     for field, schema in constraints["properties"].items():
         texts = {key: properties[field][key] for key in ("title", "description") if key in properties[field]}

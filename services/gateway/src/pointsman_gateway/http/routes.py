@@ -20,11 +20,11 @@ from pointsman_gateway.http.fields import FailFastList, StrictBody
 from pointsman_gateway.pipeline.pipeline import Routed
 
 MAX_EVALUATED_ROWS = 1_000_000
-"""Of one path in one evaluation, so that the sum of their scores stays exact."""
+"""The most rows that one score of an evaluation may stand for, so that the sum of their scores stays exact."""
 
 
 async def route(body: RouteBody, request: Request) -> Response:
-    """Returns which path the request would take, why, and at what price. No model is called and nothing is charged."""
+    """Returns which path the request would take, why, and at what price. No engine is called and nothing is charged."""
     pipeline = dependencies_of(request).pipeline
     decoded = body.to_request(deadline_of_request(request), caller_of_request(request))
     request.scope[HAS_RECEIPT] = True
@@ -120,7 +120,7 @@ async def evaluations(body: EvaluationBody, request: Request) -> Response:
 
 
 def _path_of(catalog: Catalog, result: PathScoreBody) -> Path:
-    """Returns the path that a score is about; raises InvalidArgument if the score's task or path is unknown."""
+    """Returns the path of a score; raises InvalidArgument if its task or its path is not in the catalog."""
     for kind, name, known in (("task", result.task, catalog.tasks), ("path", result.path, catalog.paths)):
         if name not in known:
             problem = f"unknown {kind} '{name[:64]}'; known: {', '.join(known)}"
@@ -139,7 +139,10 @@ async def list_models(request: Request) -> dict[str, Any]:
 
 
 async def find_model(name: str, request: Request) -> dict[str, Any]:
-    """Returns one model, by a name that may contain ':', '@' and '/'. `anthropic-version` selects Anthropic's form."""
+    """Returns one model, by a name that may contain ':', '@' and '/'; 404 if the key may use no model of that name.
+
+    The header `anthropic-version` selects Anthropic's form.
+    """
     if name not in _model_names(request):
         raise NotFound(f"unknown model '{name[:200]}'; GET /v1/models lists them", code="unknown_model", param="model")
     form = dialect_of(request.scope).models or OPENAI_MODELS
@@ -157,9 +160,7 @@ def _conversation_names(request: Request) -> Sequence[str]:
 
 
 def _created(request: Request) -> int:
-    """Returns when the configuration was loaded, in Unix seconds. It stands for the date of each model, which is
-    unknown.
-    """
+    """Returns when the configuration was loaded, in Unix seconds; the models' own dates are unknown."""
     return int(dependencies_of(request).configuration.status.loaded_unix)
 
 
@@ -189,7 +190,9 @@ def _path(path: Path) -> dict[str, Any]:
 
 
 async def configuration(request: Request) -> dict[str, Any]:
-    """Returns the active configuration's id and age, why the last edit was rejected, and what each worker runs."""
+    """Returns the active configuration's id, when it was loaded, why the current files were rejected, and the state of
+    each process.
+    """
     dependencies = dependencies_of(request)
     return {**asdict(dependencies.configuration.status), "workers": await dependencies.states_of_workers()}
 
@@ -203,7 +206,9 @@ async def ready(
     request: Request,
     engines: Annotated[int, Query(ge=0, le=1, description="Ready engines that are needed: 1 or 0.")] = 1,
 ) -> PlainTextResponse:
-    """Returns 200 if at least one engine can answer; with `engines=0`, if the gateway accepts requests."""
+    """Returns 200 if the gateway accepts requests and an engine is ready, with `engines=0` also without one; otherwise
+    503.
+    """
     dependencies = dependencies_of(request)
     if not dependencies.pipeline.admission.is_ready:
         return PlainTextResponse("shutting down\n", status_code=503, headers={"retry-after": "5"})

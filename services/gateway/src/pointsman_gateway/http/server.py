@@ -22,7 +22,7 @@ TICKS_PER_CHECK = 5
 """Timeouts are checked at every fifth tick of uvicorn's server, which ticks ten times a second."""
 
 TLS_SHUTDOWN_TIMEOUT_SECONDS = 5.0
-"""Seconds that a client has to close its side of TLS."""
+"""Seconds that a client has to close its side of TLS when the gateway closes the connection."""
 
 
 @asynccontextmanager
@@ -36,9 +36,10 @@ async def serve_http(
     chat_reader: ChatReader | None = None,
     reuse_port: bool = False,
 ) -> AsyncIterator[str]:
-    """Serves `app` at `listen` ("127.0.0.1:0": any free port) for the length of the block; yields the address.
+    """Serves `app` at `listen` ("HOST:PORT", port 0: any free one) for the length of the block; yields the address in
+    the same form, with the actual port.
 
-    `chat_reader` handles chat requests of the common form without ASGI. With `reuse_port` other processes may listen
+    `chat_reader` handles conversations of the common form without ASGI. With `reuse_port` other processes may listen
     there too, and the kernel distributes the connections. At the end of the block, requests in progress have `grace`
     seconds to finish. Raises OSError if the port cannot be bound, TlsError if the files of `tls` are unusable.
     """
@@ -83,7 +84,7 @@ def _config(app: ASGIApp, grace: int, limits: ConnectionLimits) -> uvicorn.Confi
 
 
 class _Server(uvicorn.Server):
-    """uvicorn with limited connections, and without its signal handlers: `serve_http` stops it."""
+    """uvicorn's server with limited connections, and without signal handlers, because `serve_http` stops it."""
 
     def __init__(
         self,

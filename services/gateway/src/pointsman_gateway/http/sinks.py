@@ -20,14 +20,14 @@ EVENT_STREAM_HEADERS = [
 ]
 CHUNKED = (b"transfer-encoding", b"chunked")
 MAX_JOINED_BYTES = 64 * 1024
-"""A longer body is not copied in order to be written together with its head."""
+"""The longest body that is written together with its head; for a longer one, copying would cost too much."""
 LAST_CHUNK = b"0\r\n\r\n"
 
 
 class HttpSink:
     """Encodes one answer as an HTTP response; a subclass sends it. Implements `AnswerSink` except for `closed`.
 
-    An error before the first byte becomes a response with its own status, a later one the last event of the stream.
+    An error after a stream has begun becomes the last event of the stream, any other a response with its own status.
     """
 
     def __init__(
@@ -74,7 +74,9 @@ class HttpSink:
         raise NotImplementedError
 
     def send_part(self, part: bytes, *, may_wait: bool) -> None:
-        """Sends a part of a stream, which may be empty; with `may_wait`, another part or the end follows at once."""
+        """Sends a part of a stream, which may be empty. With `may_wait` the next part, or the end, follows at once, so
+        that both may be sent together.
+        """
         raise NotImplementedError
 
     def send_end(self, part: bytes) -> None:
@@ -87,6 +89,8 @@ class HttpSink:
 
 
 class ClientConnection(Protocol):
+    """Interface of the connection that a `ConnectionSink` writes to; `FastConnection` implements it."""
+
     transport: asyncio.Transport
 
     @property
@@ -95,7 +99,7 @@ class ClientConnection(Protocol):
         ...
 
     def end_request(self, *, close: bool = False) -> None:
-        """Ends the current request; closes the connection if `close`, else reads the next request."""
+        """Ends the current request; closes the connection if `close` is set, else reads the next request."""
         ...
 
 
@@ -110,7 +114,7 @@ class ConnectionSink(HttpSink):
         self._connection: ClientConnection | None = connection
         self._deadline = deadline
         self._unwritten = b""
-        """Written together with the next part, which follows at once: a second write doubles the time."""
+        """Bytes that are written together with the next part, which follows at once: two writes take twice the time."""
         self._has_answered = False
         """Whether the end of the response has been written."""
         self._must_close = False
@@ -119,8 +123,8 @@ class ConnectionSink(HttpSink):
     # -- called by the connection
 
     def pause(self) -> None:
-        """Pauses the run, since the client has stopped reading; unless `resume` is called, cancels it with
-        AnswerNotRead `UNREAD_SECONDS` after the request's deadline.
+        """Pauses the run, since the client has stopped reading. Unless `resume` is called before that, cancels the run
+        with AnswerNotRead `UNREAD_SECONDS` after the request's deadline.
         """
         run = self.run
         if run is not None:

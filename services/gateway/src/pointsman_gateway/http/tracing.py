@@ -8,7 +8,7 @@ from pointsman_servicekit.tracing.spans import Spans, record_error_code, record_
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 UNTRACED_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
-"""Requested every few seconds by the infrastructure."""
+"""Paths without spans, which the infrastructure requests every few seconds."""
 
 
 class TracingApp:
@@ -17,7 +17,7 @@ class TracingApp:
     """
 
     def __init__(self, app: ASGIApp, spans: Spans, routes: Collection[str]) -> None:
-        """Takes the paths that spans may name; any other path is arbitrary text from the client."""
+        """Wraps `app`. `routes` are the paths that spans may name; any other path is arbitrary text from the client."""
         self._app = app
         self._spans = spans
         self._routes = frozenset(routes)

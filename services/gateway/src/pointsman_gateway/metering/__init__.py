@@ -1,1 +1,1 @@
-"""Computes what each request costs, and writes its receipt, however it ends."""
+"""Computes what each request costs, makes its receipt, however it ends, and counts it in the metrics."""

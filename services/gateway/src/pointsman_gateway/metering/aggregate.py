@@ -12,14 +12,14 @@ from pointsman_gateway.metering.gen_ai import GenAiMetrics
 from pointsman_gateway.metering.prometheus import GatewayMetrics, cost_column
 
 MAX_PENDING_RECEIPTS = 128
-"""Pending receipts keep their passages in memory."""
+"""The most receipts that wait to be converted to rows; each keeps its passages in memory."""
 MAX_PENDING_ROWS = 512
-"""Rows are numbers only. Adding this many takes about 0.3 ms."""
+"""The most rows that wait to be added to the metrics. They are numbers only; adding so many takes about 0.3 ms."""
 MAX_BATCHES = 4096
-"""Bounds the memory: names that callers make up are among the keys of batches."""
+"""The most batches that are kept; the limit is needed because names that callers make up are in the batches' keys."""
 FLUSHES_KEPT = 64
-"""A batch without a row during so many flushes, or up to twice as many, is dropped: it may be of an adapter version
-that is gone. Each scrape flushes."""
+"""A batch is dropped after so many flushes without a row, or up to twice as many: it may be of an adapter version that
+is gone. Each scrape flushes."""
 
 COLUMNS = (
     "requests",  # 1
@@ -51,18 +51,19 @@ class MetricsAggregator:
         self.gen_ai = GenAiMetrics(registry, self.flush)
         self._batches: dict[Hashable, SeriesBatch] = {}
         self._unused_batches: dict[Hashable, SeriesBatch] = {}
-        """Batches without a row since the last `FLUSHES_KEPT` flushes began; they have no pending rows."""
+        """Batches that got no row since all were moved here, which happens every `FLUSHES_KEPT` flushes. They have no
+        pending rows, and are dropped at the next move."""
         self._flushes = 0
         self._pending_rows = 0
         self._pending: list[EndedRequest] = []
         self._traced: list[tuple[EndedRequest, str, float]] = []
-        """Those of the pending receipts that have a recorded trace, with its id and the Unix time of their end."""
+        """The pending receipts that have a recorded trace, with the trace's id and the Unix time of their end."""
 
     def set_label_values(
         self, labels: tuple[Collection[str], Collection[str]], names: tuple[Mapping[str, str], set[str], list[str]]
     ) -> None:
-        """Sets the label values of a new configuration, after adding pending receipts. `labels` and `names` are the
-        arguments of `set_label_values` of `GatewayMetrics` and of `GenAiMetrics`.
+        """Adds pending receipts, and then sets the label values of a new configuration. `labels` are the arguments of
+        `GatewayMetrics.set_label_values`, and `names` those of `GenAiMetrics.set_label_values`.
         """
         self.flush()
         self._batches.clear()
@@ -84,7 +85,7 @@ class MetricsAggregator:
         return len(self._pending), self._pending_rows
 
     def flush(self) -> None:
-        """Adds all pending receipts to the metrics."""
+        """Adds all pending receipts to the metrics; called before each export."""
         self._convert()
         self._flush_batches()
         self._flushes += 1

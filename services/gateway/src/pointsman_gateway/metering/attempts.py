@@ -20,7 +20,9 @@ Work = tuple[Usage, CostParts, dict[str, float]]
 
 
 class PathAttempt:
-    """Records one attempt to answer along a path: its usage and points in time. A receipt sums all attempts."""
+    """Records one attempt to answer a request along a path: its usage and points in time. A receipt sums all attempts
+    of the request.
+    """
 
     # Reading a slot takes a tenth of the time of reading a default value from the class.
     __slots__ = (
@@ -45,7 +47,7 @@ class PathAttempt:
     )
 
     def __init__(self, path: Path, started: float) -> None:
-        """Starts to record the work of `path`; all points in time are those of `perf_counter`."""
+        """Starts to record the work of `path`; `started` and all points in time here are seconds of `perf_counter`."""
         self.path = path
         self.started = started
         self.prompt = NO_PROMPT
@@ -57,13 +59,13 @@ class PathAttempt:
         self.buffered_seconds = 0.0
         self.usage: Usage | None = None
         self.estimate: Usage | None = None
-        """Of an answer that may yet be cut off, if the engine or the gateway has reported one."""
+        """The last estimate of the usage that was set while the answer was generated; None if there is none."""
         self.model = ""
         self.cached = ""
         self.hedged = 0
         self.embeddings = 0
         self.loading_seconds = 0.0
-        """How long the attempt waited for its adapter, whether it was loaded or not."""
+        """Seconds for which the attempt waited for its adapter, whether it was loaded in the end or not."""
         self.failure = ""
         """The code of the error that prevented an answer."""
         self.refused = False
@@ -86,8 +88,9 @@ class PathAttempt:
     ) -> None:
         """Records that the answer has begun, or was found in the cache (`cached`: "exact" or "semantic", else empty).
 
-        `hedged` is the number of other engines that got the same prompt and were cancelled before they answered.
-        `embeddings` were computed to look the request up in the cache, `loading_seconds` spent on loading the adapter.
+        `model` is the engine's name of the model. `hedged` is the number of other engines that got the same prompt and
+        were cancelled before they answered, `embeddings` the number of texts that were embedded to look the request up
+        in the cache, and `loading_seconds` the time that the attempt waited for its adapter.
         """
         self.model = model
         if cached or hedged or loading_seconds or embeddings:
@@ -99,9 +102,11 @@ class PathAttempt:
             )
 
     def count_chunks(self, chunks: Chunks) -> None:
-        """Counts the pieces of the answer; called for every read of the engine's stream.
+        """Counts the pieces of the answer, and records when the first one came and why the answer ended. Has to be
+        called for every read of the engine's stream.
 
-        Each piece is counted separately: how many arrive at once depends on the network and must not affect the cost.
+        Each event of the engine is one piece: how many arrive at once depends on the network and must not affect the
+        cost.
         """
         pieces = self.pieces
         for chunk in chunks:
@@ -114,13 +119,14 @@ class PathAttempt:
             self.first_piece = perf_counter()
 
     def overhead(self) -> float:
-        """Returns the seconds from the start until the prompt was sent, without retrieval; 0 if it was not sent."""
+        """Returns the seconds from the attempt's start until its prompt was sent, without retrieval; 0 if none was."""
         return 0.0 if self.sent is None else self.sent - self.started - self.prompt.seconds.get("retrieval", 0.0)
 
     def _seconds(self, usage: Usage) -> dict[str, float]:
-        """Returns the seconds by phase up to the first chunk, and those for which the answer was buffered ("held").
+        """Returns the seconds of each phase that the attempt had: those of building the prompt, "adapter" (waiting for
+        it), "queue" (only if the engine reports it), "prefill" and "held" (the answer was buffered).
 
-        The time from sending to the first chunk is "prefill"; if the engine reports its queue time, that is "queue".
+        "prefill" is the time from sending the prompt to the first piece, without "adapter" and "queue".
         """
         seconds = {**self.prompt.seconds}
         if self.loading_seconds:
@@ -138,7 +144,10 @@ class PathAttempt:
         return seconds
 
     def _cost(self, pricing: Pricing, usage: Usage) -> CostParts:
-        """Returns the picodollars by component, with a share of the training cost if an adapter answered."""
+        """Returns the picodollars by component, with a share of the training cost if an adapter answered.
+
+        If a price is unknown, `UNPRICED` is among the components; see `Pricing.parts`.
+        """
         if self.cached:
             parts = pricing.cache_hit()
         else:

@@ -1,4 +1,4 @@
-"""Counts how requests to aliases that have a canary end, by version, until it is reported to a lora-server."""
+"""Counts by version how requests to aliases that have a canary end, until the counts are reported to a lora-server."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,10 +17,10 @@ ERRORS = frozenset(
         "deadline_exceeded",
     }
 )
-"""Outcomes that count against the version: its engine failed, and no other one took over, or the request timed out."""
+"""Outcomes that count against the version: its engine failed and no other took over, or the request timed out."""
 
 MAX_VERSIONS = 256
-"""Versions, each of one revision of an alias, that are counted at once."""
+"""The most combinations of model, alias, revision and version that are counted between two reports."""
 
 _Key = tuple[str, str, int, str]
 """Base model, alias, revision, version."""
@@ -44,16 +44,18 @@ class CanaryOutcomes:
     """Counts the outcomes of requests to aliases with a canary; counting takes a microsecond and never waits."""
 
     def __init__(self, dropped: Callable[[], None] = _ignore) -> None:
-        """Takes `dropped`, which is called for each outcome that exceeds `MAX_VERSIONS`."""
+        """`dropped` is called for each request that is not counted, because counts of `MAX_VERSIONS` versions are kept
+        already and its version is not one of them.
+        """
         self._dropped = dropped
         self._counts: dict[_Key, _Counts] = {}
 
     def add(self, path: Path, adapter: ResolvedAdapter, outcome: str, refused: bool, seconds: float) -> None:
-        """Counts a request if it has a complete answer or ended with one of `ERRORS`.
+        """Counts a request if its outcome is "ok" or one of `ERRORS`; other outcomes are due to the caller or an
+        overloaded engine, not to the version.
 
-        Other outcomes are due to the caller or an overloaded engine, not to the version. `outcome` is "ok", "cancelled"
-        or an error's code, `refused` whether a validator rejected the answer, and `seconds` the duration of a complete
-        answer.
+        `outcome` is "ok", "cancelled" or an error's code, `refused` says whether a validator rejected the answer, and
+        `seconds` is the duration of a complete answer.
         """
         failed = outcome in ERRORS
         if not failed and outcome != "ok":
@@ -71,8 +73,9 @@ class CanaryOutcomes:
         counts.latency_buckets[bucket] = counts.latency_buckets.get(bucket, 0) + 1
 
     def rate(self, path: Path, alias: Alias, version: str, rating: float) -> None:
-        """Counts a caller's rating (0 to 1) of an answer by `version`, one of the alias's two versions; drops that of a
-        new version beyond `MAX_VERSIONS`.
+        """Counts a caller's rating (0 to 1) of an answer by `version`, one of the alias's two versions.
+
+        The rating is dropped if counts of `MAX_VERSIONS` versions are kept already and `version` is not one of them.
         """
         counts = self._counts_of((path.model, alias.alias, alias.revision, version))
         if counts is not None:
@@ -88,8 +91,9 @@ class CanaryOutcomes:
         ]
 
     def give_back(self, unreported: Sequence[CanaryMetrics]) -> None:
-        """Adds counts that could not be reported to those that have been counted since; beyond `MAX_VERSIONS` versions,
-        they are dropped.
+        """Adds counts that could not be reported to those that have been counted since.
+
+        Counts of a version beyond `MAX_VERSIONS` are dropped, and `dropped` is called for each of their requests.
         """
         for one in unreported:
             counts = self._counts_of((one.model, one.alias, one.revision, one.version))

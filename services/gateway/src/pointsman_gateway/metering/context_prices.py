@@ -1,4 +1,4 @@
-"""Prices what it costs to move a conversation to another path, which has not cached its tokens."""
+"""Prices the move of a conversation to another path, which has to read the conversation's tokens again."""
 
 from collections.abc import Mapping
 
@@ -14,20 +14,22 @@ from pointsman_gateway.metering.pricing import (
 from pointsman_gateway.metering.token_estimates import estimate_answer_tokens, estimate_own_tokens
 
 PREFILL_SECONDS_PER_TOKEN = 1 / 4000
-"""Assumed for an engine before its first answer."""
+"""Seconds for each prompt token that are assumed for a path before its first answer."""
 
 
 class ContextPricing:
     """Estimates the cost of path changes by the prices of one configuration; implements the router's `ChangePrices`."""
 
     def __init__(self, pricing: Pricing, statistics: PathStatistics, usd_per_hour: Mapping[str, float]) -> None:
-        """Takes `usd_per_hour`: the price of an engine by model, for models whose engines are paid by the hour."""
+        """Takes `usd_per_hour`: the dollars per hour of an engine, by model, for engines that are paid by the hour."""
         self._pricing = pricing
         self._statistics = statistics
         self._usd_per_second = {model: usd / SECONDS_PER_HOUR for model, usd in usd_per_hour.items()}
 
     def change(self, kept: Path, other: Path, request: Request, step: ConversationStep) -> Change | None:
-        """Compares the costs of the next requests on the kept path and on another; None if a price is unknown."""
+        """Returns what a change from the kept path to `other` would gain and cost (`Change`); None if a price is
+        unknown.
+        """
         prices, other_prices = self._prices_of(kept, request), self._prices_of(other, request)
         if prices is None or other_prices is None:
             return None

@@ -1,4 +1,4 @@
-"""Metrics of costs that no receipt contains: of requests if another path had answered them, and fixed ones per hour."""
+"""Metrics of costs that no receipt contains: what requests would have cost on other paths, and fixed costs per hour."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,11 +36,11 @@ class PathTotals:
 
 
 class PathCosts(Protocol):
-    """Estimates the cost of requests on a path."""
+    """Interface that estimates the cost of requests on a path; `CostEstimator` implements it."""
 
     def picodollars(self, path: Path, requests: int, tokens: int) -> float | None:
-        """Estimates the cost, in 1e-12 dollars, of `requests` requests on the path, whose own texts have `tokens`
-        tokens together. None before the path's first answer, or if the price is unknown.
+        """Returns the expected cost, in 1e-12 dollars, of `requests` requests whose own messages have `tokens` tokens
+        together; None before the path's first answer, or if the price is unknown.
         """
         ...
 
@@ -50,25 +50,25 @@ class PathCosts(Protocol):
 
 
 class CounterfactualCosts(Collector):
-    """Computes what all requests of a task would have cost on each single path.
+    """Computes what all requests of a task would have cost if one path had answered all of them, for each path.
 
-    Requests that a path answered count at their actual cost, others at the path's estimate. The cost of a request
-    without an answer would have been lost on any path. Nothing is computed in a request: its cost on a path is linear
-    in its length, so the cost of many follows from the sum of their lengths, at a scrape.
+    Requests that the path itself answered count at their actual cost, others at the path's estimate. A request without
+    an answer counts at its actual cost on every path. Nothing is computed in a request: the estimate is linear in the
+    length of a request, so the cost of many follows from the sum of their lengths, at a scrape.
     """
 
     def __init__(self, totals: Callable[[], Iterable[tuple[str, str, PathTotals]]]) -> None:
-        """Takes `totals`, which returns task, path and the sums since the start."""
+        """Takes `totals`, which returns (task, path, sums since the start of the process)."""
         self._totals = totals
         self._costs: PathCosts | None = None
         self._paths_by_task: Mapping[str, Sequence[Path]] = {}
         self._picodollars: dict[tuple[str, str], float] = {}
-        """By task and path."""
+        """The metric's value by task and path, in picodollars."""
         self._priced: dict[tuple[str, str, str], PathTotals] = {}
         """The totals already included, by task, the path that was used, and the path of the series."""
 
     def apply_config(self, costs: PathCosts, paths_by_task: Mapping[str, Sequence[Path]]) -> None:
-        """Sets the estimator and the paths that each task may use, after requests until now were priced."""
+        """Prices the requests so far, and then sets the estimator and the paths that each task may use."""
         self.update()
         self._costs, self._paths_by_task = costs, paths_by_task
 
@@ -85,7 +85,7 @@ class CounterfactualCosts(Collector):
         return iter(())
 
     def update(self) -> None:
-        """Adds the cost of the requests since the last update; for a path without an estimate, once it has one."""
+        """Adds the cost of the requests since the last update; on a path without an estimate, once it has one."""
         for task, used_path, totals in self._totals():
             for path in self._paths_by_task.get(task, ()):
                 self._price(task, used_path, totals, path)
@@ -109,20 +109,19 @@ class FixedCosts:
     """The costs of one configuration that do not depend on requests: hourly engines and trainings."""
 
     prices_as_of: date | None
-    """None if nothing has a price."""
+    """The day on which somebody last checked the prices; None if nothing has a price."""
     pricing: Pricing
     paths: Sequence[Path]
     version_of: Callable[[Path], str]
     """Returns the adapter version that a path uses now."""
     trained_adapters: Callable[[], Iterable[tuple[str, str]]]
-    """Returns base model and version of all adapters with a training report."""
+    """Returns (base model, version) of all adapters with a training report."""
     engines_usd_per_hour: Callable[[], Mapping[str, float]]
     """Returns dollars per hour of the current engines, by base model."""
 
     def usd_per_hour(self, path: Path) -> float:
-        """Returns the path's dollars per hour: of its adapter's training, and of engines that no other path shares.
-
-        An engine that several paths share would be needed without any one of them.
+        """Returns the dollars per hour of the path's adapter training, and of its model's engines if no other path uses
+        that model: engines that several paths share would be needed without this path too.
         """
         exclusive = sum(other.model == path.model for other in self.paths) == 1
         engines = self.engines_usd_per_hour().get(path.model, 0.0) if exclusive else 0.0
@@ -159,5 +158,5 @@ class FixedCostMetrics(Collector):
         yield GaugeMetricFamily("pointsman_prices_as_of_timestamp_seconds", documentation, value=day.timestamp())
 
     def describe(self) -> Iterator[GaugeMetricFamily]:
-        """Describes no metrics: the series are computed at a scrape."""
+        """Describes no metrics, so that the registration computes nothing."""
         return iter(())

@@ -3,12 +3,12 @@
 At each moment the price is divided evenly among the answers that the engine works on, as in processor sharing: while
 n(t) answers are in progress, each bears the integral of dt / n(t). That integral, from a fixed start, is one number for
 all answers (the virtual time of A. K. Parekh and R. G. Gallager, "A generalized processor sharing approach to flow
-control", IEEE/ACM Transactions on Networking 1 (1993)). So an answer's share is the difference of its values at the
-answer's end and start, and all shares and the idle time add up to the time that has passed.
+control", IEEE/ACM Transactions on Networking 1 (1993)). So an answer's share is the integral's value at the answer's
+end minus that at its start, and all shares and the idle time add up to the time that has passed.
 
 When an answer was in progress is known after its end: the engine reports how long it worked (without the queue), up to
 the moment at which the last token arrived. So time is allocated up to the start of the oldest answer that has not
-ended, and at most `MAX_LAG_SECONDS` behind the present; an answer that takes longer counts as in progress until then.
+ended, and at most `MAX_LAG_SECONDS` behind the present; an answer that takes longer counts as in progress all the time.
 """
 
 import time
@@ -30,7 +30,8 @@ ALLOCATION_INTERVAL_SECONDS = 1.0
 """Seconds between two allocations; a scrape allocates too."""
 
 HourlyPrices = Callable[[], Mapping[str, float]]
-"""Returns dollars per hour of the current engines that have a price, by name; members of groups come and go."""
+"""Returns dollars per hour of the current engines that have a price, by the engine's name. The names change, because
+members join and leave groups of engines."""
 
 
 class BusyInterval:
@@ -49,7 +50,7 @@ class EngineCostAllocator:
 
     def __init__(self, usd_per_hour: float, start: float, max_lag: float = MAX_LAG_SECONDS) -> None:
         self.dollars: dict[str, float] = {IDLE: 0.0}
-        """By path, for all allocated time."""
+        """Dollars by path, and under `IDLE`, of all time allocated so far."""
         self.start = self.allocated_until = start
         self.usd_per_hour = usd_per_hour
         self._max_lag = max_lag
@@ -58,7 +59,8 @@ class EngineCostAllocator:
         self._closed: list[tuple[float, float, str]] = []
         """Start, end and path of intervals that are not allocated yet."""
         self._in_progress: list[tuple[float, str, float]] = []
-        """Heap of the end and path of answers in progress, and the virtual time up to which each is allocated."""
+        """A heap of the answers in progress at `allocated_until`: the end, the path, and the virtual time up to which
+        the answer's share is charged."""
         self._virtual_time = 0.0
 
     def begin(self, path: str, now: float) -> BusyInterval:
@@ -69,7 +71,8 @@ class EngineCostAllocator:
     def end(self, interval: BusyInterval, now: float, inference: float | None = None) -> None:
         """Ends an answer's interval at `now`.
 
-        It counts for the last `inference` seconds, which the engine reported; None: as a whole.
+        The answer then counts for the last `inference` seconds of the interval, as the engine reported; None: for all
+        of it.
         """
         del self._open[interval]
         start = interval.start
@@ -79,7 +82,9 @@ class EngineCostAllocator:
             self._closed.append((start, now, interval.path))
 
     def allocate(self, now: float) -> None:
-        """Allocates the time until the start of the oldest answer in progress, at least until `now` minus the lag."""
+        """Allocates the time until the start of the oldest answer in progress, but at least until `now` minus
+        `max_lag`; without an answer in progress, until `now`.
+        """
         latest = now - self._max_lag
         for interval in self._open:
             if interval.start >= latest:
@@ -108,7 +113,7 @@ class EngineCostAllocator:
         self._in_progress = [(end, path, self._virtual_time) for end, path, _ in self._in_progress]
 
     def _advance(self, until: float) -> None:
-        """Advances the allocated time to `until`, and charges the answers that end before it."""
+        """Advances the allocated time to `until`, and charges the answers that end by then."""
         in_progress = self._in_progress
         while in_progress and in_progress[0][0] <= until:
             self._elapse(in_progress[0][0])
@@ -131,7 +136,7 @@ class EngineCostAllocator:
 
 
 class EngineCosts(Collector):
-    """The allocators of all engines that have a price, and the metric of what they allocate."""
+    """The allocators of all engines that have or had a price, and the metric of the dollars that they allocate."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -140,12 +145,12 @@ class EngineCosts(Collector):
         self._prices: HourlyPrices = dict
 
     def apply_config(self, prices: HourlyPrices, paths: Collection[str]) -> None:
-        """Sets the engines' prices, and the paths that may be label values."""
+        """Sets the engines' prices, and the paths that may be label values; all other paths count as `OTHER`."""
         self._prices, self._paths = prices, frozenset(paths)
         self._apply_prices(self._clock())
 
     def allocator(self, engine: str) -> EngineCostAllocator:
-        """Returns an engine's allocator; raises KeyError if the engine has no price."""
+        """Returns an engine's allocator; raises KeyError if the engine never had a price."""
         return self._allocators[engine]
 
     def begin(self, engine: str, path: str) -> BusyInterval | None:
@@ -164,7 +169,7 @@ class EngineCosts(Collector):
             allocator.allocate(now)
 
     def _apply_prices(self, now: float) -> None:
-        """Applies the current prices from `now` on; an engine that was removed has price 0, and keeps its series."""
+        """Applies the current prices from `now` on. A removed engine gets the price 0, and keeps its series."""
         prices = self._prices()
         for name in self._allocators.keys() | prices.keys():
             price, allocator = prices.get(name, 0.0), self._allocators.get(name)
@@ -175,7 +180,7 @@ class EngineCosts(Collector):
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Allocates costs periodically for the length of the block."""
+        """Allocates costs every `ALLOCATION_INTERVAL_SECONDS` for the length of the block."""
         async with running_periodically(self._allocate, Schedule(ALLOCATION_INTERVAL_SECONDS), "allocate engine costs"):
             yield
 

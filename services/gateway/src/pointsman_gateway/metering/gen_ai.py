@@ -18,12 +18,12 @@ from pointsman_gateway.fast_metrics import FastCollector, Histogram, Series, his
 from pointsman_gateway.metering.prometheus import has_token_times
 
 POINTSMAN = "pointsman"
-"""The provider if the gateway itself is the server."""
+"""The label `gen_ai_provider_name` if the gateway itself is the server."""
 
 VLLM = "vllm"
-"""The provider of adapters and of engines with a lora-server: only vLLM has them."""
+"""The label `gen_ai_provider_name` for models that are not configured: these are adapters, which only vLLM has."""
 OPENAI = "openai"
-"""The provider of other engines, of which only the protocol is known."""
+"""The label `gen_ai_provider_name` for a configured model that no engine has."""
 
 # Buckets of the conventions, in seconds and tokens.
 DURATION = (.01, .02, .04, .08, .16, .32, .64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)  # fmt: skip
@@ -71,14 +71,14 @@ class GenAiMetrics:
         self._request_models = frozenset([AUTO, *(f"path:{path}" for path in paths)])
 
     def observe_rejected(self, request: Request, outcome: str, seconds: float) -> None:
-        """Counts a request that was rejected before it had a decision."""
+        """Counts a request that ended before it had a decision; `outcome` is "cancelled" or an error's code."""
         labels = self._server_labels(request.operation, request.model, "")
         self._durations.series(*labels, outcome).observe(seconds, sampled_trace_id())
 
     def receipt_series(self, operation: Operation, model: str, receipt: Receipt) -> Iterator[tuple[str, Series]]:
-        """Yields the series to which a receipt is added, each with the name of the value to add.
+        """Yields (column, series) for a receipt: `MetricsAggregator` adds its number in the column to the series.
 
-        `model` is that of the request.
+        `model` is the one that the request names.
         """
         labels = self._server_labels(operation, model, receipt.model)
         if receipt.outcome != OK:
@@ -91,29 +91,33 @@ class GenAiMetrics:
             yield "per_token", self._per_token.series(*labels)
 
     def token_series(self, operation: Operation, model: str) -> Iterator[tuple[str, Series]]:
-        """Yields the series for token counts that an engine reported; the conventions exclude estimates.
+        """Yields (column, series) for the tokens of a receipt, as in `receipt_series`. To be used only if an engine has
+        counted them, because the conventions exclude estimates.
 
-        `model` is the engine's name for it.
+        `model` is the engine's name of the model that answered.
         """
         series = self._client_series_of(operation, model)
         yield "prompt_tokens", series.input
         yield "completion_tokens", series.output
 
     def observe_call(self, operation: Operation, model: str, outcome: str, seconds: float) -> None:
-        """Observes one call of an engine; `model` is the engine's name for it, `outcome` "ok" or an error's code."""
+        """Observes the duration of one call of an engine. `model` is the engine's name of the model, `outcome` is "ok"
+        or an error's code.
+        """
         series = self._client_series_of(operation, model)
         durations = series.durations if outcome == OK else self._operations.series(*series.labels, outcome)
         durations.observe(seconds, sampled_trace_id())
 
     def observe_tokens(self, operation: Operation, model: str, usage: Usage) -> None:
-        """Observes the tokens of one of several answers to a request."""
+        """Observes the tokens of one of several answers to a request; `model` is the engine's name of the model."""
         series = self._client_series_of(operation, model)
         series.input.observe(usage.prompt_tokens)
         series.output.observe(usage.completion_tokens)
 
     def observe_embedding(self, model: str, outcome: str, seconds: float) -> None:
-        """Observes a request for embeddings; `model` is the name in the configuration, `outcome` "ok" or an error's
-        code.
+        """Observes the duration of a request for embeddings.
+
+        `model` is the name in the configuration, `outcome` is "ok" or an error's code.
         """
         error = "" if outcome == OK else outcome
         self._durations.series("embeddings", POINTSMAN, model, model, error).observe(seconds, sampled_trace_id())
@@ -126,7 +130,9 @@ class GenAiMetrics:
         return self._label(model)[1]
 
     def _server_labels(self, operation: Operation, requested: str, model: str) -> tuple[str, str, str, str]:
-        """Returns the labels of one kind of request; creates all its series at once, so that rates are right."""
+        """Returns the label values of one kind of request. Creates all series with them, since Prometheus computes no
+        rate from the first sample of a series.
+        """
         request_model = requested if requested in self._request_models else self._label(requested)[0]
         labels = (_OPERATION_NAMES[operation], POINTSMAN, request_model, self._label(model)[0] if model else "")
         self._durations.series(*labels, "")
@@ -148,7 +154,9 @@ class GenAiMetrics:
         return series
 
     def _label(self, model: str) -> tuple[str, str]:
-        """Returns the label value and the provider for an engine's model name: a base model, adapter, or "other"."""
+        """Returns the label value (a base model, an adapter without version, or "other") and the provider for an
+        engine's name of a model.
+        """
         provider = self._providers.get(model)
         if provider is not None:
             return model, provider

@@ -1,4 +1,4 @@
-"""Meters one request: times its phases, prices its attempts, and writes its receipt, however it ends."""
+"""Meters one request: times its phases, prices its attempts, and makes its receipt, however it ends."""
 
 import logging
 from collections.abc import Sequence
@@ -23,14 +23,13 @@ NO_FAULT = Fault.NONE.value
 NO_ATTEMPT = PathAttempt(Path("", ""), 0.0)
 
 _PLAIN_PARTS = 3
-"""Components of an answer that costs no more than its plain tokens: prompt, cached, completion."""
+"""The number of cost components of an answer that costs only plain tokens: prompt, cached, completion."""
 _NOT_IN_MEANS = TOKEN_COMPONENTS | {"image", "training"}
-"""Cost components that a path's means leave out: means count tokens by number, and images are counted in each request.
-"""
+"""Cost components that a path's means leave out: tokens and images are priced by their number in each request."""
 
 
 class Metering:
-    """Starts a meter for each request, with the prices and metrics of one configuration."""
+    """Holds the prices of one configuration, and the metrics; starts a meter for each request."""
 
     def __init__(
         self, pricing: Pricing, expected_cost: CostEstimator, aggregator: MetricsAggregator, canary: CanaryOutcomes
@@ -43,7 +42,7 @@ class Metering:
         self.canary = canary
 
     def with_counters(self, aggregator: MetricsAggregator, canary: CanaryOutcomes) -> "Metering":
-        """Returns a metering with the same prices and other metrics."""
+        """Returns a metering with the same prices, which counts with `aggregator` and `canary` instead."""
         return Metering(self.pricing, self.expected_cost, aggregator, canary)
 
     def start(self, request: Request) -> "Meter":
@@ -51,7 +50,7 @@ class Metering:
 
 
 class Meter:
-    """Times and counts one request with all its attempts, and writes its receipt."""
+    """Times and counts one request with all its attempts, and makes its receipt."""
 
     __slots__ = (
         "_admitted",
@@ -85,7 +84,7 @@ class Meter:
         self._refused: PathAttempt | None = None
         """The attempt whose answer was refused, so that the request was escalated."""
         self._notes: tuple[str, ...] = ()
-        """What an engine reported that cannot be, and prices that are missing."""
+        """Remarks for the receipt's decision: on a usage that is impossible, and on prices that are missing."""
 
     def mark_admitted(self) -> None:
         """Records that the request has a slot, and a reservation of its caller's limits."""
@@ -96,7 +95,7 @@ class Meter:
         self._decided = perf_counter() - self._arrived
 
     def start_attempt(self, path: Path) -> PathAttempt:
-        """Starts to count the work of `path`; the caller reports the progress to the returned attempt."""
+        """Ends the current attempt, and starts one along `path`. The caller reports progress to the returned one."""
         now = perf_counter()
         if self._answering is not None and self._answering.ended is None:
             self._answering.ended = now
@@ -109,7 +108,9 @@ class Meter:
         self._metering.metrics.count_fallback(source, decision.path)
 
     def record_failure(self, code: str, loading_seconds: float) -> None:
-        """Records that the current attempt failed, after waiting `loading_seconds` for an adapter."""
+        """Records that the current attempt failed with the error code `code`, and had waited `loading_seconds` for an
+        adapter.
+        """
         self._current.failure = code
         self._current.loading_seconds += loading_seconds
 
@@ -124,13 +125,15 @@ class Meter:
         self._metering.metrics.count_escalation(source, decision, validator)
 
     def restore_refused(self, source: Path, decision: Decision) -> None:
-        """Records that `source`, to which the request was escalated, failed: the refused answer is sent after all."""
+        """Records that `source`, to which the request was escalated, failed, so that the refused answer is sent after
+        all; `decision` names the path of the refused answer.
+        """
         self._current.ended = perf_counter()
         self._answering, self._refused = self._refused, None
         self.record_fallback(source, decision)
 
     def send_refused(self, decision: Decision) -> None:
-        """Records that the refused answer is sent, because no other path could be tried; `decision` says why."""
+        """Records that the refused answer is sent, because the next path could not be tried; `decision` says why."""
         self._decision = decision
 
     def record_buffering(self) -> None:
@@ -138,7 +141,7 @@ class Meter:
         self._current.buffered_seconds = perf_counter() - (self._current.first_piece or perf_counter())
 
     def set_usage(self, usage: Usage) -> None:
-        """Sets the usage of the current attempt, or an estimate of it, capped at what its request allows."""
+        """Sets the usage of the current attempt, or its estimate if `usage` is one; caps it as `_cap` does."""
         path = self._current.path
         window = self._metering.pricing.context_window(path.model)
         limit = self._request.sampling.max_tokens
@@ -150,7 +153,9 @@ class Meter:
             self._current.usage = usage
 
     def _cap(self, usage: Usage, path: Path, window: int) -> Usage:
-        """Caps the usage: at most the context window was read for each prompt, and n x max_tokens written."""
+        """Returns the usage with at most the model's context window of tokens for each prompt, and for each choice at
+        most `max_tokens`, or the context window if that is less. If that changes the usage, it is noted and logged.
+        """
         request, choices = self._request, choice_count(self._request)
         prompts = len(request.messages) if request.operation == "completion" else 1
         limit = request.sampling.with_defaults(path.sampling).max_tokens
@@ -168,8 +173,8 @@ class Meter:
         return capped
 
     def mark_first_token(self, chunks: Chunks) -> bool:
-        """Returns whether one of the chunks sent to the caller has a token, and if so records now as the time of the
-        first token. Is not called again after that.
+        """Returns whether one of the chunks that are sent to the caller has a token, and if so records that the first
+        token is sent now. Must not be called again after it has returned True.
         """
         for chunk in chunks:
             if chunk.content or chunk.extra:
@@ -179,7 +184,7 @@ class Meter:
 
     @property
     def finish_reason(self) -> str:
-        """Returns why the answer that the caller gets has ended."""
+        """Returns the engine's finish reason of the answer that the caller gets, such as "stop"; empty if none came."""
         return self._current.finish_reason
 
     @property
@@ -188,7 +193,9 @@ class Meter:
 
     @property
     def overhead(self) -> float:
-        """Returns the seconds of the gateway itself: the decision, and building prompts without retrieval."""
+        """Returns the seconds that the gateway itself took: from the arrival to the decision, and in each attempt until
+        the prompt was sent, without retrieval.
+        """
         overhead = self._decided
         for attempt in self._attempts:
             overhead += attempt.overhead()
@@ -200,8 +207,10 @@ class Meter:
         return self._answering
 
     def finish(self, outcome: str, error: PointsmanError | None = None) -> Receipt | UndecidedReceipt:
-        """Writes, counts and returns the receipt, an UndecidedReceipt if there was no decision. `outcome` is "ok",
-        "cancelled" or an error's code; `error` is what the caller gets, if anything.
+        """Makes the receipt, adds it to the metrics, and returns it; an UndecidedReceipt if there was no decision.
+
+        `outcome` is "ok", "cancelled" or an error's code. `error` is what the caller gets; None if that is no error, or
+        a bug.
         """
         fault = NO_FAULT
         if outcome != OK:
@@ -251,7 +260,7 @@ class Meter:
         return receipt
 
     def finish_route(self, outcome: str, error: PointsmanError | None = None) -> Receipt | UndecidedReceipt:
-        """Like `finish`, for a request for the decision only, which costs nothing even if its prompt was not built."""
+        """Does as `finish` for a request for the decision only, which costs nothing, even if its prompt was built."""
         outcome = ROUTED if outcome == OK else outcome
         fault, outcome = fault_of(outcome, error), outcome_of(outcome)
         decision = self._decision
@@ -281,7 +290,9 @@ class Meter:
         )
 
     def _count_canary(self, attempt: PathAttempt, outcome: str) -> None:
-        """Counts an attempt for the canary; cached answers say nothing about a version and are not counted."""
+        """Counts an attempt whose alias has a canary. Answers from the cache say nothing about a version, and are not
+        counted, nor are attempts whose prompt was not sent.
+        """
         adapter = attempt.path.resolved_adapter
         if adapter is None or not adapter.has_canary or attempt.cached or attempt.sent is None:
             return
@@ -290,7 +301,11 @@ class Meter:
         self._metering.canary.add(attempt.path, adapter, outcome, attempt.refused, seconds)
 
     def _with_request_phases(self, seconds: dict[str, float]) -> dict[str, float]:
-        """Adds the phases of the whole request to those of its attempts."""
+        """Adds the phases of the whole request to `seconds`, those of its attempts, and returns `seconds`.
+
+        The phases are "admission", "classification" and "total"; after a first token also "first_token" and
+        "generation".
+        """
         admitted, attempts = self._admitted or 0.0, self._attempts
         # The cost is reserved after the decision, and that may wait for Redis like the rest of the admission.
         reserving = attempts[0].started - self._arrived - self._decided if attempts else 0.0
@@ -309,7 +324,7 @@ class Meter:
                 self._metering.gen_ai.observe_tokens(self._request.operation, attempt.model, attempt.usage)
 
     def _other_picodollars(self, path: Path, usage: Usage, parts: CostParts) -> int:
-        """Returns the cost of an answer besides plain tokens and training."""
+        """Returns the picodollars of an answer in addition to its plain tokens, its images and training."""
         other = sum([amount for component, amount in parts.items() if component not in _NOT_IN_MEANS])
         return other + self._metering.pricing.surcharge(path.model, usage, parts)
 
@@ -320,6 +335,6 @@ class Meter:
                 self._notes += (note,)
 
     def _with_embedding(self, parts: CostParts) -> CostParts:
-        """Adds the cost of embedding the query for its classification."""
+        """Returns `parts` with the cost of one more embedding, that of the query for its classification."""
         embedding = self._metering.pricing.embeddings(1)
         return {**parts, "embedding": parts.get("embedding", 0) + embedding} if embedding else parts

@@ -20,8 +20,7 @@ CostParts = dict[str, int]
 """Cost in picodollars by component."""
 
 KindPrices = Mapping[str, float]
-"""Picodollars per token by kind; whole numbers, which nearly all are, are integers, so that products need no rounding.
-"""
+"""Picodollars per token by kind. Whole prices, as nearly all are, are integers, so that products need no rounding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +28,12 @@ class TierPrices:
     """The prices of one service tier."""
 
     prices: tuple[KindPrices, ...]
-    """For the shortest prompts first."""
+    """The prices for each range of the prompt's length, the shortest one first."""
     limits: tuple[int, ...]
-    """The most tokens of a prompt for which the prices hold, except for the last ones."""
+    """The most tokens of a prompt for which each of `prices` holds, except for the last, which has no limit."""
 
     def at(self, prompt_tokens: float) -> KindPrices:
-        """Returns the prices of a request whose prompt has so many tokens."""
+        """Returns the prices for a prompt of so many tokens."""
         return self.prices[bisect_left(self.limits, prompt_tokens)]
 
 
@@ -55,7 +54,9 @@ class PriceTable:
         return (whole[0], whole[1], whole[2]) if len(whole) == 3 and not self.standard.limits else None
 
     def missing(self, usage: Usage) -> str:
-        """Names the price that the usage needs and the table lacks; empty if none."""
+        """Returns the kinds of tokens, or the service tier, that the usage has and the table has no price for, as text
+        for a message; empty if it has all.
+        """
         tier = usage.details.service_tier if usage.details is not None else ""
         if tier not in self._tiers:
             return f"service tier '{tier}'"
@@ -74,7 +75,7 @@ class PriceTable:
         return prompt, completion
 
     def parts(self, usage: Usage) -> CostParts | None:
-        """Returns the picodollars of each kind of tokens; None if a price is missing."""
+        """Returns the picodollars of each kind of tokens in the usage; None if a price is missing."""
         tier = self._tiers.get(usage.details.service_tier if usage.details is not None else "")
         if tier is None:
             return None
@@ -87,7 +88,7 @@ class PriceTable:
 
 
 def price_tables(models: Mapping[str, ModelConfig]) -> dict[str, PriceTable]:
-    """Returns the tables of all models with known prices."""
+    """Returns the tables of all models with known prices, by the model's name."""
     return {
         name: PriceTable(model.usd_per_million_tokens, model.service_tiers)
         for name, model in models.items()
@@ -105,5 +106,5 @@ def _per_token(prices: TokenPrices) -> KindPrices:
 
 
 def _whole(price: float) -> float:
-    """Returns an integer if the price is one, apart from an error below 1e-6."""
+    """Returns the price as an integer if it differs from one by less than 1e-6."""
     return round(price) if abs(price - round(price)) < 1e-6 else price

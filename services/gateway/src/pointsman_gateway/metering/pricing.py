@@ -1,4 +1,6 @@
-"""Prices requests in whole picodollars: after an answer by its tokens, before it by the path's past answers."""
+"""Prices requests: after an answer by its tokens, in whole picodollars (1e-12 dollars), and before it by the answers
+that its path has given.
+"""
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
@@ -15,19 +17,20 @@ from pointsman_gateway.metering.token_estimates import estimate_answer_tokens, e
 SECONDS_PER_HOUR = 3600
 
 TOKEN_COMPONENTS = frozenset(("prompt", "cached", "completion", *TOKEN_KINDS))
-"""The components of tokens, which are their kinds."""
+"""The cost components of tokens; each has the name of its kind of tokens."""
 
 TokenPrices = tuple[float, float, float]
 """Picodollars per token of the prompt, of its cached part, and of the answer."""
 
 TrainingSeconds = Callable[[str, str], float]
-"""Returns how long the training of an adapter took, by base model and version; 0 if unknown."""
+"""Returns the seconds that the training of an adapter took, by base model and version; 0 if unknown."""
 
 SMOOTHING = 0.05
 """Weight of a new answer in its path's exponential moving averages: they cover about the last 20 answers."""
 
 MAX_PATHS = 4096
-"""Bounds the memory, for configured paths and for paths that callers name alike; the longest unused is dropped."""
+"""The most configured paths, and the most paths that callers name, whose means are kept in memory. Beyond it the path
+that has been without an answer for longest is dropped."""
 
 
 def image_parts(message: Message) -> list[Mapping[str, Any]]:
@@ -44,7 +47,7 @@ class Pricing:
     def __init__(self, models: ModelsFile, training_seconds: TrainingSeconds = _unknown_duration) -> None:
         self._tables = price_tables(models.models)
         self._plain = {name: plain for name, table in self._tables.items() if (plain := table.plain) is not None}
-        """Prices of plain tokens, of models for which they are all that a plain answer needs."""
+        """`PriceTable.plain` of each model that has it, which makes pricing faster."""
         self._token_prices = {name: _plain_prices(table.standard.prices[0]) for name, table in self._tables.items()}
         self._depends_on_length = any(table.standard.limits for table in self._tables.values())
         self._image_prices = {
@@ -68,7 +71,7 @@ class Pricing:
         self._training_seconds = training_seconds
 
     def context_window(self, model: str) -> int:
-        """Returns how many tokens prompt and answer may have together."""
+        """Returns how many tokens a prompt of the model and its answer may have together."""
         return self._windows[model]
 
     def token_prices(self, model: str) -> TokenPrices | None:
@@ -76,7 +79,9 @@ class Pricing:
         return self._token_prices.get(model)
 
     def prices_at(self, model: str, prices: TokenPrices, prompt_tokens: float) -> TokenPrices:
-        """Returns the prices for a prompt of that length, with the `prices` for short ones."""
+        """Returns the prices of a model's plain tokens for a prompt of that length; `prices` are the model's
+        `token_prices`.
+        """
         if not self._depends_on_length:
             return prices
         return _plain_prices(self._tables[model].standard.at(prompt_tokens))
@@ -89,9 +94,9 @@ class Pricing:
         return None if table is None else table.highest(request, prompt_tokens)
 
     def parts(self, model: str, usage: Usage) -> CostParts:
-        """Returns the cost in picodollars of an engine's tokens by component, which is their kind.
+        """Returns the picodollars of an engine's tokens by component, which is the kind of tokens.
 
-        If a price is unknown it is {UNPRICED: 0}, or empty without tokens.
+        If a price is unknown, the result is {UNPRICED: 0}, or empty if there are no tokens.
         """
         plain = self._plain.get(model)
         if plain is not None and usage.details is None:
@@ -108,16 +113,17 @@ class Pricing:
         return parts
 
     def missing_price(self, model: str, usage: Usage) -> str:
-        """Returns a note on the price that the usage needs and the configuration lacks; empty if there is none, or the
-        configuration says that the model's prices are unknown.
+        """Returns a note on a price that the usage needs and the model's prices lack; empty if none is lacking, or the
+        model has no prices at all.
         """
         table = self._tables.get(model)
         missing = table.missing(usage) if table is not None else ""
         return f"cost unknown: model '{model}' lacks a price of {missing}" if missing else ""
 
     def surcharge(self, model: str, usage: Usage, parts: CostParts) -> int:
-        """Returns how many picodollars more than plain ones an answer's tokens cost, by its `parts`; negative if less,
-        0 if a price is unknown.
+        """Returns by how many picodollars an answer's tokens, priced in `parts`, cost more than as many plain tokens.
+
+        It is negative if they cost less, and 0 if a price is unknown.
         """
         if usage.details is None or UNPRICED in parts:
             return 0
@@ -137,7 +143,7 @@ class Pricing:
         return self._request_prices.get(model, 0)
 
     def images(self, model: str, messages: Iterable[Message]) -> int:
-        """Returns the picodollars of the images in a prompt, in addition to its tokens."""
+        """Returns the picodollars that the model charges for the images in a prompt in addition to its tokens."""
         price = self._image_prices.get(model, 0)
         return price * sum([len(image_parts(message)) for message in messages]) if price else 0
 
@@ -153,8 +159,8 @@ class Pricing:
         return count * self._embedding
 
     def training_usd(self, model: str, version: str) -> float:
-        """Returns the dollars that the training of an adapter version cost; 0 if its duration is unknown, or training
-        has no price.
+        """Returns the dollars that the training of an adapter version cost; 0 if the training's duration is unknown or
+        training has no price.
         """
         terms = self._training
         if terms is None:
@@ -162,14 +168,14 @@ class Pricing:
         return self._training_seconds(model, version) * terms.usd_per_hour / SECONDS_PER_HOUR
 
     def training(self, model: str, version: str) -> int:
-        """Returns one request's share of the cost of training an adapter version, in picodollars; 0 if that
-        is unknown.
-        """
+        """Returns one request's share of `training_usd`, in picodollars; 0 if that cost is unknown."""
         terms = self._training
         return round(self.training_usd(model, version) / terms.expected_requests * PICODOLLARS) if terms else 0
 
     def training_usd_per_hour(self, model: str, version: str) -> float:
-        """Returns the dollars of a version's training, divided by the hours that a version is expected to be used."""
+        """Returns `training_usd` divided by the hours for which a version is expected to be used; 0 if that cost is
+        unknown.
+        """
         terms = self._training
         return self.training_usd(model, version) / (terms.expected_days * 24) if terms else 0.0
 
@@ -185,30 +191,30 @@ class PathMeans:
     added_tokens: float
     """Tokens that the path's prompt adds to the request's own."""
     cached_fraction: float
-    """Fraction of the prompt that was in the engine's prefix cache."""
+    """Fraction (0 to 1) of the prompt that was in the engine's prefix cache."""
     completion_tokens: float
     other_picodollars: float
-    """Cost of searches, embeddings and hedges, and what tokens of special kinds cost more than plain ones."""
+    """Cost of the request, searches, embeddings and hedges, and what special tokens cost more than plain ones."""
     uncached_tokens: float = 0.0
     """Tokens of the prompt that were not in the prefix cache."""
     prefill_seconds: float = 0.0
-    """Seconds from the request to the first token, without the engine's queue."""
+    """Seconds from sending the prompt to the first token, without the engine's queue."""
 
     @property
     def prefill_seconds_per_token(self) -> float | None:
-        """Returns the seconds that a new token of the prompt takes; None if no answer had one."""
+        """Returns the seconds for each prompt token that is not in the prefix cache; None if no answer had such one."""
         return self.prefill_seconds / self.uncached_tokens if self.uncached_tokens else None
 
 
 class PathStatistics:
-    """The means of all paths, by name and configuration; they survive a change of the configuration.
+    """The means of all paths, by name and fingerprint (a hash of the path's configuration). They survive a reload.
 
-    Paths that callers name, such as adapter versions, have no fingerprint, and never take the place of configured ones.
+    Paths that callers name, such as adapter versions, have no fingerprint, and are counted apart from configured ones.
     """
 
     def __init__(self) -> None:
         self._configured: OrderedDict[tuple[str, str], PathMeans] = OrderedDict()
-        """The longest unused first, as below."""
+        """The path that has been without an answer for longest comes first, also in `_named`."""
         self._named: OrderedDict[tuple[str, str], PathMeans] = OrderedDict()
 
     def of(self, path: Path) -> PathMeans | None:
@@ -219,9 +225,11 @@ class PathStatistics:
     def add(
         self, path: Path, own_tokens: int, usage: Usage, other_picodollars: int, prefill_seconds: float = 0.0
     ) -> None:
-        """Adds a complete answer to its path's means; `own_tokens` are those of the request's own messages,
-        `other_picodollars` is what it cost besides plain tokens and training, and `prefill_seconds` the time to the
-        first token without the engine's queue.
+        """Adds a complete answer to its path's means.
+
+        `own_tokens` is the number of tokens of the request's own messages, `other_picodollars` what the answer cost
+        besides plain tokens, images and training, and `prefill_seconds` the time from sending the prompt to the first
+        token, without the engine's queue.
         """
         prompt, completion = usage.prompt_tokens, usage.completion_tokens
         cached = usage.cached_tokens / prompt if prompt else 0.0
@@ -245,16 +253,16 @@ class PathStatistics:
 
 
 class CostEstimator:
-    """Estimates what a request costs on a path; implements the router's protocol of that name."""
+    """Estimates what a request costs on a path; implements the router's `ExpectedCost`, and `PathCosts`."""
 
     def __init__(self, pricing: Pricing, statistics: PathStatistics | None = None) -> None:
         self._pricing = pricing
         self.statistics = statistics or PathStatistics()
 
     def usd(self, path: Path, request: Request) -> float | None:
-        """Returns the expected dollars of a request on the path; None if its model's price is unknown.
+        """Returns the expected dollars of a request on the path, without training; None if a price is unknown.
 
-        Before the path's first answer, they follow from lengths only. Adapter training is not included.
+        They follow from the path's answers so far, and before the first one from the length of the request only.
         """
         prices = self._pricing.token_prices(path.model)
         if prices is None:
@@ -272,8 +280,8 @@ class CostEstimator:
         return (sum(parts.values()) + other) / PICODOLLARS
 
     def most_usd(self, path: Path, request: Request) -> float | None:
-        """Returns the dollars of the request's expected tokens if all are of the most expensive kinds that it can
-        incur; None if the price of the path's model is unknown.
+        """Returns the dollars of the request if all its expected tokens are of the most expensive kinds that it can
+        have; None if the price of the path's model is unknown.
         """
         means, pricing = self.statistics.of(path), self._pricing
         own = estimate_own_tokens(request)
@@ -290,14 +298,17 @@ class CostEstimator:
         return (tokens + other + pricing.images(path.model, request.messages)) / PICODOLLARS
 
     def extra_usd(self, decision: Decision) -> float:
-        """Returns what the receipt will have in addition: a share of the adapter's training, and the embedded query."""
+        """Returns the dollars that the receipt will have in addition to `usd`: a share of the adapter's training, and
+        the embedding of the query.
+        """
         adapter = decision.path.resolved_adapter
         training = self._pricing.training(decision.path.model, adapter.version) if adapter is not None else 0
         return (training + self._pricing.embeddings(decision.vector is not None)) / PICODOLLARS
 
     def picodollars(self, path: Path, requests: int, tokens: int) -> float | None:
-        """Returns the expected picodollars of `requests` requests, which have `tokens` tokens of their own together.
-        None before the path's first answer, or if the price is unknown.
+        """Returns the expected picodollars of `requests` requests whose own messages have `tokens` tokens together.
+
+        Returns None before the path's first answer, or if the price is unknown.
         """
         means, prices = self.statistics.of(path), self._pricing.token_prices(path.model)
         if means is None or prices is None:

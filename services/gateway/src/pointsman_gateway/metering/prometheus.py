@@ -21,11 +21,11 @@ CONFIDENCE = tuple(step / 20 for step in range(1, 21))
 BY_PATH = ["path", "kind", "task"]
 
 TOKEN_TYPES = {"uncached_tokens": "prompt", "cached_tokens": "cached", "completion_tokens": "completion"}
-"""Label values of tokens by the row's column."""
+"""Values of the label `type` of `pointsman_tokens`, by the column of `COLUMNS` whose numbers they count."""
 
 
 class _PathCounts:
-    """Counts a path's totals; all kinds of a path share them, since a reload may change its kind."""
+    """Counts the totals of one task and path, whatever the path's kind, which a reload may change."""
 
     def __init__(self) -> None:
         self.answered, self.tokens, self.paid, self.lost = Count(), Count(), Count(), Count()
@@ -44,7 +44,9 @@ def cost_column(component: str) -> str:
 
 
 class GatewayMetrics:
-    """Counts requests; receipts are added to the series that `receipt_series` and `decision_series` name."""
+    """Counts requests. `MetricsAggregator` adds receipts to the series that `receipt_series` and `decision_series`
+    yield; all else is counted by methods.
+    """
 
     def __init__(self, registry: CollectorRegistry, flush: Callable[[], None] = nothing_pending) -> None:
         """Takes `flush`, which adds pending receipts; it is called before each export."""
@@ -135,11 +137,11 @@ class GatewayMetrics:
         self.queue_depth = Gauge("pointsman_queue_depth", "Requests that wait for a slot.", registry=registry)
 
     def set_label_values(self, paths: Collection[str], tasks: Collection[str]) -> None:
-        """Sets the allowed label values; any other name counts as "other"."""
+        """Sets the names of paths and tasks that may be label values; any other name counts as "other"."""
         self._paths, self._tasks = frozenset(paths), frozenset(tasks)
 
     def count_reload(self, outcome: str, revision: str) -> None:
-        """Counts a reload: `outcome` is "swapped" or "refused", `revision` is the configuration used then."""
+        """Counts a reload: `outcome` is "swapped" or "refused", `revision` that of the configuration in use after."""
         self._reloads.labels(outcome).inc()
         self.set_revision(revision)
 
@@ -148,7 +150,7 @@ class GatewayMetrics:
         self._generation.labels(revision).set(1)
 
     def decision_series(self, decision: Decision) -> Iterator[tuple[str, Series]]:
-        """Yields the series to which a decision is added, with the column of each."""
+        """Yields (column, series) for a decision: `MetricsAggregator` adds its number in the column to the series."""
         task = self._task(decision.task)
         yield "requests", self._reasons.series(self._path(decision.path), task, decision.reason.partition(":")[0])
         yield "decision_seconds", self._decisions
@@ -182,8 +184,9 @@ class GatewayMetrics:
             series.add([numbers[column]])
 
     def count_token_details(self, receipt: Receipt, details: TokenDetails) -> None:
-        """Counts the tokens of special kinds, and the cost of estimated tokens, at once, since few receipts have any;
-        an answer of the cache has none.
+        """Counts the tokens of special kinds, and the receipt's cost if its tokens are estimated.
+
+        They are added at once and not in batches, since few receipts have `details`.
         """
         path = receipt.decision.path
         labels = (self._path(path), path.kind.value, self._task(receipt.decision.task))
@@ -198,13 +201,13 @@ class GatewayMetrics:
         self._rejected.series(outcome, fault).value += 1
 
     def path_totals(self) -> Iterator[tuple[str, str, PathTotals]]:
-        """Yields each task and path, with its totals since the start."""
+        """Adds pending receipts, and yields (task, path, totals since the start of the process)."""
         self._flush()
         for (task, path), counts in self._path_counts.items():
             yield task, path, counts.totals()
 
     def receipt_series(self, receipt: Receipt) -> Iterator[tuple[str, Series]]:
-        """Yields the series to which a receipt is added, with the column of each."""
+        """Yields (column, series) for a receipt: `MetricsAggregator` adds its number in the column to the series."""
         path, task = receipt.decision.path, receipt.decision.task
         labels = (self._path(path), path.kind.value, self._task(task))
         self._create_series(labels)

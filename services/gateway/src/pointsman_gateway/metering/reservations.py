@@ -7,12 +7,13 @@ from pointsman_gateway.domain import Request
 _MEDIA_KINDS = {"audio": "prompt_audio", "image": "prompt_image"}
 _ANSWER_KINDS = {"audio": "completion_audio", "image": "completion_image"}
 ANY_TIER = "auto"
-"""With this tier, the provider chooses."""
+"""The name that leaves the choice of the service tier to the provider."""
 
 
 def possible_prompt_kinds(request: Request) -> Set[str]:
-    """Returns the kinds that tokens of the request's prompt can have. Some providers write to their caches unasked, for
-    the usual time; for an hour only if they are asked to.
+    """Returns the kinds of tokens (see `domain.usage`) that the request's prompt can have.
+
+    "cache_write" is always one: some providers write to their cache unasked. For an hour they do so only on request.
     """
     kinds = {kind for media, kind in _MEDIA_KINDS.items() if media in request.media}
     kinds |= {"prompt", "cached", "cache_write"}

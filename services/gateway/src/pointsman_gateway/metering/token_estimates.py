@@ -19,18 +19,20 @@ def estimate_own_tokens(request: Request) -> int:
 
 
 def estimate_total_tokens(request: Request) -> int:
-    """Estimates the tokens of prompt and answer before a path is chosen, without what its prompt will add."""
+    """Estimates the tokens of prompt and answer before a path is chosen, without what the path adds to the prompt."""
     return estimate_own_tokens(request) + estimate_answer_tokens(request)
 
 
 def estimate_answer_tokens(request: Request, default: int | None = None) -> int:
-    """Estimates the tokens of all choices: the request's limit, else `default`, else `TYPICAL_ANSWER_TOKENS` each."""
+    """Estimates the tokens of all choices. Each has as many as the request's `max_tokens`, else `default`, else
+    `TYPICAL_ANSWER_TOKENS`.
+    """
     limit = request.sampling.max_tokens
     return (limit if limit is not None else default or TYPICAL_ANSWER_TOKENS) * choice_count(request)
 
 
 def choice_count(request: Request) -> int:
-    """Returns the number of choices: `n`, for each prompt of a completion. Admission has checked `n`."""
+    """Returns the number of choices: `n`, which admission has checked, or 1; for a completion times its prompts."""
     extra = request.sampling.extra
     if not extra:
         return 1
@@ -41,8 +43,9 @@ def choice_count(request: Request) -> int:
 def estimate_usage(messages: Iterable[Message], pieces: int, reported: Usage | None) -> Usage:
     """Estimates the usage of an answer that was cut off before the engine had counted all its tokens.
 
-    The answer has at least one token per piece that arrived. The prompt, which had been processed by then, is what the
-    engine has `reported` until then, or else estimated by its length.
+    The answer has at least one token for each of the `pieces` that arrived. The prompt has the tokens in `reported`, an
+    estimate made during the answer, or else as many as its length suggests. With neither report nor pieces, all counts
+    are 0.
     """
     if reported is not None:
         return replace(reported, completion_tokens=max(reported.completion_tokens, pieces))

@@ -28,7 +28,7 @@ _encode = msgspec.json.Encoder().encode
 _encode_sorted = msgspec.json.Encoder(order="sorted").encode
 MAX_PROBABILITIES = 8
 MAX_TEXT_BYTES = 64 * 1024
-"""Bytes of a request's messages; longer ones are left out, never cut."""
+"""The most bytes of a request's messages, or of its answers, that are stored; longer ones are left out, never cut."""
 
 
 class PendingEntry(msgspec.Struct):
@@ -39,13 +39,15 @@ class PendingEntry(msgspec.Struct):
     decision: Decision
     receipt: Receipt
     answers: tuple[CompletedAnswer, ...] = ()
-    """Answers for a training sample, the caller's last; empty if none is to be stored."""
+    """Answers for a training sample, the one that the caller got last; empty if none is to be stored."""
     wal_offset: int = 0
-    """Offset in the write-ahead log; 0 if it is not in it."""
+    """The receipt's offset in the write-ahead log; 0 if it is not in the log."""
     recovered: bool = False
     """Whether it was restored from the write-ahead log, which does not hold what the caller wrote."""
     day: str = ""
+    """The UTC day of `unix_seconds`, YYYYMMDD."""
     counts: AnswerCounts | None = None
+    """What the answer adds to the evidence; None for nothing."""
 
     def __post_init__(self) -> None:
         self.day = day_of(self.unix_seconds)
@@ -55,11 +57,13 @@ class PendingEntry(msgspec.Struct):
 class Entry(msgspec.Struct):
     decision_id: str
     evidence_key: str
-    """The evidence that a rating counts for; empty if nothing was answered."""
+    """The key of the evidence to which a rating of the answer is added; empty if there was no answer."""
     day: str
+    """The day of that evidence, YYYYMMDD in UTC."""
     json: str
-    """Empty if it cannot be encoded."""
+    """Empty if the entry cannot be encoded."""
     tenant: str = ""
+    """The tenant of the training sample; empty without a sample."""
     sample: str = ""
     """A training sample as JSON; empty if none is stored."""
     counts: AnswerCounts | None = None
@@ -67,7 +71,7 @@ class Entry(msgspec.Struct):
     wal_offset: int = 0
 
     size: int = 0
-    """Approximate size in bytes; set when the entry is queued."""
+    """The approximate size in bytes; set when the entry is queued."""
 
 
 def to_entry(pending: PendingEntry, store_messages: bool, redaction: Redaction = NO_REDACTION) -> Entry:
@@ -123,7 +127,9 @@ def empty_entry(pending: PendingEntry) -> Entry:
 
 
 def _stored_text(request: Request, redaction: Redaction) -> tuple[str, list[dict[str, Any]] | None, str | None]:
-    """Returns "stored", "too long" or "not redacted"; then the redacted messages and user, None unless "stored"."""
+    """Returns "stored", "too long" (also for media) or "not redacted"; then the redacted messages and user, which are
+    None unless "stored".
+    """
     messages = messages_of(request)
     if messages is None:
         return "too long", None, None
@@ -163,7 +169,7 @@ def _digest(request: Request) -> str:
 
 
 def _receipt_fields(receipt: Receipt | UndecidedReceipt) -> dict[str, object]:
-    """Returns the fields of an entry that receipts with and without a decision have in common."""
+    """Returns the fields that entries of receipts with and without a decision have in common."""
     usage = receipt.usage
     return {
         "request_id": receipt.request_id,
@@ -184,7 +190,7 @@ def _receipt_fields(receipt: Receipt | UndecidedReceipt) -> dict[str, object]:
 
 
 def to_undecided_json(receipt: UndecidedReceipt, unix_seconds: float) -> str:
-    """Returns the entry of a request without a decision, as JSON."""
+    """Returns the entry of a request without a decision, which ended at `unix_seconds`, as JSON."""
     fields = {
         "v": VERSION,
         "unix_ms": round(unix_seconds * 1000),
@@ -201,8 +207,9 @@ def to_undecided_json(receipt: UndecidedReceipt, unix_seconds: float) -> str:
 def stores_answers(config: LearningConfig | None, request: Request, decision: Decision) -> bool:
     """Returns whether the answers to this request are stored for training.
 
-    The configuration must list the task, the caller's tenant consent, and the decision be in the configured sample.
-    Answers in a form that the client required are not stored, because the task's adapter would learn it.
+    The configuration must list the task, the caller's tenant must consent (without a tenant, the configuration), and
+    the decision must be in the configured sample. Answers in a form that the client required, such as JSON, are not
+    stored, because the task's adapter would learn that form.
     """
     if config is None or decision.task not in config.tasks or request.sampling.requires_form:
         return False
@@ -212,7 +219,11 @@ def stores_answers(config: LearningConfig | None, request: Request, decision: De
 
 
 def to_training_sample(pending: PendingEntry, redaction: Redaction) -> str:
-    """Returns a sample as JSON (see docs/flywheel.md); empty if the answers must not be stored."""
+    """Returns a sample as JSON (see docs/flywheel.md).
+
+    It is empty if there are no answers to store, the request has failed or was answered from the cache, the messages
+    have media, a text is too long (`MAX_TEXT_BYTES`), or a redaction fails.
+    """
     receipt = pending.receipt
     if not pending.answers or receipt.outcome != "ok" or receipt.cached:
         return ""

@@ -1,5 +1,5 @@
-"""Evidence on each path per task: its ratings, costs and latencies. Each gateway process counts those of its own
-answers; Redis adds them up, and each process reads the sums back.
+"""Evidence on each path for each task: the ratings, costs and latencies of its answers, by which policies choose. Each
+gateway process counts its own answers; Redis adds up the counts, and each process reads the sums back.
 """
 
 import json
@@ -14,22 +14,21 @@ from pointsman_gateway.request_log.redis_schema import last_days, today
 
 ANSWERS, COST, RATED, RATING, BUCKET = "answers", "cost", "rated", "rating", "b"
 EVALUATED, SCORE = "evaluated", "score"
-"""Names of the counts; BUCKET is followed by the number of a latency bucket."""
+"""Names of the counts, together with those above. BUCKET is followed by a bucket's number in `PATH_LATENCY_BUCKETS`."""
 
 UNITS_PER_RATING = 10**6
 """Ratings and scores are counted in millionths and costs in picodollars: whole numbers give the same sum in any order,
 and can be subtracted exactly."""
 
 MAX_UNCOUNTED = 256
-"""Answers that are collected before they are added to the sums together."""
+"""The number of answers that are collected, and then added to the sums together."""
 
 NO_EVIDENCE = PathEvidence()
 
 
 class EvidenceKey(NamedTuple):
-    """The task, the path with a hash of its configuration, and the adapter version that evidence is about.
-
-    If one of them changes, the path starts without evidence.
+    """The task, the path, the hash of the path's configuration (`fingerprint`) and the adapter version that evidence is
+    about. If one of them changes, the path starts without evidence.
     """
 
     task: str
@@ -48,7 +47,7 @@ def _to_json(key: EvidenceKey) -> str:
 
 
 Counts = dict[EvidenceKey, dict[str, int]]
-"""Whole numbers by key and name of the count; none is 0."""
+"""Counts by evidence key and name of the count; none is 0."""
 
 
 def evidence_key(receipt: Receipt) -> EvidenceKey:
@@ -67,12 +66,11 @@ class AnswerCounts(NamedTuple):
     key: EvidenceKey
     day: str
     counts: Sequence[tuple[str, int]]
+    """(name of the count, number)."""
 
 
 def answer_counts(receipt: Receipt, day: str) -> AnswerCounts | None:
-    """Returns the counts that a receipt adds to the evidence on its path on `day` (YYYYMMDD); None if it adds
-    nothing.
-    """
+    """Returns what a receipt adds to the evidence on its path on `day` (YYYYMMDD, UTC); None if it adds nothing."""
     if not _is_evidence(receipt):
         return None
     bucket = BUCKET + str(PATH_LATENCY_BUCKETS.index(receipt.seconds["total"]))
@@ -81,8 +79,8 @@ def answer_counts(receipt: Receipt, day: str) -> AnswerCounts | None:
 
 
 def _is_evidence(receipt: Receipt) -> bool:
-    """Returns whether the path itself gave a complete answer. A cached answer is none, nor is one after an escalation:
-    its receipt includes the cost of two paths.
+    """Returns whether the path itself gave a complete answer. Answers from the cache do not count, nor do answers after
+    an escalation, whose receipts include the cost of two paths.
     """
     return receipt.outcome == "ok" and not receipt.escalated_from and not receipt.cached
 
@@ -103,7 +101,9 @@ def to_fields(counts: Counts) -> dict[str, int]:
 
 
 def from_fields(fields: Mapping[str, str]) -> tuple[Counts, list[str]]:
-    """Returns the counts in the fields of a Redis hash, and the names of the fields that cannot be parsed."""
+    """Returns the counts in the fields of a Redis hash, without zeros, and the names of the fields that cannot be
+    parsed.
+    """
     counts: Counts = {}
     unreadable = []
     for field, text in fields.items():
@@ -123,7 +123,7 @@ def from_fields(fields: Mapping[str, str]) -> tuple[Counts, list[str]]:
 
 @lru_cache(maxsize=4096)
 def _from_json(text: str) -> EvidenceKey:
-    """Parses an evidence key; raises ValueError, TypeError or RecursionError."""
+    """Parses an evidence key; raises ValueError, TypeError or RecursionError if the text is none."""
     key = EvidenceKey(*json.loads(text))
     if not all(isinstance(part, str) for part in key):
         raise TypeError("an evidence key has texts only")
@@ -134,31 +134,34 @@ class EvidenceStore:
     """Holds the evidence of the last days in memory, so that a lookup takes microseconds.
 
     It is the sum of what Redis held at the last read and what this process has counted since. Counts of answers whose
-    log entries are not sent yet are `pending`: they are sent to Redis in the same batch as their entries, so that a
-    batch that is lost or repeated cannot make log and evidence differ.
+    log entries are not sent yet are called pending: they are sent to Redis in the same batch as their entries, so that
+    a batch that is lost or repeated cannot make log and evidence differ.
     """
 
     def __init__(self, window: int = 14) -> None:
-        """Takes the number of days, today included, whose evidence counts.
+        """Takes the number of days (UTC), today included, whose evidence counts.
 
-        `window` and `versions` are replaced with each configuration.
+        The attributes `window` and `versions` are set anew with each configuration.
         """
         self.window = window
         self.versions: Callable[[Path], str] = lambda path: ""
         """Returns the adapter version that a path uses now."""
         self._sum: Counts = {}
         self._computed: dict[EvidenceKey, PathEvidence] = {}
-        """Cache of what follows from `_sum`."""
+        """A cache of the results of `of`, by key."""
         self._days: dict[str, Counts] = {}
-        """The summands of `_sum`: what Redis held, and what it has not received."""
+        """The summands of `_sum` by day: what Redis held, and what it has not received."""
         self._unsent: dict[str, Counts] = {}
+        """By day, the counts that the next batch may include."""
         self._pending: dict[str, Counts] = {}
-        """Unsent as well, until their entries are sent."""
+        """By day, the counts of answers whose entries are not in a batch yet."""
         self._uncounted: tuple[list[AnswerCounts], list[AnswerCounts]] = ([], [])
-        """Answers not added up yet; those in the second list are pending."""
+        """Answers that are not added up yet: unsent ones in the first list, pending ones in the second."""
 
     def of(self, task: str, path: Path) -> PathEvidence:
-        """Returns the evidence on a path and its present version over the window; `NO_EVIDENCE` without any."""
+        """Returns the evidence on a path, with the adapter version that it uses now, for a task; `NO_EVIDENCE` if there
+        is none in the window.
+        """
         self._add_uncounted()
         key = EvidenceKey(task, path.name, path.fingerprint, self.versions(path))
         computed = self._computed.get(key)
@@ -168,7 +171,7 @@ class EvidenceStore:
         return computed
 
     def count_answer(self, receipt: Receipt) -> None:
-        """Counts an answer that gets no log entry, if it is evidence; sent to Redis with the next batch."""
+        """Counts an answer that gets no log entry, if it is evidence; the next `take_unsent` includes it."""
         answer = answer_counts(receipt, today())
         if answer is not None:
             self._collect(answer, pending=False)
@@ -178,9 +181,9 @@ class EvidenceStore:
         self._collect(answer, pending=True)
 
     def release(self, answers: Iterable[AnswerCounts]) -> None:
-        """Ends the pending state of these answers: `take_unsent` returns their counts from now on.
+        """Makes the counts of these pending answers available to `take_unsent`.
 
-        To be called when their entries join a batch or are dropped.
+        To be called when the answers' entries join a batch or are dropped.
         """
         self._add_uncounted()
         for day, counts in sum_by_day(answers).items():
@@ -204,11 +207,14 @@ class EvidenceStore:
                         self._count(for_redis, key, day, sums.items())
 
     def count_rating(self, key: EvidenceKey, day: str, rating: float) -> None:
-        """Counts a rating from 0 to 1 that a scorer gave, not feedback, for an answer of that day."""
+        """Counts a rating (0 to 1) that the gateway itself has given to an answer of that day (YYYYMMDD, UTC).
+
+        Ratings in feedback must not be counted here: Redis counts them when it stores the feedback.
+        """
         self._count(self._unsent, key, day, ((RATED, 1), (RATING, round(rating * UNITS_PER_RATING))))
 
     def _count(self, for_redis: dict[str, Counts], key: EvidenceKey, day: str, more: Iterable[tuple[str, int]]) -> None:
-        """Adds counts to a day; those of a day outside the window go to Redis only."""
+        """Adds counts to a day in `for_redis`, and if the day is within the window also to the evidence in memory."""
         if day not in self._days:
             self._drop_old_days()
         inside = day in self._days or day in last_days(self.window)
@@ -223,17 +229,17 @@ class EvidenceStore:
         self._computed.pop(key, None)
 
     def take_unsent(self) -> dict[str, Counts]:
-        """Removes and returns the counts by day that Redis has not received; the caller must add them there exactly
-        once.
+        """Removes and returns, by day, the counts that Redis has not received, except for pending ones. The caller must
+        add them there exactly once.
         """
         self._add_uncounted()
         unsent, self._unsent = self._unsent, {}
         return unsent
 
     def read(self, day: str, in_redis: Counts) -> None:
-        """Replaces a day's evidence by the counts in Redis, to which those that it has not received are added.
+        """Replaces a day's evidence by `in_redis`, the counts in Redis, and the counts that Redis has not received.
 
-        They must include all that `take_unsent` has returned.
+        `in_redis` must include all counts that `take_unsent` has returned.
         """
         self._add_uncounted()
         if day not in self._days:

@@ -24,22 +24,22 @@ from pointsman_gateway.request_log.wal_records import FeedbackRecord, to_line
 from pointsman_gateway.request_log.wal_recovery import OrphanedLog
 
 MAX_BYTES = {"decision_id": 128, "id": 128, "correction": 4 * 1024, "right_task": 64, "right_answer": 64 * 1024}
-"""Size limit of each text field."""
+"""The most bytes (in UTF-8) of each text field."""
 
 MAX_QUEUE_BYTES = 16 * 1024 * 1024
-"""Bytes of feedback that wait for Redis in one process, on disk and in memory."""
+"""The most bytes of feedback that wait for Redis in one process, on disk and in memory."""
 
 RETRY_DELAY_SECONDS = 0.3
 """Seconds after which an unknown decision is looked up again: another gateway may not have written it yet."""
 
 
 class FeedbackQueue:
-    """Feedback that waits for Redis on disk, in this process's write-ahead log or in those of processes that have
-    ended (orphaned logs). A record stays on disk until it has been sent.
+    """Feedback that waits on disk until Redis is available: in this process's write-ahead log, or in those of processes
+    that have ended (orphaned logs). A record stays on disk until it has been sent.
     """
 
     def __init__(self, file: LockedFile, report_bytes: Callable[[int], None], max_bytes: int = MAX_QUEUE_BYTES) -> None:
-        """Takes the log's feedback file, and `report_bytes`, which gets each new size of the queue in bytes."""
+        """Takes the log's feedback file. `report_bytes` is called with each new size of the queue in bytes."""
         self._file = file
         self._report_bytes = report_bytes
         self._max_bytes = max_bytes
@@ -53,7 +53,10 @@ class FeedbackQueue:
         return len(self._waiting)
 
     async def add(self, record: FeedbackRecord) -> None:
-        """Adds a record; returns when it is synchronised to disk. Raises Unavailable ("wal_full", "wal_unwritable")."""
+        """Adds a record; returns when it is synchronised to disk.
+
+        Raises Unavailable ("wal_full") if the queue would exceed `max_bytes`, or ("wal_unwritable") if the disk fails.
+        """
         await asyncio.shield(self._add(record))  # a write that has begun is finished even if the caller disconnects
 
     async def send_all(self, send: Callable[[FeedbackRecord], Awaitable[bool]]) -> None:
@@ -75,7 +78,10 @@ class FeedbackQueue:
                 self._report_bytes(self._bytes)
 
     async def adopt(self, orphans: Iterable[OrphanedLog]) -> None:
-        """Queues the feedback in orphaned logs, which the caller must keep open until it is sent; raises OSError."""
+        """Queues the feedback in orphaned logs; the caller must keep each log open until its `feedback_bytes` are 0.
+
+        Raises OSError if a log cannot be read.
+        """
         async with self._changing:
             for orphan in orphans:
                 records = await asyncio.to_thread(orphan.read_feedback)
@@ -116,7 +122,7 @@ class FeedbackQueue:
 
 
 class FeedbackService:
-    """Accepts feedback from the APIs, and stores it in Redis or on disk."""
+    """Accepts feedback from the APIs, and stores it in Redis or on disk; implements `FeedbackStore`."""
 
     def __init__(
         self,
@@ -135,10 +141,10 @@ class FeedbackService:
         """The configured tasks, one of which `right_task` may be."""
 
     async def take(self, feedback: Feedback) -> StoredFeedback:
-        """Stores feedback in Redis or, if that does not answer, on disk.
+        """Stores feedback in Redis or, if Redis does not answer in time, on disk.
 
-        Raises InvalidArgument (see `check`), NotFound ("unknown_decision"), or Unavailable ("wal_full",
-        "wal_unwritable") if it can be stored in neither.
+        Raises InvalidArgument (see `check`), NotFound ("unknown_decision") if there is no decision of that id that the
+        tenant may rate, or Unavailable ("wal_full", "wal_unwritable") if it can be stored in neither.
         """
         check(feedback, self.tasks)
         record = FeedbackRecord(
@@ -177,10 +183,11 @@ class FeedbackService:
 
 
 def check(feedback: Feedback, tasks: Collection[str]) -> None:
-    """Checks feedback; `tasks` are the configured ones.
+    """Checks feedback.
 
-    Raises InvalidArgument if a text is too long or not Unicode, the decision id is missing, no feedback is given, the
-    rating is not from 0 to 1, or the right task is unknown.
+    Raises InvalidArgument if a text is too long (`MAX_BYTES`) or has an unpaired surrogate, the decision's id is
+    missing, nothing but ids is given, the rating is not from 0 to 1, or the right task is neither one of `tasks`, the
+    configured ones, nor `UNKNOWN`.
     """
     for param, max_bytes in MAX_BYTES.items():
         _check_text(param, getattr(feedback, param), max_bytes)
@@ -220,13 +227,17 @@ def _check_text(param: str, text: str, max_bytes: int) -> None:
 
 
 def decision_id_of(feedback: Feedback) -> str:
-    """Returns the id of the decision that the feedback is on; it may name the answer's id instead, which ends in it."""
+    """Returns the id of the decision that the feedback is on. The feedback may have the answer's id instead, which ends
+    with the decision's id.
+    """
     _, prefix, number = feedback.decision_id.rpartition(DECISION_ID_PREFIX)
     return prefix + number
 
 
 def _with_ids(feedback: Feedback) -> Feedback:
-    """Returns a copy with the decision's id, and as `id` a hash, equal for feedback that is sent twice."""
+    """Returns a copy with the decision's id as `decision_id`, and as `id` a hash of the feedback's own id, or of its
+    content if it has none: feedback that is sent twice has the same hash.
+    """
     decision_id = decision_id_of(feedback)
     content = (decision_id, feedback.rating, feedback.correction, feedback.right_task, feedback.right_answer)
     digest = hashlib.blake2b(repr(feedback.id or content).encode(), digest_size=12)
@@ -234,15 +245,16 @@ def _with_ids(feedback: Feedback) -> Feedback:
 
 
 class CanaryRatings:
-    """Wraps the feedback service; also counts ratings by adapter version, to compare a canary with the stable version.
-
-    Implements `FeedbackStore`.
+    """Wraps a `FeedbackStore`, and implements it: also counts ratings by adapter version, so that a canary can be
+    compared with the stable version.
     """
 
     def __init__(
         self, inner: FeedbackStore, stored: RequestLogReader, count: Callable[[str, str, float], None]
     ) -> None:
-        """Takes `count`, which gets path name, adapter version and rating (0 to 1) of each newly rated answer."""
+        """Takes `count`, which is called with the path's name, the engine's name of the model (an adapter version or a
+        base model) and the rating (0 to 1) of each answer whose rating was not known before.
+        """
         self._inner = inner
         self._stored = stored
         self._count = count
@@ -257,14 +269,14 @@ class CanaryRatings:
 
 
 class NullFeedback:
-    """Takes the place of `FeedbackService`, and of the store of evaluations, in a gateway without Redis."""
+    """The `FeedbackStore` and `EvaluationStore` of a gateway without Redis: rejects everything."""
 
     async def take(self, feedback: Feedback) -> StoredFeedback:
-        """Raises FailedPrecondition ("no_request_log")."""
+        """Always raises FailedPrecondition ("no_request_log")."""
         raise _no_request_log("no decision can be found")
 
     async def add_evaluation(self, evaluation_id: str, results: Sequence[PathScore]) -> None:
-        """Raises FailedPrecondition ("no_request_log")."""
+        """Always raises FailedPrecondition ("no_request_log")."""
         raise _no_request_log("results cannot be kept")
 
 

@@ -1,4 +1,4 @@
-"""The protocols of what stores feedback and evaluations; HTTP and gRPC servers depend on these alone."""
+"""The interfaces to store feedback and evaluations, on which the HTTP and gRPC servers depend."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,21 +10,30 @@ from pointsman_gateway.domain import Feedback, PathScore
 @dataclass(frozen=True, slots=True)
 class StoredFeedback:
     where: str
-    """ "request_log" or "wal"."""
+    """ "request_log" (in Redis) or "wal" (on disk, until Redis is available)."""
     known_already: bool = False
     """Whether the same feedback had been stored before."""
 
 
 class FeedbackStore(Protocol):
+    """Interface to store feedback; `FeedbackService`, its wrapper `CanaryRatings`, and `NullFeedback` implement it."""
+
     async def take(self, feedback: Feedback) -> StoredFeedback:
-        """Stores feedback; returns once it is on disk or in Redis. Raises PointsmanError."""
+        """Stores feedback; returns once it is in Redis or on disk.
+
+        Raises InvalidArgument if it is invalid, NotFound if there is no such decision, Unavailable if it can be stored
+        nowhere now, and FailedPrecondition ("no_request_log") in a gateway without Redis.
+        """
         ...
 
 
 class EvaluationStore(Protocol):
-    async def add_evaluation(self, evaluation_id: str, results: Sequence[PathScore]) -> None:
-        """Counts the results as evidence; those of an earlier call with the same id are replaced.
+    """Interface to store evaluations; `RequestLogStore` and `NullFeedback` implement it."""
 
-        Raises PointsmanError.
+    async def add_evaluation(self, evaluation_id: str, results: Sequence[PathScore]) -> None:
+        """Adds the results to the evidence on their paths, in place of those of an earlier call with the same id.
+
+        Raises Unavailable if Redis does not answer in time, and FailedPrecondition ("no_request_log") in a gateway
+        without Redis.
         """
         ...

@@ -27,19 +27,20 @@ from pointsman_gateway.request_log.wal_records import NO_OFFSETS
 log = logging.getLogger(__name__)
 
 MAX_WAITING = 10_000
-"""Receipts of each kind that wait for Redis."""
+"""The most receipts with a decision, and the most without one, that wait for Redis."""
 MAX_WAITING_BYTES = 64 * 1024 * 1024
 MAX_BATCH_ENTRIES = 256
 MAX_BATCH_BYTES = 512 * 1024
-"""A batch must be written within Redis's deadline."""
+"""About the most bytes of a batch's entries: a batch has to be written within the time limit of a call to Redis."""
 ENCODED_AT_ONCE = 16
-"""Entries that are encoded per turn of the event loop, 10 to 50 µs each, or half of those that wait if that is more."""
+"""Entries that are encoded in one turn of the event loop, or half of the waiting ones if these are more. Each takes 10
+to 50 µs."""
 
 
 class Recorder:
-    """Records receipts; implements the pipeline's `RequestLog`.
+    """Records receipts; implements the port `RequestLog`.
 
-    While Redis is unavailable receipts wait up to a limit; then the oldest are dropped.
+    While Redis is unavailable, receipts wait in memory up to a limit; beyond it the oldest are dropped.
     """
 
     def __init__(
@@ -57,20 +58,20 @@ class Recorder:
         self._redaction = redaction
         self._pending: deque[PendingEntry] = deque()
         self._encoding: asyncio.Handle | None = None
-        """Set while entries are pending. They are encoded in the next turns of the event loop, because a busy gateway
-        is never idle, and their data leaves the processor's caches."""
+        """Set while entries are pending. They are encoded in the next turns of the event loop, as long as their data is
+        in the processor's caches; a busy gateway has no idle time in which to do it later."""
         self._undecided: deque[tuple[float, UndecidedReceipt, int]] = deque()
-        """With the Unix time of each and its offset in the write-ahead log."""
+        """(Unix time of the end in seconds, receipt, offset in the write-ahead log)."""
         self._encoded: deque[Entry] = deque()
-        """Entries that wait for a batch; so requests need not stay in memory while Redis is unavailable."""
+        """Entries that wait for a batch, already encoded, so that their requests need not stay in memory."""
         self._encoded_bytes = 0
         self._batch: Batch | None = None
         """The batch that was sent and is not known to be written."""
         self._number = 0
         self._upto = NO_OFFSETS
-        """Records of the write-ahead log that no longer wait here, because they were sent or dropped."""
+        """Up to these records of the write-ahead log, no receipt waits here: all were sent or dropped."""
         self._over_cap = False
-        """Whether the stream exceeds its cap, which has been lowered."""
+        """Whether the stream of decisions is longer than `max_decisions`, as after that was lowered."""
         self._writing = asyncio.Lock()
 
     def wants_answers(self, request: Request, decision: Decision) -> bool:
@@ -96,7 +97,7 @@ class Recorder:
             self._encoding = asyncio.get_running_loop().call_soon(self._encode_some)
 
     def note_undecided(self, receipt: UndecidedReceipt) -> None:
-        """As `note`, for a request that ended before its decision."""
+        """Does as `note` for a request that ended before its decision."""
         if len(self._undecided) >= MAX_WAITING:
             self._upto = self._upto.and_undecided(self._undecided.popleft()[-1])
             self._metrics.dropped.labels("full").inc()
@@ -111,13 +112,15 @@ class Recorder:
 
     @property
     def not_in_wal(self) -> int:
-        """Returns how many of those in `waiting` the write-ahead log does not hold: lost if the process ends."""
+        """Returns how many receipts in `waiting` are not in the write-ahead log; they are lost if the process ends."""
         offsets = [one.wal_offset for one in self._pending] + [one.wal_offset for one in self._encoded]
         offsets += [offset for *_, offset in self._undecided]
         return offsets.count(0) + (self._batch.not_in_wal if self._batch else 0)
 
     async def write(self) -> None:
-        """Writes all waiting receipts and counts to Redis; if it raises Unavailable, the unwritten ones stay queued."""
+        """Writes all waiting receipts and counts to Redis. If it raises Unavailable, because Redis does not answer in
+        time, the unwritten ones stay queued.
+        """
         async with self._writing:
             try:
                 for _ in range(0, len(self._pending), ENCODED_AT_ONCE):
@@ -131,9 +134,10 @@ class Recorder:
                 self._metrics.waiting.set(self.waiting)
 
     async def read_evidence(self, day: str) -> None:
-        """Reads a day's evidence (YYYYMMDD) of all gateways into the `EvidenceStore`; raises Unavailable.
+        """Reads the evidence of a day (YYYYMMDD, UTC) from all gateways into the `EvidenceStore`.
 
-        Does nothing while it is unknown whether Redis has the last batch.
+        Does nothing while it is unknown whether Redis has the last batch. Raises Unavailable if Redis does not answer
+        in time.
         """
         async with self._writing:
             if self._batch is None:  # otherwise it is unknown whether Redis has counted it
@@ -223,13 +227,13 @@ class Recorder:
         return entry
 
     def _release(self, oldest: Sequence[Entry]) -> None:
-        """Lets the next batch include the evidence of entries that leave the queue, and complete their log records."""
+        """Makes the evidence of entries that leave the queue part of the next batch, and advances `_upto` past them."""
         self._upto = self._upto.and_decided(max([one.wal_offset for one in oldest], default=0))
         self._evidence.release([counts for one in oldest if (counts := one.counts) is not None])
 
 
 class NullRequestLog:
-    """Takes the place of the recorder in a gateway without Redis: keeps evidence in memory, and no log."""
+    """The `RequestLog` of a gateway without Redis: keeps evidence in memory, and no log."""
 
     def __init__(self, evidence: EvidenceStore) -> None:
         self._evidence = evidence
@@ -243,4 +247,4 @@ class NullRequestLog:
         self._evidence.count_answer(receipt)
 
     def note_undecided(self, receipt: UndecidedReceipt) -> None:
-        """Does nothing; the metrics have counted it."""
+        """Does nothing: the metrics have counted the request."""

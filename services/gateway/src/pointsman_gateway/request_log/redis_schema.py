@@ -1,7 +1,7 @@
 """Redis keys of the request log, which the Lua scripts in lua/ change atomically.
 
-All keys have the same hash tag (in braces), so that they are in one slot of a Redis Cluster, as scripts need that touch
-several keys. Each script is idempotent: it may run twice, or late, and counts once.
+All keys have the same hash tag (in braces), so that they are in one slot of a Redis Cluster: a script cannot use keys
+of several slots. Each script is idempotent: it may run twice, or late, and counts once.
 """
 
 import hashlib
@@ -12,7 +12,8 @@ from functools import lru_cache
 SECONDS_PER_DAY = 24 * 60 * 60
 
 DECISIONS = "{pointsman}:decisions"
-"""Stream of decisions: `decision` (its id), `entry` (JSON), `evidence_key` and `day` (what its ratings count for)."""
+"""Stream of decisions: `decision` (the id), `entry` (JSON), and the `evidence_key` and `day` to which ratings of the
+answer are added."""
 
 INDEX = "{pointsman}:decisions:index"
 """Hash from a decision's id to its entry id in the stream."""
@@ -21,16 +22,17 @@ UNDECIDED = "{pointsman}:undecided"
 """Stream of the receipts of requests without a decision: `entry` (JSON)."""
 
 FEEDBACK = "{pointsman}:feedback"
-"""Stream of feedback, with one entry per decision that has any."""
+"""Stream of feedback, with one entry for each decision that has feedback."""
 
 FEEDBACK_INDEX = "{pointsman}:feedback:index"
 """Hash from a decision's id to its entry id in the stream of feedback."""
 
 EVIDENCE = "{pointsman}:evidence:"
-"""Followed by a day (YYYYMMDD, UTC): a hash from an evidence key and the name of a count to a whole number."""
+"""Followed by a day (YYYYMMDD, UTC): a hash from an evidence key (JSON), followed by a count's name, to the count."""
 
 EVALUATION = "{pointsman}:evaluation:"
-"""Followed by an evaluation's id: a hash from an evidence key to what it counts there: day, rows, sum of scores."""
+"""Followed by an evaluation's id: a hash from an evidence key to what the evaluation has added to that evidence: "DAY
+ROWS SUM_OF_SCORES", the sum in millionths."""
 
 PAIR_SCORES = "{pointsman}:shadow:scores"
 """Stream of scored shadow requests: `decision`, and `scores` (JSON: an evidence key and a score for both answers)."""
@@ -42,7 +44,8 @@ WRITER = "{pointsman}:writer:"
 """Followed by a writer's id, which is new at each start of a gateway: the number of the last batch that it wrote."""
 
 WRITER_TTL_SECONDS = 14 * SECONDS_PER_DAY
-"""How long Redis remembers the last batch of a writer, and so for how long an orphaned log can be recovered exactly."""
+"""Seconds for which Redis keeps the number of a writer's last batch. For so long after it, the write-ahead log of a
+process that has ended can be recovered without counting a receipt twice."""
 
 
 def today() -> str:
@@ -61,7 +64,9 @@ def last_days(count: int) -> list[str]:
 
 
 def hash_to_unit_interval(decision_id: str) -> float:
-    """Returns a number from 0 to 1, uniform over ids and always the same for one id, to sample decisions by."""
+    """Returns a number from 0 to 1 that is always the same for one id, and uniformly distributed over ids. A share of
+    decisions is sampled by it.
+    """
     return int.from_bytes(hashlib.blake2b(f"sample {decision_id}".encode(), digest_size=8).digest()) / 2**64
 
 

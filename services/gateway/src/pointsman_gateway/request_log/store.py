@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 _pack = msgspec.msgpack.Encoder().encode
 
 _ENTRY_TEXTS = ("tenant", "path", "task")
-"""The fields of an entry that say who may see it."""
+"""The fields of an entry that decide who may see it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,23 +34,26 @@ class Batch:
     number: int
     entries: Sequence[Entry]
     counts: Mapping[str, Counts] = field(default_factory=dict)
-    """Evidence by day."""
+    """What is added to the evidence, by day (YYYYMMDD, UTC)."""
     undecided: Sequence[str] = ()
     """Entries of requests without a decision, JSON."""
     upto: Offsets = NO_OFFSETS
-    """Records of the write-ahead log that are complete once the batch is written."""
+    """Up to these records of the write-ahead log, Redis has all receipts once the batch is written."""
     not_in_wal: int = 0
-    """Number of its receipts that the write-ahead log does not hold."""
+    """The number of the batch's receipts that the write-ahead log does not hold."""
 
 
 class RequestLogStore:
-    """Writes the request log; each method raises Unavailable ("redis_unavailable") if Redis does not answer in time."""
+    """Writes the request log, and reads evidence; implements `EvaluationStore`.
+
+    Each method raises Unavailable ("redis_unavailable") if Redis does not answer in time.
+    """
 
     def __init__(self, redis: BoundedRedis, config: RequestLogConfig) -> None:
         self.config = config
-        """Replaced with each configuration."""
+        """Set anew with each configuration."""
         self.learning: LearningConfig | None = None
-        """Replaced with each configuration."""
+        """Which answers are stored for training; None: none. Set anew with each configuration."""
         self._redis = redis
         self._write_script = redis.client.register_script(
             f"local WRITER_TTL_SECONDS = {redis_schema.WRITER_TTL_SECONDS}\n" + read_script(__package__, "write")
@@ -59,16 +62,17 @@ class RequestLogStore:
         self._evaluation_script = redis.client.register_script(read_script(__package__, "add_evaluation"))
         self._evidence_script = redis.client.register_script(read_script(__package__, "evidence"))
         self.writer = secrets.token_hex(8)
-        """The name under which batches are written."""
+        """The name under which batches are written, random for each start of the process."""
 
     async def write(self, batch: Batch) -> int:
-        """Writes a batch; returns the number of decisions in the stream afterwards."""
+        """Writes a batch unless it was written before; returns the number of decisions in the stream afterwards."""
         return await self._send(self.writer, batch)
 
     async def write_for(self, writer: str, last_batch: int, batch: Batch) -> bool:
-        """Writes a batch in the name of a process that has ended, its `writer`; returns whether it was written.
+        """Writes a batch under the name of a process that has ended (`writer`); returns whether it was written.
 
-        It is not written if the writer's last batch in Redis is not `last_batch` (0 for none): another one has arrived.
+        It is not written if the writer's last batch in Redis is not `last_batch` (0 for none), because another batch
+        has arrived late.
         """
         return await self._send(writer, batch, str(last_batch)) >= 0
 
@@ -110,9 +114,11 @@ class RequestLogStore:
         return int(await self._redis.call(lambda: self._write_script(keys=keys, args=arguments)))
 
     async def add_feedback(self, feedback: Feedback, unix_ms: int, call_id: str) -> str:
-        """Adds feedback, and its rating to the evidence. Returns "stored", "known" (feedback with this id was stored
-        before; nothing changes) or "unknown" (the tenant has no such decision). Retries with the same `call_id` get the
-        same result.
+        """Adds feedback to its decision, and the rating to the evidence.
+
+        Returns "stored", "known" (feedback with this id was stored before, and nothing changes) or "unknown" (there is
+        no decision of that id that the tenant may rate). `unix_ms` is when the feedback was accepted: what was accepted
+        later replaces earlier values. Retries with the same `call_id` get the same result.
         """
         keys = [
             redis_schema.DECISIONS,
@@ -138,7 +144,7 @@ class RequestLogStore:
         return str(await self._redis.call(lambda: self._feedback_script(keys=keys, args=arguments)))
 
     async def add_evaluation(self, evaluation_id: str, results: Sequence[PathScore]) -> None:
-        """Counts the results as today's evidence; replaces those of an earlier call with the same id."""
+        """Adds the results to today's evidence (UTC), in place of those of an earlier call with the same id."""
         arguments: list[Any] = [redis_schema.today(), self._evidence_ttl]
         for result in results:
             key = path_key(result.task, result.path, result.model)
@@ -147,9 +153,10 @@ class RequestLogStore:
         await self._redis.call(lambda: self._evaluation_script(keys=keys, args=arguments))
 
     async def evidence(self, day: str) -> Counts:
-        """Returns a day's (YYYYMMDD) evidence of all gateways; fields that cannot be parsed are logged and skipped.
+        """Returns the evidence of a day (YYYYMMDD, UTC) from all gateways. Fields that cannot be parsed are logged and
+        skipped.
 
-        It is sent as one JSON text, because redis-py would block for milliseconds to parse many fields.
+        Redis sends it as one JSON text, because redis-py would block for milliseconds to parse many fields.
         """
         key = redis_schema.EVIDENCE + day
         text = await self._redis.call(lambda: self._evidence_script(keys=[key]))
@@ -161,7 +168,9 @@ class RequestLogStore:
 
     @property
     def _evidence_ttl(self) -> int:
-        """Returns the seconds for which Redis keeps a day's evidence: two days more than it is looked back on."""
+        """Returns the seconds for which Redis keeps a day's evidence after its last change: two days more than
+        `lookback_days`.
+        """
         return (self.config.lookback_days + 2) * redis_schema.SECONDS_PER_DAY
 
 
@@ -170,9 +179,9 @@ class LogEntry:
     """An entry of the request log, as it was read from the stream."""
 
     entry_id: str
-    """In the stream. Ids order entries by time: split at "-", both parts are numbers."""
+    """The id in the stream, "NUMBER-NUMBER"; ids compared as pairs of numbers are in the order of time."""
     json: str
-    """docs/request_log.md describes the fields."""
+    """The entry; docs/request_log.md describes its fields. Empty if the stream's entry has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,15 +189,18 @@ class RecordedDecision:
     """A decision with the feedback on it."""
 
     entry: Mapping[str, Any]
+    """The fields of the entry, which docs/request_log.md describes."""
     feedback: Mapping[str, str]
-    """Those of `rating`, `correction`, `right_task` and `right_answer` that were given."""
+    """Of `rating`, `correction`, `right_task` and `right_answer`, the ones that were given."""
 
 
 class RequestLogReader:
     """Reads the request log; each method raises Unavailable ("redis_unavailable") if Redis does not answer in time."""
 
     def __init__(self, redis: BoundedRedis) -> None:
-        """For long reads (`before`), takes a Redis client that nothing else uses: a timeout marks it as unavailable."""
+        """Takes a Redis client. For `before`, which may read much, it must be one that nothing else uses: after a
+        timeout, the client treats Redis as unavailable for a while.
+        """
         self._redis = redis
 
     async def before(self, entry_id: str, after: str, count: int) -> Sequence[LogEntry]:
@@ -200,9 +212,10 @@ class RequestLogReader:
         return [LogEntry(found, fields.get("entry", "")) for found, fields in read]
 
     async def find(self, decision_id: str) -> RecordedDecision:
-        """Returns a decision, of whatever tenant, with its feedback.
+        """Returns a decision of any tenant, with its feedback.
 
-        Also raises NotFound ("unknown_decision"), or FailedPrecondition ("unreadable_record") for a damaged entry.
+        Also raises NotFound ("unknown_decision") if the log does not have it, or no longer, and FailedPrecondition
+        ("unreadable_record") if its entry is damaged.
         """
         with_feedback = await self._at(redis_schema.FEEDBACK, redis_schema.FEEDBACK_INDEX, decision_id)
         found = with_feedback or await self._at(redis_schema.DECISIONS, redis_schema.INDEX, decision_id)
@@ -221,7 +234,9 @@ class RequestLogReader:
 
 
 def _entry_of(found: Mapping[str, str], decision_id: str) -> Mapping[str, Any]:
-    """Parses the entry of a decision; raises FailedPrecondition ("unreadable_record")."""
+    """Parses the entry of a decision; raises FailedPrecondition ("unreadable_record") if it is no JSON object with the
+    texts in `_ENTRY_TEXTS`.
+    """
     try:
         entry = json.loads(found["entry"])
         if not isinstance(entry, dict) or not all(isinstance(entry.get(name), str) for name in _ENTRY_TEXTS):

@@ -55,7 +55,7 @@ class RequestLogTasks:
         self._metrics = metrics
         self._retry_seconds = retry_seconds
         self._retry_until: dict[str, float] = {}
-        """Event loop time by feedback id."""
+        """By the feedback's id: the time on the event loop's clock until which its decision is looked up again."""
         self._unread_days = last_days(evidence.window)[::-1]
         """Days whose evidence is to be read, the next one last."""
         self._reads = 0
@@ -64,7 +64,8 @@ class RequestLogTasks:
     async def running(self) -> AsyncIterator[None]:
         """Runs the tasks during the block; reads the evidence before it, and writes the waiting receipts after it.
 
-        While Redis is unavailable, the tasks are retried.
+        While Redis is unavailable, the tasks are retried. Receipts that cannot be written within
+        `LAST_WRITE_TIMEOUT_SECONDS` stay in the write-ahead log.
         """
         with suppress(Unavailable):
             await self._read_evidence()
@@ -79,7 +80,8 @@ class RequestLogTasks:
             yield
 
     async def _read_evidence(self) -> None:
-        """Reads all days first; later only today and one earlier day in turn, since late ratings change those.
+        """Reads the evidence of all days at first; later that of today and, in turn, of one earlier day, which late
+        ratings may have changed.
 
         If it raises Unavailable, the next call continues.
         """
@@ -96,9 +98,10 @@ class RequestLogTasks:
             await self._queue.send_all(self._send)
 
     async def _send(self, record: FeedbackRecord) -> bool:
-        """Sends a feedback record to Redis; returns False if it must be retried, since its decision may follow.
+        """Sends a feedback record to Redis; returns False if it has to be sent again, because its decision is unknown
+        and may still arrive. After `retry_seconds` such a record is dropped.
 
-        Raises Unavailable.
+        Raises Unavailable if Redis does not answer in time.
         """
         feedback_id, now = record.feedback.id, asyncio.get_running_loop().time()
         outcome = await self._store.add_feedback(record.feedback, record.unix_ms, record.call_id)
@@ -123,9 +126,9 @@ class RequestLogTasks:
 
 
 class OrphanRecovery:
-    """Writes the receipts in orphaned logs to Redis, each once, and queues their feedback.
+    """Writes the receipts in orphaned logs to Redis, each once, and queues the feedback in them.
 
-    It continues the numbering of the process that has ended. So a batch of that process that arrives late, or is sent
+    It continues the numbers of the ended process's batches. So a batch of that process that arrives late, or is sent
     again by the next recovery, is not written twice.
     """
 
@@ -148,9 +151,9 @@ class OrphanRecovery:
                 orphan.close()
 
     async def recover(self) -> None:
-        """Recovers all orphaned logs; if it raises Unavailable or OSError, the next call continues.
+        """Recovers all orphaned logs. If it raises Unavailable (Redis) or OSError (a file), the next call continues.
 
-        The receipts of a log whose last batch cannot be read from Redis stay in it.
+        If the number of a log's last batch in Redis is unreadable, the receipts stay in the log.
         """
         found = await asyncio.to_thread(lock_orphaned_logs, self._folder)
         self._held += found
@@ -171,8 +174,10 @@ class OrphanRecovery:
             pass  # a batch of the process that has ended has just arrived
 
     async def _write_receipts(self, orphan: OrphanedLog) -> bool:
-        """Writes an orphaned log's receipts; False if another batch of its writer has arrived meanwhile: then call it
-        again. Raises Unavailable, FailedPrecondition or OSError.
+        """Writes the receipts of an orphaned log. Returns False if another batch of its writer has arrived meanwhile:
+        then it has to be called again.
+
+        Raises Unavailable or FailedPrecondition, as `RequestLogStore.last_batch_of` does, or OSError if a file fails.
         """
         known = await self._store.last_batch_of(orphan.writer)
         contents = await asyncio.to_thread(orphan.read)

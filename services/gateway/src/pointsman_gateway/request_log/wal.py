@@ -29,32 +29,35 @@ from pointsman_gateway.request_log.wal_records import (
 log = logging.getLogger(__name__)
 
 MAX_RECEIPT_BYTES = 16 * 1024 * 1024
-"""Bytes of receipts in one process's log."""
+"""The most bytes of receipts in one process's log."""
 SEGMENT_BYTES = 512 * 1024
-"""Size from which the other segment is used, once it is empty. A segment of an eighth of that is worth emptying."""
+"""Bytes from which on the other segment is written instead, once that is empty. The current segment is only emptied if
+it has at least an eighth of this size."""
 
 
 class Segment:
     def __init__(self, file: LockedFile) -> None:
         self.file = file
         self.last = NO_OFFSETS
-        """Offsets of the last records in it."""
+        """The offsets of the last records in it."""
 
 
 class LogFull(Exception):
-    """The write-ahead log has reached its maximum size."""
+    """A record would make the write-ahead log exceed its maximum size; not raised outside this module."""
 
 
 class WriteAheadLog:
-    """The log that this process writes. A receipt that cannot be written is counted in the metrics, and nothing raised:
-    it is then in memory only.
+    """The write-ahead log of this process. A receipt that cannot be written is counted in the metrics and kept in
+    memory only; no error is raised.
     """
 
     def __init__(
         self, folder: Path, writer: str, metrics: RequestLogMetrics, max_bytes: int = MAX_RECEIPT_BYTES
     ) -> None:
-        """Creates the files in `folder`; raises OSError if it cannot. `writer` is the name under which the process
-        writes batches to Redis, `max_bytes` the limit for both segments together.
+        """Creates the files in `folder`, and the folder if necessary; raises OSError if that fails.
+
+        `writer` is the name under which the process writes batches to Redis, `max_bytes` the limit for both segments
+        together.
         """
         folder.mkdir(parents=True, exist_ok=True)
         segment_a, segment_b, self.feedback = create_files(folder, writer)
@@ -76,7 +79,7 @@ class WriteAheadLog:
         return offset
 
     def append_undecided(self, unix_seconds: float, receipt: UndecidedReceipt) -> int:
-        """As `append_decided`, for a request without a decision; these records are numbered separately."""
+        """Appends a receipt without a decision, as `append_decided` does; these records are numbered separately."""
         offset = self._last.undecided + 1
         if not self._append(undecided_record(offset, unix_seconds, receipt)):
             return 0
@@ -84,7 +87,8 @@ class WriteAheadLog:
         return offset
 
     def mark_batch(self, number: int, upto: Offsets) -> None:
-        """Appends a mark before batch `number` is sent, with which Redis will have all records up to `upto`.
+        """Appends the mark of batch `number`, with which Redis will have all records up to `upto`. Has to be called
+        before the batch is sent.
 
         If the mark cannot be written, empties both segments: recovered later, their receipts could be counted twice.
         """
@@ -98,7 +102,9 @@ class WriteAheadLog:
             self._empty(self._active)
 
     def settle(self, upto: Offsets) -> None:
-        """Records that Redis has all records up to `upto`; empties the segments that hold no others."""
+        """Records that Redis has all records up to `upto`, and empties segments that hold no others; the current one
+        only if it is large enough (see `SEGMENT_BYTES`).
+        """
         self._settled = upto
         if self._other.file.size and upto.covers(self._other.last):
             self._empty(self._other)
@@ -109,7 +115,7 @@ class WriteAheadLog:
     def close(self) -> None:
         """Closes the log, and removes it if Redis has all of it; otherwise another process will recover it.
 
-        Raises OSError.
+        Raises OSError if a file cannot be closed or removed.
         """
         if self._settled.covers(self._last) and not self.feedback.size:
             remove_files((self._active.file, self._other.file, self.feedback))

@@ -10,7 +10,9 @@ SEGMENT_A, SEGMENT_B, FEEDBACK = ".a.jsonl", ".b.jsonl", ".feedback.jsonl"
 
 
 class LockedFile:
-    """An append-only file that one process locks until it closes the file or ends; each method may raise OSError."""
+    """An append-only file that one process keeps locked until it closes the file or ends. Each method raises OSError if
+    the operating system reports an error.
+    """
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self.path = path
@@ -20,8 +22,9 @@ class LockedFile:
         """Whether the file may end with an incomplete line."""
 
     def append(self, line: bytes) -> None:
-        """Appends a line without synchronising: it survives the end of the process, not of the machine. If it raises
-        OSError, part of the line may be in the file; the next append removes that.
+        """Appends a line without synchronising it to disk: it survives the end of the process, not of the machine.
+
+        If it raises OSError, part of the line may be in the file; the next append removes that part.
         """
         if self._torn:
             self.truncate(self.size)
@@ -32,7 +35,7 @@ class LockedFile:
         self.size += len(line)
 
     def append_and_sync(self, line: bytes) -> None:
-        """Appends a line and synchronises it to disk; if it raises, the file is as before."""
+        """Appends a line and synchronises it to disk; if that raises OSError, removes the line again."""
         before = self.size
         try:
             self.append(line)
@@ -61,8 +64,10 @@ class LockedFile:
 
 
 def lock_file(path: Path, flags: int = 0) -> LockedFile | None:
-    """Opens and locks a file; `flags` are further ones of `os.open`. None if it does not exist, another process holds
-    the lock, or has just removed the file. Raises OSError.
+    """Opens and locks a file; `flags` are added to those of `os.open`.
+
+    Returns None if the file does not exist, or another process holds the lock or has just removed the file. Raises
+    OSError for any other error.
     """
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | flags, 0o600)
@@ -79,9 +84,9 @@ def lock_file(path: Path, flags: int = 0) -> LockedFile | None:
 
 
 def create_files(folder: Path, writer: str) -> tuple[LockedFile, LockedFile, LockedFile]:
-    """Creates and locks a log's files: two segments, and that for feedback. Raises OSError.
+    """Creates and locks the files of a log: two segments and the feedback file. Raises OSError if that fails.
 
-    Who holds the lock on the first segment owns the whole log.
+    The process that holds the lock on the first segment owns the whole log.
     """
     while True:
         name = f"wal-{writer}-{secrets.token_hex(4)}"

@@ -1,4 +1,7 @@
-"""Records of the write-ahead log: receipts, batch marks and feedback, each one line of JSON, and their offsets."""
+"""Records of the write-ahead log: receipts, batch marks and feedback, each one line of JSON, and their offsets.
+
+Receipts with and without a decision are numbered separately, from 1; such a number is an offset.
+"""
 
 from collections.abc import Mapping
 from dataclasses import fields
@@ -68,7 +71,10 @@ class DecidedRecord(msgspec.Struct, array_like=True, tag="d"):
     token_details: TokenDetails | None = None
 
     def to_pending_entry(self) -> PendingEntry:
-        """Returns what is to be logged, for another process to write; the record holds no texts of the caller."""
+        """Returns the entry that is to be logged, for another process than the one that wrote the record.
+
+        It has no texts of the caller, because the record has none.
+        """
         receipt = self._receipt()
         extra = {"response_format": {"type": self.response_format}} if self.response_format else {}
         request = Request(
@@ -115,7 +121,9 @@ class UndecidedRecord(msgspec.Struct, array_like=True, tag="u"):
 
 
 class BatchMark(msgspec.Struct, array_like=True, tag="b"):
-    """A record written before a batch is sent: if Redis has this batch, it has all receipts up to these offsets."""
+    """A record that is written before a batch is sent: if Redis has the batch `number`, it has all receipts up to the
+    offsets `decided` and `undecided`.
+    """
 
     number: int
     unix_seconds: float
@@ -124,11 +132,11 @@ class BatchMark(msgspec.Struct, array_like=True, tag="b"):
 
 
 class FeedbackRecord(msgspec.Struct, array_like=True, tag="f", frozen=True):
-    """A record of feedback that was accepted while Redis was unavailable."""
+    """Feedback with the time and the id of its API call; in the log only if it was accepted without Redis."""
 
     feedback: Feedback
     unix_ms: int
-    """When it was accepted."""
+    """When the feedback was accepted, in Unix milliseconds."""
     call_id: str
     """Identifies the API call, so that sending the record again is idempotent."""
 
@@ -152,7 +160,7 @@ def from_line(line: bytes) -> Record:
 def decided_record(
     offset: int, unix_seconds: float, request: Request, decision: Decision, receipt: Receipt
 ) -> DecidedRecord:
-    """Returns the record of a receipt; `offset` is its number in the log."""
+    """Returns the record of a receipt with a decision; `offset` is the record's number in the log."""
     path, usage, caller = decision.path, receipt.usage, request.caller
     return DecidedRecord(
         offset,
@@ -214,14 +222,14 @@ def undecided_record(offset: int, unix_seconds: float, receipt: UndecidedReceipt
 
 
 def _restored(value_type: type[T], record: DecidedRecord | UndecidedRecord, **others: object) -> T:
-    """Returns a `value_type`, made of `others` and of the record's fields that have the same names as its own."""
+    """Returns a `value_type`, made of `others` and of the record's fields that have the names of its other fields."""
     names = {field.name for field in fields(cast(Any, value_type)) if field.init}
     same = names.intersection(record.__struct_fields__) - others.keys()
     return value_type(**{name: getattr(record, name) for name in same}, **others)
 
 
 class Offsets(NamedTuple):
-    """The numbers of the last record of each kind; all records up to them are included."""
+    """The offsets of a record with a decision and of one without; they stand for all records up to these two."""
 
     decided: int = 0
     undecided: int = 0

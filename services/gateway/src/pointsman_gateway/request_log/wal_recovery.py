@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 MAX_RECORDS_PER_BATCH = 256
-"""Records of each kind that are recovered in one batch."""
+"""The most receipts with a decision, and the most without one, that are recovered in one batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,7 @@ class RecoveryBatch:
     decided: Sequence[DecidedRecord]
     undecided: Sequence[UndecidedRecord]
     upto: Offsets
+    """The offsets of the last receipts that Redis has after the batch."""
 
     @property
     def size(self) -> int:
@@ -46,12 +47,12 @@ class RecoveryBatch:
 class LogContents:
     decided: Sequence[DecidedRecord]
     undecided: Sequence[UndecidedRecord]
-    """Both in the order of their offsets."""
+    """Both sequences are in the order of their offsets."""
     marks: Sequence[BatchMark]
 
     @property
     def last_batch(self) -> int:
-        """Returns the number of the last batch that may have been sent; 0 if none was."""
+        """Returns the number of the last batch that may have been sent; 0 if there is none."""
         return max((mark.number for mark in self.marks), default=0)
 
     @property
@@ -96,7 +97,7 @@ class OrphanedLog:
         self.feedback = feedback
 
     def read(self) -> LogContents:
-        """Returns the receipts and marks in the log; raises OSError."""
+        """Returns the receipts and marks in the log, without invalid lines; raises OSError if it cannot be read."""
         records = [record for segment in self._segments for record in _records(segment)]
         return LogContents(
             sorted((one for one in records if isinstance(one, DecidedRecord)), key=lambda one: one.offset),
@@ -105,20 +106,20 @@ class OrphanedLog:
         )
 
     def read_feedback(self) -> list[FeedbackRecord]:
-        """Returns the feedback in the log; raises OSError."""
+        """Returns the feedback in the log, without invalid lines; raises OSError if it cannot be read."""
         records = _records(self.feedback) if self.feedback else ()
         return [record for record in records if isinstance(record, FeedbackRecord)]
 
     def mark_batch(self, number: int, upto: Offsets) -> None:
-        """Appends a mark before a batch is sent, as `WriteAheadLog.mark_batch`; ignores errors, such as a full disk."""
+        """Appends the mark of a batch before it is sent, like `WriteAheadLog.mark_batch`, but ignores an OSError."""
         with contextlib.suppress(OSError):
             self._segments[0].append(to_line(BatchMark(number, time.time(), *upto)))
 
     def clear_receipts(self, last_batch: int, upto: Offsets) -> None:
-        """Empties the segments once Redis has all receipts in them, which `last_batch` completed; raises OSError.
+        """Empties the segments; to be called once Redis has all their receipts. Raises OSError if that fails.
 
-        The mark stays in the first segment until that is emptied as the last one: a process that reads the log between
-        the two steps must not take the receipts in it for missing.
+        Before that, writes a mark that batch `last_batch` completed all receipts up to `upto`. The first segment, which
+        has the mark, is emptied last: a process that reads the log in between must not take its receipts for missing.
         """
         if self.has_receipts:
             self.mark_batch(last_batch, upto)
@@ -134,7 +135,10 @@ class OrphanedLog:
         return self.feedback.size if self.feedback else 0
 
     def close(self) -> None:
-        """Unlocks the log, and removes it if it is empty; otherwise a later recovery finds it. Raises OSError."""
+        """Unlocks the log, and removes it if it is empty; otherwise a later recovery finds it.
+
+        Raises OSError if a file cannot be closed or removed.
+        """
         files = [*self._segments, *([self.feedback] if self.feedback else [])]
         if self.has_receipts or self.feedback_bytes:
             for file in files:
@@ -144,7 +148,7 @@ class OrphanedLog:
 
 
 def lock_orphaned_logs(folder: Path) -> list[OrphanedLog]:
-    """Locks all logs in the folder that no process holds; raises OSError."""
+    """Locks and returns all logs in the folder that no process holds; raises OSError if a file cannot be opened."""
     logs = []
     for path in sorted(folder.glob(f"wal-*{SEGMENT_A}")):
         if first := lock_file(path):
@@ -156,9 +160,9 @@ def lock_orphaned_logs(folder: Path) -> list[OrphanedLog]:
 
 
 def _records(file: LockedFile) -> Iterator[Record]:
-    """Yields the records in a file; raises OSError. Logs and skips invalid lines.
+    """Yields the records in a file; raises OSError if it cannot be read. Logs and skips invalid lines.
 
-    Skips an incomplete last line, which was not reported as stored.
+    Also skips an incomplete last line, which was not reported as stored.
     """
     *lines, _incomplete = file.read().split(b"\n")
     for number, line in enumerate(lines, 1):

@@ -18,15 +18,15 @@ from pointsman_gateway.config.access_file import LoginConfig, SingleSignOnConfig
 log = logging.getLogger(__name__)
 
 TIMEOUT_SECONDS = 5.0
-"""For one whole response of the issuer."""
+"""Seconds for one whole response of the issuer."""
 MAX_BYTES = 1024 * 1024
-"""The size limit of one response of the issuer."""
+"""The most bytes of one response of the issuer."""
 MIN_REFRESH_INTERVAL_SECONDS = 10.0
 """Seconds between two reads of the keys, regardless of how many tokens name unknown keys."""
 MAX_WAITING = 64
-"""Maximum number of tokens that wait for a read of the keys; further tokens with unknown keys are rejected at once."""
+"""The most tokens that wait for a read of the keys; further tokens with unknown keys are rejected at once."""
 MAX_LOGINS = 8
-"""Concurrent exchanges of login codes; the limit is needed because a login requires no credential."""
+"""The most login codes that are exchanged at once; the limit is needed because a login requires no credential."""
 MIN_RSA_BITS = 2048
 
 _KEY_TYPES = {"RS": "RSA", "PS": "RSA", "ES": "EC", "Ed": "OKP"}
@@ -34,12 +34,14 @@ _KEY_TYPES = {"RS": "RSA", "PS": "RSA", "ES": "EC", "Ed": "OKP"}
 _CURVES = {"ES256": "P-256", "ES384": "P-384", "ES512": "P-521", "EdDSA": "Ed25519"}
 
 SigningKeys = Mapping[tuple[str, str], tuple[PyJWK, Mapping[str, Any]]]
-"""The key and its published JSON, by key id and algorithm."""
+"""By key id and algorithm: the key, and the JSON in which the issuer publishes it."""
 
 
 class Issuer:
     def __init__(self, config: SingleSignOnConfig, clock: Callable[[], float], on_removed: Callable[[], None]) -> None:
-        """Takes a monotonic `clock` in seconds; `on_removed` is called when a signing key becomes invalid."""
+        """Takes a monotonic `clock` in seconds. `on_removed` is called when a signing key is no longer valid: the
+        issuer has withdrawn or changed it, or the keys could not be read for too long.
+        """
         self._config = config
         self._clock = clock
         self._on_removed = on_removed
@@ -61,9 +63,11 @@ class Issuer:
         return candidates[0] if len(candidates) == 1 else None
 
     async def find_key(self, key_id: str, algorithm: str) -> PyJWK:
-        """Returns the signing key with this id and algorithm; reads the issuer's keys if it is unknown. An empty id
-        means the only key of the algorithm. They are read at most every `MIN_REFRESH_INTERVAL_SECONDS`. Raises
-        Unauthenticated ("unknown_signing_key"), or Unavailable ("issuer_unavailable") if no valid keys could be read.
+        """Returns the signing key with this id and algorithm; an empty id stands for the algorithm's only key.
+
+        Reads the issuer's keys if it is unknown, but only once in `MIN_REFRESH_INTERVAL_SECONDS`. Raises
+        Unauthenticated ("unknown_signing_key") if the issuer does not publish such a key, or Unavailable
+        ("issuer_unavailable") if the keys could not be read for so long that none is valid any more.
         """
         key = self.find_key_now(key_id, algorithm)
         if key is None and await self._refresh_for_unknown_key():
@@ -77,14 +81,18 @@ class Issuer:
         )
 
     async def find_metadata(self) -> Mapping[str, Any]:
-        """Returns the issuer's metadata document, and reads it if necessary; empty if the issuer is unavailable."""
+        """Returns the issuer's metadata document, and reads it if necessary; empty if it cannot be read. A failed read
+        is not repeated within `MIN_REFRESH_INTERVAL_SECONDS`.
+        """
         if not self.metadata:
             await self._refresh_for_unknown_key()
         return self.metadata
 
     async def refresh_if_due(self) -> None:
-        """Drops the issuer's keys if they are too old, and reads metadata and keys if that is due; called periodically.
-        Raises Unavailable if they cannot be read.
+        """Drops the issuer's keys if they are too old, and reads metadata and keys if that is due. Has to be called
+        periodically.
+
+        Raises Unavailable ("issuer_unavailable") if they cannot be read.
         """
         now = self._clock()
         if self._keys and now - self._read_at > self._lifetime:
@@ -95,9 +103,11 @@ class Issuer:
             await self._refresh()
 
     async def exchange(self, login: LoginConfig, secret: str, form: Mapping[str, str]) -> Mapping[str, Any]:
-        """Posts `form` to the token endpoint, and returns the JSON object with the tokens. Raises Unauthenticated
-        ("login_failed") if the issuer rejects it, and Unavailable: "issuer_unavailable" (also before its metadata has
-        been read), or "too_many_logins" beyond `MAX_LOGINS` at once.
+        """Posts `form` to the token endpoint, and returns the JSON object with the tokens.
+
+        `secret` is the client's; empty for a client without one. Raises Unauthenticated ("login_failed") if the issuer
+        rejects the form, Unavailable ("issuer_unavailable") if it does not answer properly or its metadata has not been
+        read, and Unavailable ("too_many_logins") beyond `MAX_LOGINS` at once.
         """
         if self._logins >= MAX_LOGINS:
             raise Unavailable("too many logins at once; try again", code="too_many_logins", retry_after=1.0)
@@ -122,7 +132,9 @@ class Issuer:
         return keys.refresh_seconds + keys.valid_without_issuer_seconds
 
     async def _refresh_for_unknown_key(self) -> bool:
-        """Reads the issuer's keys; returns False if that failed, was done just before, or too many tokens wait."""
+        """Reads the issuer's keys; returns False if that fails, was done in the last `MIN_REFRESH_INTERVAL_SECONDS`, or
+        `MAX_WAITING` tokens wait for it already.
+        """
         is_free = self._refreshing is None
         if self._waiting >= MAX_WAITING or (is_free and self._clock() - self._tried_at < MIN_REFRESH_INTERVAL_SECONDS):
             return False
@@ -136,7 +148,10 @@ class Issuer:
         return True
 
     async def _refresh(self) -> None:
-        """Reads metadata and keys; concurrent callers share one read (single-flight). Raises Unavailable."""
+        """Reads metadata and keys; concurrent callers share one read (single-flight).
+
+        Raises Unavailable ("issuer_unavailable") if they cannot be read.
+        """
         if self._refreshing is None:
             self._tried_at = self._clock()
             self._refreshing = asyncio.create_task(self._read(), name="read the issuer's keys")
@@ -185,7 +200,7 @@ class Issuer:
 def to_signing_keys(document: Mapping[str, Any], algorithms: tuple[str, ...]) -> SigningKeys:
     """Returns the public keys of a JSON Web Key Set (RFC 7517) that may sign tokens with one of the algorithms.
 
-    Invalid keys and short RSA keys are left out.
+    Invalid keys, and RSA keys with fewer than `MIN_RSA_BITS`, are left out.
     """
     found: dict[tuple[str, str], tuple[PyJWK, Mapping[str, Any]]] = {}
     listed = document.get("keys")
@@ -216,10 +231,10 @@ async def _open_client() -> httpx.AsyncClient:
 
 
 async def _send(client: httpx.AsyncClient, method: str, url: str, **more: Any) -> tuple[int, Mapping[str, Any]]:
-    """Returns the status and the JSON object of a response, within `TIMEOUT_SECONDS` as a whole.
+    """Returns the status and the JSON object of a response.
 
-    Raises httpx.HTTPError, TimeoutError, or ValueError if it is too large or no JSON object. An error status raises,
-    but a client error (4xx) of a POST is returned.
+    Raises httpx.HTTPError if the request fails or the status is an error, except for a client error (4xx) of a POST;
+    TimeoutError after `TIMEOUT_SECONDS`; and ValueError if the response is over `MAX_BYTES` or no JSON object.
     """
     async with asyncio.timeout(TIMEOUT_SECONDS), client.stream(method, url, **more) as answer:
         if method == "GET" or not answer.is_client_error:
@@ -229,7 +244,7 @@ async def _send(client: httpx.AsyncClient, method: str, url: str, **more: Any) -
 
 
 async def _get(client: httpx.AsyncClient, url: str) -> Mapping[str, Any]:
-    """Returns the JSON object at a URL; raises httpx.HTTPError, TimeoutError or ValueError."""
+    """Returns the JSON object at a URL; raises httpx.HTTPError, TimeoutError or ValueError, as `_send` does."""
     return (await _send(client, "GET", url))[1]
 
 
@@ -245,7 +260,9 @@ def _json_object(content: bytes) -> Mapping[str, Any]:
 
 
 def _endpoint(metadata: Mapping[str, Any], name: str) -> str:
-    """Returns the URL of an endpoint in the issuer's metadata; raises ValueError if it is not a trusted URL."""
+    """Returns the URL of the endpoint `name` in the issuer's metadata; raises ValueError if it is missing, or not a URL
+    that `is_trusted_url` accepts.
+    """
     url = metadata.get(name)
     if not isinstance(url, str) or not is_trusted_url(url):
         raise ValueError(f"its {name} is {url!r}, which is no https URL")

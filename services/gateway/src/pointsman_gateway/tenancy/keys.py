@@ -23,23 +23,27 @@ from pointsman_gateway.tenancy.metrics import TenancyMetrics
 log = logging.getLogger(__name__)
 
 MAX_LOOKUPS = 256
-"""Concurrent lookups in Redis. So many unknown keys at once come only from a caller who invents them."""
+"""The most keys that are looked up in Redis at once. So many unknown keys come only from a caller who invents them."""
 READ_BATCH = 500
 
 _digest = lru_cache(maxsize=1024)(credentials.digest_of)
-"""Caching exposes nothing new: the HTTP server keeps recent headers in memory as well."""
+"""Returns the digest of a credential. Its cache exposes nothing new: the HTTP server keeps recent headers in memory as
+well."""
 
 
 MAX_TOKEN_LENGTH = 8192
 TOKEN_PREFIX = "eyJ"
-"""Every JSON Web Token begins so: `{"` in base64."""
+"""The beginning of every JSON Web Token: `{"` in base64."""
 
 
 class TokenVerifier(Protocol):
-    async def verify(self, token: str) -> KeyRecord:
-        """Returns the rights that the token's claims grant, as a key's record.
+    """Interface that verifies JSON Web Tokens; `SingleSignOn` implements it."""
 
-        Raises Unauthenticated, PermissionDenied or Unavailable.
+    async def verify(self, token: str) -> KeyRecord:
+        """Returns the rights that the token's claims grant, as the record of an API key.
+
+        Raises Unauthenticated if the token is invalid, PermissionDenied if its claims grant no rights or have no valid
+        tenant, and Unavailable if the issuer's signing keys could not be read.
         """
         ...
 
@@ -49,7 +53,7 @@ class _CachedKey:
     caller: VerifiedCaller
     record: KeyRecord
     until: float
-    """Local time at which the key expires."""
+    """When the key expires, on the monotonic clock."""
     used_at: float
     is_token: bool
     """Whether the credential is a single sign-on token, of which Redis has no record."""
@@ -58,7 +62,7 @@ class _CachedKey:
 @dataclass(frozen=True, slots=True)
 class KeyCacheConfig:
     ttl_s: float = 900.0
-    """Seconds for which copies are valid without contact to Redis."""
+    """Seconds for which the copies stay valid after Redis has last answered."""
     max_keys: int = 10_000
     evicted_at_once: int = 1_000
     """Number of least recently used copies that are dropped if the cache is full."""
@@ -79,11 +83,12 @@ class VerifiedKeys:
         self._metrics = metrics
         self._config = config
         self._cache: dict[str, _CachedKey] = {}
-        """By digest."""
+        """The copies, by the credential's digest."""
         self._valid_until = -inf
+        """Until when all copies are valid, on the monotonic clock."""
         self._epoch: int | None = None
         self._refreshes = 0
-        """How often a refresh of all copies has started, or those of tokens were dropped."""
+        """How often a refresh of all copies has started, or the copies of tokens were dropped."""
         self._lookups: dict[str, asyncio.Task[VerifiedCaller]] = {}
         self._copies: Counter[str] = Counter()
         """Number of cached copies by key id; a user may have several tokens."""
@@ -91,7 +96,7 @@ class VerifiedKeys:
         """If set, JSON Web Tokens are accepted in addition to keys."""
 
     def identify_now(self, credential: str) -> VerifiedCaller | None:
-        """Returns the caller from the cached copy of its key or token; None if there is no valid copy."""
+        """Returns the caller of a key or token from its cached copy; None if there is no valid copy."""
         if (len(credential) != credentials.LENGTH and not self._may_be_token(credential)) or not credential.isascii():
             return None
         cached = self._cache.get(_digest(credential))
@@ -105,8 +110,10 @@ class VerifiedKeys:
 
     async def identify(self, credential: str) -> VerifiedCaller:
         """Returns the caller that a key or token identifies; concurrent lookups of one key share one call of Redis.
-        Raises Unauthenticated, PermissionDenied for a token without a grant or a valid tenant, or Unavailable: without
-        Redis, without the issuer, or beyond `MAX_LOOKUPS` at once.
+
+        Raises Unauthenticated if the key or token is missing, unknown, invalid, revoked or expired; PermissionDenied if
+        a token's claims grant no rights or have no valid tenant; and Unavailable if Redis or the issuer has to be asked
+        and does not answer, or `MAX_LOOKUPS` lookups are in progress.
         """
         if not credential:
             raise missing_key()
@@ -137,7 +144,10 @@ class VerifiedKeys:
         return self.tokens is not None and len(credential) <= MAX_TOKEN_LENGTH and credential.startswith(TOKEN_PREFIX)
 
     async def _verify_token(self, token: str) -> KeyRecord:
-        """Verifies a token without Redis, and without the issuer if its signing key is known; see `TokenVerifier`."""
+        """Verifies a token without Redis, and without a call to the issuer if the signing key is known.
+
+        Raises what `TokenVerifier.verify` raises, and Unauthenticated if tokens are no longer accepted.
+        """
         try:
             while (verifier := self.tokens) is not None:
                 record = await verifier.verify(token)
@@ -149,13 +159,15 @@ class VerifiedKeys:
             raise
 
     def forget_epoch(self) -> None:
-        """Makes the next refresh read all copies, since a Redis that lost writes may reuse their epochs."""
+        """Makes the next `refresh` read all keys again, since a Redis that has lost writes may repeat an epoch."""
         self._epoch = None
 
     async def refresh(self, epoch: int, key_store: KeyStore) -> None:
-        """Reads all cached copies again, and drops those of revoked or expired keys, if `epoch` differs from the last
-        one: then a key or limit has changed. Afterwards all copies are valid for another `ttl_s` seconds. Raises
-        Unavailable.
+        """Makes all copies valid for another `ttl_s` seconds. If `epoch` (see `LeaseStore.poll`) differs from that of
+        the last call, a key or limit has changed: then first reads all cached keys again from `key_store`, and drops
+        those that are revoked or expired.
+
+        Raises Unavailable if Redis does not answer in time.
         """
         began_at = self._clock.monotonic()
         if epoch != self._epoch:
@@ -181,10 +193,10 @@ class VerifiedKeys:
                 self._add(record, tenant, cached.is_token)
 
     async def _look_up(self, digest: str, token: KeyRecord | None, credential: str, refreshes: int) -> VerifiedCaller:
-        """Reads the record of a key and its tenant from Redis, and caches them.
+        """Reads the records of a key and its tenant from Redis, and caches them.
 
-        `token` is a token's record, which was verified when `_refreshes` was `refreshes`; None for a key. Raises
-        Unauthenticated, PermissionDenied or Unavailable.
+        `token` is the record of a token, verified when `_refreshes` was `refreshes`; None for a key. Raises
+        Unauthenticated, PermissionDenied or Unavailable, as `identify` does.
         """
         while True:
             record, tenant = await self._read(digest, token)

@@ -18,14 +18,12 @@ from pointsman_gateway.tenancy.metrics import TenancyMetrics
 log = logging.getLogger(__name__)
 
 MAX_LIMITS_PER_CALL = 64
-"""Limits in one call: a few hundred microseconds of Redis's time."""
+"""The most limits in one call to Redis, which then takes a few hundred microseconds."""
 _FIELDS_PER_ANSWER = 5
 
 Needs = Mapping[LeasedLimit, tuple[int, int]]
-"""By limit: the amount that one request needs, and the amount that other waiting requests need.
-
-All limits belong to one tenant, and one exchange per tenant runs at a time.
-"""
+"""By limit: the amount that one request needs, and the amount that all waiting requests need. All limits are of one
+tenant."""
 
 
 class LeaseStore:
@@ -35,7 +33,7 @@ class LeaseStore:
         self.gateways = 1
         """The number of running gateways, as Redis last reported it."""
         self.nearly_spent: set[LeasedLimit] = set()
-        """Dollar budgets that are used up to the warning level, or were so in their last window."""
+        """Budgets in dollars that were used to `BUDGET_WARNING_SHARE` or more at their last exchange with Redis."""
         self._redis = redis
         self._clock = clock
         self.metrics = metrics
@@ -43,11 +41,13 @@ class LeaseStore:
         self._poll_script = redis.client.register_script(read_script(__package__, "poll"))
         self._numbers = count(1)
         self._redis_offset_ms = clock.wall() * 1000 - clock.monotonic() * 1000
-        """Lower bound of the difference between the clock of Redis and this process's monotonic clock."""
+        """Milliseconds by which the clock of Redis is at least ahead of this process's monotonic clock."""
 
     async def exchange(self, needs: Needs) -> None:
-        """Reports the usage of these limits to Redis, and sets their leases to what it grants, which may be less than
-        they need. Raises Unavailable.
+        """Reports the usage of these limits to Redis, and sets their leases to what Redis grants.
+
+        That may be less than they need. Only one exchange for each tenant may run at a time. Raises Unavailable if
+        Redis does not answer in time.
         """
         limits = list(needs)
         for start in range(0, len(limits), MAX_LIMITS_PER_CALL):
@@ -74,7 +74,9 @@ class LeaseStore:
                 self._note_budget(limit, limit.spent_share(now))
 
     def _note_budget(self, limit: LeasedLimit, share: float) -> None:
-        """Logs a warning when a budget first reaches the warning level."""
+        """Keeps `nearly_spent` up to date, and logs a warning when a budget first reaches `BUDGET_WARNING_SHARE`;
+        `share` (0 to 1) is how much of it is used.
+        """
         if share < BUDGET_WARNING_SHARE:
             self.nearly_spent.discard(limit)
         elif limit not in self.nearly_spent:
@@ -89,7 +91,7 @@ class LeaseStore:
             )
 
     def use_local_fallback(self, limits: Sequence[LeasedLimit]) -> None:
-        """Lets each limit continue without Redis for a second (`LeasedLimit.use_local_fallback`)."""
+        """Lets each limit continue without Redis for `FALLBACK_TTL_SECONDS` (`LeasedLimit.use_local_fallback`)."""
         now = self._clock.monotonic()
         redis_ms = int(now * 1000 + self._redis_offset_ms)
         for limit in limits:
@@ -97,8 +99,10 @@ class LeaseStore:
         self.metrics.local_fallbacks.inc(len(limits))
 
     async def poll(self, redis: BoundedRedis) -> int:
-        """Registers this gateway as running, and reads the number of gateways (`gateways`). Returns the keys' epoch, a
-        number that changes if any key or limit does. Raises Unavailable.
+        """Registers this gateway as running for `LEASE_SECONDS`, and reads the number of running ones into `gateways`.
+
+        Uses the client `redis` instead of its own. Returns the keys' epoch (`redis_layout.EPOCH`), a number that is new
+        if keys or limits have changed. Raises Unavailable if Redis does not answer in time.
         """
         arguments = [self._clock.ahead_ms(), self.gateway, round(LEASE_SECONDS * 1000)]
         keys = [redis_layout.GATEWAYS, redis_layout.EPOCH]
@@ -110,7 +114,10 @@ class LeaseStore:
         return int(epoch)
 
     async def leave(self) -> None:
-        """Unregisters this gateway, so that the others' shares grow; raises Unavailable."""
+        """Unregisters this gateway, so that the shares of the others grow.
+
+        Raises Unavailable if Redis does not answer in time.
+        """
         await self._redis.call(lambda: self._redis.client.zrem(redis_layout.GATEWAYS, self.gateway))
 
     def _synchronize_clock(self, redis_ms: int) -> float:

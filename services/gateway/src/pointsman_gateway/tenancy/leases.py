@@ -1,8 +1,9 @@
-"""One limit of a key or tenant, of which this gateway holds a lease.
+"""One limit of a key or tenant, of which this gateway holds a lease: a part that Redis has granted to it.
 
-All amounts are integers: requests, tokens, streams or nanodollars. `free` is what may still be taken of the lease; it
-falls below 0 if answers use more than they reserved. `held - free` is the usage in the current window. If all gateways
-together use more than the limit, each gateway's lease shrinks: returned reservations pay for the excess first.
+All amounts are integers: requests, tokens, streams or nanodollars. `held` is the whole lease, and `free` what may still
+be taken of it; `free` falls below 0 if answers use more than they reserved. `held - free` is this gateway's usage in
+the current window. If all gateways together use more than the limit, each gateway's lease shrinks, so that reservations
+which are returned first make up for the excess.
 """
 
 import asyncio
@@ -12,23 +13,25 @@ from typing import Any
 from pointsman_servicekit.keys.redis_layout import WHOLE_TENANT, WINDOWS, Window, window_at
 
 LeaseReport = tuple[int, int, int, int, int]
-"""Window number, used, carried, wish (the amount to hold unused) and need (what one request requires)."""
+"""The number of the window, what was used in it, what was used after its end (carried), the wish (the amount to hold
+unused) and the need (what one request requires)."""
 
 LEASE_SECONDS = 10.0
 """Seconds without a report after which other gateways may use the unused part of a lease."""
 REPORT_INTERVAL_SECONDS = 0.5
-"""Seconds within which usage is reported to Redis."""
+"""Seconds after which new usage is reported to Redis."""
 REFUSAL_TTL_SECONDS = 0.1
-"""Seconds for which the answer that nothing is left is cached, so that not every rejected request asks Redis."""
+"""Seconds for which Redis's answer that too little is left is cached, so that not every rejected request asks Redis."""
 FALLBACK_TTL_SECONDS = 1.0
 """Seconds for which a gateway uses its local fallback before it tries Redis again."""
 FIRST_LEASE_DIVISOR = 16
-"""While requests wait, a lease of at least this part of the limit is asked for, since more requests will follow."""
+"""While requests wait, the gateway wishes to hold at least the limit divided by this, since more requests will follow;
+but not more than its fair share of what is left."""
 _MIN_MEASUREMENT_SECONDS = {Window.MINUTE: 0.1, Window.DAY: 10.0, Window.MONTH: 10.0}
 """Seconds over which the rate of usage is measured; a shorter time gives a poor estimate."""
 _LEASE_AHEAD_SECONDS = {Window.MINUTE: 2.0, Window.DAY: 900.0, Window.MONTH: 900.0}
-"""Seconds of usage at the current rate that a gateway tries to hold. For minutes it has a local fallback without Redis.
-Dollars it spends only from its lease, so it holds enough of them for as long as verified keys stay valid."""
+"""Seconds of usage at the current rate that a gateway tries to hold. Limits of a minute have a local fallback without
+Redis. Budgets in dollars have none, so the gateway holds enough for as long as verified keys stay valid."""
 _HALF_LIFE_SECONDS = {Window.NOW: 1.0, Window.MINUTE: 2.0, Window.DAY: 60.0, Window.MONTH: 60.0}
 """Half-life of the measured rate, or of the measured concurrency."""
 
@@ -63,24 +66,24 @@ class LeasedLimit:
     )
 
     def __init__(self, name: str, limit: str, maximum: int, holder: str) -> None:
-        """Takes `name`, the key in Redis; `limit`, such as "tokens_per_minute", and its `maximum`; and `holder`, which
-        identifies this lease.
+        """Takes `name`, the key in Redis; `limit`, a name in `WINDOWS` such as "tokens_per_minute", and its `maximum`;
+        and `holder`, which identifies this lease in Redis.
         """
         self.name, self.limit, self.maximum, self.holder = name, limit, maximum, holder
         self.window = WINDOWS[limit]
         self.window_number = 0 if self.window is Window.NOW else -1
         self.held = self.free = self.carried = 0
-        """`carried` was used after the end of the window, and counts in the next one."""
+        """The module describes `held` and `free`; `carried` was used after the window's end, and counts in the next."""
         self.began = self.until = -inf
-        """Local times between which the lease is valid."""
+        """When the first lease in the window began, and when the present one ends, on the monotonic clock."""
         self.ends = inf if self.window is Window.NOW else -inf
-        """Local time of the window's end, a little early."""
+        """The window's end on the monotonic clock, a little early."""
         self.low = 0
         """The lease is renewed if less than this is free."""
         self.closing = False
-        """Whether the gateway stops, so that no more is asked for."""
+        """Whether the gateway is shutting down, so that no more is asked for."""
         self.left = self.unspent = maximum
-        """What no gateway holds, and what none has used, as Redis last reported."""
+        """What no gateway holds, and what no gateway has used, as Redis last reported."""
         self.refused_until, self.refused_need = -inf, 0
         self._rate = 0.0
         self._measured_at = self._synced_at = -inf
@@ -101,12 +104,14 @@ class LeasedLimit:
         return self.held - self.free
 
     def spent_share(self, now: float) -> float:
-        """Returns the share (0 to 1) of the limit that all gateways have used in this window, as last reported."""
+        """Returns the share of the limit that all gateways have used in this window, as Redis last reported: 0 to 1, or
+        more if the limit is exceeded. `now` is on the monotonic clock.
+        """
         return 1 - self.unspent / self.maximum if now < self.ends else 0.0
 
     def charge(self, amount: int, now: float) -> None:
         """Takes the amount from the lease, even if less is free; after the window's end, counts it in the next window
-        instead.
+        instead. `now` is on the monotonic clock.
         """
         if now >= self.ends:
             self.carried += amount
@@ -114,17 +119,18 @@ class LeasedLimit:
             self.free -= amount
 
     def is_refused(self, need: int, now: float) -> bool:
-        """Returns whether `need` is certainly not available: it exceeds the whole limit, or Redis had less in the last
-        `REFUSAL_TTL_SECONDS`.
+        """Returns whether `need` is not available: it exceeds the whole limit, or Redis could not grant as much in the
+        last `REFUSAL_TTL_SECONDS`. `now` is on the monotonic clock.
         """
         return need > self.maximum or (now < self.refused_until and need >= self.refused_need)
 
     # -- exchange with Redis
 
     def report(self, need: int, waiting: int, gateways: int, now: float) -> LeaseReport:
-        """Returns the report for Redis, and gives back the part of the lease that exceeds the wish. `need` is the
-        amount that one request requires, `waiting` that of the other waiting requests; `gateways` share the limit;
-        `now` is on the monotonic clock.
+        """Returns the report for Redis, and gives back the part of the lease that exceeds the wish.
+
+        `need` is the amount that one request requires, and `waiting` the amount that all waiting requests require.
+        `gateways` is the number of gateways that share the limit. `now` is on the monotonic clock.
         """
         spare = max(self.free, 0)
         fair_share = (self.left + spare) // (2 * gateways)
@@ -138,8 +144,8 @@ class LeasedLimit:
         return self.window_number, self.used, self.carried, wish, need
 
     def install(self, answer: list[int], report: LeaseReport, sent: float, now: float) -> None:
-        """Applies the `answer` of Redis to `report`: window number, milliseconds to its end, held, left, unspent.
-        `sent` and `now` are on the monotonic clock: of the report and of the answer.
+        """Applies the `answer` of Redis to `report`: the window's number, the milliseconds to its end, held, left and
+        unspent. `sent` and `now` are when the report was sent and the answer arrived, on the monotonic clock.
         """
         window, ends_in, held, self.left, self.unspent = answer
         if window == self.window_number:
@@ -158,9 +164,10 @@ class LeasedLimit:
 
     def use_local_fallback(self, redis_ms: int, gateways: int, now: float) -> None:
         """Extends the lease by `FALLBACK_TTL_SECONDS` without Redis, to at least this gateway's share: the limit
-        divided by the number of gateways. Budgets in dollars have none: only what is unspent of the lease may be used,
-        also in the next window. `redis_ms` is the time of Redis in milliseconds, `now` the same time on the monotonic
-        clock.
+        divided by the number of gateways. A budget in dollars has no share: only what is unspent of the lease may be
+        used, also in the next window.
+
+        `redis_ms` is the estimated time of Redis in Unix milliseconds, `now` the same time on the monotonic clock.
         """
         share = 0 if self.is_budget else self.maximum // gateways
         if now >= self.ends:
@@ -194,7 +201,7 @@ class LeasedLimit:
 
     @property
     def is_settled(self) -> bool:
-        """Returns whether all usage is reported and nothing is held."""
+        """Returns whether all usage is reported, no part of the lease is free, and no stream is in use."""
         return not (self._is_leased or self.carried or self.used != self._reported)
 
     @property
@@ -202,7 +209,10 @@ class LeasedLimit:
         return self.free > 0 or (self.window is Window.NOW and self.used > 0)
 
     def _wish(self, now: float) -> int:
-        """Returns the unused amount that the gateway should hold, by the recent rate of usage; 0 if it stops."""
+        """Returns the unused amount that the gateway should hold, by its recent usage; 0 if it is shutting down.
+
+        Also measures the usage. `now` is on the monotonic clock.
+        """
         if self.closing:
             return 0
         elapsed = now - self._measured_at
@@ -226,10 +236,10 @@ class LeasedLimit:
 
 
 class ExchangeLock:
-    """A lock for exchanges about one tenant's leases; all that wait for the end of one continue at once.
+    """A lock for exchanges with Redis about one tenant's leases; all waiting requests continue when one ends.
 
-    `asyncio.Lock` wakes one waiter per turn of the event loop. Under load a turn takes milliseconds, so the last of
-    hundreds of requests that wait for one lease would continue seconds after it has arrived.
+    `asyncio.Lock` would wake one request in each turn of the event loop. Under load a turn takes milliseconds, so the
+    last of hundreds of requests that wait for one lease would continue seconds after the lease has arrived.
     """
 
     def __init__(self) -> None:

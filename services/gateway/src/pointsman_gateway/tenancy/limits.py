@@ -24,24 +24,22 @@ class Clock:
     wall: Callable[[], float] = time.time
     """Unix seconds; for the expiry of keys and the day of usage."""
     ahead_ms: Callable[[], int] = lambda: 0
-    """Milliseconds that Redis adds to its own clock; not 0 only in tests that let time pass."""
+    """Milliseconds that scripts in Redis add to its clock; 0 except in tests that let time pass."""
 
 
 @dataclass(frozen=True, slots=True)
 class LimitSet:
-    """The limits that a request draws on; it settles with the set it began with, even if limits change."""
+    """The limits that apply to a key's requests. A request uses one set from start to end, even if limits change."""
 
     requests: LeasedLimits
     streams: LeasedLimits
     tokens: LeasedLimits
     dollars: LeasedLimits
     units: LeasedLimits
-    """Requests and streams: a request takes one of each."""
+    """The limits of requests and of streams; a request takes one of each."""
     all: LeasedLimits
     nearly_spent: AbstractSet[LeasedLimit]
-    """The nearly spent budgets of all keys in this gateway. Usually empty, so that most requests need no further
-    check.
-    """
+    """The budgets of all keys in this gateway that are nearly spent (`LeaseStore.nearly_spent`)."""
 
 
 @dataclass(slots=True)
@@ -64,7 +62,7 @@ class TenantLimits:
         self.tenant = tenant
         self.exchange_lock = ExchangeLock()
         self.limits: dict[tuple[str, str], LeasedLimit] = {}
-        """By owner (a key's id, or `WHOLE_TENANT`) and limit."""
+        """By owner (a key's id, or `WHOLE_TENANT`) and name of the limit."""
         self.keys: set[str] = set()
 
 
@@ -90,7 +88,7 @@ class KeyUsage:
         """Whether the key is no longer cached."""
         self.in_flight = 0
         self.waiting = self.waiting_tokens = 0
-        """Requests that wait for a lease, and the tokens that they need."""
+        """The number of requests that wait for a lease, and of the tokens that they need."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +110,9 @@ class LimitRegistry:
         self.dirty: set[KeyUsage] = set()
 
     def open(self, key: KeyRecord, tenant: TenantRecord) -> KeyUsage:
-        """Returns the key's usage, which is created if the key is new, after setting its limits to those of the two
-        records.
+        """Sets the limits of a key and its tenant to those in the records, and returns the key's usage.
+
+        The usage is created if the key is new.
         """
         tenant_limits = self.tenants.get(key.tenant)
         if tenant_limits is None:
@@ -127,7 +126,7 @@ class LimitRegistry:
         return usage
 
     def forget(self, key: str) -> None:
-        """Drops a key that is no longer cached, once its usage is reported."""
+        """Drops a key that is no longer cached; if usage of it is not reported yet, as soon as that is done."""
         usage = self.usages.get(key)
         if usage is not None:
             usage.is_forgotten = True
@@ -145,8 +144,8 @@ class LimitRegistry:
             self._drop(usage)
 
     def count_nearly_spent(self, limit: str, owner: str, clock: Callable[[], float]) -> int:
-        """Returns how many budgets of this name and owner ("key" or "tenant") are used up to the warning level; `clock`
-        is monotonic, in seconds.
+        """Returns how many budgets of this name ("dollars_per_day") and owner ("key" or "tenant") are used to
+        `BUDGET_WARNING_SHARE` or more. `clock` is monotonic, in seconds.
         """
         now = clock()
         return sum(

@@ -1,5 +1,5 @@
-"""The interface of the console's login at an OpenID Connect issuer; `tokens.py` implements it with optional
-libraries.
+"""The interface of the console's login at an OpenID Connect issuer; `tokens.SingleSignOn`, which needs optional
+libraries, implements it.
 """
 
 from collections.abc import Mapping
@@ -9,10 +9,11 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True, slots=True)
 class LoginCode:
-    """The parameters with which the issuer redirects the browser back to the console's page (RFC 6749, RFC 7636)."""
+    """What the console's page sends to log in: the issuer's authorization code, and values of the page's request."""
 
     code: str
     verifier: str
+    """The code verifier of RFC 7636, whose hash was in the page's request to the issuer."""
     redirect_uri: str
     nonce: str
 
@@ -27,7 +28,7 @@ class LoginSession:
 
 
 class Login(Protocol):
-    """Login at an OpenID Connect issuer by authorization code."""
+    """Interface of a login at an OpenID Connect issuer by authorization code."""
 
     async def login_request(self) -> Mapping[str, Any] | None:
         """Returns `endpoint` (the authorization endpoint's URL) and its `parameters`.
@@ -37,5 +38,9 @@ class Login(Protocol):
         ...
 
     async def log_in(self, code: LoginCode) -> LoginSession:
-        """Exchanges an authorization code for a session; raises Unauthenticated, PermissionDenied or Unavailable."""
+        """Exchanges an authorization code for a session.
+
+        Raises Unauthenticated if the issuer rejects the code or a token is invalid, PermissionDenied if the user gets
+        no rights or no valid tenant, and Unavailable if the issuer does not answer or too many logins are in progress.
+        """
         ...

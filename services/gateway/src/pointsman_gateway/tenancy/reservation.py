@@ -18,9 +18,9 @@ from pointsman_gateway.tenancy.limits import Clock, KeyUsage, LeasedLimits, Limi
 from pointsman_gateway.tenancy.usage_writer import UsageWriter
 
 MAX_TRIES = 20
-"""Attempts of a request to take what was leased for it, before other requests take it."""
+"""How often a request tries to take what was leased for it; other requests may take it first."""
 RETRY_AFTER_SECONDS = 1.0
-"""Seconds after which unused quota of other gateways has been returned."""
+"""Seconds after which other gateways have returned unused parts of their leases, so that a retry may succeed."""
 
 _REQUEST_HEADERS = ("x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests")
 _TOKEN_HEADERS = ("x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens")
@@ -37,7 +37,7 @@ _LIMIT_TEXTS = {
 
 
 class Leasing(Protocol):
-    """The parts of the tenancy that a reservation needs."""
+    """Interface of what a reservation needs of the tenancy; `RedisTenancy` implements it."""
 
     clock: Clock
     usage: UsageWriter
@@ -47,12 +47,15 @@ class Leasing(Protocol):
         ...
 
     def check_refusal(self, limit: LeasedLimit, need: int, now: float) -> None:
-        """Raises ResourceExhausted if it is certain that `need` is not available."""
+        """Raises ResourceExhausted if `need` is not available (`LeasedLimit.is_refused`); `now` is on the monotonic
+        clock.
+        """
         ...
 
     async def lease(self, tenant: TenantLimits, needs: Needs) -> None:
-        """Leases `needs` from Redis, as far as available. Raises ResourceExhausted if Redis is unavailable and this
-        gateway's local share does not suffice.
+        """Leases `needs` from Redis, as far as available.
+
+        Raises ResourceExhausted if Redis is unavailable and the local fallback does not suffice.
         """
         ...
 
@@ -82,8 +85,8 @@ class LeasedReservation:
     def afford_now(self, usd: float | None) -> bool:
         """Reserves `usd` dollars more from the lease; returns False if `afford` has to be awaited instead.
 
-        Raises ResourceExhausted if they are certainly not available, or if the cost is unknown (None) and the key or
-        tenant has a budget in dollars.
+        Raises ResourceExhausted if it is known that so much is not available, or if the cost is unknown (None) and the
+        key or tenant has a budget in dollars.
         """
         dollars = self._limits.dollars
         if usd is None:
@@ -110,8 +113,8 @@ class LeasedReservation:
     async def afford(self, usd: float | None) -> None:
         """Reserves `usd` dollars more, and leases them from Redis if necessary.
 
-        Raises ResourceExhausted as `afford_now` does, or Unavailable ("limits_contended") if other requests take what
-        was leased each time.
+        Raises ResourceExhausted as `afford_now` and `Leasing.lease` do, or Unavailable ("limits_contended") if other
+        requests take what was leased `MAX_TRIES` times.
         """
         if usd is None:
             self.afford_now(None)
@@ -124,10 +127,11 @@ class LeasedReservation:
         raise contended()
 
     def settle(self, usage: Usage, usd: float | None, outcome: str) -> None:
-        """Returns the unused part of the reservation at the request's end, and charges usage above it; idempotent.
-        Usage above the reservation counts in the current window; the unused part is returned only in the window from
-        which it was taken. If `usd` is None (unknown), all reserved dollars are charged. `outcome` is "ok", "cancelled"
-        or an error's code.
+        """Returns the unused part of the reservation at the request's end, charges what was used in excess of it, and
+        counts the usage of the key; only the first call has an effect.
+
+        The excess counts in the current window; an unused part is returned only in the window from which it was taken.
+        If `usd` is None (unknown), all reserved dollars are charged. `outcome` is "ok", "cancelled" or an error's code.
         """
         if not self._is_open:
             return
@@ -149,7 +153,7 @@ class LeasedReservation:
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """Returns OpenAI's `x-ratelimit-*` headers with the limits now, and a warning if a budget is nearly spent."""
+        """Returns the headers with the limits now; see `headers_of`."""
         return headers_of(self._limits, self._leasing.clock.monotonic())
 
     def _settle_dollars(self, excess: int) -> None:
@@ -161,8 +165,10 @@ class LeasedReservation:
 
 
 def headers_of(limits: LimitSet, now: float) -> dict[str, str]:
-    """Returns OpenAI's `x-ratelimit-*` headers for the tightest limits of requests and of tokens, and
-    `x-pointsman-budget-warning` if a budget is nearly spent. `now` is on the monotonic clock.
+    """Returns OpenAI's `x-ratelimit-*` headers, and the header `BUDGET_WARNING` if a budget is nearly spent.
+
+    Of the key's and the tenant's limits of requests, and of tokens, the headers show the one of which less is left.
+    `now` is on the monotonic clock.
     """
     headers: dict[str, str] = {}
     if limits.requests:
@@ -194,7 +200,7 @@ def _add_headers(headers: dict[str, str], names: tuple[str, str, str], limits: L
 
 
 def to_duration(seconds: float) -> str:
-    """Formats seconds as in OpenAI's headers: "250ms", "12s", "6m0s". Rounds up, because clients wait that long."""
+    """Formats seconds as in OpenAI's headers: "250ms", "12s", "6m0s". Rounds up, because clients wait so long."""
     milliseconds = math.ceil(seconds * 1000)
     if milliseconds < 1000:
         return f"{milliseconds}ms"
@@ -208,8 +214,10 @@ def _minutes_and_seconds(seconds: int) -> str:
 
 
 def exhausted(limit: LeasedLimit, need: int, now: float, without_redis: bool) -> ResourceExhausted:
-    """Returns the error for a request that exceeds a limit; its code is the limit's name. It has no `retry_after` if
-    `need` exceeds the whole limit. `now` is on the monotonic clock.
+    """Returns the error for a request that exceeds a limit; the error's code is the limit's name.
+
+    `need` is the amount that the request requires. If it exceeds the whole limit, the error has no `retry_after`. `now`
+    is on the monotonic clock.
     """
     allowed = f"this {limit.owner} may have {_LIMIT_TEXTS[limit.limit].format(_to_text(limit, limit.maximum))}"
     if need > limit.maximum:
@@ -248,5 +256,5 @@ def _when(limit: LeasedLimit, retry_after: float) -> str:
 
 
 def _to_text(limit: LeasedLimit, amount: int) -> str:
-    """Returns the amount in words; dollars with six digits, and never with an exponent."""
+    """Returns the amount as text: nanodollars as dollars with six significant digits, without an exponent."""
     return f"{Decimal(f'{amount / NANO:.6g}'):f}" if limit.limit.startswith("dollars") else f"{amount:,}"

@@ -1,4 +1,4 @@
-"""Identifies callers and enforces their limits over all gateways; docs/keys.md states the bound.
+"""Identifies callers and enforces their limits over all gateways; docs/keys.md says how exact the limits are.
 
 In each window of each limit, over all gateways,
 
@@ -48,7 +48,7 @@ _NO_HEADERS: Mapping[str, str] = {}
 
 
 class RedisTenancy:
-    """Identifies callers and enforces their limits by Redis; implements the port `Tenancy`, and `Leasing`."""
+    """Identifies callers and enforces their limits with Redis; implements the port `Tenancy`, and `Leasing`."""
 
     def __init__(
         self,
@@ -58,7 +58,9 @@ class RedisTenancy:
         clock: Clock = _SYSTEM_CLOCK,
         watching: BoundedRedis | None = None,
     ) -> None:
-        """Takes the client of Redis for requests; `watching` is one with a longer timeout, to poll for changed keys."""
+        """Takes the Redis client for requests. `watching` is one with a longer timeout (`POLL_TIMEOUT_SECONDS`), with
+        which changed keys are polled for if `redis` does not answer in time.
+        """
         self.clock = clock
         self._metrics = metrics
         self._leases = LeaseStore(redis, clock, metrics)
@@ -81,8 +83,9 @@ class RedisTenancy:
         return self._single_sign_on
 
     def use_single_sign_on(self, config: "SingleSignOnConfig | None", client_secret: str = "") -> None:
-        """Sets the issuer whose tokens are accepted (None: only keys are), and drops the copies of all tokens. Does
-        nothing if `config` is unchanged.
+        """Sets the issuer whose tokens are accepted (None: no tokens are), and drops the copies of all tokens.
+
+        `client_secret` is that of the login; empty for a client without one. Does nothing if `config` is unchanged.
         """
         if config == (self._single_sign_on and self._single_sign_on.config):
             return
@@ -132,7 +135,7 @@ class RedisTenancy:
         """Reserves one request, one stream and `tokens` from the amounts that Redis has granted to this gateway.
 
         Returns None if these do not suffice: then await `enter`, which asks Redis for more. Raises ResourceExhausted
-        if a limit is certainly used up. `caller` must come from this object's `identify` or `identify_now`.
+        if it is known that too little is left of a limit. `caller` must come from `identify` or `identify_now`.
         """
         assert isinstance(caller, VerifiedCaller)
         usage = caller.usage
@@ -163,7 +166,8 @@ class RedisTenancy:
     async def enter(self, caller: Caller, tokens: int) -> LeasedReservation:
         """Reserves as `enter_now` does, and leases more from Redis if necessary.
 
-        Raises ResourceExhausted, whose code is the limit's name, or Unavailable ("limits_contended").
+        Raises ResourceExhausted, whose code is the limit's name, if too little is left, and Unavailable
+        ("limits_contended") if other requests take what was leased `MAX_TRIES` times.
         """
         assert isinstance(caller, VerifiedCaller)
         usage = caller.usage
@@ -181,7 +185,7 @@ class RedisTenancy:
             usage.waiting_tokens -= tokens
 
     def headers(self, caller: Caller) -> Mapping[str, str]:
-        """Returns OpenAI's `x-ratelimit-*` headers and the budget warning for a rejected caller."""
+        """Returns the headers with the caller's limits now; see `headers_of`."""
         assert isinstance(caller, VerifiedCaller)
         return headers_of(caller.usage.limits, self._monotonic())
 
@@ -190,8 +194,9 @@ class RedisTenancy:
             self._refuse(limit, need, now, without_redis=False)
 
     async def lease(self, tenant: TenantLimits, needs: Needs, next_needed: LeasedLimits = ()) -> None:
-        """Leases `needs` as far as Redis has them, and renews expired leases of `next_needed` in the same call. Raises
-        ResourceExhausted if Redis is unavailable and the local fallback does not suffice.
+        """Leases `needs` as far as Redis has them, and renews expired leases of `next_needed` in the same call.
+
+        Raises ResourceExhausted if Redis is unavailable and the local fallback does not suffice.
         """
         while (short := self._short(needs)) and tenant.exchange_lock.is_locked:
             await tenant.exchange_lock.wait()
@@ -229,7 +234,7 @@ def _needs(usage: KeyUsage, tokens: int) -> Needs:
 
 
 class NullReservation:
-    """The reservation of a request to which no limits apply: it allows every cost and records nothing."""
+    """The `Reservation` of a request to which no limits apply: it allows every cost and records nothing."""
 
     __slots__ = ()
     headers = _NO_HEADERS

@@ -24,8 +24,8 @@ RENEW_INTERVAL_SECONDS = 0.1
 POLL_INTERVAL_SECONDS = 0.4
 """Seconds between two polls for changed keys, since a published message can be lost."""
 POLL_TIMEOUT_SECONDS = 0.5
-"""Seconds for each call of a poll that has failed with the shorter timeout of requests. Otherwise a gateway that waits
-for a processor would not learn of a revocation: none of its calls is in time, and after each there is a cooldown."""
+"""Seconds for a call to Redis in a poll that has failed with the shorter timeout of requests. Without the longer one, a
+gateway on an overloaded machine might never be in time to learn of a revocation."""
 WRITE_INTERVAL_SECONDS = 0.25
 """Seconds between two batches of usage."""
 SUBSCRIBE_TIMEOUT_SECONDS = 5.0
@@ -42,7 +42,9 @@ class TenancyTasks:
         keys: VerifiedKeys,
         connections: Sequence[BoundedRedis],
     ) -> None:
-        """Takes the `connections` to Redis that a poll tries one after the other."""
+        """Takes the `connections` to Redis that a poll tries one after the other, the one with the longest timeout
+        last.
+        """
         self.leases, self._limits, self._usage, self._keys = leases, limits, usage, keys
         self._sources = [(redis, KeyStore(redis)) for redis in connections]
         leases.metrics.flush_lag.set_function(lambda: usage.flush_lag)
@@ -50,11 +52,13 @@ class TenancyTasks:
         self._is_available = True
         """Whether Redis answered the last poll."""
         self.wake = self._low.set
-        """Renews leases at once."""
+        """Makes the task that renews leases run at once."""
 
     @asynccontextmanager
     async def running(self, clock: Clock) -> AsyncIterator[None]:
-        """Runs the tasks during the block; at its end usage is written and leases are returned, if Redis answers."""
+        """Runs the tasks during the block. At its end, writes usage and returns leases if Redis answers within
+        `SHUTDOWN_TIMEOUT_SECONDS`; otherwise the usage is lost.
+        """
 
         async def renew() -> None:
             try:
@@ -78,8 +82,9 @@ class TenancyTasks:
             await self._shut_down(clock)
 
     async def renew(self, now: float) -> None:
-        """Reports usage and renews leases, of all limits in use that are due at the monotonic time `now`. Raises
-        Unavailable.
+        """Reports usage and renews leases, for all limits in use that are due; `now` is on the monotonic clock.
+
+        Raises Unavailable if Redis does not answer in time.
         """
         due: dict[TenantLimits, list[LeasedLimit]] = {}
         leases = 0
@@ -98,7 +103,10 @@ class TenancyTasks:
                 await self.leases.exchange(dict.fromkeys(limits, (0, 0)))
 
     async def poll(self) -> None:
-        """Registers this gateway as running, and refreshes the keys if they have changed. Raises Unavailable."""
+        """Registers this gateway as running, and reads cached keys again if a key has changed.
+
+        Raises Unavailable if Redis does not answer in time.
+        """
         *quick, patient = self._sources
         for source in quick:
             with suppress(Unavailable):
@@ -115,7 +123,9 @@ class TenancyTasks:
         self._is_available = True
 
     async def _listen(self) -> None:
-        """Wakes `poll` at each message about changed keys; returns once Redis is unavailable, to be called again."""
+        """Wakes `poll` at each message about changed keys. Returns once Redis is unavailable; then it has to be called
+        again.
+        """
         redis = self._sources[-1][0]
         async with redis.client.pubsub() as subscription:
             try:

@@ -1,7 +1,7 @@
 """Single sign-on: verifies an issuer's JSON Web Tokens (RFC 7519), and maps their claims to tenant, scope and limits.
 
 Rejecting a forged token costs a base64 decoding or the verification of one signature, and no call to Redis. Tokens with
-unknown keys cause at most one read of the issuer's keys in ten seconds.
+unknown keys cause at most one read of the issuer's keys in `MIN_REFRESH_INTERVAL_SECONDS`.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ _REFUSALS: Mapping[type[jwt.InvalidTokenError], tuple[str, str]] = {
 Claims = Mapping[str, Any]
 
 MAX_UNIX_SECONDS = 2.0**53
-"""The largest number up to which JSON's numbers are exact everywhere."""
+"""The limit of a token's times; larger whole numbers in JSON are not exact in all programs."""
 
 
 class SingleSignOn:
@@ -50,9 +50,11 @@ class SingleSignOn:
         self._wall = wall
 
     async def verify(self, token: str) -> KeyRecord:
-        """Returns the rights that a JSON Web Token gives its holder, in the form in which an API key has them. Raises
-        Unauthenticated if the token is invalid, PermissionDenied if no grant of the configuration matches its claims or
-        the claim for the tenant is invalid, Unavailable if no valid signing keys could be read.
+        """Returns the rights that a JSON Web Token gives its holder, as the record of an API key.
+
+        Raises Unauthenticated if the token is invalid, PermissionDenied ("no_grant") if no grant in access.yaml matches
+        its claims, PermissionDenied ("bad_tenant") if its claim for the tenant is invalid, and Unavailable
+        ("issuer_unavailable") if the issuer's signing keys could not be read.
         """
         claims = await self._verified_claims(token, self.config.audiences)
         return self._to_record(claims, digest_of(token))
@@ -70,8 +72,11 @@ class SingleSignOn:
         return {"endpoint": endpoint, "parameters": parameters}
 
     async def log_in(self, code: LoginCode) -> LoginSession:
-        """Exchanges an authorization code for tokens at the issuer, and verifies the ID token and the session's token.
-        Raises Unauthenticated, PermissionDenied or Unavailable, as `verify` does, or if the exchange fails.
+        """Exchanges an authorization code for tokens at the issuer, verifies the ID token and the token of the session,
+        and returns the session.
+
+        Raises Unauthenticated ("login_failed") if no login is configured or the ID token is of another login; and
+        Unauthenticated, PermissionDenied or Unavailable as `verify` and `Issuer.exchange` do.
         """
         login = self.config.login
         if login is None:
@@ -119,9 +124,9 @@ class SingleSignOn:
         return claims
 
     def _read_header(self, token: str) -> tuple[str, str]:
-        """Returns the key id and the algorithm from the token's header, whose signature is not verified yet.
+        """Returns the key's id (which may be empty) and the algorithm in a token's header, before any verification.
 
-        Raises Unauthenticated if it is malformed or the algorithm is not allowed.
+        Raises Unauthenticated if the header is malformed, or the algorithm or the type of token is not accepted.
         """
         try:
             header = jwt.get_unverified_header(token)
@@ -161,12 +166,14 @@ class SingleSignOn:
 
 
 def subject_id(issuer: str, subject: str, tenant: str) -> str:
-    """Returns an id of the user for usage and limits, in place of a key's id: "sso-" and 16 hexadecimal digits."""
+    """Returns an id for the usage and limits of a user, in place of a key's id: "sso-" and 16 hexadecimal digits."""
     return "sso-" + hashlib.sha256("\n".join((issuer, subject, tenant)).encode()).hexdigest()[:16]
 
 
 def _is_time(claim: Any) -> bool:
-    """Returns whether a claim is a NumericDate (RFC 7519); PyJWT accepts texts and numbers of any size, too."""
+    """Returns whether a claim is a number that can be a time in Unix seconds; PyJWT also accepts texts and numbers of
+    any size.
+    """
     return type(claim) in (int, float) and abs(claim) < MAX_UNIX_SECONDS
 
 
@@ -190,7 +197,10 @@ def _matches(grant: GrantConfig, claims: Claims) -> bool:
 
 
 def _tenant_of(grant: GrantConfig, claims: Claims) -> str:
-    """Returns the grant's tenant; raises PermissionDenied if the claim for it is missing or no valid name."""
+    """Returns the tenant that the grant names, or that the claim has to which the grant refers.
+
+    Raises PermissionDenied ("bad_tenant") if that claim is missing or no valid name of a tenant.
+    """
     reference = CLAIM_REFERENCE.fullmatch(grant.tenant)
     if not reference:
         return grant.tenant

@@ -12,10 +12,10 @@ from pointsman_gateway.domain.outcome import CANCELLED, is_failure
 from pointsman_gateway.tenancy.limits import Clock, KeyUsage, UsageCounters
 
 RETENTION_DAYS = 400
-"""Days after its last change for which a day's usage is kept."""
+"""Days for which Redis keeps a day's usage after its last change."""
 
 MAX_COUNTS_PER_BATCH = 2000
-"""A batch must be written within Redis's deadline."""
+"""The most counts in one batch, which must be written within the time limit of a call to Redis."""
 
 _COUNTERS = tuple(one.name for one in fields(UsageCounters))
 
@@ -26,7 +26,9 @@ class UsageBatch:
 
     number: int
     day: str
+    """YYYYMMDD in UTC."""
     counts: Mapping[str, int]
+    """By "TENANT:KEY:COUNTER"."""
 
 
 class UsageWriter:
@@ -39,16 +41,16 @@ class UsageWriter:
         self._nonzero: list[KeyUsage] = []
         """Usages whose counters are not zero."""
         self._waiting: dict[str, dict[str, int]] = {}
-        """Counts by day. Their number is bounded by the number of keys, however long Redis is unavailable."""
+        """Counts by day and name. While Redis is unavailable, their number is limited by that of the keys."""
         self._batch: UsageBatch | None = None
         """The batch that was sent and is not known to be written."""
         self._number = 0
         self._writing = asyncio.Lock()
         self._written_at = clock.monotonic()
-        """When everything had been written."""
+        """When everything had last been written, on the monotonic clock."""
 
     def count(self, key: KeyUsage, usage: Usage, picodollars: int, outcome: str) -> None:
-        """Counts a request that ends, on the current UTC day; `outcome` is "ok", "cancelled" or an error's code."""
+        """Counts a request that ends now, on the current UTC day; `outcome` is "ok", "cancelled" or an error's code."""
         if not self._day_began <= self._clock.wall() < self._day_ends:
             self._begin_day()
         counters = key.counters
@@ -73,11 +75,13 @@ class UsageWriter:
 
     @property
     def flush_lag(self) -> float:
-        """Returns the seconds since everything was written; below 1 while Redis is available, whatever the load."""
+        """Returns the seconds since everything was written; usually below 1 while Redis is available."""
         return self._clock.monotonic() - self._written_at
 
     async def write(self) -> None:
-        """Writes all counts to Redis; raises Unavailable, and then keeps them for the next call."""
+        """Writes all counts to Redis. Raises Unavailable if Redis does not answer in time; the counts that are not
+        written then stay for the next call.
+        """
         async with self._writing:
             self._collect()
             while batch := self._batch or self._next_batch():
@@ -94,7 +98,7 @@ class UsageWriter:
         await self._redis.call(lambda: self._write_batch(keys=keys, args=arguments))
 
     def _begin_day(self) -> None:
-        """Begins a day, which may be earlier than the previous one if the clock was corrected."""
+        """Begins to count on the current day, which may be before the last one if the machine's clock was corrected."""
         self._collect()
         now = self._clock.wall()
         self._day, self._day_began = redis_layout.day_of(now), now // redis_layout.A_DAY * redis_layout.A_DAY

@@ -21,7 +21,7 @@ from pointsman_gateway.http.json_answer import json_answer
 MAX_PAGE_SIZE = 200
 
 PAGE_CURSOR = r"^\d{1,20}-\d{1,20}$|^$"
-"""The id of an entry in the request log, or empty."""
+"""Matches the id of an entry in the request log's stream, or an empty text."""
 
 Handler = Callable[..., Awaitable[Response]]
 
@@ -105,7 +105,9 @@ def _author(caller: Caller) -> str:
 
 
 def _authorize(request: Request) -> tuple[Console, Caller]:
-    """Returns the console and the caller. Raises PointsmanError if the page of another site sends the request."""
+    """Returns the console and the caller. Raises PermissionDenied or InvalidArgument, as `check_site` does, if the page
+    of another site may have sent the request.
+    """
     console = dependencies_of(request).console
     assert console is not None  # otherwise its routes are not registered
     check_site(request, console.keys, console.hosts)

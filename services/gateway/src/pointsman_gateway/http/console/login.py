@@ -12,7 +12,7 @@ from pointsman_gateway.http.json_answer import json_answer
 from pointsman_gateway.tenancy.login import LoginCode
 
 MAX_LOGIN_BYTES = 8192
-"""The size limit of a login's body; the limit matters because a login requires no credential."""
+"""The most bytes of a login's body, which is limited because a login requires no credential."""
 
 
 class LoginBody(StrictBody):
@@ -23,14 +23,18 @@ class LoginBody(StrictBody):
 
 
 async def login_request(request: Request) -> Response:
-    """Returns the issuer's authorization endpoint and its parameters; null without single sign-on."""
+    """Returns the issuer's authorization endpoint and its parameters; null if there is no single sign-on, or the issuer
+    is unavailable.
+    """
     check_site(request, True, ())
     login = dependencies_of(request).login()
     return json_answer(login and await login.login_request())
 
 
 async def log_in(request: Request) -> Response:
-    """Exchanges an authorization code for the token that the page then sends as its credential."""
+    """Exchanges an authorization code for the token that the page then sends as its credential, and the Unix time at
+    which the token expires.
+    """
     check_site(request, True, ())
     login = dependencies_of(request).login()
     if login is None:

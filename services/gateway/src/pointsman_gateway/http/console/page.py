@@ -30,7 +30,7 @@ CONTENT_SECURITY_POLICY = "; ".join(
         "trusted-types 'none'",
     )
 )
-"""Allows scripts and styles from files of this gateway only; trusted types prevent that text becomes markup."""
+"""Allows only scripts and styles from files of this gateway; `trusted-types` prevents that text becomes markup."""
 
 HEADERS = {
     "content-security-policy": CONTENT_SECURITY_POLICY,
@@ -49,7 +49,9 @@ class Asset:
 
     content: bytes
     compressed: bytes
+    """The content, compressed with gzip."""
     kind: str
+    """The content type."""
     etag: str
 
     def answer(self, request: Request) -> Response:
@@ -72,7 +74,7 @@ class Assets:
         }
 
     def find(self, name: str) -> Asset:
-        """Returns a file of the page; raises NotFound."""
+        """Returns a file of the page by its name; raises NotFound if there is none of that name."""
         asset = self._assets.get(name)
         if asset is None:
             raise NotFound(f"the console has no file '{name[:100]}'", code="unknown_route")

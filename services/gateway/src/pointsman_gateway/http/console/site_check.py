@@ -16,9 +16,11 @@ CONSOLE_HEADER = "x-pointsman-console"
 
 
 def check_site(request: Request, keys: bool, hosts: Sequence[str]) -> None:
-    """Checks that the console's own page sends the request: raises PermissionDenied ("other_site", "unknown_host").
-    Raises InvalidArgument if the content type of a POST is not JSON. `keys` says that keys are on; if they are off,
-    `hosts` are allowed in addition to localhost and IP addresses.
+    """Checks that the console's own page sends the request. `keys` says whether API keys are on.
+
+    Raises PermissionDenied ("other_site") without `CONSOLE_HEADER` or with another origin, PermissionDenied
+    ("unknown_host") if keys are off and the host is not localhost, an IP address or one of `hosts`, and InvalidArgument
+    if the content type of a POST is not JSON.
     """
     host = request.headers.get("host", "")
     if CONSOLE_HEADER not in request.headers or not _is_same_site(request.headers.get("origin"), host):
@@ -38,7 +40,7 @@ def check_site(request: Request, keys: bool, hosts: Sequence[str]) -> None:
 
 
 def _is_same_site(origin: str | None, host: str) -> bool:
-    """Returns whether a page of this host sends the request, or no page of a browser."""
+    """Returns whether the origin is a page of `host`, or there is none, as with a client that is not a browser."""
     if origin is None:
         return True
     try:

@@ -1,4 +1,4 @@
-"""The dialects of the HTTP API, and which of them a request belongs to."""
+"""The list of the HTTP API's dialects, and the functions that find the dialect of a request."""
 
 from starlette.types import Scope
 
@@ -13,12 +13,15 @@ MODELS_PATH = "/v1/models"
 
 
 def dialect_at(path: str) -> Dialect:
-    """Returns the dialect to whose path, or a path below it, a request was sent; OpenAI's chat for all other paths."""
+    """Returns the dialect with whose path `path` begins; OpenAI's chat completions if there is none."""
     return next((dialect for dialect in DIALECTS if path.startswith(dialect.path)), CHAT)
 
 
 def dialect_of(scope: Scope) -> Dialect:
-    """Returns the dialect of a request by its path, and for models, which several APIs have, by its headers."""
+    """Returns the dialect of a request by its path (`dialect_at`); for `MODELS_PATH` and below by its headers.
+
+    Several APIs have the routes of models; `ModelForm.header` says which header their clients send.
+    """
     path: str = scope["path"]
     if not path.startswith(MODELS_PATH):
         return dialect_at(path)

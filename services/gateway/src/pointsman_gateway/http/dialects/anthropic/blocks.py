@@ -1,4 +1,6 @@
-"""Keeps the fields of Anthropic's content blocks that chat messages lack, for engines with Anthropic's format."""
+"""Keeps the fields of Anthropic's content blocks that chat messages lack, as `domain.blocks.Blocks`, for engines with
+Anthropic's format.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -20,17 +22,18 @@ KEPT_FIELDS: Mapping[str, Mapping[str, type]] = {
     "thinking": {"signature": str},
     "redacted_thinking": {"data": str},
 }
-"""The kept fields of blocks by the block's type, with the fields' types."""
+"""The fields that are kept of each type of block, with their Python types."""
 HINTS: Mapping[str, type] = {"cache_control": dict}
-"""The kept fields of all other blocks."""
+"""The fields that are kept of the types of blocks that `KEPT_FIELDS` does not list."""
 _TYPE_NAMES = {dict: "an object", list: "a list", str: "a string", bool: "true or false"}
 
 
 def lay_out(converted: Sequence[Converted], text: str, reasoning: str, where: str) -> Blocks:
-    """Returns the `Blocks` of a message with this text and reasoning; empty if they have no further information.
+    """Returns the `Blocks` of a message; empty if they would add nothing to the message's text and fields.
 
-    `where` is the content's location in the body, for errors. The parts of a tool's result are only its media, which
-    are in this message. Raises InvalidArgument for a field of a wrong type.
+    `converted` are its content blocks; a tool result among them has only its media as parts. `text` and `reasoning` are
+    those of the message. `where` is the content's location in the body, for errors. Raises InvalidArgument for a field
+    of a wrong type.
     """
     laid_out: list[Block] = []
     spans = _spans(converted, text)
@@ -53,9 +56,10 @@ def lay_out(converted: Sequence[Converted], text: str, reasoning: str, where: st
 
 
 def lay_out_result(block: Mapping[str, Any], items: Sequence[Converted], text: str, where: str) -> Blocks:
-    """Returns the `Blocks` of a tool's result: `block` is the result, `items` its content with the parts made of each,
-    and `text` what they were joined to; empty if they have no further information. `where` is its location in the body.
-    Raises InvalidArgument for a field of a wrong type.
+    """Returns the `Blocks` of a tool's result; empty if they would add nothing to the text of its chat message.
+
+    `block` is the result, `items` are the blocks of its content, and `text` is the text of the chat message. `where` is
+    the result's location in the body, for errors. Raises InvalidArgument for a field of a wrong type.
     """
     laid_out = [Block("tool_result", _kept(block, where))]
     spans = _spans(items, text)
@@ -68,14 +72,17 @@ def lay_out_result(block: Mapping[str, Any], items: Sequence[Converted], text: s
 
 
 def _spans(converted: Sequence[Converted], text: str) -> Iterator[tuple[int, int]]:
-    """Yields the start and end of each block's text in the text that was joined of them."""
+    """Returns an iterator over the start and end of each text part in `text`, which was joined from them."""
     return iter(find_parts(text, [part["text"] for _, parts in converted for part in parts if part["type"] == "text"]))
 
 
 def _content_blocks(
     block: Mapping[str, Any], parts: Sequence[Part], spans: Iterator[tuple[int, int]], where: str
 ) -> list[Block]:
-    """Returns the blocks of a text, medium, document or search result; the last one has the kept fields."""
+    """Returns the `Block`s of one text, medium, document or search result, and takes the spans of its texts from
+    `spans`. The last `Block` has the kept fields, or else the one of kind "group". Raises InvalidArgument for a kept
+    field of a wrong type.
+    """
     content = _content_of(block)
     if content is not None:
         return _group(block, content, parts, spans, where)
@@ -90,7 +97,7 @@ def _content_blocks(
 
 
 def _content_of(block: Mapping[str, Any]) -> Any:
-    """Returns the content of a block that contains blocks (a search result or document); None for others."""
+    """Returns the content of a search result, or of a document that contains blocks; None for all other blocks."""
     if block["type"] == "search_result":
         return block["content"]
     if block["type"] == "document" and block["source"]["type"] == "content":
@@ -101,9 +108,10 @@ def _content_of(block: Mapping[str, Any]) -> Any:
 def _group(
     block: Mapping[str, Any], content: Any, parts: Sequence[Part], spans: Iterator[tuple[int, int]], where: str
 ) -> list[Block]:
-    """Returns the blocks of a document or search result that contains blocks.
+    """Returns the `Block`s of a document or search result that contains blocks (`content`).
 
-    `parts` are the lines of its head (title, source), which its fields repeat, and then one part for each item.
+    `parts` are at most one part with its title, source or context, which its fields repeat, and then one part for each
+    item of `content`. Raises InvalidArgument for a kept field of a wrong type.
     """
     items = content if isinstance(content, list) else [{"type": "text"}]
     found = [Block("repeated_text", {}, *next(spans)) for _ in parts[: len(parts) - len(items)]]
@@ -116,7 +124,7 @@ def _group(
 
 
 def _whole(block: Block, part: Part) -> Block:
-    """Converts a medium in a tool's result to a block that has its data, since the chat message does not."""
+    """Converts a medium in a tool's result to a block with the data of `part`, which the chat message does not have."""
     kind, url = (
         ("image", part["image_url"]["url"]) if part["type"] == "image_url" else ("document", part["file"]["file_data"])
     )

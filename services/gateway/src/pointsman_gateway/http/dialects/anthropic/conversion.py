@@ -17,17 +17,17 @@ from pointsman_gateway.http.fields import bad_parameter, string_in
 Block = Mapping[str, Any]
 
 SERVER_TOOL = re.compile(r"[a-z_]+_20\d{6}")
-"""The type of a tool that Anthropic runs itself or has trained its models for. Other models cannot use it."""
+"""Matches the type of a tool that Anthropic runs itself or has trained its models for. Other models cannot use it."""
 TOOL_CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 
 _NO_FIELDS: Mapping[str, Any] = {}
 
 
 def to_messages(role: str, blocks: Sequence[Block], where: str) -> Iterator[Message]:
-    """Converts the content of one message to chat messages; each result of a tool becomes a message before the others.
+    """Yields the chat messages for the content of one message: one for each tool result, then one for all other blocks.
 
-    In chats only user messages may have media, so media in a result of a tool move to the user's message. `where` is
-    the content's location in the body, for errors. Raises InvalidArgument.
+    The media of a tool result move to that last message, which is the user's. `where` is the content's location in the
+    body, such as "messages[0].content", for errors. Raises InvalidArgument for a block that is unknown or invalid.
     """
     parts: list[Part] = []
     converted: list[Converted] = []

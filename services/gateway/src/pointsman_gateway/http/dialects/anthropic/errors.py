@@ -19,10 +19,10 @@ ERRORS = {
     503: (529, "overloaded_error"),
     504: (504, "timeout_error"),
 }
-"""Anthropic's status and error type by the error's HTTP status."""
+"""From the HTTP status of a PointsmanError to the status and the error type of Anthropic's APIs."""
 
 THREAD_UNSUPPORTED = "thread_unsupported_request"
-"""Anthropic's code, upon which its clients send the whole conversation."""
+"""Anthropic's code for a rejected `thread`; its clients then send the whole conversation without that field."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,9 @@ class AnthropicErrors:
     schema: str = "AnthropicError"
 
     def encode(self, error: PointsmanError) -> tuple[int, dict[str, Any]]:
-        """Returns status and body; with `details` for a rejected `thread`, upon which clients send the conversation."""
+        """Returns the status and the body. An error with the code `THREAD_UNSUPPORTED` has `details` in addition, by
+        which clients recognize it.
+        """
         status, kind = ERRORS.get(error.http_status, ERRORS[500])
         if error.code == "body_too_large":
             status, kind = 413, "request_too_large"
@@ -46,7 +48,7 @@ class AnthropicErrors:
         return {"type": "error", "error": {"message": message, "type": kind, "param": None, "code": code}}
 
     def id_headers(self, id: bytes) -> Headers:
-        """Returns two headers with the request's id: the gateway's, and the one that Anthropic's clients read."""
+        """Returns two headers with the request's id: the gateway's x-request-id, and Anthropic's request-id."""
         return [(b"x-request-id", id), (b"request-id", id)]
 
 

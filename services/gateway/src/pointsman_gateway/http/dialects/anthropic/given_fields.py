@@ -1,4 +1,4 @@
-"""Finds the fields inside a body of the Messages API that some engines do not get: `cache_control` of a block, ..."""
+"""Finds the fields inside a body of the Messages API that some engines do not get, as `cache_control` of a block."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -18,15 +18,16 @@ BLOCK_FIELDS: Mapping[str, frozenset[str]] = {
     "thinking": frozenset({"thinking"}),
     "redacted_thinking": frozenset(),
 }
-"""The fields of each type of block that are sent to every engine in some form."""
+"""The fields of each type of block that every engine gets in some form."""
 SOURCE_FIELDS = frozenset({"type", "media_type", "data", "url", "content"})
 CHOICE_FIELDS = frozenset({"type", "name", "disable_parallel_tool_use"})
 REDACTED = "redacted_thinking"
 
 
 def of_contents(contents: Iterable[Any]) -> Iterator[GivenField]:
-    """Yields the fields in the blocks of messages and of the system prompt that some engines do not get; a content that
-    is a string has none.
+    """Yields the fields inside contents of messages, or of the system prompt, that some engines do not get.
+
+    A content that is not a list of blocks has none.
     """
     for content in contents:
         if isinstance(content, list):
@@ -54,7 +55,9 @@ def _of_block(block: Any) -> Iterator[GivenField]:
 
 
 def of_tools(tools: Sequence[Mapping[str, Any]], choice: Any) -> Iterator[GivenField]:
-    """Yields the fields in the tools that the client runs, and in `tool_choice`, that some engines do not get."""
+    """Yields the fields that some engines do not get, in the tools that the client runs and in `choice`, the body's
+    `tool_choice`.
+    """
     for tool in tools:
         if tool.get("type") in (None, "custom"):
             yield from given_fields("tools", tool, COMMON_TOOL | SERVER_TOOL_FIELDS)

@@ -16,14 +16,14 @@ from pointsman_gateway.http.encoding import receipt_body, to_json
 Event = dict[str, Any]
 
 STOP_REASONS = {"length": "max_tokens", "content_filter": "refusal"}
-"""Anthropic's stop reasons by the engine's finish reason; others depend on the content."""
+"""Anthropic's stop reasons by the engine's finish reason; for other finish reasons see `_stop_fields`."""
 TEXT, THINKING, REDACTED, TOOL_USE = "text", "thinking", "redacted_thinking", "tool_use"
 DELTAS = {
     TEXT: ("text_delta", "text"),
     THINKING: ("thinking_delta", "thinking"),
     TOOL_USE: ("input_json_delta", "partial_json"),
 }
-"""The type of a block's deltas, and their field."""
+"""By the type of a block: the type of its deltas, and their field that holds the text."""
 _TEXT_DELTA = (
     b'event: content_block_delta\ndata: {"type":"content_block_delta","index":%d,'
     b'"delta":{"type":"text_delta","text":%b}}\n\n'
@@ -44,7 +44,7 @@ class OpenBlock:
     kind: str
     index: int
     head: dict[str, Any]
-    """Its fields at the start, when it is empty."""
+    """Its fields without text or arguments. A signature and citations are added when they arrive."""
     pieces: list[str] = field(default_factory=list)
 
     def start(self) -> Event:
@@ -70,14 +70,14 @@ class MessageEncoder:
     error_format = ANTHROPIC_ERRORS
 
     def __init__(self, stop_sequences: Sequence[str]) -> None:
-        """Takes the client's stop sequences, by which a stop reason is recognized."""
+        """Takes the client's stop sequences; an answer can end with the stop reason "stop_sequence" only at these."""
         self._stop_sequences = stop_sequences
         self._head: dict[str, Any] = {}
         self._blocks: list[OpenBlock] = []
         self._calls: dict[int, OpenBlock] = {}
-        """The blocks of tool calls by the engine's number."""
+        """The blocks of tool calls, by the index that the engine gives them."""
         self._open: OpenBlock | None = None
-        """The block that is being streamed; blocks after it are streamed at the end."""
+        """The block whose pieces are streamed now. If it is a tool call, later blocks are streamed at the end."""
         self._text_index = -1
         """The index of the open block if it is a text, else -1."""
         self._is_streamed = False
@@ -142,7 +142,9 @@ class MessageEncoder:
     # -- collecting: the methods return the events of what they add
 
     def _add_chunk(self, chunk: Chunk) -> Iterator[Event]:
-        """Yields the events of a chunk of the first choice; others are ignored, since a message is one answer."""
+        """Adds a chunk to the blocks, and yields its events. Chunks of all choices but the first are ignored, since a
+        message is one answer.
+        """
         if chunk.index:
             return
         delta = chunk.extra.get("delta") or {}
@@ -182,7 +184,10 @@ class MessageEncoder:
         return block
 
     def _add_detail(self, detail: Any) -> Iterator[Event]:
-        """Adds the signature of the thinking so far, or encrypted thinking; ignores that of other engines."""
+        """Adds an entry of `reasoning_details`: the signature of the thinking so far, or encrypted thinking.
+
+        Ignores entries whose format is not `ANTHROPIC_THINKING`.
+        """
         if not isinstance(detail, dict) or detail.get("format") != ANTHROPIC_THINKING:
             return
         if detail.get("type") == ENCRYPTED:
@@ -198,7 +203,9 @@ class MessageEncoder:
                 yield {"type": "content_block_delta", "index": block.index, "delta": delta}
 
     def _add_citation(self, citation: Any) -> Iterator[Event]:
-        """Adds a citation to the current text; only those of Anthropic's API, which have a type, are known."""
+        """Adds a citation to the last block. Ignores it if that is no text, or if the citation has no type, unlike
+        those of Anthropic's API.
+        """
         block = self._blocks[-1] if self._blocks else None
         if not isinstance(citation, dict) or "type" not in citation or block is None or block.kind != TEXT:
             return
@@ -220,7 +227,9 @@ class MessageEncoder:
             yield from self._add_piece(block, function["arguments"])
 
     def _start(self, block: OpenBlock) -> Iterator[Event]:
-        """Ends the open block and opens this one; an open tool call stays open, since engines may interleave calls."""
+        """Adds a block, and yields the events that end the open block and start this one. If the open block is a tool
+        call, yields nothing, and the new block is streamed at the end: engines may interleave calls.
+        """
         self._blocks.append(block)
         if self._open is None or self._open.kind != TOOL_USE:
             if self._open is not None:
@@ -258,7 +267,7 @@ def _encode(event: Event) -> bytes:
 
 
 def _to_input(arguments: str) -> dict[str, Any]:
-    """Returns a tool call's arguments as an object; what is not one, such as cut-off JSON, becomes a field."""
+    """Returns a tool call's arguments as an object; {"arguments": TEXT} if they are no JSON object, as when cut off."""
     try:
         decoded = msgspec.json.decode(arguments or "{}")
     except (msgspec.MsgspecError, RecursionError):
@@ -267,9 +276,9 @@ def _to_input(arguments: str) -> dict[str, Any]:
 
 
 def _usage(usage: Usage, of_delta: bool = False) -> dict[str, Any]:
-    """Returns the usage in Anthropic's format, which counts tokens that a cache was read or written for separately.
+    """Returns the usage in Anthropic's format, whose `input_tokens` leave out tokens read from or written to a cache.
 
-    In the usage of a stream's `message_delta` it has no field for the time for which they were written.
+    `of_delta` is set for the usage of a stream's `message_delta`, which has no `cache_creation`.
     """
     details = usage.details or NO_DETAILS
     written = details.cache_write + details.cache_write_1h

@@ -1,4 +1,4 @@
-"""Anthropic's Messages API: converts its bodies to `Request`, as chat completions are, and counts tokens."""
+"""Anthropic's Messages API: its bodies, their conversion to `Request`, and the endpoint that counts tokens."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -53,16 +53,16 @@ IGNORED_FIELDS = frozenset(
     {"betas", "billing_policy", "cache_control", "context_management", "diagnostics", "fallback_credit_token",
      "fallbacks", "inference_geo", "service_tier", "speed", "user_profile_id", "workspace_id"}
 )  # fmt: skip
-"""Fields that clients send to every server. Engines with Anthropic's API get some of them, see `to_native`."""
+"""Fields that are accepted, but sent to no engine of another API. Engines with Anthropic's API get `NATIVE_FIELDS`."""
 REJECTED_FIELDS = {
     "compaction": "the gateway compacts no conversations; ask for a summary in a message",
     "container": "the gateway runs no code",
     "mcp_servers": "the gateway calls no tools; let the client call the server, and send its tools as 'tools'",
 }
-"""Fields that would need a part that the gateway does not have, and what to do instead."""
+"""Fields that are rejected unless they are empty, and what the error says: why, or what to do instead."""
 THREAD = "thread"
-"""Anthropic's field for a conversation that the server keeps. Its clients send the new messages only, but the whole
-conversation without the field if the answer has the code for that."""
+"""Anthropic's field for a conversation that the server stores, so that clients send only new messages. The gateway
+rejects it with the code `THREAD_UNSUPPORTED`; clients then send the whole conversation without the field."""
 NOT_SENT = IGNORED_FIELDS | REJECTED_FIELDS.keys() | {THREAD}
 BETA_HEADER = b"anthropic-beta"
 _NO_FIELDS: Mapping[str, Any] = {}
@@ -74,7 +74,7 @@ class MessageParam(BaseModel):
 
 
 class MessagesBody(BaseModel):
-    """`POST /v1/messages`. Fields that are not declared go to the engine if it accepts them."""
+    """`POST /v1/messages`. Fields that are not declared go to the engine if it accepts them; a few are ignored."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -103,16 +103,17 @@ class MessagesBody(BaseModel):
     def to_request(
         self, deadline: float, caller: Caller = ANONYMOUS, cache: str = CACHE_USE, arrived: float = 0.0
     ) -> Request:
-        """Converts the body to a `Request`, with the arguments of `ConversationBody.to_request`; raises
-        InvalidArgument.
-        """
+        """Converts the body to a `Request`; its arguments and errors are those of `ConversationBody.to_request`."""
         return to_request(self, deadline, caller, cache, arrived)
 
     def encoder(self) -> AnswerEncoder:
         return MessageEncoder(self.stop_sequences or ())
 
     def read_headers(self, headers: Mapping[bytes, bytes]) -> None:
-        """Adds the beta features in the `anthropic-beta` header, which SDKs send, to the body's `betas`."""
+        """Adds the beta features in the `anthropic-beta` header, which SDKs send, to the body's `betas`.
+
+        `headers` are by lower-case name.
+        """
         header = headers.get(BETA_HEADER, b"").decode("latin-1")
         named = [name.strip() for name in header.split(",") if name.strip()]
         if named and self.model_extra is not None:
@@ -132,9 +133,10 @@ _decode_plain = msgspec.json.Decoder(strict_struct(MessagesBody)).decode
 def read_plain_message(
     body: bytes, deadline: float, caller: Caller, cache: str, arrived: float
 ) -> tuple[Request, AnswerEncoder] | None:
-    """Decodes a body without tools in which all content is text, several times faster than `decode_body`.
+    """Decodes a body of the common form, several times faster than `decode_body`; implements `ReadPlain`.
 
-    Returns None for all other bodies; raises InvalidArgument as `to_request` does.
+    Returns None if the body is invalid, has a field that is not declared, or a content or any other field that holds
+    objects, such as `tools`; `metadata` is allowed. Raises InvalidArgument as `to_request` does.
     """
     try:
         message: MessagesBody = _decode_plain(body)  # type: ignore[assignment]  # a struct with the same fields
@@ -144,7 +146,11 @@ def read_plain_message(
 
 
 def to_request(body: MessagesBody, deadline: float, caller: Caller, cache: str, arrived: float) -> Request:
-    """Converts a body of the Messages API to a `Request`; see `ConversationBody`. Raises InvalidArgument."""
+    """Converts a body of the Messages API as `ConversationBody.to_request` does, which describes the arguments.
+
+    Raises InvalidArgument if the body has no `max_tokens` or no messages, exceeds a limit, or has content or a field
+    that is invalid or not supported.
+    """
     if body.max_tokens is None:
         raise bad_parameter("'max_tokens' is missing; it limits the answer", "max_tokens")
     if not body.messages:
@@ -192,7 +198,7 @@ def to_request(body: MessagesBody, deadline: float, caller: Caller, cache: str, 
 
 
 def _uncommon(body: MessagesBody, extra: Mapping[str, Any]) -> frozenset[GivenField]:
-    """Returns the fields that are not sent to every engine."""
+    """Returns the fields of the body that are not sent to every engine; `extra` are its undeclared fields."""
     found = {("", name) for name in IGNORED_FIELDS - NATIVE_FIELDS if extra.get(name)}
     found.update(of_contents([body.system, *[message.content for message in body.messages]]))
     found.update(of_tools(body.tools or (), body.tool_choice))
@@ -209,7 +215,10 @@ def _stop_sequences(stop: Sequence[str]) -> tuple[str, ...]:
 
 
 def _split_metadata(metadata: Mapping[str, str | None]) -> tuple[str, Mapping[str, str]]:
-    """Returns the user's id and the other metadata, which routing rules may use; raises InvalidArgument."""
+    """Returns the user's id ("" if there is none), and the other entries that are not null, for routing rules.
+
+    Raises InvalidArgument if the id is longer than `MAX_USER_CHARACTERS`.
+    """
     user = metadata.get("user_id") or ""
     if len(user) > MAX_USER_CHARACTERS:
         raise bad_parameter(f"'metadata.user_id' may have {MAX_USER_CHARACTERS} characters", "metadata.user_id")
@@ -217,7 +226,11 @@ def _split_metadata(metadata: Mapping[str, str | None]) -> tuple[str, Mapping[st
 
 
 def _to_fields(body: MessagesBody, continues: bool) -> Mapping[str, Any]:
-    """Returns the engine's fields by their names in chat completions; raises InvalidArgument."""
+    """Returns the fields for engines, by their names in chat completions: the converted ones, and all undeclared ones
+    that are not in `NOT_SENT`. `continues` says that the answer continues the last message, which is the assistant's.
+
+    Raises InvalidArgument for a rejected field, an `n` other than 1, or invalid tools, tool choice or output format.
+    """
     extra = body.model_extra or _NO_FIELDS
     if extra.get(THREAD):
         message = f"'{THREAD}': no conversation is kept; send all messages, without this field"
@@ -251,7 +264,10 @@ async def create_message(body: MessagesBody, request: fastapi.Request) -> Respon
 
 
 async def count_tokens(body: CountTokensBody, request: fastapi.Request) -> Response:
-    """Counts the tokens of the prompt that the request would have; nothing is generated or charged."""
+    """Counts the tokens of the prompt that the request would have; nothing is generated or charged.
+
+    The answer has `input_tokens`, and in `pointsman` the path and whether the count is "exact" or an "estimate".
+    """
     pipeline = dependencies_of(request).pipeline
     decoded = body.to_request(deadline_of_request(request), caller_of_request(request))
     request.scope[HAS_RECEIPT] = True

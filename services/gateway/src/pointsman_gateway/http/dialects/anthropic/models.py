@@ -13,7 +13,7 @@ DEFAULT_LIMIT, MAX_LIMIT = 20, 1000
 
 
 def model_body(name: str, created: int) -> dict[str, Any]:
-    """Returns a model in Anthropic's form; `created` are Unix seconds."""
+    """Returns a model in Anthropic's form; `created` is in Unix seconds."""
     return {
         "type": "model",
         "id": name,
@@ -24,9 +24,10 @@ def model_body(name: str, created: int) -> dict[str, Any]:
 
 
 def models_page(names: Sequence[str], created: int, query: QueryParams) -> dict[str, Any]:
-    """Returns the page of the models `names` by `limit`, `after_id`, `before_id` and `lifecycle`.
+    """Returns the page of `names` that the query's `limit`, `after_id`, `before_id` and `lifecycle` select.
 
-    `created` are Unix seconds. Raises InvalidArgument for a bad parameter.
+    `created` is in Unix seconds. Raises InvalidArgument if `limit` is not 1 to `MAX_LIMIT`, an id is not in `names`, or
+    both ids are given.
     """
     lifecycles = [*query.getlist("lifecycle"), *query.getlist("lifecycle[]")]
     if lifecycles and "active" not in lifecycles:

@@ -7,26 +7,28 @@ from typing import Any
 from pointsman_gateway.http.fields import bad_parameter
 
 PASSED_FIELDS = ("cache_control", "context_management", "service_tier")
-"""Fields that are sent as they are."""
+"""Undeclared fields of a body that engines with Anthropic's format get unchanged."""
 NATIVE_FIELDS = frozenset({*PASSED_FIELDS, "betas"})
-"""Undeclared fields of a body that are sent to engines with Anthropic's format."""
+"""Undeclared fields of a body that only engines with Anthropic's format get."""
 COMMON_OUTPUT = frozenset({"format", "effort"})
 """Fields of `output_config` that chat completions have too."""
 CLIENT_TOOL = re.compile(r"(bash|text_editor|computer|memory)_20\d{6}")
-"""The type of a tool that Anthropic has trained its models for, and that the client runs."""
+"""Matches the type of a tool that Anthropic has trained its models for, and that the client runs."""
 COMMON_TOOL = frozenset({"type", "name", "description", "input_schema", "strict"})
 """Fields of a tool that chat completions have too."""
 SERVER_TOOL_FIELDS = frozenset({"defer_loading", "allowed_callers"})
-"""Fields of a tool that refer to tools which Anthropic runs itself, and which the gateway leaves out."""
+"""Fields of a tool that refer to tools which Anthropic runs itself. The gateway leaves out both."""
 MAX_BETAS = 32
 
 
 def to_native(
     extra: Mapping[str, Any], thinking: Any, output: Mapping[str, Any], tools: Sequence[Mapping[str, Any]]
 ) -> Mapping[str, Any] | None:
-    """Returns the fields that are sent only to engines with Anthropic's format, None if there are none.
+    """Returns the fields that are sent only to engines with Anthropic's format; None if there are none.
 
-    `extra` are the body's undeclared fields, `output` is its `output_config`. Raises InvalidArgument for bad `betas`.
+    `extra` are the body's undeclared fields, `thinking` and `tools` its fields of these names, and `output` is its
+    `output_config`. If one tool has a field that chat completions lack, the result has all tools that the client runs.
+    Raises InvalidArgument if `betas` is not a list of at most `MAX_BETAS` strings.
     """
     native = {name: extra[name] for name in PASSED_FIELDS if extra.get(name) is not None}
     if thinking:

@@ -15,9 +15,10 @@ _NO_FIELDS: Mapping[str, Any] = {}
 
 
 def to_parts(block: Any, where: str) -> list[Part]:
-    """Converts a text, an image, a document or a search result; raises InvalidArgument for all other blocks.
+    """Converts one block: a text, an image, a document or a search result.
 
-    `where` is the block's location in the body, for errors.
+    `where` is the block's location in the body, such as "messages[0].content[1]", for errors. Raises InvalidArgument
+    for any other block, and for a field that is missing or wrong.
     """
     block = block if isinstance(block, dict) else _NO_FIELDS
     source = block.get("source")
@@ -40,9 +41,10 @@ def to_parts(block: Any, where: str) -> list[Part]:
 
 
 def _to_document(block: Block, source: Block, where: str) -> list[Part]:
-    """Converts a document: a file, or its text after a line with the title and one with the context.
+    """Converts a document to a text part with its title and context, followed by the parts of its source.
 
-    A file has the title as its name. Raises InvalidArgument.
+    The source is a file, a text, or blocks; the title of a file becomes the file's name instead. Raises InvalidArgument
+    for another source, and for a field that is missing or wrong.
     """
     title, context = _optional_text(block, "title", where), _optional_text(block, "context", where)
     match source.get("type"):
@@ -57,7 +59,7 @@ def _to_document(block: Block, source: Block, where: str) -> list[Part]:
 
 
 def _to_texts(content: Any, where: str) -> list[Part]:
-    """Converts the content of a document or a search result: a text, or blocks with texts and images.
+    """Converts the content of a document or a search result: a string, or a list of text and image blocks.
 
     Raises InvalidArgument for anything else.
     """
@@ -91,7 +93,10 @@ def _text(text: Any, block: Block, where: str) -> Part:
 
 
 def _to_url(source: Block, where: str) -> str:
-    """Returns a source's URL, or a `data:` URL with its data; raises InvalidArgument."""
+    """Returns the URL of a source of type "url", or a `data:` URL with the data of a "base64" source.
+
+    Raises InvalidArgument for a field that is missing, unknown or not a string.
+    """
     if source["type"] == "url":
         reject_unknown_fields(source, ("type", "url"), where)
         return string_in(source, "url", where)

@@ -18,8 +18,9 @@ def blocks_of(
 ) -> Blocks:
     """Returns the `Blocks` of a message with a cache breakpoint; empty if it has none.
 
-    `texts` has the text of each part, None for media; `text` is that of the message, `calls` the number of its tool
-    calls, and `of_message` its own `cache_control`. Raises InvalidArgument if a `cache_control` is no object.
+    `parts` are its content parts (None if the content is a string), and `texts` has the text of each, None for media.
+    `text` is the message's whole text, `calls` the number of its tool calls, `of_message` the message's own
+    `cache_control`, and `where` its location in the body. Raises InvalidArgument if a `cache_control` is no object.
     """
     fields = [_cache_control(part, f"{where}.content[{number}]") for number, part in enumerate(parts or ())]
     own = _cache_control({"cache_control": of_message}, where)

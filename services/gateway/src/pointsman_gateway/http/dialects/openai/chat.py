@@ -80,9 +80,7 @@ class ChatBody(BaseModel):
     def to_request(
         self, deadline: float, caller: Caller = ANONYMOUS, cache: str = CACHE_USE, arrived: float = 0.0
     ) -> Request:
-        """Converts the body to a `Request`, with the arguments of `ConversationBody.to_request`; raises
-        InvalidArgument.
-        """
+        """Converts the body to a `Request`; its arguments and errors are those of `ConversationBody.to_request`."""
         return to_request(self, deadline, caller, cache, arrived)
 
     def encoder(self) -> AnswerEncoder:
@@ -105,7 +103,7 @@ _decode_plain = msgspec.json.Decoder(strict_struct(ChatBody)).decode
 def read_plain_chat(
     body: bytes, deadline: float, caller: Caller, cache: str, arrived: float
 ) -> tuple[Request, AnswerEncoder] | None:
-    """Decodes a chat body of the common form, several times faster than `decode_body`.
+    """Decodes a chat body of the common form, several times faster than `decode_body`; implements `ReadPlain`.
 
     Returns None if the body is invalid, has a field that is not declared, or has a message whose content is a list.
     Raises InvalidArgument as `to_request` does.
@@ -122,7 +120,10 @@ def read_plain_chat(
 
 
 def to_request(body: ChatBody, deadline: float, caller: Caller, cache: str, arrived: float) -> Request:
-    """Converts a chat body to a `Request`; raises InvalidArgument for unknown content, or if a limit is exceeded."""
+    """Converts a chat body as `ConversationBody.to_request` does, which describes the arguments.
+
+    Raises InvalidArgument for unknown or invalid content, or if a limit is exceeded.
+    """
     extra = body.model_extra or _NO_FIELDS
     check_counts(body.messages, extra)
     stop = _stop_sequences(body.stop)
@@ -157,9 +158,10 @@ def to_request(body: ChatBody, deadline: float, caller: Caller, cache: str, arri
 
 
 def as_chat_request(fields: Mapping[str, Any], deadline: float, uncommon: frozenset[GivenField] = NOTHING) -> Request:
-    """Makes the request of another endpoint from `fields` in the format of chat completions; raises InvalidArgument.
+    """Converts the body of another endpoint to a `Request`; `fields` are its fields in the format of chat completions.
 
-    `uncommon` are fields of the endpoint's body that are not sent to every engine.
+    `deadline` is in seconds on the event loop's clock. `uncommon` are fields of the endpoint's own body that are not
+    sent to every engine; those in `fields` are added. Raises InvalidArgument as for a chat body.
     """
     try:
         body = ChatBody.model_validate(fields)
@@ -174,7 +176,7 @@ def includes_usage(options: StreamOptions | None) -> bool:
 
 
 def _stop_sequences(stop: str | list[str] | None) -> tuple[str, ...] | None:
-    """Returns the request's stop sequences, possibly none; None (for "") means those of the path."""
+    """Returns the request's stop sequences, which may be empty; None for "", which stands for those of the path."""
     if isinstance(stop, str):
         return (stop,) if stop else None
     return tuple(stop or ())

@@ -21,9 +21,9 @@ from pointsman_gateway.http.encoding import (
 )
 
 _ID = re.compile(rb'\{"id": ?"[^"\\]{1,200}"')
-"""The beginning of an engine's event, if the event begins with its id."""
+"""Matches the beginning of an engine's event, up to its id, if the id is its first field."""
 _NO_PREFIX = b"\n"
-"""No event begins with it."""
+"""A prefix that no event has, used until the prefix of the engine's events is known."""
 
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 # These keep the values undecoded: they are only passed on.
@@ -41,23 +41,24 @@ _decode_last_event = msgspec.json.Decoder(_LastEvent).decode
 
 
 class ChatEncoder:
-    """Encodes an answer as `chat.completion`, or as its chunks; implements `AnswerEncoder`. The engine's events are
-    passed on unchanged except for the id of the answer, and `"usage":null` if the client wants the usage. The first
-    event of each choice is encoded anew: it gets the role, and keeps all fields of the engine's event that are unknown
-    to the gateway.
+    """Encodes an answer as `chat.completion`, or as its chunks; implements `AnswerEncoder`.
+
+    In a stream, the engine's events are passed on unchanged except for the id of the answer, and `"usage":null` if the
+    client wants the usage. The first event of each choice is encoded anew: it gets the role, and keeps the fields that
+    the gateway does not know. A chunk without an engine's event is also encoded anew.
     """
 
     error_format = OPENAI_ERRORS
 
     def __init__(self, include_usage: bool) -> None:
-        """Ends a stream with a chunk that has the usage if `include_usage`."""
+        """With `include_usage`, a stream ends with a chunk that has the usage and the receipt."""
         self._include_usage = include_usage
         self._head: dict[str, Any] = {}
         """The fields that all chunks have in common."""
         self._started: set[int] = set()
         """Indexes of the choices of which a chunk has been encoded."""
         self._engine_prefix, self._own_prefix = _NO_PREFIX, b""
-        """The bytes up to the id with which an event of the engine begins, and their replacement."""
+        """The bytes with which the engine's events begin, up to the id, and what replaces them."""
 
     def encode_start(self, started: Started) -> bytes:
         self._head = {
@@ -129,15 +130,17 @@ class ChatEncoder:
 
 
 def _with_null_usage(event: bytes) -> bytes:
-    """Adds `"usage":null` to a chunk before the one with the usage, as OpenAI does with `include_usage`."""
+    """Adds `"usage":null` to an engine's event unless it has a usage: with `include_usage`, OpenAI does so in every
+    chunk before the last one.
+    """
     return event if b'"usage":' in event or not event.endswith(b"}") else event[:-1] + b',"usage":null}'
 
 
 def completion(started: Started, chunks: Sequence[Chunk], finished: Finished) -> dict[str, Any]:
-    """Returns an answer that is not streamed.
+    """Returns the `chat.completion` object of an answer that is not streamed.
 
-    Fields that are unknown to the gateway are taken from the engine's first event, and from the last event of each
-    choice.
+    Fields that the gateway does not know are taken from the engine's first event, and those of a choice from the
+    choice's last event.
     """
     first = next((chunk.raw for chunk in chunks if chunk.raw), b"")
     return {

@@ -36,10 +36,11 @@ from pointsman_gateway.pipeline.batch import BatchFinished
 from pointsman_gateway.pipeline.request_checks import MAX_CHOICES
 
 COMPLETION_ONLY = {"echo": False, "suffix": "", "best_of": 1}
-"""Parameters that only an engine's own `/v1/completions` supports; a conversation accepts these values alone."""
+"""Parameters that only an engine's own `/v1/completions` supports. If the prompt is answered as a conversation, these
+are the only accepted values."""
 
 FINISH_REASONS = ("stop", "length", "content_filter")
-"""Conversations can also end for other reasons, which are reported as "stop"."""
+"""The finish reasons of completions; any other one of a conversation, such as "tool_calls", is reported as "stop"."""
 
 
 class CompletionBody(BaseModel):
@@ -64,19 +65,22 @@ class CompletionBody(BaseModel):
 
     @property
     def is_raw(self) -> bool:
-        """Returns whether a model or adapter is named, whose engine gets the prompt without a chat template."""
+        """Returns whether `model` names a model or an adapter, whose engine gets the prompt without a chat template."""
         return self.model != domain.AUTO and not self.model.startswith("path:")
 
     @property
     def choices(self) -> int:
-        """Returns the number of choices for each prompt, or 1 if `n` is not a number, which admission rejects."""
+        """Returns the number of choices for each prompt, `n`; 1 if it is missing or invalid. Admission rejects an
+        invalid `n`.
+        """
         n = (self.model_extra or {}).get("n")
         return n if type(n) is int and n > 0 else 1
 
     def to_requests(self, deadline: float) -> list[domain.Request]:
-        """Converts the body to requests: one with all prompts for a named model, else one for each prompt.
+        """Converts the body to requests: one with all prompts if a model is named (`is_raw`), else one for each prompt.
 
-        Raises InvalidArgument.
+        `deadline` is in seconds on the event loop's clock. Raises InvalidArgument if a prompt is empty, there are more
+        than `MAX_CHOICES` choices, or a parameter or the kind of prompt is not supported.
         """
         if (self.model_extra or {}).get("messages"):
             advice = "send the 'prompt' alone, or the conversation to /v1/chat/completions"
@@ -155,7 +159,9 @@ class CompletionBody(BaseModel):
 
 
 def _to_text(prompt: str | list[int]) -> str:
-    """Returns the prompt as a text; token ids as JSON, padded to four characters each, as token estimates expect."""
+    """Returns the prompt as a text; token ids as JSON, padded with blanks to four characters for each, the length that
+    token estimates expect.
+    """
     return prompt if isinstance(prompt, str) else msgspec.json.encode(prompt).decode().ljust(4 * len(prompt))
 
 
@@ -192,7 +198,7 @@ class CompletionEncoder:
     error_format = OpenAIErrors("prompt")
 
     def __init__(self, include_usage: bool) -> None:
-        """Ends a stream with a chunk that has the usage if `include_usage`."""
+        """With `include_usage`, a stream ends with a chunk that has the usage and the receipt."""
         self._include_usage = include_usage
         self._head: dict[str, Any] = {}
         self._choices: dict[int, _Choice] = {}
@@ -260,7 +266,11 @@ def _head(started: Started) -> dict[str, Any]:
 
 
 def _usage(finished: Finished) -> dict[str, Any]:
-    """Returns the usage and the receipt; for several decisions also the receipt of each prompt."""
+    """Returns the fields `usage` and `pointsman` (the receipt, see `receipt_body`) of an answer.
+
+    If each prompt was a request of its own (`BatchFinished`), `pointsman` has a list `prompts` in addition, with the
+    `decision_id` and the receipt of each.
+    """
     receipt = receipt_body(finished.receipt)
     if isinstance(finished, BatchFinished):
         receipt["prompts"] = [{"decision_id": part.decision.id, **receipt_body(part)} for part in finished.parts]
@@ -268,9 +278,9 @@ def _usage(finished: Finished) -> dict[str, Any]:
 
 
 def _logprobs(engine_logprobs: Any, offset: int) -> dict[str, list[Any]] | None:
-    """Converts an engine's log-probabilities (of chats or completions) to the format of completions; None without any.
+    """Converts a chunk's log-probabilities, in the format of chats or of completions, to the format of completions.
 
-    `offset` is the number of characters of the answer before them.
+    Returns None if there are none. `offset` is the number of characters of the choice before the chunk.
     """
     if not isinstance(engine_logprobs, dict):
         return None

@@ -51,9 +51,10 @@ class EmbeddingBody(BaseModel):
     user: str | None = None
 
     def to_wanted(self, deadline: float, caller: domain.Caller = domain.ANONYMOUS) -> EmbeddingRequest:
-        """Converts the body to an embedding request; raises InvalidArgument.
+        """Converts the body to an embedding request; `deadline` is in seconds on the event loop's clock.
 
-        `deadline` is in seconds on the event loop's clock.
+        Raises InvalidArgument if the model or an input is empty, there are not 1 to `MAX_INPUTS` inputs, or a field is
+        not accepted.
         """
         if not self.model:
             raise InvalidArgument("'model' is empty; GET /v1/models lists them", code="missing_model", param="model")
@@ -98,7 +99,7 @@ class EmbeddingRoute(JsonRoute):
 
 
 class EmbeddingResponse(Response):
-    """A response that computes the embeddings of its request while it is sent."""
+    """A response that computes the embeddings while it is sent, and cancels that if the client disconnects."""
 
     def __init__(self, dependencies: HttpDependencies, wanted: EmbeddingRequest) -> None:
         self.background = None
@@ -142,7 +143,7 @@ class EmbeddingResponse(Response):
 
 
 async def embed(body: EmbeddingBody, request: Request) -> Response:
-    """Returns a vector for each text. Those of the gateway's own model have length 1."""
+    """Returns a vector for each text or list of token ids. Vectors of the gateway's own model have length 1."""
     return EmbeddingResponse(
         dependencies_of(request), body.to_wanted(deadline_of_request(request), caller_of_request(request))
     )

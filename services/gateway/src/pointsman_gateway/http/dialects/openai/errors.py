@@ -44,7 +44,9 @@ OPENAI_ERRORS = OpenAIErrors()
 
 
 def error_body(error: PointsmanError) -> dict[str, Any]:
-    """Returns an error as the body of a response, or as an event of a stream."""
+    """Returns the body of a response, or the data of a stream's event, that reports an error: {"error": {"message",
+    "type", "param", "code"}}.
+    """
     return {
         "error": {
             "message": error.message,

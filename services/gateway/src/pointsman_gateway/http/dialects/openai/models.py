@@ -13,7 +13,7 @@ def model_body(name: str, created: int) -> dict[str, Any]:
 
 
 def models_page(names: Sequence[str], created: int, query: QueryParams) -> dict[str, Any]:
-    """Returns the list of all models, which has no pages."""
+    """Returns the list of all models; it has no pages, so `query` is not used. `created` is in Unix seconds."""
     return {"object": "list", "data": [model_body(name, created) for name in names]}
 
 

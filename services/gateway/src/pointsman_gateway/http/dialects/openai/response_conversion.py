@@ -15,7 +15,7 @@ from pointsman_gateway.http.fields import bad_parameter, string_in
 TEXTS = {"input_text": "text", "output_text": "text", "text": "text", "refusal": "refusal"}
 """The content parts with a text, and the name of the field that holds it."""
 MEDIA = {"input_image": "image_url", "input_file": "file", "input_audio": "input_audio"}
-"""Other content parts, and their types in chat completions."""
+"""The content parts with media, and their types in chat completions."""
 
 OUTPUTS = ("function_call_output", "custom_tool_call_output")
 ROLES = ("user", "assistant", "system", "developer")
@@ -23,8 +23,8 @@ OPENAI_TOOLS = frozenset(
     {"apply_patch", "code_interpreter", "computer", "computer_use_preview", "file_search", "image_generation",
      "local_shell", "mcp", "shell", "tool_search"}
 )  # fmt: skip
-"""Tools that OpenAI runs itself or has trained its models for, in addition to all whose name begins with "web_search".
-The model does not see them, as with vLLM."""
+"""Types of tools that OpenAI runs itself or has trained its models for, in addition to all types that begin with
+"web_search". They are not sent to engines, as in vLLM."""
 
 CUSTOM_PARAMETERS = {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]}
 """The parameters of the function that replaces a custom tool."""
@@ -35,8 +35,8 @@ Message = dict[str, Any]
 def to_messages(items: str | Sequence[Mapping[str, Any]]) -> list[Message]:
     """Converts input items to chat messages; raises InvalidArgument for unknown or invalid items.
 
-    Reasoning items are left out. In chats only user messages may have media, so media in the outputs of tools move to
-    the user's next message, or become a message of their own.
+    A string becomes one user message. Reasoning items are left out. The media in outputs of tools move to the message
+    after them if that is the user's; otherwise they become a user message of their own.
     """
     if isinstance(items, str):
         return [{"role": "user", "content": items}]
@@ -55,7 +55,9 @@ def to_messages(items: str | Sequence[Mapping[str, Any]]) -> list[Message]:
 
 
 def _show_before_last(messages: list[Message], media: list[Part]) -> None:
-    """Adds media parts to the last message if it is the user's, otherwise as a new user message before the last one."""
+    """Puts media parts at the start of the last message if it is the user's, otherwise into a new user message before
+    the last one.
+    """
     last = messages[-1]
     if last["role"] == "user":
         last["content"] = [*media, *_as_parts(last["content"])]
@@ -64,7 +66,10 @@ def _show_before_last(messages: list[Message], media: list[Part]) -> None:
 
 
 def _add_output(messages: list[Message], item: Mapping[str, Any], where: str) -> list[Part]:
-    """Adds a tool message with the texts of an output item, and returns the output's media; raises InvalidArgument."""
+    """Appends a tool message with the texts of an output item to `messages`, and returns the media in the output.
+
+    Raises InvalidArgument if the output or its `call_id` is invalid.
+    """
     parts = _as_parts(_content(item.get("output"), f"{where}.output"))
     call_id = string_in(item, "call_id", where)
     messages.append({"role": "tool", "tool_call_id": call_id, "content": text_of(parts)})
@@ -98,9 +103,10 @@ def _add_item(messages: list[Message], item: Mapping[str, Any], where: str) -> N
 
 
 def _add_call(messages: list[Message], item: Mapping[str, Any], where: str) -> None:
-    """Adds a tool call to the assistant's message before it: the calls of one turn are one message.
+    """Adds a tool call to the last message if it is the assistant's, so that the calls of one turn are one message;
+    otherwise to a new one.
 
-    Raises InvalidArgument unless its name, arguments and id are strings.
+    Raises InvalidArgument unless the call's name, arguments and id are strings.
     """
     namespace = item.get("namespace")
     name = ToolName(string_in(item, "name", where), namespace if isinstance(namespace, str) else "")
@@ -113,7 +119,10 @@ def _add_call(messages: list[Message], item: Mapping[str, Any], where: str) -> N
 
 
 def _content(content: Any, where: str) -> str | list[Part]:
-    """Returns the content as a text, or as content parts of chat completions. Raises InvalidArgument."""
+    """Returns a content that is a string as it is, and a list as content parts of chat completions.
+
+    Raises InvalidArgument for anything else, and for an unknown or invalid part.
+    """
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
@@ -139,9 +148,9 @@ def _to_part(part: Any, where: str) -> Part:
 
 
 def _to_media_part(kind: str, part: Mapping[str, Any], where: str) -> Part:
-    """Converts an image, a file or a sound; raises InvalidArgument, also for a `file_id` or another unknown field.
+    """Converts an image, a file or a sound; `kind` is its type, a key of `MEDIA`. The `detail` of a file is left out.
 
-    `detail` of a file is left out.
+    Raises InvalidArgument if the data is missing or invalid, and for a `file_id` or another unknown field.
     """
     known: tuple[str, ...]
     given: Any
@@ -161,12 +170,12 @@ def _to_media_part(kind: str, part: Mapping[str, Any], where: str) -> Part:
 
 @dataclass(frozen=True, slots=True)
 class ToolName:
-    """The name of a tool in a response; an engine knows functions only, each by one name."""
+    """The name of a tool in the Responses API. Engines only know functions without namespaces, by `for_engine`."""
 
     name: str
     namespace: str = ""
     is_custom: bool = False
-    """Whether it takes a text instead of arguments in JSON."""
+    """Whether the tool takes a text instead of arguments in JSON."""
 
     @property
     def for_engine(self) -> str:
@@ -175,17 +184,18 @@ class ToolName:
 
 @dataclass(frozen=True, slots=True)
 class ChatTools:
-    """The tools of a response's request that the model can call, as functions."""
+    """The tools of a request that the model can call."""
 
     functions: list[dict[str, Any]]
+    """As the `tools` of chat completions."""
     names: Mapping[str, ToolName]
-    """By the engine's names."""
+    """The tools' names, by `ToolName.for_engine`."""
 
 
 def to_chat_tools(tools: Sequence[Mapping[str, Any]] | None) -> ChatTools:
-    """Converts functions, custom tools and namespaces to functions; raises InvalidArgument for unknown tools.
+    """Converts functions, custom tools and namespaces to functions, and leaves out tools that OpenAI runs itself.
 
-    Tools that OpenAI runs itself are left out, as in vLLM.
+    Raises InvalidArgument for unknown or invalid tools, and if they are more than `check_tool_count` allows.
     """
     names: dict[str, ToolName] = {}
     chat = ChatTools([], names)
@@ -239,8 +249,10 @@ def _add_tool(
 
 
 def to_chat_choice(choice: str | Mapping[str, Any] | None, tools: ChatTools) -> Any:
-    """Converts `tool_choice` to that of chat completions; None if it is not given, or demands no call and there are no
-    tools. Raises InvalidArgument for an unknown choice, and if it demands a call without tools.
+    """Converts `tool_choice` to that of chat completions; returns None if it is not given, or if it is "auto" or "none"
+    and there are no tools.
+
+    Raises InvalidArgument for an unknown choice or tool, and if a call is demanded but there are no tools.
     """
     if choice is None or choice in ("auto", "none"):
         return choice if tools.functions else None
@@ -266,9 +278,10 @@ def to_chat_choice(choice: str | Mapping[str, Any] | None, tools: ChatTools) -> 
 
 
 def _resolve_name(name: str, tools: ChatTools) -> str:
-    """Returns the engine's name of a tool, by that name or by an unambiguous one without namespace.
+    """Returns the engine's name of a tool. `name` is that name, or the name without its namespace if only one tool has
+    it.
 
-    Raises InvalidArgument for others.
+    Raises InvalidArgument for any other name.
     """
     if name in tools.names:
         return name
@@ -280,7 +293,11 @@ def _resolve_name(name: str, tools: ChatTools) -> str:
 
 
 def to_response_format(format: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Converts `text.format` to chat completions' `response_format`, None for text; raises InvalidArgument."""
+    """Converts `text.format` to chat completions' `response_format`; returns None for the format "text", or if none is
+    given.
+
+    Raises InvalidArgument for an unknown type, and for a "json_schema" without name or schema.
+    """
     kind = (format or {}).get("type", "text")
     if format is None or kind == "text":
         return None

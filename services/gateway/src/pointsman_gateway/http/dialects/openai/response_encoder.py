@@ -30,19 +30,21 @@ INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
 ERRORS = {400: "invalid_prompt", 429: "rate_limit_exceeded"}
 """OpenAI's error codes by HTTP status; all others are "server_error"."""
 MAX_CHARACTERS = 4 * 1024 * 1024
-"""Of a stream's texts and arguments, which its last events repeat four times; a million tokens have as many."""
+"""The most characters of texts and arguments in one stream, since its last events repeat them four times. A million
+tokens have about as many."""
 
 
 class ResponseEncoder:
-    """Encodes an answer of the Responses API; implements `AnswerEncoder`. A whole response is what the last event of
-    the stream holds.
+    """Encodes an answer of the Responses API; implements `AnswerEncoder`.
+
+    An answer that is not streamed is the object that the last event of a stream holds.
     """
 
     error_format = OpenAIErrors("input")
 
     def __init__(self, echoed: Mapping[str, Any], wants_logprobs: bool, tool_names: Mapping[str, ToolName]) -> None:
-        """Takes the request's fields that a response repeats, whether it has log-probabilities, and tools' names by the
-        engine's.
+        """Takes the fields of the request that the response repeats (`echoed`), whether the response has
+        log-probabilities, and the tools' names, by their names for the engine.
         """
         self._tool_names = tool_names
         self._echoed = echoed
@@ -100,7 +102,11 @@ class ResponseEncoder:
         }
 
     def _add_chunk(self, chunk: Chunk) -> Iterator[Event]:
-        """Yields the events of a chunk of the first choice; others are ignored, since a response is one answer."""
+        """Adds a chunk to the output items, and yields its events. Chunks of all choices but the first are ignored,
+        since a response is one answer.
+
+        Raises EngineFailed as `_count` does.
+        """
         if chunk.index:
             return
         delta = chunk.extra.get("delta") or {}
@@ -130,7 +136,9 @@ class ResponseEncoder:
         yield from self._item.add(kind, text, logprobs)
 
     def _add_call(self, delta_of_call: Mapping[str, Any]) -> Iterator[Event]:
-        """Yields the events of a tool call, which stays open until the end: engines may interleave several calls."""
+        """Adds a piece of a tool call, and yields its events. No call is ended before the end of the answer, because
+        engines may interleave calls.
+        """
         number, function = min(delta_of_call.get("index", 0), MAX_TOOL_CALLS - 1), delta_of_call.get("function") or {}
         call = self._calls.get(number)
         if call is None:
@@ -150,7 +158,7 @@ class ResponseEncoder:
         yield from call.add(arguments)
 
     def _count(self, text: str) -> None:
-        """Counts the characters of a stream that are kept; raises EngineFailed if they are too many."""
+        """Counts the characters that are kept; raises EngineFailed if a stream has more than `MAX_CHARACTERS`."""
         self._characters += len(text)
         if self._characters > MAX_CHARACTERS and self._is_streamed:
             message = f"the engine failed: its answer has more than {MAX_CHARACTERS:,} characters"
@@ -181,7 +189,7 @@ class ResponseEncoder:
         return [item.body(self._status(item, status)) for item in self._items]
 
     def _status(self, item: Item, status: str) -> str:
-        """Returns an item's status; if the answer was cut off, only the last item is incomplete."""
+        """Returns the status of an item, where `status` is that of the answer: only the last item can be incomplete."""
         return status if item is self._items[-1] else "completed"
 
     def _response(self, status: str) -> dict[str, Any]:

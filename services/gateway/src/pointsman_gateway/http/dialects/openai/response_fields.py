@@ -16,7 +16,7 @@ ITEM_FIELDS: Mapping[str, frozenset[str]] = {
     "function_call_output": _OUTPUT,
     "custom_tool_call_output": _OUTPUT,
 }
-"""The fields of each type of item that are sent to every engine in some form."""
+"""The fields of each type of item that every engine gets in some form."""
 MEDIA_FIELDS: Mapping[str, frozenset[str]] = {
     "input_image": frozenset({"image_url", "detail"}),  # `detail` is one of the converted part
     "input_file": frozenset({"file_data", "file_url", "filename"}),
@@ -49,8 +49,9 @@ def _of_parts(parts: Any) -> Iterator[GivenField]:
 
 
 def of_tools(tools: Iterable[Any]) -> Iterator[GivenField]:
-    """Yields the fields in functions, custom tools and namespaces that are not sent to every engine; other tools are
-    left out as a whole.
+    """Yields the fields of functions, custom tools and namespaces that are not sent to every engine.
+
+    Tools of other types, which no engine gets, yield nothing.
     """
     for tool in tools:
         kind = tool.get("type") if isinstance(tool, Mapping) else None

@@ -1,4 +1,4 @@
-"""The output items of a streamed response; their methods yield the events for each change."""
+"""The output items of the Responses API; their methods yield the stream's event for each change."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -23,13 +23,15 @@ class Item(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PartKind:
-    """A type of content part, and the names of its events."""
+    """A type of content part, with the names by which its items, fields and events are known."""
 
     type: str
     item: str
     """The type of the item that contains it."""
     key: str
+    """The name of the field with its text."""
     event: str
+    """The beginning of the names of its events."""
 
 
 TEXT = PartKind("output_text", "message", "text", "response.output_text")
@@ -38,7 +40,7 @@ REASONING = PartKind("reasoning_text", "reasoning", "text", "response.reasoning_
 
 
 class _GrowingText:
-    """A text that arrives in pieces. It is encoded once, since several events repeat it."""
+    """A text that arrives in pieces. Its JSON is cached until the next piece, since several events repeat it."""
 
     def __init__(self) -> None:
         self._pieces: list[str] = []
@@ -53,7 +55,7 @@ class _GrowingText:
 
     @property
     def json(self) -> msgspec.Raw:
-        """Returns the text as JSON."""
+        """Returns the text so far as JSON."""
         if self._json is None:
             self._pieces = [str(self)]
             self._json = msgspec.Raw(to_json(self._pieces[0]))
@@ -73,7 +75,7 @@ class _Part:
 
 
 class Content:
-    """An output item with content parts (a message or reasoning); texts are added to its last part."""
+    """An output item with content parts: a message or reasoning. Texts of one kind in a row become one part."""
 
     def __init__(self, id: str, number: int, kind: str) -> None:
         self.kind = kind
@@ -158,7 +160,7 @@ class FunctionCall:
 
 
 class CustomToolCall(FunctionCall):
-    """A call of a custom tool, whose input is a text; the engine generates it as an argument of a function."""
+    """A call of a custom tool, whose input is a text. The engine generates the text as an argument of a function."""
 
     def add(self, arguments: str) -> Iterator[Event]:
         """Collects the arguments and yields no events: the text in them is known only at the end."""
@@ -177,7 +179,7 @@ class CustomToolCall(FunctionCall):
         return {"id": self._id, "type": "custom_tool_call", **fields}
 
     def _input(self) -> str:
-        """Returns the call's text, or the arguments as they are if the model did not write the expected object."""
+        """Returns the call's text; all arguments as they are if they are no JSON object with a text in `input`."""
         arguments = str(self._arguments)
         try:
             text = json.loads(arguments)["input"]
@@ -195,6 +197,6 @@ def _item_done(number: int, item: Mapping[str, Any]) -> Event:
 
 
 def _without_bytes(token: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the log-probability of a token as events report it, without bytes."""
+    """Returns the log-probability of a token and of its alternatives, without `bytes`, which events do not have."""
     tops = [{"token": top["token"], "logprob": top["logprob"]} for top in token["top_logprobs"]]
     return {"token": token["token"], "logprob": token["logprob"], "top_logprobs": tops}

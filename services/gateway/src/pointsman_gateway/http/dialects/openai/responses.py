@@ -30,7 +30,7 @@ from pointsman_gateway.http.fields import Expected, FailFastDict, FailFastList, 
 LEFT_OUT = (
     "access_programs", "background_options", "context_management", "image", "max_tool_calls", "store", "stream_options",
 )  # fmt: skip
-"""Fields that clients send to every server, and that are sent to no engine."""
+"""Fields that are accepted, but sent to no engine."""
 LOGPROBS = "message.output_text.logprobs"
 
 REJECTED_PARAMETERS = {
@@ -101,7 +101,11 @@ class ResponsesBody(BaseModel):
         return bool(self.top_logprobs) or LOGPROBS in (self.include or ())
 
     def to_request(self, deadline: float, tools: ChatTools) -> domain.Request:
-        """Converts the body to a `Request`; `tools` are its tools, already converted. Raises InvalidArgument."""
+        """Converts the body to a `Request`; `tools` are the body's tools, converted by `to_chat_tools`.
+
+        `deadline` is in seconds on the event loop's clock. Raises InvalidArgument for an empty input, one of
+        `REJECTED_PARAMETERS`, or content that is unknown, invalid or over a limit.
+        """
         self._reject_parameters()
         system = [{"role": "system", "content": self.instructions}] if self.instructions else []
         fields = {
@@ -118,7 +122,7 @@ class ResponsesBody(BaseModel):
         return replace(request, is_collected=True)
 
     def _uncommon(self) -> frozenset[GivenField]:
-        """Returns the fields that are not sent to every engine."""
+        """Returns the fields of the body that are not sent to every engine."""
         found = {("", name) for name in LEFT_OUT if getattr(self, name)}
         found.update(of_items(self.input), of_tools(self.tools or ()))
         if any(is_run_by_openai(tool.get("type")) for tool in self.tools or ()):
@@ -140,7 +144,10 @@ class ResponsesBody(BaseModel):
             raise InvalidArgument("'input' is empty; send a text or an item", code="empty_messages", param="input")
 
     def _converted_fields(self, tools: ChatTools) -> dict[str, Any]:
-        """Returns the parameters that differ in chat completions, converted and by their names there; None if unset."""
+        """Returns the parameters that differ in chat completions, by their names there; None for those not given.
+
+        Raises InvalidArgument for an invalid tool choice or format.
+        """
         return {
             "tools": tools.functions or None,
             "tool_choice": to_chat_choice(self.tool_choice, tools),
@@ -155,7 +162,7 @@ class ResponsesBody(BaseModel):
         }
 
     def echoed(self) -> dict[str, Any]:
-        """Returns the fields of the request that a response repeats."""
+        """Returns the fields of the request that a response repeats, with defaults for those that were not given."""
         text = self.text or TextBody()
         return {
             "instructions": self.instructions,
