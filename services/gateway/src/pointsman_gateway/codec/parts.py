@@ -33,9 +33,9 @@ def read_parts(
     """Returns the joined text of a message's content parts, and {"content": the parts, rebuilt from their known fields}
     if there are media among them, else {}.
 
-    `role` is the message's role, and `where` the place of the parts in the body, such as "messages[0].content", for
-    error messages. Raises InvalidArgument for unknown or invalid parts, and for media in a role other than
-    `MEDIA_ROLES`.
+    `role` is the message's role; `where` is the place of the parts in the body, such as "messages[0].content", for
+    error messages; `join` joins the texts. Raises InvalidArgument for unknown or invalid parts, and for media in a
+    message whose role is not in `MEDIA_ROLES`.
     """
     texts, rebuilt = [], []
     for number, part in enumerate(parts):

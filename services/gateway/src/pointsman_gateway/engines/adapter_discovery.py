@@ -23,7 +23,7 @@ from pointsman_gateway.redaction import shown_error
 log = logging.getLogger(__name__)
 
 LIST_TIMEOUT_SECONDS = 5.0
-"""For one request, from connecting to the last byte."""
+"""Time limit for one request, from connecting to the last byte."""
 MAX_LIST_BYTES = 4 * 1024 * 1024
 """Limit for a response body; vLLM writes about 450 bytes for each adapter."""
 MAX_RETRY_AFTER_SECONDS = 60.0

@@ -21,10 +21,10 @@ MAX_EXPIRED = 1000
 next report."""
 
 MAX_COMPARED = 3
-"""Number of other catalogs of the same size, the newest ones, with which a new catalog is compared."""
+"""Maximum number of catalogs with which a new one is compared: the newest ones with as many entries."""
 
 _Key = tuple[str, str]
-"""The base model, and the alias."""
+"""(base model, alias)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class Aliases:
 
     def shared(self, model: str, catalog: AdapterCatalog) -> AdapterCatalog:
         """Returns an equal catalog that another engine of the model has reported; `catalog` itself if there is none
-        among the `MAX_COMPARED` newest of the same size. Equal catalogs are different objects if lora-servers have
+        among the `MAX_COMPARED` newest with as many entries. Equal catalogs are different objects if lora-servers have
         reported the same changes in different steps.
         """
         known = self._catalogs.get(model)

@@ -15,11 +15,12 @@ from pointsman_gateway.engines.lookups import Target
 from pointsman_gateway.engines.ring import Ring
 
 PREFIX_CHARACTERS = 512
-"""Characters of the system prompt that are hashed. It is not worth choosing an engine by a shorter one alone."""
+"""Number of characters of the system prompt that are hashed. An engine is not chosen by a shorter one alone."""
 END_CHARACTERS = 256
-"""Characters that are hashed of each end of the user's first message: some clients begin it with constant texts."""
+"""Number of characters that are hashed at each end of the user's first message: some clients begin it with constant
+texts."""
 MAX_SPILLED = 16_384
-"""Conversations whose spill target is remembered; 2 MB."""
+"""Maximum number of conversations whose spill target is remembered; they take 2 MB."""
 MAX_WEIGHED = 64
 """Up to this number of engines, all are weighed for each request; with more, a `Ring` is used."""
 MAX_RINGS = 64
@@ -46,7 +47,8 @@ def hash_prompt(prompt: Sequence[Message], conversation: Sequence[Message]) -> P
     `conversation`, which are the messages that the client sent.
 
     The user's message is not taken from the prompt, because a prompt may begin with examples in the form of user
-    messages. Of longer texts, `PREFIX_CHARACTERS` and `END_CHARACTERS` are hashed.
+    messages. Only the first `PREFIX_CHARACTERS` of the system prompt are hashed, and of a long user's message only
+    `END_CHARACTERS` at each end.
     """
     system = ""
     for message in prompt:
@@ -134,7 +136,7 @@ class TargetQueue:
         return target
 
     def put_back(self, target: Target) -> None:
-        """Adds an engine again, so that `take` may return it once more."""
+        """Adds an engine that `take` has returned, so that it may be returned again."""
         self._left.append(target)
         self._taken.remove(target)
 

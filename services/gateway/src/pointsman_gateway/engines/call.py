@@ -32,7 +32,9 @@ log = logging.getLogger(__name__)
 
 
 class BusyTimeTracker(Protocol):
-    """Interface for measuring which paths keep an engine busy, to divide the cost of engines paid by the hour."""
+    """Interface for measuring which paths keep an engine busy, to divide the cost of engines paid by the hour;
+    `EngineCosts` implements it.
+    """
 
     def begin(self, engine: str, path: str) -> Any:
         """Starts to measure an answer's time on the engine. Returns the `interval` for `end`, or None if the engine is

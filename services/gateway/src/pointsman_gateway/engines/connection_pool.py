@@ -18,7 +18,7 @@ MAX_IDLE_SECONDS = 60.0
 on them. vLLM closes idle connections after 5 s by default, and after 75 s under the lora-server: either the close is
 seen, or the request is sent again on a new connection."""
 MAX_IDLE_CONNECTIONS = 512
-"""Unused connections that are kept for one engine."""
+"""Maximum number of unused connections that are kept for one engine."""
 
 
 @dataclass(frozen=True, slots=True)

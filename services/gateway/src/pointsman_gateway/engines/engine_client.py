@@ -74,7 +74,7 @@ class CompletionRequest(msgspec.Struct, frozen=True):
     """Chunks that arrive together may be joined."""
     caller: Caller = ANONYMOUS
     max_bytes: float = inf
-    """Limit for the answer as the engine sends it: `MAX_COLLECTED_BYTES` if it is kept until it is complete."""
+    """Limit for the answer as the engine sends it: `MAX_COLLECTED_BYTES` if it is kept until its end, else infinite."""
 
 
 class EngineRequest(msgspec.Struct, frozen=True):
@@ -131,7 +131,7 @@ class EngineClient(Protocol):
 
 
 class EngineFailed(Unavailable):
-    """The engine did not answer the request, or not to the end."""
+    """The engine failed to answer the request, or to complete its answer."""
 
 
 class NotEngineFault(EngineFailed):

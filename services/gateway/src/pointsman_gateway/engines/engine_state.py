@@ -90,10 +90,10 @@ class LoraServer(Protocol):
         ...
 
     async def facts(self, version: str) -> Mapping[str, str]:
-        """Returns the registry's notes on how the version was made, such as "train_rows" and "heldout_loss", as text.
+        """Returns the registry's notes on how the version was made: texts by name ("train_rows", "heldout_loss").
 
-        Raises NotFound if the registry has no such version, DeadlineExceeded if the lora-server is too slow, and
-        Unavailable if it or its store cannot be reached.
+        Raises the lora-server's own errors, such as NotFound for an unknown version; Unavailable if the lora-server
+        cannot be reached; and DeadlineExceeded if it is too slow.
         """
         ...
 
@@ -115,7 +115,7 @@ class LoraServer(Protocol):
 
 
 class EngineObserver(Protocol):
-    """Interface for what depends on the reports of engines; `Engines` implements it."""
+    """Interface of an object that is notified of the reports on engines; `Engines` implements it."""
 
     def on_report(self, state: "EngineState", before: Engine) -> None:
         """Is called after `state.engine` was replaced; `before` is the earlier one."""
@@ -148,7 +148,7 @@ class EngineState:
         self.in_flight = 0
         """Number of requests of this gateway that the engine is answering."""
         self.seed = zlib.crc32((engine.endpoint or engine.name).encode())
-        """For rendezvous hashing of prompts; the same in every gateway."""
+        """A hash of the endpoint or name, by which `balancing` chooses engines; the same in every gateway."""
         self.observers = WeakSet[EngineObserver]()
         """Held weakly: an observer of an old configuration disappears with the last request that uses it."""
         self._cooldown_until = 0.0
@@ -159,10 +159,10 @@ class EngineState:
             observer.on_report(self, before)
 
     def mark_evicted(self, version: str, reported: Engine) -> None:
-        """Records that the engine no longer has a version, since it rejected a request for it.
+        """Records that the engine no longer has a version, since it has rejected a request for it.
 
-        Does nothing if `engine` has changed since the request was sent, when it was `reported`, or if the adapters are
-        configured (`has_fixed_adapters`).
+        `reported` is the value of `engine` when the request was sent. If that has changed since, or the adapters are
+        configured (`has_fixed_adapters`), nothing is recorded.
         """
         if self.engine is reported and not reported.has_fixed_adapters:
             self.update(reported.without_adapter(version))

@@ -137,10 +137,10 @@ class Engines:
         return (alias.version, alias.canary_version) if alias.canary_version else (alias.version,)
 
     async def facts(self, model: str, version: str) -> Mapping[str, str]:
-        """Returns the notes on how an adapter version was made, by name, as `LoraServer.facts` does, from a lora-server
-        of the base model `model`.
+        """Asks a lora-server of the base model `model` for the registry's notes on how an adapter version was made.
 
-        Raises the errors of `LoraServer.facts`, and Unavailable if no lora-server of the model is watched.
+        Returns them as `LoraServer.facts` does, and raises the same errors, or Unavailable if no lora-server of the
+        model is watched.
         """
         servers = [state.lora_server for state in self._states if state.engine.model == model and state.lora_server]
         if not servers:
@@ -179,7 +179,7 @@ class Engines:
         return 0.0
 
     def holds(self, model: str, version: str) -> bool:
-        """Returns whether an engine that has loaded the version is ready, and available by `EngineState`."""
+        """Returns whether an engine that has loaded the version is ready and available (`EngineState.is_available`)."""
         return any(target.state.is_available for target in self._serving(model, version))
 
     def may_load(self, model: str, version: str) -> bool:

@@ -29,7 +29,7 @@ MIN_DECAY_SECONDS = 0.001
 """Shorter times are not worth computing a decay."""
 
 PROBE_SECONDS = 1.0
-"""Seconds after which a request to an engine whose breaker is half open is hedged, or earlier if so configured."""
+"""Maximum number of seconds after which a request to an engine whose circuit breaker is not closed is hedged."""
 
 Race = dict["asyncio.Task[AnswerStream]", Target]
 
@@ -71,7 +71,7 @@ class TargetCaller(Protocol):
     """Interface for getting an answer from engines; `EngineCaller`, `Hedging` and `Retrying` implement it."""
 
     async def call(self, target: Target, others: TargetQueue, request: CompletionRequest) -> AnswerStream:
-        """Calls `target`, or others from the queue in addition, and returns once the first chunk of an answer has
+        """Calls `target`, and engines from `others` if necessary; returns once the first chunk of an answer has
         arrived.
 
         Raises Unavailable if no engine answers, DeadlineExceeded if the request's deadline passes, and InvalidArgument
@@ -137,7 +137,7 @@ class Retrying:
 
     async def _back_off(self, retries: int, deadline: float, failure: Unavailable) -> None:
         """Waits before a retry, with full jitter: a random time up to a bound that doubles each time. Raises
-        DeadlineExceeded at once if the request's deadline is earlier.
+        DeadlineExceeded at once if the request's deadline would pass meanwhile.
         """
         pause = random.uniform(0.0, min(self._config.backoff_seconds * 2**retries, self._config.max_backoff_seconds))
         if self._clock() + pause >= deadline:

@@ -12,17 +12,17 @@ from typing import cast
 import httptools
 
 MAX_UNREAD_BYTES = 256 * 1024
-"""Bytes of a body that are buffered; beyond them reading is paused, and the engine has to wait."""
+"""Number of buffered bytes of a body beyond which reading is paused, so that the engine has to wait."""
 MAX_STEP_BYTES = 32 * 1024
-"""Bytes of a stream that are handled in one iteration of the event loop: some hundred events, which take milliseconds
-to decode, check and encode."""
+"""Maximum number of bytes of a stream that are handled in one iteration of the event loop: some hundred events, which
+take milliseconds to decode, check and encode."""
 MAX_OVERHEAD_BYTES = 256 * 1024
 """Bytes that may arrive without any part of a body, such as headers and trailers; beyond them the connection fails."""
 MAX_COPIED_BYTES = 64 * 1024
 """A request's body up to this size is joined with the head and written with it. uvloop also writes two pieces by one
 call, but asyncio and TLS may send two packets."""
 FINISH_TIMEOUT_SECONDS = 1.0
-"""Seconds that a response gets to end after [DONE], so that its connection can be reused."""
+"""Seconds for a response to end after its last event, so that the connection can be reused."""
 
 _LENGTHS_OF_READ_HEADERS = frozenset(map(len, (b"location", b"retry-after", b"retry-after-ms")))
 """Most headers are skipped by their length: this runs for each header of each answer."""
@@ -49,7 +49,7 @@ class EngineConnection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._pieces: deque[bytes] = deque()
         self.unread = 0
-        """Buffered bytes of the body."""
+        """Number of buffered bytes of the body."""
         self._overhead = 0
         """Number of bytes that have arrived since the last part of a body."""
         self._paused = False

@@ -32,7 +32,7 @@ SILENCE_TIMEOUT_SECONDS = 25.0
 """Seconds without a message until the stream is reopened; the lora-server sends one every 10 s."""
 
 LOAD_COOLDOWN_SECONDS = 5.0
-"""Seconds until a version that could not be loaded is requested again."""
+"""Seconds until a version that could not be loaded may be requested again."""
 
 REPORT_TIMEOUT_SECONDS = 2.0
 FACTS_TIMEOUT_SECONDS = 2.0

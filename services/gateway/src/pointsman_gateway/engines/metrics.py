@@ -117,7 +117,9 @@ class EngineMetrics:
         )
 
     def ended(self, request: EngineRequest, model: str, outcome: str, seconds: float) -> None:
-        """Counts a call that has ended, and passes it to the `CallTimer`, which explains the parameters."""
+        """Counts a call that has ended, and records its duration; `model`, `outcome` and `seconds` are as in
+        `CallTimer.observe_call`.
+        """
         self._calls.observe_call(request.operation, model, outcome, seconds)
         self._attempts.series(request.engine, outcome).value += 1
 

@@ -8,7 +8,7 @@ from pointsman_gateway.engines.lookups import Target
 POINTS, PROBES = 4, 8
 """The number of points of each engine on the circle, and of the places at which a key is looked up."""
 LOAD_SHARE = 16
-"""The total load is computed again after as many choices as there are engines, divided by this number."""
+"""The total load is computed again after about n / LOAD_SHARE choices, where n is the number of engines."""
 
 _CIRCLE = 0xFFFFFFFF
 

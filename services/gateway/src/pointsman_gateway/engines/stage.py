@@ -68,9 +68,9 @@ class EngineBackend:
         """Calls the path's engines, one after the other until one answers, and returns once the first chunk has
         arrived.
 
-        Raises the errors of `Engines.targets` if no engine may be called now, Unavailable if those that were called
-        have failed (NotServed if every engine of the model answered 404), DeadlineExceeded if the request's deadline
-        passes, and InvalidArgument if an engine, or its settings, reject the request.
+        Raises the errors of `Engines.targets` if no engine may be called now; Unavailable if those that were called
+        have failed (NotServed if they answered 404 and no engine of the model is unavailable); DeadlineExceeded if the
+        request's deadline passes; and InvalidArgument if an engine, or its settings, reject the request.
         """
         path = decision.path
         targets = self._engines.targets(path)

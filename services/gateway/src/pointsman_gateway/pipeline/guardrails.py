@@ -66,7 +66,7 @@ NOT_TEXT_IN_ANSWERS = NotText(
 
 
 class GuardrailBlocked(InvalidArgument):
-    """A guardrail blocks the request or the answer."""
+    """A guardrail blocks the request, the prompt or the answer."""
 
     def __init__(self, verdict: GuardrailVerdict) -> None:
         super().__init__(

@@ -72,8 +72,8 @@ class ConfigReloader:
         build: Callable[[], Awaitable[ConfigSnapshot]],
         metrics: ReloadMetrics,
     ) -> None:
-        """Takes the `first` snapshot; the files and folders of the configuration, `watched`, of which the first is or
-        lies in the configuration's folder; and `build`, which makes a snapshot from them.
+        """Takes the `first` snapshot; `watched`, the files and folders to watch, beginning with the configuration's
+        folder or a file in it; and `build`, which makes a snapshot from them.
         """
         self.current = first
         self._watched = watched

@@ -14,7 +14,7 @@ MAX_METADATA_ENTRIES, MAX_METADATA_KEY, MAX_METADATA_VALUE = 16, 64, 512
 """The limits of metadata: number of entries, characters of a key, and characters of a value. OpenAI has the same."""
 MAX_USER_CHARACTERS = 512
 MAX_CHOICES = 128
-"""OpenAI's limit on `n`."""
+"""Maximum of `n`, the number of choices; OpenAI has the same limit."""
 
 
 def check_request(request: Request) -> None:

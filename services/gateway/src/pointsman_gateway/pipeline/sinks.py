@@ -89,7 +89,7 @@ class ItemQueue(Generic[Item]):
             self._wake()
 
     def detach(self) -> None:
-        """Ends the queue without an error, unless it has ended, and drops the reference to the run, which has ended."""
+        """Records that the run has ended, and ends the queue if it has not ended yet."""
         self.run = None
         self.close()
         self._wake()
@@ -123,8 +123,9 @@ class ItemQueue(Generic[Item]):
     async def write_to(self, write: Callable[[Item], Awaitable[None]], deadline: float) -> None:
         """Passes every item to `write`, until `UNREAD_SECONDS` after the deadline (on the event loop's clock).
 
-        If the queue has not ended by then, because the event loop has stalled, it gets `UNREAD_SECONDS` more. Raises
-        the run's error; an error of `write`; or AnswerNotRead if the time is over. The last two cancel the run.
+        If it is not waiting for `write` at that time, but for the run, it waits up to `UNREAD_SECONDS` more, in case
+        the event loop has stalled. Raises the run's error; an error of `write`; or AnswerNotRead if the time is over.
+        The last two cancel the run.
         """
         try:
             if not await self._write_until(write, deadline + UNREAD_SECONDS) and not await self._write_until(
@@ -202,7 +203,7 @@ class CollectedAnswer:
         self._over = asyncio.Event()
 
     async def whole(self) -> Finished:
-        """Waits until the answer is complete, and returns its end; its beginning is then in `start` and `pieces`.
+        """Waits until the answer is complete, and returns its last event; `start` and `pieces` then hold the rest.
 
         Raises the PointsmanError with which the run ends, if it fails. Cancelling the call cancels the run.
         """

@@ -1,4 +1,4 @@
-"""Which of a request's less common fields are sent to the engines of each format; other fields all engines get."""
+"""Which of a request's less common fields are sent to the engines of each format. All engines get the other fields."""
 
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass

@@ -17,7 +17,8 @@ def count_in(details: Any, name: str) -> int:
 
 
 def cache_writes(written: int, by_time: Any) -> tuple[int, int]:
-    """Returns two counts: the tokens that were written to a cache for the usual time, and those for an hour.
+    """Returns two counts of tokens that were written to the provider's prompt cache: for the usual time (5 minutes),
+    and for an hour.
 
     `by_time` is Anthropic's `cache_creation`; `written` is the number of all tokens that were written.
     """
