@@ -67,7 +67,7 @@ class CompletionRequest(msgspec.Struct, frozen=True):
     deadline: float
     """In seconds on the event loop's clock."""
     stall_seconds: float = STALL_SECONDS
-    """See `STALL_SECONDS`; `Hedging` lowers it."""
+    """See `STALL_SECONDS`; `Hedging` sets it to the delay after which it hedges."""
     operation: Operation = "chat"
     path: str = ""
     as_a_whole: bool = False
