@@ -164,7 +164,6 @@ class AdapterDiscovery:
         return 0.0
 
     def _on_problem(self, problem: str, *, serves_other_model: bool) -> None:
-        """Logs a problem unless it is the last one logged, and marks the engine as not ready if `poll` says so."""
         if serves_other_model or not self._has_listed:
             engine = self._engines.get(self._name)
             self._engines.update(replace(engine, ready=False, detail=problem))

@@ -6,10 +6,10 @@ code                     counts as a failure        before the first token
 engine_refused           no (client's fault)        reported at once
 context_length_exceeded  no (client's fault)        reported at once
 engine_overloaded        no (429, 529)              another engine; this one gets no requests as long as it asks for
-adapter_not_resident     no (404)                   an engine that holds the adapter, or load it; at most twice
-engine_error             yes, except 404            another engine; after 502, 503, 504 the same one if it is alone;
+adapter_not_resident     no (404)                   another engine with the adapter, or a new load; at most twice
+engine_error             yes, except 404            another engine; after 502, 503, 504 the same if there is no other;
                                                     if all answer 404, clients get model_not_served
-engine_unavailable       yes                        another engine, or the same one if it is alone
+engine_unavailable       yes                        another engine, or the same one if there is no other
 connect_timeout          yes                        another engine
 first_token_timeout      yes                        another engine
 stream_idle_timeout      yes                        nothing: the answer has begun

@@ -26,6 +26,7 @@ class Engine:
     url: str = ""
     ready: bool = False
     resident: frozenset[str] = frozenset()
+    """The adapter versions that are loaded in the engine."""
     catalog: AdapterCatalog = EMPTY
     """The adapter versions and aliases that its lora-server reports. If lora-servers report different targets of an
     alias, `Aliases` decides which counts."""

@@ -164,7 +164,6 @@ class LiteLLMTransfer:
         return no_more_in_time(self._request) if self._has_begun else no_first_token_in_time(self._request)
 
     def _failure_of(self, error: Exception) -> PointsmanError:
-        """Converts an error of the SDK to the error that other engines' failures have."""
         status = getattr(error, "status_code", None)
         message = f"{type(error).__name__}: {getattr(error, 'message', error)}"
         if self._has_begun or not isinstance(status, int) or isinstance(error, _connection_errors()):
@@ -200,7 +199,9 @@ def _retry_after(error: Exception) -> float | None:
 
 
 def _arguments(request: EngineRequest) -> dict[str, Any]:
-    """Returns the arguments of the SDK's `acompletion`; raises InvalidArgument as `LiteLLMTransfer` does."""
+    """Returns the arguments of the SDK's `acompletion`. Raises InvalidArgument if the request is no chat, or has too
+    many stop sequences.
+    """
     if request.operation != "chat":
         raise InvalidArgument(
             "this model continues no texts; send a chat completion", code="unsupported_parameter", param="prompt"

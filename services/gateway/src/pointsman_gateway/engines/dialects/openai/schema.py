@@ -20,7 +20,7 @@ BRACKETS_PER_EVENT = 8
 
 _BEGINNING_BYTES = 64 * 1024
 _LEVELS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
-"""Brackets as what they add to the depth, 1 and -1 as signed bytes."""
+"""Maps each bracket to what it adds to the depth: 1 or -1, as a signed byte."""
 _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 
 Count = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
