@@ -134,8 +134,8 @@ class CachingBackend:
         self._embed = embed
 
     async def call(self, request: Request, decision: Decision, prompt: Prompt) -> AnswerStream:
-        """Answers from the cache, or calls the inner backend. The inner backend's answer is stored in the background
-        when it is complete, unless a validator rejects it.
+        """Answers from the cache, or calls the inner backend. At its end, the inner backend's answer is stored in the
+        background, unless it was cut off, is too long, was rejected by a validator, or too many writes are in progress.
 
         Raises the inner backend's errors only.
         """

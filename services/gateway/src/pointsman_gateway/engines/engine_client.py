@@ -81,7 +81,7 @@ class EngineRequest(msgspec.Struct, frozen=True):
     """A request to one engine."""
 
     engine: str
-    """The engine's name in the configuration."""
+    """The engine's name (`Engine.name`), for error messages and metrics."""
     url: str
     """The engine's base URL, to which the path of the endpoint is appended."""
     model: str
