@@ -1,1 +1,1 @@
-"""The answer cache: a backend around the engines that reuses earlier answers."""
+"""The answer cache: a backend that reuses earlier answers, in front of the backend that calls engines."""

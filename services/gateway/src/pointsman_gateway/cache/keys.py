@@ -1,4 +1,4 @@
-"""Computes cache keys: digests of all that an answer depends on. Requests with equal keys may share an answer."""
+"""Computes cache keys: digests of everything that an answer depends on. Requests with equal keys share an answer."""
 
 import hashlib
 import json
@@ -9,15 +9,15 @@ from pointsman_gateway.config.paths_file import CacheConfig
 from pointsman_gateway.domain import Message, Path, Prompt, Request, Sampling
 
 MAX_QUESTION_CHARACTERS = 1_000
-"""A longer question is not compared by similarity, since the encoder reads only a part of it."""
+"""A longer question is not compared by similarity, since the embedding model reads only a part of it."""
 
 PUNCTUATION = "\"'`“”‘’.,:;!?()[]{}<>*_-–—"
-"""Stripped from both ends of a word."""
+"""Characters that are stripped from both ends of a word."""
 
 NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve hundred thousand first second third half"
 NEGATIONS = "not no never none nobody nothing neither nor without except unless only cannot before after"
 DISTINGUISHING = frozenset(f"{NUMBERS} {NEGATIONS}".split())
-"""English words that change the answer but hardly change the question's vector."""
+"""English words that change the answer to a question, but hardly change the question's vector."""
 
 TOOL_ROLES = frozenset({"tool", "function"})
 TOOL_CALL_FIELDS = frozenset({"tool_calls", "function_call"})
@@ -32,8 +32,9 @@ MAX_PROMPT_CHARACTERS = 64 * 1024
 def may_match_similar(request: Request, sampling: Sampling) -> bool:
     """Returns whether the request may get the answer to a similar question.
 
-    It may not if it offers or used tools, because a call would have the other question's arguments, if it wants several
-    choices, which are meant to differ, or if its last message is not a short question of the user.
+    It may not if any of these holds: it offers tools or its messages contain tool calls, since a call would have the
+    other question's arguments; it wants several choices, which are meant to differ; its last message is not the user's;
+    or the question is longer than `MAX_QUESTION_CHARACTERS`.
     """
     extra = sampling.extra
     return (
@@ -46,9 +47,10 @@ def may_match_similar(request: Request, sampling: Sampling) -> bool:
 
 
 def distinguishing_words(question: str) -> list[str]:
-    """Returns the words with digits and those that change an answer; similar questions must have the same ones.
+    """Returns the words of a question, in lower case, that have a digit, end with "n't", or are in `DISTINGUISHING`.
 
-    "Refund booking AB12" and "Refund booking CD34" have almost the same vector, and never the same answer.
+    Similar questions share an answer only if these words are equal: "Refund booking AB12" and "Refund booking CD34"
+    have almost the same vector, and never the same answer.
     """
     words = (word.strip(PUNCTUATION).casefold() for word in question.replace("’", "'").split())
     return [word for word in words if word in DISTINGUISHING or word.endswith("n't") or any(map(str.isnumeric, word))]
@@ -56,36 +58,41 @@ def distinguishing_words(question: str) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class CacheKeys:
-    """The keys of one request on a path that caches: the exact one, and the partition of similar questions."""
+    """The keys of one request on a path that caches."""
 
     path: str
+    """The path's name."""
     model: str
     """The base model or the adapter version that must have made the answer."""
     tenant: str
     """A digest of the tenant's name."""
     exact: str
-    """A digest of everything that the answer depends on."""
+    """A digest of everything that the answer depends on. It is the key of the stored answer."""
     partition: str
-    """A digest of everything that must be equal for similar questions to share an answer; empty if only exact ones
-    may."""
+    """A digest of everything that must be equal for similar questions to share an answer. It is empty if the request
+    may not get the answer to a similar question."""
     question: str
+    """The text that is compared by similarity."""
     is_renewal: bool
-    """Whether an earlier answer must not be used, but the new one is stored."""
+    """Whether a stored answer must not be used, but the new one is stored."""
 
 
 class CacheKeyBuilder:
-    """Computes the keys of the requests on one path."""
+    """Computes the cache keys of the requests on one path."""
 
     def __init__(self, path: Path, config: CacheConfig, embedding: str) -> None:
-        """Takes the path's cache configuration; `embedding` is the fingerprint of the model of questions' vectors."""
+        """Takes the path and its cache configuration. `embedding` is the fingerprint of the embedding model: vectors
+        of questions are compared only if the same model has made them.
+        """
         self.config = config
         self._path = path
         self._embedding = embedding
 
     def keys_for(self, request: Request, prompt: Prompt, model: str) -> CacheKeys | None:
-        """Returns the cache keys of a request; None if the cache is not used for it.
+        """Returns the cache keys of a request; None if the cache is not used for it, such as a request with media.
 
-        `model` is the base model or the adapter version that would answer; empty if it is unknown.
+        `model` is the base model or the adapter version that would answer; if it is empty (unknown), the cache is not
+        used.
         """
         mode = request.cache
         sampling = request.sampling.with_defaults(self._path.sampling)

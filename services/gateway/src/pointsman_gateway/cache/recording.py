@@ -14,19 +14,20 @@ from pointsman_gateway.engines.dialects.openai.schema import are_logprobs
 from pointsman_gateway.ports import AnswerSource, ChunkSink
 
 MAX_STORED_CHARACTERS = 256 * 1024
-"""Length of an answer's JSON; a longer answer is not stored."""
+"""Maximum length of an answer's JSON; a longer answer is not stored."""
 
 CLEAN_ENDS = frozenset({"stop", "tool_calls", "function_call"})
+"""The finish reasons of choices in answers that may be stored."""
 
 STEPS_PER_TURN = 32
-"""Steps of a replay per turn of the event loop, so that other tasks are not delayed."""
+"""Number of groups of chunks that a replay pushes before other work of the event loop gets a turn."""
 
 
 _Count = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
 _EncodedChunk = tuple[_Count, str, str | None, dict[str, Any] | None, tuple[_Count, _Count, _Count] | None]
 
 JsonPath = tuple[Any, ...]
-"""A location in an answer: the choice's index, then names and numbers."""
+"""The place of a text in an answer: the choice's index, then field names and positions in lists."""
 
 
 class _EncodedAnswer(msgspec.Struct):
@@ -44,7 +45,9 @@ class StoredAnswer:
     """An answer that was read from the cache."""
 
     model: str
+    """The base model or adapter version that made it."""
     steps: tuple[Chunks, ...]
+    """The chunks, in the groups in which they arrived."""
 
 
 class Replay:
@@ -92,19 +95,20 @@ class Replay:
 
 @dataclass(frozen=True, slots=True)
 class CacheableAnswer:
-    """A complete answer that may be stored: its JSON, and all its texts."""
+    """A complete answer that may be stored."""
 
     json: str
-    """The format that `parse_answer` reads."""
+    """The answer in the format that `parse_answer` reads."""
     text: str
     """All texts of the answer, each joined from its pieces, on separate lines: choices, arguments of tool calls,
-    reasoning and log-probabilities. Redaction looks at it, and a word may be split over several pieces."""
+    reasoning and log-probabilities. It is checked before the answer is stored; a piece may hold only a part of a word.
+    """
 
 
 class Recording:
-    """Records an answer for the cache while it passes through.
+    """Records an answer for the cache while passing it on from `source` to the attached sink.
 
-    Implements `AnswerSource`, and the `ChunkSink` of the wrapped source.
+    Implements `AnswerSource`, and the `ChunkSink` of `source`.
     """
 
     def __init__(self, model: str, source: AnswerSource) -> None:
@@ -114,7 +118,7 @@ class Recording:
         self._steps: list[str] = []
         self._size = 0
         self._texts: dict[JsonPath, list[str]] = {}
-        """The pieces of each text: content, arguments of each tool call, reasoning and others."""
+        """The pieces of each text, by its place."""
         self._ends: dict[int, str] = {}
         self._ended = False
 
@@ -149,7 +153,9 @@ class Recording:
 
     @property
     def complete(self) -> CacheableAnswer | None:
-        """Returns the recorded answer; None if it has not ended, was cut off, failed, or is empty or `too_long`."""
+        """Returns the recorded answer; None if it has not ended, has failed, has no text, is `too_long`, or has a
+        choice whose finish reason is not in `CLEAN_ENDS`.
+        """
         ends = self._ends.values()
         pieces = self._texts.values()
         if not (self._ended and any(pieces) and ends and CLEAN_ENDS.issuperset(ends)) or self.too_long:
@@ -188,7 +194,7 @@ def _strings(value: Any, path: JsonPath) -> Iterator[tuple[JsonPath, str]]:
 
 
 def parse_answer(text: str) -> StoredAnswer | None:
-    """Parses a stored answer (`CacheableAnswer.json`); returns None if it has another format."""
+    """Parses a stored answer (`CacheableAnswer.json`); returns None if the text has another format."""
     try:
         stored = _decode_answer(text)
     except (msgspec.MsgspecError, RecursionError, ValueError):
@@ -210,6 +216,6 @@ def _to_chunk(encoded: _EncodedChunk) -> Chunk:
 
 
 def _is_sound(chunk: Chunk) -> bool:
-    """Returns whether the chunk's extra fields have the types that encoders of answers require."""
+    """Returns whether `delta` and `logprobs` of the chunk have the types that encoders of answers require."""
     delta, logprobs = chunk.extra.get("delta", {}), chunk.extra.get("logprobs", {})
     return isinstance(delta, dict) and (not logprobs or are_logprobs(logprobs))

@@ -1,4 +1,4 @@
-"""The caching backend: reuses a stored answer, or lets an engine answer and stores the result after it was sent."""
+"""The caching backend: reuses a stored answer, or calls another backend and stores the new answer afterwards."""
 
 import asyncio
 import logging
@@ -18,10 +18,10 @@ from pointsman_gateway.ports import AnswerStream, Backend
 log = logging.getLogger(__name__)
 
 MAX_CONCURRENT_WRITES = 64
-"""While so many writes are in progress, further answers are not stored."""
+"""While this number of writes is in progress, further answers are not stored."""
 
 SHUTDOWN_TIMEOUT_SECONDS = 1.0
-"""Time for writes in progress when the gateway stops."""
+"""Time for the writes in progress when the gateway stops."""
 
 IsStorable = Callable[[str], bool]
 
@@ -48,12 +48,14 @@ class CacheMetrics:
 
 
 class AnswerWriter:
-    """Stores answers in the background, at most `MAX_CONCURRENT_WRITES` at a time; drops further ones. Leaving its
-    context waits for writes in progress, up to a timeout.
+    """Stores answers in the background, at most `MAX_CONCURRENT_WRITES` at a time; further ones are not stored.
+
+    It is an async context manager, whose end waits up to `SHUTDOWN_TIMEOUT_SECONDS` for writes in progress, and cancels
+    the rest.
     """
 
     def __init__(self, store: CacheStore, metrics: CacheMetrics, storable: IsStorable = lambda text: True) -> None:
-        """Takes `storable`, which says whether an answer's text may be stored unchanged; redaction may forbid it."""
+        """Takes `storable`, which is called with an answer's text and returns whether the answer may be stored."""
         self._store = store
         self._metrics = metrics
         self._storable = storable
@@ -97,7 +99,7 @@ class AnswerWriter:
 
 @dataclass(frozen=True, slots=True)
 class CacheResources:
-    """The parts of the cache that all revisions of the configuration share."""
+    """The objects of the cache that all revisions of the configuration share."""
 
     store: CacheStore
     writer: AnswerWriter
@@ -106,7 +108,10 @@ class CacheResources:
 
 
 class CachingBackend:
-    """Answers from the cache or by another backend; while Redis is unavailable or slow, requests skip the cache."""
+    """Answers from the cache or by another backend; while Redis is unavailable or slow, requests skip the cache.
+
+    Implements `Backend`.
+    """
 
     def __init__(
         self,
@@ -116,9 +121,11 @@ class CachingBackend:
         version_of: Callable[[Path], str],
         embed: Embed | None = None,
     ) -> None:
-        """Takes the key builders by path, for paths that cache; `version_of` returns a path's adapter version.
+        """Takes the key builders by the path's name, only for paths that cache; `version_of` returns a path's adapter
+        version.
 
-        Without `embed`, questions are compared by similarity only if the classifier has embedded them.
+        `embed` embeds a question if neither the classifier nor the prompt's strategies have. Without it, such questions
+        are not compared by similarity.
         """
         self._inner = inner
         self._cache = cache
@@ -127,8 +134,10 @@ class CachingBackend:
         self._embed = embed
 
     async def call(self, request: Request, decision: Decision, prompt: Prompt) -> AnswerStream:
-        """Answers from the cache, or calls the inner backend, whose answer is stored in the background once the
-        validators have accepted it. Raises the inner backend's errors only.
+        """Answers from the cache, or calls the inner backend. At its end, the inner backend's answer is stored in the
+        background, unless it was cut off, is too long, was rejected by a validator, or too many writes are in progress.
+
+        Raises the inner backend's errors only.
         """
         path = decision.path
         builder = self._keys.get(path.name)
@@ -178,7 +187,7 @@ class CachingBackend:
 
 
 class _Lookup:
-    """One lookup of an answer: by its exact key, then by the question's similarity."""
+    """One lookup of an answer: by the exact key, then by the question's similarity."""
 
     def __init__(
         self, cache: CacheResources, keys: CacheKeys, threshold: float, vector: Vector | None, embed: Embed | None
@@ -186,9 +195,9 @@ class _Lookup:
         self.keys = keys
         self.outcome = "miss"
         self.vector = vector if keys.partition else None
-        """The question's vector, once it is needed and known."""
+        """The question's vector; None if it is not needed, or not known yet."""
         self.embeddings = 0
-        """Texts that the lookup has embedded."""
+        """Number of texts that the lookup has embedded."""
         self._cache = cache
         self._threshold = threshold
         self._embed = embed

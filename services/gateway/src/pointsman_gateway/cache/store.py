@@ -1,4 +1,8 @@
-"""Cached answers in Redis, and in-memory copies of the questions that are compared by similarity."""
+"""Cached answers in Redis, and in-memory copies of the questions that are compared by similarity.
+
+A partition is the set of cached questions that may share answers if they are similar: all else on which the answer
+depends is equal (`CacheKeys.partition`). Each is a Redis stream.
+"""
 
 import base64
 import binascii
@@ -13,22 +17,25 @@ from pointsman_gateway.cache.keys import CacheKeys
 from pointsman_gateway.domain import Vector
 
 MAX_QUESTIONS = 256
-"""The newest questions of a partition that are compared."""
+"""Maximum number of questions in a partition; the newest ones are kept."""
 
 MAX_PARTITIONS = 64
-"""Partitions with a copy in this gateway: at most 25 MB with vectors of 384 dimensions."""
+"""Maximum number of partitions of which this gateway has a copy: 25 MB with vectors of 384 dimensions."""
 
 MAX_TENANT_BYTES = 64 * 1024 * 1024
-"""Limit for the answers of one tenant. The ones that would expire next are deleted first."""
+"""Limit for the stored answers of one tenant. Beyond it, the answers that would expire next are deleted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
+    """A question whose answer is cached."""
+
     stream_id: str
-    """Its id in the partition's Redis stream."""
+    """The id of its entry in the partition's Redis stream."""
     answer: str
-    """The key of its answer."""
+    """The exact key (`CacheKeys.exact`) of its answer."""
     vector: Vector
+    """The embedding, of unit length."""
 
 
 @dataclass(slots=True)
@@ -40,19 +47,24 @@ class _Partition:
 
 
 class SimilarQuestions:
-    """In-memory copies of the most recently used partitions of questions, for the search by similarity."""
+    """Finds cached questions by similarity, in copies of the most recently used partitions in this process.
+
+    A partition is a set of questions that may share answers, and is named by `CacheKeys.partition`.
+    """
 
     def __init__(self) -> None:
         self._partitions: OrderedDict[str, _Partition] = OrderedDict()
 
     def last_id(self, partition: str) -> str:
-        """Returns the stream id of the partition's newest known question; empty if none is known."""
+        """Returns the Redis stream id of the newest question that was copied from a partition; empty if none was."""
         known = self._partitions.get(partition)
         return known.last if known else ""
 
     def update(self, partition: str, questions: Sequence[Question]) -> None:
-        """Adds to a partition the questions that are newer than its last, and keeps the newest `MAX_QUESTIONS` with
-        vectors of the same length as the last. Beyond `MAX_PARTITIONS`, drops the partition that was used longest ago.
+        """Adds to a partition's copy those `questions`, oldest first, that are newer than its last one. Keeps the
+        newest `MAX_QUESTIONS`, and of these only the ones with a vector as long as the last one's.
+
+        Beyond `MAX_PARTITIONS`, drops the copy that was updated longest ago.
         """
         known = self._partitions.setdefault(partition, _Partition())
         self._partitions.move_to_end(partition)
@@ -70,9 +82,8 @@ class SimilarQuestions:
             known.matrix = _stack(known.questions)
 
     def nearest(self, partition: str, vector: Vector, threshold: float) -> str:
-        """Returns the key of the answer to the question with the highest cosine similarity to the unit vector `vector`.
-
-        It is empty if none reaches the threshold.
+        """Returns the key of the answer to the partition's most similar question, by cosine similarity to `vector`,
+        which has unit length. It is empty if no question reaches the threshold.
         """
         known = self._partitions.get(partition)
         if known is None or known.matrix is None or known.matrix.shape[1] != len(vector):
@@ -82,7 +93,7 @@ class SimilarQuestions:
         return known.questions[best].answer if cosines[best] >= threshold else ""
 
     def remove(self, partition: str, answer: str) -> None:
-        """Removes the questions of an answer that is no longer stored."""
+        """Removes a partition's questions whose answer has the key `answer`, because it is no longer stored."""
         known = self._partitions.get(partition)
         if known:
             known.questions = [question for question in known.questions if question.answer != answer]
@@ -100,7 +111,7 @@ def encode_vector(vector: Vector) -> str:
 
 
 def parse_question(stream_id: str, fields: dict[str, str]) -> Question | None:
-    """Parses a question from an entry of a Redis stream; returns None if its fields are invalid."""
+    """Parses a question from the fields of an entry in a Redis stream; returns None if they are invalid."""
     import numpy as np
 
     try:
@@ -112,7 +123,7 @@ def parse_question(stream_id: str, fields: dict[str, str]) -> Question | None:
 
 
 def _order(stream_id: str) -> tuple[int, int]:
-    """Returns the sort key of a stream id ("1526919030474-55")."""
+    """Returns the sort key of a stream id, such as "1526919030474-55"; an empty id comes first."""
     milliseconds, _, number = stream_id.partition("-")
     return int(milliseconds or 0), int(number or 0)
 
@@ -120,9 +131,9 @@ def _order(stream_id: str) -> tuple[int, int]:
 @dataclass(frozen=True, slots=True)
 class LookupResult:
     answer: str | None
-    """The answer with the exact key."""
+    """The stored JSON of the answer with the exact key; None if there is none."""
     questions: tuple[Question, ...] = ()
-    """New questions of the partition."""
+    """The partition's new questions, oldest first."""
 
 
 class CacheStore:
@@ -137,9 +148,8 @@ class CacheStore:
         self._write = redis.client.register_script(read_script(__package__, "store_answer"))
 
     async def look_up(self, keys: CacheKeys, after: str) -> LookupResult:
-        """Returns the answer with the exact key, and the partition's questions after the stream id `after`.
-
-        Without a partition there are no questions. It takes one round trip.
+        """Returns the answer with the exact key, and the partition's questions after the stream id `after`, at most
+        `MAX_QUESTIONS`. If `keys.partition` is empty, there are no questions.
         """
         if not keys.partition:
             return LookupResult(await self.read(keys.tenant, keys.exact))
@@ -162,8 +172,8 @@ class CacheStore:
         return found
 
     async def write(self, keys: CacheKeys, answer: str, ttl_seconds: int, vector: Vector | None) -> None:
-        """Stores an answer (`CacheableAnswer.json`) for `ttl_seconds`; with the question's vector, similar questions
-        may use it, too. Beyond the tenant's size limit, deletes the answers that would expire next.
+        """Stores an answer (`CacheableAnswer.json`) for `ttl_seconds`. With `vector`, the question's embedding, similar
+        questions may get the answer too. Beyond the tenant's size limit, deletes the answers that would expire next.
         """
         partition = keys.partition if vector is not None else ""
         names = [

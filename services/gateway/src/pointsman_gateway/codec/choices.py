@@ -1,4 +1,4 @@
-"""Collects the chunks of an answer into its choices, for answers that are sent as a whole."""
+"""Joins the chunks of an answer to its choices, for answers that are sent as a whole."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,14 +8,14 @@ from typing import Any
 from pointsman_gateway.domain import Chunk
 
 MAX_TOOL_CALLS = 1024
-"""Tool calls in one choice. Higher indexes from an engine are counted as the last one."""
+"""Maximum number of tool calls in one choice. Pieces of calls with higher indexes are added to the last call."""
 REASONING_KEYS = ("reasoning", "reasoning_content")
-"""Names under which engines send reasoning in addition to the text."""
+"""The fields of a delta or a message in which engines send the model's reasoning."""
 ANTHROPIC_THINKING = "anthropic-claude-v1"
-"""The `format` by which entries of `reasoning_details` are known as Anthropic's thinking, as at OpenRouter. They hold
-the signature of the thinking, or thinking that is encrypted."""
+"""The `format` of those entries of `reasoning_details` that hold Anthropic's thinking; OpenRouter uses the same."""
 SIGNED, ENCRYPTED = "reasoning.text", "reasoning.encrypted"
-"""The types of these entries."""
+"""The `type` of an entry of `reasoning_details` with the signature of shown thinking, and of one with encrypted
+thinking."""
 
 
 @dataclass(slots=True)
@@ -24,14 +24,14 @@ class CollectedChoice:
     content: str = ""
     finish_reason: str | None = None
     message: dict[str, Any] = field(default_factory=dict)
-    """The fields of OpenAI's message in addition to role and content, such as tool calls and reasoning."""
+    """The other fields of the choice's message in OpenAI's format, such as `tool_calls` and `reasoning`."""
     logprobs: dict[str, Any] | None = None
     last_event: bytes = b""
     """The engine's event that ended the choice, as received; empty if it must not be forwarded."""
 
 
 def collect_choices(chunks: Sequence[Chunk]) -> list[CollectedChoice]:
-    """Joins the chunks of an answer; returns its choices in the order of their indexes."""
+    """Joins the chunks of an answer to its choices, in the order of their indexes."""
     if {chunk.index for chunk in chunks} == {0}:
         return [_collect(0, chunks)]
     by_index: dict[int, list[Chunk]] = {}
@@ -63,10 +63,10 @@ def _add_logprobs(choice: CollectedChoice, logprobs: Mapping[str, Any] | None) -
 
 
 def _join(values: Sequence[Any]) -> Any:
-    """Joins a field's values in all deltas: appends texts, lists and objects of texts; else the last one counts.
+    """Joins the values that a field has in successive deltas: texts and lists are appended, objects are joined field by
+    field, and of other values the last one counts. Values before a change of the type do not count.
 
-    After a change of the type, the values before it do not count either. Each value is copied once, so that an answer
-    in many pieces takes linear time.
+    Each value is copied once, so that an answer in many pieces takes linear time.
     """
     kind = type(values[-1])
     if kind not in (str, list, dict):

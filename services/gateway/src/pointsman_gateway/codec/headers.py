@@ -1,4 +1,4 @@
-"""Headers that HTTP and gRPC share, by the same names: HTTP sends them as headers, gRPC as metadata."""
+"""Headers of requests and answers that have the same names in HTTP and in gRPC, where they are metadata."""
 
 from collections.abc import Mapping
 from functools import lru_cache
@@ -12,15 +12,17 @@ CACHE_OFF, CACHE_RENEW, CACHE_USE = "off", "renew", "use"
 
 
 async def identify_caller(tenancy: Tenancy, credential: str) -> Caller:
-    """Returns the caller of a key or token (`credential`, empty if there is none); raises as `Tenancy.identify`."""
+    """Returns the caller of a key or token (`credential`, empty if there is none).
+
+    Raises Unauthenticated, PermissionDenied or Unavailable, as `Tenancy.identify` does.
+    """
     caller = tenancy.identify_now(credential)
     return await tenancy.identify(credential) if caller is None else caller
 
 
 def credential_of(headers: Mapping[bytes, bytes]) -> str:
-    """Returns the key in the header authorization ("Bearer KEY"), else api-key (Azure) or x-api-key (Anthropic).
-
-    It is empty if there is none.
+    """Returns the key or token in the header authorization ("Bearer KEY"). Without this header, it is the one in
+    api-key (Azure) or x-api-key (Anthropic). It is empty if there is none.
     """
     authorization = headers.get(b"authorization")
     if authorization is None:
@@ -29,7 +31,7 @@ def credential_of(headers: Mapping[bytes, bytes]) -> str:
 
 
 def bearer_token(authorization: str) -> str:
-    """Returns the token of an Authorization header; empty if there is none."""
+    """Returns the token in an Authorization header's value; empty if its scheme is not Bearer."""
     scheme, _, token = authorization.partition(" ")
     return token.strip() if scheme.lower() == "bearer" else ""
 
@@ -37,7 +39,8 @@ def bearer_token(authorization: str) -> str:
 def cache_mode(cache_control: bytes | None) -> str:
     """Returns how a request with this Cache-Control header (RFC 9111, section 5.2.1) uses the answer cache.
 
-    `no-store`: CACHE_OFF, it neither reads nor writes. `no-cache` and `max-age=0`: CACHE_RENEW, it writes only.
+    For `no-store` it is CACHE_OFF: the request neither reads nor writes the cache. For `no-cache` and `max-age=0` it is
+    CACHE_RENEW: the request only writes. Otherwise it is CACHE_USE.
     """
     if not cache_control:
         return CACHE_USE
@@ -65,7 +68,7 @@ def decision_headers(started: Started) -> Headers:
 
 @lru_cache(maxsize=1024)
 def _route_headers(task: str, path: str, kind: str, reason: str) -> Headers:
-    """Encodes the headers of task, path, kind and reason; cached, since many requests share them."""
+    """Returns the headers of task, path, kind and reason; cached, since many requests share them."""
     return [
         (b"x-pointsman-task", task.encode()),
         (b"x-pointsman-path", path.encode("latin-1")),
@@ -75,6 +78,6 @@ def _route_headers(task: str, path: str, kind: str, reason: str) -> Headers:
 
 
 def cost_headers(receipt: Receipt) -> Headers:
-    """Returns the header with the cost of an answer; none if it is unknown."""
+    """Returns the header with the cost of an answer in dollars; no header if the cost is unknown."""
     cost = receipt.cost_usd
     return [] if cost is None else [(b"x-pointsman-cost-usd", b"%.9f" % cost)]

@@ -1,4 +1,4 @@
-"""Joins chunks that arrive together, for answers that are not streamed: nothing sees their pieces separately."""
+"""Joins chunks that arrive together, for answers that are not streamed, to reduce the work for each chunk."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -10,7 +10,8 @@ from pointsman_gateway.codec.choices import REASONING_KEYS
 from pointsman_gateway.domain import Chunk, Chunks
 
 Kind = tuple[Any, ...]
-"""The text to which a chunk adds: a choice's content, its reasoning or the arguments of one of its tool calls."""
+"""Identifies the text to which a chunk adds: (choice, "content"), (choice, a reasoning field), or (choice,
+"tool_calls", number of the call) for the arguments of a tool call."""
 
 _CALL_FIELDS = frozenset({"index", "id", "type", "function"})
 _FUNCTION_FIELDS = frozenset({"name", "arguments"})
@@ -19,15 +20,15 @@ _FUNCTION_FIELDS = frozenset({"name", "arguments"})
 class ChunkJoiner:
     """Joins the consecutive chunks of one answer that add to the same text.
 
-    The engine's bytes are kept for the first chunk and for those that end a choice. Others are not read, and would
-    double the answer's memory.
+    Of the engine's bytes (`Chunk.raw`), only the first of the answer and those that end a choice are kept. The others
+    are not needed, and would double the answer's memory.
     """
 
     def __init__(self) -> None:
         self._has_raw = False
 
     def join(self, chunks: Chunks) -> Chunks:
-        """Returns fewer chunks, from which the same answer is collected, with the same total of `event_count`."""
+        """Returns chunks that result in the same answer, fewer if possible, with the same sum of `event_count`."""
         if len(chunks) == 1:
             return (self._with_needed_raw(chunks[0], chunks[0].raw),)
         joined = []

@@ -1,8 +1,8 @@
-"""Decodes JSON of clients, more strictly than Python: no lone surrogates, and only finite numbers.
+"""Decodes JSON of clients, more strictly than Python: without lone surrogates, and with finite numbers only.
 
-Two kinds of values cannot be passed on to an engine and are rejected. JSON can write half of a surrogate pair
-("\\ud800"), which no UTF-8 text can hold. Python's decoder also reads NaN, Infinity and numbers out of range such as
-1e999, which JSON does not have.
+Two kinds of values cannot be passed on to an engine, and are rejected. JSON can write half of a surrogate pair
+("\\ud800"), which no UTF-8 text can hold. Python's decoder also reads NaN and Infinity, which JSON does not have, and
+turns numbers out of range such as 1e999 into Infinity.
 """
 
 import json
@@ -14,7 +14,7 @@ import msgspec
 from pointsman_servicekit.errors import InvalidArgument
 
 MAX_NAME_CHARACTERS = 100
-"""Characters of a field's name that an error message repeats."""
+"""Maximum number of characters of a field's name that an error message repeats."""
 
 _decode = msgspec.json.Decoder().decode
 _encode_finite = json.JSONEncoder(allow_nan=False, check_circular=False).encode
@@ -22,10 +22,10 @@ _encode_text = msgspec.json.Encoder().encode
 
 
 def decode_json(text: bytes, param: str = "") -> Any:
-    """Decodes JSON that `check_body` accepts; raises InvalidArgument if it is malformed, or has a lone surrogate or a
-    number that is not finite.
+    """Decodes JSON that `check_body` has accepted. `param` names the parameter that holds the JSON; it is empty if the
+    JSON is the body itself.
 
-    `param` names the parameter that holds the JSON, unless the JSON is the body itself.
+    Raises InvalidArgument if the JSON is malformed, or has a lone surrogate or a number that is not finite.
     """
     try:
         return _decode(text)
@@ -43,7 +43,7 @@ def decode_json(text: bytes, param: str = "") -> Any:
 
 
 def _reject_non_finite(data: Any, path: str) -> None:
-    """Raises InvalidArgument if decoded JSON holds a number that is NaN or infinite; `path` is the path of `data`."""
+    """Raises InvalidArgument if decoded JSON holds NaN or an infinite number; `path` is as in `find_json_path`."""
     try:
         _encode_finite(data)
     except ValueError as error:
@@ -53,7 +53,7 @@ def _reject_non_finite(data: Any, path: str) -> None:
 
 
 def _reject_surrogates(data: Any, path: str) -> None:
-    """Raises InvalidArgument if decoded JSON holds a lone surrogate in a name or a string; `path` is that of `data`."""
+    """Raises InvalidArgument if decoded JSON holds a lone surrogate; `path` is as in `find_json_path`."""
     try:
         _encode_text(data)
     except UnicodeEncodeError as error:
@@ -63,9 +63,11 @@ def _reject_surrogates(data: Any, path: str) -> None:
 
 
 def find_json_path(data: Any, is_wrong: Callable[[Any], bool], path: str = "") -> str | None:
-    """Returns the path of the first name, string or number that `is_wrong`, as "messages[0].content"; None without one.
+    """Returns the path, such as "messages[0].content", of the first value in decoded JSON for which `is_wrong` returns
+    True; None if there is none. If it returns True for an object's name, the path is that of the object.
 
-    For a wrong name it is the path of its object. `path` is the path of `data` itself.
+    `is_wrong` is called with names and with values other than objects and lists. The returned path begins with `path`,
+    which is the path of `data` itself.
     """
     steps = _find_steps(data, is_wrong)
     if steps is None:
@@ -76,7 +78,7 @@ def find_json_path(data: Any, is_wrong: Callable[[Any], bool], path: str = "") -
 
 
 def _find_steps(data: Any, is_wrong: Callable[[Any], bool]) -> list[int | str] | None:
-    """Returns the names and indexes of the path to the first wrong value, the innermost first; None without one."""
+    """Returns the names and indexes that lead to the first wrong value, the innermost first; None if there is none."""
     members: Iterable[tuple[int | str, Any]]
     if isinstance(data, dict):
         if any(map(is_wrong, data)):

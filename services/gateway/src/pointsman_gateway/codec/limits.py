@@ -14,7 +14,8 @@ _TO_DELETE = bytes(byte for byte in range(256) if byte not in _STRUCTURE)
 _TOOLS = ("tools", "functions")
 _AS_LISTS = bytes.maketrans(b"{}", b"[]")
 _SLICE_BYTES = 256 * 1024
-"""A body is counted slice by slice: copies of a slice are small, and a body with too many values is soon rejected."""
+"""Size of the slices in which a body is checked, so that copies are small, and a body with too many values is rejected
+early."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +28,10 @@ class BodyLimits:
     max_strings: int = 64_000
     """Names and strings in the whole body."""
     max_values: int = 32_000
-    """JSON values of any type in the whole body, including numbers, `true`, `false` and `null`: in Python each takes
+    """JSON values of any type in the whole body, including numbers, `true`, `false` and `null`. In Python each takes
     tens of bytes, and up to 1.5 microseconds to decode, mask and encode."""
     max_fields: int = 10_000
-    """Fields of a gRPC message and of all messages in it together."""
+    """Fields of a gRPC message, including those of all messages in it."""
     max_messages: int = 1_000
     max_parts: int = 1_000
     """Content parts of all messages together."""
@@ -39,11 +40,12 @@ class BodyLimits:
 
 LIMITS = BodyLimits()
 TOKEN_ID_LIMITS = replace(LIMITS, max_values=320_000)
-"""The limits of bodies that may hold token ids: OpenAI's embeddings endpoint takes 300,000 tokens a request."""
+"""The limits for bodies that may hold token ids: OpenAI's embeddings endpoint takes 300,000 tokens in a request."""
 
 
 def check_body(body: bytes, limits: BodyLimits = LIMITS, param: str | None = None) -> None:
-    """Raises InvalidArgument if the JSON is too long, too deep, has too many values, or is not UTF-8.
+    """Raises InvalidArgument if undecoded JSON is not UTF-8, or exceeds a limit: its bytes, its depth, or its number of
+    objects and lists, of names and strings, or of values.
 
     Other malformed JSON is not rejected here: the decoder describes it better. `param` names the parameter that holds
     the JSON, unless the JSON is the body itself. The check takes less than a microsecond for a short body with few
@@ -73,7 +75,9 @@ def _is_utf_8(body: bytes) -> bool:
 
 
 def _broken_limit(body: bytes, limits: BodyLimits) -> tuple[str, str] | None:
-    """Returns the error code and message for the first limit that the body exceeds; None if none."""
+    """Returns the error's code and the end of its message for the first limit that the body exceeds; None if it exceeds
+    none.
+    """
     if len(body) <= _SLICE_BYTES:
         many_commas = min(limits.max_values, limits.max_strings // 2)  # each is before a value or before two strings
         if body.count(b"{") + body.count(b"[") <= limits.max_depth and body.count(b",") < many_commas:
@@ -123,7 +127,11 @@ def _is_too_deep(brackets: bytes, max_depth: int) -> bool:
 
 
 def check_counts(messages: Sequence[Any], extra: Mapping[str, Any], limits: BodyLimits = LIMITS) -> None:
-    """Raises InvalidArgument if a decoded chat request has too many messages, content parts or tools."""
+    """Raises InvalidArgument if a decoded chat request has too many messages, content parts or tools.
+
+    `messages` are objects with an attribute `content`, which is a list if the content is in parts; `extra` are the
+    request's other fields, of which `tools` and `functions` are counted.
+    """
     if len(messages) > limits.max_messages:
         _check_count(len(messages), limits.max_messages, "messages", "messages")
     if list in map(type, map(_content_of, messages)):
@@ -137,7 +145,9 @@ def check_counts(messages: Sequence[Any], extra: Mapping[str, Any], limits: Body
 
 
 def check_tool_count(count: int, param: str = "tools", limits: BodyLimits = LIMITS) -> None:
-    """Raises InvalidArgument if a request has too many tools."""
+    """Raises InvalidArgument ("too_many_" and `param`) if `count`, the number of tools in the parameter `param`, is
+    over the limit.
+    """
     _check_count(count, limits.max_tools, param, param)
 
 

@@ -1,8 +1,8 @@
 """Media in messages: which kinds, roles and URLs are accepted, by the same rules for every API.
 
-A part is rebuilt from its known fields, so that an engine gets no field that was not checked. vLLM, for example,
-ignores the type of a part that has a `uuid`, and reads the first medium that it finds in it; and it keeps media under
-their `uuid` in a cache that all tenants share.
+A content part with a medium is rebuilt from its known fields, so that an engine gets no field that was not checked. If
+a part has a `uuid`, for example, vLLM ignores the part's type, reads the first medium that it finds in the part, and
+stores it under the `uuid` in a cache that all tenants share.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -27,16 +27,18 @@ IGNORED_FIELDS = frozenset({"cache_control", "prompt_cache_breakpoint"})
 
 @dataclass(frozen=True, slots=True)
 class MediaForm:
-    """Where a content part of a type T has its data: {"type": T, T: {`data`: ..., ...}}."""
+    """The form of a content part of a type T: {"type": T, T: {`data`: a URL, and the optional fields `more`}}."""
 
     medium: str
+    """The kind of the medium: "image", "audio", "video" or "file"."""
     data: str = "url"
-    """The field with the data: a URL."""
+    """The name of the field with the URL."""
     more: tuple[str, ...] = ()
-    """The other fields of the object, which are texts."""
+    """The names of the optional fields, which are texts."""
     takes_base64: bool = False
-    """Whether the data may also be base64 without a URL around it."""
+    """Whether the field with the URL may also hold base64 without a URL around it."""
     expected: str = 'a "url" that begins with "data:", "https:" or "http:"'
+    """What an error message says is expected."""
 
 
 MEDIA_PARTS: Mapping[str, MediaForm] = {
@@ -46,10 +48,10 @@ MEDIA_PARTS: Mapping[str, MediaForm] = {
     "video_url": MediaForm("video"),
     "file": MediaForm("file", "file_data", ("filename",), expected='"file_data", as a "data:" URL; no files are kept'),
 }
-"""Content parts that are passed on to models that take them, by their types."""
+"""The forms of content parts with media, by the part's type."""
 MEDIA = tuple(dict.fromkeys(form.medium for form in MEDIA_PARTS.values()))
 _MEDIA_FIELDS = frozenset({*MEDIA_PARTS, "image_embeds", "audio_embeds", "video_embeds", "prompt_embeds"})
-"""Fields of a part that hold a medium, in any engine."""
+"""Fields of a part that hold a medium for some engine."""
 
 
 def is_media_url(text: str) -> bool:
@@ -57,13 +59,13 @@ def is_media_url(text: str) -> bool:
 
 
 def may_have_media(role: str) -> bool:
-    """Returns whether messages of this role may have media; each API's decoder rejects media in others."""
+    """Returns whether messages of this role may have media; the decoders reject media in other messages."""
     return role in MEDIA_ROLES
 
 
 def media_of(messages: Iterable[Message]) -> frozenset[str]:
-    """Returns the kinds of media in the messages: "image", "audio", "video", "file"; and "url" if the engine has to
-    download one of them.
+    """Returns the kinds of media in the messages ("image", "audio", "video", "file"), and "url" if the engine has to
+    download any of them.
     """
     taken = set()
     for message in messages:
@@ -77,10 +79,10 @@ def media_of(messages: Iterable[Message]) -> frozenset[str]:
 
 
 def to_media_part(kind: str, given: Any, where: str) -> Part:
-    """Returns a part of the type `kind` with the known fields of `given`, which is at `where` in the body.
+    """Returns a content part of the type `kind`, a key of `MEDIA_PARTS`, with the known fields of the object `given`.
 
-    Raises InvalidArgument if the data is missing or is no accepted URL, or for an unknown field. The data is not
-    decoded.
+    `where` is the place of `given` in the body, for error messages. Raises InvalidArgument if the URL is missing or not
+    accepted, a field is unknown, or an optional field is no text. Data in the URL is not decoded.
     """
     form = MEDIA_PARTS[kind]
     data = given.get(form.data) if isinstance(given, Mapping) else None
@@ -98,14 +100,21 @@ def to_media_part(kind: str, given: Any, where: str) -> Part:
 
 
 def reject_unknown_fields(fields: Mapping[str, Any], known: Collection[str], where: str) -> None:
-    """Raises InvalidArgument for a field of a media part that is not known, unless it is null or only a hint."""
+    """Raises InvalidArgument if `fields` has a field that is not in `known`, not in `IGNORED_FIELDS`, and not null.
+
+    `where` is the place of `fields` in the body, such as "messages[0].content[1]", for the error message.
+    """
     for name, value in fields.items():
         if value is not None and name not in known and name not in IGNORED_FIELDS:
             raise _unknown_field(name, known, where)
 
 
 def reject_media_fields(part: Mapping[str, Any], known: Collection[str], where: str) -> None:
-    """Raises InvalidArgument if a part that is a text also holds a medium, which would be lost."""
+    """Raises InvalidArgument if a content part with a text also has a field for a medium (`_MEDIA_FIELDS`) that is not
+    null: the medium would be lost.
+
+    `known` and `where` are only for the error message: the fields that the part may have, and its place in the body.
+    """
     if not _MEDIA_FIELDS.isdisjoint(part):
         for name in _MEDIA_FIELDS.intersection(part):
             if part[name] is not None:

@@ -14,7 +14,7 @@ from pointsman_gateway.codec.media import (
 )
 
 TEXT_PARTS = ("text", "refusal", "thinking")
-"""Content parts with a text, in a field of the part's name."""
+"""Types of content parts with a text, which is in a field of the same name as the type."""
 _NO_FIELDS: Mapping[str, Any] = {}
 
 
@@ -30,9 +30,12 @@ def text_of(parts: Iterable[Part]) -> str:
 def read_parts(
     role: str, parts: Sequence[Mapping[str, Any]], where: str, join: Callable[[Iterable[str]], str] = join_texts
 ) -> tuple[str, Mapping[str, Any]]:
-    """Returns the joined text of content parts, and if they have media {"content": [rebuilt parts]}, else {}.
+    """Returns the joined text of a message's content parts, and {"content": the parts, rebuilt from their known fields}
+    if there are media among them, else {}.
 
-    `where` is their location in the body. Raises InvalidArgument for unknown or invalid parts.
+    `role` is the message's role; `where` is the place of the parts in the body, such as "messages[0].content", for
+    error messages; `join` joins the texts. Raises InvalidArgument for unknown or invalid parts, and for media in a
+    message whose role is not in `MEDIA_ROLES`.
     """
     texts, rebuilt = [], []
     for number, part in enumerate(parts):
@@ -55,9 +58,9 @@ def _read_media(role: str, kind: str, part: Mapping[str, Any], where: str) -> Pa
 
 
 def _read_text(kind: Any, part: Mapping[str, Any], where: str) -> str:
-    """Returns the text of a content part: a text, or the refusal or thinking of a model in an earlier answer.
+    """Returns the text of a content part of one of the types `TEXT_PARTS`.
 
-    Raises InvalidArgument for another kind, or if the part also has media.
+    Raises InvalidArgument for another type, or if the part also holds a medium.
     """
     text = part.get(kind) if kind in TEXT_PARTS else None
     if not isinstance(text, str):

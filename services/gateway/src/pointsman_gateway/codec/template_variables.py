@@ -12,14 +12,18 @@ RESERVED_VARIABLES = frozenset(
      "processor_kwargs", "padding", "truncation", "max_length", "return_tensors", "return_dict",
      "return_assistant_tokens_mask", "load_audio_from_video"}
 )  # fmt: skip
-"""Parameters of Hugging Face's `apply_chat_template`, to which many engines hand the variables: with them a request
-could replace the template or the conversation."""
+"""Parameters of Hugging Face's `apply_chat_template`, to which many engines pass the variables. With these names a
+request could replace the template or the conversation."""
 MAX_VARIABLES = 32
 MAX_TEXT_CHARACTERS = 256
 
 
 def check_template_variables(variables: Any) -> None:
-    """Raises InvalidArgument unless the variables are simple values, and none replaces the engine's template."""
+    """Checks a request's `chat_template_kwargs`; None stands for no variables.
+
+    Raises InvalidArgument unless they are an object of at most `MAX_VARIABLES` entries, without names in
+    `RESERVED_VARIABLES`, and each value is null, a boolean, a number, or a text of at most `MAX_TEXT_CHARACTERS`.
+    """
     if variables is None:
         return
     if not isinstance(variables, dict) or len(variables) > MAX_VARIABLES:

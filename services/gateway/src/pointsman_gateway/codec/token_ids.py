@@ -1,4 +1,6 @@
-"""Token ids in a client's JSON. They stay encoded until they are used: in Python, 300,000 take six times the memory."""
+"""Token ids in a client's JSON. They stay encoded until they are used, since Python's integers take six times the
+memory.
+"""
 
 import re
 from collections.abc import Callable, Sequence
@@ -15,7 +17,7 @@ _BLANKS = b" \t\r\n"
 _TO_ZEROS = bytes.maketrans(b"123456789", b"000000000")
 _IN_IDS = b"0123456789[]," + _BLANKS
 _SHORT_DIGITS = 9
-"""Numbers with so many digits are token ids for sure; a list with longer ones is checked number by number."""
+"""Numbers of at most this many digits are valid token ids; a list with a longer one is decoded to check it."""
 _LISTS = re.compile(rb"\[[^\[\]]*\]")
 
 _Id = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
@@ -25,10 +27,10 @@ _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 class TokenIds:
-    """One list of token ids for each text, as JSON."""
+    """One list of token ids for each text; the lists stay encoded as JSON."""
 
     def __init__(self, encoded: msgspec.Raw, spans: Sequence[tuple[int, int, int]]) -> None:
-        """Takes the JSON of all lists, and for each list its start and end in the JSON, and its number of ids."""
+        """Takes the JSON of all lists, and for each list (start in the JSON, end in the JSON, number of ids)."""
         self.encoded = encoded
         self._spans = spans
 
@@ -38,7 +40,7 @@ class TokenIds:
         return [count for _, _, count in self._spans]
 
     def decode(self, number: int) -> list[int]:
-        """Returns the list at position `number`."""
+        """Returns the list of token ids at position `number`, counted from 0."""
         start, end, _ = self._spans[number]
         return _decode_ids(memoryview(self.encoded)[start:end])
 
@@ -53,7 +55,10 @@ class TokenIds:
 
 
 def decode_with_token_ids(text: bytes, name: str) -> Any:
-    """Decodes JSON as `decode_json` does, with token ids in the field `name` as TokenIds. Raises InvalidArgument."""
+    """Decodes a JSON object as `decode_json` does, but token ids in its field `name` become `TokenIds`.
+
+    The field may be one list of token ids or a list of such lists. Raises InvalidArgument as `decode_json` does.
+    """
     try:
         fields = _decode_fields(text)
     except (msgspec.MsgspecError, UnicodeDecodeError):
@@ -68,7 +73,7 @@ def decode_with_token_ids(text: bytes, name: str) -> Any:
 def _find_token_ids(encoded: msgspec.Raw) -> TokenIds | None:
     """Returns the token ids if the JSON is one list of them or a list of such lists; None otherwise.
 
-    They stay encoded; only numbers of more than 9 digits are decoded, to check their range.
+    The JSON is decoded only if it has a number of more than `_SHORT_DIGITS` digits, to check the range.
     """
     view = memoryview(encoded)
     if bytes(view[:2]) == b'["' or bytes(view[:1]) != b"[":

@@ -1,7 +1,7 @@
-"""Finds the fields inside a chat's messages and parameters that are not sent to every engine, as a part's `detail`.
+"""Finds the fields within a chat's messages and parameters that are not sent to every engine, such as the `detail` of
+an image.
 
-`engines/dialects/sent_fields` knows which of them are sent in each format. Bodies in which all content is text and no
-field is undeclared have none, and are not searched.
+`engines/dialects/sent_fields` says which of them are sent to the engines of each format.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -11,12 +11,12 @@ from pointsman_gateway.codec.media import MEDIA_PARTS
 from pointsman_gateway.domain.request import GivenField
 
 MESSAGE_FIELDS = frozenset({"role", "content", "tool_calls", "tool_call_id", "function_call", "type"})
-"""Fields of a message that are sent to every engine in some form. A `type` only repeats that it is a message."""
+"""Fields of a message that are sent to every engine in some form, and `type`, which says only that it is a message."""
 REASONING = frozenset({"reasoning", "reasoning_content"})
 CALL_FIELDS = frozenset({"id", "type", "function", "index"})
 FUNCTION_FIELDS = frozenset({"name", "description", "parameters", "strict"})
 FORMAT_FIELDS = frozenset({"schema", "strict"})
-"""Fields of the format `json_schema`; engines with Anthropic's API have no place for its name."""
+"""Fields of a response format `json_schema` that are sent to every engine. Anthropic's API has no field for `name`."""
 
 MAX_NAME_CHARACTERS = 64
 ANTHROPIC_TOOLS = "Anthropic's own tools"
@@ -24,11 +24,11 @@ NOTHING: frozenset[GivenField] = frozenset()
 
 
 class Undeclared(Protocol):
-    """A decoded object of a body."""
+    """Interface of a decoded object of a body, such as a pydantic model."""
 
     @property
     def model_extra(self) -> Mapping[str, Any] | None:
-        """The fields that its class does not declare."""
+        """Returns the fields that the object's class does not declare; None or empty if there are none."""
         ...
 
 
@@ -41,10 +41,11 @@ class ChatMessage(Undeclared, Protocol):
 
 
 def given_fields(kind: str, given: Any, known: Collection[str]) -> Iterator[GivenField]:
-    """Yields (`kind`, name) for each field of `given` that is not in `known`, and not null, false, 0 or empty.
+    """Yields (`kind`, name) for each field of the object `given` that is not in `known`, and not null, false, 0 or
+    empty. Yields nothing if `given` is no object.
 
-    A name that is not an identifier of up to 64 characters becomes `others`: it may be a text of the client, and the
-    names are stored in the decision's notes.
+    A name that is not an identifier of at most `MAX_NAME_CHARACTERS` becomes "others": it may be a text of the client,
+    and the names are stored in the decision's notes.
     """
     if isinstance(given, Mapping):
         for name, value in given.items():
@@ -53,14 +54,16 @@ def given_fields(kind: str, given: Any, known: Collection[str]) -> Iterator[Give
 
 
 def unsent_fields(kind: str, given: Any, known: Collection[str]) -> Iterator[GivenField]:
-    """Yields the fields of `given_fields` as ones that are sent to no engine: ("", "NAME of KIND")."""
+    """Yields ("", "NAME of KIND") for each field that `given_fields` finds: "" marks it as sent to no engine."""
     return (("", f"{name} of {kind}") for _, name in given_fields(kind, given, known))
 
 
 def of_chat(
     messages: Iterable[ChatMessage], parameters: Mapping[str, Any], stream_options: Undeclared | None
 ) -> frozenset[GivenField]:
-    """Returns the fields of a chat's body that are not sent to every engine; `parameters` are the undeclared ones."""
+    """Returns the fields of a chat's body that are not sent to every engine. `parameters` are the fields that the
+    body's class does not declare.
+    """
     found: set[GivenField] = set()
     if stream_options is not None:
         extra = given_fields("", stream_options.model_extra, ())
@@ -77,8 +80,8 @@ def of_chat(
 
 
 def of_message(role: str, fields: Mapping[str, Any]) -> Iterator[GivenField]:
-    """Yields the fields of a message that are not sent to every engine; `fields` are those in addition to role and
-    content.
+    """Yields the fields of a message and of its tool calls that are not sent to every engine. `fields` are all fields
+    of the message except role and content.
     """
     known = MESSAGE_FIELDS
     if role == "function":
@@ -100,7 +103,7 @@ def _of_part(part: Mapping[str, Any]) -> Iterator[GivenField]:
 
 
 def of_parameters(parameters: Mapping[str, Any]) -> Iterator[GivenField]:
-    """Yields the fields within the tools and the `response_format` that are not sent to every engine."""
+    """Yields the fields within a body's `tools` and `response_format` that are not sent to every engine."""
     tools = parameters.get("tools")
     for tool in tools if isinstance(tools, list) else ():
         function = tool.get("function") if isinstance(tool, Mapping) else None

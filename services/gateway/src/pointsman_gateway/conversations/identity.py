@@ -7,18 +7,19 @@ from typing import Any
 from pointsman_gateway.domain import Message, Request
 
 SESSION_FIELDS = ("session_id", "conversation_id", "conversation")
-"""Entries of a request's metadata that identify the conversation by themselves."""
+"""Names of entries in a request's metadata; each identifies the conversation by itself."""
 CACHE_KEY = "prompt_cache_key"
 MAX_TURNS = 32
 """Maximum number of user turns that are hashed to distinguish conversations that begin alike."""
 EXCERPT_CHARACTERS = 2048
-"""Of the beginning and of the end of a text; texts of the same length that differ only between these count as equal."""
+"""Number of characters that are hashed at the beginning and at the end of a text. Texts of the same length that differ
+only between them count as equal."""
 MEDIA_CHARACTERS = 256
 TOOL_ROLES = ("tool", "function")
 
 
 def has_tools(request: Request) -> bool:
-    """Returns whether the model may call tools, so that results of tools may follow."""
+    """Returns whether the request offers tools to the model."""
     extra, anthropic = request.sampling.extra, request.sampling.anthropic
     if extra and (extra.get("tools") or extra.get("functions")):
         return True
@@ -26,7 +27,7 @@ def has_tools(request: Request) -> bool:
 
 
 def is_in_tool_loop(messages: Sequence[Message]) -> bool:
-    """Returns whether results of tools follow the assistant's last message, or that message is the last of all."""
+    """Returns whether a tool's result follows the assistant's last message, or the last message is the assistant's."""
     for message in reversed(messages):
         if message.role in TOOL_ROLES:
             return True
@@ -40,17 +41,20 @@ def count_answers(messages: Sequence[Message]) -> int:
 
 
 def session_of(request: Request) -> str:
-    """Returns the conversation's id in the request's metadata; empty if there is none."""
+    """Returns the conversation's id in the request's metadata, in the first of `SESSION_FIELDS` that is set; empty if
+    there is none.
+    """
     metadata = request.metadata
     return next((metadata[name] for name in SESSION_FIELDS if metadata.get(name)), "") if metadata else ""
 
 
 def conversation_ids(request: Request, session: str = "") -> Iterator[str]:
-    """Yields the ids that the conversation may have, at most `MAX_TURNS`; none without a message of the user.
+    """Yields the ids that the request's conversation may have. The first one under which something is stored is the
+    right one; if there is none, the last one.
 
-    With a `session` id there is one, its hash. Otherwise they are hashes of the user's first turn, first two turns, and
-    so on: the first one under which something is stored is the conversation's. The first turn alone may be an example
-    that the client sends before every request.
+    With a `session` id, the only id is a hash of it. Otherwise the ids are hashes of the user's first message, of the
+    first two messages, and so on up to `MAX_TURNS`, because the first message may be an example that the client sends
+    in every request; without a message of the user there are none. All hashes include the caller's tenant and key.
     """
     digest, caller = blake2b(digest_size=12), request.caller
     if session:
@@ -91,7 +95,7 @@ def _excerpt(text: str) -> str:
 
 
 def _media_excerpts(part: Mapping[str, Any]) -> Iterator[str]:
-    """Yields length and end of each text in a content part, which distinguish its media from others."""
+    """Yields the length and the end of each text in a content part, which distinguish different media."""
     for value in part.values():
         if isinstance(value, Mapping):
             yield from _media_excerpts(value)

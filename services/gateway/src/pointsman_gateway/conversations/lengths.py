@@ -4,24 +4,24 @@ from collections import OrderedDict
 
 MAX_KEYS = 1024
 MAX_REQUESTS = 64
-"""Requests of this number and all later ones are counted together."""
+"""A conversation's request of this number and all its later requests are counted together."""
 MAX_COUNT = 4096
-"""Conversations after which all counts are halved, so that old ones are forgotten."""
+"""If one of a key's counts exceeds this, all counts of the key are halved, so that old conversations weigh less."""
 PRIOR_CONVERSATIONS, PRIOR_REQUESTS = 4.0, 3.0
-"""The prior for a new key: it counts as so many conversations, each with so many requests left."""
+"""The prior for each key: it counts as this number of conversations, each with this number of further requests."""
 
 
 class ConversationLengths:
-    """Counts, for each key, how many of its conversations reached their first, second, ... request. Beyond `MAX_KEYS`
-    keys, forgets the longest unused one; halves a key's counts when one exceeds `MAX_COUNT`.
+    """Counts, for each API key, how many of its conversations have reached their first request, their second, and so
+    on. Beyond `MAX_KEYS` keys, forgets the key for which `requests_left` was called longest ago, or never.
     """
 
     def __init__(self) -> None:
         self._reached: OrderedDict[str, list[float]] = OrderedDict()
-        """By key, the longest unused first."""
+        """By key, in the order in which keys are forgotten."""
 
     def add(self, key: str, request: int) -> None:
-        """Counts that a conversation has reached its request of this number; the first is 1."""
+        """Counts that a conversation of `key` has reached its request number `request`; the first is number 1."""
         reached = self._reached.get(key)
         if reached is None:
             reached = self._reached[key] = [0.0] * (MAX_REQUESTS + 1)
@@ -32,8 +32,8 @@ class ConversationLengths:
             reached[:] = [count / 2 for count in reached]
 
     def requests_left(self, key: str, request: int) -> float:
-        """Returns the expected number of requests until a conversation's end, request number `request` included: its
-        mean residual life by the earlier conversations of `key`.
+        """Returns the expected number of requests from request number `request`, which is included, to a conversation's
+        end: the mean residual life, by the counts of `key` and the prior.
         """
         reached, number = self._reached.get(key), min(request, MAX_REQUESTS)
         following, here = PRIOR_CONVERSATIONS * PRIOR_REQUESTS, PRIOR_CONVERSATIONS

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from pointsman_gateway.domain.conversation import NOTHING_KEPT, KeptPath
 
 MAX_CONVERSATIONS = 20_000
-"""About 10 MB."""
+"""Maximum number of conversations, which take about 10 MB."""
 
 
 class ConversationMemory:
@@ -18,10 +18,12 @@ class ConversationMemory:
         self.now = clock
         self._capacity = capacity
         self._kept: OrderedDict[str, KeptPath] = OrderedDict()
-        """The longest unused first."""
+        """By the conversation's id; the one that was stored longest ago comes first."""
 
     def find(self, ids: Iterable[str]) -> tuple[list[str], KeptPath]:
-        """Returns the ids up to the first known one and its conversation; if none is known, all and NOTHING_KEPT."""
+        """Returns the ids up to the first one that is stored and not expired, and what is stored under it. If there is
+        none, returns all ids and `NOTHING_KEPT`.
+        """
         seen: list[str] = []
         oldest = self.now() - self.ttl_seconds
         for id in ids:

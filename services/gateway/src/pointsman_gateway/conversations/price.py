@@ -1,4 +1,4 @@
-"""Computes whether a conversation's change to another path pays, apart from quality.
+"""Computes whether it pays to change a conversation's path, apart from the quality of answers.
 
 Each request of a conversation reads its whole context again. On the path that answered before, most of it is in the
 prefix cache of the engine or provider; another path reads all of it once at the full price:
@@ -11,7 +11,7 @@ from math import floor, log10
 from pointsman_gateway.domain.value import value
 
 CACHE_SECONDS = 300.0
-"""How long providers and engines are assumed to keep a prefix that nobody uses."""
+"""Seconds for which providers and engines are assumed to keep an unused prefix in their prefix cache."""
 
 
 @value
@@ -19,42 +19,46 @@ class PathPrices:
     """The prices of one path's tokens and answers, in dollars."""
 
     prompt: float
-    """A new token of the prompt."""
+    """The price of a new token of the prompt."""
     cached: float
-    """A token of the prompt that is in the prefix cache."""
+    """The price of a token of the prompt that is in the prefix cache."""
     reading: float
-    """What a token of the context costs more if it has to be read again: the difference of both prices, or the time of
-    an engine that is paid by the hour."""
+    """What a token costs in addition if it has to be read again: `prompt` minus `cached`, or the time of an engine that
+    is paid by the hour."""
     answer: float
-    """The rest of one answer: its tokens, searches and embeddings."""
+    """The price of the rest of one answer: its tokens, searches and embeddings."""
     added_tokens: float = 0.0
-    """Tokens that the path's own prompt adds to the context."""
+    """Number of tokens that the path's own prompt adds to the conversation's messages."""
 
     def request_usd(self, context_tokens: float, new_tokens: float) -> float:
-        """Returns the dollars of a request of which all tokens but the new ones are in the prefix cache."""
+        """Returns what a request costs, in dollars, if all its tokens except `new_tokens` are in the prefix cache.
+        `context_tokens` are those of all messages, including the new ones.
+        """
         old_tokens = max(0.0, context_tokens + self.added_tokens - new_tokens)
         return old_tokens * self.cached + new_tokens * self.prompt + self.answer
 
     def reading_usd(self, context_tokens: float, known_tokens: float = 0.0) -> float:
-        """Returns the dollars to read a context again whose first `known_tokens` are still in the prefix cache."""
+        """Returns what it costs in addition, in dollars, to read `context_tokens` again, of which the first
+        `known_tokens` are still in the prefix cache.
+        """
         added = 0.0 if known_tokens else self.added_tokens
         return max(0.0, context_tokens - known_tokens + added) * self.reading
 
 
 @value
 class ConversationState:
-    """The state of a conversation by which a change of its path is priced."""
+    """What has to be known of a conversation to price a change of its path."""
 
     tokens: float
-    """Of its messages, without what paths add."""
+    """Number of tokens of its messages, without what paths add."""
     new_tokens: float
-    """Of these, the ones that are new since the last request; as many are expected in each further request."""
+    """Number of these tokens that are new since the last request; as many are expected in each further request."""
     requests_left: float
-    """Expected, with this one."""
+    """Expected number of requests until the conversation ends, with this one."""
     idle_seconds: float = 0.0
-    """Since the request before this one."""
+    """Seconds since the request before this one."""
     known_tokens: float = 0.0
-    """Of its beginning, in the prefix cache of the other path, which has answered before."""
+    """Number of tokens at the beginning that are in the other path's prefix cache, if it has answered before."""
 
 
 @value
@@ -73,9 +77,10 @@ class Change:
 
 
 def change_of(kept: PathPrices, other: PathPrices, state: ConversationState) -> Change:
-    """Computes gain and price of a change from the kept path to another one.
+    """Computes gain and price of a change from the path that answered before (`kept`) to another one.
 
-    After a pause of over `CACHE_SECONDS` the kept path must read the context again, too, which lowers the price.
+    After a pause of over `CACHE_SECONDS` the kept path must read the context again too, which lowers the price. The
+    price is never below 0.
     """
     tokens, new_tokens = state.tokens, state.new_tokens
     old_tokens = tokens - new_tokens
@@ -87,6 +92,6 @@ def change_of(kept: PathPrices, other: PathPrices, state: ConversationState) -> 
 
 
 def to_text(usd: float) -> str:
-    """Returns dollars with at least four decimals and two significant digits."""
+    """Formats dollars with four decimals, or with more for two significant digits, but at most 12."""
     decimals = 4 if usd <= 0 else min(12, max(4, 1 - floor(log10(usd))))
     return f"${usd:.{decimals}f}"

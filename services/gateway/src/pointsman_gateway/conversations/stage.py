@@ -20,7 +20,7 @@ from pointsman_gateway.domain import AUTO, Decision, Labels, Path, Request
 from pointsman_gateway.domain.conversation import NOTHING_KEPT, ConversationMode, ConversationStep, KeptPath, Step
 
 PROTECTED_SECONDS = 600.0
-"""Seconds after its last request in which others that begin like a conversation cannot change its path."""
+"""Seconds after a conversation's last request in which conversations that begin alike cannot change its path."""
 DEFAULT_TTL_SECONDS = 14_400.0
 NO_NOTES: tuple[str, ...] = ()
 UNAVAILABLE_NOTE = "the conversation is not known here, and Redis is unavailable"
@@ -35,11 +35,11 @@ class ConversationTerms:
     is_constant: bool = True
     """Whether the policy always chooses the same path."""
     has_adapters: bool = False
-    """Whether one of its paths has an adapter, whose version may change."""
+    """Whether one of the task's paths has an adapter, whose version may change."""
 
 
 NO_TASK = ConversationTerms()
-"""For requests that take the default path."""
+"""The settings for requests without a configured task, which take the default path."""
 
 
 def terms_of(task: TaskConfig, paths: Mapping[str, Path]) -> ConversationTerms:
@@ -58,17 +58,18 @@ class ConversationBook:
 
 
 class Conversations:
-    """Recalls and remembers conversations by the terms of one configuration's tasks."""
+    """Recalls and remembers conversations, by one configuration's settings for tasks."""
 
     def __init__(self, terms: Mapping[str, ConversationTerms], book: ConversationBook) -> None:
         self._terms = terms
         self._memory, self._store, self._lengths = book.memory, book.store, book.lengths
 
     async def recall(self, request: Request, labels: Labels) -> ConversationStep | None:
-        """Returns the request's place in its conversation; None if it cannot affect the choice of the path.
+        """Returns the request's place in its conversation; None if the conversation cannot affect the choice of the
+        path, as for a request that names a model.
 
-        It reads Redis only if another gateway may have answered the conversation's last request; if Redis is
-        unavailable, a note says so.
+        Reads the store only if another gateway may have answered the conversation's last request. If that fails, and
+        the conversation is not known in this process either, `notes` says so.
         """
         if request.model != AUTO or request.operation != "chat":
             return None
@@ -111,7 +112,7 @@ class Conversations:
         )
 
     async def _read(self, ids: list[str], id: str, kept: KeptPath) -> tuple[str, KeptPath, tuple[str, ...]]:
-        """Reads the conversation from Redis; returns its id, what is kept, and a note if Redis is unavailable."""
+        """Reads the conversation from the store; returns its id, what is kept of it, and notes as in `recall`."""
         try:
             if not self._store.is_up:
                 raise Unavailable("Redis has not answered", code="redis_unavailable")
@@ -124,15 +125,17 @@ class Conversations:
         return found_id, found, ()
 
     def remember(self, request: Request, step: ConversationStep, decision: Decision) -> None:
-        """Remembers the path of a decision, which is about to answer the request, and counts the request for
-        `requests_left`.
+        """Remembers the decision's path for the conversation's next request, and counts this request, from which
+        `requests_left` is estimated later. Call it once, before the path answers.
         """
         self._lengths.add(_key(request), step.answers + 1)
         self.replace_path(request, step, decision)
 
     def replace_path(self, request: Request, step: ConversationStep, decision: Decision) -> None:
-        """Remembers that another path answers than was chosen. Other gateways learn of it in the background, if
-        `step.is_shared` or the path's adapter has a canary.
+        """Remembers the decision's path instead of the one given to `remember`, because another path answers.
+
+        Other gateways get it through the store, in the background, if `step.is_shared` or the path's adapter has a
+        canary.
         """
         now, adapter = self._memory.now(), decision.path.resolved_adapter
         is_under_way = step.has_tools or step.kind in (Step.TURN, Step.TOOL_LOOP)

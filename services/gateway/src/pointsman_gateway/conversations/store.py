@@ -1,6 +1,6 @@
-"""Conversations in Redis, so that all gateways know them, and so does one that has restarted.
+"""Conversations in Redis, so that other gateways, and this one after a restart, know them.
 
-Requests only read, and not while Redis is unavailable. What they write goes to Redis in the background, many at once.
+Requests wait only for reads, and not while Redis is unavailable. Writes are done in the background, in batches.
 """
 
 import asyncio
@@ -21,27 +21,31 @@ log = logging.getLogger(__name__)
 
 PREFIX = "pointsman:conversation:"
 MAX_WAITING = 10_000
-"""Conversations that wait to be written while Redis is unavailable; of more, the ones that wait longest are dropped."""
+"""Maximum number of conversations that wait to be written; beyond it, the one that has waited longest is dropped."""
 MAX_BATCH = 256
+"""Maximum number of conversations in one call of Redis."""
 PROBE_SECONDS = 1.0
-"""Interval of attempts while Redis is unavailable."""
+"""Seconds between two attempts to reach Redis while it is unavailable."""
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(KeptPath).decode
 
 
 class ConversationStore(Protocol):
-    """Shares conversations with other gateways."""
+    """Interface of a store of conversations that gateways share; `RedisConversations` and `NoConversationStore`
+    implement it.
+    """
 
     @property
     def is_up(self) -> bool:
-        """Returns whether `read` may be called; False if Redis did not answer the last call."""
+        """Returns whether `read` should be called; False if Redis did not answer the last call."""
         ...
 
     async def read(self, ids: Sequence[str]) -> tuple[str, KeptPath]:
-        """Returns the first of the ids that is stored, and its conversation; ("", NOTHING_KEPT) if none is.
+        """Returns the first of the ids under which a conversation is stored, and what is stored; ("", NOTHING_KEPT) if
+        there is none.
 
-        Raises Unavailable.
+        Raises Unavailable if Redis does not answer in time.
         """
         ...
 
@@ -51,7 +55,7 @@ class ConversationStore(Protocol):
 
 
 class NoConversationStore:
-    """Shares nothing, since there is no Redis; implements `ConversationStore`."""
+    """Stores nothing, for a gateway without Redis; implements `ConversationStore`."""
 
     is_up = True
 
@@ -63,7 +67,10 @@ class NoConversationStore:
 
 
 class RedisConversations:
-    """Keeps each conversation under a key that expires; implements `ConversationStore`."""
+    """Stores conversations in Redis, where they expire after `ttl_seconds`; implements `ConversationStore`.
+
+    Conversations are written only within `running`.
+    """
 
     def __init__(self, redis: BoundedRedis, ttl_seconds: float) -> None:
         self._redis = redis
@@ -89,7 +96,7 @@ class RedisConversations:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Writes during the block, and what is left at its end."""
+        """Writes conversations to Redis during the block; at its end, writes those that still wait if Redis is up."""
         schedule = Schedule(PROBE_SECONDS, wake=self._wake)
         async with running_periodically(self._write_or_probe, schedule, "write conversations"):
             yield
@@ -98,14 +105,14 @@ class RedisConversations:
                 await self._write()
 
     async def _write_or_probe(self) -> None:
-        """Writes what waits; while Redis is unavailable, also finds out whether it answers again."""
+        """Writes the conversations that wait; if there are none and Redis is down, checks whether it answers again."""
         if self._waiting:
             await self._write()
         elif not self.is_up:
             await self._call(lambda: self._redis.client.ping())
 
     async def _write(self) -> None:
-        """Writes in batches; raises Unavailable, and then keeps what is not written."""
+        """Writes the conversations that wait, in batches. If Redis fails, raises Unavailable, and the rest waits on."""
         while self._waiting:
             batch = [(id, self._waiting[id]) for id, _ in zip(self._waiting, range(MAX_BATCH), strict=False)]
             await self._call(lambda batch=batch: self._write_batch(batch))
@@ -138,7 +145,7 @@ class RedisConversations:
 
 
 def _parse(text: str | bytes | None) -> KeptPath | None:
-    """Parses a stored conversation; returns None if there is none, or it has another format."""
+    """Parses a stored conversation; returns None if `text` is None or has another format."""
     if text is None:
         return None
     try:

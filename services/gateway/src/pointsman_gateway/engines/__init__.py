@@ -1,1 +1,1 @@
-"""Calls engines: chooses one of a group, sends the prompt, and reads the stream of chunks."""
+"""Calls engines: chooses one that serves the path's model, sends it the prompt, and reads the streamed answer."""

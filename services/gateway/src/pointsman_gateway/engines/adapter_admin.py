@@ -13,18 +13,19 @@ from pointsman_gateway.domain import Alias
 from pointsman_gateway.domain.path import AdapterChange, AdapterListing, AdapterVersion, AliasMove
 
 READ_TIMEOUT_SECONDS = 5.0
-"""For calls that are answered from Redis."""
+"""Timeout of calls that are answered from Redis."""
 LOAD_TIMEOUT_SECONDS = 180.0
-"""For calls that wait until an engine has loaded a version."""
+"""Timeout of calls that wait until an engine has loaded a version."""
 MAX_CHANGES = 30
 
 _STATE = {number: name.removeprefix("ADAPTER_STATE_").lower() for name, number in pb.AdapterState.items()}
 
 
 class AdapterAdminClient:
-    """Lists and moves adapters through a lora-server's gRPC API.
+    """Lists adapters and moves aliases through a lora-server's gRPC API.
 
-    Each method raises PointsmanError: the error that the lora-server reported, or Unavailable if it cannot be reached.
+    Each method raises the lora-server's own error, Unavailable ("lora_server_unavailable") if it cannot be reached, or
+    DeadlineExceeded after the timeout (`from_rpc_error`).
     """
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
@@ -40,17 +41,22 @@ class AdapterAdminClient:
         )
 
     async def set_alias(self, move: AliasMove) -> Alias:
-        """Points the alias to a version once an engine holds it, and ends the alias's canary."""
+        """Points the alias to a version once that is loaded, and ends the alias's canary; returns the new alias."""
         request = to_message(pb.SetAliasRequest, move)
         return to_alias(await _call(self._stub.SetAlias(request, timeout=LOAD_TIMEOUT_SECONDS)))
 
     async def set_canary(self, move: AliasMove) -> Alias:
-        """Sets the alias's canary once an engine holds the version; a weight of 0 ends the canary."""
+        """Makes the version the alias's canary once it is loaded; without a version and weight, ends the canary.
+
+        Returns the new alias.
+        """
         request = to_message(pb.SetCanaryRequest, move, terms=None)
         return to_alias(await _call(self._stub.SetCanary(request, timeout=LOAD_TIMEOUT_SECONDS)))
 
     async def roll_back(self, move: AliasMove) -> Alias:
-        """Ends the alias's canary; if there is none, points the alias back to its previous version."""
+        """Ends the alias's canary or, if it has none, points the alias back to its previous version; returns the new
+        alias.
+        """
         request = to_message(pb.RollbackRequest, move)
         return to_alias(await _call(self._stub.Rollback(request, timeout=LOAD_TIMEOUT_SECONDS)))
 

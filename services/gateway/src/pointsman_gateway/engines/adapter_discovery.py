@@ -23,7 +23,7 @@ from pointsman_gateway.redaction import shown_error
 log = logging.getLogger(__name__)
 
 LIST_TIMEOUT_SECONDS = 5.0
-"""For one request, from connecting to the last byte."""
+"""Time limit for one request, from connecting to the last byte."""
 MAX_LIST_BYTES = 4 * 1024 * 1024
 """Limit for a response body; vLLM writes about 450 bytes for each adapter."""
 MAX_RETRY_AFTER_SECONDS = 60.0
@@ -48,11 +48,12 @@ _decode = msgspec.json.Decoder(_ModelList).decode
 
 
 class NotListed(Exception):
-    """The engine's list of models cannot be read, or is not of the configured model."""
+    """The engine's list of models cannot be read, or lacks the configured base model."""
 
     def __init__(self, message: str, outcome: str, retry_after: float = 0.0) -> None:
-        """Takes `outcome`, the metric's label: "unreachable", "redirect", "rejected" (the key), "missing" (no such
-        list), "overloaded", "error", "invalid" or "other_model"; and `retry_after` in seconds, 0 if not given.
+        """Takes `retry_after` in seconds, 0 if the engine gave none, and `outcome`, a label of
+        `pointsman_engine_model_lists`: "unreachable", "redirect", "rejected" (the key is missing or wrong), "missing"
+        (no such list), "overloaded" (status 429), "error" (another status), "invalid" (the body) or "other_model".
         """
         super().__init__(message)
         self.outcome = outcome
@@ -63,12 +64,14 @@ class NotListed(Exception):
 class DiscoveredAdapters:
     usable: frozenset[str]
     unusable: Mapping[str, str] = field(default_factory=dict)
-    """The reason by name."""
+    """The reason by the adapter's name."""
 
 
 def find_adapters(models: Sequence[ListedModel], base: str, *, by_root: bool = False) -> DiscoveredAdapters:
-    """Returns the adapters of the base model `base`, and why some cannot be used; raises NotListed if `base` is not
-    listed. With `by_root`, a model without a `parent` whose `root` is the base model's name is an adapter, too.
+    """Returns the adapters in a list of models, and why some of them cannot be used with the base model `base`.
+
+    With `by_root`, a model without a `parent` whose `root` is `base` is an adapter too, unless its name is `base`.
+    Raises NotListed ("other_model") if the list lacks the base model.
     """
     if by_root:
         models = [
@@ -117,7 +120,7 @@ def _why_unusable(name: str, entries: Sequence[ListedModel], parents: set[str]) 
 
 
 class AdapterDiscovery:
-    """Polls the list of models of one engine and updates its state; one poll ends before the next begins."""
+    """Polls one engine's list of models, and updates the engine's state; a poll ends before the next one begins."""
 
     def __init__(
         self, engines: Engines, name: str, http: PooledPoster, metrics: EngineMetrics, interval_seconds: float
@@ -133,9 +136,7 @@ class AdapterDiscovery:
         self._logged_unusable: Mapping[str, str] = {}
 
     async def watch(self) -> None:
-        """Polls every `interval_seconds` until cancelled. A Retry-After of the engine delays the next poll, by up to
-        `MAX_RETRY_AFTER_SECONDS`.
-        """
+        """Polls until cancelled, and waits `interval_seconds` between two polls, or longer if `poll` returns more."""
         while True:
             wait = 0.0
             try:
@@ -145,9 +146,10 @@ class AdapterDiscovery:
             await asyncio.sleep(max(wait, self._interval_seconds))
 
     async def poll(self) -> float:
-        """Reads the list once and updates the engine's state. If that fails, the state is kept, unless the engine was
-        never listed or serves another model: then it is not ready. Returns the seconds that the engine asks to wait for
-        by Retry-After, 0 if it does not.
+        """Reads the list once and updates the engine's state. If that fails, the state is kept, unless no list was ever
+        read or the engine serves another model: then the engine is marked as not ready.
+
+        Returns the seconds of the Retry-After in a failed response, at most `MAX_RETRY_AFTER_SECONDS`; 0 without one.
         """
         before = self._engines.get(self._name)
         try:
@@ -162,7 +164,6 @@ class AdapterDiscovery:
         return 0.0
 
     def _on_problem(self, problem: str, *, serves_other_model: bool) -> None:
-        """Logs a problem; the engine keeps its state unless it was never listed or serves another model."""
         if serves_other_model or not self._has_listed:
             engine = self._engines.get(self._name)
             self._engines.update(replace(engine, ready=False, detail=problem))
@@ -198,7 +199,11 @@ class AdapterDiscovery:
 
 
 async def list_models(http: PooledPoster, url: str, api: EngineApi) -> Sequence[ListedModel]:
-    """Reads an engine's list of models within `LIST_TIMEOUT_SECONDS`; follows no redirects. Raises NotListed."""
+    """Requests the list of models of the engine with the base URL `url`; follows no redirects.
+
+    Raises NotListed if the provider has no such list, the whole response does not arrive within `LIST_TIMEOUT_SECONDS`
+    and `MAX_LIST_BYTES`, its status is not 200, or its body is not in OpenAI's format.
+    """
     if not api.models_path:
         raise NotListed("its provider lists no models", "missing")
     deadline, listing = asyncio.get_running_loop().time() + LIST_TIMEOUT_SECONDS, url + api.models_path

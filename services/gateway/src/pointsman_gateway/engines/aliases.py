@@ -1,4 +1,6 @@
-"""Where aliases point: one table for all engines and configurations, so that an alias moves everywhere at once."""
+"""The table of adapter aliases and their versions; all engines and configurations share it, so that an alias moves
+everywhere at once.
+"""
 
 import time
 from collections import Counter
@@ -9,19 +11,20 @@ from pointsman_gateway.domain import Alias
 from pointsman_gateway.engines.catalog import EMPTY, AdapterCatalog
 
 ALIAS_TTL_SECONDS = 60.0
-"""How long an alias stays where it was after no lora-server reports it any more.
+"""Seconds for which an alias keeps its version after the last lora-server has ceased to report it.
 
 A lora-server that restarts, and has not read the registry yet, therefore moves no alias back. A registry that was
 emptied, and counts revisions from 1 again, is accepted after this time."""
 
 MAX_EXPIRED = 1000
-"""Aliases that one report lets expire, so that it does not delay the event loop; the others follow with the next."""
+"""Maximum number of aliases that expire at one report, so that it does not delay the event loop; others expire at the
+next report."""
 
 MAX_COMPARED = 3
-"""Catalogs of other engines with which a new one is compared, the newest ones."""
+"""Maximum number of catalogs with which a new one is compared: the newest ones with as many entries."""
 
 _Key = tuple[str, str]
-"""The base model, and the alias."""
+"""(base model, alias)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,22 +36,22 @@ class _Report:
 
 
 class Aliases:
-    """Where aliases point, by the highest revision that any lora-server of the model reports.
+    """The aliases of each base model. If lora-servers report an alias differently, the highest revision counts.
 
-    The lora-servers of one model read one registry, some of them later than others, so that their engines share a few
-    catalogs. A report costs as much as it has changes, times the number of these catalogs.
+    The lora-servers of one model read the same registry, some of them later than others, so their engines have only a
+    few different catalogs. The time for a report grows with the number of its changes times the number of catalogs.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._current: dict[str, dict[str, Alias]] = {}
-        """By model and name."""
+        """By base model and name."""
         self._reports: dict[str, _Report] = {}
-        """By engine."""
+        """By the engine's name."""
         self._catalogs: dict[str, Counter[AdapterCatalog]] = {}
-        """How many engines have reported a catalog last, by model."""
+        """By base model, the number of engines that have reported each catalog last."""
         self._unreported_since: dict[_Key, float] = {}
-        """When the last report of what `_current` has ended, the earliest first."""
+        """Since when, on `clock`, no engine reports an alias as `_current` has it; the earliest first."""
 
     def get(self, model: str, alias: str) -> Alias | None:
         known = self._current.get(model)
@@ -58,8 +61,9 @@ class Aliases:
         return list(self._current.get(model, {}).values())
 
     def shared(self, model: str, catalog: AdapterCatalog) -> AdapterCatalog:
-        """Returns the equal catalog that another engine of the model has; `catalog` itself if none has. Two
-        lora-servers may report the same changes in different steps.
+        """Returns an equal catalog that another engine of the model has reported; `catalog` itself if there is none
+        among the `MAX_COMPARED` newest with as many entries. Equal catalogs are different objects if lora-servers have
+        reported the same changes in different steps.
         """
         known = self._catalogs.get(model)
         if not known or catalog in known:
@@ -73,7 +77,9 @@ class Aliases:
         return max(known, key=known.__getitem__) if known else EMPTY
 
     def update(self, engine: str, model: str, catalog: AdapterCatalog) -> None:
-        """Takes a report of the lora-server of `engine`; of equal revisions the latest report counts."""
+        """Records that the engine named `engine` has this catalog now, instead of an earlier one, and moves aliases
+        accordingly. Of two reports of an alias with the same revision, the later one counts. Also lets aliases expire.
+        """
         before = self._reports.get(engine)
         if before is None or before.catalog is not catalog or before.model != model:
             self._reports[engine] = _Report(model, catalog)
@@ -90,14 +96,14 @@ class Aliases:
         self._expire()
 
     def forget(self, engine: str) -> None:
-        """Drops the reports of an engine that is no longer watched."""
+        """Drops the catalog of an engine that is no longer watched, and lets aliases expire."""
         report = self._reports.pop(engine, None)
         if report is not None and self._withdraw(report):
             self._check(report.model, report.catalog.aliases_since(self.latest(report.model)))
         self._expire()
 
     def _withdraw(self, report: _Report) -> bool:
-        """Counts an engine less for its catalog; returns whether it was the last one."""
+        """Subtracts one engine from the count of a report's catalog; returns whether it was the last engine."""
         counts = self._catalogs[report.model]
         counts[report.catalog] -= 1
         if counts[report.catalog]:
@@ -106,7 +112,7 @@ class Aliases:
         return True
 
     def _move(self, model: str, catalog: AdapterCatalog, names: Iterable[str]) -> None:
-        """Takes what a catalog says about the aliases `names`, which it may also not have."""
+        """Updates the aliases `names` from a catalog, in which some of them may be missing."""
         current, unreported, late = self._current.setdefault(model, {}), self._unreported_since, []
         if not current:
             current.update(catalog.aliases)
@@ -122,7 +128,9 @@ class Aliases:
         self._check(model, late)
 
     def _check(self, model: str, names: Iterable[str]) -> None:
-        """Notes since when nothing reports the aliases as they are."""
+        """Starts the expiry of those aliases `names` that no engine reports any more as they are, and stops it for the
+        others.
+        """
         now, current = self._clock(), self._current.get(model, {})
         if not self._catalogs.get(model):
             for name in names:
@@ -154,6 +162,6 @@ class Aliases:
                 self._current[model][name] = newest
 
     def _newest(self, model: str, name: str) -> Alias | None:
-        """Returns the alias with the highest revision that an engine of the model has reported last."""
+        """Returns the alias `name` with the highest revision in the model's catalogs; None if none has it."""
         reported = [catalog.aliases[name] for catalog in self._catalogs.get(model, ()) if name in catalog.aliases]
         return max(reported, key=lambda alias: alias.revision, default=None)

@@ -1,8 +1,8 @@
-"""Load balancing: which engine gets a prompt, by its conversation and within a bound on the engine's load.
+"""Load balancing: chooses the engine for a prompt by its conversation, within a bound on the engine's load.
 
-All gateways hash a conversation to the same engine, its home. While the home has too much load, the conversation's
-requests spill to an engine that has its system prompt in the prefix cache, and stay there, because the turns since then
-are cached there.
+All gateways hash a conversation to the same engine, its home. If the home has too much load, the request spills to
+another engine, which is chosen by the hash of the system prompt, so that it probably has this prompt in its prefix
+cache. The conversation's later requests go to that engine too, because the turns since then are cached there.
 """
 
 import zlib
@@ -15,13 +15,14 @@ from pointsman_gateway.engines.lookups import Target
 from pointsman_gateway.engines.ring import Ring
 
 PREFIX_CHARACTERS = 512
-"""Characters of the system prompt that are hashed. One of so many is worth going to an engine that has it cached."""
+"""Number of characters of the system prompt that are hashed. An engine is not chosen by a shorter one alone."""
 END_CHARACTERS = 256
-"""Characters that are hashed of each end of the user's first message: some clients begin it with constant texts."""
+"""Number of characters that are hashed at each end of the user's first message: some clients begin it with constant
+texts."""
 MAX_SPILLED = 16_384
-"""Conversations whose spill target is remembered; 2 MB."""
+"""Maximum number of conversations whose spill target is remembered; they take 2 MB."""
 MAX_WEIGHED = 64
-"""Engines that are all weighed for each request; with more, a ring is used."""
+"""Up to this number of engines, all are weighed for each request; with more, a `Ring` is used."""
 MAX_RINGS = 64
 
 _SPREAD = 0x9E3779B97F4A7C15  # Fibonacci hashing: 2^64 over the golden ratio (Knuth, TAOCP 3, 6.4)
@@ -29,22 +30,25 @@ _LOW = 0xFFFFFFFFFFFFFFFF
 
 
 class PromptKey(NamedTuple):
-    """Hashes of a prompt's beginning; all gateways, and all turns of a conversation, get the same."""
+    """Hashes of a prompt's beginning; all gateways, and all turns of a conversation, get the same hashes."""
 
     conversation: int
-    """Of the system prompt and the user's first message."""
+    """The hash of the system prompt and the user's first message."""
     shared: int
-    """Of the system prompt, which other conversations have too; `conversation` if it is too short to matter."""
+    """The hash of the system prompt, which other conversations may have too. If the system prompt is shorter than
+    `PREFIX_CHARACTERS`, it is `conversation`."""
 
 
 NO_KEY = PromptKey(0, 0)
 
 
 def hash_prompt(prompt: Sequence[Message], conversation: Sequence[Message]) -> PromptKey:
-    """Hashes what is before the first user message of a prompt, and the user's first message in the conversation.
+    """Hashes what is before the first user message of `prompt` (the system prompt), and the first user message of
+    `conversation`, which are the messages that the client sent.
 
-    The prompt may begin with examples, which are the user's in form; so the messages that the client sent tell the
-    conversation.
+    The user's message is not taken from the prompt, because a prompt may begin with examples in the form of user
+    messages. Only the first `PREFIX_CHARACTERS` of the system prompt are hashed, and of a long user's message only
+    `END_CHARACTERS` at each end.
     """
     system = ""
     for message in prompt:
@@ -64,7 +68,9 @@ def hash_prompt(prompt: Sequence[Message], conversation: Sequence[Message]) -> P
 
 
 class SpillTargets:
-    """Remembers to which engine a conversation has spilled; the least recently spilled ones are forgotten."""
+    """Remembers to which engine each conversation has spilled, for at most `max_conversations`; beyond that, forgets
+    the conversation that spilled longest ago.
+    """
 
     def __init__(self, max_conversations: int = MAX_SPILLED) -> None:
         self._max = max_conversations
@@ -75,7 +81,9 @@ class SpillTargets:
         return len(self._seeds)
 
     def seed_of(self, conversation: int) -> int | None:
-        """Returns the seed of the engine that the conversation has spilled to; None if it is at home."""
+        """Returns the `EngineState.seed` of the engine that the conversation, given by its hash, has spilled to; None
+        if it has not spilled.
+        """
         return self._seeds.get(conversation)
 
     def remember(self, conversation: int, seed: int) -> None:
@@ -89,7 +97,7 @@ class SpillTargets:
 
 
 class TargetQueue:
-    """The engines that a request may still be sent to; each is taken once."""
+    """The engines that a request may still be sent to. `take` removes the best one."""
 
     __slots__ = ("_bound", "_key", "_left", "_ring", "_spilled", "_taken", "alone")
 
@@ -101,13 +109,14 @@ class TargetQueue:
         spilled: SpillTargets | None = None,
         ring: Ring | None = None,
     ) -> None:
-        """Takes `bound`: an engine gets a request because of its cache only while its load is below `bound` times the
-        mean. `ring` has the same engines, if they are many; None weighs each of them.
+        """Takes the engines, the prompt's hashes `key`, and the `bound`: an engine gets a request because of its cache
+        only while it has fewer requests in flight than `bound` times the mean. Spills are remembered in `spilled`, if
+        it is given. `ring` has the same engines, if they are many; None weighs each of them.
         """
         self._left = list(targets)
         available = (target for target in targets if target.state.is_available)
         self.alone = next(available, None) is not None and next(available, None) is None
-        """Whether only one was available from the start."""
+        """Whether exactly one engine was available at the start."""
         self._key = key
         self._bound = bound
         self._spilled = spilled
@@ -115,7 +124,7 @@ class TargetQueue:
         self._taken: list[Target] = []
 
     def take(self) -> Target | None:
-        """Removes and returns the best engine that is available; None if there is none."""
+        """Removes and returns the best engine that is available; None if there is none. May record a spill."""
         if len(self._left) == 1:
             target: Target | None = self._left[0]
         else:
@@ -127,7 +136,7 @@ class TargetQueue:
         return target
 
     def put_back(self, target: Target) -> None:
-        """Adds an engine again, so that `take` may return it once more."""
+        """Adds an engine that `take` has returned, so that it may be returned again."""
         self._left.append(target)
         self._taken.remove(target)
 
@@ -136,7 +145,9 @@ class TargetQueue:
         return any(target.state.is_available for target in self._left)
 
     def _best(self) -> Target | None:
-        """Returns an engine that needs a probe, else one by rendezvous hashing with bounded loads (Mirrokni, 2016)."""
+        """Chooses an available engine: one whose breaker is not closed, as a probe, else one by rendezvous hashing with
+        bounded loads (Mirrokni, 2016). None if no engine is available.
+        """
         own, available, total = self._key.conversation, [], 1
         home, highest = None, -1
         for target in self._left:
@@ -162,7 +173,9 @@ class TargetQueue:
         return self._spill(max(below, key=lambda target: (shared ^ target.state.seed) * _SPREAD & _LOW))
 
     def _near(self, ring: Ring) -> Target | None:
-        """Returns the engine by the ring, as `_best` does by all engines; None if all that it finds have much load."""
+        """Chooses an engine as `_best` does, but only among the few that the ring finds. None if all of them are
+        unavailable or have too much load.
+        """
         max_load = self._bound * ring.mean_load()
         home = next(self._usable(ring.near(self._key.conversation)), None)
         if home is None or not home.state.breaker.closed:
@@ -180,7 +193,9 @@ class TargetQueue:
         return (target for target in targets if target not in self._taken and target.state.is_available)
 
     def _last_used(self, with_seed: Callable[[int], Target | None], max_load: float) -> Target | None:
-        """Returns the engine that the conversation has spilled to, unless that one has too much load now."""
+        """Returns the engine that the conversation has spilled to. If it is not usable now, or has too much load, the
+        spill is forgotten, and None is returned.
+        """
         assert self._spilled is not None
         seed = self._spilled.seed_of(self._key.conversation)
         if seed is None:
@@ -192,21 +207,21 @@ class TargetQueue:
         return None
 
     def _spill(self, target: Target) -> Target:
-        """Remembers an engine to which other conversations with the system prompt spill, too."""
+        """Records that the conversation spills to `target`, and returns it."""
         if self._spilled is not None:
             self._spilled.remember(self._key.conversation, target.state.seed)
         return target
 
 
 class Rings:
-    """Caches the rings of up to `MAX_RINGS` large sets of engines; a set that has changed gets another ring."""
+    """Caches the rings of up to `MAX_RINGS` large sequences of engines; drops the oldest ring beyond that."""
 
     def __init__(self) -> None:
         self._rings: OrderedDict[int, tuple[Sequence[Target], Ring]] = OrderedDict()
-        """By the identity of the set, which is kept, so that no other one gets it."""
+        """By the `id` of the sequence. The sequence is stored too, so that no other object gets the same `id`."""
 
     def of(self, targets: Sequence[Target]) -> Ring | None:
-        """Returns the ring of the engines, cached for this `targets` object; None if they are at most `MAX_WEIGHED`."""
+        """Returns the ring of these engines, cached for this very object; None if there are at most `MAX_WEIGHED`."""
         if len(targets) <= MAX_WEIGHED:
             return None
         known = self._rings.get(id(targets))

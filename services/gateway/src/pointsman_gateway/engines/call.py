@@ -1,4 +1,4 @@
-"""One call to one engine: it sends the request, reads the answer, and reports the outcome to metrics and breaker."""
+"""One call to one engine: sends the request, reads the answer, and records the outcome in metrics and breaker."""
 
 import asyncio
 import logging
@@ -32,10 +32,14 @@ log = logging.getLogger(__name__)
 
 
 class BusyTimeTracker(Protocol):
-    """Records which paths keep an engine busy, to divide the cost of engines that are paid by the hour."""
+    """Interface for measuring which paths keep an engine busy, to divide the cost of engines paid by the hour;
+    `EngineCosts` implements it.
+    """
 
     def begin(self, engine: str, path: str) -> Any:
-        """Starts to measure an answer's time on the engine; returns what `end` takes, None if it is not paid hourly."""
+        """Starts to measure an answer's time on the engine. Returns the `interval` for `end`, or None if the engine is
+        not paid by the hour; then `end` is not called.
+        """
         ...
 
     def end(self, interval: Any, inference: float | None) -> None:
@@ -44,7 +48,7 @@ class BusyTimeTracker(Protocol):
 
 
 class NullBusyTimeTracker:
-    """Records nothing, since no engine is paid by the hour."""
+    """Measures nothing, for a gateway without engines paid by the hour; implements `BusyTimeTracker`."""
 
     def begin(self, engine: str, path: str) -> None:
         return None
@@ -68,8 +72,8 @@ class EngineCaller:
     async def call(self, target: Target, others: TargetQueue, request: CompletionRequest) -> AnswerStream:
         """Sends the request, and returns once the answer's first chunk has arrived. `others` is not used.
 
-        Raises Unavailable (such as EngineFailed), DeadlineExceeded, or InvalidArgument if the engine rejects the
-        request, or its API cannot express it.
+        Raises EngineFailed or a subclass if the engine fails, DeadlineExceeded if the request's deadline passes, and
+        InvalidArgument if the engine rejects the request or its API cannot express it.
         """
         if self._clock() >= request.deadline:
             raise out_of_time()
@@ -114,7 +118,7 @@ class EngineCall:
     def __init__(self, caller: EngineCaller, target: Target, request: CompletionRequest) -> None:
         """Sends the request, and counts the call as in flight until the answer's end or `close`.
 
-        Raises InvalidArgument if the engine's API cannot express the request, or Unavailable.
+        Raises InvalidArgument if the engine's API cannot express the request, or Unavailable if sending fails at once.
         """
         engine, state, settings = target.engine, target.state, target.settings
         sampling = request.sampling
@@ -143,7 +147,7 @@ class EngineCall:
         self._first: Chunks = ()
         self._last: Chunks = ()
         self.error: Exception | None = None
-        """The engine's, until it is raised or passed on."""
+        """The error that ended the answer, until it is raised or passed to the sink."""
         self._has_begun = self._has_ended = self._first_is_last = self._awaits_sink = False
         self._busy_interval = caller.busy_times.begin(engine.name, request.path)
         self._began_at = state.clock()
@@ -242,7 +246,9 @@ class EngineCall:
             self.pause()
 
     def _evicted(self, error: NotServed) -> PointsmanError:
-        """Returns NotResident for a 404 on an adapter, and records that the engine has evicted it; else the error."""
+        """Returns the error to report for a 404: NotResident if an adapter was requested, whose eviction is recorded;
+        `error` itself otherwise.
+        """
         target = self._target
         if not target.is_adapter:
             return error
@@ -251,7 +257,7 @@ class EngineCall:
         return not_resident(target.engine.name, target.model)
 
     def _leave(self, error: BaseException | None) -> None:
-        """Ends the call for load, metrics and breaker; only the first outcome counts."""
+        """Records the call's end in the engine's load, the metrics and the breaker, once: later calls do nothing."""
         if not self._is_busy:
             return
         self._is_busy = False

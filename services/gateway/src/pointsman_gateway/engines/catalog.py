@@ -1,7 +1,7 @@
-"""What a lora-server knows of the registry: versions, aliases and training times, in an immutable table.
+"""The adapter versions, aliases and training times that a lora-server reports, in an immutable table.
 
-The lora-servers of one model read one registry, so all engines that have reported the same share one `AdapterCatalog`.
-The first engine that reports a change applies it; the others get the same object.
+The lora-servers of one model read the same registry, so all engines that have reported the same share one
+`AdapterCatalog`. The first engine that reports a change makes the new catalog; the others get the same object.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,13 +17,13 @@ _NONE: frozenset[str] = frozenset()
 
 @dataclass(frozen=True, slots=True)
 class CatalogChange:
-    """What differs from the catalog before; without anything that is the same there."""
+    """The differences between a catalog and the one before it."""
 
     added: frozenset[str] = _NONE
     removed: frozenset[str] = _NONE
     aliases: tuple[Alias, ...] = ()
     training_seconds: frozenset[tuple[str, float | None]] = frozenset()
-    """By version; None if it is not known any more."""
+    """(version, seconds) of each training time that differs; None if it is no longer known."""
 
     def __bool__(self) -> bool:
         return bool(self.added or self.removed or self.aliases or self.training_seconds)
@@ -31,18 +31,22 @@ class CatalogChange:
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class AdapterCatalog:
-    """One state of the registry as an engine's lora-server has reported it; equal ones should be one object."""
+    """The adapter versions and aliases that an engine's lora-server has reported. Engines with equal content should
+    share one object.
+    """
 
     versions: frozenset[str] = _NONE
-    """All that the engine holds, and those that its lora-server can load into it; none if there is no lora-server."""
+    """The versions that are loaded in the engine, and those that its lora-server can load into it; none without a
+    lora-server."""
     aliases: Mapping[str, Alias] = field(default_factory=dict)
     training_seconds: Mapping[str, float] = field(default_factory=dict)
-    """By version, if it is known."""
+    """The seconds that a version was trained, by version; only of versions for which they are known."""
     number: int = field(default_factory=_numbers.__next__)
+    """Identifies the catalog in this process."""
     made_from: int = 0
-    """The number of the catalog that a change has turned into this one."""
+    """The `number` of the catalog from which `after` made this one; 0 if this one was made otherwise."""
     moved: tuple[str, ...] = ()
-    """The aliases of that change."""
+    """The names of the aliases that `after` changed when it made this catalog."""
     _successors: WeakValueDictionary[CatalogChange, "AdapterCatalog"] = field(default_factory=WeakValueDictionary)
 
     def after(
@@ -52,9 +56,11 @@ class AdapterCatalog:
         aliases: Iterable[Alias] = (),
         training_seconds: Mapping[str, float] | None = None,
     ) -> "AdapterCatalog":
-        """Returns the catalog after a report of some versions and aliases; itself if nothing differs.
+        """Returns the catalog after a report: with the versions in `reported`, without those in `removed`, and with
+        `aliases` instead of those of the same names. If nothing changes, it is this object.
 
-        The training times of `reported` and `removed` are those in `training_seconds`, or unknown.
+        The training times of the versions in `reported` and `removed` are those in `training_seconds` (in seconds, by
+        version); a version that is missing there has no known time afterwards.
         """
         reported, removed, seconds = frozenset(reported), frozenset(removed), training_seconds or {}
         known = self.training_seconds
@@ -87,7 +93,9 @@ class AdapterCatalog:
         )
 
     def aliases_since(self, before: "AdapterCatalog") -> Iterable[str]:
-        """Returns the aliases that differ from another catalog, also those that only one of them has."""
+        """Returns the names of the aliases that differ from those of `before`, including those that only one of both
+        catalogs has.
+        """
         if self.aliases is before.aliases:
             return ()
         if self.made_from == before.number:
@@ -101,10 +109,12 @@ class AdapterCatalog:
         return len(self.versions), len(self.aliases), len(self.training_seconds)
 
     def equals(self, other: "AdapterCatalog") -> bool:
-        """Returns whether another catalog has the same content; takes a millisecond for 10,000 versions."""
+        """Returns whether `other` has the same versions, aliases and training times; for 10,000 versions that takes a
+        millisecond.
+        """
         same = self.versions == other.versions and self.aliases == other.aliases
         return same and self.training_seconds == other.training_seconds
 
 
 EMPTY = AdapterCatalog()
-"""Of an engine that no lora-server has reported on."""
+"""The catalog of an engine on which no lora-server has reported."""

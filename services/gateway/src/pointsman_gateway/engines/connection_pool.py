@@ -18,7 +18,7 @@ MAX_IDLE_SECONDS = 60.0
 on them. vLLM closes idle connections after 5 s by default, and after 75 s under the lora-server: either the close is
 seen, or the request is sent again on a new connection."""
 MAX_IDLE_CONNECTIONS = 512
-"""Unused connections that are kept for one engine."""
+"""Maximum number of unused connections that are kept for one engine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +31,12 @@ class Origin:
     path: str
     """Prefix of all URL paths; usually empty."""
     headers: str
-    """Header lines that every request to it has."""
+    """The header lines that every request to the engine has."""
 
 
 @lru_cache(maxsize=1024)
 def origin_of(url: str) -> Origin:
-    """Parses the URL of an engine; raises ValueError if it is not an http(s) URL, or contains a password."""
+    """Parses the URL of an engine; raises ValueError if it is no http(s) URL, or contains a user name or password."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"'{url}' is no URL of an engine; write http://HOST:PORT")
@@ -70,8 +70,8 @@ class Pool:
         self._clock = asyncio.get_running_loop().time
 
     def idle(self, origin: Origin) -> EngineConnection | None:
-        """Removes and returns an unused open connection to the origin, None if there is none; closes those that were
-        idle for too long.
+        """Removes and returns the open connection to the origin that was used last; None if there is none, or it has
+        been idle for too long. Closes the unusable ones that it finds.
         """
         idle = self._idle.get(origin)
         oldest = self._clock() - self._max_idle_seconds
@@ -83,7 +83,7 @@ class Pool:
         return None
 
     async def connect(self, origin: Origin, seconds: float, deadline: float) -> EngineConnection:
-        """Opens a connection; `deadline` is on the loop's clock.
+        """Opens a connection; `deadline` is on the event loop's clock.
 
         Raises NotConnected after `seconds`, TimedOut at the deadline, and ConnectionFailed for other failures.
         """
@@ -107,8 +107,8 @@ class Pool:
             del opening  # breaks the reference cycle: it holds the error, whose traceback holds this frame
 
     def release(self, origin: Origin, connection: EngineConnection) -> None:
-        """Takes back a connection, and keeps it for reuse if its response ends soon; otherwise the connection is closed
-        (`EngineConnection.finish`).
+        """Takes back a connection. Keeps it for reuse if its response ends soon (`EngineConnection.finish`), and fewer
+        than `MAX_IDLE_CONNECTIONS` are kept; otherwise closes it.
         """
         connection.finish(lambda: self._keep(origin, connection))
 

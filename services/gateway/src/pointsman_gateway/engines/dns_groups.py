@@ -1,4 +1,4 @@
-"""Engines behind one DNS name: each address of the name is one engine, and its addresses are looked up periodically.
+"""Engines behind one DNS name: each address of the name is one engine, and the name is looked up periodically.
 
 An address that is new gets requests; one that has disappeared finishes its requests and gets no new ones.
 """
@@ -22,19 +22,19 @@ if TYPE_CHECKING:  # imported at the first lookup: without groups a gateway does
 log = logging.getLogger(__name__)
 
 LOOKUP_INTERVAL_SECONDS = 1.0
-"""The records' TTL is ignored: the resolver that caches them applies it."""
+"""Seconds between two lookups. The records' TTL is ignored here: the name server that caches them applies it."""
 LOOKUP_TIMEOUT_SECONDS = 2.0
-"""For one lookup, over all name servers."""
+"""Time limit for one lookup of one record type, over all name servers."""
 
 
 class Resolver(Protocol):
     async def addresses(self, host: str) -> frozenset[str]:
-        """Returns at least one address of `host`; raises Unavailable."""
+        """Returns the IP addresses of `host`, at least one; raises Unavailable if DNS fails or has none."""
         ...
 
 
 class TrackedMember(Protocol):
-    """A member of a group, whose lora-server is watched if it has one."""
+    """Interface of a member of a group, whose lora-server is watched if it has one."""
 
     @property
     def state(self) -> EngineState: ...
@@ -51,10 +51,10 @@ class _NumberedMember:
 
 
 class EngineGroup:
-    """The engines of one group: one member for each address that DNS lists, with its own state.
+    """The engines of one group: one member for each address that DNS lists, up to `max_members`.
 
-    If DNS fails or lists no address, the members stay. The breaker finds an engine that is really gone, and a wrong DNS
-    answer must not remove all engines that work.
+    If DNS fails or lists no address, the members stay, so that a wrong DNS answer does not remove all engines that
+    work. The circuit breaker finds an engine that is really gone.
     """
 
     def __init__(
@@ -66,9 +66,10 @@ class EngineGroup:
         on_change: Callable[[], None],
         metrics: EngineMetrics,
     ) -> None:
-        """Makes members as copies of `template`, which represents the group while it has none.
+        """Takes `template`, of which members are made as copies, and which represents the group while it has none.
 
-        `track` creates a member's state and starts to watch it. `on_change` is called after `states` has changed.
+        `track` makes a member's state and starts to watch its lora-server. `on_change` is called after `states` has
+        changed.
         """
         self._placeholder = EngineState(template)
         self._dns_name = name
@@ -83,7 +84,7 @@ class EngineGroup:
 
     @property
     def states(self) -> Sequence[EngineState]:
-        """Returns the members' states by their numbers; a single one that is not ready if there are no members."""
+        """Returns the members' states, ordered by the members' numbers; the template's state if there are none."""
         members = sorted(self._members.values(), key=lambda member: member.number)
         return [member.tracked.state for member in members] or [self._placeholder]
 
@@ -109,8 +110,8 @@ class EngineGroup:
             self.set_addresses(addresses)
 
     def set_addresses(self, addresses: Collection[str]) -> None:
-        """Adds and removes members, so that there is one for each address up to the maximum; calls `on_change` if any
-        did. Members that are removed finish their requests.
+        """Adds and removes members, so that there is one for each address, up to `max_members`; calls `on_change` if
+        any was added or removed. Members that are removed finish their requests.
         """
         removed = [address for address in self._members if address not in addresses]
         new = sorted(address for address in addresses if address not in self._members)
@@ -126,7 +127,7 @@ class EngineGroup:
         self._metrics.group_has(self._name, len(self._members), max(0, excess))
 
     def stop(self) -> None:
-        """Stops watching the members. Requests that are in progress may still use them."""
+        """Stops watching the members, and removes the group's gauges. Requests in progress may still use members."""
         for member in self._members.values():
             member.tracked.stop()
         self._metrics.remove_group(self._name)
@@ -172,17 +173,18 @@ class EngineGroup:
 
 
 class DnsResolver:
-    """Looks names up with the name servers of /etc/resolv.conf; /etc/hosts is not read. Implements `Resolver`."""
+    """Looks names up in DNS; /etc/hosts is not read. Implements `Resolver`."""
 
     def __init__(self, server: str = "") -> None:
-        """Uses the name server at `server` (ADDRESS:PORT); if it is empty, those of the system."""
+        """Takes the name server's ADDRESS:PORT; if it is empty, those in /etc/resolv.conf are asked."""
         self._server = server
         self._resolver: NameServers | None = None
 
     async def addresses(self, host: str) -> frozenset[str]:
-        """Returns IPv4 addresses, or IPv6 ones if there are none, so that a member with both is listed once.
+        """Returns the IPv4 addresses of `host`, or the IPv6 ones if it has none, so that a machine with both is listed
+        once.
 
-        Raises Unavailable if there is no answer, no such name, or no address.
+        Raises Unavailable if there is no answer within `LOOKUP_TIMEOUT_SECONDS`, no such name, or no address.
         """
         if self._resolver is None:  # a reload may add the first group during streams, and the import takes 0.2 s
             await asyncio.to_thread(import_module, "dns.asyncresolver")

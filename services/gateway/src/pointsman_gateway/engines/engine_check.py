@@ -23,7 +23,7 @@ NO_GUARANTEES = (
     "the same name may come to mean other weights, and there are no checks, aliases, canaries, loads on demand, or "
     "swaps without a wrong token; a lora-server provides these (docs/own-vllm.md)"
 )
-"""About adapters that no lora-server manages."""
+"""The warning about adapters that no lora-server manages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,8 @@ async def check_engine(
 ) -> AsyncIterator[EngineFinding]:
     """Checks an engine with real requests, and yields the findings one by one; a failure is a finding, not an error.
 
-    With `discovers`, it must list its models; `adapters` are those that the configured paths need.
+    With `discovers` (the engine has `adapters: discover`), the engine must list its models, and the list must have the
+    `adapters`, which are those that the configured paths need.
     """
     pool = Pool()
     http = PooledPoster(pool, str)
@@ -116,7 +117,7 @@ class _Answer:
 
 
 async def _answer_findings(pool: Pool, engine: Engine, model: str, timeouts: Timeouts) -> list[EngineFinding]:
-    """Requests one streamed token from a model, and returns the findings on the answer and its reported usage."""
+    """Requests one streamed token from a model; returns the findings on the answer and on the usage that it reports."""
     answer, client = _Answer(), HttpEngineClient(pool)
     request = EngineRequest(
         engine.name, engine.url, model, (Message("user", "Hello"),), Sampling(max_tokens=1),

@@ -1,16 +1,19 @@
-"""The interface of a client for engines: the request, the transfer of its answer, and the errors that it may end with.
+"""The interface of a client for engines: the request, the transfer of its answer, and the errors that may end it.
 
-code                     counts against the engine  before the first token
+The table shows whether an error counts as a failure for the engine's circuit breaker, and what follows the error.
+
+code                     counts as a failure        before the first token
 engine_refused           no (client's fault)        reported at once
 context_length_exceeded  no (client's fault)        reported at once
-engine_overloaded        no (429)                   another engine; this one cools down as long as it asks for
-adapter_not_resident     no (404)                   an engine that holds the adapter, or load it; at most twice
-engine_error             yes, except 404            another engine; after 502, 503, 504 the same one if it is alone;
+engine_overloaded        no (429, 529)              another engine; this one gets no requests as long as it asks for
+adapter_not_resident     no (404)                   another engine with the adapter, or a new load; at most twice
+engine_error             yes, except 404            another engine; after 502, 503, 504 the same if there is no other;
                                                     if all answer 404, clients get model_not_served
-engine_unavailable       yes                        another engine, or the same one if it is alone
+engine_unavailable       yes                        another engine, or the same one if there is no other
 connect_timeout          yes                        another engine
 first_token_timeout      yes                        another engine
 stream_idle_timeout      yes                        nothing: the answer has begun
+deadline_exceeded        see `STALL_SECONDS`        reported at once
 """
 
 import logging
@@ -32,12 +35,12 @@ log = logging.getLogger(__name__)
 DEFAULT_TIMEOUTS = Timeouts()
 
 STALL_SECONDS = 5.0
-"""Seconds without a chunk on any of its requests after which an engine has failed, even if the client gave up first."""
-
+"""A call that its client or its deadline ended counts as the engine's failure if it lasted this many seconds, and the
+engine sent no chunk on any call in that time."""
 
 MAX_COLLECTED_BYTES = 64 * 1024 * 1024
-"""Of an engine's answer that is kept in memory until it is complete: it is not streamed, is validated first, or is
-repeated by the last events of its API. More is a failure of the engine. The longest answers of today's models, of
+"""Limit for an engine's answer that is kept in memory until it is complete, because it is not streamed, is validated
+first, or is repeated by the last events of its API. A longer answer fails. The longest answers of today's models, of
 128,000 tokens, have 30 MB of events."""
 
 OVERLOADED = "engine_overloaded"
@@ -50,38 +53,43 @@ NOT_SERVED = "model_not_served"
 NOT_RESIDENT = "adapter_not_resident"
 
 KEY_CODES = ("invalid_api_key", "API_KEY_INVALID")
-"""Codes of errors for a wrong API key; Google sends its with status 400."""
+"""Codes of errors for a wrong API key; Google sends the second one with status 400."""
 
 MAX_COOLDOWN_SECONDS = 30.0
 """Longer Retry-After values of engines are cut to this."""
 
 
 class CompletionRequest(msgspec.Struct, frozen=True):
-    """The text to generate, independent of the engine: messages, sampling parameters and deadline."""
+    """A request for an answer, before an engine is chosen for it."""
 
     messages: Sequence[Message]
     sampling: Sampling
     deadline: float
-    """On the event loop's clock."""
+    """In seconds on the event loop's clock."""
     stall_seconds: float = STALL_SECONDS
+    """See `STALL_SECONDS`; `Hedging` sets it to the delay after which it hedges."""
     operation: Operation = "chat"
     path: str = ""
     as_a_whole: bool = False
     """Chunks that arrive together may be joined."""
     caller: Caller = ANONYMOUS
     max_bytes: float = inf
-    """Limit of the answer's events, `MAX_COLLECTED_BYTES` unless they are passed on as they arrive."""
+    """Limit for the answer as the engine sends it: `MAX_COLLECTED_BYTES` if it is kept until its end, else infinite."""
 
 
 class EngineRequest(msgspec.Struct, frozen=True):
+    """A request to one engine."""
+
     engine: str
+    """The engine's name (`Engine.name`), for error messages and metrics."""
     url: str
+    """The engine's base URL, to which the path of the endpoint is appended."""
     model: str
-    """The engine's name for it: of the base model, or of an adapter."""
+    """The engine's own name for the base model or the adapter."""
     messages: Sequence[Message]
     sampling: Sampling
     deadline: float
-    """On the event loop's clock."""
+    """In seconds on the event loop's clock."""
     api: EngineApi = DEFAULT_API
     timeouts: Timeouts = DEFAULT_TIMEOUTS
     operation: Operation = "chat"
@@ -93,53 +101,56 @@ class EngineRequest(msgspec.Struct, frozen=True):
 
 
 class Transfer(Protocol):
-    """An answer that is being read from an engine."""
+    """Interface of an answer that an `EngineClient` reads from an engine and pushes to a sink."""
 
     def pause(self) -> None:
-        """Stops pushing until `resume`; the connection's buffer fills up, and the engine has to wait (backpressure)."""
+        """Stops pushing until `resume`. Once the connection's buffer is full, the engine has to wait (backpressure)."""
         ...
 
     def resume(self) -> None: ...
 
     def close(self) -> None:
-        """Stops pushing for good; before the answer's end this aborts the engine's work. Idempotent."""
+        """Stops pushing for good, so that the sink's `ended` is not called later. Before the answer's end this aborts
+        the engine's work. Idempotent.
+        """
         ...
 
 
 class EngineClient(Protocol):
-    """Sends requests to engines, and pushes their answers to sinks."""
+    """Interface of clients that send requests to engines; `HttpEngineClient` and `LiteLLMClient` implement it."""
 
     def send(self, request: EngineRequest, sink: ChunkSink) -> Transfer:
         """Sends a request; pushes the answer to `sink`, beginning in a later iteration of the event loop.
 
-        The sink ends with None or an error of this module: Unavailable, DeadlineExceeded, or InvalidArgument if the
-        client is at fault. The usage comes last, in a chunk of its own. Raises InvalidArgument if the engine's API
-        cannot express the request, or Unavailable.
+        `sink.ended` gets None if the answer is complete, or an error: InvalidArgument if the client is at fault, else
+        Unavailable or DeadlineExceeded. The usage comes last, in a chunk of its own.
+
+        Raises InvalidArgument if the engine's API cannot express the request, or Unavailable if sending fails at once.
         """
         ...
 
 
 class EngineFailed(Unavailable):
-    """The engine did not answer the request."""
+    """The engine failed to answer the request, or to complete its answer."""
 
 
 class NotEngineFault(EngineFailed):
-    """The engine did not answer, and is not at fault: it is overloaded, or does not serve the model."""
+    """The engine did not answer, but this is no failure for its circuit breaker: it is overloaded, for example."""
 
 
 class NotServed(NotEngineFault):
-    """The engine does not serve the model or adapter."""
+    """The engine answered 404: it does not serve the model or adapter, or its configured URL is wrong."""
 
 
 class NotResident(NotEngineFault):
-    """No engine holds the adapter version, or the engine has evicted it since its lora-server's last report."""
+    """No ready engine has the adapter version loaded, or the engine has evicted it since its last report."""
 
 
 class NotLoaded(Unavailable):
-    """No engine holds the adapter version, and it could not be loaded."""
+    """No engine has the adapter version, and it could not be loaded."""
 
     def __init__(self, message: str, waited: float = 0.0, retry_after: float = 5.0) -> None:
-        """Takes in `waited` the seconds that the request waited for the load."""
+        """Takes `waited`, the seconds that the request waited for the load, and `retry_after`, in seconds."""
         super().__init__(message, code=NOT_RESIDENT, retry_after=retry_after)
         self.waited = waited
 
@@ -153,7 +164,7 @@ class NotLoadedInTime(DeadlineExceeded):
 
 
 class TransientFailure(EngineFailed):
-    """The engine did not answer, but may do so on an immediate retry."""
+    """The engine failed, but may answer an immediate retry."""
 
 
 def counts_against_engine(error: PointsmanError) -> bool:
@@ -170,9 +181,11 @@ def refused(
     code: str = "",
     location: str = "",
 ) -> PointsmanError:
-    """Returns the error for a response that is not a stream, by its status.
+    """Returns the error for an engine's error response, by its HTTP status.
 
-    `param` and `code` are from its body, `location` is its redirect's target, and `retry_after` is in seconds.
+    It is InvalidArgument for 400, 413 and 422 unless `code` is one of `KEY_CODES`, NotEngineFault for 429 and 529,
+    NotServed for 404, TransientFailure for 502 to 504, and EngineFailed for any other. `message`, `param` and `code`
+    are those in the response's body, `location` is the target of a redirect, and `retry_after` is in seconds.
     """
     message, location = shown_error(message), shown_error(location, 200)
     param = param and shown_error(param, MAX_PARAM_CHARACTERS)
@@ -199,12 +212,12 @@ def refused(
 
 
 def retryable(error: NotServed) -> NotEngineFault:
-    """Converts a 404 to an error after which a retry may succeed, because another engine may serve the model."""
+    """Converts a 404 to an error that lets clients retry, because another engine may serve the model later."""
     return NotEngineFault(error.message, code=ERROR, retry_after=1.0)
 
 
 def not_served(error: NotServed) -> NotFound:
-    """Returns the error for clients if nothing else can answer: they must not send the request again."""
+    """Converts a 404 to the error for clients if no engine and no other path can answer: retries are useless."""
     failure = NotFound(error.message, code=NOT_SERVED, param="model")
     failure.fault = "engine"
     return failure
@@ -215,18 +228,18 @@ def not_resident(engine: str, version: str) -> NotResident:
 
 
 def broke_off(request: EngineRequest, why: str) -> Unavailable:
-    """Returns the error for an engine that is unreachable, or whose connection was lost before the answer's end."""
+    """Returns the error for an engine that cannot be reached, or whose answer is cut off or invalid; `why` says why."""
     return TransientFailure(f"engine '{request.engine}' failed: {shown_error(why)}", code=UNAVAILABLE, retry_after=1.0)
 
 
 def unreadable(request: EngineRequest, bug: Exception) -> Unavailable:
-    """Returns the error for an answer whose reading raised `bug`, which is logged with its traceback."""
+    """Logs `bug`, an exception while a request was sent or its answer read, and returns the error for the request."""
     log.error("engine %s: its answer cannot be read", request.engine, exc_info=bug)
     return broke_off(request, f"its answer cannot be read ({type(bug).__name__})")
 
 
 def too_long(request: EngineRequest) -> Unavailable:
-    """Returns the error for an answer that has more bytes than may be collected."""
+    """Returns the error for an answer of more than `request.max_bytes` bytes."""
     return broke_off(request, f"its answer has more than {request.max_bytes / 2**20:g} MiB, and is kept until its end")
 
 

@@ -10,19 +10,21 @@ from pointsman_gateway.engines.engine_client import EngineRequest
 
 
 class AnswerReader(Protocol):
-    """Parses one answer, a stream of server-sent events, piece by piece."""
+    """Interface of a parser of one answer, a stream of server-sent events; `EventReader` and `MessagesReader` implement
+    it.
+    """
 
     done: bool
     """Whether the last event has arrived."""
     failure: str
-    """Why the stream ended early: it cannot be read, or it holds an error of the engine."""
+    """Why the stream ended early: it cannot be parsed, or it reports an error. Empty if there is no failure."""
     error: Mapping[str, Any]
-    """The code and the parameter of the engine's error, as far as its API has them."""
+    """The "code" and "param" of an error that the stream reports in OpenAI's format; empty otherwise."""
 
     def read(self, piece: bytes) -> Chunks:
         """Returns the chunks of all events that end in this piece, possibly none; the usage comes last.
 
-        If the stream cannot be parsed, sets `failure`.
+        Sets `done` at the stream's end, and `failure` if the stream cannot be parsed or reports an error.
         """
         ...
 
@@ -33,13 +35,14 @@ def _no_lines(request: EngineRequest) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineDialect:
-    """The format of requests to engines, and of their answers. Providers name it in providers.yaml."""
+    """A format of requests to engines and of their answers."""
 
     name: str
+    """The name by which providers.yaml assigns the format to a provider."""
     to_body: Callable[[EngineRequest, Endpoint], dict[str, Any]]
-    """Returns the body of a request; raises InvalidArgument if it cannot be expressed there."""
+    """Returns the body of a request, before JSON encoding; raises InvalidArgument if the format cannot express it."""
     reader: Callable[[bool, int], AnswerReader]
     """Makes the reader of one answer. The first argument says whether chunks that arrive together may be joined, the
     second how many choices are expected."""
     header_lines: Callable[[EngineRequest], str] = _no_lines
-    """Returns the header lines that depend on the request, in addition to those of the provider."""
+    """Returns the header lines that depend on the request, each with its line end, in addition to the provider's."""

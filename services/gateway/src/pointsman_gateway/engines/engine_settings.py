@@ -1,4 +1,4 @@
-"""What one configuration says about an engine: its timeouts, its breaker, and the fields that it gets."""
+"""The settings of an engine in one configuration: its timeouts, its circuit breaker, and the fields sent to it."""
 
 import hashlib
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ from pointsman_gateway.engines.engine_client import DEFAULT_TIMEOUTS
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
-    """The timeouts, breaker and accepted fields that one configuration has for one engine."""
+    """The settings of one engine, or of all members of a group, in one configuration."""
 
     timeouts: Timeouts = DEFAULT_TIMEOUTS
     breaker: BreakerConfig = BreakerConfig()  # noqa: RUF009  # it is frozen
@@ -20,12 +20,15 @@ class EngineSettings:
     sends_priority: bool = False
     separates_tenants: bool = False
     sends_caller: bool = False
-    """Whether it sends anything that depends on the caller; if not, `with_caller` need not be called."""
+    """Whether `sends_priority` or `separates_tenants` is set; if not, `with_caller` need not be called."""
 
     def with_caller(self, sampling: Sampling, caller: Caller, adapter: str) -> Sampling:
-        """Returns the parameters with the caller's priority and a cache salt by tenant (vLLM's names), as far as
-        configured. The salt also depends on the adapter's version, if there is one: the keys of some external KV caches
-        leave it out (vllm-project/vllm#44250), and would serve blocks that another adapter has computed.
+        """Returns `sampling` with two fields of vLLM: `priority`, the caller's priority negated, if `sends_priority`
+        is set; and `cache_salt`, a hash of tenant and `adapter`, if `separates_tenants` is set.
+
+        `adapter` is the adapter version, or empty. It is in the salt because the keys of some external KV caches lack
+        it (vllm-project/vllm#44250), so they would serve blocks that another adapter has computed. A priority of 0 is
+        not sent, nor is a salt without tenant and adapter.
         """
         fields: dict[str, object] = {}
         if self.sends_priority and caller.priority:

@@ -1,4 +1,4 @@
-"""The state of each engine: its last report, its breaker and its load."""
+"""The state of each engine: its last report, its circuit breaker and its load."""
 
 import math
 import time
@@ -19,29 +19,32 @@ NOT_REPORTED = "its state has not been reported yet"
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """The facts about one engine, as configured and as last reported."""
+    """One engine, as configured and as last reported. It is immutable: each report makes a new one."""
 
     name: str
     model: str
     url: str = ""
     ready: bool = False
     resident: frozenset[str] = frozenset()
+    """The adapter versions that are loaded in the engine."""
     catalog: AdapterCatalog = EMPTY
-    """What its lora-server knows of the registry; `Aliases` decides which report of an alias counts."""
+    """The adapter versions and aliases that its lora-server reports. If lora-servers report different targets of an
+    alias, `Aliases` decides which counts."""
     detail: str = NOT_REPORTED
     api: EngineApi = DEFAULT_API
     upstream: str = ""
-    """Its own name for the model; empty if that is the same."""
+    """The engine's own name for the model; empty if it is `model`."""
     has_fixed_adapters: bool = False
-    """Whether `resident` is configured, so that nothing would report an adapter again."""
+    """Whether `resident` comes from the configuration and never changes, because nothing reports adapters."""
     sequence: int = 0
-    """Of the lora-server's report."""
+    """The sequence number of the lora-server's last report."""
     group: str = ""
-    """The name in models.yaml, if the engine is a member of a group. Its own name is then `group/NUMBER`."""
+    """If the engine is a member of a group, the group's name in models.yaml; `name` is then "GROUP/NUMBER"."""
     endpoint: str = ""
-    """HOST:PORT of a group's member. Each gateway numbers the members itself, but all know them by their endpoint."""
+    """HOST:PORT of a group's member. Gateways may number the members differently, but use the same endpoints."""
     unusable: Mapping[str, str] = field(default_factory=dict)
-    """Adapters that the engine lists and that no request may use, with the reason; only with `adapters: discover`."""
+    """The reason by name for each adapter that the engine lists but no request may use; only with
+    `adapters: discover`."""
 
     @property
     def has_reported(self) -> bool:
@@ -52,11 +55,13 @@ class Engine:
         return self.upstream or self.model
 
     def serves(self, model: str, version: str) -> bool:
-        """Returns whether the engine can answer with the model, or with the adapter version if there is one."""
+        """Returns whether the engine is ready, has the base model, and has loaded the adapter version, if one is given
+        (`version` is not empty).
+        """
         return self.ready and self.model == model and (not version or version in self.resident)
 
     def can_load(self, version: str) -> bool:
-        """Returns whether the version is not resident, and the lora-server can load it into the engine."""
+        """Returns whether the version is not resident, but known to the engine's lora-server, which can load it."""
         return version in self.catalog.versions and version not in self.resident
 
     def knows(self, version: str) -> bool:
@@ -77,33 +82,44 @@ class Engine:
 
 
 class LoraServer(Protocol):
-    """The control plane of one engine, which loads its adapters."""
+    """Interface of the client of one engine's lora-server, which loads the engine's adapters; `LoraServerClient`
+    implements it.
+    """
 
     def cooldown_left(self, version: str) -> float:
         """Returns the seconds until a version that failed to load may be requested again; 0 if it may be now."""
         ...
 
     async def facts(self, version: str) -> Mapping[str, str]:
-        """Returns the facts in the version's manifest; raises PointsmanError."""
+        """Returns the registry's notes on how the version was made: texts by name ("train_rows", "heldout_loss").
+
+        Raises the lora-server's own errors, such as NotFound for an unknown version; Unavailable if the lora-server
+        cannot be reached; and DeadlineExceeded if it is too slow.
+        """
         ...
 
     async def ensure(self, version: str, seconds: float) -> None:
-        """Loads a version, and returns once the engine's state has it.
+        """Loads a version, and returns once the engine's state has it. Calls for one version at the same time share one
+        load, and the first call's time limit.
 
-        Raises Unavailable if that fails or takes longer than `seconds`.
+        Raises Unavailable if the load fails or takes longer than `seconds`.
         """
         ...
 
     async def report(self, outcomes: Sequence[CanaryMetrics]) -> str:
-        """Sends canary outcomes; returns "sent", "refused", "lost" (may have arrived) or "kept" (did not arrive)."""
+        """Sends canary outcomes to the lora-server.
+
+        Returns "sent", "refused" (the lora-server rejects them), "lost" (they may have arrived) or "kept" (they have
+        not arrived, and may be sent again).
+        """
         ...
 
 
 class EngineObserver(Protocol):
-    """Keeps something that depends on what engines report."""
+    """Interface of an object that is notified of the reports on engines; `Engines` implements it."""
 
     def on_report(self, state: "EngineState", before: Engine) -> None:
-        """Is called after `state.engine` has changed from `before`."""
+        """Is called after `state.engine` was replaced; `before` is the earlier one."""
         ...
 
 
@@ -125,17 +141,17 @@ class EngineState:
     def __init__(self, engine: Engine, clock: Callable[[], float] = time.monotonic) -> None:
         self.engine = engine
         self.lora_server: LoraServer | None = None
-        """None if it has none, or while nothing watches it."""
+        """The client of the engine's lora-server; None if the engine has none, or while it is not watched."""
         self.adapter_admin: AdapterAdminClient | None = None
         """Set and unset together with `lora_server`."""
         self.clock = clock
         self.breaker = Breaker(clock)
         self.in_flight = 0
-        """Requests of this gateway that the engine is answering."""
+        """Number of requests of this gateway that the engine is answering."""
         self.seed = zlib.crc32((engine.endpoint or engine.name).encode())
-        """For rendezvous hashing of prompts; the same in every gateway."""
+        """A hash of the endpoint or name, by which `balancing` chooses engines; the same in every gateway."""
         self.observers = WeakSet[EngineObserver]()
-        """Those of old configurations disappear with the last request that uses them."""
+        """Held weakly: an observer of an old configuration disappears with the last request that uses it."""
         self._cooldown_until = 0.0
 
     def update(self, engine: Engine) -> None:
@@ -144,8 +160,10 @@ class EngineState:
             observer.on_report(self, before)
 
     def mark_evicted(self, version: str, reported: Engine) -> None:
-        """Records that the engine has rejected a version as not resident, unless its state has changed since
-        `reported`, or its adapters are configured.
+        """Records that the engine no longer has a version, since it has rejected a request for it.
+
+        `reported` is the value of `engine` when the request was sent. If that has changed since, or the adapters are
+        configured (`has_fixed_adapters`), nothing is recorded.
         """
         if self.engine is reported and not reported.has_fixed_adapters:
             self.update(reported.without_adapter(version))
@@ -154,8 +172,8 @@ class EngineState:
         return self.lora_server is not None and not self.lora_server.cooldown_left(version) and self.is_available
 
     def cool_down(self, seconds: float) -> None:
-        """Makes the engine unavailable for `seconds`, because it has answered with a Retry-After; a retired one stays
-        so for good.
+        """Makes the engine unavailable for `seconds`, because it has answered with a Retry-After. A retired engine
+        stays unavailable.
         """
         if not self.is_retired:
             self._cooldown_until = self.clock() + seconds
@@ -171,12 +189,12 @@ class EngineState:
 
     @property
     def cooldown_left(self) -> float:
-        """Returns the seconds until the engine may get requests again; infinite if it is retired."""
+        """Returns the seconds that are left of `cool_down`; 0 if none are, infinite if the engine is retired."""
         return max(0.0, self._cooldown_until - self.clock()) if self._cooldown_until else 0.0
 
     @property
     def is_available(self) -> bool:
-        """Returns whether the engine may get a request now, by its breaker and its cooldown."""
+        """Returns whether the circuit breaker and the cooldown let a request pass now; `ready` is not checked."""
         if self.breaker.closed and not self._cooldown_until:
             return True
         return self.breaker.may_enter() and not self.cooldown_left

@@ -1,4 +1,4 @@
-"""All engines of one configuration: finds those that can answer along a path now, or the error if none can."""
+"""All engines of one configuration: finds those that can answer on a path now, or the error to raise if none can."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from pointsman_gateway.engines.engine_state import Engine, EngineState
 from pointsman_gateway.engines.lookups import ModelLookups, Target
 
 DEFAULT_RETRY_AFTER_SECONDS = 5.0
-"""If nothing says when an engine will be available."""
+"""Seconds after which a client may retry if it is not known when an engine will be available."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,9 @@ class _Refusal:
 
 
 class Engines:
-    """The engines of one configuration; a lookup of those for a model and adapter is kept, and nearly free."""
+    """The engines of one configuration. Which of them serve a model or adapter is cached (`ModelLookups`), and kept up
+    to date with their reports.
+    """
 
     def __init__(
         self,
@@ -33,8 +35,9 @@ class Engines:
         settings: Mapping[str, EngineSettings] | None = None,
         aliases: Aliases | None = None,
     ) -> None:
-        """Takes engines, and their settings by name (defaults for those without). `aliases` is the table that all
-        configurations share; None makes one from what the engines report.
+        """Takes engines, and settings by the name of an engine or group; engines without settings get
+        `DEFAULT_SETTINGS`. An `Engine` gets a new `EngineState`. `aliases` is the table that all configurations share;
+        without it, a table is made from the engines' catalogs.
         """
         self._settings = dict(settings or {})
         self._models: dict[str, ModelLookups] = {}
@@ -48,7 +51,7 @@ class Engines:
                 self._aliases.update(state.engine.name, state.engine.model, state.engine.catalog)
 
     def set_states(self, states: Sequence[EngineState]) -> None:
-        """Replaces the engines, because the members of a group have changed."""
+        """Replaces all engines, and observes the new ones; called when the members of a group have changed."""
         before, after = set(self._states), set(states)
         for state in before - after:
             state.observers.discard(self)
@@ -66,7 +69,9 @@ class Engines:
         return self._models[model]
 
     def on_report(self, state: EngineState, before: Engine) -> None:
-        """Keeps the lookups up to date; implements `EngineObserver`."""
+        """Updates the cached lookups after a report has changed `state.engine` from `before`; implements
+        `EngineObserver`.
+        """
         self._models[state.engine.model].on_report(state, before)
 
     @property
@@ -77,20 +82,23 @@ class Engines:
         return self._by_name[name]
 
     def update(self, engine: Engine) -> None:
-        """Replaces the stored report about the engine of that name; raises KeyError if there is none."""
+        """Stores `engine` as the latest report on the engine of this name, and updates the aliases by its catalog.
+
+        Raises KeyError if there is no engine of this name.
+        """
         self._aliases.update(engine.name, engine.model, engine.catalog)
         state = self._by_name[engine.name]
         if state.engine != engine:
             state.update(engine)
 
     def shared_catalog(self, model: str, catalog: AdapterCatalog) -> AdapterCatalog:
-        """Returns the equal catalog that another engine of the model has, so that it is stored once; `catalog` itself
-        if none has.
+        """Returns an equal catalog that another engine of the base model has reported, so that it is stored only once.
+        Returns `catalog` itself if `Aliases.shared` finds none.
         """
         return self._aliases.shared(model, catalog)
 
     def latest_catalog(self, model: str) -> AdapterCatalog:
-        """Returns the catalog that most engines of the model have."""
+        """Returns the catalog that most engines of the base model have; an empty one if no engine has reported any."""
         return self._aliases.latest(model)
 
     def get(self, name: str) -> Engine:
@@ -101,15 +109,17 @@ class Engines:
 
     @property
     def any_ready(self) -> bool:
-        """Returns whether an engine is ready, and its breaker is closed or half open."""
+        """Returns whether at least one engine is ready and has a circuit breaker that is closed or half open."""
         return any(state.engine.ready and not state.breaker.open for state in self._states)
 
     def alias_of(self, path: Path) -> Alias | None:
-        """Returns the alias of the path's adapter; None if it is no known alias."""
+        """Returns the alias that `path.adapter` names; None if it is empty, a version, or an unknown alias."""
         return self._aliases.get(path.model, path.adapter)
 
     def version_of(self, path: Path) -> str:
-        """Returns the path's adapter version: the resolved one, else the alias's current one, "" without an adapter."""
+        """Returns the path's adapter version: the one resolved for the request, else the stable version of the alias
+        that `path.adapter` names, else `path.adapter` itself. Without an adapter it is empty.
+        """
         if not path.adapter:
             return ""
         if path.resolved_adapter is not None:
@@ -118,16 +128,19 @@ class Engines:
         return path.adapter if alias is None else alias.version
 
     def versions_of(self, path: Path) -> Sequence[str]:
-        """Returns the versions that the path may use now: its alias's and the canary's; none without an adapter."""
+        """Returns the adapter versions that requests on the path may use now: the stable version of its alias, and the
+        canary if there is one; `path.adapter` itself if it is no alias; nothing without an adapter.
+        """
         alias = self.alias_of(path)
         if alias is None:
             return (path.adapter,) if path.adapter else ()
         return (alias.version, alias.canary_version) if alias.canary_version else (alias.version,)
 
     async def facts(self, model: str, version: str) -> Mapping[str, str]:
-        """Returns the facts in the version's manifest, from a lora-server of the model.
+        """Asks a lora-server of the base model `model` for the registry's notes on how an adapter version was made.
 
-        Raises the lora-server's PointsmanError, or Unavailable if none is known.
+        Returns them as `LoraServer.facts` does, and raises the same errors, or Unavailable if no lora-server of the
+        model is watched.
         """
         servers = [state.lora_server for state in self._states if state.engine.model == model and state.lora_server]
         if not servers:
@@ -135,21 +148,21 @@ class Engines:
         return await servers[0].facts(version)
 
     def model_of(self, adapter: str) -> str:
-        """Returns the base model of an alias or a version; empty if it is unknown."""
+        """Returns the base model that has an adapter alias or version of this name; empty if none has."""
         for model, lookups in self._models.items():
             if lookups.states and (self._aliases.get(model, adapter) or lookups.knows(adapter)):
                 return model
         return ""
 
     def adapters(self) -> Sequence[str]:
-        """Returns the names of all adapters that a request may name: aliases, then versions."""
+        """Returns the names of all adapters that a request may name: the aliases, then the versions, each sorted."""
         models = [model for model, lookups in self._models.items() if lookups.states]
         aliases = {alias.alias for model in models for alias in self._aliases.of(model)}
         versions = set[str]().union(*(lookups.versions() for lookups in self._models.values()))
         return [*sorted(aliases), *sorted(versions - aliases)]
 
     def trained(self) -> Sequence[tuple[str, str]]:
-        """Returns base model and version of each adapter whose training time is known."""
+        """Returns (base model, version) for each adapter version whose training time is known."""
         found = {
             (model, version): None
             for model, lookups in self._models.items()
@@ -159,22 +172,22 @@ class Engines:
         return list(found)
 
     def training_seconds(self, model: str, version: str) -> float:
-        """Returns how long a version was trained, in seconds; 0 if it is unknown."""
+        """Returns how long an adapter version of a base model was trained, in seconds; 0 if that is unknown."""
         for catalog in self._models[model].catalogs if model in self._models else ():
             if version in catalog.training_seconds:
                 return catalog.training_seconds[version]
         return 0.0
 
     def holds(self, model: str, version: str) -> bool:
-        """Returns whether an available engine holds the version."""
+        """Returns whether an engine that has loaded the version is ready and available (`EngineState.is_available`)."""
         return any(target.state.is_available for target in self._serving(model, version))
 
     def may_load(self, model: str, version: str) -> bool:
-        """Returns whether an engine could load the version now."""
+        """Returns whether a ready engine that has not loaded the version may load it now (`EngineState.may_load`)."""
         return any(target.state.may_load(version) for target in self._loading(model, version))
 
     def why_not(self, path: Path) -> str | None:
-        """Returns why the path cannot be used now; None if it can, also after loading its adapter."""
+        """Returns why the path cannot be used now; None if an engine can answer, or could after loading the adapter."""
         version = self.version_of(path) if path.adapter else ""
         serving = self._serving(path.model, version)
         for target in serving:
@@ -185,8 +198,12 @@ class Engines:
         return self._refusal(path, version, serving).reason
 
     def targets(self, path: Path) -> Sequence[Target]:
-        """Returns the engines that may answer along `path`, of which at least one is available now. Raises NotResident
-        if no engine holds the adapter, or another Unavailable if none is available.
+        """Returns the ready engines that have loaded the path's adapter version, or that serve its base model if it has
+        no adapter. At least one of them is available now.
+
+        Raises NotResident if ready engines of the model exist, but none has loaded the version. Raises Unavailable if
+        no engine of the model is ready ("engine_not_ready"), or all that could answer are unavailable ("breaker_open"
+        or "engine_overloaded").
         """
         version = self.version_of(path) if path.adapter else ""
         serving = self._serving(path.model, version)
@@ -196,11 +213,11 @@ class Engines:
         raise self._unavailable(path, version, serving)
 
     def count(self, model: str) -> int:
-        """Returns the number of the base model's engines, also of those that cannot answer now."""
+        """Returns the number of engines of the base model, including those that cannot answer now."""
         return len(self._models[model].states) if model in self._models else 0
 
     def loading_targets(self, path: Path) -> list[Target]:
-        """Returns the engines that could load the path's adapter now."""
+        """Returns the ready engines that have not loaded the path's adapter version and may load it now."""
         version = self.version_of(path)
         return [target for target in self._loading(path.model, version) if target.state.may_load(version)]
 

@@ -24,12 +24,12 @@ from pointsman_gateway.engines.metrics import EngineMetrics
 from pointsman_gateway.ports import AnswerStream
 
 DECAY_SECONDS = 10.0
-"""Counts decay exponentially with this time constant."""
+"""Time constant of the exponential decay of a retry budget's counts."""
 MIN_DECAY_SECONDS = 0.001
 """Shorter times are not worth computing a decay."""
 
 PROBE_SECONDS = 1.0
-"""Seconds that a request waits for an engine whose breaker is half open before it is hedged."""
+"""Maximum number of seconds after which a request to an engine whose circuit breaker is not closed is hedged."""
 
 Race = dict["asyncio.Task[AnswerStream]", Target]
 
@@ -38,7 +38,7 @@ class RetryBudget:
     """Bounds retries to a share of the recent requests, so that they cannot multiply the load of failing engines."""
 
     def __init__(self, ratio: float, min_retries: float, clock: Callable[[], float] = time.monotonic) -> None:
-        """Grants `ratio` retries per request, and about `min_retries` in ten seconds whatever the load."""
+        """Grants `ratio` retries per request, and about `min_retries` in each `DECAY_SECONDS` whatever the load."""
         self._ratio = ratio
         self._min_retries = min_retries
         self._clock = clock
@@ -51,7 +51,7 @@ class RetryBudget:
         self._requests += 1.0
 
     def spend(self) -> bool:
-        """Counts a retry and returns True if the budget allows it."""
+        """Counts a retry or a hedged request if the budget allows it; returns whether it does."""
         self._decay()
         if self._spent + 1.0 > self._ratio * self._requests + self._min_retries:
             return False
@@ -68,18 +68,22 @@ class RetryBudget:
 
 
 class TargetCaller(Protocol):
-    """Calls engines for an answer, starting with a given one."""
+    """Interface for getting an answer from engines; `EngineCaller`, `Hedging` and `Retrying` implement it."""
 
     async def call(self, target: Target, others: TargetQueue, request: CompletionRequest) -> AnswerStream:
-        """Calls `target`, and returns once its first chunk has arrived; `others` are the engines to fall back to.
+        """Calls `target`, and engines from `others` if necessary; returns once the first chunk of an answer has
+        arrived.
 
-        Raises PointsmanError.
+        Raises Unavailable if no engine answers, DeadlineExceeded if the request's deadline passes, and InvalidArgument
+        if an engine rejects the request.
         """
         ...
 
 
 class Retrying:
-    """Retries a failed call on the next engine; on the same one only if it is alone and the failure is transient."""
+    """Retries a failed call on the next engine, or on the same one if it is the only engine and the failure is a
+    `TransientFailure`. Retries are limited by `config.max_retries` and the budget. Implements `TargetCaller`.
+    """
 
     def __init__(
         self,
@@ -115,7 +119,7 @@ class Retrying:
     async def _next(
         self, target: Target, others: TargetQueue, deadline: float, failure: Unavailable, retries: int
     ) -> Target | None:
-        """Returns the engine for the next try after `target` has failed; None if the failure is final."""
+        """Waits, and returns the engine for the next try after `target` has failed; None if the failure is final."""
         if not self._may_retry(target, others, failure, retries):
             return None
         await self._back_off(retries, deadline, failure)
@@ -132,7 +136,9 @@ class Retrying:
         return granted
 
     async def _back_off(self, retries: int, deadline: float, failure: Unavailable) -> None:
-        """Waits before a retry, with full jitter: a random time up to a bound that doubles each time."""
+        """Waits before a retry, with full jitter: a random time up to a bound that doubles each time. Raises
+        DeadlineExceeded at once if the request's deadline would pass meanwhile.
+        """
         pause = random.uniform(0.0, min(self._config.backoff_seconds * 2**retries, self._config.max_backoff_seconds))
         if self._clock() + pause >= deadline:
             raise engine_client.out_of_time() from failure
@@ -140,18 +146,22 @@ class Retrying:
 
 
 class Hedging:
-    """Sends a request to a second engine if the first token is late; the first engine to answer wins."""
+    """Sends a request to a second engine too if the first token is late; the answer that begins first is used, and the
+    other call is cancelled. Implements `TargetCaller`.
+    """
 
     def __init__(self, inner: TargetCaller, after: float | None, budget: RetryBudget, metrics: EngineMetrics) -> None:
-        """Takes `after`, the seconds without a first token, or None to hedge only requests that probe an engine."""
+        """Takes `after`, the seconds without a first token after which a request is hedged. None hedges only requests
+        that probe an engine (its breaker is half open), after `PROBE_SECONDS`.
+        """
         self._inner = inner
         self._after = after
         self._budget = budget
         self._metrics = metrics
 
     async def call(self, target: Target, others: TargetQueue, request: CompletionRequest) -> AnswerStream:
-        """Calls `target`, and if no chunk has arrived after a delay, and the retry budget allows it, one of `others`,
-        too. Returns the answer that begins first; raises the last error if all fail.
+        """Calls `target` and, if no chunk has arrived after the delay and the retry budget allows it, one of `others`
+        too. Returns the answer that begins first; raises the error of the last call if all fail.
         """
         is_probe = not target.state.breaker.closed
         delay = self._after if not is_probe else min(PROBE_SECONDS, self._after or PROBE_SECONDS)
@@ -203,7 +213,7 @@ class Hedging:
 
 
 async def _stop(tasks: Sequence["asyncio.Task[AnswerStream]"]) -> None:
-    """Cancels the calls that lost, and closes an answer that has begun in the meantime."""
+    """Cancels calls, and closes an answer that has begun in the meantime."""
     for task in tasks:
         task.cancel()
     for outcome in await asyncio.gather(*tasks, return_exceptions=True):

@@ -1,4 +1,4 @@
-"""A fast HTTP/1.1 client for engines: one connection, with one POST at a time; `connection_pool.py` keeps them."""
+"""An HTTP/1.1 connection to an engine, with one request at a time; `connection_pool.py` keeps connections for reuse."""
 
 import asyncio
 import time
@@ -12,28 +12,28 @@ from typing import cast
 import httptools
 
 MAX_UNREAD_BYTES = 256 * 1024
-"""Bytes of a body that are buffered; beyond them reading is paused, and the engine has to wait."""
+"""Number of buffered bytes of a body beyond which reading is paused, so that the engine has to wait."""
 MAX_STEP_BYTES = 32 * 1024
-"""Bytes of a stream that are handled in one iteration of the event loop: some hundred events, which take milliseconds
-to decode, check and encode."""
+"""Maximum number of bytes of a stream that are handled in one iteration of the event loop: some hundred events, which
+take milliseconds to decode, check and encode."""
 MAX_OVERHEAD_BYTES = 256 * 1024
-"""Bytes of headers or trailers, without any of a body between them; more of them are a failure of the engine."""
+"""Bytes that may arrive without any part of a body, such as headers and trailers; beyond them the connection fails."""
 MAX_COPIED_BYTES = 64 * 1024
-"""Of a request's body, so that it is written together with the head: uvloop writes two pieces by one call, too, but
-asyncio and TLS may send two packets."""
+"""A request's body up to this size is joined with the head and written with it. uvloop also writes two pieces by one
+call, but asyncio and TLS may send two packets."""
 FINISH_TIMEOUT_SECONDS = 1.0
-"""Seconds that a response gets to end after [DONE], so that its connection can be reused."""
+"""Seconds for a response to end after its last event, so that the connection can be reused."""
 
 _LENGTHS_OF_READ_HEADERS = frozenset(map(len, (b"location", b"retry-after", b"retry-after-ms")))
 """Most headers are skipped by their length: this runs for each header of each answer."""
 
 
 class ConnectionFailed(Exception):
-    """The connection could not be opened, or was lost before the end of the response."""
+    """The connection could not be opened, was lost before the end of the response, or carried an invalid response."""
 
 
 class TimedOut(ConnectionFailed):
-    """Nothing arrived from the engine in time."""
+    """The engine sent nothing for too long, or the request's deadline passed."""
 
 
 class NotConnected(TimedOut):
@@ -49,9 +49,9 @@ class EngineConnection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._pieces: deque[bytes] = deque()
         self.unread = 0
-        """Buffered bytes of the body."""
+        """Number of buffered bytes of the body."""
         self._overhead = 0
-        """Bytes since the last part of a body."""
+        """Number of bytes that have arrived since the last part of a body."""
         self._paused = False
         self._failure: ConnectionFailed | None = None
         self.status = 0
@@ -67,8 +67,10 @@ class EngineConnection(asyncio.Protocol):
     # -- called by the request
 
     def post(self, head: bytes, body: bytes) -> None:
-        """Sends a POST, and adds the content length to its `head`, which ends with a header line. Raises
-        ConnectionFailed if the connection is lost.
+        """Sends a request and drops what is left of the previous response. `head` is the request line and the header
+        lines, each with its line end; the content length is added.
+
+        Raises ConnectionFailed if the connection is lost.
         """
         if self._pieces:
             self.read()  # drops what arrived after the previous response
@@ -116,7 +118,9 @@ class EngineConnection(asyncio.Protocol):
         return data
 
     def set_timeouts(self, idle_seconds: float, deadline: float) -> None:
-        """Fails the connection with TimedOut if nothing arrives for `idle_seconds`, or at `deadline` (loop's clock)."""
+        """Fails the connection with TimedOut at `deadline` (on the event loop's clock), or if nothing arrives for
+        `idle_seconds` although all that has arrived was read.
+        """
         self._last, self._idle_seconds, self._deadline = self._loop.time(), idle_seconds, deadline
         due = min(self._last + idle_seconds, deadline)
         if self._timer is not None and due < self._due:
@@ -132,8 +136,8 @@ class EngineConnection(asyncio.Protocol):
             self._transport.abort()
 
     def finish(self, then: Callable[[], None]) -> None:
-        """Discards the rest of the response, and calls `then` at its end, at once if it is complete. If that takes over
-        `FINISH_TIMEOUT_SECONDS`, the connection is closed, and `then` is not called.
+        """Discards the rest of the response, and calls `then` at its end, which may be at once. If the response does
+        not end within `FINISH_TIMEOUT_SECONDS`, the connection is closed, and `then` is not called.
         """
         self.on_event = None
         if self._pieces:
@@ -146,7 +150,7 @@ class EngineConnection(asyncio.Protocol):
 
     @property
     def failure(self) -> ConnectionFailed | None:
-        """Returns the connection's error, once everything that arrived before it has been read."""
+        """Returns the connection's error; None if there is none, or data that arrived before it has not been read."""
         return None if self._pieces else self._failure
 
     @property

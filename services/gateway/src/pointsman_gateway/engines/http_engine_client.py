@@ -31,7 +31,7 @@ from pointsman_gateway.engines.http1 import ConnectionFailed, EngineConnection, 
 from pointsman_gateway.ports import ChunkSink
 
 MAX_REFUSAL_BYTES = 64 * 1024
-"""Limit for an error response; the client does not wait for more of it."""
+"""Bytes of an error response after which the client does not wait for its end."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -50,12 +50,15 @@ class HttpEngineClient:
         return HttpTransfer(self, request, sink)
 
     async def connect(self, request: EngineRequest) -> EngineConnection:
-        """Opens a new connection to the request's engine; raises ConnectionFailed, or TimedOut if that is late."""
+        """Opens a new connection to the request's engine; raises the errors of `Pool.connect`."""
         return await self.pool.connect(origin_of(request.url), request.timeouts.connect_seconds, request.deadline)
 
 
 class HttpTransfer:
-    """Reads one answer in the connection's callbacks, without a task, and pushes it to a sink (a `Transfer`)."""
+    """Sends one request, reads the answer in the connection's callbacks, without a task, and pushes it to a sink.
+
+    Implements `Transfer`.
+    """
 
     __slots__ = (
         "_client",
@@ -84,7 +87,7 @@ class HttpTransfer:
         self._reader = dialect.reader(request.as_a_whole, _choice_count(request) if extra else 1)
         self._has_begun = self._is_new = self._is_paused = False
         self._received = 0
-        """Bytes of the answer."""
+        """Number of bytes of the answer that have been read."""
         self._context = copy_context()
         """A copy of the request's context: code in it may resume the request's run, which enters the original."""
         self._next_step: asyncio.Handle | None = None
@@ -141,7 +144,7 @@ class HttpTransfer:
             del connecting  # breaks the reference cycle: it holds the error, whose traceback holds this frame
 
     def _message(self) -> Message:
-        """Returns the request as it is sent; raises InvalidArgument if the engine's API cannot express it."""
+        """Encodes the request; raises InvalidArgument if the engine's API cannot express it."""
         request, dialect = self._request, self._dialect
         path, endpoint = self._origin.path, request.api.endpoints[request.operation]
         head = (
@@ -233,7 +236,9 @@ class HttpTransfer:
             self._connect(self._message())
 
     def _reported_error(self, reader: AnswerReader) -> PointsmanError:
-        """Returns the error in a stream; vLLM checks some parameters, such as schemas, only after it has begun."""
+        """Returns the error that a stream reports. Before the first chunk, a code from 400 to 499 counts like a status:
+        vLLM checks some parameters, such as schemas, only after it has begun the stream.
+        """
         status = reader.error.get("code")
         if not self._has_begun and isinstance(status, int) and 400 <= status < 500:
             param = reader.error.get("param")
@@ -263,7 +268,7 @@ class HttpTransfer:
 
 
 def _refusal(request: EngineRequest, connection: EngineConnection) -> PointsmanError:
-    """Returns the error of a response that is not a stream."""
+    """Returns the error for a response with another status than 200, by that status and the response's body."""
     error = parse_error(connection.read())
     wait = connection.retry_after or error.retry_after
     return refused(

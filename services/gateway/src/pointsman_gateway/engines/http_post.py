@@ -12,18 +12,18 @@ from pointsman_gateway.engines.http1 import ConnectionFailed, EngineConnection, 
 from pointsman_gateway.extensions.http_poster import HttpReply, HttpUnreachable
 
 CONNECT_SECONDS = 2.0
-"""Time for an engine to accept a connection."""
+"""Seconds for an engine to accept a connection."""
 
 
 Reserve = Callable[[int], None]
-"""Reserves memory for so many bytes; raises PointsmanError."""
+"""Reserves memory for a number of bytes of a response; the PointsmanError that it raises ends the request."""
 
 
 class PooledPoster:
     """Sends requests over the engines' connection pool; implements `HttpPoster`."""
 
     def __init__(self, pool: Pool, trace_headers: Callable[[], str]) -> None:
-        """Takes `trace_headers`, which returns header lines with the trace context of the current request."""
+        """Takes `trace_headers`, which returns the header lines with the current request's trace context."""
         self._pool = pool
         self._trace_headers = trace_headers
 
@@ -41,7 +41,8 @@ class PooledPoster:
     async def get(self, url: str, auth_header: str, deadline: float, max_bytes: int) -> HttpReply:
         """Requests a URL by GET; `auth_header` is a header line, or empty. Error statuses and redirects are returned.
 
-        Raises HttpUnreachable: no connection, `deadline` (on the event loop's clock), or a body over `max_bytes`.
+        Raises HttpUnreachable if there is no connection within `CONNECT_SECONDS`, no complete response by `deadline`
+        (on the event loop's clock), or more than `max_bytes` of a body.
         """
         return await self._send("GET", url, auth_header, b"", deadline, _Limit(max_bytes))
 
@@ -92,7 +93,7 @@ class PooledPoster:
 
 @dataclass(frozen=True, slots=True)
 class _Limit:
-    """The limits of a response's body: `max_bytes`, and a memory budget that responses share."""
+    """The limits of a response's body: its size, and `reserve`, which is called with the length of each piece."""
 
     max_bytes: int
     reserve: Reserve | None = None

@@ -39,8 +39,8 @@ _encode = msgspec.json.Encoder().encode
 
 
 def load_litellm() -> Any:
-    """Imports LiteLLM's SDK, which takes seconds, with environment variables that keep it from downloading prices.
-    Raises ConfigError if it is not installed.
+    """Imports LiteLLM's SDK, which takes seconds, and returns the module. First sets environment variables that keep it
+    from downloading prices. Raises ConfigError if the SDK is not installed.
     """
     # Otherwise its import downloads a list of prices, and reads a file .env.
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
@@ -68,16 +68,16 @@ class LiteLLMClient:
 
 
 class LiteLLMTransfer:
-    """Reads the SDK's stream in a task; implements `Transfer`."""
+    """Sends one request through the SDK, and reads the answer in a task; implements `Transfer`."""
 
     def __init__(self, request: EngineRequest, sink: ChunkSink) -> None:
-        """Starts to read; raises InvalidArgument if the SDK's `acompletion` cannot express the request."""
+        """Starts the task. Raises InvalidArgument if the request is no chat, or has too many stop sequences."""
         arguments = _arguments(request)
         self._request = request
         self._sink: ChunkSink | None = sink
         self._has_begun = False
         self._received = 0
-        """Bytes of the answer's events."""
+        """Number of bytes of the answer's events so far."""
         self._may_push = asyncio.Event()
         self._may_push.set()
         self._clock = asyncio.get_running_loop().time
@@ -164,7 +164,6 @@ class LiteLLMTransfer:
         return no_more_in_time(self._request) if self._has_begun else no_first_token_in_time(self._request)
 
     def _failure_of(self, error: Exception) -> PointsmanError:
-        """Converts an error of the SDK, which has OpenAI's classes, to that of any other engine."""
         status = getattr(error, "status_code", None)
         message = f"{type(error).__name__}: {getattr(error, 'message', error)}"
         if self._has_begun or not isinstance(status, int) or isinstance(error, _connection_errors()):
@@ -200,7 +199,9 @@ def _retry_after(error: Exception) -> float | None:
 
 
 def _arguments(request: EngineRequest) -> dict[str, Any]:
-    """Returns the arguments of the SDK's `acompletion`; raises InvalidArgument."""
+    """Returns the arguments of the SDK's `acompletion`. Raises InvalidArgument if the request is no chat, or has too
+    many stop sequences.
+    """
     if request.operation != "chat":
         raise InvalidArgument(
             "this model continues no texts; send a chat completion", code="unsupported_parameter", param="prompt"

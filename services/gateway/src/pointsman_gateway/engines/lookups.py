@@ -1,4 +1,4 @@
-"""Which engines of one model hold a version: looked up once, then kept up to date by what each engine reports."""
+"""A cache of which engines of one base model have loaded an adapter version, kept up to date by engines' reports."""
 
 from collections import Counter, OrderedDict
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -9,23 +9,23 @@ from pointsman_gateway.engines.engine_settings import DEFAULT_SETTINGS, EngineSe
 from pointsman_gateway.engines.engine_state import Engine, EngineState
 
 MAX_LOOKUPS = 16_384
-"""Versions of a model whose engines are kept; the least recently used ones are looked up again."""
+"""Number of versions of a model whose engines are cached; beyond it, the least recently used version is dropped."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Target:
-    """An engine that can answer along a path, with the model name to send."""
+    """An engine, and the base model or adapter version for which it is to be used."""
 
     model: str
     """The base model or an adapter version."""
     state: EngineState
     settings: EngineSettings
     upstream_model: str = ""
-    """The name that requests to the engine have for it."""
+    """The engine's own name for `model`, which requests to the engine contain."""
 
     @property
     def engine(self) -> Engine:
-        """Returns the facts about the engine as last reported."""
+        """Returns the engine as last reported."""
         return self.state.engine
 
     @property
@@ -34,22 +34,22 @@ class Target:
 
 
 class ModelLookups:
-    """The engines of one model in one configuration, by the version that they hold."""
+    """The engines of one base model in one configuration, by the adapter version that they have loaded."""
 
     def __init__(self, model: str, settings: Mapping[str, EngineSettings], max_lookups: int = MAX_LOOKUPS) -> None:
-        """Takes the settings by the name of an engine or group; those that are missing have defaults."""
+        """Takes the base model, and the settings by the name of an engine or group; others get `DEFAULT_SETTINGS`."""
         self._model = model
         self._max = max_lookups
         self._settings = settings
         self._states: dict[str, EngineState] = {}
         """By the engine's name."""
         self._serving: OrderedDict[str, tuple[Target, ...]] = OrderedDict()
-        """By version; the base model's is empty."""
+        """By version; "" stands for the base model."""
         self._catalogs: Counter[AdapterCatalog] = Counter()
-        """How many engines have each."""
+        """The number of engines that have each catalog."""
 
     def __len__(self) -> int:
-        """Returns the number of versions whose engines are kept."""
+        """Returns the number of versions whose engines are cached."""
         return len(self._serving)
 
     @property
@@ -61,7 +61,7 @@ class ModelLookups:
         return self._catalogs.keys()
 
     def serving(self, version: str) -> tuple[Target, ...]:
-        """Returns the ready engines that hold a version, or all ready ones for the base model ("")."""
+        """Returns the ready engines that have loaded a version; for "", the base model, all ready engines."""
         found = self._serving.get(version)
         if found is None:
             return self._look_up(version)
@@ -69,7 +69,7 @@ class ModelLookups:
         return found
 
     def loading(self, version: str) -> Iterator[Target]:
-        """Yields the ready engines that could load a version."""
+        """Yields the ready engines that have not loaded a version, but whose lora-server can load it."""
         if not any(version in catalog.versions for catalog in self._catalogs):
             return
         for state in self._states.values():
@@ -77,13 +77,13 @@ class ModelLookups:
                 yield self._target(state, version)
 
     def knows(self, version: str) -> bool:
-        """Returns whether an engine holds a version or can load it, ready or not."""
+        """Returns whether an engine, ready or not, has loaded a version or can load it."""
         if any(version in catalog.versions for catalog in self._catalogs):
             return True
         return EMPTY in self._catalogs and any(version in state.engine.resident for state in self._states.values())
 
     def versions(self) -> set[str]:
-        """Returns the versions that any engine holds or can load."""
+        """Returns the versions that any engine has loaded or can load."""
         found = set[str]().union(*(catalog.versions for catalog in self._catalogs))
         if EMPTY in self._catalogs:
             unlisted = (state.engine.resident for state in self._states.values() if state.engine.catalog is EMPTY)
@@ -101,9 +101,7 @@ class ModelLookups:
         self._refresh(state, self._held(state.engine))
 
     def on_report(self, state: EngineState, before: Engine) -> None:
-        """Updates the lookups after a report has changed an engine from `before`: only those of versions that it has
-        got or lost.
-        """
+        """Updates the cache after a report has changed an engine from `before`."""
         engine = state.engine
         if engine.catalog is not before.catalog:
             self._catalogs[engine.catalog] += 1
@@ -122,7 +120,7 @@ class ModelLookups:
         return engine.resident | {""}
 
     def _refresh(self, state: EngineState, versions: Collection[str]) -> None:
-        """Adds the engine to, or removes it from, the lookups of these versions."""
+        """Adds the engine to the cached engines of these versions, or removes it, depending on its state."""
         is_member = self._states.get(state.engine.name) is state
         for version in versions if len(versions) < len(self._serving) else [v for v in self._serving if v in versions]:
             found = self._serving.get(version)
@@ -152,5 +150,5 @@ class ModelLookups:
 
 
 def shared_settings(targets: Sequence[Target]) -> Sequence[EngineSettings]:
-    """Returns the different settings of those engines that are available."""
+    """Returns the settings of the available engines among `targets`, each object once."""
     return list({id(target.settings): target.settings for target in targets if target.state.is_available}.values())

@@ -32,13 +32,13 @@ SILENCE_TIMEOUT_SECONDS = 25.0
 """Seconds without a message until the stream is reopened; the lora-server sends one every 10 s."""
 
 LOAD_COOLDOWN_SECONDS = 5.0
-"""Seconds until a version that could not be loaded is requested again."""
+"""Seconds until a version that could not be loaded may be requested again."""
 
 REPORT_TIMEOUT_SECONDS = 2.0
 FACTS_TIMEOUT_SECONDS = 2.0
 
 SLICE = 500
-"""Entries of a complete report that are read before other work of the event loop."""
+"""Number of entries of a complete report that are read before other work of the event loop gets a turn."""
 
 _UNREACHABLE = "lora_server_unavailable"
 
@@ -53,7 +53,7 @@ class ReportOutcome(StrEnum):
 
 
 class LoraServerClient:
-    """Watches a lora-server and loads adapters through it: one call per version, shared by all who wait."""
+    """Watches a lora-server, and loads adapters through it; implements `LoraServer`."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class LoraServerClient:
         metrics: EngineMetrics,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Follows the lora-server behind `channel` and updates the state of its engine, `name` in `engines`."""
+        """Takes the channel to the lora-server, and the engine's `name` in `engines`; `clock` is monotonic."""
         self._engines = engines
         self._name = name
         self._channel = channel
@@ -71,12 +71,13 @@ class LoraServerClient:
         self._metrics = metrics
         self._clock = clock
         self._reported = engines.get(name)
-        """As the lora-server reported it last: without what engines or replies have shown since."""
+        """The engine as last reported, without what answers of the engine or replies of the lora-server have shown
+        since."""
         self._replies: dict[str, int] = {}
-        """Versions that were loaded for this gateway since that report, with the sequence number of the reply."""
+        """Versions that were loaded for this gateway since the last report, with the sequence number of the reply."""
         self._loads: dict[str, asyncio.Task[None]] = {}
         self._cooldowns: dict[str, float] = {}
-        """End of the cooldown, by version."""
+        """The end of the cooldown on `clock`, by version."""
 
     def cooldown_left(self, version: str) -> float:
         return max(0.0, self._cooldowns[version] - self._clock()) if version in self._cooldowns else 0.0
@@ -89,8 +90,11 @@ class LoraServerClient:
         return dict(adapter.facts)
 
     async def ensure(self, version: str, seconds: float) -> None:
-        """Loads a version within `seconds`; raises Unavailable. Calls for one version share one load, with the first
-        call's time. Cancelling a call does not stop the load, because others may wait for it.
+        """Loads a version. Calls for one version at the same time share one load, with the `seconds` of the first.
+        Cancelling a call does not stop the load, because others may wait for it.
+
+        Raises Unavailable if the lora-server refuses, cannot be reached, takes longer than `seconds`, or is no longer
+        watched.
         """
         load = self._loads.get(version)
         if load is None:
@@ -147,7 +151,9 @@ class LoraServerClient:
         return ReportOutcome.SENT
 
     async def watch(self) -> None:
-        """Stores every report of the lora-server, until cancelled; reopens the stream half a second after it ends."""
+        """Stores every report of the lora-server until cancelled. Reopens the stream half a second after it has ended,
+        failed, or been silent for `SILENCE_TIMEOUT_SECONDS`.
+        """
         logged = ""
         while True:
             try:
@@ -177,7 +183,9 @@ class LoraServerClient:
             stream.cancel()
 
     async def _store(self, state: pb.EngineState, first: bool) -> None:
-        """Stores a report. Versions that a newer reply of `EnsureLoaded` named stay resident."""
+        """Stores a report; `first` is set for the first one of a stream. Versions in `_replies` with a higher sequence
+        number stay resident.
+        """
         if first:
             self._replies = {}
         model, catalog = self._reported.model, self._reported.catalog
@@ -195,7 +203,7 @@ class LoraServerClient:
         self._engines.update(engine)
 
     async def close(self) -> None:
-        """Cancels the loads of adapters that are in progress."""
+        """Cancels the loads in progress, and waits for their end."""
         loads = list(self._loads.values())
         for task in loads:
             task.cancel()
@@ -235,15 +243,15 @@ def _load_outcome(error: PointsmanError) -> str:
 
 
 def _changed(before: AdapterCatalog, state: pb.EngineState) -> AdapterCatalog:
-    """Returns what the lora-server knows of the registry after a message with changes."""
+    """Returns the catalog after a report that holds only changes."""
     reported = [*state.resident, *state.loadable]
     return before.after(reported, state.removed, map(to_alias, state.aliases), state.training_seconds)
 
 
 async def _read_catalog(state: pb.EngineState, latest: AdapterCatalog) -> AdapterCatalog:
-    """Returns what the lora-server knows of the registry by a complete message, in steps of a few milliseconds.
+    """Returns the catalog of a complete report; gives other tasks a turn after every `SLICE` entries.
 
-    Takes from `latest`, the catalog of other engines of the model, whatever is the same.
+    Reuses the parts of `latest`, the catalog of other engines of the model, that are equal.
     """
     versions, aliases, seconds = set[str](), dict[str, Alias](), dict[str, float]()
     for slice_ in _slices(state.resident, state.loadable):
@@ -303,7 +311,7 @@ def _replaced(names: frozenset[str], changed: Set[str], added: Set[str]) -> froz
 
 
 def _is_local(url: str) -> bool:
-    """Returns whether the URL's host is a loopback or unspecified address, which other machines cannot use."""
+    """Returns whether the URL's host is "localhost", or a loopback or unspecified address: unusable elsewhere."""
     host = urlsplit(url).hostname or ""
     try:
         address = ipaddress.ip_address(host)

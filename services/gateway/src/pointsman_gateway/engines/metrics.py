@@ -1,6 +1,6 @@
 """Prometheus metrics of the engines, and the canary outcomes that are reported to the lora-servers.
 
-Labels are bounded: names in models.yaml, numbers in a group, and error codes.
+The values of labels are bounded: names in models.yaml, numbers in a group, error codes, and fixed words.
 """
 
 import asyncio
@@ -19,14 +19,16 @@ from pointsman_gateway.engines.engines import Engines
 from pointsman_gateway.fast_metrics import FastCollector, counter
 
 REPORT_INTERVAL_SECONDS = 1.0
-"""Seconds between two reports."""
+"""Seconds between two reports of canary outcomes."""
 
 
 class CallTimer(Protocol):
-    """Records the duration of engine calls."""
+    """Interface for recording the duration of engine calls; `GenAiMetrics` implements it."""
 
     def observe_call(self, operation: Operation, model: str, outcome: str, seconds: float) -> None:
-        """Records a call: `model` as the engine knows it; `outcome` is "ok", "cancelled" or an error's code."""
+        """Records a call: `model` is the base model or the adapter version, `outcome` is "ok", "cancelled", "internal"
+        or an error's code.
+        """
         ...
 
 
@@ -38,7 +40,9 @@ class NullCallTimer:
 
 
 class EngineMetrics:
-    """Counts engine calls, retries, hedges, adapter loads and changes of groups."""
+    """The metrics of what happens with engines: calls, retries, hedges, adapter loads and evictions, reports of canary
+    outcomes, lists of models, and changes of groups.
+    """
 
     def __init__(self, registry: CollectorRegistry, calls: CallTimer | None = None) -> None:
         self._calls = calls or NullCallTimer()
@@ -113,7 +117,9 @@ class EngineMetrics:
         )
 
     def ended(self, request: EngineRequest, model: str, outcome: str, seconds: float) -> None:
-        """Counts a call that has ended; `outcome` is "ok", "cancelled" or an error's code."""
+        """Counts a call that has ended, and records its duration; `model`, `outcome` and `seconds` are as in
+        `CallTimer.observe_call`.
+        """
         self._calls.observe_call(request.operation, model, outcome, seconds)
         self._attempts.series(request.engine, outcome).value += 1
 
@@ -121,24 +127,28 @@ class EngineMetrics:
         self._opened.labels(engine).inc()
 
     def retried(self, engine: str, outcome: str) -> None:
-        """Counts a retry after `engine` has failed; `outcome` is "sent" or "refused"."""
+        """Counts a retry after `engine` has failed; `outcome` is "sent", or "refused" by the retry budget."""
         self._retries.labels(engine, outcome).inc()
 
     def hedged(self, engine: str, outcome: str) -> None:
-        """Counts a hedge because `engine` was slow; `outcome` is "won" (the other engine answered first), "lost",
-        "failed" (both did) or "refused" (by the retry budget).
+        """Counts a hedged request whose first `engine` was slow. `outcome` is "won" (the second engine answered first),
+        "lost" (the first one did), "failed" (neither answered) or "refused" (by the retry budget).
         """
         self._hedges.labels(engine, outcome).inc()
 
     def loaded(self, engine: str, outcome: str) -> None:
-        """Counts a load request; `outcome` is "loaded", "refused", "late" (timeout) or "away" (unreachable)."""
+        """Counts an adapter load; `outcome` is "loaded", "refused", "late" (timeout) or "away" (the lora-server is
+        unreachable).
+        """
         self._loads.labels(engine, outcome).inc()
 
     def evicted(self, engine: str) -> None:
         self._evicted.labels(engine).inc()
 
     def canary_reported(self, requests: int, outcome: str) -> None:
-        """Counts reported requests; `outcome` is "sent", "refused", "lost", or "full" if they were dropped."""
+        """Counts `requests` whose canary outcomes were reported. `outcome` is "sent", "refused", "lost" (see
+        `LoraServer.report`), or "full" if they were dropped before a report.
+        """
         self._canary_outcomes.labels(outcome).inc(requests)
 
     def looked_up(self, group: str, outcome: str) -> None:
@@ -146,7 +156,7 @@ class EngineMetrics:
         self._lookups.labels(group, outcome).inc()
 
     def models_listed(self, engine: str, outcome: str) -> None:
-        """Counts a read of an engine's list of models, by its outcome, such as "listed" or "unreachable"."""
+        """Counts a poll of an engine's list of models; `outcome` is "listed" or that of a `NotListed`."""
         self._listings.labels(engine, outcome).inc()
 
     def adapters_changed(self, engine: str, came: int, went: int) -> None:
@@ -167,7 +177,7 @@ class EngineMetrics:
 
 
 class EngineStates(Collector):
-    """Gauges that read the engines' states at each scrape."""
+    """Gauges of the engines' load, readiness, adapters and breakers, read at each scrape."""
 
     def __init__(self, states: Callable[[], Sequence[EngineState]]) -> None:
         """Takes `states`, which returns the states of the active configuration's engines."""
@@ -184,7 +194,7 @@ class EngineStates(Collector):
         )
 
     def describe(self) -> Iterator[Metric]:
-        """Describes no metrics: the registry calls this at registration, before there is any state to read."""
+        """Returns nothing: the registry calls this at registration, before there is any state to read."""
         return iter(())
 
     def _family(self, name: str, documentation: str, value: Callable[[EngineState], float]) -> GaugeMetricFamily:
@@ -195,14 +205,14 @@ class EngineStates(Collector):
 
 
 class CanaryOutcomeSource(Protocol):
-    """Counts canary outcomes until they are reported."""
+    """Interface of the counts of canary outcomes that are not reported yet; `CanaryOutcomes` implements it."""
 
     def take(self) -> Sequence[CanaryMetrics]:
-        """Returns the outcomes counted since the last call."""
+        """Returns all counts, and resets them."""
         ...
 
     def give_back(self, outcomes: Sequence[CanaryMetrics]) -> None:
-        """Adds outcomes that could not be reported to those of the next `take`."""
+        """Adds back counts that could not be reported, so that the next `take` returns them."""
         ...
 
 
@@ -214,20 +224,20 @@ class CanaryReporter:
     """
 
     def __init__(self, source: CanaryOutcomeSource, engines: Callable[[], Engines], metrics: EngineMetrics) -> None:
-        """Takes `engines`, which returns those of the active configuration."""
+        """Takes `engines`, which returns the engines of the active configuration."""
         self._source = source
         self._engines = engines
         self._metrics = metrics
 
     async def run(self) -> None:
-        """Reports canary outcomes until cancelled."""
+        """Calls `report` every `REPORT_INTERVAL_SECONDS`, until cancelled."""
         while True:
             await asyncio.sleep(REPORT_INTERVAL_SECONDS)
             await self.report()
 
     async def report(self) -> None:
-        """Reports outcomes to one reachable lora-server of each model, since they share one registry; without one,
-        keeps them for the next report.
+        """Reports the outcomes of each base model to one of its lora-servers, which share one registry. If none is
+        reachable, the outcomes are kept for the next report.
         """
         outcomes = sorted(self._source.take(), key=lambda one: one.model)
         for model, of_model in groupby(outcomes, key=lambda one: one.model):

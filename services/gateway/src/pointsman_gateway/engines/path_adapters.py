@@ -1,4 +1,4 @@
-"""A metric of the adapter versions that paths use, from which dashboards see that an alias has moved."""
+"""A metric of the adapter versions that paths use, by which dashboards show that an alias has moved."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
@@ -7,10 +7,10 @@ from prometheus_client.registry import Collector
 
 
 class PathAdapters(Collector):
-    """Reads the version of each path at each scrape; there is one series for each path with an adapter."""
+    """The gauge `pointsman_path_adapter_info`, with one series for each path with an adapter, read at each scrape."""
 
     def __init__(self, versions: Callable[[], Mapping[str, str]]) -> None:
-        """Takes `versions`, which returns each path's adapter version, "" without an adapter."""
+        """Takes `versions`, which returns the adapter version by the path's name, "" for a path without an adapter."""
         self._versions = versions
 
     def collect(self) -> Iterable[Metric]:
@@ -22,5 +22,5 @@ class PathAdapters(Collector):
         yield family
 
     def describe(self) -> Iterator[Metric]:
-        """Describes no metrics: the registry calls this at registration, before there is a configuration."""
+        """Returns nothing: the registry calls this at registration, before there is a configuration."""
         return iter(())

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from pointsman_gateway.engines.lookups import Target
 
 POINTS, PROBES = 4, 8
-"""Points of an engine on the circle, and places at which a key is looked up."""
+"""The number of points of each engine on the circle, and of the places at which a key is looked up."""
 LOAD_SHARE = 16
-"""The total load is added up again after as many choices as a sixteenth of the engines."""
+"""The total load is computed again after about n / LOAD_SHARE choices, where n is the number of engines."""
 
 _CIRCLE = 0xFFFFFFFF
 
@@ -20,7 +20,7 @@ class Ring:
     """
 
     def __init__(self, targets: Sequence[Target]) -> None:
-        """Takes engines with different seeds."""
+        """Takes the engines, at least one, which must have different seeds (`EngineState.seed`)."""
         placed = sorted(
             (_place(target.state.seed, point), number)
             for number, target in enumerate(targets)
@@ -36,7 +36,7 @@ class Ring:
         return self._by_seed.get(seed)
 
     def near(self, key: int) -> Iterator[Target]:
-        """Yields up to `PROBES` engines for a key, the best one first; some may come twice."""
+        """Yields `PROBES` engines for a key (a hash), the best one first; some may come more than once."""
         points, found = self._points, []
         for probe in range(PROBES):
             place = _place(key, probe)
@@ -49,7 +49,9 @@ class Ring:
             yield self._targets[position]
 
     def mean_load(self) -> float:
-        """Returns the requests in flight on each engine, the one to be sent included; a little out of date."""
+        """Returns the mean number of this gateway's requests in flight per engine, with the one to be sent. It may be
+        slightly out of date (`LOAD_SHARE`).
+        """
         if not self._choices_left:
             self._load = sum([target.state.in_flight for target in self._by_seed.values()])
             self._choices_left = len(self._by_seed) // LOAD_SHARE
@@ -59,7 +61,7 @@ class Ring:
 
 
 def _place(key: int, number: int) -> int:
-    """Returns the place of a hash on the circle, another one for each number (Steele's SplitMix64, shortened)."""
+    """Returns the place of a hash on the circle, a different one for each `number` (Steele's SplitMix64, shortened)."""
     mixed = (key + (number + 1) * 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
     mixed = (mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF
     return (mixed ^ mixed >> 27) & _CIRCLE

@@ -36,7 +36,7 @@ from pointsman_gateway.ports import AnswerStream, Backend
 DEFAULTS = ResilienceConfig()
 
 MAX_EVICTIONS = 2
-"""How often a request is sent again because an engine had evicted its adapter."""
+"""How often a request is sent again because an engine has evicted its adapter."""
 
 
 class EngineBackend:
@@ -51,7 +51,9 @@ class EngineBackend:
         metrics: EngineMetrics | None = None,
         busy_times: BusyTimeTracker | None = None,
     ) -> None:
-        """Takes the event loop's `clock`, by which deadlines are measured; `busy_times` allocates hourly costs."""
+        """Takes the event loop's `clock`, by which deadlines are measured; `busy_times` measures the use of engines
+        that are paid by the hour.
+        """
         metrics = metrics or EngineMetrics(CollectorRegistry())
         self._clock = clock
         budget = RetryBudget(resilience.retries.budget_ratio, resilience.retries.min_retries)
@@ -63,10 +65,12 @@ class EngineBackend:
         self._spilled, self._rings = SpillTargets(), Rings()
 
     async def call(self, request: Request, decision: Decision, prompt: Prompt) -> AnswerStream:
-        """Calls the path's engines, and returns once the first chunk has arrived.
+        """Calls the path's engines, one after the other until one answers, and returns once the first chunk has
+        arrived.
 
-        Raises Unavailable if all fail, NotServed if none serves the model, DeadlineExceeded, or InvalidArgument if an
-        engine does not accept the request.
+        Raises the errors of `Engines.targets` if no engine may be called now; Unavailable if those that were called
+        have failed (NotServed if they answered 404 and no engine of the model is unavailable); DeadlineExceeded if the
+        request's deadline passes; and InvalidArgument if an engine, or its settings, reject the request.
         """
         path = decision.path
         targets = self._engines.targets(path)
@@ -100,9 +104,9 @@ class EngineBackend:
 
 
 def _select_fields(request: Request, targets: Sequence[Target]) -> Sampling:
-    """Returns the parameters with only those fields that all of these engines accept.
+    """Returns the parameters with only those fields that all available engines of `targets` accept.
 
-    Raises InvalidArgument if an engine is configured to reject a field.
+    Raises InvalidArgument if one of these engines is configured to reject a field of the request.
     """
     sampling = request.sampling
     fields, own = sampling.extra, dict[str, Any]()
@@ -115,7 +119,7 @@ def _select_fields(request: Request, targets: Sequence[Target]) -> Sampling:
 
 
 class AdapterLoading:
-    """Waits until an engine has loaded an adapter that none holds, then answers with another backend."""
+    """Loads the path's adapter into an engine if none has it, then calls another backend; implements `Backend`."""
 
     def __init__(
         self,
@@ -125,7 +129,9 @@ class AdapterLoading:
         resilience: ResilienceConfig,
         lend_slot: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        """Takes the event loop's `clock`; `lend_slot` gives a request's slot to another while it waits for a load."""
+        """Takes the event loop's `clock`, and `lend_slot`, which lends a request's slot to another request while it
+        waits for a load (`Admission.lend`).
+        """
         self.inner = inner
         self.engines = engines
         self.lend_slot = lend_slot
@@ -134,9 +140,11 @@ class AdapterLoading:
         self.load_bound = resilience.load_bound
 
     async def call(self, request: Request, decision: Decision, prompt: Prompt) -> AnswerStream:
-        """Loads the adapter if no engine holds it, then calls the inner backend.
+        """Loads the adapter if no available engine has it, then calls the inner backend. If an engine evicts the
+        adapter before it answers, both are repeated, up to `MAX_EVICTIONS` times.
 
-        Raises the inner backend's errors, NotLoaded, or NotLoadedInTime (the request's deadline has passed).
+        Raises NotLoaded if the adapter cannot be loaded, NotLoadedInTime if the request's deadline passes during a
+        load, and the inner backend's errors, of which a final NotResident becomes NotLoaded.
         """
         if not decision.path.adapter:
             return await self.inner.call(request, decision, prompt)
@@ -144,7 +152,7 @@ class AdapterLoading:
 
 
 class _Load:
-    """Loads the adapter of one request on one path, as often as it is evicted."""
+    """Calls the inner backend for one request, and loads the adapter first if no available engine has it."""
 
     def __init__(self, loading: AdapterLoading, request: Request) -> None:
         self._loading = loading
@@ -184,9 +192,8 @@ class _Load:
             self._waited += self._clock() - began
 
     async def _load_on_one(self, targets: list[Target], version: str, began: float) -> None:
-        """Loads a version by trying one engine after another; all gateways start with the same one.
-
-        The order is by rendezvous hashing with bounded loads. Raises NotLoaded, NotLoadedInTime.
+        """Loads a version by trying one engine after another, in the order of `TargetQueue` by the version's hash, so
+        that all gateways begin with the same engine. Raises NotLoaded or NotLoadedInTime.
         """
         timeout = self._loading.timeout
         key = zlib.crc32(version.encode())

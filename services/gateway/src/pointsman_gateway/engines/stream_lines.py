@@ -4,10 +4,10 @@ MAX_LINE_BYTES = 4 * 1024 * 1024
 
 
 def split_lines(rest: bytearray, piece: bytes) -> list[bytes]:
-    """Returns the lines that end in `piece`, without their ends.
+    """Returns the lines that end in `piece`, without their line feeds.
 
-    `rest` is the unfinished line of the earlier pieces, and is changed to the new unfinished line. Only the new piece
-    is searched, and the rest is copied once, when its line ends.
+    `rest` is the unfinished line of the earlier pieces; the function replaces its content by the new unfinished line.
+    Only the new piece is searched, and `rest` is copied once, when its line ends.
     """
     if not rest:
         *lines, unfinished = piece.split(b"\n")

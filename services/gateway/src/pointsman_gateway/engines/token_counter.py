@@ -1,4 +1,4 @@
-"""Counts the tokens of a conversation by an available vLLM engine of the path's base model; other engines cannot."""
+"""Counts the tokens of a prompt by asking a vLLM engine of the path's base model; other engines cannot count."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,13 +14,13 @@ from pointsman_gateway.engines.lookups import Target
 from pointsman_gateway.extensions.http_poster import HttpPoster, HttpUnreachable
 
 COUNT_SECONDS = 5.0
-"""Time for an engine to count tokens."""
+"""Seconds for an engine to count tokens."""
 
 MAX_COUNT_BYTES = 32 * 1024 * 1024
-"""Bytes of an engine's answer, which lists all tokens."""
+"""Limit for an engine's response, which lists all tokens."""
 
 TOKENIZE_FIELDS = ("tools", "add_generation_prompt", "continue_final_message", "chat_template_kwargs")
-"""Fields of a request that change its prompt."""
+"""Fields of a chat request that change its prompt, and that vLLM's `/tokenize` takes."""
 
 
 class _Counted(msgspec.Struct):
@@ -28,7 +28,7 @@ class _Counted(msgspec.Struct):
 
 
 class TokenCounter:
-    """Counts the tokens of prompts by asking vLLM, which offers its tokenizer over HTTP; other engines do not."""
+    """Counts the tokens of prompts with vLLM's endpoint `/tokenize`."""
 
     def __init__(self, engines: Engines, http: HttpPoster | None, clock: Callable[[], float]) -> None:
         """Takes the event loop's `clock`; without `http`, `count` returns None."""
@@ -39,7 +39,8 @@ class TokenCounter:
     async def count(
         self, model: str, messages: Sequence[Message], fields: Mapping[str, Any], deadline: float
     ) -> int | None:
-        """Returns the number of tokens of the prompt; None if no engine of the base model can count them now.
+        """Returns the number of tokens of a prompt for the base model `model`. Asks one available vLLM engine; returns
+        None if there is none, or if it fails or does not answer within `COUNT_SECONDS`.
 
         `fields` are the other fields of the chat request, such as `tools`; `deadline` is on the event loop's clock.
         """

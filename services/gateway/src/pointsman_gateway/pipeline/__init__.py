@@ -1,1 +1,1 @@
-"""The request path: one `RequestRun` for each request, the protocols of its stages, and the sinks of its answer."""
+"""The request path: one `RequestRun` for each request for an answer, with admission, guardrails and sinks around it."""

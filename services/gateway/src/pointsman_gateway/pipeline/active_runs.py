@@ -14,14 +14,15 @@ from pointsman_servicekit.errors import PointsmanError, Unavailable
 from pointsman_gateway.engines.engine_client import out_of_time
 
 GRACE_SECONDS = 0.6
-"""Seconds after the deadline until a run is ended here; more precise errors, and `UNREAD_SECONDS`, are due before."""
+"""Seconds after its deadline until a run is ended here; it is longer than `UNREAD_SECONDS`, whose error comes first."""
 CHECK_SECONDS = 0.2
-"""Seconds between two checks. One timer serves all runs: a timer for each would cost 2 to 4 microseconds, this 0.2."""
+"""Seconds between two checks. One timer serves all runs, which costs 0.2 microseconds for each run; a timer for each
+would cost 2 to 4."""
 
 
 class Run(Protocol):
     def cancel(self, reason: PointsmanError | None = None) -> None:
-        """Ends the run; `reason` is the error that its caller gets, None if the caller has disconnected."""
+        """Ends the run; `reason` is the error that the caller gets, None if the caller has disconnected."""
         ...
 
 
@@ -47,9 +48,10 @@ class ActiveRuns:
 
     @contextmanager
     def running(self, deadline: float) -> Iterator[None]:
-        """Registers the block as a run of the current task, with a deadline on the event loop's clock.
+        """Treats the block, in the current task, as a run with a deadline on the event loop's clock.
 
-        The block raises DeadlineExceeded `GRACE_SECONDS` after the deadline, or Unavailable when the gateway stops.
+        The block is interrupted with DeadlineExceeded about `GRACE_SECONDS` after the deadline, and with Unavailable
+        ("shutting_down") when the gateway stops.
         """
         run = _TaskRun()
         self.add(run, deadline)
@@ -83,7 +85,7 @@ class ActiveRuns:
 
 
 class _TaskRun:
-    """A block of a task, as a run."""
+    """The block of `ActiveRuns.running`; implements `Run`."""
 
     def __init__(self) -> None:
         task = asyncio.current_task()

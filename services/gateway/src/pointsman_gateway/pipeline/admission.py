@@ -1,10 +1,10 @@
-"""Admission control: a bound on how many requests are answered at once, with a short, fair queue in front.
+"""Admission control: a limit on the number of requests that are answered at once, with a short, fair queue.
 
 free slot      the request gets it at once
-no free slot   it waits briefly, by its caller's priority, and fairly between tenants (`fair_queue`)
-full queue     Unavailable ("overloaded") at once, with the seconds after which a slot is likely to be free
-large tenant   a few slots are left for other tenants, so that one tenant's long streams cannot keep them all out
-shutting down  Unavailable ("shutting_down")
+no free slot   the request waits briefly, by its caller's priority, and fairly between tenants (`fair_queue`)
+full queue     a request is rejected with Unavailable ("overloaded") and an estimate of when a slot will be free
+large tenant   some slots are left for other tenants, so that one tenant's long streams cannot use them all
+shutting down  the request is rejected with Unavailable ("shutting_down")
 """
 
 import asyncio
@@ -24,21 +24,21 @@ from pointsman_gateway.pipeline.request_checks import check_request
 
 MAX_RETRY_AFTER_SECONDS = 30.0
 MAX_UNREAD_BYTES = 64 * 1024 * 1024
-"""Limit for the bytes of all answers together that their clients have not read yet."""
+"""Limit for the bytes that clients have not read yet, over all answers together."""
 
 
 @dataclass(frozen=True, slots=True)
 class QueueLimits:
     max_waiting: int = 1024
     timeout: float = 10.0
-    """Seconds that a request waits at most."""
+    """Maximum time that a request waits, in seconds."""
 
 
 class UnreadBudget:
-    """Limits the bytes of all answers that wait to be read by their clients.
+    """Limits the bytes that wait to be read by clients, over all answers together.
 
-    Within it an answer is generated to its end, and gives its slot back, although its client is slow. Beyond it `take`
-    returns False, and the answer pauses.
+    Within the limit, an answer is generated to its end and gives its slot back, although its client is slow. Beyond it,
+    `take` returns False, and the caller has to pause the answer.
     """
 
     def __init__(self, max_bytes: int = MAX_UNREAD_BYTES) -> None:
@@ -65,16 +65,17 @@ class Admission:
         waiting: Gauge | None = None,
         tenant_share: float = 1.0,
     ) -> None:
-        """Creates `max_in_flight` slots; the gauges show how many requests have a slot, and how many wait for one.
+        """Makes `max_in_flight` slots. The gauge `in_flight` shows how many requests have one, and the gauge `waiting`
+        how many wait for one.
 
-        A tenant that is alone may have `tenant_share` of the slots. The threshold is dynamic: with f free slots, a
-        tenant may have f * share / (1 - share), so each further tenant still finds free slots (Choudhury and Hahne,
-        "Dynamic queue length thresholds for shared-memory packet switches", 1998).
+        If only one tenant sends requests, it may have the share `tenant_share` (0 to 1) of the slots. In general, with
+        f free slots a tenant may have f * share / (1 - share), so a further tenant still finds free slots (Choudhury
+        and Hahne, "Dynamic queue length thresholds for shared-memory packet switches", 1998).
         """
         self.is_closed = False
         """Whether new requests are rejected."""
         self.is_draining = False
-        """Whether load balancers should send no more requests; those that arrive are still admitted."""
+        """Whether load balancers should send no more requests; requests that arrive are still admitted."""
         self._free = max_in_flight  # negative while more requests are answered than there are slots; see `lend`
         self._lent = 0
         self.max_in_flight = max_in_flight
@@ -82,7 +83,7 @@ class Admission:
         self._limits = queue or QueueLimits()
         self._slots_per_free = tenant_share / (1 - tenant_share) if tenant_share < 1 else math.inf
         self._by_tenant: dict[str, int] = {}
-        """The slots of each tenant; requests without one are not limited."""
+        """The number of slots that each tenant has; requests without a tenant are not counted."""
         self._queue = FairQueue(self._limits.max_waiting)
         self._pace = _Pace(time.monotonic)
         self._empty = asyncio.Event()
@@ -104,11 +105,13 @@ class Admission:
         return not (self.is_closed or self.is_draining)
 
     def admitted(self, request: Request) -> "Slot":
-        """Returns a context manager that holds a slot; entering it raises InvalidArgument or Unavailable."""
+        """Returns a context manager that holds a slot; entering it raises the errors of `enter` and `wait`."""
         return Slot(self, request)
 
     async def wait_until_empty(self, within: float) -> bool:
-        """Waits until no request has a slot or waits for one; False if that takes longer than `within` seconds."""
+        """Waits until no request has a slot or waits for one. Returns False if that takes longer than `within` seconds,
+        and otherwise True.
+        """
         try:
             async with asyncio.timeout(within):
                 while self.in_flight or self._queue:
@@ -119,9 +122,10 @@ class Admission:
         return True
 
     def enter(self, request: Request) -> bool:
-        """Admits a request if a slot is free, which `leave` gives back; returns False if it must `wait` for one.
+        """Takes a slot for the request, which `leave` gives back. Returns False if there is none for its tenant now;
+        then the request must `wait`.
 
-        Raises InvalidArgument if the request itself is invalid, or Unavailable ("shutting_down").
+        Raises InvalidArgument if `check_request` rejects the request, and Unavailable ("shutting_down").
         """
         check_request(request)
         if self.is_closed:
@@ -132,8 +136,8 @@ class Admission:
     async def wait(self, request: Request) -> None:
         """Waits in the queue for a slot, which `leave` gives back.
 
-        Raises Unavailable ("overloaded") if the queue is full, or no slot is free before the queue's timeout or the
-        request's deadline.
+        Raises Unavailable ("overloaded") if the queue is full, if the request is dropped from it for another one
+        (`FairQueue.add`), or if there is no slot before the queue's timeout or the request's deadline.
         """
         waiter = self._enqueue(request.caller.priority, request.caller.tenant)
         loop = asyncio.get_running_loop()
@@ -167,7 +171,7 @@ class Admission:
             self._empty.set()
 
     def _take(self, tenant: str) -> bool:
-        """Takes a free slot; False if the tenant has its share already."""
+        """Takes a free slot; returns False if the tenant already has its share."""
         if not self._may_take(tenant):
             return False
         if tenant:
@@ -193,10 +197,11 @@ class Admission:
 
     @contextmanager
     def lend(self) -> Iterator[None]:
-        """Frees the request's slot for another one during the block, because it waits for something but an engine.
+        """Lends the request's slot to other requests during the block, in which it does not wait for an engine's
+        answer, but for an adapter's load, for example.
 
-        At most as many requests as there are slots do so at once; for others the block changes nothing. Afterwards the
-        request goes on at once, even if more requests than there are slots are then answered.
+        At most `max_in_flight` slots are lent at once; beyond that, the block changes nothing. After the block the
+        request goes on at once, even if there are then more requests than slots.
         """
         if self._lent >= self.max_in_flight:
             yield
@@ -214,7 +219,9 @@ class Admission:
             waiter.turn.set_exception(self._overloaded(waiter.tenant))
 
     def _enqueue(self, priority: int, tenant: str) -> Waiter:
-        """Adds a request to the queue. If it is full, raises Unavailable here or in another request's `wait`."""
+        """Adds a request to the queue. If the queue is full, raises Unavailable here, or in the `wait` of the request
+        that is dropped.
+        """
         waiter = Waiter(priority, tenant, asyncio.get_running_loop().create_future())
         dropped = self._queue.add(waiter)
         if dropped is waiter:
@@ -238,7 +245,7 @@ def _got_slot(waiter: Waiter) -> bool:
 
 
 class Slot:
-    """A context manager that holds one of the slots for a request."""
+    """A context manager that holds one of the slots for a request during its block."""
 
     def __init__(self, admission: Admission, request: Request) -> None:
         self._admission = admission

@@ -1,4 +1,4 @@
-"""The part of an answer that guardrails have not cleared: chunks are held until their texts were checked in context."""
+"""The part of an answer that guardrails have not cleared: chunks are held until their text was checked in context."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -12,8 +12,8 @@ from pointsman_gateway.extensions import GuardedText
 from pointsman_gateway.pipeline.guardrails import Span, map_texts, redact
 
 MAX_RELEASED_CHUNKS = 256
-"""Chunks that are passed on in one iteration of the event loop. While a slow guardrail checks, tens of thousands may be
-held, and all of them may be cleared at once."""
+"""Maximum number of chunks that are passed on in one iteration of the event loop. While a slow guardrail checks, tens
+of thousands may be held, and all of them may be cleared at once."""
 
 
 @dataclass(slots=True, eq=False)
@@ -34,7 +34,7 @@ class _Channel:
     """The position up to which the text was passed on."""
     is_final: bool = False
     spans: list[Span] = field(default_factory=list)
-    """The spans before `cleared` to redact."""
+    """The parts to redact, all before `cleared`, by positions in the answer's text."""
 
     @property
     def end(self) -> int:
@@ -47,7 +47,8 @@ class _Channel:
     def clear(self, end: int, is_final: bool, overlap: int, spans: Sequence[Span]) -> None:
         """Records a check of the text up to position `end`, and clears it except for its last `overlap` characters.
 
-        If the text is complete (`is_final`), all of it is cleared. `spans` are to be redacted, by positions.
+        If the text is complete (`is_final`), all of it is cleared. `spans` are the parts to redact. One that extends
+        into the last `overlap` characters is held back, since it may go on, for up to `overlap` characters more.
         """
         limit = end if is_final else max(self.cleared, end - overlap)
         if not is_final:
@@ -65,14 +66,14 @@ class _Channel:
 class _HeldChunk:
     chunk: Chunk
     pieces: list[tuple[_Channel, int, int]]
-    """The channels that the chunk's texts belong to, each with the start and end of the text."""
+    """(channel, start, end) of each text in the chunk."""
 
     @property
     def is_cleared(self) -> bool:
         return all(end <= channel.cleared for channel, _, end in self.pieces)
 
     def released(self) -> Chunk:
-        """Returns the chunk with its spans redacted, and marks its texts as released."""
+        """Returns the chunk with its findings redacted, and marks its texts as passed on."""
         for channel, _, end in self.pieces:
             channel.released = end
         if not any(first < end and last > start for c, start, end in self.pieces for first, last, _ in c.spans):
@@ -90,10 +91,15 @@ class _HeldChunk:
 
 
 class AnswerWindow:
-    """Holds the chunks of an answer until their texts were checked together with the next `overlap` characters."""
+    """Holds the chunks of an answer until their texts were checked together with the `overlap` characters after them.
+
+    To check, call `texts` when `is_due`, then `clear` with the result; `release` returns the cleared chunks.
+    """
 
     def __init__(self, overlap: int, every: int) -> None:
-        """Keeps `overlap` characters of context; a check is due after `every` new characters."""
+        """Takes the number of characters of context before and after a text, and the number of new characters after
+        which a check is due.
+        """
         self._overlap = overlap
         self._every = every
         self._held: deque[_HeldChunk] = deque()
@@ -107,7 +113,7 @@ class AnswerWindow:
 
     @property
     def characters(self) -> int:
-        """Returns the number of characters in held chunks."""
+        """Returns the number of characters in the held chunks."""
         return sum([channel.end - channel.released for channel in self._channels.values()])
 
     def add(self, chunk: Chunk) -> None:
@@ -127,27 +133,26 @@ class AnswerWindow:
             self.finish(chunk.index)
 
     def finish(self, index: int | None = None) -> None:
-        """Records that the choice `index`, or without an index every choice, is complete."""
+        """Records that the choice with this index is complete, or every choice if `index` is None."""
         for key, channel in self._channels.items():
             if index is None or key[0] == index:
                 channel.is_final = True
 
     @property
     def is_due(self) -> bool:
-        """Returns whether there is enough new text for a check."""
+        """Returns whether a text has enough new characters for a check, or is complete but not cleared."""
         return any(channel.is_due(self._every) for channel in self._channels.values())
 
     def texts(self) -> tuple[list[GuardedText], list[int]]:
-        """Returns the texts to check, and for each the number of characters at its start that have been checked before.
-
-        These give the guardrails context; what is found in them is ignored.
+        """Returns the texts to check now, and for each of them the number of characters at its beginning that are
+        cleared already. These only give context: findings that end within them are to be ignored.
         """
         changed = [channel for channel in self._channels.values() if channel.is_due(1)]
         self._asked = [(channel, channel.start, channel.end, channel.is_final) for channel in changed]
         return [GuardedText("assistant", c.text) for c in changed], [c.cleared - c.start for c in changed]
 
     def clear(self, spans: Sequence[Sequence[Span]]) -> None:
-        """Records the result of checking `texts()`: for each text the spans to redact, by positions in that text."""
+        """Records the result of checking what `texts` last returned: for each text the spans to redact in it."""
         for (channel, start, end, is_final), found in zip(self._asked, spans, strict=True):
             moved = [(start + first, start + last, kind) for first, last, kind in found]
             channel.clear(end, is_final, self._overlap, moved)

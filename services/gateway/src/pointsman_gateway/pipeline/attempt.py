@@ -1,4 +1,4 @@
-"""One path's answer on its way to the client: metered, collected for the validators, and buffered if necessary.
+"""One path's answer on the way to the client: metered, collected for the validators, and buffered if necessary.
 
 source -> [ValidatingSink] -> Attempt -> [BufferingSink] -> RequestRun -> AnswerSink
 """
@@ -14,12 +14,15 @@ from pointsman_gateway.validation.stage import AnswerChecks, Transcript, Verdict
 
 
 class ValidatingSink:
-    """Collects an answer for validators and request log, and forwards it without what only the validators need."""
+    """Collects an answer for validators and request log, and passes it on without what only the validators need.
+
+    Implements `ChunkSink`.
+    """
 
     __slots__ = ("_checks", "_sink", "transcript")
 
     def __init__(self, checks: AnswerChecks | None, sink: ChunkSink) -> None:
-        """Takes the `checks` of the answer, None if only the request log needs it."""
+        """Takes the `checks` of the answer, or None if only the request log needs it, and the sink to pass it on to."""
         self.transcript = Transcript()
         self._checks = checks
         self._sink = sink
@@ -39,11 +42,11 @@ class ValidatingSink:
 
 
 class BufferingSink:
-    """Buffers an answer until it is released or dropped."""
+    """Buffers an answer until `release` passes it on; implements `ChunkSink`."""
 
     def __init__(self) -> None:
         self.arrived = Signal()
-        """Set at the answer's end, or earlier if the answer is too long to be validated."""
+        """Set at the answer's end, or earlier if the answer is too long to be validated (`Transcript.too_long`)."""
         self.has_ended = False
         self.error: Exception | None = None
         self.transcript: Transcript | None = None
@@ -75,9 +78,8 @@ class BufferingSink:
 
 
 class Attempt:
-    """One path's answer to a request: counts its chunks and tokens, and forwards them to the client's sink.
-
-    An attempt begins when the first chunk has arrived. It is the `ChunkSink` of the answer's source.
+    """One path's answer to a request, from its first chunk on: records its chunks and usage in the meter, and passes
+    the chunks on to a sink. Implements `ChunkSink` for the answer's source.
     """
 
     __slots__ = (
@@ -103,19 +105,21 @@ class Attempt:
         checks: AnswerChecks | None,
         reads: bool,
     ) -> None:
-        """Starts to meter an answer; `checks` is None without validators, `reads` is set if the log needs its text."""
+        """Takes the answer of the decision's path. `checks` is None without validators; `reads` is set if the request
+        log needs the text.
+        """
         self.decision = decision
         self.answer = answer
         self.verdicts: tuple[Verdict, ...] = ()
-        """Empty until the answer is complete."""
+        """The validators' verdicts; empty until the answer is complete."""
         self.is_complete = False
         self._meter = meter
         self._path_attempt = path_attempt
         self._checks = checks
         self._reads = reads or checks is not None
         self._transcript: Transcript | None = None
-        """Not the sink that fills it: the sink refers to this object, and a reference cycle would stay in memory until
-        the next garbage collection."""
+        """Stored without the sink that fills it: the sink refers to this object, and a reference cycle would stay in
+        memory until the next garbage collection."""
         self._buffer: BufferingSink | None = None
         self._sink: ChunkSink | None = None
 
@@ -138,7 +142,9 @@ class Attempt:
     # -- called by the run
 
     async def hold(self) -> None:
-        """Buffers the answer until it is complete or too long to be validated; raises the engine's error."""
+        """Buffers the answer until it is complete, and runs the validators; an answer that is too long to be validated
+        is buffered up to that point. Raises the error with which the answer ends, if it fails.
+        """
         buffer = self._buffer = BufferingSink()
         self._attach(buffer)
         buffer.transcript = self._transcript
@@ -157,9 +163,7 @@ class Attempt:
             self._attach(sink)
 
     def complete(self) -> None:
-        """Runs the validators on the complete answer and, if none refuses it, calls the answer's `accepted`.
-        Idempotent.
-        """
+        """Runs the validators on the complete answer and, if none rejects it, calls `answer.accepted`. Idempotent."""
         if self.is_complete:
             return
         self.is_complete = True
@@ -174,12 +178,14 @@ class Attempt:
 
     @property
     def refusal(self) -> Verdict | None:
-        """Returns the verdict that rejects the answer; None if it was accepted, or streamed before its validation."""
+        """Returns the first verdict that rejects the answer; None if there is none, or the answer was not buffered."""
         return refusal(self.verdicts) if self._buffer is not None else None
 
     @property
     def answered(self) -> CompletedAnswer | None:
-        """Returns the answer for the request log; None unless it is one choice of text, without calls of tools."""
+        """Returns the answer for the request log; None unless it has exactly one choice, with a text and without tool
+        calls, and was not too long to collect.
+        """
         transcript = self._transcript
         assert transcript is not None  # called only if the answer is read
         choices = transcript.choices()

@@ -1,4 +1,4 @@
-"""Answers several requests as one: a completion with a list of prompts, each with a decision of its own."""
+"""Answers several requests as one, for a completion with a list of prompts: each prompt gets its own decision."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -15,26 +15,30 @@ from pointsman_gateway.pipeline.run import RequestRun
 from pointsman_gateway.ports import AnswerSink
 
 MAX_CONCURRENT_RUNS = 8
-"""Requests of one batch that are answered at once; the others wait, without a slot of the admission control."""
+"""Maximum number of requests of one batch that are run at once; the others wait, and hold no slot of `Admission`."""
 
 
 @value
 class BatchFinished(Finished):
-    """The end of a batch; its `receipt` is the first request's, with the usage and cost of all."""
+    """The end of a batch.
+
+    `receipt` is the receipt of the first request, with three fields replaced: `usage` and `picodollars` are the sums
+    over all requests, and `seconds` holds only "total", that of the slowest request. `finish_reason` is empty.
+    """
 
     parts: tuple[Receipt, ...] = ()
-    """The receipts of all requests, in their order."""
+    """The receipts of all requests, in the order of the requests."""
 
 
 class RequestBatch:
-    """Runs several requests, and merges their answers into one. Implements `RunControl`.
+    """Runs several requests, and sends their merged answers to one sink. Implements `RunControl`.
 
-    The choices of each request follow those of the one before it. Every request has its own decision, receipt and
-    place in the caller's limits. The first error ends the batch and cancels the requests in progress.
+    The choices are numbered in the order of the requests. Every request has its own decision and receipt, and counts
+    separately in the caller's limits. The first error ends the batch, and cancels the other requests.
     """
 
     def __init__(self, pipeline: Pipeline, requests: Sequence[Request], choices: int, sink: AnswerSink) -> None:
-        """Takes the number of `choices` of each request; call it in the HTTP request's context."""
+        """Takes `choices`, the number of choices of each request: those of request i begin at index i * `choices`."""
         self._pipeline = pipeline
         self._sink = sink
         self._waiting = deque(_Part(self, request, number * choices) for number, request in enumerate(requests))
@@ -43,7 +47,11 @@ class RequestBatch:
         self._is_starting = self._is_paused = self._has_started = self._has_failed = False
 
     def start(self) -> None:
-        """Starts the first request; the others start when its answer begins, whose decision the client gets."""
+        """Starts the first request, whose decision the client gets. The others start once the first answer has begun;
+        at most `MAX_CONCURRENT_RUNS` requests run at once.
+
+        Must be called in the HTTP request's context, from which the runs take the request's id.
+        """
         self._start_waiting()
 
     # -- called by the server
@@ -96,7 +104,9 @@ class RequestBatch:
             self._sink.closed()
 
     def _start_waiting(self) -> None:
-        """Starts waiting requests, up to `MAX_CONCURRENT_RUNS` at once; reentrant calls have no effect."""
+        """Starts waiting requests until `MAX_CONCURRENT_RUNS` run, or one until the first answer has begun. A call from
+        within another one has no effect.
+        """
         if self._is_starting:
             return
         self._is_starting = True
@@ -112,12 +122,12 @@ class RequestBatch:
 
 
 class _Part:
-    """One request of a batch; receives its answer as an `AnswerSink`."""
+    """One request of a batch, and the `AnswerSink` of its run."""
 
     def __init__(self, batch: RequestBatch, request: Request, first_index: int) -> None:
         self.request = request
         self.receipt: Receipt | None = None
-        """Set when the request is answered."""
+        """The request's receipt, once it is answered."""
         self._batch = batch
         self._first_index = first_index
 

@@ -1,8 +1,9 @@
-"""The queue in front of the slots: by priority, and fair between tenants within one priority.
+"""The queue for slots of the admission control: by priority, and fair between tenants of one priority.
 
-A free slot goes to the waiting tenant that has the fewest slots (max-min fairness with equal weights), and to that
-tenant's oldest request. A full queue makes room for a request by dropping the newest one of a lower priority, or of the
-tenant that waits with the most requests, if those are more than the new one's tenant would have (longest queue drop).
+A free slot goes to the waiting tenant that has the fewest slots (max-min fairness with equal weights), for its oldest
+request. A full queue makes room for a new request by dropping one of the lowest priority in the queue: the newest
+request of the tenant that has the most waiting there. If the new request has the same priority, that tenant must have
+more waiting than the new request's tenant would have (longest queue drop). Otherwise the new request is rejected.
 """
 
 import asyncio
@@ -18,7 +19,8 @@ class Waiter:
     priority: int
     tenant: str
     turn: "asyncio.Future[None]"
-    """Set when the request gets a slot; an error, or cancelled, if it leaves the queue without one."""
+    """Its result is set when the request gets a slot; it gets an error, or is cancelled, if the request leaves the
+    queue without one."""
 
     @property
     def is_waiting(self) -> bool:
@@ -37,9 +39,8 @@ class FairQueue:
         return self._count
 
     def add(self, waiter: Waiter) -> Waiter | None:
-        """Adds a request. If the queue is full, returns the request to reject: one that was removed, or the new one.
-
-        Otherwise returns None.
+        """Adds a request. If the queue is full, returns the request to reject: a waiting one that was removed for the
+        new one, or the new one, which is then not added. Otherwise returns None.
         """
         dropped = None
         if self._count >= self._max_waiting:
@@ -52,7 +53,7 @@ class FairQueue:
         return dropped
 
     def remove(self, waiter: Waiter) -> bool:
-        """Removes a request; False if it is not in the queue."""
+        """Removes a request; returns whether it was in the queue."""
         tenants = self._by_priority.get(waiter.priority, {})
         waiting = tenants.get(waiter.tenant)
         if waiting is None or waiter not in waiting:
@@ -66,9 +67,9 @@ class FairQueue:
         return True
 
     def next(self, held: Callable[[str], int], may_take: Callable[[str], bool]) -> Waiter | None:
-        """Removes and returns the request that gets the next slot; None if no waiting tenant may take one.
+        """Removes and returns the request that gets the next slot; None if no waiting tenant may take a slot.
 
-        `held` returns how many slots a tenant has, and `may_take` whether it may have a further one.
+        `held` returns how many slots a tenant has, and `may_take` whether a tenant may take another one.
         """
         for priority in sorted(self._by_priority, reverse=True):
             tenants = [tenant for tenant in self._by_priority[priority] if may_take(tenant)]

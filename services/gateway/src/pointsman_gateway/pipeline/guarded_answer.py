@@ -17,7 +17,7 @@ MAX_HELD_CHARACTERS = 65_536
 
 
 class GuardedBackend:
-    """Has guardrails check the answers of another backend, including answers from the cache; implements `Backend`."""
+    """Checks the answers of another backend by guardrails, including answers from the cache; implements `Backend`."""
 
     def __init__(self, inner: Backend, guardrails: Guardrails) -> None:
         configs = [active.config for active in guardrails.at("response")]
@@ -27,9 +27,10 @@ class GuardedBackend:
         self._every = max(config.every_characters for config in configs)
 
     async def call(self, request: Request, decision: Decision, prompt: Prompt) -> AnswerStream:
-        """Returns an answer that is checked while it arrives; raises the inner backend's errors.
+        """Returns the inner backend's answer, which is checked while it arrives; raises the inner backend's errors.
 
-        The answer ends with GuardrailBlocked or GuardrailUnavailable if a check fails.
+        If a guardrail blocks the answer or cannot check it, the answer ends with GuardrailBlocked or
+        GuardrailUnavailable.
         """
         answer = await self._inner.call(request, decision, prompt)
         every = EVERY_CHARACTERS_AS_A_WHOLE if request.as_a_whole else self._every
@@ -38,9 +39,9 @@ class GuardedBackend:
 
 
 class GuardedSource:
-    """Forwards an answer as guardrails clear it; implements `AnswerSource`, and `ChunkSink` for the inner source.
+    """Passes on an answer as guardrails clear it; implements `AnswerSource`, and `ChunkSink` for the inner source.
 
-    If a guardrail blocks, the engine is stopped, and the tokens that it has generated are estimated.
+    If a guardrail blocks the answer, the engine is stopped, and the tokens that it has generated are estimated.
     """
 
     def __init__(self, source: AnswerSource, guardrails: Guardrails, window: AnswerWindow, prompt: Prompt) -> None:
@@ -53,7 +54,7 @@ class GuardedSource:
         self._sink: ChunkSink | None = None
         self._check: asyncio.Task[None] | None = None
         self._next_step: asyncio.Handle | None = None
-        """The next step of passing on what is cleared."""
+        """The next step of passing on cleared chunks."""
         self._pieces = 0
         self._usage: Usage | None = None
         self._is_complete = self._is_paused = self._is_full = False
@@ -101,7 +102,7 @@ class GuardedSource:
     # -- checks
 
     def _advance(self) -> None:
-        """Starts the next check if it is due, and passes on the cleared chunks."""
+        """Starts the next check if it is due, passes on cleared chunks, and pauses or resumes the inner source."""
         if self._sink is None:
             return
         if self._check is None and self._window.is_due:
@@ -154,9 +155,9 @@ class GuardedSource:
             sink.ended(error)
 
     def _stop(self) -> ChunkSink | None:
-        """Stops forwarding chunks and cancels the check; returns the sink, None if it was stopped already.
+        """Stops passing on chunks, and cancels the check. Returns the sink, or None if this was done already.
 
-        If the engine has not reported the usage, the sink gets an estimate.
+        If the engine has not reported the final usage, the sink gets an estimate first.
         """
         sink, self._sink = self._sink, None
         check, self._check = self._check, None

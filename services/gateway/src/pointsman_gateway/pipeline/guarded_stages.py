@@ -1,7 +1,7 @@
-"""Wraps the stages of a configuration with guardrails: classification, prompts and metering.
+"""Wrappers that add guardrails to stages of a configuration: classification, prompts and metering.
 
-Each wrapper implements the protocol of the wrapped stage, so configurations without guardrails have no extra cost.
-`guarded_answer` wraps the engines.
+Each wrapper has the interface of the stage that it wraps, so a configuration without guardrails has no extra cost.
+`guarded_answer` wraps the backend.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,9 +35,9 @@ AnyReceipt = TypeVar("AnyReceipt", bound=Receipt | UndecidedReceipt)
 
 
 PARAMETER = "parameter"
-"""The role of a text in a parameter of a request."""
+"""The `GuardedText.role` of texts in a request's parameters."""
 UNCHECKED_PARAMETERS = frozenset({"prompt", "tools", "functions", "betas"})
-"""The prompts of a completion are checked as messages; definitions of tools and names of features are not checked."""
+"""Parameters whose texts are not checked. The prompts of a completion are checked as messages instead."""
 DETAILS = "reasoning_details"
 """The field of a message with the signatures of its reasoning."""
 
@@ -58,7 +58,8 @@ _MESSAGE = NotText(
         ),
     },
 )
-"""Ids would no longer match each other after a finding that is none; signed or encrypted data would be worthless."""
+"""The fields of messages that are not checked: if they were redacted by mistake, ids would no longer match each other,
+and signed or encrypted data would be worthless."""
 _BLOCK = NotText(
     {"type", "data", "signature"},
     {
@@ -67,7 +68,7 @@ _BLOCK = NotText(
         "source": NotText({"type", "data", "media_type"}, media={"url"}),
     },
 )
-"""Of Anthropic's content blocks."""
+"""The fields of Anthropic's content blocks that are not checked."""
 _PARAMETERS = NotText(
     within={
         "cache_control": _CACHE_CONTROL,
@@ -90,12 +91,12 @@ def _map_message(message: Message, visit: Visit) -> Message:
 
 
 def _map_block(block: Block, visit: Visit) -> Block:
-    """Applies `visit` to the texts that only a block has, such as a document's title, and not the message's content."""
+    """Applies `visit` to the texts that a block has but the message's content lacks, such as a document's title."""
     return replace(block, fields=map_texts(block.fields, visit, ("blocks",), _BLOCK)) if block.fields else block
 
 
 def _redact_message(message: Message, following: Iterator[Sequence[Span]]) -> Message:
-    """Returns the message with its texts redacted, and its blocks moved to the same parts of the redacted text.
+    """Returns the message with its texts redacted; its blocks refer to the same parts in the redacted text.
 
     `following` yields the spans of each text, in the order of `_map_message`.
     """
@@ -138,7 +139,7 @@ def _map_fields(fields: Mapping[str, Any], visit: Visit) -> Mapping[str, Any]:
 async def _redacted(
     guardrails: Guardrails, hook: Hook, messages: Sequence[Message], sampling: Sampling
 ) -> tuple[tuple[Message, ...], Sampling] | None:
-    """Checks the texts of messages and parameters; returns both redacted, None if there is nothing to redact.
+    """Checks the texts of messages and parameters; returns both redacted, or None if there is nothing to redact.
 
     Raises GuardrailBlocked or GuardrailUnavailable.
     """
@@ -184,14 +185,15 @@ def _reject_token_ids(request: Request) -> None:
 
 
 class GuardedClassification:
-    """Checks a request before it is classified; verdicts other than "passed" become notes of the decision."""
+    """Checks a request before it is classified; implements `Classifier`."""
 
     def __init__(self, inner: Classifier, guardrails: Guardrails) -> None:
         self._inner = inner
         self._guardrails = guardrails
 
     async def label(self, request: Request) -> Labels:
-        """Checks the request, redacts it in place, and classifies it.
+        """Checks the request, redacts it in place if necessary, and classifies it. Verdicts other than "passed" become
+        notes of the labels.
 
         Raises GuardrailBlocked, GuardrailUnavailable, or InvalidArgument for a prompt of token ids.
         """
@@ -213,9 +215,11 @@ class GuardedPrompts:
         self._guardrails = guardrails
 
     async def build(self, request: Request, decision: Decision) -> Prompt:
-        """Builds a prompt, and returns it checked and redacted; redacts in place the parameters of `request`, and the
-        prompts of a raw completion. Raises GuardrailBlocked, GuardrailUnavailable, InvalidArgument for token ids, or
-        the inner builder's errors.
+        """Builds a prompt, checks it, and returns it redacted. If there is something to redact, also changes `request`
+        in place: its parameters, and the prompts of a completion.
+
+        Raises GuardrailBlocked, GuardrailUnavailable, InvalidArgument for a prompt of token ids, and the inner
+        builder's errors.
         """
         _reject_token_ids(request)
         prompt = await self._inner.build(request, decision)
@@ -229,10 +233,10 @@ class GuardedPrompts:
 
 
 class GuardedMetering(Metering):
-    """Starts meters whose receipts contain the guardrails' verdicts."""
+    """A metering whose receipts contain the guardrails' verdicts."""
 
     def __init__(self, inner: Metering, metrics: GuardrailMetrics | None) -> None:
-        """Wraps a metering; without `metrics`, verdicts are not counted."""
+        """Takes the metering to extend. Without `metrics`, verdicts are not counted."""
         super().__init__(inner.pricing, inner.expected_cost, inner.aggregator, inner.canary)
         self.guardrail_metrics = metrics
 
@@ -240,7 +244,7 @@ class GuardedMetering(Metering):
         return GuardedMetering(super().with_counters(aggregator, canary), None)
 
     def start(self, request: Request) -> Meter:
-        """Starts a request's meter, and sets `current_verdicts` in the current context."""
+        """Starts a request's meter, and sets `current_verdicts` in the current context to an empty collection."""
         verdicts = Verdicts()
         current_verdicts.set(verdicts)
         return GuardedMeter(self, request, verdicts)

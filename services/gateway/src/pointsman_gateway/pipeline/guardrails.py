@@ -20,18 +20,20 @@ from pointsman_gateway.extensions import Finding, GuardedText, Guardrail, Hook
 log = logging.getLogger(__name__)
 
 Span = tuple[int, int, str]
-"""Start and end in a text, and the kind of the finding."""
+"""Start and end of a finding in a text, in characters, and its kind."""
 
 MAX_KIND_CHARACTERS = 64
+"""Maximum length of the kind of a finding."""
 
 FIXED_TYPES = frozenset(
     {"array", "boolean", "integer", "null", "number", "object", "string"}
     | {"function", "json_object", "json_schema", "text"}
     | {"any", "auto", "none", "tool"}
 )
-"""Values of `type` in JSON Schemas, formats and choices of tools, of which a request may have thousands."""
+"""Values of `type` in JSON Schemas, formats and choices of tools, which are not checked: there may be thousands."""
 Visit = Callable[[tuple[Any, ...], str], str]
-"""A function that gets a text and its path of names in the JSON, and returns the replacement."""
+"""A function of (path, text) that returns the replacement of the text. The path is the names and positions that lead to
+the text in the JSON."""
 
 _ATOMS = frozenset({int, float, bool, type(None)})
 """Types that hold no text, of which a body may have tens of thousands."""
@@ -39,16 +41,18 @@ _ATOMS = frozenset({int, float, bool, type(None)})
 
 @dataclass(frozen=True, slots=True)
 class NotText:
-    """Fields whose strings are not checked, such as ids. Objects and lists in these fields are checked all the same."""
+    """The fields of an object, or of each object in a list, whose strings are not checked, such as ids. Objects and
+    lists in these fields are checked all the same.
+    """
 
     names: Set[str] = frozenset()
-    """Of an object, or of each object in a list."""
+    """The names of the fields."""
     within: Mapping[str, "NotText"] = field(default_factory=dict)
-    """Of the objects in its fields, by the fields' names."""
+    """The fields that are not checked in the objects below a field, by that field's name."""
     media: Set[str] = frozenset()
-    """Of an object: names of URLs, which are no text if they hold the data of a medium."""
+    """The names of fields with a URL that is not checked if it begins with "data:", since it then holds a medium."""
     is_everywhere: bool = False
-    """Whether `names` are also those of all objects within it."""
+    """Whether `names` also apply to all objects within the object, instead of `within`."""
 
     def of_field(self, name: str) -> "NotText":
         return self if self.is_everywhere else self.within.get(name, ALL_TEXT)
@@ -62,7 +66,7 @@ NOT_TEXT_IN_ANSWERS = NotText(
 
 
 class GuardrailBlocked(InvalidArgument):
-    """A guardrail blocks the request or the answer."""
+    """A guardrail blocks the request, the prompt or the answer."""
 
     def __init__(self, verdict: GuardrailVerdict) -> None:
         super().__init__(
@@ -72,7 +76,7 @@ class GuardrailBlocked(InvalidArgument):
 
 
 class GuardrailUnavailable(PointsmanError):
-    """A guardrail failed or timed out, and `fail: closed` is set. The class is not `Unavailable`, which would cause a
+    """A guardrail with `fail: closed` failed or timed out. The class is not an `Unavailable`, since that would cause a
     fallback to another path.
     """
 
@@ -97,14 +101,18 @@ class GuardrailMetrics:
 
 
 class Verdicts:
-    """Collects the verdicts on one request: the most severe one of each guardrail and hook."""
+    """Collects the verdicts on one request. Iteration yields one for each guardrail and hook, with the severest ruling
+    and all kinds of findings.
+    """
 
     def __init__(self) -> None:
         self._rulings: dict[tuple[str, str], str] = {}
         self._found: dict[tuple[str, str], set[str]] = {}
 
     def add(self, guardrail: str, hook: Hook, ruling: str, found: Iterable[str] = ()) -> GuardrailVerdict:
-        """Adds the verdict on one check, and returns it; `ruling` is one of `GUARDRAIL_RULINGS`."""
+        """Adds the verdict of one check, and returns it. `ruling` is one of `GUARDRAIL_RULINGS`, `found` are the kinds
+        of the findings.
+        """
         key, found = (guardrail, hook), tuple(sorted(set(found)))
         self._rulings[key] = max(self._rulings.get(key, ruling), ruling, key=GUARDRAIL_RULINGS.index)
         self._found.setdefault(key, set()).update(found)
@@ -116,7 +124,7 @@ class Verdicts:
 
 
 current_verdicts: ContextVar[Verdicts] = ContextVar("current_verdicts")
-"""The verdicts of the current request, set when its meter is started."""
+"""The verdicts on the current request, set when the request's meter is started."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +134,7 @@ class ActiveGuardrail:
 
 
 class Guardrails:
-    """Checks texts by the guardrails of a configuration."""
+    """The guardrails of a configuration."""
 
     def __init__(self, guardrails: Sequence[ActiveGuardrail], metrics: GuardrailMetrics) -> None:
         self._guardrails = guardrails
@@ -138,10 +146,12 @@ class Guardrails:
     async def check(
         self, hook: Hook, texts: Sequence[GuardedText], verdicts: Verdicts, checked: Sequence[int] = ()
     ) -> list[list[Span]]:
-        """Runs all guardrails of the hook at once, and returns the spans to redact in each text.
+        """Runs all guardrails of the hook concurrently, adds their verdicts to `verdicts`, and returns the spans to
+        redact in each text.
 
-        Verdicts are added to `verdicts`. Findings within the first `checked[i]` characters of text i are ignored.
-        Raises GuardrailBlocked, or GuardrailUnavailable if one fails that is configured to fail closed.
+        Findings that end within the first `checked[i]` characters of text i are ignored. Raises GuardrailBlocked if a
+        guardrail with `action: block` finds something, or any guardrail has a finding that cannot be redacted; and
+        GuardrailUnavailable if a guardrail with `fail: closed` fails.
         """
         asked = self.at(hook)
         replies = await asyncio.gather(*(self._ask(active, hook, texts) for active in asked))
@@ -169,7 +179,7 @@ class Guardrails:
         return spans
 
     async def _ask(self, active: ActiveGuardrail, hook: Hook, texts: Sequence[GuardedText]) -> Sequence[Finding] | None:
-        """Returns one guardrail's findings; None if it fails, times out, or returns invalid findings."""
+        """Returns one guardrail's findings; None if the guardrail fails, times out, or returns invalid findings."""
         began, config = perf_counter(), active.config
         try:
             async with asyncio.timeout(config.timeout_seconds):
@@ -197,10 +207,10 @@ def _check_findings(found: Sequence[Finding], texts: Sequence[GuardedText]) -> N
 
 
 def redact(text: str, spans: Iterable[Span], start: int = 0) -> str:
-    """Replaces each span of the text by its kind in brackets.
+    """Returns the text with each span replaced by its kind in brackets, such as "[EMAIL_ADDRESS]".
 
-    Positions are those of a longer text that contains `text` at position `start`. Of a span that begins before `text`,
-    the rest is removed without a replacement.
+    The positions of spans are those in a longer text that contains `text` at position `start`. If a span begins before
+    `text`, its rest is removed without a replacement.
     """
     pieces, position, end = [], start, start + len(text)
     for first, last, kind in sorted(spans):
@@ -214,8 +224,10 @@ def redact(text: str, spans: Iterable[Span], start: int = 0) -> str:
 
 def map_texts(value: Any, visit: Visit, at: tuple[Any, ...] = (), not_text: NotText = NOT_TEXT_IN_ANSWERS) -> Any:
     """Returns a copy of decoded JSON in which each non-empty text is replaced by `visit(path, text)`; tuples become
-    lists. `at` is the path of `value` itself; `not_text` names the fields that are left as they are. Errors of `visit`
-    are raised.
+    lists.
+
+    `at` is the path of `value` itself, with which all paths begin. Strings in the fields of `not_text`, and a `type`
+    with one of `FIXED_TYPES`, are left as they are. Names of fields are not replaced.
     """
     if isinstance(value, str):
         return visit(at, value) if value else value
@@ -247,7 +259,7 @@ def _map_item(position: int, item: Any, visit: Visit, at: tuple[Any, ...], not_t
 
 
 def _number(position: int, value: Any) -> Any:
-    """Returns an item's own `index`, else its position in the list. Chunks of a stream have the same tool call at
-    different positions.
+    """Returns an item's field `index`, if it has one, else its position in the list: pieces of one tool call may be at
+    different positions in different chunks.
     """
     return value.get("index", position) if isinstance(value, Mapping) else position

@@ -1,4 +1,4 @@
-"""What every metered request does: take a slot, reserve its caller's limits, write its receipt, and settle.
+"""The steps of every metered request: take a slot, reserve a part of the caller's limits, make the receipt, and settle.
 
 `RequestRun` calls the functions one by one, because it answers its client between the receipt and the settlement.
 `MeteredRequest` does the same for requests that just return a value: decisions and embeddings.
@@ -19,11 +19,14 @@ if TYPE_CHECKING:
     from pointsman_gateway.pipeline.pipeline import Pipeline
 
 WriteReceipt = Callable[[str, PointsmanError | None], Receipt | UndecidedReceipt]
-"""Writes and returns the receipt of a request with this outcome; the error is the one that the caller gets, or None."""
+"""Makes the receipt of a request, by its outcome ("ok", "cancelled" or an error's code) and the error that the caller
+gets, which may be None."""
 
 
 class MeteredRequest:
-    """A block that is one request: at its end the receipt is written and logged, and the limits are settled."""
+    """A context manager for a block that handles one request. At the block's end, also if it raises, the receipt is
+    made and logged, and the caller's limits are charged.
+    """
 
     def __init__(self, pipeline: "Pipeline", request: Request, write_receipt: WriteReceipt) -> None:
         self._pipeline = pipeline
@@ -36,10 +39,10 @@ class MeteredRequest:
 
     @asynccontextmanager
     async def admitted(self, tokens: int) -> AsyncIterator[Reservation]:
-        """Holds a slot for the block, and reserves `tokens` of the caller's limits.
+        """Holds a slot during the block, reserves `tokens` of the caller's limits, and yields the reservation.
 
-        Entering raises InvalidArgument, ResourceExhausted or Unavailable; the block raises DeadlineExceeded soon after
-        the deadline, or Unavailable when the gateway stops.
+        Entering raises the errors of `Admission.enter`, `Admission.wait` and `reserve`. The block is interrupted with
+        DeadlineExceeded soon after the deadline, and with Unavailable when the gateway stops.
         """
         pipeline, request = self._pipeline, self._request
         with pipeline.active_runs.running(request.deadline):
@@ -63,8 +66,10 @@ class MeteredRequest:
 
 
 async def reserve(tenancy: Tenancy, request: Request, tokens: int) -> Reservation:
-    """Reserves one request, one stream and `tokens` of the caller's limits. Raises Unavailable, or ResourceExhausted
-    with the headers of the limits.
+    """Reserves one request, one stream and `tokens` of the caller's limits.
+
+    Raises ResourceExhausted, with the limits' headers in `limits`, if a limit is exceeded, and Unavailable if the
+    limits cannot be checked.
     """
     try:
         return tenancy.enter_now(request.caller, tokens) or await tenancy.enter(request.caller, tokens)
@@ -74,7 +79,7 @@ async def reserve(tenancy: Tenancy, request: Request, tokens: int) -> Reservatio
 
 
 def settle(reservation: Reservation, receipt: Receipt | UndecidedReceipt | None) -> None:
-    """Charges the usage and cost of the receipt; nothing if it is None, because it could not be written."""
+    """Charges the receipt's usage and cost; without a receipt, because it could not be made, charges nothing."""
     if receipt is None:
         reservation.settle(Usage(), 0.0, INTERNAL)
     else:
@@ -87,7 +92,9 @@ def record(
     receipt: Receipt | UndecidedReceipt,
     answers: tuple[CompletedAnswer, ...] = (),
 ) -> None:
-    """Adds a receipt, with the `answers` for which it asked, to the request log's write-ahead log; does not raise."""
+    """Passes a receipt to the request log, and the `answers` if the log wants them (`RequestLog.wants_answers`); does
+    not raise.
+    """
     if isinstance(receipt, Receipt):
         request_log.note(request, receipt.decision, receipt, answers)
     else:

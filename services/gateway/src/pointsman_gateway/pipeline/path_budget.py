@@ -1,4 +1,4 @@
-"""Reserves the cost of a decision's path, or of its first alternative that the caller's budget allows."""
+"""Reserves the cost of the path that a decision chose, or of the first alternative that the caller's budget allows."""
 
 from dataclasses import replace
 
@@ -12,9 +12,12 @@ from pointsman_gateway.ports import Reservation
 async def reserve_cost(
     decision: Decision, request: Request, reservation: Reservation, costs: CostEstimator
 ) -> tuple[Decision, float]:
-    """Reserves the cost of the decision's path or, if the budget does not allow that, of its first alternative that it
-    allows. Returns the decision for the path, and the dollars that are reserved. Raises ResourceExhausted if no path is
-    allowed, or Unavailable.
+    """Reserves the most that the decision's path may cost. If the caller's budget does not allow that, tries the
+    decision's alternatives in order.
+
+    Returns the decision for the path whose cost was reserved, and the reserved dollars, which are 0 for a caller
+    without a budget in dollars. Raises ResourceExhausted if the budget allows no path, and Unavailable if the limits
+    cannot be checked.
     """
     while True:
         usd = _cost_to_reserve(decision, request, reservation, costs)
@@ -32,8 +35,11 @@ async def reserve_cost(
 async def reserve_later_cost(
     decision: Decision, request: Request, reservation: Reservation, costs: CostEstimator, reserved_usd: float
 ) -> tuple[Decision, float]:
-    """Reserves the cost of a later path like `reserve_cost`, but only what exceeds `reserved_usd`. Returns the decision
-    for the path, and all dollars that are reserved now. Raises ResourceExhausted or Unavailable.
+    """Reserves the cost of a path that follows an earlier one, as `reserve_cost` does, but only what exceeds the
+    dollars that are already reserved (`reserved_usd`).
+
+    Returns the decision for the path whose cost was reserved, and all dollars that are reserved now. Raises the errors
+    of `reserve_cost`.
     """
     while True:
         usd = _cost_to_reserve(decision, request, reservation, costs)

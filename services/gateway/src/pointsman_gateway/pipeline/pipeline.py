@@ -1,4 +1,4 @@
-"""The entry to the request path for every server, and the stages of one configuration that a request passes through."""
+"""The entry to the request path for every server, and the stages of a configuration, through which a request passes."""
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -32,12 +32,12 @@ from pointsman_gateway.validation.stage import Validation
 
 @dataclass(frozen=True, slots=True)
 class Stages:
-    """The stages of one configuration; a request uses the same ones from start to end."""
+    """The stages of one configuration; a request uses the same stages from start to end."""
 
     revision: str
     """The configuration's digest."""
     resolve_model: Callable[[str], str]
-    """Returns what a request's `model` stands for, if it is an alias or unknown."""
+    """Returns the model to use for a request's `model`: another one if it is an alias or unknown, else the same."""
     classification: Classifier
     conversations: Conversations
     router: Router
@@ -50,13 +50,13 @@ class Stages:
 
 @dataclass(frozen=True, slots=True)
 class Routed:
-    """A decision without an answer, and its prompt if that was requested."""
+    """A decision without an answer."""
 
     decision: Decision
     prompt: Prompt | None
-    """None unless it was requested."""
+    """The prompt of the decision's path; None unless it was requested."""
     user_words: str
-    """The part of the last turn that was classified; empty if that was all of it, or nothing was classified."""
+    """The part of the last turn that was classified; empty if all of it was, or nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +68,16 @@ class Pipeline:
     active_runs: ActiveRuns = field(default_factory=ActiveRuns)
 
     def run(self, request: Request, sink: AnswerSink) -> RequestRun:
-        """Returns a run that is not started; call it in the request's context, from which it takes the request's id."""
+        """Returns a run that is not started. Must be called in the request's context, from which the run takes the
+        request's id.
+        """
         return RequestRun(self, request, sink)
 
     def answer(self, request: Request) -> EventQueue:
-        """Starts a run, and returns its events to iterate over: Started, Chunks, and Finished.
+        """Starts a run, and returns its events to iterate over: Started, Chunks any number of times, and Finished.
 
-        The iteration raises the run's PointsmanError. `aclose` stops the engine's work.
+        The iteration raises the PointsmanError with which the run ends, if it fails. `aclose` of the returned object
+        ends the run early, and stops the engine.
         """
         events = EventQueue()
         events.run = run = self.run(request, events)
@@ -82,9 +85,10 @@ class Pipeline:
         return events
 
     async def decide(self, request: Request, with_prompt: bool = False) -> Routed:
-        """Decides as for an answer, without calling an engine; `with_prompt` also builds the prompt.
+        """Chooses the path as for an answer, without calling an engine; `with_prompt` also builds the prompt.
 
-        The request is admitted and metered. Raises the stages' PointsmanError.
+        The request is admitted and metered. Raises the errors of `MeteredRequest.admitted`, `Router.decide` and the
+        guardrails (`GuardedClassification.label`); with a prompt also those of `PromptBuilder.build`.
         """
         stages = self.current()
         request = with_known_model(request, stages.resolve_model)
@@ -100,7 +104,11 @@ class Pipeline:
         return Routed(decision, prompt, labels.user_words)
 
     async def embed(self, run: EmbeddingRun) -> EncodedEmbeddings:
-        """Computes the vectors of an embeddings request, by its caller's scope and limits; raises PointsmanError."""
+        """Computes the vectors of an embeddings request, which is admitted, metered, and charged to the caller.
+
+        Raises PermissionDenied if the caller may not use the model, ResourceExhausted if a limit or budget is exceeded,
+        and the errors of `MeteredRequest.admitted` and `EmbeddingRun.compute`.
+        """
         with MeteredRequest(self, run.request, run.finish) as metered:
             run.check_scope()
             async with metered.admitted(run.estimated_tokens) as reservation:
@@ -110,9 +118,10 @@ class Pipeline:
         return replace(embedded, headers=reservation.headers)
 
     async def count_tokens(self, request: Request, routed: Routed) -> tuple[int, bool]:
-        """Returns the number of tokens of a decision's prompt, and whether an engine counted them (else estimated).
+        """Returns the number of tokens of a decision's prompt, and whether an engine has counted them; if not, the
+        number is an estimate. `routed` is the result of `decide` for `request`, with the prompt.
 
-        `routed` must have the prompt. Raises DeadlineExceeded, or Unavailable when the gateway stops.
+        Raises DeadlineExceeded after the request's deadline, and Unavailable when the gateway stops.
         """
         assert routed.prompt is not None  # the decision was made with it
         messages, fields = routed.prompt.messages, request.sampling.extra
@@ -125,16 +134,18 @@ class Pipeline:
         return 1 + estimate_tokens(messages) + len(json.dumps(others)) // CHARACTERS_PER_TOKEN, False
 
     def costs(self, request: Request, decision: Decision) -> Mapping[str, float | None]:
-        """Returns the expected dollars of the request on each path that was considered; None if unknown."""
+        """Returns the expected cost of the request in dollars by path, for each path that the decision considered; None
+        if the cost is unknown.
+        """
         return self.current().router.costs(request, decision)
 
     def record_rejection(
         self, operation: Operation, error: PointsmanError | None, arrived: float = 0.0, *, caller: Caller
     ) -> None:
-        """Logs the receipt of a request that a server rejected before its run.
+        """Makes and logs the receipt of a request that a server rejected before its run.
 
-        `error` is None if its client disconnected; `arrived` is when it arrived (`perf_counter`). `caller` is
-        `ANONYMOUS` if it ended before its key was checked.
+        `error` is the error that the client got, None if the client disconnected; `arrived` is the time of the
+        request's arrival by `perf_counter`. `caller` is `ANONYMOUS` if the key was not checked yet.
         """
         meter = self.current().metering.start(Request("", (), caller=caller, arrived_at=arrived, operation=operation))
         receipt = meter.finish(error.code if error else CANCELLED, error)
@@ -162,7 +173,9 @@ class ModelNames(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ConfigSnapshot:
-    """All objects built from one revision of the configuration; a request uses the snapshot active at its start."""
+    """All objects that are built from one revision of the configuration. A request uses the snapshot that is active
+    when it starts.
+    """
 
     stages: Stages
     engines: Engines
@@ -174,11 +187,11 @@ class ConfigSnapshot:
 
     @property
     def revision(self) -> str:
-        """Returns the configuration's digest; clients see it as `generation`."""
+        """Returns the configuration's digest, which responses call `generation`."""
         return self.stages.revision
 
     def model_names(self, scope: Scope) -> Sequence[str]:
-        """Returns the values that `model` may have for a key of this scope; embedding models have other names."""
+        """Returns the values that a request's `model` may have for a key with this scope, without embedding models."""
         names = self.models.names()
         if scope is UNRESTRICTED:
             return names

@@ -1,4 +1,4 @@
-"""What a client learns of an error: an error of the gateway's tree as it is, and of a bug only the request's id."""
+"""Converts exceptions to the errors that clients get: a PointsmanError as it is, of any other only the request's id."""
 
 import logging
 
@@ -9,7 +9,9 @@ log = logging.getLogger(__name__)
 
 
 def to_public_error(error: Exception) -> PointsmanError:
-    """Returns the error to send to the client; a bug is logged, and the client gets only the request's id."""
+    """Returns the error to send to the client: a PointsmanError as it is. Any other exception is a bug: it is logged,
+    and becomes Internal, with only the request's id.
+    """
     if isinstance(error, PointsmanError):
         return error
     log.exception("internal error (request %s)", request_id.get(), exc_info=error)

@@ -1,4 +1,4 @@
-"""Reloads the configuration while the gateway runs: an edit is applied as a whole, or rejected as a whole."""
+"""Reloads the configuration while the gateway runs: an edit is applied completely, or not at all."""
 
 import asyncio
 import gc
@@ -16,9 +16,9 @@ from pointsman_gateway.pipeline.pipeline import ConfigSnapshot, Stages
 log = logging.getLogger(__name__)
 
 MAX_SHOWN_BYTES = 64 * 1024
-"""Longer files of the configuration are kept only as their size."""
+"""Of longer files, the history of the configuration has only the size."""
 _SHOWN_SUFFIXES = (".yaml", ".yml", ".txt", ".j2", ".md")
-"""Files of the configuration that are kept as text. Other files are examples, which may be large."""
+"""The files in the history of the configuration. Others are examples, which may be large."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +26,9 @@ class ReloadStatus:
     generation: str
     """The active configuration's revision."""
     loaded_unix: float
+    """When the active configuration was loaded, in Unix seconds."""
     problem: str
-    """Why the current files were rejected; empty if the active snapshot was built from them."""
+    """Why the current files were rejected; empty if the active configuration was built from them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,8 @@ class ConfigVersion:
     problem: str = ""
     """Why the files were rejected; empty if they were not."""
     files: Mapping[str, str] = field(default_factory=dict)
-    """The text of each file by name, as written: references to environment variables are not replaced."""
+    """The text of each file by its path in the configuration's folder, as written: references to environment variables
+    are not replaced. Of files longer than `MAX_SHOWN_BYTES` it is only the size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +51,14 @@ class ConfigHistory:
     running: ConfigVersion
     """The active version, which is the newest valid one."""
     previous: ConfigVersion | None = None
-    """The valid version before the active one."""
+    """The valid version before the active one; None if there was none."""
     rejected: ConfigVersion | None = None
-    """The current files if they are invalid."""
+    """The current files if they were rejected; None if they are active."""
 
 
 class ReloadMetrics(Protocol):
     def count_reload(self, outcome: str, revision: str) -> None:
-        """Counts a reload: `outcome` is "swapped" or "refused", `revision` is the active snapshot's."""
+        """Counts a reload: `outcome` is "swapped" or "refused", `revision` is that of the then active snapshot."""
         ...
 
 
@@ -70,9 +72,8 @@ class ConfigReloader:
         build: Callable[[], Awaitable[ConfigSnapshot]],
         metrics: ReloadMetrics,
     ) -> None:
-        """Takes the `first` snapshot, and `build`, which makes one from the files and folders in `watched`.
-
-        If `build` raises, the active snapshot stays, and `status` reports the problem.
+        """Takes the `first` snapshot; `watched`, the files and folders to watch, beginning with the configuration's
+        folder or a file in it; and `build`, which makes a snapshot from them.
         """
         self.current = first
         self._watched = watched
@@ -89,7 +90,9 @@ class ConfigReloader:
         return ReloadStatus(running.generation, running.unix, rejected.problem if rejected else "")
 
     async def watch(self, seconds: float) -> None:
-        """Checks the files every `seconds`, until cancelled. An edit is read once two checks see the same files."""
+        """Checks the files every `seconds`, until cancelled, and calls `reload` after an edit, once two checks in a row
+        have seen the same names, inodes, sizes and modification times.
+        """
         built = seen = await asyncio.to_thread(_file_states, self._watched)
         while True:
             await asyncio.sleep(seconds)
@@ -99,10 +102,11 @@ class ConfigReloader:
                 await self.reload()
 
     async def reload(self) -> None:
-        """Builds a snapshot from the files and activates it; a failed build is recorded in `history`, and not raised.
+        """Builds a snapshot from the files and activates it. If `build` raises, the active snapshot stays; the problem
+        is logged, and recorded in `history` and `status`.
 
-        Earlier snapshots that no request uses any more are freed by a garbage collection: they contain reference
-        cycles, and with the thresholds that `freeze_gc` sets dozens of them would stay in memory.
+        A garbage collection then frees snapshots that no request uses any more: they contain reference cycles, and with
+        the thresholds that `freeze_gc` sets dozens of them would stay in memory.
         """
         files = await asyncio.to_thread(_texts, self._watched)
         try:
@@ -134,7 +138,7 @@ class ConfigReloader:
 
 
 def _texts(watched: Sequence[Path]) -> dict[str, str]:
-    """Returns the texts of the configuration's files, by path relative to its folder."""
+    """Returns the texts of the configuration's files as in `ConfigVersion.files`."""
     folder = watched[0] if watched[0].is_dir() else watched[0].parent
     texts = {}
     for root in watched:
@@ -152,7 +156,7 @@ def _texts(watched: Sequence[Path]) -> dict[str, str]:
 
 
 def _file_states(watched: Sequence[Path]) -> tuple[tuple[str, int, int, int], ...]:
-    """Returns name, inode, size and modification time of every file."""
+    """Returns (path, inode, size, modification time in nanoseconds) of every file."""
     states = []
     for file in (file for root in watched for file in _files(root)):
         try:

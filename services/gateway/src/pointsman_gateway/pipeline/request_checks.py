@@ -1,4 +1,4 @@
-"""Checks of a decoded request that are the same for every API; a request that fails them takes no slot and no quota."""
+"""Checks of a decoded request that are the same for every API; a request that fails them uses no slot and no quota."""
 
 from collections.abc import Mapping, Sequence
 from operator import attrgetter
@@ -11,14 +11,16 @@ from pointsman_gateway.domain import Message, Request
 ROLES = frozenset({"system", "user", "assistant", "tool", "function"})
 _role_of = attrgetter("role")
 MAX_METADATA_ENTRIES, MAX_METADATA_KEY, MAX_METADATA_VALUE = 16, 64, 512
-"""Keys and values in characters; OpenAI has the same limits."""
+"""The limits of metadata: number of entries, characters of a key, and characters of a value. OpenAI has the same."""
 MAX_USER_CHARACTERS = 512
 MAX_CHOICES = 128
-"""OpenAI's limit on `n`."""
+"""Maximum of `n`, the number of choices; OpenAI has the same limit."""
 
 
 def check_request(request: Request) -> None:
-    """Raises InvalidArgument for a request without model, messages or known roles, or whose fields exceed a limit."""
+    """Raises InvalidArgument if a request has no model, no messages, or a role that is not in `ROLES`; if its metadata
+    or `user` exceed the limits above; or if `n` or `chat_template_kwargs` are invalid.
+    """
     if not request.model:
         raise InvalidArgument("'model' is empty; 'auto' lets the gateway choose", code="missing_model", param="model")
     if not request.messages:

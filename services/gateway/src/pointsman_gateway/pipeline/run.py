@@ -1,10 +1,10 @@
-"""One request from start to end.
+"""One request for an answer, from start to end.
 
 admit -> reserve -> classify -> decide -> build the prompt -> call an engine -> meter, validate, buffer, send
                                               ^ another engine, another path ^                   | escalate
                                                                    -> receipt -> settle
 
-It is one coroutine, and runs without a task for as long as it waits for nothing but its engine (`EagerRun`).
+A run is one coroutine, which needs no asyncio task while it waits for nothing but its engine (`EagerRun`).
 """
 
 import asyncio
@@ -43,13 +43,15 @@ if TYPE_CHECKING:
 
 
 def with_known_model(request: Request, resolve_model: Callable[[str], str]) -> Request:
-    """Returns the request with an alias, or an unknown model, replaced by what the configuration names for it."""
+    """Returns the request with its `model` replaced by what `resolve_model` returns for it: the configuration may name
+    models for aliases, and one for unknown names.
+    """
     model = resolve_model(request.model)
     return request if model == request.model else replace(request, model=model)
 
 
 class RequestRun:
-    """Answers one request, and writes its receipt whatever the outcome. Implements `ChunkSink` and `RunControl`."""
+    """Answers one request, and makes its receipt whatever the outcome. Implements `ChunkSink` and `RunControl`."""
 
     __slots__ = (
         "_attempts", "_checks", "_end", "_execution", "_has_first_token", "_is_admitted", "_is_paused",
@@ -58,7 +60,7 @@ class RequestRun:
     )  # fmt: skip
 
     def __init__(self, pipeline: "Pipeline", request: Request, sink: AnswerSink) -> None:
-        """Prepares a run; to be called in the request's context, from which the request's id is read."""
+        """Prepares a run. Must be called in the request's context, from which the run takes the request's id."""
         self._pipeline = pipeline
         self._stages = stages = pipeline.current()
         self._request = request = with_known_model(request, stages.resolve_model)
@@ -67,16 +69,16 @@ class RequestRun:
         self._is_admitted = self._is_paused = self._has_first_token = self._reads = False
         self._reservation: Reservation | None = None
         self._reserved_usd = 0.0
-        """Dollars that are reserved for an answer that is not charged yet."""
+        """The dollars that are reserved for the next answer."""
         self._step: ConversationStep | None = None
-        """What the request is in its conversation; None if that does not matter."""
+        """The request's place in its conversation; None if the conversation does not matter."""
         self._checks: AnswerChecks | None = None
         self._attempts: list[Attempt] = []
         """The attempts whose text the request log needs."""
         self._source: AnswerSource | None = None
         self._end = Signal()
         self.error: Exception | None = None
-        """Of the answer's source, until it is raised."""
+        """The error that ended the answer's source, until it is raised."""
         self._reason: PointsmanError | None = None
         self._execution = EagerRun(self._run())
 
@@ -103,7 +105,9 @@ class RequestRun:
             self._source.resume()
 
     def cancel(self, reason: PointsmanError | None = None) -> None:
-        """Stops the engine at once: the client has disconnected, or the request fails with `reason`."""
+        """Ends the run, and stops the engine at once. The client gets the error `reason`; None means that the client
+        has disconnected.
+        """
         self._reason = reason
         self._execution.cancel()
 
@@ -194,7 +198,9 @@ class RequestRun:
     # -- limits
 
     async def _afford_later(self, decision: Decision) -> Decision:
-        """Reserves what a later path costs more than is reserved already. Raises ResourceExhausted."""
+        """Reserves what a path that follows an earlier one costs in addition (`reserve_later_cost`). Raises
+        ResourceExhausted or Unavailable.
+        """
         assert self._reservation is not None  # it was decided
         decision, self._reserved_usd = await reserve_later_cost(
             decision, self._request, self._reservation, self._stages.metering.expected_cost, self._reserved_usd
@@ -204,9 +210,10 @@ class RequestRun:
     # -- one path after the other
 
     async def _accepted_attempt(self, decision: Decision) -> Attempt:
-        """Returns the answer that the client gets: the next path's, if a validator rejects the first one.
+        """Returns the attempt whose answer the client gets. If a validator rejects the first answer, it is that of the
+        next path, or the rejected answer after all if the next path fails or exceeds the budget.
 
-        If the next path fails or exceeds the budget, the rejected answer is sent after all. Raises PointsmanError.
+        Raises the errors of `_first_attempt`.
         """
         attempt = await self._first_attempt(decision)
         verdict = attempt.refusal
@@ -232,9 +239,11 @@ class RequestRun:
             return attempt
 
     async def _first_attempt(self, decision: Decision) -> Attempt:
-        """Tries the decision's path and then its alternatives, and returns the first attempt whose answer has begun.
+        """Tries the decision's path and, after each Unavailable, the next alternative; returns the first attempt whose
+        answer has begun.
 
-        Raises the PointsmanError of the last path if none can answer.
+        Raises the last path's Unavailable if none can answer, NotFound if all engines answered 404, and any other error
+        at once.
         """
         is_served = False
         while True:
@@ -255,7 +264,9 @@ class RequestRun:
                 decision = following
 
     async def _alternative(self, decision: Decision, reason: str) -> Decision | None:
-        """Returns the decision for the next path after this one failed for `reason`; None if there is none."""
+        """Returns the decision for the next path after the decision's path failed for `reason` (an error's code). None
+        if there is no alternative, or the budget allows none.
+        """
         if not decision.alternatives:
             return None
         try:
@@ -306,12 +317,12 @@ class RequestRun:
         record(self._pipeline.request_log, self._request, receipt, answers)
 
     def _answers(self) -> tuple[CompletedAnswer, ...]:
-        """Returns the answers for the request log; none if any answer has more than one text."""
+        """Returns the complete answers for the request log; none if any of them has no `Attempt.answered`."""
         found = [attempt.answered for attempt in self._attempts if attempt.is_complete]
         return tuple(answer for answer in found if answer is not None) if None not in found else ()
 
     def _release(self, receipt: Receipt | UndecidedReceipt | None) -> None:
-        """Gives back everything that the request has taken; `receipt` is None if it could not be written."""
+        """Gives back everything that the request has taken; `receipt` is None if it could not be made."""
         try:
             if self._is_admitted:
                 self._pipeline.admission.leave(self._request)
@@ -323,5 +334,5 @@ class RequestRun:
 
 
 def _seconds_lost(error: PointsmanError) -> float:
-    """Returns the seconds spent on an adapter that could not be loaded."""
+    """Returns the seconds that the request waited for an adapter that could not be loaded; 0 for other errors."""
     return error.waited if isinstance(error, NotLoaded) else 0.0

@@ -14,10 +14,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class DrainTimes:
-    """The times of a shutdown in seconds."""
+    """The times of a shutdown, in seconds."""
 
     delay: float
-    """Requests are still served while readiness fails, so that load balancers notice."""
+    """Time in which the gateway reports not ready but still serves requests, so that load balancers notice."""
     timeout: float
     """Time for the requests in progress to end."""
 
@@ -28,9 +28,10 @@ async def drain(
     times: DrainTimes,
     report_not_serving: Callable[[], Awaitable[None]],
 ) -> bool:
-    """Stops admitting requests after `times.delay`, and waits up to `times.timeout` for those in progress.
+    """Reports not ready at once, stops admitting requests after `times.delay`, and then waits up to `times.timeout` for
+    the requests in progress or in the queue.
 
-    Returns False if some remain, which the caller aborts. `report_not_serving` sets gRPC's health status; /readyz
+    Returns False if some remain; the caller has to abort them. `report_not_serving` sets gRPC's health status; /readyz
     follows `admission.is_ready`. After SIGINT (Ctrl-C) there is no delay.
     """
     admission.is_draining = True

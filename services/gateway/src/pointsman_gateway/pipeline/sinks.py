@@ -11,9 +11,9 @@ from pointsman_gateway.domain import Chunk, Chunks, Event, Finished, Started
 from pointsman_gateway.pipeline.admission import UnreadBudget
 
 MAX_UNREAD_BYTES_EACH = 64 * 1024
-"""Of one answer that its client has not read yet; as much as asyncio buffers for a connection."""
+"""Limit for the bytes of one answer that its client has not read yet. asyncio buffers as much for a connection."""
 EVENT_BYTES = 512
-"""About the size of an event apart from its text."""
+"""The approximate size of an event without its text."""
 
 UNREAD_SECONDS = 0.5
 """Seconds after the deadline until an answer is aborted because its client does not read it."""
@@ -29,7 +29,7 @@ class AnswerNotRead(DeadlineExceeded):
 
 
 class RunControl(Protocol):
-    """The calls by which a sink controls its run."""
+    """Interface by which a sink controls its run; `RequestRun` and `RequestBatch` implement it."""
 
     def pause(self) -> None:
         """Pauses the answer until `resume`, because the client does not read it (backpressure)."""
@@ -43,25 +43,27 @@ class RunControl(Protocol):
 
 
 class ItemQueue(Generic[Item]):
-    """Passes a run's events to one reader; pauses the run while too many bytes of its answer wait to be read.
+    """Passes a run's items, such as events, to one reader, and pauses the run while too many bytes wait to be read.
 
-    A run that ends before the reader has read everything releases its slot and its engine.
+    Items stay in the queue after the run's end, so a run does not keep its slot and engine for a slow reader.
     """
 
     def __init__(self, unread: UnreadBudget | None = None) -> None:
-        """Takes the budget of unread bytes of all answers; without it, each item pauses the run until it is read."""
+        """Takes the limit for unread bytes of all answers; without it, each item pauses the run until it is read."""
         self.run: RunControl | None = None
-        """Set by the code that starts the run; None again at its end."""
+        """The run, set by the code that starts it; None after the run's end."""
         self._unread = unread
         self._unread_bytes = 0
         self._items: deque[Item] = deque()
         self._is_closed = False
         self.error: Exception | None = None
-        """The run's, until the reader gets it."""
+        """The run's error, until the reader gets it."""
         self._reader: asyncio.Future[None] | None = None
 
     def put(self, item: Item, size: int = 0) -> None:
-        """Adds an item of about `size` bytes; pauses the run if too many bytes, of it or of all answers, are unread."""
+        """Adds an item of about `size` bytes. Pauses the run if too many bytes are unread, of this answer
+        (`MAX_UNREAD_BYTES_EACH`) or of all answers (`UnreadBudget`).
+        """
         self._items.append(item)
         if self.run is not None and not self._may_wait(size):
             self.run.pause()
@@ -81,13 +83,13 @@ class ItemQueue(Generic[Item]):
             self._unread_bytes = 0
 
     def close(self, error: Exception | None = None) -> None:
-        """Ends the queue; the reader gets the remaining items, then the error. Only the first call counts."""
+        """Ends the queue: the reader gets the remaining items, then `error` if it is given. Later calls do nothing."""
         if not self._is_closed:
             self._is_closed, self.error = True, error
             self._wake()
 
     def detach(self) -> None:
-        """Ends the queue at the end of its run."""
+        """Records that the run has ended, and ends the queue if it has not ended yet."""
         self.run = None
         self.close()
         self._wake()
@@ -96,7 +98,7 @@ class ItemQueue(Generic[Item]):
         return self
 
     async def __anext__(self) -> Item:
-        """Returns the next item; raises the run's error."""
+        """Waits for the next item and returns it. After the last one, raises the run's error, or StopAsyncIteration."""
         while not self._items:
             self._release_unread()
             if self._is_closed:
@@ -121,8 +123,9 @@ class ItemQueue(Generic[Item]):
     async def write_to(self, write: Callable[[Item], Awaitable[None]], deadline: float) -> None:
         """Passes every item to `write`, until `UNREAD_SECONDS` after the deadline (on the event loop's clock).
 
-        Raises the run's error, an error of `write`, which cancels the run, or AnswerNotRead if the time is over. What
-        the run delivers only then, because the event loop has stalled, still gets `UNREAD_SECONDS`.
+        If it is not waiting for `write` at that time, but for the run, it waits up to `UNREAD_SECONDS` more, in case
+        the event loop has stalled. Raises the run's error; an error of `write`; or AnswerNotRead if the time is over.
+        The last two cancel the run.
         """
         try:
             if not await self._write_until(write, deadline + UNREAD_SECONDS) and not await self._write_until(
@@ -137,9 +140,10 @@ class ItemQueue(Generic[Item]):
             await self.aclose()
 
     async def _write_until(self, write: Callable[[Item], Awaitable[None]], limit: float) -> bool:
-        """Passes items to `write` until `limit`; returns whether the run has ended and all are written.
+        """Passes items to `write` until `limit`, on the event loop's clock; returns whether the queue has ended and all
+        items are written.
 
-        Raises TimeoutError if `write` itself exceeds the limit, or the run's error.
+        Raises TimeoutError if a call of `write` exceeds the limit, and otherwise the run's error or that of `write`.
         """
         is_writing = False
         try:
@@ -167,7 +171,7 @@ class ItemQueue(Generic[Item]):
 
 
 class EventQueue(ItemQueue[Event]):
-    """The events of one answer, to iterate over; implements `AnswerSink`."""
+    """A queue of the events of one answer; implements `AnswerSink`."""
 
     def started(self, started: Started) -> None:
         self.put(started, EVENT_BYTES)
@@ -186,20 +190,23 @@ class EventQueue(ItemQueue[Event]):
 
 
 class CollectedAnswer:
-    """One answer, to await as a whole; implements `AnswerSink`."""
+    """Collects one answer; implements `AnswerSink`."""
 
     def __init__(self) -> None:
         self.run: RunControl | None = None
-        """Set by the code that starts the run; None again at its end."""
+        """The run, set by the code that starts it; None after the run's end."""
         self.start: Started | None = None
         self.pieces: list[Chunk] = []
         self._finished: Finished | None = None
         self.error: PointsmanError | None = None
-        """The run's, until it is raised."""
+        """The run's error, until it is raised."""
         self._over = asyncio.Event()
 
     async def whole(self) -> Finished:
-        """Waits until the answer is complete; raises the run's PointsmanError. Cancelling the call cancels the run."""
+        """Waits until the answer is complete, and returns its last event; `start` and `pieces` then hold the rest.
+
+        Raises the PointsmanError with which the run ends, if it fails. Cancelling the call cancels the run.
+        """
         try:
             await self._over.wait()
         except asyncio.CancelledError:

@@ -1,1 +1,1 @@
-"""The formats in which engines are asked and answer, a folder for each API; `registry` lists them."""
+"""The formats of requests to engines and of their answers, with a folder for each API; `registry` lists them."""

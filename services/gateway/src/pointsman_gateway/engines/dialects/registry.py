@@ -1,4 +1,4 @@
-"""The dialects of engines, by the names that providers.yaml has for them."""
+"""The engine dialects by name; providers.yaml assigns one to each provider."""
 
 from collections.abc import Mapping
 from dataclasses import replace

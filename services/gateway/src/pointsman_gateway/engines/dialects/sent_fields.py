@@ -1,4 +1,4 @@
-"""Which fields of a request the engines of each format get, of those that not every engine gets."""
+"""Which of a request's less common fields are sent to the engines of each format. All engines get the other fields."""
 
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from pointsman_gateway.domain import Request, Sampling
 from pointsman_gateway.engines.dialects.anthropic.messages import MIN_THINKING_TOP_P, SERVICE_TIERS, is_thinking
 
 ALL = None
-"""Every field of a kind."""
+"""In `SENT_FIELDS`: every field of the object is sent."""
 
 _AS_OPENAI: Mapping[str, Set[str] | None] = {
     "messages": request_fields(MESSAGE_FIELDS).forwarded,
@@ -31,23 +31,24 @@ SENT_FIELDS: Mapping[str, Mapping[str, Set[str] | None]] = {
         "tools": ALL,
     },
 }
-"""By format, and by what has the field; see `codec/uncommon_fields` and the readers of the APIs."""
+"""The less common fields that are sent, by format and by the kind of object that has the field (`GivenField`)."""
 TOOLS = "tools"
 CONTINUATION = frozenset({"continue_final_message", "add_generation_prompt"})
-"""What these say holds for all engines with Anthropic's API, to which they are not sent."""
+"""Fields that may be left out without a remark: Anthropic's API always continues a last message of the assistant."""
 
 
 @dataclass(frozen=True, slots=True)
 class SentFields:
-    """The fields of requests that the engines of one provider get."""
+    """Finds the fields of requests that are not sent to the engines of one provider."""
 
     dialect: str
+    """The provider's format, a key of `SENT_FIELDS`."""
     betas: frozenset[str] = frozenset()
-    """The beta features of Anthropic's API that requests may name."""
+    """The beta features of Anthropic's API that requests may use with this provider."""
 
     def unsent(self, request: Request) -> Set[str]:
-        """Returns the names of the request's fields that these engines do not get, apart from `user` and `metadata`,
-        which no engine gets.
+        """Returns the names of the request's fields that are not sent, such as "seed" or "detail of parts". `user` and
+        `metadata`, which no engine gets, are not among them.
         """
         names = {_shown(kind, name) for kind, name in request.uncommon if not self._is_sent(kind, name)}
         if self.dialect == "anthropic":
@@ -59,7 +60,7 @@ class SentFields:
         return sent is ALL or name in sent
 
     def _of_anthropic(self, sampling: Sampling) -> Iterator[str]:
-        """Returns the parameters that Anthropic's API does not take, or not with these values."""
+        """Yields the names of the parameters that Anthropic's API does not take, or not with these values."""
         native = sampling.anthropic or {}
         fields: Mapping[str, Any] = {**sampling.extra, **native}
         if sampling.seed is not None:
@@ -79,7 +80,7 @@ class SentFields:
 
 
 def _of_native(fields: Mapping[str, Any]) -> Iterator[str]:
-    """Returns the names of the parameters that only engines with Anthropic's API get."""
+    """Yields the names of the parameters that only engines with Anthropic's API get."""
     for name, value in fields.items():
         if name != TOOLS:
             yield name

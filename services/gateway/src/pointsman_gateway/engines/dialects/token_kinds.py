@@ -1,4 +1,4 @@
-"""Reads counts of special kinds of tokens from an engine's usage. A value of another type counts as 0."""
+"""Reads the counts of special kinds of tokens from the usage that an engine reports. Invalid values count as 0."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ _MAX_TIER_CHARACTERS = 40
 
 
 def to_count(value: Any) -> int:
-    """Returns a number of tokens; 0 for any value that is not one."""
+    """Returns `value` if it is an integer from 0 to 2^31 - 1, and otherwise 0."""
     return value if isinstance(value, int) and 0 <= value < _MAX_COUNT else 0
 
 
@@ -17,17 +17,18 @@ def count_in(details: Any, name: str) -> int:
 
 
 def cache_writes(written: int, by_time: Any) -> tuple[int, int]:
-    """Returns the tokens that were written to a cache for the usual time and for an hour.
+    """Returns two counts of tokens that were written to the provider's prompt cache: for the usual time (5 minutes),
+    and for an hour.
 
-    `by_time` is Anthropic's `cache_creation`; `written` is the count of both.
+    `by_time` is Anthropic's `cache_creation`; `written` is the number of all tokens that were written.
     """
     usual, one_hour = (count_in(by_time, f"ephemeral_{time}_input_tokens") for time in ("5m", "1h"))
     return max(usual, written - one_hour), one_hour
 
 
 def service_tier_of(*names: Any) -> str:
-    """Returns the special tiers among the names that a provider gives, joined by "+"; empty if there are only standard
-    ones.
+    """Returns the names of non-standard service tiers among the values that a provider reports, joined by "+" and cut
+    to 40 characters. It is empty if there are none.
     """
     special = [name for name in names if isinstance(name, str) and name and name not in _STANDARD_TIERS]
     return "+".join(special)[:_MAX_TIER_CHARACTERS]

@@ -19,8 +19,10 @@ PDF, PLAIN_TEXT = "application/pdf", "text/plain"
 
 
 def to_turns(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """Merges messages into alternating user and assistant turns, as Anthropic requires. A result of a tool is part of a
-    user turn. Raises InvalidArgument for media that the API does not take, and for malformed tool calls.
+    """Merges messages into alternating user and assistant turns, as Anthropic requires, in the API's format. A tool's
+    result becomes part of a user turn.
+
+    Raises InvalidArgument for media that the API does not take, and for malformed tool calls.
     """
     turns: list[dict[str, Any]] = []
     for message in messages:
@@ -34,8 +36,9 @@ def to_turns(messages: Sequence[Message]) -> list[dict[str, Any]]:
 
 
 def to_blocks(message: Message) -> list[Block]:
-    """Converts the content and the tool calls of one message to content blocks. Raises InvalidArgument for media that
-    the API does not take, and for malformed tool calls.
+    """Converts the content and the tool calls of one message to content blocks. A message of a tool becomes one block.
+
+    Raises InvalidArgument for media that the API does not take, and for malformed tool calls.
     """
     laid_out = _lay_out(message) if message.blocks else None
     if message.role in ("tool", "function"):
@@ -47,7 +50,9 @@ def to_blocks(message: Message) -> list[Block]:
 
 
 def _lay_out(message: Message) -> list[Block] | None:
-    """Returns the blocks of a message that has them; None if its content has been replaced since they were made."""
+    """Converts `message.blocks`, and what they refer to, to the API's format; None if the message's content has been
+    replaced since the blocks were made.
+    """
     extra = message.extra
     parts = list(extra.get("content") or ())
     texts = [part["text"] for part in parts if part["type"] == "text"] if parts else None
@@ -99,7 +104,7 @@ def _laid_out_text(text: str, block: domain.Block) -> list[Block]:
 
 
 def _to_group(block: domain.Block) -> tuple[Block, list[Block]]:
-    """Returns a document or a search result, and the list in it for its content."""
+    """Returns a document or a search result, and the empty list in it to which its content is to be added."""
     content: list[Block] = []
     if block.fields["type"] == "document":
         return {**block.fields, "source": {"type": "content", "content": content}}, content
@@ -141,7 +146,7 @@ def _to_text(text: str) -> Block:
 
 
 def _to_block(part: Mapping[str, Any]) -> Block:
-    """Converts a content part of a chat; raises InvalidArgument."""
+    """Converts a content part of a chat; raises InvalidArgument for types and data that the API does not take."""
     match part["type"]:
         case "text":
             return _to_text(part["text"])
@@ -160,7 +165,10 @@ def _to_document(file: Mapping[str, Any]) -> Block:
 
 
 def _to_source(url: str, kind: str) -> Block:
-    """Converts a URL, or the data in a `data:` URL, to the source of a block."""
+    """Converts a URL, or the data in a `data:` URL, to the source of a block. `kind` is "image" or "file".
+
+    Raises InvalidArgument for URLs and types that the API does not take.
+    """
     if url[:5].lower() != "data:":
         if kind == "image":
             return {"type": "url", "url": url}
@@ -205,9 +213,9 @@ def _to_result(message: Message, laid_out: list[Block] | None) -> Block:
 
 
 def _calls(message: Message) -> list[Mapping[str, Any]]:
-    """Returns the message's tool calls; a call of the older form has its name as id, as its result has.
+    """Returns the message's tool calls, including a `function_call` (the older form), whose name becomes its id.
 
-    Raises InvalidArgument unless they are a list of objects.
+    Raises InvalidArgument unless `tool_calls` is a list of objects.
     """
     given = message.extra.get("tool_calls") or []
     if not isinstance(given, list) or not all(map(_is_call, given)):
@@ -238,7 +246,7 @@ def _to_tool_use(call: Mapping[str, Any]) -> Block:
 
 
 def _to_input(arguments: Any) -> dict[str, Any]:
-    """Returns a tool call's arguments as an object. Text that is not a JSON object becomes its only field."""
+    """Returns a tool call's arguments as an object. If they are no JSON object, it is {"arguments": the text}."""
     try:
         decoded = msgspec.json.decode(arguments or "{}") if isinstance(arguments, str) else arguments
     except (msgspec.MsgspecError, UnicodeEncodeError, RecursionError):

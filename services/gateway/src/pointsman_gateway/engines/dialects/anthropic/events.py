@@ -29,7 +29,7 @@ _FINISH_REASONS = {
     "refusal": "content_filter",
 }
 NEXT_TEXT: Mapping[str, Any] = {"begins": "text"}
-"""Of a chunk between two text blocks."""
+"""The `extra` of a chunk that separates a text block from an earlier one."""
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _NO_INPUT = (b"", b"{}", b"null")
 
@@ -97,30 +97,31 @@ _decode = msgspec.json.Decoder(_Event).decode
 
 
 class MessagesReader:
-    """Reads one stream of the Messages API, piece by piece, as `EventReader` reads OpenAI's."""
+    """Parses one stream of the Messages API; implements `AnswerReader`."""
 
     def __init__(self, as_a_whole: bool = False, choices: int = 1) -> None:
-        """Joins what arrives together if `as_a_whole`; `choices` is not used, since the API has a single choice."""
+        """Joins chunks that arrive together if `as_a_whole`; `choices` is not used, since the API has one choice."""
         self._joiner = ChunkJoiner() if as_a_whole else None
         self.done = False
         """Whether the last event has arrived."""
         self.failure = ""
-        """Why the stream ended early."""
+        """Why the stream ended early; empty if there is no failure."""
         self.error: Mapping[str, Any] = {}
         """Empty: errors in these streams have neither status nor parameter."""
         self._rest = bytearray()
         self._usage = _UsageFields(0, 0, 0, 0)
         self._has_estimate = False
-        """Whether the usage so far has been reported."""
+        """Whether an estimate of the usage has been returned."""
         self._blocks: dict[int, str] = {}
-        """The types of the blocks by index."""
+        """The types of the blocks by their index."""
         self._calls: dict[int, int] = {}
-        """The number of the tool call, by its block's index."""
+        """The numbers of the tool calls by the index of their block."""
 
     def read(self, piece: bytes) -> Chunks:
-        """Returns the chunks of all events that end in this piece, up to the stream's end; the usage comes last. With
-        the first of them comes an estimate: the prompt, which the client has to pay even if it stops the answer. If the
-        stream cannot be read or reports an error, sets `failure`.
+        """Returns the chunks of all events that end in this piece; the usage comes last. After the first chunks comes
+        an estimated usage: the client has to pay the prompt even if it stops the answer.
+
+        Sets `done` at the stream's end, and `failure` if the stream cannot be read or reports an error.
         """
         chunks: list[Chunk] = []
         for line in split_lines(self._rest, piece):
@@ -229,13 +230,15 @@ def _end(reason: str, sequence: str | None) -> Chunk:
 
 
 def _detail(index: int, kind: str, **fields: str) -> Chunk:
-    """Returns a chunk with what Anthropic needs in order to accept its own thinking again."""
+    """Returns a chunk with an entry of `reasoning_details`: Anthropic needs it to accept its own thinking later."""
     detail = {"type": kind, **fields, "format": ANTHROPIC_THINKING, "index": index}
     return Chunk(extra={"delta": {"reasoning_details": [detail]}})
 
 
 def _to_arguments(written: bytes) -> str:
-    """Returns the arguments with which a call begins. Anthropic sends them in deltas, others at once."""
+    """Returns the arguments in the first event of a tool call, as JSON text; empty if there are none yet. Anthropic
+    sends them in later deltas, other providers at once. Raises an error of `_UNREADABLE` if they are no object.
+    """
     if written in _NO_INPUT:
         return ""
     _decode_input(written)  # anything but an object is unreadable

@@ -13,18 +13,23 @@ from pointsman_gateway.engines.engine_client import EngineRequest
 from pointsman_gateway.engines.engine_dialect import EngineDialect
 
 DEFAULT_MAX_TOKENS = 4096
-"""The API requires a limit; this one is for requests and paths without one."""
+"""The limit for requests and paths without one, since the API requires a limit."""
 MAX_TEMPERATURE = 1.0
-"""OpenAI's temperatures go up to 2; higher ones than this are cut."""
+"""The API's highest temperature; OpenAI's go up to 2, and are cut to this."""
 
 MIN_THINKING_TOP_P = 0.95
 SYSTEM_ROLES = ("system", "developer")
 SERVICE_TIERS = {"auto": "auto", "default": "standard_only", "standard_only": "standard_only"}
-"""By OpenAI's name or Anthropic's; the API has no others, and they are not sent."""
+"""Anthropic's name of a service tier by OpenAI's name or Anthropic's own; other tiers are not sent."""
 
 
 def to_messages_body(request: EngineRequest, endpoint: Endpoint) -> dict[str, Any]:
-    """Returns the body of a request to the Messages API; raises InvalidArgument if the API cannot express it."""
+    """Returns the body of a request to the Messages API, without the parameters that the API does not take, such as
+    `seed`.
+
+    Raises InvalidArgument if the request is no chat, or its media, tools, tool choice or response format are not
+    possible there. `endpoint` is not used.
+    """
     sampling = request.sampling
     if request.operation != "chat":
         raise _unsupported("this model continues no texts; send a chat completion", "prompt")
@@ -61,12 +66,14 @@ def to_messages_body(request: EngineRequest, endpoint: Endpoint) -> dict[str, An
 
 
 def is_thinking(thinking: Any) -> bool:
-    """Returns whether the parameter of this name asks the model to think."""
+    """Returns whether this value of the parameter `thinking` makes the model think."""
     return isinstance(thinking, Mapping) and thinking.get("type") in ("enabled", "adaptive")
 
 
 def beta_header(request: EngineRequest) -> str:
-    """Returns the header line with the beta features that the request names and the provider's preset allows."""
+    """Returns the header line with the beta features that the request names and the provider's preset allows; empty if
+    there are none.
+    """
     native = request.sampling.anthropic
     betas = [beta for beta in native.get("betas", ()) if beta in request.api.betas] if native else []
     return f"anthropic-beta: {','.join(betas)}\r\n" if betas else ""
@@ -79,7 +86,10 @@ def _to_system(messages: Sequence[Message]) -> dict[str, Any]:
 
 
 def _to_tools(extra: dict[str, Any], native: Sequence[Mapping[str, Any]] | None) -> dict[str, Any]:
-    """Takes the tools and their parameters from `extra`; `native` are the tools if they came in Anthropic's format."""
+    """Removes the tools and their parameters from `extra`, and returns them in Anthropic's format; empty without tools.
+
+    `native` are the tools if the client sent them in that format.
+    """
     tools, choice, parallel = (extra.pop(name, None) for name in ("tools", "tool_choice", "parallel_tool_calls"))
     if not (tools or native):
         return {}

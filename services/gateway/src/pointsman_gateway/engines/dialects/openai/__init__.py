@@ -1,1 +1,1 @@
-"""OpenAI's format, which most engines have: bodies of requests, and events of answers."""
+"""OpenAI's format, which most engines use: bodies of requests, and events of answers."""

@@ -11,7 +11,9 @@ from pointsman_gateway.engines.engine_dialect import EngineDialect
 
 
 def openai_body(request: EngineRequest, endpoint: Endpoint) -> dict[str, Any]:
-    """Returns the body of a chat or text completion; raises InvalidArgument for too many stop sequences."""
+    """Returns the body of a chat or text completion. Raises InvalidArgument for more stop sequences than the provider
+    takes (`request.api.max_stop`).
+    """
     sampling = request.sampling
     body: dict[str, Any] = {
         **sampling.extra,

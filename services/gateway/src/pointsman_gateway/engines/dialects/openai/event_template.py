@@ -1,4 +1,4 @@
-"""The template of a stream's events: with it a text is read without decoding the JSON around it."""
+"""The template of a stream's events, with which an event's text is read without decoding the JSON around it."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +8,7 @@ import msgspec
 from pointsman_gateway.engines.dialects.openai.schema import UNREADABLE, Event, decode_event
 
 BEGIN, END = b"data: ", b"\n\n"
-"""Around the data of an event, as all known engines write it. Other line ends are read too, but more slowly."""
+"""What all known engines write around the data of an event. Other line ends are read too, but more slowly."""
 
 _BEFORE_TEXT = b'"delta":{"content":'
 _ANY_TEXT = b'"?"'
@@ -24,7 +24,7 @@ class EventTemplate:
     after: bytes
 
     def text_in(self, event: bytes) -> str:
-        """Returns the text of an event; empty if the event does not fit the template."""
+        """Returns the text in an event, given with `BEGIN` and `END`; empty if the event does not fit the template."""
         if not (event.startswith(self.before) and event.endswith(self.after)):
             return ""
         try:
@@ -34,9 +34,9 @@ class EventTemplate:
 
 
 def learn_template(data: bytes, text: str, event: Event) -> EventTemplate | None:
-    """Returns the template of `data`, which decodes as `event` with one delta of `text`; None if that is uncertain.
+    """Returns the template of `data`, which decodes as `event` with one delta whose content is `text`.
 
-    It is certain if the data with another text decodes as the same event with that text.
+    Returns None unless `data` with another text instead decodes as the same event with that text.
     """
     before, found, after = data.partition(_BEFORE_TEXT + _encode(text) + b"}")
     if not found:

@@ -35,38 +35,39 @@ from pointsman_gateway.engines.stream_lines import MAX_LINE_BYTES, split_lines
 DONE = b"[DONE]"
 NO_EXTRA: Mapping[str, Any] = {}
 CLOSING_EVENTS = 3
-"""The last events of a stream hold more than text: the finish reason, the usage, and [DONE]."""
+"""Number of events at a stream's end that hold more than text: the finish reason, the usage, and [DONE]."""
 MAX_TEMPLATES = 3
-"""Attempts to learn a template in one stream; without success its events differ in more than their text."""
+"""Maximum number of attempts to learn a template in one stream."""
 
 
 class EventReader:
-    """Reads an engine's stream of events, piece by piece; the data of each event must be on one line."""
+    """Parses one stream in OpenAI's format, in which each event's data is on one line; implements `AnswerReader`."""
 
     def __init__(self, as_a_whole: bool = False, choices: int = 1) -> None:
-        """Joins what arrives together if `as_a_whole`; a stream with more than `choices` choices fails."""
+        """Joins chunks that arrive together if `as_a_whole`; a choice with an index from `choices` on is a failure."""
         self._as_a_whole = as_a_whole
         self._joiner = ChunkJoiner() if as_a_whole else None
         self._choices = choices
         self.done = False
         """Whether [DONE] has arrived."""
         self.failure = ""
-        """Why the stream ended early: it cannot be read, or it holds an error of the engine."""
+        """Why the stream ended early: it cannot be read, or it reports an error. Empty if there is no failure."""
         self.error: Mapping[str, Any] = NO_EXTRA
-        """The error of the engine, if it is in OpenAI's format."""
+        """The "code" and "param" of an error that the stream reports in OpenAI's format; empty otherwise."""
         self._rest = bytearray()
         self._template: EventTemplate | None = None
         self._template_index = 0
-        """The index of its choice."""
+        """The index of the choice in the template's events."""
         self._templates_tried = 0
         self._has_only_texts = True
-        """False once another event has arrived among texts."""
+        """Whether it is worth trying `_texts`: False once that has failed."""
         self._normalizer: DeltaNormalizer | None = None
         """Created for the first delta that is not plain text."""
 
     def read(self, piece: bytes) -> Chunks:
-        """Returns the chunks of all events that end in this piece, up to the stream's end; the usage comes last. If the
-        stream cannot be read or reports an error, sets `failure`.
+        """Returns the chunks of all events that end in this piece, up to [DONE]; the usage comes last.
+
+        Sets `done` at [DONE], and `failure` if the stream cannot be read or reports an error.
         """
         chunks = self._read(piece)
         return chunks if self._joiner is None else self._joiner.join(chunks)
@@ -85,7 +86,7 @@ class EventReader:
         return self._chunks(payloads)
 
     def _texts(self, payloads: list[bytes]) -> list[Chunk]:
-        """Returns the chunks of events that hold texts and nothing else; empty if any other event is among them."""
+        """Returns the chunks of events that hold texts and nothing else; empty if any event holds something else."""
         data = b"[%b]" % b",".join(payloads)
         if len(data) > MAX_FLAT_BYTES and is_deep(data, len(payloads)):
             return []
@@ -139,7 +140,7 @@ class EventReader:
         return tuple(chunks)
 
     def _learn_template(self, events: Sequence[Event | AnyEvent], data: bytes) -> None:
-        """Learns the template from an event that arrived alone, if it holds a text and nothing else."""
+        """Learns the template from an event that arrived alone, if it holds a text but no finish reason or usage."""
         event = events[0] if events else None
         if not isinstance(event, Event) or event.usage is not None or not event.choices or len(event.choices) > 1:
             return
@@ -191,7 +192,7 @@ class EventReader:
         return events
 
     def _event(self, data: bytes) -> Event | AnyEvent | None:
-        """Decodes one event; None, with `failure` set, if the stream ends here."""
+        """Decodes one event. Returns None and sets `failure` if it cannot be read or reports an error."""
         event: Event | AnyEvent
         try:
             event = decode_event(data)

@@ -1,6 +1,6 @@
 """The events of OpenAI-compatible streams: how they are decoded, and how other formats are converted to OpenAI's.
 
-Engines differ in tool calls, content in parts and log-probabilities. After `DeltaNormalizer` they do not.
+Engines differ in the format of tool calls and of content in parts; `DeltaNormalizer` converts these to OpenAI's.
 """
 
 import json
@@ -12,15 +12,15 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 MAX_EVENT_DEPTH = 64
-"""Levels of objects and lists within each other."""
+"""Maximum number of levels of objects and lists within each other in an event."""
 MAX_FLAT_BYTES = 512
-"""The depth of shorter data need not be checked."""
+"""Data up to this length is not checked for its depth."""
 BRACKETS_PER_EVENT = 8
-"""Objects and lists of an event that is not deep."""
+"""Number of objects and lists that `is_deep` expects in an ordinary event."""
 
 _BEGINNING_BYTES = 64 * 1024
 _LEVELS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
-"""Brackets as what they add to the depth, 1 and -1 as signed bytes."""
+"""Maps each bracket to what it adds to the depth: 1 or -1, as a signed byte."""
 _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 
 Count = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
@@ -29,7 +29,7 @@ UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """The errors of decoding JSON that an engine sent."""
 
 MAX_MESSAGE_CHARACTERS = 500
-"""Characters of an error message that has no known format."""
+"""Limit for an error message that is taken from a body in no known format."""
 
 _TEXT_FIELDS = frozenset({"reasoning", "reasoning_content", "refusal"})
 """Fields of a delta that are texts, in addition to its content."""
@@ -38,16 +38,16 @@ _TEXT_FIELDS = frozenset({"reasoning", "reasoning_content", "refusal"})
 class PromptDetails(msgspec.Struct, gc=False):
     cached_tokens: Count | None = None
     cache_write_tokens: Any = None
-    """Of OpenAI and OpenRouter."""
+    """Sent by OpenAI and OpenRouter."""
     cache_creation_tokens: Any = None
-    """Of LiteLLM's SDK, with `cache_creation_token_details` in Anthropic's format."""
+    """Sent by LiteLLM's SDK, with `cache_creation_token_details` in Anthropic's format."""
     cache_creation_token_details: Any = None
     audio_tokens: Any = None
     image_tokens: Any = None
 
 
 class UsageFields(msgspec.Struct, gc=False):
-    """An engine's token counts. Those of type `Any` are ignored if they are no counts."""
+    """The token counts that an engine reports. Fields of type `Any` are ignored if they have another type."""
 
     prompt_tokens: Count
     completion_tokens: Count | None = None
@@ -55,11 +55,11 @@ class UsageFields(msgspec.Struct, gc=False):
     completion_tokens_details: Any = None
     total_tokens: Any = None
     prompt_cache_hit_tokens: Any = None
-    """Of DeepSeek."""
+    """Sent by DeepSeek."""
     cached_tokens: Any = None
-    """Of Moonshot."""
+    """Sent by Moonshot."""
     cache_creation_input_tokens: Any = None
-    """Of LiteLLM's proxy, for Anthropic's models; the prompt's count includes them."""
+    """Sent by LiteLLM's proxy for Anthropic's models; `prompt_tokens` includes these tokens."""
 
 
 class Delta(msgspec.Struct, forbid_unknown_fields=True, gc=False):
@@ -71,13 +71,13 @@ class ChunkChoice(msgspec.Struct, gc=False):
     index: Count = 0
     delta: Delta | None = None
     text: str | None = None
-    """Of a text completion, which has no delta."""
+    """The text of a text completion, which has no delta."""
     finish_reason: str | None = None
     logprobs: Any = None
 
 
 class Event(msgspec.Struct, gc=False):
-    """A stream's event with a text delta, as most are."""
+    """An event whose deltas have no other fields than role and content, as most have."""
 
     choices: list[ChunkChoice] | None = None
     usage: UsageFields | None = None
@@ -95,7 +95,7 @@ class AnyChoice(msgspec.Struct, gc=False):
 
 
 class AnyEvent(msgspec.Struct, gc=False):
-    """A stream's event whose deltas may have any fields."""
+    """An event whose deltas may have any fields."""
 
     choices: list[AnyChoice] | None = None
     usage: UsageFields | None = None
@@ -117,7 +117,7 @@ class _TextChoice(msgspec.Struct, gc=False):
 
 
 class _TextEvent(msgspec.Struct, gc=False):
-    """A stream's event that decodes only if it holds a text and nothing else."""
+    """An event that decodes only if it holds a text and nothing else."""
 
     choices: Annotated[list[_TextChoice], msgspec.Meta(min_length=1, max_length=1)]
     usage: None = None
@@ -137,12 +137,14 @@ class EngineError(msgspec.Struct, frozen=True):
     param: str | None = None
     code: str = ""
     retry_after: float | None = None
-    """Seconds."""
+    """In seconds."""
 
 
 def parse_error(body: bytes) -> EngineError:
-    """Reads an error in OpenAI's format, in Google's (in a list, with details), or without an `error` around it. A body
-    in no known format becomes the message, cut to `MAX_MESSAGE_CHARACTERS`.
+    """Reads an error in OpenAI's format, in Google's (in a list, with details), or without an `error` around it.
+
+    For an HTML page the message says so; a body in no known format becomes the message, cut to
+    `MAX_MESSAGE_CHARACTERS`.
     """
     shown = body[:MAX_MESSAGE_CHARACTERS].decode("utf-8", "replace")
     if shown.lstrip().startswith("<"):
@@ -206,13 +208,15 @@ class DeltaNormalizer:
 
     def __init__(self) -> None:
         self._calls: dict[int, tuple[int, str]] = {}
-        """By choice, the number and id of the last tool call that had no number of its own."""
+        """By choice, the number and id of the last tool call that had no `index`."""
 
     def normalize(self, choice: int, delta: Mapping[str, Any]) -> tuple[str, dict[str, Any], bool]:
-        """Returns a delta's text, its other fields but the role, and whether nothing was changed.
+        """Returns a delta's text, its other fields without the role and null fields, and whether nothing was changed.
 
-        Only the text is taken from content in parts. A tool call without a number gets the next number if it has a name
-        or an id of its own, else the number of the call before it. Raises UnreadableDelta.
+        `choice` is the index of the choice. Of content in parts, only the texts are kept. A tool call without `index`
+        gets the next number if it has a new id, or no id but a name; otherwise the number of the call before it.
+
+        Raises UnreadableDelta if a field has a type that cannot be converted.
         """
         content = delta.get("content")
         text = _text(content)
@@ -284,8 +288,11 @@ def _normalize_function(function: Any) -> dict[str, Any]:
 
 
 def is_deep(data: bytes, events: int) -> bool:
-    """Returns whether `data`, a JSON list of so many events, has events of more than `MAX_EVENT_DEPTH` levels; in
+    """Returns whether `data`, a JSON list of `events` events, has one with more than `MAX_EVENT_DEPTH` levels; takes
     linear time.
+
+    Data with up to `BRACKETS_PER_EVENT` objects and lists per event, plus `MAX_EVENT_DEPTH` in all, counts as not deep
+    without a closer look.
     """
     if data.count(b"[") + data.count(b"{") <= MAX_EVENT_DEPTH + BRACKETS_PER_EVENT * events:
         return False
@@ -295,7 +302,7 @@ def is_deep(data: bytes, events: int) -> bool:
 
 
 def _depth(data: bytes) -> int:
-    """Returns the number of levels of objects and lists in JSON that may be cut off."""
+    """Returns the number of levels of objects and lists in JSON, which may be incomplete at its end."""
     outside_strings = data.replace(rb"\\", b"").replace(rb"\"", b"").split(b'"')[::2]
     steps = b"".join(outside_strings).translate(_LEVELS, _NO_BRACKETS)
     return max(accumulate(memoryview(steps).cast("b")), default=0)

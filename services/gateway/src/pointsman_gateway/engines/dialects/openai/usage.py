@@ -12,7 +12,7 @@ _NO_PROMPT_DETAILS = PromptDetails()
 
 
 def to_usage(event: Event | AnyEvent) -> Usage:
-    """Returns the usage that an event reports; it must report one."""
+    """Converts the token counts and engine seconds of an event; `event.usage` must not be None."""
     usage, metrics = event.usage, event.metrics
     assert usage is not None
     details = usage.prompt_tokens_details
@@ -53,7 +53,7 @@ def _details(event: Event | AnyEvent, usage: UsageFields, uncounted: int) -> Tok
 
 
 def _engine_seconds(metrics: Mapping[str, Any]) -> EngineSeconds:
-    """Returns the engine's seconds by vLLM's per-request metrics, which are in milliseconds.
+    """Converts vLLM's per-request metrics, which are in milliseconds, to seconds.
 
     vLLM sends them with --enable-per-request-metrics and for a single choice. The time to the first token starts when
     vLLM schedules the request; the generation time is from the first to the last token.
