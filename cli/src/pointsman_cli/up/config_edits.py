@@ -31,7 +31,10 @@ async def report_edits(log: Path, say: Callable[[str], None], seconds: float = _
 
 
 def edit_of(line: str) -> str:
-    """Returns what a line of the gateway's log, as text or JSON, says about an edit; empty for other lines."""
+    """Returns what a line of the gateway's log says about an edit of the configuration; empty for other lines.
+
+    The line is text or JSON.
+    """
     if line.startswith("{"):
         try:
             line = str(json.loads(line)["message"])
