@@ -12,9 +12,10 @@ _EDIT = re.compile(r"the changed configuration is rejected, \S+ stays active: .+
 
 
 async def report_edits(log: Path, say: Callable[[str], None], seconds: float = _SECONDS) -> None:
-    """Reads what the gateway appends to `log` every `seconds`, until cancelled; `say` gets a line for each edit.
+    """Reads what the gateway appends to its log, every `seconds`, until cancelled; calls `say` with each edit's result.
 
-    Equal lines in succession, as of several gateway processes, are reported once. It ends if the log cannot be read.
+    Equal results in succession, as several gateway processes log them, are reported once. Returns if the log cannot be
+    read.
     """
     reported = ""
     with suppress(OSError), log.open("rb") as file:
