@@ -200,7 +200,10 @@ def _unmet(path: EvaluatedPath, needs: Requirements) -> Iterator[str]:
 
 
 def _as_good_as_the_best(paths: Sequence[EvaluatedPath], pairs: Sequence[Pair]) -> list[EvaluatedPath]:
-    """Returns the path with the best mean score, and those within `allowed_gap` of it that do not differ significantly."""
+    """Returns the path with the best mean score, and those within `allowed_gap` of it without a significant difference.
+
+    The significance is that of `pairs`, which compare the paths.
+    """
     best = max(paths, key=lambda path: path.mean)
     worse = {
         pair.second if pair.first == best.path else pair.first
