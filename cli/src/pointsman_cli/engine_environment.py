@@ -97,10 +97,10 @@ def _engine_path(parent: Path, python: Path, data_dir: DataDir) -> str:
 def python_path(data_dir: DataDir, given: Path | None) -> Path:
     """Returns the path of the engine's Python, which need not exist.
 
-    The first of these: `given`; the path in POINTSMAN_ENGINE_PYTHON; the Python of a `.venv-engine` next to the data
-    directory or in the working directory, if it exists; the Python of this process, if it has torch. Otherwise the
-    path that it would have next to the data directory. Links are not resolved, since Python finds the packages of a
-    virtual environment by the path of the link.
+    It is the first of these: `given`; the path in POINTSMAN_ENGINE_PYTHON; the Python of a `.venv-engine` next to the
+    data directory or in the working directory, if it exists; the Python of this process, if it has torch. Otherwise it
+    is the path in a `.venv-engine` next to the data directory. Links are not resolved, since Python finds the packages
+    of a virtual environment by the path of the link.
     """
     if given is not None:
         return given.absolute()

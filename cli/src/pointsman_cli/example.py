@@ -85,8 +85,8 @@ class Example:
         """Returns whether the example has collections, or a path that retrieves passages.
 
         A path is taken to retrieve if it has the strategy `retrieval`, or one of an extension while the configuration
-        states prices of retrieval. Returns False for a configuration that is not valid YAML or lacks paths, which the
-        gateway will reject.
+        states prices of retrieval. A configuration that is not valid YAML or lacks paths counts as one that does not
+        retrieve; the gateway will reject it.
         """
         if self.collections or self.has_external_collections:
             return True

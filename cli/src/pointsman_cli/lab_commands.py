@@ -145,10 +145,10 @@ def wrappers(
 
 
 def config_folder_of(named: Path | None, data_dir: DataDir) -> Path:
-    """Returns `config_folder` of the folder `named`; if that is None, of the example of the running `pointsman up`.
+    """Returns `config_folder` of the folder `named`; if that is None, of the example that `pointsman up` runs.
 
-    Raises UsageError if neither is given, if `config_folder` raises it, or if run.json cannot be opened, even if a
-    folder is named.
+    The result may thus be another folder than `named`. Raises UsageError as `config_folder` does, if `named` is None
+    and nothing runs, or if run.json cannot be opened, even if a folder is named.
     """
     running = read_run(data_dir.run_file)
     if named is None and running is None:

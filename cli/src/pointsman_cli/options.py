@@ -191,9 +191,10 @@ def web_url(given: str) -> str:
 
 
 def plain_table(*left: str, right: Sequence[str] = (), gap: int = 2) -> Table:
-    """Returns a table without lines: the columns `left`, which fold long texts, then `right`, aligned and not folded.
+    """Returns an empty table without lines; `left` and `right` name its columns, in this order.
 
-    `gap` is the number of spaces between columns.
+    The columns `left` fold long texts, the columns `right` are right-aligned and do not. `gap` is the number of spaces
+    between columns.
     """
     table = Table(box=None, padding=(0, gap, 0, 0), pad_edge=False, header_style="dim")
     for name in left:
@@ -204,7 +205,7 @@ def plain_table(*left: str, right: Sequence[str] = (), gap: int = 2) -> Table:
 
 
 def table_console() -> Console:
-    """Returns a console on standard output for tables: at least 100 columns wide, and 200 if it is no terminal."""
+    """Returns a console on standard output for tables, at least 100 columns wide; at least 200 if it is no terminal."""
     console = Console(highlight=False)
     console.width = max(console.width, 100 if console.is_terminal else 200)
     return console

@@ -22,7 +22,9 @@ class CostTerms:
     """Costs and volumes that the evaluation does not measure."""
 
     training: Mapping[str, float] = field(default_factory=dict)
-    """Dollars for one training, by the adapter's name; `advise` replaces the names by aliases ("triage@prod")."""
+    """Dollars for one training, by the adapter's name ("triage"); `path_cost` and what calls it need
+    `EvaluatedPath.adapter` ("triage@prod") as keys instead, which `advise` makes of the names.
+    """
     monthly: float | None = None
     """Requests a month; None if unknown."""
     months: float = 12.0
@@ -85,8 +87,8 @@ class BreakEven:
 def path_cost(path: EvaluatedPath, terms: CostTerms, prices: Mapping[str, float] | None = None) -> PathCost:
     """Computes the cost of a path, which must have a score.
 
-    If the path has an adapter, the alias must be in `terms.training`. `prices` are factors for cost components by name,
-    including TRAINING; 1 by default.
+    If `path.adapter` is not empty, it must be a key of `terms.training`. `prices` are factors for cost components by
+    name, including TRAINING; 1 by default.
     """
     assert path.score is not None
     factors = prices or {}
@@ -201,9 +203,10 @@ def check_selection(files: Iterable[Path], evaluated_sha256: str) -> None:
 
 
 def training_cost_of(adapter: str, known: Mapping[str, float]) -> float:
-    """Returns the training cost in dollars of the adapter of an alias ("triage@prod"); `known` has them by name.
+    """Returns the training cost in dollars of an adapter, given as an alias or version ("triage@prod").
 
-    Raises UsageError if the cost is unknown: it must not count as 0.
+    `known` has the costs by the adapter's name ("triage"). Raises UsageError if the cost is unknown: it must not count
+    as 0.
     """
     name = adapter.partition("@")[0]
     if name not in known:

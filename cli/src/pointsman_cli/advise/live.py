@@ -92,8 +92,8 @@ def fetch_tasks(url: str, key: str) -> Sequence[Mapping[str, Any]]:
 def live_advice(task: Mapping[str, Any]) -> LiveAdvice:
     """Recommends the task's cheapest path that is rated as well as the best one.
 
-    A path is if its mean rating is at most `allowed_gap` below the best mean, and not significantly below. `task` is an
-    entry of `fetch_tasks`.
+    A path counts as such if its mean rating is at most `allowed_gap` below the best mean, and not significantly below.
+    `task` is an entry of `fetch_tasks`.
     """
     rated = tuple(_rated(path) for path in task["paths"] if path["quality"])
     unrated = tuple(str(path["path"]) for path in task["paths"] if not path["quality"] and path["role"] != "default")

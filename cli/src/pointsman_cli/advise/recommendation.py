@@ -1,4 +1,4 @@
-"""Recommends what to do about a task (prompt, retrieve, train) and gives one reason for each criterion."""
+"""Recommends what to do about a task (prompt, retrieve, train) from an evaluation, with reasons."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -173,7 +173,7 @@ def recommend(task: TaskReport, needs: Requirements, terms: CostTerms) -> Recomm
     """Recommends the cheapest of the task's paths that meet the requirements, with reasons.
 
     If no score is required, the path must also be as good as the best one (`_as_good_as_the_best`). If no path meets
-    the requirements, the result's `path` is empty. Raises KeyError if an adapter's alias is not in `terms.training`.
+    the requirements, the result's `path` is empty. Raises KeyError if a path's `adapter` is not in `terms.training`.
     """
     scored = [path for path in task.paths if path.score and path.usd_per_1000]
     eligible = [path for path in scored if not any(_unmet(path, needs))]

@@ -140,7 +140,7 @@ async def _of_cluster(cluster: Cluster) -> list[Finding]:
 def check_example(folder: Path) -> Iterator[Finding]:
     """Yields the findings on a folder's pointsman.yaml, and on the configuration that it names.
 
-    A gateway process (`--check`) checks the configuration; a warning of its is a finding, too.
+    A gateway process (`--check`) checks the configuration; each of its warnings is a finding, too.
     """
     try:
         loaded = load_example(folder)

@@ -44,7 +44,7 @@ def is_loopback(host: str) -> bool:
 async def check_gateway(url: str) -> list[Finding]:
     """Checks what a client without a key may do at the gateway's base URL `url`, and whether TLS is used.
 
-    What is open is a failure; at a loopback address it is only a warning, or allowed in the case of TLS.
+    Open access is a failure; at a loopback address it is only a warning, and missing TLS is allowed.
     """
     parts = urlsplit(url)
     is_local = is_loopback(parts.hostname or "")
@@ -165,7 +165,7 @@ def check_listeners(run: Run) -> Iterator[Finding]:
 def listening_ports(pid: int, root: Path = Path("/proc")) -> list[int]:
     """Returns the TCP ports at which a process listens on other than loopback addresses, in ascending order.
 
-    Reads them from `root`. Raises OSError if the process has ended, or belongs to another user.
+    `root` is the folder with the files of /proc. Raises OSError if the process has ended, or belongs to another user.
     """
     sockets = set()
     for descriptor in (root / str(pid) / "fd").iterdir():

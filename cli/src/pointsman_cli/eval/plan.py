@@ -130,7 +130,7 @@ class PathFacts:
     model: str
     """The name of the base model."""
     adapter: str
-    """The alias of the adapter ("triage@prod"); empty if the path has none."""
+    """The adapter as the configuration names it, such as an alias ("triage@prod"); empty if the path has none."""
     fingerprint: str
     """A digest of the path's configuration."""
 

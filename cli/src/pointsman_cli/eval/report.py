@@ -35,7 +35,7 @@ class EvaluatedPath:
     kind: str
     """ "prompt", "rag", "lora", "tuned" or "hybrid"."""
     adapter: str
-    """The alias of the adapter ("triage@prod"); empty if the path has none."""
+    """The adapter as the configuration names it, such as an alias ("triage@prod"); empty if the path has none."""
     model: str
     """The base models or adapter versions that answered, separated by commas."""
     answers: int
@@ -47,11 +47,14 @@ class EvaluatedPath:
     score: Interval | None
     """From 0 to 1; None if nothing was scored."""
     well_formed: float
-    """Share, 0 to 1, of all requests whose answer is complete and, for a label that is a JSON object, has its keys."""
+    """Share, 0 to 1, of all requests whose answer is neither empty nor cut off at the token limit.
+
+    If the expected output is a JSON object, the answer must have the same keys; if it is an array, it must be one, too.
+    """
     first_token: LatencyQuantiles | None
-    """The time to the first token; None if no request succeeded, as for `total`."""
+    """The time to the first token; None if no answer had one."""
     total: LatencyQuantiles | None
-    """The time of the whole answer."""
+    """The time of the whole answer; None if no request succeeded."""
     prompt_tokens: float
     """Mean over the successful answers, as the next two fields."""
     cached_tokens: float

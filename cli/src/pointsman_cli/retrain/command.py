@@ -86,7 +86,7 @@ class ProgressLines:
     def training(self, kind: str, facts: Mapping[str, object]) -> None:
         """Prints an event of a training job (see `training_events`) if it is a step, an evaluation or a message.
 
-        Steps are printed once in LINE_INTERVAL_SECONDS.
+        Steps are printed at most once in LINE_INTERVAL_SECONDS.
         """
         event = to_event(kind, dict(facts))
         if isinstance(event, TrainingStep):

@@ -64,6 +64,8 @@ class AnswerSource(Protocol):
 
 
 class DatasetBuilder(Protocol):
+    """Interface for building a data set; a function in `run_retraining` implements it."""
+
     async def __call__(self, teacher_answers: Path | None) -> dict[str, Any]:
         """Builds a data set from the request log and a file of the teacher's answers, if there is one.
 
@@ -73,6 +75,8 @@ class DatasetBuilder(Protocol):
 
 
 class RowRenderer(Protocol):
+    """Interface for rendering training rows; `run_retraining` makes one of `Rendering.render`."""
+
     async def __call__(self, data: Path, held_out: Path | None) -> tuple[Path, Path | None, str]:
         """Renders the rows of two files as prompts of the path that is trained, as `Rendering.render` does.
 

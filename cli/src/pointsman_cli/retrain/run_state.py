@@ -126,7 +126,10 @@ class StepResult:
 
 
 class Step(Protocol):
-    """Interface of one step of a retraining, such as DataStep; the classes are in the modules named "..._step(s)"."""
+    """Interface of one step of a retraining.
+
+    DataStep, TrainStep, EvaluateStep, CanaryStep and PromoteStep implement it.
+    """
 
     @property
     def name(self) -> str: ...
@@ -134,8 +137,8 @@ class Step(Protocol):
     async def take(self, state: RunState, note: Callable[[Facts], None]) -> StepResult:
         """Runs the step; `note` saves facts that it needs to continue after an interruption.
 
-        Then the step is called again, with these facts in `state`. Raises CommandError or PointsmanError if it fails;
-        it is called again when the retraining is continued.
+        Raises CommandError or PointsmanError if the step fails. When the retraining is continued after a failure or an
+        interruption, the step is called again, with these facts in `state`.
         """
         ...
 

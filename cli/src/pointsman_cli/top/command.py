@@ -44,8 +44,9 @@ def top_view(view: View) -> RenderableType:
 def as_json(view: View) -> dict[str, Any]:
     """Returns what `--json` prints: the time `unix_ms`, and objects `gateway`, `lora_server` and `adapters`.
 
-    Each object has an address, a `problem` (empty if the service answers) and, as further keys, the figures. There are
-    no figures if the service does not answer, or before the second poll.
+    Each object has a `url` or `address`, a `problem` (empty if the service answers) and the fields of its figures: of
+    GatewayFigures, LoraFigures and EngineAdapters. There are none if the service does not answer, and for the first two
+    none before the second poll.
     """
     return {
         "unix_ms": view.unix_ms,

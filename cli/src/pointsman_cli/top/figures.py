@@ -59,7 +59,7 @@ class WorkerFigures:
 
 @dataclass(frozen=True, slots=True)
 class GatewayFigures:
-    """Figures of the gateway over the time window; one is None if the gateway does not report the metric."""
+    """Figures of the gateway over the time window; a value is None if the gateway does not report the metric."""
 
     seconds: float  # that the window covers
     requests_per_second: float
@@ -74,7 +74,7 @@ class GatewayFigures:
 
 @dataclass(frozen=True, slots=True)
 class LoraFigures:
-    """Figures of the lora-server over the time window; one is None if the lora-server does not report the metric."""
+    """Figures of the lora-server over the time window; a value is None if it does not report the metric."""
 
     seconds: float  # that the window covers
     engine_up: bool | None

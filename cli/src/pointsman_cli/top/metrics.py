@@ -27,7 +27,7 @@ class Scrape:
 
 
 def parse_metrics(text: str, at: float, wanted: tuple[str, ...]) -> Scrape:
-    """Parses the text of /metrics, but only samples whose names start with one of `wanted`: there may be thousands.
+    """Parses the text of /metrics, but only samples whose names start with one of `wanted`.
 
     `at` is the time of the scrape in seconds of `time.monotonic`. Raises ValueError if there is no such sample, or the
     text is not in Prometheus's format.

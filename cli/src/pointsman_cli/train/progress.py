@@ -26,11 +26,11 @@ class DataReport:
     rows: int
     heldout_rows: int
     left_out: Mapping[str, int]
-    """The numbers of rows that are not used, by reason."""
+    """The numbers of rows that are not used, by reason: "duplicate", "held_out_too", "too_long"."""
     tokens: Mapping[str, int]
-    """Statistics of the tokens in a row, by their name."""
+    """The tokens of a row: "median", "p95" and "longest"."""
     labels: Mapping[str, Mapping[str, int]]
-    """By the field of JSON answers: the number of rows with each value."""
+    """The number of rows with each label, by the JSON field of the labels, or under "answer" if whole answers are."""
 
 
 @dataclass(frozen=True, slots=True)

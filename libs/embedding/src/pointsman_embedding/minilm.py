@@ -60,7 +60,7 @@ class MiniLM:
 
     @classmethod
     def load(cls, folder: Path, threads: int = 1) -> "MiniLM":
-        """Loads the folder that `pointsman_embedding.prepare` creates; `threads` is the number that embed one text.
+        """Loads the folder that `pointsman_embedding.prepare` creates; one text is embedded by `threads` threads.
 
         Raises ModelMissing if the folder is incomplete, damaged or outdated.
         """

@@ -70,7 +70,7 @@ class OnnxEncoder:
 
     @classmethod
     def load(cls, config: EncoderConfig, threads: int = 1) -> "OnnxEncoder":
-        """Loads the configured folder and embeds two test texts; `threads` is the number that embed one text.
+        """Loads the configured folder and embeds two test texts; one text is embedded by `threads` threads.
 
         Raises FailedPrecondition if the folder is not usable as an encoder.
         """

@@ -63,7 +63,7 @@ class StaticModel:
     def sum_of(self, text: str) -> NDArray[np.float32]:
         """Returns the sum of the vectors of the text's tokens, an array (256,) that is not normalized.
 
-        It is the sum of `sum_of` of the text's words.
+        The sum of a text is thus the sum of those of its words.
         """
         ids = self._tokenizer.encode(text, add_special_tokens=False).ids
         return np.asarray(self._table[ids].sum(axis=0, dtype=np.float32))

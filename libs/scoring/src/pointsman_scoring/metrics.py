@@ -6,7 +6,10 @@ import unicodedata
 from typing import Any, Protocol
 
 Leaf = tuple[str, Any]
-"""The name of a JSON type ("number", "str", "bool") and a value, since True == 1 in Python but not in JSON."""
+"""A type and a value, since True == 1 in Python but not in JSON.
+
+The type is "number", or the name of another Python class that JSON is parsed to ("str", "bool", "NoneType").
+"""
 
 NOTHING: Any = object()
 """Stands for a text that is not JSON, since None is JSON's null."""
@@ -27,8 +30,8 @@ class Metric(Protocol):
         """Scores `answer` from 0 to 1.
 
         `expected` is the label: a text or any JSON value. Raises MetricError if the metric cannot use the label; the
-        built-in metrics do so for every answer. Scoring an empty answer thus checks a label before answers are paid
-        for.
+        metrics of this module do so for every answer. Scoring an empty answer thus checks a label before answers are
+        paid for.
         """
         ...
 

@@ -43,10 +43,10 @@ class SmokeLimits:
     start_seconds: float = 900.0
     """The time that the worker may take to load the base model.
 
-    It takes about 10 s of one core, but the worker has the lowest priority: on a busy machine it takes much longer.
+    Loading takes about 10 s of one core, but the worker has the lowest priority: on a busy machine it takes longer.
     """
     trial_seconds: float = 900.0
-    """The time that one test may take; it takes about 3 s of one core."""
+    """The time that one test may take; a test takes about 3 s of one core."""
 
 
 class WorkerDied(Exception):

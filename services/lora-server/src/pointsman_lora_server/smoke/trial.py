@@ -56,7 +56,8 @@ class TrialModel:
     def attach(self, folder: Path) -> Any:
         """Attaches the adapter in `folder` to the base model, and returns the PEFT model for `run` and `detach`.
 
-        Raises whatever PEFT raises if it cannot load the adapter.
+        Its LoRA weights are rounded to bf16, as the engine rounds them. Raises whatever PEFT raises if it cannot load
+        the adapter.
         """
         adapted = PeftModel.from_pretrained(self._model, str(folder), is_trainable=False).eval()
         for name, weight in adapted.named_parameters():

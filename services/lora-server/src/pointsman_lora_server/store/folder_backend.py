@@ -40,8 +40,9 @@ class FolderBackend:
     def put(self, copy: Path, version: AdapterVersion) -> None:
         """Moves `copy`, a folder in a scratch folder of this backend, to the place of the version.
 
-        If the version is stored already and unchanged, only its samples are replaced by those in `copy`; if it was
-        changed, all of it is replaced. Raises ResourceExhausted or Unavailable as `translating_disk_errors` does.
+        If the version is stored already and unchanged, only its samples are replaced by those in `copy`, if there are
+        any; if it was changed, all of it is replaced. Raises ResourceExhausted or Unavailable as
+        `translating_disk_errors` does.
         """
         with translating_disk_errors(str(self.root)):
             for name in (*HASHED, *NOT_HASHED, MANIFEST):

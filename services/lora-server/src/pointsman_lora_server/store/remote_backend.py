@@ -142,7 +142,7 @@ class RemoteBackend:
         return content_hash(folder)
 
     def _shrink_cache(self, version: AdapterVersion) -> None:
-        """Removes the least recently used versions from the local cache, as `_surplus` chooses them, but not `version`."""
+        """Removes the versions that `_surplus` chooses from the local cache, but not `version`."""
         for name, digits in _surplus(self._cache.root, self._max_cache_bytes, keep=folder_names(version)):
             log.info("%s@%s is removed from the cache %s", name, digits, self._cache.root)
             _remove(self._cache.root, name, digits)
