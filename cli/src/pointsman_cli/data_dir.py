@@ -3,8 +3,9 @@
 run.json describes what runs. It is written by `pointsman up` and read by the other commands, the tests and the demo.
 
 `up` writes four files into tokens/, readable by their owner alone: retriever and lora-server list the peers that each
-service accepts, gateway and cli contain one token each. A command sends the cli's token only to addresses in the data
-directory's run.json, and to all other services the one in the file that POINTSMAN_CLIENT_TOKEN_FILE names.
+service accepts, gateway and cli contain one token each. A command sends the token in the file cli only to addresses in
+the data directory's run.json. To other services it sends the token in the file that POINTSMAN_CLIENT_TOKEN_FILE names,
+if that is set.
 """
 
 import json

@@ -44,9 +44,9 @@ class PathComparison:
     of_chosen: PathMeans
     of_shadow: PathMeans
     regret_usd: float
-    """Total that the shadow would have saved in pairs where it was not worse."""
+    """The dollars that the shadow path would have saved, summed over the scored pairs in which it was not worse."""
     regret_quality: float
-    """Total by which the shadow scored higher."""
+    """By how much the shadow path scored higher, summed over the scored pairs in which it did."""
 
 
 @dataclass(frozen=True, slots=True)

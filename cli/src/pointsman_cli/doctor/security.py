@@ -29,7 +29,7 @@ TLS_SETTINGS = {
     "retriever": "POINTSMAN_RETRIEVER_TLS_CERTIFICATE",
     "lora-server": "POINTSMAN_LORA_TLS_CERTIFICATE",
 }
-"""The environment variable that switches a service's TLS on."""
+"""The environment variable that switches TLS on, by the name of the service."""
 
 
 def is_loopback(host: str) -> bool:

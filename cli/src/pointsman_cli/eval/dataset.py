@@ -118,7 +118,7 @@ def read_dataset(file: Path, task: str, limit: int | None = None) -> Dataset:
 def _rows(file: Path, text: str, task: str) -> list[Row]:
     rows: list[Row] = []
     problems: dict[str, list[int]] = {}
-    """By message: the lines that have the problem."""
+    """The numbers of the lines that have a problem, by the problem's message."""
     for number, line in numbered(text):
         try:
             rows.append(_row(line, number, task))

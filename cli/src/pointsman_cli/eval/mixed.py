@@ -47,7 +47,7 @@ class _TaskRows:
         return np.array([row[path].cost_usd for row in self._rows], dtype=np.float64)
 
     def decided(self) -> list[str]:
-        """Returns the task that the gateway assigned to each row."""
+        """Returns the task that the gateway assigned to each row; empty for a failed request."""
         return [row[AUTO].decided_task for row in self._rows]
 
     def best(self, known: Mapping[str, tuple[float, float]]) -> str:
@@ -177,7 +177,7 @@ def _oracle(task: str, rows: _TaskRows) -> _Outcome:
 
 
 def _resampled(outcome: Mapping[str, _Outcome], weights: Mapping[str, float]) -> Column:
-    """Returns bootstrap means of the score over all tasks' rows, stratified by task."""
+    """Returns RESAMPLES bootstrap means of the score: rows are resampled within each task, and tasks are weighted."""
     means = np.zeros(RESAMPLES)
     for place, (task, (scores, _)) in enumerate(outcome.items()):
         rng = np.random.default_rng([7, place])  # the same rows for every choice, and others for every task

@@ -62,7 +62,10 @@ class MetricScorer:
             raise CommandError(f"row {row.id}: {error}") from error
 
     def expected(self, row: Row) -> Any:
-        """Returns what an answer is compared with: the row's output, or its facts for the metric `contains`."""
+        """Returns what an answer is compared with: the row's output, or its facts.
+
+        Facts are used if the metric is `contains` or the row has no output.
+        """
         if row.facts is not None and (self._name == "contains" or row.output is None):
             return row.facts
         return row.output

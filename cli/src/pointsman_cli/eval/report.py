@@ -45,7 +45,7 @@ class EvaluatedPath:
     unscored: int
     """Answers without a score from the judge; they are in no mean."""
     score: Interval | None
-    """From 0 to 1; None if nothing was scored."""
+    """The mean score, 0 to 1, with its confidence interval; None if nothing was scored."""
     well_formed: float
     """Share, 0 to 1, of all requests whose answer is neither empty nor cut off at the token limit.
 
@@ -155,9 +155,9 @@ class TaskReport:
     pairs: tuple[Pair, ...]
     confusions: tuple[Confusion, ...]
     disagreements: tuple[Disagreement, ...]
-    """Largest difference first."""
+    """Rows on which paths scored differently, largest difference first; not all, but as many as were asked for."""
     disagreeing: int
-    """Total number of rows on which two paths scored differently."""
+    """The number of all rows on which two paths scored differently."""
 
 
 @dataclass(frozen=True, slots=True)

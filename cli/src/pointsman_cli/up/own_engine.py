@@ -22,7 +22,7 @@ LIST_SECONDS = 10.0
 MAX_LIST_BYTES = 4 * 1024 * 1024
 MAX_MODELS = 200
 DEFAULT_CONTEXT_WINDOW = 128_000
-"""Tokens, if the engine states none; shown to clients, and enforced by nothing."""
+"""The context window in tokens that is written if the engine states none; it is shown to clients, and not enforced."""
 PREFERRED = ("gpt-4o-mini", "gpt-4.1-mini", "mistral-small-latest", "gemini-2.5-flash", "deepseek-chat")
 """The first of these models that an engine lists becomes the default model, unless `--model` names one."""
 _NOT_FOR_CHAT = re.compile(

@@ -104,7 +104,10 @@ class Supervisor:
         return child
 
     async def unless_one_dies(self, work: Coroutine[Any, Any, T]) -> T:
-        """Awaits `work`, and returns its result; if a child dies first, raises CommandError with its last log line."""
+        """Awaits `work` and returns its result, or raises its error.
+
+        If a child dies before, cancels `work` and raises CommandError with the last line of the child's log.
+        """
         working = asyncio.ensure_future(work)
         endings = {asyncio.ensure_future(child.ended()): child for child in self.children}
         try:

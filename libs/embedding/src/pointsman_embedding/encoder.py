@@ -1,4 +1,4 @@
-"""The encoder that the configuration names under `embedding`: a folder with an ONNX file, or an endpoint.
+"""The encoder that the configuration names under `embedding`: a folder with an ONNX file, or an endpoint. Examples:
 
 embedding: {folder: models/multilingual-e5-small, multilingual: true}
 embedding: {url: "http://tei:8080", model: BAAI/bge-m3, api_key_env: TEI_KEY}
@@ -90,7 +90,7 @@ class Encoder(Protocol):
 
 
 class Prefixed:
-    """An encoder that puts a prefix, such as "query: ", before each text."""
+    """Puts a prefix, such as "query: ", before each text that it embeds; has only a part of Encoder's attributes."""
 
     def __init__(self, encoder: Encoder, prefix: str) -> None:
         self.fingerprint, self.dimensions = encoder.fingerprint, encoder.dimensions

@@ -69,7 +69,7 @@ class StaticModel:
         return np.asarray(self._table[ids].sum(axis=0, dtype=np.float32))
 
     def spans(self, text: str) -> list[tuple[int, int]]:
-        """Returns the start and end of each token of the text, in characters."""
+        """Returns the start and the end (exclusive) of each token of the text, in characters."""
         return list(self._tokenizer.encode(text, add_special_tokens=False).offsets)
 
 
