@@ -59,7 +59,8 @@ async def run_to_end(
 
     `on_line` gets each line of its standard output, `on_error_line` each of its standard error, both stripped and
     without empty lines. A line "error: ..." of standard error is not passed on; if it is the last one, it is in the
-    result. On cancellation, the program gets SIGINT, and after STOP_GRACE_SECONDS SIGKILL with its descendants.
+    result. On cancellation, the program gets SIGINT; when it has ended, or after STOP_GRACE_SECONDS, SIGKILL ends what
+    still runs of it and its descendants.
 
     A program that cannot be executed is reported in the result. Raises ValueError if a line has more than
     _MAX_LINE_BYTES bytes.

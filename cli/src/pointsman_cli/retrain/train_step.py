@@ -56,7 +56,7 @@ class TrainingResult:
     """How a training job ended."""
 
     state: str
-    """One of STATE_NAMES: "succeeded", "failed", "cancelled"; "running" if the lora-server stopped before."""
+    """One of STATE_NAMES: "succeeded", "failed" or "cancelled"; another one if the lora-server stopped before."""
     version: str
     """The registered version; empty if none was registered."""
     error: str = ""
