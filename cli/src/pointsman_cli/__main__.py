@@ -1,4 +1,7 @@
-"""Entry point of the `pointsman` command: every error becomes one line on standard error and an exit code."""
+"""Entry point of the `pointsman` command: an error becomes one line on standard error and an exit code.
+
+With the environment variable POINTSMAN_TRACEBACK, an unexpected error is raised instead, so that Python shows where.
+"""
 
 import errno
 import os
@@ -20,7 +23,7 @@ _REMEDIES = dict.fromkeys(
     f"{service}_unavailable": f"; start it with `pointsman up EXAMPLE_FOLDER`, or name its address with --{service}"
     for service in ("lora-server", "retriever")
 }
-"""What a user of the command can do about a service's error, by its code."""
+"""What a user of the command can do about an error, by the error's code; it is appended to the message."""
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -39,7 +42,11 @@ def main() -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Runs one command line and returns its exit code: 0 done, 1 failed, 2 usage error, 130 interrupted."""
+    """Runs one command line and returns its exit code: 0 done, 1 failed, 2 usage error, 130 interrupted.
+
+    `arguments` do not include the program's name. Prints the message of an error. Raises an unexpected error only if
+    POINTSMAN_TRACEBACK is set.
+    """
     try:
         result = build_app()(args=list(arguments), prog_name="pointsman", standalone_mode=False)
     except TyperException as error:

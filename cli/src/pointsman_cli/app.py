@@ -1,4 +1,4 @@
-"""Registers all commands. A new command is a module with a function, and one line here."""
+"""Registers all commands. To add one, write a function in a module of its own and register it in `build_app`."""
 
 from importlib.metadata import version
 from typing import Annotated

@@ -45,10 +45,10 @@ ModelOption = Annotated[
 
 
 def receipt_line(decision: Decision, end: AnswerEnd, first_token: float | None, total: float) -> str:
-    """Formats a decision and its answer as one line.
+    """Formats a decision and the end of its answer as one line.
 
-    `first_token` and `total` are seconds since the request, as the client saw them; `first_token` is None if the answer
-    was not streamed.
+    `first_token` and `total` are the seconds from the request to the first token and to the end, measured by the
+    client. If `first_token` is None, the line leaves it out.
     """
     answered_by = ""
     if end.escalated_from:
@@ -71,7 +71,7 @@ def receipt_line(decision: Decision, end: AnswerEnd, first_token: float | None, 
 
 
 def dollars(amount: float) -> str:
-    """Formats an amount of dollars without rounding it to zero: an answer costs millionths of a dollar."""
+    """Formats an amount of dollars with up to nine decimals: an answer may cost millionths of a dollar."""
     return f"${amount:.9f}".rstrip("0").rstrip(".") if amount else "$0"
 
 
@@ -176,9 +176,9 @@ def _read_question(text: str) -> str:
 
 
 def must_be_utf8(text: str, what: str) -> None:
-    """Raises UsageError if the text has lone surrogates, by which Python passes bytes that are not UTF-8.
+    """Raises UsageError if the text cannot be encoded as UTF-8; `what` names the text in the message.
 
-    `what` names the text in the message.
+    Such a text has lone surrogates: Python puts them in place of input bytes that are not UTF-8.
     """
     try:
         text.encode()

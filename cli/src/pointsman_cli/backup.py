@@ -68,18 +68,26 @@ def download(
 
 @dataclass(frozen=True, slots=True)
 class CopyStore:
-    """The copies below one URL; methods raise the errors of the storage's client library."""
+    """The copies below one URL.
+
+    Methods also raise the errors of the storage's client library, which `storage_errors` converts.
+    """
 
     url: str
+    """The URL without a slash at its end."""
     files: "fsspec.AbstractFileSystem"
     root: str
+    """The path of the URL's folder in `files`."""
 
     def complete(self) -> list[str]:
         """Returns the names of the complete copies, oldest first."""
         return [name for name in self._names() if self.files.exists(f"{self.root}/{name}/{SUMS}")]
 
     def add(self, folder: Path, time: datetime) -> str:
-        """Copies a folder, and returns the copy's name, which is the `time`; raises UsageError if it has no files."""
+        """Copies all files of a folder; returns the name of the copy, which is `time` (in UTC) as text.
+
+        Raises UsageError if the folder has no files.
+        """
         found = sorted(file for file in folder.rglob("*") if file.is_file())
         if not found:
             raise UsageError(f"{folder} has no files")
@@ -92,7 +100,10 @@ class CopyStore:
         return name
 
     def keep_newest(self, count: int) -> list[str]:
-        """Deletes all copies that are older than the newest `count` complete ones; returns their names."""
+        """Deletes all copies, also incomplete ones, that are older than the newest `count` complete copies.
+
+        Returns the names of the deleted copies, oldest first. Deletes nothing if no copy is complete.
+        """
         kept = self.complete()[-count:]
         old = [name for name in self._names() if kept and name < kept[0]]
         for name in old:
@@ -100,9 +111,10 @@ class CopyStore:
         return old
 
     def fetch(self, name: str, folder: Path) -> None:
-        """Fetches a complete copy into `folder`, and verifies it.
+        """Fetches the complete copy `name` into `folder`, and verifies each file's checksum.
 
-        Raises CommandError if a file's checksum is wrong, or its path is outside the folder.
+        Raises CommandError if a checksum is wrong, or a path is outside the folder. Files that were fetched before
+        stay there.
         """
         sums = self.files.cat_file(f"{self.root}/{name}/{SUMS}").decode()
         for line in sums.splitlines():
@@ -126,7 +138,11 @@ class CopyStore:
 
 
 def open_store(url: str) -> CopyStore:
-    """Opens the storage at `url`; raises CommandError if its package is not installed, UsageError for a bad URL."""
+    """Opens the storage at `url`, such as "s3://BUCKET/FOLDER".
+
+    Raises CommandError if the client library of this kind of storage is not installed, UsageError if the URL names no
+    kind that is known.
+    """
     try:
         from fsspec.core import url_to_fs
         from fsspec.implementations.local import LocalFileSystem
@@ -145,7 +161,10 @@ def open_store(url: str) -> CopyStore:
 
 @contextmanager
 def storage_errors(url: str) -> Iterator[None]:
-    """Converts all errors of the block, which each service's client library has of its own, to CommandError."""
+    """Converts an error of the block to a CommandError that names `url`, because each client library has other errors.
+
+    A CommandError is raised as it is.
+    """
     try:
         yield
     except CommandError:

@@ -3,8 +3,9 @@
 run.json describes what runs. It is written by `pointsman up` and read by the other commands, the tests and the demo.
 
 `up` writes four files into tokens/, readable by their owner alone: retriever and lora-server list the peers that each
-service accepts, gateway and cli contain one token each. A command sends the cli's token only to addresses in the data
-directory's run.json, and to all other services the one in the file that POINTSMAN_CLIENT_TOKEN_FILE names.
+service accepts, gateway and cli contain one token each. A command sends the token in the file cli only to addresses in
+the data directory's run.json. To other services it sends the token in the file that POINTSMAN_CLIENT_TOKEN_FILE names,
+if that is set.
 """
 
 import json
@@ -27,7 +28,7 @@ TOKEN_FILE_VARIABLE = "POINTSMAN_CLIENT_TOKEN_FILE"
 _TOKEN_BYTES = 32
 
 _files_by_address: ContextVar[Mapping[str, Path]] = ContextVar("files_by_address")
-"""The token files for the services of this machine's `pointsman up`."""
+"""The token file for each service of this machine's `pointsman up`, by the service's address ("127.0.0.1:8082")."""
 
 
 class DataDir:
@@ -55,7 +56,11 @@ class DataDir:
         return self.folder / "models" / name
 
     def token(self, name: str) -> Path:
-        """Returns the path of a token file: a token that a service sends, or the list of peers that it accepts."""
+        """Returns the path of a token file.
+
+        "cli" and "gateway" hold the token that each sends; "retriever" and "lora-server" list the peers that each
+        accepts.
+        """
         return self.folder / "tokens" / name
 
     def log(self, name: str) -> Path:
@@ -86,16 +91,17 @@ class Run:
 
 
 def write_run(run: Run, path: Path) -> None:
-    """Writes run.json atomically; raises OSError."""
+    """Writes run.json atomically; raises OSError if it cannot be written."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     unfinished.write_text(json.dumps(asdict(run), indent=2) + "\n")
     unfinished.replace(path)
 
 
 def read_run(path: Path) -> Run | None:
-    """Returns the running `pointsman up` that a run.json describes; None if there is none, or it has ended.
+    """Returns the running `pointsman up` that a run.json describes.
 
-    Raises UsageError if the file exists and cannot be read.
+    Returns None if there is no file, its content is not as expected, or the process has ended. Raises UsageError if
+    the file exists and cannot be opened.
     """
     try:
         found = json.loads(path.read_text())
@@ -124,9 +130,10 @@ def is_alive(pid: int) -> bool:
 
 
 def make_private(folder: Path) -> None:
-    """Creates a folder that only its owner can read, and sets this process's umask so for all later files.
+    """Creates a folder, or changes an existing one, so that only its owner can read it.
 
-    The data directory holds prompts, answers and keys. Child processes inherit the umask. Raises OSError.
+    Sets the umask of this process, which child processes inherit, so that this is also true of all files that are
+    created later. Raises OSError if the folder cannot be created or changed.
     """
     os.umask(PRIVATE_UMASK)
     folder.mkdir(parents=True, exist_ok=True)
@@ -134,10 +141,10 @@ def make_private(folder: Path) -> None:
 
 
 def write_tokens(data_dir: DataDir) -> None:
-    """Writes all token files anew if one of them is missing; otherwise leaves them as they are. Raises OSError.
+    """Writes all token files with new random tokens if one of the files is missing; otherwise leaves them as they are.
 
-    The gateway is an admin of the lora-server, since operators move aliases through its console, and only reads from
-    the retriever.
+    The gateway gets the role `admin` at the lora-server, since operators move aliases in the gateway's console, and
+    `read` at the retriever. Raises OSError if a file cannot be written.
     """
     files = [data_dir.token(name) for name in ("cli", "gateway", "retriever", "lora-server")]
     if all(file.exists() for file in files):
@@ -159,18 +166,19 @@ def _write_private(file: Path, content: str) -> None:
 
 
 def authenticate_to(addresses: Iterable[str], data_dir: DataDir) -> None:
-    """Makes `token_for` return the data directory's token for these addresses only, until the next call.
+    """Makes `token_for` return the command's token of this data directory for these addresses ("127.0.0.1:8082").
 
-    This holds in the current context (of `contextvars`).
+    Replaces the addresses of the previous call. Has an effect in the current context (of `contextvars`) only, and none
+    if the token file does not exist.
     """
     file = data_dir.token("cli")
     _files_by_address.set(dict.fromkeys(addresses, file) if file.exists() else {})
 
 
 def find_run(data_dir: Path) -> Run | None:
-    """Returns the running `pointsman up` as `read_run` does, and lets later calls to its services send their tokens.
+    """Returns the running `pointsman up` as `read_run` does, and calls `authenticate_to` for its services.
 
-    None if none runs; raises UsageError if its file cannot be read.
+    Returns None if none runs. Raises UsageError if run.json cannot be opened.
     """
     at = DataDir.at(data_dir)
     run = read_run(at.run_file)
@@ -184,7 +192,10 @@ def token_file_for(address: str) -> Path | None:
 
 
 def token_for(address: str) -> Token | None:
-    """Returns the token for the service at `address`, None without one; raises CommandError if it cannot be read."""
+    """Returns a function that returns the token for the service at `address`; None if no token file is known for it.
+
+    Raises CommandError if the token file cannot be read.
+    """
     try:
         return open_token(token_file_for(address))
     except TokenFileError as error:

@@ -39,7 +39,10 @@ _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _SERVED_NAME = re.compile(r"[!-~]{1,200}")
 
 MAX_CONTEXT, MAX_CONTEXT_WITH_GPU = 8192, 32768
-"""Tokens up to which a model's context window is used by default. The KV cache of one request grows with it."""
+"""The largest context window, in tokens, that is used by default, without and with a GPU.
+
+The KV cache of one request grows with the context window.
+"""
 CONTEXT_VARIABLE, ARGUMENTS_VARIABLE = "POINTSMAN_LORA_MAX_MODEL_LEN", "POINTSMAN_LORA_ENGINE_ARGS"
 
 
@@ -53,10 +56,13 @@ class EngineEnvironment:
 
 
 def find_engine(data_dir: DataDir, given: Path | None) -> EngineEnvironment:
-    """Finds the Python environment for the engine (`python_path`); raises UsageError with instructions without one.
+    """Finds the Python of the engine's environment as `python_path` does.
 
-    If it needs the lora-server's package, that is linked into the data directory. Whether vLLM can be imported is not
-    checked.
+    If necessary, links the lora-server's package into the data directory, so that this Python can import it. Does not
+    check whether vLLM can be imported.
+
+    Raises UsageError with instructions if the Python or the lora-server's package is not installed, OSError if the link
+    cannot be made.
     """
     python = python_path(data_dir, given)
     if not os.access(python, os.X_OK) or python.is_dir():
@@ -70,10 +76,10 @@ def find_engine(data_dir: DataDir, given: Path | None) -> EngineEnvironment:
 
 
 def _engine_path(parent: Path, python: Path, data_dir: DataDir) -> str:
-    """Returns a folder for PYTHONPATH with the lora-server's package; empty if `python` is the running one.
+    """Returns a folder for PYTHONPATH from which `python` can import the lora-server's package in `parent`.
 
-    It has no other package, which would hide the engine's own version: if necessary, it is made with a link. Raises
-    OSError.
+    Returns "" if `python` is the one that runs this process. If `parent` is a site-packages folder, its other packages
+    would hide those of the engine's environment; then returns a folder that has only a link to the package.
     """
     if python == Path(sys.executable):
         return ""
@@ -91,8 +97,10 @@ def _engine_path(parent: Path, python: Path, data_dir: DataDir) -> str:
 def python_path(data_dir: DataDir, given: Path | None) -> Path:
     """Returns the path of the engine's Python, which need not exist.
 
-    It is the given one, that of POINTSMAN_ENGINE_PYTHON or `.venv-engine`, or the running one if it has torch. Links
-    are not resolved: the target of a virtual environment's python lacks its packages.
+    It is the first of these: `given`; the path in POINTSMAN_ENGINE_PYTHON; the Python of a `.venv-engine` next to the
+    data directory or in the working directory, if it exists; the Python of this process, if it has torch. Otherwise it
+    is the path in a `.venv-engine` next to the data directory. Links are not resolved, since Python finds the packages
+    of a virtual environment by the path of the link.
     """
     if given is not None:
         return given.absolute()
@@ -104,7 +112,10 @@ def python_path(data_dir: DataDir, given: Path | None) -> Path:
 
 
 def package_parent(package: str) -> Path:
-    """Finds the folder that contains a package without importing it; raises UsageError if it is not installed."""
+    """Returns the folder that contains a package, without importing the package.
+
+    Raises UsageError if it is not installed.
+    """
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise UsageError(f"{package} is not installed; {INSTALL_ENGINE}")
@@ -112,9 +123,9 @@ def package_parent(package: str) -> Path:
 
 
 async def prepare_base_model(name: str, data_dir: DataDir, engine: EngineEnvironment, on_line: _OnLine) -> None:
-    """Creates the base model unless it exists, in the engine's environment (it needs torch); raises CommandError.
+    """Creates the built-in base model under `name`, unless it exists; `on_line` gets each line of progress.
 
-    `on_line` gets the lines of progress.
+    Uses the engine's Python, since this needs torch. Raises CommandError if the model cannot be created.
     """
     program = engine.module("pointsman_lora_server.base_model", str(data_dir.model(name)))
     end = await run_to_end(program, engine.variables, on_line)
@@ -123,9 +134,9 @@ async def prepare_base_model(name: str, data_dir: DataDir, engine: EngineEnviron
 
 
 async def prepare_embedding_model(python: str, data_dir: DataDir, on_line: _OnLine) -> None:
-    """Creates the embedding model by the services' `python` unless it exists; raises CommandError.
+    """Creates the embedding model, unless it exists; `on_line` gets each line of progress.
 
-    `on_line` gets the lines of progress.
+    `python` is the path of the services' Python. Raises CommandError if the model cannot be created.
     """
     program = [python, "-m", "pointsman_embedding.prepare", str(data_dir.embedding_model)]
     end = await run_to_end(program, {"PYTHONUNBUFFERED": "1"}, on_line)
@@ -136,20 +147,23 @@ async def prepare_embedding_model(python: str, data_dir: DataDir, on_line: _OnLi
 @dataclass(frozen=True, slots=True)
 class BaseModel:
     name: str
-    """Under which the engine serves it, and the configuration names it."""
+    """The name under which the engine serves the model, and which the configuration uses."""
     folder: Path
     hub_name: str = ""
-    """Empty unless it is downloaded."""
+    """The name at the Hugging Face hub; empty if the model is not downloaded from there."""
     context_window: int = 0
-    """Tokens that the engine uses; 0 for the lora-server's default, as of the built-in model."""
+    """Tokens that the engine uses; 0 for the lora-server's default."""
     engine_arguments: str = ""
     """More arguments for vLLM, quoted as in a shell."""
     is_built_in: bool = False
-    """Whether it is the model that a wheel contains, which is made on first use."""
+    """Whether it is the model of `prepare_base_model`, which is created on first use."""
 
     @property
     def environment(self) -> dict[str, str]:
-        """Returns the environment variables that make the lora-server serve this model."""
+        """Returns the environment variables that make the lora-server serve this model.
+
+        vLLM's arguments in POINTSMAN_LORA_ENGINE_ARGS of this process are kept, before those of the model.
+        """
         arguments = " ".join(filter(None, (os.environ.get(ARGUMENTS_VARIABLE, ""), self.engine_arguments)))
         return {
             "POINTSMAN_LORA_BASE_MODEL": str(self.folder),
@@ -162,7 +176,8 @@ class BaseModel:
 def locate_base_model(written: str, relative_to: Path, data_dir: DataDir) -> BaseModel:
     """Returns the base model that a command or example names: the built-in one, a folder, or a name at the hub.
 
-    A folder may be relative to `relative_to`. Nothing is read or downloaded. Raises UsageError for any other text.
+    A folder may be relative to `relative_to`. No file of the model is read or downloaded. Raises UsageError for any
+    other text, and for a folder whose name has spaces, characters other than ASCII, or more than 200 characters.
     """
     if written == BUILT_IN:
         return BaseModel(BUILT_IN, data_dir.model(BUILT_IN), is_built_in=True)
@@ -183,10 +198,14 @@ def locate_base_model(written: str, relative_to: Path, data_dir: DataDir) -> Bas
 async def prepare_model(
     model: BaseModel, engine: EngineEnvironment, arguments: Sequence[str], on_line: Callable[[str], None]
 ) -> BaseModel:
-    """Downloads and checks a model, and returns it with its context window and `arguments`, those of vLLM.
+    """Downloads a model if it is one of the hub, checks it, and returns it with its context window and arguments.
 
-    The built-in model is not checked and keeps its context window. `on_line` gets lines of progress. Raises
-    CommandError if the model cannot be served.
+    `arguments` are more arguments for vLLM; `on_line` gets each line of progress. The context window is that of
+    POINTSMAN_LORA_MAX_MODEL_LEN; by default the model's own, but at most MAX_CONTEXT, or MAX_CONTEXT_WITH_GPU. The
+    built-in model is not checked and keeps its context window.
+
+    Raises CommandError if the model cannot be downloaded or served, or has no chat template and `arguments` name none;
+    ValueError if POINTSMAN_LORA_MAX_MODEL_LEN is not an integer.
     """
     if model.is_built_in:  # it is made later, when the services start
         return replace(model, engine_arguments=shlex.join(arguments))
@@ -218,9 +237,9 @@ async def prepare_model(
 
 
 def write_model_config(model: BaseModel, heading: str, data_dir: DataDir) -> Path:
-    """Writes the configuration of `pointsman up --model`, which begins with `heading`; returns its folder.
+    """Writes the configuration of `pointsman up --model`, and returns its folder.
 
-    Raises OSError.
+    `heading` is YAML comments for the beginning of the file. Raises OSError if the file cannot be written.
     """
     name = escape(model.name)
     config = {

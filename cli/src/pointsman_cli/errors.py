@@ -1,4 +1,4 @@
-"""The errors that end a command with one line of text, and the runner that turns Ctrl-C into one."""
+"""The errors that end a command with one line of text, and the function that turns Ctrl-C into such an error."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -11,13 +11,13 @@ T = TypeVar("T")
 
 
 class CommandError(Exception):
-    """A command failed; the message says why and what to do."""
+    """A command failed; the message says why. The base of all errors of this module."""
 
     exit_code = 1
 
 
 class UsageError(CommandError):
-    """An argument or an input file is wrong; nothing was started or changed."""
+    """An argument, a setting or an input file is wrong."""
 
     exit_code = 2
 
@@ -26,14 +26,18 @@ class Refused(CommandError):
     """The gateway answered with an error, or ended a stream with one."""
 
     def __init__(self, message: str, code: str, retry_after: float | None = None) -> None:
-        """Takes the gateway's error `code`, and the seconds to wait if a rate limit was exceeded (`retry_after`)."""
+        """Takes the message and the code of the gateway's error, such as "unknown_model".
+
+        The code is "http_503" or the like if the response has none. `retry_after` is the number of seconds to wait if
+        a rate limit was exceeded; None if the gateway does not say.
+        """
         super().__init__(message)
         self.code = code
         self.retry_after = retry_after
 
 
 class Unreachable(CommandError):
-    """No gateway answers at the address that the command was given."""
+    """No connection to the gateway could be opened."""
 
 
 class Interrupted(CommandError):
@@ -43,9 +47,9 @@ class Interrupted(CommandError):
 
 
 def run_interruptibly(work: Coroutine[Any, Any, T]) -> T:
-    """Runs a coroutine and returns its result; the first Ctrl-C or SIGTERM cancels it, a second one ends the process.
+    """Runs a coroutine and returns its result. The first Ctrl-C or SIGTERM cancels it; a second one ends the process.
 
-    Raises Interrupted after a cancellation, unless the coroutine then returns a value; and the coroutine's errors.
+    Raises what the coroutine raises; in place of asyncio.CancelledError after a signal, raises Interrupted.
     """
     return asyncio.run(_run_until_signal(work))
 

@@ -22,10 +22,10 @@ CONFIG_FILES = (EXAMPLE_FILE, "models.yaml", "paths.yaml", "tasks.yaml")
 STRATEGIES_WITHOUT_EMBEDDING = frozenset({"zero_shot", "persona", "chain_of_thought"})
 
 STRATEGIES = STRATEGIES_WITHOUT_EMBEDDING | {"few_shot", "retrieval"}
-"""Those of the gateway; others are extensions."""
+"""The names of the gateway's own prompt strategies; any other name is that of an extension."""
 
 GATEWAY_KEYS = frozenset({"models", "engines", "paths", "tasks"})
-"""Keys by which a file is the gateway's configuration."""
+"""A pointsman.yaml that has one of these keys, and no `config`, is itself the gateway's configuration."""
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}$")]
 
@@ -67,9 +67,7 @@ class Example:
 
     folder: Path
     base_model: str
-    """The base model as written in the file. Empty: no engine is started, since the configuration names running
-    engines.
-    """
+    """The base model as written in the file. If empty, no engine is started: the configuration names running ones."""
     config: Path
     collections: dict[str, Path]
     """The collections that are folders of documents, by name; `pointsman up` ingests them."""
@@ -86,7 +84,9 @@ class Example:
     def needs_retriever(self) -> bool:
         """Returns whether the example has collections, or a path that retrieves passages.
 
-        A strategy of an extension may retrieve them; then the configuration must state the prices of retrieval.
+        A path is taken to retrieve if it has the strategy `retrieval`, or one of an extension while the configuration
+        states prices of retrieval. A configuration that is not valid YAML or lacks paths counts as one that does not
+        retrieve; the gateway will reject it.
         """
         if self.collections or self.has_external_collections:
             return True
@@ -101,7 +101,7 @@ class Example:
     def needs_embedding_model(self) -> bool:
         """Returns whether the retriever, classifier, a semantic cache, `/v1/embeddings` or a strategy may embed texts.
 
-        True also for a configuration that cannot be read.
+        Returns True also for a configuration that is not valid YAML or lacks paths.
         """
         if self.needs_retriever:
             return True
@@ -115,18 +115,28 @@ class Example:
         return bool(content.get("tasks")) or local or semantic or not strategies <= STRATEGIES_WITHOUT_EMBEDDING
 
     def _content(self) -> dict[str, Any]:
-        """Returns the keys of all files of the configuration; raises yaml.YAMLError or AttributeError."""
+        """Returns the top-level keys of all files of the configuration with their values.
+
+        Raises yaml.YAMLError for a file that is not YAML, AttributeError for one that is not a mapping.
+        """
         files = [file for name in CONFIG_FILES if (file := self.config / name).is_file()]
         return {key: value for file in files for key, value in strict_yaml.load(file.read_text("utf-8-sig")).items()}
 
 
 def _strategies(content: dict[str, Any]) -> set[str]:
-    """Returns the names of the paths' strategies; raises AttributeError, LookupError or TypeError."""
+    """Returns the names of the strategies of all paths in a configuration.
+
+    Raises AttributeError, LookupError or TypeError if the paths are missing or malformed.
+    """
     return {name for path in content["paths"].values() for one in path.get("strategies", ()) for name in one}
 
 
 def load_example(folder: Path) -> Example:
-    """Reads a folder's pointsman.yaml; raises UsageError with the file, the key and the accepted values."""
+    """Reads a folder's pointsman.yaml.
+
+    Raises UsageError if the file is missing or invalid, or names a folder that does not exist or a base model that
+    cannot be located.
+    """
     file = folder / EXAMPLE_FILE
     try:
         text = file.read_text(encoding="utf-8")

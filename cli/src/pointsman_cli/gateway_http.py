@@ -20,13 +20,13 @@ from pointsman_cli.options import bearer
 Item = TypeVar("Item")
 
 _LONE_SURROGATES = re.compile(r"[\ud800-\udfff]")
-_TIMEOUT = httpx.Timeout(130.0, connect=5.0)  # seconds; the gateway's own limit for a request is 120
+_TIMEOUT = httpx.Timeout(130.0, connect=5.0)  # seconds; shorter than the gateway's default limit for a request, 600
 
 
 @dataclass(frozen=True, slots=True)
 class ConsideredPath:
     path: str
-    outcome: str
+    outcome: str  # "chosen", "skipped", "fallback" or "escalation"
     reason: str
 
 
@@ -34,18 +34,18 @@ class ConsideredPath:
 class Decision:
     id: str
     task: str
-    confidence: float
+    confidence: float  # the task's probability, 0 to 1; not a number if the gateway sent none
     path: str
-    kind: str
-    reason: str
-    stage: str = ""
+    kind: str  # "prompt", "rag", "lora", "tuned" or "hybrid"
+    reason: str  # why this path: "policy:fixed"; all values are in gateway.proto
+    stage: str = ""  # of the classifier, that decided: "encoder"; all values are in gateway.proto
     probabilities: Mapping[str, float] = field(default_factory=dict)  # by task, most likely first
     considered: tuple[ConsideredPath, ...] = ()
     expected_cost_usd: float | None = None
     margin: float | None = None  # difference between the first and second probability
     in_distribution_score: float | None = None  # below 0: unlike the training examples
     notes: tuple[str, ...] = ()
-    generation: str = ""  # the configuration that decided
+    generation: str = ""  # the id of the configuration that decided
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,27 +57,27 @@ class TextChunk:
 
 @dataclass(frozen=True, slots=True)
 class AnswerEnd:
-    """Usage and cost of a finished answer; None if the gateway did not report a value."""
+    """Usage and cost of a finished answer; a value that the gateway did not report is None, 0 or empty."""
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     cost_usd: float | None = None
-    path: str = ""  # that answered in the end
+    path: str = ""  # the path that answered in the end
     sources: tuple[str, ...] = ()  # titles of the retrieved passages
     escalated_from: str = ""  # the path whose answer failed validation
     cached_tokens: int = 0  # part of prompt_tokens
-    cost_parts_usd: Mapping[str, float] = field(default_factory=dict)
-    finish_reason: str = ""
+    cost_parts_usd: Mapping[str, float] = field(default_factory=dict)  # by component: "prompt", "completion"
+    finish_reason: str = ""  # in OpenAI's terms: "stop", "length"
     model: str = ""  # the base model or the adapter version
 
 
 Event = Decision | TextChunk | AnswerEnd
-"""An answer is one Decision, any number of TextChunks, and one AnswerEnd."""
+"""One event of an answer. An answer is one Decision, any number of TextChunks, and one AnswerEnd, in this order."""
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A user's message, the request's `model`, and whether the answer is streamed."""
+    """A user's message, the request's `model` ("auto", "path:NAME"), and whether the answer is streamed."""
 
     text: str
     model: str
@@ -85,7 +85,10 @@ class Question:
 
 
 async def ask_http(url: str, question: Question, key: str = "") -> AsyncIterator[Event]:
-    """Sends the question over HTTP and yields the events of the answer; raises as `stream_answer` does."""
+    """Sends the question to the gateway at the base URL `url`, and yields the events of the answer.
+
+    `key` is the API key; none is sent if it is empty. Raises as `stream_answer` does.
+    """
     body = _body(question) | {"stream": question.stream}
     if question.stream:
         body["stream_options"] = {"include_usage": True}
@@ -95,10 +98,14 @@ async def ask_http(url: str, question: Question, key: str = "") -> AsyncIterator
 
 
 async def stream_answer(client: httpx.AsyncClient, body: Mapping[str, Any]) -> AsyncIterator[Event]:
-    """Yields the events of the answer to a request body; the answer is streamed if the body asks for it.
+    """Posts `body` to /v1/chat/completions, and yields the events of the answer.
 
-    Raises Refused with the gateway's message if it answers or ends the stream with an error, Unreachable if no gateway
-    answers, and CommandError if the response is not an answer.
+    `body` must have `stream`. The AnswerEnd of a streamed answer has values only if `stream_options` of the body asks
+    for usage.
+
+    Raises Refused if the gateway answers or ends the stream with an error, Unreachable if no connection can be opened,
+    and CommandError if the gateway does not answer in time, the connection fails, the server is no Pointsman gateway,
+    or the response is not JSON or ends too early.
     """
     with _connection_errors(str(client.base_url)):
         async with client.stream("POST", "/v1/chat/completions", json=body) as response:
@@ -115,7 +122,10 @@ async def stream_answer(client: httpx.AsyncClient, body: Mapping[str, Any]) -> A
 
 
 async def get_json(client: httpx.AsyncClient, path: str) -> dict[str, Any]:
-    """Gets a path, and returns the response's JSON object; raises as `stream_answer` does."""
+    """Gets `path` below the client's base URL, and returns the JSON object of the response.
+
+    Raises Refused, Unreachable or CommandError as `stream_answer` does.
+    """
     with _connection_errors(str(client.base_url)):
         response = await client.get(path)
     if not response.is_success:
@@ -124,14 +134,20 @@ async def get_json(client: httpx.AsyncClient, path: str) -> dict[str, Any]:
 
 
 async def request_route(url: str, question: Question, key: str, include_prompt: bool) -> dict[str, Any]:
-    """Returns the JSON of `/v1/route`: how the gateway would route the question; raises as `stream_answer` does."""
+    """Returns the JSON object of `/v1/route`: how the gateway would route the question (see `to_decision`).
+
+    With `include_prompt`, it also has the messages of the `prompt`. Raises Refused, Unreachable or CommandError as
+    `stream_answer` does.
+    """
     return await _post(url, "/v1/route", _body(question) | {"include_prompt": include_prompt}, key)
 
 
 async def send_feedback(url: str, feedback: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """Sends feedback; returns where it was stored, and whether it was known (the JSON of `/v1/feedback`).
+    """Posts `feedback`, the body of a request to `/v1/feedback`.
 
-    Raises as `stream_answer` does.
+    Returns the JSON object of the response: `stored` is where the feedback is ("request_log" or "wal"), and
+    `known_already` whether the same was sent before. Raises Refused, Unreachable or CommandError as `stream_answer`
+    does.
     """
     return await _post(url, "/v1/feedback", feedback, key)
 
@@ -142,7 +158,10 @@ async def _post(url: str, path: str, body: Mapping[str, Any], key: str) -> dict[
 
 
 async def post_json(client: httpx.AsyncClient, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-    """Posts a body, and returns the response's JSON object; raises as `stream_answer` does."""
+    """Posts `body` as JSON to `path` below the client's base URL, and returns the JSON object of the response.
+
+    Raises Refused, Unreachable or CommandError as `stream_answer` does.
+    """
     with _connection_errors(str(client.base_url)):
         response = await client.post(path, json=body)
     if not response.is_success:
@@ -151,7 +170,7 @@ async def post_json(client: httpx.AsyncClient, path: str, body: Mapping[str, Any
 
 
 def to_decision(body: Mapping[str, Any]) -> Decision:
-    """Converts the gateway's JSON to a Decision; raises KeyError or TypeError if a field is missing."""
+    """Converts the JSON object of `/v1/route` to a Decision; raises KeyError or TypeError if a field is missing."""
     decision = Decision(**{field.name: body[field.name] for field in fields(Decision)})
     considered = tuple(ConsideredPath(**entry) for entry in body["considered"])
     return replace(decision, considered=considered, notes=tuple(body["notes"]))
@@ -278,7 +297,10 @@ def _json(content: str | bytes) -> dict[str, Any]:
 
 
 async def run_concurrently(work: Callable[[Item], Awaitable[None]], items: Iterable[Item], at_once: int) -> None:
-    """Calls `work` for all items, `at_once` of them at a time; stops at the first error and raises it."""
+    """Calls `work` for each item, with at most `at_once` calls at a time.
+
+    The first error cancels the calls in progress, and is raised when they have ended.
+    """
     waiting = iter(items)
 
     async def work_on() -> None:

@@ -35,14 +35,14 @@ from pointsman_cli.gateway_http import AnswerEnd, ConsideredPath, Decision, Even
 from pointsman_cli.options import bearer
 
 CALL_SECONDS = 10.0
-"""Timeout of a call that the lora-server answers from Redis."""
+"""Timeout in seconds of a call that the lora-server answers from Redis."""
 LOAD_SECONDS = 180.0
 """Timeout in seconds of a call that waits for the engine, to load an adapter or to finish running requests."""
 
 _TIMEOUT_SECONDS = 130.0
 
 _REGISTER_SECONDS = 600.0
-"""Timeout of a registration.
+"""Timeout in seconds of a registration.
 
 It covers checks, a copy, a smoke test in a process that imports torch (up to a minute), loading and the first slow
 generation. Adapters registered at the same time are smoke-tested one after the other.
@@ -51,17 +51,18 @@ _LIST_SECONDS = 10.0
 
 
 def open_channel(address: str) -> grpc.aio.Channel:
-    """Opens a channel to the lora-server or the retriever, with the token for it.
+    """Opens a channel to the lora-server or the retriever at `address` ("HOST:PORT"), with the token of `token_for`.
 
-    Raises CommandError if the files that the environment names cannot be used.
+    Raises CommandError if the token file, or a TLS file that the environment names, cannot be used.
     """
     return open_anonymous_channel(address, token_for(address))
 
 
 def open_anonymous_channel(address: str, token: grpc_client.Token | None = None) -> grpc.aio.Channel:
-    """Opens a channel that sends no token unless one is given: for the gateway and for health checks.
+    """Opens a channel to `address` ("HOST:PORT") without the token of `token_for`: for the gateway and health checks.
 
-    Raises CommandError if the TLS files that the environment names cannot be used.
+    `token` is a function that returns the token to send. Raises CommandError if a TLS file that the environment names
+    cannot be used.
     """
     try:
         return grpc_client.open_channel(address, _tls(), token=token)
@@ -97,7 +98,11 @@ def training_stub(channel: grpc.aio.Channel) -> training_pb2_grpc.TrainingStub:
 
 @contextmanager
 def service_errors(service: str) -> Iterator[None]:
-    """Converts a failed call to `service` into the PointsmanError that the service sent."""
+    """Converts the gRPC error of a failed call in the block to a PointsmanError, as `from_rpc_error` does.
+
+    It is the error that the service reported; otherwise DeadlineExceeded or Unavailable. `service` is the service's
+    name for the message.
+    """
     try:
         yield
     except grpc.aio.AioRpcError as error:
@@ -105,10 +110,9 @@ def service_errors(service: str) -> Iterator[None]:
 
 
 async def call_lora_server(address: str, call: Callable[[Any], Awaitable[Any]]) -> Any:
-    """Returns the result of `call` with a stub of the lora-server.
+    """Awaits `call` with a stub of the lora-server at `address`, and returns its result.
 
-    Raises the PointsmanError that the lora-server reports (Unavailable if it cannot be reached), or CommandError as
-    `open_channel` does.
+    Raises a PointsmanError as `service_errors` does, or CommandError as `open_channel` does.
     """
     async with open_channel(address) as channel:
         with service_errors("lora-server"):
@@ -116,9 +120,9 @@ async def call_lora_server(address: str, call: Callable[[Any], Awaitable[Any]]) 
 
 
 async def fetch_adapters(address: str, name: str) -> pb.ListAdaptersResponse:
-    """Lists the versions, aliases and placements of an adapter; of all adapters if `name` is empty.
+    """Returns the versions, aliases and placements of the adapter `name`; of all adapters if `name` is empty.
 
-    Raises as `call_lora_server` does.
+    Raises a PointsmanError or CommandError as `call_lora_server` does.
     """
     request = pb.ListAdaptersRequest(name=name)
     response: pb.ListAdaptersResponse = await call_lora_server(
@@ -130,7 +134,8 @@ async def fetch_adapters(address: str, name: str) -> pb.ListAdaptersResponse:
 async def ask_grpc(address: str, question: Question, key: str = "") -> AsyncIterator[Event]:
     """Sends the question over gRPC and yields the events of the answer, which is always streamed.
 
-    Raises the gateway's PointsmanError, or CommandError as `open_anonymous_channel` does.
+    `key` is the API key; none is sent if it is empty. The AnswerEnd has no cached tokens, cost parts, finish reason or
+    model. Raises a PointsmanError as `service_errors` does, or CommandError as `open_anonymous_channel` does.
     """
     request = gateway_pb2.GenerateRequest(
         model=question.model, messages=[gateway_pb2.Message(role="user", content=question.text)]
@@ -173,13 +178,14 @@ def _answer_end(receipt: gateway_pb2.Receipt) -> AnswerEnd:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Where an adapter comes from, and who registers it."""
+    """Where a registered adapter comes from, who registers it, and whether its alias is moved in any case."""
 
     parent: str = ""
-    """The version that its training started from."""
+    """The version from which the training started, such as "triage@3f9a1c0b77de"; empty if from none."""
     author: str = ""
+    """The name for the history of changes."""
     force: bool = False
-    """Move the alias even if the evaluation found prompting to be as good."""
+    """Whether to move the alias even if the evaluation found prompting to be as good."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,10 +200,13 @@ class RegisteredAdapter:
 async def register_adapter(
     address: str, adapter: ExampleAdapter, facts: Mapping[str, str], origin: Provenance | None = None
 ) -> RegisteredAdapter:
-    """Registers an adapter and moves its alias, if it names one.
+    """Registers an adapter; then moves the adapter's alias to the new version, if the adapter has one.
 
-    The lora-server checks, smoke-tests and loads the adapter first. It continues if the call is cancelled, or raises
-    DeadlineExceeded after `_REGISTER_SECONDS`. Otherwise raises as `call_lora_server` does.
+    The lora-server checks, smoke-tests and loads the adapter before it moves the alias. It continues even if this call
+    is cancelled or times out. `facts` are for the adapter's manifest.
+
+    Raises DeadlineExceeded after `_REGISTER_SECONDS`; otherwise a PointsmanError or CommandError as `call_lora_server`
+    does.
     """
     origin = origin or Provenance()
     request = lora_server_pb2.RegisterRequest(

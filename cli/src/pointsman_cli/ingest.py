@@ -25,14 +25,15 @@ _CREATE_SECONDS = 30.0
 
 @dataclass
 class IngestCounts:
-    """The numbers of documents written, unchanged or removed so far, and a message for each that failed."""
+    """The numbers of documents that were processed so far, and what failed."""
 
-    answered: int = 0
+    answered: int = 0  # documents for which the retriever has reported an outcome
     written: int = 0
     unchanged: int = 0
     removed: int = 0
     chunks: int = 0  # newly written
     problems: list[str] = field(default_factory=list)
+    """A message for each document that failed, and for each file or folder that could not be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,10 @@ def ingest(
 
 
 def skipped_text(sources: Sequence[Source]) -> str:
-    """Names the files that are not ingested, since their ending is unknown; empty without such files."""
+    """Returns a line that names files with an unknown ending, which are not ingested; empty if there are none.
+
+    At most MAX_SKIPPED_SHOWN are named, the others counted.
+    """
     skipped = [name for source in sources for name in source.skipped]
     if not skipped:
         return ""
@@ -114,11 +118,14 @@ def _send_with_progress_bar(target: IngestTarget, sources: list[Source], prune: 
 async def send_sources(
     target: IngestTarget, sources: list[Source], prune: bool, on_progress: Callable[[IngestCounts], None]
 ) -> IngestCounts:
-    """Creates the collection if it is missing, and sends all sources; `on_progress` is called after each document.
+    """Creates the collection if it is missing, sends all sources, and returns the counts.
 
-    Every answered document is durable on the retriever's disk, also if the call is interrupted; a repeated call skips
-    unchanged ones. A document that fails is in the result's `problems`. Raises the retriever's PointsmanError, or
-    CommandError as `open_channel` does.
+    With `prune`, documents of a folder whose file is gone are removed, unless a file or folder in it cannot be read.
+    `on_progress` is called after each document and each source, always with the object that is returned in the end.
+
+    Every document that is counted as answered is durable on the retriever's disk, also if the call is interrupted; a
+    repeated call skips unchanged documents. Failures are in the result's `problems`. Raises a PointsmanError if a call
+    of the retriever fails (see `service_errors`), or CommandError as `open_channel` does.
     """
     counts = IngestCounts()
     async with open_channel(target.address) as channel:

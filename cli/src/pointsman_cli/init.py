@@ -26,7 +26,11 @@ _SHOWN_MODELS = 20
 
 
 def installed_path(name: str) -> Path:
-    """Returns a folder of the repository, such as "examples/minimal": the wheel's copy of it, or the checkout's own."""
+    """Returns the path of a folder of the repository, such as "examples/minimal".
+
+    It is the copy that the wheel has installed, if it exists, otherwise the folder of the checkout. If neither exists,
+    it is the path that the copy would have.
+    """
     return next((path for root in (_INSTALLED, _CHECKOUT) if (path := root / name).exists()), _INSTALLED / name)
 
 
@@ -138,9 +142,10 @@ def _check_key(variable: str) -> None:
 
 
 def _list(engine: str, key_env: str, *, required: bool) -> Mapping[str, Mapping[str, Any]]:
-    """Returns the engine's models by name; empty if `engine` names a provider.
+    """Returns the engine's models, as `list_models` does, by name; empty if `engine` names a provider.
 
-    If the engine cannot list its models, raises UsageError if they are `required`, and otherwise returns nothing.
+    If the engine cannot list its models, raises UsageError if they are `required`; otherwise prints a warning and
+    returns an empty mapping.
     """
     if "://" not in engine:
         return {}
@@ -160,8 +165,9 @@ def _choice(listed: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _stated(model: str, listed: Mapping[str, Mapping[str, Any]], engine: str) -> str:
-    """Returns NAME, or NAME=TOKENS if the engine reports the model's context window; raises UsageError if it lacks the
-    model.
+    """Returns "NAME", or "NAME=TOKENS" if the engine reports the context window of the model.
+
+    Raises UsageError if `listed` has models, but not this one.
     """
     if listed and model not in listed:
         raise UsageError(f"{engine} lists no model '{model}'; it lists: {', '.join(sorted(listed)[:_SHOWN_MODELS])}")

@@ -20,16 +20,17 @@ from pointsman_cli.train.options import TrainingJob
 from pointsman_cli.train.progress import Message, TrainingProgress, to_event
 
 TRAINING_CALL_SECONDS = 60.0
-"""Timeout of a call; CreateJob copies the job's files, and Cancel waits for its process to stop."""
+"""Timeout in seconds of a call; CreateJob copies the job's files, and Cancel waits for the job's process to stop."""
 STATE_NAMES = {number: name.removeprefix("TRAINING_STATE_").lower() for name, number in pb.TrainingState.items()}
 
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="The job's id, as `jobs list` shows it.")]
 
 
 async def call_training(address: str, call: Callable[[Any], Awaitable[Any]]) -> Any:
-    """Returns the result of `call` with a stub of the training service.
+    """Awaits `call` with a stub of the lora-server's training service, and returns its result.
 
-    Raises the lora-server's PointsmanError, UsageError if the address is empty, or CommandError as `open_channel` does.
+    Raises a PointsmanError as `service_errors` does, UsageError if the address is empty, or CommandError as
+    `open_channel` does.
     """
     _require_address(address)
     async with open_channel(address) as channel:
@@ -38,9 +39,10 @@ async def call_training(address: str, call: Callable[[Any], Awaitable[Any]]) -> 
 
 
 async def training_events(address: str, job: str) -> AsyncIterator[tuple[str, dict[str, Any]]]:
-    """Yields the name and the facts of each event of a job, from its first one until the job or the lora-server ends.
+    """Yields the kind and the fields of each event of a job, which `to_event` converts.
 
-    Raises as `call_training` does.
+    Begins with the first event of the job, and ends when the job or the lora-server does. Raises as `call_training`
+    does.
     """
     _require_address(address)
     async with open_channel(address) as channel:
@@ -56,19 +58,22 @@ def _require_address(address: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class TrainingOrder:
-    """A training job to start, and the alias to which its result is registered."""
+    """A training job to start on the lora-server, and what to do with the adapter that it trains."""
 
     job: TrainingJob
     init_from: str
+    """The adapter version from which the training starts; empty if from none."""
     alias: str
+    """The alias that is moved to the new version; empty: none."""
     force: bool
+    """Whether to move the alias even if the evaluation found prompting to be as good."""
 
 
 async def start_job(address: str, order: TrainingOrder, console: Console, *, watched: bool) -> None:
-    """Queues a job and prints its id; with `watched`, follows it to its end.
+    """Queues a job and prints its id; with `watched`, then shows its progress as `follow_job` does.
 
-    The job continues if this is interrupted. Raises CommandError if the job fails while it is watched; otherwise as
-    `call_training` does.
+    The job continues if this call is interrupted. Raises as `call_training` does, and with `watched` as `follow_job`
+    does.
     """
     started = await call_training(
         address, lambda server: server.CreateJob(training_request(order), timeout=TRAINING_CALL_SECONDS)
@@ -95,9 +100,10 @@ def training_request(order: TrainingOrder) -> pb.CreateTrainingJobRequest:
 
 
 async def follow_job(address: str, job: str, name: str, console: Console) -> None:
-    """Shows a job's progress, under `name`, until it ends.
+    """Shows the progress of the job with id `job` until it ends; `name` is the label of the progress bar.
 
-    Raises CommandError unless it succeeds, and if the lora-server stops; otherwise as `call_training` does.
+    Raises CommandError if the job fails or is cancelled, or if the lora-server stops; otherwise raises as
+    `call_training` does.
     """
     with TrainingProgress(console, name) as progress:
         async for kind, facts in training_events(address, job):

@@ -1,6 +1,7 @@
-"""Commands that run an analysis of the lab: `classifier`, `datasets build`, `predict`, `replay`, and rendering.
+"""Commands that run an analysis of the lab: `classifier`, `datasets build`, `predict` and `replay`.
 
-`pointsman_lab` analyses a configuration and its request log as a child process, whose report is shown.
+The lab is the package `pointsman_lab`, which runs as a child process and analyses a configuration and its request log;
+the commands print its report. `Rendering` lets the lab render training rows for `train` and `retrain`.
 """
 
 import os
@@ -51,9 +52,10 @@ TLS_VARIABLES = ("CLIENT_TLS_CA", "CLIENT_TLS_CERTIFICATE", "CLIENT_TLS_KEY")
 
 
 def config_folder(folder: Path) -> Path:
-    """Returns the configuration that the folder's pointsman.yaml names, or `folder` itself if it has a tasks.yaml.
+    """Returns the absolute path of the configuration folder that the pointsman.yaml in `folder` names.
 
-    Raises UsageError if it has neither, or the file is invalid.
+    If there is no pointsman.yaml, but a tasks.yaml, returns `folder` itself. Raises UsageError if `folder` has neither,
+    or the pointsman.yaml is invalid.
     """
     if (folder / EXAMPLE_FILE).is_file():
         return load_example(folder).config
@@ -143,9 +145,10 @@ def wrappers(
 
 
 def config_folder_of(named: Path | None, data_dir: DataDir) -> Path:
-    """Returns the named configuration folder, or that of the running `pointsman up`.
+    """Returns `config_folder` of the folder `named`; if that is None, of the example that `pointsman up` runs.
 
-    Raises UsageError if there is neither, or as `config_folder` does.
+    The result may thus be another folder than `named`. Raises UsageError as `config_folder` does, if `named` is None
+    and nothing runs, or if run.json cannot be opened, even if a folder is named.
     """
     running = read_run(data_dir.run_file)
     if named is None and running is None:
@@ -259,17 +262,20 @@ class Rendering:
     """Renders training rows as prompts of the path that the adapter will serve."""
 
     config: Path
+    """The configuration folder."""
     path: str
+    """The name of the path."""
     retriever: str
-    """Its address; empty: the gateway's default."""
+    """The retriever's address, "HOST:PORT"; empty: the gateway's default."""
     out: Path
     """The folder that rendered rows are written to."""
     seed: int
 
     async def render(self, data_dir: DataDir, data: Path, held_out: Path | None) -> tuple[Path, Path | None, str]:
-        """Renders `data` and `held_out`; returns the two written files and a sentence with the numbers of rows.
+        """Renders the rows of the files `data` and `held_out`.
 
-        The second file is None without held-out rows. Raises CommandError.
+        Returns the file of training rows, the file of held-out rows (None if there are none), and a text with the
+        numbers of rows. Raises CommandError if the lab fails.
         """
         arguments = ["render", str(self.config), self.path, "--data", str(data), "--out", str(self.out)]
         arguments += ["--seed", str(self.seed)]

@@ -31,14 +31,18 @@ class LabJob:
     arguments: Sequence[str]
     data_dir: DataDir
     as_json: bool
+    """Whether to print the report as JSON."""
     needs_model: bool = True
-    """Whether the job needs the embedding model."""
+    """Whether the job needs the embedding model, which is then created if it is missing."""
     environment: Mapping[str, str] = field(default_factory=dict)
+    """Environment variables in addition to those of this process."""
 
 
 async def run_lab(job: LabJob) -> None:
-    """Runs the lab and prints its report; raises CommandError if it fails or reports a failed check
-    (`--fail-if-changed`).
+    """Runs the lab and prints its report.
+
+    Raises CommandError if the lab ends with an exit code other than 0. If that is the result of a check, such as
+    `--fail-if-changed`, the report is printed first.
     """
     report, end = await _run(job)
     if report is not None:
@@ -48,7 +52,10 @@ async def run_lab(job: LabJob) -> None:
 
 
 async def lab_facts(job: LabJob) -> dict[str, Any]:
-    """Runs the lab and returns the facts of its report without printing it; raises CommandError if it fails."""
+    """Runs the lab and returns what `--json` would print of its report; the keys depend on the lab's command.
+
+    Prints progress only. Raises CommandError if the lab fails.
+    """
     report, end = await _run(job)
     if report is None or end.code != 0:
         raise CommandError(end.reason)
@@ -88,7 +95,7 @@ def _show(report: dict[str, Any], as_json: bool) -> None:
 
 @dataclass
 class _LabProgress:
-    """Shows the progress lines that the lab prints as one bar for each stage.
+    """Shows the lab's progress lines ("STAGE: 3 of 10") as one bar for each stage, and prints other lines as they are.
 
     If the output is no terminal, it prints one line when a stage ends.
     """

@@ -1,4 +1,4 @@
-"""Options that several commands share, their defaults, and the console on which tables are printed.
+"""Options that several commands share, their default values, and functions that print JSON and tables.
 
 The default address of a service is the one that the running `pointsman up` uses, else the service's usual port on this
 machine.
@@ -102,14 +102,14 @@ IfVersionOption = Annotated[
 
 
 def print_json(content: Any) -> None:
-    """Prints the content on standard output, as all commands do with `--json`."""
+    """Prints the content as indented JSON on standard output."""
     typer.echo(json.dumps(content, indent=2, ensure_ascii=False))
 
 
 def gateway_url(given: str, data_dir: Path) -> str:
-    """Returns the gateway's HTTP URL: `given`, else that of the running `pointsman up`, else the usual port.
+    """Returns the base URL of the gateway: `given`, else that of the running `pointsman up`, else DEFAULT_URL.
 
-    Raises UsageError if `given` is not a URL, or run.json cannot be read.
+    Raises UsageError if `given` is not a URL (see `web_url`), or run.json cannot be opened.
     """
     if given:
         return web_url(given)
@@ -141,15 +141,18 @@ def retriever_address(given: str, data_dir: Path) -> str:
 
 
 def redis_url(given: str, data_dir: DataDir) -> str:
-    """Returns `given`, else the running `pointsman up`'s Redis URL; empty without either. Raises as `read_run`."""
+    """Returns `given`, else the Redis URL of the running `pointsman up`; empty without either.
+
+    Raises UsageError if run.json cannot be opened, even if `given` is not empty.
+    """
     running = read_run(data_dir.run_file)
     return given or (running.redis_url if running else "")
 
 
 def api_key(variable: str) -> str:
-    """Returns the API key in an environment variable; empty if the default variable is not set.
+    """Returns the API key in the environment variable `variable`; "" if the default, KEY_VARIABLE, is empty or not set.
 
-    Raises UsageError if another variable is named and not set.
+    Returns "" also if `variable` is empty. Raises UsageError if another variable is empty or not set.
     """
     key = os.environ.get(variable, "") if variable else ""
     if not key and variable not in ("", KEY_VARIABLE):
@@ -158,12 +161,12 @@ def api_key(variable: str) -> str:
 
 
 def bearer(key: str) -> dict[str, str]:
-    """Returns the HTTP header that sends the API key; no header if `key` is empty."""
+    """Returns the HTTP header "authorization" with the API key as a mapping, which is empty if `key` is empty."""
     return {"authorization": f"Bearer {key}"} if key else {}
 
 
 def author_name(given: str) -> str:
-    """Returns `given`, or the user's name by default; empty if the system has no name for this user."""
+    """Returns `given`, else the system's name of the user who runs this process; "" if the system has none."""
     try:
         return given or getpass.getuser()
     except (OSError, KeyError):
@@ -171,7 +174,10 @@ def author_name(given: str) -> str:
 
 
 def web_url(given: str) -> str:
-    """Returns `given` as an HTTP URL, adding `http://` if it has no scheme; raises UsageError if it is not a URL."""
+    """Returns `given` as an HTTP URL: adds `http://` if it has no scheme, and removes slashes at its end.
+
+    Raises UsageError if it is not an http:// or https:// URL with a host.
+    """
     url = (given if "://" in given else f"http://{given}").rstrip("/")
     try:
         parts = urlsplit(url)
@@ -185,7 +191,11 @@ def web_url(given: str) -> str:
 
 
 def plain_table(*left: str, right: Sequence[str] = (), gap: int = 2) -> Table:
-    """Returns a table without lines: left columns that fold long texts, then right-aligned columns that do not."""
+    """Returns an empty table without lines; `left` and `right` name its columns, in this order.
+
+    The columns `left` fold long texts, the columns `right` are right-aligned and do not. `gap` is the number of spaces
+    between columns.
+    """
     table = Table(box=None, padding=(0, gap, 0, 0), pad_edge=False, header_style="dim")
     for name in left:
         table.add_column(name, overflow="fold", vertical="bottom")
@@ -195,9 +205,7 @@ def plain_table(*left: str, right: Sequence[str] = (), gap: int = 2) -> Table:
 
 
 def table_console() -> Console:
-    """Returns the console on which tables are printed: at least 100 columns wide, and of any width in a file or a
-    pipe.
-    """
+    """Returns a console on standard output for tables, at least 100 columns wide; at least 200 if it is no terminal."""
     console = Console(highlight=False)
     console.width = max(console.width, 100 if console.is_terminal else 200)
     return console

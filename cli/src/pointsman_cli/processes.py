@@ -23,20 +23,20 @@ _OnLine = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class ProcessEnd:
-    code: int
-    last_error: str  # the last line of its standard error
+    code: int  # the exit code; -N if signal N ended the process
+    last_error: str  # the last line of its standard error, without "error: "; empty if there is none
 
     @property
     def reason(self) -> str:
-        """Returns the last line on standard error, or the exit code if there is none."""
+        """Returns the last line on standard error, or if there is none, "exit code 1" or "killed by SIGKILL"."""
         return self.last_error or describe_exit(self.code)
 
 
 def launch_command(program: Sequence[str], reaper_pipe: int = -1) -> list[str]:
-    """Returns a command line that runs `program` and sends it SIGTERM if this process dies, even by kill -9.
+    """Returns a command line that runs `program` and, on Linux, sends it SIGTERM if this process dies, even by kill -9.
 
-    `reaper_pipe` is the descriptor of a pipe into which the child writes its pid first; pass it on to the child.
-    -1 means none.
+    Start it from the main thread (see `launcher.py`). `reaper_pipe` is the descriptor of a pipe into which the child
+    first writes its pid, or -1 for none; the caller must let the child inherit the descriptor.
     """
     launcher_arguments = (str(int(signal.SIGTERM)), str(os.getpid()), str(reaper_pipe))
     return [sys.executable, "-I", str(Path(launcher.__file__)), *launcher_arguments, *program]
@@ -55,10 +55,15 @@ def _ignore(line: str) -> None:
 async def run_to_end(
     program: Sequence[str], environment: Mapping[str, str], on_line: _OnLine, on_error_line: _OnLine = _ignore
 ) -> ProcessEnd:
-    """Runs a program until it ends, with `environment` added to this process's.
+    """Runs a program until it ends; `environment` is added to the variables of this process.
 
-    The callbacks get each line of its standard output and error; a line "error: ..." is only in the result.
-    Cancellation stops it with SIGINT, and with SIGKILL after STOP_GRACE_SECONDS.
+    `on_line` gets each line of its standard output, `on_error_line` each of its standard error, both stripped and
+    without empty lines. A line "error: ..." of standard error is not passed on; if it is the last one, it is in the
+    result. On cancellation, the program gets SIGINT; when it has ended, or after STOP_GRACE_SECONDS, SIGKILL ends what
+    still runs of it and its descendants.
+
+    A program that cannot be executed is reported in the result. Raises ValueError if a line has more than
+    _MAX_LINE_BYTES bytes.
     """
     process = await asyncio.create_subprocess_exec(
         *launch_command(program),
@@ -127,7 +132,10 @@ class _Stat:
 
 
 def process_tree(root: int) -> tuple[Process, ...]:
-    """Returns `root` and all descendants, also those in other sessions; empty if `root` does not exist."""
+    """Returns the process with pid `root` and then all its descendants, also those in other sessions.
+
+    Returns an empty tuple if the process does not exist.
+    """
     stats = [stat for entry in Path("/proc").glob("[0-9]*") if (stat := _read(int(entry.name))) is not None]
     children: dict[int, list[Process]] = {}
     for stat in stats:

@@ -52,7 +52,11 @@ async def _search(address: str, request: pb.SearchRequest) -> pb.SearchResponse:
 
 
 def to_json(answer: pb.SearchResponse) -> dict[str, Any]:
-    """Returns a search's passages, best first, and whether one is relevant by the collection's settings."""
+    """Returns what `--json` prints: `passages`, best first, and figures on all of them together.
+
+    `relevant` says whether a passage is relevant by the collection's settings; `best_cosine` is the greatest cosine,
+    and `best_coverage` (0 to 1) the greatest share of the query's words in one passage.
+    """
     return {
         "relevant": answer.relevant,
         "best_cosine": answer.best_dense,
@@ -62,7 +66,7 @@ def to_json(answer: pb.SearchResponse) -> dict[str, Any]:
 
 
 def to_lines(answer: pb.SearchResponse) -> Iterator[str]:
-    """Yields a search's passages as text: where each is from, its scores and what it says."""
+    """Yields the lines that describe a search's passages, best first: origin, scores and text of each."""
     if not answer.passages:
         yield "nothing is found; `pointsman retriever list` shows whether the collection has documents"
         return

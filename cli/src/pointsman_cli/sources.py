@@ -55,7 +55,7 @@ class SourceFile:
     media_type: str
 
     def read(self) -> bytes:
-        """Returns the file's bytes; raises UsageError with its name if it is too large or cannot be read."""
+        """Returns the file's bytes; raises UsageError if they are more than MAX_FILE_BYTES or cannot be read."""
         try:
             size = self.path.stat().st_size
             if size > MAX_FILE_BYTES:
@@ -65,9 +65,11 @@ class SourceFile:
             raise UsageError(f"{self.path} cannot be read: {error.strerror}") from error
 
     def title(self, content: bytes) -> str:
-        """Returns the first heading of a Markdown or text file, else the file's name.
+        """Returns the document's title, given the file's content.
 
-        The title is empty for PDF, HTML and JSON Lines: the retriever reads it from the document itself.
+        It is the first heading of a Markdown or text file (see `title_of`), else the file's name without the ending.
+        For source code it is the path inside the folder. For PDF, HTML and JSON Lines it is empty, since the retriever
+        reads the title from the document.
         """
         if self.media_type in FORMATTED_TYPES.values():
             return ""
@@ -78,14 +80,15 @@ class SourceFile:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A folder to synchronize a collection with, or a single file, whose `name` is empty."""
+    """A folder to synchronize a collection with, or a single file to add to it."""
 
     name: str
+    """The absolute path of the folder; empty for a single file."""
     files: tuple[SourceFile, ...]
     problems: tuple[str, ...] = ()
     """One message for each folder inside that cannot be read."""
     skipped: tuple[str, ...] = ()
-    """Names of the files inside that have an unknown ending."""
+    """The paths of the files inside that have an unknown ending."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +99,10 @@ class FolderContent:
 
 
 def find_sources(paths: Sequence[Path]) -> list[Source]:
-    """Lists the files to ingest, one source for each path.
+    """Lists the files to ingest; returns one source for each path.
 
-    Raises UsageError if a path does not exist or has an unknown ending, there are no files, or two have the same id.
+    Raises UsageError if a path does not exist, if it is a file with an unknown ending, if there is no file to ingest,
+    or if two files of any sources have the same id.
     """
     sources = [_source(path) for path in paths]
     seen: dict[str, Path] = {}
@@ -129,15 +133,18 @@ def _source(path: Path) -> Source:
 
 
 def _source_file(path: Path, relative: Path) -> SourceFile:
-    """Describes one file to ingest. The id of a text file is its path without the ending, else the whole path."""
+    """Describes one file to ingest, given its path inside the folder.
+
+    The id is that path, for Markdown and text files without the ending.
+    """
     named = relative.with_suffix("") if path.suffix.lower() in TEXT_TYPES else relative
     return SourceFile(named.as_posix(), path, relative.as_posix(), MEDIA_TYPES[path.suffix.lower()])
 
 
 def list_files(folder: Path) -> FolderContent:
-    """Lists the files below a folder, without hidden files and folders and without following links to folders.
+    """Lists the regular files below a folder, sorted by path, without hidden files and hidden folders.
 
-    A folder that cannot be read is one of the result's `problems`.
+    Links to files are followed, links to folders are not. Each folder that cannot be read is in `problems`.
     """
     files: list[Path] = []
     problems: list[str] = []
@@ -162,7 +169,7 @@ def _may_be_readable(file: Path) -> bool:
 
 
 def title_of(text: str) -> str:
-    """Returns the first `# heading` outside fenced code; empty if there is none."""
+    """Returns the text of the first Markdown heading of level 1 ("# TEXT") outside fenced code; empty without one."""
     fenced = False
     for line in _LINE_END.split(text):
         if line.startswith(("```", "~~~")):

@@ -1,6 +1,7 @@
-"""Prints tables that stay readable in any width: a cell is never broken into pieces.
+"""Prints tables that stay readable in any width: a word is never broken into pieces.
 
-In a file or pipe each row is one line. In a terminal, columns that do not fit follow below their row, with their name.
+In a file or pipe each row is one line. In a terminal, the cells of columns that do not fit follow on lines below their
+row, each with the name of its column.
 """
 
 import textwrap
@@ -22,9 +23,9 @@ def print_table(
     right: Collection[str] = (),
     console: Console | None = None,
 ) -> None:
-    """Prints rows of texts under the names of their columns; those in `right` are aligned to the right.
+    """Prints rows of texts under the names of their columns; columns named in `right` are aligned to the right.
 
-    `console` is by default the standard output's.
+    The default for `console` is one on standard output.
     """
     console = console or Console(highlight=False)
     width = console.width if console.is_terminal else _UNLIMITED
@@ -35,9 +36,11 @@ def print_table(
 def table_lines(
     columns: Sequence[str], rows: Sequence[Sequence[str]], width: int, right: Collection[str] = ()
 ) -> Iterator[str]:
-    """Yields the lines of a table, the first with the columns' names.
+    """Yields the lines of a table, first the line with the names of the columns.
 
-    Columns are taken from the left as long as they fit into `width`; the first one is always taken.
+    `width` is in terminal cells; `right` names the columns to align to the right. From the left, each column that still
+    fits into `width` becomes part of the row's line; the first one always does. The cells of the others follow on lines
+    below.
     """
     widths = [max(map(cell_len, cells)) for cells in zip(columns, *rows, strict=True)]
     beside, used = [0], widths[0]
@@ -57,7 +60,7 @@ def table_lines(
 
 
 def decimal_text(value: float) -> str:
-    """Returns a number with up to six digits, and never with an exponent."""
+    """Returns a number as text, rounded to six significant digits, and never with an exponent."""
     return f"{Decimal(f'{value:.6g}'):f}"
 
 

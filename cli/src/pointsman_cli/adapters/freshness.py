@@ -1,4 +1,4 @@
-"""`pointsman adapters freshness`: how much the documents have changed that serving adapters were trained on."""
+"""`pointsman adapters freshness`: shows how much of the documents that serving adapters were trained on has changed."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -27,7 +27,7 @@ from pointsman_cli.retriever.command import fetch_sketch
 from pointsman_cli.tables import print_table
 
 DATA_TIME_FACT, DATA_SET_FACT = "data_unix", "data_set"
-"""Facts in an adapter's manifest, written by `pointsman retrain`."""
+"""Names of facts in an adapter's manifest that `pointsman retrain` writes: time (Unix seconds) and name of the data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +37,13 @@ class Freshness:
     version: str
     aliases: tuple[str, ...]
     data_set: str
-    """Empty if the manifest does not name one."""
+    """The name of the training data; empty if the manifest does not name it."""
     trained_on: float
     """When the training data was taken, in Unix seconds; 0 if the manifest does not say."""
     collection: str
-    """Empty if the manifest names no collection."""
+    """The name of the collection; empty if the manifest names none."""
     changed: float
-    """Share of the collection's documents that were added, removed or changed since."""
+    """Share (0 to 1) of the collection's documents that were added, removed or changed; 0 if no collection is named."""
 
 
 def freshness(

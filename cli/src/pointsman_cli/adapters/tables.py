@@ -66,7 +66,10 @@ def change_as_json(change: pb.Change) -> dict[str, Any]:
 def adapters_table(
     versions: Sequence[pb.AdapterVersion], aliases: Sequence[pb.Alias], placed: Sequence[pb.Placement] = ()
 ) -> RenderableType:
-    """Renders versions and aliases, in 80 columns if possible; `placed` has the adapters that not all engines load."""
+    """Renders a table of versions, the errors of versions, and a table of aliases.
+
+    `placed` has an entry for each adapter that is not on every engine; a line below the tables names each.
+    """
     if not versions:
         return Text("no adapters")
     table = _table("version", "state", "in use as", "rank", "MiB", "created (UTC)")
@@ -93,7 +96,10 @@ def adapters_table(
 
 
 def _uses(version: pb.AdapterVersion, aliases: Sequence[pb.Alias]) -> str:
-    """Returns the aliases' names (without the adapter's), with the share of users if the version is their canary."""
+    """Returns the names of a version's aliases, without the name of the adapter, and "pinned" if the version is.
+
+    An alias of which the version is the canary has the share of users after its name.
+    """
     shares = {each.alias: each.canary_weight for each in aliases if each.canary_version == version.version}
     words = [
         alias.partition("@")[2] + (f" {shares[alias]:.4g}" if alias in shares else "") for alias in version.aliases
@@ -144,7 +150,7 @@ def version_table(version: pb.AdapterVersion) -> RenderableType:
 
 
 def history_text(changes: Sequence[pb.Change]) -> RenderableType:
-    """Renders each change on several lines, so that long names are not cut."""
+    """Renders each change on one to three lines, so that long names are not cut."""
     return Group(*map(_change, changes)) if changes else Text("nothing was changed")
 
 
@@ -182,7 +188,10 @@ def _time(unix_ms: int) -> str:
 
 
 def parse_replicas(name: str, words: str) -> pb.Placement:
-    """Parses "all", "on-demand" or a number of engines; raises UsageError for any other text."""
+    """Converts "all", "on-demand" or a number of engines, at least 1, to a placement of the adapter `name`.
+
+    Raises UsageError for any other text.
+    """
     if words == "all":
         return pb.Placement(name=name, kind=pb.PLACEMENT_KIND_ALL)
     if words == "on-demand":

@@ -24,7 +24,7 @@ from pointsman_cli.options import (
 )
 
 POLL_SECONDS = 1.0
-"""Time between two polls, unless the engine's state changes earlier."""
+"""Seconds between two lists of the adapters, unless the engine's state changes earlier."""
 
 _STATUS = {number: name.removeprefix("ENGINE_STATUS_").lower() for name, number in pb.EngineStatus.items()}
 
@@ -62,7 +62,10 @@ async def _watch(address: str, name: str) -> None:
 
 
 async def _follow(address: str, seen: _Snapshot) -> None:
-    """Copies the state of the lora-server's engine into `seen`, until cancelled; reconnects after an error."""
+    """Copies each state of the lora-server's engine into `seen`, until cancelled.
+
+    After a PointsmanError, stores its message in `seen.problem` and reconnects.
+    """
     while True:
         try:
             async with open_channel(address) as channel:
@@ -77,9 +80,10 @@ async def _follow(address: str, seen: _Snapshot) -> None:
 
 
 async def _look(address: str, name: str, seen: _Snapshot) -> None:
-    """Waits for a change of the engine's state, at most `POLL_SECONDS`, then lists the adapters into `seen`.
+    """Waits for a change of the engine's state, at most `POLL_SECONDS`, then stores the list of adapters in `seen`.
 
-    A version's state can change without a change of the engine's state. An error is stored in `seen.problem`.
+    The wait is bounded because a version's state can change without a change of the engine's. The message of a
+    PointsmanError is stored in `seen.problem`.
     """
     with suppress(TimeoutError):
         async with asyncio.timeout(POLL_SECONDS):
@@ -116,7 +120,7 @@ def _page(seen: _Snapshot) -> RenderableType:
 
 
 def _facts(seen: _Snapshot) -> dict[str, str]:
-    """Returns one line of text by name of engine, version or alias; a line is printed when it changes."""
+    """Returns the text to print for each version and alias, and for "engine" and "problem", when that text changes."""
     facts = {"engine": _engine(seen)} if seen.engine.sequence else {}
     for version in seen.adapters.versions:
         why = f": {version.last_error}" if version.last_error else ""

@@ -48,7 +48,7 @@ _OPTIONS = {
     "--against": ("gateway", "data_dir"),
     "--regret": ("gateway", "data_dir"),
 }
-"""By source, the parameters of `advise_on` that it uses; what no source names is for a report."""
+"""The parameters of `advise_on` that each source of figures uses; those in no entry are for a report."""
 _ALWAYS = ("evaluation", "live", "against", "regret", "as_json")
 
 
@@ -171,7 +171,10 @@ def advise_on(
 
 
 def _source(evaluation: Path | None, live: bool, against: str, regret: bool) -> str:
-    """Returns where the figures are from; raises UsageError unless exactly one source is given."""
+    """Returns where the figures are from: _REPORT, "--live", "--against" or "--regret".
+
+    Raises UsageError unless exactly one source is given.
+    """
     given = {_REPORT: evaluation is not None, "--live": live, "--against": bool(against), "--regret": regret}
     chosen = [source for source, is_given in given.items() if is_given]
     if len(chosen) != 1:
@@ -180,7 +183,7 @@ def _source(evaluation: Path | None, live: bool, against: str, regret: bool) -> 
 
 
 def _check_options(context: typer.Context, source: str) -> None:
-    """Raises UsageError if an option is given that this source does not use."""
+    """Raises UsageError if the command line has an option that `source` does not use."""
     for parameter in context.command.params:
         name = str(parameter.name)
         origin = context.get_parameter_source(name)
@@ -216,7 +219,7 @@ def _advise_live(url: str, key: str, as_json: bool) -> None:
 
 
 def _named_price(model: str) -> PricedModel:
-    """Returns the list price of a provider's model; raises UsageError if it is unknown."""
+    """Returns the list price of a provider's model; raises UsageError if the model is unknown."""
     try:
         return named_price(model)
     except NotFound as error:

@@ -22,7 +22,9 @@ class CostTerms:
     """Costs and volumes that the evaluation does not measure."""
 
     training: Mapping[str, float] = field(default_factory=dict)
-    """Dollars for one training, by adapter."""
+    """Dollars for one training, by the adapter's name ("triage"); `path_cost` and what calls it need
+    `EvaluatedPath.adapter` ("triage@prod") as keys instead, which `advise` makes of the names.
+    """
     monthly: float | None = None
     """Requests a month; None if unknown."""
     months: float = 12.0
@@ -34,7 +36,8 @@ class CostTerms:
     wrong_answer: float = 0.0
     """Dollars that one wrong answer costs."""
     unfinished: Mapping[str, str] = field(default_factory=dict)
-    """For each adapter whose training was stopped while its score still improved: how much of the training was done."""
+    """For each adapter whose training was stopped while its score still improved: how much was done ("2 of 3 epochs").
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,40 +47,48 @@ class PathCost:
     request: float
     """Dollars for one request, including the expected cost of wrong answers."""
     tokens: float
-    """Dollars for one request by its receipt."""
+    """Dollars for one request as the gateway reported them, without training and wrong answers."""
     training: float
     """Dollars for one training."""
     month: float
     """Dollars a month that do not depend on the volume: retraining and serving the adapter."""
     quality: float
+    """The path's mean score, 0 to 1."""
 
     def monthly(self, requests: float, months: float) -> float:
-        """Returns dollars a month for a number of requests, with the training paid off over `months`."""
+        """Returns dollars a month for a number of requests a month, with one training paid off over `months`."""
         return requests * self.request + self.training / months + self.month
 
 
 @dataclass(frozen=True, slots=True)
 class BreakEven:
-    """From which numbers of requests a trained path costs less than an untrained one; None means never."""
+    """From which volumes a trained path (with an adapter) costs less than an untrained one; None means never."""
 
     trained: str
     untrained: str
     score_difference: float
-    """Mean score of the trained path minus that of the untrained one. Only `right_answers` takes it into account."""
+    """Mean score of the trained path minus that of the untrained one.
+
+    Only `right_answers` always takes it into account; the others do if a wrong answer has a cost (`CostTerms`).
+    """
     saving_per_1000: float
-    """Dollars saved on 1,000 requests; negative if the trained path costs more."""
+    """Dollars saved on 1,000 requests, wrong answers included; negative if the trained path costs more."""
     requests: float | None
     """Number of requests after which the savings have paid for one training, without the monthly costs."""
     right_answers: float | None
-    """As `requests`, but the number of right answers, with the cost of each path per right answer."""
+    """Number of right answers after which the savings per right answer have paid for one training.
+
+    The dollars per right answer are `tokens` of `PathCost` divided by `quality`.
+    """
     requests_a_month: float | None
     """Requests a month that pay for the monthly costs and the monthly share of the training."""
 
 
 def path_cost(path: EvaluatedPath, terms: CostTerms, prices: Mapping[str, float] | None = None) -> PathCost:
-    """Computes the cost of a path, which must have a score; its adapter, if any, must be in `terms.training`.
+    """Computes the cost of a path, which must have a score.
 
-    `prices` has factors for single cost components, 1 by default.
+    If `path.adapter` is not empty, it must be a key of `terms.training`. `prices` are factors for cost components by
+    name, including TRAINING; 1 by default.
     """
     assert path.score is not None
     factors = prices or {}
@@ -110,12 +121,12 @@ def break_even(
 
 
 def _per_right_answer(path: PathCost) -> float:
-    """Returns the dollars spent for each right answer; infinite if no answer is right."""
+    """Returns the dollars of `tokens` for each right answer; infinite if no answer is right."""
     return path.tokens / path.quality if path.quality else float("inf")
 
 
 def _volume(spent: float, saving: float) -> float | None:
-    """Returns how many requests save as much money as was spent; None if a request saves nothing."""
+    """Returns how many requests save the dollars `spent`, if each saves `saving`; None if a request saves nothing."""
     if saving == float("inf"):
         return 0.0
     return spent / saving if saving > 0 else None
@@ -123,14 +134,16 @@ def _volume(spent: float, saving: float) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class Sensitivity:
+    """How the volume from which an adapter pays off depends on one price."""
+
     price: str
-    """ "prompt", "cached", "completion", "retrieval" or "training"."""
+    """The cost component: "prompt", "cached", "completion", "retrieval", "training", ..."""
     requests: tuple[float | None, ...]
-    """Break-even requests at each of FACTORS; None if never."""
+    """`BreakEven.requests` if the price is multiplied by each of FACTORS, in their order; None means never."""
 
 
 def sensitivities(trained: EvaluatedPath, untrained: EvaluatedPath, terms: CostTerms) -> tuple[Sensitivity, ...]:
-    """Returns the break-even volumes if one price at a time is scaled, for both paths, by each of FACTORS."""
+    """Returns, for each price, the break-even volumes if that price alone is multiplied, for both paths."""
     prices = dict.fromkeys((*trained.usd_per_1000, *untrained.usd_per_1000, TRAINING))
     return tuple(
         Sensitivity(price, tuple(break_even(trained, untrained, terms, {price: factor}).requests for factor in FACTORS))
@@ -139,10 +152,10 @@ def sensitivities(trained: EvaluatedPath, untrained: EvaluatedPath, terms: CostT
 
 
 def read_training_costs(files: Iterable[Path], hourly: float | None, given: Iterable[str]) -> dict[str, float]:
-    """Returns training costs in dollars by adapter, from files training.json and `given` texts NAME=USD.
+    """Returns training costs in dollars by adapter name, from files training.json and the texts `given`, "NAME=USD".
 
-    `hourly` is the dollars of an hour of the training machine. Raises UsageError if a file cannot be read, `hourly` is
-    missing, or a text is malformed.
+    A text replaces the cost from a file. `hourly` is the price in dollars of an hour of the training machine. Raises
+    UsageError if there are files and `hourly` is None, a file cannot be read, or a text is malformed.
     """
     found = {}
     for file in files:
@@ -159,9 +172,10 @@ def read_training_costs(files: Iterable[Path], hourly: float | None, given: Iter
 
 
 def unfinished_trainings(files: Iterable[Path]) -> dict[str, str]:
-    """Returns "N of M epochs" by adapter, for trainings whose time limit ended them while the score still improved.
+    """Returns "N of M epochs" by adapter name, for trainings that their time limit ended while they still improved.
 
-    Raises UsageError if a file cannot be read.
+    A training still improved if its last evaluation was the best. `files` are files training.json; raises UsageError if
+    one cannot be read.
     """
     found = {}
     for file in files:
@@ -174,9 +188,10 @@ def unfinished_trainings(files: Iterable[Path]) -> dict[str, str]:
 
 
 def check_selection(files: Iterable[Path], evaluated_sha256: str) -> None:
-    """Raises UsageError if a training selected its weights on the evaluated rows, or a file cannot be read.
+    """Raises UsageError if a training selected its weights on the evaluated rows: the score on them would be too high.
 
-    `evaluated_sha256` is that of the evaluated data set. The score on such rows would be too high.
+    `files` are files training.json; raises UsageError also if one cannot be read. `evaluated_sha256` is the digest of
+    the evaluated data set.
     """
     for file in files:
         record = _record(file)
@@ -188,9 +203,10 @@ def check_selection(files: Iterable[Path], evaluated_sha256: str) -> None:
 
 
 def training_cost_of(adapter: str, known: Mapping[str, float]) -> float:
-    """Returns the training cost in dollars of the adapter behind an alias (`triage@prod`).
+    """Returns the training cost in dollars of an adapter, given as an alias or version ("triage@prod").
 
-    Raises UsageError if it is unknown: an unknown cost must not count as 0.
+    `known` has the costs by the adapter's name ("triage"). Raises UsageError if the cost is unknown: it must not count
+    as 0.
     """
     name = adapter.partition("@")[0]
     if name not in known:

@@ -36,36 +36,45 @@ class RatedPath:
 
     path: str
     kind: str
+    """ "prompt", "rag", "lora", "tuned" or "hybrid"."""
     ratings: float
+    """The number of ratings."""
     mean: float
+    """The mean rating, 0 to 1."""
     low: float
+    """The lower end of Wilson's 95 % interval of the mean."""
     high: float
-    """The interval of the mean (Wilson)."""
+    """The upper end."""
     usd_per_1000: float | None
-    """None if unknown."""
+    """Dollars for 1,000 requests; None if unknown."""
     p95_seconds: float
+    """The 95th percentile of the latency."""
 
 
 @dataclass(frozen=True, slots=True)
 class LiveAdvice:
+    """What the ratings of a task's answers recommend."""
+
     task: str
     verdict: str
+    """One of VERDICTS, or NO_RATINGS."""
     path: str
     """The recommended path; empty without ratings."""
     settled: bool
-    """Whether every comparison with the recommended path is decided."""
+    """Whether there are other rated paths, and every comparison with them is decided (see `_is_settled`)."""
     further_ratings: Mapping[str, int]
-    """By path, how many more ratings would settle the comparisons, at the present means."""
+    """By path, how many more ratings would decide the comparisons, if the means stay as they are."""
     unrated: tuple[str, ...]
-    """Paths of the task without a rating."""
+    """Paths of the task without a rating, except the default path."""
     paths: tuple[RatedPath, ...]
     reasons: tuple[str, ...]
 
 
 def fetch_tasks(url: str, key: str) -> Sequence[Mapping[str, Any]]:
-    """Reads each task's ratings and costs by path from a gateway's console; raises CommandError.
+    """Returns the tasks of the overview in the gateway's console, with ratings and costs by path.
 
-    `url` is the gateway's base URL, `key` an API key (empty: none is sent).
+    `url` is the gateway's base URL, `key` an API key (empty: none is sent). Raises CommandError if the gateway cannot
+    be reached, has no console, or refuses the request.
     """
     headers = {"x-pointsman-console": "advise", **bearer(key)}
     try:
@@ -81,9 +90,10 @@ def fetch_tasks(url: str, key: str) -> Sequence[Mapping[str, Any]]:
 
 
 def live_advice(task: Mapping[str, Any]) -> LiveAdvice:
-    """Recommends the task's cheapest path whose ratings are as good as the best ones, as `recommend` does.
+    """Recommends the task's cheapest path that is rated as well as the best one.
 
-    `task` is an entry of the console's overview.
+    A path counts as such if its mean rating is at most `allowed_gap` below the best mean, and not significantly below.
+    `task` is an entry of `fetch_tasks`.
     """
     rated = tuple(_rated(path) for path in task["paths"] if path["quality"])
     unrated = tuple(str(path["path"]) for path in task["paths"] if not path["quality"] and path["role"] != "default")
@@ -131,17 +141,17 @@ def difference(one: RatedPath, other: RatedPath) -> tuple[float, float]:
 
 
 def _is_settled(chosen: RatedPath, other: RatedPath) -> bool:
-    """Returns whether one of two paths is significantly better, or their mean ratings surely differ by under MARGIN.
+    """Returns whether one of two paths is significantly better, or the interval of their difference is within MARGIN.
 
-    MARGIN holds for low ratings too, though `allowed_gap` is then less: the wrong choice costs 3 right answers in 100.
+    For low ratings `allowed_gap` is smaller, but MARGIN is used here too: a wrong choice costs at most 3 right answers
+    in 100.
     """
     low, high = difference(chosen, other)
     return low > 0 or high < 0 or (low >= -MARGIN and high <= MARGIN)
 
 
 def ratings_to_settle(one: RatedPath, other: RatedPath) -> float:
-    """Returns how many ratings each of two paths needs so that the interval of their difference excludes 0, or is
-    within MARGIN.
+    """Returns how many ratings each of two paths needs in all to make their comparison settled (`_is_settled`).
 
     It assumes that the means stay as they are (normal approximation; variances of A. Agresti and B. Coull, The American
     Statistician 52, 1998).
@@ -197,25 +207,28 @@ class HardwareCost:
     """The cost of tokens on a gateway's own engines since its start, and a provider's price for the same tokens."""
 
     against: str
+    """The name of the provider's model."""
     engines: tuple[str, ...]
+    """The engines that have a price per hour."""
     tokens: Mapping[str, float]
-    """By type: "prompt", "cached", "completion"."""
+    """The number of tokens by type: "prompt", "cached", "completion"."""
     utilisation: float
-    """The share of the price that answers have used; the rest was idle."""
+    """The share, 0 to 1, of the engines' cost during which they answered; the rest of the time they were idle."""
     own_usd_per_million: float
-    """At this utilisation."""
+    """Dollars for a million of these tokens on the engines, at this utilisation."""
     own_usd_per_million_at_full_use: float
-    """If no time were idle, with as many answers at once as now."""
+    """The same if the engines were never idle, with as many answers at once as now."""
     list_usd_per_million: float
-    """The provider's price for these tokens, by type."""
+    """Dollars for a million tokens at the provider, with the same shares of the types."""
     break_even_utilisation: float
-    """From which the own hardware is cheaper; above 1 it never is."""
+    """The utilisation from which the own hardware is cheaper; above 1 it never is."""
 
 
 def hardware_cost(scrape: Scrape, against: str, price: PricedModel) -> HardwareCost:
-    """Compares the engines' cost with a provider's list price.
+    """Compares the cost of a gateway's engines, from its metrics, with a provider's list price.
 
-    Raises CommandError if no engine has an hourly price, none with one has answered yet, or the provider's price is 0.
+    `against` is the name of the provider's model, and `price` its price. Raises CommandError if no engine has a price
+    per hour, the engines with one have not answered yet, or the provider's price is 0.
     """
     dollars = scrape.samples.get("pointsman_engine_cost_usd_total", {})
     shares = [(dict(labels)["engine"], dict(labels)["path"], usd) for labels, usd in dollars.items() if usd > 0]

@@ -1,4 +1,4 @@
-"""Recommends what to do about a task (prompt, retrieve, train) and gives one reason for each criterion."""
+"""Recommends what to do about a task (prompt, retrieve, train) from an evaluation, with reasons."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,7 +24,7 @@ MARGIN = 0.03
 On a small data set a test separates few paths, and a missing difference does not prove that paths are equal.
 """
 RELATIVE_MARGIN = 0.1
-"""But not more than this share of the best score: of 0.04, 0.03 would be three quarters of the right answers."""
+"""MARGIN is reduced to this share of the best score: with a best score of 0.04, a path with 0.01 would be no equal."""
 
 VERDICTS = {
     "prompt": "stay with prompting",
@@ -43,7 +43,10 @@ def reasons(
     chosen: EvaluatedPath,
     terms: CostTerms,
 ) -> Iterator[str]:
-    """Yields a sentence for each criterion; `equals` are the good enough paths, `chosen` the recommended one."""
+    """Yields sentences on accuracy, form, latency, cost, knowledge, training and prompt length, where these matter.
+
+    `scored` are the paths with a score and a cost, `equals` those that are good enough, `chosen` the recommended one.
+    """
     yield from _accuracy_reason(task, scored, equals, chosen)
     yield from _validity_reason(scored, chosen)
     yield from _latency_reason(scored, chosen)
@@ -149,23 +152,28 @@ class Requirements:
     floor: float | None = None
     """Required lower end of the score's interval."""
     form: float | None = None
-    """Required share of well-formed answers."""
+    """Required share, 0 to 1, of well-formed answers."""
     p95_seconds: float | None = None
+    """Allowed 95th percentile of the latency."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
+    """What to do about a task, and why."""
+
     task: str
     verdict: str
+    """One of VERDICTS, or NONE_GOOD_ENOUGH."""
     path: str
     """The recommended path; empty if none is good enough."""
     reasons: tuple[str, ...] = field(default_factory=tuple)
 
 
 def recommend(task: TaskReport, needs: Requirements, terms: CostTerms) -> Recommendation:
-    """Recommends the cheapest path that meets the requirements, with reasons.
+    """Recommends the cheapest of the task's paths that meet the requirements, with reasons.
 
-    Without a required score, it must also be as good as the best path. If none is good enough, the path is empty.
+    If no score is required, the path must also be as good as the best one (`_as_good_as_the_best`). If no path meets
+    the requirements, the result's `path` is empty. Raises KeyError if a path's `adapter` is not in `terms.training`.
     """
     scored = [path for path in task.paths if path.score and path.usd_per_1000]
     eligible = [path for path in scored if not any(_unmet(path, needs))]
@@ -192,7 +200,10 @@ def _unmet(path: EvaluatedPath, needs: Requirements) -> Iterator[str]:
 
 
 def _as_good_as_the_best(paths: Sequence[EvaluatedPath], pairs: Sequence[Pair]) -> list[EvaluatedPath]:
-    """Returns the best path by mean score, and those within `allowed_gap` of it that are not significantly worse."""
+    """Returns the path with the best mean score, and those within `allowed_gap` of it without a significant difference.
+
+    The significance is that of `pairs`, which compare the paths.
+    """
     best = max(paths, key=lambda path: path.mean)
     worse = {
         pair.second if pair.first == best.path else pair.first
@@ -208,7 +219,11 @@ def allowed_gap(best: float) -> float:
 
 
 def _cheapest(paths: Sequence[EvaluatedPath], terms: CostTerms) -> EvaluatedPath:
-    """Returns the path with the lowest cost at the monthly volume; without one, per request among untrained paths."""
+    """Returns the path with the lowest cost a month at the volume of `terms`.
+
+    If the volume is unknown, returns the untrained path with the lowest cost per request; if there is no untrained one,
+    the trained path with the lowest.
+    """
     monthly = terms.monthly
     if monthly is not None:
         return min(paths, key=lambda path: path_cost(path, terms).monthly(monthly, terms.months))
@@ -217,12 +232,15 @@ def _cheapest(paths: Sequence[EvaluatedPath], terms: CostTerms) -> EvaluatedPath
 
 
 def best_path(paths: Sequence[EvaluatedPath]) -> EvaluatedPath | None:
-    """Returns the path with the highest mean score, of equal ones the cheaper; None if there are no paths."""
+    """Returns the path with the highest mean score; of equal ones, the cheapest. Returns None if there are no paths."""
     return max(paths, key=lambda path: (path.mean, -path.cost), default=None)
 
 
 def best_pair(task: TaskReport) -> tuple[EvaluatedPath, EvaluatedPath] | None:
-    """Returns the task's best trained and best untrained path; None if it lacks either."""
+    """Returns the task's best path with an adapter and the best one without; None if the task lacks either.
+
+    Paths without a score or a cost are left out.
+    """
     scored = [path for path in task.paths if path.score and path.usd_per_1000]
     trained = best_path([path for path in scored if path.adapter])
     untrained = best_path([path for path in scored if not path.adapter])
@@ -231,12 +249,15 @@ def best_pair(task: TaskReport) -> tuple[EvaluatedPath, EvaluatedPath] | None:
 
 @dataclass(frozen=True, slots=True)
 class TaskAdvice:
+    """The advice on one task."""
+
     task: str
     recommendation: Recommendation
     break_evens: tuple[BreakEven, ...]
-    """One for each trained path against each untrained path."""
+    """One for each path with an adapter against each path without."""
     compared_pair: tuple[str, str] | None
-    """The best trained and the best untrained path, which `sensitivities` compares."""
+    """The best path with an adapter and the best one without, which `sensitivities` compares; None if one is missing.
+    """
     sensitivities: tuple[Sensitivity, ...]
 
 

@@ -20,11 +20,14 @@ _COLUMNS = ("task", "chosen", "shadow", "pairs", "$ per 1k", "seconds", "quality
 
 @dataclass(frozen=True, slots=True)
 class PathMeans:
-    """Means of a path over all its shadow comparisons; `quality` is over the scored ones, None if there are none."""
+    """Means of one path over the pairs of a comparison."""
 
     usd: float
+    """Dollars for one request."""
     seconds: float
+    """Latency of one request."""
     quality: float | None
+    """The mean score, 0 to 1, over the scored pairs; None if there are none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +38,15 @@ class PathComparison:
     chosen: str
     shadow: str
     pairs: int
+    """The number of requests that both paths answered."""
     scored: int
+    """The number of these whose answers were both scored."""
     of_chosen: PathMeans
     of_shadow: PathMeans
     regret_usd: float
-    """Total that the shadow would have saved in pairs where it was not worse."""
+    """The dollars that the shadow path would have saved, summed over the scored pairs in which it was not worse."""
     regret_quality: float
-    """Total by which the shadow scored higher."""
+    """By how much the shadow path scored higher, summed over the scored pairs in which it did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,21 +57,26 @@ class JudgeFigures:
     verdicts: Mapping[str, int]
     """Number of pairs by outcome: "chosen", "shadow", "tie", "disagreement", "unparsable", ..."""
     spent_usd: float
+    """What the judge cost, in dollars."""
     rated: int
-    """Judged answers that people have rated too."""
+    """The number of judged answers that people have rated, too."""
     agreed: int
-    """Those that judge and people both found good, or both bad."""
+    """The number of these that judge and people both found good, or both bad."""
     agreement: tuple[float, float]
-    """The 95 % interval of the share (Wilson); from 0 to 1 without ratings."""
+    """Wilson's 95 % interval of the share of `agreed` in `rated`; (0, 1) without ratings."""
 
 
 @dataclass(frozen=True, slots=True)
 class Regrets:
+    """All figures on shadow requests that one gateway reports, since its start."""
+
     comparisons: tuple[PathComparison, ...]
     outcomes: Mapping[str, int]
-    """Number of sampled requests by outcome: "ok", "crowded", "spent", ..."""
+    """Number of requests sampled for a shadow request, by the outcome of that: "ok", "crowded", "spent", ..."""
     spent_usd: float
+    """What shadow requests cost, in dollars."""
     judges: tuple[JudgeFigures, ...] = ()
+    """One for each task that has a judge."""
 
 
 def read_regrets(scrape: Scrape) -> Regrets:
@@ -127,12 +137,15 @@ def _sum(scrape: Scrape, name: str, labels: Mapping[str, str]) -> float:
 
 
 def fetch_regrets(url: str) -> Regrets:
-    """Reads the shadow comparisons at `url`, the full URL of a gateway's `/metrics`; raises CommandError on failure."""
+    """Reads the figures on shadow requests from `url`, the full URL of a gateway's `/metrics`.
+
+    Raises CommandError as `fetch_metrics` does.
+    """
     return read_regrets(fetch_metrics(url))
 
 
 def fetch_metrics(url: str) -> Scrape:
-    """Reads the metrics at `url`, the full URL of a gateway's `/metrics`; raises CommandError on failure."""
+    """Reads the gateway's metrics at `url`, the full URL of `/metrics`; raises CommandError if they cannot be read."""
     try:
         with open_client(timeout=TIMEOUT_SECONDS, trust_env=False, headers={"accept": "text/plain"}) as client:
             answer = client.get(url).raise_for_status()

@@ -21,7 +21,7 @@ from pointsman_cli.up.startup import is_serving
 ANSWER_SECONDS = 5.0
 ASK_SECONDS = 120.0
 WEEKS_LEFT = 3
-"""A certificate that expires sooner should have been renewed by now."""
+"""The check of a certificate fails if it expires in fewer weeks: it should have been renewed by then."""
 _A_WEEK = 7 * 24 * 3600.0
 
 
@@ -30,10 +30,11 @@ class Cluster:
     """The HTTP and gRPC addresses of a deployment that `doctor` checks, and the API key for it."""
 
     url: str
-    """HTTP URL: https://pointsman.example."""
+    """The base URL of HTTP: "https://pointsman.example"."""
     grpc: str = ""
     """HOST:PORT of gRPC; empty: not checked."""
     key: str = ""
+    """The API key; empty: none is sent."""
     asks: bool = False
     """Whether to send one request that an engine answers, which costs money."""
 
@@ -43,7 +44,10 @@ class Cluster:
 
 
 async def check_cluster(cluster: Cluster) -> AsyncIterator[Finding]:
-    """Yields the findings on a deployment one by one; stops early if its gateway cannot be reached."""
+    """Yields the findings on a deployment one by one; stops early if the gateway's /healthz does not answer 200.
+
+    Raises httpx.HTTPError if the connection fails in the check of the keys; other failures are findings.
+    """
     address = await _address(cluster.url)
     yield address
     async with open_async_client(base_url=cluster.url, timeout=ANSWER_SECONDS, trust_env=False) as client:
@@ -152,7 +156,10 @@ async def _answer(client: httpx.AsyncClient, cluster: Cluster) -> Finding:
 
 
 async def _post(client: httpx.AsyncClient, path: str, cluster: Cluster, seconds: float) -> dict[str, Any] | str:
-    """Returns the gateway's JSON response, or a text that describes the problem."""
+    """Posts a short chat request; returns the gateway's JSON object, or a text that describes the problem.
+
+    `seconds` is the timeout.
+    """
     body = {"model": "auto", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8}
     try:
         answer = await client.post(path, json=body, headers=cluster.headers, timeout=seconds)

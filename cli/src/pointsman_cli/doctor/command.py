@@ -127,7 +127,7 @@ def _needs_engine(folder: Path | None) -> bool:
 
 
 def _security_findings(url: str, data_dir: DataDir) -> list[Finding]:
-    """Returns the security findings of the gateway at `url`, or of this machine's deployment if `url` is empty."""
+    """Returns the security findings on the gateway at `url`; if that is empty, on the deployment of this machine."""
     run = find_run(data_dir.folder)
     found = run_interruptibly(check_gateway(url) if url else check_deployment(run, data_dir))
     return [*found, summary(found)]
@@ -138,7 +138,10 @@ async def _of_cluster(cluster: Cluster) -> list[Finding]:
 
 
 def check_example(folder: Path) -> Iterator[Finding]:
-    """Yields the findings on pointsman.yaml, and on the configuration that it names, which the gateway checks."""
+    """Yields the findings on a folder's pointsman.yaml, and on the configuration that it names.
+
+    A gateway process (`--check`) checks the configuration; each of its warnings is a finding, too.
+    """
     try:
         loaded = load_example(folder)
         check_retriever(loaded)
@@ -164,7 +167,7 @@ def check_example(folder: Path) -> Iterator[Finding]:
 
 
 def check_engine_of(config: Path, name: str) -> Iterator[Finding]:
-    """Sends test requests to the engine `name` of the configuration, and yields a finding for each check.
+    """Sends test requests to the engine `name` of the configuration folder `config`; yields a finding for each check.
 
     A gateway process (`--check --engine`) sends them. A failure is a finding, not an error.
     """

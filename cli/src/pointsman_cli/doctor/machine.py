@@ -110,7 +110,10 @@ def _existing(folder: Path) -> Path:
 
 
 def check_hardware(machine: Machine, *, engine: bool = True) -> Iterator[Finding]:
-    """Yields findings on Python and disk, and if an `engine` is to run on this machine, on processor and memory."""
+    """Yields findings on Python and disk space; with `engine`, also on processor and memory.
+
+    `engine` says whether an engine is to run on this machine, which also needs more disk space.
+    """
     yield _python(machine)
     if engine:
         yield _cores(machine)
@@ -168,7 +171,11 @@ def _disk(machine: Machine, who: str, needed: int, wanted: int) -> Finding:
 def check_installation(
     data_dir: DataDir, engine_python: Path | None, base_model: str, *, engine: bool = True
 ) -> Iterator[Finding]:
-    """Yields findings on services, Valkey and embedding model; with an `engine` also on vLLM and the base model."""
+    """Yields findings on services, retriever, engine, Valkey, embedding model, and with `engine` on the base model.
+
+    `engine` says whether an engine is to run on this machine: without it, a missing vLLM is no failure. `engine_python`
+    is as for `python_path`, and `base_model` is the name of the model in the data directory.
+    """
     yield _services()
     yield _retriever()
     if engine:
@@ -182,12 +189,14 @@ def check_installation(
 
 
 def has_engine(data_dir: DataDir, engine_python: Path | None) -> bool:
-    """Returns whether an engine is installed, or one is named by option or environment variable."""
+    """Returns whether the engine's Python exists (see `python_path`), or is named by `engine_python` or by the
+    environment variable VARIABLE, even if it does not exist.
+    """
     return python_path(data_dir, engine_python).exists() or bool(engine_python or os.environ.get(VARIABLE))
 
 
 def check_engine(python: Path) -> Finding:
-    """Checks that the engine's Python can import vLLM."""
+    """Checks that the lora-server is installed, and that the engine's Python can import vLLM."""
     remedy = f"{INSTALL_ENGINE}; or name another with --engine-python"
     if importlib.util.find_spec(LORA_SERVER) is None:
         return fail("engine", f"the lora-server is not installed; {INSTALL_ENGINE}")

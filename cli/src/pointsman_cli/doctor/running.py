@@ -24,9 +24,10 @@ _ADAPTERS = lora_server_pb2.ListAdaptersRequest()
 
 
 def check_ports(http: str, grpc_address: str, run: Run | None) -> list[Finding]:
-    """Checks the two ports of the gateway; an empty address is that of the running `pointsman up`, or its default.
+    """Checks the two ports of the gateway as `check_port` does.
 
-    Raises UsageError if an address is malformed.
+    An empty address means that of the running `pointsman up`, or DEFAULT_HTTP or DEFAULT_GRPC if none runs. Raises
+    UsageError if an address is not HOST:PORT.
     """
     http = http or (run.http.removeprefix("http://") if run else DEFAULT_HTTP)
     grpc_address = grpc_address or (run.grpc if run else DEFAULT_GRPC)
@@ -34,9 +35,10 @@ def check_ports(http: str, grpc_address: str, run: Run | None) -> list[Finding]:
 
 
 def check_port(what: str, address: str, option: str, run: Run | None) -> Finding:
-    """Checks that the port is free, or used by the running `pointsman up`; `option` is the one that sets it.
+    """Checks that the port of `address` is free, or is used by the gateway of the running `pointsman up`.
 
-    Raises UsageError if the address is malformed.
+    `what` names the finding, and `option` ("--http") is the option that sets the address. Raises UsageError if
+    `address` is not HOST:PORT.
     """
     if run is not None and address in (run.http.removeprefix("http://"), run.grpc):
         return ok(what, f"{address} is ours (pid {run.pid})")
@@ -52,7 +54,10 @@ def check_port(what: str, address: str, option: str, run: Run | None) -> Finding
 
 
 async def check_running(run: Run | None, key: str = "") -> list[Finding]:
-    """Checks the services of the running `pointsman up`; `key` is an API key for its gateway."""
+    """Checks the services of the running `pointsman up`, with their tokens, engine, configuration and Prometheus.
+
+    The only finding is a warning if none runs. `key` is an API key for the gateway.
+    """
     if run is None:
         return [warn("running", "nothing; start it with `pointsman up EXAMPLE_FOLDER`")]
     addresses = {"gateway": run.grpc, "retriever": run.retriever, "lora-server": run.lora_server}
@@ -65,7 +70,7 @@ async def check_running(run: Run | None, key: str = "") -> list[Finding]:
 
 
 async def check_tokens(run: Run) -> list[Finding]:
-    """Checks that retriever and lora-server, if they run, reject calls without a token."""
+    """Checks that retriever and lora-server, if `run` has them, reject calls without a token; warns if one does not."""
     findings = []
     if run.retriever:
         findings.append(
@@ -81,7 +86,7 @@ async def check_tokens(run: Run) -> list[Finding]:
 
 
 async def _tokens(name: str, address: str, method: Callable[[grpc.aio.Channel], Any], request: Any) -> Finding:
-    """Checks that the service rejects a call without a token; the finding is a warning if it does not."""
+    """Checks that the service rejects a call without a token; warns if it does not, or cannot be reached."""
     what = f"{name} tokens"
     try:
         async with open_anonymous_channel(address) as channel:
@@ -106,13 +111,19 @@ async def _service(name: str, address: str, run: Run) -> Finding:
 
 
 async def check_configuration(url: str, key: str = "") -> Finding:
-    """Checks that the gateway serves the configuration that is on disk; `key` is an API key for it."""
+    """Checks that the gateway at the base URL `url` serves the configuration that is on its disk.
+
+    `key` is an API key for the gateway.
+    """
     async with open_async_client(base_url=url, timeout=_ANSWER_SECONDS, trust_env=False) as client:
         return await configuration_finding(client, bearer(key))
 
 
 async def configuration_finding(client: httpx.AsyncClient, headers: Mapping[str, str] | None = None) -> Finding:
-    """Checks that the gateway serves the configuration that is on disk; `client` has its base URL."""
+    """Checks that the gateway at the client's base URL serves the configuration that is on its disk.
+
+    `headers` are those with the API key; None or empty: no key.
+    """
     try:
         answer = await client.get("/v1/configuration", headers=headers)
         if answer.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
@@ -148,7 +159,7 @@ async def _engine(address: str) -> list[Finding]:
 
 
 async def _prometheus(run: Run) -> list[Finding]:
-    """Checks that the Prometheus that `pointsman up` has started answers; returns no finding if it started none."""
+    """Checks that the Prometheus of `pointsman up` answers; returns an empty list if `run` has none."""
     process = run.processes.get(PROMETHEUS)
     if process is None:
         return []

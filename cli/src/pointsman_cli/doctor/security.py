@@ -19,8 +19,9 @@ ANSWER_SECONDS = 5.0
 LOOPBACK = re.compile("(0{16}FFFF0000)?[0-9A-F]{6}7F|0{24}01000000")
 """127.0.0.0/8, also mapped to IPv6, and ::1, as /proc/net/tcp and tcp6 write them on a little-endian machine."""
 LISTENING = "0A"
+"""The state of a listening socket in these files."""
 MIN_DISTINCT_CHARACTERS = 8
-"""A token with fewer is weak; those of `openssl rand -hex 32` have 16, and placeholders such as "xxxx" few."""
+"""A token with fewer different characters is weak: `openssl rand -hex 32` prints about 16, placeholders have few."""
 MAX_NAMED = 3
 
 TLS_SETTINGS = {
@@ -28,7 +29,7 @@ TLS_SETTINGS = {
     "retriever": "POINTSMAN_RETRIEVER_TLS_CERTIFICATE",
     "lora-server": "POINTSMAN_LORA_TLS_CERTIFICATE",
 }
-"""The environment variable that switches a service's TLS on."""
+"""The environment variable that switches TLS on, by the name of the service."""
 
 
 def is_loopback(host: str) -> bool:
@@ -41,7 +42,10 @@ def is_loopback(host: str) -> bool:
 
 
 async def check_gateway(url: str) -> list[Finding]:
-    """Checks what a client without a key may do at the gateway's HTTP address."""
+    """Checks what a client without a key may do at the gateway's base URL `url`, and whether TLS is used.
+
+    Open access is a failure; at a loopback address it is only a warning, and missing TLS is allowed.
+    """
     parts = urlsplit(url)
     is_local = is_loopback(parts.hostname or "")
     open_to_others = warn if is_local else fail
@@ -73,7 +77,7 @@ async def check_gateway(url: str) -> list[Finding]:
 
 
 async def check_deployment(run: Run | None, data_dir: DataDir) -> list[Finding]:
-    """Checks who can access the gateway, the services behind it, Redis, listeners and files of this machine.
+    """Checks who can access what `pointsman up` runs on this machine: gateway, services, Redis, ports and files.
 
     If nothing runs (`run` is None), only the files are checked.
     """
@@ -85,12 +89,15 @@ async def check_deployment(run: Run | None, data_dir: DataDir) -> list[Finding]:
 
 
 def _as_failure(finding: Finding) -> Finding:
-    """Converts the warning that a service needs no token to a failure: every user of the machine could call it."""
+    """Converts the warning that a service needs no token to a failure; returns any other finding as it is.
+
+    Without tokens, every user of the machine can call the service.
+    """
     return fail(finding.what, finding.detail) if finding.detail.startswith("none:") else finding
 
 
 def check_redis(url: str) -> Finding:
-    """Checks that Redis has a password or is a Unix socket: whoever writes to it can add API keys."""
+    """Checks that the URL of Redis has a password or is that of a Unix socket: whoever can write there can add keys."""
     parts = urlsplit(url)
     if parts.scheme == "unix":
         return ok("redis", "a Unix socket, without a port")
@@ -100,7 +107,7 @@ def check_redis(url: str) -> Finding:
 
 
 def check_files(folder: Path) -> Iterator[Finding]:
-    """Checks that the data directory, which holds prompts, answers and tokens, cannot be opened by others."""
+    """Checks that other users cannot open the data directory `folder` or its token files, and that no token is weak."""
     if not folder.exists():
         yield ok("files", f"{folder} does not exist")
         return
@@ -131,7 +138,10 @@ def _is_weak(token: str) -> bool:
 
 
 def check_listeners(run: Run) -> Iterator[Finding]:
-    """Finds the processes of `pointsman up` that other machines can connect to; a failure if without TLS."""
+    """Yields a finding for each process of `pointsman up` that listens on other addresses than loopback ones.
+
+    It is a failure if the process has no TLS, and otherwise a warning.
+    """
     found = False
     for name, process in sorted(run.processes.items()):
         try:
@@ -153,7 +163,10 @@ def check_listeners(run: Run) -> Iterator[Finding]:
 
 
 def listening_ports(pid: int, root: Path = Path("/proc")) -> list[int]:
-    """Returns the TCP ports at which a process listens on other than loopback addresses, from /proc; raises OSError."""
+    """Returns the TCP ports at which a process listens on other than loopback addresses, in ascending order.
+
+    `root` is the folder with the files of /proc. Raises OSError if the process has ended, or belongs to another user.
+    """
     sockets = set()
     for descriptor in (root / str(pid) / "fd").iterdir():
         try:
@@ -180,6 +193,6 @@ def _environment(pid: int) -> dict[str, str]:
 
 
 def summary(findings: list[Finding]) -> Finding:
-    """Returns the last finding: a failure with the number of failures, if there are any."""
+    """Returns the finding to show last: a failure with the number of failures in `findings`, or that there is none."""
     count = sum(finding.level is Level.FAIL for finding in findings)
     return fail("security", f"{count} findings to fix") if count else ok("security", "nothing is open that must not be")

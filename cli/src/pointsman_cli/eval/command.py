@@ -136,9 +136,9 @@ def evaluate(
 
 
 async def _send_scores(client: httpx.AsyncClient, kept: Path) -> None:
-    """Sends the scores in a complete file of answers to the gateway, and prints which count as ratings.
+    """Sends the scores in the file of answers `kept` to the gateway, and prints how many paths' scores are accepted.
 
-    Raises CommandError if there are none, or the gateway does not accept them.
+    Raises CommandError if the file has no scores, or the gateway refuses them.
     """
     console, body = Console(stderr=True, highlight=False), scores_of(kept)
     if not body["results"]:
@@ -157,10 +157,11 @@ async def _send_scores(client: httpx.AsyncClient, kept: Path) -> None:
 async def evaluated(
     client: httpx.AsyncClient, dataset: Dataset, wanted: Selection, kept: Path, resume: bool, terms: EvalSettings
 ) -> Report:
-    """Runs an evaluation, stores each answer in the file `kept`, and returns the report.
+    """Runs an evaluation, stores each answer in the file `kept`, and returns the report; closes `client`.
 
-    With `resume`, the file's answers are reused. Raises CommandError (UsageError before the first request); the answers
-    received until then are in the file.
+    With `resume`, the successful answers in the file are reused. Raises UsageError before the first request if the
+    selection, the shares or the file do not fit the data set; CommandError if the evaluation cannot continue. Answers
+    that arrived before an error are in the file.
     """
     console = Console(stderr=True, highlight=False)
     async with client:
@@ -206,7 +207,7 @@ def _text(file: Path) -> str:
 
 
 def _must_be_writable(file: Path | None) -> None:
-    """Raises UsageError if a report could not be written to the file; None is no file."""
+    """Raises UsageError if a report could not be written to the file; does nothing if `file` is None."""
     if file and (not file.parent.is_dir() or file.is_dir() or not os.access(file.parent, os.W_OK)):
         raise UsageError(f"cannot write {file}: its folder is missing or not yours, or it is a folder")
 

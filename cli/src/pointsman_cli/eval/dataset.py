@@ -1,5 +1,7 @@
-"""Reads labelled requests from JSON Lines files: one JSON object per line. Other modules use its readers too; they
-accept a byte order mark and an incomplete last line, which a killed process may have left."""
+"""Reads labelled requests from JSON Lines files: UTF-8, one JSON object per line.
+
+Other modules use the functions that read lines, too.
+"""
 
 import hashlib
 import json
@@ -28,13 +30,19 @@ def text_of(file: Path) -> str:
 
 
 def numbered(text: str) -> Iterator[tuple[int, str]]:
-    """Yields the number (from 1) and text of each non-blank line. Only line feeds end a line, because JSON strings may
-    contain U+2028."""
+    """Yields the number (from 1) and the text of each non-blank line.
+
+    Only line feeds end a line, because JSON strings may contain U+2028.
+    """
     return ((number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip())
 
 
 def parsed(line: str) -> Any:
-    """Parses a line of JSON; raises ValueError, also for lone surrogates, with a message such as "is not JSON: ..."."""
+    """Parses a line of JSON.
+
+    Raises ValueError if it is not JSON or has lone surrogates. The message has no subject ("is not JSON: ..."), so the
+    caller can put the name of the file before it.
+    """
     try:
         found = json.loads(line)
         json.dumps(found, ensure_ascii=False).encode()
@@ -46,9 +54,9 @@ def parsed(line: str) -> Any:
 
 
 def whole_lines(file: Path) -> Iterator[tuple[int, str]]:
-    """Truncates an incomplete last line of a file that will be appended to, and yields the numbered lines before it.
+    """Removes an incomplete last line, which a killed process may have left, from a file that will be appended to.
 
-    Raises UsageError if the file cannot be read or truncated.
+    Returns the other lines as `numbered` yields them. Raises UsageError if the file cannot be read or changed.
     """
     try:
         content = file.read_bytes()
@@ -62,13 +70,17 @@ def whole_lines(file: Path) -> Iterator[tuple[int, str]]:
 
 @dataclass(frozen=True, slots=True)
 class Row:
+    """One labelled request."""
+
     id: str
+    """The row's own id; without one, the number of its line."""
     task: str
     messages: tuple[Mapping[str, str], ...]
+    """The messages of the request, each with `role` and `content`; the last one is the user's."""
     output: Any
     """The expected text or JSON value; None if the row has none."""
     facts: Any
-    """Facts that an answer must state, a text or a list; None if the row has none."""
+    """Facts that an answer must state, as for the metric `Contains`; None if the row has none."""
 
     @property
     def text(self) -> str:
@@ -78,8 +90,11 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
+    """The rows of a file."""
+
     file: Path
     digest: str
+    """The SHA-256 of the whole file's text, in hexadecimal digits."""
     rows: tuple[Row, ...]
 
 
@@ -88,9 +103,9 @@ class _BadRow(ValueError):
 
 
 def read_dataset(file: Path, task: str, limit: int | None = None) -> Dataset:
-    """Reads a data set; `task` applies to rows without one, and `limit` keeps the first rows only.
+    """Reads a data set; `task` is the task of rows that name none, and with `limit` only that many rows are returned.
 
-    Raises UsageError if the file cannot be read, has no rows or two of one id, or with the lines of invalid rows.
+    Raises UsageError if the file cannot be read, has no rows, an invalid row or two rows with the same id.
     """
     text = text_of(file)
     rows = _rows(file, text, task)
@@ -103,7 +118,7 @@ def read_dataset(file: Path, task: str, limit: int | None = None) -> Dataset:
 def _rows(file: Path, text: str, task: str) -> list[Row]:
     rows: list[Row] = []
     problems: dict[str, list[int]] = {}
-    """By message: the lines that have the problem."""
+    """The numbers of the lines that have a problem, by the problem's message."""
     for number, line in numbered(text):
         try:
             rows.append(_row(line, number, task))

@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from pointsman_cli.eval.report import Confusion, EvaluatedPath, Report, TaskReport, probability
 
 WIDTH, HEIGHT = 380, 260
-"""Size of the quality plot in its own units; about a phone's width, so that text stays readable there."""
+"""Size of the quality plot in SVG units; the width is about that of a phone, so that text stays readable there."""
 _LEFT, _RIGHT, _TOP, _BOTTOM = 36, 14, 12, 38
 _DOT_RADIUS = 8
 _LOG_SCALE_RATIO = 8.0  # costs use a logarithmic scale from this ratio of highest to lowest
@@ -20,18 +20,22 @@ _NAMES_WIDTH = 30  # space for the paths' numbers
 
 @dataclass(frozen=True, slots=True)
 class Tick:
+    """A labelled position on an axis, in SVG units."""
+
     at: float
     label: str
 
 
 @dataclass(frozen=True, slots=True)
 class Dot:
-    number: int
+    """One path in the quality plot; positions are in SVG units."""
+
+    number: int  # of the path in the report, from 1
     kind: str
     x: float
     y: float
-    low: float
-    high: float
+    low: float  # y of the lower end of the score's interval
+    high: float  # y of the upper end
     title: str
 
 
@@ -43,7 +47,7 @@ class QualityPlot:
     ys: tuple[Tick, ...]
     dots: tuple[Dot, ...]
     front: str
-    """Points of the Pareto front's line."""
+    """The points of the line of best paths (Pareto front), as "X,Y X,Y"."""
     left: float = _LEFT
     right: float = WIDTH - _RIGHT
     top: float = _TOP
@@ -54,17 +58,21 @@ class QualityPlot:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    number: int
+    """One path in the latency plot; positions are in SVG units."""
+
+    number: int  # of the path in the report, from 1
     kind: str
     y: float
-    first_token: float
-    p50: float
+    first_token: float  # x of the median time to the first token
+    p50: float  # x of the median time of a whole answer
     p95: float
     title: str
 
 
 @dataclass(frozen=True, slots=True)
 class LatencyPlot:
+    """The positions in a plot with a bar for the latency of each path."""
+
     xs: tuple[Tick, ...]
     bars: tuple[Bar, ...]
     left: float
@@ -204,5 +212,8 @@ def write_html(report: Report, file: Path) -> None:
 
 
 def shade(count: int, confusion: Confusion, row: int) -> int:
-    """Returns the darkness in percent of a cell of a confusion matrix: its share of the row."""
+    """Returns the darkness in percent of a cell with `count` in row number `row` of a confusion matrix.
+
+    It is the cell's share of its row.
+    """
     return round(100 * count / (sum(confusion.counts[row]) or 1))

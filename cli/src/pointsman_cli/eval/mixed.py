@@ -1,5 +1,6 @@
-"""Evaluates `model: auto` on a stream of several tasks: compares it with fixed choices of paths, and measures the cost
-of wrong tasks.
+"""Evaluates `model: auto`, with which the gateway chooses the path, on requests of several tasks.
+
+Compares it with fixed choices of paths, and measures what requests lose to which the classifier gives a wrong task.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -46,13 +47,13 @@ class _TaskRows:
         return np.array([row[path].cost_usd for row in self._rows], dtype=np.float64)
 
     def decided(self) -> list[str]:
-        """Returns the task that the gateway assigned to each row."""
+        """Returns the task that the gateway assigned to each row; empty for a failed request."""
         return [row[AUTO].decided_task for row in self._rows]
 
     def best(self, known: Mapping[str, tuple[float, float]]) -> str:
-        """Returns the path with the highest mean score in `known`, of equal ones the cheapest.
+        """Returns the path with the highest mean score in `known`; of equal ones, the cheapest.
 
-        `known` has (mean score, dollars) by path.
+        `known` has (mean score, cost) by path, and at least one of the task's paths.
         """
         return max((path for path in self.paths if path in known), key=lambda path: (known[path][0], -known[path][1]))
 
@@ -79,7 +80,10 @@ def check_choices(plan: EvaluationPlan, shares: Mapping[str, float], chosen_by: 
 
 
 def _known(report: Report | None) -> dict[str, dict[str, tuple[float, float]]]:
-    """Returns the report's mean score of each path and its dollars per 1,000 answers, by task; empty without one."""
+    """Returns the mean score and the dollars per 1,000 answers of a report's paths, by task and path.
+
+    Returns an empty dict if `report` is None.
+    """
     tasks = report.tasks if report else ()
     return {task.task: {path.path: (path.mean, path.cost) for path in task.paths} for task in tasks}
 
@@ -93,10 +97,12 @@ def compare_choices(
 ) -> Mixed:
     """Compares `model: auto` with rules that choose the path without it, such as one fixed path for each task.
 
-    The rows are of several tasks, mixed as a gateway would receive them. `shares` is each task's share of the requests;
-    if it is empty, each task has the share of its rows. `chosen_by` is an evaluation of other rows: its best path of
-    each task is one of the rules. A row counts only if `auto` and all paths have a score for it; raises CommandError if
-    none is left of the tasks that have a share.
+    `shares` is each task's share of the requests, of any total; if it is empty, each task has the share of its rows.
+    `chosen_by` is an evaluation of other rows: its best path of each task is one of the rules. `confidence` is that of
+    the intervals, such as 0.95.
+
+    A row counts only if `auto` and all paths have a score for it. Raises CommandError if no such row is of a task that
+    has a share.
     """
     tasks = {
         name: _TaskRows(
@@ -171,7 +177,7 @@ def _oracle(task: str, rows: _TaskRows) -> _Outcome:
 
 
 def _resampled(outcome: Mapping[str, _Outcome], weights: Mapping[str, float]) -> Column:
-    """Returns bootstrap means of the score over all tasks' rows, stratified by task."""
+    """Returns RESAMPLES bootstrap means of the score: rows are resampled within each task, and tasks are weighted."""
     means = np.zeros(RESAMPLES)
     for place, (task, (scores, _)) in enumerate(outcome.items()):
         rng = np.random.default_rng([7, place])  # the same rows for every choice, and others for every task
@@ -188,8 +194,8 @@ def _choice(
 ) -> Choice:
     """Returns the score, cost and difference from `auto` of one way to choose paths, with confidence intervals.
 
-    The intervals are the bootstrap's. If rows are all alike, so that it has no spread, they are those of `compare` and
-    of Wilson, which allow for unseen rows.
+    The intervals are the bootstrap's. If all rows are alike, a bootstrap finds no spread; then they are Wilson's for
+    the score, and those of `compare` for the difference, which allow for unseen rows.
     """
     score, usd = (_mean(outcomes[name], weights, which) for which in (0, 1))
     difference = _mean(outcomes[AUTO], weights, 0) - score
@@ -215,11 +221,11 @@ def _interval(mean: float, resampled: Column, confidence: float) -> Interval:
 def _misrouted(
     tasks: Mapping[str, _TaskRows], outcomes: Mapping[str, Mapping[str, _Outcome]], weights: Mapping[str, float]
 ) -> dict[str, float]:
-    """Returns how often the classifier was wrong and the loss by that; each task counts by its share of requests.
+    """Returns how often the classifier was wrong, and what that costs; each task counts by its share of requests.
 
-    "misrouted" is the share of requests that got a wrong task, "abstained" of those that got none. "lost_score" is by
-    how much the mean score of all requests would be higher, had both gone along the best path of their right task, and
-    "lost_usd_per_1000" by how many dollars 1,000 requests would be cheaper.
+    "misrouted" is the share of requests that got a wrong task, "abstained" the share that got none although they have
+    one. If all these requests had taken the best path of their right task, the mean score of all requests would be
+    higher by "lost_score", and 1,000 requests would be cheaper by "lost_usd_per_1000" dollars. Both can be negative.
     """
     found = dict.fromkeys(("misrouted", "abstained", "lost_score", "lost_usd_per_1000"), 0.0)
     best = outcomes["best path per task, in hindsight"]

@@ -1,6 +1,6 @@
-"""Plans an evaluation from the gateway's tasks and paths, and checks it completely before the first request.
+"""Plans an evaluation from the gateway's tasks and paths, and checks it before the first request.
 
-A plan has a scorer for each task: a metric or a judge model.
+A plan has a scorer for each task: a metric, or a judge, which is a model that scores answers.
 """
 
 import json
@@ -27,20 +27,30 @@ JUDGE_METRIC = "judge"
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
+    """The score of one answer."""
+
     score: float | None
     """From 0 to 1; None if the judge did not answer or gave no valid score."""
     note: str = ""
+    """The judge's answer, or why there is none; empty for a metric."""
     usd: float = 0.0
-    """Cost of the judge."""
+    """What the judge cost, in dollars."""
 
 
 class Scorer(Protocol):
+    """Interface for scoring answers; MetricScorer and JudgeScorer implement it."""
+
     async def judge(self, row: Row, answer: str) -> Verdict:
-        """Scores an answer to a row; raises CommandError if scoring cannot continue."""
+        """Scores an answer to a row.
+
+        Raises CommandError if the metric fails, Unreachable (a CommandError) if the judge's gateway cannot be reached.
+        """
         ...
 
 
 class MetricScorer:
+    """Scores answers by a metric of `pointsman_scoring`."""
+
     def __init__(self, name: str, metric: Metric) -> None:
         self._name = name
         self._metric = metric
@@ -52,13 +62,16 @@ class MetricScorer:
             raise CommandError(f"row {row.id}: {error}") from error
 
     def expected(self, row: Row) -> Any:
-        """Returns what an answer is compared with: the row's output, or its facts for the metric `contains`."""
+        """Returns what an answer is compared with: the row's output, or its facts.
+
+        Facts are used if the metric is `contains` or the row has no output.
+        """
         if row.facts is not None and (self._name == "contains" or row.output is None):
             return row.facts
         return row.output
 
     def check(self, row: Row) -> None:
-        """Raises UsageError if the metric cannot use the row's label."""
+        """Raises UsageError if the metric cannot use what it would compare an answer to the row with."""
         try:
             self._metric.score("", self.expected(row))
         except MetricError as error:
@@ -66,9 +79,10 @@ class MetricScorer:
 
 
 class JudgeScorer:
-    """Scores answers by a model of the same gateway (the judge), at temperature 0 and without the cache."""
+    """Scores answers by asking a model of the same gateway (the judge), at temperature 0."""
 
     def __init__(self, client: httpx.AsyncClient, model: str, criteria: str = "") -> None:
+        """Takes the gateway's client, the judge's `model`, and the criteria of its prompt; empty: CRITERIA."""
         self._client = client
         self._model = model
         self._instruction = (criteria.strip() or CRITERIA) + INSTRUCTIONS
@@ -102,35 +116,50 @@ class JudgeScorer:
 
 @dataclass(frozen=True, slots=True)
 class CatalogTask:
+    """A task as the gateway describes it."""
+
     paths: Sequence[str]
-    """All paths that can answer the task, in fallback order."""
+    """The names of all paths that can answer the task, in fallback order."""
     metric: Mapping[str, Any] | None
+    """The metric as in tasks.yaml; None if the task has none."""
 
 
 @dataclass(frozen=True, slots=True)
 class PathFacts:
+    """A path as the gateway describes it."""
+
     kind: str
     """ "prompt", "rag", "lora", "tuned" or "hybrid"."""
     model: str
+    """The name of the base model."""
     adapter: str
+    """The adapter as the configuration names it, such as an alias ("triage@prod"); empty if the path has none."""
     fingerprint: str
     """A digest of the path's configuration."""
 
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
+    """The gateway's tasks, paths and models."""
+
     generation: str
+    """The id of the gateway's configuration."""
     tasks: Mapping[str, CatalogTask]
+    """By name, as `paths`."""
     paths: Mapping[str, PathFacts]
     context_windows: Mapping[str, int]
-    """Tokens, by model."""
+    """Tokens, by the name of the model."""
     default_path: str
     models: Sequence[str]
     """All values that a request's `model` may have."""
 
 
 async def read_catalog(client: httpx.AsyncClient) -> Catalog:
-    """Reads `/v1/tasks` and `/v1/models`; raises CommandError if the gateway does not answer as expected."""
+    """Reads `/v1/tasks` and `/v1/models` of the gateway at the client's base URL.
+
+    Raises CommandError if the gateway does not answer as expected; otherwise Refused, Unreachable or CommandError as
+    `get_json` does.
+    """
     try:
         body = await get_json(client, "/v1/tasks")
         models = await get_json(client, "/v1/models")
@@ -168,38 +197,48 @@ class Selection:
     metric: str = ""
     """`NAME`, `NAME=TEXT` or `judge=MODEL`; empty: the task's own metric."""
     judge_prompt: str = ""
+    """The criteria for `judge=MODEL`; empty: CRITERIA."""
     is_mixed: bool = False
-    """Whether each row is also sent to `model: auto`, which chooses the path."""
+    """Whether each row is also sent with `model: auto`, so that the gateway chooses the path."""
 
 
 @dataclass(frozen=True, slots=True)
 class TaskPlan:
+    """How the rows of one task are evaluated."""
+
     paths: tuple[str, ...]
+    """The names of the paths to which each row is sent, without `auto`."""
     metric: Mapping[str, Any]
+    """The metric as in tasks.yaml."""
     scorer: Scorer
     rows: tuple[Row, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationPlan:
+    """Which rows are sent to which paths, and how the answers are scored."""
+
     dataset: Dataset
     tasks: Mapping[str, TaskPlan]
+    """By name, in the order of the data set."""
     catalog: Catalog
     is_mixed: bool = False
+    """Whether each row is also sent with `model: auto`."""
 
     @property
     def requests(self) -> int:
         return sum(len(task.rows) * len(self.choices(task)) for task in self.tasks.values())
 
     def choices(self, task: TaskPlan) -> tuple[str, ...]:
-        """Returns the paths to which each row of the task is sent, with `auto` in a mixed stream."""
+        """Returns the paths to which each row of the task is sent; with `is_mixed` also AUTO."""
         return (*task.paths, AUTO) if self.is_mixed else task.paths
 
 
 def make_plan(dataset: Dataset, catalog: Catalog, wanted: Selection, client: httpx.AsyncClient) -> EvaluationPlan:
-    """Plans an evaluation without sending requests.
+    """Plans an evaluation without sending requests; `client` is for a judge.
 
-    Raises UsageError for an unknown path, task, metric or judge, and for a label that the metric cannot use.
+    Raises UsageError if a path, a task, the metric or the judge is unknown, a task has no metric, or the metric cannot
+    use the label of a row.
     """
     for path in wanted.paths:
         if path not in catalog.paths:

@@ -29,12 +29,15 @@ class LatencyQuantiles:
 
 @dataclass(frozen=True, slots=True)
 class EvaluatedPath:
+    """The figures of one path on the rows of one task."""
+
     path: str
     kind: str
     """ "prompt", "rag", "lora", "tuned" or "hybrid"."""
     adapter: str
+    """The adapter as the configuration names it, such as an alias ("triage@prod"); empty if the path has none."""
     model: str
-    """The base model or adapter version that answered."""
+    """The base models or adapter versions that answered, separated by commas."""
     answers: int
     """Number of requests, including failed ones."""
     failures: Mapping[str, int]
@@ -42,23 +45,33 @@ class EvaluatedPath:
     unscored: int
     """Answers without a score from the judge; they are in no mean."""
     score: Interval | None
-    """From 0 to 1; None if nothing was scored."""
+    """The mean score, 0 to 1, with its confidence interval; None if nothing was scored."""
     well_formed: float
-    """Share of all requests with a complete answer that, for JSON labels, has the label's fields."""
+    """Share, 0 to 1, of all requests whose answer is neither empty nor cut off at the token limit.
+
+    If the expected output is a JSON object, the answer must have the same keys; if it is an array, it must be one, too.
+    """
     first_token: LatencyQuantiles | None
+    """The time to the first token; None if no answer had one."""
     total: LatencyQuantiles | None
+    """The time of the whole answer; None if no request succeeded."""
     prompt_tokens: float
     """Mean over the successful answers, as the next two fields."""
     cached_tokens: float
     completion_tokens: float
     prompt_tokens_p95: float
+    """The 95th percentile over the successful answers."""
     context_window: int
+    """Tokens of the context window of the path's model."""
     usd_per_1000: Mapping[str, float]
-    """For 1,000 answers, by component: "prompt", "cached", "completion", "retrieval"."""
+    """Dollars for 1,000 successful answers, by component: "prompt", "cached", "completion", "retrieval"."""
     judge_usd: float
-    """Total cost of the judge."""
+    """Total cost of the judge in dollars; it is in no other figure."""
     on_front: bool
-    """Whether no other path is as good for less, or better for the same cost."""
+    """Whether no other path is at least as good for at most the same cost, and better in one of the two.
+
+    False for a path without a score or cost.
+    """
 
     @property
     def mean(self) -> float:
@@ -77,41 +90,54 @@ class EvaluatedPath:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """The difference between the scores of path `first` and path `second`, on rows that both have a score for."""
+    """The comparison of the paths `first` and `second` on the rows for which both have a score."""
 
     first: str
     second: str
     rows: int
+    """The number of these rows."""
     difference: Interval
+    """The mean score of `first` minus that of `second`."""
     p_value: float
     p_adjusted: float
-    """Adjusted by Holm's method over the pairs of the task."""
+    """The p-value, adjusted by Holm's method over the pairs of the task."""
     test: str
+    """ "mcnemar" or "permutation"."""
 
 
 @dataclass(frozen=True, slots=True)
 class Confusion:
+    """How often one path answered each label (a text that many rows have) in place of each expected one."""
+
     path: str
     field: str
-    """The label's field; empty if the label is the whole text."""
+    """The JSON field that holds the label; empty if the label is the whole text."""
     labels: tuple[str, ...]
-    """Expected labels, in the order of the rows of `counts`."""
+    """The expected labels, in the order of the rows of `counts`."""
     answered: tuple[str, ...]
-    """Answered labels in the order of the columns, followed by other outcomes."""
+    """The names of the columns of `counts`: the labels, then "(something else)", "(no JSON)" and "(failed)" if any."""
     counts: tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class PathAnswer:
+    """The answer of one path to a row."""
+
     path: str
     score: float | None
+    """From 0 to 1; None if the judge gave no score."""
     outcome: str
+    """ "ok", or an error code."""
     text: str
+    """The answer, or the error's message, cut to 2,000 characters."""
 
 
 @dataclass(frozen=True, slots=True)
 class Disagreement:
+    """A row on which two paths scored differently; texts are cut to 2,000 characters."""
+
     row: str
+    """The row's id."""
     asked: str
     expected: str
     answers: tuple[PathAnswer, ...]
@@ -119,16 +145,19 @@ class Disagreement:
 
 @dataclass(frozen=True, slots=True)
 class TaskReport:
+    """The results of the rows of one task."""
+
     task: str
     metric: str
+    """The metric's name."""
     rows: int
     paths: tuple[EvaluatedPath, ...]
     pairs: tuple[Pair, ...]
     confusions: tuple[Confusion, ...]
     disagreements: tuple[Disagreement, ...]
-    """Largest difference first."""
+    """Rows on which paths scored differently, largest difference first; not all, but as many as were asked for."""
     disagreeing: int
-    """Total number of rows on which two paths scored differently."""
+    """The number of all rows on which two paths scored differently."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +167,7 @@ class Choice:
     name: str
     score: Interval
     usd_per_1000: float
+    """Dollars for 1,000 requests."""
     auto_difference: Interval
     """The score of `auto` minus the score of this choice, on the same rows."""
 
@@ -147,26 +177,35 @@ class Mixed:
     """The result of `auto` on a mixed stream; all figures are weighted by the tasks' shares."""
 
     shares: Mapping[str, float]
+    """The share of each task, by task; the sum is 1."""
     choices: tuple[Choice, ...]
     misrouted: float
     """Share of the rows that got another task than their own, or a task although they belong to none."""
     abstained: float
     """Share of the rows that got no task although they have one."""
     lost_score: float
-    """Mean score over all rows that wrong and missing tasks lose against the best path of each row's task."""
+    """By how much the mean score of all rows would be higher if rows with a wrong or missing task had taken the best
+    path of their own task."""
     lost_usd_per_1000: float
+    """By how many dollars 1,000 requests would be cheaper in that case; may be negative."""
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
+    """The results of an evaluation, as `pointsman eval --json` writes them."""
+
     version: int
+    """The version of this format, VERSION."""
     dataset: str
+    """The name of the data set's file."""
     sha256: str
+    """The SHA-256 of the data set."""
     generation: str
-    """The configuration that answered."""
+    """The id of the configuration that answered."""
     at_once: int
-    """Concurrent requests; the latencies hold for this load."""
+    """The number of concurrent requests; the latencies are those under this load."""
     confidence: float
+    """The confidence level of all intervals, such as 0.95."""
     tasks: tuple[TaskReport, ...]
     mixed: Mixed | None = None
     """The comparison of `pointsman eval --mixed`; None without this option."""
@@ -180,7 +219,10 @@ def write_report(report: Report, file: Path) -> None:
 
 
 def read_report(file: Path) -> Report:
-    """Reads a report that `pointsman eval --json` wrote; raises UsageError if the file is not one of this version."""
+    """Reads a report that `pointsman eval --json` wrote.
+
+    Raises UsageError if the file cannot be read, is no report, or has another version than VERSION.
+    """
     try:
         report = _SHAPE.validate_json(file.read_bytes())
     except OSError as error:

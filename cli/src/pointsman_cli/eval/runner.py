@@ -26,32 +26,41 @@ _MAX_WAIT_SECONDS = 60.0  # a longer wait for a rate limit counts as a failure
 
 @dataclass(frozen=True, slots=True)
 class Answer:
+    """The scored answer of one path to one row, as it is stored in the file of answers."""
+
     row: str
+    """The row's id."""
     task: str
+    """The row's own task."""
     path: str
+    """The path to which the request was sent, or AUTO."""
     outcome: str
-    """ "ok", or the gateway's error code."""
+    """ "ok"; the gateway's error code; or "broken_answer", "answered_by_another" or "no_receipt"."""
     score: float | None
-    """From 0 to 1; 0 if there is no answer, None if the judge gave no score."""
+    """From 0 to 1; 0 if the request failed, None if the judge gave no score."""
     text: str = ""
     error: str = ""
+    """The message if the request failed."""
     note: str = ""
     """The judge's comment."""
     answered_by: str = ""
-    """The path that the gateway chose; empty if the request named its path."""
+    """The path that answered; empty if the request failed."""
     decided_task: str = ""
-    """The task that the gateway assigned; empty if the request named its path."""
+    """The task that the gateway reported for the request; empty if the request failed."""
     model: str = ""
     """The base model or adapter version that answered."""
     finish_reason: str = ""
     first_token: float | None = None
-    """Seconds from the request, as the client saw it."""
+    """Seconds from the request to the first token, measured by the client; None if there was none."""
     total: float = 0.0
+    """Seconds from the request to the end of the answer; 0 if the request failed."""
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
     cost_parts_usd: Mapping[str, float] = field(default_factory=dict)
+    """Dollars by component, such as "prompt"."""
     judge_usd: float = 0.0
+    """What the judge cost, in dollars."""
 
     @property
     def is_ok(self) -> bool:
@@ -59,12 +68,15 @@ class Answer:
 
     @property
     def cost_usd(self) -> float:
-        """Returns the dollars that the answer cost, without those of a judge that scored it."""
+        """Returns the dollars that the answer cost, without what the judge cost."""
         return sum(self.cost_parts_usd.values())
 
 
 def file_header(plan: EvaluationPlan) -> dict[str, Any]:
-    """Returns an answer file's first line: data set, metric and paths, without which it cannot be continued."""
+    """Returns the first line of a file of answers: the data set, the tasks' metrics, and digests of the paths.
+
+    A file is continued only if these are the same, apart from the name of the data set's file.
+    """
     return {
         "evaluation": 1,
         "dataset": plan.dataset.file.name,
@@ -82,16 +94,16 @@ class AnswerFile:
     """A file to which the evaluation's answers are written: a new one, or one of an interrupted run to continue."""
 
     def __init__(self, file: Path, plan: EvaluationPlan, resume: bool) -> None:
-        """Takes the `file`, which is opened on entry; with `resume` it is continued, otherwise new.
+        """Takes the path of the file, which is opened on entry; with `resume` it is continued, otherwise it is new.
 
-        Entering raises UsageError if a new file exists already or cannot be written, or a file is of another
-        evaluation.
+        Entering raises UsageError if a new file exists already, the file cannot be read or written, or a file to
+        continue is of another evaluation or has a line that is no answer.
         """
         self.file = file
         self._heading = file_header(plan)
         self._resume = resume
         self.known: dict[tuple[str, str], Answer] = {}
-        """Successful answers by row and path; failed ones are requested again."""
+        """The successful answers of a continued file, by row and path; failed ones are requested again."""
         self._open: TextIO | None = None
 
     def __enter__(self) -> "AnswerFile":
@@ -155,10 +167,11 @@ class AnswerFile:
 
 
 def scores_of(file: Path) -> dict[str, Any]:
-    """Returns the body of a request to `/v1/evaluations` from a complete file of answers.
+    """Returns the body of a request to `/v1/evaluations` from a file of answers.
 
-    It has the mean score of each path by task and by answering model, without failed answers and those of `auto`.
-    Raises UsageError if the file cannot be read.
+    `id` is the digest of the data set. `results` has the mean score and the number of rows for each combination of
+    task, path and answering model, without failed and unscored answers, those of `auto`, and rows of no task. Raises
+    UsageError if the file cannot be read.
     """
     (_, first), *lines = whole_lines(file)
     header, scores = json.loads(first), dict[tuple[str, str, str], list[float]]()
@@ -184,14 +197,14 @@ class RowRequest:
 
     @property
     def place(self) -> tuple[str, str]:
-        """Returns the row and the path, by which the answer is stored."""
+        """Returns the row's id and the path, by which the answer is found in the file of answers."""
         return self.row.id, self.path
 
 
 async def answer_row(client: httpx.AsyncClient, work: RowRequest) -> Answer:
-    """Returns a row's scored answer; a failed request becomes an answer with its error code.
+    """Requests the answer to a row and scores it; a failed request becomes an answer with an error code and score 0.
 
-    Raises Unreachable if no gateway answers, and CommandError if the scorer fails: then nothing can continue.
+    Raises Unreachable if the gateway cannot be reached, and CommandError as the scorer's `judge` does.
     """
     answer = await _answer(client, work)
     if not answer.is_ok:
@@ -201,9 +214,9 @@ async def answer_row(client: httpx.AsyncClient, work: RowRequest) -> Answer:
 
 
 async def _answer(client: httpx.AsyncClient, work: RowRequest) -> Answer:
-    """Requests an answer, and repeats it after a rate limit; returns it without a score, or a failed one.
+    """Requests an answer, and repeats the request after a rate limit; returns the answer without a score.
 
-    Raises Unreachable if no gateway answers.
+    A failed request is returned as an answer with an error code. Raises Unreachable if the gateway cannot be reached.
     """
     for tries_left in reversed(range(_MAX_ATTEMPTS)):
         try:
@@ -259,18 +272,20 @@ def _failed_answer(work: RowRequest, code: str, error: str) -> Answer:
 
 
 class ProgressListener(Protocol):
+    """Interface for showing progress; `EvaluationProgress` implements it."""
+
     def came(self, answer: Answer) -> None:
-        """Updates the display of progress by an answer that has arrived."""
+        """Updates the display after an answer has arrived."""
         ...
 
 
 async def run_plan(
     plan: EvaluationPlan, client: httpx.AsyncClient, answers: AnswerFile, at_once: int, watcher: ProgressListener
 ) -> list[Answer]:
-    """Sends all requests of the plan that have no stored answer, `at_once` at a time; returns all answers in order.
+    """Sends all requests of the plan that have no stored answer, at most `at_once` at a time; returns all answers.
 
-    New answers are stored in the file `answers` and reported to `watcher`. Raises CommandError as `answer_row` does, at
-    the first one.
+    The answers are in the order of the plan's tasks, rows and paths. New answers are stored in the file `answers` and
+    reported to `watcher`. Stops at the first CommandError of `answer_row`, and raises it.
     """
     planned = list(row_requests(plan))
     came = [answers.known[work.place] for work in planned if work.place in answers.known]
@@ -286,7 +301,10 @@ async def run_plan(
 
 
 def row_requests(plan: EvaluationPlan) -> Iterator[RowRequest]:
-    """Yields requests row by row; each row starts with another path, because later paths find warmer engine caches."""
+    """Yields the requests of a plan, row by row.
+
+    The next row starts with the next path: a later path has an advantage, since the row's text is in engine caches.
+    """
     for task in plan.tasks.values():
         for number, row in enumerate(task.rows):
             for path in _rotate(plan.choices(task), number):
@@ -299,6 +317,6 @@ def _rotate(paths: Sequence[str], by: int) -> Sequence[str]:
 
 
 def _in_order(plan: EvaluationPlan, answers: Sequence[Answer]) -> list[Answer]:
-    """Sorts the answers by task, row and path."""
+    """Sorts the answers in the order of the plan's tasks, rows and paths."""
     by_place = {(answer.row, answer.path): answer for answer in answers}
     return [by_place[row.id, path] for task in plan.tasks.values() for row in task.rows for path in plan.choices(task)]

@@ -37,14 +37,18 @@ OTHER, NO_JSON, FAILED = "(something else)", "(no JSON)", "(failed)"
 
 @dataclass(frozen=True, slots=True)
 class EvalSettings:
+    """How an evaluation is run and reported."""
+
     at_once: int
+    """The number of concurrent requests."""
     confidence: float
+    """The confidence level of the intervals, such as 0.95."""
     examples: int
-    """Number of disagreements to keep for each task."""
+    """The number of disagreements to keep for each task."""
     shares: Mapping[str, float] = field(default_factory=dict)
-    """Shares of the tasks in a mixed stream; empty: the shares in the data set."""
+    """The shares of the tasks in a mixed evaluation, by task; empty: those in the data set."""
     chosen_by: Report | None = None
-    """A report on other rows, which chooses the best path of each task."""
+    """A report on other rows, by which the best path of each task is chosen; None: there is no such rule."""
 
 
 def build_report(plan: EvaluationPlan, answers: Iterable[Answer], terms: EvalSettings) -> Report:
@@ -180,7 +184,10 @@ def _pair(first: str, second: str, by_path: Mapping[str, Sequence[Answer]], conf
 
 
 def confusions(rows: Mapping[str, Row], by_path: Mapping[str, Sequence[Answer]]) -> Iterator[Confusion]:
-    """Yields one confusion matrix for each path; none if the rows' outputs are no labels (a few recurring texts)."""
+    """Yields one confusion matrix for each path, of the field that `_label_field` finds; nothing if it finds none.
+
+    `rows` are by id, and `by_path` has the answers of each path.
+    """
     field = _label_field([row.output for row in rows.values()])
     if field is None:
         return
@@ -195,7 +202,10 @@ def confusions(rows: Mapping[str, Row], by_path: Mapping[str, Sequence[Answer]])
 
 
 def _label_field(outputs: Sequence[Any]) -> str | None:
-    """Returns the first JSON field that holds labels in every row, "" if the whole text is a label, or None."""
+    """Returns the first JSON field that holds labels, "" if the whole texts are labels, or None if there are none.
+
+    Texts are labels if there are 2 to _MAX_LABELS different ones, and on average at least two rows for each.
+    """
     values = [structure(output) for output in outputs]
     objects = [value for value in values if isinstance(value, dict)]
     if len(objects) < len(values):
@@ -231,7 +241,10 @@ def _answered(answer: Answer, field: str, labels: Sequence[str]) -> str:
 def disagreements(
     rows: Sequence[Row], by_path: Mapping[str, Sequence[Answer]], most: int
 ) -> tuple[tuple[Disagreement, ...], int]:
-    """Returns at most `most` rows that paths scored differently, largest difference first, and their total number."""
+    """Returns the rows on which paths have different scores, largest difference first, and their number.
+
+    `by_path` has the answers of each path. At most `most` rows are returned; the number counts all.
+    """
     by_row: dict[str, list[Answer]] = defaultdict(list)
     for of_path in by_path.values():
         for answer in of_path:

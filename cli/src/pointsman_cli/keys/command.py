@@ -31,7 +31,7 @@ from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, JsonOption, R
 T = TypeVar("T")
 
 REDIS_TIMEOUT_SECONDS = 5.0
-"""Longer than the services' timeout, since no request waits for it."""
+"""Timeout of a call to Redis; longer than that of the services, since no request waits for it."""
 _SECONDS = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _AGE = re.compile(r"(\d{1,6})([mhdw])")
 
@@ -54,15 +54,19 @@ ScopeOption = Annotated[
 def changed_limits(
     requests: int | None, tokens: int | None, concurrency: int | None, day: float | None, month: float | None
 ) -> dict[str, int | float | None]:
-    """Returns the limits that the command line names, by field; None removes a limit, which is written as 0."""
+    """Returns the limits that the command line gives, by their field of `Limits`.
+
+    An argument of None is not given, and is left out. An argument of 0 means no limit, and is None in the result.
+    """
     named = dict(zip(Limits.__dataclass_fields__, (requests, tokens, concurrency, day, month), strict=True))
     return {name: value or None for name, value in named.items() if value is not None}
 
 
 def expiry_time(text: str, now: float) -> float | None:
-    """Returns the Unix time of an age from now ("30d") or of a date at 00:00 UTC ("2027-01-31"); None for no text.
+    """Returns the Unix time in seconds at which a key expires; None if `text` is empty.
 
-    `now` is in Unix seconds. Raises UsageError if the text is neither, or is in the past.
+    `text` is the time from now in minutes, hours, days or weeks ("90m", "12h", "30d", "8w"), or a date, of which 00:00
+    UTC is taken ("2027-01-31"). `now` is in Unix seconds. Raises UsageError for any other text, or a date in the past.
     """
     if not text:
         return None
@@ -79,9 +83,10 @@ def expiry_time(text: str, now: float) -> float | None:
 
 
 def run_on_keys(redis: str, data_dir: Path, work: Callable[[Administration], Awaitable[T]]) -> T:
-    """Runs `work` on the key store in Redis, and returns its result.
+    """Runs `work` on the administration of keys in Redis, and returns the result of `work`.
 
-    Raises UsageError if there is no usable address, and the PointsmanError of `work`, such as Unavailable.
+    `redis` is the URL of Redis; if it is empty, that of the running `pointsman up` is used. Raises UsageError if there
+    is no URL or it is invalid, Interrupted on Ctrl-C, and what `work` raises, such as Unavailable.
     """
     url = redis_url(redis, DataDir.at(data_dir))
     if not url:

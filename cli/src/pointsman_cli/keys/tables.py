@@ -18,7 +18,7 @@ _SHORT = {
     "dollars_per_day": "${}/day",
     "dollars_per_month": "${}/month",
 }
-"""Short forms of limits; a limit without one is shown with its name."""
+"""Short forms of limits, by their field of `Limits`; a limit that is not here is shown with its name."""
 
 
 def show_keys(records: Sequence[KeyRecord], now: float) -> None:

@@ -63,7 +63,7 @@ LINE_INTERVAL_SECONDS = 10.0
 """Minimum time between two progress lines on the same subject."""
 
 RUNS_FOLDER = "retrain"
-"""In the data directory."""
+"""The folder of the data directory with the state of retraining runs, in a folder for each task."""
 REJECTED_EXIT_CODE = 3
 """Exit code if the new version was rejected, which is not an error."""
 
@@ -84,7 +84,10 @@ class ProgressLines:
         self._now_and_then(what, f"{what}: {done} of {total}", at_once=done >= total)
 
     def training(self, kind: str, facts: Mapping[str, object]) -> None:
-        """Prints the progress that a training job reports: steps, evaluations and messages."""
+        """Prints an event of a training job (see `training_events`) if it is a step, an evaluation or a message.
+
+        Steps are printed at most once in LINE_INTERVAL_SECONDS.
+        """
         event = to_event(kind, dict(facts))
         if isinstance(event, TrainingStep):
             self._now_and_then("step", f"training: step {event.step} of {event.steps}, loss {event.loss:.3f}")
@@ -112,7 +115,7 @@ def print_run(state: RunState) -> None:
 
 
 def _facts(step: StepState) -> Iterator[str]:
-    """Yields the facts of a step that are texts or numbers, for one line of the display."""
+    """Yields "NAME VALUE" for each fact of a step that is a number, or a text that is not empty."""
     for name, value in step.facts.items():
         if isinstance(value, str | int | float) and not isinstance(value, bool) and value != "":
             yield f"{name} {value}"
@@ -201,17 +204,23 @@ def _show(run_file: RunFile | None, task: str, as_json: bool) -> None:
 
 @dataclass(frozen=True, slots=True)
 class RetrainAddresses:
+    """The addresses of the services that a retraining uses."""
+
     url: str
+    """The base URL of the gateway."""
     redis: str
-    """Empty: there is no request log, so the data comes from examples and the teacher only."""
+    """The URL of Redis; empty: there is no request log, so the data comes from examples and the teacher only."""
     retriever: str
+    """HOST:PORT; empty: the gateway's default."""
     lora_server: str
+    """HOST:PORT."""
 
     @classmethod
     def of(cls, data_dir: DataDir, url: str, redis: str, retriever: str, lora_server: str) -> "RetrainAddresses":
-        """Returns the given addresses, else the running `pointsman up`'s; only Redis and the retriever may be empty.
+        """Returns the given addresses; in place of empty ones, those of the running `pointsman up`.
 
-        Raises UsageError without a gateway or a lora-server, or if the gateway's is not a URL.
+        Raises UsageError if there is no address of a gateway or a lora-server, the gateway's is not a URL, or run.json
+        cannot be opened.
         """
         running = find_run(data_dir.folder)
         if running is not None:
@@ -224,12 +233,18 @@ class RetrainAddresses:
 
 @dataclass(frozen=True, slots=True)
 class RetrainRequest:
+    """The options of `pointsman retrain` that say what to do."""
+
     task: str
     config: Path
+    """The configuration folder."""
     data: Path
+    """The folder of the data sets."""
     texts: Path | None
+    """The file of new prompts for the teacher path; None: no new prompts."""
     method: str
     until: str
+    """The step, one of STEPS, after which to stop; empty: after the last one."""
 
 
 async def run_retraining(
@@ -242,9 +257,9 @@ async def run_retraining(
     gateway: Gateway,
     console: Console,
 ) -> RunState:
-    """Runs or continues a retraining, and returns its last state.
+    """Runs a retraining, or continues that of `run_file`; returns the state that is reached.
 
-    Raises CommandError or PointsmanError; then the same run can be continued.
+    Raises CommandError or PointsmanError if a step fails (see `run_steps`); then the same run can be continued.
     """
     lines = ProgressLines(console)
     registry = Registry(addresses.lora_server, f"retrain {run_file.state.run}")

@@ -1,6 +1,6 @@
-"""Step 1: requests answers to new prompts from the teacher path, and builds the next data set.
+"""Step 1 of a retraining: requests answers to new prompts from the teacher path, and builds the next data set.
 
-Each answer is stored as soon as it arrives, so none is requested twice.
+Each answer is stored as soon as it arrives, so an interrupted step does not request it again.
 """
 
 import asyncio
@@ -21,32 +21,38 @@ from pointsman_cli.retrain.run_state import Facts, RetrainPlan, RunState, StepRe
 PAIRS_METHOD = "dpo"
 """The training method that uses preference pairs."""
 ROWS, ROWS_OF_PAIRS = ("rows", "train", "heldout"), ("pairs", "pairs", "heldout_pairs")
-"""What is learned from, and the names of its files and counts for training and evaluation."""
+"""For training on rows and on pairs: the word for messages, and the names of the data set's files (without ".jsonl")
+and counts for training and for evaluation."""
 
 
 CONCURRENCY = 4
 MAX_ATTEMPTS = 6
 RETRY_SECONDS, MAX_RETRY_SECONDS = 5.0, 30.0
-"""Wait before a retry if the gateway names none, and its maximum."""
+"""The wait before a retry if the gateway names none, and the longest wait."""
 PROMPT_ERRORS = ("context_length_exceeded", "engine_refused")
-"""Errors caused by the prompt itself: they count as a bad answer. All other errors are retried."""
+"""Codes of errors that the prompt itself causes: they count as a bad answer."""
 FATAL_ERRORS = ("missing_key", "unknown_key", "revoked_key", "expired_key", "not_in_scope", "unknown_model")
-"""Errors that every request would get."""
+"""Codes of errors that every request would get: they end the step. All errors in neither list are retried."""
 
 Messages = Sequence[Mapping[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
 class ModelAnswer:
+    """The answer to one request, as it is stored in a file."""
+
     place: str
-    """A digest of the request."""
+    """A digest of the request's body, by which the stored answer is found again."""
     text: str
     finish_reason: str
+    """In OpenAI's terms: "stop", "length"."""
     error: str = ""
-    """The gateway's error code; the text is empty then."""
+    """The code if the answer is one of PROMPT_ERRORS; the text is empty then."""
 
 
 class AnswerSource(Protocol):
+    """Interface for requesting many answers; `Gateway` implements it and describes the method."""
+
     async def answers(
         self,
         model: str,
@@ -58,25 +64,32 @@ class AnswerSource(Protocol):
 
 
 class DatasetBuilder(Protocol):
-    async def __call__(self, teacher_answers: Path | None) -> dict[str, Any]:
-        """Builds a data set from a file of the teacher's answers, if any, and the request log; returns its facts.
+    """Interface for building a data set; a function in `run_retraining` implements it."""
 
-        Raises CommandError.
+    async def __call__(self, teacher_answers: Path | None) -> dict[str, Any]:
+        """Builds a data set from the request log and a file of the teacher's answers, if there is one.
+
+        Returns at least the data set's `folder` and `manifest`. Raises CommandError if it cannot be built.
         """
         ...
 
 
 class RowRenderer(Protocol):
-    async def __call__(self, data: Path, held_out: Path | None) -> tuple[Path, Path | None, str]:
-        """Renders rows as prompts of the path that is trained; returns the two files and a sentence on them.
+    """Interface for rendering training rows; `run_retraining` makes one of `Rendering.render`."""
 
-        The second file is None without held-out rows. Raises CommandError.
+    async def __call__(self, data: Path, held_out: Path | None) -> tuple[Path, Path | None, str]:
+        """Renders the rows of two files as prompts of the path that is trained, as `Rendering.render` does.
+
+        Returns the file of training rows, the file of held-out rows (None if there are none), and a text with the
+        numbers of rows. Raises CommandError if that fails.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class DataStep:
+    """Implements `Step`; it rejects the version if there are too few rows to learn from."""
+
     plan: RetrainPlan
     method: str
     gateway: AnswerSource
@@ -85,7 +98,9 @@ class DataStep:
     folder: Path
     """Folder of the run."""
     texts: Path | None
+    """The file of new prompts (see `read_prompts`); None: no new prompts."""
     progress: Callable[[str, int, int], None]
+    """Gets what is counted, how many of it are done, and how many there are."""
     name: str = "data"
 
     async def take(self, state: RunState, note: Callable[[Facts], None]) -> StepResult:
@@ -135,9 +150,9 @@ class DataStep:
 
 
 def read_prompts(file: Path) -> list[str]:
-    """Reads lines of {"text": ...} or plain text, each once.
+    """Reads the prompts of a file, one a line, as {"text": ...} or plain text; returns equal prompts only once.
 
-    Raises UsageError if the file cannot be read, or with the number of an invalid line.
+    Raises UsageError if the file cannot be read, or a line that begins with "{" is not of that form.
     """
     return list(dict.fromkeys(_text(file, number, line.strip()) for number, line in numbered(text_of(file))))
 
@@ -157,7 +172,7 @@ def _text(file: Path, number: int, line: str) -> str:
 
 class Gateway:
     def __init__(self, url: str, key: str = "") -> None:
-        """Takes the gateway's URL, and in `key` an API key if the gateway needs one."""
+        """Takes the base URL of the gateway, and in `key` an API key if the gateway needs one."""
         self._url = url
         self._headers = {"authorization": f"Bearer {key}"} if key else {}
 
@@ -172,10 +187,13 @@ class Gateway:
         file: Path,
         progress: Callable[[int, int], None],
     ) -> list[ModelAnswer]:
-        """Returns answers in the order of `questions`; those in `file` are reused, new ones are appended to it.
+        """Returns the answers of `model` (such as "path:NAME") in the order of `questions`, CONCURRENCY at a time.
 
-        A question that is refused for its content has its error's code in `error`. Raises CommandError if another
-        request fails, after retries if these may help. `progress` gets the numbers of answered and of all questions.
+        `sampling` are further fields of the request's body. Answers that are in `file` are reused, new ones are
+        appended to it. `progress` gets the number of answered questions and that of all.
+
+        A request that fails with one of PROMPT_ERRORS has that code as its answer's `error`. Raises CommandError if a
+        request fails otherwise, after retries if these may help, UsageError if `file` cannot be read.
         """
         bodies = [{"model": model, "messages": list(question), "stream": False, **sampling} for question in questions]
         places = [_prompt_digest(body) for body in bodies]
@@ -193,9 +211,9 @@ class Gateway:
 
 
 async def _answer(client: httpx.AsyncClient, place: str, body: Mapping[str, Any]) -> ModelAnswer:
-    """Requests one answer, with up to `MAX_ATTEMPTS`; one of PROMPT_ERRORS is returned as the answer's `error`.
+    """Requests one answer in up to `MAX_ATTEMPTS` attempts; one of PROMPT_ERRORS is returned as the answer's `error`.
 
-    Raises Unreachable or one of FATAL_ERRORS (Refused) at once, and any other CommandError after the last attempt.
+    Raises Unreachable, and Refused with one of FATAL_ERRORS, at once; any other CommandError after the last attempt.
     """
     for tries_left in reversed(range(MAX_ATTEMPTS)):
         wait = RETRY_SECONDS
@@ -231,9 +249,10 @@ def _prompt_digest(body: Mapping[str, Any]) -> str:
 
 
 def _read_answers(file: Path) -> Iterable[ModelAnswer]:
-    """Yields the answers that are stored in the file, if it exists; skips a line that a killed process left incomplete.
+    """Yields the answers that are stored in the file, if it exists; skips lines that are not answers.
 
-    Raises UsageError if it cannot be read.
+    Removes an incomplete last line, which a killed process may have left, from the file. Raises UsageError if the file
+    cannot be read.
     """
     if not file.is_file():
         return

@@ -1,6 +1,7 @@
-"""Step 3: compares the new version with the current one on held-out rows and applies the gates.
+"""Step 3 of a retraining: compares the new version with what serves now on held-out rows, and applies the gates.
 
-The new version must be better by more than chance and may answer only few rows worse.
+The lower confidence bound of the gain must reach the least gain of `GateTerms`, and the share of rows that are answered
+worse may not exceed a maximum.
 """
 
 import json
@@ -21,20 +22,25 @@ from pointsman_cli.retrain.run_state import Facts, GateTerms, RetrainPlan, RunSt
 from pointsman_cli.retrain.train_step import AliasLookup
 
 MAX_WORSE_ROWS = 5
-"""Number of worse rows to keep in the state file."""
+"""The number of rows with a worse answer that are kept in the state file."""
 
 
 @dataclass(frozen=True, slots=True)
 class GateResult:
+    """The comparison of the new version (candidate) with what serves now (incumbent)."""
+
     rows: int
+    """The number of rows that were compared."""
     incumbent: Interval
+    """The mean score, from 0 to 1, and its confidence interval."""
     candidate: Interval
     gain: Interval
+    """The candidate's mean score minus the incumbent's."""
     p_value: float
     regressions: int
-    """Rows that the candidate answers worse."""
+    """The number of rows that the candidate answers worse."""
     objections: tuple[str, ...]
-    """Empty if the candidate passes."""
+    """A text for each gate that failed; empty if the candidate passes."""
 
     def as_json(self) -> dict[str, Any]:
         return {**asdict(self), "objections": list(self.objections)}
@@ -48,9 +54,9 @@ class GateResult:
 
 
 def apply_gates(gates: GateTerms, incumbent: Sequence[float], candidate: Sequence[float]) -> GateResult:
-    """Compares scores (0 to 1) of the same rows in the same order; a failed gate is in the result's `objections`.
+    """Compares two sequences of scores (0 to 1) of the same rows in the same order.
 
-    Raises ValueError if there are no rows.
+    Failed gates are in the result's `objections`. Raises ValueError if there are no rows, or the lengths differ.
     """
     found = compare(candidate, incumbent, gates.confidence)
     regressions = sum(new < old for new, old in zip(candidate, incumbent, strict=True))
@@ -76,9 +82,10 @@ def _failed_gates(gates: GateTerms, gain: Interval, worse: float) -> Iterator[st
 
 
 def make_scorer(task: str, metric: Mapping[str, Any], client: httpx.AsyncClient) -> Scorer:
-    """Returns the scorer for a task's metric; that of `judge` calls a model through the gateway of `client`.
+    """Returns the scorer for the metric of `task`, which `metric` describes as in tasks.yaml.
 
-    Raises UsageError if the metric is unknown or its options are invalid.
+    The scorer of the metric `judge` calls a model through the gateway of `client`. Raises UsageError if the metric is
+    unknown or its options are invalid.
     """
     if JUDGE_METRIC in metric:
         return JudgeScorer(client, metric[JUDGE_METRIC]["model"], metric[JUDGE_METRIC].get("prompt", ""))
@@ -89,16 +96,17 @@ def make_scorer(task: str, metric: Mapping[str, Any], client: httpx.AsyncClient)
 
 
 def check_rows(scorer: Scorer, rows: Sequence[Row]) -> None:
-    """Raises UsageError if the metric cannot use a row's label."""
+    """Raises UsageError if the metric cannot use the expected answer of a row; a judge can use all."""
     if isinstance(scorer, MetricScorer):
         for row in rows:
             scorer.check(row)
 
 
 async def score_answers(scorer: Scorer, rows: Sequence[Row], answers: Sequence[ModelAnswer]) -> list[float | None]:
-    """Returns scores from 0 to 1 in the order of `rows`: 0 for a failed request, None if the judge gave no score.
+    """Scores the answers, which are in the order of `rows`; returns scores from 0 to 1 in the same order.
 
-    Raises CommandError if scoring cannot continue.
+    The score is 0 if the request failed, and None if the judge gave no score. Raises CommandError as the scorer's
+    `judge` does.
     """
     return [
         0.0 if answer.error else (await scorer.judge(row, answer.text)).score
@@ -127,6 +135,8 @@ class ScoredRow:
 
 @dataclass(frozen=True, slots=True)
 class EvaluateStep:
+    """Implements `Step`; it rejects the version if a gate fails."""
+
     plan: RetrainPlan
     gateway: AnswerSource
     registry: AliasLookup
@@ -135,6 +145,7 @@ class EvaluateStep:
     folder: Path
     """Folder of the run."""
     progress: Callable[[str, int, int], None]
+    """Gets what is counted, how many of it are done, and how many there are."""
     name: str = "evaluate"
 
     async def take(self, state: RunState, note: Callable[[Facts], None]) -> StepResult:
@@ -159,9 +170,9 @@ class EvaluateStep:
         return self.plan.student if await self.registry.stable(self.plan.alias) else self.plan.teacher
 
     async def _marked(self, rows: Sequence[Row], incumbent: str, version: str) -> list[ScoredRow]:
-        """Requests and scores both versions' answers to the held-out rows; leaves out rows without a score.
+        """Requests and scores the answers of the path `incumbent` and of the adapter version to the held-out rows.
 
-        Raises CommandError if no row is left, or requests fail.
+        Leaves out rows without a score. Raises CommandError if no row is left, or a request fails.
         """
         theirs = await self._ask(f"path:{incumbent}", {}, [row.messages for row in rows], f"asking {incumbent}")
         questions = await self._prompts(rows)
@@ -177,9 +188,9 @@ class EvaluateStep:
         return marked
 
     async def _prompts(self, rows: Sequence[Row]) -> Sequence[Messages]:
-        """Returns the messages that the student path would send for each row; without a path, the row's own.
+        """Returns the messages to send for each row: those that the student path would send, or the row's own.
 
-        Raises what `render` raises.
+        They are the row's own if the plan is not rendered (`is_rendered`). Raises CommandError as `render` does.
         """
         if not self.plan.is_rendered:
             return [row.messages for row in rows]
@@ -201,9 +212,9 @@ class EvaluateStep:
 
 
 def heldout_rows(plan: RetrainPlan, state: RunState) -> Sequence[Row]:
-    """Returns a task's held-out rows, from the configured file or the run's data set.
+    """Returns the task's rows of the plan's held-out file; if it names none, those of the data set of the run.
 
-    Raises UsageError if the file is invalid, CommandError if the data set has none.
+    Raises UsageError if the file is invalid, CommandError if the data set has no held-out rows.
     """
     if plan.heldout:
         rows = read_dataset(plan.heldout, plan.task).rows

@@ -1,4 +1,4 @@
-"""Steps 4 and 5: try the new version as a canary, then move the alias to it."""
+"""Steps 4 and 5 of a retraining: try the new version as a canary, then move the alias to it."""
 
 import asyncio
 import time
@@ -9,22 +9,26 @@ from typing import Protocol
 from pointsman_cli.retrain.run_state import CanaryTerms, Facts, RetrainPlan, RunState, StepResult
 
 POLL_SECONDS = 2.0
-"""Two polls span at least one canary analysis of the lora-server, which runs each second."""
+"""Seconds between two polls, in which the lora-server analyses the canary at least once: it does so each second."""
 
 
 @dataclass(frozen=True, slots=True)
 class AliasState:
-    """The version to which an alias points, and its canary."""
+    """The version to which an alias points, and the alias's canary."""
 
     stable: str
+    """The version, such as "triage@3f9a1c0b77de"."""
     canary: str
+    """The version that is the canary; empty if there is none."""
     requests: int
-    """Requests that the canary has answered."""
+    """The number of requests that the canary has answered."""
 
 
 class CanaryRegistry(Protocol):
+    """Interface for setting and watching canaries at the lora-server; `Registry` implements it."""
+
     async def alias_state(self, alias: str) -> AliasState | None:
-        """Returns where the alias points; None if it does not exist."""
+        """Returns where the alias ("NAME@ALIAS") points; None if it does not exist."""
         ...
 
     async def set_canary(self, alias: str, version: str, terms: CanaryTerms, expected: str) -> None: ...
@@ -34,9 +38,15 @@ class CanaryRegistry(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CanaryStep:
+    """Implements `Step`; it rejects the version if the canary is taken back or gets too few requests in time.
+
+    It is skipped if the alias points to no version yet.
+    """
+
     plan: RetrainPlan
     registry: CanaryRegistry
     progress: Callable[[str, int, int], None]
+    """Gets what is counted, how many of it are done, and how many there are."""
     look_seconds: float = POLL_SECONDS
     name: str = "canary"
 
@@ -76,16 +86,21 @@ class CanaryStep:
 
 
 class AliasMover(Protocol):
-    async def move(self, alias: str, version: str, expected: str) -> None:
-        """Points an alias to a version; idempotent. Raises PointsmanError.
+    """Interface for moving an alias at the lora-server; `Registry` implements it."""
 
-        `expected` is the version that it must point to now; "" for any.
+    async def move(self, alias: str, version: str, expected: str) -> None:
+        """Points the alias ("NAME@ALIAS") to a version; idempotent.
+
+        `expected` is the version to which the alias must point now; "" for any. Raises PointsmanError if it points to
+        another one, or if the call fails.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class PromoteStep:
+    """Implements `Step`; it moves the alias to the new version."""
+
     plan: RetrainPlan
     registry: AliasMover
     name: str = "promote"

@@ -1,4 +1,4 @@
-"""The plan and the state of a task's retraining. The state is saved atomically after each step."""
+"""The plan and the state of a task's retraining. Each change of the state is saved atomically in a file."""
 
 import json
 import os
@@ -19,7 +19,7 @@ WAITING, RUNNING, DONE, SKIPPED, REFUSED = "waiting", "running", "done", "skippe
 Facts = Mapping[str, Any]
 
 Retire = Callable[[str, str], Awaitable[None]]
-"""Retires a version with a reason; idempotent."""
+"""A function of an adapter version and a reason that retires the version; idempotent."""
 
 PROMOTED, REJECTED = "promoted", "refused"
 
@@ -27,11 +27,13 @@ PROMOTED, REJECTED = "promoted", "refused"
 @dataclass(frozen=True, slots=True)
 class StepState:
     status: str = WAITING
+    """WAITING, RUNNING, DONE, SKIPPED or REFUSED; the last means that the step has rejected the version."""
     began: float = 0.0
-    """Unix seconds, as `ended`."""
+    """Unix seconds; 0 before the step has begun."""
     ended: float = 0.0
+    """Unix seconds; 0 before the step has ended."""
     facts: Facts = field(default_factory=dict)
-    """Results, and what an unfinished step needs to continue."""
+    """The step's results, and what it needs to continue after an interruption."""
 
     @property
     def is_over(self) -> bool:
@@ -41,7 +43,7 @@ class StepState:
 @dataclass(frozen=True, slots=True)
 class RunState:
     run: str
-    """Start time: "20261125T221500Z"."""
+    """The start time in UTC, which names the run's folder: "20261125T221500123456Z"."""
     task: str
     method: str
     steps: Mapping[str, StepState]
@@ -71,7 +73,7 @@ class RunFile:
         self._put(self.state.with_step(step, status=RUNNING, began=self.state.steps[step].began or time.time()))
 
     def note(self, step: str, facts: Facts) -> None:
-        """Saves facts of a running step, which it needs to continue after an interruption."""
+        """Adds facts to those of a running step, and saves them; the step can then continue after an interruption."""
         self._put(self.state.with_step(step, facts={**self.state.facts(step), **facts}))
 
     def end(self, step: str, status: str, facts: Facts) -> None:
@@ -97,7 +99,10 @@ def start_run(runs_folder: Path, task: str, method: str, steps: tuple[str, ...])
 
 
 def latest_run(runs_folder: Path) -> RunFile | None:
-    """Returns a task's newest retraining, None if there is none; raises CommandError if it cannot be read."""
+    """Returns the newest run in the folder of a task's runs; None if there is none.
+
+    Raises CommandError if the state of that run is not as expected.
+    """
     files = sorted(runs_folder.glob(f"*/{STATE_FILE}"))
     if not files:
         return None
@@ -115,18 +120,25 @@ class StepResult:
     """One line for the terminal."""
     facts: Facts
     refusal: str = ""
-    """Why the run is rejected; empty if it continues."""
+    """Why the new version is rejected, which ends the run; empty if the run continues."""
     skipped: bool = False
+    """Whether there was nothing to do."""
 
 
 class Step(Protocol):
+    """Interface of one step of a retraining.
+
+    DataStep, TrainStep, EvaluateStep, CanaryStep and PromoteStep implement it.
+    """
+
     @property
     def name(self) -> str: ...
 
     async def take(self, state: RunState, note: Callable[[Facts], None]) -> StepResult:
-        """Runs or continues the step; facts saved by `note` before an interruption are in the state.
+        """Runs the step; `note` saves facts that it needs to continue after an interruption.
 
-        Raises CommandError or PointsmanError; then the step runs again when the retraining is continued.
+        Raises CommandError or PointsmanError if the step fails. When the retraining is continued after a failure or an
+        interruption, the step is called again, with these facts in `state`.
         """
         ...
 
@@ -134,10 +146,11 @@ class Step(Protocol):
 async def run_steps(
     steps: Sequence[Step], run_file: RunFile, retire: Retire, report_progress: Callable[[str], None], until: str = ""
 ) -> RunState:
-    """Runs the steps that have not ended, up to and including the step named `until`; returns the last state.
+    """Runs the steps that have not ended, up to and including the step named `until`; returns the state of the run.
 
-    If a step rejects the version, `retire` retires it and the outcome is "refused". After the last step it is
-    "promoted", after `until` still empty. Raises what a step or `retire` raises.
+    If a step rejects the version, `retire` retires it and the outcome of the run is "refused". After all steps it is
+    "promoted"; if the run stops after `until`, the outcome is empty. `report_progress` gets a line of text after each
+    step. Raises what a step or `retire` raises.
     """
     for step in steps:
         status = run_file.state.steps[step.name].status
@@ -176,39 +189,52 @@ async def _reject_run(run_file: RunFile, retire: Retire, report_progress: Callab
 
 @dataclass(frozen=True, slots=True)
 class GateTerms:
-    min_rows: int
-    min_gain: float
-    confidence: float
-    max_regressions: float
+    """What a new version must achieve (`flywheel.gates` of tasks.yaml)."""
+
+    min_rows: int  # rows or pairs to train on; with fewer nothing is trained
+    min_gain: float  # that the lower confidence bound of the gain must reach; scores are from 0 to 1
+    confidence: float  # of the two-sided interval, 0.5 to 1
+    max_regressions: float  # largest share, 0 to 1, of rows that may be answered worse
 
 
 @dataclass(frozen=True, slots=True)
 class CanaryTerms:
-    weight: float
-    min_requests: int
-    max_minutes: float
+    """How a new version is tried (`flywheel.canary` of tasks.yaml)."""
+
+    weight: float  # share of users, above 0 up to 1
+    min_requests: int  # that the canary must have answered
+    max_minutes: float  # in which it must have answered them
 
 
 @dataclass(frozen=True, slots=True)
 class RetrainPlan:
+    """What the configuration says about the retraining of a task."""
+
     task: str
     alias: str  # "triage@prod"
     student: str
+    """The name of the path that the adapter serves."""
     teacher: str
+    """The name of the path whose answers are learned."""
     incumbent: str
-    """Empty: the student, or the teacher if the alias points to no version yet."""
+    """The name of the path that the new version is compared with.
+
+    Empty: the student, or the teacher if the alias points to no version yet.
+    """
     sampling: Mapping[str, Any]
     """Sampling parameters of the student, as in a request."""
     metric: Mapping[str, Any]
+    """The metric of the task, as in tasks.yaml."""
     heldout: Path | None
-    """Held-out rows of the configuration; None if it names no file."""
+    """The file of held-out rows that the configuration names; None if it names none."""
     collections: Sequence[str]
     """Collections that the teacher searches."""
     training: Mapping[str, Any]
+    """Options of the training by their names in `TrainingRecipe`; None for a default."""
     gates: GateTerms
     canary: CanaryTerms
     is_rendered: bool = False
-    """Whether the student's prompt has more than the message, so that the rows are rendered by its strategies."""
+    """Whether the student's prompt has more than the message, so that its strategies must render the rows."""
 
     @property
     def adapter(self) -> str:
@@ -216,7 +242,10 @@ class RetrainPlan:
 
 
 async def read_plan(folder: Path, task: str, data_dir: DataDir) -> RetrainPlan:
-    """Reads a task's retraining plan from the configuration; raises CommandError if the configuration is invalid."""
+    """Reads the retraining plan of a task from the configuration folder `folder`.
+
+    Raises CommandError if the configuration is invalid, or has no such plan.
+    """
     return parse_plan(await lab_facts(LabJob(["plan", str(folder), task], data_dir, as_json=True)))
 
 

@@ -1,4 +1,7 @@
-"""Step 2: trains on the data set as a job of the lora-server; the result is registered but not served."""
+"""Step 2 of a retraining: trains on the data set as a job of the lora-server.
+
+The result is registered, but no alias points to it yet.
+"""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,8 +26,8 @@ MIN_CANARY_REQUESTS = 20
 
 
 EXCLUDED_FOR_DPO = ("rank", "learning_rate")
-"""Settings that do not apply to DPO: the rank is that of the starting version, and the learning rate must be a tenth.
-"""
+"""Options of the plan that do not apply to DPO: the rank is that of the starting version, and a learning rate for DPO
+would have to be about a tenth."""
 
 DATA_TIME_FACT = "data_unix"
 """The manifest fact with the time of the data, in Unix seconds."""
@@ -41,22 +44,31 @@ class TrainingSpec:
     parent: str
     """The version to start from; empty: the base model."""
     recipe: Mapping[str, Any]
+    """The fields of `TrainingRecipe` in training.proto."""
     facts: Mapping[str, str]
-    """For the manifest."""
+    """Facts for the adapter's manifest, by name."""
     author: str
+    """The name for the history, which also identifies the job of this retraining."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingResult:
+    """How a training job ended."""
+
     state: str
+    """One of STATE_NAMES: "succeeded", "failed" or "cancelled"; another one if the lora-server stopped before."""
     version: str
+    """The registered version; empty if none was registered."""
     error: str = ""
     cut_short: str = ""
     """Why the training ended before its last step, and what to do; empty if it did not."""
 
 
 def explain_end(done: Mapping[str, Any]) -> str:
-    """Returns why a training ended before its last step, from the facts of its event `done`; empty if it did not."""
+    """Returns why a training ended before its last step; empty if it did not.
+
+    `done` has the fields of the trainer's event "done".
+    """
     of_steps = f" of {done['of_steps']:.0f}" if "of_steps" in done else ""
     steps = f"{done.get('steps', 0):.0f}{of_steps} steps"
     match done.get("ended_by"):
@@ -68,9 +80,13 @@ def explain_end(done: Mapping[str, Any]) -> str:
 
 
 class Registry:
-    """The lora-server's aliases and versions; every method raises as `call_lora_server` does."""
+    """The aliases and versions of a lora-server; implements CanaryRegistry, AliasMover and AliasLookup.
+
+    Every method raises a PointsmanError or CommandError as `call_lora_server` does.
+    """
 
     def __init__(self, address: str, author: str) -> None:
+        """Takes the lora-server's address (HOST:PORT), and the author of changes for the history."""
         self._address = address
         self._author = author
 
@@ -118,10 +134,13 @@ class Registry:
 
 
 class Trainer:
-    """Starts and follows training jobs of a lora-server; every method raises as `call_training` does."""
+    """Starts and follows training jobs of a lora-server; implements TrainingService.
+
+    Every method raises as `call_training` does.
+    """
 
     def __init__(self, address: str, report_progress: Callable[[str, dict[str, object]], None]) -> None:
-        """Takes the lora-server's address; `report_progress` gets every event of a job with its facts."""
+        """Takes the lora-server's address; `report_progress` gets the kind and the fields of every event of a job."""
         self._address = address
         self._tell = report_progress
 
@@ -147,7 +166,7 @@ class Trainer:
     async def _find_started_job(self, spec: TrainingSpec) -> str:
         """Returns the id of the job that this retraining started before it was killed; empty if there is none.
 
-        The job's author names the retraining. Raises as `call_training` does.
+        The author of the job names the retraining. Failed and cancelled jobs are not returned.
         """
         request = training_pb2.ListTrainingJobsRequest(name=spec.name)
         found = await call_training(self._address, lambda server: server.List(request, timeout=TRAINING_CALL_SECONDS))
@@ -168,10 +187,13 @@ class Trainer:
 
 
 class TrainingService(Protocol):
-    async def start(self, spec: TrainingSpec) -> str:
-        """Starts a training job and returns its id, or that of a job with this name and author that did not fail.
+    """Interface for training jobs; `Trainer` implements it."""
 
-        Raises as `call_training` does. A cancelled job counts as failed.
+    async def start(self, spec: TrainingSpec) -> str:
+        """Starts a training job and returns its id.
+
+        If there already is a job with this name and author that has neither failed nor been cancelled, returns the id
+        of that job. Raises as `call_training` does.
         """
         ...
 
@@ -179,22 +201,28 @@ class TrainingService(Protocol):
 
 
 class AliasLookup(Protocol):
+    """Interface for looking up an alias; `Registry` implements it."""
+
     async def stable(self, alias: str) -> str:
-        """Returns the version that the alias points to; empty if there is none."""
+        """Returns the version that the alias ("NAME@ALIAS") points to; empty if there is none."""
         ...
 
 
 class CollectionSketches(Protocol):
-    async def __call__(self) -> Mapping[str, str]:
-        """Returns document sketches of the teacher path's collections, as facts for the manifest, by name.
+    """Interface for describing the documents of a training; `CollectionDates` implements it."""
 
-        Raises PointsmanError.
+    async def __call__(self) -> Mapping[str, str]:
+        """Returns facts for the adapter's manifest: the time, and sketches of the teacher path's collections.
+
+        Raises PointsmanError if a call of the retriever fails.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class TrainStep:
+    """Implements `Step`; it rejects the version if the alias points to it already."""
+
     plan: RetrainPlan
     method: str
     trainer: TrainingService
@@ -237,14 +265,22 @@ class TrainStep:
 
 @dataclass(frozen=True, slots=True)
 class CollectionDates:
-    """Reads document sketches of the teacher path's collections, by which later changes of documents are measured."""
+    """Reads sketches of collections, by which `adapters freshness` later measures changes of documents.
+
+    Implements CollectionSketches.
+    """
 
     retriever: str
+    """The address, HOST:PORT."""
     tenant: str
     collections: Sequence[str]
+    """The names of the collections that the teacher path searches."""
 
     async def __call__(self) -> Mapping[str, str]:
-        """Returns the sketches and the time as facts for the manifest; raises PointsmanError."""
+        """Returns facts for the manifest: DATA_TIME_FACT, and a sketch under MANIFEST_KEY_PREFIX and each name.
+
+        Raises as `fetch_sketch` does.
+        """
         sketches = {name: await fetch_sketch(self.retriever, self.tenant, name) for name in self.collections}
         return {
             DATA_TIME_FACT: str(round(time.time())),

@@ -36,7 +36,10 @@ async def fetch_collections(address: str, tenant: str) -> Sequence[pb.Collection
 
 
 async def fetch_sketch(address: str, tenant: str, collection: str) -> Sketch:
-    """Returns a bottom-k sketch of the collection's present documents, to measure changes; raises PointsmanError."""
+    """Returns a sketch of a collection's documents, by which later changes can be measured (see `document_sketch`).
+
+    Raises a PointsmanError as `service_errors` does, or CommandError as `open_channel` does.
+    """
     async with open_channel(address) as channel:
         with service_errors("retriever"):
             request = pb.SketchRequest(tenant=tenant, collection=collection)

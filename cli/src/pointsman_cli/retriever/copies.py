@@ -21,9 +21,10 @@ _EXTERNAL = "read_only_collection"
 
 
 async def write_snapshot(address: str, request: pb.SnapshotRequest, file: Path) -> pb.SnapshotPart:
-    """Writes a snapshot to a file that appears only when it is complete; returns the last message, which describes it.
+    """Writes a snapshot to `file`, which appears only when it is complete, and replaces an existing file.
 
-    Raises the retriever's PointsmanError, or CommandError if the data is damaged or the file cannot be written.
+    Returns the last message of the retriever, which describes the snapshot. Raises a PointsmanError if the call fails
+    (see `service_errors`), CommandError if the data is damaged or the file cannot be written.
     """
     unfinished = file.with_name(f".{file.name}.unfinished")
     digest, last = hashlib.sha256(), pb.SnapshotPart()
@@ -97,7 +98,8 @@ def restore_all(
 async def _write_all(address: str, folder: Path) -> list[str]:
     """Copies all collections into the folder; returns those that could not be copied, as TENANT/NAME.
 
-    Raises CommandError if a file cannot be written.
+    Skips collections in external stores. Raises CommandError if a file cannot be written, PointsmanError if the
+    collections cannot be listed.
     """
     failed = []
     for one in await _collections_of_all_tenants(address):
@@ -123,7 +125,10 @@ async def _collections_of_all_tenants(address: str) -> list[pb.Collection]:
 
 
 def _copies_in(folder: Path, replace: bool) -> Iterator[tuple[pb.RestoreBegin, Path]]:
-    """Yields the request that begins a restoration, and its file, for each copy; raises UsageError without copies."""
+    """Yields the first request of a restoration and the file to restore, for each copy in the folder.
+
+    Raises UsageError if there is no copy.
+    """
     files = sorted(folder.glob(f"*/*{SUFFIX}"))
     if not files:
         raise UsageError(f"{folder} has no TENANT/COLLECTION{SUFFIX}")

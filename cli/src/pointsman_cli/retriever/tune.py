@@ -1,4 +1,4 @@
-"""`pointsman retriever tune`: chooses a collection's search settings by labelled queries."""
+"""`pointsman retriever tune`: chooses a collection's search settings by their results for labelled queries."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -39,12 +39,14 @@ class LabelledQuery:
 
 @dataclass(frozen=True, slots=True)
 class BestScores:
-    dense: float
-    coverage: float
+    """The best scores of any passage that a search found."""
+
+    dense: float  # the greatest cosine
+    coverage: float  # the greatest share of the query's words in one passage, 0 to 1
 
 
 def search_candidates() -> SearchCandidates:
-    """Returns the search settings that `tune` compares, by name; the first one is the default."""
+    """Returns the search settings that `tune` compares, by the name to show; the first one is the default."""
     weighed = {f"dense_weight {weight:.1f}": pb.SearchSettings(dense_weight=weight) for weight in _tenths(2, 10)}
     return {"by agreement": pb.SearchSettings(), **weighed, "ranks (RRF)": pb.SearchSettings(fusion=pb.RRF)}
 
@@ -66,7 +68,7 @@ def read_labelled(file: Path) -> list[LabelledQuery]:
 
 
 def _labelled_query(row: Any) -> LabelledQuery:
-    """Converts one JSON row to a labelled query; raises ValueError with what is wrong."""
+    """Converts the JSON of one line to a labelled query; raises ValueError, which says what is wrong."""
     query, documents = (row.get("query"), row.get("documents")) if isinstance(row, dict) else (None, None)
     if not isinstance(query, str) or not query.strip():
         raise ValueError('has no "query" that is a text')
@@ -81,9 +83,10 @@ def ndcg(found: Sequence[str], wanted: frozenset[str]) -> float:
 
 
 def choose_settings(scores: Mapping[str, Sequence[float]]) -> str:
-    """Returns the name of the best setting that beats the default significantly; the default's if none does.
+    """Returns the name of the setting with the best mean of those that beat the default significantly.
 
-    `scores` has each setting's scores by query, the default's first.
+    Returns the name of the default if none does. `scores` has the scores of each setting for the same queries in the
+    same order; the default is its first key.
 
     This is a permutation test of the maximum (P. H. Westfall, S. S. Young, Resampling-Based Multiple Testing, 1993): if
     a setting is as good as the default, each query might as well have favoured the other. So the signs of the
@@ -104,10 +107,11 @@ def choose_settings(scores: Mapping[str, Sequence[float]]) -> str:
 
 
 def thresholds(answered: Sequence[BestScores], unanswered: Sequence[BestScores]) -> tuple[float, float]:
-    """Returns the smallest cosine and the smallest word coverage at which a result counts as relevant.
+    """Returns the smallest cosine and the smallest word coverage, either of which makes a search's result relevant.
 
-    If there are unanswerable queries, the thresholds separate both kinds best; else they keep nearly all answerable
-    ones.
+    `answered` are the best scores for queries that documents answer, at least one; `unanswered` for the others. If
+    there are others, the thresholds are those of DENSE_THRESHOLDS and COVERAGE_THRESHOLDS that separate both kinds
+    best. Otherwise the cosine keeps about KEPT_SHARE of the answered queries, and the coverage is DEFAULT_COVERAGE.
     """
     if not unanswered:
         ranked = sorted(seen.dense for seen in answered)
@@ -131,9 +135,9 @@ def _tenths(first: int, last: int) -> list[float]:
 
 @dataclass(frozen=True, slots=True)
 class TuningResult:
-    scores: dict[str, list[float]]  # nDCG@10 by setting, for each answerable query
-    chosen: str
-    settings: pb.SearchSettings
+    scores: dict[str, list[float]]  # by the name of the setting: nDCG@10 of each query that documents answer
+    chosen: str  # the name of the chosen setting
+    settings: pb.SearchSettings  # the chosen setting with its thresholds
 
 
 def tune(

@@ -42,7 +42,12 @@ def top_view(view: View) -> RenderableType:
 
 
 def as_json(view: View) -> dict[str, Any]:
-    """Returns the view as JSON; a service that does not answer has no figures, and its `problem` says why."""
+    """Returns what `--json` prints: the time `unix_ms`, and objects `gateway`, `lora_server` and `adapters`.
+
+    Each object has a `url` or `address`, a `problem` (empty if the service answers) and the fields of its figures: of
+    GatewayFigures, LoraFigures and EngineAdapters. There are none if the service does not answer, and for the first two
+    none before the second poll.
+    """
     return {
         "unix_ms": view.unix_ms,
         "gateway": {"url": view.where.gateway, "problem": view.gateway_problem, **_fields(view.gateway)},
@@ -155,7 +160,7 @@ def _bad(line: str) -> Text:
 
 
 def _seconds(value: float | None) -> str:
-    """Formats a duration for a table column: at most six characters wide if it is below three hours."""
+    """Formats a duration in seconds for a table column: milliseconds below one second; "-" for None."""
     if value is None:
         return _NOTHING
     if value < 0.0095:
@@ -215,9 +220,10 @@ def top(
 
 
 def find_services(gateway: str, lora_server: str, lora_metrics: str, data_dir: Path) -> ServiceAddresses:
-    """Returns the given addresses, else those of the running `pointsman up`, else the usual ports.
+    """Returns the given addresses; for each that is empty, that of the running `pointsman up`, else the usual port.
 
-    `gateway` and `lora_metrics` may leave out `/metrics`, which is added. Raises UsageError if one is not a URL.
+    `gateway` and `lora_metrics` may leave out `http://` and `/metrics`, which are added. Raises UsageError if one of
+    them is not a URL, or run.json cannot be opened.
     """
     run = find_run(data_dir)
     gateway = gateway or (run.gateway_metrics if run else DEFAULT_URL)

@@ -23,26 +23,28 @@ GATEWAY_METRICS = (
     "pointsman_worker_restarts_total",
 )
 LORA_SERVER_METRICS = ("pointsman_lora_",)
-"""Prefixes of the metrics that are read."""
+"""Prefixes of the names of the lora-server's metrics that are read, as GATEWAY_METRICS are of the gateway's."""
 
 CLIENT_FAULTS = frozenset({"none", "caller", "limits"})
-"""Values of the label `fault` that do not count as failures of the service."""
+"""Values of the label `fault` of pointsman_requests_total that do not count as failures of the service."""
 TOKENS = ("prompt", "cached", "completion", "replayed")
 
 
 @dataclass(frozen=True, slots=True)
 class PathFigures:
+    """Figures of one path over the time window."""
+
     path: str
-    kind: str
-    requests: float  # completed requests
-    share: float | None  # of the requests of all paths
+    kind: str  # "prompt", "rag", "lora", "tuned" or "hybrid"
+    requests: float  # requests that ended in the window
+    share: float | None  # of the requests of all paths, 0 to 1; None if there was none
     requests_per_second: float
-    seconds: Quantiles
-    first_token_seconds: Quantiles
+    seconds: Quantiles  # of whole requests
+    first_token_seconds: Quantiles  # of the time to the first token
     tokens_per_second: Mapping[str, float]  # by token type, see TOKENS
-    usd_per_1k_requests: float | None
+    usd_per_1k_requests: float | None  # None if no request ended
     fallbacks: float  # requests that moved from this path to another
-    failures: float | None  # None if the gateway does not report faults
+    failures: float | None  # requests that failed, see CLIENT_FAULTS; None if the gateway does not report faults
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,26 +59,30 @@ class WorkerFigures:
 
 @dataclass(frozen=True, slots=True)
 class GatewayFigures:
-    seconds: float
+    """Figures of the gateway over the time window; a value is None if the gateway does not report the metric."""
+
+    seconds: float  # that the window covers
     requests_per_second: float
-    paths: tuple[PathFigures, ...]  # sorted by requests since the gateway's start
-    in_flight: float | None
-    waiting: float | None
+    paths: tuple[PathFigures, ...]  # sorted by requests since the gateway's start, most first
+    in_flight: float | None  # requests that run now
+    waiting: float | None  # requests that wait for admission now
     event_loop_lag_seconds: Quantiles
-    open_breakers: tuple[str, ...]
+    open_breakers: tuple[str, ...]  # names of the engines whose circuit breaker is open now
     redis_up: bool | None
     workers: tuple[WorkerFigures, ...]  # empty for a single process
 
 
 @dataclass(frozen=True, slots=True)
 class LoraFigures:
-    seconds: float
+    """Figures of the lora-server over the time window; a value is None if it does not report the metric."""
+
+    seconds: float  # that the window covers
     engine_up: bool | None
     engine_restarts: float | None  # since the lora-server's start
-    slots: float | None
-    resident: float | None
-    loads: Mapping[str, float]  # by result
-    evictions: float
+    slots: float | None  # adapters that the engine can hold at once
+    resident: float | None  # adapters that the engine holds now
+    loads: Mapping[str, float]  # in the window, by result
+    evictions: float  # in the window
     redis_up: bool | None
 
 
@@ -157,7 +163,10 @@ class _Paths:
 
 
 def _known_paths(window: Window) -> dict[str, str]:
-    """Returns every path with a request since the gateway's start, and its kind."""
+    """Returns the kind of every path that had a request since the gateway's start, by path.
+
+    The path with the most requests is first. A path with several kinds has that with the most requests.
+    """
     totals: dict[str, float] = defaultdict(float)
     kinds: dict[str, tuple[float, str]] = {}
     for labels, value in _latest(window, "pointsman_requests_total"):

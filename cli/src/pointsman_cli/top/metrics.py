@@ -8,9 +8,9 @@ from math import inf
 from prometheus_client.parser import text_string_to_metric_families
 
 Labels = tuple[tuple[str, str], ...]
-"""Sorted by name."""
+"""The labels of a sample as pairs of name and value, sorted by name."""
 Samples = Mapping[str, Mapping[Labels, float]]
-"""By sample name: "pointsman_requests_total", "pointsman_in_flight"."""
+"""Values by the name of the sample ("pointsman_requests_total", "pointsman_in_flight"), then by its labels."""
 
 _COUNTERS = ("_total", "_bucket", "_count", "_sum")
 
@@ -27,10 +27,10 @@ class Scrape:
 
 
 def parse_metrics(text: str, at: float, wanted: tuple[str, ...]) -> Scrape:
-    """Parses the samples whose names start with one of `wanted`; a gateway may report thousands of others.
+    """Parses the text of /metrics, but only samples whose names start with one of `wanted`.
 
-    `at` is the time of the scrape (`time.monotonic`). Raises ValueError if there is no such sample, or the text is not
-    in Prometheus's format.
+    `at` is the time of the scrape in seconds of `time.monotonic`. Raises ValueError if there is no such sample, or the
+    text is not in Prometheus's format.
     """
     lines = "\n".join(line for line in text.split("\n") if line.startswith(wanted))
     if not lines:
@@ -57,9 +57,10 @@ class Quantiles:
 
 
 def quantile(buckets: Mapping[float, float], share: float) -> float | None:
-    """Returns a quantile (`share` from 0 to 1) as Prometheus does: linear between edges, up to the highest finite one.
+    """Returns the quantile `share` (0 to 1) of a histogram as Prometheus computes it; None if nothing was observed.
 
-    None if nothing was observed.
+    `buckets` maps upper edges, including infinity, to cumulative counts. The quantile is interpolated linearly between
+    the edges, and is at most the highest finite edge.
     """
     edges = sorted(buckets)
     if not edges or buckets[edges[-1]] <= 0:
@@ -86,7 +87,11 @@ class _Step:
 
 class Window:
     def __init__(self, length: float) -> None:
-        """Keeps the counters' growth over the last `length` seconds, and at least that of the last scrape interval."""
+        """Starts without scrapes; `add` takes them.
+
+        The window keeps the growth of counters over the last `length` seconds, at least that between the last two
+        scrapes.
+        """
         self._length = length
         self._steps: deque[_Step] = deque()
         self.latest: Scrape | None = None
@@ -105,7 +110,10 @@ class Window:
         return sum(step.seconds for step in self._steps)
 
     def growth(self, name: str) -> Iterator[tuple[dict[str, str], float]]:
-        """Yields labels and growth of each series of a counter that grew, once for each scrape interval."""
+        """Yields the labels and the growth of each series of the counter `name`.
+
+        A series comes once for each interval between two scrapes in which it grew.
+        """
         for step in self._steps:
             for labels, amount in step.growth.get(name, {}).items():
                 yield dict(labels), amount

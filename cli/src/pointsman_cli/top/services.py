@@ -29,7 +29,7 @@ ADAPTER_TIMEOUT_SECONDS = 2.0
 _WITH_THE_ENGINE = frozenset({"loading", "warm", "serving", "draining"})
 
 TIMEOUT_SECONDS = 2.0
-"""Timeout of one request."""
+"""Timeout of one request to /metrics."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,10 @@ class EngineAdapters:
 
 
 async def fetch_adapter_view(channel: grpc.aio.Channel) -> EngineAdapters:
-    """Returns the engine's adapters and their states; raises the lora-server's PointsmanError, such as Unavailable."""
+    """Returns the adapters of the lora-server's engine and their states; `channel` is open to the lora-server.
+
+    Raises a PointsmanError as `service_errors` does, Unavailable also if the lora-server sends no state.
+    """
     server = lora_server_stub(channel)
     with service_errors("lora-server"):
         watching = server.Watch(pb.WatchRequest(), timeout=ADAPTER_TIMEOUT_SECONDS)
@@ -94,7 +97,11 @@ class ServiceAddresses:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """One poll of all services. Figures are None until there are two scrapes; a problem says why a poll failed."""
+    """One poll of all services.
+
+    A problem says why the poll of a service failed; it is empty if the poll succeeded. Figures are None if the poll
+    failed, or before the second poll; `adapters` is None only if the poll failed.
+    """
 
     where: ServiceAddresses
     unix_ms: int
@@ -140,9 +147,10 @@ class Services:
 
 @asynccontextmanager
 async def services(where: ServiceAddresses, window: float) -> AsyncIterator[Services]:
-    """Opens the connections for polling; `window` is the number of seconds that the figures cover.
+    """Opens the connections for polling, and closes them after the block.
 
-    Raises CommandError if the files for TLS or tokens cannot be used.
+    Figures cover the last `window` seconds, and at least the last two polls. Raises CommandError if a file for TLS or
+    tokens cannot be used.
     """
     headers = {"accept": "text/plain"}
     async with (

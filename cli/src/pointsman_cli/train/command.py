@@ -34,15 +34,17 @@ from pointsman_cli.train.options import TRAINER_MODULE, TrainingJob
 from pointsman_cli.train.progress import Done, TrainingProgress, parse_event
 
 RENDERED = "rendered"
-"""Folder of rendered rows, in the data directory."""
+"""The folder of rendered rows in the data directory; it has a folder for each adapter name."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingTarget:
-    """The lora-server at which the trained adapter is registered, and how; without an address it is not."""
+    """Where and how the trained adapter is registered."""
 
     address: str
+    """The lora-server's, HOST:PORT; empty: the adapter is not registered."""
     alias: str
+    """The alias to move to the new version; empty: none."""
     origin: Provenance
 
 

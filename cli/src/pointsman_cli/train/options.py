@@ -128,17 +128,24 @@ StopOnOption = Annotated[StopOn | None, typer.Option(help="What selects the best
 
 @dataclass(frozen=True, slots=True)
 class TrainingJob:
+    """What to train an adapter on, and how."""
+
     name: str
+    """The name of the adapter."""
     data: Path
+    """The file of training examples."""
     method: str
     heldout: Path | None = None
+    """The file of examples to evaluate on; None: a held-out share of `data`."""
     system: Path | None = None
+    """The file with the system message for every example."""
     out: Path | None = None
+    """The folder to write the adapter to; None for a job of the lora-server."""
     options: Mapping[str, object] = field(default_factory=dict)
-    """More options of the trainer by name; None leaves the default, True is a flag."""
+    """More options of the trainer by name, such as "max-minutes"; None leaves the default, True is a flag."""
 
     def check(self) -> None:
-        """Raises UsageError if a file does not exist, or the adapter could not be registered by its name."""
+        """Raises UsageError if a file does not exist, or the name is not a valid name of an adapter."""
         if not re.fullmatch("[a-z0-9_-]{1,64}", self.name):
             raise UsageError(f"--name {self.name} cannot be an adapter's name: 1 to 64 of a-z, 0-9, '-' and '_'")
         for option, file in (("--data", self.data), ("--eval-data", self.heldout), ("--system", self.system)):
@@ -146,7 +153,10 @@ class TrainingJob:
                 raise UsageError(f"{option} {file} is not a file")
 
     def arguments(self, base_model: Path, base_model_name: str) -> list[str]:
-        """Returns the trainer's arguments, with absolute paths."""
+        """Returns the arguments of the trainer's command line, with absolute paths.
+
+        `base_model` is the folder of the base model.
+        """
         options = {
             "base-model": base_model,
             "base-model-name": base_model_name,

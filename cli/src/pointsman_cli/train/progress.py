@@ -26,8 +26,11 @@ class DataReport:
     rows: int
     heldout_rows: int
     left_out: Mapping[str, int]
+    """The numbers of rows that are not used, by reason: "duplicate", "held_out_too", "too_long"."""
     tokens: Mapping[str, int]
+    """The tokens of a row: "median", "p95" and "longest"."""
     labels: Mapping[str, Mapping[str, int]]
+    """The number of rows with each label, by the JSON field of the labels, or under "answer" if whole answers are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +39,21 @@ class RenderedPrompt:
 
     text: str
     row: str
+    """Where the example is from: its file and line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Started:
+    """The training has started."""
+
     facts: Mapping[str, Any]
+    """What the trainer reports of its options, by name."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingStep:
+    """The progress after an optimizer step."""
+
     step: int
     steps: int
     loss: float
@@ -54,22 +63,28 @@ class TrainingStep:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
+    """The results of an evaluation on held-out rows."""
+
     when: str  # "before", "during", "end"
     step: int
-    loss: float | None
-    metrics: Mapping[str, float]
+    loss: float | None  # None if it was not measured
+    metrics: Mapping[str, float]  # by name, those of METRICS that were measured
     prompt_path: Mapping[str, float]
-    """The same metrics for prompting alone; only at the end."""
-    best: bool
+    """The same metrics for prompting the base model alone; empty unless it was measured."""
+    best: bool  # whether it is the best evaluation so far
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
+    """An answer of the adapter to a held-out row, as one line."""
+
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
+    """The training has ended, and the adapter is written."""
+
     folder: Path
     seconds: float
     merged: Path | None
@@ -83,13 +98,13 @@ class Done:
 class StateChanged:
     """A training job of the lora-server has reached a new state."""
 
-    state: str
-    facts: Mapping[str, Any]
+    state: str  # one of STATE_NAMES in `jobs`: "queued", "running", "succeeded", "failed", "cancelled"
+    facts: Mapping[str, Any]  # all fields of the event
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A line of the trainer that is not a known event; it is shown as it came."""
+    """A text to show: a warning, the metrics of prompting alone, or a line of the trainer that is no known event."""
 
     text: str
 
@@ -109,7 +124,8 @@ def parse_event(line: str) -> TrainerEvent:
 
 
 def to_event(kind: str, found: Mapping[str, Any]) -> TrainerEvent | None:
-    """Converts an event of the trainer; returns None if it is unknown or malformed.
+    """Converts an event of the trainer, given its kind ("step") and its fields; returns None if it is unknown or
+    malformed.
 
     Whole numbers in `found` may be floats, as in protobuf structs.
     """

@@ -131,9 +131,10 @@ def up(
 def _own_model(
     names: Sequence[str], arguments: Sequence[str], data_dir: DataDir, environment: EngineEnvironment
 ) -> tuple[Path, BaseModel]:
-    """Writes the configuration of `--model`; returns its folder and the model.
+    """Prepares the model of `--model` and writes a configuration for it; returns the configuration's folder, the model.
 
-    Raises UsageError or CommandError if the model cannot be served, OSError if the file cannot be written.
+    `arguments` are more arguments for vLLM. Raises UsageError if there are several names, UsageError or CommandError if
+    the model cannot be located or served, OSError if the file cannot be written.
     """
     if len(names) > 1:
         raise UsageError(f"vLLM serves one model; --model is given {len(names)} times")
@@ -152,9 +153,10 @@ def _prepared(model: BaseModel, environment: EngineEnvironment, arguments: Seque
 
 
 async def run_up(setup: StartPlan, screen: StartupOutput, backoff: Backoff) -> None:
-    """Runs all services until cancelled, then stops them.
+    """Starts all services, restarts those that die, and stops them when it is cancelled or a start fails.
 
-    Raises as `start_all` does, or UsageError if another `pointsman up` runs.
+    `backoff` computes the delay before a restart. Writes run.json when all services have started, and removes it
+    in the end. Raises as `start_all` and `reaper_running` do.
     """
     async with reaper_running(setup.data_dir.lock_file) as guard:
         supervisor = Supervisor(guard)

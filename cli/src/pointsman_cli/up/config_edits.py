@@ -12,9 +12,10 @@ _EDIT = re.compile(r"the changed configuration is rejected, \S+ stays active: .+
 
 
 async def report_edits(log: Path, say: Callable[[str], None], seconds: float = _SECONDS) -> None:
-    """Reads what the gateway appends to `log` every `seconds`, until cancelled; `say` gets a line for each edit.
+    """Reads what the gateway appends to its log, every `seconds`, until cancelled; calls `say` with each edit's result.
 
-    Equal lines in succession, as of several gateway processes, are reported once. It ends if the log cannot be read.
+    Equal results in succession, as several gateway processes log them, are reported once. Returns if the log cannot be
+    read.
     """
     reported = ""
     with suppress(OSError), log.open("rb") as file:
@@ -31,7 +32,10 @@ async def report_edits(log: Path, say: Callable[[str], None], seconds: float = _
 
 
 def edit_of(line: str) -> str:
-    """Returns what a line of the gateway's log, as text or JSON, says about an edit; empty for other lines."""
+    """Returns what a line of the gateway's log says about an edit of the configuration; empty for other lines.
+
+    The line is text or JSON.
+    """
     if line.startswith("{"):
         try:
             line = str(json.loads(line)["message"])

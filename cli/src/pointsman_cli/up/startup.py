@@ -49,7 +49,10 @@ async def wait_for_valkey(socket: str) -> None:
 
 
 async def wait_until_serving(address: str, name: str) -> None:
-    """Waits until the gRPC health check of the service at `address` reports SERVING; raises CommandError if late."""
+    """Waits until the gRPC health check of the service at `address` reports SERVING.
+
+    Raises CommandError, which names the service by `name`, after SERVICE_SECONDS.
+    """
     async with open_anonymous_channel(address) as channel:
         await _within(SERVICE_SECONDS, name, _until(lambda: is_serving(channel)))
 
@@ -64,7 +67,7 @@ async def is_serving(channel: grpc.aio.Channel) -> bool:
 
 
 async def wait_for_http(url: str) -> None:
-    """Waits until the gateway's /readyz succeeds: at least one engine can answer. Raises CommandError if late."""
+    """Waits until /readyz of the gateway at the base URL `url` succeeds; raises CommandError after SERVICE_SECONDS."""
     async with open_async_client(timeout=_CALL_SECONDS, trust_env=False) as client:
         await _within(
             SERVICE_SECONDS, "the gateway's HTTP server", _until(lambda: _answers_ok(client, f"{url}/readyz"))
@@ -79,9 +82,9 @@ async def _answers_ok(client: httpx.AsyncClient, url: str) -> bool:
 
 
 async def wait_for_engine(address: str, say: Callable[[str], None]) -> None:
-    """Waits until the engine behind the lora-server is ready; `say` gets status messages meanwhile.
+    """Waits until the engine of the lora-server at `address` is ready; `say` gets status messages meanwhile.
 
-    Raises CommandError if the engine fails to start, or takes too long.
+    Raises CommandError if the engine was restarted ENGINE_TRIES times, or is not ready after ENGINE_SECONDS.
     """
     async with open_channel(address) as channel:
         await _within(ENGINE_SECONDS, "the engine", _until(lambda: _engine_is_ready(channel, say)))
@@ -138,7 +141,10 @@ class StartupOutput:
 
     @contextmanager
     def step(self, name: str) -> Iterator[Callable[[str], None]]:
-        """Shows that a start-up step is running, and yields a function that shows its status messages."""
+        """Shows that the step `name` of the start is running; yields a function that shows a status message.
+
+        Shows the step's duration if the block ends without an error.
+        """
         began = time.monotonic()
         if not self._console.is_terminal:
             self.say(f"{name} ...")
@@ -179,7 +185,7 @@ def _once_each(say: Callable[[str], None]) -> Callable[[str], None]:
 
 
 def example_curl(url: str, *, needs_key: bool) -> str:
-    """Returns a command that asks the gateway, with the header for a key if it needs one."""
+    """Returns a `curl` command that asks the gateway at the base URL `url`, with the header for a key if needed."""
     body = json.dumps({"model": "auto", "messages": [{"role": "user", "content": "May I bring a bicycle?"}]})
     key = f' -H "Authorization: Bearer ${KEY_VARIABLE}"' if needs_key else ""
     return f"curl -i {url}/v1/chat/completions{key} -H 'Content-Type: application/json' -d '{body}'"
@@ -198,10 +204,12 @@ class StartPlan:
 
 
 async def start_all(setup: StartPlan, supervisor: Supervisor, screen: StartupOutput) -> Sequence[str]:
-    """Starts all services, ingests collections and registers adapters; returns the registered adapters as texts.
+    """Starts all services, ingests the example's collections and registers its adapters.
 
-    Raises CommandError or PointsmanError if a service does not start or rejects data; the caller then stops the
-    supervisor.
+    Returns a text for each adapter version that the lora-server then has, such as "triage@3f9a1c0b77de (triage@prod)".
+    Raises CommandError if the configuration is invalid, a model cannot be prepared, a service does not start, or a
+    document fails; PointsmanError if a service rejects a call; OSError if a file cannot be written. The caller then
+    stops the supervisor.
     """
     sources = {name: find_sources([folder]) for name, folder in setup.example.collections.items()}
     plan = setup.plan
@@ -259,7 +267,8 @@ async def _fill_engine(address: str, example: Example, supervisor: Supervisor, s
 async def _begin_checks(address: str, example: Example) -> None:
     """Sends registrations while the engine starts, so that the lora-server tests the adapters with PEFT meanwhile.
 
-    Their errors are ignored: without an engine they fail, and the registrations that follow report real problems.
+    Errors of these calls are ignored: without an engine they fail, and the registrations that follow report real
+    problems.
     """
     for adapter in example.adapters:
         with suppress(PointsmanError, TimeoutError):
@@ -287,7 +296,7 @@ async def _prepare_models(setup: StartPlan, screen: StartupOutput) -> None:
 async def _ingest_collection(address: str, collection: str, sources: list[Source], say: Callable[[str], None]) -> None:
     """Synchronizes the collection with its folder, as `pointsman ingest` does; `say` gets the progress.
 
-    Raises CommandError if a document fails, or the retriever's PointsmanError.
+    Raises CommandError if a document fails; otherwise raises as `send_sources` does.
     """
     files = sum(len(source.files) for source in sources)
     target = IngestTarget(address, DEFAULT_TENANT, collection)
@@ -300,6 +309,6 @@ async def _ingest_collection(address: str, collection: str, sources: list[Source
 
 
 def _rotate_log(service: Service) -> None:
-    """Renames the log of a service's previous run, so that it is kept beside the new one."""
+    """Renames the log of a service's previous run to `.log.1`, which replaces the log of the run before that."""
     if service.log.exists():
         service.log.replace(service.log.with_suffix(".log.1"))

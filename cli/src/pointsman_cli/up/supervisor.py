@@ -54,7 +54,10 @@ class Child:
         return describe_exit(await self._running().wait())
 
     async def keep_running(self, say: Callable[[str], None], backoff: Backoff) -> None:
-        """Restarts the process whenever it dies, after a growing delay, until cancelled; `say` gets messages."""
+        """Restarts the process whenever it dies, until cancelled; `say` gets messages.
+
+        `backoff` computes the delay before a restart, which grows while the process dies soon after its start.
+        """
         delay = 0.0
         while True:
             how = await self.ended()
@@ -65,7 +68,10 @@ class Child:
             say(f"{self.service.name} was started again (pid {self.pid})")
 
     async def stop(self) -> None:
-        """Sends SIGTERM to the process; after the grace period, SIGKILL to it and its descendants."""
+        """Sends SIGTERM to the process, and waits until it ends, at most for the grace period of the service.
+
+        Then sends SIGKILL to the process and its descendants, as far as they still run.
+        """
         process = self._running()
         below = process_tree(process.pid)
         if process.returncode is None:
@@ -98,7 +104,10 @@ class Supervisor:
         return child
 
     async def unless_one_dies(self, work: Coroutine[Any, Any, T]) -> T:
-        """Awaits `work`, and returns its result; if a child dies first, raises CommandError with its last log line."""
+        """Awaits `work` and returns its result, or raises its error.
+
+        If a child dies before, cancels `work` and raises CommandError with the last line of the child's log.
+        """
         working = asyncio.ensure_future(work)
         endings = {asyncio.ensure_future(child.ended()): child for child in self.children}
         try:
@@ -115,13 +124,16 @@ class Supervisor:
             await asyncio.gather(working, *endings, return_exceptions=True)
 
     async def keep_running(self, say: Callable[[str], None], backoff: Backoff) -> None:
-        """Restarts each child that dies, until cancelled."""
+        """Restarts each child that dies, until cancelled, as `Child.keep_running` does."""
         async with asyncio.TaskGroup() as tasks:
             for child in self.children:
                 tasks.create_task(child.keep_running(say, backoff))
 
     async def stop(self, say: Callable[[str], None]) -> None:
-        """Stops the children in reverse order, each even if stopping another one fails or is cancelled."""
+        """Stops the children and removes them, the last one first; `say` gets a message for each.
+
+        If stopping a child fails or is cancelled, the others are stopped before the error is raised.
+        """
         while self.children:
             child = self.children.pop()
             say(f"stopping {child.service.name}")
@@ -134,11 +146,13 @@ class Supervisor:
 
 @asynccontextmanager
 async def reaper_running(lock_file: Path, grace: float = REAPER_GRACE_SECONDS) -> AsyncIterator[int]:
-    """Starts the reaper, and yields the descriptor of the pipe for the children's pids.
+    """Locks the lock file and starts the reaper; yields the descriptor of the pipe for the children's pids.
 
-    Raises UsageError if another `pointsman up` runs, or CommandError if the reaper does not start.
+    The reaper (see `reaper.py`) kills children that still run `grace` seconds after this process has died. It shares
+    the lock: after a kill -9 of this process, the lock is released only when the last old process is gone.
 
-    The reaper shares the lock file: after a kill -9 it is released only when the last old process is gone.
+    Raises UsageError if another `pointsman up` holds the lock or the file cannot be written, CommandError if the reaper
+    does not start.
     """
     with _locked(lock_file) as lock:
         lock.truncate(0)
@@ -166,7 +180,10 @@ async def reaper_running(lock_file: Path, grace: float = REAPER_GRACE_SECONDS) -
 
 
 def refuse_if_locked(lock_file: Path) -> None:
-    """Raises UsageError if another `pointsman up` runs; called first, since its ports would be in use, too."""
+    """Raises UsageError if another `pointsman up` runs, or the lock file cannot be written.
+
+    Call it before the check of ports: that would report the ports of the other `pointsman up`, not the reason.
+    """
     with _locked(lock_file):
         pass
 
@@ -196,7 +213,7 @@ def _already_running(pid: str) -> str:
 
 
 def last_line(log: Path) -> str:
-    """Returns the last non-blank line of a log file; empty if there is none, or the file cannot be read."""
+    """Returns the last non-blank line in the last 4096 bytes of a log file; empty if there is none or no such file."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - 4096))

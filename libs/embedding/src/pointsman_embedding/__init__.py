@@ -35,8 +35,10 @@ _MODELS = {"MiniLM": "minilm", "StaticModel": "static_model"}
 
 
 def __getattr__(name: str) -> Any:
-    """Imports a model on first use: NumPy and ONNX Runtime take 30 MB, which a process without a model can do
-    without."""
+    """Imports a model's class on first use, because NumPy and ONNX Runtime take 30 MB, which not every process needs.
+
+    Raises AttributeError for any other name.
+    """
     if name not in _MODELS:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
     return getattr(import_module(f"{__name__}.{_MODELS[name]}"), name)

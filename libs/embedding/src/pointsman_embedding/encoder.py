@@ -1,4 +1,4 @@
-"""The encoder that the configuration names under `embedding`: a folder with an ONNX file, or an endpoint.
+"""The encoder that the configuration names under `embedding`: a folder with an ONNX file, or an endpoint. Examples:
 
 embedding: {folder: models/multilingual-e5-small, multilingual: true}
 embedding: {url: "http://tei:8080", model: BAAI/bge-m3, api_key_env: TEI_KEY}
@@ -55,30 +55,42 @@ class EncoderConfig(BaseModel):
         return self
 
     def relative_to(self, folder: Path) -> "EncoderConfig":
-        """Returns a copy whose folder is absolute, resolved from `folder`; itself if it has a URL."""
+        """Returns a copy in which the model's folder is an absolute path, resolved from `folder`.
+
+        Returns itself if the model is at a URL.
+        """
         return self.model_copy(update={"folder": (folder / self.folder).resolve()}) if self.folder else self
 
 
 class Encoder(Protocol):
-    """An embedding model that returns vectors of length 1; it may be shared between threads."""
+    """Interface of embedding models that may be shared between threads.
+
+    MiniLM, OnnxEncoder and EndpointEncoder implement it.
+    """
 
     fingerprint: str
+    """The model's name; the vectors of two encoders can be compared if their fingerprints are equal."""
     dimensions: int
     max_tokens: int
     """The model reads at most this many tokens of a text, special ones included, as `tokenizer` counts them."""
     query_prefix: str
+    """The text that the caller should put before each query; may be empty, as `passage_prefix`."""
     passage_prefix: str
 
     @property
     def tokenizer(self) -> "Tokenizer": ...
 
     def embed(self, texts: Sequence[str]) -> "NDArray[np.float32]":
-        """Embeds n texts without a prefix: (n, dimensions), of length 1. Raises Unavailable if an endpoint fails."""
+        """Returns a vector of length 1 for each of n texts: an array (n, dimensions).
+
+        Adds no prefix, and ignores the end of a text that is too long for the model. Raises Unavailable if the model is
+        at an endpoint, and that fails.
+        """
         ...
 
 
 class Prefixed:
-    """An encoder that puts a prefix, such as "query: ", before each text."""
+    """Puts a prefix, such as "query: ", before each text that it embeds; has only a part of Encoder's attributes."""
 
     def __init__(self, encoder: Encoder, prefix: str) -> None:
         self.fingerprint, self.dimensions = encoder.fingerprint, encoder.dimensions
@@ -89,7 +101,7 @@ class Prefixed:
 
 
 class ModelMissing(FileNotFoundError):
-    """The folder does not contain a complete embedding model."""
+    """The folder does not contain a complete, undamaged embedding model of the current version."""
 
     def __init__(self, folder: Path, reason: str) -> None:
         super().__init__(
@@ -100,16 +112,16 @@ class ModelMissing(FileNotFoundError):
 
 
 def unusable(message: str) -> FailedPrecondition:
-    """Returns the error for a configured encoder that cannot be used."""
+    """Returns the error to raise for a configured encoder that cannot be used."""
     return FailedPrecondition(message, code="invalid_embedding", param="embedding")
 
 
 def read_encoder_config(file: Path) -> EncoderConfig | None:
-    """Reads the key `embedding` of a YAML file, such as models.yaml; None without it.
+    """Reads the key `embedding` of a YAML file, such as models.yaml; returns None if the file does not have it.
 
-    `${VARIABLE}` is replaced from the environment, as in the gateway's configuration. One that is not set is empty:
-    other keys of the file may need variables that only the gateway has. Raises FailedPrecondition if the file cannot be
-    read or the key's value is not valid.
+    `${VARIABLE}` is replaced from the environment, as in the gateway's configuration. A variable that is not set counts
+    as empty, because other keys of the file may need variables that only the gateway has. Raises FailedPrecondition if
+    the file cannot be read, or the value of `embedding` is not valid.
     """
     try:
         text = file.read_text("utf-8-sig")
@@ -130,10 +142,11 @@ def read_encoder_config(file: Path) -> EncoderConfig | None:
 
 
 def open_encoder(config: EncoderConfig | None, minilm: Path) -> Encoder:
-    """Loads the configured encoder; without one, the built-in MiniLM from its folder `minilm`.
+    """Loads the configured encoder; if `config` is None, the built-in MiniLM from the folder `minilm`.
 
-    An endpoint needs `minilm` too, since MiniLM's tokenizer measures its texts. Raises ModelMissing for `minilm`,
-    FailedPrecondition if the configured encoder cannot be used, and Unavailable if the endpoint fails.
+    An encoder at an endpoint needs `minilm` too, since MiniLM's tokenizer counts the tokens of texts for it. Raises
+    ModelMissing if `minilm` is needed and is incomplete or damaged, FailedPrecondition if the configured encoder cannot
+    be used, and Unavailable if the endpoint fails.
     """
     from pointsman_embedding.minilm import MiniLM
 

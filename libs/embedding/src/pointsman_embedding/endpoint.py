@@ -24,35 +24,41 @@ log = logging.getLogger(__name__)
 PROBE = "Where is the model of this vector?"
 """A text whose vector shows whether the endpoint still has the same model."""
 PROBE_SECONDS = 60.0
-"""Between two comparisons of the probe's vector."""
+"""The least time between two comparisons of the probe's vector."""
 MIN_COSINE = 0.9
-"""Of the probe's vector to its first one. Rounding and batching change it by less, another model by far more."""
+"""The least cosine of the probe's vector to the one at start. Rounding and batching change it by less than 0.1, another
+model by far more."""
 
 MAX_BYTES = 8 * 1024 * 1024
-"""Of one answer: 17 vectors of 8,192 numbers, with room to spare."""
+"""The largest size of one answer: enough for 17 vectors of 8,192 numbers."""
 MAX_BATCH = 16
 """Texts in one call; a large model on a CPU takes a second for them."""
 RETRIED = frozenset({429, 500, 502, 503, 504})
 MAX_RETRIES = 2
 BACKOFF_SECONDS = 0.1
 PAUSE_SECONDS = 2.0
-"""After a failed call, in which others fail at once: a classification does not wait for an endpoint that is down."""
+"""The time after a failed call in which no call is made, and `embed` fails at once, so that no request waits for an
+endpoint that is down."""
 
 Vectors = NDArray[np.float32]
 
 
 class EndpointEncoder:
-    """An encoder behind an OpenAI-compatible endpoint; one instance may be shared between threads.
+    """An encoder behind an OpenAI-compatible endpoint; implements Encoder.
 
-    An answer with another model name or other dimensions than at start is refused. Every `PROBE_SECONDS` a known text
-    is embedded too; while its vector differs from the one at start, all answers are refused.
+    It refuses vectors of another model than at start, with Unavailable: if the answer has another model name or other
+    dimensions, or if the vector of a known text, which is embedded too every `PROBE_SECONDS`, differs from the one at
+    start.
     """
 
     max_tokens = MAX_TOKENS
-    """As MiniLM's tokenizer counts them, since that of the endpoint is unknown."""
+    """The limit as MiniLM's tokenizer counts tokens, since the endpoint's tokenizer is unknown."""
 
     def __init__(self, config: EncoderConfig, tokenizer: Tokenizer) -> None:
-        """Reads the API key (use `connect` instead); raises FailedPrecondition if its variable is not set."""
+        """Reads the API key, without a call; use `connect` instead, which learns the dimensions.
+
+        Raises FailedPrecondition if the environment variable for the key is not set.
+        """
         key = os.environ.get(config.api_key_env, "") if config.api_key_env else ""
         if config.api_key_env and not key:
             raise unusable(f"embedding needs the environment variable {config.api_key_env}, which is not set")
@@ -67,9 +73,10 @@ class EndpointEncoder:
 
     @classmethod
     def connect(cls, config: EncoderConfig, tokenizer: Tokenizer) -> "EndpointEncoder":
-        """Embeds a test text to learn the model's name and dimensions.
+        """Returns a new encoder, after it has embedded a test text to learn the model's name and dimensions.
 
-        Raises FailedPrecondition if the API key's variable is not set, Unavailable if the endpoint fails.
+        `tokenizer` is MiniLM's. Raises FailedPrecondition if the environment variable for the API key is not set,
+        Unavailable if the endpoint fails.
         """
         encoder = cls(config, tokenizer)
         encoder._answered_name, vectors = encoder._call([PROBE])
@@ -83,13 +90,14 @@ class EndpointEncoder:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """Returns MiniLM's tokenizer, by which texts are measured; it neither truncates nor pads. Do not modify it."""
+        """Returns MiniLM's tokenizer, which counts a text's tokens; it neither truncates nor pads. Do not modify it."""
         return self._tokenizer
 
     def embed(self, texts: Sequence[str]) -> Vectors:
-        """Embeds the first `MAX_CHARACTERS` characters of each text: (n, dimensions), of length 1. Blocks.
+        """Embeds the first `MAX_CHARACTERS` characters of n texts: an array (n, dimensions) of vectors of length 1.
 
-        Raises Unavailable if the endpoint fails (for `PAUSE_SECONDS` afterwards at once) or has another model.
+        Blocks for up to `timeout_seconds` of the configuration for each `MAX_BATCH` texts. Raises Unavailable if the
+        endpoint fails or has another model, and at once for `PAUSE_SECONDS` after a failure.
         """
         parts = [self._embed_batch(texts[start : start + MAX_BATCH]) for start in range(0, len(texts), MAX_BATCH)]
         return np.concatenate(parts) if parts else np.empty((0, self.dimensions), np.float32)
@@ -116,7 +124,10 @@ class EndpointEncoder:
         )
 
     def _call(self, texts: Sequence[str]) -> tuple[str, Vectors]:
-        """Returns the model's name in the answer and the texts' vectors, all of one length; raises Unavailable."""
+        """Returns the model's name in the answer, and the vectors of the texts, normalized to length 1.
+
+        Raises Unavailable if the call fails, or in the pause after a failed one.
+        """
         if time.monotonic() < self._paused_until:
             raise self._failed("failed a moment ago, and is not called yet")
         try:
@@ -126,7 +137,11 @@ class EndpointEncoder:
             raise self._failed(f"did not embed {len(texts)} text(s): {error or type(error).__name__}") from error
 
     def _post(self, texts: Sequence[str]) -> Any:
-        """Returns the endpoint's JSON answer; raises httpx.HTTPError, or ValueError for a long, late or invalid one."""
+        """Returns the endpoint's JSON answer; repeats a call with a status in RETRIED up to MAX_RETRIES times.
+
+        Raises httpx.HTTPError if the connection fails, ValueError if the answer is too long or late, an error or a
+        redirect, or not JSON.
+        """
         body = {
             "model": self._config.model,
             "input": [text[:MAX_CHARACTERS] for text in texts],
@@ -151,9 +166,10 @@ class EndpointEncoder:
             raise ValueError(f"its answer is not JSON: {content[:100].decode(errors='replace')!r}") from None
 
     def _read(self, body: Mapping[str, Any], deadline: float) -> tuple[httpx.Response, bytes]:
-        """Reads one answer with its content, within a limit for the whole: httpx limits the time of each read only.
+        """Returns one answer and its content; httpx limits the time of each read only, this also that of all together.
 
-        Raises httpx.HTTPError or ValueError.
+        `deadline` is a time of `time.monotonic`. Raises httpx.HTTPError if the connection fails, ValueError if the
+        answer is too long or late.
         """
         content = bytearray()
         left = max(deadline - time.monotonic(), 0.001)
@@ -167,7 +183,10 @@ class EndpointEncoder:
         return answer, bytes(content)
 
     def _parse(self, answer: Any, count: int) -> tuple[str, Vectors]:
-        """Returns name and vectors in an answer; ValueError, KeyError, TypeError or AttributeError if one lacks."""
+        """Returns the model's name and the `count` vectors in an answer, in the order of the texts.
+
+        Raises ValueError, KeyError, TypeError or AttributeError if a vector is missing or invalid.
+        """
         rows = {int(row["index"]): row["embedding"] for row in answer["data"]}
         if sorted(rows) != list(range(count)):
             raise ValueError(f"it answered {len(rows)} vectors")

@@ -27,7 +27,10 @@ GRAPH = "model.onnx"
 TOKENIZER = "tokenizer.json"
 MANIFEST = "manifest.json"
 WORDS = "words.npy"
-"""A copy of the graph's vectors of words, three quarters of its size. Folders of earlier versions do not have it."""
+"""The file with a copy of the graph's word vectors, which are three quarters of the graph's size.
+
+Folders of earlier versions do not have it.
+"""
 WORDS_IN_GRAPH = "embeddings.word_embeddings.weight"
 FINGERPRINT_PREFIX = "minilm-l6-v2-int8"
 
@@ -36,7 +39,7 @@ RECIPE = 2
 
 
 class MiniLM:
-    """The encoder all-MiniLM-L6-v2; one instance may be shared between threads."""
+    """The encoder all-MiniLM-L6-v2 in int8; implements Encoder."""
 
     dimensions: int = DIMENSIONS
     max_tokens: int = MAX_TOKENS
@@ -57,8 +60,9 @@ class MiniLM:
 
     @classmethod
     def load(cls, folder: Path, threads: int = 1) -> "MiniLM":
-        """Loads the folder that `pointsman_embedding.prepare` creates; raises ModelMissing if it is incomplete or
-        damaged.
+        """Loads the folder that `pointsman_embedding.prepare` creates; one text is embedded by `threads` threads.
+
+        Raises ModelMissing if the folder is incomplete, damaged or outdated.
         """
         fingerprint = check(folder)
         tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
@@ -74,10 +78,11 @@ class MiniLM:
         return self._tokenizer
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Embeds the first 256 tokens, or 8192 characters, of each text: (n, 384), of length 1.
+        """Embeds n texts: an array (n, 384) of vectors of length 1.
 
-        Texts are run one at a time: in int8 all texts of a batch share a scale, so a vector would depend on the other
-        texts and on the padding (cosines down to 0.93 were measured), and on a CPU a batch is hardly faster.
+        Only the first MAX_TOKENS tokens within the first MAX_CHARACTERS characters of a text count. Texts are run one
+        at a time: in int8 all texts of a batch share a scale, so a vector would depend on the other texts and on the
+        padding (cosines down to 0.93 were measured), and on a CPU a batch is hardly faster.
         """
         vectors = np.empty((len(texts), DIMENSIONS), np.float32)
         for row, text in enumerate(texts):
@@ -85,7 +90,7 @@ class MiniLM:
         return vectors
 
     def embed_tokens(self) -> NDArray[np.float32]:
-        """Embeds each token of the vocabulary as a text of its own: an array (vocabulary, 384)."""
+        """Embeds each token of the vocabulary as a text of its own, on all cores: an array (vocabulary, 384)."""
         begin, end = self._tokenizer.token_to_id("[CLS]"), self._tokenizer.token_to_id("[SEP]")
         size = self._tokenizer.get_vocab_size()
 
@@ -112,8 +117,10 @@ def open_session(
     disabled: Sequence[str] = (),
     constants: Mapping[str, onnxruntime.OrtValue] = {},
 ) -> onnxruntime.InferenceSession:
-    """Opens a graph for the CPU, without the `disabled` optimizers of ONNX Runtime. `constants` take the place of those
-    in the file, and must exist as long as the session.
+    """Opens the ONNX file `graph` for the CPU; one run uses `threads` threads.
+
+    `disabled` names optimizers of ONNX Runtime that are not used. `constants` replace those of the same name in the
+    file, and must exist as long as the session.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
@@ -131,7 +138,10 @@ def open_session(
 
 
 def _map_words(folder: Path) -> dict[str, onnxruntime.OrtValue]:
-    """Returns the word vectors mapped from a file of their own, if there is one: processes share its memory."""
+    """Returns the word vectors as a constant for `open_session`, mapped from WORDS, so that processes share the memory.
+
+    Returns an empty dict if there is no such file.
+    """
     if not (folder / WORDS).exists():
         return {}
     return {WORDS_IN_GRAPH: onnxruntime.OrtValue.ortvalue_from_numpy(np.load(folder / WORDS, mmap_mode="r"))}
@@ -149,8 +159,9 @@ def fingerprint(folder: Path) -> str:
 
 
 def write_manifest(folder: Path, words: Path) -> None:
-    """Writes the manifest atomically, with the hashes of the folder's files and of `words`, the file that becomes
-    WORDS.
+    """Writes the manifest atomically, with the hashes of graph and tokenizer, and of the file that will become WORDS.
+
+    `words` is the present path of that file. Raises ModelMissing if the graph or the tokenizer is missing.
     """
     manifest = {"recipe": RECIPE, "fingerprint": fingerprint(folder), "words": sha256(words)}
     temporary = folder / f".{MANIFEST}"
@@ -159,7 +170,10 @@ def write_manifest(folder: Path, words: Path) -> None:
 
 
 def check(folder: Path) -> str:
-    """Returns the fingerprint of a complete, unmodified folder of the current recipe; else raises ModelMissing."""
+    """Returns the fingerprint of the folder's model.
+
+    Raises ModelMissing if the folder is incomplete, was modified, or was made by another RECIPE.
+    """
     try:
         manifest = json.loads(_bytes_of(folder, MANIFEST))
     except ValueError as error:

@@ -1,7 +1,7 @@
-"""Any sentence encoder from a folder in the layout of sentence-transformers, with its graph in ONNX.
+"""Loads any sentence encoder from a folder in the layout of sentence-transformers that has an ONNX file.
 
-The pooling and the maximum length are those of the folder's files; vectors always get length 1, because the classifier
-and the retriever compare them by their cosine.
+The folder's files determine the pooling and the maximum length. Vectors always get length 1, because the classifier and
+the retriever compare them by their cosine.
 """
 
 import hashlib
@@ -19,9 +19,9 @@ from pointsman_embedding.encoder import EncoderConfig, unusable
 from pointsman_embedding.minilm import TOKENIZER, open_session
 
 DEFAULT_MAX_TOKENS = 512
-"""Of a folder that states no length."""
+"""The maximum length if the folder's files state none."""
 MAX_LENGTH = 1_000_000
-"""Some tokenizers state an astronomically large one, which means none."""
+"""A stated length from here on counts as none: some tokenizers state a huge number if they have no limit."""
 CHARACTERS_PER_TOKEN = 32
 """Tokenizing takes time also for text that is then cut off; no language's tokens are that long on average."""
 
@@ -33,7 +33,7 @@ POOLINGS: Mapping[str, Callable[[Array], Array]] = {
     "max": lambda tokens: tokens.max(axis=0),
     "lasttoken": lambda tokens: tokens[-1],
 }
-"""From the vectors of a text's tokens, (tokens, dimensions), to the text's vector. Texts are run one at a time, without
+"""By name, functions that compute a text's vector from those of its tokens, an array (tokens, dimensions) without
 padding."""
 
 _INPUTS: Mapping[str, Callable[[int], Any]] = {
@@ -41,15 +41,16 @@ _INPUTS: Mapping[str, Callable[[int], Any]] = {
     "token_type_ids": lambda count: np.zeros((1, count)),
     "position_ids": lambda count: np.arange(count)[None],
 }
-"""Inputs apart from the token ids, by the number of tokens."""
+"""The inputs that a graph may have in addition to the token ids, as functions of the number of tokens."""
 _TYPES = {"tensor(int64)": np.int64, "tensor(int32)": np.int32}
 _OUTPUTS = ("sentence_embedding", "embedding", "last_hidden_state", "token_embeddings")
-"""The usual names, the first choice first; without any of them, the first output of floats is used."""
+"""The usual names of the output with the vectors, in order of preference; without them, the first output of floats is
+used."""
 _FLOATS = ("tensor(float)", "tensor(float16)")
 
 
 class OnnxEncoder:
-    """An encoder that runs an ONNX graph; one instance may be shared between threads."""
+    """An encoder that runs the ONNX graph of a folder; implements Encoder."""
 
     def __init__(
         self,
@@ -69,7 +70,10 @@ class OnnxEncoder:
 
     @classmethod
     def load(cls, config: EncoderConfig, threads: int = 1) -> "OnnxEncoder":
-        """Loads the configured folder and tries the encoder out; raises FailedPrecondition if it is not usable."""
+        """Loads the configured folder and embeds two test texts; one text is embedded by `threads` threads.
+
+        Raises FailedPrecondition if the folder is not usable as an encoder.
+        """
         folder = config.folder
         assert folder is not None
         if not folder.is_dir():
@@ -93,8 +97,9 @@ class OnnxEncoder:
         return self._tokenizer
 
     def embed(self, texts: Sequence[str]) -> Array:
-        """Embeds each text, cut at `max_tokens`: (n, dimensions), of length 1. Texts are run one at a time: in an int8
-        model a vector would otherwise depend on the texts beside it.
+        """Embeds n texts, cut at `max_tokens`: an array (n, dimensions) of vectors of length 1.
+
+        Texts are run one at a time: in an int8 model a vector would otherwise depend on the other texts.
         """
         return np.stack([self._embed(text) for text in texts]) if texts else np.empty((0, self.dimensions), np.float32)
 
@@ -116,7 +121,11 @@ class OnnxEncoder:
         return {name: values[name].astype(kind) for name, kind in self._types.items()}
 
     def _try(self, graph: Path) -> None:
-        """Embeds texts of different lengths; raises FailedPrecondition unless all vectors have the same length."""
+        """Embeds two texts of different lengths, and sets `dimensions`.
+
+        Raises FailedPrecondition if the graph has unknown inputs, does not run, or its vectors have different
+        dimensions.
+        """
         known = ("input_ids", *_INPUTS)
         unknown = [name for name, kind in self._types.items() if kind is None or name not in known]
         if unknown:
@@ -134,10 +143,13 @@ class OnnxEncoder:
 
 
 class Layout:
-    """How to use an encoder's graph, by the files of its folder: output, pooling and maximum length."""
+    """How to use an encoder's graph: the name of its output, the pooling, and the maximum number of tokens."""
 
     def __init__(self, folder: Path, session: onnxruntime.InferenceSession) -> None:
-        """Reads the folder's files; raises FailedPrecondition if its graph cannot be used as an encoder."""
+        """Reads the files in `folder`, and the outputs of the `session` with its graph.
+
+        Raises FailedPrecondition if a file is invalid, or the graph cannot be used as an encoder.
+        """
         outputs = {node.name: node for node in session.get_outputs() if node.type in _FLOATS}
         if not outputs:
             raise unusable(f"the ONNX file in {folder} has no output of floats; an encoder's are vectors")
@@ -153,7 +165,10 @@ class Layout:
 
 
 def _pooling(folder: Path) -> str:
-    """Returns how the folder pools token vectors; raises FailedPrecondition if its modules change the pooled vector."""
+    """Returns the key of POOLINGS that the folder's files name.
+
+    Raises FailedPrecondition if they name several or another one, or a module that changes the pooled vector.
+    """
     modules = {str(module.get("type")).rpartition(".")[2]: module for module in _read(folder, "modules.json", list)}
     further = modules.keys() - {"Transformer", "Pooling", "Normalize"}
     if further:
@@ -216,7 +231,10 @@ def _open(folder: Path, graph: Path, threads: int) -> tuple[onnxruntime.Inferenc
 
 
 def _read(folder: Path, name: str, kind: type = dict) -> Any:
-    """Returns the content of a JSON file, empty if there is none; raises FailedPrecondition."""
+    """Returns the content of a JSON file, an empty `kind` if there is no such file.
+
+    Raises FailedPrecondition if the file is not JSON, or its content is not of class `kind`.
+    """
     file = folder / name
     try:
         content = json.loads(file.read_bytes()) if file.is_file() else kind()
@@ -228,7 +246,7 @@ def _read(folder: Path, name: str, kind: type = dict) -> Any:
 
 
 def _fingerprint(folder: Path, graph: Path, settings: Sequence[object]) -> str:
-    """Returns the model's name, derived from its graph with its weights, its tokenizer and its settings."""
+    """Returns the model's name, derived from the content of graph, weights and tokenizer, and from `settings`."""
     digest = hashlib.sha256(json.dumps(settings).encode())
     for file in (
         *sorted(graph.parent.glob(f"{graph.name}*")),

@@ -1,4 +1,4 @@
-"""Downloads a package with pip, without its dependencies; a failure names package, index, cause and remedy."""
+"""Downloads a package with pip, without its dependencies; an error names the package, the index, cause and remedy."""
 
 import re
 import subprocess
@@ -13,7 +13,10 @@ class DownloadFailed(Exception):
 
 
 def download(requirement: str, folder: Path) -> Path:
-    """Downloads the wheel of a requirement into `folder`, and returns its file. Raises DownloadFailed."""
+    """Downloads the wheel of a requirement ("NAME==VERSION") into `folder`; returns the path of the wheel.
+
+    Raises DownloadFailed if pip fails, or `folder` does not then have exactly one wheel.
+    """
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--progress-bar", "off"]
     done = subprocess.run(
         [*pip, "--no-deps", "--only-binary=:all:", "--dest", str(folder), requirement], capture_output=True, text=True
@@ -25,7 +28,10 @@ def download(requirement: str, folder: Path) -> Path:
 
 
 def explain_failure(requirement: str, output: str, errors: str) -> str:
-    """Returns one line on a failed download; `output` and `errors` are what pip has printed."""
+    """Returns the message for a failed download, one line.
+
+    `output` and `errors` are what pip has printed on standard output and standard error.
+    """
     named = re.search(r"^Looking in indexes: (\S+?),?$", output, re.MULTILINE)
     index = named[1] if named else DEFAULT_INDEX
     causes = re.findall(r"connection broken by '(.+)': /|^ERROR: (.+)$", errors, re.MULTILINE)

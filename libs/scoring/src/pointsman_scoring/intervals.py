@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pointsman_servicekit.statistics import two_sided_z, wilson_interval
 
 RESAMPLES = 9999
-"""Resamples of each bootstrap and permutation test; the smallest possible p-value is 1/10000."""
+"""Number of resamples of a bootstrap or permutation test; the smallest p-value of a resampled test is 2/10000."""
 
 ROUNDING = 1e-9
 """Differences closer to each other than this count as equal, because of floating point: 0.4 - 0.3 is not exactly 0.3 -
@@ -20,7 +20,7 @@ Scores = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A mean score and the confidence interval around it."""
+    """A mean and the ends of its confidence interval."""
 
     mean: float
     low: float
@@ -41,10 +41,10 @@ class Comparison:
 def mean_interval(scores: Sequence[float], confidence: float = 0.95, seed: int = 7) -> Interval:
     """Returns the mean of scores from 0 to 1 with its two-sided confidence interval.
 
-    For scores of only 0 and 1 it is Wilson's interval (E. B. Wilson, JASA 22, 1927), otherwise a BCa bootstrap (B.
-    Efron, JASA 82, 1987). If all scores are equal a bootstrap finds no spread, and Wilson's interval is used, which is
-    then too wide rather than too narrow. Raises ValueError if there are no scores, or one
-    is not from 0 to 1.
+    `confidence` is the level, above 0 and below 1; `seed` makes the bootstrap repeatable. For scores of only 0 and 1 it
+    is Wilson's interval (E. B. Wilson, JASA 22, 1927), otherwise a BCa bootstrap (B. Efron, JASA 82, 1987). If all
+    scores are equal, a bootstrap finds no spread, and Wilson's interval is used, which is then too wide rather than too
+    narrow. Raises ValueError if there are no scores, or one is not from 0 to 1.
     """
     values = _checked(scores)
     if np.all((values == 0) | (values == 1)) or np.ptp(values) == 0:
@@ -58,9 +58,12 @@ def compare(first: Sequence[float], second: Sequence[float], confidence: float =
 
     For scores of only 0 and 1 the test is McNemar's (Psychometrika 12, 1947) in its exact form, a binomial test on the
     rows where one path alone is right. Otherwise it is a permutation test that flips the signs of the differences (R.
-    A. Fisher, The Design of Experiments, 1935). The interval is a percentile bootstrap of the differences, or
-    limits that hold for any distribution if the differences are all equal or too few for a significant result. Raises
-    ValueError if the lengths differ, there are no scores, or one is not from 0 to 1.
+    A. Fisher, The Design of Experiments, 1935). The interval is a percentile bootstrap of the differences. If the
+    differences are all equal, or too few for a significant result, it has limits that hold for any distribution
+    (`_bounds`).
+
+    `confidence` and `seed` are as for `mean_interval`. Raises ValueError if the lengths differ, there are no scores, or
+    one is not from 0 to 1.
     """
     one, other = _checked(first), _checked(second)
     if len(one) != len(other):

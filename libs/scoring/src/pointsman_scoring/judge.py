@@ -1,4 +1,7 @@
-"""Prompts for judge models, and the scores in their answers. The caller asks the model."""
+"""Prompts for judges (models that score answers), and functions that read scores from the answers of judges.
+
+The caller sends the prompts.
+"""
 
 import json
 import re
@@ -51,9 +54,9 @@ def _score_pattern(name: str) -> re.Pattern[str]:
 
 
 def parse_score(reply: str, name: str = "score") -> float | None:
-    """Returns the score in the last line that ends with "NAME: N" (`name` in any case), from 0 to 1.
+    """Returns the score in the last line that ends with "NAME: N" (`name` in any case): N / 10, from 0 to 1.
 
-    None if there is no such line, or N is not a whole number up to 10.
+    Markdown marks and "/10" are allowed. Returns None if there is no such line, or N is not a whole number up to 10.
     """
     found = _score_pattern(name).findall(reply)
     if not found or not found[-1].isdecimal() or int(found[-1]) > MAX_SCORE:
@@ -62,31 +65,39 @@ def parse_score(reply: str, name: str = "score") -> float | None:
 
 
 def parse_pair(reply: str) -> tuple[float, float] | None:
-    """Returns the scores of the answers A and B, from 0 to 1; None unless both are valid."""
+    """Returns the scores of the answers A and B in a judge's `reply`, from 0 to 1; None unless both are valid."""
     first, second = parse_score(reply, "score a"), parse_score(reply, "score b")
     return None if first is None or second is None else (first, second)
 
 
 def pair_case(messages: Sequence[Any], first: str, second: str) -> str:
-    """Returns the JSON object that shows a judge a conversation (as in a chat request) and two answers to it."""
+    """Returns the text that shows a judge a conversation and two answers to it: a JSON object.
+
+    `messages` are those of a chat request.
+    """
     return json.dumps({"request": messages, "A": first, "B": second}, ensure_ascii=False)
 
 
 @dataclass(frozen=True, slots=True)
 class PairScore:
-    """A judge's scores of two answers, from 0 to 1, over both orders."""
+    """A judge's scores of two answers, from 0 to 1, that were shown in both orders."""
 
     first: float
     second: float
     preference: Preference
-    """ "disagreement": which one is better depended on the order; then both have the same score."""
+    """The better answer, "first" or "second", if it is the same in both orders.
+
+    "tie" if all scores are equal, else "disagreement"; in both cases the two scores above are equal.
+    """
 
 
 def combine(in_order: tuple[float, float], swapped: tuple[float, float]) -> PairScore:
-    """Combines two judgements; `swapped` are the scores of the second answer and the first, shown in that order.
+    """Combines the scores of two judgements of the same answers.
 
-    Judges favour a position (L. Zheng et al., Judging LLM-as-a-Judge, 2023), so a preference counts only if it holds in
-    both orders. Each score is then the mean of both; otherwise it is the mean of all four.
+    `in_order` are the scores of the first answer and the second, `swapped` those of the second and the first, which
+    were shown in that order. Judges favour a position (L. Zheng et al., Judging LLM-as-a-Judge, 2023), so a preference
+    counts only if it is the same in both orders. Then the score of an answer is the mean of its two scores; otherwise
+    both answers get the mean of all four.
     """
     differences = [in_order[0] - in_order[1], swapped[1] - swapped[0]]
     first, second = (in_order[0] + swapped[1]) / 2, (in_order[1] + swapped[0]) / 2

@@ -6,7 +6,10 @@ import unicodedata
 from typing import Any, Protocol
 
 Leaf = tuple[str, Any]
-"""A type and a value, since True == 1 in Python but not in JSON."""
+"""A type and a value, since True == 1 in Python but not in JSON.
+
+The type is "number", or the name of another Python class that JSON is parsed to ("str", "bool", "NoneType").
+"""
 
 NOTHING: Any = object()
 """Stands for a text that is not JSON, since None is JSON's null."""
@@ -17,15 +20,18 @@ _WORDS = re.compile(r"\w+")
 
 
 class MetricError(ValueError):
-    """Raised if a metric's options are not valid, or it cannot use the expected value; the message says why."""
+    """A metric or its options are not valid, it cannot use the expected value, or a user's metric fails."""
 
 
 class Metric(Protocol):
+    """Interface of all metrics; the classes of this module and of `registry` implement it."""
+
     def score(self, answer: str, expected: Any) -> float:
         """Scores `answer` from 0 to 1.
 
-        `expected` is the label: a text or any JSON value. Raises MetricError if the metric cannot use the label,
-        whatever the answer is; scoring an empty answer thus checks a label before any answer is paid for.
+        `expected` is the label: a text or any JSON value. Raises MetricError if the metric cannot use the label; the
+        metrics of this module do so for every answer. Scoring an empty answer thus checks a label before answers are
+        paid for.
         """
         ...
 
@@ -36,7 +42,7 @@ def plain(text: str) -> str:
 
 
 def parsed(text: str) -> Any:
-    """Parses the whole text as JSON; NOTHING if it is not JSON or nested too deep."""
+    """Parses the whole text as JSON; returns NOTHING if it is not JSON (as NaN is not) or nested too deep."""
     try:
         return json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError):
@@ -44,13 +50,16 @@ def parsed(text: str) -> Any:
 
 
 def structure(expected: Any) -> Any:
-    """Returns the expected object or array, given as a value or as JSON text; NOTHING if it is anything else."""
+    """Returns a label that is an object or array, as a value or as JSON text; NOTHING for any other label."""
     value = parsed(expected) if isinstance(expected, str) else expected
     return value if isinstance(value, dict | list) else NOTHING
 
 
 def leaves(value: Any) -> dict[tuple[str | int, ...], Leaf]:
-    """Flattens a JSON value: maps the path of keys and positions to each leaf. An empty object or array is a leaf."""
+    """Flattens a JSON value: returns its leaves by the keys and positions that lead to them.
+
+    An empty object or array is a leaf.
+    """
     found: dict[tuple[str | int, ...], Leaf] = {}
     waiting: list[tuple[tuple[str | int, ...], Any]] = [((), value)]
     while waiting:
@@ -77,8 +86,10 @@ def _refuse(constant: str) -> Any:
 
 
 class Exact:
-    """A metric: 1 if the answer equals the label, else 0. JSON is compared by value, text without regard to case and
-    the number of spaces.
+    """A metric: 1 if the answer equals the label, else 0.
+
+    If the label is a JSON object or array, or the text of one, values are compared. Any other label must be a text; it
+    is compared without regard to case and the number of spaces.
     """
 
     def score(self, answer: str, expected: Any) -> float:
@@ -92,11 +103,11 @@ class Exact:
 
 
 class Contains:
-    """A metric: the fraction of the expected facts that the answer contains, whatever the case and the number of
-    spaces.
+    """A metric: the fraction of the expected facts that the answer contains.
 
-    The label is one text, or a list of facts, each a text or a list of alternative texts. A fact must stand as separate
-    words: "5 days" is not contained in "15 days", nor "2 dollars" in "2.40 dollars".
+    The label is one text, or a list of facts, each a text or a list of alternative texts. Case and the number of spaces
+    are ignored. A fact must stand as separate words: "5 days" is not contained in "15 days", nor "2 dollars" in "2.40
+    dollars".
     """
 
     def score(self, answer: str, expected: Any) -> float:
@@ -121,8 +132,9 @@ def _stands_in(text: str, way: str) -> bool:
 
 
 class JsonFields:
-    """A metric: F1 over the flattened fields of JSON, so a missing field costs as much as an invented one. An answer
-    that is not JSON scores 0.
+    """A metric: F1 over the fields of JSON (see `leaves`), so a missing field costs as much as an invented one.
+
+    The label is an object or array, or the text of one. An answer that is not JSON scores 0.
     """
 
     def score(self, answer: str, expected: Any) -> float:
@@ -138,10 +150,11 @@ class JsonFields:
 
 
 class Regex:
-    """Without a label, 1 if the pattern is found. With a label, 1 if the last match equals it.
+    """A metric: without a label, 1 if the pattern is found; with a label, 1 if the last match equals it; else 0.
 
     The match is the pattern's first group, or the whole match without one: r"total is (\\S+)" extracts the sum from an
-    answer that reasons before it. Case and the number of spaces are ignored; a search of over 50 ms finds nothing.
+    answer that reasons before it. The comparison with the label ignores case and the number of spaces. A search of over
+    50 ms finds nothing.
     """
 
     def __init__(self, pattern: str) -> None:
@@ -176,7 +189,8 @@ class Regex:
 class RougeL:
     """A metric: ROUGE-L as F1 (C.-Y. Lin, "ROUGE", 2004): 2 LCS / (m + n) over words, without stemming.
 
-    It is computed as RapidFuzz's normalized Indel similarity of the two sequences of words.
+    LCS is the length of the longest common subsequence of words, m and n are the numbers of words of answer and label.
+    The label is a text with at least one word.
     """
 
     def score(self, answer: str, expected: Any) -> float:

@@ -1,8 +1,8 @@
 """Finds metrics by the names that configurations and command lines use.
 
-Users add metrics as classes that are constructed with the option of the configuration and have a method
-`score(answer, expected)`. They are named as "module:attribute", or published in the entry point group
-`pointsman.metrics`.
+Users add metrics as classes that implement `Metric` and are constructed with the option from the configuration. Such a
+class is named as "module:attribute", or published by a package in the entry point group `pointsman.metrics`. The
+built-in metric `entry_point` calls a user's function instead.
 """
 
 import importlib
@@ -30,14 +30,16 @@ ENTRY_POINT_GROUP = "pointsman.metrics"
 
 
 class EntryPoint:
-    """A metric of the user's own: a function `(answer: str, expected) -> float`.
+    """A metric that calls a user's function `(answer: str, expected) -> float`.
 
-    It is named as "module:function" or "FILE.py:function". An exception, and a score outside 0 to 1, is raised as
-    MetricError.
+    `score` raises MetricError if the function raises an error, or returns a score outside 0 to 1.
     """
 
     def __init__(self, name: str) -> None:
-        """Imports the function; raises MetricError if the module or the function in it cannot be loaded."""
+        """Imports the function, given as "module:function" or "FILE.py:function".
+
+        Raises MetricError if it cannot be loaded.
+        """
         self._name = name
         self._function = _load_function(name)
 
@@ -46,10 +48,16 @@ class EntryPoint:
 
 
 class UserMetric:
-    """A metric of a user's class; an exception, and a score outside 0 to 1, is raised as MetricError."""
+    """A metric that calls an object of a user's class.
+
+    `score` raises MetricError if the object raises an error, or returns a score outside 0 to 1.
+    """
 
     def __init__(self, name: str, option: Any) -> None:
-        """Creates the metric; raises MetricError if the class cannot be loaded, or does not accept `option`."""
+        """Creates the object, given the name of the class and the option from the configuration.
+
+        Raises MetricError if the class cannot be loaded, does not accept `option`, or has no method `score`.
+        """
         self._name = f"metric {name}"
         try:
             self._metric = _load_class(name)(option)
@@ -71,15 +79,18 @@ METRICS = (*_WITHOUT_OPTION, *_WITH_OPTION)
 
 
 def is_user_metric(name: str) -> bool:
-    """Returns whether `name` is "module:attribute", or published by an installed package. Nothing is imported."""
+    """Returns whether `name` is not a built-in metric, but has a ":" or is published by an installed package.
+
+    Nothing is imported, so the metric may not exist.
+    """
     return name not in METRICS and (":" in name or name in entry_points(group=ENTRY_POINT_GROUP).names)
 
 
 def metric_from(spec: Mapping[str, Any]) -> Metric:
     """Creates the metric that `{NAME: true}` or `{NAME: OPTION}` describes, as in tasks.yaml.
 
-    Raises MetricError for an unknown name, a wrong option, or code that cannot be loaded; also for `judge`, a metric
-    that calls a model and is not implemented here.
+    Raises MetricError if the name is unknown, the option is wrong, a user's code cannot be loaded, or there is not
+    exactly one name. The metric `judge`, which calls a model, is not implemented here and counts as unknown.
     """
     if len(spec) != 1:
         raise MetricError(f"a metric is one of {', '.join(METRICS)}; this names {', '.join(map(str, spec)) or 'none'}")
@@ -98,7 +109,7 @@ def metric_from(spec: Mapping[str, Any]) -> Metric:
 
 
 def spec_from_text(text: str) -> dict[str, Any]:
-    """Parses a metric that a command line writes as `NAME` or `NAME=OPTION`, into the form that `metric_from` takes."""
+    """Converts `NAME` or `NAME=OPTION` of a command line to the form that `metric_from` takes; checks nothing."""
     name, equals, option = text.partition("=")
     return {name: option if equals else True}
 

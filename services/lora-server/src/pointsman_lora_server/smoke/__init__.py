@@ -1,1 +1,4 @@
-"""The smoke test: a version is run with PEFT, in a process outside the engine, to learn what it should answer."""
+"""The smoke test: PEFT computes answers of an adapter version, in a process outside the engine.
+
+They are checked, and the engine's answers are later compared with them.
+"""

@@ -1,7 +1,7 @@
 """Merges an adapter into full weights: `python -m pointsman_lora_server.smoke.merge`, in the engine's environment.
 
-It is for adapters that an engine cannot serve as such (DoRA, modules_to_save, a bias): the result is a complete model,
-which needs an engine of its own.
+This is for adapters that an engine cannot serve as such (with DoRA, modules_to_save or a bias). The result is a
+complete model, which needs an engine of its own.
 """
 
 import argparse
@@ -16,9 +16,10 @@ class MergeError(Exception):
 
 
 def merge(base: Path, adapter: Path, out: Path) -> None:
-    """Writes a Hugging Face folder in the precision of the base model. `out` appears complete or not at all.
+    """Merges an adapter into the base model, and writes the result as a Hugging Face folder in the base's precision.
 
-    Raises MergeError if a folder lacks a file or `out` is not empty, or PEFT cannot load the adapter.
+    `out` appears complete or not at all. Raises MergeError if a folder lacks a file, `out` is not empty, or PEFT cannot
+    load the adapter.
     """
     if out.exists() and any(out.iterdir()):
         raise MergeError(f"--out {out} is not empty; name a new folder")

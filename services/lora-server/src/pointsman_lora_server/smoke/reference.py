@@ -1,5 +1,4 @@
-"""The reference answers of a smoke test: whether they are acceptable, and whether the engine's answers agree with
-them."""
+"""The reference answers of a smoke test: checks them, and compares the engine's answers with them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,44 +7,48 @@ from typing import Any, Protocol
 from pointsman_servicekit.errors import InvalidArgument
 
 MIN_DIFFERENCE = 0.02
-"""By how much the logits must differ from the base model's, on one prompt at least. Rounding to bf16 changes ten times
-as much."""
+"""The least change of a logit by the adapter, on one prompt at least. Rounding to bf16 changes logits by ten times as
+much."""
 
 TOLERANCE = 1.0
-"""In logits. A token that leads by less may lose to the rounding of bf16. Over 59 rows of trained and weak random
-adapters, vLLM 0.32 on the CPU differed from PEFT at gaps of up to 0.14; over 12 rows of a random adapter that drowns
-out the base, mostly under 0.4, and once each at 0.7 and 1.3."""
+"""The gap, in logits, under which the engine may choose another token because of rounding to bf16.
+
+Over 59 rows of trained and weak random adapters, vLLM 0.32 on the CPU differed from PEFT at gaps of up to 0.14; over 12
+rows of a random adapter that is much stronger than the base model, mostly under 0.4, and once each at 0.7 and 1.3.
+"""
 
 BF16_TOLERANCE = 2 * TOLERANCE
-"""If the reference itself was computed in bf16."""
+"""The same if the reference itself was computed in bf16."""
 
 MAX_DIFFERENT = 0.25
-"""Fraction of the rows that may differ nevertheless."""
+"""The fraction of the rows that may differ at larger gaps nevertheless."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReferenceRow:
+    """PEFT's answer to one prompt."""
+
     prompt_ids: tuple[int, ...]
     token_ids: tuple[int, ...]
-    """The greedy answer; it includes the end of the turn if that was reached."""
+    """The greedy answer; it includes the token that ends the turn if that was reached."""
     gaps: tuple[float, ...]
-    """For each token, how far its logit is above the second best one."""
+    """For each token of the answer, how far its logit is above the second best one."""
     text: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """The answers of a version, as PEFT computes them in a smoke test."""
+    """The answers of an adapter version, as PEFT computes them in a smoke test."""
 
     rows: tuple[ReferenceRow, ...]
     exact: bool = True
-    """Whether it was computed in fp32; bf16 is used if fp32 does not fit into memory."""
+    """Whether they were computed in fp32; bf16 is used if fp32 does not fit into memory."""
     notes: tuple[str, ...] = ()
     """Findings that are no reason to reject the version."""
 
 
 class ComparableAnswer(Protocol):
-    """The part of an engine's answer that is compared."""
+    """Interface of an engine's answer that can be compared; `GreedyAnswer` implements it."""
 
     @property
     def token_ids(self) -> tuple[int, ...]: ...
@@ -55,20 +58,24 @@ class ComparableAnswer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
+    """How far the engine's answers agree with the reference."""
+
     rows: int
+    """The number of rows, as the next two."""
     same: int
     """Rows whose tokens are all the same."""
     near_ties: int
-    """Rows that differ at a token where two were nearly as likely; the tokens after it cannot be compared."""
+    """Rows that differ first at a token whose gap is under the tolerance; the tokens after it cannot be compared."""
     tokens: int
-    """Tokens that were compared and are the same."""
+    """The number of tokens that are the same, up to the first difference of each row."""
 
 
 def check_trial(version: str, trial: Mapping[str, Any], with_samples: bool) -> Reference:
-    """Returns the reference answers of a smoke test; `trial` is the result of `trial.TrialModel.run`.
+    """Checks the result of `TrialModel.run`, and returns the reference answers in it.
 
-    `with_samples` says whether the prompts were the adapter's own rows. Raises InvalidArgument: not_finite, no_effect,
-    or with such rows does_not_stop.
+    `version` is the name for messages; `with_samples` says whether the prompts were the adapter's own samples. Raises
+    InvalidArgument with a code: "not_finite" if logits are NaN or infinite, "no_effect" if the adapter changes them by
+    less than MIN_DIFFERENCE, and "does_not_stop" if no answer ends. Without samples, the last is only a note.
     """
     rows: Sequence[Mapping[str, Any]] = trial["rows"]
     if not all(row["finite"] for row in rows):
@@ -105,8 +112,10 @@ def check_trial(version: str, trial: Mapping[str, Any], with_samples: bool) -> R
 
 
 def compare(reference: Reference, answers: Sequence[ComparableAnswer]) -> Agreement:
-    """Compares the engine's answers, in the order of the reference's rows, with PEFT's. Raises InvalidArgument
-    ("differs_from_peft").
+    """Compares the engine's answers with the reference; they are in the order of its rows, one for each.
+
+    Raises InvalidArgument ("differs_from_peft") if more than MAX_DIFFERENT of the rows differ at a token whose gap is
+    not under the tolerance.
     """
     tolerance = TOLERANCE if reference.exact else BF16_TOLERANCE
     same = near_ties = tokens = 0
@@ -133,7 +142,10 @@ def compare(reference: Reference, answers: Sequence[ComparableAnswer]) -> Agreem
 
 
 def _first_difference(row: ReferenceRow, answer: ComparableAnswer) -> int | None:
-    """Returns the position of the first token that differs, None if none does; the end of the turn may be missing."""
+    """Returns the position of the first token that differs; None if none does.
+
+    The engine's answer may lack the last token of the row, the end of the turn.
+    """
     for position, (expected, token) in enumerate(zip(row.token_ids, answer.token_ids, strict=False)):
         if expected != token:
             return position

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 WORKER_MODULE = "pointsman_lora_server.smoke.worker"
 MAX_LINE_BYTES = 16 << 20
 FINAL_OUTPUT_SECONDS = 2.0
-"""To read what the worker wrote just before it ended."""
+"""The time to read what the worker wrote to its log just before it ended."""
 
 # This package is put behind the environment's own packages, so that only what is missing there is taken from here.
 _START = "import runpy, sys; sys.path.append(sys.argv.pop(1)); runpy.run_module({module!r}, run_name='__main__')"
@@ -32,15 +32,21 @@ _START = "import runpy, sys; sys.path.append(sys.argv.pop(1)); runpy.run_module(
 
 @dataclass(frozen=True, slots=True)
 class SmokeLimits:
+    """The extent of a smoke test, and the times allowed for it."""
+
     prompts: int = 4
+    """The largest number of prompts."""
     max_tokens: int = 12
-    """New tokens for each prompt. The cost of a test is determined by prompts, tokens and the length of the prompts."""
+    """The largest number of new tokens for each prompt."""
     idle_seconds: float = 60.0
-    """After which the worker ends; its next start takes about 10 s."""
+    """The time without a test after which the worker is ended; the next start takes about 10 s."""
     start_seconds: float = 900.0
+    """The time that the worker may take to load the base model.
+
+    Loading takes about 10 s of one core, but the worker has the lowest priority: on a busy machine it takes longer.
+    """
     trial_seconds: float = 900.0
-    """A start takes about 10 s of one core and a test about 3, but at the lowest priority: a busy machine delays
-    both."""
+    """The time that one test may take; a test takes about 3 s of one core."""
 
 
 class WorkerDied(Exception):
@@ -48,7 +54,7 @@ class WorkerDied(Exception):
 
 
 class SmokeWorker:
-    """The client of the worker process, which handles one request at a time."""
+    """The client of a worker process (see `worker.py`), which handles one request at a time."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
@@ -57,7 +63,10 @@ class SmokeWorker:
 
     @classmethod
     async def start(cls, command: Sequence[str]) -> "SmokeWorker":
-        """Starts the worker process; raises OSError if there is no such program."""
+        """Starts the worker process; its first message then says whether it is ready.
+
+        Raises OSError if the program cannot be started.
+        """
         process = await asyncio.create_subprocess_exec(
             *command,
             stdin=asyncio.subprocess.PIPE,
@@ -83,7 +92,10 @@ class SmokeWorker:
             await self._process.stdin.drain()
 
     async def receive(self, seconds: float) -> dict[str, Any]:
-        """Returns the worker's next message; if none comes within `seconds`, kills the worker and raises WorkerDied."""
+        """Returns the worker's next message.
+
+        If none comes within `seconds`, or the worker has ended, kills the worker and raises WorkerDied.
+        """
         assert self._process.stdout
         try:
             async with asyncio.timeout(seconds):
@@ -120,12 +132,15 @@ class SmokeWorker:
 
 
 class PeftSmokeTest:
-    """Runs smoke tests in the worker, one at a time; concurrent calls wait."""
+    """Runs smoke tests in a worker process, one at a time; implements SmokeTest."""
 
     def __init__(
         self, python: Path, base_model: Path, limits: SmokeLimits = SmokeLimits(), *, command: Sequence[str] = ()
     ) -> None:
-        """Takes the `python` of the engine's environment; `command` replaces the command of the worker."""
+        """Takes the Python of the engine's environment, and the base model's folder; starts no process.
+
+        `command`, if it is not empty, replaces the command line of the worker.
+        """
         self._command = tuple(command) or worker_command(python, WORKER_MODULE, str(base_model.resolve()))
         self._limits = limits
         self._worker: SmokeWorker | None = None
@@ -134,10 +149,11 @@ class PeftSmokeTest:
         self._closed = False
 
     async def run(self, version: AdapterVersion, folder: Path, samples: Sequence[Sample]) -> Reference:
-        """Returns what PEFT answers with the adapter in `folder` to the `samples`, or to default prompts if there are
-        none.
+        """Returns what PEFT answers with the adapter in `folder` to the prompts of `samples`; waits for other tests.
 
-        Raises InvalidArgument (not_finite, no_effect, does_not_stop, peft_refused) or Unavailable (smoke_unavailable).
+        If there are no samples, default prompts are used. Raises InvalidArgument as `check_trial` does, or with the
+        code "peft_refused" if PEFT cannot load the adapter; Unavailable ("smoke_unavailable") if the worker does not
+        start or dies.
         """
         request = {
             "folder": str(folder),
@@ -162,18 +178,21 @@ class PeftSmokeTest:
         return check_trial(version.version, answer["trial"], bool(samples))
 
     async def close(self) -> None:
-        """Ends the worker; a test in progress raises Unavailable."""
+        """Ends the worker; a test in progress, and each later one, raises Unavailable."""
         self._closed = True
         self._cancel_idle_task()
         await self._end()
 
     @property
     def pid(self) -> int | None:
-        """Returns the worker's process id, None if it does not run."""
+        """Returns the process id of the worker; None if it does not run."""
         return self._worker.pid if self._worker and self._worker.alive else None
 
     async def _request(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Sends a request to the worker; retries once if the worker dies."""
+        """Sends a request to the worker and returns its answer; starts another worker once if the worker dies.
+
+        Raises Unavailable if a worker cannot be started, or the second one dies.
+        """
         for is_last in (False, True):
             try:
                 worker = await self._running_worker()
@@ -193,7 +212,10 @@ class PeftSmokeTest:
         raise AssertionError("unreachable")
 
     async def _running_worker(self) -> SmokeWorker:
-        """Returns the worker, started if it does not run; raises WorkerDied or Unavailable."""
+        """Returns the worker, and starts it first if it does not run.
+
+        Raises WorkerDied if the worker dies at its start, Unavailable if it cannot be started or says so.
+        """
         if self._worker and self._worker.alive:
             return self._worker
         await self._end()
@@ -225,14 +247,18 @@ class PeftSmokeTest:
 
 
 def worker_command(python: Path, module: str, *arguments: str) -> tuple[str, ...]:
-    """Returns the command that runs a module of this package with the Python of another environment."""
+    """Returns the command line that runs a module of this package with the Python of another environment."""
     package_parent = Path(pointsman_lora_server.__file__).parents[1]
     # Not resolved: the python of a virtual environment is a link that finds its environment by its own location.
     return (str(python.absolute()), "-P", "-c", _START.format(module=module), str(package_parent), *arguments)
 
 
 def _environment(own: Mapping[str, str]) -> dict[str, str]:
-    """Returns the worker's environment, without the lora-server's settings and the paths of its Python."""
+    """Returns the worker's environment variables, made from the lora-server's `own`.
+
+    Leaves out the lora-server's settings, credentials for AWS and the paths of its Python; adds variables that keep the
+    worker offline, on one thread and without a GPU.
+    """
     inherited = {
         key: value
         for key, value in own.items()

@@ -1,5 +1,6 @@
-"""Runs one adapter on the base model with PEFT, on the CPU, in the engine's environment: its answers and their
-margins.
+"""Runs an adapter on the base model with PEFT, on the CPU, in the engine's environment.
+
+It computes answers, and for each of their tokens how clearly it was the best one.
 """
 
 import json
@@ -20,14 +21,16 @@ DEFAULT_PROMPTS = (
     "How do I get my money back?",
 )
 MAX_PROMPT_TOKENS = 768
-"""Of all prompts together, but one prompt is always used. Reading them twice, with and without the adapter, takes most
-of the time."""
+"""The most tokens of all prompts together, but one prompt is always used.
+
+Reading the prompts twice, with and without the adapter, takes most of the time of a test.
+"""
 
 CLEAR_DIFFERENCE = 1.0
-"""In logits. One prompt that shows it proves that the adapter has an effect."""
+"""A change of a logit after which no further prompt is compared: it proves that the adapter has an effect."""
 
 MAX_READ_TOKENS = 1024
-"""Longer samples are not read to check whether the adapter would end its turn after their answer."""
+"""A sample with more tokens is not used to check whether the adapter would end its turn after the sample's answer."""
 
 MEMORY_FACTOR = 1.3
 """Memory that a model takes, relative to the size of its weights."""
@@ -40,9 +43,10 @@ class NotEnoughMemory(Exception):
 
 
 class TrialModel:
-    """The base model in PEFT, loaded once; each trial of an adapter leaves it unchanged."""
+    """The base model, loaded once, to which one adapter at a time is attached."""
 
     def __init__(self, base_model: Path) -> None:
+        """Loads the base model from its folder; raises NotEnoughMemory, or whatever transformers raises."""
         dtype = _dtype(base_model)
         self.exact = dtype is torch.float32
         self._tokenizer = AutoTokenizer.from_pretrained(base_model, local_files_only=True)
@@ -50,7 +54,11 @@ class TrialModel:
         self._end_tokens = _end_tokens(base_model, self._tokenizer)
 
     def attach(self, folder: Path) -> Any:
-        """Attaches the adapter in `folder` to the base model; raises whatever PEFT does if it cannot read it."""
+        """Attaches the adapter in `folder` to the base model, and returns the PEFT model for `run` and `detach`.
+
+        Its LoRA weights are rounded to bf16, as the engine rounds them. Raises whatever PEFT raises if it cannot load
+        the adapter.
+        """
         adapted = PeftModel.from_pretrained(self._model, str(folder), is_trainable=False).eval()
         for name, weight in adapted.named_parameters():
             if ".lora_" in name:  # rounded as the engine rounds them
@@ -63,9 +71,14 @@ class TrialModel:
     def run(
         self, adapted: Any, samples: Sequence[Mapping[str, Any]], max_prompts: int, max_tokens: int
     ) -> dict[str, Any]:
-        """Answers up to `max_prompts` prompts with up to `max_tokens` tokens each; returns what `check_trial` reads.
+        """Answers the shortest prompts, up to `max_prompts`, with up to `max_tokens` tokens each.
 
-        `samples` are rows of samples.jsonl; if there are none, the default prompts are used.
+        `adapted` is from `attach`. `samples` are rows of samples.jsonl; if there are none, DEFAULT_PROMPTS are used.
+
+        Returns what `check_trial` reads: `rows` (`prompt_ids`, `token_ids`, `gaps`, `text`, whether all logits are
+        `finite`, whether the answer `stopped`); `difference`, the adapter's largest change of a logit; `stops`, whether
+        an answer stopped, or the adapter would end its turn after the answer of a sample; and `exact`, whether the
+        model computes in fp32.
         """
         rows = samples or [{"messages": [{"role": "user", "content": text}]} for text in DEFAULT_PROMPTS]
         rendered = [(self._render(row["messages"]), row.get("answer")) for row in rows]
@@ -96,7 +109,10 @@ class TrialModel:
         return rows, logits[:, 0]
 
     def _difference(self, adapted: Any, answers: list[dict[str, Any]], first_logits: Any) -> float:
-        """Returns the adapter's largest change of the first token's logits; stops at a row with a clear difference."""
+        """Returns the adapter's largest change of a logit of an answer's first token.
+
+        Does not look at further rows after a change above CLEAR_DIFFERENCE. A row that is not finite counts as 0.
+        """
         largest = 0.0
         with adapted.disable_adapter():
             for row, logits in zip(answers, first_logits, strict=True):
@@ -122,7 +138,10 @@ class TrialModel:
         }
 
     def _ends_after(self, adapted: Any, prompt: list[int], answer: str) -> bool:
-        """Returns whether the adapter ends its turn after the sample's own answer, by one forward pass."""
+        """Returns whether the most likely token after a sample's own `answer` ends the turn.
+
+        Returns False if the answer is empty, or prompt and answer have more than MAX_READ_TOKENS tokens.
+        """
         answer_ids = self._tokenizer(answer, add_special_tokens=False).input_ids
         if not answer_ids or len(prompt) + len(answer_ids) > MAX_READ_TOKENS:
             return False
@@ -136,7 +155,7 @@ class TrialModel:
         return list(self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False))
 
     def _pad(self, prompts: list[list[int]]) -> tuple[Any, Any]:
-        """Returns the prompts' token ids padded on the left, and their attention mask."""
+        """Returns the token ids of the prompts, padded on the left, and the attention mask: both (prompts, longest)."""
         longest = max(len(prompt) for prompt in prompts)
         ids = torch.full((len(prompts), longest), self._end_tokens[0])
         mask = torch.zeros((len(prompts), longest), dtype=torch.long)
@@ -147,8 +166,8 @@ class TrialModel:
 
 
 def _shortest(prompts: list[list[int]], max_prompts: int) -> list[list[int]]:
-    """Returns the first of `prompts`, which are ordered by length: at most `max_prompts`, and so many that they have at
-    most `MAX_PROMPT_TOKENS` in all; the first one in any case.
+    """Returns the first of `prompts`, which are ordered by length: at most `max_prompts`, and as many as have at most
+    MAX_PROMPT_TOKENS tokens together. The first one is always returned.
     """
     chosen: list[list[int]] = []
     for prompt in prompts[:max_prompts]:
@@ -169,7 +188,10 @@ def _end_tokens(base_model: Path, tokenizer: Any) -> list[int]:
 
 
 def _dtype(base_model: Path) -> Any:
-    """Returns the type to compute in: fp32, the most reliable, if it fits easily into memory; else bf16."""
+    """Returns the type to compute in: fp32, the most reliable, if it fits easily into memory; else bf16.
+
+    Raises NotEnoughMemory if bf16 does not fit either.
+    """
     on_disk = sum(shard.stat().st_size for shard in base_model.glob("*.safetensors"))
     free = free_memory()
     if 2 * on_disk * MEMORY_FACTOR < FP32_MEMORY_SHARE * free:

@@ -1,7 +1,10 @@
 """The worker process of smoke tests: `python -m pointsman_lora_server.smoke.worker BASE_MODEL`.
 
-It runs in the engine's environment, on the CPU at the lowest priority. Requests and answers are JSON objects, one a
-line. It ends when its stdin is closed.
+It runs in the engine's environment, on the CPU at the lowest priority, and ends when its standard input is closed.
+
+All messages are JSON objects, one a line. The first one on standard output has the key `ready`, or `unavailable` with
+the reason. Then each request on standard input gets one answer: `trial` with the result of `TrialModel.run`, or
+`rejected` with the reason if PEFT cannot load the adapter.
 """
 
 import ctypes
@@ -69,7 +72,10 @@ def _read_requests(lines: "queue.Queue[str]") -> None:
 
 
 def _lower_priority() -> None:
-    """Lowers this process's priority if the system can, and has it killed with the thread that started it."""
+    """Lowers the priority of this process as far as the system allows.
+
+    On Linux, also lets the kernel kill this process when the thread that started it ends.
+    """
     with suppress(OSError):
         os.nice(NICE)
     if sys.platform == "linux":

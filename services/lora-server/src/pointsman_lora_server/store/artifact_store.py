@@ -34,11 +34,14 @@ MAX_FACTS, MAX_FACT_CHARACTERS = 64, 1024
 
 
 class StoreBackend(Protocol):
-    """The place where versions are kept: a folder, or a service behind an fsspec URL.
+    """Interface of the place where versions are kept: FolderBackend is a folder, RemoteBackend an fsspec URL.
 
-    Methods raise Unavailable ("store_unavailable") and ResourceExhausted ("store_full"); `fetch` and `samples` also
-    raise NotFound ("unknown_version") and FailedPrecondition ("hash_mismatch") if the version is missing or was
-    changed.
+    `scratch` yields a temporary folder. `put` stores the files in `copy`, a folder in the temporary one. `fetch`
+    returns a local folder with the files of a version, `samples` the content of its samples.jsonl (empty without one).
+
+    Methods raise ResourceExhausted ("store_full") if there is no room, and Unavailable ("store_unavailable") if the
+    place cannot be used for another reason. `fetch` and `samples` also raise NotFound ("unknown_version") if the
+    version is not stored, and FailedPrecondition ("hash_mismatch") if they find that its files were changed.
     """
 
     def scratch(self) -> AbstractContextManager[Path]: ...
@@ -56,13 +59,13 @@ class ImportedAdapter:
     target_modules: tuple[str, ...]
     report: TrainingReport
     facts: Mapping[str, str]
-    """What the import changed, for the manifest."""
+    """Facts for the manifest on what the import changed; empty if it changed nothing."""
 
 
 class ArtifactStore:
-    """Copies an adapter first and checks the copy, so that later changes of the source have no effect.
+    """Imports adapters, and returns or deletes stored versions; methods block, and may be called from several threads.
 
-    The methods block and may be called from several threads at once.
+    An adapter is copied first and the copy is checked, so that later changes of the source have no effect.
     """
 
     def __init__(
@@ -74,8 +77,11 @@ class ArtifactStore:
         cache_folder: Path | None = None,
         max_cache_bytes: int = MAX_CACHE_BYTES,
     ) -> None:
-        """Takes in `root` a folder, or an fsspec URL ("s3://bucket/adapters"); raises ValueError for an invalid URL.
-        Versions behind a URL are cached in `cache_folder`, up to about `max_cache_bytes`.
+        """Takes the place of the store in `root`: a folder, or an fsspec URL ("s3://bucket/adapters").
+
+        Adapters must be for the model `base`, and have at most the rank `max_rank`. Versions behind a URL are cached in
+        `cache_folder`, up to about `max_cache_bytes`. Raises ValueError if the URL is of an unknown kind, the package
+        for it is not installed, or it is given without a `cache_folder`.
         """
         self._root = str(root)
         self._base = base
@@ -87,9 +93,11 @@ class ArtifactStore:
     ) -> AdapterVersion:
         """Imports an adapter from a folder or URL; idempotent: the same content is the same version.
 
-        The manifest gets `facts`, `author` and `parent` (the version it was trained from; by default its report's).
-        Raises InvalidArgument with the reason for rejecting it, NotFound if there is no such folder, ResourceExhausted
-        ("store_full"), Unavailable ("store_unavailable"), and for a URL as `sources.download` does.
+        The manifest gets `facts`, `author` and `parent`, the version from which the training started; if `parent` is
+        empty, the one that the adapter's training.json names.
+
+        Raises InvalidArgument if the adapter or an argument is not valid, NotFound if there is no such folder,
+        ResourceExhausted ("store_full"), Unavailable ("store_unavailable"); for a URL also as `sources.download` does.
         """
         check_name(name)
         _check_manifest_texts(facts, parent, author)
@@ -111,18 +119,25 @@ class ArtifactStore:
     def fetch(self, version: AdapterVersion) -> Path:
         """Returns a local folder with the version's files.
 
-        Raises NotFound (not in this store), FailedPrecondition (changed since) or Unavailable.
+        Raises InvalidArgument if the version's name is not valid; otherwise as StoreBackend describes.
         """
         check_version(version.version)
         return self._backend.fetch(version)
 
     def samples(self, version: AdapterVersion) -> tuple[Sample, ...]:
-        """Returns the held-out rows that were registered with the version, often none; raises as `fetch` does."""
+        """Returns the held-out rows that were registered with the version; empty if there were none.
+
+        Raises as `fetch` does, and InvalidArgument ("bad_samples") if the stored rows are damaged.
+        """
         check_version(version.version)
         return read_samples(self._backend.samples(version))
 
     def delete(self, version: AdapterVersion) -> None:
-        """Deletes a version's files; idempotent, so that an interrupted deletion can be repeated."""
+        """Deletes a version's files; idempotent, so that an interrupted deletion can be repeated.
+
+        Raises InvalidArgument if the version's name is not valid; otherwise Unavailable or ResourceExhausted as
+        StoreBackend describes.
+        """
         check_version(version.version)
         self._backend.delete(version)
 
@@ -154,10 +169,10 @@ class ArtifactStore:
 
 
 def import_adapter(folder: Path, copy: Path, base: BaseModelSpec, max_rank: int) -> ImportedAdapter:
-    """Copies the adapter in `folder` into the folder `copy`, and checks it against `base` and `max_rank`.
+    """Copies the adapter in `folder` into the folder `copy`, and checks the copy against `base` and `max_rank`.
 
-    Raises InvalidArgument if the adapter is damaged, harmful or made for another model, NotFound if there is no
-    `folder`.
+    Converts a DoRA in the copy to a plain LoRA if that is exact. Raises InvalidArgument if the adapter is damaged,
+    unsafe, not supported, or made for another model, NotFound if there is no `folder`.
     """
     with untrusted_input.open_folder(folder) as source:
         config = read_config(source.read(CONFIG, "bad_config"), base, max_rank)
@@ -182,7 +197,10 @@ def import_adapter(folder: Path, copy: Path, base: BaseModelSpec, max_rank: int)
 
 
 def check_digest(digest: str, source: str, base: BaseModelSpec) -> None:
-    """Raises InvalidArgument ("wrong_base_model") if the adapter states another digest of its base model than ours."""
+    """Raises InvalidArgument ("wrong_base_model") if `digest`, that of an adapter's base model, is not that of `base`.
+
+    An empty digest is not compared. `source` is the beginning of the message: what states the digest.
+    """
     if digest and base.digest and digest != base.digest:
         raise InvalidArgument(
             f"{source} says that the adapter was trained on a base model with the digest {digest[:12]}..., but this "

@@ -22,11 +22,11 @@ from pointsman_lora_server.store.layout import (
 )
 
 FileStamps = tuple[tuple[int, int, int, int], ...]
-"""Inode, size, mtime and ctime of each hashed file."""
+"""Inode, size, mtime and ctime (nanoseconds) of each of the HASHED files."""
 
 
 class FolderBackend:
-    """Keeps versions in a folder, where they appear and disappear atomically, by a rename."""
+    """Keeps versions in a folder, where they appear and disappear atomically, by a rename; implements StoreBackend."""
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
@@ -38,8 +38,11 @@ class FolderBackend:
         return scratch_folder(self.root)
 
     def put(self, copy: Path, version: AdapterVersion) -> None:
-        """Moves `copy`, a scratch folder of this backend, to its final place. A version that is stored intact stays,
-        with the samples of `copy`; a changed one is replaced.
+        """Moves `copy`, a folder in a scratch folder of this backend, to the place of the version.
+
+        If the version is stored already and unchanged, only its samples are replaced by those in `copy`, if there are
+        any; if it was changed, all of it is replaced. Raises ResourceExhausted or Unavailable as
+        `translating_disk_errors` does.
         """
         with translating_disk_errors(str(self.root)):
             for name in (*HASHED, *NOT_HASHED, MANIFEST):
@@ -62,7 +65,11 @@ class FolderBackend:
             _sync_folder(self.root)
 
     def fetch(self, version: AdapterVersion) -> Path:
-        """Returns the version's folder; raises NotFound (not stored here) or FailedPrecondition (changed since)."""
+        """Returns the version's folder in the store.
+
+        Raises NotFound if it is not stored here, FailedPrecondition if its files were changed, Unavailable if they
+        cannot be read.
+        """
         target = self._target(version)
         if not (target / MANIFEST).is_file():
             raise NotFound(
@@ -77,13 +84,16 @@ class FolderBackend:
         return target
 
     def samples(self, version: AdapterVersion) -> bytes:
-        """Returns the version's samples.jsonl, empty if there is none; raises as `fetch` does."""
+        """Returns the content of the version's samples.jsonl; empty if there is none. Raises as `fetch` does."""
         with translating_disk_errors(str(self.root)), suppress(FileNotFoundError):
             return (self.fetch(version) / SAMPLES).read_bytes()
         return b""
 
     def delete(self, version: AdapterVersion) -> None:
-        """Deletes a version at once; if the process dies, its files are removed later. Idempotent."""
+        """Deletes a version; idempotent.
+
+        The version disappears at once. If this process dies before all files are deleted, a later start deletes them.
+        """
         target = self._target(version)
         with translating_disk_errors(str(self.root)), suppress(FileNotFoundError):
             with self.scratch() as scratch:
@@ -99,7 +109,10 @@ class FolderBackend:
         return self.root.joinpath(*folder_names(version))
 
     def _is_intact(self, target: Path, version: AdapterVersion) -> bool:
-        """Returns whether a version's files are unchanged; hashes them once, later compares their stamps only."""
+        """Returns whether the files in `target` have the hash of the version.
+
+        They are hashed once, and again only if their stamps have changed.
+        """
         stamps = _stamps(target)
         if stamps is None:
             return False
@@ -115,7 +128,10 @@ class FolderBackend:
         return known[0] == version.sha256
 
     def _put_samples(self, copy: Path, target: Path) -> None:
-        """Replaces the stored samples: wrong samples may be why the version failed its first smoke test."""
+        """Replaces the samples in `target` by those in `copy`, if it has any.
+
+        Wrong samples may be why the version failed its first smoke test.
+        """
         new = copy / SAMPLES
         with suppress(FileNotFoundError):
             if new.read_bytes() != (target / SAMPLES).read_bytes():
@@ -126,7 +142,7 @@ class FolderBackend:
 
 
 def _stamps(folder: Path) -> FileStamps | None:
-    """Returns stamps that differ whenever a file was changed (the ctime cannot be set back); None if one is missing."""
+    """Returns stamps that differ if a file was changed, since its ctime cannot be set back; None if one is missing."""
     try:
         stats = [(folder / name).stat() for name in HASHED]
     except OSError:
@@ -135,7 +151,7 @@ def _stamps(folder: Path) -> FileStamps | None:
 
 
 def _sync_and_protect(path: Path) -> None:
-    """Flushes the file to disk and makes it read-only for its owner."""
+    """Flushes the file to disk, and makes it read-only, for those who may read its folder."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
     path.chmod(0o444 & path.parent.stat().st_mode)

@@ -1,4 +1,4 @@
-"""Defines the content of a stored version's folder, the hash that names it, scratch folders, and the store's errors."""
+"""Defines the files of a stored version's folder, the hash that names it, scratch folders, and the store's errors."""
 
 import errno
 import fcntl
@@ -24,14 +24,15 @@ NOT_HASHED = (SAMPLES, REPORT)
 
 INCOMING = ".incoming"  # cannot be an adapter's name, since names contain no dot
 MIN_ABANDONED_SECONDS = 60.0
-"""A younger scratch folder may belong to a process that has not locked it yet."""
+"""A scratch folder that is younger is not removed: it may belong to a process that has not locked it yet."""
 
 DISK_FULL_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 def content_hash(folder: Path) -> str:
-    """Returns the SHA-256 over an adapter's two hashed files. Each is preceded by its name and length, so that bytes
-    cannot move from one file to the other unnoticed.
+    """Returns the SHA-256 of the HASHED files in an adapter's folder, as hexadecimal digits; raises OSError.
+
+    Each file is preceded by its name and length, so that bytes cannot move from one file to the other unnoticed.
     """
     digest = hashlib.sha256()
     for name in HASHED:
@@ -43,7 +44,7 @@ def content_hash(folder: Path) -> str:
 
 
 def hash_or_none(folder: Path) -> str | None:
-    """Returns the content hash of an adapter's folder; None if a file is missing or unreadable."""
+    """Returns `content_hash` of an adapter's folder; None if a file is missing or cannot be read."""
     try:
         return content_hash(folder)
     except OSError:
@@ -51,14 +52,16 @@ def hash_or_none(folder: Path) -> str | None:
 
 
 def folder_names(version: AdapterVersion) -> tuple[str, str]:
-    """Returns the names of a version's two folders below the store's root: the adapter's name, and the hash."""
+    """Returns the names of a version's two nested folders below the store's root: the adapter's name, and the hash."""
     return version.name, version.version.partition("@")[2]
 
 
 @contextmanager
 def scratch_folder(root: Path) -> Iterator[Path]:
-    """Yields a temporary folder on the file system of `root`, so that finished files can be renamed into place. It is
-    removed at the end; if the process dies, `remove_abandoned` does that later.
+    """Yields a temporary folder on the file system of `root`, so that finished files can be renamed into place.
+
+    The folder is removed after the block; if the process dies, `remove_abandoned` removes it later. Raises OSError if
+    it cannot be created.
     """
     incoming = root / INCOMING
     incoming.mkdir(parents=True, exist_ok=True)
@@ -74,7 +77,7 @@ def scratch_folder(root: Path) -> Iterator[Path]:
 
 
 def remove_abandoned(root: Path) -> None:
-    """Removes the scratch folders of dead processes."""
+    """Removes the scratch folders of dead processes that are older than MIN_ABANDONED_SECONDS; ignores OSErrors."""
     with suppress(OSError):
         for folder in (root / INCOMING).iterdir():
             if time.time() - folder.lstat().st_mtime > MIN_ABANDONED_SECONDS and _is_unlocked(folder):
@@ -97,9 +100,10 @@ def _is_unlocked(folder: Path) -> bool:
 
 @contextmanager
 def translating_disk_errors(location: str) -> Iterator[None]:
-    """Turns an OSError of the block into ResourceExhausted ("store_full") or Unavailable ("store_unavailable").
+    """Converts an OSError of the block to ResourceExhausted ("store_full") or Unavailable ("store_unavailable").
 
-    FileNotFoundError passes through: its meaning depends on the caller.
+    FileNotFoundError is raised as it is, because its meaning depends on the caller. `location` is the store's root, for
+    the message.
     """
     try:
         yield
@@ -117,9 +121,10 @@ def translating_disk_errors(location: str) -> Iterator[None]:
 
 @contextmanager
 def translating_service_errors(url: str) -> Iterator[None]:
-    """Turns the errors of an fsspec store into the same errors as `translating_disk_errors` does.
+    """Converts all errors of the block as `translating_disk_errors` does; other errors than OSErrors to Unavailable.
 
-    Each fsspec implementation raises the errors of its own client library, which have no common base class.
+    PointsmanErrors and FileNotFoundError are raised as they are. All other errors are converted because each fsspec
+    implementation raises those of its client library, which have no common base class.
     """
     try:
         with translating_disk_errors(url):

@@ -33,15 +33,18 @@ MIN_CACHED_SECONDS = 900.0
 
 
 class RemoteBackend:
-    """Keeps versions at an fsspec URL. A manifest is written last and removed first: without it, a version does not
-    exist.
+    """Keeps versions at an fsspec URL; implements StoreBackend.
 
-    Concurrent uploads of one version are harmless, since they write the same bytes. The client library reads the
-    address and the keys of the service from the environment (for S3: AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, ...).
+    A manifest is written last and removed first: without it, a version does not exist. Concurrent uploads of one
+    version are harmless, since they write the same bytes. The client library reads the address and the keys of the
+    service from the environment (for S3: AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, ...).
     """
 
     def __init__(self, url: str, cache_folder: Path, max_cache_bytes: int) -> None:
-        """Caches up to about `max_cache_bytes` locally; raises ValueError for an unknown kind of URL."""
+        """Takes the URL of the store; versions are cached in `cache_folder`, up to about `max_cache_bytes`.
+
+        Raises ValueError if the URL is of an unknown kind, or the package for it is not installed.
+        """
         self._url = url.rstrip("/")
         try:
             # Listings must not be cached: other processes write there, too.
@@ -74,10 +77,10 @@ class RemoteBackend:
         self._shrink_cache(version)
 
     def fetch(self, version: AdapterVersion) -> Path:
-        """Returns a local folder with the version, whose hash has been checked; concurrent calls share one download.
+        """Returns the version's folder in the local cache; downloads it first if it is not there unchanged.
 
-        Raises NotFound (not stored), FailedPrecondition (changed since), Unavailable, or ResourceExhausted
-        ("store_full").
+        Concurrent calls share one download. Raises NotFound if the version is not stored, FailedPrecondition if the
+        stored files were changed, Unavailable if the service cannot be used, ResourceExhausted if the disk is full.
         """
         with self._lock:
             # The entry disappears with the last thread that holds the lock object.
@@ -91,8 +94,10 @@ class RemoteBackend:
         return folder
 
     def samples(self, version: AdapterVersion) -> bytes:
-        """Returns the remote samples.jsonl, which may have been replaced since the weights were downloaded; empty if
-        there is none. Raises NotFound or Unavailable.
+        """Returns the content of the version's samples.jsonl; empty if there is none.
+
+        It is read from the service, since it may have been replaced after the weights were cached. Raises NotFound if
+        the version is not stored, Unavailable if the service cannot be used.
         """
         with translating_service_errors(self._url):
             if not self._exists(version):
@@ -128,13 +133,16 @@ class RemoteBackend:
         return self._cache.fetch(version)
 
     def _copy_to(self, folder: Path, version: AdapterVersion) -> str:
-        """Downloads the version and returns its hash. Raises FileNotFoundError."""
+        """Downloads the version's files, without the optional ones, into `folder`; returns their content hash.
+
+        Raises FileNotFoundError if one is missing, and the errors of the client library.
+        """
         for name in (*HASHED, MANIFEST):
             self._files.get_file(self._path(version, name), str(folder / name))
         return content_hash(folder)
 
     def _shrink_cache(self, version: AdapterVersion) -> None:
-        """Evicts the least recently used versions from the local cache, but not `version`."""
+        """Removes the versions that `_surplus` chooses from the local cache, but not `version`."""
         for name, digits in _surplus(self._cache.root, self._max_cache_bytes, keep=folder_names(version)):
             log.info("%s@%s is removed from the cache %s", name, digits, self._cache.root)
             _remove(self._cache.root, name, digits)
@@ -147,7 +155,10 @@ class RemoteBackend:
         return True
 
     def _is_intact(self, version: AdapterVersion) -> bool:
-        """Downloads and hashes the stored files, so that registering a version again repairs damage."""
+        """Downloads the stored files, and returns whether they have the hash of the version.
+
+        `put` can thus repair a damaged version when it is registered again.
+        """
         with self.scratch() as scratch:
             try:
                 return self._copy_to(scratch, version) == version.sha256
@@ -185,7 +196,10 @@ def _mark_used(folder: Path) -> None:
 
 
 def _surplus(root: Path, max_bytes: int, keep: tuple[str, str]) -> Iterator[tuple[str, str]]:
-    """Yields (name, digits) of the least recently used versions to evict so that the rest fits into `max_bytes`."""
+    """Yields (name, digits), the folder names of cached versions to remove so that the rest fits into `max_bytes`.
+
+    The least recently used ones come first, without `keep` and those that were used in the last MIN_CACHED_SECONDS.
+    """
     cached = []
     for manifest in root.glob(f"[!.]*/*/{MANIFEST}"):
         folder = manifest.parent

@@ -14,8 +14,7 @@ from pointsman_lora_server.checks.untrusted_input import CONFIG, MAX_TEXT_BYTES,
 
 HUB = "hf"
 SCHEMES = (HUB, "s3", "gs", "gcs", "az", "abfs", "abfss")
-"""Accepted URL schemes. Other schemes would let a caller read this machine's files, or send requests into its network.
-"""
+"""The accepted URL schemes. Others would let a caller read this machine's files, or send requests into its network."""
 
 _NEEDED = (CONFIG, WEIGHTS)
 _OPTIONAL = (SAMPLES, REPORT)
@@ -26,10 +25,11 @@ def is_url(source: str | Path) -> bool:
 
 
 def download(source: str, folder: Path, max_weight_bytes: int) -> None:
-    """Writes the adapter's files into the empty `folder`.
+    """Downloads the files of the adapter at the URL `source` into the empty `folder`.
 
-    Raises InvalidArgument (an unknown kind of URL, a missing or too large file), NotFound (no such repository, revision
-    or folder) or Unavailable (the service cannot be reached, or does not permit it).
+    The weights may have at most `max_weight_bytes`. Raises InvalidArgument if the URL is invalid or of an unknown kind,
+    a package for it is not installed, or a file is missing or too large; NotFound if the hub has no such repository or
+    revision; Unavailable if the service cannot be reached or refuses the download.
     """
     scheme = source.partition("://")[0]
     if scheme not in SCHEMES:
@@ -74,7 +74,11 @@ def _fetch_from_hub(source: str, folder: Path, limits: dict[str, int]) -> None:
 
 
 def parse_hub_url(source: str) -> tuple[str, str, str]:
-    """Splits "hf://OWNER/NAME@REVISION/FOLDER" (revision and folder are optional); raises InvalidArgument."""
+    """Splits "hf://OWNER/NAME@REVISION/FOLDER", of which revision and folder are optional.
+
+    Returns "OWNER/NAME", the revision and the folder; the last two are empty if they are left out. Raises
+    InvalidArgument for a URL of another form.
+    """
     owner, _, rest = source.removeprefix(f"{HUB}://").partition("/")
     name, _, subfolder = rest.partition("/")
     name, _, revision = name.partition("@")
