@@ -73,11 +73,12 @@ class BoundedRedis:
         self._resting_until = 0.0
 
     async def call(self, call: Callable[[], Awaitable[Answer]]) -> Answer:
-        """Calls the function `call`, which calls `client`, and returns its result; tries `MAX_ATTEMPTS` times if late.
+        """Calls the function `call`, which uses `client`, and returns its result.
 
-        First waits, without a time limit, while `MAX_CONCURRENT_CALLS` other calls run. Raises Unavailable
-        ("redis_unavailable") if Redis reports an error or no attempt ends in time; at once if the last call failed less
-        than `cooldown` seconds ago, or while another call probes whether Redis answers again. A probe is tried once.
+        First waits, without a time limit, while `MAX_CONCURRENT_CALLS` other calls run. An attempt that takes too long
+        is repeated, up to `MAX_ATTEMPTS` attempts. Raises Unavailable ("redis_unavailable") if Redis reports an error,
+        if no attempt ends in time, and at once for `cooldown` seconds after such a failure. Then one call, with a
+        single attempt, probes whether Redis answers again, and other calls fail at once meanwhile.
         """
         await in_task()  # what follows sets a timeout
         async with self._places:

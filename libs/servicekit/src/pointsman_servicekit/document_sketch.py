@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from heapq import nsmallest
 
 MANIFEST_KEY_PREFIX = "documents."
-"""Followed by a collection's name, a key of an adapter's manifest: the collection's sketch when it was trained."""
+"""Followed by a collection's name: the key under which an adapter's manifest has the collection's sketch at the time of
+the adapter's training."""
 
 MAX_HASHES = 64
 

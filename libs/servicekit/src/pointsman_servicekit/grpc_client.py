@@ -23,8 +23,8 @@ def open_channel(
 ) -> grpc.aio.Channel:
     """Opens a channel to `address` ("127.0.0.1:8082"), which connects at the first call.
 
-    If the connection is lost, it tries at least every second to connect again. Each call sends what `token` returns as
-    its bearer token, or no token if it is None. Without `tls` the channel is not encrypted. Received messages may have
+    It waits at most a second before each attempt to connect again. Each call sends what `token` returns as its bearer
+    token, or no token if `token` is None. Without `tls` the channel is not encrypted. Received messages may have
     `MAX_MESSAGE_BYTES` bytes. Raises TlsError if the files of `tls` cannot be read or used.
     """
     channel = _open_channel(address, tls, interceptors)

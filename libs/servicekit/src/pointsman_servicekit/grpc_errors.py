@@ -46,9 +46,9 @@ def to_status(error: PointsmanError) -> Any:
 
 
 def from_rpc_error(error: grpc.aio.AioRpcError, service: str) -> PointsmanError:
-    """Returns the PointsmanError that the called service raised, for the error that its client got.
+    """Converts the error of a call back to the PointsmanError that the called service has raised.
 
-    A status that was not made by `to_status` becomes DeadlineExceeded ("deadline_exceeded") after a timeout, and
+    An error that no PointsmanError has caused becomes DeadlineExceeded ("deadline_exceeded") after a timeout, and
     otherwise Unavailable ("SERVICE_unavailable"). `service` is the called service's name, such as "retriever".
     """
     code, message = error.code(), error.details() or ""

@@ -166,7 +166,8 @@ async def serving(
     """Runs a gRPC server at `listen` ("127.0.0.1:0": any free port) for the length of the block.
 
     `services` are the full names of the services ("pointsman.v1.Retriever"), for reflection and health checks.
-    `register` is called with an object to which generated code adds the servicers. `ready` is the health at first.
+    `register` is called with an object to which it adds the servicers. `ready` says whether the server reports SERVING
+    at first.
     `interceptors` wrap the interceptor that converts errors to statuses. `gate` authenticates each call before its
     message is received. `budget` limits the bytes of messages in memory; None limits them to `MAX_BUFFERED_BYTES`. With
     `reuse_port` other processes may listen at the same port. At the block's end, calls in progress have `grace` seconds

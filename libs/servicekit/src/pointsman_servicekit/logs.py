@@ -66,7 +66,7 @@ def configure_logging(service: str, level: str = "INFO", form: LogFormat = "text
 def make_handler(stream: TextIO, service: str, level: str = "INFO", form: LogFormat = "text") -> logging.Handler:
     """Returns a handler that writes to `stream` in the format of `configure_logging`.
 
-    It does not filter by `level`: if that is DEBUG, the messages of errors are not withheld.
+    `level` does not filter records: it only decides whether errors' messages are shown (DEBUG) or may be withheld.
     """
     handler = logging.StreamHandler(stream)
     handler.addFilter(_add_ids)

@@ -131,7 +131,7 @@ class Schedule:
     """How often `running_periodically` calls its function, and whether it starts at once."""
 
     interval: float
-    """Seconds from the end of one run to the start of the next; more after an error (`MIN_DELAY_AFTER_ERROR`)."""
+    """Seconds from the end of one run to the start of the next, but see `MIN_DELAY_AFTER_ERROR`."""
     jitter: float = 0.0
     """Fraction of the interval by which each wait is varied at random, so that replicas do not all run at once: with
     0.1, waits are spread evenly over 0.9 to 1.1 intervals."""
@@ -141,7 +141,7 @@ class Schedule:
     """When this event is set, the next run starts without waiting for the interval; it is cleared before that run."""
 
     def delay(self) -> float:
-        """Returns a random wait in seconds: the interval varied by `jitter`."""
+        """Returns the seconds to wait before the next run: the interval, varied at random by `jitter`."""
         return self.interval * (1 + self.jitter * random.uniform(-1, 1)) if self.jitter else self.interval
 
 

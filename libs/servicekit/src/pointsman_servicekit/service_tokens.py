@@ -98,8 +98,8 @@ class FollowedFile(Generic[T]):
     def value(self) -> T:
         """Returns the content of the last valid version of the file.
 
-        First reads the file again if it has changed, which is checked every `CHECK_SECONDS` at most. If the new version
-        cannot be used, logs why.
+        First reads the file again if it has changed, for which it looks at most every `CHECK_SECONDS`. If the new
+        version cannot be used, logs why.
         """
         now = self._clock()
         if now >= self._checked_at + CHECK_SECONDS:
@@ -132,7 +132,7 @@ class FollowedFile(Generic[T]):
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:
-    """Returns a value that differs after each change of the file; None if the file does not exist."""
+    """Returns inode, size and modification time (ns) of a file, by which changes are noticed; None without a file."""
     try:
         status = path.stat()
     except OSError:

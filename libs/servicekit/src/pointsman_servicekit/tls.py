@@ -37,11 +37,14 @@ class ServerTls:
         return context
 
     def load_into(self, context: ssl.SSLContext) -> None:
-        """Loads certificate and key into `context` for later handshakes. Raises TlsError as `context` does."""
+        """Loads certificate and key into an SSL context, for later handshakes.
+
+        Raises TlsError if a file cannot be read or used, or if key and certificate do not match.
+        """
         _show(context, self.certificate, self.key)
 
     def stamp(self) -> tuple[object, ...]:
-        """Returns a value that changes if one of the three files changes; it does not read them."""
+        """Returns a value that changes with the inode, size or modification time of one of the three files."""
         return _stamp(self.certificate, self.key, self.client_ca)
 
     def pem(self) -> tuple[bytes, bytes, bytes | None]:
@@ -105,7 +108,9 @@ class ReloadingTls:
 
 
 def server_tls(certificate: Path | None, key: Path | None, client_ca: Path | None) -> ServerTls | None:
-    """Returns the TLS of a server from its settings `tls_certificate`, `tls_key` and `tls_client_ca`; None without any.
+    """Returns the TLS of a server from its settings `tls_certificate`, `tls_key` and `tls_client_ca`.
+
+    Returns None if all of them are None.
 
     Raises TlsError if a file cannot be read or used, if certificate and key do not match, if only one of these two is
     set, or if the client CA is set without them.
@@ -123,10 +128,10 @@ def server_tls(certificate: Path | None, key: Path | None, client_ca: Path | Non
 
 
 def client_tls(ca: Path | None, certificate: Path | None, key: Path | None, server_name: str = "") -> ClientTls | None:
-    """Returns the TLS of a client from the settings `client_tls_*` of its service; None without the three files.
+    """Returns the TLS of a client from its service's settings `client_tls_*`; None if all three files are None.
 
-    The CA alone is enough. Raises TlsError if a file cannot be read or used, if certificate and key do not match, if
-    only one of these two is set, or if they are set without the CA.
+    The CA is enough. Raises TlsError if a file cannot be read or used, if certificate and key do not match, if only one
+    of these two is set, or if they are set without the CA. `server_name` is that of `ClientTls`.
     """
     if ca is None:
         if certificate is not None or key is not None:

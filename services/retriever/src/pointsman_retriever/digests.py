@@ -15,7 +15,7 @@ _MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 
 
 def hash_document(title: str, text: str, metadata: Mapping[str, str]) -> bytes:
-    """Returns a 16-byte hash of a document's content: its title, text and metadata, whose order does not matter."""
+    """Returns a 16-byte hash of a document's title, text and metadata; the order of the metadata does not matter."""
     digest = hashlib.blake2b(digest_size=16)
     for part in (title, text, *(part for entry in sorted(metadata.items()) for part in entry)):
         encoded = part.encode()
@@ -32,7 +32,7 @@ def hash_chunk(embedded_text: str, vector: bytes) -> bytes:
 
 
 def checksum_vectors(ids: Ids, vectors: Vectors) -> int:
-    """Returns a 64-bit checksum of `ids` (rows,) with their `vectors` (rows, dimensions), whose order does not matter.
+    """Returns a 64-bit checksum of `ids` (rows,) with their `vectors` (rows, dimensions), equal for any order of rows.
 
     The XOR of the checksums of disjoint parts is the checksum of the whole, so after a change it can be updated without
     reading all vectors.

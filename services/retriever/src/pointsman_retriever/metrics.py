@@ -84,10 +84,7 @@ class GenAiMetrics:
             self._embeddings.observe(event.timings["embed"], exemplar)
 
     def record_failure(self, code: str, seconds: float) -> None:
-        """Records a failed search that took `seconds`; `code` is the code of a PointsmanError.
-
-        So the label has few values.
-        """
+        """Records a failed search that took `seconds`; `code` is the code of its PointsmanError."""
         self._served.labels("retrieval", "pointsman", self._model, code).observe(seconds, _exemplar())
 
 

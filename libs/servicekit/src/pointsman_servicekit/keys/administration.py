@@ -74,10 +74,10 @@ class Administration:
         return await (self.keys.limit_tenant(tenant, change) if tenant else self.keys.limit_key(key, change))
 
     async def usage(self, tenant: str = "") -> list[UsageRow]:
-        """Returns for each tenant, or for one, a row of the whole tenant, followed by a row for each of its keys.
+        """Returns for each tenant, or only for `tenant`, a row of the whole tenant, followed by a row for each key.
 
-        Rows of users of single sign-on who have used something this month come last, with a KeyRecord made up for them.
-        An unknown tenant has no rows.
+        After a tenant's keys come its users of single sign-on who have used something this month, each with a KeyRecord
+        that is made for the row. An unknown tenant has no rows.
         """
         used, records = await self._usage.read(), await self.keys.keys()
         rows = []

@@ -221,7 +221,7 @@ class KeyRecord:
             )
 
     def state(self, unix_seconds: float) -> str:
-        """Returns "active", "expired" or "revoked". A revoked key is "revoked" at any time."""
+        """Returns "active", "expired" or "revoked", as of `unix_seconds`; a revoked key is "revoked" at any time."""
         if self.revoked is not None:
             return "revoked"
         return "expired" if self.expires is not None and unix_seconds >= self.expires else "active"
@@ -257,9 +257,7 @@ Record = TypeVar("Record", bound=KeyRecord | TenantRecord)
 
 
 def _typed(record: Record) -> Record:
-    """Returns the record; raises TypeError if a field's value does not have the field's declared type, or is no number
-    but infinite or NaN.
-    """
+    """Returns the record; raises TypeError if a field's value is not of its declared type, or is infinite or NaN."""
     for one in fields(record):
         types = _TYPES.get(getattr(one.type, "__name__", None) or str(one.type), (object,))
         value: Any = getattr(record, one.name)

@@ -53,7 +53,7 @@ Counts = Mapping[str, int]
 
 
 class Window(StrEnum):
-    """The period over which a limit counts, by Redis's clock; days and months are in UTC."""
+    """The period over which a limit counts; days and months are in UTC."""
 
     MINUTE = "minute"
     DAY = "day"

@@ -22,7 +22,7 @@ def is_tracing_enabled(environment: Mapping[str, str]) -> bool:
     """Returns whether traces are sent: whether one of `ENDPOINTS` is set.
 
     Returns False nevertheless if OTEL_SDK_DISABLED is "true" or OTEL_TRACES_EXPORTER is "none". Raises
-    OtelSettingsError if the endpoint is set with an exporter other than "otlp" or a protocol other than `SPOKEN`.
+    OtelSettingsError if traces would be sent with an exporter other than "otlp" or a protocol other than `SPOKEN`.
     """
     if _said(environment, "OTEL_SDK_DISABLED") == "true" or not _first(environment, ENDPOINTS):
         return False
@@ -49,7 +49,7 @@ def traces_endpoint(environment: Mapping[str, str]) -> str:
 
 @contextmanager
 def exporting_spans(service: str, environment: Mapping[str, str]) -> Iterator["Spans | None"]:
-    """Yields `Spans` that send what they record until the block's end; yields None if tracing is off.
+    """Yields an object that records spans and sends them, until the block's end; yields None if tracing is off.
 
     `service` is the service's name, such as "retriever"; the distribution "pointsman-SERVICE" must be installed. Raises
     as `is_tracing_enabled` does, and OtelSettingsError if OpenTelemetry's SDK is not installed.

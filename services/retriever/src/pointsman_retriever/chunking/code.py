@@ -143,8 +143,8 @@ def _open_definitions(lines: list[CodeLine], path: Path) -> Path:
 def _definitions_above(lines: list[CodeLine], here: int, indent: int, path: Path) -> Path:
     """Returns the definitions above the line `here` that enclose a line with this indentation, outermost first.
 
-    That is, going back from `here`, each definition that is indented less than `indent` and all lines between; then
-    those of `path` that are indented less than these.
+    Going back from `here` by up to MAX_LINES_BACK lines, these are the definitions that are indented less than `indent`
+    and less than all lines between. Before them come those of `path` that are indented even less.
     """
     found: list[tuple[int, str]] = []
     for line in reversed(lines[max(0, here - MAX_LINES_BACK) : here]):

@@ -225,9 +225,9 @@ class ExternalCollection:
 
 
 def _dense_weight(wanted: float | None, layout: Layout) -> float:
-    """Returns the weight of the ranking by meaning, 0 to 1: `wanted`, or else 0.5.
+    """Returns the weight of the ranking by meaning, 0 to 1.
 
-    It is 1 if the store does not rank by words, and 0 if it has no vectors.
+    It is 1 if the store does not rank by words, 0 if it has no vectors, and else `wanted`, or 0.5 if that is None.
     """
     if not layout.has_words:
         return 1.0

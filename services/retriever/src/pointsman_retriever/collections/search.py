@@ -58,9 +58,10 @@ class SearchService:
 
         Raises InvalidArgument if a name, the text, an option, the filter or the vector is not valid; NotFound;
         FailedPrecondition if the vectors are of another embedding model, if there is no reranker to rerank with, or if
-        an external store lacks a field; ResourceExhausted ("overloaded") if too many searches are in progress;
-        Unavailable if the index, the external store, the reranker or the embedding model's endpoint fails; storage
-        errors (`translate_errors`); and for a damaged collection the error with which it failed to load.
+        an external store lacks a field or has vectors of other dimensions; ResourceExhausted ("overloaded") if too many
+        searches are in progress; Unavailable if the index, the external store, the reranker or the embedding model's
+        endpoint fails; storage errors (`translate_errors`); and for a damaged collection the error with which it failed
+        to load.
         """
         started = time.perf_counter()
         try:

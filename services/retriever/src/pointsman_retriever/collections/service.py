@@ -63,8 +63,8 @@ class CollectionService:
     async def create(self, collection_id: CollectionId, if_missing: bool, quota: Quota | None) -> CollectionInfo:
         """Creates a collection and returns its state; with `if_missing`, returns that of an existing one instead.
 
-        If `quota` is None, it gets the default quota. Raises AlreadyExists ("collection_exists") if it exists and
-        `if_missing` is False, and ResourceExhausted ("quota_exceeded") if the tenant may not have another one.
+        If `quota` is None, the new collection gets the default quota. Raises AlreadyExists ("collection_exists") if it
+        exists and `if_missing` is False, and ResourceExhausted ("quota_exceeded") if the tenant may not have another.
         """
         limits.check_name(collection_id)
         with self._pools.changes.slot():

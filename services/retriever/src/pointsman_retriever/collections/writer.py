@@ -39,7 +39,8 @@ class GroupCommitWriter:
         """Applies the change `step`; returns its result and the collection's state right after it.
 
         Raises what `step` raises, and as `Collection.change` does, also if another change in the same commit raises an
-        exception that is no PointsmanError. A call that is cancelled before its commit begins is not applied.
+        exception that is no PointsmanError. A call that is cancelled while it waits for an earlier commit is not
+        applied.
         """
         (done,) = await self.write_each([step])
         if isinstance(done.result, PointsmanError):

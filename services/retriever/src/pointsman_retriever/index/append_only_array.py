@@ -20,8 +20,8 @@ _GROWTH, _FILE_GROWTH = 2.0, 1.25
 class AppendOnlyArray:
     """A growable array for one thread that appends and any number that read.
 
-    A reader knows how many rows there are from the snapshot that it reads (`first`). Rows that a reader may read must
-    not be written again, not even with equal values: the array ends after the rows written last.
+    A reader passes to `first` the number of rows that its snapshot has. Rows that a reader may read must not be written
+    again, not even with equal values: the array ends after the rows written last.
     """
 
     def __init__(self, dtype: DTypeLike, width: int | None = None, folder: Path | None = None) -> None:

@@ -155,7 +155,7 @@ class FaissIndex:
         return np.concatenate((found, self._nearest_rows(vector, count, allowed, rows)))
 
     def _nearest_rows(self, vector: Vectors, count: int, allowed: Mask | None, start: int) -> NDArray[np.intp]:
-        """Returns the `count` allowed rows from `start` on that are nearest to the vector, in any order."""
+        """Returns the allowed rows from `start` on that are nearest to the vector, at most `count`, in any order."""
         cosines = self._vectors[start:] @ vector
         if allowed is not None:
             cosines[~allowed[start:]] = -np.inf

@@ -95,7 +95,7 @@ class IvfIndex:
 
 
 def build_ivf_index(vectors: Vectors, gpu: Gpu | None) -> IvfIndex:
-    """Builds an index of `vectors` (rows, dimensions) of length 1, on the GPU if there is one.
+    """Builds an index of `vectors` (rows, dimensions) of length 1, and, unless `gpu` is None, a copy of it on the GPU.
 
     Takes seconds for 100,000 rows.
     """

@@ -36,8 +36,8 @@ class Loader:
     async def load_one(self, raw: RawDocument) -> Document:
         """Returns the document with its text, or with the text of its file.
 
-        Raises InvalidArgument if it has both a text and a file, or if the file cannot be read or has an unknown media
-        type; `JSONL` is one here.
+        Raises InvalidArgument if it has both a text and a file, if the file cannot be read, or if its media type is
+        unknown or `JSONL`, which only `load` reads.
         """
         if not raw.content:
             return _to_document(raw, raw.title, raw.text)

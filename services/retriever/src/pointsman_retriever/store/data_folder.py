@@ -97,7 +97,10 @@ class DataFolder:
             sync_folder(folder.parent)
 
     def clear_scratch(self) -> None:
-        """Deletes the folders that a killed process left half created or half removed. Raises OSError."""
+        """Deletes the folders that a killed process left half created or half removed, and makes room for new ones.
+
+        Raises OSError if the folder for them cannot be made.
+        """
         shutil.rmtree(self._scratch, ignore_errors=True)
         self._scratch.mkdir()
 
