@@ -1,4 +1,4 @@
-"""The data folder: a folder TENANT/NAME for each collection, created and removed atomically, and a lock on all."""
+"""The data folder: TENANT/NAME for each collection, created and removed atomically, and a lock on the whole folder."""
 
 import fcntl
 import os
@@ -71,7 +71,7 @@ class DataFolder:
             shutil.rmtree(folder, ignore_errors=True)
 
     def install(self, folder: Path, collection_id: CollectionId) -> None:
-        """Moves a folder with a complete store to the place of a new collection, atomically also in a crash."""
+        """Moves a folder with a complete store to a new collection's place, atomically even if the process crashes."""
         target = self.folder(collection_id)
         with translate_disk_errors(target):
             target.parent.mkdir(exist_ok=True)
@@ -97,9 +97,9 @@ class DataFolder:
             sync_folder(folder.parent)
 
     def clear_scratch(self) -> None:
-        """Deletes the folders that a killed process left half created or half removed, and makes room for new ones.
+        """Empties the scratch folder, in which a killed process may have left half created or half removed collections.
 
-        Raises OSError if the folder for them cannot be made.
+        Raises OSError if the folder cannot be made again.
         """
         shutil.rmtree(self._scratch, ignore_errors=True)
         self._scratch.mkdir()
