@@ -1,1 +1,1 @@
-"""Code that every Pointsman service uses: errors, gRPC server and client, logs, metrics, lifetimes."""
+"""Code that Pointsman's services share, such as errors, API keys, gRPC servers and clients, logs and metrics."""

@@ -1,4 +1,4 @@
-"""A Redis client with a time limit for each call and a circuit breaker in front of all of them; its Lua scripts."""
+"""A Redis client that limits the time of each call and has a circuit breaker; reads Lua scripts from packages."""
 
 import asyncio
 import logging
@@ -17,24 +17,24 @@ if TYPE_CHECKING:  # imported with the first client: without Redis a process doe
 log = logging.getLogger(__name__)
 
 CALL_TIMEOUT_SECONDS = 0.05
-"""Seconds that a call may take; after that Redis counts as down."""
+"""Default of the seconds that one attempt of a call may take."""
 
 MAX_LATE_LOOKS = 6
 """Iterations of the event loop after the time limit in which a result that has already arrived is still accepted.
 
-redis-py needs as many to deliver one. On an idle loop they take no time.
+redis-py needs as many iterations to deliver a result. On an idle loop they take no time.
 """
 MAX_LATE_LOOK_SECONDS = 0.12
-"""Seconds that these iterations may take, over all attempts of a call together."""
+"""Seconds that the iterations of `MAX_LATE_LOOKS` may take, over all attempts of a call together."""
 
 MAX_ATTEMPTS = 3
-"""Attempts of a call while Redis is up: on a busy machine one can exceed the time limit by chance."""
+"""Attempts of a call that exceeds the time limit, which on a busy machine happens by chance. Errors are not retried."""
 
 COOLDOWN = 1.0
-"""Seconds after a failure in which calls fail at once; then one call is let through as a probe."""
+"""Default of the seconds after a failed call in which further calls fail at once; then one call is made as a probe."""
 
 MAX_DISCOVERY_SECONDS = 2.0
-"""Seconds in which the primaries must be found, in the background and when the client is opened."""
+"""Seconds in which `BoundedRedis.find_primaries` must find the current primaries."""
 
 MAX_CONCURRENT_CALLS = 8
 """Calls at the same time, each on its own connection."""
@@ -43,7 +43,10 @@ Answer = TypeVar("Answer")
 
 
 class BoundedRedis:
-    """Calls Redis with a time limit. Calls must be idempotent: one may be repeated, or reach Redis after its limit."""
+    """Calls Redis with a time limit, and fails at once while Redis does not answer (a circuit breaker).
+
+    Calls must be idempotent: a call may be repeated, and may take effect in Redis although it was reported as failed.
+    """
 
     def __init__(
         self,
@@ -52,13 +55,14 @@ class BoundedRedis:
         deadline: float = CALL_TIMEOUT_SECONDS,
         cooldown: float = COOLDOWN,
     ) -> None:
-        """Takes `tell`, which is called with True or False when Redis begins or ceases to answer.
+        """Takes `tell`, which is called with False when Redis stops answering, and with True when it answers again.
 
-        An attempt takes `deadline` seconds at most; after a failure calls fail at once for `cooldown` seconds.
+        One attempt of a call may take `deadline` seconds. After a failed call, calls fail at once for `cooldown`
+        seconds.
         """
         self.client: Any = redis.client
         self.errors = redis.errors
-        """What the client raises if Redis is unavailable."""
+        """The classes of the errors that the client raises if Redis is unavailable."""
         self._rediscover = redis.rediscover
         self._discovery: asyncio.Task[None] | None = None
         self._deadline, self._cooldown = deadline, cooldown
@@ -69,10 +73,12 @@ class BoundedRedis:
         self._resting_until = 0.0
 
     async def call(self, call: Callable[[], Awaitable[Answer]]) -> Answer:
-        """Runs `call`, which starts a call of `client`; repeats it up to twice if it takes too long.
+        """Calls the function `call`, which uses `client`, and returns its result.
 
-        Raises Unavailable ("redis_unavailable") if it fails or stays late; at once in a cooldown and during another
-        call's probe. Waits first, without a limit, while `MAX_CONCURRENT_CALLS` others run.
+        First waits, without a time limit, while `MAX_CONCURRENT_CALLS` other calls run. An attempt that takes too long
+        is repeated, up to `MAX_ATTEMPTS` attempts. Raises Unavailable ("redis_unavailable") if Redis reports an error,
+        if no attempt ends in time, and at once for `cooldown` seconds after such a failure. Then one call, with a
+        single attempt, probes whether Redis answers again, and other calls fail at once meanwhile.
         """
         await in_task()  # what follows sets a timeout
         async with self._places:
@@ -90,7 +96,7 @@ class BoundedRedis:
             self._probing = False
 
     async def _try(self, call: Callable[[], Awaitable[Answer]], tries: int, look: float) -> Answer:
-        """Tries a call up to `tries` times; `look` is the seconds left for results that arrive after the time limit."""
+        """Makes up to `tries` attempts; `look` is what is left of `MAX_LATE_LOOK_SECONDS`."""
         due = asyncio.get_running_loop().time() + self._deadline
         try:
             answer = await self._by(due, due + look, call)
@@ -108,8 +114,9 @@ class BoundedRedis:
         return answer
 
     async def find_primaries(self) -> None:
-        """Finds the primaries of servers with Sentinels, or of a cluster. Ignores a failure: after the next failed call
-        it is repeated in the background.
+        """Finds the current primaries of a cluster or of servers with Sentinels; does nothing for a single server.
+
+        Ignores a failure: after the next failed call it is done again in the background.
         """
         if self._rediscover is not None:
             with suppress(*self.errors):
@@ -148,9 +155,10 @@ class BoundedRedis:
 
 @asynccontextmanager
 async def _listening(due: float, latest: float) -> AsyncIterator[None]:
-    """Limits the block's time like `asyncio.timeout_at(due)`, without losing a result because the loop was busy.
+    """Limits the block's time like `asyncio.timeout_at(due)`, but waits a little longer if the event loop was busy.
 
-    It gives up at `latest`.
+    Then the result may have arrived already: the block may take `MAX_LATE_LOOKS` more iterations of the loop, until
+    `latest`. Both times are on the loop's clock.
     """
     async with asyncio.timeout(None) as limit:
         ear = _Ear(limit, due, latest)
@@ -178,10 +186,10 @@ class _Ear:
 
 
 def pending_cancellations() -> int:
-    """Returns the number of cancellation requests that the current task has received.
+    """Returns how many cancellations of the current task are pending (`Task.cancelling`); 0 outside a task.
 
-    If it grew during a call to redis-py, the call has swallowed one: Python 3.11's `asyncio.wait_for`, which redis-py
-    uses, loses a cancellation that arrives together with the result it waits for.
+    If the number has grown when a call of redis-py returns, a cancellation was lost: Python 3.11's `asyncio.wait_for`,
+    which redis-py uses, ignores a cancellation that arrives together with the result.
     """
     task = asyncio.current_task()
     return task.cancelling() if task else 0
@@ -189,7 +197,7 @@ def pending_cancellations() -> int:
 
 @cache
 def read_script(package: str, name: str) -> str:
-    """Returns the Lua script in the file lua/NAME.lua of a package."""
+    """Returns the text of the Lua script lua/NAME.lua in a package; raises FileNotFoundError if there is none."""
     return files(package).joinpath("lua", f"{name}.lua").read_text("utf-8")
 
 
@@ -201,9 +209,10 @@ def _unavailable(why: str) -> Unavailable:
 async def open_redis(
     url: str, tell: Callable[[bool], None], deadline: float = CALL_TIMEOUT_SECONDS, cooldown: float = COOLDOWN
 ) -> AsyncIterator[BoundedRedis]:
-    """Connects to Redis for the length of the block, with time limits; the module `redis_clients` describes `url`.
+    """Opens a BoundedRedis for the length of the block; the module `redis_clients` describes the forms of `url`.
 
-    The other arguments are those of BoundedRedis. Raises ValueError if the URL is not valid.
+    The other arguments are those of BoundedRedis. Raises ValueError if the URL is not valid, and nothing if Redis does
+    not answer.
     """
     from pointsman_servicekit.redis_clients import open_client
 
@@ -217,7 +226,10 @@ async def open_redis(
 
 
 def parse_count(text: str, place: str) -> int:
-    """Returns the whole number that Redis holds at `place`; raises FailedPrecondition ("unreadable_record")."""
+    """Parses a whole number that was read from Redis.
+
+    Raises FailedPrecondition ("unreadable_record") if `text` is no whole number; its message begins with `place`.
+    """
     try:
         return int(text)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Limits the bytes of requests that a process holds in memory, over all protocols."""
+"""Limits the bytes of requests that a process holds in memory, of all protocols together."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,14 +10,17 @@ class BufferedBytesBudget:
     """Limits the bytes of all requests that a process holds in memory, and each tenant's share of them."""
 
     def __init__(self, max_bytes: int, max_share: float = 0.5) -> None:
-        """Limits all requests to `max_bytes`, and one tenant to the fraction `max_share` of it."""
+        """Limits all requests together to `max_bytes`, and those of one tenant to the fraction `max_share` of it."""
         self.max_bytes = max_bytes
         self._max_of_tenant = int(max_bytes * max_share)
         self.used = 0
         self._by_tenant: dict[str, int] = {}
 
     def reserve(self, tenant: str, count: int) -> None:
-        """Reserves bytes; raises Unavailable ("overloaded") if the process or the tenant would hold too many."""
+        """Reserves `count` bytes; the caller has to return them with `release`.
+
+        Raises Unavailable ("overloaded"), and reserves nothing, if the process or the tenant would exceed its limit.
+        """
         of_tenant = self._by_tenant.get(tenant, 0) + count
         if self.used + count > self.max_bytes or of_tenant > self._max_of_tenant:
             raise Unavailable("too much of other requests is buffered; try again", code="overloaded", retry_after=1.0)
@@ -43,7 +46,7 @@ class BufferedBytesBudget:
 
 
 class BufferReservation:
-    """The bytes of one request in a budget; they grow while the request arrives."""
+    """The bytes that one request has reserved in a `BufferedBytesBudget`; more are reserved while it arrives."""
 
     def __init__(self, budget: BufferedBytesBudget) -> None:
         self._budget = budget
@@ -51,14 +54,17 @@ class BufferReservation:
         self._count = 0
 
     def grow(self, tenant: str, count: int) -> None:
-        """Reserves `count` bytes more. If it raises, as `reserve` does, what was reserved before stays reserved."""
+        """Reserves `count` more bytes for the tenant, which must be the same in all calls.
+
+        Raises as `BufferedBytesBudget.reserve` does; then the bytes reserved before stay reserved.
+        """
         if count:
             self._budget.reserve(tenant, count)
             self._tenant = tenant
             self._count += count
 
     def release(self) -> None:
-        """Returns the request's bytes to the budget; idempotent."""
+        """Releases all bytes of the request; idempotent."""
         if self._count:
             self._budget.release(self._tenant, self._count)
             self._count = 0

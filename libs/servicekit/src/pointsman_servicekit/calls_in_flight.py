@@ -1,4 +1,4 @@
-"""Counts a gRPC server's calls in progress, by method."""
+"""Exports how many calls a gRPC server is working on, by method."""
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -11,8 +11,9 @@ from pointsman_servicekit.grpc_errors import Context, Handler, HandlerIntercepto
 
 
 class CallsInFlight(HandlerInterceptor):
-    """Counts the calls in progress by method, without health's Watch; of existing methods only, so that clients cannot
-    create label values.
+    """A server interceptor that exports the number of calls in progress, by method, as `pointsman_grpc_in_flight`.
+
+    It leaves out the health service's Watch. Unknown methods are not counted, so clients cannot create label values.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:

@@ -1,8 +1,8 @@
-"""Sketches of collections: samples of under 800 bytes, from which the share of changed documents can be computed.
+"""Sketches of collections of documents: summaries of under 800 bytes that show which share of documents has changed.
 
-A sketch is bottom-k: the k smallest of the documents' hashes (A. Broder, "On the resemblance and containment of
-documents", 1997). Up to k documents the comparison is exact; beyond, the share is estimated with a deviation of about
-1 / (2 sqrt(k)), or 6 points.
+A sketch holds the k smallest of the documents' hashes (bottom-k; A. Broder, "On the resemblance and containment of
+documents", 1997), where k is `MAX_HASHES`. Up to k documents the comparison is exact; with more, the share is an
+estimate with a standard deviation of about 1 / (2 sqrt(k)), or 6 percentage points.
 """
 
 import hashlib
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from heapq import nsmallest
 
 MANIFEST_KEY_PREFIX = "documents."
-"""Followed by a collection's name: the key under which an adapter's manifest stores the collection's sketch at
-training."""
+"""Followed by a collection's name: the key under which an adapter's manifest has the collection's sketch at the time of
+the adapter's training."""
 
 MAX_HASHES = 64
 
@@ -29,18 +29,18 @@ class Sketch:
     """Hashes of the documents' ids and contents, in ascending order."""
 
     def __str__(self) -> str:
-        """Serializes the sketch, in at most 790 characters."""
+        """Serializes the sketch as NUMBER:HASHES, in at most 790 characters; `parse_sketch` reads it."""
         return f"{self.documents}:" + "".join(f"{one:0{2 * _BYTES}x}" for one in self.smallest)
 
 
 def sketch_of(documents: Iterable[tuple[str, bytes]]) -> Sketch:
-    """Makes a sketch of documents, which are given as pairs of id and content digest."""
+    """Makes a sketch of documents, given as pairs of a document's id and a digest of its content."""
     hashes = {_hash(name, digest) for name, digest in documents}
     return Sketch(len(hashes), tuple(nsmallest(MAX_HASHES, hashes)))
 
 
 def parse_sketch(text: str) -> Sketch:
-    """Parses a sketch as `str` serializes it; raises ValueError for a text of another form."""
+    """Parses a sketch that `str` has serialized; raises ValueError for a text of another form."""
     if not _FORM.fullmatch(text):
         raise ValueError(f"'{text[:40]}' is no sketch of documents")
     documents, _, digits = text.partition(":")
@@ -49,9 +49,9 @@ def parse_sketch(text: str) -> Sketch:
 
 
 def changed_share(then: Sketch, now: Sketch) -> float:
-    """Returns the fraction of documents that were added, removed or changed, of the larger of both collections.
+    """Returns which share (0 to 1) of the larger collection's documents is not, with equal content, in the other one.
 
-    It is an estimate if a collection has more than `MAX_HASHES` documents; 0 if both are empty.
+    It is an estimate if a collection has more than `MAX_HASHES` documents. Returns 0 if both are empty.
     """
     most = max(then.documents, now.documents)
     if not most:

@@ -1,11 +1,11 @@
 """Coroutines that run without an asyncio task until they have to wait, for work that mostly never waits.
 
-`EagerRun` runs a coroutine at once, in the frame of its caller. At the first wait there are two cases:
+`EagerRun` runs a coroutine at once, as a call of its starter. When the coroutine has to wait, there are two cases:
 
-* The coroutine awaits a `Signal`: no task is made. Whoever sets the signal resumes the coroutine, in the same frame.
-* It awaits anything else: the rest becomes an asyncio task, to the coroutine's end.
+* It awaits a `Signal`: no task is made. The call of `Signal.set` runs the coroutine on, up to its next wait.
+* It awaits anything else: the rest of the coroutine becomes an asyncio task.
 
-Python 3.12 has eager tasks, which do the second; they still resume by a turn of the event loop.
+Python 3.12 has eager tasks, which also start at once; but after a wait the event loop has to resume them.
 """
 
 import asyncio
@@ -16,7 +16,10 @@ from typing import Any, cast
 
 
 class Signal:
-    """An event for one waiting coroutine. Setting it resumes an eager coroutine before `set` returns."""
+    """An event for which one coroutine waits.
+
+    If the coroutine runs in an `EagerRun` without a task, `set` returns after it has run on, up to its next wait.
+    """
 
     __slots__ = ("_is_set", "_resume")
 
@@ -48,19 +51,19 @@ class Signal:
 
 
 class EagerRun:
-    """Runs one coroutine, in a copy of the context in which this object was made.
+    """Runs one coroutine, in a copy of the context (`contextvars`) in which this object was made.
 
-    The coroutine must not raise: nobody awaits its result. What needs `asyncio.current_task` (`asyncio.timeout` does)
-    must come after `await in_task()`.
+    The coroutine must not raise an exception, since nobody awaits its result. Code in it that needs
+    `asyncio.current_task`, such as `asyncio.timeout`, must come after `await in_task()`.
     """
 
     __slots__ = ("_context", "_is_over", "_signal", "_task", "_work")
 
     current: "EagerRun | None" = None
-    """The one whose coroutine runs now without a task.
+    """The EagerRun whose coroutine runs now without a task; None if there is none.
 
-    It is a variable of the class, because awaiting a `Signal` has to find it. A context variable would be copied to the
-    tasks that the coroutine creates, and those do not run without a task.
+    It is a variable of the class, so that `Signal` finds it. A context variable would be copied to the tasks that the
+    coroutine creates.
     """
 
     def __init__(self, work: Coroutine[Any, Any, None]) -> None:
@@ -79,7 +82,10 @@ class EagerRun:
         self._step(self._work.send, None)
 
     def cancel(self) -> None:
-        """Raises CancelledError where the coroutine waits; does nothing after its end, or from within itself."""
+        """Raises CancelledError in the coroutine where it waits; does nothing after its end, or if called from within.
+
+        The coroutine must have been started.
+        """
         if self._is_over or self._work.cr_running:
             return
         if self._task is not None:
@@ -122,13 +128,13 @@ class EagerRun:
 
 
 async def in_task() -> None:
-    """Continues an eager coroutine as an asyncio task, if it is none yet."""
+    """Makes the rest of the running coroutine an asyncio task; does nothing if it runs in a task already."""
     if EagerRun.current is not None:
         await asyncio.sleep(0)
 
 
 class _Rest:
-    """Runs the rest of a coroutine as a task: awaits `awaited`, then whatever the coroutine awaits."""
+    """Awaits `awaited`, at which a coroutine has stopped, and then runs the rest of the coroutine."""
 
     __slots__ = ("_awaited", "_work")
 

@@ -1,4 +1,4 @@
-"""The classes of all errors that callers see, each with its gRPC code and HTTP status.
+"""The classes of all errors that callers see, each with its HTTP status and gRPC code.
 
     PointsmanError
     ├── InvalidArgument       400  INVALID_ARGUMENT
@@ -24,30 +24,33 @@ E = TypeVar("E", bound=Exception)
 
 
 class PointsmanError(Exception):
-    """The base of all errors whose message is written for the caller."""
+    """The base class of all errors whose message is written for the caller of a service."""
 
     grpc_status: ClassVar[grpc.StatusCode] = grpc.StatusCode.INTERNAL
     http_status: ClassVar[int] = 500
 
     def __init__(self, message: str, *, code: str, param: str | None = None, retry_after: float | None = None) -> None:
-        """Takes a message; `code` names the mistake, `param` the parameter at fault; `retry_after` is in seconds."""
+        """Makes an error; `code` names the mistake, and `param` the request's parameter that is wrong.
+
+        `retry_after` is the number of seconds after which a retry may succeed.
+        """
         super().__init__(message)
         self.message = message
         self.code = code
         self.param = param
         self.retry_after = retry_after
         self.receipt: object | None = None
-        """The receipt of a failed request, set by the gateway so that its HTTP and gRPC servers can report what it
-        cost."""
+        """The gateway's receipt of the failed request, by which its HTTP and gRPC servers report the cost."""
         self.fault = ""
-        """Who caused the error ("engine"), if neither the class nor the code implies it; else empty."""
+        """The component that caused the error, such as "engine"; empty if class and code imply it."""
         self.limits: Mapping[str, str] = {}
-        """The state of the caller's limits as HTTP headers, if one of them was exceeded."""
+        """The state of the caller's limits as HTTP headers, if the gateway has set it."""
 
     def copy(self) -> Self:
-        """Returns a copy to raise instead of an error that is stored.
+        """Returns a copy without a traceback. Raise it instead of an error that is stored and raised repeatedly.
 
-        Each raise of one object adds to its traceback, which keeps the frames of every request that it was raised in.
+        Otherwise each `raise` would lengthen the traceback of the stored error, which keeps the frames of all requests
+        in memory.
         """
         copied = type(self).__new__(type(self), *self.args)
         copied.args = self.args
@@ -56,7 +59,7 @@ class PointsmanError(Exception):
 
 
 class InvalidArgument(PointsmanError):
-    """The request is wrong and cannot succeed however often it is sent."""
+    """The request is wrong; sent again without a change, it fails again."""
 
     grpc_status = grpc.StatusCode.INVALID_ARGUMENT
     http_status = 400
@@ -91,14 +94,14 @@ class AlreadyExists(PointsmanError):
 
 
 class FailedPrecondition(PointsmanError):
-    """The present state forbids the request; something else must be done first."""
+    """The system's state does not allow the request; something must be changed before it is sent again."""
 
     grpc_status = grpc.StatusCode.FAILED_PRECONDITION
     http_status = 409
 
 
 class ResourceExhausted(PointsmanError):
-    """A rate limit, a quota or a budget is used up."""
+    """A limit is reached, such as a rate limit, a quota, a budget, the disk's size, or the number of running calls."""
 
     grpc_status = grpc.StatusCode.RESOURCE_EXHAUSTED
     http_status = 429
@@ -119,7 +122,7 @@ class DeadlineExceeded(PointsmanError):
 
 
 class Internal(PointsmanError):
-    """An error in Pointsman itself, not in the request."""
+    """An error in Pointsman or its stored data, not in the request."""
 
 
 FAMILIES: tuple[type[PointsmanError], ...] = (
@@ -137,17 +140,17 @@ FAMILIES: tuple[type[PointsmanError], ...] = (
 
 
 class HoldsError(Protocol[E]):
-    """An object that keeps an error until it is raised."""
+    """Interface of an object that stores an error until it is raised; for `take_error`."""
 
     error: E | None
 
 
 def take_error(holder: HoldsError[E]) -> E:
-    """Returns the error that an object keeps, and removes it there: `raise take_error(self)`.
+    """Removes the error that `holder` stores, which must be there, and returns it: `raise take_error(self)`.
 
-    An error refers to its traceback, and that to the frames that the error passed through. If one of them still refers
-    to the error, by a variable of its own or by its object, only the garbage collector frees the frames, and the
-    request with them. So the error must be in neither when it is raised.
+    A raised error refers to its traceback, and the traceback to all frames that the error passed through. If one of
+    these frames refers to the error, directly or through `holder`, they form a cycle, and only the garbage collector
+    frees the frames and the request's objects in them.
     """
     error, holder.error = holder.error, None
     assert error is not None

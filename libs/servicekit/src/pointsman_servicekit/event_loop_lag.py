@@ -1,4 +1,4 @@
-"""Measures how late the event loop runs due callbacks."""
+"""Measures how late the event loop runs callbacks that are due."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from prometheus_client import CollectorRegistry, Histogram
 
 INTERVAL_SECONDS = 0.1
-"""Between two measurements."""
+"""Seconds between two measurements."""
 
 
 BUCKETS = (.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5)  # fmt: skip
@@ -15,7 +15,7 @@ BUCKETS = (.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5)  # 
 
 @asynccontextmanager
 async def measuring_event_loop_lag(registry: CollectorRegistry) -> AsyncIterator[None]:
-    """Measures for the length of the block how late the event loop runs due callbacks."""
+    """Exports during the block, as a histogram in `registry`, how many seconds late the event loop runs a callback."""
     lag = Histogram(
         "pointsman_event_loop_lag_seconds",
         "How much later than it should the event loop came to what was due.",

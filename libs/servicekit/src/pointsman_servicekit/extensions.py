@@ -1,4 +1,4 @@
-"""Finds an implementation by name: built in, from an installed package's entry point, or as `module:attribute`.
+"""Finds extensions by name: built-in ones, entry points of installed packages, and any object as `module:attribute`.
 
 A `Registry` describes all extensions of one kind.
 """
@@ -15,13 +15,14 @@ from pointsman_servicekit.errors import FailedPrecondition, PointsmanError
 
 
 def load_extension(name: str, *, setting: str, group: str, builtins: Mapping[str, str]) -> Any:
-    """Returns the object that `name` stands for: built in, published by a package, or `module:attribute`.
+    """Imports and returns the object called `name`: a key of `builtins`, else an entry point, or `module:attribute`.
 
-    `builtins` maps short names to `module:attribute`; a module is imported only if its name is asked for, so optional
-    dependencies stay optional. `group` is the entry point group that users publish in. `setting` is what the error
-    messages call the place where the name was written. A built-in name wins over an entry point of the same name.
+    `builtins` maps names to `module:attribute`; only the module of `name` is imported, so optional dependencies stay
+    optional. `group` is the group of entry points in which packages publish extensions. `setting` names, in error
+    messages, the setting that `name` comes from.
 
-    Raises FailedPrecondition for an unknown name, or an object that cannot be imported.
+    Raises FailedPrecondition for an unknown name ("unknown_extension") and for an object that cannot be imported
+    ("extension_not_importable").
     """
     if ":" in name:
         return _import_attribute(name, name, setting)
@@ -40,7 +41,10 @@ def load_extension(name: str, *, setting: str, group: str, builtins: Mapping[str
 
 @lru_cache(maxsize=32)
 def _published(group: str, path: tuple[str, ...]) -> Mapping[str, str]:
-    """Returns the entry points of the packages on `path`, from name to `module:attribute`; reading them takes 20 ms."""
+    """Returns the entry points of a group, from name to `module:attribute`.
+
+    Reading them takes 20 ms, so they are cached; `path` is `sys.path`, after a change of which they are read again.
+    """
     return {point.name: point.value for point in entry_points(group=group)}
 
 
@@ -61,20 +65,22 @@ def _import_attribute(path: str, name: str, setting: str) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Registry:
-    """Extensions of one kind: built-in ones, those of installed packages, and any class as `module:attribute`."""
+    """Finds extensions of one kind: built-in ones, entry points of packages, and any class as `module:attribute`."""
 
     kind: str
-    """ "policy", "strategy" or "validator", for error messages."""
+    """What the extensions are, such as "policy", for error messages."""
     group: str
     """The entry point group in which packages publish their extensions."""
     builtins: Mapping[str, str]
-    """From name to `module:attribute`. A module is imported when its name is first used."""
+    """From name to `module:attribute`. A module is imported when its extension is asked for."""
     method: str
-    """A method that every extension of this kind has."""
+    """The name of a method that every extension of this kind must have."""
 
     def find(self, name: str) -> Any:
-        """Returns the extension's class by its name; raises ValueError if there is no such class or it cannot be
-        imported.
+        """Returns the class of an extension by its name, or by `module:attribute`.
+
+        Raises ValueError if the name is unknown, if the class cannot be imported, or if the object is no class with
+        the method `method`.
         """
         try:
             found = load_extension(name, setting=f"the {self.kind}", group=self.group, builtins=self.builtins)

@@ -21,10 +21,11 @@ T = TypeVar("T")
 def open_channel(
     address: str, tls: ClientTls | None = None, interceptors: Interceptors = (), token: Token | None = None
 ) -> grpc.aio.Channel:
-    """Opens a channel to `address` ("127.0.0.1:8082") that connects on demand and reconnects within a second.
+    """Opens a channel to `address` ("127.0.0.1:8082"), which connects at the first call.
 
-    Each call sends what `token` returns as its bearer token; None sends none. Without `tls` the channel is not
-    encrypted. Raises TlsError if the files of `tls` cannot be used.
+    It waits at most a second before each attempt to connect again. Each call sends what `token` returns as its bearer
+    token, or no token if `token` is None. Without `tls` the channel is not encrypted. Received messages may have
+    `MAX_MESSAGE_BYTES` bytes. Raises TlsError if the files of `tls` cannot be read or used.
     """
     channel = _open_channel(address, tls, interceptors)
     return channel if token is None else _AuthenticatedChannel(channel, token)
@@ -46,7 +47,7 @@ def _open_channel(address: str, tls: ClientTls | None, interceptors: Interceptor
 
 
 class _AuthenticatedChannel(grpc.aio.Channel):
-    """A channel that adds the token to the metadata of each call of another channel.
+    """Wraps a channel: adds the token to the metadata of each call.
 
     grpc.aio's client interceptors would run every call in two more tasks, and its call credentials need TLS.
     """
@@ -94,12 +95,18 @@ class _AuthenticatedChannel(grpc.aio.Channel):
 
 
 def to_message(kind: type[M], source: object, **fields: Any) -> M:
-    """Creates a message of class `kind`; fields not given are the attributes of the same name of `source`."""
+    """Creates a message of the class `kind` from `fields`; other fields are attributes of `source` with equal names.
+
+    Raises AttributeError if `source` lacks one of these attributes.
+    """
     missing = kind.DESCRIPTOR.fields_by_name.keys() - fields.keys()
     return kind(**{name: getattr(source, name) for name in missing}, **fields)
 
 
 def from_message(kind: type[T], message: Message, **fields: Any) -> T:
-    """Creates an object of dataclass `kind`; fields not given are the message's scalar fields of the same name."""
+    """Creates an object of the dataclass `kind` from `fields`; other fields are fields of `message` with equal names.
+
+    The message's fields are taken as they are, so those of message or repeated types have to be given in `fields`.
+    """
     missing = {field.name for field in dataclasses.fields(kind)} - fields.keys()  # type: ignore[arg-type]  # it is one
     return kind(**{name: getattr(message, name) for name in missing}, **fields)

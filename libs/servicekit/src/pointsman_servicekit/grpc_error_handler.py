@@ -1,4 +1,4 @@
-"""Converts the exceptions of gRPC servicers to statuses, and takes the ids of a call from its metadata."""
+"""Converts the exceptions of gRPC servicers to statuses, and reads the ids of a call from its metadata."""
 
 import asyncio
 import inspect
@@ -17,9 +17,11 @@ log = logging.getLogger(__name__)
 
 
 class ErrorHandler(HandlerInterceptor):
-    """Converts a servicer's exception to a rich status; an unexpected one is logged, and the client gets its id.
+    """A server interceptor that converts a servicer's exception to a status (`to_status`).
 
-    Also sets `request_id` and `decision_id` for the log, from the call's metadata.
+    An exception that is no PointsmanError is logged with a random id, and the client gets INTERNAL with this id. It
+    also sets `logs.request_id` and `logs.decision_id` from the call's metadata, cut to 64 characters; a call without a
+    request id gets a random one.
     """
 
     def replace(self, handler: Any, method: str) -> Handler:
@@ -70,9 +72,9 @@ def _guarded_stream(behaviour: Any) -> Any:
 
 
 async def _abort(context: Context, error: Exception) -> None:
-    """Ends a gRPC call with the status that the error has.
+    """Ends a gRPC call with the status of `error`; always raises.
 
-    Raises AbortError, or CancelledError if the client is gone: gRPC raises InternalError for all that is sent to it.
+    Raises AbortError, or CancelledError if the client is gone, for which gRPC raises InternalError on any sending.
     """
     if isinstance(error, grpc.aio.InternalError):
         raise asyncio.CancelledError from error
@@ -83,8 +85,10 @@ async def _abort(context: Context, error: Exception) -> None:
 
 
 def _forget_where(aborted: grpc.aio.AbortError) -> None:
-    """Removes the traceback of an abort that has been sent. Otherwise context and exception would refer to each other,
-    and the call's objects would stay in memory until the next garbage collection.
+    """Removes the traceback of an AbortError whose status was sent.
+
+    Otherwise context and error would refer to each other, and the call's objects would stay in memory until the next
+    garbage collection.
     """
     aborted.__traceback__ = aborted.__context__ = None
 

@@ -1,4 +1,8 @@
-"""Converts errors to and from gRPC's rich status: an ErrorInfo with the code, and a RetryInfo if a retry may help."""
+"""Converts PointsmanErrors to gRPC's rich statuses and back, and wraps the handlers of gRPC servers.
+
+A rich status is a status with further messages: here an ErrorInfo with the error's code, and a RetryInfo if a retry may
+help.
+"""
 
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -14,7 +18,7 @@ from pointsman_servicekit.errors import FAMILIES, Internal, PointsmanError, Unav
 DOMAIN = "pointsman"
 _BY_STATUS = {family.grpc_status: family for family in FAMILIES}
 
-# None if no servicer has the method. Quoted, since grpcio's classes are generic in their type stubs only.
+# What grpcio calls for one method; None if no servicer has it. Quoted: grpcio's classes are generic in its stubs only.
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Method: TypeAlias = Any
@@ -23,7 +27,11 @@ Wrap = Callable[[Method], Method]
 
 
 def to_status(error: PointsmanError) -> Any:
-    """Converts the error to the argument of `context.abort_with_status`; lone surrogates in its texts become "?"."""
+    """Returns the status of an error, for `context.abort_with_status`.
+
+    It carries the error's message, code, `param` and `retry_after`, and nothing else. Lone surrogates in message and
+    `param` become "?", because protobuf refuses them.
+    """
     info = error_details_pb2.ErrorInfo(reason=error.code, domain=DOMAIN)
     if error.param:
         info.metadata["param"] = _encodable(error.param)
@@ -38,10 +46,10 @@ def to_status(error: PointsmanError) -> Any:
 
 
 def from_rpc_error(error: grpc.aio.AioRpcError, service: str) -> PointsmanError:
-    """Converts the error of a call to `service` back to the PointsmanError that was raised there.
+    """Converts the error of a call back to the PointsmanError that the called service has raised.
 
-    A status without our details becomes DeadlineExceeded after a timeout, and otherwise Unavailable with the code
-    "SERVICE_unavailable".
+    An error that no PointsmanError has caused becomes DeadlineExceeded ("deadline_exceeded") after a timeout, and
+    otherwise Unavailable ("SERVICE_unavailable"). `service` is the called service's name, such as "retriever".
     """
     code, message = error.code(), error.details() or ""
     status = rpc_status.from_call(cast(grpc.Call, error))  # it has what from_call reads
@@ -78,8 +86,10 @@ def _packed(message: Any) -> any_pb2.Any:
 
 
 def wrap_handler(handler: Handler, unary: Wrap, stream: Wrap) -> Handler:
-    """Returns a handler whose method is wrapped: with `unary` if it returns one response, with `stream` if it yields
-    several. None, an unknown method, stays None.
+    """Returns a handler of the same kind whose method is wrapped.
+
+    `unary` wraps a method that returns one response, `stream` one that yields several. Returns None if `handler` is
+    None, that is, for an unknown method.
     """
     if handler is None:
         return handler  # an unknown method
@@ -94,9 +104,10 @@ def wrap_handler(handler: Handler, unary: Wrap, stream: Wrap) -> Handler:
 
 
 class HandlerInterceptor(grpc.aio.ServerInterceptor):
-    """Base of interceptors that replace a method's handler by what `replace` returns.
+    """Base class of server interceptors that replace the handler of each method by what `replace` returns.
 
-    `replace` is called once for each method: a service has few, and every call looks its handler up.
+    Subclasses implement `replace`. It gets a handler and its method's path ("/pointsman.v1.Retriever/Search"), and is
+    called once for each method: the result is kept for later calls.
     """
 
     def __init__(self) -> None:

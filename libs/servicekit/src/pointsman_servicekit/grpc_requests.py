@@ -1,8 +1,9 @@
 """Receives the request message of a gRPC call after its caller is authenticated, within limits of time and memory.
 
-A grpc.aio handler of a unary request runs only after its message was received and parsed. `RequestReceiver` therefore
-replaces it by a handler of a streamed request, which reads the one message itself: first the gate decides from the
-metadata, then the message is received, counted, and parsed.
+In grpc.aio, the handler of a method with one request message runs only after the message was received and parsed.
+`RequestReceiver` therefore replaces it by a handler of a stream of requests, which reads the one message itself: first
+a `Gate` authenticates the caller by the call's metadata, then the message is received, its fields are counted, and it
+is parsed.
 """
 
 import asyncio
@@ -19,39 +20,46 @@ from pointsman_servicekit.errors import DeadlineExceeded, InvalidArgument, Unava
 from pointsman_servicekit.grpc_errors import Context, Handler, HandlerInterceptor, Method
 
 SLOW_AFTER = 0.1
-"""Seconds after which a message that is still incomplete counts as slow. gRPC does not tell how much of it has arrived,
-so from then on the largest possible message is reserved in the budget."""
+"""Seconds after which a message that is still incomplete counts as slow. gRPC does not report how much of a message has
+arrived, so from then on the size of the largest allowed message is reserved in the `BufferedBytesBudget`."""
 
 VARINT, FIXED64, LENGTH_DELIMITED, FIXED32 = 0, 1, 2, 5
 """Wire types of protobuf."""
 
 
 class Gate(Protocol):
-    """Decides whether a gRPC call may go on, before anything of its message is received."""
+    """Interface for authenticating a gRPC call before its message is received.
+
+    `TokenGate` implements it, and the gateway's servicer has its own implementation.
+    """
 
     async def admit(self, method: str, context: Context) -> str:
-        """Returns the tenant to which the message's memory is charged. Raises PointsmanError or aborts the call.
+        """Returns the name to which the message's memory is charged: the caller's tenant, or the peer.
 
-        `method` is the whole path: "/pointsman.v1.Gateway/Route".
+        `method` is the whole path ("/pointsman.v1.Gateway/Route"). If the caller may not make the call, raises a
+        PointsmanError, such as Unauthenticated or PermissionDenied, or aborts the call.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class ReceiveLimits:
-    """Limits on the size and the duration (in seconds) of a gRPC request message."""
+    """Limits of a gRPC request message: its bytes, its fields, and the seconds until it is complete."""
 
     max_bytes: int
     max_fields: int
-    """Of the message and all messages in it together; more are refused before they are parsed, since 8 MiB of empty
-    messages become 200 MiB of objects."""
+    """Of the message and all messages in it together. A message with more is refused before it is parsed, since 8 MiB
+    of empty messages become 200 MiB of objects."""
     timeout: float
-    """From the call's start until its message is complete; the caller's own deadline may be earlier."""
+    """From the call's authentication until its message is complete; the caller's own deadline may be earlier."""
 
 
 class RequestReceiver(HandlerInterceptor):
-    """Authenticates each call to our own services by `gate`, if there is one, then receives its message within the
-    limits; the innermost interceptor. A stream of requests is only authenticated.
+    """A server interceptor that authenticates each call, and then receives its message within limits.
+
+    `gate`, if there is one, authenticates calls to services whose name begins with "pointsman."; calls to other
+    services, such as health, need no key. The limits apply to methods with one request message; of a call with a
+    stream of requests only the caller is authenticated. It must be the innermost interceptor.
     """
 
     def __init__(self, limits: ReceiveLimits, budget: BufferedBytesBudget, gate: Gate | None = None) -> None:
@@ -80,7 +88,7 @@ class RequestReceiver(HandlerInterceptor):
 
 
 class _Receive:
-    """Authenticates one call, then receives and parses its message, before its method runs."""
+    """Authenticates the calls of one method, and receives and parses their messages."""
 
     def __init__(
         self,
@@ -99,11 +107,15 @@ class _Receive:
         self._descriptor = getattr(message_class, "DESCRIPTOR", None)
 
     async def admit(self, context: Context) -> str:
-        """Returns the tenant that calls, empty if calls are not authenticated; raises what `Gate.admit` raises."""
+        """Returns what `Gate.admit` returns, or "" without a gate; raises what it raises."""
         return "" if self._gate is None else await self._gate.admit(self._method, context)
 
     async def message(self, context: Context, tenant: str) -> bytes:
-        """Receives the message's bytes; raises Unavailable, DeadlineExceeded or InvalidArgument."""
+        """Receives the message's bytes.
+
+        Raises Unavailable ("overloaded") if the message is slow and its memory cannot be reserved, DeadlineExceeded if
+        it does not arrive within the limit, and InvalidArgument if the call ends without a message.
+        """
         loop = asyncio.get_running_loop()
         reserved, refusal = 0, None
 
@@ -137,7 +149,7 @@ class _Receive:
         return received
 
     def parse(self, message: bytes) -> Any:
-        """Parses the message; raises InvalidArgument if it is malformed or has too many fields."""
+        """Parses a message; raises InvalidArgument if it is malformed or has too many fields."""
         if self._descriptor is not None and has_more_fields(message, self._descriptor, self._limits.max_fields):
             reason = f"the message has more than {self._limits.max_fields} fields"
             raise InvalidArgument(reason, code="message_too_complex")
@@ -203,10 +215,10 @@ def _received_stream(method: Method, receive: _Receive) -> Method:
 
 
 def has_more_fields(message: bytes, descriptor: Any, limit: int) -> bool:
-    """Returns whether a serialized message and the messages in it have more than `limit` fields together.
+    """Returns whether a serialized message of the type `descriptor` has more than `limit` fields, nested ones included.
 
-    It stops at the limit, and at what is malformed, which the parser reports. A field has two bytes or more, so a short
-    message is not looked at.
+    A field takes at least two bytes, so the answer for a short message is False without counting. Malformed parts are
+    not counted: the parser reports them.
     """
     if len(message) <= 2 * limit:
         return False
@@ -237,7 +249,7 @@ def has_more_fields(message: bytes, descriptor: Any, limit: int) -> bool:
 
 
 def _varint(view: memoryview, at: int, end: int) -> tuple[int, int]:
-    """Reads protobuf's number at `at`; returns it and where it ends, or `end` if it is cut off or too long."""
+    """Reads the varint at `at`; returns its value and its end, or (0, `end`) if it is cut off or too long."""
     value = shift = 0
     while at < end and shift < 64:
         byte = view[at]

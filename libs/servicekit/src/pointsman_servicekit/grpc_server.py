@@ -19,7 +19,7 @@ from pointsman_servicekit.tls import ServerTls, TlsError
 log = logging.getLogger(__name__)
 
 HEALTH_UPDATE_TIMEOUT_SECONDS = 1.0
-"""Seconds that the watchers of a server's health have to read a change."""
+"""Seconds in which the clients that watch a server's health must have read a change."""
 
 MAX_MESSAGE_BYTES = 40 * 1024 * 1024  # an Upsert may hold 32 MiB of text
 
@@ -40,13 +40,13 @@ parses what has arrived and builds an error for each further ping: 5 s."""
 
 @dataclass(frozen=True, slots=True)
 class ServerLimits:
-    """Limits on what one client may do to a gRPC server; times are in seconds."""
+    """The limits of a gRPC server; times are in seconds."""
 
     max_message_bytes: int = MAX_MESSAGE_BYTES
     max_message_fields: int = 100_000
-    """Of a request message and all messages in it; an Upsert has 1,000 documents with 16 metadata entries each."""
+    """Of a request message and all messages in it; an Upsert may have 1,000 documents with 16 metadata entries each."""
     message_timeout: float = 60.0
-    """From a call's start until its message is complete, if the caller sets no earlier deadline."""
+    """From a call's authentication until its message is complete; the caller's own deadline may be earlier."""
     max_metadata_bytes: int = 16 * 1024
     """Of all metadata of a call together."""
     max_connections: int = 2000
@@ -56,14 +56,18 @@ class ServerLimits:
     handshake_timeout: float = 10.0
     """From connecting to the first HTTP/2 frame, including TLS."""
     keepalive_time: float = 30.0
-    """After this time without anything from the client the server pings it."""
+    """The server pings a client from which it has received nothing for this time."""
     keepalive_timeout: float = 10.0
-    """The client has this long to acknowledge a ping; after that its connection is closed."""
+    """The connection is closed if the client has not acknowledged a ping within this time."""
     max_connection_age: float = 0.0
     """A connection of this age takes no new calls, so that its client resolves the server's name again; 0: no limit."""
 
     def options(self, reuse_port: bool) -> list[tuple[str, int]]:
-        """Returns these limits as gRPC's channel arguments."""
+        """Returns these limits and constants of this module as options of a gRPC server.
+
+        With `reuse_port`, other processes may listen at the server's port. `max_message_fields` and `message_timeout`
+        are left out, because gRPC has no such limits.
+        """
         ages = [("grpc.max_connection_age_ms", _ms(self.max_connection_age))] if self.max_connection_age else []
         return [
             *ages,
@@ -92,7 +96,7 @@ LIMITS = ServerLimits()
 
 
 class _Registrar:
-    """Collects the servicers that generated code adds, in place of the server itself."""
+    """Stands for a gRPC server in the functions `add_...Servicer_to_server` of generated code."""
 
     def __init__(self, server: grpc.aio.Server) -> None:
         self.add_generic_rpc_handlers = server.add_generic_rpc_handlers
@@ -108,7 +112,7 @@ class _Registrar:
 
 
 def _reflection_v1(servicer: Any) -> grpc.GenericRpcHandler:
-    """Returns reflection under the name that newer clients use; its messages are those of v1alpha."""
+    """Returns a handler of the service `grpc.reflection.v1.ServerReflection`, whose messages equal those of v1alpha."""
     handler = grpc.stream_stream_rpc_method_handler(
         servicer.ServerReflectionInfo,
         request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
@@ -119,7 +123,7 @@ def _reflection_v1(servicer: Any) -> grpc.GenericRpcHandler:
 
 
 class GrpcServer:
-    """A running server: its port and its health status."""
+    """A running gRPC server: its address, its port, and functions that set its health."""
 
     def __init__(
         self, host: str, port: int, health_servicer: health.aio.HealthServicer, services: Sequence[str]
@@ -130,12 +134,16 @@ class GrpcServer:
         self.address = f"{host}:{port}"
 
     async def set_serving(self, serving: bool) -> None:
-        """Sets the health of the whole server (the empty name), and of each service, to SERVING or NOT_SERVING."""
+        """Sets the health of the server and of each of its services to SERVING or NOT_SERVING.
+
+        Logs a warning if a client that watches the health does not read the change. Does nothing after
+        `start_shutdown`.
+        """
         status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
         await asyncio.gather(*(_update_health(self._health.set(name, status)) for name in ("", *self._services)))
 
     async def start_shutdown(self) -> None:
-        """Sets the health to NOT_SERVING for good; calls are still answered."""
+        """Sets the health to NOT_SERVING, which stays so; calls are still answered."""
         await self.set_serving(False)  # each name on its own, in case a watcher of another one does not read
         await _update_health(self._health.enter_graceful_shutdown())
 
@@ -155,13 +163,15 @@ async def serving(
     budget: BufferedBytesBudget | None = None,
     reuse_port: bool = False,
 ) -> AsyncIterator[GrpcServer]:
-    """Runs a server at `listen` ("127.0.0.1:0": any free port) for the length of the block.
+    """Runs a gRPC server at `listen` ("127.0.0.1:0": any free port) for the length of the block.
 
-    `services` are the full names that reflection lists and that health checks may name. `register` adds the servicers,
-    `interceptors` run outside the one that converts errors. `gate` authenticates each call before its message is
-    received; `budget` limits the bytes of messages in memory (not set: `MAX_BUFFERED_BYTES`). With `reuse_port` other
-    processes may listen at the same address. At the end, calls in flight have `grace` seconds to finish.
-    Raises OSError if the port cannot be bound, TlsError if the files of `tls` cannot be used.
+    `services` are the full names of the services ("pointsman.v1.Retriever"), for reflection and health checks.
+    `register` is called with an object to which it adds the servicers. `ready` says whether the server reports SERVING
+    at first.
+    `interceptors` wrap the interceptor that converts errors to statuses. `gate` authenticates each call before its
+    message is received. `budget` limits the bytes of messages in memory; None limits them to `MAX_BUFFERED_BYTES`. With
+    `reuse_port` other processes may listen at the same port. At the block's end, calls in progress have `grace` seconds
+    to finish. Raises OSError if the port cannot be bound, and TlsError if the files of `tls` cannot be read or used.
     """
     received = ReceiveLimits(limits.max_message_bytes, limits.max_message_fields, limits.message_timeout)
     receiver = RequestReceiver(received, budget or BufferedBytesBudget(MAX_BUFFERED_BYTES), gate)
@@ -190,7 +200,7 @@ async def serving(
 
 
 async def _update_health(update: Awaitable[None]) -> None:
-    """Updates the server's health, within a time limit: a watcher that does not read would block it for ever."""
+    """Awaits an update of the server's health within a time limit: a watcher that does not read would block it."""
     try:
         await asyncio.wait_for(update, HEALTH_UPDATE_TIMEOUT_SECONDS)
     except TimeoutError:
@@ -201,9 +211,7 @@ async def _update_health(update: Awaitable[None]) -> None:
 
 
 def _credentials(tls: ServerTls) -> grpc.ServerCredentials:
-    """Returns credentials that follow their files: a renewed certificate is used from the next handshake on. Raises
-    TlsError.
-    """
+    """Returns credentials that read changed files at the next handshake; raises TlsError as `ServerTls.pem` does."""
     shown = tls.stamp()
 
     def configuration() -> grpc.ServerCertificateConfiguration:
@@ -211,7 +219,7 @@ def _credentials(tls: ServerTls) -> grpc.ServerCredentials:
         return grpc.ssl_server_certificate_configuration([(key, certificate)], client_ca)
 
     def anew() -> grpc.ServerCertificateConfiguration | None:
-        """Returns the configuration from the changed files; None if none has changed or they cannot be used."""
+        """Returns the configuration from the files; None if none of them has changed, or if they cannot be used."""
         nonlocal shown
         now = tls.stamp()
         if now == shown:

@@ -1,7 +1,7 @@
 """Opens httpx's clients so that no server can fill their memory with a compressed answer.
 
-httpx decompresses a whole piece at once, and any number of codings one after another: two kilobytes become gigabytes.
-Therefore servers are asked for plain bytes, and an answer that is encoded nevertheless is an error.
+httpx decompresses each received piece as a whole, and undoes any number of compressions: two kilobytes can become
+gigabytes. Therefore servers are asked for uncompressed answers, and a compressed one is an error.
 """
 
 from typing import Any
@@ -12,17 +12,23 @@ _PLAIN = {"accept-encoding": "identity"}
 
 
 def open_client(**options: Any) -> httpx.Client:
-    """Opens a client with httpx's `options`. A compressed answer raises httpx.DecodingError before it is read."""
+    """Opens an httpx.Client with these options, other than `event_hooks`.
+
+    A request whose answer is compressed raises httpx.DecodingError before the body is read.
+    """
     return httpx.Client(event_hooks={"response": [_refuse_encoded]}, **_with_plain(options))
 
 
 def open_async_client(**options: Any) -> httpx.AsyncClient:
-    """Opens an asynchronous client like `open_client`."""
+    """Opens an httpx.AsyncClient with the properties of `open_client`."""
     return httpx.AsyncClient(event_hooks={"response": [_refuse_encoded_async]}, **_with_plain(options))
 
 
 async def read_body(response: httpx.Response, max_bytes: int) -> bytes:
-    """Reads the body of a streamed response; raises httpx.HTTPError, or ValueError if it is longer than `max_bytes`."""
+    """Returns the body of a streamed response.
+
+    Raises httpx.HTTPError if it cannot be received, and ValueError if it has more than `max_bytes` bytes.
+    """
     body = bytearray()
     async for piece in response.aiter_raw():
         body += piece

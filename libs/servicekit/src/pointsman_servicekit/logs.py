@@ -1,4 +1,7 @@
-"""Logs one line for each event with the ids of its request; masks secrets, and at INFO omits requests' content."""
+"""Formats log records with the ids of their request, and masks secrets.
+
+Unless the level is DEBUG, it omits the messages of errors that may quote a request.
+"""
 
 import json
 import logging
@@ -21,7 +24,7 @@ _SAY_NOTHING_OF_VALUES = (
     OSError, AttributeError, ImportError, MemoryError, NameError, NotImplementedError, RecursionError,
     StopAsyncIteration, StopIteration, TypeError, ZeroDivisionError,
 )  # fmt: skip
-"""Errors whose messages name code, files or addresses only; the message of any other error may quote a request."""
+"""Errors whose messages name only code, files or addresses; the message of any other error may quote a request."""
 
 _ESCAPED = {code: f"\\x{code:02x}" for code in (*range(32), 127, *range(128, 160))} | {10: "\\n", 13: "\\r", 9: "\t"}
 """Escapes for control characters, so that logged text can neither start a new line nor move a terminal's cursor."""
@@ -50,17 +53,21 @@ _SECRETS = re.compile(
 
 
 def configure_logging(service: str, level: str = "INFO", form: LogFormat = "text") -> None:
-    """Configures the root logger to write to standard error only; httpx logs nothing below WARNING.
+    """Configures the root logger to write to standard error only, and httpx's to log nothing below WARNING.
 
-    As text, a line is `time level service [request] module: message`, followed by the traceback. As JSON, a line is an
-    object, with the ids of decision, trace and span if there are any.
+    With the form "text", a record is the line `time level service [request_id] module: message`, followed by the
+    traceback if there is one. With "json", it is a line with an object of the same fields, and of the ids of decision,
+    trace and span if they are set.
     """
     logging.basicConfig(level=level, handlers=[make_handler(sys.stderr, service, level, form)], force=True)
     logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
 def make_handler(stream: TextIO, service: str, level: str = "INFO", form: LogFormat = "text") -> logging.Handler:
-    """Returns a handler that writes to `stream` in the format of `configure_logging`."""
+    """Returns a handler that writes to `stream` in the format of `configure_logging`.
+
+    `level` does not filter records: it only decides whether errors' messages are shown (DEBUG) or may be withheld.
+    """
     handler = logging.StreamHandler(stream)
     handler.addFilter(_add_ids)
     shows_all = logging.getLevelName(level) == logging.DEBUG
@@ -75,7 +82,7 @@ def _add_ids(record: logging.LogRecord) -> bool:
 
 
 def _further_ids() -> dict[str, str]:
-    """Returns those of the ids of decision, trace and span that are set."""
+    """Returns the ids of decision, trace and span that are set, by their names in JSON."""
     ids, decision, traced = dict[str, str](), decision_id.get(), current_trace.get()
     if decision != NO_ID:
         ids["decision_id"] = decision
@@ -97,7 +104,7 @@ class _Form(logging.Formatter):
         return mask_secrets(message)
 
     def failure(self, record: logging.LogRecord) -> str:
-        """Returns a record's traceback, with secrets masked; empty without an error."""
+        """Returns the traceback of a record's exception, with secrets masked; empty if the record has none."""
         error = record.exc_info[1] if record.exc_info else None
         return mask_secrets("".join(_traceback(error, self._shows_all)).rstrip()) if error else ""
 
@@ -129,7 +136,7 @@ class _Json(_Form):
 
 
 def _message(record: logging.LogRecord) -> str:
-    """Returns the record's message; an error among its arguments is formatted as in a traceback."""
+    """Returns the record's message; an exception among its arguments is formatted by `_named`."""
     if not isinstance(record.args, tuple) or not any(isinstance(value, BaseException) for value in record.args):
         return record.getMessage()
     args = (_named(value, False) if isinstance(value, BaseException) else value for value in record.args)
@@ -137,14 +144,14 @@ def _message(record: logging.LogRecord) -> str:
 
 
 def _traceback(error: BaseException, shows_all: bool) -> Iterator[str]:
-    """Yields the traceback as Python prints it, causes first, without messages that may quote a request."""
+    """Yields the parts of the traceback, causes first; messages that may quote a request only with `shows_all`."""
     for before, link in _causes(error):
         yield from traceback.format_tb(before.__traceback__)
         yield f"{_named(before, shows_all)}\n\n{link}\n\n" if link else f"{_named(before, shows_all)}\n"
 
 
 def _causes(error: BaseException) -> list[tuple[BaseException, str]]:
-    """Returns the error and its causes, the first cause first, each with the words that link it to the next."""
+    """Returns the error and up to nine causes, the first cause first, each with the words that link it to the next."""
     found: list[tuple[BaseException, str]] = [(error, "")]
     while len(found) < 10:
         first = found[0][0]
@@ -178,20 +185,20 @@ class TraceIds:
 
 
 current_trace: ContextVar[TraceIds | None] = ContextVar("trace", default=None)
-"""None if tracing is off."""
+"""None outside a span, and if tracing is off."""
 
 
 def sampled_trace_id() -> str:
-    """Returns the id of the current trace, for an exemplar; empty if the trace is not recorded."""
+    """Returns the id of the current trace, for the exemplar of a metric; empty if no trace is recorded."""
     ids = current_trace.get()
     return ids.trace_id if ids is not None and ids.sampled else ""
 
 
 def correlation_metadata() -> Metadata:
-    """Returns the ids of request and decision as gRPC metadata, so that the called service logs them."""
+    """Returns the ids of request and decision (`NO_ID` if not set) as gRPC metadata, which the called service logs."""
     return (("x-request-id", request_id.get()), ("x-pointsman-decision-id", decision_id.get()))
 
 
 def mask_secrets(text: str, mask: str = MASK) -> str:
-    """Replaces keys and tokens of known forms, private keys, and passwords in addresses by `mask`."""
+    """Replaces API keys and tokens of known forms, private keys, and USER:PASSWORD in addresses by `mask`."""
     return _SECRETS.sub(mask, text)

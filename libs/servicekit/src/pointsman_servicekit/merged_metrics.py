@@ -1,4 +1,4 @@
-"""Adds up the metrics of several processes of one service, so that one page describes all of them."""
+"""Merges the metrics of several processes of one service, so that one page describes all of them."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -10,13 +10,13 @@ Combine = Callable[[Iterable[float]], float]
 
 
 Dump = Sequence[Sequence[Any]]
-"""The metrics of one process as JSON. A family has name, documentation, type, unit and samples. A sample has name,
-labels, value, and an exemplar (labels, value, Unix seconds) or None.
+"""The metrics of one process, as lists that fit into JSON. Each metric has name, documentation, type, unit and samples.
+A sample has name, labels, value, and an exemplar (labels, value, Unix seconds) or None.
 """
 
 
 CUMULATIVE = ("counter", "histogram", "summary")
-"""Types whose samples are added up, and stay in the sums after their process has ended."""
+"""Types of metrics whose samples are added up, and whose sums include processes that have ended."""
 
 
 PROCESS_GAUGES: Mapping[str, Combine] = {
@@ -43,7 +43,7 @@ def _dump_sample(sample: Any) -> list[Any]:
 
 
 class _Series:
-    """The values of one series of a metric: one value for each process that has the series."""
+    """The values of one series (a sample's name with its labels), one for each process that has it."""
 
     __slots__ = ("exemplar", "labels", "name", "values")
 
@@ -54,10 +54,11 @@ class _Series:
 
 
 def merge(dumps: Iterable[Dump], gauges: Mapping[str, Combine]) -> list[Metric]:
-    """Combines the metrics of several processes.
+    """Combines the metrics of several processes, sample by sample.
 
-    Adds up counters and histograms. `gauges` says how to combine a gauge, by its name; other gauges take the largest
-    value of all processes. The latest exemplar is kept.
+    Counters, histograms and summaries are added up; of their creation times the earliest is taken. `gauges` has the
+    function that combines a gauge's values, by its name; of other gauges the largest value is taken. The latest
+    exemplar is kept.
     """
     families: dict[str, Metric] = {}
     series: dict[str, dict[tuple[str, tuple[tuple[str, str], ...]], _Series]] = {}
@@ -91,29 +92,35 @@ def _combination(kind: str, sample: str, gauges: Mapping[str, Combine]) -> Combi
 
 
 class MergedMetrics:
-    """Combines the metrics of all processes of a service, including ended ones.
+    """Combines the metrics of all processes of a service, including processes that have ended.
 
-    Without ended ones a counter would fall, and Prometheus would take its remaining value for an increase. Increments
-    between the last scrape and the end of a process are lost.
+    Without these a counter would fall when a process ends, and Prometheus would count its remaining value as new.
+    Increments after a process's last dump are lost.
     """
 
     def __init__(self, gauges: Mapping[str, Combine]) -> None:
-        """Takes in `gauges` how to combine the values of each gauge, by its name; the default is the largest value."""
+        """Takes the functions that combine a gauge's values, by its name; of others the largest value is taken.
+
+        `PROCESS_GAUGES` are added to them.
+        """
         self._gauges = {**PROCESS_GAUGES, **gauges}
         self._ended: Dump = []
 
     def retire(self, last: Dump) -> None:
-        """Keeps the counters and histograms of a process that has ended."""
+        """Adds the counters, histograms and summaries of a process that has ended, from its last dump, for good."""
         cumulative = [family for family in last if family[2] in CUMULATIVE]
         self._ended = dump_metrics(CollectedMetrics(merge([self._ended, cumulative], {})))  # type: ignore[arg-type]  # it only collects
 
     def page(self, dumps: Iterable[Dump], more: Iterable[Metric] = ()) -> "CollectedMetrics":
-        """Returns a registry for prometheus_client's encoders; `more` are metrics of this process."""
+        """Returns the merged metrics of running processes (`dumps`) and ended ones, followed by `more`, unmerged.
+
+        The result is a registry for prometheus_client's encoders.
+        """
         return CollectedMetrics([*merge([*dumps, self._ended], self._gauges), *more])
 
 
 class CollectedMetrics:
-    """A registry of collected metrics, with the methods that prometheus_client's encoders call."""
+    """A fixed list of metrics, with the method `collect` that prometheus_client's encoders call on a registry."""
 
     def __init__(self, families: Iterable[Metric]) -> None:
         self._families = list(families)

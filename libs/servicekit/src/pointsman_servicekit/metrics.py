@@ -1,4 +1,4 @@
-"""An HTTP endpoint for metrics and probes, for services without an HTTP API, and the metric of the running release."""
+"""An HTTP server for metrics and probes, for services without an HTTP API, and the metric of the running release."""
 
 import socket
 from collections.abc import Callable, Iterable, Iterator
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 def serving_metrics(
     listen: str, registry: CollectorRegistry, is_ready: Callable[[], bool] = lambda: True
 ) -> Iterator[int]:
-    """Serves `/metrics`, `/healthz` and `/readyz` from a thread for the length of the block; yields the port.
+    """Serves metrics and probes over HTTP from threads for the length of the block; yields the port.
 
-    The metrics are up to a second old (`ThreadedMetricsPages`).
     `listen` is an address such as "127.0.0.1:0" (any free port) or "[::]:9082" (IPv6, and IPv4 if the system has it).
-    `/healthz` returns 200 while the process runs; `/readyz` calls `is_ready` in that thread. The probes use HTTP
-    because Kubernetes' gRPC probe does not support TLS. Raises OSError if the port cannot be bound.
+    `/healthz` returns 200. `/readyz` calls `is_ready` in a thread and returns 200 or 503. A GET of any other path
+    returns the metrics, up to `MAX_AGE_SECONDS` old. The probes use HTTP because Kubernetes' gRPC probe does not
+    support TLS. Raises OSError if the port cannot be bound.
     """
     host, _, port = listen.rpartition(":")
     server_class = _Ipv6Server if host.startswith("[") else ThreadingWSGIServer
@@ -73,16 +73,16 @@ class _Ipv6Server(ThreadingWSGIServer):
 
 
 class _Silent(WSGIRequestHandler):
-    """Serves the metrics page without a log line for each request, since Prometheus reads it every few seconds."""
+    """Handles requests without a log line for each, since Prometheus sends one every few seconds."""
 
     def log_message(self, format: str, *words: Any) -> None:
         pass
 
 
 def export_build_info(registry: CollectorRegistry, service: str) -> None:
-    """Exports the service's version as a metric; `service` is the name of its distribution after "pointsman-".
+    """Exports the version of the distribution "pointsman-SERVICE" as the metric `pointsman_build_info`.
 
-    Raises PackageNotFoundError if it is not installed.
+    Raises importlib's PackageNotFoundError if the distribution is not installed.
     """
     info = Gauge("pointsman_build_info", "1 for the release that runs.", ["service", "version"], registry=registry)
     info.labels(service, version(f"pointsman-{service}")).set(1)

@@ -1,7 +1,7 @@
 """A service's metrics as the text that Prometheus reads.
 
-Encoding all metrics takes tens of milliseconds, and whoever reaches the port may ask for them. So each format's page is
-built at most once a second, by one caller while others wait for it, and its bytes are shared by all.
+Encoding all metrics takes tens of milliseconds, and whoever reaches the port may ask for them. So the page of each
+format is built at most once a second, while other requests wait for it, and all of them get the same bytes.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from prometheus_client.exposition import choose_encoder
 from pointsman_servicekit.shared_page import SharedPage, to_shared_page
 
 MAX_AGE_SECONDS = 1.0
-"""For which a page is served after it has been built."""
+"""Seconds for which a page is served after it has been built."""
 
 OPENMETRICS = "application/openmetrics-text"
 PLAIN = "text/plain"
@@ -28,17 +28,19 @@ _ENCODERS: Mapping[str, tuple[Callable[[Any], bytes], str]] = {
     OPENMETRICS: choose_encoder(OPENMETRICS),
     PLAIN: choose_encoder(PLAIN),
 }
-"""The encoder and the content type of each format. There are no others: otherwise a client could have a page built for
-each version and each escaping of names that it asks for."""
+"""The encoder and the content type of each format.
+
+There are no other formats: otherwise a client could have a page built for each version and each escaping of names that
+its Accept header asks for."""
 
 
 @dataclass(frozen=True, slots=True)
 class MetricsPage:
-    """The metrics in one format."""
+    """All metrics in one format, and the time until which they are served."""
 
     page: SharedPage
     expires: float
-    """On the clock of `time.monotonic`, which all processes of a machine share."""
+    """Seconds on the clock of `time.monotonic`, which all processes of a machine share."""
 
     @property
     def is_fresh(self) -> bool:
@@ -46,20 +48,26 @@ class MetricsPage:
 
 
 def format_of(accept: str) -> str:
-    """Returns the format that a client asks for: OpenMetrics if its Accept header names it, else Prometheus's text."""
+    """Returns the format for an Accept header: `OPENMETRICS` if the header names it, else `PLAIN`."""
     kinds = (part.partition(";")[0].strip().lower() for part in accept.split(","))
     return OPENMETRICS if OPENMETRICS in kinds else PLAIN
 
 
 def encode_page(format: str, registry: Any) -> MetricsPage:
-    """Encodes the metrics of a registry, `CollectedMetrics` or `StepwiseMetrics`, in a format of `format_of`."""
+    """Encodes the metrics of `registry` as a page that expires in `MAX_AGE_SECONDS`.
+
+    `format` is `OPENMETRICS` or `PLAIN`; `registry` is a CollectorRegistry, `CollectedMetrics` or `StepwiseMetrics`.
+    """
     encode, _ = _ENCODERS[format]
     page = _to_page(format, encode(registry))
     return MetricsPage(page, time.monotonic() + MAX_AGE_SECONDS)  # from the end, or a slow page would expire at once
 
 
 def decode_page(format: str, text: str, expires: float) -> MetricsPage:
-    """Returns a page that another process has encoded, from its text and its `expires` (`time.monotonic`)."""
+    """Returns a page that another process has encoded, from the text and `expires` of that page.
+
+    `format` is `OPENMETRICS` or `PLAIN`.
+    """
     return MetricsPage(_to_page(format, text.encode()), expires)
 
 
@@ -68,17 +76,20 @@ def _to_page(format: str, text: bytes) -> SharedPage:
 
 
 class StepwiseMetrics:
-    """A registry that an encoder can read in a thread: each metric is collected on the event loop, one at a time.
+    """A registry that can be encoded in a thread: it collects the metrics on the event loop, one at a time.
 
-    Requests change no metric while it is collected, the loop is never occupied for longer than one metric takes, and
-    the samples of one metric only are in memory.
+    So requests change no metric while it is collected, the event loop is not blocked for long, and only one metric's
+    samples are in memory.
     """
 
     def __init__(self, registry: CollectorRegistry, loop: asyncio.AbstractEventLoop) -> None:
         self._registry, self._loop = registry, loop
 
     def collect(self) -> Iterator[Metric]:
-        """Yields the metrics. Not for the loop's own thread. Raises RuntimeError if the loop has ended."""
+        """Yields the metrics; each step waits for the event loop, so it must not be called in the loop's own thread.
+
+        Raises RuntimeError if the loop is closed.
+        """
         metrics = iter(self._registry.collect())
         while (metric := self._collect_next(metrics)) is not None:
             yield metric
@@ -97,16 +108,16 @@ class StepwiseMetrics:
 
 
 class ThreadedMetricsPages:
-    """The page of each format, for a server that calls from threads."""
+    """Caches the page of each format, for a server that answers requests in threads."""
 
     def __init__(self, build: Callable[[str], MetricsPage]) -> None:
-        """Takes the function that builds the page of a format; it runs in one thread at a time."""
+        """Takes the function that builds the page of a format; one thread at a time calls it."""
         self._build = build
         self._pages: dict[str, MetricsPage] = {}
         self._lock = Lock()
 
     def find(self, format: str) -> MetricsPage:
-        """Returns the page, which is up to `MAX_AGE_SECONDS` old; raises what its builder raises."""
+        """Returns the page of a format, which is up to `MAX_AGE_SECONDS` old; raises what `build` raises."""
         with self._lock:
             page = self._pages.get(format)
             if page is None or not page.is_fresh:
@@ -115,7 +126,7 @@ class ThreadedMetricsPages:
 
 
 class MetricsPages:
-    """The page of each format, for a server on an event loop."""
+    """Caches the page of each format, for a server on an event loop."""
 
     def __init__(self, build: Callable[[str], Awaitable[MetricsPage]]) -> None:
         """Takes the function that builds the page of a format."""
@@ -124,7 +135,7 @@ class MetricsPages:
         self._builds: dict[str, asyncio.Task[MetricsPage]] = {}
 
     async def find(self, format: str) -> MetricsPage:
-        """Returns the page, which is up to `MAX_AGE_SECONDS` old; raises what its builder raises."""
+        """Returns the page of a format, which is up to `MAX_AGE_SECONDS` old; raises what `build` raises."""
         page = self._pages.get(format)
         if page is not None and page.is_fresh:
             return page

@@ -1,4 +1,4 @@
-"""Looks up the providers' listed prices (prices.yaml)."""
+"""Looks up the list prices of providers' models in prices.yaml."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -19,13 +19,13 @@ class PricedModel:
 
     context_window: int
     prompt: float
-    """Dollars per million tokens, as are `cached` and `completion`."""
+    """Dollars per million tokens, like `cached` (for the cached part of a prompt) and `completion`."""
     cached: float
     completion: float
     image: float = 0.0
     """Dollars for each image of a request, in addition to its tokens."""
     further: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    """Prices of other kinds of tokens, long prompts and service tiers, as models.yaml has them."""
+    """Prices of other kinds of tokens, of long prompts and of service tiers, in the form of models.yaml."""
 
 
 @lru_cache(maxsize=1)
@@ -47,17 +47,18 @@ def prices_as_of() -> date:
 
 
 def find_price(price_list: str, names: Iterable[str]) -> PricedModel | None:
-    """Returns the entry of the first of `names` that is in a provider's `price_list`, such as "openai"; None if none
-    is.
+    """Returns the entry of the first of the models `names` that `price_list` has, or None if it has none of them.
+
+    `price_list` is a provider's name in prices.yaml, such as "openai"; an unknown one has no models.
     """
     models = _table()["models"].get(price_list, {})
     return next((_entry(price_list, name) for name in names if name in models), None)
 
 
 def named_price(name: str) -> PricedModel:
-    """Returns the price of a model, named as MODEL or PROVIDER/MODEL.
+    """Returns the entry of a model, named as MODEL or PROVIDER/MODEL.
 
-    Raises NotFound if no provider lists it, or if several list it at different prices.
+    Raises NotFound ("unknown_model") if no provider lists the model, or if several list it with different entries.
     """
     lists: dict[str, dict[str, Any]] = _table()["models"]
     found = {

@@ -1,7 +1,4 @@
-"""A service's process: stop signals, delayed shutdown, worker threads, garbage collector, and background tasks.
-
-Background tasks run at an interval for as long as the service runs.
-"""
+"""What each service's process needs: stop signals, delayed shutdown, threads, memory, and periodic background tasks."""
 
 import asyncio
 import ctypes
@@ -24,14 +21,14 @@ WORKER_THREADS = 6
 START_TIMEOUT_SECONDS = 10.0
 """Seconds in which all threads must have started."""
 MAX_MALLOC_ARENAS = 1
-"""By default each thread has an arena of its own, which keeps the memory of the largest work that the thread ever did:
-8 MB after 40 reloads of the help desk's configuration. `malloc_trim` returns the end of the main arena only, so with a
-second one up to 14 MB stayed after four threads had embedded long texts."""
+"""Memory pools (arenas) of malloc. By default each thread has its own, which keeps the memory of the largest work that
+the thread ever did: 8 MB after 40 reloads of the help desk's configuration. `malloc_trim` returns the end of the main
+arena only, so with a second arena up to 14 MB were kept after four threads had embedded long texts."""
 M_ARENA_MAX = -8  # mallopt(3)
 TRIM_INTERVAL_SECONDS = 10.0
 
 MIN_DELAY_AFTER_ERROR = 1.0
-"""Seconds after an unexpected error, so that work with a short interval does not fill the log with tracebacks."""
+"""Least seconds from an unexpected error to the next run, so that short intervals do not fill the log."""
 
 
 async def wait_for_stop_signal() -> signal.Signals:
@@ -53,9 +50,10 @@ async def wait_for_stop_signal() -> signal.Signals:
 
 
 async def delay_shutdown(received: signal.Signals, seconds: float) -> None:
-    """Waits for `seconds` after SIGTERM, so that load balancers notice that the service is reported as not ready.
+    """Waits for `seconds` if the signal is SIGTERM; after SIGINT (Ctrl-C) it returns at once.
 
-    The caller reports that, and serves meanwhile. After SIGINT (Ctrl-C) it returns at once.
+    Before the call, the service must report that it is not ready, and it must go on serving meanwhile, until load
+    balancers have noticed.
     """
     if received == signal.SIGTERM and seconds:
         log.info("leaving: not ready any more, serving on for %g s", seconds)
@@ -63,10 +61,10 @@ async def delay_shutdown(received: signal.Signals, seconds: float) -> None:
 
 
 async def start_worker_threads(count: int = WORKER_THREADS) -> None:
-    """Starts all threads of `asyncio.to_thread` at once, and limits malloc to one arena.
+    """Makes a pool of `count` threads for `asyncio.to_thread`, starts all of them, and limits malloc to one arena.
 
-    A thread that is started later, when that many calls first overlap, adds a stack and a heap to the process, perhaps
-    after hours. Raises RuntimeError if the system does not provide that many.
+    Threads are otherwise started when that many calls first overlap, perhaps after hours, and each takes memory. Raises
+    RuntimeError if they have not all started within `START_TIMEOUT_SECONDS`.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:  # another C library than glibc has none
@@ -77,7 +75,7 @@ async def start_worker_threads(count: int = WORKER_THREADS) -> None:
 
 
 def freeze_gc() -> None:
-    """Excludes all existing objects from garbage collection and makes collections rare.
+    """Excludes all existing objects from Python's garbage collection, and makes collections rare.
 
     A request allocates about a thousand objects, and almost all are freed without the collector. With Python's default
     thresholds the gateway spent up to half of its time on collections that scanned long-lived objects again.
@@ -89,10 +87,10 @@ def freeze_gc() -> None:
 
 @asynccontextmanager
 async def trimming_heap(interval: float = TRIM_INTERVAL_SECONDS) -> AsyncIterator[None]:
-    """Returns memory that malloc holds but nothing uses to the system every `interval` seconds, in a worker thread.
+    """Returns unused memory of malloc to the system every `interval` seconds during the block, in a worker thread.
 
-    By default malloc returns only what is at the end of an arena. The event loop waits if it needs the arena
-    meanwhile: about 0.05 ms for each returned megabyte.
+    By default malloc returns only the end of an arena. Code that allocates meanwhile waits: about 0.05 ms for each
+    returned megabyte. Does nothing if the C library has no `malloc_trim`.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is None:  # another C library than glibc has none
@@ -108,14 +106,21 @@ async def trimming_heap(interval: float = TRIM_INTERVAL_SECONDS) -> AsyncIterato
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """The seconds before a process is restarted: doubled after each death, reset after `calm` seconds without one."""
+    """How many seconds to wait before a dead process is replaced.
+
+    The first wait is `first`, each later one twice the one before, up to `longest`. After a process that lived for
+    `calm` seconds the waits begin again with `first`.
+    """
 
     first: float = 0.5
     longest: float = 30.0
     calm: float = 60.0
 
     def after(self, previous: float, lived: float) -> float:
-        """Returns the next wait; `previous` is the last one (0: none), `lived` the seconds since the last start."""
+        """Returns the next wait in seconds; `previous` is the last wait (0: there was none).
+
+        `lived` is the number of seconds for which the process ran that has just died.
+        """
         if previous == 0 or lived >= self.calm:
             return self.first
         return min(previous * 2, self.longest)
@@ -126,17 +131,17 @@ class Schedule:
     """How often `running_periodically` calls its function, and whether it starts at once."""
 
     interval: float
-    """Seconds from the end of one run to the start of the next."""
+    """Seconds from the end of one run to the start of the next, but see `MIN_DELAY_AFTER_ERROR`."""
     jitter: float = 0.0
-    """Fraction of the interval by which each wait is varied at random, so that replicas do not all run at once: 0.1
-    spreads the waits evenly over 0.9 to 1.1 intervals."""
+    """Fraction of the interval by which each wait is varied at random, so that replicas do not all run at once: with
+    0.1, waits are spread evenly over 0.9 to 1.1 intervals."""
     run_at_start: bool = False
     """Whether the first run starts at once, not after the first interval."""
     wake: asyncio.Event | None = None
-    """If set by anyone, the next run starts without waiting for the interval; cleared before that run."""
+    """When this event is set, the next run starts without waiting for the interval; it is cleared before that run."""
 
     def delay(self) -> float:
-        """Returns the seconds until the next run of the periodic work."""
+        """Returns the seconds to wait before the next run: the interval, varied at random by `jitter`."""
         return self.interval * (1 + self.jitter * random.uniform(-1, 1)) if self.jitter else self.interval
 
 
@@ -144,9 +149,9 @@ class Schedule:
 async def running_periodically(
     work: Callable[[], Awaitable[None]], schedule: Schedule, name: str
 ) -> AsyncIterator[asyncio.Task[None]]:
-    """Runs `work` as a background task for the length of the block, and waits for its cancellation at the end.
+    """Runs `run_periodically` as a background task during the block; at the end cancels it and waits for its end.
 
-    `name` is what the work does ("renew quota leases"); it names the task and appears in log lines.
+    Yields the task. `name` says what the work does ("renew quota leases"); it names the task and appears in log lines.
     """
     task = asyncio.create_task(run_periodically(work, schedule, name), name=name)
     try:
@@ -157,10 +162,11 @@ async def running_periodically(
 
 
 async def run_periodically(work: Callable[[], Awaitable[None]], schedule: Schedule, name: str) -> None:
-    """Runs `work` until cancelled. An error never ends the loop.
+    """Calls `work` again and again, as `schedule` says, until it is cancelled; no error ends the loop.
 
-    `Unavailable` is expected while a dependency is down and is not logged: the client whose circuit breaker raises it
-    has logged the change. Any other exception is logged with its traceback.
+    Unavailable is not logged: the dependency's client has logged that the dependency is down. Any other exception is
+    logged with its traceback, and the next run follows after `MIN_DELAY_AFTER_ERROR` seconds at the earliest. `name`
+    says what the work does, for log lines.
     """
     wait = not schedule.run_at_start
     delay = schedule.delay()
@@ -189,8 +195,9 @@ async def _sleep(seconds: float, wake: asyncio.Event | None) -> None:
 
 
 def _raise_if_cancelled() -> None:
-    """Raises CancelledError if the current task was cancelled and the cancellation was lost. Python 3.11's
-    `asyncio.wait_for`, which redis-py uses, swallows a cancellation that arrives together with the result.
+    """Raises CancelledError if the current task was cancelled and the cancellation was lost.
+
+    Python 3.11's `asyncio.wait_for`, which redis-py uses, ignores a cancellation that arrives together with the result.
     """
     task = asyncio.current_task()
     if task is not None and task.cancelling():

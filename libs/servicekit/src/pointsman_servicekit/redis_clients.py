@@ -1,7 +1,7 @@
 """Redis clients for the URLs of one server, of servers with Sentinels, and of a cluster.
 
     redis://[USER:PASSWORD@]HOST[:PORT][/DB]                                one server; also rediss:// and unix://
-    redis+sentinel://[USER:PASSWORD@]HOST[:PORT][,HOST[:PORT]...]/SERVICE[/DB]   Sentinels, and what they watch
+    redis+sentinel://[USER:PASSWORD@]HOST[:PORT][,HOST[:PORT]...]/SERVICE[/DB]   Sentinels, and a service of theirs
     redis+cluster://[USER:PASSWORD@]HOST[:PORT][,HOST[:PORT]...]            some nodes of a cluster
 
 `rediss+sentinel` and `rediss+cluster` use TLS. redis-py's options may follow, as in `?ssl_ca_certs=FILE`. User and
@@ -26,16 +26,16 @@ from redis.exceptions import RedisClusterException, RedisError
 from redis.maint_notifications import MaintNotificationsConfig
 
 DEFAULT_PORTS = {"sentinel": 26379, "cluster": 6379}
-"""By the part of the URL's scheme after the "+"."""
+"""The port if the URL has none, by the part of its scheme after the "+"."""
 
 DISCOVERY_TIMEOUT_SECONDS = 0.5
 """Timeout in seconds of one Sentinel or cluster node that is asked for the addresses of the servers."""
 
 MAX_DISCOVERY_ATTEMPTS = 4
-"""Attempts to learn a cluster's nodes. redis-py asks them in random order, and one of them may hang."""
+"""Attempts to learn a cluster's nodes. redis-py asks known nodes in random order, and one of them may hang."""
 
 REDIS_ERRORS = (RedisError, RedisClusterException, OSError)
-"""What redis-py raises if Redis is unavailable; the second is not a subclass of the first."""
+"""The classes of the errors that redis-py raises if Redis is unavailable; the second is no subclass of the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +43,17 @@ class RedisClient:
     client: Any
     """A `Redis` or a `RedisCluster` that decodes responses; their type stubs describe neither that nor the results."""
     rediscover: Callable[[], Awaitable[None]] | None = None
-    """Finds the current primaries, after a failover for example. May raise one of `errors`."""
+    """Finds the current primaries, after a failover for example; None for a single server. May raise `errors`."""
     errors: tuple[type[Exception], ...] = REDIS_ERRORS
-    """What its calls raise if Redis is unavailable."""
+    """The classes of the errors that calls raise if Redis is unavailable."""
 
 
 @asynccontextmanager
 async def open_client(url: str, **options: Any) -> AsyncIterator[RedisClient]:
-    """Opens a Redis client that does not retry; `options` are those of redis-py's connections.
+    """Yields a Redis client whose connections do not retry, and closes it at the block's end.
 
-    Raises ValueError for a URL or an option in it that is not valid.
+    `url` has one of the forms in the module's docstring; `options` are those of redis-py's connections. Connects at the
+    first call. Raises ValueError if the URL is not valid.
     """
     options |= {"decode_responses": True, **_connection_options()}
     scheme, _, kind = urlsplit(url).scheme.partition("+")
@@ -69,9 +70,10 @@ async def open_client(url: str, **options: Any) -> AsyncIterator[RedisClient]:
 
 
 def _connection_options() -> dict[str, Any]:
-    """Returns options of all connections: they do not retry, and opening one leaves no reference cycles.
+    """Returns the options that all connections get.
 
-    By default redis-py reads its own version from disk for each connection, and sends a command that Valkey rejects.
+    Connections do not retry. By default redis-py would also read its own version from disk for each connection, and
+    send a command that Valkey rejects.
     """
     return {
         "retry": Retry(NoBackoff(), 0),
@@ -81,7 +83,10 @@ def _connection_options() -> dict[str, Any]:
 
 
 def _parse(url: str, scheme: str, kind: str) -> tuple[list[tuple[str, int]], list[str], dict[str, Any]]:
-    """Splits a URL into hosts with ports, the parts of its path, and redis-py's settings; raises ValueError."""
+    """Splits a URL into (host, port) pairs, the parts of its path, and redis-py's settings.
+
+    Raises ValueError if a host, a port or an option is not valid.
+    """
     parts = urlsplit(url)
     login, at, names = parts.netloc.rpartition("@")
     hosts = []

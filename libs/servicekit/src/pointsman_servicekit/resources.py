@@ -1,4 +1,4 @@
-"""What the system allows this process: its memory, and the files and sockets that it may have open."""
+"""Reads how much memory this process may use, and raises its limit of open files and sockets."""
 
 import resource
 from collections.abc import Iterator
@@ -10,16 +10,18 @@ _ROOT = Path("/")
 def memory_limit(root: Path = _ROOT) -> int | None:
     """Returns the bytes of memory that this process may use: the machine's, or less if a control group limits it.
 
-    None if the system does not report it (it is not Linux). `root` is the folder that contains `proc` and `sys`.
+    Returns None if `proc/meminfo` does not give the machine's memory, as on macOS. `root` is the folder that contains
+    `proc` and `sys`.
     """
     machine = _machine_memory(root)
     return min([*_control_group_limits(root), machine]) if machine is not None else None
 
 
 def raise_open_files_limit() -> int:
-    """Raises the soft limit of open files to the hard limit, and returns it.
+    """Raises this process's soft limit of open files to the hard limit, and returns the limit that then applies.
 
-    The soft limit is low for programs that use `select`; this project's servers do not.
+    That is the old soft limit if the system refuses the new one. By default the soft limit is low for programs that
+    use `select`; this project's servers do not.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
@@ -39,7 +41,7 @@ def _machine_memory(root: Path) -> int | None:
 
 
 def _control_group_limits(root: Path) -> Iterator[int]:
-    """Yields the limit of each control group around this process, of version 2 and 1."""
+    """Yields the memory limits in bytes of this process's control group and of all groups around it (cgroup v1, v2)."""
     for line in _lines(root / "proc/self/cgroup"):
         _, controllers, group = line.split(":", 2)
         if not controllers:

@@ -1,6 +1,6 @@
-"""Bearer tokens between services: a server checks them by a file of all peers, a client sends the one in its own file.
+"""Bearer tokens between services: a client sends the token in its file, a server looks it up in its file of peers.
 
-A server's file has one peer a line, `NAME ROLE TOKEN`, and comments that start with "#":
+A server's file has one client (peer) a line, `NAME ROLE TOKEN`, and comments that start with "#":
 
     # gateways read states, load adapters and report on canaries
     gateway write 8f0c...
@@ -28,17 +28,17 @@ log = logging.getLogger(__name__)
 
 MIN_TOKEN_CHARACTERS = 32
 CHECK_SECONDS = 1.0
-"""Between two looks at whether a file has changed."""
+"""Least number of seconds between two checks whether a file has changed."""
 
 T = TypeVar("T")
 
 
 class TokenFileError(OSError):
-    """A file of tokens cannot be read or has an invalid line; the message contains no token."""
+    """A file of tokens cannot be read or has invalid content; the message contains no token."""
 
 
 class Role(IntEnum):
-    """What a peer may do; each role includes those before it."""
+    """What a peer may do; each role includes the roles before it. `method_roles` assigns methods to roles."""
 
     READ = 1
     WRITE = 2
@@ -48,14 +48,17 @@ class Role(IntEnum):
 def method_roles(
     service: str, *, read: Iterable[str] = (), write: Iterable[str] = (), admin: Iterable[str] = ()
 ) -> Mapping[str, Role]:
-    """Returns the role that each method of a service needs, by its path ("/pointsman.v1.Retriever/Search")."""
+    """Returns the role that each method needs, by the method's path ("/pointsman.v1.Retriever/Search").
+
+    `service` is the service's full name; `read`, `write` and `admin` are names of its methods.
+    """
     methods = {Role.READ: read, Role.WRITE: write, Role.ADMIN: admin}
     return {f"/{service}/{name}": role for role, names in methods.items() for name in names}
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """An authenticated client of a service, by its name and role."""
+    """A client in a server's file of tokens: its name and its role."""
 
     name: str
     role: Role
@@ -66,9 +69,9 @@ authenticated_peer: ContextVar[Peer | None] = ContextVar("authenticated_peer", d
 
 
 def author_of(claimed: str) -> str:
-    """Returns the author to record for a change: the authenticated peer, and the name that the request claims.
+    """Returns the author to record for a change: "PEER (CLAIMED)", from the authenticated peer and a request's claim.
 
-    Without authentication it is the claimed name alone.
+    It is the peer's name alone if the claim is empty or the same, and the claim alone without authentication.
     """
     peer = authenticated_peer.get()
     if peer is None:
@@ -77,10 +80,13 @@ def author_of(claimed: str) -> str:
 
 
 class FollowedFile(Generic[T]):
-    """The parsed content of a file, read again when the file has changed, at most once a second."""
+    """The parsed content of a file, which is read again after changes."""
 
     def __init__(self, path: Path, parse: Callable[[str], T], clock: Callable[[], float] = time.monotonic) -> None:
-        """Reads the file; raises TokenFileError if it cannot be read, or `parse` raises one for its text."""
+        """Reads the file; `parse` converts its text, and raises TokenFileError if it is not valid.
+
+        Raises TokenFileError if the file cannot be read, is not UTF-8, or is not valid. `clock` is in seconds.
+        """
         self._path = path
         self._parse = parse
         self._clock = clock
@@ -90,7 +96,11 @@ class FollowedFile(Generic[T]):
 
     @property
     def value(self) -> T:
-        """Returns the content of the last valid version of the file."""
+        """Returns the content of the last valid version of the file.
+
+        First reads the file again if it has changed, for which it looks at most every `CHECK_SECONDS`. If the new
+        version cannot be used, logs why.
+        """
         now = self._clock()
         if now >= self._checked_at + CHECK_SECONDS:
             self._checked_at = now
@@ -122,7 +132,7 @@ class FollowedFile(Generic[T]):
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:
-    """Returns a value that differs after each change of the file; None if the file does not exist."""
+    """Returns inode, size and modification time (ns) of a file, by which changes are noticed; None without a file."""
     try:
         status = path.stat()
     except OSError:
@@ -131,11 +141,15 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
 
 
 Peers = Mapping[bytes, Peer]
-"""By the SHA-256 of their tokens."""
+"""The peers of a server, by the SHA-256 digest of the peer's token."""
 
 
 def parse_peers(text: str) -> Peers:
-    """Parses a server's file of tokens; raises TokenFileError for an invalid line, or if there is no token."""
+    """Parses the text of a server's file of tokens.
+
+    Raises TokenFileError for a line that is not NAME ROLE TOKEN, a token that `parse_token` would reject, a name or a
+    token that appears twice, and if there is no token.
+    """
     peers: dict[bytes, Peer] = {}
     for number, line in enumerate(text.splitlines(), start=1):
         fields = line.split()
@@ -159,7 +173,10 @@ def parse_peers(text: str) -> Peers:
 
 
 def parse_token(text: str) -> str:
-    """Parses a client's file, which contains its token alone; raises TokenFileError if it is too short or no word."""
+    """Returns the token in the text of a client's file, which must contain nothing else.
+
+    Raises TokenFileError if it has fewer than `MIN_TOKEN_CHARACTERS` characters, or is not one word of printable ASCII.
+    """
     token = text.strip()
     _check_token(token)
     return token
@@ -175,10 +192,7 @@ def _check_token(token: str, where: str = "") -> None:
 
 
 class TokenGate:
-    """Authenticates each gRPC call, except health and reflection, by its bearer token; implements `Gate`.
-
-    That happens before the call's message is received.
-    """
+    """Authenticates gRPC calls by bearer tokens, and checks the peer's role; implements `Gate`."""
 
     def __init__(self, peers: FollowedFile[Peers], roles: Mapping[str, Role]) -> None:
         """Takes the peers of a token file, and `roles` as `method_roles` returns them."""
@@ -186,10 +200,10 @@ class TokenGate:
         self._roles = roles
 
     async def admit(self, method: str, context: Context) -> str:
-        """Returns the peer's name, and sets `authenticated_peer` for the call.
+        """Returns the name of the peer whose token the call has, and sets `authenticated_peer` for the call.
 
-        Raises Unauthenticated without a known token, and PermissionDenied if the peer's role is too low; a method that
-        is not in `roles` needs the role admin.
+        Raises Unauthenticated if the call has no token or an unknown one, and PermissionDenied ("role_too_low") if the
+        peer's role does not include the role that the method needs. A method that is not in `roles` needs `ADMIN`.
         """
         peer = self._identify(context)
         needed = self._roles.get(method, Role.ADMIN)
@@ -222,10 +236,10 @@ class TokenGate:
 
 
 def open_token_gate(path: Path | None, roles: Mapping[str, Role], listen: str, setting: str) -> TokenGate | None:
-    """Returns the authentication of a server at `listen`, by the file of tokens `path`.
+    """Returns a gate that authenticates calls by the file of tokens `path`; None if `path` is None.
 
-    Returns None if `path` is None, and then logs a warning, which names `setting`, unless `listen` is a loopback
-    address. Raises TokenFileError if the file cannot be used.
+    Without a file it logs a warning, unless `listen`, the server's address, is a loopback address. The warning names
+    `setting`, the setting for the file. Raises TokenFileError as `FollowedFile` and `parse_peers` do.
     """
     if path is not None:
         return TokenGate(FollowedFile(path, parse_peers), roles)
@@ -235,7 +249,10 @@ def open_token_gate(path: Path | None, roles: Mapping[str, Role], listen: str, s
 
 
 def is_loopback(listen: str) -> bool:
-    """Returns whether only processes of this machine can connect to an address such as "127.0.0.1:8082"."""
+    """Returns whether only processes of this machine can connect to an address such as "127.0.0.1:8082".
+
+    True for a Unix socket ("unix:..."), a loopback IP address and "localhost"; False for any other name.
+    """
     if listen.startswith("unix:"):
         return True
     host = listen.rpartition(":")[0].strip("[]")
@@ -246,9 +263,9 @@ def is_loopback(listen: str) -> bool:
 
 
 def open_token(path: Path | None) -> Callable[[], str] | None:
-    """Returns a function that returns a client's current token; None if `path` is None.
+    """Returns a function that returns the current token in a client's file `path`; None if `path` is None.
 
-    Raises TokenFileError if the file cannot be used.
+    Raises TokenFileError if the file cannot be read or its token is not valid (`parse_token`).
     """
     if path is None:
         return None

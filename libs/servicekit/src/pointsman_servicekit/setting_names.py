@@ -1,4 +1,4 @@
-"""Finds misspelt settings. A service would otherwise start with the default in place of the value that was meant."""
+"""Finds misspelt settings, with which a service would silently use its defaults."""
 
 from collections.abc import Collection, Mapping
 from difflib import get_close_matches
@@ -7,15 +7,19 @@ MIN_SIMILARITY = 0.6
 
 
 class UnknownSetting(ValueError):
-    """The environment has a variable with a service's prefix that is none of its settings; the message names both."""
+    """An environment variable has a service's prefix and is none of its settings.
+
+    The message names the variable, and a similar setting if there is one.
+    """
 
 
 def require_known_settings(
     prefix: str, names: Collection[str], environment: Mapping[str, str], others: Collection[str] = ()
 ) -> None:
-    """Raises UnknownSetting for the first variable with the prefix that is neither a setting nor among `others`.
+    """Raises UnknownSetting if a variable with the prefix in `environment` is neither a setting nor in `others`.
 
-    `names` are settings without the prefix, `others` whole names of variables in capitals.
+    `names` are the settings' names without the prefix. `prefix` and `others`, whole names of further variables, are in
+    capitals; the case of the other names is ignored.
     """
     known = {f"{prefix}{name}".upper() for name in names}
     for variable in sorted(environment):

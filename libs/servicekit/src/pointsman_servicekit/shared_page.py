@@ -1,4 +1,4 @@
-"""A page that is encoded and compressed once, and whose bytes are shared by all that ask for it."""
+"""A page that is encoded and compressed once, and whose bytes all responses share."""
 
 import gzip
 from dataclasses import dataclass
@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class SharedPage:
-    """The body of a response, plain and compressed."""
+    """The body of a response, plain (`text`) and compressed by gzip."""
 
     text: bytes
     compressed: bytes
     content_type: str
 
     def respond(self, accept_encoding: str) -> tuple[dict[str, str], bytes]:
-        """Returns headers and body of a response, compressed if the client accepts gzip."""
+        """Returns the headers and the body of a response, compressed if the header Accept-Encoding accepts gzip."""
         headers = {"content-type": self.content_type, "vary": "accept-encoding"}
         if _accepts_gzip(accept_encoding):
             return headers | {"content-encoding": "gzip"}, self.compressed
@@ -25,7 +25,7 @@ def to_shared_page(text: bytes, content_type: str) -> SharedPage:
 
 
 def _accepts_gzip(accept_encoding: str) -> bool:
-    """Reads an Accept-Encoding header; `gzip;q=0` does not accept it."""
+    """Returns whether an Accept-Encoding header names gzip, and not with `q=0`."""
     for coding in accept_encoding.split(","):
         name, _, quality = coding.partition(";")
         if name.strip().lower() == "gzip":

@@ -8,22 +8,26 @@ from statistics import NormalDist
 
 @lru_cache(maxsize=64)
 def one_sided_z(confidence: float) -> float:
-    """Returns how many standard deviations above the mean `confidence` (0 to 1) of a normal distribution ends."""
+    """Returns the quantile of the standard normal distribution at `confidence`, between 0 and 1: 1.64 for 0.95."""
     return NormalDist().inv_cdf(confidence)
 
 
 def two_sided_z(confidence: float) -> float:
-    """Returns the standard deviations around the mean within which `confidence` (0 to 1) lies: 1.96 for 0.95."""
+    """Returns within how many standard deviations of the mean the share `confidence` of a normal distribution lies.
+
+    `confidence` is between 0 and 1: 1.96 for 0.95.
+    """
     return one_sided_z((1 + confidence) / 2)
 
 
 def wilson_interval(mean: float, count: float, z: float) -> tuple[float, float]:
-    """Returns the Wilson score interval of a rate: its lower and upper limit, (0, 1) if `count` is 0 or less.
+    """Returns the lower and the upper limit of the Wilson score interval of a rate; (0, 1) if `count` is 0 or less.
 
-    `mean` is the mean of `count` observations between 0 and 1. `z` is the half-width in standard deviations. The
-    formula is for observations that are 0 or 1; values in between vary less around the same mean, so the interval is
-    then too wide rather than too narrow. E. B. Wilson, "Probable inference, the law of succession, and statistical
-    inference", Journal of the American Statistical Association 22 (1927), 209-212.
+    `mean` is the mean of `count` observations, each from 0 to 1. `z` is the half-width in standard deviations
+    (`one_sided_z`, `two_sided_z`). The formula is for observations that are 0 or 1; values between them vary less
+    around the same mean, so the interval is then too wide rather than too narrow. E. B. Wilson, "Probable inference,
+    the law of succession, and statistical inference", Journal of the American Statistical Association 22 (1927),
+    209-212.
     """
     if count <= 0:
         return 0.0, 1.0
@@ -34,11 +38,12 @@ def wilson_interval(mean: float, count: float, z: float) -> tuple[float, float]:
 
 
 class LogBuckets:
-    """Buckets whose borders are a constant factor apart, so that counts from several processes can be added.
+    """Buckets for counting values, whose borders are a constant factor apart.
 
-    Values are counted in a plain `dict[int, int]` from bucket index to count. This is DDSketch (Masson, Rim and Lee,
-    "DDSketch: a fast and fully-mergeable quantile sketch with relative-error guarantees", PVLDB 12, 2019) with a fixed
-    range. Bucket 0 holds all values up to `smallest`; bucket k holds those up to smallest * 2^(k / per_doubling).
+    The caller counts values in a dict from bucket index to count; dicts from several processes can be added. Bucket 0
+    has all values up to `smallest`, bucket k those above the previous border and up to smallest * 2^(k / per_doubling).
+    This is DDSketch (Masson, Rim and Lee, "DDSketch: a fast and fully-mergeable quantile sketch with relative-error
+    guarantees", PVLDB 12, 2019) with a fixed range.
     """
 
     def __init__(self, per_doubling: float, smallest: float, largest: float) -> None:
@@ -48,7 +53,10 @@ class LogBuckets:
 
     @classmethod
     def with_relative_error(cls, error: float, smallest: float, largest: float) -> "LogBuckets":
-        """Makes buckets from which `quantile` is known to within the fraction `error` of its true value."""
+        """Makes buckets with which `quantile` has a relative error of at most `error` (0.025 is 2.5 %).
+
+        That holds for values from `smallest` to `largest`.
+        """
         return cls(1 / math.log2((1 + error) / (1 - error)), smallest, largest)
 
     def index(self, value: float) -> int:
@@ -57,9 +65,10 @@ class LogBuckets:
         return math.ceil(self.per_doubling * math.log2(min(value, self.largest) / self.smallest))
 
     def quantile(self, counts: Mapping[int, int], fraction: float) -> float:
-        """Returns the value below which `fraction` (0 to 1) of the counted values lie, 0 if there are none.
+        """Returns approximately the value below which `fraction` (0 to 1) of the counted values lie; 0 if none.
 
-        It is the point of its bucket whose relative error is smallest at both borders.
+        `counts` maps bucket indices to counts. The result is the point of the quantile's bucket whose relative
+        distance to both borders is the same.
         """
         rank = max(1, math.ceil(fraction * sum(counts.values())))
         reached = 0
@@ -70,9 +79,10 @@ class LogBuckets:
         return 0.0
 
     def interpolated_quantile(self, counts: Mapping[int, int], fraction: float) -> float:
-        """Returns a quantile, interpolated in its bucket as if the values' logarithms were spread evenly.
+        """Returns the quantile at `fraction` (0 to 1), interpolated in its bucket; 0 if nothing was counted.
 
-        It is continuous in `fraction`, as a comparison of two quantiles' confidence limits needs.
+        It assumes that the logarithms of a bucket's values are spread evenly. Unlike `quantile`, the result grows
+        continuously with `fraction`, as the comparison of confidence limits of two quantiles needs.
         """
         rank = fraction * sum(counts.values())
         below = 0
@@ -88,8 +98,9 @@ class LogBuckets:
 
 
 PATH_LATENCY_BUCKETS = LogBuckets.with_relative_error(0.025, smallest=0.001, largest=3600.0)
-"""Seconds of requests by path, in the request log: 303 buckets."""
+"""For the seconds of requests by path, in the request log: 303 buckets."""
 
 CANARY_LATENCY_BUCKETS = LogBuckets(per_doubling=4, smallest=0.001, largest=3600.0)
-"""Seconds of requests to a canary and its stable version, as `ReportCanaryMetrics` transmits them: 88 buckets, each
-1.19 times as long as the one before."""
+"""For the seconds of requests to a canary and to its stable version, as the call `ReportCanaryMetrics` sends them.
+
+There are 88 buckets; each border is 1.19 times the one before."""

@@ -1,7 +1,6 @@
-"""YAML in which a duplicate key is an error, aliases are bounded, and environment variables may stand. Needs PyYAML.
+"""Parses YAML: rejects duplicate keys, bounds aliases, and replaces environment variables if asked to. Needs PyYAML.
 
-Plain YAML silently drops the first of two equal keys, and a few lines of aliases of aliases stand for billions of
-values.
+PyYAML silently drops the first of two equal keys, and a few lines of aliases of aliases become billions of values.
 """
 
 from collections.abc import Hashable, Iterator, Mapping
@@ -12,17 +11,21 @@ import yaml
 from pointsman_servicekit.yaml_variables import Variables
 
 MAX_ALIASED_VALUES = 100_000
-"""Values that a document has by its aliases in addition to those that are written out."""
+"""Most values that a document may have by its aliases, in addition to the values that are written out."""
 MAX_DEPTH = 100
-"""Levels of lists and mappings, aliases expanded."""
+"""Most levels of lists and mappings, aliases expanded."""
 _TWICE = "stands twice"
 
 
 def load(text: str, variables: Mapping[str, str] | None = None, unset: str | None = None) -> Any:
-    """Parses YAML; raises yaml.YAMLError, also for a malformed date and for a document that is nested too deep.
+    """Parses one YAML document; returns None for an empty one.
 
-    With `variables`, `${NAME}` is replaced in scalars. One that is not set and has no default becomes `unset`; if
-    `unset` is None, it raises UnsetVariable, a yaml.YAMLError.
+    With `variables` (values by name), `${NAME}` in scalars is replaced, as `yaml_variables` describes. A variable
+    without a value and without a default becomes `unset`; if `unset` is None, it raises UnsetVariable, a
+    yaml.YAMLError.
+
+    Raises yaml.YAMLError if the text is no valid YAML, has a duplicate key or an invalid date, or exceeds
+    `MAX_ALIASED_VALUES` or `MAX_DEPTH`.
     """
     names = None if variables is None else Variables(variables, unset)
     loader = _Loader(text if names is None else names.mark(text))
@@ -44,7 +47,7 @@ def load(text: str, variables: Mapping[str, str] | None = None, unset: str | Non
 
 
 def _remedy(error: yaml.MarkedYAMLError) -> str:
-    """Returns what to do about a syntax error; empty for an error whose text says it."""
+    """Returns advice to append to an error's message; empty if the message says enough."""
     if isinstance(error, yaml.constructor.ConstructorError):
         return "; keep one of them" if _TWICE in str(error.problem) else ""
     if "'\\t'" in str(error.problem):
@@ -55,7 +58,7 @@ def _remedy(error: yaml.MarkedYAMLError) -> str:
 def _scalars(root: yaml.Node) -> Iterator[yaml.ScalarNode]:
     """Yields each scalar once; raises yaml.YAMLError if aliases make the document too large, too deep or endless."""
     sizes: dict[int, int] = {}
-    """By node: its values, aliases expanded; 0 while they are counted."""
+    """The number of values in each node, aliases expanded, by the node's id; 0 while they are counted."""
     depths: dict[int, int] = {}
     written = 0
     pending = [(root, False)]

@@ -1,4 +1,4 @@
-"""TLS settings of servers and clients: their files are checked before use, with errors that name the file."""
+"""TLS settings of servers and clients. Their files are checked before use, and errors name the file."""
 
 import logging
 import ssl
@@ -9,7 +9,7 @@ log = logging.getLogger(__name__)
 
 
 class TlsError(OSError):
-    """A certificate, key or CA file for TLS cannot be used."""
+    """A file for TLS cannot be read or used, does not match another one, or is missing from the settings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +21,13 @@ class ServerTls:
     key: Path
     """PEM, not encrypted."""
     client_ca: Path | None = None
-    """PEM. If set, a client must present a certificate signed by one of these."""
+    """PEM. If set, a client must present a certificate signed by one of the CAs in this file."""
 
     def context(self) -> ssl.SSLContext:
-        """Returns an SSL context with the server's certificate; raises TlsError."""
+        """Returns a new SSL context for the server, for TLS 1.2 or later.
+
+        Raises TlsError if a file cannot be read or used, or if key and certificate do not match.
+        """
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         self.load_into(context)
@@ -34,32 +37,41 @@ class ServerTls:
         return context
 
     def load_into(self, context: ssl.SSLContext) -> None:
-        """Loads the certificate and key into `context` for later handshakes. Raises TlsError."""
+        """Loads certificate and key into an SSL context, for later handshakes.
+
+        Raises TlsError if a file cannot be read or used, or if key and certificate do not match.
+        """
         _show(context, self.certificate, self.key)
 
     def stamp(self) -> tuple[object, ...]:
-        """Returns a value that changes if any of the certificate's files changes."""
+        """Returns a value that changes with the inode, size or modification time of one of the three files."""
         return _stamp(self.certificate, self.key, self.client_ca)
 
     def pem(self) -> tuple[bytes, bytes, bytes | None]:
-        """Returns the contents of key, certificate and client CA, after checking that they match; raises TlsError."""
+        """Returns the contents of the files: key, certificate, and client CA (None if not set).
+
+        Checks them before, and raises TlsError as `context` does.
+        """
         self.context()
         return _read(self.key), _read(self.certificate), _read(self.client_ca) if self.client_ca else None
 
 
 @dataclass(frozen=True, slots=True)
 class ClientTls:
-    """The CA that a client trusts, and the certificate that it presents."""
+    """The CA that a client trusts, and the certificate that it presents, if any."""
 
     ca: Path
-    """PEM: the CA that must have signed the server's certificate."""
+    """PEM: the CAs, one of which must have signed the server's certificate."""
     certificate: Path | None = None
     key: Path | None = None
     server_name: str = ""
-    """The name in the server's certificate, if it is not the one in its address."""
+    """The name that the server's certificate must have; empty: the host name of the server's address."""
 
     def pem(self) -> tuple[bytes, bytes | None, bytes | None]:
-        """Returns the contents of CA, key and certificate, after checking that they match; raises TlsError."""
+        """Returns the contents of the files: CA, key, and certificate; the last two are None if either is not set.
+
+        Raises TlsError if a file cannot be read or used, or if key and certificate do not match.
+        """
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         _trust(context, self.ca)
         if self.certificate is None or self.key is None:
@@ -69,19 +81,19 @@ class ClientTls:
 
 
 class ReloadingTls:
-    """An SSL context that reloads its certificate when `follow` finds the files changed.
+    """A server's SSL context, into which `follow` loads a changed certificate; the client CA is read only once.
 
-    The CA for client certificates is read once.
+    The server has to call `follow` regularly.
     """
 
     def __init__(self, tls: ServerTls) -> None:
-        """Loads the certificate and key of a server; raises TlsError."""
+        """Loads the files; raises TlsError as `ServerTls.context` does."""
         self._tls = tls
         self._stamp = tls.stamp()
         self.context: ssl.SSLContext = tls.context()
 
     def follow(self) -> None:
-        """Reloads the certificate if it has changed; if the new one cannot be used, logs why and keeps the old one."""
+        """Loads certificate and key again if a file has changed; if they cannot be used, logs why and keeps the old."""
         now = self._tls.stamp()
         if now == self._stamp:
             return
@@ -96,9 +108,12 @@ class ReloadingTls:
 
 
 def server_tls(certificate: Path | None, key: Path | None, client_ca: Path | None) -> ServerTls | None:
-    """Returns the server's TLS by the settings `tls_*`; None if none is set.
+    """Returns the TLS of a server from its settings `tls_certificate`, `tls_key` and `tls_client_ca`.
 
-    Raises TlsError if a file cannot be used, or only some of the settings are set.
+    Returns None if all of them are None.
+
+    Raises TlsError if a file cannot be read or used, if certificate and key do not match, if only one of these two is
+    set, or if the client CA is set without them.
     """
     if certificate is None and key is None:
         if client_ca is not None:
@@ -113,9 +128,10 @@ def server_tls(certificate: Path | None, key: Path | None, client_ca: Path | Non
 
 
 def client_tls(ca: Path | None, certificate: Path | None, key: Path | None, server_name: str = "") -> ClientTls | None:
-    """Returns the client's TLS by the settings `client_tls_*`; None if none is set.
+    """Returns the TLS of a client from its service's settings `client_tls_*`; None if all three files are None.
 
-    Raises TlsError if a file cannot be used, or only some of the settings are set.
+    The CA is enough. Raises TlsError if a file cannot be read or used, if certificate and key do not match, if only one
+    of these two is set, or if they are set without the CA. `server_name` is that of `ClientTls`.
     """
     if ca is None:
         if certificate is not None or key is not None:

@@ -1,8 +1,8 @@
-"""Runs several processes of one service on the same ports.
+"""Runs several processes of one service, the workers, on the same ports.
 
-A supervisor starts them, replaces those that die, and stops them. Supervisor and worker are connected by a socket pair,
-on which both may send requests. If one end dies, the other notices at once: the supervisor replaces the worker, and a
-worker without a supervisor drains and exits.
+A supervisor process starts the workers, replaces those that die, and stops them. It is connected to each of them by a
+socket pair, on which both may ask questions: named requests with an argument in JSON. If one end dies, the other
+notices at once: the supervisor replaces a dead worker, and a worker without a supervisor drains and exits.
 """
 
 import asyncio
@@ -24,38 +24,38 @@ from pointsman_servicekit.process import Backoff
 log = logging.getLogger(__name__)
 
 WORKER_OPTION = "--worker"
-"""The option is followed by the worker's number, from 1, and the file descriptor of its end of the socket pair."""
+"""The option of a worker, followed by its number (from 1) and the file descriptor of its end of the socket pair."""
 ANSWER_TIMEOUT_SECONDS = 2.0
-"""Seconds in which a worker must answer."""
+"""Seconds in which the other end must answer a question, by default."""
 MERGED_ANSWER_TIMEOUT_SECONDS = 5.0
-"""Seconds in which the supervisor must answer a question that it forwards to all workers."""
+"""Seconds in which the supervisor must answer a question for which it asks all workers."""
 MAX_LINE_BYTES = 64 * 1024 * 1024
 
 Handler = Callable[[Any], Awaitable[Any]]
 
 
 class AnswerFailed(Exception):
-    """The other end has failed to answer a question."""
+    """The handler at the other end raised an exception; only used within this module."""
 
 
 class WorkerPeer:
-    """The process at the other end of a socket pair.
+    """The process at the other end of a socket pair: asks it questions, and answers its questions.
 
-    Messages are lines of JSON: [id, question, argument], [id, answer], or [id] if answering has failed.
+    Messages are lines of JSON: [id, question, argument], [id, answer], or [id] if the question's handler failed.
     """
 
     def __init__(self, handlers: Mapping[str, Handler]) -> None:
         """Takes in `handlers` the functions that answer questions from the other end, by the question's name."""
         self.handlers = dict(handlers)
         self.reading: asyncio.Task[None]
-        """The task that reads messages; it ends when the other end closes. Set by `connect`."""
+        """The task that reads messages; it ends when the other end closes the connection. Set by `connect`."""
         self._writer: asyncio.StreamWriter | None = None
         self._answers: dict[int, asyncio.Future[Any]] = {}
         self._ids = count()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def connect(self, end: socket.socket) -> None:
-        """Starts to answer questions from the other end, until that end closes."""
+        """Takes this process's end of the socket pair, and starts the task that answers the other end's questions."""
         reader, self._writer = await asyncio.open_unix_connection(sock=end, limit=MAX_LINE_BYTES)
         self.reading = asyncio.create_task(self._read(reader), name="peer")
 
@@ -83,9 +83,10 @@ class WorkerPeer:
                     waiting.set_exception(ConnectionError())
 
     async def ask(self, question: str, argument: Any = None, seconds: float = ANSWER_TIMEOUT_SECONDS) -> Any:
-        """Asks the other end a question; returns the answer, or None if it has no handler for the question yet.
+        """Asks the other end a question; returns the answer, which is None also if the question has no handler there.
 
-        Raises Unavailable if the other end fails to answer, or no answer arrives within `seconds`.
+        Raises Unavailable ("worker_unavailable") if the handler raised an exception, if the connection is or gets
+        closed, or if no answer arrives within `seconds`.
         """
         number = next(self._ids)
         answer = self._answers[number] = asyncio.get_running_loop().create_future()
@@ -123,9 +124,9 @@ def _to_line(*message: Any) -> bytes:
 
 
 async def connect_supervisor(descriptor: int) -> WorkerPeer:
-    """Connects a worker to its supervisor by its end of their socket pair, a file descriptor.
+    """Connects a worker to its supervisor; `descriptor` is the worker's end of their socket pair.
 
-    If the supervisor dies, the worker gets SIGTERM.
+    If the supervisor closes its end, for example because it dies, this process sends itself SIGTERM.
     """
     supervisor = WorkerPeer({})
     await supervisor.connect(socket.socket(fileno=descriptor))
@@ -141,7 +142,11 @@ async def connect_supervisor(descriptor: int) -> WorkerPeer:
 
 @dataclass(slots=True)
 class Worker:
-    """A numbered worker of a service: its current process, which a new process replaces after a death."""
+    """A worker as its supervisor sees it: a number, and the process that has it now.
+
+    After the process's death a new process gets the number. `restarts` counts these replacements, `serves` says whether
+    the process has reported that it serves.
+    """
 
     number: int
     process: asyncio.subprocess.Process | None = None
@@ -160,7 +165,7 @@ class Worker:
 
 
 class Supervisor:
-    """Runs a program as several worker processes."""
+    """Runs a program as several worker processes, and asks them questions."""
 
     def __init__(
         self,
@@ -170,13 +175,14 @@ class Supervisor:
         on_death: Callable[[Worker], None],
         backoff: Backoff = Backoff(),  # noqa: B008  # it is frozen
     ) -> None:
-        """Takes the command line `program`, to which the options of a worker are added, and the number of workers.
+        """Takes the command line `program`, to which `WORKER_OPTION` is added, and the number of `workers`.
 
-        `on_death` is called when a worker has ended, before it is replaced.
+        `environment` are the processes' environment variables. `on_death` is called when a worker's process has ended.
+        `backoff` says how long to wait before it is replaced.
         """
         self.workers = [Worker(number) for number in range(1, workers + 1)]
         self.handlers: dict[str, Handler] = {}
-        """Handlers of the workers' questions, by the question's name."""
+        """Functions that answer questions of the workers, by the question's name; set them before `run`."""
         self._program, self._environment = program, environment
         self._on_death, self._backoff = on_death, backoff
         self._stopping = asyncio.Event()
@@ -185,12 +191,13 @@ class Supervisor:
         self._failed = False
 
     async def run(self, stopping: Awaitable[signal.Signals], kill_after: float) -> int:
-        """Runs the workers until `stopping` returns a signal, which is passed on.
+        """Runs the workers until `stopping` returns a signal, and sends them that signal.
 
-        Returns the exit status: 1 if a worker failed at its start or its end, or had to be killed, else 0.
+        Workers that still run `kill_after` seconds later are killed. If a worker ends before all have served for the
+        first time, the others get SIGTERM, since its error is likely to affect all of them.
 
-        After `kill_after` seconds the remaining workers are killed. If a worker dies before all have started for the
-        first time, the others are stopped: its error is likely to affect all workers, and is in its log.
+        Returns 1 if a worker had to be killed, ended before all had served, or ended with a positive status after the
+        signal; else 0.
         """
         tasks = [asyncio.create_task(self._keep(worker)) for worker in self.workers]
         signalled, failed = asyncio.ensure_future(stopping), asyncio.create_task(self._stopping.wait())
@@ -209,7 +216,11 @@ class Supervisor:
         return 1 if self._failed or late else 0
 
     async def ask_all(self, question: str) -> list[tuple[Worker, Any]]:
-        """Returns the answers of the serving workers, without those that fail to answer in time."""
+        """Asks all workers that serve, at the same time; returns each worker with its answer.
+
+        Leaves out a worker that does not answer within `ANSWER_TIMEOUT_SECONDS`, whose handler raises an exception, or
+        whose answer is None.
+        """
         workers = [worker for worker in self.workers if worker.serves]
         answers = await asyncio.gather(*[worker.peer.ask(question) for worker in workers], return_exceptions=True)
         return [
@@ -245,7 +256,7 @@ class Supervisor:
                 await asyncio.wait_for(self._stopping.wait(), delay)
 
     async def _run_once(self, worker: Worker) -> int:
-        """Starts the worker's process and returns its exit status, negative for a signal."""
+        """Runs one process of the worker to its end; returns its exit status, negative if a signal ended it."""
         ours, theirs = socket.socketpair()
 
         async def serving(_: Any) -> None:

@@ -1,7 +1,8 @@
-"""Environment variables in YAML: `${NAME}` and `${NAME:-DEFAULT}` in scalars; `$${` is a literal `${`.
+"""Environment variables in the scalars of YAML: `${NAME}` or `${NAME:-DEFAULT}`; `$${` stands for a literal `${`.
 
-They are replaced after parsing, so that a value cannot change the document's structure, whatever characters it has.
-While the document is parsed, a mark stands for each of them: braces would end a scalar inside `{ }` and `[ ]`.
+The default is for a variable that is not set; an empty value stays empty. Variables are replaced after the document was
+parsed, so that no value can change its structure. While it is parsed, a mark stands in the place of each variable,
+because braces would end a scalar inside `{ }` and `[ ]`.
 """
 
 import re
@@ -16,13 +17,13 @@ _VARIABLE = re.compile(
     r"|\$\{(?P<name>[A-Z0-9_]+)(?::-(?P<default>[^}]*))?\}"
 )
 _MARK = re.compile("\ue000([0-9]+)\ue001")
-"""Characters of Unicode's private use around the number of a variable."""
+"""A mark: the number of a variable between two characters of Unicode's private use."""
 _TEXT = "tag:yaml.org,2002:str"
 _TYPED = frozenset(f"tag:yaml.org,2002:{name}" for name in ("int", "float", "bool", "null"))
 
 
 class UnsetVariable(yaml.YAMLError):
-    """A variable that is not set and has no default."""
+    """A document needs a variable that is not set and has no default."""
 
     def __init__(self, name: str, line: int) -> None:
         super().__init__(f"line {line} needs the environment variable {name}, which is not set")
@@ -35,23 +36,26 @@ class UnsetVariable(yaml.YAMLError):
 class _Reference:
     written: str
     literal: str | None
-    """What `$${` and perhaps `NAME}` stand for; None for a variable."""
+    """The text that replaces an escaped `$${`, with the `NAME}` after it if there is one; None for a variable."""
     name: str
     default: str | None
     line: int
 
 
 class Variables:
-    """The variables of one document."""
+    """Replaces the variables of one document: `mark` its text, parse it, then `substitute` in the parsed scalars."""
 
     def __init__(self, values: Mapping[str, str], unset: str | None) -> None:
-        """Takes in `unset` the value of variables that are neither set nor have a default; None: UnsetVariable."""
+        """Takes the variables' values by name, and in `unset` the value of those that have neither value nor default.
+
+        If `unset` is None, `substitute` raises UnsetVariable for these.
+        """
         self._values = values
         self._unset = unset
         self._found: list[_Reference] = []
 
     def mark(self, text: str) -> str:
-        """Returns the document's text with a mark for each variable."""
+        """Returns the document's text with a mark in the place of each variable; to be called once."""
         line, end = 1, 0
 
         def to_mark(match: re.Match[str]) -> str:
@@ -64,13 +68,14 @@ class Variables:
         return _VARIABLE.sub(to_mark, text)
 
     def unmark(self, text: str) -> str:
-        """Returns a text with the variables as they are written, instead of their marks."""
+        """Returns a text, such as an error message, with the variables as they were written in place of their marks."""
         return _MARK.sub(lambda match: self._found[int(match[1])].written, text)
 
     def substitute(self, nodes: Iterable[yaml.ScalarNode], resolver: yaml.resolver.Resolver) -> None:
-        """Replaces the marks in the scalars; a scalar that is one variable without quotes gets the value's type.
+        """Replaces the marks in the scalars `nodes`, which it changes.
 
-        That type is a number, true, false or null; everything else is a text. Raises UnsetVariable.
+        A scalar without quotes that is one whole variable becomes a number, a boolean or null if its value looks like
+        one; all others stay texts. Raises UnsetVariable if a variable has no value (see `__init__`).
         """
         for node in nodes:
             whole = _MARK.fullmatch(node.value)
@@ -92,7 +97,10 @@ class Variables:
 
 
 def escape(value: Any) -> Any:
-    """Returns data in whose texts every `${` is literal, for data of others that is written to a file."""
+    """Returns a copy of `value` with every `${` in its texts escaped as `$${`, also inside dicts and lists.
+
+    For data from others that is written to a YAML file in which variables are replaced.
+    """
     if isinstance(value, str):
         return value.replace("${", "$${")
     if isinstance(value, dict):

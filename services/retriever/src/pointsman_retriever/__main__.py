@@ -27,9 +27,10 @@ SWITCH_INTERVAL_SECONDS = 0.0001
 
 
 async def run(settings: Settings, spans: "Spans | None" = None) -> None:
-    """Serves until SIGINT or SIGTERM, then completes the calls in flight; acknowledged writes are on disk.
+    """Serves until SIGINT or SIGTERM; then calls in progress have `settings.shutdown_timeout` seconds to finish.
 
-    Raises as `load_model` and `run_service` do.
+    After SIGTERM, new calls are still answered for `settings.shutdown_delay` seconds before that. Acknowledged writes
+    are on disk. Raises as `load_model` and `run_service` do.
     """
     async with bootstrap.run_service(settings, bootstrap.load_model(settings), spans) as running:
         received = await wait_for_stop_signal()

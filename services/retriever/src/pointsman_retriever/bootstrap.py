@@ -1,4 +1,4 @@
-"""Builds a running retriever from its settings; the only module that knows the concrete classes."""
+"""Builds a running retriever from its settings; chooses the implementation of each interface."""
 
 import asyncio
 import logging
@@ -65,11 +65,15 @@ class RunningService:
     address: str
     metrics_port: int
     announce_shutdown: Callable[[], Awaitable[None]]
-    """Turns gRPC health and /readyz to not serving; calls are still served."""
+    """Makes gRPC health report NOT_SERVING and /readyz 503 from now on; calls are still answered."""
 
 
 def load_model(settings: Settings) -> Encoder:
-    """Loads the configured embedding model; raises as `read_encoder_config` and `open_encoder` do."""
+    """Loads the configured embedding model, or else MiniLM.
+
+    Raises FailedPrecondition if the configuration file cannot be read or its model cannot be used, ModelMissing if
+    MiniLM's folder is not complete, and Unavailable if a configured endpoint fails.
+    """
     config = read_encoder_config(settings.embedding_config) if settings.embedding_config else None
     return open_encoder(config, settings.embedding_model)
 
@@ -78,12 +82,13 @@ def load_model(settings: Settings) -> Encoder:
 async def run_service(
     settings: Settings, model: Encoder, spans: "Spans | None" = None
 ) -> AsyncIterator[RunningService]:
-    """Runs the service for the length of the block; it listens once all collections are loaded.
+    """Runs the service for the length of the block; it listens when all collections are loaded.
 
-    Calls to a damaged collection get an error, and a metric counts such collections; the service is ready without them.
-    `spans` enables tracing. Raises FailedPrecondition for a data folder that is in use, not writable or of another
-    release and for an unknown extension, OSError for a port that is taken, TlsError or TokenFileError for files that
-    cannot be used.
+    A collection that cannot be loaded does not keep the service from being ready: calls to it get an error, and the
+    metric `pointsman_retriever_inconsistent` shows it. `spans` enables tracing. Raises FailedPrecondition if the data
+    folder is in use or not writable, or if an extension or an external collection is not valid; OSError if a port is
+    taken; TlsError and TokenFileError for files of TLS and tokens; and what a vector store's client raises if the
+    store cannot be reached.
     """
     tls = server_tls(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
     gate = open_token_gate(settings.tokens, METHOD_ROLES, settings.listen, "POINTSMAN_RETRIEVER_TOKENS")
@@ -158,8 +163,9 @@ async def _build_servicer(
 
 
 def to_window(model: Encoder) -> int:
-    """Returns how many tokens a chunk may have with its titles: what the model reads after the prefix of passages, but
-    at most `WINDOW_TOKENS`.
+    """Returns how many tokens a chunk may have with its titles.
+
+    That is the number of tokens that the model reads, less those of its prefix for passages; at most `WINDOW_TOKENS`.
     """
     prefix = model.tokenizer.encode(model.passage_prefix, add_special_tokens=False)
     return min(WINDOW_TOKENS, model.max_tokens - len(prefix.ids))
@@ -186,7 +192,10 @@ def snapshot_factory(vector_store: VectorStore) -> SnapshotFactory:
 def _load_vector_store(
     stack: AsyncExitStack, settings: Settings, owner: str, count_search: Callable[[str], None]
 ) -> VectorStore:
-    """Loads the configured vector store; raises FailedPrecondition if it is unknown or lacks its client."""
+    """Opens the configured vector store, and closes it with `stack`.
+
+    Raises FailedPrecondition if it is unknown or its client is not installed, and what its factory raises.
+    """
     factory: vector_stores.VectorStoreFactory = load_extension(
         settings.vector_store,
         setting="POINTSMAN_RETRIEVER_VECTOR_STORE",
@@ -200,8 +209,9 @@ def _load_vector_store(
 
 
 def _load_external(stack: AsyncExitStack, settings: Settings, fingerprint: str) -> ExternalCollections:
-    """Loads the collections in external stores, without connecting to a store. Raises FailedPrecondition for a
-    configuration or a store that cannot be used.
+    """Returns the collections in external stores, without connecting to the stores; `stack` closes them.
+
+    Raises FailedPrecondition for an invalid configuration, or a store that is unknown or whose client is not installed.
     """
     external = {}
     for collection_id, config in stores.read_external(settings.collections).items():
@@ -218,7 +228,10 @@ def _load_external(stack: AsyncExitStack, settings: Settings, fingerprint: str) 
 
 
 def _load_reranker(stack: AsyncExitStack, settings: Settings) -> Reranker | None:
-    """Loads the configured reranker, None if there is none; raises FailedPrecondition for an unknown API."""
+    """Returns the configured reranker, which `stack` closes; None if neither its URL nor its API is set.
+
+    Raises FailedPrecondition if the API is unknown.
+    """
     if not settings.reranker_url and not settings.reranker_api:
         return None
     factory: rerankers.RerankerFactory = load_extension(

@@ -35,7 +35,7 @@ class ThreadPool:
 
 
 class CallLimit:
-    """Limits how many calls of one kind are in progress, queued ones included.
+    """Limits how many calls of one kind are in progress, including those that wait for a thread.
 
     Use from the event loop's thread only.
     """
@@ -48,7 +48,7 @@ class CallLimit:
 
     @contextmanager
     def slot(self) -> Iterator[None]:
-        """Occupies a slot for the length of the block; raises ResourceExhausted if none is free."""
+        """Occupies a slot during the block; raises ResourceExhausted ("overloaded") at once if none is free."""
         if self._used >= self._slots:
             raise ResourceExhausted(
                 f"the retriever is already working on {self._slots} {self._what}, its limit; try again later",
@@ -64,7 +64,7 @@ class CallLimit:
 
 @dataclass(frozen=True, slots=True)
 class ThreadPools:
-    """Thread pools, one for each kind of work so that none waits for another's threads, and the limits on calls."""
+    """A thread pool for each kind of work, so that no kind waits for another's threads, and the limits on calls."""
 
     search: ThreadPool
     external: ThreadPool  # searches in stores of the user, which may hang
@@ -94,7 +94,7 @@ def make_thread_pools(search_threads: int, ingest_threads: int) -> ThreadPools:
 
 
 class RWLock:
-    """A readers-writer lock for threads. A waiting writer goes before readers that arrive after it."""
+    """A readers-writer lock for threads, not reentrant. A waiting writer goes before readers that arrive after it."""
 
     def __init__(self) -> None:
         self._changed = Condition()

@@ -1,4 +1,4 @@
-"""Chunks and embeds documents in the ingest threads, and keeps vectors of different models apart."""
+"""Chunks documents and embeds their chunks, embeds queries, and refuses vectors of other embedding models."""
 
 import asyncio
 from collections import ChainMap
@@ -26,7 +26,7 @@ R = TypeVar("R")
 
 
 class Embedder(Protocol):
-    """An embedding model, which turns texts into vectors of length 1."""
+    """Interface of an embedding model; `Prefixed` of `pointsman_embedding` implements it."""
 
     @property
     def fingerprint(self) -> str: ...
@@ -35,18 +35,25 @@ class Embedder(Protocol):
     def dimensions(self) -> int: ...
 
     def embed(self, texts: Sequence[str]) -> Vectors:
-        """Embeds texts: (texts, dimensions), each of length 1. Blocks. Raises Unavailable if an endpoint fails."""
+        """Returns (texts, dimensions): a vector of length 1 for each text. Blocks.
+
+        Raises Unavailable if the model is behind an endpoint and that fails.
+        """
 
 
 class Chunker(Protocol):
-    """Splits documents into chunks, by a recipe for each kind of document."""
+    """Interface for splitting documents into chunks; `SandboxedChunker` implements it."""
 
     def recipe(self, document: Document) -> str:
-        """Returns the chunker's name and version for a document; if the recipe changes, it is chunked again."""
+        """Returns the recipe for a document: the name and version of how it is chunked.
+
+        A stored document that is sent again is chunked again if its recipe has changed.
+        """
 
     async def chunk(self, documents: Sequence[tuple[Document, str]]) -> list[tuple[Chunk, ...] | PointsmanError]:
-        """Returns the chunks of each document by its recipe, or an error in place of those of one that cannot be
-        chunked.
+        """Returns the chunks of each document, given with its recipe, in the same order.
+
+        For a document that cannot be chunked, the list has InvalidArgument instead.
         """
 
 
@@ -61,11 +68,11 @@ class ChunkedDocument:
 
     @property
     def texts(self) -> list[str]:
-        """Returns the texts of the document's chunks that are to be embedded."""
+        """Returns the text to embed for each chunk, in their order."""
         return [chunk.embedded_text for chunk in self.chunks]
 
     def with_vectors(self, vectors: Mapping[str, Vectors]) -> EncodedDocument:
-        """Returns the document with its chunks' vectors; `vectors` must have one for each of the texts."""
+        """Returns the document with the vectors of its chunks; `vectors` has a vector for each of `texts`."""
         return EncodedDocument(
             document=self.document,
             chunks=self.chunks,
@@ -76,10 +83,10 @@ class ChunkedDocument:
 
 
 class DocumentEncoder:
-    """Turns documents into chunks with vectors, and queries into vectors."""
+    """Chunks documents and embeds the chunks, and embeds queries, with one embedding model."""
 
     def __init__(self, passages: Embedder, queries: Embedder, chunker: Chunker, pools: ThreadPools) -> None:
-        """Takes one model in two forms, `passages` and `queries`, since it may read the two differently."""
+        """Takes the model twice, with its prefix for passages and with its prefix for queries."""
         self.fingerprint = passages.fingerprint
         self.dimensions = passages.dimensions
         self._passages, self._queries = passages, queries
@@ -87,7 +94,7 @@ class DocumentEncoder:
         self._pools = pools
 
     def check_model(self, collection: CollectionInfo) -> None:
-        """Raises FailedPrecondition if another model made the collection's vectors."""
+        """Raises FailedPrecondition ("fingerprint_mismatch") if another model made the collection's vectors."""
         if collection.fingerprint != self.fingerprint:
             raise FailedPrecondition(
                 f"collection {str(collection.id)!r} was built with embedding model {collection.fingerprint}, and this "
@@ -101,9 +108,9 @@ class DocumentEncoder:
         return GIVEN_VECTOR_RECIPE if document.vector is not None else self._chunker.recipe(document)
 
     def with_unit_vector(self, document: Document) -> Document:
-        """Scales the document's own vector, if it has one, to length 1.
+        """Returns the document with its own vector, if it has one, scaled to length 1.
 
-        Raises InvalidArgument for an unusable vector and FailedPrecondition for one of another model.
+        Raises InvalidArgument as `check_vector` does, and FailedPrecondition if another model made the vector.
         """
         if document.vector is None:
             return document
@@ -111,10 +118,10 @@ class DocumentEncoder:
         return replace(document, vector=NamedVector(self.fingerprint, unit))
 
     def query_vector(self, query: Query) -> Vectors:
-        """Returns the query's own vector or the embedding of its text: (dimensions,), length 1. Blocks.
+        """Returns a vector (dimensions,) of length 1: the query's own, or else the embedding of its text. Blocks.
 
-        Raises InvalidArgument for an unusable vector, FailedPrecondition for one of another model, and Unavailable if
-        the model's endpoint fails.
+        Raises InvalidArgument as `check_vector` does, FailedPrecondition if another model made the query's vector, and
+        Unavailable if the model's endpoint fails.
         """
         if query.vector is None:
             return self._queries.embed([query.text]).reshape(self.dimensions)
@@ -123,18 +130,19 @@ class DocumentEncoder:
     async def encode(
         self, documents: Sequence[Document], source: str, find_known: FindKnownVectors
     ) -> list[EncodedDocument | PointsmanError]:
-        """Returns the documents in the same order, with an error in place of each that cannot be chunked.
+        """Returns each document with chunks and vectors, in the same order, or InvalidArgument if it cannot be chunked.
 
-        Chunks whose vector `find_known` has are not embedded again. Raises Unavailable if the model's endpoint fails,
-        and what `find_known` raises.
+        A document with its own vector becomes a single chunk. Texts for which `find_known` returns a vector are not
+        embedded again. `source` is recorded in the results. Raises Unavailable if the model's endpoint fails, and what
+        `find_known` raises.
         """
         chunked = await self._chunk([(document, self.recipe(document)) for document in documents], source)
         return await self._add_vectors(chunked, find_known)
 
     async def encode_again(self, documents: Sequence[tuple[Document, str]]) -> list[EncodedDocument]:
-        """Encodes stored documents, given with their recipes, for this model; reuses no vector.
+        """Chunks and embeds stored documents, given with their recipes; reuses no stored vector.
 
-        Raises InvalidArgument if one of them cannot be chunked, Unavailable if the model's endpoint fails.
+        Raises InvalidArgument if one of them cannot be chunked, and Unavailable if the model's endpoint fails.
         """
         chunked = await self._chunk(documents, source="")
         return [require(one) for one in await self._add_vectors(chunked, lambda _: {})]
@@ -207,7 +215,7 @@ def _known_vectors(find_known: FindKnownVectors, chunked: ChunkedDocument) -> Ma
 
 
 def require(encoded: EncodedDocument | PointsmanError) -> EncodedDocument:
-    """Returns the encoded document, or raises the error that took its place."""
+    """Returns `encoded` if it is a document, and raises it if it is an error."""
     if isinstance(encoded, PointsmanError):
         raise encoded
     return encoded

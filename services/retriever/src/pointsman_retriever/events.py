@@ -38,7 +38,7 @@ class CollectionDropped:
 
 @dataclass(frozen=True, slots=True)
 class CollectionSize:
-    """The current size of a collection, which is read when metrics are scraped."""
+    """The current size of a collection, for its metrics; not an event."""
 
     name: str
     documents: int
@@ -53,16 +53,16 @@ Event = SearchCompleted | SearchFailed | DocumentsUpserted | CollectionDropped
 
 
 class Observer(Protocol):
-    """Receives events; called from several threads."""
+    """Interface for receiving events, from several threads; `Metrics` and `TracedObserver` implement it."""
 
     def record(self, event: Event) -> None: ...
 
 
 class TracedObserver:
-    """Copies each completed search onto the current trace span, then passes the event on to another observer."""
+    """Writes each completed search to the current trace span, and passes every event on to another observer."""
 
     def __init__(self, inner: Observer, set_attributes: SetAttributes) -> None:
-        """Takes another observer, and `set_attributes`, which writes to the span that is current when it is called."""
+        """Takes the other observer, and a function that sets attributes of the span that is current at its call."""
         self._inner = inner
         self._set_attributes = set_attributes
 
@@ -73,7 +73,7 @@ class TracedObserver:
 
 
 def _to_span_attributes(event: SearchCompleted) -> dict[str, str | int | float]:
-    """Returns a search's span attributes, by OpenTelemetry's conventions for generative AI or as `pointsman.*`."""
+    """Returns the attributes of a search's span: `gen_ai.*` by OpenTelemetry's conventions, and `pointsman.*`."""
     return {
         "gen_ai.operation.name": "retrieval",
         "gen_ai.provider.name": "pointsman",

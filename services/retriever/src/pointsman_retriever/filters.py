@@ -1,4 +1,4 @@
-"""Metadata filters: which documents a search may return."""
+"""Filters by metadata: conditions that a document must meet to be found by a search."""
 
 from dataclasses import dataclass
 from math import isnan
@@ -29,7 +29,7 @@ class Exists:
 
 @dataclass(frozen=True, slots=True)
 class NumberRange:
-    """Matches metadata values that parse as numbers and lie within the bounds; a bound of None does not apply."""
+    """Matches documents whose value for the key is a number within the bounds; a bound of None does not apply."""
 
     key: str
     gte: float | None = None
@@ -40,7 +40,10 @@ class NumberRange:
 
 @dataclass(frozen=True, slots=True)
 class TextRange:
-    """Matches metadata values within the bounds in code point order, which suits dates in ISO 8601."""
+    """Matches documents whose value for the key is within the bounds; a bound of None does not apply.
+
+    Values are compared by code points, which is right for dates in ISO 8601.
+    """
 
     key: str
     gte: str | None = None
@@ -71,14 +74,18 @@ Filter = Condition | And | Or | Not
 
 
 def check_filter(root: Filter) -> None:
-    """Raises InvalidArgument for a filter that is empty, too large, too deep, or has a bound that is not a number."""
+    """Raises InvalidArgument ("invalid_filter") if a filter cannot be used.
+
+    That is, if it has more than `MAX_CONDITIONS` conditions, more than `MAX_DEPTH` levels, an And or Or without parts,
+    an In without values or with more than `MAX_VALUES`, a range without bounds or with the bound NaN, or an empty key.
+    """
     conditions = _count_conditions(root, 1)
     if conditions > MAX_CONDITIONS:
         raise invalid_filter(f"it has {conditions} conditions; the maximum is {MAX_CONDITIONS}")
 
 
 def check_depth(depth: int) -> None:
-    """Raises InvalidArgument if a part of a filter is nested too deeply; the outermost part has depth 1."""
+    """Raises InvalidArgument ("invalid_filter") if `depth` exceeds `MAX_DEPTH`; the outermost part has depth 1."""
     if depth > MAX_DEPTH:
         raise invalid_filter(f"its parts are nested more than {MAX_DEPTH} deep; flatten it")
 

@@ -1,4 +1,4 @@
-"""Limits on requests. Each check raises InvalidArgument with the limit in its message."""
+"""Limits on requests. Each function named `check_...` raises InvalidArgument if its argument is not allowed."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -138,13 +138,16 @@ def _check_options(options: SearchOptions) -> None:
 
 
 def check_share(what: str, value: float, span: str) -> None:
-    """Raises InvalidArgument if `value`, the field `what`, is not from 0 to 1; `span` describes that range."""
+    """Raises InvalidArgument ("invalid_WHAT") if `value` is not from 0 to 1.
+
+    `what` is the request's field, and `span` describes the range in the error's message.
+    """
     if not 0.0 <= value <= 1.0:  # NaN fails too
         raise InvalidArgument(f"{what} is {value}; it ranges from {span}", code=f"invalid_{what}", param=what)
 
 
 def check_vector(vector: Vectors, dimensions: int) -> None:
-    """Raises InvalidArgument unless `vector` is (dimensions,), finite and not zero."""
+    """Raises InvalidArgument ("invalid_vector") unless `vector` has the shape (dimensions,), is finite and not zero."""
     if vector.shape != (dimensions,):
         raise InvalidArgument(
             f"the vector has {vector.size} values; the model's vectors have {dimensions}",
@@ -158,7 +161,11 @@ def check_vector(vector: Vectors, dimensions: int) -> None:
 
 
 def check_document(document: Document) -> int:
-    """Returns a document's size in bytes; raises InvalidArgument if it exceeds a limit on requests."""
+    """Returns the bytes of a document's id, title, text and metadata in UTF-8.
+
+    Raises InvalidArgument if these are more than `MAX_DOCUMENT_BYTES`, if the text is empty, or longer than
+    `MAX_CHARACTERS_WITH_VECTOR` with a vector, and for metadata as `check_entries` does.
+    """
     if not document.text.strip():
         raise InvalidArgument(
             f"document {document.id!r} has no text; to remove it, call Delete", code="empty_document", param="text"
@@ -183,7 +190,10 @@ def check_document(document: Document) -> int:
 
 
 def check_entries(entries: Mapping[str, str], what: str, param: str) -> None:
-    """Raises InvalidArgument for too many entries or an empty key; `what` and `param` name them in the error."""
+    """Raises InvalidArgument if there are more than `MAX_METADATA` entries, or one has an empty key.
+
+    `what` names the entries in the error's message, `param` is their field in the request.
+    """
     if len(entries) > MAX_METADATA:
         raise InvalidArgument(
             f"{what} has {len(entries)} entries; the maximum is {MAX_METADATA}",
@@ -196,13 +206,13 @@ def check_entries(entries: Mapping[str, str], what: str, param: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class TenantLimits:
-    """Limits on collections and documents that apply to every tenant."""
+    """The number of collections that each tenant may have, and the quota of collections created without one."""
 
     collections: int = 0  # per tenant; 0 means unlimited
     quota: Quota = UNLIMITED  # of a collection that was created without one
 
     def check_one_more(self, tenant: str, collections: int) -> None:
-        """Raises ResourceExhausted if a tenant with this many collections may not create another one."""
+        """Raises ResourceExhausted ("quota_exceeded") if a tenant with `collections` collections may not create one."""
         if self.collections and collections >= self.collections:
             raise ResourceExhausted(
                 f"tenant {tenant!r} has {collections:,} collections, the maximum; delete one first",

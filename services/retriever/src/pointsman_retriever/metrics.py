@@ -1,4 +1,7 @@
-"""All Prometheus metrics of the retriever. The first MAX_LABELS collections get a label; the others share "other"."""
+"""The Prometheus metrics of searches, changes and collections.
+
+The first MAX_LABELS collections have a label value of their own; the others share the value "other".
+"""
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -29,7 +32,10 @@ _COSINES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
 class BoundedLabels:
-    """Bounds the number of label values: a name beyond the first ones becomes OTHER_LABEL. Safe for threads."""
+    """Limits the number of values of a label: `label` returns OTHER_LABEL for a name beyond the first `max_labels`.
+
+    Safe for threads.
+    """
 
     def __init__(self, max_labels: int = MAX_LABELS) -> None:
         self._max_labels = max_labels
@@ -43,7 +49,7 @@ class BoundedLabels:
             return name if name in self._names else OTHER_LABEL
 
     def drop(self, name: str) -> bool:
-        """Frees a name's label for another name; returns whether it had one."""
+        """Frees the label value of a name for another name; returns whether the name had one of its own."""
         with self._lock:
             had = name in self._names
             self._names.discard(name)
@@ -51,9 +57,9 @@ class BoundedLabels:
 
 
 class GenAiMetrics:
-    """The metrics of OpenTelemetry's conventions for generative AI: served retrievals, and embedded queries.
+    """The durations of searches and of embedding their queries, by OpenTelemetry's conventions for generative AI.
 
-    The conventions have no attribute for the collection; the `pointsman_retriever_*` metrics have it as a label.
+    The conventions have no attribute for the collection, so the collection is not a label here.
     """
 
     def __init__(self, registry: CollectorRegistry, embedding_model: str) -> None:
@@ -78,12 +84,12 @@ class GenAiMetrics:
             self._embeddings.observe(event.timings["embed"], exemplar)
 
     def record_failure(self, code: str, seconds: float) -> None:
-        """Counts a failed retrieval of `seconds`; `code` is a PointsmanError's, so the label values are bounded."""
+        """Records a failed search that took `seconds`; `code` is the code of its PointsmanError."""
         self._served.labels("retrieval", "pointsman", self._model, code).observe(seconds, _exemplar())
 
 
 class Metrics:
-    """Counts the events of collections as Prometheus metrics; implements `Observer`."""
+    """Records the events of the module `events` in Prometheus metrics; implements `Observer`."""
 
     def __init__(self, registry: CollectorRegistry, labels: BoundedLabels, embedding_model: str) -> None:
         """Creates the metrics; `embedding_model` is the model's fingerprint."""
@@ -185,7 +191,10 @@ class Metrics:
 
 
 class CollectionSizes(Collector):
-    """Reports the size of each collection, computed when metrics are scraped."""
+    """A Prometheus collector that reads the sizes of all collections each time the metrics are collected.
+
+    The values of collections that share the label "other" are summed; of their index ages the largest is taken.
+    """
 
     def __init__(self, sizes: Callable[[], list[CollectionSize]], labels: BoundedLabels) -> None:
         self._sizes = sizes

@@ -1,7 +1,7 @@
 """Runs work on untrusted texts and files in a subprocess with limits of time and memory.
 
-Whatever a hostile file does there, it cannot harm the service. It also keeps the GIL free: reading a PDF or splitting a
-text takes long, and searches would wait for it.
+A file that crashes the subprocess, or uses up its time or memory, does not harm the service. The subprocess also keeps
+the service's GIL free: reading a PDF or splitting a text takes long, and searches would wait for it.
 """
 
 import asyncio
@@ -18,19 +18,22 @@ MAX_ANSWER_BYTES = 64 * 1024 * 1024  # more than a document may have
 
 
 class SandboxError(Exception):
-    """The sandbox failed; the message continues a sentence that names what was sent: "took more than 60 seconds"."""
+    """Work in the sandbox failed. The message is a predicate, such as "took more than 60 seconds"."""
 
 
 class Sandbox:
-    """One subprocess, which is started when needed and again after it was killed.
+    """One subprocess, which is started at the first call, and again at the next call after it was killed.
 
-    Calls take turns. Use from the event loop's thread only.
+    It works on one call at a time; others wait. Use from the event loop's thread only.
     """
 
     def __init__(
         self, seconds: float = CALL_SECONDS, answer_bytes: int = MAX_ANSWER_BYTES, setup: bytes | None = None
     ) -> None:
-        """Limits each call's time and answer; sends `setup`, the settings of "chunk", to each new subprocess."""
+        """Limits each call to `seconds` and its answer to `answer_bytes`.
+
+        `setup`, from `chunking_setup`, is sent to each new subprocess; without it the sandbox cannot chunk.
+        """
         self._seconds = seconds
         self._answer_bytes = answer_bytes
         self._setup = setup
@@ -38,9 +41,10 @@ class Sandbox:
         self._process: asyncio.subprocess.Process | None = None
 
     async def call(self, operation: str, content: bytes, **options: str) -> dict[str, Any]:
-        """Returns the answer; see sandbox_worker for the operations.
+        """Returns the answer to an operation ("read" or "chunk"), which `sandbox_worker` describes with its `options`.
 
-        Raises SandboxError if the work fails or exceeds a limit. A cancelled call kills the subprocess.
+        Raises SandboxError if the operation fails, exceeds a limit, or ends the subprocess. A cancelled call kills the
+        subprocess.
         """
         async with self._lock:
             try:
@@ -104,6 +108,6 @@ class Sandbox:
 
 
 def _environment() -> dict[str, str]:
-    """Returns the environment of the subprocess, without the service's settings, which may be secrets."""
+    """Returns the environment of the subprocess: this process's, without the settings, some of which are secret."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("POINTSMAN_")}
     return {**inherited, "TOKENIZERS_PARALLELISM": "false"}

@@ -1,13 +1,13 @@
 """The sandboxed subprocess: `python -m pointsman_retriever.sandbox_worker`.
 
-Requests come on stdin: a line of JSON {"operation", "bytes", "max_bytes", ...}, then that many bytes of content. Each
-is answered on stdout: the answer's size in eight bytes, big-endian, then a JSON object in UTF-8 of at most `max_bytes`.
-It has the key "error", with a reason, if the operation failed. The operations are:
+Requests come on stdin: a line of JSON {"operation", "bytes", "max_bytes", ...}, then `bytes` bytes of content. Answers
+are written to stdout: the answer's size in eight bytes, big-endian, then a JSON object in UTF-8 of at most `max_bytes`.
+If the operation failed, the object has the key "error", with the reason. The operations are:
 
 * "read", with "media_type": reads an HTML or PDF file; answers {"title", "text"}.
-* "setup": the content is the settings of "chunk" in JSON. Has no answer.
-* "chunk", with "kind": the content is a list of parts of documents in JSON; answers {"parts": [...]}, in the same
-  order. chunking/sandboxed.py encodes and decodes both.
+* "setup": the content is the settings for "chunk", from `chunking_setup`. It has no answer.
+* "chunk", with "kind" ("markdown", "plain" or "code"): the content is a list of parts of documents in JSON; answers
+  {"parts": [...]}, the chunks of each part in the same order. chunking/sandboxed.py encodes and decodes both.
 """
 
 import json

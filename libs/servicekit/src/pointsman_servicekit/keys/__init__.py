@@ -1,1 +1,1 @@
-"""API keys and tenants in Redis: the gateway reads them, the `pointsman keys` command writes them."""
+"""API keys and tenants in Redis, which the gateway reads, and `pointsman keys` and the admin API change."""

@@ -1,4 +1,4 @@
-"""The functions that `pointsman keys` and the admin API share: list and change keys, report usage and budgets."""
+"""What `pointsman keys` and the admin API share: lists keys, changes limits, and reports usage and budgets."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,15 +20,18 @@ from pointsman_servicekit.keys.redis_layout import (
 )
 
 BUDGET_WARNING_SHARE = 0.8
-"""The share of a budget that must be used before a warning is given."""
+"""The used share (0 to 1) from which a limit in dollars counts as nearly spent."""
 
 LimitChanges = Mapping[str, int | float | None]
-"""New values of limits, by limit; None removes a limit."""
+"""New values of limits, by their field in `Limits`; None removes a limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class UsageRow:
-    """The usage of a key, or of a whole tenant if `key` is None."""
+    """The usage of a key, or of a whole tenant if `key` is None.
+
+    `today` and `month` (so far) are in UTC. `left` is what is left of each limit, as `UsageStore.left` returns it.
+    """
 
     tenant: TenantRecord
     key: KeyRecord | None
@@ -42,10 +45,10 @@ class UsageRow:
 
 
 class Administration:
-    """Reads and changes keys, tenants and limits.
+    """Lists keys, changes limits, and reports usage and budgets; `keys` is the store for other changes.
 
-    Each method raises Unavailable if Redis does not answer in time, and FailedPrecondition ("unreadable_record") for a
-    record or a number that cannot be parsed.
+    Each asynchronous method raises Unavailable ("redis_unavailable") if Redis does not answer, and FailedPrecondition
+    ("unreadable_record") if a record or a number in Redis cannot be parsed.
     """
 
     def __init__(self, redis: BoundedRedis, wall: Callable[[], float] = time.time) -> None:
@@ -60,8 +63,9 @@ class Administration:
     async def change_limits(self, changes: LimitChanges, key: str = "", tenant: str = "") -> KeyRecord | TenantRecord:
         """Changes limits of a tenant, which is created if it is new, or of a key if `tenant` is empty.
 
-        Raises NotFound for an unknown key, InvalidArgument for a limit or a tenant's name that is not valid, and
-        FailedPrecondition ("contended") if other changes keep preventing it.
+        `key` is as in `KeyStore.find`. Returns the changed record. Raises NotFound for an unknown key, InvalidArgument
+        for a limit or a tenant's name that is not valid, and FailedPrecondition ("contended") if the record was changed
+        by others during each of several attempts.
         """
 
         def change(limits: Limits) -> Limits:
@@ -70,7 +74,11 @@ class Administration:
         return await (self.keys.limit_tenant(tenant, change) if tenant else self.keys.limit_key(key, change))
 
     async def usage(self, tenant: str = "") -> list[UsageRow]:
-        """Returns a row for each tenant (or for one), followed by rows of its keys and single sign-on users."""
+        """Returns for each tenant, or only for `tenant`, a row of the whole tenant, followed by a row for each key.
+
+        After a tenant's keys come its users of single sign-on who have used something this month, each with a KeyRecord
+        that is made for the row. An unknown tenant has no rows.
+        """
         used, records = await self._usage.read(), await self.keys.keys()
         rows = []
         for name, record in (await self.keys.tenants()).items():
@@ -93,7 +101,12 @@ class Administration:
         return rows
 
     async def budgets(self, tenant: str = "") -> list[dict[str, Any]]:
-        """Returns each budget in dollars as a JSON object; `is_nearly_spent` is true from `BUDGET_WARNING_SHARE` on."""
+        """Returns each limit in dollars that is set for a tenant or a key, with its use, as a dict that fits into JSON.
+
+        Keys: "tenant" (name), "key" (prefix; None: the whole tenant), "limit" ("dollars_per_day" or
+        "dollars_per_month"), "usd" (the limit), "used_usd", "used_share", "is_nearly_spent" (whether the share is
+        `BUDGET_WARNING_SHARE` or more), and "resets_unix" (the window's end in Unix seconds).
+        """
         now_ms = int(self._wall() * 1000)
         return [
             {

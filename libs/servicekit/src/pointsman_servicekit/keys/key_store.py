@@ -26,7 +26,7 @@ MAX_ATTEMPTS = 8
 
 @dataclass(frozen=True, slots=True)
 class NewKey:
-    """The properties of a key that is to be created."""
+    """The properties of a key that is to be created, as in `KeyRecord`."""
 
     tenant: str
     name: str = ""
@@ -37,23 +37,24 @@ class NewKey:
     operator: bool = False
     admin: bool = False
     credential: Credential | None = None
-    """None: a random credential is generated."""
+    """If None, a random credential is generated."""
 
 
 @dataclass(frozen=True, slots=True)
 class IssuedKey:
-    """A key just created, with its credential, which is shown only now and is not stored."""
+    """A key that was just created, with its credential, which is not stored and cannot be read again."""
 
     credential: Credential
     record: KeyRecord
 
 
 class KeyStore:
-    """Keys and tenants in Redis.
+    """Reads and changes the records of keys and tenants in Redis.
 
-    Each method raises Unavailable ("redis_unavailable") if Redis does not answer in time. Methods that return or change
-    a record raise FailedPrecondition ("unreadable_record") if it cannot be parsed, unless they say otherwise. Changes
-    raise FailedPrecondition ("contended") if other changes keep preventing them.
+    Each method raises Unavailable ("redis_unavailable") if Redis does not answer. Methods that return or change records
+    raise FailedPrecondition ("unreadable_record") if one of them cannot be parsed, unless they say otherwise. Methods
+    that change a record raise FailedPrecondition ("contended") if others changed it during each of `MAX_ATTEMPTS`
+    attempts.
     """
 
     def __init__(self, redis: BoundedRedis, wall: Callable[[], float] = time.time) -> None:
@@ -63,9 +64,10 @@ class KeyStore:
         self._change = redis.client.register_script(read_script(__package__, "change_record"))
 
     async def create(self, order: NewKey) -> IssuedKey:
-        """Creates a key, and its tenant if that is new.
+        """Creates a key, and its tenant (without limits) if that is new.
 
-        Raises InvalidArgument if a property is not valid, AlreadyExists if its prefix is taken.
+        Raises InvalidArgument if the key's or the tenant's name or the priority is not valid, and AlreadyExists
+        ("prefix_taken") if another key has the credential or its prefix.
         """
         made = order.credential or records.new_credential()
         record = KeyRecord(
@@ -99,7 +101,10 @@ class KeyStore:
         return {name: _tenant(name, text) for name, text in sorted(read.items())}
 
     async def find(self, which: str) -> KeyRecord:
-        """Finds a key by its id, its prefix, or a credential, of which only the prefix is used. Raises NotFound."""
+        """Returns a key by its id, its prefix, or its credential, of which only the prefix is compared.
+
+        Raises NotFound ("unknown_key") if there is none.
+        """
         name = which.split("_")[1] if which.startswith("pm_") else which
         digest = await self._redis.call(lambda: self._redis.client.hget(redis_layout.INDEX, name))
         record = await self.by_digest(digest) if digest else None
@@ -113,17 +118,26 @@ class KeyStore:
         return _key(digest, text) if text else None
 
     async def by_digests(self, digests: Sequence[str]) -> list[KeyRecord | None]:
-        """Returns the keys with these digests; None for one that does not exist or cannot be parsed."""
+        """Returns the keys with these digests, in their order; None for a key that does not exist or cannot be parsed.
+
+        Logs an error for each that cannot be parsed.
+        """
         found = await self._redis.call(lambda: self._redis.client.hmget(redis_layout.KEYS, list(digests)))
         return [_readable(digest, text) if text else None for digest, text in zip(digests, found, strict=True)]
 
     async def tenant(self, name: str) -> TenantRecord:
-        """Returns a tenant's record; an unknown one has no limits. Raises InvalidArgument if the name is not valid."""
+        """Returns a tenant's record; for an unknown tenant, one without limits.
+
+        Raises InvalidArgument if the tenant is unknown and its name is not valid.
+        """
         text = await self._redis.call(lambda: self._redis.client.hget(redis_layout.TENANTS, name))
         return _tenant(name, text)
 
     async def tenants_named(self, names: Collection[str]) -> dict[str, TenantRecord]:
-        """Returns the records of the named tenants, by name, as far as they exist and can be parsed."""
+        """Returns the records of these tenants by name; for an unknown tenant, one without limits.
+
+        Leaves out a record that cannot be parsed, and logs an error for it. Raises InvalidArgument as `tenant` does.
+        """
         asked = list(names)
         if not asked:
             return {}
@@ -132,27 +146,32 @@ class KeyStore:
         return {name: record for name, record in read.items() if record is not None}
 
     async def revoke(self, which: str) -> KeyRecord:
-        """Revokes a key; idempotent. Raises NotFound."""
+        """Revokes a key, given as in `find`, and returns its record; idempotent. Raises NotFound as `find` does."""
         now = round(self._wall(), 3)
         return await self._change_key(
             which, lambda record: record if record.revoked is not None else replace(record, revoked=now)
         )
 
     async def limit_key(self, which: str, change: Callable[[Limits], Limits]) -> KeyRecord:
-        """Changes a key's limits by the function `change`; raises NotFound, or what `change` raises."""
+        """Replaces a key's limits by what `change` returns for them; returns the changed record.
+
+        `which` is as in `find`. `change` may be called several times. Raises NotFound, and what `change` raises.
+        """
         return await self._change_key(which, lambda record: replace(record, limits=change(record.limits)))
 
     async def limit_tenant(self, name: str, change: Callable[[Limits], Limits]) -> TenantRecord:
-        """Changes a tenant's limits by the function `change`; creates the tenant if it is new.
+        """Replaces a tenant's limits by what `change` returns for them; creates the tenant if it is new.
 
-        Raises InvalidArgument if its name is not valid, or what `change` raises.
+        `change` may be called several times. Returns the changed record. Raises InvalidArgument if the tenant's name is
+        not valid, and what `change` raises.
         """
         return await self._change_tenant(name, lambda record: replace(record, limits=change(record.limits)))
 
     async def consent(self, name: str, tasks: Sequence[str]) -> TenantRecord:
-        """Replaces the list of tasks whose answers may be used for training; an empty list withdraws consent.
+        """Replaces the list of tasks whose answers may be used for training; an empty list withdraws the consent.
 
-        Creates the tenant if it is new. Raises InvalidArgument if a name is not valid.
+        Creates the tenant if it is new. Returns the changed record. Raises InvalidArgument if the tenant's or a task's
+        name is not valid, or if there are more than `records.MAX_NAMES` tasks.
         """
         learning = tuple(sorted(set(tasks)))
         return await self._change_tenant(name, lambda record: replace(record, learning=learning))

@@ -1,8 +1,8 @@
-"""The records of API keys and tenants, the credentials that callers show, and dollars as whole numbers.
+"""The records of API keys and tenants, the credentials of callers, and dollars as whole numbers.
 
-A credential is `pm_PREFIX_SECRET`; Redis has its digest and its prefix only. The secret is 32 characters chosen at
-random from 62, about 190 bits. Slow hashes protect passwords that people make up; a random secret of this length cannot
-be guessed, so one SHA-256 is enough and costs a request less than a microsecond.
+A credential is `pm_PREFIX_SECRET`; Redis has only its SHA-256 digest and its prefix. The secret is 32 characters chosen
+at random from 62, about 190 bits. Slow hashes protect passwords that people make up; a random secret of this length
+cannot be guessed, so one SHA-256 is enough, and it costs a request less than a microsecond.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ PICO = 10**12
 ALPHABET = string.digits + string.ascii_letters
 
 VERSION = 1
-"""The format's version. A record of a later version may restrict what this code does not know, so it is rejected."""
+"""The version of the records' format. Records of other versions are rejected: they may have unknown restrictions."""
 MAX_COUNT = 10**12
 MAX_DOLLARS = 10**6
 MAX_NAME_CHARACTERS = 100
@@ -46,12 +46,15 @@ _FORM = re.compile(rf"pm_[0-9A-Za-z]{{{PREFIX}}}_[0-9A-Za-z]{{{SECRET}}}")
 
 
 def nanodollars(usd: float) -> int:
-    """Converts dollars to nanodollars for limits, rounded up; exact in Redis's scripts up to 9 million dollars."""
+    """Converts dollars to nanodollars, rounded up, for limits; Redis's scripts are exact up to 9 million dollars."""
     return -(-round(usd * PICO) // 1000)
 
 
 def picodollars(usd: float) -> int:
-    """Converts dollars to picodollars for usage: 0.000001 dollars for a million tokens is one picodollar a token."""
+    """Converts dollars to picodollars, rounded to the nearest, for usage.
+
+    One picodollar is the price of a token if a million tokens cost 0.000001 dollars.
+    """
     return round(usd * PICO)
 
 
@@ -59,7 +62,7 @@ def picodollars(usd: float) -> int:
 class Credential:
     text: str
     prefix: str
-    """Random and independent of the secret; the key is found by it, and it does not help to guess the secret."""
+    """Random and independent of the secret, so it may be shown; a key can be looked up by it."""
 
 
 def new_credential() -> Credential:
@@ -68,7 +71,7 @@ def new_credential() -> Credential:
 
 
 def credential_of(text: str) -> Credential:
-    """Parses a credential; raises InvalidArgument if `text` does not have the format of a key."""
+    """Parses a credential; raises InvalidArgument ("malformed_key") if `text` does not have the form of one."""
     if not is_well_formed(text):
         raise InvalidArgument(f"a key is pm_, {PREFIX} letters or digits, _, and {SECRET} more", code="malformed_key")
     return Credential(text, text.split("_")[1])
@@ -88,7 +91,7 @@ def _draw(count: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The limits of a key or a tenant; None means no limit."""
+    """The limits of a key or a tenant; None means no limit. Days and months are in UTC."""
 
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
@@ -97,7 +100,10 @@ class Limits:
     dollars_per_month: float | None = None
 
     def __post_init__(self) -> None:
-        """Raises InvalidArgument ("bad_limit") if a limit is out of range."""
+        """Raises InvalidArgument ("bad_limit") if a limit is out of range.
+
+        Dollars must be 1e-9 to `MAX_DOLLARS`, others whole numbers from 1 to `MAX_COUNT`.
+        """
         for one in fields(self):
             value = getattr(self, one.name)
             if value is not None and not _is_limit(one.name, value):
@@ -111,17 +117,23 @@ NO_LIMITS = Limits()
 
 @dataclass(frozen=True, slots=True)
 class KeyScope:
-    """The tasks, paths and other names for which a key may be used; None allows all, except as at `embeddings`."""
+    """The names of tasks, paths, adapters, collections and embedding models for which a key may be used.
+
+    None allows all names (for `embeddings` see there); an empty tuple allows none.
+    """
 
     tasks: tuple[str, ...] | None = None
     paths: tuple[str, ...] | None = None
     adapters: tuple[str, ...] | None = None
     collections: tuple[str, ...] | None = None
     embeddings: tuple[str, ...] | None = None
-    """None allows all embedding models, or none if there is a limit on tasks, paths, adapters or collections."""
+    """None allows all embedding models if all other fields are None too, and otherwise no embedding model."""
 
     def __post_init__(self) -> None:
-        """Raises InvalidArgument ("bad_scope") if there are too many names, or one is too long."""
+        """Raises InvalidArgument ("bad_scope") if a field has more than `MAX_NAMES` names, or an empty or long one.
+
+        A name may have `MAX_NAME_CHARACTERS` characters.
+        """
         for one in fields(self):
             names = getattr(self, one.name) or ()
             if len(names) > MAX_NAMES or not all(0 < len(name) <= MAX_NAME_CHARACTERS for name in names):
@@ -140,10 +152,10 @@ class TenantRecord:
     name: str
     limits: Limits = NO_LIMITS
     learning: tuple[str, ...] = ()
-    """The tasks whose answers may be stored for training; none without the tenant's consent."""
+    """The tasks whose answers the tenant allows to be used for training; `ALL_TASKS` stands for all."""
 
     def __post_init__(self) -> None:
-        """Raises InvalidArgument ("bad_tenant", "bad_consent") if the name or a task's name is not valid."""
+        """Raises InvalidArgument: "bad_tenant" if the name is not valid, "bad_consent" for the names of the tasks."""
         if not _TENANT.fullmatch(self.name):
             raise InvalidArgument(
                 f"the tenant is '{self.name[:80]}'; it must be 1 to 64 of a-z, 0-9, '-' and '_'",
@@ -166,7 +178,11 @@ class TenantRecord:
 
     @classmethod
     def from_json(cls, text: str, at: str = "") -> "TenantRecord":
-        """Parses a tenant's record; raises FailedPrecondition ("unreadable_record"), which names its place `at`."""
+        """Parses a tenant's record in JSON.
+
+        Raises FailedPrecondition ("unreadable_record") if it is not valid or of another version. The message names
+        `at`, the record's place in Redis.
+        """
         with _reading("tenant", text, at) as read:
             return _typed(cls(read["name"], Limits(**read["limits"]), _names(read.get("learning", []))))
 
@@ -182,16 +198,19 @@ class KeyRecord:
     limits: Limits = NO_LIMITS
     priority: int = 0
     created: float = field(default=0.0)
-    """Unix seconds, as are the next two."""
+    """In Unix seconds, like `expires` and `revoked`."""
     expires: float | None = None
     revoked: float | None = None
     operator: bool = False
-    """Whether the key may change adapters. Unlike a scope, this is off unless it is set."""
+    """Whether the key may move adapter aliases and send evaluations."""
     admin: bool = False
     """Whether the key may use the admin API: keys, limits and usage of all tenants, and the configuration."""
 
     def __post_init__(self) -> None:
-        """Raises InvalidArgument ("bad_name", "bad_priority") if the key's name or priority is not valid."""
+        """Raises InvalidArgument: "bad_name" for the key's name, "bad_priority" for a priority not from -100 to 100.
+
+        The name may have `MAX_NAME_CHARACTERS` characters, all printable.
+        """
         if len(self.name) > MAX_NAME_CHARACTERS or not self.name.isprintable():
             raise InvalidArgument(
                 f"a key's name may have {MAX_NAME_CHARACTERS} printable characters", code="bad_name", param="name"
@@ -202,7 +221,7 @@ class KeyRecord:
             )
 
     def state(self, unix_seconds: float) -> str:
-        """Returns "active", "expired" or "revoked", as of the given time."""
+        """Returns "active", "expired" or "revoked", as of `unix_seconds`; a revoked key is "revoked" at any time."""
         if self.revoked is not None:
             return "revoked"
         return "expired" if self.expires is not None and unix_seconds >= self.expires else "active"
@@ -212,7 +231,11 @@ class KeyRecord:
 
     @classmethod
     def from_json(cls, text: str, at: str = "") -> "KeyRecord":
-        """Parses a key's record; raises FailedPrecondition ("unreadable_record"), which names its place `at`."""
+        """Parses a key's record in JSON.
+
+        Raises FailedPrecondition ("unreadable_record") if it is not valid or of another version. The message names
+        `at`, the record's place in Redis.
+        """
         with _reading("key", text, at) as read:
             scope = {name: None if names is None else _names(names) for name, names in read.pop("scope").items()}
             return _typed(cls(scope=KeyScope(**scope), limits=Limits(**read.pop("limits")), **read))
@@ -234,7 +257,7 @@ Record = TypeVar("Record", bound=KeyRecord | TenantRecord)
 
 
 def _typed(record: Record) -> Record:
-    """Returns the record; raises TypeError if a field has another type than it is declared with."""
+    """Returns the record; raises TypeError if a field's value is not of its declared type, or is infinite or NaN."""
     for one in fields(record):
         types = _TYPES.get(getattr(one.type, "__name__", None) or str(one.type), (object,))
         value: Any = getattr(record, one.name)

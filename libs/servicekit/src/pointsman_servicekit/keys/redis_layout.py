@@ -1,6 +1,6 @@
-"""The Redis keys of API keys, limits and usage, and the readers of what keys have used and have left.
+"""The names under which Redis stores API keys, limits and usage, and functions that read usage and remaining limits.
 
-Keys that one script uses share a hash tag, so a cluster stores them in one slot.
+Names that one script uses share a hash tag, so a Redis cluster stores their values in one slot.
 """
 
 import time
@@ -26,10 +26,10 @@ TENANTS = "{pointsman}:tenants"
 """A hash from a tenant's name to its record as JSON."""
 
 EPOCH = "{pointsman}:keys:epoch"
-"""A counter, incremented by each change that gateways must apply at once, such as a revocation or other limits."""
+"""A counter, incremented by each change that gateways must apply at once, such as a revocation or new limits."""
 
 CHANGED = "{pointsman}:keys:changed"
-"""The pub/sub channel on which such changes are announced."""
+"""The pub/sub channel on which each new value of `EPOCH` is announced."""
 
 GATEWAYS = "{pointsman}:gateways"
 """A sorted set from a gateway's id to the time at which its lease ends, in Unix milliseconds."""
@@ -38,22 +38,22 @@ USAGE = "{pointsman}:usage:"
 """Followed by a day (YYYYMMDD, UTC): a hash from "TENANT:KEY:COUNTER" to a whole number."""
 
 USAGE_WRITER = "{pointsman}:usage:writer:"
-"""Followed by a gateway's id: the number of the last batch of usage that it wrote, which makes writing idempotent."""
+"""Followed by a gateway's id: the number of the last batch of usage that it wrote, so that no batch is added twice."""
 
 COUNTERS = (
     "requests", "failed", "cancelled", "prompt_tokens", "cached_tokens", "completion_tokens", "picodollars"
 )  # fmt: skip
-"""The counters of usage. `requests` includes failed and cancelled ones, `prompt_tokens` includes cached ones."""
+"""The counters of usage. `requests` includes failed and cancelled ones, `prompt_tokens` includes `cached_tokens`."""
 
 WHOLE_TENANT = "tenant"
 """Used instead of a key's id for a limit that all keys of a tenant share."""
 
 Counts = Mapping[str, int]
-"""From counter to number; a missing counter is 0."""
+"""Numbers by counter (`COUNTERS`); a missing counter is 0."""
 
 
 class Window(StrEnum):
-    """The period over which a limit counts, by Redis's clock; days and months are in UTC."""
+    """The period over which a limit counts; days and months are in UTC."""
 
     MINUTE = "minute"
     DAY = "day"
@@ -69,21 +69,26 @@ WINDOWS = {
     "dollars_per_day": Window.DAY,
     "dollars_per_month": Window.MONTH,
 }
-"""The window of each limit."""
+"""The window of each limit, by the limit's field in `Limits`."""
 
 
 def limit_key(tenant: str, whose: str, limit: str) -> str:
-    """Returns the Redis key of the hash that holds a limit's state; `whose` is a key's id or `WHOLE_TENANT`.
+    """Returns the name of the Redis hash with the state of a limit; `whose` is a key's id or `WHOLE_TENANT`.
 
-    Its fields are `window` (its number), `held` and `used` (the sums over all leases), and for each gateway's lease one
-    with "HELD USED NUMBER EXPIRES": the number of the gateway's last report, and Unix milliseconds. Dollars are
-    nanodollars. All limits of a tenant are in one cluster slot.
+    The hash has the fields `window` (the number of the window, see `window_at`), `held` and `used` (sums over all
+    leases), and for each gateway's lease a field "HELD USED NUMBER EXPIRES", where NUMBER is that of the gateway's last
+    report and EXPIRES is in Unix milliseconds. Amounts of dollars are in nanodollars. All limits of a tenant are in one
+    slot of a cluster.
     """
     return f"{{pointsman:{tenant}}}:account:{whose}:{limit}"
 
 
 def window_at(window: Window, unix_ms: int) -> tuple[int, int]:
-    """Returns the number of the window at a time, and its end in Unix milliseconds; for NOW, 0 and a far future."""
+    """Returns the number of the window that contains `unix_ms`, and its end in Unix milliseconds.
+
+    Windows are numbered from 1970 for minutes and days, and as 12 * year + month - 1 for months. For NOW it returns 0
+    and a time in the far future.
+    """
     if window is Window.NOW:
         return 0, 2**62
     if window is Window.MONTH:
@@ -101,24 +106,24 @@ def day_of(unix_seconds: float) -> str:
 
 
 def days_of_month(unix_seconds: float) -> list[str]:
-    """Returns the days of the current month up to today, as YYYYMMDD."""
+    """Returns the days of the month of `unix_seconds` from the first up to that time's day (UTC), as YYYYMMDD."""
     at = datetime.fromtimestamp(unix_seconds, UTC)
     return [f"{at:%Y%m}{day:02}" for day in range(1, at.day + 1)]
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What each (tenant, key id) has used today and this month."""
+    """What was used today and in this month so far (UTC), by (tenant, key id)."""
 
     today: Mapping[tuple[str, str], Counts]
     month: Mapping[tuple[str, str], Counts]
 
 
 class UsageStore:
-    """Reads usage from Redis.
+    """Reads usage and the remaining part of limits from Redis.
 
-    Each method raises Unavailable ("redis_unavailable") if Redis does not answer in time, and FailedPrecondition
-    ("unreadable_record") for a value of another form, since a sum without it would be too small.
+    Each method raises Unavailable ("redis_unavailable") if Redis does not answer, and FailedPrecondition
+    ("unreadable_record") if a value cannot be parsed, since a sum without it would be too small.
     """
 
     def __init__(self, redis: BoundedRedis, wall: Callable[[], float] = time.time) -> None:
@@ -140,9 +145,10 @@ class UsageStore:
         return read
 
     async def left(self, tenant: str, whose: str, limits: Limits) -> Mapping[str, float]:
-        """Returns what is neither used nor reserved of each limit that is set, by the gateways' last report.
+        """Returns what is left of each limit that is set, by the limit's name, as the gateways last reported it.
 
-        `whose` is a key's id or `WHOLE_TENANT`. An amount is negative if answers took more than was reserved for them.
+        That is the limit less what was used and what running requests have reserved; dollars are in dollars. It is
+        negative if answers took more than was reserved for them. `whose` is a key's id or `WHOLE_TENANT`.
         """
         now = int(self._wall() * 1000)
         left: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""Decides whether and where traces are exported, by OpenTelemetry's own environment variables."""
+"""Decides by OpenTelemetry's own environment variables whether and where traces are sent."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,13 +15,14 @@ SPOKEN = "http/protobuf"
 
 
 class OtelSettingsError(ValueError):
-    """An environment variable of OpenTelemetry's has a value that is not supported."""
+    """Traces cannot be sent: a variable of OpenTelemetry has an unsupported value, or its SDK is not installed."""
 
 
 def is_tracing_enabled(environment: Mapping[str, str]) -> bool:
-    """Returns whether an OTLP endpoint is set; without one nothing is recorded.
+    """Returns whether traces are sent: whether one of `ENDPOINTS` is set.
 
-    Raises OtelSettingsError for an exporter or a protocol that is not supported.
+    Returns False nevertheless if OTEL_SDK_DISABLED is "true" or OTEL_TRACES_EXPORTER is "none". Raises
+    OtelSettingsError if traces would be sent with an exporter other than "otlp" or a protocol other than `SPOKEN`.
     """
     if _said(environment, "OTEL_SDK_DISABLED") == "true" or not _first(environment, ENDPOINTS):
         return False
@@ -36,9 +37,9 @@ def is_tracing_enabled(environment: Mapping[str, str]) -> bool:
 
 
 def traces_endpoint(environment: Mapping[str, str]) -> str:
-    """Returns the URL that spans are sent to, by OpenTelemetry's environment variables; empty if tracing is off.
+    """Returns the complete URL that spans are sent to; empty if tracing is off. Raises as `is_tracing_enabled` does.
 
-    For a subprocess that takes the URL as an argument. Raises as `is_tracing_enabled` does.
+    A subprocess gets it as an argument.
     """
     if not is_tracing_enabled(environment):
         return ""
@@ -48,10 +49,10 @@ def traces_endpoint(environment: Mapping[str, str]) -> str:
 
 @contextmanager
 def exporting_spans(service: str, environment: Mapping[str, str]) -> Iterator["Spans | None"]:
-    """Records spans for the length of the block and sends what is left at its end; yields None if tracing is off.
+    """Yields an object that records spans and sends them, until the block's end; yields None if tracing is off.
 
-    `service` is the name after "pointsman-" of an installed distribution. Raises as `is_tracing_enabled` does, and
-    OtelSettingsError if OpenTelemetry's SDK is not installed.
+    `service` is the service's name, such as "retriever"; the distribution "pointsman-SERVICE" must be installed. Raises
+    as `is_tracing_enabled` does, and OtelSettingsError if OpenTelemetry's SDK is not installed.
     """
     if not is_tracing_enabled(environment):
         yield None
@@ -71,7 +72,7 @@ def exporting_spans(service: str, environment: Mapping[str, str]) -> Iterator["S
 
 
 def tracing_server_interceptors(spans: "Spans | None") -> Sequence[grpc.aio.ServerInterceptor]:
-    """Returns the interceptors that trace calls to a gRPC server; none if tracing is off."""
+    """Returns the interceptors that trace calls to a gRPC server: one, or none if `spans` is None (tracing is off)."""
     if spans is None:
         return ()
     from pointsman_servicekit.tracing.grpc import TracedServer

@@ -1,4 +1,4 @@
-"""Records spans of gRPC calls, on the server and on the client; trace context travels in the metadata."""
+"""Records spans of gRPC calls, on the server and on the client. A call's metadata has the ids of its trace."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
@@ -14,7 +14,10 @@ from pointsman_servicekit.tracing.spans import Spans, is_in_trace, record_error_
 
 
 class TracedServer(HandlerInterceptor):
-    """Traces calls to our own services, except health, reflection and watches, which last as long as their client."""
+    """A server interceptor that records a span for each call to a service whose name begins with "pointsman.".
+
+    Methods whose names begin with "Watch" are left out, because their calls last as long as the client.
+    """
 
     def __init__(self, spans: Spans) -> None:
         super().__init__()
@@ -85,7 +88,10 @@ def _tell(span: Span, context: Context, error: BaseException | None) -> None:
 
 
 class TracedCalls(grpc.aio.UnaryUnaryClientInterceptor):
-    """Traces a client's calls that belong to a request; background calls such as reports start no traces."""
+    """A client interceptor that records a span for each unary call that is made within a trace.
+
+    It starts no traces: calls outside a trace, such as those of background tasks, get no span.
+    """
 
     def __init__(self, spans: Spans) -> None:
         self._spans = spans
@@ -96,7 +102,7 @@ class TracedCalls(grpc.aio.UnaryUnaryClientInterceptor):
         client_call_details: grpc.aio.ClientCallDetails,
         request: Any,
     ) -> Any:
-        """Runs a call in a span; returns when the call has ended, since its status is part of the span."""
+        """Makes a call; within a trace, records a span with the call's status, and so returns only after its end."""
         if not is_in_trace():
             return await continuation(client_call_details, request)
         asked = client_call_details

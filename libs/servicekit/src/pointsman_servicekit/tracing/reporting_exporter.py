@@ -1,4 +1,4 @@
-"""Reports in few log lines that spans cannot be sent: a collector may be down for hours."""
+"""Reports with few log lines that spans cannot be sent: a collector may be down for hours."""
 
 import logging
 import time
@@ -11,12 +11,16 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 log = logging.getLogger(__name__)
 
 REPORT_SECONDS = 600.0
-"""Between two reports while spans cannot be sent."""
+"""Least number of seconds between two warnings while spans cannot be sent."""
 MAX_REASON_CHARACTERS = 300
 
 
 class ReportingExporter(SpanExporter):
-    """Wraps an exporter: logs a warning for the first failure, a further one every ten minutes, and the end of it."""
+    """An exporter that sends spans with another exporter and logs its failures in few lines.
+
+    It logs a warning for the first failure, for later ones at most every `REPORT_SECONDS`, and when spans are sent
+    again. The other exporter's own messages are logged at the level DEBUG only. `clock` is in seconds.
+    """
 
     def __init__(self, exporter: SpanExporter, clock: Callable[[], float] = time.monotonic) -> None:
         self._exporter = exporter
@@ -53,7 +57,7 @@ class ReportingExporter(SpanExporter):
 
 
 class _Attempts(logging.Filter):
-    """Keeps the first message about an export, and drops all of them unless the level is DEBUG."""
+    """Keeps the first message of the OTLP exporter in each export; drops its messages unless the level is DEBUG."""
 
     def __init__(self) -> None:
         super().__init__()

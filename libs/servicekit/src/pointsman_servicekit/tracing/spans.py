@@ -1,7 +1,7 @@
-"""Spans of requests, phases and calls. A failure is recorded by its code, never by its message, which may quote a
-request.
+"""Records spans of requests, of their phases, and of calls to other services.
 
-Context travels by the W3C headers `traceparent` and `tracestate`: https://www.w3.org/TR/trace-context/.
+A failure is recorded by its code, or by the name of its class, never by its message, which may quote a request. The ids
+of a trace are sent in the W3C headers `traceparent` and `tracestate`: https://www.w3.org/TR/trace-context/.
 """
 
 import asyncio
@@ -39,35 +39,43 @@ Attributes: TypeAlias = Mapping[str, Attribute]
 _w3c = TraceContextTextMapPropagator()
 
 LAST_SPANS = 5.0
-"""Seconds in which the last spans are sent at shutdown; the exporter's own timeout is longer than a shutdown may
-take."""
+"""Seconds in which the last spans must be sent at shutdown; the exporter's own timeout is too long for a shutdown."""
 
 
 class Spans:
-    """Starts spans. The sampler, or the caller's sampled flag, decides whether a trace is recorded.
+    """Starts spans. OpenTelemetry's sampler decides at a request's span whether the request is recorded.
 
-    Below a span of ours that is not recorded no further spans are created: no sampler of OpenTelemetry's would record
-    them.
+    By default it follows the caller's sampled flag. Under a request's span that is not recorded no further spans are
+    made, because no sampler of OpenTelemetry would record them.
     """
 
     def __init__(self, tracer: Tracer) -> None:
         self._tracer = tracer
 
     def serve(self, name: str, sent: Mapping[str, str], attributes: Attributes) -> Span:
-        """Starts the span of a request with these headers (lowercase names), and makes it the task's current span."""
+        """Starts the span of a request, and makes it the current span of the running task; the caller ends it.
+
+        `sent` are the request's headers with names in lower case. The span continues the trace that they name, if any.
+        """
         span = self._tracer.start_span(name, _w3c.extract(sent), SpanKind.SERVER, attributes)
         context.attach(set_span_in_context(span))  # never detached: the task serves this request only
         current_trace.set(ids_of(span))
         return span
 
     def call(self, name: str, attributes: Attributes) -> Span:
-        """Starts a span of a call to another service, as a child of the current span."""
+        """Starts a span of a call to another service, as a child of the current span; the caller ends it.
+
+        Returns the current span itself if that is not recorded.
+        """
         above = get_current_span()
         return above if _is_left_out(above) else self._tracer.start_span(name, None, SpanKind.CLIENT, attributes)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[Span]:
-        """Starts a child of the current span and makes it the current one for the length of the block."""
+        """Yields a child of the current span, which is the current span for the length of the block.
+
+        Records by its code an exception that the block raises. Yields the current span itself if that is not recorded.
+        """
         above = get_current_span()
         if _is_left_out(above):
             yield above
@@ -99,14 +107,17 @@ def _is_left_out(span: Span) -> bool:
 
 
 def trace_headers(span: Span) -> dict[str, str]:
-    """Returns the headers that make another service's spans children of `span`."""
+    """Returns the headers by which another service makes its spans children of `span`; empty if `span` has no trace.
+
+    They are `traceparent` and, if the trace has one, `tracestate`.
+    """
     headers: dict[str, str] = {}
     _w3c.inject(headers, set_span_in_context(span))
     return headers
 
 
 def trace_header_lines(span: Span) -> str:
-    """Returns the headers of `trace_headers` as lines of an HTTP/1 head."""
+    """Returns the headers of `trace_headers` as lines of an HTTP/1 head, each with its line end."""
     return "".join(f"{name}: {value}\r\n" for name, value in trace_headers(span).items())
 
 
@@ -129,7 +140,11 @@ def record_error_code(span: Span, code: str) -> None:
 
 @contextmanager
 def recording_spans(service: str, environment: Mapping[str, str]) -> Iterator[Spans]:
-    """Records spans with OpenTelemetry's SDK during the block; the SDK reads its settings from OTEL_* variables."""
+    """Yields `Spans` that send what they record by OTLP over HTTP, for the service "pointsman-SERVICE".
+
+    The SDK reads its settings from the process's OTEL_* variables; `environment` is read for the service's name only.
+    At the block's end the remaining spans are sent within `LAST_SPANS` seconds.
+    """
     provider = TracerProvider(resource=_resource(service, environment), shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(ReportingExporter(OTLPSpanExporter())))
     try:
@@ -141,7 +156,7 @@ def recording_spans(service: str, environment: Mapping[str, str]) -> Iterator[Sp
 
 
 def _resource(service: str, environment: Mapping[str, str]) -> Resource:
-    """Returns the attributes that describe this service; those in the environment take precedence over ours."""
+    """Returns the attributes that describe this service; a name of the service in the environment replaces ours."""
     ours = {"service.namespace": "pointsman", "service.name": f"pointsman-{service}"}
     attributes = environment.get("OTEL_RESOURCE_ATTRIBUTES", "")
     if environment.get("OTEL_SERVICE_NAME") or "service.name=" in attributes:

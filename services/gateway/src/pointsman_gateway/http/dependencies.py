@@ -97,7 +97,10 @@ class HttpDependencies:
         return await asyncio.to_thread(encode_page, format, metrics)
 
     async def states_of_workers(self) -> list[dict[str, Any]]:
-        """Returns the states of all processes, and raises, as `Workers.states` does; empty if this is the only one."""
+        """Returns the state of each process (`Workers.states`); empty if this is the only one.
+
+        Raises Unavailable if the supervisor does not answer.
+        """
         return await self.workers.states() if self.workers else []
 
 

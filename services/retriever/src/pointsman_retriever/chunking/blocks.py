@@ -1,9 +1,9 @@
-"""Processes a document in parts and blocks of bounded size, so that chunking takes linear time.
+"""Processes a document in parts and blocks of limited size, so that the time of chunking grows linearly with its size.
 
-The time of the splitters grows with the square of a line's length (192 kB without a line break took 15 s) and of the
-number of Markdown elements, so they must never see a large text whole. A part is what one call to the sandbox
-processes: between parts other calls get a turn, and a call can be cancelled. A part consists of blocks, which end at a
-section or a blank line if possible; a splitter sees one block, in which long lines are broken.
+The time of the libraries that split text grows with the square of a line's length (192 kB without a line break took
+15 s) and of the number of Markdown elements, so they must never get a large text as a whole. A part is what one call to
+the sandbox processes: between parts other calls get a turn, and a call can be cancelled. A part consists of blocks,
+which end before a section or after a blank line if possible. A splitter gets one block, in which long lines are broken.
 """
 
 import re
@@ -40,12 +40,17 @@ class ChunkedBlock:
 
 
 class TextChunker(Protocol):
-    """Chunks one kind of text, such as Markdown."""
+    """Interface for chunking the blocks of one kind of text; the classes PlainTextChunker, MarkdownChunker and
+    CodeChunker implement it.
+    """
 
     has_fences: bool  # whether the text may contain Markdown's code fences
 
     def is_section(self, line: str, after_blank: bool) -> bool:
-        """Returns whether a section or definition starts with this line; a block ends before it if possible."""
+        """Returns whether a section or definition starts with this line, so that a block should end before it.
+
+        `after_blank` says whether the line follows a blank line or is the first.
+        """
 
     def chunk(self, block: Block) -> ChunkedBlock: ...
 
@@ -73,7 +78,7 @@ def first_part(document: Document) -> Part:
 
 
 def next_part(document: Document, chunked: ChunkedPart) -> Part | None:
-    """Returns the part of a document that begins where the chunks of `chunked` end; None after the last part."""
+    """Returns the part of a document that begins at the end of `chunked`; None if that was the last part."""
     if chunked.end == len(document.text):
         return None
     return _part_at(document, chunked.end, chunked.path, chunked.fence)
@@ -101,10 +106,11 @@ class BlockSpan:
 
 
 def split_blocks(text: str, chunker: TextChunker, fence: str = "") -> Iterator[BlockSpan]:
-    """Yields a text's blocks in order, without gaps; `fence` is the code fence that is open at the start.
+    """Yields the blocks of a text in order, without gaps; `fence` is the code fence that is open at the start, or ''.
 
-    Text longer than `MAX_BLOCK_CHARACTERS` is cut before the last section in its second half, else after the last blank
-    line there, else after the last line outside a code fence, else anywhere.
+    A block has at most `MAX_BLOCK_CHARACTERS`. A longer text is cut before the last section in the block's second half,
+    else after the last blank line there, else before the last line outside a code fence, else before the first line
+    that is too much. A code fence that was cut ends with a block.
     """
     start, start_fence = 0, fence
     section = blank = outside = 0  # the last possible ends of each kind
@@ -133,9 +139,9 @@ def split_blocks(text: str, chunker: TextChunker, fence: str = "") -> Iterator[B
 
 
 def break_long_lines(text: str) -> tuple[str, list[int]]:
-    """Splits lines longer than MAX_LINE_CHARACTERS by line breaks.
+    """Inserts line breaks into lines longer than MAX_LINE_CHARACTERS.
 
-    Returns the new text, and the offset in it of each line break that was inserted.
+    Returns the new text, and the offsets in the new text of the line breaks that were inserted, ascending.
     """
     pieces: list[str] = []
     inserted: list[int] = []
@@ -148,9 +154,10 @@ def break_long_lines(text: str) -> tuple[str, list[int]]:
 
 
 def _lines(text: str) -> Iterator[Span]:
-    """Yields a text's lines with their ends; a line longer than MAX_LINE_CHARACTERS in pieces.
+    """Yields the spans of a text's lines, with their line breaks; a line above MAX_LINE_CHARACTERS is cut into pieces.
 
-    It is cut at the end of a sentence, else after a space, else anywhere; never in the first half of a piece.
+    A piece has at most MAX_LINE_CHARACTERS. It ends after a sentence in its second half, else after a space there, else
+    at its full length.
     """
     half = MAX_LINE_CHARACTERS // 2
     for line in _LINE.finditer(text):
@@ -172,7 +179,7 @@ def _part_at(document: Document, start: int, path: Path, fence: str) -> Part:
 
 
 def _fence_after(fence: str, line: str) -> str:
-    """Returns the characters that opened the code fence that is open after this line, or ''."""
+    """Returns the fence that is open after `line`, by the characters that opened it, or ''; `fence` is that before."""
     match = _FENCE.match(line.rstrip())
     if not match:
         return fence

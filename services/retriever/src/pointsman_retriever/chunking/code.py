@@ -1,4 +1,4 @@
-"""Chunks source files between definitions, outer ones first, in any language that indents its blocks."""
+"""Chunks source files at definitions and blank lines, the least indented first, in any language that indents blocks."""
 
 import re
 from bisect import bisect_right
@@ -41,12 +41,12 @@ class CodeLine:
 
 
 class CodeChunker:
-    """Implements TextChunker for source files: the enclosing classes and functions are a chunk's context."""
+    """Chunks source files; a chunk's context is the title and the enclosing definitions. Implements TextChunker."""
 
     has_fences = False
 
     def __init__(self, tokenizer: Tokenizer, window: int = WINDOW_TOKENS) -> None:
-        """Takes a `tokenizer` that does not truncate, and the `window` of a chunk with its titles in tokens."""
+        """Takes a `tokenizer` that does not truncate; `window` is the most tokens that a chunk has with its context."""
         self._tokenizer = tokenizer
         self._tokens = chunk_tokens(window)
         self._plain = LengthSplitter(tokenizer, self._tokens)
@@ -82,7 +82,10 @@ class CodeChunker:
         return lines
 
     def _split(self, lines: list[CodeLine], whole: LineRange, level: int) -> list[LineRange]:
-        """Splits lines at their least indented boundaries, recursively, until the pieces fit or have no boundary."""
+        """Splits a range of lines at its least indented boundaries, recursively, until pieces fit or have no boundary.
+
+        Adjacent pieces that fit into one chunk together are joined again.
+        """
         first, last = whole
         inside = range(first + 1, last)
         if self._fits(lines, whole) or level == MAX_INDENT_LEVELS or not any(lines[n].is_boundary for n in inside):
@@ -108,7 +111,10 @@ class CodeChunker:
         return lines[piece[1] - 1].tokens - before <= self._tokens
 
     def _spans(self, text: str, start: int, end: int) -> list[Span]:
-        """Splits a piece that is too large as plain text; keeps the indentation of its first line if it fits."""
+        """Returns the spans of the chunks of `text[start:end]`, split as plain text if it is too large; none if blank.
+
+        The first span includes the indentation of its first line if it fits.
+        """
         piece = text[start:end].rstrip()
         if not piece.strip():
             return []
@@ -118,7 +124,10 @@ class CodeChunker:
 
 
 def _enclosing_definitions(lines: list[CodeLine], start: int, path: Path) -> Path:
-    """Returns the definitions that enclose the line at `start`; `path` are those at the beginning of the block."""
+    """Returns the definitions that enclose the first line that is not blank from the offset `start` on.
+
+    `path` are the definitions that enclose the beginning of the block.
+    """
     here = bisect_right(lines, start, key=lambda line: line.start) - 1
     while lines[here].is_blank and here + 1 < len(lines):
         here += 1
@@ -126,13 +135,17 @@ def _enclosing_definitions(lines: list[CodeLine], start: int, path: Path) -> Pat
 
 
 def _open_definitions(lines: list[CodeLine], path: Path) -> Path:
-    """Returns the definitions that enclose a line after the block, if that line is indented more than they are."""
+    """Returns the definitions that would enclose a line after the block with a deeper indentation than all in it."""
     deepest = max((line.indent for line in lines), default=0)
     return _definitions_above(lines, len(lines), deepest + 1, path)
 
 
 def _definitions_above(lines: list[CodeLine], here: int, indent: int, path: Path) -> Path:
-    """Goes back from line `here` and takes each definition indented less than `indent` and all lines between."""
+    """Returns the definitions above the line `here` that enclose a line with this indentation, outermost first.
+
+    Going back from `here` by up to MAX_LINES_BACK lines, these are the definitions that are indented less than `indent`
+    and less than all lines between. Before them come those of `path` that are indented even less.
+    """
     found: list[tuple[int, str]] = []
     for line in reversed(lines[max(0, here - MAX_LINES_BACK) : here]):
         if not line.is_blank and line.indent < indent:

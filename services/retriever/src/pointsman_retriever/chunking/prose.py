@@ -1,4 +1,4 @@
-"""Chunks plain text and Markdown at their structure, measured in the embedding model's tokens."""
+"""Chunks plain text and Markdown by their structure; the size of chunks is counted in the embedding model's tokens."""
 
 import re
 from bisect import bisect_left
@@ -26,22 +26,23 @@ _DEEP_NESTING = re.compile(r"^(?:[ \t]*(?:>|[*+-][ \t]|\d{1,9}[.)][ \t])){20}", 
 
 
 def chunk_tokens(window: int) -> int:
-    """Returns how many tokens a chunk may have without its titles, for a model that reads `window` tokens."""
+    """Returns how many tokens a chunk may have without its context, if it may have `window` tokens with it."""
     return max(1, window * CHUNK_TOKENS // WINDOW_TOKENS)
 
 
 class EmbeddingWindow:
-    """Makes a chunk of a span that fits the embedding model's window, with as many of its titles as fit too."""
+    """Makes chunks that fit into the embedding model's window, with as many of their titles as fit too."""
 
     def __init__(self, tokenizer: Tokenizer, tokens: int = WINDOW_TOKENS) -> None:
-        """Takes a `tokenizer` that does not truncate, and how many tokens the embedding model reads."""
+        """Takes a `tokenizer` that does not truncate, and how many `tokens` a chunk may have with its context."""
         self._tokenizer = tokenizer
         self._tokens = tokens
 
     def chunk(self, block: Block, span: Span, path: Path) -> Chunk:
-        """Makes a chunk of a span of the block, with as many of its titles as fit; drops the outermost first.
+        """Makes a chunk of a span of the block; its context is the document's title and the titles of `path`.
 
-        The caller must see to it that the span fits without titles.
+        Titles that do not fit are left out, the outermost first, and the context is cut to `CONTEXT_CHARACTERS`. The
+        span should fit without titles.
         """
         titles = [title.strip() for title in (block.title, *(title for _, title in path))]
         distinct = list(dict.fromkeys(title for title in titles if title))
@@ -58,14 +59,17 @@ class EmbeddingWindow:
 
 
 class LengthSplitter:
-    """Splits text at paragraphs, else at sentences, else at words, into spans of limited tokens and characters."""
+    """Splits text into spans of at most `tokens` tokens and `CHUNK_CHARACTERS` characters.
+
+    It splits at paragraphs if possible, else at sentences, else at words.
+    """
 
     def __init__(self, tokenizer: Tokenizer, tokens: int) -> None:
         self._by_tokens = TextSplitter.from_huggingface_tokenizer(tokenizer, tokens)
         self._by_characters = TextSplitter(CHUNK_CHARACTERS)
 
     def split(self, text: str, splitter: TextSplitter | MarkdownSplitter | None = None) -> list[Span]:
-        """Splits the text into spans; `splitter` limits their tokens, by default one for plain text."""
+        """Returns the spans of the text, in order; `splitter` replaces the one that limits the tokens."""
         broken, inserted = break_long_lines(text)
         spans: list[Span] = []
         for offset, piece in (splitter or self._by_tokens).chunk_indices(broken):
@@ -75,7 +79,7 @@ class LengthSplitter:
         return spans
 
     def _limit_characters(self, text: str, start: int, end: int) -> list[Span]:
-        """Splits a span that has few tokens and too many characters."""
+        """Returns the span, or its parts if it has more than `CHUNK_CHARACTERS` characters."""
         if end - start <= CHUNK_CHARACTERS:
             return [(start, end)]
         parts = self._by_characters.chunk_indices(text[start:end])
@@ -83,12 +87,12 @@ class LengthSplitter:
 
 
 class PlainTextChunker:
-    """Implements TextChunker for plain text: the title is each chunk's only context."""
+    """Chunks plain text; a chunk's context is the document's title. Implements TextChunker."""
 
     has_fences = False
 
     def __init__(self, tokenizer: Tokenizer, window: int = WINDOW_TOKENS) -> None:
-        """Takes a `tokenizer` that does not truncate, and the `window` of a chunk with its title in tokens."""
+        """Takes a `tokenizer` that does not truncate; `window` is the most tokens that a chunk has with its context."""
         self._splitter = LengthSplitter(tokenizer, chunk_tokens(window))
         self._window = EmbeddingWindow(tokenizer, window)
 
@@ -109,7 +113,7 @@ class Heading:
 
 
 def find_headings(text: str) -> list[Heading]:
-    """Returns a text's headings, except those inside quotes and lists, which do not structure the document."""
+    """Returns the headings of a Markdown text, in order, except those inside quotes and lists."""
     parser = MarkdownIt("commonmark")
     parser.core.ruler.enableOnly(["normalize", "block"])  # inline markup is not needed
     tokens = parser.parse(text)
@@ -122,9 +126,10 @@ def find_headings(text: str) -> list[Heading]:
 
 
 def enclosing_sections(headings: list[Heading], starts: Sequence[int], path: Path = ()) -> tuple[list[Path], Path]:
-    """Returns the path of headings above each of the ascending offsets, and the path after the last heading.
+    """Returns the path of sections at each of the offsets `starts`, which are ascending, and the path at the end.
 
-    `path` is the one at the beginning. A heading that starts exactly at an offset is not in its path.
+    `path` is the path at the beginning. If a heading starts exactly at an offset, the path there has the sections that
+    contain this heading.
     """
     paths: list[Path] = []
     following = 0
@@ -140,7 +145,7 @@ def enclosing_sections(headings: list[Heading], starts: Sequence[int], path: Pat
 
 
 def contains_only_headings(text: str, headings: list[Heading], start: int, end: int) -> bool:
-    """Returns whether `text[start:end]` consists of one or more headings without any text below them."""
+    """Returns whether `text[start:end]` consists of one or more headings and blanks, without other text."""
     first = bisect_left(headings, start, key=lambda heading: heading.start)
     reached = start
     for heading in islice(headings, first, None):
@@ -159,12 +164,12 @@ def _above_level(path: Path, level: int) -> Path:
 
 
 class MarkdownChunker:
-    """Implements TextChunker for Markdown: the title and the headings above a chunk are its context."""
+    """Chunks Markdown; a chunk's context is the title and the headings above it. Implements TextChunker."""
 
     has_fences = True
 
     def __init__(self, tokenizer: Tokenizer, window: int = WINDOW_TOKENS) -> None:
-        """Takes a `tokenizer` that does not truncate, and the `window` of a chunk with its titles in tokens."""
+        """Takes a `tokenizer` that does not truncate; `window` is the most tokens that a chunk has with its context."""
         self._markdown = MarkdownSplitter.from_huggingface_tokenizer(tokenizer, chunk_tokens(window))
         self._plain = LengthSplitter(tokenizer, chunk_tokens(window))
         self._window = EmbeddingWindow(tokenizer, window)
@@ -185,7 +190,7 @@ class MarkdownChunker:
         return ChunkedBlock(tuple(chunks), path)
 
     def _join_headings(self, text: str, headings: list[Heading], spans: list[Span]) -> list[Span]:
-        """Joins headings that the splitter separated from a long section with the first chunk of that section."""
+        """Joins short spans of only headings with the span that follows them, if together they fit into one chunk."""
         joined: list[Span] = []
         pending: list[Span] = []  # spans of headings that wait for their section
         for start, end in spans:

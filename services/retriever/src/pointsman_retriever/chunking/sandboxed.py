@@ -1,6 +1,6 @@
 """Selects the chunker for a document by its media type, and chunks documents in the sandbox, part by part.
 
-Parts are encoded as JSON on the way to the sandbox and back.
+Parts and their chunks are sent as JSON.
 """
 
 import json
@@ -36,8 +36,9 @@ Chunks = tuple[Chunk, ...]
 
 
 def make_chunkers(tokenizer: Tokenizer, window: int = WINDOW_TOKENS) -> Mapping[str, TextChunker]:
-    """Returns the chunkers by kind of text; `tokenizer` must not truncate, `window` is the tokens of a chunk with its
-    titles.
+    """Returns the chunkers by kind of text: "markdown", "plain" and "code".
+
+    `tokenizer` must not truncate. `window` is the most tokens that a chunk has with its context.
     """
     return {
         "markdown": MarkdownChunker(tokenizer, window),
@@ -47,19 +48,21 @@ def make_chunkers(tokenizer: Tokenizer, window: int = WINDOW_TOKENS) -> Mapping[
 
 
 def chunking_setup(tokenizer: Tokenizer, window: int = WINDOW_TOKENS) -> bytes:
-    """Returns the message that prepares the sandbox for chunking: tokenizer and window."""
+    """Returns the `setup` of a `Sandbox` that chunks, in JSON; the arguments are those of `make_chunkers`."""
     return json.dumps({"tokenizer": tokenizer.to_str(), "window": window}).encode()
 
 
 def set_up_chunkers(setup: bytes) -> Mapping[str, TextChunker]:
-    """Returns the chunkers that the message of `chunking_setup` describes; runs in the sandbox."""
+    """Returns the chunkers by kind of text, from what `chunking_setup` has returned; runs in the sandbox."""
     settings = json.loads(setup)
     return make_chunkers(Tokenizer.from_str(settings["tokenizer"]), settings["window"])
 
 
 def recipe_for(media_type: str) -> str:
-    """Returns name and version of a media type's chunker: "markdown" (also for HTML, JSON Lines and an unknown type
-    ""), "plain" (text, PDF, CSV), or "code" for any other type.
+    """Returns the recipe for a media type: the name and version of its chunker, such as "markdown-3".
+
+    The chunker is "markdown" for Markdown, HTML, JSON Lines and an empty type, "plain" for plain text, PDF and CSV, and
+    "code" for any other type.
     """
     if media_type in _MARKDOWN:
         return _RECIPES["markdown"]
@@ -74,7 +77,7 @@ class SandboxedChunker:
     """Chunks documents in the sandbox; implements Chunker of encoder.py."""
 
     def __init__(self, sandbox: Sandbox, window: int = WINDOW_TOKENS) -> None:
-        """Takes a `sandbox` that `chunking_setup` has set up with this window."""
+        """Takes a `sandbox` with the setup of `chunking_setup` for the same `window`."""
         self._sandbox = sandbox
         self._suffix = "" if window == WINDOW_TOKENS else f"-{window}"
 
@@ -84,7 +87,8 @@ class SandboxedChunker:
     async def chunk(self, documents: Sequence[tuple[Document, str]]) -> list[Chunks | PointsmanError]:
         """Returns the chunks of each document, given with its recipe, or InvalidArgument if it could not be chunked.
 
-        Small documents are sent to the sandbox together, a large one in parts, between which others have a turn.
+        Small documents with the same recipe are sent to the sandbox together, and then fail together. A large document
+        is sent in parts; between them, other calls have a turn.
         """
         results: list[Chunks | PointsmanError] = []
         for batch in _batches(documents):
@@ -114,7 +118,7 @@ class SandboxedChunker:
 
 
 def _batches(documents: Sequence[tuple[Document, str]]) -> Iterator[Sequence[tuple[Document, str]]]:
-    """Groups consecutive documents that are chunked in the same way, up to MAX_PART_CHARACTERS in each group."""
+    """Yields groups of consecutive documents of one recipe, with at most MAX_PART_CHARACTERS or a single document."""
     batch: list[tuple[Document, str]] = []
     size = 0
     for document, recipe in documents:
@@ -138,7 +142,7 @@ def decode_part(encoded: Mapping[str, Any]) -> Part:
 
 
 def encode_chunked(chunked: ChunkedPart) -> Mapping[str, Any]:
-    """Encodes a chunked part as JSON values, without the chunks' texts, which the receiver has."""
+    """Returns a chunked part as values that fit into JSON, without the chunks' texts, which the receiver has."""
     chunks = [(chunk.start, chunk.end, chunk.context) for chunk in chunked.chunks]
     return {"chunks": chunks, "end": chunked.end, "path": chunked.path, "fence": chunked.fence}
 

@@ -1,1 +1,1 @@
-"""Collections at work: reads, writes, searches, ingests and maintenance."""
+"""What the service does with collections: searches, changes, ingests and maintenance."""

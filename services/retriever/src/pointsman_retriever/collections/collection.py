@@ -1,4 +1,4 @@
-"""One collection at work: its in-memory index snapshots, kept consistent with its file on disk."""
+"""A loaded collection: its file on disk and its index snapshots, which are kept consistent with the file."""
 
 import logging
 import sqlite3
@@ -49,20 +49,20 @@ class SearchResult:
 
 @dataclass(frozen=True, slots=True)
 class StepResult(Generic[T]):
-    """The result of one caller's change (an error, if it failed), and the collection's state right after it."""
+    """The result of one caller's change, or its error if it failed, and the collection's state right after it."""
 
     result: T | PointsmanError
     info: CollectionInfo
 
 
 class Collection:
-    """A collection that is searched and changed: a search sees the state before a change or after it, never a mixture.
+    """A loaded collection: a search sees the state before a change or after it, never a mixture.
 
     Each version has an immutable index snapshot. A change publishes the next snapshot before its commit makes the new
     version visible, so no search waits for a writer.
 
-    All methods block. Changes come from one thread, searches from any. Methods that use the disk raise storage errors
-    (`translate_errors`), and searches and changes NotFound after `close`.
+    All methods block. One thread makes changes, any thread may search. Methods that use the disk raise storage errors
+    (`translate_errors`). Searches and changes raise NotFound after `close`.
     """
 
     def __init__(self, store: Store, make_snapshot: SnapshotFactory) -> None:
@@ -77,15 +77,19 @@ class Collection:
         self._changes_since_compaction: list[ChunkDelta] | None = None  # None: no compaction is running
 
     def load(self) -> None:
-        """Fills the empty index from disk and checks both; raises Internal if the store is damaged."""
+        """Builds the index from disk; to be called once, before any other method.
+
+        Raises Internal ("collection_damaged") if the file is damaged or does not match its counts and checksum.
+        """
         maintenance.quick_check(self.store)
         self.reload()
 
     def search(self, query: ResolvedQuery) -> SearchResult:
         """Searches the collection's current version.
 
-        Raises FailedPrecondition if another model made the query's vector, and Unavailable if the index failed or the
-        collection changes too quickly.
+        Raises FailedPrecondition ("fingerprint_mismatch") if another model made the collection's vectors, and
+        Unavailable if replacing the collection's file has failed ("collection_inconsistent") or if the collection
+        changes too quickly ("collection_busy").
         """
         stopwatch = Stopwatch()
         with self._lock.read():
@@ -108,10 +112,10 @@ class Collection:
         )
 
     def change(self, steps: Sequence[Callable[[Change], T]]) -> list[StepResult[T]]:
-        """Applies the changes of several callers in one commit; each is applied as a whole or fails alone.
+        """Applies the changes of several callers in one commit; returns the result of each, in order.
 
-        A change fails alone by raising PointsmanError. If this raises, as for a change's other exceptions, none was
-        applied.
+        A step that raises a PointsmanError changes nothing, and its result is that error; the other steps are applied.
+        If a step raises another exception, or the commit fails, this raises it, and no step was applied.
         """
         if self._closed:
             raise unknown_collection(self.info.id)
@@ -144,15 +148,16 @@ class Collection:
         return self.info
 
     def set_search_settings(self, settings: str) -> CollectionInfo:
-        """Stores the collection's search settings, which are a SearchSettings in JSON."""
+        """Stores the collection's search settings, which `serialize_search_settings` has made; returns its state."""
         self._check_open()
         self.info = self.store.set_search_settings(settings)
         return self.info
 
     def replace_store(self, swap: Callable[[], Store]) -> None:
-        """Exchanges the collection's store while no search runs: `swap` closes the old one and returns the new one.
+        """Exchanges the collection's store while no search runs; `swap` closes the old store and returns the new one.
 
-        Raises what `swap` raises, and Internal if the new store is damaged; searches then fail.
+        Raises what `swap` raises, and Internal ("collection_damaged") if the new store is damaged. After an error,
+        searches raise Unavailable.
         """
         with self._lock.write():
             try:
@@ -164,9 +169,11 @@ class Collection:
                 raise
 
     def migrate(self, swap: Callable[[sqlite3.Connection, CollectionInfo], CollectionInfo | None]) -> bool:
-        """Has `swap` replace all chunks in a transaction; builds their index before either becomes visible.
+        """Replaces all chunks by `swap` in a transaction; builds their index before the new chunks become visible.
 
-        Returns False, and changes nothing, if `swap` returns None instead of the collection's new state.
+        `swap` is called with the transaction's connection and the collection's state. It returns the new state; if it
+        returns None, nothing is changed, and this returns False. Raises Internal ("collection_damaged") if the new
+        chunks do not match the new state.
         """
         with self.store.connections.transaction() as writer:
             after = swap(writer, self.info)
@@ -180,14 +187,16 @@ class Collection:
         return True
 
     def reload(self) -> None:
-        """Builds a new index from disk; to be called in the write thread while no search runs. Raises Internal if the
-        chunks do not match the collection's counts and checksum.
+        """Builds a new index from disk; to be called in the write thread while no search runs.
+
+        Raises Internal ("collection_damaged") if the chunks do not match the collection's counts and checksum.
         """
         self._install(self.info, self._build_snapshot(self.info, self.store.read_all_chunks()))
 
     def refresh(self) -> None:
-        """Builds a new index from disk while the old one serves searches; to be called in the write thread. Raises as
-        `reload` does.
+        """Builds a new index from disk, while the old one is searched; to be called in the write thread.
+
+        Raises as `reload` does.
         """
         snapshot = self._build_snapshot(self.info, self.store.read_all_chunks())
         with self._lock.write():
@@ -198,15 +207,19 @@ class Collection:
         return self._changes_since_compaction is None and self._snapshot.needs_compaction
 
     def begin_compaction(self) -> Callable[[], CompactedParts]:
-        """Returns the slow part of a compaction, to be called in any thread.
+        """Begins a compaction, and returns its slow part: a function to call in any thread.
 
-        `begin_compaction`, `finish_compaction` and `abort_compaction` are for the write thread.
+        Its result is for `finish_compaction`; after an error, `abort_compaction` must be called. All three methods are
+        for the write thread.
         """
         self._changes_since_compaction = []
         return self._snapshot.compacted
 
     def finish_compaction(self, compacted: CompactedParts) -> None:
-        """Applies the changes made since `begin_compaction` to the compacted parts, and publishes them."""
+        """Applies the changes made since `begin_compaction` to the compacted parts, and uses them from now on.
+
+        Does nothing if the whole index was replaced meanwhile.
+        """
         if self._changes_since_compaction is None:
             return  # the whole index was replaced meanwhile
         for delta in self._changes_since_compaction:
@@ -230,14 +243,17 @@ class Collection:
         )
 
     def verify(self) -> maintenance.Findings:
-        """Reads every row and compares the index with it; store and index are each read at one version."""
+        """Returns what is wrong with the file, by `check_all`, and how the index disagrees with counts and checksum.
+
+        Index and file may be read at different versions, each of which is checked by itself.
+        """
         with self._lock.read():
             self._check_open()
             differences = self._snapshot.differences(self.info)
         return maintenance.check_all(self.store).with_problems(differences)
 
     def close(self) -> None:
-        """Waits for running searches and closes the collection; later calls fail with NotFound."""
+        """Waits for running searches, and closes index and store; later searches and changes raise NotFound."""
         with self._lock.write():
             self._closed = True
             self._snapshot.close()
@@ -252,12 +268,15 @@ class Collection:
         return parse_search_settings(self.info.search_settings)
 
     def _publish(self, version: int, snapshot: IndexSnapshot) -> None:
-        """Adds or replaces the index snapshot of a version, and drops the oldest."""
+        """Adds or replaces the index snapshot of a version, and keeps only the last KEPT_SNAPSHOTS."""
         others = [other for other in self._snapshots if other != version][1 - KEPT_SNAPSHOTS :]
         self._snapshots = {**{other: self._snapshots[other] for other in others}, version: snapshot}
 
     def _next_snapshot(self, delta: ChunkDelta, transaction: Transaction) -> IndexSnapshot:
-        """Builds the snapshot of the version that the transaction is about to commit."""
+        """Returns the index snapshot of the version that the transaction will commit.
+
+        If the change cannot be applied to the index, logs why and builds a new index from the transaction's chunks.
+        """
         try:
             return self._snapshot.with_changes(delta)
         except Exception:
@@ -265,13 +284,16 @@ class Collection:
             return self._build_snapshot(transaction.info, transaction.read_all_chunks())
 
     def _install(self, info: CollectionInfo, snapshot: IndexSnapshot) -> None:
-        """Makes an index snapshot the only one of the collection."""
+        """Makes an index snapshot the only one of the collection, and closes the index used so far."""
         list(self._snapshots.values())[-1].close()
         self.info, self._snapshots = info, {info.version: snapshot}
         self.fault, self._changes_since_compaction = "", None
 
     def _build_snapshot(self, info: CollectionInfo, batches: Iterable[IndexedChunks]) -> IndexSnapshot:
-        """Builds an index; raises Internal if the chunks do not match the counts and checksum in `info`."""
+        """Builds an index from batches of chunks.
+
+        Raises Internal ("collection_damaged") if the chunks do not match the counts and checksum in `info`.
+        """
         snapshot = self._make_snapshot(info)
         no_ids = np.empty(0, np.int64)
         for chunks in batches:

@@ -1,4 +1,4 @@
-"""Searches a collection in an external store: by meaning, by words if the store ranks by them, or both."""
+"""Searches a collection in an external store: by meaning if it has vectors, and by words if the store ranks by them."""
 
 import logging
 import threading
@@ -20,9 +20,9 @@ from pointsman_retriever.search.ranking import CANDIDATES_PER_SIDE, ResolvedQuer
 log = logging.getLogger(__name__)
 
 RECHECK_SECONDS = 60.0
-"""After which a search reads the layout again; while the store is away, the last one stays."""
+"""Seconds after which a search reads the store's layout again."""
 RETRY_SECONDS = 1.0
-"""After which a search that failed may be repeated, at the earliest."""
+"""Least `retry_after` of the error of a store that has failed, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +35,9 @@ class _Candidate:
 
 
 class ExternalCollection:
-    """A read-only collection in an external store; reciprocal ranks fuse its results by meaning and by words.
+    """A read-only collection in an external store; results by meaning and by words are fused by reciprocal ranks.
 
-    All methods block and may be called from any thread.
+    All methods block, and may be called from any thread.
     """
 
     def __init__(
@@ -47,7 +47,10 @@ class ExternalCollection:
         connect: Callable[[], ExternalStore],
         fingerprint: str,
     ) -> None:
-        """Takes `connect`, called at the first search, and the `fingerprint` of the model that embeds queries."""
+        """Takes `connect`, which the first search calls, and the `fingerprint` of the model that embeds queries.
+
+        `fields` are the names of the passages' fields in the store.
+        """
         self._id, self._fields, self._connect, self._fingerprint = collection_id, fields, connect, fingerprint
         self._store: ExternalStore | None = None
         self._layout = Layout(0, has_words=False)
@@ -71,14 +74,16 @@ class ExternalCollection:
 
     @property
     def problem(self) -> str:
-        """Returns why the last search failed, or that there was none yet; empty if it succeeded."""
+        """Returns why the last search failed, or that there was no search yet; empty if the last search succeeded."""
         return self._problem
 
     def search(self, query: ResolvedQuery) -> SearchResult:
         """Searches the external store; ignores the query's fusion method, diversity and neighbours.
 
-        Raises InvalidArgument for a query with a filter, FailedPrecondition ("store_mismatch", "wrong_dimensions") if
-        the store lacks a field or has other vectors, and Unavailable ("store_unavailable").
+        The result's version is 0. Raises InvalidArgument ("filter_not_supported") if the query has a filter,
+        FailedPrecondition if the store lacks the collection or a field ("store_mismatch") or has vectors of other
+        dimensions ("wrong_dimensions"), and Unavailable ("store_unavailable") if the store fails. After a failure it
+        does so at once for as long as the failed search took.
         """
         if query.filter is not None:
             raise InvalidArgument(
@@ -112,7 +117,10 @@ class ExternalCollection:
             self._store.close()
 
     def _pause(self, error: Exception, seconds: float) -> Unavailable:
-        """Skips the store for as long as it took to fail, so that not every search waits for a store that hangs."""
+        """Makes searches fail at once for the next `seconds`, so that not all of them wait for a store that hangs.
+
+        `seconds` is how long the search took that has failed with `error`. Returns the error to raise.
+        """
         with self._lock:
             self._checked, self._paused_until = -RECHECK_SECONDS, time.monotonic() + seconds
             self._problem = f"{type(error).__name__}: {error}"[:500]
@@ -156,7 +164,7 @@ class ExternalCollection:
             raise FailedPrecondition(f"collection '{self._id}' has neither vectors nor words", code="store_mismatch")
 
     def _usable(self, hits: Sequence[Hit]) -> list[Hit]:
-        """Returns the hits with an id, a finite score and a text; the store may hold rows of any form."""
+        """Returns the hits that have an id, a finite score and a text; logs a warning if others are left out."""
         usable = [hit for hit in hits if self._is_usable(hit)]
         if len(usable) < len(hits):
             log.warning(
@@ -184,7 +192,10 @@ class ExternalCollection:
         return sorted(found.values(), key=lambda one: -sum(_parts(one, weight)))
 
     def _relevance(self, text: str, found: Sequence[_Candidate]) -> Relevance:
-        """Judges whether passages answer the query; words weigh the same, as the store does not say how rare one is."""
+        """Judges whether the passages answer the query, with the default thresholds of `SearchSettings`.
+
+        All words weigh the same, since the store does not say how rare they are.
+        """
         best_dense = max((one.dense for one in found), default=0.0)
         terms = self._analyzer.query_terms(text).keys()
         texts = [self._text_of(one.hit) for one in found if one.sparse_rank]
@@ -214,7 +225,10 @@ class ExternalCollection:
 
 
 def _dense_weight(wanted: float | None, layout: Layout) -> float:
-    """Returns the weight of the ranking by meaning; 1 or 0 if the store has one side alone."""
+    """Returns the weight of the ranking by meaning, 0 to 1.
+
+    It is 1 if the store does not rank by words, 0 if it has no vectors, and else `wanted`, or 0.5 if that is None.
+    """
     if not layout.has_words:
         return 1.0
     if not layout.dimensions:
@@ -223,7 +237,10 @@ def _dense_weight(wanted: float | None, layout: Layout) -> float:
 
 
 def _parts(one: _Candidate, weight: float) -> tuple[float, float]:
-    """Returns a passage's score by meaning and by words, scaled so that the first of both sides has 1 in total."""
+    """Returns the parts of a passage's score by meaning and by words.
+
+    Their sum is 1 for a passage that is the first in both rankings.
+    """
     dense = weight * (RRF_K + 1) / (RRF_K + one.dense_rank) if one.dense_rank else 0.0
     sparse = (1 - weight) * (RRF_K + 1) / (RRF_K + one.sparse_rank) if one.sparse_rank else 0.0
     return dense, sparse
@@ -252,5 +269,5 @@ def read_only(collection_id: CollectionId) -> FailedPrecondition:
 
 
 def _to_text(value: Any) -> str:
-    """Returns a value as a text that can be sent; empty for null."""
+    """Returns a value as a text that can be encoded in UTF-8; empty for None."""
     return "" if value is None else str(value).encode(errors="replace").decode()

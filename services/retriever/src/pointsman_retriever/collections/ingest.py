@@ -1,4 +1,7 @@
-"""Ingests a stream of documents: writes small batches, reports each outcome, and bounds memory by backpressure."""
+"""Ingests a stream of documents: writes them in small batches, reports each outcome, and limits memory.
+
+It reads no further documents while too many are being processed (backpressure).
+"""
 
 import asyncio
 import logging
@@ -35,9 +38,9 @@ BATCH_WAIT_SECONDS = 0.025  # a batch waits so long for more documents: a commit
 
 
 class InFlightBudget:
-    """Limits the documents and bytes of an ingest in flight; a single document is always admitted, however large.
+    """Limits the documents of an ingest that are being processed, to MAX_DOCUMENTS_IN_FLIGHT and MAX_BYTES_IN_FLIGHT.
 
-    For one caller of `acquire` at a time.
+    A document of any size is admitted if there is no other. Only one caller at a time may wait in `acquire`.
     """
 
     def __init__(self) -> None:
@@ -47,9 +50,9 @@ class InFlightBudget:
         self.is_cancelled = False
 
     def cancel(self) -> None:
-        """Lets `acquire` return at once from now on; the caller reads and discards the rest of the stream.
+        """Makes `acquire` return at once from now on, so that its caller can read and drop the rest of the stream.
 
-        The client receives the error only after it has finished sending.
+        A client receives an error only after it has finished sending.
         """
         self.is_cancelled = True
         self._changed.set()
@@ -73,7 +76,10 @@ class InFlightBudget:
 
 
 class DocumentBatch:
-    """Documents that are written together: those that arrived while earlier batches were processed."""
+    """Documents that are processed together: those that arrive while earlier batches are processed.
+
+    A batch is complete at MAX_DOCUMENTS_PER_BATCH or MAX_BYTES_PER_BATCH.
+    """
 
     def __init__(self) -> None:
         self.documents: list[RawDocument] = []
@@ -90,7 +96,7 @@ class DocumentBatch:
         return len(self.documents) < MAX_DOCUMENTS_PER_BATCH and self.bytes + size < MAX_BYTES_PER_BATCH
 
     def close(self) -> None:
-        """Marks the batch as complete."""
+        """Marks the batch as complete: no more documents will be added."""
         self._closed.set()
 
     async def wait_until_closed(self) -> None:
@@ -100,7 +106,7 @@ class DocumentBatch:
 
 
 class IngestStream:
-    """Processes one client's stream of documents to ingest."""
+    """Ingests the documents of one client's stream into a collection, with `source` as their source, if not empty."""
 
     def __init__(self, service: CollectionService, loader: Loader, collection_id: CollectionId, source: str) -> None:
         self._service = service
@@ -120,11 +126,14 @@ class IngestStream:
     async def run(
         self, limit: CallLimit, requests: AsyncIterator[RawDocument | IngestEnd]
     ) -> AsyncIterator[Sequence[DocumentOutcome] | IngestSummary]:
-        """Yields the outcomes of each batch in the order sent, then the summary.
+        """Yields the outcomes of each batch, in the order of the documents, and at the end the summary.
 
-        Raises errors that end the whole stream: as `CollectionService.upsert_each` does, InvalidArgument for the
-        source's name or for an end that removes missing documents without a source, and ResourceExhausted
-        ("overloaded") if `limit` is reached.
+        `requests` yields the client's documents, and perhaps an IngestEnd. Missing documents are not removed if a line
+        of a JSON Lines file could not be read, since its id is unknown.
+
+        Raises InvalidArgument if the source's name is too long or missing documents are to be removed without a source,
+        ResourceExhausted ("overloaded") if `limit` is reached, storage errors (`translate_errors`), what `requests`
+        raises, and otherwise as `CollectionService.upsert_each` does. Each of these errors ends the stream.
         """
         limits.check_source(self._source)
         self._service.version(self._collection_id)
@@ -220,7 +229,7 @@ class IngestStream:
             return outcomes + await self._write(pending)
 
     async def _load(self, raw: RawDocument) -> AsyncIterator[Document | DocumentOutcome]:
-        """Yields the documents in a file, and an outcome for each that cannot be read."""
+        """Yields the documents of `raw`, and an outcome for each that cannot be read or whose id was there before."""
         try:
             limits.check_content(raw)
         except InvalidArgument as error:
@@ -242,7 +251,7 @@ class IngestStream:
         return _failed_outcome(failed.id, failed.error)
 
     async def _write(self, batch: Sequence[Document | DocumentOutcome]) -> list[DocumentOutcome]:
-        """Writes the documents in the batch, and returns all outcomes in the batch's order."""
+        """Writes the documents in `batch`, and returns their outcomes and those already in `batch`, in its order."""
         documents = [one for one in batch if isinstance(one, Document)]
         if not documents:
             return [one for one in batch if isinstance(one, DocumentOutcome)]
@@ -262,7 +271,10 @@ class IngestStream:
 
 
 def _to_outcome(document: Document, result: UpsertResult | PointsmanError) -> DocumentOutcome:
-    """Converts a document's result to its outcome; raises the error if the next document would meet it too."""
+    """Converts a document's result to its outcome.
+
+    Raises an error other than InvalidArgument and "quota_exceeded", because the next documents would fail too.
+    """
     if isinstance(result, UpsertResult):
         state = DocumentState.UNCHANGED if result.unchanged else DocumentState.WRITTEN
         return DocumentOutcome(document.id, state, result.chunks)

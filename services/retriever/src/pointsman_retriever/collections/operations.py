@@ -1,4 +1,4 @@
-"""Maintenance of a collection while it serves: verification, snapshot files, restore, migration to another model."""
+"""Maintenance of collections while they are in use: verification, snapshots, restoring, migration to another model."""
 
 import asyncio
 import hashlib
@@ -38,7 +38,7 @@ class VerifyResult:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotTrailer:
-    """The end of a snapshot stream: the SHA-256 of the file, and the collection's counts."""
+    """The end of a snapshot stream: the SHA-256 of the file in hexadecimal, and the state of the collection in it."""
 
     sha256: str
     info: CollectionInfo
@@ -52,11 +52,11 @@ class MigrationProgress:
 
 
 class Operations:
-    """Maintenance of collections, which stay in use meanwhile.
+    """Verifies, copies, restores and migrates collections, which stay in use meanwhile.
 
-    Methods raise InvalidArgument for a name that is not valid, storage errors (`translate_errors`), and, if they need
-    an existing collection, NotFound, FailedPrecondition for one in an external store, or the error with which a damaged
-    one failed to load.
+    Methods raise InvalidArgument for a tenant or a name that is not valid, and storage errors (`translate_errors`).
+    They raise FailedPrecondition ("read_only_collection") for a collection in an external store. All but `restore`
+    raise NotFound if there is no collection, and for a damaged one the error with which it failed to load.
     """
 
     def __init__(
@@ -69,10 +69,11 @@ class Operations:
         self._migrating: set[CollectionId] = set()
 
     async def verify(self, collection_id: CollectionId, repair: bool) -> VerifyResult:
-        """Reads every row and compares the indexes with it; `repair` rebuilds the indexes from disk if anything is
-        wrong.
+        """Reads all rows of a collection's file, and compares the indexes with the recorded counts and checksum.
 
-        The problems returned are those found before; `repaired` says whether none was found after a rebuild.
+        If there are problems, `repair` rebuilds the indexes from the file. The result has the problems found before
+        that; `repaired` says whether none was found afterwards. Raises Internal ("collection_damaged") if the indexes
+        cannot be rebuilt because the file is damaged.
         """
         started = time.perf_counter()
         collection = self._collection(collection_id)
@@ -86,11 +87,11 @@ class Operations:
         return VerifyResult(findings.problems, findings.info, time.perf_counter() - started, repaired)
 
     async def sketch(self, collection_id: CollectionId) -> tuple[int, Sketch]:
-        """Returns the collection's version and a bottom-k sketch of its documents, to measure later changes."""
+        """Returns a collection's version and a sketch of its documents, by which later changes can be measured."""
         return await self._pools.maintenance.run(self._collection(collection_id).store.sketch)
 
     async def snapshot(self, collection_id: CollectionId) -> AsyncIterator[bytes | SnapshotTrailer]:
-        """Yields the bytes of one snapshot file, then its SnapshotTrailer."""
+        """Yields the bytes of a file with one version of a collection, and then its SnapshotTrailer."""
         collection = self._collection(collection_id)
         with self._registry.data_folder.scratch() as scratch:
             copied = await self._pools.maintenance.run(maintenance.copy_store, collection.store, scratch)
@@ -104,11 +105,12 @@ class Operations:
     async def restore(
         self, collection_id: CollectionId, replace: bool, parts: AsyncIterator[bytes | str]
     ) -> CollectionInfo:
-        """Restores a collection; `parts` are the bytes of a snapshot file, then its SHA-256 in hexadecimal.
+        """Restores a collection and returns its state; `parts` yields the bytes of a snapshot file, then its SHA-256.
 
-        The quota stays that of the collection that is replaced; a new one gets the default. Raises InvalidArgument for
-        a damaged snapshot, AlreadyExists if the collection exists and `replace` is not set,
-        and ResourceExhausted ("overloaded") if too many changes are in progress.
+        The quota stays that of the collection that is replaced, or is unlimited if that is damaged; a new collection
+        gets the default. Raises AlreadyExists if the collection exists and `replace` is False, InvalidArgument
+        ("snapshot_damaged") if the snapshot is incomplete or damaged, ResourceExhausted ("overloaded") if too many
+        changes are in progress, and what `parts` raises.
         """
         limits.check_name(collection_id)
         if self._registry.has(collection_id) and not replace:
@@ -126,10 +128,11 @@ class Operations:
         return restored
 
     async def reembed(self, collection_id: CollectionId) -> AsyncIterator[MigrationProgress]:
-        """Migrates a collection to the running embedding model; resumes an interrupted migration.
+        """Migrates a collection to the running embedding model, or resumes an interrupted migration to it.
 
-        Raises FailedPrecondition ("migration_running"), InvalidArgument if a stored document cannot be chunked, and
-        Unavailable if the model's endpoint fails.
+        Yields how many documents are done and how many there are, and at the end the collection's new state. Raises
+        FailedPrecondition ("migration_running") if the collection is being migrated already, InvalidArgument if a
+        stored document cannot be chunked, and Unavailable if the model's endpoint fails.
         """
         collection = self._collection(collection_id)
         if collection_id in self._migrating:

@@ -1,4 +1,4 @@
-"""All collections of this process: those that are loaded, and those that are damaged."""
+"""All collections of this process: loaded ones, damaged ones, and those in external stores."""
 
 import logging
 from collections.abc import Mapping
@@ -31,9 +31,9 @@ class CollectionStatus:
 
 
 class CollectionRegistry:
-    """Finds collections by id. Reads are safe from any thread.
+    """Finds collections by id, and creates, replaces and removes them.
 
-    Methods that create, add, replace or remove a collection block and must run in the write thread.
+    Methods that only read may be called from any thread. The others block, and must run in the write thread.
     """
 
     def __init__(
@@ -44,7 +44,10 @@ class CollectionRegistry:
         write_pool: ThreadPool,
         external: ExternalCollections = NO_EXTERNAL,
     ) -> None:
-        """Takes how many threads may search one collection at once, and the read-only `external` ones."""
+        """Takes how many `readers` may read from one collection at once, and the collections in `external` stores.
+
+        `make_snapshot` makes an empty index, and the threads of `write_pool` make all changes.
+        """
         self._external = external
         self.data_folder = data_folder
         self._readers = readers
@@ -55,7 +58,7 @@ class CollectionRegistry:
         self._damaged: Mapping[CollectionId, PointsmanError] = {}
 
     def load(self) -> None:
-        """Loads all collections from disk. A damaged one is logged and does not keep the others from loading."""
+        """Loads all collections from disk. For a collection that cannot be loaded it logs an error, and goes on."""
         for collection_id in self.data_folder.collections():
             try:
                 self._open(collection_id)
@@ -64,9 +67,10 @@ class CollectionRegistry:
                 self._damaged = {**self._damaged, collection_id: error}
 
     def writer(self, collection_id: CollectionId) -> GroupCommitWriter:
-        """Returns a collection's writer.
+        """Returns the writer of a collection.
 
-        Raises NotFound, FailedPrecondition for an external one, or the error with which a damaged one failed to load.
+        Raises NotFound if there is none, FailedPrecondition ("read_only_collection") if it is in an external store, and
+        for a damaged collection the error with which it failed to load.
         """
         self._refuse_external(collection_id)
         writer = self._writers.get(collection_id)
@@ -80,8 +84,9 @@ class CollectionRegistry:
         return self.writer(collection_id).collection
 
     def searchable(self, collection_id: CollectionId) -> Collection | ExternalCollection:
-        """Returns a collection, also an external one; raises NotFound, or the error with which a damaged one failed to
-        load.
+        """Returns a collection, which may be in an external store.
+
+        Raises NotFound if there is none, and for a damaged collection the error with which it failed to load.
         """
         return self._external.get(collection_id) or self.collection(collection_id)
 
@@ -107,23 +112,27 @@ class CollectionRegistry:
         return sum(one.tenant == tenant for one in [*self._writers, *self._damaged])
 
     def create(self, info: CollectionInfo) -> CollectionInfo:
-        """Creates an empty collection; raises storage errors (`translate_errors`)."""
+        """Creates an empty collection with the id, model and quota of `info`; returns its state.
+
+        Raises storage errors (`translate_errors`).
+        """
         with self.data_folder.scratch() as scratch:
             create_store(scratch, info)
             return self.add(scratch, info.id)
 
     def add(self, folder: Path, collection_id: CollectionId) -> CollectionInfo:
-        """Moves a folder that holds a complete store into the data folder and loads it as a collection.
+        """Moves a folder with a complete store into the data folder, loads it as a new collection, returns its state.
 
-        Raises storage errors (`translate_errors`), and Internal if the store is damaged.
+        Raises storage errors (`translate_errors`), Internal ("collection_damaged") if the store is damaged, and
+        FailedPrecondition if it has another schema (`check_schema`).
         """
         self.data_folder.install(folder, collection_id)
         return self._open(collection_id).collection.info
 
     def replace(self, folder: Path, collection_id: CollectionId) -> CollectionInfo:
-        """Replaces the store of a collection, which may be damaged, by the complete store in `folder`.
+        """Replaces the store of a collection, which may be damaged, by the store in `folder`; returns the new state.
 
-        Raises FailedPrecondition for an external collection, and otherwise as `add` does.
+        Raises FailedPrecondition ("read_only_collection") for one in an external store, and otherwise as `add` does.
         """
         self._refuse_external(collection_id)
         writer = self._writers.get(collection_id)
@@ -142,9 +151,10 @@ class CollectionRegistry:
         return collection.info
 
     def remove(self, collection_id: CollectionId) -> None:
-        """Closes and deletes a collection.
+        """Closes and deletes a collection, which may be damaged.
 
-        Raises NotFound, FailedPrecondition for an external one, and storage errors (`translate_disk_errors`).
+        Raises NotFound if there is none, FailedPrecondition ("read_only_collection") for one in an external store, and
+        storage errors (`translate_disk_errors`).
         """
         self._refuse_external(collection_id)
         writer = self._writers.get(collection_id)
@@ -161,7 +171,7 @@ class CollectionRegistry:
             writer.collection.close()
 
     def _refuse_external(self, collection_id: CollectionId) -> None:
-        """Raises FailedPrecondition if the collection is external."""
+        """Raises FailedPrecondition if the collection is in an external store."""
         if collection_id in self._external:
             raise read_only(collection_id)
 

@@ -1,4 +1,4 @@
-"""Searches across collections: validation, query embedding, ranking in a thread, reranking."""
+"""Runs searches: checks a query, embeds it, ranks passages of its collection, and has them reranked."""
 
 import asyncio
 import time
@@ -24,7 +24,7 @@ MIN_RERANKED_PASSAGES = 50  # given to a reranker, even if fewer are asked for
 
 @dataclass(frozen=True, slots=True)
 class MeasuredResult:
-    """The result of a search in one collection, with the token count of each passage."""
+    """The result of a search before or after reranking, with the number of tokens of each passage."""
 
     passages: tuple[Passage, ...]  # best first
     tokens: tuple[int, ...]  # of each passage
@@ -34,7 +34,7 @@ class MeasuredResult:
 
 
 class SearchService:
-    """Searches collections. Used from the event loop's thread; blocking work runs in the search pool."""
+    """Searches collections. Used from the event loop's thread; blocking work runs in threads."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class SearchService:
         pools: ThreadPools,
         reranker: Reranker | None = None,
     ) -> None:
-        """Takes a `tokenizer` that counts the passages' tokens and does not truncate, and the parts of a search."""
+        """Takes a `tokenizer` that counts the passages' tokens and does not truncate, and perhaps a reranker."""
         self._registry = registry
         self._encoder = encoder
         self._tokenizer = tokenizer
@@ -56,10 +56,12 @@ class SearchService:
     async def search(self, query: Query) -> SearchAnswer:
         """Runs one query.
 
-        Raises InvalidArgument; NotFound; FailedPrecondition (another embedding model, no reranker, or an external store
-        with other fields); ResourceExhausted ("overloaded"); Unavailable (an index, a store, a reranker or an embedding
-        endpoint failed); storage errors (`translate_errors`), or the error with which a damaged collection failed to
-        load.
+        Raises InvalidArgument if a name, the text, an option, the filter or the vector is not valid; NotFound;
+        FailedPrecondition if the vectors are of another embedding model, if there is no reranker to rerank with, or if
+        an external store lacks a field or has vectors of other dimensions; ResourceExhausted ("overloaded") if too many
+        searches are in progress; Unavailable if the index, the external store, the reranker or the embedding model's
+        endpoint fails; storage errors (`translate_errors`); and for a damaged collection the error with which it failed
+        to load.
         """
         started = time.perf_counter()
         try:
@@ -69,9 +71,9 @@ class SearchService:
             raise
 
     async def search_all(self, queries: Sequence[Query]) -> list[SearchAnswer | PointsmanError]:
-        """Runs queries concurrently; each succeeds or fails alone, and results keep their order.
+        """Runs queries at the same time; returns the answer or the error of each, in their order.
 
-        Raises InvalidArgument for no queries, or too many.
+        Raises InvalidArgument ("invalid_batch") if there are no queries or more than `limits.MAX_SEARCHES`.
         """
         if not 1 <= len(queries) <= limits.MAX_SEARCHES:
             raise InvalidArgument(
@@ -84,8 +86,9 @@ class SearchService:
     async def configure(self, collection_id: CollectionId, settings: SearchSettings) -> SearchSettings:
         """Replaces a collection's search settings, and returns them.
 
-        Raises InvalidArgument; NotFound; FailedPrecondition for a collection in an external store; ResourceExhausted
-        ("overloaded"); storage errors, or the error with which a damaged collection failed to load.
+        Raises InvalidArgument if a name or a setting is not valid, NotFound, FailedPrecondition for a collection in an
+        external store, ResourceExhausted ("overloaded") if too many changes are in progress, storage errors
+        (`translate_errors`), and for a damaged collection the error with which it failed to load.
         """
         limits.check_name(collection_id)
         if settings.dense_weight is not None:
@@ -138,7 +141,7 @@ class SearchService:
     def _search_blocking(
         self, collection: Collection | ExternalCollection, query: Query, options: SearchOptions
     ) -> MeasuredResult:
-        """Does all blocking work of a search in one call: each return to the event loop would cost another wait."""
+        """Does all blocking work of a search, in one call, since each return to the event loop would take time."""
         stopwatch = Stopwatch()
         resolved = ResolvedQuery(
             text=query.text,
@@ -154,7 +157,10 @@ class SearchService:
         return MeasuredResult(found.passages, tokens, found.version, found.relevance, timings)
 
     async def _rerank(self, text: str, found: MeasuredResult, count: int) -> MeasuredResult:
-        """Orders the passages by the reranker's scores and keeps the best `count`."""
+        """Orders the passages by the reranker's scores and keeps the best `count`.
+
+        Raises FailedPrecondition ("no_reranker") if there is no reranker, and Unavailable if it fails.
+        """
         if self._reranker is None:
             raise FailedPrecondition(
                 "this retriever has no reranker; set POINTSMAN_RETRIEVER_RERANKER_URL to its address, or search "

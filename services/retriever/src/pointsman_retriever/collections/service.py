@@ -31,10 +31,10 @@ log = logging.getLogger(__name__)
 class CollectionService:
     """Creates, changes and deletes collections and their documents.
 
-    Methods raise InvalidArgument for a name that is not valid. Those that need an existing collection raise NotFound,
-    FailedPrecondition for one in an external store, or the error with which a damaged one failed to load. Changes
-    raise storage errors (`translate_errors`), and except `upsert_each` and `delete_missing`, which an ingest calls,
-    ResourceExhausted ("overloaded") if too many changes are in progress.
+    Methods raise InvalidArgument for a tenant or a name that is not valid. Methods that need an existing collection
+    raise NotFound if there is none, FailedPrecondition ("read_only_collection") if it is in an external store, and, if
+    it is damaged, the error with which it failed to load. Changes raise storage errors (`translate_errors`), and,
+    except `upsert_each` and `delete_missing`, ResourceExhausted ("overloaded") if too many changes are in progress.
     """
 
     def __init__(
@@ -54,39 +54,41 @@ class CollectionService:
         self._tenant_limits = tenant_limits
 
     def list_collections(self, tenant: str | None) -> Sequence[CollectionStatus]:
-        """Returns the tenant's collections with their states; with None those of all tenants."""
+        """Returns the states of a tenant's collections, or of all tenants' if `tenant` is None, in the order of ids."""
         if tenant is None:
             return self._registry.statuses()
         limits.check_name(CollectionId(tenant, "any"))
         return [status for status in self._registry.statuses() if status.info.tenant == tenant]
 
     async def create(self, collection_id: CollectionId, if_missing: bool, quota: Quota | None) -> CollectionInfo:
-        """Creates a collection; with `if_missing`, returns one that exists. `quota` None: the default for new ones.
+        """Creates a collection and returns its state; with `if_missing`, returns that of an existing one instead.
 
-        Raises AlreadyExists, and ResourceExhausted ("quota_exceeded") if the tenant may not have another one.
+        If `quota` is None, the new collection gets the default quota. Raises AlreadyExists ("collection_exists") if it
+        exists and `if_missing` is False, and ResourceExhausted ("quota_exceeded") if the tenant may not have another.
         """
         limits.check_name(collection_id)
         with self._pools.changes.slot():
             return await self._pools.write.run(self._create, collection_id, if_missing, quota)
 
     async def set_quota(self, collection_id: CollectionId, quota: Quota) -> CollectionInfo:
-        """Sets a collection's quota; one that is already above it can only shrink."""
+        """Sets a collection's quota, and returns its state; a collection that is above its quota can only shrink."""
         collection = self._writer(collection_id).collection
         with self._pools.changes.slot():
             return await self._pools.write.run(collection.set_quota, quota)
 
     async def drop(self, collection_id: CollectionId) -> None:
-        """Deletes a collection with its documents, also a damaged one."""
+        """Deletes a collection, which may be damaged, with its documents."""
         limits.check_name(collection_id)
         with self._pools.changes.slot():
             await self._pools.write.run(self._drop, collection_id)
 
     async def upsert(self, collection_id: CollectionId, documents: Sequence[Document]) -> UpsertResult:
-        """Adds or replaces all documents, or none if one is refused; unchanged ones are not written.
+        """Adds or replaces all documents, or none if it raises; documents that are stored unchanged are not written.
 
-        Raises InvalidArgument for an unusable document, FailedPrecondition if another embedding model made the vectors
-        of the collection or of a document, ResourceExhausted ("quota_exceeded"), and Unavailable if the model's
-        endpoint fails.
+        Raises InvalidArgument if a document exceeds the limits (`check_documents`), has an invalid vector or cannot be
+        chunked, FailedPrecondition ("fingerprint_mismatch") if another embedding model made the vectors of the
+        collection or of a document, ResourceExhausted ("quota_exceeded"), and Unavailable if the model's endpoint
+        fails.
         """
         writer = self._writer(collection_id)
         with self._pools.changes.slot():
@@ -95,10 +97,11 @@ class CollectionService:
     async def upsert_each(
         self, collection_id: CollectionId, documents: Sequence[Document], source: str
     ) -> Sequence[UpsertResult | PointsmanError]:
-        """Adds or replaces documents with different ids; each is written or refused alone.
+        """Adds or replaces documents, whose ids must differ; returns for each, in order, its result or its error.
 
-        `source` names what the documents are synchronised with. Raises errors that concern all of them, such as
-        FailedPrecondition for another embedding model, and Unavailable if the model's endpoint fails.
+        So a document that is refused does not affect the others. `source` is the name of the documents' ingest source,
+        or ''. Raises FailedPrecondition ("fingerprint_mismatch") if another embedding model made the collection's
+        vectors, and Unavailable if the model's endpoint fails.
         """
         writer = self._writer(collection_id)
         collection = writer.collection
@@ -113,9 +116,9 @@ class CollectionService:
         return results
 
     async def delete(self, collection_id: CollectionId, document_ids: Sequence[str]) -> DeleteResult:
-        """Deletes the documents that exist and ignores other ids.
+        """Deletes the documents with these ids; ignores ids that do not exist.
 
-        Raises InvalidArgument for an id that is not valid.
+        Raises InvalidArgument if an id is empty or has more than `limits.MAX_ID_BYTES`.
         """
         writer = self._writer(collection_id)
         limits.check_ids(document_ids)
@@ -123,7 +126,10 @@ class CollectionService:
             return await self._delete(writer, document_ids)
 
     async def delete_missing(self, collection_id: CollectionId, source: str, seen: Set[str]) -> int:
-        """Deletes the documents of a source whose ids are not in `seen`; returns their number."""
+        """Deletes the documents of an ingest source whose ids are not in `seen`; returns how many were deleted.
+
+        Each commit deletes up to `limits.MAX_DOCUMENTS`, so after an error some of them may be deleted.
+        """
         writer = self._writer(collection_id)
         stored = await self._pools.ingest.run(writer.collection.store.ids_of_source, source)
         missing = [document_id for document_id in stored if document_id not in seen]
@@ -133,7 +139,10 @@ class CollectionService:
         return deleted
 
     def quota(self, collection_id: CollectionId) -> Quota:
-        """Returns the collection's quota, or the default for new collections if it does not exist. Raises nothing."""
+        """Returns a collection's quota, or the default for new collections if it does not exist.
+
+        Unlike other methods, it raises nothing. For a damaged collection it returns no limits.
+        """
         infos = {status.info.id: status.info for status in self._registry.statuses()}
         return infos[collection_id].quota if collection_id in infos else self._tenant_limits.quota
 
@@ -164,7 +173,7 @@ class CollectionService:
     async def _encode_and_write(
         self, writer: GroupCommitWriter, documents: Sequence[Document], source: str
     ) -> Mapping[str, UpsertResult | PointsmanError]:
-        """Encodes and writes documents; returns the outcome of each by its id."""
+        """Encodes and writes documents; returns the result or the error of each by its id."""
         encoded = await self._encoder.encode(documents, source, writer.collection.store.known_vectors)
         valid = [one for one in encoded if isinstance(one, EncodedDocument)]
         done = iter(await writer.write_each([partial(self._put, documents=[one]) for one in valid]) if valid else [])
@@ -184,9 +193,9 @@ class CollectionService:
     async def _select_changed(
         self, collection: Collection, documents: Sequence[Document], source: str
     ) -> Sequence[Document]:
-        """Drops the documents that are stored unchanged, to save their embedding.
+        """Returns the documents without those that are stored unchanged, which need not be embedded.
 
-        Documents with their own vector are all kept: they cost no embedding, and writing compares them anyway.
+        Documents with their own vector are all kept: they are not embedded, and `Change.put` compares them anyway.
         """
         to_embed = [document for document in documents if document.vector is None]
         if not to_embed:
@@ -196,7 +205,10 @@ class CollectionService:
         return [document for document in documents if document.id not in unchanged]
 
     def _validate(self, documents: Sequence[Document]) -> Sequence[Document]:
-        """Checks documents and scales their own vectors to length 1; raises InvalidArgument or FailedPrecondition."""
+        """Returns the documents with their own vectors scaled to length 1.
+
+        Raises InvalidArgument as `check_documents` does, and as `DocumentEncoder.with_unit_vector` does.
+        """
         limits.check_documents(documents)
         return [self._encoder.with_unit_vector(document) for document in documents]
 
@@ -216,7 +228,7 @@ class CollectionService:
         )
 
     def _put(self, change: Change, documents: Sequence[EncodedDocument]) -> tuple[int, int]:
-        """Writes documents; returns the number of new chunks and the number of unchanged documents."""
+        """Writes documents; returns the number of new chunks and the number of documents that were stored unchanged."""
         self._encoder.check_model(change.before)  # the collection may have been restored meanwhile
         chunks = sum(change.put(document) for document in documents)
         return chunks, change.unchanged
@@ -251,7 +263,7 @@ class CollectionService:
 
 
 def _to_result(step: StepResult[tuple[int, int]]) -> UpsertResult | PointsmanError:
-    """Converts the result of a step that wrote one document."""
+    """Converts the result of a step that wrote one document with `CollectionService._put`."""
     if isinstance(step.result, PointsmanError):
         return step.result
     chunks, unchanged = step.result

@@ -1,4 +1,4 @@
-"""Writes to one collection: group commit of concurrent changes, and background compaction of the indexes."""
+"""Writes to collections: several waiting changes share a commit, and indexes are compacted in the background."""
 
 import asyncio
 import logging
@@ -36,9 +36,11 @@ class GroupCommitWriter:
         self._drain: asyncio.Task[None] | None = None
 
     async def write(self, step: Callable[[Change], T]) -> tuple[T, CollectionInfo]:
-        """Applies a caller's change; returns its result and the collection's state right after it.
+        """Applies the change `step`; returns its result and the collection's state right after it.
 
-        Raises what `step` raises, and as `Collection.change` does. A call cancelled while it waits is never applied.
+        Raises what `step` raises, and as `Collection.change` does, also if another change in the same commit raises an
+        exception that is no PointsmanError. A call that is cancelled while it waits for an earlier commit is not
+        applied.
         """
         (done,) = await self.write_each([step])
         if isinstance(done.result, PointsmanError):
@@ -46,7 +48,10 @@ class GroupCommitWriter:
         return done.result, done.info
 
     async def write_each(self, steps: Sequence[Callable[[Change], T]]) -> list[StepResult[T]]:
-        """Applies several changes, each of which succeeds or fails alone; raises as `Collection.change` does."""
+        """Applies several changes in one commit; returns the result or the PointsmanError of each, in order.
+
+        Raises as `write` does for all other errors.
+        """
         results: asyncio.Future[list[StepResult[T]]] = asyncio.get_running_loop().create_future()
         self._pending.append((steps, results))
         if self._drain is None:
@@ -78,7 +83,10 @@ class GroupCommitWriter:
                     results.set_result(theirs)
 
     def _take_group(self) -> list[_PendingSteps]:
-        """Removes the longest-waiting changes from the queue, except those whose callers gave up."""
+        """Takes the calls that have waited longest, until they have MAX_STEPS_PER_COMMIT changes or more.
+
+        Drops calls that were cancelled.
+        """
         group: list[_PendingSteps] = []
         count = 0
         while self._pending and count < MAX_STEPS_PER_COMMIT:
@@ -90,14 +98,17 @@ class GroupCommitWriter:
 
 
 class Compactor:
-    """Rebuilds indexes in the background once they hold too much garbage. Use from the event loop's thread only."""
+    """Rebuilds indexes in the background when they need it, mostly because of deleted rows.
+
+    Use from the event loop's thread only.
+    """
 
     def __init__(self, pools: ThreadPools) -> None:
         self._pools = pools
         self._tasks: dict[GroupCommitWriter, asyncio.Task[None]] = {}
 
     def compact_if_needed(self, writer: GroupCommitWriter) -> None:
-        """Starts a compaction if the indexes need one and none runs; to be called after each change."""
+        """Starts a compaction if the collection's indexes need one and none runs; to be called after each change."""
         if writer.collection.needs_compaction and writer not in self._tasks:
             task = asyncio.create_task(self._compact(writer.collection))
             self._tasks[writer] = task

@@ -12,7 +12,7 @@ NAME_PATTERN = re.compile(r"[a-z0-9_-]{1,64}")
 
 @dataclass(frozen=True, slots=True, order=True)
 class CollectionId:
-    """Identifies a collection by tenant and name; no lookup uses the name alone."""
+    """Identifies a collection by tenant and name; two tenants may have collections of the same name."""
 
     tenant: str
     name: str
@@ -23,7 +23,7 @@ class CollectionId:
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """Upper limits for a collection; 0 means unlimited."""
+    """The most documents, chunks, and bytes of documents and vectors that a collection may have; 0 means unlimited."""
 
     documents: int = 0
     chunks: int = 0

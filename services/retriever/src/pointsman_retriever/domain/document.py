@@ -16,7 +16,7 @@ else:
 
 @dataclass(frozen=True, slots=True)
 class NamedVector:
-    """A vector and the fingerprint of the model that made it."""
+    """A vector (dimensions,), and the fingerprint of the embedding model that made it."""
 
     fingerprint: str
     values: Vectors
@@ -34,7 +34,10 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class RawDocument:
-    """A document as the client sent it: with its text, or with a file that contains the text."""
+    """A document as the client sent it: with its text, or with a file (`content`) of type `media_type`.
+
+    Without a file, `media_type` is that of the text. It is in lower case and has no parameters.
+    """
 
     id: str
     title: str
@@ -47,7 +50,7 @@ class RawDocument:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A part of a document's text: `text[start:end]`, offsets in characters."""
+    """A part of a document: its `text` is the document's text from `start` to `end`, offsets in characters."""
 
     text: str
     start: int
@@ -56,7 +59,7 @@ class Chunk:
 
     @property
     def embedded_text(self) -> str:
-        """Returns the text that is embedded and that word search indexes: the chunk with its titles."""
+        """Returns the text that is embedded and that word search indexes: `context`, if any, and the chunk's text."""
         return f"{self.context}\n\n{self.text}" if self.context else self.text
 
 
@@ -72,7 +75,7 @@ class EncodedDocument:
 
     @property
     def bytes(self) -> int:
-        """Returns the size in bytes that counts towards a quota: texts, metadata and vectors."""
+        """Returns the bytes that count towards the quota: id, title, text and metadata in UTF-8, and the vectors."""
         document = self.document
         entries = [part for entry in document.metadata.items() for part in entry]
         return sum(len(part.encode()) for part in (document.id, document.title, document.text, *entries)) + int(
@@ -96,7 +99,7 @@ class DeleteResult:
 
 @dataclass(frozen=True, slots=True)
 class IndexedChunks:
-    """Columns of several chunks, as the in-memory indexes need them: ids, documents, texts, metadata, vectors."""
+    """Several chunks as parallel columns, with what the in-memory indexes need."""
 
     ids: Ids  # ascending
     documents: Ids  # row number of each chunk's document
@@ -107,7 +110,7 @@ class IndexedChunks:
 
 @dataclass(frozen=True, slots=True)
 class ChunkDelta:
-    """The chunks that a change of a collection has removed and added."""
+    """The ids of the chunks that a change of a collection has removed, and the chunks that it has added."""
 
     removed: Ids
     added: IndexedChunks

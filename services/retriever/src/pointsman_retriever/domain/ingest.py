@@ -1,4 +1,4 @@
-"""The outcome of an ingest: of each document, and of the whole stream."""
+"""What an ingest reports for each document and for the whole stream, and the message that ends the stream."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -12,7 +12,7 @@ class DocumentState(Enum):
 
 @dataclass(frozen=True, slots=True)
 class DocumentOutcome:
-    """What an ingest did with one document: its state, its new chunks, and an error's code and message."""
+    """What an ingest did with one document: its state, the number of new chunks, and the error if it failed."""
 
     id: str
     state: DocumentState
@@ -23,7 +23,10 @@ class DocumentOutcome:
 
 @dataclass(frozen=True, slots=True)
 class IngestSummary:
-    """How many documents and chunks an ingest has written, skipped, refused and removed."""
+    """How many documents an ingest has written, left unchanged, refused and removed, and how many chunks it wrote.
+
+    `version` is the collection's version at the end.
+    """
 
     written: int = 0
     unchanged: int = 0
@@ -35,6 +38,9 @@ class IngestSummary:
 
 @dataclass(frozen=True, slots=True)
 class IngestEnd:
-    """The message with which a client ends an ingest stream."""
+    """The message with which a client ends an ingest stream.
+
+    With `remove_missing`, documents of the stream's source that were not sent are deleted.
+    """
 
     remove_missing: bool

@@ -18,7 +18,7 @@ class FusionMethod(Enum):
 
 @dataclass(frozen=True, slots=True)
 class SearchOptions:
-    """How a search ranks and what it returns with each passage."""
+    """How a search ranks passages, how many it returns, and what it returns with each of them."""
 
     top_k: int = 0  # passages; 0 means limits.DEFAULT_TOP_K
     dense_weight: float | None = None  # 0 (words only) to 1 (meaning only); None: the collection's setting
@@ -41,7 +41,11 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """The parts of a score. They add up to a total; a convex fusion's score is 1 / (1 + e^-total)."""
+    """How a passage's score came about. Its three parts add up to a total.
+
+    The score is 1 / (1 + e^-total) with CONVEX, the total times (1 + `RRF_K`) with RRF, and the total in an external
+    store.
+    """
 
     dense_rank: int  # among the candidates, 1 for the best
     sparse_rank: int  # 0 if the chunk contains none of the query's words
@@ -89,7 +93,10 @@ class Passage:
 
 @dataclass(frozen=True, slots=True)
 class Relevance:
-    """Whether a search found anything that answers the query, and the two measurements behind that verdict."""
+    """Whether a search found anything that answers the query, and the two measurements by which this was decided.
+
+    It did if one of them reaches its threshold in the collection's `SearchSettings`.
+    """
 
     relevant: bool
     best_dense: float  # the greatest cosine among the candidates

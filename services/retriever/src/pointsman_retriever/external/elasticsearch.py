@@ -8,11 +8,11 @@ from pointsman_retriever.domain import Vectors
 from pointsman_retriever.external.stores import ExternalOptions, Hit, Layout, require_fields
 
 CANDIDATES_PER_HIT = 2
-"""The candidates of each shard's approximate search, for each requested hit."""
+"""How many candidates each shard's approximate search considers, for each requested hit."""
 
 
 class _Index:
-    """An index of Elasticsearch or OpenSearch: mappings, queries by words and hits are the same in both."""
+    """What indexes of Elasticsearch and OpenSearch have in common: mappings, searches by words, and hits."""
 
     def __init__(self, options: ExternalOptions, client: Any, missing: type[Exception]) -> None:
         self._options, self._client, self._missing = options, client, missing
@@ -52,7 +52,10 @@ class _Index:
         return {"body": body}
 
     def _cosine(self, score: float) -> float:
-        """Converts the score of unit vectors to the cosine: both document (1 + cosine) / 2, or 1 / (1 + distance^2)."""
+        """Converts the score of unit vectors to their cosine.
+
+        By the documentation of both products, the score is 1 / (1 + distance^2) for L2, and else (1 + cosine) / 2.
+        """
         return 1 - (1 / score - 1) / 2 if self._similarity == "l2" else 2 * score - 1
 
     def close(self) -> None:
@@ -94,7 +97,7 @@ class ElasticsearchIndex(_Index):
 
 
 class OpensearchIndex(_Index):
-    """An index of OpenSearch; implements ExternalStore. The API key is USER:PASSWORD."""
+    """An index of OpenSearch; implements ExternalStore. The key in its options is USER:PASSWORD."""
 
     def __init__(self, options: ExternalOptions) -> None:
         try:
@@ -117,7 +120,7 @@ def _similarity(mapping: Mapping[str, Any]) -> str:
 
 
 def _flat(source: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns nested objects as one mapping with dotted names, like those of an index's mapping."""
+    """Returns a document's fields as one dict in which the fields of inner objects have names with dots ("a.b")."""
     flat: dict[str, Any] = {}
     for name, value in source.items():
         flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}

@@ -1,4 +1,4 @@
-"""Reads a collection of Milvus: a server, a cluster, or a file of Milvus Lite."""
+"""Reads a collection of Milvus: on a server, in a cluster, or in a file of Milvus Lite."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +13,7 @@ except ImportError as error:
 
 
 class MilvusCollection:
-    """A collection of Milvus that is only read; implements ExternalStore."""
+    """A collection of Milvus that is only read, ranked by vectors only; implements ExternalStore."""
 
     def __init__(self, options: ExternalOptions) -> None:
         self._options = options
@@ -57,7 +57,10 @@ class MilvusCollection:
         return [Hit(str(hit[self._key]), hit["entity"], self._cosine(hit["distance"])) for hit in hits]
 
     def _cosine(self, distance: float) -> float:
-        """Converts the distance between unit vectors to the cosine; for L2, Milvus reports the squared distance."""
+        """Converts what Milvus reports for unit vectors to their cosine.
+
+        For L2 that is the squared distance, for other metrics the cosine itself.
+        """
         return 1 - distance / 2 if self._metric == "L2" else distance
 
     def by_words(self, text: str, count: int) -> Sequence[Hit]:

@@ -1,4 +1,4 @@
-"""Reads a table of PostgreSQL with a column of pgvector, and ranks by words with PostgreSQL's full-text search."""
+"""Reads a table of PostgreSQL, by vectors of pgvector if it has some, and by words with its full-text search."""
 
 import json
 import ssl
@@ -63,7 +63,10 @@ class PgvectorTable:
         return Layout(self._dimensions(kind), has_words=True, documents=rows)
 
     def _dimensions(self, kind: str) -> int:
-        """Returns the vectors' dimensions by the column's type, such as vector(384), or else by a row."""
+        """Returns the dimensions by the vector column's type, such as vector(384), or else by a row's vector.
+
+        Returns 0 if there is no vector column, or no row.
+        """
         if not self._vector:
             return 0
         if "(" in kind:
@@ -104,7 +107,10 @@ class PgvectorTable:
 
     @contextmanager
     def _connection(self) -> Iterator[Any]:
-        """Lends an idle connection, or a new one; a failure closes all idle ones, as the server may have restarted."""
+        """Yields an idle connection, or else a new one, for the length of the block.
+
+        If the block raises, closes it and all idle ones, because the server may have restarted.
+        """
         with self._lock:
             connection = self._idle.pop() if self._idle else None
         connection = connection or self._connect()

@@ -1,4 +1,4 @@
-"""Reads a collection of Qdrant: a server, Qdrant Cloud, or the folder of Qdrant's local mode."""
+"""Reads a collection of Qdrant: on a server, in Qdrant Cloud, or in the folder of Qdrant's local mode."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ except ImportError as error:
 
 
 class QdrantCollection:
-    """A collection of Qdrant, ranked by vectors only: Qdrant filters by words, but does not rank by them."""
+    """A collection of Qdrant, ranked by vectors only, since Qdrant does not rank by words; implements ExternalStore."""
 
     def __init__(self, options: ExternalOptions) -> None:
         self._options, self._distance = options, models.Distance.COSINE
@@ -59,7 +59,7 @@ class QdrantCollection:
         return [Hit(str(point.id), point.payload or {}, self._cosine(point.score)) for point in found.points]
 
     def _cosine(self, score: float) -> float:
-        """Converts the distance between unit vectors to the cosine."""
+        """Converts Qdrant's score of unit vectors, which is their distance for EUCLID, to their cosine."""
         return 1 - score * score / 2 if self._distance == models.Distance.EUCLID else score
 
     def by_words(self, text: str, count: int) -> Sequence[Hit]:

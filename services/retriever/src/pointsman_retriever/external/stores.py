@@ -1,4 +1,4 @@
-"""The protocol of external stores, the registry of its implementations, and their configuration.
+"""The interface of external stores, the registry of its implementations, and their configuration.
 
 To add a store, write a module with a class and add one line to EXTERNAL_STORES; or name `module:attribute` in the
 configuration. Every implementation must pass the tests in tests/retriever/external_conformance.py.
@@ -46,7 +46,7 @@ class ExternalFields(_Strict):
 
     @property
     def read(self) -> list[str]:
-        """Returns the names of the fields to read for each hit; the vector is not one of them."""
+        """Returns the names of the fields to read for each hit, without repetitions; the vector is not one of them."""
         return list(dict.fromkeys(name for name in (self.text, self.source, self.title, *self.metadata) if name))
 
 
@@ -62,22 +62,22 @@ class ExternalCollectionConfig(_Strict):
 
 @dataclass(frozen=True, slots=True)
 class ExternalOptions:
-    """The address, key and fields with which an external store is opened."""
+    """What an external store is opened with: its URL, the name of the collection in it, the key, and the fields."""
 
     url: str
     name: str
     key: str
-    """The store's API key; empty if there is none."""
+    """The store's API key, token or password; empty if there is none."""
     timeout_seconds: float
     fields: ExternalFields
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The fields of an external store that matter for a search; they stay valid while the store is unreachable."""
+    """What a search has to know about a collection in an external store: its vectors, its ranking, its size."""
 
     dimensions: int
-    """Dimensions of the vectors; 0 if there are no vectors."""
+    """The dimensions of the vectors; 0 if there are no vectors."""
     has_words: bool
     """Whether the store ranks by words."""
     documents: int = 0
@@ -92,10 +92,10 @@ class Hit:
 
 
 class ExternalStore(Protocol):
-    """One collection of an external store; methods block, may be called by several threads, and write nothing.
+    """Interface of one collection in an external store; its methods block, and write nothing.
 
-    They raise LookupError, with a message, for a missing collection or field, and any other error if the store cannot
-    be reached.
+    Several threads may call them. `read_layout` is called before any search. Methods raise LookupError, with a message,
+    if the collection or a field is missing, and any other error if the store cannot be reached.
     """
 
     def read_layout(self) -> Layout: ...
@@ -104,15 +104,19 @@ class ExternalStore(Protocol):
         """Returns at most `count` passages nearest to a unit vector, nearest first."""
 
     def by_words(self, text: str, count: int) -> Sequence[Hit]:
-        """Returns at most `count` passages that match the words of `text`, best first. Not called if `has_words` is
-        false.
+        """Returns at most `count` passages that match words of `text`, best first.
+
+        Not called if `Layout.has_words` is false.
         """
 
     def close(self) -> None: ...
 
 
 def require_fields(wanted: Sequence[str], known: Sequence[str], where: str) -> None:
-    """Raises LookupError for a field of `wanted` not in `known`; "a.b" needs only "a". `where` starts the message."""
+    """Raises LookupError if a field of `wanted` is not in `known`; for a field "a.b", "a" is enough.
+
+    `where` is the subject of the message, such as "table public.docs".
+    """
     for name in wanted:
         if name not in known and name.partition(".")[0] not in known:
             raise LookupError(f"{where} has no field '{name}'; it has: {', '.join(sorted(known)[:30])}")
@@ -121,8 +125,9 @@ def require_fields(wanted: Sequence[str], known: Sequence[str], where: str) -> N
 def read_external(file: Path | None) -> Mapping[CollectionId, ExternalCollectionConfig]:
     """Reads the external collections under the key `collections` of a YAML file, such as pointsman.yaml.
 
-    Entries that are folders are ignored; `pointsman up` ingests them. `file` None: there are none. Raises
-    FailedPrecondition if the file cannot be read, lacks the key, or has an entry that is not valid.
+    Entries that are no mapping, such as folders that `pointsman up` ingests, are ignored. Returns an empty mapping if
+    `file` is None. Raises FailedPrecondition ("invalid_external_collection") if the file cannot be read, lacks the key,
+    or has an entry that is not valid.
     """
     if file is None:
         return {}
@@ -155,7 +160,10 @@ def _parse(where: str, entry: Mapping[str, Any]) -> ExternalCollectionConfig:
 
 
 def to_options(collection: CollectionId, config: ExternalCollectionConfig) -> ExternalOptions:
-    """Returns the options of an external store; raises FailedPrecondition if its API key's variable is not set."""
+    """Returns the options of an external store, with the key from the environment variable that `config` names.
+
+    Raises FailedPrecondition ("invalid_external_collection") if this variable is not set.
+    """
     key = os.environ.get(config.api_key_env, "") if config.api_key_env else ""
     if config.api_key_env and not key:
         raise _invalid(

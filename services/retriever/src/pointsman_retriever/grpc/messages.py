@@ -76,9 +76,9 @@ def from_collection(collection: CollectionInfo, problem: str = "") -> pb.Collect
 
 
 def from_ingest_event(event: Sequence[DocumentOutcome] | IngestSummary, together: bool) -> Iterator[pb.IngestResponse]:
-    """Converts an event of an ingestion to messages: the outcomes of a batch of documents, or the final summary.
+    """Yields the messages for an item of `IngestStream.run`: the outcomes of a batch of documents, or the summary.
 
-    The outcomes become one message each, or with `together` a single one.
+    Each outcome becomes a message; with `together` all of them become a single one.
     """
     if isinstance(event, IngestSummary):
         yield pb.IngestResponse(summary=to_message(pb.IngestSummary, event))
@@ -100,7 +100,11 @@ def _from_outcome(outcome: DocumentOutcome) -> pb.DocumentOutcome:
 
 
 def to_query(request: pb.SearchRequest) -> Query:
-    """Converts a search request; raises InvalidArgument for a filter with an empty or too deeply nested part."""
+    """Converts a search request; its fields `filter` and `where` become one filter.
+
+    Raises InvalidArgument if `filter` has too many entries or an empty key, or if `where` has an empty or too deeply
+    nested part. Other limits are not checked here.
+    """
     return Query(
         collection=to_collection_id(request.tenant, request.collection),
         text=request.query,
@@ -151,7 +155,7 @@ def from_search_settings(settings: SearchSettings) -> pb.SearchSettings:
 
 
 def _to_filter(request: pb.SearchRequest) -> Filter | None:
-    """Combines the request's `filter` and `where`, which must both hold; None if it has neither."""
+    """Combines the conditions in the request's `filter` and `where`, which must all hold; None if it has neither."""
     check_entries(request.filter, "the filter", "filter")
     parts: list[Filter] = [Eq(key, value) for key, value in sorted(request.filter.items())]
     if request.HasField("where"):

@@ -1,4 +1,4 @@
-"""The gRPC servicer: converts messages, delegates to the services, and checks the order of streamed messages."""
+"""The gRPC servicer: converts messages, calls the services, and checks the order of streamed messages."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -47,8 +47,8 @@ METHOD_ROLES = method_roles(
         "Reembed",
     ],
 )
-"""The role that a peer with a token needs for each method. Verify may rebuild an index, and Snapshot exports all of a
-collection."""
+"""The role that a peer needs for each method, by the method's path. Verify needs WRITE because it may rebuild indexes,
+and Snapshot ADMIN because it exports a whole collection."""
 
 DISCARD_SECONDS = 10.0
 
@@ -64,7 +64,7 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServicer):
         operations: Operations,
         ingests: CallLimit,
     ) -> None:
-        """Takes the services that it calls; `ingests` limits the number of open ingest streams."""
+        """Takes the services that it calls; `ingests` limits the number of simultaneous ingest streams."""
         self._service = service
         self._search_service = search_service
         self._loader = loader
@@ -180,7 +180,10 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServicer):
 
 
 async def discard_requests(requests: AsyncIterator[Any]) -> None:
-    """Reads the rest of a refused stream for a while: a client that is cut off while it sends misses the error."""
+    """Reads and drops the rest of a refused stream, for `DISCARD_SECONDS` at most.
+
+    A client that still sends when its call ends would not receive the error.
+    """
     with suppress(TimeoutError):
         async with asyncio.timeout(DISCARD_SECONDS):
             async for _ in requests:
@@ -188,7 +191,11 @@ async def discard_requests(requests: AsyncIterator[Any]) -> None:
 
 
 async def read_begin(requests: AsyncIterator[Any], what: str) -> Any:
-    """Returns the `begin` of a stream, which `what` names; raises InvalidArgument if the first message is another."""
+    """Returns the field `begin` of a stream's first message.
+
+    Raises InvalidArgument ("steps_out_of_order") if it is not set or there is no message; `what` is the subject of the
+    error's sentence, such as "an ingest".
+    """
     async for request in requests:
         if request.HasField("begin"):
             return request.begin
@@ -197,7 +204,10 @@ async def read_begin(requests: AsyncIterator[Any], what: str) -> Any:
 
 
 async def read_ingest_steps(requests: AsyncIterator[pb.IngestRequest]) -> AsyncIterator[RawDocument | IngestEnd]:
-    """Yields the documents and the end of an ingest; raises InvalidArgument for any other message."""
+    """Yields the documents of an ingest and then its IngestEnd, if the client sends one.
+
+    Raises InvalidArgument ("steps_out_of_order") for any other message.
+    """
     async for request in requests:
         if request.HasField("document"):
             yield to_raw_document(request.document)
@@ -212,7 +222,10 @@ async def read_ingest_steps(requests: AsyncIterator[pb.IngestRequest]) -> AsyncI
 
 
 async def read_restore_steps(requests: AsyncIterator[pb.RestoreRequest]) -> AsyncIterator[bytes | str]:
-    """Yields the parts of the file, then its SHA-256; raises InvalidArgument for any other message."""
+    """Yields the parts of a snapshot file, then the SHA-256 (str) that the client sends for it.
+
+    Raises InvalidArgument ("steps_out_of_order") for any other message.
+    """
     async for request in requests:
         if request.HasField("data"):
             yield request.data

@@ -1,1 +1,1 @@
-"""In-memory indexes of a collection: vectors, words and metadata."""
+"""The indexes of a collection that searches use: of vectors, of words and of metadata."""

@@ -1,4 +1,4 @@
-"""A growable NumPy array whose first rows never change, so that readers need no lock."""
+"""A growable NumPy array whose committed rows never change, so that readers need no lock."""
 
 import os
 import tempfile
@@ -11,24 +11,25 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 MIN_FILE_BYTES = 64 * 1024 * 1024
-"""Smaller arrays are in memory."""
+"""An array of fewer bytes is always in memory."""
 
 _MIN_CAPACITY = 1024
 _GROWTH, _FILE_GROWTH = 2.0, 1.25
 
 
 class AppendOnlyArray:
-    """One thread appends; any thread reads the rows that existed when it learned their number.
+    """A growable array for one thread that appends and any number that read.
 
-    Rows that a reader may hold must never be written again, not even with equal values: until the last of them is
-    rewritten, the later ones would be missing.
+    A reader passes to `first` the number of rows that its snapshot has. Rows that a reader may read must not be written
+    again, not even with equal values: the array ends after the rows written last.
     """
 
     def __init__(self, dtype: DTypeLike, width: int | None = None, folder: Path | None = None) -> None:
-        """Makes an array of rows of `width` values, or of single values if `width` is None.
+        """Makes an empty array of rows of `width` values, or of single values if `width` is None.
 
-        With `folder`, an array of `MIN_FILE_BYTES` or more is in a file there that has no name: the operating system
-        keeps it in memory as long as there is room. If the disk is full, it is in memory.
+        With `folder`, an array of `MIN_FILE_BYTES` or more is in a file without a name in this folder, which the
+        operating system caches in memory as long as there is room. If the file cannot be made, as when the disk is
+        full, the array is in memory.
         """
         self.rows = 0
         self.folder = folder
@@ -36,15 +37,16 @@ class AppendOnlyArray:
         self._array: NDArray[Any] = np.empty((0, *self._shape), dtype)
 
     def append(self, at: int, values: NDArray[Any]) -> None:
-        """Writes `values` from row `at` on, over rows that an uncommitted change left behind; the array then ends
-        there.
+        """Writes `values` from row `at` on; the array then ends after them.
+
+        `at` is the number of committed rows: rows from there on belong to a change that was not committed.
         """
         self._reserve(at + len(values))
         self._array[at : at + len(values)] = values
         self.rows = at + len(values)
 
     def pad(self, rows: int, value: Any) -> None:
-        """Extends the array with `value` to at least `rows` rows."""
+        """Appends rows of `value` until the array has at least `rows` rows."""
         if rows > self.rows:
             self._reserve(rows)
             self._array[self.rows : rows] = value
@@ -55,7 +57,7 @@ class AppendOnlyArray:
         self.rows = min(self.rows, rows)
 
     def first(self, rows: int) -> NDArray[Any]:
-        """Returns at most the first `rows` rows of the array; later appends do not change them."""
+        """Returns a view of the first `rows` rows, or of all if there are fewer; later appends do not change it."""
         rows = min(rows, self.rows)  # read before the array: whichever array is current then has all of them
         return self._array[:rows]
 

@@ -1,4 +1,7 @@
-"""BM25 word index in memory: immutable posting lists in segments, and a mask of the rows that are not deleted."""
+"""A BM25 word index in memory: immutable posting lists in segments, and a mask of the rows that are not deleted.
+
+A row is a chunk. A posting says how often a row contains a term.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
@@ -31,7 +34,7 @@ _UNKNOWN_TERM = -1  # the number of a term that the collection has never contain
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """The posting lists of some rows: which rows contain each term, and how often. Immutable."""
+    """The posting lists of some consecutive rows: which rows contain each term, and how often. Immutable."""
 
     size: int  # rows it was built from
     terms: Ints  # ascending, unique
@@ -40,7 +43,7 @@ class Segment:
     counts: Ints
 
     def postings(self, terms: Ints) -> Iterator[Postings]:
-        """Yields the postings of the given terms that the segment contains."""
+        """Yields for each term number in the segment its position in `terms`, its rows, and the count in each row."""
         if not len(self.terms):
             return
         places = np.minimum(self.terms.searchsorted(terms), len(self.terms) - 1)
@@ -51,7 +54,10 @@ class Segment:
 
 
 def build_segment(first: int, texts: Sequence[Mapping[str, int]], numbers: MutableMapping[str, int]) -> Segment:
-    """Builds posting lists from the term counts of the rows from `first` on; a new term gets the next of `numbers`."""
+    """Builds the posting lists of the rows from `first` on; `texts` has the term counts of each row.
+
+    `numbers` has the number of each term; new terms are added to it with the next numbers.
+    """
     sizes = np.fromiter(map(len, texts), np.int64, len(texts))
     terms = np.fromiter(
         (numbers.setdefault(term, len(numbers)) for text in texts for term in text), np.int32, int(sizes.sum())
@@ -62,7 +68,7 @@ def build_segment(first: int, texts: Sequence[Mapping[str, int]], numbers: Mutab
 
 
 def merge_segments(segments: Sequence[Segment], alive: Mask) -> Segment:
-    """Merges adjacent segments and drops deleted rows."""
+    """Merges adjacent segments, and drops the postings of rows that are not `alive`."""
     terms = np.concatenate([np.repeat(segment.terms, np.diff(segment.starts)) for segment in segments])
     rows = np.concatenate([segment.rows for segment in segments])
     counts = np.concatenate([segment.counts for segment in segments])
@@ -71,7 +77,7 @@ def merge_segments(segments: Sequence[Segment], alive: Mask) -> Segment:
 
 
 def _sort_postings(size: int, terms: Ints, rows: Ints, counts: Ints) -> Segment:
-    """Builds a segment from postings in ascending order of rows; a stable sort by term keeps that order."""
+    """Builds a segment of `size` rows from postings, which are in ascending order of rows."""
     order = np.argsort(terms, kind="stable")
     terms = terms[order]
     first = np.flatnonzero(np.diff(terms, prepend=-1))
@@ -86,7 +92,7 @@ def _sort_postings(size: int, terms: Ints, rows: Ints, counts: Ints) -> Segment:
 
 @dataclass(frozen=True, slots=True)
 class WordIndex:
-    """One immutable snapshot of a word index; `with_changes` makes the next one and leaves this one to its readers.
+    """An immutable snapshot of a word index. `with_changes` makes the next one; this one stays valid for its readers.
 
     Snapshots share the append-only arrays; `alive` says which of their rows belong to this snapshot.
     """
@@ -101,7 +107,10 @@ class WordIndex:
     length: int = 0  # in words, of all rows that are alive
 
     def with_changes(self, removed: Ids, added: Ids, texts: Sequence[str]) -> "WordIndex":
-        """Returns the next snapshot, for one thread at a time; `added` is ascending, above all earlier ids."""
+        """Returns the next snapshot, without the ids `removed` and with `added`, whose texts are `texts`.
+
+        For one thread at a time. `added` is ascending, above all earlier ids; unknown ids in `removed` are ignored.
+        """
         first = len(self.alive)
         alive = np.concatenate((self.alive, np.ones(len(added), np.bool_)))
         gone = self._find_rows(removed)
@@ -111,10 +120,10 @@ class WordIndex:
         return following._append(first, added, texts)._merge_small_segments() if len(added) else following
 
     def score(self, query: str) -> "WordScores":
-        """Computes every chunk's BM25 score for a query.
+        """Returns every row's BM25 score for a query, with the IDF of each term to the power of IDF_EXPONENT.
 
-        Processes the postings of all terms together: NumPy releases the GIL in each long step, and every step then
-        waits to get it back if other threads are busy.
+        It processes the postings of all terms together: NumPy releases the GIL in each long step, and if other threads
+        are busy every step waits to get it back.
         """
         terms = self.analyzer.query_terms(query)
         repeats = np.fromiter(terms.values(), np.float64, len(terms))
@@ -137,7 +146,7 @@ class WordIndex:
         return rows - self.count > max(rows // 4, MAX_EAGER_MERGE_ROWS) or len(self.segments) > MAX_SEGMENTS
 
     def compacted(self) -> "WordIndex":
-        """Returns the same words in one segment without deleted rows; takes seconds for a large index."""
+        """Returns an index of the same chunks in one segment, without deleted rows; takes seconds for a large index."""
         if not self.segments:
             return empty_word_index(self.analyzer)
         rows = np.flatnonzero(self.alive)
@@ -166,14 +175,19 @@ class WordIndex:
         )
 
     def _merge_small_segments(self) -> "WordIndex":
-        """Merges small neighbouring segments as a binary counter does: each posting is copied a few times only."""
+        """Merges the last two segments as long as the earlier one has less than twice the rows of the later one.
+
+        So each posting is copied a few times only. An earlier segment of `MAX_EAGER_MERGE_ROWS` or more is left alone.
+        """
         segments = list(self.segments)
         while len(segments) > 1 and segments[-2].size < min(2 * segments[-1].size, MAX_EAGER_MERGE_ROWS):
             segments[-2:] = [merge_segments(segments[-2:], self.alive)]
         return replace(self, segments=tuple(segments))
 
     def _postings(self, terms: Iterable[str]) -> tuple[Ints, Ints, Ints]:
-        """Returns the terms' postings in live rows as three arrays: position of the term, row, count."""
+        """Returns the postings of the terms in rows that are not deleted, as three arrays: position of the term in
+        `terms`, row, count.
+        """
         numbers = np.array([self.term_numbers.get(term, _UNKNOWN_TERM) for term in terms], np.int32)
         found = [postings for segment in self.segments for postings in segment.postings(numbers)]
         if not found:
@@ -188,13 +202,13 @@ class WordIndex:
         return which[live], all_rows[live], all_counts[live]
 
     def _saturations(self, rows: Ints) -> Scores:
-        """Returns the part of BM25's denominator that depends on the length of each row."""
+        """Returns for each of the rows the part of BM25's denominator that depends on the row's length."""
         mean = max(self.length, 1) / max(self.count, 1)
         found: Scores = K1 * (1.0 - B + B / mean * self.lengths.first(len(self.alive))[rows])
         return found
 
     def _find_rows(self, ids: Ids) -> NDArray[np.intp]:
-        """Returns the positions of the live rows with these ids; ids without one are ignored."""
+        """Returns the rows with these ids that are not deleted; ignores ids without such a row."""
         stored = self._ids
         if not len(stored) or not len(ids):
             return np.empty(0, np.intp)
@@ -205,7 +219,7 @@ class WordIndex:
 
 @dataclass(frozen=True, slots=True)
 class WordScores:
-    """Every chunk's score for one query; deleted rows have a score of 0."""
+    """Every row's score for one query; deleted rows have a score of 0."""
 
     ids: Ids  # ascending
     scores: Scores  # BM25
@@ -213,7 +227,7 @@ class WordScores:
     total_share: float  # of all query terms; an unknown term counts as the rarest
 
     def best(self, count: int, among: Ids | None) -> Ids:
-        """Returns the ids of at most `count` chunks with the best scores above 0, ascending by id.
+        """Returns the ids of at most `count` chunks with the best scores above 0, ascending by id, not by score.
 
         Only ids in `among` are considered, unless it is None.
         """
@@ -233,7 +247,10 @@ class WordScores:
         return self._select(self.scores, ids)
 
     def coverage(self, ids: Ids) -> Scores:
-        """Returns (ids,), 0 to 1: the IDF-weighted share of the query's terms that each chunk contains."""
+        """Returns (ids,), 0 to 1: the share of the query's terms that each chunk contains, weighted by IDF.
+
+        The chunks must exist.
+        """
         return self._select(self.shares, ids) / self.total_share if self.total_share else np.zeros(len(ids))
 
     def _select(self, values: Scores, ids: Ids) -> Scores:

@@ -1,4 +1,4 @@
-"""The default vector store: vectors in memory, compared exactly while they are few, then in a FAISS IVF index."""
+"""The default vector store: vectors in memory, which are all compared while they are few; later a FAISS IVF index."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from pointsman_retriever.index.vector_stores import VectorStoreOptions
 
 @dataclass(frozen=True, slots=True)
 class IndexThresholds:
-    """The numbers and shares of vectors at which the index changes its shape."""
+    """The numbers and shares of vectors from which searches use an IVF index, and an index is rebuilt."""
 
     max_flat: int = 20_000  # vectors; up to here all are compared, which takes 2 ms, and lists would be too short
     max_exact_filtered: int = 1_000  # if a filter leaves at most so many vectors, they are compared exactly
@@ -25,7 +25,7 @@ class IndexThresholds:
 
 @dataclass(frozen=True, slots=True)
 class FaissIndex:
-    """One immutable snapshot of a collection's vectors; implements VectorIndex.
+    """An immutable snapshot of a collection's vectors; implements VectorIndex.
 
     Snapshots share the append-only arrays; `alive` says which of their rows belong to this snapshot.
     """
@@ -40,7 +40,10 @@ class FaissIndex:
     ivf: IvfIndex | None = None  # of the first rows; later rows are compared one by one
 
     def with_changes(self, removed: Ids, added: Ids, vectors: Vectors) -> "FaissIndex":
-        """Returns the next snapshot, for one thread at a time; `added` is ascending, above all earlier ids."""
+        """Returns the next snapshot, without the ids `removed` and with `added`, whose vectors are `vectors`.
+
+        For one thread at a time. `added` is ascending, above all earlier ids; unknown ids in `removed` are ignored.
+        """
         alive = np.concatenate((self.alive, np.ones(len(added), np.bool_)))
         rows = self._find_rows(removed)
         alive[rows] = False
@@ -56,7 +59,7 @@ class FaissIndex:
         )
 
     def nearest(self, vector: Vectors, count: int, among: Ids | None) -> Ids:
-        """Returns the ids of at most `count` vectors, nearest first; only ids in `among`, unless it is None.
+        """Returns the ids of at most `count` vectors, nearest to `vector` first; only ids in `among`, unless None.
 
         With an IVF index some of the nearest may be missed.
         """
@@ -71,7 +74,7 @@ class FaissIndex:
         return found
 
     def get(self, ids: Ids) -> Vectors:
-        """Returns the vectors of these ids, (ids, dimensions); all must be in this snapshot."""
+        """Returns (ids, dimensions), the vectors of these ids, in their order; all must be in this snapshot."""
         found: Vectors = self._vectors[np.searchsorted(self._ids, ids)]
         return found
 
@@ -84,7 +87,10 @@ class FaissIndex:
         return self.count > self.thresholds.max_flat and rows - indexed > self.thresholds.max_unindexed_share * rows
 
     def compacted(self) -> "FaissIndex":
-        """Returns the same vectors without deleted rows, in an IVF index if there are many; takes seconds."""
+        """Returns an index of the same vectors without deleted rows; takes seconds for a large one.
+
+        It has an IVF index if there are more than `thresholds.max_flat` vectors.
+        """
         rows = np.flatnonzero(self.alive)
         ids = AppendOnlyArray(np.int64)
         vectors = AppendOnlyArray(np.float32, self._vectors.shape[1], self.vectors.folder)
@@ -107,7 +113,7 @@ class FaissIndex:
         return self.vectors.first(len(self.alive))
 
     def _find_rows(self, ids: Ids) -> NDArray[np.intp]:
-        """Returns the positions of the live rows with these ids; ids without one are ignored."""
+        """Returns the rows with these ids that are not deleted; ignores ids without such a row."""
         rows = np.searchsorted(self._ids, ids)
         rows = rows[rows < len(self.alive)]
         exists = np.isin(self._ids[rows], ids)
@@ -115,13 +121,13 @@ class FaissIndex:
 
     @property
     def _live_mask(self) -> Mask | None:
-        """Returns a mask of the live rows; None if no row is deleted: searching without a mask is the fastest."""
+        """Returns a mask of the rows that are not deleted; None if none is deleted, since this is faster to search."""
         return None if self.count == len(self.alive) else self.alive
 
     def _mask_of(self, among: Ids) -> Mask:
-        """Returns a mask of the rows, true for those that are not deleted and whose id is in `among`.
+        """Returns a mask of the rows that are not deleted and whose id is in `among`.
 
-        A table with an entry for each id from the first to the last is faster than searching for each id.
+        A table with an entry for each id from the first to the last is faster than a search for each id.
         """
         ids = self._ids
         if not len(ids) or not len(among):
@@ -134,7 +140,10 @@ class FaissIndex:
         return mask
 
     def _candidates(self, vector: Vectors, count: int, allowed: Mask | None, allowed_rows: int) -> NDArray[np.intp]:
-        """Returns rows that contain the nearest ones to the vector: all allowed rows if these are few."""
+        """Returns rows that contain the `count` nearest to the vector, some of which an IVF index may miss.
+
+        These are all allowed rows if they are few.
+        """
         if allowed_rows <= max(count, self.thresholds.max_exact_filtered):
             return np.arange(allowed_rows) if allowed is None else np.flatnonzero(allowed)
         if self.ivf is None:
@@ -146,7 +155,7 @@ class FaissIndex:
         return np.concatenate((found, self._nearest_rows(vector, count, allowed, rows)))
 
     def _nearest_rows(self, vector: Vectors, count: int, allowed: Mask | None, start: int) -> NDArray[np.intp]:
-        """Returns the rows exactly nearest to the vector, compared one by one from row `start` on."""
+        """Returns the allowed rows from `start` on that are nearest to the vector, at most `count`, in any order."""
         cosines = self._vectors[start:] @ vector
         if allowed is not None:
             cosines[~allowed[start:]] = -np.inf
@@ -161,15 +170,19 @@ def empty_faiss_index(
     gpu: Gpu | None = None,
     folder: Path | None = None,
 ) -> FaissIndex:
-    """Returns an index without vectors; once it is large, its vectors are in a file in `folder` (None: in memory)."""
+    """Returns an index without vectors, whose vectors will be in memory, or, if large, in a file in `folder`.
+
+    See `AppendOnlyArray`; with `folder` None they are always in memory. `gpu` None: the index is on the CPU.
+    """
     ids, vectors = AppendOnlyArray(np.int64), AppendOnlyArray(np.float32, dimensions, folder)
     return FaissIndex(ids, vectors, np.empty(0, np.bool_), 0, 0, thresholds=thresholds, gpu=gpu)
 
 
 class FaissStore:
-    """Keeps vectors in memory, and on the first GPU if this build of FAISS finds one; implements VectorStore.
+    """Makes indexes in memory; implements VectorStore.
 
-    The vectors of large collections, by which the results of an approximate index are ordered, are in files.
+    IVF indexes are also on the first GPU, if this build of FAISS finds one. The exact vectors of a large collection are
+    in a file in the options' `folder` (see `AppendOnlyArray`).
     """
 
     def __init__(self, options: VectorStoreOptions | None = None) -> None:

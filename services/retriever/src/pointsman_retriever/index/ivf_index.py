@@ -36,18 +36,18 @@ MAX_GPU_PROBES = 2048
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """Copies indexes to a GPU. FAISS's indexes there cannot filter, and serve one thread at a time."""
+    """A GPU to which indexes are copied. FAISS's indexes on a GPU cannot filter, and serve one thread at a time."""
 
     copy: Callable[[Any], Any]
     """From a FAISS index to a copy of it on the GPU."""
     count_search: Callable[[str], None] = lambda device: None
-    """Called with the device of each search of an IVF index: "gpu", or "cpu" for what the GPU cannot find."""
+    """Called once for each search of an IVF index, with "gpu", or "cpu" if the GPU found too few results."""
     lock: Lock = field(default_factory=Lock)
 
 
 @dataclass(frozen=True, slots=True)
 class IvfIndex:
-    """An immutable inverted-list index of vectors with 8-bit values."""
+    """An immutable index of vectors in lists of similar vectors (inverted lists), with 8-bit values."""
 
     index: Any  # faiss.IndexIVFScalarQuantizer
     rows: int
@@ -57,9 +57,10 @@ class IvfIndex:
     gpu_index: Any = None  # used if its results contain enough allowed rows
 
     def nearest(self, vector: Vectors, count: int, allowed: Mask | None) -> NDArray[np.intp]:
-        """Returns the rows that are probably nearest to `vector`: `count` or more, or all allowed ones if fewer.
+        """Returns rows that probably contain the `count` nearest to `vector`, for the caller to compare exactly.
 
-        `allowed` has a truth value for each row; None allows all.
+        These are up to `RESCORING_FACTOR` times `count` rows, and at least `count`, or all allowed ones if these are
+        fewer. `allowed` has a truth value for each row; None allows all rows.
         """
         allowed_rows = self.rows if allowed is None else int(np.count_nonzero(allowed))
         fetched = min(RESCORING_FACTOR * count, allowed_rows)
@@ -78,7 +79,7 @@ class IvfIndex:
         return found
 
     def _search_on_gpu(self, gpu: Gpu, vector: Vectors, count: int, allowed: Mask | None) -> NDArray[np.intp]:
-        """Returns the allowed rows among the `count` nearest; none if the GPU cannot find so many."""
+        """Returns the allowed rows among the `count` nearest; none if `count` or `probes` exceeds the GPU's limits."""
         if max(count - MAX_GPU_RESULTS, self.probes - MAX_GPU_PROBES) > 0:
             return np.empty(0, np.intp)
         with gpu.lock:
@@ -94,7 +95,10 @@ class IvfIndex:
 
 
 def build_ivf_index(vectors: Vectors, gpu: Gpu | None) -> IvfIndex:
-    """Builds an index of `vectors` (rows, dimensions) of length 1; takes seconds for 100,000 rows."""
+    """Builds an index of `vectors` (rows, dimensions) of length 1, and, unless `gpu` is None, a copy of it on the GPU.
+
+    Takes seconds for 100,000 rows.
+    """
     rows, dimensions = vectors.shape
     lists = max(1, round(LISTS_PER_ROOT_ROW * sqrt(rows)))
     untyped: Any = faiss  # its type stubs describe the C++ signatures, without the defaults of the Python side
@@ -119,7 +123,10 @@ def build_ivf_index(vectors: Vectors, gpu: Gpu | None) -> IvfIndex:
 
 
 def _calibrate_probes(ivf: IvfIndex, vectors: Vectors, random: np.random.Generator) -> int:
-    """Finds how few lists a search must probe to reach TARGET_RECALL, by doubling and bisection; adds a margin."""
+    """Returns how many lists a search has to scan to reach TARGET_RECALL, times PROBE_MARGIN.
+
+    It is found by doubling and bisection, and is at least MIN_PROBES and MIN_PROBED_SHARE of the lists.
+    """
     sample = vectors[random.permutation(ivf.rows)[:CALIBRATION_QUERIES]]
     _, truth = faiss.knn(sample, vectors, CALIBRATION_NEAREST + 1, metric=faiss.METRIC_INNER_PRODUCT)
     low, high = 0, 1
@@ -150,9 +157,9 @@ def _search_parameters(probes: int, allowed: NDArray[np.uint8] | None = None) ->
 
 
 def first_gpu(count_search: Callable[[str], None] = lambda device: None) -> Gpu | None:
-    """Returns the first GPU, or None if there is none or this build of FAISS is for CPUs.
+    """Returns the first GPU, or None if there is none or this build of FAISS is for CPUs only.
 
-    `count_search` is called as `Gpu` says.
+    `Gpu.count_search` describes `count_search`.
     """
     if not faiss.get_num_gpus():
         return None
@@ -161,5 +168,5 @@ def first_gpu(count_search: Callable[[str], None] = lambda device: None) -> Gpu 
 
 
 def use_one_thread() -> None:
-    """Limits FAISS to one core for each search, which runs in a thread of its own."""
+    """Makes FAISS use one thread for each search; searches run in several threads already."""
     faiss.omp_set_num_threads(1)

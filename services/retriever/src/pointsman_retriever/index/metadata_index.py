@@ -1,4 +1,7 @@
-"""Metadata by chunk, in memory, as dictionary-encoded columns: a filter tests each distinct value once."""
+"""The metadata of chunks in memory, in a column for each key that stores each distinct value once, with a number.
+
+So a filter tests each distinct value only once. A row is a chunk.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +21,10 @@ _MAX_DELETED_SHARE = 0.5  # of all rows; beyond it the index is rebuilt without 
 
 
 class Column:
-    """The values of one metadata key: each distinct value once, and its number for each row. One thread writes."""
+    """The values of one metadata key: each distinct value once, and for each row the number of its value.
+
+    One thread writes; any thread may read.
+    """
 
     def __init__(self) -> None:
         self._values: list[str] = []
@@ -27,7 +33,7 @@ class Column:
         self._rows = AppendOnlyArray(np.int32)
 
     def put(self, row: int, value: str) -> None:
-        """Sets a row's value; rows arrive in ascending order, and rows that are left out have none."""
+        """Sets the value of a row, which must be above all rows set before; rows that are left out have no value."""
         number = self._numbers.get(value)
         if number is None:
             number = len(self._values)
@@ -38,15 +44,18 @@ class Column:
         self._rows.append(row, np.array([number], np.int32))
 
     def truncate(self, rows: int) -> None:
-        """Drops rows that an uncommitted change left behind."""
+        """Drops all but the first `rows` rows: rows of a change that was not committed."""
         self._rows.truncate(rows)
 
     def rows(self, count: int) -> NDArray[np.int32]:
-        """Returns the value numbers of the first `count` rows, -1 for none; fewer if the last rows have no value."""
+        """Returns the value numbers of the first `count` rows, -1 for no value; may leave out last rows without one."""
         return self._rows.first(count)
 
     def matches(self, condition: Condition) -> Mask:
-        """Tests a condition on each distinct value; the last flag, always False, is for rows without a value."""
+        """Returns (values + 1,): whether each distinct value, by number, meets a condition.
+
+        The last flag is False: the number -1 of a row without a value refers to it.
+        """
         match condition:
             case Exists():
                 mask = np.ones(len(self._values) + 1, np.bool_)
@@ -62,7 +71,7 @@ class Column:
         return mask
 
     def selected(self, rows: NDArray[np.intp], count: int) -> "Column":
-        """Returns a new column with only the given of the first `count` rows, renumbered from 0."""
+        """Returns a new column with the values of `rows`, ascending and below `count`, renumbered from 0."""
         numbers = self.rows(count)
         column = Column()
         values = list(self._values)
@@ -80,7 +89,10 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class MetadataIndex:
-    """One immutable snapshot of a metadata index; `with_changes` makes the next and leaves this one to its readers."""
+    """An immutable snapshot of a metadata index. `with_changes` makes the next one; this one stays valid for readers.
+
+    Snapshots share arrays and columns; `alive` says which of the first rows belong to this snapshot.
+    """
 
     ids: AppendOnlyArray  # chunk id of each row, ascending
     documents: AppendOnlyArray  # document number of each row
@@ -91,7 +103,10 @@ class MetadataIndex:
     def with_changes(
         self, removed: Ids, added: Ids, documents: Ids, metadata: Sequence[Mapping[str, str]]
     ) -> "MetadataIndex":
-        """Returns the next snapshot, for one thread at a time; `added` is ascending, above all earlier ids."""
+        """Returns the next snapshot, without the ids `removed` and with `added`, and the document and metadata of each.
+
+        For one thread at a time. `added` is ascending, above all earlier ids; unknown ids in `removed` are ignored.
+        """
         alive = np.concatenate((self.alive, np.ones(len(added), np.bool_)))
         rows = self._find_rows(removed)
         gone = int(np.count_nonzero(alive[rows]))
@@ -109,12 +124,12 @@ class MetadataIndex:
         return replace(self, alive=alive, count=self.count + len(added) - gone)
 
     def matching(self, condition: Filter) -> Ids:
-        """Returns the ids of the chunks whose metadata match the filter, ascending."""
+        """Returns the ids of the chunks whose metadata matches the filter, ascending."""
         found: Ids = self.ids.first(len(self.alive))[self.alive & self._mask(condition)]
         return found
 
     def documents_of(self, ids: Ids) -> Ids:
-        """Returns the document numbers of chunks that must exist."""
+        """Returns for each of these chunks, which must exist, the row number of its document in the database."""
         rows = np.searchsorted(self.ids.first(len(self.alive)), ids)
         found: Ids = self.documents.first(len(self.alive))[rows]
         return found
@@ -124,7 +139,7 @@ class MetadataIndex:
         return len(self.alive) > 4096 and self.count < (1.0 - _MAX_DELETED_SHARE) * len(self.alive)
 
     def compacted(self) -> "MetadataIndex":
-        """Returns the same metadata without the rows of deleted chunks."""
+        """Returns an index of the same metadata, without the rows of deleted chunks; shares nothing with this one."""
         rows = np.flatnonzero(self.alive)
         index = empty_metadata_index()
         index.ids.append(0, self.ids.first(len(self.alive))[rows])
@@ -134,7 +149,7 @@ class MetadataIndex:
         return replace(index, alive=np.ones(len(rows), np.bool_), count=len(rows))
 
     def _find_rows(self, ids: Ids) -> NDArray[np.intp]:
-        """Returns the positions of the rows with these ids; ids without one are ignored."""
+        """Returns the rows with these ids, also deleted ones; ignores unknown ids."""
         stored = self.ids.first(len(self.alive))
         rows = np.searchsorted(stored, ids)
         rows = rows[rows < len(stored)]

@@ -1,9 +1,9 @@
 """A vector store in Milvus: a server or cluster, or Milvus Lite in a file, depending on the address.
 
-Milvus holds a copy that is filled from the collection's file at start and dropped at shutdown. The name of each copy
-contains the id of the data folder that it was filled from, so retrievers with the same prefix leave each other's alone.
-Milvus has no immutable snapshots, so each snapshot filters its searches: it hides ids above its last one, and ids that
-were removed last.
+Milvus holds a copy of a collection's vectors, which is filled from the collection's file at start and dropped at
+shutdown. The name of the copy contains the id of the data folder, so that retrievers with the same prefix do not touch
+each other's copies. Milvus has no immutable snapshots, so each snapshot filters its searches: it hides ids above its
+last one, and the ids that its last change removed.
 """
 
 import logging
@@ -30,7 +30,7 @@ MAX_HITS = 16_384  # Milvus's limit for one search
 
 
 class Client(Protocol):
-    """The methods of MilvusClient that an index uses."""
+    """The methods of pymilvus's MilvusClient that an index uses."""
 
     def upsert(self, collection_name: str, data: list[dict[str, Any]]) -> Any: ...
 
@@ -45,7 +45,7 @@ class Client(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class MilvusIndex:
-    """One snapshot of a collection's vectors in Milvus; implements VectorIndex."""
+    """A snapshot of a collection's vectors in Milvus; implements VectorIndex."""
 
     client: Client
     name: str  # of the collection in Milvus
@@ -56,7 +56,10 @@ class MilvusIndex:
     leaving: tuple[int, ...] = ()  # removed by the last change; deleted in Milvus once the next change confirms it
 
     def with_changes(self, removed: Ids, added: Ids, vectors: Vectors) -> "MilvusIndex":
-        """Returns the next snapshot, for one thread at a time; `added` is ascending, above all earlier ids."""
+        """Returns the next snapshot, without the ids `removed` and with `added`, whose vectors are `vectors`.
+
+        For one thread at a time. `added` is ascending, above all earlier ids.
+        """
         if self.leaving:
             self.client.delete(self.name, ids=list(self.leaving))
         stored = self._query(removed)
@@ -73,7 +76,10 @@ class MilvusIndex:
         )
 
     def nearest(self, vector: Vectors, count: int, among: Ids | None) -> Ids:
-        """Returns the ids of at most `count` vectors, nearest first; only ids in `among`, unless it is None."""
+        """Returns the ids of at most `count` (and `MAX_HITS`) vectors, nearest first; only ids in `among`, unless None.
+
+        Milvus may miss some of the nearest.
+        """
         count = min(count, self.count if among is None else len(among), MAX_HITS)
         if count == 0:
             return np.empty(0, np.int64)
@@ -93,7 +99,7 @@ class MilvusIndex:
         return np.array([hit["id"] for hit in hits], np.int64)
 
     def get(self, ids: Ids) -> Vectors:
-        """Returns the vectors of these ids, (ids, dimensions); all must be in this snapshot."""
+        """Returns (ids, dimensions), the vectors of these ids, in their order; all must be in this snapshot."""
         return self._stack(ids, self._query(ids))
 
     @property
@@ -107,7 +113,7 @@ class MilvusIndex:
         self.client.drop_collection(self.name)
 
     def _query(self, ids: Ids) -> Mapping[int, Vectors]:
-        """Returns the vectors of those ids that are in this snapshot."""
+        """Returns the vectors of those of the ids that are in this snapshot, by id."""
         visible = [chunk for chunk in ids.tolist() if chunk <= self.last and chunk not in self.leaving]
         found: dict[int, Vectors] = {}
         for start in range(0, len(visible), ROWS_PER_CALL):
@@ -127,7 +133,7 @@ class MilvusIndex:
 
 
 class MilvusStore:
-    """Keeps vectors in Milvus (implements VectorStore); when it connects, drops what its owner has left behind."""
+    """Keeps vectors in Milvus; implements VectorStore. At first drops copies that a killed process has left there."""
 
     def __init__(self, options: VectorStoreOptions) -> None:
         self._client = MilvusClient(uri=options.url, token=options.token)
@@ -150,7 +156,10 @@ class MilvusStore:
         self._client.close()
 
     def _drop_abandoned(self, prefix: str) -> None:
-        """Drops the collections that a killed process with this owner's data folder has left."""
+        """Drops Milvus's collections that a killed process with the same data folder has left.
+
+        Logs a warning if there are collections of other retrievers with the same prefix.
+        """
         present = [name for name in self._client.list_collections() if name.startswith(f"{prefix}_")]
         others = [name for name in present if not name.startswith(self._own)]
         for name in set(present).difference(others):

@@ -1,4 +1,4 @@
-"""All in-memory indexes of a collection at one version: the same chunks by vector, by word and by metadata."""
+"""All indexes of a collection at one version: the same chunks by vector, by word and by metadata."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,10 @@ from pointsman_retriever.index.vector_stores import VectorIndex
 
 @dataclass(frozen=True, slots=True)
 class IndexSnapshot:
-    """All indexes of one version of a collection; immutable: `with_changes` of the latest makes the next."""
+    """All indexes of one version of a collection; immutable. `with_changes` of the latest snapshot makes the next one.
+
+    Only one thread at a time may call it.
+    """
 
     vectors: VectorIndex
     words: WordIndex
@@ -25,7 +28,7 @@ class IndexSnapshot:
         )
 
     def differences(self, collection: CollectionInfo) -> list[str]:
-        """Describes how the indexes disagree with the collection's counts and checksum; empty if they agree."""
+        """Returns sentences on how the indexes disagree with a collection's counts and checksum; none if they agree."""
         found = [
             f"there are {count:,} {what} for {collection.chunks:,} chunks"
             for what, count in (
@@ -51,7 +54,7 @@ class IndexSnapshot:
         )
 
     def with_parts(self, compacted: "CompactedParts") -> "IndexSnapshot":
-        """Returns a snapshot of the same version with the compacted parts in place of its own."""
+        """Returns a snapshot with the compacted parts; for a part that is None, it has the part of this snapshot."""
         return IndexSnapshot(
             self.vectors if compacted.vectors is None else compacted.vectors,
             self.words if compacted.words is None else compacted.words,
@@ -64,10 +67,10 @@ class IndexSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class CompactedParts:
-    """The parts of an index snapshot that were rebuilt; a part that did not need it is None.
+    """The indexes that a compaction has rebuilt; None for an index that did not need it.
 
-    Rebuilt parts share no storage with a snapshot, so `with_changes` can apply the changes made meanwhile. The other
-    parts have received those changes already and must not receive them twice.
+    `with_changes` applies a change that was made during the compaction to the rebuilt indexes. The others are those of
+    the latest snapshot, to which the change was applied already.
     """
 
     vectors: VectorIndex | None

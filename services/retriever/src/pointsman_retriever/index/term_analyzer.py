@@ -1,4 +1,4 @@
-"""Turns text into search terms: lower-case English word stems without accents.
+"""Splits text into search terms: the stems of its words, by English rules, in lower case and without accents.
 
 An identifier in code yields itself and the words it consists of: "read a file" also finds `read_file` and `readFile`.
 """
@@ -32,7 +32,7 @@ _STOP_WORDS = frozenset(
 
 
 class TermAnalyzer:
-    """Turns text into search terms. Safe for threads: only one uses the stemmer, which holds the GIL, at a time."""
+    """Counts the search terms of texts. Safe for threads, since the stemmer holds the GIL."""
 
     def __init__(self) -> None:
         self._stemmer = Stemmer.Stemmer("english")
@@ -42,7 +42,7 @@ class TermAnalyzer:
         return Counter(self._stem(_split_words(text)))
 
     def query_terms(self, text: str) -> Counter[str]:
-        """Counts a query's terms without stop words, unless it has no other words. A repeated word counts each time."""
+        """Counts the terms of a query's first `MAX_QUERY_WORDS` words, without stop words unless it has no others."""
         words = _split_words(text)
         topical = [word for word in words if word not in _STOP_WORDS] or words
         return Counter(self._stem(topical[:MAX_QUERY_WORDS]))
@@ -74,7 +74,7 @@ def _split_words(text: str) -> list[str]:
 
 
 def _split_identifier(name: str) -> list[str]:
-    """Returns the whole name, followed by its parts if it has several."""
+    """Returns the whole name in lower case, followed by its parts if it has several; a name not in ASCII has none."""
     whole = [name.lower()]
     parts = [part.lower() for part in _PART.findall(name)] if name.isascii() else whole
     return whole if parts == whole else whole + parts

@@ -2,7 +2,7 @@
 
 To add a vector store, write a module with a factory and add one line to VECTOR_STORES. Without changing this package,
 name a factory as `module:attribute` in POINTSMAN_RETRIEVER_VECTOR_STORE, or publish it as an entry point of the group
-`pointsman.vector_stores`. tests/retriever/test_conformance.py is what an implementation must pass.
+`pointsman.vector_stores`. An implementation must pass tests/retriever/test_conformance.py.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,11 +21,11 @@ VECTOR_STORES: Mapping[str, str] = {
 
 
 class VectorIndex(Protocol):
-    """An immutable snapshot of a collection's unit vectors by chunk id, searched by inner product.
+    """Interface of an immutable snapshot of a collection's unit vectors by chunk id, searched by inner product.
 
-    `with_changes` makes the next snapshot and leaves this one valid for its readers, so no reader waits for a writer.
-    It is called by one thread at a time and only on the latest snapshot, because snapshots may share storage. If a
-    change cannot be committed, its result is dropped and `with_changes` is called again on the same snapshot.
+    `with_changes` makes the next snapshot, and this one stays valid, so no reader waits for a writer. It is called by
+    one thread at a time and only on the latest snapshot, because snapshots may share storage. If a change cannot be
+    committed, its snapshot is dropped, and the next change calls `with_changes` on the same snapshot again.
     """
 
     @property
@@ -33,37 +33,46 @@ class VectorIndex(Protocol):
 
     @property
     def checksum(self) -> int:
-        """Returns digests.checksum_vectors over all vectors of this snapshot."""
+        """Returns `digests.checksum_vectors` of all ids and vectors of this snapshot."""
 
     def with_changes(self, removed: Ids, added: Ids, vectors: Vectors) -> "VectorIndex":
-        """Returns the next snapshot; `added` is ascending, above all earlier ids; `vectors` has a row for each."""
+        """Returns the next snapshot, without the ids `removed` and with `added`.
+
+        `added` is ascending, above all earlier ids; `vectors` (added, dimensions) has the vector of each.
+        """
 
     def nearest(self, vector: Vectors, count: int, among: Ids | None) -> Ids:
-        """Returns the ids of at most `count` vectors, nearest first; only ids in `among`, unless it is None."""
+        """Returns the ids of at most `count` vectors, nearest to `vector` first; only ids in `among`, unless None.
+
+        An approximate index may miss some of the nearest.
+        """
 
     def get(self, ids: Ids) -> Vectors:
-        """Returns the vectors of these ids, (ids, dimensions); all must be in this snapshot."""
+        """Returns (ids, dimensions), the vectors of these ids; all must be in this snapshot."""
 
     @property
     def needs_compaction(self) -> bool:
         """Returns whether `compacted` would make searches notably faster or free much memory."""
 
     def compacted(self) -> "VectorIndex":
-        """Returns an equal index that is faster to search and shares no storage with this one.
+        """Returns an index of the same vectors that is faster to search and shares no storage with this one.
 
-        May take seconds and is called in any thread. Changes made meanwhile are applied to the result by
-        `with_changes`, while the snapshots that follow this one are searched.
+        May take seconds, and is called in any thread. Meanwhile, changes make further snapshots of this index; then
+        the same changes are applied to the result by `with_changes`.
         """
 
     def close(self) -> None:
-        """Releases external storage of all snapshots; called when none of them is searched any more."""
+        """Releases external storage of all snapshots of the index; called when none of them is searched any more."""
 
 
 class VectorStore(Protocol):
-    """Makes the vector indexes of all collections."""
+    """Interface for making the vector indexes of all collections."""
 
     def empty_index(self, collection: CollectionInfo) -> VectorIndex:
-        """Returns an index without vectors. While it is rebuilt, a collection has two indexes."""
+        """Returns a new index without vectors for a collection.
+
+        The collection may have an index already: while an index is rebuilt, the old one is still searched.
+        """
 
     def close(self) -> None:
         """Releases connections; called once, at shutdown."""

@@ -1,4 +1,4 @@
-"""Text formats that are read in this process: plain text and JSON lines; and what all readers return or raise."""
+"""Reads plain text and JSON Lines, in the service's own process; defines what all readers of files return and raise."""
 
 import codecs
 import json
@@ -23,11 +23,14 @@ class LoadedText:
 
 
 class UnreadableFile(Exception):
-    """A file cannot be read; the message continues a sentence that starts with its name: "is encrypted"."""
+    """A file or a line cannot be read. The message is a predicate, such as "is encrypted"."""
 
 
 def read_text(content: bytes) -> str:
-    """Decodes a text file in UTF-8, or in UTF-16 with a byte order mark; raises UnreadableFile for any other."""
+    """Decodes a text file in UTF-8, or in UTF-16 with a byte order mark.
+
+    Raises UnreadableFile if it is in another encoding or contains a null character.
+    """
     try:
         text = content.decode("utf-16" if content.startswith(_UTF_16) else "utf-8-sig")
     except UnicodeDecodeError as error:
@@ -43,10 +46,10 @@ def replace_surrogates(text: str) -> str:
 
 
 def read_lines(content: bytes) -> Iterator[tuple[int, Entry | UnreadableFile]]:
-    """Parses a JSON Lines file: yields the number, from 1, of each line that is not blank, with its object or the
-    error.
+    """Yields for each line of a JSON Lines file that is not blank its number, from 1, and its object.
 
-    Raises UnreadableFile if the content is not text.
+    The object has the keys of `LINE_KEYS`, of which only "text" is required; "_id" becomes "id". For a line that is no
+    such object, an UnreadableFile is yielded instead. Raises UnreadableFile as `read_text` does.
     """
     for number, match in enumerate(_LINE.finditer(read_text(content)), start=1):
         line = match[0]

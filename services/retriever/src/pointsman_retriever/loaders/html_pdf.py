@@ -15,9 +15,10 @@ _REMOVED_ELEMENTS = ("script", "style", "noscript", "template", "svg", "nav", "f
 
 
 def read_html(content: bytes) -> LoadedText:
-    """Converts HTML to Markdown: keeps headings, lists, tables and code; drops scripts, navigation and images.
+    """Converts an HTML page to Markdown, and returns it with the page's title.
 
-    Uses the encoding that the page declares, or guesses it. Raises UnreadableFile if it is nested too deeply.
+    Keeps headings, lists, tables and code; drops scripts, navigation, forms, footers, images and the targets of links.
+    Uses the encoding that the page declares, or else guesses it. Raises UnreadableFile if it is nested too deeply.
     """
     try:
         page = BeautifulSoup(content, "html.parser")
@@ -31,7 +32,10 @@ def read_html(content: bytes) -> LoadedText:
 
 
 def read_pdf(content: bytes) -> LoadedText:
-    """Extracts the text of all pages; raises UnreadableFile, also for a scan, which has no text."""
+    """Extracts the title and the text of all pages of a PDF file.
+
+    Raises UnreadableFile if it is encrypted, has more than `MAX_PAGES` pages, has no text, as a scan, or is no PDF.
+    """
     try:
         reader = PdfReader(BytesIO(content))
         if reader.is_encrypted and reader.decrypt("") == PasswordType.NOT_DECRYPTED:

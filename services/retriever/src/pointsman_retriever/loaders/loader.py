@@ -1,4 +1,4 @@
-"""Turns documents as clients send them into documents with text."""
+"""Converts documents as clients send them, some with files, to documents with text."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -18,7 +18,7 @@ SANDBOXED_TYPES = frozenset({"text/html", "application/xhtml+xml", "application/
 
 @dataclass(frozen=True, slots=True)
 class FailedDocument:
-    """A document that could not be read, by its id, and the error."""
+    """The id of a document that could not be read, and the error. A line of a JSON Lines file has the id FILE:LINE."""
 
     id: str
     error: PointsmanError
@@ -26,13 +26,18 @@ class FailedDocument:
 
 class Loader:
     def __init__(self, sandbox: Sandbox, max_bad_lines: int) -> None:
-        """Reads files in `sandbox`; after `max_bad_lines` unreadable lines it skips the rest of a JSON Lines file."""
+        """Takes the sandbox in which HTML and PDF files are read.
+
+        A JSON Lines file with more than `max_bad_lines` unreadable lines is read only up to the first line too many.
+        """
         self._sandbox = sandbox
         self._max_bad_lines = max_bad_lines
 
     async def load_one(self, raw: RawDocument) -> Document:
-        """Returns the document with its text. Raises InvalidArgument if its file cannot be read or has an unknown media
-        type, or if it has both a text and a file.
+        """Returns the document with its text, or with the text of its file.
+
+        Raises InvalidArgument if it has both a text and a file, if the file cannot be read, or if its media type is
+        unknown or `JSONL`, which only `load` reads.
         """
         if not raw.content:
             return _to_document(raw, raw.title, raw.text)
@@ -58,9 +63,9 @@ class Loader:
         )
 
     async def load(self, raw: RawDocument) -> AsyncIterator[Document | FailedDocument]:
-        """Yields the documents in a client's file: one, or one for each line of a JSON Lines file.
+        """Yields the document that a client has sent, or a document for each line of its JSON Lines file.
 
-        A FailedDocument takes the place of each that cannot be read.
+        Yields a FailedDocument in the place of a document that cannot be read, and raises no error for it.
         """
         try:
             if raw.media_type != JSONL or not raw.content:

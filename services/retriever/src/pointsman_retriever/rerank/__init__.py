@@ -1,1 +1,1 @@
-"""Rerankers: models that read the query together with each passage and score the pair."""
+"""Rerankers: clients of models that read a query together with each passage, and score how well the passage answers."""

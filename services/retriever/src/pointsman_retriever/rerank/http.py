@@ -20,7 +20,7 @@ MAX_OTHER_BYTES = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class HttpApi:
-    """One reranking provider's request and response format."""
+    """The format of the requests and responses of one reranking API."""
 
     make_body: Callable[[str, str, Sequence[str]], Mapping[str, Any]]  # from model, query and texts
     find_rows: Callable[[Any], Any]  # from the response to its list of scored texts; may raise KeyError or TypeError
@@ -47,11 +47,11 @@ COHERE = HttpApi(
 
 
 class UnreadableAnswer(ValueError):
-    """A response has another form than the API's; the cause is what reading it raised."""
+    """A reranker's response is not in its API's format, or lacks a finite score for a text."""
 
 
 class HttpReranker:
-    """Scores passages by a reranker behind HTTP, in the format of `HttpApi`; implements `Reranker`."""
+    """Scores passages by a reranker behind HTTP, in the format of an `HttpApi`; implements `Reranker`."""
 
     def __init__(self, api: HttpApi, options: RerankerOptions) -> None:
         self._api = api
@@ -81,7 +81,7 @@ class HttpReranker:
         await self._http.aclose()
 
     def _scores(self, content: bytes, count: int) -> list[float]:
-        """Returns each text's score from a response; raises UnreadableAnswer if one is missing or no number."""
+        """Returns the score of each of `count` texts from a response; raises UnreadableAnswer."""
         try:
             rows = self._api.find_rows(json.loads(content))
             scores = {int(row["index"]): float(row[self._api.score_key]) for row in rows}

@@ -20,10 +20,10 @@ RERANKERS: Mapping[str, str] = {
 
 
 class Reranker(Protocol):
-    """Scores passages for a query; used from the event loop's thread."""
+    """Interface for scoring passages for a query; used from the event loop's thread. `HttpReranker` implements it."""
 
     async def rerank(self, query: str, texts: Sequence[str]) -> list[float]:
-        """Returns one score per text, greater for a better answer, on any scale.
+        """Returns a score for each text, in their order, on any scale; greater is better.
 
         `texts` is not empty. Raises Unavailable if the texts cannot be scored.
         """

@@ -1,10 +1,13 @@
-"""Combines the dense and the sparse scores of the candidates into one score.
+"""Combines the dense scores (by meaning) and the sparse scores (by words) of a search's candidates into one score.
 
 * `convex` adds the scores. Bruch, Gai and Ingber, "An Analysis of Fusion Functions for Hybrid Retrieval" (2023): a sum
   keeps the distances between scores, which a fusion by rank loses.
 * `rrf` adds reciprocal ranks. Cormack, Clarke and Buettcher (2009).
-* Part of the dense score is measured from the candidates' centroid, because what all candidates have in common does not
-  distinguish them.
+
+In `convex` there are two further parts:
+
+* A part of the dense score is computed after the candidates' centroid is subtracted from all vectors, because what all
+  candidates have in common does not distinguish them.
 * Support: a candidate similar to good candidates is more likely to be good. Diaz, "Regularizing query-based retrieval
   scores" (2007), here over the candidates only.
 
@@ -42,7 +45,10 @@ class FusionParameters:
 
 @dataclass(frozen=True, slots=True)
 class FusedScores:
-    """The candidates' scores as three arrays (candidates,), whose sum is each candidate's total."""
+    """The parts of the candidates' scores, as three arrays (candidates,), and the weight of the dense scores (0 to 1).
+
+    The sum of the three is each candidate's total.
+    """
 
     dense_weight: float
     dense: Scores
@@ -55,14 +61,15 @@ class FusedScores:
 
     @property
     def score(self) -> Scores:
-        """Returns the candidates' totals mapped to 0 to 1, in the same order."""
+        """Returns each candidate's total, mapped to the range 0 to 1 by the logistic function; for CONVEX."""
         return 1.0 / (1.0 + np.exp(-self.total))
 
 
 def fuse(dense: Scores, sparse: Scores, vectors: Vectors, parameters: FusionParameters) -> FusedScores:
-    """Combines `dense` (cosines) and `sparse` (BM25, 0 without any query word) scores, both (candidates,).
+    """Combines `dense` scores (cosines) and `sparse` scores (BM25; 0 without any query word), both (candidates,).
 
-    `vectors` are the candidates' unit vectors, (candidates, dimensions).
+    `vectors` are the candidates' unit vectors, (candidates, dimensions). Without a weight in `parameters`, CONVEX
+    chooses one by the correlation of both scores, and RRF takes 0.5.
     """
     if parameters.method is FusionMethod.RRF:
         return _fuse_by_rank(dense, sparse, 0.5 if parameters.dense_weight is None else parameters.dense_weight)
@@ -81,7 +88,7 @@ def fuse(dense: Scores, sparse: Scores, vectors: Vectors, parameters: FusionPara
 
 
 class _SimilarCandidates:
-    """Knows for each candidate the most similar other candidates, weighted by cosine."""
+    """For each candidate, the most similar other candidates, weighted by their cosine to it."""
 
     def __init__(self, vectors: Vectors) -> None:
         cosines = vectors @ vectors.T
@@ -92,13 +99,16 @@ class _SimilarCandidates:
         self._weights = weights / weights.sum(axis=1, keepdims=True)
 
     def mean(self, scores: Scores) -> Scores:
-        """Returns (candidates,), the weighted mean score of the candidates similar to each."""
+        """Returns (candidates,): for each candidate the weighted mean score of the candidates similar to it."""
         found: Scores = (self._weights * scores[self._nearest]).sum(axis=1)
         return found
 
 
 def _centred_cosines(dense: Scores, vectors: Vectors) -> Scores:
-    """Returns the cosines, up to a factor, after the candidates' centroid is subtracted from all vectors."""
+    """Returns the cosines, up to a common factor, after subtraction of the candidates' centroid.
+
+    It is subtracted from the candidates' vectors and from the query's.
+    """
     centre = vectors.mean(axis=0)
     near, square = (vectors @ centre).astype(np.float64), float(centre @ centre)
     lengths = np.sqrt(np.maximum(1.0 - 2.0 * near + square, 1e-6))
@@ -107,7 +117,10 @@ def _centred_cosines(dense: Scores, vectors: Vectors) -> Scores:
 
 
 def _dense_weight(meaning: Scores, words: Scores) -> float:
-    """Chooses the weight of the dense scores by their correlation with the sparse ones, both standardised."""
+    """Returns the weight of the dense scores, by the correlation of both scores, which must be standardised.
+
+    The less they agree, the less the sparse scores weigh, within `SPARSE_WEIGHT_RANGE`.
+    """
     correlation = float(np.mean(meaning * words))
     sparse_weight = np.clip(DEFAULT_SPARSE_WEIGHT + CORRELATION_WEIGHT * correlation, *SPARSE_WEIGHT_RANGE)
     return 1.0 - float(sparse_weight)
@@ -133,7 +146,7 @@ def _fuse_by_rank(dense: Scores, sparse: Scores, dense_weight: float) -> FusedSc
 
 
 def ranks(scores: Scores) -> NDArray[np.int64]:
-    """Returns the rank of each score, 1 for the greatest; equal scores keep their order."""
+    """Returns the rank of each score, 1 for the greatest; of equal scores the first has the lower rank."""
     places = np.empty(len(scores), np.int64)
     places[np.argsort(-scores, kind="stable")] = np.arange(1, len(scores) + 1)
     return places

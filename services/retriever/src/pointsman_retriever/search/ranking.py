@@ -1,4 +1,4 @@
-"""Ranks the chunks of one collection: candidates from both sides, fusion, diversity, limits."""
+"""Ranks the chunks of one collection: finds candidates by meaning and by words, fuses scores, diversifies and cuts."""
 
 import json
 import time
@@ -27,7 +27,10 @@ _RRF_SCALE = 1.0 + RRF_K  # gives a score of 1 to a chunk that is first on both 
 
 @dataclass(frozen=True, slots=True)
 class SearchSettings:
-    """A collection's own settings: defaults for what a query leaves open, and thresholds of relevance."""
+    """A collection's settings: defaults for options that a query does not set, and thresholds of relevance.
+
+    A search is relevant if a candidate reaches one of the two thresholds.
+    """
 
     dense_weight: float | None = None  # None: chosen in each search by the agreement of both sides
     method: FusionMethod = FusionMethod.CONVEX
@@ -38,7 +41,7 @@ class SearchSettings:
 
 
 def parse_search_settings(text: str) -> SearchSettings:
-    """Parses JSON as stored with the collection; missing keys get their defaults."""
+    """Parses the settings that `serialize_search_settings` has written; missing keys get their defaults."""
     fields = json.loads(text)
     return SearchSettings(**{**fields, **({"method": FusionMethod(fields["method"])} if "method" in fields else {})})
 
@@ -49,7 +52,7 @@ def serialize_search_settings(settings: SearchSettings) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ResolvedQuery:
-    """A query with its vector, and with all limits checked."""
+    """A query whose limits were checked, with its unit vector (dimensions,)."""
 
     text: str
     vector: Vectors
@@ -68,14 +71,14 @@ EMPTY_RANKING = Ranking((), Relevance(False, 0.0, 0.0))
 
 
 class Stopwatch:
-    """Measures how many seconds each phase of a search takes."""
+    """Measures how many seconds each phase of a search takes, from its own creation on."""
 
     def __init__(self) -> None:
         self.timings: dict[str, float] = {}  # seconds by phase
         self._last = time.perf_counter()
 
     def lap(self, phase: str) -> None:
-        """Records the time since the last lap as the duration of `phase`."""
+        """Records the time since the last lap, or since the beginning, as the duration of `phase`."""
         now = time.perf_counter()
         self.timings[phase] = now - self._last
         self._last = now
@@ -83,7 +86,7 @@ class Stopwatch:
 
 @dataclass(frozen=True, slots=True)
 class _Candidates:
-    """The chunks that may be returned, as parallel arrays (candidates,) of ids, vectors and scores."""
+    """The chunks that may be returned, as parallel arrays (candidates, ...) of ids, vectors and scores."""
 
     ids: Ids
     vectors: Vectors
@@ -93,7 +96,10 @@ class _Candidates:
 
 
 def rank(snapshot: IndexSnapshot, query: ResolvedQuery, settings: SearchSettings) -> Ranking:
-    """Ranks a collection's chunks for a query; reads one snapshot only. Blocks."""
+    """Returns the best chunks of a snapshot for a query, at most the query's `top_k`, and whether any is relevant.
+
+    Blocks.
+    """
     options, parameters = query.options, _resolve_fusion(query.options, settings)
     candidates = _find_candidates(snapshot, query, parameters)
     if not len(candidates.ids):
@@ -110,7 +116,10 @@ def rank(snapshot: IndexSnapshot, query: ResolvedQuery, settings: SearchSettings
 
 
 def _resolve_fusion(options: SearchOptions, settings: SearchSettings) -> FusionParameters:
-    """Returns how to fuse: if a query names a method, the collection's weight, tuned for its own method, is ignored."""
+    """Returns the method and the weight of a query, or else of the collection.
+
+    If the query sets a method, the collection's weight is ignored, since it is for the collection's method.
+    """
     if options.method is not None:
         return FusionParameters(options.dense_weight, options.method)
     weight = settings.dense_weight if options.dense_weight is None else options.dense_weight
@@ -137,7 +146,10 @@ def _find_candidates(snapshot: IndexSnapshot, query: ResolvedQuery, parameters: 
 
 
 def _diversify(order: Ids, score: Scores, vectors: Vectors, options: SearchOptions) -> Ids:
-    """Orders as many passages as can be returned by maximal marginal relevance (Carbonell and Goldstein, 1998)."""
+    """Orders the first candidates by maximal marginal relevance (Carbonell and Goldstein, 1998).
+
+    These are `top_k`, or twice as many with a limit for each document; the others follow in the order of `order`.
+    """
     count = min(len(order), options.top_k * max(1, 2 * bool(options.per_document)))
     remaining, chosen = order.tolist(), [int(order[0])]
     remaining.pop(0)
@@ -150,7 +162,7 @@ def _diversify(order: Ids, score: Scores, vectors: Vectors, options: SearchOptio
 
 
 def _limit_per_document(order: Ids, documents: Ids, limit: int) -> Ids:
-    """Keeps the first `limit` chunks of each document, in order."""
+    """Keeps the first `limit` candidates of each document, in their order; `documents` has the document of each."""
     seen: Counter[int] = Counter()
     kept = []
     for place in order.tolist():

@@ -1,7 +1,7 @@
-"""The SQLite connections of one file, one writer and several readers, and the reads over them.
+"""The SQLite connections of a collection's file, and functions that read from it.
 
-The connections are set up so that a commit survives a crash. Reads return passages for searches, and the columns that
-the in-memory indexes are built from.
+A file has one connection that writes and several that only read, set up so that a commit survives a crash. The
+functions read passages for searches, and chunks for the in-memory indexes.
 """
 
 import json
@@ -35,10 +35,10 @@ _SELECT_PASSAGES = """
 
 
 class Connections:
-    """The SQLite connections of one file: a writer for one thread at a time, and a limited pool of readers."""
+    """The SQLite connections of one file: one that writes, for one thread at a time, and up to `readers` that read."""
 
     def __init__(self, file: Path, readers: int) -> None:
-        """Opens an existing file; raises FailedPrecondition, Unavailable or Internal if it cannot be opened."""
+        """Opens an existing file; raises storage errors (`translate_errors`) if it cannot be opened."""
         self.file = file
         with translate_errors(file):
             self._writer = _connect(file)
@@ -50,9 +50,10 @@ class Connections:
 
     @contextmanager
     def reader(self) -> Iterator[sqlite3.Connection]:
-        """Lends a reader for the length of the block; waits while all are in use.
+        """Yields a connection that only reads, for the length of the block; waits while all of them are in use.
 
-        Raises storage errors (`translate_errors`), and Unavailable ("collection_closed") after `close`.
+        Converts exceptions of SQLite in the block to storage errors (`translate_errors`). Raises Unavailable
+        ("collection_closed") after `close`.
         """
         with translate_errors(self.file):
             self._check_open()
@@ -66,9 +67,9 @@ class Connections:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Lends the writer in a transaction, which is rolled back unless the block executes COMMIT.
+        """Yields the connection that writes, in a transaction, which is rolled back unless the block executes COMMIT.
 
-        Raises storage errors (`translate_errors`).
+        Converts exceptions of SQLite in the block to storage errors (`translate_errors`).
         """
         with translate_errors(self.file):
             self._writer.execute("BEGIN IMMEDIATE")
@@ -83,15 +84,16 @@ class Connections:
         return wal.stat().st_size if wal.exists() else 0
 
     def checkpoint(self) -> None:
-        """Copies as much of the write-ahead log into the file as the readers allow; for the write thread.
+        """Copies the write-ahead log into the file, except what is newer than a running read; for the write thread.
 
-        This is not part of a commit, because searches would wait for it.
+        SQLite would otherwise do this in a commit, and searches would wait for it. Raises storage errors
+        (`translate_errors`).
         """
         with translate_errors(self.file):
             self._writer.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def close(self) -> None:
-        """Closes the file, without leaving a log, after waiting for the readers in use; for the write thread."""
+        """Waits for the readers in use, and closes all connections; then no log is left. For the write thread."""
         self._closed = True
         with self._lock:
             opened, self._opened, self._may_open = self._opened, [], 0
@@ -164,18 +166,18 @@ def _quote(file: Path) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ReadTransaction:
-    """Reads one version of a collection, until the transaction ends."""
+    """Reads from one version of a collection, until the transaction of `reader` ends."""
 
     reader: sqlite3.Connection
     version: int
 
     def passages(self, ranked: Sequence[RankedChunk], neighbours: int) -> tuple[Passage, ...]:
-        """Returns the passages in the order of `ranked`, which must come from the snapshot of this version.
+        """Returns the passages of the chunks `ranked`, in their order; all chunks must exist in this version.
 
-        Each has up to `neighbours` chunks of its document before it and as many after it.
+        Each passage has up to `neighbours` chunks of its document before it, and as many after it.
 
-        All passages come in one row of JSON: SQLite releases the GIL after each row, and a busy interpreter makes the
-        search wait to get it back.
+        The query returns one row of JSON: SQLite releases the GIL after each row, and if other threads are busy the
+        search waits to get it back.
         """
         (found,) = self.reader.execute(_SELECT_PASSAGES, (json.dumps([one.chunk for one in ranked]),)).fetchone()
         rows = {chunk: row for chunk, *row in json.loads(found)}
@@ -209,8 +211,9 @@ class ReadTransaction:
 
 
 def read_all_chunks(connection: sqlite3.Connection) -> Iterator[IndexedChunks]:
-    """Yields all chunks of a collection in batches, ascending by id; `connection` must be in a transaction, or a
-    batch's metadata may be newer.
+    """Yields all chunks of a collection in batches of up to `ROWS_PER_BATCH`, ascending by id.
+
+    `connection` must be in a transaction; otherwise the metadata may be newer than the chunks.
     """
     cursor = connection.execute(f"{_SELECT_CHUNKS} ORDER BY id")
     while rows := cursor.fetchmany(ROWS_PER_BATCH):
@@ -218,8 +221,9 @@ def read_all_chunks(connection: sqlite3.Connection) -> Iterator[IndexedChunks]:
 
 
 def read_chunks(connection: sqlite3.Connection, ids: Ids, dimensions: int) -> IndexedChunks:
-    """Returns the chunks with these ids, ascending; all must exist. Without ids, `dimensions` is the width of
-    `vectors`.
+    """Returns the chunks with these ids, ascending by id; all must exist.
+
+    `dimensions` is needed if `ids` is empty, for the shape of the result's `vectors`.
     """
     rows = connection.execute(
         f"{_SELECT_CHUNKS} WHERE id IN (SELECT value FROM json_each(?)) ORDER BY id", (json.dumps(ids.tolist()),)

@@ -1,4 +1,4 @@
-"""The data folder: TENANT/NAME/ for each collection, created and removed atomically, and a lock on the whole."""
+"""The data folder: TENANT/NAME for each collection, created and removed atomically, and a lock on the whole folder."""
 
 import fcntl
 import os
@@ -23,9 +23,10 @@ _ID_BYTES = 6
 
 
 class DataFolder:
-    """The folders of all collections, for the process that holds the lock (see `claim_data_folder`).
+    """Finds, creates, replaces and removes the folders of collections below `root`.
 
-    Methods that change a collection raise storage errors (`translate_disk_errors`).
+    Only the process that has locked `root` may use it (`claim_data_folder`). Methods that write raise the errors of
+    `translate_disk_errors`.
     """
 
     def __init__(self, root: Path) -> None:
@@ -42,7 +43,7 @@ class DataFolder:
         )
 
     def id(self) -> str:
-        """Returns the random id of this folder, 12 hexadecimal digits, which is made at the first call."""
+        """Returns the random id of the data folder, 12 hexadecimal digits; the first call makes and stores it."""
         file = self._root / _ID
         if file.exists() and re.fullmatch(rf"[0-9a-f]{{{2 * _ID_BYTES}}}", known := file.read_text()):
             return known
@@ -61,7 +62,7 @@ class DataFolder:
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """Lends an empty folder on the same file system, which is removed after the block unless it was moved away."""
+        """Yields a new empty folder on the same file system; removes it after the block unless it was moved away."""
         with translate_disk_errors(self._scratch):
             folder = Path(tempfile.mkdtemp(dir=self._scratch))
         try:
@@ -70,7 +71,7 @@ class DataFolder:
             shutil.rmtree(folder, ignore_errors=True)
 
     def install(self, folder: Path, collection_id: CollectionId) -> None:
-        """Moves a complete folder to its place for a new collection, atomically even if the process crashes."""
+        """Moves a folder with a complete store to a new collection's place, atomically even if the process crashes."""
         target = self.folder(collection_id)
         with translate_disk_errors(target):
             target.parent.mkdir(exist_ok=True)
@@ -79,7 +80,7 @@ class DataFolder:
                 sync_folder(parent)
 
     def replace_file(self, folder: Path, collection_id: CollectionId) -> None:
-        """Replaces the file of a collection by the file in `folder`, atomically; its connections must be closed."""
+        """Replaces a collection's file by the file in `folder`, atomically; all its connections must be closed."""
         target = self.folder(collection_id)
         with translate_disk_errors(target / STORE_FILE):
             for name in (f"{STORE_FILE}-wal", f"{STORE_FILE}-shm"):
@@ -89,14 +90,17 @@ class DataFolder:
             sync_folder(target)
 
     def remove(self, collection_id: CollectionId) -> None:
-        """Removes a collection atomically; its files are deleted afterwards."""
+        """Removes a collection's folder atomically, and then deletes its files."""
         folder = self.folder(collection_id)
         with self.scratch() as scratch, translate_disk_errors(folder):
             folder.rename(scratch / "removed")
             sync_folder(folder.parent)
 
     def clear_scratch(self) -> None:
-        """Deletes the folders that a killed process left half created or half removed."""
+        """Empties the scratch folder, in which a killed process may have left half created or half removed collections.
+
+        Raises OSError if the folder cannot be made again.
+        """
         shutil.rmtree(self._scratch, ignore_errors=True)
         self._scratch.mkdir()
 
@@ -105,7 +109,8 @@ class DataFolder:
 def claim_data_folder(root: Path) -> Iterator[DataFolder]:
     """Locks the data folder for this process during the block; creates it if it is missing.
 
-    Raises FailedPrecondition if another process holds it, or it cannot be written.
+    Raises FailedPrecondition if another process has locked it ("data_in_use"), or if it cannot be written
+    ("data_folder_unusable").
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -125,7 +130,10 @@ def claim_data_folder(root: Path) -> Iterator[DataFolder]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flushes a folder's entries to disk, which makes a rename durable; raises storage errors."""
+    """Flushes the entries of a folder to disk, so that a rename in it is durable.
+
+    Raises the errors of `translate_disk_errors`.
+    """
     with translate_disk_errors(folder):
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:

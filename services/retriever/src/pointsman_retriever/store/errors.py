@@ -1,4 +1,4 @@
-"""Storage errors: what a disk or a collection's file that fails is reported as."""
+"""Storage errors: the PointsmanErrors that report a failing disk or a damaged collection's file."""
 
 import errno
 import sqlite3
@@ -14,10 +14,10 @@ _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 @contextmanager
 def translate_errors(file: Path) -> Iterator[None]:
-    """Converts SQLite's exceptions in the block to storage errors, as all reads and writes of a collection raise them.
+    """Converts exceptions of SQLite in the block to storage errors; `file` is the file that the block reads or writes.
 
     These are ResourceExhausted ("disk_full"), FailedPrecondition ("disk_read_only"), Unavailable ("disk_failed") and
-    Internal ("collection_damaged", "store_failed").
+    Internal ("collection_damaged", or "store_failed" for any other exception of SQLite).
     """
     try:
         yield
@@ -27,9 +27,10 @@ def translate_errors(file: Path) -> Iterator[None]:
 
 @contextmanager
 def translate_disk_errors(file: Path) -> Iterator[None]:
-    """Converts an OSError in the block, which writes `file`, to a storage error.
+    """Converts an OSError in the block, which writes `file` or a folder of this name, to a storage error.
 
-    These are ResourceExhausted ("disk_full"), FailedPrecondition ("disk_read_only") and Unavailable ("disk_failed").
+    These are ResourceExhausted ("disk_full"), FailedPrecondition ("disk_read_only") and, for any other OSError,
+    Unavailable ("disk_failed").
     """
     try:
         yield

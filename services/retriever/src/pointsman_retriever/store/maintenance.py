@@ -1,4 +1,4 @@
-"""Verifies a collection's file, copies it to snapshot files, and migrates it to another embedding model."""
+"""Verifies a collection's file, copies it to a snapshot file, and migrates it to another embedding model."""
 
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -34,7 +34,10 @@ class Findings:
 
 
 def quick_check(store: Store) -> None:
-    """Checks the structure of the collection file's pages; raises Internal if they are damaged."""
+    """Checks the structure of the pages of a collection's file, by SQLite's `quick_check`.
+
+    Raises Internal ("collection_damaged") if they are damaged, and storage errors (`translate_errors`).
+    """
     with store.connections.reader() as reader:
         if found := _run_check(reader, "quick_check"):
             raise Internal(
@@ -44,9 +47,10 @@ def quick_check(store: Store) -> None:
 
 
 def check_all(store: Store) -> Findings:
-    """Reads every row of one version of the collection, and returns what disagrees with hashes, counts and checksum.
+    """Reads all rows of one version of a collection, and returns what disagrees with hashes, counts and checksum.
 
-    Raises storage errors (`translate_errors`), but damage that SQLite finds is one of the problems returned.
+    Damage that SQLite's `integrity_check` finds is among the problems returned. Raises storage errors
+    (`translate_errors`).
     """
     with store.connections.reader() as reader:
         reader.execute("BEGIN")
@@ -116,7 +120,10 @@ def _run_check(reader: sqlite3.Connection, check: str) -> list[str]:
 
 
 def copy_store(store: Store, target: Path) -> CollectionInfo:
-    """Copies one version into a single file in the folder `target` while the store is in use; returns its state."""
+    """Copies one version of a collection to the file `STORE_FILE` in the folder `target`; returns the copy's state.
+
+    The store may be in use meanwhile. `target` is created if it is missing. Raises storage errors (`translate_errors`).
+    """
     target.mkdir(exist_ok=True)
     file = target / STORE_FILE
     with store.connections.reader() as reader, closing(sqlite3.connect(file)) as copy, translate_errors(file):
@@ -131,9 +138,10 @@ def copy_store(store: Store, target: Path) -> CollectionInfo:
 
 
 def accept_snapshot(collection_id: CollectionId, folder: Path, quota: Quota) -> CollectionInfo:
-    """Checks every row of the snapshot file in `folder` and writes `quota` into it; returns its state.
+    """Checks all rows of the snapshot file in `folder`, and writes `quota` into it; returns the file's state.
 
-    Raises InvalidArgument if the file is damaged or no collection's, and storage errors for the disk.
+    Raises InvalidArgument ("snapshot_damaged") if the file is damaged or is not that of a collection,
+    ResourceExhausted ("disk_full") and Unavailable ("disk_failed").
     """
     try:
         store = Store(collection_id, folder, _SNAPSHOT_READERS)
@@ -159,7 +167,7 @@ def _damaged_snapshot(reason: str) -> InvalidArgument:
 
 @dataclass(frozen=True, slots=True)
 class PendingDocument:
-    """A document that a migration has not yet encoded for the new model."""
+    """A document that a migration has not yet encoded for the new model; it has id, title and text only."""
 
     row: int
     document: Document
@@ -167,9 +175,9 @@ class PendingDocument:
 
 
 def begin_migration(store: Store, fingerprint: str, dimensions: int) -> None:
-    """Starts a migration to another embedding model, or resumes an interrupted one to the same model.
+    """Starts a migration to another embedding model, or resumes an interrupted migration to the same model.
 
-    The vectors of an interrupted migration to a different model are deleted.
+    Deletes the chunks that an interrupted migration to a different model has made.
     """
     with store.connections.transaction() as writer:
         target = writer.execute("SELECT fingerprint, dimensions FROM next_model").fetchone()
@@ -180,7 +188,7 @@ def begin_migration(store: Store, fingerprint: str, dimensions: int) -> None:
 
 
 def find_pending(store: Store, count: int) -> list[PendingDocument]:
-    """Returns at most `count` documents that the migration has not yet encoded."""
+    """Returns at most `count` documents that the migration has not yet encoded, in the order of their rows."""
     with store.connections.reader() as reader:
         rows = reader.execute(
             f"SELECT row, id, title, text, recipe {_PENDING} ORDER BY row LIMIT ?", (count,)
@@ -198,7 +206,7 @@ def count_pending(store: Store) -> int:
 
 
 def store_migrated(store: Store, documents: Sequence[tuple[PendingDocument, EncodedDocument]]) -> None:
-    """Stores the chunks of documents encoded for the new model; ignores documents deleted meanwhile."""
+    """Stores the chunks of documents that were encoded for the new model; ignores documents deleted meanwhile."""
     with store.connections.transaction() as writer:
         for pending, encoded in documents:
             if writer.execute("SELECT 1 FROM documents WHERE row = ?", (pending.row,)).fetchone() is None:
@@ -212,8 +220,10 @@ def store_migrated(store: Store, documents: Sequence[tuple[PendingDocument, Enco
 
 
 def swap_if_complete(writer: sqlite3.Connection, before: CollectionInfo) -> CollectionInfo | None:
-    """Replaces all chunks by the migrated ones within the caller's transaction and returns the collection's next state;
-    returns None, and changes nothing, if a document is not migrated yet.
+    """Replaces all chunks by the migrated ones, and returns the collection's resulting state.
+
+    Returns None, and changes nothing, if a document is not migrated yet. The caller has begun the transaction of
+    `writer`, and commits it. `before` is the collection's state so far.
     """
     if writer.execute(f"SELECT 1 {_PENDING} LIMIT 1").fetchone() is not None:
         return None

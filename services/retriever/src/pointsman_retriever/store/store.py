@@ -31,15 +31,16 @@ _COLLECTION_COLUMNS = (
 class Store:
     """Reads and changes one collection's file: reads from any thread, changes from one thread at a time.
 
-    Methods raise storage errors (`translate_errors`), and Unavailable ("collection_closed") after `close`.
+    Methods raise storage errors (`translate_errors`). Reads raise Unavailable ("collection_closed") after `close`.
     """
 
     def __init__(
         self, collection_id: CollectionId, folder: Path, readers: int, checkpoint_bytes: int = CHECKPOINT_BYTES
     ) -> None:
-        """Opens a collection's file, which `create_store` has made.
+        """Opens the file that `create_store` has made in `folder`, for up to `readers` simultaneous reads.
 
-        Raises FailedPrecondition, Unavailable or Internal if it cannot be read.
+        Raises FailedPrecondition if another release or program has written it (`check_schema`), and storage errors
+        (`translate_errors`) if it cannot be read.
         """
         self.id = collection_id
         self.folder = folder
@@ -56,7 +57,7 @@ class Store:
         self.connections.close()
 
     def checkpoint(self) -> None:
-        """Copies the write-ahead log into the file if it is large; readers and writers do not wait for it."""
+        """Copies the write-ahead log into the file if the log has more than `checkpoint_bytes`; reads do not wait."""
         if self.connections.wal_bytes() > self._checkpoint_bytes:
             self.connections.checkpoint()
 
@@ -66,7 +67,7 @@ class Store:
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
-        """Yields a transaction for changes, which is rolled back unless the block calls `commit`."""
+        """Yields a transaction for changes, which is rolled back unless the block calls its `commit`."""
         with self.connections.transaction() as writer:
             yield Transaction(writer, read_collection(writer, self.id))
 
@@ -80,21 +81,22 @@ class Store:
             return read_collection(writer, self.id)
 
     def set_search_settings(self, settings: str) -> CollectionInfo:
-        """Stores the collection's search settings, which are a SearchSettings in JSON."""
+        """Stores the collection's search settings, which `serialize_search_settings` has made; returns its state."""
         with self.connections.transaction() as writer:
             writer.execute("UPDATE collection SET search = ?", (settings,))
             writer.execute("COMMIT")
             return read_collection(writer, self.id)
 
     def read_all_chunks(self) -> Iterator[IndexedChunks]:
-        """Yields all chunks of one version in batches, ascending by id, whatever is written meanwhile."""
+        """Yields all chunks of one version in batches, ascending by id; changes made meanwhile are not seen."""
         with self.connections.reader() as reader:
             reader.execute("BEGIN")
             yield from connections.read_all_chunks(reader)
 
     def find_unchanged(self, documents: Sequence[Document], recipes: Sequence[str], source: str) -> set[str]:
-        """Returns the ids of documents stored with equal content, with the same source, and with their recipe in
-        `recipes`.
+        """Returns the ids of those `documents` that are stored with equal content, recipe and source.
+
+        `recipes` has the recipe of each document. Vectors are not compared.
         """
         found = set()
         with self.connections.reader() as reader:
@@ -109,7 +111,7 @@ class Store:
         return found
 
     def known_vectors(self, document_id: str) -> Mapping[str, Vectors]:
-        """Returns the vectors of a document's stored chunks by the text that was embedded."""
+        """Returns the vectors of a document's stored chunks, by the embedded text; empty if it is not stored."""
         with self.connections.reader() as reader:
             rows = reader.execute(
                 "SELECT context, chunks.text, vector FROM documents JOIN chunks ON document = row "
@@ -122,12 +124,12 @@ class Store:
         }
 
     def ids_of_source(self, source: str) -> list[str]:
-        """Returns the ids of the documents that belong to an ingest source."""
+        """Returns the ids of the documents that an ingest with this `source` has sent last."""
         with self.connections.reader() as reader:
             return [found for (found,) in reader.execute("SELECT id FROM documents WHERE source = ?", (source,))]
 
     def sketch(self) -> tuple[int, Sketch]:
-        """Returns the collection's version and a bottom-k sketch of its documents, to measure later changes."""
+        """Returns the collection's version and a sketch of its documents, by which later changes can be measured."""
         with self.connections.reader() as reader:
             reader.execute("BEGIN")
             (version,) = reader.execute("SELECT version FROM collection").fetchone()
@@ -135,7 +137,7 @@ class Store:
 
     @contextmanager
     def read_transaction(self) -> Iterator[ReadTransaction]:
-        """Yields reads of one version of the collection, whatever is written meanwhile."""
+        """Yields an object that reads one version of the collection; changes made meanwhile are not seen."""
         with self.connections.reader() as reader:
             reader.execute("BEGIN")
             (version,) = reader.execute("SELECT version FROM collection").fetchone()
@@ -143,9 +145,9 @@ class Store:
 
 
 def create_store(folder: Path, collection: CollectionInfo) -> None:
-    """Creates the file of an empty collection in an empty folder; it is durable when this returns.
+    """Creates the file of an empty collection in an empty folder; when this returns, it is on disk.
 
-    Raises storage errors (`translate_errors`).
+    Of `collection` it takes fingerprint, dimensions and quota. Raises storage errors (`translate_errors`).
     """
     file = folder / STORE_FILE
     with translate_errors(file), closing(sqlite3.connect(file, isolation_level=None)) as connection:
@@ -193,7 +195,10 @@ def create_tables(connection: sqlite3.Connection) -> None:
 
 
 def check_schema(connection: sqlite3.Connection) -> None:
-    """Raises FailedPrecondition if the file was written by another release or another program."""
+    """Raises FailedPrecondition if a file has another schema version or other tables than this release makes.
+
+    The codes are "unknown_schema_version" and "not_a_collection".
+    """
     (found,) = connection.execute("PRAGMA user_version").fetchone()
     if found != SCHEMA_VERSION:
         raise FailedPrecondition(
@@ -209,7 +214,10 @@ def check_schema(connection: sqlite3.Connection) -> None:
 
 
 def outline(connection: sqlite3.Connection) -> list[tuple[str, str, str]]:
-    """Returns type, name and declaration of all tables, indexes, views and triggers in a file."""
+    """Returns (type, name, declaration) of all tables, indexes, views and triggers in a file.
+
+    Leaves out the tables that SQLite's ANALYZE makes.
+    """
     rows = connection.execute("SELECT type, name, coalesce(sql, '') FROM sqlite_schema ORDER BY type, name").fetchall()
     return [row for row in rows if not row[1].startswith("sqlite_stat")]
 

@@ -1,4 +1,4 @@
-"""Changes of a collection: a transaction that keeps the tables and the counts consistent."""
+"""Changes of a collection, in a transaction that keeps the tables and the counts consistent."""
 
 import json
 import sqlite3
@@ -25,9 +25,9 @@ class StoredDocument:
 
 
 class Transaction:
-    """Changes of several callers that are committed together; each is applied completely or not at all.
+    """Changes of several callers that are committed together; each change is applied completely or not at all.
 
-    Made by `Store.transaction`. Use `step` for each caller's change, then call `finish` and `commit`.
+    `Store.transaction` makes it. Use `step` for each caller's change, then call `finish` and `commit`.
     """
 
     def __init__(self, connection: sqlite3.Connection, before: CollectionInfo) -> None:
@@ -38,9 +38,9 @@ class Transaction:
 
     @contextmanager
     def step(self) -> Iterator["Change"]:
-        """Yields an object with which the block changes the collection; rolls its changes back if the block raises.
+        """Yields an object with which the block changes the collection; rolls these changes back if the block raises.
 
-        Raises ResourceExhausted ("quota_exceeded") if they would exceed the quota.
+        Raises ResourceExhausted ("quota_exceeded"), and rolls them back, if they grow the collection above its quota.
         """
         self._connection.execute("SAVEPOINT step")
         change = Change(self._connection, self.info)
@@ -73,14 +73,14 @@ class Transaction:
         return connections.read_all_chunks(self._connection)
 
     def finish(self) -> None:
-        """Updates the checksum of all vectors, once for all changes."""
+        """Updates the vectors' checksum in `info` for all changes; to be called once."""
         self.info = replace(
             self.info,
             checksum=self.info.checksum ^ _checksum(self._removed) ^ _checksum(self._added),
         )
 
     def commit(self) -> CollectionInfo:
-        """Makes all changes durable, and returns the collection's resulting state."""
+        """Writes the counts and commits all changes, which are then on disk; returns the resulting state."""
         write_counts(self._connection, self.info)
         self._connection.execute("COMMIT")
         return self.info
@@ -100,9 +100,10 @@ class Change:
         self._has_changes = False
 
     def put(self, encoded: EncodedDocument) -> int:
-        """Adds a document, or replaces the one with its id; returns the number of new chunks.
+        """Adds a document, or replaces the document with its id; returns the number of new chunks.
 
-        Idempotent: an equal document keeps its row, and a changed one keeps its chunks with equal text and vector.
+        Of a document that is stored with equal content, recipe and vectors, only the source is updated. If the metadata
+        has not changed, chunks with equal text and vector keep their ids; otherwise all chunks are new.
         """
         digest = digests.hash_document(encoded.document.title, encoded.document.text, encoded.document.metadata)
         stored = self._find(encoded.document.id)
@@ -133,8 +134,9 @@ class Change:
         return True
 
     def info_after(self) -> CollectionInfo:
-        """Returns the collection's state after this change, but for the checksum; if nothing changed, the version
-        stays.
+        """Returns the collection's state after this change, with the old checksum.
+
+        The version is one higher unless nothing changed; a changed source alone does not count.
         """
         return replace(
             self.before,
@@ -145,7 +147,10 @@ class Change:
         )
 
     def _find(self, document_id: str) -> StoredDocument | None:
-        """Reads a stored document in one row: SQLite releases the GIL after each, and running searches take it."""
+        """Returns a stored document by its id; None if there is none.
+
+        The query returns a single row: SQLite releases the GIL after each row, and running searches take it.
+        """
         found = self._connection.execute(
             "SELECT row, digest, recipe, source, bytes, "
             "(SELECT json_group_object(key, value) FROM metadata WHERE document = row) FROM documents WHERE id = ?",
@@ -157,12 +162,12 @@ class Change:
         return StoredDocument(row, digest, recipe, source, size, json.loads(metadata))
 
     def _has_vectors(self, row: int, encoded: EncodedDocument) -> bool:
-        """Returns whether the stored vectors are equal too; a caller may have sent other ones for the same text."""
+        """Returns whether the stored vectors are equal; a caller may have sent other vectors for the same text."""
         stored = self._connection.execute("SELECT vector FROM chunks WHERE document = ? ORDER BY start, id", (row,))
         return [vector for (vector,) in stored] == [_encode_vector(vector) for vector in encoded.vectors]
 
     def _set_source(self, stored: StoredDocument, source: str) -> bool:
-        """Records which source a document belongs to; returns whether it had another one."""
+        """Records the source that a document belongs to; returns whether it belonged to another one before."""
         if stored.source == source:
             return False
         self._connection.execute("UPDATE documents SET source = ? WHERE row = ?", (source, stored.row))
@@ -197,7 +202,7 @@ class Change:
         )
 
     def _replace_chunks(self, row: int, encoded: EncodedDocument, keep_equal: bool) -> int:
-        """Replaces a document's chunks; returns how many are new. `keep_equal` keeps equal text and vector."""
+        """Replaces a document's chunks; returns the number of new ones. `keep_equal` keeps those with equal hashes."""
         stored = self._chunks_of(row)
         ids_by_digest: dict[bytes, list[int]] = {}
         for chunk_id, (digest, _) in stored.items() if keep_equal else ():
@@ -261,7 +266,10 @@ def write_counts(connection: sqlite3.Connection, info: CollectionInfo) -> None:
 
 
 def _check_quota(before: CollectionInfo, after: CollectionInfo) -> None:
-    """Raises ResourceExhausted if a change grows the collection above its quota; one above it can still shrink."""
+    """Raises ResourceExhausted ("quota_exceeded") if a change grows the collection above its quota.
+
+    A collection that is above its quota already may shrink.
+    """
     for what in Quota.__dataclass_fields__:
         limit, old, new = getattr(after.quota, what), getattr(before, what), getattr(after, what)
         if limit and new > limit and new > old:
