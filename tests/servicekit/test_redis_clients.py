@@ -154,3 +154,22 @@ async def test_messages_are_received_in_a_cluster(cluster: ClusterGroup) -> None
             return await subscription.get_message(ignore_subscribe_messages=True, timeout=1.0)
 
         assert (await found(message, PATIENCE))["data"] == "hello"
+
+
+WRONG_TYPE: dict[str, Any] = {
+    "a command": lambda redis: redis.hgetall("text"),
+    "a script's command": lambda redis: redis.eval("return redis.call('HGETALL', KEYS[1])", 1, "text"),
+    "a script": lambda redis: redis.eval("return redis.call('GET', KEYS[1]) + 1", 1, "text"),
+}
+
+
+@pytest.mark.parametrize("call", WRONG_TYPE.values(), ids=WRONG_TYPE.keys())
+async def test_a_value_of_another_type_fails_only_the_calls_that_read_it(call: Any, tmp_path: Path) -> None:
+    changes: list[bool] = []
+    async with running_valkey(tmp_path) as valkey, open_redis(valkey.url, changes.append, 5.0) as redis:
+        await redis.call(lambda: redis.client.set("text", "abc"))
+        with pytest.raises(Unavailable, match="a value in Redis cannot be used: ") as raised:
+            await redis.call(lambda: call(redis.client))
+        assert raised.value.code == "redis_unavailable"
+        assert await redis.call(lambda: redis.client.get("text")) == "abc"
+    assert changes == []

@@ -39,6 +39,10 @@ MAX_DISCOVERY_SECONDS = 2.0
 MAX_CONCURRENT_CALLS = 8
 """Calls at the same time, each on its own connection."""
 
+ABOUT_A_VALUE = ("WRONGTYPE ", "user_script:")
+"""Beginnings of the errors of commands and scripts that Redis has run: a value has another type or form than expected.
+Other calls are not affected."""
+
 Answer = TypeVar("Answer")
 
 
@@ -78,7 +82,8 @@ class BoundedRedis:
         First waits, without a time limit, while `MAX_CONCURRENT_CALLS` other calls run. An attempt that takes too long
         is repeated, up to `MAX_ATTEMPTS` attempts. Raises Unavailable ("redis_unavailable") if Redis reports an error,
         if no attempt ends in time, and at once for `cooldown` seconds after such a failure. Then one call, with a
-        single attempt, probes whether Redis answers again, and other calls fail at once meanwhile.
+        single attempt, probes whether Redis answers again, and other calls fail at once meanwhile. An error about a
+        stored value (`ABOUT_A_VALUE`) fails this call alone.
         """
         await in_task()  # what follows sets a timeout
         async with self._places:
@@ -108,6 +113,9 @@ class BoundedRedis:
             self._failed(why)
             raise _unavailable(why) from error
         except self.errors as error:
+            if str(error).startswith(ABOUT_A_VALUE):
+                self._answered()
+                raise Unavailable(f"a value in Redis cannot be used: {error}", code="redis_unavailable") from error
             self._failed(str(error))
             raise _unavailable(str(error)) from error
         self._answered()
