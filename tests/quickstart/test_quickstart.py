@@ -23,6 +23,12 @@ ROOT = Path(__file__).parents[2]
 WHEELS = ROOT / "dist"
 MAX_SECONDS = 90
 PYTHONS = os.environ.get("QUICKSTART_PYTHONS", "python3").split()
+MESSAGES = {
+    "refund": "please refund my ticket number {} and send the money back",
+    "hours": "when does the ticket office at platform {} open on Sunday?",
+    "lost": "I left my umbrella in coach {} of the night train",
+}
+"""A text with a place for a number, by task."""
 KEPT = ("PIP_", "SSL_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "LANG")
 
 
@@ -95,8 +101,36 @@ async def test_five_commands_lead_to_the_first_answer(
     imports = "import pointsman_gateway.__main__, pointsman_lab, pointsman_cli.__main__"
     await run(folder, environment, "env/bin/python", "-W", "error", "-c", imports)
     assert not list((folder / "env").rglob("site-packages/torch")), "no engine was asked for"
-    await run(folder, environment, pointsman, "init", "mine", "--example", "minimal")
-    assert (folder / "mine/pointsman.yaml").is_file()
+    await run(folder, environment, pointsman, "init", "example", "--example", "minimal")
+    assert (folder / "example/pointsman.yaml").is_file()
     await run(folder, environment, "env/bin/pip", "install", "-q", "--find-links", str(WHEELS), "pointsman[retriever]")
     await run(folder, environment, "env/bin/python", "-W", "error", "-c", "import pointsman_retriever.__main__")
     assert seconds <= MAX_SECONDS
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+async def test_labelled_messages_become_tasks_that_are_served(
+    python: str, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    """`pip install`, a CSV of messages, `init`, `up`, `route` and `ask`."""
+    folder, interpreter = tmp_path / "empty", shutil.which(python)
+    assert interpreter, f"there is no {python}"
+    folder.mkdir()
+    messages = [f"{text.format(n)},{task}" for task, text in MESSAGES.items() for n in range(10)]
+    (folder / "labelled.csv").write_text("\n".join(["text,task", *messages]) + "\n")
+    pointsman, http = str(folder / "env/bin/pointsman"), free_address()
+    async with running_engine() as endpoint:
+        endpoint.lists = lambda: model_list("small-model")
+        endpoint.script = lambda body: answer("At", " nine.")
+        await run(folder, environment, interpreter, "-m", "venv", "env")
+        await run(folder, environment, "env/bin/pip", "install", "-q", "--find-links", str(WHEELS), "pointsman")
+        asked = ("--engine", endpoint.url, "--model", "small-model", "--examples", "labelled.csv")
+        made = await run(folder, environment, pointsman, "init", "mine", *asked)
+        addresses = ("--http", http, "--grpc", "127.0.0.1:0")
+        async with running(folder, environment, pointsman, "up", "mine", *addresses):
+            routed = await run(folder, environment, pointsman, "route", MESSAGES["refund"].format(77))
+            said = await run(folder, environment, pointsman, "ask", MESSAGES["hours"].format(78))
+    assert "refund" in made
+    assert "refund" in routed
+    assert "At nine." in said
+    assert "hours" in said

@@ -1,6 +1,7 @@
 """The real trainer in the engine's environment, with the real base model."""
 
 import json
+import re
 import signal
 import subprocess
 from collections.abc import Sequence
@@ -103,6 +104,19 @@ def test_steps_beyond_the_time_limit_are_not_started(data: Path, tmp_path: Path)
     assert start["steps"] < start["planned_steps"]
     assert f"{start['planned_steps']} steps do not fit into --max-minutes 0.5" in run.warnings
     assert run.of("done")[0]["seconds"] <= 30
+
+
+def test_less_than_an_epoch_is_trained_only_if_that_is_accepted(data: Path, tmp_path: Path) -> None:
+    short = ("--epochs", "500", "--tokens-per-step", "300", "--max-minutes", "0.5", "--min-epochs")
+    refused = train(data, tmp_path / "out", *short, "500")
+    assert refused.code == 1
+    assert re.search(
+        r"500 epochs \(\d+ steps\) take about \d+ minutes here, and --max-minutes 0.5 has time for [\d.]+ epochs: "
+        r"raise it, train on at most \d+ rows, or accept a part of an epoch with --min-epochs 0",
+        refused.warnings,
+    )
+    assert not (tmp_path / "out").exists()
+    assert train(data, tmp_path / "out", *short, "0").code == 0
 
 
 def test_wrong_data_is_refused_with_file_and_line_and_nothing_is_written(tmp_path: Path) -> None:

@@ -72,6 +72,10 @@ EpochsOption = Annotated[int, typer.Option(min=1, help="Maximum number of epochs
 MinutesOption = Annotated[
     float, typer.Option(min=0.1, metavar="MINUTES", help="Stop after this time and keep the result so far.")
 ]
+MinEpochsOption = Annotated[
+    float | None,
+    typer.Option(min=0, metavar="EPOCHS", help="Train nothing if less fits into --max-minutes (default: 1); 0: go on."),
+]
 SeedOption = Annotated[int, typer.Option(min=0, help="Random seed.")]
 RateOption = Annotated[
     float | None, typer.Option(min=1e-7, max=1, help="Peak learning rate; default: depends on the method.")

@@ -98,6 +98,11 @@ def measure_pace(learner: Learner, objective: Objective, batches: Batches) -> Pa
     return Pace(min(seconds) / padded_tokens(batch))
 
 
+def seconds_with_reserve(batches: Batches, pace: Pace) -> float:
+    """Returns the time limit into which all batches fit, as `count_steps_within` counts."""
+    return pace.seconds_for(batches) / (1 - TIME_RESERVE)
+
+
 def count_steps_within(batches: Batches, pace: Pace, seconds: float) -> int:
     """Returns how many batches, from the first one on, take at most `seconds` less the fraction `TIME_RESERVE`."""
     left = seconds * (1 - TIME_RESERVE)

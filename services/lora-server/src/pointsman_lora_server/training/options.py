@@ -81,6 +81,8 @@ class TrainingOptions:
     parent_name: str
     merged_out: Path | None
     max_minutes: float
+    min_epochs: float
+    """Nothing is trained if fewer epochs than this, and than `recipe.epochs`, fit into `max_minutes`."""
     threads: int | None
     """Number of CPU threads; None: as many as the process may use cores."""
     device: str
@@ -127,6 +129,7 @@ def _to_options(given: argparse.Namespace) -> TrainingOptions:
         parent_name=given.init_from_name or (given.init_from.absolute().name if given.init_from else ""),
         merged_out=given.merged_out.absolute() if given.merged_out else None,
         max_minutes=given.max_minutes,
+        min_epochs=given.min_epochs,
         threads=given.threads,
         device=given.device,
         nice=given.nice,
@@ -224,6 +227,7 @@ def _add_evaluation(parser: argparse.ArgumentParser) -> None:
 def _add_execution(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--max-minutes", type=_positive_float, default=10.0, help="time limit of the whole run")
+    add("--min-epochs", type=_seconds, default=1.0, help="train nothing if less than this fits into --max-minutes")
     add("--checkpoint", type=Path, help="a folder for the state of the unfinished run")
     add("--checkpoint-seconds", type=_seconds, default=30.0, help="between two checkpoints; 0: after each step")
     add("--resume", action="store_true", help="continue from the checkpoint, if there is one")

@@ -143,7 +143,8 @@ class _TrainingRun:
 
     def _choose(self, learner: Learner, batches: Batches, pace: Pace, budget: TimeBudget) -> dict[str, Any]:
         """Returns what depends on the machine's speed at the start, which a resumed run keeps: "bf16", "pace", "steps"
-        and "steps_per_evaluation" (see `Checkpoint.choices`). Raises TrainingError if no step fits into the time.
+        and "steps_per_evaluation" (see `Checkpoint.choices`). Raises TrainingError if no step, or fewer than
+        `options.min_epochs`, fit into the time.
         """
         options = self._options
         seconds = self._ends_at - time.monotonic() - budget.seconds_besides_steps
@@ -153,6 +154,8 @@ class _TrainingRun:
                 f"--max-minutes {options.max_minutes:g} leaves no time for a single step; give more, or lower --samples"
             )
         if steps < len(batches):
+            if options.recipe.epochs * steps / len(batches) < options.min_epochs:
+                raise TrainingError(self._too_short(batches, steps, pace, budget))
             self._warn(
                 f"{len(batches)} steps do not fit into --max-minutes {options.max_minutes:g}: training {steps} steps "
                 f"({options.recipe.epochs * steps / len(batches):.1f} of {options.recipe.epochs} epochs)"
@@ -164,6 +167,18 @@ class _TrainingRun:
             "steps": steps,
             "steps_per_evaluation": steps_per_evaluation,
         }
+
+    def _too_short(self, batches: Batches, steps: int, pace: Pace, budget: TimeBudget) -> str:
+        """Returns why `steps` of `batches` are too few, and what to do."""
+        options, share = self._options, steps / len(batches)
+        needed = loop.seconds_with_reserve(batches, pace) + budget.seconds_besides_steps
+        minutes = math.ceil((time.monotonic() - self._started + needed) / 60)
+        return (
+            f"{options.recipe.epochs} epochs ({len(batches)} steps) take about {minutes} minutes here, and "
+            f"--max-minutes {options.max_minutes:g} has time for {options.recipe.epochs * share:.1f} epochs: raise it, "
+            f"train on at most {int(share * len(self._dataset.training))} rows, or accept a part of an epoch with "
+            "--min-epochs 0"
+        )
 
     @property
     def _ends_at(self) -> float:
