@@ -154,8 +154,8 @@ def engine_config(url: str, option: EngineOption, listed: Sequence[Mapping[str, 
 def chat_models(listed: Iterable[str]) -> list[str]:
     """Returns the names of models that seem to be for chat.
 
-    Leaves out names with a word such as "embed", and those with spaces, characters other than ASCII, or more than 200
-    characters.
+    Leaves out names in which one of the strings of `_NOT_FOR_CHAT`, such as "embed", occurs anywhere and in any case,
+    and names that are not 1 to 200 visible ASCII characters.
     """
     return [name for name in listed if _NAME.fullmatch(name) and not _NOT_FOR_CHAT.search(name)]
 

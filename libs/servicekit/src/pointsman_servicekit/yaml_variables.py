@@ -1,8 +1,8 @@
 """Environment variables in the scalars of YAML: `${NAME}` or `${NAME:-DEFAULT}`; `$${` stands for a literal `${`.
 
-The default is for a variable that is not set; an empty value stays empty. Variables are replaced after the document was
-parsed, so that no value can change its structure. While it is parsed, a mark stands in the place of each variable,
-because braces would end a scalar inside `{ }` and `[ ]`.
+A name has only A to Z, 0 to 9 and _ (any other `${...}` is text), and a default has no `}`. The default is for a
+variable that is not set; an empty value stays empty. Variables are replaced after the document was parsed, so that no
+value can change its structure.
 """
 
 import re
@@ -55,7 +55,9 @@ class Variables:
         self._found: list[_Reference] = []
 
     def mark(self, text: str) -> str:
-        """Returns the document's text with a mark in the place of each variable; to be called once."""
+        """Returns the document's text with a mark in the place of each variable, since braces would end a scalar inside
+        `{ }` and `[ ]`; to be called once.
+        """
         line, end = 1, 0
 
         def to_mark(match: re.Match[str]) -> str:

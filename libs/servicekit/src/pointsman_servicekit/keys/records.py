@@ -257,7 +257,9 @@ Record = TypeVar("Record", bound=KeyRecord | TenantRecord)
 
 
 def _typed(record: Record) -> Record:
-    """Returns the record; raises TypeError if a field's value is not of its declared type, or is infinite or NaN."""
+    """Returns the record; raises TypeError if a text, number or boolean field has a value of another type, or a number
+    is infinite or NaN. Fields of types that are not in `_TYPES` are not checked.
+    """
     for one in fields(record):
         types = _TYPES.get(getattr(one.type, "__name__", None) or str(one.type), (object,))
         value: Any = getattr(record, one.name)

@@ -169,7 +169,8 @@ class CascadeClassifier:
     async def classify(self, text: str) -> Labels:
         """Assigns a text to a task, or abstains; the encoder runs in a thread, only for texts that need it.
 
-        It does not raise if the embedding endpoint fails: then the static stage decides, which the notes say.
+        It does not raise if the embedding endpoint fails: then the static stage decides, or without that stage it
+        abstains, which the notes say.
         """
         excerpt = token_excerpt(text, self._tokenizer)
         labels, output = self._without_encoder(excerpt)

@@ -55,9 +55,11 @@ class Classification:
         languages: Collection[str] = ("en",),
         wrappers: Sequence[Wrapper] = (),
     ) -> None:
-        """Takes the `languages` of the examples; if there are none, texts in every language are classified.
+        """Takes the ISO 639-1 codes of the examples' `languages`: a text that is surely in another one is not
+        classified. If there are none, texts in every language are.
 
-        `wrappers` are those of the configuration, which are removed before those of known clients.
+        `wrappers` describe what clients write around a user's words. These, from the configuration, are removed first,
+        and then those of known clients (`wrappers.toml`).
         """
         self._rules = rules
         self._words = UserWordsFinder(wrappers, known_wrappers(), classifier.glance)

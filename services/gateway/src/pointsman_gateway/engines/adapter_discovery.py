@@ -37,7 +37,9 @@ class ListedModel(msgspec.Struct):
 
     id: str
     parent: str | None = None
+    """The base model's id, if this is an adapter; not every engine lists it."""
     root: str | None = None
+    """Where the weights are; on engines with `EngineApi.lists_adapters_by_root` the base model's name."""
 
 
 class _ModelList(msgspec.Struct):

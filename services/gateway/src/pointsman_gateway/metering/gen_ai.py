@@ -130,8 +130,8 @@ class GenAiMetrics:
         return self._label(model)[1]
 
     def _server_labels(self, operation: Operation, requested: str, model: str) -> tuple[str, str, str, str]:
-        """Returns the label values of one kind of request. Creates all series with them, since Prometheus computes no
-        rate from the first sample of a series.
+        """Returns the values of `SERVER_LABELS` for one kind of request. Also creates their series, except those of
+        errors, at zero: Prometheus misses the first increase of a series that begins above zero.
         """
         request_model = requested if requested in self._request_models else self._label(requested)[0]
         labels = (_OPERATION_NAMES[operation], POINTSMAN, request_model, self._label(model)[0] if model else "")

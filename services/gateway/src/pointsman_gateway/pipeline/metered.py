@@ -92,8 +92,9 @@ def record(
     receipt: Receipt | UndecidedReceipt,
     answers: tuple[CompletedAnswer, ...] = (),
 ) -> None:
-    """Passes a receipt to the request log, and the `answers` if the log wants them (`RequestLog.wants_answers`); does
-    not raise.
+    """Passes a receipt to the request log; does not raise.
+
+    `answers` go with a `Receipt` only, and should be given only if the log wants them (`RequestLog.wants_answers`).
     """
     if isinstance(receipt, Receipt):
         request_log.note(request, receipt.decision, receipt, answers)

@@ -141,10 +141,11 @@ def _open_definitions(lines: list[CodeLine], path: Path) -> Path:
 
 
 def _definitions_above(lines: list[CodeLine], here: int, indent: int, path: Path) -> Path:
-    """Returns the definitions above the line `here` that enclose a line with this indentation, outermost first.
+    """Returns the definitions that enclose a line with the indentation `indent` at index `here`, outermost first.
 
-    Going back from `here` by up to MAX_LINES_BACK lines, these are the definitions that are indented less than `indent`
-    and less than all lines between. Before them come those of `path` that are indented even less.
+    These are the definitions in up to `MAX_LINES_BACK` lines above it that are indented less than `indent` and than
+    every line between. Before them come those of `path`, which enclose the first of `lines`, that are indented less
+    than all of these.
     """
     found: list[tuple[int, str]] = []
     for line in reversed(lines[max(0, here - MAX_LINES_BACK) : here]):

@@ -194,7 +194,7 @@ class ExternalCollection:
     def _relevance(self, text: str, found: Sequence[_Candidate]) -> Relevance:
         """Judges whether the passages answer the query, with the default thresholds of `SearchSettings`.
 
-        All words weigh the same, since the store does not say how rare they are.
+        In the coverage all words weigh the same, since the store does not say how rare they are.
         """
         best_dense = max((one.dense for one in found), default=0.0)
         terms = self._analyzer.query_terms(text).keys()
@@ -237,9 +237,9 @@ def _dense_weight(wanted: float | None, layout: Layout) -> float:
 
 
 def _parts(one: _Candidate, weight: float) -> tuple[float, float]:
-    """Returns the parts of a passage's score by meaning and by words.
+    """Returns a passage's score by meaning and that by words, each 0 if it is not in that ranking.
 
-    Their sum is 1 for a passage that is the first in both rankings.
+    `weight`, 0 to 1, is that of the meaning; words have the rest. The sum is 1 for the first in both rankings.
     """
     dense = weight * (RRF_K + 1) / (RRF_K + one.dense_rank) if one.dense_rank else 0.0
     sparse = (1 - weight) * (RRF_K + 1) / (RRF_K + one.sparse_rank) if one.sparse_rank else 0.0

@@ -65,6 +65,7 @@ class CollectionService:
 
         If `quota` is None, the new collection gets the default quota. Raises AlreadyExists ("collection_exists") if it
         exists and `if_missing` is False, and ResourceExhausted ("quota_exceeded") if the tenant may not have another.
+        If the existing one is damaged or in a store of the user's own, raises as for other methods (see the class).
         """
         limits.check_name(collection_id)
         with self._pools.changes.slot():
