@@ -1,4 +1,6 @@
-"""Computes cache keys: digests of everything that an answer depends on. Requests with equal keys share an answer."""
+"""Computes cache keys. Requests with the same exact key share an answer; those in the same partition do if their
+questions are similar.
+"""
 
 import hashlib
 import json
@@ -32,9 +34,9 @@ MAX_PROMPT_CHARACTERS = 64 * 1024
 def may_match_similar(request: Request, sampling: Sampling) -> bool:
     """Returns whether the request may get the answer to a similar question.
 
-    It may not if any of these holds: it offers tools or its messages contain tool calls, since a call would have the
-    other question's arguments; it wants several choices, which are meant to differ; its last message is not the user's;
-    or the question is longer than `MAX_QUESTION_CHARACTERS`.
+    It may not if any of these holds: it offers tools or its messages contain tool calls or their results, since a call
+    would have the other question's arguments; it wants several choices, which are meant to differ; its last message is
+    not the user's; or the question is empty or longer than `MAX_QUESTION_CHARACTERS`.
     """
     extra = sampling.extra
     return (
@@ -47,7 +49,8 @@ def may_match_similar(request: Request, sampling: Sampling) -> bool:
 
 
 def distinguishing_words(question: str) -> list[str]:
-    """Returns the words of a question, in lower case, that have a digit, end with "n't", or are in `DISTINGUISHING`.
+    """Returns those words of a question, in their order and in lower case, that have a digit, end with "n't", or are in
+    `DISTINGUISHING`.
 
     Similar questions share an answer only if these words are equal: "Refund booking AB12" and "Refund booking CD34"
     have almost the same vector, and never the same answer.
@@ -89,10 +92,12 @@ class CacheKeyBuilder:
         self._embedding = embedding
 
     def keys_for(self, request: Request, prompt: Prompt, model: str) -> CacheKeys | None:
-        """Returns the cache keys of a request; None if the cache is not used for it, such as a request with media.
+        """Returns the cache keys of a request; None if the cache is not used for it.
 
-        `model` is the base model or the adapter version that would answer; if it is empty (unknown), the cache is not
-        used.
+        It is not if the request switches it off (`Request.cache`), has media or a prompt of more than
+        `MAX_PROMPT_CHARACTERS`, lacks passages from one of the path's collections, has a temperature other than 0 that
+        the configuration does not allow, or has no `user` although answers are stored per user; nor if `model`, the
+        base model or adapter version that would answer, is empty (unknown).
         """
         mode = request.cache
         sampling = request.sampling.with_defaults(self._path.sampling)

@@ -31,7 +31,7 @@ JsonPath = tuple[Any, ...]
 
 
 class _EncodedAnswer(msgspec.Struct):
-    """The format of a stored answer; Redis may hold anything."""
+    """The JSON format of a stored answer: its model, and its chunks in the groups in which they arrived."""
 
     model: str
     steps: list[list[_EncodedChunk]]
@@ -153,8 +153,8 @@ class Recording:
 
     @property
     def complete(self) -> CacheableAnswer | None:
-        """Returns the recorded answer; None if it has not ended, has failed, has no text, is `too_long`, or has a
-        choice whose finish reason is not in `CLEAN_ENDS`.
+        """Returns the recorded answer; None if it has not ended, has failed, has no text of any kind (see
+        `CacheableAnswer.text`), is `too_long`, or has a choice whose finish reason is not in `CLEAN_ENDS`.
         """
         ends = self._ends.values()
         pieces = self._texts.values()
@@ -204,7 +204,9 @@ def parse_answer(text: str) -> StoredAnswer | None:
 
 
 def _encode(chunk: Chunk) -> list[Any]:
-    """Encodes a chunk without the engine's raw bytes, which contain the time and id of the first request."""
+    """Returns a chunk as (index, content, finish reason, extra, token counts), each of the last two None if there is
+    none. The engine's bytes are left out, since they contain the time and id of the recorded request.
+    """
     usage = chunk.usage
     counted = None if usage is None else [usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens]
     return [chunk.index, chunk.content, chunk.finish_reason, dict(chunk.extra) or None, counted]

@@ -108,9 +108,9 @@ class CacheResources:
 
 
 class CachingBackend:
-    """Answers from the cache or by another backend; while Redis is unavailable or slow, requests skip the cache.
+    """Answers from the cache or by another backend; implements `Backend`.
 
-    Implements `Backend`.
+    If Redis does not answer in time, or the question cannot be embedded, the other backend answers.
     """
 
     def __init__(
@@ -134,9 +134,10 @@ class CachingBackend:
         self._embed = embed
 
     async def call(self, request: Request, decision: Decision, prompt: Prompt) -> AnswerStream:
-        """Answers from the cache, or calls the inner backend. At its end, the inner backend's answer is stored in the
-        background, unless it was cut off, is too long, was rejected by a validator, or too many writes are in progress.
+        """Answers from the cache, or calls the inner backend.
 
+        If the inner backend's answer may be cached (`keys_for`), it is stored in the background once its `accepted` is
+        called, if it is then complete (`Recording.complete`), comes from the expected model, and the writer takes it.
         Raises the inner backend's errors only.
         """
         path = decision.path

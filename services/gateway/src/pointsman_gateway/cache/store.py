@@ -47,7 +47,7 @@ class _Partition:
 
 
 class SimilarQuestions:
-    """Finds cached questions by similarity, in copies of the most recently used partitions in this process.
+    """Finds cached questions by similarity, in copies of the most recently updated partitions in this process.
 
     A partition is a set of questions that may share answers, and is named by `CacheKeys.partition`.
     """
@@ -83,7 +83,7 @@ class SimilarQuestions:
 
     def nearest(self, partition: str, vector: Vector, threshold: float) -> str:
         """Returns the key of the answer to the partition's most similar question, by cosine similarity to `vector`,
-        which has unit length. It is empty if no question reaches the threshold.
+        which has unit length. It is empty if no question reaches the threshold, or vectors differ in length.
         """
         known = self._partitions.get(partition)
         if known is None or known.matrix is None or known.matrix.shape[1] != len(vector):
@@ -93,7 +93,7 @@ class SimilarQuestions:
         return known.questions[best].answer if cosines[best] >= threshold else ""
 
     def remove(self, partition: str, answer: str) -> None:
-        """Removes a partition's questions whose answer has the key `answer`, because it is no longer stored."""
+        """Removes from the copy of a partition the questions whose answer has the key `answer`."""
         known = self._partitions.get(partition)
         if known:
             known.questions = [question for question in known.questions if question.answer != answer]
@@ -149,7 +149,7 @@ class CacheStore:
 
     async def look_up(self, keys: CacheKeys, after: str) -> LookupResult:
         """Returns the answer with the exact key, and the partition's questions after the stream id `after`, at most
-        `MAX_QUESTIONS`. If `keys.partition` is empty, there are no questions.
+        `MAX_QUESTIONS`, without those that cannot be parsed. If `keys.partition` is empty, there are no questions.
         """
         if not keys.partition:
             return LookupResult(await self.read(keys.tenant, keys.exact))

@@ -63,8 +63,8 @@ def _add_logprobs(choice: CollectedChoice, logprobs: Mapping[str, Any] | None) -
 
 
 def _join(values: Sequence[Any]) -> Any:
-    """Joins the values that a field has in successive deltas: texts and lists are appended, objects are joined field by
-    field, and of other values the last one counts. Values before a change of the type do not count.
+    """Joins the values that a field has in successive deltas: texts and lists are concatenated, objects are joined
+    field by field, and of other values the last one counts. Values before the last change of the type are dropped.
 
     Each value is copied once, so that an answer in many pieces takes linear time.
     """

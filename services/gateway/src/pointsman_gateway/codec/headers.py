@@ -22,7 +22,9 @@ async def identify_caller(tenancy: Tenancy, credential: str) -> Caller:
 
 def credential_of(headers: Mapping[bytes, bytes]) -> str:
     """Returns the key or token in the header authorization ("Bearer KEY"). Without this header, it is the one in
-    api-key (Azure) or x-api-key (Anthropic). It is empty if there is none.
+    api-key (Azure) or x-api-key (Anthropic). It is empty if there is none, or authorization has another scheme.
+
+    Names in `headers` are in lower case.
     """
     authorization = headers.get(b"authorization")
     if authorization is None:

@@ -49,7 +49,9 @@ class ChunkJoiner:
 
 
 def _kind(chunk: Chunk) -> Kind | None:
-    """Returns the text to which the chunk adds; None if it has anything else, such as a finish reason."""
+    """Returns the only text to which the chunk adds; None if it adds to none or to several, or has anything else, such
+    as a finish reason.
+    """
     if chunk.finish_reason or chunk.usage is not None:
         return None
     if not chunk.extra:

@@ -81,8 +81,9 @@ def media_of(messages: Iterable[Message]) -> frozenset[str]:
 def to_media_part(kind: str, given: Any, where: str) -> Part:
     """Returns a content part of the type `kind`, a key of `MEDIA_PARTS`, with the known fields of the object `given`.
 
-    `where` is the place of `given` in the body, for error messages. Raises InvalidArgument if the URL is missing or not
-    accepted, a field is unknown, or an optional field is no text. Data in the URL is not decoded.
+    `where` is the place of `given` in the body, for error messages. Raises InvalidArgument if `given` is no object, the
+    URL is missing or not accepted, a field is unknown (`reject_unknown_fields`), or an optional field is no text. Data
+    in the URL is not decoded.
     """
     form = MEDIA_PARTS[kind]
     data = given.get(form.data) if isinstance(given, Mapping) else None

@@ -60,7 +60,7 @@ def _read_media(role: str, kind: str, part: Mapping[str, Any], where: str) -> Pa
 def _read_text(kind: Any, part: Mapping[str, Any], where: str) -> str:
     """Returns the text of a content part of one of the types `TEXT_PARTS`.
 
-    Raises InvalidArgument for another type, or if the part also holds a medium.
+    Raises InvalidArgument for another type, if there is no text, or if the part also holds a medium.
     """
     text = part.get(kind) if kind in TEXT_PARTS else None
     if not isinstance(text, str):

@@ -57,7 +57,8 @@ class TokenIds:
 def decode_with_token_ids(text: bytes, name: str) -> Any:
     """Decodes a JSON object as `decode_json` does, but token ids in its field `name` become `TokenIds`.
 
-    The field may be one list of token ids or a list of such lists. Raises InvalidArgument as `decode_json` does.
+    The field may be one list of token ids or a list of such lists; an empty list, or anything else, is decoded as
+    usual. Raises InvalidArgument as `decode_json` does.
     """
     try:
         fields = _decode_fields(text)
@@ -71,7 +72,7 @@ def decode_with_token_ids(text: bytes, name: str) -> Any:
 
 
 def _find_token_ids(encoded: msgspec.Raw) -> TokenIds | None:
-    """Returns the token ids if the JSON is one list of them or a list of such lists; None otherwise.
+    """Returns the token ids if the JSON is a list of them that is not empty, or a list of lists; None otherwise.
 
     The JSON is decoded only if it has a number of more than `_SHORT_DIGITS` digits, to check the range.
     """

@@ -61,8 +61,8 @@ def unsent_fields(kind: str, given: Any, known: Collection[str]) -> Iterator[Giv
 def of_chat(
     messages: Iterable[ChatMessage], parameters: Mapping[str, Any], stream_options: Undeclared | None
 ) -> frozenset[GivenField]:
-    """Returns the fields of a chat's body that are not sent to every engine. `parameters` are the fields that the
-    body's class does not declare.
+    """Returns the fields within a chat's messages, tools, response format and stream options that are not sent to every
+    engine. `parameters` are the fields that the body's class does not declare.
     """
     found: set[GivenField] = set()
     if stream_options is not None:

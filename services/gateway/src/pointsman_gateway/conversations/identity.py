@@ -53,8 +53,9 @@ def conversation_ids(request: Request, session: str = "") -> Iterator[str]:
     right one; if there is none, the last one.
 
     With a `session` id, the only id is a hash of it. Otherwise the ids are hashes of the user's first message, of the
-    first two messages, and so on up to `MAX_TURNS`, because the first message may be an example that the client sends
-    in every request; without a message of the user there are none. All hashes include the caller's tenant and key.
+    user's first two, and so on up to `MAX_TURNS`, because the first message may be an example that the client sends in
+    every request; without a message of the user there are none. These hashes include the request's `user` and
+    `prompt_cache_key` or, if it has neither, the system messages. All hashes include the caller's tenant and key.
     """
     digest, caller = blake2b(digest_size=12), request.caller
     if session:

@@ -13,7 +13,7 @@ PRIOR_CONVERSATIONS, PRIOR_REQUESTS = 4.0, 3.0
 
 class ConversationLengths:
     """Counts, for each API key, how many of its conversations have reached their first request, their second, and so
-    on. Beyond `MAX_KEYS` keys, forgets the key for which `requests_left` was called longest ago, or never.
+    on. Beyond `MAX_KEYS` keys, forgets the key that was added, or last asked for by `requests_left`, longest ago.
     """
 
     def __init__(self) -> None:

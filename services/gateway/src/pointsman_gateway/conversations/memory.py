@@ -1,4 +1,4 @@
-"""Remembers conversations in this process: the most recently used ones, for a limited time."""
+"""Remembers conversations in this process: the most recently stored ones, for a limited time."""
 
 import time
 from collections import OrderedDict
@@ -21,8 +21,8 @@ class ConversationMemory:
         """By the conversation's id; the one that was stored longest ago comes first."""
 
     def find(self, ids: Iterable[str]) -> tuple[list[str], KeptPath]:
-        """Returns the ids up to the first one that is stored and not expired, and what is stored under it. If there is
-        none, returns all ids and `NOTHING_KEPT`.
+        """Returns the ids up to and including the first one that is stored and not expired, and what is stored under
+        it. If there is none, returns all ids and `NOTHING_KEPT`.
         """
         seen: list[str] = []
         oldest = self.now() - self.ttl_seconds

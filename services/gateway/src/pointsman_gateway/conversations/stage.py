@@ -66,7 +66,7 @@ class Conversations:
 
     async def recall(self, request: Request, labels: Labels) -> ConversationStep | None:
         """Returns the request's place in its conversation; None if the conversation cannot affect the choice of the
-        path, as for a request that names a model.
+        path, as for a request that names a model, or has no message of the user.
 
         Reads the store only if another gateway may have answered the conversation's last request. If that fails, and
         the conversation is not known in this process either, `notes` says so.

@@ -50,7 +50,7 @@ class ConversationStore(Protocol):
         ...
 
     def write(self, id: str, kept: KeptPath) -> None:
-        """Stores a conversation in the background; does not raise."""
+        """Stores a conversation in the background; does not raise. It may be lost while the store is unavailable."""
         ...
 
 

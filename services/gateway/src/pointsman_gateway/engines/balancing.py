@@ -145,8 +145,9 @@ class TargetQueue:
         return any(target.state.is_available for target in self._left)
 
     def _best(self) -> Target | None:
-        """Chooses an available engine: one whose breaker is not closed, as a probe, else one by rendezvous hashing with
-        bounded loads (Mirrokni, 2016). None if no engine is available.
+        """Chooses an available engine: one whose breaker is not closed, as a probe; else the one to which the
+        conversation has spilled (`_last_used`); else one by rendezvous hashing with bounded loads (Mirrokni, 2016).
+        None if no engine is available.
         """
         own, available, total = self._key.conversation, [], 1
         home, highest = None, -1

@@ -1,6 +1,7 @@
 """A pool of open connections to engines, by the engine's address.
 
-Pool.idle or Pool.connect -> EngineConnection.post -> on_event, EngineConnection.read ... -> Pool.release
+A caller gets a connection from `Pool.idle` or else `Pool.connect`, sends a request with `EngineConnection.post`, reads
+what has arrived with `read` or `read_some`, and gives the connection back with `Pool.release`, or closes it.
 """
 
 import asyncio
@@ -56,7 +57,9 @@ async def _open(origin: Origin) -> EngineConnection:
 
 
 def close_unused(opening: "asyncio.Task[EngineConnection]") -> None:
-    """Closes the connection that the task has opened after its caller stopped waiting; ignores a failed task."""
+    """Closes the connection that `opening`, a task that has ended, has opened, since nobody waits for it any more.
+    Ignores a failed task.
+    """
     if not opening.cancelled() and opening.exception() is None:
         opening.result().close()
 

@@ -172,8 +172,8 @@ class EngineState:
         return self.lora_server is not None and not self.lora_server.cooldown_left(version) and self.is_available
 
     def cool_down(self, seconds: float) -> None:
-        """Makes the engine unavailable for `seconds`, because it has answered with a Retry-After. A retired engine
-        stays unavailable.
+        """Makes the engine unavailable for `seconds` from now, instead of the time of an earlier call, because it has
+        answered with a Retry-After. A retired engine stays unavailable.
         """
         if not self.is_retired:
             self._cooldown_until = self.clock() + seconds

@@ -81,8 +81,11 @@ class TargetCaller(Protocol):
 
 
 class Retrying:
-    """Retries a failed call on the next engine, or on the same one if it is the only engine and the failure is a
-    `TransientFailure`. Retries are limited by `config.max_retries` and the budget. Implements `TargetCaller`.
+    """Retries a failed call, after a random pause, on the next engine, or on the same one if it is the only engine and
+    the failure is a `TransientFailure`. Implements `TargetCaller`.
+
+    Retries are limited by `config.max_retries` and the budget. NotResident, and errors other than Unavailable, are not
+    retried.
     """
 
     def __init__(
@@ -119,7 +122,9 @@ class Retrying:
     async def _next(
         self, target: Target, others: TargetQueue, deadline: float, failure: Unavailable, retries: int
     ) -> Target | None:
-        """Waits, and returns the engine for the next try after `target` has failed; None if the failure is final."""
+        """Waits, and returns the engine for the next try after `target` has failed; None if there may be no other try,
+        or no engine is available. Raises DeadlineExceeded as `_back_off` does.
+        """
         if not self._may_retry(target, others, failure, retries):
             return None
         await self._back_off(retries, deadline, failure)
@@ -151,8 +156,8 @@ class Hedging:
     """
 
     def __init__(self, inner: TargetCaller, after: float | None, budget: RetryBudget, metrics: EngineMetrics) -> None:
-        """Takes `after`, the seconds without a first token after which a request is hedged. None hedges only requests
-        that probe an engine (its breaker is half open), after `PROBE_SECONDS`.
+        """Takes `after`, the seconds without a first token after which a request is hedged. A request that probes an
+        engine (its breaker is not closed) is hedged after `PROBE_SECONDS` at the latest; None hedges only these.
         """
         self._inner = inner
         self._after = after

@@ -85,7 +85,7 @@ class EngineConnection(asyncio.Protocol):
             self._transport.writelines((head, body))
 
     async def wait_for_event(self) -> None:
-        """Waits until data or an error has arrived; sets `on_event` meanwhile."""
+        """Waits for the next data or error to arrive; sets `on_event` meanwhile. What arrived before does not count."""
         arrived = self._loop.create_future()
         self.on_event = lambda: None if arrived.done() else arrived.set_result(None)
         try:
@@ -118,8 +118,9 @@ class EngineConnection(asyncio.Protocol):
         return data
 
     def set_timeouts(self, idle_seconds: float, deadline: float) -> None:
-        """Fails the connection with TimedOut at `deadline` (on the event loop's clock), or if nothing arrives for
-        `idle_seconds` although all that has arrived was read.
+        """Sets the timeouts of the response, instead of earlier ones: unless it is complete by then, the connection
+        fails with TimedOut at `deadline` (on the event loop's clock), or if nothing arrives for `idle_seconds` although
+        all that has arrived was read.
         """
         self._last, self._idle_seconds, self._deadline = self._loop.time(), idle_seconds, deadline
         due = min(self._last + idle_seconds, deadline)

@@ -42,7 +42,7 @@ class PooledPoster:
         """Requests a URL by GET; `auth_header` is a header line, or empty. Error statuses and redirects are returned.
 
         Raises HttpUnreachable if there is no connection within `CONNECT_SECONDS`, no complete response by `deadline`
-        (on the event loop's clock), or more than `max_bytes` of a body.
+        (on the event loop's clock), or more than `max_bytes` of a body, and if the connection is lost.
         """
         return await self._send("GET", url, auth_header, b"", deadline, _Limit(max_bytes))
 

@@ -237,7 +237,7 @@ class CanaryReporter:
 
     async def report(self) -> None:
         """Reports the outcomes of each base model to one of its lora-servers, which share one registry. If none is
-        reachable, the outcomes are kept for the next report.
+        reachable, the outcomes are kept for the next report; if one refuses them, they are dropped.
         """
         outcomes = sorted(self._source.take(), key=lambda one: one.model)
         for model, of_model in groupby(outcomes, key=lambda one: one.model):

@@ -1,10 +1,10 @@
 """Admission control: a limit on the number of requests that are answered at once, with a short, fair queue.
 
-free slot      the request gets it at once
-no free slot   the request waits briefly, by its caller's priority, and fairly between tenants (`fair_queue`)
-full queue     a request is rejected with Unavailable ("overloaded") and an estimate of when a slot will be free
-large tenant   some slots are left for other tenants, so that one tenant's long streams cannot use them all
-shutting down  the request is rejected with Unavailable ("shutting_down")
+A request gets a free slot at once, unless its tenant has its share of them: some slots are left for other tenants, so
+that one tenant's long streams cannot use them all. Otherwise it waits briefly, by its caller's priority, and fairly
+between tenants (`fair_queue`). If the queue is full, or the wait too long, a request is rejected with Unavailable
+("overloaded") and an estimate of when a slot will be free. While the gateway shuts down, new requests are rejected with
+Unavailable ("shutting_down").
 """
 
 import asyncio
@@ -197,8 +197,8 @@ class Admission:
 
     @contextmanager
     def lend(self) -> Iterator[None]:
-        """Lends the request's slot to other requests during the block, in which it does not wait for an engine's
-        answer, but for an adapter's load, for example.
+        """Lends the request's slot to other requests during the block, in which it uses no engine: it waits until an
+        adapter is loaded, for example.
 
         At most `max_in_flight` slots are lent at once; beyond that, the block changes nothing. After the block the
         request goes on at once, even if there are then more requests than slots.

@@ -73,7 +73,9 @@ class _HeldChunk:
         return all(end <= channel.cleared for channel, _, end in self.pieces)
 
     def released(self) -> Chunk:
-        """Returns the chunk with its findings redacted, and marks its texts as passed on."""
+        """Returns the chunk with its findings redacted, and marks its texts as passed on. A redacted chunk has no
+        log-probabilities and no bytes of the engine, which hold the text too.
+        """
         for channel, _, end in self.pieces:
             channel.released = end
         if not any(first < end and last > start for c, start, end in self.pieces for first, last, _ in c.spans):

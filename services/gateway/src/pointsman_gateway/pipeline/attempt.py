@@ -1,5 +1,6 @@
 """One path's answer on the way to the client: metered, collected for the validators, and buffered if necessary.
 
+Chunks pass through these sinks, of which those in brackets are only there if they are needed:
 source -> [ValidatingSink] -> Attempt -> [BufferingSink] -> RequestRun -> AnswerSink
 """
 
@@ -184,7 +185,7 @@ class Attempt:
     @property
     def answered(self) -> CompletedAnswer | None:
         """Returns the answer for the request log; None unless it has exactly one choice, with a text and without tool
-        calls, and was not too long to collect.
+        calls, and was not too long to collect. To be called only if the attempt `reads` or has `checks`.
         """
         transcript = self._transcript
         assert transcript is not None  # called only if the answer is read

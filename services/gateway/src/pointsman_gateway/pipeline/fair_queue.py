@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 @dataclass(slots=True, eq=False)
 class Waiter:
-    """One request in the queue."""
+    """One request in the queue. Higher numbers of `priority` go first."""
 
     priority: int
     tenant: str

@@ -29,8 +29,8 @@ class GuardedBackend:
     async def call(self, request: Request, decision: Decision, prompt: Prompt) -> AnswerStream:
         """Returns the inner backend's answer, which is checked while it arrives; raises the inner backend's errors.
 
-        If a guardrail blocks the answer or cannot check it, the answer ends with GuardrailBlocked or
-        GuardrailUnavailable.
+        If a guardrail blocks the answer, it ends with GuardrailBlocked; if one with `fail: closed` cannot check it,
+        with GuardrailUnavailable.
         """
         answer = await self._inner.call(request, decision, prompt)
         every = EVERY_CHARACTERS_AS_A_WHOLE if request.as_a_whole else self._every
@@ -41,7 +41,8 @@ class GuardedBackend:
 class GuardedSource:
     """Passes on an answer as guardrails clear it; implements `AnswerSource`, and `ChunkSink` for the inner source.
 
-    If a guardrail blocks the answer, the engine is stopped, and the tokens that it has generated are estimated.
+    If a guardrail blocks the answer, the engine is stopped. The tokens that it has generated are then estimated, unless
+    it has reported them.
     """
 
     def __init__(self, source: AnswerSource, guardrails: Guardrails, window: AnswerWindow, prompt: Prompt) -> None:

@@ -115,7 +115,9 @@ def _redact_message(message: Message, following: Iterator[Sequence[Span]]) -> Me
 
 
 def _without_stale_thinking(message: Message, redacted: Message) -> Message:
-    """Removes signed thinking whose text was redacted: its signature is that of the original text."""
+    """Returns `redacted` without its signed thinking if any of the reasoning in `message` was redacted, since the
+    signatures are those of the original text.
+    """
     if all(message.extra.get(key) == redacted.extra.get(key) for key in (*REASONING_KEYS, DETAILS)):
         return redacted
     extra = {name: value for name, value in redacted.extra.items() if name != DETAILS}
@@ -166,7 +168,9 @@ async def _redacted(
 
 
 def _replace_messages(request: Request, messages: tuple[Message, ...]) -> None:
-    """Changes the request in place, so that no later step, such as the request log, sees the original text."""
+    """Replaces the request's messages, and the prompts of a completion, in place, so that no later step, such as the
+    request log, sees the original text.
+    """
     request.messages, request._characters = messages, -1  # type: ignore[misc]
     sampling = request.sampling
     if request.operation == "completion" and "prompt" in sampling.extra:  # the engine reads several prompts there

@@ -150,8 +150,8 @@ class Guardrails:
         redact in each text.
 
         Findings that end within the first `checked[i]` characters of text i are ignored. Raises GuardrailBlocked if a
-        guardrail with `action: block` finds something, or any guardrail has a finding that cannot be redacted; and
-        GuardrailUnavailable if a guardrail with `fail: closed` fails.
+        guardrail with `action: block` finds something, or any guardrail has a finding without an end, which cannot be
+        redacted; otherwise GuardrailUnavailable if a guardrail with `fail: closed` fails or times out.
         """
         asked = self.at(hook)
         replies = await asyncio.gather(*(self._ask(active, hook, texts) for active in asked))
@@ -210,7 +210,7 @@ def redact(text: str, spans: Iterable[Span], start: int = 0) -> str:
     """Returns the text with each span replaced by its kind in brackets, such as "[EMAIL_ADDRESS]".
 
     The positions of spans are those in a longer text that contains `text` at position `start`. If a span begins before
-    `text`, its rest is removed without a replacement.
+    `text` or within another span, its rest is removed without a replacement.
     """
     pieces, position, end = [], start, start + len(text)
     for first, last, kind in sorted(spans):
@@ -226,8 +226,9 @@ def map_texts(value: Any, visit: Visit, at: tuple[Any, ...] = (), not_text: NotT
     """Returns a copy of decoded JSON in which each non-empty text is replaced by `visit(path, text)`; tuples become
     lists.
 
-    `at` is the path of `value` itself, with which all paths begin. Strings in the fields of `not_text`, and a `type`
-    with one of `FIXED_TYPES`, are left as they are. Names of fields are not replaced.
+    `at` is the path of `value` itself, with which all paths begin. In a path, an object in a list has its field `index`
+    if there is one, else its position. Strings in the fields of `not_text`, a `type` with one of `FIXED_TYPES`, and
+    names of fields are left as they are.
     """
     if isinstance(value, str):
         return visit(at, value) if value else value

@@ -79,7 +79,9 @@ async def reserve(tenancy: Tenancy, request: Request, tokens: int) -> Reservatio
 
 
 def settle(reservation: Reservation, receipt: Receipt | UndecidedReceipt | None) -> None:
-    """Charges the receipt's usage and cost; without a receipt, because it could not be made, charges nothing."""
+    """Charges the receipt's usage and cost, or all reserved dollars if the cost is unknown, and gives back the rest.
+    Without a receipt, because it could not be made, charges nothing.
+    """
     if receipt is None:
         reservation.settle(Usage(), 0.0, INTERNAL)
     else:

@@ -16,8 +16,8 @@ async def reserve_cost(
     decision's alternatives in order.
 
     Returns the decision for the path whose cost was reserved, and the reserved dollars, which are 0 for a caller
-    without a budget in dollars. Raises ResourceExhausted if the budget allows no path, and Unavailable if the limits
-    cannot be checked.
+    without a budget in dollars. Raises the last path's ResourceExhausted if the budget allows none; with a budget, a
+    path of unknown cost is not allowed. Raises Unavailable as `Reservation.afford` does.
     """
     while True:
         usd = _cost_to_reserve(decision, request, reservation, costs)

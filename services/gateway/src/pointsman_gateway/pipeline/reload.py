@@ -42,8 +42,8 @@ class ConfigVersion:
     problem: str = ""
     """Why the files were rejected; empty if they were not."""
     files: Mapping[str, str] = field(default_factory=dict)
-    """The text of each file by its path in the configuration's folder, as written: references to environment variables
-    are not replaced. Of files longer than `MAX_SHOWN_BYTES` it is only the size."""
+    """The text of each file of a type in `_SHOWN_SUFFIXES` by its path in the configuration's folder, as written:
+    references to environment variables are not replaced. Of files longer than `MAX_SHOWN_BYTES` it is only the size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,9 @@ class ConfigReloader:
         log.error("the changed configuration is rejected, %s stays active: %s", self.current.revision, problem)
 
     def _activate(self, snapshot: ConfigSnapshot, files: Mapping[str, str]) -> None:
-        """Activates the snapshot, even if its revision is the same: only the latest snapshot's engines are watched."""
+        """Activates the snapshot. One with the revision of the active one is activated too, since only the latest
+        snapshot's engines are watched, but is not counted or recorded as a new version.
+        """
         before, self.current = self.history.running, snapshot
         if snapshot.revision == before.generation:
             self.history = replace(self.history, running=replace(before, files=files), rejected=None)
@@ -156,7 +158,7 @@ def _texts(watched: Sequence[Path]) -> dict[str, str]:
 
 
 def _file_states(watched: Sequence[Path]) -> tuple[tuple[str, int, int, int], ...]:
-    """Returns (path, inode, size, modification time in nanoseconds) of every file."""
+    """Returns (path, inode, size, modification time in nanoseconds) of every file and folder below `watched`."""
     states = []
     for file in (file for root in watched for file in _files(root)):
         try:

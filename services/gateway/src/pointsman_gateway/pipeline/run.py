@@ -1,8 +1,8 @@
 """One request for an answer, from start to end.
 
-admit -> reserve -> classify -> decide -> build the prompt -> call an engine -> meter, validate, buffer, send
-                                              ^ another engine, another path ^                   | escalate
-                                                                   -> receipt -> settle
+A run takes a slot, reserves a part of the caller's limits, classifies the request, chooses a path, builds the prompt,
+and calls an engine. It meters, validates and sends the answer, logs the receipt, and settles the reservation. The next
+path answers instead if a path fails before its answer has begun, or if a validator rejects its buffered answer.
 
 A run is one coroutine, which needs no asyncio task while it waits for nothing but its engine (`EagerRun`).
 """
@@ -213,7 +213,7 @@ class RequestRun:
         """Returns the attempt whose answer the client gets. If a validator rejects the first answer, it is that of the
         next path, or the rejected answer after all if the next path fails or exceeds the budget.
 
-        Raises the errors of `_first_attempt`.
+        Raises the errors of `_first_attempt`, and Unavailable if the cost of the next path cannot be reserved now.
         """
         attempt = await self._first_attempt(decision)
         verdict = attempt.refusal
@@ -265,7 +265,7 @@ class RequestRun:
 
     async def _alternative(self, decision: Decision, reason: str) -> Decision | None:
         """Returns the decision for the next path after the decision's path failed for `reason` (an error's code). None
-        if there is no alternative, or the budget allows none.
+        if there is no alternative, or the budget allows none. Raises Unavailable as `Reservation.afford` does.
         """
         if not decision.alternatives:
             return None

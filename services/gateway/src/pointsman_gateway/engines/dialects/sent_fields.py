@@ -1,4 +1,4 @@
-"""Which of a request's less common fields are sent to the engines of each format. All engines get the other fields."""
+"""Which of a request's less common fields (`codec/uncommon_fields`) are sent to the engines of each format."""
 
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass

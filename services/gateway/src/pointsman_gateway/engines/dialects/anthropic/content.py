@@ -20,7 +20,7 @@ PDF, PLAIN_TEXT = "application/pdf", "text/plain"
 
 def to_turns(messages: Sequence[Message]) -> list[dict[str, Any]]:
     """Merges messages into alternating user and assistant turns, as Anthropic requires, in the API's format. A tool's
-    result becomes part of a user turn.
+    result becomes part of a user turn; a message without text, media and tool calls is left out.
 
     Raises InvalidArgument for media that the API does not take, and for malformed tool calls.
     """
@@ -167,7 +167,8 @@ def _to_document(file: Mapping[str, Any]) -> Block:
 def _to_source(url: str, kind: str) -> Block:
     """Converts a URL, or the data in a `data:` URL, to the source of a block. `kind` is "image" or "file".
 
-    Raises InvalidArgument for URLs and types that the API does not take.
+    Raises InvalidArgument for a file that is not given as data, for data that is not marked as base64, and for types of
+    files that the API does not take. The types of images are not checked.
     """
     if url[:5].lower() != "data:":
         if kind == "image":

@@ -24,11 +24,11 @@ SERVICE_TIERS = {"auto": "auto", "default": "standard_only", "standard_only": "s
 
 
 def to_messages_body(request: EngineRequest, endpoint: Endpoint) -> dict[str, Any]:
-    """Returns the body of a request to the Messages API, without the parameters that the API does not take, such as
-    `seed`.
+    """Returns the body of a request to the Messages API.
 
-    Raises InvalidArgument if the request is no chat, or its media, tools, tool choice or response format are not
-    possible there. `endpoint` is not used.
+    `seed`, and what the API rejects for a model that thinks (`MIN_THINKING_TOP_P`), are left out; fields of `extra`
+    that have no other form in this API are copied unchecked. Raises InvalidArgument if the request is no chat, or its
+    media, tool calls, tools, tool choice or response format are not possible there. `endpoint` is not used.
     """
     sampling = request.sampling
     if request.operation != "chat":
@@ -86,7 +86,8 @@ def _to_system(messages: Sequence[Message]) -> dict[str, Any]:
 
 
 def _to_tools(extra: dict[str, Any], native: Sequence[Mapping[str, Any]] | None) -> dict[str, Any]:
-    """Removes the tools and their parameters from `extra`, and returns them in Anthropic's format; empty without tools.
+    """Removes the tools and their parameters from `extra`, and returns Anthropic's fields `tools` and `tool_choice`;
+    empty without tools.
 
     `native` are the tools if the client sent them in that format.
     """
