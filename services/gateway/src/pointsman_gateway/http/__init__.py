@@ -1,1 +1,1 @@
-"""The HTTP server of the gateway: OpenAI's API, the gateway's own routes, and the console."""
+"""The HTTP server of the gateway: the APIs of OpenAI and Anthropic, the gateway's own routes, and the console."""

@@ -91,7 +91,8 @@ class NewKeyBody(StrictBody):
     def to_new_key(self) -> NewKey:
         """Converts the body to a `NewKey`.
 
-        Raises InvalidArgument for an expiry that is not in the future, or invalid limits or scope.
+        Raises InvalidArgument for an expiry that is not in the future or after the year 9999, and for invalid limits or
+        scope.
         """
         if self.expires is not None and not time() < self.expires < MAX_UNIX_SECONDS:
             raise InvalidArgument(

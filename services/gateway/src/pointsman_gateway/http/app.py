@@ -95,8 +95,8 @@ class CorsApp:
 
 
 def build_api(dependencies: HttpDependencies) -> FastAPI:
-    """Builds the FastAPI application with all routes, without the layers around it. Its `openapi()` makes the OpenAPI
-    document.
+    """Builds the FastAPI application, without the layers around it; its `openapi()` makes the OpenAPI document. It has
+    no routes for the console if that is not served, nor for metrics and schema if these have a port of their own.
     """
     # FastAPI's own pages would run scripts of another site on the console's origin.
     app = FastAPI(

@@ -49,7 +49,8 @@ def needs_key(path: str) -> bool:
 def translate_azure_path(scope: Scope) -> None:
     """Replaces a path of Azure's API in the scope by that of OpenAI's, and stores its deployment under `DEPLOYMENT`.
 
-    An unknown path is left as it is. The scope itself is modified, not a copy, because the server reads the callback
+    A path that is not below deployments becomes one below /v1/, whether or not there is a route for it; an unknown path
+    below deployments is left as it is. The scope itself is modified, not a copy, because the server reads the callback
     under `ON_DISCONNECT` from it when the client disconnects.
     """
     path: str = scope["path"]

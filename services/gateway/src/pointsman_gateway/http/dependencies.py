@@ -48,14 +48,16 @@ class Workers(Protocol):
     async def metrics_page(self, format: str) -> MetricsPage:
         """Returns one page with the metrics of all processes, in a format of `metrics_page.format_of`.
 
-        Raises Unavailable if a process does not answer.
+        Of a process that does not answer, it has the last known values. Raises Unavailable if the supervisor of the
+        processes does not answer.
         """
         ...
 
     async def states(self) -> list[dict[str, Any]]:
-        """Returns number, pid, configuration and requests in progress of each process.
+        """Returns for each process {"worker": NUMBER, "pid", "restarts", "generation", "problem", "in_flight"}.
 
-        Raises Unavailable if a process does not answer.
+        The last three are missing if the process does not answer. Raises Unavailable if the supervisor of the processes
+        does not answer.
         """
         ...
 
@@ -89,7 +91,7 @@ class HttpDependencies:
     async def build_metrics_page(self, format: str) -> MetricsPage:
         """Returns the metrics of all processes in a format of `metrics_page.format_of`; encodes them in a thread.
 
-        Raises Unavailable if another process does not answer.
+        Raises Unavailable as `Workers.metrics_page` does, if there are several processes.
         """
         if self.workers:
             return await self.workers.metrics_page(format)
@@ -107,8 +109,8 @@ class HttpDependencies:
 async def respond(request: Request, decoded: domain.Request, encoder: AnswerEncoder, streams: bool) -> Response:
     """Returns the response that runs a decoded request, and sends the answer in the encoder's format.
 
-    The caller and the cache mode in `decoded` are replaced by those of the HTTP request. `streams` says whether the
-    answer is a stream.
+    `streams` says whether the answer is a stream. The caller, the cache mode and `as_a_whole` in `decoded` are replaced
+    by what the HTTP request and `streams` say.
     """
     decoded = _with_headers(request, decoded, streams)
     return AsgiAnswer(dependencies_of(request).pipeline, decoded, encoder, streams)

@@ -48,8 +48,8 @@ def add_description(app: FastAPI, describe: Callable[[], dict[str, Any]]) -> Non
 async def metrics(request: Request) -> Response:
     """Returns all metrics in the OpenMetrics format, with exemplars, if the client accepts it, else in Prometheus's.
 
-    They are up to a second old, plus the time that it takes to build the page. The status is 503 if another process of
-    the gateway does not answer.
+    They are up to a second old, plus the time that it takes to build the page. The status is 503 if there are several
+    processes, and their supervisor does not answer.
     """
     pages: MetricsPages = request.app.state.metrics_pages
     found = await pages.find(format_of(request.headers.get("accept", "")))

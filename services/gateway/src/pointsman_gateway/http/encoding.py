@@ -146,9 +146,9 @@ def _add_details(body: dict[str, Any], details: TokenDetails) -> None:
 
 
 def receipt_body(receipt: Receipt) -> dict[str, Any]:
-    """Returns the object `pointsman` that answers contain: the receipt's path, kind, sources and more.
-
-    Costs are in dollars, and None if unknown; durations are in seconds, by phase.
+    """Returns the object `pointsman` that answers contain: a receipt's path and kind, `cost_usd` and `cost_parts_usd`
+    (in dollars; None if unknown), `seconds` by phase, `sources`, `escalated_from`, `cached` and `guardrails`; and
+    `token_details` if there are any.
     """
     details = receipt.usage.details
     return {

@@ -1,9 +1,8 @@
 """Reads the common form of a conversation directly from the bytes of a connection, without uvicorn and ASGI.
 
-bytes -> RequestHead, its dialect's body -> Request -> RequestRun -> ConnectionSink -> bytes
-
-Every other form is left to uvicorn, which also reports errors: requests without Content-Length, with content in parts,
-with undeclared fields, over `MAX_BODY_BYTES`, malformed, or with a key that has to be looked up.
+A `ConnectionSink` writes the answer directly to the connection, too. Requests of every other form are left to uvicorn,
+which also reports errors: those without Content-Length, with content in parts, with undeclared fields, over
+`MAX_BODY_BYTES`, malformed, or with a key that has to be looked up, for example.
 """
 
 import asyncio

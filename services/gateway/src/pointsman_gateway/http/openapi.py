@@ -35,7 +35,9 @@ RETRY_AFTER: Schema = {"retry-after": {"description": "seconds", "schema": STRIN
 
 
 def describe_answers(app: FastAPI) -> None:
-    """Makes `app.openapi()` describe the responses of all its routes, including routes that are added later."""
+    """Makes `app.openapi()` describe the responses of all routes that the application has at its first call, whose
+    result is then kept.
+    """
 
     building = Lock()
 

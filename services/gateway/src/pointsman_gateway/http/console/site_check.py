@@ -19,8 +19,8 @@ def check_site(request: Request, keys: bool, hosts: Sequence[str]) -> None:
     """Checks that the console's own page sends the request. `keys` says whether API keys are on.
 
     Raises PermissionDenied ("other_site") without `CONSOLE_HEADER` or with another origin, PermissionDenied
-    ("unknown_host") if keys are off and the host is not localhost, an IP address or one of `hosts`, and InvalidArgument
-    if the content type of a POST is not JSON.
+    ("unknown_host") if keys are off and the host is not localhost or a name under it, an IP address or one of `hosts`,
+    and InvalidArgument if the content type of a POST is not JSON.
     """
     host = request.headers.get("host", "")
     if CONSOLE_HEADER not in request.headers or not _is_same_site(request.headers.get("origin"), host):

@@ -27,7 +27,8 @@ def to_native(
     """Returns the fields that are sent only to engines with Anthropic's format; None if there are none.
 
     `extra` are the body's undeclared fields, `thinking` and `tools` its fields of these names, and `output` is its
-    `output_config`. If one tool has a field that chat completions lack, the result has all tools that the client runs.
+    `output_config`. If a tool that the client runs has a type or a field that chat completions lack, the result has all
+    tools that the client runs.
     Raises InvalidArgument if `betas` is not a list of at most `MAX_BETAS` strings.
     """
     native = {name: extra[name] for name in PASSED_FIELDS if extra.get(name) is not None}

@@ -45,7 +45,8 @@ class ChatEncoder:
 
     In a stream, the engine's events are passed on unchanged except for the id of the answer, and `"usage":null` if the
     client wants the usage. The first event of each choice is encoded anew: it gets the role, and keeps the fields that
-    the gateway does not know. A chunk without an engine's event is also encoded anew.
+    the gateway does not know. A chunk without an engine's event, or with one that does not begin with the same id as
+    the first, is also encoded anew.
     """
 
     error_format = OPENAI_ERRORS
