@@ -204,8 +204,9 @@ def parse_answer(text: str) -> StoredAnswer | None:
 
 
 def _encode(chunk: Chunk) -> list[Any]:
-    """Returns a chunk as (index, content, finish reason, extra, token counts), each of the last two None if there is
-    none. The engine's bytes are left out, since they contain the time and id of the recorded request.
+    """Returns a chunk for JSON: [index, content, finish reason, `extra`, token counts], None for what it lacks. The
+    counts are [prompt, completion, cached]. Everything else is left out, as the engine's bytes, which contain the time
+    and id of the recorded request.
     """
     usage = chunk.usage
     counted = None if usage is None else [usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens]

@@ -136,9 +136,9 @@ class CachingBackend:
     async def call(self, request: Request, decision: Decision, prompt: Prompt) -> AnswerStream:
         """Answers from the cache, or calls the inner backend.
 
-        If the inner backend's answer may be cached (`keys_for`), it is stored in the background once its `accepted` is
-        called, if it is then complete (`Recording.complete`), comes from the expected model, and the writer takes it.
-        Raises the inner backend's errors only.
+        An answer of the inner backend is stored in the background after its `accepted` was called, if the request is
+        one to cache (`CacheKeyBuilder.keys_for`), the answer is complete (`Recording.complete`) and of the expected
+        model, and the writer does not reject it. Raises the inner backend's errors only.
         """
         path = decision.path
         builder = self._keys.get(path.name)

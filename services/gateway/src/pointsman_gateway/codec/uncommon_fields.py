@@ -24,7 +24,7 @@ NOTHING: frozenset[GivenField] = frozenset()
 
 
 class Undeclared(Protocol):
-    """Interface of a decoded object of a body, such as a pydantic model."""
+    """Interface of a decoded object of a body that keeps undeclared fields, such as a pydantic model."""
 
     @property
     def model_extra(self) -> Mapping[str, Any] | None:

@@ -1,9 +1,8 @@
 """Computes whether it pays to change a conversation's path, apart from the quality of answers.
 
 Each request of a conversation reads its whole context again. On the path that answered before, most of it is in the
-prefix cache of the engine or provider; another path reads all of it once at the full price:
-
-    pays  <=>  (cost of a request on the kept path - on the other path) x requests left  >  price of reading it again
+prefix cache of the engine or provider; another path has to read all of it once at the full price. The change pays if
+that price is less than what the other path saves in each request, times the number of requests that are left.
 """
 
 from math import floor, log10

@@ -36,10 +36,11 @@ class _Report:
 
 
 class Aliases:
-    """The aliases of each base model. If lora-servers report an alias differently, the highest revision counts.
+    """The aliases of each base model. If lora-servers report an alias differently, the highest revision counts; it
+    stays for `ALIAS_TTL_SECONDS` after the last lora-server has ceased to report it.
 
     The lora-servers of one model read the same registry, some of them later than others, so their engines have only a
-    few different catalogs. The time for a report grows with the number of its changes times the number of catalogs.
+    few different catalogs.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

@@ -2,7 +2,8 @@
 
 All gateways hash a conversation to the same engine, its home. If the home has too much load, the request spills to
 another engine, which is chosen by the hash of the system prompt, so that it probably has this prompt in its prefix
-cache. The conversation's later requests go to that engine too, because the turns since then are cached there.
+cache. The conversation's later requests go to that engine too, as long as it is available and has not too much load,
+because the turns since then are cached there.
 """
 
 import zlib

@@ -164,7 +164,7 @@ class NotLoadedInTime(DeadlineExceeded):
 
 
 class TransientFailure(EngineFailed):
-    """The engine failed, but may answer an immediate retry."""
+    """The engine failed, but may answer if it gets the same request again."""
 
 
 def counts_against_engine(error: PointsmanError) -> bool:

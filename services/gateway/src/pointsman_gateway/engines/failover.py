@@ -35,7 +35,9 @@ Race = dict["asyncio.Task[AnswerStream]", Target]
 
 
 class RetryBudget:
-    """Bounds retries to a share of the recent requests, so that they cannot multiply the load of failing engines."""
+    """Bounds retries and hedged requests to a share of the recent requests and a minimum, so that they cannot multiply
+    the load of failing engines.
+    """
 
     def __init__(self, ratio: float, min_retries: float, clock: Callable[[], float] = time.monotonic) -> None:
         """Grants `ratio` retries per request, and about `min_retries` in each `DECAY_SECONDS` whatever the load."""

@@ -40,8 +40,8 @@ class NullCallTimer:
 
 
 class EngineMetrics:
-    """The metrics of what happens with engines: calls, retries, hedges, adapter loads and evictions, reports of canary
-    outcomes, lists of models, and changes of groups.
+    """The metrics of what happens with engines: calls, opened circuit breakers, retries, hedges, adapter loads,
+    evictions and changes, reports of canary outcomes, lists of models, and changes of groups.
     """
 
     def __init__(self, registry: CollectorRegistry, calls: CallTimer | None = None) -> None:

@@ -65,8 +65,8 @@ class EngineBackend:
         self._spilled, self._rings = SpillTargets(), Rings()
 
     async def call(self, request: Request, decision: Decision, prompt: Prompt) -> AnswerStream:
-        """Calls the path's engines, one after the other until one answers, and returns once the first chunk has
-        arrived.
+        """Calls an engine of the path, and others if it fails or is slow, as far as the configured retries and hedging
+        allow. Returns once the first chunk has arrived.
 
         Raises the errors of `Engines.targets` if no engine may be called now; Unavailable if those that were called
         have failed (NotServed if they answered 404 and no engine of the model is unavailable); DeadlineExceeded if the

@@ -49,9 +49,9 @@ def needs_key(path: str) -> bool:
 def translate_azure_path(scope: Scope) -> None:
     """Replaces a path of Azure's API in the scope by that of OpenAI's, and stores its deployment under `DEPLOYMENT`.
 
-    A path that is not below deployments becomes one below /v1/, whether or not there is a route for it; an unknown path
-    below deployments is left as it is. The scope itself is modified, not a copy, because the server reads the callback
-    under `ON_DISCONNECT` from it when the client disconnects.
+    The path must begin with `AZURE_PREFIX`. Below /openai/deployments/ an unknown one is left as it is; any other
+    becomes a path below /v1/, whether or not there is a route for it. The scope itself is modified, not a copy, because
+    the server reads the callback under `ON_DISCONNECT` from it when the client disconnects.
     """
     path: str = scope["path"]
     deployment = _DEPLOYMENT_PATH.fullmatch(path)

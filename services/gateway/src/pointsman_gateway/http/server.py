@@ -41,7 +41,8 @@ async def serve_http(
 
     `chat_reader` handles conversations of the common form without ASGI. With `reuse_port` other processes may listen
     there too, and the kernel distributes the connections. At the end of the block, requests in progress have `grace`
-    seconds to finish. Raises OSError if the port cannot be bound, TlsError if the files of `tls` are unusable.
+    seconds to finish before they are aborted. Raises OSError if the port cannot be bound, TlsError if the files of
+    `tls` are unusable.
     """
     reloading_tls = ReloadingTls(tls) if tls else None
     host, _, port = listen.rpartition(":")

@@ -68,8 +68,8 @@ class MeteredRequest:
 async def reserve(tenancy: Tenancy, request: Request, tokens: int) -> Reservation:
     """Reserves one request, one stream and `tokens` of the caller's limits.
 
-    Raises ResourceExhausted, with the limits' headers in `limits`, if a limit is exceeded, and Unavailable if the
-    limits cannot be checked.
+    Raises ResourceExhausted, with the limits' headers in `limits`, if a limit is used up, and Unavailable as
+    `Tenancy.enter` does.
     """
     try:
         return tenancy.enter_now(request.caller, tokens) or await tenancy.enter(request.caller, tokens)

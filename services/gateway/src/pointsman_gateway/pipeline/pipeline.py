@@ -145,7 +145,7 @@ class Pipeline:
         """Makes and logs the receipt of a request that a server rejected before its run.
 
         `error` is the error that the client got, None if the client disconnected; `arrived` is the time of the
-        request's arrival by `perf_counter`. `caller` is `ANONYMOUS` if the key was not checked yet.
+        request's arrival by `perf_counter`, 0 for now. `caller` is `ANONYMOUS` if the key was not checked yet.
         """
         meter = self.current().metering.start(Request("", (), caller=caller, arrived_at=arrived, operation=operation))
         receipt = meter.finish(error.code if error else CANCELLED, error)

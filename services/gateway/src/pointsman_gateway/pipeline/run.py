@@ -242,8 +242,8 @@ class RequestRun:
         """Tries the decision's path and, after each Unavailable, the next alternative; returns the first attempt whose
         answer has begun.
 
-        Raises the last path's Unavailable if none can answer, NotFound if all engines answered 404, and any other error
-        at once.
+        Raises the last path's Unavailable if none can answer, NotFound if all engines answered 404, any other error at
+        once, and Unavailable as `_alternative` does.
         """
         is_served = False
         while True:

@@ -196,7 +196,7 @@ class MessagesReader:
                 chunks.append(_detail(index, SIGNED, signature=delta.signature))
 
     def _count(self, usage: _UsageFields | None) -> None:
-        """Records the token counts of an event; they replace the counts of earlier events."""
+        """Records the token counts of an event; each replaces that of earlier events, and those that it lacks stay."""
         if usage is None:
             return
         for name in _UsageFields.__struct_fields__:

@@ -26,9 +26,12 @@ SERVICE_TIERS = {"auto": "auto", "default": "standard_only", "standard_only": "s
 def to_messages_body(request: EngineRequest, endpoint: Endpoint) -> dict[str, Any]:
     """Returns the body of a request to the Messages API.
 
-    `seed`, and what the API rejects for a model that thinks (`MIN_THINKING_TOP_P`), are left out; fields of `extra`
-    that have no other form in this API are copied unchecked. Raises InvalidArgument if the request is no chat, or its
-    media, tool calls, tools, tool choice or response format are not possible there. `endpoint` is not used.
+    Leaves out `seed`, service tiers that are not in `SERVICE_TIERS` and, if the model is to think, the temperature,
+    `top_k` and a `top_p` below `MIN_THINKING_TOP_P`. Cuts the temperature to `MAX_TEMPERATURE`. Fields of `extra` that
+    have no other form in this API are copied unchecked. `endpoint` is not used.
+
+    Raises InvalidArgument if the request is no chat, or its media, tool calls, tools, tool choice or response format
+    are not possible there.
     """
     sampling = request.sampling
     if request.operation != "chat":

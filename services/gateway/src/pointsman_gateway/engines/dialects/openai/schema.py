@@ -47,7 +47,7 @@ class PromptDetails(msgspec.Struct, gc=False):
 
 
 class UsageFields(msgspec.Struct, gc=False):
-    """The token counts that an engine reports. Fields of type `Any` are ignored if they have another type."""
+    """The token counts that an engine reports. In fields of type `Any`, values of a wrong type count as missing."""
 
     prompt_tokens: Count
     completion_tokens: Count | None = None
