@@ -193,8 +193,8 @@ async def budgets(request: Request, tenant: OnlyTenant = "") -> Response:
 
 
 async def usage(request: Request, tenant: OnlyTenant = "") -> Response:
-    """Returns the usage of today and of this month (UTC) and the remaining limits: each tenant, followed by its
-    keys.
+    """Returns the usage of today and of this month (UTC) and the remaining limits: each tenant, followed by its keys
+    and its users of single sign-on.
     """
     admin, _ = _authorize(request)
     return json_answer({"usage": usage_as_json(await admin.usage(tenant))})

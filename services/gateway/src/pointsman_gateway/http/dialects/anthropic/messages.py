@@ -74,7 +74,9 @@ class MessageParam(BaseModel):
 
 
 class MessagesBody(BaseModel):
-    """`POST /v1/messages`. Fields that are not declared go to the engine if it accepts them; a few are ignored."""
+    """`POST /v1/messages`. Fields that are not declared go to the engine if it accepts them; a few are ignored or
+    rejected.
+    """
 
     model_config = ConfigDict(extra="allow")
 
