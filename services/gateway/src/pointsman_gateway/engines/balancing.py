@@ -195,8 +195,8 @@ class TargetQueue:
         return (target for target in targets if target not in self._taken and target.state.is_available)
 
     def _last_used(self, with_seed: Callable[[int], Target | None], max_load: float) -> Target | None:
-        """Returns the engine that the conversation has spilled to. If it is not usable now, or has too much load, the
-        spill is forgotten, and None is returned.
+        """Returns the engine that the conversation has spilled to; None if it has not. If that engine is not usable
+        now, or has too much load, forgets the spill, and returns None.
         """
         assert self._spilled is not None
         seed = self._spilled.seed_of(self._key.conversation)

@@ -304,7 +304,7 @@ def _to_engine(before: Engine, state: pb.EngineState, catalog: AdapterCatalog) -
 
 
 def _replaced(names: frozenset[str], changed: Set[str], added: Set[str]) -> frozenset[str]:
-    """Returns `names` without `changed` and with `added`; the same object if that changes nothing, to avoid a copy."""
+    """Returns `names` without `changed` and with `added`; the same object if there is nothing to add or to remove."""
     if not added and names.isdisjoint(changed):
         return names
     return (names - changed).union(added)

@@ -48,7 +48,7 @@ CORS_MAX_AGE_SECONDS = 600
 
 
 def build_app(dependencies: HttpDependencies, spans: "Spans | None" = None) -> ASGIApp:
-    """Builds the complete ASGI application; with `spans`, each request is traced."""
+    """Builds the complete ASGI application; with `spans`, requests are traced (`TracingApp`)."""
 
     def on_rejected(scope: Scope, error: PointsmanError) -> None:
         record_rejection(dependencies, scope, error)

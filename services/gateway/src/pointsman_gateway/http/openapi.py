@@ -70,7 +70,7 @@ def _described(document: dict[str, Any]) -> dict[str, Any]:
 def _with_required(schema: Any) -> Any:
     """Returns a schema in which each object requires all its properties, except those that its key `optional` lists.
 
-    The key itself is removed.
+    The key `optional` is left out of the result.
     """
     if isinstance(schema, list):
         return [_with_required(item) for item in schema]

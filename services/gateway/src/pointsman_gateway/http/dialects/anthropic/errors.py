@@ -32,8 +32,8 @@ class AnthropicErrors:
     schema: str = "AnthropicError"
 
     def encode(self, error: PointsmanError) -> tuple[int, dict[str, Any]]:
-        """Returns the status and the body. An error with the code `THREAD_UNSUPPORTED` has `details` in addition, by
-        which clients recognize it.
+        """Returns the status by `ERRORS`, or 413 for the code "body_too_large", and the body. An error with the code
+        `THREAD_UNSUPPORTED` has `details` in addition, by which clients recognize it.
         """
         status, kind = ERRORS.get(error.http_status, ERRORS[500])
         if error.code == "body_too_large":

@@ -65,7 +65,9 @@ class CompletionBody(BaseModel):
 
     @property
     def is_raw(self) -> bool:
-        """Returns whether `model` names a model or an adapter, whose engine gets the prompt without a chat template."""
+        """Returns whether `model` is the name of a model or an adapter, not "auto" or "path:NAME". Its engine then gets
+        the prompt without a chat template.
+        """
         return self.model != domain.AUTO and not self.model.startswith("path:")
 
     @property
