@@ -106,7 +106,7 @@ class EngineBackend:
 def _select_fields(request: Request, targets: Sequence[Target]) -> Sampling:
     """Returns the parameters with only those fields that all available engines of `targets` accept.
 
-    Raises InvalidArgument if one of these engines is configured to reject a field of the request.
+    Raises InvalidArgument if one of these engines takes no field of that name (`RequestFields.select`).
     """
     sampling = request.sampling
     fields, own = sampling.extra, dict[str, Any]()

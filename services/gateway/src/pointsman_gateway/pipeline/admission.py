@@ -136,7 +136,7 @@ class Admission:
     async def wait(self, request: Request) -> None:
         """Waits in the queue for a slot, which `leave` gives back.
 
-        Raises Unavailable ("overloaded") if the queue is full, if the request is dropped from it for another one
+        Raises Unavailable ("overloaded") if the request gets no place in a full queue or loses it to another one
         (`FairQueue.add`), or if there is no slot before the queue's timeout or the request's deadline.
         """
         waiter = self._enqueue(request.caller.priority, request.caller.tenant)
