@@ -117,9 +117,10 @@ def outcome_of(code: str) -> str:
 def fault_of(outcome: str, error: CodedError | None) -> str:
     """Returns the component at fault, a value of `Fault`.
 
-    Without an error, it is the one of `outcome` in `OUTCOMES`. Otherwise it is the error's own `fault`, if that is set;
-    else "limits" for status 429, "caller" for another status below 500, and for a status of 500 or more the one of the
-    error's code. For an unknown code, or a caller's code with such a status, it is "gateway".
+    Without an error, it is the one of `outcome` in `OUTCOMES`. Otherwise it is the error's own `fault`, if that is a
+    value of `Fault`; else "limits" for status 429, "caller" for another status below 500, and for a status of 500 or
+    more the one of the error's code in `OUTCOMES`. It is "gateway" for an unknown outcome or code, and for a code of
+    the caller with a status of 500 or more.
     """
     if error is None:
         return OUTCOMES.get(outcome, _GATEWAY)

@@ -1,4 +1,4 @@
-"""The gateway's own metrics of requests; label values come from the configuration only, others count as "other"."""
+"""The gateway's own metrics of requests. Paths and tasks that are not in the configuration have the label "other"."""
 
 from collections.abc import Callable, Collection, Iterator
 
@@ -141,7 +141,7 @@ class GatewayMetrics:
         self._paths, self._tasks = frozenset(paths), frozenset(tasks)
 
     def count_reload(self, outcome: str, revision: str) -> None:
-        """Counts a reload: `outcome` is "swapped" or "refused", `revision` that of the configuration in use after."""
+        """Counts a reload: `outcome` is "swapped" or "refused"; `revision` is that of the configuration then in use."""
         self._reloads.labels(outcome).inc()
         self.set_revision(revision)
 

@@ -70,7 +70,10 @@ class AnswerCounts(NamedTuple):
 
 
 def answer_counts(receipt: Receipt, day: str) -> AnswerCounts | None:
-    """Returns what a receipt adds to the evidence on its path on `day` (YYYYMMDD, UTC); None if it adds nothing."""
+    """Returns what a receipt adds to the evidence on its path on `day` (YYYYMMDD, UTC).
+
+    None if the request did not end with "ok", was answered from the cache, or was escalated.
+    """
     if not _is_evidence(receipt):
         return None
     bucket = BUCKET + str(PATH_LATENCY_BUCKETS.index(receipt.seconds["total"]))
@@ -171,7 +174,9 @@ class EvidenceStore:
         return computed
 
     def count_answer(self, receipt: Receipt) -> None:
-        """Counts an answer that gets no log entry, if it is evidence; the next `take_unsent` includes it."""
+        """Counts an answer that gets no log entry, unless `answer_counts` is None for its receipt; the next
+        `take_unsent` includes it.
+        """
         answer = answer_counts(receipt, today())
         if answer is not None:
             self._collect(answer, pending=False)
@@ -237,7 +242,7 @@ class EvidenceStore:
         return unsent
 
     def read(self, day: str, in_redis: Counts) -> None:
-        """Replaces a day's evidence by `in_redis`, the counts in Redis, and the counts that Redis has not received.
+        """Replaces a day's evidence by the sum of `in_redis`, the counts in Redis, and those that are not in Redis yet.
 
         `in_redis` must include all counts that `take_unsent` has returned.
         """

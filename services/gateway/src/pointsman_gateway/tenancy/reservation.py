@@ -83,7 +83,8 @@ class LeasedReservation:
         return bool(self._limits.dollars)
 
     def afford_now(self, usd: float | None) -> bool:
-        """Reserves `usd` dollars more from the lease; returns False if `afford` has to be awaited instead.
+        """Reserves `usd` dollars more from the lease; returns False if `afford` has to be awaited instead. Without a
+        budget in dollars it returns True and does nothing.
 
         Raises ResourceExhausted if it is known that so much is not available, or if the cost is unknown (None) and the
         key or tenant has a budget in dollars.
@@ -127,8 +128,8 @@ class LeasedReservation:
         raise contended()
 
     def settle(self, usage: Usage, usd: float | None, outcome: str) -> None:
-        """Returns the unused part of the reservation at the request's end, charges what was used in excess of it, and
-        counts the usage of the key; only the first call has an effect.
+        """Gives back the stream and the unused tokens and dollars at the request's end, charges what was used in excess
+        of the reservation, and counts the usage of the key; only the first call has an effect.
 
         The excess counts in the current window; an unused part is returned only in the window from which it was taken.
         If `usd` is None (unknown), all reserved dollars are charged. `outcome` is "ok", "cancelled" or an error's code.
