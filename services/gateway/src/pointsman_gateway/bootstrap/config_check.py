@@ -27,7 +27,8 @@ def check_config(config: Config) -> None:
 
 
 def check_environment(config: Config) -> None:
-    """Checks the URLs of engines and embedding models, and that all API keys, secrets and libraries are there.
+    """Checks the URLs of engines and embedding models, and that API keys, secrets and the libraries of single sign-on
+    are there.
 
     Raises ConfigError if not. It is a separate check, so that a configuration can be analysed without its keys.
     """

@@ -133,7 +133,7 @@ class Authentication:
         """Identifies the caller, stores it in `authenticated_caller`, and returns its tenant.
 
         If `Tenancy.identify` raises an error, records the rejection if `method` ("/SERVICE/METHOD") is in `OPERATIONS`,
-        and aborts the call with the error's status: UNAUTHENTICATED, PERMISSION_DENIED or UNAVAILABLE.
+        and aborts the call with the error's status, such as UNAUTHENTICATED, PERMISSION_DENIED or UNAVAILABLE.
         """
         arrived = time.perf_counter()
         operation = OPERATIONS.get(method)

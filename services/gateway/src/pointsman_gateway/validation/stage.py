@@ -81,7 +81,7 @@ class AnswerChecks:
         """Whether log-probabilities are requested for validation only, and removed from the client's answer."""
 
     def engine_request(self, request: Request) -> Request:
-        """Returns the request for the engine: it asks for log-probabilities if a validator needs them."""
+        """Returns the request for the engine: it asks for log-probabilities if the client or a validator needs them."""
         if not self._strips:
             return request
         return replace(request, sampling=replace(request.sampling, extra={**request.sampling.extra, "logprobs": True}))
