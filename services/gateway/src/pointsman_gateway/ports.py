@@ -142,7 +142,9 @@ class Reservation(Protocol):
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """Returns OpenAI's `x-ratelimit-*` headers as of now, with a warning if a budget is nearly spent."""
+        """Returns OpenAI's `x-ratelimit-*` headers as of now, and a header with a warning if a budget is nearly spent;
+        empty without limits.
+        """
         ...
 
     @property

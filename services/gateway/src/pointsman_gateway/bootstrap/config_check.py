@@ -45,7 +45,9 @@ def check_environment(config: Config) -> None:
 
 
 def _key_variables(config: Config) -> Iterator[tuple[str, str]]:
-    """Yields (name for the message, environment variable) for other API keys; the variable may be empty: no key."""
+    """Yields (name for the message, environment variable) for the API keys of the embedding model and of guardrails.
+    The variable is empty if there is no key.
+    """
     if config.models.embedding:
         yield "models.yaml: embedding", config.models.embedding.api_key_env
     for guardrail in config.tasks.guardrails:

@@ -66,7 +66,9 @@ class CanaryConfig(Strict):
 
 
 class StaleConfig(Strict):
-    """The path that a task's requests take once more than a share of its adapter's training documents have changed."""
+    """The path that a task's requests take once more than `after_changed_share` of the documents on which its adapter
+    was trained have changed.
+    """
 
     after_changed_share: float = Field(
         gt=0, lt=1, description="share of the documents that were added, deleted or rewritten since the training"

@@ -137,7 +137,7 @@ class Decision:
         """Returns the decision to send the answer of `path` although a validator has rejected it for `reason`.
 
         `following` is what `with_escalation` returned, and `failure` the code of the error that kept its path and its
-        alternatives from answering.
+        alternatives from answering. The result has neither alternatives nor an escalation.
         """
         failed = (following.path, *following.alternatives)
         return replace(self, alternatives=(), escalation=())._with_considered(

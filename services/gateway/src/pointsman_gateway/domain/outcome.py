@@ -11,7 +11,9 @@ OK, ROUTED, CANCELLED, INTERNAL = "ok", "routed", "cancelled", "internal"
 
 
 class Fault(StrEnum):
-    """The component that caused a failure, as service level objectives and alerts distinguish them."""
+    """The component that caused a failure, by which service level objectives and alerts distinguish requests; "none" if
+    there was no failure.
+    """
 
     NONE = "none"
     CALLER = "caller"

@@ -202,7 +202,7 @@ class PathMeans:
 
     @property
     def prefill_seconds_per_token(self) -> float | None:
-        """Returns the seconds for each prompt token that is not in the prefix cache; None if no answer had such one."""
+        """Returns the seconds for each prompt token that is not in the prefix cache; None if there was none."""
         return self.prefill_seconds / self.uncached_tokens if self.uncached_tokens else None
 
 

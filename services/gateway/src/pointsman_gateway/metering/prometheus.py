@@ -35,7 +35,9 @@ class _PathCounts:
 
 
 def has_token_times(receipt: Receipt) -> bool:
-    """Returns whether the receipt has a time per token after the first one."""
+    """Returns whether the time per token after the first one is known: there are at least two tokens of the answer, and
+    the first was sent.
+    """
     return receipt.usage.completion_tokens > 1 and "generation" in receipt.seconds
 
 
@@ -150,7 +152,9 @@ class GatewayMetrics:
         self._generation.labels(revision).set(1)
 
     def decision_series(self, decision: Decision) -> Iterator[tuple[str, Series]]:
-        """Yields (column, series) for a decision: `MetricsAggregator` adds its number in the column to the series."""
+        """Yields pairs (column, series) for a receipt's first decision. `MetricsAggregator` adds the number that the
+        receipt has in the column to the series.
+        """
         task = self._task(decision.task)
         yield "requests", self._reasons.series(self._path(decision.path), task, decision.reason.partition(":")[0])
         yield "decision_seconds", self._decisions
@@ -207,7 +211,9 @@ class GatewayMetrics:
             yield task, path, counts.totals()
 
     def receipt_series(self, receipt: Receipt) -> Iterator[tuple[str, Series]]:
-        """Yields (column, series) for a receipt: `MetricsAggregator` adds its number in the column to the series."""
+        """Yields pairs (column, series). `MetricsAggregator` adds the number that the receipt has in the column to the
+        series.
+        """
         path, task = receipt.decision.path, receipt.decision.task
         labels = (self._path(path), path.kind.value, self._task(task))
         self._create_series(labels)

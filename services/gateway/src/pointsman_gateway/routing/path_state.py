@@ -108,10 +108,10 @@ NOT_PINNED = PinnedVersion("")
 def resolve_adapter(path: Path, key: str, adapters: Adapters, pinned: PinnedVersion = NOT_PINNED) -> Path:
     """Returns the path with its adapter resolved to a version; unchanged if it has no adapter.
 
-    If the path names a version, it is this one. An alias becomes its own version or, for a share of the keys, its
+    A version that the path names is used as it is. An alias becomes its own version or, for a share of the keys, its
     canary's if an available engine has loaded that. `key` identifies the user: equal keys belong to the same share
-    while the alias does not change. A `pinned` version replaces both, unless it was rolled back, its canary was ended,
-    or no available engine has loaded it. Notes in the resolved adapter tell what happened.
+    while the alias does not change. A `pinned` version replaces both of the alias's versions, unless it was rolled
+    back, its canary was ended, or no available engine has loaded it. Notes in the resolved adapter tell what happened.
     """
     if not path.adapter:
         return path

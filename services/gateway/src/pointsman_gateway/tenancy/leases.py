@@ -145,8 +145,8 @@ class LeasedLimit:
         return self.window_number, self.used, self.carried, wish, need
 
     def install(self, answer: list[int], report: LeaseReport, sent: float, now: float) -> None:
-        """Applies the `answer` of Redis to `report`: the window's number, the milliseconds to its end, held, left and
-        unspent. `sent` and `now` are when the report was sent and the answer arrived, on the monotonic clock.
+        """Applies the `answer` that Redis gave to `report`: [the window's number, the milliseconds to its end, held,
+        left, unspent]. `sent` and `now` are when the report was sent and the answer arrived, on the monotonic clock.
         """
         window, ends_in, held, self.left, self.unspent = answer
         if window == self.window_number:
