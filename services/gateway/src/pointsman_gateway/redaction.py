@@ -123,8 +123,8 @@ def shown_error(text: str, max_characters: int = MAX_ERROR_CHARACTERS) -> str:
 
 
 def redact_common(text: str) -> str:
-    """Replaces what looks like an e-mail address, a card number, a phone number or a key by "[email]", "[card]",
-    "[phone]" or "[key]".
+    """Replaces what looks like an e-mail address, a card number, a phone number or a secret (`mask_secrets`) by
+    "[email]", "[card]", "[phone]" or "[key]".
 
     12 to 19 digits with the check digit of cards are a card number. A phone number has 7 to 15 digits and begins with
     "+", "(" or 0, or has at least 9 digits with separators. Dates and other numbers stay.

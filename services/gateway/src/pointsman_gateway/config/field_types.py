@@ -41,7 +41,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Strict(BaseModel):
-    """A pydantic model that rejects unknown keys and whose fields cannot be set."""
+    """A pydantic model that rejects unknown keys, and whose fields cannot be assigned."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

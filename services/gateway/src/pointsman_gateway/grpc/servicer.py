@@ -123,7 +123,9 @@ class CurrentConfiguration(Protocol):
 
 
 class Authentication:
-    """Authenticates each call by its metadata, before its message is received. Implements servicekit's `Gate`."""
+    """Authenticates each call by its metadata, before its message is received; calls of the health and reflection
+    services need no key. Implements servicekit's `Gate`.
+    """
 
     def __init__(self, pipeline: Pipeline, tenancy: Tenancy) -> None:
         self._pipeline = pipeline

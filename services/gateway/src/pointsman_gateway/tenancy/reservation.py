@@ -218,7 +218,7 @@ def exhausted(limit: LeasedLimit, need: int, now: float, without_redis: bool) ->
     """Returns the error for a request that exceeds a limit; the error's code is the limit's name.
 
     `need` is the amount that the request requires. If it exceeds the whole limit, the error has no `retry_after`. `now`
-    is on the monotonic clock.
+    is on the monotonic clock. `without_redis` says that Redis is unavailable, which the message then mentions.
     """
     allowed = f"this {limit.owner} may have {_LIMIT_TEXTS[limit.limit].format(_to_text(limit, limit.maximum))}"
     if need > limit.maximum:
