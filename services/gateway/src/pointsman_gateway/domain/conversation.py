@@ -10,7 +10,9 @@ ConversationMode = Literal["sticky", "priced", "off"]
 
 
 class Step(Enum):
-    """The place of a request in its conversation."""
+    """The place of a request in its conversation: it is the first one, has a further message of the user, or returns
+    the results of tools to the model.
+    """
 
     FIRST = "first"
     """The conversation begins, or nothing is stored for it. The policy chooses the path."""
@@ -73,7 +75,7 @@ NOTHING_KEPT = KeptPath("", "", 0.0)
 
 @value
 class ConversationStep:
-    """A request as a part of its conversation."""
+    """A request's place in its conversation, and what is known about the conversation."""
 
     id: str
     kind: Step

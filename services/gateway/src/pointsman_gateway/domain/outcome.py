@@ -119,10 +119,11 @@ def outcome_of(code: str) -> str:
 def fault_of(outcome: str, error: CodedError | None) -> str:
     """Returns the component at fault, a value of `Fault`.
 
-    Without an error, it is the one of `outcome` in `OUTCOMES`. Otherwise it is the error's own `fault`, if that is a
-    value of `Fault`; else "limits" for status 429, "caller" for another status below 500, and for a status of 500 or
-    more the one of the error's code in `OUTCOMES`. It is "gateway" for an unknown outcome or code, and for a code of
-    the caller with a status of 500 or more.
+    * Without an error, it is the one of `outcome` in `OUTCOMES`, or "gateway" for an unknown outcome.
+    * An error's own `fault` counts if it is a value of `Fault`.
+    * Any other error is due to the "limits" if its status is 429, and to the "caller" if it is another one below 500.
+    * For a status of 500 or more, it is the one of the error's code in `OUTCOMES`; but "gateway" if that would be the
+      caller, or if the code is unknown.
     """
     if error is None:
         return OUTCOMES.get(outcome, _GATEWAY)

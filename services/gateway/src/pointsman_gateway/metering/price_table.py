@@ -38,7 +38,7 @@ class TierPrices:
 
 
 class PriceTable:
-    """All prices of one model."""
+    """All prices of one model's tokens: the standard ones, and those of its service tiers."""
 
     def __init__(self, standard: Prices, service_tiers: Mapping[str, Prices]) -> None:
         self.standard = _tier(standard)

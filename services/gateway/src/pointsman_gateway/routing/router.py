@@ -63,7 +63,7 @@ class NamedPaths(Protocol):
 
 
 class Router:
-    """Makes the decision for a request and its labels."""
+    """Decides which path answers a request, by the request and by the labels that classification has found."""
 
     def __init__(
         self,
