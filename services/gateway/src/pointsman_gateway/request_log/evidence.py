@@ -56,7 +56,9 @@ def evidence_key(receipt: Receipt) -> EvidenceKey:
 
 
 def path_key(task: str, path: Path, model: str) -> EvidenceKey:
-    """Returns the key for an answer along the path by `model`, a base model or an adapter version."""
+    """Returns the key of the evidence to which an answer on the path by `model`, a base model or an adapter version,
+    belongs.
+    """
     return EvidenceKey(task, path.name, path.fingerprint, model if path.adapter else "")
 
 
@@ -134,7 +136,8 @@ def _from_json(text: str) -> EvidenceKey:
 
 
 class EvidenceStore:
-    """Holds the evidence of the last days in memory, so that a lookup takes microseconds.
+    """Holds the evidence on paths (ratings, costs, latencies) of the last days in memory, so that a lookup takes
+    microseconds.
 
     It is the sum of what Redis held at the last read and what this process has counted since. Counts of answers whose
     log entries are not sent yet are called pending: they are sent to Redis in the same batch as their entries, so that
@@ -235,7 +238,7 @@ class EvidenceStore:
 
     def take_unsent(self) -> dict[str, Counts]:
         """Removes and returns, by day, the counts that Redis has not received, except for pending ones. The caller must
-        add them there exactly once.
+        add them to Redis exactly once.
         """
         self._add_uncounted()
         unsent, self._unsent = self._unsent, {}
