@@ -187,7 +187,8 @@ class Tenancy(Protocol):
         """Returns the caller of a key or token.
 
         Raises Unauthenticated if the credential is missing or not valid, PermissionDenied if the configuration grants
-        nothing to a valid token, Unavailable if Redis or the issuer cannot be reached.
+        nothing to a valid token, Unavailable if Redis or the issuer cannot be reached or too many callers are looked
+        up at once.
         """
         ...
 

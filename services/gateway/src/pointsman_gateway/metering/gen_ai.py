@@ -104,8 +104,8 @@ class GenAiMetrics:
         yield "completion_tokens", series.output
 
     def observe_call(self, operation: Operation, model: str, outcome: str, seconds: float) -> None:
-        """Observes the duration of one call of an engine. `model` is the engine's name of the model, `outcome` is "ok"
-        or an error's code.
+        """Observes the duration of one call of an engine. `model` is the engine's name of the model, `outcome` is "ok",
+        "cancelled" or an error's code.
         """
         series = self._client_series_of(operation, model)
         durations = series.durations if outcome == OK else self._operations.series(*series.labels, outcome)
@@ -120,7 +120,7 @@ class GenAiMetrics:
     def observe_embedding(self, model: str, outcome: str, seconds: float) -> None:
         """Observes the duration of a request for embeddings.
 
-        `model` is the name in the configuration, `outcome` is "ok" or an error's code.
+        `model` is the name in the configuration, `outcome` is "ok", "cancelled" or an error's code.
         """
         error = "" if outcome == OK else outcome
         self._durations.series("embeddings", POINTSMAN, model, model, error).observe(seconds, sampled_trace_id())

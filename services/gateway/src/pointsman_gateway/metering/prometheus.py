@@ -201,7 +201,7 @@ class GatewayMetrics:
             self._estimated.series(*labels).value += sum(receipt.picodollars.values())
 
     def count_rejected(self, outcome: str, fault: str) -> None:
-        """Counts a request that ended before it had a decision."""
+        """Counts a request that ended before it had a decision; `outcome` is "cancelled" or an error's code."""
         self._rejected.series(outcome, fault).value += 1
 
     def path_totals(self) -> Iterator[tuple[str, str, PathTotals]]:

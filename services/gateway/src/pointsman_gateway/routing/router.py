@@ -207,8 +207,9 @@ class Router:
         return replace(plan, paths=tuple(paths))
 
     def _avoid_stale(self, stale: StaleConfig, plan: Plan, key: str) -> Plan:
-        """Puts the path `stale.path` first if the plan's first path has an adapter, and too many documents have changed
-        since that was trained.
+        """Returns the plan with the path `stale.path` in front and the reason "stale", if the plan's first path has an
+        adapter and a larger share of documents than `stale.after_changed_share` has changed since its training.
+        Otherwise returns the plan as it is.
         """
         path = self._facts.resolved(plan.paths[0], key)
         if path.resolved_adapter is None or path.name == stale.path:

@@ -59,8 +59,8 @@ class Validation:
     def checks(self, request: Request, decision: Decision) -> "AnswerChecks":
         """Returns the checks of the answers to this request, by the validators of the decision's task.
 
-        If the client requires a format (`requires_form`), the schema in its `response_format`, if any, replaces the
-        validators with `checks_format`.
+        If the client requires a form of the answer (`requires_form`), validators with `checks_format` are left out, and
+        the schema in the client's `response_format`, if there is one, is checked instead.
         """
         validators = self._validators.get(decision.task, ())
         sampling = request.sampling
