@@ -1,4 +1,6 @@
-"""Runs the gateway's HTTP and gRPC servers. `--check FOLDER` only checks a configuration."""
+"""Runs the gateway's HTTP and gRPC servers. `--check FOLDER` only checks a configuration; with `--engine NAME` it also
+sends requests to that engine.
+"""
 
 import argparse
 import asyncio
@@ -109,8 +111,8 @@ async def check_engine_of(folder: Path, name: str) -> int:
     """Sends requests to the engine `name` of the configuration in `folder`, and prints each finding as a line of JSON.
 
     Returns the exit status: 1 if a finding has the level "fail", otherwise 0. Raises ConfigError if the configuration
-    is invalid or has no such engine, or if the engine has a lora-server, is a group, or is called through LiteLLM's
-    SDK; OSError if a file cannot be read.
+    is invalid or has no such engine, or if the engine has a lora-server, is a group, is called through LiteLLM's SDK,
+    or lacks its API key in the environment; OSError if a file cannot be read.
     """
     config = load_config(folder)
     engines = config.models.engines
@@ -130,7 +132,8 @@ async def check_engine_of(folder: Path, name: str) -> int:
 
 
 async def run(settings: Settings, spans: "Spans | None" = None, worker: Sequence[int] | None = None) -> None:
-    """Serves until SIGINT or SIGTERM, then lets requests in progress finish.
+    """Serves until SIGINT or SIGTERM, then lets requests in progress finish, and ends those that take longer than
+    `settings.shutdown_timeout` seconds.
 
     `worker` is None if this is the only gateway process; else it has the process's number and the file descriptor of a
     connection to the supervisor. Raises ConfigError if the configuration is invalid, ModelMissing or TlsError (both are

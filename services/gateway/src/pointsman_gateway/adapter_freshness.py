@@ -43,13 +43,17 @@ class Manifests(Protocol):
     """Interface to the adapters' manifests and aliases; `Engines` implements it."""
 
     def versions_of(self, path: Path) -> Sequence[str]:
-        """Returns the adapter versions that requests on the path may use now; empty if it has no adapter."""
+        """Returns the adapter versions that requests on the path may use now, the stable one and perhaps a canary.
+
+        Empty if the path has no adapter.
+        """
         ...
 
     async def facts(self, model: str, version: str) -> Mapping[str, str]:
-        """Returns the entries in the manifest of an adapter version; `MANIFEST_KEY_PREFIX` begins names of sketches.
+        """Returns the entries in the manifest of an adapter version, texts by name. Those whose names begin with
+        `MANIFEST_KEY_PREFIX` are sketches of collections.
 
-        Raises the PointsmanError that the lora-server of `model` reports, or Unavailable if it cannot be reached.
+        Raises the PointsmanError that the lora-server of `model` reports, or Unavailable if none can be reached.
         """
         ...
 
@@ -89,10 +93,12 @@ class FreshnessMonitor:
         await run_periodically(self.measure, schedule, "measure the freshness of adapters")
 
     async def measure(self) -> None:
-        """Measures each version that the monitored paths may use, and replaces the cache's content by the results.
+        """Measures each version that the monitored paths may use, and replaces the cache's content by the results. Does
+        nothing if `monitored` has no `manifests`.
 
-        The result of a version is the largest fraction among its collections: 0 to 1, and 0 if its manifest has no
-        sketch. If the lora-server or the retriever fails, the version keeps its previous result, at first 0.
+        The result of a version is the largest fraction of changed documents among its collections: 0 to 1, and 0 if its
+        manifest has no valid sketch. If the lora-server or the retriever fails, the version keeps its previous result,
+        at first 0.
         """
         monitored, found = self.monitored, dict[str, float]()
         if monitored.manifests is None:

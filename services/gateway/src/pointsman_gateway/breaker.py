@@ -81,8 +81,10 @@ class Breaker:
     def failed(self, entry: int, config: BreakerConfig) -> bool:
         """Records the failure of the request with this `entry`; returns whether it opened the breaker.
 
-        A failed probe opens it again, for twice the last cooldown, at most `max_open_duration_seconds`. The failure is
-        ignored if the breaker has opened or closed since `enter`, or if `config` disables it.
+        A closed breaker opens after `consecutive_failures` in a row, or if in the window there were at least
+        `min_requests`, of which the share `failure_rate` failed. A failed probe opens it again, for twice the last
+        cooldown, at most `max_open_duration_seconds`. The failure is ignored if the breaker has opened or closed since
+        `enter`, or if `config` disables it.
         """
         if entry != self._changes or not config.enabled:
             self.undecided(entry)
@@ -131,7 +133,7 @@ class _Recent:
         self._total_before = self._failures_before = 0
 
     def add(self, now: float, window: float, *, failed: int) -> tuple[int, int]:
-        """Adds a request that ends `now`, and returns how many requests and failures the window has.
+        """Adds a request that ends `now`, and returns (requests, failures) in the window, this one included.
 
         `failed` is 1 or 0; `now` and the length of the `window` are in seconds.
         """

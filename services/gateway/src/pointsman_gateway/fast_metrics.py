@@ -59,7 +59,9 @@ class Histogram:
         self.exemplars[bisect_left(self.bounds, value)] = (trace_id, value, unix_seconds)
 
     def buckets(self) -> list[Bucket]:
-        """Returns the buckets in ascending order: upper bound ("+Inf" at last), cumulative count, any exemplar."""
+        """Returns the buckets in ascending order as tuples: the upper bound as a text ("+Inf" at last), the cumulative
+        count and, if there is one, the exemplar.
+        """
         total, buckets = 0, list[Bucket]()
         for number, bound in enumerate([*map(_to_label, self.bounds), "+Inf"]):
             total += self.counts[number]

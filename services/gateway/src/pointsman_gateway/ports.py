@@ -1,6 +1,8 @@
-"""The protocols of the request path that several stages and servers share, in the order of a request:
+"""The protocols of the request path that several stages and servers share.
 
-Request -> Classifier -> Decision -> PromptBuilder -> Backend -> AnswerSource -> ChunkSink -> AnswerSink
+A `Tenancy` identifies the caller and reserves its limits. A `Classifier` finds the request's task, a `PromptBuilder`
+builds the prompt for the path that was chosen, and a `Backend` returns an answer, whose `AnswerSource` pushes chunks to
+a `ChunkSink`. An `AnswerSink` receives the answer for the client, and a `RequestLog` the receipt.
 """
 
 from collections.abc import Callable, Mapping
@@ -41,7 +43,9 @@ class AnswerSource(Protocol):
     """Interface to an answer whose first chunk has arrived. It pushes all chunks to the sink that is attached to it."""
 
     def attach(self, sink: ChunkSink) -> None:
-        """Attaches the only sink. Before it returns, it pushes what has arrived already: chunks, perhaps the end."""
+        """Attaches the sink; to be called once. What has arrived already, chunks and perhaps the end, is pushed to the
+        sink before the call returns.
+        """
         ...
 
     def pause(self) -> None:
@@ -132,11 +136,15 @@ class Backend(Protocol):
 
 
 class Reservation(Protocol):
-    """What one request has reserved of its caller's limits: one request, one stream, tokens and dollars."""
+    """Interface to what one request has reserved of its caller's limits: one request, one stream (a request in
+    progress), tokens and dollars.
+    """
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """Returns OpenAI's `x-ratelimit-*` headers as of now, with a warning if a budget is nearly spent."""
+        """Returns OpenAI's `x-ratelimit-*` headers as of now, and a header with a warning if a budget is nearly spent;
+        empty without limits.
+        """
         ...
 
     @property
@@ -145,7 +153,8 @@ class Reservation(Protocol):
         ...
 
     def afford_now(self, usd: float | None) -> bool:
-        """Reserves `usd` dollars more; returns False if `afford` has to be awaited instead.
+        """Reserves `usd` dollars more; returns False if `afford` has to be awaited instead. Without a limit in dollars
+        it returns True and does nothing.
 
         Raises ResourceExhausted if a limit in dollars does not suffice, or if there is one and the cost is unknown
         (None).
@@ -178,7 +187,8 @@ class Tenancy(Protocol):
         """Returns the caller of a key or token.
 
         Raises Unauthenticated if the credential is missing or not valid, PermissionDenied if the configuration grants
-        nothing to a valid token, Unavailable if Redis or the issuer cannot be reached.
+        nothing to a valid token, Unavailable if Redis or the issuer cannot be reached or too many callers are looked
+        up at once.
         """
         ...
 

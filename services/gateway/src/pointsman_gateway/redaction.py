@@ -27,7 +27,7 @@ _DATE = re.compile(r"(?:\d{4}[-./]\d{1,2}[-./]\d{1,2}|\d{1,2}[-./]\d{1,2}[-./]\d
 
 
 class InvalidHook(ValueError):
-    """The setting for the redaction hook does not name a function."""
+    """The setting for the redaction hook does not name a function that can be imported."""
 
 
 class NotRedacted(Exception):
@@ -43,7 +43,10 @@ class Redaction:
         self._failed = failed
 
     def text(self, text: str) -> str:
-        """Returns the redacted text; raises NotRedacted if the hook raises an error or does not return a string."""
+        """Returns the text as the hook has redacted it; an empty text without calling the hook.
+
+        Raises NotRedacted if the hook raises an error or does not return a string.
+        """
         if self._hook is None or not text:
             return text
         try:
@@ -91,7 +94,8 @@ class Redaction:
 def load_hook(name: str) -> Redact | None:
     """Imports the hook that `name` ("module:function") names; returns None if `name` is empty.
 
-    Raises InvalidHook if the name has another form, or the function cannot be imported or called.
+    Raises InvalidHook if the name has another form, the import raises ImportError, or the module has no such function.
+    Any other error of the imported module is raised unchanged.
     """
     if not name:
         return None
@@ -111,13 +115,20 @@ def load_hook(name: str) -> Redact | None:
 
 
 def shown_error(text: str, max_characters: int = MAX_ERROR_CHARACTERS) -> str:
-    """Returns an engine's message for clients: without secrets, and cut after `max_characters`, where "…" is added."""
+    """Returns an engine's message for clients: with secrets masked (`mask_secrets`), and cut after `max_characters`,
+    where "…" is added.
+    """
     shown = mask_secrets(text[: 2 * MAX_ERROR_CHARACTERS])
     return shown if len(shown) <= max_characters else f"{shown[:max_characters]}…"
 
 
 def redact_common(text: str) -> str:
-    """Replaces e-mail addresses, card and phone numbers and keys by "[email]", "[card]", "[phone]" and "[key]"."""
+    """Replaces what looks like an e-mail address, a card number, a phone number or a secret (`mask_secrets`) by
+    "[email]", "[card]", "[phone]" or "[key]".
+
+    12 to 19 digits with the check digit of cards are a card number. A phone number has 7 to 15 digits and begins with
+    "+", "(" or 0, or has at least 9 digits with separators. Dates and other numbers stay.
+    """
     text = mask_secrets(text, "[key]")
     text = _EMAIL.sub("[email]", text)
     return _NUMBER.sub(_redact_number, text)

@@ -27,7 +27,8 @@ def check_config(config: Config) -> None:
 
 
 def check_environment(config: Config) -> None:
-    """Checks the URLs of engines and embedding models, and that all API keys, secrets and libraries are there.
+    """Checks the URLs of engines and embedding models, and that API keys, secrets and the libraries of single sign-on
+    are there.
 
     Raises ConfigError if not. It is a separate check, so that a configuration can be analysed without its keys.
     """
@@ -44,7 +45,9 @@ def check_environment(config: Config) -> None:
 
 
 def _key_variables(config: Config) -> Iterator[tuple[str, str]]:
-    """Yields (name for the message, environment variable) for other API keys; the variable may be empty: no key."""
+    """Yields (name for the message, environment variable) for the API keys of the embedding model and of guardrails.
+    The variable is empty if there is no key.
+    """
     if config.models.embedding:
         yield "models.yaml: embedding", config.models.embedding.api_key_env
     for guardrail in config.tasks.guardrails:

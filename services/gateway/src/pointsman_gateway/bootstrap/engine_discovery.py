@@ -148,8 +148,8 @@ class EngineDiscovery:
     async def engines(self, models: ModelsFile, wait_seconds: float = 0.0) -> Engines:
         """Returns the engines of a configuration, and begins to follow those that are new.
 
-        Waits up to `wait_seconds` until all new engines have reported, since without a report an engine gets no
-        requests. Raises ConfigError if a URL is invalid or an API key is missing.
+        Waits up to `wait_seconds` until all new engines with `EngineConfig.is_watched` have reported, since they get no
+        requests before. Raises ConfigError if a URL is invalid or an API key is missing.
         """
         keys = _keys(models.engines)
         added = {key: to_engine(*key) for key in keys if key not in self._tracked}

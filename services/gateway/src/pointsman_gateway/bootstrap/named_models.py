@@ -23,7 +23,9 @@ class NamedModels:
         self._sampling = _sampling_of_adapters(config)
 
     def resolve(self, model: str) -> str:
-        """Returns the target of an alias, the configured `catch_all` for an unknown name, or else `model` itself."""
+        """Returns the target of an alias, the configured `catch_all` for an unknown name, or else `model` itself. An
+        empty name, and "path:NAME" with an unknown NAME, stay as they are.
+        """
         if model == AUTO:
             return model
         target = self._aliases.get(model)
@@ -34,7 +36,11 @@ class NamedModels:
         return self._catch_all
 
     def path_of(self, model: str) -> Path | None:
-        """Returns a path without prompt strategies for a base model or an adapter; None if the name is unknown."""
+        """Returns a path without prompt strategies for a base model or an adapter; None if the name is unknown.
+
+        The path of an adapter has the sampling parameters of the configured paths with this adapter, if all have the
+        same.
+        """
         if model in self.plain:
             return self.plain[model]
         base = self._engines.model_of(model)

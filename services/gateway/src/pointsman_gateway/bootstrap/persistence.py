@@ -57,7 +57,7 @@ class Persistence:
 def open_redaction(hook: str, registry: CollectorRegistry) -> Redaction:
     """Imports the redaction hook `hook` ("module:function", or empty for none) and counts its failures in a metric.
 
-    Raises ConfigError if it cannot be imported.
+    Raises ConfigError if `hook` has another form, cannot be imported or is no function.
     """
     failures = Counter(
         "pointsman_redaction_failures", "Texts not stored because the redaction hook failed.", registry=registry

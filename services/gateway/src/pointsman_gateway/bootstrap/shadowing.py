@@ -69,7 +69,9 @@ def _judge_settings(judge: ShadowJudgeConfig, config: Config) -> JudgeSettings:
 
 @dataclass(frozen=True, slots=True)
 class ShadowWrappers:
-    """The wrapped request log, which starts shadow requests, and the wrapped feedback service, which scores them."""
+    """The wrapped request log, which starts shadow requests, and the feedback service. With Redis, the feedback service
+    is wrapped as well, and scores pairs of answers.
+    """
 
     request_log: RequestLog
     feedback: FeedbackStore

@@ -72,8 +72,8 @@ class Dependencies:
 def build_stages(config: Config, models: LoadedModels, engines: Engines, dependencies: Dependencies) -> Stages:
     """Builds the stages of a configuration. Must be called in the event loop.
 
-    Raises ConfigError if prompts, validators or guardrails cannot be built, if a policy's options are for another
-    embedding model, or if a path caches and there is no Redis.
+    Raises ConfigError if validators or guardrails cannot be built, if a policy's options are for another embedding
+    model, or if a path caches and there is no Redis; ValueError if a prompt strategy cannot be built.
     """
     paths = {name: to_path(name, path, config) for name, path in config.paths.paths.items()}
     pricing = Pricing(config.models, engines.training_seconds)

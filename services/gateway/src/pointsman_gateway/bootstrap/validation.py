@@ -1,4 +1,4 @@
-"""Builds the validators and guardrails of the tasks."""
+"""Builds the validators of the tasks, and the guardrails."""
 
 from pointsman_gateway.config.field_types import ConfigError
 from pointsman_gateway.config.load import Config

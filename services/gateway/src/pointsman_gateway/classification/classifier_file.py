@@ -174,7 +174,8 @@ def to_json_and_arrays(value: Any, arrays: dict[str, NDArray[Any]], name: str = 
     """Converts a value made of dataclasses, mappings, tuples and plain values to what `json.dumps` accepts.
 
     Each numpy array in it is added to `arrays`, under its location (such as "static.weights"), and replaced by
-    {`ARRAY`: location}. `name` is the location of `value` itself.
+    {`ARRAY`: location}. `name` is the location of `value` itself. The items of tuples are not converted, and so must be
+    plain values.
     """
     if isinstance(value, np.ndarray):
         arrays[name] = value
@@ -193,7 +194,8 @@ def to_json_and_arrays(value: Any, arrays: dict[str, NDArray[Any]], name: str = 
 def from_json_and_arrays(shape: Any, value: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:
     """Restores a value of type `shape` from `value`, which `to_json_and_arrays` has returned, and from `arrays`.
 
-    Raises KeyError, TypeError or ValueError if `value` does not have this type, or an array is missing.
+    Raises KeyError, TypeError or ValueError if `value` does not have this type, or an array is missing. The items of
+    tuples and the types of arrays are not checked.
     """
     if isinstance(value, dict) and ARRAY in value:
         return arrays[value[ARRAY]]

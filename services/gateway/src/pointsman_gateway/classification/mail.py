@@ -50,8 +50,8 @@ def _greets(line: str) -> bool:
 
 
 def _without_quotes(lines: list[str]) -> list[str]:
-    """Drops the first line that introduces a quoted mail, and below it the lines that begin with ">", or else
-    everything. Without such a line, returns all lines.
+    """Returns the lines without a quoted mail: without the first line that introduces one, and without the lines below
+    it that begin with ">" or, if none does, without all lines below it. Returns all lines if none introduces a mail.
     """
     first = next((number for number, line in enumerate(lines) if number and _QUOTE.match(line)), None)
     if first is None:

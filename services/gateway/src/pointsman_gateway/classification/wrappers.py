@@ -57,8 +57,8 @@ def to_wrapper(entry: Any) -> Wrapper:
 
 
 def unwrap(text: str, wrappers: Sequence[Wrapper]) -> tuple[str, list[str]]:
-    """Removes wrappers one after another. Returns the user's words, and the names of the wrappers that were removed in
-    the order of their removal.
+    """Removes wrappers one after another. Returns the user's words, without white space at both ends if a wrapper was
+    removed, and the names of the removed wrappers in the order of their removal.
     """
     names = []
     for wrapper in wrappers:

@@ -37,7 +37,7 @@ class SigningKeysConfig(Strict):
 
 
 class ScopeConfig(Strict):
-    """What a user may use. The keys are those of the options of `pointsman keys create`, and mean the same."""
+    """What a user may use. Each field means the same as its option of `pointsman keys create`: `tasks` as `--task`."""
 
     tasks: tuple[str, ...] | None = None
     paths: tuple[str, ...] | None = None
@@ -50,7 +50,7 @@ class ScopeConfig(Strict):
 
 
 class LimitsConfig(Strict):
-    """The limits of each user, which apply in addition to those of the tenant."""
+    """The limits of each user, which apply in addition to those of the tenant; None is no limit."""
 
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None

@@ -97,7 +97,7 @@ def check_examples(examples: Mapping[str, tuple[Example, ...]], paths: PathsFile
 
 
 def check_out_of_scope(out_of_scope: Iterable[str], examples: Mapping[str, tuple[Example, ...]]) -> None:
-    """Raises ConfigError if a text that belongs to no task is an example of a task, apart from case and spaces."""
+    """Raises ConfigError if a text in `out_of_scope` is an example of a task too (compared by `normalized_text`)."""
     owner = {normalized_text(row.text): task for task, rows in examples.items() for row in rows}
     for text in out_of_scope:
         if normalized_text(text) in owner:

@@ -41,19 +41,20 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Strict(BaseModel):
-    """An immutable model that rejects unknown keys."""
+    """A pydantic model that rejects unknown keys, and whose fields cannot be assigned."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class ConfigError(ValueError):
-    """The configuration cannot be used; the message names the file, the key, the bad value and the known ones."""
+    """The configuration cannot be used; the message tells its author what is wrong."""
 
 
 def must_be_known(what: str, name: str, known: Collection[str]) -> None:
     """Raises ConfigError if `name` is not in `known`.
 
-    The message begins with `what`, for example "unknown path", suggests a similar known name, and lists all of them.
+    The message begins with `what`, for example "unknown path", suggests a similar known name if there is one, and lists
+    all known names.
     """
     if name not in known:
         similar = get_close_matches(name, known, 1, MIN_SIMILARITY)

@@ -42,7 +42,7 @@ class TrainingRecipe(Strict):
 
 
 class GatesConfig(Strict):
-    """What a new version must reach on rows that it was not trained on, compared with the path that answers now."""
+    """How many rows a training needs, and what its version must reach on other rows, compared with the `incumbent`."""
 
     min_rows: int = Field(default=50, ge=1, description="rows or pairs to train on; with fewer nothing is trained")
     min_gain: float = Field(
@@ -66,7 +66,9 @@ class CanaryConfig(Strict):
 
 
 class StaleConfig(Strict):
-    """The path for a task's requests while documents that its adapter was trained on have changed."""
+    """The path that a task's requests take once more than `after_changed_share` of the documents on which its adapter
+    was trained have changed.
+    """
 
     after_changed_share: float = Field(
         gt=0, lt=1, description="share of the documents that were added, deleted or rewritten since the training"

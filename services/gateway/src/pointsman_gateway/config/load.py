@@ -143,9 +143,10 @@ def single_file(at: FilePath) -> FilePath | None:
 
 
 def watched_files(at: FilePath) -> list[FilePath]:
-    """Returns the folders and files that can change the configuration `at`.
+    """Returns the folders and files that are watched for changes of the configuration `at`.
 
-    If `at` is a file, its folder is not among them, because other files in the folder need not belong to it.
+    They are the folder `at`; or the file `at` and the folders prompts and tasks beside it, but no other files there,
+    because these need not belong to it.
     """
     return [at, at.parent / "prompts", at.parent / "tasks"] if at.is_file() else [at]
 

@@ -22,7 +22,7 @@ def check_models(models: ModelsFile) -> None:
 
 
 def _check_media(name: str, engine: EngineConfig, taken: Sequence[str]) -> None:
-    """Raises ConfigError if the engine's provider does not accept all media in `taken`, the `input` of its model."""
+    """Raises ConfigError if the provider of engine `name` does not accept all media in `taken`, its model's `input`."""
     accepted = engine.preset.media
     refused = [kind for kind in taken if accepted is not None and kind not in ("text", *accepted)]
     if accepted is not None and refused:

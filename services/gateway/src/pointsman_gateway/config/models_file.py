@@ -253,7 +253,10 @@ class ModelsFile(Strict):
     @model_validator(mode="after")
     def _unset_values_are_listed(self) -> "ModelsFile":
         """Sets missing context windows and prices from the price list, and the date of that list if nothing else has a
-        price. Raises ValueError if the list lacks a model, or if there are other prices and `prices_as_of` is missing.
+        price.
+
+        Raises ValueError if the list lacks a model, if the entries for its providers differ, or if there are other
+        prices and `prices_as_of` is missing.
         """
         own_prices = self._is_anything_priced()
         for name, model in self.models.items():

@@ -185,7 +185,9 @@ def find_price(provider: str, names: Iterable[str]) -> PricedModel | None:
 
 
 def preset_of(provider: str) -> Provider:
-    """Returns the entry of a provider; those of LiteLLM, such as "litellm/groq", share one. Raises KeyError."""
+    """Returns the entry of a provider; those of LiteLLM, such as "litellm/groq", share one. Raises KeyError if the
+    provider is unknown.
+    """
     return providers()[provider.partition("/")[0]]
 
 
@@ -251,8 +253,9 @@ class RequestFields:
     def select(self, fields: Mapping[str, Any], path: str = "") -> Mapping[str, Any]:
         """Returns the fields of a request that are sent to the engine.
 
-        Ignored fields are left out, and rejected or unknown ones whose value is null or neutral. Raises InvalidArgument
-        ("unsupported_parameter") for another rejected or unknown field; `path` precedes its name in the message.
+        Ignored fields are left out, as are rejected ones with the value null or `RejectedField.neutral`, and unknown
+        ones with the value null. Raises InvalidArgument ("unsupported_parameter") for any other field; `path` precedes
+        its name in the message.
         """
         if fields.keys() <= self.forwarded:
             return fields

@@ -11,7 +11,7 @@ from pointsman_gateway.config.tasks_file import FILE_TAG, ROWS_TAG
 
 
 def explain(file: FilePath, shape: type[BaseModel], item: Any) -> str:
-    """Returns a message that names the file and the key at fault.
+    """Returns a message that names the file and, unless a check of the whole file has failed, the key at fault.
 
     `item` is one dict of `ValidationError.errors()`, and `shape` the model by which the file was validated.
     """

@@ -47,7 +47,7 @@ class JudgeConfig(Strict):
 
 
 class MetricConfig(BaseModel):
-    """How an answer is scored from 0 to 1 against the expected one: one of these, or a metric of your own."""
+    """How an answer is scored from 0 to 1 against the expected one: by one of these metrics, or one of your own."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -198,7 +198,7 @@ class ClassifierConfig(Strict):
 
 
 class RequestLogConfig(Strict):
-    """What is stored about decisions, in Redis."""
+    """What the request log stores in Redis, and how many days of it count as evidence."""
 
     max_decisions: int = Field(default=100_000, ge=100, description="the oldest are deleted first")
     store_messages: bool = Field(
@@ -212,7 +212,7 @@ class RequestLogConfig(Strict):
 
 
 class GuardrailConfig(Strict):
-    """A check of the texts of every conversation: requests, prompts and answers."""
+    """A check of the texts of requests, prompts and answers, whichever `hooks` names."""
 
     name: str = Field(pattern=r"^[a-z0-9_-]{1,64}$")
     check: GuardrailCheck

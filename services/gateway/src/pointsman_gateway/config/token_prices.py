@@ -14,7 +14,7 @@ HOW_TO_WRITE_PRICES = "write {prompt: DOLLARS, cached: DOLLARS, completion: DOLL
 
 
 class TokenPrices(Strict):
-    """Dollars per million tokens. There is no default, because an unknown price must not count as 0."""
+    """Dollars per million tokens by kind of token; None for a kind without a price. The first three are required."""
 
     prompt: Dollars
     cached: Dollars
@@ -43,7 +43,9 @@ class LongPromptPrices(TokenPrices):
 
 
 class Prices(TokenPrices):
-    """Dollars per million tokens; a kind of token that is used and has no price makes the cost unknown."""
+    """Dollars per million tokens; a kind of token that is used and has no price makes the cost unknown, except for
+    `reasoning`.
+    """
 
     long_prompts: tuple[LongPromptPrices, ...] = Field(
         default=(), description="prices of longer prompts, the shortest first"

@@ -209,7 +209,8 @@ def to_path_views(
 def to_named_views(
     rows: Sequence[DecisionRow], configured: Iterable[str], figures: Mapping[str, PathFigures]
 ) -> list[PathView]:
-    """Returns the models and adapters that requests in `rows` have named and that are not among the `configured` paths.
+    """Returns the models and adapters that requests in `rows` have named and that are not among the `configured` paths,
+    in no particular order.
 
     Those without `figures` are left out.
     """

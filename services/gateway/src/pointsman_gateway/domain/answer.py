@@ -1,4 +1,4 @@
-"""The events of an answer: its start, its chunks and its end."""
+"""The events of an answer (its start, its chunks and its end), and the whole text of an answer for the request log."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -46,7 +46,9 @@ Chunks = tuple[Chunk, ...]
 
 @dataclass(frozen=True, slots=True)
 class CompletedAnswer:
-    """The whole text of the answer of one path, with the verdicts of the validators."""
+    """The whole text of the answer of one path, with the verdicts of the validators. It is made only of an answer with
+    one choice that has text and calls no tools.
+    """
 
     path: str
     text: str

@@ -72,7 +72,8 @@ def move_texts(blocks: Blocks, move: Move) -> Blocks:
 def join_blocks(pieces: Sequence[tuple[str, Blocks]], separator: str) -> Blocks:
     """Returns the blocks for the text that joins the texts of these (text, blocks) pairs with `separator`.
 
-    A text without blocks becomes one block of the kind "text".
+    A text without blocks becomes one block of the kind "text". There must be no block of the kind "thinking", since its
+    positions are not in the text.
     """
     joined: list[Block] = []
     offset = 0
@@ -84,9 +85,9 @@ def join_blocks(pieces: Sequence[tuple[str, Blocks]], separator: str) -> Blocks:
 
 
 def find_parts(text: str, parts: Sequence[str]) -> list[tuple[int, int]]:
-    """Returns the start and end of each part, in characters, in a text that joins the parts in this order.
+    """Returns (start, end) of each part, in characters, in a text that joins the parts in this order.
 
-    Between two parts there may be up to `MAX_LINE_BREAKS` characters.
+    Each part must be in the text; it is taken where it first occurs after the part before it.
     """
     spans, position = [], 0
     for part in parts:
@@ -104,8 +105,8 @@ def find_parts(text: str, parts: Sequence[str]) -> list[tuple[int, int]]:
 def slice_texts(text: str, blocks: Blocks) -> list[str] | None:
     """Returns the parts of a message's text to which its blocks refer, in their order.
 
-    Returns None if the blocks overlap or do not cover the text (except white space): then the text was replaced after
-    the blocks were made.
+    Blocks that do not refer to the text are skipped. Returns None if the others overlap, are out of order, or do not
+    cover the text (except white space): then the text was replaced after the blocks were made.
     """
     slices, position = [], 0
     for block in blocks:

@@ -10,7 +10,9 @@ ConversationMode = Literal["sticky", "priced", "off"]
 
 
 class Step(Enum):
-    """The place of a request in its conversation."""
+    """The place of a request in its conversation: it is the first one, has a further message of the user, or returns
+    the results of tools to the model.
+    """
 
     FIRST = "first"
     """The conversation begins, or nothing is stored for it. The policy chooses the path."""
@@ -59,9 +61,8 @@ class KeptPath:
     """The path before this one; None if the path has not changed."""
 
     def left_for(self, path: str) -> EarlierPath | None:
-        """Returns the `earlier` path for the next request, which `path` answers.
-
-        That is this object's path if `path` is another one; otherwise `earlier` stays the same.
+        """Returns the value of `earlier` for the next request, which `path` answers: this object's path if `path` is
+        another one; otherwise `earlier` as it is.
         """
         if not self.path or path == self.path:
             return self.earlier
@@ -74,7 +75,7 @@ NOTHING_KEPT = KeptPath("", "", 0.0)
 
 @value
 class ConversationStep:
-    """A request as a part of its conversation."""
+    """A request's place in its conversation, and what is known about the conversation."""
 
     id: str
     kind: Step
@@ -99,13 +100,14 @@ class ConversationStep:
 
     @property
     def continues(self) -> bool:
-        """Returns whether an earlier request's path is known and must be considered: not for a first request."""
+        """Returns whether the path of an earlier request is stored and must be considered; False for `Step.FIRST`."""
         return self.kind is not Step.FIRST
 
     def known_characters(self, path: str, cache_seconds: float) -> int:
-        """Returns how many characters of the conversation the prefix cache of `path` should still have.
+        """Returns how many characters of the conversation the prefix cache of `path` should still have, after the
+        conversation has left this path.
 
-        0 unless `path` answered before the present path did, and for the last time less than `cache_seconds` ago.
+        0 unless `path` is the one directly before the present path, and answered less than `cache_seconds` ago.
         """
         earlier = self.kept.earlier
         if earlier is None or earlier.path != path:

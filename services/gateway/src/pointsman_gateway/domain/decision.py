@@ -82,13 +82,16 @@ class Decision:
 
     @property
     def is_buffered(self) -> bool:
-        """Returns whether the whole answer of `path` is validated before any of it is sent."""
+        """Returns whether the whole answer of `path` is validated before any of it is sent: if there is an escalation,
+        and `path` is not in `stream_unvalidated`.
+        """
         return _is_buffered(self.path, self.escalation, self.stream_unvalidated)
 
     def with_fallback(self, reason: str) -> "Decision":
-        """Returns the decision after `path` has failed for `reason`: the first of `alternatives` takes its place.
+        """Returns the decision after `path` has failed for `reason`: the first of `alternatives`, which must not be
+        empty, takes its place.
 
-        `alternatives` must not be empty.
+        Of `escalation` only the paths after that one are kept, and none if it is not among them.
         """
         following, *rest = self.alternatives
         names = [path.name for path in self.escalation]
@@ -134,7 +137,7 @@ class Decision:
         """Returns the decision to send the answer of `path` although a validator has rejected it for `reason`.
 
         `following` is what `with_escalation` returned, and `failure` the code of the error that kept its path and its
-        alternatives from answering.
+        alternatives from answering. The result has neither alternatives nor an escalation.
         """
         failed = (following.path, *following.alternatives)
         return replace(self, alternatives=(), escalation=())._with_considered(
@@ -147,7 +150,9 @@ class Decision:
         return tuple(dict.fromkeys((*self.notes, *following.notes)))
 
     def _with_considered(self, *updates: Considered, last: Considered) -> "Decision":
-        """Replaces the entries of the paths in `updates`, and puts `last` at the end."""
+        """Returns the decision in which `updates` replace the entries of the same paths, and `last` is the last entry.
+        Updates of paths without an entry are dropped.
+        """
         by_path = {considered.path: considered for considered in updates}
         others = (by_path.get(c.path, c) for c in self.considered if c.path != last.path)
         return replace(self, considered=(*others, last))

@@ -11,7 +11,9 @@ OK, ROUTED, CANCELLED, INTERNAL = "ok", "routed", "cancelled", "internal"
 
 
 class Fault(StrEnum):
-    """The component that caused a failure, as service level objectives and alerts distinguish them."""
+    """The component that caused a failure, by which service level objectives and alerts distinguish requests; "none" if
+    there was no failure.
+    """
 
     NONE = "none"
     CALLER = "caller"
@@ -117,9 +119,11 @@ def outcome_of(code: str) -> str:
 def fault_of(outcome: str, error: CodedError | None) -> str:
     """Returns the component at fault, a value of `Fault`.
 
-    Without an error, it is the one of `outcome` in `OUTCOMES`. Otherwise it is the error's own `fault`, if that is set;
-    else "limits" for status 429, "caller" for another status below 500, and for a status of 500 or more the one of the
-    error's code. For an unknown code, or a caller's code with such a status, it is "gateway".
+    * Without an error, it is the one of `outcome` in `OUTCOMES`, or "gateway" for an unknown outcome.
+    * An error's own `fault` counts if it is a value of `Fault`.
+    * Any other error is due to the "limits" if its status is 429, and to the "caller" if it is another one below 500.
+    * For a status of 500 or more, it is the one of the error's code in `OUTCOMES`; but "gateway" if that would be the
+      caller, or if the code is unknown.
     """
     if error is None:
         return OUTCOMES.get(outcome, _GATEWAY)

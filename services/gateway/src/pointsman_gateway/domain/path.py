@@ -165,9 +165,9 @@ class Sampling:
 
     @property
     def is_structured(self) -> bool:
-        """Returns whether the answer may call tools or must have a form, such as JSON.
+        """Returns whether the request has tools, or a parameter for the answer's form, such as a JSON schema.
 
-        Such an answer is useless if it is cut off, so the limits of a path's prose do not apply.
+        Such an answer is useless if it is cut off, so a path's `max_tokens` and `stop` do not apply to it.
         """
         extra = self.extra
         if self.anthropic and self.anthropic.get("tools"):
@@ -198,8 +198,8 @@ class Sampling:
     def with_defaults(self, default: "Sampling") -> "Sampling":
         """Returns these parameters; those that are not set are taken from `default`, the path's parameters.
 
-        A structured request gets `structured_max_tokens` as its `max_tokens`, and from `default` neither stop sequences
-        nor `FORM_FIELDS`.
+        A structured request without `max_tokens` gets `structured_max_tokens`, and no structured request gets stop
+        sequences or `FORM_FIELDS` from `default`. `anthropic` is never taken from `default`.
         """
         stop = self.stop
         if stop is None:

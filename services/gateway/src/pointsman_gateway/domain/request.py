@@ -159,7 +159,7 @@ class Request:
 
     @property
     def characters(self) -> int:
-        """Returns the length of the texts of all messages, in characters; it is computed once."""
+        """Returns the length of the `content` of all messages together, in characters; it is computed once."""
         if self._characters < 0:
             # A cached value does not change what the request means.
             self._characters = sum([len(message.content) for message in self.messages])  # type: ignore[misc]
@@ -167,7 +167,9 @@ class Request:
 
     @property
     def query(self) -> str:
-        """Returns the text of the user's last message, or else of the last message. It is searched for and embedded."""
+        """Returns the text of the user's last message, which is searched for and embedded; if no message is the user's,
+        that of the last message.
+        """
         return next((m.content for m in reversed(self.messages) if m.role == "user"), self.messages[-1].content)
 
 

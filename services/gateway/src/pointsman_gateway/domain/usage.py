@@ -49,9 +49,8 @@ class TokenDetails:
         )
 
     def within(self, prompt: int, completion: int) -> "TokenDetails":
-        """Returns the details with at most `prompt` tokens of `PROMPT_KINDS` together, and `completion` of the others.
-
-        If there are more, the last kinds in the list are cut first.
+        """Returns the details with at most `prompt` tokens of `PROMPT_KINDS` together, and at most `completion` of
+        `COMPLETION_KINDS`. If there are more, the kinds that are named last in these are cut first.
         """
         kept: dict[str, int] = {}
         for kinds, left in ((PROMPT_KINDS, prompt), (COMPLETION_KINDS, completion)):

@@ -49,7 +49,9 @@ class EmbeddingRequest:
 
     @property
     def max_tokens(self) -> int:
-        """Returns the largest possible number of tokens: no tokenizer makes more than one token of each UTF-8 byte."""
+        """Returns the largest possible number of tokens, without special ones: no tokenizer makes more than one token
+        of each UTF-8 byte.
+        """
         return sum(len(t.encode()) for t in self.texts) + sum(self._id_counts)
 
     @property

@@ -63,7 +63,8 @@ class GuardrailContext:
 class Guardrail(Protocol):
     """Interface of a guardrail, which finds forbidden content in texts.
 
-    The configuration says whether a finding blocks the request or answer, or is redacted (`action`).
+    The configuration says whether a finding blocks the request or answer, or is redacted (`action`). A finding without
+    an `end`, about a whole text, always blocks.
     """
 
     Options: ClassVar[Any]

@@ -85,7 +85,7 @@ class PolicyContext(Protocol):
         """Returns a pseudo-random number from 0 to 1, which is the same for all requests of one user.
 
         Over users it is uniformly distributed. Another `purpose` gives an independent number. If requests name no user,
-        each conversation has its own number.
+        each conversation has its own number, or else each request.
         """
         ...
 

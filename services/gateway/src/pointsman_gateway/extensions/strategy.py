@@ -192,8 +192,8 @@ def build_messages(
 ) -> tuple[Message, ...]:
     """Returns one system message, the `examples`, and the client's other messages.
 
-    The system message has the texts of `system` and then those of the client's system messages. It is left out if there
-    are none.
+    The system message has the texts of `system` and then those of the client's system messages, wherever these are in
+    the conversation. It is left out if there are none.
     """
     own = [message for message in messages if message.role == "system"]
     rest = tuple([message for message in messages if message.role != "system"]) if own else tuple(messages)

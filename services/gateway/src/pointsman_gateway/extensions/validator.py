@@ -51,6 +51,7 @@ class Validator(Protocol):
     def objection(self, choice: Choice) -> str | None:
         """Returns why the choice is rejected, or None if it is accepted.
 
-        The reason is stored in the request log, so it must not quote the answer.
+        The reason is stored in the request log, so it must not quote the answer. A built-in validator may also raise
+        `NotJudged`; then its verdict is "unjudged".
         """
         ...

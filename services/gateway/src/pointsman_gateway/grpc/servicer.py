@@ -123,7 +123,9 @@ class CurrentConfiguration(Protocol):
 
 
 class Authentication:
-    """Authenticates each call by its metadata, before its message is received. Implements servicekit's `Gate`."""
+    """Authenticates each call by its metadata, before its message is received; calls of the health and reflection
+    services need no key. Implements servicekit's `Gate`.
+    """
 
     def __init__(self, pipeline: Pipeline, tenancy: Tenancy) -> None:
         self._pipeline = pipeline
@@ -133,7 +135,7 @@ class Authentication:
         """Identifies the caller, stores it in `authenticated_caller`, and returns its tenant.
 
         If `Tenancy.identify` raises an error, records the rejection if `method` ("/SERVICE/METHOD") is in `OPERATIONS`,
-        and aborts the call with the error's status: UNAUTHENTICATED, PERMISSION_DENIED or UNAVAILABLE.
+        and aborts the call with the error's status, such as UNAUTHENTICATED, PERMISSION_DENIED or UNAVAILABLE.
         """
         arrived = time.perf_counter()
         operation = OPERATIONS.get(method)

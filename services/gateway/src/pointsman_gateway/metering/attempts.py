@@ -88,9 +88,9 @@ class PathAttempt:
     ) -> None:
         """Records that the answer has begun, or was found in the cache (`cached`: "exact" or "semantic", else empty).
 
-        `model` is the engine's name of the model. `hedged` is the number of other engines that got the same prompt and
-        were cancelled before they answered, `embeddings` the number of texts that were embedded to look the request up
-        in the cache, and `loading_seconds` the time that the attempt waited for its adapter.
+        `model` is the engine's name of the model that answers. `hedged` is the number of other engines that got the
+        same prompt and were cancelled before they answered, `embeddings` the number of texts that were embedded to look
+        the request up in the cache, and `loading_seconds` the time that the attempt waited for its adapter.
         """
         self.model = model
         if cached or hedged or loading_seconds or embeddings:
@@ -105,8 +105,8 @@ class PathAttempt:
         """Counts the pieces of the answer, and records when the first one came and why the answer ended. Has to be
         called for every read of the engine's stream.
 
-        Each event of the engine is one piece: how many arrive at once depends on the network and must not affect the
-        cost.
+        Each event of the engine with text or other content is one piece: how many arrive at once depends on the network
+        and must not affect the cost.
         """
         pieces = self.pieces
         for chunk in chunks:

@@ -52,13 +52,14 @@ class PathCosts(Protocol):
 class CounterfactualCosts(Collector):
     """Computes what all requests of a task would have cost if one path had answered all of them, for each path.
 
-    Requests that the path itself answered count at their actual cost, others at the path's estimate. A request without
-    an answer counts at its actual cost on every path. Nothing is computed in a request: the estimate is linear in the
-    length of a request, so the cost of many follows from the sum of their lengths, at a scrape.
+    Requests that the path itself answered count at their actual cost without the training of adapters, others at the
+    path's estimate. A request without an answer counts at its actual cost on every path. Nothing is computed in a
+    request: the estimate is linear in the length of a request, so the cost of many follows from the sum of their
+    lengths, at a scrape.
     """
 
     def __init__(self, totals: Callable[[], Iterable[tuple[str, str, PathTotals]]]) -> None:
-        """Takes `totals`, which returns (task, path, sums since the start of the process)."""
+        """Takes `totals`, which returns (task, path, totals since the start of the process) for each task and path."""
         self._totals = totals
         self._costs: PathCosts | None = None
         self._paths_by_task: Mapping[str, Sequence[Path]] = {}

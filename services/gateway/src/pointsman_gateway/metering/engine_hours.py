@@ -1,14 +1,14 @@
 """Allocates the hourly price of engines to the paths that use them; the rest is idle.
 
-At each moment the price is divided evenly among the answers that the engine works on, as in processor sharing: while
-n(t) answers are in progress, each bears the integral of dt / n(t). That integral, from a fixed start, is one number for
-all answers (the virtual time of A. K. Parekh and R. G. Gallager, "A generalized processor sharing approach to flow
-control", IEEE/ACM Transactions on Networking 1 (1993)). So an answer's share is the integral's value at the answer's
-end minus that at its start, and all shares and the idle time add up to the time that has passed.
+At each moment the price is divided evenly among the answers that the engine works on: while n answers are in progress,
+each is charged 1/n of the time. One number for all answers, the virtual time, advances by 1/n of the time that passes
+(A. K. Parekh and R. G. Gallager, "A generalized processor sharing approach to flow control", IEEE/ACM Transactions on
+Networking 1 (1993)). An answer is charged the virtual time at its end minus that at its start. All charges and the idle
+time add up to the time that has passed.
 
-When an answer was in progress is known after its end: the engine reports how long it worked (without the queue), up to
-the moment at which the last token arrived. So time is allocated up to the start of the oldest answer that has not
-ended, and at most `MAX_LAG_SECONDS` behind the present; an answer that takes longer counts as in progress all the time.
+An answer's time in progress is known only after its end, when the engine reports how long it worked on the answer,
+without the queue. So the time since the start of the oldest unfinished answer is allocated later, but at most
+`MAX_LAG_SECONDS` later. An answer that takes longer than that counts as in progress all the time.
 """
 
 import time
@@ -35,7 +35,9 @@ members join and leave groups of engines."""
 
 
 class BusyInterval:
-    """The time interval for which one answer is in progress at the engine."""
+    """The time interval for which one answer is in progress at the engine. Its `start` advances once the time before it
+    is allocated.
+    """
 
     __slots__ = ("allocator", "path", "start")
 

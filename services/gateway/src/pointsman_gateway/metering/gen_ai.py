@@ -71,12 +71,15 @@ class GenAiMetrics:
         self._request_models = frozenset([AUTO, *(f"path:{path}" for path in paths)])
 
     def observe_rejected(self, request: Request, outcome: str, seconds: float) -> None:
-        """Counts a request that ended before it had a decision; `outcome` is "cancelled" or an error's code."""
+        """Counts a request that ended before it had a decision, with its duration. `outcome` is "cancelled" or an
+        error's code.
+        """
         labels = self._server_labels(request.operation, request.model, "")
         self._durations.series(*labels, outcome).observe(seconds, sampled_trace_id())
 
     def receipt_series(self, operation: Operation, model: str, receipt: Receipt) -> Iterator[tuple[str, Series]]:
-        """Yields (column, series) for a receipt: `MetricsAggregator` adds its number in the column to the series.
+        """Yields pairs (column, series). `MetricsAggregator` adds the number that the receipt has in the column to the
+        series.
 
         `model` is the one that the request names.
         """
@@ -91,8 +94,8 @@ class GenAiMetrics:
             yield "per_token", self._per_token.series(*labels)
 
     def token_series(self, operation: Operation, model: str) -> Iterator[tuple[str, Series]]:
-        """Yields (column, series) for the tokens of a receipt, as in `receipt_series`. To be used only if an engine has
-        counted them, because the conventions exclude estimates.
+        """Yields pairs (column, series) for the tokens of a receipt, as `receipt_series` does. To be used only if an
+        engine has counted them, because the conventions exclude estimates.
 
         `model` is the engine's name of the model that answered.
         """
@@ -101,8 +104,8 @@ class GenAiMetrics:
         yield "completion_tokens", series.output
 
     def observe_call(self, operation: Operation, model: str, outcome: str, seconds: float) -> None:
-        """Observes the duration of one call of an engine. `model` is the engine's name of the model, `outcome` is "ok"
-        or an error's code.
+        """Observes the duration of one call of an engine. `model` is the engine's name of the model, `outcome` is "ok",
+        "cancelled" or an error's code.
         """
         series = self._client_series_of(operation, model)
         durations = series.durations if outcome == OK else self._operations.series(*series.labels, outcome)
@@ -117,7 +120,7 @@ class GenAiMetrics:
     def observe_embedding(self, model: str, outcome: str, seconds: float) -> None:
         """Observes the duration of a request for embeddings.
 
-        `model` is the name in the configuration, `outcome` is "ok" or an error's code.
+        `model` is the name in the configuration, `outcome` is "ok", "cancelled" or an error's code.
         """
         error = "" if outcome == OK else outcome
         self._durations.series("embeddings", POINTSMAN, model, model, error).observe(seconds, sampled_trace_id())

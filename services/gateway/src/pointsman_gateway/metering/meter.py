@@ -141,7 +141,9 @@ class Meter:
         self._current.buffered_seconds = perf_counter() - (self._current.first_piece or perf_counter())
 
     def set_usage(self, usage: Usage) -> None:
-        """Sets the usage of the current attempt, or its estimate if `usage` is one; caps it as `_cap` does."""
+        """Sets the usage of the current attempt, or its estimate if `usage` is one. A usage with more tokens than are
+        possible is cut, which is noted in the receipt and logged.
+        """
         path = self._current.path
         window = self._metering.pricing.context_window(path.model)
         limit = self._request.sampling.max_tokens
@@ -207,10 +209,11 @@ class Meter:
         return self._answering
 
     def finish(self, outcome: str, error: PointsmanError | None = None) -> Receipt | UndecidedReceipt:
-        """Makes the receipt, adds it to the metrics, and returns it; an UndecidedReceipt if there was no decision.
+        """Makes the receipt, adds it to the metrics, to the means of its paths and to the counts of canaries, and
+        returns it; an UndecidedReceipt if there was no decision.
 
-        `outcome` is "ok", "cancelled" or an error's code. `error` is what the caller gets; None if that is no error, or
-        a bug.
+        `outcome` is "ok", "cancelled" or an error's code. `error` is the error that the caller gets; None if there is
+        none, or if it is a bug ("internal").
         """
         fault = NO_FAULT
         if outcome != OK:
@@ -260,7 +263,9 @@ class Meter:
         return receipt
 
     def finish_route(self, outcome: str, error: PointsmanError | None = None) -> Receipt | UndecidedReceipt:
-        """Does as `finish` for a request for the decision only, which costs nothing, even if its prompt was built."""
+        """Makes the receipt of a request for the decision only, as `finish` does. It costs nothing, even if its prompt
+        was built, and its outcome is "routed" instead of "ok".
+        """
         outcome = ROUTED if outcome == OK else outcome
         fault, outcome = fault_of(outcome, error), outcome_of(outcome)
         decision = self._decision

@@ -38,7 +38,7 @@ class TierPrices:
 
 
 class PriceTable:
-    """All prices of one model."""
+    """All prices of one model's tokens: the standard ones, and those of its service tiers."""
 
     def __init__(self, standard: Prices, service_tiers: Mapping[str, Prices]) -> None:
         self.standard = _tier(standard)
@@ -75,7 +75,10 @@ class PriceTable:
         return prompt, completion
 
     def parts(self, usage: Usage) -> CostParts | None:
-        """Returns the picodollars of each kind of tokens in the usage; None if a price is missing."""
+        """Returns the picodollars of each kind of tokens in the usage; None if a price is missing.
+
+        Reasoning tokens without a price of their own count as tokens of the completion.
+        """
         tier = self._tiers.get(usage.details.service_tier if usage.details is not None else "")
         if tier is None:
             return None

@@ -186,7 +186,7 @@ def _plain_prices(prices: KindPrices) -> TokenPrices:
 
 @dataclass(slots=True)
 class PathMeans:
-    """Moving averages over a path's answers: tokens and costs."""
+    """Exponential moving averages over a path's answers: tokens, costs and seconds."""
 
     added_tokens: float
     """Tokens that the path's prompt adds to the request's own."""
@@ -202,7 +202,7 @@ class PathMeans:
 
     @property
     def prefill_seconds_per_token(self) -> float | None:
-        """Returns the seconds for each prompt token that is not in the prefix cache; None if no answer had such one."""
+        """Returns the seconds for each prompt token that is not in the prefix cache; None if there was none."""
         return self.prefill_seconds / self.uncached_tokens if self.uncached_tokens else None
 
 
@@ -262,7 +262,8 @@ class CostEstimator:
     def usd(self, path: Path, request: Request) -> float | None:
         """Returns the expected dollars of a request on the path, without training; None if a price is unknown.
 
-        They follow from the path's answers so far, and before the first one from the length of the request only.
+        They follow from the path's answers so far, and before the first one from the length of the request and its
+        `max_tokens` (see `estimate_answer_tokens`). Images are added in both cases.
         """
         prices = self._pricing.token_prices(path.model)
         if prices is None:

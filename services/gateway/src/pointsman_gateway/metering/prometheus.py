@@ -1,4 +1,4 @@
-"""The gateway's own metrics of requests; label values come from the configuration only, others count as "other"."""
+"""The gateway's own metrics of requests. Paths and tasks that are not in the configuration have the label "other"."""
 
 from collections.abc import Callable, Collection, Iterator
 
@@ -35,7 +35,9 @@ class _PathCounts:
 
 
 def has_token_times(receipt: Receipt) -> bool:
-    """Returns whether the receipt has a time per token after the first one."""
+    """Returns whether the time per token after the first one is known: there are at least two tokens of the answer, and
+    the first was sent.
+    """
     return receipt.usage.completion_tokens > 1 and "generation" in receipt.seconds
 
 
@@ -141,7 +143,7 @@ class GatewayMetrics:
         self._paths, self._tasks = frozenset(paths), frozenset(tasks)
 
     def count_reload(self, outcome: str, revision: str) -> None:
-        """Counts a reload: `outcome` is "swapped" or "refused", `revision` that of the configuration in use after."""
+        """Counts a reload: `outcome` is "swapped" or "refused"; `revision` is that of the configuration then in use."""
         self._reloads.labels(outcome).inc()
         self.set_revision(revision)
 
@@ -150,7 +152,9 @@ class GatewayMetrics:
         self._generation.labels(revision).set(1)
 
     def decision_series(self, decision: Decision) -> Iterator[tuple[str, Series]]:
-        """Yields (column, series) for a decision: `MetricsAggregator` adds its number in the column to the series."""
+        """Yields pairs (column, series) for a receipt's first decision. `MetricsAggregator` adds the number that the
+        receipt has in the column to the series.
+        """
         task = self._task(decision.task)
         yield "requests", self._reasons.series(self._path(decision.path), task, decision.reason.partition(":")[0])
         yield "decision_seconds", self._decisions
@@ -197,7 +201,7 @@ class GatewayMetrics:
             self._estimated.series(*labels).value += sum(receipt.picodollars.values())
 
     def count_rejected(self, outcome: str, fault: str) -> None:
-        """Counts a request that ended before it had a decision."""
+        """Counts a request that ended before it had a decision; `outcome` is "cancelled" or an error's code."""
         self._rejected.series(outcome, fault).value += 1
 
     def path_totals(self) -> Iterator[tuple[str, str, PathTotals]]:
@@ -207,7 +211,9 @@ class GatewayMetrics:
             yield task, path, counts.totals()
 
     def receipt_series(self, receipt: Receipt) -> Iterator[tuple[str, Series]]:
-        """Yields (column, series) for a receipt: `MetricsAggregator` adds its number in the column to the series."""
+        """Yields pairs (column, series). `MetricsAggregator` adds the number that the receipt has in the column to the
+        series.
+        """
         path, task = receipt.decision.path, receipt.decision.task
         labels = (self._path(path), path.kind.value, self._task(task))
         self._create_series(labels)

@@ -13,7 +13,8 @@ ANY_TIER = "auto"
 def possible_prompt_kinds(request: Request) -> Set[str]:
     """Returns the kinds of tokens (see `domain.usage`) that the request's prompt can have.
 
-    "cache_write" is always one: some providers write to their cache unasked. For an hour they do so only on request.
+    "cache_write" is always one, since some providers write to their cache unasked, and "cache_write_1h" only if the
+    request has a `cache_control`.
     """
     kinds = {kind for media, kind in _MEDIA_KINDS.items() if media in request.media}
     kinds |= {"prompt", "cached", "cache_write"}

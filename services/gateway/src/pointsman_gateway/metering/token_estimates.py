@@ -32,7 +32,7 @@ def estimate_answer_tokens(request: Request, default: int | None = None) -> int:
 
 
 def choice_count(request: Request) -> int:
-    """Returns the number of choices: `n`, which admission has checked, or 1; for a completion times its prompts."""
+    """Returns the number of choices that the request asks for: its `n` or 1, for a completion times its prompts."""
     extra = request.sampling.extra
     if not extra:
         return 1

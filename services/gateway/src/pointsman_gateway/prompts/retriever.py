@@ -31,7 +31,9 @@ LATE = "deadline_exceeded"
 
 
 class RetrieverClient:
-    """Searches collections of the retriever, and reads their sketches; implements `Search` and `Collections`."""
+    """Searches collections of the retriever, and reads their sketches; implements `Search` and `Collections`. Queries
+    are cut after 16,384 characters.
+    """
 
     def __init__(self, channel: grpc.aio.Channel, fingerprint: Callable[[], str]) -> None:
         """Takes `fingerprint`, which returns the fingerprint of the model that computes the vectors of queries. It is
@@ -62,8 +64,10 @@ class RetrieverClient:
 
     async def sketch(self, collection: str) -> Sketch:
         """Returns a sketch (a small sample of hashes) of a collection's documents, from which the share of changed
-        documents can be estimated. Raises the retriever's error, such as NotFound, or DeadlineExceeded or Unavailable
-        if it does not answer, see `from_rpc_error`.
+        documents can be estimated.
+
+        Raises the retriever's error, such as NotFound, or DeadlineExceeded or Unavailable if it does not answer (see
+        `from_rpc_error`).
         """
         try:
             answer = await self._stub.Sketch(

@@ -108,8 +108,9 @@ class RetrievalOptions(Strict):
 class Retrieval(Strategy):
     """The strategy `retrieval`: searches a collection, and adds the passages to the system message by a template.
 
-    Raises NothingRelevant if there are no passages, `on_empty` is "next_path", and the request has another path. An
-    error of the search is raised if `required` is true; otherwise the prompt gets no passages.
+    Raises NothingRelevant if the search finds no passages, `on_empty` is "next_path", and the request has another path.
+    An error of the search is raised if `required` is true; otherwise the prompt gets no passages. For a request without
+    text nothing is searched or found.
     """
 
     Options = RetrievalOptions
@@ -152,10 +153,9 @@ class Retrieval(Strategy):
 
 
 def choose_passages(options: RetrievalOptions, found: Found) -> tuple[Passage, ...]:
-    """Returns the best passages that have the minimum score and together fit into `max_tokens`; none if `found` is not
-    relevant. They are ordered by document and position, not by rank: prompts with the same passages then begin with
-    the same text, which the engine has in its prefix cache. The embedding model's tokens are counted, which are close
-    enough to the engine's.
+    """Returns the best passages that have the minimum score and together fit into `max_tokens`, in tokens of the
+    embedding model; none if `found` is not relevant. They are ordered by document and position, not by rank: prompts
+    with the same passages then begin with the same text, which the engine has in its prefix cache.
     """
     chosen, tokens_left = [], options.max_tokens
     for passage in found.passages if found.relevant else ():

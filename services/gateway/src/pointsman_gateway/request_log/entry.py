@@ -140,7 +140,9 @@ def _stored_text(request: Request, redaction: Redaction) -> tuple[str, list[dict
 
 
 def messages_of(request: Request) -> list[dict[str, Any]] | None:
-    """Returns the messages as they were sent; None if they have media, or are longer than `MAX_TEXT_BYTES`."""
+    """Returns the client's messages in the format of chat completions; None if they have media, or are longer than
+    `MAX_TEXT_BYTES` as JSON.
+    """
     if request.media or request.characters > MAX_TEXT_BYTES:
         return None
     messages = [{"role": m.role, "content": m.content, **m.extra} for m in request.messages]
@@ -162,7 +164,9 @@ def six_digits(number: float) -> float:
 
 
 def _digest(request: Request) -> str:
-    """Returns a hex hash of what decision and answer depend on: model, metadata, user, response format, messages."""
+    """Returns a hex hash of the request's model, metadata, user, response format and messages. Other parameters, such
+    as the temperature, do not count.
+    """
     response_format = request.sampling.extra.get("response_format")
     parameters = (request.model, sorted(request.metadata.items()), request.user, response_format)
     return hashlib.blake2b(_encode_sorted((parameters, request.messages)), digest_size=16).hexdigest()
@@ -221,8 +225,8 @@ def stores_answers(config: LearningConfig | None, request: Request, decision: De
 def to_training_sample(pending: PendingEntry, redaction: Redaction) -> str:
     """Returns a sample as JSON (see docs/flywheel.md).
 
-    It is empty if there are no answers to store, the request has failed or was answered from the cache, the messages
-    have media, a text is too long (`MAX_TEXT_BYTES`), or a redaction fails.
+    It is empty if there are no answers to store, the outcome is not "ok", the answer came from the cache, the messages
+    have media, the messages or the answers are too long (`MAX_TEXT_BYTES`), or a redaction fails.
     """
     receipt = pending.receipt
     if not pending.answers or receipt.outcome != "ok" or receipt.cached:

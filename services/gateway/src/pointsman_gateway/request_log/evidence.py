@@ -56,7 +56,9 @@ def evidence_key(receipt: Receipt) -> EvidenceKey:
 
 
 def path_key(task: str, path: Path, model: str) -> EvidenceKey:
-    """Returns the key for an answer along the path by `model`, a base model or an adapter version."""
+    """Returns the key of the evidence to which an answer on the path by `model`, a base model or an adapter version,
+    belongs.
+    """
     return EvidenceKey(task, path.name, path.fingerprint, model if path.adapter else "")
 
 
@@ -70,7 +72,10 @@ class AnswerCounts(NamedTuple):
 
 
 def answer_counts(receipt: Receipt, day: str) -> AnswerCounts | None:
-    """Returns what a receipt adds to the evidence on its path on `day` (YYYYMMDD, UTC); None if it adds nothing."""
+    """Returns what a receipt adds to the evidence on its path on `day` (YYYYMMDD, UTC).
+
+    None if the request did not end with "ok", was answered from the cache, or was escalated.
+    """
     if not _is_evidence(receipt):
         return None
     bucket = BUCKET + str(PATH_LATENCY_BUCKETS.index(receipt.seconds["total"]))
@@ -131,7 +136,8 @@ def _from_json(text: str) -> EvidenceKey:
 
 
 class EvidenceStore:
-    """Holds the evidence of the last days in memory, so that a lookup takes microseconds.
+    """Holds the evidence on paths (ratings, costs, latencies) of the last days in memory, so that a lookup takes
+    microseconds.
 
     It is the sum of what Redis held at the last read and what this process has counted since. Counts of answers whose
     log entries are not sent yet are called pending: they are sent to Redis in the same batch as their entries, so that
@@ -171,7 +177,9 @@ class EvidenceStore:
         return computed
 
     def count_answer(self, receipt: Receipt) -> None:
-        """Counts an answer that gets no log entry, if it is evidence; the next `take_unsent` includes it."""
+        """Counts an answer that gets no log entry, unless `answer_counts` is None for its receipt; the next
+        `take_unsent` includes it.
+        """
         answer = answer_counts(receipt, today())
         if answer is not None:
             self._collect(answer, pending=False)
@@ -230,14 +238,14 @@ class EvidenceStore:
 
     def take_unsent(self) -> dict[str, Counts]:
         """Removes and returns, by day, the counts that Redis has not received, except for pending ones. The caller must
-        add them there exactly once.
+        add them to Redis exactly once.
         """
         self._add_uncounted()
         unsent, self._unsent = self._unsent, {}
         return unsent
 
     def read(self, day: str, in_redis: Counts) -> None:
-        """Replaces a day's evidence by `in_redis`, the counts in Redis, and the counts that Redis has not received.
+        """Replaces a day's evidence by the sum of `in_redis`, the counts in Redis, and those that are not in Redis yet.
 
         `in_redis` must include all counts that `take_unsent` has returned.
         """

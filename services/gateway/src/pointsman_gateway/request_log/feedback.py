@@ -141,10 +141,11 @@ class FeedbackService:
         """The configured tasks, one of which `right_task` may be."""
 
     async def take(self, feedback: Feedback) -> StoredFeedback:
-        """Stores feedback in Redis or, if Redis does not answer in time, on disk.
+        """Stores feedback, with redacted texts, in Redis or, if Redis does not answer in time, on disk.
 
-        Raises InvalidArgument (see `check`), NotFound ("unknown_decision") if there is no decision of that id that the
-        tenant may rate, or Unavailable ("wal_full", "wal_unwritable") if it can be stored in neither.
+        Raises InvalidArgument (see `check`), NotFound ("unknown_decision") if Redis has no decision of that id that the
+        tenant may rate, or Unavailable ("wal_full", "wal_unwritable") if it can be stored in neither. On disk, also
+        feedback on an unknown decision is accepted, and dropped later.
         """
         check(feedback, self.tasks)
         record = FeedbackRecord(

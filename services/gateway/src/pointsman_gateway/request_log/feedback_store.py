@@ -16,7 +16,9 @@ class StoredFeedback:
 
 
 class FeedbackStore(Protocol):
-    """Interface to store feedback; `FeedbackService`, its wrapper `CanaryRatings`, and `NullFeedback` implement it."""
+    """Interface to store feedback; `FeedbackService`, its wrappers `ScoringFeedback` and `CanaryRatings`, and
+    `NullFeedback` implement it.
+    """
 
     async def take(self, feedback: Feedback) -> StoredFeedback:
         """Stores feedback; returns once it is in Redis or on disk.

@@ -6,8 +6,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 class RequestLogMetrics:
     """The metrics of the request log.
 
-    Series whose labels are known are created with the value 0. Otherwise Prometheus's `rate`, which measures changes
-    between samples, would miss the first event of a series.
+    The series of `dropped` and `wal_skipped` are created with the value 0. Otherwise Prometheus's `rate`, which
+    measures changes between samples, would miss the first event of each.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:

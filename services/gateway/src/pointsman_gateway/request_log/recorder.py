@@ -38,9 +38,10 @@ to 50 µs."""
 
 
 class Recorder:
-    """Records receipts; implements the port `RequestLog`.
+    """Records receipts; implements `RequestLog` of `ports.py`.
 
-    While Redis is unavailable, receipts wait in memory up to a limit; beyond it the oldest are dropped.
+    While Redis is unavailable, receipts wait in memory up to limits (`MAX_WAITING`, `MAX_WAITING_BYTES`); beyond them
+    the oldest are dropped.
     """
 
     def __init__(
@@ -97,7 +98,7 @@ class Recorder:
             self._encoding = asyncio.get_running_loop().call_soon(self._encode_some)
 
     def note_undecided(self, receipt: UndecidedReceipt) -> None:
-        """Does as `note` for a request that ended before its decision."""
+        """Does as `note` for a request without a decision: one for embeddings, or one that ended too early."""
         if len(self._undecided) >= MAX_WAITING:
             self._upto = self._upto.and_undecided(self._undecided.popleft()[-1])
             self._metrics.dropped.labels("full").inc()
@@ -118,8 +119,8 @@ class Recorder:
         return offsets.count(0) + (self._batch.not_in_wal if self._batch else 0)
 
     async def write(self) -> None:
-        """Writes all waiting receipts and counts to Redis. If it raises Unavailable, because Redis does not answer in
-        time, the unwritten ones stay queued.
+        """Writes all waiting receipts and counts to Redis; logs and drops receipts that cannot be encoded. If it raises
+        Unavailable, because Redis does not answer in time, the unwritten ones stay queued.
         """
         async with self._writing:
             try:

@@ -64,8 +64,8 @@ def last_days(count: int) -> list[str]:
 
 
 def hash_to_unit_interval(decision_id: str) -> float:
-    """Returns a number from 0 to 1 that is always the same for one id, and uniformly distributed over ids. A share of
-    decisions is sampled by it.
+    """Returns a number from 0 to 1 that is always the same for one id, and uniformly distributed over ids: those with a
+    number below 0.1 are a sample of a tenth of the decisions.
     """
     return int.from_bytes(hashlib.blake2b(f"sample {decision_id}".encode(), digest_size=8).digest()) / 2**64
 

@@ -44,7 +44,10 @@ class LeftOutFields:
 
     def notes(self, request: Request, path: Path) -> tuple[str, ...]:
         """Returns one note with the names of the request's fields that at least one engine of the path's model does not
-        get; an empty tuple if all engines get all fields.
+        get, at most `MAX_NAMES`; an empty tuple if all engines get all fields.
+
+        `user` and `metadata` are always among them if the request has them. Ignored parameters with a value in
+        `NEUTRAL` are not.
         """
         sampling = request.sampling
         fields = sampling.extra

@@ -31,8 +31,8 @@ class Evidence(Protocol):
     """Interface of the statistics of paths on tasks, such as ratings and costs; `EvidenceStore` implements it."""
 
     def of(self, task: str, path: Path) -> PathEvidence:
-        """Returns the statistics of the path, in its present configuration, on a task; all zeros if there are none.
-        Takes no I/O.
+        """Looks up in memory, and returns, the statistics of the path, in its present configuration, on a task; all
+        zeros if there are none.
         """
         ...
 
@@ -58,8 +58,8 @@ class Freshness(Protocol):
     """
 
     def changed_share(self, version: str) -> float:
-        """Returns the share of the adapter version's documents that have changed since its training, 0 to 1; 0 if it is
-        unknown. Takes no I/O.
+        """Looks up in memory, and returns, the share of the adapter version's documents that have changed since its
+        training, 0 to 1; 0 if it is unknown.
         """
         ...
 
@@ -108,10 +108,10 @@ NOT_PINNED = PinnedVersion("")
 def resolve_adapter(path: Path, key: str, adapters: Adapters, pinned: PinnedVersion = NOT_PINNED) -> Path:
     """Returns the path with its adapter resolved to a version; unchanged if it has no adapter.
 
-    An alias becomes its own version or, for a share of the keys, its canary's if an available engine has loaded that.
-    `key` identifies the user: equal keys belong to the same share while the alias does not change. A `pinned` version
-    replaces both, unless it was rolled back, its canary was ended, or no available engine has loaded it. Notes in the
-    resolved adapter tell what happened.
+    A version that the path names is used as it is. An alias becomes its own version or, for a share of the keys, its
+    canary's if an available engine has loaded that. `key` identifies the user: equal keys belong to the same share
+    while the alias does not change. A `pinned` version replaces both of the alias's versions, unless it was rolled
+    back, its canary was ended, or no available engine has loaded it. Notes in the resolved adapter tell what happened.
     """
     if not path.adapter:
         return path
@@ -185,7 +185,8 @@ def considered_paths(
     "escalation", and the reason.
 
     `paths` are the plan's that the scope allows, in order; `unavailable` says why some of them cannot be used, by name.
-    `escalation` are the paths that may answer if the answer of `chosen` is rejected. A path in `unavailable` is
+    `escalation` are the paths that may answer if the answer of `chosen` is rejected; the first of them has the outcome
+    "escalation", unless the answer of `chosen` is streamed before it is validated. A path in `unavailable` is
     "skipped", even if it is chosen because none is available. The entries are in the order of `paths`; those of paths
     that only the plan explains follow.
     """

@@ -40,7 +40,9 @@ class Fixed(Policy):
 
 
 class Split(Policy):
-    """A policy that distributes users over paths by weights; users keep their path while the weights stay the same."""
+    """A policy that distributes users over paths by weights; users keep their path while the weights stay the same. If
+    requests name no user, it distributes conversations, or else single requests.
+    """
 
     Options = Weights
 
@@ -159,7 +161,7 @@ class Assessment:
 class BestValue(Policy):
     """A policy that takes the cheapest path whose ratings and durations are good enough, and explores paths with too
     few ratings. While the path that it took last, the incumbent, is good enough, it stays unless another one is cheaper
-    by the option `hysteresis`.
+    by the option `hysteresis`, and good enough with a margin.
     """
 
     Options = BestValueOptions
@@ -239,11 +241,11 @@ def lower_bound(mean: float, count: float, confidence: float) -> float:
 
 
 def choose(options: BestValueOptions, assessments: Sequence[Assessment], incumbent: str) -> Plan:
-    """Returns a plan with the cheapest path without a fault, followed by the others without a fault. `incumbent` is the
-    path in use; if it has no fault, it stays first unless another is cheaper by the hysteresis.
+    """Returns a plan with the cheapest path without a fault, followed by the others without a fault, by cost.
+    `incumbent` is the name of the path in use; if it has no fault, it stays first unless another one is `clear` and
+    cheaper by the hysteresis.
 
-    If every path has a fault, the plan has one path only: the best rated that is not slow and has enough ratings, or
-    else the first that is not slow.
+    If every path has a fault, the plan has one path only, which `_nearest` chooses.
     """
     good = sorted((a for a in assessments if not a.fault), key=lambda a: a.cost_usd)
     if not good:
@@ -278,7 +280,8 @@ def _comparison(options: BestValueOptions, assessment: Assessment, chosen: Asses
 def _nearest(options: BestValueOptions, assessments: Sequence[Assessment], incumbent: str) -> Plan:
     """Returns the plan if every path has a fault. Its only path is the one with the highest bound among those that are
     not slow and have enough ratings, else the first that is not slow. If all are slow, slowness does not count. If the
-    incumbent is such a path, it stays unless the bound of another one is higher by the hysteresis.
+    incumbent is not slow and has enough ratings, it stays unless the bound of another one is higher by at least the
+    hysteresis times (1 - `quality_floor`).
     """
     fast = [a for a in assessments if not a.slow] or assessments
     chosen = max((a for a in fast if a.has_samples), key=lambda a: a.bound, default=fast[0])
@@ -298,10 +301,11 @@ def _as_good(assessments: Sequence[Assessment]) -> frozenset[str]:
 
 
 def explore(plan: Plan, unexplored: Mapping[str, str], rate: float, position: float) -> Plan:
-    """Puts a path with too few ratings first for the share `rate` of requests, evenly among such paths.
+    """Returns the plan with a path that has too few ratings in front, for the share `rate` of users, evenly among such
+    paths.
 
     `unexplored` has an explanation for each such path. `position` is a number from 0 to 1 that belongs to the request's
-    user; if it is `rate` or more, the plan is returned unchanged.
+    user; if it is `rate` or more, or if only the plan's first path has too few ratings, the plan is unchanged.
     """
     paths = [path for path in unexplored if path != plan.paths[0]]
     if position >= rate or not paths:

@@ -38,7 +38,11 @@ class PolicyPreview:
 
 
 def preview_policy(name: str, task: TaskConfig, policy: Policy, default_path: str, facts: PathFacts) -> PolicyPreview:
-    """Returns what the policy of the task `name` would choose now for an empty request, without exploration."""
+    """Returns what the policy of the task `name` would choose now for an empty request, without exploration.
+
+    The choice is the first available path among the policy's, the task's fallbacks and the default path; if none is
+    available, the policy's first.
+    """
     roles = _roles(task, policy, default_path)
     context = TaskContext(facts, name, EMPTY_REQUEST)
     unavailable = context.unavailable(tuple(roles))

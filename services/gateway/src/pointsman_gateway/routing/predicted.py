@@ -24,7 +24,9 @@ MAX_EXPONENT = 700.0
 
 
 class PathPrediction(Strict):
-    """The fitted parameters of one path: the probability of a good answer is sigmoid(bias + weights . embedding)."""
+    """The fitted parameters of one path, for the cost of a request and for the probability of a good answer, which is
+    sigmoid(bias + weights . embedding).
+    """
 
     mean: float = Field(ge=0, le=1, description="mean score; predicted for requests without an embedding")
     bias: float
@@ -83,7 +85,9 @@ def decode_weights(text: str) -> NDArray[np.float32]:
 
 
 class Predicted(Policy):
-    """A policy that takes the path with the highest expected utility: p(right) - dollars / `usd_per_wrong_answer`."""
+    """A policy that takes the path with the highest expected utility: p(right) - dollars / `usd_per_wrong_answer`. For
+    a share of users (`exploration_rate`), it takes a path with too few ratings instead.
+    """
 
     Options = PredictedOptions
     needs_costs = True

@@ -1,6 +1,7 @@
 """Chooses the path of a request: the one that it names, else by the task's policy, else the default path.
 
-Paths that are unavailable, outside the key's scope, or whose model cannot take the request's media are passed over.
+Paths that are unavailable, outside the key's scope, or whose model cannot take the request's media are passed over, as
+long as another one is left (see `Router.decide`).
 """
 
 import os
@@ -62,7 +63,7 @@ class NamedPaths(Protocol):
 
 
 class Router:
-    """Makes the decision for a request and its labels."""
+    """Decides which path answers a request, by the request and by the labels that classification has found."""
 
     def __init__(
         self,
@@ -83,7 +84,8 @@ class Router:
         change_prices: ChangePrices = NO_PRICES,
     ) -> None:
         """Takes in `model_inputs` the kinds of media that each model accepts; a model without an entry accepts only
-        text. `model_fallbacks` are the paths to try if a model fails that a request has named, by model.
+        text. `model_fallbacks` are the paths to try if a model fails that a request has named, by model. `revision` is
+        the digest of the configuration, which each decision has.
         """
         self._paths = paths
         self._tasks = tasks
@@ -110,7 +112,7 @@ class Router:
     def decide(self, request: Request, labels: Labels, step: ConversationStep | None = None) -> Decision:
         """Decides which path answers. If no path is available, the first that takes the request's media is chosen,
         since its error says what is wrong. `step` is the request's place in its conversation; None if it is taken
-        alone.
+        alone. A path or model that the request names is taken whatever the conversation used before.
 
         Raises NotFound for an unknown model or path, PermissionDenied if the key's scope allows no path, and
         InvalidArgument if none of the paths that may answer takes the request's media.
@@ -205,8 +207,9 @@ class Router:
         return replace(plan, paths=tuple(paths))
 
     def _avoid_stale(self, stale: StaleConfig, plan: Plan, key: str) -> Plan:
-        """Puts the path `stale.path` first if the plan's first path has an adapter, and too many documents have changed
-        since that was trained.
+        """Returns the plan with the path `stale.path` in front and the reason "stale", if the plan's first path has an
+        adapter and a larger share of documents than `stale.after_changed_share` has changed since its training.
+        Otherwise returns the plan as it is.
         """
         path = self._facts.resolved(plan.paths[0], key)
         if path.resolved_adapter is None or path.name == stale.path:

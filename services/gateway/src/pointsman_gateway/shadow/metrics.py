@@ -16,8 +16,8 @@ def _verdict(score: float) -> str:
 
 
 class ShadowMetrics:
-    """The Prometheus counters of shadow requests, of pairs of answers and of judges. No other metric counts shadow
-    requests.
+    """The Prometheus counters of shadow requests, of pairs of answers and of judges. The metrics of regular requests do
+    not count shadow requests; those of calls of engines do.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:

@@ -50,8 +50,8 @@ class PairScorer:
         self._scores = scores
 
     def add(self, pair: Pair, receipt: Receipt, config: ShadowConfig) -> None:
-        """Counts a pair of two complete answers. Scores it if its task rates by validators; if the task rates by right
-        answers, stores it until there is one.
+        """Counts a pair of two complete answers. Scores it if its task rates by validators and they judged both; if the
+        task rates by right answers, stores it until there is one. If a judge scores the pair, `add_judgement` follows.
 
         `receipt` is that of the shadow request, and counts as evidence on its path. Neither waits nor raises.
         """

@@ -201,7 +201,8 @@ class ScoringFeedback:
     async def score_by_stored_feedback(self, decision_id: str) -> None:
         """Scores the stored pair of a decision, if any, by all feedback on the decision so far.
 
-        Raises Unavailable if the feedback cannot be read. If the pair cannot be read or scored, it is skipped.
+        Raises Unavailable if the feedback cannot be read, and FailedPrecondition ("unreadable_record") if the entry of
+        the decision is damaged. If the pair cannot be read or scored, it is skipped.
         """
         with suppress(NotFound):  # the decision itself is not written yet
             given = (await self._stored.find(decision_id)).feedback

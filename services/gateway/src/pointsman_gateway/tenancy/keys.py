@@ -165,7 +165,7 @@ class VerifiedKeys:
     async def refresh(self, epoch: int, key_store: KeyStore) -> None:
         """Makes all copies valid for another `ttl_s` seconds. If `epoch` (see `LeaseStore.poll`) differs from that of
         the last call, a key or limit has changed: then first reads all cached keys again from `key_store`, and drops
-        those that are revoked or expired.
+        those that are revoked or expired, or whose record or tenant cannot be found.
 
         Raises Unavailable if Redis does not answer in time.
         """

@@ -46,8 +46,8 @@ class LeaseStore:
     async def exchange(self, needs: Needs) -> None:
         """Reports the usage of these limits to Redis, and sets their leases to what Redis grants.
 
-        That may be less than they need. Only one exchange for each tenant may run at a time. Raises Unavailable if
-        Redis does not answer in time.
+        That may be less than they need. The caller has to ensure that only one exchange for each tenant runs at a time
+        (`TenantLimits.exchange_lock`). Raises Unavailable if Redis does not answer in time.
         """
         limits = list(needs)
         for start in range(0, len(limits), MAX_LIMITS_PER_CALL):

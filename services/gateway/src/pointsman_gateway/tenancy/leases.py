@@ -105,7 +105,7 @@ class LeasedLimit:
 
     def spent_share(self, now: float) -> float:
         """Returns the share of the limit that all gateways have used in this window, as Redis last reported: 0 to 1, or
-        more if the limit is exceeded. `now` is on the monotonic clock.
+        more if the limit is exceeded; 0 once the window has ended. `now` is on the monotonic clock.
         """
         return 1 - self.unspent / self.maximum if now < self.ends else 0.0
 
@@ -127,7 +127,8 @@ class LeasedLimit:
     # -- exchange with Redis
 
     def report(self, need: int, waiting: int, gateways: int, now: float) -> LeaseReport:
-        """Returns the report for Redis, and gives back the part of the lease that exceeds the wish.
+        """Returns the report for Redis. Also gives back what is free of the lease beyond the wish, which is the unused
+        amount that this gateway should hold.
 
         `need` is the amount that one request requires, and `waiting` the amount that all waiting requests require.
         `gateways` is the number of gateways that share the limit. `now` is on the monotonic clock.
@@ -144,8 +145,8 @@ class LeasedLimit:
         return self.window_number, self.used, self.carried, wish, need
 
     def install(self, answer: list[int], report: LeaseReport, sent: float, now: float) -> None:
-        """Applies the `answer` of Redis to `report`: the window's number, the milliseconds to its end, held, left and
-        unspent. `sent` and `now` are when the report was sent and the answer arrived, on the monotonic clock.
+        """Applies the `answer` that Redis gave to `report`: [the window's number, the milliseconds to its end, held,
+        left, unspent]. `sent` and `now` are when the report was sent and the answer arrived, on the monotonic clock.
         """
         window, ends_in, held, self.left, self.unspent = answer
         if window == self.window_number:

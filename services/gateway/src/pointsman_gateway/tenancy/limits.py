@@ -93,7 +93,7 @@ class KeyUsage:
 
 @dataclass(frozen=True, slots=True)
 class VerifiedCaller(Caller):
-    """A caller whose key was verified, with the usage of that key."""
+    """A caller whose key or token was verified, with the usage of the key or, for a token, of its user."""
 
     usage: KeyUsage = field(kw_only=True, repr=False, compare=False)
 

@@ -40,7 +40,8 @@ class Login(Protocol):
     async def log_in(self, code: LoginCode) -> LoginSession:
         """Exchanges an authorization code for a session.
 
-        Raises Unauthenticated if the issuer rejects the code or a token is invalid, PermissionDenied if the user gets
-        no rights or no valid tenant, and Unavailable if the issuer does not answer or too many logins are in progress.
+        Raises Unauthenticated if no login is configured, the issuer rejects the code or a token is invalid,
+        PermissionDenied if the user gets no rights or no valid tenant, and Unavailable if the issuer does not answer or
+        too many logins are in progress.
         """
         ...

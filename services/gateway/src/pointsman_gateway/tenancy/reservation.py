@@ -83,7 +83,8 @@ class LeasedReservation:
         return bool(self._limits.dollars)
 
     def afford_now(self, usd: float | None) -> bool:
-        """Reserves `usd` dollars more from the lease; returns False if `afford` has to be awaited instead.
+        """Reserves `usd` dollars more from the lease; returns False if `afford` has to be awaited instead. Without a
+        budget in dollars it returns True and does nothing.
 
         Raises ResourceExhausted if it is known that so much is not available, or if the cost is unknown (None) and the
         key or tenant has a budget in dollars.
@@ -127,8 +128,8 @@ class LeasedReservation:
         raise contended()
 
     def settle(self, usage: Usage, usd: float | None, outcome: str) -> None:
-        """Returns the unused part of the reservation at the request's end, charges what was used in excess of it, and
-        counts the usage of the key; only the first call has an effect.
+        """Gives back the stream and the unused tokens and dollars at the request's end, charges what was used in excess
+        of the reservation, and counts the usage of the key; only the first call has an effect.
 
         The excess counts in the current window; an unused part is returned only in the window from which it was taken.
         If `usd` is None (unknown), all reserved dollars are charged. `outcome` is "ok", "cancelled" or an error's code.
@@ -217,7 +218,7 @@ def exhausted(limit: LeasedLimit, need: int, now: float, without_redis: bool) ->
     """Returns the error for a request that exceeds a limit; the error's code is the limit's name.
 
     `need` is the amount that the request requires. If it exceeds the whole limit, the error has no `retry_after`. `now`
-    is on the monotonic clock.
+    is on the monotonic clock. `without_redis` says that Redis is unavailable, which the message then mentions.
     """
     allowed = f"this {limit.owner} may have {_LIMIT_TEXTS[limit.limit].format(_to_text(limit, limit.maximum))}"
     if need > limit.maximum:

@@ -1,13 +1,9 @@
 """Identifies callers and enforces their limits over all gateways; docs/keys.md says how exact the limits are.
 
-In each window of each limit, over all gateways,
-
-    spent  <=  limit + in_flight + sum over g of max(lease(g), share(g))
-
-* in_flight: what answers used beyond their reservations, of requests in flight when a gateway admitted the last request
-  of the window. Nothing else while Redis is available, since the sum of all leases is within the limit.
-* g: the gateways that lost Redis, or were killed, in the window. lease(g) is what g held then, and share(g) is the
-  limit divided by the number of gateways that g knew of, rounded down. Dollars have no share.
+While Redis is available, the leases of all gateways together are within the limit, so the usage in a window exceeds it
+only by what answers in progress use beyond their reservations. A gateway that loses Redis, or is killed, may add the
+lease that it held or its share of the limit, whichever is more. The share is the limit divided by the number of
+gateways; limits in dollars have none.
 """
 
 import logging
@@ -48,7 +44,7 @@ _NO_HEADERS: Mapping[str, str] = {}
 
 
 class RedisTenancy:
-    """Identifies callers and enforces their limits with Redis; implements the port `Tenancy`, and `Leasing`."""
+    """Identifies callers and enforces their limits with Redis; implements `Tenancy` of `ports.py`, and `Leasing`."""
 
     def __init__(
         self,

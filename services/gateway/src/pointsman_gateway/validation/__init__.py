@@ -1,1 +1,1 @@
-"""Validates answers by a task's validators, each of which accepts or rejects every choice; and built-in guardrails."""
+"""The validators of tasks, which accept or reject each choice of an answer, and the built-in guardrails."""

@@ -72,5 +72,6 @@ class BudgetedValidator(Validator):
     def objection_within(self, budget: AnswerBudget, choice: Choice) -> str | None:
         """Returns why the choice is rejected, None if it is accepted.
 
-        Subtracts the work of the check from `budget`; raises NotJudged if too little of it is left.
+        Subtracts the work of the check from `budget`. If too little of it is left, raises NotJudged or, if the
+        validator is a `RegexValidator`, rejects the choice.
         """

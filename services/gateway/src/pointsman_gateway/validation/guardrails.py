@@ -77,7 +77,8 @@ class _Threads:
     async def find(self, findings: Iterator[Finding | None]) -> list[Finding]:
         """Runs the iterator in a thread, and returns its items that are not None. Raises what the iterator raises.
 
-        If the call is cancelled, the thread stops after the next item; None gives it an occasion to stop.
+        If the call is cancelled, the thread stops at the next item, so the iterator has to yield None while it finds
+        nothing.
         """
         is_over = threading.Event()
 

@@ -59,8 +59,8 @@ class Validation:
     def checks(self, request: Request, decision: Decision) -> "AnswerChecks":
         """Returns the checks of the answers to this request, by the validators of the decision's task.
 
-        If the client requires a format (`requires_form`), the schema in its `response_format`, if any, replaces the
-        validators with `checks_format`.
+        If the client requires a form of the answer (`requires_form`), validators with `checks_format` are left out, and
+        the schema in the client's `response_format`, if there is one, is checked instead.
         """
         validators = self._validators.get(decision.task, ())
         sampling = request.sampling
@@ -81,7 +81,7 @@ class AnswerChecks:
         """Whether log-probabilities are requested for validation only, and removed from the client's answer."""
 
     def engine_request(self, request: Request) -> Request:
-        """Returns the request for the engine: it asks for log-probabilities if a validator needs them."""
+        """Returns the request for the engine: it asks for log-probabilities if the client or a validator needs them."""
         if not self._strips:
             return request
         return replace(request, sampling=replace(request.sampling, extra={**request.sampling.extra, "logprobs": True}))
