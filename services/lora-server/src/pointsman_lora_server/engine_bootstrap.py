@@ -94,8 +94,9 @@ def adapter_limit(settings: Settings, facts: EngineFacts | None = None) -> int:
     """Returns how many versions the engine may hold.
 
     For an engine that is started here this is `settings.held`; raises ValueError if that is unset (see `with_held`).
-    For an attached engine it is the lower one of `settings.held` (unset: `MAX_DEFAULT_HELD`) and the engine's own limit
-    in `facts`. If neither is known, it is the number of adapters in one batch, because every engine holds as many.
+    For an attached engine it is the lower one of `settings.held` and the engine's own limit in `facts`; the one that is
+    not known counts as `MAX_DEFAULT_HELD`. If neither is known, it is the number of adapters in one batch, because
+    every engine holds as many.
     """
     if not settings.is_attached:
         if settings.held is None:

@@ -37,7 +37,7 @@ class EngineStateStore:
         return self._closed
 
     def update(self, **changes: Any) -> None:
-        """Sets the named fields of the `EngineState`, then restores the class's invariants.
+        """Sets the named fields of the `EngineState`, then restores the invariants that the class describes.
 
         Watchers are not notified if nothing changes. After `start_shutdown`, the status stays DOWN.
         """

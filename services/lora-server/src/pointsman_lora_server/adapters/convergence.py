@@ -84,7 +84,7 @@ class EngineConvergence:
     async def _load_one(self, name: str, desired: DesiredState) -> bool:
         """Loads a version unless it is resident, rejected, or failed too recently; records a failure.
 
-        Returns False if there is no room for it, so that versions of lower priority need not be tried.
+        Returns False if there is no room for it and it is not pinned; then versions of lower priority need not be tried.
         """
         if name in self._engine_state.state.resident:
             self._lost.discard(name)
@@ -120,8 +120,10 @@ class EngineConvergence:
             self._loader.unload(name)
 
     def _needed(self, desired: DesiredState) -> list[str]:
-        """Returns the READY versions to load, in order: pinned, placed here, then those held before a restart, newest
-        first.
+        """Returns the READY versions that this engine should hold, in the order in which they get the room.
+
+        First come the pinned ones, then those placed here, then those held before a restart unless they are placed by a
+        number of copies; the newest first among each of these.
         """
         here = self._placement.placed_here(desired)
 

@@ -115,8 +115,10 @@ class PlacementPlanner:
             await asyncio.sleep(POLL_SECONDS)
 
     async def wait_until_handed_over(self, desired: Callable[[], DesiredState], resident: frozenset[str]) -> None:
-        """Returns when each of the `resident` versions that has a number of copies is held by the engines on which it
-        is now placed. Call it after `leaving` was set; it has no time limit.
+        """Returns when other engines hold the `resident` versions that are placed by a number of copies, that is, each
+        of them is held by all engines on which it is now placed.
+
+        Only versions to which an alias or a canary points count. Call it after `leaving` was set; it has no time limit.
         """
         versions = [version for version in resident & desired().alias_targets if desired().placement_of(version).copies]
         await self.refresh()

@@ -42,7 +42,7 @@ class WarmUp:
         self._references[version] = reference
 
     def needs_reference(self, version: str) -> bool:
-        """Returns whether the version has no stored reference and was not compared with its last one."""
+        """Returns whether no reference is stored for the version, and `verify` has not compared one successfully."""
         return version not in self._verified and version not in self._references
 
     def has_reference(self, version: str) -> bool:

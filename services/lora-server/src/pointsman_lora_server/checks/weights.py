@@ -68,7 +68,7 @@ def read_layout(path: Path, config: AdapterConfig, base: BaseModelSpec) -> Tenso
     """Checks the names and shapes of an adapter's tensors against its configuration and the base model.
 
     Raises InvalidArgument: bad_weights, unpaired_tensor, missing_tensors, unsupported_feature, unknown_module,
-    wrong_rank or wrong_shape.
+    wrong_rank, wrong_shape, or bad_config as `AdapterConfig.scaling_of` does.
     """
     try:
         layout = TensorLayout(read_header(path))
@@ -84,7 +84,10 @@ def read_layout(path: Path, config: AdapterConfig, base: BaseModelSpec) -> Tenso
 
 
 def check_values(path: Path, layout: TensorLayout, config: AdapterConfig) -> None:
-    """Checks the values of an adapter's tensors; raises InvalidArgument: not_finite, absurd_scale or no_effect."""
+    """Checks the values of an adapter's tensors.
+
+    Raises InvalidArgument: not_finite, absurd_scale, no_effect, or bad_config as `AdapterConfig.scaling_of` does.
+    """
     data = map_bytes(path)
     for name, info in layout.header.items():
         _check_tensor(name, values(data, info))

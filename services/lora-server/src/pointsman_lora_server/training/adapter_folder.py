@@ -80,7 +80,9 @@ def write_merged_model(folder: Path, merge: Callable[[Path], None]) -> None:
 
 
 def write_report(folder: Path, report: Mapping[str, object], samples: Sequence[Conversation]) -> None:
-    """Writes the report, and the samples if there are any, into an adapter's folder; replaces each file atomically."""
+    """Writes the report and the samples into an adapter's folder; replaces each file atomically. Without samples, an
+    earlier file with samples stays.
+    """
     _replace_text(folder / REPORT, _to_json(report))
     if samples:
         _replace_text(folder / SAMPLES, "".join(_sample_line(row) for row in samples))

@@ -54,7 +54,8 @@ class Evaluator:
         self._emit = emit
 
     def evaluate_during(self) -> Evaluated | None:
-        """Measures the held-out loss, and scores answers to a few held-out rows; returns None without held-out rows.
+        """Measures the held-out loss, and scores answers to up to `TimeBudget.rows_during` held-out rows, fewer if
+        these take much longer than estimated; returns None without held-out rows.
 
         The value that decides which weights are best is the loss, or with --stop-on metric the negative share of exact
         answers; ties are decided by the F1 (see `scoring.score`), then by the loss.

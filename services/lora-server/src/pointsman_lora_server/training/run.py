@@ -59,7 +59,8 @@ def train(options: TrainingOptions, rows: TrainingRows, started: float, emit: Em
     """Trains an adapter and writes it into `options.out`; reports the progress as events.
 
     `started` is the monotonic time from which `options.max_minutes` count. Raises TrainingError if the data, the base
-    model, the parent or the checkpoint cannot be used, no step fits into the time, or the last losses are not finite.
+    model, the parent or the checkpoint cannot be used, no step or less than `options.min_epochs` fits into the time, or
+    the last losses are not finite.
     """
     options = with_parent_recipe(options)
     base, dataset = prepare(options, rows, emit, warn)
