@@ -84,7 +84,7 @@ class EngineConvergence:
     async def _load_one(self, name: str, desired: DesiredState) -> bool:
         """Loads a version unless it is resident, rejected, or failed too recently; records a failure.
 
-        Returns False if there is no room for it and it is not pinned; then versions of lower priority need not be tried.
+        Returns False if there is no room for it and it is not pinned: versions of lower priority need not be tried.
         """
         if name in self._engine_state.state.resident:
             self._lost.discard(name)
