@@ -74,7 +74,9 @@ class App:
 
 
 def token_gate(settings: Settings) -> TokenGate | None:
-    """Returns the gate that authenticates gRPC calls by the tokens in the file `settings.tokens`; None without a file.
+    """Returns the gate that authenticates gRPC calls by the tokens in the file `settings.tokens`.
+
+    Returns None if that is None, and logs a warning then unless only this machine can connect.
 
     Raises TokenFileError if the file cannot be used.
     """

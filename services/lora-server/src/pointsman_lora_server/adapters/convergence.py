@@ -100,8 +100,9 @@ class EngineConvergence:
         return loaded or name in desired.pins
 
     async def _load(self, name: str, desired: DesiredState) -> bool:
-        """Loads a version; returns False if that would evict a version that is needed more. A version that an alias is
-        about to be moved to is loaded as for a request (`AdapterLoader.ensure_loaded`), because a caller waits for it.
+        """Loads a version; returns False if there is no room for it (see `AdapterLoader.preload`). A version that an
+        alias is about to be moved to is loaded as for a request (`AdapterLoader.ensure_loaded`), because a caller waits
+        for it.
         """
         version = desired.versions[name]
         if name not in desired.upcoming:

@@ -163,11 +163,11 @@ async def _reason_against(registry: AdapterRegistry, alias: Alias, desired: Desi
 def rollback_reason(terms: CanaryTerms, stable: RequestCounts, canary: RequestCounts) -> str | None:
     """Returns why the canary should be rolled back, as text; None if there is no reason or too little data.
 
-    Each limit in `terms` is compared with the lower confidence limit of the measured difference or ratio: the canary is
-    rolled back only if it is worse than the limit with high confidence (`Z` standard deviations). For rates
-    this is Newcombe's method 10, from Wilson's limits (Statistics in Medicine 17, 1998, 873-890), which is valid for
-    small counts and for rates near 0. For the ratio of the p95 latencies it is the same on their logarithms (MOVER: Zou
-    and Donner, Statistics in Medicine 27, 2008, 1693-1702). Mean ratings are compared like rates, if both versions have
+    Each limit in `terms` is compared with the lower confidence limit of the measured difference or ratio: there is a
+    reason only if the canary is worse than the limit with high confidence (`Z` standard deviations). For rates this is
+    Newcombe's method 10, from Wilson's limits (Statistics in Medicine 17, 1998, 873-890), which is valid for small
+    counts and for rates near 0. For the ratio of the p95 latencies it is the same on their logarithms (MOVER: Zou and
+    Donner, Statistics in Medicine 27, 2008, 1693-1702). Mean ratings are compared like rates, if both versions have
     `min_requests` ratings.
 
     Both versions need `min_requests` requests, with one exception: if only the stable version has too few, the canary

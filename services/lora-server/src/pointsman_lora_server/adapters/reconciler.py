@@ -38,9 +38,10 @@ class DesiredStateSource(Protocol):
 
 
 class Reconciler:
-    """Runs the periodic work of the lora-server.
+    """Runs the periodic work of the lora-server: it loads and unloads versions, advances unfinished ones, checks
+    canaries, and reports to Redis what the engine holds.
 
-    Each task runs at its own interval, and after each change of the desired state or of the engine's state.
+    Each of these runs at its own interval, and after each change of the desired state or of the engine's state.
     """
 
     def __init__(
@@ -136,7 +137,7 @@ class Reconciler:
             engine.cancel()
 
     async def hand_over(self, timeout_seconds: float) -> None:
-        """Makes other engines load the versions that are placed on this one, before it stops.
+        """Makes other engines load the versions that are placed on this one by a number of copies, before it stops.
 
         Returns when they hold these versions; after `timeout_seconds`, or if Redis fails, it logs a warning and returns
         too.

@@ -267,9 +267,9 @@ class AdapterService:
         return self._engine_state.state
 
     async def report_canary_metrics(self, outcomes: Sequence[CanaryOutcomes]) -> None:
-        """Adds what a gateway has counted of requests to aliases with a canary to the counts in Redis.
+        """Adds the outcomes of requests that a gateway has counted to the counts in Redis.
 
-        Drops outcomes as `CanaryCounters.add_outcomes` does.
+        They are of aliases with a canary. Some are dropped, as `CanaryCounters.add_outcomes` says.
         """
         await self._registry.add_outcomes(outcomes)
 

@@ -78,9 +78,10 @@ class VersionValidator:
         """Runs the version's smoke test and moves the version to READY, or to FAILED if it fails the test or its files
         are missing or damaged.
 
-        `phase` is the version's present phase: REGISTERED, or VALIDATING if a process died during the validation. Does
-        nothing if it was REGISTERED and no longer is. Raises Unavailable if the test cannot be run, the store cannot be
-        reached or Redis does not answer, and ResourceExhausted if the disk is full; the caller has to retry then.
+        `phase` is the version's phase as last read: REGISTERED, or VALIDATING if a process died during the validation.
+        Does nothing if `phase` is REGISTERED and the version has another phase by now. Raises Unavailable if the test
+        cannot be run, the store cannot be reached or Redis does not answer, and ResourceExhausted if the disk is full;
+        the caller has to retry then.
         """
         name = version.version
         async with self._lock:

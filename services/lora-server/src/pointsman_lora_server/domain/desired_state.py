@@ -35,8 +35,9 @@ class PhaseRecord:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """How many engines keep an adapter's versions loaded, namely those to which one of its aliases points, directly or
-    as its canary.
+    """How many engines keep an adapter's versions loaded.
+
+    It applies only to versions to which an alias points, as its stable version or as its canary.
     """
 
     copies: int | None = None
@@ -56,7 +57,9 @@ class FleetState:
 
 @dataclass(frozen=True, slots=True)
 class ChangeLog:
-    """Which names (of versions, aliases and adapters) each of the latest revisions of a state has changed."""
+    """A log of the names (of versions, aliases and adapters) that each of the latest revisions of a state has
+    changed.
+    """
 
     revision: int = 0
     recent: tuple[frozenset[str], ...] = ()

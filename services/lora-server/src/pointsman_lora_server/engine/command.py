@@ -135,9 +135,9 @@ def build_command(settings: EngineSettings, environment: Mapping[str, str], core
     `cores`, the numbers of CPU cores.
 
     `environment` is this process's own. vLLM inherits it without our settings and unsafe variables (see `_inherited`);
-    other variables in it take precedence over the defaults here. Raises ValueError if the extra
-    arguments cannot be split or contain one that the lora-server must control (`_FORBIDDEN_OPTIONS`), or if
-    `max_lora_rank` is above vLLM's highest.
+    other variables in it take precedence over the defaults here. Raises ValueError if the extra arguments cannot be
+    split or contain one that the lora-server must control (`_FORBIDDEN_OPTIONS`), or if `max_lora_rank` is above vLLM's
+    highest.
     """
     host, _, port = settings.listen.rpartition(":")
     rank = min(rank for rank in LORA_RANKS if rank >= settings.max_lora_rank)

@@ -96,7 +96,8 @@ class RuntimeClient(VllmClient):
         """Loads a version; does nothing if the engine lists it with this folder. If it lists it with another folder,
         the version is unloaded first.
 
-        Raises as `VllmClient.load` does, except ResourceExhausted, and FailedPrecondition ("bad_api_key").
+        Raises InvalidArgument ("engine_refused") if the engine rejects the adapter, and FailedPrecondition if it does
+        not see the folder ("engine_store") or rejects the API key ("bad_api_key").
         """
         path, listed = self._engine_path(folder), await self._folders()
         self._paths[version], self._local[version] = path, folder

@@ -93,7 +93,7 @@ class ArtifactStore:
         self, name: str, source: str | Path, facts: Mapping[str, str], parent: str = "", author: str = ""
     ) -> AdapterVersion:
         """Imports an adapter from a folder or URL and returns its record. The same configuration and weights are the
-        same version; if that is stored already, only its samples are replaced.
+        same version; if that is stored already, only its samples are replaced (behind a URL also its training report).
 
         The record gets `facts`, `author` and `parent`, the version from which the training started; if `parent` is
         empty, the one that the adapter's training.json names. For a URL it also gets the fact "source".

@@ -103,7 +103,8 @@ def _are_labels(counts: Counter[str], rows: int) -> bool:
     """Returns whether a field's values are labels; `counts` has the number of rows for each value, and `rows` is the
     number of all rows.
 
-    There may be `MAX_LABELS` different values, but not more than one for three rows, or two.
+    There may be at most `MAX_LABELS` different values, and at most a third as many as rows with the field, but two are
+    always allowed.
     """
     return (
         counts.total() >= 0.9 * rows

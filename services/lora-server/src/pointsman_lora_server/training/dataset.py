@@ -47,8 +47,8 @@ class BaseFolder:
         return [int(token) for token in ids]
 
     def fingerprint(self) -> str:
-        """Returns a SHA-256 that differs between models: of the configuration, the names and sizes of the weights
-        files, and the digest.
+        """Returns a SHA-256 by which models are told apart: of the configuration, the names and sizes of the weights
+        files, and `digest()`. The weights themselves are not read.
         """
         digest = hashlib.sha256((self.folder / "config.json").read_bytes())
         for path in sorted(self.folder.glob("*.safetensors")):

@@ -83,8 +83,8 @@ Evaluate = Callable[[], Evaluated | None]
 def measure_pace(learner: Learner, objective: Objective, batches: Batches) -> Pace:
     """Measures the speed of training on the batch of median size, without changing the weights.
 
-    Returns the fastest of `TIMED_STEPS` times: a machine that is busy now may not stay so, and if it does, the loop
-    plans fewer steps.
+    Returns the pace of the fastest of `TIMED_STEPS` steps: a machine that is busy now may not stay so, and if it does,
+    the loop plans fewer steps.
     """
     batch = sorted(batches, key=padded_tokens)[len(batches) // 2]
     objective.backward(batch)  # the first one is slow: memory is allocated and kernels are chosen
@@ -99,7 +99,7 @@ def measure_pace(learner: Learner, objective: Objective, batches: Batches) -> Pa
 
 
 def seconds_with_reserve(batches: Batches, pace: Pace) -> float:
-    """Returns the seconds that all batches take, and the reserve that `count_steps_within` deducts in addition."""
+    """Returns the seconds that all batches take, plus the reserve that `count_steps_within` deducts."""
     return pace.seconds_for(batches) / (1 - TIME_RESERVE)
 
 
