@@ -80,7 +80,7 @@ def with_held(settings: Settings) -> Settings:
     """Returns the settings; if `held` is unset and the engine is started here, with a number derived from the machine's
     free memory (`machine.default_held`).
 
-    Raises OSError if the base model does not exist.
+    Raises OSError if the base model does not exist or is damaged.
     """
     if settings.held is not None or settings.is_attached:
         return settings

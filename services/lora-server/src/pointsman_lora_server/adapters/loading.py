@@ -97,8 +97,8 @@ class AdapterLoader:
 
         Raises InvalidArgument if the engine rejects or has rejected the version, the version cannot answer, or its
         answers differ from the reference; NotFound if the store lacks it; FailedPrecondition if it is damaged there or
-        the engine does not see its folder; ResourceExhausted if no slot is free in time; and Unavailable if the engine
-        or the store is not ready or the engine is restarted meanwhile.
+        the engine does not see its folder; ResourceExhausted if no slot is free in time or the store's disk is full;
+        and Unavailable if the engine or the store is not ready or the engine is restarted meanwhile.
         """
         name, result = version.version, "resident"
         try:
@@ -231,7 +231,9 @@ class AdapterLoader:
             trials.withdraw(trial)
 
     def _check_life(self, life: int) -> None:
-        """Raises Unavailable if the engine was restarted since `life`: it does not hold the version any more."""
+        """Raises Unavailable if the engine is not READY, or was restarted since its start number `life` and so does not
+        hold the version any more.
+        """
         if self._ready_state().life != life:
             raise Unavailable("the engine was restarted during the load", code="engine_not_ready", retry_after=5)
 

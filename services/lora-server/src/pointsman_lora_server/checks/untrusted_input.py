@@ -109,7 +109,10 @@ def parse_object(raw: bytes) -> dict[str, Any]:
 
 
 def canonical_json(values: Mapping[str, Any]) -> bytes:
-    """Returns a JSON object as UTF-8, such that equal content becomes equal bytes. Raises ValueError for NaN."""
+    """Returns a JSON object as UTF-8, such that equal content becomes equal bytes.
+
+    Raises ValueError for NaN, infinity, or half a surrogate pair in a text.
+    """
     return (json.dumps(values, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 

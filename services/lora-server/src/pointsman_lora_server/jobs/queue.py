@@ -295,7 +295,10 @@ class JobQueue:
 async def running_queue(
     environment: JobEnvironment, register: RegisterAdapter, find_version: FindVersion
 ) -> AsyncIterator[JobQueue]:
-    """Runs a queue during the block, with the jobs that an earlier process left, and stops the running job after it."""
+    """Runs a queue during the block, with the jobs that an earlier process left, and stops the running job after it.
+
+    Raises OSError if the jobs' folder cannot be created.
+    """
     environment.folder.mkdir(parents=True, exist_ok=True)
     queue = JobQueue(environment, register, find_version)
     task = asyncio.create_task(queue.run(), name="training jobs")

@@ -64,7 +64,7 @@ def check_merged_target(folder: Path) -> None:
 
 
 def write_adapter(folder: Path, adapter: AdapterFiles) -> None:
-    """Writes an adapter as `folder`; replaces all that is there. If it fails before that, `folder` stays as it was."""
+    """Writes an adapter as `folder`; replaces all that is there. If it raises an error, `folder` is as it was."""
     with _replacing(folder) as new:
         (new / CONFIG).write_text(_to_json(adapter.config), "utf-8")
         (new / WEIGHTS).write_bytes(adapter.weights)

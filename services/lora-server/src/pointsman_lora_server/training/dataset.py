@@ -65,7 +65,11 @@ class BaseFolder:
 
 
 def open_base(folder: Path) -> BaseFolder:
-    """Loads a base model's tokenizer; raises TrainingError if the folder has no config.json or no chat template."""
+    """Loads a base model's tokenizer.
+
+    Raises TrainingError if the folder has no config.json or no chat template. Errors of transformers, for example for a
+    damaged tokenizer, are raised as they are.
+    """
     if not (folder / "config.json").is_file():
         raise TrainingError(f"--base-model {folder} holds no config.json; name the folder of a Hugging Face model")
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)

@@ -175,7 +175,7 @@ def evaluated_report(
     older: dict[str, object], options: TrainingOptions, dataset: Dataset, metrics: dict[str, float]
 ) -> dict[str, object]:
     """Returns the report `older` with `metrics` in place of its own, and with "evaluated", which describes the held-out
-    rows that were used now.
+    rows that were used now. All other fields stay, also "heldout_loss" and "exact_share".
     """
     facts = _data_facts(options, dataset)
     evaluated = {key: value for key, value in facts.items() if key.startswith("heldout")}
