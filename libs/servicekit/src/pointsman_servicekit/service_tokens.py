@@ -237,7 +237,8 @@ class TokenGate:
 
 
 def open_token_gate(path: Path | None, roles: Mapping[str, Role], listen: str, setting: str) -> TokenGate | None:
-    """Returns a gate that authenticates calls by the file of tokens `path`; None if `path` is None.
+    """Returns a gate that authenticates calls by the file of tokens `path`; None if `path` is None. `roles` is as
+    `method_roles` returns it.
 
     Without a file it logs a warning, unless `listen`, the server's address, is a loopback address. The warning names
     `setting`, the setting for the file. Raises TokenFileError as `FollowedFile` and `parse_peers` do.

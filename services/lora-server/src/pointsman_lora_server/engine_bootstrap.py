@@ -124,6 +124,7 @@ def limits_note(settings: Settings, facts: EngineFacts) -> str:
 
 def command_for(settings: Settings, environment: Mapping[str, str]) -> EngineCommand | None:
     """Returns the command that starts the engine on this machine; None if the engine is an attached one.
+    `environment` is this process's own.
 
     Raises as `require_engine`, `adapter_limit` and `build_command` do.
     """
@@ -181,7 +182,10 @@ def create_runner(
     probe: Probe,
     apply_limits: Callable[[EngineFacts], str],
 ) -> EngineMonitor:
-    """Returns a `Supervisor` for an engine that is started here with `command`, or an `Attachment` if that is None."""
+    """Returns a `Supervisor` for an engine that is started here with `command`, or an `Attachment` if that is None.
+
+    `apply_limits` is as in `Attachment`; a `Supervisor` does not need it.
+    """
     if command:
         return Supervisor(
             next_command=with_secrets(command, secret),

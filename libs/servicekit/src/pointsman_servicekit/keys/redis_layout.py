@@ -73,7 +73,9 @@ WINDOWS = {
 
 
 def limit_key(tenant: str, whose: str, limit: str) -> str:
-    """Returns the name of the Redis hash with the state of a limit; `whose` is a key's id or `WHOLE_TENANT`.
+    """Returns the name of the Redis hash with the state of a limit.
+
+    `whose` is a key's id or `WHOLE_TENANT`, and `limit` a field of `Limits`.
 
     The hash has the fields `window` (the number of the window, see `window_at`), `held` and `used` (sums over all
     leases), and for each gateway's lease a field "HELD USED NUMBER EXPIRES", where NUMBER is that of the gateway's last

@@ -105,7 +105,8 @@ class Promoter:
         self._ensure_loaded = ensure_loaded
 
     async def promote(self, version: AdapterVersion, alias_suffix: str, force: bool) -> None:
-        """Loads the version, moves the alias to it and deletes the request (`PhaseRecord.alias_suffix`).
+        """Loads the version, moves the alias NAME@`alias_suffix` to it and deletes the request for that
+        (`PhaseRecord.alias_suffix`). `force` is as in `PromotionGate.check`.
 
         If a protected alias rejects the version, that is logged, and only the request is deleted. Raises what
         `ensure_loaded` and `AdapterRegistry.move_alias` raise; the request then stays, so that the move can be retried.

@@ -50,7 +50,7 @@ class AdapterListing:
 
 
 class AdapterService:
-    """Carries out the calls of the adapter API.
+    """Carries out the calls of the adapter API. `author` and `reason` are stored in the history.
 
     Methods that change something, and `ensure_loaded`, raise InvalidArgument for a malformed name, version or alias;
     `report_canary_metrics` and the methods that only read do not check these. Methods that call Redis raise Unavailable
@@ -179,7 +179,8 @@ class AdapterService:
 
         The share is `weight`, above 0 and at most 1. `terms` say when the canary is rolled back automatically. With
         weight 0 and an empty version, ends the alias's canary. `expected` is the stable version that the alias points
-        to now; empty accepts any. Raises as `set_alias` and `AdapterRegistry.set_canary` do.
+        to now; empty accepts any. `force` is as in `set_alias`. Raises as `set_alias` and `AdapterRegistry.set_canary`
+        do.
         """
         canary = None
         if weight or version:

@@ -43,7 +43,7 @@ def scored_answer(
     model: str, token_ids: Iterable[int], text: str, logprobs: Sequence[float | None], finish_reason: str
 ) -> GreedyAnswer:
     """Returns an answer; raises InvalidArgument ("cannot_answer") if there is no token, or one without a finite
-    log-probability.
+    log-probability. `model` is for the message.
     """
     finite = tuple(p for p in logprobs if isinstance(p, int | float) and math.isfinite(p))
     if not finite or len(finite) < len(logprobs):

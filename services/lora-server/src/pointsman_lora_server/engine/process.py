@@ -50,7 +50,8 @@ class SupervisedChild:
         stderr: int,
         max_line_bytes: int = MAX_LINE_BYTES,
     ) -> "SupervisedChild":
-        """Starts a command. `environment` has all its variables; `stdout` and `stderr` are as in `subprocess`.
+        """Starts a command. `environment` has all its variables; `stdout` and `stderr` are as in `subprocess`. Reading
+        a line of more than `max_line_bytes` from a pipe raises ValueError.
 
         Raises OSError if no process can be created. If the command's program does not exist, the process ends with
         exit code 127.

@@ -64,7 +64,8 @@ class AdapterRegistry:
         """Moves the version to `phase` and returns True; returns False if it is not registered, or in another phase
         than `expected` (None accepts any).
 
-        If several callers request the same change with `expected`, one of them gets True.
+        `error_code` and `error` are stored in the `PhaseRecord`, and `error` in the history if there is no `reason`. If
+        several callers request the same change with `expected`, one of them gets True.
         """
         arguments = (version, phase.value, expected.value if expected else "", error_code, to_utf8(error))
         outcome, *_ = await self._call("set_phase", arguments, author, reason or error)
