@@ -19,7 +19,9 @@ class EngineStateStore:
     """
 
     def __init__(self, heartbeat: float = 5.0) -> None:
-        """Takes `heartbeat`, the seconds after which watchers get an unchanged state again; the API promises 10."""
+        """Takes `heartbeat`, the seconds after which watchers get an unchanged state again; the API promises at most
+        10.
+        """
         self._heartbeat = heartbeat
         self._state = EngineState()
         self._log = ChangeLog(self._state.sequence)

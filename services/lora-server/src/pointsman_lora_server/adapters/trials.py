@@ -41,7 +41,8 @@ class Trials:
 
     A trial requests a version's first answer. If the version has not passed a trial in this process, or cannot answer,
     it then checks that the base model still answers as before. If anything is wrong in a group, no version is blamed:
-    each is tried again alone. After each start of the engine, a version must pass one trial.
+    each is tried again alone, at once or, if the engine has to be restarted, at its next load. After each start of the
+    engine, a version must pass one trial.
     """
 
     def __init__(

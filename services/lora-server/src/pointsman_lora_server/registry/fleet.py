@@ -97,9 +97,9 @@ class RequestCounts:
 
 @dataclass(frozen=True, slots=True)
 class CanaryOutcomes:
-    """The requests to one version of an alias with a canary that a gateway has counted since its last report.
+    """What a gateway has counted since its last report, of the requests to one version of an alias with a canary.
 
-    `revision` is the alias's revision at the time of these requests.
+    `version` is the alias's stable version or its canary, `revision` the alias's revision at the time of the requests.
     """
 
     alias: str

@@ -157,8 +157,9 @@ def build_dataset(
 
 
 def run_fingerprint(options: TrainingOptions, base: BaseFolder) -> dict[str, str]:
-    """Returns what determines what is learnt, as hashes and texts by name, such as "recipe" and "training data".
+    """Returns what determines the result of a run, as hashes and texts by name.
 
+    The names are "recipe", "base model", "training data", "held-out data", "system message", "parent" and "evaluation".
     A checkpoint is only resumed if they are all equal.
     """
     return {
