@@ -110,10 +110,11 @@ def convert_dora(path: Path, layout: TensorLayout, config: AdapterConfig, base: 
     """Rewrites a DoRA's weights file at `path` without magnitudes; returns their largest relative deviation from the
     norms.
 
-    DoRA computes m * (W + s B A) / |W + s B A| with the norm of each row (https://arxiv.org/abs/2402.09353). If the
-    magnitude m equals that norm, this is W + s B A, the LoRA without the magnitudes, which is all that the engine can
-    compute. Raises InvalidArgument ("dora_not_exact") if a magnitude deviates by more than `MAX_DORA_DEVIATION`, or the
-    base's weight is quantized and so cannot be compared.
+    DoRA computes m * (W + s B A) / |W + s B A| with the norm of each row (https://arxiv.org/abs/2402.09353), where W is
+    the base's weight, s the scaling, and A and B are the LoRA's factors. If the magnitude m equals that norm, this is
+    W + s B A, the LoRA without the magnitudes, which is all that the engine can compute. Raises InvalidArgument
+    ("dora_not_exact") if a magnitude deviates by more than `MAX_DORA_DEVIATION`, or the base's weight is quantized and
+    so cannot be compared; then the file stays as it is.
     """
     data = map_bytes(path)
     worst, worst_module = 0.0, ""

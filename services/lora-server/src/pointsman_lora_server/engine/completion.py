@@ -42,8 +42,10 @@ class GreedyAnswer:
 def scored_answer(
     model: str, token_ids: Iterable[int], text: str, logprobs: Sequence[float | None], finish_reason: str
 ) -> GreedyAnswer:
-    """Returns an answer; raises InvalidArgument ("cannot_answer") if there is no token, or one without a finite
-    log-probability. `model` is for the message.
+    """Returns a `GreedyAnswer` of these parts.
+
+    Raises InvalidArgument ("cannot_answer"), with `model` in the message, if there is no token, or one without a finite
+    log-probability.
     """
     finite = tuple(p for p in logprobs if isinstance(p, int | float) and math.isfinite(p))
     if not finite or len(finite) < len(logprobs):
