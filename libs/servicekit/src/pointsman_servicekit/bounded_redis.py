@@ -83,7 +83,8 @@ class BoundedRedis:
         is repeated, up to `MAX_ATTEMPTS` attempts. Raises Unavailable ("redis_unavailable") if Redis reports an error,
         if no attempt ends in time, and at once for `cooldown` seconds after such a failure. Then one call, with a
         single attempt, probes whether Redis answers again, and other calls fail at once meanwhile. An error about a
-        stored value (`ABOUT_A_VALUE`) fails this call alone.
+        stored value (`ABOUT_A_VALUE`) also raises Unavailable, but later calls are made as usual. Other exceptions of
+        `call` are raised as they are.
         """
         await in_task()  # what follows sets a timeout
         async with self._places:
@@ -220,7 +221,7 @@ async def open_redis(
     """Opens a BoundedRedis for the length of the block; the module `redis_clients` describes the forms of `url`.
 
     The other arguments are those of BoundedRedis. Raises ValueError if the URL is not valid, and nothing if Redis does
-    not answer.
+    not answer: calls then fail.
     """
     from pointsman_servicekit.redis_clients import open_client
 

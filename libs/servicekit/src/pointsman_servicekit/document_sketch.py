@@ -34,7 +34,9 @@ class Sketch:
 
 
 def sketch_of(documents: Iterable[tuple[str, bytes]]) -> Sketch:
-    """Makes a sketch of documents, given as pairs of a document's id and a digest of its content."""
+    """Makes a sketch of documents, given as pairs of a document's id and a digest of its content. Equal pairs count
+    once.
+    """
     hashes = {_hash(name, digest) for name, digest in documents}
     return Sketch(len(hashes), tuple(nsmallest(MAX_HASHES, hashes)))
 

@@ -167,11 +167,12 @@ async def serving(
 
     `services` are the full names of the services ("pointsman.v1.Retriever"), for reflection and health checks.
     `register` is called with an object to which it adds the servicers. `ready` says whether the server reports SERVING
-    at first.
-    `interceptors` wrap the interceptor that converts errors to statuses. `gate` authenticates each call before its
-    message is received. `budget` limits the bytes of messages in memory; None limits them to `MAX_BUFFERED_BYTES`. With
-    `reuse_port` other processes may listen at the same port. At the block's end, calls in progress have `grace` seconds
-    to finish. Raises OSError if the port cannot be bound, and TlsError if the files of `tls` cannot be read or used.
+    at first. `interceptors` wrap the interceptor that converts errors to statuses. `gate` authenticates each call to a
+    service whose name begins with "pointsman.", before its message is received. `budget` limits the bytes of messages
+    in memory; None limits them to `MAX_BUFFERED_BYTES`. With `reuse_port` other processes may listen at the same port.
+
+    At the block's end, calls in progress have `grace` seconds to finish. Raises OSError if the port cannot be bound,
+    and TlsError if the files of `tls` cannot be read or used.
     """
     received = ReceiveLimits(limits.max_message_bytes, limits.max_message_fields, limits.message_timeout)
     receiver = RequestReceiver(received, budget or BufferedBytesBudget(MAX_BUFFERED_BYTES), gate)

@@ -12,9 +12,10 @@ _PLAIN = {"accept-encoding": "identity"}
 
 
 def open_client(**options: Any) -> httpx.Client:
-    """Opens an httpx.Client with these options, other than `event_hooks`.
+    """Opens an httpx.Client with these options, which may not include `event_hooks`.
 
-    A request whose answer is compressed raises httpx.DecodingError before the body is read.
+    It asks for uncompressed answers, whatever the option `headers` says. A request whose answer is compressed raises
+    httpx.DecodingError before the body is read.
     """
     return httpx.Client(event_hooks={"response": [_refuse_encoded]}, **_with_plain(options))
 

@@ -1,6 +1,6 @@
-"""Formats log records with the ids of their request, and masks secrets.
+"""Formats log records with the ids of their request, and masks secrets in them.
 
-Unless the level is DEBUG, it omits the messages of errors that may quote a request.
+Unless the level is DEBUG, the messages of errors are left out if they may quote a request.
 """
 
 import json
@@ -200,5 +200,7 @@ def correlation_metadata() -> Metadata:
 
 
 def mask_secrets(text: str, mask: str = MASK) -> str:
-    """Replaces API keys and tokens of known forms, private keys, and USER:PASSWORD in addresses by `mask`."""
+    """Replaces API keys and tokens of known forms, what follows "Bearer" or "Basic", private keys, and USER:PASSWORD in
+    addresses by `mask`.
+    """
     return _SECRETS.sub(mask, text)

@@ -32,7 +32,7 @@ MIN_DELAY_AFTER_ERROR = 1.0
 
 
 async def wait_for_stop_signal() -> signal.Signals:
-    """Waits for SIGINT or SIGTERM and returns the signal."""
+    """Waits for SIGINT or SIGTERM and returns the signal. A later signal has its default effect again."""
     received: asyncio.Future[signal.Signals] = asyncio.get_running_loop().create_future()
 
     def receive(which: signal.Signals) -> None:

@@ -99,7 +99,7 @@ class FollowedFile(Generic[T]):
         """Returns the content of the last valid version of the file.
 
         First reads the file again if it has changed, for which it looks at most every `CHECK_SECONDS`. If the new
-        version cannot be used, logs why.
+        version cannot be used, logs why and returns the content as before.
         """
         now = self._clock()
         if now >= self._checked_at + CHECK_SECONDS:
@@ -202,8 +202,9 @@ class TokenGate:
     async def admit(self, method: str, context: Context) -> str:
         """Returns the name of the peer whose token the call has, and sets `authenticated_peer` for the call.
 
-        Raises Unauthenticated if the call has no token or an unknown one, and PermissionDenied ("role_too_low") if the
-        peer's role does not include the role that the method needs. A method that is not in `roles` needs `ADMIN`.
+        Raises Unauthenticated if the call has no token ("missing_token"), no single bearer token ("bad_token") or an
+        unknown one ("unknown_token"), and PermissionDenied ("role_too_low") if the peer's role does not include the
+        role that the method needs. A method that is not in `roles` needs `ADMIN`.
         """
         peer = self._identify(context)
         needed = self._roles.get(method, Role.ADMIN)
@@ -236,7 +237,8 @@ class TokenGate:
 
 
 def open_token_gate(path: Path | None, roles: Mapping[str, Role], listen: str, setting: str) -> TokenGate | None:
-    """Returns a gate that authenticates calls by the file of tokens `path`; None if `path` is None.
+    """Returns a gate that authenticates calls by the file of tokens `path`; None if `path` is None. `roles` is as
+    `method_roles` returns it.
 
     Without a file it logs a warning, unless `listen`, the server's address, is a loopback address. The warning names
     `setting`, the setting for the file. Raises TokenFileError as `FollowedFile` and `parse_peers` do.

@@ -108,9 +108,8 @@ class ReloadingTls:
 
 
 def server_tls(certificate: Path | None, key: Path | None, client_ca: Path | None) -> ServerTls | None:
-    """Returns the TLS of a server from its settings `tls_certificate`, `tls_key` and `tls_client_ca`.
-
-    Returns None if all of them are None.
+    """Returns the TLS of a server from its settings `tls_certificate`, `tls_key` and `tls_client_ca`; None if all three
+    are None.
 
     Raises TlsError if a file cannot be read or used, if certificate and key do not match, if only one of these two is
     set, or if the client CA is set without them.

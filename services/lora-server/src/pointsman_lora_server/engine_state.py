@@ -19,7 +19,9 @@ class EngineStateStore:
     """
 
     def __init__(self, heartbeat: float = 5.0) -> None:
-        """Takes `heartbeat`, the seconds after which watchers get an unchanged state again; the API promises 10."""
+        """Takes `heartbeat`, the seconds after which watchers get an unchanged state again; the API promises at most
+        10.
+        """
         self._heartbeat = heartbeat
         self._state = EngineState()
         self._log = ChangeLog(self._state.sequence)
@@ -37,7 +39,7 @@ class EngineStateStore:
         return self._closed
 
     def update(self, **changes: Any) -> None:
-        """Sets the named fields of the `EngineState`, then restores the class's invariants.
+        """Sets the named fields of the `EngineState`, then restores the invariants that the class describes.
 
         Watchers are not notified if nothing changes. After `start_shutdown`, the status stays DOWN.
         """

@@ -61,11 +61,12 @@ class Administration:
         return [record for record in await self.keys.keys() if tenant in ("", record.tenant)]
 
     async def change_limits(self, changes: LimitChanges, key: str = "", tenant: str = "") -> KeyRecord | TenantRecord:
-        """Changes limits of a tenant, which is created if it is new, or of a key if `tenant` is empty.
+        """Changes limits of a tenant, which is created if it is new, or of a key if `tenant` is empty. Limits that are
+        not in `changes` stay.
 
         `key` is as in `KeyStore.find`. Returns the changed record. Raises NotFound for an unknown key, InvalidArgument
-        for a limit or a tenant's name that is not valid, and FailedPrecondition ("contended") if the record was changed
-        by others during each of several attempts.
+        for a value or a tenant's name that is not valid, TypeError for a name that is no limit, and FailedPrecondition
+        ("contended") if the record was changed by others during each of several attempts.
         """
 
         def change(limits: Limits) -> Limits:

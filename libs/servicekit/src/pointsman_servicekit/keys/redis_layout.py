@@ -73,12 +73,15 @@ WINDOWS = {
 
 
 def limit_key(tenant: str, whose: str, limit: str) -> str:
-    """Returns the name of the Redis hash with the state of a limit; `whose` is a key's id or `WHOLE_TENANT`.
+    """Returns the name of the Redis hash with the state of a limit.
 
-    The hash has the fields `window` (the number of the window, see `window_at`), `held` and `used` (sums over all
-    leases), and for each gateway's lease a field "HELD USED NUMBER EXPIRES", where NUMBER is that of the gateway's last
-    report and EXPIRES is in Unix milliseconds. Amounts of dollars are in nanodollars. All limits of a tenant are in one
-    slot of a cluster.
+    `whose` is a key's id or `WHOLE_TENANT`, and `limit` a field of `Limits`.
+
+    The hash has the fields `window` (the number of the window, see `window_at`), `used` and `held`, and for each
+    gateway's lease a field with the text "HELD USED NUMBER EXPIRES". USED is what the gateway has used, HELD is that
+    and what it may still use; `used` and `held` are their sums over all leases. NUMBER is that of the gateway's last
+    report, and EXPIRES is in Unix milliseconds. Amounts of dollars are in nanodollars. All limits of a tenant are in
+    one slot of a cluster.
     """
     return f"{{pointsman:{tenant}}}:account:{whose}:{limit}"
 

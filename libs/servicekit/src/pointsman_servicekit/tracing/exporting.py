@@ -37,10 +37,7 @@ def is_tracing_enabled(environment: Mapping[str, str]) -> bool:
 
 
 def traces_endpoint(environment: Mapping[str, str]) -> str:
-    """Returns the complete URL that spans are sent to; empty if tracing is off. Raises as `is_tracing_enabled` does.
-
-    A subprocess gets it as an argument.
-    """
+    """Returns the complete URL that spans are sent to; empty if tracing is off. Raises as `is_tracing_enabled` does."""
     if not is_tracing_enabled(environment):
         return ""
     whole, base = (environment.get(name, "").strip() for name in ENDPOINTS)

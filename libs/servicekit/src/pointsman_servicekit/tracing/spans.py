@@ -65,7 +65,7 @@ class Spans:
     def call(self, name: str, attributes: Attributes) -> Span:
         """Starts a span of a call to another service, as a child of the current span; the caller ends it.
 
-        Returns the current span itself if that is not recorded.
+        Returns the current span itself if that is not recorded. Without a current span, begins a new trace.
         """
         above = get_current_span()
         return above if _is_left_out(above) else self._tracer.start_span(name, None, SpanKind.CLIENT, attributes)

@@ -84,7 +84,7 @@ class EngineConvergence:
     async def _load_one(self, name: str, desired: DesiredState) -> bool:
         """Loads a version unless it is resident, rejected, or failed too recently; records a failure.
 
-        Returns False if there is no room for it, so that versions of lower priority need not be tried.
+        Returns False if there is no room for it and it is not pinned: versions of lower priority need not be tried.
         """
         if name in self._engine_state.state.resident:
             self._lost.discard(name)
@@ -100,8 +100,9 @@ class EngineConvergence:
         return loaded or name in desired.pins
 
     async def _load(self, name: str, desired: DesiredState) -> bool:
-        """Loads a version; returns False if that would evict a version that is needed more. A version that an alias is
-        about to be moved to is loaded as for a request (`AdapterLoader.ensure_loaded`), because a caller waits for it.
+        """Loads a version; returns False if there is no room for it (see `AdapterLoader.preload`). A version that an
+        alias is about to be moved to is loaded as for a request (`AdapterLoader.ensure_loaded`), because a caller waits
+        for it.
         """
         version = desired.versions[name]
         if name not in desired.upcoming:
@@ -120,8 +121,10 @@ class EngineConvergence:
             self._loader.unload(name)
 
     def _needed(self, desired: DesiredState) -> list[str]:
-        """Returns the READY versions to load, in order: pinned, placed here, then those held before a restart, newest
-        first.
+        """Returns the READY versions that this engine should hold, in the order in which they get the room.
+
+        First come the pinned ones, then those placed here, then those held before a restart unless they are placed by a
+        number of copies; the newest first among each of these.
         """
         here = self._placement.placed_here(desired)
 
@@ -138,5 +141,7 @@ class EngineConvergence:
 
 
 def _is_placed_by_count(name: str, desired: DesiredState) -> bool:
-    """Returns whether the version's number of copies alone decides which engines hold it."""
+    """Returns whether an alias points to the version and its placement has a number of copies. Then the placement alone
+    decides which engines hold it.
+    """
     return name in desired.alias_targets and bool(desired.placement_of(name).copies)

@@ -11,7 +11,7 @@ from pointsman_lora_server.metrics import LoraServerMetrics
 
 
 class LoadSequence:
-    """Runs the steps of one load that call the engine: first `load`, then a trial by `trials`, then `verify`."""
+    """The steps of one load that call the engine. The caller runs `load`, a trial by `trials`, then `verify`."""
 
     def __init__(self, engine: VllmClient, warm_up: WarmUp, trials: Trials, metrics: LoraServerMetrics) -> None:
         self.trials = trials

@@ -1,4 +1,4 @@
-"""Loads adapter versions into the running engine, and unloads those that must not serve."""
+"""Loads adapter versions into the running engine, and unloads them."""
 
 import asyncio
 import logging
@@ -80,7 +80,7 @@ class AdapterLoader:
 
     @property
     def capacity(self) -> int:
-        """Returns how many versions the engine can hold."""
+        """Returns how many versions the engine can hold at most."""
         return self._slots.capacity
 
     def rejection(self, version: str) -> InvalidArgument | None:
@@ -92,13 +92,13 @@ class AdapterLoader:
         self._rejected.pop(version, None)
 
     async def ensure_loaded(self, version: AdapterVersion) -> None:
-        """Returns when the engine holds the version and has answered with it; the version is then reserved as
-        `AdapterSlots.reserve` says.
+        """Returns when the engine holds the version and has answered with it. The version is then protected from
+        eviction for a moment, so that the caller can send a request (`AdapterSlots.reserve`).
 
         Raises InvalidArgument if the engine rejects or has rejected the version, the version cannot answer, or its
         answers differ from the reference; NotFound if the store lacks it; FailedPrecondition if it is damaged there or
-        the engine does not see its folder; ResourceExhausted if no slot is free in time; and Unavailable if the engine
-        or the store is not ready or the engine is restarted meanwhile.
+        the engine does not see its folder; ResourceExhausted if no slot is free in time or the store's disk is full;
+        and Unavailable if the engine or the store is not ready or the engine is restarted meanwhile.
         """
         name, result = version.version, "resident"
         try:
@@ -126,8 +126,8 @@ class AdapterLoader:
             raise
 
     async def preload(self, version: AdapterVersion) -> bool:
-        """Loads a version that nobody has requested. Returns False if there is no slot for it and
-        `AdapterSlots.try_make_room` makes none. Raises as `ensure_loaded` does.
+        """Loads a version that nobody has requested. Returns True when the engine holds it, False if there is no slot
+        for it and `AdapterSlots.try_make_room` makes none. Raises as `ensure_loaded` does.
         """
         return await asyncio.shield(self._load_once(version, make_room=False))
 
@@ -142,8 +142,8 @@ class AdapterLoader:
         """Asks the engine what it holds. Versions that it no longer holds, or no longer offers to new requests, cease
         to be published as resident. Versions that this process does not know are unloaded, except those in `needed`.
 
-        Does nothing while a load makes room or reads weights. Raises Unavailable if the engine is not READY, and as
-        `VllmClient.list_adapters` does.
+        Does nothing while a load makes room or reads weights, or if the engine is restarted meanwhile. Raises
+        Unavailable if the engine is not READY, and as `VllmClient.list_adapters` does.
         """
         if self._lock.locked():
             return
@@ -214,7 +214,7 @@ class AdapterLoader:
         await self._sequence.load(name, folder)
 
     async def _try_out(self, version: AdapterVersion, life: int, deadline: float) -> None:
-        """Runs the version's trial, unless it has answered since the engine's start number `life`.
+        """Runs the version's trial, unless it has passed one since the engine's start number `life`.
 
         Raises as `Trials.run` does, and ResourceExhausted ("no_slot") if its turn has not come at `deadline`, on the
         clock of `time.monotonic`.
@@ -231,7 +231,9 @@ class AdapterLoader:
             trials.withdraw(trial)
 
     def _check_life(self, life: int) -> None:
-        """Raises Unavailable if the engine was restarted since `life`: it does not hold the version any more."""
+        """Raises Unavailable if the engine is not READY, or was restarted since its start number `life` and so does not
+        hold the version any more.
+        """
         if self._ready_state().life != life:
             raise Unavailable("the engine was restarted during the load", code="engine_not_ready", retry_after=5)
 

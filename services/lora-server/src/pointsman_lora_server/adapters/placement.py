@@ -93,8 +93,9 @@ class PlacementPlanner:
     async def wait_until_warm(self, version: str, desired: Callable[[], DesiredState]) -> None:
         """Announces the version to all lora-servers, and returns when the engines on which it is placed hold it.
 
-        Returns at once if the placement has no number of copies, or 0. Raises Unavailable ("not_warm") after
-        `MAX_WARM_SECONDS`, and as `AdapterRegistry.announce_target` does.
+        `desired` is called repeatedly and returns the desired state as last read. Returns at once if the placement has
+        no number of copies, or 0. Raises Unavailable ("not_warm") after `MAX_WARM_SECONDS`, and as
+        `AdapterRegistry.announce_target` does.
         """
         if not desired().placement_of(version).copies:
             return
@@ -115,8 +116,11 @@ class PlacementPlanner:
             await asyncio.sleep(POLL_SECONDS)
 
     async def wait_until_handed_over(self, desired: Callable[[], DesiredState], resident: frozenset[str]) -> None:
-        """Returns when each of the `resident` versions that has a number of copies is held by the engines on which it
-        is now placed. Call it after `leaving` was set; it has no time limit.
+        """Returns when other engines hold the `resident` versions that are placed by a number of copies, that is, each
+        of them is held by all engines on which it is now placed.
+
+        `desired` is as in `wait_until_warm`. Only versions to which an alias or a canary points count. Call it after
+        `leaving` was set; it has no time limit.
         """
         versions = [version for version in resident & desired().alias_targets if desired().placement_of(version).copies]
         await self.refresh()

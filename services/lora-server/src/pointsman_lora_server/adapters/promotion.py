@@ -1,4 +1,5 @@
-"""Moves aliases to versions, and rolls back canaries that are significantly worse than the stable version.
+"""Moves the alias that a registration has requested, and rolls back canaries that are significantly worse than the
+stable version or no longer READY.
 
 A protected alias rejects a version that is known not to beat prompting, unless the move is forced.
 """
@@ -90,7 +91,7 @@ def _strictest_scores(metrics: Mapping[str, float]) -> tuple[str, float, float]:
 
 
 class Promoter:
-    """Moves the alias that was requested when a version was registered."""
+    """Moves the alias that the registration of a version has requested."""
 
     def __init__(
         self,
@@ -104,7 +105,8 @@ class Promoter:
         self._ensure_loaded = ensure_loaded
 
     async def promote(self, version: AdapterVersion, alias_suffix: str, force: bool) -> None:
-        """Loads the version, moves the alias to it and deletes the request (`PhaseRecord.alias_suffix`).
+        """Loads the version, moves the alias NAME@`alias_suffix` to it and deletes the request for that
+        (`PhaseRecord.alias_suffix`). `force` is as in `PromotionGate.check`.
 
         If a protected alias rejects the version, that is logged, and only the request is deleted. Raises what
         `ensure_loaded` and `AdapterRegistry.move_alias` raise; the request then stays, so that the move can be retried.
@@ -126,11 +128,11 @@ class Promoter:
 async def roll_back_failing_canaries(
     registry: AdapterRegistry, desired: DesiredState, count_rollback: Callable[[], None] = lambda: None
 ) -> None:
-    """Rolls back each canary in `desired` that is not READY any more, or worse than its stable version by its terms.
+    """Rolls back each canary in `desired` that is not READY any more, or for which `rollback_reason` finds a reason.
 
     If several lora-servers detect the same failing canary, one of them rolls it back. An alias that was changed after
     `desired` was read is left alone. `count_rollback` is called once for each rollback made here. Raises Unavailable if
-    Redis does not answer.
+    Redis does not answer; canaries after that are not checked.
     """
     for alias in desired.aliases:
         reason = await _reason_against(registry, alias, desired)
@@ -162,10 +164,11 @@ async def _reason_against(registry: AdapterRegistry, alias: Alias, desired: Desi
 def rollback_reason(terms: CanaryTerms, stable: RequestCounts, canary: RequestCounts) -> str | None:
     """Returns why the canary should be rolled back, as text; None if there is no reason or too little data.
 
-    Each limit in `terms` is compared with the lower confidence limit of the measured difference or ratio. For rates
-    this is Newcombe's method 10, from Wilson's limits (Statistics in Medicine 17, 1998, 873-890), which is valid for
-    small counts and for rates near 0. For the ratio of the p95 latencies it is the same on their logarithms (MOVER: Zou
-    and Donner, Statistics in Medicine 27, 2008, 1693-1702). Mean ratings are compared like rates, if both versions have
+    Each limit in `terms` is compared with the lower confidence limit of the measured difference or ratio: there is a
+    reason only if the canary is worse than the limit with high confidence (`Z` standard deviations). For rates this is
+    Newcombe's method 10, from Wilson's limits (Statistics in Medicine 17, 1998, 873-890), which is valid for small
+    counts and for rates near 0. For the ratio of the p95 latencies it is the same on their logarithms (MOVER: Zou and
+    Donner, Statistics in Medicine 27, 2008, 1693-1702). Mean ratings are compared like rates, if both versions have
     `min_requests` ratings.
 
     Both versions need `min_requests` requests, with one exception: if only the stable version has too few, the canary

@@ -38,9 +38,10 @@ class DesiredStateSource(Protocol):
 
 
 class Reconciler:
-    """Runs the periodic work of the lora-server.
+    """Runs the periodic work of the lora-server: it loads and unloads versions, advances unfinished ones, checks
+    canaries, and reports to Redis what the engine holds.
 
-    Each task runs at its own interval, and after each change of the desired state or of the engine's state.
+    Each of these runs at its own interval, and after each change of the desired state or of the engine's state.
     """
 
     def __init__(
@@ -115,14 +116,16 @@ class Reconciler:
             return desired
 
     def wake(self) -> None:
-        """Makes all periodic work run now instead of at its next interval, and ends calls of `wait_for_change`."""
+        """Makes all periodic work run now instead of at its next interval, and makes `wait_for_change` return."""
         self._changed.set()
         self._changed = asyncio.Event()
         for event in self._wake_events:
             event.set()
 
     async def wait_for_change(self, timeout_seconds: float) -> None:
-        """Waits for the next change of the desired state or of the engine's state, or for `timeout_seconds`."""
+        """Waits for the next change of the desired state or of the engine's state, for a call of `wake`, or for
+        `timeout_seconds`.
+        """
         changed = asyncio.ensure_future(self._changed.wait())
         engine = asyncio.ensure_future(
             self._engine_state.wait_for_other_than(self._engine_state.state, timeout_seconds)
@@ -134,7 +137,7 @@ class Reconciler:
             engine.cancel()
 
     async def hand_over(self, timeout_seconds: float) -> None:
-        """Makes other engines load the versions that are placed on this one, before it stops.
+        """Makes other engines load the versions that are placed on this one by a number of copies, before it stops.
 
         Returns when they hold these versions; after `timeout_seconds`, or if Redis fails, it logs a warning and returns
         too.
@@ -217,7 +220,10 @@ class Reconciler:
             await self._check_canaries(self.desired)
 
     async def _report(self) -> None:
-        """Reports to Redis what the engine holds, loads and unloads, since the files of all these are still needed."""
+        """Reports to Redis all versions that the engine holds, loads or unloads, since their files are still needed.
+
+        During `hand_over` and after it, the engine is reported as not READY, so that nothing is placed on it.
+        """
         state = self._engine_state.state
         held = state.resident | state.loading | state.draining
         if self._placement.leaving:  # nothing may be placed on this engine any more, whatever it still holds

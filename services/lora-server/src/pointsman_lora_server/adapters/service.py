@@ -50,7 +50,7 @@ class AdapterListing:
 
 
 class AdapterService:
-    """Carries out the calls of the adapter API.
+    """Carries out the calls of the adapter API. `author` and `reason` are stored in the history.
 
     Methods that change something, and `ensure_loaded`, raise InvalidArgument for a malformed name, version or alias;
     `report_canary_metrics` and the methods that only read do not check these. Methods that call Redis raise Unavailable
@@ -95,8 +95,9 @@ class AdapterService:
         points to it.
 
         `alias_suffix` is the part of the alias after the "@"; empty moves none. `facts` are stored with the version.
-        `parent` is the version that training started from, empty if none. `force` moves a protected alias, too. Once
-        the version is recorded in Redis, the work continues even if the caller disconnects.
+        `parent` is the version that training started from, empty if none. `force` moves a protected alias even if the
+        version did not beat prompting. Once the version is recorded in Redis, the work continues even if the caller
+        disconnects.
 
         Raises InvalidArgument if the adapter fails a check or a test, NotFound if there is no such folder, and
         FailedPrecondition if a protected alias rejects the version ("not_better"; the version is registered all the
@@ -138,7 +139,9 @@ class AdapterService:
         return AdapterListing(reports, aliases, placements)
 
     async def count_canary_requests(self, alias: Alias) -> int:
-        """Returns how many requests the alias's canary has received at `alias.revision`; 0 without a canary."""
+        """Returns how many requests gateways have reported for the alias's canary since the alias was last changed
+        (`alias.revision`); 0 without a canary.
+        """
         if alias.canary is None:
             return 0
         counts = (await self._registry.canary_counts(alias)).get(alias.canary.version)
@@ -155,8 +158,9 @@ class AdapterService:
     async def set_alias(self, alias: str, version: str, expected: str, author: str, force: bool) -> Alias:
         """Loads a version, then points an alias to it.
 
-        If the adapter's placement has a number of copies, the engines on which the version is placed load it; otherwise
-        this engine alone does. `expected` is the version that the alias points to now; empty accepts any.
+        If the adapter's placement has a number of copies above 0, the engines on which the version is placed load it;
+        otherwise this engine alone does. `expected` is the version that the alias points to now; empty accepts any. It
+        is not compared if the alias points to `version` already and has no canary.
 
         Raises InvalidArgument (malformed, or a version of another adapter), NotFound (version), FailedPrecondition
         ("not_ready", "alias_moved", or "not_better" if a protected alias rejects the version and `force` is not set),
@@ -174,9 +178,9 @@ class AdapterService:
         """Loads a version as `set_alias` does, then makes it the alias's canary for a share of its users.
 
         The share is `weight`, above 0 and at most 1. `terms` say when the canary is rolled back automatically. With
-        weight 0 and an empty version, ends the alias's canary.
-        `expected` is the stable version that the alias points to now; empty accepts any. Raises as `set_alias` and
-        `AdapterRegistry.set_canary` do.
+        weight 0 and an empty version, ends the alias's canary. `expected` is the stable version that the alias points
+        to now; empty accepts any. `force` is as in `set_alias`. Raises as `set_alias` and `AdapterRegistry.set_canary`
+        do.
         """
         canary = None
         if weight or version:
@@ -191,10 +195,10 @@ class AdapterService:
     async def roll_back(self, alias: str, expected: str, author: str, reason: str) -> Alias:
         """Ends the alias's canary, or if it has none, returns the alias to its previous version.
 
-        This engine loads the previous version first; if that raises Unavailable, for example because the engine is
-        down, the alias is moved all the same. Other engines are not waited for. `expected` is the stable version that
-        the alias points to now; empty accepts any. Raises as `AdapterRegistry.roll_back` does, and the other errors of
-        `AdapterLoader.ensure_loaded`.
+        Before a return this engine loads the previous version, if that is READY. If the load raises Unavailable, for
+        example because the engine is down, the alias is moved all the same. Other engines are not waited for.
+        `expected` is the stable version that the alias points to now; empty accepts any. Raises as
+        `AdapterRegistry.roll_back` does, and the other errors of `AdapterLoader.ensure_loaded`.
         """
         check_alias(alias)
         desired = await self._reconciler.refresh()
@@ -248,9 +252,9 @@ class AdapterService:
     async def ensure_loaded(self, version: str) -> EngineState:
         """Returns the engine's state once the engine holds the version.
 
-        Reads from Redis only if the version is not resident and was not READY at the last read. Raises NotFound if it
-        is not registered, FailedPrecondition ("not_ready") if it is not READY, and as `AdapterLoader.ensure_loaded`
-        does.
+        A version that is resident, or was READY at the last read from Redis, is not looked up there again. Another one
+        is: raises NotFound if it is not registered, and FailedPrecondition ("not_ready") if it is not READY. Raises as
+        `AdapterLoader.ensure_loaded` does.
         """
         check_version(version)
         desired = self._reconciler.desired
@@ -264,7 +268,10 @@ class AdapterService:
         return self._engine_state.state
 
     async def report_canary_metrics(self, outcomes: Sequence[CanaryOutcomes]) -> None:
-        """Adds outcomes of requests to aliases with a canary, as a gateway has counted them, to those in Redis."""
+        """Adds the outcomes of requests that a gateway has counted to the counts in Redis.
+
+        They are of aliases with a canary. Some are dropped, as `CanaryCounters.add_outcomes` says.
+        """
         await self._registry.add_outcomes(outcomes)
 
     async def _load_for_move(self, version: AdapterVersion) -> None:

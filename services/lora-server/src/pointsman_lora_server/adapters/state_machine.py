@@ -38,8 +38,9 @@ class SmokeTest(Protocol):
     """Interface of a smoke test, which runs a version outside the engine; `PeftSmokeTest` and `NullSmokeTest` implement
     it.
 
-    `run` returns the answers that the engine should give, to the `samples` if there are any. It raises InvalidArgument
-    if the version must not serve, and Unavailable if the test cannot be run.
+    `run` takes the folder of the version's files and the version's samples (`attachments.Sample`), which may be none.
+    It returns the answers that the engine should give. It raises InvalidArgument if the version must not serve, and
+    Unavailable if the test cannot be run.
     """
 
     async def run(self, version: AdapterVersion, folder: Path, samples: Sequence[Any]) -> Reference: ...
@@ -53,7 +54,10 @@ class NullSmokeTest:
 
 
 class VersionValidator:
-    """Runs smoke tests one at a time, because they are heavy work on a machine whose engine serves users."""
+    """Runs the smoke tests of versions and records their results as phases.
+
+    It runs one test at a time, because they are heavy work on a machine whose engine serves users.
+    """
 
     def __init__(
         self,
@@ -74,9 +78,10 @@ class VersionValidator:
         """Runs the version's smoke test and moves the version to READY, or to FAILED if it fails the test or its files
         are missing or damaged.
 
-        `phase` is the version's present phase: REGISTERED, or VALIDATING if a process died during the validation. Does
-        nothing if it was REGISTERED and no longer is. Raises Unavailable if the test cannot be run, the store cannot be
-        reached or Redis does not answer, and ResourceExhausted if the disk is full; the caller has to retry then.
+        `phase` is the version's phase as last read: REGISTERED, or VALIDATING if a process died during the validation.
+        Does nothing if `phase` is REGISTERED and the version has another phase by now. Raises Unavailable if the test
+        cannot be run, the store cannot be reached or Redis does not answer, and ResourceExhausted if the disk is full;
+        the caller has to retry then.
         """
         name = version.version
         async with self._lock:
@@ -93,10 +98,11 @@ class VersionValidator:
                 await self._registry.set_phase(name, Phase.READY, expected=Phase.VALIDATING)
 
     async def ensure_reference(self, version: AdapterVersion) -> bool:
-        """Runs the smoke test of a READY version if this process has not, so that it knows the version's right answers.
+        """Runs the smoke test of a READY version unless this process has its reference answers or has compared the
+        engine with them (`WarmUp.needs_reference`).
 
-        Returns False if the version fails the test; it is then marked as FAILED. Raises as `validate` does, and
-        NotFound or FailedPrecondition if the version's files are missing or damaged.
+        Returns False if the version fails the test; it is then marked as FAILED. Otherwise returns True. Raises as
+        `validate` does, and NotFound or FailedPrecondition if the version's files are missing or damaged.
         """
         async with self._lock:
             try:
@@ -109,7 +115,7 @@ class VersionValidator:
 
     async def _compute_reference(self, version: AdapterVersion) -> None:
         """Runs the smoke test and stores the answers that the engine should give. Raises as `SmokeTest.run` and
-        `ArtifactStore.fetch` do.
+        `ArtifactStore.samples` do.
         """
         folder = await asyncio.to_thread(self._store.fetch, version)
         samples = await asyncio.to_thread(self._store.samples, version)
@@ -149,7 +155,10 @@ class VersionStateMachine:
         self.retries = RetryBackoff()
 
     def advance(self, desired: DesiredState) -> None:
-        """Starts a task for each unfinished version that has none here and is due by `retries`."""
+        """Starts a task for each unfinished version in `desired` that has no task here and is due by `retries`.
+
+        Call it after each change of the desired state, and periodically for the retries.
+        """
         changed = desired.changed_since(self._seen)
         candidates = desired.versions if changed is None else self._unfinished | changed
         self._seen, self._unfinished = desired, {name for name in candidates if _is_unfinished(name, desired)}
@@ -248,7 +257,7 @@ class _Failure:
 
 class RetryBackoff:
     """Decides when work on a version that failed may be tried again: after a time that doubles with each failure, from
-    `MIN_BACKOFF_SECONDS` to `MAX_BACKOFF_SECONDS`. A repeated error is logged once.
+    `MIN_BACKOFF_SECONDS` to `MAX_BACKOFF_SECONDS`. An error is logged if its code differs from that of the one before.
     """
 
     def __init__(self) -> None:

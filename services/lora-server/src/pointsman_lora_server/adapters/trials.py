@@ -39,9 +39,10 @@ class Trial:
 class Trials:
     """Tries versions out in groups: those that arrive while a trial is running are tried together after it.
 
-    A trial requests a version's first answer. Unless the version has passed a trial in this process, it then checks
-    that the base model still answers as before. If anything is wrong in a group, no version is blamed: each is tried
-    again alone. After each start of the engine, a version must pass one trial.
+    A trial requests a version's first answer. If the version has not passed a trial in this process, or cannot answer,
+    it then checks that the base model still answers as before. If anything is wrong in a group, no version is blamed:
+    each is tried again alone, at once or, if the engine has to be restarted, at its next load. After each start of the
+    engine, a version must pass one trial.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class Trials:
         trial.result.cancel()
 
     async def run(self, trial: Trial) -> None:
-        """Runs groups until `trial` has taken place; the caller must hold `turn`.
+        """Runs groups until `trial`, which `enqueue` returned, has taken place; the caller must hold `turn`.
 
         Raises InvalidArgument if the version cannot answer or corrupts the engine. Raises Unavailable if the engine
         does not answer or is restarted before it is known which version of the group is at fault; the version may then

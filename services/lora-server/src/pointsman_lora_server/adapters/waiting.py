@@ -30,11 +30,12 @@ class VersionWaiter:
         self._engine_state = engine_state
 
     async def wait_until_ready(self, version: str) -> None:
-        """Returns when the version is READY.
+        """Returns when the version and the engine are READY.
 
-        Raises FailedPrecondition ("not_ready") if it was retired or is not registered, InvalidArgument if it FAILED,
-        Unavailable ("engine_not_ready") if the engine is down, and the error of the last attempt if that failed and is
-        being retried.
+        Raises FailedPrecondition ("not_ready") if the version was retired or is not registered after
+        `REDIS_TOLERANCE_SECONDS`, InvalidArgument if it FAILED, and Unavailable ("engine_not_ready") if the engine is
+        not READY when the version is, or for longer than `ENGINE_DOWN_SECONDS`. Raises the error of the last attempt if
+        that failed and is being retried.
         """
         start = engine_up_at = time.monotonic()
         while True:
@@ -55,7 +56,8 @@ class VersionWaiter:
             await self._wait_for_change(version)
 
     async def wait_until_alias_moved(self, alias: str, version: str) -> None:
-        """Returns when `alias` points to `version`, or the version has no request for an alias any more.
+        """Returns when `alias` points to `version`, or the version's request for an alias no longer exists, for example
+        because the alias rejected it.
 
         Raises InvalidArgument if the version FAILED, Unavailable ("engine_not_ready") if the engine is not READY, and
         the error of the last attempt if that failed and is being retried.
@@ -76,7 +78,7 @@ class VersionWaiter:
     async def wait_until_released(self, version: str, holders_of: Callable[[str], Awaitable[list[str]]]) -> None:
         """Returns when `holders_of`, which returns the engines that hold a version, returns none for this one.
 
-        Raises FailedPrecondition ("in_use") after `RELEASE_SECONDS`, and what `holders_of` raises.
+        Raises FailedPrecondition ("in_use") if that takes longer than `RELEASE_SECONDS`, and what `holders_of` raises.
         """
         deadline = time.monotonic() + RELEASE_SECONDS
         while holders := await holders_of(version):

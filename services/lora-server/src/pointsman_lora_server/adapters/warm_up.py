@@ -42,7 +42,9 @@ class WarmUp:
         self._references[version] = reference
 
     def needs_reference(self, version: str) -> bool:
-        """Returns whether the version has no stored reference and was not compared with its last one."""
+        """Returns whether no reference is stored for the version, and `verify` has not compared the last one that was
+        stored successfully.
+        """
         return version not in self._verified and version not in self._references
 
     def has_reference(self, version: str) -> bool:

@@ -118,7 +118,8 @@ class BaseModelSpec:
 
 
 def read_base(folder: Path, served_name: str, other_names: Collection[str] = ()) -> BaseModelSpec:
-    """Returns the base model's layers with their shapes, read from the headers of its weights.
+    """Returns the base model's names, digests and linear layers (without NOT_ADAPTABLE), read from the files in its
+    folder; the weights' values are not read.
 
     An adapter may state its base model as `served_name`, as one of `other_names`, by the folder's path, or by the name
     or digest in pointsman.json. Raises OSError if `folder` contains no model, or damaged weights.

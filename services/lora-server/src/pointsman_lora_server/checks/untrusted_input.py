@@ -56,7 +56,9 @@ class SourceFolder:
             yield file
 
     def check(self) -> None:
-        """Raises InvalidArgument ("unsafe_file") if the folder contains a file that may be a pickle."""
+        """Raises InvalidArgument ("unsafe_file") if the folder contains a file that may be a pickle by its suffix
+        (`PICKLE_SUFFIXES`). Folders in it are not searched.
+        """
         for name in sorted(os.listdir(self._descriptor)):
             if Path(name).suffix.lower() in PICKLE_SUFFIXES:
                 raise _rejected(f"{name} may be a pickle, which can run code; save as safetensors", "unsafe_file")
@@ -67,8 +69,8 @@ def open_folder(folder: Path) -> Iterator[SourceFolder]:
     """Opens a folder for reading during the block.
 
     Raises NotFound if there is none. Raises InvalidArgument with the code "path_outside" if the path is not absolute or
-    contains "..", "unreadable" if the lora-server lacks the permission, or "unsafe_file" if the folder is a symbolic
-    link, whose target could change after the check, or contains a file that may be a pickle.
+    contains "..", "unreadable" if the lora-server lacks the permission, or "unsafe_file" if it is a symbolic link,
+    whose target could change after the check, is no folder, or contains a file that may be a pickle by its name.
     """
     if not folder.is_absolute() or ".." in folder.parts or "\0" in str(folder):
         raise InvalidArgument(f"'{folder}' must be an absolute path without '..'", code="path_outside", param="folder")
@@ -107,7 +109,10 @@ def parse_object(raw: bytes) -> dict[str, Any]:
 
 
 def canonical_json(values: Mapping[str, Any]) -> bytes:
-    """Returns a JSON object as UTF-8, such that equal content becomes equal bytes. Raises ValueError for NaN."""
+    """Returns a JSON object as UTF-8, such that equal content becomes equal bytes.
+
+    Raises ValueError for NaN, infinity, or half a surrogate pair in a text.
+    """
     return (json.dumps(values, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 

@@ -68,7 +68,7 @@ def read_layout(path: Path, config: AdapterConfig, base: BaseModelSpec) -> Tenso
     """Checks the names and shapes of an adapter's tensors against its configuration and the base model.
 
     Raises InvalidArgument: bad_weights, unpaired_tensor, missing_tensors, unsupported_feature, unknown_module,
-    wrong_rank or wrong_shape.
+    wrong_rank, wrong_shape, or bad_config as `AdapterConfig.scaling_of` does.
     """
     try:
         layout = TensorLayout(read_header(path))
@@ -84,7 +84,10 @@ def read_layout(path: Path, config: AdapterConfig, base: BaseModelSpec) -> Tenso
 
 
 def check_values(path: Path, layout: TensorLayout, config: AdapterConfig) -> None:
-    """Checks the values of an adapter's tensors; raises InvalidArgument: not_finite, absurd_scale or no_effect."""
+    """Checks the values of an adapter's tensors.
+
+    Raises InvalidArgument: not_finite, absurd_scale, no_effect, or bad_config as `AdapterConfig.scaling_of` does.
+    """
     data = map_bytes(path)
     for name, info in layout.header.items():
         _check_tensor(name, values(data, info))
@@ -107,10 +110,11 @@ def convert_dora(path: Path, layout: TensorLayout, config: AdapterConfig, base: 
     """Rewrites a DoRA's weights file at `path` without magnitudes; returns their largest relative deviation from the
     norms.
 
-    DoRA computes m * (W + s B A) / |W + s B A| with the norm of each row (https://arxiv.org/abs/2402.09353). If the
-    magnitude m equals that norm, this is W + s B A, the LoRA without the magnitudes, which is all that the engine can
-    compute. Raises InvalidArgument ("dora_not_exact") if a magnitude deviates by more than `MAX_DORA_DEVIATION`, or the
-    base's weight is quantized and so cannot be compared.
+    DoRA computes m * (W + s B A) / |W + s B A| with the norm of each row (https://arxiv.org/abs/2402.09353), where W is
+    the base's weight, s the scaling, and A and B are the LoRA's factors. If the magnitude m equals that norm, this is
+    W + s B A, the LoRA without the magnitudes, which is all that the engine can compute. Raises InvalidArgument
+    ("dora_not_exact") if a magnitude deviates by more than `MAX_DORA_DEVIATION`, or the base's weight is quantized and
+    so cannot be compared; then the file stays as it is.
     """
     data = map_bytes(path)
     worst, worst_module = 0.0, ""

@@ -11,7 +11,7 @@ TRAINING_SECONDS = "training_seconds"
 
 @dataclass(frozen=True, slots=True)
 class AdapterVersion:
-    """The record of one version of an adapter. Neither the record nor the adapter's files ever change."""
+    """The record of one version of an adapter. The record, the adapter's configuration and its weights never change."""
 
     name: str
     """The adapter's name, which all its versions share."""
@@ -84,5 +84,5 @@ class Alias:
 
     @property
     def versions(self) -> tuple[str, ...]:
-        """Returns the versions that receive requests sent to the alias."""
+        """Returns the stable version, and after it the canary's version if there is a canary."""
         return (self.version, self.canary.version) if self.canary else (self.version,)

@@ -35,7 +35,10 @@ class PhaseRecord:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """On how many engines an adapter's versions are kept loaded that its aliases or their canaries point to."""
+    """How many engines keep an adapter's versions loaded.
+
+    It applies only to versions to which an alias points, as its stable version or as its canary.
+    """
 
     copies: int | None = None
     """Number of engines (all of them if there are fewer). None: every engine. 0: none until a request needs one."""
@@ -54,14 +57,16 @@ class FleetState:
 
 @dataclass(frozen=True, slots=True)
 class ChangeLog:
-    """The names, such as those of versions and aliases, that each of the latest revisions of a state has changed."""
+    """A log of the names (of versions, aliases and adapters) that each of the latest revisions of a state has
+    changed.
+    """
 
     revision: int = 0
     recent: tuple[frozenset[str], ...] = ()
     """One set of names for each of the latest revisions, at most `MAX_RECENT_REVISIONS`, the newest last."""
 
     def append(self, names: frozenset[str] | None) -> "ChangeLog":
-        """Returns the log with one more revision, which changed `names` (None: it may have changed everything)."""
+        """Returns a new log with one more revision, which changed `names` (None: it may have changed everything)."""
         recent = () if names is None else (*self.recent, names)[-MAX_RECENT_REVISIONS:]
         return ChangeLog(self.revision + 1, recent)
 
@@ -94,7 +99,7 @@ class DesiredState:
     def changed_since(self, before: "DesiredState") -> frozenset[str] | None:
         """Returns the names of versions, aliases and adapters that may differ from the earlier state `before`.
 
-        Returns None if everything may differ, because the log of changes does not reach back so far.
+        Returns None if everything may differ, because the log of changes does not reach back to `before`.
         """
         if self is before:
             return frozenset()
@@ -105,7 +110,7 @@ class DesiredState:
 
     @property
     def alias_targets(self) -> Set[str]:
-        """Returns the versions that an alias points to, as its stable version or as its canary."""
+        """Returns the versions to which at least one alias points, as its stable version or as its canary."""
         if self.aliases and not self._alias_names:
             names: dict[str, tuple[str, ...]] = {}
             for alias in self.aliases:

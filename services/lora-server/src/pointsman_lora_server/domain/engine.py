@@ -1,4 +1,4 @@
-"""The state of the engine: what it holds, loads and drains."""
+"""The state of the engine: its status, and the versions that it holds, loads and unloads."""
 
 import enum
 from collections.abc import Mapping

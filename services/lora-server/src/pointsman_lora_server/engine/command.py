@@ -131,12 +131,13 @@ def choose_dtype(setting: str, cpu_flags: Collection[str], has_gpu: bool) -> str
 
 
 def build_command(settings: EngineSettings, environment: Mapping[str, str], cores: Iterable[int]) -> EngineCommand:
-    """Returns vLLM's command. vLLM for CPUs binds its threads to `cores`, the numbers of CPU cores.
+    """Returns vLLM's command, without the guard's secret, which `with_secrets` adds. vLLM for CPUs binds its threads to
+    `cores`, the numbers of CPU cores.
 
-    `environment` is this process's own. vLLM inherits it without our settings (`POINTSMAN_*`) and unsafe variables
-    (`_NOT_INHERITED`); other variables in it take precedence over the defaults here. Raises ValueError if the extra
-    arguments cannot be split or contain one that the lora-server must control (`_FORBIDDEN_OPTIONS`), or if
-    `max_lora_rank` is above vLLM's highest.
+    `environment` is this process's own. vLLM inherits it without our settings and unsafe variables (see `_inherited`);
+    other variables in it take precedence over the defaults here. Raises ValueError if the extra arguments cannot be
+    split or contain one that the lora-server must control (`_FORBIDDEN_OPTIONS`), or if `max_lora_rank` is above vLLM's
+    highest.
     """
     host, _, port = settings.listen.rpartition(":")
     rank = min(rank for rank in LORA_RANKS if rank >= settings.max_lora_rank)
@@ -212,7 +213,9 @@ def _has_option(arguments: Sequence[str], option: str) -> bool:
 
 
 def _option_name(argument: str) -> str:
-    """Normalizes an argument as vLLM does: "_" counts as "-", and "--lora-config.x=1" sets --lora-config."""
+    """Returns the option that an argument names, as vLLM reads it: "_" counts as "-", "=" ends the name, and
+    "--lora-config.x=1" sets --lora-config.
+    """
     name = argument.partition("=")[0].partition(".")[0].replace("_", "-")
     return _SHORT_OPTIONS.get(name, name)
 
@@ -229,7 +232,9 @@ def _tracing_variables(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def _inherited(environment: Mapping[str, str]) -> dict[str, str]:
-    """Returns the variables that the engine inherits: not the lora-server's settings, nor unsafe ones."""
+    """Returns the variables that the engine inherits: all but the lora-server's settings (`POINTSMAN_*`), those of
+    vLLM's LoRA resolvers, and `_NOT_INHERITED`.
+    """
     return {
         key: value
         for key, value in environment.items()

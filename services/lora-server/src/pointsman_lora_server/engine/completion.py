@@ -42,7 +42,9 @@ class GreedyAnswer:
 def scored_answer(
     model: str, token_ids: Iterable[int], text: str, logprobs: Sequence[float | None], finish_reason: str
 ) -> GreedyAnswer:
-    """Returns an answer; raises InvalidArgument ("cannot_answer") if there is no token, or one without a finite
+    """Returns a `GreedyAnswer` of these parts.
+
+    Raises InvalidArgument ("cannot_answer"), with `model` in the message, if there is no token, or one without a finite
     log-probability.
     """
     finite = tuple(p for p in logprobs if isinstance(p, int | float) and math.isfinite(p))
@@ -102,9 +104,10 @@ class _Expected:
 
 
 class Probe:
-    """Compares the base model's continuation of a prompt with that of the engine's first run.
+    """Compares the base model's continuation of a prompt with the one that the first call of `start` has learned.
 
-    The time limit of `engine` must be long, so that a busy engine does not count as one that does not answer.
+    If the model is not certain of any continuation, it only checks that the model answers. The time limit of `engine`
+    must be long, so that a busy engine does not count as one that does not answer.
     """
 
     def __init__(self, engine: CompletionClient, base_model: str, count_failure: Callable[[], None]) -> None:
@@ -128,7 +131,7 @@ class Probe:
         await self.check()
 
     async def check(self) -> None:
-        """Raises EngineCorrupted if the base model does not answer as expected in `ATTEMPTS` attempts, or the engine
+        """Raises EngineCorrupted if the base model answers as expected in none of `ATTEMPTS` attempts, or the engine
         has counted requests with NaN logits. Raises Unavailable if the engine does not answer or `start` was not
         called.
         """

@@ -50,7 +50,8 @@ class SupervisedChild:
         stderr: int,
         max_line_bytes: int = MAX_LINE_BYTES,
     ) -> "SupervisedChild":
-        """Starts a command; `stdout` and `stderr` are as in `subprocess`.
+        """Starts a command. `environment` has all its variables; `stdout` and `stderr` are as in `subprocess`. Reading
+        a line of more than `max_line_bytes` from a pipe raises ValueError.
 
         Raises OSError if no process can be created. If the command's program does not exist, the process ends with
         exit code 127.
@@ -88,7 +89,9 @@ class SupervisedChild:
             os.killpg(self.process.pid, signal.SIGKILL)
 
     def release(self) -> None:
-        """Closes our end of the pipe that keeps the child alive; call it when the process has ended."""
+        """Closes our end of the pipe that keeps the child alive. Call it when the process has ended: before, it would
+        kill the group.
+        """
         if self._lifeline is not None:
             os.close(self._lifeline)
             self._lifeline = None
@@ -97,7 +100,7 @@ class SupervisedChild:
 class EngineProcess:
     """One run of the engine's program, in a process group of its own.
 
-    Once `wait` or `stop` has returned, all processes of the group were killed.
+    Once `wait` or `stop` has returned, no process of the group is left.
     """
 
     def __init__(self, child: SupervisedChild, pipe: asyncio.ReadTransport, output: asyncio.StreamReader) -> None:
@@ -144,7 +147,9 @@ class EngineProcess:
         return code
 
     async def stop(self, timeout_seconds: float = STOP_SECONDS) -> int:
-        """Sends the engine SIGTERM, and kills its group after `timeout_seconds`; returns the exit code like `wait`."""
+        """Sends the engine SIGTERM, and kills its group if it has not ended after `timeout_seconds`; returns the exit
+        code like `wait`.
+        """
         self._child.terminate()
         try:
             async with asyncio.timeout(timeout_seconds):
@@ -158,9 +163,10 @@ class EngineProcess:
         self._child.kill()
 
     def last_error_line(self) -> str:
-        """Returns the last line of the engine's output that contains "error", or else the last one; empty if none.
+        """Returns the last line of the engine's output that contains "error" or "Error", or else the last line.
 
-        At most 300 characters of one of the last `_MAX_KEPT_LINES` lines.
+        Only the last `_MAX_KEPT_LINES` lines that are not blank are searched, and the result is cut to 300 characters.
+        It is empty if the engine has printed nothing.
         """
         lines = [line for line in self._last_lines if line]
         errors = [line for line in lines if "Error" in line or "error" in line]

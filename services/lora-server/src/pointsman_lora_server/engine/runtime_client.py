@@ -75,8 +75,9 @@ class RuntimeClient(VllmClient):
         """Returns the versions that the engine lists. A version is not `open` if the engine has read it from another
         folder than the last one that `load` was called with.
 
-        `in_flight` is 1 for a version that is in use, whatever the number of requests; `requests` is always 0. Raises
-        as `VllmClient.identify` does for a wrong API key, and Unavailable.
+        `in_flight` is 1 for a version that is in use, whatever the number of requests; `requests` is always 0, and
+        `idle_seconds` counts from the last call of this method that saw the version in use. Marks the local folders of
+        the versions as used in the store's cache. Raises FailedPrecondition ("bad_api_key"), and Unavailable.
         """
         listed, in_use = await self._folders(), await self._in_use()
         for name in listed.keys() & self._local.keys():
@@ -95,7 +96,8 @@ class RuntimeClient(VllmClient):
         """Loads a version; does nothing if the engine lists it with this folder. If it lists it with another folder,
         the version is unloaded first.
 
-        Raises as `VllmClient.load` does.
+        Raises InvalidArgument ("engine_refused") if the engine rejects the adapter, and FailedPrecondition if it does
+        not see the folder ("engine_store") or rejects the API key ("bad_api_key").
         """
         path, listed = self._engine_path(folder), await self._folders()
         self._paths[version], self._local[version] = path, folder
@@ -129,7 +131,7 @@ class RuntimeClient(VllmClient):
         return 0
 
     async def remove(self, version: str) -> bool:
-        """Unloads the version if the engine lists it (`close_adapter` has unloaded it already); always returns True."""
+        """Unloads the version if the engine still lists it after `close_adapter`; always returns True."""
         if version in await self._folders():
             await self.close_adapter(version)
         return True

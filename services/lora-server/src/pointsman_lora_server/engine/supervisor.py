@@ -51,8 +51,8 @@ class Supervisor:
     ) -> None:
         """Takes `next_command`, which is called before each start of the engine and returns its command.
 
-        `listen` is the engine's address, HOST:PORT. `probe_interval` is in seconds. `shutdown_seconds` and
-        `max_start_seconds` are explained at their defaults.
+        `listen` is the engine's address, HOST:PORT. `probe_interval` is in seconds. `shutdown_seconds` is explained at
+        `SHUTDOWN_SECONDS`, and `max_start_seconds` at `MAX_START_SECONDS`.
         """
         self._shutdown_seconds = shutdown_seconds
         self._max_start_seconds = max_start_seconds
@@ -66,7 +66,9 @@ class Supervisor:
         self._restart_reason = ""
 
     async def run(self) -> None:
-        """Keeps the engine running until cancelled; then waits for requests in flight and stops it."""
+        """Keeps the engine running until cancelled; then waits for requests in flight, for `shutdown_seconds` at most,
+        and stops it.
+        """
         backoff = MIN_BACKOFF_SECONDS
         try:
             while True:
@@ -105,7 +107,9 @@ class Supervisor:
             self._process.kill()
 
     async def _run_once(self) -> tuple[float, str]:
-        """Runs the engine until it ends; returns its uptime in seconds and why it ended."""
+        """Runs the engine until it ends, or kills it if it hangs; returns for how many seconds it was ready, and why it
+        ended. If another process uses its address, the engine is not started.
+        """
         life = self._engine_state.state.life + 1
         self._engine_state.update(status=EngineStatus.STARTING, life=life, detail="vLLM is starting")
         if _is_in_use(self._listen):
@@ -144,7 +148,9 @@ class Supervisor:
         return uptime, self._restart_reason or exit_reason
 
     async def _start_probe(self) -> bool:
-        """Returns whether the base model answers as expected; if it answers wrongly, the engine is restarted."""
+        """Returns whether the base model answers as expected, and no restart was requested meanwhile. If it answers
+        wrongly, the engine is restarted.
+        """
         try:
             await self._probe.start()
         except EngineCorrupted as error:

@@ -73,7 +73,7 @@ class ToolCalling:
 
     @property
     def arguments(self) -> tuple[str, ...]:
-        """Returns vLLM's arguments for tool calls.
+        """Returns vLLM's arguments for tool calls; none without a parser.
 
         With them, calls satisfy their functions' schemas even without `strict: true`, and with `tool_choice: none` the
         prompt does not show the tools, since a call would reach the client as text.

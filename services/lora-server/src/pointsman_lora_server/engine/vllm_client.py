@@ -138,8 +138,8 @@ class VllmClient:
             return {name: LoadedAdapter(**loaded) for name, loaded in answer["adapters"].items()}
 
     async def count_in_flight(self) -> int:
-        """Returns how many requests to the base model and to adapters are in progress. Each counts until its last byte
-        is sent.
+        """Returns how many requests to the base model and to adapters are in progress, without those to adapters of
+        --lora-modules. Each counts until its last byte is sent.
         """
         answer = await self._call_guard("GET", "", None, QUERY_TIMEOUT_SECONDS)
         with expecting_form(GUARD_ROUTE):
@@ -161,7 +161,9 @@ class VllmClient:
             return int(answer["in_flight"])
 
     async def remove(self, version: str) -> bool:
-        """Removes an adapter's weights and returns True; while a request to it is in flight, only returns False."""
+        """Removes an adapter's weights and returns True, also if the engine does not hold them. While a request to it
+        is in flight, only returns False.
+        """
         return (
             await self._call_guard("DELETE", f"/{quote(version)}", None, LOAD_TIMEOUT_SECONDS, may_be_busy=True)
             is not None
@@ -283,9 +285,9 @@ async def open_client(
 ) -> AsyncIterator[VllmClient]:
     """Yields a client of the engine at the base URL `url`; the client is closed after the block.
 
-    `secret` is as in `VllmClient`, `api_key` the value of the engine's VLLM_API_KEY (empty: none), and `create` the
-    client's class. If the engine is `traced`, it is asked to record no spans of this client's requests, since no user's
-    request causes them.
+    `secret` is as in `VllmClient`, and `api_key` the value of the engine's VLLM_API_KEY (empty: none). `create` is
+    called with the HTTP session, `url` and `secret`, and returns the client. If the engine is `traced`, it is asked to
+    record no spans of this client's requests, since no user's request causes them.
     """
     headers = {"accept-encoding": "identity"}
     if api_key:

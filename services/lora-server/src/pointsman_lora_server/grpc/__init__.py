@@ -1,1 +1,1 @@
-"""The gRPC API: servicers that convert, validate and delegate."""
+"""The gRPC API: `servicers` delegates the calls, and `messages` converts and checks the protobuf messages."""

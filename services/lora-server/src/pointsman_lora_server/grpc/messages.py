@@ -1,4 +1,4 @@
-"""Converts between protobuf messages and the domain's values, and bounds what clients may send."""
+"""Converts between protobuf messages and the domain's values, and checks the fields of clients' messages."""
 
 import math
 from collections.abc import Sequence
@@ -55,14 +55,21 @@ class EngineIdentity:
 
 
 class StateMessages:
-    """Converts the engine's state to messages; repeated calls for the same state return the same message."""
+    """Converts the engine's state to messages.
+
+    Calls in a row with the same state and the same `changed` share one message, which must not be modified.
+    """
 
     def __init__(self, identity: EngineIdentity) -> None:
         self._identity = identity
         self._last: tuple[EngineState, frozenset[str] | None, pb.EngineState] | None = None
 
     def get(self, state: EngineState, changed: frozenset[str] | None = None) -> pb.EngineState:
-        """Returns the engine's state as a message; with `changed`, only the versions and aliases of these names."""
+        """Returns the engine's state as a message.
+
+        With `changed` it has only the versions and aliases of these names, and `is_change` is set. Its field `removed`
+        then lists the versions that are neither resident nor loadable.
+        """
         if self._last is None or self._last[0] is not state or self._last[1] != changed:
             self._last = state, changed, self._convert(state, changed)
         return self._last[2]
@@ -136,9 +143,10 @@ def to_change(change: Change) -> pb.Change:
 
 
 def check_register(request: pb.RegisterRequest) -> None:
-    """Raises InvalidArgument if the folder is missing, or a field is malformed or too long.
+    """Raises InvalidArgument if `folder` is empty or contains NUL, `parent` is no version, there are more than
+    `MAX_FACTS` facts, a fact has no name, or a text is too long.
 
-    `AdapterService.register` checks the name and the alias.
+    `AdapterService.register` checks the name, the alias, and whether the folder exists.
     """
     check_author(request.author)
     if not request.folder or "\0" in request.folder or len(request.folder) > MAX_FOLDER_CHARACTERS:
@@ -191,7 +199,8 @@ def check_canary(request: pb.SetCanaryRequest) -> None:
 def from_terms(terms: pb.CanaryTerms) -> CanaryTerms:
     """Converts a canary's terms; fields that are not set get the defaults of `CanaryTerms`.
 
-    Raises InvalidArgument for a value out of range: requests 1 to 1,000,000, differences 0 to 1, the ratio from 1.
+    Raises InvalidArgument for a value out of range: `min_requests` is 1 to 1,000,000, `max_latency_ratio` at least 1
+    and finite, each other field 0 to 1.
     """
     fields: dict[str, Any] = {field.name: value for field, value in terms.ListFields()}
     result = CanaryTerms(**fields)
@@ -210,8 +219,10 @@ def from_terms(terms: pb.CanaryTerms) -> CanaryTerms:
 
 
 def from_placement(placement: pb.Placement) -> Placement:
-    """Converts a placement; raises InvalidArgument if its kind is missing, or the number of copies does not fit the
-    kind or is above `MAX_COPIES`.
+    """Converts a placement.
+
+    Raises InvalidArgument if its kind is missing, or unless `copies` is 1 to `MAX_COPIES` with the kind COPIES, and 0
+    with any other kind.
     """
     is_copies = placement.kind == pb.PLACEMENT_KIND_COPIES
     if is_copies != (placement.copies > 0) or placement.copies > MAX_COPIES:
@@ -227,7 +238,7 @@ def from_placement(placement: pb.Placement) -> Placement:
 
 
 def history_limit(limit: int) -> int:
-    """Returns `limit`, or the default number of changes if it is 0. Raises InvalidArgument above `MAX_CHANGES`."""
+    """Returns `limit`, or `_DEFAULT_CHANGES` if it is 0. Raises InvalidArgument if it is above `MAX_CHANGES`."""
     if limit > MAX_CHANGES:
         raise _bad("limit", f"a call returns at most {MAX_CHANGES} changes, not {limit}")
     return limit or _DEFAULT_CHANGES
@@ -236,8 +247,9 @@ def history_limit(limit: int) -> int:
 def from_outcomes(outcomes: Sequence[pb.Outcomes]) -> list[CanaryOutcomes]:
     """Converts a gateway's report on canaries.
 
-    Raises InvalidArgument if it has more than `MAX_OUTCOMES`, a malformed alias or version, or counts that are too high
-    or contradict each other.
+    Raises InvalidArgument if it has more than `MAX_OUTCOMES` entries, a malformed alias or version, a count above
+    `MAX_COUNT`, more errors, invalid answers or latencies than requests, a mean rating above 1, or a latency bucket
+    above `MAX_LATENCY_BUCKET`.
     """
     if len(outcomes) > MAX_OUTCOMES:
         raise _bad("outcomes", f"{len(outcomes)} outcomes in one report are more than {MAX_OUTCOMES}")

@@ -179,7 +179,10 @@ class TrainingServicer(training_pb2_grpc.TrainingServicer):
 
 
 def _from_request(request: training_pb2.CreateTrainingJobRequest) -> JobRequest:
-    """Converts a request to a `JobRequest`; the recipe's fields become options of the trainer's command line."""
+    """Converts a request to a `JobRequest`, with `DEFAULT_METHOD` if it names no method.
+
+    Fields of the recipe that are set become options of the trainer: max_minutes = 5 becomes {"max-minutes": "5.0"}.
+    """
     options = {field.name.replace("_", "-"): repr(value) for field, value in request.recipe.ListFields()}
     return JobRequest(
         name=request.name,

@@ -40,7 +40,7 @@ _OnLine = Callable[[str], None]
 
 
 class TrainerProcess:
-    """A trainer's process; when `wait` has returned, all processes of its group were killed."""
+    """A trainer's process. When `wait` has returned, no process of its group is left."""
 
     def __init__(self, child: SupervisedChild) -> None:
         self._child = child
@@ -48,10 +48,10 @@ class TrainerProcess:
 
     @classmethod
     async def start(cls, command: Sequence[str], variables: Mapping[str, str], events: Path) -> "TrainerProcess":
-        """Starts a trainer, whose stdout is appended to the file `events` without passing through this process, so that
-        no event is lost if this process dies.
+        """Starts a trainer with exactly the environment `variables`.
 
-        Raises OSError if it cannot be started.
+        Its stdout is appended to the file `events` without passing through this process, so no event is lost if this
+        process dies. Raises OSError if the file cannot be opened or the process cannot be created.
         """
         with events.open("ab") as stdout:
             child = await SupervisedChild.start(command, variables, stdout, asyncio.subprocess.PIPE, MAX_LINE_BYTES)
@@ -63,10 +63,11 @@ class TrainerProcess:
         return self._child.group
 
     async def wait(self, on_error_line: _OnLine) -> int:
-        """Waits until the trainer ends; returns its exit code: after a signal 128 + the signal's number, or a negative
-        one if the whole group was killed. Stops the trainer if cancelled.
+        """Waits until the trainer has closed stderr and ended; returns its exit code.
 
-        `on_error_line` is called with each line of stderr.
+        The code is 128 + the signal's number if a signal ended the trainer, and negative if the whole group was killed.
+        `on_error_line` is called with each line of stderr that is not blank. If the call is cancelled, or raises
+        ValueError because a line has more than `MAX_LINE_BYTES`, the trainer is stopped first.
         """
         process = self._child.process
         assert process.stderr is not None
@@ -109,7 +110,7 @@ class TrainerExit:
 
     @property
     def was_killed(self) -> bool:
-        """Returns whether a signal ended the trainer before it could stop by itself."""
+        """Returns whether a signal ended the trainer before it could stop by itself, judged by the exit code."""
         return self.code < 0 or (self.code > SIGNAL_EXIT_CODE and self.code != STOPPED_EXIT_CODE)
 
 
@@ -139,7 +140,7 @@ async def start_trainer(
 ) -> TrainerProcess:
     """Starts the trainer of a job; `parent` is the folder of the adapter to start from, None if there is none.
 
-    Raises OSError if it cannot be started.
+    Raises OSError as `TrainerProcess.start` does.
     """
     variables = _trainer_variables(environment.environment, environment.folder)
     command = trainer_command(environment, folder, job, parent)
@@ -149,10 +150,10 @@ async def start_trainer(
 async def wait_for_trainer(
     trainer: TrainerProcess, folder: JobFolder, add_event: AddEvent, on_new_events: Callable[[], None]
 ) -> TrainerExit:
-    """Waits for the trainer and returns how it ended.
+    """Waits for the trainer and returns its exit code, with the error that it printed or a text with the exit code.
 
-    `add_event` is called with each warning from its stderr, as an event. `on_new_events` is called when the trainer has
-    appended events to the job's file, and at the end.
+    `add_event` is called with {"event": "warning", "text": ...} for each warning on its stderr. `on_new_events` is
+    called when the job's file of events has grown, and at the end. Raises ValueError as `TrainerProcess.wait` does.
     """
     output = ErrorOutput(add_event)
     watcher = asyncio.create_task(_watch_events(folder, on_new_events))
@@ -190,8 +191,9 @@ def trainer_command(environment: JobEnvironment, folder: JobFolder, job: Job, pa
 async def register_result(job: Job, folder: JobFolder, register: RegisterAdapter) -> str:
     """Registers the adapter that a job has trained; returns its version.
 
-    Retries after Unavailable and ResourceExhausted, `REGISTER_ATTEMPTS` times in all; then raises the last error, and
-    others of `register` at once. Raises OSError or ValueError if the training report cannot be read.
+    After Unavailable or ResourceExhausted it tries again, with `REGISTER_ATTEMPTS` attempts in all, and then raises the
+    last error. Other errors of `register` are raised at once. Raises OSError or ValueError if the trainer's report
+    cannot be read.
     """
     trained = TrainedAdapter(
         name=job.request.name,
@@ -214,7 +216,10 @@ async def register_result(job: Job, folder: JobFolder, register: RegisterAdapter
 
 
 def describe_error(error: PointsmanError, folder: JobFolder) -> str:
-    """Returns the error's message and code, and the adapter's folder if it was trained but not registered."""
+    """Returns a text with the error's message and code, and with the folder of the trained adapter if there is one.
+
+    The folder is left out for "not_better", since the adapter is registered then.
+    """
     text = f"{error.message} ({error.code})"
     if isinstance(error, FailedPrecondition) and error.code == "not_better":
         return text  # the message says that the version is registered
@@ -240,7 +245,9 @@ def _read_report(folder: JobFolder) -> Mapping[str, Any]:
 
 
 def _trainer_variables(own: Mapping[str, str], folder: Path) -> dict[str, str]:
-    """Returns the trainer's environment variables: `own` without `POINTSMAN_*`, and this package on PYTHONPATH."""
+    """Returns the trainer's environment variables: `own` without `POINTSMAN_*`, and with PYTHONPATH set to a folder
+    below `folder` that contains only this package.
+    """
     inherited = {name: value for name, value in own.items() if not name.startswith("POINTSMAN_")}
     return inherited | {
         "PYTHONPATH": str(_package_path(folder)),
@@ -250,8 +257,9 @@ def _trainer_variables(own: Mapping[str, str], folder: Path) -> dict[str, str]:
 
 
 def _package_path(folder: Path) -> Path:
-    """Returns a folder for PYTHONPATH that contains only a link to this package, since the engine's environment has its
-    own versions of the other packages that are installed here.
+    """Creates and returns a folder below `folder` that contains only a link to this package, for PYTHONPATH.
+
+    The engine's environment has its own versions of the other packages that are installed next to this one.
     """
     path = folder / ".sources"
     path.mkdir(parents=True, exist_ok=True)

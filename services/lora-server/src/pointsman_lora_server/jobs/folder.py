@@ -47,8 +47,10 @@ _JOB, _EVENTS = "job.json", "events.jsonl"
 def open_inputs(request: JobRequest, data_roots: Sequence[Path], stack: ExitStack) -> Inputs:
     """Opens the request's files, which `stack` closes, and checks the beginning of each.
 
-    Raises InvalidArgument for a file that is not below one of `data_roots`, cannot be read or is too large
-    ("bad_path"), or begins with the wrong content ("bad_data").
+    Raises InvalidArgument ("bad_path") for a path that is relative or not below one of `data_roots`, and for a file
+    that cannot be read, is not a regular file or has more than `MAX_FILE_BYTES`. Raises InvalidArgument ("bad_data") if
+    the first row of `data` or `heldout` is not a JSON object, or `system` is not UTF-8 text of at most
+    `MAX_SYSTEM_BYTES`.
     """
     paths = {"data": request.data, "heldout": request.heldout, "system": request.system}
     inputs = {
@@ -66,7 +68,7 @@ def open_inputs(request: JobRequest, data_roots: Sequence[Path], stack: ExitStac
 def copy_input(source: BinaryIO, target: Path) -> None:
     """Copies the rest of an opened file to `target`, which must not exist. Only this service's user can read the copy.
 
-    Raises OSError if it cannot be written, or the file has more than `MAX_FILE_BYTES`.
+    Raises OSError if it cannot be written or has more than `MAX_FILE_BYTES`; an incomplete copy may then be left.
     """
     descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as copy:
@@ -102,7 +104,8 @@ def _open(path: Path, param: str, data_roots: Sequence[Path]) -> BinaryIO:
 def _open_beneath(root: Path, parts: Sequence[str]) -> int:
     """Opens the file at the path components `parts` below `root`; returns its descriptor.
 
-    Raises OSError for a link, for what is not a regular file, and for one of more than `MAX_FILE_BYTES`.
+    Raises OSError if it or a folder on the way is a link or cannot be opened, if it is not a regular file, or if it has
+    more than `MAX_FILE_BYTES`.
     """
     folder = os.open(root, _FOLDER)
     try:
@@ -121,7 +124,10 @@ def _open_beneath(root: Path, parts: Sequence[str]) -> int:
 
 
 def _check_first_row(file: BinaryIO, param: str) -> None:
-    """Raises InvalidArgument unless the first line that is not blank is a JSON object. The message does not show it."""
+    """Raises InvalidArgument unless the first line that is not blank is a JSON object.
+
+    Reads at most `MAX_LINE_BYTES`. The message does not show the line.
+    """
     left = MAX_LINE_BYTES
     line = b""
     while left > 0 and not line.strip():
@@ -212,9 +218,10 @@ class JobFolder:
             file.write(f"{separator}{json.dumps(event, ensure_ascii=False)}\n".encode())
 
     def events(self, offset: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yields (offset of its end, event) for each complete event in events.jsonl from a byte offset on.
+        """Yields (byte offset of the event's end, event) for each complete event in events.jsonl from a byte offset on;
+        nothing if the file does not exist.
 
-        A line that a library has printed becomes an event "warning".
+        A line that is not an event, since a library has printed it, is yielded as {"event": "warning", "text": LINE}.
         """
         try:
             with self.events_file.open("rb") as file:
@@ -265,8 +272,8 @@ def _ends_with_newline(file: BinaryIO) -> bool:
 
 
 def _parse_event(line: bytes) -> dict[str, Any] | None:
-    """Parses a line of events.jsonl. Returns an event "warning" for the output of a library, and None for an incomplete
-    event or an empty line.
+    """Parses a line of events.jsonl. Returns {"event": "warning", "text": LINE} for the output of a library, and None
+    for an incomplete event or a blank line.
     """
     try:
         event = json.loads(line)

@@ -46,7 +46,10 @@ class JobState(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class JobRequest:
-    """The training that a client requested; once the job is queued, its files are the job's own copies."""
+    """The training that a client requested.
+
+    `data`, `heldout` and `system` are paths of the client's files, and in a queued job those of the job's own copies.
+    """
 
     name: str
     data: Path
@@ -101,7 +104,7 @@ RegisterAdapter = Callable[[TrainedAdapter], Awaitable[str]]
 
 @dataclass(frozen=True, slots=True)
 class JobEnvironment:
-    """The folders, Python, base model and training methods with which jobs run."""
+    """What all training jobs of this server share: folders, Python, environment variables, base model and methods."""
 
     folder: Path
     python: Path
@@ -118,7 +121,8 @@ class JobEnvironment:
 
 
 def check_request(request: JobRequest, methods: Collection[str]) -> None:
-    """Raises InvalidArgument if the name, alias, parent, method (not one of `methods`) or an option is wrong.
+    """Raises InvalidArgument if the name, alias or parent is malformed, the method is not one of `methods`, or an
+    option is unknown or out of range. Raises ValueError if an option's value is not a number.
 
     `open_inputs` checks the files.
     """

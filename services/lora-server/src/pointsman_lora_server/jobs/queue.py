@@ -1,4 +1,5 @@
-"""The queue of training jobs. One job runs at a time; it is resumed if the trainer or this server is killed."""
+"""The queue of training jobs. One job runs at a time; it is resumed if the trainer or this server is killed, up to
+`MAX_RESUMES` times."""
 
 import asyncio
 import logging
@@ -71,8 +72,8 @@ class JobQueue:
     async def create(self, request: JobRequest) -> Job:
         """Checks a request, copies its files and queues the job, which it returns.
 
-        Raises InvalidArgument if a field or a file is wrong, ResourceExhausted if `MAX_QUEUED` jobs are queued, and
-        what `find_version` raises for the parent.
+        Raises as `check_request` and `open_inputs` do, InvalidArgument ("bad_path") if a file cannot be copied,
+        ResourceExhausted if `MAX_QUEUED` jobs are queued, and what `find_version` raises for the parent.
         """
         check_request(request, self._environment.methods)
         with self._reserve_place(), ExitStack() as files:
@@ -94,7 +95,8 @@ class JobQueue:
         return [job for job in reversed(self._jobs.values()) if name in ("", job.request.name)]
 
     async def cancel(self, job_id: str) -> Job:
-        """Stops a job, waits until it has ended, or until `close`, and returns it. A job that has ended stays as it is.
+        """Cancels a job and returns it. A running one is stopped first, and waited for until it has ended or `close` is
+        called. A job that has ended stays as it is.
 
         Raises NotFound if there is no such job, and FailedPrecondition ("too_late") while its result is being
         registered.
@@ -115,7 +117,9 @@ class JobQueue:
 
     async def watch(self, job_id: str, first: int) -> AsyncIterator[tuple[int, dict[str, Any]]]:
         """Yields (number, event) for each event of the job from number `first` on, until the job has ended or `close`
-        is called. Numbers begin at 0. Raises NotFound if there is no such job.
+        is called.
+
+        Numbers begin at 0. The kind of an event is in its key "event". Raises NotFound if there is no such job.
         """
         self.get(job_id)
         folder, offset, number = self._folder(job_id), 0, 0
@@ -136,7 +140,9 @@ class JobQueue:
 
     @contextmanager
     def _reserve_place(self) -> Iterator[None]:
-        """Reserves a place in the queue during the block. Raises ResourceExhausted if `MAX_QUEUED` are taken."""
+        """Reserves a place in the queue during the block, in which the job is added to it. Raises ResourceExhausted if
+        `MAX_QUEUED` places are taken.
+        """
         waiting = self._jobs_being_created + sum(job.state is JobState.QUEUED for job in self._jobs.values())
         if waiting >= MAX_QUEUED:
             raise ResourceExhausted(
@@ -259,7 +265,10 @@ class JobQueue:
         return JobFolder(self._environment.folder.absolute() / job_id)
 
     def _load(self) -> None:
-        """Reads the jobs of an earlier process. One whose state is RUNNING was killed with it, and is queued again."""
+        """Reads the jobs of an earlier process; ignores and logs those that cannot be read.
+
+        A job in state RUNNING was killed with that process. It is queued again, or fails after `MAX_RESUMES` resumes.
+        """
         jobs: list[Job] = []
         for path in sorted(self._environment.folder.glob("*/job.json")):
             folder = JobFolder(path.parent.absolute())
@@ -286,7 +295,10 @@ class JobQueue:
 async def running_queue(
     environment: JobEnvironment, register: RegisterAdapter, find_version: FindVersion
 ) -> AsyncIterator[JobQueue]:
-    """Runs a queue during the block, with the jobs that an earlier process left, and stops the running job after it."""
+    """Runs a queue during the block, with the jobs that an earlier process left, and stops the running job after it.
+
+    Raises OSError if the jobs' folder cannot be created.
+    """
     environment.folder.mkdir(parents=True, exist_ok=True)
     queue = JobQueue(environment, register, find_version)
     task = asyncio.create_task(queue.run(), name="training jobs")

@@ -97,9 +97,9 @@ class RequestCounts:
 
 @dataclass(frozen=True, slots=True)
 class CanaryOutcomes:
-    """The requests to one version of an alias with a canary that a gateway has counted since its last report.
+    """What a gateway has counted since its last report, of the requests to one version of an alias with a canary.
 
-    `revision` is the alias's revision at the time of these requests.
+    `version` is the alias's stable version or its canary, `revision` the alias's revision at the time of the requests.
     """
 
     alias: str
@@ -144,7 +144,10 @@ class CanaryCounters:
         await self._redis.call(lambda: self._add(keys=keys, args=[call_id, "", "", payload]))
 
     async def canary_counts(self, alias: Alias) -> Mapping[str, RequestCounts]:
-        """Returns version -> counts for this revision of the alias. Values in Redis that are no counts are logged."""
+        """Returns version -> counts for this revision of the alias; empty if nothing was counted.
+
+        Values in Redis that are no counts are logged and left out.
+        """
         hash_key = self._keys.counts(alias.alias, alias.revision)
         raw: Mapping[str, str] = await self._redis.call(lambda: self._redis.client.hgetall(hash_key))
         counters: dict[str, dict[str, int]] = defaultdict(dict)

@@ -1,4 +1,5 @@
-"""Changes the desired state in Redis. Each change is one atomic, idempotent Lua script."""
+"""Changes the desired state in Redis. Each change is one atomic Lua script, which can be retried without another
+effect."""
 
 import secrets
 from collections.abc import Sequence
@@ -39,9 +40,9 @@ class AdapterRegistry:
         """Records the version as REGISTERED and returns it as it was first recorded.
 
         A RETIRED or FAILED version becomes REGISTERED again; one in another phase keeps it. `alias_suffix` is the part
-        after the "@" of the alias to move to the version once an engine holds it; if it is empty, a version that keeps
-        its phase also keeps an earlier request for an alias. `force` is stored with the request
-        (`PhaseRecord.force`).
+        after the "@" of the alias to move to the version once an engine holds it, and `force` is stored with this
+        request (`PhaseRecord.force`). A version that keeps its phase also keeps an earlier request if `alias_suffix` is
+        empty, or if the alias already points to it and has no canary.
         """
         alias = f"{version.name}@{alias_suffix}" if alias_suffix else ""
         arguments = (version.version, schema.version_to_json(version), alias, alias_suffix, _flag(force))
@@ -63,7 +64,8 @@ class AdapterRegistry:
         """Moves the version to `phase` and returns True; returns False if it is not registered, or in another phase
         than `expected` (None accepts any).
 
-        If several callers request the same change with `expected`, one of them gets True.
+        `error_code` and `error` are stored in the `PhaseRecord`, and `error` in the history if there is no `reason`. If
+        several callers request the same change with `expected`, one of them gets True.
         """
         arguments = (version, phase.value, expected.value if expected else "", error_code, to_utf8(error))
         outcome, *_ = await self._call("set_phase", arguments, author, reason or error)
@@ -136,7 +138,8 @@ class AdapterRegistry:
         await self._change("set_pinned", version, (version, _flag(pinned)), author)
 
     async def set_placement(self, name: str, placement: Placement, expected: Placement | None, author: str) -> None:
-        """Sets how many engines hold the adapter `name`.
+        """Sets how many engines hold the adapter `name`; does nothing, whatever `expected` is, if that is its placement
+        already.
 
         Raises NotFound if no version of the adapter is registered, and FailedPrecondition ("placement_moved") if its
         placement is not `expected` (None accepts any).

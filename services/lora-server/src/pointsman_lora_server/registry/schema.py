@@ -206,7 +206,7 @@ def _reading(what: str, raw: Any) -> Iterator[None]:
 
 
 def _checked_version(version: AdapterVersion) -> AdapterVersion:
-    """Returns the version; raises TypeError if one of its fields has another type."""
+    """Returns the version; raises TypeError if one of the fields that are checked here has another type."""
     for name in ("rank", "bytes", "created_unix_ms"):
         if type(getattr(version, name)) is not int:
             raise TypeError(f"{name} is no whole number")

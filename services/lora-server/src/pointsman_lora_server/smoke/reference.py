@@ -75,7 +75,8 @@ def check_trial(version: str, trial: Mapping[str, Any], with_samples: bool) -> R
 
     `version` is the name for messages; `with_samples` says whether the prompts were the adapter's own samples. Raises
     InvalidArgument with a code: "not_finite" if logits are NaN or infinite, "no_effect" if the adapter changes them by
-    less than MIN_DIFFERENCE, and "does_not_stop" if no answer ends. Without samples, the last is only a note.
+    less than MIN_DIFFERENCE, and "does_not_stop" if no answer ends and the adapter would not end its turn after a
+    sample's answer either. Without samples, the last is only a note.
     """
     rows: Sequence[Mapping[str, Any]] = trial["rows"]
     if not all(row["finite"] for row in rows):

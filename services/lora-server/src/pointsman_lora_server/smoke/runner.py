@@ -247,7 +247,9 @@ class PeftSmokeTest:
 
 
 def worker_command(python: Path, module: str, *arguments: str) -> tuple[str, ...]:
-    """Returns the command line that runs a module of this package with the Python of another environment."""
+    """Returns the command line that runs a module of this package, by its full name, with the Python of another
+    environment.
+    """
     package_parent = Path(pointsman_lora_server.__file__).parents[1]
     # Not resolved: the python of a virtual environment is a link that finds its environment by its own location.
     return (str(python.absolute()), "-P", "-c", _START.format(module=module), str(package_parent), *arguments)

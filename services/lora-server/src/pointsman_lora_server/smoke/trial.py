@@ -71,14 +71,15 @@ class TrialModel:
     def run(
         self, adapted: Any, samples: Sequence[Mapping[str, Any]], max_prompts: int, max_tokens: int
     ) -> dict[str, Any]:
-        """Answers the shortest prompts, up to `max_prompts`, with up to `max_tokens` tokens each.
+        """Answers the shortest prompts, with up to `max_tokens` tokens each: `max_prompts` of them, or fewer if they
+        would have more than MAX_PROMPT_TOKENS tokens together.
 
         `adapted` is from `attach`. `samples` are rows of samples.jsonl; if there are none, DEFAULT_PROMPTS are used.
 
         Returns what `check_trial` reads: `rows` (`prompt_ids`, `token_ids`, `gaps`, `text`, whether all logits are
-        `finite`, whether the answer `stopped`); `difference`, the adapter's largest change of a logit; `stops`, whether
-        an answer stopped, or the adapter would end its turn after the answer of a sample; and `exact`, whether the
-        model computes in fp32.
+        `finite`, whether the answer `stopped`); `difference`, the adapter's largest change of a logit of the answers'
+        first tokens; `stops`, whether an answer stopped, or the adapter would end its turn after the answer of a
+        sample; and `exact`, whether the model computes in fp32.
         """
         rows = samples or [{"messages": [{"role": "user", "content": text}]} for text in DEFAULT_PROMPTS]
         rendered = [(self._render(row["messages"]), row.get("answer")) for row in rows]
@@ -109,7 +110,7 @@ class TrialModel:
         return rows, logits[:, 0]
 
     def _difference(self, adapted: Any, answers: list[dict[str, Any]], first_logits: Any) -> float:
-        """Returns the adapter's largest change of a logit of an answer's first token.
+        """Returns the adapter's largest change of a logit of the answers' first tokens.
 
         Does not look at further rows after a change above CLEAR_DIFFERENCE. A row that is not finite counts as 0.
         """

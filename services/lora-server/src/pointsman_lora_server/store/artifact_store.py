@@ -36,8 +36,9 @@ MAX_FACTS, MAX_FACT_CHARACTERS = 64, 1024
 class StoreBackend(Protocol):
     """Interface of the place where versions are kept: FolderBackend is a folder, RemoteBackend an fsspec URL.
 
-    `scratch` yields a temporary folder. `put` stores the files in `copy`, a folder in the temporary one. `fetch`
-    returns a local folder with the files of a version, `samples` the content of its samples.jsonl (empty without one).
+    `scratch` yields a temporary folder. `put` stores the files in `copy`, a folder in the temporary one, and may move
+    them. `fetch` returns a local folder with the files of a version, `samples` the content of its samples.jsonl (empty
+    without one). `delete` deletes a version's files; it does nothing if the version is not stored.
 
     Methods raise ResourceExhausted ("store_full") if there is no room, and Unavailable ("store_unavailable") if the
     place cannot be used for another reason. `fetch` and `samples` also raise NotFound ("unknown_version") if the
@@ -91,10 +92,11 @@ class ArtifactStore:
     def add(
         self, name: str, source: str | Path, facts: Mapping[str, str], parent: str = "", author: str = ""
     ) -> AdapterVersion:
-        """Imports an adapter from a folder or URL; idempotent: the same content is the same version.
+        """Imports an adapter from a folder or URL and returns its record. The same configuration and weights are the
+        same version; if that is stored already, only its samples are replaced (behind a URL also its training report).
 
-        The manifest gets `facts`, `author` and `parent`, the version from which the training started; if `parent` is
-        empty, the one that the adapter's training.json names.
+        The record gets `facts`, `author` and `parent`, the version from which the training started; if `parent` is
+        empty, the one that the adapter's training.json names. For a URL it also gets the fact "source".
 
         Raises InvalidArgument if the adapter or an argument is not valid, NotFound if there is no such folder,
         ResourceExhausted ("store_full"), Unavailable ("store_unavailable"); for a URL also as `sources.download` does.

@@ -77,7 +77,10 @@ def scratch_folder(root: Path) -> Iterator[Path]:
 
 
 def remove_abandoned(root: Path) -> None:
-    """Removes the scratch folders of dead processes that are older than MIN_ABANDONED_SECONDS; ignores OSErrors."""
+    """Removes the scratch folders of dead processes that are older than MIN_ABANDONED_SECONDS; ignores OSErrors.
+
+    On a file system without locks it removes none.
+    """
     with suppress(OSError):
         for folder in (root / INCOMING).iterdir():
             if time.time() - folder.lstat().st_mtime > MIN_ABANDONED_SECONDS and _is_unlocked(folder):

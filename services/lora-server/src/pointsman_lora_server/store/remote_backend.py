@@ -198,7 +198,8 @@ def _mark_used(folder: Path) -> None:
 def _surplus(root: Path, max_bytes: int, keep: tuple[str, str]) -> Iterator[tuple[str, str]]:
     """Yields (name, digits), the folder names of cached versions to remove so that the rest fits into `max_bytes`.
 
-    The least recently used ones come first, without `keep` and those that were used in the last MIN_CACHED_SECONDS.
+    The least recently used ones come first. `keep` and those that were used in the last MIN_CACHED_SECONDS are left
+    out, even if the rest does not fit then.
     """
     cached = []
     for manifest in root.glob(f"[!.]*/*/{MANIFEST}"):

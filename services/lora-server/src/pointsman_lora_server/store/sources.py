@@ -27,9 +27,10 @@ def is_url(source: str | Path) -> bool:
 def download(source: str, folder: Path, max_weight_bytes: int) -> None:
     """Downloads the files of the adapter at the URL `source` into the empty `folder`.
 
-    The weights may have at most `max_weight_bytes`. Raises InvalidArgument if the URL is invalid or of an unknown kind,
-    a package for it is not installed, or a file is missing or too large; NotFound if the hub has no such repository or
-    revision; Unavailable if the service cannot be reached or refuses the download.
+    The weights may have at most `max_weight_bytes`, each other file `MAX_TEXT_BYTES`. Raises InvalidArgument if the URL
+    is invalid or of an unknown kind, a package for it is not installed, the configuration or the weights are missing,
+    or a file is too large; NotFound if the hub has no such repository or revision; Unavailable if the service cannot be
+    reached or refuses the download.
     """
     scheme = source.partition("://")[0]
     if scheme not in SCHEMES:

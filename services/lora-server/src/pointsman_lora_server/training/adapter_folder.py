@@ -64,7 +64,7 @@ def check_merged_target(folder: Path) -> None:
 
 
 def write_adapter(folder: Path, adapter: AdapterFiles) -> None:
-    """Writes an adapter as `folder`; replaces all that is there. If it fails before that, `folder` stays as it was."""
+    """Writes an adapter as `folder`; replaces all that is there. If it raises an error, `folder` is as it was."""
     with _replacing(folder) as new:
         (new / CONFIG).write_text(_to_json(adapter.config), "utf-8")
         (new / WEIGHTS).write_bytes(adapter.weights)
@@ -80,7 +80,9 @@ def write_merged_model(folder: Path, merge: Callable[[Path], None]) -> None:
 
 
 def write_report(folder: Path, report: Mapping[str, object], samples: Sequence[Conversation]) -> None:
-    """Writes the report, and the samples if there are any, into an adapter's folder; replaces each file atomically."""
+    """Writes the report and the samples into an adapter's folder; replaces each file atomically. Without samples, an
+    earlier file with samples stays.
+    """
     _replace_text(folder / REPORT, _to_json(report))
     if samples:
         _replace_text(folder / SAMPLES, "".join(_sample_line(row) for row in samples))

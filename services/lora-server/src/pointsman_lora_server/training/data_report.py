@@ -86,9 +86,9 @@ def count_labels(
     """Returns field -> label -> number of rows, the most frequent label first.
 
     The fields are those of answers that are JSON objects, as far as they are texts, integers or booleans; any other
-    answer is the field `WHOLE_ANSWER`. A field is left out unless its values are labels: short, few, and present in at
-    least 90 % of the rows, of which there are four or more. With `fields_of`, the fields that it contains are counted
-    instead, whatever their values.
+    answer is the field `WHOLE_ANSWER`. A field is left out unless its values are labels: at most `MAX_LABEL_CHARACTERS`
+    long, few (see `_are_labels`), and present in at least 90 % of the rows, of which there are four or more. With
+    `fields_of`, the fields that it contains are counted instead, whatever their values.
     """
     fields: dict[str, Counter[str]] = {}
     for row in rows:
@@ -100,7 +100,12 @@ def count_labels(
 
 
 def _are_labels(counts: Counter[str], rows: int) -> bool:
-    """Returns whether a field's values are labels; `counts` has the rows of each value, `rows` is the number of all."""
+    """Returns whether a field's values are labels; `counts` has the number of rows for each value, and `rows` is the
+    number of all rows.
+
+    There may be at most `MAX_LABELS` different values, and at most a third as many as rows with the field, but two are
+    always allowed.
+    """
     return (
         counts.total() >= 0.9 * rows
         and rows >= 4

@@ -47,8 +47,8 @@ class BaseFolder:
         return [int(token) for token in ids]
 
     def fingerprint(self) -> str:
-        """Returns a SHA-256 that differs between models: of the configuration, the names and sizes of the weights
-        files, and the digest.
+        """Returns a SHA-256 by which models are told apart: of the configuration, the names and sizes of the weights
+        files, and `digest()`. The weights themselves are not read.
         """
         digest = hashlib.sha256((self.folder / "config.json").read_bytes())
         for path in sorted(self.folder.glob("*.safetensors")):
@@ -65,7 +65,11 @@ class BaseFolder:
 
 
 def open_base(folder: Path) -> BaseFolder:
-    """Loads a base model's tokenizer; raises TrainingError if the folder has no config.json or no chat template."""
+    """Loads a base model's tokenizer.
+
+    Raises TrainingError if the folder has no config.json or no chat template. Errors of transformers, for example for a
+    damaged tokenizer, are raised as they are.
+    """
     if not (folder / "config.json").is_file():
         raise TrainingError(f"--base-model {folder} holds no config.json; name the folder of a Hugging Face model")
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -153,8 +157,9 @@ def build_dataset(
 
 
 def run_fingerprint(options: TrainingOptions, base: BaseFolder) -> dict[str, str]:
-    """Returns what determines what is learnt, as hashes and texts by name, such as "recipe" and "training data".
+    """Returns what determines the result of a run, as hashes and texts by name.
 
+    The names are "recipe", "base model", "training data", "held-out data", "system message", "parent" and "evaluation".
     A checkpoint is only resumed if they are all equal.
     """
     return {

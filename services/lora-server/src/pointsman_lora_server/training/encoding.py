@@ -76,7 +76,8 @@ class Encoded(Generic[AnyRow]):
 def encode(rows: Sequence[Conversation], render: Render, end_of_turn: int, max_tokens: int) -> Encoded[Example]:
     """Encodes conversations; leaves out those of more than `max_tokens`, because a cut answer would be learnt as such.
 
-    Raises DataError if the chat template renders a prompt differently when an answer follows.
+    `end_of_turn` is the token that ends an answer. Raises DataError if the chat template renders a prompt differently
+    when an answer follows.
     """
     examples: list[Example] = []
     notes: list[str] = []
@@ -94,7 +95,7 @@ def encode_pairs(
 ) -> Encoded[PreferencePair]:
     """Encodes pairs of answers; leaves out a pair if one of its answers, with the prompt, has more than `max_tokens`.
 
-    Raises as `encode` does.
+    `end_of_turn` is as in `encode`. Raises as `encode` does.
     """
     encoded: list[PreferencePair] = []
     notes: list[str] = []

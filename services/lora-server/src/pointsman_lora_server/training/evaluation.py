@@ -54,7 +54,8 @@ class Evaluator:
         self._emit = emit
 
     def evaluate_during(self) -> Evaluated | None:
-        """Measures the held-out loss, and scores answers to a few held-out rows; returns None without held-out rows.
+        """Measures the held-out loss, and scores answers to up to `TimeBudget.rows_during` held-out rows, fewer if
+        these take much longer than estimated; returns None without held-out rows.
 
         The value that decides which weights are best is the loss, or with --stop-on metric the negative share of exact
         answers; ties are decided by the F1 (see `scoring.score`), then by the loss.
@@ -174,7 +175,7 @@ def evaluated_report(
     older: dict[str, object], options: TrainingOptions, dataset: Dataset, metrics: dict[str, float]
 ) -> dict[str, object]:
     """Returns the report `older` with `metrics` in place of its own, and with "evaluated", which describes the held-out
-    rows that were used now.
+    rows that were used now. All other fields stay, also "heldout_loss" and "exact_share".
     """
     facts = _data_facts(options, dataset)
     evaluated = {key: value for key, value in facts.items() if key.startswith("heldout")}

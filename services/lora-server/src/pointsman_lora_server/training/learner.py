@@ -87,7 +87,8 @@ def open_learner(base: BaseFolder, options: "TrainingOptions", longest: int, bf1
     A new adapter is initialized from the seed and has no effect yet. `longest` is the number of tokens of the longest
     row, by which the attention kernel is chosen. `bf16` says whether to compute in bf16; None chooses what is faster.
     Sets torch's threads and random seed for the process. Raises TrainingError if the parent or the model cannot be
-    trained, or --device asks for a GPU that is missing.
+    trained, or --device asks for a GPU that is missing. Errors of transformers and PEFT, for example for damaged
+    weights, are raised as they are.
     """
     torch.set_num_threads(options.threads or len(os.sched_getaffinity(0)))
     _keep_freed_memory()

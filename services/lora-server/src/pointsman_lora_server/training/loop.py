@@ -83,8 +83,8 @@ Evaluate = Callable[[], Evaluated | None]
 def measure_pace(learner: Learner, objective: Objective, batches: Batches) -> Pace:
     """Measures the speed of training on the batch of median size, without changing the weights.
 
-    Returns the fastest of `TIMED_STEPS` times: a machine that is busy now may not stay so, and if it does, the loop
-    plans fewer steps.
+    Returns the pace of the fastest of `TIMED_STEPS` steps: a machine that is busy now may not stay so, and if it does,
+    the loop plans fewer steps.
     """
     batch = sorted(batches, key=padded_tokens)[len(batches) // 2]
     objective.backward(batch)  # the first one is slow: memory is allocated and kernels are chosen
@@ -99,7 +99,7 @@ def measure_pace(learner: Learner, objective: Objective, batches: Batches) -> Pa
 
 
 def seconds_with_reserve(batches: Batches, pace: Pace) -> float:
-    """Returns the time limit into which all batches fit, as `count_steps_within` counts."""
+    """Returns the seconds that all batches take, plus the reserve that `count_steps_within` deducts."""
     return pace.seconds_for(batches) / (1 - TIME_RESERVE)
 
 
@@ -141,7 +141,8 @@ class TrainingLoop:
         """Trains, and returns why it ended: "whole" (the steps of all epochs are done), "time" (no more steps fit
         before `LoopOptions.ends_at`) or "patience" (see `LoopOptions.patience`).
 
-        Calls `evaluate` every `steps_per_evaluation` steps and at the end, and `save_checkpoint` after each step.
+        Calls `evaluate` every `steps_per_evaluation` steps and at the end, and `save_checkpoint` after each step,
+        unless training ends by "patience" after it.
         """
         counter = self.state.counter
         while counter.left > 0:
@@ -171,7 +172,9 @@ class TrainingLoop:
         return reason
 
     def _has_time(self, counter: StepCounter) -> bool:
-        """Plans as many more steps as there is time for at the recent speed; returns False if there is none."""
+        """Plans as many more steps as there is time for at the recent speed; returns False if there is time for none.
+        Before the first step it plans nothing and returns True.
+        """
         if not self._recent_seconds:
             return True
         evaluations = counter.left // self._options.steps_per_evaluation + 1

@@ -155,7 +155,7 @@ def _to_options(given: argparse.Namespace) -> TrainingOptions:
 
 
 class _DefaultsShown(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows the options' defaults in the help text, except None and False."""
+    """Shows the options' defaults in the help text, except None, False and 0."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         return action.help if action.default in (None, False) else super()._get_help_string(action)

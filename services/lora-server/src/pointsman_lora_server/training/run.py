@@ -37,8 +37,7 @@ Warn = Callable[[str], None]
 def prepare(options: TrainingOptions, rows: TrainingRows, emit: Emit, warn: Warn) -> tuple[BaseFolder, Dataset]:
     """Opens the base model, encodes the rows of a run and reports on them as the event "data", before any training.
 
-    `warn` is called with each warning. Raises TrainingError if the base model cannot be used, and DataError as
-    `build_dataset` does.
+    `warn` is called with each warning. Raises as `open_base` and `build_dataset` do.
     """
     base = open_base(options.base_model)
     dataset = build_dataset(options, rows, base, warn)
@@ -56,10 +55,12 @@ def show_first_example(base: BaseFolder, dataset: Dataset, emit: Emit) -> None:
 
 
 def train(options: TrainingOptions, rows: TrainingRows, started: float, emit: Emit, warn: Warn) -> None:
-    """Trains an adapter and writes it into `options.out`; reports the progress as events.
+    """Trains an adapter and writes it into `options.out`, with the merged model that the options or the method ask for;
+    reports the progress as events.
 
     `started` is the monotonic time from which `options.max_minutes` count. Raises TrainingError if the data, the base
-    model, the parent or the checkpoint cannot be used, no step fits into the time, or the last losses are not finite.
+    model, the parent or the checkpoint cannot be used, no step or less than `options.min_epochs` fits into the time, or
+    the last losses are not finite.
     """
     options = with_parent_recipe(options)
     base, dataset = prepare(options, rows, emit, warn)
@@ -143,8 +144,8 @@ class _TrainingRun:
 
     def _choose(self, learner: Learner, batches: Batches, pace: Pace, budget: TimeBudget) -> dict[str, Any]:
         """Returns what depends on the machine's speed at the start, which a resumed run keeps: "bf16", "pace", "steps"
-        and "steps_per_evaluation" (see `Checkpoint.choices`). Raises TrainingError if no step, or fewer than
-        `options.min_epochs`, fit into the time.
+        and "steps_per_evaluation" (see `Checkpoint.choices`). Raises TrainingError if no step fits into the time, or
+        fewer epochs than `options.min_epochs` (or than all, if these are fewer).
         """
         options = self._options
         seconds = self._ends_at - time.monotonic() - budget.seconds_besides_steps

@@ -44,7 +44,10 @@ class SftObjective:
 
 
 def mean_loss(learner: Learner, examples: Sequence[Example], tokens_per_step: int) -> float:
-    """Returns the mean cross-entropy over all learnt tokens of the examples, of which there must be one at least."""
+    """Returns the mean cross-entropy over all learnt tokens of the examples, of which there must be one at least.
+
+    It is computed in batches of up to `tokens_per_step` tokens.
+    """
     total = 0.0
     with torch.no_grad(), learner.autocast():
         for batch in batch_by_length(examples, tokens_per_step):

@@ -63,9 +63,9 @@ class TimeBudget:
 def divide_time(options: TrainingOptions, dataset: Dataset, base: BaseFolder, pace: Pace, seconds: float) -> TimeBudget:
     """Divides `seconds`, the time left after the model was loaded, between training and evaluation.
 
-    At the end, the number of rows that are answered is halved until they fit into `MAX_ANSWER_SHARE`; with
-    --evaluate-only all rows are answered. The number of evaluations during training is limited by
-    `MAX_EVALUATION_SHARE`, but is at least 1.
+    At the end, the number of rows that are answered is halved until they fit into `MAX_ANSWER_SHARE`, but not with
+    --evaluate-only. The number of evaluations during training is limited by the options and by `MAX_EVALUATION_SHARE`,
+    but is at least 1.
     """
     tokens = options.recipe.tokens_per_step
     rows = dataset.questions

@@ -83,6 +83,8 @@ class TrainingMethod:
     def check_parent(self, folder: Path, config: Mapping[str, Any]) -> None:
         """Raises TrainingError if training cannot start from the adapter in `folder`, whose adapter_config.json is
         `config`.
+
+        Here: if it is a DoRA adapter.
         """
         if config.get("use_dora"):
             raise TrainingError(f"--init-from {folder}: only --method dora continues from a DoRA adapter")

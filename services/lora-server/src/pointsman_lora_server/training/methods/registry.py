@@ -33,7 +33,8 @@ def load_method(name: str) -> TrainingMethod:
     """Returns the training method called `name`: a built-in one, "module:attribute", or an entry point of an installed
     package.
 
-    Raises ValueError if there is none, "module:attribute" cannot be imported, or it is not a `TrainingMethod`.
+    Raises ValueError if there is none, "module:attribute" cannot be imported, or it is not a `TrainingMethod`. What the
+    import of an entry point raises is raised as it is.
     """
     if name in BUILT_IN:
         return BUILT_IN[name]()

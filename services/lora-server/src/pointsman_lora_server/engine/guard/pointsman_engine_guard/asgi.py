@@ -49,9 +49,10 @@ _MAX_BODY_BYTES = 65536
 
 
 class Guard:
-    """ASGI middleware of vLLM: counts requests in progress by model, and serves the routes that manage adapters.
+    """ASGI middleware of vLLM: counts the requests in progress to each model, and serves the routes that manage
+    adapters (`ADAPTERS_ROUTE`).
 
-    It answers 404 on all routes outside `PUBLIC_ROUTES`, and closes websockets.
+    On all routes but these and `PUBLIC_ROUTES` it answers 404, and it closes websockets.
     """
 
     def __init__(self, app: App, make_request: MakeRequest = vllm_request) -> None:
