@@ -21,8 +21,9 @@ from pointsman_servicekit.metrics_page import (
     encode_page,
     format_of,
 )
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
 
 from tests.gateway.doubles.waiting import until
 
@@ -175,3 +176,17 @@ def test_the_endpoint_compresses_for_clients_that_accept_it(accepted: str, compr
             assert (response.headers["content-encoding"] == "gzip") is compressed
             body = response.read()
     assert b"collects_total" in (gzip.decompress(body) if compressed else body)
+
+
+@pytest.mark.parametrize("format", [OPENMETRICS, PLAIN])
+def test_a_page_is_what_the_client_library_encodes(format: str) -> None:
+    registry = CollectorRegistry()
+    assert encode_page(format, registry).page.text == choose_encoder(format)[0](registry)
+    waits = Histogram("waits_seconds", "Of requests.", ["path"], registry=registry)
+    for path in ("fast", 'with "quotes"'):
+        waits.labels(path).observe(0.3, {"trace_id": "abc"})
+    Counter("requests", "-", registry=registry).inc()
+    text = encode_page(format, registry).page.text
+    encoded = choose_encoder(format)[0](registry)
+    assert text == encoded
+    assert text.count(b"# EOF") == (format == OPENMETRICS)
