@@ -418,6 +418,17 @@ def test_an_unreadable_state_file_is_named(datasets: Path) -> None:
         latest_run(datasets)
 
 
+def test_restart_does_not_read_an_unreadable_state_file(cli: Callable[..., Any], tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    start_run(home / "retrain" / "triage", "triage", "lora", STEPS)
+    (file,) = home.glob("retrain/triage/*/state.json")
+    file.write_text("{")
+    damaged = cli("retrain", "triage", "--data-dir", home)
+    assert (damaged.code, "--restart begins a new run" in damaged.err) == (1, True), damaged.err
+    restarted = cli("retrain", "triage", "--restart", "--data-dir", home)
+    assert restarted.err == "error: nothing runs here; name the configuration folder with --config\n"
+
+
 # -- the gates
 
 
