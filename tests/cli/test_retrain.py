@@ -397,6 +397,21 @@ def test_a_label_invalid_for_the_metric_is_rejected_before_any_request(datasets:
     assert "ask" not in services.names()
 
 
+def test_an_evaluation_file_without_a_row_of_the_task_is_named_before_any_request(
+    datasets: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "heldout.jsonl"
+    file.write_text('{"text": "question", "output": "answer", "task": "policy"}\n')
+    services = ScriptedServices()
+    problem = r"heldout\.jsonl \(flywheel\.eval_data\) has no row of the task 'triage' .* name another file"
+    with pytest.raises(UsageError, match=problem):
+        distill(services, datasets, replace(PLAN, heldout=file))
+    assert "ask" not in services.names()
+    file.write_text('{"text": "question", "output": "answer"}\n{"text": "b", "output": "c", "task": "policy"}\n')
+    state = start_run(datasets, "triage", "lora", STEPS).state
+    assert [row.text for row in heldout_rows(replace(PLAN, heldout=file), state)] == ["question"]
+
+
 def test_without_an_evaluation_file_held_out_rows_are_used(datasets: Path, tmp_path: Path) -> None:
     rows = [
         {"text": "one\u2028", "output": "1"},
