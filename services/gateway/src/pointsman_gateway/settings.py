@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from pointsman_servicekit.setting_names import require_known_settings
-from pointsman_servicekit.setting_values import WrongSetting
-from pydantic import Field, ValidationError, field_validator
+from pointsman_servicekit.setting_values import UNIX_PREFIX, WrongSetting, require_address, require_grpc_address
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "POINTSMAN_GATEWAY_"
@@ -146,6 +146,30 @@ class Settings(BaseSettings):
     @classmethod
     def _empty_is_none(cls, value: object) -> object:
         return value or None
+
+    @field_validator("http_listen")
+    @classmethod
+    def _is_http_address(cls, value: str) -> str:
+        return require_address(value)
+
+    @field_validator("grpc_listen")
+    @classmethod
+    def _is_grpc_address(cls, value: str) -> str:
+        return require_grpc_address(value)
+
+    @field_validator("metrics_listen")
+    @classmethod
+    def _is_empty_or_address(cls, value: str) -> str:
+        return value and require_address(value)
+
+    @model_validator(mode="after")
+    def _check_workers(self) -> "Settings":
+        if self.workers > 1 and self.grpc_listen.startswith(UNIX_PREFIX):
+            raise ValueError(
+                f"POINTSMAN_GATEWAY_GRPC_LISTEN is {self.grpc_listen}: only one process can listen at a Unix socket; "
+                "write HOST:PORT, or set POINTSMAN_GATEWAY_WORKERS=1"
+            )
+        return self
 
     @field_validator("cors_origins")
     @classmethod

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pointsman_servicekit.setting_names import require_known_settings
-from pointsman_servicekit.setting_values import WrongSetting
+from pointsman_servicekit.setting_values import WrongSetting, require_address, require_grpc_address
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -122,6 +122,21 @@ class Settings(BaseSettings):
     )
     log_level: str = "INFO"
     log_format: Literal["text", "json"] = "text"
+
+    @field_validator("listen")
+    @classmethod
+    def _is_grpc_address(cls, value: str) -> str:
+        return require_grpc_address(value)
+
+    @field_validator("metrics_listen")
+    @classmethod
+    def _is_http_address(cls, value: str) -> str:
+        return require_address(value)
+
+    @field_validator("engine_listen")
+    @classmethod
+    def _is_empty_or_address(cls, value: str) -> str:
+        return value and require_address(value)
 
     @field_validator("tokens", mode="before")
     @classmethod
