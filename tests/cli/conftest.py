@@ -145,6 +145,7 @@ class FakeGateway:
     status: int = 200
     body: Any = None
     stream: list[str] = field(default_factory=list)  # the data of each event
+    headers: dict[str, str] = field(default_factory=dict)  # of answers, in addition to those of the decision
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         content = b""
@@ -157,7 +158,7 @@ class FakeGateway:
         self.authorization.append(dict(scope["headers"]).get(b"authorization", b"").decode())
         headers = {"content-type": "application/json"}
         if scope["path"] == "/v1/chat/completions" and self.status == 200:
-            headers |= DECISION_HEADERS
+            headers |= DECISION_HEADERS | self.headers
         pieces = [json.dumps(self.body).encode()]
         if self.status == 200 and self.asked[-1].get("stream"):
             pieces = [f"data: {data}\n\n".encode() for data in self.stream]

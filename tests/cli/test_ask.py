@@ -129,6 +129,38 @@ def test_an_incomplete_stream_fails_the_command(cli: Cli, gateway: Any) -> None:
     assert outcome.err == "error: the answer was cut off: the stream ended without [DONE]\n"
 
 
+@pytest.mark.parametrize("body", [{}, {"choices": []}, {"choices": None}, {"choices": ["no object"]}])
+def test_an_answer_of_another_form_is_reported_in_one_line(cli: Cli, gateway: Any, body: dict[str, Any]) -> None:
+    gateway.body = body
+
+    outcome = cli("ask", "x", "--no-stream", "--url", gateway.url)
+
+    assert (outcome.code, outcome.err.count("\n")) == (1, 1)
+    assert outcome.err.startswith("error: the gateway's answer is not as expected: ")
+
+
+@pytest.mark.parametrize(
+    "event", [{"choices": None}, {"choices": [{"delta": None}]}, {"error": "text"}, {"choices": [], "usage": 5}]
+)
+def test_an_event_of_another_form_is_reported_in_one_line(cli: Cli, gateway: Any, event: dict[str, Any]) -> None:
+    gateway.stream = [delta("They tra"), json.dumps(event), "[DONE]"]
+
+    outcome = cli("ask", "x", "--url", gateway.url)
+
+    assert (outcome.code, outcome.out, outcome.err.count("\n")) == (1, "They tra\n", 1)
+    assert outcome.err.startswith("error: the gateway's stream is not as expected: ")
+
+
+@pytest.mark.parametrize("name", ["x-pointsman-confidence", "x-pointsman-cost-usd"])
+def test_a_header_that_is_no_number_is_named(cli: Cli, gateway: Any, name: str) -> None:
+    gateway.headers = {name: "high"}
+    gateway.body = {"choices": [{"index": 0, "message": {"role": "assistant", "content": "Free."}}]}
+
+    outcome = cli("ask", "x", "--no-stream", "--url", gateway.url)
+
+    assert (outcome.code, outcome.err) == (1, f"error: the gateway's header {name} is 'high', which is no number\n")
+
+
 def test_if_no_gateway_runs_the_command_says_how_to_start_one(cli: Cli, tmp_path: Path) -> None:
     outcome = cli("ask", "x", "--url", "127.0.0.1:1")
 

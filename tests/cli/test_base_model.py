@@ -162,6 +162,18 @@ async def test_a_long_context_window_is_cut_unless_the_setting_says_otherwise(
     assert (await prepared(located, at)).context_window in (8192, 32768)
     monkeypatch.setenv("POINTSMAN_LORA_MAX_MODEL_LEN", "100000")
     assert (await prepared(located, at)).context_window == 100000
+    monkeypatch.setenv("POINTSMAN_LORA_MAX_MODEL_LEN", "0")
+    assert (await prepared(located, at)).context_window == 131072
+
+
+@pytest.mark.parametrize("written", ["4k", "-1", "4096.0", "\u0664"])
+async def test_a_context_window_that_is_no_whole_number_is_refused(
+    model: Path, at: DataDir, monkeypatch: pytest.MonkeyPatch, written: str
+) -> None:
+    monkeypatch.setenv("POINTSMAN_LORA_MAX_MODEL_LEN", written)
+    problem = f"POINTSMAN_LORA_MAX_MODEL_LEN is '{written}'; write the tokens .* such as 4096, or 0 for"
+    with pytest.raises(UsageError, match=problem):
+        await prepared(locate_base_model(str(model), Path("/"), at), at)
 
 
 async def test_a_model_without_a_chat_template_is_refused_unless_one_is_named(model: Path, at: DataDir) -> None:

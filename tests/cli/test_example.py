@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,29 @@ def test_an_empty_file_is_rejected_with_the_required_keys(example_folder: Path) 
 def test_a_folder_without_the_file_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"has no pointsman\.yaml"):
         load_example(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"models: {caf\xe9: {}}", b"models: ["])
+def test_what_an_unreadable_configuration_needs_is_left_to_the_gateway_to_reject(
+    example_folder: Path, content: bytes
+) -> None:
+    (example_folder / "pointsman.yaml").write_text("config: config\n")
+    (example_folder / "config" / "models.yaml").write_bytes(content)
+
+    example = load_example(example_folder)
+
+    assert (example.needs_retriever, example.needs_embedding_model) == (False, True)
+
+
+def test_what_a_configuration_that_may_not_be_read_needs_is_left_to_the_gateway_to_reject(
+    locked: Path, anybody: Callable[[], AbstractContextManager[None]]
+) -> None:
+    (locked / "pointsman.yaml").write_text("config: sub\n")
+    (locked / "sub" / "models.yaml").write_text("paths: {a: {strategies: [retrieval: {}]}}\n")
+    (locked / "sub" / "models.yaml").chmod(0)
+    with anybody():
+        example = load_example(locked)
+        assert (example.needs_retriever, example.needs_embedding_model) == (False, True)
 
 
 def test_up_refuses_a_bad_example_in_one_line_before_anything_starts(

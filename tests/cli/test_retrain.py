@@ -397,6 +397,21 @@ def test_a_label_invalid_for_the_metric_is_rejected_before_any_request(datasets:
     assert "ask" not in services.names()
 
 
+def test_an_evaluation_file_without_a_row_of_the_task_is_named_before_any_request(
+    datasets: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "heldout.jsonl"
+    file.write_text('{"text": "question", "output": "answer", "task": "policy"}\n')
+    services = ScriptedServices()
+    problem = r"heldout\.jsonl \(flywheel\.eval_data\) has no row of the task 'triage' .* name another file"
+    with pytest.raises(UsageError, match=problem):
+        distill(services, datasets, replace(PLAN, heldout=file))
+    assert "ask" not in services.names()
+    file.write_text('{"text": "question", "output": "answer"}\n{"text": "b", "output": "c", "task": "policy"}\n')
+    state = start_run(datasets, "triage", "lora", STEPS).state
+    assert [row.text for row in heldout_rows(replace(PLAN, heldout=file), state)] == ["question"]
+
+
 def test_without_an_evaluation_file_held_out_rows_are_used(datasets: Path, tmp_path: Path) -> None:
     rows = [
         {"text": "one\u2028", "output": "1"},
@@ -416,6 +431,17 @@ def test_an_unreadable_state_file_is_named(datasets: Path) -> None:
     file.write_text("{")
     with pytest.raises(CommandError, match=r"state\.json cannot be read .* --restart"):
         latest_run(datasets)
+
+
+def test_restart_does_not_read_an_unreadable_state_file(cli: Callable[..., Any], tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    start_run(home / "retrain" / "triage", "triage", "lora", STEPS)
+    (file,) = home.glob("retrain/triage/*/state.json")
+    file.write_text("{")
+    damaged = cli("retrain", "triage", "--data-dir", home)
+    assert (damaged.code, "--restart begins a new run" in damaged.err) == (1, True), damaged.err
+    restarted = cli("retrain", "triage", "--restart", "--data-dir", home)
+    assert restarted.err == "error: nothing runs here; name the configuration folder with --config\n"
 
 
 # -- the gates

@@ -206,6 +206,14 @@ async def test_only_beta_features_that_the_preset_allows_are_named(
     ]  # fmt: skip
 
 
+async def test_betas_that_are_no_list_of_strings_are_rejected(claude: httpx.AsyncClient) -> None:
+    named = {"anthropic-beta": "interleaved-thinking-2025-05-14"}
+    for betas in (5, "abc", {"a": 1}, [{"a": 1}], [["a"]]):
+        for headers in (None, named):
+            error = anthropic_shapes.error(await claude.post(MESSAGES, json=asked(betas=betas), headers=headers))
+            assert (error["code"], error["param"]) == ("bad_parameter", "betas")
+
+
 async def test_other_engines_get_what_they_got_before(
     http: httpx.AsyncClient, neighbours: Neighbours, engine: ScriptedEngine
 ) -> None:

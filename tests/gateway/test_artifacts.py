@@ -223,8 +223,18 @@ def test_the_reason_why_a_fit_failed_is_reported(config_folder: ConfigFolder, mo
     one_task = dataclasses.replace(config, examples={"chat": config.examples["chat"]})
     with pytest.raises(ConfigError, match="needs two tasks or more"):
         train_classifier(one_task, models)
-    with pytest.raises(ConfigError, match=r"ended with status 1: .*no-models"):
+    with pytest.raises(ConfigError, match=r"^no embedding model in .*no-models: .* make it with"):
         train_classifier(config, dataclasses.replace(models, folder=Path("no-models")))
+
+
+def test_a_fit_that_breaks_off_is_reported_with_its_status_and_its_last_line(
+    config_folder: ConfigFolder, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "threadpoolctl.py").write_text('raise OSError("libgomp.so.1 is missing")')
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *os.environ.get("PYTHONPATH", "").split(":")]))
+    config = load_config(config_folder.write())
+    with pytest.raises(ConfigError, match=r"ended with status 1: OSError: libgomp\.so\.1 is missing$"):
+        train_classifier(config, EmbeddingModels.load(model_folder))
 
 
 def test_a_stored_fit_is_used_until_the_examples_change(

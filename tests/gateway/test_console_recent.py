@@ -1,6 +1,7 @@
 """The console reads the newest decisions without gaps, in bounded memory, and only while it is open."""
 
 import json
+import time
 from collections.abc import Sequence
 
 from pointsman_gateway.console.decisions import (
@@ -84,6 +85,20 @@ async def test_after_a_gap_the_older_entries_are_dropped() -> None:
     assert len(seen.rows) == MAX_READ
     assert seen.rows[-1].id == f"dec_{len(stream.entries)}"
     assert seen.since_unix_ms == seen.rows[0].unix_ms
+
+
+async def test_without_a_readable_entry_among_the_newest_there_are_no_rows_until_one_comes() -> None:
+    stream = Stream()
+    recent = RecentCache(stream, Clock())
+    stream.grow(10)
+    stream.entries += ["{"] * MAX_READ
+    before = round(time.time() * 1000)
+    seen = await recent.read()
+    assert seen.rows == ()
+    assert before <= seen.since_unix_ms <= round(time.time() * 1000)
+    stream.grow(1)
+    seen = await recent.read()
+    assert [row.unix_ms for row in seen.rows] == [seen.since_unix_ms]
 
 
 async def test_the_memory_is_bounded() -> None:

@@ -1,11 +1,14 @@
 """`pointsman doctor --cluster` checks a real gateway from outside."""
 
 from pathlib import Path
+from typing import NoReturn
 
+from aiohttp import web
 from pointsman_cli.doctor.cluster import Cluster, check_cluster
 from pointsman_cli.doctor.machine import Level
 
 from tests.gateway.doubles.gateway import Gateway, Neighbours
+from tests.gateway.doubles.http_server import serving
 from tests.gateway.doubles.valkey import Valkey
 from tests.gateway.doubles.waiting import until
 
@@ -56,3 +59,22 @@ async def test_an_unreachable_gateway_ends_the_checks(unused_tcp_port: int) -> N
     assert [what for what, (level, _) in found.items() if level is Level.FAIL] == ["gateway lives"]
     nowhere = await judged(Cluster("http://nowhere.invalid"))
     assert nowhere["address"][0] is Level.FAIL
+
+
+async def test_a_connection_that_breaks_is_a_finding(unused_tcp_port: int) -> None:
+    async def live(request: web.Request) -> web.Response:
+        return web.Response(text="alive")
+
+    async def break_off(request: web.Request) -> NoReturn:
+        assert request.transport
+        request.transport.abort()
+        raise ConnectionResetError
+
+    app = web.Application()
+    app.router.add_get("/healthz", live)
+    app.router.add_route("*", "/{path:.*}", break_off)
+    async with serving(app) as url:
+        found = await judged(Cluster(url, f"127.0.0.1:{unused_tcp_port}", key="psm_any", asks=True))
+    failed = {what for what, (level, _) in found.items() if level is Level.FAIL}
+    assert failed == {"gateway is ready", "keys", "configuration serves", "decision", "answer", "grpc"}
+    assert found["keys"][1].startswith("unknown: /v1/models: ")

@@ -294,6 +294,23 @@ async def test_a_version_that_does_not_drain_in_time_serves_again(swapping: RunE
         assert await engine.chat(A) == A.version + " word word"
 
 
+async def test_a_version_of_an_earlier_process_that_does_not_drain_in_time_blocks_no_load(
+    swapping: RunEngine,
+) -> None:
+    async with swapping(slots=1, longest_wait=1.5) as engine:
+        await engine.engine.load(A.version, engine.folders.fetch(A))  # not by the loader, which thus knows no folder
+        async with engine.answering(A) as answer:
+            async with asyncio.timeout(10):
+                with pytest.raises(ResourceExhausted, match="1 in flight"):
+                    await engine.loader.ensure_loaded(B)
+            await engine.loader.sync_with_engine()
+            await engine.release()
+            assert await answer == A.version + " word word"
+        await engine.loader.ensure_loaded(B)
+        assert engine.engine_state.state.resident == {B.version}
+        assert not engine.engine_state.state.draining
+
+
 async def test_a_pinned_version_is_never_evicted(swapping: RunEngine) -> None:
     async with swapping() as engine:
         await engine.loader.ensure_loaded(A)

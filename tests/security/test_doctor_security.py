@@ -4,10 +4,12 @@ import os
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 from pointsman_cli.__main__ import run
 from pointsman_cli.doctor.machine import Level
 from pointsman_cli.doctor.security import check_files, check_gateway, check_redis, is_loopback, listening_ports
 
+from tests.gateway.doubles.http_server import serving
 from tests.security.target import Addresses
 
 HEX_LOOPBACK, HEX_ANY = "0100007F:1F90", "00000000:1F90"
@@ -22,6 +24,22 @@ async def test_a_gateway_with_keys_on_a_loopback_address_passes(target: Addresse
         "tls": Level.OK,
     }
     assert "POINTSMAN_GATEWAY_METRICS_LISTEN" in found["metrics"].detail
+
+
+async def test_a_gateway_whose_console_is_blocked_is_checked_too() -> None:
+    """The console's page needs no key, and has no data; so it is not asked for."""
+
+    async def answer(request: web.Request) -> web.Response:
+        if request.path == "/console":
+            assert request.transport
+            request.transport.abort()
+        return web.Response(status=401 if request.path == "/v1/models" else 404)
+
+    app = web.Application()
+    app.router.add_get("/{path:.*}", answer)
+    async with serving(app) as url:
+        found = await check_gateway(url)
+    assert {finding.what: finding.level for finding in found} == dict.fromkeys(("keys", "metrics", "tls"), Level.OK)
 
 
 def test_the_exit_code_tells_whether_something_must_be_fixed(

@@ -201,14 +201,15 @@ async def prepare_model(
     """Downloads a model if it is one of the hub, checks it, and returns it with its context window and arguments.
 
     `arguments` are more arguments for vLLM; `on_line` gets each line of progress. The context window is that of
-    POINTSMAN_LORA_MAX_MODEL_LEN; by default the model's own, but at most MAX_CONTEXT, or MAX_CONTEXT_WITH_GPU. The
-    built-in model is not checked and keeps its context window.
+    POINTSMAN_LORA_MAX_MODEL_LEN; if this is 0, the model's own; by default the model's own, but at most MAX_CONTEXT, or
+    MAX_CONTEXT_WITH_GPU. The built-in model is not checked and keeps its context window.
 
     Raises CommandError if the model cannot be downloaded or served, or has no chat template and `arguments` name none;
-    ValueError if POINTSMAN_LORA_MAX_MODEL_LEN is not an integer.
+    UsageError if POINTSMAN_LORA_MAX_MODEL_LEN is not a whole number.
     """
     if model.is_built_in:  # it is made later, when the services start
         return replace(model, engine_arguments=shlex.join(arguments))
+    wanted_context = _wanted_context()
     lines: list[str] = []
 
     def take(line: str) -> None:
@@ -228,12 +229,29 @@ async def prepare_model(
             "form, or name a template with --engine-arg=--chat-template=FILE"
         )
     limit = MAX_CONTEXT_WITH_GPU if facts["has_gpu"] else MAX_CONTEXT
-    context = int(os.environ.get(CONTEXT_VARIABLE) or min(facts["context_window"], limit))
+    own = facts["context_window"]
+    context = min(own, limit) if wanted_context is None else wanted_context or own
     on_line(
         f"{facts['architecture']}, {facts['weight_bytes'] / 2**30:.1f} GiB, {facts['layers']} adaptable layers, "
-        f"context window {context} of {facts['context_window']} tokens"
+        f"context window {context} of {own} tokens"
     )
     return replace(model, context_window=context, engine_arguments=shlex.join(arguments))
+
+
+def _wanted_context() -> int | None:
+    """Returns the tokens in POINTSMAN_LORA_MAX_MODEL_LEN, 0 for the model's own window; None if it is unset or empty.
+
+    Raises UsageError if it is not a whole number.
+    """
+    written = os.environ.get(CONTEXT_VARIABLE, "")
+    if not written:
+        return None
+    if not written.isascii() or not written.isdigit():
+        raise UsageError(
+            f"{CONTEXT_VARIABLE} is '{written}'; write the tokens of prompt and answer together as a whole number, "
+            "such as 4096, or 0 for the model's own context window"
+        )
+    return int(written)
 
 
 def write_model_config(model: BaseModel, heading: str, data_dir: DataDir) -> Path:

@@ -27,6 +27,9 @@ STRATEGIES = STRATEGIES_WITHOUT_EMBEDDING | {"few_shot", "retrieval"}
 GATEWAY_KEYS = frozenset({"models", "engines", "paths", "tasks"})
 """A pointsman.yaml that has one of these keys, and no `config`, is itself the gateway's configuration."""
 
+INVALID_CONTENT = (yaml.YAMLError, UnicodeDecodeError, OSError, AttributeError, LookupError, TypeError)
+"""The errors of reading a configuration's files without checking them."""
+
 Name = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}$")]
 
 
@@ -85,15 +88,15 @@ class Example:
         """Returns whether the example has collections, or a path that retrieves passages.
 
         A path is taken to retrieve if it has the strategy `retrieval`, or one of an extension while the configuration
-        states prices of retrieval. A configuration that is not valid YAML or lacks paths counts as one that does not
-        retrieve; the gateway will reject it.
+        states prices of retrieval. A configuration that cannot be read, is not valid YAML or lacks paths counts as one
+        that does not retrieve; the gateway will reject it.
         """
         if self.collections or self.has_external_collections:
             return True
         try:
             content = self._content()
             strategies = _strategies(content)
-        except (yaml.YAMLError, AttributeError, LookupError, TypeError):
+        except INVALID_CONTENT:
             return False  # the gateway will reject it
         return "retrieval" in strategies or ("retrieval" in content and not strategies <= STRATEGIES)
 
@@ -101,7 +104,7 @@ class Example:
     def needs_embedding_model(self) -> bool:
         """Returns whether the retriever, classifier, a semantic cache, `/v1/embeddings` or a strategy may embed texts.
 
-        Returns True also for a configuration that is not valid YAML or lacks paths.
+        Returns True also for a configuration that cannot be read, is not valid YAML or lacks paths.
         """
         if self.needs_retriever:
             return True
@@ -110,14 +113,15 @@ class Example:
             local = any(model.get("local") for model in content.get("embeddings", {}).values())
             semantic = any("similarity_threshold" in (path.get("cache") or {}) for path in content["paths"].values())
             strategies = _strategies(content)
-        except (yaml.YAMLError, AttributeError, LookupError, TypeError):
+        except INVALID_CONTENT:
             return True
         return bool(content.get("tasks")) or local or semantic or not strategies <= STRATEGIES_WITHOUT_EMBEDDING
 
     def _content(self) -> dict[str, Any]:
         """Returns the top-level keys of all files of the configuration with their values.
 
-        Raises yaml.YAMLError for a file that is not YAML, AttributeError for one that is not a mapping.
+        Raises yaml.YAMLError for a file that is not YAML, AttributeError for one that is not a mapping,
+        UnicodeDecodeError for one that is not UTF-8, and OSError for one that cannot be read.
         """
         files = [file for name in CONFIG_FILES if (file := self.config / name).is_file()]
         return {key: value for file in files for key, value in strict_yaml.load(file.read_text("utf-8-sig")).items()}

@@ -5,6 +5,7 @@ The events of an answer are independent of the protocol: the decision, the text 
 
 import asyncio
 import json
+import math
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -105,7 +106,7 @@ async def stream_answer(client: httpx.AsyncClient, body: Mapping[str, Any]) -> A
 
     Raises Refused if the gateway answers or ends the stream with an error, Unreachable if no connection can be opened,
     and CommandError if the gateway does not answer in time, the connection fails, the server is no Pointsman gateway,
-    or the response is not JSON or ends too early.
+    or the response is not JSON, has another form or ends too early.
     """
     with _connection_errors(str(client.base_url)):
         async with client.stream("POST", "/v1/chat/completions", json=body) as response:
@@ -117,8 +118,12 @@ async def stream_answer(client: httpx.AsyncClient, body: Mapping[str, Any]) -> A
                     yield event
             else:
                 answer = _json(await response.aread())
-                yield TextChunk(_replace_surrogates(answer["choices"][0]["message"]["content"] or ""))
-                yield _answer_end(answer, response.headers, answer["choices"][0].get("finish_reason"))
+                with _expecting_form("answer"):
+                    choice = answer["choices"][0]
+                    text = _replace_surrogates(choice["message"]["content"] or "")
+                    end = _answer_end(answer, response.headers, choice.get("finish_reason"))
+                yield TextChunk(text)
+                yield end
 
 
 async def get_json(client: httpx.AsyncClient, path: str) -> dict[str, Any]:
@@ -203,6 +208,15 @@ def _connection_errors(url: str) -> Iterator[None]:
         raise CommandError(f"the connection to the gateway at {url} failed: {error}") from error
 
 
+@contextmanager
+def _expecting_form(what: str) -> Iterator[None]:
+    """Raises CommandError, which names `what` the gateway sent, if the block fails on JSON of another form."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise CommandError(f"the gateway's {what} is not as expected: {error!r}") from error
+
+
 def _error_of(response: httpx.Response, content: bytes) -> CommandError:
     status = response.status_code
     try:
@@ -222,14 +236,24 @@ def _decision_from_headers(headers: httpx.Headers) -> Decision:
 
     if not header("decision-id"):
         raise CommandError("the server is not a Pointsman gateway: it sent no x-pointsman-decision-id header")
+    confidence = _number(headers, "x-pointsman-confidence")
     return Decision(
         id=header("decision-id"),
         task=header("task"),
-        confidence=float(header("confidence") or "nan"),
+        confidence=math.nan if confidence is None else confidence,
         path=header("path"),
         kind=header("kind"),
         reason=header("reason"),
     )
+
+
+def _number(headers: httpx.Headers, name: str) -> float | None:
+    """Returns the number in a header; None if it is missing or empty. Raises CommandError if it is no number."""
+    value: str = headers.get(name, "")
+    try:
+        return float(value) if value else None
+    except ValueError:
+        raise CommandError(f"the gateway's header {name} is '{value[:80]}', which is no number") from None
 
 
 async def _stream_events(response: httpx.Response) -> AsyncIterator[Event]:
@@ -242,15 +266,19 @@ async def _stream_events(response: httpx.Response) -> AsyncIterator[Event]:
             yield end
             return
         chunk = _json(data)
-        if "error" in chunk:
-            message, code = chunk["error"]["message"], chunk["error"].get("code")
-            raise Refused(f"the answer was cut off: {message} ({code})", str(code))
-        for choice in chunk.get("choices", ()):
-            finish_reason = choice.get("finish_reason") or finish_reason
-            if content := choice.get("delta", {}).get("content"):
-                yield TextChunk(_replace_surrogates(content))
-        if chunk.get("usage"):
-            end = _answer_end(chunk, response.headers, finish_reason)
+        with _expecting_form("stream"):
+            if "error" in chunk:
+                message, code = chunk["error"]["message"], chunk["error"].get("code")
+                raise Refused(f"the answer was cut off: {message} ({code})", str(code))
+            texts = []
+            for choice in chunk.get("choices", ()):
+                finish_reason = choice.get("finish_reason") or finish_reason
+                if content := choice.get("delta", {}).get("content"):
+                    texts.append(TextChunk(_replace_surrogates(content)))
+            if chunk.get("usage"):
+                end = _answer_end(chunk, response.headers, finish_reason)
+        for text in texts:
+            yield text
     raise CommandError("the answer was cut off: the stream ended without [DONE]")
 
 
@@ -271,11 +299,11 @@ def _replace_surrogates(text: str) -> str:
 
 def _answer_end(answer: Mapping[str, Any], headers: httpx.Headers, finish_reason: str | None) -> AnswerEnd:
     usage, receipt = answer.get("usage") or {}, answer.get("pointsman") or {}
-    cost_header = headers.get("x-pointsman-cost-usd")
+    cost = receipt["cost_usd"] if "cost_usd" in receipt else _number(headers, "x-pointsman-cost-usd")
     return AnswerEnd(
         prompt_tokens=usage.get("prompt_tokens"),
         completion_tokens=usage.get("completion_tokens"),
-        cost_usd=receipt.get("cost_usd", float(cost_header) if cost_header else None),
+        cost_usd=cost,
         path=receipt.get("path", ""),
         sources=tuple(source["title"] or source["document_id"] for source in receipt.get("sources", ())),
         escalated_from=receipt.get("escalated_from", ""),

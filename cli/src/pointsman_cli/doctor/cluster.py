@@ -44,10 +44,7 @@ class Cluster:
 
 
 async def check_cluster(cluster: Cluster) -> AsyncIterator[Finding]:
-    """Yields the findings on a deployment one by one; stops early if the gateway's /healthz does not answer 200.
-
-    Raises httpx.HTTPError if the connection fails in the check of the keys; other failures are findings.
-    """
+    """Yields the findings on a deployment one by one; stops early if the gateway's /healthz does not answer 200."""
     address = await _address(cluster.url)
     yield address
     async with open_async_client(base_url=cluster.url, timeout=ANSWER_SECONDS, trust_env=False) as client:
@@ -102,12 +99,15 @@ async def _says(client: httpx.AsyncClient, what: str, path: str) -> Finding:
 
 
 async def _keys(client: httpx.AsyncClient, cluster: Cluster) -> Finding:
-    bare = (await client.get("/v1/models")).status_code
+    try:
+        bare = (await client.get("/v1/models")).status_code
+        status = (await client.get("/v1/models", headers=cluster.headers)).status_code if cluster.key else bare
+    except httpx.HTTPError as error:
+        return fail("keys", f"unknown: /v1/models: {error or type(error).__name__}")
     if bare == 200:
         return warn("keys", "off: whoever reaches the gateway may use all of it (POINTSMAN_GATEWAY_AUTH=on)")
     if not cluster.key:
         return warn("keys", "on; name a key (--key-env) for the checks that need one")
-    status = (await client.get("/v1/models", headers=cluster.headers)).status_code
     return ok("keys", "on, and this one is known") if status == 200 else fail("keys", f"this one is answered {status}")
 
 

@@ -51,7 +51,7 @@ async def check_gateway(url: str) -> list[Finding]:
     open_to_others = warn if is_local else fail
     async with open_async_client(base_url=url, timeout=ANSWER_SECONDS, trust_env=False) as client:
         try:
-            statuses = {path: (await client.get(path)).status_code for path in ("/v1/models", "/metrics", "/console")}
+            statuses = {path: (await client.get(path)).status_code for path in ("/v1/models", "/metrics")}
         except httpx.HTTPError as error:
             return [fail("gateway", f"{url} cannot be reached: {error or type(error).__name__}")]
     keys = (

@@ -156,10 +156,10 @@ def retrain(
     """
     at = DataDir.at(data_dir)
     runs_folder = at.folder / RUNS_FOLDER / task
-    last = latest_run(runs_folder)
     if status:
-        _show(last, task, as_json)
+        _show(latest_run(runs_folder), task, as_json)
         return
+    last = None if restart else latest_run(runs_folder)
     wish = RetrainRequest(
         task,
         config_folder_of(config, at),
@@ -170,7 +170,7 @@ def retrain(
     )
     addresses = RetrainAddresses.of(at, url, redis, retriever, lora_server)
     plan = run_interruptibly(read_plan(wish.config, task, at))
-    going_on = last is not None and not last.state.outcome and not restart
+    going_on = last is not None and not last.state.outcome
     if going_on and last is not None and last.state.method != method:
         raise UsageError(f"run {last.state.run} uses --method {last.state.method}; give that, or --restart")
     run_file = last if going_on and last is not None else start_run(runs_folder, task, method, STEPS)

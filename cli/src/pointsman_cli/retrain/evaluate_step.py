@@ -214,11 +214,17 @@ class EvaluateStep:
 def heldout_rows(plan: RetrainPlan, state: RunState) -> Sequence[Row]:
     """Returns the task's rows of the plan's held-out file; if it names none, those of the data set of the run.
 
-    Raises UsageError if the file is invalid, CommandError if the data set has no held-out rows.
+    Raises UsageError if the file is invalid or has no row of the task, CommandError if the data set has no held-out
+    rows.
     """
     if plan.heldout:
-        rows = read_dataset(plan.heldout, plan.task).rows
-        return [replace(row, id=f"{plan.heldout.name}:{row.id}") for row in rows if row.task == plan.task]
+        rows = [row for row in read_dataset(plan.heldout, plan.task).rows if row.task == plan.task]
+        if not rows:
+            raise UsageError(
+                f"{plan.heldout} (flywheel.eval_data) has no row of the task '{plan.task}' to judge by; add rows with "
+                f'"task": "{plan.task}", or name another file'
+            )
+        return [replace(row, id=f"{plan.heldout.name}:{row.id}") for row in rows]
     found = _of_data_set(Path(state.facts("data")["folder"]) / "heldout.jsonl", plan.task)
     if not found:
         raise CommandError("there are no held-out rows to judge by; name a file of them: flywheel.eval_data")

@@ -21,7 +21,8 @@ from pointsman_servicekit import logs
 from pointsman_servicekit.buffer_budget import BufferedBytesBudget
 from pointsman_servicekit.grpc_server import ServerLimits, serving
 from pointsman_servicekit.process import freeze_gc, start_worker_threads, trimming_heap, wait_for_stop_signal
-from pointsman_servicekit.setting_names import UnknownSetting, require_known_settings
+from pointsman_servicekit.setting_names import UnknownSetting
+from pointsman_servicekit.setting_values import WrongSetting
 from pointsman_servicekit.tls import server_tls
 from pointsman_servicekit.tracing.exporting import OtelSettingsError, exporting_spans, tracing_server_interceptors
 from pointsman_servicekit.workers import WORKER_OPTION, connect_supervisor
@@ -39,7 +40,7 @@ from pointsman_gateway.http.dependencies import HttpDependencies
 from pointsman_gateway.http.fast_reader import ChatReader
 from pointsman_gateway.http.server import serve_http
 from pointsman_gateway.pipeline.shutdown import DrainTimes, drain
-from pointsman_gateway.settings import Settings
+from pointsman_gateway.settings import Settings, read_settings
 
 if TYPE_CHECKING:
     from pointsman_servicekit.tracing.spans import Spans
@@ -65,8 +66,7 @@ def main() -> int:
     try:
         if folder:
             return asyncio.run(check_engine_of(folder, given.engine)) if given.engine else check(folder)
-        require_known_settings("POINTSMAN_GATEWAY_", Settings.model_fields, os.environ)
-        settings = Settings()
+        settings = read_settings()
         name = f"gateway-{given.worker[0]}" if given.worker else "gateway"
         logs.configure_logging(name, settings.log_level, settings.log_format)
         if settings.workers > 1 and not given.worker:
@@ -77,7 +77,7 @@ def main() -> int:
             asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
         ):
             runner.run(run(settings, spans, given.worker))
-    except (ConfigError, ModelMissing, OtelSettingsError, UnknownSetting, OSError) as error:
+    except (ConfigError, ModelMissing, OtelSettingsError, UnknownSetting, WrongSetting, OSError) as error:
         print(f"pointsman_gateway: {error}", file=sys.stderr)
         return 1
     return 0

@@ -1,19 +1,23 @@
 """The gateway's settings, read once from the environment (`POINTSMAN_GATEWAY_*`)."""
 
+import os
 import re
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pointsman_servicekit.setting_names import require_known_settings
+from pointsman_servicekit.setting_values import UNIX_PREFIX, WrongSetting, require_address, require_grpc_address
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+PREFIX = "POINTSMAN_GATEWAY_"
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[a-z0-9.-]+(:[0-9]{1,5})?|[a-z][a-z0-9+.-]*://\[[0-9a-f:]+\](:[0-9]{1,5})?")
 """An origin as browsers write it (RFC 6454, section 6.2)."""
 
 
 class Settings(BaseSettings):
-    model_config = SettingsConfigDict(env_prefix="POINTSMAN_GATEWAY_", extra="ignore")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore")
 
     http_listen: str = "127.0.0.1:8080"
     grpc_listen: str = "127.0.0.1:8081"
@@ -143,6 +147,30 @@ class Settings(BaseSettings):
     def _empty_is_none(cls, value: object) -> object:
         return value or None
 
+    @field_validator("http_listen")
+    @classmethod
+    def _is_http_address(cls, value: str) -> str:
+        return require_address(value)
+
+    @field_validator("grpc_listen")
+    @classmethod
+    def _is_grpc_address(cls, value: str) -> str:
+        return require_grpc_address(value)
+
+    @field_validator("metrics_listen")
+    @classmethod
+    def _is_empty_or_address(cls, value: str) -> str:
+        return value and require_address(value)
+
+    @model_validator(mode="after")
+    def _check_workers(self) -> "Settings":
+        if self.workers > 1 and self.grpc_listen.startswith(UNIX_PREFIX):
+            raise ValueError(
+                f"POINTSMAN_GATEWAY_GRPC_LISTEN is {self.grpc_listen}: only one process can listen at a Unix socket; "
+                "write HOST:PORT, or set POINTSMAN_GATEWAY_WORKERS=1"
+            )
+        return self
+
     @field_validator("cors_origins")
     @classmethod
     def _are_origins(cls, value: str) -> str:
@@ -170,6 +198,18 @@ class Settings(BaseSettings):
             except ValueError:
                 raise ValueError("write ADDRESS:PORT, as in 10.96.0.10:53; a name would have to be looked up") from None
         return value
+
+
+def read_settings() -> Settings:
+    """Reads the settings from the environment.
+
+    Raises UnknownSetting if a variable with the prefix is no setting, WrongSetting if a value cannot be used.
+    """
+    require_known_settings(PREFIX, Settings.model_fields, os.environ)
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise WrongSetting(PREFIX, error.errors()) from error
 
 
 def _split(names: str) -> tuple[str, ...]:

@@ -10,12 +10,11 @@ from pointsman_servicekit import logs
 from pointsman_servicekit.grpc_server import serving
 from pointsman_servicekit.metrics import serving_metrics
 from pointsman_servicekit.process import delay_shutdown, wait_for_stop_signal
-from pointsman_servicekit.setting_names import require_known_settings
 from pointsman_servicekit.tls import server_tls
 from pointsman_servicekit.tracing.exporting import exporting_spans, tracing_server_interceptors
 
 from pointsman_lora_server import bootstrap, engine_bootstrap
-from pointsman_lora_server.settings import Settings
+from pointsman_lora_server.settings import Settings, read_settings
 
 if TYPE_CHECKING:
     from pointsman_servicekit.tracing.spans import Spans
@@ -25,9 +24,7 @@ log = logging.getLogger(__name__)
 
 def main() -> int:
     try:
-        # The command and the configuration use POINTSMAN_LORA_SERVER, often in the same environment.
-        require_known_settings("POINTSMAN_LORA_", Settings.model_fields, os.environ, {"POINTSMAN_LORA_SERVER"})
-        settings = Settings()
+        settings = read_settings()
         logs.configure_logging("lora-server", settings.log_level, settings.log_format)
         with exporting_spans("lora-server", os.environ) as spans:
             asyncio.run(run(settings, spans))

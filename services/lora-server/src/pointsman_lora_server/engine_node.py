@@ -9,11 +9,10 @@ import sys
 from dataclasses import replace
 
 from pointsman_servicekit import logs
-from pointsman_servicekit.setting_names import require_known_settings
 
 from pointsman_lora_server import engine_bootstrap
 from pointsman_lora_server.engine.command import EngineCommand
-from pointsman_lora_server.settings import Settings
+from pointsman_lora_server.settings import Settings, read_settings
 
 _SERVER = ("-m", "vllm.entrypoints.openai.api_server")
 _WORKERS = ("-m", "vllm.entrypoints.cli.main", "serve")
@@ -22,8 +21,7 @@ _WORKERS = ("-m", "vllm.entrypoints.cli.main", "serve")
 def main() -> None:
     """Replaces this process by vLLM's workers; exits with a message if the settings are not valid."""
     try:
-        require_known_settings("POINTSMAN_LORA_", Settings.model_fields, os.environ, {"POINTSMAN_LORA_SERVER"})
-        settings = Settings()
+        settings = read_settings()
         logs.configure_logging("engine-node", settings.log_level, settings.log_format)
         command = node_command(settings)
     except (ValueError, OSError) as error:

@@ -4,14 +4,17 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pointsman_servicekit.setting_names import require_known_settings
+from pointsman_servicekit.setting_values import WrongSetting, require_address, require_grpc_address
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+PREFIX = "POINTSMAN_LORA_"
 DEFAULT_ENGINE_LISTEN = "127.0.0.1:8101"
 
 
 class Settings(BaseSettings):
-    model_config = SettingsConfigDict(env_prefix="POINTSMAN_LORA_", extra="ignore")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore")
 
     listen: str = "127.0.0.1:8083"
     metrics_listen: str = "127.0.0.1:9083"
@@ -120,6 +123,21 @@ class Settings(BaseSettings):
     log_level: str = "INFO"
     log_format: Literal["text", "json"] = "text"
 
+    @field_validator("listen")
+    @classmethod
+    def _is_grpc_address(cls, value: str) -> str:
+        return require_grpc_address(value)
+
+    @field_validator("metrics_listen")
+    @classmethod
+    def _is_http_address(cls, value: str) -> str:
+        return require_address(value)
+
+    @field_validator("engine_listen")
+    @classmethod
+    def _is_empty_or_address(cls, value: str) -> str:
+        return value and require_address(value)
+
     @field_validator("tokens", mode="before")
     @classmethod
     def _empty_is_none(cls, value: object) -> object:
@@ -200,6 +218,19 @@ class Settings(BaseSettings):
     def local_store(self) -> Path:
         """Returns the folder on this machine with the adapters: `store`, or `store_cache` if `store` is a URL."""
         return self.store_cache if "://" in self.store else Path(self.store)
+
+
+def read_settings() -> Settings:
+    """Reads the settings from the environment.
+
+    Raises UnknownSetting if a variable with the prefix is no setting, WrongSetting if a value cannot be used.
+    """
+    # The command and the configuration use POINTSMAN_LORA_SERVER, often in the same environment.
+    require_known_settings(PREFIX, Settings.model_fields, os.environ, {"POINTSMAN_LORA_SERVER"})
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise WrongSetting(PREFIX, error.errors()) from error
 
 
 def _split(value: str) -> list[str]:

@@ -10,11 +10,12 @@ from pointsman_embedding import ModelMissing
 from pointsman_servicekit import logs
 from pointsman_servicekit.errors import PointsmanError
 from pointsman_servicekit.process import delay_shutdown, wait_for_stop_signal
-from pointsman_servicekit.setting_names import UnknownSetting, require_known_settings
+from pointsman_servicekit.setting_names import UnknownSetting
+from pointsman_servicekit.setting_values import WrongSetting
 from pointsman_servicekit.tracing.exporting import OtelSettingsError, exporting_spans
 
 from pointsman_retriever import bootstrap
-from pointsman_retriever.settings import Settings
+from pointsman_retriever.settings import Settings, read_settings
 
 if TYPE_CHECKING:
     from pointsman_servicekit.tracing.spans import Spans
@@ -40,16 +41,16 @@ async def run(settings: Settings, spans: "Spans | None" = None) -> None:
 
 
 def main() -> int:
-    settings = Settings()
+    try:
+        settings = read_settings()
+    except (UnknownSetting, WrongSetting) as error:
+        print(f"pointsman_retriever: {error}", file=sys.stderr)
+        return 1
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
     logs.configure_logging("retriever", settings.log_level, settings.log_format)
     try:
-        require_known_settings("POINTSMAN_RETRIEVER_", Settings.model_fields, os.environ)
         with exporting_spans("retriever", os.environ) as spans:
             asyncio.run(run(settings, spans))
-    except UnknownSetting as error:
-        print(f"pointsman_retriever: {error}", file=sys.stderr)
-        return 1
     except (PointsmanError, ModelMissing, OtelSettingsError, OSError) as error:
         log.error("cannot run: %s", error)
         return 1

@@ -4,12 +4,16 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pointsman_servicekit.setting_names import require_known_settings
+from pointsman_servicekit.setting_values import WrongSetting, require_address, require_grpc_address
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PREFIX = "POINTSMAN_RETRIEVER_"
 
 
 class Settings(BaseSettings):
-    model_config = SettingsConfigDict(env_prefix="POINTSMAN_RETRIEVER_", extra="ignore")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore")
 
     listen: str = "127.0.0.1:8082"
     metrics_listen: str = "127.0.0.1:9082"
@@ -72,10 +76,32 @@ class Settings(BaseSettings):
     log_level: str = "INFO"
     log_format: Literal["text", "json"] = "text"
 
+    @field_validator("listen")
+    @classmethod
+    def _is_grpc_address(cls, value: str) -> str:
+        return require_grpc_address(value)
+
+    @field_validator("metrics_listen")
+    @classmethod
+    def _is_http_address(cls, value: str) -> str:
+        return require_address(value)
+
     @field_validator("tokens", "collections", "embedding_config", mode="before")
     @classmethod
     def _empty_is_none(cls, value: object) -> object:
         return value or None
+
+
+def read_settings() -> Settings:
+    """Reads the settings from the environment.
+
+    Raises UnknownSetting if a variable with the prefix is no setting, WrongSetting if a value cannot be used.
+    """
+    require_known_settings(PREFIX, Settings.model_fields, os.environ)
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise WrongSetting(PREFIX, error.errors()) from error
 
 
 def cores() -> int:

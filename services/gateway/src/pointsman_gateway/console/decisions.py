@@ -124,7 +124,8 @@ class RecentDecisions:
     rows: Sequence[DecisionRow]
     """Oldest first."""
     since_unix_ms: int
-    """All decisions from this time on are included; 0 if these are all of the request log."""
+    """All decisions from this time on are included; 0 if these are all of the request log. It is the time of the read
+    if no row could be read of the newest entries."""
 
 
 class RecentCache:
@@ -149,7 +150,12 @@ class RecentCache:
             if self._clock() - self._read_at >= MAX_AGE_SECONDS:
                 await self._read_new()
                 self._read_at = self._clock()
-            return RecentDecisions(tuple(self._rows), 0 if self._has_oldest else self._rows[0].unix_ms)
+            return RecentDecisions(tuple(self._rows), self._since_unix_ms())
+
+    def _since_unix_ms(self) -> int:
+        if self._has_oldest:
+            return 0
+        return self._rows[0].unix_ms if self._rows else round(time.time() * 1000)
 
     async def _read_new(self) -> None:
         newest, before = self._rows[-1].entry_id if self._rows else "", ""

@@ -65,7 +65,7 @@ class PathKeeper:
         if step.kind is Step.TOOL_LOOP:
             return _keeping(plan, kept), f"stayed on {kept}: results of tools that it called follow"
         policy = self._policies.get(task)
-        if policy is None or task != step.kept.task or not plan.paths:
+        if policy is None or task != step.kept.task:
             return plan, ""
         why = self._why_leave(path, policy, plan, step)
         if why:

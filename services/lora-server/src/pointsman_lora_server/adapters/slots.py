@@ -117,18 +117,18 @@ class AdapterSlots:
         """Unloads a version: gateways stop using it, the engine rejects new requests for it, and its weights are
         removed after its last answer.
 
-        If that has not ended at `deadline` (on the clock of `time.monotonic`) and the version's folder is known, offers
-        the version to requests again and returns False; else returns True. `reason` is one of
+        Returns True, or False if that has not ended at `deadline` (on the clock of `time.monotonic`). The version is
+        then offered to requests again if its folder is known; otherwise, because an earlier process has loaded it, it
+        stays closed until it is loaded again or `AdapterLoader.sync_with_engine` unloads it. `reason` is one of
         `metrics.EVICTION_REASONS`.
         """
         self._engine_state.mark_draining(version)
         await self._engine.close_adapter(version)
         while not await self._engine.remove(version):
-            if time.monotonic() >= deadline and version in self._folders:
-                await self._engine.load(
-                    version, self._folders[version]
-                )  # weights are still there; opens the name again
-                self._engine_state.mark_resident(version)
+            if time.monotonic() >= deadline:
+                if folder := self._folders.get(version):
+                    await self._engine.load(version, folder)  # weights are still there; opens the name again
+                    self._engine_state.mark_resident(version)
                 return False
             await asyncio.sleep(POLL_SECONDS)
         self._engine_state.mark_unloaded(version)

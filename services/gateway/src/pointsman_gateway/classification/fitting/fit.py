@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pointsman_embedding import EncoderConfig, Prefixed, open_encoder
+from pointsman_embedding import EncoderConfig, ModelMissing, Prefixed, open_encoder
 from pointsman_embedding import StaticModel as TokenTable
 from pointsman_servicekit.errors import PointsmanError
 from threadpoolctl import threadpool_limits
@@ -293,8 +293,8 @@ def _report(data: Examples, selection: _Selection, thresholds: Scores) -> FitRep
 def main() -> int:
     """Fits a classifier by the `FitOrder` on standard input, writes its file, and returns 0.
 
-    If the fit fails with a PointsmanError, prints {"error": MESSAGE} as JSON and returns 2. Other errors are raised,
-    such as ModelMissing without the built-in models, or the OSError of `save`.
+    If the fit fails with a PointsmanError, or with ModelMissing without the built-in models, prints
+    {"error": MESSAGE} as JSON and returns 2. Other errors are raised, such as the OSError of `save`.
     """
     order = FitOrder.from_json(sys.stdin.read())
     config, folder = EncoderConfig.model_validate(order.encoder) if order.encoder else None, Path(order.models)
@@ -303,8 +303,8 @@ def main() -> int:
         static = TokenTable.load(folder, None if config else model.fingerprint)
         encoder = Prefixed(model, model.query_prefix)
         fitted = fit_classifier(order.examples, order.out_of_scope, static, encoder, order.settings)
-    except PointsmanError as error:
-        print(json.dumps({"error": error.message}))
+    except (PointsmanError, ModelMissing) as error:
+        print(json.dumps({"error": str(error)}))
         return 2
     save(fitted, fit_origin(order.examples, order.out_of_scope, static, encoder, order.settings), Path(order.out))
     return 0

@@ -114,12 +114,15 @@ class MessagesBody(BaseModel):
     def read_headers(self, headers: Mapping[bytes, bytes]) -> None:
         """Adds the beta features in the `anthropic-beta` header, which SDKs send, to the body's `betas`.
 
-        `headers` are by lower-case name.
+        `headers` are by lower-case name. Does not check `betas`; `to_request` does.
         """
         header = headers.get(BETA_HEADER, b"").decode("latin-1")
-        named = [name.strip() for name in header.split(",") if name.strip()]
+        named = dict.fromkeys(name.strip() for name in header.split(",") if name.strip())
         if named and self.model_extra is not None:
-            self.model_extra["betas"] = list(dict.fromkeys([*(self.model_extra.get("betas") or ()), *named]))
+            sent = self.model_extra.get("betas") or []
+            if isinstance(sent, list):
+                known = {name for name in sent if isinstance(name, str)}
+                self.model_extra["betas"] = [*sent, *(name for name in named if name not in known)]
 
 
 class CountTokensBody(MessagesBody):

@@ -1,0 +1,40 @@
+"""Checks the values of settings that several services have, and describes a value that cannot be used."""
+
+from collections.abc import Iterable, Mapping
+
+MAX_PORT = 65_535
+UNIX_PREFIX = "unix:"
+_OWN_ERROR = "Value error, "
+"""Precedes the message of a validator's ValueError in the errors of pydantic."""
+
+
+class WrongSetting(ValueError):
+    """A setting in the environment has a value that cannot be used; the message names variable, value and remedy."""
+
+    def __init__(self, prefix: str, errors: Iterable[Mapping[str, object]]) -> None:
+        """Takes the prefix of the service's variables, and `ValidationError.errors()` of pydantic."""
+        super().__init__("; ".join(_describe(prefix, error) for error in errors))
+
+
+def _describe(prefix: str, error: Mapping[str, object]) -> str:
+    message, location = str(error["msg"]).removeprefix(_OWN_ERROR), error["loc"]
+    if not location:  # an error of several settings, whose message names them
+        return message
+    assert isinstance(location, tuple)
+    return f"{prefix}{str(location[0]).upper()} is {error['input']!r}: {message}"
+
+
+def require_address(listen: str) -> str:
+    """Returns the address at which a server listens; raises ValueError if it is not HOST:PORT with a numeric port."""
+    _, colon, port = listen.rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > MAX_PORT:
+        raise ValueError(f"write HOST:PORT, such as 127.0.0.1:8080 or [::]:8080, with a port from 0 to {MAX_PORT}")
+    return listen
+
+
+def require_grpc_address(listen: str) -> str:
+    """Returns the address at which a gRPC server listens: also that of a Unix socket ("unix:..."), as gRPC writes it.
+
+    Raises ValueError as `require_address` does.
+    """
+    return listen if listen.startswith(UNIX_PREFIX) else require_address(listen)
