@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import sqlite3
+import threading
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -358,6 +359,35 @@ async def test_an_interrupted_migration_resumes_and_skips_deleted_documents(
         assert progress[-1].collection.documents == len(MANY) - 2
         assert not (await verify(client)).problems
         assert not {"m0", "m39"} & set(await client.found("ladder", top_k=100))
+
+
+class PausedModel(NextModel):
+    """Begins to embed passages only when it is resumed."""
+
+    def __init__(self, model: MiniLM) -> None:
+        super().__init__(model)
+        self.paused, self.resumed = threading.Event(), threading.Event()
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        self.paused.set()
+        assert self.resumed.wait(60)
+        return super().embed(texts)
+
+
+async def test_a_migration_of_a_collection_that_is_deleted_meanwhile_says_so(
+    start: Start, refusal: Refusal, minilm: MiniLM
+) -> None:
+    async with start() as client:
+        await client.create()
+        await client.upsert(*NOTES)
+    model = PausedModel(minilm)
+    async with start(model) as client:
+        migration = asyncio.create_task(reembed(client))
+        assert await asyncio.to_thread(model.paused.wait, 60)
+        await client.stub.DeleteCollection(pb.DeleteCollectionRequest(name="notes"))
+        model.resumed.set()
+        error = await refusal(migration)
+        assert (error.grpc_status, error.code) == (grpc.StatusCode.UNAVAILABLE, "collection_closed")
 
 
 async def test_a_second_concurrent_migration_is_refused(start: Start, refusal: Refusal, minilm: MiniLM) -> None:

@@ -31,7 +31,7 @@ _COLLECTION_COLUMNS = (
 class Store:
     """Reads and changes one collection's file: reads from any thread, changes from one thread at a time.
 
-    Methods raise storage errors (`translate_errors`). Reads raise Unavailable ("collection_closed") after `close`.
+    Methods raise storage errors (`translate_errors`), and Unavailable ("collection_closed") after `close`.
     """
 
     def __init__(
