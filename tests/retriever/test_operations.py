@@ -17,6 +17,7 @@ from pointsman_retriever.domain import Vectors
 from pointsman_servicekit.document_sketch import Sketch, changed_share
 
 from tests.retriever.client import Client, Refusal, Start
+from tests.retriever.damage import tamper
 
 NOTES = [
     pb.Document(id=f"n{n}", title="Note", text=f"Note {n} on the ladder.", metadata={"n": str(n)}) for n in range(5)
@@ -27,13 +28,6 @@ NOTES = [
 def file(tmp_path: Path) -> Path:
     """The path of the collection's file."""
     return tmp_path / "data" / "default" / "notes" / "store.sqlite3"
-
-
-def tamper(file: Path, *statements: str) -> None:
-    """Runs SQL statements on a collection's file, behind the retriever's back."""
-    with closing(sqlite3.connect(file, isolation_level=None)) as connection:
-        for statement in statements:
-            connection.execute(statement)
 
 
 async def verify(client: Client, collection: str = "notes", repair: bool = False) -> pb.VerifyResponse:
