@@ -247,11 +247,12 @@ async def test_a_bad_snapshot_changes_nothing(client: Client, refusal: Refusal, 
     other = tmp_path / "other.sqlite3"
     with closing(sqlite3.connect(other)) as connection:
         connection.execute("CREATE TABLE collection (only INTEGER)")
-    tampered, trap = tmp_path / "tampered.sqlite3", tmp_path / "trap.sqlite3"
-    for target in (tampered, trap):
+    tampered, trap, encoding = (tmp_path / f"{name}.sqlite3" for name in ("tampered", "trap", "encoding"))
+    for target in (tampered, trap, encoding):
         target.write_bytes(data)
     tamper(tampered, SWAP)
     tamper(trap, "CREATE TRIGGER trap AFTER INSERT ON documents BEGIN DELETE FROM documents; END")
+    tamper(encoding, "UPDATE documents SET text = CAST(x'ff' AS TEXT)")
     version = (await client.collection()).version
     for what, content, sha256 in (
         ("another SHA-256", data, "0" * 64),
@@ -261,6 +262,9 @@ async def test_a_bad_snapshot_changes_nothing(client: Client, refusal: Refusal, 
         ("another program's", other.read_bytes(), ""),
         ("tampered with", tampered.read_bytes(), ""),
         ("a trap", trap.read_bytes(), ""),
+        ("a text that is not UTF-8", encoding.read_bytes(), ""),
+        ("a format that SQLite only reads", data[:18] + b"\x03" + data[19:], ""),
+        ("a newer format of tables", data[:47] + b"\x05" + data[48:], ""),
     ):
         for name, replace in (("notes", True), ("fresh", False)):
             error = await refusal(restore(client, content, name, replace, sha256))
