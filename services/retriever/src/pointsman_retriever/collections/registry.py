@@ -124,22 +124,22 @@ class CollectionRegistry:
         """Moves a folder with a complete store into the data folder, loads it as a new collection, returns its state.
 
         Raises storage errors (`translate_errors`), Internal ("collection_damaged") if the store is damaged, and
-        FailedPrecondition if it has another schema (`check_schema`).
+        FailedPrecondition if it has another schema (`check_schema`); then there is no such collection.
         """
-        self.data_folder.install(folder, collection_id)
-        return self._open(collection_id).collection.info
+        with self.data_folder.installing(folder, collection_id):
+            return self._open(collection_id).collection.info
 
     def replace(self, folder: Path, collection_id: CollectionId) -> CollectionInfo:
         """Replaces the store of a collection, which may be damaged, by the store in `folder`; returns the new state.
 
-        Raises FailedPrecondition ("read_only_collection") for one in an external store, and otherwise as `add` does.
+        Raises FailedPrecondition ("read_only_collection") for one in an external store, and otherwise as `add` does;
+        then a damaged collection is as before.
         """
         self._refuse_external(collection_id)
         writer = self._writers.get(collection_id)
         if writer is None:
-            self.data_folder.remove(collection_id)
-            self._damaged = _without(self._damaged, collection_id)
-            return self.add(folder, collection_id)
+            with self.data_folder.setting_aside(collection_id):
+                return self.add(folder, collection_id)
         collection = writer.collection
 
         def swap() -> Store:
@@ -184,6 +184,7 @@ class CollectionRegistry:
             store.close()
             raise
         writer = GroupCommitWriter(collection, self._write_pool)
+        self._damaged = _without(self._damaged, collection_id)
         self._writers = {**self._writers, collection_id: writer}
         log.info("loaded collection %s: %d documents", collection_id, collection.info.documents)
         return writer
