@@ -156,6 +156,24 @@ async def test_a_damaged_file_is_reported_and_can_be_deleted(
         assert await client.found("ladder") == []
 
 
+@pytest.mark.parametrize(("damage", "documents"), [("", 7), ("cut", 9)])
+async def test_a_restore_over_a_damaged_collection_keeps_the_quota_if_that_can_be_read(
+    start: Start, file: Path, damage: str, documents: int
+) -> None:
+    async with start() as client:
+        await client.stub.CreateCollection(pb.CreateCollectionRequest(name="notes", quota=pb.Quota(documents=7)))
+        await client.upsert(*NOTES)
+        data, _ = await snapshot(client)
+    if damage:
+        damage_file(file, damage)
+    else:
+        tamper(file, SWAP)
+    async with start(quota_documents=9) as client:
+        assert (await client.collection()).problem
+        restored = await restore(client, data, replace=True)
+        assert restored.quota.documents == documents
+
+
 async def test_a_torn_write_is_repaired_at_the_next_start(start: Start, file: Path) -> None:
     async with start() as client:
         await client.create()

@@ -107,10 +107,10 @@ class Operations:
     ) -> CollectionInfo:
         """Restores a collection and returns its state; `parts` yields the bytes of a snapshot file, then its SHA-256.
 
-        The quota stays that of the collection that is replaced, or is unlimited if that is damaged; a new collection
-        gets the default. Raises AlreadyExists if the collection exists and `replace` is False, InvalidArgument
-        ("snapshot_damaged") if the snapshot is incomplete or damaged, ResourceExhausted ("overloaded") if too many
-        changes are in progress, and what `parts` raises.
+        The quota stays that of the collection that is replaced; if there is none, or it is damaged so that its quota
+        cannot be read, the quota is the default. Raises AlreadyExists if the collection exists and `replace` is False,
+        InvalidArgument ("snapshot_damaged") if the snapshot is incomplete or damaged, ResourceExhausted ("overloaded")
+        if too many changes are in progress, and what `parts` raises.
         """
         limits.check_name(collection_id)
         if self._registry.has(collection_id) and not replace:
