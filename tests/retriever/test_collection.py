@@ -1,4 +1,7 @@
-"""The index in memory agrees with the disk: after compactions, and after failures of the index itself."""
+"""The index in memory agrees with the disk: after compactions, and after failures of the index itself.
+
+A collection that was deleted or replaced refuses what was begun before.
+"""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -11,6 +14,7 @@ import pytest
 from pointsman_retriever.bootstrap import snapshot_factory
 from pointsman_retriever.collections.collection import Collection
 from pointsman_retriever.domain import (
+    UNLIMITED,
     Chunk,
     ChunkDelta,
     CollectionId,
@@ -27,7 +31,9 @@ from pointsman_retriever.index.snapshot import IndexSnapshot
 from pointsman_retriever.index.vector_stores import VectorIndex
 from pointsman_retriever.search.ranking import ResolvedQuery
 from pointsman_retriever.store.connections import ROWS_PER_BATCH, read_chunks
+from pointsman_retriever.store.maintenance import begin_migration, swap_if_complete
 from pointsman_retriever.store.store import Store, create_store
+from pointsman_servicekit.errors import NotFound, Unavailable
 
 
 @pytest.fixture
@@ -144,6 +150,40 @@ def test_all_batches_of_chunks_are_of_one_version(store: Store) -> None:
         transaction.commit()
     (rest,) = batches
     assert (len(first.ids), rest.texts, rest.metadata) == (ROWS_PER_BATCH, ("last",), ({"room": "shed"},))
+
+
+def test_a_closed_store_refuses_changes_as_it_refuses_reads(store: Store) -> None:
+    store.close()
+    for call in (store.collection, lambda: store.set_quota(UNLIMITED), lambda: begin_migration(store, "next", 8)):
+        with pytest.raises(Unavailable) as raised:
+            call()
+        assert raised.value.code == "collection_closed"
+
+
+def test_a_migration_ends_when_its_collection_is_replaced(store: Store, tmp_path: Path) -> None:
+    collection = Collection(store, snapshot_factory(FaissStore()))
+    begin_migration(store, "next", 4)
+    (tmp_path / "other").mkdir()
+    create_store(tmp_path / "other", CollectionInfo("notes", "model", 4))
+    with closing(Store(store.id, tmp_path / "other", 2)) as other:
+
+        def swap() -> Store:
+            store.close()
+            return other
+
+        collection.replace_store(swap)
+        with pytest.raises(Unavailable) as raised:
+            collection.migrate(store, swap_if_complete)
+        assert raised.value.code == "collection_closed"
+        assert collection.info.fingerprint == "model"
+
+
+def test_a_migration_ends_when_its_collection_is_deleted(store: Store) -> None:
+    collection = Collection(store, snapshot_factory(FaissStore()))
+    begin_migration(store, "next", 4)
+    collection.close()
+    with pytest.raises(NotFound):
+        collection.migrate(store, swap_if_complete)
 
 
 def _no_entries(store: Store) -> IndexedChunks:

@@ -13,13 +13,23 @@ import pytest
 from pointsman.v1 import retriever_pb2 as pb
 from pointsman_retriever.bootstrap import snapshot_factory
 from pointsman_retriever.collections.collection import Collection
-from pointsman_retriever.domain import Chunk, CollectionId, CollectionInfo, Document, EncodedDocument, SearchOptions
+from pointsman_retriever.domain import (
+    UNLIMITED,
+    Chunk,
+    CollectionId,
+    CollectionInfo,
+    Document,
+    EncodedDocument,
+    Quota,
+    SearchOptions,
+)
 from pointsman_retriever.index.faiss_index import FaissStore
 from pointsman_retriever.search.ranking import ResolvedQuery
 from pointsman_retriever.store.data_folder import STORE_FILE, claim_data_folder
+from pointsman_retriever.store.maintenance import accept_snapshot
 from pointsman_retriever.store.store import Store, create_store
 from pointsman_retriever.store.transaction import Change
-from pointsman_servicekit.errors import FailedPrecondition, PointsmanError, ResourceExhausted
+from pointsman_servicekit.errors import FailedPrecondition, Internal, PointsmanError, ResourceExhausted
 
 from tests.retriever.client import Refusal, Start
 
@@ -135,6 +145,21 @@ def test_a_read_only_disk_is_reported_and_searches_continue(collection: Collecti
         collection.change([lambda change: change.put(made("b", 1))])
     assert raised.value.code == "disk_read_only"
     assert found(collection, 1) == ["a"]
+
+
+def test_a_snapshot_is_not_blamed_for_a_disk_that_cannot_be_written(tmp_path: Path) -> None:
+    create_store(tmp_path, CollectionInfo("notes", "model", 4))
+    (tmp_path / f"{STORE_FILE}-wal").mkdir()  # SQLite cannot write its log, as on a read-only disk
+    with pytest.raises(FailedPrecondition) as raised:
+        accept_snapshot(NOTES, tmp_path, UNLIMITED)
+    assert raised.value.code == "disk_read_only"
+
+
+def test_a_snapshot_is_not_blamed_for_a_failure_of_the_service(tmp_path: Path) -> None:
+    create_store(tmp_path, CollectionInfo("notes", "model", 4))
+    with pytest.raises(Internal) as raised:
+        accept_snapshot(NOTES, tmp_path, Quota(documents=0.5))  # type: ignore[arg-type]  # SQLite refuses to store it
+    assert raised.value.code == "store_failed"
 
 
 def test_a_data_folder_that_cannot_be_created_is_named_in_the_error(tmp_path: Path) -> None:

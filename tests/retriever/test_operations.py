@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import sqlite3
+import threading
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -16,6 +17,7 @@ from pointsman_retriever.domain import Vectors
 from pointsman_servicekit.document_sketch import Sketch, changed_share
 
 from tests.retriever.client import Client, Refusal, Start
+from tests.retriever.damage import tamper
 
 NOTES = [
     pb.Document(id=f"n{n}", title="Note", text=f"Note {n} on the ladder.", metadata={"n": str(n)}) for n in range(5)
@@ -26,13 +28,6 @@ NOTES = [
 def file(tmp_path: Path) -> Path:
     """The path of the collection's file."""
     return tmp_path / "data" / "default" / "notes" / "store.sqlite3"
-
-
-def tamper(file: Path, *statements: str) -> None:
-    """Runs SQL statements on a collection's file, behind the retriever's back."""
-    with closing(sqlite3.connect(file, isolation_level=None)) as connection:
-        for statement in statements:
-            connection.execute(statement)
 
 
 async def verify(client: Client, collection: str = "notes", repair: bool = False) -> pb.VerifyResponse:
@@ -161,6 +156,24 @@ async def test_a_damaged_file_is_reported_and_can_be_deleted(
         assert await client.found("ladder") == []
 
 
+@pytest.mark.parametrize(("damage", "documents"), [("", 7), ("cut", 9)])
+async def test_a_restore_over_a_damaged_collection_keeps_the_quota_if_that_can_be_read(
+    start: Start, file: Path, damage: str, documents: int
+) -> None:
+    async with start() as client:
+        await client.stub.CreateCollection(pb.CreateCollectionRequest(name="notes", quota=pb.Quota(documents=7)))
+        await client.upsert(*NOTES)
+        data, _ = await snapshot(client)
+    if damage:
+        damage_file(file, damage)
+    else:
+        tamper(file, SWAP)
+    async with start(quota_documents=9) as client:
+        assert (await client.collection()).problem
+        restored = await restore(client, data, replace=True)
+        assert restored.quota.documents == documents
+
+
 async def test_a_torn_write_is_repaired_at_the_next_start(start: Start, file: Path) -> None:
     async with start() as client:
         await client.create()
@@ -252,11 +265,12 @@ async def test_a_bad_snapshot_changes_nothing(client: Client, refusal: Refusal, 
     other = tmp_path / "other.sqlite3"
     with closing(sqlite3.connect(other)) as connection:
         connection.execute("CREATE TABLE collection (only INTEGER)")
-    tampered, trap = tmp_path / "tampered.sqlite3", tmp_path / "trap.sqlite3"
-    for target in (tampered, trap):
+    tampered, trap, encoding = (tmp_path / f"{name}.sqlite3" for name in ("tampered", "trap", "encoding"))
+    for target in (tampered, trap, encoding):
         target.write_bytes(data)
     tamper(tampered, SWAP)
     tamper(trap, "CREATE TRIGGER trap AFTER INSERT ON documents BEGIN DELETE FROM documents; END")
+    tamper(encoding, "UPDATE documents SET text = CAST(x'ff' AS TEXT)")
     version = (await client.collection()).version
     for what, content, sha256 in (
         ("another SHA-256", data, "0" * 64),
@@ -266,6 +280,9 @@ async def test_a_bad_snapshot_changes_nothing(client: Client, refusal: Refusal, 
         ("another program's", other.read_bytes(), ""),
         ("tampered with", tampered.read_bytes(), ""),
         ("a trap", trap.read_bytes(), ""),
+        ("a text that is not UTF-8", encoding.read_bytes(), ""),
+        ("a format that SQLite only reads", data[:18] + b"\x03" + data[19:], ""),
+        ("a newer format of tables", data[:47] + b"\x05" + data[48:], ""),
     ):
         for name, replace in (("notes", True), ("fresh", False)):
             error = await refusal(restore(client, content, name, replace, sha256))
@@ -358,6 +375,35 @@ async def test_an_interrupted_migration_resumes_and_skips_deleted_documents(
         assert progress[-1].collection.documents == len(MANY) - 2
         assert not (await verify(client)).problems
         assert not {"m0", "m39"} & set(await client.found("ladder", top_k=100))
+
+
+class PausedModel(NextModel):
+    """Begins to embed passages only when it is resumed."""
+
+    def __init__(self, model: MiniLM) -> None:
+        super().__init__(model)
+        self.paused, self.resumed = threading.Event(), threading.Event()
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        self.paused.set()
+        assert self.resumed.wait(60)
+        return super().embed(texts)
+
+
+async def test_a_migration_of_a_collection_that_is_deleted_meanwhile_says_so(
+    start: Start, refusal: Refusal, minilm: MiniLM
+) -> None:
+    async with start() as client:
+        await client.create()
+        await client.upsert(*NOTES)
+    model = PausedModel(minilm)
+    async with start(model) as client:
+        migration = asyncio.create_task(reembed(client))
+        assert await asyncio.to_thread(model.paused.wait, 60)
+        await client.stub.DeleteCollection(pb.DeleteCollectionRequest(name="notes"))
+        model.resumed.set()
+        error = await refusal(migration)
+        assert (error.grpc_status, error.code) == (grpc.StatusCode.UNAVAILABLE, "collection_closed")
 
 
 async def test_a_second_concurrent_migration_is_refused(start: Start, refusal: Refusal, minilm: MiniLM) -> None:

@@ -19,6 +19,8 @@ from tests.retriever.client import Client
 
 HOSTILE = "#" * 1_000_000  # about 15 s of CPU
 SENTENCE = "The 7:40 to Saltby waits at Tarn Junction for the branch line. "
+GOOD = Document("good", "", SENTENCE)
+DEADLY = Document("deadly", "", "Half of a pair: \ud83d")  # not UTF-8: the tokenizer raises, and the process ends
 BUSY_TICKS = 50  # of CPU time, 100 a second
 
 
@@ -74,6 +76,20 @@ async def test_a_text_that_exceeds_a_limit_fails_alone(minilm: MiniLM) -> None:
     await sandbox.close()
     assert [isinstance(result, tuple) for result in results] == [True, False, True]
     assert "'bad' cannot be split into chunks: it has more than 500 bytes" in str(results[1])
+
+
+async def test_only_the_bad_text_of_a_batch_fails(chunker: SandboxedChunker) -> None:
+    results = await chunker.chunk([(GOOD, "plain-2"), (DEADLY, "plain-2"), (GOOD, "plain-2")])
+    assert [isinstance(result, tuple) for result in results] == [True, False, True]
+    assert "'deadly' cannot be split into chunks: it ended the process that worked on it" in str(results[1])
+
+
+async def test_texts_of_a_failed_batch_are_not_tried_for_ever(minilm: MiniLM) -> None:
+    sandbox = Sandbox(setup=chunking_setup(minilm.tokenizer))
+    results = await SandboxedChunker(sandbox, retry_seconds=0.0).chunk([(GOOD, "plain-2"), (DEADLY, "plain-2")])
+    await sandbox.close()
+    assert "'good' cannot be split into chunks: it was sent with others, this ended the process" in str(results[0])
+    assert "no time to try it alone" in str(results[1])
 
 
 async def test_a_hostile_text_does_not_delay_another_upsert(client: Client) -> None:

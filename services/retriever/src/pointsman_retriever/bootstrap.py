@@ -85,10 +85,9 @@ async def run_service(
     """Runs the service for the length of the block; it listens when all collections are loaded.
 
     A collection that cannot be loaded does not keep the service from being ready: calls to it get an error, and the
-    metric `pointsman_retriever_inconsistent` shows it. `spans` enables tracing. Raises FailedPrecondition if the data
-    folder is in use or not writable, or if an extension or an external collection is not valid; OSError if a port is
-    taken; TlsError and TokenFileError for files of TLS and tokens; and what a vector store's client raises if the
-    store cannot be reached.
+    metric `pointsman_retriever_inconsistent` shows it. `spans` enables tracing. Raises what `claim_data_folder` raises;
+    FailedPrecondition if an extension or an external collection is not valid; OSError if a port is taken; TlsError and
+    TokenFileError for files of TLS and tokens; and what a vector store's client raises if the store cannot be reached.
     """
     tls = server_tls(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
     gate = open_token_gate(settings.tokens, METHOD_ROLES, settings.listen, "POINTSMAN_RETRIEVER_TOKENS")

@@ -4,6 +4,7 @@ Parts and their chunks are sent as JSON.
 """
 
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -31,6 +32,8 @@ _MARKDOWN = frozenset(
     {"", "text/markdown", "text/x-markdown", "text/html", "application/xhtml+xml", "application/jsonl"}
 )
 _PLAIN = frozenset({"text/plain", "application/pdf", "text/csv"})
+
+RETRY_SECONDS = 120.0  # for trying the documents of a batch one by one after it failed
 
 Chunks = tuple[Chunk, ...]
 
@@ -76,9 +79,13 @@ def kind_of(recipe: str) -> str:
 class SandboxedChunker:
     """Chunks documents in the sandbox; implements Chunker of encoder.py."""
 
-    def __init__(self, sandbox: Sandbox, window: int = WINDOW_TOKENS) -> None:
-        """Takes a `sandbox` with the setup of `chunking_setup` for the same `window`."""
+    def __init__(self, sandbox: Sandbox, window: int = WINDOW_TOKENS, retry_seconds: float = RETRY_SECONDS) -> None:
+        """Takes a `sandbox` with the setup of `chunking_setup` for the same `window`.
+
+        After a batch has failed, no document is begun alone later than `retry_seconds` after that.
+        """
         self._sandbox = sandbox
+        self._retry_seconds = retry_seconds
         self._suffix = "" if window == WINDOW_TOKENS else f"-{window}"
 
     def recipe(self, document: Document) -> str:
@@ -87,8 +94,8 @@ class SandboxedChunker:
     async def chunk(self, documents: Sequence[tuple[Document, str]]) -> list[Chunks | PointsmanError]:
         """Returns the chunks of each document, given with its recipe, or InvalidArgument if it could not be chunked.
 
-        Small documents with the same recipe are sent to the sandbox together, and then fail together. A large document
-        is sent in parts; between them, other calls have a turn.
+        Small documents with the same recipe are sent to the sandbox together, and one by one if that fails. A large
+        document is sent in parts; between them, other calls have a turn.
         """
         results: list[Chunks | PointsmanError] = []
         for batch in _batches(documents):
@@ -102,7 +109,26 @@ class SandboxedChunker:
                 return [part.chunks for part in parts]
             return [await self._chunk_rest(documents[0], parts[0], kind)]
         except SandboxError as error:
-            return [_failed(document, error) for document in documents]
+            if len(documents) > 1:
+                return await self._chunk_each(documents, kind, error)
+            return [_failed(documents[0], error)]
+
+    async def _chunk_each(
+        self, documents: Sequence[Document], kind: str, error: SandboxError
+    ) -> list[Chunks | PointsmanError]:
+        """Chunks documents one by one, after they failed together with `error`, so that only the bad ones fail.
+
+        Documents that are left after `retry_seconds` fail too.
+        """
+        deadline = time.monotonic() + self._retry_seconds
+        untried = SandboxError(f"was sent with others, this {error}, and there was no time to try it alone")
+        results: list[Chunks | PointsmanError] = []
+        for document in documents:
+            if time.monotonic() < deadline:
+                results += await self._chunk_batch([document], kind)
+            else:
+                results.append(_failed(document, untried))
+        return results
 
     async def _chunk_rest(self, document: Document, chunked: ChunkedPart, kind: str) -> Chunks:
         chunks = list(chunked.chunks)

@@ -168,14 +168,18 @@ class Collection:
                 self.fault = f"its replacement failed: {error}"
                 raise
 
-    def migrate(self, swap: Callable[[sqlite3.Connection, CollectionInfo], CollectionInfo | None]) -> bool:
+    def migrate(
+        self, store: Store, swap: Callable[[sqlite3.Connection, CollectionInfo], CollectionInfo | None]
+    ) -> bool:
         """Replaces all chunks by `swap` in a transaction; builds their index before the new chunks become visible.
 
-        `swap` is called with the transaction's connection and the collection's state. It returns the new state; if it
-        returns None, nothing is changed, and this returns False. Raises Internal ("collection_damaged") if the new
-        chunks do not match the new state.
+        `store` is the one in which the migration began. `swap` is called with the transaction's connection and the
+        collection's state. It returns the new state; if it returns None, nothing is changed, and this returns False.
+        Raises Unavailable ("collection_closed") if the collection has another store by now, and Internal
+        ("collection_damaged") if the new chunks do not match the new state.
         """
-        with self.store.connections.transaction() as writer:
+        self._check_open()
+        with store.connections.transaction() as writer:
             after = swap(writer, self.info)
             if after is None:
                 return False

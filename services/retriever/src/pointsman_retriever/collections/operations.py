@@ -107,10 +107,10 @@ class Operations:
     ) -> CollectionInfo:
         """Restores a collection and returns its state; `parts` yields the bytes of a snapshot file, then its SHA-256.
 
-        The quota stays that of the collection that is replaced, or is unlimited if that is damaged; a new collection
-        gets the default. Raises AlreadyExists if the collection exists and `replace` is False, InvalidArgument
-        ("snapshot_damaged") if the snapshot is incomplete or damaged, ResourceExhausted ("overloaded") if too many
-        changes are in progress, and what `parts` raises.
+        The quota stays that of the collection that is replaced; if there is none, or it is damaged so that its quota
+        cannot be read, the quota is the default. Raises AlreadyExists if the collection exists and `replace` is False,
+        InvalidArgument ("snapshot_damaged") if the snapshot is incomplete or damaged, ResourceExhausted ("overloaded")
+        if too many changes are in progress, and what `parts` raises.
         """
         limits.check_name(collection_id)
         if self._registry.has(collection_id) and not replace:
@@ -132,7 +132,8 @@ class Operations:
 
         Yields how many documents are done and how many there are, and at the end the collection's new state. Raises
         FailedPrecondition ("migration_running") if the collection is being migrated already, InvalidArgument if a
-        stored document cannot be chunked, and Unavailable if the model's endpoint fails.
+        stored document cannot be chunked, and Unavailable if the model's endpoint fails or the collection is deleted or
+        replaced meanwhile ("collection_closed").
         """
         collection = self._collection(collection_id)
         if collection_id in self._migrating:
@@ -154,7 +155,7 @@ class Operations:
     async def _migrate(self, collection: Collection) -> AsyncIterator[MigrationProgress]:
         store, encoder, pools = collection.store, self._encoder, self._pools
         await pools.write.run(maintenance.begin_migration, store, encoder.fingerprint, encoder.dimensions)
-        while not await pools.write.run(collection.migrate, maintenance.swap_if_complete):
+        while not await pools.write.run(collection.migrate, store, maintenance.swap_if_complete):
             pending = await pools.maintenance.run(maintenance.find_pending, store, DOCUMENTS_PER_MIGRATION_STEP)
             encoded: Sequence[EncodedDocument] = await encoder.encode_again(
                 [(one.document, one.recipe) for one in pending]

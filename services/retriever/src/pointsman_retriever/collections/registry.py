@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -12,7 +13,7 @@ from pointsman_retriever.collections.collection import Collection, SnapshotFacto
 from pointsman_retriever.collections.external import ExternalCollection, ExternalCollections, read_only
 from pointsman_retriever.collections.writer import GroupCommitWriter
 from pointsman_retriever.concurrency import ThreadPool
-from pointsman_retriever.domain import CollectionId, CollectionInfo
+from pointsman_retriever.domain import UNLIMITED, CollectionId, CollectionInfo, Quota
 from pointsman_retriever.events import CollectionSize
 from pointsman_retriever.store.data_folder import DataFolder
 from pointsman_retriever.store.store import Store, create_store
@@ -22,6 +23,12 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 NO_EXTERNAL: ExternalCollections = {}
+
+
+@dataclass(frozen=True, slots=True)
+class DamagedCollection:
+    error: PointsmanError  # with which it failed to load
+    quota: Quota | None  # None if it cannot be read
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +62,7 @@ class CollectionRegistry:
         self._write_pool = write_pool
         # Both are replaced, never changed in place, because other threads read them.
         self._writers: Mapping[CollectionId, GroupCommitWriter] = {}
-        self._damaged: Mapping[CollectionId, PointsmanError] = {}
+        self._damaged: Mapping[CollectionId, DamagedCollection] = {}
 
     def load(self) -> None:
         """Loads all collections from disk. For a collection that cannot be loaded it logs an error, and goes on."""
@@ -64,7 +71,8 @@ class CollectionRegistry:
                 self._open(collection_id)
             except PointsmanError as error:
                 log.error("cannot load collection %s: %s", collection_id, error)
-                self._damaged = {**self._damaged, collection_id: error}
+                damaged = DamagedCollection(error, self._read_quota(collection_id))
+                self._damaged = {**self._damaged, collection_id: damaged}
 
     def writer(self, collection_id: CollectionId) -> GroupCommitWriter:
         """Returns the writer of a collection.
@@ -76,8 +84,8 @@ class CollectionRegistry:
         writer = self._writers.get(collection_id)
         if writer is not None:
             return writer
-        damage = self._damaged.get(collection_id)
-        raise damage.copy() if damage else unknown_collection(collection_id)
+        damaged = self._damaged.get(collection_id)
+        raise damaged.error.copy() if damaged else unknown_collection(collection_id)
 
     def collection(self, collection_id: CollectionId) -> Collection:
         """Returns a collection; raises as `writer` does."""
@@ -93,13 +101,24 @@ class CollectionRegistry:
     def has(self, collection_id: CollectionId) -> bool:
         return collection_id in self._external or collection_id in self._writers or collection_id in self._damaged
 
+    def quota(self, collection_id: CollectionId) -> Quota | None:
+        """Returns a collection's quota; None if there is no such collection, or it is damaged and so is its quota."""
+        writer = self._writers.get(collection_id)
+        if writer is not None:
+            return writer.collection.info.quota
+        damaged = self._damaged.get(collection_id)
+        return damaged.quota if damaged else None
+
     def statuses(self) -> list[CollectionStatus]:
         loaded = [
             CollectionStatus(writer.collection.info, writer.collection.fault) for writer in self._writers.values()
         ]
         damaged = [
-            CollectionStatus(CollectionInfo(one.name, "", 0, tenant=one.tenant), error.message)
-            for one, error in self._damaged.items()
+            CollectionStatus(
+                CollectionInfo(one.name, "", 0, tenant=one.tenant, quota=damaged.quota or UNLIMITED),
+                damaged.error.message,
+            )
+            for one, damaged in self._damaged.items()
         ]
         external = [CollectionStatus(one.info, one.problem) for one in self._external.values()]
         return sorted(loaded + damaged + external, key=lambda status: status.info.id)
@@ -124,22 +143,22 @@ class CollectionRegistry:
         """Moves a folder with a complete store into the data folder, loads it as a new collection, returns its state.
 
         Raises storage errors (`translate_errors`), Internal ("collection_damaged") if the store is damaged, and
-        FailedPrecondition if it has another schema (`check_schema`).
+        FailedPrecondition if it has another schema (`check_schema`); then there is no such collection.
         """
-        self.data_folder.install(folder, collection_id)
-        return self._open(collection_id).collection.info
+        with self.data_folder.installing(folder, collection_id):
+            return self._open(collection_id).collection.info
 
     def replace(self, folder: Path, collection_id: CollectionId) -> CollectionInfo:
         """Replaces the store of a collection, which may be damaged, by the store in `folder`; returns the new state.
 
-        Raises FailedPrecondition ("read_only_collection") for one in an external store, and otherwise as `add` does.
+        Raises FailedPrecondition ("read_only_collection") for one in an external store, and otherwise as `add` does;
+        then a damaged collection is as before.
         """
         self._refuse_external(collection_id)
         writer = self._writers.get(collection_id)
         if writer is None:
-            self.data_folder.remove(collection_id)
-            self._damaged = _without(self._damaged, collection_id)
-            return self.add(folder, collection_id)
+            with self.data_folder.setting_aside(collection_id):
+                return self.add(folder, collection_id)
         collection = writer.collection
 
         def swap() -> Store:
@@ -175,6 +194,14 @@ class CollectionRegistry:
         if collection_id in self._external:
             raise read_only(collection_id)
 
+    def _read_quota(self, collection_id: CollectionId) -> Quota | None:
+        """Returns the quota of a collection that cannot be loaded; None if that cannot be read either."""
+        try:
+            with closing(Store(collection_id, self.data_folder.folder(collection_id), readers=1)) as store:
+                return store.collection().quota
+        except PointsmanError:
+            return None
+
     def _open(self, collection_id: CollectionId) -> GroupCommitWriter:
         store = Store(collection_id, self.data_folder.folder(collection_id), self._readers)
         try:
@@ -184,6 +211,7 @@ class CollectionRegistry:
             store.close()
             raise
         writer = GroupCommitWriter(collection, self._write_pool)
+        self._damaged = _without(self._damaged, collection_id)
         self._writers = {**self._writers, collection_id: writer}
         log.info("loaded collection %s: %d documents", collection_id, collection.info.documents)
         return writer

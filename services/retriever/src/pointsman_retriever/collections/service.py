@@ -140,12 +140,12 @@ class CollectionService:
         return deleted
 
     def quota(self, collection_id: CollectionId) -> Quota:
-        """Returns a collection's quota, or the default for new collections if it does not exist.
+        """Returns a collection's quota, or the default for new collections if it does not exist or cannot be read.
 
-        Unlike other methods, it raises nothing. For a damaged collection it returns no limits.
+        Unlike other methods, it raises nothing.
         """
-        infos = {status.info.id: status.info for status in self._registry.statuses()}
-        return infos[collection_id].quota if collection_id in infos else self._tenant_limits.quota
+        quota = self._registry.quota(collection_id)
+        return self._tenant_limits.quota if quota is None else quota
 
     def version(self, collection_id: CollectionId) -> int:
         return self._writer(collection_id).collection.info.version

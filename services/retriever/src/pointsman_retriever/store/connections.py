@@ -69,9 +69,11 @@ class Connections:
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """Yields the connection that writes, in a transaction, which is rolled back unless the block executes COMMIT.
 
-        Converts exceptions of SQLite in the block to storage errors (`translate_errors`).
+        Converts exceptions of SQLite in the block to storage errors (`translate_errors`). Raises Unavailable
+        ("collection_closed") after `close`.
         """
         with translate_errors(self.file):
+            self._check_open()
             self._writer.execute("BEGIN IMMEDIATE")
             try:
                 yield self._writer

@@ -18,6 +18,7 @@ from pointsman_retriever.store.errors import translate_disk_errors
 STORE_FILE = "store.sqlite3"
 
 _SCRATCH = ".scratch"  # for collections that are being created or removed
+_ASIDE = ".aside"  # ends the name of a collection's folder while another one takes its place
 _ID = ".id"
 _ID_BYTES = 6
 
@@ -70,14 +71,40 @@ class DataFolder:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def install(self, folder: Path, collection_id: CollectionId) -> None:
-        """Moves a folder with a complete store to a new collection's place, atomically even if the process crashes."""
+    @contextmanager
+    def installing(self, folder: Path, collection_id: CollectionId) -> Iterator[None]:
+        """Moves a folder with a complete store to a new collection's place, atomically even if the process crashes.
+
+        The block loads it there. If the block raises, the folder is removed.
+        """
         target = self.folder(collection_id)
         with translate_disk_errors(target):
             target.parent.mkdir(exist_ok=True)
-            folder.rename(target)
-            for parent in (target.parent, self._root):
-                sync_folder(parent)
+            sync_folder(self._root)
+        try:
+            _move(folder, target)
+            yield
+        except BaseException:
+            if target.exists() and not folder.exists():
+                self._discard(target)
+            raise
+
+    @contextmanager
+    def setting_aside(self, collection_id: CollectionId) -> Iterator[None]:
+        """Moves a collection's folder aside during the block, which installs another one, and deletes it afterwards.
+
+        If the block raises, the folder is moved back. If the process is killed in the block, `finish_replacements`
+        moves it back at the next start, unless the other folder was installed.
+        """
+        folder, aside = self.folder(collection_id), self._aside(collection_id)
+        try:
+            _move(folder, aside)
+            yield
+        except BaseException:
+            if aside.exists():
+                _move(aside, folder)
+            raise
+        self._discard(aside)
 
     def replace_file(self, folder: Path, collection_id: CollectionId) -> None:
         """Replaces a collection's file by the file in `folder`, atomically; all its connections must be closed."""
@@ -90,11 +117,22 @@ class DataFolder:
             sync_folder(target)
 
     def remove(self, collection_id: CollectionId) -> None:
-        """Removes a collection's folder atomically, and then deletes its files."""
-        folder = self.folder(collection_id)
-        with self.scratch() as scratch, translate_disk_errors(folder):
-            folder.rename(scratch / "removed")
-            sync_folder(folder.parent)
+        """Removes a collection's folder, also if a failure has left it aside; see `_discard`."""
+        for folder in (self._aside(collection_id), self.folder(collection_id)):
+            if folder.exists():
+                self._discard(folder)
+
+    def finish_replacements(self) -> None:
+        """Finishes the replacements of collections in which a process was killed; to be called at start.
+
+        A folder that was set aside is deleted if another one was installed in its place, and moved back otherwise.
+        """
+        for aside in list(self._root.glob(f"*/*{_ASIDE}")):
+            folder = aside.with_suffix("")
+            if (folder / STORE_FILE).exists():
+                self._discard(aside)
+            else:
+                _move(aside, folder)
 
     def clear_scratch(self) -> None:
         """Empties the scratch folder, in which a killed process may have left half created or half removed collections.
@@ -104,13 +142,22 @@ class DataFolder:
         shutil.rmtree(self._scratch, ignore_errors=True)
         self._scratch.mkdir()
 
+    def _aside(self, collection_id: CollectionId) -> Path:
+        return self.folder(collection_id).with_suffix(_ASIDE)
+
+    def _discard(self, folder: Path) -> None:
+        """Removes a folder atomically, and then deletes its files."""
+        with self.scratch() as scratch, translate_disk_errors(folder):
+            folder.rename(scratch / "removed")
+            sync_folder(folder.parent)
+
 
 @contextmanager
 def claim_data_folder(root: Path) -> Iterator[DataFolder]:
     """Locks the data folder for this process during the block; creates it if it is missing.
 
     Raises FailedPrecondition if another process has locked it ("data_in_use"), or if it cannot be written
-    ("data_folder_unusable").
+    ("data_folder_unusable"), and storage errors (`translate_disk_errors`) if a replacement cannot be finished.
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -124,6 +171,7 @@ def claim_data_folder(root: Path) -> Iterator[DataFolder]:
             data_folder.clear_scratch()
         except OSError as error:
             raise _cannot_write(root, error) from error
+        data_folder.finish_replacements()
         yield data_folder
     finally:
         os.close(lock)
@@ -145,6 +193,13 @@ def sync_folder(folder: Path) -> None:
 def sync_file(file: Path) -> None:
     with translate_disk_errors(file), file.open("rb") as opened:
         os.fsync(opened.fileno())
+
+
+def _move(folder: Path, target: Path) -> None:
+    """Renames a folder; when this returns, the new name is on disk."""
+    with translate_disk_errors(target):
+        folder.rename(target)
+        sync_folder(target.parent)
 
 
 def _lock(lock: int, root: Path) -> None:

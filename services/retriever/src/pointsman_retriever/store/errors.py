@@ -50,10 +50,15 @@ def _to_storage_error(error: sqlite3.Error, file: Path) -> PointsmanError:
         return _read_only(file, error)
     if name.startswith("SQLITE_IOERR"):
         return _disk_failed(file, name)
-    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_FORMAT")):
+    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_FORMAT")) or _is_undecodable(error):
         message = f"{file} is damaged ({error}); restore the collection's last snapshot"
         return Internal(message, code="collection_damaged")
     return Internal(f"{file}: {error} ({name or 'no SQLite error name'})", code="store_failed")
+
+
+def _is_undecodable(error: sqlite3.Error) -> bool:
+    """Returns whether a text in the file is not UTF-8: Python finds this, and SQLite has no error name for it."""
+    return type(error) is sqlite3.OperationalError and not hasattr(error, "sqlite_errorname")
 
 
 def _disk_full(file: Path) -> ResourceExhausted:

@@ -13,13 +13,17 @@ from pointsman_servicekit.errors import Internal, InvalidArgument, PointsmanErro
 from pointsman_retriever import digests
 from pointsman_retriever.domain import Chunk, CollectionId, CollectionInfo, Document, EncodedDocument, Quota
 from pointsman_retriever.store.data_folder import STORE_FILE, sync_file, sync_folder
-from pointsman_retriever.store.errors import translate_errors
+from pointsman_retriever.store.errors import translate_disk_errors, translate_errors
 from pointsman_retriever.store.store import Store, read_collection
 from pointsman_retriever.store.transaction import write_counts
 
 MAX_PROBLEMS = 20
 _MAX_NORM_ERROR = 1e-3
 _SNAPSHOT_READERS = 2
+# Errors of the file itself. All others are those of the disk or of this service.
+_FILE_ERRORS = ("collection_damaged", "unknown_schema_version", "not_a_collection")
+# Two numbers of formats in the header of a SQLite file: offset and highest value (sqlite.org/fileformat2.html).
+_MAX_FORMATS = {18: 2, 47: 4}
 
 _PENDING = "FROM documents WHERE NOT EXISTS (SELECT 1 FROM next_chunks WHERE next_chunks.document = documents.row)"
 
@@ -140,9 +144,10 @@ def copy_store(store: Store, target: Path) -> CollectionInfo:
 def accept_snapshot(collection_id: CollectionId, folder: Path, quota: Quota) -> CollectionInfo:
     """Checks all rows of the snapshot file in `folder`, and writes `quota` into it; returns the file's state.
 
-    Raises InvalidArgument ("snapshot_damaged") if the file is damaged or is not that of a collection,
-    ResourceExhausted ("disk_full") and Unavailable ("disk_failed").
+    Raises InvalidArgument ("snapshot_damaged") if the file is damaged or is not that of a collection, and storage
+    errors (`translate_errors`) if this service or its disk fails.
     """
+    _check_format(folder / STORE_FILE)
     try:
         store = Store(collection_id, folder, _SNAPSHOT_READERS)
         try:
@@ -154,9 +159,17 @@ def accept_snapshot(collection_id: CollectionId, folder: Path, quota: Quota) -> 
             store.close()
             sync_folder(folder)
     except PointsmanError as error:
-        if error.code in ("disk_full", "disk_failed", "snapshot_damaged"):
-            raise
-        raise _damaged_snapshot(error.message) from error
+        if error.code in _FILE_ERRORS:
+            raise _damaged_snapshot(error.message) from error
+        raise
+
+
+def _check_format(file: Path) -> None:
+    """Raises InvalidArgument for a file of a newer format, which SQLite would take for one on a read-only disk."""
+    with translate_disk_errors(file), file.open("rb") as opened:
+        header = opened.read(max(_MAX_FORMATS) + 1)
+    if any(header[offset : offset + 1] > bytes([highest]) for offset, highest in _MAX_FORMATS.items()):
+        raise _damaged_snapshot("it is not a file that SQLite can write")
 
 
 def _damaged_snapshot(reason: str) -> InvalidArgument:

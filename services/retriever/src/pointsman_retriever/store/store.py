@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from pointsman_servicekit.document_sketch import Sketch, sketch_of
-from pointsman_servicekit.errors import FailedPrecondition
+from pointsman_servicekit.errors import FailedPrecondition, Internal
 
 from pointsman_retriever import digests
 from pointsman_retriever.domain import Chunk, CollectionId, CollectionInfo, Document, IndexedChunks, Quota, Vectors
@@ -26,12 +26,13 @@ SCHEMA_VERSION = 1
 _COLLECTION_COLUMNS = (
     "fingerprint, dimensions, documents, chunks, bytes, version, checksum, max_documents, max_chunks, max_bytes, search"
 )
+_CHECKSUM = re.compile("[0-9a-f]{16}")
 
 
 class Store:
     """Reads and changes one collection's file: reads from any thread, changes from one thread at a time.
 
-    Methods raise storage errors (`translate_errors`). Reads raise Unavailable ("collection_closed") after `close`.
+    Methods raise storage errors (`translate_errors`), and Unavailable ("collection_closed") after `close`.
     """
 
     def __init__(
@@ -170,7 +171,14 @@ def create_store(folder: Path, collection: CollectionInfo) -> None:
 
 
 def read_collection(connection: sqlite3.Connection, collection_id: CollectionId) -> CollectionInfo:
+    """Returns the collection's state; raises Internal ("collection_damaged") if it is missing or not valid."""
     row = connection.execute(f"SELECT {_COLLECTION_COLUMNS} FROM collection").fetchone()
+    if row is None or not _CHECKSUM.fullmatch(row[6]):
+        raise Internal(
+            f"collection {str(collection_id)!r} is damaged: its settings are missing or not valid; restore its last "
+            "snapshot",
+            code="collection_damaged",
+        )
     fingerprint, dimensions, documents, chunks, size, version, checksum, *quota, search_settings = row
     return CollectionInfo(
         name=collection_id.name,
