@@ -288,6 +288,21 @@ async def test_a_stopping_server_stops_the_trainer_and_resumes_at_the_next_start
     assert (ended.state, ended.resumed) == (JobState.SUCCEEDED, 0)  # it was not killed
 
 
+async def test_a_job_that_is_cancelled_while_the_server_stops_is_not_resumed(
+    enter: Enter, order: Callable[..., JobRequest], place: JobEnvironment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execution, "STOP_SECONDS", 0.3)
+    async with enter() as line:
+        job = await line.create(order("ignore"))
+        await event(line, job, "start")
+        cancelling = asyncio.create_task(line.cancel(job.id))
+        await asyncio.sleep(0)  # so that it begins
+    await within(cancelling)
+    assert not JobFolder(place.folder / job.id).checkpoint.exists()
+    async with enter() as line:
+        assert line.get(job.id).state is JobState.CANCELLED
+
+
 async def test_jobs_of_a_killed_server_resume_without_incomplete_events(
     enter: Enter, order: Callable[..., JobRequest], place: JobEnvironment
 ) -> None:
