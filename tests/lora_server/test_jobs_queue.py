@@ -320,6 +320,22 @@ async def test_jobs_of_a_killed_server_resume_without_incomplete_events(
     assert events[-1] == "state"
 
 
+async def test_a_job_of_a_repeatedly_killed_server_fails_and_its_checkpoint_is_removed(
+    enter: Enter, order: Callable[..., JobRequest], place: JobEnvironment
+) -> None:
+    async with enter() as line:
+        job = await line.create(order("hang"))
+        await event(line, job, "start")
+    folder = JobFolder(place.folder / job.id)
+    assert folder.checkpoint.exists()
+    folder.write(replace(folder.read(), state=JobState.RUNNING, resumed=queue_module.MAX_RESUMES))
+    async with enter() as line:
+        ended = line.get(job.id)
+    assert (ended.state, ended.resumed) == (JobState.FAILED, queue_module.MAX_RESUMES + 1)
+    assert "too little memory is the usual cause" in ended.error
+    assert not folder.checkpoint.exists()
+
+
 async def test_a_finished_training_is_registered_after_a_kill_without_repeating_it(
     enter: Enter, order: Callable[..., JobRequest], place: JobEnvironment, registrar: Registrar
 ) -> None:

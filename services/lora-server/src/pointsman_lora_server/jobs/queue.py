@@ -291,7 +291,7 @@ class JobQueue:
 
     def _requeue(self, job: Job) -> None:
         if job.resumed > MAX_RESUMES:
-            self._save(replace(job, state=JobState.FAILED, ended_unix_ms=_now_ms(), error=_killed_too_often(job)))
+            self._finish(job, JobState.FAILED, error=_killed_too_often(job))
         else:
             self._save(replace(job, state=JobState.QUEUED))
 
