@@ -55,6 +55,8 @@ if what == "die" and life < int(more[0]):
 if what == "die_amid_an_event" and life == 0:
     os.write(1, b'{"event": "st')
     os.kill(os.getpid(), signal.SIGKILL)
+if what == "write_long_lines":
+    print("x" * (3 << 20), "y" * 100_000, "no end", sep="\\n", end="", file=sys.stderr, flush=True)
 if what == "refuse":
     print("error: rows.jsonl:1: not JSON", "rows.jsonl:2: not JSON", sep="\\n", file=sys.stderr)
     sys.exit(1)
@@ -233,6 +235,14 @@ async def test_a_trainers_error_is_the_jobs_error(enter: Enter, order: Callable[
     async with enter() as line:
         job = await end_of(line, await line.create(order("refuse")))
     assert (job.state, job.error) == (JobState.FAILED, "rows.jsonl:1: not JSON\nrows.jsonl:2: not JSON")
+
+
+async def test_a_very_long_line_of_a_trainer_is_cut(enter: Enter, order: Callable[..., JobRequest]) -> None:
+    async with enter() as line:
+        job = await end_of(line, await line.create(order("write_long_lines")))
+        texts = [found["text"] async for _, found in line.watch(job.id, 0) if found["event"] == "warning"]
+    assert (job.state, job.error) == (JobState.SUCCEEDED, "")
+    assert texts == ["a warning of a library", "x" * execution.MAX_LINE_BYTES, "y" * 100_000, "no end"]
 
 
 async def test_a_killed_trainer_resumes_from_its_checkpoint(enter: Enter, order: Callable[..., JobRequest]) -> None:
