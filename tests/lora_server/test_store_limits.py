@@ -161,7 +161,7 @@ from pathlib import Path
 from pointsman_lora_server.checks.base_layers import read_base
 from pointsman_lora_server.store import ArtifactStore
 root, base, *adapters = sys.argv[1:]
-store = Store(root, read_base(Path(base), "tiny-base"), 8)
+store = ArtifactStore(root, read_base(Path(base), "tiny-base"), 8)
 print("begins", flush=True)
 while True:
     for version in [store.add("triage", Path(adapter), {}) for adapter in adapters]:
@@ -180,7 +180,7 @@ def test_a_kill_never_leaves_a_partial_version(
         [sys.executable, "-c", CHURN, str(root), str(base_folder), *map(str, adapters)], stdout=subprocess.PIPE
     ) as process:
         assert process.stdout
-        process.stdout.readline()
+        assert process.stdout.readline() == b"begins\n"
         time.sleep(milliseconds / 1000)  # at an arbitrary point of its work
         process.kill()
 
