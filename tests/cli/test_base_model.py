@@ -218,8 +218,8 @@ async def running_hub(status: int, headers: dict[str, str]) -> AsyncIterator[str
         yield url
 
 
-async def download(hub: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    program = [sys.executable, "-m", "pointsman_lora_server.base_source", str(folder), "--hub", "Qwen/Qwen9"]
+async def download(hub: str, folder: Path, name: str = "Qwen/Qwen9") -> subprocess.CompletedProcess[str]:
+    program = [sys.executable, "-m", "pointsman_lora_server.base_source", str(folder), "--hub", name]
     environment = {**os.environ, "HF_ENDPOINT": hub, "HF_HOME": str(folder.parent / "hf"), "HF_HUB_DISABLE_XET": "1"}
     return await asyncio.to_thread(subprocess.run, program, capture_output=True, text=True, env=environment)
 
@@ -247,6 +247,12 @@ async def test_a_hub_that_cannot_be_reached_is_named(tmp_path: Path) -> None:
     assert ended.returncode == 1
     assert "'Qwen/Qwen9' cannot be downloaded: the Hugging Face hub is not reachable" in ended.stderr
     assert "name a local folder" in ended.stderr
+
+
+async def test_a_name_that_the_hub_cannot_have_is_refused(tmp_path: Path) -> None:
+    ended = await download("http://127.0.0.1:9", tmp_path / "model", "a/b/c")
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("error: 'a/b/c' is no name at the Hugging Face hub (OWNER/NAME): ")
 
 
 async def test_a_model_that_was_downloaded_is_used_without_the_hub(model: Path) -> None:

@@ -25,7 +25,8 @@ class LoraServer(lora_server_pb2_grpc.LoraServerServicer):
             MANIFEST_KEY_PREFIX + "handbook": str(documents(0)),
         }
         serving = pb.AdapterVersion(version=VERSION, aliases=["triage@prod"], facts=facts)
-        silent = pb.AdapterVersion(version="voice@222222222222", aliases=["voice@prod"])
+        invalid = {MANIFEST_KEY_PREFIX + "manual": "5:"}
+        silent = pb.AdapterVersion(version="voice@222222222222", aliases=["voice@prod"], facts=invalid)
         idle = pb.AdapterVersion(version="triage@333333333333", facts=facts)
         return pb.ListAdaptersResponse(versions=[serving, silent, idle])
 
@@ -57,6 +58,13 @@ def test_serving_adapters_are_compared_with_the_current_documents(ask: Callable[
     shown = ask().out
     assert "25% of its documents" in shown
     assert "no collection is noted" in shown
+
+
+def test_an_invalid_sketch_is_left_out_with_a_warning(ask: Callable[..., Any]) -> None:
+    asked = ask("--json")
+    assert "the manifest of voice@222222222222 has an invalid sketch: '5:' is no sketch of documents" in asked.err
+    voice = next(one for one in json.loads(asked.out) if one["version"].startswith("voice"))
+    assert (voice["collection"], voice["changed"]) == ("", 0.0)
 
 
 def test_exceeding_the_threshold_sets_the_exit_code(ask: Callable[..., Any]) -> None:

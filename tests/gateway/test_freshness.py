@@ -112,12 +112,14 @@ async def test_while_the_retriever_is_down_the_last_state_is_kept() -> None:
     assert board.changed_share(TRIAGE) == 0.0
 
 
-async def test_an_adapter_that_knows_nothing_of_its_topic_is_never_stale() -> None:
+@pytest.mark.parametrize("sketch", ["what is this", "5:"])
+async def test_an_adapter_that_knows_nothing_of_its_topic_is_never_stale(sketch: str) -> None:
     class Silent(_Collection):
         async def facts(self, model: str, version: str) -> dict[str, str]:
-            return {"seed": "7", MANIFEST_KEY_PREFIX + "handbook": "what is this"}
+            return {"seed": "7", MANIFEST_KEY_PREFIX + "handbook": sketch}
 
     collection, board = Silent(), FreshnessCache()
+    collection.now = sketch_of([])
     watch = FreshnessMonitor(board, collection)
     watch.monitored = MonitoredPaths([Path("triage_adapter", "tiny", adapter="triage@prod")], collection)
     await watch.measure()

@@ -1,5 +1,6 @@
 """Every kind of invalid adapter is rejected before it reaches the engine, with its own reason."""
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -415,6 +416,13 @@ def test_the_base_model_may_be_named_by_digest_or_folder(base_folder: Path) -> N
     names = read_base(base_folder, "served").names
 
     assert names == {"served", "tiny", "abc123", str(base_folder.resolve())}
+
+
+def test_the_default_chat_template_is_found_among_entries_of_other_forms(base_folder: Path) -> None:
+    templates = ["a text", None, {"name": []}, {"name": "default", "template": "{{ messages }}"}]
+    (base_folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": templates}))
+
+    assert read_base(base_folder, "x").chat_template_sha256 == hashlib.sha256(b"{{ messages }}").hexdigest()
 
 
 def test_a_folder_without_a_model_says_how_to_make_one(tmp_path: Path) -> None:

@@ -55,6 +55,8 @@ if what == "die" and life < int(more[0]):
 if what == "die_amid_an_event" and life == 0:
     os.write(1, b'{"event": "st')
     os.kill(os.getpid(), signal.SIGKILL)
+if what == "write_long_lines":
+    print("x" * (3 << 20), "y" * 100_000, "no end", sep="\\n", end="", file=sys.stderr, flush=True)
 if what == "refuse":
     print("error: rows.jsonl:1: not JSON", "rows.jsonl:2: not JSON", sep="\\n", file=sys.stderr)
     sys.exit(1)
@@ -235,6 +237,14 @@ async def test_a_trainers_error_is_the_jobs_error(enter: Enter, order: Callable[
     assert (job.state, job.error) == (JobState.FAILED, "rows.jsonl:1: not JSON\nrows.jsonl:2: not JSON")
 
 
+async def test_a_very_long_line_of_a_trainer_is_cut(enter: Enter, order: Callable[..., JobRequest]) -> None:
+    async with enter() as line:
+        job = await end_of(line, await line.create(order("write_long_lines")))
+        texts = [found["text"] async for _, found in line.watch(job.id, 0) if found["event"] == "warning"]
+    assert (job.state, job.error) == (JobState.SUCCEEDED, "")
+    assert texts == ["a warning of a library", "x" * execution.MAX_LINE_BYTES, "y" * 100_000, "no end"]
+
+
 async def test_a_killed_trainer_resumes_from_its_checkpoint(enter: Enter, order: Callable[..., JobRequest]) -> None:
     async with enter() as line:
         job = await end_of(line, await line.create(order("die 2")))
@@ -288,6 +298,21 @@ async def test_a_stopping_server_stops_the_trainer_and_resumes_at_the_next_start
     assert (ended.state, ended.resumed) == (JobState.SUCCEEDED, 0)  # it was not killed
 
 
+async def test_a_job_that_is_cancelled_while_the_server_stops_is_not_resumed(
+    enter: Enter, order: Callable[..., JobRequest], place: JobEnvironment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execution, "STOP_SECONDS", 0.3)
+    async with enter() as line:
+        job = await line.create(order("ignore"))
+        await event(line, job, "start")
+        cancelling = asyncio.create_task(line.cancel(job.id))
+        await asyncio.sleep(0)  # so that it begins
+    await within(cancelling)
+    assert not JobFolder(place.folder / job.id).checkpoint.exists()
+    async with enter() as line:
+        assert line.get(job.id).state is JobState.CANCELLED
+
+
 async def test_jobs_of_a_killed_server_resume_without_incomplete_events(
     enter: Enter, order: Callable[..., JobRequest], place: JobEnvironment
 ) -> None:
@@ -303,6 +328,22 @@ async def test_jobs_of_a_killed_server_resume_without_incomplete_events(
         events = [found["event"] async for _, found in line.watch(job.id, 0)]
     assert (ended.state, ended.resumed) == (JobState.SUCCEEDED, 1)
     assert events[-1] == "state"
+
+
+async def test_a_job_of_a_repeatedly_killed_server_fails_and_its_checkpoint_is_removed(
+    enter: Enter, order: Callable[..., JobRequest], place: JobEnvironment
+) -> None:
+    async with enter() as line:
+        job = await line.create(order("hang"))
+        await event(line, job, "start")
+    folder = JobFolder(place.folder / job.id)
+    assert folder.checkpoint.exists()
+    folder.write(replace(folder.read(), state=JobState.RUNNING, resumed=queue_module.MAX_RESUMES))
+    async with enter() as line:
+        ended = line.get(job.id)
+    assert (ended.state, ended.resumed) == (JobState.FAILED, queue_module.MAX_RESUMES + 1)
+    assert "too little memory is the usual cause" in ended.error
+    assert not folder.checkpoint.exists()
 
 
 async def test_a_finished_training_is_registered_after_a_kill_without_repeating_it(

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from pointsman_lora_server.engine_bootstrap import with_context_window
+from pointsman_lora_server.engine.vllm_client import EngineFacts
+from pointsman_lora_server.engine_bootstrap import adapter_limit, with_context_window
 from pointsman_lora_server.machine import MAX_DEFAULT_HELD, default_held
 from pointsman_lora_server.settings import Settings
 from pydantic import ValidationError
@@ -65,6 +66,24 @@ def test_fewer_held_versions_than_a_batch_can_use_are_refused() -> None:
 )
 def test_by_default_a_quarter_of_the_free_memory_holds_adapters(free_gib: int, held: int) -> None:
     assert default_held(adapter_bytes=10 << 20, max_loras=4, free_bytes=free_gib << 30) == held
+
+
+@pytest.mark.parametrize(
+    ("held", "facts", "limit"),
+    [
+        (1000, None, 1000),
+        (1000, EngineFacts(frozenset()), 1000),
+        (1000, EngineFacts(frozenset(), held=800), 800),
+        (100, EngineFacts(frozenset(), held=800), 100),
+        (None, EngineFacts(frozenset(), held=800), MAX_DEFAULT_HELD),
+        (None, EngineFacts(frozenset(), max_loras=8), 8),
+        (None, None, 4),
+    ],
+)
+def test_an_attached_engine_holds_as_many_versions_as_settings_and_engine_allow(
+    held: int | None, facts: EngineFacts | None, limit: int
+) -> None:
+    assert adapter_limit(Settings(engine_url="http://10.0.0.5:8101", held=held, max_loras=4), facts) == limit
 
 
 def test_the_context_window_may_be_the_base_models_own(tmp_path: Path) -> None:

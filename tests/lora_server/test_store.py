@@ -1,5 +1,7 @@
 """The artifact store keeps checked files unchanged, in a local folder and through fsspec."""
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -16,6 +18,7 @@ from pointsman_lora_server.checks.attachments import MAX_ROW_BYTES, MAX_ROWS
 from pointsman_lora_server.checks.base_layers import BaseModelSpec, read_base
 from pointsman_lora_server.domain import AdapterVersion
 from pointsman_lora_server.store import ArtifactStore, content_hash
+from pointsman_lora_server.store.layout import remove_abandoned, scratch_folder
 from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, NotFound, PointsmanError
 
 from tests.lora_server.server_process import MakeAdapter
@@ -316,6 +319,30 @@ def test_incomplete_files_are_removed_at_the_next_start(access: StoreAccess, mak
     access.store()
 
     assert (old.exists(), young.exists()) == (False, True)
+
+
+def test_without_locks_incomplete_files_are_removed_after_a_day(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse_to_lock(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse_to_lock)
+    hours = {2: tmp_path / ".incoming" / "hours", 25: tmp_path / ".incoming" / "days"}
+    for age, folder in hours.items():
+        folder.mkdir(parents=True)
+        os.utime(folder, (time.time() - age * 3600, time.time() - age * 3600))
+
+    remove_abandoned(tmp_path)
+
+    assert [folder.exists() for folder in hours.values()] == [True, False]
+
+
+def test_the_folder_of_a_living_process_is_not_removed(tmp_path: Path) -> None:
+    with scratch_folder(tmp_path) as folder:
+        os.utime(folder, (0, 0))
+        remove_abandoned(tmp_path)
+        assert folder.exists()
 
 
 @pytest.mark.parametrize(

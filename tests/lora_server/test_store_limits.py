@@ -28,7 +28,7 @@ from pointsman_lora_server.store import ArtifactStore
 from pointsman_servicekit.errors import PointsmanError
 root, base, adapter = sys.argv[1:]
 try:
-    ArtifactStore(root, read_base(Path(base), "tiny-base"), 8).add("triage", Path(adapter), {})
+    ArtifactStore(root, read_base(Path(base), "tiny-base"), 8).add("triage", adapter, {})
 except PointsmanError as error:
     print(json.dumps([type(error).__name__, error.code, error.message]))
 """
@@ -45,20 +45,29 @@ def test_a_full_disk_is_reported_and_leaves_no_partial_version(
 ) -> None:
     """Uses a real limit of file sizes; a full disk fails in the same place (ENOSPC instead of EFBIG)."""
     root, adapter = tmp_path / "store", make_adapter()
-    limit = (adapter / "adapter_model.safetensors").stat().st_size - 1
 
+    family, code, message = add_to_full_disk(root, base_folder, str(adapter), adapter)
+
+    assert (family, code) == ("ResourceExhausted", "store_full")
+    assert str(root) in message
+    assert [path for path in root.rglob("*") if path.is_file()] == []
+
+
+def add_to_full_disk(root: Path, base_folder: Path, source: str, adapter: Path) -> list[str]:
+    """Registers `source` in a process that cannot write a file as large as the weights in the folder `adapter`.
+
+    Returns the error's class, code and message.
+    """
+    limit = (adapter / "adapter_model.safetensors").stat().st_size - 1
     done = subprocess.run(
-        [sys.executable, "-c", ADD, str(root), str(base_folder), str(adapter)],
+        [sys.executable, "-c", ADD, str(root), str(base_folder), source],
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
         capture_output=True,
         text=True,
         check=True,
     )
-
-    family, code, message = json.loads(done.stdout)
-    assert (family, code) == ("ResourceExhausted", "store_full")
-    assert str(root) in message
-    assert [path for path in root.rglob("*") if path.is_file()] == []
+    error: list[str] = json.loads(done.stdout)
+    return error
 
 
 def test_an_unwritable_store_is_unavailable(tmp_path: Path, base: BaseModelSpec, make_adapter: MakeAdapter) -> None:
@@ -152,7 +161,7 @@ from pathlib import Path
 from pointsman_lora_server.checks.base_layers import read_base
 from pointsman_lora_server.store import ArtifactStore
 root, base, *adapters = sys.argv[1:]
-store = Store(root, read_base(Path(base), "tiny-base"), 8)
+store = ArtifactStore(root, read_base(Path(base), "tiny-base"), 8)
 print("begins", flush=True)
 while True:
     for version in [store.add("triage", Path(adapter), {}) for adapter in adapters]:
@@ -171,7 +180,7 @@ def test_a_kill_never_leaves_a_partial_version(
         [sys.executable, "-c", CHURN, str(root), str(base_folder), *map(str, adapters)], stdout=subprocess.PIPE
     ) as process:
         assert process.stdout
-        process.stdout.readline()
+        assert process.stdout.readline() == b"begins\n"
         time.sleep(milliseconds / 1000)  # at an arbitrary point of its work
         process.kill()
 

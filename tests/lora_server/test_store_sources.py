@@ -14,6 +14,7 @@ from pointsman_lora_server.store import ArtifactStore
 from pointsman_servicekit.errors import InvalidArgument, NotFound, PointsmanError, Unavailable
 
 from tests.lora_server.server_process import MakeAdapter
+from tests.lora_server.test_store_limits import add_to_full_disk
 from tests.lora_server.test_store_s3 import bucket, s3  # noqa: F401  # fixtures
 from tests.lora_server.tiny_adapters import BASE_NAME
 from tests.ports import free_port
@@ -150,6 +151,17 @@ def test_an_unreachable_hub_is_no_fault_of_the_adapter(monkeypatch: pytest.Monke
     assert "not reachable" in error.message
 
 
+def test_a_full_disk_during_a_download_from_the_hub_is_reported(
+    hub: Hub, tmp_path: Path, base_folder: Path, make_adapter: MakeAdapter
+) -> None:
+    hub.repositories["acme/triage"] = folder = make_adapter()
+
+    family, code, message = add_to_full_disk(tmp_path / "store", base_folder, "hf://acme/triage", folder)
+
+    assert (family, code) == ("ResourceExhausted", "store_full")
+    assert str(tmp_path / "store") in message
+
+
 def test_an_adapter_of_another_base_model_is_rejected_and_one_under_another_name_may_be_allowed(
     hub: Hub, store: ArtifactStore, make_adapter: MakeAdapter, base_folder: Path, tmp_path: Path
 ) -> None:
@@ -184,3 +196,18 @@ def test_an_adapter_in_a_bucket_is_the_same_version_as_its_folder(
 
     assert version.version == store.add("triage", folder, {}).version
     assert "holds no adapter_config.json" in refusal(store, f"{bucket}/other").message
+
+
+def test_a_full_disk_during_a_download_from_a_bucket_is_reported(
+    bucket: str,  # noqa: F811  # the fixture
+    tmp_path: Path,
+    base_folder: Path,
+    make_adapter: MakeAdapter,
+) -> None:
+    s3fs = pytest.importorskip("s3fs")
+    folder = make_adapter()
+    s3fs.S3FileSystem().put(str(folder), f"{bucket}/mine", recursive=True)
+
+    family, code, _ = add_to_full_disk(tmp_path / "store", base_folder, f"{bucket}/mine", folder)
+
+    assert (family, code) == ("ResourceExhausted", "store_full")

@@ -57,7 +57,8 @@ def test_the_chat_template_determines_the_parser(tmp_path: Path, template: str, 
 
 
 def test_the_tool_template_is_used_if_there_are_several(tmp_path: Path) -> None:
-    named = [{"name": "default", "template": CHATML}, {"name": "tool_use", "template": QWEN}]
+    invalid = ["a text", {"name": []}]
+    named = [*invalid, {"name": "default", "template": CHATML}, {"name": "tool_use", "template": QWEN}]
 
     assert choose_tool_calling(model(tmp_path, tokenizer={"chat_template": named}), "auto").parser == "hermes"
 

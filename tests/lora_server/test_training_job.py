@@ -37,6 +37,16 @@ def test_conflicting_options_are_rejected_with_the_usage(options: tuple[str, ...
     assert ended.value.code == 2
 
 
+def test_the_help_shows_the_defaults_of_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parsed("--help")
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "19 is the lowest priority (default: 0)" in shown
+    assert "of one row; longer rows are left out (default: 2048)" in shown
+    assert "(default: None)" not in shown
+    assert "(default: False)" not in shown
+
+
 @pytest.fixture
 def parent(tmp_path: Path) -> Path:
     folder = tmp_path / "parent"

@@ -41,6 +41,7 @@ def test_a_sketch_is_serialized_as_a_short_text() -> None:
     assert len(str(sketch)) < 1024
 
 
-def test_an_invalid_sketch_is_rejected() -> None:
+@pytest.mark.parametrize("text", ["handbook=17", "5:", "0:" + 12 * "a", "9" * 400 + ":" + 64 * 12 * "a"])
+def test_an_invalid_sketch_is_rejected(text: str) -> None:
     with pytest.raises(ValueError, match="no sketch"):
-        parse_sketch("handbook=17")
+        parse_sketch(text)

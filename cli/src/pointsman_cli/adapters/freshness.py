@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 from pointsman.v1 import lora_server_pb2 as pb
-from pointsman_servicekit.document_sketch import MANIFEST_KEY_PREFIX, changed_share, parse_sketch
+from pointsman_servicekit.document_sketch import MANIFEST_KEY_PREFIX, Sketch, changed_share, parse_sketch
 
 from pointsman_cli.errors import run_interruptibly
 from pointsman_cli.grpc_clients import fetch_adapters
@@ -41,7 +41,7 @@ class Freshness:
     trained_on: float
     """When the training data was taken, in Unix seconds; 0 if the manifest does not say."""
     collection: str
-    """The name of the collection; empty if the manifest names none."""
+    """The name of the collection; empty if the manifest has no valid sketch of one."""
     changed: float
     """Share (0 to 1) of the collection's documents that were added, removed or changed; 0 if no collection is named."""
 
@@ -80,17 +80,25 @@ async def _look(lora_server: str, retriever: str, name: str, tenant: str) -> lis
 
 
 async def _of(version: pb.AdapterVersion, retriever: str, tenant: str) -> list[Freshness]:
-    then = {
-        name.removeprefix(MANIFEST_KEY_PREFIX): parse_sketch(text)
-        for name, text in version.facts.items()
-        if name.startswith(MANIFEST_KEY_PREFIX)
-    }
+    then = _sketches_of(version)
     now = {name: await fetch_sketch(retriever, tenant, name) for name in then}
     shares = [(name, changed_share(then[name], now[name])) for name in sorted(then)] or [("", 0.0)]
     dated = version.facts.get(DATA_TIME_FACT, "")
     trained_on = float(dated) if dated.isdecimal() else 0.0
     data_set = version.facts.get(DATA_SET_FACT, "")
     return [Freshness(version.version, tuple(version.aliases), data_set, trained_on, *each) for each in shares]
+
+
+def _sketches_of(version: pb.AdapterVersion) -> dict[str, Sketch]:
+    """Returns the sketches in the version's manifest by collection, and warns of those that are invalid."""
+    sketches = {}
+    for name, text in version.facts.items():
+        if name.startswith(MANIFEST_KEY_PREFIX):
+            try:
+                sketches[name.removeprefix(MANIFEST_KEY_PREFIX)] = parse_sketch(text)
+            except ValueError as error:
+                typer.echo(f"warning: the manifest of {version.version} has an invalid sketch: {error}", err=True)
+    return sketches
 
 
 def _show(found: Sequence[Freshness]) -> None:

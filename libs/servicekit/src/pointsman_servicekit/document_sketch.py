@@ -19,7 +19,8 @@ MAX_HASHES = 64
 
 _BYTES = 6
 
-_FORM = re.compile(rf"\d+:(?:[0-9a-f]{{{2 * _BYTES}}})*")
+_MAX_DIGITS = 18
+_FORM = re.compile(rf"[0-9]{{1,{_MAX_DIGITS}}}:(?:[0-9a-f]{{{2 * _BYTES}}})*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +43,19 @@ def sketch_of(documents: Iterable[tuple[str, bytes]]) -> Sketch:
 
 
 def parse_sketch(text: str) -> Sketch:
-    """Parses a sketch that `str` has serialized; raises ValueError for a text of another form."""
+    """Parses a sketch that `str` has serialized.
+
+    Raises ValueError for a text of another form, and if the number of hashes is not that of the documents, or
+    `MAX_HASHES` for more documents.
+    """
     if not _FORM.fullmatch(text):
         raise ValueError(f"'{text[:40]}' is no sketch of documents")
     documents, _, digits = text.partition(":")
     size = 2 * _BYTES
-    return Sketch(int(documents), tuple(int(digits[at : at + size], 16) for at in range(0, len(digits), size)))
+    smallest = tuple(int(digits[at : at + size], 16) for at in range(0, len(digits), size))
+    if len(smallest) != min(int(documents), MAX_HASHES):
+        raise ValueError(f"'{text[:40]}' is no sketch of documents: it has {len(smallest)} hashes")
+    return Sketch(int(documents), smallest)
 
 
 def changed_share(then: Sketch, now: Sketch) -> float:

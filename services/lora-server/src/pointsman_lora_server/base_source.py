@@ -26,14 +26,23 @@ def download(name: str, folder: Path) -> None:
     """Downloads the missing files of the Hugging Face repository `name` into the folder, and prints what it does.
 
     If the hub cannot be reached and the folder holds a config.json, the folder stays as it is. Raises BaseModelError if
-    there is no such repository, it needs a token, or the hub cannot be reached and the folder holds no config.json.
+    `name` is invalid, there is no such repository, it needs a token, or the hub cannot be reached and the folder holds
+    no config.json.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
 
     print(f"downloading {name} from the Hugging Face hub into {folder}", flush=True)
     try:
         snapshot_download(name, local_dir=folder, allow_patterns=[*PATTERNS], ignore_patterns=[*UNNEEDED])
+    except HFValidationError as error:
+        raise BaseModelError(f"'{name}' is no name at the Hugging Face hub (OWNER/NAME): {error}") from error
     except GatedRepoError as error:
         raise BaseModelError(
             f"{name} is gated: accept its licence at https://huggingface.co/{name}, and set HF_TOKEN to a token"

@@ -94,18 +94,18 @@ def adapter_limit(settings: Settings, facts: EngineFacts | None = None) -> int:
     """Returns how many versions the engine may hold.
 
     For an engine that is started here this is `settings.held`; raises ValueError if that is unset (see `with_held`).
-    For an attached engine it is the lower one of `settings.held` and the engine's own limit in `facts`; the one that is
-    not known counts as `MAX_DEFAULT_HELD`. If neither is known, it is the number of adapters in one batch, because
-    every engine holds as many.
+    For an attached engine it is the lower one of the engine's own limit in `facts` and `settings.held`, which counts as
+    `MAX_DEFAULT_HELD` if it is unset. If `facts` state no limit, it is `settings.held`; if that is unset too, it is the
+    number of adapters in one batch, because every engine holds as many.
     """
     if not settings.is_attached:
         if settings.held is None:
             raise ValueError("the number of held versions is not known yet: call with_held first")
         return settings.held
-    bound = facts.held if facts else None
-    if bound is None and settings.held is None:
-        bound = (facts.max_loras if facts else None) or settings.max_loras
-    return min(settings.held or MAX_DEFAULT_HELD, bound or MAX_DEFAULT_HELD)
+    engine = facts or EngineFacts(base_models=frozenset())
+    if engine.held is None:
+        return settings.held or engine.max_loras or settings.max_loras
+    return min(settings.held or MAX_DEFAULT_HELD, engine.held)
 
 
 def limits_note(settings: Settings, facts: EngineFacts) -> str:

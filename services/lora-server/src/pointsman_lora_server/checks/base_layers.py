@@ -161,7 +161,8 @@ def _chat_template_sha256(folder: Path) -> str:
     except (OSError, ValueError):
         template = _json_object(folder / "tokenizer_config.json").get("chat_template")
         if isinstance(template, list):  # several templates by name
-            template = next((each.get("template") for each in template if each.get("name") == "default"), None)
+            named = (each for each in template if isinstance(each, dict))
+            template = next((each.get("template") for each in named if each.get("name") == "default"), None)
     return hashlib.sha256(template.encode()).hexdigest() if isinstance(template, str) else ""
 
 

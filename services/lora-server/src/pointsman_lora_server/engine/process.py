@@ -17,9 +17,6 @@ from pointsman_lora_server.engine.command import DRAIN_SECONDS, EngineCommand
 log = logging.getLogger(__name__)
 engine_log = logging.getLogger("engine")
 
-MAX_LINE_BYTES = 1 << 16
-"""The longest line that can be read from a child; the same as asyncio's default."""
-
 STOP_SECONDS = DRAIN_SECONDS + 10
 """Seconds from SIGTERM to SIGKILL: vLLM finishes its last requests, then needs some more time to exit."""
 
@@ -48,10 +45,8 @@ class SupervisedChild:
         environment: Mapping[str, str],
         stdout: int | IO[bytes],
         stderr: int,
-        max_line_bytes: int = MAX_LINE_BYTES,
     ) -> "SupervisedChild":
-        """Starts a command. `environment` has all its variables; `stdout` and `stderr` are as in `subprocess`. Reading
-        a line of more than `max_line_bytes` from a pipe raises ValueError.
+        """Starts a command. `environment` has all its variables; `stdout` and `stderr` are as in `subprocess`.
 
         Raises OSError if no process can be created. If the command's program does not exist, the process ends with
         exit code 127.
@@ -65,7 +60,6 @@ class SupervisedChild:
                 stderr=stderr,
                 env=dict(environment),
                 start_new_session=True,
-                limit=max_line_bytes,
             )
         except BaseException:
             os.close(lifeline)

@@ -139,7 +139,7 @@ def _read_chat_template(model: Path) -> str:
         pass
     template = _read_json(model / "tokenizer_config.json").get("chat_template")
     if isinstance(template, list):
-        named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
+        named = {str(entry.get("name")): entry.get("template") for entry in template if isinstance(entry, dict)}
         template = named.get("tool_use") or named.get("default")
     return template if isinstance(template, str) else ""
 

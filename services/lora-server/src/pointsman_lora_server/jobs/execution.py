@@ -30,6 +30,8 @@ STOP_SECONDS = 20.0
 POLL_SECONDS = 0.1
 """Seconds between two checks for new events of the trainer."""
 MAX_LINE_BYTES = 1 << 20
+"""The rest of a longer line of the trainer's stderr is left out."""
+READ_BYTES = 1 << 16
 
 REGISTER_ATTEMPTS = 8
 MIN_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 1.0, 60.0
@@ -54,7 +56,7 @@ class TrainerProcess:
         process dies. Raises OSError if the file cannot be opened or the process cannot be created.
         """
         with events.open("ab") as stdout:
-            child = await SupervisedChild.start(command, variables, stdout, asyncio.subprocess.PIPE, MAX_LINE_BYTES)
+            child = await SupervisedChild.start(command, variables, stdout, asyncio.subprocess.PIPE)
             return cls(child)
 
     @property
@@ -66,8 +68,8 @@ class TrainerProcess:
         """Waits until the trainer has closed stderr and ended; returns its exit code.
 
         The code is 128 + the signal's number if a signal ended the trainer, and negative if the whole group was killed.
-        `on_error_line` is called with each line of stderr that is not blank. If the call is cancelled, or raises
-        ValueError because a line has more than `MAX_LINE_BYTES`, the trainer is stopped first.
+        `on_error_line` is called with each line of stderr that is not blank, cut to `MAX_LINE_BYTES`. If the call is
+        cancelled or `on_error_line` raises, the trainer is stopped first.
         """
         process = self._child.process
         assert process.stderr is not None
@@ -153,7 +155,7 @@ async def wait_for_trainer(
     """Waits for the trainer and returns its exit code, with the error that it printed or a text with the exit code.
 
     `add_event` is called with {"event": "warning", "text": ...} for each warning on its stderr. `on_new_events` is
-    called when the job's file of events has grown, and at the end. Raises ValueError as `TrainerProcess.wait` does.
+    called when the job's file of events has grown, and at the end.
     """
     output = ErrorOutput(add_event)
     watcher = asyncio.create_task(_watch_events(folder, on_new_events))
@@ -280,6 +282,15 @@ async def _watch_events(folder: JobFolder, on_new_events: Callable[[], None]) ->
 
 
 async def _read_lines(stream: asyncio.StreamReader, on_line: _OnLine) -> None:
-    async for line in stream:
-        if text := line.decode(errors="replace").rstrip():
-            on_line(text)
+    rest = b""
+    while chunk := await stream.read(READ_BYTES):
+        *lines, rest = (rest + chunk).split(b"\n")
+        rest = rest[:MAX_LINE_BYTES]
+        for line in lines:
+            _pass_on(line, on_line)
+    _pass_on(rest, on_line)
+
+
+def _pass_on(line: bytes, on_line: _OnLine) -> None:
+    if text := line[:MAX_LINE_BYTES].decode(errors="replace").rstrip():
+        on_line(text)

@@ -59,7 +59,9 @@ class JobQueue:
         self._load()
 
     async def run(self) -> None:
-        """Runs jobs one by one until cancelled. Then the running job is stopped, and the next process resumes it."""
+        """Runs jobs one by one until cancelled. Then the running job is stopped, and the next process resumes it unless
+        a client has cancelled it.
+        """
         while True:
             await self._wait_for(lambda: self._next() is not None)
             if job := self._next():
@@ -190,7 +192,10 @@ class JobQueue:
                     return self._finish(job, JobState.FAILED, error=result.error)
             await self._register_result(job, folder)
         except asyncio.CancelledError:
-            self._save(replace(job, state=JobState.QUEUED))
+            if job.id in self._cancelled:
+                self._finish(job, JobState.CANCELLED)
+            else:
+                self._save(replace(job, state=JobState.QUEUED))
             raise
         except PointsmanError as error:
             self._finish(job, JobState.FAILED, error=describe_error(error, folder))
@@ -286,7 +291,7 @@ class JobQueue:
 
     def _requeue(self, job: Job) -> None:
         if job.resumed > MAX_RESUMES:
-            self._save(replace(job, state=JobState.FAILED, ended_unix_ms=_now_ms(), error=_killed_too_often(job)))
+            self._finish(job, JobState.FAILED, error=_killed_too_often(job))
         else:
             self._save(replace(job, state=JobState.QUEUED))
 

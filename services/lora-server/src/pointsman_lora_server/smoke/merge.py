@@ -18,9 +18,11 @@ class MergeError(Exception):
 def merge(base: Path, adapter: Path, out: Path) -> None:
     """Merges an adapter into the base model, and writes the result as a Hugging Face folder in the base's precision.
 
-    `out` appears complete or not at all. Raises MergeError if a folder lacks a file, `out` is not empty, or PEFT cannot
-    load the adapter. Errors of transformers, for example for a damaged base model, are raised as they are.
+    `out` appears complete or not at all. Raises MergeError if a folder lacks a file, `out` is a file or not empty, or
+    PEFT cannot load the adapter. Errors of transformers, for example for a damaged base model, are raised as they are.
     """
+    if out.exists() and not out.is_dir():
+        raise MergeError(f"--out {out} is no folder; name a new one")
     if out.exists() and any(out.iterdir()):
         raise MergeError(f"--out {out} is not empty; name a new folder")
     for folder, file in ((base, "config.json"), (adapter, "adapter_config.json")):

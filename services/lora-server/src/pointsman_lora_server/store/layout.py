@@ -25,6 +25,8 @@ NOT_HASHED = (SAMPLES, REPORT)
 INCOMING = ".incoming"  # cannot be an adapter's name, since names contain no dot
 MIN_ABANDONED_SECONDS = 60.0
 """A scratch folder that is younger is not removed: it may belong to a process that has not locked it yet."""
+MIN_ABANDONED_SECONDS_WITHOUT_LOCKS = 86_400.0
+"""The same for a file system without locks, where only the age tells a dead process from a long download."""
 
 DISK_FULL_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -79,23 +81,26 @@ def scratch_folder(root: Path) -> Iterator[Path]:
 def remove_abandoned(root: Path) -> None:
     """Removes the scratch folders of dead processes that are older than MIN_ABANDONED_SECONDS; ignores OSErrors.
 
-    On a file system without locks it removes none.
+    On a file system without locks it removes those that are older than MIN_ABANDONED_SECONDS_WITHOUT_LOCKS.
     """
     with suppress(OSError):
         for folder in (root / INCOMING).iterdir():
-            if time.time() - folder.lstat().st_mtime > MIN_ABANDONED_SECONDS and _is_unlocked(folder):
+            age = time.time() - folder.lstat().st_mtime
+            if age > MIN_ABANDONED_SECONDS and _is_abandoned(folder, age):
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def _is_unlocked(folder: Path) -> bool:
+def _is_abandoned(folder: Path, age: float) -> bool:
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError:
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:  # a living process has locked it
         return False
+    except OSError:  # the file system has no locks, or none of folders (NFS)
+        return age > MIN_ABANDONED_SECONDS_WITHOUT_LOCKS
     finally:
         os.close(descriptor)
     return True

@@ -11,6 +11,7 @@ from pointsman_servicekit.errors import InvalidArgument, NotFound, PointsmanErro
 
 from pointsman_lora_server.checks.attachments import SAMPLES
 from pointsman_lora_server.checks.untrusted_input import CONFIG, MAX_TEXT_BYTES, REPORT, WEIGHTS
+from pointsman_lora_server.store.layout import DISK_FULL_ERRORS
 
 HUB = "hf"
 SCHEMES = (HUB, "s3", "gs", "gcs", "az", "abfs", "abfss")
@@ -29,8 +30,8 @@ def download(source: str, folder: Path, max_weight_bytes: int) -> None:
 
     The weights may have at most `max_weight_bytes`, each other file `MAX_TEXT_BYTES`. Raises InvalidArgument if the URL
     is invalid or of an unknown kind, a package for it is not installed, the configuration or the weights are missing,
-    or a file is too large; NotFound if the hub has no such repository or revision; Unavailable if the service cannot be
-    reached or refuses the download.
+    or a file is too large; NotFound if the hub has no such repository or revision; OSError (one of `DISK_FULL_ERRORS`)
+    if the disk of `folder` is full; Unavailable if the service cannot be reached or refuses the download.
     """
     scheme = source.partition("://")[0]
     if scheme not in SCHEMES:
@@ -118,6 +119,8 @@ def _hub_errors(source: str, repository: str) -> Iterator[None]:
     except HFValidationError as error:
         raise InvalidArgument(f"'{source}': {error}", code="bad_source", param="folder") from error
     except Exception as error:  # of the hub's HTTP client, which has changed its library before
+        if _is_disk_full(error):
+            raise
         raise Unavailable(
             f"'{source}' cannot be downloaded: the Hugging Face hub is not reachable ({_first_line(error)}); copy the "
             "files to a folder, and register that",
@@ -146,9 +149,15 @@ def _fetch_from_files(source: str, folder: Path, limits: dict[str, int]) -> None
     except PointsmanError:
         raise
     except Exception as error:  # each fsspec implementation raises the errors of its own client library
+        if _is_disk_full(error):
+            raise
         raise Unavailable(
             f"'{source}' cannot be read now: {_first_line(error)}", code="source_unavailable", retry_after=5.0
         ) from error
+
+
+def _is_disk_full(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno in DISK_FULL_ERRORS
 
 
 def _check_size(source: str, name: str, size: int, limits: dict[str, int]) -> None:

@@ -155,10 +155,11 @@ def _to_options(given: argparse.Namespace) -> TrainingOptions:
 
 
 class _DefaultsShown(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows the options' defaults in the help text, except None, False and 0."""
+    """Shows the options' defaults in the help text, except None and False."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default in (None, False) else super()._get_help_string(action)
+        is_shown = action.default is not None and action.default is not False
+        return super()._get_help_string(action) if is_shown else action.help
 
 
 def _parser() -> argparse.ArgumentParser:
