@@ -109,6 +109,7 @@ async def test_a_terminal_is_asked_five_questions(data_dir: Path, labelled: Path
     [
         ("", "has no messages; write some 30, each with a text and the task that it belongs to"),
         ("nonsense", r"labelled.jsonl:1 is not JSON"),
+        ("[" * 100_000, r"labelled.jsonl:1 is not JSON"),
         ('{"text": "hello"}', 'labelled.jsonl:1 needs a "task"'),
         ('{"text": "hi", "task": "chat"}\n{"text": "a", "task": "b"}', r"task 'b' has 1 example\(s\)"),
         ('{"text": "a", "task": "chat"}\n{"text": "b", "task": "chat"}', "fewer than two tasks"),

@@ -6,13 +6,14 @@ import pytest
 from pointsman_gateway.domain import Feedback
 from pointsman_gateway.request_log.feedback import CanaryRatings
 from pointsman_gateway.request_log.feedback_store import StoredFeedback
+from pointsman_gateway.request_log.store import RequestLogReader
 from pointsman_servicekit.errors import FailedPrecondition, NotFound, PointsmanError, Unavailable
 
 RATING = Feedback(decision_id="dec_01", rating=1.0)
 
 
-class Stored:
-    """Stands for the feedback service, which stores all feedback, and for the request log, which fails."""
+class Stored(RequestLogReader):
+    """Stands for the feedback service, which stores all feedback, and is a request log that fails."""
 
     def __init__(self, error: PointsmanError) -> None:
         self._error = error
@@ -35,6 +36,6 @@ class Stored:
 async def test_feedback_is_stored_even_if_its_decision_cannot_be_read_for_the_canary(error: PointsmanError) -> None:
     counted: list[Any] = []
     stored = Stored(error)
-    ratings = CanaryRatings(stored, stored, lambda *rating: counted.append(rating))  # type: ignore[arg-type]
+    ratings = CanaryRatings(stored, stored, lambda *rating: counted.append(rating))
     assert (await ratings.take(RATING)).where == "redis"
     assert counted == []

@@ -408,7 +408,9 @@ def test_a_lone_surrogate_in_an_example_is_reported_with_file_and_line(config_fo
         load_config(config_folder.folder, {})
 
 
-@pytest.mark.parametrize("line", ["{", "[1]", '{"text": 5}', '{"text": "  "}', '{"texts": "x"}', "[" * 100_000])
+@pytest.mark.parametrize(
+    "line", ["{", "[1]", '{"text": 5}', '{"text": "  "}', '{"texts": "x"}', "[" * 100_000, "1" * 5000]
+)
 def test_an_invalid_example_is_reported_with_file_and_line(config_folder: ConfigFolder, line: str) -> None:
     (config_folder.write() / "tasks" / "chat.jsonl").write_text('{"text": "Hello"}\n' + line + "\n")
     with pytest.raises(ConfigError, match=r"chat.jsonl:2 (is not JSON|must be an object with a non-empty \"text\")"):

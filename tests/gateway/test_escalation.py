@@ -3,11 +3,14 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
-from pointsman_gateway.domain import Event, Finished, Message, Request, Sampling, Started
+from pointsman_gateway.domain import Caller, Event, Finished, Message, Request, Sampling, Started
+from pointsman_gateway.tenancy.reservation import contended
+from pointsman_gateway.tenancy.stage import NullReservation, OpenAccess
 from pointsman_servicekit.errors import DeadlineExceeded
 
 from tests.gateway.doubles.api_clients import ApiClient, HttpStreamClient
@@ -48,9 +51,12 @@ def small_then_large(neighbours: Neighbours, large_engine: ScriptedEngine) -> No
 
 
 def events(gateway: Gateway, seconds: float = 10, model: str = "auto", **sampling: Any) -> AsyncIterator[Event]:
+    return gateway.components.pipeline.answer(asking(seconds, model, **sampling))
+
+
+def asking(seconds: float = 10, model: str = "auto", **sampling: Any) -> Request:
     deadline = asyncio.get_running_loop().time() + seconds
-    request = Request(model, (Message("user", IN_TRIAGE),), Sampling(extra=sampling), deadline=deadline)
-    return gateway.components.pipeline.answer(request)
+    return Request(model, (Message("user", IN_TRIAGE),), Sampling(extra=sampling), deadline=deadline)
 
 
 class CollectedAnswer:
@@ -229,6 +235,32 @@ async def test_if_the_next_path_fails_the_first_answer_is_sent(
         assert it.receipt.usage.prompt_tokens == 20
         assert gateway.metric("pointsman_fallbacks_total", source="large", target="small") == 1
         assert gateway.metric("pointsman_requests_total", path="small", outcome="ok") == 1
+
+
+class ContendedBudget(NullReservation):
+    """A budget that affords the first path, and then fails because other requests take what is leased."""
+
+    has_budget = True
+
+    async def afford(self, usd: float | None) -> None:
+        raise contended()
+
+
+class ContendedTenancy(OpenAccess):
+    def enter_now(self, caller: Caller, tokens: int) -> NullReservation:
+        return ContendedBudget()
+
+
+async def test_if_the_next_paths_cost_cannot_be_reserved_now_the_first_answer_is_sent(
+    gateway: Gateway, engine: ScriptedEngine, large_engine: ScriptedEngine
+) -> None:
+    engine.says(*answer(BAD))
+    pipeline = replace(gateway.components.pipeline, tenancy=ContendedTenancy())
+    it = CollectedAnswer([event async for event in pipeline.answer(asking())])
+    assert (it.text, it.decision.path.name, it.receipt.outcome) == (BAD, "small", "ok")
+    assert it.rows["small"] == ("chosen", f"refused: {REFUSED}; but large: limits_contended")
+    assert it.rows["large"] == ("skipped", "limits_contended")
+    assert large_engine.bodies == []
 
 
 async def test_the_next_paths_own_fallbacks_are_tried_before_that(

@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
+from pointsman_gateway.config.field_types import ConfigError
 from pointsman_gateway.extensions import (
     Draft,
     Finding,
@@ -46,6 +47,19 @@ class TimeLimitedStrategy(Strategy):
         return draft.with_system(await give_up())
 
 
+class NeedsAnotherModel(Strategy):
+    """A strategy that finds out that it cannot be used when it gets the real embedding model."""
+
+    Options = bool
+
+    def __init__(self, options: bool, context: StrategyContext) -> None:
+        if context.embed is not None:
+            raise ValueError("the embedding model has 256 dimensions, and 384 are needed")
+
+    async def apply(self, draft: Draft) -> Draft:
+        return draft
+
+
 class TimeLimitedGuardrail(Guardrail):
     Options = bool
 
@@ -76,6 +90,14 @@ class TestStrategies:
 
         assert reply.status_code == 200, reply.text
         assert engine.bodies[-1]["messages"][0] == {"role": "system", "content": "gave up in time"}
+
+
+async def test_a_strategy_that_refuses_the_embedding_model_is_named_at_the_start(neighbours: Neighbours) -> None:
+    neighbours.config.paths["small_talk"]["strategies"] = [{f"{__name__}:NeedsAnotherModel": True}]
+    await neighbours.ready()
+    with pytest.raises(ConfigError, match=r"paths\.yaml: path 'small_talk': the embedding model has 256 dimensions"):
+        async with neighbours.gateway():
+            pass
 
 
 class TestGuardrails:

@@ -35,6 +35,15 @@ from tests.gateway.doubles.request_logs import RequestLogHarness, decisions_in, 
 from tests.gateway.doubles.valkey import Valkey
 from tests.gateway.doubles.waiting import found, until
 
+STORED = ("request_log", "wal", "known")
+
+
+def test_feedback_is_counted_from_zero_wherever_it_is_stored() -> None:
+    registry = CollectorRegistry()
+    RequestLogMetrics(registry)
+    counts = [registry.get_sample_value("pointsman_feedback_total", {"stored": name}) for name in STORED]
+    assert counts == [0, 0, 0]
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:

@@ -15,6 +15,7 @@ from pointsman_gateway.request_log import redis_schema
 from pointsman_lab.datasets.build import BuildOrder, build, plan_report, read_evaluation_keys, read_teacher_answers
 from pointsman_lab.datasets.rows import Row, Source, WrittenDataSet, group_of, prompt_key, split
 from pointsman_lab.datasets.samples import AnswerFeedback, Extracted, ExtractionTerms, Sample, StoredAnswer, extract
+from pointsman_lab.prediction.evaluation import read_evaluation
 from pointsman_lab.request_log import open_request_log
 from redis.asyncio import Redis
 
@@ -25,6 +26,7 @@ from tests.gateway.doubles.valkey import Valkey
 
 TERMS = ExtractionTerms("triage", "triage_few_shot", 0.8)
 GOOD = ("accepted",)
+DEEP = "[" * 100_000
 
 
 def sample(*answers: StoredAnswer, kind: str = "prompt", text: str = "I lost my hat", **said: Any) -> Sample:
@@ -248,6 +250,25 @@ def test_a_teachers_answer_may_contain_unicode_line_separators(tmp_path: Path) -
     taught.write_text(json.dumps({"text": "hi", "answer": "one\u2028two"}, ensure_ascii=False) + "\n\n", "utf-8")
     rows, refused = read_teacher_answers(taught, ())
     assert ([row.answer for row in rows], refused) == (["one\u2028two"], 0)
+
+
+def test_an_answer_that_is_nested_too_deeply_is_a_text(tmp_path: Path) -> None:
+    taught = tmp_path / "taught.jsonl"
+    taught.write_text(json.dumps({"text": "hi", "answer": DEEP + " "}))
+    rows, refused = read_teacher_answers(taught, ())
+    assert ([row.answer for row in rows], refused) == ([DEEP], 0)
+
+
+@pytest.mark.parametrize("line", ["{", DEEP, "1" * 5000])
+def test_a_line_that_is_not_json_is_named(tmp_path: Path, line: str) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"text": "one", "answer": "two"}\n' + line + "\n")
+    with pytest.raises(ConfigError, match=r"rows\.jsonl:2 is not a held-out row"):
+        read_evaluation_keys(file)
+    with pytest.raises(ConfigError, match=r"rows\.jsonl:2 is not \{"):
+        read_teacher_answers(file, ())
+    with pytest.raises(ConfigError, match=r"rows\.jsonl cannot be read as JSON lines"):
+        read_evaluation(file, file, "triage")
 
 
 def test_the_plan_has_all_that_a_flywheel_needs(config: Config) -> None:

@@ -75,7 +75,13 @@ def test_files_that_are_no_scores_are_refused(tmp_path: Path) -> None:
     for name, message in (("a.txt", "known: .csv, .jsonl, .parquet"), ("none.csv", "cannot be read")):
         with pytest.raises(ConfigError, match=message):
             read_scores(tmp_path / name)
-    for name in ("scores.jsonl", "scores.parquet"):
-        (tmp_path / name).write_text("{")
-        with pytest.raises(ConfigError, match=r"cannot be read|needs pyarrow, which is not installed"):
-            read_scores(tmp_path / name)
+    (tmp_path / "scores.parquet").write_text("{")
+    with pytest.raises(ConfigError, match=r"cannot be read|needs pyarrow, which is not installed"):
+        read_scores(tmp_path / "scores.parquet")
+
+
+@pytest.mark.parametrize("line", ["{", "1" * 5000, "[" * 100_000])
+def test_a_row_that_is_not_json_is_refused_with_its_number(tmp_path: Path, line: str) -> None:
+    (tmp_path / "scores.jsonl").write_text(json.dumps(ROWS[0]) + "\n" + line + "\n")
+    with pytest.raises(ConfigError, match=r"scores\.jsonl, row 2 is not JSON: "):
+        read_scores(tmp_path / "scores.jsonl")

@@ -4,6 +4,7 @@ import sys
 import types
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -41,7 +42,7 @@ def test_without_a_hook_texts_are_not_changed() -> None:
     [
         ("shorten", "write MODULE:FUNCTION"),
         (":x", "write MODULE:FUNCTION"),
-        ("no_such_module:x", "cannot be imported: No module named 'no_such_module'"),
+        ("no_such_module:x", "cannot be imported: ModuleNotFoundError: No module named 'no_such_module'"),
         ("their_hooks:nothing", "the module 'their_hooks' has no 'nothing'"),
         ("their_hooks:__name__", "is no function"),
     ],
@@ -49,6 +50,19 @@ def test_without_a_hook_texts_are_not_changed() -> None:
 def test_an_invalid_hook_is_rejected_at_the_start(hooks: Any, name: str, message: str) -> None:
     with pytest.raises(InvalidHook, match=message):
         load_hook(name)
+
+
+@pytest.mark.parametrize(
+    ("source", "error"),
+    [("def redact(:", "SyntaxError: "), ("import os\nos.redact", "AttributeError: "), ("1 / 0", "Zero")],
+)
+def test_a_hook_whose_module_fails_is_named_with_the_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, error: str
+) -> None:
+    (tmp_path / "broken_hooks.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InvalidHook, match=f"the hook 'broken_hooks:redact' cannot be imported: {error}"):
+        load_hook("broken_hooks:redact")
 
 
 def _raises(text: str) -> str:

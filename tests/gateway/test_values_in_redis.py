@@ -8,21 +8,29 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pointsman_gateway.bootstrap.shadowing import ActiveShadowSettings
 from pointsman_gateway.cache.recording import parse_answer
 from pointsman_gateway.cache.store import encode_vector, parse_question
 from pointsman_gateway.config.paths_file import CacheConfig
 from pointsman_gateway.redaction import Redaction
 from pointsman_gateway.request_log import redis_schema
-from pointsman_gateway.request_log.evidence import EvidenceKey, from_fields, to_fields
+from pointsman_gateway.request_log.evidence import EvidenceKey, EvidenceStore, from_fields, to_fields
+from pointsman_gateway.request_log.feedback import NullFeedback
 from pointsman_gateway.request_log.store import RequestLogReader
 from pointsman_gateway.shadow.budget import PAIR, SPENT, ShadowStore
+from pointsman_gateway.shadow.metrics import ShadowMetrics
+from pointsman_gateway.shadow.pair import Pair, Side
+from pointsman_gateway.shadow.scoring import PairScorer
+from pointsman_gateway.shadow.stage import ScoringFeedback
 from pointsman_servicekit.bounded_redis import open_redis
 from pointsman_servicekit.errors import FailedPrecondition, Unavailable
 from pointsman_servicekit.keys import redis_layout
 from pointsman_servicekit.keys.key_store import KeyStore
 from pointsman_servicekit.keys.records import KeyRecord, Limits, TenantRecord
+from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 
+from tests.gateway.doubles.api_clients import HttpClient
 from tests.gateway.doubles.caching import CacheHarness, Question, run_cache
 from tests.gateway.doubles.gateway import Neighbours, open_http_client
 from tests.gateway.doubles.valkey import Valkey
@@ -134,6 +142,36 @@ async def test_an_entry_that_cannot_be_read_is_named(valkey: Valkey) -> None:
             await RequestLogReader(redis).find("d1")
 
 
+WITHOUT_MODEL = '{"tenant":"","path":"small_talk","task":"chat"}'
+
+
+async def test_feedback_on_a_damaged_entry_is_stored(logged: Neighbours, valkey: Valkey) -> None:
+    async with (
+        Redis.from_url(valkey.url) as redis,
+        logged.gateway() as gateway,
+        open_http_client(gateway) as http,
+    ):
+        for number, text in enumerate([*NO_JSON, '{"id":5}', WITHOUT_MODEL]):
+            fields: dict[Any, Any] = {"evidence_key": "", "day": "20260101", "entry": text}
+            entry = await redis.xadd(redis_schema.DECISIONS, fields)
+            await redis.hset(redis_schema.INDEX, f"d{number}", entry)
+            stored = await HttpClient(http).say(f"d{number}", rating=1.0, right_answer="x")
+            assert stored == ("request_log", False), text
+
+
+async def test_feedback_in_addition_to_a_damaged_rating_is_stored(logged: Neighbours, valkey: Valkey) -> None:
+    fields: dict[Any, Any] = dict.fromkeys(("ids", "correction", "right_task", "right_answer", "evidence_key"), "")
+    fields |= {"unix_ms": "0", "rating": "x", "day": "20260101", "entry": WITHOUT_MODEL}
+    async with (
+        Redis.from_url(valkey.url) as redis,
+        logged.gateway() as gateway,
+        open_http_client(gateway) as http,
+    ):
+        entry = await redis.xadd(redis_schema.FEEDBACK, fields)
+        await redis.hset(redis_schema.FEEDBACK_INDEX, "d1", entry)
+        assert await HttpClient(http).say("d1", right_answer="x") == ("request_log", False)
+
+
 def test_fields_that_are_no_evidence_are_left_out_and_named() -> None:
     key = EvidenceKey("chat", "small_talk", "f1", "")
     good = {name: str(number) for name, number in to_fields({key: {"n": 3}}).items()}
@@ -162,6 +200,20 @@ async def test_a_pair_of_another_form_is_dropped(valkey: Valkey, wrong: str) -> 
     async with open_redis(valkey.url, lambda up: None, 5.0) as redis:
         await redis.client.set(PAIR + "d1", wrong)
         assert await ShadowStore(redis, Redaction()).pair("d1") is None
+
+
+async def test_a_pair_is_written_even_if_the_record_of_an_earlier_one_is_damaged(valkey: Valkey) -> None:
+    side = Side(EvidenceKey("chat", "small_talk", "f1", ""), 0.0, 0.1, "Hi", None)
+    async with open_redis(valkey.url, lambda up: None, 5.0) as redis:
+        entry = await redis.client.xadd(redis_schema.DECISIONS, {"entry": "x"})
+        await redis.client.hset(redis_schema.INDEX, "d1", entry)
+        store, settings = ShadowStore(redis, Redaction()), ActiveShadowSettings()
+        scorer = PairScorer(EvidenceStore(), ShadowMetrics(CollectorRegistry()), store, lambda: settings.scores)
+        feedback = ScoringFeedback(NullFeedback(), store, scorer, RequestLogReader(redis), settings)
+        for name in ("d1", "d2"):
+            store.keep(Pair(name, "20260101", "chat", side, side))
+        await store.write(feedback.score_by_stored_feedback)
+        assert [await store.pair(name) is not None for name in ("d1", "d2")] == [True, True]
 
 
 async def test_nothing_is_spent_while_the_spending_cannot_be_read(valkey: Valkey) -> None:

@@ -369,3 +369,15 @@ async def test_a_record_that_cannot_be_encoded_fails_no_request(valkey: Valkey, 
         await gone.recorder.write()
         assert await ids_in(valkey) == ["d2"]
         assert await answers_in(gone) == 2
+
+
+async def test_a_receipt_without_a_decision_that_cannot_be_encoded_is_left_out(valkey: Valkey, folder: Path) -> None:
+    async with run_request_log(valkey.url, folder) as gone:
+        gone.recorder.note_undecided(replace(REJECTED, request_id="\ud800"))
+        gone.recorder.note_undecided(REJECTED)
+        gone.note("d1")
+        await gone.recorder.write()
+        assert await ids_in(valkey) == ["d1"]
+        assert [one["request_id"] for one in (await receipts_in(valkey.url)).undecided] == ["r1"]
+        assert gone.metric("pointsman_request_log_dropped_total", reason="unwritable") == 1
+        assert gone.recorder.waiting == gone.recorder.not_in_wal == 0

@@ -94,8 +94,7 @@ class Redaction:
 def load_hook(name: str) -> Redact | None:
     """Imports the hook that `name` ("module:function") names; returns None if `name` is empty.
 
-    Raises InvalidHook if the name has another form, the import raises ImportError, or the module has no such function.
-    Any other error of the imported module is raised unchanged.
+    Raises InvalidHook if the name has another form, the import raises an exception, or the module has no such function.
     """
     if not name:
         return None
@@ -103,9 +102,11 @@ def load_hook(name: str) -> Redact | None:
     if not module or not function:
         raise InvalidHook(f"'{name}' is no hook; write MODULE:FUNCTION, for example {__name__}:redact_common")
     try:
-        found = getattr(importlib.import_module(module), function)
-    except ImportError as error:
-        raise InvalidHook(f"the hook '{name}' cannot be imported: {error}") from error
+        imported = importlib.import_module(module)
+    except Exception as error:  # whatever the operator's module raises while it is imported
+        raise InvalidHook(f"the hook '{name}' cannot be imported: {type(error).__name__}: {error}") from error
+    try:
+        found = getattr(imported, function)
     except AttributeError:
         raise InvalidHook(f"the module '{module}' has no '{function}'") from None
     if not callable(found):

@@ -76,7 +76,7 @@ def _json_rows(file: Path) -> Iterable[tuple[int, Any]]:
     for number, line in numbered_lines(read_text(file)):
         try:
             yield number, json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"{file}:{number} is not JSON: {error}") from error
 
 

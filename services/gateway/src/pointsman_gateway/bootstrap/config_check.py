@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from pointsman_gateway.bootstrap.embeddings import to_endpoint
 from pointsman_gateway.bootstrap.engine_discovery import to_engine
-from pointsman_gateway.bootstrap.strategies import build_strategy, compile_prompts
+from pointsman_gateway.bootstrap.strategies import build_strategies
 from pointsman_gateway.bootstrap.tenancy import check_single_sign_on
 from pointsman_gateway.bootstrap.validation import to_guardrails, to_validators
 from pointsman_gateway.config.field_types import ConfigError
@@ -23,7 +23,7 @@ def check_config(config: Config) -> None:
         for name, task in config.tasks.tasks.items():
             to_validators(name, task)
         to_guardrails(config, None)
-        _check_prompts(config)
+        build_strategies(config, None, _NoSearch())
 
 
 def check_environment(config: Config) -> None:
@@ -52,18 +52,6 @@ def _key_variables(config: Config) -> Iterator[tuple[str, str]]:
         yield "models.yaml: embedding", config.models.embedding.api_key_env
     for guardrail in config.tasks.guardrails:
         yield f"tasks.yaml: guardrail '{guardrail.name}'", getattr(guardrail.check.options, "api_key_env", "")
-
-
-def _check_prompts(config: Config) -> None:
-    templates = compile_prompts(config)
-    if templates is None:
-        return
-    for name, path in config.paths.paths.items():
-        for strategy in path.strategies:
-            try:
-                build_strategy(strategy, templates, config, None, _NoSearch())
-            except ValueError as error:
-                raise ConfigError(f"paths.yaml: path '{name}': {error}") from error
 
 
 class _NoSearch:

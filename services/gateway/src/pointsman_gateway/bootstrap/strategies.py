@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING
 
 from pointsman_gateway.bootstrap.loaded_models import LoadedModels
-from pointsman_gateway.config.field_types import StrategyConfig
-from pointsman_gateway.config.load import Config
+from pointsman_gateway.config.field_types import ConfigError, StrategyConfig
+from pointsman_gateway.config.load import Config, errors_naming
 from pointsman_gateway.domain import Vector
 from pointsman_gateway.extensions import Search, Strategy, StrategyContext
 
@@ -12,15 +12,26 @@ if TYPE_CHECKING:  # not imported by a gateway without tasks and prompts, for th
     from pointsman_gateway.prompts.templates import PromptTemplates
 
 
-def build_strategies(config: Config, models: LoadedModels, search: Search) -> dict[str, list[Strategy]]:
-    templates = compile_prompts(config)
-    return {
-        name: [build_strategy(one, templates, config, models, search) for one in path.strategies] if templates else []
-        for name, path in config.paths.paths.items()
-    }
+def build_strategies(config: Config, models: LoadedModels | None, search: Search) -> dict[str, list[Strategy]]:
+    """Builds the prompt strategies of each path, by the path's name.
+
+    `models` is None if the configuration is only checked. Raises ConfigError if a prompt file is no valid template, or
+    a strategy raises ValueError.
+    """
+    with errors_naming(config.single_file):
+        templates = _compile_prompts(config)
+        if templates is None:
+            return {name: [] for name in config.paths.paths}
+        built: dict[str, list[Strategy]] = {}
+        for name, path in config.paths.paths.items():
+            try:
+                built[name] = [_build_strategy(one, templates, config, models, search) for one in path.strategies]
+            except ValueError as error:
+                raise ConfigError(f"paths.yaml: path '{name}': {error}") from error
+        return built
 
 
-def compile_prompts(config: Config) -> "PromptTemplates | None":
+def _compile_prompts(config: Config) -> "PromptTemplates | None":
     """Compiles the prompt files; returns None if there are neither prompt files nor strategies.
 
     Raises ConfigError if a file is no valid template.
@@ -32,13 +43,11 @@ def compile_prompts(config: Config) -> "PromptTemplates | None":
     return PromptTemplates(config.prompts)
 
 
-def build_strategy(
+def _build_strategy(
     config: StrategyConfig, templates: "PromptTemplates", whole: Config, models: LoadedModels | None, search: Search
 ) -> Strategy:
-    """Builds the prompt strategy `config` of the configuration `whole`.
-
-    `models` is None if the configuration is only checked. Raises ValueError, such as ConfigError, if the options of the
-    strategy cannot be used.
+    """Builds the prompt strategy `config` of the configuration `whole`; raises ValueError, such as ConfigError, if it
+    cannot be used.
     """
     tasks = [task for task, _ in config.resources.examples]
     examples = {task: whole.examples[task] for task in tasks}

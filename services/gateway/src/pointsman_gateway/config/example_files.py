@@ -44,7 +44,7 @@ def read_examples(file: FilePath) -> tuple[Example, ...]:
     for number, line in numbered_lines(read_text(file)):
         try:
             row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"{file}:{number} is not JSON: {error}") from error
         rows.append(to_example(row, f"{file}:{number}"))
     return tuple(rows)

@@ -211,9 +211,9 @@ class RequestRun:
 
     async def _accepted_attempt(self, decision: Decision) -> Attempt:
         """Returns the attempt whose answer the client gets. If a validator rejects the first answer, it is that of the
-        next path, or the rejected answer after all if the next path fails or exceeds the budget.
+        next path, or the rejected answer after all if the next path fails or its cost cannot be reserved.
 
-        Raises the errors of `_first_attempt`, and Unavailable if the cost of the next path cannot be reserved now.
+        Raises the errors of `_first_attempt` for the first answer.
         """
         attempt = await self._first_attempt(decision)
         verdict = attempt.refusal
@@ -223,7 +223,7 @@ class RequestRun:
         self._reserved_usd = 0.0  # the reservation pays for the rejected answer
         try:
             following = await self._afford_later(rejected.with_escalation(verdict.validator, str(verdict)))
-        except ResourceExhausted as error:
+        except (ResourceExhausted, Unavailable) as error:
             attempt.decision = rejected.with_failed_escalation(
                 str(verdict), rejected.with_escalation(verdict.validator, str(verdict)), error.code
             )

@@ -6,7 +6,6 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 
 from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
@@ -263,9 +262,9 @@ class CanaryRatings:
     async def take(self, feedback: Feedback) -> StoredFeedback:
         stored = await self._inner.take(feedback)
         if feedback.rating is not None and not stored.known_already:
-            with suppress(NotFound, Unavailable, FailedPrecondition):  # the canary is then judged by other ratings
-                entry = (await self._stored.find(decision_id_of(feedback))).entry
-                self._count(entry["path"], entry["model"], feedback.rating)
+            found = await self._stored.find_readable(decision_id_of(feedback))
+            if found is not None:  # otherwise the canary is judged by other ratings
+                self._count(found.entry["path"], found.entry.get("model", ""), feedback.rating)
         return stored
 
 

@@ -6,8 +6,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 class RequestLogMetrics:
     """The metrics of the request log.
 
-    The series of `dropped` and `wal_skipped` are created with the value 0. Otherwise Prometheus's `rate`, which
-    measures changes between samples, would miss the first event of each.
+    The series of `dropped`, `wal_skipped` and `feedback` are created with the value 0. Otherwise Prometheus's `rate`,
+    which measures changes between samples, would miss the first event of each.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -41,6 +41,8 @@ class RequestLogMetrics:
         self.feedback = Counter(
             "pointsman_feedback", "Feedback accepted, by where it was stored.", ["stored"], registry=registry
         )
+        for stored in ("request_log", "wal", "known"):
+            self.feedback.labels(stored)
         self.feedback_lost = Counter(
             "pointsman_feedback_lost",
             "Feedback from the write-ahead log whose decision is not in the request log.",

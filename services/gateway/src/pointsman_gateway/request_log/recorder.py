@@ -200,26 +200,37 @@ class Recorder:
             if entry.json:
                 entries.append(entry)
         self._release(taken)
-        undecided = [self._undecided.popleft() for _ in range(min(len(self._undecided), MAX_BATCH_ENTRIES))]
-        for _, _, offset in undecided:
-            self._upto = self._upto.and_undecided(offset)
+        undecided = self._take_undecided()
         counts = self._evidence.take_unsent()
         if not (entries or undecided or counts or self._over_cap):
             return None
         return self._numbered(entries, undecided, counts)
 
-    def _numbered(
-        self, entries: list[Entry], undecided: list[tuple[float, UndecidedReceipt, int]], counts: Mapping[str, Counts]
-    ) -> Batch:
+    def _take_undecided(self) -> list[tuple[str, int]]:
+        """Removes up to `MAX_BATCH_ENTRIES` receipts without a decision from the queue. Returns the entry of each that
+        can be encoded, as JSON, and its offset in the write-ahead log.
+        """
+        entries = []
+        for _ in range(min(len(self._undecided), MAX_BATCH_ENTRIES)):
+            unix_seconds, receipt, offset = self._undecided.popleft()
+            self._upto = self._upto.and_undecided(offset)
+            try:
+                entries.append((to_undecided_json(receipt, unix_seconds), offset))
+            except Exception:  # one bad receipt must not hold up the others
+                log.exception("the receipt of a request without a decision cannot be written")
+                self._metrics.dropped.labels("unwritable").inc()
+        return entries
+
+    def _numbered(self, entries: list[Entry], undecided: list[tuple[str, int]], counts: Mapping[str, Counts]) -> Batch:
         self._number += 1
         self._wal.mark_batch(self._number, self._upto)
         return Batch(
             self._number,
             entries,
             counts,
-            [to_undecided_json(receipt, at) for at, receipt, _ in undecided],
+            [json for json, _ in undecided],
             self._upto,
-            sum(not entry.wal_offset for entry in entries) + sum(not offset for *_, offset in undecided),
+            sum(not entry.wal_offset for entry in entries) + sum(not offset for _, offset in undecided),
         )
 
     def _next_entry(self) -> Entry:

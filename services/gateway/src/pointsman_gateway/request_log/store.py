@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 from pointsman_servicekit.bounded_redis import BoundedRedis, parse_count, read_script
-from pointsman_servicekit.errors import FailedPrecondition, NotFound
+from pointsman_servicekit.errors import FailedPrecondition, NotFound, Unavailable
 
 from pointsman_gateway.config.flywheel import LearningConfig
 from pointsman_gateway.config.tasks_file import RequestLogConfig
@@ -195,7 +195,10 @@ class RecordedDecision:
 
 
 class RequestLogReader:
-    """Reads the request log; each method raises Unavailable ("redis_unavailable") if Redis does not answer in time."""
+    """Reads the request log.
+
+    Each method but `find_readable` raises Unavailable ("redis_unavailable") if Redis does not answer in time.
+    """
 
     def __init__(self, redis: BoundedRedis) -> None:
         """Takes a Redis client. For `before`, which may read much, it must be one that nothing else uses: after a
@@ -224,6 +227,16 @@ class RequestLogReader:
             raise NotFound(message, code="unknown_decision", param="decision_id")
         names = ("rating", "correction", "right_task", "right_answer")
         return RecordedDecision(_entry_of(found, decision_id), {name: found[name] for name in names if found.get(name)})
+
+    async def find_readable(self, decision_id: str) -> RecordedDecision | None:
+        """Returns a decision as `find` does, or None if `find` raises an error. A damaged entry is logged."""
+        try:
+            return await self.find(decision_id)
+        except FailedPrecondition as error:
+            log.error("%s", error)
+        except (NotFound, Unavailable):
+            pass
+        return None
 
     async def _at(self, stream: str, index: str, decision_id: str) -> Mapping[str, str] | None:
         entry_id = await self._redis.call(lambda: self._redis.client.hget(index, decision_id))

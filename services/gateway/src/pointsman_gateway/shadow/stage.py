@@ -3,11 +3,11 @@
 import asyncio
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Protocol
 
-from pointsman_servicekit.errors import NotFound, Unavailable
+from pointsman_servicekit.errors import Unavailable
 
 from pointsman_gateway.config.tasks_file import ShadowConfig
 from pointsman_gateway.domain import (
@@ -194,20 +194,20 @@ class ScoringFeedback:
     async def take(self, feedback: Feedback) -> StoredFeedback:
         stored = await self._inner.take(feedback)
         if feedback.right_answer or (self._settings.judges and feedback.rating is not None):
-            with suppress(Unavailable):
-                await self.score_by_stored_feedback(decision_id_of(feedback))
+            await self.score_by_stored_feedback(decision_id_of(feedback))
         return stored
 
     async def score_by_stored_feedback(self, decision_id: str) -> None:
         """Scores the stored pair of a decision, if any, by all feedback on the decision so far.
 
-        Raises Unavailable if the feedback cannot be read, and FailedPrecondition ("unreadable_record") if the entry of
-        the decision is damaged. If the pair cannot be read or scored, it is skipped.
+        If the feedback or the pair cannot be read, or the pair cannot be scored, the pair is skipped.
         """
-        with suppress(NotFound):  # the decision itself is not written yet
-            given = (await self._stored.find(decision_id)).feedback
-            rating = float(given["rating"]) if "rating" in given else None
-            right_answer = given.get("right_answer", "")
+        found = await self._stored.find_readable(decision_id)
+        if found is None:  # such as a decision that is not written yet
+            return
+        with _skipping(decision_id):
+            rating = float(found.feedback["rating"]) if "rating" in found.feedback else None
+            right_answer = found.feedback.get("right_answer", "")
             if right_answer:
                 await self._score(decision_id, right_answer, rated=rating is not None)
             if self._settings.judges and (right_answer or rating is not None):
@@ -234,4 +234,4 @@ def _skipping(decision_id: str) -> Iterator[None]:
     except Unavailable:
         pass
     except ValueError as error:
-        log.info("the right answer of %s cannot be used for scoring: %s", decision_id, error)
+        log.info("the feedback on %s cannot be used for scoring: %s", decision_id, error)

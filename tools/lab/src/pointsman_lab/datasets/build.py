@@ -117,7 +117,7 @@ def _teacher_answers(file: Path) -> Iterator[tuple[Row, Choice]]:
         try:
             read = json.loads(line)
             text, answer, reason = str(read["text"]), str(read["answer"]), str(read.get("finish_reason", "stop"))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ConfigError(f'{file}:{number} is not {{"text": ..., "answer": ...}}: {error}') from error
         yield Row((("user", text),), canonical(answer), Source.TEACHER), Choice(answer, reason)
 
@@ -139,7 +139,7 @@ def _evaluation_key(where: str, line: str) -> str:
         read = json.loads(line)
         given = read["messages"] if "messages" in read else [{"role": "user", "content": read["text"]}]
         messages = text_messages(given)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         messages = None
     if messages is None:
         raise ConfigError(

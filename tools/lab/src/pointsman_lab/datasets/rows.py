@@ -92,7 +92,7 @@ def canonical(answer: str) -> str:
     """Formats JSON uniformly; strips whitespace around any other answer."""
     try:
         value = json.loads(answer)
-    except ValueError:
+    except (ValueError, RecursionError):
         return answer.strip()
     return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else answer.strip()
 

@@ -149,7 +149,7 @@ def to_evaluation(
 def _objects(file: Path) -> list[tuple[int, Mapping[str, Any]]]:
     try:
         return [(number, json.loads(line)) for number, line in numbered_lines(file.read_text("utf-8-sig"))]
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{file} cannot be read as JSON lines: {error}") from error
 
 

@@ -36,7 +36,7 @@ def read_scores(file: Path) -> Evaluation:
             text, path = (str(_column(row, name, f"{file}, row {number}")) for name in ("text", "path"))
             answer = _score(row, f"{file}, row {number}"), _usd(row, f"{file}, row {number}")
             scores.setdefault((text, path), []).append(answer)
-    except (OSError, UnicodeError, csv.Error, json.JSONDecodeError) as error:
+    except (OSError, UnicodeError, csv.Error) as error:
         raise ConfigError(f"{file} cannot be read: {error}") from error
     return _to_evaluation(scores, file)
 
@@ -94,7 +94,11 @@ def _read_csv(file: Path) -> Rows:
 
 def _read_json_lines(file: Path) -> Rows:
     for number, line in numbered_lines(file.read_text("utf-8-sig")):
-        yield number, json.loads(line)
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(f"{file}, row {number} is not JSON: {error}") from error
+        yield number, row
 
 
 def _read_parquet(file: Path) -> Rows:
