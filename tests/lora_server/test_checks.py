@@ -419,7 +419,7 @@ def test_the_base_model_may_be_named_by_digest_or_folder(base_folder: Path) -> N
 
 
 def test_the_default_chat_template_is_found_among_entries_of_other_forms(base_folder: Path) -> None:
-    templates = ["a text", None, {"name": []}, {"name": "default", "template": "{{ messages }}"}]
+    templates: list[object] = ["a text", None, {"name": []}, {"name": "default", "template": "{{ messages }}"}]
     (base_folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": templates}))
 
     assert read_base(base_folder, "x").chat_template_sha256 == hashlib.sha256(b"{{ messages }}").hexdigest()

@@ -307,7 +307,7 @@ async def test_a_job_that_is_cancelled_while_the_server_stops_is_not_resumed(
         await event(line, job, "start")
         cancelling = asyncio.create_task(line.cancel(job.id))
         await asyncio.sleep(0)  # so that it begins
-    await within(cancelling)
+    await asyncio.wait_for(cancelling, PATIENCE)
     assert not JobFolder(place.folder / job.id).checkpoint.exists()
     async with enter() as line:
         assert line.get(job.id).state is JobState.CANCELLED

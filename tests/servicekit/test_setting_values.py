@@ -63,7 +63,7 @@ def test_several_workers_cannot_listen_at_a_unix_socket() -> None:
 
 
 def test_each_wrong_value_is_named_with_its_variable() -> None:
-    errors = [
+    errors: list[dict[str, object]] = [
         {"msg": "Value error, write a name", "loc": ("data_roots", 0), "input": "5"},
         {"msg": "Value error, APP_A and APP_B exclude each other", "loc": (), "input": {"a": "secret"}},
     ]
