@@ -70,7 +70,7 @@ ESTIMATED = TokenDetails(is_estimate=True)
 
 @value
 class Usage:
-    """Token counts of one answer, or the sum of several answers."""
+    """Token counts of one answer, or of several together."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0

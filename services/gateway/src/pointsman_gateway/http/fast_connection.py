@@ -173,7 +173,9 @@ class FastConnection(GuardedConnection):
 
     @property
     def _is_between_requests(self) -> bool:
-        """Returns whether no request is partly read or unanswered, and the connection can be written to."""
+        """Returns whether uvicorn has no request that is partly read or unanswered, and the connection can be written
+        to. Requests that are read here do not count (`_is_busy`).
+        """
         cycle = self.cycle
         is_done = cycle is None or (cycle.response_complete and not cycle.more_body and cycle.scope is self.scope)
         return is_done and self._bytes_read == 0 and not self.flow.write_paused and not self.transport.is_closing()

@@ -27,7 +27,9 @@ class CandidatePreview:
 
 @dataclass(frozen=True, slots=True)
 class PolicyPreview:
-    """The path that a task's policy would choose now, and its candidates."""
+    """The path that the next request of a task would take: by its policy, or a fallback or the default path if those of
+    the policy are unavailable. And all paths that requests of the task may take.
+    """
 
     task: str
     policy: PolicyConfig

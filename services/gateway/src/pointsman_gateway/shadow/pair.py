@@ -1,4 +1,6 @@
-"""A pair: two answers to one request, with their scores and the regret of the choice."""
+"""Pairs of answers to one request, the caller's and a shadow request's by another path; and the regret of the choice,
+which is by how much the other answer was better or cheaper.
+"""
 
 from dataclasses import dataclass
 

@@ -80,7 +80,9 @@ class ChangeLog:
 
 @dataclass(frozen=True, slots=True)
 class DesiredState:
-    """A consistent snapshot of the versions, aliases, pins and placements that Redis holds."""
+    """A consistent snapshot of what Redis says about a base model's adapter versions: which there are, in which phase,
+    which aliases point to them, and which engines are to hold them (pins and placements).
+    """
 
     versions: Mapping[str, AdapterVersion] = field(default_factory=dict)
     phases: Mapping[str, PhaseRecord] = field(default_factory=dict)
@@ -88,6 +90,7 @@ class DesiredState:
     aliases: tuple[Alias, ...] = ()
     """All aliases, sorted by name."""
     pins: frozenset[str] = frozenset()
+    """Versions that every engine must hold and never evicts."""
     placements: Mapping[str, Placement] = field(default_factory=dict)
     """Adapter name -> its placement; an adapter that is not listed is on every engine."""
     upcoming: Mapping[str, int] = field(default_factory=dict)
